@@ -1,0 +1,55 @@
+# Two commands: `make demo` runs the whole path on a toy web, `make test` checks the code. The rest serves them.
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: demo install test test-all lint constraints clean
+
+demo: install
+	$(PY) -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny
+
+install: $(VENV)/.installed
+
+test: lint
+	$(PY) -m pytest
+
+test-all: lint
+	$(PY) -m pytest -m ''
+
+lint: $(VENV)/.installed-dev
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+# A stamp appears only after pip has succeeded, so an interrupted installation is taken up again.
+$(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/pip
+	$(PY) -m pip install -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.installed-dev: setup.py constraints.txt | $(VENV)/bin/pip
+	$(PY) -m pip install -e '.[dev]' -c constraints.txt
+	@touch $(VENV)/.installed $@
+
+$(VENV)/bin/pip:
+	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
+		echo "dsmath-jax needs Python 3.11, 3.12 or 3.13: install one and name it, make PYTHON=/path/to/python" >&2; \
+		exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+
+# One pin per package, or one per range of Python versions; the markers for Linux on x86-64 itself are left out.
+constraints: | $(VENV)/bin/pip
+	$(PY) -m pip install --quiet uv
+	$(PY) -m uv pip compile --quiet --universal --python-version=3.11 --extra=dev --extra=tpu --upgrade \
+		--no-annotate --no-header --output-file=$(VENV)/constraints.txt setup.py
+	{ echo "# The versions that were tested, on Python 3.11 to 3.13. Refresh them with: make constraints"; \
+		sed -E -e "s/( and)? (platform_machine|sys_platform|implementation_name) == '(x86_64|linux|cpython)'//g" \
+			-e "s/( and)? python_full_version < '3.14'//; s/ ;$$//; s/; and /; /" $(VENV)/constraints.txt; \
+	} > $(VENV)/constraints.new
+	mv $(VENV)/constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

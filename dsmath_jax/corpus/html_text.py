@@ -1,0 +1,148 @@
+"""HTML to plain text that keeps formulas as LaTeX and drops what frames a page: menus, banners, footers.
+
+Formulas reach a page in many ways; each is replaced by `$...$` (or `$$...$$` on a line of its own) before the text is
+taken, so that no formula comes twice or as loose letters. What MathJax would find in the text itself (`$...$`, `\\(...\\)`,
+`\\[...\\]`) stays as it stands.
+"""
+
+import re
+from collections.abc import Iterator
+
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.html import HTMLTree
+from resiliparse.parse.lang import detect_fast
+
+from dsmath_jax.corpus.mathml import to_latex
+
+# Every element that stands for one formula; of nested ones the outermost is replaced.
+FORMULAS = (
+    ".katex-display, .katex, .mwe-math-element, mjx-container, math, script[type^='math/'], "
+    "img[src*='codecogs.com'], img[src*='latex.php'], img.latex, img.tex, img[class*='math']"
+)
+# What MathJax 2 adds beside its source script for the eye.
+RENDERED = ".MathJax_Preview, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_SVG_Display, .MathJax_CHTML"
+FRAME = (
+    "nav, aside, footer, dialog, template, noscript, iframe, form, button, select, "
+    "[role=navigation], [role=banner], [role=contentinfo], [role=search], [role=complementary], [role=dialog], "
+    "[aria-hidden=true]"
+)
+FRAME_NAMES = re.compile(
+    r"(?:^|[\s_-])(?:nav(?:bar|igation)?|menu|side-?bar|breadcrumbs?|footer|foot|masthead|cookies?|consent|gdpr|"
+    r"toc|tableofcontents|comments?|disqus|share|sharing|social|related|pagination|pager|advert(?:isement)?|ads?|"
+    r"newsletter|subscribe|popup|modal|skip-?link|headerlink)(?:$|[\s_-])",
+    re.IGNORECASE,
+)
+CONTENT = frozenset(("html", "body", "main", "article"))
+# A list of at least so many links, whose text lies in them for the most part, is a menu, whatever it is called.
+MENU_LINKS, MENU_LINK_SHARE = 4, 0.8
+LARGEST_FRAME_SHARE = 0.5
+FORMULA_TEXT = re.compile(r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
+BLANK_LINES = re.compile(r"\n\s*\n")
+HAN, KANA, LETTER = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[\u3040-\u30ff]"), re.compile(r"[^\W\d_]")
+LANGUAGE_SAMPLE = 10_000
+LARGEST_LANGUAGE_RANK = 1200
+
+
+def html_to_text(html: str) -> str:
+    """Returns the visible text of a page, "" where it has none; blocks are parted by line breaks."""
+    tree = HTMLTree.parse(html)
+    if tree.body is None:
+        return ""
+    _replace_formulas(tree)
+    _drop_frame(tree)
+    text = extract_plain_text(tree, preserve_formatting=True, main_content=False, alt_texts=False, list_bullets=True)
+    return BLANK_LINES.sub("\n\n", text).strip()
+
+
+def language(text: str) -> str:
+    """The ISO 639-1 code of a text's language, formulas apart; "unknown" where that cannot be told."""
+    sample = FORMULA_TEXT.sub(" ", text[: 4 * LANGUAGE_SAMPLE])[:LANGUAGE_SAMPLE]
+    letters, han, kana = (len(kind.findall(sample)) for kind in (LETTER, HAN, KANA))
+    if han + kana > 0.3 * letters:
+        return "zh" if han > 10 * kana else "ja"
+    code, rank = detect_fast(sample, cutoff=LARGEST_LANGUAGE_RANK)
+    return code if letters else "unknown"
+
+
+def _replace_formulas(tree: HTMLTree) -> None:
+    """Puts a text node with the LaTeX source in the place of every formula element that tells it."""
+    for latex, display, node in list(_formulas(tree)):
+        text = f"\n$${latex}$$\n" if display else f"${latex}$"
+        node.parent.replace_child(tree.create_text_node(text), node)
+
+
+def _formulas(tree: HTMLTree) -> Iterator[tuple]:
+    """Yields LaTeX, whether it stands on a line of its own, and the node; drops what was rendered beside a source."""
+    if tree.body.query_selector("script[type^='math/']"):
+        for node in _outermost(tree.body.query_selector_all(RENDERED)):
+            node.remove()
+    for node in _outermost(tree.body.query_selector_all(FORMULAS)):
+        latex = _latex(node)
+        if latex:
+            yield latex, _is_display(node), node
+
+
+def _outermost(nodes) -> list:
+    """Those of a document's nodes (in document order) that lie in no other of them."""
+    kept: list = []
+    for node in list(nodes):
+        if not (kept and kept[-1].contains(node)):
+            kept.append(node)
+    return kept
+
+
+def _latex(node) -> str:
+    """The source of one formula element, "" where it tells none."""
+    if node.tag == "img":
+        return _one_line(node.getattr("alt") or "")
+    if node.tag == "script":
+        return _one_line(node.text)
+    annotation = node.query_selector("annotation[encoding*='tex' i]")
+    if annotation is not None:
+        return _one_line(annotation.text)
+    math = node if node.tag == "math" else node.query_selector("math")
+    source = (math.getattr("alttext") if math is not None else "") or node.getattr("data-latex") or ""
+    return _one_line(source or (to_latex(math) if math is not None else ""))
+
+
+def _one_line(latex: str) -> str:
+    return " ".join(latex.split()).removeprefix("{\\displaystyle ").strip("$ ") if latex else ""
+
+
+def _is_display(node) -> bool:
+    inner = node if node.tag == "math" else node.query_selector("math")
+    return (
+        "mode=display" in (node.getattr("type") or "").replace(" ", "")
+        or "katex-display" in (node.getattr("class") or "")
+        or "true" == node.getattr("display")
+        or (inner is not None and inner.getattr("display") == "block")
+    )
+
+
+def _drop_frame(tree: HTMLTree) -> None:
+    """Removes what frames the content: by element, role and name, and lists that are all links."""
+    for node in list(tree.body.query_selector_all("script, style")):
+        node.remove()
+    doomed = list(tree.body.query_selector_all(FRAME))
+    for node in list(tree.body.query_selector_all("[class], [id]")):
+        names = f"{node.getattr('class') or ''} {node.getattr('id') or ''}"
+        if node.tag not in CONTENT and FRAME_NAMES.search(names):
+            doomed.append(node)
+    doomed += [node for node in list(tree.body.query_selector_all("header")) if not node.closest("article, main")]
+    doomed += [node for node in list(tree.body.query_selector_all("ul, ol")) if _is_menu(node)]
+    whole = len(tree.body.text)
+    for node in doomed:
+        # What holds most of the page is its content, whatever its name says.
+        if len(node.text) < LARGEST_FRAME_SHARE * whole:
+            node.remove()
+
+
+def _is_menu(block) -> bool:
+    links = list(block.query_selector_all("a"))
+    length = len(_squeeze(block.text))
+    linked = sum(len(_squeeze(link.text)) for link in links)
+    return len(links) >= MENU_LINKS and linked > MENU_LINK_SHARE * length
+
+
+def _squeeze(text: str) -> str:
+    return "".join(text.split())

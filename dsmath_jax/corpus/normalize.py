@@ -1,0 +1,73 @@
+"""The one normal form of a page's text: fastText is trained on it, pages are scored, shingled and decontaminated in it.
+
+The form is a line of tokens parted by single spaces. A token is a word, a number, a single Chinese or Japanese
+character, or a LaTeX command; punctuation, `$` and what only sets type (`\\left`, `\\,`, `\\mathrm`) go, so that neither
+layout nor spelling of a formula hides that two texts are the same.
+"""
+
+import re
+import unicodedata
+
+import numpy as np
+
+IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+TOKEN = re.compile(rf"\\[a-z]+|\d+(?:\.\d+)?|[{IDEOGRAPHS}]|[^\W\d_{IDEOGRAPHS}]+")
+THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+SAME_COMMAND = {"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\leq": "\\le", "\\geq": "\\ge", "\\neq": "\\ne"}
+TYPESETTING = frozenset(
+    "\\left \\right \\big \\bigg \\bigl \\bigr \\biggl \\biggr \\middle \\limits \\nolimits \\displaystyle \\textstyle \\quad "
+    "\\qquad \\text \\textbf \\textrm \\mbox \\mathrm \\mathbf \\mathit \\boldsymbol \\operatorname \\hspace \\label".split()
+)
+# An odd number is invertible modulo 2**64, which lets one pass of prefix sums give the hash of every span of a text.
+BASE = 0x9E3779B97F4A7C15
+BASE_INVERSE = pow(BASE, -1, 2**64)
+
+
+def normalize(text: str) -> str:
+    """Returns the tokens of `text`, in the form that the module describes, parted by single spaces."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    text = THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    tokens = (SAME_COMMAND.get(token, token) for token in TOKEN.findall(text))
+    return " ".join(token for token in tokens if token not in TYPESETTING)
+
+
+def token_bounds(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Byte offsets, int64 [tokens], where each token of an encoded normal form begins and ends."""
+    if not data:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    spaces = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(" "))
+    return np.concatenate([[0], spaces + 1]), np.concatenate([spaces, [len(data)]])
+
+
+class Spans:
+    """Hashes of the n-grams of one normal form, for any n, equal on every machine and in every process."""
+
+    def __init__(self, normal: str):
+        self.data = normal.encode()
+        self.starts, self.ends = token_bounds(self.data)
+        powers = np.full(len(self.data) + 1, BASE, np.uint64)
+        powers[0] = 1
+        terms = np.frombuffer(self.data, np.uint8).astype(np.uint64) * np.cumprod(powers)[:-1]
+        self.prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
+        powers[1:] = BASE_INVERSE
+        self.unshift = np.cumprod(powers)
+
+    def __len__(self) -> int:
+        """The number of tokens."""
+        return len(self.starts)
+
+    def hashes(self, n: int) -> np.ndarray:
+        """uint64 [max(tokens - n + 1, 0)]: a hash of each run of `n` tokens, in order."""
+        starts, ends = self.starts[: max(len(self) - n + 1, 0)], self.ends[n - 1 :]
+        return mix((self.prefix[ends] - self.prefix[starts]) * self.unshift[starts])
+
+    def ngram(self, position: int, n: int) -> str:
+        """The run of `n` tokens that begins at token `position`."""
+        return self.data[self.starts[position] : self.ends[position + n - 1]].decode()
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """Spreads uint64 values over all 64 bits, one to one (the finaliser of SplitMix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

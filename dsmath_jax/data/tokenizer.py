@@ -1,0 +1,126 @@
+"""Tokenizers behind one small interface: SentencePiece models and Hugging Face `tokenizer.json` files."""
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import sentencepiece
+import tokenizers
+
+from dsmath_jax.workdir import UserError, atomic_write
+
+NAMES = ("tokenizer.json", "tokenizer.model")
+HUGGING_FACE_SPECIALS = {
+    "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>"),
+    "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"),
+}
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. `encode` adds no special tokens; `decode` leaves them out."""
+
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece `.model` file."""
+
+    def __init__(self, path: Path):
+        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        self.vocab_size = self._processor.vocab_size()
+        self.bos_id = self._processor.bos_id()
+        self.eos_id = self._processor.eos_id()
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._processor.decode([int(i) for i in ids])
+
+
+class HuggingFaceTokenizer:
+    """A Hugging Face `tokenizer.json`; BOS and EOS come from a `tokenizer_config.json` beside it or by usual names."""
+
+    def __init__(self, path: Path):
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self.vocab_size = self._tokenizer.get_vocab_size()
+        settings_path = path.with_name("tokenizer_config.json")
+        settings = json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.is_file() else {}
+        self.bos_id = self._special("bos", settings.get("bos_token"), path)
+        self.eos_id = self._special("eos", settings.get("eos_token"), path)
+
+    def _special(self, kind: str, stated: str | dict | None, path: Path) -> int:
+        stated = stated["content"] if isinstance(stated, dict) else stated
+        for name in (stated,) if stated else HUGGING_FACE_SPECIALS[kind]:
+            found = self._tokenizer.token_to_id(name)
+            if found is not None:
+                return found
+        raise UserError(f"{path} has no {kind.upper()} token; name it as {kind}_token in tokenizer_config.json beside it.")
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+
+def load(path: str | Path) -> Tokenizer:
+    """Opens a `.model` or `tokenizer.json` file, or the one in a folder.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    path = Path(path)
+    candidates = [path / name for name in NAMES] if path.is_dir() else [path]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise UserError(f"No tokenizer at {path}; give a .model or tokenizer.json file, or a folder with one.")
+    try:
+        return (HuggingFaceTokenizer if found.suffix == ".json" else SentencePieceTokenizer)(found)
+    except UserError:
+        raise
+    except Exception as error:  # both libraries raise bare exceptions of many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"The tokenizer {found} cannot be read ({reason}); give another file.") from None
+
+
+def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> None:
+    """Trains a SentencePiece BPE model on `texts`: digits split, byte fallback, text left as it is (paper §2.2: DeepSeek's
+    tokenizer splits numbers into single digits).
+
+    Ids: 0 unknown, 1 BOS, 2 EOS. White space is kept and newline is a token, so `decode(encode(text)) == text`.
+
+    Raises:
+      UserError: the texts hold too few distinct pieces for `vocab_size`.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(line for text in texts for line in text.splitlines() if line),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type="bpe",
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            split_digits=True,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            user_defined_symbols=["\n"],
+            max_sentence_length=65536,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"SentencePiece could not train {vocab_size} pieces ({reason}); set tokenizer.vocab_size.") from None
+    with atomic_write(path, "wb") as file:
+        file.write(model.getvalue())

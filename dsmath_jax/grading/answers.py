@@ -1,0 +1,42 @@
+"""Is this answer right: the final answer of a completion, and equality of answers as numbers."""
+
+import re
+from fractions import Fraction
+
+# What ends a worked solution; the last one in a text counts.
+FINAL_ANSWER = re.compile(r"[Tt]he answer is:?\s*\$?\s*([^\n]*)")
+NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
+
+
+def extract(completion: str) -> str | None:
+    """The final answer as written after the last "The answer is", without the full stop; None where there is none."""
+    found = FINAL_ANSWER.findall(completion)
+    if not found:
+        return None
+    answer = found[-1].strip().rstrip(".。").strip()
+    return answer or None
+
+
+def number(answer: str) -> Fraction | None:
+    """An answer as an exact number ("1,234.50", "3/4", "$12", "5 apples"), or None where it does not hold exactly one."""
+    numbers = NUMBER.findall(answer)
+    if len(numbers) != 1:
+        return None
+    try:
+        return Fraction(numbers[0].replace(",", ""))
+    except ZeroDivisionError:
+        return None
+
+
+def equal(one: str, other: str) -> bool:
+    """Whether two answers are the same number, or the same text where either is none."""
+    left, right = number(one), number(other)
+    if left is None or right is None:
+        return one.strip() == other.strip()
+    return left == right
+
+
+def correct(completion: str, gold: str) -> bool:
+    """Whether a completion's final answer is the gold one."""
+    answer = extract(completion)
+    return answer is not None and equal(answer, gold)

@@ -1,0 +1,48 @@
+"""Progress of long work: a bar on a terminal, plain lines with rate and time left elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+LINE_EVERY_SECONDS = 10.0
+
+
+def track(items: Iterable[Item], what: str, total: int, start: int = 0) -> Iterator[Item]:
+    """Yields `items` and shows how many of `total` are done, beginning at `start` (work found done by a resumed run)."""
+    console = Console(stderr=True)
+    yield from (_bar if console.is_terminal else _lines)(items, what, total, start, console)
+
+
+def _bar(items: Iterable[Item], what: str, total: int, start: int, console: Console) -> Iterator[Item]:
+    columns = (
+        TextColumn("{task.description:>24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total, completed=start)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def _lines(items: Iterable[Item], what: str, total: int, start: int, console: Console) -> Iterator[Item]:
+    del console
+    began = last = time.monotonic()
+    done = start
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - last >= LINE_EVERY_SECONDS or done == total:
+            last = now
+            rate = (done - start) / max(now - began, 1e-9)
+            left = (total - done) / rate
+            print(f"{what}: {done}/{total}  {rate:.1f}/s  {left:.0f} s left", file=sys.stderr, flush=True)

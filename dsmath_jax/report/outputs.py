@@ -1,0 +1,169 @@
+"""What the stages of a run left below its workdir, read back as numbers.
+
+A stage counts as finished when its `manifest.json` is there; what an unfinished or unasked-for stage would have told is
+left out, and its name stands in `missing`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dsmath_jax.workdir import MANIFEST, UserError, read_json, read_jsonl
+
+STAGES = ("corpus", "tokenizer", "pretrain", "sft", "reward_model", "rl", "evaluate")
+
+# The metrics of a training stage whose first and last values stand in the report.
+METRICS = {
+    "pretrain": ("loss", "eval_loss"),
+    "sft": ("loss", "eval_loss"),
+    "reward_model": ("loss", "accuracy"),
+    "rl": ("reward", "kl", "completion_length"),
+}
+
+CORPUS_FIELDS = (
+    "pages_read",
+    "documents_kept",
+    "precision",
+    "recall",
+    "contaminated_removed",
+    "contaminated_planted",
+    "funnel",
+    "iterations",
+    "languages",
+    "damage",
+    "token_counter",
+)
+REWARD_MODEL_FIELDS = ("accuracy", "auc", "n")
+SCORES = ("greedy", "maj_at_k", "pass_at_k")
+EVALUATE_FIELDS = (*SCORES, *(f"{score}_interval" for score in SCORES), "n", "k", "temperature")
+
+COMPLETION_MODELS = ("rl", "sft")
+COMPLETIONS_SHOWN = 3
+
+DEFINITIONS = {
+    "*_first, *_last": "mean over the first and the last tenth of the steps at which it was measured (at least one)",
+    "evaluate": "fractions of n held-out problems; intervals are 95 %",
+    "corpus.precision, corpus.recall": "of the documents kept, against page labels; null without labels",
+    "seconds": "wall time; the only values here that differ between two runs of the same seed on one machine",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's results: `report` is `report.json`, the rest is what only the page shows."""
+
+    report: dict[str, Any]
+    manifests: dict[str, dict[str, Any]]  # stage -> its manifest
+    metrics: dict[str, list[dict[str, Any]]]  # training stage -> rows of its metrics.jsonl
+    domains: list[dict[str, Any]]  # hosts of the crawl, most collected first
+    completions: dict[str, dict[str, list[dict[str, Any]]]]  # model -> "right", "wrong" -> rows
+
+
+def read(workdir: Path) -> Run:
+    """Reads the finished stages below `workdir`.
+
+    Raises:
+      UserError: no stage has finished, or a file of a finished one is missing, broken or lacks a field.
+    """
+    manifests = {
+        stage: _pick(workdir / stage / MANIFEST, ("seconds", "config", "versions"))
+        for stage in STAGES
+        if (workdir / stage / MANIFEST).is_file()
+    }
+    if not manifests:
+        raise UserError(f"No stage has finished below {workdir}; run the stages before the report.")
+    report: dict[str, Any] = {"missing": [stage for stage in STAGES if stage not in manifests]}
+    metrics, domains, completions = {}, [], {}
+    if "corpus" in manifests:
+        path = workdir / "corpus" / "summary.json"
+        report["corpus"] = _pick(path, CORPUS_FIELDS)
+        domains = _pick(path, ("domains",))["domains"]
+    for stage in METRICS:
+        if stage in manifests:
+            metrics[stage] = _read_metrics(workdir / stage / "metrics.jsonl", METRICS[stage])
+            report[stage] = _first_and_last(metrics[stage], METRICS[stage])
+    if "reward_model" in manifests:
+        report["reward_model"] |= _pick(workdir / "reward_model" / "summary.json", REWARD_MODEL_FIELDS)
+    if "evaluate" in manifests:
+        path = workdir / "evaluate" / "summary.json"
+        report["evaluate"] = {model: _require(scores, EVALUATE_FIELDS, path) for model, scores in _json(path).items()}
+        completions = {
+            model: _choose(read_jsonl(workdir / "evaluate" / f"{model}.jsonl"))
+            for model in COMPLETION_MODELS
+            if model in report["evaluate"]
+        }
+    report["definitions"] = DEFINITIONS
+    report["seconds"] = {stage: manifest["seconds"] for stage, manifest in manifests.items()}
+    return Run(report, manifests, metrics, domains, completions)
+
+
+def series(rows: list[dict[str, Any]], metric: str) -> tuple[list[int], list[float]]:
+    """The steps at which `metric` was measured, and its values there."""
+    measured = [row for row in rows if row.get(metric) is not None]
+    return [row["step"] for row in measured], [row[metric] for row in measured]
+
+
+def tenth(values: list[float]) -> int:
+    """How many values a tenth is: at least one."""
+    return max(1, len(values) // 10)
+
+
+def _first_and_last(rows: list[dict[str, Any]], metrics: Iterable[str]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"steps": rows[-1]["step"] if rows else 0}
+    for metric in metrics:
+        values = series(rows, metric)[1]
+        if values:
+            count = tenth(values)
+            summary[f"{metric}_first"] = math.fsum(values[:count]) / count
+            summary[f"{metric}_last"] = math.fsum(values[-count:]) / count
+            summary[f"{metric}_min"] = min(values)
+    return summary
+
+
+def _read_metrics(path: Path, metrics: Iterable[str]) -> list[dict[str, Any]]:
+    rows = list(read_jsonl(path))
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get("step"), int):
+            raise UserError(f"{path}, record {number}: 'step' is not a whole number; {_redo(path)}")
+        for metric in metrics:
+            value = row.get(metric)
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+                raise UserError(f"{path}, record {number}: '{metric}' is not a finite number; {_redo(path)}")
+    return rows
+
+
+def _choose(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The first few greedy completions in file order, right and wrong: not picked by hand or by beauty."""
+    chosen: dict[str, list[dict[str, Any]]] = {"right": [], "wrong": []}
+    for row in rows:
+        kind = chosen["right" if row["greedy"]["correct"] else "wrong"]
+        if len(kind) < COMPLETIONS_SHOWN:
+            kind.append(row)
+    return chosen
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        raise UserError(f"{path} cannot be read as JSON; {_redo(path)}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; {_redo(path)}")
+    return value
+
+
+def _pick(path: Path, fields: Iterable[str]) -> dict[str, Any]:
+    return _require(_json(path), fields, path)
+
+
+def _require(value: dict[str, Any], fields: Iterable[str], path: Path) -> dict[str, Any]:
+    for field in fields:
+        if field not in value:
+            raise UserError(f"{path}: the field '{field}' is missing; {_redo(path)}")
+    return {field: value[field] for field in fields}
+
+
+def _redo(path: Path) -> str:
+    return f"redo the stage with --overwrite={path.parent.name}."

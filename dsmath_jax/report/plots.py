@@ -1,0 +1,205 @@
+"""The plots of the page, as SVG that follows the page's colours and is the same, byte for byte, for the same numbers."""
+
+import dataclasses
+import io
+import re
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from dsmath_jax.report.outputs import SCORES, Run, series
+from dsmath_jax.report.words import label, number, percent
+
+# Drawn in colours that nothing else uses, then replaced by the page's CSS variables: so a plot is right on a light and
+# on a dark page.
+COLOURS = {
+    "#010101": "var(--ink)",
+    "#020202": "var(--muted)",
+    "#030303": "var(--line)",
+    "#040404": "var(--first)",
+    "#050505": "var(--second)",
+    "#060606": "var(--third)",
+}
+INK, MUTED, LINE, *SERIES = COLOURS
+
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: it can be found, read aloud, and takes the page's font
+    "svg.hashsalt": "dsmath_jax",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+}
+WIDTH = 4.6  # inches; small, so that text stays readable when a phone shrinks the plot to its width
+HEIGHT = 2.7
+RAW_POINTS = 300  # a longer curve is shown by the means of this many stretches
+SPARSE_POINTS = 40  # a curve with no more points is drawn as it is, without a running mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """One figure of the page; `description` says in words what is to be seen."""
+
+    title: str
+    description: str
+    svg: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A plot of metrics by step: which stage, and which metrics under which names."""
+
+    stage: str
+    title: str
+    axis: str
+    metrics: dict[str, str]
+
+
+CURVES = (
+    Curve("pretrain", "Pre-training loss", "nats per token", {"loss": "training", "eval_loss": "held-out"}),
+    Curve("sft", "Fine-tuning loss", "nats per token", {"loss": "training", "eval_loss": "held-out"}),
+    Curve("reward_model", "Reward model accuracy", "fraction", {"accuracy": "accuracy"}),
+    Curve("rl", "Reward", "mean of a step", {"reward": "reward"}),
+    Curve("rl", "KL to the SFT model", "nats per token", {"kl": "KL"}),
+    Curve("rl", "Completion length", "tokens", {"completion_length": "length"}),
+)
+SCORE_LABELS = dict(zip(SCORES, ("greedy", "maj@k", "pass@k"), strict=True))
+
+
+def draw(run: Run) -> dict[str, list[Plot]]:
+    """Section of the page -> its plots, for what the run has measured."""
+    plots: dict[str, list[Plot]] = {}
+    if run.report.get("evaluate"):
+        plots["accuracy"] = [_accuracy(run.report["evaluate"])]
+    if run.report.get("corpus"):
+        plots["corpus"] = [_funnel(run.report["corpus"]["funnel"])]
+    for curve in CURVES:
+        rows = run.metrics.get(curve.stage, [])
+        if any(series(rows, metric)[1] for metric in curve.metrics):
+            plots.setdefault(curve.stage, []).append(_curve(curve, rows))
+    return plots
+
+
+def _accuracy(models: dict[str, dict[str, Any]]) -> Plot:
+    def paint(axes: Axes) -> None:
+        centres = np.arange(len(models))
+        width = 0.8 / len(SCORES)
+        for place, (score, name) in enumerate(SCORE_LABELS.items()):
+            heights = np.array([scores[score] for scores in models.values()])
+            ends = np.array([scores[f"{score}_interval"] for scores in models.values()])
+            spread = np.clip(np.abs(ends.T - heights), 0, None)
+            left = centres + (place - 1) * width
+            axes.bar(left, heights, width * 0.92, color=SERIES[place], label=name)
+            axes.errorbar(left, heights, spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
+        axes.set_xticks(centres, [label(model) for model in models])
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("fraction of problems")
+        axes.grid(axis="y")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+
+    told = "; ".join(
+        f"{label(model)}: " + ", ".join(f"{name} {percent(scores[score])}" for score, name in SCORE_LABELS.items())
+        for model, scores in models.items()
+    )
+    return _plot("accuracy", "Accuracy by stage", f"{told}. Bars show fractions, whiskers 95 % intervals.", paint)
+
+
+def _funnel(funnel: list[tuple[str, int]]) -> Plot:
+    names, counts = [name for name, _ in funnel], [count for _, count in funnel]
+
+    def paint(axes: Axes) -> None:
+        rows = np.arange(len(names))
+        axes.barh(rows, counts, 0.45, color=SERIES[0])
+        for row, (name, count) in enumerate(funnel):
+            axes.text(0, row - 0.3, f"{name}: {number(count)}", va="bottom")
+        axes.set_ylim(len(names) - 0.6, -0.9)
+        axes.set_yticks([])
+        axes.set_xlabel("pages")
+        axes.grid(axis="x")
+        axes.spines["left"].set_visible(False)
+
+    told = ", ".join(f"{number(count)} {name}" for name, count in funnel)
+    return _plot("funnel", "Corpus funnel", f"Pages that each step leaves: {told}.", paint, 0.7 + 0.42 * len(names))
+
+
+def _curve(curve: Curve, rows: list[dict[str, Any]]) -> Plot:
+    measured = {name: series(rows, metric) for metric, name in curve.metrics.items()}
+    measured = {name: points for name, points in measured.items() if points[1]}
+
+    def paint(axes: Axes) -> None:
+        for colour, (name, (steps, values)) in zip(SERIES, measured.items(), strict=False):
+            if len(values) <= SPARSE_POINTS:
+                axes.plot(steps, values, color=colour, marker="o", markersize=2.5, linewidth=1.4, label=name)
+                continue
+            x, y = _stretches(np.array(steps, float)), _stretches(np.array(values, float))
+            axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.4)
+            axes.plot(x, _running_mean(y, max(3, len(y) // 20)), color=colour, linewidth=1.6, label=name)
+        axes.set_xlabel("step")
+        axes.set_ylabel(curve.axis)
+        axes.margins(x=0.02)
+        axes.grid()
+        if len(measured) > 1:
+            axes.legend(loc="upper right")
+
+    told = "; ".join(
+        f"{name} {number(values[0])} at step {number(steps[0])}, {number(values[-1])} at step {number(steps[-1])}"
+        for name, (steps, values) in measured.items()
+    )
+    if any(len(values) > SPARSE_POINTS for _, values in measured.values()):
+        told += ". The strong line is the running mean"
+    return _plot("-".join((curve.stage, *curve.metrics)), curve.title, f"{told}.", paint)
+
+
+def _stretches(values: np.ndarray) -> np.ndarray:
+    """Means of at most `RAW_POINTS` stretches of about equal length."""
+    return np.array([part.mean() for part in np.array_split(values, min(RAW_POINTS, len(values)))])
+
+
+def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean over the `width` values around each place; at the ends, over those that are there."""
+    window = np.ones(width)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def _plot(name: str, title: str, description: str, paint: Callable[[Axes], None], height: float = HEIGHT) -> Plot:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        paint(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True)
+    return Plot(title, description, _embed(buffer.getvalue(), name, title, description))
+
+
+def _embed(document: str, name: str, title: str, description: str) -> str:
+    """The drawing of an SVG file as an element of the page: no prolog, date or outer size, ids of its own, a title."""
+    size = re.search(r'viewBox="([^"]+)"', document)
+    if size is None:
+        raise ValueError("Matplotlib wrote an SVG without a viewBox.")
+    drawing = document[document.index('<g id="figure_1"') :]
+    drawing = re.sub(r'\bid="', f'id="{name}-', drawing)
+    drawing = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', drawing)
+    drawing = drawing.replace("url(#", f"url(#{name}-")
+    for colour, variable in COLOURS.items():
+        drawing = drawing.replace(colour, variable)
+    return (
+        f'<svg viewBox="{size[1]}" role="img" aria-labelledby="{name}-title {name}-description">'
+        f'<title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-description">{escape(description)}</desc>\n{drawing}'
+    )

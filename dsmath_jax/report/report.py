@@ -1,0 +1,96 @@
+"""The last stage: a run's numbers as `report.json`, and as one self-contained page, `index.html`."""
+
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from dsmath_jax.report import outputs, plots, words
+from dsmath_jax.workdir import atomic_write, write_json
+
+DOMAINS_SHOWN = 15  # the others are folded away
+ITERATION_COLUMNS = (
+    "iteration",
+    "positives",
+    "negatives",
+    "threshold",
+    "pages",
+    "tokens",
+    "overlap",
+    "new_domains",
+    "precision",
+    "recall",
+)
+
+
+def write(workdir: Path) -> dict[str, Any]:
+    """Reads what the stages left below `workdir`, writes `report/report.json` and then `report/index.html`.
+
+    Returns:
+      The contents of `report.json`; its `definitions` say how its numbers are made. But for `seconds` they are the
+      same for every run of the same seed on one machine.
+
+    Raises:
+      UserError: no stage has finished, or a stage's file is missing, broken or lacks a field.
+    """
+    run = outputs.read(workdir)
+    page = _render(workdir.resolve().name, run)
+    write_json(workdir / "report" / "report.json", run.report)
+    with atomic_write(workdir / "report" / "index.html") as file:
+        file.write(page)
+    return run.report
+
+
+def summary_table(report: dict[str, Any]) -> str:
+    """The plain-text table that a run ends with: accuracy by model, then corpus, reward and time, as far as measured."""
+    lines = []
+    models = report.get("evaluate", {})
+    if models:
+        lines.append(f"{'model':<8}{'greedy':>9}  {'95 % interval':<17}{'maj@k':>9}{'pass@k':>9}{'k':>5}{'n':>7}")
+    for model, scores in models.items():
+        greedy, vote, reach = (words.percent(scores[score]) for score in outputs.SCORES)
+        between = words.interval(scores["greedy_interval"])
+        counts = f"{scores['k']:>5}{scores['n']:>7}"
+        lines.append(f"{words.label(model):<8}{greedy:>9}  {between:<17}{vote:>9}{reach:>9}{counts}")
+    if "corpus" in report:
+        precision, recall = (words.percent(report["corpus"][field]) for field in ("precision", "recall"))
+        kept = words.number(report["corpus"]["documents_kept"])
+        lines.append(f"corpus  {kept} documents kept, precision {precision}, recall {recall}")
+    if "reward_first" in report.get("rl", {}):
+        lines.append(f"reward  {report['rl']['reward_first']:.3f} -> {report['rl']['reward_last']:.3f}")
+    lines.append(f"time    {words.duration(sum(report['seconds'].values()))}")
+    return "\n".join(lines)
+
+
+def _render(name: str, run: outputs.Run) -> str:
+    template = importlib.resources.files(__package__).joinpath("index.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "duration": words.duration,
+        "interval": words.interval,
+        "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
+        "label": words.label,
+        "number": words.number,
+        "percent": words.percent,
+        "svg": Markup,  # plots escape the text they hold themselves
+    }
+    return environment.from_string(template).render(
+        name=name,
+        report=run.report,
+        missing=words.missing(run.report),
+        sentences=words.sentences(run.report),
+        plots=plots.draw(run),
+        training=list(run.metrics),
+        iteration_columns=ITERATION_COLUMNS,
+        domains=run.domains,
+        domains_shown=DOMAINS_SHOWN,
+        completions=run.completions,
+        manifests=run.manifests,
+        stage_labels=words.STAGE_LABELS,
+        scores=outputs.SCORES,
+    )

@@ -1,0 +1,190 @@
+"""What a run's numbers mean, in plain sentences: each is made from the numbers, none is there without its reason."""
+
+from typing import Any
+
+Report = dict[str, Any]
+
+LABELS = {"base": "Base", "sft": "SFT", "rl": "RL"}
+STAGE_LABELS = {
+    "corpus": "corpus",
+    "tokenizer": "tokenizer",
+    "pretrain": "pre-training",
+    "sft": "supervised fine-tuning",
+    "reward_model": "reward model",
+    "rl": "reinforcement learning",
+    "evaluate": "evaluation",
+}
+NEAR_ZERO = 0.05  # greedy accuracy under which a model is said to solve next to nothing
+RISE = 1.01  # held-out loss that ends this many times above its minimum has risen
+
+
+def label(model: str) -> str:
+    return LABELS.get(model, model)
+
+
+def percent(fraction: float | None) -> str:
+    return "not measured" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def interval(ends: tuple[float, float]) -> str:
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %"
+
+
+def number(value: float | None) -> str:
+    """Counts with thousands separators, other numbers with three or four digits that matter."""
+    if value is None:
+        return "not measured"
+    return f"{value:,d}" if isinstance(value, int) else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def missing(report: Report) -> list[str]:
+    if not report["missing"]:
+        return []
+    names = ", ".join(STAGE_LABELS[stage] for stage in report["missing"])
+    return [f"Left out, because these stages have not finished in this workdir: {names}."]
+
+
+def accuracy(report: Report) -> list[str]:
+    models = report.get("evaluate")
+    if not models:
+        return []
+    best = max(models, key=lambda model: models[model]["greedy"])
+    scores = models[best]
+    sentences = []
+    if scores["greedy"] < NEAR_ZERO:
+        sentences.append(
+            f"At this size the model solves next to nothing: the best greedy accuracy is {percent(scores['greedy'])} "
+            f"({label(best)}, {round(scores['greedy'] * scores['n'])} of {scores['n']} problems; the 95 % interval is "
+            f"{interval(scores['greedy_interval'])}). Differences between the models mean little here: the run shows "
+            "that its stages work together, not that the model can do mathematics."
+        )
+    names = list(models)
+    for before, after in zip(names, names[1:], strict=False):
+        sentences.append(_step(before, models[before], after, models[after]))
+    sentences.append(
+        f"Of {scores['k']} samples at temperature {scores['temperature']:g}, the vote of {label(best)} is right on "
+        f"{percent(scores['maj_at_k'])} of the problems and at least one sample on {percent(scores['pass_at_k'])}: "
+        "the distance between the two is what the model can find but does not prefer."
+    )
+    if "sft" in models and "rl" in models:
+        votes, reach = (points(models["rl"][score] - models["sft"][score]) for score in ("maj_at_k", "pass_at_k"))
+        sentences.append(
+            f"From SFT to RL, maj@k moved by {votes} and pass@k by {reach} points; in the paper (section 5.2.2) the "
+            "first rises and the second does not."
+        )
+    return sentences
+
+
+def points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def _step(before: str, old: Report, after: str, new: Report) -> str:
+    """One sentence on the greedy accuracy of two models that follow each other."""
+    apart = old["greedy_interval"][1] < new["greedy_interval"][0] or new["greedy_interval"][1] < old["greedy_interval"][0]
+    doubt = "the 95 % intervals do not overlap" if apart else "the 95 % intervals overlap, so chance may explain it"
+    return (
+        f"From {label(before)} to {label(after)}, greedy accuracy went from {percent(old['greedy'])} to "
+        f"{percent(new['greedy'])} ({points(new['greedy'] - old['greedy'])} points; {doubt})."
+    )
+
+
+def corpus(report: Report) -> list[str]:
+    numbers = report.get("corpus")
+    if not numbers:
+        return []
+    read, kept = numbers["pages_read"], numbers["documents_kept"]
+    sentences = [f"Of {number(read)} pages read, {number(kept)} ({percent(kept / max(read, 1))}) became documents."]
+    if numbers["precision"] is not None and numbers["recall"] is not None:
+        sentences.append(
+            f"Against the page labels, {percent(numbers['precision'])} of what was kept is mathematics (precision), "
+            f"and {percent(numbers['recall'])} of the mathematics was kept (recall)."
+        )
+    else:
+        sentences.append("There are no page labels to measure precision and recall against.")
+    removed, planted = numbers["contaminated_removed"], numbers["contaminated_planted"]
+    sentences.append(f"{number(removed)} pages were removed because they contain benchmark problems.")
+    if planted is not None:
+        sentences.append(
+            f"The labels name {number(planted)} such pages."
+            if removed >= planted
+            else f"The labels name {number(planted)}: the other {number(planted - removed)} were missed, or were never "
+            "collected in the first place."
+        )
+    return sentences
+
+
+def pretrain(report: Report) -> list[str]:
+    return _losses(report.get("pretrain", {}), "Training loss")
+
+
+def sft(report: Report) -> list[str]:
+    return _losses(report.get("sft", {}), "Loss on the solutions")
+
+
+def _losses(numbers: Report, what: str) -> list[str]:
+    sentences = []
+    if "loss_first" in numbers:
+        sentences.append(_change(what, numbers, "loss") + f" over {number(numbers['steps'])} steps.")
+    if "eval_loss_first" in numbers:
+        sentences.append(_change("Held-out loss", numbers, "eval_loss") + ".")
+        if numbers["eval_loss_last"] > RISE * numbers["eval_loss_min"]:
+            sentences.append(
+                f"Its lowest value was {number(numbers['eval_loss_min'])}: from there on, the model learned its "
+                "training examples by heart more than it learned the task."
+            )
+    return sentences
+
+
+def _change(what: str, numbers: Report, metric: str) -> str:
+    first, last = numbers[f"{metric}_first"], numbers[f"{metric}_last"]
+    verb = "fell" if last < first else "rose" if last > first else "stayed"
+    return f"{what} {verb} from {number(first)} to {number(last)}"
+
+
+def reward_model(report: Report) -> list[str]:
+    numbers = report.get("reward_model")
+    if not numbers:
+        return []
+    return [
+        f"On {number(numbers['n'])} held-out completions the reward model is right on {percent(numbers['accuracy'])}; "
+        f"its area under the ROC curve is {number(numbers['auc'])}, where 0.5 is guessing."
+    ]
+
+
+def rl(report: Report) -> list[str]:
+    numbers = report.get("rl", {})
+    sentences = []
+    if "reward_first" in numbers:
+        sentences.append(
+            _change("Mean reward", numbers, "reward") + f" over {number(numbers['steps'])} steps "
+            "(means of the first and the last tenth of the steps)."
+        )
+    if "kl_last" in numbers:
+        sentences.append(f"At the end the policy was {number(numbers['kl_last'])} nats a token from the SFT model (KL).")
+    if "completion_length_first" in numbers:
+        sentences.append(_change("The mean length of a completion", numbers, "completion_length") + " tokens.")
+    return sentences
+
+
+SECTIONS = {
+    "accuracy": accuracy,
+    "corpus": corpus,
+    "pretrain": pretrain,
+    "sft": sft,
+    "reward_model": reward_model,
+    "rl": rl,
+}
+
+
+def sentences(report: Report) -> dict[str, list[str]]:
+    """Section of the page -> its sentences; an empty list where the stage has nothing to tell."""
+    return {section: tell(report) for section, tell in SECTIONS.items()}

@@ -1,0 +1,148 @@
+"""Writes a formula the ways real pages do: bare TeX, MathJax scripts, KaTeX and MathJax output, MathML.
+
+TeX of school mathematics is enough here: numbers, letters, signs, powers and indices, fractions, roots and text.
+"""
+
+import functools
+import html
+import re
+import zlib
+from collections.abc import Callable
+
+_TOKEN = re.compile(r"\\text\{[^}]*\}|\\[A-Za-z]+|\\.|\d+(?:\.\d+)?|\S")
+_SIGNS = {
+    r"\times": "×", r"\div": "÷", r"\cdot": "⋅", r"\pm": "±", r"\le": "≤", r"\ge": "≥", r"\ne": "≠", r"\lt": "<",
+    r"\gt": ">", r"\to": "→", r"\infty": "∞", r"\int": "∫", r"\sum": "∑", r"\equiv": "≡", r"\mid": "∣", r"\circ": "∘",
+    r"\angle": "∠", r"\quad": " ", r"\,": " ", r"\Rightarrow": "⇒", r"\approx": "≈", r"\binom": "C",
+}  # fmt: skip
+_LETTERS = {r"\pi": "π", r"\alpha": "α", r"\beta": "β", r"\theta": "θ", r"\Delta": "Δ", r"\lambda": "λ"}
+_NAMES = (r"\sin", r"\cos", r"\lim", r"\gcd", r"\bmod", r"\log", r"\ln", r"\max", r"\min")
+
+Node = tuple[str, "str | list[Node]"]
+
+
+@functools.lru_cache(maxsize=4096)
+def parse(tex: str) -> Node:
+    """The formula as a tree of MathML elements: (element, text or children)."""
+    return "mrow", _row(_TOKEN.findall(tex))
+
+
+def _row(tokens: list[str]) -> list[Node]:
+    """Reads `tokens` up to the closing brace or the end, and uses them up."""
+    row: list[Node] = []
+    while tokens and tokens[0] != "}":
+        if tokens[0] in "^_" and row:
+            script = tokens.pop(0)
+            base, argument = row.pop(), _argument(tokens)
+            element = "msup" if script == "^" else "msub"
+            if base[0] == "msub" and element == "msup":
+                row.append(("msubsup", [*base[1], argument]))  # type: ignore[list-item]
+            else:
+                row.append((element, [base, argument]))
+        else:
+            row.append(_argument(tokens))
+    return row
+
+
+def _argument(tokens: list[str]) -> Node:
+    token = tokens.pop(0)
+    if token == "{":
+        row = _row(tokens)
+        tokens.pop(0)
+        return row[0] if len(row) == 1 else ("mrow", row)
+    if token == r"\frac":
+        return "mfrac", [_argument(tokens), _argument(tokens)]
+    if token == r"\sqrt":
+        return "msqrt", [_argument(tokens)]
+    if token.startswith(r"\text{"):
+        return "mtext", token[6:-1]
+    if token in _NAMES:
+        return "mi", token[1:]
+    if token in _LETTERS:
+        return "mi", _LETTERS[token]
+    if token[0].isdigit():
+        return "mn", token
+    if token.isalpha():
+        return "mi", token
+    return "mo", _SIGNS.get(token, token)
+
+
+def mathml(tex: str, display: bool, annotated: bool, attributes: str = "") -> str:
+    """A `<math>` element, with or without the TeX source in an annotation."""
+    body = _element(parse(tex))
+    if annotated:
+        source = f'<annotation encoding="application/x-tex">{html.escape(tex)}</annotation>'
+        body = f"<semantics>{body}{source}</semantics>"
+    block = ' display="block"' if display else ""
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML"{block}{attributes}>{body}</math>'
+
+
+def _element(node: Node) -> str:
+    name, content = node
+    inner = html.escape(content) if isinstance(content, str) else "".join(map(_element, content))
+    return f"<{name}>{inner}</{name}>"
+
+
+def _katex_visual(node: Node) -> str:
+    """The spans that KaTeX draws, which repeat the formula's characters for the eye."""
+    name, content = node
+    if isinstance(content, str):
+        kind = {"mi": "mord mathnormal", "mn": "mord", "mtext": "mord text"}.get(name, "mbin")
+        return f'<span class="{kind}">{html.escape(content)}</span>'
+    parts = [_katex_visual(child) for child in content]
+    if name == "mfrac":
+        parts = [f'<span class="mfrac">{part}</span>' for part in parts]
+    elif name in ("msup", "msub", "msubsup"):
+        parts[1:] = [f'<span class="msupsub"><span class="vlist">{part}</span></span>' for part in parts[1:]]
+    return "".join(parts)
+
+
+def _katex(tex: str, display: bool) -> str:
+    visual = f'<span class="base"><span class="strut" style="height:0.73em;"></span>{_katex_visual(parse(tex))}</span>'
+    inline = (
+        f'<span class="katex"><span class="katex-mathml">{mathml(tex, display, True)}</span>'
+        f'<span class="katex-html" aria-hidden="true">{visual}</span></span>'
+    )
+    return f'<span class="katex-display">{inline}</span>' if display else inline
+
+
+def _chtml(tex: str, display: bool) -> str:
+    """MathJax 3: glyphs come from the style sheet, so that only the assistive MathML holds text."""
+    glyphs = "".join(f'<mjx-mi><mjx-c class="mjx-c{ord(letter):X}"></mjx-c></mjx-mi>' for letter in tex[:3] if letter > " ")
+    block = ' display="true"' if display else ""
+    return (
+        f'<mjx-container class="MathJax" jax="CHTML"{block}><mjx-math aria-hidden="true">{glyphs}</mjx-math>'
+        f'<mjx-assistive-mml unselectable="on">{mathml(tex, display, False)}</mjx-assistive-mml></mjx-container>'
+    )
+
+
+def _wiki(tex: str, display: bool) -> str:
+    """MediaWiki: hidden MathML beside a picture whose alternative text is the TeX."""
+    source = html.escape(r"{\displaystyle " + tex + "}")
+    hidden = mathml(tex, display, annotated=False, attributes=f' alttext="{source}"')
+    return (
+        f'<span class="mwe-math-element"><span class="mwe-math-mathml-a11y" style="display: none;">{hidden}</span>'
+        f'<img class="mwe-math-fallback-image" src="/media/math/render/svg/{zlib.crc32(tex.encode()):08x}" alt="{source}">'
+        "</span>"
+    )
+
+
+def _script(tex: str, display: bool) -> str:
+    mode = "; mode=display" if display else ""
+    return f'<span class="MathJax_Preview"></span><script type="math/tex{mode}">{tex}</script>'
+
+
+# Every way to write a formula: (TeX, is it displayed) -> HTML.
+MARKUPS: dict[str, Callable[[str, bool], str]] = {
+    "dollar": lambda tex, display: f"$${html.escape(tex)}$$" if display else f"${html.escape(tex)}$",
+    "paren": lambda tex, display: rf"\[{html.escape(tex)}\]" if display else rf"\({html.escape(tex)}\)",
+    "script": _script,
+    "katex": _katex,
+    "chtml": _chtml,
+    "wiki": _wiki,
+    "mathml": lambda tex, display: mathml(tex, display, annotated=False),
+    "mathml_annotated": lambda tex, display: mathml(tex, display, annotated=True),
+    "latexml": lambda tex, display: mathml(
+        tex, display, annotated=False, attributes=f' class="ltx_Math" alttext="{html.escape(tex)}"'
+    ),
+}

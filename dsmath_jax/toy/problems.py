@@ -1,0 +1,117 @@
+"""Word problems of one to three arithmetic steps with worked solutions, made from a seed.
+
+A problem is a short story: somebody has a number of things, then one to three things happen to that number. The
+solution writes one equation a line and ends in `The answer is N.`
+"""
+
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dsmath_jax.workdir import write_jsonl
+
+PEOPLE = (
+    ("Mia", "She"), ("Tom", "He"), ("Ana", "She"), ("Ben", "He"), ("Lily", "She"), ("Omar", "He"),
+    ("Ruth", "She"), ("Ivan", "He"), ("Nora", "She"), ("Hugo", "He"), ("Wei", "He"), ("Sofia", "She"),
+)  # fmt: skip
+THINGS = (
+    "apples", "pens", "coins", "books", "cards", "shells", "eggs", "stamps", "marbles", "cookies", "stickers", "beads",
+)  # fmt: skip
+CONTAINERS = ("boxes", "bags", "baskets", "jars")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What may happen to a number of things: its sign in the solution and the sentences that tell it."""
+
+    sign: str
+    sentences: tuple[str, ...]
+
+
+# {he} is the person, {n} the number of the step, {things} what is counted.
+STEPS = (
+    Step("+", ("{he} buys {n} more {things}.", "{he} finds {n} {things}.", "A friend gives {him} {n} {things}.")),
+    Step("-", ("{he} gives away {n} {things}.", "{he} loses {n} {things}.", "{he} sells {n} of the {things}.")),
+    Step("*", ("Then the number of {things} grows to {n} times as many.",)),
+    Step("/", ("{he} shares the {things} equally among {n} friends and keeps one share.",)),
+)
+OPENINGS = ("{name} has {n} {things}.", "There are {n} {things} on the table of {name}.")
+GROUPED = "{name} has {a} {containers} with {b} {things} in each."
+QUESTIONS = ("How many {things} does {name} have now?", "How many {things} are left with {name}?")
+
+
+def problem(random_state: random.Random, steps: Sequence[int], largest: int) -> tuple[str, str, str]:
+    """Makes one problem.
+
+    Args:
+      random_state: where all choices come from.
+      steps: the numbers of steps to choose from, such as (1, 2, 3).
+      largest: no number of the story or the solution is larger.
+
+    Returns:
+      question, solution, answer.
+    """
+    name, he = random_state.choice(PEOPLE)
+    words = {
+        "name": name,
+        "he": he,
+        "him": {"She": "her", "He": "him"}[he],
+        "things": random_state.choice(THINGS),
+        "containers": random_state.choice(CONTAINERS),
+    }
+    count = random_state.choice(steps)
+    lines: list[str] = []
+    if random_state.random() < 0.25:
+        a, b = random_state.randint(2, 9), random_state.randint(2, 9)
+        value = a * b
+        story = [GROUPED.format(a=a, b=b, **words)]
+        lines.append(f"{a} * {b} = {value}")
+    else:
+        value = random_state.randint(2, largest)
+        story = [random_state.choice(OPENINGS).format(n=value, **words)]
+    while len(lines) < count:
+        possible = list(_possible(value, largest))
+        step = random_state.choice([step for step in STEPS if any(step is s for s, _ in possible)])
+        n = random_state.choice([n for s, n in possible if s is step])
+        after = {"+": value + n, "-": value - n, "*": value * n, "/": value // n}[step.sign]
+        story.append(random_state.choice(step.sentences).format(n=n, **words))
+        lines.append(f"{value} {step.sign} {n} = {after}")
+        value = after
+    story.append(random_state.choice(QUESTIONS).format(**words))
+    return " ".join(story), "\n".join([*lines, f"The answer is {value}."]), str(value)
+
+
+def _possible(value: int, largest: int) -> Iterator[tuple[Step, int]]:
+    add, take, times, share = STEPS
+    yield from ((add, n) for n in range(2, largest - value + 1))
+    yield from ((take, n) for n in range(2, value))
+    yield from ((times, n) for n in range(2, 10) if value * n <= largest)
+    yield from ((share, n) for n in range(2, 10) if value % n == 0 and value > n)
+
+
+def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int) -> list[tuple[str, str, str]]:
+    """Makes `count` problems with distinct questions. Raises ValueError where so many do not exist."""
+    random_state = random.Random(f"problems {seed}")
+    made: dict[str, tuple[str, str, str]] = {}
+    for _ in range(20 * count):
+        if len(made) == count:
+            break
+        one = problem(random_state, steps, largest)
+        made.setdefault(one[0], one)
+    if len(made) < count:
+        raise ValueError(f"only {len(made)} distinct problems of {count} were found; ask for fewer or larger numbers")
+    return list(made.values())
+
+
+def write_problems(
+    folder: Path, seed: int, sizes: dict[str, int], steps: Sequence[int] = (1, 2, 3), largest: int = 99
+) -> None:
+    """Writes `problems/<split>.jsonl` below `folder`, `sizes[split]` problems each; no question stands in two splits."""
+    made = iter(distinct_problems(seed, sum(sizes.values()), steps, largest))
+    for split, size in sizes.items():
+        rows = []
+        for index in range(size):
+            question, solution, answer = next(made)
+            rows.append({"id": f"toy/{split}/{index}", "question": question, "solution": solution, "answer": answer})
+        write_jsonl(folder / "problems" / f"{split}.jsonl", rows)

@@ -1,0 +1,64 @@
+"""What pre-training and SFT share: the next-token objective over packed rows, with a held-out loss."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from dsmath_jax.data.batches import Batches, read_rows
+from dsmath_jax.data.packing import batch_of_rows
+from dsmath_jax.models.llama import Llama
+from dsmath_jax.sharding import global_batch, shardings_like
+from dsmath_jax.training.loop import fit
+from dsmath_jax.training.objectives import next_token
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.step import TrainState, init_state, make_train_step
+
+
+def held_out_loss(
+    model: Llama, mesh: Mesh, paths: Sequence[Path], length: int, batch_size: int, most: int
+) -> Callable[[Any], dict[str, float]] | None:
+    """A function from parameters to the mean loss (nats a token) over at most `most` held-out rows; None without rows."""
+    if not paths:
+        return None
+    rows = np.concatenate([read_rows(path, length) for path in paths])[:most]
+    rows = np.concatenate([rows, np.zeros((-len(rows) % batch_size, *rows.shape[1:]), np.int32)])
+    share = slice(jax.process_index(), None, jax.process_count())
+    batches = [batch_of_rows(part[share]) for part in np.split(rows, len(rows) // batch_size)]
+    sums = jax.jit(lambda params, batch: next_token(model, params, batch)[0])
+
+    def loss(params: Any) -> dict[str, float]:
+        parts = [sums(params, global_batch(batch, mesh)) for batch in batches]
+        return {"eval_loss": float(sum(part[0] for part in parts)) / float(sum(part[1] for part in parts))}
+
+    return loss
+
+
+def fit_next_token(
+    what: str,
+    folder: Path,
+    config: ConfigDict,
+    mesh: Mesh,
+    model: Llama,
+    batches: Batches,
+    held_out: Sequence[Path],
+    *,
+    make_params: Callable[[], Any] | None = None,
+    params: Any = None,
+) -> TrainState:
+    """Trains `model` on packed rows from `params`, or from what `make_params` makes where they are None."""
+    optimizer = make_optimizer(config, config.steps)
+    if params is None:
+        state = init_state(make_params, optimizer, mesh)
+    else:
+        opt_shapes = jax.eval_shape(optimizer.init, params)
+        state = TrainState(params, jax.jit(optimizer.init, out_shardings=shardings_like(opt_shapes, mesh))(params))
+    step = make_train_step(next_token, model, optimizer, mesh, state, config.accumulate)
+    evaluate = held_out_loss(
+        model, mesh, held_out, config.sequence_length, config.batch_size, config.eval_rows
+    )  # fmt: skip
+    return fit(what, folder, config, mesh, state, step, lambda number, _: (batches(number), {}), evaluate)

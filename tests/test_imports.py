@@ -1,0 +1,75 @@
+"""The import arrows: that the contracts in pyproject.toml bite, and what a fresh interpreter really loads."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# (the module that gets a forbidden import, that import, the contract that must break)
+FORBIDDEN = [
+    ("workdir.py", "import dsmath_jax.progress", "floors"),
+    ("sharding.py", "import dsmath_jax.training.step", "floors"),
+    ("report/__init__.py", "import dsmath_jax.toy", "floors"),
+    ("a_room_on_no_floor.py", "", "floors"),
+    ("data/benchmarks.py", "import jax", "no-jax"),
+    ("toy/__init__.py", "from flax import linen", "no-jax"),
+    ("corpus/__init__.py", "from dsmath_jax.data import batches", "no-jax"),
+    ("evaluation/__init__.py", "import daft", "daft"),
+    ("models/__init__.py", "from dsmath_jax import sharding", "models"),
+]
+
+
+def lint_imports(folder: Path, contract: str) -> subprocess.CompletedProcess:
+    program = Path(sys.executable).with_name("lint-imports")
+    command = [
+        str(program),
+        "--config",
+        str(ROOT / "pyproject.toml"),
+        "--no-cache",
+        "--no-logo",
+        "--contract",
+        contract,
+    ]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("module", "line", "contract"), FORBIDDEN)
+def test_contract_breaks_on_a_forbidden_import(tmp_path, module, line, contract):
+    package = shutil.copytree(
+        ROOT / "dsmath_jax", tmp_path / "dsmath_jax", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    with open(package / module, "a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+    result = lint_imports(tmp_path, contract)
+    assert result.returncode == 1
+    assert "0 kept, 1 broken" in result.stdout, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("contract", sorted({contract for *_, contract in FORBIDDEN}))
+def test_contract_holds(contract):
+    result = lint_imports(ROOT, contract)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+LOADED = """
+import importlib, pkgutil, sys
+
+room = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(getattr(room, "__path__", []), room.__name__ + "."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(*sorted(name for name in sys.argv[2:] if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize("room", ["corpus", "toy", "report", "data.benchmarks"])
+def test_rooms_without_jax_load_none(room):
+    """Also through third parties, which the contracts cannot follow."""
+    command = [sys.executable, "-c", LOADED, f"dsmath_jax.{room}", "jax", "jaxlib", "grain"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == ""
