@@ -17,6 +17,7 @@ RUNTIME = [
     "jax>=0.10",
     "jaxtyping>=0.3",
     "jinja2>=3.1",
+    "markupsafe>=3.0",
     "matplotlib>=3.10",
     "ml-collections>=1.1",
     "numpy>=2.1",

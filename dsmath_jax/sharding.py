@@ -90,6 +90,16 @@ def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
+def process_share(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This process's rows of a batch that every process has made whole."""
+    return {name: rows[jax.process_index() :: jax.process_count()] for name, rows in batch.items()}
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Host arrays, the same on every process, put whole on every device."""
+    return jax.device_put(tree, replicated(mesh))
+
+
 def to_host(tree: Any) -> Any:
     """Whole arrays as NumPy on every process."""
     if jax.process_count() == 1:

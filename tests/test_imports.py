@@ -1,5 +1,8 @@
-"""The import arrows: that the contracts in pyproject.toml bite, and what a fresh interpreter really loads."""
+"""The import arrows: the contracts in pyproject.toml bite; what a fresh interpreter loads; what setup.py declares."""
 
+import ast
+import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -73,3 +76,46 @@ def test_rooms_without_jax_load_none(room):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == ""
+
+
+def declared(variable: str) -> set[str]:
+    """The distributions that a list or dict of lists in setup.py names, normalised as package indexes do."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (node,) = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == variable
+    ]
+    value = ast.literal_eval(node)
+    requirements = value if isinstance(value, list) else [line for lines in value.values() for line in lines]
+    return {normalised(re.split(r"[\[<>=!~; ]", line)[0]) for line in requirements}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported() -> set[str]:
+    """The distributions that modules of the package import by name, anywhere in their code."""
+    names = set()
+    for path in (ROOT / "dsmath_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+    third_party = names - sys.stdlib_module_names - {"dsmath_jax"}
+    distributions = importlib.metadata.packages_distributions()
+    return {normalised(distributions[name][0]) if name in distributions else name for name in third_party}
+
+
+def test_setup_declares_what_is_imported_and_no_more():
+    needed_by_others = {"importlib-resources"}  # tensorflow-datasets imports it without declaring it
+    assert imported() <= declared("RUNTIME") | declared("EXTRAS")
+    assert declared("RUNTIME") <= imported() | needed_by_others
+
+
+def test_every_declared_package_is_pinned():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {normalised(line.split("==")[0]) for line in lines if "==" in line}
+    assert declared("RUNTIME") <= pinned

@@ -1,4 +1,4 @@
-"""The launchers: clean for shellcheck, short, and with `--dry-run` the commands exactly as they would run."""
+"""The launchers: clean for shellcheck, short, printing with `--dry-run` exactly what would run; and `make install`."""
 
 import os
 import re
@@ -117,3 +117,33 @@ def test_tpu_pod_wants_name_and_zone(missing):
     result = run("tpu_pod.sh", "--dry-run", *given, *MAIN_ARGUMENTS)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("usage: ")
+
+
+def make(venv: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = ["make", "install", f"VENV={venv}", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("python", ["", "/nowhere/python3", "false"])
+def test_make_says_which_python_it_wants(tmp_path, python):
+    result = make(tmp_path / "venv", f"PYTHON={python}")
+    assert result.returncode == 2
+    assert "dsmath-jax needs Python 3.11, 3.12 or 3.13" in result.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_make_installs_once_and_stamps_only_what_succeeded(tmp_path):
+    """With a stand-in for the environment's Python, which first fails as an interrupted installation does."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "pip").touch()
+    python, stamp = tmp_path / "bin" / "python", tmp_path / ".installed"
+    python.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    python.chmod(0o755)
+    assert make(tmp_path).returncode == 2
+    assert not stamp.exists()
+    python.write_text(f'#!/bin/sh\necho "$@" >> {shlex.quote(str(tmp_path))}/log\n', encoding="utf-8")
+    for _ in range(2):
+        assert make(tmp_path).returncode == 0
+    assert stamp.exists()
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "-m pip install -e . -c constraints.txt\n"

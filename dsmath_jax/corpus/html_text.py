@@ -1,6 +1,6 @@
 """HTML to plain text that keeps formulas as LaTeX and drops what frames a page: menus, banners, footers.
 
-Formulas reach a page in many ways; each is replaced by `$...$` (or `$$...$$` on a line of its own) before the text is
+Formulas reach a page in many ways; each is replaced by `$...$` (display: `$$...$$`) before the text is
 taken, so that no formula comes twice or as loose letters. What MathJax would find in the text itself (`$...$`, `\\(...\\)`,
 `\\[...\\]`) stays as it stands.
 """
@@ -22,20 +22,26 @@ FORMULAS = (
 # What MathJax 2 adds beside its source script for the eye.
 RENDERED = ".MathJax_Preview, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_SVG_Display, .MathJax_CHTML"
 FRAME = (
-    "nav, aside, footer, dialog, template, noscript, iframe, form, button, select, "
-    "[role=navigation], [role=banner], [role=contentinfo], [role=search], [role=complementary], [role=dialog], "
-    "[aria-hidden=true]"
+    "nav, aside, footer, dialog, template, noscript, iframe, button, select, "
+    "[role=navigation], [role=banner], [role=contentinfo], [role=search], [role=complementary], [role=dialog]"
 )
-FRAME_NAMES = re.compile(
-    r"(?:^|[\s_-])(?:nav(?:bar|igation)?|menu|side-?bar|breadcrumbs?|footer|foot|masthead|cookies?|consent|gdpr|"
-    r"toc|tableofcontents|comments?|disqus|share|sharing|social|related|pagination|pager|advert(?:isement)?|ads?|"
-    r"newsletter|subscribe|popup|modal|skip-?link|headerlink)(?:$|[\s_-])",
+FRAME_NAME = re.compile(
+    r"(?:\w+[-_])?(?:nav|navbar|navigation|menu|sidebar|sphinxsidebar|breadcrumbs?|footer|masthead|cookies?|consent|toc|"
+    r"tableofcontents|comments?|disqus|share|sharing|social|related|pagination|pager|advertisement|ads?|newsletter|"
+    r"subscribe|popup|modal|skip-?link|headerlink)(?:[-_](?:inner|wrap|wrapper|container|area|list|item|thread|links?|"
+    r"bar|box|section|widget|banner|notice|overlay))?",
     re.IGNORECASE,
 )
-CONTENT = frozenset(("html", "body", "main", "article"))
+# What a removed block must not hold.
+CONTENT = "h1, main, article"
 # A list of at least so many links, whose text lies in them for the most part, is a menu, whatever it is called.
 MENU_LINKS, MENU_LINK_SHARE = 4, 0.8
 LARGEST_FRAME_SHARE = 0.5
+# XML's empty elements, which an HTML parser would leave open (an open <script> swallows the page).
+XML_START = re.compile(r"\s*<\?xml\b")
+EMPTY_ELEMENT = re.compile(
+    r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)([\w:]+)((?:\s[^<>]*)?)/>", re.IGNORECASE
+)
 FORMULA_TEXT = re.compile(r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
 BLANK_LINES = re.compile(r"\n\s*\n")
 HAN, KANA, LETTER = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[\u3040-\u30ff]"), re.compile(r"[^\W\d_]")
@@ -45,12 +51,12 @@ LARGEST_LANGUAGE_RANK = 1200
 
 def html_to_text(html: str) -> str:
     """Returns the visible text of a page, "" where it has none; blocks are parted by line breaks."""
-    tree = HTMLTree.parse(html)
+    tree = HTMLTree.parse(EMPTY_ELEMENT.sub(r"<\1\2></\1>", html) if XML_START.match(html) else html)
     if tree.body is None:
         return ""
     _replace_formulas(tree)
     _drop_frame(tree)
-    text = extract_plain_text(tree, preserve_formatting=True, main_content=False, alt_texts=False, list_bullets=True)
+    text = extract_plain_text(tree, preserve_formatting=True, alt_texts=False)
     return BLANK_LINES.sub("\n\n", text).strip()
 
 
@@ -67,25 +73,30 @@ def language(text: str) -> str:
 def _replace_formulas(tree: HTMLTree) -> None:
     """Puts a text node with the LaTeX source in the place of every formula element that tells it."""
     for latex, display, node in list(_formulas(tree)):
-        text = f"\n$${latex}$$\n" if display else f"${latex}$"
+        text = f" $${latex}$$ " if display else f"${latex}$"
         node.parent.replace_child(tree.create_text_node(text), node)
 
 
 def _formulas(tree: HTMLTree) -> Iterator[tuple]:
-    """Yields LaTeX, whether it stands on a line of its own, and the node; drops what was rendered beside a source."""
+    """Yields LaTeX, whether it is displayed, and the node; drops what was rendered beside a source."""
     if tree.body.query_selector("script[type^='math/']"):
-        for node in _outermost(tree.body.query_selector_all(RENDERED)):
+        for node in _outermost(_select(tree.body, RENDERED)):
             node.remove()
-    for node in _outermost(tree.body.query_selector_all(FORMULAS)):
+    for node in _outermost(_select(tree.body, FORMULAS)):
         latex = _latex(node)
         if latex:
             yield latex, _is_display(node), node
 
 
-def _outermost(nodes) -> list:
+def _select(node, selectors: str) -> list:
+    """What matches below `node`, in document order, found once: the library's collections look anew at every access."""
+    return node.query_selector_all(selectors).values()
+
+
+def _outermost(nodes: list) -> list:
     """Those of a document's nodes (in document order) that lie in no other of them."""
     kept: list = []
-    for node in list(nodes):
+    for node in nodes:
         if not (kept and kept[-1].contains(node)):
             kept.append(node)
     return kept
@@ -120,25 +131,25 @@ def _is_display(node) -> bool:
 
 
 def _drop_frame(tree: HTMLTree) -> None:
-    """Removes what frames the content: by element, role and name, and lists that are all links."""
-    for node in list(tree.body.query_selector_all("script, style")):
+    """Removes what frames the content: by element and role, and, with more care, by name and by being all links."""
+    for node in _select(tree.body, f"script, style, {FRAME}"):
         node.remove()
-    doomed = list(tree.body.query_selector_all(FRAME))
-    for node in list(tree.body.query_selector_all("[class], [id]")):
-        names = f"{node.getattr('class') or ''} {node.getattr('id') or ''}"
-        if node.tag not in CONTENT and FRAME_NAMES.search(names):
-            doomed.append(node)
-    doomed += [node for node in list(tree.body.query_selector_all("header")) if not node.closest("article, main")]
-    doomed += [node for node in list(tree.body.query_selector_all("ul, ol")) if _is_menu(node)]
     whole = len(tree.body.text)
+    doubtful = _select(tree.body, "header, form")
+    doubtful += [node for node in _select(tree.body, "[class], [id]") if _has_frame_name(node)]
+    doubtful += [node for node in _select(tree.body, "ul, ol") if _is_menu(node)]
+    doomed = [node for node in doubtful if len(node.text) < LARGEST_FRAME_SHARE * whole and not _select(node, CONTENT)]
     for node in doomed:
-        # What holds most of the page is its content, whatever its name says.
-        if len(node.text) < LARGEST_FRAME_SHARE * whole:
-            node.remove()
+        node.remove()
+
+
+def _has_frame_name(node) -> bool:
+    names = f"{node.getattr('class') or ''} {node.getattr('id') or ''}".split()
+    return node.tag not in ("body", "main", "article", "h1") and any(FRAME_NAME.fullmatch(name) for name in names)
 
 
 def _is_menu(block) -> bool:
-    links = list(block.query_selector_all("a"))
+    links = _select(block, "a")
     length = len(_squeeze(block.text))
     linked = sum(len(_squeeze(link.text)) for link in links)
     return len(links) >= MENU_LINKS and linked > MENU_LINK_SHARE * length

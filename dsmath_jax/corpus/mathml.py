@@ -34,10 +34,10 @@ def to_latex(node) -> str:
     tag = (node.tag or "").rpartition(":")[2]
     if tag in ("mi", "mn", "mo", "mtext", "ms"):
         return _leaf(tag, " ".join((node.text or "").split()))
-    parts = list(node.children) if hasattr(node, "children") else []
+    parts = node.children.values() if hasattr(node, "children") else []
     parts = [part for part in parts if part.tag not in ("annotation", "annotation-xml")]
     if tag == "mtable":
-        rows = (" & ".join(to_latex(cell) for cell in row.children) for row in parts)
+        rows = (" & ".join(to_latex(cell) for cell in row.children.values()) for row in parts)
         return r"\begin{matrix} " + r" \\ ".join(rows) + r" \end{matrix}"
     if tag == "mover" and len(parts) == 2 and (accent := ACCENTS.get((parts[1].text or "").strip())):
         return f"{accent}{{{to_latex(parts[0])}}}"

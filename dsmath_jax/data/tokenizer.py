@@ -124,3 +124,15 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> No
         raise UserError(f"SentencePiece could not train {vocab_size} pieces ({reason}); set tokenizer.vocab_size.") from None
     with atomic_write(path, "wb") as file:
         file.write(model.getvalue())
+
+
+def copy(source: Path, folder: Path) -> None:
+    """Copies a tokenizer file (or the one in a folder) and its `tokenizer_config.json` to where `load` finds it."""
+    load(source)
+    candidates = [source / name for name in NAMES] if source.is_dir() else [source]
+    file = next(candidate for candidate in candidates if candidate.is_file())
+    name = "tokenizer.json" if file.suffix == ".json" else "tokenizer.model"
+    for one, target in ((file, name), (file.with_name("tokenizer_config.json"), "tokenizer_config.json")):
+        if one.is_file():
+            with atomic_write(folder / target, "wb") as out:
+                out.write(one.read_bytes())

@@ -90,7 +90,7 @@ def read(workdir: Path) -> Run:
         path = workdir / "evaluate" / "summary.json"
         report["evaluate"] = {model: _require(scores, EVALUATE_FIELDS, path) for model, scores in _json(path).items()}
         completions = {
-            model: _choose(read_jsonl(workdir / "evaluate" / f"{model}.jsonl"))
+            model: _choose(workdir / "evaluate" / f"{model}.jsonl")
             for model in COMPLETION_MODELS
             if model in report["evaluate"]
         }
@@ -134,10 +134,12 @@ def _read_metrics(path: Path, metrics: Iterable[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _choose(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _choose(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The first few greedy completions in file order, right and wrong: not picked by hand or by beauty."""
     chosen: dict[str, list[dict[str, Any]]] = {"right": [], "wrong": []}
-    for row in rows:
+    for row in read_jsonl(path):
+        row = _require(row, ("question", "answer", "greedy"), path)
+        row["greedy"] = _require(row["greedy"], ("completion", "answer", "correct"), path)
         kind = chosen["right" if row["greedy"]["correct"] else "wrong"]
         if len(kind) < COMPLETIONS_SHOWN:
             kind.append(row)

@@ -1,4 +1,4 @@
-"""The plots of the page, as SVG that follows the page's colours and is the same, byte for byte, for the same numbers."""
+"""The plots of the page: SVG in the page's colours, the same to the byte for the same numbers."""
 
 import dataclasses
 import io
@@ -28,9 +28,10 @@ COLOURS = {
 }
 INK, MUTED, LINE, *SERIES = COLOURS
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be found, read aloud, and takes the page's font
     "svg.hashsalt": "dsmath_jax",
+    "text.parse_math": False,  # names may hold a dollar sign
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -46,8 +47,8 @@ STYLE = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
-WIDTH = 4.6  # inches; small, so that text stays readable when a phone shrinks the plot to its width
-HEIGHT = 2.7
+WIDTH = 4.0  # inches; small, so that text stays readable when a phone shrinks the plot to its width
+HEIGHT = 2.5
 RAW_POINTS = 300  # a longer curve is shown by the means of this many stretches
 SPARSE_POINTS = 40  # a curve with no more points is drawn as it is, without a running mean
 
@@ -103,12 +104,13 @@ def _accuracy(models: dict[str, dict[str, Any]]) -> Plot:
         for place, (score, name) in enumerate(SCORE_LABELS.items()):
             heights = np.array([scores[score] for scores in models.values()])
             ends = np.array([scores[f"{score}_interval"] for scores in models.values()])
-            spread = np.clip(np.abs(ends.T - heights), 0, None)
+            spread = np.abs(ends.T - heights)
             left = centres + (place - 1) * width
             axes.bar(left, heights, width * 0.92, color=SERIES[place], label=name)
-            axes.errorbar(left, heights, spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
+            axes.errorbar(left, heights, spread, fmt="none", color=INK, elinewidth=1, capsize=2.5)
         axes.set_xticks(centres, [label(model) for model in models])
-        axes.set_ylim(0, 1)
+        highest = max(scores[f"{score}_interval"][1] for scores in models.values() for score in SCORES)
+        axes.set_ylim(0, min(1.0, 1.1 * highest) or 1.0)
         axes.set_ylabel("fraction of problems")
         axes.grid(axis="y")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
@@ -131,6 +133,8 @@ def _funnel(funnel: list[tuple[str, int]]) -> Plot:
         axes.set_ylim(len(names) - 0.6, -0.9)
         axes.set_yticks([])
         axes.set_xlabel("pages")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
 

@@ -45,7 +45,7 @@ def write(workdir: Path) -> dict[str, Any]:
 
 
 def summary_table(report: dict[str, Any]) -> str:
-    """The plain-text table that a run ends with: accuracy by model, then corpus, reward and time, as far as measured."""
+    """The plain-text table that a run ends with: accuracy by model, corpus, reward and time, as far as measured."""
     lines = []
     models = report.get("evaluate", {})
     if models:

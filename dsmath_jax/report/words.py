@@ -1,5 +1,6 @@
 """What a run's numbers mean, in plain sentences: each is made from the numbers, none is there without its reason."""
 
+import itertools
 from typing import Any
 
 Report = dict[str, Any]
@@ -26,15 +27,15 @@ def percent(fraction: float | None) -> str:
     return "not measured" if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def interval(ends: tuple[float, float]) -> str:
-    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %"
+def interval(ends: tuple[float, float], to: str = " to ") -> str:
+    return f"{100 * ends[0]:.1f}{to}{100 * ends[1]:.1f} %"
 
 
 def number(value: float | None) -> str:
-    """Counts with thousands separators, other numbers with three or four digits that matter."""
+    """Counts with thousands separators, other numbers with three significant digits."""
     if value is None:
         return "not measured"
-    return f"{value:,d}" if isinstance(value, int) else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,d}" if isinstance(value, int) else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:
@@ -56,19 +57,28 @@ def accuracy(report: Report) -> list[str]:
     models = report.get("evaluate")
     if not models:
         return []
+    sentences = _gains(models)
+    ends = [scores[f"{score}_interval"] for scores in models.values() for score in ("maj_at_k", "pass_at_k")]
+    if any(low == high for low, high in ends):
+        sentences.append(
+            "Where the interval of maj@k or pass@k has no width, all problems have the same score, and resampling them "
+            "cannot show how sure that is; the interval of the greedy accuracy can."
+        )
+    return sentences
+
+
+def _gains(models: Report) -> list[str]:
+    """What the models can do, and what each stage added; near zero the differences are noise and are not told."""
     best = max(models, key=lambda model: models[model]["greedy"])
     scores = models[best]
-    sentences = []
     if scores["greedy"] < NEAR_ZERO:
-        sentences.append(
+        return [
             f"At this size the model solves next to nothing: the best greedy accuracy is {percent(scores['greedy'])} "
             f"({label(best)}, {round(scores['greedy'] * scores['n'])} of {scores['n']} problems; the 95 % interval is "
             f"{interval(scores['greedy_interval'])}). Differences between the models mean little here: the run shows "
             "that its stages work together, not that the model can do mathematics."
-        )
-    names = list(models)
-    for before, after in zip(names, names[1:], strict=False):
-        sentences.append(_step(before, models[before], after, models[after]))
+        ]
+    sentences = [_step(old, models[old], new, models[new]) for old, new in itertools.pairwise(models)]
     sentences.append(
         f"Of {scores['k']} samples at temperature {scores['temperature']:g}, the vote of {label(best)} is right on "
         f"{percent(scores['maj_at_k'])} of the problems and at least one sample on {percent(scores['pass_at_k'])}: "
@@ -89,7 +99,9 @@ def points(difference: float) -> str:
 
 def _step(before: str, old: Report, after: str, new: Report) -> str:
     """One sentence on the greedy accuracy of two models that follow each other."""
-    apart = old["greedy_interval"][1] < new["greedy_interval"][0] or new["greedy_interval"][1] < old["greedy_interval"][0]
+    apart = (
+        old["greedy_interval"][1] < new["greedy_interval"][0] or new["greedy_interval"][1] < old["greedy_interval"][0]
+    )
     doubt = "the 95 % intervals do not overlap" if apart else "the 95 % intervals overlap, so chance may explain it"
     return (
         f"From {label(before)} to {label(after)}, greedy accuracy went from {percent(old['greedy'])} to "
@@ -109,7 +121,7 @@ def corpus(report: Report) -> list[str]:
             f"and {percent(numbers['recall'])} of the mathematics was kept (recall)."
         )
     else:
-        sentences.append("There are no page labels to measure precision and recall against.")
+        sentences.append("Precision and recall were not measured: the page labels are missing or too few.")
     removed, planted = numbers["contaminated_removed"], numbers["contaminated_planted"]
     sentences.append(f"{number(removed)} pages were removed because they contain benchmark problems.")
     if planted is not None:
@@ -169,7 +181,9 @@ def rl(report: Report) -> list[str]:
             "(means of the first and the last tenth of the steps)."
         )
     if "kl_last" in numbers:
-        sentences.append(f"At the end the policy was {number(numbers['kl_last'])} nats a token from the SFT model (KL).")
+        sentences.append(
+            f"At the end the policy was {number(numbers['kl_last'])} nats a token from the SFT model (KL)."
+        )
     if "completion_length_first" in numbers:
         sentences.append(_change("The mean length of a completion", numbers, "completion_length") + " tokens.")
     return sentences

@@ -36,7 +36,7 @@ def _row(tokens: list[str]) -> list[Node]:
             base, argument = row.pop(), _argument(tokens)
             element = "msup" if script == "^" else "msub"
             if base[0] == "msub" and element == "msup":
-                row.append(("msubsup", [*base[1], argument]))  # type: ignore[list-item]
+                row.append(("msubsup", [*base[1], argument]))
             else:
                 row.append((element, [base, argument]))
         else:
@@ -108,7 +108,8 @@ def _katex(tex: str, display: bool) -> str:
 
 def _chtml(tex: str, display: bool) -> str:
     """MathJax 3: glyphs come from the style sheet, so that only the assistive MathML holds text."""
-    glyphs = "".join(f'<mjx-mi><mjx-c class="mjx-c{ord(letter):X}"></mjx-c></mjx-mi>' for letter in tex[:3] if letter > " ")
+    letters = [letter for letter in tex if letter.isalnum()]
+    glyphs = "".join(f'<mjx-mi><mjx-c class="mjx-c{ord(letter):X}"></mjx-c></mjx-mi>' for letter in letters)
     block = ' display="true"' if display else ""
     return (
         f'<mjx-container class="MathJax" jax="CHTML"{block}><mjx-math aria-hidden="true">{glyphs}</mjx-math>'
@@ -120,9 +121,10 @@ def _wiki(tex: str, display: bool) -> str:
     """MediaWiki: hidden MathML beside a picture whose alternative text is the TeX."""
     source = html.escape(r"{\displaystyle " + tex + "}")
     hidden = mathml(tex, display, annotated=False, attributes=f' alttext="{source}"')
+    picture = f"/media/math/render/svg/{zlib.crc32(tex.encode()):08x}"
     return (
         f'<span class="mwe-math-element"><span class="mwe-math-mathml-a11y" style="display: none;">{hidden}</span>'
-        f'<img class="mwe-math-fallback-image" src="/media/math/render/svg/{zlib.crc32(tex.encode()):08x}" alt="{source}">'
+        f'<img class="mwe-math-fallback-image" src="{picture}" alt="{source}">'
         "</span>"
     )
 

@@ -1,7 +1,7 @@
 """A small generative grammar: from a table of sentence patterns and word lists to text that hardly ever repeats.
 
 A table is plain text. A line `name = one, two, three` is a list of words; a line with only a name starts a list of
-patterns, one indented line each. In a pattern
+patterns, one indented line each; a line indented by four spaces or more goes on with the line above. In a pattern
 
 - `@name` is replaced by a random entry of that name, itself expanded;
 - `@Name`, with a capital, is drawn once and stays the same for the whole text (a person, a kind of thing);
@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 _SLOT = re.compile(r"@(?:(\d+)to(\d+)|([A-Za-z_]+\d*))", re.ASCII)
-_VOWEL = re.compile(r"\b([Aa]) (?=[aeiou])")
-_START = re.compile(r"(?:^|(?<=[.?!:] )|(?<= // )|(?<= // [-#] ))[a-z](?=[a-z]* )")
+_VOWEL = re.compile(r"\b([Aa]) (?=[aeio]|u(?!ni|se|su))")
+_START = re.compile(r"(?:^|(?<=\w[.?!] ))[a-z](?=[a-z]+ )")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +40,19 @@ class Grammar:
                 fixed[name] = text
             return text
 
-        text = _VOWEL.sub(r"\1n ", _SLOT.sub(fill, pattern))
-        return _START.sub(lambda letter: letter[0].upper(), text)
+        return _SLOT.sub(fill, pattern)
+
+
+def polish(line: str) -> str:
+    """Mends what the parts could not know of each other: "a" before a vowel, small letters that begin a sentence."""
+    return _START.sub(lambda letter: letter[0].upper(), _VOWEL.sub(r"\1n ", line))
 
 
 def parse(*tables: str) -> Grammar:
     """Reads grammar tables. Raises ValueError for a name defined twice or an indented line below no name."""
     rules: dict[str, list[str]] = {}
     name = ""
-    for line in "\n".join(tables).splitlines():
+    for line in re.sub(r"\n {4,}", " ", "\n".join(tables)).splitlines():
         if not line.strip():
             continue
         if line[0].isspace():

@@ -1,7 +1,7 @@
 """The numbers behind the exercises of the toy web: for each kind of exercise, a draw whose numbers fit together.
 
-Each function is handed `draw(low, high)`, a random whole number, and returns the numbers that a sentence pattern of that
-kind may name (`@a`, `@b`, ... and mostly the result `@r`). The words are in the templates.
+Each function is handed `draw(low, high)`, a random whole number, and returns the numbers that a sentence pattern of
+that kind may name (`@a`, `@b`, ... and mostly the result `@r`). The words are in the templates.
 """
 
 from collections.abc import Callable

@@ -78,9 +78,7 @@ def _http(capture: Capture) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
-def _record(
-    kind: str, date: str, head: list[tuple[str, str]], block: bytes, rng: random.Random
-) -> tuple[bytes, str]:
+def _record(kind: str, date: str, head: list[tuple[str, str]], block: bytes, rng: random.Random) -> tuple[bytes, str]:
     """The gzip member of one record, and the record's name."""
     name = f"<urn:uuid:{uuid.UUID(int=rng.getrandbits(128), version=4)}>"
     fields = [

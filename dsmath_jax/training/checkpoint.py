@@ -105,12 +105,16 @@ class Checkpoints:
                 _hashes_path(folder).unlink(missing_ok=True)
                 shutil.rmtree(folder)
 
-    def restore_latest(self, like: Any) -> tuple[Any, int]:
-        """The newest sound state and its step; `like` and 0 where there is none. A damaged one is reported, not used."""
+    def latest(self) -> int:
+        """The step of the newest sound checkpoint, 0 where there is none. A damaged one is reported, not used."""
         for step in reversed(self._steps()):
-            folder = self._folder / f"{step:08d}"
-            reason = damage(folder)
+            reason = damage(self._folder / f"{step:08d}")
             if reason is None:
-                return restore(folder, like), step
-            logging.warning("The checkpoint %s is not used: %s.", folder, reason)
-        return like, 0
+                return step
+            logging.warning("The checkpoint %s/%08d is not used: %s.", self._folder, step, reason)
+        return 0
+
+    def restore_latest(self, like: Any) -> tuple[Any, int]:
+        """The newest sound state and its step; `like` itself and 0 where there is none."""
+        step = self.latest()
+        return (restore(self._folder / f"{step:08d}", like), step) if step else (like, 0)

@@ -1,0 +1,108 @@
+"""Stage `evaluate`: greedy accuracy, maj@k and pass@k of the base, SFT and RL models on held-out problems (paper §5.2.2)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from dsmath_jax.data import benchmarks, chat, tokenizer
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.evaluation.statistics import bootstrap_interval, majority, pass_at_k, wilson_interval
+from dsmath_jax.grading import answers
+from dsmath_jax.progress import track
+from dsmath_jax.sampling.sampler import Completion, Sampler
+from dsmath_jax.sharding import barrier, make_mesh
+from dsmath_jax.training.model_files import read_model, read_params
+from dsmath_jax.workdir import data_folder, read_jsonl, write_json, write_jsonl
+
+# The models of a run, by the stage that made them, and whether they are asked with worked examples before the question.
+MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)}
+
+
+def run(config: ConfigDict, workdir: Path) -> dict:
+    """Writes `evaluate/<model>.jsonl` (every completion, graded) and `evaluate/summary.json`. A model that has its file is
+    not sampled again."""
+    ours, folder, mesh = config.evaluate, workdir / "evaluate", make_mesh(**config.mesh)
+    text_tokenizer = tokenizer.load(workdir / "tokenizer")
+    data_dir = data_folder(config, workdir)
+    records = [r for name in ours.data for r in benchmarks.load(name, data_dir)][: ours.problems]
+    examples = [r for name in ours.examples for r in benchmarks.load(name, data_dir)][: ours.shots]
+    summary = {}
+    for name, (stage, few_shot) in MODELS.items():
+        path = folder / f"{name}.jsonl"
+        if not path.exists():
+            prompts = [
+                chat.few_shot_ids(text_tokenizer, examples, r.question)
+                if few_shot
+                else chat.prompt_ids(text_tokenizer, r.question)
+                for r in records
+            ]
+            rows = _answer(config, workdir / stage, name, mesh, text_tokenizer, records, prompts)
+            if jax.process_index() == 0:
+                write_jsonl(path, rows)
+        barrier(f"evaluate {name}")
+        summary[name] = summarise(list(read_jsonl(path)), ours.temperature, config.seed)
+    if jax.process_index() == 0:
+        write_json(folder / "summary.json", summary)
+    return {name: scores["greedy"] for name, scores in summary.items()}
+
+
+def _answer(
+    config: ConfigDict,
+    stage: Path,
+    name: str,
+    mesh: Mesh,
+    text_tokenizer: tokenizer.Tokenizer,
+    records: Sequence[Record],
+    prompts: Sequence[Sequence[int]],
+) -> list[dict]:
+    ours, model = config.evaluate, read_model(stage, mesh)
+    params = read_params(stage, model.config, mesh)
+    sampler = Sampler(model, mesh, [text_tokenizer.eos_id], ours.max_new_tokens, ours.rows)
+    greedy = sampler.generate(params, prompts, temperature=0.0)
+    drawn = sampler.generate(
+        params, prompts, samples=ours.samples, temperature=ours.temperature, seed=config.seed
+    )  # fmt: skip
+    firsts = [group[0] for group in track(greedy, f"evaluate {name} greedy", len(records))]
+    groups = list(track(drawn, f"evaluate {name} samples", len(records)))
+
+    def graded(completion: Completion, gold: str) -> dict:
+        # The base model knows no EOS of an answer: what it goes on to ask itself is not part of it.
+        text = text_tokenizer.decode(completion.tokens).split("\n\nUser:")[0].strip()
+        answer = answers.extract(text)
+        return {"completion": text, "answer": answer, "correct": answer is not None and answers.equal(answer, gold)}
+
+    return [
+        {
+            "id": record.id,
+            "question": record.question,
+            "answer": record.answer,
+            "greedy": graded(first, record.answer),
+            "samples": [graded(sample, record.answer) for sample in group],
+        }
+        for record, first, group in zip(records, firsts, groups, strict=True)
+    ]
+
+
+def summarise(rows: Sequence[dict], temperature: float, seed: int) -> dict:
+    """Fractions with 95 % intervals (Wilson for greedy, bootstrap over problems for maj@k and pass@k) of graded rows."""
+    count = len(rows[0]["samples"])
+    greedy = [row["greedy"]["correct"] for row in rows]
+    voted = [
+        float(row["samples"][majority([s["answer"] for s in row["samples"]], answers.equal)]["correct"]) for row in rows
+    ]
+    passed = [pass_at_k(count, sum(s["correct"] for s in row["samples"]), count) for row in rows]
+    return {
+        "greedy": float(np.mean(greedy)),
+        "greedy_interval": list(wilson_interval(sum(greedy), len(greedy))),
+        "maj_at_k": float(np.mean(voted)),
+        "maj_at_k_interval": list(bootstrap_interval(voted, seed)),
+        "pass_at_k": float(np.mean(passed)),
+        "pass_at_k_interval": list(bootstrap_interval(passed, seed)),
+        "n": len(rows),
+        "k": count,
+        "temperature": temperature,
+    }

@@ -1,0 +1,154 @@
+"""How one stage is run, skipped, resumed or refused.
+
+A stage's fingerprint is the part of the config that it sees and the hashes of the stages that it reads. It is written to
+`started.json` before the stage's first file and to `manifest.json` after its last one.
+"""
+
+import dataclasses
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from dsmath_jax.sharding import barrier
+from dsmath_jax.workdir import MANIFEST, STARTED, UserError, hash_file, hash_json, read_json, remove, write_json
+
+VERSIONS = ("jax", "flax", "optax", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe.
+
+    Attributes:
+      name: its folder below the workdir.
+      run: `(config, workdir) -> counts`; it is called again after a kill and goes on with the files it finds.
+      config: the parts of the config that it sees, besides `seed`.
+      after: from the config, the stages whose files it reads.
+      results: patterns of the files that later stages read; their hash stands for the stage.
+      derived: made anew in every run, from whatever is finished.
+    """
+
+    name: str
+    run: Callable[[ConfigDict, Path], dict]
+    config: tuple[str, ...]
+    after: Callable[[ConfigDict], tuple[str, ...]]
+    results: tuple[str, ...]
+    derived: bool = False
+
+
+def run(
+    stages: Sequence[Stage], config: ConfigDict, workdir: Path, names: Sequence[str], overwrite: Sequence[str]
+) -> None:
+    """Runs the named stages in the order of `stages`: skips what is complete, goes on with what was cut off.
+
+    Args:
+      stages: all there are.
+      config: the whole recipe.
+      workdir: of this run; the caller holds its lock.
+      names: stages to run.
+      overwrite: stages to do anew; stages that read them follow.
+
+    Raises:
+      UserError: an earlier stage is missing, or a stage was made with another config or from other files.
+    """
+    redone: set[str] = set()
+    for stage in stages:
+        if stage.name not in names:
+            continue
+        folder = workdir / stage.name
+        fingerprint = _fingerprint(stage, config, workdir)
+        complete = (folder / MANIFEST).is_file()
+        found = read_json(folder / (MANIFEST if complete else STARTED)) if _begun(folder) else fingerprint
+        changes = _changes(found, fingerprint)
+        again = stage.derived or stage.name in overwrite or bool(redone & set(stage.after(config)))
+        if changes and not again:
+            raise UserError(
+                f"Stage {stage.name} in {workdir} was made with other settings ({'; '.join(changes)}): give "
+                f"--overwrite={stage.name} to redo it and the stages after it, or another --workdir."
+            )
+        if complete and not again:
+            print(f"{stage.name}: complete, skipped", flush=True)
+            continue
+        if changes or complete:
+            redone.add(stage.name)
+            _clear(folder)
+        _run_one(stage, config, workdir, fingerprint)
+
+
+def _run_one(stage: Stage, config: ConfigDict, workdir: Path, fingerprint: dict) -> None:
+    folder, began = workdir / stage.name, time.monotonic()
+    print(f"{stage.name}: started", flush=True)
+    if jax.process_index() == 0:
+        write_json(folder / STARTED, fingerprint)
+    barrier(f"start {stage.name}")
+    counts = stage.run(_part(stage, config), workdir)
+    barrier(f"end {stage.name}")
+    seconds = time.monotonic() - began
+    if jax.process_index() == 0:
+        files = sorted({p for pattern in stage.results for p in folder.glob(pattern) if p.is_file()})
+        manifest = {"stage": stage.name, "seconds": round(seconds, 3), "counts": counts} | fingerprint
+        manifest["results"] = hash_json({str(p.relative_to(folder)): hash_file(p) for p in files})
+        manifest["versions"] = {"python": platform.python_version()} | {name: version(name) for name in VERSIONS}
+        write_json(folder / MANIFEST, manifest)
+    barrier(f"manifest {stage.name}")
+    print(f"{stage.name}: done in {seconds:.1f} s", flush=True)
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / STARTED).is_file()
+
+
+def _part(stage: Stage, config: ConfigDict) -> ConfigDict:
+    """What the stage sees of the config."""
+    return ConfigDict({name: config[name] for name in ("seed", *stage.config) if name in config}).lock()
+
+
+def _fingerprint(stage: Stage, config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    inputs = {}
+    for name in stage.after(config):
+        path = workdir / name / MANIFEST
+        if not path.is_file():
+            raise UserError(
+                f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; add {name} to --stages."
+            )
+        inputs[name] = read_json(path)["results"]
+    return {"config": _flat(_part(stage, config)), "inputs": inputs}
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """A config as `a.b.c -> value`, tuples as lists: as JSON gives them back."""
+    flat: dict[str, Any] = {}
+    for name, value in sorted(config.items()):
+        if isinstance(value, ConfigDict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _changes(before: dict, now: dict) -> list[str]:
+    """What differs between two fingerprints, in words."""
+    old, new = before["config"], now["config"]
+    fields = sorted(old.keys() | new.keys())
+    changes = [f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in fields if old.get(n) != new.get(n)]
+    old, new = before["inputs"], now["inputs"]
+    return changes + [f"the files of {n} are others" for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
+
+
+def _clear(folder: Path) -> None:
+    """Drops a stage's files. Its folder is renamed first, so that a kill leaves no half of it behind."""
+    if jax.process_index() == 0:
+        trash = folder.with_name(f".{folder.name}.dropped")
+        remove(trash)
+        os.replace(folder, trash)
+        remove(trash)
+        logging.info("dropped %s", folder)
+    barrier(f"clear {folder.name}")

@@ -1,0 +1,63 @@
+"""The stages of the paper's path in their order: what each sees of the config, which stages it reads, what it leaves."""
+
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from dsmath_jax.corpus import pipeline
+from dsmath_jax.data import documents, tokenizer
+from dsmath_jax.evaluation import evaluate
+from dsmath_jax.report import report
+from dsmath_jax.rl import loop as rl
+from dsmath_jax.rl import reward_model
+from dsmath_jax.runner import Stage
+from dsmath_jax.sharding import barrier
+from dsmath_jax.toy import world
+from dsmath_jax.training import pretrain, sft
+from dsmath_jax.workdir import data_folder
+
+
+def corpus(config: ConfigDict, workdir: Path) -> dict:
+    """WARC files to documents; with `data_dir` "toy" the web is generated first."""
+    if jax.process_index() == 0:
+        if config.data_dir == "toy":
+            world.write(data_folder(config, workdir), config.seed, config.toy)
+        return pipeline.mine(config.corpus, config.seed, data_folder(config, workdir), workdir / "corpus")
+    return {}
+
+
+def train_tokenizer(config: ConfigDict, workdir: Path) -> dict:
+    """Trains SentencePiece on the kept documents, or copies the tokenizer that `tokenizer.path` names."""
+    folder, given = workdir / "tokenizer", config.tokenizer.path
+    if jax.process_index() == 0:
+        if given:
+            tokenizer.copy(data_folder(config, workdir) / given, folder)
+        else:
+            texts = documents.texts(workdir / "corpus" / "documents")
+            tokenizer.train_sentencepiece(texts, folder / "tokenizer.model", config.tokenizer.vocab_size)
+    barrier("tokenizer")
+    return {"pieces": tokenizer.load(folder).vocab_size}
+
+
+def write_report(config: ConfigDict, workdir: Path) -> dict:
+    """Tells of the stages that are finished."""
+    return report.write(workdir) if jax.process_index() == 0 else {}
+
+
+def _rl_inputs(config: ConfigDict) -> tuple[str, ...]:
+    return ("tokenizer", "sft", *(["reward_model"] if config.rl.reward == "reward_model" else []))
+
+
+RUN = ("data_dir", "mesh")
+PARAMS = ("params.sha256.json", "model.json")
+STAGES = (
+    Stage("corpus", corpus, ("data_dir", "toy", "corpus"), lambda c: (), ("documents/*",)),
+    Stage("tokenizer", train_tokenizer, ("data_dir", "tokenizer"), lambda c: ("corpus",), ("tokenizer*",)),
+    Stage("pretrain", pretrain.run, (*RUN, "model", "pretrain"), lambda c: ("corpus", "tokenizer"), PARAMS),
+    Stage("sft", sft.run, (*RUN, "sft"), lambda c: ("tokenizer", "pretrain"), PARAMS),
+    Stage("reward_model", reward_model.run, (*RUN, "reward_model"), lambda c: ("tokenizer", "sft"), PARAMS),
+    Stage("rl", rl.run, (*RUN, "rl"), _rl_inputs, PARAMS),
+    Stage("evaluate", evaluate.run, (*RUN, "evaluate"), lambda c: ("tokenizer", "pretrain", "sft", "rl"), ("*.json*",)),
+    Stage("report", write_report, (), lambda c: (), ("report.json",), derived=True),
+)

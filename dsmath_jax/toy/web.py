@@ -1,0 +1,194 @@
+"""The synthetic web: WARC files, seed prefixes and the truth about every page, all from one seed."""
+
+import dataclasses
+import datetime
+import itertools
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dsmath_jax.toy import templates_default, templates_unseen
+from dsmath_jax.toy.overlap import NGRAM, Overlap, words
+from dsmath_jax.toy.pages import Text, compose, plant, render, with_new_ending
+from dsmath_jax.toy.quantities import TOPICS
+from dsmath_jax.toy.templates import Host, Section, Style
+from dsmath_jax.toy.warc import Capture, write_warc
+from dsmath_jax.workdir import atomic_write, write_jsonl
+
+STYLES = {"default": templates_default.STYLE, "unseen": templates_unseen.STYLE}
+CONTAMINATED_SHARE = 0.05  # of the distinct mathematical pages
+DUPLICATE_SHARE = 0.07  # of all pages: the same bytes under another address, captured earlier
+NEAR_DUPLICATE_SHARE = 0.04  # of all pages: all but the last block the same
+NOT_PAGES_SHARE = 0.1  # redirects, errors and files that are not HTML, on top of the pages
+PAGES_PER_FILE = 400
+FIRST_NUMBER = 1001
+FIRST_DAY = datetime.datetime(2024, 3, 1)
+DAYS = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """One HTML page of the crawl with its truth. `written` is the date that the page shows."""
+
+    host: Host
+    section: Section
+    text: Text
+    url: str
+    number: int
+    written: str
+    captured: str
+    contaminated: bool = False
+
+    @property
+    def label(self) -> str:
+        return "math" if self.text.topic in TOPICS else "other"
+
+
+def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, templates: str = "default") -> None:
+    """Writes `crawl/toy-*.warc.gz`, `crawl/seeds.txt` and `crawl/labels.jsonl` below `folder`.
+
+    Args:
+      folder: the data folder.
+      seed: the same arguments write the same bytes.
+      held_out: texts of held-out problems, each question and each worked solution a string of its own. About 5 % of the
+        mathematical pages contain one of those that have at least 10 words; no other page shares 10 consecutive words
+        with any of them, or contains a whole one of 3 to 9 words.
+      pages: HTML pages with status 200, duplicates included. Redirects, errors and other files come on top.
+      templates: the style, a key of `STYLES`.
+
+    Raises:
+      ValueError: an unknown style; or the grammar writes nothing that keeps clear of `held_out`.
+    """
+    if templates not in STYLES:
+        raise ValueError(f"no templates are called {templates!r}; there are {', '.join(STYLES)}")
+    style = STYLES[templates]
+    rng = random.Random(f"web {templates} {seed}")
+    made = make_pages(style, held_out, pages, rng)
+    captures = [_capture(style, page, rng) for page in made]
+    captures += [_not_a_page(style, number, rng) for number in range(round(NOT_PAGES_SHARE * pages))]
+    rng.shuffle(captures)
+    files = max(2, -(-len(captures) // PAGES_PER_FILE))
+    for index in range(files):
+        write_warc(folder / "crawl" / f"toy-{index:05}.warc.gz", captures[index::files], rng)
+    with atomic_write(folder / "crawl" / "seeds.txt") as file:
+        for host, section in style.sections():
+            if section.seeded:
+                file.write(f"https://{host.name}{section.path}\n")
+    write_jsonl(
+        folder / "crawl" / "labels.jsonl",
+        ({"url": page.url, "label": page.label, "contaminated": page.contaminated} for page in made),
+    )
+
+
+def make_pages(style: Style, held_out: Sequence[str], count: int, rng: random.Random) -> list[Page]:
+    """Makes `count` pages: distinct ones (some with a held-out problem planted), near-duplicates and duplicates."""
+    overlap = Overlap(held_out)
+    near, same = round(NEAR_DUPLICATE_SHARE * count), round(DUPLICATE_SHARE * count)
+    made = [
+        _fresh_page(style, host, section, number, overlap, rng)
+        for number, (host, section) in enumerate(_places(style, count - near - same), FIRST_NUMBER)
+    ]
+    _plant(made, [text for text in held_out if len(words(text)) >= NGRAM], rng)
+    for page in rng.sample(made, near):
+        made.append(_near_duplicate(style, page, FIRST_NUMBER + len(made), overlap, rng))
+    made += [_duplicate(page, rng) for page in rng.sample(made, same)]
+    return made
+
+
+def _places(style: Style, count: int) -> Iterator[tuple[Host, Section]]:
+    """Shares `count` pages out among the sections: rounded shares, the rest to the largest fractions."""
+    sections = style.sections()
+    total = sum(section.share for _, section in sections)
+    exact = [count * section.share / total for _, section in sections]
+    places = [int(share) for share in exact]
+    by_fraction = sorted(range(len(exact)), key=lambda index: (places[index] - exact[index], index))
+    for index in by_fraction[: count - sum(places)]:
+        places[index] += 1
+    for place, number in zip(sections, places, strict=True):
+        yield from itertools.repeat(place, number)
+
+
+def _fresh_page(style: Style, host: Host, section: Section, number: int, overlap: Overlap, rng: random.Random) -> Page:
+    topic = rng.choices(list(section.topics), list(section.topics.values()))[0]
+    text = compose(style, host.language, topic, overlap, rng)
+    captured = FIRST_DAY + datetime.timedelta(seconds=rng.randrange(DAYS * 86_400))
+    written = captured - datetime.timedelta(days=rng.randint(1, 900))
+    return Page(host, section, text, _url(host, section, text, number), number, _stamp(written), _stamp(captured))
+
+
+def _plant(made: list[Page], problems: Sequence[str], rng: random.Random) -> None:
+    """Puts a held-out problem into some of the English mathematical pages of `made`."""
+    if not problems:
+        return
+    mathematical = [index for index, page in enumerate(made) if page.label == "math"]
+    english = [index for index in mathematical if made[index].host.language == "en"]
+    for index in rng.sample(english, min(len(english), max(1, round(CONTAMINATED_SHARE * len(mathematical))))):
+        text = plant(made[index].text, rng.choice(problems), rng)
+        made[index] = dataclasses.replace(made[index], text=text, contaminated=True)
+
+
+def _near_duplicate(style: Style, page: Page, number: int, overlap: Overlap, rng: random.Random) -> Page:
+    """Another page of the same section with a new ending, written and captured at other times."""
+    text = with_new_ending(style, page.host.language, page.text, overlap, rng)
+    url = _url(page.host, page.section, text, number)
+    return dataclasses.replace(page, text=text, url=url, number=number, captured=_earlier(page.captured, rng))
+
+
+def _duplicate(page: Page, rng: random.Random) -> Page:
+    """The same bytes under another address, captured earlier."""
+    addresses = [
+        f"{page.url}?utm_source=feed{rng.randint(1, 9)}&utm_medium=social",
+        f"{page.url}#part-{rng.randint(2, 9)}",
+        page.url.replace("https://", "http://"),
+        page.url.replace(page.host.name, page.host.name.upper()),
+    ]
+    if page.url.endswith("/"):
+        addresses.append(f"{page.url}index.html")
+    return dataclasses.replace(page, url=rng.choice(addresses), captured=_earlier(page.captured, rng))
+
+
+def _url(host: Host, section: Section, text: Text, number: int) -> str:
+    slug = "-".join(re.findall(r"[a-z]+", text.title.lower())[:5]) or "page"
+    return f"https://{host.name}{section.path}" + host.slug.format(words=slug, number=number)
+
+
+def _stamp(moment: datetime.datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _earlier(stamp: str, rng: random.Random) -> str:
+    moment = datetime.datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")
+    return _stamp(moment - datetime.timedelta(days=rng.randint(20, 400), seconds=rng.randint(1, 86_000)))
+
+
+def _capture(style: Style, page: Page, rng: random.Random) -> Capture:
+    source = render(style, page.host, page.section, page.text, page.number, page.written)
+    charset = page.host.charset
+    declared = f"; charset={charset}" if page.host.charset_in == "header" else ""
+    headers = (("Content-Type", f"text/html{declared}"), ("Server", "nginx"))
+    coding = rng.choices(("identity", "gzip", "chunked"), (70, 15, 15))[0]
+    return Capture(page.url, page.captured, 200, headers, source.encode(charset, "xmlcharrefreplace"), coding)
+
+
+def _not_a_page(style: Style, number: int, rng: random.Random) -> Capture:
+    """A redirect, an error page, or a file that is not HTML."""
+    host = rng.choice(style.hosts)
+    base = f"https://{host.name}{rng.choice(host.sections).path}"
+    date = _stamp(FIRST_DAY + datetime.timedelta(seconds=rng.randrange(DAYS * 86_400)))
+    moved = f'<html><body>Moved: <a href="{base}">here</a></body></html>'.encode()
+    gone = b"<html><head><title>404</title></head><body><h1>Not found</h1><p>Nothing is here.</p></body></html>"
+    html = "text/html; charset=utf-8"
+    status, name, kind, body = rng.choice(
+        (
+            (301, f"old-{number}", html, moved),
+            (302, f"go?to={number}", html, moved),
+            (404, f"missing-{number}.html", html, gone),
+            (200, f"picture-{number}.png", "image/png", b"\x89PNG\r\n\x1a\n" + rng.randbytes(200)),
+            (200, f"paper-{number}.pdf", "application/pdf", b"%PDF-1.4\n" + rng.randbytes(300)),
+            (200, f"feed-{number}.json", "application/json", b'{"items": [1, 2, 3], "answer": 6}'),
+            (200, f"notes-{number}.txt", "text/plain; charset=utf-8", b"12 + 30 = 42, a plain note.\n"),
+        )
+    )
+    location = (("Location", base),) if status in (301, 302) else ()
+    return Capture(f"{base}{name}", date, status, (("Content-Type", kind), *location), body)

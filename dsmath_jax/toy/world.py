@@ -1,0 +1,17 @@
+"""The whole generated data folder: problems and a web, as DESIGN's mirror folder has the real ones."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from dsmath_jax.toy.problems import write_problems
+from dsmath_jax.toy.web import write_web
+from dsmath_jax.workdir import read_jsonl
+
+
+def write(folder: Path, seed: int, config: ConfigDict) -> None:
+    """Writes `problems/` and `crawl/` below `folder`; some pages hold problems of the splits rl and test."""
+    write_problems(folder, seed, dict(config.problems), config.steps, config.largest)
+    held_out = [row for split in ("rl", "test") for row in read_jsonl(folder / "problems" / f"{split}.jsonl")]
+    texts = [f"{row['question']} {row['solution']}" for row in held_out]
+    write_web(folder, seed, texts, config.pages, config.templates)

@@ -1,0 +1,353 @@
+"""The report of a run: its numbers, its page, and what it does with missing, hostile and broken input."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsmath_jax.report import outputs, words
+from dsmath_jax.report.report import summary_table, write
+from dsmath_jax.workdir import UserError, read_jsonl, remove, write_json, write_jsonl
+
+Change = Callable[[str, dict[str, Any]], None]
+NO_END_TAG = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every element is closed in order; keeps tags, attributes and text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in NO_END_TAG:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts.append((self.open[-1], data))
+
+    def text(self, tag: str) -> list[str]:
+        return [text for inside, text in self.texts if inside == tag]
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page(workdir: Path) -> Page:
+    write(workdir)
+    return Page((workdir / "report" / "index.html").read_text(encoding="utf-8"))
+
+
+def prose(workdir: Path) -> str:
+    report = outputs.read(workdir).report
+    return " ".join(sentence for section in words.sentences(report).values() for sentence in section)
+
+
+def test_report_json_holds_the_numbers_of_the_stages(workdir: Path) -> None:
+    report = write(workdir)
+    assert report == json.loads((workdir / "report" / "report.json").read_text(encoding="utf-8"))
+    assert report["missing"] == []
+    corpus = {field: report["corpus"][field] for field in ("pages_read", "documents_kept", "precision", "recall")}
+    assert corpus == {"pages_read": 3620, "documents_kept": 931, "precision": 0.968, "recall": 0.947}
+    assert report["corpus"]["contaminated_removed"] == report["corpus"]["contaminated_planted"] == 24
+    assert report["corpus"]["funnel"][-1] == ["after decontamination", 931]
+    assert [row["overlap"] for row in report["corpus"]["iterations"]] == [0.0, 0.84]
+    assert report["evaluate"]["rl"]["greedy"] == 0.65
+    assert report["evaluate"]["sft"]["pass_at_k_interval"] == pytest.approx([0.75, 0.87])
+    assert (report["evaluate"]["base"]["n"], report["evaluate"]["base"]["k"]) == (240, 8)
+    assert {field: report["reward_model"][field] for field in ("accuracy", "auc", "n")} == (
+        {"accuracy": 0.83, "auc": 0.9, "n": 320}
+    )
+    assert list(report["seconds"]) == ["corpus", "tokenizer", "pretrain", "sft", "reward_model", "rl", "evaluate"]
+    assert report["seconds"]["rl"] == 67.5
+
+
+def test_first_and_last_are_means_of_a_tenth_of_the_measured_steps(workdir: Path) -> None:
+    report = write(workdir)
+    rewards = [row["reward"] for row in read_jsonl(workdir / "rl" / "metrics.jsonl")]
+    assert len(rewards) == 120
+    assert report["rl"]["reward_first"] == pytest.approx(sum(rewards[:12]) / 12, rel=1e-12)
+    assert report["rl"]["reward_last"] == pytest.approx(sum(rewards[-12:]) / 12, rel=1e-12)
+    held_out = [row["eval_loss"] for row in read_jsonl(workdir / "sft" / "metrics.jsonl") if "eval_loss" in row]
+    assert len(held_out) == 8  # a tenth is at least one
+    assert (report["sft"]["eval_loss_first"], report["sft"]["eval_loss_last"]) == (held_out[0], held_out[-1])
+    assert report["pretrain"]["loss_first"] > report["pretrain"]["loss_last"]
+
+
+def test_only_seconds_tells_two_equal_runs_apart(workdir: Path, change: Change) -> None:
+    before = write(workdir)
+    for stage in before["seconds"]:
+        change(f"{stage}/manifest.json", {"seconds": 1.5, "versions": {"jax": "9.9"}})
+    after = write(workdir)
+    assert before["seconds"] != after["seconds"]
+    assert {k: v for k, v in before.items() if k != "seconds"} == {k: v for k, v in after.items() if k != "seconds"}
+
+
+def test_two_writes_give_equal_bytes(workdir: Path) -> None:
+    def contents() -> dict[str, bytes]:
+        write(workdir)
+        return {path.name: path.read_bytes() for path in (workdir / "report").iterdir()}
+
+    first = contents()
+    assert sorted(first) == ["index.html", "report.json"]
+    assert first == contents()
+
+
+def test_page_refers_to_nothing_outside_itself(workdir: Path) -> None:
+    seen = page(workdir)
+    references = [
+        value
+        for _, attributes in seen.tags
+        for name, value in attributes.items()
+        if name in {"src", "href", "xlink:href", "srcset", "data", "action"}
+    ]
+    assert references
+    assert all(reference and reference.startswith("#") for reference in references)
+    assert not {"script", "img", "link", "iframe", "object"} & {tag for tag, _ in seen.tags}
+    html = (workdir / "report" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(workdir: Path) -> None:
+    seen = page(workdir)
+    ids = [attributes["id"] for _, attributes in seen.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    html = (workdir / "report" / "index.html").read_text(encoding="utf-8")
+    targets = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html))
+    labels = {name for _, a in seen.tags for name in (a.get("aria-labelledby") or "").split()}
+    assert len(targets) > 10
+    assert {one or other for one, other in targets} | labels <= set(ids)
+
+
+def test_text_of_the_run_stays_text(workdir: Path, change: Change) -> None:
+    sneaky = "<script>alert(1)</script>"
+    host = {"host": sneaky, "pages": 2, "collected": 1, "share": 0.5, "math_related": True}
+    change("corpus/summary.json", {"domains": [host], "funnel": [[f"{sneaky} & more", 5]]})
+    seen = page(workdir)
+    completions = seen.text("pre")
+    assert any('<script>alert("no")</script> & 1 < 2' in text for text in completions)
+    assert any("<b>bold</b>" in text for text in completions)  # the config
+    assert sneaky in seen.text("th")
+    assert f"{sneaky} & more: 5" in [text.strip() for text in seen.text("text")]
+    assert not {"script", "b", "img"} & {tag for tag, _ in seen.tags}
+
+
+def test_plots_and_tables_can_be_read_aloud(workdir: Path) -> None:
+    seen = page(workdir)
+    plots = seen.of("svg")
+    titles = ["Accuracy by stage", "Corpus funnel", "Pre-training loss", "Fine-tuning loss", "Reward model accuracy"]
+    assert seen.text("figcaption") == [*titles, "Reward", "KL to the SFT model", "Completion length"]
+    assert len(plots) == 8
+    assert all(plot["role"] == "img" for plot in plots)
+    assert seen.text("title")[1:] == seen.text("figcaption")
+    assert "RL: greedy 65.0 %, maj@k 67.0 %, pass@k 82.0 %" in seen.text("desc")[0]
+    assert {header["scope"] for header in seen.of("th")} == {"row", "col"}
+    assert seen.of("html")[0]["lang"] == "en"
+
+
+def test_plots_take_their_colours_from_the_page(workdir: Path) -> None:
+    write(workdir)
+    html = (workdir / "report" / "index.html").read_text(encoding="utf-8")
+    drawings = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert "var(--first)" in drawings
+    assert "var(--ink)" in drawings
+    assert re.findall(r"(?:fill|stroke): ?#\w+", drawings) == []
+
+
+@pytest.mark.parametrize("stage", ["corpus", "tokenizer", "pretrain", "sft", "reward_model", "rl", "evaluate"])
+def test_a_missing_stage_is_left_out_and_named(workdir: Path, stage: str) -> None:
+    remove(workdir / stage)
+    report = write(workdir)
+    told = Page((workdir / "report" / "index.html").read_text(encoding="utf-8")).text("p")
+    assert report["missing"] == [stage]
+    assert stage not in report
+    assert stage not in report["seconds"]
+    assert words.missing(report)[0].endswith(f"have not finished in this workdir: {words.STAGE_LABELS[stage]}.")
+    assert words.missing(report)[0] in told
+    assert "time " in summary_table(report)
+
+
+def test_the_sentences_stand_on_the_page(workdir: Path) -> None:
+    told = " ".join(page(workdir).text("p"))
+    for section in words.sentences(outputs.read(workdir).report).values():
+        assert section
+        assert " ".join(section) in told
+
+
+@pytest.mark.parametrize("stage", ["corpus", "evaluate"])
+def test_one_finished_stage_is_enough(workdir: Path, stage: str) -> None:
+    for other in outputs.STAGES:
+        if other != stage:
+            remove(workdir / other)
+    seen = page(workdir)
+    assert len(seen.of("svg")) == 1
+    targets = {(link["href"] or "").removeprefix("#") for link in seen.of("a")}
+    assert targets <= {attributes.get("id") for _, attributes in seen.tags}
+
+
+def test_an_unfinished_stage_counts_as_missing(workdir: Path) -> None:
+    (workdir / "rl" / "manifest.json").unlink()
+    assert write(workdir)["missing"] == ["rl"]
+
+
+def test_training_of_no_steps_is_no_error(workdir: Path) -> None:
+    write_jsonl(workdir / "rl" / "metrics.jsonl", [])
+    report = write(workdir)
+    assert report["rl"] == {"steps": 0}
+    assert "reward" not in summary_table(report)
+
+
+class TestBrokenInput:
+    def test_a_broken_line_is_named(self, workdir: Path) -> None:
+        path = workdir / "pretrain" / "metrics.jsonl"
+        path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo', encoding="utf-8")
+        with pytest.raises(UserError, match=r"pretrain/metrics\.jsonl, line 2"):
+            write(workdir)
+        assert not (workdir / "report").exists()
+
+    @pytest.mark.parametrize(
+        ("row", "told"),
+        [
+            ({"loss": 1.0}, "'step'"),
+            ({"step": 2, "loss": "low"}, "'loss'"),
+            ({"step": 2, "loss": float("nan")}, "'loss'"),
+        ],
+    )
+    def test_a_metric_that_is_no_number_is_named(self, workdir: Path, row: dict[str, Any], told: str) -> None:
+        write_jsonl(workdir / "sft" / "metrics.jsonl", [{"step": 1, "loss": 1.0}, row])
+        with pytest.raises(UserError, match=rf"metrics\.jsonl, record 2: {told}.*--overwrite=sft"):
+            write(workdir)
+
+    @pytest.mark.parametrize("path", ["corpus/summary.json", "evaluate/summary.json", "reward_model/summary.json"])
+    def test_a_summary_that_is_missing_or_cut_short_is_named(self, workdir: Path, path: str) -> None:
+        stage = path.split("/")[0]
+        (workdir / path).write_text('{"pages_read": 3', encoding="utf-8")
+        with pytest.raises(UserError, match=rf"{path} cannot be read as JSON; .*--overwrite={stage}"):
+            write(workdir)
+        (workdir / path).unlink()
+        with pytest.raises(UserError, match=rf"{path} cannot be read as JSON"):
+            write(workdir)
+
+    def test_a_missing_field_is_named(self, workdir: Path) -> None:
+        write_json(workdir / "corpus" / "summary.json", {"pages_read": 3})
+        with pytest.raises(UserError, match=r"corpus/summary\.json: the field 'documents_kept' is missing"):
+            write(workdir)
+
+    def test_a_completion_without_its_field_is_named(self, workdir: Path) -> None:
+        write_jsonl(workdir / "evaluate" / "sft.jsonl", [{"question": "?", "answer": "1", "greedy": {"correct": True}}])
+        with pytest.raises(UserError, match=r"evaluate/sft\.jsonl: the field 'completion' is missing"):
+            write(workdir)
+
+    def test_an_empty_workdir_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="No stage has finished"):
+            write(tmp_path)
+
+
+class TestSentences:
+    def test_near_zero_accuracy_is_called_so(self, workdir: Path, change: Change) -> None:
+        assert "At this size" not in prose(workdir)
+        nothing = {"greedy": 0.0, "greedy_interval": [0.0, 0.0157]}
+        change(
+            "evaluate/summary.json",
+            {"base": nothing, "sft": {"greedy": 0.0125, "greedy_interval": [0.0043, 0.0361]}, "rl": nothing},
+        )
+        told = prose(workdir)
+        assert "At this size the model solves next to nothing: the best greedy accuracy is 1.2 % (SFT, 3 of 240" in told
+        assert "greedy accuracy went from" not in told
+        assert "not that the model can do mathematics" in told
+
+    def test_gains_are_told_with_their_doubt(self, workdir: Path) -> None:
+        told = prose(workdir)
+        assert (
+            "From SFT to RL, greedy accuracy went from 47.5 % to 65.0 % (+17.5 points; the 95 % intervals do not"
+            in told
+        )
+        assert "maj@k moved by +15.0 and pass@k by +1.0 points" in told
+
+    def test_an_interval_without_width_is_no_certainty(self, workdir: Path, change: Change) -> None:
+        assert "no width" not in prose(workdir)
+        change("evaluate/summary.json", {"base": {"maj_at_k": 0.0, "maj_at_k_interval": [0.0, 0.0]}})
+        assert "has no width, all problems have the same score" in prose(workdir)
+
+    def test_a_loss_of_accuracy_is_told_as_one(self, workdir: Path, change: Change) -> None:
+        change("evaluate/summary.json", {"rl": {"greedy": 0.4, "greedy_interval": [0.34, 0.46]}})
+        assert "from 47.5 % to 40.0 % (-7.5 points; the 95 % intervals overlap" in prose(workdir)
+
+    def test_a_held_out_loss_that_rises_again_is_told(self, workdir: Path) -> None:
+        assert "by heart" not in prose(workdir)
+        rows = [{"step": step, "eval_loss": loss} for step, loss in ((1, 2.0), (2, 1.0), (3, 1.5))]
+        write_jsonl(workdir / "sft" / "metrics.jsonl", rows)
+        assert "Its lowest value was 1: from there on" in prose(workdir)
+
+    def test_reward_that_falls_is_told_as_falling(self, workdir: Path) -> None:
+        write_jsonl(workdir / "rl" / "metrics.jsonl", [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.25}])
+        assert "Mean reward fell from 0.5 to 0.25 over 2 steps" in prose(workdir)
+
+    def test_corpus_without_labels_says_so(self, workdir: Path, change: Change) -> None:
+        change("corpus/summary.json", {"precision": None, "recall": None, "contaminated_planted": None})
+        told = prose(workdir)
+        assert "Precision and recall were not measured" in told
+        assert "The labels name" not in told
+
+    def test_planted_pages_that_were_not_removed_are_told(self, workdir: Path, change: Change) -> None:
+        change("corpus/summary.json", {"contaminated_removed": 20})
+        assert "The labels name 24: the other 4 were missed" in prose(workdir)
+
+
+def test_no_right_completion_is_said(workdir: Path) -> None:
+    rows = [row for row in read_jsonl(workdir / "evaluate" / "rl.jsonl") if not row["greedy"]["correct"]]
+    write_jsonl(workdir / "evaluate" / "rl.jsonl", rows)
+    assert "No greedy completion of this model is right." in page(workdir).text("p")
+
+
+def test_long_curves_stay_small(workdir: Path) -> None:
+    rows = [{"step": step, "reward": (step * 7919 % 101) / 101, "kl": 0.1} for step in range(1, 30_001)]
+    write_jsonl(workdir / "rl" / "metrics.jsonl", rows)
+    write(workdir)
+    assert (workdir / "report" / "index.html").stat().st_size < 400_000
+
+
+def test_summary_table(workdir: Path) -> None:
+    assert summary_table(write(workdir)).splitlines() == [
+        "model      greedy  95 % interval        maj@k   pass@k    k      n",
+        "Base        2.5 %  0.0 to 8.5 %         3.0 %   14.0 %    8    240",
+        "SFT        47.5 %  41.5 to 53.5 %      52.0 %   81.0 %    8    240",
+        "RL         65.0 %  59.0 to 71.0 %      67.0 %   82.0 %    8    240",
+        "corpus  931 documents kept, precision 96.8 %, recall 94.7 %",
+        "reward  0.463 -> 0.701",
+        "time    5 min 15 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.34, "0.3 s"), (59.7, "1 min 00 s"), (75, "1 min 15 s"), (3599.6, "1 h 00 min"), (9000, "2 h 30 min")],
+)
+def test_duration(seconds: float, told: str) -> None:
+    assert words.duration(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(1234567, "1,234,567"), (0.41834, "0.418"), (99.97, "100"), (1234.5, "1,234"), (None, "not measured")],
+)
+def test_number(value: float | None, told: str) -> None:
+    assert words.number(value) == told
