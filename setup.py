@@ -8,8 +8,6 @@ RUNTIME = [
     "absl-py>=2.3",
     "array_record>=0.8",
     "daft>=0.7",
-    "etils[epath]>=1.13",
-    "fastwarc>=1.0",
     "fasttext-numpy2>=0.10",
     "flax>=0.12",
     "grain>=0.2.12",
@@ -30,7 +28,6 @@ RUNTIME = [
     "sentencepiece>=0.2.1",
     "tensorboardX>=2.6.4",
     "tensorflow-datasets>=4.9.9",
-    "tldextract>=5.3",
     "tokenizers>=0.22",
 ]
 

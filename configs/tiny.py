@@ -17,38 +17,38 @@ def get_config() -> ConfigDict:
     config.data_dir = "toy"  # generated below the workdir
     config.mesh = {"fsdp": -1, "tensor": 1}
     config.toy = {
-        "problems": {"train": 2000, "rl": 4000, "test": 300},
+        "problems": {"train": 1500, "rl": 4000, "test": 300},
         "steps": (1, 2, 3),
-        "largest": 99,
+        "largest": 20,
         "pages": 800,
         "templates": "default",
     }
-    config.tokenizer = {"path": "", "vocab_size": 800}
+    config.tokenizer = {"path": "", "vocab_size": 1536}
     config.model = {
         "layers": 4, "width": 128, "heads": 4, "kv_heads": 4, "head_size": 32, "hidden": 384,
         "rope_theta": 10_000.0, "norm_eps": 1e-6, "tie_embeddings": True, "context": 512,
         "compute_dtype": "float32", "remat": "none",
     }  # fmt: skip
     config.pretrain = {
-        "init": "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 256, "batch_size": 16,
+        "init": "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 128, "batch_size": 32,
         "steps": 200, "accumulate": 1, "checkpoint_every": 50, "eval_every": 50, "eval_rows": 64,
         **optimizer(2e-3, 20, "multi_step"),
     }  # fmt: skip
     config.sft = {
-        "data": ("toy/train",), "sequence_length": 256, "batch_size": 16, "steps": 300, "accumulate": 1,
+        "data": ("toy/train",), "sequence_length": 128, "batch_size": 32, "steps": 300, "accumulate": 1,
         "checkpoint_every": 50, "eval_every": 25, "eval_rows": 64, **optimizer(1e-3, 20),
     }  # fmt: skip
     config.reward_model = {
-        "data": ("toy/train",), "init": "sft", "problems": 400, "samples": 4, "max_new_tokens": 64, "batch_size": 32,
+        "data": ("toy/train",), "init": "sft", "problems": 400, "samples": 4, "max_new_tokens": 44, "batch_size": 32,
         "steps": 60, "accumulate": 1, "checkpoint_every": 30, "eval_every": 0, **optimizer(3e-4, 10),
     }  # fmt: skip
     config.rl = {
         "data": ("toy/rl",), "method": "grpo", "reward": "rule", "prompts": 16, "group_size": 8, "temperature": 1.0,
-        "max_prompt_tokens": 128, "max_new_tokens": 64, "clip_eps": 0.2, "kl_coef": 0.04, "steps": 100, "accumulate": 1,
+        "max_prompt_tokens": 80, "max_new_tokens": 44, "clip_eps": 0.2, "kl_coef": 0.04, "steps": 100, "accumulate": 1,
         "checkpoint_every": 20, "eval_every": 0, **optimizer(2e-4, 5, weight_decay=0.0),
     }  # fmt: skip
     config.evaluate = {
-        "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 64, "rows": 400,
+        "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 44, "rows": 100,
         "examples": ("toy/train",), "shots": 2,
     }  # fmt: skip
     return config

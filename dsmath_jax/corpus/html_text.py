@@ -1,12 +1,12 @@
 """HTML to plain text that keeps formulas as LaTeX and drops what frames a page: menus, banners, footers.
 
-Formulas reach a page in many ways; each is replaced by `$...$` (display: `$$...$$`) before the text is
-taken, so that no formula comes twice or as loose letters. What MathJax would find in the text itself (`$...$`, `\\(...\\)`,
-`\\[...\\]`) stays as it stands.
+Formulas reach a page in many ways; each is replaced by `$...$` (display: `$$...$$`) before the text is taken, so that
+no formula comes twice or as loose letters. What MathJax would find in the text itself stays as it stands.
 """
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
@@ -42,7 +42,9 @@ XML_START = re.compile(r"\s*<\?xml\b")
 EMPTY_ELEMENT = re.compile(
     r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)([\w:]+)((?:\s[^<>]*)?)/>", re.IGNORECASE
 )
-FORMULA_TEXT = re.compile(r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL)
+FORMULA_TEXT = re.compile(
+    r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL
+)
 BLANK_LINES = re.compile(r"\n\s*\n")
 HAN, KANA, LETTER = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[\u3040-\u30ff]"), re.compile(r"[^\W\d_]")
 LANGUAGE_SAMPLE = 10_000
@@ -66,18 +68,18 @@ def language(text: str) -> str:
     letters, han, kana = (len(kind.findall(sample)) for kind in (LETTER, HAN, KANA))
     if han + kana > 0.3 * letters:
         return "zh" if han > 10 * kana else "ja"
-    code, rank = detect_fast(sample, cutoff=LARGEST_LANGUAGE_RANK)
+    code, _ = detect_fast(sample, cutoff=LARGEST_LANGUAGE_RANK)
     return code if letters else "unknown"
 
 
-def _replace_formulas(tree: HTMLTree) -> None:
+def _replace_formulas(tree: Any) -> None:
     """Puts a text node with the LaTeX source in the place of every formula element that tells it."""
     for latex, display, node in list(_formulas(tree)):
         text = f" $${latex}$$ " if display else f"${latex}$"
         node.parent.replace_child(tree.create_text_node(text), node)
 
 
-def _formulas(tree: HTMLTree) -> Iterator[tuple]:
+def _formulas(tree: Any) -> Iterator[tuple[str, bool, Any]]:
     """Yields LaTeX, whether it is displayed, and the node; drops what was rendered beside a source."""
     if tree.body.query_selector("script[type^='math/']"):
         for node in _outermost(_select(tree.body, RENDERED)):
@@ -88,21 +90,21 @@ def _formulas(tree: HTMLTree) -> Iterator[tuple]:
             yield latex, _is_display(node), node
 
 
-def _select(node, selectors: str) -> list:
+def _select(node: Any, selectors: str) -> list[Any]:
     """What matches below `node`, in document order, found once: the library's collections look anew at every access."""
     return node.query_selector_all(selectors).values()
 
 
-def _outermost(nodes: list) -> list:
+def _outermost(nodes: list[Any]) -> list[Any]:
     """Those of a document's nodes (in document order) that lie in no other of them."""
-    kept: list = []
+    kept: list[Any] = []
     for node in nodes:
         if not (kept and kept[-1].contains(node)):
             kept.append(node)
     return kept
 
 
-def _latex(node) -> str:
+def _latex(node: Any) -> str:
     """The source of one formula element, "" where it tells none."""
     if node.tag == "img":
         return _one_line(node.getattr("alt") or "")
@@ -120,17 +122,17 @@ def _one_line(latex: str) -> str:
     return " ".join(latex.split()).removeprefix("{\\displaystyle ").strip("$ ") if latex else ""
 
 
-def _is_display(node) -> bool:
+def _is_display(node: Any) -> bool:
     inner = node if node.tag == "math" else node.query_selector("math")
     return (
         "mode=display" in (node.getattr("type") or "").replace(" ", "")
         or "katex-display" in (node.getattr("class") or "")
-        or "true" == node.getattr("display")
+        or node.getattr("display") == "true"
         or (inner is not None and inner.getattr("display") == "block")
     )
 
 
-def _drop_frame(tree: HTMLTree) -> None:
+def _drop_frame(tree: Any) -> None:
     """Removes what frames the content: by element and role, and, with more care, by name and by being all links."""
     for node in _select(tree.body, f"script, style, {FRAME}"):
         node.remove()
@@ -143,12 +145,12 @@ def _drop_frame(tree: HTMLTree) -> None:
         node.remove()
 
 
-def _has_frame_name(node) -> bool:
+def _has_frame_name(node: Any) -> bool:
     names = f"{node.getattr('class') or ''} {node.getattr('id') or ''}".split()
     return node.tag not in ("body", "main", "article", "h1") and any(FRAME_NAME.fullmatch(name) for name in names)
 
 
-def _is_menu(block) -> bool:
+def _is_menu(block: Any) -> bool:
     links = _select(block, "a")
     length = len(_squeeze(block.text))
     linked = sum(len(_squeeze(link.text)) for link in links)

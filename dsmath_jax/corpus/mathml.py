@@ -1,5 +1,7 @@
 """MathML without a LaTeX annotation to LaTeX: the presentation elements that pages really use."""
 
+from typing import Any
+
 SYMBOLS = {
     "−": "-", "⁢": "", "⁡": "", "⁣": "", "⁤": "", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ",
     "±": r"\pm ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "∈": r"\in ",
@@ -29,7 +31,7 @@ ACCENTS = {
 }  # fmt: skip
 
 
-def to_latex(node) -> str:
+def to_latex(node: Any) -> str:
     """Returns the LaTeX of a MathML element (a resiliparse node); what is unknown gives the LaTeX of its parts."""
     tag = (node.tag or "").rpartition(":")[2]
     if tag in ("mi", "mn", "mo", "mtext", "ms"):

@@ -1,8 +1,8 @@
 """The one normal form of a page's text: fastText is trained on it, pages are scored, shingled and decontaminated in it.
 
 The form is a line of tokens parted by single spaces. A token is a word, a number, a single Chinese or Japanese
-character, or a LaTeX command; punctuation, `$` and what only sets type (`\\left`, `\\,`, `\\mathrm`) go, so that neither
-layout nor spelling of a formula hides that two texts are the same.
+character, or a LaTeX command. Punctuation, `$` and what only sets type (`\\left`, `\\,`, `\\mathrm`) go, so that
+neither the layout of a text nor the spelling of its formulas hides that two texts are the same.
 """
 
 import re
@@ -15,8 +15,9 @@ TOKEN = re.compile(rf"\\[a-z]+|\d+(?:\.\d+)?|[{IDEOGRAPHS}]|[^\W\d_{IDEOGRAPHS}]
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 SAME_COMMAND = {"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\leq": "\\le", "\\geq": "\\ge", "\\neq": "\\ne"}
 TYPESETTING = frozenset(
-    "\\left \\right \\big \\bigg \\bigl \\bigr \\biggl \\biggr \\middle \\limits \\nolimits \\displaystyle \\textstyle \\quad "
-    "\\qquad \\text \\textbf \\textrm \\mbox \\mathrm \\mathbf \\mathit \\boldsymbol \\operatorname \\hspace \\label".split()
+    "\\left \\right \\big \\bigg \\bigl \\bigr \\biggl \\biggr \\middle \\limits \\nolimits \\displaystyle \\textstyle "
+    "\\quad \\qquad \\text \\textbf \\textrm \\mbox \\mathrm \\mathbf \\mathit \\boldsymbol \\operatorname \\hspace "
+    "\\label".split()
 )
 # An odd number is invertible modulo 2**64, which lets one pass of prefix sums give the hash of every span of a text.
 BASE = 0x9E3779B97F4A7C15

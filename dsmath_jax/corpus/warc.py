@@ -7,6 +7,7 @@ counts what it had to leave out by reason.
 import dataclasses
 import gzip
 import mmap
+import os
 import re
 import zlib
 from collections import Counter
@@ -64,23 +65,20 @@ def read_pages(path: Path, damage: Counter[str]) -> Iterator[Page]:
 
 def _records(path: Path, damage: Counter[str]) -> Iterator[tuple[dict[str, str], bytes]]:
     """Yields header and block of each whole record of each whole gzip member."""
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from None
-    with file:
-        if not path.stat().st_size:
-            raise UserError(f"{path} is empty; remove it from the input or fetch it again.")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            position = 0
-            while position < len(data):
-                try:
-                    content, position = _member(data, position)
-                except Damaged as reason:
-                    damage[str(reason)] += 1
-                    position = _next_member(data, position + 1)
-                    continue
-                yield from _split(content, damage)
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read; check the path and its permissions.")
+    if not path.stat().st_size:
+        raise UserError(f"{path} is empty; remove it from the input or fetch it again.")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        position = 0
+        while position < len(data):
+            try:
+                content, position = _member(data, position)
+            except Damaged as reason:
+                damage[str(reason)] += 1
+                position = _next_member(data, position + 1)
+                continue
+            yield from _split(content, damage)
 
 
 def _member(data: mmap.mmap, start: int) -> tuple[bytes, int]:
@@ -178,7 +176,8 @@ def _decode_body(body: bytes, headers: dict[str, str]) -> bytes:
 
 def _dechunk(body: bytes) -> bytes:
     """Joins the chunks of a chunked body; a body that is not chunked comes back as it is."""
-    chunks, position = [], 0
+    chunks: list[bytes] = []
+    position = 0
     while True:
         end = body.find(b"\r\n", position, position + 100)
         size = body[position:end].split(b";")[0].strip() if end >= 0 else b""

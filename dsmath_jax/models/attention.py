@@ -1,8 +1,11 @@
-"""Attention over packed sequences and over a decode cache. Axis letters: see `llama.py`; S is a key's place, G = N/K.
+"""Attention over packed sequences and over a decode cache. Axis letters: see `llama.py`; S is a key's place; the G = N/K query
+heads of a key head and their tokens share one axis Q = G x T, so that every product is a plain batched matrix product.
 
 The backward pass is written out: it makes the T x S probabilities again from the log-normaliser instead of keeping them
 for every layer, which on a CPU costs more than the matrix products.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +16,12 @@ HIDDEN = -1e30  # added to a score that must not count; finite, so that a query 
 
 @jax.custom_vjp
 def _attend(q: Array, k: Array, v: Array, bias: Array) -> Array:
-    """q `[B,K,G,T,H]` (scaled), k and v `[B,K,S,H]`, bias `[B,T,S]` float32 -> `[B,K,G,T,H]`; softmax in float32."""
+    """q `[B,K,Q,H]` (scaled), k and v `[B,K,S,H]`, bias `[B,Q,S]` float32 -> `[B,K,Q,H]`; softmax in float32."""
     return _attend_forward(q, k, v, bias)[0]
 
 
 def _scores(q: Array, k: Array, bias: Array) -> Array:
-    return jnp.einsum("BKGTH,BKSH->BKGTS", q, k, preferred_element_type=jnp.float32) + bias[:, None, None]
+    return jnp.einsum("BKQH,BKSH->BKQS", q, k, preferred_element_type=jnp.float32) + bias[:, None]
 
 
 def _attend_forward(q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -26,36 +29,22 @@ def _attend_forward(q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, t
     largest = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = jnp.einsum("BKGTS,BKSH->BKGTH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    out = jnp.einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
     return out.astype(q.dtype), (q, k, v, bias, out, largest + jnp.log(total))
 
 
 def _attend_backward(kept: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, bias, out, normaliser = kept
     probabilities = jnp.exp(_scores(q, k, bias) - normaliser)
-    d_v = jnp.einsum("BKGTS,BKGTH->BKSH", probabilities.astype(v.dtype), d_out)
-    d_probabilities = jnp.einsum("BKGTH,BKSH->BKGTS", d_out, v, preferred_element_type=jnp.float32)
+    d_v = jnp.einsum("BKQS,BKQH->BKSH", probabilities.astype(v.dtype), d_out)
+    d_probabilities = jnp.einsum("BKQH,BKSH->BKQS", d_out, v, preferred_element_type=jnp.float32)
     mean = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1, keepdims=True)
     d_scores = (probabilities * (d_probabilities - mean)).astype(q.dtype)
-    d_q = jnp.einsum("BKGTS,BKSH->BKGTH", d_scores, k)
-    return d_q, jnp.einsum("BKGTS,BKGTH->BKSH", d_scores, q), d_v, None
+    d_q = jnp.einsum("BKQS,BKSH->BKQH", d_scores, k)
+    return d_q, jnp.einsum("BKQS,BKQH->BKSH", d_scores, q), d_v, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
-
-
-def masked_attention(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
-    mask: Bool[Array, "B T S"],
-) -> Float[Array, "B T N H"]:
-    """Grouped-query attention. A query without any visible key gets the mean of all values."""
-    batch, length, heads, size = q.shape
-    q = (q * size**-0.5).reshape(batch, length, k.shape[2], -1, size).transpose(0, 2, 3, 1, 4)
-    bias = jnp.where(mask, 0.0, HIDDEN)
-    out = _attend(q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), bias)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
 
 
 def packed_attention(
@@ -65,6 +54,56 @@ def packed_attention(
     segment_ids: Int[Array, "B T"],
 ) -> Float[Array, "B T N H"]:
     """Causal attention within segments: a token sees itself and the earlier tokens of its own segment."""
-    length = q.shape[1]
+    batch, length, heads, size = q.shape
     causal = jnp.tril(jnp.ones((length, length), bool))
-    return masked_attention(q, k, v, causal & (segment_ids[:, :, None] == segment_ids[:, None, :]))
+    bias = jnp.where(causal & (segment_ids[:, :, None] == segment_ids[:, None, :]), 0.0, HIDDEN)
+    bias = jnp.tile(bias, (1, heads // k.shape[2], 1))
+    out = _attend(_by_key_head(q, k.shape[2]), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), bias)
+    return out.reshape(batch, heads, length, size).transpose(0, 2, 1, 3)
+
+
+def _by_key_head(q: Float[Array, "B T N H"], kv_heads: int) -> Float[Array, "B K Q H"]:
+    """Scaled queries, those of one key head in a row."""
+    return (q * q.shape[-1] ** -0.5).transpose(0, 2, 1, 3).reshape(q.shape[0], kv_heads, -1, q.shape[-1])
+
+
+def cached_attention(
+    q: Float[Array, "R T N H"],
+    k: Float[Array, "R K S H"],
+    v: Float[Array, "R K S H"],
+    mask: Bool[Array, "R T S"],
+    prefix: tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"], Bool[Array, "P Z"]] | None,
+) -> Float[Array, "R T N H"]:
+    """Attention over a row's own slots and, with a prefix, over its prompt's, of which each prompt has one copy.
+
+    Row r belongs to prompt r // (R/P). No gradient goes through here.
+    """
+    rows, length, heads, size = q.shape
+    kv_heads = k.shape[1]
+    q = _by_key_head(q, kv_heads)
+    parts = [(q, k, v, jnp.tile(jnp.where(mask, 0.0, HIDDEN), (1, heads // kv_heads, 1)))]
+    if prefix is not None:
+        k, v, seen = prefix
+        prompts = k.shape[0]
+        shared = q.reshape(prompts, -1, *q.shape[1:]).transpose(0, 2, 1, 3, 4).reshape(prompts, kv_heads, -1, size)
+        parts.append((shared, k, v, jnp.where(seen, 0.0, HIDDEN)[:, None]))
+
+    def rowwise(x: Array) -> Array:
+        """A prompt's `[P,K,(R/P) Q,C]` back to `[R,K,Q,C]`; what is a row's already stays."""
+        if x.shape[0] == rows:
+            return x
+        x = x.reshape(x.shape[0], kv_heads, rows // x.shape[0], -1, x.shape[-1])
+        return x.transpose(0, 2, 1, 3, 4).reshape(rows, kv_heads, -1, x.shape[-1])
+
+    scores = [_scores(q, k, bias) for q, k, _, bias in parts]
+    largest = [rowwise(jnp.max(s, axis=-1, keepdims=True)) for s in scores]
+    outs = [
+        rowwise(jnp.einsum("BKQS,BKSH->BKQH", jnp.exp(s - jnp.max(s, -1, keepdims=True)).astype(v.dtype), v))
+        for s, (_, _, v, _) in zip(scores, parts, strict=True)
+    ]
+    totals = [rowwise(jnp.sum(jnp.exp(s - jnp.max(s, -1, keepdims=True)), axis=-1, keepdims=True)) for s in scores]
+    top = functools.reduce(jnp.maximum, largest)
+    shares = [jnp.exp(m - top) for m in largest]
+    total = sum(share * t for share, t in zip(shares, totals, strict=True))
+    out = sum(share * o for share, o in zip(shares, outs, strict=True)) / total
+    return out.astype(q.dtype).reshape(rows, heads, length, size).transpose(0, 2, 1, 3)

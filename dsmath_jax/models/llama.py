@@ -1,9 +1,10 @@
 """The LLaMA-architecture decoder (paper §2.2, §2.3): RMSNorm, rotary embeddings, grouped-query attention, SwiGLU.
 
 Axis letters: B batch, T tokens, D model, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
-L layers, S cache slots. The model knows no mesh: it calls the `constrain(x, "BTD")` and `attention` it is handed.
+L layers, S cache slots, R rows of a decode batch, P prompts. The model knows no mesh: it calls the `constrain(x, "BTD")` and `attention` it is handed.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dsmath_jax.models.attention import masked_attention, packed_attention
+from dsmath_jax.models.attention import cached_attention, packed_attention
 from dsmath_jax.models.config import ModelConfig
 
 Params = Any
@@ -26,18 +27,27 @@ REMAT: dict[str, Any] = {
 }
 
 
-class Cache(NamedTuple):
-    """Keys and values of all layers. New ones are written at slot `index`, the same for every row of the batch."""
+class Prefix(NamedTuple):
+    """Keys and values of P prompts, each shared by the R/P rows of its group (prompt-major) and only read."""
 
-    k: Float[Array, "L B S K H"]
-    v: Float[Array, "L B S K H"]
-    mask: Bool[Array, "B T S"]  # which slots the tokens of this call may see, their own included
+    k: Float[Array, "L P K S H"]
+    v: Float[Array, "L P K S H"]
+    mask: Bool[Array, "P S"]
+
+
+class Cache(NamedTuple):
+    """Keys and values of the rows themselves. New ones are written from slot `index` on, the same for every row."""
+
+    k: Float[Array, "L R K S H"]
+    v: Float[Array, "L R K S H"]
+    mask: Bool[Array, "R T S"]  # which slots the tokens of this call may see, their own included
     index: Int[Array, ""]
+    prefix: Prefix | None = None  # seen by every token besides
 
 
 def empty_cache(config: ModelConfig, rows: int, slots: int) -> tuple[Array, Array]:
     """Zero keys and values for `Cache`, in the compute dtype."""
-    shape = (config.layers, rows, slots, config.kv_heads, config.head_size)
+    shape = (config.layers, rows, config.kv_heads, slots, config.head_size)
     return jnp.zeros(shape, config.compute_dtype), jnp.zeros(shape, config.compute_dtype)
 
 
@@ -54,6 +64,16 @@ def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], theta: floa
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
+
+
+def project(x: Array, weight: Array, inputs: int = 1) -> Array:
+    """Contracts the last `inputs` axes of `x` with the first of `weight`: `[..., *in] x [*in, *out] -> [..., *out]`.
+
+    One two-dimensional product: XLA's CPU backend is three times slower in the backward pass of the einsum.
+    """
+    rows = x.reshape(-1, math.prod(weight.shape[:inputs]))
+    out = rows @ weight.reshape(rows.shape[1], -1)
+    return out.reshape(*x.shape[: x.ndim - inputs], *weight.shape[inputs:])
 
 
 class RMSNorm(nn.Module):
@@ -75,41 +95,46 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "B T D"],
-        layer_cache: tuple[Array, Array] | None,
+        carry: tuple[Float[Array, "B T D"], Cache | None],
+        layer: Int[Array, ""],
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
-        mask: Bool[Array, "B T S"] | None,
-        index: Int[Array, ""] | None,
-    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array] | None]:
+    ) -> tuple[tuple[Float[Array, "B T D"], Cache | None], None]:
+        x, cache = carry
         c, dtype = self.config, self.config.compute_dtype
 
         def weight(name: str, shape: tuple[int, ...], fan_in: int) -> Array:
             return self.param(name, nn.initializers.normal(fan_in**-0.5), shape, jnp.float32).astype(dtype)
 
         y = RMSNorm(c.norm_eps, name="attention_norm")(x)
-        q = jnp.einsum("BTD,DNH->BTNH", y, weight("q", (c.width, c.heads, c.head_size), c.width))
-        k = jnp.einsum("BTD,DKH->BTKH", y, weight("k", (c.width, c.kv_heads, c.head_size), c.width))
-        v = jnp.einsum("BTD,DKH->BTKH", y, weight("v", (c.width, c.kv_heads, c.head_size), c.width))
+        q = project(y, weight("q", (c.width, c.heads, c.head_size), c.width))
+        k = project(y, weight("k", (c.width, c.kv_heads, c.head_size), c.width))
+        v = project(y, weight("v", (c.width, c.kv_heads, c.head_size), c.width))
         q, k = rotary(q, positions, c.rope_theta), rotary(k, positions, c.rope_theta)
         q, k, v = self.constrain(q, "BTNH"), self.constrain(k, "BTKH"), self.constrain(v, "BTKH")
-        if layer_cache is None:
+        if cache is None:
             out = self.attention(q, k, v, segment_ids)
         else:
-            start = (0, index, 0, 0)
-            layer_cache = tuple(
-                jax.lax.dynamic_update_slice(old, new, start) for old, new in zip(layer_cache, (k, v), strict=True)
+            # The cache is carried through the layers and written in place: nothing of it is copied.
+            k, v = (
+                jax.lax.dynamic_update_slice(old, new.transpose(0, 2, 1, 3)[None], (layer, 0, 0, cache.index, 0))
+                for old, new in ((cache.k, k), (cache.v, v))
             )
-            out = masked_attention(q, *layer_cache, mask)
+            cache = cache._replace(k=k, v=v)
+            out = cached_attention(q, k[layer], v[layer], cache.mask, _layer_of(cache.prefix, layer))
         projection = weight("o", (c.heads, c.head_size, c.width), c.heads * c.head_size)
-        x = self.constrain(x + jnp.einsum("BTNH,NHD->BTD", out, projection), "BTD")
+        x = self.constrain(x + project(out, projection, inputs=2), "BTD")
 
         y = RMSNorm(c.norm_eps, name="feed_forward_norm")(x)
-        gate = jnp.einsum("BTD,DF->BTF", y, weight("gate", (c.width, c.hidden), c.width))
-        up = jnp.einsum("BTD,DF->BTF", y, weight("up", (c.width, c.hidden), c.width))
+        gate = project(y, weight("gate", (c.width, c.hidden), c.width))
+        up = project(y, weight("up", (c.width, c.hidden), c.width))
         inner = self.constrain(nn.silu(gate) * up, "BTF")
-        x = x + jnp.einsum("BTF,FD->BTD", inner, weight("down", (c.hidden, c.width), c.hidden))
-        return self.constrain(x, "BTD"), layer_cache
+        x = x + project(inner, weight("down", (c.hidden, c.width), c.hidden))
+        return (self.constrain(x, "BTD"), cache), None
+
+
+def _layer_of(prefix: Prefix | None, layer: Int[Array, ""]) -> tuple[Array, Array, Array] | None:
+    return None if prefix is None else (prefix.k[layer], prefix.v[layer], prefix.mask)
 
 
 class Llama(nn.Module):
@@ -138,14 +163,10 @@ class Llama(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),
             length=c.layers,
         )(c, self.constrain, self.attention, name="layers")
-        shared = (None, None) if cache is None else (cache.mask, cache.index)
-        layer_caches = None if cache is None else (cache.k, cache.v)
-        x, layer_caches = layers(x, layer_caches, positions, segment_ids, *shared)
-        if cache is not None:
-            cache = cache._replace(k=layer_caches[0], v=layer_caches[1])
+        (x, cache), _ = layers((x, cache), jnp.arange(c.layers), positions, segment_ids)
         return RMSNorm(c.norm_eps, name="final_norm")(x), cache
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from dsmath_jax.models.llama import Cache, Llama, empty_cache, head
+from dsmath_jax.models.llama import Cache, Llama, Prefix, empty_cache, head
 from dsmath_jax.sharding import to_host
 
 PROMPT_BUCKET = 32  # prompts are padded to a multiple of this many tokens, so that few shapes are compiled
@@ -125,7 +125,7 @@ class Sampler:
         """Prefill and decode; returns tokens, logprobs `[R,M]`, lengths and finished `[R]`."""
         config = self._model.config
         prompts, width = tokens.shape
-        rows, slots = prompts * samples, width + self._max_new
+        rows = prompts * samples
         output = head(params, config).astype(config.compute_dtype)
 
         def logits_of(hidden: Float[Array, "R D"]) -> Float[Array, "R V"]:
@@ -146,9 +146,7 @@ class Sampler:
         def share(x: Array, axis: int) -> Array:
             return jnp.repeat(x, samples, axis=axis)
 
-        def roomy(x: Array) -> Array:
-            return jnp.pad(share(x, 1), ((0, 0), (0, 0), (0, self._max_new), (0, 0), (0, 0)))
-
+        prefix = Prefix(cache.k, cache.v, inside)
         keys = jax.vmap(
             lambda number: jax.vmap(lambda s: jax.random.fold_in(jax.random.fold_in(key, number), s))(
                 jnp.arange(samples)
@@ -157,8 +155,7 @@ class Sampler:
         row_lengths = share(lengths, 0)
         start = _Decoding(
             jnp.int32(0),
-            roomy(cache.k),
-            roomy(cache.v),
+            *empty_cache(config, rows, self._max_new),
             share(logits_of(last), 0),
             jnp.zeros((rows, self._max_new), jnp.int32),
             jnp.zeros((rows, self._max_new), jnp.float32),
@@ -166,7 +163,7 @@ class Sampler:
             jnp.arange(rows) >= real * samples,
         )
         start = jax.tree.map(self._spread, start)
-        slot = jnp.arange(slots)
+        slot = jnp.arange(self._max_new)
 
         def going_on(state: _Decoding) -> Array:
             return (state.t < self._max_new) & ~jnp.all(state.done)
@@ -182,13 +179,13 @@ class Sampler:
             chosen = jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
             token = jnp.where(state.done, 0, token).astype(jnp.int32)
             ended = functools.reduce(jnp.logical_or, [token == stop for stop in self._stop_ids], jnp.zeros(rows, bool))
-            visible = (slot < row_lengths[:, None]) | ((slot >= width) & (slot <= width + t))
+            visible = jnp.broadcast_to(slot <= t, (rows, 1, self._max_new))
             hidden, cache = self._model.apply(
                 {"params": params},
                 token[:, None],
                 (row_lengths + t)[:, None],
                 jnp.ones((rows, 1), jnp.int32),
-                Cache(state.k, state.v, visible[:, None], width + t),
+                Cache(state.k, state.v, visible, t, prefix),
             )
             return _Decoding(
                 t + 1,

@@ -131,7 +131,7 @@ def _wiki(tex: str, display: bool) -> str:
 
 def _script(tex: str, display: bool) -> str:
     mode = "; mode=display" if display else ""
-    return f'<span class="MathJax_Preview"></span><script type="math/tex{mode}">{tex}</script>'
+    return f'<script type="math/tex{mode}">{tex}</script>'
 
 
 # Every way to write a formula: (TeX, is it displayed) -> HTML.

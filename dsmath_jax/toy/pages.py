@@ -24,12 +24,14 @@ from dsmath_jax.toy.templates import Host, Section, Skeleton, Style
 Made = TypeVar("Made")
 ATTEMPTS = 100
 # Characters of main text to aim at; a Chinese character says as much as several Latin ones.
-LENGTHS = {"en": (900, 2200), "zh": (450, 1000)}
+MATH_LENGTHS = {"en": (1300, 2500), "zh": (500, 1100)}
+OTHER_LENGTHS = {"en": (700, 2000), "zh": (400, 900)}
 MATHJAX = (
     "<script>window.MathJax = {tex: {inlineMath: [['$', '$'], ['\\\\(', '\\\\)']]}};</script>"
     '<script async src="https://cdn.example/mathjax/tex-mml-chtml.js"></script>'
 )
 _FORMULA = re.compile(r"«([^»]*)»|⟪([^⟫]*)⟫")
+_PIECE = re.compile(r"[^\s，。？]+[\s，。？]*")  # a word with what parts it from the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +67,13 @@ def _compose(style: Style, language: str, topic: str, overlap: Overlap, rng: ran
     if topic not in TOPICS:
         grammar = style.other[language]
         title = polish(grammar.expand(rng, f"@title_{topic}"))
-        return Text(topic, title, tuple(_until_long(_paragraphs(grammar, topic, rng), language, overlap, rng)))
+        return Text(
+            topic, title, tuple(_until_long(_paragraphs(grammar, topic, rng), OTHER_LENGTHS[language], overlap, rng))
+        )
     grammar = style.math[language]
     blocks = [
         _block(grammar.expand(rng, f"@intro_{topic}")),
-        *_until_long(_lessons(grammar, topic, rng), language, overlap, rng),
+        *_until_long(_lessons(grammar, topic, rng), MATH_LENGTHS[language], overlap, rng),
         _ending(style, language, topic, rng),
     ]
     times, over = rng.choice(style.signs[language])
@@ -80,7 +84,9 @@ def _compose(style: Style, language: str, topic: str, overlap: Overlap, rng: ran
 def with_new_ending(style: Style, language: str, text: Text, overlap: Overlap, rng: random.Random) -> Text:
     """The same text but for its last sentences: what makes a near-duplicate."""
     kept = text.blocks[:-1] if text.topic in TOPICS else text.blocks
-    ending = clear(lambda: _ending(style, language, text.topic, rng), "\n".join, overlap)
+    ending = text.blocks[-1]
+    while ending == text.blocks[-1]:
+        ending = clear(lambda: _ending(style, language, text.topic, rng), "\n".join, overlap)
     return dataclasses.replace(text, blocks=(*kept, ending))
 
 
@@ -91,9 +97,9 @@ def _ending(style: Style, language: str, topic: str, rng: random.Random) -> tupl
 
 
 def _until_long(
-    blocks: Iterator[tuple[str, ...]], language: str, overlap: Overlap, rng: random.Random
+    blocks: Iterator[tuple[str, ...]], length: tuple[int, int], overlap: Overlap, rng: random.Random
 ) -> Iterator[tuple[str, ...]]:
-    wanted = rng.randint(*LENGTHS[language])
+    wanted = rng.randint(*length)
     while wanted > 0:
         block = clear(lambda: next(blocks), "\n".join, overlap)
         yield block
@@ -182,14 +188,13 @@ def _times_table(grammar: Grammar, rng: random.Random) -> tuple[str, ...]:
 
 
 def plant(text: Text, problem: str, rng: random.Random) -> Text:
-    """Puts a held-out problem into the page, verbatim or with inline tags and line breaks between its words."""
-    words = problem.split(" ")
+    """Puts a held-out problem into the page, verbatim or with inline elements and line breaks between its words."""
+    pieces = _PIECE.findall(problem)
     if rng.random() < 0.5:
-        for index in rng.sample(range(len(words)), max(1, len(words) // 6)):
-            words[index] = f"⟨{words[index]}⟩"
-        cut = rng.randrange(1, len(words))
-        words[cut - 1 : cut + 1] = [words[cut - 1] + "␤" + words[cut]]
-    block = (" ".join(words).replace("\n", "␤"),)
+        for index in rng.sample(range(len(pieces)), max(1, len(pieces) // 6)):
+            pieces[index] = f"⟨{pieces[index]}⟩"
+        pieces.insert(rng.randint(1, len(pieces)), "␤")
+    block = ("".join(pieces).replace("\n", "␤"),)
     place = rng.randint(1, len(text.blocks) - 1)
     return dataclasses.replace(text, blocks=(*text.blocks[:place], block, *text.blocks[place:]))
 

@@ -12,13 +12,11 @@ from pathlib import Path
 from dsmath_jax.workdir import write_jsonl
 
 PEOPLE = (
-    ("Mia", "She"), ("Tom", "He"), ("Ana", "She"), ("Ben", "He"), ("Lily", "She"), ("Omar", "He"),
-    ("Ruth", "She"), ("Ivan", "He"), ("Nora", "She"), ("Hugo", "He"), ("Wei", "He"), ("Sofia", "She"),
+    ("Jonas", "He"), ("Irene", "She"), ("Marta", "She"), ("Olive", "She"), ("Derek", "He"), ("Gina", "She"),
+    ("Tom", "He"), ("Ana", "She"),
 )  # fmt: skip
-THINGS = (
-    "apples", "pens", "coins", "books", "cards", "shells", "eggs", "stamps", "marbles", "cookies", "stickers", "beads",
-)  # fmt: skip
-CONTAINERS = ("boxes", "bags", "baskets", "jars")
+THINGS = ("apples", "pens", "coins", "books", "cards", "cups", "eggs", "tickets", "buttons", "cookies", "stones", "toys")
+CONTAINERS = ("boxes", "bags", "baskets", "rows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +27,16 @@ class Step:
     sentences: tuple[str, ...]
 
 
-# {he} is the person, {n} the number of the step, {things} what is counted.
+# {he} and {she} are the person at the beginning of a sentence and within it, {n} is the number of the step.
 STEPS = (
-    Step("+", ("{he} buys {n} more {things}.", "{he} finds {n} {things}.", "A friend gives {him} {n} {things}.")),
-    Step("-", ("{he} gives away {n} {things}.", "{he} loses {n} {things}.", "{he} sells {n} of the {things}.")),
-    Step("*", ("Then the number of {things} grows to {n} times as many.",)),
-    Step("/", ("{he} shares the {things} equally among {n} friends and keeps one share.",)),
+    Step("+", ("{he} buys {n} more.", "{he} finds {n} more {things}.", "A friend gives {n} more.")),
+    Step("-", ("{he} sells {n}.", "{he} gives {n} away.", "{n} {things} are lost.")),
+    Step("*", ("Then {she} has {n} times as many.",)),
+    Step("/", ("{he} makes {n} equal parts and takes one.",)),
 )
-OPENINGS = ("{name} has {n} {things}.", "There are {n} {things} on the table of {name}.")
+OPENINGS = ("{name} has {n} {things}.", "There are {n} {things} and {name} owns them.")
 GROUPED = "{name} has {a} {containers} with {b} {things} in each."
-QUESTIONS = ("How many {things} does {name} have now?", "How many {things} are left with {name}?")
+QUESTIONS = ("How many {things} does {name} have?", "How many {things} are left?")
 
 
 def problem(random_state: random.Random, steps: Sequence[int], largest: int) -> tuple[str, str, str]:
@@ -56,7 +54,7 @@ def problem(random_state: random.Random, steps: Sequence[int], largest: int) -> 
     words = {
         "name": name,
         "he": he,
-        "him": {"She": "her", "He": "him"}[he],
+        "she": he.lower(),
         "things": random_state.choice(THINGS),
         "containers": random_state.choice(CONTAINERS),
     }

@@ -111,6 +111,8 @@ plant = 月季, 兰花, 绿萝, 多肉, 茉莉, 菊花
 title_garden
   @season怎样养@plant
 garden
+  @season换盆最好，新土里拌一点沙子。
+  @person把@plant种在院子东边，长得比去年高。
   @plant喜欢阳光，每隔@2to9天浇一次水就够了。
   花盆底下要留孔，不然根容易烂。
   我家阳台上的@plant已经开了@2to30朵，香味很@mood。
@@ -122,6 +124,9 @@ title_cinema
   影评：@mood的归途
   @person新片在@city上映
 cinema
+  配角@person的表演@mood，抢了不少镜头。
+  首映礼上@person回忆了在@city拍戏的@30to120天。
+  服装和布景都很@mood，看得出下了功夫。
   导演@person用@mood的镜头讲述了一个小镇的故事。
   影片片长@85to180分钟，后半段节奏有些慢。
   女主角从@city回来，发现老房子已经不在了。
@@ -131,6 +136,10 @@ cinema
 title_motoring
   试驾报告：@mood的小型车
 motoring
+  @person说@city的停车位一小时@5to20元，比油钱还贵。
+  新款车型@season上市，预计有@2to6种颜色可选。
+  隔音做得很@mood，听广播不用开大声。
+  保险每年@2000to7000元，买了@2to6年没有出过险。
   这辆车百公里油耗@4to11升，从@city开到@city只加了一次油。
   售价@8to40万元起，首付@2to7万元，三年免息。
   后备箱可以放下@2to5个行李箱，空间不错。
@@ -140,6 +149,9 @@ motoring
 title_concert
   @person乐队@city演唱会
 concert
+  舞台设计@mood，灯光师@person获得好评。
+  @city体育馆外的歌迷从早上@5to10点开始排队。
+  鼓手@person敲断了一根鼓槌，大家都笑了。
   @person一开口，全场@1000to9000名观众都安静下来。
   门票@180to980元，@season的巡演还有@3to12场。
   小提琴和钢琴的对话非常@mood。

@@ -13,5 +13,5 @@ def write(folder: Path, seed: int, config: ConfigDict) -> None:
     """Writes `problems/` and `crawl/` below `folder`; some pages hold problems of the splits rl and test."""
     write_problems(folder, seed, dict(config.problems), config.steps, config.largest)
     held_out = [row for split in ("rl", "test") for row in read_jsonl(folder / "problems" / f"{split}.jsonl")]
-    texts = [f"{row['question']} {row['solution']}" for row in held_out]
+    texts = [text for row in held_out for text in (row["question"], row["solution"])]
     write_web(folder, seed, texts, config.pages, config.templates)

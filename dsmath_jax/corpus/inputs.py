@@ -1,0 +1,57 @@
+"""The small text files beside the crawl: seed prefixes and page labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dsmath_jax.corpus import urls
+from dsmath_jax.workdir import UserError, read_jsonl
+
+
+def find_inputs(data_dir: Path, pattern: str) -> list[Path]:
+    """The WARC files that match a glob below `data_dir`, sorted by path.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = sorted(path for path in data_dir.glob(pattern) if path.is_file())
+    if not found:
+        raise UserError(f"No WARC file matches {data_dir / pattern}; mend --config.data_dir or --config.corpus.input.")
+    return found
+
+
+def read_seeds(path: Path) -> list[str]:
+    """The URL prefixes of a text file in canonical form, one a line; empty lines and # comments are skipped.
+
+    Raises:
+      UserError: the file is missing or holds no prefix.
+    """
+    if not path.is_file():
+        raise UserError(f"The seed file {path} is missing; write URL prefixes into it, one a line.")
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    prefixes = [urls.canonical_prefix(line) for line in lines if line and not line.startswith("#")]
+    if not prefixes:
+        raise UserError(f"The seed file {path} holds no URL prefix; write some into it, one a line.")
+    return prefixes
+
+
+def read_labels(path: Path) -> dict[str, dict]:
+    """Page labels by canonical URL: rows with `url`, `label` ("math" or "other") and perhaps `contaminated`.
+
+    Raises:
+      UserError: the file is missing or a line is no such row.
+    """
+    labels = {}
+    for number, row in enumerate(read_jsonl(path), 1):
+        if not isinstance(row.get("url"), str) or row.get("label") not in ("math", "other"):
+            raise UserError(f'{path}, line {number}: a label wants "url", and "math" or "other" in "label"; mend it.')
+        labels[urls.canonical(row["url"])] = row
+    if not labels:
+        raise UserError(f"The label file {path} is empty; add labels or set --config.corpus.labels='' to go without.")
+    return labels
+
+
+def below_any(canonical_urls: Sequence[str], prefixes: Sequence[str]) -> np.ndarray:
+    """bool [pages]: canonical URLs that lie below one of the canonical prefixes."""
+    return np.array([any(urls.is_below(url, prefix) for prefix in prefixes) for url in canonical_urls], bool)
