@@ -23,6 +23,13 @@ def get_config() -> ConfigDict:
         "pages": 800,
         "templates": "default",
     }
+    config.corpus = {
+        "input": "crawl/*.warc.gz", "seeds": "crawl/seeds.txt", "labels": "crawl/labels.jsonl", "annotations": "",
+        "benchmarks": ("toy/rl", "toy/test"), "iterations": 3, "top_tokens": 200_000, "min_score": 0.5,
+        "domain_share": 0.1, "stop_overlap": 0.98, "max_positives": 500_000, "max_negatives": 500_000,
+        "fasttext": {"dim": 64, "lr": 0.5, "word_ngrams": 3, "min_count": 1, "epochs": 25, "bucket": 50_000},
+        "ngram": 10, "min_ngram": 3,
+    }  # fmt: skip
     config.tokenizer = {"path": "", "vocab_size": 1536}
     config.model = {
         "layers": 4, "width": 128, "heads": 4, "kv_heads": 4, "head_size": 32, "hidden": 384,

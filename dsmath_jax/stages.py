@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dsmath_jax.corpus import pipeline
-from dsmath_jax.data import documents, tokenizer
+from dsmath_jax.data import chat, documents, tokenizer
 from dsmath_jax.evaluation import evaluate
 from dsmath_jax.report import report
 from dsmath_jax.rl import loop as rl
@@ -35,7 +35,8 @@ def train_tokenizer(config: ConfigDict, workdir: Path) -> dict:
             tokenizer.copy(data_folder(config, workdir) / given, folder)
         else:
             texts = documents.texts(workdir / "corpus" / "documents")
-            tokenizer.train_sentencepiece(texts, folder / "tokenizer.model", config.tokenizer.vocab_size)
+            path, size = folder / "tokenizer.model", config.tokenizer.vocab_size
+            tokenizer.train_sentencepiece(texts, path, size, chat.MARKERS)
     barrier("tokenizer")
     return {"pieces": tokenizer.load(folder).vocab_size}
 

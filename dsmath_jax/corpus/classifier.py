@@ -1,8 +1,9 @@
 """The fastText classifier that tells mathematical pages from random ones (paper section 2.1).
 
-Training runs in a process of its own, with one thread and with an allocator that hands out zeroed pages for large
-blocks: with few threads fastText leaves part of its embedding table as it found the memory, and with several its
-updates race. So the same input gives the same model, bit for bit.
+Training runs in a process of its own, with one thread and with an allocator that zeroes what it hands out: with few
+threads fastText leaves most of its embedding table as it found the memory, and with several its updates race. So the
+same input gives the same model, bit for bit. (A low MALLOC_MMAP_THRESHOLD_ alone does not do for small tables: they fit
+into memory that Python has freed.)
 """
 
 import json
@@ -48,7 +49,7 @@ def train(examples: Iterable[tuple[bool, str]], settings: Mapping, seed: int, fo
     arguments = {ARGUMENTS[name]: value for name, value in settings.items()} | {"seed": seed}
     done = subprocess.run(
         [sys.executable, "-c", TRAINER, str(text), str(model), json.dumps(arguments)],
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+        env=os.environ | {"MALLOC_PERTURB_": "255"},  # memory is filled with the complement of this byte
         capture_output=True,
         text=True,
         check=False,

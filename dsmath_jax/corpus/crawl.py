@@ -18,7 +18,8 @@ class Crawl:
 
     by_url and kept are page numbers: which page stands for the URL, and which for the group of near-duplicates.
     candidate marks the pages that mining is about: those that stand for themselves and have text.
-    math is 1 for a labelled mathematical page, 0 for another labelled one, -1 without a label.
+    math is 1 for a candidate labelled as mathematics, 0 for one labelled as other, -1 for all other pages.
+    planted marks pages labelled as contaminated.
     """
 
     shards: list[Path]
@@ -63,6 +64,9 @@ def read_crawl(sources: list[Path], labels: dict[str, dict], folder: Path) -> Cr
     candidate = (kept == np.arange(len(index))) & np.array([len(bands) > 0 for bands in page_bands])
     if labels and not any(url in labels for url in urls):
         raise UserError("None of the labelled URLs is among the pages read; mend --config.corpus.labels.")
-    math = np.array([{"math": 1, "other": 0}[labels[url]["label"]] if url in labels else -1 for url in urls])
+    math = np.full(len(urls), -1)
+    for page in np.flatnonzero(candidate).tolist():
+        if urls[page] in labels:
+            math[page] = labels[urls[page]]["label"] == "math"
     planted = np.array([bool(labels.get(url, {}).get("contaminated")) for url in urls])
     return Crawl(shards, index, by_url, kept, tokens, candidate, math, planted)

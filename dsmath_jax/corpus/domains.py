@@ -13,7 +13,7 @@ from dsmath_jax.corpus import urls
 from dsmath_jax.workdir import UserError, read_jsonl
 
 # The automatic rule takes a folder of at least so many pages as mathematics where at least so much of it was collected.
-FOLDER_PAGES, FOLDER_SHARE = 3, 0.5
+FOLDER_PAGES, FOLDER_SHARE = 3, 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ def read_annotations(path: Path) -> list[Annotation]:
     """
     annotations = []
     for number, row in enumerate(read_jsonl(path), 1):
-        if not isinstance(row.get("prefix"), str) or not isinstance(row.get("math"), bool):
+        if not urls.host(str(row.get("prefix"))) or not isinstance(row.get("math"), bool):
             raise UserError(
                 f"{path}, line {number}: an annotation wants a URL in 'prefix' and true or false in 'math'; mend it."
             )
@@ -65,10 +65,10 @@ def statistics(hosts: Sequence[str], collected: np.ndarray, math_share: float) -
 
 def annotated_pages(canonical_urls: Sequence[str], annotations: Sequence[Annotation]) -> np.ndarray:
     """bool [pages]: pages whose longest annotated prefix is judged to be mathematics."""
-    below = np.array([f"{url}/" for url in canonical_urls])
-    math = np.zeros(len(below), bool)
+    names = np.array(canonical_urls)
+    math = np.zeros(len(names), bool)
     for annotation in sorted(annotations, key=lambda annotation: len(annotation.prefix)):
-        math[np.strings.startswith(below, annotation.prefix)] = annotation.math
+        math[np.strings.startswith(names, annotation.prefix)] = annotation.math
     return math
 
 

@@ -42,6 +42,7 @@ XML_START = re.compile(r"\s*<\?xml\b")
 EMPTY_ELEMENT = re.compile(
     r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)([\w:]+)((?:\s[^<>]*)?)/>", re.IGNORECASE
 )
+DISPLAY_STYLE = re.compile(r"\{\\displaystyle (.*)\}")  # how MediaWiki wraps every formula
 FORMULA_TEXT = re.compile(
     r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL
 )
@@ -107,7 +108,7 @@ def _outermost(nodes: list[Any]) -> list[Any]:
 def _latex(node: Any) -> str:
     """The source of one formula element, "" where it tells none."""
     if node.tag == "img":
-        return _one_line(node.getattr("alt") or "")
+        return _one_line(node.getattr("alt"))
     if node.tag == "script":
         return _one_line(node.text)
     annotation = node.query_selector("annotation[encoding*='tex' i]")
@@ -118,8 +119,10 @@ def _latex(node: Any) -> str:
     return _one_line(source or (to_latex(math) if math is not None else ""))
 
 
-def _one_line(latex: str) -> str:
-    return " ".join(latex.split()).removeprefix("{\\displaystyle ").strip("$ ") if latex else ""
+def _one_line(latex: str | None) -> str:
+    line = " ".join((latex or "").split()).strip("$ ")
+    wrapped = DISPLAY_STYLE.fullmatch(line)
+    return wrapped[1].strip() if wrapped else line
 
 
 def _is_display(node: Any) -> bool:

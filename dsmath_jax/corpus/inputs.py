@@ -25,12 +25,18 @@ def read_seeds(path: Path) -> list[str]:
     """The URL prefixes of a text file in canonical form, one a line; empty lines and # comments are skipped.
 
     Raises:
-      UserError: the file is missing or holds no prefix.
+      UserError: the file is missing, holds no prefix, or has a line that is none.
     """
     if not path.is_file():
         raise UserError(f"The seed file {path} is missing; write URL prefixes into it, one a line.")
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    prefixes = [urls.canonical_prefix(line) for line in lines if line and not line.startswith("#")]
+    prefixes = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        prefix = line.strip()
+        if not prefix or prefix.startswith("#"):
+            continue
+        if not urls.host(prefix):
+            raise UserError(f"{path}, line {number}: '{prefix}' is no URL prefix such as https://a.org/b/; mend it.")
+        prefixes.append(urls.canonical_prefix(prefix))
     if not prefixes:
         raise UserError(f"The seed file {path} holds no URL prefix; write some into it, one a line.")
     return prefixes
@@ -54,4 +60,4 @@ def read_labels(path: Path) -> dict[str, dict]:
 
 def below_any(canonical_urls: Sequence[str], prefixes: Sequence[str]) -> np.ndarray:
     """bool [pages]: canonical URLs that lie below one of the canonical prefixes."""
-    return np.array([any(urls.is_below(url, prefix) for prefix in prefixes) for url in canonical_urls], bool)
+    return np.array([url.startswith(tuple(prefixes)) for url in canonical_urls], bool)

@@ -50,12 +50,6 @@ def iterate(
     Raises:
       UserError: the seeds or the token limit cover everything, so that nothing can be told apart.
     """
-    tokens = int(crawl.tokens[crawl.candidate].sum())
-    if tokens <= config.top_tokens:
-        raise UserError(
-            f"The {crawl.candidate.sum()} pages together have {tokens} tokens, and --config.corpus.top_tokens="
-            f"{config.top_tokens} would collect them all; give a smaller number."
-        )
     urls, hosts = crawl.column("canonical_url"), crawl.column("host")
     candidate_hosts = [hosts[page] for page in np.flatnonzero(crawl.candidate).tolist()]
     positive, collected, first = seeds, np.zeros(len(urls), bool), np.zeros(len(urls), np.int64)
@@ -69,7 +63,12 @@ def iterate(
             score_pages(crawl, positives, negatives, config.fasttext, random, path)
         scores = pq.read_table(path).column("score").to_numpy()
 
-        before, collected = collected, select.top_tokens(scores, crawl.tokens, config.top_tokens)
+        before, collected = collected, select.top_tokens(scores, crawl.tokens, config.top_tokens, config.min_score)
+        if collected[crawl.candidate].all():
+            raise UserError(
+                f"Iteration {iteration} collected every page: all {crawl.candidate.sum()} together have "
+                f"{crawl.tokens[crawl.candidate].sum()} tokens; give --config.corpus.top_tokens a smaller number."
+            )
         first[collected & (first == 0)] = iteration
         overlap = float((before & collected).sum() / max(collected.sum(), 1))
         statistics = domains.statistics(candidate_hosts, collected[crawl.candidate], config.domain_share)

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "benchmarks": (),  # names of data/benchmarks.py
     "iterations": 4,
     "top_tokens": 40_000_000_000,  # N, per iteration
+    "min_score": 0.0,  # pages that score less are not collected, even where N has room
     "domain_share": 0.1,
     "stop_overlap": 0.98,
     "max_positives": 500_000,

@@ -3,14 +3,15 @@
 import numpy as np
 
 
-def top_tokens(scores: np.ndarray, tokens: np.ndarray, limit: int) -> np.ndarray:
+def top_tokens(scores: np.ndarray, tokens: np.ndarray, limit: int, floor: float = 0.0) -> np.ndarray:
     """bool [pages]: the longest prefix of the ranking (score falling, ties by page number) of at most `limit` tokens.
 
     Args:
-      scores: float [pages]; NaN takes a page out of the ranking.
+      scores: float [pages]; NaN takes a page out of the ranking, and so does a score below `floor`.
       tokens: int64 [pages].
     """
-    ranking = np.lexsort((np.arange(len(scores)), -scores))[: np.count_nonzero(~np.isnan(scores))]
+    ranked = np.flatnonzero(scores >= floor)
+    ranking = ranked[np.argsort(-scores[ranked], kind="stable")]
     collected = np.zeros(len(scores), bool)
     collected[ranking[np.cumsum(tokens[ranking]) <= limit]] = True
     return collected

@@ -25,7 +25,11 @@ def host(url: str) -> str:
 
 
 def canonical(url: str) -> str:
-    """The form in which equal pages have equal addresses: `host/path?query`, without scheme, visit and fragment."""
+    """The form in which equal pages have equal addresses: `host/path/?query`, without scheme, visit and fragment.
+
+    The path always ends in a slash, so that a page lies below a folder's prefix whether it is the folder's own page
+    (`/a`, `/a/`, `/a/index.html`), one of its queries (`/a?page=2`) or a file in it.
+    """
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -33,7 +37,7 @@ def canonical(url: str) -> str:
         return url.strip()
     place = host(url) + (f":{port}" if port and port != DEFAULT_PORT.get(parts.scheme.lower()) else "")
     path = INDEX_FILE.sub("/", PATH_SESSION.sub("", parts.path))
-    path = quote(unquote_to_bytes(path), safe=PATH_CHARACTERS).rstrip("/")
+    path = quote(unquote_to_bytes(path), safe=PATH_CHARACTERS).rstrip("/") + "/"
     query = sorted(
         (name, value)
         for name, value in parse_qsl(parts.query, keep_blank_values=True, errors="surrogateescape")
@@ -43,17 +47,16 @@ def canonical(url: str) -> str:
 
 
 def canonical_prefix(prefix: str) -> str:
-    """A URL prefix in canonical form. It keeps its last slash, and a bare host gets one, so that names end there."""
+    """A URL prefix in canonical form: `canonical(url).startswith(canonical_prefix(prefix))` tells what lies below it.
+
+    A last name without a slash stands for all that begin with it (`/part` for `/part1/`), except for a bare host.
+    """
     form = canonical(prefix)
-    return form + "/" if prefix.rstrip().endswith("/") or "/" not in form else form
-
-
-def is_below(canonical_url: str, prefix: str) -> bool:
-    """Whether a canonical URL begins with a canonical prefix (or is the very folder that it names)."""
-    return f"{canonical_url}/".startswith(prefix)
+    names_folder = prefix.rstrip().endswith("/") or form.count("/") == 1 or "?" in form
+    return form if names_folder else form.rstrip("/")
 
 
 def folders(canonical_url: str) -> list[str]:
-    """The prefixes of a canonical URL that end at a slash, the host first: a.b/c/d gives a.b/ and a.b/c/."""
+    """The prefixes of a canonical URL that end at a slash, the host first: a.b/c/?q=1 gives a.b/ and a.b/c/."""
     path = canonical_url.partition("?")[0]
-    return [path[: at + 1] for at, letter in enumerate(path) if letter == "/"] or [f"{path}/"]
+    return [path[: at + 1] for at, letter in enumerate(path) if letter == "/"]

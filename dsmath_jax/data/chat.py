@@ -6,6 +6,7 @@ from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.tokenizer import Tokenizer
 
 USER, ASSISTANT = "User: {question}\n\nAssistant:", " {solution}"
+MARKERS = ("User:", "Assistant:")  # one token each in a tokenizer that we train
 
 
 def prompt_ids(tokenizer: Tokenizer, question: str) -> list[int]:

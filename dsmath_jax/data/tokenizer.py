@@ -92,11 +92,12 @@ def load(path: str | Path) -> Tokenizer:
         raise UserError(f"The tokenizer {found} cannot be read ({reason}); give another file.") from None
 
 
-def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> None:
+def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int, markers: Sequence[str] = ()) -> None:
     """Trains a SentencePiece BPE model on `texts`: digits split, byte fallback, text left as it is (paper §2.2: DeepSeek's
     tokenizer splits numbers into single digits).
 
-    Ids: 0 unknown, 1 BOS, 2 EOS. White space is kept and newline is a token, so `decode(encode(text)) == text`.
+    Ids: 0 unknown, 1 BOS, 2 EOS. White space is kept; newline and the `markers` are
+    tokens whatever the texts hold, so `decode(encode(text)) == text`.
 
     Raises:
       UserError: the texts hold too few distinct pieces for `vocab_size`.
@@ -114,7 +115,7 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int) -> No
             split_digits=True,
             byte_fallback=True,
             character_coverage=0.9995,
-            user_defined_symbols=["\n"],
+            user_defined_symbols=["\n", *markers],
             max_sentence_length=65536,
             num_threads=1,
             minloglevel=2,

@@ -1,0 +1,40 @@
+"""Small WARC files made by the tests themselves, and the real crawl where there is one."""
+
+import gzip
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+
+def member(url: str, body: bytes, date: str = "2026-01-01T00:00:00Z", kind: str = "response", head: str = "") -> bytes:
+    """One gzip member with one WARC record; `head` replaces the HTTP header."""
+    head = head or "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8"
+    block = head.encode() + b"\r\n\r\n" + body
+    fields = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: {date}\r\n"
+    return gzip.compress(f"{fields}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n", mtime=0)
+
+
+@pytest.fixture
+def record() -> Callable[..., bytes]:
+    return member
+
+
+@pytest.fixture
+def write_warc(tmp_path: Path) -> Callable[[str, Sequence[bytes]], Path]:
+    def write(name: str, members: Sequence[bytes]) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(members))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def crawl() -> Path:
+    folder = Path(os.environ.get("DSMATH_DATA", Path(__file__).parents[2] / "../shared/data")) / "crawl"
+    if not folder.is_dir():
+        pytest.skip(f"the real crawl is not at {folder}; set DSMATH_DATA")
+    return folder

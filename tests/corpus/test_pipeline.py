@@ -1,0 +1,186 @@
+"""The whole pipeline on a small web that these tests write themselves."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ml_collections import ConfigDict
+
+from dsmath_jax.corpus import pipeline
+from dsmath_jax.workdir import UserError, write_jsonl
+
+MATH = "prime integer sum root proof angle \\(x^2\\) \\(\\frac{1}{2}\\) divide fraction even odd term limit".split()
+OTHER = "weather town shoes goal price film star garden tea bus winter music dress boat hotel river".split()
+QUESTION = "Mara buys nine green lamps and sells four of them to her old uncle on Sunday. How many are left?"
+
+
+def page(words: list[str], random_state: random.Random) -> bytes:
+    text = " ".join(random_state.choice(words) + random_state.choice(["", " the", " of a", " and"]) for _ in range(120))
+    return f"<html><body><nav>Home</nav><main><h1>Page</h1><p>{text}</p></main></body></html>".encode()
+
+
+@pytest.fixture
+def web(tmp_path: Path, record: Callable, write_warc: Callable) -> Path:
+    """Two WARC files: a seed host, a mathematical one, a mixed one and others, with duplicates and a planted page."""
+    random_state = random.Random(0)
+    pages = [(f"http://seed.test/lessons/{n}", "math", page(MATH, random_state)) for n in range(15)]
+    pages += [(f"http://far.test/math/{n}", "math", page(MATH, random_state)) for n in range(15)]
+    pages += [(f"http://mixed.test/sums/{n}", "math", page(MATH, random_state)) for n in range(10)]
+    pages += [(f"http://mixed.test/news/{n}", "other", page(OTHER, random_state)) for n in range(10)]
+    pages += [(f"http://o{n % 4}.test/a/{n}", "other", page(OTHER, random_state)) for n in range(40)]
+    planted = page(MATH, random_state).replace(b"</p>", f"</p><p>{QUESTION}</p>".encode())
+    pages.append(("http://far.test/math/planted", "math", planted))
+    copy, near = pages[15][2], pages[16][2].replace(b"<h1>Page</h1>", b"<h1>Other</h1>")
+    pages += [("https://far.test/math/0?utm_source=x", "math", copy), ("http://copy.test/b", "math", near)]
+    random_state.shuffle(pages)
+    old = {"http://copy.test/b", "https://far.test/math/0?utm_source=x"}
+    members = [record(url, body, date="2025" if url in old else "2026") for url, _, body in pages]
+    write_warc("data/crawl/a.warc.gz", [*members[:40], b"garbage"])
+    write_warc("data/crawl/b.warc.gz", members[40:])
+    data = tmp_path / "data"
+    (data / "crawl/seeds.txt").write_text("# lessons\nhttp://seed.test/lessons/\n")
+    rows = [{"url": url, "label": label, "contaminated": url.endswith("planted")} for url, label, _ in pages]
+    write_jsonl(data / "crawl/labels.jsonl", rows)
+    write_jsonl(
+        data / "problems/test.jsonl", [{"id": "t/0", "question": QUESTION, "solution": "9 - 4 = 5", "answer": "5"}]
+    )
+    return data
+
+
+def config(**fields) -> ConfigDict:
+    small = {"dim": 16, "lr": 0.5, "word_ngrams": 2, "min_count": 1, "epochs": 25, "bucket": 20_000}
+    given = {"labels": "crawl/labels.jsonl", "benchmarks": ("toy/test",), "min_score": 0.5, "fasttext": small}
+    return ConfigDict({**pipeline.DEFAULTS, **given, **fields})
+
+
+def outputs(out: Path) -> dict[str, object]:
+    tables = [out / "decisions.parquet", *sorted((out / "documents").glob("*.parquet"))]
+    return {path.name: pq.read_table(path).to_pydict() for path in tables} | json.loads(
+        (out / "summary.json").read_text()
+    )
+
+
+def test_from_warc_to_documents(web, tmp_path):
+    out = tmp_path / "corpus"
+    summary = pipeline.mine(config(), 0, web, out)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert [count for _, count in summary["funnel"]] == [93, 92, 91, 91, 41, 40]
+    assert summary["pages_read"] == 93
+    assert summary["precision"] == summary["recall"] == 1.0
+    planted = [summary[f"contaminated_{what}"] for what in ("planted", "removed", "left")]
+    assert planted == [1, 1, 0]
+    assert summary["damage"] == {"bytes between records": 1}
+    assert summary["languages"] == {"en": 40}
+
+    hosts = {row["host"]: row for row in summary["domains"]}
+    assert hosts["mixed.test"] == {
+        "host": "mixed.test", "pages": 20, "collected": 10, "share": 0.5, "math_related": True
+    }  # fmt: skip
+    assert not hosts["o1.test"]["math_related"]
+    assert summary["iterations"][0]["positives"] == summary["iterations"][0]["negatives"] == 15
+    assert summary["iterations"][-1]["overlap"] >= 0.98
+
+    documents = [
+        row for path in sorted((out / "documents").glob("*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+    assert len(documents) == summary["documents_kept"] == 40
+    assert all("\\frac" in row["text"] and "Home" not in row["text"] and row["iteration"] >= 1 for row in documents)
+
+    decisions = {row["url"]: row for row in pq.read_table(out / "decisions.parquet").to_pylist()}
+    assert len(decisions) == 93
+    assert (
+        decisions["https://far.test/math/0?utm_source=x"]["duplicate_of"] == decisions["http://far.test/math/0"]["id"]
+    )
+    assert decisions["http://copy.test/b"]["duplicate_of"] == decisions["http://far.test/math/1"]["id"]
+    assert decisions["http://copy.test/b"]["score"] is None
+    assert decisions["http://far.test/math/planted"]["contaminated_by"] == "toy/test/0"
+    assert decisions["http://far.test/math/planted"]["contaminated_ngram"].startswith("mara buys nine green lamps")
+    assert decisions["http://o1.test/a/1"]["iteration"] is None
+    assert decisions["http://o1.test/a/1"]["score"] < 0.5
+
+
+def test_annotated_pages_that_were_missed_become_seeds(web, tmp_path):
+    write_jsonl(web / "crawl/annotations.jsonl", [{"prefix": "http://far.test/math/", "math": True, "note": ""}])
+    some = config(
+        annotations="crawl/annotations.jsonl", top_tokens=3_000, min_score=0.0, iterations=2, domain_share=0.01
+    )
+    summary = pipeline.mine(some, 0, web, tmp_path / "corpus")
+    first, second = summary["iterations"]
+    decisions = pq.read_table(tmp_path / "corpus/decisions.parquet").to_pylist()
+    assert 15 < second["positives"] <= 31
+    assert first["tokens"] <= 3_000
+    assert second["tokens"] <= 3_000
+    assert sum(row["tokens"] for row in decisions if row["iteration"]) == second["tokens"]
+    assert summary["domain_rule"] == "annotations"
+
+
+def run(data: Path, out: Path) -> None:
+    os.setsid()
+    pipeline.mine(config(), 0, data, out)
+
+
+def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
+    pipeline.mine(config(), 0, web, tmp_path / "undisturbed")
+    out = tmp_path / "killed"
+    for landmark in ("pages/*.parquet", "iterations/.training*", "iterations/1.parquet", "documents/*"):
+        process = multiprocessing.get_context("spawn").Process(target=run, args=(web, out))
+        process.start()
+        while process.is_alive() and not list(out.glob(landmark)):
+            time.sleep(0.002)
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("[pi]*/*.parquet")}
+    pipeline.mine(config(), 0, web, out)
+    assert outputs(out) == outputs(tmp_path / "undisturbed")
+    assert stamps
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fields", "words"),
+    [
+        (None, {"input": "crawl/*.gone"}, "No WARC file matches"),
+        (("crawl/b.warc.gz", "text"), {}, "not a WARC file"),
+        (("crawl/b.warc.gz", ""), {}, "is empty"),
+        (("crawl/seeds.txt", "# none\n"), {}, "holds no URL prefix"),
+        (None, {"seeds": "crawl/none.txt"}, "is missing"),
+        (("crawl/seeds.txt", "http://nowhere.test/\n"), {}, "No page read lies below"),
+        (("crawl/seeds.txt", "http://\nseed.test\n"), {}, "is no URL prefix"),
+        (("crawl/labels.jsonl", '{"url": "http://far.test/", "label": "maths"}\n'), {}, "line 1"),
+        (("crawl/labels.jsonl", "no json\n"), {}, "line 1"),
+        (("crawl/labels.jsonl", '{"url": "http://nowhere.test/", "label": "math"}\n'), {}, "None of the labelled URLs"),
+        (None, {"min_score": 0.0}, "collected every page"),
+        (None, {"benchmarks": ("toy/none",)}, "Unknown benchmark"),
+    ],
+)
+def test_bad_input_is_one_sentence(web, tmp_path, spoil, fields, words):
+    if spoil:
+        (web / spoil[0]).write_text(spoil[1])
+    with pytest.raises(UserError, match=words) as error:
+        pipeline.mine(config(**fields), 0, web, tmp_path / "corpus")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "corpus/summary.json").exists()
+    assert not (tmp_path / "corpus/documents").exists()
+
+
+def test_seeds_that_cover_everything(web, tmp_path):
+    hosts = ["seed", "far", "mixed", "copy", *(f"o{n}" for n in range(4))]
+    (web / "crawl/seeds.txt").write_text("\n".join(f"http://{host}.test/" for host in hosts))
+    with pytest.raises(UserError, match="seeds cover every page"):
+        pipeline.mine(config(), 0, web, tmp_path / "corpus")
+
+
+def test_a_crawl_without_html(web, tmp_path, record, write_warc):
+    write_warc(
+        "data/only/a.warc.gz", [record("http://a.test/", b"GIF89a", head="HTTP/1.1 200 OK\r\nContent-Type: image/gif")]
+    )
+    with pytest.raises(UserError, match="hold no HTML page"):
+        pipeline.mine(config(input="only/*"), 0, web, tmp_path / "corpus")
