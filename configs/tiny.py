@@ -37,13 +37,13 @@ def get_config() -> ConfigDict:
         "compute_dtype": "float32", "remat": "none",
     }  # fmt: skip
     config.pretrain = {
-        "init": "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 128, "batch_size": 32,
-        "steps": 200, "accumulate": 1, "checkpoint_every": 50, "eval_every": 50, "eval_rows": 64,
-        **optimizer(2e-3, 20, "multi_step"),
+        "init": "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 128, "batch_size": 8,
+        "steps": 500, "accumulate": 1, "checkpoint_every": 100, "eval_every": 100, "eval_rows": 64,
+        **optimizer(3e-3, 20, "multi_step"),
     }  # fmt: skip
     config.sft = {
-        "data": ("toy/train",), "sequence_length": 128, "batch_size": 32, "steps": 300, "accumulate": 1,
-        "checkpoint_every": 50, "eval_every": 25, "eval_rows": 64, **optimizer(1e-3, 20),
+        "data": ("toy/train",), "sequence_length": 128, "batch_size": 8, "steps": 800, "accumulate": 1,
+        "checkpoint_every": 100, "eval_every": 50, "eval_rows": 64, **optimizer(1e-3, 20),
     }  # fmt: skip
     config.reward_model = {
         "data": ("toy/train",), "init": "sft", "problems": 400, "samples": 4, "max_new_tokens": 44, "batch_size": 32,

@@ -37,7 +37,9 @@ def make_mesh(fsdp: int = -1, tensor: int = 1) -> Mesh:
     devices = jax.device_count()
     fsdp = devices // tensor if fsdp == -1 else fsdp
     if fsdp * tensor != devices:
-        raise UserError(f"mesh fsdp={fsdp} x tensor={tensor} does not multiply to the {devices} devices; change config.mesh.")
+        raise UserError(
+            f"mesh fsdp={fsdp} x tensor={tensor} does not multiply to the {devices} devices; change config.mesh."
+        )
     return jax.make_mesh((fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
@@ -61,7 +63,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def shardings_like(tree: Any, mesh: Mesh) -> Any:
-    """A NamedSharding for each leaf of a pytree of parameters or of optimizer state, whose paths end as the parameters'."""
+    """A NamedSharding for each leaf of parameters, or of optimizer state, whose paths end as the parameters'."""
 
     def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         spec = spec_of(path_name(path), leaf.shape, mesh) if leaf.ndim else PartitionSpec()

@@ -37,7 +37,7 @@ def train(examples: Iterable[tuple[bool, str]], settings: Mapping, seed: int, fo
 
     Args:
       settings: dim, lr, word_ngrams, min_count, epochs, bucket.
-      folder: where the training text and the model lie meanwhile; overwritten, and left for the caller to remove.
+      folder: where the training text and the model are put; the caller removes it.
 
     Raises:
       RuntimeError: fastText failed, with what it wrote.

@@ -1,7 +1,7 @@
 """The iterated mining of paper section 2.1: classify, collect, find math-related domains, enlarge the seeds, repeat."""
 
 import dataclasses
-import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 from dsmath_jax.corpus import classifier, domains, select
 from dsmath_jax.corpus.crawl import Crawl
 from dsmath_jax.progress import track
-from dsmath_jax.workdir import UserError, atomic_path
+from dsmath_jax.workdir import UserError, atomic_path, remove
+
+TRAINING = ".training-"  # how the folders of running trainings begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +127,17 @@ def score_pages(
     path: Path,
 ) -> None:
     """Trains a classifier and writes its score of every page (NaN for those that are no candidates) to `path`."""
-    folder = path.with_name(".training")
-    model = classifier.train(
-        examples(crawl, positives, negatives, random), settings, int(random.integers(2**31)), folder
-    )
-    scores = np.full(len(crawl.candidate), np.nan, np.float32)
-    normals = (normal for _, normal in crawl.bodies("normal", crawl.candidate))
-    scores[crawl.candidate] = list(classifier.scores(model, normals))
-    shutil.rmtree(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f"{TRAINING}*"):
+        remove(stale)
+    # A folder of our own: the training process of a killed run may live on and write into its folder.
+    with tempfile.TemporaryDirectory(prefix=TRAINING, dir=path.parent, ignore_cleanup_errors=True) as folder:
+        model = classifier.train(
+            examples(crawl, positives, negatives, random), settings, int(random.integers(2**31)), Path(folder)
+        )
+        scores = np.full(len(crawl.candidate), np.nan, np.float32)
+        normals = (normal for _, normal in crawl.bodies("normal", crawl.candidate))
+        scores[crawl.candidate] = list(classifier.scores(model, normals))
     with atomic_path(path) as temporary:
         pq.write_table(pa.table({"id": crawl.index.column("id"), "score": scores}), temporary)
 

@@ -13,8 +13,8 @@ from dsmath_jax.workdir import UserError
 class Batches:
     """Rows of packed ArrayRecord files, shuffled anew each epoch, mixed by weight.
 
-    `batches(step)` gives this process's share of batch `step`: rows `process_index`, `process_index + process_count`, ...
-    of the global batch, so that another number of processes sees the same global batches.
+    `batches(step)` gives this process's share of batch `step`: rows `process_index`, `process_index + process_count`,
+    ... of the global batch, so that another number of processes sees the same global batches.
     """
 
     def __init__(
@@ -32,7 +32,9 @@ class Batches:
           UserError: a source is missing or empty, or the batch does not divide by the processes.
         """
         if batch_size % process_count:
-            raise UserError(f"batch_size {batch_size} does not divide by {process_count} processes; change one of them.")
+            raise UserError(
+                f"batch_size {batch_size} does not divide by {process_count} processes; change one of them."
+            )
         parts = []
         for path, _ in sources:
             if not path.is_file():

@@ -49,7 +49,7 @@ def _cmath(identity: str, row: dict) -> Record:
 
 
 def _mgsm(identity: str, row: dict) -> Record:
-    return Record(identity, row["question"], "", str(row["answer"]))
+    return Record(identity, row["messages"][0]["content"], "", row["answer"])
 
 
 SOURCES: dict[str, Source] = {
@@ -59,6 +59,7 @@ SOURCES: dict[str, Source] = {
     "gsm8k/train": Source("gsm8k/train.jsonl", _gsm8k),
     "gsm8k/test": Source("gsm8k/test.jsonl", _gsm8k),
     "cmath/test": Source("cmath/test.jsonl", _cmath),
+    "mgsm_zh/test": Source("mgsm_zh/test.jsonl", _mgsm),
 }
 
 

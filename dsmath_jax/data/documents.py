@@ -9,7 +9,7 @@ from dsmath_jax.workdir import UserError, read_jsonl
 
 
 def texts(path: Path, language: str = "") -> Iterator[str]:
-    """The texts of Parquet (`text`, `language`), JSONL (`text`) or plain-text files, streamed in the order of their names.
+    """The texts of Parquet (`text`, `language`), JSONL (`text`) or plain-text files, streamed in their names' order.
 
     Args:
       path: a file, or a folder whose files are read.

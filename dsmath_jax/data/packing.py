@@ -1,7 +1,7 @@
 """Token sequences packed into rows of fixed length, kept as ArrayRecord files.
 
-A row is `[3, T+1] int32`: tokens, segment ids (1, 2, ... within the row; 0 is padding) and a mask of the tokens that are
-to be learned. One token more than a training sequence is long, since inputs and targets are the row shifted by one.
+A row is `[3, T+1] int32`: tokens, segment ids (1, 2, ... within the row; 0 is padding) and a mask of the tokens that
+are to be learned. One token more than a training sequence is long, since inputs and targets are the row shifted by one.
 """
 
 import dataclasses
@@ -81,7 +81,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
 
 
 def batch_of_rows(rows: Int[np.ndarray, "B 3 T+1"]) -> dict[str, np.ndarray]:
-    """Rows to a language-model batch: tokens, targets, segment_ids, positions `[B,T] int32`, loss_weights `[B,T] float32`.
+    """Rows to a language-model batch: tokens, targets, segment_ids, positions `[B,T] int32`, loss_weights `[B,T]
+    float32`.
 
     A target counts where it is to be learned and belongs to the segment of its input token.
     """

@@ -63,7 +63,9 @@ class HuggingFaceTokenizer:
             found = self._tokenizer.token_to_id(name)
             if found is not None:
                 return found
-        raise UserError(f"{path} has no {kind.upper()} token; name it as {kind}_token in tokenizer_config.json beside it.")
+        raise UserError(
+            f"{path} has no {kind.upper()} token; name it as {kind}_token in tokenizer_config.json beside it."
+        )
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -93,11 +95,11 @@ def load(path: str | Path) -> Tokenizer:
 
 
 def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int, markers: Sequence[str] = ()) -> None:
-    """Trains a SentencePiece BPE model on `texts`: digits split, byte fallback, text left as it is (paper §2.2: DeepSeek's
-    tokenizer splits numbers into single digits).
+    """Trains a SentencePiece BPE model on `texts`: digits split, byte fallback, text left as it is (paper §2.2:
+    DeepSeek's tokenizer splits numbers into single digits).
 
-    Ids: 0 unknown, 1 BOS, 2 EOS. White space is kept; newline and the `markers` are
-    tokens whatever the texts hold, so `decode(encode(text)) == text`.
+    Ids: 0 unknown, 1 BOS, 2 EOS. White space is kept; newline and the `markers` are tokens whatever the texts hold, so
+    `decode(encode(text)) == text`.
 
     Raises:
       UserError: the texts hold too few distinct pieces for `vocab_size`.
@@ -122,7 +124,9 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int, marke
         )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"SentencePiece could not train {vocab_size} pieces ({reason}); set tokenizer.vocab_size.") from None
+        raise UserError(
+            f"SentencePiece could not train {vocab_size} pieces ({reason}); set tokenizer.vocab_size."
+        ) from None
     with atomic_write(path, "wb") as file:
         file.write(model.getvalue())
 

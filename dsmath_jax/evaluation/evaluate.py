@@ -1,4 +1,7 @@
-"""Stage `evaluate`: greedy accuracy, maj@k and pass@k of the base, SFT and RL models on held-out problems (paper §5.2.2)."""
+"""Stage `evaluate`: greedy accuracy, maj@k and pass@k of the base, SFT and RL models on held-out problems.
+
+Paper §5.2.2.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +26,10 @@ MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
-    """Writes `evaluate/<model>.jsonl` (every completion, graded) and `evaluate/summary.json`. A model that has its file is
-    not sampled again."""
+    """Writes `evaluate/<model>.jsonl` (every completion, graded) and `evaluate/summary.json`.
+
+    A model that has its file is not sampled again.
+    """
     ours, folder, mesh = config.evaluate, workdir / "evaluate", make_mesh(**config.mesh)
     text_tokenizer = tokenizer.load(workdir / "tokenizer")
     data_dir = data_folder(config, workdir)
@@ -88,7 +93,7 @@ def _answer(
 
 
 def summarise(rows: Sequence[dict], temperature: float, seed: int) -> dict:
-    """Fractions with 95 % intervals (Wilson for greedy, bootstrap over problems for maj@k and pass@k) of graded rows."""
+    """Fractions of graded rows with 95 % intervals: Wilson's for greedy, bootstrap over problems for maj@k and pass@k."""
     count = len(rows[0]["samples"])
     greedy = [row["greedy"]["correct"] for row in rows]
     voted = [

@@ -5,7 +5,8 @@ from fractions import Fraction
 
 # What ends a worked solution; the last one in a text counts.
 FINAL_ANSWER = re.compile(r"[Tt]he answer is:?\s*\$?\s*([^\n]*)")
-NUMBER = re.compile(r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
+UNSIGNED = r"(?:\d+(?:,\d{3})*(?:\.\d+)?|(?<!\w)\.\d+)"
+NUMBER = re.compile(rf"([-+]?{UNSIGNED})(?:/({UNSIGNED}))?")
 
 
 def extract(completion: str) -> str | None:
@@ -18,13 +19,14 @@ def extract(completion: str) -> str | None:
 
 
 def number(answer: str) -> Fraction | None:
-    """An answer as an exact number ("1,234.50", "3/4", "$12", "5 apples"), or None where it does not hold exactly one."""
-    numbers = NUMBER.findall(answer)
+    """An answer as an exact number ("1,234.50", "3/4", "-$12", "5 apples"), or None where it holds not exactly one."""
+    numbers = NUMBER.findall(answer.replace("$", ""))
     if len(numbers) != 1:
         return None
+    above, below = (part.replace(",", "") for part in numbers[0])
     try:
-        return Fraction(numbers[0].replace(",", ""))
-    except ZeroDivisionError:
+        return Fraction(above) / Fraction(below or 1)
+    except (ValueError, ZeroDivisionError):  # more digits than Python turns into a number, or a division by zero
         return None
 
 

@@ -1,5 +1,7 @@
-"""Attention over packed sequences and over a decode cache. Axis letters: see `llama.py`; S is a key's place; the G = N/K query
-heads of a key head and their tokens share one axis Q = G x T, so that every product is a plain batched matrix product.
+"""Attention over packed sequences and over a decode cache.
+
+Axis letters: see `llama.py`; S is a key's place; the G = N/K query heads of a key head and their tokens share one axis
+Q = G x T, so that every product is a plain batched matrix product.
 
 The backward pass is written out: it makes the T x S probabilities again from the log-normaliser instead of keeping them
 for every layer, which on a CPU costs more than the matrix products.

@@ -1,7 +1,8 @@
 """The LLaMA-architecture decoder (paper §2.2, §2.3): RMSNorm, rotary embeddings, grouped-query attention, SwiGLU.
 
 Axis letters: B batch, T tokens, D model, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
-L layers, S cache slots, R rows of a decode batch, P prompts. The model knows no mesh: it calls the `constrain(x, "BTD")` and `attention` it is handed.
+L layers, S cache slots, R rows of a decode batch, P prompts. The model knows no mesh: it calls the
+`constrain(x, "BTD")` and `attention` it is handed.
 """
 
 import math

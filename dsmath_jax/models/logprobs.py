@@ -22,7 +22,7 @@ def token_logprobs(
     """Log-probability of each target under softmax(logits / temperature), and the entropy of that softmax (nats).
 
     Returns:
-      logprobs and entropy, float32.
+      logprobs and entropy, float32 (float64 where `hidden` is).
     """
     shape = targets.shape
     rows = hidden.reshape(-1, hidden.shape[-1])
@@ -34,7 +34,8 @@ def token_logprobs(
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def one(rows: Array, ids: Array) -> tuple[Array, Array]:
-        logits = jnp.einsum("CD,DV->CV", rows, head.astype(rows.dtype), preferred_element_type=jnp.float32)
+        wide = jnp.promote_types(rows.dtype, jnp.float32)
+        logits = jnp.einsum("CD,DV->CV", rows, head.astype(rows.dtype), preferred_element_type=wide)
         logits = logits / temperature
         normaliser = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]

@@ -109,7 +109,8 @@ def _within_limit(
     asked = [(record, chat.prompt_ids(text_tokenizer, record.question)) for record in records]
     kept = [(record, prompt) for record, prompt in asked if len(prompt) <= limit]
     if len(kept) < len(asked):
-        logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", len(asked) - len(kept), len(asked), limit)
+        left_out = len(asked) - len(kept)
+        logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", left_out, len(asked), limit)
     if not kept:
         raise UserError(f"rl: no prompt of rl.data has at most {limit} tokens; raise rl.max_prompt_tokens.")
     return [record for record, _ in kept], [prompt for _, prompt in kept]

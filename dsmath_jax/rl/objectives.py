@@ -30,8 +30,9 @@ class PolicyObjective:
     """GRPO's objective (paper Eq. 3), negated.
 
     The batch of `rollouts.batch_of` is joined by `advantages`, `old_logprobs`, `ref_logprobs`, all `[B,T] float32`;
-    `loss_weights` is 1 on the targets that are completion tokens, EOS among them. Every completion is divided by its own
-    length 1/|o_i|, and the weight of a batch is its number of completions, so micro-batches never change the mathematics.
+    `loss_weights` is 1 on the targets that are completion tokens, EOS among them. Every completion is divided by its
+    own length |o_i|, and the weight of a batch is its number of completions, so micro-batches never change the
+    mathematics.
     """
 
     clip_eps: float

@@ -14,9 +14,7 @@ def prompts_of_step(seed: int, step: int, prompts: int, count: int) -> list[int]
     return [int(orders[place // count][place % count]) for place in places]
 
 
-def batch_of(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Completion], length: int
-) -> dict[str, np.ndarray]:
+def batch_of(prompts: Sequence[Sequence[int]], completions: Sequence[Completion], length: int) -> dict[str, np.ndarray]:
     """One row per completion: its prompt, then its tokens, then padding.
 
     Args:

@@ -1,7 +1,7 @@
 """Sampling from the model in-process: one prefill per prompt shared by its samples, then a jitted decode loop.
 
-Every random number of a completion comes from the key `fold_in(seed, step, prompt id, sample)` and the token's place, so a
-completion does not depend on the batch it was drawn in.
+Every random number of a completion comes from the key `fold_in(seed, step, prompt id, sample)` and the token's place,
+so a completion does not depend on the batch it was drawn in.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ PROMPT_BUCKET = 32  # prompts are padded to a multiple of this many tokens, so t
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One sample of one prompt. `tokens` ends with its EOS where it has one; `logprobs` are under the sampled distribution."""
+    """One sample of one prompt; `tokens` ends with its EOS where it has one."""
 
     prompt: int  # index into the prompts given
     sample: int
     tokens: list[int]
-    logprobs: list[float]
+    logprobs: list[float]  # of each token under the distribution that it was drawn from
     finished: bool  # ended by EOS, not by the length limit
 
 
@@ -41,8 +41,8 @@ class _Decoding(NamedTuple):
     logits: Float[Array, "R V"]
     tokens: Int[Array, "R M"]
     logprobs: Float[Array, "R M"]
-    lengths: Int[Array, "R"]
-    done: Bool[Array, "R"]
+    lengths: Int[Array, " R"]
+    done: Bool[Array, " R"]
 
 
 class Sampler:
@@ -113,8 +113,8 @@ class Sampler:
         self,
         params: Any,
         tokens: Int[Array, "P T"],
-        lengths: Int[Array, "P"],
-        numbers: Int[Array, "P"],
+        lengths: Int[Array, " P"],
+        numbers: Int[Array, " P"],
         real: Int[Array, ""],
         key: Array,
         temperature: Float[Array, ""],

@@ -15,7 +15,9 @@ PEOPLE = (
     ("Jonas", "He"), ("Irene", "She"), ("Marta", "She"), ("Olive", "She"), ("Derek", "He"), ("Gina", "She"),
     ("Tom", "He"), ("Ana", "She"),
 )  # fmt: skip
-THINGS = ("apples", "pens", "coins", "books", "cards", "cups", "eggs", "tickets", "buttons", "cookies", "stones", "toys")
+THINGS = (
+    "apples", "pens", "coins", "books", "cards", "cups", "eggs", "tickets", "buttons", "cookies", "stones", "toys",
+)  # fmt: skip
 CONTAINERS = ("boxes", "bags", "baskets", "rows")
 
 
@@ -105,7 +107,7 @@ def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int)
 def write_problems(
     folder: Path, seed: int, sizes: dict[str, int], steps: Sequence[int] = (1, 2, 3), largest: int = 99
 ) -> None:
-    """Writes `problems/<split>.jsonl` below `folder`, `sizes[split]` problems each; no question stands in two splits."""
+    """Writes `problems/<split>.jsonl` below `folder`, `sizes[split]` problems each; no question is in two splits."""
     made = iter(distinct_problems(seed, sum(sizes.values()), steps, largest))
     for split, size in sizes.items():
         rows = []

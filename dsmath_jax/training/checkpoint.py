@@ -1,7 +1,8 @@
 """Checkpoints: Orbax below, hashes of the files beside it. The one module that knows Orbax.
 
-A tree is stored as a flat dict of `path -> array`. `<folder>/` is Orbax's; `<folder>.sha256.json`, written after it, names
-every file's hash: Orbax restores a file with a flipped byte without complaint, so a checkpoint counts only if these match.
+A tree is stored as a flat dict of `path -> array`. `<folder>/` is Orbax's; `<folder>.sha256.json`, written after it,
+names every file's hash: Orbax restores a file with a flipped byte without complaint, so a checkpoint counts only if these
+match.
 """
 
 import logging
@@ -75,7 +76,9 @@ def restore(folder: Path, like: Any) -> Any:
         here, there = stored.get(name), wanted.get(name)
         if here is None or there is None:
             whose = "the checkpoint" if there is None else "the config's model"
-            raise UserError(f"The checkpoint {folder} does not fit: only {whose} has the array {name}; check config.model.")
+            raise UserError(
+                f"The checkpoint {folder} does not fit: only {whose} has the array {name}; check config.model."
+            )
         if tuple(here.shape) != tuple(there.shape):
             raise UserError(
                 f"The checkpoint {folder} does not fit: {name} has shape {tuple(here.shape)} there and "

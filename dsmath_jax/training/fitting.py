@@ -22,7 +22,7 @@ from dsmath_jax.training.step import TrainState, init_state, make_train_step
 def held_out_loss(
     model: Llama, mesh: Mesh, paths: Sequence[Path], length: int, batch_size: int, most: int
 ) -> Callable[[Any], dict[str, float]] | None:
-    """A function from parameters to the mean loss (nats a token) over at most `most` held-out rows; None without rows."""
+    """A function from parameters to the mean loss (nats a token) of at most `most` held-out rows; None without rows."""
     if not paths:
         return None
     rows = np.concatenate([read_rows(path, length) for path in paths])[:most]

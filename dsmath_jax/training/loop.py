@@ -58,8 +58,8 @@ def fit(
             values = {name: float(value) for name, value in scalars.items()}
             if not math.isfinite(values["loss"]):
                 raise UserError(
-                    f"{what}: the loss of step {step} is {values['loss']}; the run stops before it is saved: lower peak_lr, "
-                    "or look at the batch of that step."
+                    f"{what}: the loss of step {step} is {values['loss']}; the run stops before it is saved: lower "
+                    "peak_lr, or look at the batch of that step."
                 )
             metrics.write(step, values | extra | {"lr": float(schedule(step))})
             if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:

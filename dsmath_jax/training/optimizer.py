@@ -43,7 +43,9 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
 def is_matrix(params: Any) -> Any:
     """True for what weight decay acts on: everything but norm scales and biases."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).split("/")[-1] not in ("scale", "bias"), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path_name(path).split("/")[-1] not in ("scale", "bias"), params
+    )
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:

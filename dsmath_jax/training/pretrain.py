@@ -1,4 +1,7 @@
-"""Stage `pretrain`: documents tokenised and packed, then trained on, from scratch or from a Hugging Face folder (paper §2.2)."""
+"""Stage `pretrain`: documents tokenised, packed and trained on, from scratch or from a Hugging Face folder.
+
+Paper §2.2.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -26,8 +29,9 @@ HELD_OUT_EVERY = 50  # one document in so many is kept for the evaluation loss
 def run(config: ConfigDict, workdir: Path) -> dict:
     """Reads `corpus/documents` and `tokenizer/`, writes `pretrain/{rows,params,model.json,metrics.jsonl}`.
 
-    `pretrain.mixture` weighs the sources: "corpus", "corpus/en", "corpus/zh" are our documents (of one language), anything
-    else a file or folder below the data folder. `pretrain.init` is "" (from scratch, sizes from `model`) or "hf:DIR".
+    `pretrain.mixture` weighs the sources: "corpus", "corpus/en", "corpus/zh" are our documents (of one language),
+    anything else a file or folder below the data folder. `pretrain.init` is "" (from scratch, sizes from `model`) or
+    "hf:DIR".
     """
     folder, mesh = workdir / "pretrain", make_mesh(**config.mesh)
     text_tokenizer = tokenizer.load(workdir / "tokenizer")
@@ -45,7 +49,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         sizes = huggingface.read_config(source, config.model.compute_dtype)
         if sizes.vocab_size != text_tokenizer.vocab_size:
             raise UserError(
-                f"The tokenizer has {text_tokenizer.vocab_size} pieces and {source} a vocabulary of {sizes.vocab_size}; "
+                f"The tokenizer has {text_tokenizer.vocab_size} pieces, {source} a vocabulary of {sizes.vocab_size}; "
                 "set tokenizer.path to the model's own tokenizer."
             )
         params = _imported(source, sizes, mesh)
@@ -108,4 +112,3 @@ def _imported(source: Path, sizes: ModelConfig, mesh: Mesh) -> Any:
 
 def _count(params: Any) -> int:
     return int(sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)))
-

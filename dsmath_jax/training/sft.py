@@ -1,4 +1,4 @@
-"""Stage `sft`: problems with worked solutions through the chat template, loss on the solution only, packed (paper §3)."""
+"""Stage `sft`: problems with worked solutions through the chat template, packed, loss on the solution only (paper §3)."""
 
 import logging
 import random
@@ -18,7 +18,7 @@ HELD_OUT_SHARE = 0.1
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
-    """Reads `sft.data` (benchmark splits), `tokenizer/` and `pretrain/`, writes `sft/{rows,params,model.json,metrics.jsonl}`."""
+    """Reads `sft.data` (benchmark splits), `tokenizer/`, `pretrain/`, writes `sft/{rows,params,model.json,metrics.jsonl}`."""
     folder, mesh = workdir / "sft", make_mesh(**config.mesh)
     train, held_out = folder / "rows" / "train.array_record", folder / "rows" / "held-out.array_record"
     model = read_model(workdir / "pretrain", mesh)
@@ -50,7 +50,8 @@ def _write_rows(config: ConfigDict, workdir: Path, train: Path, held_out: Path) 
             learn = [False] * len(prompt) + [True] * len(completion)
             examples.append(packing.Example(prompt + completion, learn))
     if too_long:
-        logging.warning("sft: %d of %d examples are longer than %d tokens and left out.", too_long, too_long + len(examples), length)
+        count = too_long + len(examples)
+        logging.warning("sft: %d of %d examples are longer than %d tokens and left out.", too_long, count, length)
     random.Random(f"sft {config.seed}").shuffle(examples)
     kept_apart = int(len(examples) * HELD_OUT_SHARE)
     if not kept_apart:

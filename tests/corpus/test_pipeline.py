@@ -100,7 +100,7 @@ def test_from_warc_to_documents(web, tmp_path):
     )
     assert decisions["http://copy.test/b"]["duplicate_of"] == decisions["http://far.test/math/1"]["id"]
     assert decisions["http://copy.test/b"]["score"] is None
-    assert decisions["http://far.test/math/planted"]["contaminated_by"] == "toy/test/0"
+    assert decisions["http://far.test/math/planted"]["contaminated_by"] == "t/0"
     assert decisions["http://far.test/math/planted"]["contaminated_ngram"].startswith("mara buys nine green lamps")
     assert decisions["http://o1.test/a/1"]["iteration"] is None
     assert decisions["http://o1.test/a/1"]["score"] < 0.5
