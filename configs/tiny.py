@@ -17,9 +17,9 @@ def get_config() -> ConfigDict:
     config.data_dir = "toy"  # generated below the workdir
     config.mesh = {"fsdp": -1, "tensor": 1}
     config.toy = {
-        "problems": {"train": 1500, "rl": 4000, "test": 300},
+        "problems": {"train": 600, "rl": 4000, "test": 300},
         "steps": (1, 2, 3),
-        "largest": 20,
+        "largest": 15,
         "pages": 800,
         "templates": "default",
     }
@@ -46,16 +46,16 @@ def get_config() -> ConfigDict:
         "checkpoint_every": 100, "eval_every": 50, "eval_rows": 64, **optimizer(1e-3, 20),
     }  # fmt: skip
     config.reward_model = {
-        "data": ("toy/train",), "init": "sft", "problems": 400, "samples": 4, "max_new_tokens": 44, "batch_size": 32,
+        "data": ("toy/train",), "init": "sft", "problems": 400, "samples": 4, "max_new_tokens": 42, "batch_size": 32,
         "steps": 60, "accumulate": 1, "checkpoint_every": 30, "eval_every": 0, **optimizer(3e-4, 10),
     }  # fmt: skip
     config.rl = {
         "data": ("toy/rl",), "method": "grpo", "reward": "rule", "prompts": 16, "group_size": 8, "temperature": 1.0,
-        "max_prompt_tokens": 80, "max_new_tokens": 44, "clip_eps": 0.2, "kl_coef": 0.04, "steps": 100, "accumulate": 1,
+        "max_prompt_tokens": 80, "max_new_tokens": 42, "clip_eps": 0.2, "kl_coef": 0.04, "steps": 100, "accumulate": 1,
         "checkpoint_every": 20, "eval_every": 0, **optimizer(2e-4, 5, weight_decay=0.0),
     }  # fmt: skip
     config.evaluate = {
-        "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 44, "rows": 100,
+        "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42, "rows": 100,
         "examples": ("toy/train",), "shots": 2,
     }  # fmt: skip
     return config

@@ -1,74 +1,140 @@
-"""The one entry point: `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`."""
+"""The one entry point: `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
 
-import contextlib
+Any field of the config may be set on the command line: `--config.rl.steps=20`.
+"""
+
 import difflib
-import errno
-import os
+import inspect
+import logging
 import re
+import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from dsmath_jax import runner
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.stages import STAGES
-from dsmath_jax.workdir import UserError, lock, read_json
+from dsmath_jax.workdir import UserError, full_disk, read_json
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe: configs/NAME.py or configs/NAME.py:ARGUMENT.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files: a local or shared folder.")
-NAMES = flags.DEFINE_list("stages", None, "Stages to run; all by default.")
-OVERWRITE = flags.DEFINE_list("overwrite", [], "Stages to redo, with the stages that read them.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several hosts: call jax.distributed.initialize().")
+HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
 def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"Unknown argument '{argv[1]}'; flags begin with --.")
-    for flag in (CONFIG, WORKDIR):
-        if flag.value is None:
-            raise UserError(f"--{flag.name} is missing; see python -m dsmath_jax.main --help.")
+    """Runs the stages that the command line asks for and prints the table of results.
+
+    Raises:
+      UserError: something the user can mend.
+    """
+    if HELP & set(argv):
+        print(f"{__doc__}\nflags:\n{define_flags(ConfigDict(), []).get_help()}")
+        return
+    values = parse(argv)
     known = [stage.name for stage in STAGES]
-    for name in [*(NAMES.value or []), *OVERWRITE.value]:
+    names = values.stages or known
+    for name in [*names, *values.overwrite]:
         if name not in known:
-            raise UserError(f"Unknown stage '{name}'{_nearest(name, known)}; the stages are {', '.join(known)}.")
-    if DISTRIBUTED.value:
+            raise UserError(f"Unknown stage '{name}'{nearest(name, known)}; the stages are {', '.join(known)}.")
+    if values.distributed:
         jax.distributed.initialize()
-    workdir = Path(WORKDIR.value)
-    first = jax.process_index() == 0
-    with lock(workdir) if first else contextlib.nullcontext():
-        runner.run(STAGES, CONFIG.value, workdir, NAMES.value or known, OVERWRITE.value)
-    if first and (workdir / "report" / "report.json").is_file():
+    workdir = Path(values.workdir)
+    runner.run(STAGES, values.config, workdir, names, values.overwrite)
+    if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
         print(summary_table(read_json(workdir / "report" / "report.json")))
         print(f"report: {workdir / 'report' / 'index.html'}")
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f", did you mean '{near[0]}'?" if near else ""
+def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
+    """The flags of a run, with one for each field of `config` that `argv` sets."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Where the run keeps its files: a local or shared folder.", values)
+    flags.DEFINE_list("stages", None, "Stages to run; all by default.", values)
+    flags.DEFINE_list("overwrite", [], "Stages to redo, with those of --stages that read them.", values)
+    flags.DEFINE_bool("distributed", False, "Several hosts: call jax.distributed.initialize().", values)
+    about = "The recipe: configs/NAME.py or configs/NAME.py:VARIANT; --config.FIELD=VALUE changes a field."
+    config_flags.DEFINE_config_dict("config", config, about, values, sys_argv=list(argv))
+    return values
 
 
-def parse(argv: Sequence[str]) -> list[str]:
-    """Parses flags; what is wrong with them is told in one sentence."""
+def parse(argv: Sequence[str]) -> flags.FlagValues:
+    """Reads the command line and the config file that it names.
+
+    Raises:
+      UserError: a flag, the file, a field or a value is wrong.
+    """
+    recipe = flags.FlagValues()
+    recipe.set_gnu_getopt()  # flags of the config, unknown so far, may have values of their own among the arguments
+    flags.DEFINE_string("config", None, "", recipe)
     try:
-        return flags.FLAGS(argv)
-    except Exception as error:  # absl, ml_collections and the config file itself each raise kinds of their own
-        raise UserError(str(error)) from error
+        argv = recipe(argv, known_only=True)
+        if recipe.config is None:
+            raise UserError("--config is missing; see python -m dsmath_jax.main --help.")
+        config = load_config(recipe.config)
+        fields = runner.flat(config)
+        for name in (match[1] for match in map(OVERRIDE.match, argv) if match):
+            if name not in fields:
+                raise UserError(f"The config has no field '{name}'{nearest(name, fields)}; see {recipe.config}.")
+        values = define_flags(config, argv)
+        rest = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(f"Unknown flag --{error.flagname}{nearest(error.flagname, list(values))}.") from error
+    except (flags.Error, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if rest:
+        raise UserError(f"Unknown argument '{rest[0]}'; flags begin with --.")
+    if values.workdir is None:
+        raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
+    for name, value in runner.flat(values.config).items():
+        # ml_collections holds every field to its type, but not the items of a tuple.
+        if isinstance(value, list) and fields[name] and {*map(type, value)} - {*map(type, fields[name])}:
+            raise UserError(f"--config.{name}: {value} has not the types of {fields[name]}, which the recipe says.")
+    return values
+
+
+def load_config(argument: str) -> ConfigDict:
+    """What `get_config()` of `FILE`, or `get_config(VARIANT)` of `FILE:VARIANT`, returns.
+
+    Raises:
+      UserError: there is no such file, it takes no variant, or it fails.
+    """
+    path, *variant = argument.split(":", 1)
+    if not Path(path).is_file():
+        raise UserError(f"There is no config file {path}; give one as --config=configs/tiny.py.")
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+        parameters = inspect.signature(get_config).parameters
+        if variant and not parameters:
+            raise UserError(f"The config file {path} has no variants; leave ':{variant[0]}' out.")
+        return get_config(*variant)
+    except UserError:
+        raise
+    except Exception as error:  # the file is anybody's code
+        raise UserError(f"The config {argument} fails with {type(error).__name__}: {error}; mend the file.") from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f", did you mean '{near[0]}'?" if near else ""
 
 
 def run() -> None:
     """Runs `main`; the user's errors and a full disk end with one sentence and exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
-        app.run(main, flags_parser=parse)
+        main(sys.argv)
+        return
     except UserError as error:
         sentence = str(error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        reason = full_disk(error)
+        if reason is None:
             raise
-        sentence = f"{error.filename or 'A file'} cannot be written: {os.strerror(error.errno)}; free space and run again, the run goes on."
+        sentence = f"A file cannot be written ({reason}); free space and run the same command again, it goes on."
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.exit(2)
 

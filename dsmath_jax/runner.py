@@ -1,11 +1,12 @@
-"""How one stage is run, skipped, resumed or refused.
+"""How the stages of a run are run, skipped, resumed or refused.
 
 A stage's fingerprint is the part of the config that it sees and the hashes of the stages that it reads. It is written to
-`started.json` before the stage's first file and to `manifest.json` after its last one.
+`started.json` before the stage's first file and to `manifest.json` after its last one. The manifest's `seconds` are the
+wall time of the call that finished the stage: what killed runs had spent on it before is not known.
 """
 
+import contextlib
 import dataclasses
-import logging
 import os
 import platform
 import time
@@ -18,7 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dsmath_jax.sharding import barrier
-from dsmath_jax.workdir import MANIFEST, STARTED, UserError, hash_file, hash_json, read_json, remove, write_json
+from dsmath_jax.workdir import MANIFEST, STARTED, UserError, hash_file, hash_json, lock, read_json, sweep, write_json
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
 
@@ -34,6 +35,7 @@ class Stage:
       after: from the config, the stages whose files it reads.
       results: patterns of the files that later stages read; their hash stands for the stage.
       derived: made anew in every run, from whatever is finished.
+      optional: those parts of its config that a recipe may leave out.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Stage:
     after: Callable[[ConfigDict], tuple[str, ...]]
     results: tuple[str, ...]
     derived: bool = False
+    optional: tuple[str, ...] = ()
 
 
 def run(
@@ -52,44 +55,62 @@ def run(
     Args:
       stages: all there are.
       config: the whole recipe.
-      workdir: of this run; the caller holds its lock.
+      workdir: of this run; locked meanwhile.
       names: stages to run.
-      overwrite: stages to do anew; stages that read them follow.
+      overwrite: those of them to do anew; those that read them follow.
 
     Raises:
-      UserError: an earlier stage is missing, or a stage was made with another config or from other files.
+      UserError: the config lacks a part, an earlier stage is missing, a stage was made with another config or from other
+        files, or another run holds the workdir. Of the first two nothing has been written.
     """
-    redone: set[str] = set()
-    for stage in stages:
-        if stage.name not in names:
-            continue
-        folder = workdir / stage.name
-        fingerprint = _fingerprint(stage, config, workdir)
-        complete = (folder / MANIFEST).is_file()
-        found = read_json(folder / (MANIFEST if complete else STARTED)) if _begun(folder) else fingerprint
-        changes = _changes(found, fingerprint)
-        again = stage.derived or stage.name in overwrite or bool(redone & set(stage.after(config)))
-        if changes and not again:
-            raise UserError(
-                f"Stage {stage.name} in {workdir} was made with other settings ({'; '.join(changes)}): give "
-                f"--overwrite={stage.name} to redo it and the stages after it, or another --workdir."
-            )
-        if complete and not again:
-            print(f"{stage.name}: complete, skipped", flush=True)
-            continue
-        if changes or complete:
-            redone.add(stage.name)
-            _clear(folder)
-        _run_one(stage, config, workdir, fingerprint)
+    chosen = [stage for stage in stages if stage.name in names]
+    parts = {stage.name: _part(stage, config) for stage in chosen}
+    for stage in chosen:
+        for name in stage.after(config):
+            if name not in parts and not (workdir / name / MANIFEST).is_file():
+                raise UserError(
+                    f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; add {name} to --stages."
+                )
+    for name in overwrite:
+        if name not in parts:
+            raise UserError(f"--overwrite={name} asks for a stage that is not to be run; add {name} to --stages.")
+    with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        redone: set[str] = set()
+        for stage in chosen:
+            again = stage.derived or stage.name in overwrite or bool(redone & set(stage.after(config)))
+            if _bring_up(stage, parts[stage.name], config, workdir, again):
+                redone.add(stage.name)
 
 
-def _run_one(stage: Stage, config: ConfigDict, workdir: Path, fingerprint: dict) -> None:
+def _bring_up(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path, again: bool) -> bool:
+    """Skips, resumes, begins or (`again`) redoes one stage. Returns whether files that were there have been replaced."""
+    folder = workdir / stage.name
+    fingerprint = _fingerprint(stage, part, config, workdir)
+    complete, begun = (folder / MANIFEST).is_file(), (folder / STARTED).is_file()
+    found = read_json(folder / (MANIFEST if complete else STARTED)) if complete or begun else fingerprint
+    changes = _changes(found, fingerprint)
+    if changes and not again:
+        raise UserError(
+            f"Stage {stage.name} in {workdir} was made with other settings ({'; '.join(changes)}): give "
+            f"--overwrite={stage.name} to redo it and the stages after it, or another --workdir."
+        )
+    if complete and not again:
+        print(f"{stage.name}: complete, skipped", flush=True)
+        return False
+    if changes or complete:
+        _clear(folder)
+    _run_one(stage, part, workdir, fingerprint)
+    return bool(changes) or complete
+
+
+def _run_one(stage: Stage, part: ConfigDict, workdir: Path, fingerprint: dict) -> None:
     folder, began = workdir / stage.name, time.monotonic()
     print(f"{stage.name}: started", flush=True)
     if jax.process_index() == 0:
+        sweep(folder)
         write_json(folder / STARTED, fingerprint)
     barrier(f"start {stage.name}")
-    counts = stage.run(_part(stage, config), workdir)
+    counts = stage.run(part, workdir)
     barrier(f"end {stage.name}")
     seconds = time.monotonic() - began
     if jax.process_index() == 0:
@@ -102,36 +123,28 @@ def _run_one(stage: Stage, config: ConfigDict, workdir: Path, fingerprint: dict)
     print(f"{stage.name}: done in {seconds:.1f} s", flush=True)
 
 
-def _begun(folder: Path) -> bool:
-    return (folder / STARTED).is_file()
-
-
 def _part(stage: Stage, config: ConfigDict) -> ConfigDict:
     """What the stage sees of the config."""
+    for name in ("seed", *stage.config):
+        if name not in config and name not in stage.optional:
+            raise UserError(f"The config has no part '{name}', which stage {stage.name} reads; add it.")
     return ConfigDict({name: config[name] for name in ("seed", *stage.config) if name in config}).lock()
 
 
-def _fingerprint(stage: Stage, config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    inputs = {}
-    for name in stage.after(config):
-        path = workdir / name / MANIFEST
-        if not path.is_file():
-            raise UserError(
-                f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; add {name} to --stages."
-            )
-        inputs[name] = read_json(path)["results"]
-    return {"config": _flat(_part(stage, config)), "inputs": inputs}
+def _fingerprint(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    inputs = {name: read_json(workdir / name / MANIFEST)["results"] for name in stage.after(config)}
+    return {"config": flat(part), "inputs": inputs}
 
 
-def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """A config as `a.b.c -> value`, tuples as lists: as JSON gives them back."""
-    flat: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in sorted(config.items()):
         if isinstance(value, ConfigDict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            fields |= flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+            fields[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return fields
 
 
 def _changes(before: dict, now: dict) -> list[str]:
@@ -146,9 +159,7 @@ def _changes(before: dict, now: dict) -> list[str]:
 def _clear(folder: Path) -> None:
     """Drops a stage's files. Its folder is renamed first, so that a kill leaves no half of it behind."""
     if jax.process_index() == 0:
-        trash = folder.with_name(f".{folder.name}.dropped")
-        remove(trash)
-        os.replace(folder, trash)
-        remove(trash)
-        logging.info("dropped %s", folder)
+        sweep(folder)
+        os.replace(folder, folder.with_name(f".{folder.name}.dropped.tmp"))
+        sweep(folder)
     barrier(f"clear {folder.name}")

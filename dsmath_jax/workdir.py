@@ -49,7 +49,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        remove(path) if path.is_dir() else None
+        if path.is_dir():
+            remove(path)
         os.replace(temporary, path)
     except BaseException:
         remove(temporary)
@@ -62,6 +63,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what killed processes left of their temporary files and folders, below `folder` and of itself."""
+    for path in [*folder.parent.glob(f".{folder.name}.*.tmp"), *folder.rglob(".*.tmp")]:
+        remove(path)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -109,18 +116,35 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def full_disk(error: BaseException | None) -> str | None:
+    """The system's words for a disk, quota or file size that is used up, if that is what `error` comes from.
+
+    Libraries raise it again as errors of their own kinds, in which only the text is left.
+    """
+    while error is not None:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextlib.contextmanager
 def lock(workdir: Path) -> Iterator[None]:
     """Holds the workdir for this process; the kernel lets go of it when the process ends, however it ends.
 
     Raises:
-      UserError: another run holds it.
+      UserError: another run holds it, or nothing can be written there.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "a+", encoding="utf-8") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / ".lock", "a+", encoding="utf-8")
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"The workdir {workdir} cannot be used ({error.strerror}); give another --workdir.") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another run"
             raise UserError(

@@ -93,7 +93,7 @@ def _answer(
 
 
 def summarise(rows: Sequence[dict], temperature: float, seed: int) -> dict:
-    """Fractions of graded rows with 95 % intervals: Wilson's for greedy, bootstrap over problems for maj@k and pass@k."""
+    """Fractions of graded rows with 95 % intervals: Wilson's for greedy, bootstrap over problems for the others."""
     count = len(rows[0]["samples"])
     greedy = [row["greedy"]["correct"] for row in rows]
     voted = [

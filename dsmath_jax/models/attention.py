@@ -106,6 +106,6 @@ def cached_attention(
     totals = [rowwise(jnp.sum(jnp.exp(s - jnp.max(s, -1, keepdims=True)), axis=-1, keepdims=True)) for s in scores]
     top = functools.reduce(jnp.maximum, largest)
     shares = [jnp.exp(m - top) for m in largest]
-    total = sum(share * t for share, t in zip(shares, totals, strict=True))
-    out = sum(share * o for share, o in zip(shares, outs, strict=True)) / total
+    total = functools.reduce(jnp.add, [share * t for share, t in zip(shares, totals, strict=True)])
+    out = functools.reduce(jnp.add, [share * o for share, o in zip(shares, outs, strict=True)]) / total
     return out.astype(q.dtype).reshape(rows, heads, length, size).transpose(0, 2, 1, 3)

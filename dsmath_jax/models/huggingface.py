@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.workdir import UserError
 
-# Our leaf: (their name, with {i} for the layer where leaves are stacked; how many of our first axes are the inputs of the
-# matrix, which theirs has last, flattened: [outputs, inputs]; 0 for a leaf that is the same in both).
+# Our leaf: (their name, with {i} for the layer where leaves are stacked; how many of our first axes are the inputs of
+# the matrix, which theirs has last, flattened: [outputs, inputs]; 0 for a leaf that is the same in both).
 LEAVES: dict[str, tuple[str, int]] = {
     "embedding": ("model.embed_tokens.weight", 0),
     "head": ("lm_head.weight", 1),

@@ -37,12 +37,12 @@ class Prefix(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of the rows themselves. New ones are written from slot `index` on, the same for every row."""
+    """Keys and values of the rows themselves. New ones are written from slot `first` on, the same for every row."""
 
     k: Float[Array, "L R K S H"]
     v: Float[Array, "L R K S H"]
     mask: Bool[Array, "R T S"]  # which slots the tokens of this call may see, their own included
-    index: Int[Array, ""]
+    first: Int[Array, ""]
     prefix: Prefix | None = None  # seen by every token besides
 
 
@@ -118,7 +118,7 @@ class Block(nn.Module):
         else:
             # The cache is carried through the layers and written in place: nothing of it is copied.
             k, v = (
-                jax.lax.dynamic_update_slice(old, new.transpose(0, 2, 1, 3)[None], (layer, 0, 0, cache.index, 0))
+                jax.lax.dynamic_update_slice(old, new.transpose(0, 2, 1, 3)[None], (layer, 0, 0, cache.first, 0))
                 for old, new in ((cache.k, k), (cache.v, v))
             )
             cache = cache._replace(k=k, v=v)

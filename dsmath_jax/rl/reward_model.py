@@ -1,6 +1,7 @@
 """Stage `reward_model`: an outcome reward model, trained on the SFT model's own samples as the rule labels them.
 
-Paper §4.1.2. The model is the decoder with a linear head on the last token; its score is the logit of "the answer is right".
+Paper §4.1.2. The model is the decoder with a linear head on the last token; its score is the logit of "the answer is
+right".
 """
 
 import functools
@@ -81,8 +82,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     for name, part in (("training", train), ("held-out", held_out)):
         if len({row["correct"] for row in part}) < 2:
             raise UserError(
-                f"reward_model: all {len(part)} {name} samples of the SFT model are graded alike, so there is nothing to "
-                "tell apart; train sft more or less, raise reward_model.problems, or leave the stage out with --stages."
+                f"reward_model: all {len(part)} {name} samples of the SFT model are graded alike: nothing can be told "
+                "apart; train sft more or less, raise reward_model.problems, or leave the stage out with --stages."
             )
     model = read_model(workdir / ours.init, mesh)
     write_config(folder, model.config)

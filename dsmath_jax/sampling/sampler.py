@@ -138,8 +138,8 @@ class Sampler:
         causal = (index[:, None] >= index[None, :]) & inside[:, None, :]
         positions = jnp.broadcast_to(index, tokens.shape)
         k, v = empty_cache(config, prompts, width)
-        hidden, cache = self._model.apply(
-            {"params": params}, tokens, positions, inside.astype(jnp.int32), Cache(k, v, causal, jnp.int32(0))
+        hidden, cache = self._forward(
+            params, tokens, positions, inside.astype(jnp.int32), Cache(k, v, causal, jnp.int32(0))
         )
         last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
 
@@ -180,8 +180,8 @@ class Sampler:
             token = jnp.where(state.done, 0, token).astype(jnp.int32)
             ended = functools.reduce(jnp.logical_or, [token == stop for stop in self._stop_ids], jnp.zeros(rows, bool))
             visible = jnp.broadcast_to(slot <= t, (rows, 1, self._max_new))
-            hidden, cache = self._model.apply(
-                {"params": params},
+            hidden, cache = self._forward(
+                params,
                 token[:, None],
                 (row_lengths + t)[:, None],
                 jnp.ones((rows, 1), jnp.int32),
@@ -200,6 +200,12 @@ class Sampler:
 
         end = jax.lax.while_loop(going_on, one_token, start)
         return end.tokens, end.logprobs, end.lengths, end.done
+
+    def _forward(
+        self, params: Any, tokens: Array, positions: Array, segment_ids: Array, cache: Cache
+    ) -> tuple[Float[Array, "B T D"], Cache]:
+        out: Any = self._model.apply({"params": params}, tokens, positions, segment_ids, cache)
+        return out
 
     def _spread(self, x: Array) -> Array:
         """Spreads rows over the mesh's first axis where they divide; the cache's rows are its second axis."""

@@ -47,7 +47,7 @@ def problem(random_state: random.Random, steps: Sequence[int], largest: int) -> 
     Args:
       random_state: where all choices come from.
       steps: the numbers of steps to choose from, such as (1, 2, 3).
-      largest: no number of the story or the solution is larger.
+      largest: no number of the story or the solution is larger; at least 4.
 
     Returns:
       question, solution, answer.
@@ -63,7 +63,8 @@ def problem(random_state: random.Random, steps: Sequence[int], largest: int) -> 
     count = random_state.choice(steps)
     lines: list[str] = []
     if random_state.random() < 0.25:
-        a, b = random_state.randint(2, 9), random_state.randint(2, 9)
+        a = random_state.randint(2, min(9, largest // 2))
+        b = random_state.randint(2, max(2, min(9, largest // a)))
         value = a * b
         story = [GROUPED.format(a=a, b=b, **words)]
         lines.append(f"{a} * {b} = {value}")

@@ -1,8 +1,8 @@
 """Checkpoints: Orbax below, hashes of the files beside it. The one module that knows Orbax.
 
 A tree is stored as a flat dict of `path -> array`. `<folder>/` is Orbax's; `<folder>.sha256.json`, written after it,
-names every file's hash: Orbax restores a file with a flipped byte without complaint, so a checkpoint counts only if these
-match.
+names every file's hash: Orbax restores a file with a flipped byte without complaint, so a checkpoint counts only if
+these match.
 """
 
 import logging

@@ -50,9 +50,9 @@ def fit_next_token(
     make_params: Callable[[], Any] | None = None,
     params: Any = None,
 ) -> TrainState:
-    """Trains `model` on packed rows from `params`, or from what `make_params` makes where they are None."""
+    """Trains `model` on packed rows from what `make_params` makes or, without it, from `params`."""
     optimizer = make_optimizer(config, config.steps)
-    if params is None:
+    if make_params is not None:
         state = init_state(make_params, optimizer, mesh)
     else:
         opt_shapes = jax.eval_shape(optimizer.init, params)

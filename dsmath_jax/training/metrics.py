@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 import jax
 from tensorboardX import SummaryWriter
@@ -25,11 +25,10 @@ class StepLog:
                 if row["step"] < first_step:
                     kept.append(row)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO | None = None
         if jax.process_index() == 0:
             write_jsonl(path, kept)
-            self._file = open(path, "a", encoding="utf-8")
-        else:
-            self._file = None
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until `close`
 
     def write(self, row: dict) -> None:
         if self._file is not None:

@@ -68,7 +68,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     held_out = [_held_out(path) for path in paths.values() if _held_out(path).exists()]
     fit_next_token(
         "pretrain", folder, config.pretrain, mesh, model, batches, held_out,
-        make_params=lambda: initial_params(model, jax.random.key(config.seed)), params=params,
+        make_params=None if config.pretrain.init else lambda: initial_params(model, jax.random.key(config.seed)),
+        params=params,
     )  # fmt: skip
     return {"parameters": _count(abstract_params(sizes, mesh))}
 
@@ -104,7 +105,7 @@ def _imported(source: Path, sizes: ModelConfig, mesh: Mesh) -> Any:
     like = abstract_params(sizes, mesh)
     flat = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     arrays = {
-        name: jax.make_array_from_callback(array.shape, flat[name].sharding, lambda index, array=array: array[index])
+        name: jax.make_array_from_callback(array.shape, flat[name].sharding, array.__getitem__)
         for name, array in huggingface.read_arrays(source, sizes, flat)
     }
     return jax.tree_util.tree_map_with_path(lambda path, _: arrays[path_name(path)], like)

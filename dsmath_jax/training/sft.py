@@ -1,4 +1,4 @@
-"""Stage `sft`: problems with worked solutions through the chat template, packed, loss on the solution only (paper §3)."""
+"""Stage `sft`: problems with worked solutions through the chat template, loss on the solution only (paper §3)."""
 
 import logging
 import random
@@ -18,7 +18,10 @@ HELD_OUT_SHARE = 0.1
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
-    """Reads `sft.data` (benchmark splits), `tokenizer/`, `pretrain/`, writes `sft/{rows,params,model.json,metrics.jsonl}`."""
+    """Reads `sft.data` (benchmark splits), `tokenizer/` and `pretrain/`.
+
+    Writes `sft/{rows,params,model.json,metrics.jsonl}`.
+    """
     folder, mesh = workdir / "sft", make_mesh(**config.mesh)
     train, held_out = folder / "rows" / "train.array_record", folder / "rows" / "held-out.array_record"
     model = read_model(workdir / "pretrain", mesh)
