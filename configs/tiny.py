@@ -6,9 +6,7 @@ Paper: all of it, at toy size. Command: `make demo`, or
 
 from ml_collections import ConfigDict
 
-
-def optimizer(peak_lr: float, warmup: int, schedule: str = "constant", weight_decay: float = 0.1) -> dict:
-    return {"peak_lr": peak_lr, "warmup": warmup, "schedule": schedule, "weight_decay": weight_decay, "clip_norm": 1.0}
+from dsmath_jax.training.optimizer import adamw
 
 
 def get_config() -> ConfigDict:
@@ -39,20 +37,20 @@ def get_config() -> ConfigDict:
     config.pretrain = {
         "init": "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 128, "batch_size": 8,
         "steps": 500, "accumulate": 1, "checkpoint_every": 100, "eval_every": 100, "eval_rows": 64,
-        **optimizer(3e-3, 20, "multi_step"),
+        **adamw(3e-3, 20, "multi_step"),
     }  # fmt: skip
     config.sft = {
         "data": ("toy/train",), "sequence_length": 128, "batch_size": 8, "steps": 800, "accumulate": 1,
-        "checkpoint_every": 100, "eval_every": 50, "eval_rows": 64, **optimizer(1e-3, 20),
+        "checkpoint_every": 100, "eval_every": 50, "eval_rows": 64, **adamw(1e-3, 20),
     }  # fmt: skip
     config.reward_model = {
         "data": ("toy/train",), "init": "sft", "problems": 400, "samples": 4, "max_new_tokens": 42, "batch_size": 32,
-        "steps": 60, "accumulate": 1, "checkpoint_every": 30, "eval_every": 0, **optimizer(3e-4, 10),
+        "steps": 60, "accumulate": 1, "checkpoint_every": 30, "eval_every": 0, **adamw(3e-4, 10),
     }  # fmt: skip
     config.rl = {
         "data": ("toy/rl",), "method": "grpo", "reward": "rule", "prompts": 16, "group_size": 8, "temperature": 1.0,
         "max_prompt_tokens": 80, "max_new_tokens": 42, "clip_eps": 0.2, "kl_coef": 0.04, "steps": 100, "accumulate": 1,
-        "checkpoint_every": 20, "eval_every": 0, **optimizer(2e-4, 5, weight_decay=0.0),
+        "checkpoint_every": 20, "eval_every": 0, **adamw(2e-4, 5, weight_decay=0.0),
     }  # fmt: skip
     config.evaluate = {
         "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42, "rows": 100,

@@ -53,7 +53,7 @@ def _rl_inputs(config: ConfigDict) -> tuple[str, ...]:
 RUN = ("data_dir", "mesh")
 PARAMS = ("params.sha256.json", "model.json")
 STAGES = (
-    Stage("corpus", corpus, ("data_dir", "toy", "corpus"), lambda c: (), ("documents/*",)),
+    Stage("corpus", corpus, ("data_dir", "toy", "corpus"), lambda c: (), ("documents/*",), optional=("toy",)),
     Stage("tokenizer", train_tokenizer, ("data_dir", "tokenizer"), lambda c: ("corpus",), ("tokenizer*",)),
     Stage("pretrain", pretrain.run, (*RUN, "model", "pretrain"), lambda c: ("corpus", "tokenizer"), PARAMS),
     Stage("sft", sft.run, (*RUN, "sft"), lambda c: ("tokenizer", "pretrain"), PARAMS),

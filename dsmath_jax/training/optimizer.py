@@ -41,6 +41,11 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     return SCHEDULES[config.schedule](config.peak_lr, config.warmup, steps)
 
 
+def adamw(peak_lr: float, warmup: int, schedule: str = "constant", weight_decay: float = 0.1) -> dict:
+    """The optimizer's fields of a stage's config; `warmup` in steps."""
+    return {"peak_lr": peak_lr, "warmup": warmup, "schedule": schedule, "weight_decay": weight_decay, "clip_norm": 1.0}
+
+
 def is_matrix(params: Any) -> Any:
     """True for what weight decay acts on: everything but norm scales and biases."""
     return jax.tree_util.tree_map_with_path(

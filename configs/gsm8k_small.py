@@ -1,0 +1,62 @@
+"""The whole path on real input, small enough for a CPU: a real crawl, GSM8K's training set, GSM8K's test questions.
+
+Paper: sections 2.1 to 4, at a size where nothing is learned but the form. Commands, with a mirror folder as data_dir:
+`python -m dsmath_jax.main --config=configs/gsm8k_small.py --workdir=runs/gsm8k_small --config.data_dir=DIR`;
+`configs/gsm8k_small.py:stories260k` starts from the trained checkpoint `checkpoints/stories260k_hf` and its tokenizer.
+Hardware: 2 CPU cores, 4 GB. Time: below 20 minutes. Expected result: an accuracy near zero, and a report that says so.
+"""
+
+from ml_collections import ConfigDict
+
+from dsmath_jax.training.optimizer import adamw
+from dsmath_jax.workdir import UserError
+
+STORIES = "checkpoints/stories260k_hf"
+
+
+def get_config(variant: str = "scratch") -> ConfigDict:
+    if variant not in ("scratch", "stories260k"):
+        raise UserError(f"configs/gsm8k_small.py has no variant '{variant}'; it has scratch and stories260k.")
+    stories = variant == "stories260k"
+    length = 512 if stories else 384
+    config = ConfigDict()
+    config.seed = 0
+    config.data_dir = "../shared/data"
+    config.mesh = {"fsdp": -1, "tensor": 1}
+    config.corpus = {
+        "input": "crawl/crawl-0*.warc.gz", "seeds": "crawl/seeds.txt", "labels": "crawl/labels-public.jsonl",
+        "annotations": "crawl/annotations.jsonl", "benchmarks": ("gsm8k/train", "gsm8k/test", "cmath/test"),
+        "iterations": 4, "top_tokens": 1_500_000, "min_score": 0.0, "domain_share": 0.1, "stop_overlap": 0.98,
+        "max_positives": 500_000, "max_negatives": 500_000,
+        "fasttext": {"dim": 64, "lr": 0.5, "word_ngrams": 3, "min_count": 3, "epochs": 25, "bucket": 200_000},
+        "ngram": 10, "min_ngram": 3,
+    }  # fmt: skip
+    config.tokenizer = {"path": STORIES if stories else "", "vocab_size": 4096}
+    config.model = {
+        "layers": 4, "width": 192, "heads": 6, "kv_heads": 6, "head_size": 32, "hidden": 512,
+        "rope_theta": 10_000.0, "norm_eps": 1e-6, "tie_embeddings": True, "context": 1024,
+        "compute_dtype": "float32", "remat": "none",
+    }  # fmt: skip
+    config.pretrain = {
+        "init": f"hf:{STORIES}" if stories else "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1},
+        "sequence_length": length, "batch_size": 8, "steps": 300, "accumulate": 1, "checkpoint_every": 50,
+        "eval_every": 100, "eval_rows": 32, **adamw(1e-3, 20, "multi_step"),
+    }  # fmt: skip
+    config.sft = {
+        "data": ("gsm8k/train",), "sequence_length": length, "batch_size": 8, "steps": 300, "accumulate": 1,
+        "checkpoint_every": 50, "eval_every": 100, "eval_rows": 32, **adamw(5e-4, 20),
+    }  # fmt: skip
+    config.reward_model = {
+        "data": ("gsm8k/train",), "init": "sft", "problems": 400, "samples": 8, "max_new_tokens": 96, "batch_size": 8,
+        "steps": 20, "accumulate": 1, "checkpoint_every": 10, "eval_every": 0, **adamw(2e-4, 5),
+    }  # fmt: skip
+    config.rl = {
+        "data": ("gsm8k/train",), "method": "grpo", "reward": "rule", "prompts": 4, "group_size": 16,
+        "temperature": 1.0, "max_prompt_tokens": 192, "max_new_tokens": 96, "clip_eps": 0.2, "kl_coef": 0.04,
+        "steps": 10, "accumulate": 1, "checkpoint_every": 5, "eval_every": 0, **adamw(1e-4, 2, weight_decay=0.0),
+    }  # fmt: skip
+    config.evaluate = {
+        "data": ("gsm8k/test",), "problems": 200, "samples": 4, "temperature": 0.7, "max_new_tokens": 128, "rows": 64,
+        "examples": ("gsm8k/train",), "shots": 1,
+    }  # fmt: skip
+    return config
