@@ -57,6 +57,6 @@ def get_config(variant: str = "scratch") -> ConfigDict:
     }  # fmt: skip
     config.evaluate = {
         "data": ("gsm8k/test",), "problems": 200, "samples": 4, "temperature": 0.7, "max_new_tokens": 128, "rows": 64,
-        "examples": ("gsm8k/train",), "shots": 1,
+        "models": ("base", "sft", "rl"), "examples": ("gsm8k/train",), "shots": 1,
     }  # fmt: skip
     return config

@@ -54,6 +54,6 @@ def get_config() -> ConfigDict:
     }  # fmt: skip
     config.evaluate = {
         "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42, "rows": 100,
-        "examples": ("toy/train",), "shots": 2,
+        "models": ("base", "sft", "rl"), "examples": ("toy/train",), "shots": 2,
     }  # fmt: skip
     return config

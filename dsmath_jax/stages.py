@@ -50,6 +50,10 @@ def _rl_inputs(config: ConfigDict) -> tuple[str, ...]:
     return ("tokenizer", "sft", *(["reward_model"] if config.rl.reward == "reward_model" else []))
 
 
+def _evaluate_inputs(config: ConfigDict) -> tuple[str, ...]:
+    return ("tokenizer", *(evaluate.stage_of(name) for name in config.evaluate.models))
+
+
 RUN = ("data_dir", "mesh")
 PARAMS = ("params.sha256.json", "model.json")
 STAGES = (
@@ -59,6 +63,6 @@ STAGES = (
     Stage("sft", sft.run, (*RUN, "sft"), lambda c: ("tokenizer", "pretrain"), PARAMS),
     Stage("reward_model", reward_model.run, (*RUN, "reward_model"), lambda c: ("tokenizer", "sft"), PARAMS),
     Stage("rl", rl.run, (*RUN, "rl"), _rl_inputs, PARAMS),
-    Stage("evaluate", evaluate.run, (*RUN, "evaluate"), lambda c: ("tokenizer", "pretrain", "sft", "rl"), ("*.json*",)),
+    Stage("evaluate", evaluate.run, (*RUN, "evaluate"), _evaluate_inputs, ("*.json*",)),
     Stage("report", write_report, (), lambda c: (), ("report.json",), derived=True),
 )

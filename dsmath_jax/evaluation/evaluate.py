@@ -19,10 +19,21 @@ from dsmath_jax.progress import track
 from dsmath_jax.sampling.sampler import Completion, Sampler
 from dsmath_jax.sharding import barrier, make_mesh
 from dsmath_jax.training.model_files import read_model, read_params
-from dsmath_jax.workdir import data_folder, read_jsonl, write_json, write_jsonl
+from dsmath_jax.workdir import UserError, data_folder, read_jsonl, write_json, write_jsonl
 
 # The models of a run, by the stage that made them, and whether they are asked with worked examples before the question.
 MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)}
+
+
+def stage_of(model: str) -> str:
+    """The stage that makes the model "base", "sft" or "rl".
+
+    Raises:
+      UserError: it is none of these.
+    """
+    if model not in MODELS:
+        raise UserError(f"Unknown model '{model}' in evaluate.models; known ones are {', '.join(MODELS)}.")
+    return MODELS[model][0]
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
@@ -36,7 +47,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     records = [r for name in ours.data for r in benchmarks.load(name, data_dir)][: ours.problems]
     examples = [r for name in ours.examples for r in benchmarks.load(name, data_dir)][: ours.shots]
     summary = {}
-    for name, (stage, few_shot) in MODELS.items():
+    for name in ours.models:
+        stage, few_shot = MODELS[name]
         path = folder / f"{name}.jsonl"
         if not path.exists():
             prompts = [
