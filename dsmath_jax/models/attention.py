@@ -27,11 +27,8 @@ def _scores(q: Array, k: Array, bias: Array) -> Array:
 
 
 def _attend_forward(q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
-    scores = _scores(q, k, bias)
-    largest = jnp.max(scores, axis=-1, keepdims=True)
-    weights = jnp.exp(scores - largest)
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = jnp.einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    out, total, largest = _unnormalised(q, k, v, bias)
+    out = out / total
     return out.astype(q.dtype), (q, k, v, bias, out, largest + jnp.log(total))
 
 
@@ -83,29 +80,27 @@ def cached_attention(
     rows, length, heads, size = q.shape
     kv_heads = k.shape[1]
     q = _by_key_head(q, kv_heads)
-    parts = [(q, k, v, jnp.tile(jnp.where(mask, 0.0, HIDDEN), (1, heads // kv_heads, 1)))]
+    bias = jnp.tile(jnp.where(mask, 0.0, HIDDEN), (1, heads // kv_heads, 1))
+    parts: list[tuple[Array, ...]] = [_unnormalised(q, k, v, bias)]
     if prefix is not None:
         k, v, seen = prefix
         prompts = k.shape[0]
-        shared = q.reshape(prompts, -1, *q.shape[1:]).transpose(0, 2, 1, 3, 4).reshape(prompts, kv_heads, -1, size)
-        parts.append((shared, k, v, jnp.where(seen, 0.0, HIDDEN)[:, None]))
+        # The queries of a prompt's rows become one long batch against the prompt's single copy, and are parted again.
+        together = q.reshape(prompts, -1, *q.shape[1:]).swapaxes(1, 2)
+        found = _unnormalised(
+            together.reshape(prompts, kv_heads, -1, size), k, v, jnp.where(seen, 0.0, HIDDEN)[:, None]
+        )
+        shape = (*together.shape[:4], -1)
+        parts.append(tuple(x.reshape(shape).swapaxes(1, 2).reshape(*q.shape[:3], -1) for x in found))
+    top = functools.reduce(jnp.maximum, [largest for _, _, largest in parts])
+    out, total = (functools.reduce(jnp.add, [part[i] * jnp.exp(part[2] - top) for part in parts]) for i in (0, 1))
+    return (out / total).astype(v.dtype).reshape(rows, heads, length, size).transpose(0, 2, 1, 3)
 
-    def rowwise(x: Array) -> Array:
-        """A prompt's `[P,K,(R/P) Q,C]` back to `[R,K,Q,C]`; what is a row's already stays."""
-        if x.shape[0] == rows:
-            return x
-        x = x.reshape(x.shape[0], kv_heads, rows // x.shape[0], -1, x.shape[-1])
-        return x.transpose(0, 2, 1, 3, 4).reshape(rows, kv_heads, -1, x.shape[-1])
 
-    scores = [_scores(q, k, bias) for q, k, _, bias in parts]
-    largest = [rowwise(jnp.max(s, axis=-1, keepdims=True)) for s in scores]
-    outs = [
-        rowwise(jnp.einsum("BKQS,BKSH->BKQH", jnp.exp(s - jnp.max(s, -1, keepdims=True)).astype(v.dtype), v))
-        for s, (_, _, v, _) in zip(scores, parts, strict=True)
-    ]
-    totals = [rowwise(jnp.sum(jnp.exp(s - jnp.max(s, -1, keepdims=True)), axis=-1, keepdims=True)) for s in scores]
-    top = functools.reduce(jnp.maximum, largest)
-    shares = [jnp.exp(m - top) for m in largest]
-    total = functools.reduce(jnp.add, [share * t for share, t in zip(shares, totals, strict=True)])
-    out = functools.reduce(jnp.add, [share * o for share, o in zip(shares, outs, strict=True)]) / total
-    return out.astype(q.dtype).reshape(rows, heads, length, size).transpose(0, 2, 1, 3)
+def _unnormalised(q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, Array, Array]:
+    """Weighted sum of values, sum of weights and the largest score that both are relative to; the last axis is H, 1, 1."""
+    scores = _scores(q, k, bias)
+    largest = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    out = jnp.einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return out, jnp.sum(weights, axis=-1, keepdims=True), largest

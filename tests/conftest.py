@@ -1,0 +1,50 @@
+"""What several test files share: a tiny decoder in float32, a mesh of one device, the real data where there is some."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from jax.sharding import Mesh
+
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.sharding import make_mesh
+
+SIZES = {
+    "vocab_size": 23, "layers": 2, "width": 16, "heads": 4, "kv_heads": 2, "head_size": 4, "hidden": 24, "context": 64,
+    "compute_dtype": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def mesh() -> Mesh:
+    return make_mesh()
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Llama]:
+    """The tiny decoder (grouped queries), with some of its sizes changed."""
+    return lambda **changes: Llama(ModelConfig(**SIZES | changes))
+
+
+@pytest.fixture(scope="session")
+def model(make_model: Callable[..., Llama]) -> Llama:
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def params(model: Llama) -> Any:
+    """Parameters of `model`. Its embedding is scaled up, so that the context matters to its logits."""
+    embedding = jax.random.normal(jax.random.key(2), (model.config.vocab_size, model.config.width))
+    return jax.jit(lambda: initial_params(model, jax.random.key(1)))() | {"embedding": embedding}
+
+
+@pytest.fixture
+def real_data() -> Path:
+    folder = Path(os.environ.get("DSMATH_DATA", Path(__file__).parents[1] / "../shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"the real data are not at {folder}; set DSMATH_DATA")
+    return folder

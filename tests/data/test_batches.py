@@ -1,0 +1,78 @@
+"""Batches at random access: a function of seed and step alone, whoever asks and in whatever order."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsmath_jax.data.batches import Batches
+from dsmath_jax.data.packing import write_rows
+from dsmath_jax.workdir import UserError
+
+LENGTH, ROWS = 3, 40
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Callable[[str, int], Path]:
+    """A file whose row i holds only the token `first + i`."""
+
+    def write(name: str, first: int) -> Path:
+        path = tmp_path / f"{name}.array_record"
+        rows = [
+            np.stack([np.full(LENGTH + 1, first + i), np.ones(4), np.ones(4)]).astype(np.int32) for i in range(ROWS)
+        ]
+        write_rows(path, rows)
+        return path
+
+    return write
+
+
+def drawn(batches: Batches, steps: int) -> list[int]:
+    return [int(token) for step in range(steps) for token in batches(step)["tokens"][:, 0]]
+
+
+def test_any_step_may_be_asked_for_at_any_time(source: Callable[..., Path]) -> None:
+    path = source("a", 0)
+    one, other = (Batches([(path, 1.0)], LENGTH, 8, seed=3) for _ in range(2))
+    forward = [one(step) for step in range(12)]
+    for step in (7, 11, 0, 7):
+        for name, array in other(step).items():
+            np.testing.assert_array_equal(array, forward[step][name])
+
+
+def test_every_epoch_goes_once_through_all_rows_in_an_order_of_its_own(source: Callable[..., Path]) -> None:
+    path = source("a", 0)
+    seen = np.array(drawn(Batches([(path, 1.0)], LENGTH, 8, seed=3), 3 * ROWS // 8)).reshape(3, ROWS)
+    assert (np.sort(seen, axis=1) == np.arange(ROWS)).all()
+    assert len({tuple(epoch) for epoch in seen} | {tuple(range(ROWS))}) == 4
+    assert drawn(Batches([(path, 1.0)], LENGTH, 8, seed=4), 5) != seen[0].tolist()
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_another_number_of_processes_sees_the_same_global_batch(source: Callable[..., Path], processes: int) -> None:
+    sources = [(source("a", 0), 2.0), (source("b", 100), 1.0)]
+    whole = Batches(sources, LENGTH, 8, seed=3)
+    shares = [Batches(sources, LENGTH, 8, 3, index, processes) for index in range(processes)]
+    for step in (0, 5):
+        expected = whole(step)
+        for index, share in enumerate(shares):
+            for name, array in share(step).items():
+                np.testing.assert_array_equal(array, expected[name][index::processes])
+
+
+def test_sources_are_mixed_by_their_weights(source: Callable[..., Path]) -> None:
+    names = {"a": 0.5, "b": 0.3, "c": 0.2}
+    sources = [(source(name, 100 * i), weight) for i, (name, weight) in enumerate(names.items())]
+    seen = np.array(drawn(Batches(sources, LENGTH, 8, seed=3), 25)) // 100
+    np.testing.assert_allclose(np.bincount(seen) / len(seen), list(names.values()), atol=0.02)
+
+
+def test_what_is_missing_is_named(source: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.array_record is missing"):
+        Batches([(tmp_path / "absent.array_record", 1.0)], LENGTH, 8, 0)
+    write_rows(tmp_path / "empty.array_record", [])
+    with pytest.raises(UserError, match=r"empty\.array_record holds no rows"):
+        Batches([(tmp_path / "empty.array_record", 1.0)], LENGTH, 8, 0)
+    with pytest.raises(UserError, match="batch_size 8 does not divide by 3 processes"):
+        Batches([(source("a", 0), 1.0)], LENGTH, 8, 0, 0, 3)

@@ -1,0 +1,101 @@
+"""Packing: no token is lost, none is learned twice or across a document's end."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsmath_jax.data.batches import read_rows
+from dsmath_jax.data.packing import Example, batch_of_rows, concatenate, fit_whole, write_rows
+
+
+@st.composite
+def examples(draw: st.DrawFn, longest: int = 30) -> list[Example]:
+    """Examples whose tokens are all distinct, so that any one lost, doubled or moved is seen."""
+    made, at = [], 1
+    for length in draw(st.lists(st.integers(1, longest), max_size=12)):
+        learn = draw(st.lists(st.booleans(), min_size=length, max_size=length))
+        made.append(Example(list(range(at, at + length)), learn))
+        at += length
+    return made
+
+
+def kept(rows: list[np.ndarray], name: int) -> list[int]:
+    return [int(x) for row in rows for x in row[name][row[1] > 0]]
+
+
+@given(examples(), st.integers(1, 12))
+def test_concatenate_keeps_every_token_in_order_and_leaves_only_the_last_row_open(
+    documents: list[Example], length: int
+) -> None:
+    rows = list(concatenate(documents, length))
+    assert kept(rows, 0) == [token for e in documents for token in e.tokens]
+    assert kept(rows, 2) == [flag for e in documents for flag in e.learn]
+    assert all(row.shape == (3, length + 1) and row.dtype == np.int32 for row in rows)
+    assert all((row[1] > 0).all() for row in rows[:-1])
+    owner = {token: number for number, e in enumerate(documents) for token in e.tokens}
+    for row in rows:
+        used = int((row[1] > 0).sum())
+        assert (row[:, used:] == 0).all()
+        for left, right in zip(range(used), range(1, used), strict=False):
+            same = owner[row[0, left]] == owner[row[0, right]]
+            assert row[1, right] - row[1, left] == (0 if same else 1)
+
+
+@given(examples(longest=9), st.integers(8, 15))
+def test_fit_whole_splits_nothing(problems: list[Example], length: int) -> None:
+    rows = list(fit_whole(problems, length))
+    assert kept(rows, 0) == [token for e in problems for token in e.tokens]
+    assert kept(rows, 2) == [flag for e in problems for flag in e.learn]
+    segments = [[int(t) for t in row[0][row[1] == s]] for row in rows for s in range(1, row[1].max() + 1)]
+    assert segments == [e.tokens for e in problems]
+
+
+def test_fit_whole_refuses_what_is_longer_than_a_row() -> None:
+    assert len(list(fit_whole([Example([1, 2, 3], [True] * 3)], 2))) == 1
+    with pytest.raises(ValueError, match="4 tokens does not fit a row of 3"):
+        list(fit_whole([Example([1, 2, 3, 4], [True] * 4)], 2))
+
+
+@given(examples(), st.integers(2, 12))
+def test_batch_of_rows_equals_a_loop(documents: list[Example], length: int) -> None:
+    rows = list(concatenate(documents, length))
+    if not rows:
+        return
+    batch = batch_of_rows(np.stack(rows))
+    assert {name: array.dtype.name for name, array in batch.items()} == {
+        "tokens": "int32", "targets": "int32", "segment_ids": "int32", "positions": "int32", "loss_weights": "float32"
+    }  # fmt: skip
+    for b, (tokens, segments, learn) in enumerate(rows):
+        position = 0
+        for t in range(length):
+            position = position + 1 if t and segments[t] == segments[t - 1] else 0
+            counts = bool(segments[t] and segments[t] == segments[t + 1] and learn[t + 1])
+            assert batch["tokens"][b, t] == tokens[t]
+            assert batch["targets"][b, t] == tokens[t + 1]
+            assert batch["segment_ids"][b, t] == segments[t]
+            assert batch["positions"][b, t] == position
+            assert batch["loss_weights"][b, t] == counts
+
+
+def test_no_weight_crosses_from_one_document_to_the_next() -> None:
+    rows = np.stack(list(concatenate([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 4)))
+    assert batch_of_rows(rows)["loss_weights"].tolist() == [[1.0, 0.0, 1.0, 0.0]]
+
+
+def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
+    rows = list(concatenate([Example(list(range(1, 40)), [True] * 39)], 7))
+    assert write_rows(tmp_path / "rows.array_record", rows) == len(rows)
+    np.testing.assert_array_equal(read_rows(tmp_path / "rows.array_record", 7), np.stack(rows))
+
+
+def test_an_interrupted_file_never_has_its_name(tmp_path: Path) -> None:
+    def stop_after_one() -> object:
+        yield np.zeros((3, 4), np.int32)
+        raise RuntimeError("out of text")
+
+    with pytest.raises(RuntimeError, match="out of text"):
+        write_rows(tmp_path / "rows.array_record", stop_after_one())
+    assert list(tmp_path.iterdir()) == []

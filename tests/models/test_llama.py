@@ -1,0 +1,154 @@
+"""The decoder: packing, remat policies, rotary embeddings, and a real checkpoint's own greedy text."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from dsmath_jax.models import huggingface
+from dsmath_jax.models.llama import REMAT, Llama, head, initial_params, rotary
+from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.sharding import path_name
+from dsmath_jax.training.model_files import abstract_params
+from dsmath_jax.workdir import read_json
+
+DOCUMENTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9]]
+
+
+TOGETHER = [(0, 0), (0, 5), (0, 8)]  # row and place where a document begins
+APART = [(0, 0), (1, 0), (2, 0)]
+
+
+def rows_of(places: list[tuple[int, int]], length: int) -> dict[str, np.ndarray]:
+    rows = {name: np.zeros((places[-1][0] + 1, length), np.int32) for name in ("tokens", "positions", "segment_ids")}
+    for number, (document, (row, at)) in enumerate(zip(DOCUMENTS, places, strict=True), 1):
+        place = np.s_[row, at : at + len(document)]
+        rows["tokens"][place], rows["segment_ids"][place] = document, number
+        rows["positions"][place] = range(len(document))
+    return rows
+
+
+def outputs(model: Llama, params: Any, tokens: Any, positions: Any, segment_ids: Any) -> jax.Array:
+    hidden, _ = model.apply({"params": params}, tokens, positions, segment_ids)
+    return hidden @ head(params, model.config)
+
+
+def gradients(model: Llama, params: Any, places: list[tuple[int, int]], length: int) -> tuple[jax.Array, Any]:
+    """Logits of the documents, one after another, and the gradient of their sum with fixed random weights."""
+    weight = np.random.default_rng(0).normal(size=(sum(map(len, DOCUMENTS)), model.config.vocab_size))
+
+    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        logits = outputs(model, params, **rows_of(places, length))
+        parts = [logits[row, at : at + len(d)] for d, (row, at) in zip(DOCUMENTS, places, strict=True)]
+        return jnp.sum(jnp.concatenate(parts) * weight), jnp.concatenate(parts)
+
+    (_, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return logits, gradient
+
+
+def assert_trees_close(one: Any, other: Any, atol: float) -> None:
+    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(left, right, atol=atol, err_msg=path_name(path))
+
+
+def test_packed_equals_unpacked_in_outputs_and_gradients(model: Llama, params: Any) -> None:
+    together, together_gradient = gradients(model, params, TOGETHER, 17)
+    apart, apart_gradient = gradients(model, params, APART, 9)
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+    assert_trees_close(together_gradient, apart_gradient, atol=3e-5)
+
+
+def test_remat_changes_no_gradient(make_model: Callable[..., Llama], params: Any) -> None:
+    found = {policy: gradients(make_model(remat=policy), params, TOGETHER, 17)[1] for policy in REMAT}
+    assert np.abs(found["none"]["layers"]["q"]).max() > 0.1
+    for policy in REMAT:
+        assert_trees_close(found["none"], found[policy], atol=3e-5)
+
+
+def test_tied_embeddings_have_no_head_of_their_own(make_model: Callable[..., Llama], params: Any) -> None:
+    model = make_model(tie_embeddings=True)
+    shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
+    assert "head" not in shapes
+    np.testing.assert_array_equal(head(params, model.config), params["embedding"].T)
+
+
+def test_rotary_turns_by_the_distance_alone() -> None:
+    noise = np.random.default_rng(0)
+    q, k = (jnp.float32(noise.normal(size=(1, 1, 1, 8))) for _ in range(2))
+
+    def score(at: int, other: int) -> float:
+        turned = [rotary(x, jnp.array([[place]]), 100.0) for x, place in ((q, at), (k, other))]
+        return float(jnp.sum(turned[0] * turned[1]))
+
+    np.testing.assert_allclose(rotary(q, jnp.zeros((1, 1), jnp.int32), 100.0), q)
+    assert score(7, 4) == pytest.approx(score(23, 20), abs=1e-5)
+    assert score(7, 4) != pytest.approx(score(7, 5), abs=1e-3)
+
+
+def test_compute_dtype_is_that_of_activations_not_of_parameters(make_model: Callable[..., Llama]) -> None:
+    model, row = make_model(compute_dtype="bfloat16"), rows_of(TOGETHER, 17)
+    params = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    hidden, _ = jax.eval_shape(lambda params: model.apply({"params": params}, **row), params)
+    assert hidden.dtype == jnp.bfloat16
+
+
+def load(folder: Path, mesh: Mesh) -> tuple[Llama, Any]:
+    config = huggingface.read_config(folder, "float32")
+    shapes = abstract_params(config, mesh)
+    flat = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    arrays = dict(huggingface.read_arrays(folder, config, flat))
+    return Llama(config), jax.tree_util.tree_map_with_path(lambda path, _: arrays[path_name(path)], shapes)
+
+
+def test_a_real_checkpoint_says_its_golden_text(real_data: Path, mesh: Mesh) -> None:
+    """stories260K: grouped queries, tied embeddings; greedy decoding from BOS through prefill and cache."""
+    folder = real_data / "checkpoints" / "stories260k_hf"
+    golden = read_json(folder / "golden_greedy.json")["greedy_tokens"]
+    model, params = load(folder, mesh)
+    sampler = Sampler(model, mesh, [], max_new_tokens=len(golden) - 1, rows=1)
+    [[completion]] = sampler.generate(params, [golden[:1]], temperature=0.0)
+    assert golden[:1] + completion.tokens == golden
+    assert not completion.finished
+
+
+def test_an_untied_bfloat16_checkpoint_loads(real_data: Path, mesh: Mesh) -> None:
+    model, params = load(real_data / "checkpoints" / "tiny_llama_hf", mesh)
+    config = model.config
+    assert (config.vocab_size, config.layers, config.width, config.heads, config.hidden) == (16, 4, 128, 4, 344)
+    assert not config.tie_embeddings
+    logits = jax.jit(lambda: outputs(model, params, **rows_of(TOGETHER, 17)))()
+    assert np.isfinite(logits).all()
+    assert np.std(logits) > 0.1
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"kv_heads": 4}, {"kv_heads": 1, "head_size": 6}, {"tie_embeddings": True, "rope_theta": 500.0}],
+    ids=str,
+)
+def test_logits_equal_transformers(make_model: Callable[..., Llama], changes: dict, mesh: Mesh, tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    c = make_model(**changes).config
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=c.vocab_size, num_hidden_layers=c.layers, hidden_size=c.width, num_attention_heads=c.heads,
+            num_key_value_heads=c.kv_heads, head_dim=c.head_size, intermediate_size=c.hidden, initializer_range=0.3,
+            rms_norm_eps=c.norm_eps, tie_word_embeddings=c.tie_embeddings, max_position_embeddings=c.context,
+            rope_parameters={"rope_theta": c.rope_theta, "rope_type": "default"},
+        )
+    )  # fmt: skip
+    theirs.save_pretrained(tmp_path)
+    model, params = load(tmp_path, mesh)
+    tokens = np.random.default_rng(0).integers(0, c.vocab_size, (2, 12)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(12), tokens.shape)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+    np.testing.assert_allclose(outputs(model, params, tokens, positions, np.ones_like(tokens)), expected, atol=2e-4)

@@ -1,0 +1,76 @@
+"""Chunked log-probabilities against the plain log-softmax, values and gradients, in float64."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsmath_jax.models.logprobs import token_logprobs
+
+WIDTH, VOCABULARY = 6, 11
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def inputs(batch: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    noise = np.random.default_rng(0)
+    hidden, head = noise.normal(size=(batch, length, WIDTH)), noise.normal(size=(WIDTH, VOCABULARY))
+    return hidden, head, noise.integers(0, VOCABULARY, (batch, length))
+
+
+def plain(hidden: jax.Array, head: jax.Array, targets: np.ndarray, temperature: float) -> tuple[jax.Array, jax.Array]:
+    all_of_them = jax.nn.log_softmax(hidden @ head / temperature)
+    chosen = jnp.take_along_axis(all_of_them, jnp.array(targets)[..., None], axis=-1)[..., 0]
+    return chosen, -jnp.sum(jnp.exp(all_of_them) * all_of_them, axis=-1)
+
+
+@pytest.mark.parametrize(("batch", "length", "chunk"), [(2, 7, 4), (1, 3, 8), (3, 4, 12), (2, 5, 1)])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_equals_the_plain_form(batch: int, length: int, chunk: int, temperature: float) -> None:
+    hidden, head, targets = inputs(batch, length)
+    weight = np.random.default_rng(1).normal(size=targets.shape)
+    found = token_logprobs(hidden, head, targets, temperature, chunk)
+    for one, other in zip(found, plain(hidden, head, targets, temperature), strict=True):
+        assert one.dtype == jnp.float64
+        np.testing.assert_allclose(one, other, atol=1e-13)
+
+    def loss(form: str, hidden: jax.Array, head: jax.Array) -> jax.Array:
+        if form == "plain":
+            return jnp.sum(plain(hidden, head, targets, temperature)[0] * weight)
+        return jnp.sum(token_logprobs(hidden, head, targets, temperature, chunk)[0] * weight)
+
+    ours, theirs = (jax.grad(loss, argnums=(1, 2))(form, hidden, head) for form in ("ours", "plain"))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-13)
+
+
+def test_no_gradient_flows_through_the_entropy() -> None:
+    hidden, head, targets = inputs(1, 3)
+    gradient = jax.grad(lambda hidden: jnp.sum(token_logprobs(hidden, head, targets)[1]))(hidden)
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_logits_of_half_precision_hidden_states_are_float32() -> None:
+    """Sums over the vocabulary in bfloat16 would be off by a percent; only the inputs are rounded."""
+    hidden, head, targets = inputs(2, 5)
+    half = jnp.bfloat16(hidden)
+    logprobs, entropy = token_logprobs(half, jnp.float32(head), targets, chunk=4)
+    assert logprobs.dtype == entropy.dtype == jnp.float32
+    expected, _ = plain(jnp.float64(half), jnp.float64(jnp.bfloat16(head)), targets, 1.0)
+    np.testing.assert_allclose(logprobs, expected, atol=1e-5)
+
+
+def test_the_logits_of_all_tokens_never_exist_at_once() -> None:
+    hidden, head, targets = inputs(4, 16)
+    program = jax.make_jaxpr(jax.grad(lambda hidden: jnp.sum(token_logprobs(hidden, head, targets, chunk=8)[0])))(
+        hidden
+    )
+    assert f"[8,{VOCABULARY}]" in str(program)
+    for whole in (f"[4,16,{VOCABULARY}]", f"[64,{VOCABULARY}]", f"[8,8,{VOCABULARY}]"):
+        assert whole not in str(program)
