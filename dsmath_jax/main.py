@@ -6,11 +6,13 @@ Any field of the config may be set on the command line: `--config.rl.steps=20`.
 import difflib
 import inspect
 import logging
+import os
 import re
 import runpy
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -22,6 +24,7 @@ from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import UserError, full_disk, read_json
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+SEE_HELP = "see python -m dsmath_jax.main --help"
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
@@ -68,31 +71,39 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
       UserError: a flag, the file, a field or a value is wrong.
     """
     recipe = flags.FlagValues()
-    recipe.set_gnu_getopt()  # flags of the config, unknown so far, may have values of their own among the arguments
+    recipe.set_gnu_getopt()  # the values of fields, unknown so far, may stand between the flags
     flags.DEFINE_string("config", None, "", recipe)
+    fields: dict[str, Any] = {}
     try:
         argv = recipe(argv, known_only=True)
         if recipe.config is None:
-            raise UserError("--config is missing; see python -m dsmath_jax.main --help.")
+            raise UserError(f"--config is missing; {SEE_HELP}.")
         config = load_config(recipe.config)
         fields = runner.flat(config)
         for name in (match[1] for match in map(OVERRIDE.match, argv) if match):
             if name not in fields:
                 raise UserError(f"The config has no field '{name}'{nearest(name, fields)}; see {recipe.config}.")
+            if not name.replace(".", "_").isidentifier():
+                raise UserError(f"The field '{name}' cannot be set on the command line; set it in {recipe.config}.")
         values = define_flags(config, argv)
         rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UserError(f"Unknown flag --{error.flagname}{nearest(error.flagname, list(values))}.") from error
-    except (flags.Error, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(f"Unknown flag --{error.flagname}{nearest(error.flagname, values)}; {SEE_HELP}.") from error
+    except flags.IllegalFlagValueError as error:
+        given = str(error).removeprefix("flag ").split(": ")[0]
+        name = given.partition("=")[0].removeprefix("--config.")
+        wrong = f"is no {type(fields[name]).__name__} like {fields[name]!r}" if name in fields else "is of a wrong type"
+        raise UserError(f"{given} {wrong}; {SEE_HELP}.") from error
+    except flags.Error as error:
+        raise UserError(f"{error}; {SEE_HELP}.") from error
     if rest:
-        raise UserError(f"Unknown argument '{rest[0]}'; flags begin with --.")
+        raise UserError(f"Unknown argument '{rest[0]}': flags begin with --; {SEE_HELP}.")
     if values.workdir is None:
-        raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
+        raise UserError(f"--workdir is missing; {SEE_HELP}.")
     for name, value in runner.flat(values.config).items():
-        # ml_collections holds every field to its type, but not the items of a tuple.
+        # ml_collections holds a field to its type, but not the items of a tuple.
         if isinstance(value, list) and fields[name] and {*map(type, value)} - {*map(type, fields[name])}:
-            raise UserError(f"--config.{name}: {value} has not the types of {fields[name]}, which the recipe says.")
+            raise UserError(f"--config.{name}={value} is wrong: the items must be of the types in {fields[name]}.")
     return values
 
 
@@ -110,7 +121,10 @@ def load_config(argument: str) -> ConfigDict:
         parameters = inspect.signature(get_config).parameters
         if variant and not parameters:
             raise UserError(f"The config file {path} has no variants; leave ':{variant[0]}' out.")
-        return get_config(*variant)
+        config = get_config(*variant)
+        if not isinstance(config, ConfigDict):
+            raise UserError(f"The config {argument}: get_config() returns {type(config).__name__}, no ConfigDict.")
+        return config
     except UserError:
         raise
     except Exception as error:  # the file is anybody's code
@@ -119,15 +133,14 @@ def load_config(argument: str) -> ConfigDict:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), 1)
-    return f", did you mean '{near[0]}'?" if near else ""
+    return f" (the nearest is '{near[0]}')" if near else ""
 
 
-def run() -> None:
-    """Runs `main`; the user's errors and a full disk end with one sentence and exit code 2."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+def run() -> int:
+    """Runs `main` and returns the exit code: 2, with one sentence, for the user's errors and a full disk."""
     try:
         main(sys.argv)
-        return
+        return 0
     except UserError as error:
         sentence = str(error)
     except Exception as error:
@@ -135,9 +148,15 @@ def run() -> None:
         if reason is None:
             raise
         sentence = f"A file cannot be written ({reason}); free space and run the same command again, it goes on."
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
-    run()
+    logging.basicConfig(format="%(levelname)s: %(message)s", force=True)
+    for name in ("absl", "daft_local_execution"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # Orbax and Daft log what they raise as well
+    if code := run():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # the threads of libraries, cut off in their work, may hang or abort an orderly end

@@ -1,8 +1,8 @@
 """How the stages of a run are run, skipped, resumed or refused.
 
-A stage's fingerprint is the part of the config that it sees and the hashes of the stages that it reads. It is written to
-`started.json` before the stage's first file and to `manifest.json` after its last one. The manifest's `seconds` are the
-wall time of the call that finished the stage: what killed runs had spent on it before is not known.
+A stage's fingerprint is the part of the config that it sees and the hashes of the stages that it reads. It is written
+to `started.json` before the stage's first file and to `manifest.json` after its last one. The manifest's `seconds` are
+the wall time of the run that finished the stage; what killed runs had spent on it before is not counted.
 """
 
 import contextlib
@@ -60,8 +60,8 @@ def run(
       overwrite: those of them to do anew; those that read them follow.
 
     Raises:
-      UserError: the config lacks a part, an earlier stage is missing, a stage was made with another config or from other
-        files, or another run holds the workdir. Of the first two nothing has been written.
+      UserError: the config lacks a part or an earlier stage is missing (then nothing has been written), another run
+        holds the workdir, or a stage was made with another config or from other files.
     """
     chosen = [stage for stage in stages if stage.name in names]
     parts = {stage.name: _part(stage, config) for stage in chosen}
@@ -69,7 +69,8 @@ def run(
         for name in stage.after(config):
             if name not in parts and not (workdir / name / MANIFEST).is_file():
                 raise UserError(
-                    f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; add {name} to --stages."
+                    f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; "
+                    f"add {name} to --stages."
                 )
     for name in overwrite:
         if name not in parts:
@@ -78,12 +79,13 @@ def run(
         redone: set[str] = set()
         for stage in chosen:
             again = stage.derived or stage.name in overwrite or bool(redone & set(stage.after(config)))
-            if _bring_up(stage, parts[stage.name], config, workdir, again):
+            if again:
                 redone.add(stage.name)
+            _bring_up(stage, parts[stage.name], config, workdir, again)
 
 
-def _bring_up(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path, again: bool) -> bool:
-    """Skips, resumes, begins or (`again`) redoes one stage. Returns whether files that were there have been replaced."""
+def _bring_up(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path, again: bool) -> None:
+    """Skips, begins, resumes or (where it is complete and `again`) redoes one stage."""
     folder = workdir / stage.name
     fingerprint = _fingerprint(stage, part, config, workdir)
     complete, begun = (folder / MANIFEST).is_file(), (folder / STARTED).is_file()
@@ -96,11 +98,10 @@ def _bring_up(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path,
         )
     if complete and not again:
         print(f"{stage.name}: complete, skipped", flush=True)
-        return False
+        return
     if changes or complete:
         _clear(folder)
     _run_one(stage, part, workdir, fingerprint)
-    return bool(changes) or complete
 
 
 def _run_one(stage: Stage, part: ConfigDict, workdir: Path, fingerprint: dict) -> None:
@@ -153,7 +154,8 @@ def _changes(before: dict, now: dict) -> list[str]:
     fields = sorted(old.keys() | new.keys())
     changes = [f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in fields if old.get(n) != new.get(n)]
     old, new = before["inputs"], now["inputs"]
-    return changes + [f"the files of {n} are others" for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
+    others = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return changes + [f"the files of {name} are others" for name in others]
 
 
 def _clear(folder: Path) -> None:

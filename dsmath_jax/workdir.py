@@ -43,7 +43,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Hands out a temporary path (file or folder, for libraries that open it themselves), renamed when the block ends."""
+    """Hands out a temporary path (of a file or folder that a library opens itself), renamed when the block ends."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -91,20 +91,22 @@ def write_jsonl(path: str | Path, rows: Any) -> None:
 def read_jsonl(path: str | Path) -> Iterator[dict]:
     """Yields the objects of a JSONL file; a line that is none is a `UserError` with its number."""
     try:
-        file = open(path, encoding="utf-8")
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _json_object(line, f"{path}, line {number}")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({os.strerror(error.errno or errno.EIO)}); check the path.") from None
-    with file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: not a JSON object; mend or remove that line.")
-            yield row
+
+
+def _json_object(line: bytes, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: not a JSON object; mend or remove that line.")
+    return row
 
 
 def hash_file(path: str | Path) -> str:
@@ -138,14 +140,13 @@ def lock(workdir: Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = open(workdir / ".lock", "a+", encoding="utf-8")
+        (workdir / ".lock").touch()
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"The workdir {workdir} cannot be used ({error.strerror}); give another --workdir.") from None
-    with file:
+    with open(workdir / ".lock", "r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             holder = file.read().strip() or "another run"
             raise UserError(
                 f"The workdir {workdir} is in use by {holder}; wait for it to end, or give another --workdir."
