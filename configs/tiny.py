@@ -1,12 +1,12 @@
-"""The whole path on a laptop CPU, without any download: a generated web, generated word problems, a 1 M parameter model.
+"""The whole path on a laptop CPU, without any download: generated web, generated problems, a 1 M parameter model.
 
 Paper: all of it, at toy size. Command: `make demo`, or
 `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
-Hardware: 2 CPU cores, 4 GB. Time: below 8 minutes. Expected: SFT answers 50 to 65 % of the held-out problems greedily, GRPO
-at least 10 points more (README, Results).
+Hardware: 2 CPU cores, 4 GB. Time: below 8 minutes. Expected: SFT answers 50 to 65 % of the held-out problems greedily,
+GRPO at least 10 points more (README, Results).
 
-`configs/tiny.py:sft_continued` is the control: in place of RL, SFT goes on for as many floating-point operations as the RL
-stage takes, its learning rate annealed (stages corpus, tokenizer, pretrain, sft, evaluate, report).
+`configs/tiny.py:sft_continued` is the control: in place of RL, SFT goes on for as many floating-point operations as
+the RL stage takes, its learning rate annealed (stages corpus, tokenizer, pretrain, sft, evaluate, report).
 """
 
 from ml_collections import ConfigDict
@@ -14,9 +14,8 @@ from ml_collections import ConfigDict
 from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
-
-# RL's cost in SFT steps of 1,024 tokens. A step of RL handles 16 x 8 rows of some 70 tokens: twice forward to sample and to
-# ask the reference (2 + 2 of SFT's 6 units a token), once forward and backward (6): 140 x 128 x 70 x 10 / (1,024 x 6).
+# RL's cost in SFT steps of 1,024 tokens. A step of RL handles 16 x 8 rows of some 70 tokens: forward to sample and to ask
+# the reference (2 + 2 of SFT's 6 units a token), then forward and backward (6): 140 x 128 x 70 x 10 / (1,024 x 6).
 RL_AS_SFT_STEPS = 2042
 
 

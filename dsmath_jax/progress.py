@@ -13,7 +13,7 @@ LINE_EVERY_SECONDS = 10.0
 
 
 def track(items: Iterable[Item], what: str, total: int, start: int = 0) -> Iterator[Item]:
-    """Yields `items` and shows how many of `total` are done, beginning at `start` (work found done by a resumed run)."""
+    """Yields `items` and shows how many of `total` are done, from `start` on (what a resumed run found done)."""
     console = Console(stderr=True)
     yield from (_bar if console.is_terminal else _lines)(items, what, total, start, console)
 

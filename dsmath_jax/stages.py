@@ -1,4 +1,4 @@
-"""The stages of the paper's path in their order: what each sees of the config, which stages it reads, what it leaves."""
+"""The stages of the paper's path in order: what each sees of the config, which stages it reads, what it leaves."""
 
 from pathlib import Path
 

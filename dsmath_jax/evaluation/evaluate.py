@@ -3,6 +3,7 @@
 Paper §5.2.2.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,6 +79,9 @@ def _answer(
 ) -> list[dict]:
     ours, model = config.evaluate, read_model(stage, mesh)
     params = read_params(stage, model.config, mesh)
+    too_long = sum(len(prompt) + ours.max_new_tokens > model.config.context for prompt in prompts)
+    if too_long:
+        logging.warning("evaluate: %d of %d prompts of %s outgrow its context.", too_long, len(prompts), name)
     sampler = Sampler(model, mesh, [text_tokenizer.eos_id], ours.max_new_tokens, ours.rows)
     greedy = sampler.generate(params, prompts, temperature=0.0)
     drawn = sampler.generate(

@@ -98,7 +98,7 @@ def cached_attention(
 
 
 def _unnormalised(q: Array, k: Array, v: Array, bias: Array) -> tuple[Array, Array, Array]:
-    """Weighted sum of values, sum of weights and the largest score that both are relative to; the last axis is H, 1, 1."""
+    """Weighted sum of values, sum of weights, and the largest score, which both are relative to (last axis H, 1, 1)."""
     scores = _scores(q, k, bias)
     largest = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)

@@ -44,6 +44,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     records, prompts = _within_limit(records, text_tokenizer, ours.max_prompt_tokens)
     length = max(map(len, prompts)) + ours.max_new_tokens - 1
     model = read_model(workdir / "sft", mesh)
+    if length >= model.config.context:
+        raise UserError(
+            f"rl: a prompt and its completion may have {length + 1} tokens, more than the model's context of "
+            f"{model.config.context}; lower rl.max_prompt_tokens or rl.max_new_tokens."
+        )
     write_config(folder, model.config)
     reference = read_params(workdir / "sft", model.config, mesh)
     method = METHODS[ours.method]

@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from dsmath_jax.data import chat, tokenizer
 from dsmath_jax.workdir import UserError, write_json
 
-TEXTS = [f"Tom has {i} apples and buys {i % 9} more.\n{i} + 3 = {i + 3}\nThe answer is {i + 3}." for i in range(300)]
+# The same numbers over and over, so that training would make one piece of them if it might.
+TEXTS = [
+    f"In 2024 Tom has 1250 apples and buys {i} more.\n1250 + {i} = {1250 + i}\nThe answer is {1250 + i}."
+    for i in range(300)
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +40,8 @@ class TestTraining:
         assert not {trained.bos_id, trained.eos_id} & set(ids)
 
     def test_every_digit_is_a_token(self, trained: tokenizer.Tokenizer) -> None:
-        ids = trained.encode("x1234567890")
-        assert len({tuple(trained.encode(digit)) for digit in "0123456789"}) == 10
-        assert [trained.decode([i]) for i in ids[-10:]] == list("1234567890")
+        pieces = [trained.decode([i]) for i in trained.encode("In 2024: 1250+1234567890")]
+        assert [piece for piece in pieces if any(c.isdigit() for c in piece)] == list("202412501234567890")
 
     def test_markers_and_the_newline_are_single_tokens(self, trained: tokenizer.Tokenizer) -> None:
         assert all(len(trained.encode(marker)) == 1 for marker in (*chat.MARKERS, "\n"))
