@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
-# RL's cost in SFT steps of 1,024 tokens. A step of RL handles 16 x 8 rows of some 70 tokens: forward to sample and to ask
-# the reference (2 + 2 of SFT's 6 units a token), then forward and backward (6): 140 x 128 x 70 x 10 / (1,024 x 6).
+# RL's cost in SFT steps of 1,024 tokens. A step of RL handles 16 x 8 rows of some 70 tokens: forward to sample and to
+# ask the reference (2 + 2 of SFT's 6 units a token), then forward and backward (6): 140 x 128 x 70 x 10 over 1,024 x 6.
 RL_AS_SFT_STEPS = 2042
 
 
