@@ -97,9 +97,7 @@ def test_an_unexpected_tensor_is_named(read: Callable[..., dict[str, np.ndarray]
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.self_attn.k_proj.weight", "model.norm.weight", "lm_head.weight"])
-@pytest.mark.parametrize(
-    "change", [lambda x: x[:-1], lambda x: x[..., None]], ids=["cut", "one axis more"]
-)
+@pytest.mark.parametrize("change", [lambda x: x[:-1], lambda x: x[..., None]], ids=["cut", "one axis more"])
 def test_a_misshapen_tensor_is_named(read: Callable[..., Any], name: str, change: Callable[..., Any]) -> None:
     tensors = theirs()
     tensors[name] = change(tensors[name])

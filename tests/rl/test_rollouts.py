@@ -1,0 +1,68 @@
+"""Rollouts: which prompts a step takes, and completions as training rows."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import Mesh
+
+from dsmath_jax.models.llama import Llama
+from dsmath_jax.rl.rollouts import batch_of, prompts_of_step
+from dsmath_jax.sampling.sampler import Completion, Sampler
+from dsmath_jax.training.objectives import batch_logprobs
+
+EOS = 2
+PROMPTS = [[1, 7, 3], [1, 9]]
+COMPLETIONS = [
+    Completion(0, 0, [4, 5, EOS], [-0.1, -0.2, -0.3], True),
+    Completion(0, 1, [6], [-0.4], False),
+    Completion(1, 0, [EOS], [-0.5], True),
+]
+
+
+@given(st.integers(0, 100), st.integers(1, 9), st.integers(1, 20))
+def test_every_epoch_goes_through_all_prompts_once(seed: int, prompts: int, count: int) -> None:
+    steps = -(-3 * count // prompts)
+    taken = [i for step in range(steps) for i in prompts_of_step(seed, step, prompts, count)]
+    for epoch in range(3):
+        assert sorted(taken[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_orders_differ_by_epoch_and_seed() -> None:
+    orders = [tuple(prompts_of_step(seed, epoch, 30, 30)) for seed in (0, 1) for epoch in (0, 1)]
+    assert len(set(orders)) == 4
+    assert orders[0] == tuple(prompts_of_step(0, 0, 30, 30))
+
+
+def test_rows_hold_prompt_completion_and_nothing_else() -> None:
+    batch = batch_of(PROMPTS, COMPLETIONS, 6)
+    assert batch["tokens"].tolist() == [[1, 7, 3, 4, 5, 2], [1, 7, 3, 6, 0, 0], [1, 9, 2, 0, 0, 0]]
+    assert batch["targets"].tolist() == [[7, 3, 4, 5, 2, 0], [7, 3, 6, 0, 0, 0], [9, 2, 0, 0, 0, 0]]
+    assert batch["segment_ids"].tolist() == [[1] * 6, [1] * 4 + [0] * 2, [1] * 3 + [0] * 3]
+    assert batch["loss_weights"].tolist() == [[0, 0, 1, 1, 1, 0], [0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
+    np.testing.assert_allclose(
+        batch["old_logprobs"], [[0, 0, -0.1, -0.2, -0.3, 0], [0, 0, -0.4, 0, 0, 0], [0, -0.5, 0, 0, 0, 0]]
+    )
+    assert batch["positions"].tolist() == [list(range(6))] * 3
+
+
+def test_eos_carries_weight_and_its_logprob() -> None:
+    batch = batch_of(PROMPTS, COMPLETIONS, 5)  # as long as the longest needs, no longer
+    ends = batch["targets"] == EOS
+    assert ends.sum() == 2
+    assert batch["loss_weights"][ends].tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(batch["old_logprobs"][ends], [-0.3, -0.5])
+
+
+def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: Any, mesh: Mesh) -> None:
+    """So the first update after exploring has a ratio of one."""
+    temperature = 0.6
+    sampler = Sampler(model, mesh, [EOS, 5], 6, rows=8)
+    groups = sampler.generate(params, PROMPTS, samples=4, temperature=temperature, seed=3)
+    batch = batch_of(PROMPTS, [completion for group in groups for completion in group], 9)
+    scored, _ = jax.jit(lambda params: batch_logprobs(model, params, batch, temperature))(params)
+    mask = batch["loss_weights"] > 0
+    np.testing.assert_allclose(np.asarray(scored)[mask], batch["old_logprobs"][mask], atol=2e-5)
+    assert not batch["old_logprobs"][~mask].any()

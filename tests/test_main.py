@@ -1,0 +1,183 @@
+"""The command line: what it refuses, in one sentence and with exit code 2, and what a run prints and locks."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dsmath_jax import main, runner
+
+ROOT = Path(__file__).parents[1]
+CONFIG = f"--config={ROOT / 'configs' / 'tiny.py'}"
+# The first two stages in seconds.
+TOY = [
+    "--stages=corpus,tokenizer",
+    "--config.toy.pages=150",
+    "--config.toy.problems.train=20",
+    "--config.toy.problems.rl=60",
+    "--config.toy.problems.test=20",
+    "--config.corpus.iterations=1",
+    "--config.corpus.fasttext.dim=8",
+    "--config.corpus.fasttext.bucket=1000",
+    "--config.tokenizer.vocab_size=1000",
+]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+    """Runs the program with some arguments in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
+        code = main.run()
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    program = [sys.executable, "-m", "dsmath_jax.main", *arguments]
+    return subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+WRONG = {
+    "no config": (["--workdir=W"], "--config is missing"),
+    "no workdir": ([CONFIG], "--workdir is missing"),
+    "no such config": (["--config=configs/none.py", "--workdir=W"], "There is no config file configs/none.py"),
+    "a folder": (["--config=configs", "--workdir=W"], "There is no config file configs"),
+    "unknown variant": ([f"{CONFIG}:small", "--workdir=W"], "tiny.py has no variant 'small'"),
+    "unknown field": ([CONFIG, "--workdir=W", "--config.rl.stps=3"], "no field 'rl.stps' (the nearest is 'rl.steps')"),
+    "unknown part": (
+        [CONFIG, "--workdir=W", "--config.rll.steps=3"],
+        "no field 'rll.steps' (the nearest is 'rl.steps')",
+    ),
+    "field first": (["--config.rl.stps=3", CONFIG, "--workdir=W"], "no field 'rl.stps' (the nearest is 'rl.steps')"),
+    "no int": ([CONFIG, "--workdir=W", "--config.rl.steps=abc"], "--config.rl.steps=abc is no int like"),
+    "float for int": ([CONFIG, "--workdir=W", "--config.rl.steps=1.5"], "--config.rl.steps=1.5 is no int like"),
+    "value apart": ([CONFIG, "--workdir=W", "--config.rl.steps", "abc"], "--config.rl.steps=abc is no int like"),
+    "no float": ([CONFIG, "--workdir=W", "--config.rl.kl_coef=x"], "--config.rl.kl_coef=x is no float like"),
+    "no bool": ([CONFIG, "--workdir=W", "--config.model.tie_embeddings=2"], "tie_embeddings=2 is no bool like True"),
+    "no tuple of strings": ([CONFIG, "--workdir=W", "--config.rl.data=3"], "--config.rl.data=[3] is wrong"),
+    "no value": ([CONFIG, "--workdir=W", "--config.rl.steps"], "Missing value for flag --config.rl.steps"),
+    "a field with a slash": ([CONFIG, "--workdir=W", "--config.pretrain.mixture.corpus/en=1"], "cannot be set on the"),
+    "unknown stage": ([CONFIG, "--workdir=W", "--stages=corpus,rll"], "Unknown stage 'rll' (the nearest is 'rl')"),
+    "unknown stage to redo": ([CONFIG, "--workdir=W", "--overwrite=copus"], "Unknown stage 'copus' (the nearest is"),
+    "redone but not run": ([CONFIG, "--workdir=W", "--stages=corpus", "--overwrite=rl"], "add rl to --stages"),
+    "unknown flag": ([CONFIG, "--workdir=W", "--stage=rl"], "Unknown flag --stage (the nearest is 'stages')"),
+    "flag of another type": ([CONFIG, "--workdir=W", "--distributed=maybe"], "--distributed=maybe is of a wrong type"),
+    "argument": ([CONFIG, "--workdir=W", "corpus"], "Unknown argument 'corpus'"),
+    "earlier stage missing": ([CONFIG, "--workdir=W", "--stages=rl"], "Stage rl reads stage tokenizer"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_command_lines_are_told_in_one_sentence(name, command, tmp_path, monkeypatch):
+    arguments, sentence = WRONG[name]
+    monkeypatch.chdir(tmp_path)
+    code, out, error = command(*arguments)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert sentence in error
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = {
+    "syntax": ("def get_config(:\n", "fails with SyntaxError"),
+    "no function": ("config = 1\n", "fails with KeyError: 'get_config'"),
+    "own error": ("def get_config():\n    raise ValueError('no size fits')\n", "fails with ValueError: no size fits"),
+    "nothing returned": ("def get_config():\n    pass\n", "get_config() returns NoneType"),
+    "parts missing": (
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 0})\n",
+        "The config has no part 'data_dir', which stage corpus reads",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_config_files_are_told_in_one_sentence(name, command, tmp_path):
+    text, sentence = BROKEN[name]
+    (tmp_path / "recipe.py").write_text(text)
+    code, _, error = command(f"--config={tmp_path / 'recipe.py'}", f"--workdir={tmp_path / 'run'}")
+    assert (code, error.count("\n")) == (2, 1)
+    assert sentence in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_variant_of_a_config_that_has_none(command, tmp_path):
+    (tmp_path / "recipe.py").write_text("def get_config():\n    raise AssertionError\n")
+    code, _, error = command(f"--config={tmp_path / 'recipe.py'}:small", f"--workdir={tmp_path / 'run'}")
+    assert (code, error) == (
+        2,
+        f"error: The config file {tmp_path / 'recipe.py'} has no variants; leave ':small' out.\n",
+    )
+
+
+def test_fields_reach_the_stages(tmp_path, command, monkeypatch):
+    """Of every type, before and after --config, and given as a variant's argument."""
+    (tmp_path / "recipe.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(name):\n"
+        "    return ConfigDict({'seed': 0, 'part': {'rate': 0.5, 'names': ('a',), 'on': True, 'name': name}})\n"
+    )
+    seen = []
+    stage = runner.Stage("part", lambda c, workdir: seen.append(c) or {}, ("part",), lambda c: (), ())
+    monkeypatch.setattr(main, "STAGES", (stage,))
+    code, out, _ = command(
+        "--config.seed=3", f"--config={tmp_path / 'recipe.py'}:small", f"--workdir={tmp_path / 'run'}",
+        "--config.part.rate", "2", "--config.part.names=('b','c')", "--noconfig.part.on",
+    )  # fmt: skip
+    assert (code, out.splitlines()[0]) == (0, "part: started")
+    assert seen[0].to_dict() == {"seed": 3, "part": {"rate": 2.0, "names": ("b", "c"), "on": False, "name": "small"}}
+    assert (tmp_path / "run" / "part" / "manifest.json").is_file()
+
+
+def test_help():
+    with start("--help") as shown:
+        out, error = shown.communicate()
+    assert (shown.returncode, error) == (0, "")
+    assert "python -m dsmath_jax.main --config=" in out
+    for flag in ("--workdir", "--stages", "--overwrite", "--[no]distributed"):
+        assert flag in out
+
+
+def test_two_workdirs_at_once_and_none_twice(tmp_path, command):
+    """Also: a killed run lets go of its workdir; a run beside it, killed and run again, leaves the same files."""
+    with (
+        start(CONFIG, f"--workdir={tmp_path / 'a'}", *TOY) as first,
+        start(CONFIG, f"--workdir={tmp_path / 'b'}", *TOY) as second,
+    ):
+        # A test that fails here must not wait for ever.
+        guard = threading.Timer(120, lambda: (first.kill(), second.kill()))
+        guard.start()
+        assert first.stdout is not None
+        assert first.stdout.readline() == "corpus: started\n"
+        code, _, error = command(CONFIG, f"--workdir={tmp_path / 'a'}", *TOY)
+        assert code == 2
+        assert f"{tmp_path / 'a'} is in use by process {first.pid} on " in error
+        first.kill()
+        first.wait()
+        out, error = second.communicate()
+        guard.cancel()
+    assert second.returncode == 0
+    assert [line for line in error.splitlines() if not line.endswith(" s left")] == []  # progress, and nothing else
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        [f"{stage}:", word] for stage in ("corpus", "tokenizer") for word in ("started", "done")
+    ]
+
+    code, _, error = command(CONFIG, f"--workdir={tmp_path / 'a'}", *TOY)
+    assert code == 0, error
+    a, b = (results(tmp_path / name) for name in "ab")
+    assert a == b
+    assert a
+
+
+def results(workdir: Path) -> dict[str, bytes]:
+    """What the finished stages left, but for the manifests with their seconds."""
+    files = sorted(path for path in workdir.rglob("*") if path.is_file())
+    kept = [path for path in files if path.name not in ("manifest.json", ".lock")]
+    return {path.relative_to(workdir).as_posix(): path.read_bytes() for path in kept}
