@@ -20,6 +20,8 @@ TRAINER = """
 import json, sys, fasttext
 settings = json.loads(sys.argv[3])
 fasttext.train_supervised(input=sys.argv[1], thread=1, verbose=0, **settings).save_model(sys.argv[2])
+with open(sys.argv[2], "ab", buffering=0) as file:
+    file.write(bytes(1 << 16))  # fastText cuts its model off on a full disk without a word; this fails there
 """
 # fastText's own names of our settings.
 ARGUMENTS = {

@@ -6,16 +6,17 @@ Paper §5.2.2.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import benchmarks, chat, tokenizer
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.evaluation.statistics import bootstrap_interval, majority, pass_at_k, wilson_interval
 from dsmath_jax.grading import answers
+from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.progress import track
 from dsmath_jax.sampling.sampler import Completion, Sampler
 from dsmath_jax.sharding import barrier, make_mesh
@@ -47,7 +48,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     data_dir = data_folder(config, workdir)
     records = [r for name in ours.data for r in benchmarks.load(name, data_dir)][: ours.problems]
     examples = [r for name in ours.examples for r in benchmarks.load(name, data_dir)][: ours.shots]
-    summary = {}
+    summary: dict[str, dict] = {}
+    samplers: dict[ModelConfig, Sampler] = {}
     for name in ours.models:
         stage, few_shot = MODELS[name]
         path = folder / f"{name}.jsonl"
@@ -58,7 +60,16 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 else chat.prompt_ids(text_tokenizer, r.question)
                 for r in records
             ]
-            rows = _answer(config, workdir / stage, name, mesh, text_tokenizer, records, prompts)
+            model = read_model(workdir / stage, mesh)
+            # Models of one shape share a sampler, and with it what is compiled.
+            if model.config not in samplers:
+                stop = [text_tokenizer.eos_id]
+                samplers[model.config] = Sampler(model, mesh, stop, ours.max_new_tokens, ours.rows)
+            too_long = sum(len(prompt) + ours.max_new_tokens > model.config.context for prompt in prompts)
+            if too_long:
+                logging.warning("evaluate: %d of %d prompts of %s outgrow its context.", too_long, len(prompts), name)
+            params = read_params(workdir / stage, model.config, mesh)
+            rows = _answer(config, name, samplers[model.config], params, text_tokenizer, records, prompts)
             if jax.process_index() == 0:
                 write_jsonl(path, rows)
         barrier(f"evaluate {name}")
@@ -70,19 +81,14 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
 def _answer(
     config: ConfigDict,
-    stage: Path,
     name: str,
-    mesh: Mesh,
+    sampler: Sampler,
+    params: Any,
     text_tokenizer: tokenizer.Tokenizer,
     records: Sequence[Record],
     prompts: Sequence[Sequence[int]],
 ) -> list[dict]:
-    ours, model = config.evaluate, read_model(stage, mesh)
-    params = read_params(stage, model.config, mesh)
-    too_long = sum(len(prompt) + ours.max_new_tokens > model.config.context for prompt in prompts)
-    if too_long:
-        logging.warning("evaluate: %d of %d prompts of %s outgrow its context.", too_long, len(prompts), name)
-    sampler = Sampler(model, mesh, [text_tokenizer.eos_id], ours.max_new_tokens, ours.rows)
+    ours = config.evaluate
     greedy = sampler.generate(params, prompts, temperature=0.0)
     drawn = sampler.generate(
         params, prompts, samples=ours.samples, temperature=ours.temperature, seed=config.seed
