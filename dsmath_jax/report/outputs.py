@@ -111,7 +111,7 @@ def tenth(values: list[float]) -> int:
 
 
 def _first_and_last(rows: list[dict[str, Any]], metrics: Iterable[str]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"steps": sum("loss" in row for row in rows)}
+    summary: dict[str, Any] = {"steps": sum("loss" in row or "reward" in row for row in rows)}
     for metric in metrics:
         values = series(rows, metric)[1]
         if values:
