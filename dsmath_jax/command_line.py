@@ -22,7 +22,7 @@ def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
     """The flags of a run, with one for each field of `config` that `argv` sets."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Where the run keeps its files: a local or shared folder.", values)
-    flags.DEFINE_list("stages", None, "Stages to run; all by default.", values)
+    flags.DEFINE_list("stages", None, "Stages to run; by default all that the config has a part for.", values)
     flags.DEFINE_list("overwrite", [], "Stages to redo, with those of --stages that read them.", values)
     flags.DEFINE_bool("distributed", False, "Several hosts: call jax.distributed.initialize().", values)
     about = "The recipe: configs/NAME.py or configs/NAME.py:VARIANT; --config.FIELD=VALUE changes a field."

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
         return
     values = parse(argv)
     known = [stage.name for stage in STAGES]
-    names = values.stages or known
+    names = values.stages or [stage.name for stage in STAGES if stage.derived or stage.name in values.config]
     for name in [*names, *values.overwrite]:
         if name not in known:
             raise UserError(f"Unknown stage '{name}'{nearest(name, known)}; the stages are {', '.join(known)}.")

@@ -92,7 +92,7 @@ BROKEN = {
     "own error": ("def get_config():\n    raise ValueError('no size fits')\n", "fails with ValueError: no size fits"),
     "nothing returned": ("def get_config():\n    pass\n", "get_config() returns NoneType"),
     "parts missing": (
-        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 0})\n",
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 0, 'corpus': {}})\n",
         "The config has no part 'data_dir', which stage corpus reads",
     ),
 }
