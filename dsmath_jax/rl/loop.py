@@ -60,7 +60,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     objective = PolicyObjective(ours.clip_eps, kl_coef, ours.temperature)
     step = make_train_step(objective, model, optimizer, mesh, state, ours.accumulate)
     sampler = Sampler(model, mesh, [text_tokenizer.eos_id], ours.max_new_tokens, ours.prompts * ours.group_size)
-    score_reference = jax.jit(lambda batch: batch_logprobs(model, reference, batch, ours.temperature)[0])
+    score_reference = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, ours.temperature)[0])
     reward = make_reward(ours.reward, workdir, mesh, length + 1, ours.prompts * ours.group_size)
     samples = StepLog(folder / "samples.jsonl", Checkpoints(folder / "checkpoints").latest())
 
@@ -78,7 +78,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         batch = batch_of(asked, completions, length)
         advantages = method.advantage(grouped).reshape(-1, 1) * batch["loss_weights"]
         batch["advantages"] = advantages.astype(np.float32)
-        batch["ref_logprobs"] = to_host(score_reference(replicate(batch, mesh))) * batch["loss_weights"]
+        batch["ref_logprobs"] = to_host(score_reference(reference, replicate(batch, mesh))) * batch["loss_weights"]
         row = {"id": theirs[0].id, "question": theirs[0].question, "answer": theirs[0].answer}
         samples.write({"step": number} | row | {"completion": texts[0], "reward": float(rewards[0])})
         return process_share(batch), {

@@ -89,7 +89,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     write_config(folder, model.config)
     source = read_params(workdir / ours.init, model.config, mesh)
     optimizer = make_optimizer(ours, ours.steps)
-    state = init_state(lambda: with_head(source, model.config.width), optimizer, mesh)
+    state = init_state(lambda params: with_head(params, model.config.width), optimizer, mesh, source)
     step = make_train_step(pointwise, model, optimizer, mesh, state, ours.accumulate)
     length = max(len(row["prompt"]) + len(row["completion"]) for row in rows)
 

@@ -21,14 +21,16 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(make_params: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Makes the state under jit, straight into its shards. `make_params` is traced."""
+def init_state(
+    make_params: Callable[..., Any], optimizer: optax.GradientTransformation, mesh: Mesh, *inputs: Any
+) -> TrainState:
+    """Makes the state under jit, straight into its shards. `make_params(*inputs)` is traced."""
 
-    def make() -> TrainState:
-        params = make_params()
+    def make(*inputs: Any) -> TrainState:
+        params = make_params(*inputs)
         return TrainState(params, optimizer.init(params))
 
-    return jax.jit(make, out_shardings=shardings_like(jax.eval_shape(make), mesh))()
+    return jax.jit(make, out_shardings=shardings_like(jax.eval_shape(make, *inputs), mesh))(*inputs)
 
 
 def make_train_step(
