@@ -50,7 +50,8 @@ def mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
     Precision and recall are over the labelled pages among the candidates, that is after de-duplication (labels of pages
     that went as duplicates or without text are not counted): a page counts as found if the iteration (for the summary:
     the last one) collected it, before decontamination. Null without labels. `contaminated_planted` counts candidates
-    labelled as contaminated, `contaminated_left` those of them that are among the documents.
+    labelled as contaminated, `contaminated_left` those of them that are among the documents; null
+    where none is labelled so.
 
     Raises:
       UserError: an input is missing, unreadable, empty or gives nothing to train on.
@@ -83,8 +84,8 @@ def summarize(crawl: Crawl, mined: mining.Mined, clean: np.ndarray, labelled: bo
         "documents_kept": int(clean.sum()),
         **mining.precision_recall(mined.collected, crawl.math),
         "contaminated_removed": int((mined.collected & ~clean).sum()),
-        "contaminated_planted": int((crawl.planted & crawl.candidate).sum()) if labelled else None,
-        "contaminated_left": int((crawl.planted & clean).sum()) if labelled else None,
+        "contaminated_planted": int((crawl.planted & crawl.candidate).sum()) if crawl.planted.any() else None,
+        "contaminated_left": int((crawl.planted & clean).sum()) if crawl.planted.any() else None,
         "funnel": [
             ["pages read", len(clean)],
             ["after URL de-duplication", len(np.unique(crawl.by_url))],
