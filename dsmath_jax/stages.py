@@ -46,6 +46,10 @@ def write_report(config: ConfigDict, workdir: Path) -> dict:
     return report.write(workdir) if jax.process_index() == 0 else {}
 
 
+def _reward_model_inputs(config: ConfigDict) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(("tokenizer", "sft", config.reward_model.init)))
+
+
 def _rl_inputs(config: ConfigDict) -> tuple[str, ...]:
     return ("tokenizer", "sft", *(["reward_model"] if config.rl.reward == "reward_model" else []))
 
@@ -61,7 +65,7 @@ STAGES = (
     Stage("tokenizer", train_tokenizer, ("data_dir", "tokenizer"), lambda c: ("corpus",), ("tokenizer*",)),
     Stage("pretrain", pretrain.run, (*RUN, "model", "pretrain"), lambda c: ("corpus", "tokenizer"), PARAMS),
     Stage("sft", sft.run, (*RUN, "sft"), lambda c: ("tokenizer", "pretrain"), PARAMS),
-    Stage("reward_model", reward_model.run, (*RUN, "reward_model"), lambda c: ("tokenizer", "sft"), PARAMS),
+    Stage("reward_model", reward_model.run, (*RUN, "reward_model"), _reward_model_inputs, PARAMS),
     Stage("rl", rl.run, (*RUN, "rl"), _rl_inputs, PARAMS),
     Stage("evaluate", evaluate.run, (*RUN, "evaluate"), _evaluate_inputs, ("*.json*",)),
     Stage("report", write_report, (), lambda c: (), ("report.json",), derived=True),

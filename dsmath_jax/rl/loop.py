@@ -18,14 +18,14 @@ from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.objectives import PolicyObjective
 from dsmath_jax.rl.rollouts import batch_of, prompts_of_step
 from dsmath_jax.sampling.sampler import Completion, Sampler
-from dsmath_jax.sharding import make_mesh, process_share, replicate, shardings_like, to_host
+from dsmath_jax.sharding import make_mesh, process_share, replicate, to_host
 from dsmath_jax.training.checkpoint import Checkpoints
 from dsmath_jax.training.loop import fit
 from dsmath_jax.training.metrics import StepLog
 from dsmath_jax.training.model_files import read_model, read_params, write_config
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.step import TrainState, make_train_step
+from dsmath_jax.training.step import make_train_step, state_of
 from dsmath_jax.workdir import UserError, data_folder
 
 # Rewards of completions: (prompts, completions, their texts, records) -> [completions]
@@ -54,9 +54,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     method = METHODS[ours.method]
     kl_coef = ours.kl_coef if method.has_kl else 0.0
     optimizer = make_optimizer(ours, ours.steps)
-    opt_shapes = jax.eval_shape(optimizer.init, reference)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings_like(opt_shapes, mesh))(reference)
-    state = TrainState(jax.tree.map(lambda x: x.copy(), reference), opt_state)
+    state = state_of(jax.tree.map(lambda x: x.copy(), reference), optimizer, mesh)
     objective = PolicyObjective(ours.clip_eps, kl_coef, ours.temperature)
     step = make_train_step(objective, model, optimizer, mesh, state, ours.accumulate)
     sampler = Sampler(model, mesh, [text_tokenizer.eos_id], ours.max_new_tokens, ours.prompts * ours.group_size)

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from dsmath_jax.data.batches import Batches, read_rows
 from dsmath_jax.data.packing import batch_of_rows
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.sharding import global_batch, shardings_like
+from dsmath_jax.sharding import global_batch
 from dsmath_jax.training.loop import fit
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.step import TrainState, init_state, make_train_step
+from dsmath_jax.training.step import TrainState, init_state, make_train_step, state_of
 
 
 def held_out_loss(
@@ -52,11 +52,7 @@ def fit_next_token(
 ) -> TrainState:
     """Trains `model` on packed rows from what `make_params` makes or, without it, from `params`."""
     optimizer = make_optimizer(config, config.steps)
-    if make_params is not None:
-        state = init_state(make_params, optimizer, mesh)
-    else:
-        opt_shapes = jax.eval_shape(optimizer.init, params)
-        state = TrainState(params, jax.jit(optimizer.init, out_shardings=shardings_like(opt_shapes, mesh))(params))
+    state = init_state(make_params, optimizer, mesh) if make_params is not None else state_of(params, optimizer, mesh)
     step = make_train_step(next_token, model, optimizer, mesh, state, config.accumulate)
     evaluate = held_out_loss(
         model, mesh, held_out, config.sequence_length, config.batch_size, config.eval_rows

@@ -33,6 +33,12 @@ def init_state(
     return jax.jit(make, out_shardings=shardings_like(jax.eval_shape(make, *inputs), mesh))(*inputs)
 
 
+def state_of(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state at the first step of training that begins with `params`, which become part of it."""
+    shardings = shardings_like(jax.eval_shape(optimizer.init, params), mesh)
+    return TrainState(params, jax.jit(optimizer.init, out_shardings=shardings)(params))
+
+
 def make_train_step(
     objective: Objective,
     model: Llama,
