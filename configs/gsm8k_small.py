@@ -8,6 +8,7 @@ Hardware: 2 CPU cores, 4 GB. Time: below 20 minutes. Expected result: an accurac
 
 from ml_collections import ConfigDict
 
+from dsmath_jax.corpus.settings import corpus
 from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
@@ -23,14 +24,11 @@ def get_config(variant: str = "scratch") -> ConfigDict:
     config.seed = 0
     config.data_dir = "../shared/data"
     config.mesh = {"fsdp": -1, "tensor": 1}
-    config.corpus = {
-        "input": "crawl/crawl-0*.warc.gz", "seeds": "crawl/seeds.txt", "labels": "crawl/labels-public.jsonl",
-        "annotations": "crawl/annotations.jsonl", "benchmarks": ("gsm8k/train", "gsm8k/test", "cmath/test"),
-        "iterations": 4, "top_tokens": 1_500_000, "min_score": 0.0, "domain_share": 0.1, "stop_overlap": 0.98,
-        "max_positives": 500_000, "max_negatives": 500_000,
-        "fasttext": {"dim": 64, "lr": 0.5, "word_ngrams": 3, "min_count": 3, "epochs": 25, "bucket": 200_000},
-        "ngram": 10, "min_ngram": 3,
-    }  # fmt: skip
+    config.corpus = corpus(
+        input="crawl/crawl-0*.warc.gz", labels="crawl/labels-public.jsonl", annotations="crawl/annotations.jsonl",
+        benchmarks=("gsm8k/train", "gsm8k/test", "cmath/test"), top_tokens=1_500_000, ablation_tokens=(),
+        fasttext={"dim": 64, "lr": 0.5, "epochs": 25, "bucket": 200_000},
+    )  # fmt: skip
     config.tokenizer = {"path": STORIES if stories else "", "vocab_size": 4096}
     config.model = {
         "layers": 4, "width": 192, "heads": 6, "kv_heads": 6, "head_size": 32, "hidden": 512,

@@ -11,6 +11,7 @@ the RL stage takes, its learning rate annealed (stages corpus, tokenizer, pretra
 
 from ml_collections import ConfigDict
 
+from dsmath_jax.corpus.settings import corpus
 from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
@@ -33,13 +34,11 @@ def get_config(variant: str = "full") -> ConfigDict:
         "pages": 800,
         "templates": "default",
     }
-    config.corpus = {
-        "input": "crawl/*.warc.gz", "seeds": "crawl/seeds.txt", "labels": "crawl/labels.jsonl", "annotations": "",
-        "benchmarks": ("toy/rl", "toy/test"), "iterations": 3, "top_tokens": 200_000, "min_score": 0.5,
-        "domain_share": 0.1, "stop_overlap": 0.98, "max_positives": 500_000, "max_negatives": 500_000,
-        "fasttext": {"dim": 64, "lr": 0.5, "word_ngrams": 3, "min_count": 1, "epochs": 25, "bucket": 50_000},
-        "ngram": 10, "min_ngram": 3,
-    }  # fmt: skip
+    config.corpus = corpus(
+        input="crawl/*.warc.gz", labels="crawl/labels.jsonl", benchmarks=("toy/rl", "toy/test"), iterations=3,
+        top_tokens=200_000, ablation_tokens=(50_000, 100_000), min_score=0.5,
+        fasttext={"dim": 64, "lr": 0.5, "min_count": 1, "epochs": 25, "bucket": 50_000},
+    )  # fmt: skip
     config.tokenizer = {"path": "", "vocab_size": 1536}
     config.model = {
         "layers": 4, "width": 128, "heads": 4, "kv_heads": 4, "head_size": 32, "hidden": 384,

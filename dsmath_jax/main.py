@@ -16,7 +16,7 @@ from dsmath_jax import runner
 from dsmath_jax.command_line import define_flags, nearest, parse
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.stages import STAGES
-from dsmath_jax.workdir import UserError, full_disk, read_json
+from dsmath_jax.workdir import UserError, exit_code, read_json
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
@@ -46,19 +46,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> int:
-    """Runs `main` and returns the exit code: 2, with one sentence, for the user's errors and a full disk."""
-    try:
-        main(sys.argv)
-        return 0
-    except UserError as error:
-        sentence = str(error)
-    except Exception as error:
-        reason = full_disk(error)
-        if reason is None:
-            raise
-        sentence = f"A file cannot be written ({reason}); free space and run the same command again, it goes on."
-    print(f"error: {sentence}", file=sys.stderr)
-    return 2
+    """Runs `main` and returns the exit code."""
+    return exit_code(lambda: main(sys.argv))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How the stages of a run are run, skipped, resumed or refused.
 
-A stage's fingerprint is the part of the config that it sees and the hashes of the stages that it reads. It is written
-to `started.json` before the stage's first file and to `manifest.json` after its last one. The manifest's `seconds` are
-the wall time of the run that finished the stage; what killed runs had spent on it before is not counted.
+A stage's fingerprint is the part of the config that it sees and the hashes of the stages and files that it reads. It is
+written to `started.json` before the stage's first file and to `manifest.json` after its last one. The manifest's
+`seconds` are the wall time of the run that finished the stage; what killed runs had spent on it before is not counted.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ class Stage:
       results: patterns of the files that later stages read; their hash stands for the stage.
       derived: made anew in every run, from whatever is finished.
       optional: those parts of its config that a recipe may leave out.
+      reads: from the config and the workdir, the user's own small files that it reads, whose change is a change of it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Stage:
     results: tuple[str, ...]
     derived: bool = False
     optional: tuple[str, ...] = ()
+    reads: Callable[[ConfigDict, Path], Sequence[Path]] = lambda config, workdir: ()
 
 
 def run(
@@ -134,7 +136,8 @@ def _part(stage: Stage, config: ConfigDict) -> ConfigDict:
 
 def _fingerprint(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, Any]:
     inputs = {name: read_json(workdir / name / MANIFEST)["results"] for name in stage.after(config)}
-    return {"config": flat(part), "inputs": inputs}
+    files = {str(path): hash_file(path) if path.is_file() else None for path in stage.reads(config, workdir)}
+    return {"config": flat(part), "inputs": inputs, "files": files}
 
 
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -153,9 +156,10 @@ def _changes(before: dict, now: dict) -> list[str]:
     old, new = before["config"], now["config"]
     fields = sorted(old.keys() | new.keys())
     changes = [f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in fields if old.get(n) != new.get(n)]
-    old, new = before["inputs"], now["inputs"]
-    others = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    return changes + [f"the files of {name} are others" for name in others]
+    for kind, words in (("inputs", "the files of {} are others"), ("files", "{} was changed")):
+        old, new = before.get(kind, {}), now[kind]
+        changes += [words.format(name) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return changes
 
 
 def _clear(folder: Path) -> None:

@@ -27,6 +27,10 @@ def corpus(config: ConfigDict, workdir: Path) -> dict:
     return {}
 
 
+def _corpus_files(config: ConfigDict, workdir: Path) -> list[Path]:
+    return [] if config.data_dir == "toy" else pipeline.files(config.corpus, data_folder(config, workdir))
+
+
 def train_tokenizer(config: ConfigDict, workdir: Path) -> dict:
     """Trains SentencePiece on the kept documents, or copies the tokenizer that `tokenizer.path` names."""
     folder, given = workdir / "tokenizer", config.tokenizer.path
@@ -58,10 +62,11 @@ def _evaluate_inputs(config: ConfigDict) -> tuple[str, ...]:
     return ("tokenizer", *(evaluate.stage_of(name) for name in config.evaluate.models))
 
 
+DATA = ("data_dir", "toy")
 RUN = ("data_dir", "mesh")
 PARAMS = ("params.sha256.json", "model.json")
 STAGES = (
-    Stage("corpus", corpus, ("data_dir", "toy", "corpus"), lambda c: (), ("documents/*",), optional=("toy",)),
+    Stage("corpus", corpus, (*DATA, "corpus"), lambda c: (), ("documents/*",), optional=("toy",), reads=_corpus_files),
     Stage("tokenizer", train_tokenizer, ("data_dir", "tokenizer"), lambda c: ("corpus",), ("tokenizer*",)),
     Stage("pretrain", pretrain.run, (*RUN, "model", "pretrain"), lambda c: ("corpus", "tokenizer"), PARAMS),
     Stage("sft", sft.run, (*RUN, "sft"), lambda c: ("tokenizer", "pretrain"), PARAMS),

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -129,6 +130,22 @@ def full_disk(error: BaseException | None) -> str | None:
                 return os.strerror(number)
         error = error.__cause__ or error.__context__
     return None
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Runs a command; returns 0, or 2 with one sentence on stderr for the user's errors and a full disk."""
+    try:
+        command()
+        return 0
+    except UserError as error:
+        sentence = str(error)
+    except Exception as error:
+        reason = full_disk(error)
+        if reason is None:
+            raise
+        sentence = f"A file cannot be written ({reason}); free space and run the same command again, it goes on."
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
 
 
 @contextlib.contextmanager

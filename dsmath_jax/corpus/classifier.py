@@ -1,9 +1,9 @@
 """The fastText classifier that tells mathematical pages from random ones (paper section 2.1).
 
-Training runs in a process of its own, with one thread and with an allocator that zeroes what it hands out: with few
-threads fastText leaves most of its embedding table as it found the memory, and with several its updates race. So the
-same input gives the same model, bit for bit. (A low MALLOC_MMAP_THRESHOLD_ alone does not do for small tables: they fit
-into memory that Python has freed.)
+Training runs in a process of its own, with an allocator that zeroes what it hands out: with few threads fastText leaves
+most of its embedding table as it found the memory. With one thread the same input then gives the same model, bit for
+bit; with several their updates race. (A low MALLOC_MMAP_THRESHOLD_ alone does not do for small tables: they fit into
+memory that Python has freed.)
 """
 
 import json
@@ -18,9 +18,12 @@ import fasttext
 MATH, OTHER = "__label__math", "__label__other"
 TRAINER = """
 import json, sys, fasttext
-settings = json.loads(sys.argv[3])
-fasttext.train_supervised(input=sys.argv[1], thread=1, verbose=0, **settings).save_model(sys.argv[2])
-with open(sys.argv[2], "ab", buffering=0) as file:
+text, path, quantize, settings = sys.argv[1], sys.argv[2], sys.argv[3] == "True", json.loads(sys.argv[4])
+model = fasttext.train_supervised(input=text, verbose=0, **settings)
+if quantize:
+    model.quantize()
+model.save_model(path)
+with open(path, "ab", buffering=0) as file:
     file.write(bytes(1 << 16))  # fastText cuts its model off on a full disk without a word; this fails there
 """
 # fastText's own names of our settings.
@@ -31,26 +34,27 @@ ARGUMENTS = {
     "min_count": "minCount",
     "epochs": "epoch",
     "bucket": "bucket",
+    "threads": "thread",
 }
 
 
-def train(examples: Iterable[tuple[bool, str]], settings: Mapping, seed: int, folder: Path) -> "fasttext.FastText":
-    """Trains on examples (is it mathematics, normal form of the text), in the order given, and returns the model.
+def train(examples: Iterable[tuple[bool, str]], settings: Mapping, seed: int, folder: Path) -> Path:
+    """Trains on examples (is it mathematics, normal form of the text), in the order given; returns the model's file.
 
     Args:
-      settings: dim, lr, word_ngrams, min_count, epochs, bucket.
-      folder: where the training text and the model are put; the caller removes it.
+      settings: dim, lr, word_ngrams, min_count, epochs, bucket, threads, quantize.
+      folder: where the training text and the model are put.
 
     Raises:
       RuntimeError: fastText failed, with what it wrote.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text, model = folder / "train.txt", folder / "model.bin"
+    text, model = folder / "train.txt", folder / "model"
     with open(text, "w", encoding="utf-8") as file:
         file.writelines(f"{MATH if is_math else OTHER} {normal}\n" for is_math, normal in examples)
-    arguments = {ARGUMENTS[name]: value for name, value in settings.items()} | {"seed": seed}
+    arguments = {ARGUMENTS[name]: value for name, value in settings.items() if name != "quantize"} | {"seed": seed}
     done = subprocess.run(
-        [sys.executable, "-c", TRAINER, str(text), str(model), json.dumps(arguments)],
+        [sys.executable, "-c", TRAINER, str(text), str(model), str(settings["quantize"]), json.dumps(arguments)],
         env=os.environ | {"MALLOC_PERTURB_": "255"},  # memory is filled with the complement of this byte
         capture_output=True,
         text=True,
@@ -58,6 +62,10 @@ def train(examples: Iterable[tuple[bool, str]], settings: Mapping, seed: int, fo
     )
     if done.returncode:
         raise RuntimeError(f"fastText training failed with code {done.returncode}: {done.stderr.strip()[-500:]}")
+    return model
+
+
+def load(model: Path) -> "fasttext.FastText":
     return fasttext.load_model(str(model))
 
 

@@ -1,72 +1,100 @@
-"""The pages of all shards as one table of numbers, with their duplicates found and their labels beside them."""
+"""The pages of all shards: which were read, which of them stand for others, which are candidates for the corpus."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
+from daft import DataFrame
 
-from dsmath_jax.corpus import dedup, pages
-from dsmath_jax.workdir import UserError
+from dsmath_jax.corpus import dedup, engine, pages
+from dsmath_jax.workdir import UserError, atomic_path
+
+CANDIDATES = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("canonical_url", pa.string()),
+        ("host", pa.string()),
+        ("tokens", pa.int64()),
+        ("first", pa.int64()),  # the iteration that first collected the page, 0 for none so far
+        ("before", pa.bool_()),  # did the iteration before this file collect it?
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Crawl:
-    """All pages read, in input order; arrays are [pages].
-
-    by_url and kept are page numbers: which page stands for the URL, and which for the group of near-duplicates.
-    candidate marks the pages that mining is about: those that stand for themselves and have text.
-    math is 1 for a candidate labelled as mathematics, 0 for one labelled as other, -1 for all other pages.
-    planted marks pages labelled as contaminated.
-    """
+    """Where the crawl lies: `shards` of pages, `candidates` beside each, `duplicates` (of `dedup.duplicates`)."""
 
     shards: list[Path]
-    index: pa.Table
-    by_url: np.ndarray
-    kept: np.ndarray
-    tokens: np.ndarray
-    candidate: np.ndarray
-    math: np.ndarray
-    planted: np.ndarray
+    duplicates: Path
+    candidates: list[Path]
 
-    def column(self, name: str) -> list:
-        return self.index.column(name).to_pylist()
-
-    def shard_bodies(self, shard: int, name: str, wanted: np.ndarray) -> list[tuple[int, str]]:
-        """Page number and body (`text` or `normal`) of the pages of one shard with wanted[page]."""
-        rows = pages.shard_rows(self.shards)[shard]
-        numbers = np.flatnonzero(wanted[rows])
-        column = pq.read_table(self.shards[shard], columns=[name]).column(name).take(numbers)
-        return list(zip((rows.start + numbers).tolist(), column.to_pylist(), strict=True))
-
-    def bodies(self, name: str, wanted: np.ndarray) -> Iterator[tuple[int, str]]:
-        """The bodies of all shards in input order, one shard in memory at a time."""
-        for shard in range(len(self.shards)):
-            yield from self.shard_bodies(shard, name, wanted)
+    def ids(self, numbers: Sequence[int]) -> list[str]:
+        """The ids of pages given by number."""
+        names = _names(tuple(self.shards))
+        return [
+            pages.page_id(names[number >> pages.ROW_BITS], number & ((1 << pages.ROW_BITS) - 1)) for number in numbers
+        ]
 
 
-def read_crawl(sources: list[Path], labels: dict[str, dict], folder: Path) -> Crawl:
-    """Reads the WARC files to shards below `folder`, finds the duplicates among their pages and looks labels up.
+@lru_cache
+def _names(shards: tuple[Path, ...]) -> dict[int, str]:
+    """The name of each shard by its number."""
+    return {pages.shard_number(shard): shard.stem for shard in shards}
+
+
+def read_crawl(shards: list[Path], folder: Path) -> Crawl:
+    """Finds the duplicates among the pages of some shards and writes the candidates: the pages kept that have text.
 
     Raises:
-      UserError: a file is no WARC, none holds an HTML page, or no labelled page is among those read.
+      UserError: there is no page.
     """
-    shards = pages.write_shards(sources, folder)
-    index = pages.read_index(shards)
-    if not len(index):
-        raise UserError(f"The {len(sources)} WARC file(s), {sources[0]} first, hold no HTML page; give other input.")
-    urls = index.column("canonical_url").to_pylist()
-    tokens = index.column("tokens").to_numpy()
-    page_bands = [np.array(bands, np.uint64) for bands in index.column("bands").to_pylist()]
-    by_url, kept = dedup.find_duplicates(np.array(urls), page_bands, np.array(index.column("date").to_pylist()), tokens)
-    candidate = (kept == np.arange(len(index))) & np.array([len(bands) > 0 for bands in page_bands])
-    if labels and not any(url in labels for url in urls):
-        raise UserError("None of the labelled URLs is among the pages read; mend --config.corpus.labels.")
-    math = np.full(len(urls), -1)
-    for page in np.flatnonzero(candidate).tolist():
-        if urls[page] in labels:
-            math[page] = labels[urls[page]]["label"] == "math"
-    planted = np.array([bool(labels.get(url, {}).get("contaminated")) for url in urls])
-    return Crawl(shards, index, by_url, kept, tokens, candidate, math, planted)
+    found = folder / "duplicates"
+    if not found.exists():
+        write_frame(found, dedup.duplicates(pages.frame(shards, *dedup.COLUMNS)))
+    candidates = [folder / "candidates" / shard.name for shard in shards]
+    tasks = [(str(target), str(shard), str(found)) for target, shard in zip(candidates, shards, strict=True)]
+    engine.run_tasks(write_candidates, tasks, "listing candidates")
+    if not any(pq.read_metadata(path).num_rows for path in candidates):
+        raise UserError(f"The {len(shards)} input file(s), {shards[0].name} first, hold no text; give others.")
+    return Crawl(shards, found, candidates)
+
+
+def write_frame(target: Path, frame: DataFrame) -> None:
+    """Writes a dataframe as a folder of Parquet files, atomically, unless it is there."""
+    if not target.exists():
+        with atomic_path(target) as temporary:
+            frame.write_parquet(str(temporary))
+
+
+def write_file(target: Path, frame: DataFrame) -> None:
+    """Writes a dataframe as one Parquet file, atomically and in its order, a batch at a time."""
+    schema = frame.schema().to_pyarrow_schema()
+    with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for batch in frame.to_arrow_iter():
+            writer.write_batch(batch.cast(schema))
+
+
+def write_candidates(target: str, shard: str, duplicates: str) -> None:
+    """Lists the pages of one shard that are no duplicates and have text, in order."""
+    table = pq.read_table(shard, columns=["number", "canonical_url", "host", "tokens"])
+    gone = read_duplicates(Path(duplicates), pages.shard_number(Path(shard))).column("number").to_numpy()
+    kept = ~np.isin(table.column("number").to_numpy(), gone) & (table.column("tokens").to_numpy() > 0)
+    table = table.filter(pa.array(kept))
+    table = table.append_column("first", pa.array(np.zeros(len(table), np.int64)))
+    table = table.append_column("before", pa.array(np.zeros(len(table), bool)))
+    with atomic_path(target) as temporary:
+        pq.write_table(table.cast(CANDIDATES), temporary, compression="zstd")
+
+
+def read_duplicates(duplicates: Path, shard: int) -> pa.Table:
+    """number, kept, same_url of the pages of one shard for which others are kept, sorted by number."""
+    low, high = shard << pages.ROW_BITS, (shard + 1) << pages.ROW_BITS
+    field = pa.dataset.field("number")
+    table = pa.dataset.dataset(duplicates, format="parquet").to_table(filter=(field >= low) & (field < high))
+    return table.sort_by("number")

@@ -9,13 +9,24 @@ import numpy as np
 from dsmath_jax.corpus.normalize import Spans, normalize
 from dsmath_jax.data.benchmarks import Record
 
+SIEVE_BITS = 22
+
 
 @dataclasses.dataclass(frozen=True)
-class Match:
-    """Where a page repeats a benchmark: the record's id and the n-gram in normal form."""
+class Gram:
+    """An n-gram in normal form and the (first) benchmark record that it comes from."""
 
     record: str
     ngram: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """Where a page repeats a benchmark: tokens `start` to `stop` of its normal form are this n-gram."""
+
+    gram: Gram
+    start: int
+    stop: int
 
 
 class Benchmarks:
@@ -26,26 +37,38 @@ class Benchmarks:
     """
 
     def __init__(self, records: Iterable[Record], ngram: int = 10, min_ngram: int = 3):
-        grams: dict[int, dict[int, Match]] = defaultdict(dict)
+        grams: dict[int, dict[int, Gram]] = defaultdict(dict)
         for record in records:
             for text in (record.question, record.solution):
                 spans = Spans(normalize(text))
                 n = min(ngram, len(spans))
                 if n >= min_ngram:
                     for position, key in enumerate(spans.hashes(n).tolist()):
-                        grams[n].setdefault(key, Match(record.id, spans.ngram(position, n)))
+                        if key not in grams[n]:
+                            grams[n][key] = Gram(record.id, spans.ngram(position, n))
         self.grams = {n: grams[n] for n in sorted(grams, reverse=True)}
-        self.keys = {n: np.sort(np.fromiter(grams[n], np.uint64, len(grams[n]))) for n in self.grams}
+        # A sieve of hash bits lets almost no run of a clean page through to the exact look-up.
+        self.sieves = {n: np.zeros(1 << SIEVE_BITS, bool) for n in self.grams}
+        for n, sieve in self.sieves.items():
+            sieve[np.fromiter(self.grams[n], np.uint64, len(self.grams[n])) >> np.uint64(64 - SIEVE_BITS)] = True
 
-    def find(self, normal: str) -> Match | None:
-        """The first match in a page's normal form, the longest n-grams before shorter ones; None where it is clean."""
-        return next(self._matches(Spans(normal)), None)
-
-    def _matches(self, spans: Spans) -> Iterator[Match]:
-        for n, keys in self.keys.items():
+    def matches(self, normal: str) -> Iterator[Match]:
+        """All matches in a page's normal form, the longest n-grams before shorter ones."""
+        spans = Spans(normal)
+        for n, sieve in self.sieves.items():
             hashes = spans.hashes(n)
-            near = np.minimum(np.searchsorted(keys, hashes), len(keys) - 1)
-            for position in np.flatnonzero(keys[near] == hashes).tolist():
-                match = self.grams[n][int(hashes[position])]
-                if match.ngram == spans.ngram(position, n):  # equal hashes of other words are no match
-                    yield match
+            for position in np.flatnonzero(sieve[hashes >> np.uint64(64 - SIEVE_BITS)]).tolist():
+                gram = self.grams[n].get(int(hashes[position]))
+                if gram and gram.ngram == spans.ngram(position, n):  # equal hashes of other words are no match
+                    yield Match(gram, position, position + n)
+
+
+def without(text: str, matches: Iterable[Match]) -> str:
+    """A page's text without the lines that a match lies in."""
+    lines = text.split("\n")
+    lengths = [len(normalize(line).split()) for line in lines]
+    ends = np.cumsum(lengths)
+    hit = np.zeros(len(lines), bool)
+    for match in matches:
+        hit |= (ends > match.start) & (ends - lengths < match.stop)
+    return "\n".join(line for line, is_hit in zip(lines, hit.tolist(), strict=True) if not is_hit).strip()

@@ -1,93 +1,127 @@
-"""De-duplication: one page per URL, then one page per group of near-duplicates (MinHash with banding)."""
+"""De-duplication: one page per URL, then one page per group of near-duplicates (MinHash with banding).
 
+Groups are connected components, found by the alternating algorithm of Kiveris et al. 2014 (large-star, small-star) on
+dataframes, so that neither the pages nor the groups need to fit into one machine.
+"""
+
+from functools import lru_cache
+
+import daft
 import numpy as np
+from daft import DataFrame, Window, col
+from daft.functions import coalesce, row_number, when
 
 from dsmath_jax.corpus.normalize import Spans, mix
 
-SHINGLE = 5
-BANDS, ROWS = 14, 8
-# Odd multipliers and offsets, fixed for ever, make a family of hash functions out of one.
-MULTIPLIERS = mix(np.arange(1, BANDS * ROWS + 1, dtype=np.uint64)) | np.uint64(1)
-OFFSETS = mix(np.arange(10_001, BANDS * ROWS + 10_001, dtype=np.uint64))
+COLUMNS = ("number", "canonical_url", "date", "tokens", "bands")
 
 
-def bands(spans: Spans) -> np.ndarray:
-    """uint64 [14]: one bucket per band of 8 minima over the hashed 5-gram shingles; [0] for a page without text.
+@lru_cache
+def _hash_functions(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Odd multipliers and offsets, fixed for ever, that make a family of hash functions out of one."""
+    numbers = np.arange(1, count + 1, dtype=np.uint64)
+    return mix(numbers) | np.uint64(1), mix(numbers + np.uint64(10_000))
 
-    Two pages with Jaccard similarity s share a bucket with probability 1 - (1 - s**8)**14: 0.99 at 0.85, 0.05 at 0.5.
-    A text of fewer than five tokens is one shingle.
+
+def bands(spans: Spans, bands: int = 14, rows: int = 8, shingle: int = 5) -> np.ndarray:
+    """uint64 [bands]: one bucket per band of `rows` minima over the hashed shingles; [0] for a page without text.
+
+    Two pages with Jaccard similarity s share a bucket with probability 1 - (1 - s**rows)**bands: for 14 x 8 that is
+    0.99 at 0.85 and 0.05 at 0.5. Buckets of different bands are different. A text shorter than a shingle is one.
     """
     if not len(spans):
         return np.zeros(0, np.uint64)
-    shingles = np.unique(spans.hashes(min(SHINGLE, len(spans))))
+    shingles = np.unique(spans.hashes(min(shingle, len(spans))))
     minima = np.array(
-        [(shingles * factor + offset).min() for factor, offset in zip(MULTIPLIERS, OFFSETS, strict=True)], np.uint64
-    ).reshape(BANDS, ROWS)
-    buckets = np.zeros(BANDS, np.uint64)
+        [(shingles * factor + offset).min() for factor, offset in zip(*_hash_functions(bands * rows), strict=True)],
+        np.uint64,
+    ).reshape(bands, rows)
+    buckets = np.arange(bands, dtype=np.uint64)
     for row in minima.T:
         buckets = mix(buckets ^ row)
     return buckets
 
 
-def groups_by_bucket(page_bands: np.ndarray) -> np.ndarray:
-    """Connected components of pages that share a bucket.
+def duplicates(pages: DataFrame) -> DataFrame:
+    """Finds the pages for which another one is kept.
 
     Args:
-      page_bands: uint64 [pages, bands].
+      pages: the columns of `COLUMNS`.
 
     Returns:
-      int64 [pages]: the smallest page number of each page's component.
+      number, kept (the number of the page that is kept in its place, newest, then longest, then first read) and
+      same_url (bool: gone for another page under its URL; else it is a near-duplicate).
     """
-    pages = len(page_bands)
-    ones, others = [], []
-    for column in page_bands.T:
-        order = np.argsort(column, kind="stable")
-        same = column[order][1:] == column[order][:-1]
-        ones.append(order[:-1][same])
-        others.append(order[1:][same])
-    one, other = (np.concatenate(ends) if pages else np.zeros(0, np.int64) for ends in (ones, others))
-    label = np.arange(pages)
+    firsts = _kept(pages, "canonical_url").collect()
+    older = (
+        pages.join(firsts, on="canonical_url")
+        .where(col("number") != col("kept"))
+        .select("number", "kept", daft.lit(True).alias("same_url"))
+    )
+    unique = pages.join(older, on="number", how="anti").where(col("bands").list_count() > 0)
+    grouped = unique.select("number", "date", "tokens").join(components(_edges(unique)), on="number").collect()
+    near = (
+        grouped.join(_kept(grouped, "root"), on="root")
+        .where(col("number") != col("kept"))
+        .select("number", "kept", daft.lit(False).alias("same_url"))
+        .collect()
+    )
+    # What was kept for a URL may itself have gone for a near-duplicate.
+    further = near.select(col("number").alias("kept"), col("kept").alias("last"))
+    older = older.join(further, on="kept", how="left").select(
+        "number", coalesce(col("last"), col("kept")).alias("kept"), "same_url"
+    )
+    return older.concat(near).sort("number")
+
+
+def _kept(pages: DataFrame, group: str) -> DataFrame:
+    """Group and `kept`, the number of its newest, then longest, then first page."""
+    window = Window().partition_by(group).order_by("date", "tokens", "number", desc=[True, True, False])
+    ranked = pages.select(group, "date", "tokens", "number").with_column("rank", row_number().over(window))
+    return ranked.where(col("rank") == 1).select(group, col("number").alias("kept"))
+
+
+def _edges(pages: DataFrame) -> DataFrame:
+    """high, low: each page and the first page that it shares a bucket with."""
+    members = pages.select("number", col("bands").alias("bucket")).explode("bucket")
+    lowest = members.groupby("bucket").agg(col("number").min().alias("low"))
+    shared = members.join(lowest, on="bucket").where(col("low") < col("number"))
+    return shared.select(col("number").alias("high"), "low").distinct()
+
+
+def components(edges: DataFrame) -> DataFrame:
+    """Connected components of a graph.
+
+    Args:
+      edges: high, low (node numbers, low < high).
+
+    Returns:
+      number, root: the smallest number of each node's component, for all nodes that have an edge.
+    """
+    edges = edges.collect()
     while True:
-        # Every edge lowers the label of its ends' roots; pointer jumping then shortens the paths.
-        lower = np.minimum(label[one], label[other])
-        before = label.copy()
-        for end in (one, other):
-            np.minimum.at(label, before[end], lower)
-        while (label[label] != label).any():
-            label = label[label]
-        if (label == before).all():
-            return label
+        before = edges
+        edges = _small_star(_large_star(edges)).collect()
+        if len(edges) == len(before) == len(edges.intersect(before).collect()):
+            break
+    roots = edges.select(col("low").alias("number"), col("low").alias("root")).distinct()
+    return edges.select(col("high").alias("number"), col("low").alias("root")).concat(roots)
 
 
-def representatives(group: np.ndarray, dates: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """For each page the page that is kept of its group: the newest, then the longest, then the first read.
-
-    Args:
-      group: [pages] any sortable group key.
-      dates: [pages] ISO dates as strings.
-      lengths: int64 [pages], tokens.
-
-    Returns:
-      int64 [pages] page numbers.
-    """
-    _, group_number = np.unique(group, return_inverse=True)
-    _, newest_last = np.unique(dates, return_inverse=True)
-    best_first = np.lexsort((np.arange(len(group)), -lengths, -newest_last, group_number))
-    groups, first = np.unique(group_number[best_first], return_index=True)
-    kept = np.zeros(len(groups), np.int64)
-    kept[groups] = best_first[first]
-    return kept[group_number]
+def _large_star(edges: DataFrame) -> DataFrame:
+    """Ties each node's larger neighbours to the smallest of it and its neighbours."""
+    both = edges.select(col("high").alias("node"), col("low").alias("other")).concat(
+        edges.select(col("low").alias("node"), col("high").alias("other"))
+    )
+    lowest = both.groupby("node").agg(col("other").min().alias("least"))
+    larger = both.join(lowest, on="node").where(col("other") > col("node"))
+    least = when(col("least") < col("node"), col("least")).otherwise(col("node"))
+    return larger.select(col("other").alias("high"), least.alias("low")).distinct()
 
 
-def find_duplicates(
-    canonical_urls: np.ndarray, page_bands: list[np.ndarray], dates: np.ndarray, lengths: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns int64 [pages] twice: the page kept for each page's URL, and the page kept in the end for each page."""
-    by_url = representatives(canonical_urls, dates, lengths)
-    pages = np.arange(len(by_url))
-    textual = np.array([page for page in pages if by_url[page] == page and len(page_bands[page])], np.int64)
-    kept = pages.copy()
-    if len(textual):
-        group = groups_by_bucket(np.stack([page_bands[page] for page in textual]))
-        kept[textual] = textual[representatives(group, dates[textual], lengths[textual])]
-    return by_url, kept[by_url]
+def _small_star(edges: DataFrame) -> DataFrame:
+    """Ties each node and its smaller neighbours to the smallest of these."""
+    lowest = edges.groupby("high").agg(col("low").min().alias("least"))
+    tied = edges.join(lowest, on="high").where(col("low") != col("least"))
+    moved = tied.select(col("low").alias("high"), col("least").alias("low"))
+    return moved.concat(lowest.select("high", col("least").alias("low"))).distinct()

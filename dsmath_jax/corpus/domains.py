@@ -1,94 +1,95 @@
 """Domain statistics, and which uncollected pages they add to the seeds of the next iteration (paper section 2.1)."""
 
-import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import daft
-import numpy as np
-import pyarrow as pa
+from daft import DataFrame, DataType, col
 
 from dsmath_jax.corpus import urls
-from dsmath_jax.workdir import UserError, read_jsonl
+from dsmath_jax.corpus.annotations import Annotation, annotated_pages
 
 # The automatic rule takes a folder of at least so many pages as mathematics where at least so much of it was collected.
 FOLDER_PAGES, FOLDER_SHARE = 3, 0.8
+RULES = {
+    True: "annotations",
+    False: f"automatic: folders of {FOLDER_PAGES} pages or more of which {FOLDER_SHARE:.0%} or more were collected",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Annotation:
-    """A person's judgement of all pages below a URL prefix (canonical form)."""
-
-    prefix: str
-    math: bool
+@daft.func.batch(return_dtype=DataType.list(DataType.string()))
+def _folders(canonical_urls: Any) -> list[list[str]]:
+    return [urls.folders(url) for url in canonical_urls.to_pylist()]
 
 
-def read_annotations(path: Path) -> list[Annotation]:
-    """Reads JSON lines with the fields `prefix` and `math`.
+def hosts(scored: DataFrame, math_share: float) -> DataFrame:
+    """Pages, collected pages and their share by host; math-related are those of which more than `math_share` is.
 
-    Raises:
-      UserError: the file is missing or a line lacks a field.
-    """
-    annotations = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        if not urls.host(str(row.get("prefix"))) or not isinstance(row.get("math"), bool):
-            raise UserError(
-                f"{path}, line {number}: an annotation wants a URL in 'prefix' and true or false in 'math'; mend it."
-            )
-        annotations.append(Annotation(urls.canonical_prefix(row["prefix"]), row["math"]))
-    return annotations
-
-
-def statistics(hosts: Sequence[str], collected: np.ndarray, math_share: float) -> list[dict]:
-    """Pages, collected pages and their share by host; a host is math-related where the share is above `math_share`.
+    Args:
+      scored: host, collected (bool) of all candidates.
 
     Returns:
-      Rows {"host", "pages", "collected", "share", "math_related"}, most collected first, ties by host.
+      host, pages, collected, share, math_related; most collected first, ties by host.
     """
-    frame = daft.from_arrow(pa.table({"host": hosts, "collected": collected.astype(np.int64)}))
-    counts = frame.groupby("host").agg(
-        daft.col("collected").count().alias("pages"), daft.col("collected").sum().alias("collected")
+    counts = scored.groupby("host").agg(
+        col("collected").count().alias("pages"), col("collected").cast(DataType.int64()).sum().alias("collected")
     )
-    rows = counts.sort(["collected", "host"], desc=[True, False]).to_pylist()
-    return [
-        {
-            "host": row["host"],
-            "pages": row["pages"],
-            "collected": row["collected"],
-            "share": row["collected"] / row["pages"],
-            "math_related": row["collected"] > math_share * row["pages"],
-        }
-        for row in rows
-    ]
+    return counts.select(
+        "host",
+        "pages",
+        "collected",
+        (col("collected") / col("pages")).alias("share"),
+        (col("collected") > math_share * col("pages")).alias("math_related"),
+    ).sort(["collected", "host"], desc=[True, False])
 
 
-def annotated_pages(canonical_urls: Sequence[str], annotations: Sequence[Annotation]) -> np.ndarray:
-    """bool [pages]: pages whose longest annotated prefix is judged to be mathematics."""
-    names = np.array(canonical_urls)
-    math = np.zeros(len(names), bool)
-    for annotation in sorted(annotations, key=lambda annotation: len(annotation.prefix)):
-        math[np.strings.startswith(names, annotation.prefix)] = annotation.math
-    return math
+def prefixes(scored: DataFrame, by_host: DataFrame) -> DataFrame:
+    """Pages and collected pages below each URL prefix that ends at a slash, on hosts of which something was collected.
 
+    Args:
+      scored: host, canonical_url, collected (bool) of all candidates.
+      by_host: of `hosts`.
 
-def majority_pages(canonical_urls: Sequence[str], collected: np.ndarray) -> np.ndarray:
-    """bool [pages]: pages in a folder most of whose pages were collected: the automatic rule in a person's place.
-
-    A math-related domain may hold much else, so that its uncollected pages cannot all be taken. A folder with a
-    majority of collected pages speaks for the rest of its pages; the larger folders of a path are asked first.
+    Returns:
+      host, prefix, pages, collected; sorted by host and prefix.
     """
-    pages: dict[str, int] = defaultdict(int)
-    hits: dict[str, int] = defaultdict(int)
-    paths = [urls.folders(url) for url in canonical_urls]
-    for path, hit in zip(paths, collected.tolist(), strict=True):
-        for folder in path:
-            pages[folder] += 1
-            hits[folder] += hit
-    return np.array(
-        [
-            any(pages[folder] >= FOLDER_PAGES and hits[folder] >= FOLDER_SHARE * pages[folder] for folder in path)
-            for path in paths
-        ],
-        bool,
+    known = by_host.where(col("collected") > 0).select("host")
+    below = scored.join(known, on="host").select("host", "collected", _folders(col("canonical_url")).alias("prefix"))
+    return (
+        below.explode("prefix")
+        .groupby("host", "prefix")
+        .agg(col("collected").count().alias("pages"), col("collected").cast(DataType.int64()).sum().alias("collected"))
+        .select("host", "prefix", "pages", "collected")
+        .sort(["host", "prefix"])
     )
+
+
+def missed(
+    scored: DataFrame, by_host: DataFrame, by_prefix: DataFrame, annotations: Sequence[Annotation] | None
+) -> DataFrame:
+    """The uncollected pages of math-related domains that are taken for mathematics after all: number.
+
+    Those below prefixes that a person annotated, or else those of `majority`.
+    """
+    related = by_host.where(col("math_related")).select("host")
+    left = scored.where(~col("collected")).join(related, on="host").select("number", "canonical_url")
+    if annotations is None:
+        return majority(left, by_prefix)
+
+    @daft.func.batch(return_dtype=DataType.bool())
+    def annotated(canonical_urls: Any) -> list[bool]:
+        return annotated_pages(canonical_urls.to_pylist(), annotations).tolist()
+
+    return left.where(annotated(col("canonical_url"))).select("number")
+
+
+def majority(left: DataFrame, by_prefix: DataFrame) -> DataFrame:
+    """Pages in a folder most of whose pages were collected: the automatic rule in a person's place.
+
+    A math-related domain may hold much else, so that its uncollected pages cannot all be taken. A folder, at any depth,
+    with a majority of collected pages speaks for the rest of its pages.
+    """
+    enough = (col("pages") >= FOLDER_PAGES) & (col("collected") >= FOLDER_SHARE * col("pages"))
+    folders = by_prefix.where(enough).select("prefix")
+    below = left.select("number", _folders(col("canonical_url")).alias("prefix")).explode("prefix")
+    return below.join(folders, on="prefix").select("number").distinct()

@@ -9,18 +9,6 @@ from dsmath_jax.corpus import urls
 from dsmath_jax.workdir import UserError, read_jsonl
 
 
-def find_inputs(data_dir: Path, pattern: str) -> list[Path]:
-    """The WARC files that match a glob below `data_dir`, sorted by path.
-
-    Raises:
-      UserError: there is none.
-    """
-    found = sorted(path for path in data_dir.glob(pattern) if path.is_file())
-    if not found:
-        raise UserError(f"No WARC file matches {data_dir / pattern}; mend --config.data_dir or --config.corpus.input.")
-    return found
-
-
 def read_seeds(path: Path) -> list[str]:
     """The URL prefixes of a text file in canonical form, one a line; empty lines and # comments are skipped.
 

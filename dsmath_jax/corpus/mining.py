@@ -1,186 +1,281 @@
-"""The iterated mining of paper section 2.1: classify, collect, find math-related domains, enlarge the seeds, repeat."""
+"""The iterated mining of paper section 2.1: classify, collect, find math-related domains, enlarge the seeds, repeat.
+
+Below `iterations/N/` an iteration leaves, in this order: `positives/` (what counts as mathematics from the start),
+`sample.parquet` (what was trained on), `model`, `scores/<shard>.parquet`, `hosts/`, `prefixes/` and `result.json`.
+What is there is not made again.
+"""
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import daft
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from daft import DataFrame, DataType, col
 
-from dsmath_jax.corpus import classifier, domains, select
-from dsmath_jax.corpus.crawl import Crawl
+from dsmath_jax.corpus import classifier, domains, engine, inputs, pages
+from dsmath_jax.corpus.annotations import Annotation
+from dsmath_jax.corpus.crawl import CANDIDATES, Crawl, write_frame
+from dsmath_jax.corpus.measure import Labelled, look_up, measures
+from dsmath_jax.corpus.normalize import mix
+from dsmath_jax.corpus.select import Cut, top_tokens
 from dsmath_jax.progress import track
-from dsmath_jax.workdir import UserError, atomic_path, remove
+from dsmath_jax.workdir import UserError, atomic_path, read_json, remove, write_json
 
 TRAINING = ".training-"  # how the folders of running trainings begin
+SCORES = CANDIDATES.append(pa.field("score", pa.float32()))
 
 
 @dataclasses.dataclass(frozen=True)
-class Mined:
-    """What the last iteration left; arrays are [pages].
+class Iteration:
+    """A finished iteration: its number, folder, the place where its ranking is cut, and its row of the table."""
 
-    scores are its probabilities of mathematics (NaN for pages that are no candidates), first the iteration that first
-    collected each page of `collected` (0 for the others), domains the rows of `domains.statistics`, table one row per
-    iteration.
-    """
+    number: int
+    folder: Path
+    cut: Cut
+    row: dict
 
-    collected: np.ndarray
-    scores: np.ndarray
-    first: np.ndarray
-    domains: list[dict]
-    table: list[dict]
+    @property
+    def scores(self) -> list[Path]:
+        return sorted((self.folder / "scores").glob("*.parquet"))
+
+    def scored(self) -> DataFrame:
+        """number, canonical_url, host, tokens, first, before, score of all candidates, and `collected`."""
+        return daft.read_parquet([str(path) for path in self.scores]).with_column("collected", self.cut.before())
 
 
 def iterate(
     crawl: Crawl,
-    seeds: np.ndarray,
-    annotations: Sequence[domains.Annotation] | None,
+    seeds: Sequence[str],
+    annotations: Sequence[Annotation] | None,
+    labelled: Labelled | None,
     config: Any,
     seed: int,
     folder: Path,
-) -> Mined:
-    """Mines until an iteration collects hardly anything new, or for `config.iterations`.
+) -> list[Iteration]:
+    """Mines until an iteration collects hardly anything new, or for `config.iterations`; returns all of them.
 
     Args:
-      seeds: bool [pages], candidates that are positives from the beginning.
+      seeds: canonical URL prefixes whose pages are positives from the beginning.
       annotations: judged prefixes; None takes the automatic rule.
-      folder: keeps the scores of each iteration; those found there are taken over.
+      labelled: for the measures in the table, if there are labels.
+      folder: keeps the files of each iteration.
 
     Raises:
-      UserError: the seeds or the token limit cover everything, so that nothing can be told apart.
+      UserError: the seeds or the token limit cover nothing or everything, so that nothing can be told apart.
     """
-    urls, hosts = crawl.column("canonical_url"), crawl.column("host")
-    candidate_hosts = [hosts[page] for page in np.flatnonzero(crawl.candidate).tolist()]
-    positive, collected, first = seeds, np.zeros(len(urls), bool), np.zeros(len(urls), np.int64)
-    table: list[dict] = []
-    related: set[str] = set()
-    for iteration in track(range(1, config.iterations + 1), "mining iterations", config.iterations):
-        random = np.random.default_rng([seed, iteration])
-        positives, negatives = training_pages(crawl, positive, collected, config, random)
-        path = folder / f"{iteration}.parquet"
-        if not path.exists():
-            score_pages(crawl, positives, negatives, config.fasttext, random, path)
-        scores = pq.read_table(path).column("score").to_numpy()
-
-        before, collected = collected, select.top_tokens(scores, crawl.tokens, config.top_tokens, config.min_score)
-        if collected[crawl.candidate].all():
-            raise UserError(
-                f"Iteration {iteration} collected every page: all {crawl.candidate.sum()} together have "
-                f"{crawl.tokens[crawl.candidate].sum()} tokens; give --config.corpus.top_tokens a smaller number."
-            )
-        first[collected & (first == 0)] = iteration
-        overlap = float((before & collected).sum() / max(collected.sum(), 1))
-        statistics = domains.statistics(candidate_hosts, collected[crawl.candidate], config.domain_share)
-        known, related = related, {row["host"] for row in statistics if row["math_related"]}
-        table.append(
-            {
-                "iteration": iteration,
-                "positives": int(positives.sum()),
-                "negatives": int(negatives.sum()),
-                "threshold": float(scores[collected].min()) if collected.any() else None,
-                "pages": int(collected.sum()),
-                "tokens": int(crawl.tokens[collected].sum()),
-                "overlap": overlap,
-                "new_domains": len(related - known),
-                **precision_recall(collected, crawl.math),
-            }
-        )
-        if overlap >= config.stop_overlap:
+    done: list[Iteration] = []
+    for number in track(range(1, config.iterations + 1), "mining iterations", config.iterations):
+        here, last = folder / str(number), done[-1] if done else None
+        write_frame(here / "positives", more_positives(last, annotations) if last else seed_pages(crawl, seeds))
+        candidates = last.scored() if last else daft.read_parquet([str(path) for path in crawl.candidates])
+        draw_sample(candidates, here, config, seed * 1_000 + number)
+        train(crawl, here, config.fasttext, seed * 1_000 + number)
+        score(crawl, here, last)
+        done.append(conclude(here, number, done, labelled, config, seed))
+        if done[-1].row["overlap"] >= config.stop_overlap:
             break
-        on_related = np.array([host in related for host in hosts], bool)
-        missed = crawl.candidate & ~collected & on_related
-        positive = positive | (missed & mathematical(urls, collected, crawl.candidate, annotations))
-    return Mined(collected, scores, np.where(collected, first, 0), statistics, table)
+    return done
 
 
-def training_pages(
-    crawl: Crawl, positive: np.ndarray, collected: np.ndarray, config: Any, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Samples positives and, as in the paper as many, negatives: bool [pages] each.
+def seed_pages(crawl: Crawl, prefixes: Sequence[str]) -> DataFrame:
+    """number of the candidates below one of the canonical prefixes."""
+
+    @daft.func.batch(return_dtype=DataType.bool())
+    def below(canonical_urls: Any) -> list[bool]:
+        return inputs.below_any(canonical_urls.to_pylist(), prefixes).tolist()
+
+    candidates = daft.read_parquet([str(path) for path in crawl.candidates])
+    return candidates.where(below(col("canonical_url"))).select("number")
+
+
+def more_positives(last: Iteration, annotations: Sequence[Annotation] | None) -> DataFrame:
+    """number of an iteration's positives and of the pages that it missed on math-related domains."""
+    by_host, by_prefix = (daft.read_parquet(f"{last.folder}/{name}/*.parquet") for name in ("hosts", "prefixes"))
+    found = domains.missed(last.scored(), by_host, by_prefix, annotations)
+    return daft.read_parquet(f"{last.folder}/positives/*.parquet").concat(found).distinct()
+
+
+def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> None:
+    """Draws positives and, as in the paper as many, negatives to `sample.parquet`: number, math; sorted by number.
 
     Negatives are random pages, but none of those that the last iteration collected: where mathematics is not as rare
     as in Common Crawl, they would teach that it is none.
 
+    Args:
+      candidates: number, and `collected` if there was an iteration before.
+
     Raises:
-      UserError: no page is left for a negative.
+      UserError: there is no positive, or no page is left for a negative.
     """
-    positives = sample(positive, config.max_positives, random)
-    negatives = sample(
-        crawl.candidate & ~positive & ~collected, min(config.max_negatives, int(positives.sum())), random
-    )
-    if not negatives.any():
+    path = folder / "sample.parquet"
+    if path.exists():
+        return
+    positives = daft.read_parquet(f"{folder}/positives/*.parquet")
+    chosen = _lowest(positives, config.max_positives, seed)
+    if not len(chosen):
+        raise UserError(f"No page read lies below a prefix of {config.seeds}; mend the prefixes.")
+    others = candidates.where(~col("collected")) if "collected" in candidates.column_names else candidates
+    others = others.select("number").join(positives, on="number", how="anti")
+    rejected = _lowest(others, min(config.max_negatives, len(chosen)), seed + 500)
+    if not len(rejected):
         raise UserError(
             "The seeds cover every page, so that none is left to learn what is not mathematics; give fewer."
         )
-    return positives, negatives
+    numbers = np.concatenate([chosen, rejected])
+    order = np.argsort(numbers)
+    table = pa.table({"number": numbers[order], "math": (np.arange(len(numbers)) < len(chosen))[order]})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
 
 
-def score_pages(
-    crawl: Crawl,
-    positives: np.ndarray,
-    negatives: np.ndarray,
-    settings: Any,
-    random: np.random.Generator,
-    path: Path,
-) -> None:
-    """Trains a classifier and writes its score of every page (NaN for those that are no candidates) to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f"{TRAINING}*"):
+@daft.func.batch(return_dtype=DataType.uint64())
+def _shuffled(numbers: Any, seed: int) -> Any:
+    """A pseudo-random key of each page number."""
+    start = mix(np.array([seed], np.uint64))
+    return mix(numbers.to_arrow().to_numpy(zero_copy_only=False).astype(np.uint64) ^ start)
+
+
+def _lowest(frame: DataFrame, count: int, seed: int) -> np.ndarray:
+    """`count` page numbers drawn from a dataframe, or all where there are fewer: int64 [drawn].
+
+    A page's place in the draw depends on its number and the seed alone, so that no order of work matters.
+    """
+    keyed = frame.select("number", _shuffled(col("number"), seed).alias("key"))
+    return np.array(keyed.sort(["key", "number"]).limit(count).to_pydict()["number"], np.int64)
+
+
+def train(crawl: Crawl, folder: Path, settings: Any, seed: int) -> None:
+    """Trains the iteration's classifier on its sample and leaves it as `model`."""
+    if (folder / "model").exists():
+        return
+    for stale in folder.glob(f"{TRAINING}*"):
         remove(stale)
     # A folder of our own: the training process of a killed run may live on and write into its folder.
-    with tempfile.TemporaryDirectory(prefix=TRAINING, dir=path.parent, ignore_cleanup_errors=True) as folder:
-        model = classifier.train(
-            examples(crawl, positives, negatives, random), settings, int(random.integers(2**31)), Path(folder)
-        )
-        scores = np.full(len(crawl.candidate), np.nan, np.float32)
-        normals = (normal for _, normal in crawl.bodies("normal", crawl.candidate))
-        scores[crawl.candidate] = list(classifier.scores(model, normals))
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table({"id": crawl.index.column("id"), "score": scores}), temporary)
+    with tempfile.TemporaryDirectory(prefix=TRAINING, dir=folder, ignore_cleanup_errors=True) as scratch:
+        chosen = examples(crawl, pq.read_table(folder / "sample.parquet"), seed)
+        classifier.train(chosen, settings, seed, Path(scratch)).rename(folder / "model")
 
 
-def mathematical(
-    urls: Sequence[str],
-    collected: np.ndarray,
-    candidate: np.ndarray,
-    annotations: Sequence[domains.Annotation] | None,
-) -> np.ndarray:
-    """bool [pages]: pages that a person annotated as mathematics, or that the automatic rule takes in their place."""
-    if annotations is not None:
-        return domains.annotated_pages(urls, annotations)
-    pages = np.zeros(len(urls), bool)
-    numbers = np.flatnonzero(candidate)
-    pages[numbers] = domains.majority_pages([urls[number] for number in numbers.tolist()], collected[numbers])
-    return pages
-
-
-def sample(pool: np.ndarray, limit: int, random: np.random.Generator) -> np.ndarray:
-    """bool [pages]: `limit` pages of a boolean pool, or all where there are fewer."""
-    members = np.flatnonzero(pool)
-    chosen = np.zeros(len(pool), bool)
-    chosen[random.choice(members, min(limit, len(members)), replace=False)] = True
-    return chosen
-
-
-def examples(
-    crawl: Crawl, positives: np.ndarray, negatives: np.ndarray, random: np.random.Generator
-) -> Iterator[tuple[bool, str]]:
-    """Training examples for one pass in mixed order: shards in random order, and each one's pages too."""
+def examples(crawl: Crawl, sample: pa.Table, seed: int) -> Iterator[tuple[bool, str]]:
+    """The sampled pages in mixed order: shards in random order, and each one's pages too."""
+    numbers, math = (sample.column(name).to_numpy() for name in ("number", "math"))
+    random = np.random.default_rng(seed)
     for shard in random.permutation(len(crawl.shards)).tolist():
-        bodies = crawl.shard_bodies(shard, "normal", positives | negatives)
-        for position in random.permutation(len(bodies)).tolist():
-            page, normal = bodies[position]
-            yield bool(positives[page]), normal
+        bodies = list(pages.bodies(crawl.shards[shard], "normal", numbers))
+        for place in random.permutation(len(bodies)).tolist():
+            number, normal = bodies[place]
+            yield bool(math[np.searchsorted(numbers, number)]), normal
 
 
-def precision_recall(collected: np.ndarray, math: np.ndarray) -> dict[str, float | None]:
-    """Precision and recall of the collected pages over the labelled ones; null where nothing is to be divided by."""
-    labelled = collected & (math >= 0)
-    found = int((labelled & (math == 1)).sum())
-    return {
-        "precision": found / int(labelled.sum()) if labelled.any() else None,
-        "recall": found / int((math == 1).sum()) if (math == 1).any() else None,
+def score(crawl: Crawl, folder: Path, last: Iteration | None) -> None:
+    """Scores all candidates, shard by shard; each file also tells what the iteration before it collected."""
+    before = [last.folder / "scores" / shard.name for shard in crawl.shards] if last else crawl.candidates
+    cut = json.dumps(dataclasses.asdict(last.cut) | {"iteration": last.number} if last else None)
+    tasks = [
+        (str(folder / "scores" / shard.name), str(shard), str(candidates), str(folder / "model"), cut)
+        for shard, candidates in zip(crawl.shards, before, strict=True)
+    ]
+    engine.run_tasks(write_scores, tasks, "scoring pages")
+
+
+def write_scores(target: str, shard: str, candidates: str, model: str, last: str) -> None:
+    """Writes the candidates of one shard with their scores.
+
+    Args:
+      candidates: their list, or their scores in the iteration before.
+      last: as JSON the cut and the number of that iteration, or null.
+    """
+    table = pq.read_table(candidates)
+    numbers, first = (table.column(name).to_numpy() for name in ("number", "first"))
+    before = table.column("before").to_numpy()
+    cut = json.loads(last)
+    if cut:
+        iteration = cut.pop("iteration")
+        before = Cut(**cut).is_before(table.column("score").to_numpy(), numbers)
+        first = np.where(before & (first == 0), iteration, first)
+    normals = (normal for _, normal in pages.bodies(Path(shard), "normal", numbers))
+    scores = np.fromiter(classifier.scores(classifier.load(Path(model)), normals), np.float32, len(numbers))
+    columns = [*(table.column(name) for name in ("number", "canonical_url", "host", "tokens")), first, before, scores]
+    with atomic_path(target) as temporary:
+        pq.write_table(pa.table(columns, schema=SCORES), temporary, compression="zstd")
+
+
+def conclude(
+    folder: Path, number: int, done: Sequence[Iteration], labelled: Labelled | None, config: Any, seed: int
+) -> Iteration:
+    """Collects the best-scored pages, counts domains and prefixes, and writes the iteration's row of the table.
+
+    Raises:
+      UserError: nothing or everything was collected.
+    """
+    if (folder / "result.json").exists():
+        result = read_json(folder / "result.json")
+        return Iteration(number, folder, Cut(**result["cut"]), result["row"])
+    scored = daft.read_parquet(f"{folder}/scores/*.parquet")
+    cut = top_tokens(scored, config.top_tokens, config.min_score)
+    scored = scored.with_column("collected", cut.before())
+    counts = _counts(scored)
+    if not counts["left"]:
+        raise UserError(
+            f"Iteration {number} collected every page: all {counts['pages']} together have {counts['tokens']} tokens; "
+            "give --config.corpus.top_tokens a smaller number."
+        )
+    if not counts["pages"]:
+        raise UserError(
+            f"Iteration {number} collected no page: none scored {config.min_score} within {config.top_tokens} tokens; "
+            "mend --config.corpus.min_score, top_tokens or the seeds."
+        )
+    write_frame(folder / "hosts", domains.hosts(scored, config.domain_share))
+    by_host = daft.read_parquet(f"{folder}/hosts/*.parquet")
+    write_frame(folder / "prefixes", domains.prefixes(scored, by_host))
+    new = by_host.where(col("math_related")).select("host")
+    if done:
+        known = daft.read_parquet(f"{done[-1].folder}/hosts/*.parquet").where(col("math_related")).select("host")
+        new = new.join(known, on="host", how="anti")
+    sample = pq.read_table(folder / "sample.parquet", columns=["math"]).column("math").to_numpy()
+    row = {
+        "iteration": number,
+        "positives": int(sample.sum()),
+        "negatives": int((~sample).sum()),
+        "threshold": counts["threshold"],
+        "pages": counts["pages"],
+        "tokens": counts["tokens"],
+        "overlap": counts["again"] / counts["pages"],
+        "new_domains": new.count_rows(),
     }
+    if labelled:
+        row |= measures(labelled, look_up(labelled, scored), cut, seed)
+    write_json(folder / "result.json", {"cut": dataclasses.asdict(cut), "row": row})
+    return Iteration(number, folder, cut, row)
+
+
+def _counts(scored: DataFrame) -> dict:
+    """Collected pages, their tokens and lowest score; how many were collected before too; how many pages are left."""
+    integer = DataType.int64()
+    counts = scored.agg(
+        col("collected").cast(integer).sum().alias("pages"),
+        (~col("collected")).cast(integer).sum().alias("left"),
+        (col("collected") & col("before")).cast(integer).sum().alias("again"),
+    ).to_pylist()[0]
+    collected = scored.where(col("collected"))
+    sums = collected.agg(col("tokens").sum().alias("tokens"), col("score").min().alias("threshold")).to_pylist()[0]
+    return counts | {"tokens": sums["tokens"] or 0, "threshold": sums["threshold"]}
+
+
+def ablation(last: Iteration, limits: Sequence[int], labelled: Labelled | None, config: Any, seed: int) -> list[dict]:
+    """What other token limits than N would collect from the scores of one iteration, a row for each."""
+    rows = []
+    for limit in limits:
+        cut = top_tokens(last.scored(), limit, config.min_score)
+        counts = _counts(last.scored().with_column("collected", cut.before()))
+        row = {"top_tokens": limit} | {name: counts[name] for name in ("pages", "tokens", "threshold")}
+        if labelled:
+            row |= measures(labelled, look_up(labelled, last.scored()), cut, seed)
+        rows.append(row)
+    return rows

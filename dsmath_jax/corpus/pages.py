@@ -1,7 +1,14 @@
-"""One input shard to one Parquet file of pages: read, extract, normalise, shingle. No page depends on another one."""
+"""One input shard to one Parquet file of pages: read, extract, normalise, shingle. No page depends on another one.
 
+`python -m dsmath_jax.corpus.pages --input=GLOB --output=DIR` does this alone; the corpus takes such files as its input.
+"""
+
+import argparse
 import json
+import sys
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +17,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsmath_jax.corpus import dedup, urls
-from dsmath_jax.corpus.html_text import html_to_text, language
+from dsmath_jax.corpus import dedup, engine, sources, urls
+from dsmath_jax.corpus.html_text import html_to_text
+from dsmath_jax.corpus.language import language
 from dsmath_jax.corpus.normalize import Spans, normalize
+from dsmath_jax.corpus.settings import DEFAULTS
 from dsmath_jax.corpus.warc import read_pages
-from dsmath_jax.progress import track
-from dsmath_jax.workdir import UserError, atomic_path
+from dsmath_jax.data import tokenizer
+from dsmath_jax.workdir import UserError, atomic_path, exit_code
 
-TOKEN_COUNTER = "characters / 4"
-PAGES_PER_BATCH = 1_000
-WORKERS = 2
+ROWS_PER_GROUP = 1_000
+# A page's number is its shard's number and its row: sorted, numbers are the order of reading.
+ROW_BITS = 24
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()),  # <shard>/<number of the page in it>: sorted, it is the order of reading
+        ("id", pa.string()),  # <shard>/<row>
+        ("number", pa.int64()),
         ("url", pa.string()),
         ("canonical_url", pa.string()),
         ("host", pa.string()),
@@ -34,98 +44,161 @@ SCHEMA = pa.schema(
         ("normal", pa.string()),
     ]
 )
-BODIES = ("text", "normal")
 
 
-def token_count(text: str) -> int:
-    """Estimates tokens, since the tokenizer is trained on what is kept: characters / 4, rounded up."""
-    return -(-len(text) // 4)
+def settings(config: Any, data_dir: Path) -> dict:
+    """What of the corpus's settings decides how pages are written; it goes into the files' metadata."""
+    path = str((data_dir / config.tokenizer).absolute()) if config.tokenizer else ""
+    return {"minhash": dict(config.minhash), "tokenizer": path}
 
 
-def write_shard(source: Path, target: Path) -> None:
-    """Reads one WARC file into one Parquet file, atomically; the counts of damage go into the file's metadata.
+def token_counter(made: dict) -> str:
+    """In words, what counts the tokens of pages made with these settings."""
+    return f"tokenizer {made['tokenizer']}" if made["tokenizer"] else "characters / 4"
+
+
+@lru_cache
+def counter(path: str) -> Callable[[str], int]:
+    """Counts the tokens of a text: by the tokenizer at `path`, or, without one, characters / 4, rounded up."""
+    if not path:
+        return lambda text: -(-len(text) // 4)
+    encode = tokenizer.load(Path(path)).encode
+    return lambda text: len(encode(text))
+
+
+def page_id(shard: str, row: int) -> str:
+    return f"{shard}/{row:06d}"
+
+
+def write_shard(target: str, source: str, shard: str, made: str) -> None:
+    """Reads one WARC or WET file into one Parquet file, atomically; counts of damage go into the file's metadata.
+
+    Args:
+      shard: its number among all shards.
+      made: `settings` as JSON.
 
     Raises:
-      UserError: `source` is no readable WARC file.
+      UserError: `source` is no readable WARC file, or the tokenizer is none.
     """
-    damage: Counter[str] = Counter()
+    chosen, name, damage = json.loads(made), Path(target).stem, Counter[str]()
+    count_tokens = counter(chosen["tokenizer"])
     rows: list[dict] = []
     with atomic_path(target) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
-        for number, page in enumerate(read_pages(source, damage)):
-            text = html_to_text(page.html)
+        for row, page in enumerate(read_pages(source, damage)):
+            text = html_to_text(page.body) if page.is_html else page.body.strip()
             normal = normalize(text)
             rows.append(
                 {
-                    "id": f"{target.stem}/{number:06d}",
+                    "id": page_id(name, row),
+                    "number": (int(shard) << ROW_BITS) + row,
                     "url": page.url,
                     "canonical_url": urls.canonical(page.url),
                     "host": urls.host(page.url),
                     "date": page.date,
                     "language": language(text),
-                    "tokens": token_count(text),
-                    "bands": dedup.bands(Spans(normal)),
+                    "tokens": count_tokens(text),
+                    "bands": dedup.bands(Spans(normal), **chosen["minhash"]),
                     "text": text,
                     "normal": normal,
                 }
             )
-            if len(rows) == PAGES_PER_BATCH:
+            if len(rows) == ROWS_PER_GROUP:
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
                 rows.clear()
         writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-        writer.add_key_value_metadata({"damage": json.dumps(damage, sort_keys=True)})
+        facts = {"shard": int(shard), "damage": damage, "settings": chosen}
+        writer.add_key_value_metadata({"dsmath": json.dumps(facts, sort_keys=True)})
 
 
-def read_damage(shards: list[Path]) -> dict[str, int]:
-    """Counts of what was broken in the inputs of some written shards, by reason."""
-    total: Counter[str] = Counter()
-    for shard in shards:
-        total.update(json.loads(pq.read_metadata(shard).metadata[b"damage"]))
-    return dict(sorted(total.items()))
+def _facts(shard: Path) -> dict:
+    metadata = pq.read_metadata(shard).metadata or {}
+    if b"dsmath" not in metadata:
+        raise UserError(f"{shard} is no file of pages; give WARC or WET files, or what dsmath_jax.corpus.pages wrote.")
+    return json.loads(metadata[b"dsmath"])
 
 
-@daft.cls(max_concurrency=WORKERS, use_process=True)
-class ShardWriter:
-    """Writes shards in worker processes."""
-
-    @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)
-    def write(self, sources: Any, targets: Any) -> Any:
-        """Returns "" or the sentence of a `UserError` for each shard: an exception would lose its type on the way."""
-        errors = []
-        for source, target in zip(sources.to_pylist(), targets.to_pylist(), strict=True):
-            try:
-                write_shard(Path(source), Path(target))
-                errors.append("")
-            except UserError as error:
-                errors.append(str(error))
-        return errors
+def shard_number(shard: Path) -> int:
+    return _facts(shard)["shard"]
 
 
-def write_shards(sources: list[Path], folder: Path) -> list[Path]:
+def shard_settings(shard: Path) -> dict:
+    return _facts(shard)["settings"]
+
+
+def write_shards(sources: Sequence[str], folder: Path, made: dict) -> list[Path]:
     """Writes a Parquet file below `folder` for each WARC file that has none; returns all of them in input order."""
-    targets = [
-        folder / f"{number:05d}-{source.name.removesuffix('.gz')}.parquet" for number, source in enumerate(sources)
+    names = [source.rstrip("/").rpartition("/")[2].removesuffix(".gz") for source in sources]
+    targets = [folder / f"{number:06d}-{name}.parquet" for number, name in enumerate(names)]
+    tasks = [
+        (str(target), source, str(number), json.dumps(made, sort_keys=True))
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True))
     ]
-    todo = [(str(source), str(target)) for source, target in zip(sources, targets, strict=True) if not target.exists()]
-    if not todo:
-        return targets
-    frame = daft.from_pydict({"source": [source for source, _ in todo], "target": [target for _, target in todo]})
-    frame = frame.with_column("error", ShardWriter().write(daft.col("source"), daft.col("target")))
-    rows = frame.iter_rows(results_buffer_size=1)
-    for row in track(rows, "reading WARC files", len(targets), len(targets) - len(todo)):
-        if row["error"]:
-            raise UserError(row["error"])
+    engine.run_tasks(write_shard, tasks, "reading pages")
     return targets
 
 
-def read_index(shards: list[Path]) -> pa.Table:
-    """Everything but the bodies of all pages, in input order."""
-    columns = [name for name in SCHEMA.names if name not in BODIES]
-    return pa.concat_tables([pq.read_table(shard, columns=columns) for shard in shards])
+def take_shards(sources: Sequence[str], folder: Path, made: dict) -> list[Path]:
+    """The shards of some input: WARC and WET files are written below `folder`, pages made before stay where they are.
+
+    Raises:
+      UserError: the input mixes both, or pages were made with other settings or by several runs.
+    """
+    ready = [Path(source) for source in sources if source.endswith(".parquet")]
+    if not ready:
+        return write_shards(sources, folder, made)
+    if len(ready) < len(sources):
+        raise UserError(f"The input mixes pages made before ({ready[0]}) with WARC files; give one kind.")
+    facts = [_facts(shard) for shard in ready]
+    for shard, fact in zip(ready, facts, strict=True):
+        if fact["settings"] != made:
+            raise UserError(f"{shard} was made with {fact['settings']}, the config says {made}; mend one of them.")
+    numbers = [fact["shard"] for fact in facts]
+    if sorted(set(numbers)) != numbers:
+        raise UserError(f"The pages below {ready[0].parent} come from several runs; give the output of one.")
+    return ready
 
 
-def shard_rows(shards: list[Path]) -> list[slice]:
-    """Which rows of the index each shard holds."""
-    ends = np.cumsum([pq.read_metadata(shard).num_rows for shard in shards])
-    return [
-        slice(int(end) - pq.read_metadata(shard).num_rows, int(end)) for shard, end in zip(shards, ends, strict=True)
-    ]
+def read_damage(shards: Sequence[Path]) -> dict[str, int]:
+    """Counts of what was broken in the inputs of some written shards, by reason."""
+    total: Counter[str] = Counter()
+    for shard in shards:
+        total.update(_facts(shard)["damage"])
+    return dict(sorted(total.items()))
+
+
+def frame(shards: Sequence[Path], *columns: str) -> daft.DataFrame:
+    """Some columns of all pages."""
+    return daft.read_parquet([str(shard) for shard in shards]).select(*columns)
+
+
+def bodies(shard: Path, column: str, numbers: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Number and body (`text` or `normal`) of those pages of a shard whose numbers are given, sorted.
+
+    One row group is in memory at a time, and none that has no such page is read.
+    """
+    file = pq.ParquetFile(shard)
+    for group in range(file.num_row_groups):
+        rows = file.read_row_group(group, columns=["number"]).column("number").to_numpy()
+        wanted = np.flatnonzero(np.isin(rows, numbers, assume_unique=True))
+        if len(wanted):
+            texts = file.read_row_group(group, columns=[column]).column(column).take(wanted)
+            yield from zip(rows[wanted].tolist(), texts.to_pylist(), strict=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line: reads and extracts, and nothing else."""
+    parser = argparse.ArgumentParser(prog="python -m dsmath_jax.corpus.pages", description=__doc__)
+    parser.add_argument("--input", required=True, nargs="+", help="files, folders, globs, lists, addresses")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the Parquet files, one per input file")
+    parser.add_argument("--tokenizer", default="", help="file that counts tokens; without it: characters / 4")
+    parser.add_argument("--ray-address", default="", help='"auto", HOST:PORT or ray://...: work on a Ray cluster')
+    args = parser.parse_args(argv)
+    engine.connect(args.ray_address)
+    chosen = settings(ConfigDict(DEFAULTS | {"tokenizer": args.tokenizer}), Path())
+    shards = write_shards(sources.find(args.input, Path()), args.output, chosen)
+    count = frame(shards, "number").count_rows()
+    print(f"{count} pages in {len(shards)} files below {args.output}; broken: {read_damage(shards) or 'nothing'}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,204 +1,365 @@
-"""Reads the HTML pages of WARC files (gzip per record), also of damaged ones.
+"""Reads the pages of WARC and WET files, compressed with gzip or zstd or not at all, also of damaged ones.
 
-Ready-made readers stop at the first damage. This one goes on at the next gzip member that opens with a WARC record, and
-counts what it had to leave out by reason.
+Ready-made readers stop at the first damage. This one goes on at the next place where a record begins, and counts what
+it had to leave out by reason. It reads forward only and keeps no more than one record and a few pieces of the stream.
+
+A compressed file is a row of members (gzip's word; zstd says frames), mostly one per record, but it may also be a
+single one. A record is handed out when what follows it was seen: the next record, or the member's end and checksum.
 """
 
 import dataclasses
-import gzip
-import mmap
-import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
+from backports import zstd
 
+from dsmath_jax.corpus.http import HEADERS_END, Damaged, header_fields, response_html
+from dsmath_jax.corpus.sources import open_stream
 from dsmath_jax.workdir import UserError
 
-MEMBER = b"\x1f\x8b\x08"
-PIECE = 1 << 16
+BLOCK = 1 << 20  # bytes read from the stream at a time
+PIECE = 1 << 14  # compressed bytes handed to the decompressor at a time: about a record
+CONTENT = 1 << 20  # decompressed bytes taken from it at a time
+KEPT = 1 << 20  # compressed bytes behind the position that are searched again when a member turns out to be corrupt
+FIRST_HEADER = 1 << 10
+LARGEST_HEADER = 1 << 16
 LARGEST_RECORD = 1 << 26
-HTML_TYPES = ("text/html", "application/xhtml+xml")
-HEADERS_END = re.compile(rb"\r?\n\r?\n")
-STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)? +(\d{3})\b")
-META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+LARGEST_DICTIONARY = 1 << 24
+RECORD = b"WARC/"
+RECORD_START = re.compile(rb"WARC/\d\.\d+\r?\n(?=[\w-]+:)")
+START_SIZE = 64  # bytes within which RECORD_START can tell
+RECORD_END = b"\r\n\r\n"
+NEWLINES = b"\r\n"
+SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+DICTIONARY = b"\x5d\x2a\x4d\x18"
+
+Record = tuple[dict[str, str], bytes]
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """One HTML response: its address, the crawl's date (ISO 8601, "" where missing) and its decoded HTML."""
+    """One page: its address, the crawl's date (ISO 8601, "" where missing) and its HTML, or plain text in WET files."""
 
     url: str
     date: str
-    html: str
+    body: str
+    is_html: bool
 
 
-class Damaged(Exception):
-    """A record that cannot be used; the message is the reason under which it is counted."""
+class Corrupt(Damaged):
+    """A member that cannot be followed any further."""
 
 
-def read_pages(path: Path, damage: Counter[str]) -> Iterator[Page]:
-    """Yields the HTML pages of successful responses in file order; `damage` counts what was broken, by reason.
+def read_pages(source: str, damage: Counter[str]) -> Iterator[Page]:
+    """Yields the HTML pages of successful responses and the texts of conversions, in file order.
+
+    Args:
+      source: a path or an address that `sources.open_stream` opens.
+      damage: counts what was broken, by reason.
 
     Raises:
-      UserError: the file cannot be opened or holds no WARC record at all.
+      UserError: the source cannot be read or holds no WARC record at all.
     """
-    records = pages = 0
-    for headers, block in _records(path, damage):
-        records += 1
-        if headers.get("warc-type") != "response":
-            continue
-        try:
-            page = _page(headers, block)
-        except Damaged as reason:
-            damage[str(reason)] += 1
-            continue
-        if page:
-            pages += 1
-            yield page
-    if not records:
-        raise UserError(f"{path} is not a WARC file compressed record by record with gzip; remove it from the input.")
-
-
-def _records(path: Path, damage: Counter[str]) -> Iterator[tuple[dict[str, str], bytes]]:
-    """Yields header and block of each whole record of each whole gzip member."""
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{path} cannot be read; check the path and its permissions.")
-    if not path.stat().st_size:
-        raise UserError(f"{path} is empty; remove it from the input or fetch it again.")
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        position = 0
-        while position < len(data):
+    empty = True
+    with open_stream(source) as stream:
+        window = Window(lambda: stream.read(BLOCK))
+        if not window.have(1):
+            raise UserError(f"{source} is empty; remove it from the input or fetch it again.")
+        for fields, block in _read_records(window, source, damage):
+            empty = False
             try:
-                content, position = _member(data, position)
+                page = _page(fields, block, damage)
             except Damaged as reason:
                 damage[str(reason)] += 1
-                position = _next_member(data, position + 1)
                 continue
-            yield from _split(content, damage)
+            if page:
+                yield page
+    if empty:
+        raise UserError(f"{source} is not a WARC file, or no record of it can be read; remove it from the input.")
 
 
-def _member(data: mmap.mmap, start: int) -> tuple[bytes, int]:
-    """Decompresses the gzip member at `start`; returns its content and where the next one begins."""
-    if data[start : start + len(MEMBER)] != MEMBER:
-        raise Damaged("bytes between records")
-    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    content, position = bytearray(), start
-    while not inflate.eof:
-        piece = inflate.unconsumed_tail or data[position : position + PIECE]
-        if not piece:
-            raise Damaged("file ends inside a record")
-        position += 0 if inflate.unconsumed_tail else len(piece)
-        try:
-            content += inflate.decompress(piece, LARGEST_RECORD)
-        except zlib.error as error:
-            raise Damaged("wrong checksum" if "check" in str(error) else "corrupt compression") from None
-        if len(content) > LARGEST_RECORD:
-            raise Damaged("record larger than 64 MiB")
-    return bytes(content), position - len(inflate.unused_data)
-
-
-def _next_member(data: mmap.mmap, start: int) -> int:
-    """Where the next gzip member whose content opens with a WARC record begins (the end, where there is none)."""
-    while (start := data.find(MEMBER, start)) >= 0:
-        try:
-            if zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data[start : start + 4096], 5) == b"WARC/":
-                return start
-        except zlib.error:
-            pass  # these three bytes stood there by chance: look further
-        start += 1
-    return len(data)
-
-
-def _split(content: bytes, damage: Counter[str]) -> Iterator[tuple[dict[str, str], bytes]]:
-    """Yields the records of one member's content (mostly one)."""
-    position = 0
-    while position < len(content):
-        end = HEADERS_END.search(content, position)
-        if not content.startswith(b"WARC/", position) or not end:
-            damage["no WARC header"] += 1
-            return
-        headers = _headers(content[position : end.start()])
-        length = headers.get("content-length", "")
-        block_end = end.end() + int(length) if length.isascii() and length.isdigit() else -1
-        after = content[block_end : block_end + 9] if 0 <= block_end <= len(content) else None
-        if after is None or not (after.strip(b"\r\n") == b"" or after.lstrip(b"\r\n").startswith(b"WARC/")):
-            damage["wrong WARC length"] += 1
-            return
-        yield headers, content[end.end() : block_end]
-        position = block_end + len(after) - len(after.lstrip(b"\r\n"))
-
-
-def _headers(lines: bytes) -> dict[str, str]:
-    """Header fields by lower-case name; lines that are none (the first one, broken ones) are passed over."""
-    fields = (line.split(b":", 1) for line in lines.splitlines()[1:] if b":" in line)
-    return {name.strip().lower().decode("latin-1"): value.strip().decode("latin-1") for name, value in fields}
-
-
-def _page(record: dict[str, str], block: bytes) -> Page | None:
-    """Turns a response into a page, or None where it is no successful HTML response."""
-    url = record.get("warc-target-uri", "").strip("<>")
+def _page(fields: dict[str, str], block: bytes, damage: Counter[str]) -> Page | None:
+    """Turns a record into a page, or None where it is none."""
+    kind = fields.get("warc-type", "").lower()
+    is_text = kind == "conversion" and fields.get("content-type", "").lower().startswith("text/plain")
+    if kind != "response" and not is_text:
+        return None
+    url = fields.get("warc-target-uri", "").strip("<>")
     if not url:
         raise Damaged("no target URI")
-    status = STATUS_LINE.match(block)
-    end = HEADERS_END.search(block)
-    if not status or not end:
-        raise Damaged("no HTTP header")
-    headers = _headers(block[: end.start()])
-    media, _, parameters = headers.get("content-type", "").partition(";")
-    if status[1] != b"200" or media.strip().lower() not in HTML_TYPES:
-        return None
-    body = _decode_body(block[end.end() :], headers)
-    if not body.strip():
+    if not url.lower().startswith(("http://", "https://")):
+        return None  # crawlers also keep the answers of name servers
+    if not is_text:
+        html = response_html(block, damage)
+        return None if html is None else Page(url, fields.get("warc-date", ""), html, True)
+    if not block.strip():
         raise Damaged("empty body")
-    return Page(url, record.get("warc-date", ""), _decode_text(body, parameters))
+    return Page(url, fields.get("warc-date", ""), block.decode("utf-8", "replace").replace("\x00", ""), False)
 
 
-def _decode_body(body: bytes, headers: dict[str, str]) -> bytes:
-    """Undoes transfer and content encoding where the body really has them (headers often claim too much)."""
-    if "chunked" in headers.get("transfer-encoding", "").lower():
-        body = _dechunk(body)
-    encoding = headers.get("content-encoding", "").lower()
-    try:
-        if "gzip" in encoding and body.startswith(b"\x1f\x8b"):
-            return gzip.decompress(body)
-        if "deflate" in encoding and not body.lstrip().startswith(b"<"):
-            return zlib.decompress(body, zlib.MAX_WBITS if body[:1] == b"\x78" else -zlib.MAX_WBITS)
-    except (zlib.error, EOFError, OSError):
-        raise Damaged("corrupt content encoding") from None
-    if encoding in ("br", "zstd") and not body.lstrip().startswith(b"<"):
-        raise Damaged(f"content encoding {encoding}")
-    return body
+class Window:
+    """What is in view of a forward-only stream: `data` from `position` on; what lies before it is forgotten."""
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        """`read` returns the next bytes of the stream, none at its end."""
+        self._read = read
+        self._ended = False
+        self.data = b""
+        self.position = 0
+
+    def have(self, size: int) -> bool:
+        """Whether `size` bytes lie ahead of the position; reads on until they do. Moves `position` with `data`."""
+        missing = self.position + size - len(self.data)
+        pieces = []
+        while missing > 0 and not self._ended:
+            piece = self._read()
+            self._ended = not piece
+            if piece:
+                pieces.append(piece)
+                missing -= len(piece)
+        if pieces:
+            if self.position < len(self.data):
+                pieces.insert(0, self.data[self.position :])
+            self.data = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+            self.position = 0
+        return missing <= 0
+
+    def starts(self, prefix: bytes) -> bool:
+        """Whether the next bytes are `prefix`."""
+        return self.have(len(prefix)) and self.data.startswith(prefix, self.position)
+
+    def ahead(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes from `start` bytes ahead of the position on."""
+        self.have(start + size)
+        return self.data[self.position + start : self.position + start + size]
 
 
-def _dechunk(body: bytes) -> bytes:
-    """Joins the chunks of a chunked body; a body that is not chunked comes back as it is."""
-    chunks: list[bytes] = []
-    position = 0
-    while True:
-        end = body.find(b"\r\n", position, position + 100)
-        size = body[position:end].split(b";")[0].strip() if end >= 0 else b""
-        if not re.fullmatch(rb"[0-9a-fA-F]{1,8}", size):
-            return b"".join(chunks) if chunks else body
-        if not int(size, 16):
-            return b"".join(chunks)
-        chunks.append(body[end + 2 : end + 2 + int(size, 16)])
-        position = end + 2 + int(size, 16) + 2
+class Decompressor(Protocol):
+    """Takes one member apart; as `zstd.ZstdDecompressor` does."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def _decode_text(body: bytes, parameters: str) -> str:
-    """Bytes to text: valid UTF-8 is taken as such, else header, <meta> and detection are asked in this order."""
-    header = re.search(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", parameters, re.IGNORECASE)
-    meta = META_CHARSET.search(body[:4096])
-    names = [header[1] if header else "", meta[1].decode("ascii", "replace") if meta else ""]
-    declared = [name for name in (map_encoding_to_html5(name, fallback_utf8=False) for name in names if name) if name]
-    if not any(name.startswith(("utf-16", "iso-2022")) for name in declared):
+class GzipDecompressor:
+    """zlib's decompressor for one gzip member, its unused input kept inside."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A compression: how its members begin, and what takes one apart."""
+
+    magic: bytes
+    probe: int  # compressed bytes that must show how the content begins: zstd needs a whole block, gzip less
+    decompressor: Callable[[], Decompressor]
+
+    def opens_record(self, window: Window) -> bool:
+        """Whether a member begins at the position whose content begins with a WARC record."""
+        if not window.starts(self.magic):
+            return False
         try:
-            return body.decode("utf-8-sig").replace("\x00", "")
-        except UnicodeDecodeError:
-            pass  # not UTF-8, or UTF-8 with damage: what is declared decides
-    name = declared[0] if declared else detect_encoding(body)
-    return bytes_to_str(body, name or "utf-8", errors="replace", fallback_encodings=()).replace("\x00", "")
+            return self.decompressor().decompress(window.ahead(0, self.probe), len(RECORD)) == RECORD
+        except (zlib.error, zstd.ZstdError):
+            return False  # these bytes stood there by chance
+
+
+GZIP = Format(b"\x1f\x8b\x08", 1 << 12, GzipDecompressor)
+ZSTD = Format(b"\x28\xb5\x2f\xfd", (1 << 17) + (1 << 10), zstd.ZstdDecompressor)
+
+
+def _read_records(window: Window, source: str, damage: Counter[str]) -> Iterator[Record]:
+    """Yields the whole records of a file. A good beginning tells its kind; where that is damaged, its name does."""
+    if RECORD_START.match(window.ahead(0, START_SIZE)):
+        return _split(window, damage)
+    for form in (GZIP, ZSTD):
+        if form.opens_record(window):
+            return _members(window, form, damage)
+    if source.endswith((".warc", ".wet")):
+        return _split(window, damage)
+    if source.endswith(".zst") or (window.starts(DICTIONARY) and not source.endswith(".gz")):
+        return _members(window, _with_dictionary(window, damage), damage)
+    return _members(window, GZIP, damage)
+
+
+def _with_dictionary(window: Window, damage: Counter[str]) -> Format:
+    """The zstd format of a file, with the dictionary that some writers put into its first frame."""
+    if not window.starts(DICTIONARY):
+        return ZSTD
+    size = int.from_bytes(window.ahead(4, 4), "little")
+    content = window.ahead(8, min(size, LARGEST_DICTIONARY))
+    try:
+        if content.startswith(ZSTD.magic):
+            content = zstd.ZstdDecompressor().decompress(content, LARGEST_DICTIONARY)
+        dictionary = zstd.ZstdDict(content)
+    except (zstd.ZstdError, ValueError):
+        damage["corrupt dictionary"] += 1
+        return ZSTD
+    return dataclasses.replace(ZSTD, decompressor=lambda: zstd.ZstdDecompressor(dictionary))
+
+
+def _members(window: Window, form: Format, damage: Counter[str]) -> Iterator[Record]:
+    """Yields the records of a compressed file's members."""
+    while window.have(1):
+        try:
+            if not window.starts(form.magic):
+                raise Corrupt("bytes between records")
+            yield from _split(Window(Member(window, form.decompressor()).read), damage)
+        except Corrupt as reason:
+            if form.magic != ZSTD.magic or not SKIPPABLE.match(window.ahead(0, 4)):  # whose length is not relied on
+                damage[str(reason)] += 1
+            _seek_member(window, form)
+
+
+def _seek_member(window: Window, form: Format) -> None:
+    """Moves on to the next member whose content opens with a WARC record, or to the end."""
+    window.position += 1
+    while window.have(len(form.magic)):
+        found = window.data.find(form.magic, window.position)
+        if found < 0:
+            window.position = len(window.data) - len(form.magic) + 1
+            continue
+        window.position = found
+        if form.opens_record(window):
+            return
+        window.position += 1
+    window.position = len(window.data)
+
+
+class Member:
+    """The content of the member at a window's position, which moves behind the member when its end has been checked."""
+
+    def __init__(self, window: Window, decompressor: Decompressor) -> None:
+        self._window = window
+        self._decompressor = decompressor
+        self._taken = 0  # bytes ahead of the window's position that the decompressor was given
+        self._ended = False
+
+    def read(self) -> bytes:
+        """The next bytes of content, none at the end.
+
+        Raises:
+          Corrupt: the compression or its checksum is wrong, or the stream ends within the member.
+        """
+        content = b""
+        while not content and not self._ended:
+            piece = self._take() if self._decompressor.needs_input else b""
+            try:
+                content = self._decompressor.decompress(piece, CONTENT)
+            except (zlib.error, zstd.ZstdError) as error:
+                checksum = any(word in str(error) for word in ("check", "incorrect length"))
+                raise Corrupt("wrong checksum" if checksum else "corrupt compression") from None
+            if self._decompressor.eof:
+                self._ended = True
+                self._window.position += self._taken - len(self._decompressor.unused_data)
+        return content
+
+    def _take(self) -> bytes:
+        if self._taken > KEPT + BLOCK:
+            self._window.position += self._taken - KEPT
+            self._taken = KEPT
+        piece = self._window.ahead(self._taken, PIECE)
+        if not piece:
+            raise Corrupt("file ends inside a record")
+        self._taken += len(piece)
+        return piece
+
+
+def _split(content: Window, damage: Counter[str]) -> Iterator[Record]:
+    """Yields the records of a member's content, or of an uncompressed file."""
+    while _skip_newlines(content):
+        try:
+            record = _record(content)
+        except Corrupt:
+            raise
+        except Damaged as reason:
+            damage[str(reason)] += 1
+            _seek_record(content)
+        else:
+            yield record
+
+
+def _skip_newlines(content: Window) -> bool:
+    """Moves behind newlines; returns whether anything follows."""
+    while content.have(1):
+        if content.data[content.position] not in NEWLINES:
+            return True
+        content.position += 1
+    return False
+
+
+def _record(content: Window) -> Record:
+    """Takes the record at the position and moves behind it, or behind its header where its length is wrong."""
+    header = _header(content)
+    fields = header_fields(header)
+    length = fields.get("content-length", "")
+    known = length.isascii() and length.isdigit() and len(length) < 16
+    if not known or int(length) > LARGEST_RECORD:
+        content.position += len(header)
+        raise Damaged("record larger than 64 MiB" if known else "wrong WARC length")
+    size = len(header) + int(length)
+    whole = content.have(size)
+    after = content.ahead(size, START_SIZE)
+    rest = after.lstrip(NEWLINES)
+    if not whole or not (
+        after.startswith(RECORD_END) or rest.startswith(RECORD) or (not rest and len(after) < START_SIZE)
+    ):
+        content.position += len(header)
+        raise Damaged("wrong WARC length" if whole else "record shorter than its WARC length")
+    start = content.position
+    content.position += size
+    return fields, content.data[start + len(header) : start + size]
+
+
+def _header(content: Window) -> bytes:
+    """The header lines of the record at the position, with the empty line that ends them."""
+    size = FIRST_HEADER if content.starts(RECORD) else 0
+    while 0 < size <= LARGEST_HEADER:
+        whole = content.have(size)
+        start = content.position
+        found = HEADERS_END.search(content.data, start, start + size)
+        end = found.end() if found else start + size
+        if RECORD_START.search(content.data, start + len(RECORD), end):
+            break
+        if found:
+            return content.data[start:end]
+        size = 4 * size if whole else 0
+    content.position += 1
+    raise Damaged("no WARC header")
+
+
+def _seek_record(content: Window) -> None:
+    """Moves on to what looks like the beginning of a record, or to the end."""
+    while content.have(1):
+        found = RECORD_START.search(content.data, content.position)
+        if found:
+            content.position = found.start()
+            return
+        content.position = max(content.position, len(content.data) - START_SIZE)
+        if not content.have(START_SIZE + 1):
+            content.position = len(content.data)

@@ -2,85 +2,154 @@
 
 Plain Python: the corpus's decontamination and the evaluation both read benchmarks here, so that no benchmark can be
 measured on that was not decontaminated against. How to ask and score them is the evaluation's business.
+
+Questions and worked solutions are text that no corpus may hold; options and answers are kept apart from them, since
+any page may hold those. Formal statements (miniF2F) are benchmark text too: a source of their own has them as
+questions, while to `minif2f/...` they are the answer, what an informal statement is to be turned into.
 """
 
 import dataclasses
-import re
-from collections.abc import Callable
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dsmath_jax.workdir import UserError, read_jsonl
+from dsmath_jax.data import benchmark_formats as formats
+from dsmath_jax.data.benchmark_files import (
+    Reader,
+    Row,
+    choice_table,
+    few_shot_column,
+    json_lines,
+    json_lines_between,
+    json_problem,
+    json_task,
+    prompt_examples,
+)
+from dsmath_jax.data.benchmark_formats import BadField, Parse, Record
+from dsmath_jax.workdir import UserError
 
-CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One problem. `solution` is the worked solution ending in its answer sentence, or "" where the set has none."""
-
-    id: str
-    question: str
-    solution: str
-    answer: str
+ALL = "all"
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a benchmark's split lies below the data folder, and how one of its rows becomes a `Record`."""
+    """Where a benchmark's split lies below the data folder, and how one of its rows becomes a `Record`.
+
+    Attributes:
+      path: a file or a glob.
+      parse: makes the record from its id and the fields of its row.
+      read: yields the rows of one file.
+      mirror: a file that is taken instead where `path` finds none.
+      hint: what to do where there is neither.
+    """
 
     path: str
-    parse: Callable[[str, dict], Record]
+    parse: Parse
+    read: Reader = json_lines
+    mirror: str = ""
+    hint: str = "set --config.data_dir"
+
+    def files(self, data_dir: Path) -> list[Path]:
+        """The files of the split, sorted; none if it is not there."""
+        found = sorted(path for path in data_dir.glob(self.path) if path.is_file())
+        mirrors = [data_dir / self.mirror] if self.mirror else []
+        return found or [path for path in mirrors if path.is_file()]
 
 
-def _plain(identity: str, row: dict) -> Record:
-    return Record(row["id"], row["question"], row["solution"], row["answer"])
-
-
-def _gsm8k(identity: str, row: dict) -> Record:
-    """GSM8K: `answer` holds the solution with `<<48/2=24>>` calculator marks and ends in `#### N`."""
-    steps, _, answer = row["answer"].rpartition("####")
-    answer = answer.strip().replace(",", "")
-    steps = CALCULATOR_MARK.sub("", steps).strip()
-    return Record(identity, row["question"].strip(), f"{steps}\nThe answer is {answer}.", answer)
-
-
-def _cmath(identity: str, row: dict) -> Record:
-    return Record(identity, row["question"], "", row["golden"])
-
-
-def _mgsm(identity: str, row: dict) -> Record:
-    return Record(identity, row["messages"][0]["content"], "", row["answer"])
-
+CMATH = formats.columns(answer="golden", level="grade")
+CMATH_DEV = formats.columns(question="input", answer="golden", level="grade")
+OCW = formats.columns(question="problem", solution="solution")
+SHOTS = "agieval/few_shot_prompts.csv"
+MATH_HINT = "unpack the MATH data set's own archive there (its licence keeps it out of mirrors)"
 
 SOURCES: dict[str, Source] = {
-    "toy/train": Source("problems/train.jsonl", _plain),
-    "toy/rl": Source("problems/rl.jsonl", _plain),
-    "toy/test": Source("problems/test.jsonl", _plain),
-    "gsm8k/train": Source("gsm8k/train.jsonl", _gsm8k),
-    "gsm8k/test": Source("gsm8k/test.jsonl", _gsm8k),
-    "cmath/test": Source("cmath/test.jsonl", _cmath),
-    "mgsm_zh/test": Source("mgsm_zh/test.jsonl", _mgsm),
+    "toy/train": Source("problems/train.jsonl", formats.plain),
+    "toy/rl": Source("problems/rl.jsonl", formats.plain),
+    "toy/test": Source("problems/test.jsonl", formats.plain),
+    "gsm8k/train": Source("gsm8k/train.jsonl", formats.gsm8k),
+    "gsm8k/test": Source("gsm8k/test.jsonl", formats.gsm8k),
+    "math/train": Source("MATH/train/*/*.json", formats.math, json_problem, "math/train.jsonl", MATH_HINT),
+    "math/test": Source("MATH/test/*/*.json", formats.math, json_problem, "math/test.jsonl", MATH_HINT),
+    "ocw/test": Source("ocw/test.jsonl", OCW),
+    "sat/test": Source("sat/test.jsonl", formats.sat),
+    "mmlu_stem/test": Source("mmlu_stem/test.jsonl", formats.mmlu),
+    "mmlu/dev": Source("mmlu/dev/*_dev.csv", formats.mmlu, choice_table),
+    "mmlu/test": Source("mmlu/test/*_test.csv", formats.mmlu, choice_table),
+    "cmath/dev": Source("cmath/dev.jsonl", CMATH_DEV),
+    "cmath/test": Source("cmath/test.jsonl", CMATH),
+    "mgsm_zh/test": Source("mgsm_zh/test.jsonl", formats.mgsm),
+    "gaokao_mathcloze/dev": Source(SHOTS, formats.agieval, few_shot_column("gaokao-mathcloze")),
+    "gaokao_mathcloze/test": Source("agieval/gaokao-mathcloze.jsonl", formats.agieval),
+    "gaokao_mathqa/dev": Source(SHOTS, formats.agieval, few_shot_column("gaokao-mathqa")),
+    "gaokao_mathqa/test": Source("agieval/gaokao-mathqa.jsonl", formats.agieval),
+    "agieval_sat_math/dev": Source(SHOTS, formats.agieval, few_shot_column("sat-math")),
+    "agieval_sat_math/test": Source("agieval/sat-math.jsonl", formats.agieval),
+    "minif2f/validation": Source("minif2f/validation.jsonl", formats.minif2f),
+    "minif2f/test": Source("minif2f/test.jsonl", formats.minif2f),
+    "minif2f_formal/validation": Source("minif2f/validation.jsonl", formats.minif2f_formal),
+    "minif2f_formal/test": Source("minif2f/test.jsonl", formats.minif2f_formal),
+    "bbh/dev": Source("bbh/cot-prompts/*.txt", formats.bbh, prompt_examples),
+    "bbh/test": Source("bbh/tasks/*.json", formats.bbh, json_task),
+    "humaneval/test": Source("humaneval/HumanEval.jsonl.gz", formats.humaneval),
+    "mbpp/dev": Source("mbpp/mbpp.jsonl", formats.mbpp, json_lines_between("task_id", 1, 10)),
+    "mbpp/test": Source("mbpp/mbpp.jsonl", formats.mbpp, json_lines_between("task_id", 11, 510)),
+    "mbpp/validation": Source("mbpp/mbpp.jsonl", formats.mbpp, json_lines_between("task_id", 511, 600)),
+    "mbpp/train": Source("mbpp/mbpp.jsonl", formats.mbpp, json_lines_between("task_id", 601, 974)),
 }
 
 
+def available(data_dir: str | Path) -> list[str]:
+    """Names of the sources that lie below `data_dir`, in the order of `SOURCES`; training splits are among them."""
+    return [name for name, source in SOURCES.items() if source.files(Path(data_dir))]
+
+
 def load(name: str, data_dir: str | Path) -> list[Record]:
-    """Reads a benchmark split such as "gsm8k/test" from below `data_dir`, in file order.
+    """Reads a benchmark split such as "gsm8k/test" from below `data_dir`, in file order; "all" reads the `available`.
 
     Raises:
-      UserError: the name is unknown, the file is missing or empty, or a row lacks a field.
+      UserError: the name is unknown, the file is missing, unreadable or empty, or a row does not fit.
     """
+    data_dir = Path(data_dir)
+    if name == ALL:
+        names = available(data_dir)
+        if not names:
+            raise UserError(f"No benchmark lies below {data_dir}; set --config.data_dir or name none.")
+        return [record for each in names for record in load(each, data_dir)]
     if name not in SOURCES:
-        raise UserError(f"Unknown benchmark '{name}'; known ones are {', '.join(sorted(SOURCES))}.")
+        nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
+        raise UserError(
+            f"Unknown benchmark '{name}', did you mean '{nearest}'; known ones are {', '.join(sorted(SOURCES))} "
+            f"and '{ALL}' for those that lie in the data folder."
+        )
     source = SOURCES[name]
-    path = Path(data_dir) / source.path
-    if not path.is_file():
-        raise UserError(f"Benchmark '{name}' wants the file {path}, which is not there; set --config.data_dir.")
-    records = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        try:
-            records.append(source.parse(f"{name}/{number - 1}", row))
-        except KeyError as error:
-            raise UserError(f"{path}, record {number}: the field {error} is missing; mend or remove it.") from None
+    files = source.files(data_dir)
+    if not files:
+        wanted = " or ".join(str(data_dir / path) for path in (source.path, source.mirror) if path)
+        raise UserError(f"Benchmark '{name}' wants the file {wanted}, which is not there; {source.hint}.")
+    records = [record for path in files for record in _records(source.read(path), path, name, source.parse)]
     if not records:
-        raise UserError(f"Benchmark '{name}': the file {path} holds no records.")
+        raise UserError(f"Benchmark '{name}': the file {files[0]} holds no records.")
     return records
+
+
+def load_file(path: str | Path) -> list[Record]:
+    """Reads a user's own benchmark: JSON lines with "question" and perhaps "id", "solution" and "answer".
+
+    A row without an id is named after the file and its place: "mine/0" is the first of mine.jsonl.
+
+    Raises:
+      UserError: the file is missing, unreadable or empty, or a row does not fit.
+    """
+    path = Path(path)
+    records = list(_records(json_lines(path), path, path.name.split(".")[0], formats.given))
+    if not records:
+        raise UserError(f"The benchmark file {path} holds no records.")
+    return records
+
+
+def _records(rows: Iterable[Row], path: Path, name: str, parse: Parse) -> Iterator[Record]:
+    for row in rows:
+        try:
+            yield parse(f"{name}/{row.key}", row.fields)
+        except BadField as error:
+            raise UserError(f"{path}, {row.place}: {error}; mend or remove it.") from None

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from dsmath_jax.data import benchmarks, chat, tokenizer
 from dsmath_jax.data.benchmarks import Record
-from dsmath_jax.evaluation.statistics import bootstrap_interval, majority, pass_at_k, wilson_interval
+from dsmath_jax.evaluation.statistics import majority, pass_at_k
 from dsmath_jax.grading import answers
+from dsmath_jax.intervals import bootstrap_interval, wilson_interval
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.progress import track
 from dsmath_jax.sampling.sampler import Completion, Sampler

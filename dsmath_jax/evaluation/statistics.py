@@ -1,9 +1,8 @@
-"""What the counts of an evaluation say: pass@k, majority votes, and 95 % intervals.
+"""What the counts of an evaluation say: pass@k and majority votes.
 
 Plain NumPy: nothing here knows of models or benchmarks, and every result is a function of its arguments alone.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -51,39 +50,3 @@ def majority(answers: Sequence[Answer | None], equal: Callable[[Answer, Answer],
         else:
             votes[index] = 1
     return max(votes, key=votes.__getitem__, default=0)
-
-
-def wilson_interval(correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for `correct` successes in `n` trials: within [0, 1], sensible at 0 and at n too.
-
-    Its ends are the roots p of (correct/n - p)^2 = z^2 p (1-p) / n. The lower one is taken from the product of the
-    roots, where nothing cancels; the upper one is its mirror image.
-
-    Raises:
-      ValueError: not 0 <= correct <= n, or n is 0.
-    """
-    if not (0 <= correct <= n and n > 0):
-        raise ValueError(f"An interval wants 0 <= correct <= n and n > 0, but correct = {correct}, n = {n}.")
-
-    def lower(successes: int) -> float:
-        spread = z * math.sqrt(successes * (n - successes) / n + z * z / 4)
-        return successes * successes / n / (successes + z * z / 2 + spread)
-
-    return lower(correct), 1.0 - lower(n - correct)
-
-
-def bootstrap_interval(
-    per_problem_scores: Sequence[float] | np.ndarray, seed: int, resamples: int = 2000
-) -> tuple[float, float]:
-    """95 % percentile interval of the mean score, [P] floats, with problems drawn anew; the same for the same seed.
-
-    Raises:
-      ValueError: there are no scores.
-    """
-    scores = np.asarray(per_problem_scores, dtype=np.float64)
-    if scores.size == 0:
-        raise ValueError("A bootstrap interval wants the score of at least one problem.")
-    random = np.random.default_rng(seed)
-    means = [scores[random.integers(scores.size, size=scores.size)].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)

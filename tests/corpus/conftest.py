@@ -8,17 +8,30 @@ from pathlib import Path
 import pytest
 
 
-def member(url: str, body: bytes, date: str = "2026-01-01T00:00:00Z", kind: str = "response", head: str = "") -> bytes:
-    """One gzip member with one WARC record; `head` replaces the HTTP header."""
+def plain(url: str, body: bytes, date: str = "2026-01-01T00:00:00Z", kind: str = "response", head: str = "") -> bytes:
+    """One uncompressed WARC record; `head` replaces the HTTP header."""
     head = head or "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8"
-    block = head.encode() + b"\r\n\r\n" + body
-    fields = f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: {date}\r\n"
-    return gzip.compress(f"{fields}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n", mtime=0)
+    block = body if kind == "conversion" else head.encode() + b"\r\n\r\n" + body
+    media = "text/plain" if kind == "conversion" else f"application/http; msgtype={kind}"
+    fields = (
+        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nWARC-Date: {date}\r\nContent-Type: {media}\r\n"
+    )
+    return f"{fields}Content-Length: {len(block)}\r\n\r\n".encode() + block + b"\r\n\r\n"
+
+
+def member(url: str, body: bytes, date: str = "2026-01-01T00:00:00Z", kind: str = "response", head: str = "") -> bytes:
+    """One gzip member with one WARC record."""
+    return gzip.compress(plain(url, body, date, kind, head), mtime=0)
 
 
 @pytest.fixture
 def record() -> Callable[..., bytes]:
     return member
+
+
+@pytest.fixture
+def plain_record() -> Callable[..., bytes]:
+    return plain
 
 
 @pytest.fixture

@@ -1,83 +1,108 @@
+"""Selection, domain statistics and the rules that add pages to the seeds."""
+
+import daft
 import numpy as np
 import pytest
+from daft import DataType, col
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dsmath_jax.corpus import classifier, domains
-from dsmath_jax.corpus.decontaminate import Benchmarks
-from dsmath_jax.corpus.normalize import normalize
+from dsmath_jax.corpus import domains
+from dsmath_jax.corpus.annotations import Annotation
+from dsmath_jax.corpus.pages import ROW_BITS
 from dsmath_jax.corpus.select import top_tokens
-from dsmath_jax.data.benchmarks import Record
-from dsmath_jax.workdir import UserError
-
-QUESTION = "Anna has 12 red apples and gives $\\frac{1}{3}$ of them to Ben before lunch; how many are left?"
-PROBLEMS = [
-    Record("b/0", QUESTION, "She gives 4. So 12 - 4 = 8 remain. The answer is 8.", "8"),
-    Record("b/1", "What is 7 times 8?", "", "56"),
-    Record("b/2", "小明有3个苹果又买了5个现在有几个", "", "8"),
-    Record("b/3", "Solve: 2x", "", "the only answer there is"),
-]
 
 
-@pytest.mark.parametrize(
-    ("page", "record"),
-    [
-        (f"Homework. {QUESTION} Write it down.", "b/0"),
-        ("gives \\( \\dfrac13 \\) no", None),
-        ("ANNA has １２ *red* apples, and gives \\( \\frac {1} {3} \\) of\nthem to Bob", "b/0"),
-        ("Anna has 12 red apples and gives \\frac 1 of them", None),  # 9 tokens of 10
-        ("she gives 4 so 12 4 8 remain the answer here", "b/0"),
-        ("I asked: what is 7 TIMES 8, dear?", "b/1"),
-        ("what is 7 times 9", None),
-        ("已知小明有 3 个苹果，又买了 5 个。现在有几", "b/2"),
-        ("小红有3个苹果又买", None),
-        ("solve 2 x at once", "b/3"),
-        ("the only answer there is", None),
-        ("", None),
-    ],
-)
-def test_contamination(page, record):
-    match = Benchmarks(PROBLEMS).find(normalize(page))
-    assert (match and match.record) == record
-
-
-def test_the_matching_ngram_is_told():
-    match = Benchmarks(PROBLEMS).find(normalize(QUESTION))
-    assert match.ngram == "anna has 12 red apples and gives \\frac 1 3"
-
-
-def test_texts_below_the_smallest_ngram_do_not_count():
-    assert Benchmarks(PROBLEMS, min_ngram=4).find("solve 2 x") is None
+def collected(scores: list[float], tokens: list[int], limit: int, floor: float = 0.0) -> list[int]:
+    """Which pages of several shards are collected; checks that both forms of the cut say the same."""
+    numbers = [((row % 3) << ROW_BITS) + row for row in range(len(scores))]
+    frame = daft.from_pydict({"number": numbers, "score": scores, "tokens": tokens}).select(
+        col("number").cast(DataType.int64()),
+        col("score").cast(DataType.float32()),
+        col("tokens").cast(DataType.int64()),
+    )
+    cut = top_tokens(frame, limit, floor)
+    found = sorted(frame.where(cut.before()).to_pydict()["number"])
+    before = cut.is_before(np.array(scores, np.float32), np.array(numbers))
+    assert found == sorted(np.array(numbers)[before].tolist())
+    return [row for row, number in enumerate(numbers) if number in found]
 
 
 def test_top_tokens_takes_the_longest_prefix_of_the_ranking():
-    scores = np.array([0.5, 0.9, np.nan, 0.5, 0.8, 0.1])
-    tokens = np.array([10, 20, 1, 10, 5, 1])
-    assert top_tokens(scores, tokens, 35).nonzero()[0].tolist() == [0, 1, 4]  # tie at 0.5: the first page
-    assert top_tokens(scores, tokens, 34).nonzero()[0].tolist() == [1, 4]  # no smaller page is taken out of turn
-    assert top_tokens(scores, tokens, 1000).nonzero()[0].tolist() == [0, 1, 3, 4, 5]
-    assert top_tokens(scores, tokens, 1000, floor=0.5).nonzero()[0].tolist() == [0, 1, 3, 4]
-    assert not top_tokens(scores, tokens, 0).any()
+    scores, tokens = [0.5, 0.9, 0.0, 0.5, 0.8, 0.1], [10, 20, 100, 10, 5, 1]
+    assert collected(scores, tokens, 35) == [0, 1, 4]  # a tie at 0.5: the first page
+    assert collected(scores, tokens, 34) == [1, 4]  # no smaller page is taken out of turn
+    assert collected(scores, tokens, 46) == [0, 1, 3, 4, 5]
+    assert collected(scores, tokens, 1000, floor=0.5) == [0, 1, 3, 4]
+    assert collected(scores, tokens, 1000) == list(range(6))
+    assert collected(scores, tokens, 0) == []
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.2500001, 0.5, 1.0]), st.integers(1, 20)), min_size=1, max_size=12),
+    st.integers(0, 120),
+)
+def test_the_cut_is_that_of_a_sorted_list(pages, limit):
+    scores, tokens = [score for score, _ in pages], [count for _, count in pages]
+    rows = sorted(range(len(pages)), key=lambda row: (-np.float32(scores[row]), row % 3, row))
+    wanted, total = [], 0
+    for row in rows:
+        total += tokens[row]
+        if total > limit:
+            break
+        wanted.append(row)
+    assert collected(scores, tokens, limit) == sorted(wanted)
+
+
+def scored(urls: list[str], hits: list[int]) -> daft.DataFrame:
+    return daft.from_pydict(
+        {
+            "number": list(range(len(urls))),
+            "canonical_url": urls,
+            "host": [url.split("/")[0] for url in urls],
+            "collected": [bool(hit) for hit in hits],
+        }
+    )
 
 
 def test_a_domain_is_math_related_above_the_share():
-    hosts = ["a"] * 10 + ["b"] * 5 + ["c"]
-    collected = np.array([1] + [0] * 9 + [1, 1, 0, 0, 0] + [0], bool)
-    rows = domains.statistics(hosts, collected, 0.1)
-    assert rows == [
+    frame = scored(["a/"] * 10 + ["b/"] * 5 + ["c/"], [1] + [0] * 9 + [1, 1, 0, 0, 0] + [0])
+    assert domains.hosts(frame, 0.1).to_pylist() == [
         {"host": "b", "pages": 5, "collected": 2, "share": 0.4, "math_related": True},
         {"host": "a", "pages": 10, "collected": 1, "share": 0.1, "math_related": False},
         {"host": "c", "pages": 1, "collected": 0, "share": 0.0, "math_related": False},
     ]
 
 
-def test_the_longest_annotated_prefix_decides():
-    annotations = [
-        domains.Annotation("a.test/", False),
-        domains.Annotation("a.test/math/", True),
-        domains.Annotation("a.test/math/news/", False),
+def test_prefixes_of_hosts_with_collected_pages_are_counted():
+    frame = scored(["a/x/1/", "a/x/2/?q=1/2", "a/y/", "b/z/"], [1, 0, 1, 0])
+    rows = domains.prefixes(frame, domains.hosts(frame, 0.1)).to_pylist()
+    assert [(row["host"], row["prefix"], row["pages"], row["collected"]) for row in rows] == [
+        ("a", "a/", 3, 2),
+        ("a", "a/x/", 2, 1),
+        ("a", "a/x/1/", 1, 1),
+        ("a", "a/x/2/", 1, 0),
+        ("a", "a/y/", 1, 1),
     ]
-    urls = ["a.test/x/", "a.test/math/1/", "a.test/math/news/2/", "b.test/"]
+
+
+def missed(frame: daft.DataFrame, annotations: list[Annotation] | None, share: float = 0.1) -> list[int]:
+    hosts = domains.hosts(frame, share)
+    return sorted(domains.missed(frame, hosts, domains.prefixes(frame, hosts), annotations).to_pydict()["number"])
+
+
+def test_uncollected_pages_below_annotated_prefixes_of_related_domains_are_taken():
+    urls = ["a.test/math/1/", "a.test/math/2/", "a.test/math/news/1/", "a.test/x/", "b.test/math/1/"]
+    frame = scored(urls, [1, 0, 0, 0, 0])
+    annotations = [
+        Annotation("a.test/", False),
+        Annotation("a.test/math/", True),
+        Annotation("a.test/math/news/", False),
+        Annotation("b.test/", True),  # no page of it was collected: no math-related domain
+    ]
     for order in (annotations, annotations[::-1]):
-        assert domains.annotated_pages(urls, order).tolist() == [False, True, False, False]
+        assert missed(frame, order) == [1]
+    assert missed(frame, annotations, share=0.25) == []
 
 
 def test_the_automatic_rule_takes_folders_that_were_mostly_collected():
@@ -86,39 +111,15 @@ def test_the_automatic_rule_takes_folders_that_were_mostly_collected():
         + [f"a.test/news/{n}/" for n in range(5)]
         + ["a.test/two/1/", "a.test/two/2/"]
     )
-    collected = np.array([1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1], bool)
-    assert domains.majority_pages(urls, collected).tolist() == [True] * 5 + [False] * 7
+    assert missed(scored(urls, [1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0]), None) == [4]
 
 
-def test_annotation_lines_are_checked(tmp_path):
-    path = tmp_path / "annotations.jsonl"
-    path.write_text(
-        '{"prefix": "http://a.test/", "math": true, "note": ""}\n{"prefix": "http://a.test/", "math": "yes"}\n'
-    )
-    with pytest.raises(UserError, match="line 2"):
-        domains.read_annotations(path)
+def test_the_rules_are_named():
+    assert domains.RULES[False].startswith("automatic")
+    assert domains.RULES[True] == "annotations"
 
 
-SETTINGS = {"dim": 16, "lr": 0.5, "word_ngrams": 2, "min_count": 1, "epochs": 200, "bucket": 5000}
-
-
-def test_the_classifier_learns_and_is_reproducible(tmp_path):
-    math = ["prove that \\sum x is even", "let x be a prime number", "解 方 程 x", "the integral of x \\alpha"]
-    other = ["the weather in town is fine", "buy shoes at half the price", "今 天 天 气 好", "goal in the last minute"]
-    examples = [
-        (is_math, text)
-        for pair in zip(math, other, strict=True)
-        for is_math, text in zip((True, False), pair, strict=True)
-    ]
-    runs = [
-        list(classifier.scores(classifier.train(examples, SETTINGS, 3, tmp_path / name), math + other)) for name in "ab"
-    ]
-    assert runs[0] == runs[1]
-    assert (tmp_path / "a/model.bin").read_bytes() == (tmp_path / "b/model.bin").read_bytes()
-    assert min(runs[0][:4]) > 0.7 > 0.3 > max(runs[0][4:])
-    assert max(runs[0]) <= 1.0
-
-
-def test_a_failing_training_is_told(tmp_path):
-    with pytest.raises(RuntimeError, match="fastText"):
-        classifier.train([], SETTINGS, 0, tmp_path)
+@pytest.mark.parametrize(("share", "related"), [(0.5, False), (0.49, True)])
+def test_exactly_the_share_is_not_more(share, related):
+    frame = scored(["a/1/", "a/2/"], [1, 0])
+    assert domains.hosts(frame, share).to_pylist()[0]["math_related"] is related

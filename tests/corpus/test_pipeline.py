@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from ml_collections import ConfigDict
 
-from dsmath_jax.corpus import pipeline
+from dsmath_jax.corpus import pages, pipeline
+from dsmath_jax.corpus.settings import corpus
 from dsmath_jax.workdir import UserError, write_jsonl
 
 MATH = "prime integer sum root proof angle \\(x^2\\) \\(\\frac{1}{2}\\) divide fraction even odd term limit".split()
@@ -57,14 +58,13 @@ def web(tmp_path: Path, record: Callable, write_warc: Callable) -> Path:
 def config(**fields) -> ConfigDict:
     small = {"dim": 16, "lr": 0.5, "word_ngrams": 2, "min_count": 1, "epochs": 25, "bucket": 20_000}
     given = {"labels": "crawl/labels.jsonl", "benchmarks": ("toy/test",), "min_score": 0.5, "fasttext": small}
-    return ConfigDict({**pipeline.DEFAULTS, **given, **fields})
+    return ConfigDict(corpus(**{"input": "crawl/*.warc.gz", "ablation_tokens": (1_000,), **given, **fields}))
 
 
 def outputs(out: Path) -> dict[str, object]:
-    tables = [out / "decisions.parquet", *sorted((out / "documents").glob("*.parquet"))]
-    return {path.name: pq.read_table(path).to_pydict() for path in tables} | json.loads(
-        (out / "summary.json").read_text()
-    )
+    tables = [*out.glob("*.parquet"), *out.glob("documents/*.parquet"), *out.glob("matches/*.parquet")]
+    summary = json.loads((out / "summary.json").read_text())
+    return {str(path.relative_to(out)): pq.read_table(path).to_pydict() for path in tables} | summary
 
 
 def test_from_warc_to_documents(web, tmp_path):
@@ -129,7 +129,8 @@ def run(data: Path, out: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
     pipeline.mine(config(), 0, web, tmp_path / "undisturbed")
     out = tmp_path / "killed"
-    for landmark in ("pages/*.parquet", "iterations/.training*", "iterations/1.parquet", "documents/*"):
+    landmarks = ("pages/*.parquet", "duplicates", "iterations/1/.training*", "iterations/1/scores/*", "documents/*")
+    for landmark in landmarks:
         process = multiprocessing.get_context("spawn").Process(target=run, args=(web, out))
         process.start()
         while process.is_alive() and not list(out.glob(landmark)):
@@ -137,7 +138,7 @@ def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
         if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
         process.join()
-    stamps = {path: path.stat().st_mtime_ns for path in out.glob("[pi]*/*.parquet")}
+    stamps = {path: path.stat().st_mtime_ns for path in [*out.glob("pages/*"), *out.glob("iterations/1/scores/*")]}
     pipeline.mine(config(), 0, web, out)
     assert outputs(out) == outputs(tmp_path / "undisturbed")
     assert stamps
@@ -147,7 +148,7 @@ def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "fields", "words"),
     [
-        (None, {"input": "crawl/*.gone"}, "No WARC file matches"),
+        (None, {"input": "crawl/*.gone"}, "No input file matches"),
         (("crawl/b.warc.gz", "text"), {}, "not a WARC file"),
         (("crawl/b.warc.gz", ""), {}, "is empty"),
         (("crawl/seeds.txt", "# none\n"), {}, "holds no URL prefix"),

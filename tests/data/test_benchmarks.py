@@ -1,65 +1,394 @@
-"""Benchmark records: the real sets in full, and rows that do not fit."""
+"""Benchmark records: every format on rows of its own, the real sets in full, and rows that do not fit."""
 
+import contextlib
+import csv
+import gzip
+import io
+import json
+import re
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dsmath_jax.data import benchmarks
-from dsmath_jax.workdir import UserError, write_jsonl
+from dsmath_jax.data import benchmark_formats, benchmarks
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.workdir import UserError, write_json, write_jsonl
 
 GSM8K = {"question": " How many?\n", "answer": "He has 48/2 = <<48/2=24>>24.\nThen 1<<1=1>> more.\n#### 1,024"}
+TOY = {"id": "t7", "question": "How many?", "solution": "One. The answer is 1.", "answer": "1"}
+MATH = {
+    "problem": "Find $x$.",
+    "level": "Level 5",
+    "type": "Algebra",
+    "solution": r"So \boxed{1}, no: $\boxed{\frac{1}{2}}$.",
+}
+OCW = {"problem": "How far?", "solution": r"It is $\boxed{2}$.", "answer": "2", "id": "0"}
+SAT = {"id": "0", "question": "Set A?", "options": "A) Zero of A\nB) One", "Answer": "B"}
+MMLU = {"question": "Which?", "options": [" one", "two"], "answer": "B", "topic": "astronomy", "id": 0}
+CMATH = {"grade": 3, "golden": "18", "reasoning_step": 1, "num_digits": 2}
+MGSM = {"id": "0", "messages": [{"role": "user", "content": "多少钱？"}], "answer": "18"}
+CLOZE = {
+    "passage": None,
+    "question": "则 $a=$\\\\\n",
+    "options": None,
+    "label": None,
+    "answer": "2",
+    "other": {"source": "卷"},
+}
+QA = {
+    "passage": None,
+    "question": "则 $a=$",
+    "options": ["(A)$1$", "(B)2", "(C)3"],
+    "label": "A C",
+    "answer": None,
+    "other": None,
+}
+PASSAGE = {
+    "passage": "A story.",
+    "question": "Who?",
+    "options": ["(A)He", "(B)She"],
+    "label": "B",
+    "other": {"solution": "So B."},
+}
+MINIF2F = {
+    "problem_name": "imo_1959_p1", "formal_statement": "theorem x:\n  shows", "informal_statement": "Show it.",
+    "informal_proof": "Clear.", "header": "theory x imports Main\nbegin\n\n", "id": "test-0",
+}  # fmt: skip
+HUMANEVAL = {
+    "task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": "    return 1\n",
+    "test": "\n\ndef check(g):\n    assert g() == 1\n",
+}  # fmt: skip
+MBPP = {
+    "text": "Write f.",
+    "code": "def f():\r\n  return n",
+    "test_setup_code": "n = 1",
+    "test_list": ["assert f() == 1", "assert n"],
+}
+FORMAL = "theory x imports Main\nbegin\n\ntheorem x:\n  shows"
+CHECK = "def check(g):\n    assert g() == 1\n\ncheck(f)"
+MBPP_RECORD = Record("mbpp/dev/2", "Write f.", "def f():\n  return n", "n = 1\nassert f() == 1\nassert n")
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("gsm8k/train", 7473), ("gsm8k/test", 1319), ("cmath/test", 1098), ("mgsm_zh/test", 250)]
+    ("name", "file", "row", "record"),
+    [
+        ("toy/rl", "problems/rl.jsonl", TOY, Record("t7", "How many?", "One. The answer is 1.", "1")),
+        ("gsm8k/test", "gsm8k/test.jsonl", GSM8K,
+         Record("gsm8k/test/1", "How many?", "He has 48/2 = 24.\nThen 1 more.\nThe answer is 1024.", "1024")),
+        ("math/train", "math/train.jsonl", MATH,
+         Record("math/train/1", "Find $x$.", MATH["solution"], r"\frac{1}{2}", category="Algebra", level="5")),
+        ("math/test", "math/test.jsonl",
+         {"problem": "?", "level": 2, "subject": "Geometry", "solution": r"$\boxed 7.$"},
+         Record("math/test/1", "?", r"$\boxed 7.$", "7", category="Geometry", level="2")),
+        ("ocw/test", "ocw/test.jsonl", OCW, Record("ocw/test/1", "How far?", r"It is $\boxed{2}$.", "2")),
+        ("sat/test", "sat/test.jsonl", SAT, Record("sat/test/1", "Set A?", "", "B", ("Zero of A", "One"))),
+        ("sat/test", "sat/test.jsonl", SAT | {"options": "A. 1 B. 2 C. f(A) D. 4"},
+         Record("sat/test/1", "Set A?", "", "B", ("1", "2", "f(A)", "4"))),
+        ("mmlu_stem/test", "mmlu_stem/test.jsonl", MMLU,
+         Record("mmlu_stem/test/1", "Which?", "", "B", ("one", "two"), "astronomy")),
+        ("mmlu_stem/test", "mmlu_stem/test.jsonl", MMLU | {"options": ["one", float("nan")]},
+         Record("mmlu_stem/test/1", "Which?", "", "B", ("one", "None"), "astronomy")),
+        ("cmath/test", "cmath/test.jsonl", CMATH | {"question": "多少？"},
+         Record("cmath/test/1", "多少？", "", "18", level="3")),
+        ("cmath/dev", "cmath/dev.jsonl", CMATH | {"input": "多少？"},
+         Record("cmath/dev/1", "多少？", "", "18", level="3")),
+        ("mgsm_zh/test", "mgsm_zh/test.jsonl", MGSM, Record("mgsm_zh/test/1", "多少钱？", "", "18")),
+        ("gaokao_mathcloze/test", "agieval/gaokao-mathcloze.jsonl", CLOZE,
+         Record("gaokao_mathcloze/test/1", "则 $a=$", "", "2", category="卷")),
+        ("gaokao_mathqa/test", "agieval/gaokao-mathqa.jsonl", QA,
+         Record("gaokao_mathqa/test/1", "则 $a=$", "", "AC", ("$1$", "2", "3"))),
+        ("agieval_sat_math/test", "agieval/sat-math.jsonl", PASSAGE,
+         Record("agieval_sat_math/test/1", "A story.\nWho?", "So B.", "B", ("He", "She"))),
+        ("minif2f/test", "minif2f/test.jsonl", MINIF2F,
+         Record("minif2f/test/1", "Show it.", "Clear.", FORMAL, category="imo")),
+        ("minif2f_formal/validation", "minif2f/validation.jsonl", MINIF2F,
+         Record("minif2f_formal/validation/1", "theorem x:\n  shows", "", FORMAL, category="imo")),
+        ("humaneval/test", "humaneval/HumanEval.jsonl.gz", HUMANEVAL,
+         Record("humaneval/test/1", "def f():\n", "    return 1\n", CHECK)),
+    ],
+)  # fmt: skip
+def test_rows_become_records(tmp_path: Path, name: str, file: str, row: dict, record: Record) -> None:
+    lines = json.dumps(row) + "\n\n" + json.dumps(row) + "\n"
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(lines.encode()) if file.endswith(".gz") else lines.encode())
+    records = benchmarks.load(name, tmp_path)
+    assert len(records) == 2
+    assert records[1] == record
+
+
+def test_mbpp_splits_share_a_file(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "mbpp" / "mbpp.jsonl", [MBPP | {"task_id": number} for number in (2, 10, 11, 510, 511, 974)])
+    assert benchmarks.load("mbpp/dev", tmp_path)[0] == MBPP_RECORD
+    found = {split: [r.id for r in benchmarks.load(split, tmp_path)] for split in benchmarks.available(tmp_path)}
+    assert found == {
+        "mbpp/dev": ["mbpp/dev/2", "mbpp/dev/10"],
+        "mbpp/test": ["mbpp/test/11", "mbpp/test/510"],
+        "mbpp/validation": ["mbpp/validation/511"],
+        "mbpp/train": ["mbpp/train/974"],
+    }
+
+
+def test_mmlu_is_a_table_per_subject(tmp_path: Path) -> None:
+    for subject in ("virology", "us_foreign_policy"):
+        path = tmp_path / "mmlu" / "dev" / f"{subject}_dev.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([["1, 2 or\n3?", "0,1", "2", "B"], [f"{subject}?", "x", "None", "A"]])
+    records = benchmarks.load("mmlu/dev", tmp_path)
+    assert [record.category for record in records] == ["us_foreign_policy"] * 2 + ["virology"] * 2
+    assert records[0] == Record(
+        "mmlu/dev/us_foreign_policy/0", "1, 2 or\n3?", "", "B", ("0,1", "2"), "us_foreign_policy"
+    )
+    assert records[3] == Record("mmlu/dev/virology/1", "virology?", "", "A", ("x", "None"), "virology")
+
+
+def test_bbh_is_a_file_per_task(tmp_path: Path) -> None:
+    examples = [
+        {"input": "Which day?\nOptions:\n(A) Monday\n(B) Sunday", "target": "(B)"},
+        {"input": "Back?\nOptions:\n- Yes\n- No ", "target": "No"},
+        {"input": "not ( True ) is", "target": "False"},
+        {"input": "Film?\nOptions:\n(A) Monsters\n(B) Inc", "target": "Monsters, Inc"},
+    ]
+    write_json(tmp_path / "bbh" / "tasks" / "mixed.json", {"canary": "", "examples": examples})
+    assert benchmarks.load("bbh/test", tmp_path) == [
+        Record("bbh/test/mixed/0", "Which day?", "", "B", ("Monday", "Sunday"), "mixed"),
+        Record("bbh/test/mixed/1", "Back?", "", "No", ("Yes", "No"), "mixed"),
+        Record("bbh/test/mixed/2", "not ( True ) is", "", "False", (), "mixed"),
+        Record("bbh/test/mixed/3", "Film?", "", "Monsters, Inc", ("Monsters", "Inc"), "mixed"),
+    ]
+
+
+def test_bbh_prompts_are_worked_examples(tmp_path: Path) -> None:
+    path = tmp_path / "bbh" / "cot-prompts" / "date.txt"
+    path.parent.mkdir(parents=True)
+    solution = "Let us see.\n\nIt was B. So the answer is (B)."
+    first = f"Q: Which day?\nOptions:\n(A) Monday\n(B) Sunday\nA: {solution}"
+    path.write_text(f"Canary\n-----\nTell dates.\n\n{first}\n\nQ: And then?\nA: So the answer is No.\n")
+    assert benchmarks.load("bbh/dev", tmp_path) == [
+        Record("bbh/dev/date/0", "Which day?", solution, "B", ("Monday", "Sunday"), "date"),
+        Record("bbh/dev/date/1", "And then?", "So the answer is No.", "No", (), "date"),
+    ]  # fmt: skip
+
+
+def write_few_shots(data_dir: Path, sample: str) -> None:
+    path = data_dir / "agieval" / "few_shot_prompts.csv"
+    path.parent.mkdir()
+    with open(path, "w", newline="") as file:
+        header = ["", "aqua-rat", "gaokao-mathqa"]
+        csv.writer(file).writerows([header, ["sample 1", "", sample], ["explanation 1", "", "Since A and C."]])
+
+
+def test_agieval_prompts_are_worked_examples(tmp_path: Path) -> None:
+    write_few_shots(tmp_path, repr(QA))
+    options = ("$1$", "2", "3")
+    assert benchmarks.load("gaokao_mathqa/dev", tmp_path) == [
+        Record("gaokao_mathqa/dev/1", "则 $a=$", "Since A and C.", "AC", options)
+    ]
+    with pytest.raises(UserError, match=r"few_shot_prompts\.csv has no column 'sat-math'"):
+        benchmarks.load("agieval_sat_math/dev", tmp_path)
+
+
+def test_a_cell_of_the_prompts_is_data_and_never_run(tmp_path: Path) -> None:
+    write_few_shots(tmp_path, "dict(a=1)")
+    with pytest.raises(UserError, match=r"csv, sample 1, column 'gaokao-mathqa': not a Python dictionary"):
+        benchmarks.load("gaokao_mathqa/dev", tmp_path)
+
+
+def test_math_as_published(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"wants the file .*MATH/test/\*/\*\.json or .*math/test\.jsonl, .* unpack the MATH"
+    ):
+        benchmarks.load("math/test", tmp_path)
+    write_jsonl(tmp_path / "math" / "test.jsonl", [MATH])
+    write_json(tmp_path / "MATH" / "test" / "prealgebra" / "12.json", MATH)
+    write_json(tmp_path / "MATH" / "test" / "algebra" / "3.json", MATH | {"level": "Level ?"})
+    records = benchmarks.load("math/test", tmp_path)
+    assert [(record.id, record.level) for record in records] == [
+        ("math/test/algebra/3", "?"), ("math/test/prealgebra/12", "5"),
+    ]  # fmt: skip
+    (tmp_path / "MATH" / "test" / "algebra" / "3.json").write_text('{"problem": ')
+    with pytest.raises(UserError, match=r"algebra/3\.json: not a JSON object"):
+        benchmarks.load("math/test", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"$\boxed{1}$ or rather $\boxed{\{x : x^{2} > 1\}}$.", r"\{x : x^{2} > 1\}"),
+        (r"is \fbox{2}.", "2"),
+        (r"is $\boxed 3$.", "3"),
+        (r"is \boxed{never closed", ""),
+        ("is not there", ""),
+    ],
 )
-def test_real_sets_are_whole(real_data: Path, name: str, count: int) -> None:
-    records = benchmarks.load(name, real_data)
-    assert len(records) == len({record.id for record in records}) == count
-    assert records[count - 1].id == f"{name}/{count - 1}"
-    for record in records:
-        assert record.question.strip()
-        assert any(character.isdigit() for character in record.answer)
+def test_the_last_box_holds_the_answer(solution: str, answer: str) -> None:
+    assert benchmark_formats.boxed(solution) == answer
+
+
+REAL_SETS = {
+    "gsm8k/train": 7473, "gsm8k/test": 1319, "ocw/test": 272, "sat/test": 32, "mmlu_stem/test": 3018, "mmlu/dev": 285,
+    "mmlu/test": 14042, "cmath/dev": 600, "cmath/test": 1098, "mgsm_zh/test": 250, "gaokao_mathcloze/dev": 5,
+    "gaokao_mathcloze/test": 118, "gaokao_mathqa/dev": 5, "gaokao_mathqa/test": 351, "agieval_sat_math/dev": 5,
+    "agieval_sat_math/test": 220, "minif2f/validation": 244, "minif2f/test": 244, "minif2f_formal/validation": 244,
+    "minif2f_formal/test": 244, "bbh/dev": 81, "bbh/test": 6511, "humaneval/test": 164, "mbpp/dev": 10,
+    "mbpp/test": 500, "mbpp/validation": 90, "mbpp/train": 374,
+}  # fmt: skip
+WORKED = re.compile(r"gsm8k|ocw|agieval_sat_math|minif2f/|humaneval|mbpp|(bbh|gaokao_.*)/dev")
+
+
+def test_real_sets_are_whole(real_data: Path) -> None:
+    names = [name for name in benchmarks.available(real_data) if not name.startswith(("math/", "toy/"))]
+    sets = {name: benchmarks.load(name, real_data) for name in names}
+    assert {name: len(records) for name, records in sets.items()} == REAL_SETS
+    assert len({record.id for records in sets.values() for record in records}) == sum(REAL_SETS.values())
+    for name, records in sets.items():
+        assert all(record.id.startswith(f"{name}/") and record.question.strip() for record in records)
+        assert all(record.answer for record in records)
+        assert all(bool(record.solution) == bool(WORKED.match(name)) for record in records)
+        assert all(all(record.options) for record in records)
+    for record in sets["gsm8k/train"] + sets["gsm8k/test"]:
         assert "<<" not in record.solution
-        assert not record.solution or record.solution.endswith(f"\nThe answer is {record.answer}.")
+        assert record.solution.endswith(f"\nThe answer is {record.answer}.")
+    chosen = [record for record in sets["bbh/test"] if record.options]
+    letters = [set("ABCDEFGHIJKLMNOPQR"[: len(record.options)]) for record in chosen]
+    broken = [r.id for r, known in zip(chosen, letters, strict=True) if r.answer not in known.union(r.options)]
+    assert broken == [f"bbh/test/{task}" for task in ("movie_recommendation/163", "ruin_names/99", "ruin_names/144")]
+    assert {len({record.category for record in sets[name]}) for name in ("mmlu/dev", "mmlu/test")} == {57}
 
 
-def test_a_real_record(real_data: Path) -> None:
+def test_all_is_what_lies_there(real_data: Path, tmp_path: Path) -> None:
+    before = time.process_time()
+    records = benchmarks.load("all", real_data)
+    assert time.process_time() - before < 3
+    assert len(records) >= sum(REAL_SETS.values())
+
+    with pytest.raises(UserError, match=r"No benchmark lies below .*; set --config\.data_dir or name none"):
+        benchmarks.load("all", tmp_path)
+    write_jsonl(tmp_path / "problems" / "train.jsonl", [TOY])
+    write_jsonl(tmp_path / "gsm8k" / "test.jsonl", [GSM8K])
+    assert benchmarks.available(tmp_path) == ["toy/train", "gsm8k/test"]
+    assert [record.id for record in benchmarks.load("all", tmp_path)] == ["t7", "gsm8k/test/0"]
+
+
+def test_real_records(real_data: Path) -> None:
     first = benchmarks.load("gsm8k/test", real_data)[0]
     assert first.question.startswith("Janet’s ducks lay 16 eggs per day.")
     assert first.solution.startswith("Janet sells 16 - 3 - 4 = 9 duck eggs a day.")
     assert first.answer == "18"
     assert benchmarks.load("mgsm_zh/test", real_data)[0].question.startswith("珍妮特的鸭子每天下 16 颗蛋。")
+    assert benchmarks.load("sat/test", real_data)[17].options[3] == "$435(100 b)$"  # lettered "A." instead of "A)"
+    assert benchmarks.load("mmlu_stem/test", real_data)[108].options == ("None", "I only", "II only", "III only")
+    assert benchmarks.load("minif2f/test", real_data)[0].answer.split("theory ")[1].startswith("mathd_numbertheory_277")
 
 
-def test_gsm8k_loses_its_marks_and_its_commas(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "gsm8k" / "test.jsonl", [GSM8K])
-    assert benchmarks.load("gsm8k/test", tmp_path) == [
-        benchmarks.Record(
-            "gsm8k/test/0", "How many?", "He has 48/2 = 24.\nThen 1 more.\nThe answer is 1024.", "1024"
-        )
-    ]  # fmt: skip
+@pytest.mark.filterwarnings("ignore:(invalid escape|.* is an invalid escape)")  # in the published code
+@pytest.mark.parametrize("name", ["humaneval/test", "mbpp/dev", "mbpp/test", "mbpp/validation", "mbpp/train"])
+def test_published_programs_pass_their_answers(real_data: Path, name: str) -> None:
+    for record in benchmarks.load(name, real_data)[:40]:
+        program = record.question + record.solution if name.startswith("humaneval") else record.solution
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(f"{program}\n{record.answer}", record.id, "exec"), {"__name__": record.id})
+
+
+def without(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name}
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("name", "file", "row", "message"),
     [
-        ([GSM8K, {"question": "How many?"}], r"test\.jsonl, record 2: the field 'answer' is missing"),
-        ([], r"test\.jsonl holds no records"),
+        ("gsm8k/test", "gsm8k/test.jsonl", without(GSM8K, "answer"), "the field 'answer' is missing"),
+        ("gsm8k/test", "gsm8k/test.jsonl", GSM8K | {"answer": "24"}, "the field 'answer' has no '####'"),
+        ("gsm8k/test", "gsm8k/test.jsonl", GSM8K | {"question": ["?"]}, "the field 'question' is not text"),
+        ("gsm8k/test", "gsm8k/test.jsonl", GSM8K | {"question": " "}, "the field 'question' is empty"),
+        ("math/test", "math/test.jsonl", MATH | {"solution": "1"}, "the field 'solution' boxes no answer"),
+        ("mgsm_zh/test", "mgsm_zh/test.jsonl", MGSM | {"messages": []}, r"the field 'messages\.0\.content' is missing"),
+        ("sat/test", "sat/test.jsonl", SAT | {"options": "A) 1 C) 2"}, "the field 'options' is not lettered A, B, C"),
+        ("sat/test", "sat/test.jsonl", SAT | {"Answer": "E"}, "the field 'Answer' names none of the options AB"),
+        ("mmlu_stem/test", "mmlu_stem/test.jsonl", MMLU | {"options": "A) 1"}, "the field 'options' is not a list of"),
+        ("gaokao_mathqa/test", "agieval/gaokao-mathqa.jsonl", QA | {"label": None}, "the field 'label' is not text"),
+        (
+            "gaokao_mathqa/test",
+            "agieval/gaokao-mathqa.jsonl",
+            QA | {"other": "卷"},
+            "the field 'other' is not an object",
+        ),
+        ("mbpp/dev", "mbpp/mbpp.jsonl", MBPP | {"task_id": "2"}, "the field 'task_id' is not a number"),
     ],
 )
-def test_rows_that_do_not_fit_are_named(tmp_path: Path, rows: list[dict], message: str) -> None:
-    write_jsonl(tmp_path / "gsm8k" / "test.jsonl", rows)
-    with pytest.raises(UserError, match=message):
-        benchmarks.load("gsm8k/test", tmp_path)
+def test_rows_that_do_not_fit_are_named(tmp_path: Path, name: str, file: str, row: dict, message: str) -> None:
+    good = {"gsm8k": GSM8K, "math": MATH, "mgsm_zh": MGSM, "sat": SAT, "mmlu_stem": MMLU, "gaokao_mathqa": QA}
+    first = good.get(name.split("/")[0], MBPP | {"task_id": 1})
+    write_jsonl(tmp_path / file, [first, row])
+    with pytest.raises(UserError, match=rf"{Path(file).name}, line 2: {message}.*; mend or remove it\.$"):
+        benchmarks.load(name, tmp_path)
+
+
+def test_other_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    write_json(tmp_path / "bbh" / "tasks" / "x.json", {"examples": [{"input": "?", "target": "1"}, {"target": "1"}]})
+    with pytest.raises(UserError, match=r"x\.json, example 2: the field 'input' is missing"):
+        benchmarks.load("bbh/test", tmp_path)
+    write_json(tmp_path / "bbh" / "tasks" / "x.json", {"examples": ["?"]})
+    with pytest.raises(UserError, match=r"x\.json: the field 'examples' is not a list of objects"):
+        benchmarks.load("bbh/test", tmp_path)
+    table = tmp_path / "mmlu" / "test" / "x_test.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("?,1,2,B\n?,A\n")
+    with pytest.raises(UserError, match=r"x_test\.csv, row 2: 2 columns where a question"):
+        benchmarks.load("mmlu/test", tmp_path)
+    table.write_bytes("?,é,2,B\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"x_test\.csv is not UTF-8 text \(byte 2\)"):
+        benchmarks.load("mmlu/test", tmp_path)
+    packed = tmp_path / "humaneval" / "HumanEval.jsonl.gz"
+    packed.parent.mkdir()
+    for damaged in (gzip.compress(json.dumps(HUMANEVAL).encode())[:-9], b"not packed"):
+        packed.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"HumanEval\.jsonl\.gz cannot be read \(.+\); check the path"):
+            benchmarks.load("humaneval/test", tmp_path)
 
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Unknown benchmark 'gsm9k/test'; known ones are .*gsm8k/test"):
+    with pytest.raises(
+        UserError, match=r"Unknown benchmark 'gsm9k/test', did you mean 'gsm8k/test'; known ones are agieval_sat"
+    ):
         benchmarks.load("gsm9k/test", tmp_path)
-    with pytest.raises(UserError, match=r"'toy/rl' wants the file .*problems/rl\.jsonl"):
+    with pytest.raises(
+        UserError, match=r"'toy/rl' wants the file .*problems/rl\.jsonl, which is not there; set --config"
+    ):
         benchmarks.load("toy/rl", tmp_path)
-    (tmp_path / "problems").mkdir()
-    (tmp_path / "problems" / "rl.jsonl").write_text('{"id": 1}\nnot json\n')
-    with pytest.raises(UserError, match=r"rl\.jsonl, record 1: the field 'question' is missing"):
-        benchmarks.load("toy/rl", tmp_path)
+    write_jsonl(tmp_path / "gsm8k" / "test.jsonl", [])
+    with pytest.raises(UserError, match=r"test\.jsonl holds no records"):
+        benchmarks.load("gsm8k/test", tmp_path)
+    (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps(GSM8K) + "\n\nnot json\n")
+    with pytest.raises(UserError, match=r"test\.jsonl, line 3: not a JSON object; mend or remove that line"):
+        benchmarks.load("gsm8k/test", tmp_path)
+
+
+def test_a_file_of_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.v2.jsonl"
+    full = {"id": 7, "question": " Why? ", "solution": "So.", "answer": 4, "note": []}
+    write_jsonl(path, [full, {"question": "What?", "solution": None}])
+    assert benchmarks.load_file(path) == [Record("7", "Why?", "So.", "4"), Record("mine/1", "What?", "", "")]
+    assert benchmarks.load_file(str(path)) == benchmarks.load_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"question": "?"}\n\n{"solution": "?"}\n', r"mine\.jsonl, line 3: the field 'question' is missing"),
+        ('{"question": null}', r"mine\.jsonl, line 1: the field 'question' is not text"),
+        ('{"question": ""}', r"mine\.jsonl, line 1: the field 'question' is empty"),
+        ('{"question": "?", "solution": ["?"]}', r"mine\.jsonl, line 1: the field 'solution' is not text"),
+        ('"question"', r"mine\.jsonl, line 1: not a JSON object"),
+        ("\n", r"mine\.jsonl holds no records"),
+        (None, r"mine\.jsonl cannot be read \(No such file or directory\)"),
+    ],
+)
+def test_a_file_of_the_users_own_that_does_not_fit(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "mine.jsonl").write_text(text)
+    with pytest.raises(UserError, match=message):
+        benchmarks.load_file(tmp_path / "mine.jsonl")

@@ -1,0 +1,27 @@
+"""The corpus alone on a real crawl of 3,700 pages: four iterations of mining with a person's URL annotations.
+
+Paper: section 2.1. Command, with a mirror folder as data_dir:
+`python -m dsmath_jax.main --config=configs/corpus_small.py --workdir=runs/corpus_small --config.data_dir=DIR`.
+Hardware: 2 CPU cores, 2 GB. Time: below 10 minutes. Expected result: README, Results. `DIR/corpus/card.html` tells it.
+"""
+
+from ml_collections import ConfigDict
+
+from dsmath_jax.corpus.settings import corpus
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.data_dir = "../shared/data"
+    config.corpus = corpus(
+        input="crawl/crawl-0*.warc.gz",
+        seeds="crawl/seeds.txt",
+        labels="crawl/labels-public.jsonl",
+        annotations="crawl/annotations.jsonl",
+        benchmarks=("all",),
+        top_tokens=1_500_000,
+        ablation_tokens=(500_000, 1_000_000, 2_000_000, 3_000_000),
+        fasttext={"dim": 64, "lr": 0.5, "epochs": 25, "bucket": 200_000},
+    )
+    return config

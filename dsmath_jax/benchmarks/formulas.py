@@ -1,0 +1,208 @@
+"""How many of the formulas of real pages survive the way to text, beside other extractors in the same run.
+
+    python -m dsmath_jax.benchmarks.formulas --input='crawl/*.warc.gz'
+
+The formulas of a page are listed from its source by another parser (the standard library's) and other rules than the
+extractor's. One survives if it occurs in the text, white space and the like apart, as often as it does on the page; one of
+a few letters must stand between delimiters. MathML without a source survives if a formula of the text has its letters and
+digits. Formulas in code, comments, hidden menus and the like are not told apart: what is dropped with a frame is lost.
+"""
+
+import argparse
+import glob
+import importlib
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, unquote_plus
+
+from resiliparse.extract.html2text import extract_plain_text
+
+from dsmath_jax.corpus.html_text import html_to_text
+from dsmath_jax.corpus.warc import read_pages
+from dsmath_jax.workdir import UserError
+
+MIGHT_HAVE = re.compile(r"\$|\\[(\[]|\\begin|<math|math/tex|annotation|latex|\btex\b|data-(?:expr|math|tex)|codecogs")
+RENDERERS = re.compile(r"mathjax|katex|\bmath\b", re.IGNORECASE)  # a page with none of these has prices, not formulas
+SKIPPED = frozenset("script style code pre textarea kbd samp noscript template select option title head svg tt".split())
+VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+INLINE = frozenset("a b i em strong span sub sup br wbr u s del small mark font var abbr big math-renderer".split())
+DATA = ("data-expr", "data-math", "data-tex", "data-latex", "data-formula")
+DELIMITED = re.compile(
+    r"\$\$(?P<double>[^$]+?)\$\$|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]|"
+    r"(?P<environment>\\begin\{(?P<name>\w+\*?)\}.+?\\end\{(?P=name)\})|(?<![\\$A-Za-z0-9])\$(?P<dollar>[^\s$][^$\n]{0,200}?)(?<![\s\\])\$(?![\d$])",
+    re.DOTALL,
+)
+SCRIPT_TYPE = re.compile(r"math/tex\b")
+ADDRESS = re.compile(r"(?:codecogs\.com/[\w.]+\?|latex\.php\?(?:.*?&)?latex=|[?&](?:tex|chl|math)=|math?tex\.cgi\?)([^&]+)")
+DEFINITION = re.compile(r"\s*\\(?:re|provide)?(?:newcommand|DeclareMathOperator|def|require|let)\b")
+NOISE = re.compile(r"%?\s*<!\[CDATA\[|%?\s*\]\]>|\s+|\\displaystyle|\\textstyle|[{}$]|\\[,;!]")
+MARKUP_NOISE = re.compile(r"[_^*~\s{}$\0]|\\[,;!]")
+LETTERS = re.compile(r"\\(?:begin|end)\{\w+\}|\\(?!sin|cos|tan|log|ln|exp|lim|max|min)[a-zA-Z]+|[^a-zA-Z0-9]")
+SHORT = 5
+
+
+class Lister(HTMLParser):
+    """Lists (kind, formula) of one page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []  # of the present block; "\0" where markup stood
+        self.taken: list[str] | None = None  # text of a script, annotation or <math>
+        self.kind, self.told = "", False
+        self.told_at = 10**9  # how many elements were open where the last data attribute told its formula
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        if tag == "script" and SCRIPT_TYPE.match(values.get("type", "")):
+            self.taken, self.kind = [], "script math/tex"
+        elif tag == "annotation" and "tex" in values.get("encoding", "").lower():
+            self.taken, self.kind, self.told = [], "annotation", True
+        elif tag == "math":
+            self.taken, self.kind, self.told = [], "MathML alone", False
+            if values.get("alttext"):
+                self.found.append(("alttext", values["alttext"]))
+                self.told = True
+        elif tag == "img":
+            address = ADDRESS.search(values.get("src", ""))
+            named = re.search(r"\b(?:latex|tex|math)\b", values.get("class", ""))
+            if address:
+                self.found.append(("image", (unquote_plus if "latex=" in values["src"] else unquote)(address[1])))
+            elif values.get("alt") and named:
+                self.found.append(("image", values["alt"]))
+        within = len(self.open) > self.told_at  # in an element whose formula is listed
+        if tag == "math" and (within or "mjx-container" in self.open):
+            self.told = True
+        source = next((values[name] for name in DATA if re.search(r"[\\^_=]", values.get(name, ""))), "")
+        if source and not within:
+            self.found.append(("data attribute", source))
+            self.told_at = self.open.index("mjx-container") if "mjx-container" in self.open else len(self.open)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in INLINE:
+            self.text.append("\0" if tag != "span" else "")
+        elif tag not in ("script", "img"):
+            self.end_block()
+        if tag in SKIPPED:
+            self.text.append("\x01")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("annotation", "script", "math") and self.taken is not None:
+            source = "".join(self.taken)
+            if source.strip() and not (self.kind == "MathML alone" and self.told):
+                self.found.append((self.kind, source))
+            self.taken = None
+        if tag in self.open:
+            while self.open.pop() != tag:
+                pass
+            self.told_at = self.told_at if len(self.open) > self.told_at else 10**9
+        if tag in INLINE:
+            self.text.append("\0" if tag != "span" else "")
+        elif tag not in ("script", "img"):
+            self.end_block()
+
+    def handle_data(self, data: str) -> None:
+        if self.taken is not None:
+            self.taken.append(data)
+        elif not SKIPPED.intersection(self.open) and "math" not in self.open and "mjx-container" not in self.open:
+            self.text.append(data)
+
+    def end_block(self) -> None:
+        """Lists the delimited formulas of the text since the last block began."""
+        text, self.text = "".join(self.text), []
+        if "$" not in text and "\\" not in text:
+            return
+        for match in DELIMITED.finditer(text):
+            kind = match.lastgroup if match.lastgroup != "name" else "environment"
+            formula = match[kind or 0]
+            prose = kind == "dollar" and not re.search(r"[\\^_=<>+]", formula) and len(formula.replace("\0", "")) > 2
+            if "\x01" in formula or prose or DEFINITION.match(formula) or not formula.strip("\0 \n"):
+                continue
+            names = {"double": "$$ $$", "round": r"\( \)", "square": r"\[ \]", "dollar": "$ $"}
+            self.found.append(("markup inside" if "\0" in formula else names.get(kind or "", r"\begin \end"), formula))
+
+
+def formulas(html: str) -> list[tuple[str, str]]:
+    """The formulas of a page's source as (kind, LaTeX), in order; none for a page without any means to show them."""
+    if not MIGHT_HAVE.search(html) or not RENDERERS.search(html):
+        return []
+    lister = Lister()
+    lister.feed(html)
+    lister.close()
+    lister.end_block()
+    return lister.found
+
+
+def survivors(found: list[tuple[str, str]], text: str) -> Iterator[tuple[str, str, bool]]:
+    """Yields kind, formula and whether it is in the text, each occurrence of the text answering for one of the page."""
+    plain, unmarked = NOISE.sub("", text), MARKUP_NOISE.sub("", text)
+    delimited = [next(filter(None, match.groups())) for match in DELIMITED.finditer(text)]
+    short = Counter(NOISE.sub("", formula) for formula in delimited)
+    letters = Counter("".join(sorted(LETTERS.sub("", formula))) for formula in delimited)
+    used: Counter[str] = Counter()
+    for kind, formula in found:
+        if kind == "markup inside":
+            key = MARKUP_NOISE.sub("", formula)
+            there = unmarked.count(key)
+        elif kind == "MathML alone":
+            key = "".join(sorted(LETTERS.sub("", formula)))
+            there = letters[key]
+        else:
+            key = NOISE.sub("", formula)
+            there = short[key] + plain.count(key) * (len(key) >= SHORT)
+        used[kind + key] += 1
+        yield kind, formula, used[kind + key] <= there
+
+
+def extractors() -> dict[str, Callable[[str], str]]:
+    """Ours and the others that are installed."""
+    every = {"dsmath_jax": html_to_text, "resiliparse": lambda html: extract_plain_text(html, main_content=True)}
+    try:
+        trafilatura = importlib.import_module("trafilatura")
+    except ImportError:
+        return every
+    return {**every, "trafilatura": lambda html: trafilatura.extract(html, include_comments=False) or ""}
+
+
+def measure(pages: list[str], found: list[list[tuple[str, str]]], extract: Callable[[str], str]) -> tuple[dict, list[float], float]:
+    """Counts per kind [pages, formulas, survived], the share per page with formulas, and CPU seconds."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    shares, seconds = [], 0.0
+    for html, listed in zip(pages, found, strict=True):
+        start = time.process_time()
+        text = extract(html)
+        seconds += time.process_time() - start
+        results = list(survivors(listed, text))
+        for kind in {kind for kind, _ in listed}:
+            kept = [there for other, _, there in results if other == kind]
+            counts[kind] = [old + new for old, new in zip(counts[kind], (1, len(kept), sum(kept)), strict=True)]
+        if results:
+            shares.append(sum(there for _, _, there in results) / len(results))
+    return counts, shares, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True, help="a glob of WARC files")
+    paths = sorted(glob.glob(parser.parse_args().input))
+    if not paths:
+        raise UserError("No file matches --input; give a glob of WARC files in quotes.")
+    pages = [page.html for path in paths for page in read_pages(Path(path), Counter())]
+    found = [formulas(html) for html in pages]
+    for name, extract in extractors().items():
+        counts, shares, seconds = measure(pages, found, extract)
+        print(f"\n{name}: {len(pages) / seconds:.0f} pages/s per core")
+        print(f"{'kind':<18}{'pages':>7}{'formulas':>10}{'survived':>10}{'%':>7}")
+        total = [len(shares), *(sum(row[column] for row in counts.values()) for column in (1, 2))]
+        for kind, row in [*sorted(counts.items()), ("all", total)]:
+            print(f"{kind:<18}{row[0]:>7}{row[1]:>10}{row[2]:>10}{100 * row[2] / max(row[1], 1):>7.1f}")
+        print(f"{'average of pages':<35}{'':>10}{100 * sum(shares) / max(len(shares), 1):>7.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The annotation page (paper section 2.1): a person marks which URL prefixes of math-related domains hold mathematics.
+
+    python -m dsmath_jax.corpus.annotate --workdir=DIR [--port=8000] [--no-browser]
+
+Serves a page for this machine's browser on the files of a finished corpus stage. Every mark is saved at once to
+DIR/annotations.jsonl, which may be edited by hand meanwhile. Ctrl-C ends it.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from dsmath_jax.corpus.annotate_page.corpus_files import CorpusFiles
+from dsmath_jax.corpus.annotate_page.server import Server
+from dsmath_jax.corpus.annotate_page.session import Session
+from dsmath_jax.corpus.annotations import Store
+from dsmath_jax.workdir import UserError
+
+
+def open_server(workdir: Path, port: int) -> Server:
+    """A server on the corpus of a workdir that listens and does not answer yet.
+
+    Raises:
+      UserError: the workdir has no finished corpus stage, or the port is taken.
+    """
+    return Server(Session(CorpusFiles(workdir), Store(workdir / "annotations.jsonl")), port)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until Ctrl-C or SIGTERM; returns the exit code: 2, with one sentence, for the user's errors."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="the workdir of a run whose corpus stage is done")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
+    values = parser.parse_args(arguments)
+    try:
+        server = open_server(values.workdir, values.port)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    session = server.session
+    for sentence in unreadable(session.store):
+        print(f"warning: {sentence} No mark is saved until then.", file=sys.stderr)
+    if not session.corpus.domains:
+        print("warning: This corpus has no math-related domain, so there is nothing to mark.", file=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        print(f"annotation page: {server.url} (Ctrl-C ends it)", flush=True)
+        if not values.no_browser and has_desktop():
+            webbrowser.open(server.url)
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        server.server_close()
+    print("Marks are used by the corpus stage with:")
+    print(f"--config.corpus.annotations={session.store.path}", flush=True)
+    return 0
+
+
+def unreadable(store: Store) -> list[str]:
+    """One sentence for each line of the annotation file, or for the whole file, that cannot be read."""
+    try:
+        return store.errors()
+    except UserError as error:
+        return [str(error)]
+
+
+def has_desktop() -> bool:
+    """Whether a browser would open in a window and not in this terminal."""
+    return sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

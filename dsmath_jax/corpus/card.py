@@ -1,0 +1,114 @@
+"""The data card of a corpus, in Markdown and HTML: what it is, how it was made, what is in it and what is not.
+
+`python -m dsmath_jax.corpus.card --workdir=DIR` makes the card of a finished corpus stage again. It follows from the
+stage's files and settings alone: the same input gives the same bytes.
+
+The words come from `card_words`, in blocks of plain text (paragraphs, tables, pictures, samples). The two templates
+only lay the blocks out, and escape all of them, since addresses and texts come from anybody's pages.
+"""
+
+import argparse
+import importlib.resources
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from dsmath_jax.corpus import card_numbers
+from dsmath_jax.corpus.card_blocks import Picture, Points, Table
+from dsmath_jax.corpus.card_words import TITLE, Settings, sections
+from dsmath_jax.workdir import MANIFEST, UserError, atomic_write, read_json
+
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&@]|(?<=www)\.|:(?=//))")  # what might be markup, or turn into a link
+
+
+def write(out: Path, settings: Settings) -> None:
+    """Writes `card.md` and `card.html` into the folder of a finished corpus stage.
+
+    Args:
+      out: holds summary.json, decisions.parquet, documents/*.parquet, and pages/*.parquet unless they were input.
+      settings: the fields of `settings.DEFAULTS`, and perhaps `seed`.
+
+    Raises:
+      UserError: one of the files is missing.
+    """
+    numbers = card_numbers.read(out)
+    made = sections(numbers, settings)
+    for name, escaped in (("card.md", False), ("card.html", True)):  # Markdown is escaped by a filter
+        page = _template(name, escaped).render(title=TITLE, sections=made)
+        with atomic_write(out / name) as file:
+            file.write(page)
+
+
+def markdown(words: object) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    return MARKDOWN.sub(r"\\\1", " ".join(str(words).split()))
+
+
+def fence(text: str) -> str:
+    """Backticks that enclose a text, more of them than it holds in a row."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+
+
+def _template(name: str, escaped: bool) -> jinja2.Template:
+    source = importlib.resources.files(__package__).joinpath(f"{name}.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=escaped,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"markdown": markdown, "fence": fence, "svg": Markup}  # a picture escapes its own words
+    environment.tests |= {
+        "points": lambda block: isinstance(block, Points),
+        "picture": lambda block: isinstance(block, Picture),
+        "table": lambda block: isinstance(block, Table),
+    }
+    return environment.from_string(source)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`--workdir=DIR` makes the card of `DIR/corpus` again; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dsmath_jax.corpus.card", description="Makes the data card of a finished corpus stage again."
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="of a run whose corpus stage has finished")
+    out = parser.parse_args(argv).workdir / "corpus"
+    try:
+        write(out, stage_settings(out))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"data card: {out / 'card.html'} and {out / 'card.md'}")
+    return 0
+
+
+def stage_settings(out: Path) -> Settings:
+    """The settings with which a finished corpus stage was made, from its manifest.
+
+    Raises:
+      UserError: there is no manifest.
+    """
+    if not (out / MANIFEST).is_file():
+        raise UserError(f"{out / MANIFEST} is missing: the corpus stage has not finished there; run it first.")
+    settings: dict[str, Any] = {}
+    for name, value in read_json(out / MANIFEST)["config"].items():
+        part, _, field = name.partition(".")
+        if part == "corpus":
+            group, _, inner = field.partition(".")
+            if inner:
+                settings.setdefault(group, {})[inner] = value
+            else:
+                settings[field] = value
+        elif part == "seed":
+            settings[part] = value
+    return settings
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""What frames a page's content (menus, banners, comments, footers, hidden things) is dropped; content never is.
+
+An element, a role or a name only makes a block suspect. It goes if the page keeps most of its text without it, or if the
+block is hardly more than links.
+"""
+
+import re
+from collections import defaultdict
+from functools import lru_cache
+from typing import Any
+
+from dsmath_jax.corpus.dom import outermost, select
+
+# What is never read.
+UNREAD = (
+    "script, style, template, noscript, iframe, img, button, input, select, textarea, svg, canvas, object, video, audio, "
+    "dialog, datalist"
+)
+FRAME = (
+    "nav, footer, header, [role=navigation], [role=banner], [role=contentinfo], [role=search], "
+    "[role=complementary], [role=dialog], [role=alertdialog], [role=menu], [role=menubar], [role=tooltip]"
+)
+FIELDS = "textarea, [type=text], [type=email], [type=search], [type=password], input:not([type])"
+HIDDEN = "[hidden], [style*='display:none'], [style*='display: none'], [aria-hidden='true']"
+NAMES = re.compile(r"""\s(?:class|id)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
+PLAIN_NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
+FRAME_NAME = re.compile(
+    r"(?:\w+[-_]{1,2})*?(?:nav|subnav|topnav|mainnav|navbar|navigation|menu|mainmenu|submenu|menubar|topbar|sidebar|sphinxsidebar|breadcrumbs?|footer|masthead|"
+    r"cookies?|cookie(?:consent|bar|hint|banner|notice|law|content|box|popup)|gdpr|consent|toc|tableofcontents|comments?|disqus|respond|shar(?:e|ing)|sharedaddy|social|"
+    r"socials|related|relations|pagination|pager|paginator|prev[-_]?next|prevnext|advert|advertisement|ads?|adsbygoogle|"
+    r"newsletter|subscribe|subscription|popup|modal|tooltip|skip-?links?|skip-?to-?content|headerlink|anchorjs-link|"
+    r"header-?anchor|heading-?anchor|anchor-?link|copybtn|copy-?button|toolbar|searchbox|search-?form|edit-?page|"
+    r"edit-?this-?page|edit-?link|mw-editsection|editsection|catlinks|navbox|jump-?to-?nav|noprint|printfooter|"
+    r"post-?meta|entry-?meta|metadata|sr-only|screen-reader-text|visually-?hidden|copyright|login|widget-?area|"
+    r"author-?(?:box|bio|info|card)|site-header|nav-?(?:previous|next)|(?:post|page|article|chapter)-?(?:prev|next|previous)|"
+    r"(?:post|entry|article)-?(?:tags|categories|cats)|lang(?:uage)?-?(?:switcher|selector|picker)|credits?|feedback|byline|tag-?list|tagcloud|tag-?cloud|back-?to-?top|scroll-?to-?top|announcement|hidden-content|"
+    r"gutter|linenos?|line-?numbers?|lineno|linenodiv|hljs-ln-numbers|rouge-gutter)"
+    r"(?:[-_]{1,2}(?:inner|wrap|wrapper|container|content|area|list|items?|thread|links?|bar|box|sections?|widgets?|banner|"
+    r"notice|overlay|tree|toggle|header|title|buttons?|icons?|left|right|top|bottom|main|primary|secondary|desktop|"
+    r"mobile|block|group|row|nav|menu|page|post|body|holder|panel|text|label|message|form|sidebar))*",
+    re.IGNORECASE,
+)
+# Numbers of lines beside code, which are no part of it.
+GUTTER = re.compile(r"gutter|line-?n", re.IGNORECASE)
+# Names that tell of a frame elsewhere: this is the content that has one.
+STATE = re.compile(r"(?:^|[-_])(?:has|with|no|non|without|hide|show|open|is|main-content)(?:[-_]|$)", re.IGNORECASE)
+# What a removed block must not hold, and what no name condemns.
+CONTENT = "h1, main, article"
+KEPT_TAGS = frozenset("html body main article h1 code pre math p".split())
+SKIP_LINK = re.compile(r"(?:skip|jump|zum|zur|aller|saltar|ir|vai|przejdź|перейти|跳)\b.{0,40}|跳.{0,12}", re.IGNORECASE)
+CONSENT = re.compile(
+    r"(?:we (?:and our|use)|th(?:is|e) (?:web)?site|our (?:web)?site|diese (?:web)?s(?:e)?ite|(?:unsere[rn]?|dieser) web|wir (?:nutzen|verwenden)|"
+    r"nous utilisons|ce site|utilizamos|este sitio|questo sito|本网站|本站)",
+    re.IGNORECASE,
+)
+AGREEMENT = re.compile(r"accept|agree|consent|allow|got it|akzept|ablehn|zustimm|einverstanden|acept|accett|同意|接受", re.IGNORECASE)
+LONGEST_NOTICE = 1_500
+# A list of at least so many links, whose text lies in them for the most part, is a menu, whatever it is called.
+MENU_LINKS, MENU_LINK_SHARE = 4, 0.8
+LARGEST_FRAME_SHARE = 0.5
+SMALLEST_REST_SHARE = 0.1
+LONGEST_HIDDEN, SHORT_ARTICLE, LONGEST_NAME = 200, 200, 60
+
+
+def drop_frame(tree: Any, html: str) -> None:
+    """Removes what frames the content of a parsed page.
+
+    Args:
+      tree: the page.
+      html: its source, in which the names of its elements are found.
+    """
+    forms = [node for node in select(tree.body, "form") if node.query_selector(FIELDS) is not None]
+    _remove(select(tree.body, UNREAD))
+    whole = len(tree.body.text)
+    suspects = select(tree.body, FRAME) + forms
+    suspects += [node for node in select(tree.body, "aside") if _is_beside(node)]
+    suspects += [node for node in select(tree.body, HIDDEN) if len(node.text) < LONGEST_HIDDEN or _is_menu(node)]
+    _remove([node for node in suspects if _goes(node, whole)])
+    doomed = []
+    for nodes in _named(tree, html):
+        if sum(len(node.text) for node in nodes) < LARGEST_FRAME_SHARE * whole:
+            doomed += [node for node in nodes if node.tag not in KEPT_TAGS and not _has_content(node)]
+        else:
+            doomed += [node for node in nodes if node.tag not in KEPT_TAGS and _is_menu(node) and _goes(node, whole)]
+    doomed += [link for link in select(tree.body, "a[href^='#']") if SKIP_LINK.fullmatch((link.text or "").strip())]
+    if "ookie" in html:
+        doomed += [node for node in select(tree.body, "div, section, p, aside") if _is_notice(node)]
+    _remove(doomed)
+    menus = [node for node in [*outermost(select(tree.body, "ul, ol")), *_link_heaps(tree)] if _is_menu(node)]
+    rest = len(tree.body.text) - sum(len(node.text) for node in menus)
+    if rest > SMALLEST_REST_SHARE * whole:
+        _remove(menus)
+
+
+def _remove(nodes: list[Any]) -> None:
+    for node in nodes:
+        node.remove()
+
+
+def _goes(node: Any, whole: int) -> bool:
+    if node.tag in KEPT_TAGS:
+        return False
+    small = len(node.text) < LARGEST_FRAME_SHARE * whole
+    return (small and not _has_content(node)) or _is_menu(node)
+
+
+def _has_content(block: Any) -> bool:
+    return any(part.tag == "h1" or len(_squeeze(part.text or "")) > SHORT_ARTICLE for part in select(block, CONTENT))
+
+
+def _is_notice(block: Any) -> bool:
+    """Whether a block asks to agree to cookies."""
+    text = block.text or ""
+    return (
+        len(text) < LONGEST_NOTICE and "ookie" in text and bool(CONSENT.search(text)) and bool(AGREEMENT.search(text))
+    )
+
+
+def _link_heaps(tree: Any) -> list[Any]:
+    """Elements that directly hold so many links that they may be a menu or a cloud of tags."""
+    parents = [link.parent for link in select(tree.body, "a")]
+    heaps = []
+    for number, parent in enumerate(parents):
+        if number >= MENU_LINKS and parent == parents[number - MENU_LINKS] and parent.tag not in (*KEPT_TAGS, "li"):
+            if not (heaps and heaps[-1] == parent):
+                heaps.append(parent)
+    return heaps
+
+
+def _is_beside(aside: Any) -> bool:
+    """Whether an <aside> stands beside the content (a note in it is content)."""
+    text = aside.text or ""
+    inside = aside.closest("main, article, section, .content") is not None
+    linked = sum(len(link.text or "") for link in select(aside, "a"))
+    return not inside or linked > 0.5 * len(text)
+
+
+def _named(tree: Any, html: str) -> list[list[Any]]:
+    """The elements below each name of a frame that the page uses."""
+    found = {name for names in set(NAMES.findall(html)) for part in names for name in part.split()}
+    frames = sorted(name for name in found if _is_frame_name(name))
+    if not frames:
+        return []
+    groups: dict[str, list[Any]] = defaultdict(list)
+    wanted = ", ".join(f".{name}, #{name}" for name in frames)
+    for node in outermost(select(tree.body, wanted)):
+        if node.tag == "span" and node.closest("pre, code") is not None and not GUTTER.search(node.getattr("class") or ""):
+            continue  # a comment in a program is no comment on the page
+        names = f"{node.getattr('class') or ''} {node.getattr('id') or ''}".split()
+        groups[next(name for name in names if name in frames)].append(node)
+    return list(groups.values())
+
+
+@lru_cache(100_000)
+def _is_frame_name(name: str) -> bool:
+    if len(name) > LONGEST_NAME or not PLAIN_NAME.fullmatch(name) or STATE.search(name):
+        return False
+    return FRAME_NAME.fullmatch(name) is not None
+
+
+def _is_menu(block: Any) -> bool:
+    links = select(block, "a")
+    if len(links) < MENU_LINKS:
+        return False
+    length = len(_squeeze(block.text))
+    linked = sum(len(_squeeze(link.text)) for link in links)
+    return linked > MENU_LINK_SHARE * length
+
+
+def _squeeze(text: str) -> str:
+    return "".join(text.split())

@@ -1,0 +1,62 @@
+"""HTML's sub- and superscripts to LaTeX's: `x<sup>2</sup>` to `x^2`, but not footnote marks and ordinals."""
+
+import re
+from typing import Any
+
+from dsmath_jax.corpus.dom import select
+
+LONGEST = 30
+NOTE_CLASS = re.compile(r"reference|footnote|note|cite|fn", re.IGNORECASE)
+NOTE_TEXT = re.compile(r"\[.*\]|\(\d+\)|[*†‡§¶#]+|(?:\d+\s*,\s*)+\d+")
+ORDINAL = re.compile(r"st|nd|rd|th|e|er|re|ème|o|a|º|ª", re.IGNORECASE)
+SIGN = re.compile(r"TM|SM|®|©|™|\(R\)|\(TM\)", re.IGNORECASE)
+# What a script can stand on: the end of a symbol, a number, a unit or a bracket, but of no word.
+BASE = re.compile(r"(?:(?:^|[^A-Za-z])[A-Za-z]{1,3}|[^\W_A-Za-z]|[)\]}|!′'’∑∏∫])$|\\[A-Za-z]+$")
+FOOTNOTE_AFTER = re.compile(r"[.,;:!?\"”’」。，]$")
+
+
+def write_scripts(tree: Any, html: str) -> None:
+    """Puts `^` or `_` before what stands as a script in a formula's place; drops the marks of footnotes."""
+    if not any(tag in html for tag in ("<sup", "<sub", "<SUP", "<SUB")):
+        return
+    for node in reversed(select(tree.body, "sup, sub")):  # inner ones first
+        text = " ".join((node.text or "").split())
+        if node.tag == "sup" and _is_note(node, text):
+            node.remove()
+        elif _is_script(node, text):
+            mark = "^" if node.tag == "sup" else "_"
+            latex = text.replace("−", "-")
+            latex = f"{mark}{latex}" if len(latex) == 1 else f"{mark}{{{latex}}}"
+            node.parent.replace_child(tree.create_text_node(latex), node)
+
+
+def _is_note(node: Any, text: str) -> bool:
+    names = f"{node.getattr('class') or ''} {node.getattr('id') or ''}"
+    linked = node.query_selector("a") is not None or (node.parent is not None and node.parent.tag == "a")
+    short_link = linked and len(text) <= 5 and not re.fullmatch(r"[-−+]?[a-z]", text)
+    return bool(short_link or NOTE_CLASS.search(names) or NOTE_TEXT.fullmatch(text))
+
+
+def _is_script(node: Any, text: str) -> bool:
+    if not text or len(text) > LONGEST or text[0] in "^_" or SIGN.fullmatch(text) or "\ufdd0" in text:
+        return False
+    before = _text_before(node)
+    if node.tag == "sup" and ORDINAL.fullmatch(text) and (len(text) > 1 or text in "ºª") and before[-1:].isalnum():
+        return False
+    return BASE.search(before) is not None
+
+
+def _text_before(node: Any) -> str:
+    """The last letters before a node in its line."""
+    place = node
+    for _ in range(3):
+        previous = place.previous_sibling
+        while previous is not None:
+            text = previous.text or ""
+            if text:
+                return text[-12:]
+            previous = previous.previous_sibling
+        place = place.parent
+        if place is None or place.tag not in ("i", "em", "b", "span", "var", "a", "strong"):
+            return ""
+    return ""

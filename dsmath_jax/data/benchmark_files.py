@@ -1,0 +1,155 @@
+"""The files that benchmarks are published in, as rows: JSON lines, tables, one JSON per task or problem, prompts.
+
+A reader yields the rows of one file with what tells them apart; which of their fields make a record is the business
+of `benchmarks.py`. Errors are `UserError`s that name the file and the place in it.
+"""
+
+import ast
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dsmath_jax.workdir import UserError
+
+PROMPT_EXAMPLE = re.compile(r"^Q: (.*?)\nA: (.*?)(?=\n\nQ: |\Z)", re.DOTALL | re.MULTILINE)
+
+
+class Row(NamedTuple):
+    """One row: `key` is its id within the benchmark, `place` where the file has it, in words ("line 3")."""
+
+    key: str
+    place: str
+    fields: dict[str, Any]
+
+
+Reader = Callable[[Path], Iterator[Row]]
+
+
+def json_lines(path: Path) -> Iterator[Row]:
+    """One JSON object a line, perhaps gzipped; keys count the rows from 0, blank lines are none."""
+    key = 0
+    for number, line in enumerate(_read(path).split(b"\n"), 1):
+        if line.strip():
+            yield Row(str(key), f"line {number}", _json_object(line, f"{path}, line {number}", "that line"))
+            key += 1
+
+
+def json_lines_between(field: str, first: int, last: int) -> Reader:
+    """`json_lines`, but only rows whose number `field` lies from `first` to `last`: a split of a file that holds all.
+
+    Keys are those numbers.
+    """
+
+    def read(path: Path) -> Iterator[Row]:
+        for row in json_lines(path):
+            number = row.fields.get(field)
+            if type(number) is not int:
+                raise UserError(f"{path}, {row.place}: the field '{field}' is not a number; mend or remove it.")
+            if first <= number <= last:
+                yield row._replace(key=str(number))
+
+    return read
+
+
+def json_problem(path: Path) -> Iterator[Row]:
+    """MATH as published, a folder per subject and a file per problem; JSON lines too, as mirrors have it."""
+    if path.suffix == ".jsonl":
+        yield from json_lines(path)
+    else:
+        row = _json_object(_read(path), str(path), "that file")
+        yield Row(f"{path.parent.name}/{path.stem}", "its problem", row)
+
+
+def json_task(path: Path) -> Iterator[Row]:
+    """BIG-Bench Hard: a file per task, whose rows are the list `examples`; adds the field `task`."""
+    examples = _json_object(_read(path), str(path), "that file").get("examples")
+    if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
+        raise UserError(f"{path}: the field 'examples' is not a list of objects; mend or remove that file.")
+    for number, example in enumerate(examples):
+        yield Row(f"{path.stem}/{number}", f"example {number + 1}", {**example, "task": path.stem})
+
+
+def prompt_examples(path: Path) -> Iterator[Row]:
+    """BIG-Bench Hard's prompts, a file per task: worked examples "Q: ... A: ... So the answer is X."."""
+    for number, (question, solution) in enumerate(PROMPT_EXAMPLE.findall(_text(path))):
+        answer = solution.rpartition("answer is")[2].strip().removesuffix(".")
+        fields = {"input": question, "solution": solution, "target": answer, "task": path.stem}
+        yield Row(f"{path.stem}/{number}", f"example {number + 1}", fields)
+
+
+def choice_table(path: Path) -> Iterator[Row]:
+    """MMLU: a table without header per subject; the columns are the question, its options and the right letter."""
+    topic = path.stem.rpartition("_")[0]
+    for number, cells in enumerate(_table(path)):
+        if len(cells) < 4:
+            raise UserError(
+                f"{path}, row {number + 1}: {len(cells)} columns where a question, its options and the answer belong; "
+                "mend or remove that row."
+            )
+        fields = {"question": cells[0], "options": cells[1:-1], "answer": cells[-1], "topic": topic}
+        yield Row(f"{topic}/{number}", f"row {number + 1}", fields)
+
+
+def few_shot_column(column: str) -> Reader:
+    """AGIEval's table of prompts: a column per test, in which each sample (a Python literal) has its explanation below.
+
+    Rows are the samples, with the field `explanation`.
+    """
+
+    def read(path: Path) -> Iterator[Row]:
+        header, *rows = _table(path)
+        if column not in header:
+            raise UserError(f"{path} has no column '{column}'; take the table as AGIEval publishes it.")
+        cells = [(row[0], row[header.index(column)]) for row in rows if len(row) == len(header)]
+        for (place, sample), (_, explanation) in zip(cells[::2], cells[1::2], strict=False):
+            if sample:
+                row = _literal(sample, f"{path}, {place}, column '{column}'")
+                yield Row(place.split()[-1], place, {**row, "explanation": explanation})
+
+    return read
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read ({why}); check the path and that the file is whole.") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return _read(path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); mend or remove it.") from None
+
+
+def _table(path: Path) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(_text(path), newline="")))
+
+
+def _json_object(data: bytes, where: str, which: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: not a JSON object; mend or remove {which}.")
+    return value
+
+
+def _literal(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: not a Python dictionary; mend or remove that cell.")
+    return value

@@ -1,0 +1,27 @@
+"""`python -m dsmath_jax.corpus.annotate`."""
+
+import signal
+import subprocess
+import sys
+
+from dsmath_jax.corpus import annotate
+
+
+def test_the_command_says_where_the_page_is_and_how_to_go_on(workdir):
+    (workdir / "annotations.jsonl").write_text("not JSON\n")
+    command = [sys.executable, "-m", "dsmath_jax.corpus.annotate", f"--workdir={workdir}", "--port=0", "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("annotation page: http://127.0.0.1:")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert output.splitlines()[-1] == f"--config.corpus.annotations={workdir / 'annotations.jsonl'}"
+    assert f"{workdir / 'annotations.jsonl'}, line 1: not a JSON object" in errors
+
+
+def test_a_workdir_without_a_corpus_and_a_port_in_use_end_with_one_sentence(tmp_path, server, capsys):
+    assert annotate.main([f"--workdir={tmp_path / 'none'}", "--no-browser"]) == 2
+    assert "run the corpus stage first" in capsys.readouterr().err
+    assert annotate.main([f"--workdir={tmp_path}", f"--port={server.server_port}", "--no-browser"]) == 2
+    assert "give another --port" in capsys.readouterr().err

@@ -1,0 +1,50 @@
+import pytest
+
+from dsmath_jax.corpus import classifier
+
+SETTINGS = {
+    "dim": 16,
+    "lr": 0.5,
+    "word_ngrams": 2,
+    "min_count": 1,
+    "epochs": 200,
+    "bucket": 5000,
+    "threads": 1,
+    "quantize": False,
+}
+
+
+def test_the_classifier_learns_and_is_reproducible(tmp_path):
+    math = ["prove that \\sum x is even", "let x be a prime number", "解 方 程 x", "the integral of x \\alpha"]
+    other = ["the weather in town is fine", "buy shoes at half the price", "今 天 天 气 好", "goal in the last minute"]
+    examples = [
+        (is_math, text)
+        for pair in zip(math, other, strict=True)
+        for is_math, text in zip((True, False), pair, strict=True)
+    ]
+    models = [classifier.train(examples, SETTINGS, 3, tmp_path / name) for name in "ab"]
+    runs = [list(classifier.scores(classifier.load(model), math + other)) for model in models]
+    assert runs[0] == runs[1]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    assert min(runs[0][:4]) > 0.7 > 0.3 > max(runs[0][4:])
+    assert max(runs[0]) <= 1.0
+
+
+def test_a_failing_training_is_told(tmp_path):
+    with pytest.raises(RuntimeError, match="fastText"):
+        classifier.train([], SETTINGS, 0, tmp_path)
+
+
+def test_a_quantised_model_is_smaller_and_scores_alike(tmp_path):
+    examples = [
+        (number % 2 == 0, " ".join(f"w{word}" for word in range(number % 7, 300, number % 5 + 2 + number % 2)))
+        for number in range(60)
+    ]
+    models = [
+        classifier.train(examples, SETTINGS | {"epochs": 20, "quantize": quantize}, 0, tmp_path / str(quantize))
+        for quantize in (False, True)
+    ]
+    texts = [text for _, text in examples]
+    exact, quantised = (list(classifier.scores(classifier.load(model), texts)) for model in models)
+    assert models[1].stat().st_size < 0.5 * models[0].stat().st_size
+    assert max(abs(one - other) for one, other in zip(exact, quantised, strict=True)) < 0.2

@@ -1,0 +1,376 @@
+"""The engine and the pipeline on a real Ray cluster of two machines, here two `ray start` on this one.
+
+What is computed there runs in processes of its own, since Daft chooses its runner once per process; `main` at the end
+is what they run, from this same file.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import daft
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from daft import col
+from ml_collections import ConfigDict
+
+from dsmath_jax.corpus import engine, pipeline, settings
+from dsmath_jax.workdir import UserError, atomic_write, write_jsonl
+
+pytest.importorskip("ray", reason="Ray is not installed: it comes with the extra `cluster`")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+NODE = "DSMATH_TEST_NODE"  # the environment variable that tells a process which of the two machines it is on
+TASKS = 20
+PATIENCE = 120.0  # seconds until a test says that something hangs
+
+
+class Cluster:
+    """A head and a worker with one CPU each; everything of a machine is in the process group of its `ray start`."""
+
+    def __init__(self) -> None:
+        self.port = unused_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below
+        self.machines: dict[str, subprocess.Popen] = {}
+
+    def start(self, name: str) -> None:
+        """Starts a machine as `launch/ray_cluster.sh` does, but for small and quick tests."""
+        if name in self.machines:
+            return
+        role = [f"--head={self.port}"] if name == "head" else [f"--worker={self.address}"]
+        launch = [ROOT / "launch" / "ray_cluster.sh", "--dry-run", *role]
+        *_, command = subprocess.run(launch, capture_output=True, text=True, check=True).stdout.splitlines()
+        ray = shutil.which("ray", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        assert ray, "Ray's command is not beside this Python"
+        small = ["--num-cpus=1", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
+        if name == "head":
+            small += ["--include-dashboard=false", "--ray-client-server-port=0", f"--temp-dir={self.folder}"]
+        environment = os.environ | {
+            NODE: name,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+            "RAY_health_check_period_ms": "500",  # tells soon that a machine is dead
+            "RAY_health_check_failure_threshold": "2",
+        }
+        with open(f"{self.folder}/{name}.log", "a", encoding="utf-8") as log:
+            self.machines[name] = subprocess.Popen(
+                [ray, *shlex.split(command)[1:], *small],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        wait(lambda: "Ray runtime started" in Path(f"{self.folder}/{name}.log").read_text(), self.machines[name])
+
+    def kill(self, name: str) -> None:
+        machine = self.machines.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(machine.pid, signal.SIGKILL)
+        machine.wait()
+        Path(f"{self.folder}/{name}.log").unlink()
+
+    def stop(self) -> None:
+        for name in list(self.machines):
+            self.kill(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Cluster]:
+    cluster = Cluster()
+    try:
+        cluster.start("head")
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def cluster(machines: Cluster) -> Cluster:
+    """Both machines up, also after a test that killed one."""
+    machines.start("worker")
+    return machines
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait(is_so: Callable[[], object], *running: subprocess.Popen) -> None:
+    """Waits until something is so, while some processes run."""
+    end = time.monotonic() + PATIENCE
+    while not is_so():
+        assert all(process.poll() is None for process in running), "a process ended too early"
+        assert time.monotonic() < end, f"waited for {PATIENCE:.0f} seconds"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts `main` in a process of its own, which ends with the test."""
+    started = []
+
+    def start(*arguments: object) -> subprocess.Popen:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+        command = [sys.executable, "-c", f"import {Path(__file__).stem} as test; test.main()", *map(str, arguments)]
+        with open(tmp_path / "log", "w", encoding="utf-8") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def finish(process: subprocess.Popen, tmp_path: Path) -> str:
+    """Waits for the end of what `run` started; returns what it printed."""
+    code = process.wait(PATIENCE)
+    printed = (tmp_path / "log").read_text()
+    assert code == 0, printed
+    return printed
+
+
+def write_number(target: str, number: str, notes: str) -> None:
+    time.sleep(0.25)
+    with atomic_write(target) as file:
+        file.write(f"{int(number) ** 2}\n")
+    machine = os.environ.get(NODE, "here")
+    Path(notes, f"{machine}-{number}-{os.getpid()}").touch()
+
+
+def number_tasks(folder: Path) -> list[tuple[str, ...]]:
+    (folder / "notes").mkdir(parents=True, exist_ok=True)
+    return [(str(folder / "out" / f"{n}.txt"), str(n), str(folder / "notes")) for n in range(TASKS)]
+
+
+def squares(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (folder / "out").iterdir()}
+
+
+SQUARES = {f"{n}.txt": f"{n * n}\n" for n in range(TASKS)}
+
+
+def test_tasks_go_to_both_machines(cluster, run, tmp_path):
+    finish(run("tasks", cluster.address, tmp_path), tmp_path)
+    assert squares(tmp_path) == SQUARES
+    ran = [path.name.split("-")[:2] for path in (tmp_path / "notes").iterdir()]
+    assert len(ran) == TASKS
+    shares = [sum(machine == name for machine, _ in ran) for name in ("head", "worker")]
+    assert min(shares) >= TASKS // 4, shares
+
+
+def test_tasks_of_a_machine_that_dies_run_on_the_other(cluster, run, tmp_path):
+    process = run("tasks", cluster.address, tmp_path)
+    notes = tmp_path / "notes"
+    wait(lambda: list(notes.glob("worker-*")) and list(notes.glob("head-*")), process)
+    cluster.kill("worker")
+    assert len(list((tmp_path / "out").glob("*.txt"))) < TASKS
+    finish(process, tmp_path)
+    assert squares(tmp_path) == SQUARES
+
+
+def test_a_machine_that_joins_gets_tasks(cluster, run, tmp_path):
+    cluster.kill("worker")
+    process = run("tasks", cluster.address, tmp_path)
+    wait(lambda: list((tmp_path / "notes").iterdir()), process)
+    cluster.start("worker")
+    finish(process, tmp_path)
+    assert squares(tmp_path) == SQUARES
+
+
+def test_a_sentence_for_the_user_comes_back_from_the_cluster(cluster, run, tmp_path):
+    assert finish(run("refuse", cluster.address, tmp_path), tmp_path).endswith("Record 7 is bad; mend it.\n")
+
+
+def test_one_process_works_in_one_place(cluster, run, tmp_path):
+    said = finish(run("change", cluster.address, tmp_path), tmp_path).splitlines()
+    assert said == [
+        f"This process works on the Ray cluster {cluster.address} and cannot change to this machine; "
+        "start a process of its own for that.",
+        f"This process works on the Ray cluster {cluster.address} and cannot change to auto; "
+        "start a process of its own for that.",
+    ]
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """Six files of pages with a host and bands that some share, as de-duplication has them."""
+    state = np.random.default_rng(0)
+    for file in range(6):
+        numbers = np.arange(file * 4_000, (file + 1) * 4_000)
+        columns = {
+            "number": numbers,
+            "host": [f"host{n}" for n in state.integers(0, 50, len(numbers))],
+            "bands": list(state.integers(0, 60_000, (len(numbers), 8)).astype(np.uint64)),
+        }
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), tmp_path / "tables" / f"{file}.parquet")
+    return tmp_path / "tables"
+
+
+def relate(frame: daft.DataFrame) -> pa.Table:
+    """Every kind of operation that the corpus does between shards."""
+    bands = frame.select("number", "bands").explode("bands")
+    first = bands.groupby("bands").agg(col("number").min().alias("first"))
+    pairs = bands.join(first, on="bands").where(col("number") != col("first")).select("number", "first").distinct()
+    hosts = frame.groupby("host").agg(col("number").count().alias("pages"), col("number").sum().alias("sum"))
+    alone = frame.join(pairs.select("number"), on="number", how="anti").groupby("host").agg(col("number").count("all"))
+    named = pairs.join(frame.select("number", "host"), on="number").join(hosts, on="host")
+    return named.join(alone, on="host", suffix="_alone").sort(["number", "first"]).to_arrow()
+
+
+def test_dataframes_are_the_same_on_a_cluster(cluster, run, tables, tmp_path):
+    finish(run("relate", cluster.address, tmp_path), tmp_path)
+    here = relate(daft.read_parquet(f"{tables}/*.parquet"))
+    there = pq.read_table(tmp_path / "related.parquet")
+    assert here.num_rows > 10_000
+    assert there.to_pydict() == here.to_pydict()
+    pairs = daft.read_parquet(f"{tmp_path}/written/*.parquet").sort(["number", "first"]).to_pydict()
+    assert pairs == {name: here[name].to_pylist() for name in pairs}
+
+
+def test_a_query_whose_data_died_with_a_machine_is_run_again(cluster, run, tables, tmp_path):
+    """The first try keeps a table in the memory of both machines, and goes on with it after one is dead."""
+    process = run("relate_kept", cluster.address, tmp_path)
+    wait((tmp_path / "kept-1").exists, process)
+    cluster.kill("worker")
+    (tmp_path / "killed").touch()
+    printed = finish(process, tmp_path)
+    assert "A machine of the cluster was lost" in printed
+    assert (tmp_path / "kept-2").exists()
+    here = relate(daft.read_parquet(f"{tables}/*.parquet"))
+    assert pq.read_table(tmp_path / "related.parquet").to_pydict() == here.to_pydict()
+
+
+MATH = "prime integer sum root proof angle \\(x^2\\) \\(\\frac{1}{2}\\) divide fraction even odd term limit".split()
+OTHER = "weather town shoes goal price film star garden tea bus winter music dress boat hotel river".split()
+QUESTION = "Mara buys nine green lamps and sells four of them to her old uncle on Sunday. How many are left?"
+
+
+@pytest.fixture
+def web(tmp_path: Path, record: Callable, write_warc: Callable) -> Path:
+    """Six WARC files with mathematics of three hosts and other pages, duplicates and a planted problem."""
+    state = random.Random(0)
+
+    def page(words: list[str], more: str = "") -> bytes:
+        text = " ".join(state.choice(words) + state.choice(["", " the", " of a", " and"]) for _ in range(120))
+        return f"<html><body><main><h1>Page</h1><p>{text}</p><p>{more}</p></main></body></html>".encode()
+
+    pages = [(f"http://seed.test/lessons/{n}", page(MATH)) for n in range(20)]
+    pages += [(f"http://far.test/math/{n}", page(MATH, QUESTION if n == 7 else "")) for n in range(30)]
+    pages += [
+        (f"http://mixed.test/{kind}/{n}", page(words))
+        for kind, words in (("sums", MATH), ("news", OTHER))
+        for n in range(15)
+    ]
+    pages += [(f"http://o{n % 4}.test/a/{n}", page(OTHER)) for n in range(80)]
+    pages += [(f"http://copy.test/{n}", pages[20 + n][1].replace(b"Page", b"Copy")) for n in range(10)]
+    state.shuffle(pages)
+    for file in range(6):
+        write_warc(f"data/crawl/{file}.warc.gz", [record(url, body) for url, body in pages[file::6]])
+    (tmp_path / "data/crawl/seeds.txt").write_text("http://seed.test/lessons/\n")
+    problem = {"id": "t/0", "question": QUESTION, "solution": "9 - 4 = 5", "answer": "5"}
+    write_jsonl(tmp_path / "data/problems/test.jsonl", [problem])
+    return tmp_path / "data"
+
+
+def config(ray_address: str) -> ConfigDict:
+    small = {"dim": 16, "lr": 0.5, "word_ngrams": 2, "min_count": 1, "epochs": 25, "bucket": 20_000}
+    return ConfigDict(
+        settings.corpus(fasttext=small, min_score=0.5, benchmarks=("toy/test",), iterations=2, ray_address=ray_address)
+    )
+
+
+def outputs(out: Path) -> dict[str, object]:
+    """The documents, the decisions and the summary."""
+    tables = [out / "decisions.parquet", out / "prefixes.parquet", *sorted((out / "documents").glob("*.parquet"))]
+    read = {path.name: pq.read_table(path).to_pydict() for path in tables}
+    return read | {"summary": json.loads((out / "summary.json").read_text())}
+
+
+@pytest.fixture
+def here(web: Path, tmp_path: Path) -> dict[str, object]:
+    pipeline.mine(config(""), 0, web, tmp_path / "here")
+    return outputs(tmp_path / "here")
+
+
+def test_the_pipeline_finds_the_same_documents_on_a_cluster(cluster, run, here, web, tmp_path):
+    finish(run("mine", cluster.address, tmp_path), tmp_path)
+    assert len(here) == 3 + 6
+    assert outputs(tmp_path / "corpus") == here
+
+
+@pytest.mark.parametrize("landmark", ["pages/*.parquet", ".duplicates*", "iterations/1/scores/*.parquet"])
+def test_the_pipeline_survives_the_death_of_a_machine(cluster, run, here, web, tmp_path, landmark):
+    process = run("mine", cluster.address, tmp_path)
+    wait(lambda: list((tmp_path / "corpus").glob(landmark)), process)
+    cluster.kill("worker")
+    finish(process, tmp_path)
+    assert outputs(tmp_path / "corpus") == here
+
+
+def refuse_seven(target: str, number: str, notes: str) -> None:
+    if number == "7":
+        raise UserError("Record 7 is bad; mend it.")
+
+
+def relate_kept(address: str, folder: Path) -> pa.Table:
+    """A query that holds its table in the cluster's memory, and waits there for the death of a machine once."""
+    files = f"{folder}/tables/*.parquet"
+    tries = []
+
+    def query() -> pa.Table:
+        tries.append(daft.read_parquet(files).into_partitions(8).collect())
+        (folder / f"kept-{len(tries)}").touch()
+        wait((folder / "killed").exists)
+        return relate(tries[-1])
+
+    engine.connect(address)
+    return engine.retry(query, lambda: 0)
+
+
+def main() -> None:
+    """Does what a test wants on the cluster: `main WHAT ADDRESS FOLDER`."""
+    what, address, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    if what == "mine":
+        pipeline.mine(config(address), 0, folder / "data", folder / "corpus")
+        return
+    engine.connect(address)
+    if what == "tasks":
+        engine.run_tasks(write_number, number_tasks(folder), "writing")
+    elif what == "refuse":
+        try:
+            engine.run_tasks(refuse_seven, number_tasks(folder), "writing")
+        except UserError as error:
+            print(error)
+    elif what == "change":
+        for other in ("", "auto"):
+            try:
+                engine.connect(other)
+            except UserError as error:
+                print(error)
+    elif what == "relate":
+        table = relate(daft.read_parquet(f"{folder}/tables/*.parquet"))
+        pq.write_table(table, folder / "related.parquet")
+        pairs = daft.from_arrow(table.select(["number", "first"])).into_partitions(4)
+        engine.write_parquet(pairs, folder / "written")
+    else:
+        pq.write_table(relate_kept(address, folder), folder / "related.parquet")
