@@ -6,7 +6,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo install test test-all lint constraints clean
+.PHONY: demo install test test-all lint constraints peers clean
 
 demo: install
 	$(PY) -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny
@@ -43,13 +43,21 @@ $(VENV)/bin/pip:
 # One pin per package, or one per range of Python versions; the markers for Linux on x86-64 itself are left out.
 constraints: | $(VENV)/bin/pip
 	$(PY) -m pip install --quiet uv
-	$(PY) -m uv pip compile --quiet --universal --python-version=3.11 --extra=dev --extra=tpu --upgrade \
+	$(PY) -m uv pip compile --quiet --universal --python-version=3.11 --extra=dev --extra=tpu --extra=cluster --upgrade \
 		--no-annotate --no-header --output-file=$(VENV)/constraints.txt setup.py
 	{ echo "# The versions that were tested, on Python 3.11 to 3.13. Refresh them with: make constraints"; \
 		sed -E -e "s/( and)? (platform_machine|sys_platform|implementation_name) == '(x86_64|linux|cpython)'//g" \
 			-e "s/( and)? python_full_version < '3.14'//; s/ ;$$//; s/; and /; /" $(VENV)/constraints.txt; \
 	} > $(VENV)/constraints.new
 	mv $(VENV)/constraints.new constraints.txt
+
+# What we are measured against, in an environment of its own: its pins and ours do not go together.
+peers: $(VENV)-peers/.installed
+
+$(VENV)-peers/.installed: constraints-peers.txt | $(VENV)/bin/pip
+	$(PY) -m venv --clear $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --no-deps -r constraints-peers.txt
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

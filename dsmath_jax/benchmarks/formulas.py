@@ -3,27 +3,27 @@
     python -m dsmath_jax.benchmarks.formulas --input='crawl/*.warc.gz'
 
 The formulas of a page are listed from its source by another parser (the standard library's) and other rules than the
-extractor's. One survives if it occurs in the text, white space and the like apart, as often as it does on the page; one of
-a few letters must stand between delimiters. MathML without a source survives if a formula of the text has its letters and
-digits. Formulas in code, comments, hidden menus and the like are not told apart: what is dropped with a frame is lost.
+extractor's. One survives if it occurs in the text, white space and the like apart, as often as it does on the page;
+one of a few letters must stand between delimiters. MathML without a source survives if a formula of the text has its
+letters and digits. Formulas in menus and the like are not told apart: what is dropped with a frame is lost.
 """
 
 import argparse
 import glob
 import importlib
 import re
+import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote, unquote_plus
 
 from resiliparse.extract.html2text import extract_plain_text
 
 from dsmath_jax.corpus.html_text import html_to_text
 from dsmath_jax.corpus.warc import read_pages
-from dsmath_jax.workdir import UserError
+from dsmath_jax.workdir import UserError, exit_code
 
 MIGHT_HAVE = re.compile(r"\$|\\[(\[]|\\begin|<math|math/tex|annotation|latex|\btex\b|data-(?:expr|math|tex)|codecogs")
 RENDERERS = re.compile(r"mathjax|katex|\bmath\b", re.IGNORECASE)  # a page with none of these has prices, not formulas
@@ -37,7 +37,9 @@ DELIMITED = re.compile(
     re.DOTALL,
 )
 SCRIPT_TYPE = re.compile(r"math/tex\b")
-ADDRESS = re.compile(r"(?:codecogs\.com/[\w.]+\?|latex\.php\?(?:.*?&)?latex=|[?&](?:tex|chl|math)=|math?tex\.cgi\?)([^&]+)")
+ADDRESS = re.compile(
+    r"(?:codecogs\.com/[\w.]+\?|latex\.php\?(?:.*?&)?latex=|[?&](?:tex|chl|math)=|math?tex\.cgi\?)([^&]+)"
+)
 DEFINITION = re.compile(r"\s*\\(?:re|provide)?(?:newcommand|DeclareMathOperator|def|require|let)\b")
 NOISE = re.compile(r"%?\s*<!\[CDATA\[|%?\s*\]\]>|\s+|\\displaystyle|\\textstyle|[{}$]|\\[,;!]")
 MARKUP_NOISE = re.compile(r"[_^*~\s{}$\0]|\\[,;!]")
@@ -169,7 +171,9 @@ def extractors() -> dict[str, Callable[[str], str]]:
     return {**every, "trafilatura": lambda html: trafilatura.extract(html, include_comments=False) or ""}
 
 
-def measure(pages: list[str], found: list[list[tuple[str, str]]], extract: Callable[[str], str]) -> tuple[dict, list[float], float]:
+def measure(
+    pages: list[str], found: list[list[tuple[str, str]]], extract: Callable[[str], str]
+) -> tuple[dict, list[float], float]:
     """Counts per kind [pages, formulas, survived], the share per page with formulas, and CPU seconds."""
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     shares, seconds = [], 0.0
@@ -186,13 +190,18 @@ def measure(pages: list[str], found: list[list[tuple[str, str]]], extract: Calla
     return counts, shares, seconds
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a table for each extractor.
+
+    Raises:
+      UserError: no file matches.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True, help="a glob of WARC files")
-    paths = sorted(glob.glob(parser.parse_args().input))
+    paths = sorted(glob.glob(parser.parse_args(arguments).input))
     if not paths:
         raise UserError("No file matches --input; give a glob of WARC files in quotes.")
-    pages = [page.html for path in paths for page in read_pages(Path(path), Counter())]
+    pages = [page.body for path in paths for page in read_pages(path, Counter()) if page.is_html]
     found = [formulas(html) for html in pages]
     for name, extract in extractors().items():
         counts, shares, seconds = measure(pages, found, extract)
@@ -205,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -6,28 +6,45 @@ from dsmath_jax.corpus.symbols import join
 
 # Words and signs with the LaTeX that stands for them, by what they take.
 _CONSTANTS = """
-* \\cdot ** \\ast *** \\star // / \\\\\\\\ \\setminus xx \\times -: \\div @ \\circ o+ \\oplus ox \\otimes o. \\odot sum \\sum prod \\prod
-^^ \\wedge ^^^ \\bigwedge vv \\vee vvv \\bigvee nn \\cap nnn \\bigcap uu \\cup uuu \\bigcup != \\ne := := lt < <= \\le lt= \\le gt >
->= \\ge gt= \\ge -< \\prec >- \\succ in \\in !in \\notin sub \\subset sup \\supset sube \\subseteq supe \\supseteq -= \\equiv ~= \\cong
-~~ \\approx prop \\propto and \\text{and} or \\text{or} if \\text{if} not \\neg => \\Rightarrow <=> \\Leftrightarrow AA \\forall EE \\exists
-_|_ \\bot TT \\top |-- \\vdash |== \\models int \\int oint \\oint del \\partial grad \\nabla +- \\pm O/ \\emptyset oo \\infty aleph \\aleph
-:. \\therefore :' \\because /_ \\angle ... \\dots cdots \\cdots vdots \\vdots ddots \\ddots quad \\quad diamond \\diamond square \\square
-CC \\mathbb{C} NN \\mathbb{N} QQ \\mathbb{Q} RR \\mathbb{R} ZZ \\mathbb{Z} uarr \\uparrow darr \\downarrow rarr \\to -> \\to larr \\leftarrow
-harr \\leftrightarrow rArr \\Rightarrow lArr \\Leftarrow hArr \\Leftrightarrow |-> \\mapsto >-> \\rightarrowtail dx dx dy dy dz dz dt dt
-alpha \\alpha beta \\beta gamma \\gamma Gamma \\Gamma delta \\delta Delta \\Delta epsilon \\epsilon varepsilon \\varepsilon zeta \\zeta
-eta \\eta theta \\theta Theta \\Theta vartheta \\vartheta iota \\iota kappa \\kappa lambda \\lambda Lambda \\Lambda mu \\mu nu \\nu xi \\xi
-Xi \\Xi pi \\pi Pi \\Pi rho \\rho sigma \\sigma Sigma \\Sigma tau \\tau upsilon \\upsilon phi \\phi varphi \\varphi Phi \\Phi chi \\chi
-psi \\psi Psi \\Psi omega \\omega Omega \\Omega lim \\lim Lim \\lim sin \\sin cos \\cos tan \\tan sinh \\sinh cosh \\cosh tanh \\tanh
-cot \\cot sec \\sec csc \\csc arcsin \\arcsin arccos \\arccos arctan \\arctan coth \\coth exp \\exp log \\log ln \\ln det \\det dim \\dim
+* \\cdot ** \\ast *** \\star // / \\\\\\\\ \\setminus xx \\times -: \\div @ \\circ o+ \\oplus ox \\otimes o. \\odot
+sum \\sum prod \\prod
+^^ \\wedge ^^^ \\bigwedge vv \\vee vvv \\bigvee nn \\cap nnn \\bigcap uu \\cup uuu \\bigcup != \\ne := := lt < <=
+\\le lt= \\le gt >
+>= \\ge gt= \\ge -< \\prec >- \\succ in \\in !in \\notin sub \\subset sup \\supset sube \\subseteq supe \\supseteq -=
+\\equiv ~= \\cong
+~~ \\approx prop \\propto and \\text{and} or \\text{or} if \\text{if} not \\neg => \\Rightarrow <=> \\Leftrightarrow
+AA \\forall EE \\exists
+_|_ \\bot TT \\top |-- \\vdash |== \\models int \\int oint \\oint del \\partial grad \\nabla +- \\pm O/ \\emptyset oo
+\\infty aleph \\aleph
+:. \\therefore :' \\because /_ \\angle ... \\dots cdots \\cdots vdots \\vdots ddots \\ddots quad \\quad diamond
+\\diamond square \\square
+CC \\mathbb{C} NN \\mathbb{N} QQ \\mathbb{Q} RR \\mathbb{R} ZZ \\mathbb{Z} uarr \\uparrow darr \\downarrow rarr \\to
+-> \\to larr \\leftarrow
+harr \\leftrightarrow rArr \\Rightarrow lArr \\Leftarrow hArr \\Leftrightarrow |-> \\mapsto >-> \\rightarrowtail dx
+dx dy dy dz dz dt dt
+alpha \\alpha beta \\beta gamma \\gamma Gamma \\Gamma delta \\delta Delta \\Delta epsilon \\epsilon varepsilon
+\\varepsilon zeta \\zeta
+eta \\eta theta \\theta Theta \\Theta vartheta \\vartheta iota \\iota kappa \\kappa lambda \\lambda Lambda \\Lambda
+mu \\mu nu \\nu xi \\xi
+Xi \\Xi pi \\pi Pi \\Pi rho \\rho sigma \\sigma Sigma \\Sigma tau \\tau upsilon \\upsilon phi \\phi varphi \\varphi
+Phi \\Phi chi \\chi
+psi \\psi Psi \\Psi omega \\omega Omega \\Omega lim \\lim Lim \\lim sin \\sin cos \\cos tan \\tan sinh \\sinh cosh
+\\cosh tanh \\tanh
+cot \\cot sec \\sec csc \\csc arcsin \\arcsin arccos \\arccos arctan \\arctan coth \\coth exp \\exp log \\log ln \\ln
+det \\det dim \\dim
 mod \\bmod gcd \\gcd lcm \\operatorname{lcm} min \\min max \\max prime '
 """.split()
 CONSTANTS = dict(zip(_CONSTANTS[::2], _CONSTANTS[1::2], strict=True))
 UNARY = {
     "sqrt": r"\sqrt{%s}", "abs": r"\left|%s\right|", "norm": r"\left\|%s\right\|",
-    "floor": r"\lfloor %s\rfloor", "ceil": r"\lceil %s\rceil", "hat": r"\hat{%s}", "bar": r"\overline{%s}", "vec": r"\vec{%s}",
-    "dot": r"\dot{%s}", "ddot": r"\ddot{%s}", "tilde": r"\tilde{%s}", "ul": r"\underline{%s}", "ubrace": r"\underbrace{%s}",
-    "obrace": r"\overbrace{%s}", "cancel": r"\cancel{%s}", "bb": r"\mathbf{%s}", "bbb": r"\mathbb{%s}", "cc": r"\mathcal{%s}",
-    "tt": r"\mathtt{%s}", "fr": r"\mathfrak{%s}", "sf": r"\mathsf{%s}", "overline": r"\overline{%s}", "underline": r"\underline{%s}",
+    "floor": r"\lfloor %s\rfloor", "ceil": r"\lceil %s\rceil", "hat": r"\hat{%s}", "bar": r"\overline{%s}",
+    "vec": r"\vec{%s}",
+    "dot": r"\dot{%s}", "ddot": r"\ddot{%s}", "tilde": r"\tilde{%s}", "ul": r"\underline{%s}",
+    "ubrace": r"\underbrace{%s}",
+    "obrace": r"\overbrace{%s}", "cancel": r"\cancel{%s}", "bb": r"\mathbf{%s}", "bbb": r"\mathbb{%s}",
+    "cc": r"\mathcal{%s}",
+    "tt": r"\mathtt{%s}", "fr": r"\mathfrak{%s}", "sf": r"\mathsf{%s}", "overline": r"\overline{%s}",
+    "underline": r"\underline{%s}",
 }  # fmt: skip
 BINARY = {
     "frac": r"\frac{%s}{%s}", "root": r"\sqrt[%s]{%s}", "stackrel": r"\overset{%s}{%s}", "overset": r"\overset{%s}{%s}",

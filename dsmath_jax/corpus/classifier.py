@@ -8,6 +8,7 @@ memory that Python has freed.)
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import fasttext
 
+NUMBER = re.compile(r"(?<![^ ])\d[\d.]*(?![^ ])")
 MATH, OTHER = "__label__math", "__label__other"
 TRAINER = """
 import json, sys, fasttext
@@ -38,6 +40,11 @@ ARGUMENTS = {
 }
 
 
+def line(normal: str) -> str:
+    """What fastText sees of a normal form: one line in which all numbers are the same word."""
+    return NUMBER.sub("0", normal) + "\n"
+
+
 def train(examples: Iterable[tuple[bool, str]], settings: Mapping, seed: int, folder: Path) -> Path:
     """Trains on examples (is it mathematics, normal form of the text), in the order given; returns the model's file.
 
@@ -51,7 +58,7 @@ def train(examples: Iterable[tuple[bool, str]], settings: Mapping, seed: int, fo
     folder.mkdir(parents=True, exist_ok=True)
     text, model = folder / "train.txt", folder / "model"
     with open(text, "w", encoding="utf-8") as file:
-        file.writelines(f"{MATH if is_math else OTHER} {normal}\n" for is_math, normal in examples)
+        file.writelines(f"{MATH if is_math else OTHER} {line(normal)}" for is_math, normal in examples)
     arguments = {ARGUMENTS[name]: value for name, value in settings.items() if name != "quantize"} | {"seed": seed}
     done = subprocess.run(
         [sys.executable, "-c", TRAINER, str(text), str(model), str(settings["quantize"]), json.dumps(arguments)],
@@ -73,5 +80,5 @@ def scores(model: "fasttext.FastText", normals: Iterable[str]) -> Iterator[float
     """The model's probability, 0 to 1, that each text is mathematics."""
     for normal in normals:
         # The wrapper's own predict() breaks with numpy 2.
-        predictions = model.f.predict(normal + "\n", 2, 0.0, "strict")
+        predictions = model.f.predict(line(normal), 2, 0.0, "strict")
         yield min(next((probability for probability, label in predictions if label == MATH), 0.0), 1.0)

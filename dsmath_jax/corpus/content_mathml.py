@@ -2,42 +2,43 @@
 
 import re
 from collections.abc import Callable
-from typing import Protocol
 
+from dsmath_jax.corpus.math_element import Element
 from dsmath_jax.corpus.symbols import FUNCTIONS
-
-
-class Element(Protocol):
-    """What is read of an element; `mathml.Element` has it."""
-
-    tag: str
-    text: str
-    attributes: dict[str, str]
-
-    @property
-    def parts(self) -> list["Element"]: ...
-
 
 Latex = Callable[[Element], str]
 INFIX = {
-    "plus": " + ", "times": " ", "eq": " = ", "neq": r" \ne ", "lt": " < ", "gt": " > ", "leq": r" \le ", "geq": r" \ge ",
+    "plus": " + ", "times": " ", "eq": " = ", "neq": r" \ne ", "lt": " < ", "gt": " > ", "leq": r" \le ",
+    "geq": r" \ge ",
     "equivalent": r" \equiv ", "approx": r" \approx ", "in": r" \in ", "notin": r" \notin ", "subset": r" \subseteq ",
     "prsubset": r" \subset ", "union": r" \cup ", "intersect": r" \cap ", "setdiff": r" \setminus ", "and": r" \wedge ",
-    "or": r" \vee ", "implies": r" \Rightarrow ", "tendsto": r" \to ", "compose": r" \circ ", "cartesianproduct": r" \times ",
+    "or": r" \vee ", "implies": r" \Rightarrow ", "tendsto": r" \to ", "compose": r" \circ ",
+    "cartesianproduct": r" \times ",
     "vectorproduct": r" \times ", "scalarproduct": r" \cdot ", "factorof": r" \mid ", "rem": r" \bmod ",
 }  # fmt: skip
 AROUND = {
     "abs": ("|", "|"), "card": ("|", "|"), "floor": (r"\lfloor ", r" \rfloor"), "ceiling": (r"\lceil ", r" \rceil"),
-    "exp": ("e^{", "}"), "root": (r"\sqrt{", "}"), "not": (r"\neg ", ""), "factorial": ("", "!"), "transpose": ("", "^T"),
-    "conjugate": (r"\overline{", "}"), "inverse": ("", "^{-1}"), "determinant": (r"\det ", ""), "grad": (r"\nabla ", ""),
+    "exp": ("e^{", "}"), "root": (r"\sqrt{", "}"), "not": (r"\neg ", ""), "factorial": ("", "!"),
+    "transpose": ("", "^T"),
+    "conjugate": (r"\overline{", "}"), "inverse": ("", "^{-1}"), "determinant": (r"\det ", ""),
+    "grad": (r"\nabla ", ""),
 }  # fmt: skip
 CONSTANTS = {
-    "pi": r"\pi", "infinity": r"\infty", "exponentiale": "e", "imaginaryi": "i", "eulergamma": r"\gamma", "true": r"\top",
-    "false": r"\bot", "emptyset": r"\emptyset", "reals": r"\mathbb{R}", "integers": r"\mathbb{Z}", "rationals": r"\mathbb{Q}",
+    "pi": r"\pi", "infinity": r"\infty", "exponentiale": "e", "imaginaryi": "i", "eulergamma": r"\gamma",
+    "true": r"\top",
+    "false": r"\bot", "emptyset": r"\emptyset", "reals": r"\mathbb{R}", "integers": r"\mathbb{Z}",
+    "rationals": r"\mathbb{Q}",
     "naturalnumbers": r"\mathbb{N}", "complexes": r"\mathbb{C}", "primes": r"\mathbb{P}", "notanumber": r"\mathrm{NaN}",
 }  # fmt: skip
 LISTS = {"set": (r"\{", r"\}"), "list": ("[", "]"), "vector": ("(", ")"), "interval": ("[", "]")}
-LARGE = {"sum": r"\sum", "product": r"\prod", "int": r"\int", "limit": r"\lim", "forall": r"\forall", "exists": r"\exists"}
+LARGE = {
+    "sum": r"\sum",
+    "product": r"\prod",
+    "int": r"\int",
+    "limit": r"\lim",
+    "forall": r"\forall",
+    "exists": r"\exists",
+}
 CONTENT = frozenset({"apply", "bind", "piecewise", "matrix", "lambda", "diff", *LISTS, *CONSTANTS})
 
 
@@ -82,7 +83,9 @@ def _apply(head: Element, rest: list[Element], latex: Latex) -> str:
         return before + (latex if before and after else lambda part: _grouped(part, latex))(arguments[0]) + after
     if name in INFIX:
         loose = name in ("plus", "times", "and", "or", "union", "intersect")
-        return INFIX[name].join(_grouped(part, latex) if loose and name != "plus" else latex(part) for part in arguments)
+        return INFIX[name].join(
+            _grouped(part, latex) if loose and name != "plus" else latex(part) for part in arguments
+        )
     function = (f"\\{name}" if name in FUNCTIONS else rf"\mathrm{{{name}}}") if name and not head.parts else latex(head)
     if name == "log" and "logbase" in bound:
         function = rf"\log_{{{bound['logbase']}}}"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from daft import DataFrame
 
 from dsmath_jax.corpus import dedup, engine, pages
-from dsmath_jax.workdir import UserError, atomic_path
+from dsmath_jax.workdir import UserError, atomic_path, write_json
 
 CANDIDATES = pa.schema(
     [
@@ -28,9 +28,13 @@ CANDIDATES = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Crawl:
-    """Where the crawl lies: `shards` of pages, `candidates` beside each, `duplicates` (of `dedup.duplicates`)."""
+    """Where the crawl lies.
+
+    `shards` of pages, named in the file `names` too; `candidates` beside each; `duplicates` (of `dedup.duplicates`).
+    """
 
     shards: list[Path]
+    names: Path
     duplicates: Path
     candidates: list[Path]
 
@@ -48,8 +52,11 @@ def _names(shards: tuple[Path, ...]) -> dict[int, str]:
     return {pages.shard_number(shard): shard.stem for shard in shards}
 
 
-def read_crawl(shards: list[Path], folder: Path) -> Crawl:
+def read_crawl(shards: list[Path], folder: Path, min_tokens: int = 1) -> Crawl:
     """Finds the duplicates among the pages of some shards and writes the candidates: the pages kept that have text.
+
+    Args:
+      min_tokens: pages of fewer tokens are no candidates: too little to judge, and mostly stubs.
 
     Raises:
       UserError: there is no page.
@@ -58,18 +65,21 @@ def read_crawl(shards: list[Path], folder: Path) -> Crawl:
     if not found.exists():
         write_frame(found, dedup.duplicates(pages.frame(shards, *dedup.COLUMNS)))
     candidates = [folder / "candidates" / shard.name for shard in shards]
-    tasks = [(str(target), str(shard), str(found)) for target, shard in zip(candidates, shards, strict=True)]
+    tasks = [
+        (str(target), str(shard), str(found), str(min_tokens)) for target, shard in zip(candidates, shards, strict=True)
+    ]
     engine.run_tasks(write_candidates, tasks, "listing candidates")
     if not any(pq.read_metadata(path).num_rows for path in candidates):
         raise UserError(f"The {len(shards)} input file(s), {shards[0].name} first, hold no text; give others.")
-    return Crawl(shards, found, candidates)
+    write_json(folder / "shards.json", [str(shard) for shard in shards])
+    return Crawl(shards, folder / "shards.json", found, candidates)
 
 
 def write_frame(target: Path, frame: DataFrame) -> None:
     """Writes a dataframe as a folder of Parquet files, atomically, unless it is there."""
     if not target.exists():
         with atomic_path(target) as temporary:
-            frame.write_parquet(str(temporary))
+            engine.write_parquet(frame, temporary)
 
 
 def write_file(target: Path, frame: DataFrame) -> None:
@@ -80,11 +90,11 @@ def write_file(target: Path, frame: DataFrame) -> None:
             writer.write_batch(batch.cast(schema))
 
 
-def write_candidates(target: str, shard: str, duplicates: str) -> None:
-    """Lists the pages of one shard that are no duplicates and have text, in order."""
+def write_candidates(target: str, shard: str, duplicates: str, min_tokens: str) -> None:
+    """Lists the pages of one shard that are no duplicates and have enough text, in order."""
     table = pq.read_table(shard, columns=["number", "canonical_url", "host", "tokens"])
     gone = read_duplicates(Path(duplicates), pages.shard_number(Path(shard))).column("number").to_numpy()
-    kept = ~np.isin(table.column("number").to_numpy(), gone) & (table.column("tokens").to_numpy() > 0)
+    kept = ~np.isin(table.column("number").to_numpy(), gone) & (table.column("tokens").to_numpy() >= int(min_tokens))
     table = table.filter(pa.array(kept))
     table = table.append_column("first", pa.array(np.zeros(len(table), np.int64)))
     table = table.append_column("before", pa.array(np.zeros(len(table), bool)))

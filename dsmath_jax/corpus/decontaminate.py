@@ -1,6 +1,7 @@
 """Finds benchmark texts in pages: by an exact n-gram of theirs, or, where they are shorter, by the whole text."""
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
@@ -10,6 +11,12 @@ from dsmath_jax.corpus.normalize import Spans, normalize
 from dsmath_jax.data.benchmarks import Record
 
 SIEVE_BITS = 22
+SIGNS = re.compile(r"[=+<>] ")
+
+
+def words(normal: str) -> str:
+    """A normal form without `= + < >`, which pages lose where formulas are pictures or punctuation was stripped."""
+    return SIGNS.sub("", f"{normal} ").rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Gram:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Where a page repeats a benchmark: tokens `start` to `stop` of its normal form are this n-gram."""
+    """Where a page repeats a benchmark: tokens `start` to `stop` of its `words` are this n-gram."""
 
     gram: Gram
     start: int
@@ -40,7 +47,7 @@ class Benchmarks:
         grams: dict[int, dict[int, Gram]] = defaultdict(dict)
         for record in records:
             for text in (record.question, record.solution):
-                spans = Spans(normalize(text))
+                spans = Spans(words(normalize(text)))
                 n = min(ngram, len(spans))
                 if n >= min_ngram:
                     for position, key in enumerate(spans.hashes(n).tolist()):
@@ -54,7 +61,7 @@ class Benchmarks:
 
     def matches(self, normal: str) -> Iterator[Match]:
         """All matches in a page's normal form, the longest n-grams before shorter ones."""
-        spans = Spans(normal)
+        spans = Spans(words(normal))
         for n, sieve in self.sieves.items():
             hashes = spans.hashes(n)
             for position in np.flatnonzero(sieve[hashes >> np.uint64(64 - SIEVE_BITS)]).tolist():
@@ -66,7 +73,7 @@ class Benchmarks:
 def without(text: str, matches: Iterable[Match]) -> str:
     """A page's text without the lines that a match lies in."""
     lines = text.split("\n")
-    lengths = [len(normalize(line).split()) for line in lines]
+    lengths = [len(words(normalize(line)).split()) for line in lines]
     ends = np.cumsum(lengths)
     hit = np.zeros(len(lines), bool)
     for match in matches:

@@ -2,12 +2,9 @@
 
 import re
 
+from dsmath_jax.corpus.delimiters import find_formulas
+
 DEFINING = r"(?:re|provide)?newcommand|DeclareMathOperator|(?:g|x|e)?def|let|require|newenvironment|renewenvironment"
-BLOCK = re.compile(
-    rf"\$\$\s*\\(?:{DEFINING})\b[^$]*\$\$|\$\s*\\(?:{DEFINING})\b[^$]*\$|\\\(\s*\\(?:{DEFINING})\b.*?\\\)|"
-    rf"\\\[\s*\\(?:{DEFINING})\b.*?\\\]",
-    re.DOTALL,
-)
 COMMAND = re.compile(rf"\\(?:{DEFINING})\b\*?")
 
 
@@ -15,22 +12,23 @@ def drop_definitions(text: str) -> str:
     """Removes delimited blocks that define macros and say nothing else."""
     if not COMMAND.search(text):
         return text
-    return BLOCK.sub(lambda block: "" if _only_defines(block[0]) else block[0], text)
+    pieces, place = [], 0
+    for span in find_formulas(text):
+        if _only_defines(text[span.inner_start : span.inner_end]):
+            pieces.append(text[place : span.start])
+            place = span.end
+    return "".join([*pieces, text[place:]])
 
 
-def _only_defines(block: str) -> bool:
-    """Whether nothing but definitions stands between the delimiters."""
-    body = block.strip("$")
-    body = body[2:-2] if body.startswith(("\\(", "\\[")) else body
-    place = 0
-    while True:
-        place = _skip_blank(body, place)
-        if place >= len(body):
-            return True
+def _only_defines(body: str) -> bool:
+    """Whether nothing but definitions stands between two delimiters."""
+    place = _skip_blank(body, 0)
+    while place < len(body):
         command = COMMAND.match(body, place)
         if command is None:
             return False
-        place = _after_arguments(body, command.end(), command[0])
+        place = _skip_blank(body, _after_arguments(body, command.end(), command[0]))
+    return True
 
 
 def _skip_blank(body: str, place: int) -> int:
@@ -41,7 +39,11 @@ def _skip_blank(body: str, place: int) -> int:
 
 def _after_arguments(body: str, place: int, command: str) -> int:
     """Where the definition that begins before `place` ends: after its name and its bracketed arguments."""
-    name = re.compile(r"\s*\\(?:[A-Za-z@]+|.)(?:\s*=?\s*\\(?:[A-Za-z@]+|.))?[#\d]*" if "let" in command else r"\s*\\(?:[A-Za-z@]+|.)[#\d]*")
+    name = re.compile(
+        r"\s*\\(?:[A-Za-z@]+|.)(?:\s*=?\s*\\(?:[A-Za-z@]+|.))?[#\d]*"
+        if "let" in command
+        else r"\s*\\(?:[A-Za-z@]+|.)[#\d]*"
+    )
     found = name.match(body, place)
     place = found.end() if found else place
     while bracket := re.compile(r"\s*([{\[])").match(body, place):

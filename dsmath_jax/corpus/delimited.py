@@ -1,4 +1,4 @@
-"""Formulas between delimiters in a page's text (`$…$`, `\\[…\\]`, environments, AsciiMath's backticks) that markup runs through.
+"""Delimited formulas in a page's text (`delimiters`, and AsciiMath's backticks) that markup runs through.
 
 Such formulas need nothing as long as they are plain text. But a Markdown processor that knows no mathematics turns
 underscores into <em>, line ends into <br> and addresses into links; here the characters come back.
@@ -11,23 +11,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsmath_jax.corpus import asciimath
+from dsmath_jax.corpus.delimiters import BARRIER, find_formulas
 from dsmath_jax.corpus.formulas import Formulas
 
 INLINE = "em|i|b|strong|br|a|sub|sup|wbr|span|u|s|del|small|mark|font|var|abbr|tt|big|nobr|q|cite"
-# Where an inline element begins before a formula that has begun is closed.
-MARKUP_INSIDE = re.compile(rf"(?:\$|\\[(\[]|\\begin\{{)[^$<]*<(?i:{INLINE})\b")
-# What a page that loads AsciiMath says somewhere (in lower case), and one that loads TeX input (beside it, mostly unused).
-ASCIIMATH_PAGE = ("am_chtml", "am_svg", "am_htmlormml", "asciimath2jax", "input/asciimath", "asciimath.js", "asciimathml.js")
-TEX_PAGE = ("tex-ams", "tex-mml", "tex2jax", "input/tex")
-FORMULA = re.compile(
-    r"\$\$(?:[^$]|\\\$){1,5000}?\$\$|\\\[.{1,5000}?\\\]|\\\(.{1,3000}?\\\)|\\begin\{(\w+\*?)\}.{1,9000}?\\end\{\1\}|"
-    r"(?<![\\$A-Za-z0-9])\$(?![\s$])(?:[^$\\\0]|\\[^\0]){1,600}?(?<!\s)\$(?![\d$])",
-    re.DOTALL,
+INLINE_TAG = re.compile(rf"(?:{INLINE})\b", re.IGNORECASE)
+OPENING = re.compile(r"\$|\\[(\[]|\\begin\{")
+# What a page says somewhere (in lower case) that loads AsciiMath, and one that loads TeX (beside which AsciiMath is
+# mostly unused).
+ASCIIMATH_PAGE = (
+    "am_chtml",
+    "am_svg",
+    "am_htmlormml",
+    "asciimath2jax",
+    "input/asciimath",
+    "asciimath.js",
+    "asciimathml.js",
 )
+TEX_PAGE = ("tex-ams", "tex-mml", "tex2jax", "input/tex")
 BACKTICKS = re.compile(r"(?<![\\`])`([^`\0]{1,300})`(?!`)")
 INLINE_TAGS = frozenset(INLINE.split("|"))
 # Elements whose text is no running text: they end a formula.
-OPAQUE = frozenset("code pre script style textarea svg math select button option kbd samp iframe noscript template".split())
+OPAQUE = frozenset(
+    "code pre script style textarea svg math select button option kbd samp iframe noscript template".split()
+)
 MARKS = {"em": "_", "strong": "**"}
 
 
@@ -48,14 +55,24 @@ class Run:
 
 
 def mend_delimited(tree: Any, html: str, formulas: Formulas) -> None:
-    """Puts tokens in the place of delimited formulas that markup runs through, and of AsciiMath where a page loads it."""
+    """Puts tokens in the place of delimited formulas that markup runs through, and of AsciiMath if a page loads it."""
     source = html.lower() if "`" in html else ""
     backticks = any(name in source for name in ASCIIMATH_PAGE)
-    if not backticks and not MARKUP_INSIDE.search(html):
+    if not backticks and not _has_markup_inside(html):
         return
     doubtful = any(name in source for name in TEX_PAGE)
     for run in list(_runs(tree.body)):  # collected before anything changes
         _mend(run, formulas, backticks, doubtful)
+
+
+def _has_markup_inside(html: str) -> bool:
+    """Whether an inline element begins anywhere in the text in which a formula may have begun before."""
+    before = ""
+    for piece in html.split("<"):
+        if ("$" in before or "\\" in before) and INLINE_TAG.match(piece) and OPENING.search(before):
+            return True
+        before = piece
+    return False
 
 
 def _runs(root: Any) -> Iterator[Run]:
@@ -69,7 +86,7 @@ def _runs(root: Any) -> Iterator[Run]:
         elif tag in MARKS or tag in ("sub", "sup"):
             run.marks.append((run.length, _mark(tag, entering, run, emphasis)))
         elif tag in OPAQUE:
-            run.add("\0")
+            run.add(BARRIER)
         elif tag not in INLINE_TAGS and not tag.startswith("#"):  # a block begins or ends
             if run.length:
                 yield run
@@ -111,14 +128,13 @@ def _mend(run: Run, formulas: Formulas, backticks: bool, doubtful: bool) -> None
     text = "".join(run.pieces)
     starts, places = [start for start, _ in run.leaves], [place for place, _ in run.marks]
     spans: list[tuple[int, int, str]] = []
-    for match in FORMULA.finditer(text) if "$" in text or "\\" in text else ():
-        start, end = match.span()
+    for start, end, *_ in find_formulas(text):
         inside = run.marks[bisect_right(places, start) : bisect_left(places, end)]
         if inside or bisect_right(starts, start) != bisect_right(starts, end - 1):
             spans.append((start, end, formulas.token(_with_marks(text, start, end, inside))))
     if backticks:
         for match in BACKTICKS.finditer(text):
-            if FORMULA.search(match[1]) is None and (not doubtful or asciimath.plausible(match[1])):
+            if not any(find_formulas(match[1])) and (not doubtful or asciimath.plausible(match[1])):
                 spans.append((*match.span(), formulas.token(f"${asciimath.to_latex(match[1])}$")))
     if spans:
         _rewrite(run, text, sorted(spans))

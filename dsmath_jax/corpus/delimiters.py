@@ -24,8 +24,8 @@ class Span(NamedTuple):
 def find_formulas(text: str) -> Iterator[Span]:
     """Yields the delimited formulas of a text, in time linear in its length.
 
-    A single dollar sign opens a formula by Pandoc's rule: no blank after the first and before the second one, no letter or
-    digit outside next to them, all in one paragraph.
+    A single dollar sign opens a formula by Pandoc's rule: no blank after the first and before the second one, no letter
+    or digit outside next to them, all in one paragraph.
     """
     place = 0
     while opening := START.search(text, place):

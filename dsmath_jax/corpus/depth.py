@@ -5,32 +5,57 @@ import re
 DEEPEST = 150
 # A page that is not short of end tags and never closes many elements in a row cannot be deep.
 MANY_UNCLOSED = 300
-MANY_CLOSED = re.compile(r"(?:</\w+>\s*){50}")
-TAG = re.compile(r"<(/?)([a-zA-Z][\w:-]*)([^<>]*)>|<(script|style|!--)")
-RAW_END = {"script": "</script", "style": "</style", "!--": "-->"}
+MANY_CLOSED = re.compile(r"</(?:\w++>\s*+</){39}")
+TAG = re.compile(
+    r"<(?:(?P<raw>script|style|textarea|title)\b.*?(?:</(?P=raw)|\Z)|!--.*?(?:-->|\Z)|(/?)([a-zA-Z][\w:-]*)([^<>]*)>)",
+    re.I | re.S,
+)
 VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
+# Elements whose end tag may be left out: the next of its kind ends them, up to what holds them.
+ENDED_BY_NEXT = {
+    "p": "",
+    "li": "ul ol menu",
+    "dt": "dl",
+    "dd": "dl",
+    "option": "select",
+    "tr": "table",
+    "td": "tr table",
+    "th": "tr table",
+}
+LOOK_BACK = 200
 
 
 def limit_depth(html: str) -> str:
     """Returns the source without the tags of elements that are nested deeper than any page needs; their text stays."""
-    unclosed = html.count("<") - 2 * html.count("</")
-    if unclosed < MANY_UNCLOSED and not MANY_CLOSED.search(html):
+    if html.count("<") - 2 * html.count("</") < MANY_UNCLOSED and not MANY_CLOSED.search(html):
         return html
     pieces: list[str] = []
-    place = depth = 0
+    open_names: list[str] = []
+    place = 0
     for tag in TAG.finditer(html):
-        name = (tag[2] or "").lower()
-        if tag.start() < place or name in VOID or (tag[3] or "").endswith("/"):
+        name = (tag[3] or "").lower()
+        if not name or name in VOID or tag[4].endswith("/"):
             continue
-        if name in ("script", "style"):
-            continue
-        if tag[1]:
-            depth = max(depth - 1, 0)
+        if tag[2]:
+            depth = _depth_of(name, open_names)
             deep = depth >= DEEPEST
+            del open_names[depth:]
         else:
-            deep = depth >= DEEPEST
-            depth += 1
+            if name in ENDED_BY_NEXT:
+                del open_names[_depth_of(name, open_names, ENDED_BY_NEXT[name].split()) :]
+            deep = len(open_names) >= DEEPEST
+            open_names.append(name)
         if deep:
             pieces.append(html[place : tag.start()])
             place = tag.end()
-    return "".join([*pieces, html[place:]]) if pieces else html
+    return " ".join([*pieces, html[place:]])
+
+
+def _depth_of(name: str, open_names: list[str], within: list[str] | None = None) -> int:
+    """How many elements are open outside the innermost one of a name; all of them where there is none nearby."""
+    for depth in range(len(open_names) - 1, max(-1, len(open_names) - LOOK_BACK), -1):
+        if open_names[depth] == name:
+            return depth
+        if within and open_names[depth] in within:
+            break
+    return len(open_names)

@@ -67,14 +67,14 @@ def prefixes(scored: DataFrame, by_host: DataFrame) -> DataFrame:
 def missed(
     scored: DataFrame, by_host: DataFrame, by_prefix: DataFrame, annotations: Sequence[Annotation] | None
 ) -> DataFrame:
-    """The uncollected pages of math-related domains that are taken for mathematics after all: number.
+    """The uncollected pages that are taken for mathematics after all: number.
 
-    Those below prefixes that a person annotated, or else those of `majority`.
+    With annotations those below a prefix that a person judged to be mathematics, on whatever domain: which domains are
+    math-related tells the person where to look. Without them those of `majority` on math-related domains.
     """
-    related = by_host.where(col("math_related")).select("host")
-    left = scored.where(~col("collected")).join(related, on="host").select("number", "canonical_url")
+    left = scored.where(~col("collected")).select("number", "host", "canonical_url")
     if annotations is None:
-        return majority(left, by_prefix)
+        return majority(left.join(by_host.where(col("math_related")).select("host"), on="host"), by_prefix)
 
     @daft.func.batch(return_dtype=DataType.bool())
     def annotated(canonical_urls: Any) -> list[bool]:

@@ -6,6 +6,7 @@ those of a file system that all its machines share.
 """
 
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -26,7 +27,7 @@ ADDRESS = re.compile(r"(?:ray://)?(?P<host>[^\s:/]+):(?P<port>\d{1,5})")
 CONNECT_SECONDS = 10.0
 ADVICE = "start it with launch/ray_cluster.sh, or mend --config.corpus.ray_address"
 TRIES = 3  # of a query that a dying machine ends each time before anything more is done
-PARTS_PER_CPU = 16  # a part costs a process's start, a second; but the last parts keep some CPUs waiting
+PARTS_PER_CPU = 8  # a part costs a process's start, a second; but the last parts keep some CPUs waiting
 
 _cluster = ""  # the address of the Ray cluster that this process works on, "" for none
 
@@ -65,7 +66,7 @@ def _join(address: str) -> None:
         ) from None
     _check_reachable(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"The Ray cluster {address} cannot be joined ({reason}); {ADVICE}.") from None

@@ -15,6 +15,7 @@ from resiliparse.parse.html import HTMLTree
 from dsmath_jax.corpus import asciimath, mathjax, mathml
 from dsmath_jax.corpus.dom import outermost, select
 from dsmath_jax.corpus.images import LATEX_LIKE, image_latex
+from dsmath_jax.corpus.math_element import of_node
 from dsmath_jax.corpus.symbols import latex_of
 
 # Noncharacters of Unicode, which no page has any use for, around the number of a formula.
@@ -39,9 +40,14 @@ ELEMENTS = (
     ("<img", "img"),
 )
 ATTRIBUTES = ("data-tex", "data-latex", "data-expr", "data-math", "data-formula", "data-equation")
-NO_FORMULA = re.compile(r"(?:true|false|yes|no|none|auto|inline|block|display|\d+(?:px|em|%)|[\w-]+(?:\.[\w-]+)+|/.*)?", re.I)
+NO_FORMULA = re.compile(
+    r"(?:true|false|yes|no|none|auto|inline|block|display|\d+(?:px|em|%)|[\w-]+(?:\.[\w-]+)+|/.*)?", re.I
+)
 # What MathJax 2 adds beside its source script for the eye; without a script it is all there is.
-RENDERED = ".MathJax_Preview, .MathJax_Display, .MathJax_SVG_Display, .MathJax:not(mjx-container), .MathJax_SVG, .MathJax_CHTML, .mjx-chtml"
+RENDERED = (
+    ".MathJax_Preview, .MathJax_Display, .MathJax_SVG_Display, .MathJax:not(mjx-container), .MathJax_SVG, "
+    ".MathJax_CHTML, .mjx-chtml"
+)
 CDATA = re.compile(r"%?\s*<!\[CDATA\[|%?\s*\]\]>")
 DISPLAY_STYLE = re.compile(r"\{\\(?:displaystyle|textstyle) (.*)\}", re.DOTALL)  # how MediaWiki wraps every formula
 SIGNS = re.compile(r"(\$\$?|\\\(|\\\[)(.*?)(\$\$?|\\\)|\\\])", re.DOTALL)
@@ -159,7 +165,7 @@ def _of_mathml_inside(node: Any) -> str:
         holder = node if node.hasattr("data-mathml") else node.query_selector("[data-mathml]")
         source = holder.getattr("data-mathml") or "" if holder is not None else ""
         math = _parse_math(source) if "<math" in source else None
-    return mathml.to_latex(mathml.of_node(math)) if math is not None else ""
+    return mathml.to_latex(of_node(math)) if math is not None else ""
 
 
 def _parse_math(source: str) -> Any:
@@ -172,7 +178,7 @@ def _of_script(node: Any) -> str:
     kind = (node.getattr("type") or "").lower()
     if kind.startswith("math/mml"):
         math = _parse_math(source)
-        return mathml.to_latex(mathml.of_node(math)) if math is not None else ""
+        return mathml.to_latex(of_node(math)) if math is not None else ""
     if kind.startswith("math/asciimath"):
         return asciimath.to_latex(entities.unescape(source)[:LONGEST_INLINE])
     source = CDATA.sub("", source)
@@ -190,9 +196,16 @@ def _of_katex_text(node: Any) -> str:
 def _of_marked_text(node: Any, classes: list[str]) -> str:
     """Text of an element whose name says that it is a formula, unless delimiters in it say so already."""
     text = node.text or ""
-    if node.first_element_child is not None or len(text) > LONGEST_INLINE or DELIMITED.search(text) or TOKEN_START in text:
+    if (
+        node.first_element_child is not None
+        or len(text) > LONGEST_INLINE
+        or DELIMITED.search(text)
+        or TOKEN_START in text
+    ):
         return ""
-    sure = node.tag in ("d-math", "tex-math", "tex") or bool({"inline", "display", "js-render-math", "katex-error"} & {*classes})
+    sure = node.tag in ("d-math", "tex-math", "tex") or bool(
+        {"inline", "display", "js-render-math", "katex-error"} & {*classes}
+    )
     return text if sure or LATEX_LIKE.search(text) else ""
 
 

@@ -1,7 +1,7 @@
 """What frames a page's content (menus, banners, comments, footers, hidden things) is dropped; content never is.
 
-An element, a role or a name only makes a block suspect. It goes if the page keeps most of its text without it, or if the
-block is hardly more than links.
+An element, a role or a name only makes a block suspect. It goes if the page keeps most of its text without it, or if
+the block is hardly more than links.
 """
 
 import re
@@ -13,8 +13,8 @@ from dsmath_jax.corpus.dom import outermost, select
 
 # What is never read.
 UNREAD = (
-    "script, style, template, noscript, iframe, img, button, input, select, textarea, svg, canvas, object, video, audio, "
-    "dialog, datalist"
+    "script, style, template, noscript, iframe, img, button, input, select, textarea, svg, canvas, object, video, "
+    "audio, dialog, datalist"
 )
 FRAME = (
     "nav, footer, header, [role=navigation], [role=banner], [role=contentinfo], [role=search], "
@@ -22,10 +22,11 @@ FRAME = (
 )
 FIELDS = "textarea, [type=text], [type=email], [type=search], [type=password], input:not([type])"
 HIDDEN = "[hidden], [style*='display:none'], [style*='display: none'], [aria-hidden='true']"
-NAMES = re.compile(r"""\s(?:class|id)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""", re.IGNORECASE)
+NAMES = re.compile(r"""(?:class|id|CLASS|ID)\s*=\s*["']?([^"'>]*)""")
 PLAIN_NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
 FRAME_NAME = re.compile(
-    r"(?:\w+[-_]{1,2})*?(?:nav|subnav|topnav|mainnav|navbar|navigation|menu|mainmenu|submenu|menubar|topbar|sidebar|sphinxsidebar|breadcrumbs?|footer|masthead|"
+    r"(?:\w+[-_]{1,2})*?(?:nav|subnav|topnav|mainnav|navbar|navigation|menu|mainmenu|submenu|"
+    r"menubar|topbar|sidebar|sphinxsidebar|breadcrumbs?|footer|masthead|"
     r"cookies?|cookie(?:consent|bar|hint|banner|notice|law|content|box|popup)|gdpr|consent|toc|tableofcontents|comments?|disqus|respond|shar(?:e|ing)|sharedaddy|social|"
     r"socials|related|relations|pagination|pager|paginator|prev[-_]?next|prevnext|advert|advertisement|ads?|adsbygoogle|"
     r"newsletter|subscribe|subscription|popup|modal|tooltip|skip-?links?|skip-?to-?content|headerlink|anchorjs-link|"
@@ -46,20 +47,29 @@ GUTTER = re.compile(r"gutter|line-?n", re.IGNORECASE)
 STATE = re.compile(r"(?:^|[-_])(?:has|with|no|non|without|hide|show|open|is|main-content)(?:[-_]|$)", re.IGNORECASE)
 # What a removed block must not hold, and what no name condemns.
 CONTENT = "h1, main, article"
-KEPT_TAGS = frozenset("html body main article h1 code pre math p".split())
-SKIP_LINK = re.compile(r"(?:skip|jump|zum|zur|aller|saltar|ir|vai|przejdź|перейти|跳)\b.{0,40}|跳.{0,12}", re.IGNORECASE)
+KEPT_TAGS = frozenset("html body main article h1 code pre math".split())
+# A link within the page that skips to somewhere, or only marks its own place.
+SKIP_LINK = re.compile(
+    r"\W*(?:(?:skip|jump|zum|zur|aller|saltar|ir|vai|przejdź|перейти)\b.{0,40}|跳.{0,12})|[🔗¶§#↑↩↵⚓∞\ufe0e\ufe0f]+",
+    re.IGNORECASE,
+)
 CONSENT = re.compile(
-    r"(?:we (?:and our|use)|th(?:is|e) (?:web)?site|our (?:web)?site|diese (?:web)?s(?:e)?ite|(?:unsere[rn]?|dieser) web|wir (?:nutzen|verwenden)|"
+    r"(?:we (?:and our|use)|th(?:is|e) (?:web)?site|our (?:web)?site|diese (?:web)?s(?:e)?ite|"
+    r"(?:unsere[rn]?|dieser) web|wir (?:nutzen|verwenden)|"
     r"nous utilisons|ce site|utilizamos|este sitio|questo sito|本网站|本站)",
     re.IGNORECASE,
 )
-AGREEMENT = re.compile(r"accept|agree|consent|allow|got it|akzept|ablehn|zustimm|einverstanden|acept|accett|同意|接受", re.IGNORECASE)
+AGREEMENT = re.compile(
+    r"accept|agree|consent|allow|got it|akzept|ablehn|zustimm|einverstanden|acept|accett|同意|接受", re.IGNORECASE
+)
 LONGEST_NOTICE = 1_500
+FORMULA = re.compile(r"\ufdd0|\$|\\[(\[]")  # a token of `formulas`, or a delimiter
 # A list of at least so many links, whose text lies in them for the most part, is a menu, whatever it is called.
 MENU_LINKS, MENU_LINK_SHARE = 4, 0.8
 LARGEST_FRAME_SHARE = 0.5
 SMALLEST_REST_SHARE = 0.1
 LONGEST_HIDDEN, SHORT_ARTICLE, LONGEST_NAME = 200, 200, 60
+MOST_SELECTORS, LONG_BLOCK = 60, 1_000
 
 
 def drop_frame(tree: Any, html: str) -> None:
@@ -71,7 +81,7 @@ def drop_frame(tree: Any, html: str) -> None:
     """
     forms = [node for node in select(tree.body, "form") if node.query_selector(FIELDS) is not None]
     _remove(select(tree.body, UNREAD))
-    whole = len(tree.body.text)
+    whole, prose = len(tree.body.text), _prose(tree.body)
     suspects = select(tree.body, FRAME) + forms
     suspects += [node for node in select(tree.body, "aside") if _is_beside(node)]
     suspects += [node for node in select(tree.body, HIDDEN) if len(node.text) < LONGEST_HIDDEN or _is_menu(node)]
@@ -85,8 +95,9 @@ def drop_frame(tree: Any, html: str) -> None:
     doomed += [link for link in select(tree.body, "a[href^='#']") if SKIP_LINK.fullmatch((link.text or "").strip())]
     if "ookie" in html:
         doomed += [node for node in select(tree.body, "div, section, p, aside") if _is_notice(node)]
-    _remove(doomed)
-    menus = [node for node in [*outermost(select(tree.body, "ul, ol")), *_link_heaps(tree)] if _is_menu(node)]
+    _remove([node for node in doomed if len(node.text or "") < LONG_BLOCK or 2 * _prose(node) <= prose])
+    lists = [*outermost(select(tree.body, "ul, ol")), *_link_heaps(tree)]
+    menus = [node for node in lists if _is_menu(node) and not FORMULA.search(node.text or "")]
     rest = len(tree.body.text) - sum(len(node.text) for node in menus)
     if rest > SMALLEST_REST_SHARE * whole:
         _remove(menus)
@@ -95,6 +106,11 @@ def drop_frame(tree: Any, html: str) -> None:
 def _remove(nodes: list[Any]) -> None:
     for node in nodes:
         node.remove()
+
+
+def _prose(block: Any) -> int:
+    """How much text stands in paragraphs: what holds most of a page's is no frame, whatever its name."""
+    return sum(len(paragraph.text or "") for paragraph in select(block, "p"))
 
 
 def _goes(node: Any, whole: int) -> bool:
@@ -119,11 +135,14 @@ def _is_notice(block: Any) -> bool:
 def _link_heaps(tree: Any) -> list[Any]:
     """Elements that directly hold so many links that they may be a menu or a cloud of tags."""
     parents = [link.parent for link in select(tree.body, "a")]
-    heaps = []
+    parents = [
+        parent.parent if parent.first_element_child == parent.last_element_child else parent for parent in parents
+    ]
+    heaps: list[Any] = []
     for number, parent in enumerate(parents):
-        if number >= MENU_LINKS and parent == parents[number - MENU_LINKS] and parent.tag not in (*KEPT_TAGS, "li"):
-            if not (heaps and heaps[-1] == parent):
-                heaps.append(parent)
+        many = number >= MENU_LINKS and parent == parents[number - MENU_LINKS]
+        if many and parent.tag not in (*KEPT_TAGS, "li") and not (heaps and heaps[-1] == parent):
+            heaps.append(parent)
     return heaps
 
 
@@ -137,18 +156,27 @@ def _is_beside(aside: Any) -> bool:
 
 def _named(tree: Any, html: str) -> list[list[Any]]:
     """The elements below each name of a frame that the page uses."""
-    found = {name for names in set(NAMES.findall(html)) for part in names for name in part.split()}
-    frames = sorted(name for name in found if _is_frame_name(name))
+    used = {name for names in set(NAMES.findall(html)) for name in names.split()}
+    frames = {name for name in used if _is_frame_name(name)}
     if not frames:
         return []
     groups: dict[str, list[Any]] = defaultdict(list)
-    wanted = ", ".join(f".{name}, #{name}" for name in frames)
-    for node in outermost(select(tree.body, wanted)):
-        if node.tag == "span" and node.closest("pre, code") is not None and not GUTTER.search(node.getattr("class") or ""):
+    few = len(frames) <= MOST_SELECTORS
+    wanted = ", ".join(f".{name}, #{name}" for name in sorted(frames)) if few else "[class], [id]"
+    nodes = select(tree.body, wanted)
+    for node in outermost(nodes if few else [node for node in nodes if any(name in frames for name in _names(node))]):
+        if (
+            node.tag == "span"
+            and node.closest("pre, code") is not None
+            and not GUTTER.search(node.getattr("class") or "")
+        ):
             continue  # a comment in a program is no comment on the page
-        names = f"{node.getattr('class') or ''} {node.getattr('id') or ''}".split()
-        groups[next(name for name in names if name in frames)].append(node)
+        groups[next(name for name in _names(node) if name in frames)].append(node)
     return list(groups.values())
+
+
+def _names(node: Any) -> list[str]:
+    return f"{node.getattr('class') or ''} {node.getattr('id') or ''}".split()
 
 
 @lru_cache(100_000)

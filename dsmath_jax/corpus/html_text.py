@@ -12,6 +12,7 @@ from resiliparse.parse.html import HTMLTree
 
 from dsmath_jax.corpus.definitions import drop_definitions
 from dsmath_jax.corpus.delimited import mend_delimited
+from dsmath_jax.corpus.depth import limit_depth
 from dsmath_jax.corpus.dom import select
 from dsmath_jax.corpus.formulas import Formulas, replace_formulas
 from dsmath_jax.corpus.frame import drop_frame
@@ -25,7 +26,9 @@ EMPTY_ELEMENT = re.compile(
 MATHML_PREFIX = re.compile(r"(</?)(?:mml|m|mathml):(?=[a-z])")
 # A "<" that a formula means and an HTML parser takes for a tag: a name is followed by what follows no tag's name.
 LESS_THAN = re.compile(r"<(?=[a-zA-Z]\w*(?:[\\$^_={}()+,|&<]|\s+[\\$^_=+&]))")
-LESS_THAN_OR_SCRIPT = re.compile(rf"<(?:script|style)\b.*?(?:</(?:script|style)|\Z)|<!--.*?(?:-->|\Z)|{LESS_THAN.pattern}", re.I | re.S)
+LESS_THAN_OR_SCRIPT = re.compile(
+    rf"<(?:script|style)\b.*?(?:</(?:script|style)|\Z)|<!--.*?(?:-->|\Z)|{LESS_THAN.pattern}", re.I | re.S
+)
 # Around preformatted text, whose white space is no layout. (Noncharacters, as in `formulas`.)
 PRE_START, PRE_END = "\ufdd2", "\ufdd3"
 PREFORMATTED = re.compile(f"{PRE_START}(.*?)(?:{PRE_END}|\\Z)", re.DOTALL)
@@ -36,7 +39,8 @@ BLANK_LINES = re.compile(r"\n[ \t\n]*\n")
 
 def html_to_text(html: str) -> str:
     """Returns the visible text of a page, "" where it has none; blocks are parted by line breaks."""
-    tree = HTMLTree.parse(_repaired(html))
+    html = _repaired(html)
+    tree = HTMLTree.parse(html)
     if tree.body is None:
         return ""
     formulas = Formulas()
@@ -44,6 +48,7 @@ def html_to_text(html: str) -> str:
     drop_frame(tree, html)
     mend_delimited(tree, html, formulas)
     write_scripts(tree, html)
+    _flatten_cells(tree)
     _mark_preformatted(tree)
     # Without "alternative texts" the library passes over whole figures, without "form fields" over labels.
     text = extract_plain_text(tree, preserve_formatting=True, alt_texts=True, form_fields=True)
@@ -60,7 +65,17 @@ def _repaired(html: str) -> str:
         html = MATHML_PREFIX.sub(r"\1", html)
     if ("$" in html or "\\" in html) and LESS_THAN.search(html):
         html = LESS_THAN_OR_SCRIPT.sub(lambda found: "&lt;" if found[0] == "<" else found[0], html)
-    return html
+    return limit_depth(html)
+
+
+def _flatten_cells(tree: Any) -> None:
+    """Takes a cell's only block away from around its text, so that the cell stays in its row."""
+    for block in select(tree.body, "td > p, th > p, td > div, th > div"):
+        cell = block.parent
+        if cell.child_element_count == 1 and not select(block, "p, div, pre, table, ul, ol"):
+            for node in block.child_nodes.values():
+                cell.insert_before(node, block)
+            block.remove()
 
 
 def _mark_preformatted(tree: Any) -> None:

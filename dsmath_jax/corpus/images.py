@@ -12,7 +12,9 @@ DRAWN = re.compile(
 )
 FIELDS = ("latex", "tex", "chl", "math", "eq", "eqn", "equation", "formula", "from", "inline")
 PATH = re.compile(r"/(?:svg|png|gif|s)/(?P<path>.+)$")
-FORMULA_CLASS = re.compile(r"(?:^|[-_\s])(?:latex|tex|math|mathjax|mimetex|formula|equation|eq|ql-img-\w+-formula)(?:$|[-_\s])")
+FORMULA_CLASS = re.compile(
+    r"(?:^|[-_\s])(?:latex|tex|math|mathjax|mimetex|formula|equation|eq|ql-img-\w+-formula)(?:$|[-_\s])"
+)
 # Letters for size, colour and the like that such services take in front of a formula.
 SETTINGS = re.compile(
     r"^(?:\\(?:dpi|bg|fg|color|large|small|tiny|huge|normalsize|Large|LARGE|fn)_?(?:\{\w*\}|\[\w*\])?\s*(?:\{\w+\})?\s*)+"

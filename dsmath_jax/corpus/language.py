@@ -2,21 +2,48 @@
 
 import re
 
-from resiliparse.parse.lang import detect_fast
+from resiliparse.parse.lang import detect_fast, supported_langs
 
-FORMULA_TEXT = re.compile(
-    r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", re.DOTALL
-)
+from dsmath_jax.corpus.delimiters import find_formulas
+
 HAN, KANA, LETTER = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[\u3040-\u30ff]"), re.compile(r"[^\W\d_]")
+WORD = re.compile(r"[^\W\d_]+")
 SAMPLE = 10_000
+# One Chinese character says as much as several letters, and program code beside it is all letters.
+SMALLEST_HAN_SHARE = 0.1
+# Frequent words of English that no other language has. In prose they are a fifth of all words, beside code far fewer.
+ENGLISH = frozenset(
+    "the of and that with this from are by which you not or as if it be we can will have has its their these when "
+    "using".split()
+)
+SMALLEST_ENGLISH_SHARE = 0.06
 LARGEST_RANK = 1200
+# What the detector may answer: it takes lists of names and code for one of the small languages that it also knows.
+LANGUAGES = (
+    "ar bg bn ca cs da de el en es et fa fi fr he hi hr hu id it ja ko lt lv ms nl no pl pt ro ru sk sl sr sv ta th tr "
+    "uk ur vi zh"
+).split()
+DETECTABLE = [code for code in LANGUAGES if code in supported_langs()]
 
 
 def language(text: str) -> str:
     """The ISO 639-1 code of a text's language, formulas apart; "unknown" where that cannot be told."""
-    sample = FORMULA_TEXT.sub(" ", text[: 4 * SAMPLE])[:SAMPLE]
+    sample = _without_formulas(text[: 4 * SAMPLE])[:SAMPLE]
     letters, han, kana = (len(kind.findall(sample)) for kind in (LETTER, HAN, KANA))
-    if han + kana > 0.3 * letters:
+    if not letters:
+        return "unknown"
+    if han + kana > SMALLEST_HAN_SHARE * letters:
         return "zh" if han > 10 * kana else "ja"
-    code, _ = detect_fast(sample, cutoff=LARGEST_RANK)
-    return code if letters else "unknown"
+    words = WORD.findall(sample.lower())
+    if sum(word in ENGLISH for word in words) >= SMALLEST_ENGLISH_SHARE * len(words):
+        return "en"
+    code, _ = detect_fast(sample, cutoff=LARGEST_RANK, langs=DETECTABLE)
+    return code
+
+
+def _without_formulas(text: str) -> str:
+    pieces, place = [], 0
+    for span in find_formulas(text):
+        pieces.append(text[place : span.start])
+        place = span.end
+    return " ".join([*pieces, text[place:]])

@@ -2,37 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 from dsmath_jax.corpus.content_mathml import CONTENT, content_latex
+from dsmath_jax.corpus.math_element import TOKENS, Element
 from dsmath_jax.corpus.symbols import FUNCTIONS, VARIANTS, join, latex_of
-
-DEEPEST = 60  # elements nested deeper than any formula give only their text
-
-
-@dataclass(slots=True)
-class Element:
-    """One MathML element, whatever it was written in: its name without prefix, its own text, its child elements."""
-
-    tag: str
-    text: str = ""
-    parts: list["Element"] = field(default_factory=list)
-    attributes: dict[str, str] = field(default_factory=dict)
-
-
-def of_node(node: Any, depth: int = 0) -> Element:
-    """Copies a MathML element of a page (a resiliparse node)."""
-    tag = (node.tag or "").rpartition(":")[2].lower()
-    names = [name for name in node.attrs if name in ATTRIBUTES]
-    attributes = {name: node.getattr(name) or "" for name in names}
-    children = node.children.values()
-    if not children or depth > DEEPEST:
-        return Element(tag, BLANKS.sub(" ", node.text or "").strip(" "), [], attributes)
-    if tag in TOKENS:  # HTML inside <mtext>, <sep> inside <cn>
-        pieces = [(child.text or "").strip() for child in node.child_nodes.values()]
-        return Element(tag, " ".join(piece for piece in pieces if piece), [], attributes)
-    return Element(tag, "", [of_node(child, depth + 1) for child in children], attributes)
 
 
 def to_latex(element: Element) -> str:
@@ -40,12 +13,7 @@ def to_latex(element: Element) -> str:
     return re.sub(r"\s+", " ", _latex(element)).strip()
 
 
-ATTRIBUTES = frozenset(
-    "mathvariant open close separators notation columnalign accent width linebreak displaystyle type base linethickness".split()
-)
-TOKENS = frozenset("mi mn mo ms mtext ci cn csymbol".split())
 SKIPPED = frozenset("annotation annotation-xml maligngroup malignmark none mprescripts mstruts script style".split())
-BLANKS = re.compile(r"[ \t\r\n\f]+")  # not the unbreakable spaces of <mtext>
 OPEN, CLOSE = frozenset("( [ { | ‖ ∥ ⟨ ⌈ ⌊ 〈 ∣".split()), frozenset(") ] } | ‖ ∥ ⟩ ⌉ ⌋ 〉 ∣".split())
 SPACED = frozenset("= + - − < > ≤ ≥ ≠ ≈ ≡ ∼ ≃ ≅ ∝ ∈ ∉ ⊂ ⊆ ⊃ ⊇ → ← ↔ ⇒ ⇐ ⇔ ↦ ± ∪ ∩ ∧ ∨ := ≔ ≪ ≫ ⟶ ⟹ ⟺ × ⋅ · , ;".split())
 LIMITS = frozenset("∑ ∏ ∐ ∫ ∬ ∭ ∮ ⋃ ⋂ ⋁ ⋀ ⨁ ⨂ lim max min sup inf limsup liminf argmax argmin det gcd Pr".split())
@@ -54,19 +22,35 @@ ARROWS = {"→": "xrightarrow", "⟶": "xrightarrow", "←": "xleftarrow", "⟵"
 ABOVE = {
     "¯": ("bar", "overline"), "‾": ("bar", "overline"), "_": ("bar", "overline"), "―": ("bar", "overline"),
     "\u0304": ("bar", "overline"), "^": ("hat", "widehat"), "ˆ": ("hat", "widehat"), "\u0302": ("hat", "widehat"),
-    "~": ("tilde", "widetilde"), "˜": ("tilde", "widetilde"), "∼": ("tilde", "widetilde"), "\u0303": ("tilde", "widetilde"),
+    "~": ("tilde", "widetilde"), "˜": ("tilde", "widetilde"), "∼": ("tilde", "widetilde"),
+    "\u0303": ("tilde", "widetilde"),
     "→": ("vec", "overrightarrow"), "⃗": ("vec", "overrightarrow"), "⇀": ("vec", "overrightarrow"),
     "←": ("overleftarrow", "overleftarrow"), "↔": ("overleftrightarrow", "overleftrightarrow"), "˙": ("dot", "dot"),
-    ".": ("dot", "dot"), "¨": ("ddot", "ddot"), "..": ("ddot", "ddot"), "⃛": ("dddot", "dddot"), "ˇ": ("check", "check"),
+    ".": ("dot", "dot"), "¨": ("ddot", "ddot"), "..": ("ddot", "ddot"), "⃛": ("dddot", "dddot"),
+    "ˇ": ("check", "check"),
     "˘": ("breve", "breve"), "´": ("acute", "acute"), "`": ("grave", "grave"), "⏞": ("overbrace", "overbrace"),
     "︷": ("overbrace", "overbrace"), "⏠": ("overbrace", "overbrace"),
 }  # fmt: skip
-BELOW = {"_": "underline", "¯": "underline", "‾": "underline", "\u0332": "underline", "⏟": "underbrace", "︸": "underbrace"}
+BELOW = {
+    "_": "underline",
+    "¯": "underline",
+    "‾": "underline",
+    "\u0332": "underline",
+    "⏟": "underbrace",
+    "︸": "underbrace",
+}
 ENCLOSED = {
-    "box": "boxed", "roundedbox": "boxed", "circle": "boxed", "radical": "sqrt", "top": "overline", "bottom": "underline",
+    "box": "boxed", "roundedbox": "boxed", "circle": "boxed", "radical": "sqrt", "top": "overline",
+    "bottom": "underline",
     "updiagonalstrike": "cancel", "downdiagonalstrike": "bcancel", "horizontalstrike": "not", "actuarial": "overline",
 }  # fmt: skip
-MATRICES = {("(", ")"): "pmatrix", ("[", "]"): "bmatrix", ("{", "}"): "Bmatrix", ("|", "|"): "vmatrix", ("‖", "‖"): "Vmatrix"}
+MATRICES = {
+    ("(", ")"): "pmatrix",
+    ("[", "]"): "bmatrix",
+    ("{", "}"): "Bmatrix",
+    ("|", "|"): "vmatrix",
+    ("‖", "‖"): "Vmatrix",
+}
 TEXT_SPECIAL = re.compile(r"[%#&_{}$]")
 
 
@@ -103,7 +87,9 @@ def _token(element: Element) -> str:
     if len(text) > 1 and text.isascii() and text.isalpha() and tag in ("mi", "ci", "csymbol"):
         return f"\\{text}" if text in FUNCTIONS else f"\\{command or 'mathrm'}{{{text}}}"
     latex = latex_of(text).strip()
-    return f"\\{command}{{{latex}}}" if command and text.isalnum() and not (tag == "mn" and command == "mathrm") else latex
+    return (
+        f"\\{command}{{{latex}}}" if command and text.isalnum() and not (tag == "mn" and command == "mathrm") else latex
+    )
 
 
 def _space(attributes: dict[str, str]) -> str:
@@ -226,7 +212,9 @@ def _multiscripts(element: Element) -> str:
 def _fenced(element: Element) -> str:
     opening, closing = element.attributes.get("open", "("), element.attributes.get("close", ")")
     table = _only_table(element.parts[0]) if len(element.parts) == 1 else None
-    if table is not None and (environment := "cases" if (opening, closing) == ("{", "") else MATRICES.get((opening, closing))):
+    if table is not None and (
+        environment := "cases" if (opening, closing) == ("{", "") else MATRICES.get((opening, closing))
+    ):
         return _table(table, environment)
     marks = element.attributes.get("separators", ",").replace(" ", "") or " "
     pieces = [_row([part]) for part in element.parts]

@@ -1,7 +1,7 @@
 """The iterated mining of paper section 2.1: classify, collect, find math-related domains, enlarge the seeds, repeat.
 
 Below `iterations/N/` an iteration leaves, in this order: `positives/` (what counts as mathematics from the start),
-`sample.parquet` (what was trained on), `model`, `scores/<shard>.parquet`, `hosts/`, `prefixes/` and `result.json`.
+`sample.parquet` (what was trained on), `models/`, `scores/<shard>.parquet`, `hosts/`, `prefixes/` and `result.json`.
 What is there is not made again.
 """
 
@@ -25,9 +25,8 @@ from dsmath_jax.corpus.measure import Labelled, look_up, measures
 from dsmath_jax.corpus.normalize import mix
 from dsmath_jax.corpus.select import Cut, top_tokens
 from dsmath_jax.progress import track
-from dsmath_jax.workdir import UserError, atomic_path, read_json, remove, write_json
+from dsmath_jax.workdir import UserError, atomic_path, read_json, write_json
 
-TRAINING = ".training-"  # how the folders of running trainings begin
 SCORES = CANDIDATES.append(pa.field("score", pa.float32()))
 
 
@@ -102,10 +101,10 @@ def more_positives(last: Iteration, annotations: Sequence[Annotation] | None) ->
 
 
 def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> None:
-    """Draws positives and, as in the paper as many, negatives to `sample.parquet`: number, math; sorted by number.
+    """Draws positives and, as in the paper as many, negatives to `sample.parquet`: model, number, math; sorted.
 
     Negatives are random pages, but none of those that the last iteration collected: where mathematics is not as rare
-    as in Common Crawl, they would teach that it is none.
+    as in Common Crawl, they would teach that it is none. Each model gets negatives of its own.
 
     Args:
       candidates: number, and `collected` if there was an iteration before.
@@ -121,17 +120,20 @@ def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> 
     if not len(chosen):
         raise UserError(f"No page read lies below a prefix of {config.seeds}; mend the prefixes.")
     others = candidates.where(~col("collected")) if "collected" in candidates.column_names else candidates
-    others = others.select("number").join(positives, on="number", how="anti")
-    rejected = _lowest(others, min(config.max_negatives, len(chosen)), seed + 500)
-    if not len(rejected):
+    others = others.select("number").join(positives, on="number", how="anti").collect()
+    if not len(others):
         raise UserError(
             "The seeds cover every page, so that none is left to learn what is not mathematics; give fewer."
         )
-    numbers = np.concatenate([chosen, rejected])
-    order = np.argsort(numbers)
-    table = pa.table({"number": numbers[order], "math": (np.arange(len(numbers)) < len(chosen))[order]})
+    tables = []
+    for model in range(config.fasttext.models):
+        rejected = _lowest(others, min(config.max_negatives, len(chosen)), seed + 500 + model)
+        numbers = np.concatenate([chosen, rejected])
+        order = np.argsort(numbers)
+        math = np.arange(len(numbers)) < len(chosen)
+        tables.append(pa.table({"model": np.full(len(numbers), model), "number": numbers[order], "math": math[order]}))
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(pa.concat_tables(tables), temporary)
 
 
 @daft.func.batch(return_dtype=DataType.uint64())
@@ -151,23 +153,33 @@ def _lowest(frame: DataFrame, count: int, seed: int) -> np.ndarray:
 
 
 def train(crawl: Crawl, folder: Path, settings: Any, seed: int) -> None:
-    """Trains the iteration's classifier on its sample and leaves it as `model`."""
-    if (folder / "model").exists():
-        return
-    for stale in folder.glob(f"{TRAINING}*"):
-        remove(stale)
+    """Trains the iteration's classifiers on its sample and leaves them as `models/N`."""
+    chosen = {name: value for name, value in settings.items() if name != "models"}
+    tasks = [
+        (str(folder / "models" / str(model)), str(crawl.names), str(folder / "sample.parquet"), json.dumps(chosen),
+         str(model), str(seed))
+        for model in range(settings.models)
+    ]  # fmt: skip
+    engine.run_tasks(write_model, tasks, "training classifiers")
+
+
+def write_model(target: str, shards: str, sample: str, settings: str, model: str, seed: str) -> None:
+    """Trains one classifier on its part of a sample."""
+    path, number = Path(target), int(seed) + 100 * int(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pq.read_table(sample, filters=[("model", "=", int(model))])
     # A folder of our own: the training process of a killed run may live on and write into its folder.
-    with tempfile.TemporaryDirectory(prefix=TRAINING, dir=folder, ignore_cleanup_errors=True) as scratch:
-        chosen = examples(crawl, pq.read_table(folder / "sample.parquet"), seed)
-        classifier.train(chosen, settings, seed, Path(scratch)).rename(folder / "model")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as scratch:
+        chosen = examples([Path(shard) for shard in read_json(shards)], table, number)
+        classifier.train(chosen, json.loads(settings), number, Path(scratch)).replace(path)
 
 
-def examples(crawl: Crawl, sample: pa.Table, seed: int) -> Iterator[tuple[bool, str]]:
+def examples(shards: Sequence[Path], sample: pa.Table, seed: int) -> Iterator[tuple[bool, str]]:
     """The sampled pages in mixed order: shards in random order, and each one's pages too."""
     numbers, math = (sample.column(name).to_numpy() for name in ("number", "math"))
     random = np.random.default_rng(seed)
-    for shard in random.permutation(len(crawl.shards)).tolist():
-        bodies = list(pages.bodies(crawl.shards[shard], "normal", numbers))
+    for shard in random.permutation(len(shards)).tolist():
+        bodies = list(pages.bodies(shards[shard], "normal", numbers))
         for place in random.permutation(len(bodies)).tolist():
             number, normal = bodies[place]
             yield bool(math[np.searchsorted(numbers, number)]), normal
@@ -178,14 +190,14 @@ def score(crawl: Crawl, folder: Path, last: Iteration | None) -> None:
     before = [last.folder / "scores" / shard.name for shard in crawl.shards] if last else crawl.candidates
     cut = json.dumps(dataclasses.asdict(last.cut) | {"iteration": last.number} if last else None)
     tasks = [
-        (str(folder / "scores" / shard.name), str(shard), str(candidates), str(folder / "model"), cut)
+        (str(folder / "scores" / shard.name), str(shard), str(candidates), str(folder / "models"), cut)
         for shard, candidates in zip(crawl.shards, before, strict=True)
     ]
     engine.run_tasks(write_scores, tasks, "scoring pages")
 
 
-def write_scores(target: str, shard: str, candidates: str, model: str, last: str) -> None:
-    """Writes the candidates of one shard with their scores.
+def write_scores(target: str, shard: str, candidates: str, models: str, last: str) -> None:
+    """Writes the candidates of one shard with their scores, averaged over the models of a folder.
 
     Args:
       candidates: their list, or their scores in the iteration before.
@@ -199,8 +211,11 @@ def write_scores(target: str, shard: str, candidates: str, model: str, last: str
         iteration = cut.pop("iteration")
         before = Cut(**cut).is_before(table.column("score").to_numpy(), numbers)
         first = np.where(before & (first == 0), iteration, first)
-    normals = (normal for _, normal in pages.bodies(Path(shard), "normal", numbers))
-    scores = np.fromiter(classifier.scores(classifier.load(Path(model)), normals), np.float32, len(numbers))
+    total, paths = np.zeros(len(numbers)), sorted(path for path in Path(models).iterdir() if path.name.isdigit())
+    for path in paths:
+        normals = (normal for _, normal in pages.bodies(Path(shard), "normal", numbers))
+        total += np.fromiter(classifier.scores(classifier.load(path), normals), np.float32, len(numbers))
+    scores = (total / len(paths)).astype(np.float32)
     columns = [*(table.column(name) for name in ("number", "canonical_url", "host", "tokens")), first, before, scores]
     with atomic_path(target) as temporary:
         pq.write_table(pa.table(columns, schema=SCORES), temporary, compression="zstd")
@@ -238,7 +253,7 @@ def conclude(
     if done:
         known = daft.read_parquet(f"{done[-1].folder}/hosts/*.parquet").where(col("math_related")).select("host")
         new = new.join(known, on="host", how="anti")
-    sample = pq.read_table(folder / "sample.parquet", columns=["math"]).column("math").to_numpy()
+    sample = pq.read_table(folder / "sample.parquet", filters=[("model", "=", 0)]).column("math").to_numpy()
     row = {
         "iteration": number,
         "positives": int(sample.sum()),

@@ -1,8 +1,9 @@
 """The one normal form of a page's text: fastText is trained on it, pages are scored, shingled and decontaminated in it.
 
 The form is a line of tokens parted by single spaces. A token is a word, a number, a single Chinese or Japanese
-character, or a LaTeX command. Punctuation, `$` and what only sets type (`\\left`, `\\,`, `\\mathrm`) go, so that
-neither the layout of a text nor the spelling of its formulas hides that two texts are the same.
+character, a LaTeX command or one of `= + < >`. A mathematical character is the command that it stands for.
+Punctuation, `$` and what only sets type (`\\left`, `\\,`, `\\mathrm`) go, so that neither the layout of a text nor the
+spelling of its formulas hides that two texts are the same.
 """
 
 import re
@@ -10,10 +11,23 @@ import unicodedata
 
 import numpy as np
 
+from dsmath_jax.corpus.symbols import SYMBOLS
+
 IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-TOKEN = re.compile(rf"\\[a-z]+|\d+(?:\.\d+)?|[{IDEOGRAPHS}]|[^\W\d_{IDEOGRAPHS}]+")
+SAME_COMMAND = {
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\leq": "\\le", "\\geq": "\\ge", "\\neq": "\\ne", "\\lt": "<",
+    "\\gt": ">", "\\rightarrow": "\\to", "\\longrightarrow": "\\to", "\\implies": "\\to", "\\varepsilon": "\\epsilon",
+}  # fmt: skip
+TYPOGRAPHY = "•…⋯†‡◦□◻∎′∗·"  # in running text these are bullets, notes and ellipses
+COMMANDS = {
+    sign: SAME_COMMAND.get(name.strip().lower(), name.strip().lower())
+    for sign, name in SYMBOLS.items()
+    if re.fullmatch(r"\\[A-Za-z]+ ", name) and sign not in TYPOGRAPHY
+}
+SAME = COMMANDS | SAME_COMMAND
+OPERATORS = "".join(sign for sign in COMMANDS if not sign.isalnum() and not sign.isascii())
+TOKEN = re.compile(rf"\\[a-z]+|\d+(?:\.\d+)?|[{IDEOGRAPHS}]|[^\W\d_{IDEOGRAPHS}]+|[=+<>{re.escape(OPERATORS)}]")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-SAME_COMMAND = {"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\leq": "\\le", "\\geq": "\\ge", "\\neq": "\\ne"}
 TYPESETTING = frozenset(
     "\\left \\right \\big \\bigg \\bigl \\bigr \\biggl \\biggr \\middle \\limits \\nolimits \\displaystyle \\textstyle "
     "\\quad \\qquad \\text \\textbf \\textrm \\mbox \\mathrm \\mathbf \\mathit \\boldsymbol \\operatorname \\hspace "
@@ -28,7 +42,7 @@ def normalize(text: str) -> str:
     """Returns the tokens of `text`, in the form that the module describes, parted by single spaces."""
     text = unicodedata.normalize("NFKC", text).lower()
     text = THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
-    tokens = (SAME_COMMAND.get(token, token) for token in TOKEN.findall(text))
+    tokens = (SAME.get(token, token) for token in TOKEN.findall(text))
     return " ".join(token for token in tokens if token not in TYPESETTING)
 
 

@@ -43,6 +43,12 @@ def mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
       UserError: an input is missing, unreadable, empty or gives nothing to train on.
     """
     engine.connect(config.ray_address)
+    data_dir, out = data_dir.absolute(), out.absolute()  # the processes of a cluster may work elsewhere
+    # What is there grows with every step that a lost machine does not undo.
+    return engine.retry(lambda: _mine(config, seed, data_dir, out), lambda: sum(1 for _ in out.rglob("*.*")))
+
+
+def _mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
     found = sources.find(config.input, data_dir, config.input_root)
     seeds = inputs.read_seeds(data_dir / config.seeds)
     labels = inputs.read_labels(data_dir / config.labels) if config.labels else {}
@@ -52,7 +58,7 @@ def mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
 
     made = pages.settings(config, data_dir)
     shards = pages.take_shards(found, out / "pages", made)
-    crawl = read_crawl(shards, out)
+    crawl = read_crawl(shards, out, config.min_tokens)
     prefixes = seeds + [annotation.prefix for annotation in annotations or ()]
     duplicates = daft.read_parquet(f"{crawl.duplicates}/*.parquet")
     labelled = measure.find_labelled(shards, duplicates, labels, prefixes) if labels else None
@@ -97,7 +103,7 @@ def summarize(crawl: Crawl, done: list[mining.Iteration], labelled: measure.Labe
             ["pages read", read],
             ["after URL de-duplication", read - older],
             ["after near-duplicates", read - gone],
-            ["with text", candidates],
+            ["long enough", candidates],
             ["collected", last.row["pages"]],
             ["after decontamination", kept],
         ],

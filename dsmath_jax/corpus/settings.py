@@ -12,6 +12,7 @@ DEFAULTS: dict[str, Any] = {
     "benchmark_files": (),  # more of them: JSON lines with "question" and perhaps "solution"
     "tokenizer": "",  # counts tokens (a `.model` or `tokenizer.json` below data_dir); "" counts characters / 4
     "minhash": {"bands": 14, "rows": 8, "shingle": 5},
+    "min_tokens": 50,  # shorter pages are no candidates
     "iterations": 4,
     "top_tokens": 40_000_000_000,  # N, per iteration
     "ablation_tokens": (40_000_000_000, 80_000_000_000, 120_000_000_000, 160_000_000_000),  # other N, for a table
@@ -24,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
         "dim": 256, "lr": 0.1, "word_ngrams": 3, "min_count": 3, "epochs": 3, "bucket": 2_000_000,
         "threads": 1,  # more are faster and not reproducible
         "quantize": False,  # score with the quantised model, which is a tenth of the size
+        "models": 1,  # more, each with negatives of its own, are averaged: steadier where examples are few
     },
     "ngram": 10,
     "min_ngram": 3,

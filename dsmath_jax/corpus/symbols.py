@@ -25,10 +25,13 @@ _COMMANDS = """
 # What LaTeX writes with an ASCII character, and what it does not write at all.
 _PLAIN = {
     "−": "-", "‐": "-", "–": "-", "⁄": "/", "∕": "/", "∶": ":", "≔": ":=", "⩵": "==", "‴": "'''", "″": "''", "’": "'",
-    "\u2062": "", "\u2061": "", "\u2063": "", "\u2064": "", "\u200b": "", "\u2060": "", "\ufe00": "", "\ufeff": "", "\xa0": " ", "\u2009": " ", "\u200a": " ",
+    "\u2062": "", "\u2061": "", "\u2063": "", "\u2064": "", "\u200b": "", "\u2060": "", "\ufe00": "", "\ufeff": "",
+    "\xa0": " ", "\u2009": " ", "\u200a": " ",
     "\u2003": r"\quad ", "ℎ": "h", "ⅆ": "d", "ⅇ": "e", "ⅈ": "i", "°": r"^\circ ", "^": r"\wedge ", "~": r"\sim ",
 }  # fmt: skip
-SYMBOLS = {character: f"\\{name}" + " " * name.isalpha() for character, name in zip(*[iter(_COMMANDS)] * 2, strict=True)}
+SYMBOLS = {
+    character: f"\\{name}" + " " * name.isalpha() for character, name in zip(*[iter(_COMMANDS)] * 2, strict=True)
+}
 SYMBOLS |= _PLAIN
 # How Unicode names its alphabets of letters for formulas, longest first, and LaTeX's command for each.
 _ALPHABETS = {
@@ -44,8 +47,8 @@ VARIANTS = {
     "bold-italic": "boldsymbol", "normal": "mathrm", "sans-serif-italic": "mathsf", "-tex-calligraphic": "mathcal",
 }  # fmt: skip
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan log ln lg exp lim liminf limsup max min sup inf det "
-    "dim gcd arg ker deg hom Pr".split()
+    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan log ln lg exp lim liminf limsup max min sup inf "
+    "det dim gcd arg ker deg hom Pr".split()
 )
 
 

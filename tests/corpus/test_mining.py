@@ -91,18 +91,17 @@ def missed(frame: daft.DataFrame, annotations: list[Annotation] | None, share: f
     return sorted(domains.missed(frame, hosts, domains.prefixes(frame, hosts), annotations).to_pydict()["number"])
 
 
-def test_uncollected_pages_below_annotated_prefixes_of_related_domains_are_taken():
+def test_uncollected_pages_below_annotated_prefixes_are_taken():
     urls = ["a.test/math/1/", "a.test/math/2/", "a.test/math/news/1/", "a.test/x/", "b.test/math/1/"]
     frame = scored(urls, [1, 0, 0, 0, 0])
     annotations = [
         Annotation("a.test/", False),
         Annotation("a.test/math/", True),
         Annotation("a.test/math/news/", False),
-        Annotation("b.test/", True),  # no page of it was collected: no math-related domain
+        Annotation("b.test/", True),  # nothing of it was collected, and yet a person knows it
     ]
     for order in (annotations, annotations[::-1]):
-        assert missed(frame, order) == [1]
-    assert missed(frame, annotations, share=0.25) == []
+        assert missed(frame, order) == [1, 4]
 
 
 def test_the_automatic_rule_takes_folders_that_were_mostly_collected():
@@ -111,7 +110,9 @@ def test_the_automatic_rule_takes_folders_that_were_mostly_collected():
         + [f"a.test/news/{n}/" for n in range(5)]
         + ["a.test/two/1/", "a.test/two/2/"]
     )
-    assert missed(scored(urls, [1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0]), None) == [4]
+    frame = scored(urls, [1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0])
+    assert missed(frame, None) == [4]
+    assert missed(frame, None, share=0.7) == []  # 8 of 12: the domain is not math-related
 
 
 def test_the_rules_are_named():

@@ -129,7 +129,7 @@ def run(data: Path, out: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
     pipeline.mine(config(), 0, web, tmp_path / "undisturbed")
     out = tmp_path / "killed"
-    landmarks = ("pages/*.parquet", "duplicates", "iterations/1/.training*", "iterations/1/scores/*", "documents/*")
+    landmarks = ("pages/*.parquet", "duplicates", "iterations/1/models/.*", "iterations/1/scores/*", "documents/*")
     for landmark in landmarks:
         process = multiprocessing.get_context("spawn").Process(target=run, args=(web, out))
         process.start()

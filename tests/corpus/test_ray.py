@@ -1,7 +1,6 @@
 """The engine and the pipeline on a real Ray cluster of two machines, here two `ray start` on this one.
 
-What is computed there runs in processes of its own, since Daft chooses its runner once per process; `main` at the end
-is what they run, from this same file.
+What is computed there runs in processes of its own (`ray_run`), since Daft chooses its runner once per process.
 """
 
 import contextlib
@@ -24,18 +23,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from daft import col
-from ml_collections import ConfigDict
 
-from dsmath_jax.corpus import engine, pipeline, settings
-from dsmath_jax.workdir import UserError, atomic_write, write_jsonl
+from dsmath_jax.corpus import pipeline
+from dsmath_jax.workdir import write_jsonl
+
+from .conftest import member
+from .ray_run import NODE, TASKS, config, relate
 
 pytest.importorskip("ray", reason="Ray is not installed: it comes with the extra `cluster`")
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-NODE = "DSMATH_TEST_NODE"  # the environment variable that tells a process which of the two machines it is on
-TASKS = 20
 PATIENCE = 120.0  # seconds until a test says that something hangs
 
 
@@ -43,7 +41,7 @@ class Cluster:
     """A head and a worker with one CPU each; everything of a machine is in the process group of its `ray start`."""
 
     def __init__(self) -> None:
-        self.port = unused_port()
+        self.port, self.client_port = unused_port(), unused_port()
         self.address = f"127.0.0.1:{self.port}"
         self.folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below
         self.machines: dict[str, subprocess.Popen] = {}
@@ -59,7 +57,8 @@ class Cluster:
         assert ray, "Ray's command is not beside this Python"
         small = ["--num-cpus=1", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
         if name == "head":
-            small += ["--include-dashboard=false", "--ray-client-server-port=0", f"--temp-dir={self.folder}"]
+            small += ["--include-dashboard=false", f"--temp-dir={self.folder}"]
+            small += [f"--ray-client-server-port={self.client_port}"]
         environment = os.environ | {
             NODE: name,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
@@ -74,7 +73,8 @@ class Cluster:
                 env=environment,
                 start_new_session=True,
             )
-        wait(lambda: "Ray runtime started" in Path(f"{self.folder}/{name}.log").read_text(), self.machines[name])
+        log_file = Path(f"{self.folder}/{name}.log")
+        wait(lambda: "Ray runtime started" in log_file.read_text(), self.machines[name], log=log_file)
 
     def kill(self, name: str) -> None:
         machine = self.machines.pop(name)
@@ -112,11 +112,11 @@ def unused_port() -> int:
         return listener.getsockname()[1]
 
 
-def wait(is_so: Callable[[], object], *running: subprocess.Popen) -> None:
-    """Waits until something is so, while some processes run."""
+def wait(is_so: Callable[[], object], running: subprocess.Popen | None = None, log: Path | None = None) -> None:
+    """Waits until something is so, while a process runs."""
     end = time.monotonic() + PATIENCE
     while not is_so():
-        assert all(process.poll() is None for process in running), "a process ended too early"
+        assert not running or running.poll() is None, f"ended too early: {log.read_text() if log else running.args}"
         assert time.monotonic() < end, f"waited for {PATIENCE:.0f} seconds"
         time.sleep(0.02)
 
@@ -128,7 +128,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 
     def start(*arguments: object) -> subprocess.Popen:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
-        command = [sys.executable, "-c", f"import {Path(__file__).stem} as test; test.main()", *map(str, arguments)]
+        command = [sys.executable, "-c", "import ray_run; ray_run.main()", *map(str, arguments)]
         with open(tmp_path / "log", "w", encoding="utf-8") as log:
             started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
         return started[-1]
@@ -148,19 +148,6 @@ def finish(process: subprocess.Popen, tmp_path: Path) -> str:
     return printed
 
 
-def write_number(target: str, number: str, notes: str) -> None:
-    time.sleep(0.25)
-    with atomic_write(target) as file:
-        file.write(f"{int(number) ** 2}\n")
-    machine = os.environ.get(NODE, "here")
-    Path(notes, f"{machine}-{number}-{os.getpid()}").touch()
-
-
-def number_tasks(folder: Path) -> list[tuple[str, ...]]:
-    (folder / "notes").mkdir(parents=True, exist_ok=True)
-    return [(str(folder / "out" / f"{n}.txt"), str(n), str(folder / "notes")) for n in range(TASKS)]
-
-
 def squares(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (folder / "out").iterdir()}
 
@@ -168,8 +155,10 @@ def squares(folder: Path) -> dict[str, str]:
 SQUARES = {f"{n}.txt": f"{n * n}\n" for n in range(TASKS)}
 
 
-def test_tasks_go_to_both_machines(cluster, run, tmp_path):
-    finish(run("tasks", cluster.address, tmp_path), tmp_path)
+@pytest.mark.parametrize("way", ["", "ray://"])
+def test_tasks_go_to_both_machines(cluster, run, tmp_path, way):
+    address = f"{way}127.0.0.1:{cluster.client_port}" if way else cluster.address
+    finish(run("tasks", address, tmp_path), tmp_path)
     assert squares(tmp_path) == SQUARES
     ran = [path.name.split("-")[:2] for path in (tmp_path / "notes").iterdir()]
     assert len(ran) == TASKS
@@ -180,18 +169,9 @@ def test_tasks_go_to_both_machines(cluster, run, tmp_path):
 def test_tasks_of_a_machine_that_dies_run_on_the_other(cluster, run, tmp_path):
     process = run("tasks", cluster.address, tmp_path)
     notes = tmp_path / "notes"
-    wait(lambda: list(notes.glob("worker-*")) and list(notes.glob("head-*")), process)
+    wait(lambda: list(notes.glob("worker-*")) and list(notes.glob("head-*")), process, tmp_path / "log")
     cluster.kill("worker")
     assert len(list((tmp_path / "out").glob("*.txt"))) < TASKS
-    finish(process, tmp_path)
-    assert squares(tmp_path) == SQUARES
-
-
-def test_a_machine_that_joins_gets_tasks(cluster, run, tmp_path):
-    cluster.kill("worker")
-    process = run("tasks", cluster.address, tmp_path)
-    wait(lambda: list((tmp_path / "notes").iterdir()), process)
-    cluster.start("worker")
     finish(process, tmp_path)
     assert squares(tmp_path) == SQUARES
 
@@ -226,17 +206,6 @@ def tables(tmp_path: Path) -> Path:
     return tmp_path / "tables"
 
 
-def relate(frame: daft.DataFrame) -> pa.Table:
-    """Every kind of operation that the corpus does between shards."""
-    bands = frame.select("number", "bands").explode("bands")
-    first = bands.groupby("bands").agg(col("number").min().alias("first"))
-    pairs = bands.join(first, on="bands").where(col("number") != col("first")).select("number", "first").distinct()
-    hosts = frame.groupby("host").agg(col("number").count().alias("pages"), col("number").sum().alias("sum"))
-    alone = frame.join(pairs.select("number"), on="number", how="anti").groupby("host").agg(col("number").count("all"))
-    named = pairs.join(frame.select("number", "host"), on="number").join(hosts, on="host")
-    return named.join(alone, on="host", suffix="_alone").sort(["number", "first"]).to_arrow()
-
-
 def test_dataframes_are_the_same_on_a_cluster(cluster, run, tables, tmp_path):
     finish(run("relate", cluster.address, tmp_path), tmp_path)
     here = relate(daft.read_parquet(f"{tables}/*.parquet"))
@@ -250,7 +219,7 @@ def test_dataframes_are_the_same_on_a_cluster(cluster, run, tables, tmp_path):
 def test_a_query_whose_data_died_with_a_machine_is_run_again(cluster, run, tables, tmp_path):
     """The first try keeps a table in the memory of both machines, and goes on with it after one is dead."""
     process = run("relate_kept", cluster.address, tmp_path)
-    wait((tmp_path / "kept-1").exists, process)
+    wait((tmp_path / "kept-1").exists, process, tmp_path / "log")
     cluster.kill("worker")
     (tmp_path / "killed").touch()
     printed = finish(process, tmp_path)
@@ -265,8 +234,8 @@ OTHER = "weather town shoes goal price film star garden tea bus winter music dre
 QUESTION = "Mara buys nine green lamps and sells four of them to her old uncle on Sunday. How many are left?"
 
 
-@pytest.fixture
-def web(tmp_path: Path, record: Callable, write_warc: Callable) -> Path:
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six WARC files with mathematics of three hosts and other pages, duplicates and a planted problem."""
     state = random.Random(0)
 
@@ -284,19 +253,14 @@ def web(tmp_path: Path, record: Callable, write_warc: Callable) -> Path:
     pages += [(f"http://o{n % 4}.test/a/{n}", page(OTHER)) for n in range(80)]
     pages += [(f"http://copy.test/{n}", pages[20 + n][1].replace(b"Page", b"Copy")) for n in range(10)]
     state.shuffle(pages)
+    data = tmp_path_factory.mktemp("web")
+    (data / "crawl").mkdir()
     for file in range(6):
-        write_warc(f"data/crawl/{file}.warc.gz", [record(url, body) for url, body in pages[file::6]])
-    (tmp_path / "data/crawl/seeds.txt").write_text("http://seed.test/lessons/\n")
+        (data / f"crawl/{file}.warc.gz").write_bytes(b"".join(member(url, body) for url, body in pages[file::6]))
+    (data / "crawl/seeds.txt").write_text("http://seed.test/lessons/\n")
     problem = {"id": "t/0", "question": QUESTION, "solution": "9 - 4 = 5", "answer": "5"}
-    write_jsonl(tmp_path / "data/problems/test.jsonl", [problem])
-    return tmp_path / "data"
-
-
-def config(ray_address: str) -> ConfigDict:
-    small = {"dim": 16, "lr": 0.5, "word_ngrams": 2, "min_count": 1, "epochs": 25, "bucket": 20_000}
-    return ConfigDict(
-        settings.corpus(fasttext=small, min_score=0.5, benchmarks=("toy/test",), iterations=2, ray_address=ray_address)
-    )
+    write_jsonl(data / "problems/test.jsonl", [problem])
+    return data
 
 
 def outputs(out: Path) -> dict[str, object]:
@@ -306,71 +270,24 @@ def outputs(out: Path) -> dict[str, object]:
     return read | {"summary": json.loads((out / "summary.json").read_text())}
 
 
-@pytest.fixture
-def here(web: Path, tmp_path: Path) -> dict[str, object]:
-    pipeline.mine(config(""), 0, web, tmp_path / "here")
-    return outputs(tmp_path / "here")
+@pytest.fixture(scope="module")
+def here(web: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What the pipeline finds on this machine."""
+    out = tmp_path_factory.mktemp("here")
+    pipeline.mine(config(""), 0, web, out)
+    return outputs(out)
 
 
 def test_the_pipeline_finds_the_same_documents_on_a_cluster(cluster, run, here, web, tmp_path):
-    finish(run("mine", cluster.address, tmp_path), tmp_path)
+    finish(run("mine", cluster.address, tmp_path / "corpus", web), tmp_path)
     assert len(here) == 3 + 6
     assert outputs(tmp_path / "corpus") == here
 
 
-@pytest.mark.parametrize("landmark", ["pages/*.parquet", ".duplicates*", "iterations/1/scores/*.parquet"])
+@pytest.mark.parametrize("landmark", ["pages/*.parquet", ".duplicates*"])
 def test_the_pipeline_survives_the_death_of_a_machine(cluster, run, here, web, tmp_path, landmark):
-    process = run("mine", cluster.address, tmp_path)
-    wait(lambda: list((tmp_path / "corpus").glob(landmark)), process)
+    process = run("mine", cluster.address, tmp_path / "corpus", web)
+    wait(lambda: list((tmp_path / "corpus").glob(landmark)), process, tmp_path / "log")
     cluster.kill("worker")
     finish(process, tmp_path)
     assert outputs(tmp_path / "corpus") == here
-
-
-def refuse_seven(target: str, number: str, notes: str) -> None:
-    if number == "7":
-        raise UserError("Record 7 is bad; mend it.")
-
-
-def relate_kept(address: str, folder: Path) -> pa.Table:
-    """A query that holds its table in the cluster's memory, and waits there for the death of a machine once."""
-    files = f"{folder}/tables/*.parquet"
-    tries = []
-
-    def query() -> pa.Table:
-        tries.append(daft.read_parquet(files).into_partitions(8).collect())
-        (folder / f"kept-{len(tries)}").touch()
-        wait((folder / "killed").exists)
-        return relate(tries[-1])
-
-    engine.connect(address)
-    return engine.retry(query, lambda: 0)
-
-
-def main() -> None:
-    """Does what a test wants on the cluster: `main WHAT ADDRESS FOLDER`."""
-    what, address, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    if what == "mine":
-        pipeline.mine(config(address), 0, folder / "data", folder / "corpus")
-        return
-    engine.connect(address)
-    if what == "tasks":
-        engine.run_tasks(write_number, number_tasks(folder), "writing")
-    elif what == "refuse":
-        try:
-            engine.run_tasks(refuse_seven, number_tasks(folder), "writing")
-        except UserError as error:
-            print(error)
-    elif what == "change":
-        for other in ("", "auto"):
-            try:
-                engine.connect(other)
-            except UserError as error:
-                print(error)
-    elif what == "relate":
-        table = relate(daft.read_parquet(f"{folder}/tables/*.parquet"))
-        pq.write_table(table, folder / "related.parquet")
-        pairs = daft.from_arrow(table.select(["number", "first"])).into_partitions(4)
-        engine.write_parquet(pairs, folder / "written")
-    else:
-        pq.write_table(relate_kept(address, folder), folder / "related.parquet")

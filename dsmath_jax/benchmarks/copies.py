@@ -1,0 +1,63 @@
+"""A crawl under other hosts: as large, as varied, and no page of it a near-duplicate of the original's."""
+
+import gzip
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+from dsmath_jax.corpus.warc import Page, read_pages
+
+# Text between tags; a script or a style sheet has a brace or semicolon sooner or later, and stays whole.
+TEXT = re.compile(r">([^<>{};]{2,})<")
+WORD = re.compile(r"(?<![\\&\w])[a-z]{3,}\b|[\u4e00-\u9fff]")
+HOST = re.compile(r"(?<=://)")
+# Of runs of 5 words a quarter stays as it was, so that two copies have about 1 of 20 in common.
+SHARE = 1 / 4
+
+
+def write_copy(sources: Sequence[str], number: int, target: Path) -> None:
+    """Writes the pages of some WARC files as one file, each under a host of its own and with some words exchanged.
+
+    The words are the page's own, so that the vocabulary does not grow with the number of copies.
+    """
+    with open(target, "wb") as file:
+        for source in sources:
+            for page in read_pages(source, Counter()):
+                file.write(gzip.compress(_record(page, number), 1, mtime=0))
+
+
+def copy_url(url: str, number: int) -> str:
+    """The address below which a copy of a page, or of all that lie below a prefix with a scheme, is found."""
+    return HOST.sub(f"copy{number}.", url, count=1)
+
+
+def _record(page: Page, number: int) -> bytes:
+    random = Random(f"{number} {page.url}")
+    body = exchange(page.body, random).encode()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n\r\n" + body
+    fields = {
+        "WARC-Type": "response",
+        "WARC-Target-URI": copy_url(page.url, number),
+        "WARC-Date": page.date,
+        "Content-Type": "application/http; msgtype=response",
+        "Content-Length": len(answer),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"WARC/1.0\r\n{head}\r\n".encode() + answer + b"\r\n\r\n"
+
+
+def exchange(html: str, random: Random) -> str:
+    """Exchanges some words of the visible text for others of it."""
+    words = list(_words(html))
+
+    def other(word: re.Match[str]) -> str:
+        return random.choice(words) if random.random() < SHARE else word[0]
+
+    return TEXT.sub(lambda text: f">{WORD.sub(other, text[1])}<", html)
+
+
+def _words(html: str) -> Iterator[str]:
+    for text in TEXT.finditer(html):
+        yield from WORD.findall(text[1])

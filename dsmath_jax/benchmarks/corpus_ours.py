@@ -1,0 +1,111 @@
+"""Our side of `dsmath_jax.benchmarks.corpus`, in processes of its own: each task is a function of a JSON file.
+
+python -m dsmath_jax.benchmarks.corpus_ours TASK ARGUMENTS.json OUT.json
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from ml_collections import ConfigDict
+
+from dsmath_jax.benchmarks.resources import Meter
+from dsmath_jax.corpus import classifier, crawl, dedup, mining, pages, pipeline
+from dsmath_jax.corpus.decontaminate import Benchmarks
+from dsmath_jax.corpus.normalize import normalize
+from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.workdir import read_json, write_json
+
+# As in the small recipes; the table's seconds of scoring grow with `dim`.
+FASTTEXT = {"dim": 64, "lr": 0.5, "epochs": 5, "bucket": 200_000}
+
+
+def prepare(files: list[str], folder: str) -> dict:
+    """Writes the texts of all pages to `texts.json` and a fastText model to `models/0`: what both sides are given.
+
+    The model tells pages with LaTeX commands from pages without: what it has learned does not matter to its speed.
+    """
+    here, settings = Path(folder), corpus(fasttext=FASTTEXT)
+    shards = pages.take_shards(files, here / "pages", pages.settings(ConfigDict(settings), here))
+    rows = [row for shard in shards for row in pq.read_table(shard, columns=["text", "normal"]).to_pylist()]
+    write_json(here / "texts.json", [row["text"] for row in rows if row["text"]])
+    examples = (("\\" in row["normal"], row["normal"]) for row in rows if row["normal"])
+    chosen = {name: value for name, value in settings["fasttext"].items() if name != "models"}
+    (here / "models").mkdir()
+    classifier.train(examples, chosen, 0, here / "training").rename(here / "models" / "0")
+    return {}
+
+
+def whole(files: list[str], models: str, folder: str) -> dict:
+    """WARC files to scored pages, as the corpus does it; counts of pages."""
+    here = Path(folder)
+    shards = pages.take_shards(files, here / "pages", pages.settings(ConfigDict(corpus()), here))
+    found = crawl.read_crawl(shards, here)
+    (here / "models").symlink_to(models)
+    mining.score(found, here, None)
+    return {
+        "pages": sum(pq.read_metadata(shard).num_rows for shard in shards),
+        "documents": sum(pq.read_metadata(path).num_rows for path in (here / "scores").iterdir()),
+    }
+
+
+def steps(files: list[str], models: str, folder: str) -> dict:
+    """The same work in this one process: CPU seconds by step."""
+    meter, here = Meter(), Path(folder)
+    _count(meter, pages, {"html_to_text": "extract", "normalize": "normalize", "language": "language"})
+    _count(meter, dedup, {"bands": "minhash"})
+    _count(meter, pages, {"Spans": "minhash"})
+    read_pages = pages.read_pages
+    vars(pages)["read_pages"] = lambda *args: meter.items("read", read_pages(*args))
+    made = json.dumps(pages.settings(ConfigDict(corpus()), here), sort_keys=True)
+    shards = [here / "pages" / f"{number:06d}.parquet" for number in range(len(files))]
+    for number, (shard, file) in enumerate(zip(shards, files, strict=True)):
+        meter.call("files", pages.write_shard, str(shard), file, str(number), made)
+    found = meter.call("duplicates", crawl.read_crawl, shards, here)
+    for shard, candidates in zip(shards, found.candidates, strict=True):
+        target = here / "scores" / shard.name
+        meter.call("score", mining.write_scores, str(target), str(shard), str(candidates), models, "null")
+    return {"seconds": dict(meter.seconds)}
+
+
+def _count(meter: Meter, module: Any, names: dict[str, str]) -> None:
+    """Has the calls of some functions of a module counted as parts of steps."""
+    for name, step in names.items():
+        vars(module)[name] = meter.function(step, getattr(module, name))
+
+
+def decontaminate(texts: str, records: str, ngram: int) -> dict:
+    """CPU seconds of looking for benchmarks in texts and in their normal forms, and how many were contaminated."""
+    known = Benchmarks((Record(**row) for row in read_json(records)), ngram)
+    read = read_json(texts)
+    normals = [normalize(text) for text in read]
+    found, of_text = _timed(lambda: sum(any(known.matches(normalize(text))) for text in read))
+    _, of_normal = _timed(lambda: sum(any(known.matches(normal)) for normal in normals))
+    return {"seconds": of_text, "seconds_from_normal": of_normal, "contaminated": found}
+
+
+def _timed(work: Callable[[], int]) -> tuple[int, float]:
+    start = time.process_time()
+    return work(), time.process_time() - start
+
+
+def mine(files: list[str], seeds: str, top_tokens: int, folder: str) -> dict:
+    """Two iterations of the whole corpus without benchmarks; counts of its pages and documents."""
+    config = corpus(
+        input=files, seeds=seeds, iterations=2, top_tokens=top_tokens, ablation_tokens=(), fasttext=FASTTEXT
+    )
+    summary = pipeline.mine(ConfigDict(config), 0, Path(folder), Path(folder))
+    return {name: summary[name] for name in ("pages_read", "documents_kept", "funnel")}
+
+
+TASKS: dict[str, Callable[..., dict]] = {
+    task.__name__: task for task in (prepare, whole, steps, decontaminate, mine)
+}  # fmt: skip
+
+if __name__ == "__main__":
+    write_json(sys.argv[3], TASKS[sys.argv[1]](**read_json(sys.argv[2])))

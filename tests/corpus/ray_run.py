@@ -1,0 +1,101 @@
+"""What the processes of `test_ray` do on a Ray cluster; importable by the cluster's workers."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import daft
+import pyarrow as pa
+import pyarrow.parquet as pq
+from daft import col
+from ml_collections import ConfigDict
+
+from dsmath_jax.corpus import engine, settings
+from dsmath_jax.workdir import UserError, atomic_write
+
+NODE = "DSMATH_TEST_NODE"  # the environment variable that tells a process which machine it is on
+TASKS = 20
+
+
+def write_number(target: str, number: str, notes: str) -> None:
+    time.sleep(0.25)
+    with atomic_write(target) as file:
+        file.write(f"{int(number) ** 2}\n")
+    machine = os.environ.get(NODE, "here")
+    Path(notes, f"{machine}-{number}-{os.getpid()}").touch()
+
+
+def number_tasks(folder: Path) -> list[tuple[str, ...]]:
+    (folder / "notes").mkdir(parents=True, exist_ok=True)
+    return [(str(folder / "out" / f"{n}.txt"), str(n), str(folder / "notes")) for n in range(TASKS)]
+
+
+def relate(frame: daft.DataFrame) -> pa.Table:
+    """Every kind of operation that the corpus does between shards."""
+    bands = frame.select("number", "bands").explode("bands")
+    first = bands.groupby("bands").agg(col("number").min().alias("first"))
+    pairs = bands.join(first, on="bands").where(col("number") != col("first")).select("number", "first").distinct()
+    hosts = frame.groupby("host").agg(col("number").count().alias("pages"), col("number").sum().alias("sum"))
+    alone = frame.join(pairs.select("number"), on="number", how="anti").groupby("host").agg(col("number").count("all"))
+    named = pairs.join(frame.select("number", "host"), on="number").join(hosts, on="host")
+    return named.join(alone, on="host", suffix="_alone").sort(["number", "first"]).to_arrow()
+
+
+def config(ray_address: str) -> ConfigDict:
+    small = {"dim": 16, "lr": 0.5, "word_ngrams": 2, "min_count": 1, "epochs": 25, "bucket": 20_000}
+    return ConfigDict(
+        settings.corpus(fasttext=small, min_score=0.5, benchmarks=("toy/test",), iterations=2, ray_address=ray_address)
+    )
+
+
+def refuse_seven(target: str, number: str, notes: str) -> None:
+    if number == "7":
+        raise UserError("Record 7 is bad; mend it.")
+
+
+def relate_kept(address: str, folder: Path) -> pa.Table:
+    """A query that holds its table in the cluster's memory, and waits there for the death of a machine once."""
+    files = f"{folder}/tables/*.parquet"
+    tries = []
+
+    def query() -> pa.Table:
+        tries.append(daft.read_parquet(files).into_partitions(8).collect())
+        (folder / f"kept-{len(tries)}").touch()
+        while not (folder / "killed").exists():
+            time.sleep(0.02)
+        return relate(tries[-1])
+
+    engine.connect(address)
+    return engine.retry(query, lambda: 0)
+
+
+def main() -> None:
+    """Does what a test wants on the cluster: `main WHAT ADDRESS FOLDER`, for the pipeline also the data's folder."""
+    what, address, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    if what == "mine":
+        from dsmath_jax.corpus import pipeline  # not above: every worker process imports this module
+
+        pipeline.mine(config(address), 0, Path(sys.argv[4]), folder)
+        return
+    engine.connect(address)
+    if what == "tasks":
+        engine.run_tasks(write_number, number_tasks(folder), "writing")
+    elif what == "refuse":
+        try:
+            engine.run_tasks(refuse_seven, number_tasks(folder), "writing")
+        except UserError as error:
+            print(error)
+    elif what == "change":
+        for other in ("", "auto"):
+            try:
+                engine.connect(other)
+            except UserError as error:
+                print(error)
+    elif what == "relate":
+        table = relate(daft.read_parquet(f"{folder}/tables/*.parquet"))
+        pq.write_table(table, folder / "related.parquet")
+        pairs = daft.from_arrow(table.select(["number", "first"])).into_partitions(4)
+        engine.write_parquet(pairs, folder / "written")
+    else:
+        pq.write_table(relate_kept(address, folder), folder / "related.parquet")
