@@ -25,6 +25,7 @@ def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_list("stages", None, "Stages to run; by default all that the config has a part for.", values)
     flags.DEFINE_list("overwrite", [], "Stages to redo, with those of --stages that read them.", values)
     flags.DEFINE_bool("distributed", False, "Several hosts: call jax.distributed.initialize().", values)
+    flags.DEFINE_bool("dry_run", False, "Print what the run would do and end; for the corpus with its cost.", values)
     about = "The recipe: configs/NAME.py or configs/NAME.py:VARIANT; --config.FIELD=VALUE changes a field."
     config_flags.DEFINE_config_dict("config", config, about, values, sys_argv=list(argv))
     return values

@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 
 from dsmath_jax import runner
 from dsmath_jax.command_line import define_flags, nearest, parse
+from dsmath_jax.corpus.plan import plan
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.stages import STAGES
-from dsmath_jax.workdir import UserError, exit_code, read_json
+from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, read_json
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
@@ -36,6 +37,9 @@ def main(argv: Sequence[str]) -> None:
     for name in [*names, *values.overwrite]:
         if name not in known:
             raise UserError(f"Unknown stage '{name}'{nearest(name, known)}; the stages are {', '.join(known)}.")
+    if values.dry_run:
+        tell(values.config, Path(values.workdir), names)
+        return
     if values.distributed:
         jax.distributed.initialize()
     workdir = Path(values.workdir)
@@ -43,6 +47,16 @@ def main(argv: Sequence[str]) -> None:
     if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
         print(summary_table(read_json(workdir / "report" / "report.json")))
         print(f"report: {workdir / 'report' / 'index.html'}")
+
+
+def tell(config: ConfigDict, workdir: Path, names: Sequence[str]) -> None:
+    """Prints which stages would run in what order, and the plan of the corpus."""
+    for stage in STAGES:
+        if stage.name in names:
+            state = "complete" if (workdir / stage.name / MANIFEST).is_file() else "to do"
+            print(f"{stage.name}: {state}, reads {', '.join(stage.after(config)) or 'no other stage'}")
+    if "corpus" in names and config.data_dir != "toy":
+        print("\n".join(["", *plan(config.corpus, data_folder(config, workdir))]))
 
 
 def run() -> int:

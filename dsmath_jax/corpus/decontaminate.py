@@ -12,6 +12,7 @@ from dsmath_jax.data.benchmarks import Record
 
 SIEVE_BITS = 22
 SIGNS = re.compile(r"[=+<>] ")
+NUMBERS = re.compile(r"[\d. ]+")
 
 
 def words(normal: str) -> str:
@@ -40,7 +41,8 @@ class Benchmarks:
     """The n-grams of benchmark questions and worked solutions; never of bare answers, which any page may hold.
 
     Texts of at least `ngram` tokens count by each run of `ngram` tokens, shorter ones by the whole text, and those of
-    fewer than `min_ngram` tokens not at all. (English by word, Chinese by character: see `normalize`.)
+    fewer than `min_ngram` tokens not at all. (English by word, Chinese by character: see `normalize`.) Runs of bare
+    numbers do not count: any page may count from 1 to 10.
     """
 
     def __init__(self, records: Iterable[Record], ngram: int = 10, min_ngram: int = 3):
@@ -51,8 +53,8 @@ class Benchmarks:
                 n = min(ngram, len(spans))
                 if n >= min_ngram:
                     for position, key in enumerate(spans.hashes(n).tolist()):
-                        if key not in grams[n]:
-                            grams[n][key] = Gram(record.id, spans.ngram(position, n))
+                        if key not in grams[n] and not NUMBERS.fullmatch(gram := spans.ngram(position, n)):
+                            grams[n][key] = Gram(record.id, gram)
         self.grams = {n: grams[n] for n in sorted(grams, reverse=True)}
         # A sieve of hash bits lets almost no run of a clean page through to the exact look-up.
         self.sieves = {n: np.zeros(1 << SIEVE_BITS, bool) for n in self.grams}

@@ -13,14 +13,18 @@ from daft.functions import coalesce, row_number, when
 
 from dsmath_jax.corpus.normalize import Spans, mix
 
+AT_ONCE = 512  # shingles that are hashed at a time: what stays in a CPU's cache
 COLUMNS = ("number", "canonical_url", "date", "tokens", "bands")
 
 
 @lru_cache
 def _hash_functions(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Odd multipliers and offsets, fixed for ever, that make a family of hash functions out of one."""
-    numbers = np.arange(1, count + 1, dtype=np.uint64)
-    return mix(numbers) | np.uint64(1), mix(numbers + np.uint64(10_000))
+    """Odd multipliers and offsets, uint32 [count, 1], fixed for ever, that make a family of hashes out of one."""
+    numbers = np.arange(1, count + 1, dtype=np.uint64)[:, None]
+    factors, offsets = (
+        (mix(part) >> np.uint64(32)).astype(np.uint32) for part in (numbers, numbers + np.uint64(10_000))
+    )
+    return factors | np.uint32(1), offsets
 
 
 def bands(spans: Spans, bands: int = 14, rows: int = 8, shingle: int = 5) -> np.ndarray:
@@ -31,13 +35,15 @@ def bands(spans: Spans, bands: int = 14, rows: int = 8, shingle: int = 5) -> np.
     """
     if not len(spans):
         return np.zeros(0, np.uint64)
-    shingles = np.unique(spans.hashes(min(shingle, len(spans))))
-    minima = np.array(
-        [(shingles * factor + offset).min() for factor, offset in zip(*_hash_functions(bands * rows), strict=True)],
-        np.uint64,
-    ).reshape(bands, rows)
+    shingles = (spans.hashes(min(shingle, len(spans))) >> np.uint64(32)).astype(np.uint32)
+    factors, offsets = _hash_functions(bands * rows)
+    minima = np.full(bands * rows, 2**32 - 1, np.uint32)
+    for start in range(0, len(shingles), AT_ONCE):
+        part = factors * shingles[start : start + AT_ONCE]
+        part += offsets
+        np.minimum(minima, part.min(1), out=minima)
     buckets = np.arange(bands, dtype=np.uint64)
-    for row in minima.T:
+    for row in minima.reshape(bands, rows).T.astype(np.uint64):
         buckets = mix(buckets ^ row)
     return buckets
 
@@ -58,7 +64,7 @@ def duplicates(pages: DataFrame) -> DataFrame:
         .where(col("number") != col("kept"))
         .select("number", "kept", daft.lit(True).alias("same_url"))
     )
-    unique = pages.join(older, on="number", how="anti").where(col("bands").list_count() > 0)
+    unique = pages.join(older, on="number", how="anti").where(col("bands").length() > 0)
     grouped = unique.select("number", "date", "tokens").join(components(_edges(unique)), on="number").collect()
     near = (
         grouped.join(_kept(grouped, "root"), on="root")

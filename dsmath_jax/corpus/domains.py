@@ -64,10 +64,10 @@ def prefixes(scored: DataFrame, by_host: DataFrame) -> DataFrame:
     )
 
 
-def missed(
+def joining(
     scored: DataFrame, by_host: DataFrame, by_prefix: DataFrame, annotations: Sequence[Annotation] | None
 ) -> DataFrame:
-    """The uncollected pages that are taken for mathematics after all: number.
+    """The uncollected pages that join the seeds: number.
 
     With annotations those below a prefix that a person judged to be mathematics, on whatever domain: which domains are
     math-related tells the person where to look. Without them those of `majority` on math-related domains.

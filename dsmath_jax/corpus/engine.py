@@ -30,19 +30,22 @@ TRIES = 3  # of a query that a dying machine ends each time before anything more
 PARTS_PER_CPU = 8  # a part costs a process's start, a second; but the last parts keep some CPUs waiting
 
 _cluster = ""  # the address of the Ray cluster that this process works on, "" for none
+_workers = 0  # processes on this machine, 0 for as many as it has CPUs
 
 
-def connect(ray_address: str) -> None:
+def connect(ray_address: str, workers: int = 0) -> None:
     """Sets where this process's dataframes are computed; Daft lets a process choose once.
 
     Args:
       ray_address: "" for this machine; "auto" for the Ray cluster that it belongs to, "HOST:PORT" for the one with that
         head, seen from a machine of the cluster, "ray://HOST:PORT" seen from outside (Ray Client, port 10001).
+      workers: processes on this machine; 0 for as many as it has CPUs.
 
     Raises:
       UserError: there is no such cluster, Ray is not installed, or the process has chosen otherwise before.
     """
-    global _cluster
+    global _cluster, _workers
+    _workers = workers
     if ray_address and not _cluster:
         _join(ray_address)
         _cluster = ray_address
@@ -105,9 +108,9 @@ class Worker:
     @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)
     def run(self, tasks: Any) -> list[str]:
         """Returns "" or the sentence of a `UserError` for each task: an exception would lose its type on the way."""
-        return [self._error(task) for task in tasks.to_pylist()]
+        return [self.error(task) for task in tasks.to_pylist()]
 
-    def _error(self, task: Task) -> str:
+    def error(self, task: Task) -> str:
         if Path(task[0]).exists():  # made by a machine that died before it could say so
             return ""
         try:
@@ -149,15 +152,18 @@ def _errors(function: Callable[..., None], tasks: Sequence[Task]) -> Iterator[di
     On a cluster no number of processes is asked for, as that makes Daft hold a fixed pool of actors for the query,
     which waits for the dead and ignores machines that join; without it, parts of a dead machine run elsewhere.
     """
+    workers = min(_workers or os.cpu_count() or 1, len(tasks))
+    if not _cluster and workers == 1:  # a process costs a second to start
+        yield from ({"error": Worker(function).error(task)} for task in tasks)
+        return
     frame = daft.from_pydict({"task": [list(task) for task in tasks]})
     worker: Any
     if _cluster:
         frame = frame.into_partitions(min(len(tasks), PARTS_PER_CPU * _cluster_cpus()))
         worker = daft.cls(Worker, use_process=True)(function)
     else:
-        workers = min(os.cpu_count() or 1, len(tasks))
         worker = daft.cls(Worker, max_concurrency=workers, use_process=True)(function)
-    return frame.with_column("error", worker.run(daft.col("task"))).iter_rows(results_buffer_size=1)
+    yield from frame.with_column("error", worker.run(daft.col("task"))).iter_rows(results_buffer_size=1)
 
 
 def _cluster_cpus() -> int:

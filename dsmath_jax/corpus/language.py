@@ -29,13 +29,14 @@ DETECTABLE = [code for code in LANGUAGES if code in supported_langs()]
 def language(text: str) -> str:
     """The ISO 639-1 code of a text's language, formulas apart; "unknown" where that cannot be told."""
     sample = _without_formulas(text[: 4 * SAMPLE])[:SAMPLE]
-    letters, han, kana = (len(kind.findall(sample)) for kind in (LETTER, HAN, KANA))
+    words = WORD.findall(sample.lower())
+    letters = sum(map(len, words))
+    han, kana = (0, 0) if sample.isascii() else (len(kind.findall(sample)) for kind in (HAN, KANA))
     if not letters:
         return "unknown"
     if han + kana > SMALLEST_HAN_SHARE * letters:
         return "zh" if han > 10 * kana else "ja"
-    words = WORD.findall(sample.lower())
-    if sum(word in ENGLISH for word in words) >= SMALLEST_ENGLISH_SHARE * len(words):
+    if sum(map(ENGLISH.__contains__, words)) >= SMALLEST_ENGLISH_SHARE * len(words):
         return "en"
     code, _ = detect_fast(sample, cutoff=LARGEST_RANK, langs=DETECTABLE)
     return code

@@ -94,14 +94,16 @@ def seed_pages(crawl: Crawl, prefixes: Sequence[str]) -> DataFrame:
 
 
 def more_positives(last: Iteration, annotations: Sequence[Annotation] | None) -> DataFrame:
-    """number of an iteration's positives and of the pages that it missed on math-related domains."""
+    """number of an iteration's positives and of the pages that join them."""
     by_host, by_prefix = (daft.read_parquet(f"{last.folder}/{name}/*.parquet") for name in ("hosts", "prefixes"))
-    found = domains.missed(last.scored(), by_host, by_prefix, annotations)
+    found = domains.joining(last.scored(), by_host, by_prefix, annotations)
     return daft.read_parquet(f"{last.folder}/positives/*.parquet").concat(found).distinct()
 
 
 def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> None:
-    """Draws positives and, as in the paper as many, negatives to `sample.parquet`: model, number, math; sorted.
+    """Draws positives and `config.negatives` times as many negatives (the paper: as many) to `sample.parquet`.
+
+    Its columns are model, number, math; sorted.
 
     Negatives are random pages, but none of those that the last iteration collected: where mathematics is not as rare
     as in Common Crawl, they would teach that it is none. Each model gets negatives of its own.
@@ -127,7 +129,8 @@ def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> 
         )
     tables = []
     for model in range(config.fasttext.models):
-        rejected = _lowest(others, min(config.max_negatives, len(chosen)), seed + 500 + model)
+        count = min(config.max_negatives, round(config.negatives * len(chosen)))
+        rejected = _lowest(others, count, seed + 500 + model)
         numbers = np.concatenate([chosen, rejected])
         order = np.argsort(numbers)
         math = np.arange(len(numbers)) < len(chosen)

@@ -27,12 +27,16 @@ COMMANDS = {
 SAME = COMMANDS | SAME_COMMAND
 OPERATORS = "".join(sign for sign in COMMANDS if not sign.isalnum() and not sign.isascii())
 TOKEN = re.compile(rf"\\[a-z]+|\d+(?:\.\d+)?|[{IDEOGRAPHS}]|[^\W\d_{IDEOGRAPHS}]+|[=+<>{re.escape(OPERATORS)}]")
+# Most words are ASCII letters alone, which one class matches faster than the general rule.
+WORD_OR_TOKEN = re.compile(rf"[a-z]+(?![^\W\d_{IDEOGRAPHS}])|{TOKEN.pattern}")
+COMMA = re.compile(r",\d{3}")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 TYPESETTING = frozenset(
     "\\left \\right \\big \\bigg \\bigl \\bigr \\biggl \\biggr \\middle \\limits \\nolimits \\displaystyle \\textstyle "
     "\\quad \\qquad \\text \\textbf \\textrm \\mbox \\mathrm \\mathbf \\mathit \\boldsymbol \\operatorname \\hspace "
     "\\label".split()
 )
+RARE = TYPESETTING | SAME.keys()
 # An odd number is invertible modulo 2**64, which lets one pass of prefix sums give the hash of every span of a text.
 BASE = 0x9E3779B97F4A7C15
 BASE_INVERSE = pow(BASE, -1, 2**64)
@@ -41,9 +45,12 @@ BASE_INVERSE = pow(BASE, -1, 2**64)
 def normalize(text: str) -> str:
     """Returns the tokens of `text`, in the form that the module describes, parted by single spaces."""
     text = unicodedata.normalize("NFKC", text).lower()
-    text = THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
-    tokens = (SAME.get(token, token) for token in TOKEN.findall(text))
-    return " ".join(token for token in tokens if token not in TYPESETTING)
+    if COMMA.search(text):
+        text = THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    tokens = WORD_OR_TOKEN.findall(text)
+    if not RARE.isdisjoint(tokens):
+        tokens = [SAME.get(token, token) for token in tokens if token not in TYPESETTING]
+    return " ".join(tokens)
 
 
 def token_bounds(data: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import daft
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ml_collections import ConfigDict
 
 from dsmath_jax.corpus import dedup, engine, sources, urls
 from dsmath_jax.corpus.html_text import html_to_text

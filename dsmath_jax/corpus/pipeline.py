@@ -17,8 +17,9 @@ from daft import col
 from dsmath_jax.corpus import domains, engine, inputs, measure, mining, pages, results, sources
 from dsmath_jax.corpus.annotations import read_annotations
 from dsmath_jax.corpus.crawl import Crawl, read_crawl, write_file
+from dsmath_jax.corpus.settings import CHOICES
 from dsmath_jax.data import benchmarks
-from dsmath_jax.workdir import write_json
+from dsmath_jax.workdir import UserError, write_json
 
 LARGEST_HOSTS = 1000
 
@@ -42,7 +43,10 @@ def mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
     Raises:
       UserError: an input is missing, unreadable, empty or gives nothing to train on.
     """
-    engine.connect(config.ray_address)
+    for name, choices in CHOICES.items():
+        if config[name] not in choices:
+            raise UserError(f"--config.corpus.{name}={config[name]} is none of {', '.join(choices)}; give one of them.")
+    engine.connect(config.ray_address, config.workers)
     data_dir, out = data_dir.absolute(), out.absolute()  # the processes of a cluster may work elsewhere
     # What is there grows with every step that a lost machine does not undo.
     return engine.retry(lambda: _mine(config, seed, data_dir, out), lambda: sum(1 for _ in out.rglob("*.*")))

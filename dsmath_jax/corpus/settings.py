@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "stop_overlap": 0.98,
     "max_positives": 500_000,
     "max_negatives": 500_000,
+    "negatives": 1.0,  # per positive
     "fasttext": {
         "dim": 256, "lr": 0.1, "word_ngrams": 3, "min_count": 3, "epochs": 3, "bucket": 2_000_000,
         "threads": 1,  # more are faster and not reproducible
@@ -30,8 +31,11 @@ DEFAULTS: dict[str, Any] = {
     "ngram": 10,
     "min_ngram": 3,
     "remove": "page",  # or "segment": what of a page that repeats a benchmark goes
+    "workers": 0,  # processes on this machine; 0: as many as it has CPUs
     "ray_address": "",  # "" runs on this machine; "auto", "HOST:PORT" or "ray://..." on a Ray cluster
 }  # fmt: skip
+
+CHOICES = {"remove": ("page", "segment")}
 
 
 def corpus(**changes: Any) -> dict[str, Any]:

@@ -57,3 +57,9 @@ def test_only_the_lines_of_a_match_go():
     matches = list(Benchmarks(PROBLEMS).matches(normalize(page)))
     assert without(page, matches) == "Homework.\nWrite it down.\n\nDone."
     assert without(page, []) == page
+
+
+def test_runs_of_bare_numbers_do_not_count():
+    known = Benchmarks([Record("b/4", "What comes after 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11?", "", "12")])
+    assert not list(known.matches(normalize("1 2 3 4 5 6 7 8 9 10 11 12")))
+    assert list(known.matches(normalize("And what comes after 1 2 3 4 5 6 7?")))

@@ -88,7 +88,7 @@ def test_prefixes_of_hosts_with_collected_pages_are_counted():
 
 def missed(frame: daft.DataFrame, annotations: list[Annotation] | None, share: float = 0.1) -> list[int]:
     hosts = domains.hosts(frame, share)
-    return sorted(domains.missed(frame, hosts, domains.prefixes(frame, hosts), annotations).to_pydict()["number"])
+    return sorted(domains.joining(frame, hosts, domains.prefixes(frame, hosts), annotations).to_pydict()["number"])
 
 
 def test_uncollected_pages_below_annotated_prefixes_are_taken():

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from dsmath_jax.corpus import pages, pipeline
 from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.data import tokenizer
 from dsmath_jax.workdir import UserError, write_jsonl
 
 MATH = "prime integer sum root proof angle \\(x^2\\) \\(\\frac{1}{2}\\) divide fraction even odd term limit".split()
@@ -57,7 +58,14 @@ def web(tmp_path: Path, record: Callable, write_warc: Callable) -> Path:
 
 def config(**fields) -> ConfigDict:
     small = {"dim": 16, "lr": 0.5, "word_ngrams": 2, "min_count": 1, "epochs": 25, "bucket": 20_000}
-    given = {"labels": "crawl/labels.jsonl", "benchmarks": ("toy/test",), "min_score": 0.5, "fasttext": small}
+    # One process: starting others takes longer than these pages do.
+    given = {
+        "workers": 1,
+        "labels": "crawl/labels.jsonl",
+        "benchmarks": ("toy/test",),
+        "min_score": 0.5,
+        "fasttext": small,
+    }
     return ConfigDict(corpus(**{"input": "crawl/*.warc.gz", "ablation_tokens": (1_000,), **given, **fields}))
 
 
@@ -119,6 +127,51 @@ def test_annotated_pages_that_were_missed_become_seeds(web, tmp_path):
     assert second["tokens"] <= 3_000
     assert sum(row["tokens"] for row in decisions if row["iteration"]) == second["tokens"]
     assert summary["domain_rule"] == "annotations"
+
+
+def test_pages_made_before_give_the_same_corpus(web, tmp_path, capsys):
+    folder = tmp_path / "made"
+    pages.main([f"--input={web}/crawl/*.warc.gz", f"--output={folder}"])
+    assert "93 pages in 2 files" in capsys.readouterr().out
+    rows = pq.read_table(sorted(folder.glob("*.parquet"))[0]).to_pylist()
+    assert {"url", "text", "language", "tokens", "date", "host"} <= set(rows[0])
+
+    summary = pipeline.mine(config(input=str(folder)), 0, web, tmp_path / "corpus")
+    assert summary == pipeline.mine(config(), 0, web, tmp_path / "other")
+    assert not (tmp_path / "corpus/pages").exists()
+    with pytest.raises(UserError, match="was made with"):
+        pipeline.mine(config(input=str(folder), minhash={"rows": 4}), 0, web, tmp_path / "third")
+    with pytest.raises(UserError, match="mixes pages"):
+        pipeline.mine(config(input=(str(folder), "crawl/a.warc.gz")), 0, web, tmp_path / "third")
+    (folder / "0.parquet").write_bytes((tmp_path / "corpus/prefixes.parquet").read_bytes())
+    with pytest.raises(UserError, match="is no file of pages"):
+        pipeline.mine(config(input=str(folder)), 0, web, tmp_path / "third")
+
+
+def test_segments_several_models_and_a_quantised_classifier(web, tmp_path):
+    fasttext = dict(config().fasttext) | {"models": 2, "quantize": True}
+    out = tmp_path / "corpus"
+    summary = pipeline.mine(config(remove="segment", fasttext=fasttext, iterations=1), 0, web, out)
+    assert summary["contaminated_removed"] == 1
+    assert summary["documents_kept"] == summary["iterations"][0]["pages"]
+    planted = next(row for row in pq.read_table(out / "decisions.parquet").to_pylist() if row["contaminated_by"])
+    rows = {row["id"]: row for path in out.glob("documents/*") for row in pq.read_table(path).to_pylist()}
+    text = rows[planted["id"]]["text"]
+    assert "lamps" not in text
+    assert len(text) > 200
+    assert rows[planted["id"]]["tokens"] == -(-len(text) // 4) < planted["tokens"]
+    sample = pq.read_table(out / "iterations/1/sample.parquet").to_pylist()
+    negatives = [{row["number"] for row in sample if row["model"] == model and not row["math"]} for model in (0, 1)]
+    assert negatives[0] != negatives[1]
+    assert len(list((out / "iterations/1/models").iterdir())) == 2
+
+
+def test_a_tokenizer_counts_the_tokens(web, tmp_path):
+    path = web / "tokenizer.model"
+    tokenizer.train_sentencepiece((f"{word} " * 9 for word in MATH + OTHER), path, 400, ())
+    pages.main([f"--input={web}/crawl/a.warc.gz", f"--output={tmp_path}", f"--tokenizer={path}"])
+    row = pq.read_table(next(tmp_path.glob("*.parquet"))).to_pylist()[0]
+    assert row["tokens"] == len(tokenizer.load(path).encode(row["text"]))
 
 
 def run(data: Path, out: Path) -> None:
@@ -183,5 +236,5 @@ def test_a_crawl_without_html(web, tmp_path, record, write_warc):
     write_warc(
         "data/only/a.warc.gz", [record("http://a.test/", b"GIF89a", head="HTTP/1.1 200 OK\r\nContent-Type: image/gif")]
     )
-    with pytest.raises(UserError, match="hold no HTML page"):
+    with pytest.raises(UserError, match="hold no text"):
         pipeline.mine(config(input="only/*"), 0, web, tmp_path / "corpus")

@@ -1,0 +1,29 @@
+"""The corpus at the paper's size: Common Crawl's real addresses and the paper's numbers.
+
+Paper: section 2.1. Command: see `--dry_run` first, which reads only the lists of paths and prints the plan:
+`python -m dsmath_jax.main --config=configs/corpus.py --workdir=DIR --config.data_dir=DIR2 --dry_run`.
+Hardware: a Ray cluster (launch/ray_cluster.sh, `--config.corpus.ray_address=auto`) with a shared file system.
+DIR2 holds `seeds.txt` (URL prefixes; the paper's seeds are the pages of OpenWebMath), the person's `annotations.jsonl`
+(`python -m dsmath_jax.corpus.annotate`) once there are some, and the benchmarks. The paper reads 40 billion pages and
+keeps 35.5 million with 120 billion tokens after four iterations.
+"""
+
+from ml_collections import ConfigDict
+
+from dsmath_jax.corpus.settings import corpus
+
+# Monthly crawls up to the paper's time (https://data.commoncrawl.org/crawl-data/index.html lists all of them).
+CRAWLS = ("2022-49", "2023-06", "2023-14", "2023-23", "2023-40", "2023-50")
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.data_dir = "data"
+    config.corpus = corpus(
+        input=tuple(f"https://data.commoncrawl.org/crawl-data/CC-MAIN-{crawl}/warc.paths.gz" for crawl in CRAWLS),
+        seeds="seeds.txt",
+        benchmarks=("gsm8k/test", "math/test", "cmath/test", "mgsm_zh/test", "agieval_sat_math/test", "mmlu_stem/test"),
+        fasttext={"threads": 16},
+    )
+    return config
