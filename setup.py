@@ -69,7 +69,8 @@ setup(
     packages=find_packages(include=["dsmath_jax", "dsmath_jax.*"]),
     package_data={
         "dsmath_jax.report": ["*.j2"],
-        "dsmath_jax.corpus": ["*.j2", "rates.json"],
+        "dsmath_jax.corpus": ["rates.json"],
+        "dsmath_jax.corpus.card": ["*.j2"],
         "dsmath_jax.corpus.annotate_page": ["*.html", "*.css", "*.js"],
     },
     install_requires=RUNTIME,

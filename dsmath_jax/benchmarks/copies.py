@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
-from dsmath_jax.corpus.warc import Page, read_pages
+from dsmath_jax.corpus.reading.warc import Page, read_pages
 
 # Text between tags; a script or a style sheet has a brace or semicolon sooner or later, and stays whole.
 TEXT = re.compile(r">([^<>{};]{2,})<")

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from dsmath_jax.benchmarks import copies, resources
 from dsmath_jax.benchmarks.resources import Usage
-from dsmath_jax.corpus import sources
+from dsmath_jax.corpus.reading import sources
 from dsmath_jax.data import benchmarks
 from dsmath_jax.workdir import UserError, atomic_write, exit_code, read_json, write_json
 

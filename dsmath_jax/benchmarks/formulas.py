@@ -21,8 +21,8 @@ from urllib.parse import unquote, unquote_plus
 
 from resiliparse.extract.html2text import extract_plain_text
 
-from dsmath_jax.corpus.html_text import html_to_text
-from dsmath_jax.corpus.warc import read_pages
+from dsmath_jax.corpus.reading.warc import read_pages
+from dsmath_jax.corpus.text.html_text import html_to_text
 from dsmath_jax.workdir import UserError, exit_code
 
 MIGHT_HAVE = re.compile(r"\$|\\[(\[]|\\begin|<math|math/tex|annotation|latex|\btex\b|data-(?:expr|math|tex)|codecogs")

@@ -18,7 +18,7 @@ from dsmath_jax.corpus.annotate_page.corpus_files import CorpusFiles
 from dsmath_jax.corpus.annotate_page.server import Server
 from dsmath_jax.corpus.annotate_page.session import Session
 from dsmath_jax.corpus.annotations import Store
-from dsmath_jax.workdir import UserError
+from dsmath_jax.workdir import UserError, exit_code
 
 
 def open_server(workdir: Path, port: int) -> Server:
@@ -30,18 +30,14 @@ def open_server(workdir: Path, port: int) -> Server:
     return Server(Session(CorpusFiles(workdir), Store(workdir / "annotations.jsonl")), port)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until Ctrl-C or SIGTERM; returns the exit code: 2, with one sentence, for the user's errors."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serves until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="the workdir of a run whose corpus stage is done")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     values = parser.parse_args(arguments)
-    try:
-        server = open_server(values.workdir, values.port)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    server = open_server(values.workdir, values.port)
     session = server.session
     for sentence in unreadable(session.store):
         print(f"warning: {sentence} No mark is saved until then.", file=sys.stderr)
@@ -59,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         server.server_close()
     print("Marks are used by the corpus stage with:")
     print(f"--config.corpus.annotations={session.store.path}", flush=True)
-    return 0
 
 
 def unreadable(store: Store) -> list[str]:
@@ -76,4 +71,4 @@ def has_desktop() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -11,7 +11,7 @@ import unicodedata
 
 import numpy as np
 
-from dsmath_jax.corpus.symbols import SYMBOLS
+from dsmath_jax.corpus.text.symbols import SYMBOLS
 
 IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 SAME_COMMAND = {

@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ml_collections import ConfigDict
 
-from dsmath_jax.corpus import dedup, engine, sources, urls
-from dsmath_jax.corpus.html_text import html_to_text
-from dsmath_jax.corpus.language import language
+from dsmath_jax.corpus import dedup, engine, urls
 from dsmath_jax.corpus.normalize import Spans, normalize
+from dsmath_jax.corpus.reading import sources
+from dsmath_jax.corpus.reading.warc import read_pages
 from dsmath_jax.corpus.settings import DEFAULTS
-from dsmath_jax.corpus.warc import read_pages
+from dsmath_jax.corpus.text.html_text import html_to_text
+from dsmath_jax.corpus.text.language import language
 from dsmath_jax.data import tokenizer
 from dsmath_jax.workdir import UserError, atomic_path, exit_code
 

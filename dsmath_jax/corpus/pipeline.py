@@ -14,9 +14,11 @@ from typing import Any
 import daft
 from daft import col
 
-from dsmath_jax.corpus import domains, engine, inputs, measure, mining, pages, results, sources
+from dsmath_jax.corpus import domains, engine, inputs, measure, mining, pages, results
 from dsmath_jax.corpus.annotations import read_annotations
+from dsmath_jax.corpus.card import card
 from dsmath_jax.corpus.crawl import Crawl, read_crawl, write_file
+from dsmath_jax.corpus.reading import sources
 from dsmath_jax.corpus.settings import CHOICES
 from dsmath_jax.data import benchmarks
 from dsmath_jax.workdir import UserError, write_json
@@ -81,6 +83,7 @@ def _mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
         "damage": pages.read_damage(shards),
     }
     write_json(out / "summary.json", summary)
+    card.write(out, config.to_dict() | {"seed": seed})
     return summary
 
 
@@ -100,6 +103,7 @@ def summarize(crawl: Crawl, done: list[mining.Iteration], labelled: measure.Labe
         "pages_read": read,
         "documents_kept": kept,
         **{name: last.row.get(name) for name in ("precision", "recall", "f1", "average_precision")},
+        "unprefixed": last.row.get("unprefixed"),
         "labels_unknown": labelled.unknown if labelled else None,
         "contaminated_removed": contaminated,
         **planted(labelled, crawl, decisions, documents),

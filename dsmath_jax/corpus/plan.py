@@ -9,7 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dsmath_jax.corpus import domains, pages, sources
+from dsmath_jax.corpus import domains, pages
+from dsmath_jax.corpus.reading import sources
 from dsmath_jax.data import benchmarks
 from dsmath_jax.workdir import read_json
 

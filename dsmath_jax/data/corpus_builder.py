@@ -30,7 +30,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dsmath_jax.progress import track
-from dsmath_jax.workdir import UserError, hash_file, lock, remove
+from dsmath_jax.workdir import UserError, exit_code, hash_file, lock, remove
 
 FIELDS: dict[str, Any] = {
     "id": tfds.features.Text(),
@@ -169,26 +169,21 @@ def examples(files: Sequence[Path]) -> Iterator[tuple[str, dict]]:
                     yield before, row
 
 
-def main(argv: Sequence[str]) -> int:
-    """`--workdir=DIR` prepares `DIR/corpus/documents` in `DIR/tfds`; returns the exit code."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`--workdir=DIR` prepares `DIR/corpus/documents` in `DIR/tfds`."""
     parser = argparse.ArgumentParser(
         prog="python -m dsmath_jax.data.corpus_builder", description="Prepares a run's documents as a TFDS dataset."
     )
     parser.add_argument("--workdir", type=Path, required=True, help="of a run whose corpus stage has finished")
     workdir = parser.parse_args(argv).workdir
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is made while it runs
-    try:
-        made = prepare(workdir / "corpus" / "documents", workdir / "tfds")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    made = prepare(workdir / "corpus" / "documents", workdir / "tfds")
     train = made.info.splits["train"]
     print(f"{train.num_examples:,} documents in {train.num_shards:,} shard(s); to load them:")
     print("  import tensorflow_datasets as tfds")
     print(f"  source = tfds.builder_from_directory({made.data_dir!r}).as_data_source(split='train')")
     print("  source[0]['text'].decode()")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_code(main))

@@ -12,7 +12,7 @@ import pytest
 
 from dsmath_jax.benchmarks import copies, corpus, resources
 from dsmath_jax.corpus.normalize import normalize
-from dsmath_jax.corpus.warc import read_pages
+from dsmath_jax.corpus.reading.warc import read_pages
 from dsmath_jax.workdir import read_json
 
 PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"

@@ -4,7 +4,10 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from dsmath_jax.corpus import annotate
+from dsmath_jax.workdir import UserError
 
 
 def test_the_command_says_where_the_page_is_and_how_to_go_on(workdir):
@@ -20,8 +23,8 @@ def test_the_command_says_where_the_page_is_and_how_to_go_on(workdir):
     assert f"{workdir / 'annotations.jsonl'}, line 1: not a JSON object" in errors
 
 
-def test_a_workdir_without_a_corpus_and_a_port_in_use_end_with_one_sentence(tmp_path, server, capsys):
-    assert annotate.main([f"--workdir={tmp_path / 'none'}", "--no-browser"]) == 2
-    assert "run the corpus stage first" in capsys.readouterr().err
-    assert annotate.main([f"--workdir={tmp_path}", f"--port={server.server_port}", "--no-browser"]) == 2
-    assert "give another --port" in capsys.readouterr().err
+def test_a_workdir_without_a_corpus_and_a_port_in_use_are_one_sentence(tmp_path, server):
+    with pytest.raises(UserError, match="run the corpus stage first"):
+        annotate.main([f"--workdir={tmp_path / 'none'}", "--no-browser"])
+    with pytest.raises(UserError, match="give another --port"):
+        annotate.main([f"--workdir={tmp_path}", f"--port={server.server_port}", "--no-browser"])

@@ -10,13 +10,13 @@ from typing import Any
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from dsmath_jax.corpus.definitions import drop_definitions
-from dsmath_jax.corpus.delimited import mend_delimited
-from dsmath_jax.corpus.depth import limit_depth
-from dsmath_jax.corpus.dom import select
-from dsmath_jax.corpus.formulas import Formulas, replace_formulas
-from dsmath_jax.corpus.frame import drop_frame
-from dsmath_jax.corpus.scripts import write_scripts
+from dsmath_jax.corpus.text.definitions import drop_definitions
+from dsmath_jax.corpus.text.delimited import mend_delimited
+from dsmath_jax.corpus.text.depth import limit_depth
+from dsmath_jax.corpus.text.dom import select
+from dsmath_jax.corpus.text.formulas import Formulas, replace_formulas
+from dsmath_jax.corpus.text.frame import drop_frame
+from dsmath_jax.corpus.text.scripts import write_scripts
 
 # XML's empty elements, which an HTML parser would leave open (an open <script> swallows the page).
 XML_START = re.compile(r"\s*<\?xml\b")

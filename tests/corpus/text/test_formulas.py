@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsmath_jax.corpus.html_text import html_to_text
+from dsmath_jax.corpus.text.html_text import html_to_text
 
 ANNOTATED = (
     '<math display="{display}"><semantics><mrow><mi>loose</mi></mrow>'

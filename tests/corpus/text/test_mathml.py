@@ -1,9 +1,9 @@
 import pytest
 from resiliparse.parse.html import HTMLTree
 
-from dsmath_jax.corpus.math_element import of_node
-from dsmath_jax.corpus.mathjax import of_output
-from dsmath_jax.corpus.mathml import to_latex
+from dsmath_jax.corpus.text.math_element import of_node
+from dsmath_jax.corpus.text.mathjax import of_output
+from dsmath_jax.corpus.text.mathml import to_latex
 
 
 def convert(markup: str) -> str:

@@ -3,14 +3,13 @@
 `python -m dsmath_jax.corpus.card --workdir=DIR` makes the card of a finished corpus stage again. It follows from the
 stage's files and settings alone: the same input gives the same bytes.
 
-The words come from `card_words`, in blocks of plain text (paragraphs, tables, pictures, samples). The two templates
+The words come from `words`, in blocks of plain text (paragraphs, tables, pictures, samples). The two templates
 only lay the blocks out, and escape all of them, since addresses and texts come from anybody's pages.
 """
 
 import argparse
 import importlib.resources
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dsmath_jax.corpus import card_numbers
-from dsmath_jax.corpus.card_blocks import Picture, Points, Table
-from dsmath_jax.corpus.card_words import TITLE, Settings, sections
+from dsmath_jax.corpus.card import facts
+from dsmath_jax.corpus.card.blocks import Picture, Points, Table
+from dsmath_jax.corpus.card.words import TITLE, Settings, sections
 from dsmath_jax.workdir import MANIFEST, UserError, atomic_write, read_json
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&@]|(?<=www)\.|:(?=//))")  # what might be markup, or turn into a link
@@ -36,7 +35,7 @@ def write(out: Path, settings: Settings) -> None:
     Raises:
       UserError: one of the files is missing.
     """
-    numbers = card_numbers.read(out)
+    numbers = facts.read(out)
     made = sections(numbers, settings)
     for name, escaped in (("card.md", False), ("card.html", True)):  # Markdown is escaped by a filter
         page = _template(name, escaped).render(title=TITLE, sections=made)
@@ -72,20 +71,15 @@ def _template(name: str, escaped: bool) -> jinja2.Template:
     return environment.from_string(source)
 
 
-def main(argv: Sequence[str]) -> int:
-    """`--workdir=DIR` makes the card of `DIR/corpus` again; returns the exit code."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """`--workdir=DIR` makes the card of `DIR/corpus` again."""
     parser = argparse.ArgumentParser(
         prog="python -m dsmath_jax.corpus.card", description="Makes the data card of a finished corpus stage again."
     )
     parser.add_argument("--workdir", type=Path, required=True, help="of a run whose corpus stage has finished")
     out = parser.parse_args(argv).workdir / "corpus"
-    try:
-        write(out, stage_settings(out))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    write(out, stage_settings(out))
     print(f"data card: {out / 'card.html'} and {out / 'card.md'}")
-    return 0
 
 
 def stage_settings(out: Path) -> Settings:
@@ -108,7 +102,3 @@ def stage_settings(out: Path) -> Settings:
         elif part == "seed":
             settings[part] = value
     return settings
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from dsmath_jax.corpus.dom import select
+from dsmath_jax.corpus.text.dom import select
 
 LONGEST = 30
 NOTE_CLASS = re.compile(r"reference|footnote|note|cite|fn", re.IGNORECASE)

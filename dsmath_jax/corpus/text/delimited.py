@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dsmath_jax.corpus import asciimath
-from dsmath_jax.corpus.delimiters import BARRIER, find_formulas
-from dsmath_jax.corpus.formulas import Formulas
+from dsmath_jax.corpus.text import asciimath
+from dsmath_jax.corpus.text.delimiters import BARRIER, find_formulas
+from dsmath_jax.corpus.text.formulas import Formulas
 
 INLINE = "em|i|b|strong|br|a|sub|sup|wbr|span|u|s|del|small|mark|font|var|abbr|tt|big|nobr|q|cite"
 INLINE_TAG = re.compile(rf"(?:{INLINE})\b", re.IGNORECASE)

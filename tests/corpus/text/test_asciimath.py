@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmath_jax.corpus.asciimath import plausible, to_latex
+from dsmath_jax.corpus.text.asciimath import plausible, to_latex
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from backports import zstd
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dsmath_jax.corpus import http, warc
-from dsmath_jax.corpus.warc import Page, read_pages
+from dsmath_jax.corpus.reading import http, warc
+from dsmath_jax.corpus.reading.warc import Page, read_pages
 from dsmath_jax.workdir import UserError
 
 HTML = "HTTP/1.1 200 OK\r\nContent-Type: text/html"
@@ -127,7 +127,7 @@ def test_the_reader_goes_on_after_each_kind_of_damage(record, write_warc):
             record("http://a.test/4", b"<p>4"),
             record("http://a.test/empty", b""),
             record("", b"<p>no address"),
-            gzip.compress(b"no record"),
+            gzip.compress(b"no record", mtime=0),
             record("http://a.test/5", b"<p>5"),
             record("http://a.test/cut", b"<p>no")[:-20],
         ],
@@ -207,8 +207,11 @@ def chunked(body):
         (HTML, b'<meta charset="utf-16">' + BODY),  # whoever reads this is not reading UTF-16
         (f"{HTML}; charset=utf8", "数学\x00题".encode()),
         (f"{HTML}; charset=iso-8859-1", BODY + "数".encode()[:2]),  # cut within a character
-        (f"{HTML}\r\nContent-Encoding: gzip", gzip.compress(BODY)),
-        (f"{HTML}\r\nContent-Encoding: x-gzip", gzip.compress(BODY[:3]) + gzip.compress(BODY[3:]) + b"\0"),
+        (f"{HTML}\r\nContent-Encoding: gzip", gzip.compress(BODY, mtime=0)),
+        (
+            f"{HTML}\r\nContent-Encoding: x-gzip",
+            gzip.compress(BODY[:3], mtime=0) + gzip.compress(BODY[3:], mtime=0) + b"\0",
+        ),
         (f"{HTML}\r\nContent-Encoding: gzip", BODY),
         (f"{HTML}\r\nContent-Encoding: deflate", zlib.compress(BODY)),
         (f"{HTML}\r\nContent-Encoding: deflate", zlib.compress(BODY)[2:-4]),
@@ -216,11 +219,11 @@ def chunked(body):
         (f"{HTML}\r\nContent-Encoding: br", brotli.compress(BODY)),
         (f"{HTML}\r\nContent-Encoding: br", b"\n<p>" + BODY),
         (f"{HTML}\r\nContent-Encoding: zstd", zstd.compress(BODY[:3]) + zstd.compress(BODY[3:])),
-        (f"{HTML}\r\nContent-Encoding: gzip, br", brotli.compress(gzip.compress(BODY))),
+        (f"{HTML}\r\nContent-Encoding: gzip, br", brotli.compress(gzip.compress(BODY, mtime=0))),
         (f"{HTML}\r\nContent-Encoding: utf-8", BODY),
         (f"{HTML}\r\nTransfer-Encoding: chunked", chunked(BODY)),
         (f"{HTML}\r\nTransfer-Encoding: chunked", BODY),
-        (f"{HTML}\r\nTransfer-Encoding: gzip, chunked", chunked(gzip.compress(BODY))),
+        (f"{HTML}\r\nTransfer-Encoding: gzip, chunked", chunked(gzip.compress(BODY, mtime=0))),
         (f"{HTML}\r\nContent-Encoding: zstd\r\nTransfer-Encoding: chunked", chunked(zstd.compress(BODY))),
     ],
 )
@@ -238,7 +241,7 @@ LONG = b"<p>" + random.Random(0).randbytes(30_000).hex().encode()
 @pytest.mark.parametrize(
     ("head", "body"),
     [
-        ("Content-Encoding: gzip", gzip.compress(LONG)),
+        ("Content-Encoding: gzip", gzip.compress(LONG, mtime=0)),
         ("Content-Encoding: deflate", zlib.compress(LONG)),
         ("Content-Encoding: br", brotli.compress(LONG)),
         ("Content-Encoding: zstd", zstd.compress(LONG, options={zstd.CompressionParameter.window_log: 10})),
@@ -264,11 +267,11 @@ def test_of_a_body_that_was_cut_the_beginning_is_kept_and_counted(record, write_
         ("Content-Encoding: compress", b"\x1f\x9d\x90\xff", "unknown content encoding"),
         ("Content-Encoding: gzip", b"\xff\x01\x02", "unknown content encoding"),
         ("Content-Encoding: gzip, gzip, gzip, gzip, gzip", b"a", "more than four content encodings"),
-        ("Content-Encoding: gzip", gzip.compress(bytes(1 << 25)), "body larger than 16 MiB"),
+        ("Content-Encoding: gzip", gzip.compress(bytes(1 << 25), mtime=0), "body larger than 16 MiB"),
         ("Content-Encoding: br", brotli.compress(bytes(1 << 25)), "body larger than 16 MiB"),
         ("Content-Encoding: zstd", zstd.compress(bytes(1 << 25)), "body larger than 16 MiB"),
         ("Content-Encoding: deflate", zlib.compress(bytes(1 << 25)), "body larger than 16 MiB"),
-        ("Content-Encoding: gzip", b"".join([gzip.compress(bytes(1 << 23))] * 3), "body larger than 16 MiB"),
+        ("Content-Encoding: gzip", b"".join([gzip.compress(bytes(1 << 23), mtime=0)] * 3), "body larger than 16 MiB"),
         ("Server: a", b"<p>" * (1 << 23), "body larger than 16 MiB"),
     ],
 )

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 
-from dsmath_jax.corpus.math_element import Element
-from dsmath_jax.corpus.symbols import FUNCTIONS
+from dsmath_jax.corpus.text.math_element import Element
+from dsmath_jax.corpus.text.symbols import FUNCTIONS
 
 Latex = Callable[[Element], str]
 INFIX = {

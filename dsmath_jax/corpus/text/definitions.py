@@ -2,7 +2,7 @@
 
 import re
 
-from dsmath_jax.corpus.delimiters import find_formulas
+from dsmath_jax.corpus.text.delimiters import find_formulas
 
 DEFINING = r"(?:re|provide)?newcommand|DeclareMathOperator|(?:g|x|e)?def|let|require|newenvironment|renewenvironment"
 COMMAND = re.compile(rf"\\(?:{DEFINING})\b\*?")

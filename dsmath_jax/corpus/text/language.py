@@ -4,7 +4,7 @@ import re
 
 from resiliparse.parse.lang import detect_fast, supported_langs
 
-from dsmath_jax.corpus.delimiters import find_formulas
+from dsmath_jax.corpus.text.delimiters import find_formulas
 
 HAN, KANA, LETTER = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[\u3040-\u30ff]"), re.compile(r"[^\W\d_]")
 WORD = re.compile(r"[^\W\d_]+")

@@ -16,8 +16,8 @@ from typing import Protocol
 
 from backports import zstd
 
-from dsmath_jax.corpus.http import HEADERS_END, Damaged, header_fields, response_html
-from dsmath_jax.corpus.sources import open_stream
+from dsmath_jax.corpus.reading.http import HEADERS_END, Damaged, header_fields, response_html
+from dsmath_jax.corpus.reading.sources import open_stream
 from dsmath_jax.workdir import UserError
 
 BLOCK = 1 << 20  # bytes read from the stream at a time

@@ -7,7 +7,7 @@ the attribute `data-mml-node`; characters are named by their code points.
 import re
 from typing import Any
 
-from dsmath_jax.corpus.math_element import DEEPEST, TOKENS, Element
+from dsmath_jax.corpus.text.math_element import DEEPEST, TOKENS, Element
 
 CODE = re.compile(r"\bmjx-c([0-9A-F]{2,5})\b")
 HEX = re.compile(r"[0-9A-F]{2,5}")

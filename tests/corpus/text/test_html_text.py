@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmath_jax.corpus.html_text import html_to_text
-from dsmath_jax.corpus.language import language
+from dsmath_jax.corpus.text.html_text import html_to_text
+from dsmath_jax.corpus.text.language import language
 
 PROSE = "We add two numbers, which takes a moment or two, and then we look at what came out of it. "
 MAIN = f"<h1>Sums</h1><p>{PROSE * 5}</p>"

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from dsmath_jax.corpus.content_mathml import CONTENT, content_latex
-from dsmath_jax.corpus.math_element import TOKENS, Element
-from dsmath_jax.corpus.symbols import FUNCTIONS, VARIANTS, join, latex_of
+from dsmath_jax.corpus.text.content_mathml import CONTENT, content_latex
+from dsmath_jax.corpus.text.math_element import TOKENS, Element
+from dsmath_jax.corpus.text.symbols import FUNCTIONS, VARIANTS, join, latex_of
 
 
 def to_latex(element: Element) -> str:

@@ -2,7 +2,7 @@
 
 import re
 
-from dsmath_jax.corpus.symbols import join
+from dsmath_jax.corpus.text.symbols import join
 
 # Words and signs with the LaTeX that stands for them, by what they take.
 _CONSTANTS = """

@@ -12,11 +12,11 @@ from typing import Any
 
 from resiliparse.parse.html import HTMLTree
 
-from dsmath_jax.corpus import asciimath, mathjax, mathml
-from dsmath_jax.corpus.dom import outermost, select
-from dsmath_jax.corpus.images import LATEX_LIKE, image_latex
-from dsmath_jax.corpus.math_element import of_node
-from dsmath_jax.corpus.symbols import latex_of
+from dsmath_jax.corpus.text import asciimath, mathjax, mathml
+from dsmath_jax.corpus.text.dom import outermost, select
+from dsmath_jax.corpus.text.images import LATEX_LIKE, image_latex
+from dsmath_jax.corpus.text.math_element import of_node
+from dsmath_jax.corpus.text.symbols import latex_of
 
 # Noncharacters of Unicode, which no page has any use for, around the number of a formula.
 TOKEN_START, TOKEN_END = "\ufdd0", "\ufdd1"

@@ -12,9 +12,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFile
 
-from dsmath_jax.corpus import sources
-from dsmath_jax.corpus.sources import find, open_stream
-from dsmath_jax.corpus.warc import read_pages
+from dsmath_jax.corpus.reading import sources
+from dsmath_jax.corpus.reading.sources import find, open_stream
+from dsmath_jax.corpus.reading.warc import read_pages
 from dsmath_jax.workdir import UserError
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -95,7 +95,7 @@ LISTED = "crawl-data/x/warc/a.warc.gz\n\n  crawl-data/x/warc/b.warc.gz\r\nhttps:
     ],
 )
 def test_lists_of_paths(tmp_path, name, root, below):
-    (tmp_path / name).write_bytes(gzip.compress(LISTED.encode()) if name.endswith(".gz") else LISTED.encode())
+    (tmp_path / name).write_bytes(gzip.compress(LISTED.encode(), mtime=0) if name.endswith(".gz") else LISTED.encode())
     below = below.format(data=tmp_path)
     expected = [f"{below}/crawl-data/x/warc/{shard}.warc.gz" for shard in "ab"]
     expected += ["https://c.test/d.warc.zst?key=1", "/e/f.wet"]
@@ -118,7 +118,7 @@ def test_lists_that_are_none(tmp_path, content, words):
 
 
 @pytest.mark.parametrize(
-    "content", [b"a.warc.gz\n", gzip.compress(b"a.warc.gz\n" * 99)[:-9], b"\x1f\x8b\x08\0\0\0\0\0\0\3\xff"]
+    "content", [b"a.warc.gz\n", gzip.compress(b"a.warc.gz\n" * 99, mtime=0)[:-9], b"\x1f\x8b\x08\0\0\0\0\0\0\3\xff"]
 )
 def test_a_list_that_is_no_gzip_file(tmp_path, content):
     (tmp_path / "a.paths.gz").write_bytes(content)

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dsmath_jax.corpus import card_numbers, card_pictures
-from dsmath_jax.corpus.card_blocks import Block, Picture, Points, Sample, Samples, Section, Table
-from dsmath_jax.corpus.card_numbers import BINS, QUANTILES, Numbers
+from dsmath_jax.corpus.card import facts, pictures
+from dsmath_jax.corpus.card.blocks import Block, Picture, Points, Sample, Samples, Section, Table
+from dsmath_jax.corpus.card.facts import BINS, QUANTILES, Numbers
 
 TITLE = "Data card: mathematics mined from web pages"
 DOMAINS_SHOWN = 20
@@ -124,7 +124,7 @@ def the_funnel(numbers: Numbers, settings: Settings) -> list[Block]:
     read = max(steps[0][1], 1)
     told = ", ".join(f"{number(count)} {name}" for name, count in steps)
     rows = [(name, number(count), percent(count / read)) for name, count in steps]
-    picture = card_pictures.funnel("funnel", "Pages that each step leaves", told, steps)
+    picture = pictures.funnel("funnel", "Pages that each step leaves", told, steps)
     return [
         Picture("Pages that each step leaves", picture),
         Table("Pages that each step leaves", ("step", "pages", "of all read"), rows),
@@ -170,7 +170,7 @@ def iterations(numbers: Numbers, settings: Settings) -> list[Block]:
         )
         places = [row["iteration"] for row in measured]
         title = "Precision and recall, with 95 % intervals"
-        blocks.append(Picture(title, card_pictures.curves("measured", title, told, places, series)))
+        blocks.append(Picture(title, pictures.curves("measured", title, told, places, series)))
     return [
         *blocks,
         "Against the page labels, which the mining never sees; in brackets 95 % intervals. Unprefixed: only "
@@ -203,7 +203,7 @@ def scores(numbers: Numbers, settings: Settings) -> list[Block]:
     return [
         "The last iteration's scores of all candidates (pages with text that are no duplicates); those above the "
         f"threshold of {score(threshold)} were collected. A score orders pages; it is no probability to rely on.",
-        Picture(title, card_pictures.histogram("scores", title, told, series, threshold)),
+        Picture(title, pictures.histogram("scores", title, told, series, threshold)),
         Table("Candidates by score", ("score", "left out", "collected"), rows),
     ]
 
@@ -251,7 +251,7 @@ def domains(numbers: Numbers, settings: Settings) -> list[Block]:
 def lengths(numbers: Numbers, settings: Settings) -> list[Block]:
     if not len(numbers.scores):
         return []
-    columns = [card_numbers.quantiles(values) for values in (numbers.tokens, numbers.url_lengths, numbers.scores)]
+    columns = [facts.quantiles(values) for values in (numbers.tokens, numbers.url_lengths, numbers.scores)]
     means = [float(values.mean()) for values in (numbers.tokens, numbers.url_lengths, numbers.scores)]
     by_share = [*zip(QUANTILES, *columns, strict=True), ("mean", *means)]
     rows = [
@@ -288,7 +288,7 @@ def contamination(numbers: Numbers, settings: Settings) -> list[Block]:
     if numbers.contaminated_examples:
         blocks.append(
             Table(
-                f"At most {card_numbers.EXAMPLES} pages of each benchmark",
+                f"At most {facts.EXAMPLES} pages of each benchmark",
                 ("record", "page", "what both have"),
                 [
                     (row["contaminated_by"], row["url"], row["contaminated_ngram"])

@@ -9,7 +9,7 @@ from collections import defaultdict
 from functools import lru_cache
 from typing import Any
 
-from dsmath_jax.corpus.dom import outermost, select
+from dsmath_jax.corpus.text.dom import outermost, select
 
 # What is never read.
 UNREAD = (
