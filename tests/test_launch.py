@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAUNCHERS = {"local.sh": [], "tpu_pod.sh": ["--name=pod", "--zone=us-east5-a"], "slurm.sbatch": []}
+LAUNCHERS = {
+    "local.sh": [],
+    "tpu_pod.sh": ["--name=pod", "--zone=us-east5-a"],
+    "slurm.sbatch": [],
+    "ray_cluster.sh": ["--head"],
+}
 MAIN_ARGUMENTS = ["--config=configs/tiny.py", "--workdir=/mnt/my runs/it's $HOME", "--config.rl.steps=20"]
 
 
