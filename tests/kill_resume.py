@@ -24,10 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = re.compile(
-    r"\.lock$|/checkpoints/|/tensorboard/|\.sha256\.json$|/started\.json$|^report/index\.html$"
-    r"|^corpus/(duplicates|iterations/\d+/(positives|hosts|prefixes))/"  # Daft names its files at random
-)
+LEFT_OUT = re.compile(r"^\.lock$|/checkpoints/|/tensorboard/|\.sha256\.json$|/started\.json$|^report/index\.html$")
 PARAMS = re.compile(r"^(\w+/params)/")
 STARTED = re.compile(r"^(\w+): started$", re.MULTILINE)
 VOLATILE = {"seconds", "results", "inputs"}  # in JSON files; the last two hash files that Orbax writes times into

@@ -43,6 +43,18 @@ def start(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def test_a_dry_run_tells_the_plan_and_makes_nothing(command, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.warc.gz").touch()
+    given = [f"--config={ROOT / 'configs' / 'corpus.py'}", f"--config.data_dir={tmp_path / 'data'}", "--dry_run"]
+    code, out, _ = command(*given, f"--workdir={tmp_path / 'run'}", "--config.corpus.input=('*.gz',)")
+    assert code == 0
+    assert "corpus: to do" in out
+    assert "1 shards" in out
+    assert "core-hours" in out
+    assert not (tmp_path / "run").exists()
+
+
 WRONG = {
     "no config": (["--workdir=W"], "--config is missing"),
     "no workdir": ([CONFIG], "--workdir is missing"),

@@ -30,7 +30,9 @@ class Recipe:
         self.ran: list[str] = []
         self.killed_in = ""
         self.stages = (
-            Stage("first", self.first, ("size",), lambda c: (), ("out/*",)),
+            Stage(
+                "first", self.first, ("size",), lambda c: (), ("out/*",), reads=lambda c, w: [w.parent / "seeds.txt"]
+            ),
             Stage("second", self.second, ("rate", "extra"), lambda c: ("first",), ("*.txt",), optional=("extra",)),
             Stage("third", self.third, (), lambda c: (), ("*.txt",), derived=True),
         )
@@ -92,6 +94,16 @@ def test_complete_stages_are_skipped_and_derived_ones_made_anew(recipe, config, 
     recipe.run(config)
     assert recipe.run(config) == ["third"]
     assert "second: complete, skipped" in capsys.readouterr().out
+
+
+def test_a_changed_file_of_the_user_is_noticed(recipe, config):
+    seeds = recipe.workdir.parent / "seeds.txt"
+    recipe.run(config)
+    seeds.write_text("one")
+    with pytest.raises(UserError, match=r"seeds\.txt was changed"):
+        recipe.run(config)
+    assert recipe.run(config, overwrite="first") == ["first", "second", "third"]
+    assert recipe.run(config) == ["third"]
 
 
 def test_parts_that_a_stage_does_not_see_may_change(recipe, config):

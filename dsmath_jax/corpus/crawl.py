@@ -1,6 +1,7 @@
 """The pages of all shards: which were read, which of them stand for others, which are candidates for the corpus."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -71,7 +72,7 @@ def read_crawl(shards: list[Path], folder: Path, min_tokens: int = 1) -> Crawl:
     engine.run_tasks(write_candidates, tasks, "listing candidates")
     if not any(pq.read_metadata(path).num_rows for path in candidates):
         raise UserError(f"The {len(shards)} input file(s), {shards[0].name} first, hold no text; give others.")
-    write_json(folder / "shards.json", [str(shard) for shard in shards])
+    write_json(folder / "shards.json", [os.path.relpath(shard, folder) for shard in shards])
     return Crawl(shards, folder / "shards.json", found, candidates)
 
 

@@ -173,14 +173,16 @@ def _cluster_cpus() -> int:
 
 
 def write_parquet(frame: daft.DataFrame, folder: Path) -> None:
-    """Writes a dataframe as Parquet files below a folder that holds nothing else afterwards.
+    """Writes a dataframe as Parquet files 00000.parquet and so on below a folder that holds nothing else afterwards.
 
     A task that ran again because its machine died after writing leaves its first file too, and with it rows twice.
     """
-    written = {Path(path).name for path in frame.write_parquet(str(folder)).to_pydict()["path"]}
+    written = [Path(path).name for path in frame.write_parquet(str(folder)).to_pydict()["path"]]
     for path in folder.iterdir():
         if path.name not in written:
             remove(path)
+    for number, name in enumerate(written):
+        (folder / name).rename(folder / f"{number:05d}.parquet")
 
 
 def retry(query: Callable[[], Result], progress: Callable[[], int]) -> Result:

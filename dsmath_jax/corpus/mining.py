@@ -90,14 +90,14 @@ def seed_pages(crawl: Crawl, prefixes: Sequence[str]) -> DataFrame:
         return inputs.below_any(canonical_urls.to_pylist(), prefixes).tolist()
 
     candidates = daft.read_parquet([str(path) for path in crawl.candidates])
-    return candidates.where(below(col("canonical_url"))).select("number")
+    return candidates.where(below(col("canonical_url"))).select("number").sort("number")
 
 
 def more_positives(last: Iteration, annotations: Sequence[Annotation] | None) -> DataFrame:
     """number of an iteration's positives and of the pages that join them."""
     by_host, by_prefix = (daft.read_parquet(f"{last.folder}/{name}/*.parquet") for name in ("hosts", "prefixes"))
     found = domains.joining(last.scored(), by_host, by_prefix, annotations)
-    return daft.read_parquet(f"{last.folder}/positives/*.parquet").concat(found).distinct()
+    return daft.read_parquet(f"{last.folder}/positives/*.parquet").concat(found).distinct().sort("number")
 
 
 def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> None:
@@ -173,7 +173,7 @@ def write_model(target: str, shards: str, sample: str, settings: str, model: str
     table = pq.read_table(sample, filters=[("model", "=", int(model))])
     # A folder of our own: the training process of a killed run may live on and write into its folder.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as scratch:
-        chosen = examples([Path(shard) for shard in read_json(shards)], table, number)
+        chosen = examples([Path(shards).parent / shard for shard in read_json(shards)], table, number)
         classifier.train(chosen, json.loads(settings), number, Path(scratch)).replace(path)
 
 

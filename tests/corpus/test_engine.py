@@ -18,6 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
+def as_many_processes_as_cpus():
+    """Other tests of this process may have asked for one."""
+    engine.connect("", workers=0)
+
+
+@pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets worker processes import this module's functions, wherever the tests are started."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -213,6 +213,12 @@ def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
         (("crawl/labels.jsonl", '{"url": "http://nowhere.test/", "label": "math"}\n'), {}, "None of the labelled URLs"),
         (None, {"min_score": 0.0}, "collected every page"),
         (None, {"benchmarks": ("toy/none",)}, "Unknown benchmark"),
+        (None, {"benchmark_files": ("own.jsonl",)}, "own.jsonl"),
+        (("crawl/annotations.jsonl", "{}\n"), {"annotations": "crawl/annotations.jsonl"}, "line 1"),
+        (None, {"remove": "line"}, "remove=line is none of page, segment"),
+        (None, {"tokenizer": "none.model"}, "none.model"),
+        (None, {"min_tokens": 10_000}, "hold no text"),
+        (None, {"top_tokens": 1}, "collected no page"),
     ],
 )
 def test_bad_input_is_one_sentence(web, tmp_path, spoil, fields, words):
@@ -223,6 +229,20 @@ def test_bad_input_is_one_sentence(web, tmp_path, spoil, fields, words):
     assert "\n" not in str(error.value)
     assert not (tmp_path / "corpus/summary.json").exists()
     assert not (tmp_path / "corpus/documents").exists()
+
+
+def test_labels_of_unknown_urls_are_told(web, tmp_path, capsys):
+    with open(web / "crawl/labels.jsonl", "a") as file:
+        file.write('{"url": "http://nowhere.test/", "label": "math"}\n')
+    summary = pipeline.mine(config(iterations=1), 0, web, tmp_path / "corpus")
+    assert summary["labels_unknown"] == 1
+    assert "1 labels are of URLs not read" in capsys.readouterr().err
+
+
+def test_own_benchmarks_are_removed_too(web, tmp_path):
+    write_jsonl(web / "own.jsonl", [{"question": QUESTION}])
+    some = config(benchmarks=(), benchmark_files=("own.jsonl",), iterations=1)
+    assert pipeline.mine(some, 0, web, tmp_path / "corpus")["contaminated_removed"] == 1
 
 
 def test_seeds_that_cover_everything(web, tmp_path):
