@@ -23,7 +23,8 @@ CANDIDATES = 0.9  # of the pages read, after duplicates and stubs
 ASSUMPTIONS = f"""\
 Assumed: {PAGES_PER_SHARD:,} HTML pages a WARC file; {CANDIDATES:.0%} of the pages are candidates; every page costs what
 a page of the measured crawl does. Not counted: the network, start-up, joins and sorts between shards beyond those
-measured. Training (a process for each classifier) and decontamination of what is collected are small beside it."""
+measured. Scores were measured with a classifier of dim 64; the paper's 256 takes up to four times as long. Training (a
+process for each classifier) and decontamination of what is collected are small beside it."""
 
 
 def rates() -> dict:
@@ -62,7 +63,7 @@ def plan(config: Any, data_dir: Path) -> Iterator[str]:
     yield ""
     yield f"{'core-hours':12}{'s per 1,000 pages':>20}" + "".join(f"{count:17,} pages" for count in counts)
     for step in hours[0]:
-        yield f"{step:12}{seconds[step]:20.2f}" + "".join(f"{column[step]:23,.0f}" for column in hours)
-    yield f"{'all':12}{'':20}" + "".join(f"{sum(column.values()):23,.0f}" for column in hours)
+        yield f"{step:12}{seconds[step]:20.2f}" + "".join(f"{column[step]:23,.1f}" for column in hours)
+    yield f"{'all':12}{'':20}" + "".join(f"{sum(column.values()):23,.1f}" for column in hours)
     yield f"Measured by {measured['command']} ({measured['hardware']}, commit {measured['commit']})."
     yield ASSUMPTIONS
