@@ -12,7 +12,7 @@ from dsmath_jax.data.benchmarks import Record
 
 SIEVE_BITS = 22
 SIGNS = re.compile(r"[=+<>] ")
-NUMBERS = re.compile(r"[\d. ]+")
+WORDLESS = re.compile(r"(?:(?:[a-z]|[\d.]+)(?: |$))*")
 
 
 def words(normal: str) -> str:
@@ -42,7 +42,7 @@ class Benchmarks:
 
     Texts of at least `ngram` tokens count by each run of `ngram` tokens, shorter ones by the whole text, and those of
     fewer than `min_ngram` tokens not at all. (English by word, Chinese by character: see `normalize`.) Runs of bare
-    numbers do not count: any page may count from 1 to 10.
+    numbers and single letters do not count: any page may hold 1 to 10, or x_1 to x_5.
     """
 
     def __init__(self, records: Iterable[Record], ngram: int = 10, min_ngram: int = 3):
@@ -53,7 +53,7 @@ class Benchmarks:
                 n = min(ngram, len(spans))
                 if n >= min_ngram:
                     for position, key in enumerate(spans.hashes(n).tolist()):
-                        if key not in grams[n] and not NUMBERS.fullmatch(gram := spans.ngram(position, n)):
+                        if key not in grams[n] and not WORDLESS.fullmatch(gram := spans.ngram(position, n)):
                             grams[n][key] = Gram(record.id, gram)
         self.grams = {n: grams[n] for n in sorted(grams, reverse=True)}
         # A sieve of hash bits lets almost no run of a clean page through to the exact look-up.

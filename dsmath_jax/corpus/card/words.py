@@ -86,28 +86,34 @@ def how_it_was_made(numbers: Numbers, settings: Settings) -> list[Block]:
     fasttext, minhash = settings["fasttext"], settings["minhash"]
     floor = f" and a score of at least {settings['min_score']:g}" if settings["min_score"] else ""
     quantised = ", quantised" if fasttext["quantize"] else ""
-    judged = (
-        f"lie below a URL prefix that a person annotated as mathematics ({settings['annotations']})"
+    joining = (
+        f"Uncollected pages below a URL prefix that a person annotated as mathematics ({settings['annotations']})"
         if numbers.summary["domain_rule"] == "annotations"
-        else f"a rule takes for mathematics in a person's place ({numbers.summary['domain_rule']})"
+        else "Those of its uncollected pages that a rule takes for mathematics in a person's place "
+        f"({numbers.summary['domain_rule']})"
     )
+    models = fasttext["models"]
+    averaged = f", {models} classifiers averaged" if models > 1 else ""
+    sample = "as many" if settings["negatives"] == 1 else f"{settings['negatives']:g} times as many"
     seed = f" The seed of all random choices is {settings['seed']}." if "seed" in settings else ""
     known = ", ".join([*settings["benchmarks"], *settings["benchmark_files"]])
     least, most = settings["min_ngram"], settings["ngram"]
     return [
         "Pages were turned into text with formulas as LaTeX. Of pages with the same address, and of pages with nearly "
         f"the same text (MinHash, {minhash['bands']} bands of {minhash['rows']} rows over {minhash['shingle']}-grams), "
-        "one was kept, before anything was scored.",
+        "one was kept, before anything was scored; pages of fewer than "
+        f"{settings['min_tokens']} tokens were left out.",
         f"In each of {len(numbers.summary['iterations'])} iterations (at most {settings['iterations']}; they end "
         f"once {percent(settings['stop_overlap'])} of what is collected was collected before) fastText (dimension "
         f"{fasttext['dim']}, learning rate {fasttext['lr']:g}, word n-grams to {fasttext['word_ngrams']}, minimum "
-        f"count {fasttext['min_count']}, {fasttext['epochs']} epochs, {number(fasttext['bucket'])} buckets{quantised}) "
-        f"learned to tell positives from as many random pages (at most {number(settings['max_positives'])} and "
+        f"count {fasttext['min_count']}, {fasttext['epochs']} epochs, {number(fasttext['bucket'])} "
+        f"buckets{quantised}{averaged}) learned to tell positives from {sample} random pages (at most "
+        f"{number(settings['max_positives'])} and "
         f"{number(settings['max_negatives'])}) and scored all pages; the best-scored ones were collected, up to N = "
         f"{number(settings['top_tokens'])} tokens{floor}.{seed}",
         f"The first positives are the pages below the prefixes of {settings['seeds']}. A host of which more than "
-        f"{percent(settings['domain_share'])} was collected counts as math-related; those of its uncollected pages "
-        f"that {judged} join the positives of the next iteration.",
+        f"{percent(settings['domain_share'])} was collected counts as math-related. {joining} "
+        "join the positives of the next iteration.",
         f"At the end, {SCOPE[settings['remove']]} that repeats a benchmark was removed: that holds any {most} tokens "
         f"in a row (English by word, Chinese by character) of a question or worked solution, or the whole of one that "
         f"has {least} to {most - 1} tokens. Benchmarks: {known}."
@@ -116,7 +122,7 @@ def how_it_was_made(numbers: Numbers, settings: Settings) -> list[Block]:
     ]
 
 
-SCOPE = {"page": "each page", "segment": "each segment of a page"}
+SCOPE = {"page": "each page", "segment": "each line of a page"}
 
 
 def the_funnel(numbers: Numbers, settings: Settings) -> list[Block]:
@@ -282,7 +288,8 @@ def contamination(numbers: Numbers, settings: Settings) -> list[Block]:
             f"The labels name {number(summary['contaminated_planted'])} contaminated pages; "
             f"{number(summary['contaminated_left'])} of them are among the documents."
         )
-    counts = {name: numbers.contaminated.get(name, 0) for name in names} | numbers.contaminated
+    named = {name: numbers.contaminated.get(name, 0) for name in names if name != "all"}
+    counts = named | numbers.contaminated
     rows = [(name, number(count)) for name, count in counts.items()]
     blocks.append(Table("Pages that repeat a benchmark", ("benchmark", "pages"), rows))
     if numbers.contaminated_examples:
