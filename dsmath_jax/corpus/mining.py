@@ -103,9 +103,7 @@ def more_positives(last: Iteration, annotations: Sequence[Annotation] | None) ->
 def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> None:
     """Draws positives and `config.negatives` times as many negatives (the paper: as many) to `sample.parquet`.
 
-    Its columns are model, number, math; sorted.
-
-    Negatives are random pages, but none of those that the last iteration collected: where mathematics is not as rare
+    Its columns are model, number, math; sorted. Negatives are random pages, but none of those that the last iteration collected: where mathematics is not as rare
     as in Common Crawl, they would teach that it is none. Each model gets negatives of its own.
 
     Args:
@@ -122,15 +120,15 @@ def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> 
     if not len(chosen):
         raise UserError(f"No page read lies below a prefix of {config.seeds}; mend the prefixes.")
     others = candidates.where(~col("collected")) if "collected" in candidates.column_names else candidates
-    others = others.select("number").join(positives, on="number", how="anti").collect()
-    if not len(others):
-        raise UserError(
-            "The seeds cover every page, so that none is left to learn what is not mathematics; give fewer."
-        )
+    others = others.select("number").join(positives, on="number", how="anti")
+    count = max(1, min(config.max_negatives, round(config.negatives * len(chosen))))
     tables = []
     for model in range(config.fasttext.models):
-        count = min(config.max_negatives, round(config.negatives * len(chosen)))
         rejected = _lowest(others, count, seed + 500 + model)
+        if not len(rejected):
+            raise UserError(
+                "The seeds cover every page, so that none is left to learn what is not mathematics; give fewer."
+            )
         numbers = np.concatenate([chosen, rejected])
         order = np.argsort(numbers)
         math = np.arange(len(numbers)) < len(chosen)
