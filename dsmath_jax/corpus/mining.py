@@ -103,8 +103,9 @@ def more_positives(last: Iteration, annotations: Sequence[Annotation] | None) ->
 def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> None:
     """Draws positives and `config.negatives` times as many negatives (the paper: as many) to `sample.parquet`.
 
-    Its columns are model, number, math; sorted. Negatives are random pages, but none of those that the last iteration collected: where mathematics is not as rare
-    as in Common Crawl, they would teach that it is none. Each model gets negatives of its own.
+    Its columns are model, number, math; sorted. Negatives are random pages, but none of those that the last iteration
+    collected: where mathematics is not as rare as in Common Crawl, they would teach that it is none. Each model gets
+    negatives of its own.
 
     Args:
       candidates: number, and `collected` if there was an iteration before.
