@@ -14,6 +14,8 @@ from dsmath_jax.intervals import bootstrap_interval, wilson_interval
 from dsmath_jax.workdir import UserError
 
 RESAMPLES = 1000
+RATES = ("precision", "recall", "f1", "average_precision")
+UNMEASURED: dict = {"labelled": 0, **{f"{rate}{of}": None for rate in RATES for of in ("", "_interval")}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,13 @@ def look_up(labelled: Labelled, scored: DataFrame) -> np.ndarray:
     rows = scored.where(col("number").is_in(labelled.numbers.tolist())).select("number", "score").to_pydict()
     scores = dict(zip(rows["number"], rows["score"], strict=True))
     return np.array([scores.get(number, 0.0) for number in labelled.numbers.tolist()])
+
+
+def measure(labelled: Labelled | None, scored: DataFrame, cut: Cut, seed: int) -> dict:
+    """The `measures` of what a cut of scored pages collects; all None without labels."""
+    if labelled is None:
+        return UNMEASURED | {"unprefixed": UNMEASURED}
+    return measures(labelled, look_up(labelled, scored), cut, seed)
 
 
 def measures(labelled: Labelled, scores: np.ndarray, cut: Cut, seed: int) -> dict:

@@ -21,7 +21,7 @@ from daft import DataFrame, DataType, col
 from dsmath_jax.corpus import classifier, domains, engine, inputs, pages
 from dsmath_jax.corpus.annotations import Annotation
 from dsmath_jax.corpus.crawl import CANDIDATES, Crawl, write_frame
-from dsmath_jax.corpus.measure import Labelled, look_up, measures
+from dsmath_jax.corpus.measure import Labelled, measure
 from dsmath_jax.corpus.normalize import mix
 from dsmath_jax.corpus.select import Cut, top_tokens
 from dsmath_jax.progress import track
@@ -256,7 +256,7 @@ def conclude(
         known = daft.read_parquet(f"{done[-1].folder}/hosts/*.parquet").where(col("math_related")).select("host")
         new = new.join(known, on="host", how="anti")
     sample = pq.read_table(folder / "sample.parquet", filters=[("model", "=", 0)]).column("math").to_numpy()
-    row = {
+    row = measure(labelled, scored, cut, seed) | {
         "iteration": number,
         "positives": int(sample.sum()),
         "negatives": int((~sample).sum()),
@@ -266,8 +266,6 @@ def conclude(
         "overlap": counts["again"] / counts["pages"],
         "new_domains": new.count_rows(),
     }
-    if labelled:
-        row |= measures(labelled, look_up(labelled, scored), cut, seed)
     write_json(folder / "result.json", {"cut": dataclasses.asdict(cut), "row": row})
     return Iteration(number, folder, cut, row)
 
@@ -292,7 +290,5 @@ def ablation(last: Iteration, limits: Sequence[int], labelled: Labelled | None, 
         cut = top_tokens(last.scored(), limit, config.min_score)
         counts = _counts(last.scored().with_column("collected", cut.before()))
         row = {"top_tokens": limit} | {name: counts[name] for name in ("pages", "tokens", "threshold")}
-        if labelled:
-            row |= measures(labelled, look_up(labelled, last.scored()), cut, seed)
-        rows.append(row)
+        rows.append(row | measure(labelled, last.scored(), cut, seed))
     return rows

@@ -102,8 +102,8 @@ def summarize(crawl: Crawl, done: list[mining.Iteration], labelled: measure.Labe
     return {
         "pages_read": read,
         "documents_kept": kept,
-        **{name: last.row.get(name) for name in ("precision", "recall", "f1", "average_precision")},
-        "unprefixed": last.row.get("unprefixed"),
+        **{name: last.row[name] for name in measure.RATES},
+        "unprefixed": last.row["unprefixed"],
         "labels_unknown": labelled.unknown if labelled else None,
         "contaminated_removed": contaminated,
         **planted(labelled, crawl, decisions, documents),

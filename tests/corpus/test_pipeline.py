@@ -239,6 +239,13 @@ def test_labels_of_unknown_urls_are_told(web, tmp_path, capsys):
     assert "1 labels are of URLs not read" in capsys.readouterr().err
 
 
+def test_without_labels_nothing_is_measured(web, tmp_path):
+    summary = pipeline.mine(config(labels="", iterations=1), 0, web, tmp_path / "corpus")
+    assert [summary[name] for name in ("precision", "f1", "labels_unknown", "contaminated_planted")] == [None] * 4
+    assert summary["documents_kept"] == 40
+    assert (tmp_path / "corpus/card.html").is_file()
+
+
 def test_own_benchmarks_are_removed_too(web, tmp_path):
     write_jsonl(web / "own.jsonl", [{"question": QUESTION}])
     some = config(benchmarks=(), benchmark_files=("own.jsonl",), iterations=1)
