@@ -77,7 +77,7 @@ def data(finished: Path, tmp_path: Path) -> Path:
 def no_warc(data: Path) -> str:
     for path in data.glob("crawl/*.warc.gz"):
         path.unlink()
-    return "No WARC file matches"
+    return "No input file matches"
 
 
 def text_for_warc(data: Path) -> str:
