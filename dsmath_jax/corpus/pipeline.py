@@ -23,12 +23,13 @@ from dsmath_jax.corpus.settings import CHOICES
 from dsmath_jax.data import benchmarks
 from dsmath_jax.workdir import UserError, write_json
 
-LARGEST_HOSTS = 1000
+OTHER_HOSTS = 1000  # of those that are not math-related, so many are in the summary
 
 
 def files(config: Any, data_dir: Path) -> list[Path]:
     """The user's own small files that the settings name."""
-    return [data_dir / config[name] for name in ("seeds", "labels", "annotations") if config[name]]
+    names = [config[name] for name in ("seeds", "labels", "annotations") if config[name]]
+    return [data_dir / name for name in [*names, *config.benchmark_files]]
 
 
 def mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
@@ -98,7 +99,9 @@ def summarize(crawl: Crawl, done: list[mining.Iteration], labelled: measure.Labe
     candidates = daft.read_parquet([str(path) for path in crawl.candidates]).count_rows()
     contaminated = decisions.where(col("contaminated_by").not_null()).count_rows()
     languages = documents.groupby("language").agg(col("id").count()).sort(["id", "language"], desc=[True, False])
-    hosts = daft.read_parquet(f"{last.folder}/hosts/*.parquet").sort(["collected", "host"], desc=[True, False])
+    hosts = daft.read_parquet(f"{last.folder}/hosts/*.parquet")
+    others = hosts.where(~col("math_related")).sort(["collected", "host"], desc=[True, False]).limit(OTHER_HOSTS)
+    told = [*hosts.where(col("math_related")).to_pylist(), *others.to_pylist()]
     return {
         "pages_read": read,
         "documents_kept": kept,
@@ -115,7 +118,7 @@ def summarize(crawl: Crawl, done: list[mining.Iteration], labelled: measure.Labe
             ["collected", last.row["pages"]],
             ["after decontamination", kept],
         ],
-        "domains": hosts.limit(LARGEST_HOSTS).to_pylist(),
+        "domains": sorted(told, key=lambda row: (-row["collected"], row["host"])),
         "domains_total": hosts.count_rows(),
         "iterations": [iteration.row for iteration in done],
         "languages": dict(zip(*languages.to_pydict().values(), strict=True)),
