@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
         labels="crawl/labels-public.jsonl",
         annotations="crawl/annotations.jsonl",
         benchmarks=("all",),
-        top_tokens=1_500_000,  # a third of all tokens: a quarter of the pages, and pages of mathematics are long
+        top_tokens=1_500_000,  # a third of all tokens, as in configs/gsm8k_small.py
         ablation_tokens=(500_000, 1_000_000, 2_000_000, 3_000_000),
         # Some 150 seed pages in place of 500,000: more negatives, epochs at a higher rate, five classifiers averaged.
         negatives=3.0,
