@@ -95,19 +95,20 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _json_object(line, f"{path}, line {number}")
+                    yield json_object(line, f"{path}, line {number}", "that line")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({os.strerror(error.errno or errno.EIO)}); check the path.") from None
 
 
-def _json_object(line: bytes, where: str) -> dict:
+def json_object(data: bytes, where: str, which: str) -> dict[str, Any]:
+    """Reads a JSON object; what is none is a `UserError` that says where it is and which thing to mend or remove."""
     try:
-        row = json.loads(line)
+        value = json.loads(data)
     except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: not a JSON object; mend or remove that line.")
-    return row
+        value = None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: not a JSON object; mend or remove {which}.")
+    return value
 
 
 def hash_file(path: str | Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import daft
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
@@ -39,6 +40,10 @@ class Crawl:
     duplicates: Path
     candidates: list[Path]
 
+    def listed(self) -> DataFrame:
+        """All candidates, with the columns of `CANDIDATES`."""
+        return daft.read_parquet([str(path) for path in self.candidates])
+
     def ids(self, numbers: Sequence[int]) -> list[str]:
         """The ids of pages given by number."""
         names = _names(tuple(self.shards))
@@ -63,7 +68,7 @@ def read_crawl(shards: list[Path], folder: Path, min_tokens: int = 1) -> Crawl:
       UserError: there is no page.
     """
     found = folder / "duplicates"
-    if not found.exists():
+    if not found.exists():  # a part of it is computed before it is written
         write_frame(found, dedup.duplicates(pages.frame(shards, *dedup.COLUMNS)))
     candidates = [folder / "candidates" / shard.name for shard in shards]
     tasks = [
@@ -104,8 +109,7 @@ def write_candidates(target: str, shard: str, duplicates: str, min_tokens: str) 
 
 
 def read_duplicates(duplicates: Path, shard: int) -> pa.Table:
-    """number, kept, same_url of the pages of one shard for which others are kept, sorted by number."""
+    """number, kept, same_url of the pages of one shard for which others are kept."""
     low, high = shard << pages.ROW_BITS, (shard + 1) << pages.ROW_BITS
     field = pa.dataset.field("number")
-    table = pa.dataset.dataset(duplicates, format="parquet").to_table(filter=(field >= low) & (field < high))
-    return table.sort_by("number")
+    return pa.dataset.dataset(duplicates, format="parquet").to_table(filter=(field >= low) & (field < high))

@@ -39,13 +39,9 @@ class Iteration:
     cut: Cut
     row: dict
 
-    @property
-    def scores(self) -> list[Path]:
-        return sorted((self.folder / "scores").glob("*.parquet"))
-
     def scored(self) -> DataFrame:
         """number, canonical_url, host, tokens, first, before, score of all candidates, and `collected`."""
-        return daft.read_parquet([str(path) for path in self.scores]).with_column("collected", self.cut.before())
+        return daft.read_parquet(f"{self.folder}/scores/*.parquet").with_column("collected", self.cut.before())
 
 
 def iterate(
@@ -72,7 +68,7 @@ def iterate(
     for number in track(range(1, config.iterations + 1), "mining iterations", config.iterations):
         here, last = folder / str(number), done[-1] if done else None
         write_frame(here / "positives", more_positives(last, annotations) if last else seed_pages(crawl, seeds))
-        candidates = last.scored() if last else daft.read_parquet([str(path) for path in crawl.candidates])
+        candidates = last.scored() if last else crawl.listed()
         draw_sample(candidates, here, config, seed * 1_000 + number)
         train(crawl, here, config.fasttext, seed * 1_000 + number)
         score(crawl, here, last)
@@ -89,8 +85,7 @@ def seed_pages(crawl: Crawl, prefixes: Sequence[str]) -> DataFrame:
     def below(canonical_urls: Any) -> list[bool]:
         return inputs.below_any(canonical_urls.to_pylist(), prefixes).tolist()
 
-    candidates = daft.read_parquet([str(path) for path in crawl.candidates])
-    return candidates.where(below(col("canonical_url"))).select("number").sort("number")
+    return crawl.listed().where(below(col("canonical_url"))).select("number").sort("number")
 
 
 def more_positives(last: Iteration, annotations: Sequence[Annotation] | None) -> DataFrame:

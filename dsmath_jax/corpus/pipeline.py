@@ -96,7 +96,7 @@ def summarize(crawl: Crawl, done: list[mining.Iteration], labelled: measure.Labe
     duplicates = daft.read_parquet(f"{crawl.duplicates}/*.parquet")
     read, kept, gone = decisions.count_rows(), documents.count_rows(), duplicates.count_rows()
     older = duplicates.where(col("same_url")).count_rows()
-    candidates = daft.read_parquet([str(path) for path in crawl.candidates]).count_rows()
+    candidates = crawl.listed().count_rows()
     contaminated = decisions.where(col("contaminated_by").not_null()).count_rows()
     languages = documents.groupby("language").agg(col("id").count()).sort(["id", "language"], desc=[True, False])
     hosts = daft.read_parquet(f"{last.folder}/hosts/*.parquet")

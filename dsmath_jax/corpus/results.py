@@ -1,5 +1,6 @@
 """What the corpus leaves: documents, one decision per page read, and which page repeats which benchmark record."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -54,7 +55,7 @@ def write(crawl: Crawl, last: Iteration, records: Sequence[Record], config: Any,
         rows = ({"id": record.id, "question": record.question, "solution": record.solution} for record in records)
         write_jsonl(known, rows)
     rules = {"ngram": config.ngram, "min_ngram": config.min_ngram, "remove": config.remove}
-    facts = {"cut": {"score": last.cut.score, "number": last.cut.number}, "iteration": last.number}
+    facts = {"cut": dataclasses.asdict(last.cut), "iteration": last.number}
     tokens = pages.shard_settings(crawl.shards[0])["tokenizer"]
     tasks = [
         (

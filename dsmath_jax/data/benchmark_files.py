@@ -8,14 +8,13 @@ import ast
 import csv
 import gzip
 import io
-import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsmath_jax.workdir import UserError
+from dsmath_jax.workdir import UserError, json_object
 
 PROMPT_EXAMPLE = re.compile(r"^Q: (.*?)\nA: (.*?)(?=\n\nQ: |\Z)", re.DOTALL | re.MULTILINE)
 
@@ -36,7 +35,7 @@ def json_lines(path: Path) -> Iterator[Row]:
     key = 0
     for number, line in enumerate(_read(path).split(b"\n"), 1):
         if line.strip():
-            yield Row(str(key), f"line {number}", _json_object(line, f"{path}, line {number}", "that line"))
+            yield Row(str(key), f"line {number}", json_object(line, f"{path}, line {number}", "that line"))
             key += 1
 
 
@@ -62,13 +61,13 @@ def json_problem(path: Path) -> Iterator[Row]:
     if path.suffix == ".jsonl":
         yield from json_lines(path)
     else:
-        row = _json_object(_read(path), str(path), "that file")
+        row = json_object(_read(path), str(path), "that file")
         yield Row(f"{path.parent.name}/{path.stem}", "its problem", row)
 
 
 def json_task(path: Path) -> Iterator[Row]:
     """BIG-Bench Hard: a file per task, whose rows are the list `examples`; adds the field `task`."""
-    examples = _json_object(_read(path), str(path), "that file").get("examples")
+    examples = json_object(_read(path), str(path), "that file").get("examples")
     if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
         raise UserError(f"{path}: the field 'examples' is not a list of objects; mend or remove that file.")
     for number, example in enumerate(examples):
@@ -133,16 +132,6 @@ def _text(path: Path) -> str:
 
 def _table(path: Path) -> list[list[str]]:
     return list(csv.reader(io.StringIO(_text(path), newline="")))
-
-
-def _json_object(data: bytes, where: str, which: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: not a JSON object; mend or remove {which}.")
-    return value
 
 
 def _literal(text: str, where: str) -> dict[str, Any]:
