@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"warning: {sentence} No mark is saved until then.", file=sys.stderr)
     if not session.corpus.domains:
         print("warning: This corpus has no math-related domain, so there is nothing to mark.", file=sys.stderr)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell in the background hands SIGINT on as ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         print(f"annotation page: {server.url} (Ctrl-C ends it)", flush=True)
         if not values.no_browser and has_desktop():
