@@ -1,18 +1,24 @@
 """The mesh, where parameters and batches lie on it, and the start of a run on several hosts."""
 
+import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from dsmath_jax.workdir import UserError
 
-AXES = ("fsdp", "tensor")
+# replica: whole copies of the model (the one axis that may cross slices); fsdp: rows, and shards of every parameter;
+# context: stretches of a row's tokens; tensor: heads, feed-forward and vocabulary.
+AXES = ("replica", "fsdp", "context", "tensor")
+BATCH_AXES = ("replica", "fsdp")
 
-# Parameter paths (joined by "/") to the mesh axes of their dimensions; the first match counts, every path must match.
+# Parameter paths (joined by "/") to the mesh axes of their dimensions; every path must match exactly one.
 # Leaves below `layers` have the layer axis L in front.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embedding$", ("tensor", "fsdp")),
@@ -25,22 +31,38 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"final_norm/scale$", (None,)),
     (r"reward/(kernel|bias)$", ()),
 )
-ACTIVATION_AXES: dict[str, str | None] = {"B": "fsdp", "N": "tensor", "K": "tensor", "F": "tensor", "V": "tensor"}
+# Axis letters of activations, and of weights as they are used (gathered over fsdp, parted over tensor).
+ACTIVATION_AXES: dict[str, str | tuple[str, ...]] = {
+    "B": BATCH_AXES, "T": "context", "N": "tensor", "K": "tensor", "F": "tensor", "V": "tensor"
+}  # fmt: skip
 
 
-def make_mesh(fsdp: int = -1, tensor: int = 1) -> Mesh:
-    """A mesh of all devices; -1 takes what the other axis leaves.
+def make_mesh(
+    replica: int = 1, fsdp: int = -1, context: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh of all devices (or of those given, which need not exist); an fsdp of -1 takes what the others leave.
+
+    On TPU slices joined by a data-centre network, `replica` is the axis that crosses it: only gradients do so then.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or replica to that of the slices.
     """
-    devices = jax.device_count()
-    fsdp = devices // tensor if fsdp == -1 else fsdp
-    if fsdp * tensor != devices:
-        raise UserError(
-            f"mesh fsdp={fsdp} x tensor={tensor} does not multiply to the {devices} devices; change config.mesh."
-        )
-    return jax.make_mesh((fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 2)
+    devices = jax.devices() if devices is None else devices
+    others = replica * context * tensor
+    fsdp = len(devices) // others if fsdp == -1 and others > 0 else fsdp
+    sizes = (replica, fsdp, context, tensor)
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        told = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise UserError(f"mesh {told} does not multiply to the {len(devices)} devices; change config.mesh.")
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+    if replica % slices:
+        raise UserError(f"mesh replica={replica} does not divide by the {slices} TPU slices; change config.mesh.")
+    within = (replica // slices, *sizes[1:])
+    if slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1, 1), devices)
+    else:
+        grid = mesh_utils.create_device_mesh(within, devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -76,25 +98,108 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def constrain_on(mesh: Mesh) -> Any:
-    """The `constrain(x, "BTD")` that the model calls: pins an activation's layout by its axis letters."""
+def abstract(shapes: Any, shardings: Any) -> Any:
+    """Shapes, dtypes and shardings of a pytree of which nothing is allocated."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def size_of(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
+    """How many parts one or several mesh axes make."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+
+def layout(mesh: Mesh, shape: Sequence[int], axes: str) -> PartitionSpec:
+    """Where an activation with these axis letters lies; an axis that does not divide is left whole."""
+    wanted = [ACTIVATION_AXES.get(axis) for axis in axes]
+    fits = [w if w and n % size_of(mesh, w) == 0 else None for n, w in zip(shape, wanted, strict=True)]
+    return PartitionSpec(*fits)
+
+
+def constrain_on(mesh: Mesh) -> Callable[[Array, str], Array]:
+    """The `constrain(x, "BTD")` that the model calls: pins an array's layout by its axis letters."""
 
     def constrain(x: Array, axes: str) -> Array:
-        spec = PartitionSpec(*(ACTIVATION_AXES.get(axis) for axis in axes))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, layout(mesh, x.shape, axes)))
 
     return constrain
 
 
+def by_rows_on(mesh: Mesh) -> Callable[..., Any]:
+    """The `by_rows(f, rows, whole)` that the model is handed: `f(*rows, *whole)`, each device on its own `[B,T]` part.
+
+    `rows` are arrays `[B, T, ...]` and so are the results; `whole` is gathered before, and its gradient summed once
+    after, however often `f` uses it (XLA would sum in every turn of a loop). The tensor axis stays XLA's to lay out.
+    """
+
+    def by_rows(f: Callable[..., Any], rows: Sequence[Array], whole: Sequence[Any]) -> Any:
+        spec = layout(mesh, rows[0].shape[:2], "BT")
+        if all(axes is None or size_of(mesh, axes) == 1 for axes in spec):
+            return f(*rows, *whole)
+        return jax.shard_map(
+            f, mesh=mesh, in_specs=(*[spec] * len(rows), *[PartitionSpec()] * len(whole)), out_specs=spec,
+            axis_names={*BATCH_AXES, "context"}, check_vma=False,
+        )(*rows, *whole)  # fmt: skip
+
+    return by_rows
+
+
+def batch_sharding(mesh: Mesh, ndim: int = 2) -> NamedSharding:
+    """Of a batch's arrays: rows over replica and fsdp, tokens over context."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context") if ndim > 1 else PartitionSpec(BATCH_AXES))
+
+
+def _local_shards(mesh: Mesh) -> list[int]:
+    """The numbers of the batch's shards (of replica x fsdp) that this process's devices hold."""
+    mine = np.vectorize(lambda device: device.process_index == jax.process_index())(mesh.devices)
+    return np.flatnonzero(mine.any(axis=(2, 3)).reshape(-1)).tolist()
+
+
+def local_rows(mesh: Mesh, rows: int) -> list[int]:
+    """Which rows of a batch this process has to make: those that its devices hold.
+
+    Raises:
+      UserError: the rows do not divide by the mesh.
+    """
+    shards = size_of(mesh, BATCH_AXES)
+    if rows % shards:
+        raise UserError(
+            f"A batch of {rows} rows does not divide by the mesh's replica x fsdp = {shards}; change batch_size or "
+            "config.mesh."
+        )
+    each = rows // shards
+    return [shard * each + i for shard in _local_shards(mesh) for i in range(each)]
+
+
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
-    """Puts each process's rows on the devices as one global batch, its first axis over `fsdp`."""
-    sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    """Puts each process's rows (`local_rows`) on its devices as one global batch.
+
+    Raises:
+      UserError: the rows' tokens do not divide by the mesh's context axis.
+    """
+    shards = _local_shards(mesh)
+    place = {shard: position for position, shard in enumerate(shards)}
+
+    def put(local: np.ndarray) -> Array:
+        if local.ndim > 1 and local.shape[1] % mesh.shape["context"]:
+            raise UserError(
+                f"Rows of {local.shape[1]} tokens do not divide by the mesh's context={mesh.shape['context']}; change "
+                "sequence_length or config.mesh."
+            )
+        each = len(local) // len(shards)
+        shape = (each * size_of(mesh, BATCH_AXES), *local.shape[1:])
+
+        def part(index: Any) -> np.ndarray:
+            first = place[(index[0].start or 0) // each] * each
+            return local[(slice(first, first + each), *index[1:])]
+
+        return jax.make_array_from_callback(shape, batch_sharding(mesh, local.ndim), part)
+
+    return {name: put(rows) for name, rows in batch.items()}
 
 
-def process_share(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def process_share(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, np.ndarray]:
     """This process's rows of a batch that every process has made whole."""
-    return {name: rows[jax.process_index() :: jax.process_count()] for name, rows in batch.items()}
+    return {name: rows[local_rows(mesh, len(rows))] for name, rows in batch.items()}
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -117,3 +222,33 @@ def barrier(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def start_processes(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+    """Joins the processes of a run on several hosts. On Cloud TPU and under SLURM JAX finds all three by itself.
+
+    Args:
+      coordinator: address of process 0 as HOST:PORT; "" to detect it.
+      processes: how many there are.
+      process: the number of this one.
+
+    Raises:
+      UserError: only some are given, or the processes do not find each other.
+    """
+    given = {"coordinator": coordinator != "", "processes": processes > 0, "process": process >= 0}
+    if len(set(given.values())) > 1:
+        missing = ", ".join(f"--{name}" for name, there in given.items() if not there)
+        raise UserError(f"{missing} is missing: give --coordinator, --processes and --process together, or none.")
+    if coordinator and process >= processes:
+        raise UserError(f"--process={process} must be below --processes={processes}; the first is 0.")
+    try:
+        if coordinator:
+            jax.distributed.initialize(coordinator, processes, process)
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"The processes of the run did not find each other ({reason}); give --coordinator=HOST:PORT, --processes "
+            "and --process."
+        ) from None

@@ -1,4 +1,4 @@
-"""Sharding: every parameter has its one rule, and four devices compute what one does."""
+"""Sharding: every parameter has its one rule, and eight devices compute what one does on every mesh."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -15,27 +15,41 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from ml_collections import ConfigDict
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.reward_model import with_head
 from dsmath_jax.sampling.sampler import Sampler
 from dsmath_jax.sharding import (
+    AXES,
+    BATCH_AXES,
     RULES,
-    constrain_on,
     global_batch,
     make_mesh,
     path_name,
     process_share,
     shardings_like,
+    size_of,
     spec_of,
+    start_processes,
 )
+from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.objectives import next_token
-from dsmath_jax.training.step import TrainState, make_train_step
+from dsmath_jax.training.optimizer import adamw, make_optimizer
+from dsmath_jax.training.step import TrainState, make_train_step, state_of
 from dsmath_jax.workdir import UserError
 
-FOUR = AbstractMesh((2, 2), ("fsdp", "tensor"))
+FOUR = AbstractMesh((1, 2, 1, 2), AXES)
 PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8]]
+QUICK = ({"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"replica": 2, "fsdp": 1, "context": 2, "tensor": 2})
+SLOW = (
+    {"tensor": 8, "fsdp": 1}, {"context": 8, "fsdp": 1}, {"replica": 2, "fsdp": 4}, {"fsdp": 4, "context": 2},
+    {"fsdp": 1, "context": 4, "tensor": 2}, {"fsdp": 2, "context": 2, "tensor": 2},
+)  # fmt: skip
+SAMPLED = QUICK[1]  # the mesh on which the sampler is tried
+STEPS = 20
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -64,67 +78,116 @@ def test_an_axis_that_does_not_divide_is_left_whole() -> None:
         spec_of("layers/new", (2, 2), FOUR)
 
 
+@pytest.mark.parametrize("name", ["1b3", "7b"])
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8])
+def test_dimensions_of_the_papers_sizes_divide(name: str, tensor: int) -> None:
+    """No parameter is left whole on an axis that its rule names: over 256 devices by fsdp, heads by tensor."""
+    model = Llama(ModelConfig(**sizes(name)))
+    mesh = AbstractMesh((1, 256, 1, tensor), AXES)
+    shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        rule = next(axes for pattern, axes in RULES if re.search(pattern, path_name(path)))
+        assert spec_of(path_name(path), leaf.shape, mesh) == PartitionSpec(*rule), path_name(path)
+
+
 def test_a_mesh_that_does_not_fit_the_devices_is_refused() -> None:
-    assert dict(make_mesh().shape) == {"fsdp": 1, "tensor": 1}
-    with pytest.raises(UserError, match=r"mesh fsdp=2 x tensor=1 does not multiply to the 1 devices"):
+    assert dict(make_mesh().shape) == {"replica": 1, "fsdp": 1, "context": 1, "tensor": 1}
+    whole = r"mesh replica=1 x fsdp=2 x context=1 x tensor=1 does not multiply to the 1 devices; change config.mesh"
+    with pytest.raises(UserError, match=whole):
         make_mesh(fsdp=2)
-    with pytest.raises(UserError, match=r"mesh fsdp=0 x tensor=2"):
+    with pytest.raises(UserError, match=r"fsdp=0 x context=1 x tensor=2"):
         make_mesh(tensor=2)
+    with pytest.raises(UserError, match=r"tensor=0"):
+        make_mesh(tensor=0)
+
+
+def test_rows_that_do_not_divide_are_refused(model: Llama, mesh: Mesh) -> None:
+    step = make_train_step(next_token, model, optax.sgd(1.0), mesh, TrainState({}, ()), accumulate=3)
+    with pytest.raises(UserError, match=r"A batch of 8 rows does not divide by accumulate=3 times .* = 1; change"):
+        step.lower(TrainState({}, ()), {"tokens": jnp.zeros((8, 4), jnp.int32)})
+
+
+def test_processes_are_named_whole_or_not_at_all() -> None:
+    with pytest.raises(UserError, match=r"--processes, --process is missing: give --coordinator"):
+        start_processes(coordinator="host:1234")
+    with pytest.raises(UserError, match=r"--process=2 must be below --processes=2"):
+        start_processes("host:1234", 2, 2)
 
 
 def test_batches_arrive_whole(mesh: Mesh) -> None:
-    batch = {"tokens": np.arange(12).reshape(4, 3)}
-    np.testing.assert_array_equal(global_batch(process_share(batch), mesh)["tokens"], batch["tokens"])
+    batch = {"tokens": np.arange(12).reshape(4, 3), "labels": np.arange(4)}
+    for name, values in global_batch(process_share(batch, mesh), mesh).items():
+        np.testing.assert_array_equal(values, batch[name])
 
 
-def compute(mesh: Mesh, sizes: ModelConfig) -> dict[str, np.ndarray]:
-    """Loss and gradient of a train step, and sampled completions, of the decoder in its shards."""
-    model = Llama(sizes, constrain_on(mesh))
+def packed_batch() -> dict[str, np.ndarray]:
+    """Two segments a row and padding at its end; weights that differ from row to row."""
+    noise = np.random.default_rng(0)
+    batch = {name: noise.integers(1, 24, (8, 16)).astype(np.int32) for name in ("tokens", "targets")}
+    batch["segment_ids"] = np.repeat([[1] * 6 + [2] * 8 + [0] * 2], 8, axis=0).astype(np.int32)
+    batch["positions"] = np.repeat([[*range(6), *range(8), 0, 0]], 8, axis=0).astype(np.int32)
+    batch["loss_weights"] = noise.integers(0, 2, (8, 16)).astype(np.float32) * (batch["segment_ids"] > 0)
+    return batch
+
+
+def compute(mesh: Mesh, sizes: ModelConfig, sample: bool) -> dict[str, np.ndarray]:
+    """The gradient of the first of twenty steps, all their losses, and sampled completions."""
+    model = build_model(sizes, mesh)
     params = jax.jit(lambda: initial_params(Llama(sizes), jax.random.key(1)))()
     params = jax.device_put(params, shardings_like(params, mesh))
-    groups = Sampler(model, mesh, [2], 5, rows=8).generate(params, PROMPTS, samples=2, seed=3)
-    found = {f"tokens/{c.prompt}/{c.sample}": np.array(c.tokens) for group in groups for c in group}
+    found: dict[str, np.ndarray] = {}
+    if sample:
+        groups = Sampler(model, mesh, [2], 5, rows=8).generate(params, PROMPTS, samples=2, seed=3)
+        found |= {f"tokens/{c.prompt}/{c.sample}": np.array(c.tokens) for group in groups for c in group}
 
-    noise = np.random.default_rng(0)
-    batch = {name: noise.integers(1, 24, (8, 10)).astype(np.int32) for name in ("tokens", "targets")}
-    batch["segment_ids"] = np.repeat([[1] * 6 + [2] * 4], 8, axis=0).astype(np.int32)
-    batch["positions"] = np.repeat([[*range(6), *range(4)]], 8, axis=0).astype(np.int32)
-    batch["loss_weights"] = noise.integers(0, 2, (8, 10)).astype(np.float32)
-    optimizer = optax.sgd(1.0)  # the update is the gradient
-    state = TrainState(jax.tree.map(jnp.copy, params), optimizer.init(params))
-    step = make_train_step(next_token, model, optimizer, mesh, state, accumulate=2)
-    after, scalars = step(state, global_batch(batch, mesh))
-    for (path, old), new in zip(
-        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(after.params), strict=True
-    ):
-        assert new.sharding.is_equivalent_to(old.sharding, old.ndim), path_name(path)
-        found[f"gradient/{path_name(path)}"] = np.asarray(old) - np.asarray(new)
-    q = params["layers"]["q"]
+    batch = global_batch(process_share(packed_batch(), mesh), mesh)
+    optimizer = make_optimizer(ConfigDict(adamw(3e-3, 2, clip_norm=1e9)), STEPS)
+    state = state_of(params, optimizer, mesh)
+    step = make_train_step(next_token, model, optimizer, mesh, state, accumulate=8 // size_of(mesh, BATCH_AXES))
+    losses = []
+    for number in range(STEPS):
+        state, scalars = step(state, batch)
+        losses.append(float(scalars["loss"]))
+        if number == 0:
+            found |= {name: np.asarray(value) for name, value in scalars.items()}
+            for path, moment in jax.tree_util.tree_leaves_with_path(optax.tree.get(state.opt_state, "mu")):
+                found[f"gradient/{path_name(path)}"] = np.asarray(moment) / (1 - 0.9)
+    assert jax.tree.map(lambda x: x.sharding, state) == shardings_like(state, mesh)
+    q = state.params["layers"]["q"]
     found["largest share of q"] = np.array(max(shard.data.size for shard in q.addressable_shards) / q.size)
-    return found | {name: np.asarray(value) for name, value in scalars.items()}
+    return found | {"losses": np.array(losses)}
 
 
-def test_four_devices_compute_what_one_does(make_model: Callable[..., Llama], mesh: Mesh, tmp_path: Path) -> None:
-    sizes = make_model(vocab_size=24).config
+@pytest.mark.parametrize("meshes", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
+def test_eight_devices_compute_what_one_does(
+    make_model: Callable[..., Llama], mesh: Mesh, tmp_path: Path, meshes: Sequence[dict[str, int]]
+) -> None:
+    """fsdp, tensor, context, replica and their products: loss, gradients, twenty steps, and the sampler's tokens."""
+    config = make_model(vocab_size=24, width=16, heads=8, kv_heads=8, hidden=24, remat="dots").config
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
-    command = [sys.executable, __file__, str(tmp_path / "four.npz"), json.dumps(dataclasses.asdict(sizes))]
+    command = [sys.executable, __file__, str(tmp_path), json.dumps(dataclasses.asdict(config)), json.dumps(meshes)]
     with subprocess.Popen(command, env=environment) as process:
-        one = compute(mesh, sizes)
+        one = compute(mesh, config, sample=SAMPLED in meshes)
     assert process.returncode == 0
-    four = dict(np.load(tmp_path / "four.npz"))
-    assert one.keys() == four.keys()
-    assert (one.pop("largest share of q"), four.pop("largest share of q")) == (1.0, 0.25)
-    for name, value in one.items():
-        if name.startswith("tokens"):
-            np.testing.assert_array_equal(four[name], value, err_msg=name)
-        else:
-            np.testing.assert_allclose(four[name], value, atol=1e-5, rtol=1e-5, err_msg=name)
+    assert one.pop("largest share of q") == 1.0
     assert np.abs(one["gradient/layers/q"]).max() > 1e-3
+    assert one["losses"][-1] < 0.7 * one["losses"][0]
+    for number, shape in enumerate(meshes):
+        eight = dict(np.load(tmp_path / f"{number}.npz"))
+        assert eight.pop("largest share of q") == 1 / (shape.get("fsdp", 1) * shape.get("tensor", 1)), shape
+        assert {name for name in one if shape == SAMPLED or not name.startswith("tokens")} == eight.keys()
+        for name, value in eight.items():
+            if name.startswith("tokens"):
+                np.testing.assert_array_equal(value, one[name], err_msg=f"{shape} {name}")
+            else:
+                np.testing.assert_allclose(value, one[name], atol=1e-5, rtol=1e-5, err_msg=f"{shape} {name}")
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], **compute(make_mesh(fsdp=2, tensor=2), ModelConfig(**json.loads(sys.argv[2]))))
+    for number, shape in enumerate(json.loads(sys.argv[3])):
+        found = compute(make_mesh(**shape), ModelConfig(**json.loads(sys.argv[2])), sample=shape == SAMPLED)
+        np.savez(Path(sys.argv[1]) / f"{number}.npz", **found)

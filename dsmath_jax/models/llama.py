@@ -2,11 +2,11 @@
 
 Axis letters: B batch, T tokens, D model, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
 L layers, S cache slots, R rows of a decode batch, P prompts. The model knows no mesh: it calls the
-`constrain(x, "BTD")` and `attention` it is handed.
+`constrain(x, "BTD")`, `attention` and `by_rows` it is handed.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,10 +21,18 @@ Params = Any
 Constrain = Callable[[Array, str], Array]
 Attention = Callable[[Array, Array, Array, Array], Array]
 
+ByRows = Callable[[Callable[..., Any], Sequence[Array], Sequence[Any]], Any]
+
+ATTENTION_RESIDUALS = "attention_residuals"  # the checkpoint name of what attention keeps for its backward pass
+_policies = jax.checkpoint_policies
+# What the backward pass finds kept of a layer, from all of it to nothing but the layer's input; the rest is made again.
 REMAT: dict[str, Any] = {
-    "none": jax.checkpoint_policies.everything_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "none": _policies.everything_saveable,
+    "minimal": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(ATTENTION_RESIDUALS)
+    ),  # the products with weights, and what attention's backward pass reads
+    "dots": _policies.dots_with_no_batch_dims_saveable,  # the products with weights
+    "full": _policies.nothing_saveable,
 }
 
 
@@ -57,10 +65,20 @@ def no_constraint(x: Array, axes: str) -> Array:
     return x
 
 
-def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], theta: float) -> Float[Array, "B T N H"]:
-    """Rotary position embedding, the two halves of a head paired as in the Hugging Face checkpoints; in float32."""
+def all_rows(f: Callable[..., Any], rows: Sequence[Array], whole: Sequence[Any]) -> Any:
+    """The `by_rows` of a single device."""
+    return f(*rows, *whole)
+
+
+def rotary(
+    x: Float[Array, "B T N H"], positions: Int[Array, "B T"], theta: float, scaling: float = 1.0
+) -> Float[Array, "B T N H"]:
+    """Rotary position embedding, the two halves of a head paired as in the Hugging Face checkpoints; in float32.
+
+    Linear `scaling` divides the positions (Chen et al. 2023, arXiv 2306.15595).
+    """
     half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half) / scaling
     angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -104,14 +122,21 @@ class Block(nn.Module):
         x, cache = carry
         c, dtype = self.config, self.config.compute_dtype
 
-        def weight(name: str, shape: tuple[int, ...], fan_in: int) -> Array:
-            return self.param(name, nn.initializers.normal(fan_in**-0.5), shape, jnp.float32).astype(dtype)
+        sizes = {"D": c.width, "N": c.heads, "K": c.kv_heads, "H": c.head_size, "F": c.hidden}
+
+        def weight(name: str, axes: str, inputs: int = 1) -> Array:
+            # Rounded to the compute dtype before it is gathered from its shards: half the bytes.
+            shape = tuple(sizes[axis] for axis in axes)
+            initial = nn.initializers.normal(math.prod(shape[:inputs]) ** -0.5)
+            return self.constrain(self.param(name, initial, shape, jnp.float32).astype(dtype), axes)
+
+        def rotated(x: Array) -> Array:
+            return rotary(x, positions, c.rope_theta, c.rope_scaling)
 
         y = RMSNorm(c.norm_eps, name="attention_norm")(x)
-        q = project(y, weight("q", (c.width, c.heads, c.head_size), c.width))
-        k = project(y, weight("k", (c.width, c.kv_heads, c.head_size), c.width))
-        v = project(y, weight("v", (c.width, c.kv_heads, c.head_size), c.width))
-        q, k = rotary(q, positions, c.rope_theta), rotary(k, positions, c.rope_theta)
+        q = rotated(project(y, weight("q", "DNH")))
+        k = rotated(project(y, weight("k", "DKH")))
+        v = project(y, weight("v", "DKH"))
         q, k, v = self.constrain(q, "BTNH"), self.constrain(k, "BTKH"), self.constrain(v, "BTKH")
         if cache is None:
             out = self.attention(q, k, v, segment_ids)
@@ -123,14 +148,11 @@ class Block(nn.Module):
             )
             cache = cache._replace(k=k, v=v)
             out = cached_attention(q, k[layer], v[layer], cache.mask, _layer_of(cache.prefix, layer))
-        projection = weight("o", (c.heads, c.head_size, c.width), c.heads * c.head_size)
-        x = self.constrain(x + project(out, projection, inputs=2), "BTD")
+        x = self.constrain(x + project(out, weight("o", "NHD", inputs=2), inputs=2), "BTD")
 
         y = RMSNorm(c.norm_eps, name="feed_forward_norm")(x)
-        gate = project(y, weight("gate", (c.width, c.hidden), c.width))
-        up = project(y, weight("up", (c.width, c.hidden), c.width))
-        inner = self.constrain(nn.silu(gate) * up, "BTF")
-        x = x + project(inner, weight("down", (c.hidden, c.width), c.hidden))
+        inner = self.constrain(nn.silu(project(y, weight("gate", "DF"))) * project(y, weight("up", "DF")), "BTF")
+        x = x + project(inner, weight("down", "FD"))
         return (self.constrain(x, "BTD"), cache), None
 
 
@@ -139,11 +161,17 @@ def _layer_of(prefix: Prefix | None, layer: Int[Array, ""]) -> tuple[Array, Arra
 
 
 class Llama(nn.Module):
-    """Tokens to final hidden states; `head` turns parameters into the matrix that makes logits of them."""
+    """Tokens to final hidden states; `head` turns parameters into the matrix that makes logits of them.
+
+    It is handed `constrain(x, "BTD")`, which pins an array's layout by its axis letters, `attention(q, k, v,
+    segment_ids)`, causal within segments, and `by_rows(f, rows, whole)`, which calls `f(*rows, *whole)` on the part of
+    the rows that each device holds.
+    """
 
     config: ModelConfig
     constrain: Constrain = no_constraint
     attention: Attention = packed_attention
+    by_rows: ByRows = all_rows
 
     @nn.compact
     def __call__(
@@ -158,7 +186,7 @@ class Llama(nn.Module):
         embedding = self.param("embedding", nn.initializers.normal(0.02), (c.vocab_size, c.width), jnp.float32)
         if not c.tie_embeddings:
             self.param("head", nn.initializers.normal(c.width**-0.5), (c.width, c.vocab_size), jnp.float32)
-        x = self.constrain(embedding.astype(c.compute_dtype)[tokens], "BTD")
+        x = self.constrain(self.constrain(embedding.astype(c.compute_dtype), "VD")[tokens], "BTD")
         block = nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False) if c.remat != "none" else Block
         layers = nn.scan(
             block,
@@ -171,9 +199,11 @@ class Llama(nn.Module):
         return RMSNorm(c.norm_eps, name="final_norm")(x), cache
 
 
-def head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:
-    """The output matrix: its own, or the embedding's transpose where they are tied."""
-    return params["embedding"].T if config.tie_embeddings else params["head"]
+def head(params: Params, model: Llama) -> Float[Array, "D V"]:
+    """The output matrix in the compute dtype: its own, or the embedding's transpose where they are tied."""
+    c = model.config
+    matrix = params["embedding"].T if c.tie_embeddings else params["head"]
+    return model.constrain(matrix.astype(c.compute_dtype), "DV")
 
 
 def initial_params(model: Llama, key: Array) -> Params:

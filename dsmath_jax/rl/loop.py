@@ -79,7 +79,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         batch["ref_logprobs"] = to_host(score_reference(reference, replicate(batch, mesh))) * batch["loss_weights"]
         row = {"id": theirs[0].id, "question": theirs[0].question, "answer": theirs[0].answer}
         samples.write({"step": number} | row | {"completion": texts[0], "reward": float(rewards[0])})
-        return process_share(batch), {
+        return process_share(batch, mesh), {
             "reward": float(rewards.mean()),
             "reward_std": float(rewards.std()),
             "groups_without_spread": float(np.mean(np.ptp(grouped, axis=1) == 0)),

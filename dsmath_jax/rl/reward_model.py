@@ -22,7 +22,7 @@ from dsmath_jax.models.llama import Llama
 from dsmath_jax.progress import track
 from dsmath_jax.rl.rollouts import batch_of
 from dsmath_jax.sampling.sampler import Completion, Sampler
-from dsmath_jax.sharding import barrier, make_mesh, process_share, replicate, shardings_like, to_host
+from dsmath_jax.sharding import abstract, barrier, make_mesh, process_share, replicate, shardings_like, to_host
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import fit
 from dsmath_jax.training.model_files import abstract_params, read_model, read_params, write_config
@@ -59,9 +59,7 @@ def read(workdir: Path, mesh: Mesh) -> tuple[Llama, Any]:
     """The finished reward model and its parameters."""
     model = read_model(workdir / "reward_model", mesh)
     shapes = jax.eval_shape(lambda p: with_head(p, model.config.width), abstract_params(model.config, mesh))
-    like = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings_like(shapes, mesh)
-    )
+    like = abstract(shapes, shardings_like(shapes, mesh))
     return model, checkpoint.restore(workdir / "reward_model" / "params", like)
 
 
@@ -99,7 +97,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         part = [train[i] for i in chosen]
         labels = np.array([row["correct"] for row in part], np.float32)
         batch = batch_of(*_completions(part), length) | {"labels": labels, "weights": np.ones(len(part), np.float32)}
-        return process_share(batch), {}
+        return process_share(batch, mesh), {}
 
     state = fit("reward_model", folder, ours, mesh, state, step, batch_at)
     labels = np.array([row["correct"] for row in held_out], bool)

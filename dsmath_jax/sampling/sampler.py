@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from dsmath_jax.models.llama import Cache, Llama, Prefix, empty_cache, head
-from dsmath_jax.sharding import to_host
+from dsmath_jax.sharding import layout, to_host
 
 PROMPT_BUCKET = 32  # prompts are padded to a multiple of this many tokens, so that few shapes are compiled
 
@@ -126,7 +126,7 @@ class Sampler:
         config = self._model.config
         prompts, width = tokens.shape
         rows = prompts * samples
-        output = head(params, config).astype(config.compute_dtype)
+        output = head(params, self._model)
 
         def logits_of(hidden: Float[Array, "R D"]) -> Float[Array, "R V"]:
             logits = jnp.einsum("RD,DV->RV", hidden, output, preferred_element_type=jnp.float32)
@@ -208,9 +208,8 @@ class Sampler:
         return out
 
     def _spread(self, x: Array) -> Array:
-        """Spreads rows over the mesh's first axis where they divide; the cache's rows are its second axis."""
-        axis = 1 if x.ndim == 5 else 0
-        if x.ndim == 0 or x.shape[axis] % self._mesh.shape["fsdp"]:
-            return x
-        spec = PartitionSpec(*([None] * axis), "fsdp")
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self._mesh, spec))
+        """Spreads rows as a batch's where they divide; the cache's rows are its second axis."""
+        axes = ".B..." if x.ndim == 5 else "B..."
+        return jax.lax.with_sharding_constraint(
+            x, NamedSharding(self._mesh, layout(self._mesh, x.shape, axes[: x.ndim]))
+        )

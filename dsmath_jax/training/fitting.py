@@ -11,12 +11,12 @@ from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import Batches, read_rows
 from dsmath_jax.data.packing import batch_of_rows
-from dsmath_jax.models.llama import Llama
-from dsmath_jax.sharding import global_batch
+from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.sharding import batch_sharding, global_batch, local_rows
 from dsmath_jax.training.loop import fit
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.step import TrainState, init_state, make_train_step, state_of
+from dsmath_jax.training.step import TrainState, TrainStep, abstract_state, init_state, make_train_step, state_of
 
 
 def held_out_loss(
@@ -27,8 +27,8 @@ def held_out_loss(
         return None
     rows = np.concatenate([read_rows(path, length) for path in paths])[:most]
     rows = np.concatenate([rows, np.zeros((-len(rows) % batch_size, *rows.shape[1:]), np.int32)])
-    share = slice(jax.process_index(), None, jax.process_count())
-    batches = [batch_of_rows(part[share]) for part in np.split(rows, len(rows) // batch_size)]
+    mine = local_rows(mesh, batch_size)
+    batches = [batch_of_rows(part[mine]) for part in np.split(rows, len(rows) // batch_size)]
     sums = jax.jit(lambda params, batch: next_token(model, params, batch)[0])
 
     def loss(params: Any) -> dict[str, float]:
@@ -36,6 +36,22 @@ def held_out_loss(
         return {"eval_loss": float(sum(part[0] for part in parts)) / float(sum(part[1] for part in parts))}
 
     return loss
+
+
+def next_token_step(config: ConfigDict, model: Llama, mesh: Mesh, state: TrainState) -> TrainStep:
+    """The step of pre-training and SFT by their stage's config; `state` may be abstract."""
+    return make_train_step(next_token, model, make_optimizer(config, config.steps), mesh, state, config.accumulate)
+
+
+def abstract_inputs(config: ConfigDict, model: Llama, mesh: Mesh) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """Shapes, dtypes and shardings of what that step is called with; nothing is allocated."""
+    state = abstract_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(config, config.steps), mesh)
+    example = batch_of_rows(np.zeros((1, 3, config.sequence_length + 1), np.int32))
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh))
+        for name, x in example.items()
+    }
+    return state, batch
 
 
 def fit_next_token(
@@ -53,7 +69,7 @@ def fit_next_token(
     """Trains `model` on packed rows from what `make_params` makes or, without it, from `params`."""
     optimizer = make_optimizer(config, config.steps)
     state = init_state(make_params, optimizer, mesh) if make_params is not None else state_of(params, optimizer, mesh)
-    step = make_train_step(next_token, model, optimizer, mesh, state, config.accumulate)
+    step = next_token_step(config, model, mesh, state)
     evaluate = held_out_loss(
         model, mesh, held_out, config.sequence_length, config.batch_size, config.eval_rows
     )  # fmt: skip

@@ -21,7 +21,7 @@ Objective = Callable[[Llama, Any, Batch], Sums]
 def batch_logprobs(model: Llama, params: Any, batch: Batch, temperature: float = 1.0) -> tuple[Array, Array]:
     """Log-probability of each target and the entropy at it, both `[B,T] float32`."""
     hidden, _ = model.apply({"params": params}, batch["tokens"], batch["positions"], batch["segment_ids"])
-    return token_logprobs(hidden, head(params, model.config), batch["targets"], temperature)
+    return model.by_rows(token_logprobs, (hidden, batch["targets"]), (head(params, model), jnp.float32(temperature)))
 
 
 def next_token(model: Llama, params: Any, batch: Batch) -> Sums:

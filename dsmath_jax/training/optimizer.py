@@ -41,9 +41,30 @@ def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
     return SCHEDULES[config.schedule](config.peak_lr, config.warmup, steps)
 
 
-def adamw(peak_lr: float, warmup: int, schedule: str = "constant", weight_decay: float = 0.1) -> dict:
-    """The optimizer's fields of a stage's config; `warmup` in steps."""
-    return {"peak_lr": peak_lr, "warmup": warmup, "schedule": schedule, "weight_decay": weight_decay, "clip_norm": 1.0}
+def adamw(
+    peak_lr: float,
+    warmup: int,
+    schedule: str = "constant",
+    weight_decay: float = 0.1,
+    clip_norm: float = 1.0,
+    state_dtype: str = "float32",
+) -> dict:
+    """The optimizer's fields of a stage's config; `warmup` in steps, `state_dtype` that of both moments."""
+    return dict(locals())
+
+
+def stored_as(inner: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:
+    """Keeps the state of `inner` in another dtype between steps; it computes in the parameters' own."""
+
+    def cast(state: Any, to: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        wide = jnp.result_type(*jax.tree.leaves(updates))
+        updates, state = inner.update(updates, cast(state, wide), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(lambda params: cast(inner.init(params), dtype), update)
 
 
 def is_matrix(params: Any) -> Any:
@@ -55,7 +76,5 @@ def is_matrix(params: Any) -> Any:
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     """Global-norm clipping, then AdamW 0.9/0.95 with decay on matrices only (paper §2.2)."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(make_schedule(config, steps), b1=0.9, b2=0.95, weight_decay=config.weight_decay, mask=is_matrix),
-    )
+    adam = optax.adamw(make_schedule(config, steps), b1=0.9, b2=0.95, weight_decay=config.weight_decay, mask=is_matrix)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), stored_as(adam, config.state_dtype))

@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.sharding import replicated, shardings_like
+from dsmath_jax.sharding import BATCH_AXES, abstract, replicated, shardings_like, size_of
 from dsmath_jax.training.objectives import Batch, Objective
+from dsmath_jax.workdir import UserError
 
 
 class TrainState(NamedTuple):
@@ -19,6 +20,9 @@ class TrainState(NamedTuple):
 
     params: Any
     opt_state: Any
+
+
+TrainStep = Any  # the jitted (state, batch) -> state, metrics
 
 
 def init_state(
@@ -39,6 +43,12 @@ def state_of(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -
     return TrainState(params, jax.jit(optimizer.init, out_shardings=shardings)(params))
 
 
+def abstract_state(make_params: Callable[..., Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of what `init_state` makes; nothing is allocated."""
+    shapes = jax.eval_shape(lambda: TrainState(params := make_params(), optimizer.init(params)))
+    return abstract(shapes, shardings_like(shapes, mesh))
+
+
 def make_train_step(
     objective: Objective,
     model: Llama,
@@ -46,7 +56,7 @@ def make_train_step(
     mesh: Mesh,
     state: TrainState,
     accumulate: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> TrainStep:
     """A jitted `(state, batch) -> state, metrics`; the state given is donated.
 
     Args:
@@ -55,28 +65,41 @@ def make_train_step(
       optimizer: its update is applied to the gradient of loss_sum / weight_sum over the whole batch.
       mesh: where the state lies.
       state: real or abstract, for its shapes.
-      accumulate: micro-batches of one step; the batch's first axis must divide by it.
+      accumulate: micro-batches of one step, each of which must divide by the mesh's replica x fsdp.
 
     Returns:
       metrics are scalars: loss, grad_norm, param_norm, and the objective's metric sums over weight_sum.
+
+    Raises:
+      UserError: at the first call, where the rows do not divide by the micro-batches and the mesh.
     """
+    shardings = shardings_like(state, mesh)
 
     def sums(params: Any, batch: Batch) -> tuple[Array, Any]:
         (loss, weight), metrics = objective(model, params, batch)
         return loss, (weight, metrics)
 
-    gradient = jax.value_and_grad(sums, has_aux=True)
+    def gradient(params: Any, batch: Batch) -> tuple[tuple[Array, Any], Any]:
+        found, gradients = jax.value_and_grad(sums, has_aux=True)(params, batch)
+        return found, jax.lax.with_sharding_constraint(gradients, shardings.params)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        rows, parts = len(jax.tree.leaves(batch)[0]), accumulate * size_of(mesh, BATCH_AXES)
+        if rows % parts:
+            raise UserError(
+                f"A batch of {rows} rows does not divide by accumulate={accumulate} times the mesh's replica x fsdp = "
+                f"{parts // accumulate}; change batch_size, accumulate or config.mesh."
+            )
         if accumulate == 1:
             total = gradient(state.params, batch)
         else:
             # Strided micro-batches: every device keeps rows of its own in each of them.
-            parts = {n: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0) for n, x in batch.items()}
-            shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], parts))
+            micro = {n: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0) for n, x in batch.items()}
+            shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], micro))
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            zeros = (zeros[0], jax.lax.with_sharding_constraint(zeros[1], shardings.params))
             total, _ = jax.lax.scan(
-                lambda carry, part: (jax.tree.map(jnp.add, carry, gradient(state.params, part)), None), zeros, parts
+                lambda carry, part: (jax.tree.map(jnp.add, carry, gradient(state.params, part)), None), zeros, micro
             )
         (loss, (weight, metrics)), gradients = total
         weight = jnp.maximum(weight, 1e-9)  # a batch without any weight has zero loss and moves nothing but decay
@@ -86,10 +109,9 @@ def make_train_step(
         scalars = {name: value / weight for name, value in metrics.items()}
         scalars |= {
             "loss": loss / weight,
-            "grad_norm": optax.global_norm(gradients),
-            "param_norm": optax.global_norm(params),
+            "grad_norm": optax.tree.norm(gradients),
+            "param_norm": optax.tree.norm(params),
         }
         return TrainState(params, opt_state), scalars
 
-    shardings = shardings_like(state, mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))

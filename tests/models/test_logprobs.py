@@ -36,7 +36,7 @@ def plain(hidden: jax.Array, head: jax.Array, targets: np.ndarray, temperature: 
 def test_equals_the_plain_form(batch: int, length: int, chunk: int, temperature: float) -> None:
     hidden, head, targets = inputs(batch, length)
     weight = np.random.default_rng(1).normal(size=targets.shape)
-    found = token_logprobs(hidden, head, targets, temperature, chunk)
+    found = token_logprobs(hidden, targets, head, temperature, chunk)
     for one, other in zip(found, plain(hidden, head, targets, temperature), strict=True):
         assert one.dtype == jnp.float64
         np.testing.assert_allclose(one, other, atol=1e-13)
@@ -44,7 +44,7 @@ def test_equals_the_plain_form(batch: int, length: int, chunk: int, temperature:
     def loss(form: str, hidden: jax.Array, head: jax.Array) -> jax.Array:
         if form == "plain":
             return jnp.sum(plain(hidden, head, targets, temperature)[0] * weight)
-        return jnp.sum(token_logprobs(hidden, head, targets, temperature, chunk)[0] * weight)
+        return jnp.sum(token_logprobs(hidden, targets, head, temperature, chunk)[0] * weight)
 
     ours, theirs = (jax.grad(loss, argnums=(1, 2))(form, hidden, head) for form in ("ours", "plain"))
     for one, other in zip(ours, theirs, strict=True):
@@ -53,7 +53,7 @@ def test_equals_the_plain_form(batch: int, length: int, chunk: int, temperature:
 
 def test_no_gradient_flows_through_the_entropy() -> None:
     hidden, head, targets = inputs(1, 3)
-    gradient = jax.grad(lambda hidden: jnp.sum(token_logprobs(hidden, head, targets)[1]))(hidden)
+    gradient = jax.grad(lambda hidden: jnp.sum(token_logprobs(hidden, targets, head)[1]))(hidden)
     np.testing.assert_array_equal(gradient, 0.0)
 
 
@@ -61,7 +61,7 @@ def test_logits_of_half_precision_hidden_states_are_float32() -> None:
     """Sums over the vocabulary in bfloat16 would be off by a percent; only the inputs are rounded."""
     hidden, head, targets = inputs(2, 5)
     half = jnp.bfloat16(hidden)
-    logprobs, entropy = token_logprobs(half, jnp.float32(head), targets, chunk=4)
+    logprobs, entropy = token_logprobs(half, targets, jnp.bfloat16(head), chunk=4)
     assert logprobs.dtype == entropy.dtype == jnp.float32
     expected, _ = plain(jnp.float64(half), jnp.float64(jnp.bfloat16(head)), targets, 1.0)
     np.testing.assert_allclose(logprobs, expected, atol=1e-5)
@@ -69,9 +69,9 @@ def test_logits_of_half_precision_hidden_states_are_float32() -> None:
 
 def test_the_logits_of_all_tokens_never_exist_at_once() -> None:
     hidden, head, targets = inputs(4, 16)
-    program = jax.make_jaxpr(jax.grad(lambda hidden: jnp.sum(token_logprobs(hidden, head, targets, chunk=8)[0])))(
+    program = jax.make_jaxpr(jax.grad(lambda hidden: jnp.sum(token_logprobs(hidden, targets, head, chunk=2)[0])))(
         hidden
     )
-    assert f"[8,{VOCABULARY}]" in str(program)
-    for whole in (f"[4,16,{VOCABULARY}]", f"[64,{VOCABULARY}]", f"[8,8,{VOCABULARY}]"):
+    assert f"[4,2,{VOCABULARY}]" in str(program)
+    for whole in (f"[4,16,{VOCABULARY}]", f"[64,{VOCABULARY}]", f"[8,4,2,{VOCABULARY}]"):
         assert whole not in str(program)

@@ -10,14 +10,12 @@ from ml_collections import ConfigDict
 
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import path_name
-from dsmath_jax.training.optimizer import is_matrix, make_optimizer, make_schedule
+from dsmath_jax.training.optimizer import adamw, is_matrix, make_optimizer, make_schedule
 from dsmath_jax.workdir import UserError
 
 
 def config(**changes: Any) -> ConfigDict:
-    return ConfigDict(
-        {"schedule": "constant", "peak_lr": 1.0, "warmup": 1, "weight_decay": 0.0, "clip_norm": 1e9} | changes
-    )
+    return ConfigDict(adamw(peak_lr=1.0, warmup=1, weight_decay=0.0, clip_norm=1e9) | changes)
 
 
 def test_multi_step_has_the_papers_breakpoints() -> None:
@@ -76,3 +74,20 @@ def test_one_step_is_adamw_on_the_clipped_gradient(norm: float) -> None:
         adam = first / (1 - 0.9**number) / (np.sqrt(second / (1 - 0.95**number)) + 1e-8)
         value = value - 0.01 * (adam + 0.1 * value)
         np.testing.assert_allclose(params["w"], value, rtol=1e-5)
+
+
+def test_moments_may_be_stored_in_bfloat16() -> None:
+    """They are rounded between steps and nowhere else: a float32 optimizer that rounds its state agrees exactly."""
+    params = {"w": jax.random.normal(jax.random.key(0), (64,))}
+    narrow, wide = make_optimizer(config(state_dtype="bfloat16"), 10), make_optimizer(config(), 10)
+    kept, rounded = narrow.init(params), wide.init(params)
+    for number in range(3):
+        gradient = {"w": jax.random.normal(jax.random.key(number + 1), (64,))}
+        ours, kept = narrow.update(gradient, kept, params)
+        theirs, rounded = wide.update(gradient, rounded, params)
+        rounded = jax.tree.map(
+            lambda x: x.astype(jnp.bfloat16).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, rounded
+        )
+        np.testing.assert_array_equal(ours["w"], theirs["w"])
+    assert {str(x.dtype) for x in jax.tree.leaves(kept) if x.ndim} == {"bfloat16"}
+    assert {str(x.dtype) for x in jax.tree.leaves(wide.init(params)) if x.ndim} == {"float32"}
