@@ -4,7 +4,7 @@ import difflib
 import inspect
 import re
 import runpy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from ml_collections import ConfigDict, config_flags
 from dsmath_jax import runner
 from dsmath_jax.workdir import UserError
 
-SEE_HELP = "see python -m dsmath_jax.main --help"
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
@@ -24,19 +23,37 @@ def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "Where the run keeps its files: a local or shared folder.", values)
     flags.DEFINE_list("stages", None, "Stages to run; by default all that the config has a part for.", values)
     flags.DEFINE_list("overwrite", [], "Stages to redo, with those of --stages that read them.", values)
-    flags.DEFINE_bool("distributed", False, "Several hosts: call jax.distributed.initialize().", values)
+    flags.DEFINE_bool("distributed", False, "This is one process of several, which JAX finds (TPU, SLURM).", values)
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it by itself.", values)
+    flags.DEFINE_integer("processes", 0, "How many processes there are, with --coordinator.", flag_values=values)
+    flags.DEFINE_integer("process", -1, "The number of this one, from 0, with --coordinator.", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "Print what the run would do and end; for the corpus with its cost.", values)
-    about = "The recipe: configs/NAME.py or configs/NAME.py:VARIANT; --config.FIELD=VALUE changes a field."
-    config_flags.DEFINE_config_dict("config", config, about, values, sys_argv=list(argv))
+    define_config(config, argv, values)
     return values
 
 
-def parse(argv: Sequence[str]) -> flags.FlagValues:
+def define_config(config: ConfigDict, argv: Sequence[str], values: flags.FlagValues) -> None:
+    """Adds --config, and a flag for each field of `config` that `argv` sets."""
+    about = "The recipe: configs/NAME.py or configs/NAME.py:VARIANT; --config.FIELD=VALUE changes a field."
+    config_flags.DEFINE_config_dict("config", config, about, values, sys_argv=list(argv))
+
+
+def parse(
+    argv: Sequence[str],
+    define: Callable[[ConfigDict, Sequence[str]], flags.FlagValues] = define_flags,
+    tool: str = "dsmath_jax.main",
+) -> flags.FlagValues:
     """Reads the command line and the config file that it names.
+
+    Args:
+      argv: the tool's name and its arguments.
+      define: makes the tool's flags for a config.
+      tool: the module to ask for --help.
 
     Raises:
       UserError: a flag, the file, a field or a value is wrong.
     """
+    see = f"see python -m {tool} --help"
     recipe = flags.FlagValues()
     recipe.set_gnu_getopt()  # the values of fields, unknown so far, may stand between the flags
     flags.DEFINE_string("config", None, "", recipe)
@@ -44,7 +61,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     try:
         argv = recipe(argv, known_only=True)
         if recipe.config is None:
-            raise UserError(f"--config is missing; {SEE_HELP}.")
+            raise UserError(f"--config is missing; {see}.")
         config = load_config(recipe.config)
         fields = runner.flat(config)
         for name in (match[1] for match in map(OVERRIDE.match, argv) if match):
@@ -52,21 +69,19 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
                 raise UserError(f"The config has no field '{name}'{nearest(name, fields)}; see {recipe.config}.")
             if not name.replace(".", "_").isidentifier():
                 raise UserError(f"The field '{name}' cannot be set on the command line; set it in {recipe.config}.")
-        values = define_flags(config, argv)
+        values = define(config, argv)
         rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UserError(f"Unknown flag --{error.flagname}{nearest(error.flagname, values)}; {SEE_HELP}.") from error
+        raise UserError(f"Unknown flag --{error.flagname}{nearest(error.flagname, values)}; {see}.") from error
     except flags.IllegalFlagValueError as error:
         given = str(error).removeprefix("flag ").split(": ")[0]
         name = given.partition("=")[0].removeprefix("--config.")
         wrong = f"is no {type(fields[name]).__name__} like {fields[name]!r}" if name in fields else "is of a wrong type"
-        raise UserError(f"{given} {wrong}; {SEE_HELP}.") from error
+        raise UserError(f"{given} {wrong}; {see}.") from error
     except flags.Error as error:
-        raise UserError(f"{error}; {SEE_HELP}.") from error
+        raise UserError(f"{error}; {see}.") from error
     if rest:
-        raise UserError(f"Unknown argument '{rest[0]}': flags begin with --; {SEE_HELP}.")
-    if values.workdir is None:
-        raise UserError(f"--workdir is missing; {SEE_HELP}.")
+        raise UserError(f"Unknown argument '{rest[0]}': flags begin with --; {see}.")
     for name, value in runner.flat(values.config).items():
         # ml_collections holds a field to its type, but not the items of a tuple.
         if isinstance(value, list) and fields[name] and {*map(type, value)} - {*map(type, fields[name])}:

@@ -16,6 +16,7 @@ from dsmath_jax import runner
 from dsmath_jax.command_line import define_flags, nearest, parse
 from dsmath_jax.corpus.plan import plan
 from dsmath_jax.report.report import summary_table
+from dsmath_jax.sharding import start_processes
 from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, read_json
 
@@ -32,6 +33,8 @@ def main(argv: Sequence[str]) -> None:
         print(f"{__doc__}\nflags:\n{define_flags(ConfigDict(), []).get_help()}")
         return
     values = parse(argv)
+    if values.workdir is None:
+        raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
     known = [stage.name for stage in STAGES]
     names = values.stages or [stage.name for stage in STAGES if stage.derived or stage.name in values.config]
     for name in [*names, *values.overwrite]:
@@ -40,8 +43,8 @@ def main(argv: Sequence[str]) -> None:
     if values.dry_run:
         tell(values.config, Path(values.workdir), names)
         return
-    if values.distributed:
-        jax.distributed.initialize()
+    if values.distributed or values.coordinator:
+        start_processes(values.coordinator, values.processes, values.process)
     workdir = Path(values.workdir)
     runner.run(STAGES, values.config, workdir, names, values.overwrite)
     if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():

@@ -31,9 +31,10 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"final_norm/scale$", (None,)),
     (r"reward/(kernel|bias)$", ()),
 )
-# Axis letters of activations, and of weights as they are used (gathered over fsdp, parted over tensor).
-ACTIVATION_AXES: dict[str, str | tuple[str, ...]] = {
-    "B": BATCH_AXES, "T": "context", "N": "tensor", "K": "tensor", "F": "tensor", "V": "tensor"
+# Axis letters of activations, and of weights as they are used (whole over fsdp, parted over tensor); in the layout in
+# which weights are kept, `d` stands for D.
+LETTERS: dict[str, str | tuple[str, ...]] = {
+    "B": BATCH_AXES, "T": "context", "N": "tensor", "K": "tensor", "F": "tensor", "V": "tensor", "d": "fsdp"
 }  # fmt: skip
 
 
@@ -109,8 +110,8 @@ def size_of(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
 
 
 def layout(mesh: Mesh, shape: Sequence[int], axes: str) -> PartitionSpec:
-    """Where an activation with these axis letters lies; an axis that does not divide is left whole."""
-    wanted = [ACTIVATION_AXES.get(axis) for axis in axes]
+    """Where an array with these axis letters lies; an axis that does not divide is left whole."""
+    wanted = [LETTERS.get(axis) for axis in axes]
     fits = [w if w and n % size_of(mesh, w) == 0 else None for n, w in zip(shape, wanted, strict=True)]
     return PartitionSpec(*fits)
 
@@ -125,20 +126,25 @@ def constrain_on(mesh: Mesh) -> Callable[[Array, str], Array]:
 
 
 def by_rows_on(mesh: Mesh) -> Callable[..., Any]:
-    """The `by_rows(f, rows, whole)` that the model is handed: `f(*rows, *whole)`, each device on its own `[B,T]` part.
+    """The `by_rows(f, rows, matrix)` that the model is handed: `f(*rows, matrix)`, each device on its own rows.
 
-    `rows` are arrays `[B, T, ...]` and so are the results; `whole` is gathered before, and its gradient summed once
-    after, however often `f` uses it (XLA would sum in every turn of a loop). The tensor axis stays XLA's to lay out.
+    `rows` are arrays `[B, T, ...]` and so are the results; `matrix` is a weight `[D, ...]`, gathered once before `f`,
+    and its gradient is summed into its shards once after, however often `f` uses it (XLA would sum in every turn of a
+    loop). The tensor axis stays XLA's to lay out.
     """
 
-    def by_rows(f: Callable[..., Any], rows: Sequence[Array], whole: Sequence[Any]) -> Any:
+    def by_rows(f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any:
         spec = layout(mesh, rows[0].shape[:2], "BT")
-        if all(axes is None or size_of(mesh, axes) == 1 for axes in spec):
-            return f(*rows, *whole)
+        kept = layout(mesh, matrix.shape[:1], "d")
+
+        def local(*arguments: Array) -> Any:
+            *mine, part = arguments
+            return f(*mine, jax.lax.all_gather(part, "fsdp", tiled=True) if kept[0] else part)
+
         return jax.shard_map(
-            f, mesh=mesh, in_specs=(*[spec] * len(rows), *[PartitionSpec()] * len(whole)), out_specs=spec,
+            local, mesh=mesh, in_specs=(*[spec] * len(rows), kept), out_specs=spec,
             axis_names={*BATCH_AXES, "context"}, check_vma=False,
-        )(*rows, *whole)  # fmt: skip
+        )(*rows, matrix)  # fmt: skip
 
     return by_rows
 

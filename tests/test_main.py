@@ -153,7 +153,7 @@ def test_help():
         out, error = shown.communicate()
     assert (shown.returncode, error) == (0, "")
     assert "python -m dsmath_jax.main --config=" in out
-    for flag in ("--workdir", "--stages", "--overwrite", "--[no]distributed"):
+    for flag in ("--workdir", "--stages", "--overwrite", "--[no]distributed", "--coordinator"):
         assert flag in out
 
 

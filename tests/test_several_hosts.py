@@ -12,13 +12,6 @@ import pytest
 from dsmath_jax.workdir import read_json
 
 ROOT = Path(__file__).parents[1]
-PROCESS = """
-import sys, jax
-port, process = sys.argv[1:3]
-jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process), initialization_timeout=120)
-from dsmath_jax.main import main
-main(["main", *sys.argv[3:]])
-"""
 
 
 @pytest.mark.slow
@@ -33,7 +26,8 @@ def test_two_processes_run_the_whole_recipe(tmp_path):
     running = []
     for process, log in enumerate(logs):
         with open(log, "w", encoding="utf-8") as file:
-            command = [sys.executable, "-c", PROCESS, port, str(process), *arguments]
+            among = [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={process}"]
+            command = [sys.executable, "-m", "dsmath_jax.main", *among, *arguments]
             running.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
     try:
         codes = [process.wait(timeout=900) for process in running]

@@ -21,7 +21,7 @@ Params = Any
 Constrain = Callable[[Array, str], Array]
 Attention = Callable[[Array, Array, Array, Array], Array]
 
-ByRows = Callable[[Callable[..., Any], Sequence[Array], Sequence[Any]], Any]
+ByRows = Callable[[Callable[..., Any], Sequence[Array], Array], Any]
 
 ATTENTION_RESIDUALS = "attention_residuals"  # the checkpoint name of what attention keeps for its backward pass
 _policies = jax.checkpoint_policies
@@ -65,9 +65,23 @@ def no_constraint(x: Array, axes: str) -> Array:
     return x
 
 
-def all_rows(f: Callable[..., Any], rows: Sequence[Array], whole: Sequence[Any]) -> Any:
+def all_rows(f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any:
     """The `by_rows` of a single device."""
-    return f(*rows, *whole)
+    return f(*rows, matrix)
+
+
+def gathered(weight: Array, axes: str, constrain: Constrain) -> Array:
+    """A weight as it is used, by its axis letters; its gradient goes straight into the shards that it is kept in.
+
+    The gradient of a plain constraint would first be summed whole on every device.
+    """
+
+    @jax.custom_vjp
+    def use(weight: Array) -> Array:
+        return constrain(weight, axes)
+
+    use.defvjp(lambda weight: (use(weight), None), lambda _, d: (constrain(d, axes.replace("D", "d")),))
+    return use(weight)
 
 
 def rotary(
@@ -128,7 +142,7 @@ class Block(nn.Module):
             # Rounded to the compute dtype before it is gathered from its shards: half the bytes.
             shape = tuple(sizes[axis] for axis in axes)
             initial = nn.initializers.normal(math.prod(shape[:inputs]) ** -0.5)
-            return self.constrain(self.param(name, initial, shape, jnp.float32).astype(dtype), axes)
+            return gathered(self.param(name, initial, shape, jnp.float32).astype(dtype), axes, self.constrain)
 
         def rotated(x: Array) -> Array:
             return rotary(x, positions, c.rope_theta, c.rope_scaling)
@@ -164,7 +178,7 @@ class Llama(nn.Module):
     """Tokens to final hidden states; `head` turns parameters into the matrix that makes logits of them.
 
     It is handed `constrain(x, "BTD")`, which pins an array's layout by its axis letters, `attention(q, k, v,
-    segment_ids)`, causal within segments, and `by_rows(f, rows, whole)`, which calls `f(*rows, *whole)` on the part of
+    segment_ids)`, causal within segments, and `by_rows(f, rows, matrix)`, which calls `f(*rows, matrix)` on the part of
     the rows that each device holds.
     """
 
@@ -186,7 +200,7 @@ class Llama(nn.Module):
         embedding = self.param("embedding", nn.initializers.normal(0.02), (c.vocab_size, c.width), jnp.float32)
         if not c.tie_embeddings:
             self.param("head", nn.initializers.normal(c.width**-0.5), (c.width, c.vocab_size), jnp.float32)
-        x = self.constrain(self.constrain(embedding.astype(c.compute_dtype), "VD")[tokens], "BTD")
+        x = self.constrain(gathered(embedding.astype(c.compute_dtype), "VD", self.constrain)[tokens], "BTD")
         block = nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False) if c.remat != "none" else Block
         layers = nn.scan(
             block,
@@ -199,11 +213,9 @@ class Llama(nn.Module):
         return RMSNorm(c.norm_eps, name="final_norm")(x), cache
 
 
-def head(params: Params, model: Llama) -> Float[Array, "D V"]:
+def head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:
     """The output matrix in the compute dtype: its own, or the embedding's transpose where they are tied."""
-    c = model.config
-    matrix = params["embedding"].T if c.tie_embeddings else params["head"]
-    return model.constrain(matrix.astype(c.compute_dtype), "DV")
+    return (params["embedding"].T if config.tie_embeddings else params["head"]).astype(config.compute_dtype)
 
 
 def initial_params(model: Llama, key: Array) -> Params:

@@ -126,7 +126,7 @@ class Sampler:
         config = self._model.config
         prompts, width = tokens.shape
         rows = prompts * samples
-        output = head(params, self._model)
+        output = self._model.constrain(head(params, config), "DV")
 
         def logits_of(hidden: Float[Array, "R D"]) -> Float[Array, "R V"]:
             logits = jnp.einsum("RD,DV->RV", hidden, output, preferred_element_type=jnp.float32)

@@ -4,6 +4,7 @@ The step divides by the global weight, so gradient accumulation and data paralle
 Batches are those of `data.packing.batch_of_rows`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,8 @@ Objective = Callable[[Llama, Any, Batch], Sums]
 def batch_logprobs(model: Llama, params: Any, batch: Batch, temperature: float = 1.0) -> tuple[Array, Array]:
     """Log-probability of each target and the entropy at it, both `[B,T] float32`."""
     hidden, _ = model.apply({"params": params}, batch["tokens"], batch["positions"], batch["segment_ids"])
-    return model.by_rows(token_logprobs, (hidden, batch["targets"]), (head(params, model), jnp.float32(temperature)))
+    logprobs = functools.partial(token_logprobs, temperature=temperature)
+    return model.by_rows(logprobs, (hidden, batch["targets"]), head(params, model.config))
 
 
 def next_token(model: Llama, params: Any, batch: Batch) -> Sums:

@@ -35,7 +35,7 @@ def rows_of(places: list[tuple[int, int]], length: int) -> dict[str, np.ndarray]
 
 def outputs(model: Llama, params: Any, tokens: Any, positions: Any, segment_ids: Any) -> jax.Array:
     hidden, _ = model.apply({"params": params}, tokens, positions, segment_ids)
-    return hidden @ head(params, model)
+    return hidden @ head(params, model.config)
 
 
 def gradients(model: Llama, params: Any, places: list[tuple[int, int]], length: int) -> tuple[jax.Array, Any]:
@@ -78,7 +78,7 @@ def test_tied_embeddings_have_no_head_of_their_own(make_model: Callable[..., Lla
     model = make_model(tie_embeddings=True)
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     assert "head" not in shapes
-    np.testing.assert_array_equal(head(params, model), params["embedding"].T)
+    np.testing.assert_array_equal(head(params, model.config), params["embedding"].T)
 
 
 def test_rotary_turns_by_the_distance_alone() -> None:
