@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dsmath_jax.models.attention import cached_attention, packed_attention
+from dsmath_jax.models.attention import RESIDUALS, cached_attention, packed_attention
 from dsmath_jax.models.config import ModelConfig
 
 Params = Any
@@ -23,13 +23,12 @@ Attention = Callable[[Array, Array, Array, Array], Array]
 
 ByRows = Callable[[Callable[..., Any], Sequence[Array], Array], Any]
 
-ATTENTION_RESIDUALS = "attention_residuals"  # the checkpoint name of what attention keeps for its backward pass
 _policies = jax.checkpoint_policies
 # What the backward pass finds kept of a layer, from all of it to nothing but the layer's input; the rest is made again.
 REMAT: dict[str, Any] = {
     "none": _policies.everything_saveable,
     "minimal": _policies.save_from_both_policies(
-        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(ATTENTION_RESIDUALS)
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(RESIDUALS)
     ),  # the products with weights, and what attention's backward pass reads
     "dots": _policies.dots_with_no_batch_dims_saveable,  # the products with weights
     "full": _policies.nothing_saveable,

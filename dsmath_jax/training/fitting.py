@@ -9,26 +9,34 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from dsmath_jax.data.batches import Batches, read_rows
+from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.packing import batch_of_rows
+from dsmath_jax.data.rows import read_rows
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import batch_sharding, global_batch, local_rows
+from dsmath_jax.training.flops import model_flops_per_token
 from dsmath_jax.training.loop import fit
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.prefetch import Ahead
 from dsmath_jax.training.step import TrainState, TrainStep, abstract_state, init_state, make_train_step, state_of
 
 
 def held_out_loss(
-    model: Llama, mesh: Mesh, paths: Sequence[Path], length: int, batch_size: int, most: int
+    config: ConfigDict, model: Llama, mesh: Mesh, folders: Sequence[Path]
 ) -> Callable[[Any], dict[str, float]] | None:
-    """A function from parameters to the mean loss (nats a token) of at most `most` held-out rows; None without rows."""
-    if not paths:
+    """A function from parameters to the loss (nats a token) of `eval_rows` held-out rows, fewer if there are fewer.
+
+    They are taken evenly from those of all sources; None without rows.
+    """
+    if not folders or not config.eval_rows:
         return None
-    rows = np.concatenate([read_rows(path, length) for path in paths])[:most]
-    rows = np.concatenate([rows, np.zeros((-len(rows) % batch_size, *rows.shape[1:]), np.int32)])
-    mine = local_rows(mesh, batch_size)
-    batches = [batch_of_rows(part[mine]) for part in np.split(rows, len(rows) // batch_size)]
+    rows = np.concatenate([read_rows(folder, config.sequence_length) for folder in folders])
+    most = min(config.eval_rows, len(rows))
+    rows = rows[np.arange(most) * len(rows) // most]
+    rows = np.concatenate([rows, np.zeros((-most % config.batch_size, *rows.shape[1:]), np.int32)])
+    mine, masked = local_rows(mesh, config.batch_size), config.get("mask_documents", True)
+    batches = [batch_of_rows(part[mine], masked) for part in np.split(rows, len(rows) // config.batch_size)]
     sums = jax.jit(lambda params, batch: next_token(model, params, batch)[0])
 
     def loss(params: Any) -> dict[str, float]:
@@ -70,7 +78,8 @@ def fit_next_token(
     optimizer = make_optimizer(config, config.steps)
     state = init_state(make_params, optimizer, mesh) if make_params is not None else state_of(params, optimizer, mesh)
     step = next_token_step(config, model, mesh, state)
-    evaluate = held_out_loss(
-        model, mesh, held_out, config.sequence_length, config.batch_size, config.eval_rows
+    return fit(
+        what, folder, config, mesh, state, step, Ahead(batches, config.steps),
+        held_out_loss(config, model, mesh, held_out), batches.records,
+        model_flops_per_token(model.config, config.sequence_length), perplexity=True,
     )  # fmt: skip
-    return fit(what, folder, config, mesh, state, step, lambda number, _: (batches(number), {}), evaluate)

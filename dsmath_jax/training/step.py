@@ -81,7 +81,10 @@ def make_train_step(
 
     def gradient(params: Any, batch: Batch) -> tuple[tuple[Array, Any], Any]:
         found, gradients = jax.value_and_grad(sums, has_aux=True)(params, batch)
-        return found, jax.lax.with_sharding_constraint(gradients, shardings.params)
+        gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
+        # The barrier keeps each micro-batch's sums over the devices in its turn of the loop. XLA for TPU would move
+        # them behind it, where every device would hold whole gradients, and fails over the reduce-scatters on the way.
+        return found, jax.lax.optimization_barrier(gradients)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         rows, parts = len(jax.tree.leaves(batch)[0]), accumulate * size_of(mesh, BATCH_AXES)

@@ -1,88 +1,146 @@
-"""Attention and its hand-written backward pass against NumPy in float64 and against autodiff of the plain form."""
+"""Attention and its hand-written backward pass against NumPy in float64, in one block and in many."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import Array
 
+from dsmath_jax.models import attention as module
 from dsmath_jax.models.attention import cached_attention, packed_attention
 
-BATCH, LENGTH, SIZE = 2, 9, 4
-SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 3, 0, 0], [1, 1, 2, 2, 2, 2, 2, 2, 2]], np.int32)
-HEADS = [(3, 3), (4, 2)]
+from .attention_oracle import Case, attention, case, segments_of
+
+SEGMENTS = segments_of(9, (4, 2, 1), (2, 7))
 
 
-def arrays(heads: int, kv_heads: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    noise = np.random.default_rng(seed)
-    shapes = [(BATCH, LENGTH, heads, SIZE), (BATCH, LENGTH, kv_heads, SIZE), (BATCH, LENGTH, kv_heads, SIZE)]
-    return tuple(noise.normal(size=shape) for shape in shapes)
+@functools.cache
+def compiled(block: int) -> Callable[..., Any]:
+    """Output and gradients for blocks of this size, compiled once for each shape: segments and `first` are traced."""
+
+    def loss(q: Array, k: Array, v: Array, segments: Array, weight: Array, first: Array) -> tuple[Array, Array]:
+        with mock.patch.object(module, "BLOCK", block):
+            out = packed_attention(q, k, v, segments, first)
+        return jnp.sum(out * weight), out
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
-def one_by_one(q: np.ndarray, k: np.ndarray, v: np.ndarray, segments: np.ndarray) -> np.ndarray:
-    """Every query by itself, in float64, over the keys that it may see."""
-    out = np.zeros_like(q)
-    for b, t, n in np.ndindex(q.shape[:3]):
-        seen = [s for s in range(t + 1) if segments[b, s] == segments[b, t]]
-        key_head = n * k.shape[2] // q.shape[2]
-        scores = np.array([q[b, t, n] @ k[b, s, key_head] for s in seen]) / np.sqrt(q.shape[-1])
-        weights = np.exp(scores - scores.max())
-        out[b, t, n] = (weights / weights.sum()) @ v[b, seen, key_head]
-    return out
+def ours(given: Case, dtype: Any = jnp.float32, block: int = module.BLOCK) -> tuple[Array, tuple[Array, ...]]:
+    q, k, v = (jnp.asarray(x, dtype) for x in given[:3])
+    (_, out), gradients = compiled(block)(q, k, v, given.segments, jnp.asarray(given.weight, dtype), given.first)
+    return out, gradients
 
 
-def plain(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """The same with repeated heads and `jax.nn.softmax`, for JAX to differentiate."""
-    k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
-    seen = (SEGMENTS[:, :, None] == SEGMENTS[:, None, :]) & np.tri(LENGTH, dtype=bool)
-    scores = jnp.einsum("btnh,bsnh->bnts", q, k) / q.shape[-1] ** 0.5
-    return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(scores, where=seen[:, None]), v)
+def assert_equals_numpy(given: Case, atol: float, dtype: Any = jnp.float32, block: int = module.BLOCK) -> None:
+    out, gradients = ours(given, dtype, block)
+    expected, by_inputs = attention(given)
+    np.testing.assert_allclose(out, expected, atol=atol)
+    for name, one, other in zip("qkv", gradients, by_inputs, strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one, other, atol=atol, err_msg=name)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
-def test_equals_every_query_by_itself(heads: int, kv_heads: int) -> None:
-    q, k, v = arrays(heads, kv_heads)
-    ours = packed_attention(*(jnp.float32(x) for x in (q, k, v)), jnp.array(SEGMENTS))
-    np.testing.assert_allclose(ours, one_by_one(q, k, v, SEGMENTS), atol=2e-6)
+@pytest.mark.parametrize(("heads", "kv_heads", "block"), [(4, 2, 128), (3, 3, 4)])
+def test_outputs_and_gradients_equal_numpy(heads: int, kv_heads: int, block: int) -> None:
+    assert_equals_numpy(case(SEGMENTS, heads, kv_heads, size=4), atol=5e-6, block=block)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
-def test_gradients_equal_autodiff_of_the_plain_form_in_float64(heads: int, kv_heads: int) -> None:
-    q, k, v = arrays(heads, kv_heads)
-    weight = np.random.default_rng(1).normal(size=q.shape)
+@pytest.mark.parametrize(("tokens", "length", "block"), [(11, 11, 3), (12, 5, 4), (7, 6, 7), (13, 1, 2)])
+@given(data=st.data())
+def test_any_segments_and_any_part_of_the_queries_equal_numpy_in_float64(
+    tokens: int, length: int, block: int, data: st.DataObject
+) -> None:
+    row = st.lists(st.integers(0, 3), min_size=tokens, max_size=tokens)
+    in_order = row.map(lambda ids: sorted(ids, key=lambda i: (i == 0, i)))
+    segments = np.array(data.draw(st.lists(st.one_of(in_order, row), min_size=2, max_size=2)))
+    first = data.draw(st.integers(0, tokens - length))
     with jax.enable_x64(True):
-        expected = jax.jit(jax.grad(lambda *x: jnp.sum(plain(*x) * weight), argnums=(0, 1, 2)))(q, k, v)
-        assert expected[0].dtype == jnp.float64
-    inputs = [jnp.float32(x) for x in (q, k, v)]
-    loss = lambda *x: jnp.sum(packed_attention(*x, SEGMENTS) * weight)  # noqa: E731
-    found = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*inputs)
-    for name, one, other in zip("qkv", found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=5e-6, err_msg=name)
+        assert_equals_numpy(case(segments, 4, 2, 2, length, first), atol=1e-12, dtype=jnp.float64, block=block)
+
+
+def test_half_precision_stays_half_and_near() -> None:
+    given_ = case(segments_of(300, (200, 60)), 4, 2, 16)
+    out, gradients = ours(given_, jnp.bfloat16)
+    expected, by_inputs = attention(given_)
+    for one, other in zip((out, *gradients), (expected, *by_inputs), strict=True):
+        assert one.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.float64(one), other, atol=0.02 * np.abs(other).max())
+
+
+def test_packed_equals_each_segment_by_itself() -> None:
+    lengths = (130, 130)
+    whole = case(segments_of(270, lengths), 2, 1, 8)
+    out, gradients = ours(whole)
+    for start in (0, 130):
+        part = np.s_[:, start : start + 130]
+        alone = Case(*(x[part] for x in whole[:5]))
+        found, by_inputs = ours(alone)
+        for one, other in zip((out, *gradients), (found, *by_inputs), strict=True):
+            np.testing.assert_allclose(one[part], other, atol=5e-6)
 
 
 def test_large_scores_neither_overflow_nor_lose_the_sum() -> None:
-    q, k, v = (jnp.float32(x) for x in arrays(4, 2))
-    loss = lambda q: jnp.sum(packed_attention(1e4 * q, k, v, SEGMENTS))  # noqa: E731
-    value, gradient = jax.value_and_grad(loss)(q)
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
-    out = packed_attention(1e4 * q, k, jnp.ones_like(v), SEGMENTS)
-    np.testing.assert_allclose(out, np.ones(q.shape), atol=1e-6)
+    given_ = case(SEGMENTS, 4, 2, size=4)
+    out, gradients = ours(given_._replace(q=1e4 * given_.q, v=np.ones_like(given_.v)), block=4)
+    np.testing.assert_allclose(out, np.ones(out.shape), atol=1e-6)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_what_is_not_needed_is_not_computed() -> None:
+    """Blocks above the diagonal and of other segments: what they hold, be it no number, does not matter."""
+    given_ = case(segments_of(16, (8, 4)), 1, 1, size=4, length=4)
+    for first, seen in ((4, np.s_[0:8]), (8, np.s_[8:12]), (12, np.s_[12:16])):
+        k = np.full_like(given_.k, np.nan)
+        k[:, seen] = given_.k[:, seen]
+        out, (by_q, by_k, _) = ours(given_._replace(k=k, first=first), block=4)
+        assert np.isfinite(out).all()
+        assert np.isfinite(by_q).all()
+        np.testing.assert_array_equal(np.isfinite(by_k).all(axis=(0, 2, 3)), np.full(16, True))
+
+
+def test_memory_is_far_below_that_of_the_scores() -> None:
+    tokens, heads = 8192, 2
+    shape = jax.ShapeDtypeStruct((1, tokens, heads, 16), jnp.float32)
+    ids = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
+    loss = lambda q, k, v, ids: jnp.sum(packed_attention(q, k, v, ids))  # noqa: E731
+    used = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(shape, shape, shape, ids).compile().memory_analysis()
+    assert used.temp_size_in_bytes < 4 * tokens * tokens * heads / 50
+
+
+def test_a_policy_that_keeps_the_residuals_saves_the_second_forward_pass() -> None:
+    def loops(policy: Any) -> int:
+        q, k, v = (jnp.float32(x) for x in case(SEGMENTS, 2, 1, size=4)[:3])
+        with mock.patch.object(module, "BLOCK", 4):
+            layer = jax.checkpoint(lambda q: packed_attention(q, k, v, SEGMENTS), policy=policy)
+            return str(jax.make_jaxpr(jax.grad(lambda q: jnp.sum(layer(q))))(q)).count("while[")
+
+    policies = jax.checkpoint_policies
+    assert loops(policies.nothing_saveable) == 3
+    assert loops(policies.save_only_these_names(module.RESIDUALS)) == 2
 
 
 def test_cache_and_shared_prefix_equal_one_sequence() -> None:
     """Three rows share each prompt's keys; prompts of unequal length are padded and the padding is not seen."""
     noise = np.random.default_rng(2)
-    heads, kv_heads = HEADS[1]
+    heads, kv_heads, size = 4, 2, 4
     prompts, rows_each, width, slots, lengths = 2, 3, 5, 4, [5, 2]
     rows = prompts * rows_each
-    prompt_k, prompt_v = noise.normal(size=(2, prompts, kv_heads, width, SIZE))
-    own_k, own_v = noise.normal(size=(2, rows, kv_heads, slots, SIZE))
-    q = noise.normal(size=(rows, 1, heads, SIZE))
+    prompt_k, prompt_v = noise.normal(size=(2, prompts, kv_heads, width, size))
+    own_k, own_v = noise.normal(size=(2, rows, kv_heads, slots, size))
+    q = noise.normal(size=(rows, 1, heads, size))
     filled = 2  # the row's own slots 0 and 1 are written, 2 and 3 are not
     mask = np.broadcast_to(np.arange(slots) < filled, (rows, 1, slots))
     inside = np.arange(width) < np.array(lengths)[:, None]
     prefix = (jnp.float32(prompt_k), jnp.float32(prompt_v), jnp.array(inside))
-    ours = jax.jit(cached_attention)(jnp.float32(q), jnp.float32(own_k), jnp.float32(own_v), jnp.array(mask), prefix)
+    found = jax.jit(cached_attention)(jnp.float32(q), jnp.float32(own_k), jnp.float32(own_v), jnp.array(mask), prefix)
     for row in range(rows):
         prompt = row // rows_each
         k, v = (
@@ -91,6 +149,6 @@ def test_cache_and_shared_prefix_equal_one_sequence() -> None:
             ]
             for theirs, own in ((prompt_k, own_k), (prompt_v, own_v))
         )
-        last = np.concatenate([np.zeros((1, k.shape[1] - 1, heads, SIZE)), q[row][None]], axis=1)
-        expected = one_by_one(last, k, v, np.ones(k.shape[:2]))[0, -1]
-        np.testing.assert_allclose(ours[row, 0], expected, atol=2e-6)
+        last = q[row][None]
+        expected, _ = attention(Case(last, k, v, np.ones(k.shape[:2], np.int32), last, first=k.shape[1] - 1))
+        np.testing.assert_allclose(found[row], expected[0], atol=2e-6)

@@ -1,0 +1,72 @@
+"""Attention over packed sequences by the splash kernel (Pallas), for TPUs. Axis letters: see `attention.py`."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jaxtyping import Array, Float, Int
+
+from dsmath_jax.models.attention import RESIDUALS, packed_attention
+
+LANES = 128  # of the vector unit: blocks of tokens are multiples of it
+HEAD_MULTIPLE = 64  # heads of other sizes fill the matrix unit badly
+BLOCKS = (512, 256, LANES)  # tokens, the best first; larger ones do not fit in the fast memory of every TPU
+
+
+def splash_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    segment_ids: Int[Array, "B S"],
+    first: int | Int[Array, ""] = 0,
+    interpret: bool = False,
+) -> Float[Array, "B T N H"]:
+    """What `packed_attention` computes, in one kernel for each direction; blocks above the diagonal cost nothing.
+
+    The kernel takes multiples of 128 tokens and heads of a multiple of 64 numbers; everything else goes to
+    `packed_attention`. Grouped queries it takes as they are.
+
+    Args:
+      first: a multiple of T, since the kernel's lists of blocks are made for each T of the S tokens; may be traced.
+      interpret: runs the kernel step by step on any device, for tests.
+    """
+    (length, heads, size), tokens = q.shape[1:], k.shape[1]
+    if length % LANES or tokens % length or size % HEAD_MULTIPLE:
+        return packed_attention(q, k, v, segment_ids, first)
+    shards = tokens // length
+    kernel = _own(_kernel(tokens, heads, shards, interpret), shards, first // length)
+    ids = kernels.SegmentIds(jax.lax.dynamic_slice_in_dim(segment_ids, first, length, axis=1), segment_ids)
+    q, k, v = (x.swapaxes(1, 2) for x in (q * size**-0.5, k, v))
+    return jax.vmap(kernel)(q, k, v, ids).swapaxes(1, 2)
+
+
+@functools.lru_cache(maxsize=32)
+def _kernel(tokens: int, heads: int, shards: int, interpret: bool) -> Any:
+    """The kernel with its lists of blocks for every shard of the queries, as NumPy arrays that belong to no trace."""
+    block = next(size for size in BLOCKS if tokens // shards % size == 0)
+    sizes = kernels.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block,
+        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+        block_q_dq=block, block_kv_dq=block,
+    )  # fmt: skip
+    mask = masks.MultiHeadMask([masks.CausalMask((tokens, tokens))] * heads)
+    with jax.ensure_compile_time_eval():
+        kernel = kernels.make_splash_mha(
+            mask, block_sizes=sizes, head_shards=1, q_seq_shards=shards, residual_checkpoint_name=RESIDUALS,
+            interpret=interpret,
+        )  # fmt: skip
+        return jax.tree.map(np.asarray, kernel)
+
+
+def _own(kernel: Any, shards: int, shard: int | Array) -> Any:
+    """The kernel of one shard of the queries: its part of each list, `[heads, blocks, ...]` or `[tokens]`."""
+
+    def part(x: np.ndarray) -> Array:
+        axis = min(x.ndim - 1, 1)
+        size = x.shape[axis] // shards
+        return jax.lax.dynamic_slice_in_dim(x, shard * size, size, axis)
+
+    return kernel if shards == 1 else jax.tree.map(part, kernel)

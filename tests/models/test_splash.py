@@ -1,0 +1,78 @@
+"""The splash kernel in Pallas' interpreter against NumPy: packed rows, grouped heads, parts of the queries."""
+
+import functools
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array
+
+from dsmath_jax.models import splash
+
+from .attention_oracle import Case, attention, case, segments_of
+
+ATOL = 2e-5
+
+
+@functools.partial(jax.jit, static_argnames="interpret")
+def compiled(q: Array, k: Array, v: Array, segments: Array, weight: Array, first: Any, interpret: bool = True) -> Any:
+    """Output and gradients."""
+
+    def loss(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+        out = splash.splash_attention(q, k, v, segments, first, interpret)
+        return jnp.sum(out * weight), out
+
+    (_, out), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+    return out, *gradients
+
+
+def ours(given: Case, interpret: bool = True) -> tuple[Array, ...]:
+    q, k, v, segments, weight, first = given
+    return compiled(*map(jnp.float32, (q, k, v)), segments, jnp.float32(weight), first, interpret=interpret)
+
+
+def expected(given: Case) -> tuple[np.ndarray, ...]:
+    out, gradients = attention(given)
+    return out, *gradients
+
+
+def assert_close(found: Any, wanted: Any) -> None:
+    for name, one, other in zip(("out", "q", "k", "v"), found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=ATOL, err_msg=name)
+
+
+# 384 tokens are three blocks of 128.
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (2, 1)])
+def test_outputs_and_gradients_equal_numpy(heads: int, kv_heads: int) -> None:
+    given = case(segments_of(384, (200, 50, 100), (384,)), heads, kv_heads, size=64)
+    with mock.patch.object(splash, "packed_attention", side_effect=AssertionError("this is for the kernel")):
+        assert_close(ours(given), expected(given))
+
+
+def test_packed_equals_each_segment_by_itself() -> None:
+    packed = case(segments_of(384, (128, 128, 128)), 2, 1, size=64)
+    found = ours(packed)
+    for start in (0, 128, 256):
+        part = np.s_[:, start : start + 128]
+        alone = Case(*(x[part] for x in packed[:5]))
+        assert_close([x[part] for x in found], ours(alone))
+
+
+def test_the_queries_of_each_shard_equal_those_of_the_whole() -> None:
+    """The place of the shard is traced, as on a mesh; gradients by keys and values are the sums over the shards."""
+    whole = case(segments_of(512, (130, 260, 100)), 2, 1, size=64)
+    parts = []
+    for first in range(0, 512, 128):
+        mine = np.s_[:, first : first + 128]
+        parts.append(ours(whole._replace(q=whole.q[mine], weight=whole.weight[mine], first=first)))
+    joined = [np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1)]
+    assert_close([*joined, sum(part[2] for part in parts), sum(part[3] for part in parts)], expected(whole))
+
+
+@pytest.mark.parametrize(("tokens", "size"), [(200, 64), (128, 32)])
+def test_shapes_that_the_kernel_does_not_take_go_to_the_plain_form(tokens: int, size: int) -> None:
+    given = case(segments_of(tokens, (100, 20)), 2, 1, size)
+    assert_close(ours(given, interpret=False), expected(given))  # the kernel itself would fail on a CPU

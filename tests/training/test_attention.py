@@ -1,0 +1,166 @@
+"""Attention over a mesh: eight devices compute what one does, by every way to part the work; who may use which."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dsmath_jax.models import cudnn
+from dsmath_jax.models.attention import packed_attention
+from dsmath_jax.models.cudnn import segment_mask
+from dsmath_jax.models.splash import splash_attention
+from dsmath_jax.sharding import AXES, BATCH_AXES, make_mesh
+from dsmath_jax.training.attention import attention_on, sharded
+from dsmath_jax.workdir import UserError
+
+MESHES: dict[str, dict[str, int]] = {
+    "fsdp": {"fsdp": 8},
+    "tensor": {"tensor": 4, "fsdp": 2},
+    "context": {"context": 8, "fsdp": 1},
+    "all": {"fsdp": 2, "context": 2, "tensor": 2},
+    "replicas": {"replica": 2, "context": 4, "fsdp": 1},
+}
+ROWS, TOKENS, HEADS, KV_HEADS, SIZE = 8, 32, 8, 4, 8
+SPLASH = (1, 512, 2, 1, 64)  # rows, tokens, heads, key heads, head size
+
+
+def inputs(rows: int, tokens: int, heads: int, kv_heads: int, size: int) -> tuple[jax.Array, ...]:
+    noise = np.random.default_rng(0)
+    q, weight = noise.normal(size=(2, rows, tokens, heads, size))
+    k, v = noise.normal(size=(2, rows, tokens, kv_heads, size))
+    ids = np.repeat([1, 2, 0], [tokens // 3, tokens // 2, tokens - tokens // 3 - tokens // 2])
+    return *(jnp.float32(x) for x in (q, k, v, weight)), jnp.broadcast_to(jnp.int32(ids), (rows, tokens))
+
+
+def compute(attention: Any, *given: jax.Array) -> dict[str, np.ndarray]:
+    """Output and gradients."""
+    q, k, v, weight, ids = given
+
+    def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = attention(q, k, v, ids)
+        return jnp.sum(out * weight), out
+
+    (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    return {name: np.asarray(x) for name, x in zip(("out", "q", "k", "v"), (out, *gradients), strict=True)}
+
+
+def on_eight_devices() -> dict[str, np.ndarray]:
+    found = {}
+    given = inputs(ROWS, TOKENS, HEADS, KV_HEADS, SIZE)
+    for name, axes in MESHES.items():
+        mesh = make_mesh(**axes)
+        place = NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
+        put = [jax.device_put(x, place) for x in given]
+        found |= {f"{name}/{key}": x for key, x in compute(attention_on(mesh), *put).items()}
+    few = tuple(x[:3] for x in given)  # rows that do not divide
+    found |= {f"few/{key}": x for key, x in compute(attention_on(make_mesh(fsdp=4, tensor=2)), *few).items()}
+    mesh = make_mesh(context=4, tensor=2, fsdp=1)
+    interpreted = functools.partial(splash_attention, interpret=True)
+    found |= {f"splash/{key}": x for key, x in compute(sharded(interpreted, mesh), *inputs(*SPLASH)).items()}
+    return found
+
+
+def test_eight_devices_compute_what_one_does(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    with subprocess.Popen([sys.executable, __file__, str(tmp_path / "eight.npz")], env=environment) as process:
+        given = inputs(ROWS, TOKENS, HEADS, KV_HEADS, SIZE)
+        one = compute(packed_attention, *given)
+        few = compute(packed_attention, *(x[:3] for x in given))
+        long = compute(packed_attention, *inputs(*SPLASH))
+    assert process.returncode == 0
+    eight = dict(np.load(tmp_path / "eight.npz"))
+    expected = {f"{name}/{key}": x for name in MESHES for key, x in one.items()}
+    expected |= {f"few/{key}": x for key, x in few.items()} | {f"splash/{key}": x for key, x in long.items()}
+    assert eight.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(eight[name], value, atol=1e-5, err_msg=name)
+    assert min(np.abs(one[key]).max() for key in "qkv") > 0.1
+
+
+def mesh_of(platform: str, **axes: int) -> Any:
+    """What `attention_on` reads of a mesh of another platform."""
+    shape = {axis: axes.get(axis, 1) for axis in AXES}
+    devices = np.full(tuple(shape.values()), SimpleNamespace(platform=platform), object)
+    return SimpleNamespace(devices=devices, shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("platform", "backend", "message"),
+    [
+        ("cpu", "flash", r"There is no attention 'flash'; set config\.model\.attention to auto, xla, splash, cudnn\."),
+        ("cpu", "splash", r"The attention 'splash' needs a TPU and the mesh lies on CPU; .* to auto\."),
+        ("tpu", "cudnn", r"The attention 'cudnn' needs a GPU and the mesh lies on TPU"),
+    ],
+)
+def test_a_backend_that_is_unknown_or_that_the_platform_lacks_is_refused(
+    platform: str, backend: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        attention_on(mesh_of(platform), backend)
+
+
+@pytest.mark.parametrize(("platform", "kernel"), [("cpu", "packed"), ("tpu", "splash"), ("gpu", "cudnn")])
+def test_auto_takes_the_kernel_made_for_the_platform(
+    platform: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = []
+    monkeypatch.setattr("dsmath_jax.training.attention.sharded", lambda attend, mesh: chosen.append(attend.__name__))
+    attention_on(mesh_of(platform))
+    attention_on(mesh_of(platform), "xla")
+    assert chosen == [f"{kernel}_attention", "packed_attention"]
+
+
+def test_rows_that_do_not_divide_by_the_context_axis_are_refused() -> None:
+    given = inputs(2, 30, 2, 2, 4)
+    with pytest.raises(UserError, match=r"Rows of 30 tokens do not divide by the mesh's context=4; change seq"):
+        attention_on(mesh_of("cpu", context=4))(*given[:3], given[4])
+
+
+def test_the_mask_for_cudnn_is_the_one_of_packed_attention() -> None:
+    given = inputs(2, 24, 4, 2, 8)
+    by_mask = lambda q, k, v, ids: jax.nn.dot_product_attention(q, k, v, mask=segment_mask(ids, 24))  # noqa: E731
+    one, other = compute(by_mask, *given), compute(packed_attention, *given)
+    for name, value in one.items():
+        np.testing.assert_allclose(value, other[name], atol=5e-6, err_msg=name)
+    np.testing.assert_array_equal(segment_mask(given[4], 8, jnp.int32(16)), segment_mask(given[4], 24)[:, :, 16:])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "dtype"), [(24, 8, jnp.float32), (25, 8, jnp.bfloat16), (24, 12, jnp.bfloat16)]
+)
+def test_cudnn_leaves_what_it_does_not_take_to_the_plain_form(
+    tokens: int, size: int, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cudnn, "packed_attention", lambda *given: given)
+    q, k, v, _, ids = inputs(1, tokens, 2, 2, size)
+    q = q.astype(dtype)
+    assert cudnn.cudnn_attention(q, k, v, ids, 0) == (q, k, v, ids, 0)
+
+
+def test_cudnn_equals_packed_attention_on_a_gpu(mesh: Mesh) -> None:
+    if mesh.devices.flat[0].platform != "gpu":
+        pytest.skip("the cuDNN kernel needs an NVIDIA GPU")
+    given = inputs(2, 512, 4, 2, 64)
+    arrays = (*(x.astype(jnp.bfloat16) for x in given[:4]), given[4])
+    one, other = compute(attention_on(mesh, "cudnn"), *arrays), compute(attention_on(mesh, "xla"), *arrays)
+    for name, value in one.items():
+        assert np.isfinite(np.float32(value)).all(), name
+        largest = np.abs(np.float32(other[name])).max()
+        np.testing.assert_allclose(np.float32(value), np.float32(other[name]), atol=0.02 * largest, err_msg=name)
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[1], **on_eight_devices())
