@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dsmath_jax.corpus import pipeline
-from dsmath_jax.data import chat, documents, tokenizer
+from dsmath_jax.data import chat, documents, instructions, sources, tokenizer
 from dsmath_jax.evaluation import evaluate
 from dsmath_jax.report import report
 from dsmath_jax.rl import loop as rl
@@ -50,6 +50,26 @@ def write_report(config: ConfigDict, workdir: Path) -> dict:
     return report.write(workdir) if jax.process_index() == 0 else {}
 
 
+def _tokenizer_inputs(config: ConfigDict) -> tuple[str, ...]:
+    return () if config.tokenizer.path else ("corpus",)
+
+
+def _pretrain_inputs(config: ConfigDict) -> tuple[str, ...]:
+    return (*(["corpus"] if any(map(sources.is_corpus, config.pretrain.mixture)) else []), "tokenizer")
+
+
+def _pretrain_files(config: ConfigDict, workdir: Path) -> list[Path]:
+    return sources.user_files(config.pretrain.mixture, data_folder(config, workdir))
+
+
+def _sft_inputs(config: ConfigDict) -> tuple[str, ...]:
+    return ("tokenizer",) if config.sft.get("init") else ("tokenizer", "pretrain")
+
+
+def _sft_files(config: ConfigDict, workdir: Path) -> list[Path]:
+    return instructions.user_files(config.sft.data, data_folder(config, workdir))
+
+
 def _reward_model_inputs(config: ConfigDict) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("tokenizer", "sft", config.reward_model.init)))
 
@@ -67,9 +87,17 @@ RUN = ("data_dir", "mesh")
 PARAMS = ("params.sha256.json", "model.json")
 STAGES = (
     Stage("corpus", corpus, (*DATA, "corpus"), lambda c: (), ("documents/*",), optional=("toy",), reads=_corpus_files),
-    Stage("tokenizer", train_tokenizer, ("data_dir", "tokenizer"), lambda c: ("corpus",), ("tokenizer*",)),
-    Stage("pretrain", pretrain.run, (*RUN, "model", "pretrain"), lambda c: ("corpus", "tokenizer"), PARAMS),
-    Stage("sft", sft.run, (*RUN, "sft"), lambda c: ("tokenizer", "pretrain"), PARAMS),
+    Stage("tokenizer", train_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",)),
+    Stage(
+        "pretrain",
+        pretrain.run,
+        (*RUN, "model", "pretrain"),
+        _pretrain_inputs,
+        PARAMS,
+        optional=("model",),
+        reads=_pretrain_files,
+    ),
+    Stage("sft", sft.run, (*RUN, "model", "sft"), _sft_inputs, PARAMS, optional=("model",), reads=_sft_files),
     Stage("reward_model", reward_model.run, (*RUN, "reward_model"), _reward_model_inputs, PARAMS),
     Stage("rl", rl.run, (*RUN, "rl"), _rl_inputs, PARAMS),
     Stage("evaluate", evaluate.run, (*RUN, "evaluate"), _evaluate_inputs, ("*.json*",)),

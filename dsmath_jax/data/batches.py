@@ -6,15 +6,16 @@ from pathlib import Path
 import grain
 import numpy as np
 
-from dsmath_jax.data.packing import batch_of_rows
+from dsmath_jax.data.packing import Packed, batch_of_rows
+from dsmath_jax.data.rows import Rows
+from dsmath_jax.data.rows import read_rows as read_rows
 from dsmath_jax.workdir import UserError
 
 
 class Batches:
-    """Rows of packed ArrayRecord files, shuffled anew each epoch, mixed by weight.
+    """Packed rows of several sources, shuffled anew each epoch, mixed by weight.
 
-    `batches(step)` gives this process's share of batch `step`: rows `process_index`, `process_index + process_count`,
-    ... of the global batch, so that another number of processes sees the same global batches.
+    `batches(step)` gives this process's rows of batch `step`; the global batch is the same for any number of processes.
     """
 
     def __init__(
@@ -23,38 +24,43 @@ class Batches:
         length: int,
         batch_size: int,
         seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        mine: Sequence[int] | None = None,
+        masked: bool = True,
     ):
-        """Opens (file, weight) sources of rows of `length` + 1 tokens.
+        """Opens (folder of shards, weight) sources of rows of `length` + 1 tokens.
+
+        Args:
+          batch_size: rows of the global batch.
+          mine: those of them that this process makes (`sharding.local_rows`); all of them if not given.
+          masked: attention and loss stay within documents, see `batch_of_rows`.
 
         Raises:
-          UserError: a source is missing or empty, or the batch does not divide by the processes.
+          UserError: a source is missing, broken or empty.
         """
-        if batch_size % process_count:
-            raise UserError(
-                f"batch_size {batch_size} does not divide by {process_count} processes; change one of them."
-            )
         parts = []
-        for path, _ in sources:
-            if not path.is_file():
-                raise UserError(f"{path} is missing; run the stage that writes it.")
-            records = grain.sources.ArrayRecordDataSource(str(path))
-            if not len(records):
-                raise UserError(f"{path} holds no rows; give the stage that writes it more text.")
-            parts.append(grain.MapDataset.source(records).seed(seed).shuffle().repeat())
+        for folder, _ in sources:
+            rows = Rows(folder, length)
+            if not len(rows):
+                raise UserError(
+                    f"{folder} holds no rows: its source has no text; leave it out of the config or give it documents, "
+                    "and run the stage with --overwrite."
+                )
+            shuffled = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
+            parts.append(shuffled.map(lambda packed, name=rows.name: _named(packed, name)))
         weights = [weight for _, weight in sources]
-        mixed = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
-        self._rows = mixed.map(lambda record: np.frombuffer(record, np.int32).reshape(3, length + 1))
-        self._mine = range(process_index, batch_size, process_count)
-        self._batch_size = batch_size
+        self._rows = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
+        self._mine = range(batch_size) if mine is None else mine
+        self._batch_size, self._masked = batch_size, masked
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         first = step * self._batch_size
-        return batch_of_rows(np.stack([self._rows[first + i] for i in self._mine]))
+        return batch_of_rows(np.stack([self._rows[first + i].row for i in self._mine]), self._masked)
+
+    def records(self, step: int) -> list[str]:
+        """The ids of all documents or examples in the global batch `step`, "SOURCE/ID" in the order of the rows."""
+        first = step * self._batch_size
+        return [one for i in range(self._batch_size) for one in self._rows[first + i].ids]
 
 
-def read_rows(path: Path, length: int) -> np.ndarray:
-    """All rows of a file, `[rows, 3, length + 1]`, in file order (held-out rows)."""
-    records = grain.sources.ArrayRecordDataSource(str(path))
-    return np.stack([np.frombuffer(records[i], np.int32).reshape(3, length + 1) for i in range(len(records))])
+def _named(packed: Packed, name: str) -> Packed:
+    return packed._replace(ids=[f"{name}/{one}" for one in packed.ids])

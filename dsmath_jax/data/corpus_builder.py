@@ -1,25 +1,13 @@
-"""The kept documents as a TFDS dataset in ArrayRecord files, prepared and read without TensorFlow.
+"""The kept documents of a run as a TFDS dataset (see `builders`), in the order of their ids.
 
-    source = builder(workdir / "corpus/documents", workdir / "tfds").as_data_source(split="train")
-    source[5]["text"].decode()
-
-Order: example i is the i-th document by id, in every preparation; nothing is shuffled on disk (a reader that wants
-mixed order shuffles indices, as Grain does). Texts are bytes in UTF-8, as everywhere in TFDS.
-
-The name of the dataset's config is a hash of the documents' files. So a changed corpus is another config in a folder of
-its own and never takes over old files, which stay until somebody removes them; the version is that of the features.
-
-It is a `ShardBasedBuilder`, since the shuffling of `GeneratorBasedBuilder` holds up to 1 GB in memory and needs
-TensorFlow beyond that. Preparing holds one shard's documents, about `SHARD_BYTES`.
+source = prepare(workdir / "corpus/documents", workdir / "tfds").as_data_source(split="train")
+source[5]["text"].decode()
 """
 
 import argparse
-import dataclasses
-import hashlib
-import itertools
+import functools
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +17,8 @@ import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 from absl import logging
 
-from dsmath_jax.progress import track
-from dsmath_jax.workdir import UserError, exit_code, hash_file, lock, remove
+from dsmath_jax.data import builders, documents
+from dsmath_jax.workdir import UserError, exit_code, hash_file
 
 FIELDS: dict[str, Any] = {
     "id": tfds.features.Text(),
@@ -42,79 +30,27 @@ FIELDS: dict[str, Any] = {
     "score": np.float32,
     "iteration": np.int64,
 }
-SHARD_BYTES = 64 << 20  # of uncompressed columns
-ROWS_PER_READ, READ_BYTES = 64, 1 << 20
-FINGERPRINT_DIGITS = 16
 
 
-@dataclasses.dataclass(eq=False)
-class DocumentsConfig(tfds.core.BuilderConfig):
-    """Which documents a builder is about: the Parquet files of `folder`, whose `fingerprint` is the config's name."""
-
-    folder: Path = Path()
-
-
-class DsmathCorpus(tfds.core.ShardBasedBuilder):
-    """Documents of a mined corpus, in the order of their ids."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "id, url, host, text, language, tokens, score, iteration"}  # noqa: RUF012
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Web pages mined for mathematics as in section 2.1 of arXiv 2402.03300, decontaminated.",
-            features=tfds.features.FeaturesDict(FIELDS),
-            disable_shuffling=True,
-        )
-
-    def _shard_iterators_per_split(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> Mapping[str, Sequence[Callable[[], Iterator[tuple[str, dict]]]]]:
-        """One stream of all documents, cut into shards of as many documents each; TFDS asks for them in order."""
-        del dl_manager  # nothing is downloaded
-        files = document_files(self.builder_config.folder)
-        metadata = [pq.read_metadata(file) for file in files]
-        total = sum(file.num_rows for file in metadata)
-        size = sum(file.row_group(group).total_byte_size for file in metadata for group in range(file.num_row_groups))
-        rows = max(1, -(-total // max(1, round(size / SHARD_BYTES))))  # of each shard but the last
-        stream = track(examples(files), "preparing documents", total)
-        shards = -(-total // rows)
-        # The last shard takes the stream to its end, so that the progress is told to its end too.
-        ends: list[int | None] = [*([rows] * (shards - 1)), None]
-        return {"train": [lambda end=end: itertools.islice(stream, end) for end in ends]}
-
-
-def builder(documents: Path, data_dir: Path) -> DsmathCorpus:
-    """The builder over the Parquet files in the folder `documents`; what it prepares lies below `data_dir`.
-
-    Reads the files once for their hash. What is prepared can also be read without them:
-    `tfds.builder_from_directory(FOLDER)`.
+def config(folder: Path) -> builders.Data:
+    """The config of the Parquet files in a folder of documents; reads them once for their hash.
 
     Raises:
       UserError: the folder holds no document, or a file that is none of the corpus.
     """
-    config = DocumentsConfig(name=fingerprint(documents), folder=documents)
-    return DsmathCorpus(data_dir=data_dir, config=config, file_format="array_record")
+    files = document_files(folder)
+    return builders.Data(
+        name=builders.fingerprint((file.name, hash_file(file)) for file in files),
+        description="Web pages mined for mathematics as in section 2.1 of arXiv 2402.03300, decontaminated.",
+        features=FIELDS,
+        examples=functools.partial(examples, files),
+        size=functools.partial(size, files),
+    )
 
 
-def prepare(documents: Path, data_dir: Path) -> DsmathCorpus:
-    """Writes the dataset's files, unless they are there; returns its builder.
-
-    The files appear under their names all at once. What a killed preparation left is removed first; the lock keeps
-    this from happening to a running one.
-
-    Raises:
-      UserError: as `builder`; or the ids do not rise; or another process prepares the same folder.
-    """
-    made = builder(documents, data_dir)
-    with lock(data_dir), tempfile.TemporaryDirectory() as downloads:
-        for leftover in Path(made.data_dir).parent.glob("incomplete.*"):
-            remove(leftover)
-        made.download_and_prepare(
-            download_dir=downloads, download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
-    return made
+def prepare(folder: Path, data_dir: Path) -> builders.DsmathData:
+    """Writes the dataset of a folder of documents below `data_dir`; errors as `config`, `examples` and `builders`."""
+    return builders.prepare(config(folder), data_dir)
 
 
 def document_files(folder: Path) -> list[Path]:
@@ -140,15 +76,14 @@ def document_files(folder: Path) -> list[Path]:
     return files
 
 
-def fingerprint(folder: Path) -> str:
-    """Hexadecimal digits that stand for the documents: a hash of the names and contents of their files."""
-    digest = hashlib.sha256()
-    for file in document_files(folder):
-        digest.update(f"{file.name}\n{hash_file(file)}\n".encode())
-    return digest.hexdigest()[:FINGERPRINT_DIGITS]
+def size(files: Sequence[Path]) -> tuple[int, int]:
+    """How many documents files hold, and the bytes of their columns."""
+    metadata = [pq.read_metadata(file) for file in files]
+    groups = [file.row_group(number) for file in metadata for number in range(file.num_row_groups)]
+    return sum(file.num_rows for file in metadata), sum(group.total_byte_size for group in groups)
 
 
-def examples(files: Sequence[Path]) -> Iterator[tuple[str, dict]]:
+def examples(files: Sequence[Path]) -> Iterator[builders.Example]:
     """Yields (id, fields) of all documents, a few rows of one file in memory at a time.
 
     Raises:
@@ -156,17 +91,14 @@ def examples(files: Sequence[Path]) -> Iterator[tuple[str, dict]]:
     """
     before = ""
     for file in files:
-        # Without these two, Arrow reads the whole columns of a row group before it hands out the first row.
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as parquet:
-            for batch in parquet.iter_batches(batch_size=ROWS_PER_READ, columns=list(FIELDS)):
-                for row in batch.to_pylist():
-                    if row["id"] <= before:
-                        raise UserError(
-                            f"{file}: the id '{row['id']}' comes after '{before}', but ids must rise and be there "
-                            "once; redo the corpus stage."
-                        )
-                    before = row["id"]
-                    yield before, row
+        for _, row in documents.records(file, list(FIELDS)):
+            if row["id"] <= before:
+                raise UserError(
+                    f"{file}: the id '{row['id']}' comes after '{before}', but ids must rise and be there once; "
+                    "redo the corpus stage."
+                )
+            before = row["id"]
+            yield before, row
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -178,11 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workdir = parser.parse_args(argv).workdir
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is made while it runs
     made = prepare(workdir / "corpus" / "documents", workdir / "tfds")
-    train = made.info.splits["train"]
-    print(f"{train.num_examples:,} documents in {train.num_shards:,} shard(s); to load them:")
-    print("  import tensorflow_datasets as tfds")
-    print(f"  source = tfds.builder_from_directory({made.data_dir!r}).as_data_source(split='train')")
-    print("  source[0]['text'].decode()")
+    builders.tell(made, "text")
 
 
 if __name__ == "__main__":

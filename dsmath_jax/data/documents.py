@@ -1,46 +1,121 @@
-"""Texts for pre-training: the documents of the corpus stage, or local files."""
+"""Records and texts of the files that data sets are published in: Parquet, JSON (lines or one list), plain text.
 
-from collections.abc import Callable, Iterator
+Everything is streamed, a few records in memory at a time; `.gz` and `.zst` are taken off on the way.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
+from backports import zstd
 
-from dsmath_jax.workdir import UserError, read_jsonl
+from dsmath_jax.workdir import UserError, json_object
+
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstd.open}  # what files are packed with
+FORMATS = (".parquet", ".jsonl", ".json", ".txt")
+READ_BYTES = 1 << 20
+ROWS_PER_READ = 256
+
+
+def form(file: Path) -> str:
+    """The suffix that says how to read a file: ".jsonl" of "a.jsonl.zst"."""
+    return Path(file.stem).suffix if file.suffix in OPENERS else file.suffix
+
+
+def files_below(path: Path) -> list[Path]:
+    """A file itself, or the files below a folder, sorted by their paths; hidden ones are none.
+
+    Raises:
+      UserError: there is none.
+    """
+    hidden = [path] if path.is_file() else sorted(below for below in path.rglob("*") if below.is_file())
+    files = [file for file in hidden if not any(part[0] == "." for part in file.relative_to(path).parts)]
+    if not files:
+        raise UserError(f"No text files at {path}; check the mixture of the config.")
+    return files
+
+
+def records(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (place in words, fields) of the records of a file; a file of another form than `FORMATS` is plain text.
+
+    Args:
+      columns: the only fields to read of a Parquet file; () for all.
+
+    Raises:
+      UserError: the file cannot be read, or a line is no JSON object.
+    """
+    try:
+        if form(file) == ".parquet":
+            yield from _parquet(file, columns)
+        else:
+            with OPENERS.get(file.suffix, open)(file, "rb") as stream:
+                yield from (_json(file, stream) if form(file) in (".jsonl", ".json") else _whole(stream))
+    except (OSError, EOFError, ValueError, zlib.error, zstd.ZstdError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{file} cannot be read ({reason}); mend or remove it.") from None
+
+
+def documents(file: Path, field: str = "text", language: str = "") -> Iterator[tuple[int, str]]:
+    """Yields (number of the record from 1, text) of a file's documents.
+
+    Args:
+      field: where a record has its text.
+      language: only records of this `language` ("en", "zh"); "" for all.
+
+    Raises:
+      UserError: as `records`, or a record has no text.
+    """
+    for number, (place, row) in enumerate(records(file, (field, "language")), 1):
+        if not isinstance(row.get(field), str):
+            raise UserError(f"{file}, {place}: the field '{field}' is missing or no text; mend or remove it.")
+        if not language or row.get("language") == language:
+            yield number, row[field]
 
 
 def texts(path: Path, language: str = "") -> Iterator[str]:
-    """The texts of Parquet (`text`, `language`), JSONL (`text`) or plain-text files, streamed in their names' order.
-
-    Args:
-      path: a file, or a folder whose files are read.
-      language: only records of this language ("en", "zh"); "" for all.
-
-    Raises:
-      UserError: nothing is there, a file cannot be read, or a record has no `text`.
-    """
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file() and p.name[0] != ".")
-    if not files:
-        raise UserError(f"No text files at {path}; check the mixture of the config.")
-    for file in files:
-        try:
-            for number, row in enumerate(READERS.get(file.suffix, _whole)(file), 1):
-                if not isinstance(row.get("text"), str):
-                    raise UserError(f"{file}, record {number}: the field 'text' is missing; mend or remove it.")
-                if not language or row.get("language") == language:
-                    yield row["text"]
-        except (OSError, ValueError) as error:  # what Arrow and the UTF-8 decoder raise
-            raise UserError(f"{file} cannot be read ({error}); mend or remove it.") from None
+    """The texts of a file or of the files below a folder, in the order of their paths; errors as `documents`."""
+    for file in files_below(path):
+        for _, text in documents(file, "text", language):
+            yield text
 
 
-def _parquet(file: Path) -> Iterator[dict]:
-    with pq.ParquetFile(file) as parquet:
-        columns = [name for name in ("text", "language") if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(batch_size=256, columns=columns):
-            yield from batch.to_pylist()
+def _parquet(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    # Without these two, Arrow reads the whole columns of a row group before it hands out the first row.
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as parquet:
+        present = parquet.schema_arrow.names
+        chosen = [name for name in columns if name in present] if columns else present
+        number = 0
+        for batch in parquet.iter_batches(batch_size=ROWS_PER_READ, columns=chosen):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"record {number}", row
 
 
-def _whole(file: Path) -> Iterator[dict]:
-    yield {"text": file.read_text(encoding="utf-8")}
+def _json(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    first = stream.readline()
+    while first and not first.strip():
+        first = stream.readline()
+    if first.lstrip().startswith(b"["):
+        for number, row in enumerate(json.loads(first + stream.read()), 1):
+            if not isinstance(row, dict):
+                raise UserError(f"{file}, record {number}: not a JSON object; mend or remove it.")
+            yield f"record {number}", row
+        return
+    number = 0
+    for line in _with(first, stream):
+        if line.strip():
+            number += 1
+            yield f"record {number}", json_object(line, f"{file}, record {number}", "that line")
 
 
-READERS: dict[str, Callable[[Path], Iterator[dict]]] = {".parquet": _parquet, ".jsonl": read_jsonl}
+def _with(first: bytes, stream: BinaryIO) -> Iterator[bytes]:
+    yield first
+    yield from stream
+
+
+def _whole(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "record 1", {"text": stream.read().decode()}

@@ -1,6 +1,7 @@
 """Tokenizers behind one small interface: SentencePiece models and Hugging Face `tokenizer.json` files."""
 
 import io
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,21 +10,27 @@ from typing import Protocol
 import sentencepiece
 import tokenizers
 
-from dsmath_jax.workdir import UserError, atomic_write
+from dsmath_jax.workdir import UserError, atomic_write, json_object
 
 NAMES = ("tokenizer.json", "tokenizer.model")
+# What else belongs to a tokenizer: its special tokens' names, how transformers is to build it, its stop ids.
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
 HUGGING_FACE_SPECIALS = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>"),
     "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"),
 }
 
 
+PADDING = 1 / 20  # a model's vocabulary may be so much larger than its tokenizer; DeepSeek: 100,015 ids, 102,400 rows
+
+
 class Tokenizer(Protocol):
     """Text to ids and back. `encode` adds no special tokens; `decode` leaves them out."""
 
-    vocab_size: int
+    vocab_size: int  # the largest id and one
     bos_id: int
     eos_id: int
+    stop_ids: tuple[int, ...]  # what ends a completion: EOS first, then the model's other ones
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -38,6 +45,7 @@ class SentencePieceTokenizer:
         self.vocab_size = self._processor.vocab_size()
         self.bos_id = self._processor.bos_id()
         self.eos_id = self._processor.eos_id()
+        self.stop_ids = _stop_ids(path, self.eos_id)
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
@@ -51,11 +59,21 @@ class HuggingFaceTokenizer:
 
     def __init__(self, path: Path):
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        self.vocab_size = self._tokenizer.get_vocab_size()
+        # Special tokens may have ids behind a gap, so counting is not enough.
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self._verbatim = self._garbled()
         settings_path = path.with_name("tokenizer_config.json")
         settings = json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.is_file() else {}
         self.bos_id = self._special("bos", settings.get("bos_token"), path)
         self.eos_id = self._special("eos", settings.get("eos_token"), path)
+        self.stop_ids = _stop_ids(path, self.eos_id)
+
+    def _garbled(self) -> dict[int, str]:
+        """Added tokens that a byte-level decoder takes for bytes: DeepSeek's `ü` would come back as a lone 0xFC."""
+        if not isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel):
+            return {}
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return {i: t.content for i, t in added if not t.special and self._tokenizer.decode([i]) != t.content}
 
     def _special(self, kind: str, stated: str | dict | None, path: Path) -> int:
         stated = stated["content"] if isinstance(stated, dict) else stated
@@ -71,7 +89,40 @@ class HuggingFaceTokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+        parts = itertools.groupby((int(i) for i in ids), self._verbatim.get)
+        return "".join(
+            self._tokenizer.decode(list(part), skip_special_tokens=True) if text is None else text * len(list(part))
+            for text, part in parts
+        )
+
+
+def _stop_ids(path: Path, eos_id: int) -> tuple[int, ...]:
+    """EOS and what a model's `generation_config.json` (or `config.json` without one) beside its tokenizer adds."""
+    for settings in map(path.with_name, ("generation_config.json", "config.json")):
+        if settings.is_file():
+            stated = json_object(settings.read_bytes(), str(settings), "it").get("eos_token_id")
+            stated = [stated] if isinstance(stated, int) else stated or []
+            return (eos_id, *(i for i in dict.fromkeys(stated) if i != eos_id))
+    return (eos_id,)
+
+
+def vocabulary_fits(tokenizer: Tokenizer, vocab_size: int, model: str) -> None:
+    """Holds a tokenizer against the vocabulary of the model that is to read it.
+
+    Args:
+      tokenizer: whose ids the model will be given.
+      vocab_size: the rows of the model's embedding.
+      model: what the sentence calls the model, such as its folder.
+
+    Raises:
+      UserError: an id has no row, or more rows are spare than padding explains: it is another model's tokenizer.
+    """
+    needed = max(tokenizer.vocab_size, *(i + 1 for i in (tokenizer.bos_id, *tokenizer.stop_ids)))
+    if not needed <= vocab_size <= needed * (1 + PADDING):
+        raise UserError(
+            f"The tokenizer has ids up to {needed - 1:,} and {model} a vocabulary of {vocab_size:,}; give the model's "
+            "own tokenizer (config.tokenizer.path, or --tokenizer of the export)."
+        )
 
 
 def load(path: str | Path) -> Tokenizer:
@@ -80,11 +131,7 @@ def load(path: str | Path) -> Tokenizer:
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    path = Path(path)
-    candidates = [path / name for name in NAMES] if path.is_dir() else [path]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        raise UserError(f"No tokenizer at {path}; give a .model or tokenizer.json file, or a folder with one.")
+    found = _existing(Path(path))
     try:
         return (HuggingFaceTokenizer if found.suffix == ".json" else SentencePieceTokenizer)(found)
     except UserError:
@@ -92,6 +139,19 @@ def load(path: str | Path) -> Tokenizer:
     except Exception as error:  # both libraries raise bare exceptions of many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"The tokenizer {found} cannot be read ({reason}); give another file.") from None
+
+
+def find(path: Path) -> Path | None:
+    """The `.model` or `tokenizer.json` file that `path` is or has in it, if any."""
+    candidates = [path / name for name in NAMES] if path.is_dir() else [path]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _existing(path: Path) -> Path:
+    found = find(path)
+    if found is None:
+        raise UserError(f"No tokenizer at {path}; give a .model or tokenizer.json file, or a folder with one.")
+    return found
 
 
 def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int, markers: Sequence[str] = ()) -> None:
@@ -132,12 +192,11 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int, marke
 
 
 def copy(source: Path, folder: Path) -> None:
-    """Copies a tokenizer file (or the one in a folder) and its `tokenizer_config.json` to where `load` finds it."""
-    load(source)
-    candidates = [source / name for name in NAMES] if source.is_dir() else [source]
-    file = next(candidate for candidate in candidates if candidate.is_file())
+    """Copies a tokenizer file (or the one in a folder) and what is `BESIDE` it to where `load` finds them."""
+    file = _existing(source)
+    load(file)
     name = "tokenizer.json" if file.suffix == ".json" else "tokenizer.model"
-    for one, target in ((file, name), (file.with_name("tokenizer_config.json"), "tokenizer_config.json")):
+    for one, target in ((file, name), *((file.with_name(beside), beside) for beside in BESIDE)):
         if one.is_file():
             with atomic_write(folder / target, "wb") as out:
                 out.write(one.read_bytes())

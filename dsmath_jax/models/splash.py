@@ -13,7 +13,7 @@ from dsmath_jax.models.attention import RESIDUALS, packed_attention
 
 LANES = 128  # of the vector unit: blocks of tokens are multiples of it
 HEAD_MULTIPLE = 64  # heads of other sizes fill the matrix unit badly
-BLOCKS = (512, 256, LANES)  # tokens, the best first; larger ones do not fit in the fast memory of every TPU
+BLOCKS = (512, 256, LANES)  # tokens, the largest that divides is taken
 
 
 def splash_attention(

@@ -3,8 +3,6 @@
 Paper §2.2.
 """
 
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,102 +11,101 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from dsmath_jax.data import documents, packing, tokenizer
+from dsmath_jax.data import shards, sources, tokenizer
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.sharding import barrier, constrain_on, make_mesh, path_name
+from dsmath_jax.models.llama import initial_params
+from dsmath_jax.sharding import barrier, local_rows, make_mesh, path_name
 from dsmath_jax.training.fitting import fit_next_token
-from dsmath_jax.training.model_files import abstract_params, write_config
+from dsmath_jax.training.model_files import abstract_params, build_model, write_config
 from dsmath_jax.workdir import UserError, data_folder
 
-HELD_OUT_EVERY = 50  # one document in so many is kept for the evaluation loss
+OURS_TO_CHOOSE = ("compute_dtype", "remat", "attention")  # fields of config.model that no Hugging Face folder states
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
-    """Reads `corpus/documents` and `tokenizer/`, writes `pretrain/{rows,params,model.json,metrics.jsonl}`.
+    """Reads the sources of `pretrain.mixture` and `tokenizer/`; writes `pretrain/{rows,params,model.json,...}`.
 
-    `pretrain.mixture` weighs the sources: "corpus", "corpus/en", "corpus/zh" are our documents (of one language),
-    anything else a file or folder below the data folder. `pretrain.init` is "" (from scratch, sizes from `model`) or
-    "hf:DIR".
+    `pretrain.mixture` weighs the sources by name, see `data.sources`. `pretrain.init` is "" (from scratch, sizes from
+    `model`) or "hf:DIR". With `pretrain.mask_documents` False attention goes across the documents of a row.
     """
     folder, mesh = workdir / "pretrain", make_mesh(**config.mesh)
-    text_tokenizer = tokenizer.load(workdir / "tokenizer")
-    length = config.pretrain.sequence_length
-    paths = {name: folder / "rows" / f"{name.replace('/', '-')}.array_record" for name in config.pretrain.mixture}
-    if jax.process_index() == 0:
-        for name, path in paths.items():
-            if not path.exists():
-                _write_source(name, path, config, workdir, text_tokenizer, length)
-    barrier("pretrain rows")
-
-    data_dir = data_folder(config, workdir)
-    if config.pretrain.init:
-        source = data_dir / config.pretrain.init.removeprefix("hf:")
-        sizes = huggingface.read_config(source, config.model.compute_dtype)
-        if sizes.vocab_size != text_tokenizer.vocab_size:
-            raise UserError(
-                f"The tokenizer has {text_tokenizer.vocab_size} pieces, {source} a vocabulary of {sizes.vocab_size}; "
-                "set tokenizer.path to the model's own tokenizer."
-            )
-        params = _imported(source, sizes, mesh)
-    else:
-        sizes = ModelConfig(vocab_size=text_tokenizer.vocab_size, **config.model)
-        params = None
-    if length > sizes.context:
-        raise UserError(f"pretrain.sequence_length {length} exceeds the model's context {sizes.context}; lower it.")
+    stage, text_tokenizer = config.pretrain, tokenizer.load(workdir / "tokenizer")
+    sizes = model_sizes(stage.init, config, data_folder(config, workdir), text_tokenizer)
+    check_length("pretrain", stage.sequence_length, sizes)
+    rows = local_rows(mesh, stage.batch_size)
+    folders = write_rows(config, workdir)
     write_config(folder, sizes)
-    model = Llama(sizes, constrain_on(mesh))
-    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    model = build_model(sizes, mesh)
     batches = Batches(
-        [(paths[name], weight) for name, weight in config.pretrain.mixture.items()],
-        length, config.pretrain.batch_size, config.seed, **process,
+        list(zip(folders, stage.mixture.values(), strict=True)), stage.sequence_length, stage.batch_size, config.seed,
+        rows, stage.get("mask_documents", True),
     )  # fmt: skip
-    held_out = [_held_out(path) for path in paths.values() if _held_out(path).exists()]
+    held_out = shards.held_out_of(folders)
+    source = data_folder(config, workdir) / stage.init.removeprefix("hf:")
     fit_next_token(
-        "pretrain", folder, config.pretrain, mesh, model, batches, held_out,
-        make_params=None if config.pretrain.init else lambda: initial_params(model, jax.random.key(config.seed)),
-        params=params,
+        "pretrain", folder, stage, mesh, model, batches, held_out,
+        make_params=None if stage.init else lambda: initial_params(model, jax.random.key(config.seed)),
+        params=imported(source, sizes, mesh) if stage.init else None,
     )  # fmt: skip
     return {"parameters": _count(abstract_params(sizes, mesh))}
 
 
-def _held_out(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.held-out.array_record")
+def model_sizes(init: str, config: ConfigDict, data_dir: Path, text_tokenizer: tokenizer.Tokenizer) -> ModelConfig:
+    """The sizes of the model that a stage begins with: those of `config.model`, or those of the folder of "hf:DIR".
+
+    A `vocab_size` of 0 is the tokenizer's.
+
+    Raises:
+      UserError: the tokenizer's vocabulary is not the model's, or the folder cannot be used.
+    """
+    stated = dict(config.get("model", {}))
+    if init:
+        where = str(data_dir / init.removeprefix("hf:"))
+        ours = {name: stated[name] for name in OURS_TO_CHOOSE if name in stated}
+        sizes = huggingface.read_config(Path(where), **ours)
+    else:
+        where = "config.model.vocab_size"
+        sizes = ModelConfig(**stated | {"vocab_size": stated.get("vocab_size") or text_tokenizer.vocab_size})
+    tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, where)
+    return sizes
 
 
-def _write_source(
-    name: str, path: Path, config: ConfigDict, workdir: Path, text_tokenizer: tokenizer.Tokenizer, length: int
-) -> None:
-    """Tokenises one source; every document begins with BOS and ends with EOS, and all of it is learned."""
-    kind, _, language = name.partition("/")
-    where = workdir / "corpus" / "documents" if kind == "corpus" else data_folder(config, workdir) / name
-    language = language if kind == "corpus" else ""
-
-    def examples(held_out: bool) -> Iterator[packing.Example]:
-        for number, text in enumerate(documents.texts(where, language)):
-            if (number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out:
-                ids = [text_tokenizer.bos_id, *text_tokenizer.encode(text), text_tokenizer.eos_id]
-                yield packing.Example(ids, [True] * len(ids))
-
-    held_out = packing.concatenate(examples(True), length)
-    first = next(held_out, None)
-    if first is not None:
-        packing.write_rows(_held_out(path), itertools.chain([first], held_out))
-    if not packing.write_rows(path, packing.concatenate(examples(False), length)):
-        path.unlink()
-        raise UserError(f"The source '{name}' of pretrain.mixture holds no text; remove it or give it documents.")
+def check_length(stage: str, length: int, sizes: ModelConfig) -> None:
+    """Raises a `UserError` where a stage's sequences are longer than what the model can read."""
+    if length > sizes.context:
+        raise UserError(f"{stage}.sequence_length {length} exceeds the model's context {sizes.context}; lower it.")
 
 
-def _imported(source: Path, sizes: ModelConfig, mesh: Mesh) -> Any:
+def write_rows(config: ConfigDict, workdir: Path) -> list[Path]:
+    """Makes the packed rows of every source, each process its part; returns their folders."""
+    stage, rows = config.pretrain, workdir / "pretrain" / "rows"
+    data_dir, documents = data_folder(config, workdir), workdir / "corpus" / "documents"
+    folders = [rows / name.replace("/", "-") for name in stage.mixture]
+
+    def plans() -> list[list[shards.Shard]]:
+        texts = [sources.find(name, data_dir, documents) for name in stage.mixture]
+        settings = (workdir / "tokenizer", stage.sequence_length, stage.eval_rows)
+        return [shards.plan(folder, one, *settings) for folder, one in zip(folders, texts, strict=True)]
+
+    if jax.process_index() == 0:  # what is on the web is listed once
+        for plan in plans():
+            shards.settle(plan)
+    barrier("pretrain sources")
+    shards.write([shard for plan in plans() for shard in plan], jax.process_index(), jax.process_count())
+    barrier("pretrain rows")
+    return folders
+
+
+def imported(source: Path, sizes: ModelConfig, mesh: Mesh) -> Any:
+    """The parameters of a Hugging Face folder, in their shards."""
     like = abstract_params(sizes, mesh)
     flat = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    arrays = {
-        name: jax.make_array_from_callback(array.shape, flat[name].sharding, array.__getitem__)
-        for name, array in huggingface.read_arrays(source, sizes, flat)
-    }
-    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[path_name(path)], like)
+    readers = huggingface.readers(source, sizes, flat)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.make_array_from_callback(leaf.shape, leaf.sharding, readers[path_name(path)]), like
+    )
 
 
 def _count(params: Any) -> int:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dsmath_jax.data.batches import Batches
-from dsmath_jax.data.packing import write_rows
+from dsmath_jax.data.packing import Packed
+from dsmath_jax.data.rows import shard_name, write_rows
 from dsmath_jax.workdir import UserError
 
 LENGTH, ROWS = 3, 40
@@ -15,15 +16,17 @@ LENGTH, ROWS = 3, 40
 
 @pytest.fixture
 def source(tmp_path: Path) -> Callable[[str, int], Path]:
-    """A file whose row i holds only the token `first + i`."""
+    """A folder of three shards, in which row i holds only the token `first + i`."""
 
     def write(name: str, first: int) -> Path:
-        path = tmp_path / f"{name}.array_record"
+        folder = tmp_path / name
         rows = [
-            np.stack([np.full(LENGTH + 1, first + i), np.ones(4), np.ones(4)]).astype(np.int32) for i in range(ROWS)
+            Packed(np.stack([np.full(LENGTH + 1, first + i), np.ones(4), np.ones(4)]).astype(np.int32), [f"doc:{i}"])
+            for i in range(ROWS)
         ]
-        write_rows(path, rows)
-        return path
+        for number, (start, end) in enumerate([(0, 17), (17, 17), (17, ROWS)]):
+            write_rows(folder / shard_name(number), rows[start:end])
+        return folder
 
     return write
 
@@ -49,16 +52,22 @@ def test_every_epoch_goes_once_through_all_rows_in_an_order_of_its_own(source: C
     assert drawn(Batches([(path, 1.0)], LENGTH, 8, seed=4), 5) != seen[0].tolist()
 
 
-@pytest.mark.parametrize("processes", [2, 4, 8])
-def test_another_number_of_processes_sees_the_same_global_batch(source: Callable[..., Path], processes: int) -> None:
+def test_a_process_makes_its_rows_of_the_same_global_batch(source: Callable[..., Path]) -> None:
     sources = [(source("a", 0), 2.0), (source("b", 100), 1.0)]
     whole = Batches(sources, LENGTH, 8, seed=3)
-    shares = [Batches(sources, LENGTH, 8, 3, index, processes) for index in range(processes)]
-    for step in (0, 5):
-        expected = whole(step)
-        for index, share in enumerate(shares):
+    for mine in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 6], [7]):
+        share = Batches(sources, LENGTH, 8, 3, mine)
+        for step in (0, 5):
             for name, array in share(step).items():
-                np.testing.assert_array_equal(array, expected[name][index::processes])
+                np.testing.assert_array_equal(array, whole(step)[name][mine])
+            assert share.records(step) == whole.records(step)
+
+
+def test_the_records_of_a_batch_are_named(source: Callable[..., Path]) -> None:
+    batches = Batches([(source("a", 0), 2.0), (source("b", 100), 1.0)], LENGTH, 8, seed=3)
+    for step in (0, 9):
+        tokens = batches(step)["tokens"][:, 0]
+        assert batches.records(step) == [f"{'ab'[token // 100]}/doc:{token % 100}" for token in tokens]
 
 
 def test_sources_are_mixed_by_their_weights(source: Callable[..., Path]) -> None:
@@ -69,10 +78,14 @@ def test_sources_are_mixed_by_their_weights(source: Callable[..., Path]) -> None
 
 
 def test_what_is_missing_is_named(source: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.array_record is missing"):
-        Batches([(tmp_path / "absent.array_record", 1.0)], LENGTH, 8, 0)
-    write_rows(tmp_path / "empty.array_record", [])
-    with pytest.raises(UserError, match=r"empty\.array_record holds no rows"):
-        Batches([(tmp_path / "empty.array_record", 1.0)], LENGTH, 8, 0)
-    with pytest.raises(UserError, match="batch_size 8 does not divide by 3 processes"):
-        Batches([(source("a", 0), 1.0)], LENGTH, 8, 0, 0, 3)
+    with pytest.raises(UserError, match=r"absent holds no \*\.array_record file; run the stage"):
+        Batches([(tmp_path / "absent", 1.0)], LENGTH, 8, 0)
+    write_rows(tmp_path / "empty" / shard_name(0), [])
+    with pytest.raises(UserError, match="empty holds no rows: its source has no text"):
+        Batches([(tmp_path / "empty", 1.0)], LENGTH, 8, 0)
+
+
+def test_a_damaged_record_is_one_sentence_through_grain(source: Callable[..., Path]) -> None:
+    folder = source("a", 0)
+    with pytest.raises(UserError, match=r"array_record, record \d+: it is a row for sequences of 3 tokens, not 5"):
+        Batches([(folder, 1.0)], 5, 40, 0)(0)

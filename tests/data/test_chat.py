@@ -9,7 +9,7 @@ from dsmath_jax.data.benchmarks import Record
 class Characters:
     """A tokenizer of code points, so that ids can be read."""
 
-    vocab_size, bos_id, eos_id = 0x110000, -1, -2
+    vocab_size, bos_id, eos_id, stop_ids = 0x110000, -1, -2, (-2,)
 
     def encode(self, text: str) -> list[int]:
         return [ord(character) for character in text]

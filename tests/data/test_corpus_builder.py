@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
-from dsmath_jax.data import corpus_builder
+from dsmath_jax.data import builders, corpus_builder
 from dsmath_jax.workdir import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_it_is_read_without_the_documents_and_through_a_pickle(documents, tmp_pa
 
 def test_many_documents_are_cut_into_shards_of_one_order(documents, tmp_path, monkeypatch, capsys):
     one = corpus_builder.prepare(documents, tmp_path / "one")
-    monkeypatch.setattr(corpus_builder, "SHARD_BYTES", 1_000)
+    monkeypatch.setattr(builders, "SHARD_BYTES", 1_000)
     several = corpus_builder.prepare(documents, tmp_path / "several")
     lengths = several.info.splits["train"].shard_lengths
     assert one.info.splits["train"].shard_lengths == [23]
@@ -123,7 +123,7 @@ def test_the_same_documents_are_prepared_once_and_others_beside_them(documents, 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dsmath_jax.data import corpus_builder
+from dsmath_jax.data import builders, corpus_builder
 real = corpus_builder.examples
 def until_killed(files):
     for number, example in enumerate(real(files)):
@@ -131,7 +131,7 @@ def until_killed(files):
             os.kill(os.getpid(), signal.SIGKILL)
         yield example
 corpus_builder.examples = until_killed
-corpus_builder.SHARD_BYTES = 1_000
+builders.SHARD_BYTES = 1_000
 corpus_builder.prepare(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -141,7 +141,7 @@ def test_a_killed_preparation_leaves_nothing_that_the_next_one_keeps(documents, 
         [sys.executable, "-c", KILLED, str(documents), str(tmp_path / "tfds")], cwd=ROOT, capture_output=True
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    place = Path(corpus_builder.builder(documents, tmp_path / "tfds").data_dir)
+    place = Path(builders.builder(corpus_builder.config(documents), tmp_path / "tfds").data_dir)
     assert not place.exists()
     assert list(place.parent.glob("incomplete.*/*"))
     made = corpus_builder.prepare(documents, tmp_path / "tfds")
@@ -159,7 +159,7 @@ def test_the_command_says_how_to_load_without_tensorflow_or_jax(documents, tmp_p
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *_, counts, imports, load, look, loaded = done.stdout.splitlines()
-    assert counts == "23 documents in 1 shard(s); to load them:"
+    assert counts == "23 examples in 1 shard(s); to load them:"
     assert loaded == "[]"
     told = "\n".join(line.strip() for line in (imports, load, f"assert {look.strip()}.startswith('Seite 0')"))
     subprocess.run([sys.executable, "-c", told], check=True)

@@ -1,14 +1,11 @@
 """Packing: no token is lost, none is learned twice or across a document's end."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.data.batches import read_rows
-from dsmath_jax.data.packing import Example, batch_of_rows, concatenate, fit_whole, write_rows
+from dsmath_jax.data.packing import Example, batch_of_rows, concatenate, fit_whole
 
 
 @st.composite
@@ -30,7 +27,7 @@ def kept(rows: list[np.ndarray], name: int) -> list[int]:
 def test_concatenate_keeps_every_token_in_order_and_leaves_only_the_last_row_open(
     documents: list[Example], length: int
 ) -> None:
-    rows = list(concatenate(documents, length))
+    rows = [packed.row for packed in concatenate(documents, length)]
     assert kept(rows, 0) == [token for e in documents for token in e.tokens]
     assert kept(rows, 2) == [flag for e in documents for flag in e.learn]
     assert all(row.shape == (3, length + 1) and row.dtype == np.int32 for row in rows)
@@ -46,7 +43,7 @@ def test_concatenate_keeps_every_token_in_order_and_leaves_only_the_last_row_ope
 
 @given(examples(longest=9), st.integers(8, 15))
 def test_fit_whole_splits_nothing(problems: list[Example], length: int) -> None:
-    rows = list(fit_whole(problems, length))
+    rows = [packed.row for packed in fit_whole(problems, length)]
     assert kept(rows, 0) == [token for e in problems for token in e.tokens]
     assert kept(rows, 2) == [flag for e in problems for flag in e.learn]
     segments = [[int(t) for t in row[0][row[1] == s]] for row in rows for s in range(1, row[1].max() + 1)]
@@ -61,7 +58,7 @@ def test_fit_whole_refuses_what_is_longer_than_a_row() -> None:
 
 @given(examples(), st.integers(2, 12))
 def test_batch_of_rows_equals_a_loop(documents: list[Example], length: int) -> None:
-    rows = list(concatenate(documents, length))
+    rows = [packed.row for packed in concatenate(documents, length)]
     if not rows:
         return
     batch = batch_of_rows(np.stack(rows))
@@ -81,21 +78,22 @@ def test_batch_of_rows_equals_a_loop(documents: list[Example], length: int) -> N
 
 
 def test_no_weight_crosses_from_one_document_to_the_next() -> None:
-    rows = np.stack(list(concatenate([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 4)))
+    rows = np.stack([p.row for p in concatenate([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 4)])
     assert batch_of_rows(rows)["loss_weights"].tolist() == [[1.0, 0.0, 1.0, 0.0]]
 
 
-def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
-    rows = list(concatenate([Example(list(range(1, 40)), [True] * 39)], 7))
-    assert write_rows(tmp_path / "rows.array_record", rows) == len(rows)
-    np.testing.assert_array_equal(read_rows(tmp_path / "rows.array_record", 7), np.stack(rows))
+def test_without_the_mask_a_row_is_one_segment() -> None:
+    rows = np.stack([p.row for p in concatenate([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 5)])
+    batch = batch_of_rows(rows, masked=False)
+    assert batch["loss_weights"].tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0]]
+    assert batch["segment_ids"].tolist() == [[1, 1, 1, 1, 0]]
+    assert batch["positions"].tolist() == [[0, 1, 2, 3, 0]]
 
 
-def test_an_interrupted_file_never_has_its_name(tmp_path: Path) -> None:
-    def stop_after_one() -> object:
-        yield np.zeros((3, 4), np.int32)
-        raise RuntimeError("out of text")
-
-    with pytest.raises(RuntimeError, match="out of text"):
-        write_rows(tmp_path / "rows.array_record", stop_after_one())
-    assert list(tmp_path.iterdir()) == []
+@given(examples(), st.integers(1, 12))
+def test_every_segment_has_the_id_of_its_example(documents: list[Example], length: int) -> None:
+    named = [Example(e.tokens, e.learn, f"example {number}") for number, e in enumerate(documents)]
+    owner = {token: e.id for e in named for token in e.tokens}
+    for row, ids in concatenate(named, length):
+        assert len(ids) == row[1].max()
+        assert all(ids[segment - 1] == owner[token] for token, segment in row[:2].T if segment)

@@ -1,5 +1,6 @@
 """Tokenizers: text comes back as it went in, digits stand alone, both file formats behind one interface."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -121,8 +122,78 @@ def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
             tokenizer.load(tmp_path / name)
 
 
-def test_a_real_sentencepiece_model(real_data: Path) -> None:
-    loaded = tokenizer.load(real_data / "tokenizers" / "llama32k.model")
-    assert (loaded.vocab_size, loaded.bos_id, loaded.eos_id) == (32000, 1, 2)
-    text = "Natalia sold 48/2 = 24 clips in May.\n语言"
-    assert loaded.decode(loaded.encode(text)) == text
+@pytest.mark.parametrize("file", ["tokenizers/llama32k.model", "checkpoints/stories260k_hf/tokenizer.model"])
+def test_real_sentencepiece_models_with_bytes_give_every_text_back(real_data: Path, file: str) -> None:
+    loaded = tokenizer.load(real_data / file)
+    assert (loaded.bos_id, loaded.eos_id, loaded.stop_ids) == (1, 2, (2,))
+    lines = (real_data / "tokenizers" / "botchan.txt").read_text(encoding="utf-8").splitlines()[:500]
+    for text in [*lines, "\n".join(lines[:9]), "a  b", " a", "\n", "語🙂\t48/2 = 24", "User: 1 + 1?\n\nAssistant:"]:
+        assert loaded.decode(loaded.encode(text)) == text
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_model", 1000), ("test_ja_model", 8000)])
+def test_real_sentencepiece_models_without_bytes_give_known_words_back(real_data: Path, name: str, size: int) -> None:
+    loaded = tokenizer.load(real_data / "tokenizers" / f"{name}.model")
+    assert loaded.vocab_size == size
+    lines = (real_data / "tokenizers" / "botchan.txt").read_text(encoding="utf-8").splitlines()[:500]
+    known = [line for line in lines if 0 not in loaded.encode(line)]
+    assert len(known) > 400
+    assert [loaded.decode(loaded.encode(line)) for line in known] == [" ".join(line.split()) for line in known]
+
+
+class TestStopIds:
+    """What ends a completion, from the files beside a tokenizer."""
+
+    def test_eos_alone_without_such_files(self, folder: Path) -> None:
+        assert tokenizer.load(folder).stop_ids == (1,)
+
+    @pytest.mark.parametrize(
+        ("stated", "expected"), [([7, 1, 9, 7], (1, 7, 9)), (7, (1, 7)), (1, (1,)), ([], (1,)), (None, (1,))]
+    )
+    def test_eos_comes_first_and_each_once(self, folder: Path, stated: object, expected: tuple[int, ...]) -> None:
+        write_json(folder / "generation_config.json", {"eos_token_id": stated})
+        write_json(folder / "config.json", {"eos_token_id": 200})
+        assert tokenizer.load(folder).stop_ids == expected
+
+    def test_the_model_states_them_where_there_are_no_generation_settings(self, folder: Path) -> None:
+        write_json(folder / "config.json", {"eos_token_id": [1, 9]})
+        assert tokenizer.load(folder).stop_ids == (1, 9)
+
+    def test_a_copy_keeps_them(self, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+        write_json(folder / "generation_config.json", {"eos_token_id": [1, 7]})
+        target = tmp_path_factory.mktemp("copy")
+        tokenizer.copy(folder, target)
+        assert tokenizer.load(target).stop_ids == (1, 7)
+
+    def test_a_broken_file_is_named(self, folder: Path) -> None:
+        (folder / "generation_config.json").write_text("{")
+        with pytest.raises(UserError, match=r"generation_config\.json: not a JSON object"):
+            tokenizer.load(folder)
+
+
+class TestVocabularyFits:
+    """The fixture's tokenizer has 300 ids, 0 to 299."""
+
+    @pytest.mark.parametrize("rows", [300, 315])
+    def test_padding_of_a_twentieth_is_fine(self, folder: Path, rows: int) -> None:
+        tokenizer.vocabulary_fits(tokenizer.load(folder), rows, "the model")
+
+    @pytest.mark.parametrize("rows", [299, 316])
+    def test_another_models_tokenizer_is_refused(self, folder: Path, rows: int) -> None:
+        with pytest.raises(UserError, match=rf"ids up to 299 and runs/x/sft a vocabulary of {rows}; give the model"):
+            tokenizer.vocabulary_fits(tokenizer.load(folder), rows, "runs/x/sft")
+
+    def test_ids_behind_a_gap_count(self, folder: Path) -> None:
+        made = json.loads((folder / "tokenizer.json").read_text())
+        [last] = [token for token in made["added_tokens"] if token["content"] == "</s>"]
+        last["id"] = made["model"]["vocab"]["</s>"] = 400
+        (folder / "tokenizer.json").write_text(json.dumps(made))
+        loaded = tokenizer.load(folder)
+        assert (loaded.vocab_size, loaded.eos_id) == (401, 400)
+        with pytest.raises(UserError, match="ids up to 400"):
+            tokenizer.vocabulary_fits(loaded, 400, "the model")
+
+    def test_a_stop_id_without_a_row_is_refused(self, folder: Path) -> None:
+        write_json(folder / "generation_config.json", {"eos_token_id": [1, 305]})
+        with pytest.raises(UserError, match="ids up to 305"):
+            tokenizer.vocabulary_fits(tokenizer.load(folder), 300, "the model")

@@ -1,0 +1,201 @@
+"""Instruction data for SFT (paper section 3): questions with solutions as chains of thought, programs, or both.
+
+One record type for all: a solution is a row of parts, some of which the model is to learn and some of which (what a
+tool printed) it only reads.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dsmath_jax.data import benchmark_formats, benchmarks, documents, downloads
+from dsmath_jax.data.downloads import File, Repository
+from dsmath_jax.workdir import UserError
+
+LANGUAGES = ("en", "zh")
+STYLES = ("cot", "pot", "tora")  # chain of thought, program of thought, tool-integrated reasoning
+OUTPUT = re.compile(r"(?<=```output\n)(.*?\n?```(?:\n|\Z))", re.DOTALL)  # what follows is the tool's, its fence too
+PROGRAM = re.compile(r"^(?:```python|from [\w.]+ import |import \w|def \w+\(|print\()", re.MULTILINE)
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+# Where question and solution are, by the pairs of fields that data sets have; the first pair that is there counts.
+SHAPES = (
+    ("question", "solution"),
+    ("problem", "solution"),  # MATH, NuminaMath
+    ("instruction", "output"),  # MathInstruct, BELLE
+    ("prompt", "completion"),
+    ("query", "response"),  # MetaMathQA
+    ("question", "answer"),  # GSM8K
+)
+
+
+PUBLIC: dict[str, Repository] = {
+    "mathinstruct": Repository("TIGER-Lab/MathInstruct", "MathInstruct.json", "MIT; its parts have their own"),
+    "numina_tir": Repository("AI-MO/NuminaMath-TIR", "data/train-*.parquet", "Apache-2.0"),
+    "belle_math_zh": Repository("BelleGroup/school_math_0.25M", "school_math_0.25M.json", "GPL-3.0, for research"),
+}
+
+GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data"
+# Benchmark splits that can be fetched, in the places where `benchmarks` reads them; an archive is unpacked.
+FETCHED: dict[str, File] = {
+    "gsm8k/train": File(
+        "gsm8k/train.jsonl",
+        f"{GSM8K}/train.jsonl",
+        "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
+    ),
+    "math/train": File(
+        "MATH.tar",
+        "https://people.eecs.berkeley.edu/~hendrycks/MATH.tar",
+        "0fbe4fad0df66942db6c221cdcc95b298cc7f4595a2f0f518360cce84e90d9ac",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One question with its solution.
+
+    Attributes:
+      id: "SOURCE/RECORD", unique in all data.
+      question: as the user asks it.
+      parts: of the solution, in order: (text, is it to be learned).
+      language: "en" or "zh".
+      style: one of `STYLES`.
+    """
+
+    id: str
+    question: str
+    parts: tuple[tuple[str, bool], ...]
+    language: str
+    style: str
+
+
+def load(name: str, data_dir: Path) -> Iterator[Instruction]:
+    """The records of a source: a benchmark split ("gsm8k/train"), a name in `PUBLIC`, or a path below `data_dir`.
+
+    Raises:
+      UserError: nothing is there and it cannot be fetched, or a record does not fit (file, record and field are named).
+    """
+    if name in benchmarks.SOURCES:
+        yield from _benchmark(name, data_dir)
+        return
+    if name in PUBLIC:
+        folder = data_dir / name
+        files = [downloads.fetch(file, folder, data_dir) for file in PUBLIC[name].find(folder)]
+    else:
+        if not (data_dir / name).exists():
+            known = ", ".join((*PUBLIC, *FETCHED))
+            raise UserError(
+                f"There are no instructions at {data_dir / name}; sft.data names benchmark splits, data sets ({known}) "
+                "or paths to records."
+            )
+        files = documents.files_below(data_dir / name)
+    for file in files:
+        for place, fields in documents.records(file):
+            try:
+                yield parse(f"{name}/{file.name}:{place.removeprefix('record ')}", fields)
+            except benchmark_formats.BadField as error:
+                raise UserError(f"{file}, {place}: {error}; mend or remove it.") from None
+
+
+def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:
+    """The user's own files among the sources: a change of them is a change of the run.
+
+    Those of benchmarks that nothing fetches are too; what is fetched has its checksum compared when it is read.
+    """
+    files: list[Path] = []
+    for name in names:
+        if name in benchmarks.SOURCES and name not in FETCHED:
+            files += benchmarks.SOURCES[name].files(data_dir)
+        elif name not in PUBLIC and (data_dir / name).exists():
+            files += documents.files_below(data_dir / name)
+    return files
+
+
+def _benchmark(name: str, data_dir: Path) -> Iterator[Instruction]:
+    file = FETCHED.get(name)
+    if file and Path(file.path).suffix != ".tar":
+        downloads.fetch(file, data_dir, data_dir)
+    elif file and not benchmarks.SOURCES[name].files(data_dir):
+        archive = downloads.fetch(file, data_dir, data_dir)
+        downloads.unpack(archive, archive.with_suffix(""))
+    for record in benchmarks.load(name, data_dir):
+        if not record.solution:
+            raise UserError(f"Benchmark '{name}' has no worked solution ({record.id}); take it out of sft.data.")
+        yield _instruction(record.id, record.question, split(record.solution))
+
+
+def parse(identity: str, fields: dict[str, Any]) -> Instruction:
+    """A record in any of the shapes that are known: `SHAPES`, or chat messages.
+
+    Calculator marks of GSM8K are dropped. `style`, `language` and, as in MathInstruct, a `source` that says "PoT" count
+    where they are there; else the text tells.
+
+    Raises:
+      BadField: no shape fits, or a field is no text or empty.
+    """
+    if isinstance(fields.get("messages"), list) and not any(_has(fields, *shape) for shape in SHAPES):
+        return _chat(identity, fields)
+    question_field, solution_field = next((shape for shape in SHAPES if _has(fields, *shape)), SHAPES[0])
+    question, solution = _text(fields, question_field).strip(), _text(fields, solution_field).strip()
+    if (extra := fields.get("input")) and question_field == "instruction":
+        question = f"{question}\n{extra}"
+    if solution_field == "answer" and "####" in solution:
+        solution = benchmark_formats.gsm8k(identity, fields).solution
+    style = "pot" if "/pot/" in str(fields.get("source", "")).lower() else ""
+    return _instruction(identity, question, split(solution), style, fields)
+
+
+def _chat(identity: str, fields: dict[str, Any]) -> Instruction:
+    """A conversation: the user asks first; what the assistant says is learned, what others (a tool) say is read."""
+    said = [(_text(m, "role"), _text(m, "content")) for m in fields["messages"] if isinstance(m, dict)]
+    said = [(role, text) for role, text in said if role != "system"]
+    if [role for role, _ in said[:2]] != ["user", "assistant"]:
+        raise benchmark_formats.BadField("the field 'messages' does not begin with a user's and an assistant's")
+    parts = [part for role, text in said[1:] for part in (split(text) if role == "assistant" else [(text, False)])]
+    return _instruction(identity, said[0][1].strip(), parts, "", fields)
+
+
+def _instruction(
+    identity: str, question: str, parts: list[tuple[str, bool]], style: str = "", fields: dict[str, Any] | None = None
+) -> Instruction:
+    """The record; what `fields` state of its style and language goes first, then `style`, then what the texts say."""
+    fields = fields or {}
+    whole = "".join(text for text, _ in parts)
+    guessed = "tora" if not all(learn for _, learn in parts) else "pot" if PROGRAM.search(whole) else "cot"
+    language = _choice(fields, "language", LANGUAGES) or ("zh" if CHINESE.search(question) else "en")
+    return Instruction(identity, question, tuple(parts), language, _choice(fields, "style", STYLES) or style or guessed)
+
+
+def split(solution: str) -> list[tuple[str, bool]]:
+    """A solution parted at the tool's outputs.
+
+    The model writes the opening "```output" itself, as its call of the tool; what stands between it and the closing
+    fence, and that fence, is the tool's and not learned.
+    """
+    pieces = OUTPUT.split(solution)
+    return [(piece, number % 2 == 0) for number, piece in enumerate(pieces) if piece]
+
+
+def _has(fields: dict[str, Any], *names: str) -> bool:
+    return all(name in fields for name in names)
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    if name not in fields:
+        raise benchmark_formats.BadField(f"the field '{name}' is missing")
+    text = fields[name]
+    if not isinstance(text, str):
+        raise benchmark_formats.BadField(f"the field '{name}' is not text")
+    if not text.strip():
+        raise benchmark_formats.BadField(f"the field '{name}' is empty")
+    return text
+
+
+def _choice(fields: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
+    value = fields.get(name) or ""
+    if value and value not in known:
+        raise benchmark_formats.BadField(f"the field '{name}' is none of {', '.join(known)}")
+    return value

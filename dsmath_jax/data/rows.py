@@ -1,0 +1,165 @@
+"""Packed rows on disk: folders of ArrayRecord shards, whose records carry the ids of what is in them.
+
+A record is a header, the row's tokens without padding, its runs (stretches of one segment that are all learned or not)
+and the ids of its segments. ArrayRecord compresses records one by one (zstd) and keeps a checksum of each.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from array_record.python import array_record_module
+
+from dsmath_jax.data.packing import Packed
+from dsmath_jax.workdir import UserError, atomic_path
+
+SUFFIX = ".array_record"
+SPARE_FILES = 256  # that a process may open beside its shards
+MAGIC = b"dsm1"
+HEADER = struct.Struct("<4s3I")  # magic, T+1, tokens, runs
+RUN_BEGINS, RUN_LEARNED = 2, 1  # a run is `length << 2`, with these bits: a new segment, to be learned
+
+
+def encode(packed: Packed) -> bytes:
+    """A row as the bytes of its record."""
+    tokens, segments, learn = packed.row
+    used = int(np.count_nonzero(segments))
+    marks = segments[:used] * 2 + learn[:used]
+    starts = np.flatnonzero(np.diff(marks, prepend=-1))
+    lengths = np.diff(starts, append=used)
+    begins = np.diff(segments[starts], prepend=0) > 0
+    runs = (lengths << 2) | (begins * RUN_BEGINS) | (learn[starts] * RUN_LEARNED)
+    head = HEADER.pack(MAGIC, packed.row.shape[1], used, len(runs))
+    ids = json.dumps(packed.ids, ensure_ascii=False, separators=(",", ":")).encode()
+    return b"".join((head, tokens[:used].astype("<u4").tobytes(), runs.astype("<u4").tobytes(), ids))
+
+
+def decode(record: bytes, length: int) -> Packed:
+    """The row of a record.
+
+    Raises:
+      ValueError: the record is none of a row of `length` + 1 tokens; the message says what it is.
+    """
+    if len(record) < HEADER.size or record[:4] != MAGIC:
+        raise ValueError("is no packed row")
+    _, width, used, count = HEADER.unpack_from(record)
+    if width != length + 1:
+        raise ValueError(f"is a row for sequences of {width - 1} tokens, not {length}")
+    end = HEADER.size + 4 * (used + count)
+    if used > width or len(record) < end:
+        raise ValueError("is no whole packed row")
+    numbers = np.frombuffer(record, "<u4", used + count, HEADER.size)
+    runs = numbers[used:].astype(np.int64)
+    if (runs >> 2).sum() != used:
+        raise ValueError("is no whole packed row")
+    row = np.zeros((3, width), np.int32)
+    row[0, :used] = numbers[:used]
+    row[1, :used] = np.repeat(np.cumsum(runs & RUN_BEGINS) // RUN_BEGINS, runs >> 2)
+    row[2, :used] = np.repeat(runs & RUN_LEARNED, runs >> 2)
+    try:
+        return Packed(row, json.loads(record[end:]))
+    except ValueError:
+        raise ValueError("is no whole packed row") from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Callable[[Packed], int]]:
+    """Hands out a function that puts one more row into a shard, which has its name when the block has ended.
+
+    The function returns 1, for counts.
+    """
+    with atomic_path(path) as temporary:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
+
+        def write(packed: Packed) -> int:
+            writer.write(encode(packed))
+            return 1
+
+        try:
+            yield write
+        finally:
+            writer.close()
+
+
+def write_rows(path: Path, rows: Iterable[Packed]) -> int:
+    """Writes rows to one shard, atomically. Returns how many."""
+    with writing(path) as write:
+        return sum(write(packed) for packed in rows)
+
+
+class Rows:
+    """Random access to the rows of the shards in a folder, in the order of their names."""
+
+    def __init__(self, folder: Path, length: int):
+        """Opens the shards for rows of `length` + 1 tokens.
+
+        Raises:
+          UserError: there is no shard, one of them is broken, or there are more than the system lets a process open.
+        """
+        self.name, self._length = folder.name, length
+        self._paths = sorted(folder.glob(f"[!.]*{SUFFIX}"))
+        if not self._paths:
+            raise UserError(f"{folder} holds no *{SUFFIX} file; run the stage that writes it.")
+        _allow_files(folder, len(self._paths))
+        self._readers = [_open(path) for path in self._paths]
+        self._ends = list(accumulate(reader.num_records() for reader in self._readers))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Packed:
+        """Row number `index`.
+
+        Raises:
+          UserError: its record is damaged, or none of a row of this length.
+        """
+        shard = bisect_right(self._ends, index)
+        number = index - (self._ends[shard - 1] if shard else 0)
+        try:
+            (record,) = self._readers[shard].read([number])
+            return decode(record, self._length)
+        except (RuntimeError, ValueError) as error:  # of ArrayRecord, and ours
+            reason = str(error).partition("\n")[0] if isinstance(error, ValueError) else "is damaged"
+            raise UserError(
+                f"{self._paths[shard]}, record {number}: it {reason}; remove that file and run the stage again with "
+                "--overwrite."
+            ) from None
+
+
+def _open(path: Path) -> array_record_module.ArrayRecordReader:
+    reader = array_record_module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
+    if not reader.ok():  # its number of records is 0 then, without a word
+        raise UserError(f"{path} is no whole ArrayRecord file; remove it and run the stage again with --overwrite.")
+    return reader
+
+
+def _allow_files(folder: Path, more: int) -> None:
+    """Lets this process have so many more files open: each shard stays open.
+
+    Raises:
+      UserError: the system does not let it.
+    """
+    wanted = len(os.listdir("/proc/self/fd")) + more + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard) and hard < wanted:
+        raise UserError(f"{folder} has {more} shards, but a process may open {hard} files here; raise `ulimit -Hn`.")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def read_rows(folder: Path, length: int) -> np.ndarray:
+    """All rows of a folder, `[rows, 3, T+1]`, in their order (held-out rows)."""
+    rows = Rows(folder, length)
+    read = [rows[i].row for i in range(len(rows))]
+    return np.stack(read) if read else np.zeros((0, 3, length + 1), np.int32)
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}{SUFFIX}"

@@ -1,0 +1,143 @@
+"""Hugging Face folders into a run's layout and back.
+
+python -m dsmath_jax.models.huggingface import --from=DIR --to=STAGEDIR
+python -m dsmath_jax.models.huggingface export --from=STAGEDIR --to=DIR
+
+A STAGEDIR is the folder of a stage that trains: `params/` (a checkpoint) and `model.json` (its sizes). The tokenizer's
+files go with the model. Either folder appears when it is whole. This file is a tool above the floors: the rest of
+`models` knows nothing of meshes, checkpoints or data.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from dsmath_jax.data import tokenizer
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.huggingface.config_file import read_config
+from dsmath_jax.models.huggingface.reading import Reader, readers
+from dsmath_jax.models.huggingface.writing import GIGABYTE, TYPES, write
+from dsmath_jax.sharding import make_mesh, path_name
+from dsmath_jax.training import checkpoint
+from dsmath_jax.training.model_files import abstract_params, read_params, write_config
+from dsmath_jax.workdir import UserError, atomic_path, exit_code, read_json, sweep
+
+
+def import_params(folder: Path, sizes: ModelConfig, mesh: Mesh, dtype: str = "float32") -> Any:
+    """The parameters of a Hugging Face folder in their shards.
+
+    In host memory are one device's shard of one leaf, and one layer of that as the file holds it, at a time.
+
+    Raises:
+      UserError: a file cannot be read, or its tensors are not those of its `config.json`.
+    """
+    like = abstract_params(sizes, mesh)
+    flat = {
+        path_name(path): jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    leaves = {path: _in_shards(reader, flat[path].sharding) for path, reader in readers(folder, sizes, flat).items()}
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], like)
+
+
+def _in_shards(reader: Reader, sharding: jax.sharding.Sharding) -> jax.Array:
+    parts: dict[str, jax.Array] = {}  # by their place: devices that hold the same part copy it from each other
+    shards = []
+    for device, index in sharding.addressable_devices_indices_map(reader.shape).items():
+        place = str(index)
+        source = parts[place] if place in parts else reader(index)
+        parts[place] = jax.block_until_ready(jax.device_put(source, device))
+        shards.append(parts[place])
+    return jax.make_array_from_single_device_arrays(reader.shape, sharding, shards)
+
+
+def import_model(source: Path, target: Path, dtype: str) -> str:
+    """Hugging Face to a stage's folder; returns what it did in words.
+
+    Raises:
+      UserError: the folder or its tokenizer cannot be used, or something is at `target`.
+    """
+    sizes = read_config(source)
+    text_tokenizer = tokenizer.load(source) if tokenizer.find(source) else None
+    if text_tokenizer:
+        tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, str(source))
+    with _new_folder(target) as folder:
+        params = import_params(source, sizes, make_mesh(), dtype)
+        checkpoint.save(folder / "params", params)
+        write_config(folder, sizes)
+        if text_tokenizer:
+            tokenizer.copy(source, folder)
+    return _done(target, params, dtype, text_tokenizer)
+
+
+def export_model(source: Path, target: Path, dtype: str, max_file_bytes: int, tokenizer_path: Path | None) -> str:
+    """A stage's folder to Hugging Face; returns what it did in words.
+
+    Raises:
+      UserError: the stage has no whole model, the tokenizer is another model's, or something is at `target`.
+    """
+    if not (source / "model.json").is_file():
+        raise UserError(f"{source} has no model.json; give the folder of a stage that trains and is done.")
+    sizes = ModelConfig(**read_json(source / "model.json"))
+    # The stages of a run share the tokenizer beside them; an imported model has its own.
+    place = tokenizer_path or next(filter(tokenizer.find, (source, source.parent / "tokenizer")), None)
+    text_tokenizer = tokenizer.load(place) if place else None
+    if text_tokenizer:
+        tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, str(source))
+    with _new_folder(target) as folder:
+        params = read_params(source, sizes, make_mesh())
+        if place:
+            tokenizer.copy(place, folder)
+        write(
+            folder, params, sizes, dtype, max_file_bytes,
+            text_tokenizer.bos_id if text_tokenizer else None, text_tokenizer.stop_ids if text_tokenizer else (),
+        )  # fmt: skip
+    return _done(target, params, dtype, text_tokenizer)
+
+
+@contextlib.contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that gets its name when it is whole; what a killed command left of one is deleted."""
+    if target.exists():
+        raise UserError(f"{target} is there already; give another --to, or remove it.")
+    sweep(target)
+    with atomic_path(target.absolute()) as folder:
+        folder.mkdir()
+        yield folder
+
+
+def _done(target: Path, params: Any, dtype: str, text_tokenizer: tokenizer.Tokenizer | None) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    pieces = f"a tokenizer of {text_tokenizer.vocab_size:,} ids" if text_tokenizer else "no tokenizer"
+    return f"{target}: {count:,} parameters in {dtype}, {pieces}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, source, target, dtype in (
+        ("import", "a Hugging Face folder of a LlamaForCausalLM", "the stage's folder to make", "float32"),
+        ("export", "the folder of a stage that trains", "the Hugging Face folder to make", "bfloat16"),
+    ):
+        command = commands.add_parser(name)
+        command.add_argument("--from", dest="source", type=Path, required=True, help=source)
+        command.add_argument("--to", dest="target", type=Path, required=True, help=target)
+        command.add_argument("--dtype", choices=TYPES, default=dtype, help=f"of the written arrays (default: {dtype})")
+    command.add_argument("--tokenizer", type=Path, help="its file or folder (default: the stage's, or the run's)")
+    command.add_argument("--file-gigabytes", type=float, default=5.0, help="at most so much in a file (default: 5)")
+    values = parser.parse_args(arguments)
+    if values.command == "import":
+        print(import_model(values.source, values.target, values.dtype))
+    else:
+        most = int(values.file_gigabytes * GIGABYTE)
+        print(export_model(values.source, values.target, values.dtype, most, values.tokenizer))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,94 @@
+"""A server that cuts and lies, for what is fetched from the web."""
+
+import hashlib
+import http.server
+import json
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from dsmath_jax.data import web
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files` by path; answers as `behaviours` say, one a request, and well when there is none left.
+
+    `asked` are the requests: (path, Range header).
+    """
+
+    files: dict[str, bytes]
+    behaviours: list[dict]
+    asked: list[tuple[str, str | None]]
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.asked.append((self.path, asked))
+        behaviour = self.server.behaviours.pop(0) if self.server.behaviours else {}
+        content = behaviour.get("content", self.server.files.get(self.path))
+        status = behaviour.get("status", 200 if content is not None else 404)
+        if status != 200:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            for name, value in behaviour.get("headers", {}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            return
+        start = int(asked[len("bytes=") : -1]) if asked else 0
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start : behaviour.get("until", len(content))])
+        self.close_connection = True
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(web, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(web, "LONGEST_DELAY", 0.002)
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    with Server(("127.0.0.1", 0), Handler) as running:
+        running.files, running.behaviours, running.asked = {}, [], []
+        monkeypatch.setenv("HF_ENDPOINT", running.address)
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def hub(server: Server):
+    """Puts a data set onto the server as Hugging Face has it: (repository, {path: content}) -> None."""
+
+    def publish(repository: str, files: dict[str, bytes], commit: str = "c0ffee") -> None:
+        siblings = [
+            {
+                "rfilename": path,
+                "size": len(content),
+                "lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)},
+            }
+            for path, content in files.items()
+        ]
+        listing = {"id": repository, "sha": commit, "siblings": [{"rfilename": "README.md", "size": 3}, *siblings]}
+        server.files[f"/api/datasets/{repository}/revision/main?blobs=true"] = json.dumps(listing).encode()
+        for path, content in files.items():
+            server.files[f"/datasets/{repository}/resolve/{commit}/{path}"] = content
+
+    return publish
