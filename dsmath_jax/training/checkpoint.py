@@ -1,22 +1,27 @@
 """Checkpoints: Orbax below, hashes of the files beside it. The one module that knows Orbax.
 
-A tree is stored as a flat dict of `path -> array`. `<folder>/` is Orbax's; `<folder>.sha256.json`, written after it,
-names every file's hash: Orbax restores a file with a flipped byte without complaint, so a checkpoint counts only if
-these match.
+A tree is stored as a flat dict of `path -> array`. `<folder>/` is Orbax's, which gives it its name when all of it is
+there; `<folder>.sha256.json`, written after it, holds every file's hash: Orbax restores a file with a flipped byte
+without complaint, so a checkpoint counts only if these match. Every function here is to be called by all processes
+of a run, which see the same folder; each of them hashes its share of the files.
 """
 
 import logging
-import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from dsmath_jax.sharding import barrier, path_name
-from dsmath_jax.workdir import UserError, hash_file, read_json, write_json
+from dsmath_jax.sharding import abstract, barrier, path_name
+from dsmath_jax.workdir import UserError, hash_file, read_json, remove, write_json
 
 KEEP = 2
+HOUR_MS = 3_600_000
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -24,100 +29,216 @@ def _flat(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in leaves}
 
 
-def _hashes_path(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".sha256.json")
+def _hashes_path(folder: Path, part: str = "") -> Path:
+    return folder.with_name(f"{folder.name}.sha256{part}.json")
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hash_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+def _hash(path: Path) -> str | None:
+    try:
+        return hash_file(path)
+    except OSError:  # gone, or on a part of the disk that cannot be read
+        return None
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _share(names: list[str]) -> range:
+    """Which of them are this process's to hash."""
+    return range(jax.process_index(), len(names), jax.process_count())
+
+
+def _least(value: int) -> int:
+    """The smallest of all processes' values."""
+    return int(np.min(multihost_utils.process_allgather(np.int32(value)))) if jax.process_count() > 1 else value
+
+
+def _of_first_process(value: int) -> int:
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
+
+
+def _start(checkpointer: ocp.StandardCheckpointer, folder: Path, tree: Any) -> None:
+    """Copies the arrays to host memory and starts to write them; what an earlier attempt left is dropped first."""
+    folder = folder.absolute()
+    if jax.process_index() == 0:
+        for left in (_hashes_path(folder), folder, *folder.parent.glob(f"{folder.name}.*")):
+            remove(left)
+    barrier(f"clear {folder}")
+    checkpointer.save(folder, _flat(tree))
+
+
+def _finish(checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
+    """Waits until the files are written, then writes their hashes. May run in another thread: it uses no device."""
+    checkpointer.wait_until_finished()
+    names, process = _files(folder), jax.process_index()
+    part = {names[i]: hash_file(folder / names[i]) for i in _share(names)}
+    if jax.process_count() == 1:
+        write_json(_hashes_path(folder), part)
+        return
+    parts = [_hashes_path(folder, f".{i}") for i in range(jax.process_count())]
+    write_json(parts[process], part)
+    wait_for_all = ocp.multihost.get_barrier_sync_fn()
+    wait_for_all(key=f"hashes of {folder}", timeout_ms=HOUR_MS)
+    if process == 0:
+        write_json(_hashes_path(folder), {name: value for path in parts for name, value in read_json(path).items()})
+        for path in parts:
+            path.unlink()
 
 
 def save(folder: Path, tree: Any) -> None:
     """Writes a pytree of arrays; the folder has its final name only when all of it is there."""
-    folder = folder.absolute()
-    if jax.process_index() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        _hashes_path(folder).unlink(missing_ok=True)
-    barrier(f"clear {folder}")
-    checkpointer = ocp.StandardCheckpointer()
-    checkpointer.save(folder, _flat(tree))
-    checkpointer.wait_until_finished()
-    checkpointer.close()
-    if jax.process_index() == 0:
-        write_json(_hashes_path(folder), _hashes(folder))
+    with ocp.StandardCheckpointer() as checkpointer:
+        _start(checkpointer, folder, tree)
+        _finish(checkpointer, folder)
     barrier(f"save {folder}")
 
 
 def damage(folder: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, or None."""
-    if not folder.is_dir() or not _hashes_path(folder).is_file():
+    """Why a checkpoint cannot be trusted, or None: the same on every process."""
+    try:
+        expected: dict[str, str] = read_json(_hashes_path(folder)) if folder.is_dir() else {}
+    except (FileNotFoundError, ValueError):  # of JSON or of UTF-8
+        expected = {}
+    if not _least(len(expected)):
         return "it is not complete"
-    expected, found = read_json(_hashes_path(folder)), _hashes(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            return f"its file {name} is not the one that was written"
-    return None
+    names = sorted(expected)
+    first = _least(next((i for i in _share(names) if _hash(folder / names[i]) != expected[names[i]]), len(names)))
+    if first < len(names):
+        return f"its file {names[first]} is not the one that was written"
+    return None if _least(_files(folder) == names) else "it has a file that was not written with it"
 
 
 def restore(folder: Path, like: Any) -> Any:
     """Reads a pytree into the shapes, dtypes and shardings of `like` (arrays or ShapeDtypeStructs with shardings).
 
+    Mesh and number of processes need not be those that wrote it.
+
     Raises:
       UserError: there is none, it is damaged, or its arrays are not those of `like` (the first misfit is named).
     """
-    folder = folder.absolute()
     reason = damage(folder)
     if reason:
         raise UserError(f"The checkpoint {folder} cannot be used: {reason}; redo the stage that writes it.")
-    checkpointer = ocp.StandardCheckpointer()
-    stored = checkpointer.metadata(folder).item_metadata.tree
-    wanted = _flat(like)
-    for name in sorted(stored.keys() | wanted.keys()):
-        here, there = stored.get(name), wanted.get(name)
-        if here is None or there is None:
-            whose = "the checkpoint" if there is None else "the config's model"
-            raise UserError(
-                f"The checkpoint {folder} does not fit: only {whose} has the array {name}; check config.model."
-            )
-        if tuple(here.shape) != tuple(there.shape):
-            raise UserError(
-                f"The checkpoint {folder} does not fit: {name} has shape {tuple(here.shape)} there and "
-                f"{tuple(there.shape)} in the config's model; check config.model."
-            )
-    abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in wanted.items()}
-    flat = checkpointer.restore(folder, abstract)
-    checkpointer.close()
+    return _read(folder, like)
+
+
+def _read(folder: Path, like: Any) -> Any:
+    folder = folder.absolute()
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(folder).item_metadata.tree
+        wanted = _flat(like)
+        for name in sorted(stored.keys() | wanted.keys()):
+            here, there = stored.get(name), wanted.get(name)
+            if here is None or there is None:
+                whose = "the checkpoint" if there is None else "the config's model"
+                raise UserError(
+                    f"The checkpoint {folder} does not fit: only {whose} has the array {name}; check config.model."
+                )
+            if tuple(here.shape) != tuple(there.shape):
+                raise UserError(
+                    f"The checkpoint {folder} does not fit: {name} has shape {tuple(here.shape)} there and "
+                    f"{tuple(there.shape)} in the config's model; check config.model."
+                )
+        shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in wanted.items()}
+        flat = checkpointer.restore(folder, shapes)
     return jax.tree_util.tree_map_with_path(lambda path, _: flat[path_name(path)], like)
 
 
 class Checkpoints:
-    """The checkpoints of one stage, a folder per step, the newest two kept."""
+    """The checkpoints of one stage, a folder per step, the newest `keep` kept.
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    They are written in the background: `save` returns when the arrays are copied to host memory, so that the next step
+    may have their buffers. An older checkpoint goes only when a newer one is complete with its hashes.
+    """
+
+    def __init__(self, folder: Path, keep: int = KEEP):
+        if keep < 1:
+            raise UserError(f"keep is {keep}; at least one checkpoint must be kept.")
+        self._folder, self._keep = folder, keep
+        self._checkpointer: ocp.StandardCheckpointer | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._damaged: set[int] = set()
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"{step:08d}"
 
     def _steps(self) -> list[int]:
         return sorted(int(p.name) for p in self._folder.glob("*") if p.is_dir() and p.name.isdigit())
 
     def save(self, step: int, state: Any) -> None:
-        """Saves the state after `step` steps, then drops the oldest ones."""
-        save(self._folder / f"{step:08d}", state)
+        """Begins to save the state after `step` steps, once the save before is done; raises that one's errors."""
+        self.wait()
+        if self._checkpointer is None:
+            self._checkpointer = ocp.StandardCheckpointer()
+        _start(self._checkpointer, self._path(step), state)
+        self._damaged.discard(step)
+        self._writing = self._thread.submit(self._complete, self._checkpointer, self._path(step))
+
+    def _complete(self, checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
+        _finish(checkpointer, folder)
         if jax.process_index() == 0:
-            for old in self._steps()[:-KEEP]:
-                folder = self._folder / f"{old:08d}"
-                _hashes_path(folder).unlink(missing_ok=True)
-                shutil.rmtree(folder)
+            sound = [step for step in self._steps() if _hashes_path(self._path(step)).is_file()]
+            newest = [step for step in sound if step not in self._damaged][-self._keep :]
+            stay = {path.name for step in newest for path in (self._path(step), _hashes_path(self._path(step)))}
+            # Hashes go before their folder: what a kill leaves half removed does not count.
+            for path in sorted(self._folder.iterdir(), key=Path.is_dir):
+                if path.name not in stay:
+                    remove(path)
+
+    def check(self) -> None:
+        """Raises the error of a save in the background, if there was one; does not wait."""
+        if self._writing is not None and self._writing.done():
+            self._writing.result()
+
+    def wait(self) -> None:
+        """Returns when what was saved is complete; raises what went wrong."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+            barrier(f"saved in {self._folder}")
 
     def latest(self) -> int:
-        """The step of the newest sound checkpoint, 0 where there is none. A damaged one is reported, not used."""
-        for step in reversed(self._steps()):
-            reason = damage(self._folder / f"{step:08d}")
+        """The step of the newest sound checkpoint, 0 where there is none: the same on every process.
+
+        A damaged one is reported, not used.
+        """
+        self.wait()
+        steps = self._steps()
+        while step := _of_first_process(steps.pop() if steps else 0):
+            reason = damage(self._path(step))
             if reason is None:
                 return step
-            logging.warning("The checkpoint %s/%08d is not used: %s.", self._folder, step, reason)
+            self._damaged.add(step)
+            if jax.process_index() == 0:
+                logging.warning("The checkpoint %s/%08d is not used: %s.", self._folder, step, reason)
         return 0
 
     def restore_latest(self, like: Any) -> tuple[Any, int]:
-        """The newest sound state and its step; `like` itself and 0 where there is none."""
+        """The newest sound state and its step; `like` itself and 0 where there is none.
+
+        The arrays of `like` are freed before they are read anew: there is not always room for two states.
+        """
         step = self.latest()
-        return (restore(self._folder / f"{step:08d}", like), step) if step else (like, 0)
+        if not step:
+            return like, 0
+        shapes = abstract(like, jax.tree.map(lambda leaf: leaf.sharding, like))
+        for leaf in jax.tree.leaves(like):
+            leaf.delete()
+        return _read(self._path(step), shapes), step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for the save under way; its own error counts only where there is no other."""
+        if error is None:
+            self.wait()
+        elif self._writing is not None:
+            self._writing.exception()
+        self._thread.shutdown()
+        if self._checkpointer is not None:
+            self._checkpointer.close()

@@ -1,21 +1,26 @@
-"""Metrics of a stage: `metrics.jsonl` and TensorBoard events."""
+"""Metrics of a stage: `metrics.jsonl`, `timing.jsonl`, TensorBoard events and, when asked for, Weights & Biases."""
 
+import importlib
 import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 import jax
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from dsmath_jax.workdir import write_jsonl
+from dsmath_jax.training.goodput import first_start
+from dsmath_jax.workdir import UserError, hash_json, write_jsonl
 
 
 class StepLog:
-    """A JSONL file with a row a step. A resumed run drops the rows of steps that it will do again."""
+    """A JSONL file with a row a step. A resumed run drops the rows of steps that it will do again.
+
+    `last` is the row before the first one that is to come, if there is one.
+    """
 
     def __init__(self, path: Path, first_step: int):
         kept = []
@@ -27,6 +32,7 @@ class StepLog:
                     break  # a kill or a full disk cut this line off; nothing follows it, and its step is done again
                 if row["step"] < first_step:
                     kept.append(row)
+        self.last: dict[str, Any] | None = kept[-1] if kept else None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO | None = None
         if jax.process_index() == 0:
@@ -46,26 +52,44 @@ class StepLog:
 class Metrics:
     """Scalars by step. `step` counts from 0; a row with `eval_` names tells of the parameters before that step.
 
+    What depends on the clock goes to `timing.jsonl`, so that `metrics.jsonl` of a resumed run is that of an undisturbed
+    one, byte for byte. TensorBoard and Weights & Biases show both. Process 0 alone writes.
+
     Events are written here, not by tensorboardX's thread: a full disk would end that thread alone, and the next `put`
     into its queue would wait for ever.
     """
 
-    def __init__(self, folder: Path, first_step: int):
+    def __init__(self, folder: Path, first_step: int, wandb: str = ""):
+        """`wandb` is the project of Weights & Biases to send to, "" for none.
+
+        Raises:
+          UserError: a project is named, but the package is not installed.
+        """
         self._log = StepLog(folder / "metrics.jsonl", first_step)
+        self._timing = StepLog(folder / "timing.jsonl", first_step)
+        self.last_timing = self._timing.last
         self._board: EventsWriter | None = None
+        self._run: Any = None
         if jax.process_index() == 0:
             (folder / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._board = EventsWriter(str(folder / "tensorboard" / "events"))
             restart = SessionLog(status=SessionLog.START)  # what was shown from this step on no longer counts
             self._board.write_event(Event(wall_time=time.time(), step=first_step, session_log=restart))
+            if wandb:
+                self._run = _wandb_run(folder, wandb)
 
-    def write(self, step: int, scalars: dict[str, float]) -> None:
+    def write(self, step: int, scalars: dict[str, float], timing: dict[str, float] | None = None) -> None:
         self._log.write({"step": step, **scalars})
+        if timing:
+            self._timing.write({"step": step, **timing})
+        shown = scalars | (timing or {})
         if self._board is not None:
-            for name, value in scalars.items():
+            for name, value in shown.items():
                 scalar = summary.scalar(name, value)
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
             self._board.flush()
+        if self._run is not None:
+            self._run.log(shown | {"train_step": step})
 
     def __enter__(self) -> Self:
         return self
@@ -74,5 +98,26 @@ class Metrics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._log.close()
+        self._timing.close()
         if self._board is not None:
             self._board.close()
+        if self._run is not None:
+            self._run.finish(exit_code=0 if error is None else 1)
+
+
+def _wandb_run(folder: Path, project: str) -> Any:
+    """The run of this folder, gone on with where there is one already."""
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError:
+        raise UserError(
+            f"wandb is '{project}', but Weights & Biases is not installed: pip install 'dsmath-jax[wandb]', or set it "
+            "to ''."
+        ) from None
+    where = str(folder.absolute())
+    identity = hash_json([where, first_start(folder)])[:16]
+    run = wandb.init(
+        project=project, name=f"{folder.parent.name}/{folder.name}", id=identity, resume="allow", dir=where
+    )
+    run.define_metric("*", step_metric="train_step")  # a resumed run shows some steps again
+    return run

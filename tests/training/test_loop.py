@@ -1,6 +1,9 @@
 """The training loop: a run that is cut off and goes on is bitwise the undisturbed one; a loss that is lost stops it."""
 
-import json
+import math
+import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,19 +15,15 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from dsmath_jax.training import checkpoint, loop
-from dsmath_jax.training.metrics import StepLog
-from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training import checkpoint, flops, loop
+from dsmath_jax.training.optimizer import adamw, make_optimizer
+from dsmath_jax.training.preemption import Preempted
+from dsmath_jax.training.prefetch import Ahead
 from dsmath_jax.training.step import TrainState, init_state, make_train_step
-from dsmath_jax.workdir import UserError, read_jsonl
+from dsmath_jax.workdir import UserError, read_json, read_jsonl
 
 STEPS = 12
-CONFIG = ConfigDict(
-    {
-        "steps": STEPS, "checkpoint_every": 3, "eval_every": 4, "schedule": "multi_step", "peak_lr": 0.1, "warmup": 3,
-        "weight_decay": 0.1, "clip_norm": 1.0,
-    }
-)  # fmt: skip
+CONFIG = ConfigDict(loop.loop_fields(steps=STEPS, checkpoint_every=3, eval_every=4) | adamw(0.1, 3, "multi_step"))
 
 
 def squares(model: Any, params: Any, batch: dict[str, jax.Array]) -> Any:
@@ -38,31 +37,43 @@ class Cut(Exception):
     """Stands for a kill."""
 
 
-@pytest.fixture
+def batch_at(number: int) -> dict[str, np.ndarray]:
+    noise = np.random.default_rng([1, number])
+    return {"x": noise.normal(size=(6, 5)).astype(np.float32), "y": noise.normal(size=(6, 2)).astype(np.float32)}
+
+
+@pytest.fixture(scope="module")
 def run(mesh: Mesh) -> Callable[..., TrainState]:
     optimizer = make_optimizer(CONFIG, STEPS)
     make = lambda: {"embedding": jax.random.normal(jax.random.key(0), (5, 2))}  # noqa: E731
     step = make_train_step(squares, None, optimizer, mesh, init_state(make, optimizer, mesh))
 
-    def batch_at(number: int) -> dict[str, np.ndarray]:
-        noise = np.random.default_rng([1, number])
-        return {"x": noise.normal(size=(6, 5)).astype(np.float32), "y": noise.normal(size=(6, 2)).astype(np.float32)}
-
-    def go(folder: Path, cut_at: int | None = None, spoil_at: int | None = None) -> TrainState:
+    def go(
+        folder: Path,
+        cut_at: int | None = None,
+        spoil: Callable[[int, dict[str, np.ndarray]], None] = lambda number, batch: None,
+        changes: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> TrainState:
         def explore(number: int, params: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
             assert params["embedding"].shape == (5, 2)
             if number == cut_at:
                 raise Cut
             batch = batch_at(number)
-            if number == spoil_at:
-                batch["y"][0, 0] = np.nan
+            spoil(number, batch)
             return batch, {"extra": float(number)}
 
         evaluate = lambda params: {"eval_loss": float(jnp.sum(params["embedding"]))}  # noqa: E731
+        config = ConfigDict(CONFIG.to_dict() | (changes or {})).lock()
         state = init_state(make, optimizer, mesh)
-        return loop.fit("test", folder, CONFIG, mesh, state, step, explore, evaluate)
+        return loop.fit("test", folder, config, mesh, state, step, explore, evaluate, **more)
 
     return go
+
+
+def same(one: TrainState, other: TrainState) -> None:
+    for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_resumed_run_is_bitwise_the_undisturbed_one(run: Callable[..., TrainState], tmp_path: Path) -> None:
@@ -71,8 +82,7 @@ def test_a_resumed_run_is_bitwise_the_undisturbed_one(run: Callable[..., TrainSt
         with pytest.raises(Cut):
             run(tmp_path / "cut", cut_at)
     again = run(tmp_path / "cut")
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(one, other)
+    same(whole, again)
     rows = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "cut")]
     assert rows[0] == rows[1]
     stored = checkpoint.restore(tmp_path / "cut" / "params", whole.params)
@@ -99,19 +109,179 @@ def test_metrics_of_every_step_and_of_the_held_out_data(run: Callable[..., Train
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(run: Callable[..., TrainState], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="test: the loss of step 7 is nan"):
-        run(tmp_path, spoil_at=7)
+def spoil_x_of(step: int, value: float) -> Callable[[int, dict[str, np.ndarray]], None]:
+    def spoil(number: int, batch: dict[str, np.ndarray]) -> None:
+        if number == step:
+            batch["x"][0, 0] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [(np.nan, "the loss of step 8 is nan"), (1e12, "the gradient norm of step 8 is inf")],
+)
+def test_what_is_not_finite_stops_the_run(
+    run: Callable[..., TrainState], tmp_path: Path, value: float, what: str
+) -> None:
+    records = lambda step: [f"document {step}", "another"]  # noqa: E731
+    with pytest.raises(UserError, match=f"test: {what}; .*{tmp_path}/not_finite.json"):
+        run(tmp_path, spoil=spoil_x_of(8, value), records_at=records)
     assert not (tmp_path / "params").exists()
+    # Step 8 is the last before a checkpoint: it is looked at before that is written.
     assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest() == 6
-    assert max(row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")) == 6
+    assert max(row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl") if "loss" in row) == 7
+    report = read_json(tmp_path / "not_finite.json")
+    assert (report["step"], report["records"]) == (8, ["document 8", "another"])
+    assert "nan" in (report["loss"], report["grad_norm"]) or report["grad_norm"] == "inf"
+    same(run(tmp_path), run(tmp_path / "other"))  # mended, it goes on
+    assert not (tmp_path / "not_finite.json").exists()
 
 
-def test_a_log_drops_the_steps_to_come_and_a_line_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "log.jsonl"
-    lines = [json.dumps({"step": step}) for step in range(6)]
-    path.write_text("\n".join(lines) + '\n{"step": 6, "lo')
-    log = StepLog(path, first_step=4)
-    log.write({"step": 4, "again": True})
-    log.close()
-    assert list(read_jsonl(path)) == [{"step": step} for step in range(4)] + [{"step": 4, "again": True}]
+def test_the_host_does_not_wait_for_the_step_that_it_has_just_sent(
+    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scalars of a step are asked for only when the next step is on its way."""
+    told = []
+
+    class Scalar:
+        def __init__(self, step: int):
+            self.step = step
+
+        def __float__(self) -> float:
+            told.append(("read", self.step))
+            return 1.0
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Any]:
+        number = int(batch["number"][0])
+        told.append(("sent", number))
+        return state, {"loss": Scalar(number)}
+
+    monkeypatch.setattr(jax, "device_get", lambda tree: tree)
+    state = TrainState({"embedding": jnp.ones((2, 2))}, ())
+    config = ConfigDict(CONFIG.to_dict() | {"steps": 4, "checkpoint_every": 9})
+    loop.fit("test", tmp_path, config, mesh, state, step, lambda n, _: ({"number": np.array([n])}, {}))
+    sent_and_read = [("sent", 0), ("sent", 1), ("read", 0), ("sent", 2), ("read", 1), ("sent", 3), ("read", 2)]
+    assert told == [*sent_and_read, ("read", 3)]
+
+
+def test_batches_are_made_ahead_in_order_and_errors_come_at_their_step() -> None:
+    made, gate = [], threading.Event()
+
+    def make(step: int) -> dict[str, np.ndarray]:
+        made.append((step, threading.current_thread() is threading.main_thread()))
+        if step == 4:
+            raise ValueError("broken")
+        if step == 2:
+            gate.set()
+        return {"x": np.array([step])}
+
+    ahead = Ahead(make, steps=6)
+    batch, extra = ahead(0, None)
+    assert (int(batch["x"][0]), extra) == (0, {})
+    assert gate.wait(60)  # step 2 is made although nobody has asked for it
+    assert [int(ahead(step, None)[0]["x"][0]) for step in (1, 2, 3)] == [1, 2, 3]
+    with pytest.raises(ValueError, match="broken"):
+        ahead(4, None)
+    assert int(ahead(5, None)[0]["x"][0]) == 5
+    assert made == [(step, False) for step in range(6)]  # each once, none after the last
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_that_is_told_to_end_saves_and_goes_on(
+    run: Callable[..., TrainState], tmp_path: Path, number: signal.Signals
+) -> None:
+    tell = lambda at: lambda step, batch: os.kill(os.getpid(), number) if step == at else None  # noqa: E731
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted, match=r"test: told to end, saved at step 6 of 12; run the same command again"):
+        run(tmp_path, spoil=tell(4))
+    assert signal.getsignal(number) == before
+    assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest() == 6
+    again = run(tmp_path, cut_at=5)  # from step 6 on: the cut is never reached
+    same(again, run(tmp_path / "whole"))
+    rows = [(folder / "metrics.jsonl").read_bytes() for folder in (tmp_path, tmp_path / "whole")]
+    assert rows[0] == rows[1]
+
+
+def test_told_to_end_in_the_last_step(run: Callable[..., TrainState], tmp_path: Path) -> None:
+    tell = lambda step, batch: os.kill(os.getpid(), signal.SIGTERM) if step == 11 else None  # noqa: E731
+    with pytest.raises(Preempted, match="saved at step 12 of 12"):
+        run(tmp_path, spoil=tell)
+    assert not (tmp_path / "params").exists()
+    same(run(tmp_path, cut_at=11), run(tmp_path / "whole"))
+
+
+def test_a_signal_after_the_last_step_acts_when_training_has_ended(mesh: Mesh, tmp_path: Path) -> None:
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    config = ConfigDict(CONFIG.to_dict() | {"steps": 1})
+    state = TrainState({"embedding": jnp.ones((2, 2))}, ())
+
+    def evaluate(params: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not received
+        return {"eval_loss": 1.0}
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Any]:
+        return state, {"loss": jnp.float32(2.0)}
+
+    steps = iter([lambda params: {}, evaluate])  # before the first step, after the last
+    try:
+        loop.fit(
+            "test", tmp_path, config, mesh, state, step, lambda n, _: ({"x": np.ones(2)}, {}),
+            evaluate=lambda params: next(steps)(params),
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+
+
+def test_times_go_to_a_file_of_their_own(
+    run: Callable[..., TrainState], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "once")
+    rows = list(read_jsonl(tmp_path / "once" / "timing.jsonl"))
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert rows[3].keys() == {"step", "seconds", "memory_peak", "useful_seconds", "goodput"}
+    assert rows[0]["useful_seconds"] == 0  # it compiles
+    assert rows[-1]["useful_seconds"] == pytest.approx(sum(row["seconds"] for row in rows[1:]))
+    assert 0 < rows[-1]["goodput"] < 1
+
+    with pytest.raises(Cut):
+        run(tmp_path / "cut", 8)
+    first_start = (tmp_path / "cut" / "first_start.json").read_bytes()
+    lost = [row["useful_seconds"] for row in read_jsonl(tmp_path / "cut" / "timing.jsonl")]
+    assert len(lost) == 8
+    run(tmp_path / "cut")
+    again = [row["useful_seconds"] for row in read_jsonl(tmp_path / "cut" / "timing.jsonl")]
+    assert again[:7] == [*lost[:6], lost[5]]  # what was done again does not count, nor the first step after the start
+    assert again[7] > again[6]
+    assert (tmp_path / "cut" / "first_start.json").read_bytes() == first_start
+
+
+def test_tokens_and_their_flops_are_told(mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(flops.PEAK_FLOPS, jax.devices()[0].device_kind, 1e9)
+    state = TrainState({"embedding": jnp.ones((2, 2))}, ())
+    config = ConfigDict(CONFIG.to_dict() | {"steps": 3})
+
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Any]:
+        return state, {"loss": jnp.float32(2.0)}
+
+    batch = {"tokens": np.zeros((4, 8), np.int32)}
+    loop.fit(
+        "test", tmp_path, config, mesh, state, step, lambda n, _: (batch, {}), flops_per_token=1e3, perplexity=True
+    )  # fmt: skip
+    for row in read_jsonl(tmp_path / "timing.jsonl"):
+        assert row["tokens_per_second"] == pytest.approx(32 / row["seconds"])
+        assert row["mfu"] == pytest.approx(row["tokens_per_second"] * 1e3 / 1e9 / jax.device_count())
+    assert [row["perplexity"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [math.exp(2.0)] * 3
+
+
+def test_a_profiler_trace_of_the_steps_asked_for(run: Callable[..., TrainState], tmp_path: Path) -> None:
+    run(tmp_path, changes={"profile": (2, 3)})
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    with pytest.raises(UserError, match=r"profile is \(3, 2\); give \(\) or the first and the last step"):
+        run(tmp_path / "wrong", changes={"profile": (3, 2)})
+    with pytest.raises(Cut):  # a trace under way is written
+        run(tmp_path / "cut", 3, changes={"profile": (2, 30)})
+    assert list((tmp_path / "cut" / "profile").rglob("*.xplane.pb"))

@@ -1,0 +1,66 @@
+"""Model FLOPs by formula, and what the chips can do: the two halves of MFU."""
+
+import jax
+
+from dsmath_jax.models.config import ModelConfig
+
+# Dense bfloat16 FLOP/s of one jax device, by its `device_kind`, from the vendors' data sheets.
+PEAK_FLOPS: dict[str, float] = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,  # v5e
+    "TPU v5": 459e12,  # v5p, as libtpu names it
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,  # v6e
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+# Memory that a program may fill, in bytes. TPUs: what XLA's "available HBM" says, below the data sheet's by what the
+# runtime keeps for itself; GPUs: the data sheet's.
+HBM_BYTES: dict[str, int] = {
+    "TPU v4": int(30.5 * 2**30),
+    "TPU v5 lite": int(15.75 * 2**30),
+    "TPU v5": int(95.74 * 2**30),
+    "TPU v5p": int(95.74 * 2**30),
+    "TPU v6 lite": int(31.25 * 2**30),
+    "NVIDIA A100-SXM4-40GB": 40 * 10**9,
+    "NVIDIA A100-SXM4-80GB": 80 * 10**9,
+    "NVIDIA A100 80GB PCIe": 80 * 10**9,
+    "NVIDIA H100 PCIe": 80 * 10**9,
+    "NVIDIA H100 80GB HBM3": 80 * 10**9,
+    "NVIDIA H200": 141 * 10**9,
+}
+
+
+def matmul_parameters(sizes: ModelConfig) -> int:
+    """Parameters that every token is multiplied with: the layers' matrices and the head (tied or not).
+
+    The embedding is looked up, not multiplied; norm scales are not counted.
+    """
+    attention = sizes.width * sizes.head_size * 2 * (sizes.heads + sizes.kv_heads)  # q and o, k and v
+    feed_forward = 3 * sizes.width * sizes.hidden
+    return sizes.layers * (attention + feed_forward) + sizes.width * sizes.vocab_size
+
+
+def model_flops_per_token(sizes: ModelConfig, sequence_length: int) -> float:
+    """FLOPs a token costs in training, forward and backward, whatever the program computes besides.
+
+        6 x (matmul parameters) + 6 x L x N x H x T
+
+    A product of a token with a matrix is 2 FLOPs a parameter, and the backward pass is two such products. Attention
+    is scores and weighted values, 2 x 2 x N x H a pair of tokens and layer, three times for the backward pass, and
+    causal: a token sees T/2 others on average, so the hidden half is not counted. Neither are activations that remat
+    computes again, norms, softmax and the optimizer; that sequences are packed is not looked at.
+    """
+    attention = 6 * sizes.layers * sizes.heads * sizes.head_size * sequence_length
+    return float(6 * matmul_parameters(sizes) + attention)
+
+
+def mfu(flops_per_token: float, tokens_per_second: float) -> float | None:
+    """Model-FLOPs utilisation of all devices: FLOPs by the formula over what they could do; None for unknown chips."""
+    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+    return None if peak is None else flops_per_token * tokens_per_second / (peak * jax.device_count())

@@ -1,0 +1,63 @@
+"""How long steps take, and the share of a run's life that went into steps that count."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+from dsmath_jax.training.flops import mfu
+from dsmath_jax.workdir import read_json, write_json
+
+
+def first_start(folder: Path) -> float:
+    """When training in this folder began for the first time (seconds since 1970), kept in `first_start.json`."""
+    path = folder / "first_start.json"
+    if not path.is_file():
+        write_json(path, {"time": time.time()})
+    return float(read_json(path)["time"])
+
+
+def memory() -> dict[str, float]:
+    """Bytes in use and at their peak on this process's first device, or the process's peak where it does not tell."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_in_use" in stats:
+        return {"memory": stats["bytes_in_use"], "memory_peak": stats.get("peak_bytes_in_use", stats["bytes_in_use"])}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"memory_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+
+class Stopwatch:
+    """The values of a step that depend on the clock.
+
+    `useful_seconds` is the time of the steps that are still part of the run: not the first one after each start,
+    which compiles, nor those that a kill made it do again; evaluation, restoring and waiting for checkpoints lie
+    between the steps. `goodput` is its share of the wall time since the run's first start, pauses included.
+    """
+
+    def __init__(self, began: float, useful_seconds: float, flops_per_token: float | None):
+        """`useful_seconds` of the steps before this start, from the last row of the log that still counts."""
+        self._began, self._useful, self._flops = began, useful_seconds, flops_per_token
+        self._last: float | None = None
+
+    def row(self, began: float, tokens: int) -> dict[str, float]:
+        """Of the step that ends now.
+
+        Args:
+          began: when its batch was asked for, by `time.monotonic`; the step counts from there or, if that is later,
+            from the end of the step before it, with which it overlaps.
+          tokens: of its global batch, padding included; 0 if it has none.
+        """
+        now = time.monotonic()
+        seconds = now - (began if self._last is None else max(began, self._last))
+        if self._last is not None:
+            self._useful += seconds
+        self._last = now
+        row = {"seconds": seconds}
+        if tokens:
+            row["tokens_per_second"] = tokens / seconds
+            used = mfu(self._flops, tokens / seconds) if self._flops is not None else None
+            row |= {} if used is None else {"mfu": used}
+        goodput = self._useful / max(time.time() - self._began, 1e-9)
+        return row | memory() | {"useful_seconds": self._useful, "goodput": goodput}

@@ -1,0 +1,61 @@
+"""The end that is announced: SIGTERM of a preempted machine, SIGUSR1 that SLURM may send before its time limit."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from dsmath_jax.sharding import replicated
+from dsmath_jax.workdir import UserError
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Preempted(UserError):
+    """The run was told to end, and has saved its state; the same command goes on from there."""
+
+    code = 128 + signal.SIGTERM  # the exit code of what SIGTERM ends
+
+
+class Notice:
+    """Whether any process of the run was told to end, while the block lasts.
+
+    The processes agree through a tiny reduction on the devices, queued behind each step and read with that step's
+    scalars: no process waits for it, and all of them read the same answer at the same step.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._any = jax.jit(jnp.any, out_shardings=replicated(mesh))
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def ask(self) -> Array | bool:
+        """What this process has received so far, or on several processes an array that tells of all of them."""
+        received = self._received is not None
+        if jax.process_count() == 1:
+            return received
+        devices = self._sharding.mesh.devices.size
+        flags = jax.make_array_from_callback((devices,), self._sharding, lambda index: np.full(1, received))
+        return self._any(flags)
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if error is None and self._received is not None:
+            os.kill(os.getpid(), self._received)  # too late for the last step: it acts as if it came now

@@ -1,0 +1,43 @@
+"""A profiler trace of some steps, on request."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import jax
+
+from dsmath_jax.workdir import UserError
+
+
+class Trace:
+    """Traces the steps `first` to `last`, both included, into a folder that TensorBoard and Perfetto read."""
+
+    def __init__(self, folder: Path, steps: tuple[int, ...]):
+        """`steps` is (first, last), or () for no trace.
+
+        Raises:
+          UserError: it is neither.
+        """
+        if len(steps) not in (0, 2) or list(steps) != sorted(steps):
+            raise UserError(f"profile is {tuple(steps)}; give () or the first and the last step, as (10, 12).")
+        self._folder = folder
+        self.first, self.last = steps if steps else (-1, -1)
+        self._running = False
+
+    def start(self) -> None:
+        jax.profiler.start_trace(str(self._folder))
+        self._running = True
+
+    def stop(self) -> None:
+        """Writes the trace, if there is one under way."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,87 @@
+"""One process of a small training run, for `tests/test_two_processes.py`: a tiny decoder on a mix of packed rows.
+
+    python tests/training/resume_peer.py FOLDER '{"fsdp": 4, "tensor": 2}' PAUSE [PORT PROCESS]
+
+PAUSE is how many seconds every batch takes longer, so that there is time to kill. With PORT it is process PROCESS of
+two. It ends with 0, or as `main` does when it was told to end.
+"""
+
+import json
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dsmath_jax.data.batches import Batches
+from dsmath_jax.data.packing import Example, concatenate
+from dsmath_jax.data.rows import SUFFIX, write_rows
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.llama import initial_params
+from dsmath_jax.sharding import barrier, local_rows, make_mesh
+from dsmath_jax.training.fitting import next_token_step
+from dsmath_jax.training.loop import fit, loop_fields
+from dsmath_jax.training.model_files import build_model
+from dsmath_jax.training.optimizer import adamw, make_optimizer
+from dsmath_jax.training.preemption import Preempted
+from dsmath_jax.training.prefetch import Ahead
+from dsmath_jax.training.step import init_state
+
+STEPS, EVERY, ROWS, LENGTH = 12, 4, 8, 32
+SIZES = ModelConfig(64, 2, 32, 4, 2, 8, 64, context=LENGTH, compute_dtype="float32")
+SOURCES = {"some": 0.75, "others": 0.25}  # and their weights
+CONFIG = ConfigDict(
+    loop_fields(STEPS, EVERY, accumulate=2) | adamw(3e-3, 2) | {"batch_size": ROWS, "sequence_length": LENGTH}
+)
+
+
+def write_sources(folder: Path) -> None:
+    """Two sources of documents of random length and content, concatenated into rows."""
+    for number, name in enumerate(SOURCES):
+        noise = np.random.default_rng(number)
+        documents = [noise.integers(3, SIZES.vocab_size, noise.integers(4, 60)) for _ in range(200)]
+        examples = [Example(tokens, np.ones(len(tokens), bool), str(i)) for i, tokens in enumerate(documents)]
+        write_rows(folder / name / f"0{SUFFIX}", concatenate(examples, LENGTH))
+
+
+def main(folder: Path, sizes: dict[str, int], pause: float) -> None:
+    mesh, rows = make_mesh(**sizes), folder / "rows"
+    if jax.process_index() == 0:
+        write_sources(rows)
+    barrier("rows")
+    sources = [(rows / name, weight) for name, weight in SOURCES.items()]
+    whole = Batches(sources, LENGTH, ROWS, seed=0)
+    mine = Batches(sources, LENGTH, ROWS, seed=0, mine=local_rows(mesh, ROWS))
+    model = build_model(SIZES, mesh)
+    state = init_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(CONFIG, STEPS), mesh)
+    step = next_token_step(CONFIG, model, mesh, state)
+
+    def make(number: int) -> dict[str, np.ndarray]:
+        time.sleep(pause)
+        return mine(number)
+
+    ahead = Ahead(make, STEPS)
+
+    def batch_at(number: int, params: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        data = b"".join(array.tobytes() for _, array in sorted(whole(number).items()))
+        return ahead(number, params)[0], {"data": float(zlib.crc32(data))}
+
+    fit("peer", folder, CONFIG, mesh, state, step, batch_at, perplexity=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[4:]:
+        jax.distributed.initialize(f"127.0.0.1:{sys.argv[4]}", num_processes=2, process_id=int(sys.argv[5]))
+    code = 0
+    try:
+        main(Path(sys.argv[1]), json.loads(sys.argv[2]), float(sys.argv[3]))
+    except Preempted as told:
+        code = told.code
+        print(told, file=sys.stderr, flush=True)
+    if sys.argv[4:]:
+        jax.distributed.shutdown()
+    sys.exit(code)

@@ -1,0 +1,77 @@
+"""Model FLOPs by formula: the paper's sizes by hand, and what a causal token sees, what XLA counts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.training import flops
+
+SMALL = ModelConfig(
+    vocab_size=102_400, layers=24, width=2048, heads=16, kv_heads=16, head_size=128, hidden=5504, context=4096
+)
+LARGE = dataclasses.replace(SMALL, layers=30, width=4096, heads=32, kv_heads=32, hidden=11_008)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parameters", "attention"),
+    [
+        (SMALL, 24 * (4 * 2048**2 + 3 * 2048 * 5504) + 2048 * 102_400, 6 * 24 * 2048 * 4096),
+        (LARGE, 30 * (4 * 4096**2 + 3 * 4096 * 11_008) + 4096 * 102_400, 6 * 30 * 4096 * 4096),
+    ],
+)
+def test_the_papers_sizes_by_hand(sizes: ModelConfig, parameters: int, attention: int) -> None:
+    assert flops.matmul_parameters(sizes) == parameters
+    assert flops.model_flops_per_token(sizes, 4096) == 6 * parameters + attention
+
+
+def test_the_papers_sizes_in_round_numbers() -> None:
+    assert flops.model_flops_per_token(SMALL, 4096) == pytest.approx(9.75e9, rel=1e-3)
+    assert flops.model_flops_per_token(LARGE, 4096) == pytest.approx(41.96e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_matmul_parameters_are_those_of_the_model(tied: bool) -> None:
+    sizes = ModelConfig(50, 3, 16, 4, 2, 6, 20, tie_embeddings=tied)
+    params = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    norms, looked_up = (2 * 3 + 1) * 16, 0 if tied else 50 * 16
+    assert flops.matmul_parameters(sizes) == total - norms - looked_up
+
+
+def test_attention_counts_what_a_causal_token_sees() -> None:
+    sizes = ModelConfig(50, 3, 16, 4, 2, 6, 20)
+    length = 1000
+    pairs = sum(range(1, length + 1))  # a token sees itself and those before it
+    forward = 3 * pairs * 4 * 6 * (2 + 2)  # layers, heads, head size; score and value, a multiplication and an addition
+    counted = flops.model_flops_per_token(sizes, length) - flops.model_flops_per_token(sizes, 0)
+    assert counted * length == pytest.approx(3 * forward, rel=2 / length)
+
+
+def test_what_xla_counts_grows_with_the_parameters_as_the_formula_says() -> None:
+    """By the difference of two feed-forward sizes, so that it does not matter how attention and loss are computed."""
+
+    def both(hidden: int) -> np.ndarray:
+        sizes = ModelConfig(32, 1, 64, 2, 2, 32, hidden, compute_dtype="float32")
+        model, tokens = Llama(sizes), jnp.ones((2, 16), jnp.int32)
+        params = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
+        total = lambda params: jnp.sum(model.apply({"params": params}, tokens, tokens, tokens)[0])  # noqa: E731
+        counted = jax.jit(jax.grad(total)).lower(params).compile().cost_analysis()["flops"]
+        return np.array([counted / tokens.size, flops.model_flops_per_token(sizes, 16)])
+
+    counted, formula = both(1024) - both(512)
+    assert counted == pytest.approx(formula, rel=0.05)
+
+
+def test_mfu_is_left_out_where_the_chip_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert flops.mfu(1e9, 1e3) is None
+    monkeypatch.setitem(flops.PEAK_FLOPS, jax.devices()[0].device_kind, 4e12)
+    assert flops.mfu(1e9, 1e3) == pytest.approx(0.25 / jax.device_count())
+
+
+def test_every_chip_has_its_memory() -> None:
+    assert flops.PEAK_FLOPS.keys() == flops.HBM_BYTES.keys()

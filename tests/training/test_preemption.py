@@ -1,0 +1,52 @@
+"""The announced end: what is received while the block lasts, and who knows of it. The loop's part: test_loop.py."""
+
+import os
+import signal
+
+import jax
+import pytest
+from jax.sharding import Mesh
+
+from dsmath_jax.training.preemption import SIGNALS, Notice, Preempted
+from dsmath_jax.workdir import UserError
+
+
+@pytest.fixture(params=[1, 2])
+def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """One process; or the way that several take, on the devices of this one."""
+    monkeypatch.setattr(jax, "process_count", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_told_at_the_next_question_and_once_more_at_the_end(
+    mesh: Mesh, processes: int, number: signal.Signals
+) -> None:
+    received = []
+    before = signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        with Notice(mesh) as notice:
+            assert not bool(notice.ask())
+            os.kill(os.getpid(), number)
+            assert isinstance(notice.ask(), bool) == (processes == 1)
+            assert bool(notice.ask())
+            os.kill(os.getpid(), number)  # a second one changes nothing
+            assert not received
+        assert received == [number]
+        os.kill(os.getpid(), number)
+        assert received == [number, number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_run_that_saved_does_not_get_the_signal_again(mesh: Mesh) -> None:
+    def told() -> None:
+        with Notice(mesh):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise Preempted("saved")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(UserError, match="saved") as error:
+        told()
+    assert error.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
