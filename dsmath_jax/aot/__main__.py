@@ -1,0 +1,101 @@
+"""Does a config's train step fit a TPU slice? Compiled here, without TPUs: `python -m dsmath_jax.aot
+--config=configs/pretrain_7b.py --topology=v5p:4x4x8`. The exit code is 0 when that could be told, fitting or not.
+
+Any field of the config may be set on the command line: `--config.pretrain.accumulate=4`.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# JAX and libtpu read these as they are loaded: no TPU is looked for, several processes may use libtpu at once, and
+# libtpu warns, of which `aot.step` makes a count.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_MIN_LOG_LEVEL": "1",
+    "TPU_STDERR_LOG_LEVEL": "1",
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Compiles what the command line asks for and prints what it needs.
+
+    Raises:
+      UserError: something the user can mend.
+    """
+    from absl import flags
+    from ml_collections import ConfigDict
+
+    from dsmath_jax.aot.step import compile_step
+    from dsmath_jax.command_line import define_config, parse
+    from dsmath_jax.workdir import UserError, write_json
+
+    def define(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
+        values = flags.FlagValues()
+        flags.DEFINE_string("topology", None, "The slice: v5e:4x4, v5p:4x4x8, 2xv5p:4x4x4 (two slices).", values)
+        flags.DEFINE_enum("stage", "", ["", "pretrain", "sft"], "By default pretrain, where the config has it.", values)
+        flags.DEFINE_string("json", "", "A file for the raw numbers.", values)
+        define_config(config, argv, values)
+        return values
+
+    if {"--help", "-help", "-h"} & set(argv):
+        print(f"{__doc__}\nflags:\n{define(ConfigDict(), []).get_help()}")
+        return
+    values = parse(argv, define, "dsmath_jax.aot")
+    if values.topology is None:
+        raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
+    stage = values.stage or ("pretrain" if "pretrain" in values.config else "sft")
+    found = compile_step(values.config, stage, values.topology)
+    if values.json:
+        write_json(Path(values.json), found)
+    print(told(found))
+
+
+def told(found: dict[str, Any]) -> str:
+    """The numbers of `compile_step` as lines to read."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1) or "one device"
+    lines = [
+        f"{found['stage']} on {found['topology']}: {found['devices']} x {found['device_kind']}, {mesh}; "
+        f"{found['tokens']:,} tokens a step in {found['accumulate']} parts, remat {found['model']['remat']}",
+    ]
+    if found["memory"] is None:
+        lines += ["XLA refuses to compile it for its memory."]
+    else:
+        lines += [f"{name:<12}{gib(size)}" for name, size in found["memory"].items()]
+    lines += [
+        f"{'total':<12}{gib(found['hbm_bytes'])} of {gib(found['chip_bytes']).strip()}: "
+        + ("fits" if found["fits"] else "DOES NOT FIT"),
+    ]
+    if found["memory"] is not None:
+        lines += [
+            f"FLOPs a step and device: {found['flops']:.3e} compiled, {found['model_flops']:.3e} by the formula: "
+            f"{found['flops_ratio']:.2f} times (what remat does again, and masked halves of attention)",
+            *(
+                f"{kind:<20}{total['count']:>8,} times {gib(total['bytes'])} sent by each device"
+                for kind, total in found["collectives"].items()
+            ),
+        ]
+    if found["full_rematerializations"]:
+        lines += [f"arrays gathered whole to be laid out anew: {found['full_rematerializations']}"]
+    lines += [f"not counted: {note}" for note in found["notes"]]
+    lines += [
+        f"at {100 * found['expected_mfu']:.0f} % MFU (supposed): {found['step_seconds']:.3g} s a step, "
+        f"{found['run_days']:.3g} days for {found['steps']:,} steps",
+        f"compiled in {found['compile_seconds']:.0f} s after {found['lower_seconds']:.0f} s of tracing",
+    ]
+    return "\n".join(lines)
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:>10.3f} GiB"
+
+
+if __name__ == "__main__":
+    os.environ |= ENVIRONMENT
+    from dsmath_jax.workdir import exit_code
+
+    sys.exit(exit_code(lambda: main(sys.argv)))

@@ -1,0 +1,190 @@
+"""Compiles the train step of a config for TPUs that are only described, and says what it needs of each of them.
+
+Nothing is allocated: parameters, optimizer state and batch are abstract arrays with their shardings, and the functions
+are those that training runs.
+"""
+
+import contextlib
+import importlib.util
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from ml_collections import ConfigDict
+
+from dsmath_jax.aot.hlo import costs
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.sharding import make_mesh
+from dsmath_jax.training.fitting import abstract_inputs, next_token_step
+from dsmath_jax.training.flops import HBM_BYTES, PEAK_FLOPS, model_flops_per_token
+from dsmath_jax.training.model_files import build_model
+from dsmath_jax.workdir import UserError
+
+EXPECTED_MFU = 0.4  # what the expected times suppose; nothing is run here
+TOPOLOGY = re.compile(r"(?:([1-9]\d*)x)?(v\d\w*:\d+(?:x\d+){1,2})")
+RELAID = "Involuntary full rematerialization"  # the partitioner's words for an array gathered whole to be laid out anew
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def described_devices(topology: str) -> Sequence[Any]:
+    """The devices of a topology such as `v5p:4x4x8`, or of slices of it joined by a network: `2xv5p:4x4x4`.
+
+    Raises:
+      UserError: libtpu is not installed, or knows no such topology.
+    """
+    found = TOPOLOGY.fullmatch(topology)
+    if found is None:
+        raise UserError(f"The topology '{topology}' is not understood; give one as v5e:4x4, v5p:4x4x8 or 2xv5p:4x4x4.")
+    options: dict[str, Any] = {"num_slices": int(found[1])} if found[1] else {}
+    if set(found[2].split(":")[1].split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = [1, 1, 1]  # else a host of four is taken for granted
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("Compiling for TPUs needs libtpu; install it: pip install -e '.[tpu]' -c constraints.txt")
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=found[2], **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if "INVALID_ARGUMENT" in reason:
+            raise UserError(f"libtpu knows no topology '{topology}' ({reason}); give one that is sold.") from None
+        raise UserError(f"libtpu cannot be used ({reason}); mend that and run the same command again.") from None
+
+
+def stage_of(config: ConfigDict, name: str) -> ConfigDict:
+    """The stage's part of the config.
+
+    Raises:
+      UserError: the config has no such part.
+    """
+    if name not in config or "model" not in config:
+        missing = "model" if name in config else name
+        raise UserError(f"The config has no part '{missing}', which compiling its stage {name} needs; add it.")
+    return config[name]
+
+
+def model_sizes(config: ConfigDict) -> ModelConfig:
+    """The model's sizes; a vocabulary of 0 is the one that the config's tokenizer will be trained to.
+
+    Raises:
+      UserError: the vocabulary is that of a tokenizer which has to be read first.
+    """
+    fields = dict(config.model)
+    fields["vocab_size"] = fields.get("vocab_size", 0) or config.get("tokenizer", {}).get("vocab_size", 0)
+    if not fields["vocab_size"]:
+        raise UserError("The vocabulary's size is the tokenizer's; give it as --config.model.vocab_size=N.")
+    return ModelConfig(**fields)
+
+
+def compile_step(config: ConfigDict, stage: str, topology: str) -> dict[str, Any]:
+    """Lowers and compiles the train step of `config` for `topology`.
+
+    Returns:
+      Per device, for one step:
+      `hbm_bytes`, `chip_bytes`, `fits`: what the step needs, what programs may fill of the chip, and whether it does.
+      `memory`: the bytes of `arguments` (state and batch), `temporaries`, `output`, `aliased` (the output that takes
+        the place of donated arguments) and `code`. hbm_bytes = arguments + temporaries + output - aliased + code.
+        Null where XLA refused the program for its memory; then `hbm_bytes` is what XLA says that it needs.
+      `flops`: as compiled (rematerialised work counts again); `model_flops`: by the formula; `flops_ratio`.
+      `collectives`: `kind -> {"count", "bytes"}`, bytes as sent (see `aot.hlo`); `kernels`: the hand-written ones that
+        it runs. All of these but `model_flops` are null where XLA refused.
+      `step_seconds`, `run_days`: what the formula gives at `expected_mfu` of the chip's peak.
+      Besides: `topology`, `device_kind`, `devices`, `mesh`, `model`, `stage`, the stage's `tokens` a step, `steps`,
+      `accumulate`, and `lower_seconds`, `compile_seconds`; `full_rematerializations`: arrays that the partitioner had
+      to gather whole to lay them out anew; `notes`: what the counts leave out.
+
+    Raises:
+      UserError: the topology, the mesh or the batch is wrong, or libtpu is missing.
+    """
+    part, sizes = stage_of(config, stage), model_sizes(config)
+    with captured_stderr() as told:
+        devices = described_devices(topology)
+        mesh = make_mesh(**config.mesh, devices=devices)
+        model = build_model(sizes, mesh)
+        state, batch = abstract_inputs(part, model, mesh)
+        began = time.monotonic()
+        lowered = next_token_step(part, model, mesh, state).lower(state, batch)
+        lowered_at = time.monotonic()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            memory, counted = refused_memory(str(error)), None
+        else:
+            memory, counted = memory_of(compiled), costs(compiled.as_text())
+        ended = time.monotonic()
+    kind, tokens = devices[0].device_kind, part.batch_size * part.sequence_length
+    model_flops = model_flops_per_token(sizes, part.sequence_length) * tokens / len(devices)
+    step_seconds = model_flops / PEAK_FLOPS[kind] / EXPECTED_MFU
+    return memory | {
+        "chip_bytes": HBM_BYTES[kind],
+        "fits": memory["memory"] is not None and memory["hbm_bytes"] <= HBM_BYTES[kind],
+        "flops": counted.flops if counted else None,
+        "model_flops": model_flops,
+        "flops_ratio": counted.flops / model_flops if counted else None,
+        "collectives": counted.by_kind() if counted else None,
+        "kernels": sorted(counted.kernels) if counted else None,
+        "expected_mfu": EXPECTED_MFU,
+        "step_seconds": step_seconds,
+        "run_days": step_seconds * part.steps / 86_400,
+        "topology": topology,
+        "device_kind": kind,
+        "devices": len(devices),
+        "mesh": dict(mesh.shape),
+        "model": {name: getattr(sizes, name) for name in ("layers", "width", "vocab_size", "remat", "attention")},
+        "stage": stage,
+        "tokens": tokens,
+        "steps": part.steps,
+        "accumulate": part.accumulate,
+        "lower_seconds": round(lowered_at - began, 1),
+        "compile_seconds": round(ended - lowered_at, 1),
+        "full_rematerializations": told[0].count(RELAID),
+        "notes": sorted(counted.unknown) if counted else [],
+    }
+
+
+def memory_of(compiled: Any) -> dict[str, Any]:
+    """`hbm_bytes` and `memory` of a compiled program, from what XLA assigned to its buffers."""
+    found = compiled.memory_analysis()
+    memory = {
+        "arguments": found.argument_size_in_bytes,
+        "temporaries": found.temp_size_in_bytes,
+        "output": found.output_size_in_bytes,
+        "aliased": found.alias_size_in_bytes,
+        "code": found.generated_code_size_in_bytes,
+    }
+    return {"hbm_bytes": sum(memory.values()) - 2 * memory["aliased"], "memory": memory}
+
+
+def refused_memory(message: str) -> dict[str, Any]:
+    """The same from the message of a compilation that XLA refused for its memory.
+
+    Raises:
+      UserError: it was refused for something else.
+    """
+    size = r"([\d.]+)([KMG]?)"
+    used = re.search(rf"[Uu]sed {size} of {size} hbm|required for \w+ \w+ \({size}\) exceeds", message)
+    if "RESOURCE_EXHAUSTED" not in message or used is None:
+        raise UserError(f"XLA cannot compile this step: {message.splitlines()[0]}") from None
+    number, unit = [part for part in used.groups() if part is not None][:2]
+    return {"hbm_bytes": int(float(number) * UNITS[unit]), "memory": None}
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[list[str]]:
+    """Keeps what native code writes to the error stream off the screen; the list holds it afterwards."""
+    told: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stderr"
+        kept = os.dup(2)
+        try:
+            with path.open("wb") as file:
+                os.dup2(file.fileno(), 2)
+            yield told
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            told.append(path.read_text(encoding="utf-8", errors="replace"))

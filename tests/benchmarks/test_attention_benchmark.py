@@ -1,0 +1,59 @@
+"""The attention benchmark on a few tokens: the sides compute the same, and the table has a line for each."""
+
+from pathlib import Path
+
+import pytest
+
+from dsmath_jax.benchmarks import attention
+from dsmath_jax.workdir import UserError, read_json
+
+PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
+
+
+def run(out: Path, peer: str, *more: str) -> dict:
+    small = ["--tokens=48,300", "--documents=3", "--heads=2", "--head_size=8", "--repetitions=1", "--threads=1"]
+    attention.main([*small, f"--peer={peer}", f"--json={out}", *more])
+    return read_json(out)
+
+
+def check(result: dict, sides: list[str]) -> None:
+    for case in result["cases"]:
+        assert list(case["sides"]) == sides
+        ours = case["sides"]["ours"]
+        for name, side in case["sides"].items():
+            assert side["cpu_seconds"] > 0, name
+            assert side["cpu_ratio"] == pytest.approx(side["cpu_seconds"] / ours["cpu_seconds"])
+            assert side["difference"] < 1e-5, name
+
+
+def test_ours_and_the_plain_form_compute_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(tmp_path / "out.json", "no/python", "--tokens=48")
+    told = capsys.readouterr()
+    assert "make peers" in told.err
+    assert [(case["tokens"], case["documents"]) for case in result["cases"]] == [(48, 3)]
+    check(result, ["ours", "plain"])
+    assert told.out == attention.table(result) + "\n"
+    assert "| 48 | 3 | plain form | " in told.out
+
+
+def test_sides_that_differ_are_an_error() -> None:
+    def side(value: float) -> tuple[dict, list[dict]]:
+        ready = {"version": "", "held_bytes": 0, "dtype": "float32", "values": [value, 2.0]}
+        return ready, [{"seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 5}]
+
+    assert attention._compared({"ours": side(1.0), "plain": side(1.0)})["plain"]["memory_ratio"] == 1
+    with pytest.raises(RuntimeError, match="plain does not compute what ours does"):
+        attention._compared({"ours": side(1.0), "plain": side(1.1)})
+
+
+def test_lists_that_are_none_are_refused() -> None:
+    with pytest.raises(UserError, match=r"'512,-1' is no list of positive numbers"):
+        attention.main(["--tokens=512,-1"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("documents", [1, 3])
+def test_torch_computes_the_same(tmp_path: Path, documents: int) -> None:
+    if not any(PEER.parents[1].glob("lib/python3*/site-packages/torch")):
+        pytest.skip(f"there is no torch beside {PEER}; make peers")
+    check(run(tmp_path / "out.json", str(PEER), f"--documents={documents}"), ["ours", "plain", "torch"])

@@ -1,0 +1,111 @@
+"""The recipes of the paper's training: its numbers, and that they are what training takes."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+from ml_collections import ConfigDict
+
+from dsmath_jax.command_line import load_config
+from dsmath_jax.data import instructions, sources
+from dsmath_jax.data.benchmarks import SOURCES
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.sharding import AXES, shardings_like
+from dsmath_jax.stages import STAGES
+from dsmath_jax.training.optimizer import make_schedule
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# Stage, and the chips of the recipe's docstring.
+RECIPES = {"pretrain_1b3": ("pretrain", 16), "pretrain_7b": ("pretrain", 128), "sft_7b": ("sft", 16)}
+
+
+def read(name: str, variant: str = "") -> ConfigDict:
+    return load_config(f"{CONFIGS / name}.py{variant}")
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "steps", "peak"),  # of a step; of the optimizer; learning rate: sections 2.2, 2.3 and 3
+    [
+        ("pretrain_1b3", 1024 * 4096, 35_763, 5.3e-4),
+        ("pretrain_7b", 2560 * 4096, 47_684, 4.2e-4),
+        ("sft_7b", 256 * 4096, 500, 5e-5),
+    ],
+)
+def test_the_papers_numbers(name: str, tokens: int, steps: int, peak: float) -> None:
+    config, (stage, chips) = read(name), RECIPES[name]
+    part = config[stage]
+    assert part.batch_size * part.sequence_length == tokens
+    assert (part.steps, part.peak_lr, part.sequence_length) == (steps, peak, 4096)
+    assert (part.weight_decay, part.clip_norm) == (0.1, 1.0)
+    others = config.mesh.replica * config.mesh.context * config.mesh.tensor
+    assert chips % others == 0
+    # Each micro-batch gives every chip the same number of whole rows.
+    assert part.batch_size % (part.accumulate * chips // config.mesh.context // config.mesh.tensor) == 0
+    assert 0 < part.checkpoint_every < part.steps
+
+
+def lr_at(part: ConfigDict, share: float) -> float:
+    return float(make_schedule(part, part.steps)(int(share * part.steps)))
+
+
+@pytest.mark.parametrize("name", ["pretrain_1b3", "pretrain_7b"])
+def test_pretraining_lowers_its_rate_in_steps(name: str) -> None:
+    part = read(name).pretrain
+    schedule = make_schedule(part, part.steps)
+    np.testing.assert_allclose(schedule(999), part.peak_lr / 2, rtol=1e-5)
+    np.testing.assert_allclose(schedule(1999), part.peak_lr, rtol=1e-5)
+    shares = [lr_at(part, share) / part.peak_lr for share in (0.79, 0.81, 0.89, 0.91)]
+    np.testing.assert_allclose(shares, [1.0, 0.316, 0.316, 0.1], rtol=1e-5)
+
+
+def test_sft_keeps_its_rate() -> None:
+    part = read("sft_7b").sft
+    np.testing.assert_allclose([lr_at(part, share) for share in (0.0, 0.5, 0.999)], 5e-5, rtol=1e-6)
+
+
+def test_the_mixture_of_the_7b_model() -> None:
+    mixture = read("pretrain_7b").pretrain.mixture.to_dict()
+    natural = sum(mixture.pop(name) for name in ("fineweb", "skypile"))
+    assert mixture == {"corpus": 0.56, "algebraic_stack": 0.04, "arxiv": 0.10, "github_code": 0.20}
+    np.testing.assert_allclose(sum(mixture.values()) + natural, 1.0)
+    assert {sources.PUBLIC["fineweb"].language, sources.PUBLIC["skypile"].language} == {"en", "zh"}
+
+
+@pytest.mark.parametrize("variant", ["", ":corpus", ":openwebmath", ":proof_pile_2"])
+def test_the_corpora_of_the_1b3_experiments(variant: str) -> None:
+    mixture = read("pretrain_1b3", variant).pretrain.mixture.to_dict()
+    assert all(name in sources.PUBLIC or sources.is_corpus(name) for name in mixture)
+    np.testing.assert_allclose(sum(mixture.values()), 1.0)
+
+
+def test_sources_of_instructions_are_known() -> None:
+    for name in read("sft_7b").sft.data:
+        assert name in instructions.PUBLIC or (name in SOURCES and name in instructions.FETCHED), name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_matrix_is_parted_over_the_chips(name: str) -> None:
+    config, (_, chips) = read(name), RECIPES[name]
+    sizes = ModelConfig(**config.model)
+    shapes = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
+    count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert round(count / 1e9, 2) == {24: 1.63, 30: 6.91}[sizes.layers]
+    others = [config.mesh[axis] for axis in ("replica", "context", "tensor")]
+    fsdp = chips // int(np.prod(others))
+    mesh = AbstractMesh((others[0], fsdp, *others[1:]), AXES)
+    for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings_like(shapes, mesh)), strict=True):
+        parted = np.prod(leaf.shape) // np.prod(sharding.shard_shape(leaf.shape))
+        assert parted == (fsdp * config.mesh.tensor if leaf.ndim > 2 or leaf.size > 1e8 else 1)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_stages_find_all_that_they_read(name: str) -> None:
+    config, (stage, _) = read(name), RECIPES[name]
+    for one in STAGES:
+        if one.name in (stage, "tokenizer"):
+            assert all(name in config for name in one.config if name not in one.optional)
+            # What is not made in this run must be what the docstring says: our corpus, which another config mines.
+            assert set(one.after(config)) <= {"tokenizer", "corpus"}
