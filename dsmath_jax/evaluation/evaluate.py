@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             model = read_model(workdir / stage, mesh)
             # Models of one shape share a sampler, and with it what is compiled.
             if model.config not in samplers:
-                stop = [text_tokenizer.eos_id]
+                stop = text_tokenizer.stop_ids
                 samplers[model.config] = Sampler(model, mesh, stop, ours.max_new_tokens, ours.rows)
             too_long = sum(len(prompt) + ours.max_new_tokens > model.config.context for prompt in prompts)
             if too_long:

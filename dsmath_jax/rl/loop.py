@@ -57,7 +57,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     state = state_of(jax.tree.map(lambda x: x.copy(), reference), optimizer, mesh)
     objective = PolicyObjective(ours.clip_eps, kl_coef, ours.temperature)
     step = make_train_step(objective, model, optimizer, mesh, state, ours.accumulate)
-    sampler = Sampler(model, mesh, [text_tokenizer.eos_id], ours.max_new_tokens, ours.prompts * ours.group_size)
+    sampler = Sampler(model, mesh, text_tokenizer.stop_ids, ours.max_new_tokens, ours.prompts * ours.group_size)
     score_reference = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, ours.temperature)[0])
     reward = make_reward(ours.reward, workdir, mesh, length + 1, ours.prompts * ours.group_size)
     samples = StepLog(folder / "samples.jsonl", Checkpoints(folder / "checkpoints").latest())

@@ -116,7 +116,7 @@ def _write_samples(config: ConfigDict, workdir: Path, mesh: Mesh, path: Path) ->
     model = read_model(workdir / "sft", mesh)
     params = read_params(workdir / "sft", model.config, mesh)
     prompts = [chat.prompt_ids(text_tokenizer, record.question) for record in records]
-    sampler = Sampler(model, mesh, [text_tokenizer.eos_id], ours.max_new_tokens)
+    sampler = Sampler(model, mesh, text_tokenizer.stop_ids, ours.max_new_tokens)
     groups = sampler.generate(params, prompts, samples=ours.samples, temperature=1.0, seed=config.seed)
     rows = [
         {

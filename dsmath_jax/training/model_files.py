@@ -7,9 +7,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.sharding import abstract, by_rows_on, constrain_on, shardings_like
+from dsmath_jax.sharding import abstract, by_rows_on, constrain_on, path_name, shardings_like
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
 from dsmath_jax.workdir import read_json, write_json
@@ -39,3 +40,34 @@ def read_model(folder: Path, mesh: Mesh) -> Llama:
 def read_params(folder: Path, config: ModelConfig, mesh: Mesh) -> Any:
     """The parameters of a finished stage, in their shards."""
     return checkpoint.restore(folder / "params", abstract_params(config, mesh))
+
+
+def import_params(folder: Path, sizes: ModelConfig, mesh: Mesh, dtype: str = "float32") -> Any:
+    """The parameters of a Hugging Face folder in their shards.
+
+    In host memory are one device's shard of one leaf, and one layer of that as the file holds it, at a time.
+
+    Raises:
+      UserError: a file cannot be read, or its tensors are not those of its `config.json`.
+    """
+    like = abstract_params(sizes, mesh)
+    flat = {
+        path_name(path): jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    }
+    leaves = {
+        path: _in_shards(reader, flat[path].sharding)
+        for path, reader in huggingface.readers(folder, sizes, flat).items()
+    }
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], like)
+
+
+def _in_shards(reader: huggingface.Reader, sharding: jax.sharding.Sharding) -> jax.Array:
+    parts: dict[str, jax.Array] = {}  # by their place: devices that hold the same part copy it from each other
+    shards = []
+    for device, index in sharding.addressable_devices_indices_map(reader.shape).items():
+        place = str(index)
+        source = parts[place] if place in parts else reader(index)
+        parts[place] = jax.block_until_ready(jax.device_put(source, device))
+        shards.append(parts[place])
+    return jax.make_array_from_single_device_arrays(reader.shape, sharding, shards)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import shards, sources, tokenizer
@@ -16,9 +15,9 @@ from dsmath_jax.data.batches import Batches
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
-from dsmath_jax.sharding import barrier, local_rows, make_mesh, path_name
+from dsmath_jax.sharding import barrier, local_rows, make_mesh
 from dsmath_jax.training.fitting import fit_next_token
-from dsmath_jax.training.model_files import abstract_params, build_model, write_config
+from dsmath_jax.training.model_files import abstract_params, build_model, import_params, write_config
 from dsmath_jax.workdir import UserError, data_folder
 
 OURS_TO_CHOOSE = ("compute_dtype", "remat", "attention")  # fields of config.model that no Hugging Face folder states
@@ -47,7 +46,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     fit_next_token(
         "pretrain", folder, stage, mesh, model, batches, held_out,
         make_params=None if stage.init else lambda: initial_params(model, jax.random.key(config.seed)),
-        params=imported(source, sizes, mesh) if stage.init else None,
+        params=import_params(source, sizes, mesh) if stage.init else None,
     )  # fmt: skip
     return {"parameters": _count(abstract_params(sizes, mesh))}
 
@@ -96,16 +95,6 @@ def write_rows(config: ConfigDict, workdir: Path) -> list[Path]:
     shards.write([shard for plan in plans() for shard in plan], jax.process_index(), jax.process_count())
     barrier("pretrain rows")
     return folders
-
-
-def imported(source: Path, sizes: ModelConfig, mesh: Mesh) -> Any:
-    """The parameters of a Hugging Face folder, in their shards."""
-    like = abstract_params(sizes, mesh)
-    flat = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
-    readers = huggingface.readers(source, sizes, flat)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.make_array_from_callback(leaf.shape, leaf.sharding, readers[path_name(path)]), like
-    )
 
 
 def _count(params: Any) -> int:

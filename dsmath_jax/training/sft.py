@@ -10,8 +10,8 @@ from dsmath_jax.data import instruction_rows, instructions, rows, shards, tokeni
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.sharding import barrier, local_rows, make_mesh
 from dsmath_jax.training.fitting import fit_next_token
-from dsmath_jax.training.model_files import build_model, read_model, read_params, write_config
-from dsmath_jax.training.pretrain import check_length, imported, model_sizes
+from dsmath_jax.training.model_files import build_model, import_params, read_model, read_params, write_config
+from dsmath_jax.training.pretrain import check_length, model_sizes
 from dsmath_jax.workdir import data_folder
 
 
@@ -36,7 +36,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     write_config(folder, model.config)
     batches = Batches([(train, 1.0)], stage.sequence_length, stage.batch_size, config.seed, mine)
     if init:
-        params = imported(data_folder(config, workdir) / init.removeprefix("hf:"), model.config, mesh)
+        params = import_params(data_folder(config, workdir) / init.removeprefix("hf:"), model.config, mesh)
     else:
         params = read_params(workdir / "pretrain", model.config, mesh)
     held_out = shards.held_out_of([train])

@@ -19,11 +19,11 @@ from safetensors.numpy import load_file
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.huggingface.__main__ import import_params, main
+from dsmath_jax.models.huggingface.__main__ import main
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model import with_head
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.training.model_files import read_model, read_params
+from dsmath_jax.training.model_files import import_params, read_model, read_params
 from dsmath_jax.workdir import UserError, exit_code, read_json, write_json
 
 MEGABYTE = 1 << 20
@@ -204,8 +204,8 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from dsmath_jax.models.huggingface import read_config
-from dsmath_jax.models.huggingface.__main__ import import_params
 from dsmath_jax.sharding import make_mesh
+from dsmath_jax.training.model_files import import_params
 
 def memory(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) << 10

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from dsmath_jax.models import huggingface
-from dsmath_jax.models.huggingface.__main__ import import_params
 from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import write_json
 
 COMMON: dict[str, Any] = {

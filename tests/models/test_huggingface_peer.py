@@ -12,8 +12,8 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from dsmath_jax.models import huggingface
-from dsmath_jax.models.huggingface.__main__ import import_params
 from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import read_json, write_json
 
 PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"

@@ -14,7 +14,7 @@ from dsmath_jax.models import huggingface
 from dsmath_jax.models.llama import REMAT, Llama, head, initial_params, rotary
 from dsmath_jax.sampling.sampler import Sampler
 from dsmath_jax.sharding import path_name
-from dsmath_jax.training.model_files import abstract_params
+from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import read_json
 
 DOCUMENTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9]]
@@ -104,10 +104,7 @@ def test_compute_dtype_is_that_of_activations_not_of_parameters(make_model: Call
 
 def load(folder: Path, mesh: Mesh) -> tuple[Llama, Any]:
     config = huggingface.read_config(folder, "float32")
-    shapes = abstract_params(config, mesh)
-    flat = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
-    arrays = dict(huggingface.read_arrays(folder, config, flat))
-    return Llama(config), jax.tree_util.tree_map_with_path(lambda path, _: arrays[path_name(path)], shapes)
+    return Llama(config), import_params(folder, config, mesh)
 
 
 def test_a_real_checkpoint_says_its_golden_text(real_data: Path, mesh: Mesh) -> None:
@@ -129,30 +126,3 @@ def test_an_untied_bfloat16_checkpoint_loads(real_data: Path, mesh: Mesh) -> Non
     logits = jax.jit(lambda: outputs(model, params, **rows_of(TOGETHER, 17)))()
     assert np.isfinite(logits).all()
     assert np.std(logits) > 0.1
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"kv_heads": 4}, {"kv_heads": 1, "head_size": 6}, {"tie_embeddings": True, "rope_theta": 500.0}],
-    ids=str,
-)
-def test_logits_equal_transformers(make_model: Callable[..., Llama], changes: dict, mesh: Mesh, tmp_path: Path) -> None:
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    c = make_model(**changes).config
-    torch.manual_seed(0)
-    theirs = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=c.vocab_size, num_hidden_layers=c.layers, hidden_size=c.width, num_attention_heads=c.heads,
-            num_key_value_heads=c.kv_heads, head_dim=c.head_size, intermediate_size=c.hidden, initializer_range=0.3,
-            rms_norm_eps=c.norm_eps, tie_word_embeddings=c.tie_embeddings, max_position_embeddings=c.context,
-            rope_parameters={"rope_theta": c.rope_theta, "rope_type": "default"},
-        )
-    )  # fmt: skip
-    theirs.save_pretrained(tmp_path)
-    model, params = load(tmp_path, mesh)
-    tokens = np.random.default_rng(0).integers(0, c.vocab_size, (2, 12)).astype(np.int32)
-    positions = np.broadcast_to(np.arange(12), tokens.shape)
-    with torch.no_grad():
-        expected = theirs(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
-    np.testing.assert_allclose(outputs(model, params, tokens, positions, np.ones_like(tokens)), expected, atol=2e-4)

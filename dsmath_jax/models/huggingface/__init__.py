@@ -5,7 +5,7 @@
 
 from dsmath_jax.models.huggingface.config_file import config_json, read_config
 from dsmath_jax.models.huggingface.names import INDEX_FILE, LEAVES, SINGLE_FILE, Leaf
-from dsmath_jax.models.huggingface.reading import Reader, read_arrays, readers
+from dsmath_jax.models.huggingface.reading import Reader, readers
 from dsmath_jax.models.huggingface.writing import GIGABYTE, write
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "Leaf",
     "Reader",
     "config_json",
-    "read_arrays",
     "read_config",
     "readers",
     "write",

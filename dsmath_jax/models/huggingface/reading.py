@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +108,6 @@ def readers(folder: Path, sizes: ModelConfig, like: Mapping[str, Any]) -> dict[s
         )
         for path, leaf in like.items()
     }
-
-
-def read_arrays(folder: Path, config: ModelConfig, like: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (our path, whole array) leaf by leaf; arguments and errors as `readers` has them."""
-    for path, reader in readers(folder, config, like).items():
-        yield path, reader()
 
 
 def _some(names: list[str]) -> str:
