@@ -9,6 +9,8 @@ Hardware: 2 CPU cores, 4 GB. Time: below 20 minutes. Expected result: an accurac
 from ml_collections import ConfigDict
 
 from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.models.sizes import sizes
+from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
@@ -23,32 +25,28 @@ def get_config(variant: str = "scratch") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "../shared/data"
-    config.mesh = {"fsdp": -1, "tensor": 1}
+    config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
     config.corpus = corpus(
         input="crawl/crawl-0*.warc.gz", labels="crawl/labels-public.jsonl", annotations="crawl/annotations.jsonl",
         benchmarks=("gsm8k/train", "gsm8k/test", "cmath/test"), top_tokens=1_500_000, ablation_tokens=(),
         fasttext={"dim": 64, "lr": 0.5, "epochs": 25, "bucket": 200_000},
     )  # fmt: skip
     config.tokenizer = {"path": STORIES if stories else "", "vocab_size": 4096}
-    config.model = {
-        "layers": 4, "width": 192, "heads": 6, "kv_heads": 6, "head_size": 32, "hidden": 512,
-        "rope_theta": 10_000.0, "norm_eps": 1e-6, "tie_embeddings": True, "context": 1024,
-        "compute_dtype": "float32", "remat": "none",
-    }  # fmt: skip
+    config.model = sizes("1m", width=192, heads=6, hidden=512, context=1024)
     config.pretrain = {
         "init": f"hf:{STORIES}" if stories else "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1},
-        "sequence_length": length, "batch_size": 8, "steps": 150, "accumulate": 1, "checkpoint_every": 50,
-        "eval_every": 50, "eval_rows": 32, **adamw(1e-3, 20, "multi_step"),
+        "sequence_length": length, "batch_size": 8,
+        **loop_fields(150, checkpoint_every=50, eval_every=50, eval_rows=32), **adamw(1e-3, 20, "multi_step"),
     }  # fmt: skip
     config.sft = {
-        "data": ("gsm8k/train",), "sequence_length": length, "batch_size": 8, "steps": 150, "accumulate": 1,
-        "checkpoint_every": 50, "eval_every": 50, "eval_rows": 32, **adamw(5e-4, 20),
+        "data": ("gsm8k/train",), "sequence_length": length, "batch_size": 8,
+        **loop_fields(150, checkpoint_every=50, eval_every=50, eval_rows=32), **adamw(5e-4, 20),
     }  # fmt: skip
     # No reward model: where next to nothing is right, its samples leave it nothing to tell apart.
     config.rl = {
         "data": ("gsm8k/train",), "method": "grpo", "reward": "rule", "prompts": 4, "group_size": 16,
         "temperature": 1.0, "max_prompt_tokens": 192, "max_new_tokens": 96, "clip_eps": 0.2, "kl_coef": 0.04,
-        "steps": 10, "accumulate": 1, "checkpoint_every": 5, "eval_every": 0, **adamw(1e-4, 2, weight_decay=0.0),
+        **loop_fields(10, checkpoint_every=5), **adamw(1e-4, 2, weight_decay=0.0),
     }  # fmt: skip
     config.evaluate = {
         "data": ("gsm8k/test",), "problems": 200, "samples": 4, "temperature": 0.7, "max_new_tokens": 128, "rows": 64,

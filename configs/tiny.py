@@ -12,6 +12,8 @@ the RL stage takes, its learning rate annealed (stages corpus, tokenizer, pretra
 from ml_collections import ConfigDict
 
 from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.models.sizes import sizes
+from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
@@ -26,7 +28,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "toy"  # generated below the workdir
-    config.mesh = {"fsdp": -1, "tensor": 1}
+    config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
     config.toy = {
         "problems": {"train": 600, "rl": 4000, "test": 300},
         "steps": (1, 2, 3),
@@ -40,28 +42,23 @@ def get_config(variant: str = "full") -> ConfigDict:
         fasttext={"dim": 64, "lr": 0.5, "min_count": 1, "epochs": 25, "bucket": 50_000},
     )  # fmt: skip
     config.tokenizer = {"path": "", "vocab_size": 1536}
-    config.model = {
-        "layers": 4, "width": 128, "heads": 4, "kv_heads": 4, "head_size": 32, "hidden": 384,
-        "rope_theta": 10_000.0, "norm_eps": 1e-6, "tie_embeddings": True, "context": 512,
-        "compute_dtype": "float32", "remat": "none",
-    }  # fmt: skip
+    config.model = sizes("1m")
     config.pretrain = {
         "init": "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 128, "batch_size": 8,
-        "steps": 1000, "accumulate": 1, "checkpoint_every": 100, "eval_every": 100, "eval_rows": 64,
-        **adamw(3e-3, 20, "multi_step"),
+        **loop_fields(1000, checkpoint_every=100, eval_every=100), **adamw(3e-3, 20, "multi_step"),
     }  # fmt: skip
     config.sft = {
-        "data": ("toy/train",), "sequence_length": 128, "batch_size": 8, "steps": 700, "accumulate": 1,
-        "checkpoint_every": 100, "eval_every": 50, "eval_rows": 64, **adamw(1e-3, 20),
+        "data": ("toy/train",), "sequence_length": 128, "batch_size": 8,
+        **loop_fields(700, checkpoint_every=100, eval_every=50), **adamw(1e-3, 20),
     }  # fmt: skip
     config.reward_model = {
         "data": ("toy/train",), "init": "sft", "problems": 400, "samples": 4, "max_new_tokens": 42, "batch_size": 32,
-        "steps": 60, "accumulate": 1, "checkpoint_every": 30, "eval_every": 0, **adamw(3e-4, 10),
+        **loop_fields(60, checkpoint_every=30), **adamw(3e-4, 10),
     }  # fmt: skip
     config.rl = {
         "data": ("toy/rl",), "method": "grpo", "reward": "rule", "prompts": 16, "group_size": 8, "temperature": 1.0,
-        "max_prompt_tokens": 64, "max_new_tokens": 42, "clip_eps": 0.2, "kl_coef": 0.04, "steps": 140, "accumulate": 1,
-        "checkpoint_every": 20, "eval_every": 0, **adamw(1.5e-4, 5, "multi_step", weight_decay=0.0),
+        "max_prompt_tokens": 64, "max_new_tokens": 42, "clip_eps": 0.2, "kl_coef": 0.04,
+        **loop_fields(140, checkpoint_every=20), **adamw(1.5e-4, 5, "multi_step", weight_decay=0.0),
     }  # fmt: skip
     config.evaluate = {
         "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42, "rows": 100,

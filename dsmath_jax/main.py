@@ -18,6 +18,7 @@ from dsmath_jax.corpus.plan import plan
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.sharding import start_processes
 from dsmath_jax.stages import STAGES
+from dsmath_jax.training.preemption import Preempted
 from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, read_json
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
@@ -72,6 +73,8 @@ if __name__ == "__main__":
     for name in ("absl", "daft_local_execution"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # Orbax and Daft log what they raise as well
     if code := run():
+        if code == Preempted.code and jax.distributed.is_initialized():
+            jax.distributed.shutdown()  # all processes are here; one that left early would take the others down
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # the threads of libraries, cut off in their work, may hang or abort an orderly end

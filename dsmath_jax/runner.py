@@ -22,6 +22,7 @@ from dsmath_jax.sharding import barrier
 from dsmath_jax.workdir import MANIFEST, STARTED, UserError, hash_file, hash_json, lock, read_json, sweep, write_json
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
+NO_RESULT = {"keep", "profile", "wandb"}  # fields that change nothing which a stage leaves to others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +136,10 @@ def _part(stage: Stage, config: ConfigDict) -> ConfigDict:
 
 
 def _fingerprint(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    settings = {name: value for name, value in flat(part).items() if name.rpartition(".")[2] not in NO_RESULT}
     inputs = {name: read_json(workdir / name / MANIFEST)["results"] for name in stage.after(config)}
     files = {str(path): hash_file(path) if path.is_file() else None for path in stage.reads(config, workdir)}
-    return {"config": flat(part), "inputs": inputs, "files": files}
+    return {"config": settings, "inputs": inputs, "files": files}
 
 
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

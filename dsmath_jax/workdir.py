@@ -24,6 +24,8 @@ MANIFEST = "manifest.json"
 class UserError(Exception):
     """Something the user can mend, told in one sentence: what was wrong, where, and what to do."""
 
+    code = 2  # of the process that ends with it
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
@@ -134,19 +136,23 @@ def full_disk(error: BaseException | None) -> str | None:
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command; returns 0, or 2 with one sentence on stderr for the user's errors and a full disk."""
+    """Runs a command; returns 0, or 2 with one sentence on stderr for the user's errors and a full disk.
+
+    Errors of other kinds that are the user's may state another code.
+    """
     try:
         command()
         return 0
     except UserError as error:
-        sentence = str(error)
+        sentence, code = str(error), error.code
     except Exception as error:
         reason = full_disk(error)
         if reason is None:
             raise
         sentence = f"A file cannot be written ({reason}); free space and run the same command again, it goes on."
+        code = UserError.code
     print(f"error: {sentence}", file=sys.stderr)
-    return 2
+    return code
 
 
 @contextlib.contextmanager

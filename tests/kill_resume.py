@@ -24,7 +24,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = re.compile(r"^\.lock$|/checkpoints/|/tensorboard/|\.sha256\.json$|/started\.json$|^report/index\.html$")
+LEFT_OUT = re.compile(
+    r"^\.lock$|/checkpoints/|/tensorboard/|/(timing\.jsonl|first_start\.json|started\.json)$|\.sha256\.json$"
+    r"|^report/index\.html$"
+)
 PARAMS = re.compile(r"^(\w+/params)/")
 STARTED = re.compile(r"^(\w+): started$", re.MULTILINE)
 VOLATILE = {"seconds", "results", "inputs"}  # in JSON files; the last two hash files that Orbax writes times into

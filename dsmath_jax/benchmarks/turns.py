@@ -30,7 +30,7 @@ def serve(prepare: Callable[[], tuple[dict, Callable[[], dict]]]) -> None:
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         found = work()
-        spent = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+        spent = {"cpu_seconds": time.process_time() - cpu, "seconds": time.perf_counter() - wall}
         _say(answers, spent | {"peak_bytes": peak_resident_bytes()} | found)
 
 

@@ -28,6 +28,7 @@ from dsmath_jax.training.loop import fit
 from dsmath_jax.training.model_files import abstract_params, read_model, read_params, write_config
 from dsmath_jax.training.objectives import Batch, Sums
 from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.prefetch import Ahead
 from dsmath_jax.training.step import init_state, make_train_step
 from dsmath_jax.workdir import UserError, data_folder, read_jsonl, write_json, write_jsonl
 
@@ -91,15 +92,14 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     step = make_train_step(pointwise, model, optimizer, mesh, state, ours.accumulate)
     length = max(len(row["prompt"]) + len(row["completion"]) for row in rows)
 
-    def batch_at(number: int, params: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        del params
+    def make_batch(number: int) -> dict[str, np.ndarray]:
         chosen = np.random.default_rng([config.seed, number]).integers(len(train), size=ours.batch_size)
         part = [train[i] for i in chosen]
         labels = np.array([row["correct"] for row in part], np.float32)
         batch = batch_of(*_completions(part), length) | {"labels": labels, "weights": np.ones(len(part), np.float32)}
-        return process_share(batch, mesh), {}
+        return process_share(batch, mesh)
 
-    state = fit("reward_model", folder, ours, mesh, state, step, batch_at)
+    state = fit("reward_model", folder, ours, mesh, state, step, Ahead(make_batch, ours.steps))
     labels = np.array([row["correct"] for row in held_out], bool)
     found = scorer(model, mesh, length, ours.batch_size)(state.params, *_completions(held_out))
     summary = {"accuracy": float(np.mean((found > 0) == labels)), "auc": auc(found, labels), "n": len(labels)}
