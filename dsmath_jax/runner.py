@@ -19,7 +19,18 @@ import jax
 from ml_collections import ConfigDict
 
 from dsmath_jax.sharding import barrier
-from dsmath_jax.workdir import MANIFEST, STARTED, UserError, hash_file, hash_json, lock, read_json, sweep, write_json
+from dsmath_jax.workdir import (
+    MANIFEST,
+    STARTED,
+    UserError,
+    hash_file,
+    hash_json,
+    lock,
+    read_json,
+    stamp,
+    sweep,
+    write_json,
+)
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
 NO_RESULT = {"keep", "profile", "wandb"}  # fields that change nothing which a stage leaves to others
@@ -138,7 +149,7 @@ def _part(stage: Stage, config: ConfigDict) -> ConfigDict:
 def _fingerprint(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, Any]:
     settings = {name: value for name, value in flat(part).items() if name.rpartition(".")[2] not in NO_RESULT}
     inputs = {name: read_json(workdir / name / MANIFEST)["results"] for name in stage.after(config)}
-    files = {str(path): hash_file(path) if path.is_file() else None for path in stage.reads(config, workdir)}
+    files = {str(path): stamp(path) if path.is_file() else None for path in stage.reads(config, workdir)}
     return {"config": settings, "inputs": inputs, "files": files}
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 STARTED = "started.json"
 MANIFEST = "manifest.json"
+LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
 
 
 class UserError(Exception):
@@ -116,6 +117,12 @@ def json_object(data: bytes, where: str, which: str) -> dict[str, Any]:
 def hash_file(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp(path: Path) -> str:
+    """What stands for a file's content: its SHA-256; of a large one, its size and the time of its last change."""
+    found = path.stat()
+    return hash_file(path) if found.st_size <= LARGE else f"{found.st_size} bytes of {found.st_mtime_ns}"
 
 
 def hash_json(value: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dsmath_jax import workdir
 from dsmath_jax.workdir import (
     UserError,
     atomic_path,
@@ -197,3 +198,15 @@ def test_a_full_disk_is_known_in_every_guise(error):
 @pytest.mark.parametrize("error", [OSError(errno.ENOENT, "x"), ValueError("no space in the name"), KeyError(28)])
 def test_other_errors_are_no_full_disk(error):
     assert full_disk(wrapped(error)) is None
+
+
+def test_a_large_file_is_stamped_without_reading_it(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"1234")
+    assert workdir.stamp(path) == workdir.hash_file(path)
+    monkeypatch.setattr(workdir, "LARGE", 3)
+    monkeypatch.setattr(workdir, "hash_file", None)
+    first = workdir.stamp(path)
+    assert first.startswith("4 bytes of ")
+    os.utime(path, ns=(0, 1))
+    assert workdir.stamp(path) != first

@@ -3,21 +3,14 @@
 import contextlib
 import glob
 import gzip
-import http.client
 import importlib
-import logging
 import os
-import random
-import re
-import ssl
-import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from dsmath_jax.data.web import STEP, HttpStream
 from dsmath_jax.workdir import UserError
 
 COMMON_CRAWL = "https://data.commoncrawl.org/"
@@ -25,13 +18,6 @@ SUFFIXES = (*(f".{kind}{packed}" for kind in ("warc", "wet") for packed in ("", 
 WEB = ("http://", "https://")
 LISTS = (".paths", ".paths.gz")
 EXTRAS = {"s3": "s3", "gs": "gcp"}  # the optional dependencies that bring each protocol
-TRIES = 8  # of one request, or of going on after a cut, without a byte in between
-FIRST_DELAY = 1.0  # seconds, doubled from try to try
-LONGEST_DELAY = 60.0
-TIMEOUT = 60.0  # seconds without a byte
-AGAIN = {403, 408, 425, 429, 500, 502, 503, 504}  # Common Crawl answers 403 also when it is asked too often
-CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-STEP = 1 << 16  # bytes taken from a connection at a time
 AHEAD = 1 << 23  # bytes that an object store's file is read ahead
 
 
@@ -190,82 +176,3 @@ def _told(source: str) -> Iterator[None]:
         what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else f"{error!r}"
         advice = "check the address and your access to it" if protocol else "check the path and its permissions"
         raise UserError(f"{source} cannot be read ({what}); {advice}.") from error
-
-
-class HttpStream:
-    """An address of the web, read forwards; goes on by Range requests where a connection was cut."""
-
-    def __init__(self, url: str) -> None:
-        """Asks for the address at once; raises as `read`."""
-        self._url = url
-        self._position = 0
-        self._total: int | None = None  # bytes, where the server says so
-        self._response: http.client.HTTPResponse | None = None
-        self._some(0)
-
-    def close(self) -> None:
-        if self._response:
-            self._response.close()
-        self._response = None
-
-    def read(self, size: int) -> bytes:
-        """The next `size` bytes, fewer at the end.
-
-        Raises:
-          UserError: the server refuses, or gives nothing more for many tries.
-        """
-        pieces = []
-        while size and (piece := self._some(min(size, STEP))):
-            pieces.append(piece)
-            size -= len(piece)
-        return b"".join(pieces)
-
-    def _some(self, size: int) -> bytes:
-        """Up to `size` bytes; none at the end, or when none are asked for."""
-        if self._position == self._total:
-            return b""
-        for number in range(TRIES):
-            retry_after = 0.0
-            try:
-                self._response = self._response or self._ask()
-                piece = self._response.read1(size) if size else b""
-                self._position += len(piece)
-                if piece or not size or self._total is None:
-                    return piece
-                cause = f"cut after {self._position} of {self._total} bytes"
-            except urllib.error.HTTPError as error:
-                cause = f"{error.code} {error.reason}"
-                if error.code not in AGAIN:
-                    raise UserError(f"{self._url} answers {cause}; check the address.") from None
-                after = error.headers.get("Retry-After", "")
-                retry_after = min(float(after), LONGEST_DELAY) if after.isascii() and after.isdigit() else 0.0
-            except (ValueError, http.client.InvalidURL) as error:
-                raise UserError(f"{self._url} is no address of the web ({error}); mend it.") from None
-            except (OSError, http.client.HTTPException) as error:
-                reason = getattr(error, "reason", error)
-                if isinstance(reason, ssl.SSLCertVerificationError):
-                    raise UserError(f"{self._url} shows no valid certificate ({reason}); check the address.") from None
-                cause = str(reason) or type(reason).__name__
-            self.close()
-            if number + 1 < TRIES:
-                delay = max(retry_after, min(LONGEST_DELAY, FIRST_DELAY * 2**number) * random.uniform(0.5, 1))
-                logging.getLogger(__name__).warning("%s: %s; trying again in %.1f s", self._url, cause, delay)
-                time.sleep(delay)
-        raise UserError(f"{self._url} cannot be read ({cause}, {TRIES} times in a row); try again later.")
-
-    def _ask(self) -> http.client.HTTPResponse:
-        """Asks for what follows the position; what a server that knows no ranges sends before it is passed over."""
-        headers = {"User-Agent": "dsmath-jax"} | ({"Range": f"bytes={self._position}-"} if self._position else {})
-        response = urllib.request.urlopen(urllib.request.Request(self._url, headers=headers), timeout=TIMEOUT)
-        partial = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "")) if response.status == 206 else None
-        length = partial[2] if partial else response.headers.get("Content-Length", "")
-        total = int(length) if length.isascii() and length.isdigit() else self._total
-        if self._total not in (None, total):
-            raise UserError(f"{self._url} has changed while it was read; run again.")
-        self._total = total
-        skip = self._position - (int(partial[1]) if partial else 0)
-        while skip > 0 and (piece := response.read1(min(skip, STEP))):
-            skip -= len(piece)
-        if skip:
-            raise http.client.HTTPException(f"no byte {self._position} in the answer")
-        return response

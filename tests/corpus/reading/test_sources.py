@@ -2,6 +2,7 @@ import gzip
 import http.server
 import os
 import random
+import ssl
 import sys
 import threading
 import urllib.error
@@ -12,9 +13,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFile
 
-from dsmath_jax.corpus.reading import sources
 from dsmath_jax.corpus.reading.sources import find, open_stream
 from dsmath_jax.corpus.reading.warc import read_pages
+from dsmath_jax.data import web
 from dsmath_jax.workdir import UserError
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -204,8 +205,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(sources, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(sources, "LONGEST_DELAY", 0.002)
+    monkeypatch.setattr(web, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(web, "LONGEST_DELAY", 0.002)
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -274,7 +275,7 @@ def test_what_is_no_address_of_the_web_is_told_at_once(tmp_path, source):
 
 def test_a_certificate_that_is_not_valid_is_told_at_once(monkeypatch):
     def refuse(*_, **__):
-        raise urllib.error.URLError(sources.ssl.SSLCertVerificationError("self-signed"))
+        raise urllib.error.URLError(ssl.SSLCertVerificationError("self-signed"))
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(UserError, match="no valid certificate"):
