@@ -8,7 +8,7 @@ into it, or read where they are mirrored.
 Hardware: 128 TPU v5p (`v5p:4x4x8`). See whether it fits
 another slice, and change `accumulate` and `model.remat` until it does:
 `python -m dsmath_jax.aot --config=configs/pretrain_7b.py --topology=v5e:4x8`.
-Time: 10.3 days on 128 v5p, computed for 40 % MFU, not measured. Memory: @MEM7@ (docs/aot.md).
+Time: 10.3 days on 128 v5p, computed for 40 % MFU, not measured. Memory: below 58.2 GiB a chip (docs/aot.md).
 Expected: the paper's model reaches 64.2 % on GSM8K and 36.2 % on MATH (few-shot).
 """
 
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
-    # 32 shards of 128 chips: XLA gathers rows of 4,096 that lie on more than 32 devices by all-reduce, twice the bytes.
+    # 4 x 32 of the 128 chips: with fsdp 128, XLA makes all-reduces of the gathers and sends twice the bytes.
     config.mesh = {"replica": 4, "fsdp": -1, "context": 1, "tensor": 1}
     config.tokenizer = {"path": "deepseek-coder-7b-base-v1.5", "vocab_size": 0}
     config.model = sizes("7b", remat="minimal")

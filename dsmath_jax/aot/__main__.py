@@ -67,7 +67,7 @@ def told(found: dict[str, Any]) -> str:
     else:
         lines += [f"{name:<12}{gib(size)}" for name, size in found["memory"].items()]
     lines += [
-        f"{'total':<12}{gib(found['hbm_bytes'])} of {gib(found['chip_bytes']).strip()}: "
+        f"{'at the peak':<12}{gib(found['hbm_bytes'])} of {gib(found['chip_bytes']).strip()}: "
         + ("fits" if found["fits"] else "DOES NOT FIT"),
     ]
     if found["memory"] is not None:

@@ -87,7 +87,7 @@ def compile_step(config: ConfigDict, stage: str, topology: str) -> dict[str, Any
       Per device, for one step:
       `hbm_bytes`, `chip_bytes`, `fits`: what the step needs, what programs may fill of the chip, and whether it does.
       `memory`: the bytes of `arguments` (state and batch), `temporaries`, `output`, `aliased` (the output that takes
-        the place of donated arguments) and `code`. hbm_bytes = arguments + temporaries + output - aliased + code.
+        the place of donated arguments) and `code`; `hbm_bytes` is the peak of them together (see `memory_of`).
         Null where XLA refused the program for its memory; then `hbm_bytes` is what XLA says that it needs.
       `flops`: as compiled (rematerialised work counts again); `model_flops`: by the formula; `flops_ratio`.
       `collectives`: `kind -> {"count", "bytes"}`, bytes as sent (see `aot.hlo`); `kernels`: the hand-written ones that
@@ -103,6 +103,9 @@ def compile_step(config: ConfigDict, stage: str, topology: str) -> dict[str, Any
     part, sizes = stage_of(config, stage), model_sizes(config)
     with captured_stderr() as told:
         devices = described_devices(topology)
+        kind = devices[0].device_kind
+        if kind not in HBM_BYTES or kind not in PEAK_FLOPS:
+            raise UserError(f"Of the chip '{kind}' of {topology} no data are known; take a v5e, v5p or v6e.")
         mesh = make_mesh(**config.mesh, devices=devices)
         model = build_model(sizes, mesh)
         state, batch = abstract_inputs(part, model, mesh)
@@ -116,7 +119,7 @@ def compile_step(config: ConfigDict, stage: str, topology: str) -> dict[str, Any
         else:
             memory, counted = memory_of(compiled), costs(compiled.as_text())
         ended = time.monotonic()
-    kind, tokens = devices[0].device_kind, part.batch_size * part.sequence_length
+    tokens = part.batch_size * part.sequence_length
     model_flops = model_flops_per_token(sizes, part.sequence_length) * tokens / len(devices)
     step_seconds = model_flops / PEAK_FLOPS[kind] / EXPECTED_MFU
     return memory | {
@@ -147,7 +150,12 @@ def compile_step(config: ConfigDict, stage: str, topology: str) -> dict[str, Any
 
 
 def memory_of(compiled: Any) -> dict[str, Any]:
-    """`hbm_bytes` and `memory` of a compiled program, from what XLA assigned to its buffers."""
+    """`hbm_bytes` and `memory` of a compiled program, from what XLA assigned to its buffers.
+
+    What decides is the peak: all that is alive at the worst moment, donated arguments once. It is what XLA itself
+    compares with the chip when it refuses a program. The temporaries' size is a sum over the step, part of which is
+    never alive at the same time.
+    """
     found = compiled.memory_analysis()
     memory = {
         "arguments": found.argument_size_in_bytes,
@@ -156,7 +164,7 @@ def memory_of(compiled: Any) -> dict[str, Any]:
         "aliased": found.alias_size_in_bytes,
         "code": found.generated_code_size_in_bytes,
     }
-    return {"hbm_bytes": sum(memory.values()) - 2 * memory["aliased"], "memory": memory}
+    return {"hbm_bytes": found.peak_memory_in_bytes, "memory": memory}
 
 
 def refused_memory(message: str) -> dict[str, Any]:

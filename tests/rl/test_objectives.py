@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsmath_jax.models.llama import all_rows
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.objectives import PolicyObjective, clipped, k3
 
@@ -29,7 +30,8 @@ def float64() -> Iterator[None]:
 class FreePolicy:
     """Stands for the decoder: the hidden state of every place is a parameter of its own."""
 
-    config = types.SimpleNamespace(tie_embeddings=False)
+    config = types.SimpleNamespace(tie_embeddings=False, compute_dtype="float64")
+    by_rows = staticmethod(all_rows)
 
     def apply(self, variables: dict, tokens: Any, positions: Any, segment_ids: Any) -> tuple[jax.Array, None]:
         rows = tokens[:, 0]  # which of the completions these are
