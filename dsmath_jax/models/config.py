@@ -34,7 +34,7 @@ class ModelConfig:
     tie_embeddings: bool = False
     context: int = 4096  # the longest sequence
     compute_dtype: str = "bfloat16"
-    remat: str = "none"  # what the backward pass makes again: a key of llama.REMAT
+    remat: str = "minimal"  # what the backward pass makes again: a key of llama.REMAT
     attention: str = "auto"  # by which program training attends; auto: the best one that the devices have
 
     def __post_init__(self) -> None:
