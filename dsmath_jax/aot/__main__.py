@@ -4,6 +4,7 @@
 Any field of the config may be set on the command line: `--config.pretrain.accumulate=4`.
 """
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -38,18 +39,23 @@ def main(argv: Sequence[str]) -> None:
         values = flags.FlagValues()
         flags.DEFINE_string("topology", None, "The slice: v5e:4x4, v5p:4x4x8, 2xv5p:4x4x4 (two slices).", values)
         flags.DEFINE_enum("stage", "", ["", "pretrain", "sft"], "By default pretrain, where the config has it.", values)
-        flags.DEFINE_string("json", "", "A file for the raw numbers.", values)
+        flags.DEFINE_string(
+            "json", "", "A file for the raw numbers; --json alone prints them.", values
+        )
         define_config(config, argv, values)
         return values
 
     if {"--help", "-help", "-h"} & set(argv):
         print(f"{__doc__}\nflags:\n{define(ConfigDict(), []).get_help()}")
         return
-    values = parse(argv, define, "dsmath_jax.aot")
+    values = parse(["--json=-" if argument == "--json" else argument for argument in argv], define, "dsmath_jax.aot")
     if values.topology is None:
         raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
     stage = values.stage or ("pretrain" if "pretrain" in values.config else "sft")
     found = compile_step(values.config, stage, values.topology)
+    if values.json == "-":
+        print(json.dumps(found, indent=1))
+        return
     if values.json:
         write_json(Path(values.json), found)
     print(told(found))
