@@ -46,6 +46,7 @@ EXTRAS = {
         "hypothesis",
         "import-linter",
         "ipykernel",
+        "libtpu",  # compiles for described TPUs, in the tests of aot
         "mypy",
         "nbclient",
         "nbformat",
