@@ -8,7 +8,7 @@ into it, or read where they are mirrored.
 Hardware: 128 TPU v5p (`v5p:4x4x8`). See whether it fits
 another slice, and change `accumulate` and `model.remat` until it does:
 `python -m dsmath_jax.aot --config=configs/pretrain_7b.py --topology=v5e:4x8`.
-Time: 10.3 days on 128 v5p, computed for 40 % MFU, not measured. Memory: below 58.2 GiB a chip (docs/aot.md).
+Time: 10.3 days on 128 v5p, computed for 40 % MFU, not measured. Memory: 52.2 GiB a chip (docs/aot.md).
 Expected: the paper's model reaches 64.2 % on GSM8K and 36.2 % on MATH (few-shot).
 """
 

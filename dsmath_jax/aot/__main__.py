@@ -39,9 +39,7 @@ def main(argv: Sequence[str]) -> None:
         values = flags.FlagValues()
         flags.DEFINE_string("topology", None, "The slice: v5e:4x4, v5p:4x4x8, 2xv5p:4x4x4 (two slices).", values)
         flags.DEFINE_enum("stage", "", ["", "pretrain", "sft"], "By default pretrain, where the config has it.", values)
-        flags.DEFINE_string(
-            "json", "", "A file for the raw numbers; --json alone prints them.", values
-        )
+        flags.DEFINE_string("json", "", "A file for the raw numbers; --json alone prints them.", values)
         define_config(config, argv, values)
         return values
 
