@@ -18,8 +18,8 @@ from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
 # RL's cost in SFT steps of 1,024 tokens. A step of RL handles 16 x 8 rows of some 70 tokens: forward to sample and to
-# ask the reference (2 + 2 of SFT's 6 units a token), then forward and backward (6): 160 x 128 x 70 x 10 over 1,024 x 6.
-RL_AS_SFT_STEPS = 2333
+# ask the reference (2 + 2 of SFT's 6 units a token), then forward and backward (6): 220 x 128 x 70 x 10 over 1,024 x 6.
+RL_AS_SFT_STEPS = 3208
 
 
 def get_config(variant: str = "full") -> ConfigDict:
@@ -58,7 +58,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.rl = {
         "data": ("toy/rl",), "method": "grpo", "reward": "rule", "prompts": 16, "group_size": 8, "temperature": 1.0,
         "max_prompt_tokens": 64, "max_new_tokens": 42, "clip_eps": 0.2, "kl_coef": 0.04,
-        **loop_fields(160, checkpoint_every=20), **adamw(1.5e-4, 5, "multi_step", weight_decay=0.0),
+        **loop_fields(220, checkpoint_every=20), **adamw(1.5e-4, 5, "multi_step", weight_decay=0.0),
     }  # fmt: skip
     config.evaluate = {
         "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42, "rows": 100,

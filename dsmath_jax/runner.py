@@ -33,7 +33,9 @@ from dsmath_jax.workdir import (
 )
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
-NO_RESULT = {"keep", "profile", "wandb"}  # fields that change nothing which a stage leaves to others
+# Parts and fields of a config that change nothing which a stage leaves to others, or nothing but its rounding: a run
+# may go on with another mesh, as it may on another number of devices.
+NO_RESULT = {"mesh", "accumulate", "remat", "attention", "keep", "profile", "wandb"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _part(stage: Stage, config: ConfigDict) -> ConfigDict:
 
 
 def _fingerprint(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    settings = {name: value for name, value in flat(part).items() if name.rpartition(".")[2] not in NO_RESULT}
+    settings = {name: value for name, value in flat(part).items() if not NO_RESULT & set(name.split("."))}
     inputs = {name: read_json(workdir / name / MANIFEST)["results"] for name in stage.after(config)}
     files = {str(path): stamp(path) if path.is_file() else None for path in stage.reads(config, workdir)}
     return {"config": settings, "inputs": inputs, "files": files}

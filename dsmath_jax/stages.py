@@ -1,5 +1,6 @@
 """The stages of the paper's path in order: what each sees of the config, which stages it reads, what it leaves."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -25,10 +26,6 @@ def corpus(config: ConfigDict, workdir: Path) -> dict:
             world.write(data_folder(config, workdir), config.seed, config.toy)
         return pipeline.mine(config.corpus, config.seed, data_folder(config, workdir), workdir / "corpus")
     return {}
-
-
-def _corpus_files(config: ConfigDict, workdir: Path) -> list[Path]:
-    return [] if config.data_dir == "toy" else pipeline.files(config.corpus, data_folder(config, workdir))
 
 
 def train_tokenizer(config: ConfigDict, workdir: Path) -> dict:
@@ -58,16 +55,8 @@ def _pretrain_inputs(config: ConfigDict) -> tuple[str, ...]:
     return (*(["corpus"] if any(map(sources.is_corpus, config.pretrain.mixture)) else []), "tokenizer")
 
 
-def _pretrain_files(config: ConfigDict, workdir: Path) -> list[Path]:
-    return sources.user_files(config.pretrain.mixture, data_folder(config, workdir))
-
-
 def _sft_inputs(config: ConfigDict) -> tuple[str, ...]:
     return ("tokenizer",) if config.sft.get("init") else ("tokenizer", "pretrain")
-
-
-def _sft_files(config: ConfigDict, workdir: Path) -> list[Path]:
-    return instructions.user_files(config.sft.data, data_folder(config, workdir))
 
 
 def _reward_model_inputs(config: ConfigDict) -> tuple[str, ...]:
@@ -82,24 +71,30 @@ def _evaluate_inputs(config: ConfigDict) -> tuple[str, ...]:
     return ("tokenizer", *(evaluate.stage_of(name) for name in config.evaluate.models))
 
 
+def _own(files: Callable[[ConfigDict, Path], Sequence[Path]]) -> Callable[[ConfigDict, Path], Sequence[Path]]:
+    """A stage's `reads` from `(config, data folder) -> files`: none of the generated folder's are the user's."""
+    return lambda config, workdir: [] if config.data_dir == "toy" else files(config, data_folder(config, workdir))
+
+
 DATA = ("data_dir", "toy")
 RUN = ("data_dir", "mesh")
 PARAMS = ("params.sha256.json", "model.json")
 STAGES = (
-    Stage("corpus", corpus, (*DATA, "corpus"), lambda c: (), ("documents/*",), optional=("toy",), reads=_corpus_files),
+    Stage(
+        "corpus", corpus, (*DATA, "corpus"), lambda c: (), ("documents/*",), optional=("toy",),
+        reads=_own(lambda c, data: pipeline.files(c.corpus, data)),
+    ),
     Stage("tokenizer", train_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",)),
     Stage(
-        "pretrain",
-        pretrain.run,
-        (*RUN, "model", "pretrain"),
-        _pretrain_inputs,
-        PARAMS,
-        optional=("model",),
-        reads=_pretrain_files,
+        "pretrain", pretrain.run, (*RUN, "model", "pretrain"), _pretrain_inputs, PARAMS, optional=("model",),
+        reads=_own(lambda c, data: sources.user_files(c.pretrain.mixture, data)),
     ),
-    Stage("sft", sft.run, (*RUN, "model", "sft"), _sft_inputs, PARAMS, optional=("model",), reads=_sft_files),
+    Stage(
+        "sft", sft.run, (*RUN, "model", "sft"), _sft_inputs, PARAMS, optional=("model",),
+        reads=_own(lambda c, data: instructions.user_files(c.sft.data, data)),
+    ),
     Stage("reward_model", reward_model.run, (*RUN, "reward_model"), _reward_model_inputs, PARAMS),
     Stage("rl", rl.run, (*RUN, "rl"), _rl_inputs, PARAMS),
     Stage("evaluate", evaluate.run, (*RUN, "evaluate"), _evaluate_inputs, ("*.json*",)),
     Stage("report", write_report, (), lambda c: (), ("report.json",), derived=True),
-)
+)  # fmt: skip

@@ -111,6 +111,17 @@ def test_parts_that_a_stage_does_not_see_may_change(recipe, config):
     assert recipe.run(changed(config, rate=0.25), "first") == []
 
 
+@pytest.mark.parametrize("field", ["mesh.fsdp", "accumulate", "keep"])
+def test_what_changes_nothing_but_rounding_may_change(recipe, field):
+    config = ConfigDict({"seed": 0, "size": {"rows": 3, "mesh": {"fsdp": 1}, "accumulate": 1, "keep": 1}, "rate": 0.5})
+    recipe.run(config)
+    config.update_from_flattened_dict({f"size.{field}": 2})
+    assert recipe.run(config) == ["third"]
+    config.size.rows = 4
+    with pytest.raises(UserError, match=r"size\.rows was 3, is 4\)"):
+        recipe.run(config)
+
+
 def test_changed_config_is_refused_by_name_and_redone_when_asked(recipe, config):
     recipe.run(config)
     other = changed(config, size__rows=4, size__names=("a",))
