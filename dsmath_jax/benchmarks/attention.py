@@ -111,10 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1, help="B")
     parser.add_argument("--heads", type=int, default=8, help="N, which is also K")
     parser.add_argument("--head_size", type=int, default=64, help="H")
-    parser.add_argument("--peer", default="", help="the interpreter of the environment that has torch")
-    parser.add_argument("--threads", type=int, default=2, help="CPUs of every side")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="FILE.json takes all numbers")
+    turns.add_options(parser)
     values = parser.parse_args(argv)
     peer = turns.interpreter(values.peer)
     cases = []

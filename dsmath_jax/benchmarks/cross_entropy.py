@@ -98,10 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="T")
     parser.add_argument("--width", type=int, default=512, help="D")
     parser.add_argument("--vocabulary", type=int, default=102_400, help="V")
-    parser.add_argument("--peer", default="", help="the interpreter of the environment that has torch")
-    parser.add_argument("--threads", type=int, default=2, help="CPUs of every side")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="FILE.json takes all numbers")
+    turns.add_options(parser)
     values = parser.parse_args(argv)
     peer = turns.interpreter(values.peer)
     shape = values.tokens, values.width, values.vocabulary

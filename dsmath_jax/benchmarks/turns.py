@@ -5,6 +5,7 @@ once and says what that took. So a machine's quicker and slower minutes fall on 
 module needs nothing but the standard library, so that a peer's environment can import it.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -132,6 +133,14 @@ def alternate(
 
 def median(turns: Sequence[dict], field: str) -> float:
     return statistics.median(turn[field] for turn in turns)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every comparison has."""
+    parser.add_argument("--peer", default="", help="the interpreter of the environment that `make peers` makes")
+    parser.add_argument("--threads", type=int, default=2, help="CPUs of every side")
+    parser.add_argument("--repetitions", type=int, default=5, help="turns of every side, whose median counts")
+    parser.add_argument("--json", type=Path, help="FILE.json takes all numbers")
 
 
 def interpreter(peer: str) -> str:
