@@ -40,4 +40,4 @@ def test_two_processes_run_the_whole_recipe(tmp_path):
     assert report["evaluate"]["rl"]["n"] == 4
     assert report["rl"]["steps"] == 6
     # Process 0 alone writes and tells the result.
-    assert ["report: " in log.read_text(encoding="utf-8") for log in logs] == [True, False]
+    assert ["index.html" in log.read_text(encoding="utf-8") for log in logs] == [True, False]
