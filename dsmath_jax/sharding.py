@@ -79,9 +79,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """
     for pattern, axes in RULES:
         if re.search(pattern, path):
-            sizes = [mesh.shape[axis] if axis else 1 for axis in axes]
-            fits = [axis if n % size == 0 else None for n, axis, size in zip(shape, axes, sizes, strict=False)]
-            return PartitionSpec(*fits)
+            return _fitting(mesh, shape[: len(axes)], axes)
     raise ValueError(f"no sharding rule matches the parameter {path}")
 
 
@@ -111,9 +109,14 @@ def size_of(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
 
 def layout(mesh: Mesh, shape: Sequence[int], axes: str) -> PartitionSpec:
     """Where an array with these axis letters lies; an axis that does not divide is left whole."""
-    wanted = [LETTERS.get(axis) for axis in axes]
-    fits = [w if w and n % size_of(mesh, w) == 0 else None for n, w in zip(shape, wanted, strict=True)]
-    return PartitionSpec(*fits)
+    return _fitting(mesh, shape, [LETTERS.get(axis) for axis in axes])
+
+
+def _fitting(mesh: Mesh, shape: Sequence[int], wanted: Sequence[str | tuple[str, ...] | None]) -> PartitionSpec:
+    """The mesh axes wanted of each dimension, where they divide it."""
+    return PartitionSpec(
+        *(axes if axes and n % size_of(mesh, axes) == 0 else None for n, axes in zip(shape, wanted, strict=True))
+    )
 
 
 def constrain_on(mesh: Mesh) -> Callable[[Array, str], Array]:
@@ -176,6 +179,15 @@ def local_rows(mesh: Mesh, rows: int) -> list[int]:
     return [shard * each + i for shard in _local_shards(mesh) for i in range(each)]
 
 
+def check_context(mesh: Mesh, tokens: int) -> None:
+    """Raises a `UserError` where rows of so many tokens do not divide by the mesh's context axis."""
+    if tokens % mesh.shape["context"]:
+        raise UserError(
+            f"Rows of {tokens} tokens do not divide by the mesh's context={mesh.shape['context']}; change "
+            "sequence_length or config.mesh."
+        )
+
+
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     """Puts each process's rows (`local_rows`) on its devices as one global batch.
 
@@ -186,11 +198,8 @@ def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     place = {shard: position for position, shard in enumerate(shards)}
 
     def put(local: np.ndarray) -> Array:
-        if local.ndim > 1 and local.shape[1] % mesh.shape["context"]:
-            raise UserError(
-                f"Rows of {local.shape[1]} tokens do not divide by the mesh's context={mesh.shape['context']}; change "
-                "sequence_length or config.mesh."
-            )
+        if local.ndim > 1:
+            check_context(mesh, local.shape[1])
         each = len(local) // len(shards)
         shape = (each * size_of(mesh, BATCH_AXES), *local.shape[1:])
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from dsmath_jax.data.packing import Packed, batch_of_rows
 from dsmath_jax.data.rows import Rows
-from dsmath_jax.data.rows import read_rows as read_rows
 from dsmath_jax.workdir import UserError
 
 

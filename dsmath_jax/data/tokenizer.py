@@ -19,8 +19,6 @@ HUGGING_FACE_SPECIALS = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>"),
     "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"),
 }
-
-
 PADDING = 1 / 20  # a model's vocabulary may be so much larger than its tokenizer; DeepSeek: 100,015 ids, 102,400 rows
 
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from dsmath_jax.models.llama import Cache, Llama, Prefix, empty_cache, head
-from dsmath_jax.sharding import layout, to_host
+from dsmath_jax.sharding import constrain_on, to_host
 
 PROMPT_BUCKET = 32  # prompts are padded to a multiple of this many tokens, so that few shapes are compiled
 
@@ -210,6 +210,4 @@ class Sampler:
     def _spread(self, x: Array) -> Array:
         """Spreads rows as a batch's where they divide; the cache's rows are its second axis."""
         axes = ".B..." if x.ndim == 5 else "B..."
-        return jax.lax.with_sharding_constraint(
-            x, NamedSharding(self._mesh, layout(self._mesh, x.shape, axes[: x.ndim]))
-        )
+        return constrain_on(self._mesh)(x, axes[: x.ndim])

@@ -10,7 +10,7 @@ from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.cudnn import cudnn_attention
 from dsmath_jax.models.llama import Attention
 from dsmath_jax.models.splash import splash_attention
-from dsmath_jax.sharding import layout
+from dsmath_jax.sharding import check_context, layout
 from dsmath_jax.workdir import UserError
 
 # (q, k, v, segment_ids, first): the queries are those of the tokens from `first` on, the rest belongs to all tokens.
@@ -59,11 +59,7 @@ def sharded(attend: Backend, mesh: Mesh) -> Attention:
 
     def attention(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
         parts = mesh.shape["context"]
-        if q.shape[1] % parts:
-            raise UserError(
-                f"Rows of {q.shape[1]} tokens do not divide by the mesh's context={parts}; change sequence_length or "
-                "config.mesh."
-            )
+        check_context(mesh, q.shape[1])
         queries, keys = layout(mesh, q.shape, "BTNH"), layout(mesh, k.shape, "BTKH")
         rows, tokens, heads = queries[0], queries[1], queries[2] and keys[2]
 
