@@ -35,7 +35,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # the order of a set is the same in every worker and run
     "PYTHONUNBUFFERED": "1",  # what a grader prints is seen though its worker is killed
 }
-START_NURSERY = "import sys; sys.path[:] = sys.argv[4:]; from dsmath_jax.grading import workers; workers.nursery()"
+START_NURSERY = "import sys; sys.path[:] = sys.argv[5:]; from dsmath_jax.grading import workers; workers.nursery()"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +50,18 @@ class Outcome:
 class Workers:
     """Worker processes that are started when first needed, and replaced when they are lost."""
 
-    def __init__(self, count: int = 0, seconds: float = 10.0, memory_bytes: int = 4 * GIB):
+    def __init__(
+        self, count: int = 0, seconds: float = 10.0, memory_bytes: int = 4 * GIB, preload: Sequence[str] = ()
+    ):
         """
         Args:
           count: workers at most; 0 for one per processor.
           seconds: wall time that an item may take.
           memory_bytes: address space that a worker may use.
+          preload: modules that all workers have from their start; they must start no threads when imported.
         """
-        self._arguments = [str(count or len(os.sched_getaffinity(0))), str(seconds), str(memory_bytes)]
+        count = count or len(os.sched_getaffinity(0))
+        self._arguments = [str(count), str(seconds), str(memory_bytes), ",".join(preload)]
         self._lock = threading.Lock()
         self._nursery: subprocess.Popen[bytes] | None = None
 
@@ -145,7 +149,7 @@ class _Worker:
 
 def nursery() -> None:
     """Serves jobs from stdin until it ends, and answers on stdout a line an item: [place, how, value, reason]."""
-    count, seconds, memory_bytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    count, seconds, memory_bytes, preload = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     # Graders find nothing to read, and what they print does not get among the answers.
     jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -153,6 +157,8 @@ def nursery() -> None:
     # What tells a whole job to end is the run's to decide on; it may want the rewards of the step that it is in.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: None)
+    for module in filter(None, preload.split(",")):
+        importlib.import_module(module)
     kept = _Kept(count, seconds, memory_bytes, jobs, answers)
     try:
         while True:
