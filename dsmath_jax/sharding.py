@@ -1,5 +1,6 @@
 """The mesh, where parameters and batches lie on it, and the start of a run on several hosts."""
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -229,6 +230,19 @@ def to_host(tree: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def from_first(value: Any) -> Any:
+    """What process 0 gives, on every process: whatever JSON can hold. What the others give is not looked at."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    data = np.frombuffer(json.dumps(value if jax.process_index() == 0 else None).encode(), np.uint8)
+    told = np.zeros(int(multihost_utils.broadcast_one_to_all(np.int32(len(data)))), np.uint8)
+    if jax.process_index() == 0:
+        told[:] = data
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(told)).tobytes())
 
 
 def barrier(name: str) -> None:

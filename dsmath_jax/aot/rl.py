@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from dsmath_jax.aot.step import RELAID, Slice, captured_stderr, compiled_program, described_slice, stage_of
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.rl.methods import Method, method_of
-from dsmath_jax.rl.reward_model import padded_length, token_scores, with_head
-from dsmath_jax.rl.rollouts import batch_of, row_multiple, width_of
+from dsmath_jax.rl.reward_model import token_scores, with_head
+from dsmath_jax.rl.rollouts import batch_of, padded_length, row_multiple, width_of
 from dsmath_jax.rl.scoring import INPUTS
 from dsmath_jax.sampling.abstract import abstract_inputs
 from dsmath_jax.sampling.choosing import Kind
@@ -65,7 +65,7 @@ def compile_rl(config: ConfigDict, topology: str) -> dict[str, Any]:
         lowered["update"] = functools.partial(_lower_update, part, method, where, state)
         programs = {name: compiled_program(lower) for name, lower in lowered.items()}
     residents = {"policy": shard_bytes(state.params), "optimizer": shard_bytes(state.opt_state)}
-    if has_reference(part, method):
+    if method.has_reference(part):
         residents["reference"] = shard_bytes(model_params(where))
     if method.reward != "rule":
         residents["reward model"] = shard_bytes(reward_params(where))
@@ -152,10 +152,6 @@ def tokens_of_row(part: ConfigDict, mesh: Mesh) -> int:
     return width_of(longest, longest, row_multiple(longest, mesh))
 
 
-def has_reference(part: ConfigDict, method: Method) -> bool:
-    return method.reference and bool(part.kl_coef)
-
-
 def model_params(where: Slice) -> Any:
     """Abstract parameters of the decoder in their shards."""
     shapes = jax.eval_shape(lambda: initial_params(where.model, jax.random.key(0)))
@@ -170,26 +166,20 @@ def reward_params(where: Slice) -> Any:
 
 def policy_state(part: ConfigDict, method: Method, where: Slice) -> TrainState:
     """The abstract train state: the policy, for PPO with its value model, and AdamW's moments."""
-
-    def make() -> Any:
-        policy = initial_params(where.model, jax.random.key(0))
-        has_values = method.advantage is None
-        value = with_head(initial_params(where.model, jax.random.key(0)), where.model.config.width)
-        return {"policy": policy, "value": value} if has_values else policy
-
+    read = functools.partial(initial_params, where.model, jax.random.key(0))
+    make = functools.partial(method.initial_params, read, where.model.config.width)
     return abstract_state(make, make_optimizer(part, part.steps), where.mesh)
 
 
 def abstract_batch(part: ConfigDict, method: Method, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The batch of an update as an exploration makes it."""
     example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], tokens_of_row(part, mesh))
-    has_values = method.advantage is None
     extra = {
         "advantages": True,
-        "old_logprobs": part.num_updates > 1 or has_values or part.old_logprobs == "sampler",
-        "ref_logprobs": has_reference(part, method),
-        "old_values": has_values,
-        "returns": has_values,
+        "old_logprobs": part.num_updates > 1 or method.has_values or part.old_logprobs == "sampler",
+        "ref_logprobs": method.has_reference(part),
+        "old_values": method.has_values,
+        "returns": method.has_values,
     }
     example |= {name: example["sampler_logprobs"] for name, there in extra.items() if there}
     return placed(example, part.prompts * part.group_size, mesh)
@@ -214,7 +204,7 @@ def scoring_programs(part: ConfigDict, method: Method, where: Slice) -> Programs
     """What is asked of frozen models: the reference a micro-batch at a time, the reward model all at once."""
     model, mesh, rows = where.model, where.mesh, part.prompts * part.group_size
     programs: Programs = {}
-    if has_reference(part, method):
+    if method.has_reference(part):
         logprobs = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, part.temperature)[0])
         fields = {name: x for name, x in abstract_batch(part, method, mesh).items() if name in INPUTS}
         micro = {

@@ -17,7 +17,6 @@ take if each were read once a step with all rows at work.
 import argparse
 import dataclasses
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -133,19 +132,13 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def _backend() -> str:
-    """That of jax, asked in a process of its own: this one must not hold a GPU's memory."""
-    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help=f"of {', '.join(CASES)}; by default those for the machine")
     parser.add_argument("--stop_share", type=float, default=STOP_SHARE, help="of the ids, that end a completion")
     turns.add_options(parser)
     values = parser.parse_args(argv)
-    backend = _backend()
+    backend = turns.backend()
     names = values.cases.split(",") if values.cases else DEFAULT.get(backend, DEFAULT["gpu"])
     if wrong := [name for name in names if name not in CASES]:
         raise UserError(f"--cases: there is no '{wrong[0]}'; give some of {', '.join(CASES)}, joined by commas.")

@@ -16,7 +16,6 @@ GPU that of its allocator.
 import argparse
 import dataclasses
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -129,12 +128,6 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def _backend() -> str:
-    """That of jax, asked in a process of its own: this one must not hold a GPU's memory."""
-    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default="", help=f"of {', '.join(CASES)}; by default those for the machine")
@@ -143,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--peer_kinds", default=",".join(PEERS), help="how the peer runs")
     turns.add_options(parser)
     values = parser.parse_args(argv)
-    backend = _backend()
+    backend = turns.backend()
     names = values.cases.split(",") if values.cases else DEFAULT.get(backend, DEFAULT["gpu"])
     kinds = values.peer_kinds.split(",")
     for flag, given, known in (("cases", names, [*CASES]), ("peer_kinds", kinds, [*PEERS])):

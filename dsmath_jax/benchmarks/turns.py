@@ -143,6 +143,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="FILE.json takes all numbers")
 
 
+def backend() -> str:
+    """That of jax, asked in a process of its own: this one must not hold a GPU's memory."""
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+
+
 def interpreter(peer: str) -> str:
     """The peer's interpreter, "" with a word on stderr where it is not there. (A link that must not be resolved.)"""
     if peer and not os.access(peer, os.X_OK):

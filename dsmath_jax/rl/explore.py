@@ -118,9 +118,8 @@ class Explorer:
         chosen = rollouts.prompts_of_step(self._seed, exploration, ours.prompts, len(self._questions.prompts))
         prompts = [self._questions.prompts[i] for i in chosen]
         groups = self._sampler.generate(
-            params if self._models.values is None else params["policy"], prompts, samples=ours.group_size,
-            temperature=ours.temperature, top_p=ours.top_p, top_k=ours.top_k, seed=self._seed, step=exploration,
-            prompt_ids=chosen,
+            self._method.policy(params), prompts, samples=ours.group_size, temperature=ours.temperature,
+            top_p=ours.top_p, top_k=ours.top_k, seed=self._seed, step=exploration, prompt_ids=chosen,
         )  # fmt: skip
         completions = [completion for group in groups for completion in group]
         sampled = time.monotonic()
@@ -163,11 +162,10 @@ class Explorer:
         width = rollouts.width_of(longest, limit, rollouts.row_multiple(limit, self._mesh))
         batch = rollouts.batch_of(prompts, completions, width)
         mask = batch["loss_weights"]
-        policy = params if models.values is None else params["policy"]
         if ours.old_logprobs == "sampler":
             batch["old_logprobs"] = batch["sampler_logprobs"]
         elif ours.num_updates > 1 or models.values is not None:
-            batch["old_logprobs"] = models.policy_logprobs(policy, batch) * mask
+            batch["old_logprobs"] = models.policy_logprobs(self._method.policy(params), batch) * mask
         if models.reference is not None:
             batch["ref_logprobs"] = models.policy_logprobs(models.reference.params, batch) * mask
         if self._method.advantage is not None:

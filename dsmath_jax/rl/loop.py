@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import benchmarks, chat
@@ -82,13 +81,12 @@ class _Stage:
         self.tokenizer = tokenizers.load(workdir / "tokenizer")
         self.data_dir = data_folder(config, workdir)
         self.model = read_model(workdir / self.ours.init, self.mesh)
-        self.questions = _questions(self.ours, self.data_dir, self.tokenizer, self.model.config.context, self.mesh)
+        self.questions = _questions(self.ours, self.data_dir, self.tokenizer, self.model.config.context)
         write_config(self.folder, self.model.config)
         self.logprobs = TokenScorer(
             lambda params, batch: batch_logprobs(self.model, params, batch, self.ours.temperature)[0],
             self.mesh, self.ours.accumulate,
         )  # fmt: skip
-        self.has_values = method.data == "policy" and method.advantage is None  # PPO's value model
         self.optimizer = make_optimizer(self.ours, self.ours.steps)
         rows = self.ours.rows or self.ours.prompts * self.ours.group_size
         self.sampler = Sampler(
@@ -100,10 +98,7 @@ class _Stage:
         return read_params(self.workdir / self.ours.init, self.model.config, self.mesh)
 
     def state(self) -> TrainState:
-        params = self.start()
-        if self.has_values:
-            value = reward_model.with_head(self.start(), self.model.config.width)
-            params = {"policy": params, "value": value}
+        params = self.method.initial_params(self.start, self.model.config.width)
         return state_of(params, self.optimizer, self.mesh)
 
     def train_step(self, state: TrainState) -> TrainStep:
@@ -119,7 +114,7 @@ class _Stage:
         prompts = [chat.prompt_ids(self.tokenizer, record.question) for record in records]
 
         def examine(params: Any) -> dict[str, float]:
-            groups = self.sampler.generate(self.policy(params), prompts, temperature=0.0)
+            groups = self.sampler.generate(self.method.policy(params), prompts, temperature=0.0)
             texts = [self.tokenizer.decode(group[0].tokens) for group in groups]
             right = [answers.correct(text, r.answer) for text, r in zip(texts, records, strict=True)]
             return {"eval_greedy": float(np.mean(right))}
@@ -128,7 +123,7 @@ class _Stage:
 
     def learn(self) -> None:
         """Trains on completions that do not depend on the policy."""
-        state, ours = self.state(), self.ours
+        ours = self.ours
         if self.method.data == "solutions":
             asked = self.questions.records, self.questions.prompts
             rows = offline.fixed_rows(*asked, self.tokenizer, ours.max_new_tokens)
@@ -140,11 +135,14 @@ class _Stage:
         else:
             pairs, reference = offline.pair_rows(self.samples_of_init()), Reference(self.start(), ours.reference)
             batch_at = offline.pair_batches(ours, pairs, self.seed, self.mesh, reference, self.logprobs)
+        state = self.state()  # after the sampling: there is not always room for both
         fit("rl", self.folder, ours, self.mesh, state, self.train_step(state), batch_at, self.examiner())
 
     def samples_of_init(self) -> Path:
         """The file of graded samples of the model that the policy starts from; it is made where it is not there."""
         ours, path = self.ours, self.folder / "samples_of_init.jsonl"
+        if path.is_file():
+            return path
         records = self.questions.records[: ours.questions or None]
         fields = reward_model_fields(
             ours.data, "pointwise", len(records), ours.group_size, max_new_tokens=ours.max_new_tokens,
@@ -169,15 +167,14 @@ class _Stage:
                     until = None if last else number * (ours.steps // ours.rounds)
                     state = fit(
                         "rl", self.folder, ours, self.mesh, state, step, explorer, self.examiner(), until=until,
-                        exported=self.policy,
+                        exported=self.method.policy,
                     )  # fmt: skip
                     explorer.close()
                     del explorer  # with its reference and reward model: there is not always room for the next ones
+                    if not last:
+                        checkpoint.save(following / "params", state.params)
                 if not last:
-                    judged_by, start = self.next_round(number, state, judged_by)
-
-    def policy(self, params: Any) -> Any:
-        return params["policy"] if self.has_values else params
+                    judged_by, start = self.next_round(number, judged_by)
 
     def explorer(self, rules: RuleReward, start: Callable[[], Any], judged_by: Path) -> Explorer:
         """`start` reads the reference, where one is needed."""
@@ -188,10 +185,10 @@ class _Stage:
             rows = ours.prompts * ours.group_size // ours.accumulate
             score = reward_model.scorer(model, self.mesh, self.questions.length + 1, rows)
             judge = functools.partial(score, params)
-        values = TokenScorer(functools.partial(reward_model.token_scores, self.model), self.mesh, ours.accumulate)
+        values = functools.partial(reward_model.token_scores, self.model)
         models = Models(
-            self.logprobs, Reference(start(), ours.reference) if self.method.reference and ours.kl_coef else None,
-            values if self.has_values else None, judge,
+            self.logprobs, Reference(start(), ours.reference) if self.method.has_reference(ours) else None,
+            TokenScorer(values, self.mesh, ours.accumulate) if self.method.has_values else None, judge,
         )  # fmt: skip
         samples = StepLog(self.folder / "samples.jsonl", checkpoint.Checkpoints(self.folder / "checkpoints").latest())
         return Explorer(
@@ -199,21 +196,20 @@ class _Stage:
             models, samples,
         )  # fmt: skip
 
-    def next_round(self, number: int, state: TrainState, judged_by: Path) -> tuple[Path, Callable[[], Any]]:
+    def next_round(self, number: int, judged_by: Path) -> tuple[Path, Callable[[], Any]]:
         """The reward model trained further on the policy's samples, and what reads the policy, the next reference.
 
         Each is a folder below `rounds/`, complete or not there: a killed run makes what is missing.
         """
         ours, folder = self.ours, self.folder / "rounds" / str(number)
-        if checkpoint.damage(folder / "params"):
-            checkpoint.save(folder / "params", state.params)
         read_policy = functools.partial(read_params, folder, self.model.config, self.mesh)
         name, settings = judged_by.name, ours.retrain
         new, records = folder / name, self.questions.records[: settings.problems]
-        write_rows(
-            new / ROWS, settings.kind, settings, self.model, read_policy(), self.tokenizer, records, self.mesh,
-            self.seed, number,
-        )  # fmt: skip
+        if not (new / ROWS).is_file():
+            write_rows(
+                new / ROWS, settings.kind, settings, self.model, read_policy(), self.tokenizer, records, self.mesh,
+                self.seed, number,
+            )  # fmt: skip
         before = [self.workdir / name, *(self.folder / "rounds" / str(n) / name for n in range(1, number))]
         model, params = reward_model.read(judged_by, self.mesh)
         try:
@@ -225,7 +221,7 @@ class _Stage:
         return new, read_policy
 
 
-def _questions(ours: ConfigDict, data_dir: Path, text_tokenizer: Tokenizer, context: int, mesh: Mesh) -> Questions:
+def _questions(ours: ConfigDict, data_dir: Path, text_tokenizer: Tokenizer, context: int) -> Questions:
     """The records whose prompts are short enough.
 
     Raises:
@@ -247,5 +243,4 @@ def _questions(ours: ConfigDict, data_dir: Path, text_tokenizer: Tokenizer, cont
             f"rl: a prompt and its completion may have {longest} tokens, more than the model's context of {context}; "
             "lower rl.max_prompt_tokens or rl.max_new_tokens."
         )
-    length = -(-(longest - 1) // mesh.shape["context"]) * mesh.shape["context"]
-    return Questions([record for record, _ in kept], [prompt for _, prompt in kept], length)
+    return Questions([record for record, _ in kept], [prompt for _, prompt in kept], longest - 1)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from dsmath_jax.models.llama import Params
 from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, reward_itself
 from dsmath_jax.rl.objectives import DPO, GRPO, PPO, Likelihood
+from dsmath_jax.rl.reward_model import with_head
 from dsmath_jax.training.objectives import Objective
 from dsmath_jax.workdir import UserError
 
@@ -40,6 +42,23 @@ class Method:
     reference: bool
     advantage: Advantage | None = None
     iterative: bool = False
+
+    @property
+    def has_values(self) -> bool:
+        """Whether a value model is trained beside the policy."""
+        return self.data == "policy" and self.advantage is None
+
+    def has_reference(self, ours: ConfigDict) -> bool:
+        """Whether the reference has to be there: for the KL of a method that explores, unless its coefficient is 0."""
+        return self.reference and (self.data != "policy" or ours.kl_coef != 0)
+
+    def initial_params(self, read: Callable[[], Params], width: int) -> Params:
+        """What is trained: the policy or, with a value model, both, each from what `read` gives; D is `width`."""
+        return {"policy": read(), "value": with_head(read(), width)} if self.has_values else read()
+
+    def policy(self, params: Params) -> Params:
+        """The policy's part of what is trained."""
+        return params["policy"] if self.has_values else params
 
 
 def _likelihood(ours: ConfigDict) -> Objective:

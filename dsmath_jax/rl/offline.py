@@ -78,8 +78,7 @@ def _batch(rows: Sequence[Row], length: int) -> dict[str, np.ndarray]:
 
 
 def _width(rows: Sequence[Row], mesh: Mesh) -> int:
-    longest = max(len(prompt) + len(tokens) for prompt, tokens in rows) - 1
-    return rollouts.width_of(longest, longest, rollouts.row_multiple(longest, mesh))
+    return rollouts.padded_length(max(len(prompt) + len(tokens) for prompt, tokens in rows) - 1, mesh)
 
 
 def likelihood_batches(ours: ConfigDict, rows: Sequence[Row], weight: float, seed: int, mesh: Mesh) -> Ahead:

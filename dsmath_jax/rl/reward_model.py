@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.rollouts import row_multiple
+from dsmath_jax.rl.rollouts import padded_length, token_rows
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import (
     BATCH_AXES,
@@ -95,21 +95,6 @@ OBJECTIVES: dict[str, Objective] = {
     "pointwise": cross_entropy, "pairwise": bradley_terry, "process": cross_entropy
 }  # fmt: skip
 SIDES: dict[str, tuple[str, ...]] = {"pointwise": ("",), "pairwise": ("chosen_", "rejected_"), "process": ("",)}
-
-
-def token_rows(sequences: Sequence[Sequence[int]], width: int) -> dict[str, Int[np.ndarray, "B T"]]:
-    """Token ids as rows of `width` tokens: `tokens`, `segment_ids` (1, 0 = padding) and `positions`."""
-    tokens, segments = (np.zeros((len(sequences), width), np.int32) for _ in range(2))
-    for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence)], segments[row, : len(sequence)] = sequence, 1
-    positions = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
-    return {"tokens": tokens, "segment_ids": segments, "positions": positions}
-
-
-def padded_length(length: int, mesh: Mesh) -> int:
-    """The tokens of a row that holds `length`: a multiple of what the mesh and the attention kernels want."""
-    multiple = row_multiple(length, mesh)
-    return -(-length // multiple) * multiple
 
 
 def scorer(model: Llama, mesh: Mesh, length: int, rows: int) -> Score:

@@ -18,8 +18,9 @@ from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.judging import judge
 from dsmath_jax.rl.labelling import check_settings, write_rows
-from dsmath_jax.rl.reward_model import OBJECTIVES, padded_length, read, scorer, with_head
+from dsmath_jax.rl.reward_model import OBJECTIVES, read, scorer, with_head
 from dsmath_jax.rl.reward_rows import NEW, OLD, Rows, batch_of, check_labels, drawn, examples_of, index_of, places_of
+from dsmath_jax.rl.rollouts import padded_length
 from dsmath_jax.sharding import barrier, make_mesh, process_share, replicate
 from dsmath_jax.training.loop import fit
 from dsmath_jax.training.model_files import read_model, read_params, write_config

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from dsmath_jax.models.splash import LANES
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.workdir import atomic_write
 
 BUCKETS = 4  # widths that batches are cut to, in equal parts of the longest: so few programs are compiled
-LANES = 128  # rows longer than four times this are padded to multiples of it, as attention kernels want
 
 
 def prompts_of_step(seed: int, step: int, prompts: int, count: int) -> list[int]:
@@ -35,19 +35,21 @@ def batch_of(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
       the fields of a language-model batch `[B,T]`; `loss_weights` is 1 on completion tokens, EOS among them, and
       `sampler_logprobs` what the sampler said of them, 0 elsewhere.
     """
-    rows = len(completions)
-    tokens, segments = np.zeros((rows, length + 1), np.int32), np.zeros((rows, length + 1), np.int32)
-    for row, completion in enumerate(completions):
-        text = [*prompts[completion.prompt], *completion.tokens]
-        tokens[row, : len(text)], segments[row, : len(text)] = text, 1
-    return {
-        "tokens": tokens[:, :-1],
-        "targets": tokens[:, 1:],
-        "segment_ids": segments[:, :-1],
-        "positions": np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)),
+    rows = token_rows([[*prompts[c.prompt], *c.tokens] for c in completions], length + 1)
+    return {name: values[:, :-1] for name, values in rows.items()} | {
+        "targets": rows["tokens"][:, 1:],
         "loss_weights": placed([[1.0] * len(c.tokens) for c in completions], prompts, completions, length),
         "sampler_logprobs": placed([c.logprobs for c in completions], prompts, completions, length),
     }
+
+
+def token_rows(sequences: Sequence[Sequence[int]], width: int) -> dict[str, np.ndarray]:
+    """Token ids as rows `[B,T] int32` of T = `width`: `tokens`, `segment_ids` (1, 0 = padding) and `positions`."""
+    tokens, segments = (np.zeros((len(sequences), width), np.int32) for _ in range(2))
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence)], segments[row, : len(sequence)] = sequence, 1
+    positions = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
+    return {"tokens": tokens, "segment_ids": segments, "positions": positions}
 
 
 def placed(
@@ -71,8 +73,17 @@ def taken(field: np.ndarray, prompts: Sequence[Sequence[int]], completions: Sequ
 
 
 def row_multiple(length: int, mesh: Mesh) -> int:
-    """What the width of rows that hold up to `length` tokens must divide by, for the mesh and for attention kernels."""
+    """What the width of rows that hold up to `length` tokens must divide by.
+
+    The mesh wants it, and, of rows that are long beside their lanes, the attention kernels.
+    """
     return math.lcm(mesh.shape["context"], LANES if length > 4 * LANES else 8)
+
+
+def padded_length(length: int, mesh: Mesh) -> int:
+    """The width of rows that hold up to `length` tokens."""
+    multiple = row_multiple(length, mesh)
+    return -(-length // multiple) * multiple
 
 
 def width_of(longest: int, limit: int, multiple: int = 1) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from dsmath_jax.sharding import abstract, barrier, path_name
+from dsmath_jax.sharding import abstract, barrier, from_first, path_name
 from dsmath_jax.workdir import UserError, hash_file, read_json, remove, write_json
 
 KEEP = 2
@@ -29,7 +29,8 @@ def _flat(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in leaves}
 
 
-def _hashes_path(folder: Path, part: str = "") -> Path:
+def hashes_path(folder: Path, part: str = "") -> Path:
+    """The file of the hashes of a checkpoint's files (of one process's share of them)."""
     return folder.with_name(f"{folder.name}.sha256{part}.json")
 
 
@@ -54,15 +55,11 @@ def _least(value: int) -> int:
     return int(np.min(multihost_utils.process_allgather(np.int32(value)))) if jax.process_count() > 1 else value
 
 
-def _of_first_process(value: int) -> int:
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if jax.process_count() > 1 else value
-
-
 def _start(checkpointer: ocp.StandardCheckpointer, folder: Path, tree: Any) -> None:
     """Copies the arrays to host memory and starts to write them; what an earlier attempt left is dropped first."""
     folder = folder.absolute()
     if jax.process_index() == 0:
-        for left in (_hashes_path(folder), folder, *folder.parent.glob(f"{folder.name}.*")):
+        for left in (hashes_path(folder), folder, *folder.parent.glob(f"{folder.name}.*")):
             remove(left)
     barrier(f"clear {folder}")
     checkpointer.save(folder, _flat(tree))
@@ -74,14 +71,14 @@ def _finish(checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
     names, process = _files(folder), jax.process_index()
     part = {names[i]: hash_file(folder / names[i]) for i in _share(names)}
     if jax.process_count() == 1:
-        write_json(_hashes_path(folder), part)
+        write_json(hashes_path(folder), part)
         return
-    parts = [_hashes_path(folder, f".{i}") for i in range(jax.process_count())]
+    parts = [hashes_path(folder, f".{i}") for i in range(jax.process_count())]
     write_json(parts[process], part)
     wait_for_all = ocp.multihost.get_barrier_sync_fn()
     wait_for_all(key=f"hashes of {folder}", timeout_ms=HOUR_MS)
     if process == 0:
-        write_json(_hashes_path(folder), {name: value for path in parts for name, value in read_json(path).items()})
+        write_json(hashes_path(folder), {name: value for path in parts for name, value in read_json(path).items()})
         for path in parts:
             path.unlink()
 
@@ -97,7 +94,7 @@ def save(folder: Path, tree: Any) -> None:
 def damage(folder: Path) -> str | None:
     """Why a checkpoint cannot be trusted, or None: the same on every process."""
     try:
-        expected: dict[str, str] = read_json(_hashes_path(folder)) if folder.is_dir() else {}
+        expected: dict[str, str] = read_json(hashes_path(folder)) if folder.is_dir() else {}
     except (FileNotFoundError, ValueError):  # of JSON or of UTF-8
         expected = {}
     if not _least(len(expected)):
@@ -179,9 +176,9 @@ class Checkpoints:
     def _complete(self, checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
         _finish(checkpointer, folder)
         if jax.process_index() == 0:
-            sound = [step for step in self._steps() if _hashes_path(self._path(step)).is_file()]
+            sound = [step for step in self._steps() if hashes_path(self._path(step)).is_file()]
             newest = [step for step in sound if step not in self._damaged][-self._keep :]
-            stay = {path.name for step in newest for path in (self._path(step), _hashes_path(self._path(step)))}
+            stay = {path.name for step in newest for path in (self._path(step), hashes_path(self._path(step)))}
             # Hashes go before their folder: what a kill leaves half removed does not count.
             for path in sorted(self._folder.iterdir(), key=Path.is_dir):
                 if path.name not in stay:
@@ -206,7 +203,7 @@ class Checkpoints:
         """
         self.wait()
         steps = self._steps()
-        while step := _of_first_process(steps.pop() if steps else 0):
+        while step := from_first(steps.pop() if steps else 0):
             reason = damage(self._path(step))
             if reason is None:
                 return step

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from dsmath_jax.data import tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
@@ -40,6 +41,11 @@ def read_model(folder: Path, mesh: Mesh) -> Llama:
 def read_params(folder: Path, config: ModelConfig, mesh: Mesh) -> Any:
     """The parameters of a finished stage, in their shards."""
     return checkpoint.restore(folder / "params", abstract_params(config, mesh))
+
+
+def find_tokenizer(folder: Path) -> Path | None:
+    """The file of the tokenizer of a stage's model: in its folder, as imported models have it, or the run's."""
+    return tokenizer.find(folder) or tokenizer.find(folder.parent / "tokenizer")
 
 
 def import_params(folder: Path, sizes: ModelConfig, mesh: Mesh, dtype: str = "float32") -> Any:

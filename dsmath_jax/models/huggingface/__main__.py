@@ -23,7 +23,7 @@ from dsmath_jax.models.huggingface.config_file import read_config
 from dsmath_jax.models.huggingface.writing import GIGABYTE, TYPES, write
 from dsmath_jax.sharding import make_mesh
 from dsmath_jax.training import checkpoint
-from dsmath_jax.training.model_files import import_params, read_params, write_config
+from dsmath_jax.training.model_files import find_tokenizer, import_params, read_params, write_config
 from dsmath_jax.workdir import UserError, atomic_path, exit_code, read_json, sweep
 
 
@@ -55,8 +55,7 @@ def export_model(source: Path, target: Path, dtype: str, max_file_bytes: int, to
     if not (source / "model.json").is_file():
         raise UserError(f"{source} has no model.json; give the folder of a stage that trains and is done.")
     sizes = ModelConfig(**read_json(source / "model.json"))
-    # The stages of a run share the tokenizer beside them; an imported model has its own.
-    place = tokenizer_path or next(filter(tokenizer.find, (source, source.parent / "tokenizer")), None)
+    place = tokenizer_path or find_tokenizer(source)
     text_tokenizer = tokenizer.load(place) if place else None
     if text_tokenizer:
         tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, str(source))
