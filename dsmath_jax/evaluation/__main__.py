@@ -1,0 +1,96 @@
+"""Measures a model on benchmarks: python -m dsmath_jax.evaluation --checkpoint=DIR|hf:DIR --benchmarks=gsm8k,cmath
+
+CHECKPOINT is the folder of a stage that trains (RUN/sft, RUN/rl), or hf:DIR in Hugging Face's format. A base model is
+asked with worked examples (--style=few_shot), a model after instruction tuning in the chat template (--style=chat). The
+same command goes on with what a killed one left.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from dsmath_jax.evaluation.answering import Settings
+from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.evaluation.registry import BENCHMARKS, benchmark
+from dsmath_jax.evaluation.run import run
+from dsmath_jax.grading.sandbox import Sandbox
+from dsmath_jax.sharding import make_mesh, start_processes
+from dsmath_jax.workdir import UserError, exit_code, lock
+
+DTYPES = ("bfloat16", "float32")
+LEAST = {"samples": 0, "limit": 0, "rounds": 1, "output_chars": 1, "max_new_tokens": 1, "rows": 1, "temperature": 0}
+
+
+def _parser() -> argparse.ArgumentParser:
+    ours = Settings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="the folder of a stage, or hf:DIR")
+    add("--benchmarks", required=True, help=f"of {', '.join(BENCHMARKS)}, joined by commas")
+    add("--data_dir", type=Path, required=True, help="where the benchmarks lie")
+    add("--out", type=Path, required=True, help="the folder of the results")
+    add("--mode", choices=("cot", "pot", "tir"), default=ours.mode, help="chain or program of thought, or with tools")
+    add("--style", choices=("few_shot", "chat"), default=ours.style, help="how the model is asked")
+    add("--samples", type=int, default=ours.samples, help="drawn of each problem besides the greedy answer")
+    add("--temperature", type=float, default=ours.temperature, help="of the samples")
+    add("--top_p", type=float, default=ours.top_p, help="of the samples")
+    add("--seed", type=int, default=ours.seed, help="of the samples")
+    add("--limit", type=int, default=ours.limit, help="problems of a benchmark, spread evenly over it; 0 for all")
+    add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
+    add("--rounds", type=int, default=ours.rounds, help="programs that a dialogue with tools may run")
+    add("--output_chars", type=int, default=ours.output_chars, help="of a program's output that the model is shown")
+    add("--exemplars", default=ours.exemplars, help="a JSONL file of worked examples in place of the benchmark's own")
+    add("--rows", type=int, default=256, help="completions in the making at a time")
+    add("--tokenizer", default="", help="its file or folder (default: the model's own)")
+    add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's own; Hugging Face: bfloat16)")
+    add("--mesh", type=json.loads, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
+    add("--allow-unsandboxed", action="store_true", help="run model-written programs even where nothing contains them")
+    add("--distributed", action="store_true", help="this is one process of several, which JAX finds (TPU, SLURM)")
+    add("--coordinator", default="", help="HOST:PORT of process 0, where JAX cannot find it by itself")
+    add("--processes", type=int, default=0, help="how many there are, with --coordinator")
+    add("--process", type=int, default=-1, help="the number of this one, from 0, with --coordinator")
+    return parser
+
+
+def evaluate(values: argparse.Namespace) -> None:
+    """Runs what the command line asks for, and prints the table.
+
+    Raises:
+      UserError: an option is wrong, or something that it names.
+    """
+    for name, least in LEAST.items():
+        if getattr(values, name) < least:
+            raise UserError(f"--{name}={getattr(values, name)} has no meaning; give {least} or more.")
+    names = list(dict.fromkeys(values.benchmarks.split(",")))
+    for name in names:
+        benchmark(name)  # a misspelt one is known before anything is read
+    if values.distributed or values.coordinator:
+        start_processes(values.coordinator, values.processes, values.process)
+    with lock(values.out) if jax.process_index() == 0 else contextlib.nullcontext():
+        mesh = make_mesh(**values.mesh)
+        policy = Policy.load(
+            values.checkpoint, mesh, values.max_new_tokens, values.rows, values.tokenizer, values.dtype
+        )  # fmt: skip
+        settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
+        told = {"checkpoint": values.checkpoint, "command": values.command}
+        make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
+        print(run(policy, names, settings, values.data_dir, values.out, told, make_sandbox))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = [*(sys.argv[1:] if argv is None else argv)]
+    values = _parser().parse_args(given)
+    values.command = shlex.join(["python", "-m", "dsmath_jax.evaluation", *given])
+    evaluate(values)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,194 @@
+"""A model answers the problems of a benchmark: greedily, then in samples, in an order that never changes."""
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.evaluation import exemplars, prompts, registry, tools
+from dsmath_jax.evaluation.policy import Policy, until
+from dsmath_jax.evaluation.registry import Benchmark, Mode, Style
+from dsmath_jax.evaluation.samples import Key
+from dsmath_jax.evaluation.summary import GREEDY
+from dsmath_jax.grading.code import Runner
+from dsmath_jax.workdir import UserError
+
+DIALOGUES = 256  # that are held together in tool-integrated reasoning, or one problem's where those are more
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How benchmarks are asked.
+
+    Attributes:
+      mode: "cot", "pot" or "tir".
+      style: "few_shot" or "chat".
+      samples: K, drawn of each problem besides the greedy answer.
+      temperature, top_p: of the samples.
+      seed: of the samples.
+      limit: problems at most; 0 for all.
+      rounds: programs that a dialogue may run ("tir").
+      output_chars: of a program's output that are given back ("tir").
+      exemplars: a JSONL file of worked examples in place of the benchmark's own; "" for those.
+    """
+
+    mode: Mode = "cot"
+    style: Style = "few_shot"
+    samples: int = 0
+    temperature: float = 0.7
+    top_p: float = 1.0
+    seed: int = 0
+    limit: int = 0
+    rounds: int = tools.ROUNDS
+    output_chars: int = tools.OUTPUT_CHARS
+    exemplars: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A benchmark's problems as they are asked.
+
+    Attributes:
+      records, prompts: one a problem.
+      shots: the fewest and the most worked examples before a question.
+      total: problems that the benchmark has.
+    """
+
+    benchmark: Benchmark
+    settings: Settings
+    records: Sequence[Record]
+    prompts: Sequence[str]
+    shots: tuple[int, int]
+    total: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.benchmark.name}-{self.settings.mode}"
+
+    @property
+    def passes(self) -> tuple[tuple[Sequence[int], float], ...]:
+        """The samples' numbers and the temperature of each time that all problems are gone through."""
+        drawn = ((range(self.settings.samples), self.settings.temperature),) if self.settings.samples else ()
+        return (((GREEDY,), 0.0), *drawn)
+
+    @property
+    def groups(self) -> list[list[Key]]:
+        """What is drawn together, in order: all samples of a pass of one problem."""
+        return [[(record.id, number) for number in numbers] for numbers, _ in self.passes for record in self.records]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A completion.
+
+    Attributes:
+      text: all that followed the prompt.
+      said: what a final answer is looked for in: the text without programs and their outputs.
+      finish: "eos", "stop", "length", or "rounds".
+    """
+
+    text: str
+    said: str
+    finish: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The completions of one problem, an index into the job's records, with the numbers of the samples."""
+
+    problem: int
+    numbers: Sequence[int]
+    answers: Sequence[Answer]
+
+
+def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> Job:
+    """Reads a benchmark and writes its prompts.
+
+    Of the worked examples as many stand before a question as fit into the model's context with a completion.
+
+    Raises:
+      UserError: the benchmark is unknown, has no such mode, or its data are missing.
+    """
+    entry = registry.benchmark(name)
+    if settings.mode not in entry.modes:
+        raise UserError(
+            f"The benchmark '{name}' cannot be asked with --mode={settings.mode}; it has {', '.join(entry.modes)}."
+        )
+    records = registry.records(name, data_dir, settings.limit)
+    total = len(records) if not settings.limit else len(registry.records(name, data_dir))
+    examples = None
+    if settings.style == "few_shot" or settings.exemplars:
+        examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars)
+    room, texts, shots, too_long = policy.context - policy.max_new_tokens, [], [], 0
+    for record in records:
+        chosen = examples.of(record) if examples else ()
+        for count in range(len(chosen), -1, -1):
+            text = prompts.prompt(entry, record, settings.mode, settings.style, chosen[:count])
+            length = len(policy.ids(text))
+            if length <= room:
+                break
+        too_long += length > room
+        texts.append(text)
+        shots.append(count)
+    if too_long:
+        logging.warning("%s: %d of %d prompts and completions may outgrow the context.", name, too_long, len(records))
+    return Job(entry, settings, records, texts, (min(shots), max(shots)), total)
+
+
+def answers(policy: Policy, job: Job, done: int, runner: Runner) -> Iterator[Group]:
+    """Yields the groups that follow the first `done` ones; each is the same wherever one begins."""
+    problems, way = len(job.records), _dialogues if job.settings.mode == "tir" else _completions
+    for turn, (numbers, temperature) in enumerate(job.passes):
+        start = min(max(0, done - turn * problems), problems)
+        if start < problems:
+            yield from way(policy, job, range(start, problems), numbers, temperature, runner)
+
+
+def _completions(
+    policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner
+) -> Iterator[Group]:
+    del runner  # whatever programs there are run when they are graded
+    stops = prompts.stops(job.benchmark, job.settings.mode, job.settings.style)
+    groups = policy.complete(
+        [job.prompts[i] for i in chosen], samples=len(numbers), temperature=temperature, top_p=job.settings.top_p,
+        seed=job.settings.seed, numbers=chosen, stops=stops,
+    )  # fmt: skip
+    for problem, group in zip(chosen, groups, strict=True):
+        texts = [until(said.text, stops) for said in group]
+        found = [Answer(text, text, said.finish) for text, said in zip(texts, group, strict=True)]
+        yield Group(problem, numbers, found)
+
+
+def _dialogues(
+    policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner
+) -> Iterator[Group]:
+    ours, count = job.settings, len(numbers)
+    stops = prompts.stops(job.benchmark, ours.mode, ours.style)
+    for start in range(chosen.start, chosen.stop, step := max(1, DIALOGUES // count)):
+        part = range(start, min(start + step, chosen.stop))
+        generate = _turns(policy, ours, temperature, [problem * count + i for problem in part for i in range(count)])
+        asked = [job.prompts[problem] for problem in part for _ in numbers]
+        held = tools.solve(asked, generate, runner, ours.rounds, ours.output_chars, stops)
+        found = iter(Answer(one.text, one.said, one.finish) for one in held)
+        for problem in part:
+            yield Group(problem, numbers, list(itertools.islice(found, count)))
+
+
+def _turns(policy: Policy, ours: Settings, temperature: float, keys: Sequence[int]) -> tools.Generate:
+    """What draws a turn of dialogues; the random keys are of the dialogue and the turn."""
+
+    def generate(
+        texts: Sequence[str], dialogues: Sequence[int], turn: int, stops: Sequence[str]
+    ) -> list[tuple[str, str]]:
+        # A first turn that outgrows the context was warned of; later ones end the dialogue.
+        open_ = [i for i, text in enumerate(texts) if not turn or len(policy.ids(text)) < policy.context]
+        groups = policy.complete(
+            [texts[i] for i in open_], temperature=temperature, top_p=ours.top_p, seed=ours.seed, step=turn,
+            numbers=[keys[dialogues[i]] for i in open_], stops=stops,
+        )  # fmt: skip
+        said: dict[int, tuple[str, str]] = {i: (one.text, one.finish) for i, (one,) in zip(open_, groups, strict=True)}
+        return [said.get(i, ("", "length")) for i in range(len(texts))]
+
+    return generate

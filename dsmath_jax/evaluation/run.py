@@ -1,0 +1,154 @@
+"""An evaluation: a model is asked a list of benchmarks, its answers are graded, and a table tells of them.
+
+    DIR/settings.json                      what all results below were made with
+    DIR/<benchmark>-<mode>/samples.jsonl   a line for each graded completion, in an order that never changes
+    DIR/<benchmark>-<mode>/summary.json    accuracies with intervals, maj@k, pass@k, by subject and level
+    DIR/summary.json, DIR/table.md         all results in DIR, beside the paper's figures
+
+What is in `samples.jsonl` is not drawn again: a killed evaluation goes on, and ends as it would have.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dsmath_jax.evaluation import judge, samples, table
+from dsmath_jax.evaluation.answering import Group, Job, Settings, answers, make_job
+from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.evaluation.registry import BENCHMARKS
+from dsmath_jax.evaluation.summary import read_problems, summarise
+from dsmath_jax.grading.code import Runner
+from dsmath_jax.grading.grade import Grader
+from dsmath_jax.grading.sandbox import Program, Ran, Sandbox
+from dsmath_jax.progress import track
+from dsmath_jax.sharding import barrier, from_first
+from dsmath_jax.workdir import atomic_write, hash_json, read_json, write_json
+
+Lines = list[dict[str, Any]]
+GRADER = f"Math-Verify {version('math-verify')} behind rules of its own"
+
+
+class FirstProcess:
+    """The sandbox of a run of several processes: the first one has it and tells the others what became of programs."""
+
+    def __init__(self, sandbox: Sandbox | None):
+        self._sandbox = sandbox
+
+    def run(self, programs: Sequence[Program]) -> list[Ran]:
+        ran = [dataclasses.asdict(one) for one in self._sandbox.run(programs)] if self._sandbox else None
+        return [Ran(**one) for one in from_first(ran)]
+
+
+def needs_programs(job: Job) -> bool:
+    """Whether answers to it are programs, or have some in them."""
+    return job.settings.mode != "cot" or job.benchmark.kind == "program"
+
+
+def run(
+    policy: Policy,
+    names: Sequence[str],
+    settings: Settings,
+    data_dir: Path,
+    out: Path,
+    told: dict[str, Any],
+    make_sandbox: Callable[[], Sandbox],
+) -> str:
+    """Evaluates `policy` on the benchmarks of these names; returns the table.
+
+    Args:
+      policy: the model; the same on every process.
+      names: in the registry.
+      settings: how they are asked.
+      data_dir: where the records lie.
+      out: the folder of the results; process 0 writes there.
+      told: what the summary is to say besides: "checkpoint", "command".
+      make_sandbox: makes what programs run in; it is called where there are some, before anything is drawn.
+
+    Raises:
+      UserError: a benchmark, its data, the sandbox or what lies in `out` does not fit.
+    """
+    jobs = [make_job(policy, name, settings, data_dir) for name in names]
+    first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        sandbox = stack.enter_context(make_sandbox()) if first and any(map(needs_programs, jobs)) else None
+        if first:
+            shared = dataclasses.asdict(settings) | {"model": policy.identity, "max_new_tokens": policy.max_new_tokens}
+            samples.claim(out, {name: value for name, value in shared.items() if name != "mode"})
+            for job in jobs:
+                samples.claim(out / job.name, {"prompts": hash_json([*job.prompts])})
+        grader = stack.enter_context(Grader())
+        for job in jobs:
+            level = sandbox.level if sandbox and needs_programs(job) else ""
+            draw = functools.partial(answers, policy, job, runner=FirstProcess(sandbox))
+            grade = functools.partial(_graded, job=job, grader=grader, runner=sandbox, level=level)
+            fill(out / job.name / "samples.jsonl", job, draw, grade)
+            if first:
+                write_json(out / job.name / "summary.json", _summary(out / job.name / "samples.jsonl", job, level))
+    barrier("evaluation")
+    return _tell(out, dataclasses.asdict(settings) | told) if first else ""
+
+
+def fill(
+    path: Path, job: Job, draw: Callable[[int], Iterator[Group]], grade: Callable[[Sequence[Group]], Lines]
+) -> None:
+    """Draws and grades what is missing in a file of samples.
+
+    Grading goes on beside drawing, in batches of whatever was drawn meanwhile; process 0 grades and writes.
+    """
+    first = jax.process_index() == 0
+    done = from_first(samples.resume(path, job.groups) if first else None)
+    stream = track(draw(done), job.name, len(job.groups), done)
+    if not first:
+        for _ in stream:
+            pass
+        return
+    with ThreadPoolExecutor(1) as beside:
+        waiting: list[Group] = []
+        graded: Future[Lines] | None = None
+        for group in stream:
+            waiting.append(group)
+            if graded is None or graded.done():
+                if graded:
+                    samples.append(path, graded.result())
+                graded, waiting = beside.submit(grade, waiting), []
+        for rest in (graded, beside.submit(grade, waiting) if waiting else None):
+            if rest:
+                samples.append(path, rest.result())
+
+
+def _graded(groups: Sequence[Group], job: Job, grader: Grader, runner: Runner | None, level: str) -> Lines:
+    """The lines of the groups; where programs ran, each says how they were contained."""
+    found = judge.lines(groups, job, grader, runner)
+    return [line | {"sandbox": level} for line in found] if level else found
+
+
+def _summary(path: Path, job: Job, level: str) -> dict[str, Any]:
+    groups = {r.id: {"category": r.category, "level": r.level} for r in job.records}
+    return {
+        "benchmark": job.benchmark.name,
+        "mode": job.settings.mode,
+        "shots": job.shots[0] if job.shots[0] == job.shots[1] else f"{job.shots[0]} to {job.shots[1]}",
+        "total": job.total,
+        "sandbox": level,
+    } | summarise(read_problems(path, groups), job.settings.seed)
+
+
+def _tell(out: Path, run: dict[str, Any]) -> str:
+    """Writes the summary and the table of all results in `out`; returns the table."""
+    order = [*BENCHMARKS]
+    found = [read_json(path) for path in sorted(out.glob("*/summary.json"))]
+    results = sorted(found, key=lambda one: order.index(one["benchmark"]))
+    levels = ", ".join(sorted({one["sandbox"] for one in results} - {""}))
+    run = {name: value for name, value in run.items() if name != "mode"} | {"grader": GRADER, "sandbox": levels}
+    write_json(out / "summary.json", {"run": run, "results": results})
+    page = table.markdown(run, results)
+    with atomic_write(out / "table.md") as file:
+        file.write(page)
+    return page

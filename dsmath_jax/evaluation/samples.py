@@ -1,0 +1,65 @@
+"""The file of a benchmark's graded samples: lines that are appended group by group, in an order known beforehand."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsmath_jax.workdir import UserError, json_object, read_json, write_json
+
+Key = tuple[str, int]  # a record's id and the number of a sample; -1 is the greedy one
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder of a benchmark's samples, or goes on in it.
+
+    Raises:
+      UserError: it holds samples made with other settings.
+    """
+    path = folder / "settings.json"
+    if not path.exists():
+        write_json(path, settings)
+        return
+    before, now = read_json(path), json.loads(json.dumps(settings))
+    if changed := [name for name in now.keys() | before.keys() if before.get(name) != now.get(name)]:
+        raise UserError(
+            f"{folder} holds samples made with another {', '.join(sorted(changed))}; give another --out, or remove it."
+        )
+
+
+def resume(path: Path, groups: Sequence[Sequence[Key]]) -> int:
+    """How many groups the file holds; what a killed run left of the next one is cut off.
+
+    Args:
+      path: the file, which need not be there.
+      groups: the keys of the lines that are to be in it.
+
+    Raises:
+      UserError: a line is damaged, or its key is not the one that belongs there.
+    """
+    if not path.exists():
+        return 0
+    expected = [(number, key) for number, group in enumerate(groups) for key in group]
+    whole = end = done = 0
+    with open(path, "r+b") as file:
+        for place, line in enumerate(file):
+            if not line.endswith(b"\n"):
+                break
+            where = f"{path}, line {place + 1}"
+            row = json_object(line, where, f"the folder {path.parent}")
+            if place >= len(expected) or (row.get("id"), row.get("sample")) != expected[place][1]:
+                raise UserError(f"{where}: not the sample that belongs there; remove the folder {path.parent}.")
+            end += len(line)
+            if place + 1 == len(expected) or expected[place + 1][0] != expected[place][0]:
+                done, whole = expected[place][0] + 1, end
+        file.truncate(whole)
+    return done
+
+
+def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Adds whole groups; they are on the disk when this returns."""
+    with open(path, "ab") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "replace"))
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,60 @@
+"""Asking a model in words: what it is loaded from, and the text of its completions."""
+
+from pathlib import Path
+
+import pytest
+from jax.sharding import Mesh
+
+from dsmath_jax.evaluation.policy import Policy, until
+from dsmath_jax.models.huggingface.__main__ import import_model
+from dsmath_jax.workdir import UserError, read_json
+
+CHECKPOINT = Path(__file__).parents[3] / "shared" / "data" / "checkpoints" / "stories260k_hf"
+needs_checkpoint = pytest.mark.skipif(not CHECKPOINT.is_dir(), reason=f"no trained checkpoint at {CHECKPOINT}")
+
+
+def test_a_text_ends_before_the_first_stop_string() -> None:
+    assert until("a\n\nQ: b\nQ: c", ("\n\nQ:", "\nQ:")) == "a"
+    assert until("abc", ()) == until("abc", ("d",)) == "abc"
+
+
+@needs_checkpoint
+def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(mesh: Mesh, tmp_path: Path) -> None:
+    golden = read_json(CHECKPOINT / "golden_greedy.json")
+    import_model(CHECKPOINT, tmp_path / "stage", "float32")
+    told = {}
+    for name in (f"hf:{CHECKPOINT}", str(tmp_path / "stage")):
+        policy = Policy.load(name, mesh, 16, 2, dtype="float32")
+        assert policy.context == 512
+        ((one,), (again, other)) = (
+            next(policy.complete([""])), next(policy.complete([""], samples=2, temperature=1.0, stops=("Lily",)))
+        )  # fmt: skip
+        assert one.finish == "length"
+        assert again != other
+        told[name] = (one, again, other)
+    first, second = told.values()
+    assert first == second
+    ids = golden["greedy_tokens"][1:17]  # without BOS
+    assert policy.tokenizer.decode(ids).strip() == first[0].text.strip()
+
+
+@needs_checkpoint
+def test_a_completion_keeps_the_white_space_it_begins_with(mesh: Mesh) -> None:
+    policy = Policy.load(f"hf:{CHECKPOINT}", mesh, 4, 2)
+    prompt = policy.ids("Once upon a time")
+    for text in ("    return there", "\n\tone", " there"):
+        tokens = policy.ids(f"Once upon a time{text}")[len(prompt) :]
+        assert policy._text(prompt, tokens) == text
+
+
+def test_what_cannot_be_asked_is_told_in_a_sentence(mesh: Mesh, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no tokenizer in .* or beside it; give its \.model or tokenizer\.json"):
+        Policy.load(str(tmp_path), mesh, 4, 2)
+
+
+@needs_checkpoint
+def test_a_folder_without_a_model_is_refused(mesh: Mesh, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no model\.json; give the folder of a stage"):
+        Policy.load(str(tmp_path), mesh, 4, 2, tokenizer_path=str(CHECKPOINT))
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        Policy.load(f"hf:{tmp_path}", mesh, 4, 2, tokenizer_path=str(CHECKPOINT))
