@@ -9,7 +9,7 @@ from pathlib import Path
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.evaluation import exemplars, prompts, registry, tools
 from dsmath_jax.evaluation.policy import Policy, until
-from dsmath_jax.evaluation.registry import Benchmark, Mode, Style
+from dsmath_jax.evaluation.registry import Mode, Style
 from dsmath_jax.evaluation.samples import Key
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading.code import Runner
@@ -48,24 +48,27 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A benchmark's problems as they are asked.
+    """Problems as they are asked.
 
     Attributes:
+      benchmark: its name.
       records, prompts: one a problem.
+      stops: strings that end a completion.
       shots: the fewest and the most worked examples before a question.
       total: problems that the benchmark has.
     """
 
-    benchmark: Benchmark
+    benchmark: str
     settings: Settings
     records: Sequence[Record]
     prompts: Sequence[str]
+    stops: Sequence[str]
     shots: tuple[int, int]
     total: int
 
     @property
     def name(self) -> str:
-        return f"{self.benchmark.name}-{self.settings.mode}"
+        return f"{self.benchmark}-{self.settings.mode}"
 
     @property
     def passes(self) -> tuple[tuple[Sequence[int], float], ...]:
@@ -121,23 +124,29 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
     examples = None
     if settings.style == "few_shot" or settings.exemplars:
         examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars)
-    room, texts, shots, too_long = policy.context - policy.max_new_tokens, [], [], 0
+    room, texts, shots = policy.context - policy.max_new_tokens, [], []
     for record in records:
         chosen = examples.of(record) if examples else ()
         for count in range(len(chosen), -1, -1):
             text = prompts.prompt(entry, record, settings.mode, settings.style, chosen[:count])
-            length = len(policy.ids(text))
-            if length <= room:
+            if len(policy.ids(text)) <= room:
                 break
-        too_long += length > room
         texts.append(text)
         shots.append(count)
-    if too_long:
-        logging.warning("%s: %d of %d prompts and completions may outgrow the context.", name, too_long, len(records))
-    return Job(entry, settings, records, texts, (min(shots), max(shots)), total)
+    stops = prompts.stops(entry, settings.mode, settings.style)
+    job = Job(name, settings, records, texts, stops, (min(shots), max(shots)), total)
+    warn_of_long(policy, job)
+    return job
 
 
-def answers(policy: Policy, job: Job, done: int, runner: Runner) -> Iterator[Group]:
+def warn_of_long(policy: Policy, job: Job) -> None:
+    """Says how many prompts leave too little of the context to a completion; they are asked all the same."""
+    room = policy.context - policy.max_new_tokens
+    if long := sum(len(policy.ids(prompt)) > room for prompt in job.prompts):
+        logging.warning("%s: %d of %d prompts may outgrow the context.", job.name, long, len(job.prompts))
+
+
+def answers(policy: Policy, job: Job, done: int, runner: Runner | None) -> Iterator[Group]:
     """Yields the groups that follow the first `done` ones; each is the same wherever one begins."""
     problems, way = len(job.records), _dialogues if job.settings.mode == "tir" else _completions
     for turn, (numbers, temperature) in enumerate(job.passes):
@@ -147,30 +156,29 @@ def answers(policy: Policy, job: Job, done: int, runner: Runner) -> Iterator[Gro
 
 
 def _completions(
-    policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner
+    policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner | None
 ) -> Iterator[Group]:
     del runner  # whatever programs there are run when they are graded
-    stops = prompts.stops(job.benchmark, job.settings.mode, job.settings.style)
     groups = policy.complete(
         [job.prompts[i] for i in chosen], samples=len(numbers), temperature=temperature, top_p=job.settings.top_p,
-        seed=job.settings.seed, numbers=chosen, stops=stops,
+        seed=job.settings.seed, numbers=chosen, stops=job.stops,
     )  # fmt: skip
     for problem, group in zip(chosen, groups, strict=True):
-        texts = [until(said.text, stops) for said in group]
+        texts = [until(said.text, job.stops) for said in group]
         found = [Answer(text, text, said.finish) for text, said in zip(texts, group, strict=True)]
         yield Group(problem, numbers, found)
 
 
 def _dialogues(
-    policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner
+    policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner | None
 ) -> Iterator[Group]:
+    assert runner is not None
     ours, count = job.settings, len(numbers)
-    stops = prompts.stops(job.benchmark, ours.mode, ours.style)
     for start in range(chosen.start, chosen.stop, step := max(1, DIALOGUES // count)):
         part = range(start, min(start + step, chosen.stop))
         generate = _turns(policy, ours, temperature, [problem * count + i for problem in part for i in range(count)])
         asked = [job.prompts[problem] for problem in part for _ in numbers]
-        held = tools.solve(asked, generate, runner, ours.rounds, ours.output_chars, stops)
+        held = tools.solve(asked, generate, runner, ours.rounds, ours.output_chars, job.stops)
         found = iter(Answer(one.text, one.said, one.finish) for one in held)
         for problem in part:
             yield Group(problem, numbers, list(itertools.islice(found, count)))

@@ -5,12 +5,10 @@ from typing import Any
 
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.evaluation.answering import Answer, Group, Job
-from dsmath_jax.evaluation.registry import kind_of
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading import code
 from dsmath_jax.grading.code import Runner, Tested
 from dsmath_jax.grading.grade import Grader, Item
-from dsmath_jax.grading.grades import Kind
 
 Facts = list[dict[str, Any]]  # what is known of each completion
 # The program that tests a completion, by the benchmark that it answers.
@@ -39,7 +37,7 @@ def lines(groups: Sequence[Group], job: Job, grader: Grader, runner: Runner | No
     found = [[next(facts) for _ in group.answers] for group in groups]
     votes = grader.classes(
         [
-            ([one["answer"] for one in known], *_read_as(job, job.records[group.problem]))
+            ([one["answer"] for one in known], job.records[group.problem].kind, job.records[group.problem].options)
             for group, known in zip(groups, found, strict=True)
         ]
     )
@@ -52,29 +50,24 @@ def lines(groups: Sequence[Group], job: Job, grader: Grader, runner: Runner | No
     ]
 
 
-def _read_as(job: Job, record: Record) -> tuple[Kind, Sequence[str]]:
-    """How an answer of the record is to be read."""
-    return kind_of(job.benchmark, record), record.options
-
-
 def _judged(flat: Sequence[tuple[Record, Answer]], job: Job, grader: Grader, runner: Runner | None) -> Facts:
-    if job.benchmark.kind == "program":
+    if job.benchmark in TESTED:
         assert runner is not None
-        tested = [TESTED[job.benchmark.name](answer.text, record) for record, answer in flat]
+        tested = [TESTED[job.benchmark](answer.text, record) for record, answer in flat]
         return [grade._asdict() for grade in code.grade_programs(runner, tested)]
     if job.settings.mode == "pot":
-        return _thoughts(flat, job, grader, runner)
-    return _stated([(record, answer.said) for record, answer in flat], job, grader)
+        return _thoughts(flat, grader, runner)
+    return _stated([(record, answer.said) for record, answer in flat], grader)
 
 
-def _stated(texts: Sequence[tuple[Record, str]], job: Job, grader: Grader) -> Facts:
+def _stated(texts: Sequence[tuple[Record, str]], grader: Grader) -> Facts:
     """Grades of the answers that texts state, with those of the paper's lenient grader."""
-    items = [Item(text, record.answer, *_read_as(job, record)) for record, text in texts]
+    items = [Item(text, record.answer, record.kind, record.options) for record, text in texts]
     grades, lenient = grader.grades(items), grader.lenient(items)
     return [grade._asdict() | {"correct_deepseek": right} for grade, right in zip(grades, lenient, strict=True)]
 
 
-def _thoughts(flat: Sequence[tuple[Record, Answer]], job: Job, grader: Grader, runner: Runner | None) -> Facts:
+def _thoughts(flat: Sequence[tuple[Record, Answer]], grader: Grader, runner: Runner | None) -> Facts:
     """Runs the programs of thought; grades what they answer."""
     assert runner is not None
     programs = [code.program_of(answer.said) for _, answer in flat]
@@ -82,4 +75,4 @@ def _thoughts(flat: Sequence[tuple[Record, Answer]], job: Job, grader: Grader, r
     results = [next(ran) if program else None for program in programs]
     stated = [(record, code.statement(one) if one else "") for (record, _), one in zip(flat, results, strict=True)]
     known = [{"ran": one.how, "output": one.output, "error": one.error} if one else {} for one in results]
-    return [grade | more for grade, more in zip(_stated(stated, job, grader), known, strict=True)]
+    return [grade | more for grade, more in zip(_stated(stated, grader), known, strict=True)]

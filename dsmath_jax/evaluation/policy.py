@@ -44,7 +44,7 @@ class Policy:
     sampler: Sampler
     context: int
     max_new_tokens: int
-    identity: str
+    identity: str = ""
 
     @classmethod
     def load(

@@ -48,7 +48,7 @@ class FirstProcess:
 
 def needs_programs(job: Job) -> bool:
     """Whether answers to it are programs, or have some in them."""
-    return job.settings.mode != "cot" or job.benchmark.kind == "program"
+    return job.settings.mode != "cot" or job.benchmark in judge.TESTED
 
 
 def run(
@@ -132,7 +132,7 @@ def _graded(groups: Sequence[Group], job: Job, grader: Grader, runner: Runner | 
 def _summary(path: Path, job: Job, level: str) -> dict[str, Any]:
     groups = {r.id: {"category": r.category, "level": r.level} for r in job.records}
     return {
-        "benchmark": job.benchmark.name,
+        "benchmark": job.benchmark,
         "mode": job.settings.mode,
         "shots": job.shots[0] if job.shots[0] == job.shots[1] else f"{job.shots[0]} to {job.shots[1]}",
         "total": job.total,

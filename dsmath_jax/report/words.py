@@ -58,14 +58,7 @@ def accuracy(report: Report) -> list[str]:
     models = report.get("evaluate")
     if not models:
         return []
-    sentences = _gains(models)
-    ends = [scores[f"{score}_interval"] for scores in models.values() for score in ("maj_at_k", "pass_at_k")]
-    if any(low == high for low, high in ends):
-        sentences.append(
-            "Where the interval of maj@k or pass@k has no width, all problems have the same score, and resampling them "
-            "cannot show how sure that is; the interval of the greedy accuracy can."
-        )
-    return sentences
+    return _gains(models)
 
 
 def _gains(models: Report) -> list[str]:

@@ -9,59 +9,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import chat, tokenizer
-from dsmath_jax.evaluation.evaluate import MODELS, run, stage_of, summarise
-from dsmath_jax.grading import answers
+from dsmath_jax.evaluation.evaluate import MODELS, run, stage_of
+from dsmath_jax.grading.grade import grade
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.training import checkpoint, model_files
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_jsonl
 
 
 def graded(answer: str | None, gold: str) -> dict[str, Any]:
-    return {"completion": f"The answer is {answer}.", "answer": answer, "correct": answer == gold}
+    return {"completion": f"The answer is {answer}.", "answer": answer, "correct": answer == gold, "class": 0}
 
 
 def row(gold: str, greedy: str | None, samples: list[str | None]) -> dict[str, Any]:
     question = {"id": "x", "question": "?", "answer": gold}
     return question | {"greedy": graded(greedy, gold), "samples": [graded(sample, gold) for sample in samples]}
-
-
-def test_a_summary_counts_votes_and_chances() -> None:
-    rows = [
-        row("7", "7", ["7", "7", "3", None]),  # voted right
-        row("7", "3", ["3", "7", "3", "7"]),  # a tie goes to the answer seen first, which is wrong
-        row("7", None, [None, None, None, "7"]),  # what was not extracted has no vote
-        row("7", "7", ["1", "2", None, "1"]),  # never right
-    ]
-    found = summarise(rows, temperature=0.7, seed=0)
-    assert {name: value for name, value in found.items() if not name.endswith(("interval", "curve"))} == {
-        "greedy": 0.5, "maj_at_k": 0.5, "pass_at_k": 0.75, "n": 4, "k": 4, "temperature": 0.7
-    }  # fmt: skip
-    for name in ("greedy", "maj_at_k", "pass_at_k"):
-        low, high = found[f"{name}_interval"]
-        assert 0 <= low < found[name] < high <= 1
-    assert found["greedy_interval"] == pytest.approx([0.15, 0.85], abs=0.005)  # Wilson's, 2 of 4
-    assert found == summarise(rows, temperature=0.7, seed=0)
-
-
-def test_a_curve_goes_from_one_sample_to_all() -> None:
-    rows = [row("7", None, ["7", "7", "3", "7", None, "7"]), row("7", None, ["3", "3", "7", "3", "5", "3"])]
-    found = summarise(rows, temperature=0.7, seed=0)
-    curve = found["curve"]
-    assert curve["k"] == [1, 2, 4, 6]
-    assert curve["pass"] == pytest.approx([(4 + 1) / 12, (14 + 5) / 30, (1 + 10 / 15) / 2, 1.0])
-    assert curve["maj"][0] == pytest.approx(curve["pass"][0])
-    assert curve["maj"][-1] == found["maj_at_k"] == 0.5
-    assert curve["pass"][-1] == found["pass_at_k"]
-    for name in ("maj", "pass"):
-        for value, (low, high) in zip(curve[name], curve[f"{name}_interval"], strict=True):
-            assert 0 <= low <= value <= high <= 1
-
-
-def test_answers_are_the_same_vote_in_other_writing() -> None:
-    rows = [row("1000", None, ["5", "1,000", "1000.0", "5", "$1000"])]
-    for sample in rows[0]["samples"]:
-        sample["correct"] = answers.equal(sample["answer"], "1000")
-    assert summarise(rows, 0.7, 0)["maj_at_k"] == 1.0
 
 
 def test_an_unknown_model_is_refused() -> None:
@@ -116,9 +77,20 @@ def test_only_models_without_a_file_are_sampled(workdir: Path) -> None:
     for r in rows:
         assert len(r["samples"]) == summary["rl"]["k"] == 2
         for one in (r["greedy"], *r["samples"]):
-            assert one["answer"] == answers.extract(one["completion"])
-            assert one["correct"] == answers.correct(one["completion"], r["answer"])
+            assert [one["answer"], one["correct"], one["reason"]] == grade(one["completion"], r["answer"], "number")
     before = (workdir / "evaluate" / "rl.jsonl").read_bytes()
+    lines = [one for r in rows for one in (r["greedy"], *r["samples"])]
+    kept = sorted(lines, key=lambda one: one["sample"] >= 0)[:4]  # what a run that was killed had written
+    (workdir / "evaluate" / "rl.jsonl").unlink()
+    write_jsonl(workdir / "evaluate" / "rl.made.jsonl", [one | {"finish": "kept"} for one in kept])
+    run(config, workdir)
+    again = (workdir / "evaluate" / "rl.jsonl").read_bytes()
+    assert again.count(b'"kept"') == 3  # the greedy ones: the problem whose samples were not all there is asked anew
+    assert [{**one, "finish": ""} for one in lines] == [
+        {**one, "finish": ""}
+        for r in read_jsonl(workdir / "evaluate" / "rl.jsonl")
+        for one in (r["greedy"], *r["samples"])
+    ]
     (workdir / "rl" / "model.json").unlink()  # a model that has answered is not even opened
     run(config, workdir)
-    assert (workdir / "evaluate" / "rl.jsonl").read_bytes() == before
+    assert (workdir / "evaluate" / "rl.jsonl").read_bytes() == again != before

@@ -2,14 +2,16 @@
 
 import itertools
 import math
+import random
 from collections import Counter
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.evaluation.statistics import classes, maj_at_k, majority, pass_at_k
+from dsmath_jax.evaluation.statistics import doublings, maj_at_k, mcnemar, pass_at_k
 
 
 @st.composite
@@ -61,74 +63,90 @@ class TestPassAtK:
             pass_at_k(n, c, k)
 
 
-def same_number(a: str, b: str) -> bool:
-    return Fraction(a) == Fraction(b)
+def ids(answers: str) -> tuple[list[int | None], list[bool]]:
+    """The classes of answers of a letter each, of which "7" is right and " " is none."""
+    return [None if one == " " else answers.index(one) for one in answers], [one == "7" for one in answers]
 
 
-class TestMajority:
-    def test_counts_classes_not_strings(self) -> None:
-        assert majority(["3", "1/2", "3", "0.5", "2/4"], same_number) == 1
-
-    def test_what_was_not_extracted_never_wins(self) -> None:
-        assert majority([None, None, None, "7"], same_number) == 3
-
-    def test_all_missing_gives_a_missing_answer(self) -> None:
-        assert [None, None][majority([None, None], same_number)] is None
-
-    def test_ties_go_to_the_class_seen_first(self) -> None:
-        assert majority(["2", "1", "1", "2"], same_number) == 0
-        assert majority([None, "1", "2", "2", "1"], same_number) == 1
-
-    def test_refuses_an_empty_vote(self) -> None:
-        with pytest.raises(ValueError, match="at least one"):
-            majority([], same_number)
-
-    @given(st.lists(st.one_of(st.none(), st.integers(0, 4)), min_size=1, max_size=30))
-    def test_equals_a_counter_where_equality_is_identity(self, answers: list[int | None]) -> None:
-        winner = majority(answers, lambda a, b: a == b)
-        ranking = Counter(answer for answer in answers if answer is not None).most_common(1)
-        expected = ranking[0][0] if ranking else None  # most_common keeps the order of first sight among equals
-        assert answers[winner] == expected
-        assert answers.index(expected) == winner
-
-
-def chance_of_a_right_vote(answers: list[str | None], gold: str, k: int) -> float:
-    """maj@k by going through every ordered choice of k answers."""
+def chance_of_a_right_vote(answers: str, gold: str, k: int) -> float:
+    """maj@k by going through every ordered choice of k answers; a counter keeps the order of first sight in ties."""
     chosen = list(itertools.permutations(answers, k))
-    return sum(one[majority(one, str.__eq__)] == gold for one in chosen) / len(chosen)
+    voted = (Counter(answer for answer in one if answer != " ").most_common(1) for one in chosen)
+    return sum(bool(found) and found[0][0] == gold for found in voted) / len(chosen)
 
 
 class TestMajAtK:
-    @given(st.lists(st.sampled_from(["7", "3", "5", None]), min_size=1, max_size=30), st.integers(0, 5))
-    def test_of_one_is_the_share_of_right_samples(self, answers: list[str | None], seed: int) -> None:
-        right = [answer == "7" for answer in answers]
-        found = maj_at_k(classes(answers, str.__eq__), right, [1], seed)
-        assert found == [pytest.approx(sum(right) / len(right), abs=1e-12)]
-
-    @pytest.mark.parametrize("answers", ["7753", "7733", "7 3 5", "33377", "735 7 "])
-    def test_is_the_mean_over_every_choice(self, answers: str) -> None:
-        given_answers = [None if one == " " else one for one in answers]
+    @given(st.text("753 ", min_size=1, max_size=6))
+    def test_is_the_mean_over_every_choice_in_every_order(self, answers: str) -> None:
+        votes, right = ids(answers)
         ks = list(range(1, len(answers) + 1))
-        right = [one == "7" for one in answers]
-        found = maj_at_k(classes(given_answers, str.__eq__), right, ks, seed=0, orders=4000)
-        for k, value in zip(ks, found, strict=True):
-            assert value == pytest.approx(chance_of_a_right_vote(given_answers, "7", k), abs=0.02), k
+        exact = [chance_of_a_right_vote(answers, "7", k) for k in ks]
+        assert maj_at_k(votes, right, ks) == pytest.approx(exact, abs=1e-12)
 
-    def test_of_all_is_the_majority_where_nothing_ties(self) -> None:
-        answers = ["3", "7", "7", None, "5", "7", "3"]
-        votes = classes(answers, str.__eq__)
-        assert votes == [0, 1, 1, None, 4, 1, 0]
-        assert maj_at_k(votes, [one == "7" for one in answers], [7], seed=3) == [1.0]
-        assert maj_at_k(votes, [one == "3" for one in answers], [7], seed=3) == [0.0]
+    @given(st.text("7531 ", min_size=1, max_size=24), st.randoms(use_true_random=False))
+    def test_does_not_depend_on_the_order_of_the_samples(self, answers: str, random: random.Random) -> None:
+        ks, mixed = list(range(1, len(answers) + 1)), "".join(random.sample(answers, len(answers)))
+        assert maj_at_k(*ids(answers), ks) == pytest.approx(maj_at_k(*ids(mixed), ks), abs=1e-12)
 
-    def test_without_any_vote_nothing_is_right(self) -> None:
-        assert maj_at_k([None, None], [False, False], [1, 2], seed=0) == [0.0, 0.0]
+    @given(st.text("7531 ", min_size=1, max_size=40))
+    def test_chances_of_all_classes_and_of_no_vote_add_up_to_one(self, answers: str) -> None:
+        votes, _ = ids(answers)
+        ks, missing = list(range(1, len(answers) + 1)), answers.count(" ")
+        found = np.sum([maj_at_k(votes, [one == name for one in answers], ks) for name in "7531"], axis=0)
+        silent = [math.comb(missing, k) / math.comb(len(answers), k) for k in ks]
+        assert found + silent == pytest.approx(np.ones(len(ks)), abs=1e-12)
 
-    def test_is_the_same_for_the_same_seed(self) -> None:
-        votes, right = [0, 1, 0, 3, 1, 5], [True, False, True, False, False, False]
-        assert maj_at_k(votes, right, [2, 3], seed=1) == maj_at_k(votes, right, [2, 3], seed=1)
+    def test_of_one_is_the_share_of_right_samples_and_of_all_the_majority(self) -> None:
+        assert maj_at_k(*ids("3377 757"), [1, 8]) == pytest.approx([4 / 8, 1.0])
+        assert maj_at_k(*ids("3777533 "), [1, 8]) == pytest.approx([3 / 8, 1 / 2])  # a tie
+
+    def test_several_right_classes_share_their_chances(self) -> None:
+        """Answers that are equal to the gold one, but were not seen to be equal to each other."""
+        assert maj_at_k([0, 1, 1, 0, 4], [True, True, True, True, False], [5]) == pytest.approx([1.0])
+
+    def test_keeps_its_digits_with_many_samples(self) -> None:
+        votes, right = ids("7" * 501 + "3" * 499)
+        found = maj_at_k(votes, right, [1, 999, 1000])
+        assert found == pytest.approx([0.501, 1.0, 1.0], rel=1e-9)
 
     @pytest.mark.parametrize("ks", [[0], [3], [1, 3]])
     def test_refuses_more_than_there_is(self, ks: list[int]) -> None:
         with pytest.raises(ValueError, match="wants 1 <= k <= n"):
-            maj_at_k([0, 1], [True, False], ks, seed=0)
+            maj_at_k([0, 1], [True, False], ks)
+
+    def test_mean_over_draws_is_the_true_chance(self) -> None:
+        """Unbiased: the expectation over n samples of three answers equals the chance of k fresh ones, exactly."""
+        n, k, law = 6, 3, {"7": 0.45, "3": 0.35, " ": 0.2}
+        expected = sum(
+            math.prod(law[one] for one in answers) * maj_at_k(*ids("".join(answers)), [k])[0]
+            for answers in itertools.product(law, repeat=n)
+        )
+        fresh = sum(
+            math.prod(law[one] for one in answers) * maj_at_k(*ids("".join(answers)), [k])[0]
+            for answers in itertools.product(law, repeat=k)
+        )
+        assert expected == pytest.approx(fresh, abs=1e-12)
+
+
+def test_doublings_end_with_the_count() -> None:
+    assert [doublings(count) for count in (0, 1, 2, 6, 64)] == [
+        [], [1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8, 16, 32, 64]
+    ]  # fmt: skip
+
+
+class TestMcNemar:
+    @given(st.integers(0, 40), st.integers(0, 40))
+    def test_equals_the_enumerated_law(self, first: int, second: int) -> None:
+        """The chance, under a fair coin, of a split at least as uneven."""
+        n = first + second
+        as_uneven = sum(math.comb(n, i) for i in range(n + 1) if abs(2 * i - n) >= abs(first - second))
+        assert mcnemar(first, second) == pytest.approx(float(Fraction(as_uneven, 2**n)), rel=1e-14)
+
+    def test_known_values(self) -> None:
+        assert mcnemar(1, 7) == 0.0703125  # Bentur et al. 2009, as Fagerland et al. 2013 quote it
+        assert mcnemar(0, 0) == mcnemar(5, 5) == 1.0
+        assert mcnemar(0, 3000) == pytest.approx(2.0**-2999, rel=1e-12, abs=0.0)
+
+    def test_refuses_impossible_counts(self) -> None:
+        with pytest.raises(ValueError, match="0 or more"):
+            mcnemar(-1, 3)

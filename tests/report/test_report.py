@@ -299,11 +299,6 @@ class TestSentences:
         )
         assert "maj@k moved by +15.0 and pass@k by +1.0 points" in told
 
-    def test_an_interval_without_width_is_no_certainty(self, workdir: Path, change: Change) -> None:
-        assert "no width" not in prose(workdir)
-        change("evaluate/summary.json", {"base": {"maj_at_k": 0.0, "maj_at_k_interval": [0.0, 0.0]}})
-        assert "has no width, all problems have the same score" in prose(workdir)
-
     def test_a_loss_of_accuracy_is_told_as_one(self, workdir: Path, change: Change) -> None:
         change("evaluate/summary.json", {"rl": {"greedy": 0.4, "greedy_interval": [0.34, 0.46]}})
         assert "from 47.5 % to 40.0 % (-7.5 points; the 95 % intervals overlap" in prose(workdir)

@@ -1,0 +1,219 @@
+"""What an evaluation's graded completions come to: fractions with 95 % intervals, by k and by subject, and counts.
+
+The numbers are a function of the lines of `samples.jsonl` alone. Accuracies are shares of problems (micro averages).
+For benchmarks of several subjects or tasks the plain mean of their accuracies (macro) stands beside; the paper does not
+say which it gives. It is the tasks' mean that is usual for BBH, and the share of problems for MMLU.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsmath_jax.evaluation.statistics import doublings, maj_at_k, pass_at_k
+from dsmath_jax.intervals import mean_intervals, mean_share_interval, wilson_interval
+from dsmath_jax.workdir import UserError, read_jsonl
+
+Line = Mapping[str, Any]
+GREEDY = -1  # the number of the greedy sample
+FIELDS = ("answer", "correct", "correct_deepseek", "class", "reason", "finish", "ran")
+LOST = ("timed out after ", "died: ", "raised: ")  # how reasons begin where a worker was lost over an answer
+CUT = ("length", "rounds")  # how completions end that did not come to an end of their own
+NOT_CHECKED = "not checked"  # how the reason begins where nothing could judge
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What became of one problem.
+
+    Attributes:
+      id: of its record.
+      greedy: the graded greedy completion, None where there is none: "answer" (None where there is none), "correct",
+        and perhaps "correct_deepseek", "reason", "finish", "ran" (how its program ended).
+      samples: the graded samples; they also have "class": the index of the first sample with an equal answer, None
+        where there is no answer.
+      groups: what it is counted under: "category" -> its subject or task, "level" -> its level.
+    """
+
+    id: str
+    greedy: Line | None
+    samples: Sequence[Line] = ()
+    groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """The scores of problems, in their order; what was not measured is None.
+
+    Attributes:
+      greedy, greedy_deepseek: `[problems]` 0 or 1.
+      mean, mean_deepseek: `[problems]` share of right samples.
+      ks: 1, 2, 4, ... up to the number of samples; empty where there are none.
+      maj, passed: `[problems, ks]` chance that the vote of k samples, or one of them, is right.
+    """
+
+    greedy: np.ndarray | None
+    greedy_deepseek: np.ndarray | None
+    mean: np.ndarray | None
+    mean_deepseek: np.ndarray | None
+    ks: Sequence[int]
+    maj: np.ndarray
+    passed: np.ndarray
+
+
+def read_problems(path: Path, groups: Mapping[str, Mapping[str, str]] | None = None) -> list[Problem]:
+    """Reads `samples.jsonl`, without its texts, into problems in the order in which they come.
+
+    Args:
+      path: the file.
+      groups: the `Problem.groups` of each id.
+
+    Raises:
+      UserError: a line lacks a field, is there twice, or a problem has fewer samples than others.
+    """
+    found: dict[str, dict[int, Line]] = {}
+    for number, line in enumerate(read_jsonl(path), 1):
+        where = f"{path}, sample {number}"
+        lacking = [name for name in ("id", "sample", "correct") if name not in line]
+        if not lacking and line["sample"] != GREEDY and "class" not in line:
+            lacking = ["class"]
+        if lacking:
+            raise UserError(f"{where}: the field '{lacking[0]}' is missing; evaluate again with another --out.")
+        of_problem = found.setdefault(line["id"], {})
+        if line["sample"] in of_problem:
+            raise UserError(f"{where}: sample {line['sample']} of {line['id']} is there twice; remove one of them.")
+        of_problem[line["sample"]] = {name: line[name] for name in FIELDS if name in line}
+    expected = max(found.values(), key=len, default={}).keys()
+    for identity, lines in found.items():
+        if lines.keys() != expected:
+            raise UserError(f"{path}: {identity} has not all samples; run the evaluation's command to the end.")
+    return [
+        Problem(
+            identity,
+            lines.get(GREEDY),
+            [lines[sample] for sample in sorted(lines.keys() - {GREEDY})],
+            (groups or {}).get(identity, {}),
+        )
+        for identity, lines in found.items()
+    ]
+
+
+def score(problems: Sequence[Problem]) -> Scores:
+    """Scores of problems that have equally many samples."""
+    count = len(problems[0].samples) if problems else 0
+    greedy = [[problem.greedy] for problem in problems if problem.greedy is not None]
+    samples = [problem.samples for problem in problems]
+    one, several = _marks(greedy, "correct"), _marks(samples, "correct") if count else None
+    one_lenient = _marks(greedy, "correct_deepseek")
+    lenient = _marks(samples, "correct_deepseek") if count else None
+    ks, maj, passed = doublings(count), np.zeros((len(problems), 0)), np.zeros((len(problems), 0))
+    if several is not None:
+        votes = [[line["class"] for line in group] for group in samples]
+        maj = np.array([maj_at_k(vote, right, ks) for vote, right in zip(votes, several, strict=True)])
+        chances = np.array([[pass_at_k(count, correct, k) for k in ks] for correct in range(count + 1)])
+        passed = chances[several.sum(axis=1)]
+    return Scores(_share(one), _share(one_lenient), _share(several), _share(lenient), ks, maj, passed)
+
+
+def _marks(groups: Sequence[Sequence[Line]], field: str) -> np.ndarray | None:
+    """`[problems, lines]` of a field that is true or false; None where a line has not been judged so."""
+    marks = [[line.get(field) for line in group] for group in groups]
+    known = bool(marks) and all(mark is not None for group in marks for mark in group)
+    return np.array(marks, dtype=bool) if known else None
+
+
+def _share(marks: np.ndarray | None) -> np.ndarray | None:
+    return None if marks is None else marks.mean(axis=1)
+
+
+def summarise(problems: Sequence[Problem], seed: int = 0) -> dict[str, Any]:
+    """The JSON-able summary of one benchmark.
+
+    `greedy` and `greedy_deepseek` (by the paper's lenient grader) have Wilson's intervals, the others are bootstrapped
+    over problems: `mean`, `mean_deepseek` (of the samples), `maj_at_k` and `pass_at_k` (of all k samples), and `curve`,
+    which has maj and pass for k = 1, 2, 4, ... `groups` has greedy accuracies by subject and level, `macro` the plain
+    means of those. `counts` tells of all completions. What was not measured is None, as is all that was not checked.
+
+    Args:
+      problems: with equally many samples each, at least one problem.
+      seed: of the bootstrap.
+
+    Raises:
+      ValueError: there are no problems.
+    """
+    if not problems:
+        raise ValueError("A summary wants at least one problem.")
+    counts = _counts(problems)
+    checked = not counts["not_checked"]
+    scores = score(problems if checked else [dataclasses.replace(p, greedy=None, samples=()) for p in problems])
+    summary: dict[str, Any] = {"n": len(problems), "k": len(problems[0].samples), "checked": checked}
+    for name, right in (("greedy", scores.greedy), ("greedy_deepseek", scores.greedy_deepseek)):
+        summary[name] = None if right is None else float(right.mean())
+        summary[f"{name}_interval"] = None if right is None else list(wilson_interval(int(right.sum()), len(right)))
+    for name, values in (("mean", scores.mean), ("mean_deepseek", scores.mean_deepseek)):
+        summary[name] = None if values is None else float(values.mean())
+        summary[f"{name}_interval"] = None if values is None else mean_intervals(values, seed).tolist()
+    curve: dict[str, list] = {"k": list(scores.ks)}
+    for name, values in (("maj", scores.maj), ("pass", scores.passed)):
+        curve[name] = values.mean(axis=0).tolist()
+        curve[f"{name}_interval"] = mean_intervals(values, seed).tolist() if scores.ks else []
+        summary[f"{name}_at_k"] = curve[name][-1] if scores.ks else None
+        summary[f"{name}_at_k_interval"] = curve[f"{name}_interval"][-1] if scores.ks else None
+    groups = _groups(problems) if scores.greedy is not None else {}
+    return summary | {"curve": curve, "groups": groups, "macro": _macro(groups), "counts": counts}
+
+
+def _groups(problems: Sequence[Problem]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Greedy accuracy under each name that a kind of group has, where there are several names."""
+    found: dict[str, dict[str, list[bool]]] = {}
+    for problem in problems:
+        for kind, name in problem.groups.items():
+            if name and problem.greedy is not None:
+                found.setdefault(kind, {}).setdefault(name, []).append(bool(problem.greedy["correct"]))
+    return {
+        kind: {name: _accuracy(marks) for name, marks in sorted(names.items(), key=lambda item: _natural(item[0]))}
+        for kind, names in found.items()
+        if len(names) > 1
+    }
+
+
+def _accuracy(marks: Sequence[bool]) -> dict[str, Any]:
+    right, n = sum(marks), len(marks)
+    return {"n": n, "right": right, "greedy": right / n, "greedy_interval": list(wilson_interval(right, n))}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts "Level 10" behind "Level 9"."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _macro(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The plain mean over each kind of group but levels, which are no tasks of their own."""
+    return {
+        kind: {
+            "of": len(names),
+            "greedy": sum(one["greedy"] for one in names.values()) / len(names),
+            "greedy_interval": list(mean_share_interval([(one["right"], one["n"]) for one in names.values()])),
+        }
+        for kind, names in groups.items()
+        if kind != "level"
+    }
+
+
+def _counts(problems: Sequence[Problem]) -> dict[str, Any]:
+    """How many completions there are, and how many of them have no answer, were cut, or could not be graded."""
+    lines = [line for problem in problems for line in (problem.greedy, *problem.samples) if line is not None]
+    reasons = [str(line.get("reason", "")) for line in lines]
+    programs = Counter(line["ran"] for line in lines if isinstance(line.get("ran"), str))
+    return {
+        "completions": len(reasons),
+        "no_answer": sum(line.get("answer") is None for line in lines),
+        "cut": sum(line.get("finish") in CUT for line in lines),
+        "lost": sum(reason.startswith(LOST) for reason in reasons),
+        "not_checked": sum(reason.startswith(NOT_CHECKED) for reason in reasons),
+        "programs": dict(sorted(programs.items())),
+    }

@@ -1,0 +1,149 @@
+"""The Markdown page of a finished evaluation: our figures with their intervals, the paper's beside them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dsmath_jax.evaluation.paper import MODELS, RL_MAJ_AT_64, published
+from dsmath_jax.evaluation.summary import NOT_CHECKED
+
+Entry = Mapping[str, Any]
+NONE = "–"
+SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$])")
+PAPER = (
+    "Percent; in brackets 95 % intervals: Wilson's for greedy answers, bootstrap over problems for samples. maj@k: the "
+    "vote of k samples, by equal answers; pass@k: one of k is right; both are means over all choices of k. The right "
+    "columns are DeepSeekMath 7B in the paper (arXiv 2402.03300, Tables 2 to 5): whole benchmarks, its own exemplars "
+    'and grader. "DeepSeek\'s grader" does as that grader does, which takes more for right than ours.'
+)
+
+
+def escape(text: object) -> str:
+    """Text that stands in a cell, or anywhere in Markdown, as it is."""
+    return SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def code(text: object) -> str:
+    """Text as code, outside of tables."""
+    line = " ".join(str(text).split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
+
+
+def row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    return [row(head), row(["---"] * len(head)), *map(row, rows)]
+
+
+def percent(fraction: float | None, ends: Sequence[float] | None = None) -> str:
+    """A fraction in percent, with its interval behind it; a dash where it was not measured."""
+    if fraction is None:
+        return NONE
+    interval = "" if ends is None else f" ({100 * ends[0]:.1f}–{100 * ends[1]:.1f})"
+    return f"{100 * fraction:.1f}{interval}"
+
+
+def markdown(run: Mapping[str, Any], entries: Sequence[Entry]) -> str:
+    """The page of an evaluation.
+
+    Args:
+      run: "checkpoint", "command", "grader", "sandbox" ("" where no program was run) and whatever else holds for all.
+      entries: for each benchmark and mode what `summary.summarise` tells, with "benchmark", "mode", "shots", and
+        "total", the number of problems that the benchmark has.
+    """
+    sampled = [entry for entry in entries if entry["k"]]
+    head = ["benchmark", "mode", "shots", "problems", "greedy", "DeepSeek's grader"]
+    head += ["k", "mean of k", "maj@k", "pass@k"] if sampled else []
+    lines = grid([*head, *(f"paper: {name}" for name in MODELS)], [_scores(one, bool(sampled)) for one in entries])
+    lines += ["", PAPER, *_notes(entries), "", _origin(run), ""]
+    if any(entry["checked"] for entry in sampled):
+        lines += ["## By number of samples", "", *_curves(sampled), ""]
+    if any(entry["groups"] for entry in entries):
+        lines += ["## Greedy answers by subject and level", "", *_groups(entries), ""]
+    return "\n".join(lines)
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry['benchmark']}, {entry['mode']}"
+
+
+def _cell(entry: Entry, name: str) -> str:
+    return percent(entry[name], entry[f"{name}_interval"])
+
+
+def problems(entry: Entry) -> str:
+    """How many problems: "1,319", or "50 of 1,319"."""
+    n, total = entry["n"], entry["total"]
+    return f"{n:,}" if n == total else f"{n:,} of {total:,}"
+
+
+def _scores(entry: Entry, sampled: bool) -> list[str]:
+    cells = [escape(entry["benchmark"]), escape(entry["mode"]), str(entry["shots"]), problems(entry)]
+    cells += [_cell(entry, "greedy") if entry["checked"] else NOT_CHECKED, _cell(entry, "greedy_deepseek")]
+    if sampled:
+        cells += [str(entry["k"] or NONE), *(_cell(entry, name) for name in ("mean", "maj_at_k", "pass_at_k"))]
+    figures = [NONE if figure is None else f"{figure:.1f}" for figure in published(entry["benchmark"], entry["mode"])]
+    if vote := RL_MAJ_AT_64.get((entry["benchmark"], entry["mode"])):
+        figures[-1] += f" (maj@64: {vote})"
+    return cells + figures
+
+
+def _notes(entries: Sequence[Entry]) -> list[str]:
+    """A line for each benchmark of which the table does not tell all."""
+    notes = []
+    for entry in entries:
+        counts, told = entry["counts"], []
+        for name, words in (
+            ("no_answer", "without an answer"),
+            ("cut", "cut at a limit of length or rounds"),
+            ("lost", "not graded in time, counted as wrong"),
+            ("not_checked", "that nothing here could check"),
+        ):
+            told += [f"{counts[name]:,} {words}"] if counts[name] else []
+        sentences = [f"of {counts['completions']:,} completions {', '.join(told)}"] if told else []
+        if counts["programs"]:
+            ended = ", ".join(f"{number:,} {how}" for how, number in counts["programs"].items())
+            sentences.append(f"programs: {ended}")
+        for kind, mean in entry["macro"].items():
+            sentences.append(f"mean over {mean['of']} of {kind}: {_cell(mean, 'greedy')}")
+        if sentences:
+            notes.append(f"- {escape(_name(entry))}: {escape('; '.join(sentences))}.")
+    return ["", *notes] if notes else []
+
+
+def _origin(run: Mapping[str, Any]) -> str:
+    """Where the figures come from: one line."""
+    sandbox = run.get("sandbox") or "no program was run"
+    return (
+        f"Grader: {escape(run['grader'])}. Sandbox: {escape(sandbox)}. Checkpoint: {code(run['checkpoint'])}. "
+        f"Command: {code(run['command'])}."
+    )
+
+
+def _curves(entries: Sequence[Entry]) -> list[str]:
+    ks = sorted({k for entry in entries for k in entry["curve"]["k"]})
+    rows = []
+    for entry in entries:
+        curve = entry["curve"]
+        for name in ("maj", "pass"):
+            values = zip(curve["k"], curve[name], curve[f"{name}_interval"], strict=True)
+            cells = {k: percent(value, ends) for k, value, ends in values}
+            if cells:
+                rows.append([escape(_name(entry)), f"{name}@k", *(cells.get(k, NONE) for k in ks)])
+    return grid(["benchmark", "", *(f"k = {k}" for k in ks)], rows)
+
+
+def _groups(entries: Sequence[Entry]) -> list[str]:
+    return grid(
+        ["benchmark", "by", "", "problems", "greedy"],
+        [
+            [escape(_name(entry)), escape(kind), escape(name), f"{one['n']:,}", _cell(one, "greedy")]
+            for entry in entries
+            for kind, names in entry["groups"].items()
+            for name, one in names.items()
+        ],
+    )

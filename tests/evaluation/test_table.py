@@ -1,0 +1,113 @@
+"""The Markdown page of an evaluation, and the paper's figures on it."""
+
+from typing import Any
+
+import pytest
+
+from dsmath_jax.evaluation.paper import BASE, INSTRUCT, RL, published
+from dsmath_jax.evaluation.summary import Problem, summarise
+from dsmath_jax.evaluation.table import code, escape, markdown, percent
+
+RUN = {
+    "checkpoint": "runs/my_run|1/rl",
+    "command": "python -m dsmath_jax.evaluation --benchmarks=gsm8k",
+    "grader": "dsmath_jax 0.1, math-verify 0.9.0",
+    "sandbox": "namespaces, landlock, seccomp",
+}
+# How many problems each benchmark has: a share of them is a whole number.
+SIZES = {
+    "gsm8k": 1319, "math": 5000, "ocw": 272, "sat": 32, "mmlu_stem": 3018, "mgsm_zh": 250, "cmath": 1098,
+    "gaokao_mathcloze": 118, "gaokao_mathqa": 351, "mmlu": 14042, "bbh": 6511, "humaneval": 164, "mbpp": 500,
+    "minif2f": 244,
+}  # fmt: skip
+
+
+def entry(benchmark: str, mode: str = "cot", samples: int = 0, total: int = 4, **changes: Any) -> dict[str, Any]:
+    lines = [{"answer": str(i % 2), "correct": i % 2 == 0, "correct_deepseek": True, "class": i % 2} for i in range(4)]
+    levels = ["Level 1", "Level 2"]
+    problems = [Problem(str(i), one, lines[:samples], {"level": levels[i % 2]}) for i, one in enumerate(lines)]
+    return summarise(problems) | {"benchmark": benchmark, "mode": mode, "shots": 8, "total": total} | changes
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The cells of each table of a page."""
+    found: list[list[list[str]]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.strip("|").split(" | ")])
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def test_our_figures_stand_beside_the_papers() -> None:
+    text = markdown(RUN, [entry("gsm8k", total=1319), entry("math", "tir"), entry("toy")])
+    (head, _, *rows), *_ = tables(text)
+    assert head == ["benchmark", "mode", "shots", "problems", "greedy", "DeepSeek's grader", "paper: Base",
+                    "paper: Instruct", "paper: RL"]  # fmt: skip
+    assert rows == [
+        ["gsm8k", "cot", "8", "4 of 1,319", "50.0 (15.0–85.0)", "100.0 (51.0–100.0)", "64.2", "82.9", "88.2"],
+        ["math", "tir", "8", "4", "50.0 (15.0–85.0)", "100.0 (51.0–100.0)", "–", "57.4", "58.8"],
+        ["toy", "cot", "8", "4", "50.0 (15.0–85.0)", "100.0 (51.0–100.0)", "–", "–", "–"],
+    ]
+    assert (
+        "Grader: dsmath\\_jax 0.1, math-verify 0.9.0. Sandbox: namespaces, landlock, seccomp. Checkpoint: "
+        "`runs/my_run|1/rl`. Command: `python -m dsmath_jax.evaluation --benchmarks=gsm8k`." in text
+    )
+    assert "By number of samples" not in text
+
+
+def test_votes_stand_where_there_are_samples() -> None:
+    text = markdown(RUN | {"sandbox": ""}, [entry("math", samples=4), entry("ocw")])
+    (head, _, first, second), (curve_head, _, votes, chances), (_, _, *groups) = tables(text)
+    assert head[6:10] == ["k", "mean of k", "maj@k", "pass@k"]
+    assert first[6:7] == ["4"]
+    assert [cell.split()[0] for cell in first[7:10]] == ["50.0", "50.0", "100.0"]
+    assert first[-1] == "51.7 (maj@64: 60.9)"
+    assert second[6:10] == ["–"] * 4
+    assert curve_head == ["benchmark", "", "k = 1", "k = 2", "k = 4"]
+    assert votes[:2] == ["math, cot", "maj@k"]
+    assert [cell.split()[0] for cell in chances[2:]] == ["50.0", "83.3", "100.0"]
+    assert groups[0] == ["math, cot", "level", "Level 1", "2", "100.0 (34.2–100.0)"]
+    assert "Sandbox: no program was run." in text
+
+
+def test_what_was_not_checked_is_never_told_as_proven() -> None:
+    unknown = {"answer": "by auto", "correct": False, "reason": "not checked: there is no isabelle"}
+    told = summarise([Problem("a", unknown)]) | {"benchmark": "minif2f", "mode": "cot", "shots": 0, "total": 244}
+    text = markdown(RUN, [told])
+    assert tables(text)[0][2][3:] == ["1 of 244", "not checked", "–", "24.6", "–", "–"]
+    assert "- minif2f, cot: of 1 completions 1 that nothing here could check." in text
+
+
+def test_what_the_table_does_not_tell_stands_below_it() -> None:
+    counts = {"completions": 1300, "no_answer": 1200, "cut": 3, "lost": 1, "not_checked": 0, "programs": {"ok": 9}}
+    macro = {"category": {"of": 57, "greedy": 0.25, "greedy_interval": [0.2, 0.3]}}
+    text = markdown(RUN, [entry("mmlu", counts=counts, macro=macro)])
+    assert (
+        "- mmlu, cot: of 1,300 completions 1,200 without an answer, 3 cut at a limit of length or rounds, 1 not "
+        "graded in time, counted as wrong; programs: 9 ok; mean over 57 of category: 25.0 (20.0–30.0)." in text
+    )
+
+
+def test_names_stay_what_they_are_in_markdown() -> None:
+    assert escape("a|b_c*\n`d` <e> [f]") == "a\\|b\\_c\\* \\`d\\` \\<e\\> \\[f\\]"
+    assert code("a `b` | c") == "`` a `b` | c ``"
+    assert code("plain") == "`plain`"
+    assert percent(None) == "–"
+
+
+@pytest.mark.parametrize("figures", [BASE, INSTRUCT, RL])
+def test_published_figures_are_shares_of_whole_benchmarks(figures: dict[tuple[str, str], float]) -> None:
+    for (benchmark, mode), figure in figures.items():
+        size = SIZES[benchmark]
+        right = round(figure / 100 * size)
+        assert round(100 * right / size, 1) == pytest.approx(figure), (benchmark, mode)
+
+
+def test_published_figures_are_found_by_benchmark_and_mode() -> None:
+    assert published("gsm8k", "cot") == (64.2, 82.9, 88.2)
+    assert published("gsm8k", "pot") == (66.9, None, None)
+    assert published("cmath", "tir") == (None, 84.3, 87.6)
+    assert published("minif2f", "cot") == (24.6, None, None)
+    assert published("toy", "cot") == (None, None, None)
