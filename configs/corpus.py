@@ -11,6 +11,7 @@ keeps 35.5 million with 120 billion tokens after four iterations.
 from ml_collections import ConfigDict
 
 from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.data import benchmarks
 
 # Monthly crawls up to the paper's time (https://data.commoncrawl.org/crawl-data/index.html lists all of them).
 CRAWLS = ("2022-49", "2023-06", "2023-14", "2023-23", "2023-40", "2023-50")
@@ -23,7 +24,7 @@ def get_config() -> ConfigDict:
     config.corpus = corpus(
         input=tuple(f"https://data.commoncrawl.org/crawl-data/CC-MAIN-{crawl}/warc.paths.gz" for crawl in CRAWLS),
         seeds="seeds.txt",
-        benchmarks=("gsm8k/test", "math/test", "cmath/test", "mgsm_zh/test", "agieval_sat_math/test", "mmlu_stem/test"),
+        benchmarks=benchmarks.TEST_SPLITS,
         fasttext={"threads": 16},
     )
     return config

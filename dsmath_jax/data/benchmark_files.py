@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 from dsmath_jax.workdir import UserError, json_object
 
 PROMPT_EXAMPLE = re.compile(r"^Q: (.*?)\nA: (.*?)(?=\n\nQ: |\Z)", re.DOTALL | re.MULTILINE)
+ESCAPED = re.compile(r"(?<!\\)\\\\[a-zA-Z]")  # a command behind two backslashes
+ESCAPED_BREAK = re.compile(r"(?<!\\)\\n(?![a-z])")
+LOOSE_END = re.compile(r"[\s,]+\.?\s*\Z")
 
 
 class Row(NamedTuple):
@@ -75,10 +78,12 @@ def json_task(path: Path) -> Iterator[Row]:
 
 
 def prompt_examples(path: Path) -> Iterator[Row]:
-    """BIG-Bench Hard's prompts, a file per task: worked examples "Q: ... A: ... So the answer is X."."""
-    for number, (question, solution) in enumerate(PROMPT_EXAMPLE.findall(_text(path))):
+    """BIG-Bench Hard's prompts, a file per task: a heading, and worked examples "Q: ... A: ... So the answer is X."."""
+    text = _text(path)
+    heading = text.partition("\n\nQ: ")[0].rpartition("-----\n")[2].strip()
+    for number, (question, solution) in enumerate(PROMPT_EXAMPLE.findall(text)):
         answer = solution.rpartition("answer is")[2].strip().removesuffix(".")
-        fields = {"input": question, "solution": solution, "target": answer, "task": path.stem}
+        fields = {"input": question, "solution": solution, "target": answer, "task": path.stem, "heading": heading}
         yield Row(f"{path.stem}/{number}", f"example {number + 1}", fields)
 
 
@@ -109,9 +114,16 @@ def few_shot_column(column: str) -> Reader:
         for (place, sample), (_, explanation) in zip(cells[::2], cells[1::2], strict=False):
             if sample:
                 row = _literal(sample, f"{path}, {place}, column '{column}'")
-                yield Row(place.split()[-1], place, {**row, "explanation": explanation})
+                yield Row(place.split()[-1], place, {**row, "explanation": _explanation(explanation)})
 
     return read
+
+
+def _explanation(cell: str) -> str:
+    """The text of a cell, some of which were published with their line breaks and backslashes escaped."""
+    if ESCAPED.search(cell):
+        cell = ESCAPED_BREAK.sub("\n", cell).replace("\\\\", "\\")
+    return LOOSE_END.sub("", cell)
 
 
 def _read(path: Path) -> bytes:

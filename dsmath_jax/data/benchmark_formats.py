@@ -7,7 +7,7 @@ space around them, except where it is code.
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
@@ -15,6 +15,11 @@ OPTION_LABEL = re.compile(r"\(?([A-Z])[.)]\s*")
 LETTER = re.compile(r"\([A-Z]\)")
 OPTION_STARTS = re.compile(r"\s+(?=[A-Z][.)]\s)")
 TRAILING_BREAKS = re.compile(r"[\\\s]+$")
+
+
+# How an answer is read and compared: a number, any mathematics, one letter, a set of letters, a text, or something that
+# is run: a program with its tests, an Isabelle theory.
+Kind = Literal["number", "math", "choice", "choices", "text", "program", "theory"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Record:
       options: the choices, without their letters.
       category: subject, task or source.
       level: difficulty or school grade.
+      kind: how answers to it are read and compared.
+      heading: what the published prompt of its category says above the worked examples that this is one of.
     """
 
     id: str
@@ -40,6 +47,8 @@ class Record:
     options: tuple[str, ...] = ()
     category: str = ""
     level: str = ""
+    kind: Kind = "math"
+    heading: str = ""
 
 
 class BadField(Exception):
@@ -90,13 +99,15 @@ def _texts(fields: Fields, name: str) -> list[str]:
     return value
 
 
-def columns(question: str = "question", solution: str = "", answer: str = "answer", level: str = "") -> Parse:
+def columns(
+    question: str = "question", solution: str = "", answer: str = "answer", level: str = "", kind: Kind = "number"
+) -> Parse:
     """Rows whose fields are a record's under these names ("" has none)."""
 
     def parse(identity: str, fields: Fields) -> Record:
         worked = _text(fields, solution) if solution else ""
         graded = _text(fields, level) if level else ""
-        return Record(identity, _question(fields, question), worked, _text(fields, answer), level=graded)
+        return Record(identity, _question(fields, question), worked, _text(fields, answer), level=graded, kind=kind)
 
     return parse
 
@@ -119,7 +130,12 @@ def gsm8k(identity: str, fields: Fields) -> Record:
         raise BadField("the field 'answer' has no '####' before the final answer")
     answer = answer.strip().replace(",", "")
     steps = CALCULATOR_MARK.sub("", steps).strip()
-    return Record(identity, _question(fields, "question"), f"{steps}\nThe answer is {answer}.", answer)
+    return Record(identity, _question(fields, "question"), f"{steps}\nThe answer is {answer}.", answer, kind="number")
+
+
+def gsm8k_marked(identity: str, fields: Fields) -> Record:
+    """GSM8K with its calculator marks, which tell what each step computes."""
+    return dataclasses.replace(gsm8k(identity, fields), solution=_text(fields, "answer").rpartition("####")[0].strip())
 
 
 def math(identity: str, fields: Fields) -> Record:
@@ -151,7 +167,7 @@ def boxed(solution: str) -> str:
 
 def mgsm(identity: str, fields: Fields) -> Record:
     """MGSM as chat messages, of which the first asks."""
-    return Record(identity, _question(fields, "messages", 0, "content"), "", _text(fields, "answer"))
+    return Record(identity, _question(fields, "messages", 0, "content"), "", _text(fields, "answer"), kind="number")
 
 
 def _unlabelled(options: Iterable[str]) -> tuple[str, ...]:
@@ -184,14 +200,14 @@ def mmlu(identity: str, fields: Fields) -> Record:
         fields = {**fields, "options": ["None" if option != option else option for option in listed]}
     options = tuple(option.strip() for option in _texts(fields, "options"))
     answer = _choice(_text(fields, "answer"), options, "answer")
-    return Record(identity, _question(fields, "question"), "", answer, options, _text(fields, "topic"))
+    return Record(identity, _question(fields, "question"), "", answer, options, _text(fields, "topic"), kind="choice")
 
 
 def sat(identity: str, fields: Fields) -> Record:
     """SAT: `options` is one text "A) ... B) ..." or "A. ... B. ..."."""
     options = _unlabelled(OPTION_STARTS.split(_text(fields, "options")))
     answer = _choice(_text(fields, "Answer"), options, "Answer")
-    return Record(identity, _question(fields, "question"), "", answer, options)
+    return Record(identity, _question(fields, "question"), "", answer, options, kind="choice")
 
 
 def agieval(identity: str, fields: Fields) -> Record:
@@ -209,7 +225,8 @@ def agieval(identity: str, fields: Fields) -> Record:
     if fields.get("options") is None:
         return Record(identity, question, solution, _text(fields, "answer"), category=category)
     options = _unlabelled(_texts(fields, "options"))
-    return Record(identity, question, solution, _choice(_text(fields, "label"), options, "label"), options, category)
+    letters = _choice(_text(fields, "label"), options, "label")
+    return Record(identity, question, solution, letters, options, category, kind="choices")
 
 
 def bbh(identity: str, fields: Fields) -> Record:
@@ -220,33 +237,37 @@ def bbh(identity: str, fields: Fields) -> Record:
     question, _, listed = _question(fields, "input").partition("\nOptions:\n")
     lines = listed.split("\n") if listed else []
     answer = _text(fields, "target")
+    kind: Kind = "text"
     if lines and lines[0].startswith("("):
         options = _unlabelled(lines)
-        answer = _choice(answer, options, "target") if LETTER.fullmatch(answer) else answer
+        if LETTER.fullmatch(answer):
+            answer, kind = _choice(answer, options, "target"), "choice"
     else:
         options = tuple(line.removeprefix("-").strip() for line in lines)
-    return Record(identity, question, _optional(fields, "solution"), answer, options, _text(fields, "task"))
+    solution, heading = _optional(fields, "solution"), _optional(fields, "heading")
+    return Record(identity, question, solution, answer, options, _text(fields, "task"), kind=kind, heading=heading)
 
 
 def humaneval(identity: str, fields: Fields) -> Record:
     """HumanEval: the solution goes on where the prompt ends, so the white space of both counts."""
     prompt, solution = _verbatim(fields, "prompt"), _verbatim(fields, "canonical_solution")
     test = f"{_text(fields, 'test')}\n\ncheck({_text(fields, 'entry_point')})"
-    return Record(identity, prompt, solution, test)
+    return Record(identity, prompt, solution, test, kind="program")
 
 
 def mbpp(identity: str, fields: Fields) -> Record:
     """MBPP: the answer is the setup code (of a few problems) and the asserts."""
     tests = [_text(fields, "test_setup_code"), *_texts(fields, "test_list")]
     solution, answer = (text.replace("\r\n", "\n") for text in (_text(fields, "code"), "\n".join(tests).strip()))
-    return Record(identity, _question(fields, "text"), solution, answer)
+    return Record(identity, _question(fields, "text"), solution, answer, kind="program")
 
 
 def minif2f(identity: str, fields: Fields) -> Record:
     """miniF2F: the category is the competition that the problem's name begins with."""
     answer = _text(fields, "header") + "\n\n" + _text(fields, "formal_statement")
     question, solution = _question(fields, "informal_statement"), _text(fields, "informal_proof")
-    return Record(identity, question, solution, answer, category=_text(fields, "problem_name").split("_")[0])
+    category = _text(fields, "problem_name").split("_")[0]
+    return Record(identity, question, solution, answer, category=category, kind="theory")
 
 
 def minif2f_formal(identity: str, fields: Fields) -> Record:

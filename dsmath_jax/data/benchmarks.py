@@ -40,14 +40,14 @@ class Source:
       parse: makes the record from its id and the fields of its row.
       read: yields the rows of one file.
       mirror: a file that is taken instead where `path` finds none.
-      hint: what to do where there is neither.
+      hint: what to do where there is neither, with `{data_dir}` for the folder; `PUBLISHED` tells where it is.
     """
 
     path: str
     parse: Parse
     read: Reader = json_lines
     mirror: str = ""
-    hint: str = "set --config.data_dir"
+    hint: str = "set --config.data_dir or --data_dir"
 
     def files(self, data_dir: Path) -> list[Path]:
         """The files of the split, sorted; none if it is not there."""
@@ -58,9 +58,11 @@ class Source:
 
 CMATH = formats.columns(answer="golden", level="grade")
 CMATH_DEV = formats.columns(question="input", answer="golden", level="grade")
-OCW = formats.columns(question="problem", solution="solution")
+OCW = formats.columns(question="problem", solution="solution", kind="math")
 SHOTS = "agieval/few_shot_prompts.csv"
-MATH_HINT = "unpack the MATH data set's own archive there (its licence keeps it out of mirrors)"
+# Its licence keeps MATH out of mirrors, and the archive has the folders as they are wanted.
+MATH_HINT = "unpack the MATH data set's own archive: curl -L https://people.eecs.berkeley.edu/~hendrycks/MATH.tar | "
+MATH_HINT += "tar x -C {data_dir}"
 
 SOURCES: dict[str, Source] = {
     "toy/train": Source("problems/train.jsonl", formats.plain),
@@ -69,6 +71,7 @@ SOURCES: dict[str, Source] = {
     "toy/test": Source("problems/test.jsonl", formats.plain),
     "gsm8k/train": Source("gsm8k/train.jsonl", formats.gsm8k),
     "gsm8k/test": Source("gsm8k/test.jsonl", formats.gsm8k),
+    "gsm8k_marked/train": Source("gsm8k/train.jsonl", formats.gsm8k_marked),
     "math/train": Source("MATH/train/*/*.json", formats.math, json_problem, "math/train.jsonl", MATH_HINT),
     "math/test": Source("MATH/test/*/*.json", formats.math, json_problem, "math/test.jsonl", MATH_HINT),
     "ocw/test": Source("ocw/test.jsonl", OCW),
@@ -98,10 +101,30 @@ SOURCES: dict[str, Source] = {
     "mbpp/train": Source("mbpp/mbpp.jsonl", formats.mbpp, json_lines_between("task_id", 601, 974)),
 }
 
+# Where the files are published, by the first part of a source's name.
+PUBLISHED = {
+    **dict.fromkeys(("gsm8k", "gsm8k_marked"), "github.com/openai/grade-school-math (grade_school_math/data)"),
+    **dict.fromkeys(
+        ("ocw", "sat", "mmlu_stem", "mgsm_zh", "minif2f", "minif2f_formal"),
+        "github.com/deepseek-ai/DeepSeek-Math (evaluation/datasets)",
+    ),
+    "mmlu": "github.com/hendrycks/test (its data archive)",
+    "cmath": "github.com/deepseek-ai/DeepSeek-Math (test) and github.com/XiaoMi/cmath (dev)",
+    **dict.fromkeys(("gaokao_mathcloze", "gaokao_mathqa", "agieval_sat_math"), "github.com/ruixiangcui/AGIEval (data)"),
+    "bbh": "github.com/suzgunmirac/BIG-Bench-Hard (bbh as bbh/tasks, and cot-prompts)",
+    "humaneval": "github.com/openai/human-eval (data)",
+    "mbpp": "github.com/google-research/google-research (mbpp)",
+}
+
+# What models are measured on: the texts that no corpus may hold.
+TEST_SPLITS = tuple(name for name in SOURCES if name.endswith("/test") and not name.startswith("toy/"))
+# The texts of other sources in another form: nobody needs both.
+FORMS = ("gsm8k_marked/train",)
+
 
 def available(data_dir: str | Path) -> list[str]:
     """Names of the sources that lie below `data_dir`, in the order of `SOURCES`; training splits are among them."""
-    return [name for name, source in SOURCES.items() if source.files(Path(data_dir))]
+    return [name for name, source in SOURCES.items() if name not in FORMS and source.files(Path(data_dir))]
 
 
 def load(name: str, data_dir: str | Path) -> list[Record]:
@@ -126,7 +149,9 @@ def load(name: str, data_dir: str | Path) -> list[Record]:
     files = source.files(data_dir)
     if not files:
         wanted = " or ".join(str(data_dir / path) for path in (source.path, source.mirror) if path)
-        raise UserError(f"Benchmark '{name}' wants the file {wanted}, which is not there; {source.hint}.")
+        published = PUBLISHED.get(name.split("/")[0])
+        hint = source.hint.format(data_dir=data_dir) + (f", or take it from {published}" if published else "")
+        raise UserError(f"Benchmark '{name}' wants the file {wanted}, which is not there; {hint}.")
     records = [record for path in files for record in _records(source.read(path), path, name, source.parse)]
     if not records:
         raise UserError(f"Benchmark '{name}': the file {files[0]} holds no records.")

@@ -72,7 +72,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 )  # fmt: skip
                 warn_of_long(policy, job)
                 draw = functools.partial(answers, policy, job, runner=None)
-                grade = functools.partial(judge.lines, job=job, grader=grader, runner=None)
+                grade = functools.partial(judge.lines, job=job, folder=folder, grader=grader, runner=None)
                 made = folder / f"{name}.made.jsonl"
                 fill(made, job, draw, grade)
                 if jax.process_index() == 0:

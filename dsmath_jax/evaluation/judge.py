@@ -1,14 +1,25 @@
 """Lines of `samples.jsonl`: completions with their grades."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.evaluation import isabelle
 from dsmath_jax.evaluation.answering import Answer, Group, Job
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading import code
 from dsmath_jax.grading.code import Runner, Tested
 from dsmath_jax.grading.grade import Grader, Item
+
+
+class Graded(NamedTuple):
+    """A completion that is to be graded: sample `number` of the record's."""
+
+    record: Record
+    number: int
+    answer: Answer
+
 
 Facts = list[dict[str, Any]]  # what is known of each completion
 # The program that tests a completion, by the benchmark that it answers.
@@ -18,12 +29,13 @@ TESTED: dict[str, Callable[[str, Record], Tested | None]] = {
 }
 
 
-def lines(groups: Sequence[Group], job: Job, grader: Grader, runner: Runner | None) -> Facts:
+def lines(groups: Sequence[Group], job: Job, folder: Path, grader: Grader, runner: Runner | None) -> Facts:
     """Grades groups of completions.
 
     Args:
       groups: of the job's problems.
       job: what they answer.
+      folder: of the job's files; theories go to `theories` below it.
       grader: of answers.
       runner: of programs; None where there are none.
 
@@ -32,47 +44,60 @@ def lines(groups: Sequence[Group], job: Job, grader: Grader, runner: Runner | No
       "correct_deepseek" (but for programs and theories), "reason"; "ran" and "output" where its program was run;
       "class" for samples: the index of the first sample of the problem with an equal answer.
     """
-    flat = [(job.records[group.problem], answer) for group in groups for answer in group.answers]
-    facts = iter(_judged(flat, job, grader, runner))
+    flat = [
+        Graded(job.records[group.problem], number, answer)
+        for group in groups
+        for number, answer in zip(group.numbers, group.answers, strict=True)
+    ]
+    facts = iter(_judged(flat, job, folder, grader, runner))
     found = [[next(facts) for _ in group.answers] for group in groups]
+    records = [job.records[group.problem] for group in groups]
     votes = grader.classes(
-        [
-            ([one["answer"] for one in known], job.records[group.problem].kind, job.records[group.problem].options)
-            for group, known in zip(groups, found, strict=True)
-        ]
+        [([one["answer"] for one in known], r.kind, r.options) for r, known in zip(records, found, strict=True)]
     )
     return [
-        {"id": job.records[group.problem].id, "sample": number, "completion": answer.text, "finish": answer.finish}
+        {"id": record.id, "sample": number, "completion": answer.text, "finish": answer.finish}
         | one
         | ({} if number == GREEDY else {"class": vote})
-        for group, known, classes in zip(groups, found, votes, strict=True)
+        for record, group, known, classes in zip(records, groups, found, votes, strict=True)
         for number, answer, one, vote in zip(group.numbers, group.answers, known, classes, strict=True)
     ]
 
 
-def _judged(flat: Sequence[tuple[Record, Answer]], job: Job, grader: Grader, runner: Runner | None) -> Facts:
+def _judged(flat: Sequence[Graded], job: Job, folder: Path, grader: Grader, runner: Runner | None) -> Facts:
     if job.benchmark in TESTED:
         assert runner is not None
-        tested = [TESTED[job.benchmark](answer.text, record) for record, answer in flat]
+        tested = [TESTED[job.benchmark](one.answer.text, one.record) for one in flat]
         return [grade._asdict() for grade in code.grade_programs(runner, tested)]
+    if job.benchmark == "minif2f":
+        names = [isabelle.theory_name(one.record.answer, one.number) for one in flat]
+        attempts = [
+            isabelle.Attempt(name, one.record.answer, one.answer.text) for name, one in zip(names, flat, strict=True)
+        ]
+        return [grade._asdict() for grade in isabelle.grade_theories(attempts, folder / "theories")]
     if job.settings.mode == "pot":
+        assert runner is not None
         return _thoughts(flat, grader, runner)
-    return _stated([(record, answer.said) for record, answer in flat], grader)
+    return _stated(flat, [one.answer.said for one in flat], grader)
 
 
-def _stated(texts: Sequence[tuple[Record, str]], grader: Grader) -> Facts:
+def _stated(flat: Sequence[Graded], texts: Sequence[str], grader: Grader) -> Facts:
     """Grades of the answers that texts state, with those of the paper's lenient grader."""
-    items = [Item(text, record.answer, record.kind, record.options) for record, text in texts]
+    records = [one.record for one in flat]
+    items = [Item(text, r.answer, r.kind, r.options) for r, text in zip(records, texts, strict=True)]
     grades, lenient = grader.grades(items), grader.lenient(items)
     return [grade._asdict() | {"correct_deepseek": right} for grade, right in zip(grades, lenient, strict=True)]
 
 
-def _thoughts(flat: Sequence[tuple[Record, Answer]], grader: Grader, runner: Runner | None) -> Facts:
+def _thoughts(flat: Sequence[Graded], grader: Grader, runner: Runner) -> Facts:
     """Runs the programs of thought; grades what they answer."""
-    assert runner is not None
-    programs = [code.program_of(answer.said) for _, answer in flat]
-    ran = iter(runner.run([code.thought(program) for program in programs if program]))
-    results = [next(ran) if program else None for program in programs]
-    stated = [(record, code.statement(one) if one else "") for (record, _), one in zip(flat, results, strict=True)]
-    known = [{"ran": one.how, "output": one.output, "error": one.error} if one else {} for one in results]
-    return [grade | more for grade, more in zip(_stated(stated, grader), known, strict=True)]
+    ran = code.run_thoughts(runner, [one.answer.said for one in flat])
+    facts = _stated(flat, [code.statement(one) if one else "" for one in ran], grader)
+    for fact, one in zip(facts, ran, strict=True):
+        if one is None:
+            fact["reason"] = "no program"
+        else:
+            fact |= {"ran": one.how, "output": one.output}
+            if not code.ended_well(one):
+                fact["reason"] = code.last_line(one.error) if one.how == "raised" else one.how
+    return facts

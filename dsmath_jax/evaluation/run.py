@@ -24,7 +24,6 @@ from dsmath_jax.evaluation.answering import Group, Job, Settings, answers, make_
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import BENCHMARKS
 from dsmath_jax.evaluation.summary import read_problems, summarise
-from dsmath_jax.grading.code import Runner
 from dsmath_jax.grading.grade import Grader
 from dsmath_jax.grading.sandbox import Program, Ran, Sandbox
 from dsmath_jax.progress import track
@@ -87,10 +86,12 @@ def run(
         for job in jobs:
             level = sandbox.level if sandbox and needs_programs(job) else ""
             draw = functools.partial(answers, policy, job, runner=FirstProcess(sandbox))
-            grade = functools.partial(_graded, job=job, grader=grader, runner=sandbox, level=level)
-            fill(out / job.name / "samples.jsonl", job, draw, grade)
+            folder = out / job.name
+            judged = functools.partial(judge.lines, job=job, folder=folder, grader=grader, runner=sandbox)
+            grade = functools.partial(_contained, judged, level) if level else judged
+            fill(folder / "samples.jsonl", job, draw, grade)
             if first:
-                write_json(out / job.name / "summary.json", _summary(out / job.name / "samples.jsonl", job, level))
+                write_json(folder / "summary.json", _summary(folder / "samples.jsonl", job, level))
     barrier("evaluation")
     return _tell(out, dataclasses.asdict(settings) | told) if first else ""
 
@@ -123,10 +124,9 @@ def fill(
                 samples.append(path, rest.result())
 
 
-def _graded(groups: Sequence[Group], job: Job, grader: Grader, runner: Runner | None, level: str) -> Lines:
-    """The lines of the groups; where programs ran, each says how they were contained."""
-    found = judge.lines(groups, job, grader, runner)
-    return [line | {"sandbox": level} for line in found] if level else found
+def _contained(judged: Callable[[Sequence[Group]], Lines], level: str, groups: Sequence[Group]) -> Lines:
+    """Lines that say how the programs were contained."""
+    return [line | {"sandbox": level} for line in judged(groups)]
 
 
 def _summary(path: Path, job: Job, level: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What graders say: of two answers, and of a completion."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Kind = Literal["number", "math", "choice", "choices", "text", "program", "theory"]
+from dsmath_jax.data.benchmark_formats import Kind as Kind
 
 
 class Verdict(NamedTuple):

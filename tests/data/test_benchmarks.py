@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -68,7 +69,20 @@ MBPP = {
 }
 FORMAL = "theory x imports Main\nbegin\n\ntheorem x:\n  shows"
 CHECK = "def check(g):\n    assert g() == 1\n\ncheck(f)"
-MBPP_RECORD = Record("mbpp/dev/2", "Write f.", "def f():\n  return n", "n = 1\nassert f() == 1\nassert n")
+MBPP_RECORD = Record(
+    "mbpp/dev/2", "Write f.", "def f():\n  return n", "n = 1\nassert f() == 1\nassert n", kind="program"
+)
+
+
+KINDS = {
+    "number": ("toy", "gsm8k", "gsm8k_marked", "cmath", "mgsm_zh"),
+    "math": ("math", "ocw", "gaokao_mathcloze"),
+    "choice": ("sat", "mmlu_stem", "mmlu"),
+    "choices": ("gaokao_mathqa", "agieval_sat_math"),
+    "program": ("humaneval", "mbpp"),
+    "theory": ("minif2f", "minif2f_formal"),
+}
+KIND_OF: dict[str, Any] = {name: kind for kind, names in KINDS.items() for name in names}
 
 
 @pytest.mark.parametrize(
@@ -77,6 +91,8 @@ MBPP_RECORD = Record("mbpp/dev/2", "Write f.", "def f():\n  return n", "n = 1\na
         ("toy/rl", "problems/rl.jsonl", TOY, Record("t7", "How many?", "One. The answer is 1.", "1")),
         ("gsm8k/test", "gsm8k/test.jsonl", GSM8K,
          Record("gsm8k/test/1", "How many?", "He has 48/2 = 24.\nThen 1 more.\nThe answer is 1024.", "1024")),
+        ("gsm8k_marked/train", "gsm8k/train.jsonl", GSM8K,
+         Record("gsm8k_marked/train/1", "How many?", "He has 48/2 = <<48/2=24>>24.\nThen 1<<1=1>> more.", "1024")),
         ("math/train", "math/train.jsonl", MATH,
          Record("math/train/1", "Find $x$.", MATH["solution"], r"\frac{1}{2}", category="Algebra", level="5")),
         ("math/test", "math/test.jsonl",
@@ -116,7 +132,7 @@ def test_rows_become_records(tmp_path: Path, name: str, file: str, row: dict, re
     path.write_bytes(gzip.compress(lines.encode()) if file.endswith(".gz") else lines.encode())
     records = benchmarks.load(name, tmp_path)
     assert len(records) == 2
-    assert records[1] == record
+    assert records[1] == dataclasses.replace(record, kind=KIND_OF[name.split("/")[0]])
 
 
 def test_mbpp_splits_share_a_file(tmp_path: Path) -> None:
@@ -140,9 +156,9 @@ def test_mmlu_is_a_table_per_subject(tmp_path: Path) -> None:
     records = benchmarks.load("mmlu/dev", tmp_path)
     assert [record.category for record in records] == ["us_foreign_policy"] * 2 + ["virology"] * 2
     assert records[0] == Record(
-        "mmlu/dev/us_foreign_policy/0", "1, 2 or\n3?", "", "B", ("0,1", "2"), "us_foreign_policy"
+        "mmlu/dev/us_foreign_policy/0", "1, 2 or\n3?", "", "B", ("0,1", "2"), "us_foreign_policy", kind="choice"
     )
-    assert records[3] == Record("mmlu/dev/virology/1", "virology?", "", "A", ("x", "None"), "virology")
+    assert records[3] == Record("mmlu/dev/virology/1", "virology?", "", "A", ("x", "None"), "virology", kind="choice")
 
 
 def test_bbh_is_a_file_per_task(tmp_path: Path) -> None:
@@ -154,10 +170,10 @@ def test_bbh_is_a_file_per_task(tmp_path: Path) -> None:
     ]
     write_json(tmp_path / "bbh" / "tasks" / "mixed.json", {"canary": "", "examples": examples})
     assert benchmarks.load("bbh/test", tmp_path) == [
-        Record("bbh/test/mixed/0", "Which day?", "", "B", ("Monday", "Sunday"), "mixed"),
-        Record("bbh/test/mixed/1", "Back?", "", "No", ("Yes", "No"), "mixed"),
-        Record("bbh/test/mixed/2", "not ( True ) is", "", "False", (), "mixed"),
-        Record("bbh/test/mixed/3", "Film?", "", "Monsters, Inc", ("Monsters", "Inc"), "mixed"),
+        Record("bbh/test/mixed/0", "Which day?", "", "B", ("Monday", "Sunday"), "mixed", kind="choice"),
+        Record("bbh/test/mixed/1", "Back?", "", "No", ("Yes", "No"), "mixed", kind="text"),
+        Record("bbh/test/mixed/2", "not ( True ) is", "", "False", (), "mixed", kind="text"),
+        Record("bbh/test/mixed/3", "Film?", "", "Monsters, Inc", ("Monsters", "Inc"), "mixed", kind="text"),
     ]
 
 
@@ -167,9 +183,10 @@ def test_bbh_prompts_are_worked_examples(tmp_path: Path) -> None:
     solution = "Let us see.\n\nIt was B. So the answer is (B)."
     first = f"Q: Which day?\nOptions:\n(A) Monday\n(B) Sunday\nA: {solution}"
     path.write_text(f"Canary\n-----\nTell dates.\n\n{first}\n\nQ: And then?\nA: So the answer is No.\n")
+    told: dict[str, Any] = {"category": "date", "heading": "Tell dates."}
     assert benchmarks.load("bbh/dev", tmp_path) == [
-        Record("bbh/dev/date/0", "Which day?", solution, "B", ("Monday", "Sunday"), "date"),
-        Record("bbh/dev/date/1", "And then?", "So the answer is No.", "No", (), "date"),
+        Record("bbh/dev/date/0", "Which day?", solution, "B", ("Monday", "Sunday"), kind="choice", **told),
+        Record("bbh/dev/date/1", "And then?", "So the answer is No.", "No", (), kind="text", **told),
     ]  # fmt: skip
 
 
@@ -185,7 +202,7 @@ def test_agieval_prompts_are_worked_examples(tmp_path: Path) -> None:
     write_few_shots(tmp_path, repr(QA))
     options = ("$1$", "2", "3")
     assert benchmarks.load("gaokao_mathqa/dev", tmp_path) == [
-        Record("gaokao_mathqa/dev/1", "则 $a=$", "Since A and C.", "AC", options)
+        Record("gaokao_mathqa/dev/1", "则 $a=$", "Since A and C.", "AC", options, kind="choices")
     ]
     with pytest.raises(UserError, match=r"few_shot_prompts\.csv has no column 'sat-math'"):
         benchmarks.load("agieval_sat_math/dev", tmp_path)

@@ -31,9 +31,10 @@ def test_a_completion_ends_with_its_eos() -> None:
 
 
 def test_worked_examples_stand_before_the_question_in_the_same_words() -> None:
-    assert TOKENIZER.decode(chat.few_shot_ids(TOKENIZER, EXAMPLES, "Mine?")) == (
-        "<BOS>User: Question 1?\n\nAssistant: Steps 1\nThe answer is 1.\n\n"
+    assert chat.few_shot(EXAMPLES, "Mine?") == (
+        "User: Question 1?\n\nAssistant: Steps 1\nThe answer is 1.\n\n"
         "User: Question 2?\n\nAssistant: Steps 2\nThe answer is 2.\n\n"
         "User: Mine?\n\nAssistant:"
     )
-    assert chat.few_shot_ids(TOKENIZER, [], "Mine?") == chat.prompt_ids(TOKENIZER, "Mine?")
+    alone = [TOKENIZER.bos_id, *TOKENIZER.encode(chat.few_shot([], "Mine?"))]
+    assert alone == chat.prompt_ids(TOKENIZER, "Mine?")

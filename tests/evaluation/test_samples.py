@@ -36,7 +36,7 @@ def test_a_file_goes_on_after_a_kill_at_any_byte(tmp_path: Path) -> None:
 def test_lines_of_other_samples_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     append(path, rows(1))
-    with pytest.raises(UserError, match=r"samples\.jsonl, line 1: not the sample that belongs there; remove the folder"):
+    with pytest.raises(UserError, match=r"samples\.jsonl, line 1: not the sample that belongs there; remove"):
         resume(path, GROUPS)
     path.write_text('{"id": "a", "sam\n')
     with pytest.raises(UserError, match=r"line 1: not a JSON object"):

@@ -1,0 +1,286 @@
+"""The benchmarks that a model is measured on: one entry each, data and no code.
+
+An entry names its records (a source of `data.benchmarks`, which the corpus is decontaminated against), how its answers
+are compared, and for each mode how a problem is written and which worked examples stand before it. The numbers of
+examples are the paper's (section 2.3, Tables 2 to 4); the examples are others where the paper's are in no data set
+(`exemplars`). `prompts` makes texts of all this.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from dsmath_jax.data import benchmarks
+from dsmath_jax.data.benchmark_formats import Kind, Record
+from dsmath_jax.grading.code import AFTER_FUNCTION
+from dsmath_jax.workdir import UserError
+
+Mode = Literal["cot", "pot", "tir"]  # chain of thought, program of thought, tool-integrated reasoning
+Style = Literal["few_shot", "chat"]  # how a base model is asked, and one after instruction tuning
+Language = Literal["en", "zh"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How options stand below a question: `before` them, `each` with its letter, and what is `between`."""
+
+    before: str
+    each: str
+    between: str
+    dashed: str = ""  # each of those that have no letters
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a problem and its solution are written.
+
+    Attributes:
+      problem: all up to where the model goes on, around the question `{}`.
+      answer: the sentence that a solution ends in, around the answer `{}`.
+      stops: texts that end a completion: what would begin the next problem.
+      question: the question, of a record's fields `{question}`, `{solution}` and `{answer}` (those that are given).
+      choices: how a record's options follow the question.
+      letters: how the letters of right options are written in `answer`.
+      lead: what stands between the problem and its solution.
+      separator: what stands between a solution and the next problem.
+      heading: what stands above the worked examples, of `{category}` and `{heading}` (the published one).
+      instruction: what is asked of the model, on a line below the question.
+    """
+
+    problem: str
+    answer: str
+    stops: tuple[str, ...]
+    question: str = "{question}"
+    choices: Choices = Choices("\n", "({letter}) {text}", " ")
+    letters: str = "{}"
+    lead: str = ""
+    separator: str = "\n\n"
+    heading: str = ""
+    instruction: str = ""
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Which records stand before a question as worked examples.
+
+    Attributes:
+      source: in `benchmarks.SOURCES`, never a test split.
+      count: how many.
+      ids: which, as the last parts of their ids; () for the first `count` of an order that depends on nothing but
+        the texts, so that it is the same in every mirror (`exemplars`).
+      same_category: of the question's own subject or task alone.
+    """
+
+    source: str
+    count: int
+    ids: tuple[str, ...] = ()
+    same_category: bool = False
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+      name: as the user says it.
+      source: its records, a split in `benchmarks.SOURCES`.
+      kind: how its answers are read and compared, unless a record says otherwise (BIG-Bench Hard's letters).
+      formats: how a model is asked, by mode.
+      shots: its worked examples, by mode; none where the mode is missing.
+      language: of its questions.
+      instructions: what a chat model is asked for, by mode, where that is not what the paper asks for.
+    """
+
+    name: str
+    source: str
+    kind: Kind
+    formats: Mapping[Mode, Format]
+    shots: Mapping[Mode, Shots] = field(default_factory=dict)
+    language: Language = "en"
+    instructions: Mapping[Mode, str] = field(default_factory=dict)
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes that it can be asked in."""
+        return tuple(self.formats)
+
+
+QA = Format("Q: {}\nA:", "The answer is {}.", ("\nQ:",), lead=" ", separator="\n\n\n")
+PROBLEM = Format(
+    "Problem:\n{}\n\nSolution:\n", "Final Answer: The final answer is ${}$. I hope it is correct.", ("\nProblem:",)
+)
+CHOICE = replace(
+    PROBLEM,
+    problem="Problem:\n{}\nSolution:\n",
+    answer="Final Answer: The final answer is {}. I hope it is correct.",
+    choices=Choices("\nWhich of the following is right? Explain your answer.\n", "({letter}) {text}", ", "),
+    letters="({})",
+)
+CHINESE = Format(
+    "问题：{}\n答案：",
+    "所以答案是：{}。",
+    ("\n问题：",),
+    choices=Choices("\n从以下选项中选择：", "({letter}){text}", " "),
+    separator="\n\n\n",
+)
+QA_PROGRAM = replace(QA, problem="Q: {}\n\n# solution in Python:\n\n\n", lead="")
+PROBLEM_PROGRAM = replace(PROBLEM, problem="Problem:\n{}\n\n# solution in Python:\n\n\n", separator="\n\n\n")
+MMLU = Format(
+    "{}\nAnswer:",
+    "{}",
+    ("\n",),
+    choices=Choices("\n", "{letter}. {text}", "\n"),
+    lead=" ",
+    heading="The following are multiple choice questions (with answers) about {category}.",
+)
+BBH = Format(
+    "Q: {}\nA:",
+    "So the answer is {}.",
+    ("\nQ:",),
+    choices=Choices("\nOptions:\n", "({letter}) {text}", "\n", dashed="- {text}"),
+    letters="({})",
+    lead=" ",
+    heading="{heading}",
+)
+HUMANEVAL = Format("{}", "", AFTER_FUNCTION)
+MBPP = Format(
+    "You are an expert Python programmer, and here is your task: {}\n[BEGIN]\n",
+    "",
+    ("[DONE]",),
+    question="{question} Your code should pass these tests:\n\n{answer}",
+    separator="\n[DONE]\n\n",
+)
+MINIF2F = Format(
+    "Informal:\n{}\n",
+    "",
+    ("\nInformal:",),
+    question="(*### Problem\n\n{question}\n\n### Solution\n\n{solution} *)\n\nFormal:\n{answer}",
+    separator="\n\n\n\n",
+)
+
+# Short problems whose calculator marks make a program, one step a line.
+GSM8K = ("0", "4", "70", "77", "79", "100", "104", "111")
+# The first of each school grade, and two more for eight.
+CMATH = ("0", "100", "200", "300", "400", "500", "450", "550")
+PROGRAMS = {count: Shots("gsm8k_marked/train", count, GSM8K[:count]) for count in (4, 8)}
+SAT = Shots("agieval_sat_math/dev", 4, ("1", "2", "3", "4"))
+
+_ALL = (
+    Benchmark(
+        "gsm8k",
+        "gsm8k/test",
+        "number",
+        {"cot": QA, "pot": QA_PROGRAM, "tir": QA},
+        {"cot": Shots("gsm8k/train", 8, GSM8K), "pot": PROGRAMS[8], "tir": PROGRAMS[8]},
+    ),
+    Benchmark(
+        "math",
+        "math/test",
+        "math",
+        {"cot": PROBLEM, "pot": PROBLEM_PROGRAM, "tir": PROBLEM},
+        {"cot": Shots("math/train", 4), "pot": PROGRAMS[4], "tir": PROGRAMS[4]},
+    ),
+    Benchmark("ocw", "ocw/test", "math", {"cot": PROBLEM}, {"cot": SAT}),
+    Benchmark("sat", "sat/test", "choice", {"cot": CHOICE}, {"cot": SAT}),
+    Benchmark("mmlu_stem", "mmlu_stem/test", "choice", {"cot": CHOICE}, {"cot": SAT}),
+    Benchmark(
+        "mgsm_zh",
+        "mgsm_zh/test",
+        "number",
+        {"cot": CHINESE, "tir": CHINESE},
+        {"cot": Shots("cmath/dev", 8, CMATH), "tir": PROGRAMS[8]},
+        "zh",
+    ),
+    Benchmark(
+        "cmath",
+        "cmath/test",
+        "number",
+        {"cot": CHINESE, "tir": CHINESE},
+        {"cot": Shots("cmath/dev", 6, CMATH[:6]), "tir": PROGRAMS[8]},
+        "zh",
+    ),
+    Benchmark(
+        "gaokao_mathcloze",
+        "gaokao_mathcloze/test",
+        "math",
+        {"cot": CHINESE},
+        {"cot": Shots("gaokao_mathcloze/dev", 5, ("1", "2", "3", "4", "5"))},
+        "zh",
+    ),
+    Benchmark(
+        "gaokao_mathqa",
+        "gaokao_mathqa/test",
+        "choices",
+        {"cot": CHINESE},
+        {"cot": Shots("gaokao_mathqa/dev", 5, ("1", "2", "3", "4", "5"))},
+        "zh",
+    ),
+    Benchmark("mmlu", "mmlu/test", "choice", {"cot": MMLU}, {"cot": Shots("mmlu/dev", 5, same_category=True)}),
+    Benchmark(
+        "bbh",
+        "bbh/test",
+        "text",
+        {"cot": BBH},
+        {"cot": Shots("bbh/dev", 3, same_category=True)},
+        instructions={"cot": 'Think step by step, and end with "So the answer is" and the answer.'},
+    ),
+    Benchmark(
+        "humaneval",
+        "humaneval/test",
+        "program",
+        {"cot": HUMANEVAL},
+        instructions={"cot": "Complete this function, and put the whole program in a ```python block."},
+    ),
+    Benchmark(
+        "mbpp",
+        "mbpp/test",
+        "program",
+        {"cot": MBPP},
+        {"cot": Shots("mbpp/dev", 3, ("2", "3", "4"))},
+        instructions={"cot": "Put the program in a ```python block."},
+    ),
+    Benchmark(
+        "minif2f",
+        "minif2f/test",
+        "theory",
+        {"cot": MINIF2F},
+        instructions={"cot": "Go on with the proof in Isabelle/HOL, from where the statement ends."},
+    ),
+)
+
+BENCHMARKS: dict[str, Benchmark] = {entry.name: entry for entry in _ALL}
+
+
+def benchmark(name: str) -> Benchmark:
+    """The entry of a name.
+
+    Raises:
+      UserError: there is none; the nearest name is offered.
+    """
+    if name not in BENCHMARKS:
+        nearest = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0)[0]
+        raise UserError(
+            f"Unknown benchmark '{name}', did you mean '{nearest}'; known ones are {', '.join(BENCHMARKS)}."
+        )
+    return BENCHMARKS[name]
+
+
+def records(name: str, data_dir: str | Path, limit: int = 0) -> list[Record]:
+    """The problems of a benchmark in file order; of more than `limit` (0: no limit) as many, spread evenly over them.
+
+    Files go by subject, task or grade, so that the first of them would be all of one.
+
+    Raises:
+      UserError: the name is unknown, or its file is missing or damaged.
+    """
+    found = benchmarks.load(benchmark(name).source, data_dir)
+    if not 0 < limit < len(found):
+        return found
+    return [found[place * len(found) // limit] for place in range(limit)]
+
+
+def lettered(record: Record) -> bool:
+    """Whether a record's options go by letters, rather than being the answers themselves ("Yes", "No")."""
+    return bool(record.options) and record.answer not in record.options

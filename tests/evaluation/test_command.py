@@ -1,0 +1,194 @@
+"""The command that evaluates: a trained checkpoint asked real problems, killed, resumed, and bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from dsmath_jax.evaluation import __main__ as command
+from dsmath_jax.evaluation import samples
+from dsmath_jax.evaluation.policy import Policy, Said
+from dsmath_jax.workdir import UserError, read_json, read_jsonl
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+CHECKPOINT = DATA / "checkpoints" / "stories260k_hf"
+pytestmark = pytest.mark.skipif(not CHECKPOINT.is_dir(), reason=f"no trained checkpoint at {CHECKPOINT}")
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    return [
+        f"--checkpoint=hf:{CHECKPOINT}", f"--data_dir={DATA}", f"--out={out}", "--limit=3", "--samples=2",
+        "--max_new_tokens=8", "--rows=8", *more,
+    ]  # fmt: skip
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.jsonl"))}
+
+
+class Killed(BaseException):
+    """Stands in for the end of the process."""
+
+
+def test_an_evaluation_ends_as_if_it_had_never_been_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--benchmarks=gsm8k,sat", "--style=chat", "--seed=3")
+    command.main(arguments(tmp_path / "whole", *more))
+    assert "| gsm8k | cot |" in capsys.readouterr().out
+    whole = files(tmp_path / "whole")
+    assert [*whole] == ["gsm8k-cot/samples.jsonl", "sat-cot/samples.jsonl"]
+    append, left = samples.append, [2]
+
+    def dying(path: Path, rows: Any) -> None:
+        if not left[0]:
+            with open(path, "ab") as file:
+                file.write(b'{"id": "gsm8k/te')
+            raise Killed
+        left[0] -= 1
+        append(path, rows)
+
+    monkeypatch.setattr(samples, "append", dying)
+    with pytest.raises(Killed):
+        command.main(arguments(tmp_path / "killed", *more))
+    monkeypatch.setattr(samples, "append", append)
+    begun = (tmp_path / "killed" / "gsm8k-cot" / "samples.jsonl").read_bytes()
+    assert 0 < begun.count(b"\n") < 9
+    assert begun.startswith(whole["gsm8k-cot/samples.jsonl"][: begun.rfind(b"\n")])
+    command.main(arguments(tmp_path / "killed", *more))
+    assert files(tmp_path / "killed") == whole
+    summary = read_json(tmp_path / "killed" / "summary.json")
+    assert summary["results"] == read_json(tmp_path / "whole" / "summary.json")["results"]
+    assert [(one["benchmark"], one["n"], one["total"], one["k"]) for one in summary["results"]] == [
+        ("gsm8k", 3, 1319, 2), ("sat", 3, 32, 2)
+    ]  # fmt: skip
+    # What is finished is told again, and nothing is drawn.
+    monkeypatch.setattr(Policy, "complete", lambda *_, **__: pytest.fail("drew again"))
+    command.main(arguments(tmp_path / "killed", *more))
+    assert files(tmp_path / "killed") == whole
+    with pytest.raises(UserError, match=r"holds samples made with another seed; give another --out, or remove it"):
+        command.main(arguments(tmp_path / "killed", *more[:2], "--seed=4"))
+
+
+def test_programs_and_dialogues_are_run_and_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that always says the same things, of which some are right for the first problem (18)."""
+    program = "```python\ndef solution():\n    return (16 - 3 - 4) * 2\nprint(solution())\n"
+    said = {
+        "pot": [[program + "```"] * 3],
+        "tir": [[program + "```output"] * 2 + [r"So \boxed{18}."], [r"The answer is $\boxed{18}$."] * 3],
+    }
+
+    def complete(self: Policy, prompts: Sequence[str], *, samples: int = 1, step: int = 0, **_: Any) -> Iterator:
+        texts = said[mode][min(step, len(said[mode]) - 1)]
+        for _ in prompts:
+            yield [Said(texts[place % 3], "stop") for place in range(samples)]
+
+    monkeypatch.setattr(Policy, "complete", complete)
+    for mode in said:
+        command.main(arguments(tmp_path, "--benchmarks=gsm8k", f"--mode={mode}"))
+        lines = list(read_jsonl(tmp_path / f"gsm8k-{mode}" / "samples.jsonl"))
+        assert len(lines) == 9
+        for line in lines:
+            assert line["answer"] == "18"
+            assert line["correct"] is (line["id"] == "gsm8k/test/0")
+            assert line["sandbox"]
+            assert line.get("ran") == ("ok" if mode == "pot" else None)
+        if mode == "tir":
+            assert lines[0]["completion"].count("```output\n18\n```\n") == 1
+    assert [one["mode"] for one in read_json(tmp_path / "summary.json")["results"]] == ["pot", "tir"]
+    assert "| gsm8k | tir |" in (tmp_path / "table.md").read_text()
+
+
+def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def complete(self: Policy, prompts: Sequence[str], *, samples: int = 1, **_: Any) -> Iterator:
+        for prompt in prompts:
+            right = "    return number % 1.0" if "truncate_number" in prompt else "    return None"
+            yield [Said(right, "eos")] * samples
+
+    monkeypatch.setattr(Policy, "complete", complete)
+    command.main(arguments(tmp_path, "--benchmarks=humaneval", "--limit=164", "--samples=0"))
+    lines = list(read_jsonl(tmp_path / "humaneval-cot" / "samples.jsonl"))
+    assert {line["id"]: line["reason"] for line in lines if line["correct"]} == {"humaneval/test/2": "passed"}
+    assert all(line["sandbox"] for line in lines)
+
+
+def test_proofs_are_exported_and_never_counted_unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no isabelle there
+    texts = [Said("  by simp", "eos"), Said("  sorry", "eos")]
+    monkeypatch.setattr(
+        Policy, "complete", lambda self, prompts, *, samples=1, **_: ((texts * samples)[:samples] for _ in prompts)
+    )
+    command.main(arguments(tmp_path, "--benchmarks=minif2f"))
+    (result,) = read_json(tmp_path / "summary.json")["results"]
+    assert (result["greedy"], result["checked"], result["n"]) == (None, False, 3)
+    assert "not checked" in (tmp_path / "table.md").read_text()
+    names = sorted(path.parent.name for path in (tmp_path / "minif2f-cot" / "theories").rglob("*.thy"))
+    assert len([name for name in names if name.endswith(("_greedy", "_0"))]) == 6
+    listed = (tmp_path / "minif2f-cot" / "theories" / "ROOTS").read_text().split()
+    assert [name for name in listed if name in names] == names
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--benchmarks=gsm8"], r"Unknown benchmark 'gsm8', did you mean 'gsm8k'"),
+        (["--benchmarks=sat", "--mode=pot"], r"'sat' cannot be asked with --mode=pot; it has cot"),
+        (["--benchmarks=math"], r"'math/test' wants the file .*; unpack the MATH data set's own archive"),
+        (["--benchmarks=sat", "--temperature=-1"], r"--temperature=-1.0 has no meaning; give 0 or more"),
+        (["--benchmarks=sat", "--checkpoint=hf:nowhere"], r"There is no tokenizer in nowhere"),
+        (["--benchmarks=sat", "--mesh={\"tensor\": 3}"], r"does not multiply to the"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_evaluated_is_told_in_a_sentence(tmp_path: Path, more: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        command.main(arguments(tmp_path / "out", *more))
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_a_checkpoint_without_tokenizer_is_told(tmp_path: Path) -> None:
+    shutil.copytree(CHECKPOINT, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match=r"There is no tokenizer in .*model or beside it; give its \.model"):
+        command.main([f"--checkpoint=hf:{tmp_path / 'model'}", *arguments(tmp_path / "out", "--benchmarks=sat")[1:]])
+
+
+@pytest.mark.slow
+def test_a_killed_process_repeats_no_finished_sample(tmp_path: Path) -> None:
+    """50 problems of each benchmark, CoT, PoT and TIR; killed with -9 every few seconds until it is done."""
+    names = "gsm8k,ocw,sat,mmlu_stem,mgsm_zh,cmath,gaokao_mathcloze,gaokao_mathqa,mmlu,bbh,humaneval,mbpp"
+    environment = os.environ | {"JAX_PLATFORMS": jax.default_backend()}
+    for mode, benchmarks in (("cot", names), ("pot", "gsm8k"), ("tir", "gsm8k")):
+        run = [sys.executable, "-m", "dsmath_jax.evaluation"]
+        run += arguments(tmp_path / "out", f"--benchmarks={benchmarks}", f"--mode={mode}", "--limit=50", "--rows=32")
+        seen: dict[str, bytes] = {}
+        for pause in (20, 25, 30, 900):
+            process = subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL)
+            try:
+                code: int | None = process.wait(pause)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                code = process.wait()
+                time.sleep(0.5)
+            now = files(tmp_path / "out")
+            for path, lines in seen.items():
+                assert now[path].startswith(lines[: lines.rfind(b"\n") + 1])
+            seen = now
+            if code == 0:
+                break
+        assert code == 0
+    for result in read_json(tmp_path / "out" / "summary.json")["results"]:
+        path = tmp_path / "out" / f"{result['benchmark']}-{result['mode']}" / "samples.jsonl"
+        keys = [(line["id"], line["sample"]) for line in read_jsonl(path)]
+        assert len(keys) == len({*keys}) == 3 * result["n"]
+        assert result["n"] == min(50, result["total"])
+        assert result["greedy"] < 0.5
+    assert len(json.dumps(read_json(tmp_path / "out" / "summary.json"))) < 200_000

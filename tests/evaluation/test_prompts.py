@@ -1,0 +1,266 @@
+"""Prompts to the character, worked examples and where they come from."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.evaluation import exemplars, prompts
+from dsmath_jax.evaluation.exemplars import Exemplar
+from dsmath_jax.evaluation.prompts import ideal, prompt, stops
+from dsmath_jax.evaluation.registry import BENCHMARKS, Benchmark, Mode, Style
+from dsmath_jax.workdir import UserError, write_json, write_jsonl
+from tests.evaluation.math_files import write_archive, write_mirror
+
+ADD = Record("gsm8k/train/9", "What is 1 + 1?", "One and one.\nThe answer is 2.", "2")
+OPTIONS = ("$x$", "{2}", "None", "4")
+CHOICE = Record("x/1", "Which?", "Because.", "B", OPTIONS, "abstract_algebra", kind="choice", heading="Choose one.")
+YES = Record("x/2", "Back?", "", "No", ("Yes", "No"), "navigate", kind="text")
+CODE = Record("mbpp/dev/2", "Write f.", "def f():\n    return 1", "assert f() == 1", kind="program")
+BODY = Record("humaneval/test/0", 'def f():\n    """One."""\n', "    return 1\n", "check(f)", kind="program")
+THEORY = Record(
+    "minif2f/test/0", "Show $1$.", "Clear.", "theory x imports Main\nbegin\n\ntheorem x: shows 1", kind="theory"
+)
+PROGRAM = "def solution():\n    step_1 = 1 + 1\n    return step_1"
+WORKED = Exemplar(ADD, PROGRAM, "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "style", "example", "record", "expected"),
+    [
+        ("gsm8k", "cot", "few_shot", WORKED, ADD,
+         "Q: What is 1 + 1?\nA: One and one.\nThe answer is 2.\n\n\nQ: What is 1 + 1?\nA:"),
+        ("gsm8k", "pot", "few_shot", WORKED, ADD,
+         f"Q: What is 1 + 1?\n\n# solution in Python:\n\n\n{PROGRAM}\n\n\n"
+         "Q: What is 1 + 1?\n\n# solution in Python:\n\n\n"),
+        ("gsm8k", "tir", "few_shot", WORKED, ADD,
+         f"Q: What is 1 + 1?\nA: ```python\n{PROGRAM}\nprint(solution())\n```\n```output\n2\n```\n"
+         "The answer is 2.\n\n\nQ: What is 1 + 1?\nA:"),
+        ("math", "cot", "few_shot", Exemplar(Record("x", "Find $x$.", r"So $\boxed{2}$.", "2")), ADD,
+         "Problem:\nFind $x$.\n\nSolution:\nSo $\\boxed{2}$.\nFinal Answer: The final answer is $2$. I hope it is "
+         "correct.\n\nProblem:\nWhat is 1 + 1?\n\nSolution:\n"),
+        ("math", "pot", "few_shot", WORKED, ADD,
+         f"Problem:\nWhat is 1 + 1?\n\n# solution in Python:\n\n\n{PROGRAM}\n\n\n"
+         "Problem:\nWhat is 1 + 1?\n\n# solution in Python:\n\n\n"),
+        ("sat", "cot", "few_shot", Exemplar(CHOICE), CHOICE,
+         "Problem:\nWhich?\nWhich of the following is right? Explain your answer.\n(A) $x$, (B) {2}, (C) None, (D) 4\n"
+         "Solution:\nBecause.\nFinal Answer: The final answer is (B). I hope it is correct.\n\n"
+         "Problem:\nWhich?\nWhich of the following is right? Explain your answer.\n(A) $x$, (B) {2}, (C) None, (D) 4\n"
+         "Solution:\n"),
+        ("cmath", "cot", "few_shot", Exemplar(Record("x", "多少？", "", "2")), ADD,
+         "问题：多少？\n答案：所以答案是：2。\n\n\n问题：What is 1 + 1?\n答案："),
+        ("gaokao_mathqa", "cot", "few_shot", Exemplar(CHOICE), CHOICE,
+         "问题：Which?\n从以下选项中选择：(A)$x$ (B){2} (C)None (D)4\n答案：Because.\n所以答案是：B。\n\n\n"
+         "问题：Which?\n从以下选项中选择：(A)$x$ (B){2} (C)None (D)4\n答案："),
+        ("mmlu", "cot", "few_shot", Exemplar(dataclasses.replace(CHOICE, solution="")), CHOICE,
+         "The following are multiple choice questions (with answers) about abstract algebra.\n\n"
+         "Which?\nA. $x$\nB. {2}\nC. None\nD. 4\nAnswer: B\n\n"
+         "Which?\nA. $x$\nB. {2}\nC. None\nD. 4\nAnswer:"),
+        ("bbh", "cot", "few_shot", Exemplar(CHOICE), YES,
+         "Choose one.\n\nQ: Which?\nOptions:\n(A) $x$\n(B) {2}\n(C) None\n(D) 4\nA: Because.\nSo the answer is (B).\n\n"
+         "Q: Back?\nOptions:\n- Yes\n- No\nA:"),
+        ("humaneval", "cot", "few_shot", None, BODY, 'def f():\n    """One."""\n'),
+        ("mbpp", "cot", "few_shot", Exemplar(CODE), CODE,
+         "You are an expert Python programmer, and here is your task: Write f. Your code should pass these tests:\n\n"
+         "assert f() == 1\n[BEGIN]\ndef f():\n    return 1\n[DONE]\n\n"
+         "You are an expert Python programmer, and here is your task: Write f. Your code should pass these tests:\n\n"
+         "assert f() == 1\n[BEGIN]\n"),
+        ("minif2f", "cot", "few_shot", Exemplar(THEORY, "  by simp"), THEORY,
+         "Informal:\n(*### Problem\n\nShow $1$.\n\n### Solution\n\nClear. *)\n\nFormal:\n"
+         "theory x imports Main\nbegin\n\ntheorem x: shows 1\n  by simp\n\n\n\n"
+         "Informal:\n(*### Problem\n\nShow $1$.\n\n### Solution\n\nClear. *)\n\nFormal:\n"
+         "theory x imports Main\nbegin\n\ntheorem x: shows 1\n"),
+        ("gsm8k", "cot", "chat", None, ADD,
+         "User: What is 1 + 1?\nPlease reason step by step, and put your final answer within \\boxed{}.\n\nAssistant:"),
+        ("gsm8k", "tir", "chat", None, ADD,
+         "User: What is 1 + 1?\nPlease integrate natural language reasoning with programs to solve the problem above, "
+         "and put your final answer within \\boxed{}.\n\nAssistant:"),
+        ("gsm8k", "pot", "chat", None, ADD,
+         "User: What is 1 + 1?\nWrite a Python program with a function `solution()` that returns the answer."
+         "\n\nAssistant:"),
+        ("mgsm_zh", "cot", "chat", None, ADD,
+         "User: What is 1 + 1?\n请通过逐步推理来解答问题，并把最终答案放置于\\boxed{}中。\n\nAssistant:"),
+        ("mgsm_zh", "tir", "chat", None, ADD,
+         "User: What is 1 + 1?\n请结合自然语言和Python程序语言来解答问题，并把最终答案放置于\\boxed{}中。"
+         "\n\nAssistant:"),
+        ("bbh", "cot", "chat", None, YES,
+         'User: Back?\nOptions:\n- Yes\n- No\nThink step by step, and end with "So the answer is" and the answer.'
+         "\n\nAssistant:"),
+        ("gsm8k", "cot", "chat", WORKED, ADD,
+         "User: What is 1 + 1?\nPlease reason step by step, and put your final answer within \\boxed{}.\n\n"
+         "Assistant: One and one.\nThe answer is 2.\nThe answer is $\\boxed{2}$.\n\n"
+         "User: What is 1 + 1?\nPlease reason step by step, and put your final answer within \\boxed{}.\n\nAssistant:"),
+    ],
+)  # fmt: skip
+def test_prompts(
+    name: str, mode: Mode, style: Style, example: Exemplar | None, record: Record, expected: str
+) -> None:  # fmt: skip
+    assert prompt(BENCHMARKS[name], record, mode, style, [example] if example else []) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "style", "record", "expected"),
+    [
+        ("gsm8k", "cot", "few_shot", ADD, "The answer is 2."),
+        ("gsm8k", "cot", "chat", ADD, r"The answer is $\boxed{2}$."),
+        ("gsm8k", "pot", "few_shot", ADD, "def solution():\n    return '2'"),
+        ("gsm8k", "tir", "few_shot", ADD,
+         "```python\ndef solution():\n    return '2'\nprint(solution())\n```\n```output\n2\n```\nThe answer is 2."),
+        ("cmath", "tir", "chat", ADD,
+         "```python\ndef solution():\n    return '2'\nprint(solution())\n```\n```output\n2\n```\n"
+         "答案是 $\\boxed{2}$。"),
+        ("sat", "cot", "few_shot", CHOICE, "Final Answer: The final answer is (B). I hope it is correct."),
+        ("sat", "cot", "chat", CHOICE, r"The answer is $\boxed{B}$."),
+        ("mmlu", "cot", "few_shot", CHOICE, "B"),
+        ("bbh", "cot", "chat", YES, "So the answer is No."),
+        ("bbh", "cot", "few_shot", CHOICE, "So the answer is (B)."),
+        ("gaokao_mathcloze", "cot", "few_shot", Record("x", "?", "", "$5$;$10$"), "所以答案是：$5$;$10$。"),
+        ("gaokao_mathcloze", "cot", "chat", Record("x", "?", "", "$5$;$10$"), r"答案是 $\boxed{5;10}$。"),
+        ("math", "cot", "chat", Record("x", "?", "", r"\$5"), r"The answer is $\boxed{\$5}$."),
+        ("humaneval", "cot", "few_shot", BODY, "    return 1\n"),
+        ("mbpp", "cot", "few_shot", CODE, "def f():\n    return 1"),
+    ],
+)  # fmt: skip
+def test_ideal_completions(name: str, mode: Mode, style: Style, record: Record, expected: str) -> None:
+    assert ideal(BENCHMARKS[name], record, mode, style) == expected
+
+
+def test_proofs_have_no_gold() -> None:
+    with pytest.raises(ValueError, match="minif2f has no gold answers"):
+        ideal(BENCHMARKS["minif2f"], THEORY, "cot")
+
+
+STYLES: tuple[Style, ...] = ("few_shot", "chat")
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, entry in BENCHMARKS.items() for mode in entry.modes])
+def test_a_stop_ends_what_would_be_the_next_problem(name: str, mode: Mode, style: Style) -> None:
+    entry = BENCHMARKS[name]
+    record = Record("x", "Q?", "So.", "2", category="c", kind=entry.kind)
+    example = Exemplar(record, "def solution():\n    return 2", "2")
+    said = prompts.worked(entry, example, mode, style)
+    goes_on = prompt(
+        entry, record, mode, style, [example, example]
+    )  # the second example: what a model would go on with
+    after = goes_on.split(said, 1)[1]
+    if not entry.shots and style == "few_shot" and name == "humaneval":
+        after = "\n\ndef g():\n"  # no problem follows, but another function
+    cut = min(after.find(stop) for stop in stops(entry, mode, style) if stop in after)
+    assert not after[:cut].strip()
+
+
+def test_gsm8k_examples_are_worked_by_programs(real_data: Path) -> None:
+    entry = BENCHMARKS["gsm8k"]
+    spoken, programmed = (exemplars.load(entry, mode, real_data).found for mode in ("cot", "pot"))
+    assert [each.record.question for each in spoken] == [each.record.question for each in programmed]
+    for said, program in zip(spoken, programmed, strict=True):
+        assert said.record.solution.endswith(f"\nThe answer is {said.record.answer}.")
+        assert float(program.output) == float(said.record.answer)
+        assert "<<" not in program.program
+    assert programmed[0].program == (
+        "def solution():\n    # Natalia sold 48/2 clips in May.\n    step_1 = 48 / 2\n"
+        "    # Natalia sold 48+24 clips altogether in April and May.\n    step_2 = 48 + step_1\n    return step_2"
+    )
+    assert programmed[0].output == "72.0"  # as Python prints it
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("He has <<2**2=4>>4.", "4"),
+        ("He has <<f(2)=4>>4.", "4"),
+        ("He has <<(1=4>>4.", "4"),
+        ("He has <<1/0=4>>4.", "4"),
+        ("He has <<1+1=2>>2.", "4"),
+        ("He has 4.", "4"),
+        ("He has <<2+2=4>>4.", "four"),
+    ],
+)
+def test_marks_that_make_no_program(solution: str, answer: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"marks of x/1 are no arithmetic that ends in {answer}; .* or give --exemplars"
+    ):
+        exemplars.with_program(Record("x/1", "?", solution, answer))
+
+
+def test_examples_of_math_are_the_same_in_the_archive_and_in_a_mirror(tmp_path: Path) -> None:
+    write_archive(tmp_path / "archive")
+    write_mirror(tmp_path / "mirror")
+    found = [exemplars.load(BENCHMARKS["math"], "cot", tmp_path / name).found for name in ("archive", "mirror")]
+    archive, mirror = ([(each.record.question, each.record.answer) for each in examples] for examples in found)
+    assert archive == mirror
+    assert len({each.record.category for each in found[0]}) == len(archive) == 4
+    assert not any("[asy]" in question for question, _ in archive)
+    # A mirror that lacks one of them has another, and the rest stay.
+    path = tmp_path / "mirror" / "math" / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_jsonl(path, [row for row in rows if row["problem"] != archive[0][0]])
+    fewer = [each.record.question for each in exemplars.load(BENCHMARKS["math"], "cot", tmp_path / "mirror").found]
+    assert len(set(fewer) & {question for question, _ in archive}) == 3
+
+
+def test_open_questions_are_answered_by_no_letter(real_data: Path) -> None:
+    answers = [each.record.answer for each in exemplars.load(BENCHMARKS["ocw"], "cot", real_data).found]
+    assert answers[:2] == ["$(2,-5)$", "980"]
+    assert [each.record.answer for each in exemplars.load(BENCHMARKS["sat"], "cot", real_data).found] == list("ADBD")
+
+
+def test_worked_examples_of_agieval_are_text(real_data: Path) -> None:
+    for name in ("sat", "gaokao_mathcloze", "gaokao_mathqa"):
+        for example in exemplars.load(BENCHMARKS[name], "cot", real_data).found:
+            solution = example.record.solution
+            assert "\\n" not in solution.replace("\\neq", "")
+            assert "\\\\frac" not in solution
+            assert "incorrect" not in solution
+            assert not solution.endswith((",", "\n."))
+
+
+def given(folder: Path, *rows: dict) -> Path:
+    write_jsonl(folder / "gsm8k" / "test.jsonl", [{"question": "Asked?", "answer": "#### 1"}])
+    write_jsonl(folder / "mine.jsonl", rows)
+    return folder / "mine.jsonl"
+
+
+FULL = {"question": "Mine?", "solution": "So.", "answer": 4, "program": "def solution():\n    return 4\n"}
+GSM8K: Benchmark = BENCHMARKS["gsm8k"]
+
+
+def test_a_users_own_examples(tmp_path: Path) -> None:
+    path = given(tmp_path, FULL, FULL | {"question": "Second?"})
+    loaded = exemplars.load(GSM8K, "pot", tmp_path, path)
+    assert loaded.of(ADD) == (
+        Exemplar(Record("mine/0", "Mine?", "So.", "4", kind="number"), "def solution():\n    return 4", "4"),
+        Exemplar(Record("mine/1", "Second?", "So.", "4", kind="number"), "def solution():\n    return 4", "4"),
+    )
+    text = prompt(GSM8K, ADD, "cot", "few_shot", exemplars.load(GSM8K, "cot", tmp_path, path).of(ADD))
+    assert text.startswith("Q: Mine?\nA: So.\nThe answer is 4.\n\n\nQ: Second?")
+
+
+@pytest.mark.parametrize(
+    ("mode", "row", "message"),
+    [
+        ("pot", {"program": ""}, r"the field 'program' is missing, which examples of gsm8k \(pot\) have"),
+        ("pot", {"program": 3}, "the field 'program' is not text"),
+        ("cot", {"answer": ""}, r"the field 'answer' is missing, which examples of gsm8k \(cot\) have"),
+        ("cot", {"question": ""}, "the field 'question' is empty"),
+        ("cot", {"question": "Asked? "}, "its question is the test problem gsm8k/test/0"),
+    ],
+)
+def test_a_users_examples_that_do_not_fit(tmp_path: Path, mode: Mode, row: dict, message: str) -> None:
+    path = given(tmp_path, FULL, FULL | row)
+    with pytest.raises(UserError, match=rf"mine\.jsonl, line 2: {message}; mend or remove it\.$"):
+        exemplars.load(GSM8K, mode, tmp_path, path)
+
+
+def test_files_without_examples(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"worked examples .*mine\.jsonl holds no records"):
+        exemplars.load(GSM8K, "cot", tmp_path, given(tmp_path))
+    write_jsonl(tmp_path / "gsm8k" / "train.jsonl", [{"question": "?", "answer": "<<1=1>>1\n#### 1"}])
+    with pytest.raises(UserError, match=r"split 'gsm8k/train' has no record 4, a worked example of prompts"):
+        exemplars.load(GSM8K, "cot", tmp_path)
+    write_json(tmp_path / "empty" / "x.json", {})
+    with pytest.raises(UserError, match=r"'gsm8k/train' wants the file .*; set .*, or take it from github"):
+        exemplars.load(GSM8K, "cot", tmp_path / "empty")
