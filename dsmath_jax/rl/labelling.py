@@ -22,10 +22,10 @@ from ml_collections import ConfigDict
 from dsmath_jax.data import chat
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.grading import answers
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.progress import track
 from dsmath_jax.rl.reward_rows import digest
+from dsmath_jax.rl.rewards import RuleReward
 from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler
@@ -33,6 +33,7 @@ from dsmath_jax.sharding import barrier
 from dsmath_jax.workdir import UserError, atomic_write, remove, write_jsonl
 
 CHUNK = 4  # completions that are labelled and written together, times those in the making at once: what a kill can cost
+SECONDS = 10.0  # that the grading of a completion may take
 STREAM = 0x6C6162  # of the seed: exploring with the same seed draws other completions of the same problems
 
 ESTIMATIONS: dict[str, Callable[[Sequence[bool]], float]] = {
@@ -42,6 +43,8 @@ ESTIMATIONS: dict[str, Callable[[Sequence[bool]], float]] = {
 
 # (prompts, samples of each, their stable numbers) -> each prompt's completions
 Generate = Callable[[Sequence[Sequence[int]], int, Sequence[int]], Iterable[list[Completion]]]
+# (number of the record, tokens of a completion) of many -> whether each is right
+Right = Callable[[Sequence[tuple[int, Sequence[int]]]], list[bool]]
 
 
 def write_rows(
@@ -83,7 +86,13 @@ def write_rows(
     complete = path.is_file()
     left = [] if complete else [start for start in starts if not _part(parts, start).is_file()]
     barrier(f"write {path}")
-    if left:
+    with RuleReward({"correct": 1.0}, SECONDS, 0) as rules:
+
+        def right(said: Sequence[tuple[int, Sequence[int]]]) -> list[bool]:
+            texts = [tokenizer.decode(tokens) for _, tokens in said]
+            rewards, _ = rules.score(texts, [records[problem] for problem, _ in said], [True] * len(said))
+            return (rewards == 1).tolist()
+
         own_seed = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0] >> 1)
         sampler = Sampler(model, mesh, tokenizer.stop_ids, settings.max_new_tokens, settings.rows)
 
@@ -92,7 +101,7 @@ def write_rows(
             return track(groups, f"samples for {path.parent.name}, part {start // chunk + 1}/{len(starts)}", len(asked))
 
         for start in left:
-            rows = labelled(prompts[start : start + chunk], records, tokenizer, kind, settings, generate)
+            rows = labelled(prompts[start : start + chunk], tokenizer, kind, settings, generate, right)
             if jax.process_index() == 0:
                 write_jsonl(_part(parts, start), rows)
     if jax.process_index() == 0:
@@ -151,26 +160,23 @@ def _prompts(
 
 def labelled(
     prompts: Sequence[tuple[int, list[int]]],
-    records: Sequence[Record],
     tokenizer: Tokenizer,
     kind: str,
     settings: ConfigDict,
     generate: Generate,
+    right: Right,
 ) -> list[dict]:
     """Samples from the prompts (each with the number of its record) and labels what comes; one row a completion."""
-
-    def right(problem: int, tokens: Sequence[int]) -> bool:
-        return answers.correct(tokenizer.decode(tokens), records[problem].answer)
-
     rows: list[dict[str, Any]] = []
     groups = generate([prompt for _, prompt in prompts], settings.samples, [problem for problem, _ in prompts])
     for (problem, prompt), group in zip(prompts, groups, strict=True):
         for tokens in (completion.tokens for completion in group):
             ends = step_ends(tokens, tokenizer, settings.delimiter).tolist() if kind == "process" else [len(tokens) - 1]
-            label = float(right(problem, tokens))
-            rows.append({"problem": problem, "prompt": prompt, "completion": tokens, "ends": ends, "labels": [label]})
+            rows.append({"problem": problem, "prompt": prompt, "completion": tokens, "ends": ends})
+    for row, label in zip(rows, right([(row["problem"], row["completion"]) for row in rows]), strict=True):
+        row["labels"] = [float(label)]
     if kind == "process":
-        values = _values(rows, right, settings, generate)
+        values = _values(rows, settings, generate, right)
         for row in rows:
             row["labels"] = [*(values[prefix] for prefix in _prefixes(row)), *row["labels"]]
     return rows
@@ -183,9 +189,9 @@ def _prefixes(row: dict[str, Any]) -> list[tuple[int, tuple[int, ...]]]:
 
 def _values(
     rows: Sequence[dict[str, Any]],
-    right: Callable[[int, Sequence[int]], bool],
     settings: ConfigDict,
     generate: Generate,
+    right: Right,
 ) -> dict[tuple[int, tuple[int, ...]], float]:
     """The label of every prefix, each of which is gone on from once, however many rows share it."""
     prompts = {prefix: row["prompt"] for row in rows for prefix in _prefixes(row)}
@@ -193,7 +199,9 @@ def _values(
     # A digest as the number: the completions of a prefix do not depend on what else is asked with it.
     groups = generate(asked, settings.completions, [digest(prefix) >> 32 for prefix in asked])
     estimate, limit = ESTIMATIONS[settings.estimation], settings.max_new_tokens
-    return {
-        (problem, tokens): estimate([right(problem, [*tokens, *c.tokens][:limit]) for c in group])
+    whole = {
+        (problem, tokens): [(problem, [*tokens, *c.tokens][:limit]) for c in group]
         for (problem, tokens), group in zip(prompts, groups, strict=True)
     }
+    graded = iter(right([one for group in whole.values() for one in group]))
+    return {prefix: estimate([next(graded) for _ in group]) for prefix, group in whole.items()}

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from dsmath_jax.data import benchmarks, chat
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.grading import answers
 from dsmath_jax.rl import offline, reward_model
 from dsmath_jax.rl.explore import Explorer, Judge, Models, Questions
 from dsmath_jax.rl.labelling import write_rows
@@ -44,11 +43,12 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     """
     method = method_of(config.rl)
     _check(config.rl)
-    stage = _Stage(config, workdir, method)
-    if method.data == "policy":
-        stage.explore()
-    else:
-        stage.learn()
+    with RuleReward({"correct": 1.0}, config.rl.reward_seconds, config.rl.reward_workers) as right:
+        stage = _Stage(config, workdir, method, right)
+        if method.data == "policy":
+            stage.explore()
+        else:
+            stage.learn()
     return {"questions": len(stage.questions.prompts)}
 
 
@@ -75,8 +75,8 @@ def _check(ours: ConfigDict) -> None:
 class _Stage:
     """What all methods share: the questions, the model, its start and the ways to score it."""
 
-    def __init__(self, config: ConfigDict, workdir: Path, method: Method):
-        self.ours, self.seed, self.method, self.workdir = config.rl, config.seed, method, workdir
+    def __init__(self, config: ConfigDict, workdir: Path, method: Method, right: RuleReward):
+        self.ours, self.seed, self.method, self.workdir, self.right = config.rl, config.seed, method, workdir, right
         self.folder, self.mesh = workdir / "rl", make_mesh(**config.mesh)
         self.tokenizer = tokenizers.load(workdir / "tokenizer")
         self.data_dir = data_folder(config, workdir)
@@ -116,8 +116,8 @@ class _Stage:
         def examine(params: Any) -> dict[str, float]:
             groups = self.sampler.generate(self.method.policy(params), prompts, temperature=0.0)
             texts = [self.tokenizer.decode(group[0].tokens) for group in groups]
-            right = [answers.correct(text, r.answer) for text, r in zip(texts, records, strict=True)]
-            return {"eval_greedy": float(np.mean(right))}
+            right, _ = self.right.score(texts, records, [True] * len(texts))
+            return {"eval_greedy": float(np.mean(right == 1))}
 
         return examine
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dsmath_jax.data.benchmarks import Record
-from dsmath_jax.grading import answers
+from dsmath_jax.grading import extraction
 from dsmath_jax.grading.workers import STARTING, Outcome, Workers, resolve
 from dsmath_jax.workdir import UserError
 
@@ -30,7 +30,10 @@ class Rule(NamedTuple):
 
 
 RULES = {
-    "correct": Rule("dsmath_jax.grading.answers:correct", lambda text, record, finished: (text, record.answer)),
+    "correct": Rule(
+        "dsmath_jax.grading.grade:right",
+        lambda text, record, finished: (text, record.answer, record.kind, record.options),
+    ),
     "format": Rule("dsmath_jax.rl.rewards:well_formed", lambda text, record, finished: (text, finished)),
 }
 
@@ -38,9 +41,9 @@ RULES = {
 class RuleReward:
     """The weighted sum of rules, for use as a context manager.
 
-    A rule is "correct" (1 where the final answer is the record's), "format" (1 where the completion is `well_formed`)
-    or "package.module:function", a function of the user's that takes `(completion: str, record: Record)` and returns a
-    number. It may raise, hang or crash: that completion has no reward then, and the run goes on.
+    A rule is "correct" (1 where the stated final answer is the record's), "format" (1 where the completion is
+    `well_formed`) or "package.module:function", a function of the user's that takes `(completion: str, record: Record)`
+    and returns a number. It may raise, hang or crash: that completion has no reward then, and the run goes on.
     """
 
     def __init__(self, rules: Mapping[str, float], seconds: float, workers: int):
@@ -153,7 +156,7 @@ def check(name: str) -> None:
 def well_formed(completion: str, finished: bool) -> float:
     """1 where a completion ended by itself, and its last line that is not empty states the final answer; else 0."""
     lines = completion.rstrip().splitlines()
-    return float(finished and bool(lines) and answers.extract(lines[-1]) is not None)
+    return float(finished and bool(lines) and extraction.stated(lines[-1], "math") is not None)
 
 
 def _error(outcome: Outcome) -> str | None:

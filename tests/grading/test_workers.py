@@ -164,9 +164,9 @@ def test_a_function_that_forks_answers_once(workers: Workers) -> None:
 
 def test_workers_are_light() -> None:
     with Workers(1) as one:
-        one.map("dsmath_jax.grading.answers:correct", [("", "")])
+        one.map("dsmath_jax.grading.grade:right", [("The answer is 1,024.", "1024", "number")])
         (outcome,) = one.map("builtins:eval", [("sorted(__import__('sys').modules)",)])
-    assert not {"jax", "numpy", "dsmath_jax.sharding"} & set(outcome.value)
+    assert not {"jax", "numpy", "sympy", "dsmath_jax.sharding"} & set(outcome.value)
 
 
 def test_hashes_are_the_same_in_every_worker_and_run() -> None:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.grading import grade
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl import labelling
 from dsmath_jax.rl.labelling import labelled, write_rows
@@ -44,6 +45,10 @@ RIGHT, WRONG = "The answer is 2.$", "The answer is 3.$"
 def settings(**changes: Any) -> ConfigDict:
     fields = {"data": (), "kind": "process", "problems": 9, "samples": 2, "completions": 3, "max_new_tokens": 60}
     return ConfigDict(reward_model_fields(**fields | changes))
+
+
+def right(said: Sequence[tuple[int, Sequence[int]]]) -> list[bool]:
+    return [grade.right(Characters().decode(tokens), RECORDS[number].answer, "number") for number, tokens in said]
 
 
 class Scripted:
@@ -83,7 +88,7 @@ SCRIPT = {
 )
 def test_steps_are_labelled_by_what_comes_of_them(estimation: str, labels: list[list[float]]) -> None:
     policy = Scripted(SCRIPT)
-    rows = labelled(PROMPTS, RECORDS, Characters(), "process", settings(estimation=estimation), policy)
+    rows = labelled(PROMPTS, Characters(), "process", settings(estimation=estimation), policy, right)
     assert [row["labels"] for row in rows] == labels
     assert [row["problem"] for row in rows] == [0, 0, 1, 1]
     assert [row["prompt"] for row in rows] == [PROMPTS[0][1]] * 2 + [PROMPTS[1][1]] * 2
@@ -97,7 +102,7 @@ def test_steps_are_labelled_by_what_comes_of_them(estimation: str, labels: list[
 
 def test_equal_prefixes_are_gone_on_from_once_and_keep_their_number() -> None:
     policy = Scripted(SCRIPT)
-    labelled(PROMPTS, RECORDS, Characters(), "process", settings(), policy)
+    labelled(PROMPTS, Characters(), "process", settings(), policy, right)
     assert [asked[:2] for asked in policy.asked] == [
         (A, 2), (B, 2), (A + "a\n", 3), (A + "a\nb\n", 3), (A + "a\nc\n", 3), (B + "d\n", 3)
     ]  # fmt: skip
@@ -105,13 +110,13 @@ def test_equal_prefixes_are_gone_on_from_once_and_keep_their_number() -> None:
     assert len(set(numbers.values())) == 6
     assert all(0 <= number < 2**31 for number in numbers.values())
     alone = Scripted(SCRIPT)
-    labelled(PROMPTS[1:], RECORDS, Characters(), "process", settings(), alone)
+    labelled(PROMPTS[1:], Characters(), "process", settings(), alone, right)
     assert all(numbers[text] == number for text, _, number in alone.asked)
 
 
 def test_outcomes_need_no_prefixes() -> None:
     policy = Scripted(SCRIPT)
-    rows = labelled(PROMPTS, RECORDS, Characters(), "pointwise", settings(), policy)
+    rows = labelled(PROMPTS, Characters(), "pointwise", settings(), policy, right)
     assert [row["labels"] for row in rows] == [[1], [0], [1], [0]]
     assert [row["ends"] for row in rows] == [[len(row["completion"]) - 1] for row in rows]
     assert len(policy.asked) == 2
@@ -120,12 +125,13 @@ def test_outcomes_need_no_prefixes() -> None:
 def test_what_goes_on_beyond_the_limit_does_not_count() -> None:
     """The policy itself would have been cut there."""
     short = settings(max_new_tokens=len("a\n" + RIGHT) - 3)
-    rows = labelled(PROMPTS[:1], RECORDS, Characters(), "process", short, Scripted(SCRIPT | {A: ["a\n" + RIGHT] * 2}))
+    policy = Scripted(SCRIPT | {A: ["a\n" + RIGHT] * 2})
+    rows = labelled(PROMPTS[:1], Characters(), "process", short, policy, right)
     assert [row["labels"] for row in rows] == [[0, 1]] * 2
 
 
 def test_a_completion_of_nothing_but_eos_is_one_wrong_step() -> None:
-    rows = labelled(PROMPTS[:1], RECORDS, Characters(), "process", settings(), Scripted({A: ["$", "$"]}))
+    rows = labelled(PROMPTS[:1], Characters(), "process", settings(), Scripted({A: ["$", "$"]}), right)
     assert [(row["ends"], row["labels"]) for row in rows] == [([0], [0.0])] * 2
 
 

@@ -16,6 +16,7 @@ from dsmath_jax.rl import loop
 from dsmath_jax.rl.explore import Explorer
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_stage import ROWS, reward_model_fields
+from dsmath_jax.rl.rewards import RuleReward
 from dsmath_jax.rl.rollouts import read_exploration
 from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.model_files import read_model, read_params
@@ -176,9 +177,11 @@ def test_rounds_train_the_reward_model_and_move_the_reference(
 
 def answers_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Right is what has an even number of characters: an untrained decoder's answers would all be wrong."""
-    from dsmath_jax.grading import answers
 
-    monkeypatch.setattr(answers, "correct", lambda text, gold: len(text) % 2 == 0)
+    def score(self: RuleReward, texts: list[str], *_: Any) -> tuple[np.ndarray, dict[str, int]]:
+        return np.array([float(len(text) % 2 == 0) for text in texts]), {}
+
+    monkeypatch.setattr(RuleReward, "score", score)
 
 
 def test_a_reward_that_fails_is_counted_and_left_out(recipe: Recipe, workdir: MakeWorkdir, mesh: Mesh) -> None:
