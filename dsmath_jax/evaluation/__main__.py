@@ -82,7 +82,9 @@ def evaluate(values: argparse.Namespace) -> None:
         settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
         told = {"checkpoint": values.checkpoint, "command": values.command}
         make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
-        print(run(policy, names, settings, values.data_dir, values.out, told, make_sandbox))
+        page = run(policy, names, settings, values.data_dir, values.out, told, make_sandbox)
+        if jax.process_index() == 0:
+            print(page)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,10 +4,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ from dsmath_jax.evaluation import samples
 from dsmath_jax.evaluation.policy import Policy, Said
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-CHECKPOINT = DATA / "checkpoints" / "stories260k_hf"
-pytestmark = pytest.mark.skipif(not CHECKPOINT.is_dir(), reason=f"no trained checkpoint at {CHECKPOINT}")
+Arguments = Callable[..., list[str]]
 
 
-def arguments(out: Path, *more: str) -> list[str]:
-    return [
-        f"--checkpoint=hf:{CHECKPOINT}", f"--data_dir={DATA}", f"--out={out}", "--limit=3", "--samples=2",
-        "--max_new_tokens=8", "--rows=8", *more,
-    ]  # fmt: skip
+@pytest.fixture
+def arguments(real_data: Path) -> Arguments:
+    def make(out: Path, *more: str) -> list[str]:
+        return [
+            f"--checkpoint=hf:{real_data}/checkpoints/stories260k_hf", f"--data_dir={real_data}", f"--out={out}",
+            "--limit=3", "--samples=2", "--max_new_tokens=8", "--rows=8", *more,
+        ]  # fmt: skip
+
+    return make
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -40,7 +43,7 @@ class Killed(BaseException):
 
 
 def test_an_evaluation_ends_as_if_it_had_never_been_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Arguments
 ) -> None:
     more = ("--benchmarks=gsm8k,sat", "--style=chat", "--seed=3")
     command.main(arguments(tmp_path / "whole", *more))
@@ -79,7 +82,9 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
         command.main(arguments(tmp_path / "killed", *more[:2], "--seed=4"))
 
 
-def test_programs_and_dialogues_are_run_and_graded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_and_dialogues_are_run_and_graded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
+) -> None:
     """A model that always says the same things, of which some are right for the first problem (18)."""
     program = "```python\ndef solution():\n    return (16 - 3 - 4) * 2\nprint(solution())\n"
     said = {
@@ -108,7 +113,7 @@ def test_programs_and_dialogues_are_run_and_graded(tmp_path: Path, monkeypatch: 
     assert "| gsm8k | tir |" in (tmp_path / "table.md").read_text()
 
 
-def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments) -> None:
     def complete(self: Policy, prompts: Sequence[str], *, samples: int = 1, **_: Any) -> Iterator:
         for prompt in prompts:
             right = "    return number % 1.0" if "truncate_number" in prompt else "    return None"
@@ -121,7 +126,9 @@ def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(line["sandbox"] for line in lines)
 
 
-def test_proofs_are_exported_and_never_counted_unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proofs_are_exported_and_never_counted_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no isabelle there
     texts = [Said("  by simp", "eos"), Said("  sorry", "eos")]
     monkeypatch.setattr(
@@ -148,21 +155,23 @@ def test_proofs_are_exported_and_never_counted_unchecked(tmp_path: Path, monkeyp
         (["--benchmarks=sat", "--mesh={\"tensor\": 3}"], r"does not multiply to the"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_evaluated_is_told_in_a_sentence(tmp_path: Path, more: list[str], sentence: str) -> None:
+def test_what_cannot_be_evaluated_is_told_in_a_sentence(
+    tmp_path: Path, more: list[str], sentence: str, arguments: Arguments
+) -> None:
     with pytest.raises(UserError, match=sentence):
         command.main(arguments(tmp_path / "out", *more))
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
-def test_a_checkpoint_without_tokenizer_is_told(tmp_path: Path) -> None:
-    shutil.copytree(CHECKPOINT, tmp_path / "model")
+def test_a_checkpoint_without_tokenizer_is_told(tmp_path: Path, real_data: Path, arguments: Arguments) -> None:
+    shutil.copytree(real_data / "checkpoints" / "stories260k_hf", tmp_path / "model")
     (tmp_path / "model" / "tokenizer.model").unlink()
     with pytest.raises(UserError, match=r"There is no tokenizer in .*model or beside it; give its \.model"):
         command.main([f"--checkpoint=hf:{tmp_path / 'model'}", *arguments(tmp_path / "out", "--benchmarks=sat")[1:]])
 
 
 @pytest.mark.slow
-def test_a_killed_process_repeats_no_finished_sample(tmp_path: Path) -> None:
+def test_a_killed_process_repeats_no_finished_sample(tmp_path: Path, arguments: Arguments) -> None:
     """50 problems of each benchmark, CoT, PoT and TIR; killed with -9 every few seconds until it is done."""
     names = "gsm8k,ocw,sat,mmlu_stem,mgsm_zh,cmath,gaokao_mathcloze,gaokao_mathqa,mmlu,bbh,humaneval,mbpp"
     environment = os.environ | {"JAX_PLATFORMS": jax.default_backend()}
@@ -192,3 +201,63 @@ def test_a_killed_process_repeats_no_finished_sample(tmp_path: Path) -> None:
         assert result["n"] == min(50, result["total"])
         assert result["greedy"] < 0.5
     assert len(json.dumps(read_json(tmp_path / "out" / "summary.json"))) < 200_000
+
+
+SHARED = """
+import sys
+import jax
+from dsmath_jax.evaluation.run import FirstProcess
+from dsmath_jax.grading.sandbox import Program, Sandbox
+from dsmath_jax.sharding import from_first, start_processes
+
+if __name__ == "__main__":
+    start_processes(sys.argv[1], 2, int(sys.argv[2]))
+    first = jax.process_index() == 0
+    shared = FirstProcess(Sandbox(1) if first else None)
+    print("told:", [(ran.how, ran.output) for ran in shared.run([Program("print(6 * 7)"), Program("1 / 0")])])
+    print("told:", from_first({"done": 3, "text": "三" * 1000} if first else None))
+"""
+
+
+def in_two_processes(command: Sequence[str], address: Callable[[str, int], list[str]], folder: Path) -> list[str]:
+    """Runs a command in two processes that find each other; returns what each printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
+    logs, running = [folder / f"{process}.log" for process in range(2)], []
+    for process, log in enumerate(logs):
+        with open(log, "w", encoding="utf-8") as file:
+            whole = [sys.executable, *command, *address(coordinator, process)]
+            running.append(subprocess.Popen(whole, env=environment, stdout=file, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(timeout=600) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    printed = [log.read_text(encoding="utf-8") for log in logs]
+    assert codes == [0, 0], "\n".join(text[-2000:] for text in printed)
+    return printed
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one(tmp_path: Path, arguments: Arguments) -> None:
+    more = ("--benchmarks=sat", "--style=chat", "--dtype=float32")
+    command.main(arguments(tmp_path / "one", *more))
+
+    def address(coordinator: str, process: int) -> list[str]:
+        return [f"--coordinator={coordinator}", "--processes=2", f"--process={process}"]
+
+    run = ["-m", "dsmath_jax.evaluation", *arguments(tmp_path / "two", *more)]
+    printed = in_two_processes(run, address, tmp_path)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert ["| sat | cot |" in text for text in printed] == [True, False]
+
+
+@pytest.mark.slow
+def test_what_programs_did_is_told_to_all_processes(tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text(SHARED)
+    printed = in_two_processes([str(tmp_path / "shared.py")], lambda at, process: [at, str(process)], tmp_path)
+    told = [[line for line in text.splitlines() if line.startswith("told:")] for text in printed]
+    assert told[0] == told[1]
+    assert told[0][0] == "told: [('ok', '42\\n'), ('raised', '')]"

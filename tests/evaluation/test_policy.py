@@ -9,8 +9,10 @@ from dsmath_jax.evaluation.policy import Policy, until
 from dsmath_jax.models.huggingface.__main__ import import_model
 from dsmath_jax.workdir import UserError, read_json
 
-CHECKPOINT = Path(__file__).parents[3] / "shared" / "data" / "checkpoints" / "stories260k_hf"
-needs_checkpoint = pytest.mark.skipif(not CHECKPOINT.is_dir(), reason=f"no trained checkpoint at {CHECKPOINT}")
+
+@pytest.fixture
+def checkpoint(real_data: Path) -> Path:
+    return real_data / "checkpoints" / "stories260k_hf"
 
 
 def test_a_text_ends_before_the_first_stop_string() -> None:
@@ -18,12 +20,13 @@ def test_a_text_ends_before_the_first_stop_string() -> None:
     assert until("abc", ()) == until("abc", ("d",)) == "abc"
 
 
-@needs_checkpoint
-def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(mesh: Mesh, tmp_path: Path) -> None:
-    golden = read_json(CHECKPOINT / "golden_greedy.json")
-    import_model(CHECKPOINT, tmp_path / "stage", "float32")
+def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
+    mesh: Mesh, tmp_path: Path, checkpoint: Path
+) -> None:
+    golden = read_json(checkpoint / "golden_greedy.json")
+    import_model(checkpoint, tmp_path / "stage", "float32")
     told = {}
-    for name in (f"hf:{CHECKPOINT}", str(tmp_path / "stage")):
+    for name in (f"hf:{checkpoint}", str(tmp_path / "stage")):
         policy = Policy.load(name, mesh, 16, 2, dtype="float32")
         assert policy.context == 512
         ((one,), (again, other)) = (
@@ -38,9 +41,8 @@ def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(mesh: Mesh, 
     assert policy.tokenizer.decode(ids).strip() == first[0].text.strip()
 
 
-@needs_checkpoint
-def test_a_completion_keeps_the_white_space_it_begins_with(mesh: Mesh) -> None:
-    policy = Policy.load(f"hf:{CHECKPOINT}", mesh, 4, 2)
+def test_a_completion_keeps_the_white_space_it_begins_with(mesh: Mesh, checkpoint: Path) -> None:
+    policy = Policy.load(f"hf:{checkpoint}", mesh, 4, 2)
     prompt = policy.ids("Once upon a time")
     for text in ("    return there", "\n\tone", " there"):
         tokens = policy.ids(f"Once upon a time{text}")[len(prompt) :]
@@ -52,9 +54,8 @@ def test_what_cannot_be_asked_is_told_in_a_sentence(mesh: Mesh, tmp_path: Path) 
         Policy.load(str(tmp_path), mesh, 4, 2)
 
 
-@needs_checkpoint
-def test_a_folder_without_a_model_is_refused(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(mesh: Mesh, tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(UserError, match=r"has no model\.json; give the folder of a stage"):
-        Policy.load(str(tmp_path), mesh, 4, 2, tokenizer_path=str(CHECKPOINT))
+        Policy.load(str(tmp_path), mesh, 4, 2, tokenizer_path=str(checkpoint))
     with pytest.raises(UserError, match=r"config\.json is missing"):
-        Policy.load(f"hf:{tmp_path}", mesh, 4, 2, tokenizer_path=str(CHECKPOINT))
+        Policy.load(f"hf:{tmp_path}", mesh, 4, 2, tokenizer_path=str(checkpoint))

@@ -1,0 +1,182 @@
+r"""What DeepSeekMath's own evaluation takes for right, to compare with its published figures; a column of its own.
+
+Where it is more lenient than `equivalence.equal`:
+
+- numbers lose their commas ("1,2" is 12), a percentage is its hundredth and also its number, and a number is as good as
+  its hundredfold and its hundredth part (0.5, 50 and 5000);
+- numbers and values of expressions that differ by less than 0.001 are equal (1.4142 and sqrt 2, 0 and 0.0009);
+- units, `\text{...}` at the end, `\mbox{...}`, degrees, dollars, `\cdot`, "x \in" are cut out unread (5 m is 5 km);
+- intervals, points and lists in brackets are equal if their entries are, whatever the brackets ((1, 2] is [1, 2));
+- the two sides of an equation may be swapped in sign, and "ab = 5" is 5 for names of one or two characters;
+- several boxes are a set, from whose end as many are taken as the gold answer has, in any order;
+- without any statement the last number of the text counts, and a tool's last output before it.
+
+Where it is stricter: a letter counts only after "answer is"; of several right letters none is ever right; words and
+Chinese numerals are compared as texts.
+
+Its rule of lists "separated by commas" in the question is left out, since a grader sees no question; expressions are
+read by a LaTeX parser alone, for its second reader evaluates text as Python.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from dsmath_jax.grading import spans
+from dsmath_jax.grading.grades import Kind
+
+CLOSE = 1e-3
+NEXT_QUESTION = re.compile(r"Q: |Problem:|问题：|问题 ")
+OUTPUT = re.compile(r"```output(?!.*```output)(.*?)(?:```|\Z)", re.DOTALL)
+LAST_NUMBER = re.compile(r"-?\d*\.?\d+")
+HOPE = re.compile(r"final answer is \$(.*?)\$\. I hope", re.DOTALL)
+CHOICE = re.compile(r"answer is \(?([a-z])\)?")
+TINY = re.compile(r"[-+]?[\d.]+e[-+]?\d+")  # how OCW Courses writes its numbers, and no other set
+REWRITTEN = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"\n|\\!", ""),
+        (r"\.+$", ""),
+        (r"^\\text\{(.*)\}$", r"\1"),
+        (r"[tdc]frac", "frac"),
+        (r"\\left|\\right", ""),
+        (r"(?<=.)\\text\{[^{}]*\}$", ""),
+        (r"\^\{\\circ\}|\^\\circ", ""),
+        (r"\{[cm]?m\}(?:\^[23])?|p\.m\.$|(?<=\d)\s*t$", ""),
+        (r"\\?\$|x\\in", ""),
+        (r"\\%", "%"),
+        (r"(^|[ {])\.", r"\g<1>0."),
+        (r"\\cdot|\\math(?:bf|rm)|\\mbox\{[^{}]*\}", ""),
+        (r"(?<!\\)inf(?:inity|ty)?\b", r"\\infty"),
+        (r"(\d)\.0+(?!\d)", r"\1"),
+        (r"(\\sqrt|\\tan)\s*(-?[0-9.a-zA-Z]+)", r"\1{\2}"),
+        (r"\s", ""),
+        (r"\\frac(\d)(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac(\d)\{", r"\\frac{\1}{"),
+        (r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}"),
+        (r"[\\,.]+$", ""),
+    )
+)
+
+
+def correct(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -> bool:
+    """Whether the paper's own evaluation takes a completion for right; runs in a worker, as it may not end."""
+    del options
+    own = NEXT_QUESTION.split(completion, maxsplit=1)[0]
+    if kind == "choice":
+        letter = CHOICE.search(own.lower())
+        return letter is not None and letter[1] == gold.lower()
+    if kind == "choices":
+        said = own.partition("答案是")[2].strip().split("\n")[0]
+        return max((letter for letter in "ABCD" if letter in said), key=said.index, default="") == gold
+    answers = _answers(own)
+    if kind == "number":
+        return bool(answers) and same(answers[-1], cleaned(gold))
+    if kind == "text":
+        return bool(answers) and answers[-1] == cleaned(gold)
+    return _same_lists(answers, gold)
+
+
+def cleaned(answer: str) -> str:
+    """An answer without what that evaluation cuts out of it."""
+    answer = answer.strip()
+    for pattern, new in REWRITTEN:
+        answer = pattern.sub(new, answer).strip()
+    return answer.replace("j", "i") if "i" not in answer else answer
+
+
+def same(answer: str, gold: str) -> bool:
+    """Whether two cleaned answers are taken for equal."""
+    if answer == gold:
+        return True
+    number, right = _number(answer), _number(gold)
+    if number is not None and right is not None:
+        if TINY.fullmatch(gold):
+            return math.isclose(number, right, rel_tol=0.01)
+        return any(math.isclose(number, value, abs_tol=CLOSE) for value in (right / 100, right, right * 100))
+    if not answer:
+        return False
+    if r"\cup" in answer and r"\cup" in gold:
+        return _as_sets(answer.split(r"\cup"), gold.split(r"\cup"), same)
+    for entries in (_bracketed, _cells):
+        one, other = entries(answer), entries(gold)
+        if one and other and len(one) == len(other) and all(map(same, one, other)):
+            return True
+    sides, gold_sides = answer.split("="), gold.split("=")
+    if len(sides) == len(gold_sides) == 2:
+        difference, gold_difference = (f"{left}-({right})" for left, right in (sides, gold_sides))
+        return _same_value(difference, gold_difference) or _same_value(f"-({difference})", gold_difference)
+    if len(sides) + len(gold_sides) == 3 and len((sides if len(sides) == 2 else gold_sides)[0]) <= 2:
+        return same(sides[-1], gold_sides[-1])
+    return _same_value(answer, gold)
+
+
+def _answers(text: str) -> list[str]:
+    """The answers that a text states, cleaned, by that evaluation's rules."""
+    if hope := HOPE.search(text):
+        said = [hope[1]]
+    elif "boxed" in text:
+        said = [box.text for box in spans.boxes(text)]
+    elif "he answer is" in text or "答案是" in text:
+        said = [re.split("he answer is|答案是", text)[-1]]
+    elif output := OUTPUT.search(text):
+        said = [output[1]]
+    else:
+        said = LAST_NUMBER.findall(text.replace(",", ""))[-1:]
+    return [cleaned(answer.strip().split("\n")[0].lstrip(":：").rstrip("./。")) for answer in said]
+
+
+def _same_lists(answers: Sequence[str], gold: str) -> bool:
+    """Blanks are parted by semicolons and in order; other answers of several parts are sets."""
+    if ";" in gold:
+        golds = [cleaned(part) for part in gold.split(";")]
+        found = [part for answer in answers for part in _parts(answer)][-len(golds) :]
+        return len(found) == len(golds) and all(map(same, found, golds))
+    golds = [cleaned(part) for part in re.split(r"\\text\{\s*and\s*\}", gold)]
+    return _as_sets(list(dict.fromkeys(answers))[-len(golds) :], golds, same)
+
+
+def _as_sets(ones: Sequence[str], others: Sequence[str], equal: Callable[[str, str], bool]) -> bool:
+    pairs = [(i, j) for i, one in enumerate(ones) for j, other in enumerate(others) if equal(one, other)]
+    return bool(ones) and all(len({pair[side] for pair in pairs}) == len(s) for side, s in enumerate((ones, others)))
+
+
+def _number(text: str) -> float | None:
+    digits, percent = re.subn(r"\\?%$", "", text.replace(",", ""))
+    try:
+        return float(digits) / (100 if percent else 1)
+    except ValueError:
+        return None
+
+
+def _parts(text: str) -> list[str]:
+    """A text parted at the commas and semicolons outside its brackets."""
+    depth, parts = 0, [""]
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character in ",;" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part for part in parts if part]
+
+
+def _bracketed(text: str) -> list[str]:
+    return text[1:-1].split(",") if len(text) > 2 and text[0] in "([" and text[-1] in ")]" else []
+
+
+def _cells(text: str) -> list[str]:
+    found = re.fullmatch(r"\\begin\{([pb]matrix)\}(.*)\\end\{\1\}", text)
+    return re.split(r"&|\\\\", found[2]) if found else []
+
+
+def _same_value(one: str, other: str) -> bool:
+    """Whether two expressions are equal to sympy, or their values to within 0.001."""
+    from latex2sympy2_extended import latex2sympy  # takes seconds
+    from sympy import N, simplify
+
+    try:
+        left, right = latex2sympy(one), latex2sympy(other)
+        return bool(simplify(left - right) == 0) or math.isclose(N(left), N(right), abs_tol=CLOSE)
+    except Exception:  # that evaluation takes any failure of reading or comparing for a difference
+        return False

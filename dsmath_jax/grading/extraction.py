@@ -1,0 +1,337 @@
+r"""The final answer of a completion, and the gold answer in a data set's field.
+
+Which text counts, in this order:
+
+1. What a reasoning model writes up to `</think>` does not count, nor what follows where a base model goes on to ask
+   itself ("Q:", "Problem:", "问题：", "User:" at the start of a line), if there is any answer before it.
+2. The last *statement* counts. Statements are `\boxed{...}` (boxes that only commas or "and" part are one list),
+   "#### 72", "# Answer" or "Final Answer" as a heading, "A: 72" as a line, "the answer is ...", "Answer: ...",
+   "the correct option is ...", "答案是…", "答：…", "故选…" and the like, with what follows up to the end of the
+   sentence. One that begins with an answer ("the answer is 5") goes before one that does not ("the answer is found by
+   ..."), wherever they stand, so that chatter behind an answer does not hide it.
+3. Where nothing is stated, the kind of answer decides what counts: for "number" the last number, or the first one
+   behind the last line's equals sign; for "math" a completion of one short formula, else the last mathematics or number
+   of the last sentence, else the last mathematics; of a chain of equations its last side; for
+   "choice" and "choices" a letter that the completion begins with, else the last letter that stands alone; for "text" a
+   completion of one short line.
+4. Programs and their outputs (```python, ```output) are no statements; the last line of the last output counts where
+   the text around them has no answer.
+5. A completion whose only statement is a box that is never closed was cut off, and has no answer.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+
+from dsmath_jax.data.benchmark_formats import CALCULATOR_MARK
+from dsmath_jax.grading import spans
+from dsmath_jax.grading.grades import Kind
+
+LONGEST = 200_000  # characters of a completion that are read, from its end
+NEXT_QUESTION = re.compile(
+    r"\n[ \t>#*]*(?:(?:Q|Question|Problem|User|Human|Instruction|Informal)(?:\s+\d+)?[ *]*:|"
+    r"(?:问题|题目|用户)\s*\d*\s*[:：.．])|<\|(?:im_start|user|User)"
+)
+PROGRAM = re.compile(r"```(?:python3?|py|output)\b.*?(?:```|\Z)", re.DOTALL)
+OUTPUT = re.compile(r"```output\b(.*?)(?:```|\Z)", re.DOTALL)
+END_OF_TEXT = re.compile(r"</s>|<\|(?:endoftext|im_end|eot_id)\|>|<[|｜]end▁of▁sentence[|｜]>")
+
+IS = (
+    r"[\s*_\"”']*(?:(?:is|are|was|would be|will be|must be|should be|equals|to be)\b(?:\s*[:：])?|[:：=]|comes? out to)"
+)
+NOUN = r"(?:\banswers?|\bans|\bfinal result|\b(?:correct|right|best|final) (?:option|choice|answer choice))\b"
+CUE = re.compile(
+    rf"(?P<english>{NOUN}(?:[ ]+(?:to|for|of|in)\b[^.:：=\n]{{0,80}}?)?{IS}"
+    r"(?:[ ](?:therefore|thus|then|simply|just)\b)?)"
+    r"|(?P<chinese>(?:答案|选项(?=[是为：:])|正确选项|正确的选项|正确的是)[】*\s]*(?:应该|应当|应|就)?(?:是|为|选|等于|[:：=])[:：]?|【答案】"
+    r"|(?:故|应|因此|所以|答案)选择?[:：]?)"
+    r"|(?P<reply>(?:^|(?<=[\s。，,]))答[:：])"
+    r"|(?P<heading>^[\s#*_>]*(?:the[ ]+)?(?:final[ ]+)?(?:answer|答案|最终答案)[*_\s]*$)"
+    r"|(?P<hashes>####(?!#))"
+    r"|(?P<line>(?-i:^A:)(?=[ ]*[-−$\\]*\.?\d[^\n]{0,40}$))",
+    re.IGNORECASE | re.MULTILINE,
+)
+CORRECT = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\$?\s*([(（]?\s*[A-Z]\s*[)）]?)\s*\$?\s+is\s+(?:the\s+)?(?:correct|right|best)\b"
+)
+STEP = re.compile(r"\s*\d+[.)]\s+[A-Za-z]|step\b", re.IGNORECASE)
+AROUND_CUE = ' \t\r\n*_:：`"“'
+FILLER = re.compile(
+    r"(?:(?:(?:approximately|about|around|roughly|exactly|simply|just|only|option|choice)\b|选项|大约|约)\s*[:：]?\s*)+",
+    re.IGNORECASE,
+)
+BEGINS = re.compile(
+    r"[-+−–±]?\s*(?:[$￥¥€£＄]|\\|\.?\d|[(\[{（√π]|[A-Za-z]\w?(?:\([a-z]\))?\s*=|[〇零一二两三四五六七八九十百千万负]+)"
+)
+OPERATORS = re.compile(r"\\[A-Za-z]+|[\^*√!{}]|(?<=[\d)])\s*[-+/×÷]\s*(?=[\d(])")
+LIST_BEFORE = re.compile(r"(?:[-+−]?[\d.]+\s*[,，、;；]\s*)+")  # numbers in front of mathematics
+AFTER_BOX = re.compile(r"^\$?\s*[A-Za-z]+(?=\s+and\b)")  # a unit: "\boxed{1} cat and \boxed{2} dogs"
+BEFORE_BOX = re.compile(r"\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=\s*$")
+VERB = re.compile(r"\b(?:is|are|equals|be)\b(?:\s*:)?")
+EQUATIONS = re.compile(r"=[^=]*(?:[,;，；]|\b(?:and|or)\b|和|或)[^=]*=")
+HOPE = re.compile(r"\s*I hope (?:it|this|that)\b[^.\n]*\.?")
+SHORT = 60  # characters of an answer in words
+WORD = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{2,}")
+PROSE = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{3,}\s|\s[A-Za-z]{3,}(?![A-Za-z])|[\u4e00-\u9fff]{2,}")
+APPROXIMATELY = re.compile(r"≈|\\approx")
+NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?|\^\{?\\?\w+\}?|')*(?:\s*\([A-Za-z\\, ]+\))?")
+LONE_LETTER = re.compile(
+    r"[(（\[]\s*([A-Za-z])\s*[)）\]]|(?<![A-Za-z0-9'’$\\{])(A(?!\s+[a-z])|[B-HJ-Z])(?![A-Za-z0-9'’+=^_])"
+)
+FIRST_LETTER = re.compile(
+    r"(?:option|choice|选项|选)?\s*[({（\[\s$]*([A-Z])(?:[)）\].:：,，、}。\s$*]|$)", re.IGNORECASE
+)
+LETTERS = re.compile(
+    r"[({（\[\s]*[A-Z](?:[)）\]\s]*(?:[,，、;/&和与及]|\band\b)?[(（\[\s]*[A-Z](?![A-Za-z]))*(?![A-Za-z0-9])"
+)
+
+
+def extract(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | None:
+    """The final answer of a completion, without the markup around it; None where it states none.
+
+    Args:
+      completion: what a model wrote.
+      kind: of the answer: decides what of a sentence is the answer, and what counts where none is stated.
+      options: the choices without their letters; with them, letters beyond them are none.
+
+    Raises:
+      ValueError: programs and theories are run, not read.
+    """
+    if kind in ("program", "theory"):
+        raise ValueError(f"an answer of the kind '{kind}' is run, not read")
+    for part in _own(completion):
+        answer = _stated(part, kind, options)
+        if answer is None and spans.open_box(part):
+            return None
+        answer = answer or _implied(part, kind, options)
+        if answer:
+            return answer
+    printed = OUTPUT.findall(completion[-LONGEST:])
+    return _read(printed[-1].strip().split("\n")[-1], kind, options, crisp=True) if printed else None
+
+
+def stated(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | None:
+    """As `extract`, but None where the completion states nothing: what it only implies does not count (rule 3)."""
+    parts = _own(completion)
+    return _stated(parts[0], kind, options) if parts else None
+
+
+def gold_of(field: str, kind: Kind) -> str:
+    r"""The gold answer in a data set's answer or solution field as it stands.
+
+    That is what a solution states ("... #### 72", `\boxed{...}`, "The answer is 72.", "A: 72"), else the whole field: a
+    bare answer is its own gold.
+    """
+    if kind in ("program", "theory"):
+        return field
+    field = CALCULATOR_MARK.sub("", field).strip()
+    if kind == "choices" and not re.sub(r"[A-Z\s,，、;]", "", field):
+        return re.sub(r"[^A-Z]", "", field)
+    return _stated(field, kind, ()) or field if "\n" in field or _solution(field) else field
+
+
+def _solution(field: str) -> bool:
+    return "####" in field or next(spans.boxes(field), None) is not None or CUE.search(field) is not None
+
+
+def _own(completion: str) -> list[str]:
+    """The parts of a completion between the questions that it asks itself; the first one is the model's answer."""
+    text = completion[-LONGEST:].rpartition("</think>")[2]
+    text = END_OF_TEXT.split(PROGRAM.sub("\n", text), maxsplit=1)[0]
+    text = HOPE.sub("", CALCULATOR_MARK.sub("", text))
+    return [part for part in NEXT_QUESTION.split(text) if part.strip()]
+
+
+def _stated(part: str, kind: Kind, options: Sequence[str]) -> str | None:
+    """The last statement of a part, rule 2."""
+    crisp: list[tuple[int, str]] = []
+    loose: list[tuple[int, str]] = []
+    for start, said in _boxed_lists(part):
+        if answer := _read(said, kind, options, crisp=True):
+            crisp.append((start, answer))
+    if kind in ("choice", "choices"):
+        for found in spans.last_of(CORRECT.finditer(spans.plain(part))):
+            if letters := _first_letters(found[1], kind, options):
+                crisp.append((found.start(), letters))
+    for found in spans.last_of(CUE.finditer(part)):
+        said = _tail(part, found.end(), heading=found["heading"] is not None)
+        said = said if kind == "text" else _trimmed(said)
+        named = found["heading"] or found[0].endswith((":", "：")) or "final" in found[0].lower()
+        begins = _begins(said, kind, options) or (named and len(said) <= SHORT / 2)
+        if found["hashes"] and (not begins or STEP.match(part, found.end())):
+            continue  # a heading of the fourth level
+        if answer := _read(said, kind, options, begins and not found["reply"]):
+            (crisp if begins else loose).append((found.start(), answer))
+    return max(crisp or loose)[1] if crisp or loose else None
+
+
+def _boxed_lists(part: str) -> Iterator[tuple[int, str]]:
+    """What boxes hold; those that only commas and the like part are one list."""
+    listed: list[spans.Span] = []
+    for box in spans.boxes(part):
+        between = part[listed[-1].end : box.start] if listed else ""
+        if listed and not spans.joins(BEFORE_BOX.sub("", AFTER_BOX.sub("", between))):
+            yield listed[0].start, _list(listed)
+            listed = []
+        listed.append(box)
+    if listed:
+        yield listed[0].start, _list(listed)
+
+
+def _list(listed: Sequence[spans.Span]) -> str:
+    return ", ".join(dict.fromkeys(box.text for box in listed))
+
+
+def _tail(part: str, start: int, heading: bool) -> str:
+    """The sentence that follows a cue, in the next line that has any text where the cue's own has none."""
+    rest = part[start : start + spans.LONGEST_SENTENCE].replace('\\"', '"')
+    if not heading and not rest.split("\n", 1)[0].strip(AROUND_CUE):
+        heading = True
+    rest = rest.lstrip(AROUND_CUE) if heading else rest.lstrip(AROUND_CUE.replace("\n", ""))
+    said = spans.sentence(rest)
+    # A box, or another cue, is a statement of its own.
+    return "" if next(spans.boxes(said), None) or CUE.search(said) else said
+
+
+def _trimmed(said: str) -> str:
+    """A sentence without "approximately" at its start, and without its clauses after the first."""
+    filler = FILLER.match(said)
+    return spans.CLAUSE.split(said[filler.end() :] if filler else said)[0]
+
+
+def _begins(said: str, kind: Kind, options: Sequence[str]) -> bool:
+    """Whether a tail begins with an answer."""
+    if kind in ("choice", "choices"):
+        return bool(_first_letters(said, kind, options)) or spans.bare(said) in options
+    return kind == "text" or BEGINS.match(said) is not None
+
+
+def _read(said: str, kind: Kind, options: Sequence[str], crisp: bool) -> str | None:
+    """The answer in what was stated; None where that is none of its kind."""
+    if kind == "number":
+        return _number(said, crisp)
+    if kind == "math":
+        return _math(said, crisp)
+    if kind == "text":
+        return spans.bare(said) or None
+    letters = _first_letters(said, kind, options) or _last_letter(said, options)
+    return letters or (spans.bare(spans.plain(said)) or None if crisp or len(said) <= SHORT else None)
+
+
+def _number(said: str, crisp: bool) -> str | None:
+    """The number of a sentence: the first where it begins with one, else the last; of "5 + 13 = 18" that behind "="."""
+    text = spans.bare(spans.plain(said))
+    if text.endswith("}") and "{" not in text:
+        text = text[:-1]  # of the JSON that it stood in
+    right = spans.bare(spans.sides(text)[-1])
+    text = right if spans.numbers(right) else text
+    found = spans.numbers(text)
+    if not found:
+        return text if 0 < len(text) <= SHORT / 2 and len(text.split()) <= 3 else None
+    around = "".join(_between(text, found))
+    listed = any(spans.JOINTS.fullmatch(between) and between.strip() for between in _between(text, found)[1:-1])
+    if OPERATORS.search(around) or (crisp and listed):
+        return text  # more than a number: the grader sees that
+    return found[0 if crisp else -1].text
+
+
+def _between(text: str, found: Sequence[spans.Span]) -> list[str]:
+    ends = [0, *(span.end for span in found)]
+    starts = [*(span.start for span in found), len(text)]
+    return [text[end:start] for end, start in zip(ends, starts, strict=True)]
+
+
+def _math(said: str, crisp: bool) -> str | None:
+    """The mathematics of a sentence with what joins it ("$2$ and $3$") and its unit; without any, the words."""
+    verbs = list(VERB.finditer(said))
+    if verbs and not BEGINS.match(said):
+        said = said[verbs[-1].end() :].strip()  # "the largest $n$ is 34"
+    found = spans.maths(said)
+    before = said[: found[0].start] if found else said
+    joined = LIST_BEFORE.fullmatch(before)
+    if not found or (BEGINS.match(before) and not joined):
+        return _words(spans.bare(before), crisp)
+    last = 0
+    while last + 1 < len(found) and spans.joins(said[found[last].end : found[last + 1].start]):
+        last += 1
+    pieces = [before if joined else "", found[0].text]
+    for one, other in itertools.pairwise(found[: last + 1]):
+        pieces += [said[one.end : other.start], other.text]
+    rest = said[found[last].end :]
+    unit = rest if spans.UNIT.fullmatch(rest) else ""
+    return spans.bare("".join(pieces) + unit) or None
+
+
+def _words(text: str, crisp: bool) -> str | None:
+    """An answer without mathematics: of a longer sentence that holds one number, that number."""
+    values = spans.numbers(text)
+    if len(values) == 1 and len(WORD.findall(text)) > 2 and not BEGINS.match(text):
+        return values[0].text
+    return text or None if crisp or len(text) <= SHORT else None
+
+
+def _letters_allowed(options: Sequence[str]) -> str:
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(options) or 26]
+
+
+def _first_letters(said: str, kind: Kind, options: Sequence[str]) -> str:
+    """The letter, or the letters of kind "choices", that a text begins with; "" where it begins with none."""
+    text = spans.halfwidth(spans.bare(spans.plain(said)))
+    allowed = _letters_allowed(options)
+    if kind == "choices":
+        found = LETTERS.match(re.sub(r"^(?:option|choice|选项|选)s?\s*", "", text))
+        letters = "".join(re.findall("[A-Z]", found[0])) if found else ""
+        if len(letters) > 1 and set(letters) <= set(allowed):
+            return "".join(sorted(set(letters)))
+    first = FIRST_LETTER.match(text)
+    if not first or (first[1] not in allowed and not first[0].lstrip().startswith("(")):
+        return ""
+    if re.match(r"[AI]\s+[a-z]", text):  # an article, a pronoun
+        return ""
+    letter = first[1].upper()
+    return letter if letter in allowed else ""
+
+
+def _last_letter(text: str, options: Sequence[str]) -> str:
+    found = [(one or other).upper() for one, other in LONE_LETTER.findall(spans.halfwidth(text))]
+    return next((letter for letter in reversed(found) if letter in _letters_allowed(options)), "")
+
+
+def _implied(part: str, kind: Kind, options: Sequence[str]) -> str | None:
+    """What counts as the answer where nothing is stated, rule 3."""
+    if kind == "text":
+        line = part.strip()
+        return spans.bare(line) or None if "\n" not in line and len(line) <= SHORT else None
+    if kind in ("choice", "choices"):
+        return _first_letters(part.strip().split("\n")[0][:SHORT], kind, options) or _last_letter(part, options) or None
+    if kind == "number":
+        right = spans.sides(spans.plain(part.strip().split("\n")[-1][-spans.LONGEST_SENTENCE :]))[1:]
+        found = spans.numbers(right[-1])[:1] if right else []
+        found = found or spans.numbers(spans.plain(part[-spans.LONGEST_SENTENCE :]))[-1:]
+        return found[0].text if found else None
+    if len(part) <= spans.LONGEST_SENTENCE and "\n" not in part.strip() and not PROSE.search(part.strip()):
+        return _side(spans.bare(part)) or None
+    last = VERB.split(spans.last_sentence(part))[-1]
+    if found := spans.maths(last):
+        values = spans.numbers(last[found[-1].end :])  # "the largest $n$ is 34"
+        return values[-1].text if values else _side(found[-1].text) or None
+    if len(spans.sides(last)) > 1:
+        return _side(spans.bare(last)) or None
+    found = spans.numbers(last)[-1:] or spans.maths(part[-spans.LONGEST_ANSWER :])[-1:]
+    found = found or spans.numbers(part[-spans.LONGEST_SENTENCE :])[-1:]
+    return _side(found[0].text) or None if found else None
+
+
+def _side(text: str) -> str:
+    """The last exact side of a chain of equations; an equation in variables alone, such as y = 2x, stays whole."""
+    exact = APPROXIMATELY.split(text)[0]
+    text = exact if len(spans.sides(exact)) > 1 or not _has_names(exact) else text
+    if EQUATIONS.search(text):
+        return spans.bare(text)  # several equations
+    *left, right = spans.sides(text)
+    named = left and NAME.fullmatch(left[0].strip()) and _has_names(right)
+    return spans.bare(text if len(left) == 1 and (named or right.strip() == "0") else right)
+
+
+def _has_names(formula: str) -> bool:
+    return re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", formula)) is not None

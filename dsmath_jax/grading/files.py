@@ -1,0 +1,238 @@
+"""Files of completions made elsewhere: JSON lines in, the same lines with their grades out.
+
+A line that cannot be graded stays in its place with what is wrong with it, and stops no other. Lines are read, graded
+and written in shares, so that files of any length fit in memory.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
+
+from dsmath_jax.data.benchmark_formats import OPTION_LABEL, OPTION_STARTS
+from dsmath_jax.grading import code
+from dsmath_jax.grading.extraction import gold_of
+from dsmath_jax.grading.grade import Grader, Item
+from dsmath_jax.grading.grades import Grade, Kind
+from dsmath_jax.grading.sandbox import Limits, Sandbox
+from dsmath_jax.workdir import UserError
+
+SHARE_LINES = 4096  # read before they are graded
+SHARE_BYTES = 32 << 20
+LETTER = re.compile(r"\(?([A-Z])\)?")
+CHECK = re.compile(r"^check\(\w+\)\s*\Z", re.MULTILINE)
+
+
+@dataclasses.dataclass
+class Tally:
+    """Lines of a benchmark: how many were graded, and how many are right, for us and for the paper's evaluation."""
+
+    graded: int = 0
+    correct: int = 0
+    deepseek: int = 0
+
+
+@dataclasses.dataclass
+class _Line:
+    """A line on its way: its object with what is to be graded, or with what is wrong."""
+
+    number: int
+    fields: dict[str, Any]
+    benchmark: str = ""
+    task: Item | code.Tested | None = None
+    wrong: str = ""
+
+
+class FileGrader:
+    """Grades lines, and counts what became of them.
+
+    Attributes:
+      tallies: by benchmark, in the order of their first lines.
+      bad: how many lines could not be graded.
+      level: what contained the programs; "" where there were none.
+    """
+
+    def __init__(
+        self,
+        kind_of: Callable[[str], Kind],
+        workers: int = 0,
+        seconds: float = 5.0,
+        allow_unsandboxed: bool = False,
+    ):
+        """
+        Args:
+          kind_of: the kind of a benchmark's answers; raises `UserError` for a name that is none.
+          workers: processes; 0 for one per processor.
+          seconds: wall time that one completion, or one program, may take.
+          allow_unsandboxed: run programs though nothing contains them.
+        """
+        self.tallies: dict[str, Tally] = collections.defaultdict(Tally)
+        self.bad = 0
+        self.level = ""
+        self._kind_of = kind_of
+        self._stack = contextlib.ExitStack()
+        self._grader = self._stack.enter_context(Grader(workers, seconds))
+        self._sandbox: Sandbox | None = None
+        self._start_sandbox = lambda: Sandbox(workers, Limits(seconds, seconds), allow_unsandboxed)
+
+    def graded(self, lines: Iterable[bytes], report: Callable[[str], None]) -> Iterator[bytes]:
+        """The lines with their grades, in order, blank ones as they are; `report` is told of each bad one.
+
+        Raises:
+          UserError: there are programs to run, and nothing that contains them.
+        """
+        for share in _shares(lines):
+            read = [self._read(number, text) for number, text in share]
+            self._grade_answers(read)
+            self._grade_programs(read)
+            for line in read:
+                if line.wrong:
+                    self.bad += 1
+                    report(f"line {line.number}: {line.wrong}.")
+                yield _encoded(line.fields) if line.fields else b"\n"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stack.close()
+
+    def _read(self, number: int, text: bytes) -> _Line:
+        line = _Line(number, {})
+        if not text.strip():
+            return line
+        try:
+            line.fields = _object(text)
+            line.benchmark = _text(line.fields, "benchmark").partition("/")[0]
+            line.task = _task(line.fields, self._kind_of(line.benchmark))
+        except UserError as error:
+            line.wrong = str(error).rstrip(".")
+            nothing = dict.fromkeys(("answer", "correct", "correct_deepseek", "reason"))
+            line.fields |= nothing | {"line": number, "error": line.wrong}
+        return line
+
+    def _grade_answers(self, read: list[_Line]) -> None:
+        chosen = [(line, line.task) for line in read if isinstance(line.task, Item)]
+        items = [item for _, item in chosen]
+        grades, lenient = self._grader.grades(items), self._grader.lenient(items)
+        for (line, _), grade, deepseek in zip(chosen, grades, lenient, strict=True):
+            self._add(line, grade, deepseek)
+
+    def _grade_programs(self, read: list[_Line]) -> None:
+        chosen = [(line, line.task) for line in read if isinstance(line.task, code.Tested)]
+        if chosen and self._sandbox is None:
+            self._sandbox = self._stack.enter_context(self._start_sandbox())
+            self.level = self._sandbox.level
+        if self._sandbox is not None:
+            grades = code.grade_programs(self._sandbox, [tested for _, tested in chosen])
+            for (line, _), grade in zip(chosen, grades, strict=True):
+                self._add(line, grade, grade.correct)  # a test leaves nothing to be lenient about
+                line.fields["sandbox"] = self.level
+
+    def _add(self, line: _Line, grade: Grade, deepseek: bool) -> None:
+        line.fields |= {
+            "answer": grade.answer,
+            "correct": grade.correct,
+            "correct_deepseek": deepseek,
+            "reason": grade.reason,
+        }
+        tally = self.tallies[line.benchmark]
+        tally.graded += 1
+        tally.correct += grade.correct
+        tally.deepseek += deepseek
+
+
+def _shares(lines: Iterable[bytes]) -> Iterator[list[tuple[int, bytes]]]:
+    """Lines with their numbers, in shares of a size that fits in memory."""
+    share, size = [], 0
+    for number, line in enumerate(lines, 1):
+        share.append((number, line))
+        size += len(line)
+        if len(share) == SHARE_LINES or size >= SHARE_BYTES:
+            yield share
+            share, size = [], 0
+    if share:
+        yield share
+
+
+def _task(fields: dict[str, Any], kind: Kind) -> Item | code.Tested:
+    """What is to be graded of a line.
+
+    Raises:
+      UserError: a field is missing or of another type, or the benchmark's answers are not graded here.
+    """
+    gold, completion = _gold(fields), _text(fields, "completion")
+    if kind == "theory":
+        raise UserError("proofs are not checked here, but by dsmath_jax.evaluation")
+    if kind == "program":
+        return _program(fields, gold, completion)
+    gold = gold_of(gold, kind)
+    if kind == "text" and (letter := LETTER.fullmatch(gold)):  # a task that has lettered options
+        kind, gold = "choice", letter[1]
+    return Item(completion, gold, kind, _options(fields.get("options")))
+
+
+def _program(fields: dict[str, Any], test: str, completion: str) -> code.Tested:
+    """HumanEval where there is a prompt to go on from, else MBPP."""
+    if "prompt" in fields or "entry_point" in fields:
+        test = test if CHECK.search(test) else f"{test}\n\ncheck({_text(fields, 'entry_point')})"
+        prompt = _text(fields, "prompt") if "prompt" in fields else ""
+        return code.humaneval(completion, prompt, test)
+    return code.mbpp(completion, test) or code.Tested("", test)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than Python can read
+        value = None
+    if not isinstance(value, dict):
+        raise UserError("not a JSON object")
+    return value
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    if name not in fields:
+        raise UserError(f"the field '{name}' is missing")
+    if not isinstance(fields[name], str):
+        raise UserError(f"the field '{name}' is not text")
+    return fields[name]
+
+
+def _gold(fields: dict[str, Any]) -> str:
+    """The gold answer: a text, a number, or a list of texts (asserts, letters)."""
+    value = fields.get("gold")
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = "\n".join(value)
+    elif type(value) in (int, float):
+        value = str(value)
+    gold = _text(fields | {"gold": value} if "gold" in fields else fields, "gold")
+    if not gold.strip():
+        raise UserError("the field 'gold' is empty")
+    return gold
+
+
+def _options(value: Any) -> tuple[str, ...]:
+    """Options without their letters, of a list or of one text "A) 2 B) 4"; () where there are none.
+
+    Raises:
+      UserError: they are something else.
+    """
+    options = OPTION_STARTS.split(value.strip()) if isinstance(value, str) else value or []
+    if not isinstance(options, list):
+        raise UserError("the field 'options' is no list of texts")
+    texts = [str(option).strip() for option in options]
+    labels = [OPTION_LABEL.match(text) for text in texts]
+    if all(label and label[1] == chr(ord("A") + place) for place, label in enumerate(labels)):
+        return tuple(text[label.end() :] for text, label in zip(texts, labels, strict=True) if label)
+    return tuple(texts)
+
+
+def _encoded(fields: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can hold
+        return json.dumps(fields).encode() + b"\n"

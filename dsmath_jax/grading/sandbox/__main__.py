@@ -1,0 +1,49 @@
+"""Runs a Python file as a model's program, or tells what contains such programs here.
+
+python -m dsmath_jax.grading.sandbox --probe
+python -m dsmath_jax.grading.sandbox FILE.py
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from dsmath_jax.grading.sandbox import Program, Sandbox
+from dsmath_jax.workdir import UserError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m dsmath_jax.grading.sandbox", description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", type=Path, help="a Python program")
+    parser.add_argument("--probe", action="store_true", help="only print what contains programs here")
+    parser.add_argument("--call", default="", help="a function of the program to call when it has run")
+    parser.add_argument("--allow-unsandboxed", action="store_true", help="run it though nothing contains it")
+    arguments = parser.parse_args()
+    if arguments.probe == (arguments.file is not None):
+        parser.error("give a file or --probe")
+    try:
+        code = "" if arguments.probe else _text(arguments.file)
+        with Sandbox(1, allow_unsandboxed=arguments.allow_unsandboxed) as sandbox:
+            if arguments.probe:
+                print("\n".join([sandbox.level, *(f"no {name}: {why}" for name, why in sandbox.missing.items())]))
+                return 0
+            [ran] = sandbox.run([Program(code, arguments.call)])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return UserError.code
+    sys.stdout.write(ran.output)
+    told = {"how": ran.how, "value": ran.value, "error": ran.error, "seconds": round(ran.seconds, 3)}
+    print(json.dumps(told | {"level": sandbox.level}, ensure_ascii=False), file=sys.stderr)
+    return 0 if ran.how == "ok" else 1
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the program {path} cannot be read: {error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

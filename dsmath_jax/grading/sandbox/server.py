@@ -1,0 +1,221 @@
+"""The server: a process with SymPy and NumPy imported and no secrets, which forks one process for each program.
+
+It is the first process of a world of its own where there are namespaces. It is handed descriptors and reads nothing
+of what is in them: a program is read by the process that it locks in, and its output goes straight to the run's own
+process. So a program that looks around in the memory it was born with finds neither other programs nor results.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import random
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+from dsmath_jax.grading.sandbox import kernel, namespaces, probe, program
+from dsmath_jax.grading.sandbox.jail import Jail, Prepared
+from dsmath_jax.grading.sandbox.limits import Limits
+
+DESCRIPTORS = 4  # of a program: its job, standard output, standard error, report
+MESSAGE_BYTES = 1 << 16
+_LOOK_SECONDS = 0.05  # between looks at scratch folders that no limit of the kernel holds
+_WARM = (
+    "bisect cmath collections copy datetime decimal fractions functools hashlib heapq itertools json linecache math "
+    "numpy numpy.random operator random re statistics string sympy time traceback types typing"
+).split()
+# What most programs begin with: SymPy imports and computes much at its first use, here once for all of them.
+_FIRST_USE = """
+import sympy
+x, y = sympy.symbols("x y")
+sympy.solve(x**2 - 7 * x + 5, x)
+sympy.solve([x + y - 3, x - y - 1], [x, y])
+sympy.solveset(sympy.sin(x) - 1, x)
+sympy.nsolve(sympy.cos(x) - x, 1)
+sympy.integrate(x * sympy.sin(x), x)
+sympy.simplify(sympy.sin(x) ** 2 + sympy.cos(x) ** 2)
+sympy.latex(sympy.summation(x, (x, 1, y)))
+"""
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+_HOMES = ("HOME", "TMPDIR", "MPLCONFIGDIR")
+
+
+def main() -> NoReturn:
+    """Serves the socket that the settings in the arguments name, until its other end is closed."""
+    settings = json.loads(sys.argv[1])
+    connection = socket.socket(fileno=settings["connection"])
+    folder = settings["folder"]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # what tells a whole job to end is the run's to decide on
+    packages = tuple(settings["packages"])
+    missing = probe.missing(folder, packages, settings["withheld"])
+    mechanisms = frozenset(probe.usable(missing))
+    if not (mechanisms or settings["allow_unsandboxed"]):
+        _say_hello(connection, mechanisms, missing)
+        os._exit(0)
+    jail = Jail(mechanisms, folder, packages, Limits(**settings["limits"]), settings["slots"])
+    if "namespaces" in mechanisms:
+        namespaces.enter_processes()
+    process = os.fork()
+    if process == 0:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        _serve(connection, jail, missing)
+    connection.close()
+    os.waitpid(process, 0)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
+
+
+def _serve(connection: socket.socket, jail: Jail, missing: dict[str, str]) -> NoReturn:
+    error = ""
+    try:
+        prepared = jail.prepare()
+        _warm_up(jail.packages)
+    except Exception as raised:
+        error = f"{type(raised).__name__}: {raised}"[:2000]
+    _say_hello(connection, jail.mechanisms, missing, error)
+    if not error:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the run has ended
+            _Server(connection, prepared).work()
+    os._exit(0)  # which takes all programs along: each is told when its parent dies
+
+
+def _say_hello(
+    connection: socket.socket, mechanisms: Collection[str], missing: dict[str, str], error: str = ""
+) -> None:
+    connection.send(json.dumps({"mechanisms": sorted(mechanisms), "missing": missing, "error": error}).encode())
+
+
+def _warm_up(packages: Sequence[str]) -> None:
+    """Imports what programs import, and forgets how this process came to be."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("dsmath_jax", "pyseccomp")]:
+        del sys.modules[name]
+    sys.path[:] = packages
+    sys.path_importer_cache.clear()
+    # Without finders that packages brought, as of those that are installed where they are developed.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if _own(finder)]
+    sys.argv[:] = [program.NAME]
+    sys.orig_argv[:] = [program.NAME]
+    for name in _WARM:
+        importlib.import_module(name)
+    exec(_FIRST_USE, {})
+    sys.modules["numpy.random"].seed(0)
+    sys.set_int_max_str_digits(0)  # digits of large numbers are what many programs are about; their time is limited
+    gc.collect()
+    gc.freeze()  # a collection in a program would copy all pages that are shared now
+
+
+def _own(finder: object) -> bool:
+    """Whether a finder is the interpreter's."""
+    return str(getattr(finder, "__module__", "")).startswith("_frozen_importlib")
+
+
+class _Server:
+    def __init__(self, connection: socket.socket, prepared: Prepared):
+        self.connection, self.prepared = connection, prepared
+        self.allowed = prepared.jail.limits.file_bytes
+        self.running: dict[int, int] = {}  # number of the program by process
+        self.reasons: dict[int, str] = {}  # why this process killed a program, by its number
+        self.woken, self.wake = os.pipe()
+        for end in (self.woken, self.wake):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self.wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def work(self) -> None:
+        with selectors.DefaultSelector() as events:
+            events.register(self.connection, selectors.EVENT_READ)
+            events.register(self.woken, selectors.EVENT_READ)
+            while True:
+                watched = self.running and self.prepared.own < 0
+                ready = {key.fileobj for key, _ in events.select(_LOOK_SECONDS if watched else None)}
+                for process, number in self.running.items():
+                    if self.prepared.overfull(number):
+                        self.reasons[number] = f"killed since its files took more than {self.allowed:,} bytes"
+                        _kill_group(process)
+                if self.woken in ready:
+                    os.read(self.woken, 4096)
+                    self.reap()
+                if self.connection in ready and not self.obey():
+                    return
+
+    def obey(self) -> bool:
+        """Starts the program whose descriptors come with its number, or kills the one of the number alone."""
+        message, descriptors, *_ = socket.recv_fds(self.connection, MESSAGE_BYTES, DESCRIPTORS)
+        if not message:
+            return False
+        number = int(message)
+        if descriptors:
+            try:
+                self.start(number, descriptors)
+            except OSError as error:  # no processes or memory left
+                self.tell({"number": number, "status": 0, "cpu": 0.0, "error": f"it could not be started: {error}"})
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+        else:
+            for process in [process for process, running in self.running.items() if running == number]:
+                _kill_group(process)
+        return True
+
+    def start(self, number: int, descriptors: Sequence[int]) -> None:
+        process = self.prepared.fork()
+        if process == 0:
+            _live(self.prepared, number, descriptors)
+        self.running[process] = number
+
+    def reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):  # there is none
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                _kill_group(ended.si_pid)  # not reaped yet, so that the number is still its own
+                process, status, usage = os.wait4(ended.si_pid, 0)
+                if process not in self.running:
+                    continue  # an orphan
+                number = self.running.pop(process)
+                self.prepared.clean(number)
+                cpu, reason = usage.ru_utime + usage.ru_stime, self.reasons.pop(number, "")
+                self.tell({"number": number, "status": status, "cpu": cpu, "error": reason})
+
+    def tell(self, message: dict[str, Any]) -> None:
+        self.connection.send(json.dumps(message).encode())
+
+
+def _kill_group(process: int) -> None:
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError):
+            kill(process, signal.SIGKILL)
+
+
+def _live(prepared: Prepared, number: int, descriptors: Sequence[int]) -> NoReturn:
+    """A program's process, from its fork to its end."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for kind in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(kind, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        scratch = prepared.lock_in(number)
+        with open(descriptors[0], "rb", closefd=False) as file:
+            job = file.read()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        # Two steps, since a descriptor may have the number of another's place.
+        high = [os.dup(descriptor) for descriptor in (nothing, *descriptors[1:])]
+        places = range(DESCRIPTORS)
+    except BaseException as error:
+        os.write(descriptors[2], f"the program could not be locked in: {error}".encode())
+        os._exit(1)
+    for place, descriptor in zip(places, high, strict=True):
+        os.dup2(descriptor, place)
+    os.closerange(DESCRIPTORS, max(1024, *high) + 1)
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT | dict.fromkeys(_HOMES, scratch))
+    random.seed(0)  # what a program draws is the same in every run; a fork has given it another seed
+    tempfile.tempdir = scratch  # NumPy and the server have it imported
+    program.run(job, DESCRIPTORS - 1)

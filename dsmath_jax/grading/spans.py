@@ -1,0 +1,195 @@
+r"""Pieces of a worked solution: boxes, mathematics between delimiters, sentences, numbers, letters of options.
+
+All that reads what a model wrote does so with regular expressions that take time linear in the text, and evaluates
+nothing of it.
+"""
+
+import collections
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from dsmath_jax.data.benchmark_formats import BOXED
+
+LONGEST_SENTENCE = 2000  # characters
+LONGEST_ANSWER = 10_000  # characters of a box
+MOST = 100  # boxes, or other statements, of a completion that are looked at
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+# As Pandoc has it: a dollar opens mathematics before what is no space, and closes it after what is no space and before
+# what is no digit; so "$5 for $2" is money. With spaces there ("$ 5 $", "$5 . $") there may be no word between them.
+MATH = re.compile(
+    r"\$\$(?P<display>.{1,2000}?)\$\$|\\\[(?P<brackets>.{1,2000}?)\\\]|\\\((?P<parentheses>.{1,2000}?)\\\)"
+    r"|(?<!\\)\$(?P<inline>(?!\s)(?:\\.|[^$\\\n])+?)(?<!\s)\$(?!\d)"
+    r"|(?<!\\)\$(?P<spaced>(?!\s*\$)"
+    r"(?:\\[A-Za-z]+(?:\{[a-z ]+\})?|\\.|[A-Za-z]{1,2}(?![A-Za-z])|[^$\\\nA-Za-z])+)\$(?!\d)",
+    re.DOTALL,
+)
+ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}.{0,2000}?\\end\{\1\}", re.DOTALL)
+SENTENCE_END = re.compile(r"""\n|[。！？]|[.!?](?=[*_"'”’)]*(?:\s|$))""")
+CLAUSE = re.compile(
+    r"[,，]?\s+(?:because|since|as|so|where|when|which means|i\.e\.)\b|[,，]\s*(?:because|since|so|where|which)\b"
+    r"|\s\((?=(?:because|since|as|where|or|i\.e\.|rounded|approximately)\b)"
+    r"|[,，;；]?\s*(?:因为|所以|即|也就是|其中)",
+)
+JOINTS = re.compile(r"\s*(?:[,，、;；]|and|or|和|或|或者|以及)?\s*(?:(?:and|or|和|或|或者)\s*)?")
+EQUALS = re.compile(r"(?<![<>!:=\\])(?:=|≈|\\approx)(?!=)")
+UNIT = re.compile(r"\s*(?:\\?[%％°]|(?:[A-Za-z]+(?:[²³]|\^\{?[23]\}?)?|[\u4e00-\u9fff]{1,4})(?:/[A-Za-z]+)?)[.。]?\s*")
+PERCENT = re.compile(r"\$?\s*(\\?[%％])")
+TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|rm|bf)\s*\{([^{}]*)\}")
+
+SIGN = r"(?:(?<![A-Za-z0-9_^.)\]}])(?<![\d)] )[-+−–]|负)?"
+CURRENCY = r"(?:\\?[$＄]|[￥¥€£])"
+DIGITS = r"(?:\d{1,3}(?:(?:[,，]|\{,\}|,\\!|\\,|[ \u00a0\u2009\u202f])\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+FRACTION = r"\\[dtc]?frac\s*(?:\{[^{}]*\}|\d)\s*(?:\{[^{}]*\}|\d)"
+POWER = r"(?:\s*(?:\\times|\\cdot|[×*x])\s*10\s*\^\s*(?:\{\s*[-+−]?\d+\s*\}|[-+−]?\d+)|[eE][-+]?\d+)"
+SCALE = r"\s*(?:(?:hundred|thousand|million|billion|trillion)\b|[百千万亿])"
+NUMBER = re.compile(
+    rf"(?P<percent>百分之)?(?P<sign>{SIGN})(?:\s?{CURRENCY}(?P<inner>[-−]?))?(?<![A-Za-z0-9_^.])"
+    rf"(?P<value>{FRACTION}|(?:{DIGITS})(?:{POWER}|\s*{FRACTION}|\s\d+/\d+|/\d+(?:\.\d+)?(?!\d))?)"
+    rf"(?P<scale>{SCALE})?(?P<unit>\s?\\?[%％])?"
+)
+
+
+class Span(NamedTuple):
+    """A piece of a text: where it starts and ends with its markup, and what it holds without."""
+
+    start: int
+    end: int
+    text: str
+
+
+def boxes(text: str) -> Iterator[Span]:
+    r"""What `\boxed{...}`, `\fbox{...}` and `\boxed 2` hold, outermost ones, in order; those never closed are left out.
+
+    A percent sign behind a box belongs into it.
+    """
+    place = 0
+    for found in last_of(BOXED.finditer(text)):
+        if found.start() < place:
+            continue  # within another
+        start, braced = found.end(), text.startswith("{", found.end())
+        end = closing_brace(text, start) if braced else _word_end(text, start)
+        if end is None:
+            continue
+        inner = (text[start + 1 : end - 1] if braced else text[start:end].rstrip(".,;")).strip()
+        percent = PERCENT.match(text, end)
+        nested = next(boxes(inner), None)
+        held = nested.text if nested and nested.start == 0 and nested.end == len(inner) else inner
+        yield Span(found.start(), end, held + (percent[1] if percent and held else ""))
+        place = end
+
+
+def last_of(found: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
+    """The last few of many; no model has more to say, and each takes time to read."""
+    return collections.deque(found, maxlen=MOST)
+
+
+def open_box(text: str) -> bool:
+    """Whether the last box of a text is never closed: the model was cut off within it."""
+    starts = [found.end() for found in BOXED.finditer(text)]
+    if not starts:
+        return False
+    rest = text[starts[-1] :]
+    return not rest or (rest.startswith("{") and closing_brace(rest, 0) is None)
+
+
+def closing_brace(text: str, start: int) -> int | None:
+    """The place behind the brace that closes the one at `start`; None where none does."""
+    depth = 0
+    for found in BRACE.finditer(text, start, start + LONGEST_ANSWER):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if depth == 0:
+            return found.end()
+    return None
+
+
+def _word_end(text: str, start: int) -> int:
+    found = re.compile(r"[^\s$]*").match(text, start)
+    assert found is not None
+    return found.end()
+
+
+def maths(text: str) -> list[Span]:
+    """The mathematics between delimiters in a text."""
+    return [Span(found.start(), found.end(), _held(found)) for found in MATH.finditer(text)]
+
+
+def _held(found: re.Match[str]) -> str:
+    assert found.lastgroup is not None
+    return found[found.lastgroup].strip()
+
+
+def joins(between: str) -> bool:
+    r"""Whether what stands between two pieces of mathematics makes a list of them: a comma, "and", `\text{ or }`."""
+    return JOINTS.fullmatch(re.sub(r"\\[()\[\]]|\\q?quad|\$", " ", TEXT_COMMAND.sub(r" \1 ", between))) is not None
+
+
+def sides(text: str) -> list[str]:
+    """What stands between the equals signs of a text; those within braces part nothing."""
+    parts, start = [], 0
+    for found in EQUALS.finditer(text):
+        if text.count("{", 0, found.start()) == text.count("}", 0, found.start()):
+            parts.append(text[start : found.start()])
+            start = found.end()
+    return [*parts, text[start:]]
+
+
+def sentence(text: str) -> str:
+    """A text up to the end of its first sentence or line; full stops within mathematics do not end it."""
+    text = text[:LONGEST_SENTENCE]
+    place = 0
+    while place < len(text):
+        if text[place] in "$\\" and (math := MATH.match(text, place) or ENVIRONMENT.match(text, place)):
+            place = math.end()
+        elif SENTENCE_END.match(text, place):
+            break
+        else:
+            place += 1
+    return text[:place]
+
+
+def last_sentence(text: str) -> str:
+    """The last sentence of a text's last line."""
+    rest = text.strip().split("\n")[-1][-LONGEST_SENTENCE:]
+    last = ""
+    while rest:
+        last = sentence(rest)
+        rest = rest[len(last) + 1 :].lstrip(" *_\"')")
+    return last
+
+
+def bare(text: str) -> str:
+    """A text without what is put around answers: bold, quotes, mathematics as a whole, a full stop."""
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().strip("*`").rstrip(".,;:。，；：").strip()
+        if math := MATH.fullmatch(text):
+            text = _held(math)
+        if len(text) > 1 and (text[0], text[-1]) in {('"', '"'), ("“", "”"), ("'", "'"), ("__", "__"), ("_", "_")}:
+            text = text[1:-1]
+    return text
+
+
+def numbers(text: str) -> list[Span]:
+    """The numbers of a text without currency signs, with their percent signs and words of scale."""
+    return [Span(found.start(), found.end(), _number(found)) for found in NUMBER.finditer(text)]
+
+
+def _number(found: re.Match[str]) -> str:
+    unit = "%" if found["percent"] or found["unit"] else ""
+    sign = "-" if found["sign"] == "负" else found["sign"] or found["inner"] or ""
+    return sign + found["value"] + (found["scale"] or "") + unit
+
+
+def plain(text: str) -> str:
+    r"""A text without `\text{...}` and the like around its words, without `\$` and `\left`; spaces are spaces."""
+    text = TEXT_COMMAND.sub(r" \1 ", text)
+    return re.sub(r"\\(?:left|right|displaystyle|quad|[;: ])|~", " ", text).replace(r"\$", "$").replace(r"\%", "%")
+
+
+def halfwidth(text: str) -> str:
+    """A text in which Ａ is A and （ is (."""
+    return unicodedata.normalize("NFKC", text)

@@ -1,0 +1,399 @@
+"""The sandbox: what programs may do, how they end, and what is left when processes are killed."""
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox, probe
+from dsmath_jax.workdir import UserError
+
+ALL = ("namespaces", "landlock", "seccomp")
+REPOSITORY = Path(__file__).parents[3]
+SITE = Path(np.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    try:
+        found = Sandbox(2, Limits(seconds=60.0))
+    except UserError as error:
+        pytest.skip(str(error))
+    with found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def run(sandbox: Sandbox) -> Callable[..., Ran]:
+    return lambda code, call="": sandbox.run([Program(code, call)])[0]
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 20.0) -> bool:
+    until = time.monotonic() + seconds
+    while not done() and time.monotonic() < until:
+        time.sleep(0.01)
+    return done()
+
+
+def children(process: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def server_of(sandbox: Sandbox) -> tuple[int, int]:
+    """The processes that serve: the one that was started, and the one that forks programs."""
+    assert sandbox._server is not None
+    launched = sandbox._server.process.pid
+    [server] = children(launched)
+    return launched, server
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+USUAL = {
+    "arithmetic": ("print(6 * 7)", "42\n"),
+    "SymPy": ("from sympy import *\nx = symbols('x')\nprint(solve(x**2 - 3*x + 2, x))", "[1, 2]\n"),
+    "NumPy": ("import numpy as np\nprint(np.linalg.solve([[2.0, 0], [0, 4]], [2, 4]))", "[1. 1.]\n"),
+    "the main module": ("import sys\nprint(__name__, sys.modules['__main__'].__name__)", "__main__ __main__\n"),
+    "the standard library": (
+        "import fractions, itertools, datetime, collections, re, random, statistics, hashlib, typing, decimal, json\n"
+        "import heapq, bisect, functools, string, calendar, copy, zlib, sqlite3, unicodedata, dataclasses, math\n"
+        "print(fractions.Fraction(1, 3), datetime.date(2024, 2, 29), math.comb(5, 2))",
+        "1/3 2024-02-29 10\n",
+    ),
+    "classes": ("import pickle\nclass A:\n    x = 1\nprint(pickle.loads(pickle.dumps(A())).x)", "1\n"),
+    "its scratch folder": ("import os\nopen('a', 'w').write('b')\nprint(os.listdir(), open('a').read())", "['a'] b\n"),
+    "temporary files": ("import tempfile\nwith tempfile.TemporaryFile() as f:\n    print(f.write(b'abc'))", "3\n"),
+    "threads": ("from concurrent.futures import *\nprint(list(ThreadPoolExecutor(4).map(abs, [-1, 2])))", "[1, 2]\n"),
+    "an event loop": ("import asyncio\nprint(asyncio.run(asyncio.sleep(0.001, 5)))", "5\n"),
+    "alarms": ("import signal, time\nsignal.signal(signal.SIGALRM, lambda *_: print('rung'))\n"
+               "signal.setitimer(signal.ITIMER_REAL, 0.01)\ntime.sleep(0.1)", "rung\n"),
+    "many digits": ("print(len(str(3**50000)))", "23857\n"),
+    "bytes that are no text": ("import sys\nsys.stdout.buffer.write(b'a\\xff')", "a\ufffd"),
+    "half a character": ("print('\\ud800')", "\\ud800\n"),
+    "Chinese": ("print('答案：72')", "答案：72\n"),
+    "a file of its own for output": ("import sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('kept')", "kept\n"),
+    "warnings apart": ("import warnings\nwarnings.warn('no output')\nprint(1)", "1\n"),
+    "nothing": ("", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_what_programs_need_works(name: str, run: Callable[..., Ran]) -> None:
+    code, output = USUAL[name]
+    assert run(code) == Ran("ok", output, None, "", pytest.approx(0, abs=60))
+
+
+def test_a_function_is_called_and_its_value_told(run: Callable[..., Ran]) -> None:
+    code = "import sympy\ndef solution():\n    print('called')\n    return sympy.Rational(2, 6)"
+    assert run(code, "solution") == Ran("ok", "called\n", "1/3", "", pytest.approx(0, abs=60))
+    assert run("def solution():\n    pass", "solution").value is None
+    assert run("def solution():\n    return ''", "solution").value == ""
+    assert run("def solution():\n    return '\\ud800好'", "solution").value == "\\ud800好"
+    assert run(code).value is None
+
+
+def test_a_function_that_is_not_there_is_an_error(run: Callable[..., Ran]) -> None:
+    ran = run("print(1)", "solution")
+    assert (ran.how, ran.output) == ("raised", "1\n")
+    assert ran.error.endswith("NameError: name 'solution' is not defined")
+
+
+NO_PYTHON = ("def f(:", "a\0b", "x = '\ud800'")
+ENDS = {
+    "1 / 0": ("raised", "ZeroDivisionError: division by zero"),
+    "def f(:": ("raised", "SyntaxError: invalid syntax"),
+    "a\0b": ("raised", "cannot contain null bytes"),
+    "x = '\ud800'": ("raised", "surrogates not allowed"),
+    "input()": ("raised", "EOFError: EOF when reading a line"),
+    "import sys; sys.exit()": ("raised", "SystemExit"),
+    "raise SystemExit(0)": ("raised", "SystemExit: 0"),
+    "raise KeyboardInterrupt": ("raised", "KeyboardInterrupt"),
+    "raise BaseException('own')": ("raised", "BaseException: own"),
+    "def f(): f()\nf()": ("raised", "RecursionError: maximum recursion depth exceeded"),
+    "import os; os._exit(0)": ("killed", "ended early with exit code 0"),
+    "import os; os._exit(3)": ("killed", "ended early with exit code 3"),
+    "import ctypes; ctypes.string_at(0)": ("killed", "killed by SIGSEGV"),
+    "raise MemoryError": ("out of memory", "MemoryError: more than 2,048 MiB of memory"),
+}
+
+
+@pytest.mark.parametrize("code", ENDS)
+def test_how_a_program_ends_is_told(code: str, run: Callable[..., Ran]) -> None:
+    how, error = ENDS[code]
+    ran = run(f"print('before')\n{code}")
+    assert ran.how == how
+    assert error in ran.error.splitlines()[-1]
+    assert ran.output == ("" if code in NO_PYTHON else "before\n")
+
+
+def test_a_traceback_begins_in_the_program(run: Callable[..., Ran]) -> None:
+    assert run("def f(x):\n    return 1 / x\nf(0)").error == (
+        "Traceback (most recent call last):\n"
+        '  File "program.py", line 3, in <module>\n    f(0)\n'
+        '  File "program.py", line 2, in f\n    return 1 / x\n           ~~^~~\n'
+        "ZeroDivisionError: division by zero"
+    )
+
+
+def test_limits_hold_and_what_was_printed_before_is_kept() -> None:
+    programs = {
+        "import time\nprint('early')\ntime.sleep(600)": ("timed out", "timed out after 2 s"),
+        "print('early')\nwhile True: pass": ("timed out", "timed out after 1 s of processor time"),
+        "print('early')\nx = bytearray(1 << 30)": ("out of memory", "MemoryError: more than 512 MiB of memory"),
+        "print('early')\nwhile True: print('x' * 99)": ("too much output", "more than 1,000 bytes of output"),
+        "print('early')\nopen('a', 'w').write('x' * 100_000)": ("raised", "OSError: [Errno 27] File too large"),
+    }
+    limits = Limits(2.0, 1.0, 512 << 20, 1000, 10_000, 4)
+    with Sandbox(3, limits, allow_unsandboxed=True) as sandbox:
+        for found, (how, error) in zip(sandbox.run(list(map(Program, programs))), programs.values(), strict=True):
+            assert (found.how, found.error.splitlines()[-1]) in ((how, error), ("timed out", "timed out after 2 s"))
+            assert found.output.startswith("early\n")
+            assert len(found.output) <= 1000
+
+
+def test_results_come_in_order_and_from_several_at_once(sandbox: Sandbox) -> None:
+    programs = [Program(f"import time\ntime.sleep({(7 - n) / 100})\nprint({n})") for n in range(8)]
+    assert [ran.output for ran in sandbox.run(programs)] == [f"{n}\n" for n in range(8)]
+    assert sandbox.run([]) == []
+    # Two that wait for the clock's same moment end only if both run.
+    at = time.time() + 1.0
+    both = sandbox.run([Program(f"import time\ntime.sleep(max(0, {at} - time.time()))\nprint(time.time())")] * 2)
+    assert all(ran.how == "ok" for ran in both)
+
+
+def test_programs_share_nothing(sandbox: Sandbox) -> None:
+    spoil = (
+        "import builtins, math, sympy, random\n"
+        "builtins.print = math.pi = sympy.pi = 0\nopen('a', 'w').close()\nrandom.random()"
+    )
+    look = "import math, os, random\nprint(math.pi, os.listdir('.'), random.random())"
+    first, _, second = sandbox.run([Program(look), Program(spoil), Program(look)])
+    assert first.output == second.output
+    assert first.output.startswith(f"{np.pi} [] ")
+
+
+def test_any_thread_may_ask(sandbox: Sandbox) -> None:
+    found: dict[int, list[Ran]] = {}
+
+    def ask(number: int) -> None:
+        found[number] = sandbox.run([Program(f"print({number})")] * 3)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {number: [ran.output for ran in rans] for number, rans in found.items()} == {
+        number: [f"{number}\n"] * 3 for number in range(4)
+    }
+
+
+def test_many_programs_leave_no_descriptors(sandbox: Sandbox) -> None:
+    sandbox.run([Program("")])
+    before = os.listdir("/proc/self/fd")
+    sandbox.run([Program("1 / 0")] * 20)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_program_costs_a_small_part_of_an_interpreter_with_sympy(sandbox: Sandbox) -> None:
+    def processor_seconds(process: int) -> float:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    _, server = server_of(sandbox)
+    before = processor_seconds(server)
+    sandbox.run([Program("from sympy import *\nprint(Rational(1, 3))")] * 50)
+    warm = (processor_seconds(server) - before) / 50
+    before = sum(os.times()[2:4])
+    subprocess.run([sys.executable, "-c", "import sympy"], check=True)
+    assert warm < (sum(os.times()[2:4]) - before) / 5
+
+
+def test_a_killed_server_loses_its_programs_and_the_next_call_has_a_new_one() -> None:
+    with Sandbox(2, Limits(seconds=60.0), allow_unsandboxed=True) as sandbox:
+        for which in (0, 1):
+            found: list[Ran] = []
+            programs = [Program("import time\ntime.sleep(600)")] * 3
+            asking = threading.Thread(target=lambda f=found, p=programs: f.extend(sandbox.run(p)))
+            processes = list(server_of(sandbox))
+            asking.start()
+            assert wait_until(lambda p=processes: len(children(p[1])) == 2)
+            processes += children(processes[1])
+            os.kill(processes[which], signal.SIGKILL)
+            asking.join()
+            assert [ran.how for ran in found] == ["killed"] * 3
+            assert wait_until(lambda p=processes: not any(map(runs, p)))
+            assert sandbox.run([Program("print(1)")])[0].output == "1\n"
+
+
+@pytest.mark.parametrize("withheld", [(), ("namespaces",)])
+def test_a_killed_run_leaves_no_process_and_no_folder(withheld: tuple[str, ...], tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom dsmath_jax.grading.sandbox import *\n"
+        f"found = Sandbox(2, Limits(seconds=600), True, _withhold={withheld!r})\n"
+        "print(found._server.process.pid, flush=True)\n"
+        "found.run([Program('import time\\ntime.sleep(600)')] * 2)"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        launched = int(process.stdout.readline())
+        [server] = children(launched)
+        assert wait_until(lambda: len(children(server)) == 2)
+        processes = [launched, server, *children(server)]
+        process.kill()
+    assert wait_until(lambda: not any(map(runs, processes)))
+    assert wait_until(lambda: list(tmp_path.iterdir()) == [])
+
+
+def test_a_closed_sandbox_leaves_nothing() -> None:
+    sandbox = Sandbox(1, allow_unsandboxed=True)
+    assert sandbox._server is not None
+    processes, folder = server_of(sandbox), Path(sandbox._server.folder)
+    assert folder.is_dir()
+    sandbox.close()
+    assert not any(map(runs, processes))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("withheld", [ALL, ("namespaces", "landlock"), ("namespaces", "seccomp")])
+def test_without_what_contains_programs_it_refuses(withheld: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"cannot be contained here \(namespaces: it is withheld.*--allow-unsandboxed"):
+        Sandbox(1, _withhold=withheld)
+
+
+def test_without_what_contains_programs_limits_hold_where_it_is_allowed() -> None:
+    with Sandbox(1, Limits(seconds=10.0, cpu_seconds=1.0), True, _withhold=ALL) as sandbox:
+        assert sandbox.level == "unsandboxed"
+        assert set(sandbox.missing) == set(ALL)
+        ok, slow = sandbox.run([Program("print(1)"), Program("while True: pass")])
+        assert (ok.how, ok.output, slow.how) == ("ok", "1\n", "timed out")
+
+
+BREAK = """
+import sys
+from dsmath_jax.grading.sandbox import kernel, landlock, namespaces, probe
+whole = probe.missing(sys.argv[1], sys.argv[2:], ())
+namespaces.enter_files = landlock.restrict = kernel.seccomp = lambda *_: None
+print(sorted(whole), sorted(probe.missing(sys.argv[1], sys.argv[2:], ())))
+"""
+
+
+def test_a_mechanism_that_refuses_nothing_is_found_out(tmp_path: Path) -> None:
+    (tmp_path / probe.CANARY).touch()
+    command = [sys.executable, "-c", BREAK, str(tmp_path), str(SITE)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.endswith(f"{sorted(ALL)}\n")
+
+
+def test_levels() -> None:
+    assert probe.usable([]) == list(ALL)
+    assert probe.usable(["landlock", "seccomp"]) == ["namespaces"]
+    assert probe.usable(["namespaces"]) == ["landlock", "seccomp"]
+    assert probe.usable(["namespaces", "landlock"]) == probe.usable(["namespaces", "seccomp"]) == []
+    assert probe.level({"seccomp", "namespaces"}) == "namespaces, seccomp"
+    assert probe.level([]) == "unsandboxed"
+
+
+@pytest.fixture(scope="module")
+def as_ordinary_user() -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Runs Python text as a user who is nobody."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user; all other tests have run as an ordinary one")
+    path = os.pathsep.join(map(str, (REPOSITORY, SITE)))
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run_by(python: str, text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, "-c", text], capture_output=True, text=True, env=environment, cwd="/",
+            user=65534, group=65534, extra_groups=[],
+        )  # fmt: skip
+
+    same = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin")
+    for python in filter(None, (sys.executable, same)):
+        try:
+            if run_by(python, "import numpy, dsmath_jax").returncode == 0:
+                return functools.partial(run_by, python)
+        except PermissionError:
+            continue  # in the home of another
+    pytest.skip("an ordinary user has no Python with the packages here")
+
+
+# Files of its own user are what such a program must be kept from most of all.
+TEXT_OF_ORDINARY_USER = """
+import os, tempfile
+from dsmath_jax.grading.sandbox import Program, Sandbox
+ATTEMPTS = '''
+import os, sympy
+for attempt in (
+    lambda: open(PATH), lambda: open(PATH, "a"), lambda: os.open(PATH, os.O_RDONLY | os.O_TRUNC),
+    lambda: os.truncate(PATH, 0), lambda: os.chmod(PATH, 0), lambda: os.utime(PATH, (0, 0)), lambda: os.unlink(PATH),
+    lambda: os.setxattr(PATH, "user.a", b"b"), lambda: os.rename(PATH, PATH + "2"), lambda: os.link(PATH, "mine"),
+    lambda: os.kill(PARENT, 9),
+):
+    try:
+        attempt()
+        print("escaped")
+    except OSError:
+        pass
+print(sympy.Rational(1, 2), os.getuid())
+'''
+with tempfile.NamedTemporaryFile("w") as file, Sandbox(2, _withhold={withheld!r}) as found:
+    file.write("mine")
+    file.flush()
+    before = os.stat(file.name)
+    [ran] = found.run([Program(f"PATH = {{file.name!r}}\\nPARENT = {{os.getpid()}}" + ATTEMPTS)])
+    assert os.stat(file.name) == before
+    print(found.level, ran.how, ran.output)
+    print(open(file.name).read())
+"""
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "withheld", [("namespaces",), *(pytest.param(few, marks=SLOW) for few in ((), ("landlock",), ("seccomp",)))]
+)
+def test_an_ordinary_user_is_protected_as_well(
+    withheld: tuple[str, ...], as_ordinary_user: Callable[[str], subprocess.CompletedProcess[str]]
+) -> None:
+    done = as_ordinary_user(TEXT_OF_ORDINARY_USER.format(withheld=withheld))
+    if "cannot be contained here" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
+    assert done.stdout == f"{', '.join(name for name in ALL if name not in withheld)} ok 1/2 65534\n\nmine\n", (
+        done.stderr
+    )
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "dsmath_jax.grading.sandbox", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def test_the_command_line_runs_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("print(6 * 7)\ndef solution():\n    return 8", encoding="utf-8")
+    done = command(str(tmp_path / "a.py"), "--call=solution", "--allow-unsandboxed")
+    assert (done.returncode, done.stdout) == (0, "42\n")
+    assert '"value": "8"' in done.stderr
+    absent = command(str(tmp_path / "absent.py"))
+    assert absent.returncode == 2
+    assert "absent.py cannot be read" in absent.stderr
+
+
+def test_the_command_line_tells_the_level(sandbox: Sandbox) -> None:
+    assert command("--probe").stdout.splitlines()[0] == sandbox.level

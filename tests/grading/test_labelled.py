@@ -1,0 +1,94 @@
+"""The grader against labels: pairs of answers and whole completions, each with the rule that decides it.
+
+The labels come from mathematics and from the conventions of the benchmarks, not from what the grader says. Pairs have
+`gold`, `answer`, `kind`, perhaps `options`; completions have a data set's own `gold` field and its `benchmark`.
+"""
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from dsmath_jax.grading.extraction import gold_of
+from dsmath_jax.grading.grade import Grader, Item
+from dsmath_jax.grading.grades import Kind
+from dsmath_jax.grading.workers import Workers
+
+FOLDER = Path(__file__).parent / "labelled"
+KINDS: dict[str, Kind] = {
+    "gsm8k": "number", "mgsm_zh": "number", "cmath": "number", "math": "math", "ocw": "math",
+    "gaokao_mathcloze": "math", "gaokao_mathqa": "choices", "sat": "choice", "mmlu": "choice", "mmlu_stem": "choice",
+}  # fmt: skip
+
+
+def labelled(name: str) -> list[dict]:
+    return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+PAIRS, COMPLETIONS = labelled("pairs"), labelled("completions")
+
+
+@functools.cache
+def judged() -> list[bool | str]:
+    """For each pair whether the grader finds it equal; what became of its worker where that was lost."""
+    with Workers(seconds=4, preload=("dsmath_jax.grading.symbolic",)) as workers:
+        asked = [(row["gold"], row["answer"], row["kind"], row.get("options", ())) for row in PAIRS]
+        outcomes = workers.map("dsmath_jax.grading.equivalence:equal", asked)
+    return [outcome.value[0] if outcome.how == "ok" else f"{outcome.how} {outcome.reason}" for outcome in outcomes]
+
+
+@functools.cache
+def graded() -> list[bool]:
+    """For each completion whether the grader finds it right."""
+
+    def item(row: dict) -> Item:
+        kind = KINDS[row["benchmark"]]
+        return Item(row["completion"], gold_of(row["gold"], kind), kind, row.get("options", ()))
+
+    with Grader(seconds=4) as grader:
+        return [grade.correct for grade in grader.grades([item(row) for row in COMPLETIONS])]
+
+
+def disagreements(rows: Iterable[tuple[dict, bool | str]], label: str) -> list[str]:
+    """What the grader says otherwise than the labels. A lost worker is a grade too, that of an answer not equal."""
+
+    def told(row: dict, found: bool | str) -> str:
+        what = row.get("answer") or row.get("completion") or ""
+        return f"gold {row['gold'][:200]!r}, given {what[:200]!r}: labelled {row[label]} ({row['rule']}), found {found}"
+
+    return [told(row, found) for row, found in rows if (found is True) != row[label]]
+
+
+@pytest.mark.parametrize("group", dict.fromkeys(row["group"] for row in PAIRS))
+def test_pairs_are_judged_as_labelled(group: str) -> None:
+    rows = [(row, found) for row, found in zip(PAIRS, judged(), strict=True) if row["group"] == group]
+    wrong = disagreements(rows, "equal")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("benchmark", dict.fromkeys(row["benchmark"] for row in COMPLETIONS))
+def test_completions_are_graded_as_labelled(benchmark: str) -> None:
+    rows = [(row, found) for row, found in zip(COMPLETIONS, graded(), strict=True) if row["benchmark"] == benchmark]
+    wrong = disagreements(rows, "correct")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_monsters_cost_a_worker() -> None:
+    lost = [(row["gold"], row["answer"], found) for row, found in zip(PAIRS, judged(), strict=True)
+            if isinstance(found, str) and row["group"] != "monsters"]  # fmt: skip
+    assert not lost
+
+
+def test_labels_are_many_and_neither_equal_nor_unequal_ones_prevail() -> None:
+    assert len(PAIRS) >= 400
+    assert len(COMPLETIONS) >= 120
+    for rows, label in ((PAIRS, "equal"), (COMPLETIONS, "correct")):
+        assert 0.4 < sum(row[label] for row in rows) / len(rows) < 0.6
+    assert all(row["rule"] for row in PAIRS + COMPLETIONS)
+    assert {row["kind"] for row in PAIRS} == set(get_args(Kind)) - {"program", "theory"}
+    keys = Counter(json.dumps([row[field] for field in ("gold", "answer", "kind")]) for row in PAIRS)
+    assert len(keys) > 0.99 * len(PAIRS)
