@@ -1,0 +1,49 @@
+"""Answers to multiple-choice questions: a letter, several, or the text of an option."""
+
+import re
+from collections.abc import Sequence
+
+from dsmath_jax.grading.normal import normal, words
+
+_LABEL = re.compile(r"^\(?\s*([A-Z])\s*(?:\)|\.|:|,|、|．)\s*")
+_MARK = r"[(\[]?\s*([A-Z])\s*[)\]]?"
+_BEFORE = r"(?:the )?(?:answers?|option|choice)(?: is| are)?|选(?:项|择)?|答案(?:是|为|选)?|故选"
+_ALONE = re.compile(rf"^(?:(?:{_BEFORE}):?\s*)?{_MARK}\s*(?:[.,:)]|$|项)", re.IGNORECASE)
+_LEADING = re.compile(rf"^(?:{_BEFORE})\s*:?\s*", re.IGNORECASE)
+_SEVERAL = re.compile(r"^[(\[]?\s*([A-Z](?:\s*(?:,|、|;|and|和|与|&)?\s*[A-Z])*)\s*[)\]]?$")
+
+
+def _clean(text: str) -> str:
+    return words(normal(text)).strip(" .*")
+
+
+def unlabelled(option: str) -> str:
+    """An option's text without its letter: "(B) 5" and "B. 5" are "5"."""
+    return _LABEL.sub("", option.strip(), count=1)
+
+
+def letter(text: str, options: Sequence[str] = ()) -> str | None:
+    """The letter that an answer names, by itself or by the text of one option; None where it names none."""
+    text = _clean(text)
+    if re.fullmatch(r"[a-z]", text):
+        return text.upper()
+    if (found := _ALONE.match(text)) is not None and _is_label(found, text):
+        return found[1].upper()
+    matching = [place for place, option in enumerate(options) if _clean(unlabelled(option)).lower() == text.lower()]
+    return chr(ord("A") + matching[0]) if len(matching) == 1 else None
+
+
+def _is_label(found: re.Match[str], text: str) -> bool:
+    """A letter is a label where it is alone or marked: "A. 5" and "(A) 5", not the start of "A dog"."""
+    return found[1].isupper() or found.end() == len(text)
+
+
+def letters(text: str, options: Sequence[str] = ()) -> frozenset[str] | None:
+    """The set of letters that an answer names: "ACD", "A, C and D"; None where it names none."""
+    text = _LEADING.sub("", _clean(text))
+    if (found := _SEVERAL.match(text)) is not None:
+        return frozenset(re.findall("[A-Z]", re.sub("and", "", found[1])))
+    if re.fullmatch(r"(?:\(?[A-Z]\)?\s*(?:,|、|and)?\s*)+", text):
+        return frozenset(re.findall("[A-Z]", text))
+    one = letter(text, options)
+    return None if one is None else frozenset(one)

@@ -1,0 +1,214 @@
+r"""The text of an answer in one way of writing: no markup, no typographic variants, LaTeX's aliases resolved.
+
+Nothing here changes what an answer says: no unit, no comma of a list, no sign and no word is dropped.
+"""
+
+import re
+import unicodedata
+
+OPENING, CLOSING = "([{", ")]}"
+LONGEST = 2000  # characters; what is longer is compared as text only
+
+# Unicode that people and models write for what LaTeX has commands for.
+_CHARACTERS = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ",
+        "÷": "\\div ",
+        "π": "\\pi ", "√": "\\sqrt ", "∞": "\\infty ", "≤": "\\le ", "≦": "\\le ", "⩽": "\\le ", "≥": "\\ge ",
+        "≧": "\\ge ", "⩾": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ",
+        "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ", "°": "^\\circ ", "º": "^\\circ ", "′": "'", "″": "''",
+        "‘": "'", "’": "'", "“": '"', "”": '"', "「": '"', "」": '"', "，": ",", "。": ".", "；": ";", "：": ":",
+        "（": "(",
+        "）": ")", "【": "[", "】": "]", "！": "!", "？": "?", "％": "%", "＝": "=", "〈": "\\langle ",
+        "〉": "\\rangle ",
+        "⟨": "\\langle ", "⟩": "\\rangle ", "α": "\\alpha ", "β": "\\beta ", "γ": "\\gamma ", "θ": "\\theta ",
+        "λ": "\\lambda ", "μ": "\\mu ", "σ": "\\sigma ", "ω": "\\omega ", "φ": "\\phi ", "ℝ": "\\mathbb{R}",
+        "ℤ": "\\mathbb{Z}",
+        "￥": "¥", "…": "\\ldots ", "⋯": "\\ldots ", "、": ",", "∶": ":", "～": "~", "\u00a0": " ", "\u200b": "",
+        "\ufeff": "",
+    }
+)  # fmt: skip
+_SUPERSCRIPTS = {ord(mark): digit for mark, digit in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True)}
+_SUBSCRIPTS = {ord(mark): digit for mark, digit in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)}
+_FRACTIONS = {
+    "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5),
+    "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8),
+}  # fmt: skip
+_CIRCLED = {str(number): chr(0x245F + number) for number in range(1, 21)}
+
+_TEXT = (
+    r"text|textnormal|textrm|textbf|textit|textsf|texttt|mbox|hbox|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|rm|bf|it"
+)
+_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"\\\\(?=[A-Za-z])(?!.*(?:matrix|array|cases))", r"\\"),
+        (r"\\(?:left|right)\s*\.(?!\d)", ""),
+        (r"\\(?:m?left|m?right|middle|[bB]igg?[lrm]?|(?:display|text|script)style|limits|nolimits)(?![A-Za-z])\s*", ""),
+        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+        (r"\\dbinom|\\tbinom", r"\\binom"),
+        (r"(?:\{\})?_\{?(\d+)\}?\s*(?:\\mathrm\{C\}|C)_\{?(\d+)\}?", r"\\binom{\1}{\2}"),
+        (r"(?:\\mathrm\{C\}|C)_\{?(\d+)\}?\^\{?(\d+)\}?", r"\\binom{\1}{\2}"),
+        (r"\\(?:leqslant|leq)(?![A-Za-z])|\\lt(?![A-Za-z])=", r"\\le "),
+        (r"\\(?:geqslant|geq)(?![A-Za-z])|\\gt(?![A-Za-z])=", r"\\ge "),
+        (r"<=|=<", r"\\le "), (r">=", r"\\ge "), (r"!=|\\neq(?![A-Za-z])|\\not\s*=", r"\\ne "),
+        (r"\\lt(?![A-Za-z])", "<"), (r"\\gt(?![A-Za-z])", ">"),
+        (r"~=|\\(?:thickapprox|simeq|doteq)(?![A-Za-z])", r"\\approx "),
+        (r"\\(?:lbrace)(?![A-Za-z])", r"\\{"), (r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
+        (r"\\(?:lbrack)(?![A-Za-z])", "["), (r"\\(?:rbrack)(?![A-Za-z])", "]"),
+        (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
+        (r"\\(?:varnothing|empty)(?![A-Za-z])", r"\\emptyset "),
+        (r"\\(?:R|reals)(?![A-Za-z])|\\mathbf\{R\}|\\mathbb\s*R(?![A-Za-z])", r"\\mathbb{R}"),
+        (r"(?:(?:\\(?:l?dots[cmbo]?|cdots|hdots)(?![A-Za-z])|\.\.\.+)\s*)+", r"\\ldots "),
+        (r"\\(?:ast)(?![A-Za-z])", "*"),
+        (r"\\backslash(?![A-Za-z])", r"\\setminus "),
+        (r"\\(?:bigcup)(?![A-Za-z])", r"\\cup "),
+        (r"\\(?:overline|bar)\s*(?=\d)(\d)", r"\\overline{\1}"),
+        (r"\\%", "%"), (r"\\#", "#"), (r"\\&", "&"), (r"\\_(?=\d)", "_"),
+        (r"\\(?:mathrm|text|rm)\s*\{\s*([ei])\s*\}", r"\1"),
+        (r"\\(?:imath)(?![A-Za-z])", "i"),
+        (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degree(?:s)?(?![A-Za-z])", r"^\\circ "),
+        (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"), (r"\^\s*\{\s*\\prime\s*\}|\^\s*\\prime", "'"),
+        (r"\\prime(?![A-Za-z])", "'"),
+        (r"\\(?:operatorname|mathop)\*?\s*\{\s*([a-z]+)\s*\}", r"\\\1 "),
+        (r"\{\s*,\s*\}", "{,}"), (r",\s*\\!\s*", "{,}"), (r"\\!\s*", ""),
+        (r"\\(?:phantom|hspace|vspace|label|tag)\*?\s*\{[^{}]*\}", " "),
+        (r"\\(?:q?quad|enspace|thinspace|medspace|thickspace|newline|noindent|nobreakspace)(?![A-Za-z])", " "),
+        (r"\\[,;:>]|(?<!\\)\\ |~", " "),
+    ]
+)  # fmt: skip
+_TEXT_FORMULA = re.compile(rf"^\\(?:{_TEXT})\s*\{{([^{{}}]*[=<>+^,][^{{}}]*)\}}$")
+_FONT = re.compile(r"^\\(?:mathbf|boldsymbol|bm|textbf|mathrm|mathit)\s*(?=\{)")
+_MONEY = re.compile(r"\\\$")
+_MARKDOWN = re.compile(r"\*\*(.+?)\*\*|__(.+?)__|`([^`]+)`", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox|colorbox\{[^{}]*\}|color\{[^{}]*\}|textcolor\{[^{}]*\}|bf|rm)\s*(?=\{)")
+_DERIVATIVE = re.compile(
+    r"\\frac\s*\{\s*d\s*(?:\^\{?(\d)\}?)?\s*([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
+    r"\s*\{\s*d\s*([A-Za-z]|\\[a-z]+)\s*(?:\^\{?\d\}?)?\s*\}"
+)
+_DISPLAY = re.compile(r"\\(?:begin|end)\{(?:align|equation|gather|math|displaymath)\*?\}")
+_WIDE = re.compile(
+    "[\uff01-\uffee\U0001d400-\U0001d7ff]+"
+)  # full-width signs and digits, letters in mathematical fonts
+_THOUSANDS = re.compile(r"(?<=\d)\{,\}(?=\d)")
+
+
+def normal(text: str) -> str:
+    """An answer without markup around or within it, in one way of writing; what it says stays.
+
+    Args:
+      text: an answer as a data set or a model wrote it, with or without the dollars or the box around it.
+    """
+    text = text.strip()
+    if len(text) > LONGEST:
+        return text
+    text = _unicode(text)
+    text = _MARKDOWN.sub(lambda found: found[1] or found[2] or found[3], text)
+    text = undelimited(text)
+    text = text.replace("\\mathrm{d}", "d").replace("{\\rm d}", "d")
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    text = re.sub(r"\\textcircled\s*\{?\s*(\d+)\s*\}?", lambda found: _CIRCLED.get(found[1], found[1]), text)
+    text = _THOUSANDS.sub("", text)
+    text = _DERIVATIVE.sub(r"D_{\1\2/\3}", text)
+    text = _TEXT_FORMULA.sub(r"\1", re.sub(r"\s+", " ", text).strip())
+    return ended(text)
+
+
+def _unicode(text: str) -> str:
+    text = text.translate(_CHARACTERS)
+    for mark, (above, below) in _FRACTIONS.items():
+        text = re.sub(rf"(?<=\d)\s*{mark}", f"\\\\frac{{{above}}}{{{below}}}", text)
+        text = text.replace(mark, f"\\frac{{{above}}}{{{below}}}")
+    text = re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub("[₀-₉]+", lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
+    text = _WIDE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    return re.sub(r"\\sqrt\s+(?=[\d(A-Za-z]|\\frac)(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text)
+
+
+def undelimited(text: str) -> str:
+    r"""Text without the dollars, \(…\), \[…\] and boxes that delimit formulas; money keeps its dollar."""
+    text = re.sub(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
+    text = _BOX.sub("", text)
+    text = _DISPLAY.sub(" ", text)
+    if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:
+        text = re.sub(r"(?<!\\)\$", "", text)
+    else:  # one dollar is money, or the other delimiter was cut off
+        text = re.sub(r"(?<!\\)\$(?!\s*[-+.]?\d)", "", text)
+    return _MONEY.sub("$", text).strip()
+
+
+def ended(text: str) -> str:
+    """Text without the punctuation that ends a sentence, and without braces, quotes or parentheses around all of it."""
+    while True:
+        before = text
+        if not text.endswith("\\ldots"):
+            text = re.sub(r"(?<!\\)[\s.,;:!?]+$", "", text) if not re.search(r"\d!+$", text) else text
+        text = re.sub(r"^[\s:,;]+", "", text)
+        if (
+            (font := _FONT.match(text))
+            and matching(text, font.end()) == len(text) - 1
+            and re.search(r"[\d\\(]", text[1:])
+        ):
+            text = text[font.end() :]
+        if len(text) > 1 and text[0] in "{\"'" and matching(text, 0) == len(text) - 1:
+            text = text[1:-1].strip()
+        if text == before:
+            return text
+
+
+def matching(text: str, start: int) -> int:
+    """The place of the bracket or quote that closes the one at `start`; -1 where there is none.
+
+    An interval's brackets need not be of one kind.
+    """
+    if text[start] in "\"'":
+        return text.find(text[start], start + 1)
+    depth = 0
+    for place in range(start, len(text)):
+        character = text[place]
+        if character in OPENING:
+            depth += 1
+        elif character in CLOSING:
+            depth -= 1
+            if depth == 0:
+                return place
+    return -1
+
+
+def words(text: str) -> str:
+    r"""Text without LaTeX's text commands: \text{Monday} is Monday."""
+    before = None
+    while before != text:
+        before = text
+        text = re.sub(rf"\\(?:{_TEXT})\s*\{{([^{{}}]*)\}}", r" \1 ", text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def split(text: str, separator: re.Pattern[str]) -> list[str]:
+    """Parts of a normalised text between the separators that stand outside all brackets and environments."""
+    return parted(text, separator)[0]
+
+
+def parted(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """As `split`, with the separators: one fewer than the parts.
+
+    Args:
+      text: normalised text.
+      separator: a pattern that matches no opening bracket.
+    """
+    parts: list[str] = []
+    separators: list[str] = []
+    depth = begin = place = 0
+    while place < len(text):
+        if depth <= 0 and (found := separator.match(text, place)) and found.end() > place:
+            parts.append(text[begin:place].strip())
+            separators.append(found[0].strip())
+            begin = place = found.end()
+            continue
+        if text.startswith(("\\begin", "\\langle"), place) or text[place] in OPENING:
+            depth += 1
+        elif text.startswith(("\\end", "\\rangle"), place) or text[place] in CLOSING:
+            depth -= 1
+        place += 1
+    return [*parts, text[begin:].strip()], separators

@@ -1,0 +1,208 @@
+r"""Plain numbers with or without a unit, exactly: "1,234.50", "3 1/2", "\frac{3}{4}", "1.2\times10^{3}", "$18", "5 cm".
+
+Nothing is evaluated here beyond the quotient, the mixed number and the power of ten that such a number is made of.
+"""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from dsmath_jax.grading import units
+from dsmath_jax.grading.normal import words
+
+LARGEST_POWER = 5000  # of ten, that is still written out
+MANY_DIGITS = 3000  # of a number; Python's own limit is 4,300
+SIGNIFICANT, DECIMALS = 5, 6  # digits from which on a decimal is taken for a rounded value of what is longer
+FLOAT_DIGITS = 15  # digits from which on a decimal is taken for a float, with a float's error
+
+
+class Number(NamedTuple):
+    """An exact number, and how it was written.
+
+    Attributes:
+      value: what it says, exactly.
+      decimals: digits after the decimal point (fewer by a power of ten that follows); None for integers and quotients.
+      significant: digits without leading zeros.
+    """
+
+    value: Fraction
+    decimals: int | None = None
+    significant: int = 0
+
+
+class Quantity(NamedTuple):
+    """A number and the name of its unit ("" where it has none); for several ("2 hours 30 minutes") all of them."""
+
+    number: Number
+    unit: str = ""
+
+
+_UNSIGNED = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
+_SPACED = r"[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?"
+_REPEATING = r"\d*\.\d*(?:\\overline\s*\{\d+\}|\\dot\s*\{?\d\}?)"
+_SIGN = r"(?:[-+]\s*)?"
+_TEN = r"\s*(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\s*\d+)\s*\}|\(\s*([-+]?\d+)\s*\)|([-+]?\d+))"
+_DECIMAL = re.compile(rf"({_SIGN})({_SPACED}|{_UNSIGNED})(?:[eE]([-+]?\d+)|{_TEN})?")
+_POWER_OF_TEN = re.compile(rf"({_SIGN})10\s*\^\s*(?:\{{\s*([-+]?\s*\d+)\s*\}}|([-+]?\d+))")
+_PERIODIC = re.compile(rf"({_SIGN})({_REPEATING})")
+_INNER = rf"\s*(-?\s*(?:{_UNSIGNED}))\s*"
+_QUOTIENT = re.compile(
+    rf"({_SIGN})(?:({_UNSIGNED})\s*/\s*(-?(?:{_UNSIGNED}))|\\frac\s*(?:\{{{_INNER}\}}|(\d))\s*(?:\{{{_INNER}\}}|(\d))"
+    rf"|\{{{_INNER}\\over{_INNER}\}})"
+)
+_MIXED = re.compile(
+    rf"({_SIGN})(\d+)\s*"
+    r"(?:\s(?:and\s+)?(\d+)\s*/\s*(\d+)|\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d)))"
+)
+_CURRENCY = "$€£¥₹"
+_AROUND = re.compile(r"^\(([^,]*)\)$|^\{([^,]*)\}$")
+
+
+def number(text: str) -> Number | None:
+    """The number that a normalised text is, and nothing but it; None for anything else."""
+    if len(text) > MANY_DIGITS:
+        return None
+    if (found := _DECIMAL.fullmatch(text)) is not None:
+        return _decimal(found)
+    if (found := _MIXED.fullmatch(text)) is not None:
+        whole, numerator, denominator = (int(part) for part in found.groups()[1:] if part is not None)
+        if numerator >= denominator:
+            return None  # 11 7/6 is no mixed number
+        return Number(_signed(found[1], whole + Fraction(numerator, denominator)))
+    if (found := _QUOTIENT.fullmatch(text)) is not None:
+        above, below = (_plain(part) for part in found.groups()[1:] if part is not None)
+        return Number(_signed(found[1], above / below)) if below else None
+    if (found := _POWER_OF_TEN.fullmatch(text)) is not None:
+        power = int((found[2] or found[3]).replace(" ", ""))
+        return Number(_signed(found[1], Fraction(10) ** power)) if abs(power) <= LARGEST_POWER else None
+    if (found := _PERIODIC.fullmatch(text)) is not None:
+        return Number(_signed(found[1], periodic(found[2])))
+    if (found := _AROUND.fullmatch(text)) is not None:
+        return number((found[1] or found[2] or "").strip())
+    return None
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign.startswith("-") else value
+
+
+def _plain(text: str) -> Fraction:
+    return Fraction(text.replace(",", "").replace(" ", "").rstrip("."))
+
+
+def _decimal(found: re.Match[str]) -> Number | None:
+    sign, digits = found[1], found[2]
+    power = int(next((part for part in found.groups()[2:] if part is not None), "0").replace(" ", ""))
+    if abs(power) > LARGEST_POWER:
+        return None
+    value = _signed(sign, _plain(digits) * Fraction(10) ** power)
+    if "." not in digits and power >= 0:
+        return Number(value)
+    decimals = len(digits.partition(".")[2]) - power
+    return Number(value, decimals, len(re.sub(r"\D", "", digits).lstrip("0")))
+
+
+def periodic(digits: str) -> Fraction:
+    r"""The value of a repeating decimal: 0.1\overline{6} is 1/6."""
+    found = re.fullmatch(r"(\d*)\.(\d*)(?:\\overline\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?)", digits)
+    assert found is not None
+    whole, once, again = found[1], found[2], found[3] or found[4]
+    return Fraction(whole or 0) + (Fraction(once or 0) + Fraction(int(again), 10 ** len(again) - 1)) / 10 ** len(once)
+
+
+def close(one: Number, other: Number) -> bool:
+    """Whether two numbers are the same.
+
+    They must be exactly equal, but for two cases: a decimal of at least six places is the same as a value that it is
+    rounded or cut from (0.333333 and 1/3, 1.4142136 and a longer one), and a decimal of fifteen digits or more has the
+    error of a float (0.30000000000000004 and 0.3).
+    """
+    if one.value == other.value:
+        return True
+    short, long = sorted((one, other), key=lambda n: n.decimals if n.decimals is not None else 10**9)
+    if short.decimals is None:
+        return False
+    if short.decimals >= DECIMALS and short.significant >= SIGNIFICANT and short.decimals != long.decimals:
+        unit = Fraction(10) ** -short.decimals
+        if -unit < abs(short.value) - abs(long.value) <= unit / 2 and short.value * long.value > 0:
+            return True
+    float_like = [n for n in (one, other) if n.decimals is not None and n.significant >= FLOAT_DIGITS]
+    return bool(float_like) and abs(one.value - other.value) <= Fraction(1, 10**13) * abs(other.value)
+
+
+_LEADING = re.compile(rf"^({_SIGN})([{_CURRENCY}])\s*(.*)$")
+_NUMERIC = rf"{_SIGN}(?:{_MIXED.pattern}|{_QUOTIENT.pattern}|{_PERIODIC.pattern}|{_DECIMAL.pattern})"
+_UNIT_NAME = re.compile(
+    r"(?:%|\^\\circ|[$€£¥₹¢]|[A-Za-z\u4e00-\u9fff])"
+    r"(?:[A-Za-z\u4e00-\u9fff ./%'$-]|\^\s*\{?-?\d\}?|\\cdot|\\circ|\^\\circ)*"
+)
+_START = re.compile(_NUMERIC)
+
+
+def quantity(text: str) -> Quantity | None:
+    """The number with a unit, or without, that a normalised text is, and nothing but it; None for anything else.
+
+    The unit is what words follow the number, or the currency before it. Words that could be factors of a product (one
+    letter that is no unit) or carry mathematics are none.
+    """
+    text = words(text)
+    sign, currency = "", ""
+    if (leading := _LEADING.match(text)) is not None:
+        sign, currency, text = leading.groups()
+    plain = number(sign + text)
+    if plain is not None:
+        return Quantity(plain, currency)
+    parts = _parts(sign + text)
+    if not parts:
+        return None
+    (first, name), others = parts[0], parts[1:]
+    if not others:
+        if currency and not re.match(r"(?:/|per\b|an?\b|each\b|in\b|of\b)", name):
+            name = currency if units.unit(name).dimension == units.unit(currency).dimension else f"{currency} {name}"
+        elif currency:
+            name = currency
+        return Quantity(first, name)
+    return _sum(parts)
+
+
+def _sum(parts: list[tuple[Number, str]]) -> Quantity | None:
+    """2 hours 30 minutes in the unit that comes first."""
+    first = units.unit(parts[0][1])
+    total, sizes = Fraction(0), []
+    for part, name in parts:
+        size = units.ratio(units.unit(name), first)
+        if size is None or not units.known(name):
+            return None
+        total += part.value * size
+        sizes.append(size)
+    if sizes != sorted(sizes, reverse=True) or len(set(sizes)) < len(sizes):
+        return None
+    return Quantity(Number(total), parts[0][1])
+
+
+def _parts(text: str) -> list[tuple[Number, str]]:
+    """Numbers with their units, one after another."""
+    parts: list[tuple[Number, str]] = []
+    text = text.replace("分", "分钟") if re.search(r"(?:时|小时)\d+分$", text) else text
+    while text:
+        found = _START.match(text)
+        # The longest beginning that is a number: a mixed one before its whole part.
+        if found is None or (read := number(found[0].strip())) is None:
+            return []
+        rest = text[found.end() :].strip()
+        name = _UNIT_NAME.match(rest)
+        if name is None or not _is_name(name[0].strip(), text[found.end() : found.end() + 1]):
+            return []
+        parts.append((read, name[0].strip()))
+        text = rest[name.end() :].strip(" ,")
+        text = text.removeprefix("and ").strip()
+        if len(parts) > 4:
+            return []
+    return parts
+
+
+def _is_name(name: str, before: str) -> bool:
+    """Whether letters after a number name a unit or a thing, and are no variables that it is multiplied by."""
+    if units.known(name):
+        return True
+    return bool(re.search(r"[A-Za-z]{3}|[\u4e00-\u9fff]", name)) and (before == " " or not name[0].isascii())
