@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
+BETWEEN_BOXES = re.compile(r"(?:[\s$,;]|\\[()\[\]]|\band\b|\bor\b|\\text(?:rm)?\s*\{\s*(?:,|and|or)\s*\})*")
 OPTION_LABEL = re.compile(r"\(?([A-Z])[.)]\s*")
 LETTER = re.compile(r"\([A-Z]\)")
 OPTION_STARTS = re.compile(r"\s+(?=[A-Z][.)]\s)")
@@ -150,19 +151,31 @@ def math(identity: str, fields: Fields) -> Record:
 
 
 def boxed(solution: str) -> str:
-    r"""What the last `\boxed{...}` (or `\fbox{...}`, or `\boxed 2`) of a text holds; "" where there is none."""
-    found = list(BOXED.finditer(solution))
-    if not found:
-        return ""
-    rest = solution[found[-1].end() :]
-    if not rest.startswith("{"):
-        return re.split(r"[\s$]", rest, maxsplit=1)[0].rstrip(".")
+    r"""What the last `\boxed{...}` (or `\fbox{...}`, or `\boxed 2`) of a text holds; "" where there is none.
+
+    Boxes that only commas and the like part are one list: "1, 2" of `$\boxed{1}$ and $\boxed{2}$`.
+    """
+    listed: list[str] = []
+    end = 0
+    for found in BOXED.finditer(solution):
+        if listed and not BETWEEN_BOXES.fullmatch(solution, end, found.start()):
+            listed = []
+        text, end = _box(solution, found.end())
+        listed.append(text)
+    return ", ".join(listed)
+
+
+def _box(solution: str, start: int) -> tuple[str, int]:
+    """What a box holds that opens at `start`, and where it ends; "" where it is never closed."""
+    if not solution.startswith("{", start):
+        text = re.split(r"[\s$]", solution[start:], maxsplit=1)[0]
+        return text.rstrip("."), start + len(text)
     depth = 0
-    for place, character in enumerate(rest):
-        depth += {"{": 1, "}": -1}.get(character, 0)
+    for place in range(start, len(solution)):
+        depth += {"{": 1, "}": -1}.get(solution[place], 0)
         if depth == 0:
-            return rest[1:place].strip()
-    return ""
+            return solution[start + 1 : place].strip(), place + 1
+    return "", len(solution)
 
 
 def mgsm(identity: str, fields: Fields) -> Record:

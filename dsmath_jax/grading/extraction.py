@@ -74,6 +74,8 @@ SHORT = 60  # characters of an answer in words
 WORD = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{2,}")
 PROSE = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{3,}\s|\s[A-Za-z]{3,}(?![A-Za-z])|[\u4e00-\u9fff]{2,}")
 APPROXIMATELY = re.compile(r"≈|\\approx")
+COMMAND = re.compile(r"\\[A-Za-z]+")
+VARIABLE = re.compile(r"(?<![A-Za-z])[a-z](?![A-Za-z])")
 NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?|\^\{?\\?\w+\}?|')*(?:\s*\([A-Za-z\\, ]+\))?")
 LONE_LETTER = re.compile(
     r"[(（\[]\s*([A-Za-z])\s*[)）\]]|(?<![A-Za-z0-9'’$\\{])(A(?!\s+[a-z])|[B-HJ-Z])(?![A-Za-z0-9'’+=^_])"
@@ -309,7 +311,8 @@ def _implied(part: str, kind: Kind, options: Sequence[str]) -> str | None:
         found = spans.numbers(right[-1])[:1] if right else []
         found = found or spans.numbers(spans.plain(part[-spans.LONGEST_SENTENCE :]))[-1:]
         return found[0].text if found else None
-    if len(part) <= spans.LONGEST_SENTENCE and "\n" not in part.strip() and not PROSE.search(part.strip()):
+    line = part.strip()
+    if len(line) <= spans.LONGEST_SENTENCE and "\n" not in line and not (PROSE.search(line) or VERB.search(line)):
         return _side(spans.bare(part)) or None
     last = VERB.split(spans.last_sentence(part))[-1]
     if found := spans.maths(last):
@@ -323,15 +326,21 @@ def _implied(part: str, kind: Kind, options: Sequence[str]) -> str | None:
 
 
 def _side(text: str) -> str:
-    """The last exact side of a chain of equations; an equation in variables alone, such as y = 2x, stays whole."""
+    """The last exact side of a chain of equations; y = 2x and x^2 + y^2 = 1 stay whole.
+
+    Of "a + b = 7" the grader still finds the 7, should that be asked for.
+    """
     exact = APPROXIMATELY.split(text)[0]
     text = exact if len(spans.sides(exact)) > 1 or not _has_names(exact) else text
     if EQUATIONS.search(text):
         return spans.bare(text)  # several equations
     *left, right = spans.sides(text)
-    named = left and NAME.fullmatch(left[0].strip()) and _has_names(right)
-    return spans.bare(text if len(left) == 1 and (named or right.strip() == "0") else right)
+    if len(left) != 1:
+        return spans.bare(right)
+    named = NAME.fullmatch(left[0].strip())
+    relation = _has_names(right) if named else len({*VARIABLE.findall(COMMAND.sub("", left[0]))}) > 1
+    return spans.bare(text if relation or right.strip() == "0" else right)
 
 
 def _has_names(formula: str) -> bool:
-    return re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", formula)) is not None
+    return re.search("[A-Za-z]", COMMAND.sub("", formula)) is not None

@@ -11,7 +11,8 @@ from dsmath_jax.grading.workers import Outcome, Workers
 NO_ANSWER = "no answer"
 HERE = "dsmath_jax.grading.grade"
 LENIENT = "dsmath_jax.grading.deepseek:correct"
-PRELOAD = ("dsmath_jax.grading.symbolic",)  # takes seconds to import, once for all workers
+# What takes long to import: once for all workers.
+PRELOAD = ("dsmath_jax.grading.equivalence.symbolic", "dsmath_jax.grading.equivalence.forms")
 
 
 class Item(NamedTuple):

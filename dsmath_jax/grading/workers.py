@@ -50,9 +50,7 @@ class Outcome:
 class Workers:
     """Worker processes that are started when first needed, and replaced when they are lost."""
 
-    def __init__(
-        self, count: int = 0, seconds: float = 10.0, memory_bytes: int = 4 * GIB, preload: Sequence[str] = ()
-    ):
+    def __init__(self, count: int = 0, seconds: float = 10.0, memory_bytes: int = 4 * GIB, preload: Sequence[str] = ()):
         """
         Args:
           count: workers at most; 0 for one per processor.

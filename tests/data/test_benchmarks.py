@@ -236,6 +236,7 @@ def test_math_as_published(tmp_path: Path) -> None:
     [
         (r"$\boxed{1}$ or rather $\boxed{\{x : x^{2} > 1\}}$.", r"\{x : x^{2} > 1\}"),
         (r"is \fbox{2}.", "2"),
+        (r"$\boxed{3}$ at first; $x = \boxed{1}$, \boxed{\frac{1}{2}} \text{ and } \boxed 4.", r"1, \frac{1}{2}, 4"),
         (r"is $\boxed 3$.", "3"),
         (r"is \boxed{never closed", ""),
         ("is not there", ""),

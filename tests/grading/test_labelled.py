@@ -35,7 +35,7 @@ PAIRS, COMPLETIONS = labelled("pairs"), labelled("completions")
 @functools.cache
 def judged() -> list[bool | str]:
     """For each pair whether the grader finds it equal; what became of its worker where that was lost."""
-    with Workers(seconds=4, preload=("dsmath_jax.grading.symbolic",)) as workers:
+    with Workers(seconds=4, preload=("dsmath_jax.grading.equivalence.symbolic",)) as workers:
         asked = [(row["gold"], row["answer"], row["kind"], row.get("options", ())) for row in PAIRS]
         outcomes = workers.map("dsmath_jax.grading.equivalence:equal", asked)
     return [outcome.value[0] if outcome.how == "ok" else f"{outcome.how} {outcome.reason}" for outcome in outcomes]

@@ -5,10 +5,10 @@ These only take texts apart; `forms` compares the parts.
 
 import re
 
-from dsmath_jax.grading import sets, units
-from dsmath_jax.grading.expressions import Unreadable, read
-from dsmath_jax.grading.normal import matching, parted, split, words
-from dsmath_jax.grading.wording import folded
+from dsmath_jax.grading.equivalence import sets, units
+from dsmath_jax.grading.equivalence.expressions import Unreadable, read
+from dsmath_jax.grading.equivalence.normal import matching, parted, split, words
+from dsmath_jax.grading.equivalence.wording import folded
 
 BLANKS = re.compile(r"\s*;\s*")
 _COMMA = re.compile(r"\s*,\s*")

@@ -8,7 +8,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from dsmath_jax.grading.quantities import LARGEST_POWER, periodic
+from dsmath_jax.grading.equivalence.quantities import LARGEST_POWER, periodic
 
 Tree = tuple[Any, ...]  # ("num", Fraction), ("sym", name), (operator or function, tree, …)
 

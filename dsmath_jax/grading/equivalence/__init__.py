@@ -10,11 +10,11 @@ and 1/2, and a decimal of six places or more is every value that it is rounded f
 import re
 from collections.abc import Callable, Sequence
 
-from dsmath_jax.grading import forms, letters
+from dsmath_jax.grading.equivalence import forms, letters
+from dsmath_jax.grading.equivalence.normal import normal, words
+from dsmath_jax.grading.equivalence.numerals import in_digits
+from dsmath_jax.grading.equivalence.quantities import Number, close, number
 from dsmath_jax.grading.grades import Kind, Verdict
-from dsmath_jax.grading.normal import normal, words
-from dsmath_jax.grading.numerals import in_digits
-from dsmath_jax.grading.quantities import Number, close, number
 
 LONGEST = 1000  # characters of an answer that is read; longer ones are only compared as text
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,99})(?:\.\d{1,99})?")  # most answers, decided at once

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import mpmath
 
-from dsmath_jax.grading import values
-from dsmath_jax.grading.expressions import Unreadable, read, symbols
-from dsmath_jax.grading.normal import parted, split, words
+from dsmath_jax.grading.equivalence import values
+from dsmath_jax.grading.equivalence.expressions import Unreadable, read, symbols
+from dsmath_jax.grading.equivalence.normal import parted, split, words
 
 RELATION = re.compile(r"\\(?:approx|le|ge|ne|in|equiv)(?![A-Za-z])|[=<>]")
 # A sign of a set that a pair or a number does not have.

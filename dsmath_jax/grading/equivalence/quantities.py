@@ -7,8 +7,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from dsmath_jax.grading import units
-from dsmath_jax.grading.normal import words
+from dsmath_jax.grading.equivalence import units
+from dsmath_jax.grading.equivalence.normal import words
 
 LARGEST_POWER = 5000  # of ten, that is still written out
 MANY_DIGITS = 3000  # of a number; Python's own limit is 4,300

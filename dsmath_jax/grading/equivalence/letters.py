@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from dsmath_jax.grading.normal import normal, words
+from dsmath_jax.grading.equivalence.normal import normal, words
 
 _LABEL = re.compile(r"^\(?\s*([A-Z])\s*(?:\)|\.|:|,|、|．)\s*")
 _MARK = r"[(\[]?\s*([A-Z])\s*[)\]]?"

@@ -4,8 +4,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from dsmath_jax.grading.normal import split, words
-from dsmath_jax.grading.quantities import number
+from dsmath_jax.grading.equivalence.normal import split, words
+from dsmath_jax.grading.equivalence.quantities import number
 
 
 class Time(NamedTuple):

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dsmath_jax.grading import pairs, quantities, sets, shapes, solutions, units, values, wording
-from dsmath_jax.grading.expressions import Tree, Unreadable, read, symbols
+from dsmath_jax.grading.equivalence import pairs, quantities, sets, shapes, solutions, units, values, wording
+from dsmath_jax.grading.equivalence.expressions import Tree, Unreadable, read, symbols
+from dsmath_jax.grading.equivalence.normal import ended, split
 from dsmath_jax.grading.grades import Verdict
-from dsmath_jax.grading.normal import ended, split
 
 _CUPS = re.compile(r"\s*\\cup(?![A-Za-z])\s*")
 _FUNCTION = re.compile(r"^(?:y|[fghFGH]\s*\(.*\)|[fgh])$")

@@ -14,7 +14,7 @@ from typing import Any
 
 import mpmath
 
-from dsmath_jax.grading.expressions import Tree, is_complex, symbols
+from dsmath_jax.grading.equivalence.expressions import Tree, is_complex, symbols
 
 DIGITS = 60
 AGREEING = mpmath.mpf(10) ** -25  # relative

@@ -2,7 +2,7 @@
 
 import re
 
-from dsmath_jax.grading.normal import words
+from dsmath_jax.grading.equivalence.normal import words
 
 
 def is_words(text: str) -> bool:

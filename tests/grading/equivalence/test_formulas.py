@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.grading import sets, units, values
-from dsmath_jax.grading.expressions import Unreadable, read, symbols
-from dsmath_jax.grading.normal import normal, split
-from dsmath_jax.grading.numerals import in_digits
-from dsmath_jax.grading.quantities import Number, close, number, quantity
+from dsmath_jax.grading.equivalence import sets, units, values
+from dsmath_jax.grading.equivalence.expressions import Unreadable, read, symbols
+from dsmath_jax.grading.equivalence.normal import normal, split
+from dsmath_jax.grading.equivalence.numerals import in_digits
+from dsmath_jax.grading.equivalence.quantities import Number, close, number, quantity
 
 
 @pytest.mark.parametrize(

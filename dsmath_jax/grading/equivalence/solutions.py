@@ -11,9 +11,9 @@ from typing import Any
 
 import mpmath
 
-from dsmath_jax.grading import sets, values
-from dsmath_jax.grading.expressions import Tree, Unreadable, is_complex, read, symbols
-from dsmath_jax.grading.normal import parted
+from dsmath_jax.grading.equivalence import sets, values
+from dsmath_jax.grading.equivalence.expressions import Tree, Unreadable, is_complex, read, symbols
+from dsmath_jax.grading.equivalence.normal import parted
 
 TRIED = 6  # points at which a solution is looked for
 ENOUGH = 3  # solutions of each equation
