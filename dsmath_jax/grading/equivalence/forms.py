@@ -394,7 +394,7 @@ def _rounded(gold: str, answer: str, one: Tree, other: Tree) -> bool | None:
 
 def symbolic(gold: str, answer: str) -> Verdict:
     """What only computer algebra decides."""
-    from dsmath_jax.grading import symbolic as algebra  # takes seconds to import, and most answers do not need it
+    from dsmath_jax.grading.equivalence import symbolic as algebra  # takes seconds to import, and most answers do not need it
 
     equal = algebra.equal(gold, answer)
     return Verdict(equal, "symbolically equal" if equal else "not symbolically equal")
