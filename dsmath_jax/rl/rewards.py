@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.grading import extraction
+from dsmath_jax.grading.grade import PRELOAD
 from dsmath_jax.grading.workers import STARTING, Outcome, Workers, resolve
 from dsmath_jax.workdir import UserError
 
@@ -67,7 +68,8 @@ class RuleReward:
         if workers < 0:
             raise UserError(f"rl.reward_workers is {workers}; give 0 for one per processor, or their number.")
         self._rules = [(rule_of(name), weight) for name, weight in rules.items()]
-        self._workers = Workers(workers, seconds)
+        self._count, self._seconds = workers, seconds
+        self._workers: Workers | None = None
         self._logged: collections.Counter[str] = collections.Counter()
 
     def score(
@@ -84,6 +86,10 @@ class RuleReward:
           their rewards in float64, NaN where a rule gave none, and how many have none for which of `ERRORS` (the first
           that the completion met).
         """
+        if self._workers is None:
+            # Computer algebra takes seconds to import, which must not count as grading, and numbers do without it.
+            preload = PRELOAD if any(record.kind == "math" for record in records) else ()
+            self._workers = Workers(self._count, self._seconds, preload=preload)
         rewards = np.zeros(len(texts))
         errors: dict[int, tuple[str, str]] = {}
         for rule, weight in self._rules:
@@ -115,7 +121,8 @@ class RuleReward:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._workers.close()
+        if self._workers is not None:
+            self._workers.close()
 
 
 def rule_of(name: str) -> Rule:

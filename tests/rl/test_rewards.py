@@ -19,7 +19,7 @@ NONE = dict.fromkeys(ERRORS, 0)
 
 
 def record(number: int = 0, answer: str = "7") -> Record:
-    return Record(f"toy/train/{number}", "How many apples are there?", "", answer)
+    return Record(f"toy/train/{number}", "How many apples are there?", "", answer, kind="number")
 
 
 def score(rules: dict[str, float], texts: list[str], seconds: float = 60.0, workers: int = 1) -> Any:
