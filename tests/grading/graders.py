@@ -17,6 +17,17 @@ def square_after(value: int, seconds: float) -> int:
     return value * value
 
 
+def work(seconds: float | None) -> float:
+    """Takes so much processor time, or sleeps for ever; returns how long it took."""
+    began = time.monotonic()
+    if seconds is None:
+        time.sleep(1000)
+    until = time.process_time() + (seconds or 0.0)
+    while time.process_time() < until:
+        pass
+    return time.monotonic() - began
+
+
 def hang() -> None:
     time.sleep(1000)
 

@@ -246,3 +246,24 @@ def test_scalars_of_numpy_count_as_numbers(workers: Workers) -> None:
     kinds: list[Any] = [np.float32, np.int64, np.bool_]
     names = [f"numpy:{kind.__name__}" for kind in kinds]
     assert [workers.map(name, [(1,)])[0].value for name in names] == [1.0, 1, True]
+
+
+def test_a_busy_machine_is_no_reason_to_lose_an_item() -> None:
+    """On one processor, beside four others that never rest, half a second of work takes several."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    spin = [sys.executable, "-c", "while True: pass"]
+    # Sessions of their own, since the kernel may share processors out by session.
+    others = [subprocess.Popen(spin, start_new_session=True) for _ in range(4)]
+    try:
+        with Workers(1, seconds=1.0) as one:
+            busy, asleep = one.map(f"{GRADERS}:work", [(0.5,), (None,)])
+            late = one.map(f"{GRADERS}:work", [(100.0,)])
+    finally:
+        os.sched_setaffinity(0, processors)
+        for other in others:
+            other.kill()
+            other.wait()
+    assert busy.how == "ok"
+    assert busy.value > 1.0
+    assert asleep == late[0] == Outcome("timed out", reason="after 1 s")
