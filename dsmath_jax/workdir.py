@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+INTERRUPTED = 130  # exit code, as shells have it for Ctrl-C
 STARTED = "started.json"
 MANIFEST = "manifest.json"
 LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
@@ -152,6 +153,8 @@ def exit_code(command: Callable[[], object]) -> int:
         return 0
     except UserError as error:
         sentence, code = str(error), error.code
+    except KeyboardInterrupt:
+        sentence, code = "interrupted; run the same command again, it goes on.", INTERRUPTED
     except Exception as error:
         reason = full_disk(error)
         if reason is None:
@@ -163,8 +166,12 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 @contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
+def lock(workdir: Path, option: str = "--workdir") -> Iterator[None]:
     """Holds the workdir for this process; the kernel lets go of it when the process ends, however it ends.
+
+    Args:
+      workdir: a folder, which is made where it is not there.
+      option: by which the user names it.
 
     Raises:
       UserError: another run holds it, or nothing can be written there.
@@ -172,15 +179,15 @@ def lock(workdir: Path) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / ".lock").touch()
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise UserError(f"The workdir {workdir} cannot be used ({error.strerror}); give another --workdir.") from None
+    except OSError as error:
+        raise UserError(f"The folder {workdir} cannot be used ({error.strerror}); give another {option}.") from None
     with open(workdir / ".lock", "r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = file.read().strip() or "another run"
             raise UserError(
-                f"The workdir {workdir} is in use by {holder}; wait for it to end, or give another --workdir."
+                f"The folder {workdir} is in use by {holder}; wait for it to end, or give another {option}."
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

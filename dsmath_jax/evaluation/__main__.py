@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,12 +22,18 @@ from dsmath_jax.evaluation.answering import Settings
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import BENCHMARKS, benchmark
 from dsmath_jax.evaluation.run import run
+from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.grading.sandbox import Sandbox
-from dsmath_jax.sharding import make_mesh, start_processes
+from dsmath_jax.sharding import AXES, make_mesh, start_processes
 from dsmath_jax.workdir import UserError, exit_code, lock
 
 DTYPES = ("bfloat16", "float32")
-LEAST = {"samples": 0, "limit": 0, "rounds": 1, "output_chars": 1, "max_new_tokens": 1, "rows": 1, "temperature": 0}
+# The least and the most that an option may be.
+BOUNDS = {
+    "samples": (0, MOST_SAMPLES), "limit": (0, math.inf), "rounds": (1, math.inf), "output_chars": (1, math.inf),
+    "max_new_tokens": (1, math.inf), "rows": (1, math.inf), "temperature": (0, 1000), "top_p": (1e-6, 1),
+    "seed": (0, 2**31 - 1),
+}  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rows", type=int, default=256, help="completions in the making at a time")
     add("--tokenizer", default="", help="its file or folder (default: the model's own)")
     add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's own; Hugging Face: bfloat16)")
-    add("--mesh", type=json.loads, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
+    add("--mesh", type=_mesh, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
     add("--allow-unsandboxed", action="store_true", help="run model-written programs even where nothing contains them")
     add("--distributed", action="store_true", help="this is one process of several, which JAX finds (TPU, SLURM)")
     add("--coordinator", default="", help="HOST:PORT of process 0, where JAX cannot find it by itself")
@@ -60,29 +67,44 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate(values: argparse.Namespace) -> None:
-    """Runs what the command line asks for, and prints the table.
+def _mesh(text: str) -> dict[str, int]:
+    """Sizes by the names of axes.
+
+    Raises:
+      argparse.ArgumentTypeError: the text has something else.
+    """
+    try:
+        sizes = json.loads(text)
+    except ValueError:
+        sizes = None
+    if not (isinstance(sizes, dict) and sizes.keys() <= {*AXES} and all(type(each) is int for each in sizes.values())):
+        raise argparse.ArgumentTypeError(f"'{text}' gives no whole numbers to axes of {', '.join(AXES)}")
+    return sizes
+
+
+def evaluate(values: argparse.Namespace, command: str) -> None:
+    """Runs what the command line asks for, and prints the table, which repeats the `command`.
 
     Raises:
       UserError: an option is wrong, or something that it names.
     """
-    for name, least in LEAST.items():
-        if getattr(values, name) < least:
-            raise UserError(f"--{name}={getattr(values, name)} has no meaning; give {least} or more.")
-    names = list(dict.fromkeys(values.benchmarks.split(",")))
+    for name, (least, most) in BOUNDS.items():
+        if not least <= (value := getattr(values, name)) <= most:
+            wanted = f"{least} or more" if most == math.inf else f"{least} to {most:,}"
+            raise UserError(f"--{name}={value} has no meaning; give {wanted}.")
+    names = list(dict.fromkeys(name.strip() for name in values.benchmarks.split(",")))
     for name in names:
         benchmark(name)  # a misspelt one is known before anything is read
     if values.distributed or values.coordinator:
         start_processes(values.coordinator, values.processes, values.process)
-    with lock(values.out) if jax.process_index() == 0 else contextlib.nullcontext():
+    with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
         mesh = make_mesh(**values.mesh)
         policy = Policy.load(
             values.checkpoint, mesh, values.max_new_tokens, values.rows, values.tokenizer, values.dtype
         )  # fmt: skip
         settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
-        told = {"checkpoint": values.checkpoint, "command": values.command}
         make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
-        page = run(policy, names, settings, values.data_dir, values.out, told, make_sandbox)
+        page = run(policy, names, settings, values.data_dir, values.out, values.checkpoint, command, make_sandbox)
         if jax.process_index() == 0:
             print(page)
 
@@ -90,8 +112,7 @@ def evaluate(values: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     given = [*(sys.argv[1:] if argv is None else argv)]
     values = _parser().parse_args(given)
-    values.command = shlex.join(["python", "-m", "dsmath_jax.evaluation", *given])
-    evaluate(values)
+    evaluate(values, shlex.join(["python", "-m", "dsmath_jax.evaluation", *given]))
 
 
 if __name__ == "__main__":

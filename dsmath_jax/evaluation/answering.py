@@ -128,7 +128,7 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
     for record in records:
         chosen = examples.of(record) if examples else ()
         for count in range(len(chosen), -1, -1):
-            text = prompts.prompt(entry, record, settings.mode, settings.style, chosen[:count])
+            text = prompts.prompt(entry, record, settings.mode, settings.style, chosen, count)
             if len(policy.ids(text)) <= room:
                 break
         texts.append(text)

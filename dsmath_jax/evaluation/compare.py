@@ -32,7 +32,7 @@ LEGEND = (
     "runs have. Each row stands for itself: of twenty rows without any difference, one has p below 0.05 by chance."
 )
 UNKNOWN = [NOT_CHECKED, NOT_CHECKED, *[NONE] * 7]
-OWN = ("checkpoint", "command")  # settings in which runs may differ without a word
+OWN = ("checkpoint",)  # settings in which runs may differ without a word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,11 @@ def _unlike(what: str, first: Mapping[str, Any], second: Mapping[str, Any], name
     """Tells in which of the named settings the runs are unlike."""
     pairs = {name: (first.get(name), second.get(name)) for name in sorted(names)}
     lead = f"{escape(what)}: " if what else ""
-    return [f"{lead}{escape(name)} is {code(a)} in A, {code(b)} in B" for name, (a, b) in pairs.items() if a != b]
+    return [f"{lead}{escape(name)} is {_value(a)} in A, {_value(b)} in B" for name, (a, b) in pairs.items() if a != b]
+
+
+def _value(value: Any) -> str:
+    return "none" if value in ("", None) else code(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -173,8 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     values = parser.parse_args(arguments)
     text = markdown(read(values.first), read(values.second))
     if values.out is not None:
-        with atomic_write(values.out) as file:
-            file.write(text)
+        try:
+            with atomic_write(values.out) as file:
+                file.write(text)
+        except OSError as error:
+            raise UserError(f"{values.out} cannot be written ({error.strerror}); give another --out.") from None
     print(text, end="")
 
 

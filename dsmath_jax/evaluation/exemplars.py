@@ -11,6 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dsmath_jax.data import benchmark_files, benchmark_formats, benchmarks
 from dsmath_jax.data.benchmark_formats import BadField, Record
@@ -171,7 +172,7 @@ class _Named(ast.NodeTransformer):
 
 
 def _given(path: Path, benchmark: Benchmark, mode: Mode, data_dir: Path) -> tuple[Exemplar, ...]:
-    """A user's rows: "question", "solution", "answer" and, where one is wanted, "program"."""
+    """A user's rows: "question", perhaps "options", "solution", "answer" and, where one is wanted, "program"."""
     wanted = "program" if mode != "cot" or benchmark.kind == "theory" else "answer"
     wanted = "solution" if benchmark.kind == "program" else wanted
     tested = {_words(record.question): record.id for record in benchmarks.load(benchmark.source, data_dir)}
@@ -184,15 +185,25 @@ def _given(path: Path, benchmark: Benchmark, mode: Mode, data_dir: Path) -> tupl
                 raise BadField("the field 'program' is not text")
             if not {"program": program, "solution": record.solution, "answer": record.answer}[wanted]:
                 raise BadField(f"the field '{wanted}' is missing, which examples of {benchmark.name} ({mode}) have")
+            record = dataclasses.replace(record, kind=benchmark.kind, options=_options(row.fields))
+            letters = {chr(ord("A") + place) for place in range(len(record.options))}
+            if letters and record.kind in ("choice", "choices") and not {*record.answer} <= letters:
+                raise BadField(f"the field 'answer' is no letter of the {len(letters)} options")
             if _words(record.question) in tested:
                 raise BadField(f"its question is the test problem {tested[_words(record.question)]}")
         except BadField as error:
             raise UserError(f"{path}, {row.place}: {error}; mend or remove it.") from None
-        record = dataclasses.replace(record, kind=benchmark.kind)
         found.append(Exemplar(record, program.rstrip(), record.answer))
     if not found:
         raise UserError(f"The file of worked examples {path} holds no records.")
     return tuple(found)
+
+
+def _options(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    options = fields.get("options") or []
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise BadField("the field 'options' is not a list of texts")
+    return tuple(options)
 
 
 def _words(question: str) -> str:

@@ -131,6 +131,8 @@ def grade_theories(attempts: Sequence[Attempt], folder: Path, seconds: float = S
         except Refused as why:
             refused[attempt.name] = f"refused: {why}"
     export(theories, folder, seconds)
+    if shutil.which("isabelle") is None:  # an accuracy without a checker is none, even where no proof is fit for one
+        refused = {name: f"{NO_ISABELLE}; {why}" for name, why in refused.items()}
     verdicts = check(theories, folder, seconds, jobs) | refused
     return [Grade(theories.get(each.name), verdicts[each.name] == "proven", verdicts[each.name]) for each in attempts]
 

@@ -64,6 +64,8 @@ class Policy:
           UserError: there is no model, no tokenizer, or one that is another model's.
         """
         folder = Path(checkpoint.removeprefix(HUGGING_FACE))
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as --checkpoint.")
         found = tokenizer.find(Path(tokenizer_path)) if tokenizer_path else find_tokenizer(folder)
         if found is None:
             where = tokenizer_path or f"{folder} or beside it"

@@ -17,7 +17,14 @@ BOXED = {"en": r"The answer is $\boxed{{{}}}$.", "zh": r"答案是 $\boxed{{{}}}
 DOLLAR = re.compile(r"(?<!\\)\$")
 
 
-def prompt(benchmark: Benchmark, record: Record, mode: Mode, style: Style, exemplars: Sequence[Exemplar] = ()) -> str:
+def prompt(
+    benchmark: Benchmark,
+    record: Record,
+    mode: Mode,
+    style: Style,
+    exemplars: Sequence[Exemplar] = (),
+    shots: int | None = None,
+) -> str:
     """The text after BOS, up to where the model goes on.
 
     Args:
@@ -26,15 +33,16 @@ def prompt(benchmark: Benchmark, record: Record, mode: Mode, style: Style, exemp
       mode: one of the benchmark's.
       style: as a base model is asked ("few_shot"), or in the chat template with the paper's instruction ("chat").
       exemplars: worked examples that stand before the question: `Exemplars.of(record)`.
+      shots: so many of them alone; the heading stays, even above none.
     """
     form = format_of(benchmark, mode, style)
     published = exemplars[0].record.heading if exemplars else ""
     heading = form.heading.format(category=record.category.replace("_", " "), heading=published)
-    shots = [
+    solved = [
         form.problem.format(asked(form, example.record)) + form.lead + worked(benchmark, example, mode, style)
-        for example in exemplars
+        for example in exemplars[:shots]
     ]
-    parts = [*shots, form.problem.format(asked(form, record))]
+    parts = [*solved, form.problem.format(asked(form, record))]
     return (f"{heading}\n\n" if heading else "") + form.separator.join(parts)
 
 
@@ -87,7 +95,7 @@ def asked(form: Format, record: Record) -> str:
         each = form.choices.each if lettered(record) or not form.choices.dashed else form.choices.dashed
         lines = (each.format(letter=chr(ord("A") + place), text=each_) for place, each_ in enumerate(record.options))
         text += form.choices.before + form.choices.between.join(lines)
-    return f"{text}\n{form.instruction}" if form.instruction else text
+    return f"{text.strip()}\n{form.instruction}" if form.instruction else text
 
 
 def worked(benchmark: Benchmark, example: Exemplar, mode: Mode, style: Style) -> str:

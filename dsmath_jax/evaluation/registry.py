@@ -91,6 +91,7 @@ class Benchmark:
       shots: its worked examples, by mode; none where the mode is missing.
       language: of its questions.
       instructions: what a chat model is asked for, by mode, where that is not what the paper asks for.
+      groups: what its accuracy is told by besides: a name for each, and the record's field that has it.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Benchmark:
     shots: Mapping[Mode, Shots] = field(default_factory=dict)
     language: Language = "en"
     instructions: Mapping[Mode, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -181,10 +183,11 @@ _ALL = (
         "math",
         {"cot": PROBLEM, "pot": PROBLEM_PROGRAM, "tir": PROBLEM},
         {"cot": Shots("math/train", 4), "pot": PROGRAMS[4], "tir": PROGRAMS[4]},
+        groups={"subject": "category", "level": "level"},
     ),
     Benchmark("ocw", "ocw/test", "math", {"cot": PROBLEM}, {"cot": SAT}),
     Benchmark("sat", "sat/test", "choice", {"cot": CHOICE}, {"cot": SAT}),
-    Benchmark("mmlu_stem", "mmlu_stem/test", "choice", {"cot": CHOICE}, {"cot": SAT}),
+    Benchmark("mmlu_stem", "mmlu_stem/test", "choice", {"cot": CHOICE}, {"cot": SAT}, groups={"subject": "category"}),
     Benchmark(
         "mgsm_zh",
         "mgsm_zh/test",
@@ -200,6 +203,7 @@ _ALL = (
         {"cot": CHINESE, "tir": CHINESE},
         {"cot": Shots("cmath/dev", 6, CMATH[:6]), "tir": PROGRAMS[8]},
         "zh",
+        groups={"grade": "level"},
     ),
     Benchmark(
         "gaokao_mathcloze",
@@ -217,7 +221,14 @@ _ALL = (
         {"cot": Shots("gaokao_mathqa/dev", 5, ("1", "2", "3", "4", "5"))},
         "zh",
     ),
-    Benchmark("mmlu", "mmlu/test", "choice", {"cot": MMLU}, {"cot": Shots("mmlu/dev", 5, same_category=True)}),
+    Benchmark(
+        "mmlu",
+        "mmlu/test",
+        "choice",
+        {"cot": MMLU},
+        {"cot": Shots("mmlu/dev", 5, same_category=True)},
+        groups={"subject": "category"},
+    ),
     Benchmark(
         "bbh",
         "bbh/test",
@@ -225,6 +236,7 @@ _ALL = (
         {"cot": BBH},
         {"cot": Shots("bbh/dev", 3, same_category=True)},
         instructions={"cot": 'Think step by step, and end with "So the answer is" and the answer.'},
+        groups={"task": "category"},
     ),
     Benchmark(
         "humaneval",
@@ -247,6 +259,7 @@ _ALL = (
         "theory",
         {"cot": MINIF2F},
         instructions={"cot": "Go on with the proof in Isabelle/HOL, from where the statement ends."},
+        groups={"competition": "category"},
     ),
 )
 

@@ -28,7 +28,7 @@ from dsmath_jax.grading.grade import Grader
 from dsmath_jax.grading.sandbox import Program, Ran, Sandbox
 from dsmath_jax.progress import track
 from dsmath_jax.sharding import barrier, from_first
-from dsmath_jax.workdir import atomic_write, hash_json, read_json, write_json
+from dsmath_jax.workdir import atomic_write, hash_json, json_object, write_json
 
 Lines = list[dict[str, Any]]
 GRADER = f"Math-Verify {version('math-verify')} behind rules of its own"
@@ -56,7 +56,8 @@ def run(
     settings: Settings,
     data_dir: Path,
     out: Path,
-    told: dict[str, Any],
+    checkpoint: str,
+    command: str,
     make_sandbox: Callable[[], Sandbox],
 ) -> str:
     """Evaluates `policy` on the benchmarks of these names; returns the table.
@@ -67,7 +68,7 @@ def run(
       settings: how they are asked.
       data_dir: where the records lie.
       out: the folder of the results; process 0 writes there.
-      told: what the summary is to say besides: "checkpoint", "command".
+      checkpoint, command: as the user gave them, for the summary to say.
       make_sandbox: makes what programs run in; it is called where there are some, before anything is drawn.
 
     Raises:
@@ -75,11 +76,12 @@ def run(
     """
     jobs = [make_job(policy, name, settings, data_dir) for name in names]
     first = jax.process_index() == 0
+    shared = dataclasses.asdict(settings) | {"max_new_tokens": policy.max_new_tokens}
+    del shared["mode"]  # modes may share a folder
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(make_sandbox()) if first and any(map(needs_programs, jobs)) else None
         if first:
-            shared = dataclasses.asdict(settings) | {"model": policy.identity, "max_new_tokens": policy.max_new_tokens}
-            samples.claim(out, {name: value for name, value in shared.items() if name != "mode"})
+            samples.claim(out, shared | {"model": policy.identity})
             for job in jobs:
                 samples.claim(out / job.name, {"prompts": hash_json([*job.prompts])})
         grader = stack.enter_context(Grader())
@@ -89,11 +91,11 @@ def run(
             folder = out / job.name
             judged = functools.partial(judge.lines, job=job, folder=folder, grader=grader, runner=sandbox)
             grade = functools.partial(_contained, judged, level) if level else judged
-            fill(folder / "samples.jsonl", job, draw, grade)
+            fill(folder / samples.NAME, job, draw, grade)
             if first:
-                write_json(folder / "summary.json", _summary(folder / "samples.jsonl", job, level))
+                write_json(folder / "summary.json", _summary(folder / samples.NAME, job, level, command))
     barrier("evaluation")
-    return _tell(out, dataclasses.asdict(settings) | told) if first else ""
+    return _tell(out, shared | {"checkpoint": checkpoint}) if first else ""
 
 
 def fill(
@@ -129,24 +131,25 @@ def _contained(judged: Callable[[Sequence[Group]], Lines], level: str, groups: S
     return [line | {"sandbox": level} for line in judged(groups)]
 
 
-def _summary(path: Path, job: Job, level: str) -> dict[str, Any]:
-    groups = {r.id: {"category": r.category, "level": r.level} for r in job.records}
+def _summary(path: Path, job: Job, level: str, command: str) -> dict[str, Any]:
+    told_by = BENCHMARKS[job.benchmark].groups
+    groups = {r.id: {name: getattr(r, field) for name, field in told_by.items()} for r in job.records}
     return {
         "benchmark": job.benchmark,
         "mode": job.settings.mode,
         "shots": job.shots[0] if job.shots[0] == job.shots[1] else f"{job.shots[0]} to {job.shots[1]}",
         "total": job.total,
         "sandbox": level,
+        "command": command,
     } | summarise(read_problems(path, groups), job.settings.seed)
 
 
 def _tell(out: Path, run: dict[str, Any]) -> str:
     """Writes the summary and the table of all results in `out`; returns the table."""
-    order = [*BENCHMARKS]
-    found = [read_json(path) for path in sorted(out.glob("*/summary.json"))]
-    results = sorted(found, key=lambda one: order.index(one["benchmark"]))
+    paths = [out / f"{name}-{mode}" / "summary.json" for name, entry in BENCHMARKS.items() for mode in entry.modes]
+    results = [json_object(p.read_bytes(), str(p), f"the folder {p.parent}") for p in paths if p.exists()]
     levels = ", ".join(sorted({one["sandbox"] for one in results} - {""}))
-    run = {name: value for name, value in run.items() if name != "mode"} | {"grader": GRADER, "sandbox": levels}
+    run |= {"grader": GRADER, "sandbox": levels}
     write_json(out / "summary.json", {"run": run, "results": results})
     page = table.markdown(run, results)
     with atomic_write(out / "table.md") as file:

@@ -4,27 +4,30 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from dsmath_jax.workdir import UserError, json_object, read_json, write_json
+from dsmath_jax.workdir import UserError, json_object, write_json
 
+NAME = "samples.jsonl"
 Key = tuple[str, int]  # a record's id and the number of a sample; -1 is the greedy one
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder of a benchmark's samples, or goes on in it.
+    """Makes a folder of samples, or goes on in it; settings that no sample was made with give way.
 
     Raises:
-      UserError: it holds samples made with other settings.
+      UserError: it holds samples made with other settings, or its settings are damaged.
     """
     path = folder / "settings.json"
-    if not path.exists():
+    made = [*folder.glob(NAME), *folder.glob(f"*/{NAME}")]
+    if not path.exists() or not any(file.stat().st_size for file in made):
         write_json(path, settings)
         return
-    before, now = read_json(path), json.loads(json.dumps(settings))
+    before, now = json_object(path.read_bytes(), str(path), f"the folder {folder}"), json.loads(json.dumps(settings))
     if changed := [name for name in now.keys() | before.keys() if before.get(name) != now.get(name)]:
         raise UserError(
-            f"{folder} holds samples made with another {', '.join(sorted(changed))}; give another --out, or remove it."
+            f"{folder} holds samples made with other settings ({', '.join(sorted(changed))}); give another --out, or "
+            "remove it."
         )
 
 
@@ -42,7 +45,7 @@ def resume(path: Path, groups: Sequence[Sequence[Key]]) -> int:
         return 0
     expected = [(number, key) for number, group in enumerate(groups) for key in group]
     whole = end = done = 0
-    with open(path, "r+b") as file:
+    with _opened(path) as file:
         for place, line in enumerate(file):
             if not line.endswith(b"\n"):
                 break
@@ -55,6 +58,13 @@ def resume(path: Path, groups: Sequence[Sequence[Key]]) -> int:
                 done, whole = expected[place][0] + 1, end
         file.truncate(whole)
     return done
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open(path, "r+b")
+    except OSError as error:
+        raise UserError(f"{path} cannot be gone on with ({error.strerror}); give another --out.") from None
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ GREEDY = -1  # the number of the greedy sample
 FIELDS = ("answer", "correct", "correct_deepseek", "class", "reason", "finish", "ran")
 LOST = ("timed out after ", "died: ", "raised: ")  # how reasons begin where a worker was lost over an answer
 CUT = ("length", "rounds")  # how completions end that did not come to an end of their own
+TASKS = ("subject", "task")  # groups whose plain mean is a figure that benchmarks are known by
 NOT_CHECKED = "not checked"  # how the reason begins where nothing could judge
 
 
@@ -36,7 +37,7 @@ class Problem:
         and perhaps "correct_deepseek", "reason", "finish", "ran" (how its program ended).
       samples: the graded samples; they also have "class": the index of the first sample with an equal answer, None
         where there is no answer.
-      groups: what it is counted under: "category" -> its subject or task, "level" -> its level.
+      groups: what it is counted under, such as "subject" -> "Algebra", "level" -> "3".
     """
 
     id: str
@@ -83,6 +84,8 @@ def read_problems(path: Path, groups: Mapping[str, Mapping[str, str]] | None = N
             lacking = ["class"]
         if lacking:
             raise UserError(f"{where}: the field '{lacking[0]}' is missing; evaluate again with another --out.")
+        if type(line["correct"]) is not bool:
+            raise UserError(f"{where}: the field 'correct' is not true or false; evaluate again with another --out.")
         of_problem = found.setdefault(line["id"], {})
         if line["sample"] in of_problem:
             raise UserError(f"{where}: sample {line['sample']} of {line['id']} is there twice; remove one of them.")
@@ -192,7 +195,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _macro(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """The plain mean over each kind of group but levels, which are no tasks of their own."""
+    """The plain mean over each kind of group that is a task of its own."""
     return {
         kind: {
             "of": len(names),
@@ -200,7 +203,7 @@ def _macro(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
             "greedy_interval": list(mean_share_interval([(one["right"], one["n"]) for one in names.values()])),
         }
         for kind, names in groups.items()
-        if kind != "level"
+        if kind in TASKS
     }
 
 

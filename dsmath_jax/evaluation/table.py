@@ -13,8 +13,9 @@ SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$])")
 PAPER = (
     "Percent; in brackets 95 % intervals: Wilson's for greedy answers, bootstrap over problems for samples. maj@k: the "
     "vote of k samples, by equal answers; pass@k: one of k is right; both are means over all choices of k. The right "
-    "columns are DeepSeekMath 7B in the paper (arXiv 2402.03300, Tables 2 to 5): whole benchmarks, its own exemplars "
-    'and grader. "DeepSeek\'s grader" does as that grader does, which takes more for right than ours.'
+    "columns are DeepSeekMath 7B in the paper (arXiv 2402.03300, Tables 2 to 5): whole benchmarks, its own grader, "
+    "Base with worked examples of its own (HumanEval: none), Instruct and RL without any. "
+    '"DeepSeek\'s grader" does as that grader does, which takes more for right than ours.'
 )
 
 
@@ -51,19 +52,20 @@ def markdown(run: Mapping[str, Any], entries: Sequence[Entry]) -> str:
     """The page of an evaluation.
 
     Args:
-      run: "checkpoint", "command", "grader", "sandbox" ("" where no program was run) and whatever else holds for all.
-      entries: for each benchmark and mode what `summary.summarise` tells, with "benchmark", "mode", "shots", and
-        "total", the number of problems that the benchmark has.
+      run: "checkpoint", "style", "max_new_tokens", "temperature", "top_p", "seed", "grader", "sandbox" ("" where no
+        program was run) and whatever else holds for all.
+      entries: for each benchmark and mode what `summary.summarise` tells, with "benchmark", "mode", "shots", "total",
+        the number of problems that the benchmark has, and the "command" that asked them.
     """
     sampled = [entry for entry in entries if entry["k"]]
     head = ["benchmark", "mode", "shots", "problems", "greedy", "DeepSeek's grader"]
     head += ["k", "mean of k", "maj@k", "pass@k"] if sampled else []
     lines = grid([*head, *(f"paper: {name}" for name in MODELS)], [_scores(one, bool(sampled)) for one in entries])
-    lines += ["", PAPER, *_notes(entries), "", _origin(run), ""]
+    lines += ["", PAPER, *_notes(entries), "", *_origin(run, entries), ""]
     if any(entry["checked"] for entry in sampled):
         lines += ["## By number of samples", "", *_curves(sampled), ""]
     if any(entry["groups"] for entry in entries):
-        lines += ["## Greedy answers by subject and level", "", *_groups(entries), ""]
+        lines += ["## Greedy answers by subject, task or level", "", *_groups(entries), ""]
     return "\n".join(lines)
 
 
@@ -109,19 +111,26 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
             ended = ", ".join(f"{number:,} {how}" for how, number in counts["programs"].items())
             sentences.append(f"programs: {ended}")
         for kind, mean in entry["macro"].items():
-            sentences.append(f"mean over {mean['of']} of {kind}: {_cell(mean, 'greedy')}")
+            sentences.append(f"mean over the {mean['of']} {kind}s: {_cell(mean, 'greedy')}")
         if sentences:
             notes.append(f"- {escape(_name(entry))}: {escape('; '.join(sentences))}.")
     return ["", *notes] if notes else []
 
 
-def _origin(run: Mapping[str, Any]) -> str:
-    """Where the figures come from: one line."""
-    sandbox = run.get("sandbox") or "no program was run"
-    return (
-        f"Grader: {escape(run['grader'])}. Sandbox: {escape(sandbox)}. Checkpoint: {code(run['checkpoint'])}. "
-        f"Command: {code(run['command'])}."
-    )
+def _origin(run: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
+    """Where the figures come from."""
+    asked = f"style {run['style']}, at most {run['max_new_tokens']:,} new tokens"
+    if any(entry["k"] for entry in entries):
+        asked += f"; samples at temperature {run['temperature']}, top_p {run['top_p']}, seed {run['seed']}"
+    if any(entry["n"] < entry["total"] for entry in entries):
+        asked += "; of a benchmark that is not asked whole, problems spread evenly over its file"
+    return [
+        f"- Checkpoint: {code(run['checkpoint'])}",
+        f"- Asked: {escape(asked)}",
+        f"- Grader: {escape(run['grader'])}",
+        f"- Sandbox: {escape(run['sandbox'] or 'no program was run')}",
+        *(f"- Command: {code(command)}" for command in dict.fromkeys(entry["command"] for entry in entries)),
+    ]
 
 
 def _curves(entries: Sequence[Entry]) -> list[str]:

@@ -52,7 +52,8 @@ def run(argv: Sequence[str]) -> None:
             output.write(line)
     print(*summary(grader), sep="\n", file=sys.stderr if arguments.output == "-" else sys.stdout)
     if grader.bad:
-        raise SomeBad(f"{grader.bad} lines could not be graded; mend them (see above) and grade them again.")
+        count = "1 line" if grader.bad == 1 else f"{grader.bad} lines"
+        raise SomeBad(f"{count} could not be graded, see above; mend what is wrong and grade again.")
 
 
 def kind_of(name: str) -> Kind:
@@ -128,8 +129,9 @@ def _writing(path: str) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     target = Path(path).absolute()
-    if target.is_dir() or not os.access(target.parent, os.W_OK):
-        raise UserError(f"{path} cannot be written; give a file in a folder that is there and may be written to.")
+    other = target.exists() and not target.is_file()  # a device or folder, which a file must not take the place of
+    if other or not os.access(target.parent, os.W_OK):
+        raise UserError(f"{path} cannot be written; give a file in a folder that is there and may be written to, or -.")
     sweep(target)  # what a killed run left
     with atomic_write(target, "wb") as file:
         yield file

@@ -10,21 +10,20 @@ Which text counts, in this order:
    sentence. One that begins with an answer ("the answer is 5") goes before one that does not ("the answer is found by
    ..."), wherever they stand, so that chatter behind an answer does not hide it.
 3. Where nothing is stated, the kind of answer decides what counts: for "number" the last number, or the first one
-   behind the last line's equals sign; for "math" a completion of one short formula, else the last mathematics or number
-   of the last sentence, else the last mathematics; of a chain of equations its last side; for
-   "choice" and "choices" a letter that the completion begins with, else the last letter that stands alone; for "text" a
-   completion of one short line.
+   behind the last line's equals sign, but nothing where the text breaks off within a calculation; for "math" a
+   completion of one short formula, else the last mathematics or number of the last sentence, else the last mathematics;
+   of a chain of equations its last side (`implied`); for "choice" and "choices" a letter that the completion begins
+   with, else the last letter that stands alone; for "text" a completion of one short line.
 4. Programs and their outputs (```python, ```output) are no statements; the last line of the last output counts where
    the text around them has no answer.
 5. A completion whose only statement is a box that is never closed was cut off, and has no answer.
 """
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 
 from dsmath_jax.data.benchmark_formats import CALCULATOR_MARK
-from dsmath_jax.grading import spans
+from dsmath_jax.grading import implied, spans
 from dsmath_jax.grading.grades import Kind
 
 LONGEST = 200_000  # characters of a completion that are read, from its end
@@ -34,6 +33,7 @@ NEXT_QUESTION = re.compile(
 )
 PROGRAM = re.compile(r"```(?:python3?|py|output)\b.*?(?:```|\Z)", re.DOTALL)
 OUTPUT = re.compile(r"```output\b(.*?)(?:```|\Z)", re.DOTALL)
+LONG_BLANK = re.compile(r"\s{9,}")
 END_OF_TEXT = re.compile(r"</s>|<\|(?:endoftext|im_end|eot_id)\|>|<[|｜]end▁of▁sentence[|｜]>")
 
 IS = (
@@ -46,7 +46,7 @@ CUE = re.compile(
     r"|(?P<chinese>(?:答案|选项(?=[是为：:])|正确选项|正确的选项|正确的是)[】*\s]*(?:应该|应当|应|就)?(?:是|为|选|等于|[:：=])[:：]?|【答案】"
     r"|(?:故|应|因此|所以|答案)选择?[:：]?)"
     r"|(?P<reply>(?:^|(?<=[\s。，,]))答[:：])"
-    r"|(?P<heading>^[\s#*_>]*(?:the[ ]+)?(?:final[ ]+)?(?:answer|答案|最终答案)[*_\s]*$)"
+    r"|(?P<heading>^[ #*_>]{0,9}(?:the[ ]+)?(?:final[ ]+)?(?:answer|答案|最终答案)[*_ ]*$)"
     r"|(?P<hashes>####(?!#))"
     r"|(?P<line>(?-i:^A:)(?=[ ]*[-−$\\]*\.?\d[^\n]{0,40}$))",
     re.IGNORECASE | re.MULTILINE,
@@ -63,26 +63,20 @@ FILLER = re.compile(
 BEGINS = re.compile(
     r"[-+−–±]?\s*(?:[$￥¥€£＄]|\\|\.?\d|[(\[{（√π]|[A-Za-z]\w?(?:\([a-z]\))?\s*=|[〇零一二两三四五六七八九十百千万负]+)"
 )
-OPERATORS = re.compile(r"\\[A-Za-z]+|[\^*√!{}]|(?<=[\d)])\s*[-+/×÷]\s*(?=[\d(])")
+OPERATORS = re.compile(r"\\[A-Za-z]+|[\^*√!{}]")
+LISTED = re.compile(rf"\s*[-+/×÷:]\s*|\s*[A-Za-z]+,? and\s|(?=\s*\S){spans.JOINTS.pattern}")
 LIST_BEFORE = re.compile(r"(?:[-+−]?[\d.]+\s*[,，、;；]\s*)+")  # numbers in front of mathematics
 AFTER_BOX = re.compile(r"^\$?\s*[A-Za-z]+(?=\s+and\b)")  # a unit: "\boxed{1} cat and \boxed{2} dogs"
-BEFORE_BOX = re.compile(r"\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=\s*$")
-VERB = re.compile(r"\b(?:is|are|equals|be)\b(?:\s*:)?")
-EQUATIONS = re.compile(r"=[^=]*(?:[,;，；]|\b(?:and|or)\b|和|或)[^=]*=")
-HOPE = re.compile(r"\s*I hope (?:it|this|that)\b[^.\n]*\.?")
+BEFORE_BOX = re.compile(r"第.个?空[填为是]*[\s$]*$|\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=\s*$")
+HOPE = re.compile(r"I hope (?:it|this|that)\b[^.\n]*\.?")
 SHORT = 60  # characters of an answer in words
-WORD = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{2,}")
-PROSE = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{3,}\s|\s[A-Za-z]{3,}(?![A-Za-z])|[\u4e00-\u9fff]{2,}")
-APPROXIMATELY = re.compile(r"≈|\\approx")
-COMMAND = re.compile(r"\\[A-Za-z]+")
-VARIABLE = re.compile(r"(?<![A-Za-z])[a-z](?![A-Za-z])")
-NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?|\^\{?\\?\w+\}?|')*(?:\s*\([A-Za-z\\, ]+\))?")
 LONE_LETTER = re.compile(
     r"[(（\[]\s*([A-Za-z])\s*[)）\]]|(?<![A-Za-z0-9'’$\\{])(A(?!\s+[a-z])|[B-HJ-Z])(?![A-Za-z0-9'’+=^_])"
 )
 FIRST_LETTER = re.compile(
     r"(?:option|choice|选项|选)?\s*[({（\[\s$]*([A-Z])(?:[)）\].:：,，、}。\s$*]|$)", re.IGNORECASE
 )
+EITHER = re.compile(r"[(\s]*[A-Z][)\s]+(?:or|and)[(\s]+[A-Z](?![A-Za-z])")
 LETTERS = re.compile(
     r"[({（\[\s]*[A-Z](?:[)）\]\s]*(?:[,，、;/&和与及]|\band\b)?[(（\[\s]*[A-Z](?![A-Za-z]))*(?![A-Za-z0-9])"
 )
@@ -138,7 +132,8 @@ def _solution(field: str) -> bool:
 
 def _own(completion: str) -> list[str]:
     """The parts of a completion between the questions that it asks itself; the first one is the model's answer."""
-    text = completion[-LONGEST:].rpartition("</think>")[2]
+    text = LONG_BLANK.sub(lambda found: "\n\n" if "\n" in found[0] else " ", completion[-LONGEST:])
+    text = text.rpartition("</think>")[2]
     text = END_OF_TEXT.split(PROGRAM.sub("\n", text), maxsplit=1)[0]
     text = HOPE.sub("", CALCULATOR_MARK.sub("", text))
     return [part for part in NEXT_QUESTION.split(text) if part.strip()]
@@ -216,6 +211,8 @@ def _read(said: str, kind: Kind, options: Sequence[str], crisp: bool) -> str | N
         return _math(said, crisp)
     if kind == "text":
         return spans.bare(said) or None
+    if kind == "choice" and EITHER.match(spans.plain(said)):
+        return spans.bare(said)
     letters = _first_letters(said, kind, options) or _last_letter(said, options)
     return letters or (spans.bare(spans.plain(said)) or None if crisp or len(said) <= SHORT else None)
 
@@ -231,7 +228,7 @@ def _number(said: str, crisp: bool) -> str | None:
     if not found:
         return text if 0 < len(text) <= SHORT / 2 and len(text.split()) <= 3 else None
     around = "".join(_between(text, found))
-    listed = any(spans.JOINTS.fullmatch(between) and between.strip() for between in _between(text, found)[1:-1])
+    listed = any(map(LISTED.fullmatch, _between(text, found)[1:-1][:1]))
     if OPERATORS.search(around) or (crisp and listed):
         return text  # more than a number: the grader sees that
     return found[0 if crisp else -1].text
@@ -245,7 +242,7 @@ def _between(text: str, found: Sequence[spans.Span]) -> list[str]:
 
 def _math(said: str, crisp: bool) -> str | None:
     """The mathematics of a sentence with what joins it ("$2$ and $3$") and its unit; without any, the words."""
-    verbs = list(VERB.finditer(said))
+    verbs = list(implied.VERB.finditer(said))
     if verbs and not BEGINS.match(said):
         said = said[verbs[-1].end() :].strip()  # "the largest $n$ is 34"
     found = spans.maths(said)
@@ -256,18 +253,14 @@ def _math(said: str, crisp: bool) -> str | None:
     last = 0
     while last + 1 < len(found) and spans.joins(said[found[last].end : found[last + 1].start]):
         last += 1
-    pieces = [before if joined else "", found[0].text]
-    for one, other in itertools.pairwise(found[: last + 1]):
-        pieces += [said[one.end : other.start], other.text]
-    rest = said[found[last].end :]
-    unit = rest if spans.UNIT.fullmatch(rest) else ""
-    return spans.bare("".join(pieces) + unit) or None
+    pieces = spans.joined(said, found[: last + 1]) + spans.unit(said[found[last].end :])
+    return spans.bare((before if joined else "") + pieces) or None
 
 
 def _words(text: str, crisp: bool) -> str | None:
     """An answer without mathematics: of a longer sentence that holds one number, that number."""
     values = spans.numbers(text)
-    if len(values) == 1 and len(WORD.findall(text)) > 2 and not BEGINS.match(text):
+    if len(values) == 1 and len(implied.WORD.findall(text)) > 2 and not BEGINS.match(text):
         return values[0].text
     return text or None if crisp or len(text) <= SHORT else None
 
@@ -306,41 +299,4 @@ def _implied(part: str, kind: Kind, options: Sequence[str]) -> str | None:
         return spans.bare(line) or None if "\n" not in line and len(line) <= SHORT else None
     if kind in ("choice", "choices"):
         return _first_letters(part.strip().split("\n")[0][:SHORT], kind, options) or _last_letter(part, options) or None
-    if kind == "number":
-        right = spans.sides(spans.plain(part.strip().split("\n")[-1][-spans.LONGEST_SENTENCE :]))[1:]
-        found = spans.numbers(right[-1])[:1] if right else []
-        found = found or spans.numbers(spans.plain(part[-spans.LONGEST_SENTENCE :]))[-1:]
-        return found[0].text if found else None
-    line = part.strip()
-    if len(line) <= spans.LONGEST_SENTENCE and "\n" not in line and not (PROSE.search(line) or VERB.search(line)):
-        return _side(spans.bare(part)) or None
-    last = VERB.split(spans.last_sentence(part))[-1]
-    if found := spans.maths(last):
-        values = spans.numbers(last[found[-1].end :])  # "the largest $n$ is 34"
-        return values[-1].text if values else _side(found[-1].text) or None
-    if len(spans.sides(last)) > 1:
-        return _side(spans.bare(last)) or None
-    found = spans.numbers(last)[-1:] or spans.maths(part[-spans.LONGEST_ANSWER :])[-1:]
-    found = found or spans.numbers(part[-spans.LONGEST_SENTENCE :])[-1:]
-    return _side(found[0].text) or None if found else None
-
-
-def _side(text: str) -> str:
-    """The last exact side of a chain of equations; y = 2x and x^2 + y^2 = 1 stay whole.
-
-    Of "a + b = 7" the grader still finds the 7, should that be asked for.
-    """
-    exact = APPROXIMATELY.split(text)[0]
-    text = exact if len(spans.sides(exact)) > 1 or not _has_names(exact) else text
-    if EQUATIONS.search(text):
-        return spans.bare(text)  # several equations
-    *left, right = spans.sides(text)
-    if len(left) != 1:
-        return spans.bare(right)
-    named = NAME.fullmatch(left[0].strip())
-    relation = _has_names(right) if named else len({*VARIABLE.findall(COMMAND.sub("", left[0]))}) > 1
-    return spans.bare(text if relation or right.strip() == "0" else right)
-
-
-def _has_names(formula: str) -> bool:
-    return re.search("[A-Za-z]", COMMAND.sub("", formula)) is not None
+    return implied.number(part) if kind == "number" else implied.formula(part)

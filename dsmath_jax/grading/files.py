@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
@@ -207,7 +208,7 @@ def _gold(fields: dict[str, Any]) -> str:
     value = fields.get("gold")
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = "\n".join(value)
-    elif type(value) in (int, float):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)
     gold = _text(fields | {"gold": value} if "gold" in fields else fields, "gold")
     if not gold.strip():

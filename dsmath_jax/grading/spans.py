@@ -5,9 +5,10 @@ nothing of it.
 """
 
 import collections
+import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from dsmath_jax.data.benchmark_formats import BOXED
@@ -34,17 +35,18 @@ CLAUSE = re.compile(
     r"|[,，;；]?\s*(?:因为|所以|即|也就是|其中)",
 )
 JOINTS = re.compile(r"\s*(?:[,，、;；]|and|or|和|或|或者|以及)?\s*(?:(?:and|or|和|或|或者)\s*)?")
+RELATION = re.compile(r"=|≈|<|>|≤|≥|\\(?:approx|leq?|geq?|[lg]t|in|neq?)(?![A-Za-z])")
 EQUALS = re.compile(r"(?<![<>!:=\\])(?:=|≈|\\approx)(?!=)")
 UNIT = re.compile(r"\s*(?:\\?[%％°]|(?:[A-Za-z]+(?:[²³]|\^\{?[23]\}?)?|[\u4e00-\u9fff]{1,4})(?:/[A-Za-z]+)?)[.。]?\s*")
 PERCENT = re.compile(r"\$?\s*(\\?[%％])")
 TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|rm|bf)\s*\{([^{}]*)\}")
 
-SIGN = r"(?:(?<![A-Za-z0-9_^.)\]}])(?<![\d)] )[-+−–]|负)?"
+SIGN = r"(?:(?<![A-Za-z0-9_^.)\]}])(?<![\d)] )[-+−–]|负|\bnegative\s)?"
 CURRENCY = r"(?:\\?[$＄]|[￥¥€£])"
 DIGITS = r"(?:\d{1,3}(?:(?:[,，]|\{,\}|,\\!|\\,|[ \u00a0\u2009\u202f])\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 FRACTION = r"\\[dtc]?frac\s*(?:\{[^{}]*\}|\d)\s*(?:\{[^{}]*\}|\d)"
 POWER = r"(?:\s*(?:\\times|\\cdot|[×*x])\s*10\s*\^\s*(?:\{\s*[-+−]?\d+\s*\}|[-+−]?\d+)|[eE][-+]?\d+)"
-SCALE = r"\s*(?:(?:hundred|thousand|million|billion|trillion)\b|[百千万亿])"
+SCALE = r"\s*(?:(?:hundred|thousand|million|billion|trillion)\b|百(?!分)|千(?![米克瓦卡帕焦赫升])|[万亿])"
 NUMBER = re.compile(
     rf"(?P<percent>百分之)?(?P<sign>{SIGN})(?:\s?{CURRENCY}(?P<inner>[-−]?))?(?<![A-Za-z0-9_^.])"
     rf"(?P<value>{FRACTION}|(?:{DIGITS})(?:{POWER}|\s*{FRACTION}|\s\d+/\d+|/\d+(?:\.\d+)?(?!\d))?)"
@@ -126,6 +128,17 @@ def joins(between: str) -> bool:
     return JOINTS.fullmatch(re.sub(r"\\[()\[\]]|\\q?quad|\$", " ", TEXT_COMMAND.sub(r" \1 ", between))) is not None
 
 
+def joined(said: str, pieces: Sequence[Span]) -> str:
+    """Pieces of mathematics with what stands between them, without their delimiters."""
+    between = [said[one.end : other.start] for one, other in itertools.pairwise(pieces)]
+    return pieces[0].text + "".join(text + piece.text for text, piece in zip(between, pieces[1:], strict=True))
+
+
+def unit(rest: str) -> str:
+    """What is left of a sentence, where that is nothing but a unit."""
+    return rest if UNIT.fullmatch(rest) else ""
+
+
 def sides(text: str) -> list[str]:
     """What stands between the equals signs of a text; those within braces part nothing."""
     parts, start = [], 0
@@ -180,7 +193,7 @@ def numbers(text: str) -> list[Span]:
 
 def _number(found: re.Match[str]) -> str:
     unit = "%" if found["percent"] or found["unit"] else ""
-    sign = "-" if found["sign"] == "负" else found["sign"] or found["inner"] or ""
+    sign = "-" if found["sign"][:1] in ("负", "n") else found["sign"] or found["inner"] or ""
     return sign + found["value"] + (found["scale"] or "") + unit
 
 

@@ -1,5 +1,6 @@
 """The command that evaluates: a trained checkpoint asked real problems, killed, resumed, and bad input."""
 
+import functools
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from dsmath_jax.evaluation.policy import Policy, Said
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
 
 Arguments = Callable[..., list[str]]
+LOAD = functools.cache(Policy.load)
 
 
 @pytest.fixture
@@ -38,6 +40,12 @@ def files(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.jsonl"))}
 
 
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same model for all that ask for the same one: each sampler would compile anew."""
+    monkeypatch.setattr(Policy, "load", LOAD)
+
+
 class Killed(BaseException):
     """Stands in for the end of the process."""
 
@@ -50,7 +58,7 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
     assert "| gsm8k | cot |" in capsys.readouterr().out
     whole = files(tmp_path / "whole")
     assert [*whole] == ["gsm8k-cot/samples.jsonl", "sat-cot/samples.jsonl"]
-    append, left = samples.append, [2]
+    append, left = samples.append, [1]
 
     def dying(path: Path, rows: Any) -> None:
         if not left[0]:
@@ -70,7 +78,8 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
     command.main(arguments(tmp_path / "killed", *more))
     assert files(tmp_path / "killed") == whole
     summary = read_json(tmp_path / "killed" / "summary.json")
-    assert summary["results"] == read_json(tmp_path / "whole" / "summary.json")["results"]
+    ones, others = (read_json(tmp_path / name / "summary.json")["results"] for name in ("killed", "whole"))
+    assert [one | {"command": ""} for one in ones] == [one | {"command": ""} for one in others]
     assert [(one["benchmark"], one["n"], one["total"], one["k"]) for one in summary["results"]] == [
         ("gsm8k", 3, 1319, 2), ("sat", 3, 32, 2)
     ]  # fmt: skip
@@ -78,7 +87,7 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
     monkeypatch.setattr(Policy, "complete", lambda *_, **__: pytest.fail("drew again"))
     command.main(arguments(tmp_path / "killed", *more))
     assert files(tmp_path / "killed") == whole
-    with pytest.raises(UserError, match=r"holds samples made with another seed; give another --out, or remove it"):
+    with pytest.raises(UserError, match=r"holds samples made with other settings \(seed\); give another --out"):
         command.main(arguments(tmp_path / "killed", *more[:2], "--seed=4"))
 
 
@@ -150,8 +159,11 @@ def test_proofs_are_exported_and_never_counted_unchecked(
         (["--benchmarks=gsm8"], r"Unknown benchmark 'gsm8', did you mean 'gsm8k'"),
         (["--benchmarks=sat", "--mode=pot"], r"'sat' cannot be asked with --mode=pot; it has cot"),
         (["--benchmarks=math"], r"'math/test' wants the file .*; unpack the MATH data set's own archive"),
-        (["--benchmarks=sat", "--temperature=-1"], r"--temperature=-1.0 has no meaning; give 0 or more"),
-        (["--benchmarks=sat", "--checkpoint=hf:nowhere"], r"There is no tokenizer in nowhere"),
+        (["--benchmarks=sat", "--temperature=-1"], r"--temperature=-1.0 has no meaning; give 0 to 1,000"),
+        (["--benchmarks=sat", "--temperature=nan"], r"--temperature=nan has no meaning; give 0 to 1,000"),
+        (["--benchmarks=sat", "--top_p=0"], r"--top_p=0.0 has no meaning; give 1e-06 to 1"),
+        (["--benchmarks=sat", "--samples=1001"], r"--samples=1001 has no meaning; give 0 to 1,000"),
+        (["--benchmarks=sat", "--checkpoint=hf:nowhere"], r"There is no folder nowhere; give that of a stage, or hf:"),
         (["--benchmarks=sat", "--mesh={\"tensor\": 3}"], r"does not multiply to the"),
     ],
 )  # fmt: skip
@@ -161,6 +173,36 @@ def test_what_cannot_be_evaluated_is_told_in_a_sentence(
     with pytest.raises(UserError, match=sentence):
         command.main(arguments(tmp_path / "out", *more))
     assert not (tmp_path / "out" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("mesh", ["{", "[1]", '{"tensr": 1}', '{"tensor": "1"}'])
+def test_a_mesh_that_is_none_is_told(
+    mesh: str, tmp_path: Path, arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(arguments(tmp_path / "out", "--benchmarks=sat", f"--mesh={mesh}"))
+    assert "gives no whole numbers to axes of replica, fsdp, context, tensor" in capsys.readouterr().err
+
+
+def test_only_results_of_its_own_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
+) -> None:
+    said = [Said("The final answer is (B).", "eos")] * 2
+    monkeypatch.setattr(Policy, "complete", lambda self, prompts, *, samples=1, **_: (said[:samples] for _ in prompts))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "summary.json").write_text("[]")
+    command.main(arguments(tmp_path, "--benchmarks=mmlu_stem"))
+    summary = read_json(tmp_path / "summary.json")
+    (result,) = summary["results"]
+    assert [*result["groups"]] == ["subject"]
+    assert result["command"].startswith("python -m dsmath_jax.evaluation --checkpoint=hf:")
+    assert summary["run"]["max_new_tokens"] == 8
+    assert "mode" not in summary["run"]
+    (tmp_path / "mmlu_stem-cot" / "samples.jsonl").write_text("")
+    (tmp_path / "gsm8k-cot").mkdir()
+    (tmp_path / "gsm8k-cot" / "summary.json").write_text("{")
+    with pytest.raises(UserError, match=r"gsm8k-cot/summary\.json: not a JSON object; mend or remove the folder"):
+        command.main(arguments(tmp_path, "--benchmarks=mmlu_stem"))
 
 
 def test_a_checkpoint_without_tokenizer_is_told(tmp_path: Path, real_data: Path, arguments: Arguments) -> None:

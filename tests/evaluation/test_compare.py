@@ -82,7 +82,7 @@ def evaluation(folder: Path, right: Sequence[bool], samples: int = 0, checked: b
     path = folder / "gsm8k-cot" / "samples.jsonl"
     write_jsonl(path, lines)
     result = summarise(read_problems(path)) | {"benchmark": "gsm8k", "mode": "cot", "shots": 8, "total": 1319}
-    run = {"checkpoint": str(folder / "rl"), "command": f"--out={folder}", "grader": "ours", "temperature": 0.7}
+    run = {"checkpoint": str(folder / "rl"), "grader": "ours", "temperature": 0.7}
     write_json(folder / "summary.json", {"run": run | changes, "results": [result]})
     return folder
 
@@ -99,16 +99,23 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cells[6:10] == ["0", "3", "0.25", "2"]
     assert cells[10].startswith("+75.0 (")
     assert f"- A: `{first}`, checkpoint `{first}/rl`" in text
-    assert " in A, " not in text  # other checkpoints and commands are no difference in settings
+    assert " in A, " not in text  # other checkpoints are no difference in settings
+
+
+def test_a_table_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    first = evaluation(tmp_path / "a", [True])
+    with pytest.raises(UserError, match=r"a cannot be written \(Is a directory\); give another --out"):
+        main([str(first), str(first), f"--out={first}"])
 
 
 def test_what_the_runs_do_not_share_is_told(tmp_path: Path) -> None:
-    first = read(evaluation(tmp_path / "a", [True] * 6, temperature=1.0))
-    second = read(evaluation(tmp_path / "b", [True] * 4))
+    first = read(evaluation(tmp_path / "a", [True] * 6, temperature=1.0, exemplars=""))
+    second = read(evaluation(tmp_path / "b", [True] * 4, exemplars="mine.jsonl"))
     text = markdown(first, second)
     assert "| gsm8k | cot | 4 | 100.0 | 100.0 |" in text
     assert "- gsm8k, cot: left out 2 only in A" in text
     assert "- temperature is `1.0` in A, `0.7` in B" in text
+    assert "- exemplars is none in A, `mine.jsonl` in B" in text
 
 
 def test_other_benchmarks_and_shots_are_told(tmp_path: Path) -> None:

@@ -100,6 +100,11 @@ def test_prompts(
     assert prompt(BENCHMARKS[name], record, mode, style, [example] if example else []) == expected
 
 
+def test_the_published_heading_stays_where_no_example_fits() -> None:
+    text = prompt(BENCHMARKS["bbh"], YES, "cot", "few_shot", [Exemplar(CHOICE)], shots=0)
+    assert text == "Choose one.\n\nQ: Back?\nOptions:\n- Yes\n- No\nA:"
+
+
 @pytest.mark.parametrize(
     ("name", "mode", "style", "record", "expected"),
     [
@@ -253,6 +258,38 @@ def test_a_users_examples_that_do_not_fit(tmp_path: Path, mode: Mode, row: dict,
     path = given(tmp_path, FULL, FULL | row)
     with pytest.raises(UserError, match=rf"mine\.jsonl, line 2: {message}; mend or remove it\.$"):
         exemplars.load(GSM8K, mode, tmp_path, path)
+
+
+SAT_FILE = {"question": "Mine?", "solution": "So.", "answer": "B", "options": ["1", "2"]}
+
+
+def given_sat(folder: Path, **changes: object) -> Path:
+    asked = {"question": "Asked?", "options": "A) 1 B) 2", "Answer": "A"}
+    write_jsonl(folder / "sat" / "test.jsonl", [asked])
+    write_jsonl(folder / "mine.jsonl", [SAT_FILE | changes])
+    return folder / "mine.jsonl"
+
+
+def test_a_users_own_examples_have_options(tmp_path: Path) -> None:
+    path = given_sat(tmp_path)
+    (example,) = exemplars.load(BENCHMARKS["sat"], "cot", tmp_path, path).of(CHOICE)
+    assert (example.record.options, example.record.kind) == (("1", "2"), "choice")
+    text = prompt(BENCHMARKS["sat"], CHOICE, "cot", "few_shot", [example])
+    assert "(A) 1, (B) 2\nSolution:\nSo.\nFinal Answer: The final answer is (B)." in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": "C"}, "the field 'answer' is no letter of the 2 options"),
+        ({"options": [1, 2]}, "the field 'options' is not a list of texts"),
+        ({"options": "A) 1 B) 2"}, "the field 'options' is not a list of texts"),
+    ],
+)
+def test_options_of_a_users_examples_that_do_not_fit(tmp_path: Path, change: dict, message: str) -> None:
+    path = given_sat(tmp_path, **change)
+    with pytest.raises(UserError, match=rf"mine\.jsonl, line 1: {message}; mend or remove it\.$"):
+        exemplars.load(BENCHMARKS["sat"], "cot", tmp_path, path)
 
 
 def test_files_without_examples(tmp_path: Path) -> None:

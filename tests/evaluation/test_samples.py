@@ -48,8 +48,24 @@ def test_lines_of_other_samples_are_refused(tmp_path: Path) -> None:
         resume(path, GROUPS)
 
 
-def test_a_folder_belongs_to_its_settings(tmp_path: Path) -> None:
+def test_a_folder_belongs_to_the_settings_of_its_samples(tmp_path: Path) -> None:
+    claim(tmp_path, {"seed": -1})
+    claim(tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)})  # nothing was drawn with the others
+    (tmp_path / "gsm8k-cot").mkdir()
+    append(tmp_path / "gsm8k-cot" / "samples.jsonl", rows(0))
     claim(tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)})
-    claim(tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)})
-    with pytest.raises(UserError, match="holds samples made with another samples, temperature; give another --out"):
+    with pytest.raises(UserError, match=r"made with other settings \(samples, temperature\); give another --out"):
         claim(tmp_path, {"samples": 8, "seed": 0, "stops": ("a",), "temperature": 1.0})
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "[]", "3"])
+def test_damaged_settings_are_told(tmp_path: Path, damaged: str) -> None:
+    append(tmp_path / "samples.jsonl", rows(0))
+    (tmp_path / "settings.json").write_text(damaged)
+    with pytest.raises(UserError, match=r"settings\.json: not a JSON object; mend or remove the folder"):
+        claim(tmp_path, {"seed": 0})
+
+
+def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be gone on with \(Is a directory\); give another --out"):
+        resume(tmp_path, GROUPS)

@@ -87,20 +87,20 @@ def test_greedy_or_samples_may_be_missing() -> None:
 
 
 def test_subjects_and_levels_are_broken_down() -> None:
-    rows = [problem(str(i), "7" if i < 6 else "3", category="algebra" if i < 8 else "geometry", level=f"Level {level}")
+    rows = [problem(str(i), "7" if i < 6 else "3", subject="algebra" if i < 8 else "geometry", level=f"Level {level}")
             for i, level in enumerate([1, 10, 9, 9, 9, 9, 9, 9, 1, 1])]  # fmt: skip
     found = summarise(rows)
-    assert {name: (one["n"], one["right"], one["greedy"]) for name, one in found["groups"]["category"].items()} == {
+    assert {name: (one["n"], one["right"], one["greedy"]) for name, one in found["groups"]["subject"].items()} == {
         "algebra": (8, 6, 0.75), "geometry": (2, 0, 0.0)
     }  # fmt: skip
     assert list(found["groups"]["level"]) == ["Level 1", "Level 9", "Level 10"]
-    assert found["groups"]["category"]["algebra"]["greedy_interval"] == list(wilson_interval(6, 8))
+    assert found["groups"]["subject"]["algebra"]["greedy_interval"] == list(wilson_interval(6, 8))
     assert found["greedy"] == 0.6  # of problems
-    assert list(found["macro"]) == ["category"]
-    assert (found["macro"]["category"]["of"], found["macro"]["category"]["greedy"]) == (2, 0.375)  # of subjects
-    low, high = found["macro"]["category"]["greedy_interval"]
+    assert list(found["macro"]) == ["subject"]
+    assert (found["macro"]["subject"]["of"], found["macro"]["subject"]["greedy"]) == (2, 0.375)  # of subjects
+    low, high = found["macro"]["subject"]["greedy_interval"]
     assert low < 0.375 < high
-    assert summarise([problem("a", "7", category="all the same")])["groups"] == {}
+    assert summarise([problem("a", "7", subject="all the same")])["groups"] == {}
 
 
 def test_completions_that_did_not_end_well_are_counted() -> None:
@@ -183,6 +183,7 @@ class TestReadProblems:
         ("changes", "told"),
         [
             ({"correct": "gone"}, "sample 6: the field 'correct' is missing"),
+            ({"correct": "no"}, "sample 6: the field 'correct' is not true or false"),
             ({"class": "gone"}, "sample 6: the field 'class' is missing"),
             ({"sample": 0}, "sample 6: sample 0 of a is there twice"),
             ({"id": "c"}, "has not all samples; run the evaluation's command to the end"),

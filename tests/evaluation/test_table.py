@@ -9,11 +9,12 @@ from dsmath_jax.evaluation.summary import Problem, summarise
 from dsmath_jax.evaluation.table import code, escape, markdown, percent
 
 RUN = {
-    "checkpoint": "runs/my_run|1/rl",
-    "command": "python -m dsmath_jax.evaluation --benchmarks=gsm8k",
+    "checkpoint": "runs/my_run|1/rl", "style": "few_shot", "max_new_tokens": 1024, "temperature": 0.7, "top_p": 1.0,
+    "seed": 3,
     "grader": "dsmath_jax 0.1, math-verify 0.9.0",
     "sandbox": "namespaces, landlock, seccomp",
-}
+}  # fmt: skip
+COMMAND = "python -m dsmath_jax.evaluation --benchmarks=gsm8k"
 # How many problems each benchmark has: a share of them is a whole number.
 SIZES = {
     "gsm8k": 1319, "math": 5000, "ocw": 272, "sat": 32, "mmlu_stem": 3018, "mgsm_zh": 250, "cmath": 1098,
@@ -26,7 +27,8 @@ def entry(benchmark: str, mode: str = "cot", samples: int = 0, total: int = 4, *
     lines = [{"answer": str(i % 2), "correct": i % 2 == 0, "correct_deepseek": True, "class": i % 2} for i in range(4)]
     levels = ["Level 1", "Level 2"]
     problems = [Problem(str(i), one, lines[:samples], {"level": levels[i % 2]}) for i, one in enumerate(lines)]
-    return summarise(problems) | {"benchmark": benchmark, "mode": mode, "shots": 8, "total": total} | changes
+    told = {"benchmark": benchmark, "mode": mode, "shots": 8, "total": total, "command": COMMAND}
+    return summarise(problems) | told | changes
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -50,11 +52,22 @@ def test_our_figures_stand_beside_the_papers() -> None:
         ["math", "tir", "8", "4", "50.0 (15.0–85.0)", "100.0 (51.0–100.0)", "–", "57.4", "58.8"],
         ["toy", "cot", "8", "4", "50.0 (15.0–85.0)", "100.0 (51.0–100.0)", "–", "–", "–"],
     ]
-    assert (
-        "Grader: dsmath\\_jax 0.1, math-verify 0.9.0. Sandbox: namespaces, landlock, seccomp. Checkpoint: "
-        "`runs/my_run|1/rl`. Command: `python -m dsmath_jax.evaluation --benchmarks=gsm8k`." in text
+    assert text.endswith(
+        "\n- Checkpoint: `runs/my_run|1/rl`\n"
+        "- Asked: style few\\_shot, at most 1,024 new tokens; of a benchmark that is not asked whole, problems spread "
+        "evenly over its file\n"
+        "- Grader: dsmath\\_jax 0.1, math-verify 0.9.0\n- Sandbox: namespaces, landlock, seccomp\n"
+        "- Command: `python -m dsmath_jax.evaluation --benchmarks=gsm8k`\n\n## Greedy answers by subject, task or level"
+        + text.split("subject, task or level")[1]
     )
     assert "By number of samples" not in text
+
+
+def test_settings_stand_below_the_table() -> None:
+    text = markdown(RUN | {"sandbox": ""}, [entry("gsm8k", samples=4), entry("gsm8k", "tir", command="other")])
+    assert "at most 1,024 new tokens; samples at temperature 0.7, top\\_p 1.0, seed 3\n" in text
+    assert "- Sandbox: no program was run\n" in text
+    assert f"- Command: `{COMMAND}`\n- Command: `other`\n" in text
 
 
 def test_votes_stand_where_there_are_samples() -> None:
@@ -69,24 +82,24 @@ def test_votes_stand_where_there_are_samples() -> None:
     assert votes[:2] == ["math, cot", "maj@k"]
     assert [cell.split()[0] for cell in chances[2:]] == ["50.0", "83.3", "100.0"]
     assert groups[0] == ["math, cot", "level", "Level 1", "2", "100.0 (34.2–100.0)"]
-    assert "Sandbox: no program was run." in text
+    assert "Sandbox: no program was run\n" in text
 
 
 def test_what_was_not_checked_is_never_told_as_proven() -> None:
     unknown = {"answer": "by auto", "correct": False, "reason": "not checked: there is no isabelle"}
-    told = summarise([Problem("a", unknown)]) | {"benchmark": "minif2f", "mode": "cot", "shots": 0, "total": 244}
-    text = markdown(RUN, [told])
+    told = {"benchmark": "minif2f", "mode": "cot", "shots": 0, "total": 244, "command": ""}
+    text = markdown(RUN, [summarise([Problem("a", unknown)]) | told])
     assert tables(text)[0][2][3:] == ["1 of 244", "not checked", "–", "24.6", "–", "–"]
     assert "- minif2f, cot: of 1 completions 1 that nothing here could check." in text
 
 
 def test_what_the_table_does_not_tell_stands_below_it() -> None:
     counts = {"completions": 1300, "no_answer": 1200, "cut": 3, "lost": 1, "not_checked": 0, "programs": {"ok": 9}}
-    macro = {"category": {"of": 57, "greedy": 0.25, "greedy_interval": [0.2, 0.3]}}
+    macro = {"subject": {"of": 57, "greedy": 0.25, "greedy_interval": [0.2, 0.3]}}
     text = markdown(RUN, [entry("mmlu", counts=counts, macro=macro)])
     assert (
         "- mmlu, cot: of 1,300 completions 1,200 without an answer, 3 cut at a limit of length or rounds, 1 not "
-        "graded in time, counted as wrong; programs: 9 ok; mean over 57 of category: 25.0 (20.0–30.0)." in text
+        "graded in time, counted as wrong; programs: 9 ok; mean over the 57 subjects: 25.0 (20.0–30.0)." in text
     )
 
 

@@ -97,6 +97,8 @@ BAD = {
     '{"gold": "5", "completion": "5"}': "the field 'benchmark' is missing",
     '{"benchmark": "gsm8k", "gold": "5", "completion": ["5", "6"]}': "the field 'completion' is not text",
     '{"benchmark": "gsm8k", "gold": null, "completion": "5"}': "the field 'gold' is not text",
+    '{"benchmark": "gsm8k", "gold": NaN, "completion": "5"}': "the field 'gold' is not text",
+    '{"benchmark": "gsm8k", "gold": true, "completion": "5"}': "the field 'gold' is not text",
     '{"benchmark": "gsm8k", "gold": " ", "completion": "5"}': "the field 'gold' is empty",
     '{"benchmark": "gsm9k", "gold": "5", "completion": "5"}': "Unknown benchmark 'gsm9k', did you mean 'gsm8k'",
     '{"benchmark": "sat", "gold": "A", "completion": "A", "options": 4}': "the field 'options' is no list of texts",
@@ -150,6 +152,14 @@ def test_standard_streams_are_files_too(tmp_path: Path) -> None:
     assert b"1 graded, 1 correct" in ran.stderr
 
 
+def test_windows_line_ends_and_a_byte_order_mark_are_no_text(tmp_path: Path) -> None:
+    line = json.dumps(LINE).encode()
+    (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line)
+    command.run([f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/out.jsonl", "--workers=1"])
+    graded = (tmp_path / "out.jsonl").read_bytes().splitlines()
+    assert [bool(row) and json.loads(row)["correct"] for row in graded] == [True, False, True]
+
+
 def test_shares_bound_what_is_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(files, "SHARE_LINES", 3)
     monkeypatch.setattr(files, "SHARE_BYTES", 400)
@@ -184,8 +194,11 @@ def test_a_killed_run_leaves_no_output_and_is_begun_again(tmp_path: Path) -> Non
 
 def test_where_nothing_can_be_written_it_is_told_at_once(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [LINE])
-    with pytest.raises(UserError, match="cannot be written"):
-        command.run([f"--input={source}", f"--output={tmp_path}"])
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe", tmp_path / "none" / "out.jsonl"):
+        with pytest.raises(UserError, match="cannot be written"):
+            command.run([f"--input={source}", f"--output={place}"])
+    assert (tmp_path / "pipe").is_fifo()  # nor does a file take its place
 
 
 @pytest.mark.parametrize("flag", ["--workers=0", "--workers=-1", "--seconds=0", "--seconds=x"])

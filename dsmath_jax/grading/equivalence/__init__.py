@@ -20,7 +20,7 @@ LONGEST = 1000  # characters of an answer that is read; longer ones are only com
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,99})(?:\.\d{1,99})?")  # most answers, decided at once
 _NUMBER_IN_WORDS = re.compile(
     r"(?<![A-Za-z0-9_.,/^])[-+]?[$€£¥]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?"
-    r"(?![\d/^_]|[A-Za-z](?![A-Za-z]))"
+    r"(?![\d/^_]|,\d|[A-Za-z](?![A-Za-z]))"
 )
 
 

@@ -15,7 +15,7 @@ Tree = tuple[Any, ...]  # ("num", Fraction), ("sym", name), (operator or functio
 DEEPEST = 60  # nested brackets
 _FUNCTIONS = (
     "arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch sin cos tan cot sec csc "
-    "ln lg log exp asin acos atan"
+    "ln lg log exp cis asin acos atan"
 ).split()
 _ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot"}
 _NAMES = "|".join([*_FUNCTIONS, "sqrt", "cbrt", "pi", "abs", "floor", "ceil"])
@@ -333,6 +333,8 @@ class _Reader:
         power = self.exponent() if self.accept("^") else None
         if power == ("-", ("num", Fraction(1))) and name in ("sin", "cos", "tan", "cot", "sec", "csc"):
             name, power = "arc" + name, None
+        if name == "cis" and power is None:
+            return ("exp", ("*", ("const", "i"), self.operand()))
         tree: Tree = (name, self.operand()) if base is None else ("log", self.operand(), base)
         return tree if power is None else ("^", tree, power)
 

@@ -115,6 +115,10 @@ def _pairs(gold: str, answer: str) -> Verdict | None:
     wanted_time, given_time = pairs.time(gold), pairs.time(answer)
     if wanted_time and given_time:
         return _said(pairs.same_time(wanted_time, given_time), "time")
+    for moment, text in ((wanted_time, answer), (given_time, gold)):
+        hour = quantities.number(text)
+        if moment and hour is not None:
+            return _said(moment.minute == 0 and hour.value in (moment.hour, moment.hour % 12 or 12), "hour")
     wanted_pair, given_pair = pairs.remainder(gold), pairs.remainder(answer)
     if wanted_pair and given_pair:
         return _said(wanted_pair == given_pair, "quotient and remainder")
@@ -143,7 +147,8 @@ def _words(gold: str, answer: str) -> Verdict | None:
     if _CIRCLED.match(gold) and _CIRCLED.match(answer):
         return _said(set(re.findall("[①-⑳]", gold)) == set(re.findall("[①-⑳]", answer)), "numbers")
     if wording.is_words(gold) and wording.is_words(answer):
-        return Verdict(False, "other words")
+        lists = [[wording.folded(item) for item in shapes.listed(text)] for text in (gold, answer)]
+        return _said(len(lists[0]) > 1 and sorted(lists[0]) == sorted(lists[1]), "words")
     return None
 
 
@@ -283,6 +288,7 @@ def _distinct(items: Sequence[str]) -> list[str]:
 
 def _collections(gold: str, answer: str) -> Verdict | None:
     """Sets and lists, in any order; pairs and points, in theirs."""
+    gold, answer = _unnamed(gold, answer), _unnamed(answer, gold)
     wanted_tuple, given_tuple = shapes.tuple_of(gold), shapes.tuple_of(answer)
     wanted_set, given_set = shapes.braces(gold), shapes.braces(answer)
     if wanted_tuple and given_tuple and max(len(wanted_tuple[1]), len(given_tuple[1])) > 1:
@@ -290,16 +296,19 @@ def _collections(gold: str, answer: str) -> Verdict | None:
             return Verdict(False, "not the same interval")
         return _each(wanted_tuple[1], given_tuple[1], "coordinates")
     if wanted_set is not None or given_set is not None:
-        if (wanted_tuple or given_tuple) and max(len(each[1]) for each in (wanted_tuple, given_tuple) if each) > 1:
-            return Verdict(False, "a set and a tuple")
         one, other = (
-            _distinct(shapes.listed(text) if elements is None else elements)
-            for elements, text in ((wanted_set, gold), (given_set, answer))
+            _distinct(elements if elements is not None else [text] if point else shapes.listed(text))
+            for elements, point, text in ((wanted_set, wanted_tuple, gold), (given_set, given_tuple, answer))
         )
         return _said(_matched(one, other, _equal), "set")
     wanted, given = shapes.listed(gold), shapes.listed(answer)
     for point, items in ((wanted_tuple, given), (given_tuple, wanted)):
-        if point is not None and 1 < len(point[1]) == len(items) and not any(map(shapes.tuple_of, items)):
+        if (
+            point is not None
+            and point[0] == "()"
+            and 1 < len(point[1]) == len(items)
+            and not any(map(shapes.tuple_of, items))
+        ):
             return _each(point[1], _by_name(items), "coordinates")
     if max(len(wanted), len(given)) == 1:
         for point, place in ((wanted_tuple, 0), (given_tuple, 1)):
@@ -313,6 +322,13 @@ def _collections(gold: str, answer: str) -> Verdict | None:
     if len(wanted) != len(given):  # a solution that is named twice
         wanted, given = _distinct(wanted), _distinct(given)
     return _said(_matched(wanted, given, _equal), "list")
+
+
+def _unnamed(text: str, other: str) -> str:
+    """The point of "(x, y) = (1, 2)" where the other answer is a list of equations, "x = 1, y = 2"."""
+    sides = shapes.sides(text)
+    named = sides is not None and shapes.is_name(sides[0]) and shapes.tuple_of(sides[1]) is not None
+    return sides[1] if sides and named and len(shapes.listed(other)) > 1 and not shapes.tuple_of(other) else text
 
 
 def _by_name(items: Sequence[str]) -> list[str]:
@@ -394,7 +410,8 @@ def _rounded(gold: str, answer: str, one: Tree, other: Tree) -> bool | None:
 
 def symbolic(gold: str, answer: str) -> Verdict:
     """What only computer algebra decides."""
-    from dsmath_jax.grading.equivalence import symbolic as algebra  # takes seconds to import, and most answers do not need it
+    # Takes seconds to import, and most answers do not need it.
+    from dsmath_jax.grading.equivalence import symbolic as algebra
 
     equal = algebra.equal(gold, answer)
     return Verdict(equal, "symbolically equal" if equal else "not symbolically equal")

@@ -43,7 +43,7 @@ def letters(text: str, options: Sequence[str] = ()) -> frozenset[str] | None:
     text = _LEADING.sub("", _clean(text))
     if (found := _SEVERAL.match(text)) is not None:
         return frozenset(re.findall("[A-Z]", re.sub("and", "", found[1])))
-    if re.fullmatch(r"(?:\(?[A-Z]\)?\s*(?:,|、|and)?\s*)+", text):
+    if re.fullmatch(r"(?:\(?[A-Z]\)?\s*(?:(?:,|、|and)\s*)?)+", text):
         return frozenset(re.findall("[A-Z]", text))
     one = letter(text, options)
     return None if one is None else frozenset(one)

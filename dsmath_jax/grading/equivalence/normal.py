@@ -70,14 +70,18 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degree(?:s)?(?![A-Za-z])", r"^\\circ "),
         (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"), (r"\^\s*\{\s*\\prime\s*\}|\^\s*\\prime", "'"),
         (r"\\prime(?![A-Za-z])", "'"),
+        (r"\\(?:operatorname|text|mathrm|rm)\s*\{\s*cis\s*\}|(?<![\\A-Za-z])cis(?![A-Za-z])", r"\\cis "),
         (r"\\(?:operatorname|mathop)\*?\s*\{\s*([a-z]+)\s*\}", r"\\\1 "),
+        (r"(?<=\d)\s*\^?\s*\{?\s*\\(?:text|textrm|mathrm|mbox|rm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
+        (r"(?<=\d)(?:\^\{?)?(?:st|nd|rd|th)(?![A-Za-z])\}?", ""),
+        (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"\{\s*,\s*\}", "{,}"), (r",\s*\\!\s*", "{,}"), (r"\\!\s*", ""),
         (r"\\(?:phantom|hspace|vspace|label|tag)\*?\s*\{[^{}]*\}", " "),
         (r"\\(?:q?quad|enspace|thinspace|medspace|thickspace|newline|noindent|nobreakspace)(?![A-Za-z])", " "),
         (r"\\[,;:>]|(?<!\\)\\ |~", " "),
     ]
 )  # fmt: skip
-_TEXT_FORMULA = re.compile(rf"^\\(?:{_TEXT})\s*\{{([^{{}}]*[=<>+^,][^{{}}]*)\}}$")
+_TEXT_FORMULA = re.compile(rf"^\\(?:{_TEXT})\s*\{{([^{{}}]*(?:[=<>+^,]|\band\b)[^{{}}]*)\}}$")
 _FONT = re.compile(r"^\\(?:mathbf|boldsymbol|bm|textbf|mathrm|mathit)\s*(?=\{)")
 _MONEY = re.compile(r"\\\$")
 _MARKDOWN = re.compile(r"\*\*(.+?)\*\*|__(.+?)__|`([^`]+)`", re.DOTALL)
@@ -143,7 +147,7 @@ def ended(text: str) -> str:
     while True:
         before = text
         if not text.endswith("\\ldots"):
-            text = re.sub(r"(?<!\\)[\s.,;:!?]+$", "", text) if not re.search(r"\d!+$", text) else text
+            text = re.sub(r"(?<!\\)[\s.,;:?]+$|(?<=[a-z]{2})!+$", "", text)  # n! is a factorial
         text = re.sub(r"^[\s:,;]+", "", text)
         if (
             (font := _FONT.match(text))

@@ -8,12 +8,13 @@ _DIGITS = {
 }
 _TENS = {"十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1000, "仟": 1000}
 _MYRIADS = {"万": 10**4, "亿": 10**8}
-_INTEGER = "[" + "".join([*_DIGITS, *_TENS, *_MYRIADS]) + "]+"
+_THOUSAND = "千(?![米克瓦卡帕焦赫升])"  # which in 千米 is part of a unit
+_INTEGER = f"(?:[{''.join({*_DIGITS, *_TENS, *_MYRIADS} - {'千'})}]|{_THOUSAND})+"
 _NUMERAL = rf"(?:{_INTEGER}(?:点[{''.join(_DIGITS)}]+)?)"
 _PART = rf"(?:{_NUMERAL}|\d+(?:\.\d+)?)"
 _PER_CENT = re.compile(rf"百分之({_PART})")
 _FRACTION = re.compile(rf"(?:({_PART})又)?({_PART})分之({_PART})")
-_WITH_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([百千]?[万亿]|[百千])(?![分])")
+_WITH_UNIT = re.compile(rf"(\d+(?:\.\d+)?)\s*([百千]?[万亿]|百(?!分)|{_THOUSAND})")
 _WHOLE = re.compile(_NUMERAL)
 # Words in which a numeral's character counts nothing.
 _NO_NUMBER = re.compile(
@@ -53,13 +54,20 @@ def _integer(numeral: str) -> int:
 
 def in_digits(text: str) -> str:
     """Text with its numerals in digits: "三分之二" becomes "2/3", "百分之五十" "50%", "2 million" "2000000"."""
+    text = re.sub(rf"^(?:negative|minus)\s+(?=\d|(?:{_ENGLISH_WORD})\b)", "-", text, flags=re.IGNORECASE)
     text = _ENGLISH_SCALE.sub(
         lambda found: _written(Fraction(found[1].replace(",", "")) * _SCALES[found[2].lower()]), text
+    )
+    text = _ENGLISH_FRACTION.sub(
+        lambda found: f"{_english(found[1] or '') or 1}/{_PARTS[found[2].lower()[:4]]}",
+        text,  # half, a half
     )
     text = _ENGLISH.sub(lambda found: f"{_english(found[0])}", text)
     if not re.search("[\u4e00-\u9fff〇]", text) or _NO_NUMBER.search(text):
         return text
     text = re.sub(rf"^负(?={_PART})", "-", text)
+    text = text.replace("一半", "1/2")
+    text = re.sub(r"(?<=\d)又(?=\d+/\d)", " ", text)
     text = _PER_CENT.sub(lambda found: f"{_written(value(found[1]))}%", text)
     text = _FRACTION.sub(_fraction, text)
     text = _WITH_UNIT.sub(lambda found: _written(Fraction(found[1]) * _integer(found[2])), text)
@@ -74,8 +82,21 @@ _TIES = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _ENGLISH_SCALE = re.compile(rf"(\d+(?:,\d{{3}})*(?:\.\d+)?)[\s-]+({'|'.join(_SCALES)})\b", re.IGNORECASE)
 _ENGLISH_WORD = "|".join(sorted([*_ONES, *_TIES, *_SCALES], key=len, reverse=True))
+_START = r"(?:^|(?<=^-)|(?<=^\\text\{))"
 # At the start, since later words may be part of a name; followed by nothing or a word.
-_ENGLISH = re.compile(rf"^(?:{_ENGLISH_WORD})(?:(?:\s+and)?[\s-]+(?:{_ENGLISH_WORD}))*(?=$|\s+[a-z])", re.IGNORECASE)
+_ENGLISH = re.compile(
+    rf"{_START}(?:{_ENGLISH_WORD})(?:(?:\s+and)?[\s-]+(?:{_ENGLISH_WORD}))*(?=$|\}}$|\s+[a-z])", re.IGNORECASE
+)
+
+_PARTS = {
+    "half": 2, "halv": 2, "thir": 3, "quar": 4, "four": 4, "fift": 5, "sixt": 6, "seve": 7, "eigh": 8, "nint": 9,
+    "tent": 10,
+}  # fmt: skip
+_ENGLISH_FRACTION = re.compile(
+    rf"{_START}(?:(?=half)|({'|'.join(['a', *_ONES[1:10]])})[\s-]+)"
+    r"(half|halves|(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth)s?)(?=$|\}$|\s+[a-z])",
+    re.IGNORECASE,
+)
 
 
 def _english(numeral: str) -> int:

@@ -190,12 +190,12 @@ def _parts(text: str) -> list[tuple[Number, str]]:
         if found is None or (read := number(found[0].strip())) is None:
             return []
         rest = text[found.end() :].strip()
-        name = _UNIT_NAME.match(rest)
-        if name is None or not _is_name(name[0].strip(), text[found.end() : found.end() + 1]):
+        match = _UNIT_NAME.match(rest)
+        name = match[0].strip().removesuffix(" and") if match else ""
+        if match is None or not _is_name(name, text[found.end() : found.end() + 1]):
             return []
-        parts.append((read, name[0].strip()))
-        text = rest[name.end() :].strip(" ,")
-        text = text.removeprefix("and ").strip()
+        parts.append((read, name))
+        text = rest[match.end() :].strip(" ,")
         if len(parts) > 4:
             return []
     return parts

@@ -35,7 +35,7 @@ _UNIT_PLAIN = re.compile(
     r"((?:(?:square|cubic|sq|cu) )?[A-Za-z]{2,}(?:\s*(?:/|per)\s*[A-Za-z]+)?(?:\s*\^\s*\{?\d\}?)?)$"
 )
 _ROW_END = re.compile(r"\\\\(?:\[[^\]]*\])?|\\cr\b")
-_SIGN_AFTER = re.compile(r"^(?!.*\\(?:sin|cos|tan|cot|sec|csc)(?![a-z]))(.*\S)\s*(%|\^\\circ|\$)$")
+_SIGN_AFTER = re.compile(r"^(?!.*\\(?:sin|cos|tan|cot|sec|csc|cis)(?![a-z]))(.*\S)\s*(%|\^\\circ|\$)$")
 _SIGN_BEFORE = re.compile(r"^([$€£¥])\s*(.*)$")
 
 

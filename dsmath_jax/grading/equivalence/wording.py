@@ -13,9 +13,9 @@ def is_words(text: str) -> bool:
     bare = re.sub(
         r"\b(?:arc)?(?:sin|cos|tan|cot|sec|csc|sinh|cosh|tanh)\b|\b(?:sqrt|log|exp|abs|inf|infinity|and)\b", " ", bare
     )
-    return bool(re.search(r"[A-Za-z]{3}|[\u4e00-\u9fff]", bare)) or bool(
-        re.fullmatch(r"[A-Z]{2}|[A-Za-z]", bare.strip()) and "\\text" in text
-    )
+    if re.search(r"[A-Za-z]{3}|[\u4e00-\u9fff]", bare) or re.fullmatch(r"[IVX]{2,}", bare.strip()):
+        return True
+    return bool(re.fullmatch(r"[A-Z]{2}|[A-Za-z]", bare.strip())) and "\\text" in text
 
 
 SAME_WORDS = {
