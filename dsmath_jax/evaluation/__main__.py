@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", required=True, help="the folder of a stage, or hf:DIR")
     add("--benchmarks", required=True, help=f"of {', '.join(BENCHMARKS)}, joined by commas")
-    add("--data_dir", type=Path, required=True, help="where the benchmarks lie")
+    add("--data_dir", type=Path, default=Path("data"), help="where the benchmarks lie (default: data)")
     add("--out", type=Path, required=True, help="the folder of the results")
     add("--mode", choices=("cot", "pot", "tir"), default=ours.mode, help="chain or program of thought, or with tools")
     add("--style", choices=("few_shot", "chat"), default=ours.style, help="how the model is asked")

@@ -11,6 +11,7 @@ What is in `samples.jsonl` is not drawn again: a killed evaluation goes on, and 
 import contextlib
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
@@ -80,6 +81,8 @@ def run(
     del shared["mode"]  # modes may share a folder
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(make_sandbox()) if first and any(map(needs_programs, jobs)) else None
+        if sandbox:
+            print(f"sandbox: {sandbox.level}", file=sys.stderr)
         if first:
             samples.claim(out, shared | {"model": policy.identity})
             for job in jobs:

@@ -25,6 +25,7 @@ ENTRY_POINT = re.compile(r"^check\((\w+)\)\s*\Z", re.MULTILINE)
 AFTER_FUNCTION = ("\nclass", "\ndef", "\n#", "\n@", "\nif", "\nprint", "\nassert", "\n```")
 BODY = re.compile(r"\n*[ \t]+(?!`)\S")  # a completion that goes on within a function
 LEFT = re.compile(r"^SystemExit(?:: (?:0|None))?\s*\Z", re.MULTILINE)
+LONGEST_REASON = 500  # characters of what was raised
 MBPP_BEGIN, MBPP_DONE = "[BEGIN]", "[DONE]"
 
 
@@ -143,8 +144,9 @@ def grade_programs(runner: Runner, tested: Sequence[Tested | None]) -> list[Grad
     """Runs solutions with their tests, all in parallel; those that are None have no program.
 
     That a program passes is known by its end: after the tests it returns a secret that differs from program to program.
-    So one that exits early, with whatever code, has not passed. A program that searches the interpreter for the secret
-    could still lie, as it could by comparing equal to everything; no test in the same process can tell.
+    So one that exits early, with whatever code, has not passed. What is not held: a solution that reads the secret in
+    its own text (by frames, `linecache`, `gc`), replaces the test's helpers, or returns what is equal to everything.
+    No test in the same process can tell; handing over the test later would only move the place to look at.
 
     Returns:
       grades in order; the answer is the solution, the reason "passed" or the error that told.
@@ -171,7 +173,7 @@ def _grade(tested: Tested, ran: Ran, word: str) -> Grade:
 
 def last_line(error: str) -> str:
     """What was raised, of a traceback."""
-    return (error.strip().splitlines() or ["raised"])[-1]
+    return (error.strip().splitlines() or ["raised"])[-1][:LONGEST_REASON]
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

@@ -93,8 +93,7 @@ def extract(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | N
     Raises:
       ValueError: programs and theories are run, not read.
     """
-    if kind in ("program", "theory"):
-        raise ValueError(f"an answer of the kind '{kind}' is run, not read")
+    _check_read(kind)
     for part in _own(completion):
         answer = _stated(part, kind, options)
         if answer is None and spans.open_box(part):
@@ -108,8 +107,14 @@ def extract(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | N
 
 def stated(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | None:
     """As `extract`, but None where the completion states nothing: what it only implies does not count (rule 3)."""
+    _check_read(kind)
     parts = _own(completion)
     return _stated(parts[0], kind, options) if parts else None
+
+
+def _check_read(kind: Kind) -> None:
+    if kind in ("program", "theory"):
+        raise ValueError(f"an answer of the kind '{kind}' is run, not read")
 
 
 def gold_of(field: str, kind: Kind) -> str:

@@ -5,8 +5,8 @@ list `3, -1`, "Interval.open(0, oo)" the interval `(0, \infty)`. Floating-point 
 
 - a float that, rounded to 10 digits, has at most 6 of them, or rounded to 15 at most 12, is that short number
   (18.000000001 is 18, 0.30000000000000004 is 0.3);
-- a float of 15 digits or more that lies within 1e-12 (relative) of a fraction whose denominator is at most 1000 is
-  that fraction (0.3333333333333333 is 1/3). Of random floats one in a million is.
+- any other float that lies within 1e-12 (relative) of a fraction whose denominator is at most 1000 is that fraction
+  (0.3333333333333333 is 1/3). Of random floats one in a million is.
 
 Numbers that somebody rounded ("0.333") stay as they are.
 """
@@ -24,7 +24,7 @@ HANDWRITTEN = re.compile(
     r"\[[^\]]*,\S"
 )  # Python puts a space behind the commas of a list: this is an interval, "[0,5]"
 SHORT = ((10, 6), (15, 12))  # rounded to so many digits, a float is short with at most so many
-UNROUNDED, CLOSE, LARGEST_DENOMINATOR = 15, 1e-12, 1000
+CLOSE, LARGEST_DENOMINATOR = 1e-12, 1000
 SUM, PRODUCT, POWER, ATOM = 1, 2, 3, 4  # how tightly a term holds together
 
 NAMES = {
@@ -71,10 +71,10 @@ def number(value: float) -> str:
         short = Decimal(f"{value:.{rounded}g}").normalize()
         if len(short.as_tuple().digits) <= most:
             return _decimal(short)
-    whole, near = Decimal(repr(value)), Fraction(value).limit_denominator(LARGEST_DENOMINATOR)
-    if len(whole.as_tuple().digits) >= UNROUNDED and abs(float(near) - value) <= CLOSE * abs(value):
+    near = Fraction(value).limit_denominator(LARGEST_DENOMINATOR)
+    if abs(float(near) - value) <= CLOSE * abs(value):
         return rf"\frac{{{near.numerator}}}{{{near.denominator}}}"
-    return _decimal(whole)
+    return _decimal(Decimal(repr(value)))
 
 
 def _decimal(value: Decimal) -> str:

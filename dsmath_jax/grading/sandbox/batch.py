@@ -9,7 +9,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from dsmath_jax.grading.sandbox import server
 from dsmath_jax.grading.sandbox.limits import MIB, VALUE_CHARS, How, Limits, Program, Ran
@@ -51,8 +51,9 @@ class Batch:
         self.done: dict[int, Ran] = {}
         self.events = selectors.DefaultSelector()
 
-    def run(self, programs: Sequence[Program]) -> list[Ran]:
-        waiting = collections.deque(enumerate(programs))
+    def run(self, programs: Iterable[tuple[int, Program]]) -> dict[int, Ran]:
+        """What became of numbered programs; where the server is lost, of those that had started: they with it."""
+        waiting = collections.deque(programs)
         self.events.register(self.connection, selectors.EVENT_READ)
         try:
             while (waiting or self.running) and not self.lost:
@@ -66,7 +67,7 @@ class Batch:
                 _close(running)
             self.events.close()
         gone = Ran("killed", error="the process that keeps the programs was killed")
-        return [self.done.get(place, gone) for place in range(len(programs))]
+        return dict.fromkeys(self.running, gone) | self.done
 
     def _start(self, place: int, program: Program) -> None:
         ends = [os.pipe() for _ in range(server.DESCRIPTORS - 1)]

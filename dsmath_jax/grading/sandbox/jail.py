@@ -40,15 +40,18 @@ class Jail:
         """Locks this process in as far as all programs share it, and makes ready what each of them needs."""
         readable, devices = _existing(self._readable()), _existing(DEVICES)
         instructions = syscalls.compiled() if "seccomp" in self.mechanisms else b""
-        user = _other_user()
+        users = _users()
         confined = "namespaces" in self.mechanisms
-        # The bound is the kernel's, which counts by user: here all programs share one.
-        others = 0 if confined or user != os.getuid() else _tasks(user)
-        tasks = others + self.slots * self.limits.processes + 2  # the server and its parent
+        tasks = self.limits.processes
+        if os.getuid() in users:  # the bound is the kernel's, which counts by user: here all programs share one
+            others = 2 if confined else 2 + _tasks(os.getuid())  # the server and its parent
+            tasks = others + self.slots * tasks
+        else:
+            os.chmod(self.folder, 0o711)  # scratch folders lie below, each its user's alone
         own = os.open("/proc/self/ns/pid", os.O_RDONLY) if confined else -1
         if confined:
             namespaces.enter_files(self.folder, readable, devices)
-        return Prepared(self, readable, devices, instructions, user, tasks, own)
+        return Prepared(self, readable, devices, instructions, users, tasks, own)
 
     def _readable(self) -> list[str]:
         return [f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64", *_LIBRARIES, *self.packages]
@@ -62,8 +65,8 @@ class Prepared:
       readable: folders and files that programs may read.
       devices: files that they may read and write.
       instructions: of seccomp's filter.
-      user: that programs run as.
-      tasks: threads and processes that this user may have while they run.
+      users: that programs run as, in turn.
+      tasks: threads and processes that such a user may have while they run.
       own: descriptor of the process's namespace of processes, -1 without.
     """
 
@@ -71,7 +74,7 @@ class Prepared:
     readable: Sequence[str]
     devices: Sequence[str]
     instructions: bytes
-    user: int
+    users: Sequence[int]
     tasks: int
     own: int
 
@@ -81,20 +84,21 @@ class Prepared:
     def lock_in(self, number: int) -> str:
         """Locks this process in for good, and returns its scratch folder, in which it is."""
         limits, mechanisms = self.jail.limits, self.jail.mechanisms
+        user = self.users[number % len(self.users)]
         if self.own >= 0:
             scratch = namespaces.SCRATCH
-            namespaces.mount_scratch(limits.file_bytes, self.user)
+            namespaces.separate(limits.file_bytes, user, sockets=not self.instructions)
         else:
             scratch = self.scratch(number)
             os.mkdir(scratch, mode=0o700)
-            os.chown(scratch, self.user, -1)
+            os.chown(scratch, user, -1)
         os.chdir(scratch)
-        if os.getuid() != self.user:
+        if os.getuid() != user:
             kept = self._keys()
             kernel.prctl(kernel.PR_SET_KEEPCAPS, int(bool(kept)))
             os.setgroups([])
-            os.setresgid(self.user, self.user, self.user)
-            os.setresuid(self.user, self.user, self.user)
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
             kernel.keep_capabilities(*kept)
         else:
             kernel.keep_capabilities()
@@ -111,26 +115,27 @@ class Prepared:
         """The capability with which a program reads libraries in a home that only root may enter.
 
         A namespace shows them elsewhere. Without, some containers have only one that lets write, too: that is for
-        Landlock to refuse.
+        Landlock to refuse, and where that is missing as well nothing contains a program.
         """
-        useful = [
-            kernel.CAP_DAC_READ_SEARCH,
-            *([kernel.CAP_DAC_OVERRIDE] if "landlock" in self.jail.mechanisms else []),
-        ]
+        useful = [kernel.CAP_DAC_READ_SEARCH, kernel.CAP_DAC_OVERRIDE]
         return [number for number in useful if self.own < 0 and kernel.has_capabilities(number)][:1]
 
     def scratch(self, number: int) -> str:
         return f"{self.jail.folder}/{number}"
 
     def overfull(self, number: int) -> bool:
-        """Whether a program's files are more than it may have. In a namespace it is the kernel that refuses them."""
+        """Whether a program's files are more than it may have. In a namespace it is the kernel that refuses them.
+
+        Those that it has deleted and holds open are not seen here: each has its limit, and descriptors have theirs.
+        """
         if self.own >= 0:
             return False
         files, size = 0, 0
         with contextlib.suppress(FileNotFoundError):  # the program has not come so far yet
             for entry in os.scandir(self.scratch(number)):
                 with contextlib.suppress(FileNotFoundError):  # it has vanished meanwhile
-                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    found = entry.stat(follow_symlinks=False)
+                    size += min(found.st_size, found.st_blocks * 512)  # without holes, and what fills the last block
                 files += 1
         return files > namespaces.INODES or size > self.jail.limits.file_bytes
 
@@ -161,15 +166,18 @@ def _existing(paths: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(os.path.abspath(path) for path in paths if os.path.exists(path)))
 
 
-def _other_user() -> int:
-    """Who programs run as: root's have an identity that owns nothing, and whose tasks the kernel counts."""
-    if os.getuid() != 0 or not kernel.has_capabilities(kernel.CAP_CHOWN, kernel.CAP_SETGID, kernel.CAP_SETUID):
-        return os.getuid()
+def _users() -> range:
+    """Who programs run as: root's have identities that own nothing, and whose tasks the kernel counts apart."""
+    own = os.getuid()
+    # To become another, and to delete what that has left.
+    needed = (kernel.CAP_CHOWN, kernel.CAP_SETGID, kernel.CAP_SETUID, kernel.CAP_DAC_OVERRIDE)
+    if own != 0 or not kernel.has_capabilities(*needed):
+        return range(own, own + 1)
     with open("/proc/self/uid_map", encoding="ascii") as file:
         ranges = [[int(word) for word in line.split()] for line in file]
     first, _, count = max(ranges, key=lambda fields: fields[2])
     # Near the end of a range lie the numbers that systems hand out last; a range of a few has none to spare.
-    return first + count - 2048 if count > 4096 else 0
+    return range(first + count - 2048, first + count - 1024) if count > 4096 else range(1)
 
 
 def _tasks(user: int) -> int:

@@ -70,7 +70,6 @@ def change_root(folder: str) -> None:
     os.chdir(folder)
     _checked("pivot_root", _libc.pivot_root(b".", b"."))
     _checked("umount", _libc.umount2(b".", MNT_DETACH))
-    os.chdir("/")
 
 
 def prctl(option: int, value: int) -> None:

@@ -14,15 +14,17 @@ class Limits:
     """Of one program.
 
     Attributes:
-      seconds: wall time.
+      seconds: wall time: for what sleeps or waits. Well above the processor time, or an honest program is lost where
+        the processors have other work.
       cpu_seconds: processor time, rounded up to whole seconds.
       memory_bytes: address space, NumPy and SymPy included.
       output_bytes: of standard output and standard error together.
       file_bytes: of its scratch folder, and of each file in it.
-      processes: threads. Programs start no processes where seccomp is there; else these count as well.
+      processes: threads. Programs start no processes where seccomp is there; else these count as well. The kernel
+        counts by user: where root has no users to give, programs that run at once share this many each.
     """
 
-    seconds: float = 10.0
+    seconds: float = 30.0
     cpu_seconds: float = 10.0
     memory_bytes: int = 2048 * MIB
     output_bytes: int = MIB

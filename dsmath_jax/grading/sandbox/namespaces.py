@@ -12,6 +12,7 @@ from dsmath_jax.grading.sandbox import kernel
 
 SCRATCH = "/scratch"  # where a program's folder is mounted
 INODES = 1024  # of a scratch folder
+_ROOT = "/root"  # of programs, below that of their mounts
 
 
 def enter_processes() -> None:
@@ -38,11 +39,11 @@ def enter_files(folder: str, readable: Sequence[str], devices: Sequence[str]) ->
     kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("tmpfs", folder, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=755,size=1m")
-    bound: list[str] = []
+    root, bound = folder + _ROOT, list[str]()
     for path in sorted({*readable, *devices}):
         if any(path.startswith(f"{other}/") for other in bound):
             continue
-        target = folder + path
+        target = root + path
         if os.path.isdir(path):
             os.makedirs(target, mode=0o755)
         else:
@@ -50,9 +51,12 @@ def enter_files(folder: str, readable: Sequence[str], devices: Sequence[str]) ->
             open(target, "wb").close()
         kernel.mount(path, target, None, kernel.MS_BIND | kernel.MS_REC)
         bound.append(path)
-    os.mkdir(folder + SCRATCH, mode=0o755)
+    os.mkdir(root + SCRATCH, mode=0o755)
     kernel.change_root(folder)
     kernel.make_read_only("/")
+    # Who has another root than its mounts' gets no namespace of users, in which it could mount memory without a limit.
+    os.chroot(_ROOT)
+    os.chdir("/")
 
 
 def fork(own: int) -> int:
@@ -62,9 +66,15 @@ def fork(own: int) -> int:
     return os.fork()
 
 
-def mount_scratch(size: int, user: int) -> None:
-    """Gives this process a scratch folder in memory that nobody else sees, and that ends with it."""
-    kernel.unshare(kernel.CLONE_NEWNS)
+def separate(size: int, user: int, sockets: bool) -> None:
+    """Gives this process what nobody else sees and what ends with it: scratch folder in memory, System V's memory.
+
+    Args:
+      size: of the folder, in bytes.
+      user: whose it is.
+      sockets: the abstract names of sockets as well, for one that can open sockets.
+    """
+    kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | (kernel.CLONE_NEWNET if sockets else 0))
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     options = f"size={size},nr_inodes={INODES},mode=700,uid={user},gid={user if os.getuid() == 0 else os.getgid()}"
     kernel.mount("tmpfs", SCRATCH, "tmpfs", flags, options)

@@ -56,7 +56,7 @@ class Sandbox:
         Args:
           workers: programs that run at once; 0 for one per processor.
           limits: of each program.
-          allow_unsandboxed: where the system has nothing that contains programs, run them all the same.
+          allow_unsandboxed: where the system has too little to contain programs, run them with what there is.
 
         Raises:
           UserError: the system has nothing that contains programs, or they cannot import SymPy.
@@ -67,7 +67,7 @@ class Sandbox:
         self._withhold = list(_withhold)
         self._lock = threading.Lock()
         self._server: _Server | None = None
-        self.level = ""  # what protects, or "unsandboxed"
+        self.level = ""  # what protects; begins with "unsandboxed" where that is not enough
         self.missing: dict[str, str] = {}  # mechanisms that do not work here, and why
         try:
             self._started()
@@ -80,7 +80,10 @@ class Sandbox:
         """Runs programs, each of which is lost alone, and returns what became of them in their order."""
         with self._lock:
             try:
-                return self._run(self._started(), programs, self._limits)
+                done: dict[int, Ran] = {}
+                while left := [each for each in enumerate(programs) if each[0] not in done]:  # again where one is lost
+                    done |= self._run(self._started(), left, self._limits)
+                return [done[place] for place in range(len(programs))]
             except BaseException:
                 self._stop()  # programs are under way that nobody waits for
                 raise
@@ -97,7 +100,7 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def _run(self, found: "_Server", programs: Sequence[Program], limits: Limits) -> list[Ran]:
+    def _run(self, found: "_Server", programs: Sequence[tuple[int, Program]], limits: Limits) -> dict[int, Ran]:
         batch = Batch(found.connection, limits, self._count)
         ran = batch.run(programs)
         if batch.lost:
@@ -111,7 +114,7 @@ class Sandbox:
             settings = {
                 "folder": folder, "slots": self._count, "limits": dataclasses.asdict(self._limits),
                 "withheld": self._withhold, "allow_unsandboxed": self._allow_unsandboxed,
-                "packages": _packages(), "path": sys.path,
+                "packages": _packages(), "path": [os.path.abspath(path) for path in sys.path],
             }  # fmt: skip
             self._server = _Server.start(folder, settings)
             self._prove(self._server)
@@ -123,7 +126,8 @@ class Sandbox:
         mechanisms, missing = hello["mechanisms"], hello["missing"]
         if hello["error"]:
             raise UserError(f"the sandbox for model-written programs does not start: {hello['error']}")
-        if not (mechanisms or self._allow_unsandboxed):
+        contained = probe.contain(mechanisms)
+        if not (contained or self._allow_unsandboxed):
             reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
             raise UserError(
                 f"model-written programs cannot be contained here ({reasons}); run where Linux has namespaces, or "
@@ -132,8 +136,9 @@ class Sandbox:
         ample = dataclasses.replace(self._limits, seconds=_STARTING, output_bytes=MIB)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             canary, port = os.path.join(found.folder, probe.CANARY), listener.getsockname()[1]
-            [ran] = self._run(found, [Program(probe.PROOF.format(canary=canary, port=port))], ample)
-        if ran.how != "ok" or (mechanisms and ran.output):
+            proof = Program(probe.PROOF.format(canary=canary, port=port))
+            [ran] = self._run(found, [(0, proof)], ample).values()
+        if ran.how != "ok" or (contained and ran.output):
             told = ran.error or f"a program {', '.join(ran.output.splitlines())}"
             raise UserError(f"the sandbox for model-written programs does not hold or work here: {told}")
         self.level, self.missing = probe.level(mechanisms), missing

@@ -30,17 +30,20 @@ def missing(folder: str, packages: Sequence[str], withheld: Collection[str]) -> 
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def usable(missing: Collection[str]) -> list[str]:
-    """The mechanisms to use; none where they would not contain a program.
+def contain(mechanisms: Collection[str]) -> bool:
+    """Whether mechanisms contain a program.
 
     Files are held back by namespaces or Landlock, the network and other processes by namespaces or seccomp.
     """
-    found = [name for name in MECHANISMS if name not in missing]
-    return found if "namespaces" in found or {"landlock", "seccomp"} <= set(found) else []
+    return "namespaces" in mechanisms or {"landlock", "seccomp"} <= set(mechanisms)
 
 
 def level(mechanisms: Collection[str]) -> str:
-    return ", ".join(name for name in MECHANISMS if name in mechanisms) or UNSANDBOXED
+    """What protects, in words."""
+    names = ", ".join(name for name in MECHANISMS if name in mechanisms)
+    if contain(mechanisms):
+        return names
+    return f"{UNSANDBOXED} but for {names}" if names else UNSANDBOXED
 
 
 # A program that attempts, in the whole jail, what must be refused, and prints what was not.

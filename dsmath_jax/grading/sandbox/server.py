@@ -21,7 +21,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from dsmath_jax.grading.sandbox import kernel, namespaces, probe, program
-from dsmath_jax.grading.sandbox.jail import Jail, Prepared
+from dsmath_jax.grading.sandbox.jail import MECHANISMS, Jail, Prepared
 from dsmath_jax.grading.sandbox.limits import Limits
 
 DESCRIPTORS = 4  # of a program: its job, standard output, standard error, report
@@ -52,12 +52,13 @@ def main() -> NoReturn:
     settings = json.loads(sys.argv[1])
     connection = socket.socket(fileno=settings["connection"])
     folder = settings["folder"]
+    _inherit_nothing()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # what tells a whole job to end is the run's to decide on
     packages = tuple(settings["packages"])
     missing = probe.missing(folder, packages, settings["withheld"])
-    mechanisms = frozenset(probe.usable(missing))
-    if not (mechanisms or settings["allow_unsandboxed"]):
+    mechanisms = frozenset(MECHANISMS).difference(missing)
+    if not (probe.contain(mechanisms) or settings["allow_unsandboxed"]):
         _say_hello(connection, mechanisms, missing)
         os._exit(0)
     jail = Jail(mechanisms, folder, packages, Limits(**settings["limits"]), settings["slots"])
@@ -71,6 +72,15 @@ def main() -> NoReturn:
     os.waitpid(process, 0)
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
+
+
+def _inherit_nothing() -> None:
+    """Puts right what a process passes on to those that it starts."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.umask(0o022)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")  # where memory ends it is a program that ends, not the run
 
 
 def _serve(connection: socket.socket, jail: Jail, missing: dict[str, str]) -> NoReturn:
@@ -166,9 +176,9 @@ class _Server:
         return True
 
     def start(self, number: int, descriptors: Sequence[int]) -> None:
-        process = self.prepared.fork()
+        server, process = os.getpid(), self.prepared.fork()
         if process == 0:
-            _live(self.prepared, number, descriptors)
+            _live(self.prepared, number, descriptors, server)
         self.running[process] = number
 
     def reap(self) -> None:
@@ -193,7 +203,7 @@ def _kill_group(process: int) -> None:
             kill(process, signal.SIGKILL)
 
 
-def _live(prepared: Prepared, number: int, descriptors: Sequence[int]) -> NoReturn:
+def _live(prepared: Prepared, number: int, descriptors: Sequence[int], server: int) -> NoReturn:
     """A program's process, from its fork to its end."""
     try:
         signal.set_wakeup_fd(-1)
@@ -202,6 +212,8 @@ def _live(prepared: Prepared, number: int, descriptors: Sequence[int]) -> NoRetu
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         scratch = prepared.lock_in(number)
+        if os.getppid() not in (server, 0):  # 0: it lies outside of this process's world, and takes that along
+            raise ChildProcessError("the server has ended, and before it was asked to tell")
         with open(descriptors[0], "rb", closefd=False) as file:
             job = file.read()
         nothing = os.open(os.devnull, os.O_RDONLY)

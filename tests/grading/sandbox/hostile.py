@@ -203,6 +203,57 @@ called("shmget", 29, 0, 1 << 20, 0o1600)
 """,
         needs="seccomp",
     ),
+    "memory that outlives its program": Hostile("""
+for key in range(1, 5):  # of System V, under a name that the same program finds again
+    if libc.shmget(key, 1 << 20, 0) >= 0:
+        escaped("memory of an earlier program")
+    libc.shmget(key, 1 << 20, 0o1666)
+"""),
+    "memory that the one before left": Hostile("""
+if any(libc.shmget(key, 1 << 20, 0) >= 0 or libc.msgget(key, 0) >= 0 for key in range(1, 5)):
+    escaped("memory of an earlier program")
+"""),
+    "a file system of its own in memory": Hostile("""
+if libc.unshare(0x10000000 | 0x20000) == 0 and libc.mount(b"tmpfs", b".", b"tmpfs", 0, None) == 0:
+    escaped("tmpfs without a limit")
+"""),
+    "deleted files that stay open": Hostile(
+        """
+written, held = 0, []
+try:
+    for number in range(2000):
+        held.append(open(f"{number}", "wb", buffering=0))
+        os.unlink(f"{number}")
+        written += held[-1].write(bytes(1 << 20))
+    escaped("2000 descriptors")
+except OSError:
+    pass
+if written > 128 << 20:
+    escaped("more than a file for each descriptor")
+""",
+        ("ok", "killed"),
+    ),
+    "pipes and sockets full of data": Hostile("""
+written = 0
+try:
+    one, other = socket.socketpair()
+    while True:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        try:
+            while True:
+                written += os.write(writer, bytes(1 << 16))
+        except BlockingIOError:
+            pass
+        socket.send_fds(one, [b"x"], [reader, writer])
+        os.close(reader)
+        os.close(writer)
+        if written > 64 << 20:
+            escaped("64 MiB in pipes that nobody holds")
+            break
+except OSError:
+    pass
+"""),
     "a power tower": Hostile("print(9**9**9**9)", ("timed out",), hangs=True),
     "a huge integer as text": Hostile("print(str(1 << (1 << 28)))", ("timed out",), hangs=True),
     "a regular expression": Hostile("import re\nre.match('(a*)*$', 'a' * 50 + 'b')", ("timed out",), hangs=True),
@@ -456,8 +507,7 @@ if libc.mount(None, b"/", None, 32 | 4096, None) == 0:
 for flag in (0x20000, 0x10000000, 0x40000000, 0x20000000, 0x10000000 | 0x20000):
     if libc.unshare(flag) == 0:
         escaped(f"unshare {flag:x}")
-""",
-        needs="seccomp",
+"""
     ),
     "calls of the kernel": Hostile(
         """
@@ -478,6 +528,19 @@ called("landlock", 444, 0, 0, 1)
 called("memfd_secret", 447, 0)
 called("an unknown one", 999)
 """,
+        needs="seccomp",
+    ),
+    "calls of another processor": Hostile(
+        """
+called("a fork of x32", 0x40000000 | 57)
+if os.uname().machine == "x86_64":
+    import mmap
+    code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(b"\\xb8\\x02\\0\\0\\0\\xcd\\x80\\xc3")  # a fork of i386
+    if ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))() >= 0:
+        escaped("a fork of i386")
+""",
+        ("ok", "killed"),
         needs="seccomp",
     ),
     "the system's settings": Hostile("""
