@@ -67,7 +67,7 @@ class FileGrader:
         Args:
           kind_of: the kind of a benchmark's answers; raises `UserError` for a name that is none.
           workers: processes; 0 for one per processor.
-          seconds: wall time that one completion, or one program, may take.
+          seconds: that one completion may take; of a program processor time, and three times that of wall time.
           allow_unsandboxed: run programs though nothing contains them.
         """
         self.tallies: dict[str, Tally] = collections.defaultdict(Tally)
@@ -77,7 +77,7 @@ class FileGrader:
         self._stack = contextlib.ExitStack()
         self._grader = self._stack.enter_context(Grader(workers, seconds))
         self._sandbox: Sandbox | None = None
-        self._start_sandbox = lambda: Sandbox(workers, Limits(seconds, seconds), allow_unsandboxed)
+        self._start_sandbox = lambda: Sandbox(workers, Limits(3 * seconds, seconds), allow_unsandboxed)
 
     def graded(self, lines: Iterable[bytes], report: Callable[[str], None]) -> Iterator[bytes]:
         """The lines with their grades, in order, blank ones as they are; `report` is told of each bad one.
