@@ -192,7 +192,7 @@ else:
 """,
         ("ok", "killed"),
     ),
-    "fill memory": Hostile("found = []\nwhile True:\n    found.append(bytearray(1 << 24))", ("out of memory",)),
+    "fill memory": Hostile("found = []\nwhile True:\n    found.append(bytes(1 << 24))", ("out of memory",)),
     "fill memory by NumPy": Hostile(
         "import numpy\nfound = [numpy.zeros(1 << 22) for _ in range(1000)]", ("out of memory",)
     ),
