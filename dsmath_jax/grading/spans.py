@@ -28,6 +28,8 @@ MATH = re.compile(
     re.DOTALL,
 )
 ENVIRONMENT = re.compile(r"\\begin\{(\w+\*?)\}.{0,2000}?\\end\{\1\}", re.DOTALL)
+ENDED_WITHIN = re.compile(r"\.\s*\$+\Z")  # "$$x = 2.$$ Therefore ..."
+NEXT_SENTENCE = re.compile(r"\s+[A-Z]")
 SENTENCE_END = re.compile(r"""\n|[。！？]|[.!?](?=[*_"'”’)]*(?:\s|$))""")
 CLAUSE = re.compile(
     r"[,，]?\s+(?:because|since|as|so|where|when|which means|i\.e\.)\b|[,，]\s*(?:because|since|so|where|which)\b"
@@ -150,12 +152,14 @@ def sides(text: str) -> list[str]:
 
 
 def sentence(text: str) -> str:
-    """A text up to the end of its first sentence or line; full stops within mathematics do not end it."""
+    """A text up to the end of its first sentence or line; full stops within mathematics end it only at its end."""
     text = text[:LONGEST_SENTENCE]
     place = 0
     while place < len(text):
         if text[place] in "$\\" and (math := MATH.match(text, place) or ENVIRONMENT.match(text, place)):
             place = math.end()
+            if ENDED_WITHIN.search(math[0]) and NEXT_SENTENCE.match(text, place):
+                break
         elif SENTENCE_END.match(text, place):
             break
         else:
