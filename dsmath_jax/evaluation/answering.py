@@ -8,11 +8,11 @@ from pathlib import Path
 
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.evaluation import exemplars, prompts, registry, tools
-from dsmath_jax.evaluation.policy import Policy, until
+from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import Mode, Style
 from dsmath_jax.evaluation.samples import Key
 from dsmath_jax.evaluation.summary import GREEDY
-from dsmath_jax.grading.code import Runner
+from dsmath_jax.grading.code import Runner, until
 from dsmath_jax.workdir import UserError
 
 DIALOGUES = 256  # that are held together in tool-integrated reasoning, or one problem's where those are more
@@ -119,31 +119,32 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
         raise UserError(
             f"The benchmark '{name}' cannot be asked with --mode={settings.mode}; it has {', '.join(entry.modes)}."
         )
-    records = registry.records(name, data_dir, settings.limit)
-    total = len(records) if not settings.limit else len(registry.records(name, data_dir))
+    everything = registry.records(name, data_dir)
+    records = registry.spread(everything, settings.limit)
     examples = None
     if settings.style == "few_shot" or settings.exemplars:
         examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars)
-    room, texts, shots = policy.context - policy.max_new_tokens, [], []
+    texts, shots, lengths = [], [], []
     for record in records:
         chosen = examples.of(record) if examples else ()
         for count in range(len(chosen), -1, -1):
             text = prompts.prompt(entry, record, settings.mode, settings.style, chosen, count)
-            if len(policy.ids(text)) <= room:
+            length = len(policy.ids(text))
+            if length <= policy.room:
                 break
         texts.append(text)
         shots.append(count)
+        lengths.append(length)
     stops = prompts.stops(entry, settings.mode, settings.style)
-    job = Job(name, settings, records, texts, stops, (min(shots), max(shots)), total)
-    warn_of_long(policy, job)
+    job = Job(name, settings, records, texts, stops, (min(shots), max(shots)), len(everything))
+    warn_of_long(policy, job.name, lengths)
     return job
 
 
-def warn_of_long(policy: Policy, job: Job) -> None:
-    """Says how many prompts leave too little of the context to a completion; they are asked all the same."""
-    room = policy.context - policy.max_new_tokens
-    if long := sum(len(policy.ids(prompt)) > room for prompt in job.prompts):
-        logging.warning("%s: %d of %d prompts may outgrow the context.", job.name, long, len(job.prompts))
+def warn_of_long(policy: Policy, name: str, lengths: Sequence[int]) -> None:
+    """Says how many prompts of these lengths leave too little of the context to a completion; they are asked anyway."""
+    if long := sum(length > policy.room for length in lengths):
+        logging.warning("%s: %d of %d prompts may outgrow the context.", name, long, len(lengths))
 
 
 def answers(policy: Policy, job: Job, done: int, runner: Runner | None) -> Iterator[Group]:

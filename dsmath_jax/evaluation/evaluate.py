@@ -70,7 +70,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                     read_params(workdir / stage, model.config, mesh), text_tokenizer, samplers[model.config],
                     model.config.context, ours.max_new_tokens,
                 )  # fmt: skip
-                warn_of_long(policy, job)
+                warn_of_long(policy, job.name, [len(policy.ids(prompt)) for prompt in prompts])
                 draw = functools.partial(answers, policy, job, runner=None)
                 grade = functools.partial(judge.lines, job=job, folder=folder, grader=grader, runner=None)
                 made = folder / f"{name}.made.jsonl"

@@ -78,6 +78,11 @@ class Policy:
         sampler = Sampler(model, mesh, text_tokenizer.stop_ids, max_new_tokens, rows)
         return cls(params, text_tokenizer, sampler, model.config.context, max_new_tokens, identity)
 
+    @property
+    def room(self) -> int:
+        """Tokens of a prompt that leave a whole completion in the context."""
+        return self.context - self.max_new_tokens
+
     def ids(self, prompt: str) -> list[int]:
         """BOS and the prompt."""
         return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
@@ -108,11 +113,6 @@ class Policy:
         before = prompt[-BEFORE:]
         start, whole = self.tokenizer.decode(before), self.tokenizer.decode([*before, *tokens])
         return whole.removeprefix(start) if whole.startswith(start) else self.tokenizer.decode(tokens)
-
-
-def until(text: str, stops: Sequence[str]) -> str:
-    """The text up to the first of the stop strings in it."""
-    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
 def _hugging_face(folder: Path, mesh: Mesh, dtype: str) -> tuple[Llama, Any, list[Path]]:

@@ -281,14 +281,19 @@ def benchmark(name: str) -> Benchmark:
 
 
 def records(name: str, data_dir: str | Path, limit: int = 0) -> list[Record]:
-    """The problems of a benchmark in file order; of more than `limit` (0: no limit) as many, spread evenly over them.
-
-    Files go by subject, task or grade, so that the first of them would be all of one.
+    """The problems of a benchmark in file order, `spread` where there are more than `limit`.
 
     Raises:
       UserError: the name is unknown, or its file is missing or damaged.
     """
-    found = benchmarks.load(benchmark(name).source, data_dir)
+    return spread(benchmarks.load(benchmark(name).source, data_dir), limit)
+
+
+def spread(found: list[Record], limit: int) -> list[Record]:
+    """All records or, of more than `limit` (0: no limit), as many, spread evenly over them.
+
+    Files go by subject, task or grade, so that the first of them would be all of one.
+    """
     if not 0 < limit < len(found):
         return found
     return [found[place * len(found) // limit] for place in range(limit)]

@@ -127,7 +127,7 @@ def humaneval(completion: str, prompt: str, test: str) -> Tested:
     blocks = FENCED.findall(completion)
     if blocks and not BODY.match(completion):
         completion = blocks[0][1]
-    return Tested(prompt + _indented(_until(completion, AFTER_FUNCTION)) + "\n", test)
+    return Tested(prompt + _indented(until(completion, AFTER_FUNCTION)) + "\n", test)
 
 
 def mbpp(completion: str, test: str) -> Tested | None:
@@ -135,7 +135,7 @@ def mbpp(completion: str, test: str) -> Tested | None:
 
     The program is fenced, or all up to "[DONE]".
     """
-    text = _until(completion.partition(MBPP_BEGIN)[2] or completion, (MBPP_DONE,))
+    text = until(completion.partition(MBPP_BEGIN)[2] or completion, (MBPP_DONE,))
     program = program_of(text) or FENCE.split(text, maxsplit=1)[0]
     return Tested(program.strip("\n") + "\n", test) if program.strip() else None
 
@@ -176,7 +176,7 @@ def last_line(error: str) -> str:
     return (error.strip().splitlines() or ["raised"])[-1][:LONGEST_REASON]
 
 
-def _until(text: str, stops: Sequence[str]) -> str:
+def until(text: str, stops: Sequence[str]) -> str:
     """The text up to the first of the stop strings."""
     return text[: min([place for stop in stops if (place := text.find(stop)) >= 0], default=len(text))]
 

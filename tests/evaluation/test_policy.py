@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from jax.sharding import Mesh
 
-from dsmath_jax.evaluation.policy import Policy, until
+from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.grading.code import until
 from dsmath_jax.models.huggingface.__main__ import import_model
 from dsmath_jax.workdir import UserError, read_json
 
