@@ -1,10 +1,9 @@
 """The command line: flags, the config file that it names, the fields it sets; what is wrong is told in a sentence."""
 
-import difflib
 import inspect
 import re
 import runpy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dsmath_jax import runner
+from dsmath_jax.settings import nearest
 from dsmath_jax.workdir import UserError
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
@@ -111,8 +111,3 @@ def load_config(argument: str) -> ConfigDict:
         raise
     except Exception as error:  # the file is anybody's code
         raise UserError(f"The config {argument} fails with {type(error).__name__}: {error}; mend the file.") from error
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f" (the nearest is '{near[0]}')" if near else ""

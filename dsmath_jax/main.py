@@ -13,9 +13,10 @@ import jax
 from ml_collections import ConfigDict
 
 from dsmath_jax import runner
-from dsmath_jax.command_line import define_flags, nearest, parse
+from dsmath_jax.command_line import define_flags, parse
 from dsmath_jax.corpus.plan import plan
 from dsmath_jax.report.report import summary_table
+from dsmath_jax.settings import nearest
 from dsmath_jax.sharding import start_processes
 from dsmath_jax.stages import STAGES
 from dsmath_jax.training.preemption import Preempted
