@@ -1,4 +1,4 @@
-"""The command line: flags, the config file that it names, the fields it sets; what is wrong is told in a sentence."""
+"""The command line: flags, the config file that it names, the fields it sets. An error is one sentence."""
 
 import inspect
 import re
@@ -10,11 +10,12 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from dsmath_jax import runner
-from dsmath_jax.settings import nearest
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.settings import build, complete, nearest
 from dsmath_jax.workdir import UserError
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+METHOD = re.compile(r"--?config\.rl\.method=(.*)")  # the field on which other fields depend
 
 
 def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
@@ -42,8 +43,8 @@ def parse(
     argv: Sequence[str],
     define: Callable[[ConfigDict, Sequence[str]], flags.FlagValues] = define_flags,
     tool: str = "dsmath_jax.main",
-) -> flags.FlagValues:
-    """Reads the command line and the config file that it names.
+) -> tuple[flags.FlagValues, Recipe]:
+    """Reads the command line and the config file that it names; returns the flags and the recipe.
 
     Args:
       argv: the tool's name and its arguments.
@@ -63,7 +64,10 @@ def parse(
         if recipe.config is None:
             raise UserError(f"--config is missing; {see}.")
         config = load_config(recipe.config)
-        fields = runner.flat(config)
+        for match in filter(None, map(METHOD.match, argv)):
+            config.rl.method = match[1]
+        config = ConfigDict(complete(Recipe, config.to_dict()))
+        fields = flat(config)
         for name in (match[1] for match in map(OVERRIDE.match, argv) if match):
             if name not in fields:
                 raise UserError(f"The config has no field '{name}'{nearest(name, fields)}; see {recipe.config}.")
@@ -82,11 +86,24 @@ def parse(
         raise UserError(f"{error}; {see}.") from error
     if rest:
         raise UserError(f"Unknown argument '{rest[0]}': flags begin with --; {see}.")
-    for name, value in runner.flat(values.config).items():
-        # ml_collections holds a field to its type, but not the items of a tuple.
-        if isinstance(value, list) and fields[name] and {*map(type, value)} - {*map(type, fields[name])}:
-            raise UserError(f"--config.{name}={value} is wrong: the items must be of the types in {fields[name]}.")
-    return values
+    return values, build(Recipe, values.config.to_dict())
+
+
+def load_recipe(argument: str) -> Recipe:
+    """The recipe of `FILE` or `FILE:VARIANT`, without a command line.
+
+    Raises:
+      UserError: there is none, or it cannot work.
+    """
+    return build(Recipe, load_config(argument).to_dict())
+
+
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """A config as `a.b.c -> value`."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return fields
 
 
 def load_config(argument: str) -> ConfigDict:
@@ -110,4 +127,4 @@ def load_config(argument: str) -> ConfigDict:
     except UserError:
         raise
     except Exception as error:  # the file is anybody's code
-        raise UserError(f"The config {argument} fails with {type(error).__name__}: {error}; mend the file.") from error
+        raise UserError(f"The config {argument} fails with {type(error).__name__}: {error}; fix the file.") from error

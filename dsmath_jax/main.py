@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from dsmath_jax import runner
 from dsmath_jax.command_line import define_flags, parse
 from dsmath_jax.corpus.plan import plan
+from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.settings import nearest
 from dsmath_jax.sharding import start_processes
@@ -29,39 +30,39 @@ def main(argv: Sequence[str]) -> None:
     """Runs the stages that the command line asks for and prints the table of results.
 
     Raises:
-      UserError: something the user can mend.
+      UserError: something that the user can fix.
     """
     if HELP & set(argv):
         print(f"{__doc__}\nflags:\n{define_flags(ConfigDict(), []).get_help()}")
         return
-    values = parse(argv)
+    values, recipe = parse(argv)
     if values.workdir is None:
         raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
     known = [stage.name for stage in STAGES]
-    names = values.stages or [stage.name for stage in STAGES if stage.derived or stage.name in values.config]
+    names = values.stages or [stage.name for stage in STAGES if stage.always_rerun or getattr(recipe, stage.name) is not None]
     for name in [*names, *values.overwrite]:
         if name not in known:
             raise UserError(f"Unknown stage '{name}'{nearest(name, known)}; the stages are {', '.join(known)}.")
     if values.dry_run:
-        tell(values.config, Path(values.workdir), names)
+        print_plan(recipe, Path(values.workdir), names)
         return
     if values.distributed or values.coordinator:
         start_processes(values.coordinator, values.processes, values.process)
     workdir = Path(values.workdir)
-    runner.run(STAGES, values.config, workdir, names, values.overwrite)
+    runner.run(STAGES, recipe, workdir, names, values.overwrite)
     if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
         print(summary_table(read_json(workdir / "report" / "report.json")))
         print(f"report: {workdir / 'report' / 'index.html'}")
 
 
-def tell(config: ConfigDict, workdir: Path, names: Sequence[str]) -> None:
+def print_plan(recipe: Recipe, workdir: Path, names: Sequence[str]) -> None:
     """Prints which stages would run in what order, and the plan of the corpus."""
     for stage in STAGES:
         if stage.name in names:
             state = "complete" if (workdir / stage.name / MANIFEST).is_file() else "to do"
-            print(f"{stage.name}: {state}, reads {', '.join(stage.after(config)) or 'no other stage'}")
-    if "corpus" in names and config.data_dir != "toy":
-        print("\n".join(["", *plan(config.corpus, data_folder(config, workdir))]))
+            print(f"{stage.name}: {state}, reads {', '.join(stage.depends_on(recipe)) or 'no other stage'}")
+    if "corpus" in names and recipe.corpus is not None and recipe.data_dir != "toy":
+        print("\n".join(["", *plan(recipe.corpus, data_folder(recipe.data_dir, workdir))]))
 
 
 def run() -> int:

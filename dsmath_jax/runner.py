@@ -1,13 +1,12 @@
 """How the stages of a run are run, skipped, resumed or refused.
 
-A stage's fingerprint is the part of the config that it sees and the hashes of the stages and files that it reads. It is
+A stage's fingerprint is the part of the recipe that it sees and the hashes of the stages and files that it reads. It is
 written to `started.json` before the stage's first file and to `manifest.json` after its last one. The manifest's
 `seconds` are the wall time of the run that finished the stage; what killed runs had spent on it before is not counted.
 """
 
 import contextlib
 import dataclasses
-import json
 import os
 import platform
 import time
@@ -17,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
+from dsmath_jax import __version__
+from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import barrier
 from dsmath_jax.workdir import (
+    FORMAT,
     MANIFEST,
     STARTED,
     UserError,
@@ -34,9 +35,6 @@ from dsmath_jax.workdir import (
 )
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
-# Parts and fields of a config that change nothing which a stage leaves to others, or nothing but its rounding: a run
-# may go on with another mesh, as it may on another number of devices.
-NO_RESULT = {"mesh", "accumulate", "remat", "attention", "keep", "profile", "wandb"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,63 +42,82 @@ class Stage:
     """One stage of a recipe.
 
     Attributes:
-      name: its folder below the workdir.
-      run: `(config, workdir) -> counts`; it is called again after a kill and goes on with the files it finds.
-      config: the parts of the config that it sees, besides `seed`.
-      after: from the config, the stages whose files it reads.
-      results: patterns of the files that later stages read; their hash stands for the stage.
-      derived: made anew in every run, from whatever is finished.
-      optional: those parts of its config that a recipe may leave out.
-      reads: from the config and the workdir, the user's own small files that it reads, whose change is a change of it.
+      name: its folder below the workdir, and its own part of the recipe.
+      run: `(recipe, workdir) -> counts`; it is called again after a kill and resumes from the files it finds. Of the
+        recipe it sees its parts; the others are None.
+      parts: the parts of the recipe that it sees, besides `seed`.
+      depends_on: from the recipe, the stages whose files it reads.
+      outputs: patterns of the files that later stages read; their hash stands for the stage.
+      always_rerun: made from scratch in every run, from whatever is finished.
+      input_files: from the recipe and the workdir, the user's own small files that it reads, whose change is a change
+        of it.
     """
 
     name: str
-    run: Callable[[ConfigDict, Path], dict]
-    config: tuple[str, ...]
-    after: Callable[[ConfigDict], tuple[str, ...]]
-    results: tuple[str, ...]
-    derived: bool = False
-    optional: tuple[str, ...] = ()
-    reads: Callable[[ConfigDict, Path], Sequence[Path]] = lambda config, workdir: ()
+    run: Callable[[Any, Path], dict]
+    parts: tuple[str, ...]
+    depends_on: Callable[[Any], tuple[str, ...]]
+    outputs: tuple[str, ...]
+    always_rerun: bool = False
+    input_files: Callable[[Any, Path], Sequence[Path]] = lambda recipe, workdir: ()
 
 
-def run(
-    stages: Sequence[Stage], config: ConfigDict, workdir: Path, names: Sequence[str], overwrite: Sequence[str]
-) -> None:
-    """Runs the named stages in the order of `stages`: skips what is complete, goes on with what was cut off.
+def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str], overwrite: Sequence[str]) -> None:
+    """Runs the named stages in the order of `stages`: skips what is complete, resumes what was cut off.
 
     Args:
       stages: all there are.
-      config: the whole recipe.
+      recipe: a dataclass of settings with a field for each part that the stages see, `seed` and `start`.
       workdir: of this run; locked meanwhile.
       names: stages to run.
-      overwrite: those of them to do anew; those that read them follow.
+      overwrite: those of them to redo; those that read them follow.
 
     Raises:
-      UserError: the config lacks a part or an earlier stage is missing (then nothing has been written), another run
-        holds the workdir, or a stage was made with another config or from other files.
+      UserError: the recipe lacks a part or an earlier stage is missing (then nothing has been written), another run
+        holds the workdir, or a stage was made with another recipe, from other files, or by another version.
     """
     chosen = [stage for stage in stages if stage.name in names]
-    if config.get("start"):
-        _link(Path(config.start), [stage for stage in stages if stage not in chosen], workdir)
-    parts = {stage.name: _part(stage, config) for stage in chosen}
+    if recipe.start:
+        _link(Path(recipe.start), [stage for stage in stages if stage not in chosen], workdir)
+    seen = {stage.name: _seen(stage, recipe) for stage in chosen}
     for stage in chosen:
-        for name in stage.after(config):
-            if name not in parts and not (workdir / name / MANIFEST).is_file():
+        for name in stage.depends_on(recipe):
+            if name not in seen and not (workdir / name / MANIFEST).is_file():
                 raise UserError(
                     f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; "
                     f"add {name} to --stages."
                 )
     for name in overwrite:
-        if name not in parts:
+        if name not in seen:
             raise UserError(f"--overwrite={name} asks for a stage that is not to be run; add {name} to --stages.")
+    for stage in stages:
+        _check_format(workdir / stage.name)
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         redone: set[str] = set()
         for stage in chosen:
-            again = stage.derived or stage.name in overwrite or bool(redone & set(stage.after(config)))
+            again = stage.always_rerun or stage.name in overwrite or bool(redone & set(stage.depends_on(recipe)))
             if again:
                 redone.add(stage.name)
-            _bring_up(stage, parts[stage.name], config, workdir, again)
+            _run_or_skip(stage, seen[stage.name], workdir, again)
+
+
+def _seen(stage: Stage, recipe: Any) -> Any:
+    """The recipe with nothing but the stage's parts."""
+    if not stage.always_rerun and getattr(recipe, stage.name) is None:
+        raise UserError(f"The recipe has no part '{stage.name}', which stage {stage.name} reads; add it.")
+    others = {field.name for field in dataclasses.fields(recipe)} - {"seed", *stage.parts}
+    return dataclasses.replace(recipe, **dict.fromkeys(others))
+
+
+def _check_format(folder: Path) -> None:
+    """Raises a `UserError` where a stage was made by a version that kept its files otherwise."""
+    found = next((folder / name for name in (MANIFEST, STARTED) if (folder / name).is_file()), None)
+    if found and read_json(found).get("format") != FORMAT:
+        made = read_json(found).get("versions", {}).get("dsmath-jax", "0.1")
+        raise UserError(
+            f"{folder} was made by dsmath-jax {made}, whose workdirs version {__version__} cannot read; give another "
+            "--workdir, or use that version."
+        )
 
 
 def _link(start: Path, stages: Sequence[Stage], workdir: Path) -> None:
@@ -109,9 +126,11 @@ def _link(start: Path, stages: Sequence[Stage], workdir: Path) -> None:
     Raises:
       UserError: the other workdir has none, or this one has a stage of its own where a link should be.
     """
-    found = [stage.name for stage in stages if not stage.derived and (start / stage.name / MANIFEST).is_file()]
+    found = [stage.name for stage in stages if not stage.always_rerun and (start / stage.name / MANIFEST).is_file()]
     if not found:
         raise UserError(f"config.start={start} has no finished stage; make it first, or give another folder.")
+    for name in found:
+        _check_format(start / name)
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         for name in found:
@@ -126,18 +145,18 @@ def _link(start: Path, stages: Sequence[Stage], workdir: Path) -> None:
     barrier("link stages")
 
 
-def _bring_up(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path, again: bool) -> None:
-    """Skips, begins, resumes or (where it is complete and `again`) redoes one stage."""
+def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, again: bool) -> None:
+    """Skips, starts, resumes or (where it is complete and `again`) redoes one stage."""
     folder = workdir / stage.name
     if folder.is_symlink():
         raise UserError(
             f"Stage {stage.name} in {workdir} is another run's, {folder.resolve()}; run it there, or give another "
             "--workdir."
         )
-    fingerprint = _fingerprint(stage, part, config, workdir)
-    complete, begun = (folder / MANIFEST).is_file(), (folder / STARTED).is_file()
-    found = read_json(folder / (MANIFEST if complete else STARTED)) if complete or begun else fingerprint
-    changes = _changes(found, fingerprint)
+    now = _fingerprint(stage, recipe, workdir)
+    complete, started = (folder / MANIFEST).is_file(), (folder / STARTED).is_file()
+    before = read_json(folder / (MANIFEST if complete else STARTED)) if complete or started else now
+    changes = _changes(before, now)
     if changes and not again:
         raise UserError(
             f"Stage {stage.name} in {workdir} was made with other settings ({'; '.join(changes)}): give "
@@ -148,53 +167,34 @@ def _bring_up(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path,
         return
     if changes or complete:
         _clear(folder)
-    _run_one(stage, part, workdir, fingerprint)
+    _run_one(stage, recipe, workdir, now)
 
 
-def _run_one(stage: Stage, part: ConfigDict, workdir: Path, fingerprint: dict) -> None:
+def _run_one(stage: Stage, recipe: Any, workdir: Path, made_with: dict) -> None:
     folder, began = workdir / stage.name, time.monotonic()
     print(f"{stage.name}: started", flush=True)
     if jax.process_index() == 0:
         sweep(folder)
-        write_json(folder / STARTED, fingerprint)
+        write_json(folder / STARTED, made_with)
     barrier(f"start {stage.name}")
-    counts = stage.run(part, workdir)
+    counts = stage.run(recipe, workdir)
     barrier(f"end {stage.name}")
     seconds = time.monotonic() - began
     if jax.process_index() == 0:
-        files = sorted({p for pattern in stage.results for p in folder.glob(pattern) if p.is_file()})
-        manifest = {"stage": stage.name, "seconds": round(seconds, 3), "counts": counts} | fingerprint
+        files = sorted({p for pattern in stage.outputs for p in folder.glob(pattern) if p.is_file()})
+        manifest = {"stage": stage.name, "seconds": round(seconds, 3), "counts": counts} | made_with
         manifest["results"] = hash_json({str(p.relative_to(folder)): hash_file(p) for p in files})
-        manifest["versions"] = {"python": platform.python_version()} | {name: version(name) for name in VERSIONS}
+        manifest["versions"] = {"dsmath-jax": __version__, "python": platform.python_version()} | {name: version(name) for name in VERSIONS}
         write_json(folder / MANIFEST, manifest)
     barrier(f"manifest {stage.name}")
     print(f"{stage.name}: done in {seconds:.1f} s", flush=True)
 
 
-def _part(stage: Stage, config: ConfigDict) -> ConfigDict:
-    """What the stage sees of the config."""
-    for name in ("seed", *stage.config):
-        if name not in config and name not in stage.optional:
-            raise UserError(f"The config has no part '{name}', which stage {stage.name} reads; add it.")
-    return ConfigDict({name: config[name] for name in ("seed", *stage.config) if name in config}).lock()
-
-
-def _fingerprint(stage: Stage, part: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    settings = {name: value for name, value in flat(part).items() if not NO_RESULT & set(name.split("."))}
-    inputs = {name: read_json(workdir / name / MANIFEST)["results"] for name in stage.after(config)}
-    files = {str(path): stamp(path) if path.is_file() else None for path in stage.reads(config, workdir)}
-    return {"config": settings, "inputs": inputs, "files": files}
-
-
-def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """A config as `a.b.c -> value`, tuples as lists: as JSON gives them back."""
-    fields: dict[str, Any] = {}
-    for name, value in sorted(config.items()):
-        if isinstance(value, ConfigDict):
-            fields |= flat(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = json.loads(json.dumps(value))
-    return fields
+def _fingerprint(stage: Stage, recipe: Any, workdir: Path) -> dict[str, Any]:
+    inputs = {name: read_json(workdir / name / MANIFEST)["results"] for name in stage.depends_on(recipe)}
+    files = {str(path): stamp(path) if path.is_file() else None for path in stage.input_files(recipe, workdir)}
+    settings = {name: value for name, value in sorted(fingerprint(recipe).items()) if value is not None}
+    return {"format": FORMAT, "config": settings, "inputs": inputs, "files": files}
 
 
 def _changes(before: dict, now: dict) -> list[str]:

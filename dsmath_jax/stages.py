@@ -1,106 +1,151 @@
-"""The stages of the paper's path in order: what each sees of the config, which stages it reads, what it leaves."""
+"""The stages of the paper's path in order: which parts of the recipe each sees, which stages it reads, what it leaves."""
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
-from ml_collections import ConfigDict
 
 from dsmath_jax.corpus import pipeline
 from dsmath_jax.data import chat, documents, instructions, sources, tokenizer
 from dsmath_jax.evaluation import evaluate
+from dsmath_jax.recipe import Recipe
 from dsmath_jax.report import report
-from dsmath_jax.rl import loop as rl
-from dsmath_jax.rl import methods, reward_stage
+from dsmath_jax.rl import trainer
+from dsmath_jax.rl.reward_model import stage as reward_model
 from dsmath_jax.runner import Stage
-from dsmath_jax.sharding import barrier
+from dsmath_jax.sharding import Layout, barrier, make_mesh
 from dsmath_jax.toy import world
 from dsmath_jax.training import pretrain, sft
 from dsmath_jax.workdir import data_folder
 
+T = TypeVar("T")
 
-def corpus(config: ConfigDict, workdir: Path) -> dict:
+
+def given(part: T | None) -> T:
+    """A part of the recipe; the runner has seen to it that a stage which runs has its own."""
+    assert part is not None
+    return part
+
+
+# --- what each stage does with its parts of the recipe ---
+
+
+def run_corpus(recipe: Recipe, workdir: Path) -> dict:
     """WARC files to documents; with `data_dir` "toy" the web is generated first."""
     if jax.process_index() == 0:
-        if config.data_dir == "toy":
-            world.write(data_folder(config, workdir), config.seed, config.toy)
-        return pipeline.mine(config.corpus, config.seed, data_folder(config, workdir), workdir / "corpus")
+        data_dir = data_folder(recipe.data_dir, workdir)
+        if recipe.data_dir == "toy":
+            world.write(data_dir, recipe.seed, recipe.toy)
+        return pipeline.mine(given(recipe.corpus), recipe.seed, data_dir, workdir / "corpus")
     return {}
 
 
-def train_tokenizer(config: ConfigDict, workdir: Path) -> dict:
+def run_tokenizer(recipe: Recipe, workdir: Path) -> dict:
     """Trains SentencePiece on the kept documents, or copies the tokenizer that `tokenizer.path` names."""
-    folder, given = workdir / "tokenizer", config.tokenizer.path
+    folder, settings = workdir / "tokenizer", given(recipe.tokenizer)
     if jax.process_index() == 0:
-        if given:
-            tokenizer.copy(data_folder(config, workdir) / given, folder)
+        if settings.path:
+            tokenizer.copy(data_folder(recipe.data_dir, workdir) / settings.path, folder)
         else:
             texts = documents.texts(workdir / "corpus" / "documents")
-            path, size = folder / "tokenizer.model", config.tokenizer.vocab_size
-            tokenizer.train_sentencepiece(texts, path, size, chat.MARKERS)
+            path = folder / "tokenizer.model"
+            tokenizer.train_sentencepiece(texts, path, settings.vocab_size, chat.MARKERS)
     barrier("tokenizer")
     return {"pieces": tokenizer.load(folder).vocab_size}
 
 
-def write_report(config: ConfigDict, workdir: Path) -> dict:
-    """Tells of the stages that are finished."""
+def run_pretrain(recipe: Recipe, workdir: Path) -> dict:
+    return pretrain.run(given(recipe.pretrain), recipe.model, workdir, *_place(recipe, workdir))
+
+
+def run_sft(recipe: Recipe, workdir: Path) -> dict:
+    return sft.run(given(recipe.sft), recipe.model, workdir, *_place(recipe, workdir))
+
+
+def run_reward_model(recipe: Recipe, workdir: Path) -> dict:
+    return reward_model.run(workdir / "reward_model", given(recipe.reward_model), *_place(recipe, workdir))
+
+
+def run_process_model(recipe: Recipe, workdir: Path) -> dict:
+    return reward_model.run(workdir / "process_model", given(recipe.process_model), *_place(recipe, workdir))
+
+
+def run_rl(recipe: Recipe, workdir: Path) -> dict:
+    return trainer.run(given(recipe.rl), workdir, *_place(recipe, workdir))
+
+
+def run_evaluate(recipe: Recipe, workdir: Path) -> dict:
+    return evaluate.run(given(recipe.evaluate), workdir, *_place(recipe, workdir))
+
+
+def run_report(recipe: Recipe, workdir: Path) -> dict:
+    """Reports the finished stages."""
     return report.write(workdir) if jax.process_index() == 0 else {}
 
 
-def _tokenizer_inputs(config: ConfigDict) -> tuple[str, ...]:
-    return () if config.tokenizer.path else ("corpus",)
+def _place(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
+    """The folder of the data, where arrays lie, and the seed."""
+    return data_folder(recipe.data_dir, workdir), Layout(make_mesh(recipe.mesh)), recipe.seed
 
 
-def _pretrain_inputs(config: ConfigDict) -> tuple[str, ...]:
-    return (*(["corpus"] if any(map(sources.is_corpus, config.pretrain.mixture)) else []), "tokenizer")
+# --- which earlier stages each reads ---
 
 
-def _sft_inputs(config: ConfigDict) -> tuple[str, ...]:
-    return ("tokenizer",) if config.sft.get("init") else ("tokenizer", "pretrain")
+def _tokenizer_inputs(recipe: Recipe) -> tuple[str, ...]:
+    return () if given(recipe.tokenizer).path else ("corpus",)
 
 
-def _reward_stage(name: str) -> Stage:
-    return Stage(
-        name, functools.partial(reward_stage.run, name), (*RUN, name),
-        lambda config: tuple(dict.fromkeys(("tokenizer", "sft", config[name].init))), (*PARAMS, reward_stage.ROWS),
-    )  # fmt: skip
+def _pretrain_inputs(recipe: Recipe) -> tuple[str, ...]:
+    return (*(["corpus"] if any(map(sources.is_corpus, given(recipe.pretrain).mixture)) else []), "tokenizer")
 
 
-def _rl_inputs(config: ConfigDict) -> tuple[str, ...]:
-    reward = methods.method_of(config.rl).reward
-    return ("tokenizer", config.rl.init, *([methods.REWARD_STAGES[reward]] if reward in methods.REWARD_STAGES else []))
+def _sft_inputs(recipe: Recipe) -> tuple[str, ...]:
+    return ("tokenizer",) if given(recipe.sft).init else ("tokenizer", "pretrain")
 
 
-def _evaluate_inputs(config: ConfigDict) -> tuple[str, ...]:
-    return ("tokenizer", *(evaluate.stage_of(name) for name in config.evaluate.models))
+def _reward_inputs(name: str) -> Callable[[Recipe], tuple[str, ...]]:
+    return lambda recipe: tuple(dict.fromkeys(("tokenizer", "sft", given(getattr(recipe, name)).init)))
 
 
-def _own(files: Callable[[ConfigDict, Path], Sequence[Path]]) -> Callable[[ConfigDict, Path], Sequence[Path]]:
-    """A stage's `reads` from `(config, data folder) -> files`: none of the generated folder's are the user's."""
-    return lambda config, workdir: [] if config.data_dir == "toy" else files(config, data_folder(config, workdir))
+def _rl_inputs(recipe: Recipe) -> tuple[str, ...]:
+    reward_stage = given(recipe.rl).reward_stage
+    return ("tokenizer", given(recipe.rl).init, *([reward_stage] if reward_stage else []))
 
 
-DATA = ("data_dir", "toy")
-RUN = ("data_dir", "mesh")
+def _evaluate_inputs(recipe: Recipe) -> tuple[str, ...]:
+    return ("tokenizer", *(evaluate.stage_of(name) for name in given(recipe.evaluate).models))
+
+
+def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Recipe, Path], Sequence[Path]]:
+    """A stage's `input_files` from `(recipe, data folder) -> files`: none of the generated folder's are the user's."""
+    return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, data_folder(recipe.data_dir, workdir))
+
+
 PARAMS = ("params.sha256.json", "model.json")
 STAGES = (
     Stage(
-        "corpus", corpus, (*DATA, "corpus"), lambda c: (), ("documents/*",), optional=("toy",),
-        reads=_own(lambda c, data: pipeline.files(c.corpus, data)),
+        "corpus", run_corpus, ("data_dir", "toy", "corpus"), lambda recipe: (), ("documents/*",),
+        input_files=_user_files(lambda recipe, data: pipeline.files(given(recipe.corpus), data)),
     ),
-    Stage("tokenizer", train_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",)),
+    Stage("tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",)),
     Stage(
-        "pretrain", pretrain.run, (*RUN, "model", "pretrain"), _pretrain_inputs, PARAMS, optional=("model",),
-        reads=_own(lambda c, data: sources.user_files(c.pretrain.mixture, data)),
+        "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), _pretrain_inputs, PARAMS,
+        input_files=_user_files(lambda recipe, data: sources.user_files(given(recipe.pretrain).mixture, data)),
     ),
     Stage(
-        "sft", sft.run, (*RUN, "model", "sft"), _sft_inputs, PARAMS, optional=("model",),
-        reads=_own(lambda c, data: instructions.user_files(c.sft.data, data)),
+        "sft", run_sft, ("data_dir", "mesh", "model", "sft"), _sft_inputs, PARAMS,
+        input_files=_user_files(lambda recipe, data: instructions.user_files(given(recipe.sft).data, data)),
     ),
-    _reward_stage("reward_model"),
-    _reward_stage("process_model"),
-    Stage("rl", rl.run, (*RUN, "rl"), _rl_inputs, PARAMS),
-    Stage("evaluate", evaluate.run, (*RUN, "evaluate"), _evaluate_inputs, ("*.json*",)),
-    Stage("report", write_report, (), lambda c: (), ("report.json",), derived=True),
+    Stage(
+        "reward_model", run_reward_model, ("data_dir", "mesh", "reward_model"), _reward_inputs("reward_model"),
+        (*PARAMS, reward_model.ROWS),
+    ),
+    Stage(
+        "process_model", run_process_model, ("data_dir", "mesh", "process_model"), _reward_inputs("process_model"),
+        (*PARAMS, reward_model.ROWS),
+    ),
+    Stage("rl", run_rl, ("data_dir", "mesh", "rl"), _rl_inputs, PARAMS),
+    Stage("evaluate", run_evaluate, ("data_dir", "mesh", "evaluate"), _evaluate_inputs, ("*.json*",)),
+    Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),
 )  # fmt: skip

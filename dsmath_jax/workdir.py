@@ -20,6 +20,7 @@ from typing import IO, Any
 INTERRUPTED = 130  # exit code, as shells have it for Ctrl-C
 STARTED = "started.json"
 MANIFEST = "manifest.json"
+FORMAT = 2  # of a workdir's files: raised by a change after which older ones cannot be read
 LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
 
 
@@ -195,6 +196,6 @@ def lock(workdir: Path, option: str = "--workdir") -> Iterator[None]:
         yield
 
 
-def data_folder(config: Any, workdir: Path) -> Path:
-    """The mirror folder that `config.data_dir` names; "toy" is the generated one, below the corpus stage."""
-    return workdir / "corpus" / "toy" if config.data_dir == "toy" else Path(config.data_dir)
+def data_folder(data_dir: str, workdir: Path) -> Path:
+    """The mirror folder that a recipe's `data_dir` names; "toy" is the generated one, below the corpus stage."""
+    return workdir / "corpus" / "toy" if data_dir == "toy" else Path(data_dir)

@@ -26,6 +26,24 @@ class Scores(NamedTuple):
     rewards: list[np.ndarray]
 
 
+class ScoredRollout(NamedTuple):
+    """What advantages are made of: P x G completions, what they were rewarded with, and what models say of their tokens.
+
+    Attributes:
+      scores: rewards and where they fall.
+      lengths: tokens of each completion, with EOS.
+      group_size: G.
+      old_logprobs, ref_logprobs, old_values: one number a token; empty where the algorithm does without.
+    """
+
+    scores: Scores
+    lengths: list[int]
+    group_size: int
+    old_logprobs: PerToken = []
+    ref_logprobs: PerToken = []
+    old_values: PerToken = []
+
+
 def outcome(rewards: Sequence[float] | np.ndarray, lengths: Sequence[int]) -> Scores:
     """One reward per completion, at its last token (paper §4.1.2)."""
     pairs = zip(rewards, lengths, strict=True)
@@ -55,7 +73,7 @@ def group_relative(
     epsilon: float = 1e-6,
     divide_by_std: bool = True,
 ) -> PerToken:
-    """GRPO's advantages: the rewards to go, each reward normalised within its group's pool (paper §4.1.2, §4.1.3).
+    """GRPO's advantages: the rewards to go, each reward normalized within its group's pool (paper §4.1.2, §4.1.3).
 
     The pool of a prompt is all rewards of its G completions: G numbers with outcome supervision, all step rewards with
     process supervision. A pool without spread gives exactly 0. A completion with a NaN among its rewards is left out of
@@ -69,24 +87,18 @@ def group_relative(
       epsilon: added to the standard deviation.
       divide_by_std: false takes the mean off and no more (Dr. GRPO, arXiv 2503.20783).
     """
-    normalised: list[np.ndarray] = []
+    normalized: list[np.ndarray] = []
     for group in _groups(scores, group_size):
         pool = _pool(group)
         if _has_spread(pool):
             mean, scale = pool.mean(), (pool.std(ddof=ddof) + epsilon if divide_by_std else 1.0)
         else:
             mean, scale = 0.0, np.inf
-        normalised += [(rewards - mean) / scale for rewards in group]
-    return to_go(Scores(scores.ends, normalised), lengths)
+        normalized += [(rewards - mean) / scale for rewards in group]
+    return to_go(Scores(scores.ends, normalized), lengths)
 
 
-def reward_itself(scores: Scores, group_size: int, lengths: Sequence[int]) -> PerToken:
-    """The rewards to go as they are (RFT, Online RFT, paper Eq. 8 and 11): with a 0/1 rule only right ones count."""
-    del group_size
-    return to_go(scores, lengths)
-
-
-def without_spread(scores: Scores, group_size: int) -> Bool[np.ndarray, " P"]:
+def zero_std_groups(scores: Scores, group_size: int) -> Bool[np.ndarray, " P"]:
     """Which groups have no two different rewards, and so nothing to learn from."""
     return np.array([not _has_spread(_pool(group)) for group in _groups(scores, group_size)], bool)
 
@@ -129,7 +141,7 @@ def ppo_token_rewards(
 def gae(
     rewards: Float[np.ndarray, "*B T"], values: Float[np.ndarray, "*B T"], gamma: float = 1.0, lam: float = 1.0
 ) -> Float[np.ndarray, "*B T"]:
-    """Generalised advantage estimates (Schulman et al. 2015, arXiv 1506.02438, Eq. 16) of whole completions.
+    """Generalized advantage estimates (Schulman et al. 2015, arXiv 1506.02438, Eq. 16) of whole completions.
 
     A_t = sum_k (gamma lam)^k (R_{t+k} + gamma V_{t+k+1} - V_{t+k}), and nothing is worth anything after the last token:
     rows that are filled up with zeros keep their advantages. The returns are advantages + values.

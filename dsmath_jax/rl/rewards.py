@@ -1,4 +1,4 @@
-"""Rule rewards: what a completion is worth by fixed rules, graded where a bad rule can do no harm."""
+"""Reward functions: the reward of a completion by fixed rules, run where a bad function can do no harm."""
 
 import collections
 import difflib
@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -23,51 +23,51 @@ ERRORS = ("raised", "timed_out", "died", "not_finite")
 SHOWN = 3  # errors of each kind that are logged; the others are only counted
 
 
-class Rule(NamedTuple):
+class RewardFunction(NamedTuple):
     """A function of grading workers, and its arguments for a completion: (text, record, finished) -> arguments."""
 
-    function: str
+    name: str  # package.module:function
     arguments: Callable[[str, Record, bool], tuple[Any, ...]]
 
 
-RULES = {
-    "correct": Rule(
+BUILT_IN = {
+    "correct": RewardFunction(
         "dsmath_jax.grading.grade:right",
         lambda text, record, finished: (text, record.answer, record.kind, record.options),
     ),
-    "format": Rule("dsmath_jax.rl.rewards:well_formed", lambda text, record, finished: (text, finished)),
+    "format": RewardFunction("dsmath_jax.rl.rewards:well_formed", lambda text, record, finished: (text, finished)),
 }
 
 
-class RuleReward:
-    """The weighted sum of rules, for use as a context manager.
+class RewardFunctions:
+    """The weighted sum of reward functions, for use as a context manager.
 
-    A rule is "correct" (1 where the stated final answer is the record's), "format" (1 where the completion is
+    A reward function is "correct" (1 where the stated final answer is the record's), "format" (1 where the completion is
     `well_formed`) or "package.module:function", a function of the user's that takes `(completion: str, record: Record)`
-    and returns a number. It may raise, hang or crash: that completion has no reward then, and the run goes on.
+    and returns a number. It may raise, hang or crash: that completion has no reward then, and the run continues.
     """
 
-    def __init__(self, rules: Mapping[str, float], seconds: float, workers: int):
+    def __init__(self, reward_fns: Sequence[tuple[str, float]], seconds: float, workers: int):
         """
         Args:
-          rules: their weights.
-          seconds: wall time that a rule may take for a completion.
+          reward_fns: (name, weight) pairs.
+          seconds: wall time that a function may take for a completion.
           workers: processes that grade; 0 for one per processor.
 
         Raises:
-          UserError: there is no rule, a name is unknown, a function cannot be imported or does not take two arguments,
-            or a number makes no sense.
+          UserError: there is none, a name is unknown, a function cannot be imported or does not take two arguments, or
+            a number is invalid.
         """
-        if not rules:
-            raise UserError("rl.rules is empty; name a rule and its weight, such as (('correct', 1.0),).")
-        for name, weight in rules.items():
+        if not reward_fns:
+            raise UserError("rl.reward_fns is empty; give a name and its weight, such as (('correct', 1.0),).")
+        for name, weight in reward_fns:
             if not (isinstance(weight, int | float) and math.isfinite(weight)):
-                raise UserError(f"rl.rules: the weight of '{name}' is {weight!r}; give a finite number.")
+                raise UserError(f"rl.reward_fns: the weight of '{name}' is {weight!r}; give a finite number.")
         if not seconds > 0:
             raise UserError(f"rl.reward_seconds is {seconds}; give a positive number of seconds.")
         if workers < 0:
             raise UserError(f"rl.reward_workers is {workers}; give 0 for one per processor, or their number.")
-        self._rules = [(rule_of(name), weight) for name, weight in rules.items()]
+        self._functions = [(reward_function(name), weight) for name, weight in reward_fns]
         self._count, self._seconds = workers, seconds
         self._workers: Workers | None = None
         self._logged: collections.Counter[str] = collections.Counter()
@@ -83,7 +83,7 @@ class RuleReward:
           finished: whether each ended by itself, not at the length limit.
 
         Returns:
-          their rewards in float64, NaN where a rule gave none, and how many have none for which of `ERRORS` (the first
+          their rewards in float64, NaN where a function gave none, and how many have none for which of `ERRORS` (the first
           that the completion met).
         """
         if self._workers is None:
@@ -92,14 +92,14 @@ class RuleReward:
             self._workers = Workers(self._count, self._seconds, preload=preload)
         rewards = np.zeros(len(texts))
         errors: dict[int, tuple[str, str]] = {}
-        for rule, weight in self._rules:
-            items = [rule.arguments(*one) for one in zip(texts, records, finished, strict=True)]
-            for place, outcome in enumerate(self._workers.map(rule.function, items)):
+        for function, weight in self._functions:
+            items = [function.arguments(*one) for one in zip(texts, records, finished, strict=True)]
+            for place, outcome in enumerate(self._workers.map(function.name, items)):
                 error = _error(outcome)
                 if error is None:
                     rewards[place] += weight * outcome.value
                 else:
-                    errors.setdefault(place, (error, f"{rule.function} {_told(outcome)}"))
+                    errors.setdefault(place, (error, f"{function.name} {_message(outcome)}"))
         for place, reward in enumerate(rewards):
             if not math.isfinite(reward):
                 errors.setdefault(place, ("not_finite", f"the weighted sum is {reward}"))
@@ -125,29 +125,29 @@ class RuleReward:
             self._workers.close()
 
 
-def rule_of(name: str) -> Rule:
-    """The built-in rule of that name, or the user's function, tried in a worker.
+def reward_function(name: str) -> RewardFunction:
+    """The built-in function of that name, or the user's function, tried in a worker.
 
     Raises:
       UserError: it is neither.
     """
-    if name in RULES:
-        return RULES[name]
+    if name in BUILT_IN:
+        return BUILT_IN[name]
     if ":" not in name:
-        near = difflib.get_close_matches(name, RULES, n=1)
+        near = difflib.get_close_matches(name, BUILT_IN, n=1)
         guess = f", did you mean '{near[0]}'" if near else ""
         raise UserError(
-            f"Unknown rule '{name}' in rl.rules{guess}; known ones are {', '.join(RULES)}, and functions of yours as "
-            "package.module:function."
+            f"Unknown reward function '{name}' in rl.reward_fns{guess}; known ones are {', '.join(BUILT_IN)}, and your "
+            "own as package.module:function."
         )
     with Workers(1, STARTING) as workers:
         (outcome,) = workers.map("dsmath_jax.rl.rewards:check", [(name,)])
     if outcome.how != "ok":
         raise UserError(
-            f"rl.rules: '{name}' cannot be used ({outcome.how} {outcome.reason}); name a function that can be "
+            f"rl.reward_fns: '{name}' cannot be used ({outcome.how} {outcome.reason}); name a function that can be "
             "imported from where the run starts and takes (completion, record)."
         )
-    return Rule(name, lambda text, record, finished: (text, record))
+    return RewardFunction(name, lambda text, record, finished: (text, record))
 
 
 def check(name: str) -> None:
@@ -174,5 +174,5 @@ def _error(outcome: Outcome) -> str | None:
     return None if isinstance(outcome.value, int | float) and -most <= outcome.value <= most else "not_finite"
 
 
-def _told(outcome: Outcome) -> str:
+def _message(outcome: Outcome) -> str:
     return f"returned {outcome.value!r}"[:200] if outcome.how == "ok" else f"{outcome.how} ({outcome.reason})"

@@ -1,106 +1,180 @@
-"""Prompts with their completions as batches, which prompts a step explores, and how an exploration lies on disk."""
+"""One rollout: which prompts a step asks, the completions that the policy draws, and the files that keep them."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
+import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from dsmath_jax.models.splash import LANES
+from dsmath_jax.data import benchmarks, chat
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.tokenizer import Tokenizer
+from dsmath_jax.models.llama import Params
+from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.workdir import atomic_write
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sharding import barrier
+from dsmath_jax.training.metrics import StepLog
+from dsmath_jax.workdir import UserError, atomic_write, remove
 
-BUCKETS = 4  # widths that batches are cut to, in equal parts of the longest: so few programs are compiled
+
+class Prompts(NamedTuple):
+    """What is asked: records, their prompts' token ids, and the most tokens of a prompt with its completion."""
+
+    records: list[Record]
+    ids: list[list[int]]
+    longest: int
 
 
-def prompts_of_step(seed: int, step: int, prompts: int, count: int) -> list[int]:
-    """The `prompts` indices below `count` of a step: every epoch goes through all in an order of its own."""
-    places = range(step * prompts, (step + 1) * prompts)
+def load_prompts(settings: RLSettings, data_dir: Path, tokenizer: Tokenizer, context: int) -> Prompts:
+    """The records of `rl.data` whose prompts are short enough.
+
+    Raises:
+      UserError: none is, or a prompt with its completion may outgrow the model's context.
+    """
+    records = [r for name in settings.data for r in benchmarks.load(name, data_dir)]
+    asked = [(record, chat.prompt_ids(tokenizer, record.question)) for record in records]
+    kept = [(record, prompt) for record, prompt in asked if len(prompt) <= settings.max_prompt_tokens]
+    if len(kept) < len(asked):
+        left_out, limit = len(asked) - len(kept), settings.max_prompt_tokens
+        logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", left_out, len(asked), limit)
+    if not kept:
+        raise UserError(
+            f"rl: no prompt of rl.data has at most {settings.max_prompt_tokens} tokens; raise rl.max_prompt_tokens."
+        )
+    longest = max(len(prompt) for _, prompt in kept) + settings.max_new_tokens
+    if longest > context:
+        raise UserError(
+            f"rl: a prompt and its completion may have {longest} tokens, more than the model's context of {context}; "
+            "lower rl.max_prompt_tokens or rl.max_new_tokens."
+        )
+    return Prompts([record for record, _ in kept], [prompt for _, prompt in kept], longest)
+
+
+def indices_of_step(seed: int, step: int, per_step: int, count: int) -> list[int]:
+    """The `per_step` indices below `count` of a step: every epoch goes through all in an order of its own."""
+    places = range(step * per_step, (step + 1) * per_step)
     orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in {p // count for p in places}}
     return [int(orders[place // count][place % count]) for place in places]
 
 
-def batch_of(prompts: Sequence[Sequence[int]], completions: Sequence[Completion], length: int) -> dict[str, np.ndarray]:
-    """One row per completion: its prompt, then its tokens, then padding.
+class Rollout(NamedTuple):
+    """P prompts with G completions each, prompt-major; `records_PG` and `texts_PG` are those of the completions."""
 
-    Args:
-      prompts: token ids, indexed by `Completion.prompt`.
-      completions: the rows.
-      length: T; prompt and completion together have at most T + 1 tokens.
+    prompts_P: list[list[int]]
+    completions_PG: list[Completion]
+    records_PG: list[Record]
+    texts_PG: list[str]
 
-    Returns:
-      the fields of a language-model batch `[B,T]`; `loss_weights` is 1 on completion tokens, EOS among them, and
-      `sampler_logprobs` what the sampler said of them, 0 elsewhere.
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion, with EOS."""
+        return [len(completion.tokens) for completion in self.completions_PG]
+
+
+def draw(
+    sampler: Sampler, params: Params, prompts: Prompts, tokenizer: Tokenizer, settings: RLSettings, seed: int, number: int
+) -> Rollout:
+    """Draws the completions of rollout `number`: `group_size` of each of its `prompts_per_step` prompts.
+
+    Every completion's random key is made of the seed, the number, the prompt's index and the sample's.
     """
-    rows = token_rows([[*prompts[c.prompt], *c.tokens] for c in completions], length + 1)
-    return {name: values[:, :-1] for name, values in rows.items()} | {
-        "targets": rows["tokens"][:, 1:],
-        "loss_weights": placed([[1.0] * len(c.tokens) for c in completions], prompts, completions, length),
-        "sampler_logprobs": placed([c.logprobs for c in completions], prompts, completions, length),
-    }
+    chosen = indices_of_step(seed, number, settings.prompts_per_step, len(prompts.ids))
+    prompts_P = [prompts.ids[i] for i in chosen]
+    sampling = SamplingParams(settings.group_size, settings.temperature, settings.top_k, settings.top_p, seed)
+    groups = sampler.generate(params, prompts_P, sampling, step=number, prompt_ids=chosen)
+    completions = [completion for group in groups for completion in group]
+    return Rollout(
+        prompts_P, completions, [prompts.records[chosen[c.prompt]] for c in completions],
+        [tokenizer.decode(c.tokens) for c in completions],
+    )  # fmt: skip
 
 
-def token_rows(sequences: Sequence[Sequence[int]], width: int) -> dict[str, np.ndarray]:
-    """Token ids as rows `[B,T] int32` of T = `width`: `tokens`, `segment_ids` (1, 0 = padding) and `positions`."""
-    tokens, segments = (np.zeros((len(sequences), width), np.int32) for _ in range(2))
-    for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence)], segments[row, : len(sequence)] = sequence, 1
-    positions = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
-    return {"tokens": tokens, "segment_ids": segments, "positions": positions}
+class RolloutFiles:
+    """The rollouts of a run on disk, scored, as batches: written before they are used.
 
-
-def placed(
-    values: Sequence[Sequence[float] | np.ndarray],
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Completion],
-    length: int,
-) -> np.ndarray:
-    """One value per completion token where `batch_of` has that token as its target: `[B,T] float32`, else 0."""
-    out = np.zeros((len(completions), length + 1), np.float32)
-    for row, (completion, theirs) in enumerate(zip(completions, values, strict=True)):
-        start = len(prompts[completion.prompt])
-        out[row, start : start + len(completion.tokens)] = theirs
-    return out[:, 1:]
-
-
-def taken(field: np.ndarray, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]) -> list[np.ndarray]:
-    """The other way: of a field `[B,T]`, the values of each completion's tokens."""
-    starts = [len(prompts[c.prompt]) - 1 for c in completions]
-    return [field[row, s : s + len(c.tokens)] for row, (s, c) in enumerate(zip(starts, completions, strict=True))]
-
-
-def row_multiple(length: int, mesh: Mesh) -> int:
-    """What the width of rows that hold up to `length` tokens must divide by.
-
-    The mesh wants it, and, of rows that are long beside their lanes, the attention kernels.
+    So a resumed run grades nothing again, and what cannot be replayed (rewards with their time limits) is replayed from
+    the file. Files that no checkpoint can need any more are removed. Process 0 writes, all read.
     """
-    return math.lcm(mesh.shape["context"], LANES if length > 4 * LANES else 8)
+
+    def __init__(self, folder: Path, settings: RLSettings, first_step: int):
+        """`folder` is the stage's: it gets `rollouts/` and, from `first_step` on, `samples.jsonl`."""
+        self._folder, self._settings = folder / "rollouts", settings
+        self._samples = StepLog(folder / "samples.jsonl", first_step)
+        self._number = -1
+        self._batch: dict[str, np.ndarray] = {}
+        self._facts: dict[str, Any] = {}
+
+    def missing(self, step: int) -> bool:
+        """Whether the rollout of this step has yet to be drawn.
+
+        Raises:
+          UserError: its file is gone after the policy has moved on.
+        """
+        number, update = divmod(step, self._settings.num_updates)
+        if number == self._number or self._path(number).is_file():
+            return False
+        if update:
+            raise UserError(
+                f"{self._path(number)} is gone, and the policy that drew it is too; give --overwrite=rl to redo the "
+                "stage."
+            )
+        return True
+
+    def write(
+        self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, float], samples: list[dict[str, Any]]
+    ) -> None:
+        """Writes the rollout of this step; called by all processes."""
+        number = step // self._settings.num_updates
+        if jax.process_index() == 0:
+            write_rollout(self._path(number), batch, {"metrics": metrics, "samples": samples})
+        barrier(f"rollout {number}")
+
+    def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """The batch `[PG,T]` and the metrics of this step's rollout, the same on every process."""
+        number, update = divmod(step, self._settings.num_updates)
+        if number != self._number:
+            self._batch, self._facts = read_rollout(self._path(number))
+            self._number = number
+            self._forget(step)
+        for row in self._facts["samples"] if update == 0 else ():
+            self._samples.write({"step": step} | row)
+        return self._batch, self._facts["metrics"]
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:08d}.npz"
+
+    def _forget(self, step: int) -> None:
+        """Removes what is before the oldest checkpoint from which the run may resume."""
+        settings = self._settings
+        oldest = (step - (settings.keep_checkpoints + 1) * settings.checkpoint_every) // settings.num_updates
+        if jax.process_index() == 0:
+            for path in self._folder.glob("*.npz"):
+                if int(path.stem) < oldest:
+                    remove(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._samples.close()
 
 
-def padded_length(length: int, mesh: Mesh) -> int:
-    """The width of rows that hold up to `length` tokens."""
-    multiple = row_multiple(length, mesh)
-    return -(-length // multiple) * multiple
-
-
-def width_of(longest: int, limit: int, multiple: int = 1) -> int:
-    """The width T of a batch whose longest row has `longest` tokens: one of few up to `limit`, of whole `multiple`s."""
-    part = -(-limit // (BUCKETS * multiple)) * multiple
-    return -(-longest // part) * part
-
-
-def write_exploration(path: Path, batch: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Writes what was sampled and scored, so that it is on disk before it is used."""
+def write_rollout(path: Path, batch: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    """Writes a batch and what is logged of it, atomically."""
     with atomic_write(path, "wb") as file:
         arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts)), **batch}
         np.savez_compressed(file, **arrays)
 
 
-def read_exploration(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The batch and the facts of `write_exploration`."""
+def read_rollout(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The batch and the facts of `write_rollout`."""
     with np.load(path) as stored:
         batch = {name: stored[name] for name in stored.files}
     return batch, json.loads(str(batch.pop("facts")))

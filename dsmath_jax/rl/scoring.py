@@ -1,15 +1,13 @@
-"""What frozen models say of the tokens of an exploration: the reference's log-probabilities, a value model's values."""
+"""Per-token outputs of models on a rollout's batch: log-probabilities of policy and reference, a value model's values."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array
 
-from dsmath_jax.sharding import global_batch, process_share, to_host
-from dsmath_jax.workdir import UserError
+from dsmath_jax.sharding import Layout
 
 MEMORIES = {"device": "device", "host": "pinned_host"}
 INPUTS = ("tokens", "targets", "segment_ids", "positions")
@@ -19,13 +17,7 @@ class Reference:
     """The frozen policy that the KL is measured against: on the devices or, between its uses, in host memory."""
 
     def __init__(self, params: Any, memory: str):
-        """`memory` is "device" or "host".
-
-        Raises:
-          UserError: it is neither.
-        """
-        if memory not in MEMORIES:
-            raise UserError(f"Unknown rl.reference '{memory}'; known ones are {', '.join(MEMORIES)}.")
+        """`memory` is "device" or "host"."""
         self._shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
         kept = jax.tree.map(lambda sharding: sharding.with_memory_kind(MEMORIES[memory]), self._shardings)
         self._params = jax.device_put(params, kept)
@@ -39,14 +31,14 @@ class Reference:
 class TokenScorer:
     """A function `(params, batch) -> [B,T]` of host batches, computed in micro-batches; whole on every process."""
 
-    def __init__(self, function: Callable[[Any, dict[str, Array]], Array], mesh: Mesh, parts: int):
+    def __init__(self, function: Callable[[Any, dict[str, Array]], Array], layout: Layout, parts: int):
         """`parts` is how many micro-batches there are."""
-        self._function, self._mesh, self._parts = jax.jit(function), mesh, parts
+        self._function, self._layout, self._parts = jax.jit(function), layout, parts
 
     def __call__(self, params: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
         micro = zip(*(np.array_split(batch[name], self._parts) for name in INPUTS), strict=True)
         found = []
         for fields in micro:
-            share = process_share(dict(zip(INPUTS, fields, strict=True)), self._mesh)
-            found.append(to_host(self._function(params, global_batch(share, self._mesh))))
+            share = self._layout.share(dict(zip(INPUTS, fields, strict=True)))
+            found.append(self._layout.to_host(self._function(params, self._layout.batch(share))))
         return np.concatenate(found)

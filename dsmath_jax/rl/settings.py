@@ -1,92 +1,114 @@
-"""The fields of a config's part `rl`, with the paper's values (§4, PAPER's open points) where it states them."""
+"""Settings of the stage `rl`, with the paper's values (§4) where it states them."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
+from dsmath_jax.rl.reward_model.settings import RewardModelSettings
+from dsmath_jax.settings import check_choice, check_least, setting
+from dsmath_jax.training.settings import TrainingSettings
+from dsmath_jax.workdir import UserError
+
+DEFAULT_METHOD = "grpo_rule"
 
 
-def rl_fields(
-    data: Sequence[str],
-    method: str,
-    *,
-    init: str = "sft",
-    prompts: int = 16,
-    group_size: int = 64,
-    max_prompt_tokens: int = 512,
-    max_new_tokens: int = 1024,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    rows: int = 0,
-    cache_dtype: str = "",
-    reward: str = "",
-    rules: Sequence[tuple[str, float]] = (("correct", 1.0),),
-    reward_seconds: float = 5.0,
-    reward_workers: int = 1,
-    delimiter: str = "\n",
-    num_updates: int = 1,
-    rounds: int = 1,
-    clip_eps: float = 0.2,
-    clip_eps_high: float = 0.0,
-    kl: str = "k3",
-    kl_coef: float = 0.04,
-    normalise: str = "completion",
-    old_logprobs: str = "trainer",
-    ddof: int = 1,
-    epsilon: float = 1e-6,
-    divide_by_std: bool = True,
-    mask_truncated: bool = False,
-    drop_groups_without_spread: bool = False,
-    reference: str = "device",
-    kept: bool = False,
-    questions: int = 0,
-    beta: float = 0.1,
-    length_normalised: bool = True,
-    gamma: float = 1.0,
-    lam: float = 0.95,
-    value_clip: float = 0.2,
-    value_coef: float = 0.5,
-    eval_data: Sequence[str] = (),
-    eval_problems: int = 256,
-) -> dict:
-    """The fields of `config.rl`, to be joined by `loop_fields` and an optimizer's.
+def algorithm_of(given: Mapping[str, Any]) -> type[Algorithm]:
+    """The class of the algorithm behind the method that a recipe's part `rl` names."""
+    method = given.get("method", DEFAULT_METHOD)
+    check_choice("rl.method", method, METHODS)
+    return METHODS[method].algorithm
 
-    Args:
-      data: benchmarks whose questions are explored.
-      method: a row of `rl.methods.METHODS`.
-      init: the stage whose model the policy starts from; it is the reference too.
-      prompts: questions of an exploration.
-      group_size: completions of each, G.
-      max_prompt_tokens: longer questions are left out, and counted.
-      max_new_tokens: the length limit of a completion.
-      temperature, top_p, top_k: of the sampling; log-probabilities are those under the temperature alone. What RFT
-        and DPO draw beforehand is drawn at temperature 1.
-      rows: completions that are decoded at a time; 0 for all of an exploration.
-      cache_dtype: of the decode cache's keys and values, "" for the compute dtype.
-      reward: "rule", "outcome" (stage reward_model) or "process" (stage process_model) in place of the method's own.
-      rules: the rule reward, a weighted sum of "correct", "format" or "package.module:function" of your own.
-      reward_seconds: the time limit of one rule on one completion.
-      reward_workers: processes that grade; 0 for one per processor.
-      delimiter: parts a completion into its steps.
-      num_updates: optimizer steps on each exploration, mu; `steps` counts all of them.
-      rounds: of iterative GRPO (Algorithm 1), over which `steps` is spread evenly.
-      clip_eps: the ratio is clipped to 1 - clip_eps and 1 + clip_eps.
-      clip_eps_high: the upper side's own bound, 0 for the same.
-      kl: estimator of the KL to the reference: k1, k2 or k3 (paper Eq. 4).
-      kl_coef: its coefficient (PPO: in the reward, Eq. 2); 0 needs no reference.
-      normalise: "completion" (paper Eq. 3), "token" or "constant" (by max_new_tokens).
-      old_logprobs: "trainer", or "sampler" for what the sampler said of its tokens.
-      ddof, epsilon, divide_by_std: of the group's normalisation.
-      mask_truncated: completions cut at the length limit carry no loss.
-      drop_groups_without_spread: neither do those of a group without spread in its rewards.
-      reference: where the reference's parameters lie between its uses: "device" or "host".
-      kept: RFT and Online RFT divide by the number of correct completions, not of all.
-      questions: how many questions RFT and DPO sample beforehand, 0 for all of `data`.
-      beta: DPO's coefficient.
-      length_normalised: DPO with log-ratios per token (paper Eq. 12), not their sums.
-      gamma, lam: of PPO's generalised advantage estimation.
-      value_clip, value_coef: of PPO's value loss; a clip of 0 is none.
-      eval_data: benchmarks whose first `eval_problems` questions are answered greedily every `eval_every` steps.
 
-    Iterative GRPO has a part `retrain` besides: `rl.reward_stage.reward_model_fields` with `loop_fields` and an
-    optimizer's, of what the reward model is trained with between two rounds.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RLSettings(TrainingSettings):
+    """Stage `rl`. The algorithm's own settings stand beside these in the recipe: `rl.kl_coef`, `rl.beta`.
+
+    Where both have a field (`temperature`, `max_new_tokens`) the algorithm takes over the value from here.
     """
-    return dict(locals()) | {"data": tuple(data), "rules": tuple(rules), "eval_data": tuple(eval_data)}
+
+    method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}")
+    algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
+    init: str = setting("sft", "the stage whose model the policy starts from; it is the reference too")
+    data: tuple[str, ...] = setting(("toy/rl",), "benchmarks whose questions are asked")
+    prompts_per_step: int = setting(16, "prompts of a rollout, P")
+    group_size: int = setting(64, "completions of each prompt, G")
+    max_prompt_tokens: int = setting(512, "longer prompts are left out, and counted")
+    max_new_tokens: int = setting(1024, "length limit of a completion, tokens")
+    temperature: float = setting(1.0, "of the sampling; what RFT and DPO draw beforehand is drawn at 1")
+    top_p: float = setting(1.0, "nucleus sampling: the likeliest tokens with this much probability; 1 for all")
+    top_k: int = setting(0, "the k likeliest tokens are sampled from; 0 for all")
+    decode_slots: int = setting(0, "completions that are decoded at a time; 0 for all of a rollout")
+    cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype")
+    reward: str = setting("", "rule, outcome or process: a reward in place of the method's own")
+    reward_fns: tuple[tuple[str, float], ...] = setting(
+        (("correct", 1.0),), "the rule reward, a weighted sum: correct, format or package.module:function"
+    )
+    reward_seconds: float = setting(5.0, "time limit of one reward function on one completion, seconds")
+    reward_workers: int = setting(1, "processes that grade; 0 for one per processor")
+    step_delimiter: str = setting("\n", "splits a completion into its steps")
+    num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them")
+    rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly")
+    retrain: RewardModelSettings | None = setting(None, "how the reward model is trained further between two rounds")
+    old_logprobs: str = setting("trainer", "whose log-probabilities the ratio divides by: trainer or sampler")
+    mask_truncated: bool = setting(False, "completions cut at the length limit carry no loss (DAPO)")
+    filter_zero_std_groups: bool = setting(False, "groups whose rewards are all equal carry no loss (DAPO)")
+    reference: str = setting("device", "where the reference's parameters are between uses: device or host")
+    offline_prompts: int = setting(0, "questions that RFT and DPO sample beforehand, 0 for all of `data`")
+    eval_data: tuple[str, ...] = setting((), "benchmarks answered greedily every `eval_every` steps")
+    eval_problems: int = setting(256, "the first so many questions of `eval_data`")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("method", self.method, METHODS)
+        check_choice("reward", self.reward, ("", *REWARDS))
+        check_choice("old_logprobs", self.old_logprobs, ("trainer", "sampler"))
+        check_choice("reference", self.reference, ("device", "host"))
+        if self.group_size < 2:
+            raise UserError(f"group_size is {self.group_size}; a group needs at least 2 completions.")
+        if self.temperature <= 0:
+            raise UserError(f"temperature is {self.temperature}; a rollout needs one above 0.")
+        for name in ("prompts_per_step", "num_updates", "rounds", "max_new_tokens"):
+            check_least(name, getattr(self, name), 1)
+        method = METHODS[self.method]
+        if not isinstance(self.algorithm, method.algorithm):
+            raise UserError(
+                f"algorithm is {type(self.algorithm).__name__}; method={self.method} needs {method.algorithm.__name__}."
+            )
+        if self.reward and method.data != "policy" and self.reward != method.reward:
+            raise UserError(f"reward is {self.reward}, which method={self.method} cannot take; leave it empty.")
+        if method.iterative != (self.rounds > 1):
+            wanted = "at least 2" if method.iterative else "1"
+            raise UserError(f"rounds is {self.rounds}; method={self.method} takes {wanted}.")
+        if method.iterative and self.reward_source == "rule":
+            raise UserError("reward is rule, but method=grpo_iterative trains a reward model; give outcome or process.")
+        if self.steps % self.rounds or self.steps // self.rounds % self.num_updates:
+            raise UserError(
+                f"steps is {self.steps}, which does not divide into rounds={self.rounds} of whole rollouts of "
+                f"num_updates={self.num_updates} steps; change one of them."
+            )
+
+        own = {field.name for field in dataclasses.fields(self)}
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(self.algorithm) if field.name in own}
+        object.__setattr__(self, "algorithm", dataclasses.replace(self.algorithm, **shared))
+
+    @property
+    def reward_source(self) -> str:
+        """What rewards: "rule", "outcome", "process", or "" for a method without rewards."""
+        return self.reward or METHODS[self.method].reward
+
+    @property
+    def reward_stage(self) -> str | None:
+        """The stage whose model rewards, None where none does."""
+        return REWARD_STAGES.get(self.reward_source)
+
+    @property
+    def samples_per_step(self) -> int:
+        """Completions of a rollout, P x G."""
+        return self.prompts_per_step * self.group_size
+
+    @property
+    def slots(self) -> int:
+        """Completions that are decoded at a time."""
+        return self.decode_slots or self.samples_per_step
+

@@ -6,80 +6,98 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.packing import batch_of_rows
 from dsmath_jax.data.rows import read_rows
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.sharding import batch_sharding, global_batch, local_rows
+from dsmath_jax.sharding import Layout
+from dsmath_jax.training import checkpoint
 from dsmath_jax.training.flops import model_flops_per_token
-from dsmath_jax.training.loop import fit
+from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.prefetch import Ahead
-from dsmath_jax.training.step import TrainState, TrainStep, abstract_state, init_state, make_train_step, state_of
+from dsmath_jax.training.prefetch import Prefetch
+from dsmath_jax.training.settings import PackedSettings
+from dsmath_jax.training.step import TrainState, TrainStep, abstract_state, make_train_step
+
+
+def fit_next_token(
+    folder: Path,
+    settings: PackedSettings,
+    layout: Layout,
+    model: Llama,
+    state: TrainState,
+    batches: Batches,
+    held_out: Sequence[Path],
+) -> None:
+    """Trains `model` on packed rows, and writes `folder/params`.
+
+    Args:
+      folder: of the stage.
+      settings: of the stage.
+      layout: where state and batches lie.
+      model: the decoder.
+      state: at step 0; donated.
+      batches: this process's rows by step.
+      held_out: folders of held-out rows.
+    """
+    train_step = next_token_step(settings, model, layout, state)
+    evaluate = held_out_loss(settings, model, layout, held_out)
+    batch_at = Prefetch(batches, settings.steps)
+    loop = TrainLoop(
+        folder, settings, layout, state, records_at=batches.records,
+        flops_per_token=model_flops_per_token(model.config, settings.sequence_length), perplexity=True,
+    )  # fmt: skip
+    with loop:
+        for step in loop.steps():
+            if evaluate and loop.eval_due(step):
+                loop.log(step, evaluate(loop.state.params))
+            loop.update(train_step, batch_at(step))
+        if evaluate:
+            loop.log(settings.steps, evaluate(loop.state.params))
+    checkpoint.save(folder / "params", loop.state.params)
+
+
+def next_token_step(settings: PackedSettings, model: Llama, layout: Layout, state: TrainState) -> TrainStep:
+    """The step of pre-training and SFT; `state` may be abstract."""
+    optimizer = make_optimizer(settings)
+    return make_train_step(next_token, model, optimizer, layout, state, settings.grad_accum_steps)
 
 
 def held_out_loss(
-    config: ConfigDict, model: Llama, mesh: Mesh, folders: Sequence[Path]
+    settings: PackedSettings, model: Llama, layout: Layout, folders: Sequence[Path]
 ) -> Callable[[Any], dict[str, float]] | None:
-    """A function from parameters to the loss (nats a token) of `eval_rows` held-out rows, fewer if there are fewer.
+    """A function from parameters to the loss (nats per token) of `eval_rows` held-out rows, fewer if there are fewer.
 
     They are taken evenly from those of all sources; None without rows.
     """
-    if not folders or not config.eval_rows:
+    if not folders or not settings.eval_rows:
         return None
-    rows = np.concatenate([read_rows(folder, config.sequence_length) for folder in folders])
-    most = min(config.eval_rows, len(rows))
+    rows = np.concatenate([read_rows(folder, settings.sequence_length) for folder in folders])
+    most = min(settings.eval_rows, len(rows))
     rows = rows[np.arange(most) * len(rows) // most]
-    rows = np.concatenate([rows, np.zeros((-most % config.batch_size, *rows.shape[1:]), np.int32)])
-    mine, masked = local_rows(mesh, config.batch_size), config.get("mask_documents", True)
-    batches = [batch_of_rows(part[mine], masked) for part in np.split(rows, len(rows) // config.batch_size)]
+    rows = np.concatenate([rows, np.zeros((-most % settings.batch_size, *rows.shape[1:]), np.int32)])
+    mine = layout.my_rows(settings.batch_size)
+    parts = np.split(rows, len(rows) // settings.batch_size)
+    batches = [batch_of_rows(part[mine], settings.mask_documents) for part in parts]
     sums = jax.jit(lambda params, batch: next_token(model, params, batch)[0])
 
     def loss(params: Any) -> dict[str, float]:
-        parts = [sums(params, global_batch(batch, mesh)) for batch in batches]
+        parts = [sums(params, layout.batch(batch)) for batch in batches]
         return {"eval_loss": float(sum(part[0] for part in parts)) / float(sum(part[1] for part in parts))}
 
     return loss
 
 
-def next_token_step(config: ConfigDict, model: Llama, mesh: Mesh, state: TrainState) -> TrainStep:
-    """The step of pre-training and SFT by their stage's config; `state` may be abstract."""
-    return make_train_step(next_token, model, make_optimizer(config, config.steps), mesh, state, config.accumulate)
-
-
-def abstract_inputs(config: ConfigDict, model: Llama, mesh: Mesh) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
+def abstract_inputs(
+    settings: PackedSettings, model: Llama, layout: Layout
+) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """Shapes, dtypes and shardings of what that step is called with; nothing is allocated."""
-    state = abstract_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(config, config.steps), mesh)
-    example = batch_of_rows(np.zeros((1, 3, config.sequence_length + 1), np.int32))
+    state = abstract_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(settings), layout)
+    example = batch_of_rows(np.zeros((1, 3, settings.sequence_length + 1), np.int32))
     batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh))
+        name: jax.ShapeDtypeStruct((settings.batch_size, *x.shape[1:]), x.dtype, sharding=layout.batch_sharding())
         for name, x in example.items()
     }
     return state, batch
-
-
-def fit_next_token(
-    what: str,
-    folder: Path,
-    config: ConfigDict,
-    mesh: Mesh,
-    model: Llama,
-    batches: Batches,
-    held_out: Sequence[Path],
-    *,
-    make_params: Callable[[], Any] | None = None,
-    params: Any = None,
-) -> TrainState:
-    """Trains `model` on packed rows from what `make_params` makes or, without it, from `params`."""
-    optimizer = make_optimizer(config, config.steps)
-    state = init_state(make_params, optimizer, mesh) if make_params is not None else state_of(params, optimizer, mesh)
-    step = next_token_step(config, model, mesh, state)
-    return fit(
-        what, folder, config, mesh, state, step, Ahead(batches, config.steps),
-        held_out_loss(config, model, mesh, held_out), batches.records,
-        model_flops_per_token(model.config, config.sequence_length), perplexity=True,
-    )  # fmt: skip

@@ -5,10 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from dsmath_jax.sharding import path_name
-from dsmath_jax.workdir import UserError
+from dsmath_jax.training.settings import TrainingSettings
 
 
 def multi_step(peak: float, warmup: int, total: int) -> optax.Schedule:
@@ -34,23 +33,9 @@ def constant(peak: float, warmup: int, total: int) -> optax.Schedule:
 SCHEDULES = {"multi_step": multi_step, "constant": constant}
 
 
-def make_schedule(config: ConfigDict, steps: int) -> optax.Schedule:
-    """The learning rate by step from a config with `schedule`, `peak_lr`, `warmup`."""
-    if config.schedule not in SCHEDULES:
-        raise UserError(f"Unknown schedule '{config.schedule}'; known ones are {', '.join(SCHEDULES)}.")
-    return SCHEDULES[config.schedule](config.peak_lr, config.warmup, steps)
-
-
-def adamw(
-    peak_lr: float,
-    warmup: int,
-    schedule: str = "constant",
-    weight_decay: float = 0.1,
-    clip_norm: float = 1.0,
-    state_dtype: str = "float32",
-) -> dict:
-    """The optimizer's fields of a stage's config; `warmup` in steps, `state_dtype` that of both moments."""
-    return dict(locals())
+def make_schedule(settings: TrainingSettings) -> optax.Schedule:
+    """The learning rate by step."""
+    return SCHEDULES[settings.schedule](settings.peak_lr, settings.warmup_steps, settings.steps)
 
 
 def stored_as(inner: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:
@@ -74,7 +59,8 @@ def is_matrix(params: Any) -> Any:
     )
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def make_optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
     """Global-norm clipping, then AdamW 0.9/0.95 with decay on matrices only (paper §2.2)."""
-    adam = optax.adamw(make_schedule(config, steps), b1=0.9, b2=0.95, weight_decay=config.weight_decay, mask=is_matrix)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), stored_as(adam, config.state_dtype))
+    schedule = make_schedule(settings)
+    adam = optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=settings.weight_decay, mask=is_matrix)
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), stored_as(adam, settings.state_dtype))

@@ -1,92 +1,105 @@
-"""Stage `pretrain`: documents tokenised, packed and trained on, from scratch or from a Hugging Face folder.
+"""Stage `pretrain` (paper §2.2): documents tokenized, packed and trained on, from scratch or from a Hugging Face folder."""
 
-Paper §2.2.
-"""
-
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from dsmath_jax.data import shards, sources, tokenizer
+from dsmath_jax.data import shards, sources
+from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.batches import Batches
+from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
-from dsmath_jax.sharding import barrier, local_rows, make_mesh
+from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training.fitting import fit_next_token
 from dsmath_jax.training.model_files import abstract_params, build_model, import_params, write_config
-from dsmath_jax.workdir import UserError, data_folder
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.settings import PretrainSettings
+from dsmath_jax.training.step import init_state, state_of
+from dsmath_jax.workdir import UserError
 
-OURS_TO_CHOOSE = ("compute_dtype", "remat", "attention")  # fields of config.model that no Hugging Face folder states
+RUN_CHOOSES = ("compute_dtype", "remat", "attention")  # fields of config.model that no Hugging Face folder states
 
 
-def run(config: ConfigDict, workdir: Path) -> dict:
+def run(
+    settings: PretrainSettings, sizes: ModelConfig | None, workdir: Path, data_dir: Path, layout: Layout, seed: int
+) -> dict[str, int]:
     """Reads the sources of `pretrain.mixture` and `tokenizer/`; writes `pretrain/{rows,params,model.json,...}`.
 
-    `pretrain.mixture` weighs the sources by name, see `data.sources`. `pretrain.init` is "" (from scratch, sizes from
-    `model`) or "hf:DIR". With `pretrain.mask_documents` False attention goes across the documents of a row.
+    Args:
+      settings: of the stage.
+      sizes: the recipe's part `model`.
+      workdir: of the run.
+      data_dir: the folder of the user's data.
+      layout: where the model is trained.
+      seed: of the parameters and the order of the rows.
+
+    Raises:
+      UserError: a source, the tokenizer or the model to start from cannot be used.
     """
-    folder, mesh = workdir / "pretrain", make_mesh(**config.mesh)
-    stage, text_tokenizer = config.pretrain, tokenizer.load(workdir / "tokenizer")
-    sizes = model_sizes(stage.init, config, data_folder(config, workdir), text_tokenizer)
-    check_length("pretrain", stage.sequence_length, sizes)
-    rows = local_rows(mesh, stage.batch_size)
-    folders = write_rows(config, workdir)
-    write_config(folder, sizes)
-    model = build_model(sizes, mesh)
+    folder, tokenizer = workdir / "pretrain", tokenizers.load(workdir / "tokenizer")
+    config = model_config(settings.init, sizes, data_dir, tokenizer)
+    check_length("pretrain", settings.sequence_length, config)
+    mine = layout.my_rows(settings.batch_size)
+    folders = write_rows(settings, workdir, data_dir)
+    write_config(folder, config)
+    model = build_model(config, layout)
+    weights = list(zip(folders, settings.mixture.values(), strict=True))
     batches = Batches(
-        list(zip(folders, stage.mixture.values(), strict=True)), stage.sequence_length, stage.batch_size, config.seed,
-        rows, stage.get("mask_documents", True),
+        weights, settings.sequence_length, settings.batch_size, seed, mine, settings.mask_documents
     )  # fmt: skip
-    held_out = shards.held_out_of(folders)
-    source = data_folder(config, workdir) / stage.init.removeprefix("hf:")
-    fit_next_token(
-        "pretrain", folder, stage, mesh, model, batches, held_out,
-        make_params=None if stage.init else lambda: initial_params(model, jax.random.key(config.seed)),
-        params=import_params(source, sizes, mesh) if stage.init else None,
-    )  # fmt: skip
-    return {"parameters": _count(abstract_params(sizes, mesh))}
+    held_out, optimizer = shards.held_out_of(folders), make_optimizer(settings)
+    if settings.init:
+        source = data_dir / settings.init.removeprefix("hf:")
+        state = state_of(import_params(source, config, layout), optimizer, layout)
+    else:
+        state = init_state(lambda: initial_params(model, jax.random.key(seed)), optimizer, layout)
+    fit_next_token(folder, settings, layout, model, state, batches, held_out)
+    return {"parameters": _count(abstract_params(config, layout))}
 
 
-def model_sizes(init: str, config: ConfigDict, data_dir: Path, text_tokenizer: tokenizer.Tokenizer) -> ModelConfig:
-    """The sizes of the model that a stage begins with: those of `config.model`, or those of the folder of "hf:DIR".
+def model_config(init: str, sizes: ModelConfig | None, data_dir: Path, tokenizer: Tokenizer) -> ModelConfig:
+    """The model that a stage starts from: that of the part `model`, or that of the folder of "hf:DIR".
 
     A `vocab_size` of 0 is the tokenizer's.
 
     Raises:
-      UserError: the tokenizer's vocabulary is not the model's, or the folder cannot be used.
+      UserError: there is neither, the tokenizer's vocabulary is not the model's, or the folder cannot be used.
     """
-    stated = dict(config.get("model", {}))
     if init:
         where = str(data_dir / init.removeprefix("hf:"))
-        ours = {name: stated[name] for name in OURS_TO_CHOOSE if name in stated}
-        sizes = huggingface.read_config(Path(where), **ours)
+        chosen = {name: getattr(sizes, name) for name in RUN_CHOOSES} if sizes else {}
+        config = huggingface.read_config(Path(where), **chosen)
+    elif sizes is None:
+        raise UserError("The recipe has no part model; add it, or name a model to start from as init=hf:DIR.")
     else:
         where = "config.model.vocab_size"
-        sizes = ModelConfig(**stated | {"vocab_size": stated.get("vocab_size") or text_tokenizer.vocab_size})
-    tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, where)
-    return sizes
+        config = dataclasses.replace(sizes, vocab_size=sizes.vocab_size or tokenizer.vocab_size)
+    tokenizers.vocabulary_fits(tokenizer, config.vocab_size, where)
+    return config
 
 
-def check_length(stage: str, length: int, sizes: ModelConfig) -> None:
+def check_length(stage: str, length: int, config: ModelConfig) -> None:
     """Raises a `UserError` where a stage's sequences are longer than what the model can read."""
-    if length > sizes.context:
-        raise UserError(f"{stage}.sequence_length {length} exceeds the model's context {sizes.context}; lower it.")
+    if length > config.max_position_embeddings:
+        raise UserError(
+            f"{stage}.sequence_length {length} exceeds the model's context {config.max_position_embeddings}; lower it."
+        )
 
 
-def write_rows(config: ConfigDict, workdir: Path) -> list[Path]:
+def write_rows(settings: PretrainSettings, workdir: Path, data_dir: Path) -> list[Path]:
     """Makes the packed rows of every source, each process its part; returns their folders."""
-    stage, rows = config.pretrain, workdir / "pretrain" / "rows"
-    data_dir, documents = data_folder(config, workdir), workdir / "corpus" / "documents"
-    folders = [rows / name.replace("/", "-") for name in stage.mixture]
+    rows, documents = workdir / "pretrain" / "rows", workdir / "corpus" / "documents"
+    folders = [rows / name.replace("/", "-") for name in settings.mixture]
 
     def plans() -> list[list[shards.Shard]]:
-        texts = [sources.find(name, data_dir, documents) for name in stage.mixture]
-        settings = (workdir / "tokenizer", stage.sequence_length, stage.eval_rows)
-        return [shards.plan(folder, one, *settings) for folder, one in zip(folders, texts, strict=True)]
+        texts = [sources.find(name, data_dir, documents) for name in settings.mixture]
+        made = (workdir / "tokenizer", settings.sequence_length, settings.eval_rows)
+        return [shards.plan(folder, one, *made) for folder, one in zip(folders, texts, strict=True)]
 
     if jax.process_index() == 0:  # what is on the web is listed once
         for plan in plans():

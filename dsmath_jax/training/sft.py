@@ -4,56 +4,63 @@ import logging
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
-from dsmath_jax.data import instruction_rows, instructions, rows, shards, tokenizer
+from dsmath_jax.data import instruction_rows, instructions, rows, shards
+from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.batches import Batches
-from dsmath_jax.sharding import barrier, local_rows, make_mesh
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training.fitting import fit_next_token
 from dsmath_jax.training.model_files import build_model, import_params, read_model, read_params, write_config
-from dsmath_jax.training.pretrain import check_length, model_sizes
-from dsmath_jax.workdir import data_folder
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.pretrain import check_length, model_config
+from dsmath_jax.training.settings import SFTSettings
+from dsmath_jax.training.step import state_of
 
 
-def run(config: ConfigDict, workdir: Path) -> dict:
-    """Reads `sft.data` (names and paths, see `data.instructions`), `tokenizer/` and the model that it begins with.
+def run(
+    settings: SFTSettings, sizes: ModelConfig | None, workdir: Path, data_dir: Path, layout: Layout, seed: int
+) -> dict[str, int]:
+    """Reads `sft.data` (names and paths, see `data.instructions`), `tokenizer/` and the model to start from.
 
-    `sft.init` is "" (what the stage `pretrain` left) or "hf:DIR". Writes `sft/{rows,params,model.json,...}`.
+    That is what the stage `pretrain` left, or `sft.init`. Writes `sft/{rows,params,model.json,...}`. The arguments are
+    those of `pretrain.run`.
     """
-    folder, mesh = workdir / "sft", make_mesh(**config.mesh)
-    stage, init = config.sft, config.sft.get("init", "")
+    folder, init = workdir / "sft", settings.init
     if init:
-        text_tokenizer = tokenizer.load(workdir / "tokenizer")
-        model = build_model(model_sizes(init, config, data_folder(config, workdir), text_tokenizer), mesh)
+        tokenizer = tokenizers.load(workdir / "tokenizer")
+        model = build_model(model_config(init, sizes, data_dir, tokenizer), layout)
     else:
-        model = read_model(workdir / "pretrain", mesh)
-    check_length("sft", stage.sequence_length, model.config)
-    mine = local_rows(mesh, stage.batch_size)
+        model = read_model(workdir / "pretrain", layout)
+    check_length("sft", settings.sequence_length, model.config)
+    mine = layout.my_rows(settings.batch_size)
     train = folder / "rows" / "train"
     if jax.process_index() == 0 and not (train / rows.shard_name(0)).exists():
-        _write_rows(config, workdir, train)
+        _write_rows(settings, workdir, data_dir, train, seed)
     barrier("sft rows")
     write_config(folder, model.config)
-    batches = Batches([(train, 1.0)], stage.sequence_length, stage.batch_size, config.seed, mine)
+    batches = Batches(
+        [(train, 1.0)], settings.sequence_length, settings.batch_size, seed, mine, settings.mask_documents
+    )  # fmt: skip
     if init:
-        params = import_params(data_folder(config, workdir) / init.removeprefix("hf:"), model.config, mesh)
+        params = import_params(data_dir / init.removeprefix("hf:"), model.config, layout)
     else:
-        params = read_params(workdir / "pretrain", model.config, mesh)
-    held_out = shards.held_out_of([train])
-    fit_next_token("sft", folder, stage, mesh, model, batches, held_out, params=params)
+        params = read_params(workdir / "pretrain", model.config, layout)
+    state = state_of(params, make_optimizer(settings), layout)
+    del params
+    fit_next_token(folder, settings, layout, model, state, batches, shards.held_out_of([train]))
     return {}
 
 
-def _write_rows(config: ConfigDict, workdir: Path, train: Path) -> None:
-    stage, data_dir = config.sft, data_folder(config, workdir)
+def _write_rows(settings: SFTSettings, workdir: Path, data_dir: Path, train: Path, seed: int) -> None:
     counts = instruction_rows.write(
-        (one for name in stage.data for one in instructions.load(name, data_dir)),
-        workdir / "tokenizer", stage.sequence_length, config.seed, stage.eval_rows,
+        (one for name in settings.data for one in instructions.load(name, data_dir)),
+        workdir / "tokenizer", settings.sequence_length, seed, settings.eval_rows,
         train / rows.shard_name(0), shards.held_out_folder(train) / rows.shard_name(0),
     )  # fmt: skip
     if counts["too_long"]:
         count = counts["too_long"] + counts["examples"]
         logging.warning(
             "sft: %d of %d examples are longer than %d tokens and left out.",
-            counts["too_long"], count, stage.sequence_length,
+            counts["too_long"], count, settings.sequence_length,
         )  # fmt: skip

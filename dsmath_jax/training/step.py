@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.sharding import BATCH_AXES, abstract, replicated, shardings_like, size_of
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import Batch, Objective
 from dsmath_jax.workdir import UserError
 
@@ -26,7 +25,7 @@ TrainStep = Any  # the jitted (state, batch) -> state, metrics
 
 
 def init_state(
-    make_params: Callable[..., Any], optimizer: optax.GradientTransformation, mesh: Mesh, *inputs: Any
+    make_params: Callable[..., Any], optimizer: optax.GradientTransformation, layout: Layout, *inputs: Any
 ) -> TrainState:
     """Makes the state under jit, straight into its shards. `make_params(*inputs)` is traced."""
 
@@ -34,28 +33,28 @@ def init_state(
         params = make_params(*inputs)
         return TrainState(params, optimizer.init(params))
 
-    return jax.jit(make, out_shardings=shardings_like(jax.eval_shape(make, *inputs), mesh))(*inputs)
+    return jax.jit(make, out_shardings=layout.params(jax.eval_shape(make, *inputs)))(*inputs)
 
 
-def state_of(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def state_of(params: Any, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
     """The state at the first step of training that begins with `params`, which become part of it."""
-    shardings = shardings_like(jax.eval_shape(optimizer.init, params), mesh)
+    shardings = layout.params(jax.eval_shape(optimizer.init, params))
     return TrainState(params, jax.jit(optimizer.init, out_shardings=shardings)(params))
 
 
-def abstract_state(make_params: Callable[..., Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(make_params: Callable[..., Any], optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
     """Shapes, dtypes and shardings of what `init_state` makes; nothing is allocated."""
     shapes = jax.eval_shape(lambda: TrainState(params := make_params(), optimizer.init(params)))
-    return abstract(shapes, shardings_like(shapes, mesh))
+    return layout.abstract(shapes)
 
 
 def make_train_step(
     objective: Objective,
     model: Llama,
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
+    layout: Layout,
     state: TrainState,
-    accumulate: int = 1,
+    grad_accum_steps: int = 1,
 ) -> TrainStep:
     """A jitted `(state, batch) -> state, metrics`; the state given is donated.
 
@@ -63,9 +62,9 @@ def make_train_step(
       objective: sums of loss, weight and metrics over a batch.
       model: handed to the objective.
       optimizer: its update is applied to the gradient of loss_sum / weight_sum over the whole batch.
-      mesh: where the state lies.
+      layout: where the state lies.
       state: real or abstract, for its shapes.
-      accumulate: micro-batches of one step, each of which must divide by the mesh's replica x fsdp.
+      grad_accum_steps: micro-batches of one step, each of which must divide by the mesh's replica x fsdp.
 
     Returns:
       metrics are scalars: loss, grad_norm, param_norm, and the objective's metric sums over weight_sum.
@@ -73,7 +72,7 @@ def make_train_step(
     Raises:
       UserError: at the first call, where the rows do not divide by the micro-batches and the mesh.
     """
-    shardings = shardings_like(state, mesh)
+    shardings = layout.params(state)
 
     def sums(params: Any, batch: Batch) -> tuple[Array, Any]:
         (loss, weight), metrics = objective(model, params, batch)
@@ -87,17 +86,17 @@ def make_train_step(
         return found, jax.lax.optimization_barrier(gradients)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        rows, parts = len(jax.tree.leaves(batch)[0]), accumulate * size_of(mesh, BATCH_AXES)
+        rows, parts = len(jax.tree.leaves(batch)[0]), grad_accum_steps * layout.batch_shards
         if rows % parts:
             raise UserError(
-                f"A batch of {rows} rows does not divide by accumulate={accumulate} times the mesh's replica x fsdp = "
-                f"{parts // accumulate}; change batch_size, accumulate or config.mesh."
+                f"A batch of {rows} rows does not divide by grad_accum_steps={grad_accum_steps} times the mesh's replica x fsdp = "
+                f"{parts // grad_accum_steps}; change batch_size, grad_accum_steps or config.mesh."
             )
-        if accumulate == 1:
+        if grad_accum_steps == 1:
             total = gradient(state.params, batch)
         else:
             # Strided micro-batches: every device keeps rows of its own in each of them.
-            micro = {n: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0) for n, x in batch.items()}
+            micro = {n: jnp.moveaxis(x.reshape(-1, grad_accum_steps, *x.shape[1:]), 1, 0) for n, x in batch.items()}
             shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], micro))
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             zeros = (zeros[0], jax.lax.with_sharding_constraint(zeros[1], shardings.params))
@@ -117,4 +116,4 @@ def make_train_step(
         }
         return TrainState(params, opt_state), scalars
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.replicated))

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dsmath_jax.rl.reward_model import auc
-from dsmath_jax.rl.reward_rows import Example, Rows
+from dsmath_jax.rl.reward_model.model import ScoreRows, auc
+from dsmath_jax.rl.reward_model.rows import Example, Rows
 from dsmath_jax.sampling.completions import Completion
 
 SCORED = 64  # batches of rows that are read, sorted by length and scored together
@@ -17,12 +17,9 @@ COMPLETION_SCORES: dict[str, Callable[[np.ndarray], float]] = {
     "min": lambda steps: float(steps.min()),
 }
 
-# (prompts, completions, ends) -> scores: that of `reward_model.scorer` with the parameters given
-ScoreRows = Callable[[Sequence[Sequence[int]], Sequence[Completion], Sequence[np.ndarray]], list[np.ndarray]]
 
-
-def judge(kind: str, rows: Rows, examples: Sequence[Example], score: ScoreRows, batch_size: int) -> dict:
-    """What `summary.json` says of a reward model of this kind, by the rows of the examples.
+def held_out_metrics(kind: str, rows: Rows, examples: Sequence[Example], score: ScoreRows, batch_size: int) -> dict:
+    """The metrics of a reward model of this kind on the rows of the examples, for `summary.json`.
 
     Returns:
       accuracy, auc, n, majority_class (the accuracy of always saying the more frequent label). "pointwise": of

@@ -1,4 +1,4 @@
-"""Reward models: the decoder with a linear head that scores tokens, what it is trained on, and how it is asked.
+"""Reward models: the decoder with a linear head that scores tokens, its losses, and how completions are scored.
 
 A score is the logit of "right". An outcome model (paper §4.1.2) is read at a completion's last token, a process model
 (§4.1.3) at the last token of every step; for the objectives both are tokens with labels.
@@ -7,27 +7,17 @@ A score is the logit of "right". An outcome model (paper §4.1.2) is read at a c
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.rollouts import padded_length, token_rows
+from dsmath_jax.rl.batches import padded_length, token_rows
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sharding import (
-    BATCH_AXES,
-    abstract,
-    global_batch,
-    process_share,
-    replicated,
-    shardings_like,
-    size_of,
-    to_host,
-)
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.model_files import abstract_params, read_model
 from dsmath_jax.training.objectives import Batch, Objective, Sums
@@ -36,18 +26,28 @@ LEAST_WIDTH = 32  # tokens of the shortest rows that the scorer compiles for
 
 # (params, prompts, completions, ends) -> the scores at the ends of each completion
 Score = Callable[[Any, Sequence[Sequence[int]], Sequence[Completion], Sequence[np.ndarray]], list[np.ndarray]]
+# The same with the parameters given.
+ScoreRows = Callable[[Sequence[Sequence[int]], Sequence[Completion], Sequence[np.ndarray]], list[np.ndarray]]
 
 
-def with_head(params: Any, width: int) -> Any:
-    """Decoder parameters joined by a head of zeros, which scores everything 0."""
-    return {"model": params, "reward": {"kernel": jnp.zeros((width, 1)), "bias": jnp.zeros(1)}}
+class RewardModel(NamedTuple):
+    """A decoder, and parameters `{"model": ..., "reward": {"kernel" [D,1], "bias" [1]}}` with its head."""
+
+    model: Llama
+    params: Any
 
 
-def read(folder: Path, mesh: Mesh) -> tuple[Llama, Any]:
-    """A finished reward model, `folder/{model.json,params}`, and its parameters in their shards."""
-    model = read_model(folder, mesh)
-    shapes = jax.eval_shape(lambda p: with_head(p, model.config.width), abstract_params(model.config, mesh))
-    return model, checkpoint.restore(folder / "params", abstract(shapes, shardings_like(shapes, mesh)))
+def with_head(params: Any, hidden_size: int) -> Any:
+    """Decoder parameters with a head of zeros, which scores everything 0."""
+    return {"model": params, "reward": {"kernel": jnp.zeros((hidden_size, 1)), "bias": jnp.zeros(1)}}
+
+
+def read(folder: Path, layout: Layout) -> RewardModel:
+    """A finished reward model, `folder/{model.json,params}`, its parameters in their shards."""
+    model = read_model(folder, layout)
+    decoder = abstract_params(model.config, layout)
+    shapes = jax.eval_shape(lambda params: with_head(params, model.config.hidden_size), decoder)
+    return RewardModel(model, checkpoint.restore(folder / "params", layout.abstract(shapes)))
 
 
 def token_scores(model: Llama, params: Any, batch: Batch) -> Float[Array, "B T"]:
@@ -97,7 +97,7 @@ OBJECTIVES: dict[str, Objective] = {
 SIDES: dict[str, tuple[str, ...]] = {"pointwise": ("",), "pairwise": ("chosen_", "rejected_"), "process": ("",)}
 
 
-def scorer(model: Llama, mesh: Mesh, length: int, rows: int) -> Score:
+def scorer(model: Llama, layout: Layout, length: int, rows: int) -> Score:
     """Makes `score(params, prompts, completions, ends) -> scores at the ends [float64]`, one array a completion.
 
     Completions are scored in the order of their lengths, `rows` at a time, in rows of a few widths, a program for
@@ -105,15 +105,14 @@ def scorer(model: Llama, mesh: Mesh, length: int, rows: int) -> Score:
 
     Args:
       model: of the parameters that `score` is given.
-      mesh: where they lie; rows are spread over replica and fsdp.
+      layout: where they lie; rows are spread over replica and fsdp.
       length: a prompt and its completion have at most so many tokens.
       rows: completions at a time, rounded up to what divides over the mesh.
     """
-    compiled = jax.jit(functools.partial(token_scores, model), out_shardings=replicated(mesh))
-    shards = size_of(mesh, BATCH_AXES)
-    rows = -(-rows // shards) * shards
-    whole = padded_length(length, mesh)
-    doubled = [padded_length(LEAST_WIDTH << i, mesh) for i in range(whole.bit_length())]
+    compiled = jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
+    rows = -(-rows // layout.batch_shards) * layout.batch_shards
+    whole = padded_length(length, layout)
+    doubled = [padded_length(LEAST_WIDTH << i, layout) for i in range(whole.bit_length())]
     widths = [*(width for width in doubled if width < whole), whole]
 
     def score(
@@ -127,8 +126,8 @@ def scorer(model: Llama, mesh: Mesh, length: int, rows: int) -> Score:
             part = order[start : start + rows]
             filled = part + part[:1] * (rows - len(part))
             width = next(width for width in widths if width >= len(sequences[part[-1]]))
-            batch = process_share(token_rows([sequences[i] for i in filled], width), mesh)
-            logits = to_host(compiled(params, global_batch(batch, mesh)))
+            batch = layout.share(token_rows([sequences[i] for i in filled], width))
+            logits = layout.to_host(compiled(params, layout.batch(batch)))
             for row, i in enumerate(part):
                 found[i] = logits[row, places[i]].astype(np.float64)
         return found

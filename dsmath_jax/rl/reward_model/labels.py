@@ -16,27 +16,27 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from dsmath_jax.data import chat
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.models.llama import Llama
 from dsmath_jax.progress import track
-from dsmath_jax.rl.reward_rows import digest
-from dsmath_jax.rl.rewards import RuleReward
+from dsmath_jax.rl.reward_model.rows import digest
+from dsmath_jax.rl.reward_model.settings import SamplesSettings
+from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import barrier
+from dsmath_jax.training.model_files import LanguageModel
 from dsmath_jax.workdir import UserError, atomic_write, remove, write_jsonl
 
 CHUNK = 4  # completions that are labelled and written together, times those in the making at once: what a kill can cost
 SECONDS = 10.0  # that the grading of a completion may take
 STREAM = 0x6C6162  # of the seed: exploring with the same seed draws other completions of the same problems
 
-ESTIMATIONS: dict[str, Callable[[Sequence[bool]], float]] = {
+# A step's label from whether its completions are correct, by `SamplesSettings.estimation`.
+ESTIMATES: dict[str, Callable[[Sequence[bool]], float]] = {
     "hard": lambda rights: float(any(rights)),
     "soft": lambda rights: sum(rights) / len(rights),
 }
@@ -48,60 +48,51 @@ Right = Callable[[Sequence[tuple[int, Sequence[int]]]], list[bool]]
 
 
 def write_rows(
-    path: Path,
-    kind: str,
-    settings: ConfigDict,
-    model: Llama,
-    params: Any,
-    tokenizer: Tokenizer,
-    records: Sequence[Record],
-    mesh: Mesh,
-    seed: int,
-    step: int = 0,
+    path: Path, settings: SamplesSettings, policy: LanguageModel, records: Sequence[Record], seed: int, step: int = 0
 ) -> None:
-    """Writes the rows of `rl.reward_rows` for all records, `settings.samples` of each, to the JSONL file `path`.
+    """Writes the rows of `reward_model.rows` for all records, `settings.samples` of each, to the JSONL file `path`.
 
-    The file appears when it is complete. Until then its chunks lie in `path.parts/`, and a run that was killed goes on
-    after the last of them, with the same rows: a completion depends on the seed, the step, what it is to go on from and
-    its number.
+    The file appears when it is complete. Until then its chunks are in `path.parts/`, and a run that was killed resumes
+    after the last of them, with the same rows: a completion depends on the seed, the step, what it continues and its
+    number.
 
     Args:
       path: nothing is done if it is there.
-      kind: "pointwise", "pairwise" or "process".
-      settings: `reward_model_fields`.
-      model, params: the policy.
-      tokenizer: the policy's.
+      settings: what is sampled, and how it is labelled.
+      policy: what is sampled from.
       records: problems with answers; those that do not fit the model's context are left out, with a warning.
-      mesh: where the policy lies.
       seed, step: another step (of iterative training: the round) samples other completions of the same problems.
 
     Raises:
-      UserError: a record has no answer, none fits, or a setting cannot work.
+      UserError: a record has no answer, or none fits.
     """
-    check_settings(settings, kind)
-    prompts = _prompts(settings, kind, model, tokenizer, records)
-    chunk = -(-CHUNK * settings.rows // settings.samples)  # problems
+    tokenizer = policy.tokenizer
+    prompts = _prompts(settings, policy, records)
+    chunk = -(-CHUNK * settings.decode_slots // settings.samples)  # problems
     starts, parts = range(0, len(prompts), chunk), path.with_name(f"{path.name}.parts")
     barrier(f"look at {path}")
     complete = path.is_file()
     left = [] if complete else [start for start in starts if not _part(parts, start).is_file()]
     barrier(f"write {path}")
-    with RuleReward({"correct": 1.0}, SECONDS, 0) as rules:
+    with RewardFunctions((("correct", 1.0),), SECONDS, 0) as correct:
 
         def right(said: Sequence[tuple[int, Sequence[int]]]) -> list[bool]:
             texts = [tokenizer.decode(tokens) for _, tokens in said]
-            rewards, _ = rules.score(texts, [records[problem] for problem, _ in said], [True] * len(said))
+            rewards, _ = correct.score(texts, [records[problem] for problem, _ in said], [True] * len(said))
             return (rewards == 1).tolist()
 
         own_seed = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0] >> 1)
-        sampler = Sampler(model, mesh, tokenizer.stop_ids, settings.max_new_tokens, settings.rows)
+        sampler = Sampler(
+            policy.model, policy.layout, tokenizer.stop_ids, settings.max_new_tokens, settings.decode_slots
+        )  # fmt: skip
 
         def generate(asked: Sequence[Sequence[int]], samples: int, ids: Sequence[int]) -> Iterable[list[Completion]]:
-            groups = sampler.generate(params, asked, samples=samples, seed=own_seed, step=step, prompt_ids=ids)
+            sampling = SamplingParams(samples=samples, seed=own_seed)
+            groups = sampler.generate(policy.params, asked, sampling, step=step, prompt_ids=ids)
             return track(groups, f"samples for {path.parent.name}, part {start // chunk + 1}/{len(starts)}", len(asked))
 
         for start in left:
-            rows = labelled(prompts[start : start + chunk], tokenizer, kind, settings, generate, right)
+            rows = labelled(prompts[start : start + chunk], tokenizer, settings, generate, right)
             if jax.process_index() == 0:
                 write_jsonl(_part(parts, start), rows)
     if jax.process_index() == 0:
@@ -118,22 +109,8 @@ def _part(parts: Path, start: int) -> Path:
     return parts / f"{start:08d}.jsonl"
 
 
-def check_settings(settings: ConfigDict, kind: str) -> None:
-    """Raises a `UserError` for the first setting that cannot work."""
-    least = {"problems": 1, "samples": 2 if kind == "pairwise" else 1, "max_new_tokens": 1, "rows": 1, "batch_size": 1}
-    least |= {"completions": 1} if kind == "process" else {}
-    for name, value in least.items():
-        if settings[name] < value:
-            raise UserError(f"The reward model's {name} is {settings[name]}; a {kind} one needs at least {value}.")
-    if settings.estimation not in ESTIMATIONS:
-        known = ", ".join(ESTIMATIONS)
-        raise UserError(f"The reward model's estimation is '{settings.estimation}'; known ones are {known}.")
-    if not settings.delimiter:
-        raise UserError("The reward model's delimiter is empty; give what parts the steps of a completion.")
-
-
 def _prompts(
-    settings: ConfigDict, kind: str, model: Llama, tokenizer: Tokenizer, records: Sequence[Record]
+    settings: SamplesSettings, policy: LanguageModel, records: Sequence[Record]
 ) -> list[tuple[int, list[int]]]:
     """The number and the prompt of every record that fits."""
     for record in records:
@@ -142,13 +119,14 @@ def _prompts(
                 f"The record {record.id} has no answer to grade completions by; add it, or name other data."
             )
     # A prefix may be all but the last token of a completion, and is gone on from for as many tokens as a prompt.
-    longest = settings.max_new_tokens * 2 - 1 if kind == "process" else settings.max_new_tokens
-    limit = model.config.context - longest
-    asked = [(number, chat.prompt_ids(tokenizer, record.question)) for number, record in enumerate(records)]
+    longest = settings.max_new_tokens * 2 - 1 if settings.kind == "process" else settings.max_new_tokens
+    context = policy.model.config.max_position_embeddings
+    limit = context - longest
+    asked = [(number, chat.prompt_ids(policy.tokenizer, record.question)) for number, record in enumerate(records)]
     kept = [(number, prompt) for number, prompt in asked if len(prompt) <= limit]
     if not kept:
         raise UserError(
-            f"None of {len(records)} prompts fits the model's context of {model.config.context} with {longest} "
+            f"None of {len(records)} prompts fits the model's context of {context} with {longest} "
             "sampled tokens; lower the reward model's max_new_tokens, or name other data."
         )
     if len(kept) < len(asked):
@@ -161,8 +139,7 @@ def _prompts(
 def labelled(
     prompts: Sequence[tuple[int, list[int]]],
     tokenizer: Tokenizer,
-    kind: str,
-    settings: ConfigDict,
+    settings: SamplesSettings,
     generate: Generate,
     right: Right,
 ) -> list[dict]:
@@ -171,11 +148,11 @@ def labelled(
     groups = generate([prompt for _, prompt in prompts], settings.samples, [problem for problem, _ in prompts])
     for (problem, prompt), group in zip(prompts, groups, strict=True):
         for tokens in (completion.tokens for completion in group):
-            ends = step_ends(tokens, tokenizer, settings.delimiter).tolist() if kind == "process" else [len(tokens) - 1]
+            ends = step_ends(tokens, tokenizer, settings.step_delimiter).tolist() if settings.kind == "process" else [len(tokens) - 1]
             rows.append({"problem": problem, "prompt": prompt, "completion": tokens, "ends": ends})
     for row, label in zip(rows, right([(row["problem"], row["completion"]) for row in rows]), strict=True):
         row["labels"] = [float(label)]
-    if kind == "process":
+    if settings.kind == "process":
         values = _values(rows, settings, generate, right)
         for row in rows:
             row["labels"] = [*(values[prefix] for prefix in _prefixes(row)), *row["labels"]]
@@ -189,7 +166,7 @@ def _prefixes(row: dict[str, Any]) -> list[tuple[int, tuple[int, ...]]]:
 
 def _values(
     rows: Sequence[dict[str, Any]],
-    settings: ConfigDict,
+    settings: SamplesSettings,
     generate: Generate,
     right: Right,
 ) -> dict[tuple[int, tuple[int, ...]], float]:
@@ -198,7 +175,7 @@ def _values(
     asked = [[*prompt, *tokens] for (_, tokens), prompt in prompts.items()]
     # A digest as the number: the completions of a prefix do not depend on what else is asked with it.
     groups = generate(asked, settings.completions, [digest(prefix) >> 32 for prefix in asked])
-    estimate, limit = ESTIMATIONS[settings.estimation], settings.max_new_tokens
+    estimate, limit = ESTIMATES[settings.estimation], settings.max_new_tokens
     whole = {
         (problem, tokens): [(problem, [*tokens, *c.tokens][:limit]) for c in group]
         for (problem, tokens), group in zip(prompts, groups, strict=True)

@@ -14,8 +14,8 @@ from typing import BinaryIO, NamedTuple, Self
 import numpy as np
 from jaxtyping import Bool, Int
 
-from dsmath_jax.rl.reward_model import SIDES
-from dsmath_jax.rl.rollouts import token_rows
+from dsmath_jax.rl.batches import token_rows
+from dsmath_jax.rl.reward_model.model import SIDES
 from dsmath_jax.workdir import UserError, json_object
 
 HELD_OUT = 5  # of all problems one in so many is held out

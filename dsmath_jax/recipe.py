@@ -1,0 +1,34 @@
+"""A whole recipe: all its parts with their types. `settings.build(Recipe, get_config().to_dict())` makes one."""
+
+import dataclasses
+
+from dsmath_jax.corpus.settings import CorpusSettings
+from dsmath_jax.data.settings import TokenizerSettings
+from dsmath_jax.evaluation.settings import EvaluateSettings
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.rl.reward_model.settings import RewardModelSettings
+from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.settings import setting
+from dsmath_jax.sharding import MeshSettings
+from dsmath_jax.toy.settings import ToySettings
+from dsmath_jax.training.settings import PretrainSettings, SFTSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a run is made of. A stage whose part is None is not run, unless `--stages` names it."""
+
+    seed: int = setting(0, "of everything that is drawn")
+    data_dir: str = setting("data", "the folder of the user's data; toy: generated in the workdir")
+    start: str = setting("", "another run's workdir, whose finished stages this one builds on", changes_result=False)
+    mesh: MeshSettings = setting(MeshSettings(), "how devices are arranged", changes_result=False)
+    toy: ToySettings = setting(ToySettings(), "the generated web and problems of data_dir=toy")
+    corpus: CorpusSettings | None = setting(None, "stage corpus: mining (paper §2.1)")
+    tokenizer: TokenizerSettings | None = setting(None, "stage tokenizer (§2.2)")
+    model: ModelConfig | None = setting(None, "sizes of a model that starts from scratch")
+    pretrain: PretrainSettings | None = setting(None, "stage pretrain (§2.2, §2.3)")
+    sft: SFTSettings | None = setting(None, "stage sft (§3)")
+    reward_model: RewardModelSettings | None = setting(None, "stage reward_model: outcomes (§4.1.2)")
+    process_model: RewardModelSettings | None = setting(None, "stage process_model: steps (§4.1.3)")
+    rl: RLSettings | None = setting(None, "stage rl (§4, §5.2)")
+    evaluate: EvaluateSettings | None = setting(None, "stage evaluate (§5.2.2)")

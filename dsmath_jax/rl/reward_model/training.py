@@ -1,0 +1,109 @@
+"""Training of a reward model on labelled rows (paper §4.1.2-4.1.4), the first time and between rounds (Algorithm 1)."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dsmath_jax.rl.batches import padded_length
+from dsmath_jax.rl.reward_model.held_out import held_out_metrics
+from dsmath_jax.rl.reward_model.model import OBJECTIVES, RewardModel, read, scorer
+from dsmath_jax.rl.reward_model.rows import (
+    NEW,
+    OLD,
+    Rows,
+    batch_of,
+    check_labels,
+    drawn,
+    examples_of,
+    index_of,
+    places_of,
+)
+from dsmath_jax.rl.reward_model.settings import RewardModelSettings
+from dsmath_jax.sharding import Layout, barrier
+from dsmath_jax.training import checkpoint
+from dsmath_jax.training.loop import TrainLoop
+from dsmath_jax.training.model_files import write_config
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.prefetch import Prefetch
+from dsmath_jax.training.step import make_train_step, state_of
+from dsmath_jax.workdir import read_json, write_json
+
+ROWS, SUMMARY = "samples.jsonl", "summary.json"
+
+
+def train(
+    folder: Path,
+    settings: RewardModelSettings,
+    start: RewardModel,
+    layout: Layout,
+    seed: int,
+    rows: Sequence[Path],
+    old_rows: Sequence[Path] = (),
+) -> tuple[RewardModel, dict]:
+    """Trains a reward model on the rows whose problems are not held out, and measures it on the others.
+
+    The optimizer and its schedule start from scratch. With old rows, a share `settings.replay` of the examples is drawn
+    from those of them that are not held out: floor(n x batch_size x replay) of the first n batches together, all old
+    examples once before any comes again, in an order that the seed alone decides.
+
+    Args:
+      folder: gets the loop's files, `params/`, `model.json` and, last, `summary.json`; a folder that has it is read. Its
+        name stands in messages.
+      settings: of the stage, or of the training between rounds.
+      start: where training starts; the parameters are donated.
+      layout: where the parameters lie.
+      seed: of the order of the rows.
+      rows: JSONL files of `labels.write_rows`.
+      old_rows: files of earlier rounds.
+
+    Returns:
+      the trained model and the summary.
+
+    Raises:
+      NothingToLearn: the labels of the training or the held-out rows are all alike.
+    """
+    if (folder / SUMMARY).is_file():
+        return read(folder, layout), read_json(folder / SUMMARY)
+    kind, model = settings.kind, start.model
+    with Rows(rows) as new, Rows(old_rows) as old:
+        index, old_index = index_of(new), index_of(old)
+        learned = examples_of(kind, index, ~index.held_out)
+        held_out = examples_of(kind, index, index.held_out)
+        check_labels(folder.name, kind, index, learned, "training")
+        check_labels(folder.name, kind, index, held_out, "held-out")
+        replayed = examples_of(kind, old_index, ~old_index.held_out)
+        share = settings.replay if replayed else 0.0
+        longest = int(np.concatenate([index.tokens, old_index.tokens]).max())
+        width = padded_length(longest, layout)
+
+        def make_batch(step: int) -> dict[str, np.ndarray]:
+            new_places, old_places = places_of(step, settings.batch_size, share)
+            taken = [
+                [source[number] for number in example]
+                for source, examples, stream, places in (
+                    (new, learned, NEW, new_places),
+                    (old, replayed, OLD, old_places),
+                )
+                for example in drawn(examples, seed, stream, places)
+            ]
+            return layout.share(batch_of(kind, taken, width))
+
+        write_config(folder, model.config)
+        optimizer = make_optimizer(settings)
+        state = state_of(start.params, optimizer, layout)
+        train_step = make_train_step(OBJECTIVES[kind], model, optimizer, layout, state, settings.grad_accum_steps)
+        batch_at = Prefetch(make_batch, settings.steps)
+        with TrainLoop(folder, settings, layout, state) as loop:
+            for step in loop.steps():
+                loop.update(train_step, batch_at(step))
+        trained = loop.state.params
+        checkpoint.save(folder / "params", trained)
+        score = functools.partial(scorer(model, layout, longest, settings.batch_size), trained)
+        summary = held_out_metrics(kind, new, held_out, score, settings.batch_size)
+    if jax.process_index() == 0:
+        write_json(folder / SUMMARY, summary)
+    barrier(f"measured {folder}")
+    return RewardModel(model, trained), summary
