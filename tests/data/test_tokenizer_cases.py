@@ -1,0 +1,165 @@
+"""Tokenizers as others publish them: faults that are known and not fixed yet.
+
+A test that is marked as an expected failure asserts the correct behavior. When it passes, remove its mark.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import tokenizers
+
+from dsmath_jax.data import chat, instruction_rows, instructions, tokenizer
+from dsmath_jax.workdir import UserError, write_json
+
+SOLUTION = "Run:\n```python\nprint(6*7)\n```\n```output\n42\n```\nSo 42."
+MULTI_TURN = [
+    {"role": "user", "content": "What is 2+2?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "And times 3?"},
+    {"role": "assistant", "content": "12"},
+]
+EOS = "</s>"
+
+
+def encode_record(text_tokenizer: tokenizer.Tokenizer, record: dict[str, Any]) -> tuple[str, list[int], list[int]]:
+    """A record of SFT data as the stage reads it: its style, its token ids, and the ids that the model learns."""
+    instruction = instructions.parse("cases/1", record)
+    example = instruction_rows.example(text_tokenizer, instruction)
+    return instruction.style, example.tokens.tolist(), example.tokens[example.learn].tolist()
+
+
+def encode_prompt(text_tokenizer: tokenizer.Tokenizer, question: str) -> list[int]:
+    return chat.prompt_ids(text_tokenizer, question)
+
+
+def decode_turns(text_tokenizer: tokenizer.Tokenizer, ids: list[int]) -> list[str]:
+    """The texts that the EOS tokens in `ids` end."""
+    texts, turn = [], []
+    for token in ids:
+        if token == text_tokenizer.eos_id:
+            texts.append(text_tokenizer.decode(turn))
+            turn = []
+        else:
+            turn.append(token)
+    assert not turn, "the last turn has no EOS"
+    return texts
+
+
+@pytest.fixture
+def byte_level(tmp_path: Path) -> Callable[..., tokenizer.Tokenizer]:
+    """Builds a byte-level BPE tokenizer with the special token `EOS`, the ordinary pieces given, and settings."""
+
+    def build(pieces: tuple[str, ...] = (), **settings: Any) -> tokenizer.Tokenizer:
+        alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+        vocabulary, merges = {character: number for number, character in enumerate(alphabet)}, []
+        for piece in pieces:
+            for end in range(2, len(piece) + 1):
+                merges.append((piece[: end - 1], piece[end - 1]))
+                vocabulary[piece[:end]] = len(vocabulary)
+        model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
+        model.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        model.decoder = tokenizers.decoders.ByteLevel()
+        model.add_special_tokens([EOS, *(name for name in settings.values() if isinstance(name, str))])
+        model.save(str(tmp_path / "tokenizer.json"))
+        write_json(tmp_path / "tokenizer_config.json", {"eos_token": EOS, **settings})
+        return tokenizer.load(tmp_path)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param(
+            ("<s>",),
+            marks=pytest.mark.xfail(
+                strict=True, raises=AssertionError, reason="bos_token null: the ordinary piece <s> is taken for BOS"
+            ),
+        ),
+        pytest.param(
+            (),
+            marks=pytest.mark.xfail(
+                strict=True, raises=UserError, reason="bos_token null: refused, although the model has no BOS"
+            ),
+        ),
+    ],
+    ids=["with an ordinary piece <s>", "without"],
+)
+def test_a_bos_token_of_null_means_no_bos(byte_level: Callable[..., tokenizer.Tokenizer], pieces: tuple) -> None:
+    """As Qwen's tokenizer_config.json states it."""
+    loaded = byte_level(pieces, bos_token=None, add_bos_token=False)
+    assert encode_prompt(loaded, "a") == loaded.encode("User: a\n\nAssistant:")
+    _, tokens, _ = encode_record(loaded, {"question": "a", "solution": "b"})
+    assert tokens == [*loaded.encode("User: a\n\nAssistant: b"), loaded.eos_id]
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="the name of a control token in a text becomes the control token"
+)
+@pytest.mark.parametrize("name", ["<begin>", EOS])
+def test_control_tokens_written_out_in_a_text_are_text(
+    byte_level: Callable[..., tokenizer.Tokenizer], name: str
+) -> None:
+    """Else a web page can end a document, and a question the prompt."""
+    loaded = byte_level(bos_token="<begin>")
+    text = f"a page that quotes {name} in its text"
+    ids = loaded.encode(text)
+    assert not {loaded.bos_id, loaded.eos_id} & set(ids)
+    assert loaded.decode(ids) == text
+    assert not {loaded.bos_id, loaded.eos_id} & set(encode_prompt(loaded, text)[1:])
+
+
+@pytest.fixture
+def with_dummy_prefix(tmp_path: Path) -> Path:
+    """A SentencePiece model that puts a space before every text, as Llama 2's and Mistral's do."""
+    with open(tmp_path / "tokenizer.model", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["User: What is 6*7? Assistant: So 42.", "print(6*7) output python Run:"] * 9),
+            model_writer=file, vocab_size=310, model_type="bpe", normalization_rule_name="identity",
+            remove_extra_whitespaces=False, add_dummy_prefix=True, byte_fallback=True, user_defined_symbols=["\n"],
+            num_threads=1, minloglevel=2,
+        )  # fmt: skip
+    return tmp_path / "tokenizer.model"
+
+
+@pytest.fixture(params=["small", "llama32k"])
+def prefixed(request: pytest.FixtureRequest) -> tokenizer.Tokenizer:
+    if request.param == "small":
+        return tokenizer.load(request.getfixturevalue("with_dummy_prefix"))
+    return tokenizer.load(request.getfixturevalue("real_data") / "tokenizers" / "llama32k.model")
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="the dummy prefix puts a space before every part of a solution"
+)
+def test_the_parts_of_a_solution_gain_no_spaces(prefixed: tokenizer.Tokenizer) -> None:
+    style, tokens, _ = encode_record(prefixed, {"question": "6*7?", "solution": SOLUTION})
+    assert style == "tora"
+    assert prefixed.decode(tokens) == f"User: 6*7?\n\nAssistant: {SOLUTION}"
+
+
+class TestConversations:
+    @pytest.mark.xfail(
+        strict=True, raises=AssertionError, reason="turns after the first are glued to it, without template and EOS"
+    )
+    def test_every_turn_follows_the_template(self, byte_level: Callable[..., tokenizer.Tokenizer]) -> None:
+        loaded = byte_level(bos_token="<begin>")
+        style, tokens, learned = encode_record(loaded, {"messages": MULTI_TURN})
+        assert decode_turns(loaded, tokens) == [
+            "User: What is 2+2?\n\nAssistant: 4",
+            "User: And times 3?\n\nAssistant: 12",
+        ]
+        assert decode_turns(loaded, learned) == [" 4", " 12"]
+        assert tokens.count(loaded.bos_id) == 1
+        assert style == "cot"
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="the system message is dropped without a word")
+    def test_the_system_message_comes_first(self, byte_level: Callable[..., tokenizer.Tokenizer]) -> None:
+        loaded = byte_level(bos_token="<begin>")
+        messages = [{"role": "system", "content": "Be brief."}, *MULTI_TURN[:2]]
+        _, tokens, learned = encode_record(loaded, {"messages": messages})
+        assert decode_turns(loaded, tokens) == ["Be brief.\n\nUser: What is 2+2?\n\nAssistant: 4"]
+        assert decode_turns(loaded, learned) == [" 4"]

@@ -1,0 +1,57 @@
+"""Hugging Face folders in and out: faults that are known and not fixed yet. When a test passes, remove its mark."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+
+from dsmath_jax.models import huggingface
+from dsmath_jax.models.huggingface.__main__ import main
+from dsmath_jax.models.llama import Llama
+from dsmath_jax.workdir import exit_code, read_json, write_json
+
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+GENERATION = {"eos_token_id": [1, 2], "temperature": 0.6, "top_p": 0.9, "do_sample": True}
+
+
+@pytest.fixture
+def round_trip(model: Llama, params: Any, tmp_path: Path) -> Callable[[], Path]:
+    """Imports a folder as transformers 5 saves it, exports it, and returns the exported folder."""
+    source = tmp_path / "source"
+    source.mkdir()
+    huggingface.write(source, params, model.config)
+    words = ["<s>", "</s>", *(f"word{number}" for number in range(model.config.vocab_size - 2))]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    words_only = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="word0"))
+    words_only.add_special_tokens(words[:2])
+    words_only.save(str(source / "tokenizer.json"))
+    write_json(source / "tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>"})
+    write_json(source / "generation_config.json", GENERATION)
+    (source / "chat_template.jinja").write_text(TEMPLATE)
+
+    def run() -> Path:
+        stage, target = tmp_path / "stage", tmp_path / "target"
+        for arguments in (
+            ["import", f"--from={source}", f"--to={stage}"],
+            ["export", f"--from={stage}", f"--to={target}"],
+        ):
+            if exit_code(lambda arguments=arguments: main(arguments)):
+                pytest.fail(f"{arguments[0]} failed")
+        return target
+
+    return run
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="chat_template.jinja is not copied with the tokenizer")
+def test_the_chat_template_comes_back(round_trip: Callable[[], Path]) -> None:
+    template = round_trip() / "chat_template.jinja"
+    assert template.is_file()
+    assert template.read_text() == TEMPLATE
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the export writes generation_config.json from scratch")
+def test_the_generation_settings_come_back(round_trip: Callable[[], Path]) -> None:
+    found = read_json(round_trip() / "generation_config.json")
+    assert found == found | GENERATION
