@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 from dsmath_jax import runner
 from dsmath_jax.command_line import define_flags, parse
 from dsmath_jax.corpus.plan import plan
+from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.report.report import summary_table
-from dsmath_jax.settings import nearest
+from dsmath_jax.settings import build, nearest
 from dsmath_jax.sharding import start_processes
 from dsmath_jax.stages import STAGES
 from dsmath_jax.training.preemption import Preempted
@@ -61,7 +62,11 @@ def tell(config: ConfigDict, workdir: Path, names: Sequence[str]) -> None:
             state = "complete" if (workdir / stage.name / MANIFEST).is_file() else "to do"
             print(f"{stage.name}: {state}, reads {', '.join(stage.after(config)) or 'no other stage'}")
     if "corpus" in names and config.data_dir != "toy":
-        print("\n".join(["", *plan(config.corpus, data_folder(config, workdir))]))
+        print(
+            "\n".join(
+                ["", *plan(build(CorpusSettings, config.corpus.to_dict(), "corpus."), data_folder(config, workdir))]
+            )
+        )
 
 
 def run() -> int:

@@ -8,14 +8,18 @@ import jax
 from ml_collections import ConfigDict
 
 from dsmath_jax.corpus import pipeline
+from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.data import chat, documents, instructions, sources, tokenizer
+from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import evaluate
 from dsmath_jax.report import report
 from dsmath_jax.rl import loop as rl
 from dsmath_jax.rl import methods, reward_stage
 from dsmath_jax.runner import Stage
+from dsmath_jax.settings import build
 from dsmath_jax.sharding import barrier
 from dsmath_jax.toy import world
+from dsmath_jax.toy.settings import ToySettings
 from dsmath_jax.training import pretrain, sft
 from dsmath_jax.workdir import data_folder
 
@@ -24,21 +28,26 @@ def corpus(config: ConfigDict, workdir: Path) -> dict:
     """WARC files to documents; with `data_dir` "toy" the web is generated first."""
     if jax.process_index() == 0:
         if config.data_dir == "toy":
-            world.write(data_folder(config, workdir), config.seed, config.toy)
-        return pipeline.mine(config.corpus, config.seed, data_folder(config, workdir), workdir / "corpus")
+            toy = build(ToySettings, config.toy.to_dict(), "toy.")
+            world.write(data_folder(config, workdir), config.seed, toy)
+        return pipeline.mine(corpus_settings(config), config.seed, data_folder(config, workdir), workdir / "corpus")
     return {}
+
+
+def corpus_settings(config: ConfigDict) -> CorpusSettings:
+    """The typed settings of the config's part `corpus`."""
+    return build(CorpusSettings, config.corpus.to_dict(), "corpus.")
 
 
 def train_tokenizer(config: ConfigDict, workdir: Path) -> dict:
     """Trains SentencePiece on the kept documents, or copies the tokenizer that `tokenizer.path` names."""
-    folder, given = workdir / "tokenizer", config.tokenizer.path
+    settings, folder = build(TokenizerSettings, config.tokenizer.to_dict(), "tokenizer."), workdir / "tokenizer"
     if jax.process_index() == 0:
-        if given:
-            tokenizer.copy(data_folder(config, workdir) / given, folder)
+        if settings.path:
+            tokenizer.copy(data_folder(config, workdir) / settings.path, folder)
         else:
             texts = documents.texts(workdir / "corpus" / "documents")
-            path, size = folder / "tokenizer.model", config.tokenizer.vocab_size
-            tokenizer.train_sentencepiece(texts, path, size, chat.MARKERS)
+            tokenizer.train_sentencepiece(texts, folder / "tokenizer.model", settings.vocab_size, chat.MARKERS)
     barrier("tokenizer")
     return {"pieces": tokenizer.load(folder).vocab_size}
 
@@ -87,7 +96,7 @@ PARAMS = ("params.sha256.json", "model.json")
 STAGES = (
     Stage(
         "corpus", corpus, (*DATA, "corpus"), lambda c: (), ("documents/*",), optional=("toy",),
-        reads=_own(lambda c, data: pipeline.files(c.corpus, data)),
+        reads=_own(lambda c, data: pipeline.files(corpus_settings(c), data)),
     ),
     Stage("tokenizer", train_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",)),
     Stage(
