@@ -64,6 +64,7 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
         }  # fmt: skip
     config.evaluate = {
         "data": ("gsm8k/test", "math/test"), "problems": 5000, "samples": 1, "temperature": 0.0,
-        "max_new_tokens": LENGTH, "rows": 1024, "models": ("sft", "rl"), "examples": ("gsm8k/train",), "shots": 0,
+        "max_new_tokens": LENGTH, "decode_slots": 1024, "models": ("sft", "rl"), "examples": ("gsm8k/train",),
+        "shots": 0,
     }  # fmt: skip
     return config

@@ -8,9 +8,10 @@ Hardware: 2 CPU cores, 4 GB. Time: below 20 minutes. Expected result: an accurac
 
 from ml_collections import ConfigDict
 
-from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.settings import rl_fields
+from dsmath_jax.settings import to_dict
 from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
@@ -27,11 +28,11 @@ def get_config(variant: str = "scratch") -> ConfigDict:
     config.seed = 0
     config.data_dir = "../shared/data"
     config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
-    config.corpus = corpus(
+    config.corpus = to_dict(CorpusSettings(
         input="crawl/crawl-0*.warc.gz", labels="crawl/labels-public.jsonl", annotations="crawl/annotations.jsonl",
         benchmarks=("gsm8k/train", "gsm8k/test", "cmath/test"), top_tokens=1_500_000, ablation_tokens=(),
-        fasttext={"dim": 64, "lr": 0.5, "epochs": 25, "bucket": 200_000},
-    )  # fmt: skip
+        fasttext=FastTextSettings(dim=64, lr=0.5, epochs=25, bucket=200_000),
+    ))  # fmt: skip
     config.tokenizer = {"path": STORIES if stories else "", "vocab_size": 4096}
     config.model = sizes("1m", width=192, heads=6, hidden=512, context=1024)
     config.pretrain = {
@@ -51,7 +52,7 @@ def get_config(variant: str = "scratch") -> ConfigDict:
         **loop_fields(10, checkpoint_every=5), **adamw(1e-4, 2, weight_decay=0.0),
     }  # fmt: skip
     config.evaluate = {
-        "data": ("gsm8k/test",), "problems": 200, "samples": 4, "temperature": 0.7, "max_new_tokens": 128, "rows": 64,
-        "models": ("base", "sft", "rl"), "examples": ("gsm8k/train",), "shots": 1,
+        "data": ("gsm8k/test",), "problems": 200, "samples": 4, "temperature": 0.7, "max_new_tokens": 128,
+        "decode_slots": 64, "models": ("base", "sft", "rl"), "examples": ("gsm8k/train",), "shots": 1,
     }  # fmt: skip
     return config

@@ -11,10 +11,11 @@ the RL stage takes, its learning rate annealed (stages corpus, tokenizer, pretra
 
 from ml_collections import ConfigDict
 
-from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.reward_stage import reward_model_fields
 from dsmath_jax.rl.settings import rl_fields
+from dsmath_jax.settings import to_dict
 from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
@@ -38,11 +39,11 @@ def get_config(variant: str = "full") -> ConfigDict:
         "pages": 800,
         "templates": "default",
     }
-    config.corpus = corpus(
+    config.corpus = to_dict(CorpusSettings(
         input="crawl/*.warc.gz", labels="crawl/labels.jsonl", benchmarks=("toy/rl", "toy/test"), iterations=3,
         top_tokens=200_000, ablation_tokens=(50_000, 100_000), min_score=0.5,
-        fasttext={"dim": 64, "lr": 0.5, "min_count": 1, "epochs": 25, "bucket": 50_000},
-    )  # fmt: skip
+        fasttext=FastTextSettings(dim=64, lr=0.5, min_count=1, epochs=25, bucket=50_000),
+    ))  # fmt: skip
     config.tokenizer = {"path": "", "vocab_size": 1536}
     config.model = sizes("1m")
     config.pretrain = {
@@ -64,8 +65,8 @@ def get_config(variant: str = "full") -> ConfigDict:
         **loop_fields(220, checkpoint_every=20), **adamw(1.5e-4, 5, "multi_step", weight_decay=0.0),
     }  # fmt: skip
     config.evaluate = {
-        "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42, "rows": 100,
-        "models": ("base", "sft", "rl"), "examples": ("toy/train",), "shots": 2,
+        "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42,
+        "decode_slots": 100, "models": ("base", "sft", "rl"), "examples": ("toy/train",), "shots": 2,
     }  # fmt: skip
     if variant == "sft_continued":
         config.sft.steps += RL_AS_SFT_STEPS

@@ -5,6 +5,7 @@ object is built: the types here, what they mean in the dataclass's `__post_init_
 the field, so that `build` can put the part's name in front: `rl.` + `group_size is 1; a group needs at least 2`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -98,10 +99,14 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
+        if value is None and types.NoneType in arguments:
             return None
-        [hint] = [argument for argument in arguments if argument is not types.NoneType]
-        return _typed(hint, value, name)
+        choices = [argument for argument in arguments if argument is not types.NoneType]
+        if len(choices) == 1:
+            return _typed(choices[0], value, name)
+        for choice in choices:
+            with contextlib.suppress(UserError):
+                return _typed(choice, value, name)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast(type, hint), value, f"{name}.")
     if origin is dict and isinstance(value, Mapping):

@@ -432,7 +432,8 @@ def test_how_to_install_libtpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ((), "--topology is missing"),
         (("--topology=v5e:2x2", "--stage=sft"), "The config has no part 'sft'"),
-        (("--topology=v5e:2x2", "--config.tokenizer.vocab_size=0"), "give it as --config.model.vocab_size=N"),
+        (("--topology=v5e:2x2", "--config.tokenizer.vocab_size=0"), "tokenizer.vocab_size is 0; it must be at least 1"),
+        (("--topology=v5e:2x2", "--config.tokenizer.path=hf"), "give it as --config.model.vocab_size=N"),
         (("--topology=v5e:2x2", "--stage=rl", "--config.rl.method=dpo"), "rl.method=dpo learns from stored samples"),
         (("--topology=v5e:2x2", "--config.pretrain.bath_size=1"), "the nearest is 'pretrain.batch_size'"),
     ],

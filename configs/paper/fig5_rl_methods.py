@@ -12,10 +12,11 @@ chosen on the problems `toy/dev`; the figure is measured on `toy/test`.
 
 from ml_collections import ConfigDict
 
-from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.reward_stage import reward_model_fields
 from dsmath_jax.rl.settings import rl_fields
+from dsmath_jax.settings import to_dict
 from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
@@ -32,8 +33,8 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     config.data_dir = "toy"
     config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
     config.evaluate = {
-        "data": ("toy/test",), "problems": 500, "samples": 8, "temperature": 0.7, "max_new_tokens": 64, "rows": 128,
-        "models": ("rl",), "examples": ("toy/train",), "shots": 2,
+        "data": ("toy/test",), "problems": 500, "samples": 8, "temperature": 0.7, "max_new_tokens": 64,
+        "decode_slots": 128, "models": ("rl",), "examples": ("toy/train",), "shots": 2,
     }  # fmt: skip
     if variant == "start":
         start(config)
@@ -63,11 +64,11 @@ def start(config: ConfigDict) -> None:
         "problems": {"train": 1500, "rl": 4000, "dev": 200, "test": 500}, "steps": (3, 4, 5), "largest": 20,
         "pages": 800, "templates": "default",
     }  # fmt: skip
-    config.corpus = corpus(
+    config.corpus = to_dict(CorpusSettings(
         input="crawl/*.warc.gz", labels="crawl/labels.jsonl", benchmarks=("toy/rl", "toy/dev", "toy/test"),
         iterations=3, top_tokens=200_000, ablation_tokens=(), min_score=0.5,
-        fasttext={"dim": 64, "lr": 0.5, "min_count": 1, "epochs": 25, "bucket": 50_000},
-    )  # fmt: skip
+        fasttext=FastTextSettings(dim=64, lr=0.5, min_count=1, epochs=25, bucket=50_000),
+    ))  # fmt: skip
     config.tokenizer = {"path": "", "vocab_size": 1024}
     config.model = sizes("1m")
     config.pretrain = {

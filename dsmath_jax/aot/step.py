@@ -20,8 +20,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.aot.hlo import costs
+from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama
+from dsmath_jax.settings import build
 from dsmath_jax.sharding import make_mesh
 from dsmath_jax.training.fitting import abstract_inputs, next_token_step
 from dsmath_jax.training.flops import HBM_BYTES, PEAK_FLOPS, model_flops_per_token
@@ -76,8 +78,10 @@ def model_sizes(config: ConfigDict) -> ModelConfig:
       UserError: the vocabulary is that of a tokenizer which has to be read first.
     """
     fields = dict(config.model)
-    fields["vocab_size"] = fields.get("vocab_size", 0) or config.get("tokenizer", {}).get("vocab_size", 0)
-    if not fields["vocab_size"]:
+    if not fields.get("vocab_size") and "tokenizer" in config:
+        trained = build(TokenizerSettings, config.tokenizer.to_dict(), "tokenizer.")
+        fields["vocab_size"] = 0 if trained.path else trained.vocab_size
+    if not fields.get("vocab_size"):
         raise UserError("The vocabulary's size is the tokenizer's; give it as --config.model.vocab_size=N.")
     return ModelConfig(**fields)
 

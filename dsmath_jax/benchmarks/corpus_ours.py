@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from ml_collections import ConfigDict
 
 from dsmath_jax.benchmarks.resources import Meter
 from dsmath_jax.corpus import classifier, crawl, dedup, mining, pages, pipeline
 from dsmath_jax.corpus.decontaminate import Benchmarks
 from dsmath_jax.corpus.normalize import normalize
-from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.workdir import read_json, write_json
 
 # As in the small recipes; the table's seconds of scoring grow with `dim`.
-FASTTEXT = {"dim": 64, "lr": 0.5, "epochs": 5, "bucket": 200_000}
+FASTTEXT = FastTextSettings(dim=64, lr=0.5, epochs=5, bucket=200_000)
 
 
 def prepare(files: list[str], folder: str) -> dict:
@@ -30,21 +29,20 @@ def prepare(files: list[str], folder: str) -> dict:
 
     The model tells pages with LaTeX commands from pages without: what it has learned does not matter to its speed.
     """
-    here, settings = Path(folder), corpus(fasttext=FASTTEXT)
-    shards = pages.take_shards(files, here / "pages", pages.settings(ConfigDict(settings), here))
+    here = Path(folder)
+    shards = pages.take_shards(files, here / "pages", pages.page_settings(CorpusSettings(), here))
     rows = [row for shard in shards for row in pq.read_table(shard, columns=["text", "normal"]).to_pylist()]
     write_json(here / "texts.json", [row["text"] for row in rows if row["text"]])
     examples = (("\\" in row["normal"], row["normal"]) for row in rows if row["normal"])
-    chosen = {name: value for name, value in settings["fasttext"].items() if name != "models"}
     (here / "models").mkdir()
-    classifier.train(examples, chosen, 0, here / "training").rename(here / "models" / "0")
+    classifier.train(examples, FASTTEXT, 0, here / "training").rename(here / "models" / "0")
     return {}
 
 
 def whole(files: list[str], models: str, folder: str) -> dict:
     """WARC files to scored pages, as the corpus does it; counts of pages."""
     here = Path(folder)
-    shards = pages.take_shards(files, here / "pages", pages.settings(ConfigDict(corpus()), here))
+    shards = pages.take_shards(files, here / "pages", pages.page_settings(CorpusSettings(), here))
     found = crawl.read_crawl(shards, here)
     (here / "models").symlink_to(models)
     mining.score(found, here, None)
@@ -62,7 +60,7 @@ def steps(files: list[str], models: str, folder: str) -> dict:
     _count(meter, pages, {"Spans": "minhash"})
     read_pages = pages.read_pages
     vars(pages)["read_pages"] = lambda *args: meter.items("read", read_pages(*args))
-    made = json.dumps(pages.settings(ConfigDict(corpus()), here), sort_keys=True)
+    made = json.dumps(pages.page_settings(CorpusSettings(), here), sort_keys=True)
     shards = [here / "pages" / f"{number:06d}.parquet" for number in range(len(files))]
     for number, (shard, file) in enumerate(zip(shards, files, strict=True)):
         meter.call("files", pages.write_shard, str(shard), file, str(number), made)
@@ -96,10 +94,10 @@ def _timed(work: Callable[[], int]) -> tuple[int, float]:
 
 def mine(files: list[str], seeds: str, top_tokens: int, folder: str) -> dict:
     """Two iterations of the whole corpus without benchmarks; counts of its pages and documents."""
-    config = corpus(
-        input=files, seeds=seeds, iterations=2, top_tokens=top_tokens, ablation_tokens=(), fasttext=FASTTEXT
+    settings = CorpusSettings(
+        input=tuple(files), seeds=seeds, iterations=2, top_tokens=top_tokens, ablation_tokens=(), fasttext=FASTTEXT
     )
-    summary = pipeline.mine(ConfigDict(config), 0, Path(folder), Path(folder))
+    summary = pipeline.mine(settings, 0, Path(folder), Path(folder))
     return {name: summary[name] for name in ("pages_read", "documents_kept", "funnel")}
 
 

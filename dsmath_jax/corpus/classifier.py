@@ -11,10 +11,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import fasttext
+
+from dsmath_jax.corpus.settings import FastTextSettings
 
 NUMBER = re.compile(r"(?<![^ ])\d[\d.]*(?![^ ])")
 MATH, OTHER = "__label__math", "__label__other"
@@ -45,11 +47,11 @@ def line(normal: str) -> str:
     return NUMBER.sub("0", normal) + "\n"
 
 
-def train(examples: Iterable[tuple[bool, str]], settings: Mapping, seed: int, folder: Path) -> Path:
+def train(examples: Iterable[tuple[bool, str]], settings: FastTextSettings, seed: int, folder: Path) -> Path:
     """Trains on examples (is it mathematics, normal form of the text), in the order given; returns the model's file.
 
     Args:
-      settings: dim, lr, word_ngrams, min_count, epochs, bucket, threads, quantize.
+      settings: of this one classifier; `models` is ignored.
       folder: where the training text and the model are put.
 
     Raises:
@@ -59,9 +61,9 @@ def train(examples: Iterable[tuple[bool, str]], settings: Mapping, seed: int, fo
     text, model = folder / "train.txt", folder / "model"
     with open(text, "w", encoding="utf-8") as file:
         file.writelines(f"{MATH if is_math else OTHER} {line(normal)}" for is_math, normal in examples)
-    arguments = {ARGUMENTS[name]: value for name, value in settings.items() if name != "quantize"} | {"seed": seed}
+    arguments = {theirs: getattr(settings, ours) for ours, theirs in ARGUMENTS.items()} | {"seed": seed}
     done = subprocess.run(
-        [sys.executable, "-c", TRAINER, str(text), str(model), str(settings["quantize"]), json.dumps(arguments)],
+        [sys.executable, "-c", TRAINER, str(text), str(model), str(settings.quantize), json.dumps(arguments)],
         env=os.environ | {"MALLOC_PERTURB_": "255"},  # memory is filled with the complement of this byte
         capture_output=True,
         text=True,

@@ -24,6 +24,7 @@ from dsmath_jax.corpus.crawl import CANDIDATES, Crawl, write_frame
 from dsmath_jax.corpus.measure import Labelled, measure
 from dsmath_jax.corpus.normalize import mix
 from dsmath_jax.corpus.select import Cut, top_tokens
+from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.progress import track
 from dsmath_jax.workdir import UserError, atomic_path, read_json, write_json
 
@@ -49,11 +50,11 @@ def iterate(
     seeds: Sequence[str],
     annotations: Sequence[Annotation] | None,
     labelled: Labelled | None,
-    config: Any,
+    settings: CorpusSettings,
     seed: int,
     folder: Path,
 ) -> list[Iteration]:
-    """Mines until an iteration collects hardly anything new, or for `config.iterations`; returns all of them.
+    """Mines until an iteration collects hardly anything new, or for `settings.iterations`; returns all of them.
 
     Args:
       seeds: canonical URL prefixes whose pages are positives from the beginning.
@@ -65,15 +66,15 @@ def iterate(
       UserError: the seeds or the token limit cover nothing or everything, so that nothing can be told apart.
     """
     done: list[Iteration] = []
-    for number in track(range(1, config.iterations + 1), "mining iterations", config.iterations):
+    for number in track(range(1, settings.iterations + 1), "mining iterations", settings.iterations):
         here, last = folder / str(number), done[-1] if done else None
         write_frame(here / "positives", more_positives(last, annotations) if last else seed_pages(crawl, seeds))
         candidates = last.scored() if last else crawl.listed()
-        draw_sample(candidates, here, config, seed * 1_000 + number)
-        train(crawl, here, config.fasttext, seed * 1_000 + number)
+        draw_sample(candidates, here, settings, seed * 1_000 + number)
+        train(crawl, here, settings.fasttext, seed * 1_000 + number)
         score(crawl, here, last)
-        done.append(conclude(here, number, done, labelled, config, seed))
-        if done[-1].row["overlap"] >= config.stop_overlap:
+        done.append(conclude(here, number, done, labelled, settings, seed))
+        if done[-1].row["overlap"] >= settings.stop_overlap:
             break
     return done
 
@@ -95,8 +96,8 @@ def more_positives(last: Iteration, annotations: Sequence[Annotation] | None) ->
     return daft.read_parquet(f"{last.folder}/positives/*.parquet").concat(found).distinct().sort("number")
 
 
-def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> None:
-    """Draws positives and `config.negatives` times as many negatives (the paper: as many) to `sample.parquet`.
+def draw_sample(candidates: DataFrame, folder: Path, settings: CorpusSettings, seed: int) -> None:
+    """Draws positives and `settings.negatives` times as many negatives (the paper: as many) to `sample.parquet`.
 
     Its columns are model, number, math; sorted. Negatives are random pages, but none of those that the last iteration
     collected: where mathematics is not as rare as in Common Crawl, they would teach that it is none. Each model gets
@@ -112,14 +113,14 @@ def draw_sample(candidates: DataFrame, folder: Path, config: Any, seed: int) -> 
     if path.exists():
         return
     positives = daft.read_parquet(f"{folder}/positives/*.parquet")
-    chosen = _lowest(positives, config.max_positives, seed)
+    chosen = _lowest(positives, settings.max_positives, seed)
     if not len(chosen):
-        raise UserError(f"No page read lies below a prefix of {config.seeds}; mend the prefixes.")
+        raise UserError(f"No page read lies below a prefix of {settings.seeds}; mend the prefixes.")
     others = candidates.where(~col("collected")) if "collected" in candidates.column_names else candidates
     others = others.select("number").join(positives, on="number", how="anti")
-    count = max(1, min(config.max_negatives, round(config.negatives * len(chosen))))
+    count = max(1, min(settings.max_negatives, round(settings.negatives * len(chosen))))
     tables = []
-    for model in range(config.fasttext.models):
+    for model in range(settings.fasttext.models):
         rejected = _lowest(others, count, seed + 500 + model)
         if not len(rejected):
             raise UserError(
@@ -149,11 +150,11 @@ def _lowest(frame: DataFrame, count: int, seed: int) -> np.ndarray:
     return np.array(keyed.sort(["key", "number"]).limit(count).to_pydict()["number"], np.int64)
 
 
-def train(crawl: Crawl, folder: Path, settings: Any, seed: int) -> None:
+def train(crawl: Crawl, folder: Path, settings: FastTextSettings, seed: int) -> None:
     """Trains the iteration's classifiers on its sample and leaves them as `models/N`."""
-    chosen = {name: value for name, value in settings.items() if name != "models"}
+    fields = json.dumps(dataclasses.asdict(settings))
     tasks = [
-        (str(folder / "models" / str(model)), str(crawl.names), str(folder / "sample.parquet"), json.dumps(chosen),
+        (str(folder / "models" / str(model)), str(crawl.names), str(folder / "sample.parquet"), fields,
          str(model), str(seed))
         for model in range(settings.models)
     ]  # fmt: skip
@@ -168,7 +169,7 @@ def write_model(target: str, shards: str, sample: str, settings: str, model: str
     # A folder of our own: the training process of a killed run may live on and write into its folder.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as scratch:
         chosen = examples([Path(shards).parent / shard for shard in read_json(shards)], table, number)
-        classifier.train(chosen, json.loads(settings), number, Path(scratch)).replace(path)
+        classifier.train(chosen, FastTextSettings(**json.loads(settings)), number, Path(scratch)).replace(path)
 
 
 def examples(shards: Sequence[Path], sample: pa.Table, seed: int) -> Iterator[tuple[bool, str]]:
@@ -219,7 +220,7 @@ def write_scores(target: str, shard: str, candidates: str, models: str, last: st
 
 
 def conclude(
-    folder: Path, number: int, done: Sequence[Iteration], labelled: Labelled | None, config: Any, seed: int
+    folder: Path, number: int, done: Sequence[Iteration], labelled: Labelled | None, settings: CorpusSettings, seed: int
 ) -> Iteration:
     """Collects the best-scored pages, counts domains and prefixes, and writes the iteration's row of the table.
 
@@ -230,7 +231,7 @@ def conclude(
         result = read_json(folder / "result.json")
         return Iteration(number, folder, Cut(**result["cut"]), result["row"])
     scored = daft.read_parquet(f"{folder}/scores/*.parquet")
-    cut = top_tokens(scored, config.top_tokens, config.min_score)
+    cut = top_tokens(scored, settings.top_tokens, settings.min_score)
     scored = scored.with_column("collected", cut.before())
     counts = _counts(scored)
     if not counts["left"]:
@@ -240,10 +241,10 @@ def conclude(
         )
     if not counts["pages"]:
         raise UserError(
-            f"Iteration {number} collected no page: none scored {config.min_score} within {config.top_tokens} tokens; "
-            "mend --config.corpus.min_score, top_tokens or the seeds."
+            f"Iteration {number} collected no page: none scored {settings.min_score} within {settings.top_tokens} "
+            "tokens; mend --config.corpus.min_score, top_tokens or the seeds."
         )
-    write_frame(folder / "hosts", domains.hosts(scored, config.domain_share))
+    write_frame(folder / "hosts", domains.hosts(scored, settings.domain_share))
     by_host = daft.read_parquet(f"{folder}/hosts/*.parquet")
     write_frame(folder / "prefixes", domains.prefixes(scored, by_host))
     new = by_host.where(col("math_related")).select("host")
@@ -278,11 +279,13 @@ def _counts(scored: DataFrame) -> dict:
     return counts | {"tokens": sums["tokens"] or 0, "threshold": sums["threshold"]}
 
 
-def ablation(last: Iteration, limits: Sequence[int], labelled: Labelled | None, config: Any, seed: int) -> list[dict]:
+def ablation(
+    last: Iteration, limits: Sequence[int], labelled: Labelled | None, settings: CorpusSettings, seed: int
+) -> list[dict]:
     """What other token limits than N would collect from the scores of one iteration, a row for each."""
     rows = []
     for limit in limits:
-        cut = top_tokens(last.scored(), limit, config.min_score)
+        cut = top_tokens(last.scored(), limit, settings.min_score)
         counts = _counts(last.scored().with_column("collected", cut.before()))
         row = {"top_tokens": limit} | {name: counts[name] for name in ("pages", "tokens", "threshold")}
         rows.append(row | measure(labelled, last.scored(), cut, seed))

@@ -4,25 +4,24 @@
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import daft
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ml_collections import ConfigDict
 
 from dsmath_jax.corpus import dedup, engine, urls
 from dsmath_jax.corpus.normalize import Spans, normalize
 from dsmath_jax.corpus.reading import sources
 from dsmath_jax.corpus.reading.warc import read_pages
-from dsmath_jax.corpus.settings import DEFAULTS
+from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.corpus.text.html_text import html_to_text
 from dsmath_jax.corpus.text.language import language
 from dsmath_jax.data import tokenizer
@@ -48,10 +47,10 @@ SCHEMA = pa.schema(
 )
 
 
-def settings(config: Any, data_dir: Path) -> dict:
+def page_settings(settings: CorpusSettings, data_dir: Path) -> dict:
     """What of the corpus's settings decides how pages are written; it goes into the files' metadata."""
-    path = str((data_dir / config.tokenizer).absolute()) if config.tokenizer else ""
-    return {"minhash": dict(config.minhash), "tokenizer": path}
+    path = str((data_dir / settings.tokenizer).absolute()) if settings.tokenizer else ""
+    return {"minhash": dataclasses.asdict(settings.minhash), "tokenizer": path}
 
 
 def token_counter(made: dict) -> str:
@@ -77,7 +76,7 @@ def write_shard(target: str, source: str, shard: str, made: str) -> None:
 
     Args:
       shard: its number among all shards.
-      made: `settings` as JSON.
+      made: `page_settings` as JSON.
 
     Raises:
       UserError: `source` is no readable WARC file, or the tokenizer is none.
@@ -196,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ray-address", default="", help='"auto", HOST:PORT or ray://...: work on a Ray cluster')
     args = parser.parse_args(argv)
     engine.connect(args.ray_address)
-    chosen = settings(ConfigDict(DEFAULTS | {"tokenizer": args.tokenizer}), Path())
+    chosen = page_settings(CorpusSettings(tokenizer=args.tokenizer), Path())
     shards = write_shards(sources.find(args.input, Path()), args.output, chosen)
     count = frame(shards, "number").count_rows()
     print(f"{count} pages in {len(shards)} files below {args.output}; broken: {read_damage(shards) or 'nothing'}")

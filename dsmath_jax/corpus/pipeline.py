@@ -9,7 +9,6 @@ addresses (`engine`). What a killed run left complete the next run takes over; t
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import daft
 from daft import col
@@ -19,21 +18,22 @@ from dsmath_jax.corpus.annotations import read_annotations
 from dsmath_jax.corpus.card import card
 from dsmath_jax.corpus.crawl import Crawl, read_crawl, write_file
 from dsmath_jax.corpus.reading import sources
-from dsmath_jax.corpus.settings import CHOICES
+from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.data import benchmarks
-from dsmath_jax.workdir import UserError, write_json
+from dsmath_jax.settings import to_dict
+from dsmath_jax.workdir import write_json
 
 OTHER_HOSTS = 1000  # of those that are not math-related, so many are in the summary
 
 
-def files(config: Any, data_dir: Path) -> list[Path]:
+def files(settings: CorpusSettings, data_dir: Path) -> list[Path]:
     """The user's own small files that the settings name."""
-    names = [config[name] for name in ("seeds", "labels", "annotations") if config[name]]
-    return [data_dir / name for name in [*names, *config.benchmark_files]]
+    names = (settings.seeds, settings.labels, settings.annotations, *settings.benchmark_files)
+    return [data_dir / name for name in names if name]
 
 
-def mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
-    """Runs the whole pipeline with the fields of `settings.DEFAULTS`; returns what it writes to `out/summary.json`.
+def mine(settings: CorpusSettings, seed: int, data_dir: Path, out: Path) -> dict:
+    """Runs the whole pipeline and returns what it writes to `out/summary.json`.
 
     Writes `pages/*.parquet` (one per input), `duplicates/`, `candidates/`, `iterations/N/`, `documents/*.parquet`,
     `matches/*.parquet` (pages and the benchmark records they repeat), `decisions.parquet` (one row per page read),
@@ -46,45 +46,43 @@ def mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
     Raises:
       UserError: an input is missing, unreadable, empty or gives nothing to train on.
     """
-    for name, choices in CHOICES.items():
-        if config[name] not in choices:
-            raise UserError(f"--config.corpus.{name}={config[name]} is none of {', '.join(choices)}; give one of them.")
-    engine.connect(config.ray_address, config.workers)
+    engine.connect(settings.ray_address, settings.workers)
     data_dir, out = data_dir.absolute(), out.absolute()  # the processes of a cluster may work elsewhere
     # What is there grows with every step that a lost machine does not undo.
-    return engine.retry(lambda: _mine(config, seed, data_dir, out), lambda: sum(1 for _ in out.rglob("*.*")))
+    return engine.retry(lambda: _mine(settings, seed, data_dir, out), lambda: sum(1 for _ in out.rglob("*.*")))
 
 
-def _mine(config: Any, seed: int, data_dir: Path, out: Path) -> dict:
-    found = sources.find(config.input, data_dir, config.input_root)
-    seeds = inputs.read_seeds(data_dir / config.seeds)
-    labels = inputs.read_labels(data_dir / config.labels) if config.labels else {}
-    annotations = read_annotations(data_dir / config.annotations) if config.annotations else None
-    records = [record for name in config.benchmarks for record in benchmarks.load(name, data_dir)]
-    records += [record for name in config.benchmark_files for record in benchmarks.load_file(data_dir / name)]
+def _mine(settings: CorpusSettings, seed: int, data_dir: Path, out: Path) -> dict:
+    found = sources.find(settings.input, data_dir, settings.input_root)
+    seeds = inputs.read_seeds(data_dir / settings.seeds)
+    labels = inputs.read_labels(data_dir / settings.labels) if settings.labels else {}
+    annotations = read_annotations(data_dir / settings.annotations) if settings.annotations else None
+    records = [record for name in settings.benchmarks for record in benchmarks.load(name, data_dir)]
+    records += [record for name in settings.benchmark_files for record in benchmarks.load_file(data_dir / name)]
 
-    made = pages.settings(config, data_dir)
+    made = pages.page_settings(settings, data_dir)
     shards = pages.take_shards(found, out / "pages", made)
-    crawl = read_crawl(shards, out, config.min_tokens)
+    crawl = read_crawl(shards, out, settings.min_tokens)
     prefixes = seeds + [annotation.prefix for annotation in annotations or ()]
     duplicates = daft.read_parquet(f"{crawl.duplicates}/*.parquet")
     labelled = measure.find_labelled(shards, duplicates, labels, prefixes) if labels else None
     if labelled and labelled.unknown:
         print(
-            f"{data_dir / config.labels}: {labelled.unknown} labels are of URLs not read; not counted.", file=sys.stderr
+            f"{data_dir / settings.labels}: {labelled.unknown} labels are of URLs not read; not counted.",
+            file=sys.stderr,
         )
-    done = mining.iterate(crawl, seeds, annotations, labelled, config, seed, out / "iterations")
-    results.write(crawl, done[-1], records, config, out)
+    done = mining.iterate(crawl, seeds, annotations, labelled, settings, seed, out / "iterations")
+    results.write(crawl, done[-1], records, settings, out)
     prefixes_found = daft.read_parquet(f"{done[-1].folder}/prefixes/*.parquet").sort(["host", "prefix"])
     write_file(out / "prefixes.parquet", prefixes_found)
     summary = summarize(crawl, done, labelled, out) | {
-        "ablation": mining.ablation(done[-1], config.ablation_tokens, labelled, config, seed),
+        "ablation": mining.ablation(done[-1], settings.ablation_tokens, labelled, settings, seed),
         "domain_rule": domains.RULES[annotations is not None],
         "token_counter": pages.token_counter(made),
         "damage": pages.read_damage(shards),
     }
     write_json(out / "summary.json", summary)
-    card.write(out, config.to_dict() | {"seed": seed})
+    card.write(out, to_dict(settings) | {"seed": seed})
     return summary
 
 

@@ -4,13 +4,14 @@ Core-hours are those of `rates.json`, measured by `dsmath_jax.benchmarks.corpus`
 come: an estimate for work that grows with the pages. What that leaves out is said below the table.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from dsmath_jax.corpus import domains, pages
 from dsmath_jax.corpus.reading import sources
+from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.data import benchmarks
 from dsmath_jax.workdir import read_json
 
@@ -38,28 +39,28 @@ def core_hours(read: int, iterations: int, seconds: dict[str, float]) -> dict[st
     return {step: seconds[step] * count / 1000 / 3600 for step, count in times.items()}
 
 
-def plan(config: Any, data_dir: Path) -> Iterator[str]:
+def plan(settings: CorpusSettings, data_dir: Path) -> Iterator[str]:
     """The lines of the plan; reads lists of paths and the names of files, nothing else.
 
     Raises:
       UserError: the input cannot be found, or a benchmark is unknown.
     """
-    found = sources.find(config.input, data_dir, config.input_root)
-    made = pages.settings(config, data_dir)
+    found = sources.find(settings.input, data_dir, settings.input_root)
+    made = pages.page_settings(settings, data_dir)
     known = benchmarks.available(data_dir)
-    missing = [name for name in config.benchmarks if name not in (*known, benchmarks.ALL)]
+    missing = [name for name in settings.benchmarks if name not in (*known, benchmarks.ALL)]
     yield f"input        {len(found):,} shards, {found[0]} first"
-    yield f"seeds        {data_dir / config.seeds}{'' if (data_dir / config.seeds).is_file() else ' (MISSING)'}"
-    yield f"domain rule  {domains.RULES[bool(config.annotations)]}"
+    yield f"seeds        {data_dir / settings.seeds}{'' if (data_dir / settings.seeds).is_file() else ' (MISSING)'}"
+    yield f"domain rule  {domains.RULES[bool(settings.annotations)]}"
     counter = pages.token_counter(made)
-    yield f"collected    {config.top_tokens:,} tokens ({counter}) in each of {config.iterations} iterations at most"
-    yield f"fastText     {dict(config.fasttext)}"
-    yield f"benchmarks   {', '.join(config.benchmarks)}{f' (MISSING: {missing})' if missing else ''}"
-    yield f"engine       {config.ray_address or 'this machine'}"
+    yield f"collected    {settings.top_tokens:,} tokens ({counter}) in each of {settings.iterations} iterations at most"
+    yield f"fastText     {dataclasses.asdict(settings.fasttext)}"
+    yield f"benchmarks   {', '.join(settings.benchmarks)}{f' (MISSING: {missing})' if missing else ''}"
+    yield f"engine       {settings.ray_address or 'this machine'}"
     measured = rates()
     seconds = measured["seconds_per_1000_pages"]
     counts = (len(found) * PAGES_PER_SHARD, PAPER_PAGES)
-    hours = [core_hours(count, config.iterations, seconds) for count in counts]
+    hours = [core_hours(count, settings.iterations, seconds) for count in counts]
     yield ""
     yield f"{'core-hours':12}{'s per 1,000 pages':>20}" + "".join(f"{count:17,} pages" for count in counts)
     for step in hours[0]:

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from dsmath_jax.corpus.crawl import Crawl, read_duplicates
 from dsmath_jax.corpus.decontaminate import Benchmarks, Match, without
 from dsmath_jax.corpus.mining import Iteration
 from dsmath_jax.corpus.select import Cut
+from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.workdir import atomic_path, read_jsonl, write_jsonl
 
@@ -48,13 +48,13 @@ DECISIONS = pa.schema(
 MATCHES = pa.schema([("id", pa.string()), ("record", pa.string()), ("ngram", pa.string())])
 
 
-def write(crawl: Crawl, last: Iteration, records: Sequence[Record], config: Any, out: Path) -> None:
+def write(crawl: Crawl, last: Iteration, records: Sequence[Record], settings: CorpusSettings, out: Path) -> None:
     """Decontaminates the collected pages and writes `documents/`, `matches/` and `decisions.parquet` below `out`."""
     known = out / "benchmarks.jsonl"
     if not known.exists():
         rows = ({"id": record.id, "question": record.question, "solution": record.solution} for record in records)
         write_jsonl(known, rows)
-    rules = {"ngram": config.ngram, "min_ngram": config.min_ngram, "remove": config.remove}
+    rules = {"ngram": settings.ngram, "min_ngram": settings.min_ngram, "remove": settings.remove}
     facts = {"cut": dataclasses.asdict(last.cut), "iteration": last.number}
     tokens = pages.shard_settings(crawl.shards[0])["tokenizer"]
     tasks = [

@@ -1,56 +1,96 @@
 """The settings of the corpus, with the paper's values (section 2.1) where it gives some."""
 
-from typing import Any
+import dataclasses
 
-DEFAULTS: dict[str, Any] = {
-    "input": "crawl",  # WARC or WET files, or pages made before: a folder, glob, list of paths or address (sources.py)
-    "input_root": "https://data.commoncrawl.org/",  # what relative paths in lists lie below: an address or a folder
-    "seeds": "crawl/seeds.txt",  # URL prefixes whose pages are the first positives
-    "labels": "",  # page labels, for measuring only
-    "annotations": "",  # judged URL prefixes; "" takes the automatic rule of domains.py
-    "benchmarks": (),  # names of data/benchmarks.py whose texts must not be in the corpus
-    "benchmark_files": (),  # more of them: JSON lines with "question" and perhaps "solution"
-    "tokenizer": "",  # counts tokens (a `.model` or `tokenizer.json` below data_dir); "" counts characters / 4
-    "minhash": {"bands": 14, "rows": 8, "shingle": 5},
-    "min_tokens": 50,  # shorter pages are no candidates
-    "iterations": 4,
-    "top_tokens": 40_000_000_000,  # N, per iteration
-    "ablation_tokens": (40_000_000_000, 80_000_000_000, 120_000_000_000, 160_000_000_000),  # other N, for a table
-    "min_score": 0.0,  # pages that score less are not collected, even where N has room
-    "domain_share": 0.1,  # a domain of which more is collected is math-related
-    "stop_overlap": 0.98,
-    "max_positives": 500_000,
-    "max_negatives": 500_000,
-    "negatives": 1.0,  # per positive
-    "fasttext": {
-        "dim": 256, "lr": 0.1, "word_ngrams": 3, "min_count": 3, "epochs": 3, "bucket": 2_000_000,
-        "threads": 1,  # more are faster and not reproducible
-        "quantize": False,  # score with the quantised model, which is a tenth of the size
-        "models": 1,  # more, each with negatives of its own, are averaged: steadier where examples are few
-    },
-    "ngram": 10,
-    "min_ngram": 3,
-    "remove": "page",  # or "segment": what of a page that repeats a benchmark goes
-    "workers": 0,  # processes on this machine; 0: as many as it has CPUs
-    "ray_address": "",  # "" runs on this machine; "auto", "HOST:PORT" or "ray://..." on a Ray cluster
-}  # fmt: skip
+from dsmath_jax.settings import check_choice, check_least, setting
 
-CHOICES = {"remove": ("page", "segment")}
+REMOVE = ("page", "segment")
 
 
-def corpus(**changes: Any) -> dict[str, Any]:
-    """The settings with some changed; those of `minhash` and `fasttext` may be given in part.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MinHashSettings:
+    """How near-duplicates are found: two pages are near-duplicates where all rows of one band are equal."""
 
-    Raises:
-      KeyError: there is no such setting.
-    """
-    settings = {name: dict(value) if isinstance(value, dict) else value for name, value in DEFAULTS.items()}
-    for name, value in changes.items():
-        if isinstance(settings[name], dict):
-            unknown = set(value) - set(settings[name])
-            if unknown:
-                raise KeyError(f"{name} has no setting {sorted(unknown)}")
-            settings[name] |= value
-        else:
-            settings[name] = value
-    return settings
+    bands: int = setting(14, "bands of a page's MinHash signature")
+    rows: int = setting(8, "hashes in each band")
+    shingle: int = setting(5, "words in each hashed n-gram")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_least(field.name, getattr(self, field.name), 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FastTextSettings:
+    """How the fastText classifier is trained; the defaults are the paper's (section 2.1) where it gives some."""
+
+    dim: int = setting(256, "dimensions of the word vectors (section 2.1)")
+    lr: float = setting(0.1, "learning rate (section 2.1)")
+    word_ngrams: int = setting(3, "longest word n-gram (section 2.1)")
+    min_count: int = setting(3, "occurrences below which a word is ignored (section 2.1)")
+    epochs: int = setting(3, "passes over the examples (section 2.1)")
+    bucket: int = setting(2_000_000, "hash buckets for the n-grams")
+    threads: int = setting(1, "threads of the training; more are faster but not reproducible")
+    quantize: bool = setting(False, "score with the quantized model, which has a tenth of the size")
+    models: int = setting(
+        1, "classifiers whose scores are averaged, each with its own negatives: steadier where examples are few"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "word_ngrams", "min_count", "epochs", "threads", "models"):
+            check_least(name, getattr(self, name), 1)
+        check_least("bucket", self.bucket, 0)
+        check_least("lr", self.lr, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusSettings:
+    """The stage `corpus`: mining mathematical pages from Common Crawl (section 2.1)."""
+
+    input: str | tuple[str, ...] = setting(
+        "crawl", "WARC or WET files, or pages extracted before: a folder, glob, list of paths or address, or several"
+    )
+    input_root: str = setting(
+        "https://data.commoncrawl.org/", "address or folder that relative paths in lists of paths refer to"
+    )
+    seeds: str = setting("crawl/seeds.txt", "file of URL prefixes whose pages are the first positives (section 2.1)")
+    labels: str = setting("", "file of page labels, used for measuring only; '' measures nothing")
+    annotations: str = setting("", "file of annotated URL prefixes (section 2.1); '' takes the automatic domain rule")
+    benchmarks: tuple[str, ...] = setting((), "names of the benchmarks whose texts must not be in the corpus")
+    benchmark_files: tuple[str, ...] = setting(
+        (), "JSON lines files of further benchmark texts: 'question' and optionally 'solution'"
+    )
+    tokenizer: str = setting(
+        "", "tokenizer (.model or tokenizer.json, below data_dir) that counts tokens; '' counts characters / 4"
+    )
+    minhash: MinHashSettings = setting(MinHashSettings(), "detection of near-duplicates")
+    min_tokens: int = setting(50, "shortest page, in tokens, that can be collected")
+    iterations: int = setting(4, "iterations of mining at most (section 2.1)")
+    top_tokens: int = setting(40_000_000_000, "N: tokens that an iteration collects at most (section 2.1)")
+    ablation_tokens: tuple[int, ...] = setting(
+        (40_000_000_000, 80_000_000_000, 120_000_000_000, 160_000_000_000),
+        "other values of N, in tokens, that the card compares (section 2.1)",
+    )
+    min_score: float = setting(0.0, "lowest score, 0 to 1, that is collected, even where N has room")
+    domain_share: float = setting(0.1, "collected share of a domain above which it is math-related (section 2.1)")
+    stop_overlap: float = setting(
+        0.98, "share of the collected pages that the previous iteration had too, at which mining stops (section 2.1)"
+    )
+    max_positives: int = setting(500_000, "positive examples of the classifier at most, in pages (section 2.1)")
+    max_negatives: int = setting(500_000, "negative examples of the classifier at most, in pages (section 2.1)")
+    negatives: float = setting(1.0, "negative examples per positive one")
+    fasttext: FastTextSettings = setting(FastTextSettings(), "the classifier (section 2.1)")
+    ngram: int = setting(10, "tokens in a row shared with a benchmark that make a page contaminated (section 2.1)")
+    min_ngram: int = setting(3, "shortest benchmark text, in tokens, that is matched as a whole (section 2.1)")
+    remove: str = setting("page", f"what of a contaminated page is removed, one of {', '.join(REMOVE)}")
+    workers: int = setting(0, "processes on this machine; 0: one for each CPU", changes_result=False)
+    ray_address: str = setting(
+        "", "Ray cluster: 'auto', 'HOST:PORT' or 'ray://...'; '' runs on this machine", changes_result=False
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("remove", self.remove, REMOVE)
+        for name in ("iterations", "top_tokens", "max_positives", "max_negatives", "ngram", "min_ngram"):
+            check_least(name, getattr(self, name), 1)
+        for name in ("min_tokens", "domain_share", "stop_overlap", "negatives", "workers"):
+            check_least(name, getattr(self, name), 0)

@@ -21,7 +21,7 @@ import jax
 from dsmath_jax.evaluation.answering import Settings
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import BENCHMARKS, benchmark
-from dsmath_jax.evaluation.run import run
+from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.sharding import AXES, make_mesh, start_processes
@@ -104,7 +104,8 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         )  # fmt: skip
         settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
         make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
-        page = run(policy, names, settings, values.data_dir, values.out, values.checkpoint, command, make_sandbox)
+        provenance = Provenance(values.checkpoint, command)
+        page = run(policy, names, settings, values.data_dir, values.out, provenance, make_sandbox)
         if jax.process_index() == 0:
             print(page)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.evaluation import exemplars, prompts, registry, tools
-from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.evaluation.policy import Policy, SamplingParams
 from dsmath_jax.evaluation.registry import Mode, Style
 from dsmath_jax.evaluation.samples import Key
 from dsmath_jax.evaluation.summary import GREEDY
@@ -160,10 +160,9 @@ def _completions(
     policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner | None
 ) -> Iterator[Group]:
     del runner  # whatever programs there are run when they are graded
-    groups = policy.complete(
-        [job.prompts[i] for i in chosen], samples=len(numbers), temperature=temperature, top_p=job.settings.top_p,
-        seed=job.settings.seed, numbers=chosen, stops=job.stops,
-    )  # fmt: skip
+    ours = job.settings
+    sampling = SamplingParams(samples=len(numbers), temperature=temperature, top_p=ours.top_p, seed=ours.seed)
+    groups = policy.complete([job.prompts[i] for i in chosen], sampling, numbers=chosen, stops=job.stops)
     for problem, group in zip(chosen, groups, strict=True):
         texts = [until(said.text, job.stops) for said in group]
         found = [Answer(text, text, said.finish) for text, said in zip(texts, group, strict=True)]
@@ -187,6 +186,7 @@ def _dialogues(
 
 def _turns(policy: Policy, ours: Settings, temperature: float, keys: Sequence[int]) -> tools.Generate:
     """What draws a turn of dialogues; the random keys are of the dialogue and the turn."""
+    sampling = SamplingParams(temperature=temperature, top_p=ours.top_p, seed=ours.seed)
 
     def generate(
         texts: Sequence[str], dialogues: Sequence[int], turn: int, stops: Sequence[str]
@@ -194,9 +194,8 @@ def _turns(policy: Policy, ours: Settings, temperature: float, keys: Sequence[in
         # A first turn that outgrows the context was warned of; later ones end the dialogue.
         open_ = [i for i, text in enumerate(texts) if not turn or len(policy.ids(text)) < policy.context]
         groups = policy.complete(
-            [texts[i] for i in open_], temperature=temperature, top_p=ours.top_p, seed=ours.seed, step=turn,
-            numbers=[keys[dialogues[i]] for i in open_], stops=stops,
-        )  # fmt: skip
+            [texts[i] for i in open_], sampling, step=turn, numbers=[keys[dialogues[i]] for i in open_], stops=stops
+        )
         said: dict[int, tuple[str, str]] = {i: (one.text, one.finish) for i, (one,) in zip(open_, groups, strict=True)}
         return [said.get(i, ("", "length")) for i in range(len(texts))]
 

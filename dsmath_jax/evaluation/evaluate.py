@@ -16,16 +16,16 @@ from dsmath_jax.evaluation import judge
 from dsmath_jax.evaluation.answering import Job, Settings, answers, warn_of_long
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.run import fill
+from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
 from dsmath_jax.evaluation.summary import Problem, summarise
 from dsmath_jax.grading.grade import Grader
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.settings import build, check_choice
 from dsmath_jax.sharding import barrier, make_mesh
 from dsmath_jax.training.model_files import read_model, read_params
-from dsmath_jax.workdir import UserError, data_folder, read_jsonl, remove, write_json, write_jsonl
+from dsmath_jax.workdir import data_folder, read_jsonl, remove, write_json, write_jsonl
 
-# The models of a run, by the stage that made them, and whether they are asked with worked examples before the question.
-MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)}
 STOPS = ("\n\nUser:",)  # the base model knows no EOS of an answer: what it goes on to ask itself is not part of it
 
 
@@ -35,8 +35,7 @@ def stage_of(model: str) -> str:
     Raises:
       UserError: it is none of these.
     """
-    if model not in MODELS:
-        raise UserError(f"Unknown model '{model}' in evaluate.models; known ones are {', '.join(MODELS)}.")
+    check_choice("evaluate.models", model, MODELS)
     return MODELS[model][0]
 
 
@@ -45,30 +44,31 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
     A model that has its file is not asked again, and one of which some completions are there goes on after them.
     """
-    ours, folder, mesh = config.evaluate, workdir / "evaluate", make_mesh(**config.mesh)
+    settings = build(EvaluateSettings, config.evaluate.to_dict(), "evaluate.")
+    folder, mesh = workdir / "evaluate", make_mesh(**config.mesh)
     text_tokenizer = tokenizer.load(workdir / "tokenizer")
     data_dir = data_folder(config, workdir)
-    records = [r for name in ours.data for r in benchmarks.load(name, data_dir)][: ours.problems]
-    examples = [r for name in ours.examples for r in benchmarks.load(name, data_dir)][: ours.shots]
-    settings = Settings(style="chat", samples=ours.samples, temperature=ours.temperature, seed=config.seed)
+    records = [r for name in settings.data for r in benchmarks.load(name, data_dir)][: settings.problems or None]
+    examples = [r for name in settings.examples for r in benchmarks.load(name, data_dir)][: settings.shots]
+    asked = Settings(style="chat", samples=settings.samples, temperature=settings.temperature, seed=config.seed)
     summary: dict[str, dict] = {}
     samplers: dict[ModelConfig, Sampler] = {}
     with Grader() as grader:
-        for name in ours.models:
+        for name in settings.models:
             stage, few_shot = MODELS[name]
             path, shots = folder / f"{name}.jsonl", examples if few_shot else []
             if not path.exists():
                 prompts = [chat.few_shot(shots, record.question) for record in records]
                 count = len(shots)
-                job = Job(name, settings, records, prompts, STOPS, (count, count), len(records))
+                job = Job(name, asked, records, prompts, STOPS, (count, count), len(records))
                 model = read_model(workdir / stage, mesh)
                 # Models of one shape share a sampler, and with it what is compiled.
                 if model.config not in samplers:
                     stop = text_tokenizer.stop_ids
-                    samplers[model.config] = Sampler(model, mesh, stop, ours.max_new_tokens, ours.rows)
+                    samplers[model.config] = Sampler(model, mesh, stop, settings.max_new_tokens, settings.decode_slots)
                 policy = Policy(
                     read_params(workdir / stage, model.config, mesh), text_tokenizer, samplers[model.config],
-                    model.config.context, ours.max_new_tokens,
+                    model.config.context, settings.max_new_tokens,
                 )  # fmt: skip
                 warn_of_long(policy, job.name, [len(policy.ids(prompt)) for prompt in prompts])
                 draw = functools.partial(answers, policy, job, runner=None)
@@ -80,7 +80,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                     remove(made)
             barrier(f"evaluate {name}")
             problems = [Problem(row["id"], row["greedy"], row["samples"]) for row in read_jsonl(path)]
-            summary[name] = summarise(problems, config.seed) | {"temperature": ours.temperature}
+            summary[name] = summarise(problems, config.seed) | {"temperature": settings.temperature}
     if jax.process_index() == 0:
         write_json(folder / "summary.json", summary)
     return {name: scores["greedy"] for name, scores in summary.items()}

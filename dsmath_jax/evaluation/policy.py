@@ -29,6 +29,26 @@ class Said(NamedTuple):
     finish: Finish
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How completions are drawn; the defaults decode greedily.
+
+    Attributes:
+      samples: completions of each prompt.
+      temperature: of the softmax; 0 decodes greedily.
+      top_p: the probability mass of the tokens that are sampled from (nucleus sampling).
+      seed: of the random keys.
+    """
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+GREEDY = SamplingParams()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
     """A model, how it is read, and what draws from it.
@@ -90,20 +110,23 @@ class Policy:
     def complete(
         self,
         prompts: Sequence[str],
+        sampling: SamplingParams = GREEDY,
         *,
-        samples: int = 1,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
         step: int = 0,
         numbers: Sequence[int] | None = None,
         stops: Sequence[str] = (),
     ) -> Iterator[list[Said]]:
-        """Yields each prompt's completions in order; the arguments are those of `Sampler.generate`."""
+        """Yields each prompt's completions in order.
+
+        Args:
+          prompts: texts, without BOS.
+          sampling: how completions are drawn.
+          step, numbers, stops: `step`, `prompt_ids` and `stop_strings` of `Sampler.generate`.
+        """
         asked = [self.ids(prompt) for prompt in prompts]
         groups = self.sampler.generate(
-            self.params, asked, samples=samples, temperature=temperature, top_p=top_p, seed=seed, step=step,
-            prompt_ids=numbers, stop_strings=stops, decode=self.tokenizer.decode,
+            self.params, asked, **dataclasses.asdict(sampling), step=step, prompt_ids=numbers, stop_strings=stops,
+            decode=self.tokenizer.decode,
         )  # fmt: skip
         for prompt, group in zip(asked, groups, strict=True):
             yield [Said(self._text(prompt, c.tokens), c.finish) for c in group]

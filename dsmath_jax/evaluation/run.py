@@ -35,6 +35,14 @@ Lines = list[dict[str, Any]]
 GRADER = f"Math-Verify {version('math-verify')} behind rules of its own"
 
 
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where results come from, in the user's own words: the checkpoint and the whole command line."""
+
+    checkpoint: str
+    command: str
+
+
 class FirstProcess:
     """The sandbox of a run of several processes: the first one has it and tells the others what became of programs."""
 
@@ -57,8 +65,7 @@ def run(
     settings: Settings,
     data_dir: Path,
     out: Path,
-    checkpoint: str,
-    command: str,
+    provenance: Provenance,
     make_sandbox: Callable[[], Sandbox],
 ) -> str:
     """Evaluates `policy` on the benchmarks of these names; returns the table.
@@ -69,7 +76,7 @@ def run(
       settings: how they are asked.
       data_dir: where the records lie.
       out: the folder of the results; process 0 writes there.
-      checkpoint, command: as the user gave them, for the summary to say.
+      provenance: what was evaluated and how, for the summaries.
       make_sandbox: makes what programs run in; it is called where there are some, before anything is drawn.
 
     Raises:
@@ -96,9 +103,9 @@ def run(
             grade = functools.partial(_contained, judged, level) if level else judged
             fill(folder / samples.NAME, job, draw, grade)
             if first:
-                write_json(folder / "summary.json", _summary(folder / samples.NAME, job, level, command))
+                write_json(folder / "summary.json", _summary(folder / samples.NAME, job, level, provenance.command))
     barrier("evaluation")
-    return _tell(out, shared | {"checkpoint": checkpoint}) if first else ""
+    return _tell(out, shared | {"checkpoint": provenance.checkpoint}) if first else ""
 
 
 def fill(

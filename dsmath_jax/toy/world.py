@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from dsmath_jax.toy.problems import write_problems
+from dsmath_jax.toy.settings import ToySettings
 from dsmath_jax.toy.web import write_web
 from dsmath_jax.workdir import read_jsonl
 
 
-def write(folder: Path, seed: int, config: ConfigDict) -> None:
+def write(folder: Path, seed: int, settings: ToySettings) -> None:
     """Writes `problems/` and `crawl/` below `folder`; some pages hold problems of the splits rl and test."""
-    write_problems(folder, seed, dict(config.problems), config.steps, config.largest)
+    write_problems(folder, seed, settings.problems, settings.steps, settings.largest)
     held_out = [row for split in ("rl", "test") for row in read_jsonl(folder / "problems" / f"{split}.jsonl")]
     texts = [text for row in held_out for text in (row["question"], row["solution"])]
-    write_web(folder, seed, texts, config.pages, config.templates)
+    write_web(folder, seed, texts, settings.pages, settings.templates)

@@ -9,9 +9,9 @@ import daft
 import pyarrow as pa
 import pyarrow.parquet as pq
 from daft import col
-from ml_collections import ConfigDict
 
-from dsmath_jax.corpus import engine, settings
+from dsmath_jax.corpus import engine
+from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.workdir import UserError, atomic_write
 
 NODE = "DSMATH_TEST_NODE"  # the environment variable that tells a process which machine it is on
@@ -42,10 +42,10 @@ def relate(frame: daft.DataFrame) -> pa.Table:
     return named.join(alone, on="host", suffix="_alone").sort(["number", "first"]).to_arrow()
 
 
-def config(ray_address: str) -> ConfigDict:
-    small = {"dim": 16, "lr": 0.5, "word_ngrams": 2, "min_count": 1, "epochs": 25, "bucket": 20_000}
-    return ConfigDict(
-        settings.corpus(fasttext=small, min_score=0.5, benchmarks=("toy/test",), iterations=2, ray_address=ray_address)
+def corpus_settings(ray_address: str) -> CorpusSettings:
+    small = FastTextSettings(dim=16, lr=0.5, word_ngrams=2, min_count=1, epochs=25, bucket=20_000)
+    return CorpusSettings(
+        fasttext=small, min_score=0.5, benchmarks=("toy/test",), iterations=2, ray_address=ray_address
     )
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     if what == "mine":
         from dsmath_jax.corpus import pipeline  # not above: every worker process imports this module
 
-        pipeline.mine(config(address), 0, Path(sys.argv[4]), folder)
+        pipeline.mine(corpus_settings(address), 0, Path(sys.argv[4]), folder)
         return
     engine.connect(address)
     if what == "tasks":

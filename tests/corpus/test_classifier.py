@@ -1,17 +1,11 @@
+import dataclasses
+
 import pytest
 
 from dsmath_jax.corpus import classifier
+from dsmath_jax.corpus.settings import FastTextSettings
 
-SETTINGS = {
-    "dim": 16,
-    "lr": 0.5,
-    "word_ngrams": 2,
-    "min_count": 1,
-    "epochs": 200,
-    "bucket": 5000,
-    "threads": 1,
-    "quantize": False,
-}
+SETTINGS = FastTextSettings(dim=16, lr=0.5, word_ngrams=2, min_count=1, epochs=200, bucket=5000)
 
 
 def test_the_classifier_learns_and_is_reproducible(tmp_path):
@@ -41,7 +35,9 @@ def test_a_quantised_model_is_smaller_and_scores_alike(tmp_path):
         for number in range(60)
     ]
     models = [
-        classifier.train(examples, SETTINGS | {"epochs": 20, "quantize": quantize}, 0, tmp_path / str(quantize))
+        classifier.train(
+            examples, dataclasses.replace(SETTINGS, epochs=20, quantize=quantize), 0, tmp_path / str(quantize)
+        )
         for quantize in (False, True)
     ]
     texts = [text for _, text in examples]

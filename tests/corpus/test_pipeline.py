@@ -1,5 +1,6 @@
 """The whole pipeline on a small web that these tests write themselves."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -11,10 +12,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax.corpus import pages, pipeline
-from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings, MinHashSettings
 from dsmath_jax.data import tokenizer
 from dsmath_jax.workdir import UserError, write_jsonl
 
@@ -56,8 +56,8 @@ def web(tmp_path: Path, record: Callable, write_warc: Callable) -> Path:
     return data
 
 
-def config(**fields) -> ConfigDict:
-    small = {"dim": 16, "lr": 0.5, "word_ngrams": 2, "min_count": 1, "epochs": 25, "bucket": 20_000}
+def corpus_settings(**fields) -> CorpusSettings:
+    small = FastTextSettings(dim=16, lr=0.5, word_ngrams=2, min_count=1, epochs=25, bucket=20_000)
     # One process: starting others takes longer than these pages do.
     given = {
         "workers": 1,
@@ -66,7 +66,7 @@ def config(**fields) -> ConfigDict:
         "min_score": 0.5,
         "fasttext": small,
     }
-    return ConfigDict(corpus(**{"input": "crawl/*.warc.gz", "ablation_tokens": (1_000,), **given, **fields}))
+    return CorpusSettings(**{"input": "crawl/*.warc.gz", "ablation_tokens": (1_000,), **given, **fields})
 
 
 def outputs(out: Path) -> dict[str, object]:
@@ -77,7 +77,7 @@ def outputs(out: Path) -> dict[str, object]:
 
 def test_from_warc_to_documents(web, tmp_path):
     out = tmp_path / "corpus"
-    summary = pipeline.mine(config(), 0, web, out)
+    summary = pipeline.mine(corpus_settings(), 0, web, out)
     assert summary == json.loads((out / "summary.json").read_text())
     assert [count for _, count in summary["funnel"]] == [93, 92, 91, 91, 41, 40]
     assert summary["pages_read"] == 93
@@ -116,7 +116,7 @@ def test_from_warc_to_documents(web, tmp_path):
 
 def test_annotated_pages_that_were_missed_become_seeds(web, tmp_path):
     write_jsonl(web / "crawl/annotations.jsonl", [{"prefix": "http://far.test/math/", "math": True, "note": ""}])
-    some = config(
+    some = corpus_settings(
         annotations="crawl/annotations.jsonl", top_tokens=3_000, min_score=0.0, iterations=2, domain_share=0.01
     )
     summary = pipeline.mine(some, 0, web, tmp_path / "corpus")
@@ -136,22 +136,22 @@ def test_pages_made_before_give_the_same_corpus(web, tmp_path, capsys):
     rows = pq.read_table(sorted(folder.glob("*.parquet"))[0]).to_pylist()
     assert {"url", "text", "language", "tokens", "date", "host"} <= set(rows[0])
 
-    summary = pipeline.mine(config(input=str(folder)), 0, web, tmp_path / "corpus")
-    assert summary == pipeline.mine(config(), 0, web, tmp_path / "other")
+    summary = pipeline.mine(corpus_settings(input=str(folder)), 0, web, tmp_path / "corpus")
+    assert summary == pipeline.mine(corpus_settings(), 0, web, tmp_path / "other")
     assert not (tmp_path / "corpus/pages").exists()
     with pytest.raises(UserError, match="was made with"):
-        pipeline.mine(config(input=str(folder), minhash={"rows": 4}), 0, web, tmp_path / "third")
+        pipeline.mine(corpus_settings(input=str(folder), minhash=MinHashSettings(rows=4)), 0, web, tmp_path / "third")
     with pytest.raises(UserError, match="mixes pages"):
-        pipeline.mine(config(input=(str(folder), "crawl/a.warc.gz")), 0, web, tmp_path / "third")
+        pipeline.mine(corpus_settings(input=(str(folder), "crawl/a.warc.gz")), 0, web, tmp_path / "third")
     (folder / "0.parquet").write_bytes((tmp_path / "corpus/prefixes.parquet").read_bytes())
     with pytest.raises(UserError, match="is no file of pages"):
-        pipeline.mine(config(input=str(folder)), 0, web, tmp_path / "third")
+        pipeline.mine(corpus_settings(input=str(folder)), 0, web, tmp_path / "third")
 
 
 def test_segments_several_models_and_a_quantised_classifier(web, tmp_path):
-    fasttext = dict(config().fasttext) | {"models": 2, "quantize": True}
+    fasttext = dataclasses.replace(corpus_settings().fasttext, models=2, quantize=True)
     out = tmp_path / "corpus"
-    summary = pipeline.mine(config(remove="segment", fasttext=fasttext, iterations=1), 0, web, out)
+    summary = pipeline.mine(corpus_settings(remove="segment", fasttext=fasttext, iterations=1), 0, web, out)
     assert summary["contaminated_removed"] == 1
     assert summary["documents_kept"] == summary["iterations"][0]["pages"]
     planted = next(row for row in pq.read_table(out / "decisions.parquet").to_pylist() if row["contaminated_by"])
@@ -176,11 +176,11 @@ def test_a_tokenizer_counts_the_tokens(web, tmp_path):
 
 def run(data: Path, out: Path) -> None:
     os.setsid()
-    pipeline.mine(config(), 0, data, out)
+    pipeline.mine(corpus_settings(), 0, data, out)
 
 
 def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
-    pipeline.mine(config(), 0, web, tmp_path / "undisturbed")
+    pipeline.mine(corpus_settings(), 0, web, tmp_path / "undisturbed")
     out = tmp_path / "killed"
     landmarks = ("pages/*.parquet", "duplicates", "iterations/1/models/.*", "iterations/1/scores/*", "documents/*")
     for landmark in landmarks:
@@ -192,7 +192,7 @@ def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
         process.join()
     stamps = {path: path.stat().st_mtime_ns for path in [*out.glob("pages/*"), *out.glob("iterations/1/scores/*")]}
-    pipeline.mine(config(), 0, web, out)
+    pipeline.mine(corpus_settings(), 0, web, out)
     assert outputs(out) == outputs(tmp_path / "undisturbed")
     assert stamps
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
@@ -215,7 +215,8 @@ def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
         (None, {"benchmarks": ("toy/none",)}, "Unknown benchmark"),
         (None, {"benchmark_files": ("own.jsonl",)}, "own.jsonl"),
         (("crawl/annotations.jsonl", "{}\n"), {"annotations": "crawl/annotations.jsonl"}, "line 1"),
-        (None, {"remove": "line"}, "remove=line is none of page, segment"),
+        (None, {"remove": "line"}, "remove must be one of 'page', 'segment'; got 'line'"),
+        (None, {"iterations": 0}, "iterations is 0; it must be at least 1"),
         (None, {"tokenizer": "none.model"}, "none.model"),
         (None, {"min_tokens": 10_000}, "hold no text"),
         (None, {"top_tokens": 1}, "collected no page"),
@@ -225,7 +226,7 @@ def test_bad_input_is_one_sentence(web, tmp_path, spoil, fields, words):
     if spoil:
         (web / spoil[0]).write_text(spoil[1])
     with pytest.raises(UserError, match=words) as error:
-        pipeline.mine(config(**fields), 0, web, tmp_path / "corpus")
+        pipeline.mine(corpus_settings(**fields), 0, web, tmp_path / "corpus")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "corpus/summary.json").exists()
     assert not (tmp_path / "corpus/documents").exists()
@@ -234,13 +235,13 @@ def test_bad_input_is_one_sentence(web, tmp_path, spoil, fields, words):
 def test_labels_of_unknown_urls_are_told(web, tmp_path, capsys):
     with open(web / "crawl/labels.jsonl", "a") as file:
         file.write('{"url": "http://nowhere.test/", "label": "math"}\n')
-    summary = pipeline.mine(config(iterations=1), 0, web, tmp_path / "corpus")
+    summary = pipeline.mine(corpus_settings(iterations=1), 0, web, tmp_path / "corpus")
     assert summary["labels_unknown"] == 1
     assert "1 labels are of URLs not read" in capsys.readouterr().err
 
 
 def test_without_labels_nothing_is_measured(web, tmp_path):
-    summary = pipeline.mine(config(labels="", iterations=1), 0, web, tmp_path / "corpus")
+    summary = pipeline.mine(corpus_settings(labels="", iterations=1), 0, web, tmp_path / "corpus")
     assert [summary[name] for name in ("precision", "f1", "labels_unknown", "contaminated_planted")] == [None] * 4
     assert summary["documents_kept"] == 40
     assert (tmp_path / "corpus/card.html").is_file()
@@ -248,7 +249,7 @@ def test_without_labels_nothing_is_measured(web, tmp_path):
 
 def test_own_benchmarks_are_removed_too(web, tmp_path):
     write_jsonl(web / "own.jsonl", [{"question": QUESTION}])
-    some = config(benchmarks=(), benchmark_files=("own.jsonl",), iterations=1)
+    some = corpus_settings(benchmarks=(), benchmark_files=("own.jsonl",), iterations=1)
     assert pipeline.mine(some, 0, web, tmp_path / "corpus")["contaminated_removed"] == 1
 
 
@@ -256,7 +257,7 @@ def test_seeds_that_cover_everything(web, tmp_path):
     hosts = ["seed", "far", "mixed", "copy", *(f"o{n}" for n in range(4))]
     (web / "crawl/seeds.txt").write_text("\n".join(f"http://{host}.test/" for host in hosts))
     with pytest.raises(UserError, match="seeds cover every page"):
-        pipeline.mine(config(), 0, web, tmp_path / "corpus")
+        pipeline.mine(corpus_settings(), 0, web, tmp_path / "corpus")
 
 
 def test_a_crawl_without_html(web, tmp_path, record, write_warc):
@@ -264,4 +265,4 @@ def test_a_crawl_without_html(web, tmp_path, record, write_warc):
         "data/only/a.warc.gz", [record("http://a.test/", b"GIF89a", head="HTTP/1.1 200 OK\r\nContent-Type: image/gif")]
     )
     with pytest.raises(UserError, match="hold no text"):
-        pipeline.mine(config(input="only/*"), 0, web, tmp_path / "corpus")
+        pipeline.mine(corpus_settings(input="only/*"), 0, web, tmp_path / "corpus")

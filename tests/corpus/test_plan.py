@@ -1,8 +1,7 @@
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax.corpus.plan import core_hours, plan, rates
-from dsmath_jax.corpus.settings import corpus
+from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.workdir import UserError
 
 
@@ -16,14 +15,14 @@ def test_core_hours_are_rates_times_pages():
 
 def test_the_plan_tells_shards_and_what_is_missing(tmp_path):
     (tmp_path / "warc.paths").write_text("crawl-data/a.warc.gz\ncrawl-data/b.warc.gz\n")
-    config = ConfigDict(corpus(input="warc.paths", seeds="seeds.txt", benchmarks=("gsm8k/test",)))
-    lines = "\n".join(plan(config, tmp_path))
+    settings = CorpusSettings(input="warc.paths", seeds="seeds.txt", benchmarks=("gsm8k/test",))
+    lines = "\n".join(plan(settings, tmp_path))
     assert "2 shards, https://data.commoncrawl.org/crawl-data/a.warc.gz first" in lines
     assert "(MISSING)" in lines
     assert "gsm8k/test" in lines
     assert "40,000,000,000 pages" in lines
     with pytest.raises(UserError, match="No input file"):
-        list(plan(ConfigDict(corpus(input="none/*.warc.gz")), tmp_path))
+        list(plan(CorpusSettings(input="none/*.warc.gz"), tmp_path))
 
 
 def test_the_rates_say_where_they_were_measured():

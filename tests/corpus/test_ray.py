@@ -28,7 +28,7 @@ from dsmath_jax.corpus import pipeline
 from dsmath_jax.workdir import write_jsonl
 
 from .conftest import member
-from .ray_run import NODE, TASKS, config, relate
+from .ray_run import NODE, TASKS, corpus_settings, relate
 
 pytest.importorskip("ray", reason="Ray is not installed: it comes with the extra `cluster`")
 pytestmark = pytest.mark.slow
@@ -274,7 +274,7 @@ def outputs(out: Path) -> dict[str, object]:
 def here(web: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What the pipeline finds on this machine."""
     out = tmp_path_factory.mktemp("here")
-    pipeline.mine(config(""), 0, web, out)
+    pipeline.mine(corpus_settings(""), 0, web, out)
     return outputs(out)
 
 

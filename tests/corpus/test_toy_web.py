@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from dsmath_jax.corpus.pipeline import mine
+from dsmath_jax.corpus.settings import CorpusSettings
+from dsmath_jax.settings import build
 from dsmath_jax.toy import world
+from dsmath_jax.toy.settings import ToySettings
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 
@@ -14,10 +17,10 @@ TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 @pytest.mark.parametrize(("templates", "seed"), [("default", 1), ("unseen", 0), ("unseen", 2)])
 def test_mathematics_is_found_and_planted_pages_are_removed(tmp_path, templates, seed):
     config = runpy.run_path(str(TINY))["get_config"]()
-    config.toy.templates = templates
-    world.write(tmp_path / "toy", seed, config.toy)
+    toy = build(ToySettings, config.toy.to_dict() | {"templates": templates})
+    world.write(tmp_path / "toy", seed, toy)
 
-    summary = mine(config.corpus, seed, tmp_path / "toy", tmp_path / "corpus")
+    summary = mine(build(CorpusSettings, config.corpus.to_dict()), seed, tmp_path / "toy", tmp_path / "corpus")
 
     assert summary["precision"] > 0.9
     assert summary["recall"] > 0.9

@@ -18,7 +18,7 @@ import pytest
 
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import samples
-from dsmath_jax.evaluation.policy import Policy, Said
+from dsmath_jax.evaluation.policy import Policy, Said, SamplingParams
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
 
 Arguments = Callable[..., list[str]]
@@ -101,10 +101,12 @@ def test_programs_and_dialogues_are_run_and_graded(
         "tir": [[program + "```output"] * 2 + [r"So \boxed{18}."], [r"The answer is $\boxed{18}$."] * 3],
     }
 
-    def complete(self: Policy, prompts: Sequence[str], *, samples: int = 1, step: int = 0, **_: Any) -> Iterator:
+    def complete(
+        self: Policy, prompts: Sequence[str], sampling: SamplingParams, *, step: int = 0, **_: Any
+    ) -> Iterator:
         texts = said[mode][min(step, len(said[mode]) - 1)]
         for _ in prompts:
-            yield [Said(texts[place % 3], "stop") for place in range(samples)]
+            yield [Said(texts[place % 3], "stop") for place in range(sampling.samples)]
 
     monkeypatch.setattr(Policy, "complete", complete)
     for mode in said:
@@ -123,10 +125,10 @@ def test_programs_and_dialogues_are_run_and_graded(
 
 
 def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments) -> None:
-    def complete(self: Policy, prompts: Sequence[str], *, samples: int = 1, **_: Any) -> Iterator:
+    def complete(self: Policy, prompts: Sequence[str], sampling: SamplingParams, **_: Any) -> Iterator:
         for prompt in prompts:
             right = "    return number % 1.0" if "truncate_number" in prompt else "    return None"
-            yield [Said(right, "eos")] * samples
+            yield [Said(right, "eos")] * sampling.samples
 
     monkeypatch.setattr(Policy, "complete", complete)
     command.main(arguments(tmp_path, "--benchmarks=humaneval", "--limit=164", "--samples=0"))
@@ -141,7 +143,9 @@ def test_proofs_are_exported_and_never_counted_unchecked(
     monkeypatch.setenv("PATH", str(tmp_path))  # no isabelle there
     texts = [Said("  by simp", "eos"), Said("  sorry", "eos")]
     monkeypatch.setattr(
-        Policy, "complete", lambda self, prompts, *, samples=1, **_: ((texts * samples)[:samples] for _ in prompts)
+        Policy,
+        "complete",
+        lambda self, prompts, sampling, **_: ((texts * sampling.samples)[: sampling.samples] for _ in prompts),
     )
     command.main(arguments(tmp_path, "--benchmarks=minif2f"))
     (result,) = read_json(tmp_path / "summary.json")["results"]
@@ -188,7 +192,9 @@ def test_only_results_of_its_own_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
 ) -> None:
     said = [Said("The final answer is (B).", "eos")] * 2
-    monkeypatch.setattr(Policy, "complete", lambda self, prompts, *, samples=1, **_: (said[:samples] for _ in prompts))
+    monkeypatch.setattr(
+        Policy, "complete", lambda self, prompts, sampling, **_: (said[: sampling.samples] for _ in prompts)
+    )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "summary.json").write_text("[]")
     command.main(arguments(tmp_path, "--benchmarks=mmlu_stem"))

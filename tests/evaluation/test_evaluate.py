@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import chat, tokenizer
-from dsmath_jax.evaluation.evaluate import MODELS, run, stage_of
+from dsmath_jax.evaluation.evaluate import run, stage_of
+from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
 from dsmath_jax.grading.grade import grade
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.training import checkpoint, model_files
@@ -27,8 +28,10 @@ def row(gold: str, greedy: str | None, samples: list[str | None]) -> dict[str, A
 
 def test_an_unknown_model_is_refused() -> None:
     assert [stage_of(name) for name in ("base", "sft", "rl")] == ["pretrain", "sft", "rl"]
-    with pytest.raises(UserError, match=r"Unknown model 'dpo' in evaluate\.models; known ones are base, sft, rl"):
+    with pytest.raises(UserError, match=r"evaluate\.models must be one of 'base', 'sft', 'rl'; got 'dpo'"):
         stage_of("dpo")
+    with pytest.raises(UserError, match="models must be one of 'base', 'sft', 'rl'; got 'dpo'"):
+        EvaluateSettings(data=("toy/test",), models=("sft", "dpo"))
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def test_only_models_without_a_file_are_sampled(workdir: Path) -> None:
             "seed": 0, "mesh": {"fsdp": -1, "tensor": 1}, "data_dir": str(workdir),
             "evaluate": {
                 "models": ("base", "sft", "rl"), "data": ("toy/test",), "problems": 3, "samples": 2,
-                "temperature": 0.7, "max_new_tokens": 4, "rows": 8, "examples": ("toy/train",), "shots": 1,
+                "temperature": 0.7, "max_new_tokens": 4, "decode_slots": 8, "examples": ("toy/train",), "shots": 1,
             },
         }
     )  # fmt: skip

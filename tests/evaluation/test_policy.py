@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from jax.sharding import Mesh
 
-from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.evaluation.policy import Policy, SamplingParams
 from dsmath_jax.grading.code import until
 from dsmath_jax.models.huggingface.__main__ import import_model
 from dsmath_jax.workdir import UserError, read_json
@@ -30,7 +30,7 @@ def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
     for name in (f"hf:{checkpoint}", str(tmp_path / "stage")):
         policy = Policy.load(name, mesh, 16, 2, dtype="float32")
         assert policy.context == 512
-        told[name] = next(policy.complete([""], samples=2, temperature=1.0, stops=("Lily",)))
+        told[name] = next(policy.complete([""], SamplingParams(samples=2, temperature=1.0), stops=("Lily",)))
     first, second = told.values()
     assert first == second
     assert first[0] != first[1]

@@ -30,7 +30,7 @@ def write(out: Path, settings: Settings) -> None:
 
     Args:
       out: holds summary.json, decisions.parquet, documents/*.parquet, and pages/*.parquet unless they were input.
-      settings: the fields of `settings.DEFAULTS`, and perhaps `seed`.
+      settings: the fields of `CorpusSettings` as a mapping, and perhaps `seed`.
 
     Raises:
       UserError: one of the files is missing.

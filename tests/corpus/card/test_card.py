@@ -12,13 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.corpus import settings
 from dsmath_jax.corpus.card import card, facts, pictures, words
+from dsmath_jax.corpus.settings import CorpusSettings
+from dsmath_jax.settings import to_dict
 from dsmath_jax.workdir import UserError, write_json
 
 HOSTILE = '<script>alert("x")</script> ``` \x00 | & \\ $x<y$ ' + "prose " * 20 + "<img src=https://evil.test/x.png>"
-MADE = settings.corpus(
-    labels="labels.jsonl", annotations="annotations.jsonl", benchmarks=("gsm8k/test", "math/test"), top_tokens=1_234_567
+MADE = to_dict(
+    CorpusSettings(
+        labels="labels.jsonl",
+        annotations="annotations.jsonl",
+        benchmarks=("gsm8k/test", "math/test"),
+        top_tokens=1_234_567,
+    )
 ) | {"seed": 7}
 MEASURED = {
     "precision": 0.75, "recall": 0.5, "f1": 0.6, "average_precision": 0.812, "labelled": 1_200,
