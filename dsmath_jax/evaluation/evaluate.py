@@ -68,7 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                     samplers[model.config] = Sampler(model, mesh, stop, ours.max_new_tokens, ours.rows)
                 policy = Policy(
                     read_params(workdir / stage, model.config, mesh), text_tokenizer, samplers[model.config],
-                    model.config.context, ours.max_new_tokens,
+                    model.config.max_position_embeddings, ours.max_new_tokens,
                 )  # fmt: skip
                 warn_of_long(policy, job.name, [len(policy.ids(prompt)) for prompt in prompts])
                 draw = functools.partial(answers, policy, job, runner=None)

@@ -143,13 +143,13 @@ def _prompts(
             )
     # A prefix may be all but the last token of a completion, and is gone on from for as many tokens as a prompt.
     longest = settings.max_new_tokens * 2 - 1 if kind == "process" else settings.max_new_tokens
-    limit = model.config.context - longest
+    limit = model.config.max_position_embeddings - longest
     asked = [(number, chat.prompt_ids(tokenizer, record.question)) for number, record in enumerate(records)]
     kept = [(number, prompt) for number, prompt in asked if len(prompt) <= limit]
     if not kept:
         raise UserError(
-            f"None of {len(records)} prompts fits the model's context of {model.config.context} with {longest} "
-            "sampled tokens; lower the reward model's max_new_tokens, or name other data."
+            f"None of {len(records)} prompts fits the model's context of {model.config.max_position_embeddings} with "
+            f"{longest} sampled tokens; lower the reward model's max_new_tokens, or name other data."
         )
     if len(kept) < len(asked):
         logging.warning(

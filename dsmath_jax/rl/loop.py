@@ -81,7 +81,7 @@ class _Stage:
         self.tokenizer = tokenizers.load(workdir / "tokenizer")
         self.data_dir = data_folder(config, workdir)
         self.model = read_model(workdir / self.ours.init, self.mesh)
-        self.questions = _questions(self.ours, self.data_dir, self.tokenizer, self.model.config.context)
+        self.questions = _questions(self.ours, self.data_dir, self.tokenizer, self.model.config.max_position_embeddings)
         write_config(self.folder, self.model.config)
         self.logprobs = TokenScorer(
             lambda params, batch: batch_logprobs(self.model, params, batch, self.ours.temperature)[0],
@@ -98,7 +98,7 @@ class _Stage:
         return read_params(self.workdir / self.ours.init, self.model.config, self.mesh)
 
     def state(self) -> TrainState:
-        params = self.method.initial_params(self.start, self.model.config.width)
+        params = self.method.initial_params(self.start, self.model.config.hidden_size)
         return state_of(params, self.optimizer, self.mesh)
 
     def train_step(self, state: TrainState) -> TrainStep:

@@ -46,7 +46,7 @@ def with_head(params: Any, width: int) -> Any:
 def read(folder: Path, mesh: Mesh) -> tuple[Llama, Any]:
     """A finished reward model, `folder/{model.json,params}`, and its parameters in their shards."""
     model = read_model(folder, mesh)
-    shapes = jax.eval_shape(lambda p: with_head(p, model.config.width), abstract_params(model.config, mesh))
+    shapes = jax.eval_shape(lambda p: with_head(p, model.config.hidden_size), abstract_params(model.config, mesh))
     return model, checkpoint.restore(folder / "params", abstract(shapes, shardings_like(shapes, mesh)))
 
 

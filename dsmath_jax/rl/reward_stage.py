@@ -87,7 +87,7 @@ def run(name: str, config: ConfigDict, workdir: Path) -> dict:
         del params  # there is not always room for two models
     model = read_model(workdir / settings.init, mesh)
     decoder = read_params(workdir / settings.init, model.config, mesh)
-    whole = with_head(decoder, model.config.width)
+    whole = with_head(decoder, model.config.hidden_size)
     whole["reward"] = replicate(whole["reward"], mesh)
     _, summary = train(name, folder, settings.kind, settings, model, whole, [path], mesh, config.seed)
     return summary

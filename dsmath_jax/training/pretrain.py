@@ -73,8 +73,10 @@ def model_sizes(init: str, config: ConfigDict, data_dir: Path, text_tokenizer: t
 
 def check_length(stage: str, length: int, sizes: ModelConfig) -> None:
     """Raises a `UserError` where a stage's sequences are longer than what the model can read."""
-    if length > sizes.context:
-        raise UserError(f"{stage}.sequence_length {length} exceeds the model's context {sizes.context}; lower it.")
+    if length > sizes.max_position_embeddings:
+        raise UserError(
+            f"{stage}.sequence_length {length} exceeds the model's context {sizes.max_position_embeddings}; lower it."
+        )
 
 
 def write_rows(config: ConfigDict, workdir: Path) -> list[Path]:
