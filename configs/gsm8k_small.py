@@ -34,7 +34,9 @@ def get_config(variant: str = "scratch") -> ConfigDict:
         fasttext=FastTextSettings(dim=64, lr=0.5, epochs=25, bucket=200_000),
     ))  # fmt: skip
     config.tokenizer = {"path": STORIES if stories else "", "vocab_size": 4096}
-    config.model = sizes("1m", width=192, heads=6, hidden=512, context=1024)
+    config.model = sizes(
+        "1m", hidden_size=192, num_attention_heads=6, intermediate_size=512, max_position_embeddings=1024
+    )
     config.pretrain = {
         "init": f"hf:{STORIES}" if stories else "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1},
         "sequence_length": length, "batch_size": 8,

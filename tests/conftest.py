@@ -24,8 +24,8 @@ settings.register_profile("dsmath", deadline=None, suppress_health_check=[Health
 settings.load_profile("dsmath")
 
 SIZES = {
-    "vocab_size": 23, "layers": 2, "width": 16, "heads": 4, "kv_heads": 2, "head_size": 4, "hidden": 24, "context": 64,
-    "compute_dtype": "float32",
+    "vocab_size": 23, "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 4, "intermediate_size": 24, "max_position_embeddings": 64, "compute_dtype": "float32",
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def model(make_model: Callable[..., Llama]) -> Llama:
 @pytest.fixture(scope="session")
 def params(model: Llama) -> Any:
     """Parameters of `model`. Its embedding is scaled up, so that the context matters to its logits."""
-    embedding = jax.random.normal(jax.random.key(2), (model.config.vocab_size, model.config.width))
+    embedding = jax.random.normal(jax.random.key(2), (model.config.vocab_size, model.config.hidden_size))
     return jax.jit(lambda: initial_params(model, jax.random.key(1)))() | {"embedding": embedding}
 
 

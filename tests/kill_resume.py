@@ -38,8 +38,9 @@ SMALL = """
 --stages=corpus,tokenizer,pretrain,sft,rl,evaluate,report
 --config.toy.pages=150 --config.toy.problems.train=60 --config.toy.problems.rl=80 --config.toy.problems.test=20
 --config.corpus.iterations=2 --config.corpus.fasttext.dim=8 --config.corpus.fasttext.bucket=1000
---config.tokenizer.vocab_size=1000 --config.model.layers=1 --config.model.width=16 --config.model.heads=2
---config.model.kv_heads=2 --config.model.head_size=8 --config.model.hidden=32
+--config.tokenizer.vocab_size=1000 --config.model.num_hidden_layers=1 --config.model.hidden_size=16
+--config.model.num_attention_heads=2 --config.model.num_key_value_heads=2 --config.model.head_dim=8
+--config.model.intermediate_size=32
 --config.pretrain.steps=20 --config.pretrain.batch_size=8 --config.pretrain.checkpoint_every=4
 --config.sft.steps=20 --config.sft.batch_size=8 --config.sft.checkpoint_every=4
 --config.rl.steps=6 --config.rl.prompts=2 --config.rl.group_size=4 --config.rl.max_new_tokens=8

@@ -261,7 +261,10 @@ def get_config():
     config = ConfigDict()
     config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
     config.tokenizer = {"path": "", "vocab_size": 512}
-    config.model = sizes("134m", layers=2, width=256, heads=2, kv_heads=2, head_size=128, hidden=256, remat="full")
+    config.model = sizes(
+        "134m", num_hidden_layers=2, hidden_size=256, num_attention_heads=2, head_dim=128, intermediate_size=256,
+        remat="full",
+    )  # fmt: skip
     config.pretrain = {
         "sequence_length": 256, "batch_size": 16,
         **loop_fields(steps=100, checkpoint_every=10, accumulate=2), **adamw(1e-3, 10),

@@ -173,7 +173,7 @@ def test_missing_earlier_stage(run, command):
 
 def test_a_checkpoint_of_other_shapes(run, command):
     sizes = json.loads((run / "pretrain" / "model.json").read_text())
-    (run / "pretrain" / "model.json").write_text(json.dumps(sizes | {"width": 32}))
+    (run / "pretrain" / "model.json").write_text(json.dumps(sizes | {"hidden_size": 32}))
     refused(command(run, "--stages=sft"), "embedding has shape (1000, 16)")
     assert not (run / "sft" / "manifest.json").exists()
     assert not (run / "sft" / "params").exists()
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_other_shapes(run, command):
 
 def test_a_checkpoint_without_an_array(run, command):
     sizes = json.loads((run / "pretrain" / "model.json").read_text())
-    (run / "pretrain" / "model.json").write_text(json.dumps(sizes | {"tie_embeddings": False}))
+    (run / "pretrain" / "model.json").write_text(json.dumps(sizes | {"tie_word_embeddings": False}))
     refused(command(run, "--stages=sft"), "has the array head")
     assert not (run / "sft" / "manifest.json").exists()
 

@@ -71,7 +71,10 @@ WRONG = {
     "float for int": ([CONFIG, "--workdir=W", "--config.rl.steps=1.5"], "--config.rl.steps=1.5 is no int like"),
     "value apart": ([CONFIG, "--workdir=W", "--config.rl.steps", "abc"], "--config.rl.steps=abc is no int like"),
     "no float": ([CONFIG, "--workdir=W", "--config.rl.kl_coef=x"], "--config.rl.kl_coef=x is no float like"),
-    "no bool": ([CONFIG, "--workdir=W", "--config.model.tie_embeddings=2"], "tie_embeddings=2 is no bool like True"),
+    "no bool": (
+        [CONFIG, "--workdir=W", "--config.model.tie_word_embeddings=2"],
+        "tie_word_embeddings=2 is no bool like True",
+    ),
     "no tuple of strings": ([CONFIG, "--workdir=W", "--config.rl.data=3"], "--config.rl.data=[3] is wrong"),
     "no value": ([CONFIG, "--workdir=W", "--config.rl.steps"], "Missing value for flag --config.rl.steps"),
     "a field with a slash": ([CONFIG, "--workdir=W", "--config.pretrain.mixture.corpus/en=1"], "cannot be set on the"),

@@ -132,7 +132,7 @@ def test_every_matrix_is_parted_over_the_chips(name: str) -> None:
     sizes = ModelConfig(**config.model)
     shapes = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    assert round(count / 1e9, 2) == {24: 1.63, 30: 6.91}[sizes.layers]
+    assert round(count / 1e9, 2) == {24: 1.63, 30: 6.91}[sizes.num_hidden_layers]
     others = [config.mesh[axis] for axis in ("replica", "context", "tensor")]
     fsdp = chips // int(np.prod(others))
     mesh = AbstractMesh((others[0], fsdp, *others[1:]), AXES)

@@ -54,9 +54,9 @@ STEPS = 20
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_is_matched_by_exactly_one_rule(make_model: Callable[..., Llama], tied: bool) -> None:
-    model = make_model(tie_embeddings=tied)
+    model = make_model(tie_word_embeddings=tied)
     decoder = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
-    reward = jax.eval_shape(lambda: with_head(decoder, model.config.width))
+    reward = jax.eval_shape(lambda: with_head(decoder, model.config.hidden_size))
     for path, leaf in [*jax.tree_util.tree_leaves_with_path(decoder), *jax.tree_util.tree_leaves_with_path(reward)]:
         matching = [axes for pattern, axes in RULES if re.search(pattern, path_name(path))]
         assert len(matching) == 1, path_name(path)
@@ -163,7 +163,9 @@ def test_eight_devices_compute_what_one_does(
     make_model: Callable[..., Llama], mesh: Mesh, tmp_path: Path, meshes: Sequence[dict[str, int]]
 ) -> None:
     """fsdp, tensor, context, replica and their products: loss, gradients, twenty steps, and the sampler's tokens."""
-    config = make_model(vocab_size=24, width=16, heads=8, kv_heads=8, hidden=24, remat="dots").config
+    config = make_model(
+        vocab_size=24, hidden_size=16, num_attention_heads=8, num_key_value_heads=8, intermediate_size=24, remat="dots"
+    ).config
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",

@@ -160,14 +160,15 @@ def model_params(where: Slice) -> Any:
 
 def reward_params(where: Slice) -> Any:
     """The same of a decoder with a head that scores."""
-    shapes = jax.eval_shape(lambda: with_head(initial_params(where.model, jax.random.key(0)), where.model.config.width))
+    hidden_size = where.model.config.hidden_size
+    shapes = jax.eval_shape(lambda: with_head(initial_params(where.model, jax.random.key(0)), hidden_size))
     return abstract(shapes, shardings_like(shapes, where.mesh))
 
 
 def policy_state(part: ConfigDict, method: Method, where: Slice) -> TrainState:
     """The abstract train state: the policy, for PPO with its value model, and AdamW's moments."""
     read = functools.partial(initial_params, where.model, jax.random.key(0))
-    make = functools.partial(method.initial_params, read, where.model.config.width)
+    make = functools.partial(method.initial_params, read, where.model.config.hidden_size)
     return abstract_state(make, make_optimizer(part, part.steps), where.mesh)
 
 

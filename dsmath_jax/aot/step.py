@@ -30,6 +30,7 @@ from dsmath_jax.training.flops import HBM_BYTES, PEAK_FLOPS, model_flops_per_tok
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.workdir import UserError
 
+SHOWN_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results
 EXPECTED_MFU = 0.4  # what the expected times suppose; nothing is run here
 TOPOLOGY = re.compile(r"(?:([1-9]\d*)x)?(v\d\w*:\d+(?:x\d+){1,2})")
 RELAID = "Involuntary full rematerialization"  # the partitioner's words for an array gathered whole to be laid out anew
@@ -83,7 +84,7 @@ def model_sizes(config: ConfigDict) -> ModelConfig:
         fields["vocab_size"] = 0 if trained.path else trained.vocab_size
     if not fields.get("vocab_size"):
         raise UserError("The vocabulary's size is the tokenizer's; give it as --config.model.vocab_size=N.")
-    return ModelConfig(**fields)
+    return build(ModelConfig, fields, "model.")
 
 
 class Slice(NamedTuple):
@@ -106,7 +107,7 @@ class Slice(NamedTuple):
             "device_kind": self.kind,
             "devices": len(self.devices),
             "mesh": dict(self.mesh.shape),
-            "model": {name: getattr(sizes, name) for name in ("layers", "width", "vocab_size", "remat", "attention")},
+            "model": {name: getattr(sizes, name) for name in SHOWN_SIZES},
             "chip_bytes": HBM_BYTES[self.kind],
         }
 

@@ -110,18 +110,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--documents", default="1,8", help="documents in a row")
     parser.add_argument("--rows", type=int, default=1, help="B")
     parser.add_argument("--heads", type=int, default=8, help="N, which is also K")
-    parser.add_argument("--head_size", type=int, default=64, help="H")
+    parser.add_argument("--head_dim", type=int, default=64, help="H")
     turns.add_options(parser)
     values = parser.parse_args(argv)
     peer = turns.interpreter(values.peer)
     cases = []
     for documents in _numbers(values.documents):
         for tokens in _numbers(values.tokens):
-            shape = (values.rows, tokens, values.heads, values.head_size)
+            shape = (values.rows, tokens, values.heads, values.head_dim)
             sides = measure(shape, documents, peer, values.repetitions, values.threads)
             cases.append({"tokens": tokens, "documents": documents, "sides": sides})
     result = {"machine": turns.machine(), "threads": values.threads, "repetitions": values.repetitions}
-    result |= {"rows": values.rows, "heads": values.heads, "head_size": values.head_size, "cases": cases}
+    result |= {"rows": values.rows, "heads": values.heads, "head_dim": values.head_dim, "cases": cases}
     if values.json:
         write_json(values.json, result)
     print(table(result))

@@ -25,7 +25,7 @@ SIDES = {"chunked": "ours, in chunks", "plain": "plain form", "torch": "torch"}
 ALLOWED = 1e-4  # largest relative difference of loss and norms
 
 
-def measure(tokens: int, width: int, vocabulary: int, peer: str, repetitions: int, threads: int) -> dict:
+def measure(tokens: int, hidden_size: int, vocabulary: int, peer: str, repetitions: int, threads: int) -> dict:
     """All sides on the same random inputs; torch's is left out where `peer` is empty.
 
     Raises:
@@ -33,15 +33,16 @@ def measure(tokens: int, width: int, vocabulary: int, peer: str, repetitions: in
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder, random = Path(scratch), np.random.default_rng(0)
-        np.save(folder / "hidden.npy", random.standard_normal((1, tokens, width), np.float32))
-        np.save(folder / "head.npy", random.standard_normal((width, vocabulary), np.float32) / math.sqrt(width))
+        np.save(folder / "hidden.npy", random.standard_normal((1, tokens, hidden_size), np.float32))
+        head = random.standard_normal((hidden_size, vocabulary), np.float32) / math.sqrt(hidden_size)
+        np.save(folder / "head.npy", head)
         np.save(folder / "targets.npy", random.integers(vocabulary, size=(1, tokens), dtype=np.int32))
         ours = [sys.executable, "-m", "dsmath_jax.benchmarks.cross_entropy_ours", scratch]
         commands = {form: [*ours, form] for form in ("chunked", "plain")}
         if peer:
             commands["torch"] = [peer, "-m", "dsmath_jax.benchmarks.cross_entropy_peer", scratch]
         found = turns.alternate(commands, folder, repetitions, threads)
-    return {"tokens": tokens, "width": width, "vocabulary": vocabulary, "sides": _compared(found)}
+    return {"tokens": tokens, "hidden_size": hidden_size, "vocabulary": vocabulary, "sides": _compared(found)}
 
 
 def _compared(found: Mapping[str, tuple[dict, list[dict]]]) -> dict:
@@ -96,12 +97,12 @@ def table(result: dict) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=4096, help="T")
-    parser.add_argument("--width", type=int, default=512, help="D")
+    parser.add_argument("--hidden_size", type=int, default=512, help="D")
     parser.add_argument("--vocabulary", type=int, default=102_400, help="V")
     turns.add_options(parser)
     values = parser.parse_args(argv)
     peer = turns.interpreter(values.peer)
-    shape = values.tokens, values.width, values.vocabulary
+    shape = values.tokens, values.hidden_size, values.vocabulary
     found = measure(*shape, peer, values.repetitions, values.threads)
     result = {"machine": turns.machine(), "threads": values.threads, "repetitions": values.repetitions} | found
     if values.json:

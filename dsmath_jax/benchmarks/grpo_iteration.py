@@ -42,7 +42,7 @@ def measure(task: Task, model: dict, peer: str, repetitions: int, threads: int) 
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        shape = {"vocab_size": task.vocabulary, "context": task.prompt_tokens + task.new_tokens}
+        shape = {"vocab_size": task.vocabulary, "max_position_embeddings": task.prompt_tokens + task.new_tokens}
         write_json(folder / "task.json", {"task": task._asdict(), "model": model | shape, "turns": repetitions})
         # Ours comes first, and writes the weights and the rollout that the peer begins with.
         commands = {"ours": [sys.executable, "-m", "dsmath_jax.benchmarks.grpo_iteration_ours", scratch]}
@@ -102,17 +102,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt_tokens", type=int, default=64, help="of every prompt")
     parser.add_argument("--new_tokens", type=int, default=64, help="the limit of a completion")
     parser.add_argument("--vocabulary", type=int, default=4096, help="V")
-    parser.add_argument("--width", type=int, default=256, help="D")
-    parser.add_argument("--layers", type=int, default=8, help="L")
-    parser.add_argument("--hidden", type=int, default=688, help="F")
-    parser.add_argument("--head_size", type=int, default=32, help="H")
+    parser.add_argument("--hidden_size", type=int, default=256, help="D")
+    parser.add_argument("--num_hidden_layers", type=int, default=8, help="L")
+    parser.add_argument("--intermediate_size", type=int, default=688, help="F")
+    parser.add_argument("--head_dim", type=int, default=32, help="H")
     turns.add_options(parser)
     values = parser.parse_args(argv)
     peer = turns.interpreter(values.peer)
     task = Task(values.prompts, values.group_size, values.prompt_tokens, values.new_tokens, values.vocabulary)
-    heads = values.width // values.head_size
-    shape = {name: getattr(values, name) for name in ("width", "layers", "hidden", "head_size")}
-    model = sizes("1m", tie_embeddings=False, remat="minimal", heads=heads, kv_heads=heads, **shape)
+    fields = ("hidden_size", "num_hidden_layers", "intermediate_size", "head_dim")
+    shape = {name: getattr(values, name) for name in fields}
+    heads = values.hidden_size // values.head_dim
+    model = sizes("1m", tie_word_embeddings=False, remat="minimal", num_attention_heads=heads, **shape)
     found = measure(task, model, peer, values.repetitions, values.threads)
     result = {"machine": turns.machine(), "threads": values.threads, "repetitions": values.repetitions}
     result |= {"task": task._asdict(), "model": model, "sides": found}

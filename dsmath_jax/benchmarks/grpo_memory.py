@@ -27,7 +27,7 @@ ALLOWED = 1e-4  # largest relative difference of their losses and norms
 
 
 def measure(task: dict, repetitions: int, threads: int) -> dict[str, dict]:
-    """All sides at the sizes of `task`: width, layers, vocabulary, rows and tokens of the batch.
+    """All sides at the sizes of `task`: hidden_size, num_hidden_layers, vocabulary, rows and tokens of the batch.
 
     Raises:
       RuntimeError: a side failed, or the two forms of GRPO differ.
@@ -81,15 +81,16 @@ def table(sides: Mapping[str, dict]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary", type=int, default=102_400, help="V")
-    parser.add_argument("--width", type=int, default=256, help="D")
-    parser.add_argument("--layers", type=int, default=2, help="L")
+    parser.add_argument("--hidden_size", type=int, default=256, help="D")
+    parser.add_argument("--num_hidden_layers", type=int, default=2, help="L")
     parser.add_argument("--rows", type=int, default=4, help="completions of the batch, B")
     parser.add_argument("--tokens", type=int, default=1024, help="of a row, T")
     parser.add_argument("--threads", type=int, default=2, help="CPUs")
     parser.add_argument("--repetitions", type=int, default=2, help="updates of every side after the first")
     parser.add_argument("--json", type=Path, help="FILE.json takes all numbers")
     values = parser.parse_args(argv)
-    task = {name: getattr(values, name) for name in ("vocabulary", "width", "layers", "rows", "tokens")}
+    fields = ("vocabulary", "hidden_size", "num_hidden_layers", "rows", "tokens")
+    task = {name: getattr(values, name) for name in fields}
     sides = measure(task, values.repetitions, values.threads)
     if values.json:
         write_json(values.json, {"machine": turns.machine(), "threads": values.threads} | task | {"sides": sides})

@@ -2,7 +2,7 @@
 
     python -m dsmath_jax.benchmarks.grpo_memory_ours FOLDER chunked|plain|ppo
 
-FOLDER holds `task.json`: vocabulary, width, layers, rows and tokens.
+FOLDER holds `task.json`: vocabulary, hidden_size, num_hidden_layers, rows and tokens.
 """
 
 import sys
@@ -62,12 +62,13 @@ def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
     """The update, compiled and run once."""
     task = read_json(folder / "task.json")
     mesh = make_mesh()
-    width = task["width"]
-    # Tied: a value model has no use for an output matrix, and at this width that would be half of the policy.
+    hidden_size = task["hidden_size"]
+    # Tied: a value model has no use for an output matrix, and at this hidden size that would be half of the policy.
     config = ModelConfig(
         **sizes(
-            "1m", vocab_size=task["vocabulary"], layers=task["layers"], width=width, heads=width // 32,
-            kv_heads=width // 32, head_size=32, hidden=43 * width // 16, context=task["tokens"], remat="minimal",
+            "1m", vocab_size=task["vocabulary"], num_hidden_layers=task["num_hidden_layers"], hidden_size=hidden_size,
+            num_attention_heads=hidden_size // 32, head_dim=32, intermediate_size=43 * hidden_size // 16,
+            max_position_embeddings=task["tokens"], remat="minimal",
         )
     )  # fmt: skip
     model = build_model(config, mesh)
@@ -80,7 +81,7 @@ def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
         policy = initial_params(model, jax.random.key(0))
         if form != "ppo":
             return policy
-        return {"policy": policy, "value": with_head(initial_params(model, jax.random.key(1)), width)}
+        return {"policy": policy, "value": with_head(initial_params(model, jax.random.key(1)), hidden_size)}
 
     if form == "plain":
         model = model.clone(by_rows=all_logits)

@@ -45,15 +45,20 @@ class Case:
 
 # Tunix's Llama has a rope_theta of 1e6 whatever its config says.
 _8M = {
-    "width": 256, "layers": 8, "heads": 8, "kv_heads": 8, "head_size": 32, "hidden": 688, "vocab_size": 4096,
-    "compute_dtype": "float32", "rope_theta": 1e6,
+    "vocab_size": 4096, "num_hidden_layers": 8, "hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 8,
+    "head_dim": 32, "intermediate_size": 688, "compute_dtype": "float32", "rope_theta": 1e6,
 }  # fmt: skip
-_TINY = _8M | {"width": 64, "layers": 2, "heads": 4, "kv_heads": 4, "head_size": 16, "hidden": 160, "vocab_size": 512}
+_TINY = _8M | {
+    "vocab_size": 512, "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "head_dim": 16, "intermediate_size": 160,
+}  # fmt: skip
 CASES = {
     "tiny": Case(_TINY, group=4, prompts=4, rows=8, prompt_tokens=8, new_tokens=16),
     "8m_g16": Case(_8M, group=16, prompts=16),
     "8m_g64": Case(_8M, group=64, prompts=4),
-    "1b3_g64": Case(sizes("1b3"), group=64, prompts=16, rows=256, prompt_tokens=256, new_tokens=512),
+    "1b3_g64": Case(
+        sizes("1b3", num_key_value_heads=16), group=64, prompts=16, rows=256, prompt_tokens=256, new_tokens=512
+    ),
 }
 DEFAULT = {"cpu": ("8m_g16", "8m_g64"), "gpu": ("1b3_g64",)}
 

@@ -45,7 +45,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     kind = jax.devices()[0].device_kind
     width = jax.numpy.dtype(config.compute_dtype).itemsize
     weights = width * sum(leaf.size for leaf in jax.tree.leaves(params))
-    per_token = 2 * width * config.layers * config.kv_heads * config.head_size
+    per_token = 2 * width * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     number = 0
 
     def turn() -> dict:

@@ -46,14 +46,16 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     prompts = [" ".join(map(str, prompt)) for prompt in json.loads((folder / "prompts.json").read_text())]
     sizes = task["model"]
     config = llama.ModelConfig(
-        num_layers=sizes["layers"], vocab_size=sizes["vocab_size"], embed_dim=sizes["width"],
-        hidden_dim=sizes["hidden"], num_heads=sizes["heads"], head_dim=sizes["head_size"],
-        num_kv_heads=sizes["kv_heads"], rope_theta=int(sizes["rope_theta"]), norm_eps=1e-6,
+        num_layers=sizes["num_hidden_layers"], vocab_size=sizes["vocab_size"], embed_dim=sizes["hidden_size"],
+        hidden_dim=sizes["intermediate_size"], num_heads=sizes["num_attention_heads"], head_dim=sizes["head_dim"],
+        num_kv_heads=sizes["num_key_value_heads"], rope_theta=int(sizes["rope_theta"]), norm_eps=1e-6,
     )  # fmt: skip
     mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     model = llama_params.create_model_from_safe_tensors(str(folder / "hf"), config, mesh, dtype=jnp.float32)
     longest = task["prompt_tokens"] + task["new_tokens"]
-    cache = tunix_sampler.CacheConfig(longest, sizes["layers"], sizes["kv_heads"], sizes["head_size"])
+    cache = tunix_sampler.CacheConfig(
+        longest, sizes["num_hidden_layers"], sizes["num_key_value_heads"], sizes["head_dim"]
+    )
     sampler = tunix_sampler.Sampler(model, Numbers(), cache)
     rows = [prompt for prompt in prompts for _ in range(task["group"])]
     never = [sizes["vocab_size"]]

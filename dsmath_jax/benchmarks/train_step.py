@@ -41,9 +41,12 @@ class Case:
     length: int
 
 
-def _small(width: int, layers: int, heads: int, kv_heads: int, hidden: int) -> dict:
-    shape = {"width": width, "layers": layers, "heads": heads, "kv_heads": kv_heads, "hidden": hidden}
-    return shape | {"head_size": width // heads, "vocab_size": 4096, "compute_dtype": "float32"}
+def _small(hidden_size: int, layers: int, heads: int, kv_heads: int, intermediate_size: int) -> dict:
+    return {
+        "vocab_size": 4096, "num_hidden_layers": layers, "hidden_size": hidden_size, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads, "head_dim": hidden_size // heads, "intermediate_size": intermediate_size,
+        "compute_dtype": "float32",
+    }  # fmt: skip
 
 
 CASES = {

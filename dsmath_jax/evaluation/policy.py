@@ -96,7 +96,7 @@ class Policy:
         tokenizer.vocabulary_fits(text_tokenizer, model.config.vocab_size, str(folder))
         identity = hash_json([stamp(path) for path in (*files, found)] + [model.config.compute_dtype])
         sampler = Sampler(model, mesh, text_tokenizer.stop_ids, max_new_tokens, rows)
-        return cls(params, text_tokenizer, sampler, model.config.context, max_new_tokens, identity)
+        return cls(params, text_tokenizer, sampler, model.config.max_position_embeddings, max_new_tokens, identity)
 
     @property
     def room(self) -> int:

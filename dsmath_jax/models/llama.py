@@ -138,7 +138,10 @@ class Block(nn.Module):
         """
         c, dtype = self.config, self.config.compute_dtype
 
-        sizes = {"D": c.width, "N": c.heads, "K": c.kv_heads, "H": c.head_size, "F": c.hidden}
+        sizes = {
+            "D": c.hidden_size, "N": c.num_attention_heads, "K": c.num_key_value_heads, "H": c.head_dim,
+            "F": c.intermediate_size,
+        }  # fmt: skip
 
         def weight(name: str, axes: str, inputs: int = 1) -> Array:
             # Rounded to the compute dtype before it is gathered from its shards: half the bytes.
@@ -149,7 +152,7 @@ class Block(nn.Module):
         def rotated(x: Array) -> Array:
             return rotary(x, positions, c.rope_theta, c.rope_scaling)
 
-        y = RMSNorm(c.norm_eps, name="attention_norm")(x)
+        y = RMSNorm(c.rms_norm_eps, name="attention_norm")(x)
         q = rotated(project(y, weight("q", "DNH")))
         k = rotated(project(y, weight("k", "DKH")))
         v = project(y, weight("v", "DKH"))
@@ -164,7 +167,7 @@ class Block(nn.Module):
             out = cached_attention(q, *kept, cache.mask, cache.prefix)
         x = self.constrain(x + project(out, weight("o", "NHD", inputs=2), inputs=2), "BTD")
 
-        y = RMSNorm(c.norm_eps, name="feed_forward_norm")(x)
+        y = RMSNorm(c.rms_norm_eps, name="feed_forward_norm")(x)
         inner = self.constrain(nn.silu(project(y, weight("gate", "DF"))) * project(y, weight("up", "DF")), "BTF")
         x = x + project(inner, weight("down", "FD"))
         return self.constrain(x, "BTD"), kept
@@ -196,21 +199,22 @@ class Llama(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Returns hidden states after the last norm (compute dtype)."""
         c = self.config
-        embedding = self.param("embedding", nn.initializers.normal(0.02), (c.vocab_size, c.width), jnp.float32)
-        if not c.tie_embeddings:
-            self.param("head", nn.initializers.normal(c.width**-0.5), (c.width, c.vocab_size), jnp.float32)
+        embedding = self.param("embedding", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size), jnp.float32)
+        if not c.tie_word_embeddings:
+            self.param("head", nn.initializers.normal(c.hidden_size**-0.5), (c.hidden_size, c.vocab_size), jnp.float32)
         x = self.constrain(gathered(embedding.astype(c.compute_dtype), "VD", self.constrain)[tokens], "BTD")
         block = nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False) if c.remat != "none" else Block
         layers = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=c.layers
-        )(c, self.constrain, self.attention, name="layers")
+            block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
+            length=c.num_hidden_layers,
+        )(c, self.constrain, self.attention, name="layers")  # fmt: skip
         x, _ = layers(x, positions, segment_ids)
-        return RMSNorm(c.norm_eps, name="final_norm")(x)
+        return RMSNorm(c.rms_norm_eps, name="final_norm")(x)
 
 
 def head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:
     """The output matrix in the compute dtype: its own, or the embedding's transpose where they are tied."""
-    return (params["embedding"].T if config.tie_embeddings else params["head"]).astype(config.compute_dtype)
+    return (params["embedding"].T if config.tie_word_embeddings else params["head"]).astype(config.compute_dtype)
 
 
 def initial_params(model: Llama, key: Array) -> Params:

@@ -77,7 +77,7 @@ class Engine:
         self._constrain = constrain_on(mesh)
         self._prompt_layer = Block(model.config, model.constrain, packed_attention)
         self._layer = Block(model.config, model.constrain, model.attention)
-        self._norm = RMSNorm(model.config.norm_eps)
+        self._norm = RMSNorm(model.config.rms_norm_eps)
         self.empty = jax.jit(self._empty, static_argnums=(0, 1, 2, 3))
         self.prefill = jax.jit(self._prefill, donate_argnums=1)
         self.decode = jax.jit(self._decode, static_argnames="kind", donate_argnums=1)
@@ -94,9 +94,9 @@ class Engine:
         c = self.model.config
 
         def zeros(rows: int, places: int) -> tuple[KeysValues, ...]:
-            shape = (rows, c.kv_heads, places, c.head_size)
+            shape = (rows, c.num_key_value_heads, places, c.head_dim)
             one = self._constrain(jnp.zeros(shape, self._cache_dtype), "BK..")
-            return ((one, one),) * c.layers
+            return ((one, one),) * c.num_hidden_layers
 
         logits = functools.partial(jnp.zeros, dtype=jnp.float32)
         return State(
@@ -200,7 +200,7 @@ def decode_params(params: Any, config: ModelConfig) -> Any:
         "embedding": params["embedding"].astype(dtype),
         "layers": tuple(
             jax.tree.map(lambda x: x[i] if x.ndim == 2 else x[i].astype(dtype), params["layers"])  # noqa: B023
-            for i in range(config.layers)
+            for i in range(config.num_hidden_layers)
         ),
         "final_norm": params["final_norm"],
         "output": head(params, config),

@@ -41,9 +41,10 @@ def matmul_parameters(sizes: ModelConfig) -> int:
 
     The embedding is looked up, not multiplied; norm scales are not counted.
     """
-    attention = sizes.width * sizes.head_size * 2 * (sizes.heads + sizes.kv_heads)  # q and o, k and v
-    feed_forward = 3 * sizes.width * sizes.hidden
-    return sizes.layers * (attention + feed_forward) + sizes.width * sizes.vocab_size
+    heads = 2 * (sizes.num_attention_heads + sizes.num_key_value_heads)  # of q and o, k and v
+    attention = sizes.hidden_size * sizes.head_dim * heads
+    feed_forward = 3 * sizes.hidden_size * sizes.intermediate_size
+    return sizes.num_hidden_layers * (attention + feed_forward) + sizes.hidden_size * sizes.vocab_size
 
 
 def model_flops_per_token(sizes: ModelConfig, sequence_length: int) -> float:
@@ -56,7 +57,7 @@ def model_flops_per_token(sizes: ModelConfig, sequence_length: int) -> float:
     causal: a token sees T/2 others on average, so the hidden half is not counted. Neither are activations that remat
     computes again, norms, softmax and the optimizer; that sequences are packed is not looked at.
     """
-    attention = 6 * sizes.layers * sizes.heads * sizes.head_size * sequence_length
+    attention = 6 * sizes.num_hidden_layers * sizes.num_attention_heads * sizes.head_dim * sequence_length
     return float(6 * matmul_parameters(sizes) + attention)
 
 

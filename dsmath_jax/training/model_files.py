@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models import huggingface
-from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.config import ModelConfig, trained_config
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import abstract, by_rows_on, constrain_on, path_name, shardings_like
 from dsmath_jax.training import checkpoint
@@ -33,9 +33,19 @@ def write_config(folder: Path, config: ModelConfig) -> None:
         write_json(folder / "model.json", dataclasses.asdict(config))
 
 
+def read_sizes(folder: Path) -> ModelConfig:
+    """Returns the sizes of a finished stage's model.
+
+    Raises:
+      UserError: a field of its `model.json` is unknown, missing or invalid.
+    """
+    path = folder / "model.json"
+    return trained_config(read_json(path), str(path))
+
+
 def read_model(folder: Path, mesh: Mesh) -> Llama:
     """The decoder of a finished stage, without its parameters."""
-    return build_model(ModelConfig(**read_json(folder / "model.json")), mesh)
+    return build_model(read_sizes(folder), mesh)
 
 
 def read_params(folder: Path, config: ModelConfig, mesh: Mesh) -> Any:

@@ -11,7 +11,7 @@ PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 
 
 def run(out: Path, peer: str, *more: str) -> dict:
-    small = ["--tokens=48,300", "--documents=3", "--heads=2", "--head_size=8", "--repetitions=1", "--threads=1"]
+    small = ["--tokens=48,300", "--documents=3", "--heads=2", "--head_dim=8", "--repetitions=1", "--threads=1"]
     attention.main([*small, f"--peer={peer}", f"--json={out}", *more])
     return read_json(out)
 

@@ -11,7 +11,10 @@ from dsmath_jax.workdir import read_json
 
 PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 TASK = Task(prompts=2, group_size=4, prompt_tokens=8, new_tokens=12, vocabulary=128)
-SIZES = ["--width=32", "--layers=2", "--hidden=64", "--head_size=16", "--repetitions=2", "--threads=1"]
+SIZES = [
+    "--hidden_size=32", "--num_hidden_layers=2", "--intermediate_size=64", "--head_dim=16", "--repetitions=2",
+    "--threads=1",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def test_sides_of_an_iteration_that_differ_are_an_error() -> None:
 
 def test_chunks_need_less_memory_than_all_logits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "result.json"
-    sizes = {"vocabulary": 20_000, "width": 32, "layers": 1, "rows": 1, "tokens": 1024}
+    sizes = {"vocabulary": 20_000, "hidden_size": 32, "num_hidden_layers": 1, "rows": 1, "tokens": 1024}
     flags = [f"--{name}={value}" for name, value in sizes.items()]
     grpo_memory.main([*flags, "--threads=1", "--repetitions=1", f"--json={out}"])
     sides = read_json(out)["sides"]

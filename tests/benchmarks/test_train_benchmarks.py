@@ -80,7 +80,7 @@ def check_cross_entropy(sizes: dict[str, int], peer: str, folder: Path, capsys: 
 
 
 def test_cross_entropy_needs_less_memory_than_all_logits(tmp_path, capsys):
-    sizes = {"tokens": 1024, "width": 8, "vocabulary": 20_000}
+    sizes = {"tokens": 1024, "hidden_size": 8, "vocabulary": 20_000}
     sides = check_cross_entropy(sizes, "", tmp_path, capsys)
     assert list(sides) == ["chunked", "plain"]
     logits = sizes["tokens"] * sizes["vocabulary"] * 4
@@ -90,7 +90,7 @@ def test_cross_entropy_needs_less_memory_than_all_logits(tmp_path, capsys):
 
 @pytest.mark.oracle
 def test_cross_entropy_is_that_of_torch(peer, tmp_path, capsys):
-    sides = check_cross_entropy({"tokens": 64, "width": 16, "vocabulary": 640}, peer, tmp_path, capsys)
+    sides = check_cross_entropy({"tokens": 64, "hidden_size": 16, "vocabulary": 640}, peer, tmp_path, capsys)
     assert sides["torch"]["version"].startswith("torch ")
 
 

@@ -39,7 +39,7 @@ def workdir(tmp_path: Path, make_model: Any, mesh: Mesh) -> Path:
     """Three finished models (one, in fact), a tokenizer, three problems, and answers of two models given already."""
     texts = [f"Tom has {i} apples.\nThe answer is {i}." for i in range(100)]
     tokenizer.train_sentencepiece(texts, tmp_path / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)
-    model = make_model(vocab_size=300, tie_embeddings=True)
+    model = make_model(vocab_size=300, tie_word_embeddings=True)
     params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(0)))()
     checkpoint.save(tmp_path / "rl" / "params", params)
     model_files.write_config(tmp_path / "rl", model.config)

@@ -56,7 +56,7 @@ def write(folder: Path, tensors: dict[str, np.ndarray], **changes: Any) -> None:
 
 def read_all(folder: Path) -> dict[str, np.ndarray]:
     sizes = huggingface.read_config(folder, "float32")
-    like = {path: leaf for path, leaf in LIKE.items() if path != "head" or not sizes.tie_embeddings}
+    like = {path: leaf for path, leaf in LIKE.items() if path != "head" or not sizes.tie_word_embeddings}
     return {path: reader() for path, reader in huggingface.readers(folder, sizes, like).items()}
 
 
@@ -134,8 +134,9 @@ def test_one_file_needs_no_index(tmp_path: Path) -> None:
 def test_sizes_come_from_the_config(read: Read, tmp_path: Path) -> None:
     read(theirs(), rope_parameters={"rope_type": "default", "rope_theta": 77.0})
     config = huggingface.read_config(tmp_path, compute_dtype="bfloat16", remat="full")
-    assert (config.heads, config.kv_heads, config.head_size, config.context) == (3, 1, 2, 16)
-    assert (config.rope_theta, config.norm_eps, config.rope_scaling) == (77.0, 1e-5, 1.0)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (3, 1, 2)
+    assert config.max_position_embeddings == 16
+    assert (config.rope_theta, config.rms_norm_eps, config.rope_scaling) == (77.0, 1e-5, 1.0)
     assert (config.compute_dtype, config.remat) == ("bfloat16", "full")
 
 
@@ -212,8 +213,9 @@ def test_a_transposed_matrix_is_refused_though_its_size_fits(read: Read) -> None
         ({"architectures": ["MistralForCausalLM"]}, "MistralForCausalLM"),
         ({"attention_bias": True}, "attention_bias = True is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
-        ({"num_key_value_heads": 2}, r"config\.json: The model's heads 3 are no multiple of its kv_heads 2"),
-        ({"vocab_size": "7"}, r"config\.json: The model's vocab_size is '7'"),
+        ({"num_key_value_heads": 2}, r"config\.json: num_attention_heads is 3; it must be a multiple of num_key"),
+        ({"vocab_size": "7"}, r"config\.json: vocab_size is '7'; it must be of the type int"),
+        ({"vocab_size": 0}, r"config\.json: vocab_size is 0; give the number of the embedding's rows"),
     ],
 )
 def test_what_the_decoder_cannot_do_is_refused(read: Read, changes: dict[str, Any], message: str) -> None:
@@ -231,7 +233,7 @@ def test_a_field_of_whatever_kind_is_read_or_refused(
     folder = tmp_path_factory.getbasetemp()
     write_json(folder / "config.json", CONFIG | {field: value})
     with contextlib.suppress(UserError):
-        assert huggingface.read_config(folder).layers == 2
+        assert huggingface.read_config(folder).num_hidden_layers == 2
 
 
 def test_a_config_that_is_missing_or_broken(tmp_path: Path) -> None:

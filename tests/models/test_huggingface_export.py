@@ -51,7 +51,9 @@ def export(tmp_path: Path) -> Callable[..., Path]:
 
 
 class TestFiles:
-    @pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True, "head_size": 6, "rope_scaling": 4.0}], ids=str)
+    @pytest.mark.parametrize(
+        "changes", [{}, {"tie_word_embeddings": True, "head_dim": 6, "rope_scaling": 4.0}], ids=str
+    )
     def test_what_is_written_is_read_again(
         self, make_model: Callable[..., Llama], mesh: Mesh, export: Callable[..., Path], changes: dict
     ) -> None:
@@ -80,7 +82,8 @@ class TestFiles:
 
     def test_a_tensor_larger_than_a_file_has_one_of_its_own(self, model: Llama, export: Callable[..., Path]) -> None:
         folder = export(random_params(model.config), model.config, "float32", 1)
-        assert [len(load_file(file)) for file in folder.glob("*.safetensors")] == [1] * (3 + 9 * model.config.layers)
+        tensors = 3 + 9 * model.config.num_hidden_layers
+        assert [len(load_file(file)) for file in folder.glob("*.safetensors")] == [1] * tensors
 
     def test_bfloat16_is_rounded_to_the_nearest(self, model: Llama, export: Callable[..., Path]) -> None:
         params = random_params(model.config)
@@ -94,13 +97,14 @@ class TestFiles:
     ) -> None:
         params = random_params(model.config)
         with pytest.raises(UserError, match=r"not those of a language model \(missing: embedding\)"):
-            export(with_head(params, model.config.width), model.config)
+            export(with_head(params, model.config.hidden_size), model.config)
         with pytest.raises(UserError, match="cannot be written as 'int8'"):
             huggingface.write(tmp_path, params, model.config, "int8")
 
     def test_in_memory_is_one_tensor_and_then_one_shard(self, export: Callable[..., Path], mesh: Mesh) -> None:
         sizes = ModelConfig(
-            vocab_size=16, layers=12, width=256, heads=4, kv_heads=4, head_size=64, hidden=1024, tie_embeddings=True,
+            vocab_size=16, num_hidden_layers=12, hidden_size=256, num_attention_heads=4, head_dim=64,
+            intermediate_size=1024, tie_word_embeddings=True,
             compute_dtype="float32",
         )  # fmt: skip
         params = random_params(sizes)  # 50 MB, a matrix at most 1
@@ -223,7 +227,14 @@ print(memory("VmHWM") - before - sum(shards), max(shards))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_an_import_needs_less_than_one_leaf_beside_the_arrays(export: Callable[..., Path]) -> None:
     """Peak resident memory of a process with 8 devices that reads 0.5 GB in several files into float32 shards."""
-    sizes = ModelConfig(vocab_size=1000, layers=12, width=1024, heads=16, kv_heads=16, head_size=64, hidden=5632)
+    sizes = ModelConfig(
+        vocab_size=1000,
+        num_hidden_layers=12,
+        hidden_size=1024,
+        num_attention_heads=16,
+        head_dim=64,
+        intermediate_size=5632,
+    )
     folder = export(random_params(sizes), sizes, "bfloat16", 100 * MEGABYTE)
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Sizes by name, and the sentences about sizes that make no decoder."""
+"""Sizes by name, and the errors of sizes that make no decoder."""
 
 from typing import Any
 
@@ -6,12 +6,14 @@ import jax
 import pytest
 
 from dsmath_jax.models import llama
-from dsmath_jax.models.config import CHOICES, ModelConfig
+from dsmath_jax.models.config import CHOICES, ModelConfig, trained_config
 from dsmath_jax.models.sizes import SIZES, sizes
+from dsmath_jax.settings import describe
 from dsmath_jax.workdir import UserError
 
 SMALL: dict[str, Any] = {
-    "vocab_size": 7, "layers": 1, "width": 8, "heads": 4, "kv_heads": 2, "head_size": 4, "hidden": 8,
+    "vocab_size": 7, "num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 4, "intermediate_size": 8,
 }  # fmt: skip
 
 
@@ -24,13 +26,13 @@ def parameters(config: ModelConfig) -> int:
 def test_the_papers_sizes(name: str, billions: float) -> None:
     config = ModelConfig(**sizes(name))
     assert round(parameters(config) / 1e9, 3) == billions
-    assert (config.vocab_size, config.context, config.rope_theta) == (102_400, 4096, 10_000.0)
+    assert (config.vocab_size, config.max_position_embeddings, config.rope_theta) == (102_400, 4096, 10_000.0)
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_every_size_is_a_whole_config_once_it_has_a_vocabulary(name: str) -> None:
-    config = ModelConfig(**sizes(name, vocab_size=100, kv_heads=2, remat="full"))
-    assert (config.vocab_size, config.kv_heads, config.remat) == (100, 2, "full")
+    config = ModelConfig(**sizes(name, vocab_size=100, num_key_value_heads=2, remat="full"))
+    assert (config.vocab_size, config.num_key_value_heads, config.remat) == (100, 2, "full")
     assert sizes(name).keys() == ModelConfig.__dataclass_fields__.keys()
 
 
@@ -44,20 +46,47 @@ def test_a_size_or_field_that_is_not_there_is_told() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"heads": 3}, "heads 3 are no multiple of its kv_heads 2"),
-        ({"head_size": 3}, "head_size 3 is odd"),
-        ({"vocab_size": 0}, "vocab_size is 0; give a whole number above zero"),
-        ({"layers": 2.0}, r"layers is 2\.0; give a whole number above zero"),
+        (
+            {"num_attention_heads": 3},
+            "num_attention_heads is 3; it must be a multiple of num_key_value_heads, which",
+        ),
+        ({"head_dim": 3}, "head_dim is 3; it must be even"),
+        ({"hidden_size": 0}, "hidden_size is 0; give a whole number above zero"),
+        ({"vocab_size": -1}, "vocab_size is -1; give a whole number of at least zero"),
+        ({"num_hidden_layers": 2.0}, r"num_hidden_layers is 2\.0; give a whole number above zero"),
         ({"rope_scaling": 0.0}, r"rope_scaling is 0\.0; give a number above zero"),
-        ({"norm_eps": "1e-6"}, "norm_eps is '1e-6'; give a number above zero"),
-        ({"remat": "some"}, "remat is 'some'; give one of none, full, dots, minimal"),
-        ({"attention": "flash"}, "attention is 'flash'; give one of auto, xla, splash, cudnn"),
-        ({"compute_dtype": "int8"}, "compute_dtype is 'int8'; give one of bfloat16, float32, float64"),
+        ({"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6'; give a number above zero"),
+        ({"remat": "some"}, "remat must be one of 'none', 'full', 'dots', 'minimal'; got 'some'"),
+        ({"attention": "flash"}, "attention must be one of 'auto', 'xla', 'splash', 'cudnn'; got 'flash'"),
+        ({"compute_dtype": "int8"}, "compute_dtype must be one of 'bfloat16', 'float32', 'float64'; got 'int8'"),
     ],
 )
 def test_sizes_that_make_no_decoder(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"^{message}"):
         ModelConfig(**SMALL | changes)
+
+
+def test_without_key_value_heads_every_query_head_has_its_own() -> None:
+    config = ModelConfig(**SMALL | {"num_key_value_heads": 0})
+    assert config.num_key_value_heads == 4
+    assert config == ModelConfig(**SMALL | {"num_key_value_heads": 4})
+
+
+def test_a_trained_model_has_a_vocabulary_and_no_unknown_field() -> None:
+    assert ModelConfig(**SMALL | {"vocab_size": 0}).vocab_size == 0
+    assert trained_config(SMALL, "run/sft/model.json") == ModelConfig(**SMALL)
+    with pytest.raises(UserError, match=r"^run/sft/model\.json: vocab_size is 0; give the number of"):
+        trained_config(SMALL | {"vocab_size": 0}, "run/sft/model.json")
+    with pytest.raises(UserError, match=r"^run/sft/model\.json: hiden_size is no setting \(the nearest is 'hidd"):
+        trained_config(SMALL | {"hiden_size": 8}, "run/sft/model.json")
+    with pytest.raises(UserError, match=r"^run/sft/model\.json: head_dim is 3; it must be even"):
+        trained_config(SMALL | {"head_dim": 3}, "run/sft/model.json")
+
+
+def test_every_field_is_described_and_those_of_the_backward_pass_change_no_result() -> None:
+    fields = list(describe(ModelConfig(**SMALL)))
+    assert all(field.help for field in fields)
+    assert {field.name for field in fields if not field.changes_result} == {"remat", "attention"}
 
 
 def test_the_remat_policies_that_a_config_may_name_are_those_of_the_decoder() -> None:

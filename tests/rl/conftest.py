@@ -51,15 +51,16 @@ def start(tmp_path_factory: pytest.TempPathFactory, mesh: Mesh) -> Path:
     texts = [row["solution"] for row in read_jsonl(folder / "data" / "problems" / "train.jsonl")]
     tokenizer.train_sentencepiece(texts, folder / "tokenizer" / "tokenizer.model", 300)
     sizes = ModelConfig(
-        vocab_size=300, layers=1, width=16, heads=2, kv_heads=1, head_size=8, hidden=24, context=256,
+        vocab_size=300, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        intermediate_size=24, max_position_embeddings=256,
         compute_dtype="float32", remat="none",
     )  # fmt: skip
     params = jax.jit(lambda: initial_params(Llama(sizes), jax.random.key(0)))()
     write_config(folder / "sft", sizes)
     checkpoint.save(folder / "sft" / "params", params)
     for number, name in enumerate(("reward_model", "process_model"), 1):
-        judge = with_head(params, sizes.width)
-        judge["reward"]["kernel"] = jax.random.normal(jax.random.key(number), (sizes.width, 1))
+        judge = with_head(params, sizes.hidden_size)
+        judge["reward"]["kernel"] = jax.random.normal(jax.random.key(number), (sizes.hidden_size, 1))
         write_config(folder / name, sizes)
         checkpoint.save(folder / name / "params", judge)
         rows = [

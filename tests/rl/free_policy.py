@@ -21,7 +21,7 @@ TEMPERATURE = 0.7
 class FreePolicy:
     """Stands for the decoder: the hidden state of every place is a parameter of its own."""
 
-    config = types.SimpleNamespace(tie_embeddings=False, compute_dtype="float64")
+    config = types.SimpleNamespace(tie_word_embeddings=False, compute_dtype="float64")
     by_rows = staticmethod(all_rows)
 
     def apply(self, variables: dict, tokens: Any, positions: Any, segment_ids: Any) -> jax.Array:
@@ -31,7 +31,7 @@ class FreePolicy:
 class GivenLogprobs(FreePolicy):
     """The "hidden states" are the targets' log-probabilities."""
 
-    config = types.SimpleNamespace(tie_embeddings=False, compute_dtype="float32")
+    config = types.SimpleNamespace(tie_word_embeddings=False, compute_dtype="float32")
 
     @staticmethod
     def by_rows(function: Callable, rows: Sequence[jax.Array], matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

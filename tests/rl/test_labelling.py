@@ -258,7 +258,10 @@ if (
     from dsmath_jax.models.config import ModelConfig
     from dsmath_jax.sharding import make_mesh
 
-    sizes = {"vocab_size": 49, "layers": 1, "width": 4, "heads": 1, "kv_heads": 1, "head_size": 4, "hidden": 4}
+    sizes = {
+        "vocab_size": 49, "num_hidden_layers": 1, "hidden_size": 4, "num_attention_heads": 1, "head_dim": 4,
+        "intermediate_size": 4, "max_position_embeddings": 64,
+    }  # fmt: skip
     labelling.Sampler, labelling.CHUNK = Fake, 3  # type: ignore[misc, assignment]
     if len(sys.argv) > 2:
         whole = labelling.write_jsonl
@@ -269,4 +272,4 @@ if (
             whole(path, rows)
 
         labelling.write_jsonl = dying  # type: ignore[assignment]
-    write(Path(sys.argv[1]), Llama(ModelConfig(**sizes, context=64)), make_mesh())
+    write(Path(sys.argv[1]), Llama(ModelConfig(**sizes)), make_mesh())

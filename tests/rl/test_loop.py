@@ -291,7 +291,7 @@ def test_a_reference_of_another_shape_is_refused(recipe: Recipe, workdir: MakeWo
     for path in (start / "sft").iterdir():
         (folder / "sft" / path.name).symlink_to(path)
     (folder / "sft" / "model.json").unlink()
-    sizes = json.loads((start / "sft" / "model.json").read_text()) | {"hidden": 32}
+    sizes = json.loads((start / "sft" / "model.json").read_text()) | {"intermediate_size": 32}
     (folder / "sft" / "model.json").write_text(json.dumps(sizes))
     with pytest.raises(UserError, match=r"does not fit: layers/\S+ has shape"):
         loop.run(recipe("grpo_rule"), folder)

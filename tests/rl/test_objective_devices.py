@@ -19,8 +19,8 @@ from dsmath_jax.sharding import global_batch, make_mesh, path_name, shardings_li
 from dsmath_jax.training.model_files import build_model
 
 SIZES = {
-    "vocab_size": 24, "layers": 1, "width": 16, "heads": 4, "kv_heads": 2, "head_size": 4, "hidden": 24, "context": 64,
-    "compute_dtype": "float32",
+    "vocab_size": 24, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 4, "intermediate_size": 24, "max_position_embeddings": 64, "compute_dtype": "float32",
 }  # fmt: skip
 ROWS, LENGTH = 4, 8
 OBJECTIVES: dict[str, Any] = {

@@ -28,8 +28,8 @@ from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import read_jsonl, write_jsonl
 
 SIZES = {
-    "vocab_size": 24, "layers": 1, "width": 16, "heads": 4, "kv_heads": 2, "head_size": 4, "hidden": 24, "context": 64,
-    "compute_dtype": "float32",
+    "vocab_size": 24, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 4, "intermediate_size": 24, "max_position_embeddings": 64, "compute_dtype": "float32",
 }  # fmt: skip
 MESH = {"replica": 2, "fsdp": 1, "context": 2, "tensor": 2}
 ALPHABET = "^$\n 0123456789abcdefghij"

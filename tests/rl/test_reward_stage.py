@@ -327,7 +327,7 @@ def test_a_stage_runs_from_the_sft_model(
     texts = ["The answer is 7.", "1 + 6 = 7 9 9", chat.USER.format(question="what is 6 + 1?")]
     tokenizers.train_sentencepiece(texts, tmp_path / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)
     TOKENIZER = tokenizers.load(tmp_path / "tokenizer")
-    model = make_model(layers=1, vocab_size=300, context=128)
+    model = make_model(num_hidden_layers=1, vocab_size=300, max_position_embeddings=128)
     write_config(tmp_path / "sft", model.config)
     save(tmp_path / "sft" / "params", jax.jit(lambda: initial_params(model, jax.random.key(1)))())
     records = [{"id": str(i), "question": f"what is {i} + 1?", "solution": "", "answer": "7"} for i in range(50)]

@@ -20,8 +20,8 @@ from dsmath_jax.sharding import make_mesh, shardings_like
 from dsmath_jax.training.model_files import build_model
 
 SIZES = {
-    "vocab_size": 24, "layers": 1, "width": 16, "heads": 8, "kv_heads": 4, "head_size": 4, "hidden": 24, "context": 64,
-    "compute_dtype": "float32",
+    "vocab_size": 24, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 8, "num_key_value_heads": 4,
+    "head_dim": 4, "intermediate_size": 24, "max_position_embeddings": 64, "compute_dtype": "float32",
 }  # fmt: skip
 PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8]]
 # Trained on the first mesh, decoded on the second; all slots at once, and with refill.

@@ -32,7 +32,10 @@ from dsmath_jax.training.prefetch import Ahead
 from dsmath_jax.training.step import init_state
 
 STEPS, EVERY, ROWS, LENGTH = 12, 4, 8, 32
-SIZES = ModelConfig(64, 2, 32, 4, 2, 8, 64, context=LENGTH, compute_dtype="float32")
+SIZES = ModelConfig(
+    vocab_size=64, num_hidden_layers=2, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+    intermediate_size=64, max_position_embeddings=LENGTH, compute_dtype="float32",
+)  # fmt: skip
 SOURCES = {"some": 0.75, "others": 0.25}  # and their weights
 CONFIG = ConfigDict(
     loop_fields(STEPS, EVERY, accumulate=2) | adamw(3e-3, 2) | {"batch_size": ROWS, "sequence_length": LENGTH}

@@ -12,9 +12,23 @@ from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.training import flops
 
 SMALL = ModelConfig(
-    vocab_size=102_400, layers=24, width=2048, heads=16, kv_heads=16, head_size=128, hidden=5504, context=4096
+    vocab_size=102_400,
+    num_hidden_layers=24,
+    hidden_size=2048,
+    num_attention_heads=16,
+    num_key_value_heads=16,
+    head_dim=128,
+    intermediate_size=5504,
+    max_position_embeddings=4096,
 )
-LARGE = dataclasses.replace(SMALL, layers=30, width=4096, heads=32, kv_heads=32, hidden=11_008)
+LARGE = dataclasses.replace(
+    SMALL, num_hidden_layers=30, hidden_size=4096, num_attention_heads=32, num_key_value_heads=32,
+    intermediate_size=11_008,
+)  # fmt: skip
+GROUPED = ModelConfig(
+    vocab_size=50, num_hidden_layers=3, hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+    intermediate_size=20,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -36,7 +50,7 @@ def test_the_papers_sizes_in_round_numbers() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_matmul_parameters_are_those_of_the_model(tied: bool) -> None:
-    sizes = ModelConfig(50, 3, 16, 4, 2, 6, 20, tie_embeddings=tied)
+    sizes = dataclasses.replace(GROUPED, tie_word_embeddings=tied)
     params = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     norms, looked_up = (2 * 3 + 1) * 16, 0 if tied else 50 * 16
@@ -44,19 +58,21 @@ def test_matmul_parameters_are_those_of_the_model(tied: bool) -> None:
 
 
 def test_attention_counts_what_a_causal_token_sees() -> None:
-    sizes = ModelConfig(50, 3, 16, 4, 2, 6, 20)
     length = 1000
     pairs = sum(range(1, length + 1))  # a token sees itself and those before it
     forward = 3 * pairs * 4 * 6 * (2 + 2)  # layers, heads, head size; score and value, a multiplication and an addition
-    counted = flops.model_flops_per_token(sizes, length) - flops.model_flops_per_token(sizes, 0)
+    counted = flops.model_flops_per_token(GROUPED, length) - flops.model_flops_per_token(GROUPED, 0)
     assert counted * length == pytest.approx(3 * forward, rel=2 / length)
 
 
 def test_what_xla_counts_grows_with_the_parameters_as_the_formula_says() -> None:
     """By the difference of two feed-forward sizes, so that it does not matter how attention and loss are computed."""
 
-    def both(hidden: int) -> np.ndarray:
-        sizes = ModelConfig(32, 1, 64, 2, 2, 32, hidden, compute_dtype="float32")
+    def both(intermediate_size: int) -> np.ndarray:
+        sizes = ModelConfig(
+            vocab_size=32, num_hidden_layers=1, hidden_size=64, num_attention_heads=2, head_dim=32,
+            intermediate_size=intermediate_size, compute_dtype="float32",
+        )  # fmt: skip
         model, tokens = Llama(sizes), jnp.ones((2, 16), jnp.int32)
         params = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
         total = lambda params: jnp.sum(model.apply({"params": params}, tokens, tokens, tokens))  # noqa: E731

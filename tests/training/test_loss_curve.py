@@ -23,7 +23,8 @@ from dsmath_jax.training.step import init_state, make_train_step
 PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 STEPS, ROWS, LENGTH = 200, 8, 256
 SIZES = ModelConfig(
-    vocab_size=512, layers=4, width=128, heads=4, kv_heads=2, head_size=32, hidden=448, context=LENGTH,
+    vocab_size=512, num_hidden_layers=4, hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+    intermediate_size=448, max_position_embeddings=LENGTH,
     compute_dtype="float32",
 )  # fmt: skip
 OPTIMIZER = adamw(peak_lr=2e-3, warmup=20, schedule="multi_step", weight_decay=0.1)

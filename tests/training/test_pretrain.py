@@ -15,8 +15,9 @@ from dsmath_jax.workdir import UserError, read_json, write_jsonl
 
 TEXTS = [f"The sum of {n} and {n + 1} is {2 * n + 1}." for n in range(300)]
 SIZES = {
-    "layers": 1, "width": 16, "heads": 2, "kv_heads": 2, "head_size": 8, "hidden": 32, "rope_theta": 10_000.0,
-    "norm_eps": 1e-6, "tie_embeddings": True, "context": 64, "compute_dtype": "float32", "remat": "none",
+    "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
+    "intermediate_size": 32, "rope_theta": 10_000.0, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+    "max_position_embeddings": 64, "compute_dtype": "float32", "remat": "none",
 }  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def test_sizes_may_come_from_a_hugging_face_folder(real_data: Path) -> None:
     init = "hf:checkpoints/stories260k_hf"
     text_tokenizer = tokenizer.load(real_data / "checkpoints/stories260k_hf")
     bare = pretrain.model_sizes(init, ConfigDict(), real_data, text_tokenizer)
-    assert (bare.layers, bare.width, bare.vocab_size) == (5, 64, 512)
+    assert (bare.num_hidden_layers, bare.hidden_size, bare.vocab_size) == (5, 64, 512)
     chosen = ConfigDict({"model": {**SIZES, "remat": "full", "compute_dtype": "float32"}})
     sizes = pretrain.model_sizes(init, chosen, real_data, text_tokenizer)
-    assert (sizes.layers, sizes.remat, sizes.compute_dtype) == (5, "full", "float32")
+    assert (sizes.num_hidden_layers, sizes.remat, sizes.compute_dtype) == (5, "full", "float32")

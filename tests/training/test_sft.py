@@ -46,7 +46,7 @@ def run(config: ConfigDict, workdir: Path, *names: str) -> None:
 def test_it_begins_with_a_hugging_face_folder_and_needs_no_other_stage(config: ConfigDict, tmp_path: Path) -> None:
     run(config, tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["sft", "tokenizer"]
-    assert read_json(tmp_path / "run/sft/model.json")["layers"] == 5
+    assert read_json(tmp_path / "run/sft/model.json")["num_hidden_layers"] == 5
     metrics = [json.loads(line) for line in (tmp_path / "run/sft/metrics.jsonl").read_text().splitlines()]
     assert np.isfinite([row["loss"] for row in metrics if "loss" in row]).all()
     assert np.isfinite(metrics[-1]["eval_loss"])

@@ -18,13 +18,12 @@ from typing import Any
 import jax
 
 from dsmath_jax.data import tokenizer
-from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.huggingface.config_file import read_config
 from dsmath_jax.models.huggingface.writing import GIGABYTE, TYPES, write
 from dsmath_jax.sharding import make_mesh
 from dsmath_jax.training import checkpoint
-from dsmath_jax.training.model_files import find_tokenizer, import_params, read_params, write_config
-from dsmath_jax.workdir import UserError, atomic_path, exit_code, read_json, sweep
+from dsmath_jax.training.model_files import find_tokenizer, import_params, read_params, read_sizes, write_config
+from dsmath_jax.workdir import UserError, atomic_path, exit_code, sweep
 
 
 def import_model(source: Path, target: Path, dtype: str) -> str:
@@ -54,7 +53,7 @@ def export_model(source: Path, target: Path, dtype: str, max_file_bytes: int, to
     """
     if not (source / "model.json").is_file():
         raise UserError(f"{source} has no model.json; give the folder of a stage that trains and is done.")
-    sizes = ModelConfig(**read_json(source / "model.json"))
+    sizes = read_sizes(source)
     place = tokenizer_path or find_tokenizer(source)
     text_tokenizer = tokenizer.load(place) if place else None
     if text_tokenizer:

@@ -1,25 +1,20 @@
-"""`config.json`: to our sizes and back."""
+"""`config.json`: to a `ModelConfig` and back."""
 
 from pathlib import Path
 from typing import Any
 
-from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.config import ModelConfig, trained_config
 from dsmath_jax.workdir import UserError, json_object
 
-# Our field: theirs, where they mean the same.
-FIELDS = {
-    "vocab_size": "vocab_size",
-    "layers": "num_hidden_layers",
-    "width": "hidden_size",
-    "heads": "num_attention_heads",
-    "hidden": "intermediate_size",
-    "norm_eps": "rms_norm_eps",
-    "context": "max_position_embeddings",
-}
-TYPES: dict[str, Any] = {  # of the fields that are read beyond a check of ModelConfig's
-    "architectures": list, "hidden_size": int, "num_attention_heads": int, "num_key_value_heads": int | None,
-    "head_dim": int | None, "rope_parameters": dict | None, "rope_scaling": dict | None,
-    "tie_word_embeddings": bool | None,
+# Fields that both have, under one name: those that a file must state, and those that it may leave out or set to null.
+STATED = (
+    "vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "rms_norm_eps",
+    "max_position_embeddings",
+)  # fmt: skip
+OPTIONAL = ("num_key_value_heads", "head_dim", "tie_word_embeddings")
+TYPES: dict[str, Any] = {  # of the fields that are used before ModelConfig checks its own
+    "architectures": list, "hidden_size": int, "num_attention_heads": int, "rope_parameters": dict | None,
+    "rope_scaling": dict | None,
 }  # fmt: skip
 FIXED = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}  # what the decoder has no choice in
 ROPE_TYPES = ("default", "linear")
@@ -35,12 +30,12 @@ def read_config(folder: Path, compute_dtype: str = "bfloat16", **changes: Any) -
     if not path.is_file():
         raise UserError(f"{path} is missing; give the folder of a Hugging Face model.")
     theirs = json_object(path.read_bytes(), str(path), "it")
-    for field in ("architectures", *FIELDS.values()):
+    for field in ("architectures", *STATED):
         if field not in theirs:
-            raise UserError(f"{path}: the field {field} is missing; mend it.")
+            raise UserError(f"{path}: the field {field} is missing; add it.")
     for field, kind in TYPES.items():
         if field in theirs and not isinstance(theirs[field], kind):
-            raise UserError(f"{path}: {field} is {theirs[field]!r}, which is of a wrong type; mend it.")
+            raise UserError(f"{path}: {field} is {theirs[field]!r}, which is of the wrong type; fix it.")
     if "LlamaForCausalLM" not in theirs["architectures"]:
         raise UserError(f"{path}: architectures is {theirs['architectures']}; only LlamaForCausalLM can be read.")
     for field, value in FIXED.items():
@@ -52,20 +47,16 @@ def read_config(folder: Path, compute_dtype: str = "bfloat16", **changes: Any) -
     if rope_type not in ROPE_TYPES:
         raise UserError(f"{path}: the rope type '{rope_type}' is not supported; only {' and '.join(ROPE_TYPES)} are.")
     if rope_type == "linear" and "factor" not in rope:
-        raise UserError(f"{path}: the rope type 'linear' has no factor; mend it.")
-    heads = theirs["num_attention_heads"]
+        raise UserError(f"{path}: the rope type 'linear' has no factor; add it.")
     fields = {
-        "kv_heads": theirs.get("num_key_value_heads") or heads,
-        "head_size": theirs.get("head_dim") or theirs["hidden_size"] // max(heads, 1),
+        "head_dim": theirs["hidden_size"] // max(theirs["num_attention_heads"], 1),  # where the file states none
         "rope_theta": rope.get("rope_theta", theirs.get("rope_theta", 10_000.0)),
         "rope_scaling": rope["factor"] if rope_type == "linear" else 1.0,
-        "tie_embeddings": theirs.get("tie_word_embeddings") or False,
         "compute_dtype": compute_dtype,
     }
-    try:
-        return ModelConfig(**{ours: theirs[field] for ours, field in FIELDS.items()} | fields | changes)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    fields |= {field: theirs[field] for field in STATED}
+    fields |= {field: theirs[field] for field in OPTIONAL if theirs.get(field) is not None}
+    return trained_config(fields | changes, str(path))
 
 
 def config_json(sizes: ModelConfig, dtype: str, bos_id: int | None, eos_id: int | None) -> dict[str, Any]:
@@ -77,14 +68,11 @@ def config_json(sizes: ModelConfig, dtype: str, bos_id: int | None, eos_id: int 
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **{field: getattr(sizes, ours) for ours, field in FIELDS.items()},
-        "num_key_value_heads": sizes.kv_heads,
-        "head_dim": sizes.head_size,
+        **{field: getattr(sizes, field) for field in (*STATED, *OPTIONAL)},
         **FIXED,
         "rope_theta": sizes.rope_theta,
         "rope_scaling": None if sizes.rope_scaling == 1.0 else rope,
         "rope_parameters": rope | {"rope_theta": sizes.rope_theta},
-        "tie_word_embeddings": sizes.tie_embeddings,
         "bos_token_id": bos_id,
         "eos_token_id": eos_id,
         "dtype": dtype,

@@ -76,11 +76,11 @@ def readers(folder: Path, sizes: ModelConfig, like: Mapping[str, Any]) -> dict[s
     expected = {
         name: LEAVES[path].their_shape(tuple(leaf.shape))
         for path, leaf in like.items()
-        for name in LEAVES[path].names(sizes.layers)
+        for name in LEAVES[path].names(sizes.num_hidden_layers)
     }
     # Old exports hold the rotary frequencies of every layer, and a tied head may be there a second time.
     spare = {name for name in found if name.endswith("rotary_emb.inv_freq")}
-    spare |= {LEAVES["head"].name} if sizes.tie_embeddings else set()
+    spare |= {LEAVES["head"].name} if sizes.tie_word_embeddings else set()
     shapes = {name: tuple(tensor.get_shape()) for name, tensor in found.items()}
     both = expected.keys() & found.keys()
     wrong = {
@@ -102,7 +102,7 @@ def readers(folder: Path, sizes: ModelConfig, like: Mapping[str, Any]) -> dict[s
     return {
         path: Reader(
             LEAVES[path],
-            [found[name] for name in LEAVES[path].names(sizes.layers)],
+            [found[name] for name in LEAVES[path].names(sizes.num_hidden_layers)],
             tuple(leaf.shape),
             np.dtype(leaf.dtype),
         )

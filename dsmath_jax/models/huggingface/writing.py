@@ -60,7 +60,7 @@ def write(
     if dtype not in TYPES:
         raise UserError(f"Tensors cannot be written as '{dtype}'; give one of {', '.join(TYPES)}.")
     leaves = flatten_dict(params, sep="/")
-    wanted = LEAVES.keys() - ({"head"} if sizes.tie_embeddings else set())
+    wanted = LEAVES.keys() - ({"head"} if sizes.tie_word_embeddings else set())
     for path in sorted(leaves.keys() ^ wanted):
         raise UserError(
             f"The parameters are not those of a language model ({'unexpected' if path in leaves else 'missing'}: "
@@ -70,7 +70,7 @@ def write(
     if stop_ids:
         eos = stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)
         write_json(folder / "generation_config.json", {"bos_token_id": bos_id, "eos_token_id": eos})
-    files = list(_files(_tensors(leaves, sizes.layers), jnp.dtype(dtype).itemsize, max_file_bytes))
+    files = list(_files(_tensors(leaves, sizes.num_hidden_layers), jnp.dtype(dtype).itemsize, max_file_bytes))
     names = [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
     names = names if len(files) > 1 else [SINGLE_FILE]
     for name, tensors in zip(names, files, strict=True):
