@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.aot.step import RELAID, Slice, captured_stderr, compiled_program, described_slice, stage_of
@@ -26,7 +25,7 @@ from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.engine import Engine
 from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.sampling.schedule import bucket, shape_of, widths_of
-from dsmath_jax.sharding import BATCH_AXES, abstract, batch_sharding, replicated, shardings_like, size_of
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.flops import HBM_BYTES
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
@@ -77,7 +76,7 @@ def compile_rl(config: ConfigDict, topology: str) -> dict[str, Any]:
         "method": part.method,
         "rows": part.prompts * part.group_size,
         "new_tokens": part.max_new_tokens,
-        "tokens": tokens_of_row(part, where.mesh),
+        "tokens": tokens_of_row(part, where.layout),
         "accumulate": part.accumulate,
         "programs": programs,
         "residents": residents,
@@ -146,34 +145,33 @@ def sampling_parts(programs: dict[str, dict], weights: int) -> dict[str, int]:
     return {"weights to decode with": weights, "cache, and sampling above it": max(needed.values())}
 
 
-def tokens_of_row(part: ConfigDict, mesh: Mesh) -> int:
+def tokens_of_row(part: ConfigDict, layout: Layout) -> int:
     """T of the batch whose longest row is as long as the limits allow."""
     longest = part.max_prompt_tokens + part.max_new_tokens - 1
-    return width_of(longest, longest, row_multiple(longest, mesh))
+    return width_of(longest, longest, row_multiple(longest, layout))
 
 
 def model_params(where: Slice) -> Any:
     """Abstract parameters of the decoder in their shards."""
-    shapes = jax.eval_shape(lambda: initial_params(where.model, jax.random.key(0)))
-    return abstract(shapes, shardings_like(shapes, where.mesh))
+    return where.layout.abstract(jax.eval_shape(lambda: initial_params(where.model, jax.random.key(0))))
 
 
 def reward_params(where: Slice) -> Any:
     """The same of a decoder with a head that scores."""
     shapes = jax.eval_shape(lambda: with_head(initial_params(where.model, jax.random.key(0)), where.model.config.width))
-    return abstract(shapes, shardings_like(shapes, where.mesh))
+    return where.layout.abstract(shapes)
 
 
 def policy_state(part: ConfigDict, method: Method, where: Slice) -> TrainState:
     """The abstract train state: the policy, for PPO with its value model, and AdamW's moments."""
     read = functools.partial(initial_params, where.model, jax.random.key(0))
     make = functools.partial(method.initial_params, read, where.model.config.width)
-    return abstract_state(make, make_optimizer(part, part.steps), where.mesh)
+    return abstract_state(make, make_optimizer(part, part.steps), where.layout)
 
 
-def abstract_batch(part: ConfigDict, method: Method, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(part: ConfigDict, method: Method, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
     """The batch of an update as an exploration makes it."""
-    example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], tokens_of_row(part, mesh))
+    example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], tokens_of_row(part, layout))
     extra = {
         "advantages": True,
         "old_logprobs": part.num_updates > 1 or method.has_values or part.old_logprobs == "sampler",
@@ -182,40 +180,33 @@ def abstract_batch(part: ConfigDict, method: Method, mesh: Mesh) -> dict[str, ja
         "returns": method.has_values,
     }
     example |= {name: example["sampler_logprobs"] for name, there in extra.items() if there}
-    return placed(example, part.prompts * part.group_size, mesh)
-
-
-def placed(example: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Abstract fields `[rows,T]` like those of an example of one row."""
-    return {
-        name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh))
-        for name, x in example.items()
-    }
+    return layout.abstract_batch(example, part.prompts * part.group_size)
 
 
 def _lower_update(part: ConfigDict, method: Method, where: Slice, state: TrainState) -> Any:
     step = make_train_step(
-        method.objective(part), where.model, make_optimizer(part, part.steps), where.mesh, state, part.accumulate
+        method.objective(part), where.model, make_optimizer(part, part.steps), where.layout, state, part.accumulate
     )
-    return step.lower(state, abstract_batch(part, method, where.mesh))
+    return step.lower(state, abstract_batch(part, method, where.layout))
 
 
 def scoring_programs(part: ConfigDict, method: Method, where: Slice) -> Programs:
     """What is asked of frozen models: the reference a micro-batch at a time, the reward model all at once."""
-    model, mesh, rows = where.model, where.mesh, part.prompts * part.group_size
+    model, layout, rows = where.model, where.layout, part.prompts * part.group_size
     programs: Programs = {}
     if method.has_reference(part):
         logprobs = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, part.temperature)[0])
-        fields = {name: x for name, x in abstract_batch(part, method, mesh).items() if name in INPUTS}
+        fields = {name: x for name, x in abstract_batch(part, method, layout).items() if name in INPUTS}
         micro = {
             name: jax.ShapeDtypeStruct((rows // part.accumulate, *x.shape[1:]), x.dtype, sharding=x.sharding)
             for name, x in fields.items()
         }
         programs["reference"] = lambda: logprobs.lower(model_params(where), micro)
     if method.reward != "rule":
-        scores = jax.jit(functools.partial(token_scores, model), out_shardings=replicated(mesh))
-        length = padded_length(part.max_prompt_tokens + part.max_new_tokens, mesh)
-        asked = placed({name: np.zeros((1, length), np.int32) for name in INPUTS if name != "targets"}, rows, mesh)
+        scores = jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
+        length = padded_length(part.max_prompt_tokens + part.max_new_tokens, layout)
+        example = {name: np.zeros((1, length), np.int32) for name in INPUTS if name != "targets"}
+        asked = layout.abstract_batch(example, rows)
         programs["reward model"] = lambda: scores.lower(reward_params(where), asked)
     return programs
 
@@ -226,9 +217,9 @@ def sampling_programs(part: ConfigDict, where: Slice) -> tuple[Programs, int]:
     "prefill" takes the prompts of an exploration, "decode" is a chunk of steps, and "grow" doubles the cache's places
     before it: old and new ones are there together.
     """
-    rows, mesh = part.rows or part.prompts * part.group_size, where.mesh
-    engine = Engine(where.model, mesh, (0,), part.max_new_tokens, CHUNK, part.cache_dtype)
-    lanes, group = shape_of(rows, part.prompts, part.group_size, size_of(mesh, BATCH_AXES))
+    rows, layout = part.rows or part.prompts * part.group_size, where.layout
+    engine = Engine(where.model, layout, (0,), part.max_new_tokens, CHUNK, part.cache_dtype)
+    lanes, group = shape_of(rows, part.prompts, part.group_size, layout.batch_shards)
     *narrower, width = widths_of(part.max_new_tokens)
     shape = (engine, lanes, group, bucket(part.max_prompt_tokens))
     widest = abstract_inputs(*shape, width)

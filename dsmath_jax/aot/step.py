@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.aot.hlo import costs
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.sharding import make_mesh
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.fitting import abstract_inputs, next_token_step
 from dsmath_jax.training.flops import HBM_BYTES, PEAK_FLOPS, model_flops_per_token
 from dsmath_jax.training.model_files import build_model
@@ -87,7 +86,7 @@ class Slice(NamedTuple):
 
     topology: str
     devices: Sequence[Any]
-    mesh: Mesh
+    layout: Layout
     model: Llama
 
     @property
@@ -101,7 +100,7 @@ class Slice(NamedTuple):
             "topology": self.topology,
             "device_kind": self.kind,
             "devices": len(self.devices),
-            "mesh": dict(self.mesh.shape),
+            "mesh": dict(self.layout.mesh.shape),
             "model": {name: getattr(sizes, name) for name in ("layers", "width", "vocab_size", "remat", "attention")},
             "chip_bytes": HBM_BYTES[self.kind],
         }
@@ -117,8 +116,8 @@ def described_slice(config: ConfigDict, topology: str) -> Slice:
     kind = devices[0].device_kind
     if kind not in HBM_BYTES or kind not in PEAK_FLOPS:
         raise UserError(f"Of the chip '{kind}' of {topology} no data are known; take a v5e, v5p or v6e.")
-    mesh = make_mesh(**config.mesh, devices=devices)
-    return Slice(topology, devices, mesh, build_model(sizes, mesh))
+    layout = Layout(make_mesh(MeshSettings(**config.mesh), devices=devices))
+    return Slice(topology, devices, layout, build_model(sizes, layout))
 
 
 def compiled_program(lower: Callable[[], Any]) -> dict[str, Any]:
@@ -170,8 +169,8 @@ def compile_step(config: ConfigDict, stage: str, topology: str) -> dict[str, Any
     part = stage_of(config, stage)
     with captured_stderr() as told:
         where = described_slice(config, topology)
-        state, batch = abstract_inputs(part, where.model, where.mesh)
-        found = compiled_program(lambda: next_token_step(part, where.model, where.mesh, state).lower(state, batch))
+        state, batch = abstract_inputs(part, where.model, where.layout)
+        found = compiled_program(lambda: next_token_step(part, where.model, where.layout, state).lower(state, batch))
     tokens = part.batch_size * part.sequence_length
     model_flops = model_flops_per_token(where.model.config, part.sequence_length) * tokens / len(where.devices)
     step_seconds = model_flops / PEAK_FLOPS[where.kind] / EXPECTED_MFU

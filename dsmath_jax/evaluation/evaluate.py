@@ -20,7 +20,7 @@ from dsmath_jax.evaluation.summary import Problem, summarise
 from dsmath_jax.grading.grade import Grader
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.sharding import barrier, make_mesh
+from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.training.model_files import read_model, read_params
 from dsmath_jax.workdir import UserError, data_folder, read_jsonl, remove, write_json, write_jsonl
 
@@ -45,7 +45,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
     A model that has its file is not asked again, and one of which some completions are there goes on after them.
     """
-    ours, folder, mesh = config.evaluate, workdir / "evaluate", make_mesh(**config.mesh)
+    ours, folder, layout = config.evaluate, workdir / "evaluate", Layout(make_mesh(MeshSettings(**config.mesh)))
     text_tokenizer = tokenizer.load(workdir / "tokenizer")
     data_dir = data_folder(config, workdir)
     records = [r for name in ours.data for r in benchmarks.load(name, data_dir)][: ours.problems]
@@ -61,13 +61,13 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 prompts = [chat.few_shot(shots, record.question) for record in records]
                 count = len(shots)
                 job = Job(name, settings, records, prompts, STOPS, (count, count), len(records))
-                model = read_model(workdir / stage, mesh)
+                model = read_model(workdir / stage, layout)
                 # Models of one shape share a sampler, and with it what is compiled.
                 if model.config not in samplers:
                     stop = text_tokenizer.stop_ids
-                    samplers[model.config] = Sampler(model, mesh, stop, ours.max_new_tokens, ours.rows)
+                    samplers[model.config] = Sampler(model, layout, stop, ours.max_new_tokens, ours.rows)
                 policy = Policy(
-                    read_params(workdir / stage, model.config, mesh), text_tokenizer, samplers[model.config],
+                    read_params(workdir / stage, model.config, layout), text_tokenizer, samplers[model.config],
                     model.config.context, ours.max_new_tokens,
                 )  # fmt: skip
                 warn_of_long(policy, job.name, [len(policy.ids(prompt)) for prompt in prompts])

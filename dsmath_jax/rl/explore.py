@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.benchmarks import Record
@@ -20,7 +19,7 @@ from dsmath_jax.rl.scoring import Reference, TokenScorer
 from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.sharding import barrier, process_share
+from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training.metrics import StepLog
 from dsmath_jax.workdir import UserError, remove
 
@@ -57,7 +56,7 @@ class Explorer:
         ours: ConfigDict,
         method: Method,
         seed: int,
-        mesh: Mesh,
+        layout: Layout,
         folder: Path,
         questions: Questions,
         tokenizer: Tokenizer,
@@ -66,7 +65,7 @@ class Explorer:
         models: Models,
         samples: StepLog,
     ):
-        self._ours, self._method, self._seed, self._mesh = ours, method, seed, mesh
+        self._ours, self._method, self._seed, self._layout = ours, method, seed, layout
         self._folder, self._questions, self._tokenizer = folder / "rollouts", questions, tokenizer
         self._sampler, self._rules, self._models, self._samples = sampler, rules, models, samples
         self._exploration = -1
@@ -96,7 +95,7 @@ class Explorer:
         for row in self._facts["samples"] if update == 0 else ():
             self._samples.write({"step": step} | row)
         self._returned = time.monotonic()
-        return process_share(self._batch, self._mesh), self._facts["metrics"] | seconds
+        return self._layout.share(self._batch), self._facts["metrics"] | seconds
 
     def close(self) -> None:
         self._samples.close()
@@ -159,7 +158,7 @@ class Explorer:
         ours, models = self._ours, self._models
         longest = max(len(prompts[c.prompt]) + len(c.tokens) for c in completions) - 1
         limit = self._questions.length
-        width = rollouts.width_of(longest, limit, rollouts.row_multiple(limit, self._mesh))
+        width = rollouts.width_of(longest, limit, rollouts.row_multiple(limit, self._layout))
         batch = rollouts.batch_of(prompts, completions, width)
         mask = batch["loss_weights"]
         if ours.old_logprobs == "sampler":

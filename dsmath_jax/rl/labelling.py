@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import chat
@@ -29,7 +28,7 @@ from dsmath_jax.rl.rewards import RuleReward
 from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.sharding import barrier
+from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.workdir import UserError, atomic_write, remove, write_jsonl
 
 CHUNK = 4  # completions that are labelled and written together, times those in the making at once: what a kill can cost
@@ -55,7 +54,7 @@ def write_rows(
     params: Any,
     tokenizer: Tokenizer,
     records: Sequence[Record],
-    mesh: Mesh,
+    layout: Layout,
     seed: int,
     step: int = 0,
 ) -> None:
@@ -72,7 +71,7 @@ def write_rows(
       model, params: the policy.
       tokenizer: the policy's.
       records: problems with answers; those that do not fit the model's context are left out, with a warning.
-      mesh: where the policy lies.
+      layout: where the policy lies.
       seed, step: another step (of iterative training: the round) samples other completions of the same problems.
 
     Raises:
@@ -94,7 +93,7 @@ def write_rows(
             return (rewards == 1).tolist()
 
         own_seed = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0] >> 1)
-        sampler = Sampler(model, mesh, tokenizer.stop_ids, settings.max_new_tokens, settings.rows)
+        sampler = Sampler(model, layout, tokenizer.stop_ids, settings.max_new_tokens, settings.rows)
 
         def generate(asked: Sequence[Sequence[int]], samples: int, ids: Sequence[int]) -> Iterable[list[Completion]]:
             groups = sampler.generate(params, asked, samples=samples, seed=own_seed, step=step, prompt_ids=ids)

@@ -21,7 +21,7 @@ from dsmath_jax.rl.reward_stage import ROWS, reward_model_fields, train
 from dsmath_jax.rl.rewards import RuleReward
 from dsmath_jax.rl.scoring import Reference, TokenScorer
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.sharding import make_mesh
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import fit
 from dsmath_jax.training.metrics import StepLog
@@ -77,33 +77,33 @@ class _Stage:
 
     def __init__(self, config: ConfigDict, workdir: Path, method: Method, right: RuleReward):
         self.ours, self.seed, self.method, self.workdir, self.right = config.rl, config.seed, method, workdir, right
-        self.folder, self.mesh = workdir / "rl", make_mesh(**config.mesh)
+        self.folder, self.layout = workdir / "rl", Layout(make_mesh(MeshSettings(**config.mesh)))
         self.tokenizer = tokenizers.load(workdir / "tokenizer")
         self.data_dir = data_folder(config, workdir)
-        self.model = read_model(workdir / self.ours.init, self.mesh)
+        self.model = read_model(workdir / self.ours.init, self.layout)
         self.questions = _questions(self.ours, self.data_dir, self.tokenizer, self.model.config.context)
         write_config(self.folder, self.model.config)
         self.logprobs = TokenScorer(
             lambda params, batch: batch_logprobs(self.model, params, batch, self.ours.temperature)[0],
-            self.mesh, self.ours.accumulate,
+            self.layout, self.ours.accumulate,
         )  # fmt: skip
         self.optimizer = make_optimizer(self.ours, self.ours.steps)
         rows = self.ours.rows or self.ours.prompts * self.ours.group_size
         self.sampler = Sampler(
-            self.model, self.mesh, self.tokenizer.stop_ids, self.ours.max_new_tokens, rows, self.ours.cache_dtype
+            self.model, self.layout, self.tokenizer.stop_ids, self.ours.max_new_tokens, rows, self.ours.cache_dtype
         )
 
     def start(self) -> Any:
         """The parameters that the policy begins with, read anew: an update takes what it is given."""
-        return read_params(self.workdir / self.ours.init, self.model.config, self.mesh)
+        return read_params(self.workdir / self.ours.init, self.model.config, self.layout)
 
     def state(self) -> TrainState:
         params = self.method.initial_params(self.start, self.model.config.width)
-        return state_of(params, self.optimizer, self.mesh)
+        return state_of(params, self.optimizer, self.layout)
 
     def train_step(self, state: TrainState) -> TrainStep:
         objective = self.method.objective(self.ours)
-        return make_train_step(objective, self.model, self.optimizer, self.mesh, state, self.ours.accumulate)
+        return make_train_step(objective, self.model, self.optimizer, self.layout, state, self.ours.accumulate)
 
     def examiner(self) -> Callable[[Any], dict[str, float]] | None:
         """Greedy accuracy on `rl.eval_data`, None where there is none."""
@@ -127,16 +127,16 @@ class _Stage:
         if self.method.data == "solutions":
             asked = self.questions.records, self.questions.prompts
             rows = offline.fixed_rows(*asked, self.tokenizer, ours.max_new_tokens)
-            batch_at: Any = offline.likelihood_batches(ours, rows, 1.0, self.seed, self.mesh)
+            batch_at: Any = offline.likelihood_batches(ours, rows, 1.0, self.seed, self.layout)
         elif self.method.data == "right":
             rows, share = offline.right_rows(self.samples_of_init())
             weight = 1.0 if ours.kept else share
-            batch_at = offline.likelihood_batches(ours, rows, weight, self.seed, self.mesh)
+            batch_at = offline.likelihood_batches(ours, rows, weight, self.seed, self.layout)
         else:
             pairs, reference = offline.pair_rows(self.samples_of_init()), Reference(self.start(), ours.reference)
-            batch_at = offline.pair_batches(ours, pairs, self.seed, self.mesh, reference, self.logprobs)
+            batch_at = offline.pair_batches(ours, pairs, self.seed, self.layout, reference, self.logprobs)
         state = self.state()  # after the sampling: there is not always room for both
-        fit("rl", self.folder, ours, self.mesh, state, self.train_step(state), batch_at, self.examiner())
+        fit("rl", self.folder, ours, self.layout, state, self.train_step(state), batch_at, self.examiner())
 
     def samples_of_init(self) -> Path:
         """The file of graded samples of the model that the policy starts from; it is made where it is not there."""
@@ -149,7 +149,7 @@ class _Stage:
             rows=ours.rows or ours.prompts * ours.group_size,
         )  # fmt: skip
         write_rows(
-            path, "pointwise", ConfigDict(fields), self.model, self.start(), self.tokenizer, records, self.mesh,
+            path, "pointwise", ConfigDict(fields), self.model, self.start(), self.tokenizer, records, self.layout,
             self.seed,
         )  # fmt: skip
         return path
@@ -166,7 +166,7 @@ class _Stage:
                     explorer = self.explorer(rules, start, judged_by)
                     until = None if last else number * (ours.steps // ours.rounds)
                     state = fit(
-                        "rl", self.folder, ours, self.mesh, state, step, explorer, self.examiner(), until=until,
+                        "rl", self.folder, ours, self.layout, state, step, explorer, self.examiner(), until=until,
                         exported=self.method.policy,
                     )  # fmt: skip
                     explorer.close()
@@ -181,18 +181,18 @@ class _Stage:
         ours = self.ours
         judge: Judge | None = None
         if self.method.reward != "rule":
-            model, params = reward_model.read(judged_by, self.mesh)
+            model, params = reward_model.read(judged_by, self.layout)
             rows = ours.prompts * ours.group_size // ours.accumulate
-            score = reward_model.scorer(model, self.mesh, self.questions.length + 1, rows)
+            score = reward_model.scorer(model, self.layout, self.questions.length + 1, rows)
             judge = functools.partial(score, params)
         values = functools.partial(reward_model.token_scores, self.model)
         models = Models(
             self.logprobs, Reference(start(), ours.reference) if self.method.has_reference(ours) else None,
-            TokenScorer(values, self.mesh, ours.accumulate) if self.method.has_values else None, judge,
+            TokenScorer(values, self.layout, ours.accumulate) if self.method.has_values else None, judge,
         )  # fmt: skip
         samples = StepLog(self.folder / "samples.jsonl", checkpoint.Checkpoints(self.folder / "checkpoints").latest())
         return Explorer(
-            ours, self.method, self.seed, self.mesh, self.folder, self.questions, self.tokenizer, self.sampler, rules,
+            ours, self.method, self.seed, self.layout, self.folder, self.questions, self.tokenizer, self.sampler, rules,
             models, samples,
         )  # fmt: skip
 
@@ -202,19 +202,19 @@ class _Stage:
         Each is a folder below `rounds/`, complete or not there: a killed run makes what is missing.
         """
         ours, folder = self.ours, self.folder / "rounds" / str(number)
-        read_policy = functools.partial(read_params, folder, self.model.config, self.mesh)
+        read_policy = functools.partial(read_params, folder, self.model.config, self.layout)
         name, settings = judged_by.name, ours.retrain
         new, records = folder / name, self.questions.records[: settings.problems]
         if not (new / ROWS).is_file():
             write_rows(
-                new / ROWS, settings.kind, settings, self.model, read_policy(), self.tokenizer, records, self.mesh,
+                new / ROWS, settings.kind, settings, self.model, read_policy(), self.tokenizer, records, self.layout,
                 self.seed, number,
             )  # fmt: skip
         before = [self.workdir / name, *(self.folder / "rounds" / str(n) / name for n in range(1, number))]
-        model, params = reward_model.read(judged_by, self.mesh)
+        model, params = reward_model.read(judged_by, self.layout)
         try:
             old = [earlier / ROWS for earlier in before]
-            train(name, new, settings.kind, settings, model, params, [new / ROWS], self.mesh, self.seed, old)
+            train(name, new, settings.kind, settings, model, params, [new / ROWS], self.layout, self.seed, old)
         except NothingToLearn as error:
             logging.warning("rl: the reward model stays as it is after round %d. %s", number, error)
             return judged_by, read_policy

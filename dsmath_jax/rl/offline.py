@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import chat
@@ -15,7 +14,7 @@ from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.rl import rollouts
 from dsmath_jax.rl.scoring import Reference, TokenScorer
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sharding import process_share
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.prefetch import Ahead, HostBatch
 from dsmath_jax.workdir import UserError, read_jsonl
 
@@ -77,17 +76,17 @@ def _batch(rows: Sequence[Row], length: int) -> dict[str, np.ndarray]:
     return batch
 
 
-def _width(rows: Sequence[Row], mesh: Mesh) -> int:
-    return rollouts.padded_length(max(len(prompt) + len(tokens) for prompt, tokens in rows) - 1, mesh)
+def _width(rows: Sequence[Row], layout: Layout) -> int:
+    return rollouts.padded_length(max(len(prompt) + len(tokens) for prompt, tokens in rows) - 1, layout)
 
 
-def likelihood_batches(ours: ConfigDict, rows: Sequence[Row], weight: float, seed: int, mesh: Mesh) -> Ahead:
+def likelihood_batches(ours: ConfigDict, rows: Sequence[Row], weight: float, seed: int, layout: Layout) -> Ahead:
     """Batches of prompts x group_size rows for `objectives.Likelihood`, each of the given weight."""
-    size, length = ours.prompts * ours.group_size, _width(rows, mesh)
+    size, length = ours.prompts * ours.group_size, _width(rows, layout)
 
     def make(step: int) -> HostBatch:
         batch = _batch([rows[i] for i in rollouts.prompts_of_step(seed, step, size, len(rows))], length)
-        return process_share(batch | {"advantages": weight * batch["loss_weights"]}, mesh)
+        return layout.share(batch | {"advantages": weight * batch["loss_weights"]})
 
     return Ahead(make, ours.steps)
 
@@ -96,13 +95,13 @@ def pair_batches(
     ours: ConfigDict,
     pairs: Sequence[tuple[Row, Row]],
     seed: int,
-    mesh: Mesh,
+    layout: Layout,
     reference: Reference,
     logprobs: TokenScorer,
 ) -> Callable[[int, Any], tuple[HostBatch, dict[str, float]]]:
     """Batches of prompts x group_size completions in pairs for `objectives.DPO`."""
     size = ours.prompts * ours.group_size // 2
-    length = _width([row for pair in pairs for row in pair], mesh)
+    length = _width([row for pair in pairs for row in pair], layout)
 
     def make(step: int, params: Any) -> tuple[HostBatch, dict[str, float]]:
         del params
@@ -112,6 +111,6 @@ def pair_batches(
             fields = _batch([pair[number] for pair in chosen], length)
             fields["ref_logprobs"] = logprobs(reference.params, fields) * fields["loss_weights"]
             batch |= {f"{side}_{name}": values for name, values in fields.items()}
-        return process_share(batch, mesh), {}
+        return layout.share(batch), {}
 
     return make

@@ -12,22 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.rollouts import padded_length, token_rows
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sharding import (
-    BATCH_AXES,
-    abstract,
-    global_batch,
-    process_share,
-    replicated,
-    shardings_like,
-    size_of,
-    to_host,
-)
+from dsmath_jax.sharding import Layout, to_host
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.model_files import abstract_params, read_model
 from dsmath_jax.training.objectives import Batch, Objective, Sums
@@ -43,11 +33,11 @@ def with_head(params: Any, width: int) -> Any:
     return {"model": params, "reward": {"kernel": jnp.zeros((width, 1)), "bias": jnp.zeros(1)}}
 
 
-def read(folder: Path, mesh: Mesh) -> tuple[Llama, Any]:
+def read(folder: Path, layout: Layout) -> tuple[Llama, Any]:
     """A finished reward model, `folder/{model.json,params}`, and its parameters in their shards."""
-    model = read_model(folder, mesh)
-    shapes = jax.eval_shape(lambda p: with_head(p, model.config.width), abstract_params(model.config, mesh))
-    return model, checkpoint.restore(folder / "params", abstract(shapes, shardings_like(shapes, mesh)))
+    model = read_model(folder, layout)
+    shapes = jax.eval_shape(lambda p: with_head(p, model.config.width), abstract_params(model.config, layout))
+    return model, checkpoint.restore(folder / "params", layout.abstract(shapes))
 
 
 def token_scores(model: Llama, params: Any, batch: Batch) -> Float[Array, "B T"]:
@@ -97,7 +87,7 @@ OBJECTIVES: dict[str, Objective] = {
 SIDES: dict[str, tuple[str, ...]] = {"pointwise": ("",), "pairwise": ("chosen_", "rejected_"), "process": ("",)}
 
 
-def scorer(model: Llama, mesh: Mesh, length: int, rows: int) -> Score:
+def scorer(model: Llama, layout: Layout, length: int, rows: int) -> Score:
     """Makes `score(params, prompts, completions, ends) -> scores at the ends [float64]`, one array a completion.
 
     Completions are scored in the order of their lengths, `rows` at a time, in rows of a few widths, a program for
@@ -105,15 +95,14 @@ def scorer(model: Llama, mesh: Mesh, length: int, rows: int) -> Score:
 
     Args:
       model: of the parameters that `score` is given.
-      mesh: where they lie; rows are spread over replica and fsdp.
+      layout: where they lie; rows are spread over replica and fsdp.
       length: a prompt and its completion have at most so many tokens.
       rows: completions at a time, rounded up to what divides over the mesh.
     """
-    compiled = jax.jit(functools.partial(token_scores, model), out_shardings=replicated(mesh))
-    shards = size_of(mesh, BATCH_AXES)
-    rows = -(-rows // shards) * shards
-    whole = padded_length(length, mesh)
-    doubled = [padded_length(LEAST_WIDTH << i, mesh) for i in range(whole.bit_length())]
+    compiled = jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
+    rows = -(-rows // layout.batch_shards) * layout.batch_shards
+    whole = padded_length(length, layout)
+    doubled = [padded_length(LEAST_WIDTH << i, layout) for i in range(whole.bit_length())]
     widths = [*(width for width in doubled if width < whole), whole]
 
     def score(
@@ -127,8 +116,8 @@ def scorer(model: Llama, mesh: Mesh, length: int, rows: int) -> Score:
             part = order[start : start + rows]
             filled = part + part[:1] * (rows - len(part))
             width = next(width for width in widths if width >= len(sequences[part[-1]]))
-            batch = process_share(token_rows([sequences[i] for i in filled], width), mesh)
-            logits = to_host(compiled(params, global_batch(batch, mesh)))
+            batch = layout.share(token_rows([sequences[i] for i in filled], width))
+            logits = to_host(compiled(params, layout.batch(batch)))
             for row, i in enumerate(part):
                 found[i] = logits[row, places[i]].astype(np.float64)
         return found

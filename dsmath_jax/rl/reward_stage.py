@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import benchmarks
@@ -21,7 +20,7 @@ from dsmath_jax.rl.labelling import check_settings, write_rows
 from dsmath_jax.rl.reward_model import OBJECTIVES, read, scorer, with_head
 from dsmath_jax.rl.reward_rows import NEW, OLD, Rows, batch_of, check_labels, drawn, examples_of, index_of, places_of
 from dsmath_jax.rl.rollouts import padded_length
-from dsmath_jax.sharding import barrier, make_mesh, process_share, replicate
+from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.training.loop import fit
 from dsmath_jax.training.model_files import read_model, read_params, write_config
 from dsmath_jax.training.optimizer import make_optimizer
@@ -72,7 +71,7 @@ def run(name: str, config: ConfigDict, workdir: Path) -> dict:
 
     Writes `<name>/{samples.jsonl,params,model.json,metrics.jsonl,summary.json}`; `name` is a key of `KINDS`.
     """
-    settings, folder, mesh = config[name], workdir / name, make_mesh(**config.mesh)
+    settings, folder, layout = config[name], workdir / name, Layout(make_mesh(MeshSettings(**config.mesh)))
     if settings.kind not in KINDS[name]:
         raise UserError(f"Unknown {name}.kind '{settings.kind}'; known ones are {', '.join(KINDS[name])}.")
     check_settings(settings, settings.kind)
@@ -80,16 +79,16 @@ def run(name: str, config: ConfigDict, workdir: Path) -> dict:
     if not path.is_file():
         data = data_folder(config, workdir)
         records = [r for source in settings.data for r in benchmarks.load(source, data)][: settings.problems]
-        policy = read_model(workdir / "sft", mesh)
-        params = read_params(workdir / "sft", policy.config, mesh)
+        policy = read_model(workdir / "sft", layout)
+        params = read_params(workdir / "sft", policy.config, layout)
         tokenizer = tokenizers.load(workdir / "tokenizer")
-        write_rows(path, settings.kind, settings, policy, params, tokenizer, records, mesh, config.seed)
+        write_rows(path, settings.kind, settings, policy, params, tokenizer, records, layout, config.seed)
         del params  # there is not always room for two models
-    model = read_model(workdir / settings.init, mesh)
-    decoder = read_params(workdir / settings.init, model.config, mesh)
+    model = read_model(workdir / settings.init, layout)
+    decoder = read_params(workdir / settings.init, model.config, layout)
     whole = with_head(decoder, model.config.width)
-    whole["reward"] = replicate(whole["reward"], mesh)
-    _, summary = train(name, folder, settings.kind, settings, model, whole, [path], mesh, config.seed)
+    whole["reward"] = layout.replicate(whole["reward"])
+    _, summary = train(name, folder, settings.kind, settings, model, whole, [path], layout, config.seed)
     return summary
 
 
@@ -101,7 +100,7 @@ def train(
     model: Llama,
     params: Any,
     rows: Sequence[Path],
-    mesh: Mesh,
+    layout: Layout,
     seed: int,
     old_rows: Sequence[Path] = (),
 ) -> tuple[Any, dict]:
@@ -118,7 +117,7 @@ def train(
       settings: `reward_model_fields`, `loop_fields` and the optimizer's.
       model, params: where training starts, in the form of `with_head`; the parameters are donated.
       rows: JSONL files of `labelling.write_rows`.
-      mesh: where the parameters lie.
+      layout: where the parameters lie.
       seed: of the order of the rows.
       old_rows: files of earlier rounds.
 
@@ -129,7 +128,7 @@ def train(
       NothingToLearn: the labels of the training or the held-out rows are all alike.
     """
     if (folder / SUMMARY).is_file():
-        return read(folder, mesh)[1], read_json(folder / SUMMARY)
+        return read(folder, layout)[1], read_json(folder / SUMMARY)
     with Rows(rows) as new, Rows(old_rows) as old:
         index, old_index = index_of(new), index_of(old)
         learnt = examples_of(kind, index, ~index.held_out)
@@ -139,7 +138,7 @@ def train(
         again = examples_of(kind, old_index, ~old_index.held_out)
         share = settings.replay if again else 0.0
         longest = int(np.concatenate([index.tokens, old_index.tokens]).max())
-        width = padded_length(longest, mesh)
+        width = padded_length(longest, layout)
 
         def make_batch(step: int) -> dict[str, np.ndarray]:
             fresh, replayed = places_of(step, settings.batch_size, share)
@@ -148,14 +147,14 @@ def train(
                 for source, examples, stream, places in ((new, learnt, NEW, fresh), (old, again, OLD, replayed))
                 for example in drawn(examples, seed, stream, places)
             ]
-            return process_share(batch_of(kind, taken, width), mesh)
+            return layout.share(batch_of(kind, taken, width))
 
         write_config(folder, model.config)
         optimizer = make_optimizer(settings, settings.steps)
-        state = state_of(params, optimizer, mesh)
-        step = make_train_step(OBJECTIVES[kind], model, optimizer, mesh, state, settings.accumulate)
-        trained = fit(what, folder, settings, mesh, state, step, Ahead(make_batch, settings.steps)).params
-        score = functools.partial(scorer(model, mesh, longest, settings.batch_size), trained)
+        state = state_of(params, optimizer, layout)
+        step = make_train_step(OBJECTIVES[kind], model, optimizer, layout, state, settings.accumulate)
+        trained = fit(what, folder, settings, layout, state, step, Ahead(make_batch, settings.steps)).params
+        score = functools.partial(scorer(model, layout, longest, settings.batch_size), trained)
         summary = judge(kind, new, held_out, score, settings.batch_size)
     if jax.process_index() == 0:
         write_json(folder / SUMMARY, summary)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
 from dsmath_jax.models.splash import LANES
 from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import atomic_write
 
 BUCKETS = 4  # widths that batches are cut to, in equal parts of the longest: so few programs are compiled
@@ -72,17 +72,17 @@ def taken(field: np.ndarray, prompts: Sequence[Sequence[int]], completions: Sequ
     return [field[row, s : s + len(c.tokens)] for row, (s, c) in enumerate(zip(starts, completions, strict=True))]
 
 
-def row_multiple(length: int, mesh: Mesh) -> int:
+def row_multiple(length: int, layout: Layout) -> int:
     """What the width of rows that hold up to `length` tokens must divide by.
 
     The mesh wants it, and, of rows that are long beside their lanes, the attention kernels.
     """
-    return math.lcm(mesh.shape["context"], LANES if length > 4 * LANES else 8)
+    return math.lcm(layout.size_of("context"), LANES if length > 4 * LANES else 8)
 
 
-def padded_length(length: int, mesh: Mesh) -> int:
+def padded_length(length: int, layout: Layout) -> int:
     """The width of rows that hold up to `length` tokens."""
-    multiple = row_multiple(length, mesh)
+    multiple = row_multiple(length, layout)
     return -(-length // multiple) * multiple
 
 

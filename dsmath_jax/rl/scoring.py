@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array
 
-from dsmath_jax.sharding import global_batch, process_share, to_host
+from dsmath_jax.sharding import Layout, to_host
 from dsmath_jax.workdir import UserError
 
 MEMORIES = {"device": "device", "host": "pinned_host"}
@@ -39,14 +38,14 @@ class Reference:
 class TokenScorer:
     """A function `(params, batch) -> [B,T]` of host batches, computed in micro-batches; whole on every process."""
 
-    def __init__(self, function: Callable[[Any, dict[str, Array]], Array], mesh: Mesh, parts: int):
+    def __init__(self, function: Callable[[Any, dict[str, Array]], Array], layout: Layout, parts: int):
         """`parts` is how many micro-batches there are."""
-        self._function, self._mesh, self._parts = jax.jit(function), mesh, parts
+        self._function, self._layout, self._parts = jax.jit(function), layout, parts
 
     def __call__(self, params: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
         micro = zip(*(np.array_split(batch[name], self._parts) for name in INPUTS), strict=True)
         found = []
         for fields in micro:
-            share = process_share(dict(zip(INPUTS, fields, strict=True)), self._mesh)
-            found.append(to_host(self._function(params, global_batch(share, self._mesh))))
+            share = self._layout.share(dict(zip(INPUTS, fields, strict=True)))
+            found.append(to_host(self._function(params, self._layout.batch(share))))
         return np.concatenate(found)

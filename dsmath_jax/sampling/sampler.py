@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array
 
 from dsmath_jax.models.llama import Llama
@@ -19,7 +18,7 @@ from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.endings import Endings
 from dsmath_jax.sampling.engine import Engine, Plan
 from dsmath_jax.sampling.schedule import Schedule, bucket, fitting, shape_of, widths_of
-from dsmath_jax.sharding import BATCH_AXES, size_of
+from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
 CHUNK = 16  # decode steps between two looks of the host at most
@@ -30,7 +29,7 @@ class Sampler:
 
     Args:
       model: the decoder.
-      mesh: slots are spread over its replica and fsdp axes, heads over tensor; the model's `constrain` is of this mesh.
+      layout: slots are spread over its replica and fsdp axes, heads over tensor; the model is built for it.
       stop_ids: a completion ends with the first of these.
       max_new_tokens: the length limit M.
       rows: slots, that is completions in the making at a time.
@@ -41,7 +40,7 @@ class Sampler:
     def __init__(
         self,
         model: Llama,
-        mesh: Mesh,
+        layout: Layout,
         stop_ids: Sequence[int],
         max_new_tokens: int,
         rows: int = 256,
@@ -52,7 +51,7 @@ class Sampler:
             raise UserError(
                 f"The sampler got max_new_tokens={max_new_tokens} and rows={rows}; both must be at least 1."
             )
-        self.engine = Engine(model, mesh, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
+        self.engine = Engine(model, layout, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
         self._stop_ids, self._max_new, self._rows = tuple(stop_ids), max_new_tokens, rows
 
     def generate(
@@ -97,7 +96,7 @@ class Sampler:
         settings = Settings(np.float32(temperature), np.int32(top_k), np.float32(top_p))
         kind = Kind(temperature == 0, top_k > 0, top_p < 1)
         key = jax.random.fold_in(jax.random.key(seed), step)
-        shards = size_of(self.engine.mesh, BATCH_AXES)
+        shards = self.engine.layout.batch_shards
         lanes, group = shape_of(self._rows, len(prompts), samples, shards)
         schedule = Schedule(prompts, ids, samples, lanes, group, endings)
         return self._run(params, schedule, bucket(max(map(len, prompts))), key, settings, kind)

@@ -6,14 +6,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.packing import batch_of_rows
 from dsmath_jax.data.rows import read_rows
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.sharding import batch_sharding, global_batch, local_rows
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.flops import model_flops_per_token
 from dsmath_jax.training.loop import fit
 from dsmath_jax.training.objectives import next_token
@@ -23,7 +22,7 @@ from dsmath_jax.training.step import TrainState, TrainStep, abstract_state, init
 
 
 def held_out_loss(
-    config: ConfigDict, model: Llama, mesh: Mesh, folders: Sequence[Path]
+    config: ConfigDict, model: Llama, layout: Layout, folders: Sequence[Path]
 ) -> Callable[[Any], dict[str, float]] | None:
     """A function from parameters to the loss (nats a token) of `eval_rows` held-out rows, fewer if there are fewer.
 
@@ -35,38 +34,38 @@ def held_out_loss(
     most = min(config.eval_rows, len(rows))
     rows = rows[np.arange(most) * len(rows) // most]
     rows = np.concatenate([rows, np.zeros((-most % config.batch_size, *rows.shape[1:]), np.int32)])
-    mine, masked = local_rows(mesh, config.batch_size), config.get("mask_documents", True)
+    mine, masked = layout.my_rows(config.batch_size), config.get("mask_documents", True)
     batches = [batch_of_rows(part[mine], masked) for part in np.split(rows, len(rows) // config.batch_size)]
     sums = jax.jit(lambda params, batch: next_token(model, params, batch)[0])
 
     def loss(params: Any) -> dict[str, float]:
-        parts = [sums(params, global_batch(batch, mesh)) for batch in batches]
+        parts = [sums(params, layout.batch(batch)) for batch in batches]
         return {"eval_loss": float(sum(part[0] for part in parts)) / float(sum(part[1] for part in parts))}
 
     return loss
 
 
-def next_token_step(config: ConfigDict, model: Llama, mesh: Mesh, state: TrainState) -> TrainStep:
+def next_token_step(config: ConfigDict, model: Llama, layout: Layout, state: TrainState) -> TrainStep:
     """The step of pre-training and SFT by their stage's config; `state` may be abstract."""
-    return make_train_step(next_token, model, make_optimizer(config, config.steps), mesh, state, config.accumulate)
+    return make_train_step(next_token, model, make_optimizer(config, config.steps), layout, state, config.accumulate)
 
 
-def abstract_inputs(config: ConfigDict, model: Llama, mesh: Mesh) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
+def abstract_inputs(
+    config: ConfigDict, model: Llama, layout: Layout
+) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """Shapes, dtypes and shardings of what that step is called with; nothing is allocated."""
-    state = abstract_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(config, config.steps), mesh)
+    state = abstract_state(
+        lambda: initial_params(model, jax.random.key(0)), make_optimizer(config, config.steps), layout
+    )
     example = batch_of_rows(np.zeros((1, 3, config.sequence_length + 1), np.int32))
-    batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh))
-        for name, x in example.items()
-    }
-    return state, batch
+    return state, layout.abstract_batch(example, config.batch_size)
 
 
 def fit_next_token(
     what: str,
     folder: Path,
     config: ConfigDict,
-    mesh: Mesh,
+    layout: Layout,
     model: Llama,
     batches: Batches,
     held_out: Sequence[Path],
@@ -76,10 +75,12 @@ def fit_next_token(
 ) -> TrainState:
     """Trains `model` on packed rows from what `make_params` makes or, without it, from `params`."""
     optimizer = make_optimizer(config, config.steps)
-    state = init_state(make_params, optimizer, mesh) if make_params is not None else state_of(params, optimizer, mesh)
-    step = next_token_step(config, model, mesh, state)
+    state = (
+        init_state(make_params, optimizer, layout) if make_params is not None else state_of(params, optimizer, layout)
+    )
+    step = next_token_step(config, model, layout, state)
     return fit(
-        what, folder, config, mesh, state, step, Ahead(batches, config.steps),
-        held_out_loss(config, model, mesh, held_out), batches.records,
+        what, folder, config, layout, state, step, Ahead(batches, config.steps),
+        held_out_loss(config, model, layout, held_out), batches.records,
         model_flops_per_token(model.config, config.sequence_length), perplexity=True,
     )  # fmt: skip

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from dsmath_jax.progress import track
-from dsmath_jax.sharding import global_batch
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.goodput import Stopwatch, first_start
 from dsmath_jax.training.metrics import Metrics
@@ -61,7 +60,7 @@ def fit(
     what: str,
     folder: Path,
     config: ConfigDict,
-    mesh: Mesh,
+    layout: Layout,
     state: TrainState,
     train_step: Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]],
     batch_at: Callable[[int, Any], tuple[HostBatch, dict[str, float]]],
@@ -81,7 +80,7 @@ def fit(
       what: the name beside the progress bar.
       folder: gets `checkpoints/`, `metrics.jsonl`, `timing.jsonl`, `tensorboard/` and at the end `params/`.
       config: `loop_fields` and the optimizer's fields.
-      mesh: where batches are put.
+      layout: where batches are put.
       state: the state at step 0; donated, and freed where a checkpoint takes its place.
       train_step: from `make_train_step`.
       batch_at: `(step, params) -> this process's rows, metrics of making them`; called in the order of the steps.
@@ -105,7 +104,7 @@ def fit(
         checkpoints,
         Metrics(folder, first, config.get("wandb", "")) as metrics,
         Trace(folder / "profile", config.get("profile", ())) as trace,
-        Notice(mesh) as notice,
+        Notice(layout) as notice,
     ):
         steps = _Steps(what, folder, config, metrics, records_at, flops_per_token, perplexity)
         for step in track(range(first, end), what, config.steps, first):
@@ -117,7 +116,7 @@ def fit(
                 trace.start()
             began = time.monotonic()
             batch, extra = batch_at(step, state.params)
-            placed = global_batch(batch, mesh)
+            placed = layout.batch(batch)
             tokens = placed["tokens"].size if "tokens" in placed else 0
             state, scalars = train_step(state, placed)
             steps.add(_Dispatched(step, scalars, extra, notice.ask(), began, tokens))

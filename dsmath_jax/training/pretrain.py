@@ -15,7 +15,7 @@ from dsmath_jax.data.batches import Batches
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
-from dsmath_jax.sharding import barrier, local_rows, make_mesh
+from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.training.fitting import fit_next_token
 from dsmath_jax.training.model_files import abstract_params, build_model, import_params, write_config
 from dsmath_jax.workdir import UserError, data_folder
@@ -29,14 +29,14 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     `pretrain.mixture` weighs the sources by name, see `data.sources`. `pretrain.init` is "" (from scratch, sizes from
     `model`) or "hf:DIR". With `pretrain.mask_documents` False attention goes across the documents of a row.
     """
-    folder, mesh = workdir / "pretrain", make_mesh(**config.mesh)
+    folder, layout = workdir / "pretrain", Layout(make_mesh(MeshSettings(**config.mesh)))
     stage, text_tokenizer = config.pretrain, tokenizer.load(workdir / "tokenizer")
     sizes = model_sizes(stage.init, config, data_folder(config, workdir), text_tokenizer)
     check_length("pretrain", stage.sequence_length, sizes)
-    rows = local_rows(mesh, stage.batch_size)
+    rows = layout.my_rows(stage.batch_size)
     folders = write_rows(config, workdir)
     write_config(folder, sizes)
-    model = build_model(sizes, mesh)
+    model = build_model(sizes, layout)
     batches = Batches(
         list(zip(folders, stage.mixture.values(), strict=True)), stage.sequence_length, stage.batch_size, config.seed,
         rows, stage.get("mask_documents", True),
@@ -44,11 +44,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     held_out = shards.held_out_of(folders)
     source = data_folder(config, workdir) / stage.init.removeprefix("hf:")
     fit_next_token(
-        "pretrain", folder, stage, mesh, model, batches, held_out,
+        "pretrain", folder, stage, layout, model, batches, held_out,
         make_params=None if stage.init else lambda: initial_params(model, jax.random.key(config.seed)),
-        params=import_params(source, sizes, mesh) if stage.init else None,
+        params=import_params(source, sizes, layout) if stage.init else None,
     )  # fmt: skip
-    return {"parameters": _count(abstract_params(sizes, mesh))}
+    return {"parameters": _count(abstract_params(sizes, layout))}
 
 
 def model_sizes(init: str, config: ConfigDict, data_dir: Path, text_tokenizer: tokenizer.Tokenizer) -> ModelConfig:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from dsmath_jax.data import instruction_rows, instructions, rows, shards, tokenizer
 from dsmath_jax.data.batches import Batches
-from dsmath_jax.sharding import barrier, local_rows, make_mesh
+from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.training.fitting import fit_next_token
 from dsmath_jax.training.model_files import build_model, import_params, read_model, read_params, write_config
 from dsmath_jax.training.pretrain import check_length, model_sizes
@@ -20,15 +20,15 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
     `sft.init` is "" (what the stage `pretrain` left) or "hf:DIR". Writes `sft/{rows,params,model.json,...}`.
     """
-    folder, mesh = workdir / "sft", make_mesh(**config.mesh)
+    folder, layout = workdir / "sft", Layout(make_mesh(MeshSettings(**config.mesh)))
     stage, init = config.sft, config.sft.get("init", "")
     if init:
         text_tokenizer = tokenizer.load(workdir / "tokenizer")
-        model = build_model(model_sizes(init, config, data_folder(config, workdir), text_tokenizer), mesh)
+        model = build_model(model_sizes(init, config, data_folder(config, workdir), text_tokenizer), layout)
     else:
-        model = read_model(workdir / "pretrain", mesh)
+        model = read_model(workdir / "pretrain", layout)
     check_length("sft", stage.sequence_length, model.config)
-    mine = local_rows(mesh, stage.batch_size)
+    mine = layout.my_rows(stage.batch_size)
     train = folder / "rows" / "train"
     if jax.process_index() == 0 and not (train / rows.shard_name(0)).exists():
         _write_rows(config, workdir, train)
@@ -36,11 +36,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     write_config(folder, model.config)
     batches = Batches([(train, 1.0)], stage.sequence_length, stage.batch_size, config.seed, mine)
     if init:
-        params = import_params(data_folder(config, workdir) / init.removeprefix("hf:"), model.config, mesh)
+        params = import_params(data_folder(config, workdir) / init.removeprefix("hf:"), model.config, layout)
     else:
-        params = read_params(workdir / "pretrain", model.config, mesh)
+        params = read_params(workdir / "pretrain", model.config, layout)
     held_out = shards.held_out_of([train])
-    fit_next_token("sft", folder, stage, mesh, model, batches, held_out, params=params)
+    fit_next_token("sft", folder, stage, layout, model, batches, held_out, params=params)
     return {}
 
 

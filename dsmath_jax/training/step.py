@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.sharding import BATCH_AXES, abstract, replicated, shardings_like, size_of
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import Batch, Objective
 from dsmath_jax.workdir import UserError
 
@@ -26,7 +25,7 @@ TrainStep = Any  # the jitted (state, batch) -> state, metrics
 
 
 def init_state(
-    make_params: Callable[..., Any], optimizer: optax.GradientTransformation, mesh: Mesh, *inputs: Any
+    make_params: Callable[..., Any], optimizer: optax.GradientTransformation, layout: Layout, *inputs: Any
 ) -> TrainState:
     """Makes the state under jit, straight into its shards. `make_params(*inputs)` is traced."""
 
@@ -34,26 +33,28 @@ def init_state(
         params = make_params(*inputs)
         return TrainState(params, optimizer.init(params))
 
-    return jax.jit(make, out_shardings=shardings_like(jax.eval_shape(make, *inputs), mesh))(*inputs)
+    return jax.jit(make, out_shardings=layout.params(jax.eval_shape(make, *inputs)))(*inputs)
 
 
-def state_of(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def state_of(params: Any, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
     """The state at the first step of training that begins with `params`, which become part of it."""
-    shardings = shardings_like(jax.eval_shape(optimizer.init, params), mesh)
+    shardings = layout.params(jax.eval_shape(optimizer.init, params))
     return TrainState(params, jax.jit(optimizer.init, out_shardings=shardings)(params))
 
 
-def abstract_state(make_params: Callable[..., Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    make_params: Callable[..., Any], optimizer: optax.GradientTransformation, layout: Layout
+) -> TrainState:
     """Shapes, dtypes and shardings of what `init_state` makes; nothing is allocated."""
     shapes = jax.eval_shape(lambda: TrainState(params := make_params(), optimizer.init(params)))
-    return abstract(shapes, shardings_like(shapes, mesh))
+    return layout.abstract(shapes)
 
 
 def make_train_step(
     objective: Objective,
     model: Llama,
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
+    layout: Layout,
     state: TrainState,
     accumulate: int = 1,
 ) -> TrainStep:
@@ -63,7 +64,7 @@ def make_train_step(
       objective: sums of loss, weight and metrics over a batch.
       model: handed to the objective.
       optimizer: its update is applied to the gradient of loss_sum / weight_sum over the whole batch.
-      mesh: where the state lies.
+      layout: where the state lies.
       state: real or abstract, for its shapes.
       accumulate: micro-batches of one step, each of which must divide by the mesh's replica x fsdp.
 
@@ -73,7 +74,7 @@ def make_train_step(
     Raises:
       UserError: at the first call, where the rows do not divide by the micro-batches and the mesh.
     """
-    shardings = shardings_like(state, mesh)
+    shardings = layout.params(state)
 
     def sums(params: Any, batch: Batch) -> tuple[Array, Any]:
         (loss, weight), metrics = objective(model, params, batch)
@@ -87,7 +88,7 @@ def make_train_step(
         return found, jax.lax.optimization_barrier(gradients)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        rows, parts = len(jax.tree.leaves(batch)[0]), accumulate * size_of(mesh, BATCH_AXES)
+        rows, parts = len(jax.tree.leaves(batch)[0]), accumulate * layout.batch_shards
         if rows % parts:
             raise UserError(
                 f"A batch of {rows} rows does not divide by accumulate={accumulate} times the mesh's replica x fsdp = "
@@ -117,4 +118,4 @@ def make_train_step(
         }
         return TrainState(params, opt_state), scalars
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.replicated))

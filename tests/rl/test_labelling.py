@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.benchmarks import Record
@@ -19,6 +18,7 @@ from dsmath_jax.rl import labelling
 from dsmath_jax.rl.labelling import labelled, write_rows
 from dsmath_jax.rl.reward_stage import reward_model_fields
 from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.workdir import UserError, read_jsonl, write_jsonl
 
 ALPHABET = "^ abcdefghijklmnopqrstuvwxyzTUA0123456789.:?+=\n$"
@@ -162,7 +162,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
     return Fake
 
 
-def write(path: Path, model: Llama, mesh: Mesh, count: int = 8, step: int = 0, **changes: Any) -> list[dict]:
+def write(path: Path, model: Llama, layout: Layout, count: int = 8, step: int = 0, **changes: Any) -> list[dict]:
     records = [Record(f"x/{i}", "1", "", str(i % 3)) for i in range(count)]
     write_rows(
         path,
@@ -172,7 +172,7 @@ def write(path: Path, model: Llama, mesh: Mesh, count: int = 8, step: int = 0, *
         None,
         Characters(),
         records,
-        mesh,
+        layout,
         0,
         step,
     )
@@ -181,9 +181,9 @@ def write(path: Path, model: Llama, mesh: Mesh, count: int = 8, step: int = 0, *
 
 @pytest.mark.parametrize("done", [[], [0], [0, 3], [0, 3, 6]])
 def test_a_killed_run_goes_on_with_the_same_rows(
-    tmp_path: Path, model: Llama, mesh: Mesh, fake: type[Fake], done: list[int]
+    tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake], done: list[int]
 ) -> None:
-    whole = write(tmp_path / "whole" / "rows.jsonl", model, mesh)
+    whole = write(tmp_path / "whole" / "rows.jsonl", model, layout)
     assert len(whole) == 16
     assert [row["problem"] for row in whole[::2]] == list(range(8))
     assert fake.calls == 8 + 8  # the problems, and the one prefix of each
@@ -191,26 +191,26 @@ def test_a_killed_run_goes_on_with_the_same_rows(
     for start in done:  # chunks that were finished before the kill, and one that was not
         write_jsonl(killed.with_name("rows.jsonl.parts") / f"{start:08d}.jsonl", whole[2 * start : 2 * (start + 3)])
     fake.calls = 0
-    assert write(killed, model, mesh) == whole
+    assert write(killed, model, layout) == whole
     assert fake.calls == 2 * sum(min(3, 8 - start) for start in (0, 3, 6) if start not in done)
     assert [path.name for path in killed.parent.iterdir()] == ["rows.jsonl"]
     fake.calls = 0
-    assert write(killed, model, mesh) == whole
+    assert write(killed, model, layout) == whole
     assert fake.calls == 0
 
 
-def test_another_step_samples_anew(tmp_path: Path, model: Llama, mesh: Mesh, fake: type[Fake]) -> None:
-    first, second = (write(tmp_path / f"{step}.jsonl", model, mesh, step=step) for step in (0, 1))
+def test_another_step_samples_anew(tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake]) -> None:
+    first, second = (write(tmp_path / f"{step}.jsonl", model, layout, step=step) for step in (0, 1))
     assert first != second
     assert fake.calls
 
 
-def test_kill_9_between_chunks_loses_nothing(tmp_path: Path, model: Llama, mesh: Mesh, fake: type[Fake]) -> None:
+def test_kill_9_between_chunks_loses_nothing(tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake]) -> None:
     """The process kills itself when the second chunk is to be written; the same command then ends as undisturbed."""
     files = [tmp_path / name / "rows.jsonl" for name in ("undisturbed", "killed")]
     command = [sys.executable, __file__]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
-    assert write(files[0], model, mesh)
+    assert write(files[0], model, layout)
     assert fake.calls
     assert subprocess.run([*command, str(files[1]), "3"], env=environment, check=False).returncode == -signal.SIGKILL
     assert not files[1].exists()
@@ -229,24 +229,24 @@ def test_kill_9_between_chunks_loses_nothing(tmp_path: Path, model: Llama, mesh:
     ],
 )
 def test_settings_that_cannot_work_are_refused(
-    tmp_path: Path, model: Llama, mesh: Mesh, changes: dict, message: str
+    tmp_path: Path, model: Llama, layout: Layout, changes: dict, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        write(tmp_path / "rows.jsonl", model, mesh, **changes)
+        write(tmp_path / "rows.jsonl", model, layout, **changes)
     assert not list(tmp_path.iterdir())
 
 
 def test_records_without_answers_or_room_are_told(
-    tmp_path: Path, model: Llama, mesh: Mesh, fake: type[Fake], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake], caplog: pytest.LogCaptureFixture
 ) -> None:
     path, ours = tmp_path / "rows.jsonl", settings(max_new_tokens=20, samples=1)
     mute = [*RECORDS, Record("x/2", "what?", "", " ")]
     with pytest.raises(UserError, match=r"The record x/2 has no answer to grade completions by; add it, or name other"):
-        write_rows(path, "process", ours, model, None, Characters(), mute, mesh, 0)
+        write_rows(path, "process", ours, model, None, Characters(), mute, layout, 0)
     long = Record("x/2", "a" * 30, "", "1")
     with pytest.raises(UserError, match=r"None of 1 prompts fits the model's context of 64 with 39 sampled tokens"):
-        write_rows(path, "process", ours, model, None, Characters(), [long], mesh, 0)
-    write_rows(path, "process", ours, model, None, Characters(), [long, Record("x/3", "1", "", "0")], mesh, 0)
+        write_rows(path, "process", ours, model, None, Characters(), [long], layout, 0)
+    write_rows(path, "process", ours, model, None, Characters(), [long, Record("x/3", "1", "", "0")], layout, 0)
     assert "1 of 2 prompts exceed 25 tokens and are left out" in caplog.text
     assert [row["problem"] for row in read_jsonl(path)] == [1]
     assert fake.calls
@@ -269,4 +269,4 @@ if (
             whole(path, rows)
 
         labelling.write_jsonl = dying  # type: ignore[assignment]
-    write(Path(sys.argv[1]), Llama(ModelConfig(**sizes, context=64)), make_mesh())
+    write(Path(sys.argv[1]), Llama(ModelConfig(**sizes, context=64)), Layout(make_mesh()))
