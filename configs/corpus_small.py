@@ -7,26 +7,21 @@ Hardware: 2 CPU cores, 2 GB. Time: below 10 minutes. Expected result: README, Re
 
 from ml_collections import ConfigDict
 
-from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
-from dsmath_jax.settings import to_dict
-
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "../shared/data"
-    config.corpus = to_dict(
-        CorpusSettings(
-            input="crawl/crawl-0*.warc.gz",
-            seeds="crawl/seeds.txt",
-            labels="crawl/labels-public.jsonl",
-            annotations="crawl/annotations.jsonl",
-            benchmarks=("all",),
-            top_tokens=1_500_000,  # a third of all tokens, as in configs/gsm8k_small.py
-            ablation_tokens=(500_000, 1_000_000, 2_000_000, 3_000_000),
-            # Some 150 seed pages in place of 500,000: more negatives, epochs at a higher rate, five classifiers.
-            negatives=3.0,
-            fasttext=FastTextSettings(dim=32, lr=0.5, epochs=25, bucket=200_000, models=5),
-        )
-    )
+    config.corpus = {
+        "input": "crawl/crawl-0*.warc.gz",
+        "seeds": "crawl/seeds.txt",
+        "labels": "crawl/labels-public.jsonl",
+        "annotations": "crawl/annotations.jsonl",
+        "benchmarks": ("all",),
+        "top_tokens": 1_500_000,  # a third of all tokens, as in configs/gsm8k_small.py
+        "ablation_tokens": (500_000, 1_000_000, 2_000_000, 3_000_000),
+        # Some 150 seed pages in place of 500,000: more negatives, epochs at a higher rate, five classifiers averaged.
+        "negatives": 3.0,
+        "fasttext": {"dim": 32, "lr": 0.5, "epochs": 25, "bucket": 200_000, "models": 5},
+    }
     return config

@@ -9,21 +9,17 @@ their own, from the stage `pretrain` (the paper's start, DeepSeekMath-Base; `--c
 SFT model where there is no such stage). The paper asks 144 thousand questions of its SFT data, which are not public;
 here are the two training sets, 15 thousand, and as many steps as 144 thousand questions make.
 
-Hardware: 16 TPU v5p (`v5p:2x2x4`). See whether it fits another slice, and change `rl.accumulate`, `rl.rows` and
+Hardware: 16 TPU v5p (`v5p:2x2x4`). See whether it fits another slice, and change `rl.grad_accum_steps`, `rl.decode_slots` and
 `model.remat` (which nothing but that reads here) until it does:
 `python -m dsmath_jax.aot --config=configs/grpo_7b.py --stage=rl --topology=v5p:2x2x1`; that one, the smallest, takes
-`--config.rl.rows=128 --config.rl.accumulate=64`. Memory: 84 GiB a chip (docs/aot.md).
+`--config.rl.decode_slots=128 --config.rl.grad_accum_steps=64`. Memory: 84 GiB a chip (docs/aot.md).
 Expected: the paper's model reaches 88.2 % on GSM8K and 51.7 % on MATH (chains of thought), from 82.9 % and 46.8 %.
 """
 
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.methods import METHODS, REWARD_STAGES
-from dsmath_jax.rl.reward_stage import reward_model_fields
-from dsmath_jax.rl.settings import rl_fields
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
+from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES
 from dsmath_jax.workdir import UserError
 
 QUESTIONS, PROMPTS, GROUP, LENGTH = 144_000, 16, 64, 1024  # 16 x 64 completions are the paper's batch of 1,024
@@ -39,32 +35,27 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
-    config.start = ""
-    config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
     config.model = sizes("7b", remat="minimal")
     method = METHODS[variant]
-    if stage := REWARD_STAGES.get(method.reward):
-        config[stage] = {
-            **reward_model_fields(DATA, KINDS[stage], problems=15_000, samples=8, max_new_tokens=LENGTH),
-            **loop_fields(steps=400, checkpoint_every=100, keep=2, accumulate=4), **adamw(2e-5, 0),
-        }  # fmt: skip
-    config.rl = {
-        **rl_fields(
-            DATA, variant, prompts=PROMPTS, group_size=GROUP, max_prompt_tokens=512, max_new_tokens=LENGTH,
-            rounds=ROUNDS if method.iterative else 1, kl_coef=0.04, num_updates=1, reward_workers=16,
-            eval_data=("gsm8k/test",), eval_problems=512,
-        ),
-        **loop_fields(steps=QUESTIONS // PROMPTS, checkpoint_every=50, keep=2, eval_every=100, accumulate=8),
-        **adamw(1e-6, 0, "constant", weight_decay=0.0),
+    reward_model = {
+        "data": DATA, "problems": 15_000, "samples": 8, "max_new_tokens": LENGTH,
+        "steps": 400, "checkpoint_every": 100, "grad_accum_steps": 4, "peak_lr": 2e-5,
     }  # fmt: skip
+    if stage := REWARD_STAGES.get(method.reward):
+        config[stage] = {**reward_model, "kind": KINDS[stage]}
+    config.rl = {
+        "method": variant, "data": DATA, "prompts_per_step": PROMPTS, "group_size": GROUP, "max_prompt_tokens": 512,
+        "max_new_tokens": LENGTH, "num_updates": 1, "rounds": ROUNDS if method.iterative else 1, "reward_workers": 16,
+        "eval_data": ("gsm8k/test",), "eval_problems": 512, "eval_every": 100,
+        "steps": QUESTIONS // PROMPTS, "checkpoint_every": 50, "grad_accum_steps": 8,
+        "peak_lr": 1e-6, "schedule": "constant", "weight_decay": 0.0,
+    }  # fmt: skip
+    if method.algorithm is GRPO:
+        config.rl.kl_coef = 0.04  # the paper's
     if method.iterative:
-        config.rl.retrain = {
-            **reward_model_fields(DATA, "pointwise", problems=2_000, samples=8, max_new_tokens=LENGTH),
-            **loop_fields(steps=50, checkpoint_every=25, keep=2, accumulate=4), **adamw(2e-5, 0),
-        }  # fmt: skip
+        config.rl.retrain = {**reward_model, "problems": 2_000, "steps": 50, "checkpoint_every": 25}
     config.evaluate = {
         "data": ("gsm8k/test", "math/test"), "problems": 5000, "samples": 1, "temperature": 0.0,
         "max_new_tokens": LENGTH, "decode_slots": 1024, "models": ("sft", "rl"), "examples": ("gsm8k/train",),
-        "shots": 0,
     }  # fmt: skip
     return config

@@ -8,12 +8,7 @@ Hardware: 2 CPU cores, 4 GB. Time: below 20 minutes. Expected result: an accurac
 
 from ml_collections import ConfigDict
 
-from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.settings import rl_fields
-from dsmath_jax.settings import to_dict
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
 STORIES = "checkpoints/stories260k_hf"
@@ -27,12 +22,12 @@ def get_config(variant: str = "scratch") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "../shared/data"
-    config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
-    config.corpus = to_dict(CorpusSettings(
-        input="crawl/crawl-0*.warc.gz", labels="crawl/labels-public.jsonl", annotations="crawl/annotations.jsonl",
-        benchmarks=("gsm8k/train", "gsm8k/test", "cmath/test"), top_tokens=1_500_000, ablation_tokens=(),
-        fasttext=FastTextSettings(dim=64, lr=0.5, epochs=25, bucket=200_000),
-    ))  # fmt: skip
+    config.corpus = {
+        "input": "crawl/crawl-0*.warc.gz", "labels": "crawl/labels-public.jsonl",
+        "annotations": "crawl/annotations.jsonl", "benchmarks": ("gsm8k/train", "gsm8k/test", "cmath/test"),
+        "top_tokens": 1_500_000, "ablation_tokens": (),
+        "fasttext": {"dim": 64, "lr": 0.5, "epochs": 25, "bucket": 200_000},
+    }  # fmt: skip
     config.tokenizer = {"path": STORIES if stories else "", "vocab_size": 4096}
     config.model = sizes(
         "1m", hidden_size=192, num_attention_heads=6, intermediate_size=512, max_position_embeddings=1024
@@ -40,18 +35,18 @@ def get_config(variant: str = "scratch") -> ConfigDict:
     config.pretrain = {
         "init": f"hf:{STORIES}" if stories else "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1},
         "sequence_length": length, "batch_size": 8,
-        **loop_fields(150, checkpoint_every=50, eval_every=50, eval_rows=32), **adamw(1e-3, 20, "multi_step"),
+        "steps": 150, "checkpoint_every": 50, "eval_every": 50, "eval_rows": 32,
+        "peak_lr": 1e-3, "warmup_steps": 20, "schedule": "multi_step",
     }  # fmt: skip
     config.sft = {
         "data": ("gsm8k/train",), "sequence_length": length, "batch_size": 8,
-        **loop_fields(150, checkpoint_every=50, eval_every=50, eval_rows=32), **adamw(5e-4, 20),
+        "steps": 150, "checkpoint_every": 50, "eval_every": 50, "eval_rows": 32, "peak_lr": 5e-4, "warmup_steps": 20,
     }  # fmt: skip
-    # No reward model: where next to nothing is right, its samples leave it nothing to tell apart.
+    # No reward model: where next to nothing is correct, its samples leave it nothing to tell apart.
     config.rl = {
-        **rl_fields(
-            ("gsm8k/train",), "grpo_rule", prompts=4, group_size=16, max_prompt_tokens=192, max_new_tokens=96,
-        ),
-        **loop_fields(10, checkpoint_every=5), **adamw(1e-4, 2, weight_decay=0.0),
+        "method": "grpo_rule", "data": ("gsm8k/train",), "prompts_per_step": 4, "group_size": 16,
+        "max_prompt_tokens": 192, "max_new_tokens": 96, "steps": 10, "checkpoint_every": 5,
+        "peak_lr": 1e-4, "warmup_steps": 2, "weight_decay": 0.0,
     }  # fmt: skip
     config.evaluate = {
         "data": ("gsm8k/test",), "problems": 200, "samples": 4, "temperature": 0.7, "max_new_tokens": 128,

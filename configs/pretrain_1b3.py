@@ -7,7 +7,7 @@ DIR2 holds `deepseek-tokenizer/tokenizer.json` (102,400 ids). The paper begins w
 published: here it is random numbers; with a model of your own, `--config.pretrain.init=hf:DIR3` (below DIR2).
 
 Hardware: 16 TPU v5p (`v5p:2x2x4`) or more, a power of two up to 128. See whether it fits
-another slice, and change `accumulate` and `model.remat` until it does:
+another slice, and change `grad_accum_steps` and `model.remat` until it does:
 `python -m dsmath_jax.aot --config=configs/pretrain_1b3.py --topology=v5e:4x8`.
 Time: 5.8 days on 16 v5p, computed for 40 % MFU, not measured. Memory: 40.0 GiB a chip (docs/aot.md).
 Expected: the paper's 1.3B model reaches 23.8 % on GSM8K and 13.6 % on MATH (few-shot) after its corpus.
@@ -16,8 +16,6 @@ Expected: the paper's 1.3B model reaches 23.8 % on GSM8K and 13.6 % on MATH (few
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
 TOKENS, SEQUENCES, LENGTH = 150_000_000_000, 1024, 4096  # 4 M tokens a step
@@ -34,16 +32,12 @@ def get_config(variant: str = "corpus") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
-    config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
-    config.tokenizer = {"path": "deepseek-tokenizer", "vocab_size": 0}
+    config.tokenizer = {"path": "deepseek-tokenizer"}
     config.model = sizes("1b3", remat="minimal")
     config.pretrain = {
-        "init": "", "mixture": MIXTURES[variant], "mask_documents": True,
-        "sequence_length": LENGTH, "batch_size": SEQUENCES,
-        **loop_fields(
-            steps=-(-TOKENS // (SEQUENCES * LENGTH)), checkpoint_every=500, keep=3, eval_every=1000, eval_rows=1024,
-            accumulate=8,
-        ),
-        **adamw(5.3e-4, 2000, "multi_step"),
+        "mixture": MIXTURES[variant], "mask_documents": True, "sequence_length": LENGTH, "batch_size": SEQUENCES,
+        "steps": -(-TOKENS // (SEQUENCES * LENGTH)), "checkpoint_every": 500, "keep_checkpoints": 3,
+        "eval_every": 1000, "eval_rows": 1024, "grad_accum_steps": 8,
+        "peak_lr": 5.3e-4, "warmup_steps": 2000, "schedule": "multi_step",
     }  # fmt: skip
     return config

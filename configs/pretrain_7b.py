@@ -6,7 +6,7 @@ DIR2 holds `deepseek-coder-7b-base-v1.5/` (the Hugging Face folder with its toke
 into it, or read where they are mirrored.
 
 Hardware: 128 TPU v5p (`v5p:4x4x8`). See whether it fits
-another slice, and change `accumulate` and `model.remat` until it does:
+another slice, and change `grad_accum_steps` and `model.remat` until it does:
 `python -m dsmath_jax.aot --config=configs/pretrain_7b.py --topology=v5e:4x8`.
 Time: 10.3 days on 128 v5p, computed for 40 % MFU, not measured. Memory: 52.2 GiB a chip (docs/aot.md).
 Expected: the paper's model reaches 64.2 % on GSM8K and 36.2 % on MATH (few-shot).
@@ -15,8 +15,6 @@ Expected: the paper's model reaches 64.2 % on GSM8K and 36.2 % on MATH (few-shot
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
 
 TOKENS, SEQUENCES, LENGTH = 500_000_000_000, 2560, 4096  # 10 M tokens a step
 
@@ -26,8 +24,8 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.data_dir = "data"
     # 4 x 32 of the 128 chips: with fsdp 128, XLA makes all-reduces of the gathers and sends twice the bytes.
-    config.mesh = {"replica": 4, "fsdp": -1, "context": 1, "tensor": 1}
-    config.tokenizer = {"path": "deepseek-coder-7b-base-v1.5", "vocab_size": 0}
+    config.mesh = {"replica": 4}
+    config.tokenizer = {"path": "deepseek-coder-7b-base-v1.5"}
     config.model = sizes("7b", remat="minimal")
     config.pretrain = {
         "init": "hf:deepseek-coder-7b-base-v1.5",
@@ -36,10 +34,8 @@ def get_config() -> ConfigDict:
             "fineweb": 0.05, "skypile": 0.05,  # natural language, English and Chinese
         },
         "mask_documents": True, "sequence_length": LENGTH, "batch_size": SEQUENCES,
-        **loop_fields(
-            steps=-(-TOKENS // (SEQUENCES * LENGTH)), checkpoint_every=250, keep=3, eval_every=1000, eval_rows=2560,
-            accumulate=5,
-        ),
-        **adamw(4.2e-4, 2000, "multi_step"),
+        "steps": -(-TOKENS // (SEQUENCES * LENGTH)), "checkpoint_every": 250, "keep_checkpoints": 3,
+        "eval_every": 1000, "eval_rows": 2560, "grad_accum_steps": 5,
+        "peak_lr": 4.2e-4, "warmup_steps": 2000, "schedule": "multi_step",
     }  # fmt: skip
     return config

@@ -7,7 +7,7 @@ or read where they are mirrored. In the workdir of configs/pretrain_7b.py, `--co
 open sets of the same kinds, and files of your own may be named beside them (`--config.sft.data`).
 
 Hardware: 16 TPU v5p (`v5p:2x2x4`); 4, 8, 32 or 64 do as well. See whether it fits
-another slice, and change `accumulate` and `model.remat` until it does:
+another slice, and change `grad_accum_steps` and `model.remat` until it does:
 `python -m dsmath_jax.aot --config=configs/sft_7b.py --topology=v5e:4x8`.
 Time: 2.1 hours on 16 v5p, computed for 40 % MFU, not measured. Memory: 56.4 GiB a chip (docs/aot.md).
 Expected: the paper's model reaches 82.9 % on GSM8K and 46.8 % on MATH (chains of thought) with its own examples.
@@ -16,22 +16,19 @@ Expected: the paper's model reaches 82.9 % on GSM8K and 46.8 % on MATH (chains o
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
 
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
-    config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
-    config.tokenizer = {"path": "deepseek-math-7b-base", "vocab_size": 0}
+    config.tokenizer = {"path": "deepseek-math-7b-base"}
     config.model = sizes("7b", remat="minimal")
     config.sft = {
         "init": "hf:deepseek-math-7b-base",
         "data": ("gsm8k/train", "math/train", "mathinstruct", "numina_tir", "belle_math_zh"),
         "sequence_length": 4096, "batch_size": 256,
-        **loop_fields(steps=500, checkpoint_every=100, keep=2, eval_every=100, eval_rows=256, accumulate=4),
-        **adamw(5e-5, 0, "constant"),
+        "steps": 500, "checkpoint_every": 100, "eval_every": 100, "eval_rows": 256, "grad_accum_steps": 4,
+        "peak_lr": 5e-5, "schedule": "constant",
     }  # fmt: skip
     return config

@@ -11,13 +11,7 @@ the RL stage takes, its learning rate annealed (stages corpus, tokenizer, pretra
 
 from ml_collections import ConfigDict
 
-from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.reward_stage import reward_model_fields
-from dsmath_jax.rl.settings import rl_fields
-from dsmath_jax.settings import to_dict
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
 # RL's cost in SFT steps of 1,024 tokens. A step of RL handles 16 x 8 rows of some 70 tokens: forward to sample and to
@@ -31,38 +25,33 @@ def get_config(variant: str = "full") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "toy"  # generated below the workdir
-    config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
     config.toy = {
-        "problems": {"train": 600, "rl": 4000, "test": 300},
-        "steps": (1, 2, 3),
-        "largest": 15,
-        "pages": 800,
-        "templates": "default",
-    }
-    config.corpus = to_dict(CorpusSettings(
-        input="crawl/*.warc.gz", labels="crawl/labels.jsonl", benchmarks=("toy/rl", "toy/test"), iterations=3,
-        top_tokens=200_000, ablation_tokens=(50_000, 100_000), min_score=0.5,
-        fasttext=FastTextSettings(dim=64, lr=0.5, min_count=1, epochs=25, bucket=50_000),
-    ))  # fmt: skip
-    config.tokenizer = {"path": "", "vocab_size": 1536}
+        "problems": {"train": 600, "rl": 4000, "test": 300}, "steps": (1, 2, 3), "largest": 15, "pages": 800,
+    }  # fmt: skip
+    config.corpus = {
+        "input": "crawl/*.warc.gz", "labels": "crawl/labels.jsonl", "benchmarks": ("toy/rl", "toy/test"),
+        "iterations": 3, "top_tokens": 200_000, "ablation_tokens": (50_000, 100_000), "min_score": 0.5,
+        "fasttext": {"dim": 64, "lr": 0.5, "min_count": 1, "epochs": 25, "bucket": 50_000},
+    }  # fmt: skip
+    config.tokenizer = {"vocab_size": 1536}
     config.model = sizes("1m")
     config.pretrain = {
-        "init": "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 128, "batch_size": 8,
-        **loop_fields(2000, checkpoint_every=200, eval_every=200), **adamw(3e-3, 20, "multi_step"),
+        "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 128, "batch_size": 8,
+        "steps": 2000, "checkpoint_every": 200, "eval_every": 200,
+        "peak_lr": 3e-3, "warmup_steps": 20, "schedule": "multi_step",
     }  # fmt: skip
     config.sft = {
         "data": ("toy/train",), "sequence_length": 128, "batch_size": 8,
-        **loop_fields(350, checkpoint_every=50, eval_every=50), **adamw(1e-3, 20),
+        "steps": 350, "checkpoint_every": 50, "eval_every": 50, "peak_lr": 1e-3, "warmup_steps": 20,
     }  # fmt: skip
     config.reward_model = {
-        **reward_model_fields(("toy/train",), "pointwise", 400, 4, init="sft", max_new_tokens=42, batch_size=32),
-        **loop_fields(60, checkpoint_every=30), **adamw(3e-4, 10),
+        "init": "sft", "data": ("toy/train",), "problems": 400, "samples": 4, "max_new_tokens": 42, "batch_size": 32,
+        "steps": 60, "checkpoint_every": 30, "peak_lr": 3e-4, "warmup_steps": 10,
     }  # fmt: skip
     config.rl = {
-        **rl_fields(
-            ("toy/rl",), "grpo_rule", prompts=16, group_size=8, max_prompt_tokens=64, max_new_tokens=42,
-        ),
-        **loop_fields(220, checkpoint_every=20), **adamw(1.5e-4, 5, "multi_step", weight_decay=0.0),
+        "method": "grpo_rule", "data": ("toy/rl",), "prompts_per_step": 16, "group_size": 8, "max_prompt_tokens": 64,
+        "max_new_tokens": 42, "steps": 220, "checkpoint_every": 20,
+        "peak_lr": 1.5e-4, "warmup_steps": 5, "schedule": "multi_step", "weight_decay": 0.0,
     }  # fmt: skip
     config.evaluate = {
         "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42,

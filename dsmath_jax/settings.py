@@ -62,36 +62,71 @@ def build(cls: type[T], given: Mapping[str, Any], path: str = "") -> T:
     Raises:
       UserError: a field is unknown, missing or of a wrong type, or its value is refused by the dataclass.
     """
-    hints, flat = typing.get_type_hints(cls), _flat_classes(cls, given)
-    own = [field for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
-    known = {field.name for field in own if field.name not in flat}
-    known |= {field.name for inner in flat.values() for field in dataclasses.fields(inner)}
-    for name in given:
-        if name not in known:
-            raise UserError(f"{path}{name} is no setting{nearest(name, known)}; remove it or correct its name.")
-    values: dict[str, Any] = {}
-    for field in own:
-        if field.name in flat:
-            names = {inner.name for inner in dataclasses.fields(flat[field.name])}
-            part = {name: value for name, value in given.items() if name in names}
-            values[field.name] = build(flat[field.name], part, path)
-        elif field.name in given:
-            values[field.name] = _typed(hints[field.name], given[field.name], path + field.name)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise UserError(f"{path}{field.name} is missing; give it a value.")
+    values = _given_values(cls, given, path, build)
+    for name, inner in _flat_classes(cls, given).items():
+        values[name] = build(inner, _part_of(inner, given), path)
     try:
         return cls(**values)
     except UserError as error:
         raise UserError(f"{path}{error}") from None
 
 
+def complete(cls: type, given: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """The mapping with the defaults of all fields that it lacks, parts that are None left out.
+
+    Names and types are checked, what values mean is not: the command line may still change them.
+
+    Raises:
+      UserError: a field is unknown, missing or of a wrong type.
+    """
+    tree: dict[str, Any] = {}
+    for inner in _flat_classes(cls, given).values():
+        tree |= complete(inner, _part_of(inner, given), path)
+    values, flat = _given_values(cls, given, path, complete), _flat_classes(cls, given)
+    for field in _fields(cls):
+        if field.name not in flat:
+            value = values.get(field.name, field.default)
+            value = field.default_factory() if value is dataclasses.MISSING else value  # type: ignore[misc]
+            value = to_dict(value) if dataclasses.is_dataclass(value) else value
+            tree |= {} if value is None else {field.name: value}
+    return tree
+
+
+def _given_values(
+    cls: type, given: Mapping[str, Any], path: str, nested: Callable[[type, Mapping[str, Any], str], Any]
+) -> dict[str, Any]:
+    """The given values of the class's own fields as their types; `nested` makes those of parts."""
+    hints, flat = typing.get_type_hints(cls), _flat_classes(cls, given)
+    fields = [field for field in _fields(cls) if field.name not in flat]
+    known = {field.name for field in (*fields, *(each for inner in flat.values() for each in _fields(inner)))}
+    for name in given:
+        if name not in known:
+            raise UserError(f"{path}{name} is no setting{nearest(name, known)}; remove it or correct its name.")
+    values: dict[str, Any] = {}
+    for field in fields:
+        if field.name in given:
+            values[field.name] = _typed(hints[field.name], given[field.name], path + field.name, nested)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{path}{field.name} is missing; give it a value.")
+    return values
+
+
+def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls)
+
+
+def _part_of(inner: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of fields of a class that stand flat in a part."""
+    names = {field.name for field in _fields(inner)}
+    return {name: value for name, value in given.items() if name in names}
+
+
 def _flat_classes(cls: type, given: Mapping[str, Any]) -> dict[str, type]:
     """The classes of the fields whose own fields stand flat in the part, by field name."""
-    fields = dataclasses.fields(cls)
-    return {f.name: f.metadata["fields_of"](given) for f in fields if f.metadata.get("fields_of")}
+    return {f.name: f.metadata["fields_of"](given) for f in _fields(cls) if f.metadata.get("fields_of")}
 
 
-def _typed(hint: Any, value: Any, name: str) -> Any:
+def _typed(hint: Any, value: Any, name: str, nested: Callable[[type, Mapping[str, Any], str], Any]) -> Any:
     """The value as the type that the annotation asks for.
 
     Raises:
@@ -103,18 +138,18 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
             return None
         choices = [argument for argument in arguments if argument is not types.NoneType]
         if len(choices) == 1:
-            return _typed(choices[0], value, name)
+            return _typed(choices[0], value, name, nested)
         for choice in choices:
             with contextlib.suppress(UserError):
-                return _typed(choice, value, name)
+                return _typed(choice, value, name, nested)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return build(typing.cast(type, hint), value, f"{name}.")
+        return nested(typing.cast(type, hint), value, f"{name}.")
     if origin is dict and isinstance(value, Mapping):
-        return {key: _typed(arguments[1], item, f"{name}.{key}") for key, item in value.items()}
+        return {key: _typed(arguments[1], item, f"{name}.{key}", nested) for key, item in value.items()}
     if origin is tuple and isinstance(value, list | tuple):
         items = (arguments[0],) * len(value) if arguments[-1] is ... else arguments
         if len(items) == len(value):
-            return tuple(_typed(item, one, f"{name}[{i}]") for i, (item, one) in enumerate(zip(items, value)))  # noqa: B905
+            return tuple(_typed(item, one, f"{name}[{i}]", nested) for i, (item, one) in enumerate(zip(items, value)))  # noqa: B905
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
@@ -128,7 +163,7 @@ def to_dict(settings: Any) -> dict[str, Any]:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.metadata["fields_of"]:
-            tree |= to_dict(value)
+            tree = to_dict(value) | tree
         elif dataclasses.is_dataclass(value):
             tree[field.name] = to_dict(value)
         elif value is not None:
@@ -138,11 +173,12 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 def describe(settings: Any, path: str = "", changes_result: bool = True) -> Iterator[Described]:
     """Every field of a tree of settings by its full name; what a part does not change, none of its fields does."""
+    own = {field.name for field in dataclasses.fields(settings)}
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), path + field.name
         changes = changes_result and field.metadata["changes_result"]
         if field.metadata["fields_of"]:
-            yield from describe(value, path, changes)
+            yield from (one for one in describe(value, path, changes) if one.name.removeprefix(path) not in own)
         elif dataclasses.is_dataclass(value):
             yield from describe(value, f"{name}.", changes)
         else:

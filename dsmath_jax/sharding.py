@@ -1,5 +1,6 @@
-"""The mesh, where parameters and batches lie on it, and the start of a run on several hosts."""
+"""The mesh, the layout of parameters, batches and activations on it, and the start of a run on several hosts."""
 
+import dataclasses
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from dsmath_jax.settings import setting
 from dsmath_jax.workdir import UserError
 
 # replica: whole copies of the model (the one axis that may cross slices); fsdp: rows, and shards of every parameter;
@@ -32,17 +34,25 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"final_norm/scale$", (None,)),
     (r"reward/(kernel|bias)$", ()),
 )
-# Axis letters of activations, and of weights as they are used (whole over fsdp, parted over tensor); in the layout in
-# which weights are kept, `d` stands for D.
+# Axis letters of activations, and of weights as they are used (whole over fsdp, split over tensor); `d` is the D of
+# weights as they are stored.
 LETTERS: dict[str, str | tuple[str, ...]] = {
     "B": BATCH_AXES, "T": "context", "N": "tensor", "K": "tensor", "F": "tensor", "V": "tensor", "d": "fsdp"
 }  # fmt: skip
 
 
-def make_mesh(
-    replica: int = 1, fsdp: int = -1, context: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
-) -> Mesh:
-    """A mesh of all devices (or of those given, which need not exist); an fsdp of -1 takes what the others leave.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """The sizes of the mesh axes; they multiply to the number of devices."""
+
+    replica: int = setting(1, "whole copies of the model; the axis that may cross TPU slices", changes_result=False)
+    fsdp: int = setting(-1, "shards of rows and parameters; -1 takes what the others leave", changes_result=False)
+    context: int = setting(1, "parts of a row's tokens", changes_result=False)
+    tensor: int = setting(1, "parts of heads, feed-forward and vocabulary", changes_result=False)
+
+
+def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns a mesh of all devices, or of those given, which may be described ones.
 
     On TPU slices joined by a data-centre network, `replica` is the axis that crosses it: only gradients do so then.
 
@@ -50,12 +60,13 @@ def make_mesh(
       UserError: the sizes do not multiply to the number of devices, or replica to that of the slices.
     """
     devices = jax.devices() if devices is None else devices
+    replica, fsdp, context, tensor = dataclasses.astuple(settings)
     others = replica * context * tensor
     fsdp = len(devices) // others if fsdp == -1 and others > 0 else fsdp
     sizes = (replica, fsdp, context, tensor)
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
-        told = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-        raise UserError(f"mesh {told} does not multiply to the {len(devices)} devices; change config.mesh.")
+        shape = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise UserError(f"mesh {shape} does not multiply to the {len(devices)} devices; change config.mesh.")
     slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
     if replica % slices:
         raise UserError(f"mesh replica={replica} does not divide by the {slices} TPU slices; change config.mesh.")
@@ -67,35 +78,165 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """A key path of a pytree as `layers/q`."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where parameters, batches and activations lie on a mesh."""
 
+    mesh: Mesh
 
-def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The partition of one parameter; an axis whose dimension does not divide is left whole.
+    # --- parameters ---
 
-    Raises:
-      ValueError: no rule matches the path.
-    """
-    for pattern, axes in RULES:
-        if re.search(pattern, path):
-            return _fitting(mesh, shape[: len(axes)], axes)
-    raise ValueError(f"no sharding rule matches the parameter {path}")
+    def params(self, tree: Any) -> Any:
+        """A NamedSharding for each leaf of parameters, or of optimizer state, whose paths end as the parameters'."""
 
+        def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+            spec = self.param_spec(path_name(path), leaf.shape) if leaf.ndim else PartitionSpec()
+            return NamedSharding(self.mesh, spec)
 
-def shardings_like(tree: Any, mesh: Mesh) -> Any:
-    """A NamedSharding for each leaf of parameters, or of optimizer state, whose paths end as the parameters'."""
+        return jax.tree_util.tree_map_with_path(one, tree)
 
-    def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        spec = spec_of(path_name(path), leaf.shape, mesh) if leaf.ndim else PartitionSpec()
-        return NamedSharding(mesh, spec)
+    def param_spec(self, path: str, shape: Sequence[int]) -> PartitionSpec:
+        """The partition of one parameter; a dimension that does not divide stays whole.
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+        Raises:
+          ValueError: no rule matches the path.
+        """
+        for pattern, axes in RULES:
+            if re.search(pattern, path):
+                return self._fitting(shape[: len(axes)], axes)
+        raise ValueError(f"no sharding rule matches the parameter {path}")
 
+    def abstract(self, shapes: Any) -> Any:
+        """Shapes, dtypes and shardings of parameters or optimizer state; nothing is allocated."""
+        return abstract(shapes, self.params(shapes))
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
+    # --- batches ---
+
+    @property
+    def batch_shards(self) -> int:
+        """Number of parts that the rows of a batch are split into: replica x fsdp."""
+        return self.size_of(BATCH_AXES)
+
+    def batch_sharding(self, ndim: int = 2) -> NamedSharding:
+        """The sharding of a batch's arrays: rows over replica and fsdp, tokens over context."""
+        spec = PartitionSpec(BATCH_AXES, "context") if ndim > 1 else PartitionSpec(BATCH_AXES)
+        return NamedSharding(self.mesh, spec)
+
+    def my_rows(self, n: int) -> list[int]:
+        """Indices of the rows, of a batch of `n`, that this process makes: those that its devices hold.
+
+        Raises:
+          UserError: the rows do not divide by the mesh.
+        """
+        shards = self.batch_shards
+        if n % shards:
+            raise UserError(
+                f"A batch of {n} rows does not divide by the mesh's replica x fsdp = {shards}; change batch_size or "
+                "config.mesh."
+            )
+        each = n // shards
+        return [shard * each + i for shard in self._my_shards() for i in range(each)]
+
+    def share(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """This process's rows of a batch that every process has made whole."""
+        return {name: rows[self.my_rows(len(rows))] for name, rows in batch.items()}
+
+    def batch(self, rows: dict[str, np.ndarray]) -> dict[str, Array]:
+        """Puts each process's rows (`my_rows`) on its devices as one global batch.
+
+        Raises:
+          UserError: the rows' tokens do not divide by the mesh's context axis.
+        """
+        shards = self._my_shards()
+        place = {shard: position for position, shard in enumerate(shards)}
+
+        def put(local: np.ndarray) -> Array:
+            if local.ndim > 1:
+                self.check_context(local.shape[1])
+            each = len(local) // len(shards)
+            shape = (each * self.batch_shards, *local.shape[1:])
+
+            def part(index: Any) -> np.ndarray:
+                first = place[(index[0].start or 0) // each] * each
+                return local[(slice(first, first + each), *index[1:])]
+
+            return jax.make_array_from_callback(shape, self.batch_sharding(local.ndim), part)
+
+        return {name: put(values) for name, values in rows.items()}
+
+    def abstract_batch(self, example: dict[str, np.ndarray], rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Abstract fields `[rows,T]` like those `[1,T]` of an example."""
+        sharding = self.batch_sharding()
+        return {
+            name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding) for name, x in example.items()
+        }
+
+    def check_context(self, tokens: int) -> None:
+        """Raises a `UserError` where rows of `tokens` tokens do not divide by the mesh's context axis."""
+        if tokens % self.size_of("context"):
+            raise UserError(
+                f"Rows of {tokens} tokens do not divide by the mesh's context={self.size_of('context')}; change "
+                "sequence_length or config.mesh."
+            )
+
+    def _my_shards(self) -> list[int]:
+        """The numbers of the batch's shards that this process's devices hold."""
+        mine = np.vectorize(lambda device: device.process_index == jax.process_index())(self.mesh.devices)
+        return np.flatnonzero(mine.any(axis=(2, 3)).reshape(-1)).tolist()
+
+    # --- activations: what the model is handed ---
+
+    def constrain(self, x: Array, axes: str) -> Array:
+        """Pins an array's sharding by its axis letters: `constrain(x, "BTD")`."""
+        return jax.lax.with_sharding_constraint(x, self.sharding(x.shape, axes))
+
+    def by_rows(self, f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any:
+        """Computes `f(*rows, matrix)`, each device on its own rows.
+
+        `rows` are arrays `[B, T, ...]` and so are the results; `matrix` is a weight `[D, ...]`, gathered once before
+        `f`, and its gradient is summed into its shards once after, however often `f` uses it (XLA would sum in every
+        turn of a loop). The tensor axis stays XLA's to lay out.
+        """
+        spec = self.spec(rows[0].shape[:2], "BT")
+        stored = self.spec(matrix.shape[:1], "d")
+
+        def local(*arguments: Array) -> Any:
+            *mine, part = arguments
+            return f(*mine, jax.lax.all_gather(part, "fsdp", tiled=True) if stored[0] else part)
+
+        return jax.shard_map(
+            local, mesh=self.mesh, in_specs=(*[spec] * len(rows), stored), out_specs=spec,
+            axis_names={*BATCH_AXES, "context"}, check_vma=False,
+        )(*rows, matrix)  # fmt: skip
+
+    # --- any array ---
+
+    def spec(self, shape: Sequence[int], axes: str) -> PartitionSpec:
+        """The partition of an array with these axis letters; a dimension that does not divide stays whole."""
+        return self._fitting(shape, [LETTERS.get(axis) for axis in axes])
+
+    def sharding(self, shape: Sequence[int], axes: str) -> NamedSharding:
+        """`spec` as a sharding."""
+        return NamedSharding(self.mesh, self.spec(shape, axes))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding of an array that is whole on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def replicate(self, tree: Any) -> Any:
+        """Host arrays, the same on every process, put whole on every device."""
+        return jax.device_put(tree, self.replicated)
+
+    def size_of(self, axes: str | tuple[str, ...]) -> int:
+        """The size of a mesh axis, or the product of several."""
+        return math.prod(self.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+    def _fitting(self, shape: Sequence[int], wanted: Sequence[str | tuple[str, ...] | None]) -> PartitionSpec:
+        """The mesh axes wanted of each dimension, where they divide it."""
+        return PartitionSpec(
+            *(axes if axes and n % self.size_of(axes) == 0 else None for n, axes in zip(shape, wanted, strict=True))
+        )
 
 
 def abstract(shapes: Any, shardings: Any) -> Any:
@@ -103,124 +244,9 @@ def abstract(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def size_of(mesh: Mesh, axes: str | tuple[str, ...]) -> int:
-    """How many parts one or several mesh axes make."""
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
-
-
-def layout(mesh: Mesh, shape: Sequence[int], axes: str) -> PartitionSpec:
-    """Where an array with these axis letters lies; an axis that does not divide is left whole."""
-    return _fitting(mesh, shape, [LETTERS.get(axis) for axis in axes])
-
-
-def _fitting(mesh: Mesh, shape: Sequence[int], wanted: Sequence[str | tuple[str, ...] | None]) -> PartitionSpec:
-    """The mesh axes wanted of each dimension, where they divide it."""
-    return PartitionSpec(
-        *(axes if axes and n % size_of(mesh, axes) == 0 else None for n, axes in zip(shape, wanted, strict=True))
-    )
-
-
-def constrain_on(mesh: Mesh) -> Callable[[Array, str], Array]:
-    """The `constrain(x, "BTD")` that the model calls: pins an array's layout by its axis letters."""
-
-    def constrain(x: Array, axes: str) -> Array:
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, layout(mesh, x.shape, axes)))
-
-    return constrain
-
-
-def by_rows_on(mesh: Mesh) -> Callable[..., Any]:
-    """The `by_rows(f, rows, matrix)` that the model is handed: `f(*rows, matrix)`, each device on its own rows.
-
-    `rows` are arrays `[B, T, ...]` and so are the results; `matrix` is a weight `[D, ...]`, gathered once before `f`,
-    and its gradient is summed into its shards once after, however often `f` uses it (XLA would sum in every turn of a
-    loop). The tensor axis stays XLA's to lay out.
-    """
-
-    def by_rows(f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any:
-        spec = layout(mesh, rows[0].shape[:2], "BT")
-        kept = layout(mesh, matrix.shape[:1], "d")
-
-        def local(*arguments: Array) -> Any:
-            *mine, part = arguments
-            return f(*mine, jax.lax.all_gather(part, "fsdp", tiled=True) if kept[0] else part)
-
-        return jax.shard_map(
-            local, mesh=mesh, in_specs=(*[spec] * len(rows), kept), out_specs=spec,
-            axis_names={*BATCH_AXES, "context"}, check_vma=False,
-        )(*rows, matrix)  # fmt: skip
-
-    return by_rows
-
-
-def batch_sharding(mesh: Mesh, ndim: int = 2) -> NamedSharding:
-    """Of a batch's arrays: rows over replica and fsdp, tokens over context."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context") if ndim > 1 else PartitionSpec(BATCH_AXES))
-
-
-def _local_shards(mesh: Mesh) -> list[int]:
-    """The numbers of the batch's shards (of replica x fsdp) that this process's devices hold."""
-    mine = np.vectorize(lambda device: device.process_index == jax.process_index())(mesh.devices)
-    return np.flatnonzero(mine.any(axis=(2, 3)).reshape(-1)).tolist()
-
-
-def local_rows(mesh: Mesh, rows: int) -> list[int]:
-    """Which rows of a batch this process has to make: those that its devices hold.
-
-    Raises:
-      UserError: the rows do not divide by the mesh.
-    """
-    shards = size_of(mesh, BATCH_AXES)
-    if rows % shards:
-        raise UserError(
-            f"A batch of {rows} rows does not divide by the mesh's replica x fsdp = {shards}; change batch_size or "
-            "config.mesh."
-        )
-    each = rows // shards
-    return [shard * each + i for shard in _local_shards(mesh) for i in range(each)]
-
-
-def check_context(mesh: Mesh, tokens: int) -> None:
-    """Raises a `UserError` where rows of so many tokens do not divide by the mesh's context axis."""
-    if tokens % mesh.shape["context"]:
-        raise UserError(
-            f"Rows of {tokens} tokens do not divide by the mesh's context={mesh.shape['context']}; change "
-            "sequence_length or config.mesh."
-        )
-
-
-def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
-    """Puts each process's rows (`local_rows`) on its devices as one global batch.
-
-    Raises:
-      UserError: the rows' tokens do not divide by the mesh's context axis.
-    """
-    shards = _local_shards(mesh)
-    place = {shard: position for position, shard in enumerate(shards)}
-
-    def put(local: np.ndarray) -> Array:
-        if local.ndim > 1:
-            check_context(mesh, local.shape[1])
-        each = len(local) // len(shards)
-        shape = (each * size_of(mesh, BATCH_AXES), *local.shape[1:])
-
-        def part(index: Any) -> np.ndarray:
-            first = place[(index[0].start or 0) // each] * each
-            return local[(slice(first, first + each), *index[1:])]
-
-        return jax.make_array_from_callback(shape, batch_sharding(mesh, local.ndim), part)
-
-    return {name: put(rows) for name, rows in batch.items()}
-
-
-def process_share(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, np.ndarray]:
-    """This process's rows of a batch that every process has made whole."""
-    return {name: rows[local_rows(mesh, len(rows))] for name, rows in batch.items()}
-
-
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays, the same on every process, put whole on every device."""
-    return jax.device_put(tree, replicated(mesh))
+def path_name(path: tuple[Any, ...]) -> str:
+    """A key path of a pytree as `layers/q`."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def to_host(tree: Any) -> Any:

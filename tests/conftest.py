@@ -1,4 +1,4 @@
-"""What several test files share: a tiny decoder in float32, a mesh of one device, the real data where there is some."""
+"""What several test files share: a tiny decoder in float32, a layout on one device, the real data if there is some."""
 
 import os
 from collections.abc import Callable
@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
-from jax.sharding import Mesh
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.sharding import make_mesh
+from dsmath_jax.sharding import Layout, make_mesh
 
 # libtpu, which the dev extra brings, looks for TPUs where nobody says which platform is meant, and complains at times.
 if not any(next(Path("/dev").glob(name), None) for name in ("nvidia*", "accel*", "vfio")):
@@ -30,8 +29,8 @@ SIZES = {
 
 
 @pytest.fixture(scope="session")
-def mesh() -> Mesh:
-    return make_mesh()
+def layout() -> Layout:
+    return Layout(make_mesh())
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.methods import REWARD_STAGES, method_of
 from dsmath_jax.rl.objectives import GRPO, PPO, Likelihood
-from dsmath_jax.sharding import AXES, shardings_like
+from dsmath_jax.sharding import AXES, Layout
 from dsmath_jax.stages import STAGES
 from dsmath_jax.training.optimizer import make_schedule
 from dsmath_jax.workdir import UserError
@@ -135,8 +135,8 @@ def test_every_matrix_is_parted_over_the_chips(name: str) -> None:
     assert round(count / 1e9, 2) == {24: 1.63, 30: 6.91}[sizes.num_hidden_layers]
     others = [config.mesh[axis] for axis in ("replica", "context", "tensor")]
     fsdp = chips // int(np.prod(others))
-    mesh = AbstractMesh((others[0], fsdp, *others[1:]), AXES)
-    for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings_like(shapes, mesh)), strict=True):
+    layout = Layout(AbstractMesh((others[0], fsdp, *others[1:]), AXES))
+    for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(layout.params(shapes)), strict=True):
         parted = np.prod(leaf.shape) // np.prod(sharding.shard_shape(leaf.shape))
         assert parted == (fsdp * config.mesh.tensor if leaf.ndim > 2 or leaf.size > 1e8 else 1)
 

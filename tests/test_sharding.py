@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.config import ModelConfig
@@ -22,26 +22,14 @@ from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.reward_model import with_head
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.sharding import (
-    AXES,
-    BATCH_AXES,
-    RULES,
-    global_batch,
-    make_mesh,
-    path_name,
-    process_share,
-    shardings_like,
-    size_of,
-    spec_of,
-    start_processes,
-)
+from dsmath_jax.sharding import AXES, RULES, Layout, MeshSettings, make_mesh, path_name, start_processes
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import adamw, make_optimizer
 from dsmath_jax.training.step import TrainState, make_train_step, state_of
 from dsmath_jax.workdir import UserError
 
-FOUR = AbstractMesh((1, 2, 1, 2), AXES)
+FOUR = Layout(AbstractMesh((1, 2, 1, 2), AXES))
 PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8]]
 QUICK = ({"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"replica": 2, "fsdp": 1, "context": 2, "tensor": 2})
 SLOW = (
@@ -63,19 +51,19 @@ def test_every_parameter_is_matched_by_exactly_one_rule(make_model: Callable[...
         assert len(matching[0]) in (leaf.ndim, 0), path_name(path)
 
 
-def test_optimizer_state_lies_where_its_parameters_do(model: Llama, mesh: Mesh) -> None:
+def test_optimizer_state_lies_where_its_parameters_do(model: Llama, layout: Layout) -> None:
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     state = jax.eval_shape(optax.adamw(1e-3).init, shapes)
-    assert len(jax.tree.leaves(shardings_like(state, mesh))) == len(jax.tree.leaves(state))
-    assert spec_of("0/mu/layers/q", (2, 16, 4, 4), FOUR) == spec_of("layers/q", (2, 16, 4, 4), FOUR)
+    assert len(jax.tree.leaves(layout.params(state))) == len(jax.tree.leaves(state))
+    assert FOUR.param_spec("0/mu/layers/q", (2, 16, 4, 4)) == FOUR.param_spec("layers/q", (2, 16, 4, 4))
 
 
 def test_an_axis_that_does_not_divide_is_left_whole() -> None:
-    assert spec_of("layers/q", (2, 16, 4, 4), FOUR) == PartitionSpec(None, "fsdp", "tensor", None)
-    assert spec_of("layers/k", (2, 16, 1, 4), FOUR) == PartitionSpec(None, "fsdp", None, None)
-    assert spec_of("embedding", (23, 16), FOUR) == PartitionSpec(None, "fsdp")
+    assert FOUR.param_spec("layers/q", (2, 16, 4, 4)) == PartitionSpec(None, "fsdp", "tensor", None)
+    assert FOUR.param_spec("layers/k", (2, 16, 1, 4)) == PartitionSpec(None, "fsdp", None, None)
+    assert FOUR.param_spec("embedding", (23, 16)) == PartitionSpec(None, "fsdp")
     with pytest.raises(ValueError, match="no sharding rule matches the parameter layers/new"):
-        spec_of("layers/new", (2, 2), FOUR)
+        FOUR.param_spec("layers/new", (2, 2))
 
 
 @pytest.mark.parametrize("name", ["1b3", "7b"])
@@ -83,26 +71,26 @@ def test_an_axis_that_does_not_divide_is_left_whole() -> None:
 def test_dimensions_of_the_papers_sizes_divide(name: str, tensor: int) -> None:
     """No parameter is left whole on an axis that its rule names: over 256 devices by fsdp, heads by tensor."""
     model = Llama(ModelConfig(**sizes(name)))
-    mesh = AbstractMesh((1, 256, 1, tensor), AXES)
+    layout = Layout(AbstractMesh((1, 256, 1, tensor), AXES))
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         rule = next(axes for pattern, axes in RULES if re.search(pattern, path_name(path)))
-        assert spec_of(path_name(path), leaf.shape, mesh) == PartitionSpec(*rule), path_name(path)
+        assert layout.param_spec(path_name(path), leaf.shape) == PartitionSpec(*rule), path_name(path)
 
 
 def test_a_mesh_that_does_not_fit_the_devices_is_refused() -> None:
     assert dict(make_mesh().shape) == {"replica": 1, "fsdp": 1, "context": 1, "tensor": 1}
     whole = r"mesh replica=1 x fsdp=2 x context=1 x tensor=1 does not multiply to the 1 devices; change config.mesh"
     with pytest.raises(UserError, match=whole):
-        make_mesh(fsdp=2)
+        make_mesh(MeshSettings(fsdp=2))
     with pytest.raises(UserError, match=r"fsdp=0 x context=1 x tensor=2"):
-        make_mesh(tensor=2)
+        make_mesh(MeshSettings(tensor=2))
     with pytest.raises(UserError, match=r"tensor=0"):
-        make_mesh(tensor=0)
+        make_mesh(MeshSettings(tensor=0))
 
 
-def test_rows_that_do_not_divide_are_refused(model: Llama, mesh: Mesh) -> None:
-    step = make_train_step(next_token, model, optax.sgd(1.0), mesh, TrainState({}, ()), accumulate=3)
+def test_rows_that_do_not_divide_are_refused(model: Llama, layout: Layout) -> None:
+    step = make_train_step(next_token, model, optax.sgd(1.0), layout, TrainState({}, ()), accumulate=3)
     with pytest.raises(UserError, match=r"A batch of 8 rows does not divide by accumulate=3 times .* = 1; change"):
         step.lower(TrainState({}, ()), {"tokens": jnp.zeros((8, 4), jnp.int32)})
 
@@ -114,9 +102,9 @@ def test_processes_are_named_whole_or_not_at_all() -> None:
         start_processes("host:1234", 2, 2)
 
 
-def test_batches_arrive_whole(mesh: Mesh) -> None:
+def test_batches_arrive_whole(layout: Layout) -> None:
     batch = {"tokens": np.arange(12).reshape(4, 3), "labels": np.arange(4)}
-    for name, values in global_batch(process_share(batch, mesh), mesh).items():
+    for name, values in layout.batch(layout.share(batch)).items():
         np.testing.assert_array_equal(values, batch[name])
 
 
@@ -130,20 +118,20 @@ def packed_batch() -> dict[str, np.ndarray]:
     return batch
 
 
-def compute(mesh: Mesh, sizes: ModelConfig, sample: bool) -> dict[str, np.ndarray]:
+def compute(layout: Layout, sizes: ModelConfig, sample: bool) -> dict[str, np.ndarray]:
     """The gradient of the first of twenty steps, all their losses, and sampled completions."""
-    model = build_model(sizes, mesh)
+    model = build_model(sizes, layout)
     params = jax.jit(lambda: initial_params(Llama(sizes), jax.random.key(1)))()
-    params = jax.device_put(params, shardings_like(params, mesh))
+    params = jax.device_put(params, layout.params(params))
     found: dict[str, np.ndarray] = {}
     if sample:
-        groups = Sampler(model, mesh, [2], 5, rows=8).generate(params, PROMPTS, samples=2, seed=3)
+        groups = Sampler(model, layout, [2], 5, rows=8).generate(params, PROMPTS, samples=2, seed=3)
         found |= {f"tokens/{c.prompt}/{c.sample}": np.array(c.tokens) for group in groups for c in group}
 
-    batch = global_batch(process_share(packed_batch(), mesh), mesh)
+    batch = layout.batch(layout.share(packed_batch()))
     optimizer = make_optimizer(ConfigDict(adamw(3e-3, 2, clip_norm=1e9)), STEPS)
-    state = state_of(params, optimizer, mesh)
-    step = make_train_step(next_token, model, optimizer, mesh, state, accumulate=8 // size_of(mesh, BATCH_AXES))
+    state = state_of(params, optimizer, layout)
+    step = make_train_step(next_token, model, optimizer, layout, state, accumulate=8 // layout.batch_shards)
     losses = []
     for number in range(STEPS):
         state, scalars = step(state, batch)
@@ -152,7 +140,7 @@ def compute(mesh: Mesh, sizes: ModelConfig, sample: bool) -> dict[str, np.ndarra
             found |= {name: np.asarray(value) for name, value in scalars.items()}
             for path, moment in jax.tree_util.tree_leaves_with_path(optax.tree.get(state.opt_state, "mu")):
                 found[f"gradient/{path_name(path)}"] = np.asarray(moment) / (1 - 0.9)
-    assert jax.tree.map(lambda x: x.sharding, state) == shardings_like(state, mesh)
+    assert jax.tree.map(lambda x: x.sharding, state) == layout.params(state)
     q = state.params["layers"]["q"]
     found["largest share of q"] = np.array(max(shard.data.size for shard in q.addressable_shards) / q.size)
     return found | {"losses": np.array(losses)}
@@ -160,7 +148,7 @@ def compute(mesh: Mesh, sizes: ModelConfig, sample: bool) -> dict[str, np.ndarra
 
 @pytest.mark.parametrize("meshes", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
 def test_eight_devices_compute_what_one_does(
-    make_model: Callable[..., Llama], mesh: Mesh, tmp_path: Path, meshes: Sequence[dict[str, int]]
+    make_model: Callable[..., Llama], layout: Layout, tmp_path: Path, meshes: Sequence[dict[str, int]]
 ) -> None:
     """fsdp, tensor, context, replica and their products: loss, gradients, twenty steps, and the sampler's tokens."""
     config = make_model(
@@ -173,7 +161,7 @@ def test_eight_devices_compute_what_one_does(
     }
     command = [sys.executable, __file__, str(tmp_path), json.dumps(dataclasses.asdict(config)), json.dumps(meshes)]
     with subprocess.Popen(command, env=environment) as process:
-        one = compute(mesh, config, sample=SAMPLED in meshes)
+        one = compute(layout, config, sample=SAMPLED in meshes)
     assert process.returncode == 0
     assert one.pop("largest share of q") == 1.0
     assert np.abs(one["gradient/layers/q"]).max() > 1e-3
@@ -191,5 +179,6 @@ def test_eight_devices_compute_what_one_does(
 
 if __name__ == "__main__":
     for number, shape in enumerate(json.loads(sys.argv[3])):
-        found = compute(make_mesh(**shape), ModelConfig(**json.loads(sys.argv[2])), sample=shape == SAMPLED)
+        layout = Layout(make_mesh(MeshSettings(**shape)))
+        found = compute(layout, ModelConfig(**json.loads(sys.argv[2])), sample=shape == SAMPLED)
         np.savez(Path(sys.argv[1]) / f"{number}.npz", **found)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsmath_jax.sharding import make_mesh, path_name
+from dsmath_jax.sharding import Layout, make_mesh, path_name
 from dsmath_jax.training.checkpoint import restore
 from dsmath_jax.training.model_files import abstract_params
 from dsmath_jax.workdir import read_jsonl
@@ -124,7 +124,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def params(folder: Path) -> dict[str, np.ndarray]:
     """On this process's one device, whatever wrote them."""
-    like = abstract_params(SIZES, make_mesh())
+    like = abstract_params(SIZES, Layout(make_mesh()))
     leaves = jax.tree_util.tree_leaves_with_path(restore(folder / "params", like))
     return {path_name(path): np.asarray(leaf) for path, leaf in leaves}
 

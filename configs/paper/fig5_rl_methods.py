@@ -12,13 +12,7 @@ chosen on the problems `toy/dev`; the figure is measured on `toy/test`.
 
 from ml_collections import ConfigDict
 
-from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.reward_stage import reward_model_fields
-from dsmath_jax.rl.settings import rl_fields
-from dsmath_jax.settings import to_dict
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError
 
 STEPS, PROMPTS, GROUP = 40, 16, 8
@@ -31,7 +25,6 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "toy"
-    config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
     config.evaluate = {
         "data": ("toy/test",), "problems": 500, "samples": 8, "temperature": 0.7, "max_new_tokens": 64,
         "decode_slots": 128, "models": ("rl",), "examples": ("toy/train",), "shots": 2,
@@ -42,15 +35,14 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
         return config
     config.start = "runs/figures/start"
     config.rl = {
-        **rl_fields(
-            ("toy/rl",), variant, prompts=PROMPTS, group_size=GROUP, max_prompt_tokens=120, max_new_tokens=64,
-            kl_coef=0.3,  # with the 0.04 of the paper these small reward models are over-optimised in 20 steps
-            questions=STEPS * PROMPTS,  # RFT draws as many completions as the methods that explore
-            eval_data=("toy/test",), eval_problems=300,
-        ),
-        **loop_fields(STEPS, checkpoint_every=20, eval_every=10),
-        **adamw(1e-4, 5, weight_decay=0.0),
+        "method": variant, "data": ("toy/rl",), "prompts_per_step": PROMPTS, "group_size": GROUP,
+        "max_prompt_tokens": 120, "max_new_tokens": 64,
+        "offline_prompts": STEPS * PROMPTS,  # RFT draws as many completions as the methods that sample from the policy
+        "eval_data": ("toy/test",), "eval_problems": 300, "eval_every": 10, "steps": STEPS, "checkpoint_every": 20,
+        "peak_lr": 1e-4, "warmup_steps": 5, "weight_decay": 0.0,
     }  # fmt: skip
+    if variant.startswith("grpo"):
+        config.rl.kl_coef = 0.3  # with the 0.04 of the paper these small reward models are over-optimized in 20 steps
     return config
 
 
@@ -62,31 +54,27 @@ def start(config: ConfigDict) -> None:
     """
     config.toy = {
         "problems": {"train": 1500, "rl": 4000, "dev": 200, "test": 500}, "steps": (3, 4, 5), "largest": 20,
-        "pages": 800, "templates": "default",
+        "pages": 800,
     }  # fmt: skip
-    config.corpus = to_dict(CorpusSettings(
-        input="crawl/*.warc.gz", labels="crawl/labels.jsonl", benchmarks=("toy/rl", "toy/dev", "toy/test"),
-        iterations=3, top_tokens=200_000, ablation_tokens=(), min_score=0.5,
-        fasttext=FastTextSettings(dim=64, lr=0.5, min_count=1, epochs=25, bucket=50_000),
-    ))  # fmt: skip
-    config.tokenizer = {"path": "", "vocab_size": 1024}
+    config.corpus = {
+        "input": "crawl/*.warc.gz", "labels": "crawl/labels.jsonl", "benchmarks": ("toy/rl", "toy/dev", "toy/test"),
+        "iterations": 3, "top_tokens": 200_000, "ablation_tokens": (), "min_score": 0.5,
+        "fasttext": {"dim": 64, "lr": 0.5, "min_count": 1, "epochs": 25, "bucket": 50_000},
+    }  # fmt: skip
+    config.tokenizer = {"vocab_size": 1024}
     config.model = sizes("1m")
     config.pretrain = {
-        "init": "", "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 256, "batch_size": 4,
-        **loop_fields(2000, checkpoint_every=200, eval_every=200), **adamw(3e-3, 20, "multi_step"),
+        "mixture": {"corpus/en": 0.9, "corpus/zh": 0.1}, "sequence_length": 256, "batch_size": 4,
+        "steps": 2000, "checkpoint_every": 200, "eval_every": 200,
+        "peak_lr": 3e-3, "warmup_steps": 20, "schedule": "multi_step",
     }  # fmt: skip
     config.sft = {
         "data": ("toy/train",), "sequence_length": 256, "batch_size": 8,
-        **loop_fields(800, checkpoint_every=100, eval_every=100), **adamw(1e-3, 20),
+        "steps": 800, "checkpoint_every": 100, "eval_every": 100, "peak_lr": 1e-3, "warmup_steps": 20,
     }  # fmt: skip
-    config.reward_model = {
-        **reward_model_fields(("toy/rl",), "pointwise", 4000, 4, init="sft", max_new_tokens=64, batch_size=64),
-        **loop_fields(400, checkpoint_every=50), **adamw(3e-4, 10, "multi_step"),
+    training = {
+        "init": "sft", "data": ("toy/rl",), "problems": 4000, "max_new_tokens": 64, "batch_size": 64,
+        "steps": 400, "checkpoint_every": 50, "peak_lr": 3e-4, "warmup_steps": 10, "schedule": "multi_step",
     }  # fmt: skip
-    config.process_model = {
-        **reward_model_fields(
-            ("toy/rl",), "process", 4000, 2, init="sft", completions=4, estimation="soft", max_new_tokens=64,
-            batch_size=64,
-        ),
-        **loop_fields(400, checkpoint_every=50), **adamw(3e-4, 10, "multi_step"),
-    }  # fmt: skip
+    config.reward_model = {**training, "samples": 4}
+    config.process_model = {**training, "kind": "process", "samples": 2, "completions": 4, "estimation": "soft"}

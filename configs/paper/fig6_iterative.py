@@ -12,9 +12,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from dsmath_jax.command_line import load_config
-from dsmath_jax.rl.reward_stage import reward_model_fields
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
 
 
 def get_config() -> ConfigDict:
@@ -22,7 +19,7 @@ def get_config() -> ConfigDict:
     config.rl.method = "grpo_iterative"
     config.rl.rounds = 2
     config.rl.retrain = {
-        **reward_model_fields(("toy/rl",), "pointwise", 300, 8, max_new_tokens=64, batch_size=64),
-        **loop_fields(40, checkpoint_every=20), **adamw(2e-4, 10, "multi_step"),
+        "data": ("toy/rl",), "problems": 300, "samples": 8, "max_new_tokens": 64, "batch_size": 64,
+        "steps": 40, "checkpoint_every": 20, "peak_lr": 2e-4, "warmup_steps": 10, "schedule": "multi_step",
     }  # fmt: skip
     return config

@@ -15,7 +15,7 @@ from dsmath_jax.command_line import load_config
 
 def get_config() -> ConfigDict:
     whole = load_config(f"{Path(__file__).with_name('fig5_rl_methods.py')}:grpo_ps")
-    config = ConfigDict({name: whole[name] for name in ("seed", "data_dir", "mesh", "evaluate")})
+    config = ConfigDict({name: whole[name] for name in ("seed", "data_dir", "evaluate")})
     config.start = "runs/figures/grpo_ps-0"
     config.evaluate.models = ("sft", "rl")
     config.evaluate.problems, config.evaluate.samples = 200, 32

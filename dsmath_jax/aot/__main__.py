@@ -4,7 +4,7 @@
 The stages are pretrain and sft (the train step), rl (all of its programs, and what it holds in each phase) and sample
 (the sampler alone, by the fields of the part rl). By default the first of pretrain, sft and rl that the config has.
 
-Any field of the config may be set on the command line: `--config.pretrain.accumulate=4`.
+Any field of the config may be set on the command line: `--config.pretrain.grad_accum_steps=4`.
 """
 
 import json
@@ -51,15 +51,15 @@ def main(argv: Sequence[str]) -> None:
     if {"--help", "-help", "-h"} & set(argv):
         print(f"{__doc__}\nflags:\n{define(ConfigDict(), []).get_help()}")
         return
-    values = parse(["--json=-" if argument == "--json" else argument for argument in argv], define, "dsmath_jax.aot")
+    values, recipe = parse(["--json=-" if argument == "--json" else argument for argument in argv], define, "dsmath_jax.aot")
     if values.topology is None:
         raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
-    stage = values.stage or next((name for name in STAGES if name in values.config), STAGES[0])
+    stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])
     compiled = {"rl": compile_rl, "sample": compile_sampler}.get(stage)
     if compiled is None:
-        found = compile_step(values.config, stage, values.topology)
+        found = compile_step(recipe, stage, values.topology)
     else:
-        found = compiled(values.config, values.topology)
+        found = compiled(recipe, values.topology)
     if values.json == "-":
         print(json.dumps(found, indent=1))
         return
@@ -93,7 +93,7 @@ def _heading(found: dict[str, Any]) -> str:
 def told(found: dict[str, Any]) -> str:
     """The numbers of `compile_step` as lines to read."""
     lines = [
-        _heading(found) + f"; {found['tokens']:,} tokens a step in {found['accumulate']} parts, "
+        _heading(found) + f"; {found['tokens']:,} tokens a step in {found['grad_accum_steps']} parts, "
         f"remat {found['model']['remat']}",
     ]
     if found["memory"] is None:

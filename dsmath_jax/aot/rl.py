@@ -11,22 +11,22 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from dsmath_jax.aot.step import RELAID, Slice, captured_stderr, compiled_program, described_slice, stage_of
 from dsmath_jax.models.llama import initial_params
-from dsmath_jax.rl.methods import Method, method_of
-from dsmath_jax.rl.reward_model import token_scores, with_head
-from dsmath_jax.rl.rollouts import batch_of, padded_length, row_multiple, width_of
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.algorithms import METHODS
+from dsmath_jax.rl.batches import batch_of, padded_length, row_multiple, width_of
+from dsmath_jax.rl.reward_model.model import token_scores, with_head
 from dsmath_jax.rl.scoring import INPUTS
+from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.abstract import abstract_inputs
 from dsmath_jax.sampling.choosing import Kind
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.engine import Engine
 from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.sampling.schedule import bucket, shape_of, widths_of
-from dsmath_jax.sharding import BATCH_AXES, abstract, batch_sharding, replicated, shardings_like, size_of
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.flops import HBM_BYTES
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
@@ -36,49 +36,48 @@ from dsmath_jax.workdir import UserError
 Programs = dict[str, Callable[[], Any]]  # what lowers each
 
 
-def compile_rl(config: ConfigDict, topology: str) -> dict[str, Any]:
-    """Lowers and compiles the programs of the stage `rl` of `config` for `topology`.
+def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
+    """Lowers and compiles the programs of the stage `rl` of `recipe` for `topology`.
 
     Returns:
       `Slice.facts`, and per device:
       `programs`: by name, see `step.compiled_program`: "prefill" and "decode" (the sampler), "reference"
-        (log-probabilities of one micro-batch), "reward model" (scores of an exploration) and "update".
+        (log-probabilities of one micro-batch), "reward model" (scores of an rollout) and "update".
       `residents`: bytes of what the stage holds throughout: "policy", "optimizer", "reference", "reward model".
-      `phases`: for "sample", "score" and "update" the bytes of everything that is there, by part.
+      `phases`: for "sample", "score" and "update" the bytes of everything that is there, by settings.
       `hbm_bytes`: the most that a phase needs; `fits`: whether the chip has that and no program was refused.
-      Besides: `stage`, `method`, `rows` of a batch, their `tokens`, `accumulate`; `full_rematerializations`.
+      Besides: `stage`, `method`, `rows` of a batch, their `tokens`, `grad_accum_steps`; `full_rematerializations`.
 
     Raises:
       UserError: the topology, the mesh or a field is wrong, libtpu is missing, or the method's batches hang on data.
     """
-    part = stage_of(config, "rl")
-    method = method_of(part)
-    if method.data != "policy":
+    settings: RLSettings = stage_of(recipe, "rl")
+    if METHODS[settings.method].data != "policy":
         raise UserError(
-            f"rl.method={part.method} learns from stored samples, whose lengths are not known; take another."
+            f"rl.method={settings.method} learns from stored samples, whose lengths are not known; take another."
         )
     with captured_stderr() as told:
-        where = described_slice(config, topology)
-        state = policy_state(part, method, where)
-        sampling, weights = sampling_programs(part, where)
-        lowered = sampling | scoring_programs(part, method, where)
-        lowered["update"] = functools.partial(_lower_update, part, method, where, state)
+        where = described_slice(recipe, topology)
+        state = policy_state(settings, where)
+        sampling, weights = sampling_programs(settings, where)
+        lowered = sampling | scoring_programs(settings, where)
+        lowered["update"] = functools.partial(_lower_update, settings, method, where, state)
         programs = {name: compiled_program(lower) for name, lower in lowered.items()}
     residents = {"policy": shard_bytes(state.params), "optimizer": shard_bytes(state.opt_state)}
-    if method.has_reference(part):
+    if settings.algorithm.needs_reference:
         residents["reference"] = shard_bytes(model_params(where))
-    if method.reward != "rule":
+    if settings.reward_stage:
         residents["reward model"] = shard_bytes(reward_params(where))
-    found = phases(programs, residents, weights, on_host=part.reference == "host")
+    found = phases(programs, residents, weights, on_host=settings.reference == "host")
     most = max(sum(parts.values()) for parts in found.values())
     capacity = HBM_BYTES[where.kind]
     return where.facts() | {
         "stage": "rl",
-        "method": part.method,
-        "rows": part.prompts * part.group_size,
-        "new_tokens": part.max_new_tokens,
-        "tokens": tokens_of_row(part, where.mesh),
-        "accumulate": part.accumulate,
+        "method": settings.method,
+        "rows": settings.samples_per_step,
+        "new_tokens": settings.max_new_tokens,
+        "tokens": tokens_of_row(settings, where.layout),
+        "grad_accum_steps": settings.grad_accum_steps,
         "programs": programs,
         "residents": residents,
         "phases": found,
@@ -88,24 +87,24 @@ def compile_rl(config: ConfigDict, topology: str) -> dict[str, Any]:
     }
 
 
-def compile_sampler(config: ConfigDict, topology: str) -> dict[str, Any]:
-    """The sampler's programs alone, by the fields of the config's part `rl`: a part of what `compile_rl` returns.
+def compile_sampler(recipe: Recipe, topology: str) -> dict[str, Any]:
+    """The sampler's programs alone, by the fields of the recipe's part `rl`: a part of what `compile_rl` returns.
 
     Raises:
       UserError: the topology, the mesh or a field is wrong, or libtpu is missing.
     """
-    part = stage_of(config, "rl")
+    settings: RLSettings = stage_of(recipe, "rl")
     with captured_stderr() as told:
-        where = described_slice(config, topology)
-        lowered, weights = sampling_programs(part, where)
+        where = described_slice(recipe, topology)
+        lowered, weights = sampling_programs(settings, where)
         programs = {name: compiled_program(lower) for name, lower in lowered.items()}
     needed = sampling_parts(programs, weights)
     most = sum(needed.values())
     fits = most <= HBM_BYTES[where.kind] and all(found["memory"] is not None for found in programs.values())
     return where.facts() | {
         "stage": "sample",
-        "rows": part.rows or part.prompts * part.group_size,
-        "new_tokens": part.max_new_tokens,
+        "rows": settings.slots,
+        "new_tokens": settings.max_new_tokens,
         "programs": programs,
         "phases": {"sample": needed},
         "hbm_bytes": most,
@@ -117,7 +116,7 @@ def compile_sampler(config: ConfigDict, topology: str) -> dict[str, Any]:
 def phases(
     programs: dict[str, dict], residents: dict[str, int], weights: int, on_host: bool
 ) -> dict[str, dict[str, int]]:
-    """For each phase the bytes of all that a device holds in it, by part.
+    """For each phase the bytes of all that a device holds in it, by settings.
 
     Of a program counts what it needs above the residents that are among its arguments. A reference that lies in host
     memory is on the devices while it scores only. `weights` are those that the sampler reads.
@@ -146,94 +145,86 @@ def sampling_parts(programs: dict[str, dict], weights: int) -> dict[str, int]:
     return {"weights to decode with": weights, "cache, and sampling above it": max(needed.values())}
 
 
-def tokens_of_row(part: ConfigDict, mesh: Mesh) -> int:
+def tokens_of_row(settings: RLSettings, layout: Layout) -> int:
     """T of the batch whose longest row is as long as the limits allow."""
-    longest = part.max_prompt_tokens + part.max_new_tokens - 1
-    return width_of(longest, longest, row_multiple(longest, mesh))
+    longest = settings.max_prompt_tokens + settings.max_new_tokens - 1
+    return width_of(longest, longest, row_multiple(longest, layout))
 
 
 def model_params(where: Slice) -> Any:
     """Abstract parameters of the decoder in their shards."""
-    shapes = jax.eval_shape(lambda: initial_params(where.model, jax.random.key(0)))
-    return abstract(shapes, shardings_like(shapes, where.mesh))
+    return where.layout.abstract(jax.eval_shape(lambda: initial_params(where.model, jax.random.key(0))))
 
 
 def reward_params(where: Slice) -> Any:
     """The same of a decoder with a head that scores."""
     hidden_size = where.model.config.hidden_size
     shapes = jax.eval_shape(lambda: with_head(initial_params(where.model, jax.random.key(0)), hidden_size))
-    return abstract(shapes, shardings_like(shapes, where.mesh))
+    return where.layout.abstract(shapes)
 
 
-def policy_state(part: ConfigDict, method: Method, where: Slice) -> TrainState:
+def policy_state(settings: RLSettings, where: Slice) -> TrainState:
     """The abstract train state: the policy, for PPO with its value model, and AdamW's moments."""
     read = functools.partial(initial_params, where.model, jax.random.key(0))
-    make = functools.partial(method.initial_params, read, where.model.config.hidden_size)
-    return abstract_state(make, make_optimizer(part, part.steps), where.mesh)
+    make = functools.partial(settings.algorithm.initial_params, read, where.model.config.hidden_size)
+    return abstract_state(make, make_optimizer(settings), where.layout)
 
 
-def abstract_batch(part: ConfigDict, method: Method, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The batch of an update as an exploration makes it."""
-    example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], tokens_of_row(part, mesh))
+def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
+    """The batch of an update as an rollout makes it."""
+    example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], tokens_of_row(settings, layout))
     extra = {
         "advantages": True,
-        "old_logprobs": part.num_updates > 1 or method.has_values or part.old_logprobs == "sampler",
-        "ref_logprobs": method.has_reference(part),
-        "old_values": method.has_values,
-        "returns": method.has_values,
+        "old_logprobs": settings.num_updates > 1 or settings.algorithm.has_values or settings.old_logprobs == "sampler",
+        "ref_logprobs": settings.algorithm.needs_reference,
+        "old_values": settings.algorithm.has_values,
+        "returns": settings.algorithm.has_values,
     }
     example |= {name: example["sampler_logprobs"] for name, there in extra.items() if there}
-    return placed(example, part.prompts * part.group_size, mesh)
+    return layout.abstract_batch(example, settings.samples_per_step)
 
 
-def placed(example: dict[str, np.ndarray], rows: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Abstract fields `[rows,T]` like those of an example of one row."""
-    return {
-        name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh))
-        for name, x in example.items()
-    }
-
-
-def _lower_update(part: ConfigDict, method: Method, where: Slice, state: TrainState) -> Any:
+def _lower_update(settings: RLSettings, where: Slice, state: TrainState) -> Any:
     step = make_train_step(
-        method.objective(part), where.model, make_optimizer(part, part.steps), where.mesh, state, part.accumulate
+        settings.algorithm.loss, where.model, make_optimizer(settings), where.layout, state, settings.grad_accum_steps
     )
-    return step.lower(state, abstract_batch(part, method, where.mesh))
+    return step.lower(state, abstract_batch(settings, where.layout))
 
 
-def scoring_programs(part: ConfigDict, method: Method, where: Slice) -> Programs:
+def scoring_programs(settings: RLSettings, where: Slice) -> Programs:
     """What is asked of frozen models: the reference a micro-batch at a time, the reward model all at once."""
-    model, mesh, rows = where.model, where.mesh, part.prompts * part.group_size
+    model, layout, rows = where.model, where.layout, settings.samples_per_step
     programs: Programs = {}
-    if method.has_reference(part):
-        logprobs = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, part.temperature)[0])
-        fields = {name: x for name, x in abstract_batch(part, method, mesh).items() if name in INPUTS}
+    if settings.algorithm.needs_reference:
+        logprobs = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, settings.temperature)[0])
+        fields = {name: x for name, x in abstract_batch(settings, layout).items() if name in INPUTS}
         micro = {
-            name: jax.ShapeDtypeStruct((rows // part.accumulate, *x.shape[1:]), x.dtype, sharding=x.sharding)
+            name: jax.ShapeDtypeStruct((rows // settings.grad_accum_steps, *x.shape[1:]), x.dtype, sharding=x.sharding)
             for name, x in fields.items()
         }
         programs["reference"] = lambda: logprobs.lower(model_params(where), micro)
-    if method.reward != "rule":
-        scores = jax.jit(functools.partial(token_scores, model), out_shardings=replicated(mesh))
-        length = padded_length(part.max_prompt_tokens + part.max_new_tokens, mesh)
-        asked = placed({name: np.zeros((1, length), np.int32) for name in INPUTS if name != "targets"}, rows, mesh)
+    if settings.reward_stage:
+        scores = jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
+        length = padded_length(settings.max_prompt_tokens + settings.max_new_tokens, layout)
+        example = {name: np.zeros((1, length), np.int32) for name in INPUTS if name != "targets"}
+        asked = layout.abstract_batch(example, rows)
         programs["reward model"] = lambda: scores.lower(reward_params(where), asked)
     return programs
 
 
-def sampling_programs(part: ConfigDict, where: Slice) -> tuple[Programs, int]:
+def sampling_programs(settings: RLSettings, where: Slice) -> tuple[Programs, int]:
     """The sampler's programs at their widest, and the bytes of the weights that they read.
 
-    "prefill" takes the prompts of an exploration, "decode" is a chunk of steps, and "grow" doubles the cache's places
+    "prefill" takes the prompts of an rollout, "decode" is a chunk of steps, and "grow" doubles the cache's places
     before it: old and new ones are there together.
     """
-    rows, mesh = part.rows or part.prompts * part.group_size, where.mesh
-    engine = Engine(where.model, mesh, (0,), part.max_new_tokens, CHUNK, part.cache_dtype)
-    lanes, group = shape_of(rows, part.prompts, part.group_size, size_of(mesh, BATCH_AXES))
-    *narrower, width = widths_of(part.max_new_tokens)
-    shape = (engine, lanes, group, bucket(part.max_prompt_tokens))
+    rows, layout = settings.slots, where.layout
+    engine = Engine(where.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
+    lanes, group = shape_of(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
+    *narrower, width = widths_of(settings.max_new_tokens)
+    shape = (engine, lanes, group, bucket(settings.max_prompt_tokens))
     widest = abstract_inputs(*shape, width)
-    kind = Kind(False, part.top_k > 0, part.top_p < 1)
+    kind = Kind(False, settings.top_k > 0, settings.top_p < 1)
     programs: Programs = {
         "prefill": lambda: engine.prefill.lower(*widest.prefill),
         "decode": lambda: engine.decode.lower(*widest.decode, kind=kind),

@@ -5,6 +5,7 @@ are those that training runs.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import os
 import re
@@ -16,15 +17,12 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from dsmath_jax.aot.hlo import costs
-from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.settings import build
-from dsmath_jax.sharding import make_mesh
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.fitting import abstract_inputs, next_token_step
 from dsmath_jax.training.flops import HBM_BYTES, PEAK_FLOPS, model_flops_per_token
 from dsmath_jax.training.model_files import build_model
@@ -60,31 +58,30 @@ def described_devices(topology: str) -> Sequence[Any]:
         raise UserError(f"libtpu cannot be used ({reason}); mend that and run the same command again.") from None
 
 
-def stage_of(config: ConfigDict, name: str) -> ConfigDict:
-    """The stage's part of the config.
+def stage_of(recipe: Recipe, name: str) -> Any:
+    """The settings of a stage.
 
     Raises:
-      UserError: the config has no such part.
+      UserError: the recipe lacks them, or the model's sizes.
     """
-    if name not in config or "model" not in config:
-        missing = "model" if name in config else name
-        raise UserError(f"The config has no part '{missing}', which compiling its stage {name} needs; add it.")
-    return config[name]
+    for part in ("model", name):
+        if getattr(recipe, part) is None:
+            raise UserError(f"The config has no part '{part}', which compiling its stage {name} needs; add it.")
+    return getattr(recipe, name)
 
 
-def model_sizes(config: ConfigDict) -> ModelConfig:
-    """The model's sizes; a vocabulary of 0 is the one that the config's tokenizer will be trained to.
+def model_sizes(recipe: Recipe) -> ModelConfig:
+    """The model's sizes; a vocabulary of 0 is the one that the recipe's tokenizer will be trained to.
 
     Raises:
       UserError: the vocabulary is that of a tokenizer which has to be read first.
     """
-    fields = dict(config.model)
-    if not fields.get("vocab_size") and "tokenizer" in config:
-        trained = build(TokenizerSettings, config.tokenizer.to_dict(), "tokenizer.")
-        fields["vocab_size"] = 0 if trained.path else trained.vocab_size
-    if not fields.get("vocab_size"):
+    sizes, trained = recipe.model, recipe.tokenizer
+    assert sizes is not None
+    vocab_size = sizes.vocab_size or (trained.vocab_size if trained and not trained.path else 0)
+    if not vocab_size:
         raise UserError("The vocabulary's size is the tokenizer's; give it as --config.model.vocab_size=N.")
-    return build(ModelConfig, fields, "model.")
+    return dataclasses.replace(sizes, vocab_size=vocab_size)
 
 
 class Slice(NamedTuple):
@@ -92,7 +89,7 @@ class Slice(NamedTuple):
 
     topology: str
     devices: Sequence[Any]
-    mesh: Mesh
+    layout: Layout
     model: Llama
 
     @property
@@ -106,24 +103,24 @@ class Slice(NamedTuple):
             "topology": self.topology,
             "device_kind": self.kind,
             "devices": len(self.devices),
-            "mesh": dict(self.mesh.shape),
+            "mesh": dict(self.layout.mesh.shape),
             "model": {name: getattr(sizes, name) for name in SHOWN_SIZES},
             "chip_bytes": HBM_BYTES[self.kind],
         }
 
 
-def described_slice(config: ConfigDict, topology: str) -> Slice:
-    """The slice with the mesh and the model of `config`.
+def described_slice(recipe: Recipe, topology: str) -> Slice:
+    """The slice with the mesh and the model of `recipe`.
 
     Raises:
       UserError: the topology, the mesh or the model is wrong, or libtpu is missing.
     """
-    sizes, devices = model_sizes(config), described_devices(topology)
+    sizes, devices = model_sizes(recipe), described_devices(topology)
     kind = devices[0].device_kind
     if kind not in HBM_BYTES or kind not in PEAK_FLOPS:
         raise UserError(f"Of the chip '{kind}' of {topology} no data are known; take a v5e, v5p or v6e.")
-    mesh = make_mesh(**config.mesh, devices=devices)
-    return Slice(topology, devices, mesh, build_model(sizes, mesh))
+    layout = Layout(make_mesh(recipe.mesh, devices))
+    return Slice(topology, devices, layout, build_model(sizes, layout))
 
 
 def compiled_program(lower: Callable[[], Any]) -> dict[str, Any]:
@@ -158,25 +155,25 @@ def compiled_program(lower: Callable[[], Any]) -> dict[str, Any]:
     }
 
 
-def compile_step(config: ConfigDict, stage: str, topology: str) -> dict[str, Any]:
-    """Lowers and compiles the train step of `config` for `topology`.
+def compile_step(recipe: Recipe, stage: str, topology: str) -> dict[str, Any]:
+    """Lowers and compiles the train step of `recipe` for `topology`.
 
     Returns:
       Per device, for one step, what `compiled_program` says of it and `Slice.facts` of the slice, and:
       `chip_bytes`, `fits`: what programs may fill of the chip, and whether the step does.
       `model_flops`: FLOPs by the formula; `flops_ratio`: those compiled over them, null where XLA refused.
       `step_seconds`, `run_days`: what the formula gives at `expected_mfu` of the chip's peak.
-      Besides: `stage`, its `tokens` a step, `steps`, `accumulate`; `full_rematerializations`: arrays that the
+      Besides: `stage`, its `tokens` a step, `steps`, `grad_accum_steps`; `full_rematerializations`: arrays that the
       partitioner had to gather whole to lay them out anew.
 
     Raises:
       UserError: the topology, the mesh or the batch is wrong, or libtpu is missing.
     """
-    part = stage_of(config, stage)
+    part = stage_of(recipe, stage)
     with captured_stderr() as told:
-        where = described_slice(config, topology)
-        state, batch = abstract_inputs(part, where.model, where.mesh)
-        found = compiled_program(lambda: next_token_step(part, where.model, where.mesh, state).lower(state, batch))
+        where = described_slice(recipe, topology)
+        state, batch = abstract_inputs(part, where.model, where.layout)
+        found = compiled_program(lambda: next_token_step(part, where.model, where.layout, state).lower(state, batch))
     tokens = part.batch_size * part.sequence_length
     model_flops = model_flops_per_token(where.model.config, part.sequence_length) * tokens / len(where.devices)
     step_seconds = model_flops / PEAK_FLOPS[where.kind] / EXPECTED_MFU
@@ -193,7 +190,7 @@ def compile_step(config: ConfigDict, stage: str, topology: str) -> dict[str, Any
             "stage": stage,
             "tokens": tokens,
             "steps": part.steps,
-            "accumulate": part.accumulate,
+            "grad_accum_steps": part.grad_accum_steps,
             "full_rematerializations": told[0].count(RELAID),
         }
     )

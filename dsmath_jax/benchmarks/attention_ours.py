@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from dsmath_jax.benchmarks import turns
-from dsmath_jax.sharding import make_mesh
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.attention import attention_on
 
 
@@ -31,7 +31,7 @@ def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
     """A weighted sum of the outputs and its gradients, compiled and run once; on the first device."""
     device = jax.devices()[0]
     dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
-    attention = attention_on(make_mesh(fsdp=1, devices=[device])) if form == "ours" else plain
+    attention = attention_on(Layout(make_mesh(MeshSettings(fsdp=1), devices=[device]))) if form == "ours" else plain
     with np.load(folder / "inputs.npz") as file:
         q, k, v, weight = (jnp.asarray(file[name], dtype) for name in ("q", "k", "v", "weight"))
         segment_ids = jnp.asarray(file["segment_ids"])

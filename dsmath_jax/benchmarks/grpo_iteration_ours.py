@@ -36,7 +36,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     from dsmath_jax.rl.objectives import GRPO
     from dsmath_jax.rl.rollouts import batch_of
     from dsmath_jax.sampling.sampler import Sampler
-    from dsmath_jax.sharding import global_batch, make_mesh, replicate, to_host
+    from dsmath_jax.sharding import Layout, make_mesh, to_host
     from dsmath_jax.training.model_files import build_model
     from dsmath_jax.training.objectives import batch_logprobs
     from dsmath_jax.training.optimizer import adamw, make_optimizer
@@ -44,15 +44,15 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
 
     given = read_json(folder / "task.json")
     task, sizes = Task(**given["task"]), ModelConfig(**given["model"])
-    mesh = make_mesh()
-    model = build_model(sizes, mesh)
+    layout = Layout(make_mesh())
+    model = build_model(sizes, layout)
     optimizer = make_optimizer(ConfigDict(adamw(peak_lr=task.learning_rate, warmup=1)), 1000)
-    state = init_state(lambda: initial_params(model, jax.random.key(0)), optimizer, mesh)
+    state = init_state(lambda: initial_params(model, jax.random.key(0)), optimizer, layout)
     reference = jax.tree.map(lambda x: x.copy(), state.params)
     huggingface.write(folder / "hf", state.params, sizes, "float32")
     objective = GRPO(task.clip_eps, kl_coef=task.kl_coef, temperature=task.temperature)
-    step = make_train_step(objective, model, optimizer, mesh, state)
-    sampler = Sampler(model, mesh, (), task.new_tokens, task.rows)
+    step = make_train_step(objective, model, optimizer, layout, state)
+    sampler = Sampler(model, layout, (), task.new_tokens, task.rows)
     length = task.prompt_tokens + task.new_tokens - 1
     score_reference = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, task.temperature)[0])
 
@@ -74,7 +74,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         batch["advantages"][batch["loss_weights"] > 0] = np.concatenate(
             group_relative(scores, task.group_size, lengths)
         )
-        batch["ref_logprobs"] = to_host(score_reference(reference, replicate(batch, mesh)))
+        batch["ref_logprobs"] = to_host(score_reference(reference, layout.replicate(batch)))
         return batch
 
     def run(iteration: int) -> dict:
@@ -84,7 +84,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         laps.end_of("sample")
         batch = score(iteration, completions)
         laps.end_of("score")
-        state, scalars = step(state, global_batch(batch, mesh))
+        state, scalars = step(state, layout.batch(batch))
         float(scalars["loss"])
         laps.end_of("update")
         stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
@@ -101,7 +101,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         np.savez(folder / "rollout.npz", **fields)
 
         def loss(params: Any) -> Any:
-            (total, weight), _ = objective(model, params, replicate(batch, mesh))
+            (total, weight), _ = objective(model, params, layout.replicate(batch))
             return total / weight
 
         found, gradient = jax.jit(jax.value_and_grad(loss))(state.params)

@@ -22,7 +22,7 @@ from dsmath_jax.models.llama import initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.objectives import GRPO, PPO
 from dsmath_jax.rl.reward_model import with_head
-from dsmath_jax.sharding import global_batch, make_mesh
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.optimizer import adamw, make_optimizer
 from dsmath_jax.training.step import init_state, make_train_step
@@ -61,7 +61,7 @@ def random_batch(vocabulary: int, rows: int, tokens: int) -> dict[str, np.ndarra
 def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
     """The update, compiled and run once."""
     task = read_json(folder / "task.json")
-    mesh = make_mesh()
+    layout = Layout(make_mesh())
     hidden_size = task["hidden_size"]
     # Tied: a value model has no use for an output matrix, and at this hidden size that would be half of the policy.
     config = ModelConfig(
@@ -71,7 +71,7 @@ def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
             max_position_embeddings=task["tokens"], remat="minimal",
         )
     )  # fmt: skip
-    model = build_model(config, mesh)
+    model = build_model(config, layout)
     optimizer = make_optimizer(ConfigDict(adamw(peak_lr=1e-6, warmup=1)), 1000)
     batch = random_batch(task["vocabulary"], task["rows"], task["tokens"])
     objective: Any = PPO() if form == "ppo" else GRPO()
@@ -85,9 +85,9 @@ def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
 
     if form == "plain":
         model = model.clone(by_rows=all_logits)
-    state = init_state(make_params, optimizer, mesh)
-    placed = global_batch(ours, mesh)
-    step = make_train_step(objective, model, optimizer, mesh, state).lower(state, placed).compile()
+    state = init_state(make_params, optimizer, layout)
+    placed = layout.batch(ours)
+    step = make_train_step(objective, model, optimizer, layout, state).lower(state, placed).compile()
     planned, on_host = step.memory_analysis(), jax.default_backend() == "cpu"
 
     def run() -> dict:

@@ -18,7 +18,7 @@ from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.sharding import make_mesh
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.workdir import read_json, write_json
 
@@ -30,8 +30,8 @@ BANDWIDTH = {"NVIDIA H200": 4.8e12, "NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA A1
 def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     """The sampler as training uses it, warmed up by one turn."""
     task = read_json(folder / "task.json")
-    config, mesh = ModelConfig(**task["model"]), make_mesh()
-    model = build_model(config, mesh)
+    config, layout = ModelConfig(**task["model"]), Layout(make_mesh())
+    model = build_model(config, layout)
     params = jax.jit(lambda: initial_params(model, jax.random.key(0)))()
     first = 2 + len(task["stop_ids"])  # 0 is a peer's padding, 1 its BOS
     noise = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         (folder / "hf").mkdir()
         huggingface.write(folder / "hf", params, config, "float32")
         write_json(folder / "prompts.json", prompts)
-    sampler = Sampler(model, mesh, task["stop_ids"], task["new_tokens"], rows=task["rows"])
+    sampler = Sampler(model, layout, task["stop_ids"], task["new_tokens"], rows=task["rows"])
     kind = jax.devices()[0].device_kind
     width = jax.numpy.dtype(config.compute_dtype).itemsize
     weights = width * sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -65,7 +65,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         return {"tokens": found["tokens"]} | share
 
     timed()
-    greedy = Sampler(model, mesh, [], GREEDY, rows=4).generate(params, prompts[:4], temperature=0.0)
+    greedy = Sampler(model, layout, [], GREEDY, rows=4).generate(params, prompts[:4], temperature=0.0)
     ready = {"version": f"jax {jax.__version__}", "greedy": [t for [c] in greedy for t in c.tokens]}
     return ready, timed
 

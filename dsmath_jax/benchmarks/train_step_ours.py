@@ -19,7 +19,7 @@ from dsmath_jax.data.packing import batch_of_rows
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
-from dsmath_jax.sharding import global_batch, make_mesh
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.fitting import next_token_step
 from dsmath_jax.training.flops import PEAK_FLOPS, model_flops_per_token
 from dsmath_jax.training.model_files import build_model
@@ -32,10 +32,10 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     """The step that recipes run, on the devices that there are, compiled and run once."""
     task = read_json(folder / "task.json")
     sizes, config = ModelConfig(**task["model"]), ConfigDict(task["optimizer"])
-    mesh = make_mesh()
-    model = build_model(sizes, mesh)
+    layout = Layout(make_mesh())
+    model = build_model(sizes, layout)
     optimizer = make_optimizer(config, config.steps)
-    state = init_state(lambda: initial_params(model, jax.random.key(0)), optimizer, mesh)
+    state = init_state(lambda: initial_params(model, jax.random.key(0)), optimizer, layout)
     tokens = np.random.default_rng(0).integers(
         sizes.vocab_size, size=(task["rows"], task["length"] + 1), dtype=np.int32
     )
@@ -44,8 +44,8 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         (folder / "hf").mkdir()
         huggingface.write(folder / "hf", state.params, sizes, "float32")
         np.savez(folder / "batch.npz", tokens=host_batch["tokens"], targets=host_batch["targets"])
-    batch = global_batch(host_batch, mesh)
-    step = next_token_step(config, model, mesh, state)
+    batch = layout.batch(host_batch)
+    step = next_token_step(config, model, layout, state)
     device = jax.devices()[0]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 

@@ -30,7 +30,7 @@ class Batches:
 
         Args:
           batch_size: rows of the global batch.
-          mine: those of them that this process makes (`sharding.local_rows`); all of them if not given.
+          mine: those of them that this process makes (`sharding.Layout.my_rows`); all of them if not given.
           masked: attention and loss stay within documents, see `batch_of_rows`.
 
         Raises:

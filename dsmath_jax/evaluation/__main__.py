@@ -24,7 +24,7 @@ from dsmath_jax.evaluation.registry import BENCHMARKS, benchmark
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.grading.sandbox import Sandbox
-from dsmath_jax.sharding import AXES, make_mesh, start_processes
+from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh, start_processes
 from dsmath_jax.workdir import UserError, exit_code, lock
 
 DTYPES = ("bfloat16", "float32")
@@ -98,9 +98,9 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
     if values.distributed or values.coordinator:
         start_processes(values.coordinator, values.processes, values.process)
     with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
-        mesh = make_mesh(**values.mesh)
+        layout = Layout(make_mesh(MeshSettings(**values.mesh)))
         policy = Policy.load(
-            values.checkpoint, mesh, values.max_new_tokens, values.rows, values.tokenizer, values.dtype
+            values.checkpoint, layout, values.max_new_tokens, values.rows, values.tokenizer, values.dtype
         )  # fmt: skip
         settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
         make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)

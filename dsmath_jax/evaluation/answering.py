@@ -8,11 +8,12 @@ from pathlib import Path
 
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.evaluation import exemplars, prompts, registry, tools
-from dsmath_jax.evaluation.policy import Policy, SamplingParams
+from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import Mode, Style
 from dsmath_jax.evaluation.samples import Key
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading.code import Runner, until
+from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.workdir import UserError
 
 DIALOGUES = 256  # that are held together in tool-integrated reasoning, or one problem's where those are more
@@ -161,8 +162,10 @@ def _completions(
 ) -> Iterator[Group]:
     del runner  # whatever programs there are run when they are graded
     ours = job.settings
-    sampling = SamplingParams(samples=len(numbers), temperature=temperature, top_p=ours.top_p, seed=ours.seed)
-    groups = policy.complete([job.prompts[i] for i in chosen], sampling, numbers=chosen, stops=job.stops)
+    sampling = SamplingParams(
+        samples=len(numbers), temperature=temperature, top_p=ours.top_p, seed=ours.seed, stop_strings=job.stops
+    )
+    groups = policy.complete([job.prompts[i] for i in chosen], sampling, numbers=chosen)
     for problem, group in zip(chosen, groups, strict=True):
         texts = [until(said.text, job.stops) for said in group]
         found = [Answer(text, text, said.finish) for text, said in zip(texts, group, strict=True)]
@@ -194,8 +197,9 @@ def _turns(policy: Policy, ours: Settings, temperature: float, keys: Sequence[in
         # A first turn that outgrows the context was warned of; later ones end the dialogue.
         open_ = [i for i, text in enumerate(texts) if not turn or len(policy.ids(text)) < policy.context]
         groups = policy.complete(
-            [texts[i] for i in open_], sampling, step=turn, numbers=[keys[dialogues[i]] for i in open_], stops=stops
-        )
+            [texts[i] for i in open_], dataclasses.replace(sampling, stop_strings=stops),
+            step=turn, numbers=[keys[dialogues[i]] for i in open_],
+        )  # fmt: skip
         said: dict[int, tuple[str, str]] = {i: (one.text, one.finish) for i, (one,) in zip(open_, groups, strict=True)}
         return [said.get(i, ("", "length")) for i in range(len(texts))]
 

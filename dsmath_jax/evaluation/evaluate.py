@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from dsmath_jax.data import benchmarks, chat, tokenizer
 from dsmath_jax.evaluation import judge
@@ -21,10 +20,10 @@ from dsmath_jax.evaluation.summary import Problem, summarise
 from dsmath_jax.grading.grade import Grader
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.settings import build, check_choice
-from dsmath_jax.sharding import barrier, make_mesh
+from dsmath_jax.settings import check_choice
+from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training.model_files import read_model, read_params
-from dsmath_jax.workdir import data_folder, read_jsonl, remove, write_json, write_jsonl
+from dsmath_jax.workdir import read_jsonl, remove, write_json, write_jsonl
 
 STOPS = ("\n\nUser:",)  # the base model knows no EOS of an answer: what it goes on to ask itself is not part of it
 
@@ -39,18 +38,16 @@ def stage_of(model: str) -> str:
     return MODELS[model][0]
 
 
-def run(config: ConfigDict, workdir: Path) -> dict:
+def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int) -> dict:
     """Writes `evaluate/<model>.jsonl` (every completion, graded) and `evaluate/summary.json`.
 
     A model that has its file is not asked again, and one of which some completions are there goes on after them.
     """
-    settings = build(EvaluateSettings, config.evaluate.to_dict(), "evaluate.")
-    folder, mesh = workdir / "evaluate", make_mesh(**config.mesh)
+    folder = workdir / "evaluate"
     text_tokenizer = tokenizer.load(workdir / "tokenizer")
-    data_dir = data_folder(config, workdir)
     records = [r for name in settings.data for r in benchmarks.load(name, data_dir)][: settings.problems or None]
     examples = [r for name in settings.examples for r in benchmarks.load(name, data_dir)][: settings.shots]
-    asked = Settings(style="chat", samples=settings.samples, temperature=settings.temperature, seed=config.seed)
+    asked = Settings(style="chat", samples=settings.samples, temperature=settings.temperature, seed=seed)
     summary: dict[str, dict] = {}
     samplers: dict[ModelConfig, Sampler] = {}
     with Grader() as grader:
@@ -61,14 +58,14 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 prompts = [chat.few_shot(shots, record.question) for record in records]
                 count = len(shots)
                 job = Job(name, asked, records, prompts, STOPS, (count, count), len(records))
-                model = read_model(workdir / stage, mesh)
+                model = read_model(workdir / stage, layout)
                 # Models of one shape share a sampler, and with it what is compiled.
                 if model.config not in samplers:
                     stop = text_tokenizer.stop_ids
-                    samplers[model.config] = Sampler(model, mesh, stop, settings.max_new_tokens, settings.decode_slots)
+                    samplers[model.config] = Sampler(model, layout, stop, settings.max_new_tokens, settings.decode_slots)
                 policy = Policy(
-                    read_params(workdir / stage, model.config, mesh), text_tokenizer, samplers[model.config],
-                    model.config.context, settings.max_new_tokens,
+                    read_params(workdir / stage, model.config, layout), text_tokenizer, samplers[model.config],
+                    model.config.max_position_embeddings, settings.max_new_tokens,
                 )  # fmt: skip
                 warn_of_long(policy, job.name, [len(policy.ids(prompt)) for prompt in prompts])
                 draw = functools.partial(answers, policy, job, runner=None)
@@ -80,7 +77,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                     remove(made)
             barrier(f"evaluate {name}")
             problems = [Problem(row["id"], row["greedy"], row["samples"]) for row in read_jsonl(path)]
-            summary[name] = summarise(problems, config.seed) | {"temperature": settings.temperature}
+            summary[name] = summarise(problems, seed) | {"temperature": settings.temperature}
     if jax.process_index() == 0:
         write_json(folder / "summary.json", summary)
     return {name: scores["greedy"] for name, scores in summary.items()}

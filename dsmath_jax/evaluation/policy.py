@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
-from jax.sharding import Mesh
 
 from dsmath_jax.data import tokenizer
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.sampling.completions import Finish
-from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.model_files import build_model, find_tokenizer, import_params, read_model, read_params
 from dsmath_jax.workdir import UserError, hash_json, stamp
@@ -29,24 +29,7 @@ class Said(NamedTuple):
     finish: Finish
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingParams:
-    """How completions are drawn; the defaults decode greedily.
-
-    Attributes:
-      samples: completions of each prompt.
-      temperature: of the softmax; 0 decodes greedily.
-      top_p: the probability mass of the tokens that are sampled from (nucleus sampling).
-      seed: of the random keys.
-    """
-
-    samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-GREEDY = SamplingParams()
+GREEDY = SamplingParams(temperature=0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,13 +51,13 @@ class Policy:
 
     @classmethod
     def load(
-        cls, checkpoint: str, mesh: Mesh, max_new_tokens: int, rows: int, tokenizer_path: str = "", dtype: str = ""
+        cls, checkpoint: str, layout: Layout, max_new_tokens: int, rows: int, tokenizer_path: str = "", dtype: str = ""
     ) -> Self:
         """Opens `hf:DIR`, or the folder of a stage that trains.
 
         Args:
           checkpoint: what to open.
-          mesh: its devices hold the parameters.
+          layout: its devices hold the parameters.
           max_new_tokens: the length limit of a completion.
           rows: completions in the making at a time.
           tokenizer_path: a file or folder; "" for the model's own.
@@ -92,10 +75,10 @@ class Policy:
             raise UserError(f"There is no tokenizer in {where}; give its .model or tokenizer.json as --tokenizer.")
         text_tokenizer = tokenizer.load(found)
         opened = _hugging_face if checkpoint.startswith(HUGGING_FACE) else _stage
-        model, params, files = opened(folder, mesh, dtype)
+        model, params, files = opened(folder, layout, dtype)
         tokenizer.vocabulary_fits(text_tokenizer, model.config.vocab_size, str(folder))
         identity = hash_json([stamp(path) for path in (*files, found)] + [model.config.compute_dtype])
-        sampler = Sampler(model, mesh, text_tokenizer.stop_ids, max_new_tokens, rows)
+        sampler = Sampler(model, layout, text_tokenizer.stop_ids, max_new_tokens, rows)
         return cls(params, text_tokenizer, sampler, model.config.max_position_embeddings, max_new_tokens, identity)
 
     @property
@@ -114,20 +97,18 @@ class Policy:
         *,
         step: int = 0,
         numbers: Sequence[int] | None = None,
-        stops: Sequence[str] = (),
     ) -> Iterator[list[Said]]:
         """Yields each prompt's completions in order.
 
         Args:
           prompts: texts, without BOS.
           sampling: how completions are drawn.
-          step, numbers, stops: `step`, `prompt_ids` and `stop_strings` of `Sampler.generate`.
+          step, numbers: `step` and `prompt_ids` of `Sampler.generate`.
         """
         asked = [self.ids(prompt) for prompt in prompts]
         groups = self.sampler.generate(
-            self.params, asked, **dataclasses.asdict(sampling), step=step, prompt_ids=numbers, stop_strings=stops,
-            decode=self.tokenizer.decode,
-        )  # fmt: skip
+            self.params, asked, sampling, step=step, prompt_ids=numbers, decode=self.tokenizer.decode
+        )
         for prompt, group in zip(asked, groups, strict=True):
             yield [Said(self._text(prompt, c.tokens), c.finish) for c in group]
 
@@ -138,19 +119,19 @@ class Policy:
         return whole.removeprefix(start) if whole.startswith(start) else self.tokenizer.decode(tokens)
 
 
-def _hugging_face(folder: Path, mesh: Mesh, dtype: str) -> tuple[Llama, Any, list[Path]]:
+def _hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
     sizes = huggingface.read_config(folder, dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-    params = import_params(folder, sizes, mesh, sizes.compute_dtype)
-    return build_model(sizes, mesh), params, sorted(folder.glob("*.safetensors"))
+    params = import_params(folder, sizes, layout, sizes.compute_dtype)
+    return build_model(sizes, layout), params, sorted(folder.glob("*.safetensors"))
 
 
-def _stage(folder: Path, mesh: Mesh, dtype: str) -> tuple[Llama, Any, list[Path]]:
+def _stage(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
     if not (folder / "model.json").is_file():
         raise UserError(
             f"{folder} has no model.json; give the folder of a stage that trains and is done, such as RUN/rl, or "
             f"{HUGGING_FACE}DIR for one in Hugging Face's format."
         )
-    model = read_model(folder, mesh)
+    model = read_model(folder, layout)
     if dtype:
-        model = build_model(dataclasses.replace(model.config, compute_dtype=dtype), mesh)
-    return model, read_params(folder, model.config, mesh), [checkpoint.hashes_path(folder / "params")]
+        model = build_model(dataclasses.replace(model.config, compute_dtype=dtype), layout)
+    return model, read_params(folder, model.config, layout), [checkpoint.hashes_path(folder / "params")]

@@ -85,7 +85,10 @@ def draw(
     """
     chosen = indices_of_step(seed, number, settings.prompts_per_step, len(prompts.ids))
     prompts_P = [prompts.ids[i] for i in chosen]
-    sampling = SamplingParams(settings.group_size, settings.temperature, settings.top_k, settings.top_p, seed)
+    sampling = SamplingParams(
+        samples=settings.group_size, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
+        seed=seed,
+    )  # fmt: skip
     groups = sampler.generate(params, prompts_P, sampling, step=number, prompt_ids=chosen)
     completions = [completion for group in groups for completion in group]
     return Rollout(

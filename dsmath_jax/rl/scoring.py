@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from dsmath_jax.sharding import Layout
+from dsmath_jax.sharding import Layout, to_host
 
 MEMORIES = {"device": "device", "host": "pinned_host"}
 INPUTS = ("tokens", "targets", "segment_ids", "positions")
@@ -40,5 +40,5 @@ class TokenScorer:
         found = []
         for fields in micro:
             share = self._layout.share(dict(zip(INPUTS, fields, strict=True)))
-            found.append(self._layout.to_host(self._function(params, self._layout.batch(share))))
+            found.append(to_host(self._function(params, self._layout.batch(share))))
         return np.concatenate(found)

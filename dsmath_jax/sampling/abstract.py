@@ -4,12 +4,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.sampling.choosing import Settings
 from dsmath_jax.sampling.engine import Engine, Plan, Slots, State, decode_params, decode_shardings
-from dsmath_jax.sharding import abstract, layout, replicated
+from dsmath_jax.sharding import abstract
 
 
 class Inputs(NamedTuple):
@@ -21,17 +20,15 @@ class Inputs(NamedTuple):
 
 def abstract_inputs(engine: Engine, lanes: int, group: int, prompt_tokens: int, width: int) -> Inputs:
     """For `lanes` prompts of `prompt_tokens`, prefilled together, with `group` slots each of `width` cache places."""
-    mesh, rows = engine.mesh, lanes * group
+    layout, rows = engine.layout, lanes * group
     shapes = jax.eval_shape(lambda: decode_params(initial_params(engine.model, jax.random.key(0)), engine.model.config))
-    params = abstract(shapes, decode_shardings(shapes, mesh))
+    params = abstract(shapes, decode_shardings(shapes, layout))
     held = jax.eval_shape(lambda: engine.empty(lanes, group, prompt_tokens, width))
     axes = {4: "BK..", 2: "B."}  # keys and values, logits
-    state: State = abstract(
-        held, jax.tree.map(lambda x: NamedSharding(mesh, layout(mesh, x.shape, axes[x.ndim])), held)
-    )
+    state: State = abstract(held, jax.tree.map(lambda x: layout.sharding(x.shape, axes[x.ndim]), held))
 
     def given(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.replicated)
 
     slots = Slots(given(rows), given(rows), given(rows), given(rows, dtype=bool), given(lanes))
     settings = Settings(given(dtype=jnp.float32), given(), given(dtype=jnp.float32))

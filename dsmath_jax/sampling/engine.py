@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import PREFILLED, Block, Cache, Llama, Prefix, RMSNorm, head
 from dsmath_jax.sampling.choosing import Choice, Given, Kind, Settings, choose
-from dsmath_jax.sharding import constrain_on, layout, path_name, spec_of
+from dsmath_jax.sharding import Layout, path_name
 
 KeysValues = tuple[Array, Array]
 
@@ -60,8 +60,8 @@ class Engine:
     """Compiled prefill and decode of one model on one mesh.
 
     Args:
-      model: the decoder; its `constrain` is that of `mesh`.
-      mesh: lanes are spread over its replica and fsdp axes where they divide, heads over tensor.
+      model: the decoder, built for `layout`.
+      layout: lanes are spread over its replica and fsdp axes where they divide, heads over tensor.
       stop_ids: tokens that end a completion.
       max_new_tokens: its length limit.
       chunk: N, the most decode steps between two looks of the host.
@@ -69,12 +69,12 @@ class Engine:
     """
 
     def __init__(
-        self, model: Llama, mesh: Mesh, stop_ids: tuple[int, ...], max_new_tokens: int, chunk: int, cache_dtype: str
+        self, model: Llama, layout: Layout, stop_ids: tuple[int, ...], max_new_tokens: int, chunk: int, cache_dtype: str
     ) -> None:
-        self.model, self.mesh, self.chunk = model, mesh, chunk
+        self.model, self.layout, self.chunk = model, layout, chunk
         self._stop_ids, self._max_new = stop_ids, max_new_tokens
         self._cache_dtype = cache_dtype or model.config.compute_dtype
-        self._constrain = constrain_on(mesh)
+        self._constrain = layout.constrain
         self._prompt_layer = Block(model.config, model.constrain, packed_attention)
         self._layer = Block(model.config, model.constrain, model.attention)
         self._norm = RMSNorm(model.config.rms_norm_eps)
@@ -87,7 +87,7 @@ class Engine:
     def put(self, params: Any) -> Any:
         """Parameters in the decode layout, from whatever layout they have on the same devices."""
         laid_out = self._lay_out(params)
-        return jax.device_put(laid_out, decode_shardings(laid_out, self.mesh))
+        return jax.device_put(laid_out, decode_shardings(laid_out, self.layout))
 
     def _empty(self, lanes: int, group: int, prompt_width: int, width: int) -> State:
         """Lanes without prompts."""
@@ -168,8 +168,8 @@ class Engine:
 
         carry = (state.own, logits, slots.ages, slots.idle, Drawn(Choice(*blank), jnp.int32(0)))
         own, logits, _, _, drawn = jax.lax.while_loop(going_on, one_step, carry)
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        return state._replace(own=own, logits=logits), jax.lax.with_sharding_constraint(drawn, whole)
+        drawn = jax.lax.with_sharding_constraint(drawn, self.layout.replicated)
+        return state._replace(own=own, logits=logits), drawn
 
     def _resize(self, own: tuple[KeysValues, ...], place: Array, width: int) -> tuple[KeysValues, ...]:
         """The rings with `width` places: the last written ones, in order from place 0 on."""
@@ -207,15 +207,15 @@ def decode_params(params: Any, config: ModelConfig) -> Any:
     }
 
 
-def decode_shardings(params: Any, mesh: Mesh) -> Any:
+def decode_shardings(params: Any, layout: Layout) -> Any:
     """Where `decode_params` lie: as the rules say, but whole over fsdp, over whose devices the rows are spread."""
 
     def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         if path_name(path) == "output":
-            return NamedSharding(mesh, layout(mesh, leaf.shape, "DV"))
+            return layout.sharding(leaf.shape, "DV")
         stacked = path_name(path).startswith("layers/")
         name = "/".join(part for part in path_name(path).split("/") if not part.isdigit())
-        spec = spec_of(name, (1,) * stacked + leaf.shape, mesh)[stacked:]
-        return NamedSharding(mesh, PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec)))
+        spec = layout.param_spec(name, (1,) * stacked + leaf.shape)[stacked:]
+        return NamedSharding(layout.mesh, PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec)))
 
     return jax.tree_util.tree_map_with_path(one, params)

@@ -5,12 +5,12 @@ so a completion does not depend on the slots it was drawn in. All processes of a
 tokens that they decide by are whole on each.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array
 
 from dsmath_jax.models.llama import Llama
@@ -19,10 +19,44 @@ from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.endings import Endings
 from dsmath_jax.sampling.engine import Engine, Plan
 from dsmath_jax.sampling.schedule import Schedule, bucket, fitting, shape_of, widths_of
-from dsmath_jax.sharding import BATCH_AXES, size_of
+from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
 CHUNK = 16  # decode steps between two looks of the host at most
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How completions are drawn.
+
+    Attributes:
+      samples: completions per prompt (the group size G).
+      temperature: 0 decodes greedily.
+      top_k: draws from the k likeliest tokens; 0 from all.
+      top_p: draws from the likeliest tokens that together have this probability.
+      seed: of the random keys.
+      stop_strings: a completion ends with the token that completes one of these.
+
+    Raises:
+      UserError: a number is invalid.
+    """
+
+    samples: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    stop_strings: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name, valid, wanted in (
+            ("samples", self.samples >= 1, "1 or more"),
+            ("temperature", self.temperature >= 0, "0 (greedy) or more"),
+            ("top_k", self.top_k >= 0, "0 (no limit) or more"),
+            ("top_p", 0 < self.top_p <= 1, "a share above 0, at most 1"),
+        ):
+            if not valid:
+                raise UserError(f"Sampling with {name}={getattr(self, name)} is invalid; give {wanted}.")
 
 
 class Sampler:
@@ -30,7 +64,7 @@ class Sampler:
 
     Args:
       model: the decoder.
-      mesh: slots are spread over its replica and fsdp axes, heads over tensor; the model's `constrain` is of this mesh.
+      layout: slots are spread over its replica and fsdp axes, heads over tensor; the model is built for it.
       stop_ids: a completion ends with the first of these.
       max_new_tokens: the length limit M.
       rows: slots, that is completions in the making at a time.
@@ -41,7 +75,7 @@ class Sampler:
     def __init__(
         self,
         model: Llama,
-        mesh: Mesh,
+        layout: Layout,
         stop_ids: Sequence[int],
         max_new_tokens: int,
         rows: int = 256,
@@ -52,22 +86,17 @@ class Sampler:
             raise UserError(
                 f"The sampler got max_new_tokens={max_new_tokens} and rows={rows}; both must be at least 1."
             )
-        self.engine = Engine(model, mesh, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
+        self.engine = Engine(model, layout, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
         self._stop_ids, self._max_new, self._rows = tuple(stop_ids), max_new_tokens, rows
 
     def generate(
         self,
         params: Any,
         prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
         *,
-        samples: int = 1,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
-        stop_strings: Sequence[str] = (),
         decode: Callable[[Sequence[int]], str] | None = None,
     ) -> Iterator[list[Completion]]:
         """Yields each prompt's completions, in the order of the prompts.
@@ -76,30 +105,25 @@ class Sampler:
           params: the model's parameters, in any layout on the mesh's devices.
           prompts: token ids, none empty. With its completion a prompt may outgrow the context that the model was
             trained at: rotary positions go on.
-          samples: completions per prompt (the group size G).
-          temperature: 0 decodes greedily.
-          top_k: draws from the k likeliest tokens; 0 from all.
-          top_p: draws from the likeliest tokens that together have this probability.
-          seed, step: with the prompt's id and the sample's number they make its random key.
+          sampling: how tokens are drawn, and how often.
+          step: with the seed, the prompt's id and the sample's number it makes the random key of a completion.
           prompt_ids: stable numbers of the prompts; their indices where not given.
-          stop_strings: a completion ends with the token that completes one of these.
           decode: token ids to text; stop strings need it.
 
         Raises:
-          UserError: a prompt is empty, or a setting has no meaning.
+          UserError: a prompt is empty, or stop strings cannot be looked for.
         """
         _check(prompts, self.engine.model.config.vocab_size)
-        _check_settings(samples, temperature, top_k, top_p)
         if not prompts:
             return iter(())
-        endings = Endings(self._stop_ids, stop_strings, decode, self._max_new)
+        endings = Endings(self._stop_ids, sampling.stop_strings, decode, self._max_new)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
-        settings = Settings(np.float32(temperature), np.int32(top_k), np.float32(top_p))
-        kind = Kind(temperature == 0, top_k > 0, top_p < 1)
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        shards = size_of(self.engine.mesh, BATCH_AXES)
-        lanes, group = shape_of(self._rows, len(prompts), samples, shards)
-        schedule = Schedule(prompts, ids, samples, lanes, group, endings)
+        settings = Settings(np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p))
+        kind = Kind(sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1)
+        key = jax.random.fold_in(jax.random.key(sampling.seed), step)
+        shards = self.engine.layout.batch_shards
+        lanes, group = shape_of(self._rows, len(prompts), sampling.samples, shards)
+        schedule = Schedule(prompts, ids, sampling.samples, lanes, group, endings)
         return self._run(params, schedule, bucket(max(map(len, prompts))), key, settings, kind)
 
     def _run(
@@ -135,14 +159,3 @@ def _check(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
                 f"Prompt {i} has the token {wrong}, but the model's vocabulary ends at {vocabulary - 1}; give the "
                 "tokenizer that belongs to the model."
             )
-
-
-def _check_settings(samples: int, temperature: float, top_k: int, top_p: float) -> None:
-    for name, value, right, wanted in (
-        ("samples", samples, samples >= 1, "1 or more"),
-        ("temperature", temperature, temperature >= 0, "0 (greedy) or more"),
-        ("top_k", top_k, top_k >= 0, "0 (no limit) or more"),
-        ("top_p", top_p, 0 < top_p <= 1, "a share above 0, at most 1"),
-    ):
-        if not right:
-            raise UserError(f"Sampling with {name}={value} has no meaning; give {wanted}.")

@@ -1,16 +1,16 @@
-"""Attention by backend, laid over a mesh."""
+"""Attention by backend, split over a mesh."""
 
 from collections.abc import Callable
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.cudnn import cudnn_attention
 from dsmath_jax.models.llama import Attention
 from dsmath_jax.models.splash import splash_attention
-from dsmath_jax.sharding import check_context, layout
+from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
 # (q, k, v, segment_ids, first): the queries are those of the tokens from `first` on, the rest belongs to all tokens.
@@ -22,17 +22,17 @@ BACKENDS: dict[str, tuple[Backend, str]] = {
 }  # fmt: skip
 
 
-def attention_on(mesh: Mesh, backend: str = "auto") -> Attention:
+def attention_on(layout: Layout, backend: str = "auto") -> Attention:
     """The `attention(q, k, v, segment_ids)` that the model is handed: causal within segments, each device on its part.
 
     Args:
-      mesh: its devices may be those of a described topology.
+      layout: the devices of its mesh may be those of a described topology.
       backend: "xla", "splash" (TPU), "cudnn" (GPU), or "auto", the one made for the platform, else "xla".
 
     Raises:
       UserError: no backend has this name, or the platform of the mesh lacks it.
     """
-    platform = mesh.devices.flat[0].platform
+    platform = layout.mesh.devices.flat[0].platform
     own = next((name for name, (_, needed) in BACKENDS.items() if needed == platform), "xla")
     name = own if backend == "auto" else backend
     if name not in BACKENDS:
@@ -43,10 +43,10 @@ def attention_on(mesh: Mesh, backend: str = "auto") -> Attention:
             f"The attention '{name}' needs a {needed.upper()} and the mesh lies on {platform.upper()}; set "
             "config.model.attention to auto."
         )
-    return sharded(attend, mesh)
+    return sharded(attend, layout)
 
 
-def sharded(attend: Backend, mesh: Mesh) -> Attention:
+def sharded(attend: Backend, layout: Layout) -> Attention:
     """Attention in which each device works on its rows, its heads and its stretch of the queries.
 
     Rows lie over replica and fsdp, heads over tensor; where rows or heads do not divide they are left whole. Along
@@ -58,9 +58,9 @@ def sharded(attend: Backend, mesh: Mesh) -> Attention:
     """
 
     def attention(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
-        parts = mesh.shape["context"]
-        check_context(mesh, q.shape[1])
-        queries, keys = layout(mesh, q.shape, "BTNH"), layout(mesh, k.shape, "BTKH")
+        parts = layout.size_of("context")
+        layout.check_context(q.shape[1])
+        queries, keys = layout.spec(q.shape, "BTNH"), layout.spec(k.shape, "BTKH")
         rows, tokens, heads = queries[0], queries[1], queries[2] and keys[2]
 
         def of_device(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
@@ -71,8 +71,8 @@ def sharded(attend: Backend, mesh: Mesh) -> Attention:
 
         by_head = PartitionSpec(rows, tokens, heads)
         return jax.shard_map(
-            of_device, mesh=mesh, in_specs=(by_head, by_head, by_head, PartitionSpec(rows, tokens)), out_specs=by_head,
-            check_vma=False,
+            of_device, mesh=layout.mesh, in_specs=(by_head, by_head, by_head, PartitionSpec(rows, tokens)),
+            out_specs=by_head, check_vma=False,
         )(q, k, v, segment_ids)  # fmt: skip
 
     return attention

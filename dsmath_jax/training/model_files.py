@@ -2,30 +2,37 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
 
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig, trained_config
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.sharding import abstract, by_rows_on, constrain_on, path_name, shardings_like
+from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
 from dsmath_jax.workdir import read_json, write_json
 
 
-def build_model(sizes: ModelConfig, mesh: Mesh) -> Llama:
-    """The decoder as it runs on `mesh`."""
-    return Llama(sizes, constrain_on(mesh), attention_on(mesh, sizes.attention), by_rows_on(mesh))
+class LanguageModel(NamedTuple):
+    """A decoder with its parameters and its tokenizer, and where it lies."""
+
+    model: Llama
+    params: Any
+    tokenizer: tokenizer.Tokenizer
+    layout: Layout
 
 
-def abstract_params(config: ModelConfig, mesh: Mesh) -> Any:
+def build_model(config: ModelConfig, layout: Layout) -> Llama:
+    """The decoder as it runs on the layout's mesh."""
+    return Llama(config, layout.constrain, attention_on(layout, config.attention), layout.by_rows)
+
+
+def abstract_params(config: ModelConfig, layout: Layout) -> Any:
     """Shapes, dtypes and shardings of the model's parameters; nothing is allocated."""
-    shapes = jax.eval_shape(lambda: initial_params(Llama(config), jax.random.key(0)))
-    return abstract(shapes, shardings_like(shapes, mesh))
+    return layout.abstract(jax.eval_shape(lambda: initial_params(Llama(config), jax.random.key(0))))
 
 
 def write_config(folder: Path, config: ModelConfig) -> None:
@@ -43,14 +50,14 @@ def read_sizes(folder: Path) -> ModelConfig:
     return trained_config(read_json(path), str(path))
 
 
-def read_model(folder: Path, mesh: Mesh) -> Llama:
+def read_model(folder: Path, layout: Layout) -> Llama:
     """The decoder of a finished stage, without its parameters."""
-    return build_model(read_sizes(folder), mesh)
+    return build_model(read_sizes(folder), layout)
 
 
-def read_params(folder: Path, config: ModelConfig, mesh: Mesh) -> Any:
+def read_params(folder: Path, config: ModelConfig, layout: Layout) -> Any:
     """The parameters of a finished stage, in their shards."""
-    return checkpoint.restore(folder / "params", abstract_params(config, mesh))
+    return checkpoint.restore(folder / "params", abstract_params(config, layout))
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -58,7 +65,7 @@ def find_tokenizer(folder: Path) -> Path | None:
     return tokenizer.find(folder) or tokenizer.find(folder.parent / "tokenizer")
 
 
-def import_params(folder: Path, sizes: ModelConfig, mesh: Mesh, dtype: str = "float32") -> Any:
+def import_params(folder: Path, sizes: ModelConfig, layout: Layout, dtype: str = "float32") -> Any:
     """The parameters of a Hugging Face folder in their shards.
 
     In host memory are one device's shard of one leaf, and one layer of that as the file holds it, at a time.
@@ -66,7 +73,7 @@ def import_params(folder: Path, sizes: ModelConfig, mesh: Mesh, dtype: str = "fl
     Raises:
       UserError: a file cannot be read, or its tensors are not those of its `config.json`.
     """
-    like = abstract_params(sizes, mesh)
+    like = abstract_params(sizes, layout)
     flat = {
         path_name(path): jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
         for path, leaf in jax.tree_util.tree_leaves_with_path(like)

@@ -8,10 +8,10 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from dsmath_jax.sharding import replicated
+from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -30,9 +30,9 @@ class Notice:
     scalars: no process waits for it, and all of them read the same answer at the same step.
     """
 
-    def __init__(self, mesh: Mesh):
-        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        self._any = jax.jit(jnp.any, out_shardings=replicated(mesh))
+    def __init__(self, layout: Layout):
+        self._sharding = NamedSharding(layout.mesh, PartitionSpec(layout.mesh.axis_names))
+        self._any = jax.jit(jnp.any, out_shardings=layout.replicated)
         self._received: int | None = None
         self._before: dict[int, Any] = {}
 

@@ -18,7 +18,8 @@ import pytest
 
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import samples
-from dsmath_jax.evaluation.policy import Policy, Said, SamplingParams
+from dsmath_jax.evaluation.policy import Policy, Said
+from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
 
 Arguments = Callable[..., list[str]]

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import chat, tokenizer
@@ -13,6 +12,7 @@ from dsmath_jax.evaluation.evaluate import run, stage_of
 from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
 from dsmath_jax.grading.grade import grade
 from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint, model_files
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_jsonl
 
@@ -35,7 +35,7 @@ def test_an_unknown_model_is_refused() -> None:
 
 
 @pytest.fixture
-def workdir(tmp_path: Path, make_model: Any, mesh: Mesh) -> Path:
+def workdir(tmp_path: Path, make_model: Any, layout: Layout) -> Path:
     """Three finished models (one, in fact), a tokenizer, three problems, and answers of two models given already."""
     texts = [f"Tom has {i} apples.\nThe answer is {i}." for i in range(100)]
     tokenizer.train_sentencepiece(texts, tmp_path / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)

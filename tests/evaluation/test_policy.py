@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from jax.sharding import Mesh
 
-from dsmath_jax.evaluation.policy import Policy, SamplingParams
+from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.grading.code import until
 from dsmath_jax.models.huggingface.__main__ import import_model
+from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError, read_json
 
 
@@ -22,15 +23,15 @@ def test_a_text_ends_before_the_first_stop_string() -> None:
 
 
 def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
-    mesh: Mesh, tmp_path: Path, checkpoint: Path
+    layout: Layout, tmp_path: Path, checkpoint: Path
 ) -> None:
     golden = read_json(checkpoint / "golden_greedy.json")
     import_model(checkpoint, tmp_path / "stage", "float32")
     told = {}
     for name in (f"hf:{checkpoint}", str(tmp_path / "stage")):
-        policy = Policy.load(name, mesh, 16, 2, dtype="float32")
+        policy = Policy.load(name, layout, 16, 2, dtype="float32")
         assert policy.context == 512
-        told[name] = next(policy.complete([""], SamplingParams(samples=2, temperature=1.0), stops=("Lily",)))
+        told[name] = next(policy.complete([""], SamplingParams(samples=2, temperature=1.0, stop_strings=("Lily",))))
     first, second = told.values()
     assert first == second
     assert first[0] != first[1]
@@ -40,23 +41,23 @@ def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
     assert policy.tokenizer.decode(ids).strip() == greedy.text.strip()
 
 
-def test_a_completion_keeps_the_white_space_it_begins_with(mesh: Mesh, checkpoint: Path) -> None:
-    policy = Policy.load(f"hf:{checkpoint}", mesh, 4, 2)
+def test_a_completion_keeps_the_white_space_it_begins_with(layout: Layout, checkpoint: Path) -> None:
+    policy = Policy.load(f"hf:{checkpoint}", layout, 4, 2)
     prompt = policy.ids("Once upon a time")
     for text in ("    return there", "\n\tone", " there"):
         tokens = policy.ids(f"Once upon a time{text}")[len(prompt) :]
         assert policy._text(prompt, tokens) == text
 
 
-def test_what_cannot_be_asked_is_told_in_a_sentence(mesh: Mesh, tmp_path: Path) -> None:
+def test_what_cannot_be_asked_is_told_in_a_sentence(layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no tokenizer in .* or beside it; give its \.model or"):
-        Policy.load(str(tmp_path), mesh, 4, 2)
+        Policy.load(str(tmp_path), layout, 4, 2)
 
 
-def test_a_folder_without_a_model_is_refused(mesh: Mesh, tmp_path: Path, checkpoint: Path) -> None:
+def test_a_folder_without_a_model_is_refused(layout: Layout, tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(UserError, match=r"has no model\.json; give the folder of a stage"):
-        Policy.load(str(tmp_path), mesh, 4, 2, tokenizer_path=str(checkpoint))
+        Policy.load(str(tmp_path), layout, 4, 2, tokenizer_path=str(checkpoint))
     with pytest.raises(UserError, match=r"There is no folder .*none; give that of a stage, or hf:DIR, as --checkpoint"):
-        Policy.load(f"hf:{tmp_path}/none", mesh, 4, 2, tokenizer_path=str(checkpoint))
+        Policy.load(f"hf:{tmp_path}/none", layout, 4, 2, tokenizer_path=str(checkpoint))
     with pytest.raises(UserError, match=r"config\.json is missing"):
-        Policy.load(f"hf:{tmp_path}", mesh, 4, 2, tokenizer_path=str(checkpoint))
+        Policy.load(f"hf:{tmp_path}", layout, 4, 2, tokenizer_path=str(checkpoint))

@@ -13,7 +13,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
 from dsmath_jax.data import tokenizer
@@ -23,6 +22,7 @@ from dsmath_jax.models.huggingface.__main__ import main
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model import with_head
 from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params, read_model, read_params
 from dsmath_jax.workdir import UserError, exit_code, read_json, write_json
 
@@ -55,7 +55,7 @@ class TestFiles:
         "changes", [{}, {"tie_word_embeddings": True, "head_dim": 6, "rope_scaling": 4.0}], ids=str
     )
     def test_what_is_written_is_read_again(
-        self, make_model: Callable[..., Llama], mesh: Mesh, export: Callable[..., Path], changes: dict
+        self, make_model: Callable[..., Llama], layout: Layout, export: Callable[..., Path], changes: dict
     ) -> None:
         model = make_model(**changes)
         params = random_params(model.config)
@@ -63,7 +63,7 @@ class TestFiles:
             folder = export(params, model.config, "float32", limit)
             sizes = huggingface.read_config(folder, compute_dtype="float32")
             assert sizes == model.config
-            equal(import_params(folder, sizes, mesh), params)
+            equal(import_params(folder, sizes, layout), params)
         assert len(list(folder.glob("*.safetensors"))) > 3
 
     def test_a_model_is_parted_into_files_only_where_it_is_larger(
@@ -101,7 +101,7 @@ class TestFiles:
         with pytest.raises(UserError, match="cannot be written as 'int8'"):
             huggingface.write(tmp_path, params, model.config, "int8")
 
-    def test_in_memory_is_one_tensor_and_then_one_shard(self, export: Callable[..., Path], mesh: Mesh) -> None:
+    def test_in_memory_is_one_tensor_and_then_one_shard(self, export: Callable[..., Path], layout: Layout) -> None:
         sizes = ModelConfig(
             vocab_size=16, num_hidden_layers=12, hidden_size=256, num_attention_heads=4, head_dim=64,
             intermediate_size=1024, tie_word_embeddings=True,
@@ -133,15 +133,17 @@ def run(*arguments: str | Path) -> int:
 
 class TestCommand:
     def test_a_real_model_goes_in_and_out_and_in(
-        self, stories: Path, tmp_path: Path, mesh: Mesh, capsys: pytest.CaptureFixture[str]
+        self, stories: Path, tmp_path: Path, layout: Layout, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / ".stage.77.tmp").mkdir()  # as a killed import leaves it
         assert run("import", f"--from={stories}", f"--to={tmp_path / 'stage'}") == 0
         assert "stage: 260,032 parameters in float32, a tokenizer of 512 ids" in capsys.readouterr().out
         golden = read_json(stories / "golden_greedy.json")["greedy_tokens"][:64]
-        model = read_model(tmp_path / "stage", mesh)
-        params = read_params(tmp_path / "stage", model.config, mesh)
-        sampler = Sampler(Llama(ModelConfig(**vars(model.config) | {"compute_dtype": "float32"})), mesh, [], 63, rows=1)
+        model = read_model(tmp_path / "stage", layout)
+        params = read_params(tmp_path / "stage", model.config, layout)
+        sampler = Sampler(
+            Llama(ModelConfig(**vars(model.config) | {"compute_dtype": "float32"})), layout, [], 63, rows=1
+        )
         [[completion]] = sampler.generate(params, [golden[:1]], temperature=0.0)
         assert golden[:1] + completion.tokens == golden
 
@@ -157,7 +159,7 @@ class TestCommand:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "stage"]
 
     def test_a_run_stage_takes_the_tokenizer_of_its_run_and_says_where_it_stops(
-        self, stories: Path, tmp_path: Path, mesh: Mesh
+        self, stories: Path, tmp_path: Path, layout: Layout
     ) -> None:
         """Parameters kept in bfloat16 are read as float32 where a stage is read."""
         assert run("import", f"--from={stories}", f"--to={tmp_path / 'sft'}", "--dtype=bfloat16") == 0
@@ -172,7 +174,7 @@ class TestCommand:
         original = load_file(stories / huggingface.SINGLE_FILE)
         for name, tensor in tensors.items():
             np.testing.assert_array_equal(tensor, original[name].astype(ml_dtypes.bfloat16))
-        params = read_params(tmp_path / "sft", read_model(tmp_path / "sft", mesh).config, mesh)
+        params = read_params(tmp_path / "sft", read_model(tmp_path / "sft", layout).config, layout)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
 
     def test_a_model_without_a_tokenizer(self, real_data: Path, tmp_path: Path) -> None:
@@ -208,16 +210,16 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from dsmath_jax.models.huggingface import read_config
-from dsmath_jax.sharding import make_mesh
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import import_params
 
 def memory(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) << 10
 
-mesh, folder = make_mesh(fsdp=4, tensor=2), Path(sys.argv[1])
+layout, folder = Layout(make_mesh(MeshSettings(fsdp=4, tensor=2))), Path(sys.argv[1])
 jax.block_until_ready([jax.device_put(np.ones(8), device) for device in jax.devices()])
 before = memory("VmRSS")
-params = import_params(folder, read_config(folder), mesh)
+params = import_params(folder, read_config(folder), layout)
 shards = [sum(shard.data.nbytes for shard in leaf.addressable_shards) for leaf in jax.tree.leaves(params)]
 print(memory("VmHWM") - before - sum(shards), max(shards))
 """

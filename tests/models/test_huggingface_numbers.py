@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import write_json
 
@@ -89,7 +89,7 @@ def decode(config: dict[str, Any], tensors: dict[str, np.ndarray], tokens: np.nd
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_logits_are_those_of_a_plain_decoder(tmp_path: Path, mesh: Mesh, name: str) -> None:
+def test_logits_are_those_of_a_plain_decoder(tmp_path: Path, layout: Layout, name: str) -> None:
     config = COMMON | CONFIGS[name]
     tensors = random_tensors(config)
     if name == "grouped queries, larger heads":  # as most checkpoints are kept
@@ -97,7 +97,7 @@ def test_logits_are_those_of_a_plain_decoder(tmp_path: Path, mesh: Mesh, name: s
     write_json(tmp_path / "config.json", config)
     save_file(tensors, tmp_path / huggingface.SINGLE_FILE)
     sizes = huggingface.read_config(tmp_path, compute_dtype="float32")
-    params = import_params(tmp_path, sizes, mesh)
+    params = import_params(tmp_path, sizes, layout)
     tokens = np.random.default_rng(1).integers(0, config["vocab_size"], LENGTH).astype(np.int32)
 
     @jax.jit

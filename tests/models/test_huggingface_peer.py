@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from jax.sharding import Mesh
 
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import read_json, write_json
 
@@ -44,9 +44,9 @@ def peer(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def read(folder: Path, mesh: Mesh) -> tuple[Llama, Any]:
+def read(folder: Path, layout: Layout) -> tuple[Llama, Any]:
     sizes = huggingface.read_config(folder, compute_dtype="float32")
-    return Llama(sizes), import_params(folder, sizes, mesh)
+    return Llama(sizes), import_params(folder, sizes, layout)
 
 
 def logits_of(model: Llama, params: Any, tokens: np.ndarray) -> jax.Array:
@@ -61,7 +61,7 @@ def close(ours: Any, theirs: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, mesh: Mesh) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Path:
     """A folder per configuration, made by transformers, exported again by us and loaded again by transformers."""
     if not PEER.is_file() or subprocess.run([PEER, "-c", HAS_PEERS]).returncode:
         pytest.skip("torch and transformers are not installed: make peers")
@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, mesh: Mesh) -> Path:
         np.save(root / name / "tokens.npy", np.random.default_rng(number).integers(0, 61, (2, 24)).astype(np.int32))
     peer("make", root)
     for name in CONFIGS:
-        model, params = read(root / name / "hf", mesh)
+        model, params = read(root / name / "hf", layout)
         (root / name / "exported").mkdir()
         huggingface.write(root / name / "exported", params, model.config, "float32", 30_000, 1, (2, 3))
     peer("load", root)
@@ -84,8 +84,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, mesh: Mesh) -> Path:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_logits_and_gradients_equal(made: Path, mesh: Mesh, name: str) -> None:
-    model, params = read(made / name / "hf", mesh)
+def test_logits_and_gradients_equal(made: Path, layout: Layout, name: str) -> None:
+    model, params = read(made / name / "hf", layout)
     tokens = np.load(made / name / "tokens.npy")
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.llama import REMAT, Llama, head, initial_params, rotary
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.sharding import path_name
+from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import read_json
 
@@ -102,24 +101,24 @@ def test_compute_dtype_is_that_of_activations_not_of_parameters(make_model: Call
     assert hidden.dtype == jnp.bfloat16
 
 
-def load(folder: Path, mesh: Mesh) -> tuple[Llama, Any]:
+def load(folder: Path, layout: Layout) -> tuple[Llama, Any]:
     config = huggingface.read_config(folder, "float32")
-    return Llama(config), import_params(folder, config, mesh)
+    return Llama(config), import_params(folder, config, layout)
 
 
-def test_a_real_checkpoint_says_its_golden_text(real_data: Path, mesh: Mesh) -> None:
+def test_a_real_checkpoint_says_its_golden_text(real_data: Path, layout: Layout) -> None:
     """stories260K: grouped queries, tied embeddings; greedy decoding from BOS through prefill and cache."""
     folder = real_data / "checkpoints" / "stories260k_hf"
     golden = read_json(folder / "golden_greedy.json")["greedy_tokens"]
-    model, params = load(folder, mesh)
-    sampler = Sampler(model, mesh, [], max_new_tokens=len(golden) - 1, rows=1)
+    model, params = load(folder, layout)
+    sampler = Sampler(model, layout, [], max_new_tokens=len(golden) - 1, rows=1)
     [[completion]] = sampler.generate(params, [golden[:1]], temperature=0.0)
     assert golden[:1] + completion.tokens == golden
     assert not completion.finished
 
 
-def test_an_untied_bfloat16_checkpoint_loads(real_data: Path, mesh: Mesh) -> None:
-    model, params = load(real_data / "checkpoints" / "tiny_llama_hf", mesh)
+def test_an_untied_bfloat16_checkpoint_loads(real_data: Path, layout: Layout) -> None:
+    model, params = load(real_data / "checkpoints" / "tiny_llama_hf", layout)
     config = model.config
     assert (config.vocab_size, config.num_hidden_layers, config.num_attention_heads) == (16, 4, 4)
     assert (config.hidden_size, config.intermediate_size) == (128, 344)

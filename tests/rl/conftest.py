@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import tokenizer
@@ -14,6 +13,7 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model import with_head
 from dsmath_jax.rl.settings import rl_fields
+from dsmath_jax.sharding import Layout
 from dsmath_jax.toy.problems import write_problems
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import loop_fields
@@ -45,7 +45,7 @@ def same(completion, record):
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory, mesh: Mesh) -> Path:
+def start(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Path:
     folder = tmp_path_factory.mktemp("start")
     write_problems(folder / "data", 0, {"train": 24})
     texts = [row["solution"] for row in read_jsonl(folder / "data" / "problems" / "train.jsonl")]

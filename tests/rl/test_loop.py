@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.aot.rl import abstract_batch
@@ -18,6 +17,7 @@ from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_stage import ROWS, reward_model_fields
 from dsmath_jax.rl.rewards import RuleReward
 from dsmath_jax.rl.rollouts import read_exploration
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.model_files import read_model, read_params
 from dsmath_jax.training.optimizer import adamw
@@ -31,9 +31,9 @@ def metrics(folder: Path) -> list[dict]:
     return list(read_jsonl(folder / "rl" / "metrics.jsonl"))
 
 
-def weights(workdir: Path, mesh: Mesh, stage: str = "rl") -> dict[str, Any]:
-    model = read_model(workdir / stage, mesh)
-    return jax.tree.map(np.asarray, read_params(workdir / stage, model.config, mesh))
+def weights(workdir: Path, layout: Layout, stage: str = "rl") -> dict[str, Any]:
+    model = read_model(workdir / stage, layout)
+    return jax.tree.map(np.asarray, read_params(workdir / stage, model.config, layout))
 
 
 def differ(one: Any, other: Any) -> bool:
@@ -64,7 +64,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "grpo_iterative"])
-def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeWorkdir, mesh: Mesh) -> None:
+def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeWorkdir, layout: Layout) -> None:
     folder = workdir("run")
     if METHODS[name].data in ("right", "pairs"):
         graded_samples(folder)
@@ -78,13 +78,13 @@ def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeW
     if METHODS[name].data == "policy":
         # What is compiled ahead of time is what is run.
         batch, _ = read_exploration(folder / "rl" / "rollouts" / "00000000.npz")
-        expected = abstract_batch(config.rl, METHODS[name], mesh)
+        expected = abstract_batch(config.rl, METHODS[name], layout)
         assert {n: (len(x), x.dtype) for n, x in batch.items()} == {
             n: (x.shape[0], x.dtype) for n, x in expected.items()
         }
-    moved = weights(folder, mesh)
-    assert moved.keys() == weights(folder, mesh, "sft").keys()
-    assert differ(moved, weights(folder, mesh, "sft"))
+    moved = weights(folder, layout)
+    assert moved.keys() == weights(folder, layout, "sft").keys()
+    assert differ(moved, weights(folder, layout, "sft"))
 
 
 def interrupted(config: ConfigDict, folder: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
@@ -119,7 +119,7 @@ def with_retraining(config: ConfigDict, kind: str) -> ConfigDict:
     ],
 )
 def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
-    method: str, changes: dict, stops: tuple[int, ...], recipe: Recipe, workdir: MakeWorkdir, mesh: Mesh,
+    method: str, changes: dict, stops: tuple[int, ...], recipe: Recipe, workdir: MakeWorkdir, layout: Layout,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     whole, cut, config = workdir("whole"), workdir("cut"), recipe(method, **changes)
@@ -129,7 +129,7 @@ def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
     loop.run(config, cut)
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert (whole / "rl" / name).read_bytes() == (cut / "rl" / name).read_bytes()
-    assert not differ(weights(whole, mesh), weights(cut, mesh))
+    assert not differ(weights(whole, layout), weights(cut, layout))
 
 
 def test_what_was_graded_is_not_graded_again(
@@ -153,7 +153,7 @@ def test_explorations_that_no_checkpoint_needs_are_dropped(recipe: Recipe, workd
 
 
 def test_rounds_train_the_reward_model_and_move_the_reference(
-    recipe: Recipe, workdir: MakeWorkdir, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = workdir("whole"), workdir("cut")
     config = with_retraining(recipe("grpo_iterative", rounds=2, steps=4, checkpoint_every=1), "pointwise")
@@ -172,7 +172,7 @@ def test_rounds_train_the_reward_model_and_move_the_reference(
     interrupted(config, cut, monkeypatch, 2)
     loop.run(config, cut)
     assert (whole / "rl" / "metrics.jsonl").read_bytes() == (cut / "rl" / "metrics.jsonl").read_bytes()
-    assert not differ(weights(whole, mesh), weights(cut, mesh))
+    assert not differ(weights(whole, layout), weights(cut, layout))
 
 
 def answers_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,24 +184,24 @@ def answers_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RuleReward, "score", score)
 
 
-def test_a_reward_that_fails_is_counted_and_left_out(recipe: Recipe, workdir: MakeWorkdir, mesh: Mesh) -> None:
+def test_a_reward_that_fails_is_counted_and_left_out(recipe: Recipe, workdir: MakeWorkdir, layout: Layout) -> None:
     folder = workdir("run")
     loop.run(recipe("grpo_rule", rules=(("loop_rules:nan_for_some", 1.0),)), folder)
     for row in metrics(folder):
         assert 0 < row["reward_errors"] == row["dropped"] < 8
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights(folder, mesh)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights(folder, layout)))
 
 
 @pytest.mark.parametrize("rule", ["nan", "same"])
 def test_an_exploration_that_teaches_nothing_moves_nothing(
-    rule: str, recipe: Recipe, workdir: MakeWorkdir, mesh: Mesh
+    rule: str, recipe: Recipe, workdir: MakeWorkdir, layout: Layout
 ) -> None:
     folder = workdir("run")
     config = recipe("grpo_rule", rules=((f"loop_rules:{rule}", 1.0),), kl_coef=0.0)
     config.rl.weight_decay = 0.0
     loop.run(config, folder)
     assert all(row["grad_norm"] == 0.0 and row["groups_without_spread"] == 1.0 for row in metrics(folder))
-    assert not differ(weights(folder, mesh), weights(folder, mesh, "sft"))
+    assert not differ(weights(folder, layout), weights(folder, layout, "sft"))
 
 
 def test_options_leave_completions_out(recipe: Recipe, workdir: MakeWorkdir) -> None:

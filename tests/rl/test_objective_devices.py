@@ -15,7 +15,7 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.objectives import DPO, GRPO, PPO, Likelihood
 from dsmath_jax.rl.reward_model import with_head
-from dsmath_jax.sharding import global_batch, make_mesh, path_name, shardings_like, to_host
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh, path_name, to_host
 from dsmath_jax.training.model_files import build_model
 
 SIZES = {
@@ -44,15 +44,15 @@ def batch_of(seed: int) -> dict[str, np.ndarray]:
 
 def compute(axes: dict[str, int]) -> dict[str, np.ndarray]:
     """Loss, weight, metrics and gradients of every objective."""
-    mesh = make_mesh(**axes)
-    model = build_model(ModelConfig(**SIZES), mesh)
+    layout = Layout(make_mesh(MeshSettings(**axes)))
+    model = build_model(ModelConfig(**SIZES), layout)
     plain = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(1)))()
     judge = jax.jit(lambda: with_head(initial_params(Llama(model.config), jax.random.key(2)), 16))()
     judge["reward"]["kernel"] = jax.random.normal(jax.random.key(3), (16, 1))
     found = {}
     for name, objective in OBJECTIVES.items():
         params = {"policy": plain, "value": judge} if name == "ppo" else plain
-        params = jax.device_put(jax.tree.map(jnp.copy, params), shardings_like(params, mesh))
+        params = jax.device_put(jax.tree.map(jnp.copy, params), layout.params(params))
         batch = batch_of(0)
         if name == "dpo":
             sides = {"chosen_": batch, "rejected_": batch_of(1)}
@@ -62,7 +62,7 @@ def compute(axes: dict[str, int]) -> dict[str, np.ndarray]:
             (loss, weight), metrics = objective(model, params, batch)
             return loss, {"weight": weight, **metrics}
 
-        made = jax.jit(jax.value_and_grad(sums, has_aux=True))(params, global_batch(batch, mesh))
+        made = jax.jit(jax.value_and_grad(sums, has_aux=True))(params, layout.batch(batch))
         for path, x in jax.tree_util.tree_leaves_with_path(made):
             found[f"{name}: {path_name(path)}"] = to_host(x)
     return found

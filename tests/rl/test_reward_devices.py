@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data.benchmarks import Record
@@ -21,7 +20,7 @@ from dsmath_jax.rl.labelling import write_rows
 from dsmath_jax.rl.reward_model import scorer, with_head
 from dsmath_jax.rl.reward_stage import reward_model_fields, train
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sharding import make_mesh, shardings_like, to_host
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh, to_host
 from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.optimizer import adamw
@@ -47,16 +46,16 @@ class Characters:
         return "".join(ALPHABET[i] for i in ids if i > 1)
 
 
-def compute(mesh: Mesh, folder: Path, training: bool) -> dict[str, np.ndarray]:
+def compute(layout: Layout, folder: Path, training: bool) -> dict[str, np.ndarray]:
     """Scores of some completions, and perhaps what training for a few steps leaves and how that is judged."""
-    model = build_model(ModelConfig(**SIZES), mesh)
+    model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: with_head(initial_params(Llama(model.config), jax.random.key(1)), 16))()
     params["reward"]["kernel"] = jax.random.normal(jax.random.key(2), (16, 1))
-    params = jax.device_put(params, shardings_like(params, mesh))
+    params = jax.device_put(params, layout.params(params))
     noise = np.random.default_rng(0)
     completions = [Completion(0, i, noise.integers(2, 24, 1 + 3 * i).tolist(), [], [], "eos") for i in range(7)]
     ends = [np.unique([len(c.tokens) // 2, len(c.tokens) - 1]) for c in completions]
-    found = {"scores": np.concatenate(scorer(model, mesh, 21, 3)(params, [[1, 2]], completions, ends))}
+    found = {"scores": np.concatenate(scorer(model, layout, 21, 3)(params, [[1, 2]], completions, ends))}
     if not training:
         return found
     rows = [
@@ -66,14 +65,14 @@ def compute(mesh: Mesh, folder: Path, training: bool) -> dict[str, np.ndarray]:
     folder.mkdir()
     write_jsonl(folder / "rows.jsonl", rows)
     fields = reward_model_fields((), "pointwise", 1, 1, batch_size=8) | loop_fields(4, 100) | adamw(1e-2, 1)
-    where = folder / "out", "pointwise", ConfigDict(fields), model, params, [folder / "rows.jsonl"], mesh, 0
+    where = folder / "out", "pointwise", ConfigDict(fields), model, params, [folder / "rows.jsonl"], layout, 0
     trained, summary = train("reward", *where)
     found["kernel"], found["auc"] = to_host(trained["reward"]["kernel"]), np.array(summary["auc"])
     return found
 
 
 @pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_eight_devices_score_and_train_as_one(tmp_path: Path, mesh: Mesh, training: bool) -> None:
+def test_eight_devices_score_and_train_as_one(tmp_path: Path, layout: Layout, training: bool) -> None:
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -81,7 +80,7 @@ def test_eight_devices_score_and_train_as_one(tmp_path: Path, mesh: Mesh, traini
     command = [sys.executable, __file__, str(tmp_path / "eight"), str(tmp_path / "eight.npz"), "training" * training]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    one, eight = compute(mesh, tmp_path / "one", training), np.load(tmp_path / "eight.npz")
+    one, eight = compute(layout, tmp_path / "one", training), np.load(tmp_path / "eight.npz")
     assert np.std(one["scores"]) > 0.1
     for name, expected in one.items():
         np.testing.assert_allclose(eight[name], expected, atol=2e-5, err_msg=name)
@@ -89,17 +88,17 @@ def test_eight_devices_score_and_train_as_one(tmp_path: Path, mesh: Mesh, traini
 
 @pytest.mark.slow
 def test_the_sampler_gives_the_same_rows_after_a_kill(
-    tmp_path: Path, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(labelling, "CHUNK", 1)
-    model = build_model(ModelConfig(**SIZES), mesh)
+    model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: initial_params(model, jax.random.key(1)))()
     params["embedding"] = params["embedding"] * jnp.float32(20)
     settings = ConfigDict(reward_model_fields((), "process", 5, 3, completions=2, max_new_tokens=16, rows=6))
     records = [Record(f"x/{i}", str(i), "", "1") for i in range(5)]
 
     def write(path: Path, step: int = 0) -> list[dict]:
-        write_rows(path, "process", settings, model, params, Characters(), records, mesh, 0, step)
+        write_rows(path, "process", settings, model, params, Characters(), records, layout, 0, step)
         return list(read_jsonl(path))
 
     whole = write(tmp_path / "rows.jsonl")
@@ -113,4 +112,4 @@ def test_the_sampler_gives_the_same_rows_after_a_kill(
 
 
 if __name__ == "__main__":  # FOLDER FILE TRAINING: what `compute` finds on eight devices
-    np.savez(sys.argv[2], **compute(make_mesh(**MESH), Path(sys.argv[1]), bool(sys.argv[3])))
+    np.savez(sys.argv[2], **compute(Layout(make_mesh(MeshSettings(**MESH))), Path(sys.argv[1]), bool(sys.argv[3])))

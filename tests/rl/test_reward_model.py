@@ -12,13 +12,12 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import Mesh
 
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.reward_model import OBJECTIVES, SIDES, auc, read, scorer, token_scores, with_head
 from dsmath_jax.rl.reward_rows import batch_of
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sharding import shardings_like
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.checkpoint import save
 from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.step import TrainState, make_train_step
@@ -76,7 +75,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def test_scores_are_read_at_the_ends_whatever_the_padding(
-    model: Llama, judge: Any, mesh: Mesh, completions: list[Completion]
+    model: Llama, judge: Any, layout: Layout, completions: list[Completion]
 ) -> None:
     prompts = [prompt for prompt, _ in SEQUENCES]
     ends = [np.array(e) for e in ENDS[:-1]] + [np.zeros(0, np.int64)]
@@ -85,22 +84,24 @@ def test_scores_are_read_at_the_ends_whatever_the_padding(
         hidden = hidden_of(model, judge["model"], [*prompt, *tokens])
         expected.append(hidden[len(prompt) + places] @ judge["reward"]["kernel"][:, 0] + 0.3)
     for rows, length in ((2, 7), (7, 40)):  # the last batch is filled up
-        found = scorer(model, mesh, length, rows)(judge, prompts, completions, ends)
+        found = scorer(model, layout, length, rows)(judge, prompts, completions, ends)
         assert found[-1].size == 0
         for one, other in zip(found[:3], expected, strict=True):
             assert one.dtype == np.float64
             np.testing.assert_allclose(one, other, atol=1e-5)
     assert np.std(np.concatenate(expected)) > 0.1
-    assert scorer(model, mesh, 8, 2)(judge, prompts, [], []) == []
+    assert scorer(model, layout, 8, 2)(judge, prompts, [], []) == []
 
 
-def test_few_programs_score_all_lengths(model: Llama, judge: Any, mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_programs_score_all_lengths(
+    model: Llama, judge: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     widths = []
     monkeypatch.setattr(
         "dsmath_jax.rl.reward_model.token_scores",
         lambda model, params, batch: widths.append(batch["tokens"].shape) or batch["tokens"] * 0.0,
     )
-    score = scorer(model, mesh, 60, 4)
+    score = scorer(model, layout, 60, 4)
     completions = [Completion(0, i, [3] * n, [], [], "eos") for i, n in enumerate([1, 59, 30, 31, 32, 7, 58, 12, 15])]
     score(judge, [[1]], completions, [np.array([len(c.tokens) - 1]) for c in completions])
     assert sorted(widths) == [(4, 32), (4, 64)]  # traced once each
@@ -180,13 +181,13 @@ def test_bradley_terry_and_its_gradient_in_numpy() -> None:
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.usefixtures("float64")
-def test_micro_batches_never_change_the_step(mesh: Mesh, kind: str) -> None:
+def test_micro_batches_never_change_the_step(layout: Layout, kind: str) -> None:
     """Rows have one to three steps: a mean of means would differ."""
     judge, data, found = lookup_judge(0.2), batch(kind, 6 // len(SIDES[kind])), []
     optimizer = optax.sgd(1.0)
     for accumulate in (1, 3):
         state = TrainState(jax.tree.map(jnp.copy, judge), optimizer.init(judge))
-        step = make_train_step(OBJECTIVES[kind], LOOKUP, optimizer, mesh, state, accumulate)
+        step = make_train_step(OBJECTIVES[kind], LOOKUP, optimizer, layout, state, accumulate)
         state, scalars = step(state, data)
         found.append((state.params, scalars["loss"], scalars["accuracy"]))
     assert_close(*found)
@@ -208,16 +209,16 @@ def test_logits_of_any_size_leave_loss_and_gradient_finite(kind: str, scale: flo
 
 
 def test_a_saved_model_scores_as_before(
-    model: Llama, judge: Any, mesh: Mesh, tmp_path: Path, completions: list[Completion]
+    model: Llama, judge: Any, layout: Layout, tmp_path: Path, completions: list[Completion]
 ) -> None:
-    judge = jax.device_put(judge, shardings_like(judge, mesh))
+    judge = jax.device_put(judge, layout.params(judge))
     write_config(tmp_path, model.config)
     save(tmp_path / "params", judge)
-    again, params = read(tmp_path, mesh)
+    again, params = read(tmp_path, layout)
     jax.tree.map(np.testing.assert_array_equal, params, judge)
     asked = ([prompt for prompt, _ in SEQUENCES], completions, [np.array(ends) for ends in ENDS])
     for one, other in zip(
-        scorer(again, mesh, 8, 6)(params, *asked), scorer(model, mesh, 8, 6)(judge, *asked), strict=True
+        scorer(again, layout, 8, 6)(params, *asked), scorer(model, layout, 8, 6)(judge, *asked), strict=True
     ):
         np.testing.assert_allclose(one, other, atol=1e-6)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dsmath_jax.data import chat
@@ -34,6 +33,7 @@ from dsmath_jax.rl.reward_rows import (
 )
 from dsmath_jax.rl.reward_stage import reward_model_fields, run, train
 from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.checkpoint import save
 from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.model_files import write_config
@@ -102,10 +102,10 @@ def written(tmp_path: Path) -> Callable[..., Rows]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_planted_feature_is_learnt(tmp_path: Path, counter: Any, start: Any, mesh: Mesh, kind: str) -> None:
+def test_a_planted_feature_is_learnt(tmp_path: Path, counter: Any, start: Any, layout: Layout, kind: str) -> None:
     path, settings = tmp_path / "rows.jsonl", settings_of(kind, 120)
     write_jsonl(path, planted(kind, 150))
-    _, summary = train("reward", tmp_path / "out", kind, settings, counter, start, [path], mesh, seed=0)
+    _, summary = train("reward", tmp_path / "out", kind, settings, counter, start, [path], layout, seed=0)
     assert summary["auc"] > 0.95, summary
     assert summary["accuracy"] > 0.9
     assert summary["accuracy"] > summary["majority_class"]
@@ -179,7 +179,7 @@ def test_every_epoch_has_every_example_once(seed: int, count: int, first: int) -
 
 
 def test_ten_percent_of_the_batches_are_old_rows(
-    tmp_path: Path, counter: Any, start: Any, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, counter: Any, start: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of them held out, and each batch a function of its step alone."""
     new, old = planted("process", 60), planted("process", 90, seed=1)
@@ -189,7 +189,7 @@ def test_ten_percent_of_the_batches_are_old_rows(
     write_jsonl(tmp_path / "old.jsonl", old)
     batches: dict[int, dict] = {}
 
-    def fit(what: str, folder: Path, config: Any, mesh: Mesh, state: Any, step: Any, batch_at: Any) -> Any:
+    def fit(what: str, folder: Path, config: Any, layout: Layout, state: Any, step: Any, batch_at: Any) -> Any:
         batches.update({number: batch_at(number, None)[0] for number in range(20)})
         late, _ = batch_at(13, None)
         jax.tree.map(np.testing.assert_array_equal, late, batches[13])
@@ -197,7 +197,7 @@ def test_ten_percent_of_the_batches_are_old_rows(
 
     monkeypatch.setattr(reward_stage, "fit", fit)
     monkeypatch.setattr(reward_stage, "judge", lambda *args: {})
-    where = [tmp_path / "new.jsonl"], mesh, 0, [tmp_path / "old.jsonl"]
+    where = [tmp_path / "new.jsonl"], layout, 0, [tmp_path / "old.jsonl"]
     train("reward", tmp_path / "out", "process", settings_of("process", 20), counter, start, *where)
     marked = [int((batch["tokens"][:, 1] == 21).sum()) for batch in batches.values()]
     assert sum(marked) == int(20 * 32 * 0.1)
@@ -209,7 +209,7 @@ def test_ten_percent_of_the_batches_are_old_rows(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_labels_that_are_alike_are_refused(tmp_path: Path, counter: Any, start: Any, mesh: Mesh, kind: str) -> None:
+def test_labels_that_are_alike_are_refused(tmp_path: Path, counter: Any, start: Any, layout: Layout, kind: str) -> None:
     rows = [row | {"labels": [1.0] * len(row["ends"])} for row in planted(kind, 30)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     why = (
@@ -218,7 +218,7 @@ def test_labels_that_are_alike_are_refused(tmp_path: Path, counter: Any, start: 
     with pytest.raises(NothingToLearn, match=rf"^process_model: {why} in the training rows, so nothing can be told"):
         train(
             "process_model", tmp_path / "out", kind, settings_of(kind, 3), counter, start, [tmp_path / "rows.jsonl"],
-            mesh, 0,
+            layout, 0,
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
@@ -300,8 +300,8 @@ def test_pairs_are_judged_within_their_problem(written: Callable[..., Rows]) -> 
 class Policy:
     """Stands in for the sampler: its answers are right by chance, and it thinks loudly when they are not."""
 
-    def __init__(self, model: Any, mesh: Any, stop_ids: Sequence[int], max_new_tokens: int, rows: int):
-        del model, mesh, max_new_tokens, rows
+    def __init__(self, model: Any, layout: Layout, stop_ids: Sequence[int], max_new_tokens: int, rows: int):
+        del model, layout, max_new_tokens, rows
         self._stop = stop_ids[0]
 
     def generate(
@@ -321,7 +321,7 @@ TOKENIZER: Any = None
 
 
 def test_a_stage_runs_from_the_sft_model(
-    tmp_path: Path, make_model: Callable[..., Llama], mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_model: Callable[..., Llama], layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     global TOKENIZER
     texts = ["The answer is 7.", "1 + 6 = 7 9 9", chat.USER.format(question="what is 6 + 1?")]

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import Mesh
 
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.rollouts import (
@@ -20,6 +19,7 @@ from dsmath_jax.rl.rollouts import (
     write_exploration,
 )
 from dsmath_jax.sampling.sampler import Completion, Sampler
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import batch_logprobs
 
 EOS = 2
@@ -65,10 +65,10 @@ def test_eos_carries_weight_and_its_logprob() -> None:
     np.testing.assert_allclose(batch["sampler_logprobs"][ends], [-0.3, -0.5])
 
 
-def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: Any, mesh: Mesh) -> None:
+def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: Any, layout: Layout) -> None:
     """So the first update after exploring has a ratio of one."""
     temperature = 0.6
-    sampler = Sampler(model, mesh, [EOS, 5], 6, rows=8)
+    sampler = Sampler(model, layout, [EOS, 5], 6, rows=8)
     groups = sampler.generate(params, PROMPTS, samples=4, temperature=temperature, seed=3)
     batch = batch_of(PROMPTS, [completion for group in groups for completion in group], 9)
     scored, _ = jax.jit(lambda params: batch_logprobs(model, params, batch, temperature))(params)

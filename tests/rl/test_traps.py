@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from dsmath_jax.corpus.decontaminate import Benchmarks
 from dsmath_jax.corpus.normalize import normalize
@@ -26,6 +25,7 @@ from dsmath_jax.rl.rewards import RuleReward
 from dsmath_jax.rl.rollouts import batch_of
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import SCHEDULES
 
@@ -36,8 +36,8 @@ STOP_IDS, LIMIT = (2, 5, 9, 11), 6
 
 
 @pytest.fixture(scope="module")
-def sampler(model: Llama, mesh: Mesh) -> Sampler:
-    return Sampler(model, mesh, STOP_IDS, LIMIT)
+def sampler(model: Llama, layout: Layout) -> Sampler:
+    return Sampler(model, layout, STOP_IDS, LIMIT)
 
 
 def fails(check: Callable[..., None], *wrong: Any) -> None:

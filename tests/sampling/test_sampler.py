@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from dsmath_jax.models.llama import Llama, head
 from dsmath_jax.sampling import schedule
 from dsmath_jax.sampling.sampler import Completion, Sampler
+from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
 STOPS, MOST = (2, 5), 6
@@ -20,8 +20,8 @@ PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8, 20, 11], [1], [1, 13, 7, 7]]
 
 
 @pytest.fixture(scope="module")
-def sampler(model: Llama, mesh: Mesh) -> Sampler:
-    return Sampler(model, mesh, STOPS, MOST, rows=12)
+def sampler(model: Llama, layout: Layout) -> Sampler:
+    return Sampler(model, layout, STOPS, MOST, rows=12)
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +56,14 @@ def tokens(groups: list[list[Completion]]) -> list[list[list[int]]]:
 
 
 def test_a_completion_does_not_depend_on_the_batch_it_was_drawn_in(
-    sampler: Sampler, model: Llama, params: Any, mesh: Mesh
+    sampler: Sampler, model: Llama, params: Any, layout: Layout
 ) -> None:
     whole = drawn(sampler, params, PROMPTS, samples=3, seed=4, step=2)
     assert [[(c.prompt, c.sample) for c in group] for group in whole] == [[(p, s) for s in range(3)] for p in range(5)]
     # With other slots, two samples of each, in another order and beside a prompt so long that all are padded to another
     # width.
     order = [3, 0, 4, 1, 2]
-    other = Sampler(model, mesh, STOPS, MOST, rows=4)
+    other = Sampler(model, layout, STOPS, MOST, rows=4)
     prompts = [[1] * 40, *(PROMPTS[i] for i in order)]
     moved = drawn(other, params, prompts, samples=2, seed=4, step=2, prompt_ids=[99, *order])[1:]
     assert tokens(moved) == [tokens(whole)[i][:2] for i in order]
@@ -74,20 +74,20 @@ def test_a_completion_does_not_depend_on_the_batch_it_was_drawn_in(
 
 @pytest.mark.parametrize("rows", [1, 64])
 def test_slots_and_their_refill_do_not_change_tokens(
-    sampler: Sampler, model: Llama, params: Any, mesh: Mesh, rows: int
+    sampler: Sampler, model: Llama, params: Any, layout: Layout, rows: int
 ) -> None:
     how = {"samples": 5, "seed": 1, "temperature": 1.5}
-    groups = drawn(Sampler(model, mesh, STOPS, MOST, rows=rows, chunk=4), params, PROMPTS, **how)
+    groups = drawn(Sampler(model, layout, STOPS, MOST, rows=rows, chunk=4), params, PROMPTS, **how)
     assert tokens(groups) == tokens(drawn(sampler, params, PROMPTS, **how))
     assert len({len(t) for group in tokens(groups) for t in group}) > 2
 
 
 def test_rings_that_wrap_grow_and_shrink_do_not_change_tokens(
-    model: Llama, params: Any, mesh: Mesh, logits_of: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+    model: Llama, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rings of 6 and 12 places; lengths are mixed, so that old and young samples share them."""
     monkeypatch.setattr(schedule, "NARROWEST", 6)
-    sampler = Sampler(model, mesh, STOPS, 12, rows=4, chunk=2)
+    sampler = Sampler(model, layout, STOPS, 12, rows=4, chunk=2)
     widths: list[int] = []
     resize = sampler.engine.resize
     monkeypatch.setattr(
@@ -102,9 +102,9 @@ def test_rings_that_wrap_grow_and_shrink_do_not_change_tokens(
     assert widths[:2] == [12, 6]
 
 
-def test_a_slot_does_not_wait_for_the_longest(model: Llama, params: Any, mesh: Mesh) -> None:
+def test_a_slot_does_not_wait_for_the_longest(model: Llama, params: Any, layout: Layout) -> None:
     """One prefill of the prompts, and fewer decode steps than batches of as many rows would take."""
-    sampler = Sampler(model, mesh, range(2, 7), 12, rows=8, chunk=1)
+    sampler = Sampler(model, layout, range(2, 7), 12, rows=8, chunk=1)
     calls = {name: mock.Mock(wraps=getattr(sampler.engine, name)) for name in ("prefill", "decode")}
     for name, call in calls.items():
         setattr(sampler.engine, name, call)
@@ -114,13 +114,13 @@ def test_a_slot_does_not_wait_for_the_longest(model: Llama, params: Any, mesh: M
     assert sum(lengths) / 8 <= calls["decode"].call_count < 0.75 * batches
 
 
-def test_nothing_but_the_arguments_decides(model: Llama, params: Any, mesh: Mesh, sampler: Sampler) -> None:
+def test_nothing_but_the_arguments_decides(model: Llama, params: Any, layout: Layout, sampler: Sampler) -> None:
     """Bitwise the same again, whatever the sampler did before."""
     how = {"samples": 4, "seed": 6, "top_k": 9, "top_p": 0.9}
     first = drawn(sampler, params, PROMPTS, **how)
     drawn(sampler, params, [[1] * 40], samples=3)
     assert drawn(sampler, params, PROMPTS, **how) == first
-    assert drawn(Sampler(model, mesh, STOPS, MOST, rows=12), params, PROMPTS, **how) == first
+    assert drawn(Sampler(model, layout, STOPS, MOST, rows=12), params, PROMPTS, **how) == first
 
 
 def test_filters_say_what_was_drawn_from(sampler: Sampler, params: Any, logits_of: Callable[..., np.ndarray]) -> None:
@@ -163,8 +163,10 @@ def test_a_stop_string_ends_a_completion_where_it_is_complete(sampler: Sampler, 
     assert any(after.finish == "stop" for after in stopped)
 
 
-def test_a_narrow_cache_is_near(model: Llama, params: Any, mesh: Mesh, logits_of: Callable[..., np.ndarray]) -> None:
-    narrow = Sampler(model, mesh, [], MOST, rows=12, cache_dtype="bfloat16")
+def test_a_narrow_cache_is_near(
+    model: Llama, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray]
+) -> None:
+    narrow = Sampler(model, layout, [], MOST, rows=12, cache_dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow.engine.empty(1, 1, 32, 8).own)} == {jnp.dtype("bfloat16")}
     differences = []
     for group in drawn(narrow, params, PROMPTS, samples=2):
@@ -179,7 +181,7 @@ def test_no_prompts_are_no_completions(sampler: Sampler, params: Any) -> None:
     assert drawn(sampler, params, []) == []
 
 
-def test_what_cannot_be_sampled_is_one_sentence(sampler: Sampler, model: Llama, params: Any, mesh: Mesh) -> None:
+def test_what_cannot_be_sampled_is_one_sentence(sampler: Sampler, model: Llama, params: Any, layout: Layout) -> None:
     with pytest.raises(UserError, match=r"Prompt 1 is empty; give it at least one token"):
         sampler.generate(params, [[1], []])
     with pytest.raises(UserError, match=r"Prompt 0 has the token 23, but the model's vocabulary ends at 22"):
@@ -188,7 +190,7 @@ def test_what_cannot_be_sampled_is_one_sentence(sampler: Sampler, model: Llama, 
         with pytest.raises(UserError, match=f"Sampling with {name}={value} has no meaning; give "):
             sampler.generate(params, PROMPTS, **{name: value})  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"max_new_tokens=0 and rows=12; both must be at least 1"):
-        Sampler(model, mesh, STOPS, 0, rows=12)
+        Sampler(model, layout, STOPS, 0, rows=12)
 
 
 def test_seed_step_prompt_and_sample_each_make_another_key(sampler: Sampler, params: Any) -> None:
@@ -247,11 +249,11 @@ def test_a_completion_ends_with_its_first_eos_or_at_the_limit(sampler: Sampler, 
 
 
 def test_two_tokens_are_distributed_as_the_model_says(
-    model: Llama, params: Any, mesh: Mesh, logits_of: Callable[..., np.ndarray]
+    model: Llama, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray]
 ) -> None:
     """Chi-square over pairs: a wrong temperature, or noise used twice, is far outside."""
     prompt, temperature, count = [1, 7], 1.3, 6000
-    sampler = Sampler(model, mesh, [], 2, rows=count)
+    sampler = Sampler(model, layout, [], 2, rows=count)
     [group] = sampler.generate(params, [prompt], samples=count, temperature=temperature, seed=0)
     seen = np.zeros((23, 23))
     np.add.at(seen, tuple(np.array([c.tokens for c in group]).T), 1)

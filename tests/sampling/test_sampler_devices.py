@@ -9,14 +9,13 @@ from unittest import mock
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sampling.abstract import abstract_inputs
 from dsmath_jax.sampling.choosing import Kind
 from dsmath_jax.sampling.sampler import Sampler
-from dsmath_jax.sharding import make_mesh, shardings_like
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import build_model
 
 SIZES = {
@@ -31,17 +30,17 @@ MESHES = (
 )
 
 
-def draw(trained: Mesh, mesh: Mesh, rows: int) -> list[list[list[int]]]:
-    model = build_model(ModelConfig(**SIZES), mesh)
+def draw(trained: Layout, layout: Layout, rows: int) -> list[list[list[int]]]:
+    model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(1)))()
     params["embedding"] *= 50
-    params = jax.device_put(params, shardings_like(params, trained))
-    sampler = Sampler(model, mesh, [2], 9, rows=rows)
+    params = jax.device_put(params, trained.params(params))
+    sampler = Sampler(model, layout, [2], 9, rows=rows)
     groups = sampler.generate(params, PROMPTS, samples=4, seed=3, top_p=0.95)
     return [[completion.tokens for completion in group] for group in groups]
 
 
-def test_eight_devices_draw_what_one_draws(mesh: Mesh, tmp_path: Path) -> None:
+def test_eight_devices_draw_what_one_draws(layout: Layout, tmp_path: Path) -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -49,15 +48,15 @@ def test_eight_devices_draw_what_one_draws(mesh: Mesh, tmp_path: Path) -> None:
     }
     out = tmp_path / "tokens.json"
     with subprocess.Popen([sys.executable, __file__, out], env=environment) as process:
-        one = draw(mesh, mesh, 12)
+        one = draw(layout, layout, 12)
     assert process.returncode == 0
     for case, eight in zip(MESHES, json.loads(out.read_text()), strict=True):
         assert eight == one, case
 
 
-def test_abstract_inputs_are_those_of_a_run(mesh: Mesh) -> None:
-    model = build_model(ModelConfig(**SIZES), mesh)
-    sampler = Sampler(model, mesh, [2], 9, rows=8)
+def test_abstract_inputs_are_those_of_a_run(layout: Layout) -> None:
+    model = build_model(ModelConfig(**SIZES), layout)
+    sampler = Sampler(model, layout, [2], 9, rows=8)
     engine, calls = sampler.engine, {}
     for name in ("prefill", "decode"):
         calls[name] = mock.Mock(wraps=getattr(engine, name))
@@ -69,11 +68,12 @@ def test_abstract_inputs_are_those_of_a_run(mesh: Mesh) -> None:
         seen = jax.tree.map(lambda x: (np.shape(x), jax.dtypes.result_type(x)), calls[name].call_args.args)
         assert seen == jax.tree.map(lambda x: (x.shape, x.dtype), expected), name
     compiled = (
-        Sampler(model, mesh, [2], 9).engine.decode.lower(*inputs.decode, kind=Kind(False, False, False)).compile()
+        Sampler(model, layout, [2], 9).engine.decode.lower(*inputs.decode, kind=Kind(False, False, False)).compile()
     )
     assert compiled.memory_analysis().temp_size_in_bytes > 0
 
 
 if __name__ == "__main__":
-    found = [draw(make_mesh(**trained), make_mesh(**mesh), rows) for trained, mesh, rows in MESHES]
+    layouts = [[Layout(make_mesh(MeshSettings(**axes))) for axes in meshes] for *meshes, _ in MESHES]
+    found = [draw(trained, layout, rows) for (trained, layout), (*_, rows) in zip(layouts, MESHES, strict=True)]
     Path(sys.argv[1]).write_text(json.dumps(found))

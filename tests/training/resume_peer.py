@@ -22,7 +22,7 @@ from dsmath_jax.data.packing import Example, concatenate
 from dsmath_jax.data.rows import SUFFIX, write_rows
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
-from dsmath_jax.sharding import barrier, local_rows, make_mesh
+from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.training.fitting import next_token_step
 from dsmath_jax.training.loop import fit, loop_fields
 from dsmath_jax.training.model_files import build_model
@@ -52,16 +52,16 @@ def write_sources(folder: Path) -> None:
 
 
 def main(folder: Path, sizes: dict[str, int], pause: float) -> None:
-    mesh, rows = make_mesh(**sizes), folder / "rows"
+    layout, rows = Layout(make_mesh(MeshSettings(**sizes))), folder / "rows"
     if jax.process_index() == 0:
         write_sources(rows)
     barrier("rows")
     sources = [(rows / name, weight) for name, weight in SOURCES.items()]
     whole = Batches(sources, LENGTH, ROWS, seed=0)
-    mine = Batches(sources, LENGTH, ROWS, seed=0, mine=local_rows(mesh, ROWS))
-    model = build_model(SIZES, mesh)
-    state = init_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(CONFIG, STEPS), mesh)
-    step = next_token_step(CONFIG, model, mesh, state)
+    mine = Batches(sources, LENGTH, ROWS, seed=0, mine=layout.my_rows(ROWS))
+    model = build_model(SIZES, layout)
+    state = init_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(CONFIG, STEPS), layout)
+    step = next_token_step(CONFIG, model, layout, state)
 
     def make(number: int) -> dict[str, np.ndarray]:
         time.sleep(pause)
@@ -73,7 +73,7 @@ def main(folder: Path, sizes: dict[str, int], pause: float) -> None:
         data = b"".join(array.tobytes() for _, array in sorted(whole(number).items()))
         return ahead(number, params)[0], {"data": float(zlib.crc32(data))}
 
-    fit("peer", folder, CONFIG, mesh, state, step, batch_at, perplexity=True)
+    fit("peer", folder, CONFIG, layout, state, step, batch_at, perplexity=True)
 
 
 if __name__ == "__main__":

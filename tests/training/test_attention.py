@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dsmath_jax.models import cudnn
 from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.cudnn import segment_mask
 from dsmath_jax.models.splash import splash_attention
-from dsmath_jax.sharding import AXES, BATCH_AXES, make_mesh
+from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.attention import attention_on, sharded
 from dsmath_jax.workdir import UserError
 
@@ -57,15 +56,15 @@ def on_eight_devices() -> dict[str, np.ndarray]:
     found = {}
     given = inputs(ROWS, TOKENS, HEADS, KV_HEADS, SIZE)
     for name, axes in MESHES.items():
-        mesh = make_mesh(**axes)
-        place = NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
-        put = [jax.device_put(x, place) for x in given]
-        found |= {f"{name}/{key}": x for key, x in compute(attention_on(mesh), *put).items()}
+        layout = Layout(make_mesh(MeshSettings(**axes)))
+        put = [jax.device_put(x, layout.batch_sharding()) for x in given]
+        found |= {f"{name}/{key}": x for key, x in compute(attention_on(layout), *put).items()}
     few = tuple(x[:3] for x in given)  # rows that do not divide
-    found |= {f"few/{key}": x for key, x in compute(attention_on(make_mesh(fsdp=4, tensor=2)), *few).items()}
-    mesh = make_mesh(context=4, tensor=2, fsdp=1)
+    layout = Layout(make_mesh(MeshSettings(fsdp=4, tensor=2)))
+    found |= {f"few/{key}": x for key, x in compute(attention_on(layout), *few).items()}
+    layout = Layout(make_mesh(MeshSettings(context=4, tensor=2, fsdp=1)))
     interpreted = functools.partial(splash_attention, interpret=True)
-    found |= {f"splash/{key}": x for key, x in compute(sharded(interpreted, mesh), *inputs(*SPLASH)).items()}
+    found |= {f"splash/{key}": x for key, x in compute(sharded(interpreted, layout), *inputs(*SPLASH)).items()}
     return found
 
 
@@ -90,11 +89,11 @@ def test_eight_devices_compute_what_one_does(tmp_path: Path) -> None:
     assert min(np.abs(one[key]).max() for key in "qkv") > 0.1
 
 
-def mesh_of(platform: str, **axes: int) -> Any:
-    """What `attention_on` reads of a mesh of another platform."""
+def layout_of(platform: str, **axes: int) -> Layout:
+    """What `attention_on` reads of a layout on another platform."""
     shape = {axis: axes.get(axis, 1) for axis in AXES}
     devices = np.full(tuple(shape.values()), SimpleNamespace(platform=platform), object)
-    return SimpleNamespace(devices=devices, shape=shape)
+    return Layout(SimpleNamespace(devices=devices, shape=shape))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_a_backend_that_is_unknown_or_that_the_platform_lacks_is_refused(
     platform: str, backend: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        attention_on(mesh_of(platform), backend)
+        attention_on(layout_of(platform), backend)
 
 
 @pytest.mark.parametrize(("platform", "kernel"), [("cpu", "packed"), ("tpu", "splash"), ("gpu", "cudnn")])
@@ -117,16 +116,16 @@ def test_auto_takes_the_kernel_made_for_the_platform(
     platform: str, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = []
-    monkeypatch.setattr("dsmath_jax.training.attention.sharded", lambda attend, mesh: chosen.append(attend.__name__))
-    attention_on(mesh_of(platform))
-    attention_on(mesh_of(platform), "xla")
+    monkeypatch.setattr("dsmath_jax.training.attention.sharded", lambda attend, layout: chosen.append(attend.__name__))
+    attention_on(layout_of(platform))
+    attention_on(layout_of(platform), "xla")
     assert chosen == [f"{kernel}_attention", "packed_attention"]
 
 
 def test_rows_that_do_not_divide_by_the_context_axis_are_refused() -> None:
     given = inputs(2, 30, 2, 2, 4)
     with pytest.raises(UserError, match=r"Rows of 30 tokens do not divide by the mesh's context=4; change seq"):
-        attention_on(mesh_of("cpu", context=4))(*given[:3], given[4])
+        attention_on(layout_of("cpu", context=4))(*given[:3], given[4])
 
 
 def test_the_mask_for_cudnn_is_the_one_of_packed_attention() -> None:
@@ -150,12 +149,12 @@ def test_cudnn_leaves_what_it_does_not_take_to_the_plain_form(
     assert cudnn.cudnn_attention(q, k, v, ids, 0) == (q, k, v, ids, 0)
 
 
-def test_cudnn_equals_packed_attention_on_a_gpu(mesh: Mesh) -> None:
-    if mesh.devices.flat[0].platform != "gpu":
+def test_cudnn_equals_packed_attention_on_a_gpu(layout: Layout) -> None:
+    if layout.mesh.devices.flat[0].platform != "gpu":
         pytest.skip("the cuDNN kernel needs an NVIDIA GPU")
     given = inputs(2, 512, 4, 2, 64)
     arrays = (*(x.astype(jnp.bfloat16) for x in given[:4]), given[4])
-    one, other = compute(attention_on(mesh, "cudnn"), *arrays), compute(attention_on(mesh, "xla"), *arrays)
+    one, other = compute(attention_on(layout, "cudnn"), *arrays), compute(attention_on(layout, "xla"), *arrays)
     for name, value in one.items():
         assert np.isfinite(np.float32(value)).all(), name
         largest = np.abs(np.float32(other[name])).max()

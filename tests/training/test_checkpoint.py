@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
 
-from dsmath_jax.sharding import make_mesh, replicated, shardings_like
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.step import TrainState
 from dsmath_jax.workdir import UserError, full_disk
@@ -28,9 +27,9 @@ COMPLETE = ["00000010", "00000010.sha256.json", "00000015", "00000015.sha256.jso
 
 
 @pytest.fixture
-def tree(mesh: Mesh) -> dict[str, Any]:
+def tree(layout: Layout) -> dict[str, Any]:
     plain = {"embedding": jnp.arange(6.0).reshape(3, 2), "final_norm": {"scale": jnp.ones(2, jnp.bfloat16)}}
-    return jax.device_put(plain, shardings_like(plain, mesh))
+    return jax.device_put(plain, layout.params(plain))
 
 
 def flip_a_byte(folder: Path) -> Path:
@@ -42,9 +41,9 @@ def flip_a_byte(folder: Path) -> Path:
     return path.relative_to(folder)
 
 
-def test_a_training_state_comes_back_bit_by_bit(tmp_path: Path, tree: dict[str, Any], mesh: Mesh) -> None:
+def test_a_training_state_comes_back_bit_by_bit(tmp_path: Path, tree: dict[str, Any], layout: Layout) -> None:
     state = TrainState(tree, optax.adamw(1e-3).init(tree))
-    state = jax.device_put(state, shardings_like(state, mesh))
+    state = jax.device_put(state, layout.params(state))
     checkpoint.save(tmp_path / "state", state)
     restored = checkpoint.restore(tmp_path / "state", jax.tree.map(jnp.zeros_like, state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -135,10 +134,10 @@ def test_a_damaged_one_does_not_count_among_those_kept(tmp_path: Path, tree: dic
     assert names(tmp_path) == COMPLETE
 
 
-def test_a_state_is_saved_as_it_was_when_its_buffers_are_used_again(tmp_path: Path, mesh: Mesh) -> None:
+def test_a_state_is_saved_as_it_was_when_its_buffers_are_used_again(tmp_path: Path, layout: Layout) -> None:
     shapes = {"embedding": (1000, 300), "layers": {"q": (2, 64, 4, 4)}, "final_norm": {"scale": (3,)}}
     state = jax.tree.map(jnp.ones, shapes, is_leaf=lambda x: isinstance(x, tuple))
-    state = jax.device_put(state, shardings_like(state, mesh))
+    state = jax.device_put(state, layout.params(state))
     double = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)
     with checkpoint.Checkpoints(tmp_path, keep=9) as checkpoints:
         for step in range(1, 5):
@@ -232,7 +231,7 @@ def test_a_kill_in_the_middle_of_a_save(tmp_path: Path, moment: str, found: int)
     done = subprocess.run(command, env=environment, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
-        like = jax.device_put({"embedding": jnp.zeros((64, 64))}, replicated(make_mesh()))
+        like = jax.device_put({"embedding": jnp.zeros((64, 64))}, Layout(make_mesh()).replicated)
         state, step = checkpoints.restore_latest(like)
         assert step == found
         np.testing.assert_array_equal(state["embedding"], np.full((64, 64), found))
@@ -245,24 +244,24 @@ EIGHT = """
 import sys
 from pathlib import Path
 import jax, numpy as np
-from dsmath_jax.sharding import abstract, make_mesh, shardings_like
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training import checkpoint
 
 folder = Path(sys.argv[1])
 shapes = {"embedding": jax.ShapeDtypeStruct((64, 24), np.float32), "head": jax.ShapeDtypeStruct((24, 64), np.float32)}
 assert jax.device_count() == 8
 for source, target, sizes in (("one", "eight", {"fsdp": 4, "tensor": 2}), ("eight", "other", {"fsdp": 2, "tensor": 4})):
-    mesh = make_mesh(**sizes)
-    tree = checkpoint.restore(folder / source, abstract(shapes, shardings_like(shapes, mesh)))
+    layout = Layout(make_mesh(MeshSettings(**sizes)))
+    tree = checkpoint.restore(folder / source, layout.abstract(shapes))
     assert {leaf.addressable_shards[0].data.size for leaf in tree.values()} == {64 * 24 // 8}
     checkpoint.save(folder / target, tree)
 """
 
 
-def test_restored_onto_other_meshes(tmp_path: Path, mesh: Mesh) -> None:
+def test_restored_onto_other_meshes(tmp_path: Path, layout: Layout) -> None:
     noise = np.random.default_rng(0)
     tree = {"embedding": noise.normal(size=(64, 24)), "head": noise.normal(size=(24, 64))}
-    tree = jax.device_put({name: x.astype(np.float32) for name, x in tree.items()}, replicated(mesh))
+    tree = jax.device_put({name: x.astype(np.float32) for name, x in tree.items()}, layout.replicated)
     checkpoint.save(tmp_path / "one", tree)
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
@@ -274,9 +273,9 @@ def test_restored_onto_other_meshes(tmp_path: Path, mesh: Mesh) -> None:
             np.testing.assert_array_equal(again[path], leaf)
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path, tree: dict[str, Any], mesh: Mesh) -> None:
+def test_what_does_not_fit_is_named(tmp_path: Path, tree: dict[str, Any], layout: Layout) -> None:
     checkpoint.save(tmp_path / "params", tree)
-    wide = tree | {"embedding": jax.ShapeDtypeStruct((3, 4), jnp.float32, sharding=replicated(mesh))}
+    wide = tree | {"embedding": jax.ShapeDtypeStruct((3, 4), jnp.float32, sharding=layout.replicated)}
     with pytest.raises(UserError, match=r"embedding has shape \(3, 2\) there and \(3, 4\) in the config's model"):
         checkpoint.restore(tmp_path / "params", wide)
     with pytest.raises(UserError, match=r"only the config's model has the array head"):

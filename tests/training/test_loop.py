@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint, flops, loop
 from dsmath_jax.training.optimizer import adamw, make_optimizer
 from dsmath_jax.training.preemption import Preempted
@@ -43,10 +43,10 @@ def batch_at(number: int) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def run(mesh: Mesh) -> Callable[..., TrainState]:
+def run(layout: Layout) -> Callable[..., TrainState]:
     optimizer = make_optimizer(CONFIG, STEPS)
     make = lambda: {"embedding": jax.random.normal(jax.random.key(0), (5, 2))}  # noqa: E731
-    step = make_train_step(squares, None, optimizer, mesh, init_state(make, optimizer, mesh))
+    step = make_train_step(squares, None, optimizer, layout, init_state(make, optimizer, layout))
 
     def go(
         folder: Path,
@@ -65,8 +65,8 @@ def run(mesh: Mesh) -> Callable[..., TrainState]:
 
         evaluate = lambda params: {"eval_loss": float(jnp.sum(params["embedding"]))}  # noqa: E731
         config = ConfigDict(CONFIG.to_dict() | (changes or {})).lock()
-        state = init_state(make, optimizer, mesh)
-        return loop.fit("test", folder, config, mesh, state, step, explore, evaluate, **more)
+        state = init_state(make, optimizer, layout)
+        return loop.fit("test", folder, config, layout, state, step, explore, evaluate, **more)
 
     return go
 
@@ -139,7 +139,7 @@ def test_what_is_not_finite_stops_the_run(
 
 
 def test_the_host_does_not_wait_for_the_step_that_it_has_just_sent(
-    mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scalars of a step are asked for only when the next step is on its way."""
     told = []
@@ -160,7 +160,7 @@ def test_the_host_does_not_wait_for_the_step_that_it_has_just_sent(
     monkeypatch.setattr(jax, "device_get", lambda tree: tree)
     state = TrainState({"embedding": jnp.ones((2, 2))}, ())
     config = ConfigDict(CONFIG.to_dict() | {"steps": 4, "checkpoint_every": 9})
-    loop.fit("test", tmp_path, config, mesh, state, step, lambda n, _: ({"number": np.array([n])}, {}))
+    loop.fit("test", tmp_path, config, layout, state, step, lambda n, _: ({"number": np.array([n])}, {}))
     sent_and_read = [("sent", 0), ("sent", 1), ("read", 0), ("sent", 2), ("read", 1), ("sent", 3), ("read", 2)]
     assert told == [*sent_and_read, ("read", 3)]
 
@@ -211,7 +211,7 @@ def test_told_to_end_in_the_last_step(run: Callable[..., TrainState], tmp_path: 
     same(run(tmp_path, cut_at=11), run(tmp_path / "whole"))
 
 
-def test_a_signal_after_the_last_step_acts_when_training_has_ended(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_signal_after_the_last_step_acts_when_training_has_ended(layout: Layout, tmp_path: Path) -> None:
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     config = ConfigDict(CONFIG.to_dict() | {"steps": 1})
@@ -228,7 +228,7 @@ def test_a_signal_after_the_last_step_acts_when_training_has_ended(mesh: Mesh, t
     steps = iter([lambda params: {}, evaluate])  # before the first step, after the last
     try:
         loop.fit(
-            "test", tmp_path, config, mesh, state, step, lambda n, _: ({"x": np.ones(2)}, {}),
+            "test", tmp_path, config, layout, state, step, lambda n, _: ({"x": np.ones(2)}, {}),
             evaluate=lambda params: next(steps)(params),
         )  # fmt: skip
     finally:
@@ -259,7 +259,7 @@ def test_times_go_to_a_file_of_their_own(
     assert (tmp_path / "cut" / "first_start.json").read_bytes() == first_start
 
 
-def test_tokens_and_their_flops_are_told(mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_and_their_flops_are_told(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(flops.PEAK_FLOPS, jax.devices()[0].device_kind, 1e9)
     state = TrainState({"embedding": jnp.ones((2, 2))}, ())
     config = ConfigDict(CONFIG.to_dict() | {"steps": 3})
@@ -269,7 +269,7 @@ def test_tokens_and_their_flops_are_told(mesh: Mesh, tmp_path: Path, monkeypatch
 
     batch = {"tokens": np.zeros((4, 8), np.int32)}
     loop.fit(
-        "test", tmp_path, config, mesh, state, step, lambda n, _: (batch, {}), flops_per_token=1e3, perplexity=True
+        "test", tmp_path, config, layout, state, step, lambda n, _: (batch, {}), flops_per_token=1e3, perplexity=True
     )  # fmt: skip
     for row in read_jsonl(tmp_path / "timing.jsonl"):
         assert row["tokens_per_second"] == pytest.approx(32 / row["seconds"])

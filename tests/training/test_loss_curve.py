@@ -14,7 +14,6 @@ from dsmath_jax.data import packing, tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
-from dsmath_jax.sharding import global_batch
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import adamw, make_optimizer
@@ -46,15 +45,15 @@ def batches(real_data: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.oracle
 @pytest.mark.slow
-def test_the_loss_curve_is_that_of_transformers_and_torch(batches, mesh, tmp_path):
+def test_the_loss_curve_is_that_of_transformers_and_torch(batches, layout, tmp_path):
     found = PEER.exists() and subprocess.run([PEER, "-c", "import torch, transformers"], capture_output=True)
     if not found or found.returncode:
         pytest.skip(f"{PEER} is missing, or has no torch and transformers; make peers")
     assert batches["segment_ids"].max() > 1, "no row holds two problems"
 
-    model = build_model(SIZES, mesh)
+    model = build_model(SIZES, layout)
     optimizer = make_optimizer(ConfigDict(OPTIMIZER), STEPS)
-    state = init_state(lambda: initial_params(model, jax.random.key(0)), optimizer, mesh)
+    state = init_state(lambda: initial_params(model, jax.random.key(0)), optimizer, layout)
     assert 0.9e6 < sum(leaf.size for leaf in jax.tree.leaves(state.params)) < 1.1e6
     huggingface.write(tmp_path, state.params, SIZES, "float32")
     np.savez(tmp_path / "batches.npz", **batches)
@@ -65,11 +64,11 @@ def test_the_loss_curve_is_that_of_transformers_and_torch(batches, mesh, tmp_pat
     subprocess.run([PEER, script, tmp_path], check=True, env=environment)
     theirs = json.loads((tmp_path / "curve.json").read_text())
 
-    step = make_train_step(next_token, model, optimizer, mesh, state)
+    step = make_train_step(next_token, model, optimizer, layout, state)
     ours: dict[str, list[float]] = {"loss": [], "grad_norm": []}
     for number in range(STEPS):
         batch = {name: values[number] for name, values in batches.items()}
-        state, scalars = step(state, global_batch(batch, mesh))
+        state, scalars = step(state, layout.batch(batch))
         for name, values in ours.items():
             values.append(float(scalars[name]))
     assert ours["loss"][-1] < 0.6 * ours["loss"][0], "nothing was learned"

@@ -5,8 +5,8 @@ import signal
 
 import jax
 import pytest
-from jax.sharding import Mesh
 
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.preemption import SIGNALS, Notice, Preempted
 from dsmath_jax.workdir import UserError
 
@@ -20,12 +20,12 @@ def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_told_at_the_next_question_and_once_more_at_the_end(
-    mesh: Mesh, processes: int, number: signal.Signals
+    layout: Layout, processes: int, number: signal.Signals
 ) -> None:
     received = []
     before = signal.signal(number, lambda number, frame: received.append(number))
     try:
-        with Notice(mesh) as notice:
+        with Notice(layout) as notice:
             assert not bool(notice.ask())
             os.kill(os.getpid(), number)
             assert isinstance(notice.ask(), bool) == (processes == 1)
@@ -39,9 +39,9 @@ def test_a_signal_is_told_at_the_next_question_and_once_more_at_the_end(
         signal.signal(number, before)
 
 
-def test_a_run_that_saved_does_not_get_the_signal_again(mesh: Mesh) -> None:
+def test_a_run_that_saved_does_not_get_the_signal_again(layout: Layout) -> None:
     def told() -> None:
-        with Notice(mesh):
+        with Notice(layout):
             os.kill(os.getpid(), signal.SIGTERM)
             raise Preempted("saved")
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
 
 from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.step import TrainState, init_state, make_train_step
 
@@ -28,7 +28,7 @@ def make_batch(weights: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def run_step(model: Llama, params: Any, mesh: Mesh) -> Callable[..., tuple[Any, dict[str, float]]]:
+def run_step(model: Llama, params: Any, layout: Layout) -> Callable[..., tuple[Any, dict[str, float]]]:
     """One step of plain gradient descent (rate 1), so that the update is the gradient."""
     optimizer = optax.sgd(1.0)
     compiled = {}
@@ -36,7 +36,7 @@ def run_step(model: Llama, params: Any, mesh: Mesh) -> Callable[..., tuple[Any, 
     def run(batch: dict[str, np.ndarray], accumulate: int) -> tuple[Any, dict[str, float]]:
         state = TrainState(jax.tree.map(jnp.array, params), optimizer.init(params))
         if accumulate not in compiled:
-            compiled[accumulate] = make_train_step(next_token, model, optimizer, mesh, state, accumulate)
+            compiled[accumulate] = make_train_step(next_token, model, optimizer, layout, state, accumulate)
         after, scalars = compiled[accumulate](state, batch)
         return jax.tree.map(np.subtract, params, after.params), {name: float(x) for name, x in scalars.items()}
 
@@ -96,8 +96,8 @@ def test_a_batch_without_weight_moves_nothing(run_step: Callable[..., Any]) -> N
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_state_is_made_from_traced_parameters(mesh: Mesh) -> None:
-    state = init_state(lambda: {"embedding": jnp.full((4, 2), 3.0)}, optax.adamw(1e-3), mesh)
+def test_state_is_made_from_traced_parameters(layout: Layout) -> None:
+    state = init_state(lambda: {"embedding": jnp.full((4, 2), 3.0)}, optax.adamw(1e-3), layout)
     np.testing.assert_array_equal(state.params["embedding"], 3.0)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert [leaf.shape for leaf in moments] == [(4, 2), (4, 2)]

@@ -20,7 +20,7 @@ import jax
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models.huggingface.config_file import read_config
 from dsmath_jax.models.huggingface.writing import GIGABYTE, TYPES, write
-from dsmath_jax.sharding import make_mesh
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.model_files import find_tokenizer, import_params, read_params, read_sizes, write_config
 from dsmath_jax.workdir import UserError, atomic_path, exit_code, sweep
@@ -37,7 +37,7 @@ def import_model(source: Path, target: Path, dtype: str) -> str:
     if text_tokenizer:
         tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, str(source))
     with _new_folder(target) as folder:
-        params = import_params(source, sizes, make_mesh(), dtype)
+        params = import_params(source, sizes, Layout(make_mesh()), dtype)
         checkpoint.save(folder / "params", params)
         write_config(folder, sizes)
         if text_tokenizer:
@@ -59,7 +59,7 @@ def export_model(source: Path, target: Path, dtype: str, max_file_bytes: int, to
     if text_tokenizer:
         tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, str(source))
     with _new_folder(target) as folder:
-        params = read_params(source, sizes, make_mesh())
+        params = read_params(source, sizes, Layout(make_mesh()))
         if place:
             tokenizer.copy(place, folder)
         write(

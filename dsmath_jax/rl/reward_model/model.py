@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.batches import padded_length, token_rows
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sharding import Layout
+from dsmath_jax.sharding import Layout, to_host
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.model_files import abstract_params, read_model
 from dsmath_jax.training.objectives import Batch, Objective, Sums
@@ -127,7 +127,7 @@ def scorer(model: Llama, layout: Layout, length: int, rows: int) -> Score:
             filled = part + part[:1] * (rows - len(part))
             width = next(width for width in widths if width >= len(sequences[part[-1]]))
             batch = layout.share(token_rows([sequences[i] for i in filled], width))
-            logits = layout.to_host(compiled(params, layout.batch(batch)))
+            logits = to_host(compiled(params, layout.batch(batch)))
             for row, i in enumerate(part):
                 found[i] = logits[row, places[i]].astype(np.float64)
         return found
