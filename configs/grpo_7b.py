@@ -9,8 +9,8 @@ their own, from the stage `pretrain` (the paper's start, DeepSeekMath-Base; `--c
 SFT model where there is no such stage). The paper asks 144 thousand questions of its SFT data, which are not public;
 here are the two training sets, 15 thousand, and as many steps as 144 thousand questions make.
 
-Hardware: 16 TPU v5p (`v5p:2x2x4`). See whether it fits another slice, and change `rl.grad_accum_steps`, `rl.decode_slots` and
-`model.remat` (which nothing but that reads here) until it does:
+Hardware: 16 TPU v5p (`v5p:2x2x4`). See whether it fits another slice, and change `rl.grad_accum_steps`,
+`rl.decode_slots` and `model.remat` (which nothing but that reads here) until it does:
 `python -m dsmath_jax.aot --config=configs/grpo_7b.py --stage=rl --topology=v5p:2x2x1`; that one, the smallest, takes
 `--config.rl.decode_slots=128 --config.rl.grad_accum_steps=64`. Memory: 84 GiB a chip (docs/aot.md).
 Expected: the paper's model reaches 88.2 % on GSM8K and 51.7 % on MATH (chains of thought), from 82.9 % and 46.8 %.

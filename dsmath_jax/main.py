@@ -39,7 +39,9 @@ def main(argv: Sequence[str]) -> None:
     if values.workdir is None:
         raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
     known = [stage.name for stage in STAGES]
-    names = values.stages or [stage.name for stage in STAGES if stage.always_rerun or getattr(recipe, stage.name) is not None]
+    names = values.stages or [
+        stage.name for stage in STAGES if stage.always_rerun or getattr(recipe, stage.name) is not None
+    ]
     for name in [*names, *values.overwrite]:
         if name not in known:
             raise UserError(f"Unknown stage '{name}'{nearest(name, known)}; the stages are {', '.join(known)}.")

@@ -184,7 +184,8 @@ def _run_one(stage: Stage, recipe: Any, workdir: Path, made_with: dict) -> None:
         files = sorted({p for pattern in stage.outputs for p in folder.glob(pattern) if p.is_file()})
         manifest = {"stage": stage.name, "seconds": round(seconds, 3), "counts": counts} | made_with
         manifest["results"] = hash_json({str(p.relative_to(folder)): hash_file(p) for p in files})
-        manifest["versions"] = {"dsmath-jax": __version__, "python": platform.python_version()} | {name: version(name) for name in VERSIONS}
+        versions = {"dsmath-jax": __version__, "python": platform.python_version()}
+        manifest["versions"] = versions | {name: version(name) for name in VERSIONS}
         write_json(folder / MANIFEST, manifest)
     barrier(f"manifest {stage.name}")
     print(f"{stage.name}: done in {seconds:.1f} s", flush=True)

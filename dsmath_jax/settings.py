@@ -85,8 +85,7 @@ def complete(cls: type, given: Mapping[str, Any], path: str = "") -> dict[str, A
     values, flat = _given_values(cls, given, path, complete), _flat_classes(cls, given)
     for field in _fields(cls):
         if field.name not in flat:
-            value = values.get(field.name, field.default)
-            value = field.default_factory() if value is dataclasses.MISSING else value  # type: ignore[misc]
+            value = values[field.name] if field.name in values else _default(field)
             value = to_dict(value) if dataclasses.is_dataclass(value) else value
             tree |= {} if value is None else {field.name: value}
     return tree
@@ -113,6 +112,10 @@ def _given_values(
 
 def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _part_of(inner: type, given: Mapping[str, Any]) -> dict[str, Any]:

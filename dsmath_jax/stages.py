@@ -1,4 +1,4 @@
-"""The stages of the paper's path in order: which parts of the recipe each sees, which stages it reads, what it leaves."""
+"""The stages of the paper's path in order: the parts of the recipe that each sees, what it reads and leaves."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -119,7 +119,7 @@ def _evaluate_inputs(recipe: Recipe) -> tuple[str, ...]:
 
 def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Recipe, Path], Sequence[Path]]:
     """A stage's `input_files` from `(recipe, data folder) -> files`: none of the generated folder's are the user's."""
-    return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, data_folder(recipe.data_dir, workdir))
+    return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, Path(recipe.data_dir))
 
 
 PARAMS = ("params.sha256.json", "model.json")

@@ -51,15 +51,14 @@ def main(argv: Sequence[str]) -> None:
     if {"--help", "-help", "-h"} & set(argv):
         print(f"{__doc__}\nflags:\n{define(ConfigDict(), []).get_help()}")
         return
-    values, recipe = parse(["--json=-" if argument == "--json" else argument for argument in argv], define, "dsmath_jax.aot")
+    values, recipe = parse(
+        ["--json=-" if argument == "--json" else argument for argument in argv], define, "dsmath_jax.aot"
+    )
     if values.topology is None:
         raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])
     compiled = {"rl": compile_rl, "sample": compile_sampler}.get(stage)
-    if compiled is None:
-        found = compile_step(recipe, stage, values.topology)
-    else:
-        found = compiled(recipe, values.topology)
+    found = compiled(recipe, values.topology) if compiled else compile_step(recipe, stage, values.topology)
     if values.json == "-":
         print(json.dumps(found, indent=1))
         return

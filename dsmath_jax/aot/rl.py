@@ -61,7 +61,7 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
         state = policy_state(settings, where)
         sampling, weights = sampling_programs(settings, where)
         lowered = sampling | scoring_programs(settings, where)
-        lowered["update"] = functools.partial(_lower_update, settings, method, where, state)
+        lowered["update"] = functools.partial(_lower_update, settings, where, state)
         programs = {name: compiled_program(lower) for name, lower in lowered.items()}
     residents = {"policy": shard_bytes(state.params), "optimizer": shard_bytes(state.opt_state)}
     if settings.algorithm.needs_reference:

@@ -62,7 +62,9 @@ def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layou
                 # Models of one shape share a sampler, and with it what is compiled.
                 if model.config not in samplers:
                     stop = text_tokenizer.stop_ids
-                    samplers[model.config] = Sampler(model, layout, stop, settings.max_new_tokens, settings.decode_slots)
+                    samplers[model.config] = Sampler(
+                        model, layout, stop, settings.max_new_tokens, settings.decode_slots
+                    )
                 policy = Policy(
                     read_params(workdir / stage, model.config, layout), text_tokenizer, samplers[model.config],
                     model.config.max_position_embeddings, settings.max_new_tokens,

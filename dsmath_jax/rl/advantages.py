@@ -27,7 +27,7 @@ class Scores(NamedTuple):
 
 
 class ScoredRollout(NamedTuple):
-    """What advantages are made of: P x G completions, what they were rewarded with, and what models say of their tokens.
+    """What advantages are made of: P x G completions, their rewards, and what models say of their tokens.
 
     Attributes:
       scores: rewards and where they fall.
@@ -39,9 +39,9 @@ class ScoredRollout(NamedTuple):
     scores: Scores
     lengths: list[int]
     group_size: int
-    old_logprobs: PerToken = []
-    ref_logprobs: PerToken = []
-    old_values: PerToken = []
+    old_logprobs: Sequence[np.ndarray] = ()
+    ref_logprobs: Sequence[np.ndarray] = ()
+    old_values: Sequence[np.ndarray] = ()
 
 
 def outcome(rewards: Sequence[float] | np.ndarray, lengths: Sequence[int]) -> Scores:

@@ -1,8 +1,8 @@
-"""The paper's RL methods as data (§5.2, Eq. 5, Table 10), and the algorithms behind them with their settings and losses.
+"""The paper's RL methods as data (§5.2, Eq. 5, Table 10), and the algorithms behind them.
 
-A method is a row of `METHODS`: whose completions, which reward, which algorithm. An algorithm is a frozen dataclass with
-its own settings and two functions: `advantages(rollout)`, on the host in float64, and `loss(model, params, batch)`, which
-is minimized: `(loss_sum, weight_sum), metric_sums` over rows, so that micro-batches and meshes never change the
+A method is a row of `METHODS`: whose completions, which reward, which algorithm. An algorithm is a frozen dataclass of
+its own settings with two functions: `advantages(rollout)`, on the host in float64, and `loss(model, params, batch)`,
+which is minimized: `(loss_sum, weight_sum), metric_sums` over rows, so that micro-batches and meshes never change the
 mathematics. Batches are those of `rl.batches.batch_of`, all fields `[B,T]`: `loss_weights` is 1 on the targets that are
 completion tokens, EOS among them; a row without any counts for nothing, and whatever its other fields hold, NaN
 included, reaches neither the loss nor a gradient.
@@ -14,7 +14,7 @@ gradient the clip takes), `sampler_logprob_diff` (|log-probability - what the sa
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -160,8 +160,8 @@ class PPO(Clipped):
     """PPO's clipped objective (Eq. 1) with the KL in the reward (Eq. 2), and the loss of the value model.
 
     The parameters are `{"policy": ..., "value": {"model": ..., "reward": {"kernel" [D,1], "bias" [1]}}}`: two decoders
-    of one shape, the second with a linear head. The batch has `advantages`, `returns`, `old_logprobs`, `old_values`, and
-    `ref_logprobs` for the metric alone.
+    of one shape, the second with a linear head. The batch has `advantages`, `returns`, `old_logprobs`, `old_values`,
+    and `ref_logprobs` for the metric alone.
     """
 
     has_values: ClassVar[bool] = True

@@ -55,7 +55,9 @@ def placed(
     return out[:, 1:]
 
 
-def per_completion(field: np.ndarray, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]) -> list[np.ndarray]:
+def per_completion(
+    field: np.ndarray, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
+) -> list[np.ndarray]:
     """The inverse of `placed`: of a field `[B,T]`, the values of each completion's tokens."""
     starts = [len(prompts[c.prompt]) - 1 for c in completions]
     return [field[row, s : s + len(c.tokens)] for row, (s, c) in enumerate(zip(starts, completions, strict=True))]

@@ -20,7 +20,9 @@ from dsmath_jax.workdir import UserError, read_jsonl
 Row = tuple[list[int], list[int]]  # token ids of a prompt and of its completion
 
 
-def solution_rows(records: Sequence[Record], prompts: Sequence[list[int]], tokenizer: Tokenizer, limit: int) -> list[Row]:
+def solution_rows(
+    records: Sequence[Record], prompts: Sequence[list[int]], tokenizer: Tokenizer, limit: int
+) -> list[Row]:
     """SFT: the solutions that come with the questions, those of at most `limit` tokens.
 
     Raises:

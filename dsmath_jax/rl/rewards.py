@@ -42,9 +42,9 @@ BUILT_IN = {
 class RewardFunctions:
     """The weighted sum of reward functions, for use as a context manager.
 
-    A reward function is "correct" (1 where the stated final answer is the record's), "format" (1 where the completion is
-    `well_formed`) or "package.module:function", a function of the user's that takes `(completion: str, record: Record)`
-    and returns a number. It may raise, hang or crash: that completion has no reward then, and the run continues.
+    A reward function is "correct" (1 where the stated final answer is the record's), "format" (1 where the completion
+    is `well_formed`) or "package.module:function", the user's own, which takes `(completion: str, record: Record)` and
+    returns a number. It may raise, hang or crash: that completion has no reward then, and the run continues.
     """
 
     def __init__(self, reward_fns: Sequence[tuple[str, float]], seconds: float, workers: int):
@@ -83,8 +83,8 @@ class RewardFunctions:
           finished: whether each ended by itself, not at the length limit.
 
         Returns:
-          their rewards in float64, NaN where a function gave none, and how many have none for which of `ERRORS` (the first
-          that the completion met).
+          their rewards in float64, NaN where a function gave none, and how many have none for which of `ERRORS` (the
+          first that the completion met).
         """
         if self._workers is None:
             # Computer algebra takes seconds to import, which must not count as grading, and numbers do without it.

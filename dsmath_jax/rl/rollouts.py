@@ -77,7 +77,13 @@ class Rollout(NamedTuple):
 
 
 def draw(
-    sampler: Sampler, params: Params, prompts: Prompts, tokenizer: Tokenizer, settings: RLSettings, seed: int, number: int
+    sampler: Sampler,
+    params: Params,
+    prompts: Prompts,
+    tokenizer: Tokenizer,
+    settings: RLSettings,
+    seed: int,
+    number: int,
 ) -> Rollout:
     """Draws the completions of rollout `number`: `group_size` of each of its `prompts_per_step` prompts.
 

@@ -1,4 +1,4 @@
-"""Per-token outputs of models on a rollout's batch: log-probabilities of policy and reference, a value model's values."""
+"""What models say of the tokens of a batch: log-probabilities of policy and reference, a value model's values."""
 
 from collections.abc import Callable
 from typing import Any

@@ -88,9 +88,10 @@ class RLSettings(TrainingSettings):
                 f"num_updates={self.num_updates} steps; change one of them."
             )
 
-        own = {field.name for field in dataclasses.fields(self)}
-        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(self.algorithm) if field.name in own}
-        object.__setattr__(self, "algorithm", dataclasses.replace(self.algorithm, **shared))
+        names = {field.name for field in dataclasses.fields(self)}
+        shared = names & {field.name for field in dataclasses.fields(self.algorithm)}
+        algorithm = dataclasses.replace(self.algorithm, **{name: getattr(self, name) for name in shared})
+        object.__setattr__(self, "algorithm", algorithm)
 
     @property
     def reward_source(self) -> str:
@@ -111,4 +112,3 @@ class RLSettings(TrainingSettings):
     def slots(self) -> int:
         """Completions that are decoded at a time."""
         return self.decode_slots or self.samples_per_step
-

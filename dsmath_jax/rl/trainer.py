@@ -201,7 +201,7 @@ def train_offline(this: Run, evaluate: Evaluate | None) -> None:
         batches = offline.likelihood_batches(settings, rows, 1.0, this.seed, this.layout)
     elif METHODS[settings.method].data == "correct":
         rows, share = offline.correct_rows(samples_of_start(this))
-        weight = 1.0 if algorithm.normalize_by_correct else share
+        weight = 1.0 if getattr(algorithm, "normalize_by_correct", False) else share
         batches = offline.likelihood_batches(settings, rows, weight, this.seed, this.layout)
     else:
         pairs, reference = offline.pair_rows(samples_of_start(this)), Reference(this.read_start(), settings.reference)

@@ -93,7 +93,7 @@ class Sampler:
         self,
         params: Any,
         prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
+        sampling: SamplingParams = SamplingParams(),
         *,
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,

@@ -1,9 +1,9 @@
 """The pieces of a training loop, which pre-training, SFT, reward models and RL share: restore, step, settle, save.
 
-    with TrainLoop(folder, settings, layout, state) as loop:  # restores the newest sound checkpoint
-        for step in loop.steps():
-            loop.update(train_step, batch_at(step))
-    checkpoint.save(folder / "params", loop.state.params)
+with TrainLoop(folder, settings, layout, state) as loop:  # restores the newest sound checkpoint
+    for step in loop.steps():
+        loop.update(train_step, batch_at(step))
+checkpoint.save(folder / "params", loop.state.params)
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,8 @@ class _Pending(NamedTuple):
 class TrainLoop:
     """The training state of a stage, and the steps that it has yet to take.
 
-    The host is one step ahead of the devices: the scalars of a step are read when the next one is dispatched, and before
-    anything is saved, so that no checkpoint holds an update that came of a loss that is not finite.
+    The host is one step ahead of the devices: the scalars of a step are read when the next one is dispatched, and
+    before anything is saved, so that no checkpoint holds an update that came of a loss that is not finite.
 
     Attributes:
       state: parameters and optimizer state as of the last update.

@@ -1,4 +1,4 @@
-"""Stage `pretrain` (paper §2.2): documents tokenized, packed and trained on, from scratch or from a Hugging Face folder."""
+"""Stage `pretrain` (paper §2.2): next-token training on packed documents, from scratch or from a given model."""
 
 import dataclasses
 from pathlib import Path

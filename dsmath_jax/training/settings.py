@@ -1,4 +1,4 @@
-"""Settings of training: the loop's and the optimizer's, which every training stage has, and the stages of §2.2 and §3."""
+"""Settings of the training loop, the optimizer, and the stages `pretrain` (paper §2.2) and `sft` (§3)."""
 
 import dataclasses
 

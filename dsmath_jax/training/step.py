@@ -42,7 +42,9 @@ def state_of(params: Any, optimizer: optax.GradientTransformation, layout: Layou
     return TrainState(params, jax.jit(optimizer.init, out_shardings=shardings)(params))
 
 
-def abstract_state(make_params: Callable[..., Any], optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
+def abstract_state(
+    make_params: Callable[..., Any], optimizer: optax.GradientTransformation, layout: Layout
+) -> TrainState:
     """Shapes, dtypes and shardings of what `init_state` makes; nothing is allocated."""
     shapes = jax.eval_shape(lambda: TrainState(params := make_params(), optimizer.init(params)))
     return layout.abstract(shapes)
@@ -89,8 +91,8 @@ def make_train_step(
         rows, parts = len(jax.tree.leaves(batch)[0]), grad_accum_steps * layout.batch_shards
         if rows % parts:
             raise UserError(
-                f"A batch of {rows} rows does not divide by grad_accum_steps={grad_accum_steps} times the mesh's replica x fsdp = "
-                f"{parts // grad_accum_steps}; change batch_size, grad_accum_steps or config.mesh."
+                f"A batch of {rows} rows does not divide by grad_accum_steps={grad_accum_steps} times the mesh's "
+                f"replica x fsdp = {parts // grad_accum_steps}; change batch_size, grad_accum_steps or config.mesh."
             )
         if grad_accum_steps == 1:
             total = gradient(state.params, batch)

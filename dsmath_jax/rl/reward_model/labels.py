@@ -148,7 +148,11 @@ def labelled(
     groups = generate([prompt for _, prompt in prompts], settings.samples, [problem for problem, _ in prompts])
     for (problem, prompt), group in zip(prompts, groups, strict=True):
         for tokens in (completion.tokens for completion in group):
-            ends = step_ends(tokens, tokenizer, settings.step_delimiter).tolist() if settings.kind == "process" else [len(tokens) - 1]
+            ends = (
+                step_ends(tokens, tokenizer, settings.step_delimiter).tolist()
+                if settings.kind == "process"
+                else [len(tokens) - 1]
+            )
             rows.append({"problem": problem, "prompt": prompt, "completion": tokens, "ends": ends})
     for row, label in zip(rows, right([(row["problem"], row["completion"]) for row in rows]), strict=True):
         row["labels"] = [float(label)]

@@ -15,7 +15,7 @@ class SamplesSettings:
     """What is sampled from the policy, and how it is labelled (paper §4.1.2, §4.1.3)."""
 
     data: tuple[str, ...] = setting(("toy/train",), "benchmarks whose questions are sampled from")
-    kind: str = setting("pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (a label per step)")
+    kind: str = setting("pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)")
     problems: int = setting(15_000, "the first so many questions are taken")
     samples: int = setting(8, "completions of each question")
     completions: int = setting(8, "completions of each prefix of steps, N of Math-Shepherd")

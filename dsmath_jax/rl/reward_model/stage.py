@@ -1,4 +1,4 @@
-"""Stages `reward_model` and `process_model`: reward models trained on the SFT model's own samples (paper §4.1.2-4.1.4)."""
+"""Stages `reward_model` and `process_model`: trained on the SFT model's own samples (paper §4.1.2-4.1.4)."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ KINDS = {"reward_model": ("pointwise", "pairwise"), "process_model": ("process",
 def run(folder: Path, settings: RewardModelSettings, data_dir: Path, layout: Layout, seed: int) -> dict:
     """Samples from `sft/` on the benchmarks of `data`, labels, and trains from the stage that `init` names.
 
-    Writes `<stage>/{samples.jsonl,params,model.json,metrics.jsonl,summary.json}`; the folder's name is a key of `KINDS`.
+    Writes `<stage>/{samples.jsonl,params,model.json,metrics.jsonl,summary.json}`. The folder's name is a key of KINDS.
     """
     check_choice(f"{folder.name}.kind", settings.kind, KINDS[folder.name])
     workdir, path = folder.parent, folder / ROWS

@@ -50,8 +50,8 @@ def train(
     examples once before any comes again, in an order that the seed alone decides.
 
     Args:
-      folder: gets the loop's files, `params/`, `model.json` and, last, `summary.json`; a folder that has it is read. Its
-        name stands in messages.
+      folder: gets the loop's files, `params/`, `model.json` and, last, `summary.json`; a folder that has it is read.
+        Its name stands in messages.
       settings: of the stage, or of the training between rounds.
       start: where training starts; the parameters are donated.
       layout: where the parameters lie.
