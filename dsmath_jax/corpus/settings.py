@@ -13,7 +13,7 @@ class MinHashSettings:
 
     bands: int = setting(14, "bands of a page's MinHash signature")
     rows: int = setting(8, "hashes in each band")
-    shingle: int = setting(5, "words in each hashed n-gram")
+    shingle: int = setting(5, "tokens (English words, Chinese characters) in each hashed n-gram")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
