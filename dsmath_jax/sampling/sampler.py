@@ -53,6 +53,7 @@ class Sampler:
             )
         self.engine = Engine(model, layout, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
         self._stop_ids, self._max_new, self._rows = tuple(stop_ids), max_new_tokens, rows
+        self._shards = layout.batch_shards
 
     def generate(
         self,
@@ -96,8 +97,7 @@ class Sampler:
         settings = Settings(np.float32(temperature), np.int32(top_k), np.float32(top_p))
         kind = Kind(temperature == 0, top_k > 0, top_p < 1)
         key = jax.random.fold_in(jax.random.key(seed), step)
-        shards = self.engine.layout.batch_shards
-        lanes, group = shape_of(self._rows, len(prompts), samples, shards)
+        lanes, group = shape_of(self._rows, len(prompts), samples, self._shards)
         schedule = Schedule(prompts, ids, samples, lanes, group, endings)
         return self._run(params, schedule, bucket(max(map(len, prompts))), key, settings, kind)
 
