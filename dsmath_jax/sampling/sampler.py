@@ -88,6 +88,7 @@ class Sampler:
             )
         self.engine = Engine(model, layout, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
         self._stop_ids, self._max_new, self._rows = tuple(stop_ids), max_new_tokens, rows
+        self._shards = layout.batch_shards
 
     def generate(
         self,
@@ -121,8 +122,7 @@ class Sampler:
         settings = Settings(np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p))
         kind = Kind(sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1)
         key = jax.random.fold_in(jax.random.key(sampling.seed), step)
-        shards = self.engine.layout.batch_shards
-        lanes, group = shape_of(self._rows, len(prompts), sampling.samples, shards)
+        lanes, group = shape_of(self._rows, len(prompts), sampling.samples, self._shards)
         schedule = Schedule(prompts, ids, sampling.samples, lanes, group, endings)
         return self._run(params, schedule, bucket(max(map(len, prompts))), key, settings, kind)
 
