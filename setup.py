@@ -1,9 +1,11 @@
 """Metadata, dependencies and extras; `constraints.txt` pins what was tested, `pyproject.toml` sets the tools."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
 RUNTIME = [
     "absl-py>=2.3",
     "array_record>=0.8",
@@ -65,9 +67,9 @@ EXTRAS = {
 
 setup(
     name="dsmath-jax",
-    version="0.1.0",
+    version=runpy.run_path(str(HERE / "dsmath_jax" / "version.py"))["__version__"],
     description="The DeepSeekMath paper as one JAX codebase: mine a math corpus, pre-train, fine-tune, GRPO, evaluate.",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],

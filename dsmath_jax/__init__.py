@@ -1,3 +1,44 @@
-"""The DeepSeekMath paper (arXiv 2402.03300) as one JAX codebase."""
+"""The DeepSeekMath paper (arXiv 2402.03300) as one JAX codebase.
 
-__version__ = "0.2.0"
+The names below are its public API, see docs/api.md; they are imported when first asked for, so that parts which need no
+JAX (`dsmath_jax.corpus`, `dsmath_jax.grading`) import none. Versions are semantic: what is not in `__all__` may change
+with any of them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dsmath_jax.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from dsmath_jax.api import (
+        Record,
+        SamplingParams,
+        evaluate,
+        generate,
+        grade,
+        load_model,
+        load_recipe,
+        run,
+        save_model,
+        train,
+    )
+
+__all__ = [
+    "Record",
+    "SamplingParams",
+    "evaluate",
+    "generate",
+    "grade",
+    "load_model",
+    "load_recipe",
+    "run",
+    "save_model",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module("dsmath_jax.api"), name)
+    raise AttributeError(f"module 'dsmath_jax' has no attribute '{name}'; its public names are {', '.join(__all__)}")

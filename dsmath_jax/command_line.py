@@ -11,11 +11,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.settings import DEFAULT_METHOD
 from dsmath_jax.settings import build, complete, nearest
 from dsmath_jax.workdir import UserError
 
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
-METHOD = re.compile(r"--?config\.rl\.method=(.*)")  # the field on which other fields depend
+METHOD = re.compile(r"--?config\.rl\.method(?:=(.*))?")  # the field on which other fields depend
 
 
 def define_flags(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
@@ -64,8 +65,8 @@ def parse(
         if recipe.config is None:
             raise UserError(f"--config is missing; {see}.")
         config = load_config(recipe.config)
-        for match in filter(None, map(METHOD.match, argv)):
-            config.rl.method = match[1]
+        if "rl" in config:
+            config.rl.method = _given_method(argv) or config.rl.get("method", DEFAULT_METHOD)
         config = ConfigDict(complete(Recipe, config.to_dict()))
         fields = flat(config)
         for name in (match[1] for match in map(OVERRIDE.match, argv) if match):
@@ -96,6 +97,15 @@ def load_recipe(argument: str) -> Recipe:
       UserError: there is none, or it cannot work.
     """
     return build(Recipe, load_config(argument).to_dict())
+
+
+def _given_method(argv: Sequence[str]) -> str | None:
+    """The method of RL that the arguments name, if they do: the algorithm's fields depend on it."""
+    found = None
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := METHOD.fullmatch(argument):
+            found = following if match[1] is None else match[1]
+    return found
 
 
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

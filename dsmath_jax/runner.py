@@ -17,9 +17,9 @@ from typing import Any
 
 import jax
 
-from dsmath_jax import __version__
 from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import barrier
+from dsmath_jax.version import __version__
 from dsmath_jax.workdir import (
     FORMAT,
     MANIFEST,
@@ -103,7 +103,7 @@ def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str
 
 def _seen(stage: Stage, recipe: Any) -> Any:
     """The recipe with nothing but the stage's parts."""
-    if not stage.always_rerun and getattr(recipe, stage.name) is None:
+    if stage.name in stage.parts and getattr(recipe, stage.name) is None:
         raise UserError(f"The recipe has no part '{stage.name}', which stage {stage.name} reads; add it.")
     others = {field.name for field in dataclasses.fields(recipe)} - {"seed", *stage.parts}
     return dataclasses.replace(recipe, **dict.fromkeys(others))

@@ -122,6 +122,11 @@ def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Re
     return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, Path(recipe.data_dir))
 
 
+def own_files(names: Sequence[str], data_dir: Path) -> list[Path]:
+    """Those of the data sets that are files of the user's own."""
+    return [data_dir / name for name in names if name.endswith(".jsonl")]
+
+
 PARAMS = ("params.sha256.json", "model.json")
 STAGES = (
     Stage(
@@ -145,7 +150,10 @@ STAGES = (
         "process_model", run_process_model, ("data_dir", "mesh", "process_model"), _reward_inputs("process_model"),
         (*PARAMS, reward_model.ROWS),
     ),
-    Stage("rl", run_rl, ("data_dir", "mesh", "rl"), _rl_inputs, PARAMS),
+    Stage(
+        "rl", run_rl, ("data_dir", "mesh", "rl"), _rl_inputs, PARAMS,
+        input_files=_user_files(lambda recipe, data: own_files(given(recipe.rl).data + given(recipe.rl).eval_data, data)),
+    ),
     Stage("evaluate", run_evaluate, ("data_dir", "mesh", "evaluate"), _evaluate_inputs, ("*.json*",)),
     Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),
 )  # fmt: skip

@@ -130,10 +130,14 @@ def available(data_dir: str | Path) -> list[str]:
 def load(name: str, data_dir: str | Path) -> list[Record]:
     """Reads a benchmark split such as "gsm8k/test" from below `data_dir`, in file order; "all" reads the `available`.
 
+    A name that ends in ".jsonl" is a file of the user's own below `data_dir`, see `load_file`.
+
     Raises:
       UserError: the name is unknown, the file is missing, unreadable or empty, or a row does not fit.
     """
     data_dir = Path(data_dir)
+    if name.endswith(".jsonl"):
+        return load_file(data_dir / name)
     if name == ALL:
         names = available(data_dir)
         if not names:

@@ -25,6 +25,7 @@ from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh, start_processes
+from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, exit_code, lock
 
 DTYPES = ("bfloat16", "float32")
@@ -99,9 +100,8 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         start_processes(values.coordinator, values.processes, values.process)
     with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
         layout = Layout(make_mesh(MeshSettings(**values.mesh)))
-        policy = Policy.load(
-            values.checkpoint, layout, values.max_new_tokens, values.rows, values.tokenizer, values.dtype
-        )  # fmt: skip
+        model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
+        policy = Policy.of(model, values.max_new_tokens, values.rows)
         settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
         make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
         provenance = Provenance(values.checkpoint, command)

@@ -1,24 +1,14 @@
-"""A model that can be asked in words: its parameters and tokenizer, from a stage's folder or a Hugging Face one."""
+"""A model that is asked in words: text to completions as text."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import jax
-
-from dsmath_jax.data import tokenizer
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.models import huggingface
-from dsmath_jax.models.llama import Llama
 from dsmath_jax.sampling.completions import Finish
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
-from dsmath_jax.sharding import Layout
-from dsmath_jax.training import checkpoint
-from dsmath_jax.training.model_files import build_model, find_tokenizer, import_params, read_model, read_params
-from dsmath_jax.workdir import UserError, hash_json, stamp
+from dsmath_jax.training.model_files import LanguageModel
 
-HUGGING_FACE = "hf:"
 BEFORE = 8  # tokens of the prompt that are decoded with a completion, so that its first ones keep their white space
 
 
@@ -50,36 +40,12 @@ class Policy:
     identity: str = ""
 
     @classmethod
-    def load(
-        cls, checkpoint: str, layout: Layout, max_new_tokens: int, rows: int, tokenizer_path: str = "", dtype: str = ""
-    ) -> Self:
-        """Opens `hf:DIR`, or the folder of a stage that trains.
-
-        Args:
-          checkpoint: what to open.
-          layout: its devices hold the parameters.
-          max_new_tokens: the length limit of a completion.
-          rows: completions in the making at a time.
-          tokenizer_path: a file or folder; "" for the model's own.
-          dtype: to compute in; "" for the stage's own, and bfloat16 for Hugging Face's (float32 on CPUs).
-
-        Raises:
-          UserError: there is no model, no tokenizer, or one that is another model's.
-        """
-        folder = Path(checkpoint.removeprefix(HUGGING_FACE))
-        if not folder.is_dir():
-            raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as --checkpoint.")
-        found = tokenizer.find(Path(tokenizer_path)) if tokenizer_path else find_tokenizer(folder)
-        if found is None:
-            where = tokenizer_path or f"{folder} or beside it"
-            raise UserError(f"There is no tokenizer in {where}; give its .model or tokenizer.json as --tokenizer.")
-        text_tokenizer = tokenizer.load(found)
-        opened = _hugging_face if checkpoint.startswith(HUGGING_FACE) else _stage
-        model, params, files = opened(folder, layout, dtype)
-        tokenizer.vocabulary_fits(text_tokenizer, model.config.vocab_size, str(folder))
-        identity = hash_json([stamp(path) for path in (*files, found)] + [model.config.compute_dtype])
-        sampler = Sampler(model, layout, text_tokenizer.stop_ids, max_new_tokens, rows)
-        return cls(params, text_tokenizer, sampler, model.config.max_position_embeddings, max_new_tokens, identity)
+    def of(cls, language_model: LanguageModel, max_new_tokens: int, decode_slots: int) -> Self:
+        """What draws completions of at most `max_new_tokens` tokens from a model, `decode_slots` at a time."""
+        model, tokenizer = language_model.model, language_model.tokenizer
+        sampler = Sampler(model, language_model.layout, tokenizer.stop_ids, max_new_tokens, decode_slots)
+        context, identity = model.config.max_position_embeddings, language_model.identity
+        return cls(language_model.params, tokenizer, sampler, context, max_new_tokens, identity)
 
     @property
     def room(self) -> int:
@@ -117,21 +83,3 @@ class Policy:
         before = prompt[-BEFORE:]
         start, whole = self.tokenizer.decode(before), self.tokenizer.decode([*before, *tokens])
         return whole.removeprefix(start) if whole.startswith(start) else self.tokenizer.decode(tokens)
-
-
-def _hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
-    sizes = huggingface.read_config(folder, dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-    params = import_params(folder, sizes, layout, sizes.compute_dtype)
-    return build_model(sizes, layout), params, sorted(folder.glob("*.safetensors"))
-
-
-def _stage(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
-    if not (folder / "model.json").is_file():
-        raise UserError(
-            f"{folder} has no model.json; give the folder of a stage that trains and is done, such as RUN/rl, or "
-            f"{HUGGING_FACE}DIR for one in Hugging Face's format."
-        )
-    model = read_model(folder, layout)
-    if dtype:
-        model = build_model(dataclasses.replace(model.config, compute_dtype=dtype), layout)
-    return model, read_params(folder, model.config, layout), [checkpoint.hashes_path(folder / "params")]

@@ -36,7 +36,7 @@ from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import TrainLoop
-from dsmath_jax.training.model_files import LanguageModel, read_model, read_params, write_config
+from dsmath_jax.training.model_files import LanguageModel, find_tokenizer, read_model, read_params, write_config
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
@@ -78,7 +78,7 @@ def run(settings: RLSettings, workdir: Path, data_dir: Path, layout: Layout, see
     Raises:
       UserError: the settings do not fit the data or the model, or a model or a record is missing.
     """
-    tokenizer = tokenizers.load(workdir / "tokenizer")
+    tokenizer = tokenizers.load(find_tokenizer(workdir / settings.init) or workdir / "tokenizer")
     model = read_model(workdir / settings.init, layout)
     prompts = load_prompts(settings, data_dir, tokenizer, model.config.max_position_embeddings)
     sampler = Sampler(

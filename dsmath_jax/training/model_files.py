@@ -1,28 +1,127 @@
 """A stage's model below the workdir: `params/` (a checkpoint) and `model.json` (its sizes)."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from dsmath_jax.data import tokenizer
+from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig, trained_config
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
-from dsmath_jax.workdir import read_json, write_json
+from dsmath_jax.workdir import UserError, atomic_path, hash_json, read_json, stamp, sweep, write_json
+
+HUGGING_FACE = "hf:"
 
 
 class LanguageModel(NamedTuple):
-    """A decoder with its parameters and its tokenizer, and where it lies."""
+    """A decoder with its parameters and its tokenizer.
+
+    Attributes:
+      layout: where the parameters lie.
+      tokenizer_file: where the tokenizer was read from, None if unknown.
+      identity: stands for the parameters, the tokenizer and the compute dtype: other ones have another; "" if unknown.
+    """
 
     model: Llama
     params: Any
-    tokenizer: tokenizer.Tokenizer
+    tokenizer: tokenizers.Tokenizer
     layout: Layout
+    tokenizer_file: Path | None = None
+    identity: str = ""
+
+
+def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype: str = "") -> LanguageModel:
+    """Reads `hf:DIR` in Hugging Face's format, or the folder of a stage that trains.
+
+    Args:
+      checkpoint: what to read.
+      layout: its devices hold the parameters.
+      tokenizer_path: a file or folder; "" for the model's own.
+      dtype: to compute in; "" for the stage's own, and bfloat16 for Hugging Face's (float32 on CPUs).
+
+    Raises:
+      UserError: there is no model, no tokenizer, or one that is another model's.
+    """
+    folder = Path(checkpoint.removeprefix(HUGGING_FACE))
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
+    found = tokenizers.find(Path(tokenizer_path)) if tokenizer_path else find_tokenizer(folder)
+    if found is None:
+        where = tokenizer_path or f"{folder} or next to it"
+        raise UserError(f"There is no tokenizer in {where}; give its .model or tokenizer.json as --tokenizer.")
+    tokenizer = tokenizers.load(found)
+    read = _read_hugging_face if checkpoint.startswith(HUGGING_FACE) else _read_stage
+    model, params, files = read(folder, layout, dtype)
+    tokenizers.vocabulary_fits(tokenizer, model.config.vocab_size, str(folder))
+    identity = hash_json([stamp(path) for path in (*files, found)] + [model.config.compute_dtype])
+    return LanguageModel(model, params, tokenizer, layout, found, identity)
+
+
+def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
+    sizes = huggingface.read_config(folder, dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+    params = import_params(folder, sizes, layout, sizes.compute_dtype)
+    return build_model(sizes, layout), params, sorted(folder.glob("*.safetensors"))
+
+
+def _read_stage(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
+    if not (folder / "model.json").is_file():
+        raise UserError(
+            f"{folder} has no model.json; give the folder of a stage that trains and is done, such as RUN/rl, or "
+            f"{HUGGING_FACE}DIR for one in Hugging Face's format."
+        )
+    model = read_model(folder, layout)
+    if dtype:
+        model = build_model(dataclasses.replace(model.config, compute_dtype=dtype), layout)
+    return model, read_params(folder, model.config, layout), [checkpoint.hashes_path(folder / "params")]
+
+
+def export_params(
+    target: Path,
+    config: ModelConfig,
+    params: Any,
+    tokenizer_file: Path | None,
+    dtype: str = "bfloat16",
+    max_file_bytes: int = 5 * huggingface.GIGABYTE,
+) -> None:
+    """Writes a model and its tokenizer's files in Hugging Face's format.
+
+    Args:
+      target: the folder to make; it appears when it is complete.
+      config: the model's sizes.
+      params: its parameters.
+      tokenizer_file: goes with it, where there is one.
+      dtype: of the tensors in the files.
+      max_file_bytes: a larger model is split into several files, with an index.
+
+    Raises:
+      UserError: something is at `target`, the tokenizer is another model's, or the parameters are no plain decoder's.
+    """
+    tokenizer = tokenizers.load(tokenizer_file) if tokenizer_file else None
+    if tokenizer:
+        tokenizers.vocabulary_fits(tokenizer, config.vocab_size, str(tokenizer_file))
+    ids = (tokenizer.bos_id, tokenizer.stop_ids) if tokenizer else (None, ())
+    with new_folder(target) as folder:
+        if tokenizer_file:
+            tokenizers.copy(tokenizer_file, folder)
+        huggingface.write(folder, params, config, dtype, max_file_bytes, *ids)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that gets its name when it is complete; what a killed command left of one is removed."""
+    if target.exists():
+        raise UserError(f"{target} is there already; give another folder, or remove it.")
+    sweep(target)
+    with atomic_path(target.absolute()) as folder:
+        folder.mkdir()
+        yield folder
 
 
 def build_model(config: ModelConfig, layout: Layout) -> Llama:
@@ -62,7 +161,7 @@ def read_params(folder: Path, config: ModelConfig, layout: Layout) -> Any:
 
 def find_tokenizer(folder: Path) -> Path | None:
     """The file of the tokenizer of a stage's model: in its folder, as imported models have it, or the run's."""
-    return tokenizer.find(folder) or tokenizer.find(folder.parent / "tokenizer")
+    return tokenizers.find(folder) or tokenizers.find(folder.parent / "tokenizer")
 
 
 def import_params(folder: Path, sizes: ModelConfig, layout: Layout, dtype: str = "float32") -> Any:

@@ -20,10 +20,16 @@ from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import samples
 from dsmath_jax.evaluation.policy import Policy, Said
 from dsmath_jax.sampling.sampler import SamplingParams
+from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
 
 Arguments = Callable[..., list[str]]
-LOAD = functools.cache(Policy.load)
+POLICY_OF = Policy.of
+
+
+@functools.cache
+def policy_of(load_arguments: tuple, max_new_tokens: int, decode_slots: int) -> Policy:
+    return POLICY_OF(load_model(*load_arguments), max_new_tokens, decode_slots)
 
 
 @pytest.fixture
@@ -43,8 +49,9 @@ def files(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same model for all that ask for the same one: each sampler would compile anew."""
-    monkeypatch.setattr(Policy, "load", LOAD)
+    """The same model for all that ask for the same one: each sampler would compile again."""
+    monkeypatch.setattr(command, "load_model", lambda *arguments: arguments)
+    monkeypatch.setattr(Policy, "of", policy_of)
 
 
 class Killed(BaseException):

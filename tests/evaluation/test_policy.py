@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from dsmath_jax.evaluation.policy import Policy
-from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.grading.code import until
 from dsmath_jax.models.huggingface.__main__ import import_model
+from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.sharding import Layout
+from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, read_json
 
 
@@ -29,7 +30,7 @@ def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
     import_model(checkpoint, tmp_path / "stage", "float32")
     told = {}
     for name in (f"hf:{checkpoint}", str(tmp_path / "stage")):
-        policy = Policy.load(name, layout, 16, 2, dtype="float32")
+        policy = Policy.of(load_model(name, layout, dtype="float32"), 16, 2)
         assert policy.context == 512
         told[name] = next(policy.complete([""], SamplingParams(samples=2, temperature=1.0, stop_strings=("Lily",))))
     first, second = told.values()
@@ -42,7 +43,7 @@ def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
 
 
 def test_a_completion_keeps_the_white_space_it_begins_with(layout: Layout, checkpoint: Path) -> None:
-    policy = Policy.load(f"hf:{checkpoint}", layout, 4, 2)
+    policy = Policy.of(load_model(f"hf:{checkpoint}", layout), 4, 2)
     prompt = policy.ids("Once upon a time")
     for text in ("    return there", "\n\tone", " there"):
         tokens = policy.ids(f"Once upon a time{text}")[len(prompt) :]
@@ -50,14 +51,16 @@ def test_a_completion_keeps_the_white_space_it_begins_with(layout: Layout, check
 
 
 def test_what_cannot_be_asked_is_told_in_a_sentence(layout: Layout, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"There is no tokenizer in .* or beside it; give its \.model or"):
-        Policy.load(str(tmp_path), layout, 4, 2)
+    with pytest.raises(UserError, match=r"There is no tokenizer in .* or next to it; give its \.model or"):
+        load_model(str(tmp_path), layout)
 
 
 def test_a_folder_without_a_model_is_refused(layout: Layout, tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(UserError, match=r"has no model\.json; give the folder of a stage"):
-        Policy.load(str(tmp_path), layout, 4, 2, tokenizer_path=str(checkpoint))
-    with pytest.raises(UserError, match=r"There is no folder .*none; give that of a stage, or hf:DIR, as --checkpoint"):
-        Policy.load(f"hf:{tmp_path}/none", layout, 4, 2, tokenizer_path=str(checkpoint))
+        load_model(str(tmp_path), layout, tokenizer_path=str(checkpoint))
+    with pytest.raises(
+        UserError, match=r"There is no folder .*none; give that of a stage, or hf:DIR"
+    ):
+        load_model(f"hf:{tmp_path}/none", layout, tokenizer_path=str(checkpoint))
     with pytest.raises(UserError, match=r"config\.json is missing"):
-        Policy.load(f"hf:{tmp_path}", layout, 4, 2, tokenizer_path=str(checkpoint))
+        load_model(f"hf:{tmp_path}", layout, tokenizer_path=str(checkpoint))

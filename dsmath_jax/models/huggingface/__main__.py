@@ -9,9 +9,8 @@ files go with the model. Either folder appears when it is whole. This file is a 
 """
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,19 @@ import jax
 
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models.huggingface.config_file import read_config
-from dsmath_jax.models.huggingface.writing import GIGABYTE, TYPES, write
+from dsmath_jax.models.huggingface.writing import GIGABYTE, TYPES
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training import checkpoint
-from dsmath_jax.training.model_files import find_tokenizer, import_params, read_params, read_sizes, write_config
-from dsmath_jax.workdir import UserError, atomic_path, exit_code, sweep
+from dsmath_jax.training.model_files import (
+    export_params,
+    find_tokenizer,
+    import_params,
+    new_folder,
+    read_params,
+    read_sizes,
+    write_config,
+)
+from dsmath_jax.workdir import UserError, exit_code
 
 
 def import_model(source: Path, target: Path, dtype: str) -> str:
@@ -36,7 +43,7 @@ def import_model(source: Path, target: Path, dtype: str) -> str:
     text_tokenizer = tokenizer.load(source) if tokenizer.find(source) else None
     if text_tokenizer:
         tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, str(source))
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         params = import_params(source, sizes, Layout(make_mesh()), dtype)
         checkpoint.save(folder / "params", params)
         write_config(folder, sizes)
@@ -55,29 +62,9 @@ def export_model(source: Path, target: Path, dtype: str, max_file_bytes: int, to
         raise UserError(f"{source} has no model.json; give the folder of a stage that trains and is done.")
     sizes = read_sizes(source)
     place = tokenizer_path or find_tokenizer(source)
-    text_tokenizer = tokenizer.load(place) if place else None
-    if text_tokenizer:
-        tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, str(source))
-    with _new_folder(target) as folder:
-        params = read_params(source, sizes, Layout(make_mesh()))
-        if place:
-            tokenizer.copy(place, folder)
-        write(
-            folder, params, sizes, dtype, max_file_bytes,
-            text_tokenizer.bos_id if text_tokenizer else None, text_tokenizer.stop_ids if text_tokenizer else (),
-        )  # fmt: skip
-    return _done(target, params, dtype, text_tokenizer)
-
-
-@contextlib.contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that gets its name when it is whole; what a killed command left of one is deleted."""
-    if target.exists():
-        raise UserError(f"{target} is there already; give another --to, or remove it.")
-    sweep(target)
-    with atomic_path(target.absolute()) as folder:
-        folder.mkdir()
-        yield folder
+    params = read_params(source, sizes, Layout(make_mesh()))
+    export_params(target, sizes, params, place, dtype, max_file_bytes)
+    return _done(target, params, dtype, tokenizer.load(place) if place else None)
 
 
 def _done(target: Path, params: Any, dtype: str, text_tokenizer: tokenizer.Tokenizer | None) -> str:

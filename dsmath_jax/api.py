@@ -1,0 +1,221 @@
+"""The public API (see `dsmath_jax.__all__`): ten names, built of the pieces that recipes run.
+
+What is not among them may change with any version; these follow semantic versioning.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dsmath_jax import command_line, runner
+from dsmath_jax.data import chat as template
+from dsmath_jax.data import tokenizer as tokenizers
+from dsmath_jax.data.benchmark_formats import Record as Record
+from dsmath_jax.evaluation import run as evaluation
+from dsmath_jax.evaluation.answering import Settings
+from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.grading.grade import Grader, Item
+from dsmath_jax.grading.grades import Grade, Kind
+from dsmath_jax.grading.sandbox import Sandbox
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.runner import Stage
+from dsmath_jax.sampling.sampler import SamplingParams as SamplingParams
+from dsmath_jax.settings import build
+from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
+from dsmath_jax.stages import PARAMS, STAGES, given
+from dsmath_jax.training import checkpoint as checkpoints
+from dsmath_jax.training import model_files
+from dsmath_jax.training.model_files import HUGGING_FACE, LanguageModel
+from dsmath_jax.workdir import UserError, lock, read_json, write_jsonl
+
+ALL_DEVICES = MeshSettings()
+GREEDY = SamplingParams(temperature=0.0)
+PROMPTS = "prompts.jsonl"
+
+
+def load_model(
+    checkpoint: str, *, tokenizer: str = "", dtype: str = "", mesh: MeshSettings = ALL_DEVICES
+) -> LanguageModel:
+    """Reads a model, `hf:DIR` in Hugging Face's format or the folder of a stage that trains, onto all devices.
+
+    Args:
+      checkpoint: what to read: "hf:models/llama", "runs/tiny/rl".
+      tokenizer: its file or folder; "" for the model's own.
+      dtype: to compute in, such as "bfloat16"; "" for the model's own (Hugging Face: bfloat16, float32 on CPUs).
+      mesh: how devices are arranged.
+
+    Raises:
+      UserError: there is no model, no tokenizer, or one that is another model's.
+    """
+    return model_files.load_model(checkpoint, Layout(make_mesh(mesh)), tokenizer, dtype)
+
+
+def save_model(model: LanguageModel, folder: str | Path, dtype: str = "bfloat16") -> None:
+    """Writes a model with its tokenizer in Hugging Face's format, to a folder that appears when it is complete.
+
+    Raises:
+      UserError: the folder is there already.
+    """
+    model_files.export_params(Path(folder), model.model.config, model.params, model.tokenizer_file, dtype)
+
+
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    sampling: SamplingParams = GREEDY,
+    *,
+    max_new_tokens: int = 256,
+    decode_slots: int = 256,
+    chat: bool = True,
+) -> list[list[str]]:
+    """Completions of each prompt as text, `sampling.samples` of each, in the order of the prompts.
+
+    Args:
+      model: from `load_model` or `train`.
+      prompts: questions or, without `chat`, texts to continue.
+      sampling: how completions are drawn; greedy by default.
+      max_new_tokens: length limit of a completion.
+      decode_slots: completions that are decoded at a time.
+      chat: puts each question into the model's chat template.
+
+    Raises:
+      UserError: a number is invalid.
+    """
+    policy = Policy.of(model, max_new_tokens, decode_slots)
+    asked = [template.USER.format(question=prompt) if chat else prompt for prompt in prompts]
+    return [[said.text for said in group] for group in policy.complete(asked, sampling)]
+
+
+def grade(completions: Sequence[str], answers: Sequence[str], kind: Kind = "math") -> list[Grade]:
+    """Whether each completion states the answer, by the rules of the evaluation, in worker processes with time limits.
+
+    Args:
+      completions: what a model wrote.
+      answers: the correct final answers.
+      kind: how both are read: "math", "number", "choice", "choices" or "text".
+    """
+    with Grader() as grader:
+        return grader.grades([Item(c, answer, kind) for c, answer in zip(completions, answers, strict=True)])
+
+
+def evaluate(
+    model: LanguageModel,
+    benchmarks: Sequence[str],
+    data_dir: str | Path,
+    out: str | Path,
+    *,
+    max_new_tokens: int = 1024,
+    decode_slots: int = 256,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Measures a model on benchmarks as `python -m dsmath_jax.evaluation` does; a killed call resumes from `out`.
+
+    Args:
+      model: from `load_model` or `train`.
+      benchmarks: names such as "gsm8k".
+      data_dir: where their files are.
+      out: the folder of samples, summaries and the table.
+      max_new_tokens: length limit of a completion.
+      decode_slots: completions that are decoded at a time.
+      settings: fields of `evaluation.answering.Settings`: style="chat", samples=8, limit=100.
+
+    Returns:
+      the summary of each benchmark in `out`, as in its `summary.json`.
+
+    Raises:
+      UserError: a benchmark, its data or what is in `out` does not fit.
+    """
+    out, policy = Path(out), Policy.of(model, max_new_tokens, decode_slots)
+    provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
+    with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
+        evaluation.run(policy, benchmarks, Settings(**settings), Path(data_dir), out, provenance, Sandbox)
+    return read_json(out / "summary.json")["results"]
+
+
+def load_recipe(config: str) -> Recipe:
+    """The recipe of a config file, `FILE` or `FILE:VARIANT`, with all defaults: frozen dataclasses, a part each.
+
+    `dataclasses.replace` changes a field.
+
+    Raises:
+      UserError: there is none, or it cannot work.
+    """
+    return command_line.load_recipe(config)
+
+
+def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwrite: Sequence[str] = ()) -> None:
+    """Runs the stages of a recipe as `python -m dsmath_jax.main` does: complete ones are skipped, killed ones resume.
+
+    Args:
+      recipe: from `load_recipe`, or built in code.
+      workdir: the folder of the run.
+      stages: names; () for all that the recipe has a part for.
+      overwrite: those of them to redo, with the stages that read them.
+
+    Raises:
+      UserError: something that the user can fix.
+    """
+    names = stages or [stage.name for stage in STAGES if stage.always_rerun or getattr(recipe, stage.name) is not None]
+    runner.run(STAGES, recipe, Path(workdir), names, overwrite)
+
+
+def train(
+    checkpoint: str,
+    prompts: Sequence[Record],
+    workdir: str | Path,
+    *,
+    seed: int = 0,
+    mesh: MeshSettings = ALL_DEVICES,
+    **settings: Any,
+) -> LanguageModel:
+    """Reinforces a model on own prompts by a method of Table 10, GRPO by default; a killed call resumes.
+
+    Args:
+      checkpoint: the model to start from, as in `load_model`; its parameters are trained in float32.
+      prompts: questions with what the reward functions need of them: `answer` for "correct".
+      workdir: gets `model/` (the start), `rl/` (the trained model, metrics, rollouts) and `data/`.
+      seed: of everything that is drawn.
+      mesh: how devices are arranged.
+      settings: fields of the stage `rl`: steps=100, kl_coef=0.0, reward_fns=(("my_rewards:brief", 1.0),).
+
+    Returns:
+      the trained model; `load_model("WORKDIR/rl")` reads it again.
+
+    Raises:
+      UserError: a setting, a record or the model cannot be used, or what is in `workdir` was made from others.
+    """
+    workdir = Path(workdir)
+    fields = {"init": "model", "data": (PROMPTS,)} | settings
+    recipe = Recipe(seed=seed, data_dir=str(workdir / "data"), mesh=mesh, rl=build(RLSettings, fields, "rl."))
+    if given(recipe.rl).reward_stage:
+        raise UserError(f"rl.method={given(recipe.rl).method} needs a reward model; make it with a recipe, and `run`.")
+    folder = Path(checkpoint.removeprefix(HUGGING_FACE))
+    start = Stage(
+        "model", functools.partial(_write_start, checkpoint), ("mesh",), lambda recipe: (), PARAMS,
+        input_files=lambda recipe, workdir: sorted(path for path in folder.glob("*") if path.is_file()),
+    )  # fmt: skip
+    rl = dataclasses.replace(next(s for s in STAGES if s.name == "rl"), depends_on=lambda recipe: (start.name,))
+    if jax.process_index() == 0:
+        write_jsonl(workdir / "data" / PROMPTS, map(dataclasses.asdict, prompts))
+    barrier("prompts")
+    runner.run((start, rl), recipe, workdir, (start.name, rl.name), ())
+    return load_model(str(workdir / "rl"), tokenizer=str(workdir / start.name), mesh=mesh)
+
+
+def _write_start(checkpoint: str, recipe: Recipe, workdir: Path) -> dict[str, int]:
+    """Writes the model to start from as the folder of a stage."""
+    folder, layout = workdir / "model", Layout(make_mesh(recipe.mesh))
+    model = model_files.load_model(checkpoint, layout)
+    params = jax.tree.map(lambda x: x.astype("float32"), model.params)
+    checkpoints.save(folder / "params", params)
+    model_files.write_config(folder, model.model.config)
+    if jax.process_index() == 0:
+        tokenizers.copy(given(model.tokenizer_file), folder)
+    barrier("model")
+    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
