@@ -122,9 +122,10 @@ def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Re
     return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, Path(recipe.data_dir))
 
 
-def own_files(names: Sequence[str], data_dir: Path) -> list[Path]:
-    """Those of the data sets that are files of the user's own."""
-    return [data_dir / name for name in names if name.endswith(".jsonl")]
+def _rl_files(recipe: Recipe, data_dir: Path) -> list[Path]:
+    """Those of the questions that are in the user's own files."""
+    settings = given(recipe.rl)
+    return [data_dir / name for name in settings.data + settings.eval_data if name.endswith(".jsonl")]
 
 
 PARAMS = ("params.sha256.json", "model.json")
@@ -152,7 +153,7 @@ STAGES = (
     ),
     Stage(
         "rl", run_rl, ("data_dir", "mesh", "rl"), _rl_inputs, PARAMS,
-        input_files=_user_files(lambda recipe, data: own_files(given(recipe.rl).data + given(recipe.rl).eval_data, data)),
+        input_files=_user_files(_rl_files),
     ),
     Stage("evaluate", run_evaluate, ("data_dir", "mesh", "evaluate"), _evaluate_inputs, ("*.json*",)),
     Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),

@@ -195,8 +195,8 @@ def table(result: dict) -> str:
         lines.append(_row(STEPS.get(row["step"], row["step"]), *(row[key] for key in keys)))
     for side, counts in (("this project", scoring["ours"]), ("datatrove", scoring["peer"])):
         if counts:
-            told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-            lines += ["", f"Counts of {side}: {told}."]
+            listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+            lines += ["", f"Counts of {side}: {listed}."]
     if found:
         lines += ["", "| decontamination | MB/s | datatrove, MB/s | ratio |", "| --- | ---: | ---: | ---: |"]
         for name, kind in (("from text", ""), ("from the normal form", "_from_normal")):

@@ -296,8 +296,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: measure(CASES[name], values.answers, values.workers, values.repetitions, values.data_dir)
             for name in names
         }
-    told = {option: getattr(values, option) for option in ("answers", "workers", "repetitions")}
-    result = {"machine": turns.machine(), **told, "bar": BAR, "cases": cases}
+    options = {option: getattr(values, option) for option in ("answers", "workers", "repetitions")}
+    result = {"machine": turns.machine(), **options, "bar": BAR, "cases": cases}
     if values.json:
         write_json(values.json, result)
     print(table(result))

@@ -2,7 +2,7 @@
 
     python -m dsmath_jax.benchmarks.grpo_iteration --peer=.venv-peers/bin/python --json=grpo_iteration.json
 
-An iteration is one exploration and one update: 4 prompts of 64 tokens, 16 completions each of up to 64 tokens, a rule
+An iteration is one rollout and one update: 4 prompts of 64 tokens, 16 completions each of up to 64 tokens, a rule
 as the reward, the reference's log-probabilities, one AdamW step on all 64 rows. Both sides begin with the same weights
 and have the same prompts and the same lengths: each completion has a planned length, from a log-normal distribution
 with half the limit as its median, drawn by a fixed seed (`grpo_iteration_task.lengths_of`).

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from dsmath_jax.benchmarks import turns
 from dsmath_jax.benchmarks.grpo_iteration_task import EOS, PAD, Laps, Task, lengths_of, prompts_of, reward_of, text_of
@@ -33,25 +32,26 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     from dsmath_jax.models.config import ModelConfig
     from dsmath_jax.models.llama import initial_params
     from dsmath_jax.rl.advantages import group_relative, outcome
-    from dsmath_jax.rl.objectives import GRPO
-    from dsmath_jax.rl.rollouts import batch_of
-    from dsmath_jax.sampling.sampler import Sampler
+    from dsmath_jax.rl.algorithms import GRPO
+    from dsmath_jax.rl.batches import batch_of
+    from dsmath_jax.sampling.sampler import Sampler, SamplingParams
     from dsmath_jax.sharding import Layout, make_mesh, to_host
     from dsmath_jax.training.model_files import build_model
     from dsmath_jax.training.objectives import batch_logprobs
-    from dsmath_jax.training.optimizer import adamw, make_optimizer
+    from dsmath_jax.training.optimizer import make_optimizer
+    from dsmath_jax.training.settings import TrainingSettings
     from dsmath_jax.training.step import init_state, make_train_step
 
     given = read_json(folder / "task.json")
     task, sizes = Task(**given["task"]), ModelConfig(**given["model"])
     layout = Layout(make_mesh())
     model = build_model(sizes, layout)
-    optimizer = make_optimizer(ConfigDict(adamw(peak_lr=task.learning_rate, warmup=1)), 1000)
+    optimizer = make_optimizer(TrainingSettings(peak_lr=task.learning_rate, warmup_steps=1, steps=1000))
     state = init_state(lambda: initial_params(model, jax.random.key(0)), optimizer, layout)
     reference = jax.tree.map(lambda x: x.copy(), state.params)
     huggingface.write(folder / "hf", state.params, sizes, "float32")
-    objective = GRPO(task.clip_eps, kl_coef=task.kl_coef, temperature=task.temperature)
-    step = make_train_step(objective, model, optimizer, layout, state)
+    grpo = GRPO(clip_eps=task.clip_eps, kl_coef=task.kl_coef, temperature=task.temperature)
+    step = make_train_step(grpo.loss, model, optimizer, layout, state)
     sampler = Sampler(model, layout, (), task.new_tokens, task.rows)
     length = task.prompt_tokens + task.new_tokens - 1
     score_reference = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, task.temperature)[0])
@@ -59,10 +59,8 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     laps = Laps()
 
     def sample(iteration: int) -> list[Completion]:
-        groups = sampler.generate(
-            state.params, prompts_of(task, iteration), samples=task.group_size, temperature=task.temperature,
-            step=iteration,
-        )  # fmt: skip
+        sampling = SamplingParams(samples=task.group_size, temperature=task.temperature)
+        groups = sampler.generate(state.params, prompts_of(task, iteration), sampling, step=iteration)
         completions = [completion for group in groups for completion in group]
         return [cut(each, planned) for each, planned in zip(completions, lengths_of(task, iteration), strict=True)]
 
@@ -101,7 +99,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         np.savez(folder / "rollout.npz", **fields)
 
         def loss(params: Any) -> Any:
-            (total, weight), _ = objective(model, params, layout.replicate(batch))
+            (total, weight), _ = grpo.loss(model, params, layout.replicate(batch))
             return total / weight
 
         found, gradient = jax.jit(jax.value_and_grad(loss))(state.params)

@@ -44,11 +44,11 @@ class Timed(trl.GRPOTrainer):
 
     task: Task
     laps: Laps
-    explored = 0
+    num_rollouts = 0
 
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
-        plan = Planned(lengths_of(self.task, self.explored), self.task.prompt_tokens)
-        self.explored += 1
+        plan = Planned(lengths_of(self.task, self.num_rollouts), self.task.prompt_tokens)
+        self.num_rollouts += 1
         generate = self.model.generate
         self.model.generate = lambda **given: generate(**given, logits_processor=[plan])
         self.laps.end_of("score")

@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from dsmath_jax.benchmarks import turns
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.objectives import GRPO, PPO
-from dsmath_jax.rl.reward_model import with_head
+from dsmath_jax.rl.algorithms import GRPO, PPO
+from dsmath_jax.rl.reward_model.model import with_head
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.model_files import build_model
-from dsmath_jax.training.optimizer import adamw, make_optimizer
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.training.step import init_state, make_train_step
 from dsmath_jax.workdir import read_json
 
@@ -42,7 +42,7 @@ def all_logits(chunked: Callable[..., Any], rows: Sequence[Array], head: Array) 
 
 
 def random_batch(vocabulary: int, rows: int, tokens: int) -> dict[str, np.ndarray]:
-    """Completions of mixed lengths after prompts, with fields for both objectives."""
+    """Completions of mixed lengths after prompts, with fields for both algorithms."""
     random = np.random.default_rng(0)
     ids = random.integers(vocabulary, size=(rows, tokens + 1), dtype=np.int32)
     places = np.broadcast_to(np.arange(tokens, dtype=np.int32), (rows, tokens))
@@ -72,14 +72,14 @@ def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
         )
     )  # fmt: skip
     model = build_model(config, layout)
-    optimizer = make_optimizer(ConfigDict(adamw(peak_lr=1e-6, warmup=1)), 1000)
+    optimizer = make_optimizer(TrainingSettings(peak_lr=1e-6, warmup_steps=1, steps=1000))
     batch = random_batch(task["vocabulary"], task["rows"], task["tokens"])
-    objective: Any = PPO() if form == "ppo" else GRPO()
-    ours = {name: x for name, x in batch.items() if form == "ppo" or name not in ("returns", "old_values")}
+    algorithm = PPO() if form == "ppo" else GRPO()
+    ours = {name: x for name, x in batch.items() if algorithm.has_values or name not in ("returns", "old_values")}
 
     def make_params() -> Any:
         policy = initial_params(model, jax.random.key(0))
-        if form != "ppo":
+        if not algorithm.has_values:
             return policy
         return {"policy": policy, "value": with_head(initial_params(model, jax.random.key(1)), hidden_size)}
 
@@ -87,7 +87,7 @@ def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
         model = model.clone(by_rows=all_logits)
     state = init_state(make_params, optimizer, layout)
     placed = layout.batch(ours)
-    step = make_train_step(objective, model, optimizer, layout, state).lower(state, placed).compile()
+    step = make_train_step(algorithm.loss, model, optimizer, layout, state).lower(state, placed).compile()
     planned, on_host = step.memory_analysis(), jax.default_backend() == "cpu"
 
     def run() -> dict:

@@ -60,8 +60,8 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str] | None
         for orphan in orphans:
             os.waitpid(orphan, 0)
     if process.returncode:
-        told = log.read_text("utf-8", "replace")[-TOLD:]
-        raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}: {told}")
+        message = log.read_text("utf-8", "replace")[-TOLD:]
+        raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}: {message}")
     return Usage(children_seconds() - spent, peak)
 
 

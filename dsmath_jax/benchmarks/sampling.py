@@ -86,12 +86,12 @@ def measure(case: Case, peer: str, stop_share: float, repetitions: int, threads:
 
 def _compared(case: Case, found: Mapping[str, tuple[dict, list[dict]]]) -> dict:
     sides = {}
-    for name, (told, spent) in found.items():
+    for name, (reported, spent) in found.items():
         tokens = sum(turn["tokens"] for turn in spent)
         rates = [turn | {"rate": turn["tokens"] / turn["seconds"]} for turn in spent]
         cpu = [turn | {"cpu": 1000 * turn["cpu_seconds"] / turn["tokens"]} for turn in spent]
         sides[name] = {
-            "version": told["version"],
+            "version": reported["version"],
             "tokens_per_second": turns.median(rates, "rate"),
             "cpu_seconds_per_1000_tokens": turns.median(cpu, "cpu"),
             "mean_length": tokens / (len(spent) * case.prompts * case.group),
@@ -154,8 +154,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: measure(CASES[name], peer, values.stop_share, values.repetitions, values.threads, backend)
         for name in names
     }
-    told = {"threads": values.threads, "repetitions": values.repetitions, "stop_share": values.stop_share}
-    result = {"machine": turns.machine(), **told, "cases": cases}
+    options = {"threads": values.threads, "repetitions": values.repetitions, "stop_share": values.stop_share}
+    result = {"machine": turns.machine(), **options, "cases": cases}
     if values.json:
         write_json(values.json, result)
     print(table(result))

@@ -17,7 +17,7 @@ from dsmath_jax.benchmarks import turns
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
-from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.workdir import read_json, write_json
@@ -41,7 +41,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         (folder / "hf").mkdir()
         huggingface.write(folder / "hf", params, config, "float32")
         write_json(folder / "prompts.json", prompts)
-    sampler = Sampler(model, layout, task["stop_ids"], task["new_tokens"], rows=task["rows"])
+    sampler = Sampler(model, layout, task["stop_ids"], task["new_tokens"], task["rows"])
     kind = jax.devices()[0].device_kind
     width = jax.numpy.dtype(config.compute_dtype).itemsize
     weights = width * sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -51,7 +51,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     def turn() -> dict:
         nonlocal number
         number += 1
-        groups = list(sampler.generate(params, prompts, samples=task["group"], seed=number))
+        groups = list(sampler.generate(params, prompts, SamplingParams(samples=task["group"], seed=number)))
         lengths = [len(completion.tokens) for group in groups for completion in group]
         steps = sum(lengths) / task["rows"]
         seen = sum(n * (n + 1) / 2 for n in lengths) + sum(lengths) * task["prompt_tokens"] / task["group"]
@@ -65,7 +65,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         return {"tokens": found["tokens"]} | share
 
     timed()
-    greedy = Sampler(model, layout, [], GREEDY, rows=4).generate(params, prompts[:4], temperature=0.0)
+    greedy = Sampler(model, layout, [], GREEDY, 4).generate(params, prompts[:4], SamplingParams(temperature=0.0))
     ready = {"version": f"jax {jax.__version__}", "greedy": [t for [c] in greedy for t in c.tokens]}
     return ready, timed
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from dsmath_jax.benchmarks import turns
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.training.optimizer import adamw
+from dsmath_jax.training.settings import PackedSettings
 from dsmath_jax.workdir import UserError, exit_code, write_json
 
 PEERS = {"eager": "transformers", "compiled": "transformers, compiled"}
@@ -66,8 +66,8 @@ def measure(case: Case, peer: str, kinds: Sequence[str], repetitions: int, threa
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        optimizer = adamw(peak_lr=1e-4, warmup=1) | {"steps": 1000, "accumulate": 1}
-        task = dataclasses.asdict(case) | {"steps": STEPS, "optimizer": optimizer, "peer": bool(peer)}
+        settings = dataclasses.asdict(PackedSettings(peak_lr=1e-4, warmup_steps=1, steps=1000))
+        task = dataclasses.asdict(case) | {"steps": STEPS, "settings": settings, "peer": bool(peer)}
         write_json(folder / "task.json", task)
         theirs = [peer, "-m", "dsmath_jax.benchmarks.train_step_peer", scratch]
         # Ours comes first, and writes what the peer begins with.
@@ -86,16 +86,16 @@ def _compared(case: Case, found: Mapping[str, tuple[dict, list[dict]]]) -> dict:
     ready = found["ours"][0]
     tokens = STEPS * case.rows * case.length
     sides = {}
-    for name, (told, spent) in found.items():
+    for name, (reported, spent) in found.items():
         rate = tokens / turns.median(spent, "seconds")
         flops = ready["peak_flops"] and ready["peak_flops"] * len(ready["devices"])
         sides[name] = {
-            "version": told["version"],
+            "version": reported["version"],
             "tokens_per_second": rate,
             "cpu_seconds_per_1000_tokens": 1000 * turns.median(spent, "cpu_seconds") / tokens,
             "mfu": flops and rate * ready["flops_per_token"] / flops,
             "peak_bytes": spent[-1]["peak_bytes"],
-            "losses": told["losses"] + [loss for turn in spent for loss in turn["losses"]],
+            "losses": reported["losses"] + [loss for turn in spent for loss in turn["losses"]],
             "seconds_of_turns": [turn["seconds"] for turn in spent],
         }
     ours = sides["ours"]
@@ -105,8 +105,8 @@ def _compared(case: Case, found: Mapping[str, tuple[dict, list[dict]]]) -> dict:
         if max(differences) > ALLOWED[case.model["compute_dtype"]]:
             raise RuntimeError(f"{name} does not compute what ours does: {side['losses']} against {ours['losses']}")
         side["loss_difference"] = max(differences)
-    told = {name: ready[name] for name in ("parameters", "flops_per_token", "devices")}
-    return {"rows": case.rows, "length": case.length, "model": case.model, "sides": sides} | told
+    facts = {name: ready[name] for name in ("parameters", "flops_per_token", "devices")}
+    return {"rows": case.rows, "length": case.length, "model": case.model, "sides": sides} | facts
 
 
 def table(result: dict) -> str:

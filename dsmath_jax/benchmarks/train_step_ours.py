@@ -12,18 +12,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from dsmath_jax.benchmarks import turns
 from dsmath_jax.data.packing import batch_of_rows
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
+from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.fitting import next_token_step
 from dsmath_jax.training.flops import PEAK_FLOPS, model_flops_per_token
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.settings import PackedSettings
 from dsmath_jax.training.step import init_state
 from dsmath_jax.workdir import read_json
 
@@ -31,10 +32,10 @@ from dsmath_jax.workdir import read_json
 def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     """The step that recipes run, on the devices that there are, compiled and run once."""
     task = read_json(folder / "task.json")
-    sizes, config = ModelConfig(**task["model"]), ConfigDict(task["optimizer"])
+    sizes, settings = ModelConfig(**task["model"]), build(PackedSettings, task["settings"])
     layout = Layout(make_mesh())
     model = build_model(sizes, layout)
-    optimizer = make_optimizer(config, config.steps)
+    optimizer = make_optimizer(settings)
     state = init_state(lambda: initial_params(model, jax.random.key(0)), optimizer, layout)
     tokens = np.random.default_rng(0).integers(
         sizes.vocab_size, size=(task["rows"], task["length"] + 1), dtype=np.int32
@@ -45,7 +46,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         huggingface.write(folder / "hf", state.params, sizes, "float32")
         np.savez(folder / "batch.npz", tokens=host_batch["tokens"], targets=host_batch["targets"])
     batch = layout.batch(host_batch)
-    step = next_token_step(config, model, layout, state)
+    step = next_token_step(settings, model, layout, state)
     device = jax.devices()[0]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 

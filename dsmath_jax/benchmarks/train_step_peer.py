@@ -20,7 +20,7 @@ from dsmath_jax.benchmarks import turns
 def prepare(folder: Path, kind: str) -> tuple[dict, Callable[[], dict]]:
     """A step of LlamaForCausalLM with fused AdamW and clipping, run once; on a GPU if there is one."""
     task = json.loads((folder / "task.json").read_text())
-    optim = task["optimizer"]
+    optim = task["settings"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("highest")
     model = transformers.LlamaForCausalLM.from_pretrained(

@@ -88,8 +88,8 @@ class Side:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            told = self._log.read_text("utf-8", "replace")[-TOLD:]
-            raise RuntimeError(f"{' '.join(self._command)} ended with code {code}: {told}")
+            message = self._log.read_text("utf-8", "replace")[-TOLD:]
+            raise RuntimeError(f"{' '.join(self._command)} ended with code {code}: {message}")
         return json.loads(line)
 
     def close(self) -> None:

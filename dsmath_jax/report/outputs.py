@@ -32,10 +32,10 @@ METRICS = {
         "clip_high",
         "entropy",
         "completion_length",
-        "truncated",
-        "dropped",
-        "groups_without_spread",
-        "sampler_difference",
+        "frac_truncated",
+        "num_masked",
+        "frac_reward_zero_std",
+        "sampler_logprob_diff",
         "reward_errors",
     ),
 }
@@ -67,7 +67,8 @@ DEFINITIONS = {
     "*_first, *_last": "mean over the first and the last tenth of the steps at which it was measured (at least one)",
     "evaluate": "fractions of n held-out problems; intervals are 95 %",
     "corpus.precision, corpus.recall": "of the documents kept, against page labels; null without labels",
-    "rl": "means over a step's completions, or tokens; reward_std is over completions, reward_errors and dropped count",
+    "rl": "means over a step's completions, or tokens; reward_std is over completions, reward_errors and num_masked "
+    "count",
     "seconds": "wall time; the only values here that differ between two runs of the same seed on one machine",
 }
 

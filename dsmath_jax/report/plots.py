@@ -88,10 +88,10 @@ CURVES = (
     Curve("rl", "Entropy", "nats per token", {"entropy": "entropy"}),
     Curve("rl", "Clipped tokens", "fraction", {"clip_low": "lower bound", "clip_high": "upper bound"}),
     Curve("rl", "Completion length", "tokens", {"completion_length": "length"}),
-    Curve("rl", "Truncated completions", "fraction", {"truncated": "cut at the length limit"}),
-    Curve("rl", "Groups without spread", "fraction", {"groups_without_spread": "all rewards equal"}),
-    Curve("rl", "Sampler against trainer", "nats per token", {"sampler_difference": "|difference|"}),
-    Curve("rl", "Completions without effect", "a step", {"reward_errors": "reward failed", "dropped": "no weight"}),
+    Curve("rl", "Truncated completions", "fraction", {"frac_truncated": "cut at the length limit"}),
+    Curve("rl", "Groups with zero reward std", "fraction", {"frac_reward_zero_std": "all rewards equal"}),
+    Curve("rl", "Sampler against trainer", "nats per token", {"sampler_logprob_diff": "|difference|"}),
+    Curve("rl", "Completions without effect", "a step", {"reward_errors": "reward failed", "num_masked": "no weight"}),
     Curve("rl", "Seconds by phase", "seconds", PHASES, log=True),
 )
 Measured = dict[str, tuple[list[int], list[float]]]  # name in the legend -> steps, values

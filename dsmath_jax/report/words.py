@@ -189,12 +189,12 @@ def rl(report: Report) -> list[str]:
         )
     if "completion_length_first" in numbers:
         sentences.append(_change("The mean length of a completion", numbers, "completion_length") + " tokens.")
-    if numbers.get("truncated_max"):
-        sentences.append(f"At the end {percent(numbers['truncated_last'])} were cut at the length limit.")
-    if numbers.get("groups_without_spread_max"):
+    if numbers.get("frac_truncated_max"):
+        sentences.append(f"At the end {percent(numbers['frac_truncated_last'])} were cut at the length limit.")
+    if numbers.get("frac_reward_zero_std_max"):
         sentences.append(
-            f"In {percent(numbers['groups_without_spread_last'])} of the last groups all rewards were equal "
-            f"({percent(numbers['groups_without_spread_first'])} of the first): such a group teaches nothing."
+            f"In {percent(numbers['frac_reward_zero_std_last'])} of the last groups all rewards were equal "
+            f"({percent(numbers['frac_reward_zero_std_first'])} of the first): such a group teaches nothing."
         )
     if numbers.get("reward_errors_max"):
         most = number(int(numbers["reward_errors_max"]))

@@ -61,9 +61,9 @@ def run(data_dir: Path, peer: Path) -> dict:
 
 def test_ours_alone_measures_every_step_and_says_that_the_peer_is_missing(data_dir, capsys):
     result = run(data_dir, data_dir / "no" / "python")
-    told = capsys.readouterr()
-    assert "no/python" in told.err
-    assert "make peers" in told.err
+    printed = capsys.readouterr()
+    assert "no/python" in printed.err
+    assert "make peers" in printed.err
     scoring = result["scoring"]
     assert scoring["ours"] == {"pages": 21, "documents": 20}
     assert [row["step"] for row in scoring["steps"]] == list(corpus.STEPS)
@@ -79,7 +79,7 @@ def test_ours_alone_measures_every_step_and_says_that_the_peer_is_missing(data_d
     assert found["contaminated"] == 1
     assert found["megabytes_per_second_from_normal"] > found["megabytes_per_second"] > 0
     table = (data_dir / "out" / "corpus.md").read_text(encoding="utf-8")
-    assert table == told.out.rstrip("\n") + "\n"
+    assert table == printed.out.rstrip("\n") + "\n"
     assert all(f"| {name} | " in table for name in [*corpus.STEPS.values(), "total", "from text"])
 
 

@@ -20,11 +20,11 @@ def run(case: str, answers: int, folder: Path, capsys: pytest.CaptureFixture[str
                   f"--json={out}"])  # fmt: skip
     assert os.sched_getaffinity(0) == cpus
     sides = read_json(out)["cases"][case]
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name, side in sides.items():
         assert side["rate"] > 0
         assert side["start_up_seconds"] > 0
-        assert f"| {case} | {name} | " in told
+        assert f"| {case} | {name} | " in printed
     assert sides["ours"]["agreement"] == sides["ours"]["ratio"] == 1
     return sides
 

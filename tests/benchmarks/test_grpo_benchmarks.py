@@ -47,10 +47,10 @@ def run_iteration(peer: list[str], folder: Path, capsys: pytest.CaptureFixture[s
     task = [f"--{name}={getattr(TASK, name)}" for name in TASK._fields[:5]]
     grpo_iteration.main([*task, *SIZES, *peer, f"--json={out}"])
     sides = read_json(out)["sides"]
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     planned = sum(sum(lengths_of(TASK, iteration)) for iteration in (1, 2))
     for name, side in sides.items():
-        assert f"| {grpo_iteration.SIDES[name]} (" in told
+        assert f"| {grpo_iteration.SIDES[name]} (" in printed
         assert side["tokens"] == planned
         walls = [side["phases"][phase] for phase in grpo_iteration.PHASES]
         assert all(wall > 0 for wall in walls)
@@ -89,8 +89,8 @@ def test_chunks_need_less_memory_than_all_logits(tmp_path: Path, capsys: pytest.
     flags = [f"--{name}={value}" for name, value in sizes.items()]
     grpo_memory.main([*flags, "--threads=1", "--repetitions=1", f"--json={out}"])
     sides = read_json(out)["sides"]
-    told = capsys.readouterr().out
-    assert all(f"| {name} | " in told for name in grpo_memory.SIDES.values())
+    printed = capsys.readouterr().out
+    assert all(f"| {name} | " in printed for name in grpo_memory.SIDES.values())
     logits = 1024 * 20_000 * 4
     ours, plain = sides["chunked"], sides["plain"]
     assert ours["temporary_bytes"] < 1.5 * logits < plain["temporary_bytes"]

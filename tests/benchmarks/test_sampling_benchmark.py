@@ -25,12 +25,12 @@ def run(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) 
     common = ["--cases=tiny", "--repetitions=2", "--threads=1", "--stop_share=0.1", f"--json={out}"]
     sampling.main([*common, *arguments])
     case = read_json(out)["cases"]["tiny"]
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name, side in case["sides"].items():
         assert side["tokens_per_second"] > 0
         # Geometric with a share of 51 in 512, cut at 16.
         assert side["mean_length"] == pytest.approx(10.04 * (1 - (1 - 51 / 512) ** 16), abs=4 * 10 / 32**0.5)
-        assert f"| {sampling.SIDES[name]} | " in told
+        assert f"| {sampling.SIDES[name]} | " in printed
     assert case["sides"]["ours"]["ratio"] == case["sides"]["ours"]["cpu_ratio"] == 1
     return case
 

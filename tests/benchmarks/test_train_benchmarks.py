@@ -66,14 +66,14 @@ def check_cross_entropy(sizes: dict[str, int], peer: str, folder: Path, capsys: 
     cross_entropy.main([*arguments, f"--peer={peer}", "--repetitions=2", "--threads=1", f"--json={out}"])
     result = read_json(out)
     assert {name: result[name] for name in sizes} == sizes
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name, side in result["sides"].items():
         assert side["seconds"] > 0
         assert side["difference"] < 1e-4
         assert len(side["values"]) == 3
         # Logits are as wide as 1: the logarithm of the vocabulary, and half their variance.
         assert side["values"][0] == pytest.approx(math.log(sizes["vocabulary"]) + 0.5, abs=0.2)
-        assert f"| {cross_entropy.SIDES[name]} | " in told
+        assert f"| {cross_entropy.SIDES[name]} | " in printed
     ours = result["sides"]["chunked"]
     assert ours["time_ratio"] == ours["memory_ratio"] == 1
     return result["sides"]
@@ -102,9 +102,10 @@ def test_sides_that_compute_something_else_are_an_error():
         cross_entropy._compared(found)
 
     case = train_step.CASES["tiny"]
-    told = {"peak_flops": None, "devices": ["cpu"], "parameters": 1, "flops_per_token": 1.0, "version": ""}
+    ready = {"peak_flops": None, "devices": ["cpu"], "parameters": 1, "flops_per_token": 1.0, "version": ""}
     steps = {
-        name: (told | {"losses": [5.0]}, [turn | {"losses": [loss]}]) for name, loss in (("ours", 4.0), ("eager", 4.01))
+        name: (ready | {"losses": [5.0]}, [turn | {"losses": [loss]}])
+        for name, loss in (("ours", 4.0), ("eager", 4.01))
     }
     with pytest.raises(RuntimeError, match="eager does not compute what ours does"):
         train_step._compared(case, steps)
@@ -115,14 +116,14 @@ def run_train_step(arguments: list[str], folder: Path, capsys: pytest.CaptureFix
     train_step.main(["--cases=tiny", "--repetitions=2", "--threads=1", f"--json={out}", *arguments])
     result = read_json(out)
     case = result["cases"]["tiny"]
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name, side in case["sides"].items():
         assert side["tokens_per_second"] > 0
         assert side["peak_bytes"] > 50 << 20
         assert side["mfu"] is None  # a CPU's peak is not known
         assert side["losses"] == sorted(side["losses"], reverse=True), "the same batch again is learned"
         assert len(side["losses"]) == 1 + 2 * train_step.STEPS
-        assert f"| {train_step.PEERS.get(name, name)} | " in told
+        assert f"| {train_step.PEERS.get(name, name)} | " in printed
     assert case["sides"]["ours"]["ratio"] == 1
     return case
 
@@ -143,10 +144,10 @@ def test_train_step_is_that_of_transformers(peer, tmp_path, capsys):
 
 
 def test_mfu_is_model_flops_over_the_peak():
-    told = {"peak_flops": 1e6, "devices": ["x", "x"], "parameters": 1, "flops_per_token": 1e3, "version": ""}
+    ready = {"peak_flops": 1e6, "devices": ["x", "x"], "parameters": 1, "flops_per_token": 1e3, "version": ""}
     turn = {"seconds": 2.0, "cpu_seconds": 1.0, "peak_bytes": 9, "losses": [4.0, 4.0]}
     case = train_step.CASES["tiny"]
-    side = train_step._compared(case, {"ours": (told | {"losses": [5.0]}, [turn])})["sides"]["ours"]
+    side = train_step._compared(case, {"ours": (ready | {"losses": [5.0]}, [turn])})["sides"]["ours"]
     tokens = train_step.STEPS * case.rows * case.length
     assert side["tokens_per_second"] == tokens / 2
     assert side["mfu"] == pytest.approx(tokens / 2 * 1e3 / 2e6)

@@ -52,7 +52,7 @@ def fabricate(workdir: Path) -> None:
 
 
 def _rl(folder: Path, noise: random.Random) -> None:
-    """120 steps, two updates on every exploration, as GRPO with a reward model leaves them."""
+    """120 steps, two updates on every rollout, as GRPO with a reward model leaves them."""
     metrics: list[dict[str, Any]] = []
     timing, samples = [], []
     for step in range(120):
@@ -63,24 +63,24 @@ def _rl(folder: Path, noise: random.Random) -> None:
                 "reward": 0.7 - 0.3 * math.exp(-step / 30) + noise.gauss(0, 0.04),
                 "reward_std": 0.4 + noise.gauss(0, 0.02),
                 "rule_reward": 0.6 - 0.3 * math.exp(-step / 30) + noise.gauss(0, 0.04),
-                "groups_without_spread": 0.25 + 0.002 * step,
+                "frac_reward_zero_std": 0.25 + 0.002 * step,
                 "kl": 0.0004 * step + abs(noise.gauss(0, 0.002)),
                 "clip_low": 0.001 * (step % 2),
                 "clip_high": 0.002 * (step % 2),
                 "entropy": 0.4 - 0.001 * step,
                 "completion_length": 40 - 0.05 * step + noise.gauss(0, 1),
-                "truncated": 0.03125 if step % 4 == 0 else 0.0,
-                "sampler_difference": 0.0002 + abs(noise.gauss(0, 0.0001)),
+                "frac_truncated": 0.03125 if step % 4 == 0 else 0.0,
+                "sampler_logprob_diff": 0.0002 + abs(noise.gauss(0, 0.0001)),
                 "reward_errors": float(step % 40 == 7),
-                "dropped": float(step % 40 == 7),
+                "num_masked": float(step % 40 == 7),
                 "grad_norm": 0.3,
                 "lr": 1e-5,
             }
         )
         if step % 30 == 0:
             metrics.append({"step": step, "eval_greedy": 0.5 + 0.001 * step})
-        explored = {"sample_seconds": 0.5, "score_seconds": 0.125} if step % 2 == 0 else {}
-        timing.append({"step": step, "seconds": 1.0, **explored, "update_seconds": 0.25})
+        rollout = {"sample_seconds": 0.5, "score_seconds": 0.125} if step % 2 == 0 else {}
+        timing.append({"step": step, "seconds": 1.0, **rollout, "update_seconds": 0.25})
         if step % 2 == 0:
             question = {"id": f"toy/rl/{step}", "question": f"Ana has {step} pens and gives 1 away. How many are left?"}
             right = f"{step} - 1 = {step - 1}\nThe answer is {step - 1}."

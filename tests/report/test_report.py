@@ -346,7 +346,7 @@ class TestReinforcementLearning:
 
     def test_what_was_always_zero_is_named_not_drawn(self, workdir: Path) -> None:
         path = workdir / "rl" / "metrics.jsonl"
-        zeros = {"clip_low": 0.0, "clip_high": 0.0, "truncated": 0.0}
+        zeros = {"clip_low": 0.0, "clip_high": 0.0, "frac_truncated": 0.0}
         write_jsonl(path, [row | (zeros if "reward" in row else {}) for row in read_jsonl(path)])
         seen = page(workdir)
         assert not {"Clipped tokens", "Truncated completions"} & set(seen.text("figcaption"))

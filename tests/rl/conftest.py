@@ -6,23 +6,22 @@ from typing import Any
 
 import jax
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.rl.reward_model import with_head
-from dsmath_jax.rl.settings import rl_fields
+from dsmath_jax.rl.reward_model.model import with_head
+from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.toy.problems import write_problems
 from dsmath_jax.training import checkpoint
-from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.model_files import write_config
-from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import read_jsonl, write_jsonl
+from tests.rl.trainer_runs import RLRun
 
-# Rewards that an untrained decoder's completions differ in.
-RULES = """
+# Rewards that an untrained decoder's completions differ in, and some that cannot be used.
+REWARDS = """
 import pathlib
 
 def digits(completion, record):
@@ -36,12 +35,23 @@ def counted(completion, record):
 def nan_for_some(completion, record):
     return float("nan") if len(completion) % 2 else digits(completion, record)
 
+def nan_for_listed(completion, record):
+    listed = pathlib.Path(__file__).with_name("without_reward").read_text().split()
+    return float("nan") if record.id in listed else digits(completion, record)
+
 def nan(completion, record):
     return float("nan")
+
+def none(completion, record):
+    return None
 
 def same(completion, record):
     return 0.25
 """
+SETTINGS = {
+    "data": ("toy/train",), "prompts_per_step": 2, "group_size": 4, "max_prompt_tokens": 128, "max_new_tokens": 12,
+    "reward_fns": (("trainer_rewards:digits", 1.0),), "peak_lr": 1e-2, "warmup_steps": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -50,32 +60,32 @@ def start(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Path:
     write_problems(folder / "data", 0, {"train": 24})
     texts = [row["solution"] for row in read_jsonl(folder / "data" / "problems" / "train.jsonl")]
     tokenizer.train_sentencepiece(texts, folder / "tokenizer" / "tokenizer.model", 300)
-    sizes = ModelConfig(
+    config = ModelConfig(
         vocab_size=300, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
         intermediate_size=24, max_position_embeddings=256,
         compute_dtype="float32", remat="none",
     )  # fmt: skip
-    params = jax.jit(lambda: initial_params(Llama(sizes), jax.random.key(0)))()
-    write_config(folder / "sft", sizes)
+    params = jax.jit(lambda: initial_params(Llama(config), jax.random.key(0)))()
+    write_config(folder / "sft", config)
     checkpoint.save(folder / "sft" / "params", params)
     for number, name in enumerate(("reward_model", "process_model"), 1):
-        judge = with_head(params, sizes.hidden_size)
-        judge["reward"]["kernel"] = jax.random.normal(jax.random.key(number), (sizes.hidden_size, 1))
-        write_config(folder / name, sizes)
-        checkpoint.save(folder / name / "params", judge)
+        reward_params = with_head(params, config.hidden_size)
+        reward_params["reward"]["kernel"] = jax.random.normal(jax.random.key(number), (config.hidden_size, 1))
+        write_config(folder / name, config)
+        checkpoint.save(folder / name / "params", reward_params)
         rows = [
             {"problem": n, "prompt": [1, 9, n + 3], "completion": [n + 4, 2], "ends": [1], "labels": [float(n % 2)]}
             for n in range(20)
         ]
         write_jsonl(folder / name / "samples.jsonl", rows)
-    (folder / "rules").mkdir()
-    (folder / "rules" / "loop_rules.py").write_text(RULES)
+    (folder / "rewards").mkdir()
+    (folder / "rewards" / "trainer_rewards.py").write_text(REWARDS)
     return folder
 
 
 @pytest.fixture(scope="session")
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs of the stage share what they compile: each makes its jitted functions anew."""
+    """Runs of the stage share what they compile, although each makes its own jitted functions."""
     settings = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -90,27 +100,20 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def recipe(start: Path, monkeypatch: pytest.MonkeyPatch, compiled_once: None) -> Callable[..., ConfigDict]:
-    """A config for `rl.loop.run` in a workdir made by `workdir`, with some of its rl settings changed."""
-    monkeypatch.syspath_prepend(str(start / "rules"))
+def recipe(start: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, compiled_once: None) -> Callable[..., RLRun]:
+    """Makes a run of a method, with some of its settings changed: `recipe("ppo", steps=4).run(workdir("run"))`."""
+    monkeypatch.syspath_prepend(str(start / "rewards"))
 
-    def make(method: str, steps: int = 2, checkpoint_every: int = 10, **changes: Any) -> ConfigDict:
-        config = ConfigDict({"seed": 3, "data_dir": str(start / "data")})
-        config.mesh = {"replica": 1, "fsdp": 1, "context": 1, "tensor": 1}
-        settings = {
-            "prompts": 2, "group_size": 4, "max_prompt_tokens": 128, "max_new_tokens": 12,
-            "rules": (("loop_rules:digits", 1.0),),
-        }  # fmt: skip
-        config.rl = rl_fields(("toy/train",), method, **settings | changes)
-        config.rl.update(loop_fields(steps, checkpoint_every), **adamw(1e-2, 1))
-        return config
+    def make(method: str, steps: int = 2, checkpoint_every: int = 10, **changes: Any) -> RLRun:
+        given = SETTINGS | {"method": method, "steps": steps, "checkpoint_every": checkpoint_every} | changes
+        return RLRun(build(RLSettings, given, "rl."), start / "data", layout)
 
     return make
 
 
 @pytest.fixture
 def workdir(start: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """A new workdir that has the stages of `start`."""
+    """Makes a workdir that has the stages of `start`."""
 
     def make(name: str) -> Path:
         folder = tmp_path / name

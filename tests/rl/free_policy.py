@@ -1,4 +1,4 @@
-"""Policies whose log-probabilities a test chooses, for the objectives in float64.
+"""Policies whose log-probabilities a test chooses, for the losses in float64.
 
 `FreePolicy` has a hidden state of its own for every place, so that gradients can be worked out by hand; `GivenLogprobs`
 has the log-probabilities themselves as its parameters.
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dsmath_jax.models.llama import all_rows
+from dsmath_jax.rl.algorithms import Algorithm
 
 GROUP, LENGTH, WIDTH, VOCABULARY = 4, 7, 3, 5
 LENGTHS, STARTS = (1, 5, 3, 2), (2, 1, 0, 3)  # of the completions, and how many prompt targets come before
@@ -44,7 +45,7 @@ def free_params(seed: int = 0, rows: int = GROUP) -> dict[str, np.ndarray]:
 
 
 def free_batch(seed: int = 1) -> dict[str, np.ndarray]:
-    """Four completions that begin and end at different places; all fields that any objective reads but DPO's."""
+    """Four completions that begin and end at different places; all fields that any algorithm but DPO reads."""
     noise = np.random.default_rng(seed)
     places, shape = np.arange(LENGTH), (GROUP, LENGTH)
     starts, lengths = np.array(STARTS)[:, None], np.array(LENGTHS)[:, None]
@@ -78,14 +79,16 @@ def policy(params: dict, batch: dict, temperature: float = TEMPERATURE) -> tuple
     return logprobs, slopes, -(probabilities * np.log(probabilities)).sum(axis=-1)
 
 
-def mean_loss(objective: Any, params: Any, batch: dict, model: Any = None) -> tuple[float, Any, dict[str, float]]:
-    """Loss over weight, its gradient, and the metrics over weight, as the train step makes them."""
+def mean_loss(
+    algorithm: Algorithm, params: Any, batch: dict, model: Any = None
+) -> tuple[float, Any, dict[str, float]]:
+    """Loss over weight, its gradient, and the metrics over weight, as the train step computes them."""
 
     def mean(params: Any) -> tuple[jax.Array, dict]:
-        (loss, weight), metrics = objective(model or FreePolicy(), params, batch)
+        (loss, weight), metrics = algorithm.loss(model or FreePolicy(), params, batch)
         return loss / weight, {name: value / weight for name, value in metrics.items()}
 
-    with jax.disable_jit():  # a loop over chunks would be compiled anew in every call
+    with jax.disable_jit():  # every call would compile a loop over chunks again
         (loss, metrics), gradient = jax.value_and_grad(mean, has_aux=True)(params)
     return float(loss), jax.tree.map(np.asarray, gradient), {name: float(value) for name, value in metrics.items()}
 

@@ -1,9 +1,9 @@
-"""What TRL, Tunix and verl make of the same log-probabilities: losses, their gradients, advantages.
+"""Computes losses, their gradients and advantages with TRL, Tunix and verl from the same log-probabilities.
 
 `python objective_peers.py OUT.npz`, in the environment of `make peers`, writes the inputs and every peer's results;
 `tests/rl/golden/objectives.npz` is such a file. TRL and verl compute in float64, Tunix in float32.
 
-- TRL: `GRPOTrainer._compute_loss` and `DPOTrainer._compute_loss` on trainers that were never initialised, with the
+- TRL: `GRPOTrainer._compute_loss` and `DPOTrainer._compute_loss` on trainers that were never initialized, with the
   model's log-probabilities (GRPO) or its logits (DPO) put in.
 - Tunix: `grpo_loss_fn` with the log-probabilities put in.
 - verl: its package wants ray and more when it is imported, so only the loss functions' own modules are loaded, with

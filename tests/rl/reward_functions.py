@@ -1,4 +1,4 @@
-"""Rewards as users write them, good and bad ones, for the tests of rule rewards."""
+"""Reward functions as users write them, valid and invalid ones, for the tests of rule rewards."""
 
 import os
 import sys
@@ -16,8 +16,8 @@ def shares_a_word(completion: str, record: Record) -> float:
     return float(bool(set(completion.split()) & set(record.question.split())))
 
 
-def as_told(completion: str, record: Record) -> object:
-    """What the completion says."""
+def as_asked(completion: str, record: Record) -> object:
+    """Does what the completion says."""
     answers = {"nan": float("nan"), "inf": -float("inf"), "none": None, "text": "1.0", "big": 10**400, "list": [1.0]}
     match completion:
         case "raise":
@@ -29,7 +29,7 @@ def as_told(completion: str, record: Record) -> object:
         case "kill":
             os.kill(os.getpid(), 9)
         case "recurse":
-            return as_told(completion, record)
+            return as_asked(completion, record)
         case "memory":
             return len(bytearray(1 << 40))
         case "leave":

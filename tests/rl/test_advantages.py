@@ -1,4 +1,4 @@
-"""Advantages against plain loops: groups, pools of step rewards, rewards to go, generalised advantage estimates."""
+"""Advantages against plain loops: groups, pools of step rewards, rewards to go, generalized advantage estimates."""
 
 import statistics
 from collections.abc import Callable
@@ -9,15 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.rl.advantages import (
+    ScoredRollout,
     Scores,
     gae,
     group_relative,
     outcome,
     ppo_token_rewards,
-    reward_itself,
     to_go,
-    without_spread,
+    zero_std_groups,
 )
+from dsmath_jax.rl.algorithms import GRPO, PPO, Likelihood
 
 NAN = float("nan")
 
@@ -40,7 +41,7 @@ def scored(draw: Callable) -> tuple[Scores, int, list[int]]:
 def test_process_supervision_is_the_papers_formula(
     case: tuple[Scores, int, list[int]], divide_by_std: bool, ddof: int
 ) -> None:
-    """§4.1.3: pool, normalise, sum over the steps that end at or after the token."""
+    """§4.1.3: pool, normalize, sum over the steps that end at or after the token."""
     scores, group_size, lengths = case
     found = group_relative(scores, group_size, lengths, ddof=ddof, divide_by_std=divide_by_std)
     for start in range(0, len(lengths), group_size):
@@ -94,7 +95,7 @@ def test_equal_rewards_give_exactly_zero(reward: float, divide_by_std: bool) -> 
     """Also where their floating-point mean is not quite them."""
     scores = outcome([reward] * 7, [3] * 7)
     assert all((a == 0.0).all() for a in group_relative(scores, 7, [3] * 7, divide_by_std=divide_by_std))
-    assert without_spread(scores, 7).tolist() == [True]
+    assert zero_std_groups(scores, 7).tolist() == [True]
 
 
 def test_a_group_without_spread_or_with_a_failure_does_not_touch_the_others() -> None:
@@ -103,7 +104,7 @@ def test_a_group_without_spread_or_with_a_failure_does_not_touch_the_others() ->
         found = np.concatenate(group_relative(scores, 2, [1] * 8))
     half = np.sqrt(0.5)
     np.testing.assert_allclose(found, [0, 0, 0, NAN, -half, half, NAN, NAN], atol=2e-6)
-    assert without_spread(scores, 2).tolist() == [True, True, False, True]
+    assert zero_std_groups(scores, 2).tolist() == [True, True, False, True]
 
 
 def test_a_failure_is_left_out_of_the_pool() -> None:
@@ -119,15 +120,50 @@ def test_an_empty_completion_has_no_advantages_and_counts_in_the_pool() -> None:
 
 
 @given(scored())
-def test_rewards_to_go_and_the_reward_itself(case: tuple[Scores, int, list[int]]) -> None:
+def test_rewards_to_go_are_the_advantages_of_likelihood(case: tuple[Scores, int, list[int]]) -> None:
     scores, group_size, lengths = case
-    for found in (to_go(scores, lengths), reward_itself(scores, group_size, lengths)):
+    for found in (to_go(scores, lengths), Likelihood().advantages(ScoredRollout(scores, lengths, group_size))):
         for ends, rewards, length, tokens in zip(*scores, lengths, found, strict=True):
-            if not np.isnan(rewards).any():
+            assert tokens.shape == (length,)
+            if np.isnan(rewards).any():
+                assert np.isnan(tokens).all()
+            else:
                 expected = [sum(r for end, r in zip(ends, rewards, strict=True) if end >= t) for t in range(length)]
                 np.testing.assert_allclose(tokens, expected, atol=1e-12)
-    for rewards, tokens in zip(scores.rewards, found, strict=True):
-        assert np.isnan(tokens).all() == np.isnan(rewards).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"ddof": 0}, {"epsilon": 0.5}, {"divide_by_std": False}])
+def test_grpo_normalizes_within_groups_by_its_own_settings(options: dict) -> None:
+    lengths = [2, 1, 3, 1]
+    scores = outcome([1.0, 0.25, -2.0, 0.0], lengths)
+    found = GRPO(**options).advantages(ScoredRollout(scores, lengths, 2))
+    for tokens, expected in zip(found, group_relative(scores, 2, lengths, **options), strict=True):
+        np.testing.assert_array_equal(tokens, expected)
+    pools = [[1.0, 0.25], [-2.0, 0.0]]
+    defaults = {"ddof": 1, "epsilon": 1e-6, "divide_by_std": True} | options
+    for i, tokens in enumerate(found):
+        pool = pools[i // 2]
+        deviation = np.std(pool, ddof=defaults["ddof"]) + defaults["epsilon"] if defaults["divide_by_std"] else 1.0
+        np.testing.assert_allclose(tokens, (pool[i % 2] - np.mean(pool)) / deviation)
+
+
+def test_ppo_estimates_advantages_by_its_own_settings() -> None:
+    lengths, noise = [3, 1], np.random.default_rng(0)
+    old, reference, values = ([noise.normal(size=n) for n in lengths] for _ in range(3))
+    scores = outcome([1.0, -0.5], lengths)
+    rollout = ScoredRollout(scores, lengths, 2, old, reference, values)
+    found = PPO(gamma=0.9, lam=0.8, kl_coef=0.3).advantages(rollout)
+    rewards = ppo_token_rewards(scores, old, reference, 0.3)
+    for tokens, reward, value in zip(found, rewards, values, strict=True):
+        np.testing.assert_array_equal(tokens, gae(reward, value, 0.9, 0.8))
+
+
+def test_ppo_without_a_reference_rewards_the_score_alone() -> None:
+    values = [np.array([0.5, 0.25]), np.array([1.0])]
+    rollout = ScoredRollout(outcome([1.0, NAN], [2, 1]), [2, 1], 2, [np.array([-1.0, -2.0]), np.array([-1.0])])
+    first, second = PPO(kl_coef=0.0, gamma=1.0, lam=1.0).advantages(rollout._replace(old_values=values))
+    np.testing.assert_allclose(first, [0.5, 0.75])
+    assert np.isnan(second).all()  # no reward
 
 
 def test_ppo_rewards_hold_the_kl_of_every_token_and_the_score_at_its_end() -> None:

@@ -1,9 +1,9 @@
-"""DPO in float64: the paper's length-normalised form and the original one, by a loop."""
+"""DPO in float64: the paper's length-normalized form and the original one, by a loop."""
 
 import numpy as np
 import pytest
 
-from dsmath_jax.rl.objectives import DPO
+from dsmath_jax.rl.algorithms import DPO
 
 from .free_policy import GROUP, TEMPERATURE, FreePolicy, free_pairs, free_params, mean_loss, policy
 
@@ -23,16 +23,16 @@ def side(params: dict, pairs: dict, name: str) -> tuple[np.ndarray, np.ndarray]:
     return (logprobs - batch["ref_logprobs"]) * batch["loss_weights"], batch["loss_weights"].sum(axis=1)
 
 
-@pytest.mark.parametrize("length_normalised", [True, False])
-def test_loss_and_metrics_are_equation_12(params: dict, length_normalised: bool) -> None:
+@pytest.mark.parametrize("length_normalized", [True, False])
+def test_loss_and_metrics_are_equation_12(params: dict, length_normalized: bool) -> None:
     pairs = free_pairs()
     (plus, plus_length), (minus, minus_length) = (side(params, pairs, name) for name in ("chosen_", "rejected_"))
     assert (plus_length != minus_length).any()
     deltas = [plus.sum(axis=1), minus.sum(axis=1)]
-    if length_normalised:
+    if length_normalized:
         deltas = [deltas[0] / plus_length, deltas[1] / minus_length]
     margins = BETA * (deltas[0] - deltas[1])
-    loss, _, metrics = mean_loss(DPO(BETA, length_normalised, TEMPERATURE), params, pairs)
+    loss, _, metrics = mean_loss(DPO(beta=BETA, length_normalized=length_normalized, temperature=TEMPERATURE), params, pairs)
     assert loss == pytest.approx(np.log1p(np.exp(-margins)).mean(), abs=1e-12)
     assert metrics["margin"] == pytest.approx(margins.mean(), abs=1e-12)
     assert metrics["accuracy"] == np.mean(margins > 0)
@@ -43,8 +43,8 @@ def test_loss_and_metrics_are_equation_12(params: dict, length_normalised: bool)
 
 def test_the_papers_form_is_the_default(params: dict) -> None:
     pairs = free_pairs()
-    losses = [mean_loss(objective, params, pairs)[0] for objective in (DPO(), DPO(length_normalised=False))]
-    assert losses[0] == mean_loss(DPO(length_normalised=True), params, pairs)[0]
+    losses = [mean_loss(algorithm, params, pairs)[0] for algorithm in (DPO(), DPO(length_normalized=False))]
+    assert losses[0] == mean_loss(DPO(length_normalized=True), params, pairs)[0]
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
@@ -54,7 +54,7 @@ def test_a_pair_with_an_empty_side_counts_for_nothing(params: dict, name: str) -
     dropped = {n: x[1:] for n, x in pairs.items()}
     spoilt = pairs | {f"{name}loss_weights": pairs[f"{name}loss_weights"] * np.arange(GROUP)[:, None].clip(max=1)}
     spoilt |= {n: np.where(np.arange(GROUP)[:, None] > 0, x, np.nan) for n, x in spoilt.items() if "ref_" in n}
-    found, expected = (mean_loss(DPO(BETA), params, batch) for batch in (spoilt, dropped))
+    found, expected = (mean_loss(DPO(beta=BETA), params, batch) for batch in (spoilt, dropped))
     assert found[0] == pytest.approx(expected[0], abs=1e-14)
     np.testing.assert_allclose(found[1]["hidden"], expected[1]["hidden"], atol=1e-14)
     assert found[2] == pytest.approx(expected[2], abs=1e-12)
@@ -63,11 +63,11 @@ def test_a_pair_with_an_empty_side_counts_for_nothing(params: dict, name: str) -
 def test_margins_of_any_size_leave_loss_and_gradient_finite(params: dict) -> None:
     pairs = free_pairs()
     for sign in (1e4, -1e4):
-        loss, gradient, _ = mean_loss(DPO(1.0), params, pairs | {"chosen_ref_logprobs": np.full((GROUP, 7), sign)})
+        loss, gradient, _ = mean_loss(DPO(beta=1.0), params, pairs | {"chosen_ref_logprobs": np.full((GROUP, 7), sign)})
         assert loss == pytest.approx(max(sign, 0), rel=1e-3, abs=1e-6)
         assert np.isfinite(gradient["hidden"]).all()
 
 
 def test_rows_are_pairs(params: dict) -> None:
-    (_, weight), _ = DPO()(FreePolicy(), params, free_pairs())
+    (_, weight), _ = DPO().loss(FreePolicy(), params, free_pairs())
     assert weight == GROUP

@@ -1,17 +1,16 @@
 """The paper's unified view (Eq. 5, Table 10, appendix A.1), in float64.
 
-For every method, autodiff of its objective over its advantages is (1/|o|) sum_t GC grad log pi(o_t), at the first
-update after exploring, with advantages held fixed. The coefficients below are written from the table, the rewards are
-worked out by hand.
+For every method, the gradient of its loss, negated, is (1/|o|) sum_t GC grad log pi(o_t): at the first update on a
+rollout, with the advantages of its algorithm held fixed. The coefficients below are written from the table, the rewards
+are computed by hand.
 """
-
-from typing import Any
 
 import numpy as np
 import pytest
 
-from dsmath_jax.rl.advantages import Scores, gae, group_relative, outcome, ppo_token_rewards, reward_itself
-from dsmath_jax.rl.objectives import DPO, GRPO, PPO, Likelihood
+from dsmath_jax.rl import algorithms
+from dsmath_jax.rl.advantages import ScoredRollout, Scores, outcome
+from dsmath_jax.rl.algorithms import DPO, GRPO, METHODS, PPO, Algorithm, Likelihood
 
 from .free_policy import (
     GROUP,
@@ -27,11 +26,18 @@ from .free_policy import (
 )
 
 BETA, GAMMA, LAM = 0.3, 0.9, 0.8
-RIGHT = [1.0, 0.0, 0.0, 1.0]
+CORRECT = [1.0, 0.0, 0.0, 1.0]
 SCORES = [0.3, -1.2, 2.0, 0.4]  # of an outcome reward model
 STEP_ENDS = [[0], [1, 2, 4], [0, 2], [1]]  # completions of 1, 5, 3 and 2 tokens
 STEP_SCORES = [[0.5], [1.0, -0.5, 0.2], [-1.0, 0.1], [0.9]]
+TESTED: dict[str, str] = {}  # the coefficients of the tests below, by method
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+def of_methods(coefficient: str, *names: str) -> pytest.MarkDecorator:
+    """Runs a test for some methods: `algorithm` is the class behind each, `coefficient` what the test expects."""
+    TESTED.update(dict.fromkeys(names, coefficient))
+    return pytest.mark.parametrize("algorithm", [METHODS[name].algorithm for name in names], ids=names)
 
 
 @pytest.fixture
@@ -60,11 +66,14 @@ def completions(per_place: np.ndarray) -> list[np.ndarray]:
     return [per_place[i, STARTS[i] : STARTS[i] + LENGTHS[i]] for i in range(GROUP)]
 
 
-def check(objective: Any, params: dict, batch: dict, coefficients: list[np.ndarray], rows: int = GROUP) -> None:
+def check(
+    algorithm: Algorithm, params: dict, batch: dict, coefficients: list[np.ndarray], rows: int = GROUP
+) -> None:
+    """Compares the gradient with sum_t GC grad log pi(o_t) / |o| over `rows`."""
     _, slopes, _ = policy(params, batch)
     shares = np.array(LENGTHS)[:, None] * rows
     expected = laid_out(coefficients)[..., None] * slopes / shares[..., None]
-    _, gradient, _ = mean_loss(objective, params, batch)
+    _, gradient, _ = mean_loss(algorithm, params, batch)
     np.testing.assert_allclose(-gradient["hidden"], expected, atol=1e-13)
     assert np.abs(expected).max() > 0.01
 
@@ -75,30 +84,36 @@ def kl_term(params: dict, batch: dict) -> list[np.ndarray]:
     return completions(BETA * (np.exp(batch["ref_logprobs"] - logprobs) - 1))
 
 
-def test_sft(params: dict, batch: dict) -> None:
+@of_methods("1", "sft")
+def test_sft(algorithm: type[Likelihood], params: dict, batch: dict) -> None:
     ones = [np.ones(n) for n in LENGTHS]
-    check(Likelihood(TEMPERATURE), params, batch | {"advantages": batch["loss_weights"]}, ones)
+    check(algorithm(temperature=TEMPERATURE), params, batch | {"advantages": batch["loss_weights"]}, ones)
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_rft_and_online_rft(params: dict, batch: dict, kept: bool) -> None:
-    """1 where the completion is right, else 0; the mean over all, or over the right ones."""
-    advantages = laid_out(reward_itself(outcome(RIGHT, LENGTHS), GROUP, LENGTHS))
-    coefficients = [np.full(n, float(right == 1.0)) for n, right in zip(LENGTHS, RIGHT, strict=True)]
-    rows = 2 if kept else GROUP
-    check(Likelihood(TEMPERATURE, kept), params, batch | {"advantages": advantages}, coefficients, rows)
+@of_methods("1 if correct, else 0", "rft", "online_rft")
+@pytest.mark.parametrize("normalize_by_correct", [False, True])
+def test_rft_and_online_rft(
+    algorithm: type[Likelihood], params: dict, batch: dict, normalize_by_correct: bool
+) -> None:
+    """1 where the completion is correct, else 0; the mean is over all completions or over the correct ones."""
+    likelihood = algorithm(temperature=TEMPERATURE, normalize_by_correct=normalize_by_correct)
+    advantages = laid_out(likelihood.advantages(ScoredRollout(outcome(CORRECT, LENGTHS), list(LENGTHS), GROUP)))
+    coefficients = [np.full(n, float(reward == 1.0)) for n, reward in zip(LENGTHS, CORRECT, strict=True)]
+    rows = 2 if normalize_by_correct else GROUP
+    check(likelihood, params, batch | {"advantages": advantages}, coefficients, rows)
 
 
-@pytest.mark.parametrize("length_normalised", [True, False])
-def test_dpo(length_normalised: bool) -> None:
-    """+- beta sigma(beta Delta- - beta Delta+), over the length in the paper's form, whole in the other."""
+@of_methods("+- beta sigma(beta Delta- - beta Delta+)", "dpo")
+@pytest.mark.parametrize("length_normalized", [True, False])
+def test_dpo(algorithm: type[DPO], length_normalized: bool) -> None:
+    """Per token: divided by the length in the paper's form, not divided in the original one."""
     params, pairs = free_params(rows=2 * GROUP), free_pairs()
     sides = {}
     for name in ("chosen_", "rejected_"):
         batch = {n.removeprefix(name): x for n, x in pairs.items() if n.startswith(name)}
         logprobs, slopes, _ = policy(params, batch)
         mask = batch["loss_weights"]
-        lengths = mask.sum(axis=1) if length_normalised else np.ones(GROUP)
+        lengths = mask.sum(axis=1) if length_normalized else np.ones(GROUP)
         sides[name] = (((logprobs - batch["ref_logprobs"]) * mask).sum(axis=1) / lengths, slopes, mask, lengths)
     doubt = 1 / (1 + np.exp(BETA * (sides["chosen_"][0] - sides["rejected_"][0])))
     expected = np.concatenate(
@@ -107,17 +122,19 @@ def test_dpo(length_normalised: bool) -> None:
             for name, sign in (("chosen_", 1), ("rejected_", -1))
         ]
     )
-    _, gradient, _ = mean_loss(DPO(BETA, length_normalised, TEMPERATURE), params, pairs)
+    dpo = algorithm(beta=BETA, length_normalized=length_normalized, temperature=TEMPERATURE)
+    _, gradient, _ = mean_loss(dpo, params, pairs)
     np.testing.assert_allclose(-gradient["hidden"], expected, atol=1e-13)
     assert np.abs(expected).max() > 0.001
 
 
-def test_ppo(params: dict, batch: dict) -> None:
-    """A_t by GAE over the rewards of Eq. 2."""
+@of_methods("A_t by GAE", "ppo")
+def test_ppo(algorithm: type[PPO], params: dict, batch: dict) -> None:
+    """GAE is over the rewards of Eq. 2."""
+    ppo = algorithm(gamma=GAMMA, lam=LAM, kl_coef=BETA, temperature=TEMPERATURE)
     logprobs, references = completions(batch["old_logprobs"]), completions(batch["ref_logprobs"])
     values = completions(batch["old_values"])
-    rewards = ppo_token_rewards(outcome(SCORES, LENGTHS), logprobs, references, BETA)
-    advantages = [gae(r, v, GAMMA, LAM) for r, v in zip(rewards, values, strict=True)]
+    rollout = ScoredRollout(outcome(SCORES, LENGTHS), list(LENGTHS), GROUP, logprobs, references, values)
     coefficients = []
     for ours, theirs, value, score in zip(logprobs, references, values, SCORES, strict=True):
         n = len(ours)
@@ -126,27 +143,31 @@ def test_ppo(params: dict, batch: dict) -> None:
         coefficients.append(
             np.array([sum((GAMMA * LAM) ** (k - t) * surprise[k] for k in range(t, n)) for t in range(n)])
         )
-    judge = {"model": free_params(5), "reward": {"kernel": np.ones((WIDTH, 1)), "bias": np.zeros(1)}}
-    whole = batch | {"advantages": laid_out(advantages)}
-    _, gradient, _ = mean_loss(PPO(temperature=TEMPERATURE), {"policy": params, "value": judge}, whole)
+    value_params = {"model": free_params(5), "reward": {"kernel": np.ones((WIDTH, 1)), "bias": np.zeros(1)}}
+    whole = batch | {"advantages": laid_out(ppo.advantages(rollout))}
+    _, gradient, _ = mean_loss(ppo, {"policy": params, "value": value_params}, whole)
     _, alone, _ = mean_loss(GRPO(kl_coef=0.0, temperature=TEMPERATURE), params, whole)
     np.testing.assert_allclose(gradient["policy"]["hidden"], alone["hidden"], atol=1e-15)
     check(GRPO(kl_coef=0.0, temperature=TEMPERATURE), params, whole, coefficients)
 
 
-def test_grpo_with_outcome_supervision(params: dict, batch: dict) -> None:
-    """(r_i - mean) / std + beta (pi_ref / pi - 1)."""
-    advantages = laid_out(group_relative(outcome(SCORES, LENGTHS), GROUP, LENGTHS))
+@of_methods("A_it + beta (pi_ref / pi - 1)", "grpo_rule", "grpo_os", "grpo_iterative")
+def test_grpo_with_outcome_supervision(algorithm: type[GRPO], params: dict, batch: dict) -> None:
+    """A_it = (r_i - mean) / std."""
+    grpo = algorithm(kl_coef=BETA, temperature=TEMPERATURE)
+    advantages = laid_out(grpo.advantages(ScoredRollout(outcome(SCORES, LENGTHS), list(LENGTHS), GROUP)))
     mean = sum(SCORES) / 4
     deviation = np.sqrt(sum((r - mean) ** 2 for r in SCORES) / 3) + 1e-6
     coefficients = [(r - mean) / deviation + k for r, k in zip(SCORES, kl_term(params, batch), strict=True)]
-    check(GRPO(kl_coef=BETA, temperature=TEMPERATURE), params, batch | {"advantages": advantages}, coefficients)
+    check(grpo, params, batch | {"advantages": advantages}, coefficients)
 
 
-def test_grpo_with_process_supervision(params: dict, batch: dict) -> None:
-    """The normalised rewards of the steps that end at or after the token + beta (pi_ref / pi - 1)."""
+@of_methods("A_it + beta (pi_ref / pi - 1)", "grpo_ps")
+def test_grpo_with_process_supervision(algorithm: type[GRPO], params: dict, batch: dict) -> None:
+    """A_it is the sum of the normalized rewards of the steps that end at or after the token."""
+    grpo = algorithm(kl_coef=BETA, temperature=TEMPERATURE)
     scores = Scores(list(map(np.array, STEP_ENDS)), list(map(np.array, STEP_SCORES)))
-    advantages = laid_out(group_relative(scores, GROUP, LENGTHS))
+    advantages = laid_out(grpo.advantages(ScoredRollout(scores, list(LENGTHS), GROUP)))
     pool = [r for rewards in STEP_SCORES for r in rewards]
     mean = sum(pool) / len(pool)
     deviation = np.sqrt(sum((r - mean) ** 2 for r in pool) / (len(pool) - 1)) + 1e-6
@@ -154,4 +175,16 @@ def test_grpo_with_process_supervision(params: dict, batch: dict) -> None:
     for n, ends, rewards, kl in zip(LENGTHS, STEP_ENDS, STEP_SCORES, kl_term(params, batch), strict=True):
         later = [sum((r - mean) / deviation for e, r in zip(ends, rewards, strict=True) if e >= t) for t in range(n)]
         coefficients.append(np.array(later) + kl)
-    check(GRPO(kl_coef=BETA, temperature=TEMPERATURE), params, batch | {"advantages": advantages}, coefficients)
+    check(grpo, params, batch | {"advantages": advantages}, coefficients)
+
+
+def test_every_method_has_the_coefficient_that_is_tested() -> None:
+    assert all(method.coefficient for method in METHODS.values())
+    assert {name: method.coefficient for name, method in METHODS.items()} == TESTED
+
+
+def test_every_algorithm_is_tested() -> None:
+    classes = [x for x in vars(algorithms).values() if isinstance(x, type) and issubclass(x, Algorithm)]
+    complete = {cls for cls in classes if cls is not Algorithm and "loss" in vars(cls)}
+    assert complete == {Likelihood, DPO, PPO, GRPO}
+    assert complete == {METHODS[name].algorithm for name in TESTED}

@@ -1,6 +1,6 @@
-"""Beside TRL, Tunix and verl: the same losses and gradients from the same log-probabilities, frozen in `golden/`.
+"""Losses and gradients equal those of TRL, Tunix and verl from the same log-probabilities, frozen in `golden/`.
 
-`objective_peers.py` made them; the oracle test makes them again.
+`objective_peers.py` generates that file; the oracle test regenerates it.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.rl.advantages import gae, group_relative, outcome
-from dsmath_jax.rl.objectives import DPO, GRPO, PPO
+from dsmath_jax.rl.algorithms import DPO, GRPO, PPO
 
 from .free_policy import FreePolicy, GivenLogprobs, given, mean_loss
 
@@ -24,23 +24,23 @@ from importlib.util import find_spec
 sys.exit(not all(map(find_spec, ("torch", "transformers", "trl", "tunix", "verl", "omegaconf"))))
 """
 LIMIT, EPS, HIGH, BETA, GAMMA, LAM, VALUE_CLIP = 12, 0.2, 0.28, 0.04, 0.97, 0.9, 0.3
-CONSTANT = {"normalise": "constant", "limit": LIMIT}
+CONSTANT = {"normalize": "constant", "max_new_tokens": LIMIT}
 GRPO_CASES = {
-    "trl grpo": GRPO(EPS, None, BETA),
-    "trl grpo on-policy": GRPO(EPS, None, BETA),
-    "trl grpo without kl": GRPO(EPS, None, 0.0),
-    "trl grpo upper clip": GRPO(EPS, HIGH, BETA),
-    "trl bnpo": GRPO(EPS, None, BETA, normalise="token"),
-    "trl dapo": GRPO(EPS, None, BETA, normalise="token"),
-    "trl dr_grpo": GRPO(EPS, None, BETA, **CONSTANT),
-    "tunix grpo": GRPO(EPS, HIGH, BETA),
-    "tunix grpo token mean": GRPO(EPS, HIGH, BETA, normalise="token"),
+    "trl grpo": GRPO(clip_eps=EPS, kl_coef=BETA),
+    "trl grpo on-policy": GRPO(clip_eps=EPS, kl_coef=BETA),
+    "trl grpo without kl": GRPO(clip_eps=EPS, kl_coef=0.0),
+    "trl grpo upper clip": GRPO(clip_eps=EPS, clip_eps_high=HIGH, kl_coef=BETA),
+    "trl bnpo": GRPO(clip_eps=EPS, kl_coef=BETA, normalize="token"),
+    "trl dapo": GRPO(clip_eps=EPS, kl_coef=BETA, normalize="token"),
+    "trl dr_grpo": GRPO(clip_eps=EPS, kl_coef=BETA, **CONSTANT),
+    "tunix grpo": GRPO(clip_eps=EPS, clip_eps_high=HIGH, kl_coef=BETA),
+    "tunix grpo token mean": GRPO(clip_eps=EPS, clip_eps_high=HIGH, kl_coef=BETA, normalize="token"),
 } | {
-    f"verl grpo {mode} {kl}": GRPO(EPS, HIGH, BETA, kl=kl, **normalise)
+    f"verl grpo {mode} {kl}": GRPO(clip_eps=EPS, clip_eps_high=HIGH, kl_coef=BETA, kl=kl, **normalize)
     for kl in ("k1", "k2", "k3")
-    for mode, normalise in (
-        ("seq-mean-token-mean", {"normalise": "completion"}),
-        ("token-mean", {"normalise": "token"}),
+    for mode, normalize in (
+        ("seq-mean-token-mean", {"normalize": "completion"}),
+        ("token-mean", {"normalize": "token"}),
         ("seq-mean-token-sum-norm", CONSTANT),
     )
 }
@@ -82,8 +82,8 @@ def test_grpo(golden: dict, inputs: dict, case: str) -> None:
         assert min(metrics["clip_low"], metrics["clip_high"]) > 0.05
 
 
-@pytest.mark.parametrize(("case", "length_normalised"), [("trl dpo sigmoid_norm", True), ("trl dpo sigmoid", False)])
-def test_dpo(golden: dict, inputs: dict, case: str, length_normalised: bool) -> None:
+@pytest.mark.parametrize(("case", "length_normalized"), [("trl dpo sigmoid_norm", True), ("trl dpo sigmoid", False)])
+def test_dpo(golden: dict, inputs: dict, case: str, length_normalized: bool) -> None:
     """With logits as hidden states and the identity as the output matrix."""
     rows, vocabulary = np.arange(6)[:, None].repeat(9, axis=1), inputs["pair_logits"].shape[-1]
     logits, targets = inputs["pair_logits"][:, 1:-1], inputs["pair_tokens"][:, 2:]
@@ -96,7 +96,7 @@ def test_dpo(golden: dict, inputs: dict, case: str, length_normalised: bool) -> 
     sides = {"chosen_": slice(0, 3), "rejected_": slice(3, 6)}
     batch = {f"{side}{name}": x[part] for side, part in sides.items() for name, x in fields.items()}
     params = {"hidden": logits, "head": np.eye(vocabulary)}
-    loss, gradient, _ = mean_loss(DPO(BETA, length_normalised), params, batch, FreePolicy())
+    loss, gradient, _ = mean_loss(DPO(beta=BETA, length_normalized=length_normalized), params, batch, FreePolicy())
     close(loss, golden, case, "loss")
     close(gradient["hidden"], {f"{case}/": golden[f"{case}/gradient"][:, 1:-1]}, case, "")
 

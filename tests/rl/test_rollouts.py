@@ -1,26 +1,14 @@
-"""Rollouts: which prompts a step takes, and completions as training rows."""
+"""Rollouts: which prompts a step takes, and their files."""
 
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.rollouts import (
-    batch_of,
-    placed,
-    prompts_of_step,
-    read_exploration,
-    taken,
-    width_of,
-    write_exploration,
-)
-from dsmath_jax.sampling.sampler import Completion, Sampler
-from dsmath_jax.sharding import Layout
-from dsmath_jax.training.objectives import batch_logprobs
+from dsmath_jax.rl.batches import batch_of
+from dsmath_jax.rl.rollouts import indices_of_step, read_rollout, write_rollout
+from dsmath_jax.sampling.completions import Completion
 
 EOS = 2
 PROMPTS = [[1, 7, 3], [1, 9]]
@@ -34,75 +22,25 @@ COMPLETIONS = [
 @given(st.integers(0, 100), st.integers(1, 9), st.integers(1, 20))
 def test_every_epoch_goes_through_all_prompts_once(seed: int, prompts: int, count: int) -> None:
     steps = -(-3 * count // prompts)
-    taken = [i for step in range(steps) for i in prompts_of_step(seed, step, prompts, count)]
+    taken = [i for step in range(steps) for i in indices_of_step(seed, step, prompts, count)]
     for epoch in range(3):
         assert sorted(taken[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
 def test_orders_differ_by_epoch_and_seed() -> None:
-    orders = [tuple(prompts_of_step(seed, epoch, 30, 30)) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [tuple(indices_of_step(seed, epoch, 30, 30)) for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(orders)) == 4
-    assert orders[0] == tuple(prompts_of_step(0, 0, 30, 30))
+    assert orders[0] == tuple(indices_of_step(0, 0, 30, 30))
 
 
-def test_rows_hold_prompt_completion_and_nothing_else() -> None:
-    batch = batch_of(PROMPTS, COMPLETIONS, 6)
-    assert batch["tokens"].tolist() == [[1, 7, 3, 4, 5, 2], [1, 7, 3, 6, 0, 0], [1, 9, 2, 0, 0, 0]]
-    assert batch["targets"].tolist() == [[7, 3, 4, 5, 2, 0], [7, 3, 6, 0, 0, 0], [9, 2, 0, 0, 0, 0]]
-    assert batch["segment_ids"].tolist() == [[1] * 6, [1] * 4 + [0] * 2, [1] * 3 + [0] * 3]
-    assert batch["loss_weights"].tolist() == [[0, 0, 1, 1, 1, 0], [0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
-    np.testing.assert_allclose(
-        batch["sampler_logprobs"], [[0, 0, -0.1, -0.2, -0.3, 0], [0, 0, -0.4, 0, 0, 0], [0, -0.5, 0, 0, 0, 0]]
-    )
-    assert batch["positions"].tolist() == [list(range(6))] * 3
-
-
-def test_eos_carries_weight_and_its_logprob() -> None:
-    batch = batch_of(PROMPTS, COMPLETIONS, 5)  # as long as the longest needs, no longer
-    ends = batch["targets"] == EOS
-    assert ends.sum() == 2
-    assert batch["loss_weights"][ends].tolist() == [1.0, 1.0]
-    np.testing.assert_allclose(batch["sampler_logprobs"][ends], [-0.3, -0.5])
-
-
-def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: Any, layout: Layout) -> None:
-    """So the first update after exploring has a ratio of one."""
-    temperature = 0.6
-    sampler = Sampler(model, layout, [EOS, 5], 6, rows=8)
-    groups = sampler.generate(params, PROMPTS, samples=4, temperature=temperature, seed=3)
-    batch = batch_of(PROMPTS, [completion for group in groups for completion in group], 9)
-    scored, _ = jax.jit(lambda params: batch_logprobs(model, params, batch, temperature))(params)
-    mask = batch["loss_weights"] > 0
-    np.testing.assert_allclose(np.asarray(scored)[mask], batch["sampler_logprobs"][mask], atol=2e-5)
-    assert not batch["sampler_logprobs"][~mask].any()
-
-
-def test_values_come_back_from_where_they_were_placed() -> None:
-    values = [np.array([0.5, 1.0, 2.0]), np.array([3.0]), np.array([4.0])]
-    field = placed(values, PROMPTS, COMPLETIONS, 6)
-    assert field.tolist() == [[0, 0, 0.5, 1, 2, 0], [0, 0, 3, 0, 0, 0], [0, 4, 0, 0, 0, 0]]
-    for one, same in zip(values, taken(field, PROMPTS, COMPLETIONS), strict=True):
-        np.testing.assert_array_equal(one, same)
-
-
-@given(st.integers(1, 2000), st.data())
-def test_batches_have_one_of_few_widths(limit: int, data: st.DataObject) -> None:
-    longest, multiple = data.draw(st.integers(1, limit)), data.draw(st.sampled_from([1, 2, 8]))
-    width = width_of(longest, limit, multiple)
-    assert longest <= width
-    assert width % multiple == 0
-    assert len({width_of(n, limit, multiple) for n in range(1, limit + 1)}) <= 4
-    assert width_of(limit, limit, 1) < limit + 4
-
-
-def test_an_exploration_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
+def test_a_rollout_is_read_as_it_was_written(tmp_path: Path) -> None:
     batch = batch_of(PROMPTS, COMPLETIONS, 6)
     facts = {"metrics": {"reward": 0.1}, "samples": [{"completion": "½ 的"}]}
     for name in ("one", "other"):
-        write_exploration(tmp_path / name, batch, facts)
+        write_rollout(tmp_path / name, batch, facts)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
-    stored, told = read_exploration(tmp_path / "one")
-    assert told == facts
+    stored, read_facts = read_rollout(tmp_path / "one")
+    assert read_facts == facts
     assert stored.keys() == batch.keys()
     for name, values in batch.items():
         assert stored[name].dtype == values.dtype

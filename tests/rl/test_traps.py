@@ -20,11 +20,12 @@ from dsmath_jax.corpus.normalize import normalize
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome
-from dsmath_jax.rl.objectives import DPO, GRPO, surrogate
-from dsmath_jax.rl.rewards import RuleReward
-from dsmath_jax.rl.rollouts import batch_of
+from dsmath_jax.rl.algorithms import DPO, GRPO, Algorithm
+from dsmath_jax.rl.batches import batch_of
+from dsmath_jax.rl.losses import surrogate
+from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import SCHEDULES
@@ -50,9 +51,10 @@ def logprobs_of(seed: int = 3) -> np.ndarray:
     return -np.random.default_rng(seed).exponential(1.5, free_batch()["loss_weights"].shape)
 
 
-def sums_of(objective: Any, logprobs: np.ndarray, batch: dict, rows: Sequence[int]) -> tuple[float, float]:
+def sums_of(algorithm: Algorithm, logprobs: np.ndarray, batch: dict, rows: Sequence[int]) -> tuple[float, float]:
     params, rest = given(logprobs, batch["loss_weights"])
-    (loss, weight), _ = objective(GivenLogprobs(), params, {n: x[list(rows)] for n, x in (batch | rest).items()})
+    part = {n: x[list(rows)] for n, x in (batch | rest).items()}
+    (loss, weight), _ = algorithm.loss(GivenLogprobs(), params, part)
     return float(loss), float(weight)
 
 
@@ -63,19 +65,20 @@ def test_1_each_completion_is_divided_by_its_own_length_under_any_micro_batches(
     gain = np.minimum(ratio * batch["advantages"], np.clip(ratio, 1 - EPS, 1 + EPS) * batch["advantages"])
     expected = -np.mean((gain * mask).sum(axis=1) / LENGTHS)
 
-    def check(objective: Any) -> None:
+    def check(algorithm: Algorithm) -> None:
         for parts in ([range(GROUP)], [[0, 1, 2], [3]], [[3], [1], [0, 2]]):
-            losses, weights = zip(*(sums_of(objective, logprobs, batch, part) for part in parts), strict=True)
+            losses, weights = zip(*(sums_of(algorithm, logprobs, batch, part) for part in parts), strict=True)
             assert sum(losses) / sum(weights) == pytest.approx(expected, abs=1e-12)
 
-    def mean_of_a_micro_batch(model: Any, params: Any, batch: dict) -> Any:
-        (loss, weight), metrics = GRPO(EPS, kl_coef=0.0)(model, params, batch)
-        return (loss / weight, 1.0), metrics
+    class MeanOfMicroBatch(GRPO):
+        def loss(self, model: Any, params: Any, batch: dict) -> Any:
+            (loss, weight), metrics = super().loss(model, params, batch)
+            return (loss / weight, 1.0), metrics
 
-    check(GRPO(EPS, kl_coef=0.0))
-    fails(check, GRPO(EPS, kl_coef=0.0, normalise="token"))
-    fails(check, GRPO(EPS, kl_coef=0.0, normalise="constant", limit=7))
-    fails(check, mean_of_a_micro_batch)
+    check(GRPO(clip_eps=EPS, kl_coef=0.0))
+    fails(check, GRPO(clip_eps=EPS, kl_coef=0.0, normalize="token"))
+    fails(check, GRPO(clip_eps=EPS, kl_coef=0.0, normalize="constant", max_new_tokens=7))
+    fails(check, MeanOfMicroBatch(clip_eps=EPS, kl_coef=0.0))
 
 
 @pytest.mark.usefixtures("float64")
@@ -89,26 +92,28 @@ def test_2_the_kl_is_k3_within_the_sum_not_clipped_and_not_in_the_reward() -> No
     expected = -slope * mask / np.array(LENGTHS)[:, None] / GROUP
     assert ((mask > 0) & ~kept).any()
 
-    def check(objective: Any) -> None:
+    def check(algorithm: Algorithm) -> None:
         params, rest = given(logprobs, mask)
-        _, gradient, _ = mean_loss(objective, params, batch | rest, GivenLogprobs())
+        _, gradient, _ = mean_loss(algorithm, params, batch | rest, GivenLogprobs())
         np.testing.assert_allclose(gradient["hidden"], expected, atol=1e-12)
 
-    def in_the_reward(model: Any, params: Any, batch: dict) -> Any:
-        advantages = batch["advantages"] - BETA * (batch["old_logprobs"] - batch["ref_logprobs"])
-        return GRPO(EPS, kl_coef=0.0)(model, params, batch | {"advantages": advantages})
+    class InTheReward(GRPO):
+        def loss(self, model: Any, params: Any, batch: dict) -> Any:
+            advantages = batch["advantages"] - BETA * (batch["old_logprobs"] - batch["ref_logprobs"])
+            return super().loss(model, params, batch | {"advantages": advantages})
 
-    def clipped_with_the_gain(model: Any, params: Any, batch: dict) -> Any:
-        log_ratios = params["hidden"][batch["tokens"][:, 0]] - batch["old_logprobs"]
-        d = batch["ref_logprobs"] - params["hidden"][batch["tokens"][:, 0]]
-        gain, _, _ = surrogate(log_ratios, batch["advantages"] - BETA * (jax.numpy.exp(d) - d - 1), EPS, EPS)
-        return (-(gain * mask / np.array(LENGTHS)[:, None]).sum(), float(GROUP)), {}
+    class ClippedWithTheGain(GRPO):
+        def loss(self, model: Any, params: Any, batch: dict) -> Any:
+            log_ratios = params["hidden"][batch["tokens"][:, 0]] - batch["old_logprobs"]
+            d = batch["ref_logprobs"] - params["hidden"][batch["tokens"][:, 0]]
+            gain, _, _ = surrogate(log_ratios, batch["advantages"] - BETA * (jax.numpy.exp(d) - d - 1), EPS, EPS)
+            return (-(gain * mask / np.array(LENGTHS)[:, None]).sum(), float(GROUP)), {}
 
-    check(GRPO(EPS, kl_coef=BETA))
-    for wrong in (GRPO(EPS, kl_coef=BETA, kl="k1"), GRPO(EPS, kl_coef=BETA, kl="k2"), GRPO(EPS, kl_coef=0.0)):
-        fails(check, wrong)
-    fails(check, in_the_reward)
-    fails(check, clipped_with_the_gain)
+    check(GRPO(clip_eps=EPS, kl_coef=BETA))
+    for options in ({"kl": "k1"}, {"kl": "k2"}, {"kl_coef": 0.0}):
+        fails(check, GRPO(**{"clip_eps": EPS, "kl_coef": BETA} | options))
+    fails(check, InTheReward(clip_eps=EPS, kl_coef=0.0))
+    fails(check, ClippedWithTheGain())
 
 
 def test_3_eos_is_part_of_the_completion_and_masks_come_from_lengths() -> None:
@@ -134,7 +139,7 @@ def test_3_a_completion_ends_at_the_first_of_several_stop_ids_and_says_how(sampl
             assert stops == ([len(completion.tokens) - 1] if completion.finish == "eos" else [])
             assert completion.finish == "eos" or len(completion.tokens) == LIMIT
 
-    (group,) = sampler.generate(params, [[1, 7, 3]], samples=16)
+    (group,) = sampler.generate(params, [[1, 7, 3]], SamplingParams(samples=16))
     check(group)
     assert {completion.finish for completion in group} == {"eos", "length"}
     ended = next(completion for completion in group if completion.finish == "eos")
@@ -156,9 +161,10 @@ def test_4_clipping_for_both_signs_of_the_advantage() -> None:
 
 
 def test_5_logprobs_are_those_of_the_temperature_before_top_p(model: Llama, sampler: Sampler, params: Any) -> None:
-    """So that the first update after exploring has a ratio of one."""
+    """So that the first update on a rollout has a ratio of one."""
     prompts = [[1, 7, 3]]
-    (completions,) = sampler.generate(params, prompts, samples=16, temperature=0.6, top_p=0.7, seed=3)
+    sampling = SamplingParams(samples=16, temperature=0.6, top_p=0.7, seed=3)
+    (completions,) = sampler.generate(params, prompts, sampling)
     batch = batch_of(prompts, completions, 3 + LIMIT)
     mask = batch["loss_weights"] > 0
     logprobs = jax.jit(lambda temperature: batch_logprobs(model, params, batch, temperature)[0])
@@ -200,15 +206,16 @@ def test_7_process_supervision_pools_the_steps_of_the_group_and_sums_those_to_co
 
     ours = group_relative(scores, 2, lengths)
     check(ours)
-    fails(check, [*alone(0), *alone(1)])  # normalised within a completion
+    fails(check, [*alone(0), *alone(1)])  # normalized within a completion
     summed = outcome([r.sum() for r in scores.rewards], lengths)
-    fails(check, group_relative(summed, 2, lengths))  # summed before it is normalised
+    fails(check, group_relative(summed, 2, lengths))  # summed before it is normalized
     fails(check, [np.array([0.0, 0, -1, -1, 0]), ours[1]])  # a step's reward for its own tokens alone
 
 
 def test_8_every_rollout_has_random_numbers_of_its_own(sampler: Sampler, params: Any) -> None:
     def draw(step: int, prompt_id: int = 0) -> list[list[int]]:
-        (group,) = sampler.generate(params, [[1, 7, 3]], samples=16, seed=5, step=step, prompt_ids=[prompt_id])
+        sampling = SamplingParams(samples=16, seed=5)
+        (group,) = sampler.generate(params, [[1, 7, 3]], sampling, step=step, prompt_ids=[prompt_id])
         return [completion.tokens for completion in group]
 
     def check(draw: Callable[[int], list[list[int]]]) -> None:
@@ -224,18 +231,18 @@ def test_8_every_rollout_has_random_numbers_of_its_own(sampler: Sampler, params:
 
 
 @pytest.mark.usefixtures("float64")
-def test_9_dpo_is_normalised_by_length_unless_asked_otherwise() -> None:
+def test_9_dpo_is_normalized_by_length_unless_asked_otherwise() -> None:
     mask = np.array([[1.0, 1, 1, 1], [1, 0, 0, 0]])
     params, rows = given(np.array([[-1.0] * 4, [-2.0] * 4]), mask, ref_logprobs=np.array([[-1.5] * 4, [-1.0] * 4]))
     batch = {f"{side}_{n}": x[i : i + 1] for i, side in enumerate(("chosen", "rejected")) for n, x in rows.items()}
 
-    def check(objective: DPO, margin: float) -> None:
-        loss, _, _ = mean_loss(objective, params, batch, GivenLogprobs())
+    def check(algorithm: DPO, margin: float) -> None:
+        loss, _, _ = mean_loss(algorithm, params, batch, GivenLogprobs())
         assert loss == pytest.approx(math.log1p(math.exp(-margin)), abs=1e-12)
 
     check(DPO(beta=0.5), 0.5 * (4 * 0.5 / 4 + 1.0))
-    check(DPO(beta=0.5, length_normalised=False), 0.5 * (4 * 0.5 + 1.0))
-    fails(check, DPO(beta=0.5, length_normalised=False), 0.5 * (4 * 0.5 / 4 + 1.0))
+    check(DPO(beta=0.5, length_normalized=False), 0.5 * (4 * 0.5 + 1.0))
+    fails(check, DPO(beta=0.5, length_normalized=False), 0.5 * (4 * 0.5 / 4 + 1.0))
 
 
 def test_10_a_reward_that_hangs_off_the_main_thread_is_stopped_and_not_zero() -> None:
@@ -252,7 +259,7 @@ def test_10_a_reward_that_hangs_off_the_main_thread_is_stopped_and_not_zero() ->
         return 0.0
 
     def by_workers(text: str, record: Record) -> float:
-        with RuleReward({"tests.rl.reward_functions:as_told": 1.0}, 0.5, 1) as reward:
+        with RewardFunctions((("tests.rl.reward_functions:as_asked", 1.0),), 0.5, 1) as reward:
             rewards, errors = reward.score([text], [record], [True])
         assert errors["timed_out"] == 1
         return float(rewards[0])
