@@ -1,0 +1,109 @@
+"""The public API: its names, and the example of its documentation run as it stands."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+import dsmath_jax as dm
+from dsmath_jax.data import tokenizer
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.training.model_files import export_params
+from dsmath_jax.workdir import UserError, read_jsonl
+
+DOCS = Path(__file__).parents[1] / "docs" / "api.md"
+EXAMPLE_LINES = 40  # with blank ones
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place to work in, with a tiny model in Hugging Face's format at `models/mine`."""
+    folder = tmp_path_factory.mktemp("api")
+    texts = [f"What is {n} + {n}? The answer is {2 * n}." for n in range(100)]
+    tokenizer.train_sentencepiece(texts, folder / "tokenizer.model", 300)
+    config = ModelConfig(
+        vocab_size=300, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, head_dim=8, intermediate_size=24,
+        max_position_embeddings=256, compute_dtype="float32",
+    )  # fmt: skip
+    params = jax.jit(lambda: initial_params(Llama(config), jax.random.key(0)))()
+    export_params(folder / "models" / "mine", config, params, folder / "tokenizer.model", "float32")
+    return folder
+
+
+def test_ten_names_with_docstrings() -> None:
+    assert len(dm.__all__) == 10
+    for name in dm.__all__:
+        found = getattr(dm, name)
+        assert inspect.getdoc(found), name
+        assert f"`{name}(" in DOCS.read_text(encoding="utf-8"), name
+    with pytest.raises(AttributeError, match="has no attribute 'fit'; its public names are Record,"):
+        _ = dm.fit
+
+
+def test_the_package_alone_imports_no_jax() -> None:
+    code = "import dsmath_jax, dsmath_jax.grading, sys; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_example_of_the_documentation_runs_and_resumes(folder: Path) -> None:
+    rewards, example = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(example.splitlines()) <= EXAMPLE_LINES
+    (folder / "my_rewards.py").write_text(rewards, encoding="utf-8")
+    (folder / "example.py").write_text(example.replace("steps=20", "steps=2"), encoding="utf-8")
+    paths = os.pathsep.join([str(DOCS.parents[1]), str(folder)])
+    command, env = [sys.executable, "example.py"], os.environ | {"PYTHONPATH": paths}
+    ran = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "rl: done" in ran.stdout
+    assert len(re.findall(r"^.* (?:True|False)$", ran.stdout, re.MULTILINE)) == 4
+    rows = list(read_jsonl(folder / "runs" / "mine" / "rl" / "metrics.jsonl"))
+    assert [row["step"] for row in rows] == [0, 1]
+    again = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert "rl: complete, skipped" in again.stdout
+    assert "runs/mine/hf is there already" in again.stderr
+
+
+def test_other_settings_or_prompts_are_refused(folder: Path) -> None:
+    prompts = [
+        dm.Record(id=f"mine/{n}", question=f"What is {n} + {n}?", solution="", answer=str(2 * n)) for n in (1, 2)
+    ]
+    small = {"steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 4}
+    checkpoint, workdir = f"hf:{folder / 'models' / 'mine'}", folder / "refused"
+    dm.train(checkpoint, prompts, workdir, **small)
+    with pytest.raises(UserError, match=r"rl\.kl_coef was 0\.04, is 0\.0"):
+        dm.train(checkpoint, prompts, workdir, kl_coef=0.0, **small)
+    with pytest.raises(UserError, match=r"prompts\.jsonl was changed"):
+        dm.train(checkpoint, prompts[:1], workdir, **small)
+    with pytest.raises(UserError, match=r"rl\.beta is no setting"):
+        dm.train(checkpoint, prompts, folder / "other", beta=0.1)
+    with pytest.raises(UserError, match="method=grpo_os needs a reward model"):
+        dm.train(checkpoint, prompts, folder / "other", method="grpo_os")
+
+
+def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None:
+    model = dm.load_model(f"hf:{folder / 'models' / 'mine'}", dtype="float32")
+    sampling = dm.SamplingParams(samples=2, temperature=1.0, seed=1)
+    first = dm.generate(model, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6)
+    assert [len(group) for group in first] == [2, 2]
+    assert first == dm.generate(model, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6)
+    dm.save_model(model, tmp_path / "hf", "float32")
+    again = dm.load_model(f"hf:{tmp_path / 'hf'}", dtype="float32")
+    assert dm.generate(again, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6) == first
+
+
+def test_grades() -> None:
+    right, wrong = dm.grade(["So the answer is $\\frac{1}{2}$.", "The answer is 3."], ["0.5", "4"])
+    assert (right.correct, wrong.correct, wrong.answer) == (True, False, "3")
+
+
+def test_a_recipe_is_read_and_run(tmp_path: Path) -> None:
+    recipe = dm.load_recipe("configs/tiny.py")
+    assert (recipe.rl.group_size, recipe.rl.algorithm.kl_coef) == (8, 0.04)
+    with pytest.raises(UserError, match="Stage sft reads stage tokenizer"):
+        dm.run(recipe, tmp_path, stages=("sft",))
