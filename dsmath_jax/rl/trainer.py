@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,19 +19,26 @@ from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models.llama import Llama, Params
 from dsmath_jax.rl import offline
-from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome, zero_std_groups
 from dsmath_jax.rl.algorithms import METHODS
-from dsmath_jax.rl.batches import batch_of, per_completion, placed, row_multiple, width_of
 from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import ScoreRows, read, scorer, token_scores
 from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
 from dsmath_jax.rl.reward_model.training import ROWS, train
 from dsmath_jax.rl.rewards import RewardFunctions
-from dsmath_jax.rl.rollouts import Prompts, Rollout, RolloutFiles, draw, load_prompts
+from dsmath_jax.rl.rollout_batch import (
+    advantage_fields,
+    carries_loss,
+    examples_to_log,
+    grade,
+    pack,
+    rewards_of,
+    rollout_metrics,
+    scored,
+)
+from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, draw, load_prompts
 from dsmath_jax.rl.scoring import Reference, TokenScorer
 from dsmath_jax.rl.settings import RLSettings
-from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
@@ -45,7 +52,7 @@ from dsmath_jax.training.step import make_train_step, state_of
 Evaluate = Callable[[Params], dict[str, float]]
 
 
-class Run(NamedTuple):
+class Context(NamedTuple):
     """What the functions below share: the settings, the policy's model without its parameters, and what reads it."""
 
     settings: RLSettings
@@ -90,48 +97,48 @@ def run(settings: RLSettings, workdir: Path, data_dir: Path, layout: Layout, see
     )  # fmt: skip
     folder = workdir / "rl"
     write_config(folder, model.config)
-    this = Run(settings, folder, workdir, seed, layout, model, tokenizer, prompts, sampler, logprobs)
+    ctx = Context(settings, folder, workdir, seed, layout, model, tokenizer, prompts, sampler, logprobs)
     with (
         RewardFunctions((("correct", 1.0),), settings.reward_seconds, settings.reward_workers) as correct,
         RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers) as reward_fns,
     ):
-        evaluate = greedy_accuracy(this, data_dir, correct)
+        evaluate = greedy_accuracy(ctx, data_dir, correct)
         if METHODS[settings.method].data == "policy":
-            train_online(this, reward_fns, evaluate)
+            train_online(ctx, reward_fns, evaluate)
         else:
-            train_offline(this, evaluate)
+            train_offline(ctx, evaluate)
     return {"questions": len(prompts.ids)}
 
 
-def train_online(this: Run, reward_fns: RewardFunctions, evaluate: Evaluate | None) -> None:
+def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate | None) -> None:
     """Algorithm 1: Online RFT, PPO and GRPO, in one or, for iterative GRPO, several rounds."""
-    settings, algorithm, folder = this.settings, this.settings.algorithm, this.folder
+    settings, algorithm, folder = ctx.settings, ctx.settings.algorithm, ctx.folder
 
     # --- set-up: the train state, and the one optimizer step ---
     optimizer = make_optimizer(settings)
-    params = algorithm.initial_params(this.read_start, this.model.config.hidden_size)
-    state = state_of(params, optimizer, this.layout)
+    params = algorithm.initial_params(ctx.read_start, ctx.model.config.hidden_size)
+    state = state_of(params, optimizer, ctx.layout)
     del params
     train_step = make_train_step(
-        algorithm.loss, this.model, optimizer, this.layout, state, settings.grad_accum_steps
+        algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps
     )  # fmt: skip
-    values = TokenScorer(functools.partial(token_scores, this.model), this.layout, settings.grad_accum_steps)
-    read_reference, reward_folder = this.read_start, this.workdir / (settings.reward_stage or "")
+    values = TokenScorer(functools.partial(token_scores, ctx.model), ctx.layout, settings.grad_accum_steps)
+    read_reference, reward_folder = ctx.read_start, ctx.workdir / (settings.reward_stage or "")
 
     for round in range(1, settings.rounds + 1):  # noqa: A001 - the paper's word
         # --- a later round: the reference is the policy, and the reward model has learned from its samples ---
         if round > 1:
             policy_folder = folder / "rounds" / str(round - 1)
-            read_reference = functools.partial(read_params, policy_folder, this.model.config, this.layout)
-            reward_folder = retrain_reward_model(this, round - 1, reward_folder)
+            read_reference = functools.partial(read_params, policy_folder, ctx.model.config, ctx.layout)
+            reward_folder = retrain_reward_model(ctx, round - 1, reward_folder)
         end_of_round = folder / "rounds" / str(round) / "params"
         if round < settings.rounds and not checkpoint.damage(end_of_round):
             continue
         reference = Reference(read_reference(), settings.reference) if algorithm.needs_reference else None
-        reward_model = read_reward_model(this, reward_folder) if settings.reward_stage else None
+        reward_model = read_reward_model(ctx, reward_folder) if settings.reward_stage else None
 
         with (
-            TrainLoop(folder, settings, this.layout, state) as loop,
+            TrainLoop(folder, settings, ctx.layout, state) as loop,
             RolloutFiles(folder, settings, loop.first) as rollouts,
         ):
             updated_at = 0.0
@@ -148,22 +155,22 @@ def train_online(this: Run, reward_fns: RewardFunctions, evaluate: Evaluate | No
                     policy = algorithm.policy(params)
                     with timed(seconds, "sample_seconds"):
                         number = step // settings.num_updates
-                        rollout = draw(this.sampler, policy, this.prompts, this.tokenizer, settings, this.seed, number)
+                        rollout = draw(ctx.sampler, policy, ctx.prompts, ctx.tokenizer, settings, ctx.seed, number)
 
                     with timed(seconds, "score_seconds"):
                         # --- reward: by rules, or by a reward model, of outcomes or of steps ---
                         rule_rewards, errors = grade(reward_fns, rollout)
-                        scores = rewards_of(this, rollout, rule_rewards, reward_model)
+                        scores = rewards_of(rollout, rule_rewards, reward_model, settings, ctx.tokenizer)
 
                         # --- log-probabilities of the old policy and the reference, values ---
-                        batch = batch_of(rollout.prompts_P, rollout.completions_PG, width(this, rollout))
+                        batch = pack(rollout, ctx.prompts.longest, ctx.layout)
                         mask = batch["loss_weights"]
                         if settings.old_logprobs == "sampler":
                             batch["old_logprobs"] = batch["sampler_logprobs"]
                         elif settings.num_updates > 1 or algorithm.has_values:
-                            batch["old_logprobs"] = this.policy_logprobs(policy, batch) * mask
+                            batch["old_logprobs"] = ctx.policy_logprobs(policy, batch) * mask
                         if reference is not None:
-                            batch["ref_logprobs"] = this.policy_logprobs(reference.params, batch) * mask
+                            batch["ref_logprobs"] = ctx.policy_logprobs(reference.params, batch) * mask
                         if algorithm.has_values:
                             batch["old_values"] = values(params["value"], batch) * mask
 
@@ -179,7 +186,7 @@ def train_online(this: Run, reward_fns: RewardFunctions, evaluate: Evaluate | No
                 # --- update: mu optimizer steps on the rollout, on every process's own rows ---
                 batch, metrics = rollouts.read(step)
                 updated_at = time.monotonic()
-                loop.update(train_step, this.layout.share(batch), metrics | seconds)
+                loop.update(train_step, ctx.layout.share(batch), metrics | seconds)
 
             if evaluate and round == settings.rounds:
                 loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))
@@ -190,42 +197,39 @@ def train_online(this: Run, reward_fns: RewardFunctions, evaluate: Evaluate | No
     checkpoint.save(folder / "params", algorithm.policy(state.params))
 
 
-def train_offline(this: Run, evaluate: Evaluate | None) -> None:
+def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
     """SFT, RFT and DPO: training on completions that do not depend on the policy."""
-    settings, algorithm, prompts = this.settings, this.settings.algorithm, this.prompts
+    settings, algorithm, prompts = ctx.settings, ctx.settings.algorithm, ctx.prompts
 
     # --- data: the solutions, the correct samples of the start model, or each of these with an incorrect one ---
     batches: Callable[[int], HostBatch]
     if METHODS[settings.method].data == "solutions":
-        rows = offline.solution_rows(prompts.records, prompts.ids, this.tokenizer, settings.max_new_tokens)
-        batches = offline.likelihood_batches(settings, rows, 1.0, this.seed, this.layout)
+        rows = offline.solution_rows(prompts.records, prompts.ids, ctx.tokenizer, settings.max_new_tokens)
+        batches = offline.likelihood_batches(settings, rows, 1.0, ctx.seed, ctx.layout)
     elif METHODS[settings.method].data == "correct":
-        rows, share = offline.correct_rows(samples_of_start(this))
+        rows, share = offline.correct_rows(samples_of_start(ctx))
         weight = 1.0 if getattr(algorithm, "normalize_by_correct", False) else share
-        batches = offline.likelihood_batches(settings, rows, weight, this.seed, this.layout)
+        batches = offline.likelihood_batches(settings, rows, weight, ctx.seed, ctx.layout)
     else:
-        pairs, reference = offline.pair_rows(samples_of_start(this)), Reference(this.read_start(), settings.reference)
-        logprobs = lambda batch: this.policy_logprobs(reference.params, batch)  # noqa: E731
-        batches = offline.pair_batches(settings, pairs, this.seed, this.layout, logprobs)
+        pairs, reference = offline.pair_rows(samples_of_start(ctx)), Reference(ctx.read_start(), settings.reference)
+        logprobs = lambda batch: ctx.policy_logprobs(reference.params, batch)  # noqa: E731
+        batches = offline.pair_batches(settings, pairs, ctx.seed, ctx.layout, logprobs)
 
     # --- set-up: after the sampling, since there is not always room for both ---
     optimizer = make_optimizer(settings)
-    state = state_of(this.read_start(), optimizer, this.layout)
+    state = state_of(ctx.read_start(), optimizer, ctx.layout)
     train_step = make_train_step(
-        algorithm.loss, this.model, optimizer, this.layout, state, settings.grad_accum_steps
+        algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps
     )  # fmt: skip
 
-    with TrainLoop(this.folder, settings, this.layout, state) as loop:
+    with TrainLoop(ctx.folder, settings, ctx.layout, state) as loop:
         for step in loop.steps():
             if evaluate and loop.eval_due(step):
                 loop.log(step, evaluate(loop.state.params))
             loop.update(train_step, batches(step))
         if evaluate:
             loop.log(settings.steps, evaluate(loop.state.params))
-    checkpoint.save(this.folder / "params", loop.state.params)
-
-
-# --- the steps of a rollout ---
+    checkpoint.save(ctx.folder / "params", loop.state.params)
 
 
 @contextlib.contextmanager
@@ -236,154 +240,64 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = time.monotonic() - began
 
 
-def grade(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, dict[str, float]]:
-    """The rule reward of each completion `[PG]` (NaN: none), and how many have none. Process 0 alone grades."""
-    if jax.process_index():
-        return np.zeros(len(rollout.texts_PG)), {}
-    finished = [completion.finished for completion in rollout.completions_PG]
-    rewards, errors = reward_fns.score(rollout.texts_PG, rollout.records_PG, finished)
-    return rewards, {"reward_errors": float(sum(errors.values()))}
-
-
-def rewards_of(this: Run, rollout: Rollout, rule_rewards: np.ndarray, reward_model: ScoreRows | None) -> Scores:
-    """The rewards and the tokens at which they fall: the last one, or with process supervision the end of each step."""
-    if reward_model is None:
-        return outcome(rule_rewards, rollout.lengths)
-    if this.settings.reward_source == "process":
-        delimiter = this.settings.step_delimiter
-        ends = [step_ends(c.tokens, this.tokenizer, delimiter) for c in rollout.completions_PG]
-    else:
-        ends = [np.array([length - 1]) for length in rollout.lengths]
-    return Scores(ends, reward_model(rollout.prompts_P, rollout.completions_PG, ends))
-
-
-def width(this: Run, rollout: Rollout) -> int:
-    """T of the rollout's batch: one of few widths, so that few programs are compiled."""
-    limit = this.prompts.longest - 1
-    longest = max(len(rollout.prompts_P[c.prompt]) + len(c.tokens) for c in rollout.completions_PG) - 1
-    return width_of(longest, limit, row_multiple(limit, this.layout))
-
-
-def scored(rollout: Rollout, scores: Scores, batch: HostBatch, group_size: int) -> ScoredRollout:
-    """What advantages are made of, per completion, from the batch `[B,T]`."""
-    per_token = {
-        name: per_completion(batch[name], rollout.prompts_P, rollout.completions_PG)
-        for name in ("old_logprobs", "ref_logprobs", "old_values") if name in batch
-    }  # fmt: skip
-    return ScoredRollout(scores, rollout.lengths, group_size, **per_token)
-
-
-def advantage_fields(rollout: Rollout, advantages: PerToken, batch: HostBatch) -> HostBatch:
-    """The batch's fields `[B,T]` of the advantages and, with a value model, of the returns; 0 where there is none."""
-    per_place = placed(advantages, rollout.prompts_P, rollout.completions_PG, batch["tokens"].shape[1])
-    fields = {"advantages": np.nan_to_num(per_place)}
-    if "old_values" in batch:
-        fields["returns"] = np.nan_to_num((per_place + batch["old_values"]) * batch["loss_weights"])
-    return fields
-
-
-def carries_loss(settings: RLSettings, rollout: Rollout, advantages: PerToken, scores: Scores) -> np.ndarray:
-    """Which completions `[PG]` carry loss: those with a reward that no setting masks."""
-    keep = np.array([not np.isnan(a).any() for a in advantages])
-    if settings.mask_truncated:
-        keep &= np.array([c.finished for c in rollout.completions_PG])
-    if settings.filter_zero_std_groups:
-        keep &= ~np.repeat(zero_std_groups(scores, settings.group_size), settings.group_size)
-    return keep
-
-
-def rollout_metrics(
-    rollout: Rollout, batch: HostBatch, scores: Scores, rule_rewards: np.ndarray, group_size: int
-) -> dict[str, float]:
-    """What is logged of a rollout; docs/rl.md describes each name."""
-    rewards = np.array([r.mean() for r in scores.rewards])
-    rewards = rewards[np.isfinite(rewards)]
-    graded = rule_rewards[np.isfinite(rule_rewards)]
-    found = {
-        "frac_reward_zero_std": np.mean(zero_std_groups(scores, group_size)),
-        "completion_length": np.mean(rollout.lengths),
-        "frac_truncated": np.mean([not c.finished for c in rollout.completions_PG]),
-        "num_masked": np.sum(~batch["loss_weights"].any(axis=1)),
-    }
-    if rewards.size:
-        found |= {"reward": rewards.mean(), "reward_std": rewards.std()}
-    if graded.size:
-        found["rule_reward"] = graded.mean()
-    return {name: float(value) for name, value in found.items()}
-
-
-def examples_to_log(rollout: Rollout, scores: Scores, group_size: int) -> list[dict[str, Any]]:
-    """The best and the worst completion of the first prompt."""
-    rewards = [float(np.mean(r)) for r in scores.rewards[:group_size]]
-    order = sorted((i for i in range(len(rewards)) if np.isfinite(rewards[i])), key=rewards.__getitem__)
-    return [
-        {
-            "id": rollout.records_PG[i].id, "question": rollout.records_PG[i].question,
-            "answer": rollout.records_PG[i].answer, "completion": rollout.texts_PG[i],
-            "reward": rewards[i], "finish": rollout.completions_PG[i].finish,
-        }
-        for i in dict.fromkeys([*order[-1:], *order[:1]])
-    ]  # fmt: skip
-
-
 # --- evaluation, and what later stages of a run begin with ---
 
 
-def greedy_accuracy(this: Run, data_dir: Path, correct: RewardFunctions) -> Evaluate | None:
+def greedy_accuracy(ctx: Context, data_dir: Path, correct: RewardFunctions) -> Evaluate | None:
     """A function from the policy's parameters to its greedy accuracy on `rl.eval_data`, None where there is none."""
-    settings = this.settings
+    settings = ctx.settings
     if not settings.eval_data:
         return None
     records = [r for name in settings.eval_data for r in benchmarks.load(name, data_dir)][: settings.eval_problems]
-    prompts = [chat.prompt_ids(this.tokenizer, record.question) for record in records]
+    prompts = [chat.prompt_ids(ctx.tokenizer, record.question) for record in records]
 
     def evaluate(params: Params) -> dict[str, float]:
-        groups = this.sampler.generate(params, prompts, SamplingParams(temperature=0.0))
-        texts = [this.tokenizer.decode(group[0].tokens) for group in groups]
+        groups = ctx.sampler.generate(params, prompts, SamplingParams(temperature=0.0))
+        texts = [ctx.tokenizer.decode(group[0].tokens) for group in groups]
         rewards, _ = correct.score(texts, records, [True] * len(texts))
         return {"eval_greedy": float(np.mean(rewards == 1))}
 
     return evaluate
 
 
-def samples_of_start(this: Run) -> Path:
+def samples_of_start(ctx: Context) -> Path:
     """The file of graded samples of the model that the policy starts from; it is made where it is not there."""
-    settings, path = this.settings, this.folder / "samples_of_init.jsonl"
+    settings, path = ctx.settings, ctx.folder / "samples_of_init.jsonl"
     if not path.is_file():
-        records = this.prompts.records[: settings.offline_prompts or None]
+        records = ctx.prompts.records[: settings.offline_prompts or None]
         what = SamplesSettings(
             data=settings.data, kind="pointwise", problems=len(records), samples=settings.group_size,
             max_new_tokens=settings.max_new_tokens, decode_slots=settings.slots,
         )  # fmt: skip
-        write_rows(path, what, this.with_params(this.read_start()), records, this.seed)
+        write_rows(path, what, ctx.with_params(ctx.read_start()), records, ctx.seed)
     return path
 
 
-def read_reward_model(this: Run, folder: Path) -> ScoreRows:
+def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
     """`(prompts, completions, ends) -> scores at the ends`, of the reward model in a folder."""
-    settings, reward_model = this.settings, read(folder, this.layout)
+    settings, reward_model = ctx.settings, read(folder, ctx.layout)
     rows = settings.samples_per_step // settings.grad_accum_steps
-    score = scorer(reward_model.model, this.layout, this.prompts.longest, rows)
+    score = scorer(reward_model.model, ctx.layout, ctx.prompts.longest, rows)
     return functools.partial(score, reward_model.params)
 
 
-def retrain_reward_model(this: Run, round: int, folder: Path) -> Path:  # noqa: A002 - the paper's word
+def retrain_reward_model(ctx: Context, round: int, folder: Path) -> Path:  # noqa: A002 - the paper's word
     """Trains the reward model of a folder further on the policy's samples after a round; returns the new one's folder.
 
     What it makes is complete or not there: a killed run makes what is missing.
     """
-    settings, rounds = this.settings.retrain, this.folder / "rounds"
+    settings, rounds = ctx.settings.retrain, ctx.folder / "rounds"
     assert settings is not None
-    name, records = folder.name, this.prompts.records[: settings.problems]
-    new, stage_folder = rounds / str(round) / name, this.workdir / name
+    name, records = folder.name, ctx.prompts.records[: settings.problems]
+    new, stage_folder = rounds / str(round) / name, ctx.workdir / name
     if not (new / ROWS).is_file():
-        params = read_params(rounds / str(round), this.model.config, this.layout)
-        write_rows(new / ROWS, settings, this.with_params(params), records, this.seed, round)
+        params = read_params(rounds / str(round), ctx.model.config, ctx.layout)
+        write_rows(new / ROWS, settings, ctx.with_params(params), records, ctx.seed, round)
         del params
     before = [stage_folder, *(rounds / str(earlier) / name for earlier in range(1, round))]
     old_rows = [earlier / ROWS for earlier in before]
     try:
-        train(new, settings, read(folder, this.layout), this.layout, this.seed, [new / ROWS], old_rows)
+        train(new, settings, read(folder, ctx.layout), ctx.layout, ctx.seed, [new / ROWS], old_rows)
     except NothingToLearn as error:
         logging.warning("rl: the reward model stays as it is after round %d. %s", round, error)
         return folder
