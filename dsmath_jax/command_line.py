@@ -11,7 +11,6 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.settings import DEFAULT_METHOD
 from dsmath_jax.settings import build, complete, nearest
 from dsmath_jax.workdir import UserError
 
@@ -65,9 +64,10 @@ def parse(
         if recipe.config is None:
             raise UserError(f"--config is missing; {see}.")
         config = load_config(recipe.config)
-        if "rl" in config:
-            config.rl.method = _given_method(argv) or config.rl.get("method", DEFAULT_METHOD)
-        config = ConfigDict(complete(Recipe, config.to_dict()))
+        stated = config.to_dict()
+        if "rl" in stated and (method := _given_method(argv)):
+            stated["rl"]["method"] = method
+        config = ConfigDict(complete(Recipe, stated))
         fields = flat(config)
         for name in (match[1] for match in map(OVERRIDE.match, argv) if match):
             if name not in fields:
