@@ -1,8 +1,8 @@
 """The paper's Figures 5, 6 and 7 on toy problems: every method and seed, then their tables and plots.
 
 `python launch/paper_figures.py --cores=0,1 --seeds=0,1,2 runs/figures`, from the repository's root. The folder gets a
-workdir per run (`start`, `rft-0`, ...) with what it printed beside it (`rft-0.log`), and `fig5/`, `fig6/` and `fig7/`.
-One run at a time on each core. Cut off, the same command goes on, since every run does. Linux.
+workdir per run (`start`, `rft-0`, ...) with what it printed next to it (`rft-0.log`), and `fig5/`, `fig6/` and `fig7/`.
+One run at a time on each core. After a kill the same command resumes, since every run does. Linux.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a recipe on every worker of a Cloud TPU slice: sends the committed code, installs it, starts main on all hosts.
-# The workdir must be a folder that all workers share. A run that broke off goes on when started again.
+# The workdir must be a folder that all workers share. A run that broke off resumes when started again.
 set -euo pipefail
 
 usage() {
@@ -31,6 +31,6 @@ on_all() { execute "${tpu[@]}" ssh "$name" --zone="$zone" --worker=all --command
 [[ -z $create ]] || execute "${tpu[@]}" create "$name" --zone="$zone" --accelerator-type="$create" --version="$runtime"
 execute git archive --format=tar.gz --output=/tmp/dsmath-jax.tar.gz HEAD
 execute "${tpu[@]}" scp /tmp/dsmath-jax.tar.gz "$name:" --zone="$zone" --worker=all
-# uv brings a Python 3.12 of its own: the images of TPU machines carry an older one.
+# uv brings its own Python 3.12: the images of TPU machines carry an older one.
 on_all 'python3 -m pip install --user --quiet uv && mkdir -p dsmath-jax && tar -xzf dsmath-jax.tar.gz -C dsmath-jax && cd dsmath-jax && python3 -m uv venv --allow-existing --seed --python=3.12 && .venv/bin/pip install --quiet -e ".[tpu]" -c constraints.txt'
 on_all "cd dsmath-jax && .venv/bin/python -m dsmath_jax.main --distributed $(printf '%q ' "$@")"
