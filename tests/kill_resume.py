@@ -28,7 +28,7 @@ LEFT_OUT = re.compile(
     r"^\.lock$|/checkpoints/|/tensorboard/|/(timing\.jsonl|first_start\.json|started\.json)$|\.sha256\.json$"
     r"|^report/index\.html$"
 )
-PARAMS = re.compile(r"^(\w+/params)/")
+PARAMS = re.compile(r"^(\w+(/rounds/\d+(/\w+)?)?/params)/")  # of a stage; of iterative GRPO's rounds and reward models
 STARTED = re.compile(r"^(\w+): started$", re.MULTILINE)
 VOLATILE = {"seconds", "results", "inputs"}  # in JSON files; the last two hash files that Orbax writes times into
 
@@ -43,7 +43,7 @@ SMALL = """
 --config.model.intermediate_size=32
 --config.pretrain.steps=20 --config.pretrain.batch_size=8 --config.pretrain.checkpoint_every=4
 --config.sft.steps=20 --config.sft.batch_size=8 --config.sft.checkpoint_every=4
---config.rl.steps=6 --config.rl.prompts=2 --config.rl.group_size=4 --config.rl.max_new_tokens=8
+--config.rl.steps=6 --config.rl.prompts_per_step=2 --config.rl.group_size=4 --config.rl.max_new_tokens=8
 --config.rl.checkpoint_every=2
 --config.evaluate.models=('base','rl') --config.evaluate.problems=4 --config.evaluate.samples=2
 --config.evaluate.max_new_tokens=8 --config.evaluate.shots=1

@@ -253,26 +253,22 @@ def test_what_native_code_says_is_kept_off_the_screen(capfd: pytest.CaptureFixtu
 CONFIG = """
 from ml_collections import ConfigDict
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.settings import rl_fields
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
 
 def get_config():
     config = ConfigDict()
-    config.mesh = {"replica": 1, "fsdp": -1, "context": 1, "tensor": 1}
-    config.tokenizer = {"path": "", "vocab_size": 512}
+    config.tokenizer = {"vocab_size": 512}
     config.model = sizes(
         "134m", num_hidden_layers=2, hidden_size=256, num_attention_heads=2, head_dim=128, intermediate_size=256,
         remat="full",
     )  # fmt: skip
-    config.pretrain = {
-        "sequence_length": 256, "batch_size": 16,
-        **loop_fields(steps=100, checkpoint_every=10, accumulate=2), **adamw(1e-3, 10),
-    }
+    training = {
+        "steps": 100, "checkpoint_every": 10, "grad_accum_steps": 2, "peak_lr": 1e-3, "warmup_steps": 10,
+    }  # fmt: skip
+    config.pretrain = {"sequence_length": 256, "batch_size": 16, **training}
     config.rl = {
-        **rl_fields(("toy/rl",), "grpo_rule", prompts=4, group_size=4, max_prompt_tokens=129, max_new_tokens=128),
-        **loop_fields(steps=100, checkpoint_every=10, accumulate=2), **adamw(1e-3, 10),
-    }
+        "method": "grpo_rule", "prompts_per_step": 4, "group_size": 4, "max_prompt_tokens": 129, "max_new_tokens": 128,
+        **training,
+    }  # fmt: skip
     return config
 """
 

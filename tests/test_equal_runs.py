@@ -35,12 +35,13 @@ def compare(
     return run
 
 
-def write_run(
-    workdir: Path, renamed: bool = False, weight: float = 1.0, truncated: float = 0.25, kl: float = float("nan"),
-    completion: str = "So 4.", advantage: float = 0.5, page: str = "<p>", version: str = "1",
-) -> None:  # fmt: skip
+VALUES = {"weight": 1.0, "truncated": 0.25, "kl": float("nan"), "completion": "So 4.", "advantage": 0.5}
+
+
+def write_run(workdir: Path, renamed: bool = False, page: str = "<p>", version: str = "1", **changes: Any) -> None:
     """The files of a run, with the names of before or after the renaming."""
     metric, size = ("frac_truncated", "hidden_size") if renamed else ("truncated", "width")
+    weight, truncated, kl, completion, advantage = (VALUES | changes).values()
     rl = workdir / "rl"
     save(rl / "params", {"head": np.full((2, 3), weight, np.float32), "layers": {"q": np.ones(2, np.float32)}})
     write_json(rl / "model.json", {size: 16, "vocab_size": 300})

@@ -23,6 +23,9 @@ FORBIDDEN = [
     ("corpus/__init__.py", "from dsmath_jax.data import batches", "no-jax"),
     ("evaluation/__init__.py", "import daft", "daft"),
     ("models/__init__.py", "from dsmath_jax import sharding", "models"),
+    ("rl/settings.py", "from ml_collections import ConfigDict", "settings"),
+    ("stages.py", "import ml_collections", "settings"),
+    ("aot/step.py", "from ml_collections import config_dict", "settings"),
 ]
 
 
@@ -56,6 +59,21 @@ def test_contract_breaks_on_a_forbidden_import(tmp_path, module, line, contract)
 def test_contract_holds(contract):
     result = lint_imports(ROOT, contract)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def holders_asked(path: Path) -> set[str]:
+    """The expressions of a module whose `.get(...)` is called and that are named as settings are."""
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    asked = {ast.unparse(call.value) for call in calls if isinstance(call, ast.Attribute) and call.attr == "get"}
+    return {name for name in asked if re.fullmatch(r"((self|ctx)\.)?_?(settings|recipe|sizes|sampling)(\.\w+)*", name)}
+
+
+def test_settings_are_not_read_as_mappings():
+    """A setting that is absent has its default where the settings are built, and nowhere else."""
+    package = ROOT / "dsmath_jax"
+    found = {path.relative_to(package).as_posix(): holders_asked(path) for path in package.rglob("*.py")}
+    a_files_own = {"data/tokenizer.py": {"settings"}}  # what Hugging Face's tokenizer_config.json states
+    assert {name: holders for name, holders in found.items() if holders} == a_files_own
 
 
 LOADED = """

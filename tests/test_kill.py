@@ -28,11 +28,18 @@ def test_a_run_killed_twice_ends_as_an_undisturbed_one(tmp_path):
     assert all((run / "report" / "report.json").is_file() for run in runs)
 
 
-def write_run(workdir: Path, seconds: float, documents: str, accuracy: float, weight: float) -> dict[str, object]:
+ONE_ULP_MORE = float(np.nextafter(np.float32(1), np.float32(2)))
+
+
+def write_run(
+    workdir: Path, seconds: float, documents: str, accuracy: float, weight: float, round_weight: float
+) -> dict[str, object]:
     (workdir / "corpus" / "documents").mkdir(parents=True)
     (workdir / "corpus" / "documents" / "a.parquet").write_text(documents)
     write_json(workdir / "report" / "report.json", {"seconds": {"corpus": seconds}, "rl": {"accuracy": accuracy}})
     save(workdir / "rl" / "params", {"head": np.full((2, 3), weight, np.float32)})
+    for folder in ("1", "1/reward_model"):
+        save(workdir / "rl" / "rounds" / folder / "params", {"head": np.full((2, 3), round_weight, np.float32)})
     return CONTENTS(workdir)
 
 
@@ -43,11 +50,13 @@ def write_run(workdir: Path, seconds: float, documents: str, accuracy: float, we
         ({"seconds": 2.0}, []),
         ({"documents": "others"}, ["corpus/documents/a.parquet"]),
         ({"accuracy": 0.25}, ["report/report.json"]),
-        ({"weight": float(np.nextafter(np.float32(1), np.float32(2)))}, ["rl/params"]),
+        ({"weight": ONE_ULP_MORE}, ["rl/params"]),
+        ({"round_weight": ONE_ULP_MORE}, ["rl/rounds/1/params", "rl/rounds/1/reward_model/params"]),
     ],
 )
 def test_the_comparison_finds_what_differs(tmp_path, change, different):
-    same = {"seconds": 1.0, "documents": "some", "accuracy": 0.5, "weight": 1.0}
+    same = {"seconds": 1.0, "documents": "some", "accuracy": 0.5, "weight": 1.0, "round_weight": 1.0}
     one, other = write_run(tmp_path / "one", **same), write_run(tmp_path / "other", **same | change)
-    assert sorted(one) == sorted(other) == ["corpus/documents/a.parquet", "report/report.json", "rl/params"]
+    arrays = ["rl/params", "rl/rounds/1/params", "rl/rounds/1/reward_model/params"]
+    assert sorted(one) == sorted(other) == ["corpus/documents/a.parquet", "report/report.json", *arrays]
     assert [name for name in sorted(one) if one[name] != other[name]] == different

@@ -75,7 +75,10 @@ WRONG = {
         [CONFIG, "--workdir=W", "--config.model.tie_word_embeddings=2"],
         "tie_word_embeddings=2 is no bool like True",
     ),
-    "no tuple of strings": ([CONFIG, "--workdir=W", "--config.rl.data=3"], "--config.rl.data=[3] is wrong"),
+    "no tuple of strings": (
+        [CONFIG, "--workdir=W", "--config.rl.data=3"],
+        "rl.data[0] is 3; it must be of the type str",
+    ),
     "no value": ([CONFIG, "--workdir=W", "--config.rl.steps"], "Missing value for flag --config.rl.steps"),
     "a field with a slash": ([CONFIG, "--workdir=W", "--config.pretrain.mixture.corpus/en=1"], "cannot be set on the"),
     "unknown stage": ([CONFIG, "--workdir=W", "--stages=corpus,rll"], "Unknown stage 'rll' (the nearest is 'rl')"),
@@ -106,9 +109,9 @@ BROKEN = {
     "no function": ("config = 1\n", "fails with KeyError: 'get_config'"),
     "own error": ("def get_config():\n    raise ValueError('no size fits')\n", "fails with ValueError: no size fits"),
     "nothing returned": ("def get_config():\n    pass\n", "get_config() returns NoneType"),
-    "parts missing": (
-        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 0, 'corpus': {}})\n",
-        "The config has no part 'data_dir', which stage corpus reads",
+    "a field missing": (
+        "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'evaluate': {}})\n",
+        "evaluate.data is missing; give it a value",
     ),
 }
 
@@ -137,18 +140,22 @@ def test_fields_reach_the_stages(tmp_path, command, monkeypatch):
     (tmp_path / "recipe.py").write_text(
         "from ml_collections import ConfigDict\n"
         "def get_config(name):\n"
-        "    return ConfigDict({'seed': 0, 'part': {'rate': 0.5, 'names': ('a',), 'on': True, 'name': name}})\n"
+        "    fields = {'top_p': 0.5, 'data': ('a',), 'mask_truncated': True, 'cache_dtype': name}\n"
+        "    return ConfigDict({'rl': fields})\n"
     )
     seen = []
-    stage = runner.Stage("part", lambda c, workdir: seen.append(c) or {}, ("part",), lambda c: (), ())
+    stage = runner.Stage("rl", lambda recipe, workdir: seen.append(recipe) or {}, ("rl",), lambda recipe: (), ())
     monkeypatch.setattr(main, "STAGES", (stage,))
     code, out, _ = command(
-        "--config.seed=3", f"--config={tmp_path / 'recipe.py'}:small", f"--workdir={tmp_path / 'run'}",
-        "--config.part.rate", "2", "--config.part.names=('b','c')", "--noconfig.part.on",
+        "--config.seed=3", f"--config={tmp_path / 'recipe.py'}:bfloat16", f"--workdir={tmp_path / 'run'}",
+        "--config.rl.top_p", "1", "--config.rl.data=('b','c')", "--noconfig.rl.mask_truncated", "--config.toy.pages=7",
     )  # fmt: skip
-    assert (code, out.splitlines()[0]) == (0, "part: started")
-    assert seen[0].to_dict() == {"seed": 3, "part": {"rate": 2.0, "names": ("b", "c"), "on": False, "name": "small"}}
-    assert (tmp_path / "run" / "part" / "manifest.json").is_file()
+    assert (code, out.splitlines()[0]) == (0, "rl: started")
+    [recipe] = seen
+    assert (recipe.seed, recipe.rl.top_p, recipe.rl.data) == (3, 1.0, ("b", "c"))
+    assert (recipe.rl.mask_truncated, recipe.rl.cache_dtype) == (False, "bfloat16")
+    assert (recipe.toy, recipe.mesh, recipe.evaluate) == (None, None, None)  # the stage sees its own parts alone
+    assert (tmp_path / "run" / "rl" / "manifest.json").is_file()
 
 
 def test_help():

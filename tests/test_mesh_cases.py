@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 TRY_SHAPES = """
 import itertools, json, sys
 from dsmath_jax.aot.step import described_devices
-from dsmath_jax.sharding import make_mesh
+from dsmath_jax.sharding import MeshSettings, make_mesh
 from dsmath_jax.workdir import UserError
 
 def mesh_of(devices, sizes):
-    return dict(make_mesh(**sizes, devices=devices).shape)
+    return dict(make_mesh(MeshSettings(**sizes), devices).shape)
 
 outcomes = []
 for topology in sys.argv[1:]:

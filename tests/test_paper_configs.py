@@ -6,18 +6,18 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
-from ml_collections import ConfigDict
 
-from dsmath_jax.command_line import load_config
+from dsmath_jax.command_line import load_recipe
 from dsmath_jax.data import instructions, sources
 from dsmath_jax.data.benchmarks import SOURCES
-from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.rl.methods import REWARD_STAGES, method_of
-from dsmath_jax.rl.objectives import GRPO, PPO, Likelihood
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.algorithms import GRPO, METHODS, PPO, REWARD_STAGES, Likelihood
+from dsmath_jax.runner import Stage
 from dsmath_jax.sharding import AXES, Layout
 from dsmath_jax.stages import STAGES
 from dsmath_jax.training.optimizer import make_schedule
+from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -27,8 +27,13 @@ RL_CHIPS = 16
 RL_VARIANTS = ("grpo_ps", "grpo_os", "grpo_iterative", "grpo_rule", "ppo", "online_rft")
 
 
-def read(name: str, variant: str = "") -> ConfigDict:
-    return load_config(f"{CONFIGS / name}.py{variant}")
+def read(name: str, variant: str = "") -> Recipe:
+    return load_recipe(f"{CONFIGS / name}.py{variant}")
+
+
+def lacks(recipe: Recipe, stage: Stage) -> set[str]:
+    """The parts that the stage sees and the recipe does not have."""
+    return {part for part in stage.parts if getattr(recipe, part) is None}
 
 
 @pytest.mark.parametrize(
@@ -40,26 +45,26 @@ def read(name: str, variant: str = "") -> ConfigDict:
     ],
 )
 def test_the_papers_numbers(name: str, tokens: int, steps: int, peak: float) -> None:
-    config, (stage, chips) = read(name), RECIPES[name]
-    part = config[stage]
+    recipe, (stage, chips) = read(name), RECIPES[name]
+    part = getattr(recipe, stage)
     assert part.batch_size * part.sequence_length == tokens
     assert (part.steps, part.peak_lr, part.sequence_length) == (steps, peak, 4096)
     assert (part.weight_decay, part.clip_norm) == (0.1, 1.0)
-    others = config.mesh.replica * config.mesh.context * config.mesh.tensor
+    others = recipe.mesh.replica * recipe.mesh.context * recipe.mesh.tensor
     assert chips % others == 0
     # Each micro-batch gives every chip the same number of whole rows.
-    assert part.batch_size % (part.accumulate * chips // config.mesh.context // config.mesh.tensor) == 0
+    assert part.batch_size % (part.grad_accum_steps * chips // recipe.mesh.context // recipe.mesh.tensor) == 0
     assert 0 < part.checkpoint_every < part.steps
 
 
-def lr_at(part: ConfigDict, share: float) -> float:
-    return float(make_schedule(part, part.steps)(int(share * part.steps)))
+def lr_at(part: TrainingSettings, share: float) -> float:
+    return float(make_schedule(part)(int(share * part.steps)))
 
 
 @pytest.mark.parametrize("name", ["pretrain_1b3", "pretrain_7b"])
 def test_pretraining_lowers_its_rate_in_steps(name: str) -> None:
     part = read(name).pretrain
-    schedule = make_schedule(part, part.steps)
+    schedule = make_schedule(part)
     np.testing.assert_allclose(schedule(999), part.peak_lr / 2, rtol=1e-5)
     np.testing.assert_allclose(schedule(1999), part.peak_lr, rtol=1e-5)
     shares = [lr_at(part, share) / part.peak_lr for share in (0.79, 0.81, 0.89, 0.91)]
@@ -72,7 +77,7 @@ def test_sft_keeps_its_rate() -> None:
 
 
 def test_the_mixture_of_the_7b_model() -> None:
-    mixture = read("pretrain_7b").pretrain.mixture.to_dict()
+    mixture = read("pretrain_7b").pretrain.mixture.copy()
     natural = sum(mixture.pop(name) for name in ("fineweb", "skypile"))
     assert mixture == {"corpus": 0.56, "algebraic_stack": 0.04, "arxiv": 0.10, "github_code": 0.20}
     np.testing.assert_allclose(sum(mixture.values()) + natural, 1.0)
@@ -81,7 +86,7 @@ def test_the_mixture_of_the_7b_model() -> None:
 
 @pytest.mark.parametrize("variant", ["", ":corpus", ":openwebmath", ":proof_pile_2"])
 def test_the_corpora_of_the_1b3_experiments(variant: str) -> None:
-    mixture = read("pretrain_1b3", variant).pretrain.mixture.to_dict()
+    mixture = read("pretrain_1b3", variant).pretrain.mixture
     assert all(name in sources.PUBLIC or sources.is_corpus(name) for name in mixture)
     np.testing.assert_allclose(sum(mixture.values()), 1.0)
 
@@ -93,30 +98,32 @@ def test_sources_of_instructions_are_known() -> None:
 
 @pytest.mark.parametrize("variant", ["", *(f":{name}" for name in RL_VARIANTS)])
 def test_the_papers_numbers_of_rl(variant: str) -> None:
-    config = read("grpo_7b", variant)
-    part = config.rl
+    recipe = read("grpo_7b", variant)
+    part, method = recipe.rl, METHODS[recipe.rl.method]
     assert part.method == (variant[1:] or "grpo_ps")
-    assert (part.peak_lr, part.schedule, part.warmup, part.kl_coef) == (1e-6, "constant", 0, 0.04)
-    assert (part.group_size, part.prompts * part.group_size, part.num_updates) == (64, 1024, 1)
+    assert (part.peak_lr, part.schedule, part.warmup_steps) == (1e-6, "constant", 0)
+    assert (part.group_size, part.samples_per_step, part.num_updates) == (64, 1024, 1)
     assert (part.max_new_tokens, part.temperature, part.top_p) == (1024, 1.0, 1.0)
     assert part.data == ("gsm8k/train", "math/train")
-    assert part.steps * part.prompts == 144_000
-    assert part.prompts * part.group_size % (part.accumulate * RL_CHIPS) == 0
-    method = method_of(part)
-    assert isinstance(method.objective(part), PPO if part.method == "ppo" else GRPO | Likelihood)
+    assert part.steps * part.prompts_per_step == 144_000
+    assert part.samples_per_step % (part.grad_accum_steps * RL_CHIPS) == 0
+    assert isinstance(part.algorithm, PPO if part.method == "ppo" else GRPO | Likelihood)
+    assert isinstance(part.algorithm, Likelihood) or part.algorithm.kl_coef == 0.04
     stage = REWARD_STAGES.get(method.reward)
-    assert {"reward_model", "process_model"} & set(config) == ({stage} if stage else set())
+    models = {name for name in REWARD_STAGES.values() if getattr(recipe, name) is not None}
+    assert models == ({stage} if stage else set())
     if stage:
         # A reward model is trained from Base 7B (§4.2), with its own learning rate.
-        assert (config[stage].init, config[stage].peak_lr) == ("pretrain", 2e-5)
+        reward_model = getattr(recipe, stage)
+        assert (reward_model.init, reward_model.peak_lr) == ("pretrain", 2e-5)
     if method.iterative:
         assert part.rounds > 1
-        assert (part.retrain.kind, part.retrain.replay) == (config[stage].kind, 0.1)
+        assert (part.retrain.kind, part.retrain.replay) == (reward_model.kind, 0.1)
     made = {"tokenizer", "pretrain", "sft"}  # by the recipes before
     for one in STAGES:
-        if one.name in config and one.name not in made:
-            assert all(name in config for name in one.config if name not in one.optional)
-            assert set(one.after(config)) <= made
+        if getattr(recipe, one.name, None) is not None and one.name not in made:
+            assert not lacks(recipe, one)
+            assert set(one.depends_on(recipe)) <= made
             made.add(one.name)
     assert {"rl", "evaluate"} <= made
 
@@ -128,24 +135,24 @@ def test_a_variant_that_learns_from_stored_samples_is_none_of_rl() -> None:
 
 @pytest.mark.parametrize("name", [*RECIPES, "grpo_7b"])
 def test_every_matrix_is_parted_over_the_chips(name: str) -> None:
-    config, chips = read(name), RECIPES[name][1] if name in RECIPES else RL_CHIPS
-    sizes = ModelConfig(**config.model)
+    recipe, chips = read(name), RECIPES[name][1] if name in RECIPES else RL_CHIPS
+    sizes, mesh = recipe.model, recipe.mesh
     shapes = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     assert round(count / 1e9, 2) == {24: 1.63, 30: 6.91}[sizes.num_hidden_layers]
-    others = [config.mesh[axis] for axis in ("replica", "context", "tensor")]
+    others = [mesh.replica, mesh.context, mesh.tensor]
     fsdp = chips // int(np.prod(others))
     layout = Layout(AbstractMesh((others[0], fsdp, *others[1:]), AXES))
     for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(layout.params(shapes)), strict=True):
         parted = np.prod(leaf.shape) // np.prod(sharding.shard_shape(leaf.shape))
-        assert parted == (fsdp * config.mesh.tensor if leaf.ndim > 2 or leaf.size > 1e8 else 1)
+        assert parted == (fsdp * mesh.tensor if leaf.ndim > 2 or leaf.size > 1e8 else 1)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_stages_find_all_that_they_read(name: str) -> None:
-    config, (stage, _) = read(name), RECIPES[name]
+    recipe, (stage, _) = read(name), RECIPES[name]
     for one in STAGES:
         if one.name in (stage, "tokenizer"):
-            assert all(name in config for name in one.config if name not in one.optional)
+            assert not lacks(recipe, one)
             # What is not made in this run must be what the docstring says: our corpus, which another config mines.
-            assert set(one.after(config)) <= {"tokenizer", "corpus"}
+            assert set(one.depends_on(recipe)) <= {"tokenizer", "corpus"}

@@ -6,13 +6,14 @@ import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax import runner
-from dsmath_jax.command_line import load_config, parse
-from dsmath_jax.rl.methods import METHODS, REWARD_STAGES, method_of
+from dsmath_jax.command_line import flat, load_config, load_recipe, parse
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.algorithms import METHODS, REWARD_STAGES
 from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import UserError
 
@@ -32,41 +33,51 @@ def load_driver() -> ModuleType:
 driver = load_driver()
 
 
-def read(name: str) -> ConfigDict:
-    return load_config(f"{ROOT}/configs/paper/{name}")
+def read(name: str) -> Recipe:
+    return load_recipe(f"{ROOT}/configs/paper/{name}")
 
 
-def stages_of(config: ConfigDict) -> list[runner.Stage]:
-    """What the command runs: the stages that the config has a part for."""
-    return [stage for stage in STAGES if stage.name in config]
+def fields_of(name: str) -> dict[str, Any]:
+    """What the file of a recipe sets, by the fields' full names."""
+    return flat(load_config(f"{ROOT}/configs/paper/{name}"))
+
+
+def stages_of(recipe: Recipe) -> list[runner.Stage]:
+    """What the command runs: the stages that the recipe has a part for, but for the report."""
+    return [stage for stage in STAGES if getattr(recipe, stage.name, None) is not None]
 
 
 def test_a_method_finds_what_it_reads_in_the_shared_start() -> None:
     made = {stage.name for stage in stages_of(read("fig5_rl_methods.py:start"))}
     assert {"corpus", "tokenizer", "pretrain", "sft", *REWARD_STAGES.values()} <= made
     for name in driver.METHODS:
-        config = read(f"fig5_rl_methods.py:{name}")
-        ran = [stage.name for stage in stages_of(config)]
+        recipe = read(f"fig5_rl_methods.py:{name}")
+        ran = [stage.name for stage in stages_of(recipe)]
         assert ran == ["rl", "evaluate"]
-        assert {needed for stage in stages_of(config) for needed in stage.after(config)} <= made | {"rl"}
+        assert {needed for stage in stages_of(recipe) for needed in stage.depends_on(recipe)} <= made | {"rl"}
 
 
 def test_methods_differ_in_the_method_alone() -> None:
-    flat = {name: runner.flat(read(f"fig5_rl_methods.py:{name}")) for name in driver.METHODS}
-    for fields in flat.values():
-        assert {k for k in fields if fields[k] != flat["grpo_os"][k]} <= {"rl.method"}
+    recipes = {name: fields_of(f"fig5_rl_methods.py:{name}") for name in driver.METHODS}
+    for name, fields in recipes.items():
+        changed = {field for field in fields if fields[field] != recipes["grpo_os"].get(field)}
+        assert changed <= {"rl.method"}
+        # The coefficient of the KL is a field of GRPO alone.
+        assert recipes["grpo_os"].keys() - fields.keys() == (set() if name.startswith("grpo") else {"rl.kl_coef"})
         assert fields["rl.method"] in METHODS
-    assert flat["rft"]["rl.questions"] == flat["grpo_os"]["rl.prompts"] * flat["grpo_os"]["rl.steps"]
+    rft = read("fig5_rl_methods.py:rft").rl
+    assert rft.offline_prompts == rft.prompts_per_step * rft.steps
 
 
 def test_iterations_differ_from_one_round_in_the_rounds_alone() -> None:
-    once, iterative = (runner.flat(read(name)) for name in ("fig5_rl_methods.py:grpo_os", "fig6_iterative.py"))
+    once, iterative = (fields_of(name) for name in ("fig5_rl_methods.py:grpo_os", "fig6_iterative.py"))
     changed = {k for k in iterative if iterative.get(k) != once.get(k) and not k.startswith("rl.retrain.")}
     assert changed == {"rl.method", "rl.rounds"}
-    method = method_of(read("fig6_iterative.py").rl)
-    assert method.iterative
-    assert method.reward == "outcome"
-    assert iterative["rl.steps"] % iterative["rl.rounds"] == 0
+    assert once.keys() <= iterative.keys()
+    settings = read("fig6_iterative.py").rl
+    assert METHODS[settings.method].iterative
+    assert settings.reward_source == "outcome"
+    assert settings.steps % settings.rounds == 0
 
 
 def test_votes_are_counted_at_the_papers_temperature_on_the_same_problems() -> None:
@@ -78,9 +89,9 @@ def test_votes_are_counted_at_the_papers_temperature_on_the_same_problems() -> N
 
 
 def test_what_is_measured_is_not_learnt_from() -> None:
-    config = read("fig5_rl_methods.py:start")
-    assert {"toy/rl", "toy/test"} <= set(config.corpus.benchmarks)
-    learnt = {*config.sft.data, *config.reward_model.data, *config.process_model.data}
+    start = read("fig5_rl_methods.py:start")
+    assert {"toy/rl", "toy/test"} <= set(start.corpus.benchmarks)
+    learnt = {*start.sft.data, *start.reward_model.data, *start.process_model.data}
     for name in driver.METHODS:
         one = read(f"fig5_rl_methods.py:{name}")
         assert not {*one.evaluate.data, *one.rl.eval_data} & {*learnt, *one.rl.data}
@@ -98,11 +109,13 @@ def test_every_command_of_the_driver_is_one_that_main_takes(monkeypatch, capsys,
     runs = [command[2:] for command in commands if command[2] == "dsmath_jax.main"]
     assert len(runs) == 1 + 2 * (len(driver.METHODS) + 2)
     made: set[Path] = set()
+    seeds: set[int] = set()
     for arguments in runs:
-        values = parse(arguments)
-        assert not values.config.get("start") or Path(values.config.start) in made
+        values, recipe = parse(arguments)
+        assert not recipe.start or Path(recipe.start) in made
         made.add(Path(values.workdir))
-    assert {values.seed for values in (parse(arguments).config for arguments in runs)} == {0, 3}
+        seeds.add(recipe.seed)
+    assert seeds == {0, 3}
     tables = [command for command in commands if command[2] == "dsmath_jax.report.comparison"]
     assert [Path(command[3].removeprefix("--out=")).name for command in tables] == ["fig5", "fig6", "fig7"]
     assert {Path(name) for command in tables for name in command[5:]} <= made

@@ -1,29 +1,59 @@
 """What the runner runs, skips, resumes and refuses, with stages that write a line."""
 
+import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax import runner
 from dsmath_jax.runner import Stage
-from dsmath_jax.workdir import UserError, lock, read_json
+from dsmath_jax.settings import setting
+from dsmath_jax.workdir import FORMAT, UserError, lock, read_json, write_json
 
 
 class Killed(BaseException):
     """Stands for a kill: nothing catches it on its way out."""
 
 
-@pytest.fixture
-def config() -> ConfigDict:
-    config = ConfigDict({"seed": 0, "size": {"rows": 3, "names": ("a", "b")}, "rate": 0.5})
-    return config.lock()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    fsdp: int = setting(1, "shards")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class First:
+    rows: int = setting(3, "rows that the stage writes")
+    names: tuple[str, ...] = setting(("a", "b"), "their names")
+    reward_fns: tuple[tuple[str, float], ...] = setting((("correct", 1.0),), "names and weights")
+    mesh: Mesh = setting(Mesh(), "how devices are arranged", changes_result=False)
+    grad_accum_steps: int = setting(1, "micro-batches of a step", changes_result=False)
+    keep_checkpoints: int = setting(1, "checkpoints kept", changes_result=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Second:
+    rate: float = setting(0.5, "a rate")
+    extra: int | None = setting(None, "what not every recipe has")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Three stages, `first` <- `second` and a derived `third`, and a record of which of them ran."""
+    seed: int = setting(0, "of everything that is drawn")
+    start: str = setting("", "another run's workdir", changes_result=False)
+    first: First | None = setting(None, "stage first")
+    second: Second | None = setting(None, "stage second")
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe(first=First(), second=Second())
+
+
+class Project:
+    """Three stages, `first` <- `second` and `third`, which is always rerun, and a record of which of them ran."""
 
     def __init__(self, workdir: Path):
         self.workdir = workdir
@@ -31,28 +61,29 @@ class Recipe:
         self.killed_in = ""
         self.stages = (
             Stage(
-                "first", self.first, ("size",), lambda c: (), ("out/*",), reads=lambda c, w: [w.parent / "seeds.txt"]
+                "first", self.first, ("first",), lambda recipe: (), ("out/*",),
+                input_files=lambda recipe, workdir: [workdir.parent / "seeds.txt"],
             ),
-            Stage("second", self.second, ("rate", "extra"), lambda c: ("first",), ("*.txt",), optional=("extra",)),
-            Stage("third", self.third, (), lambda c: (), ("*.txt",), derived=True),
-        )
+            Stage("second", self.second, ("second",), lambda recipe: ("first",), ("*.txt",)),
+            Stage("third", self.third, (), lambda recipe: (), ("*.txt",), always_rerun=True),
+        )  # fmt: skip
 
-    def run(self, config: ConfigDict, names: str = "first second third", overwrite: str = "") -> list[str]:
+    def run(self, recipe: Recipe, names: str = "first second third", overwrite: str = "") -> list[str]:
         self.ran.clear()
-        runner.run(self.stages, config, self.workdir, names.split(), overwrite.split())
+        runner.run(self.stages, recipe, self.workdir, names.split(), overwrite.split())
         return list(self.ran)
 
     def text(self, path: str) -> str:
         return (self.workdir / path).read_text()
 
-    def first(self, config: ConfigDict, workdir: Path) -> dict:
-        return self.write("first", workdir / "first" / "out" / "rows.txt", f"{config.size.rows} rows of {config.seed}")
+    def first(self, recipe: Recipe, workdir: Path) -> dict:
+        return self.write("first", workdir / "first" / "out" / "rows.txt", f"{recipe.first.rows} rows of {recipe.seed}")
 
-    def second(self, config: ConfigDict, workdir: Path) -> dict:
+    def second(self, recipe: Recipe, workdir: Path) -> dict:
         text = (workdir / "first" / "out" / "rows.txt").read_text()
-        return self.write("second", workdir / "second" / "model.txt", f"{text} at {config.rate}")
+        return self.write("second", workdir / "second" / "model.txt", f"{text} at {recipe.second.rate}")
 
-    def third(self, config: ConfigDict, workdir: Path) -> dict:
+    def third(self, recipe: Recipe, workdir: Path) -> dict:
         return self.write("third", workdir / "third" / "page.txt", "page")
 
     def write(self, name: str, path: Path, text: str) -> dict:
@@ -66,122 +97,134 @@ class Recipe:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Recipe:
-    return Recipe(tmp_path / "run")
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "run")
 
 
-def changed(config: ConfigDict, **fields: object) -> ConfigDict:
-    copy = ConfigDict(config)
-    copy.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
-    return copy.lock()
+def changed(recipe: Recipe, **fields: object) -> Recipe:
+    """The recipe with fields changed, which are named as `first__rows`."""
+    for name, value in fields.items():
+        part, _, field = name.rpartition("__")
+        value = dataclasses.replace(getattr(recipe, part), **{field: value}) if part else value
+        recipe = dataclasses.replace(recipe, **{part or field: value})
+    return recipe
 
 
-def test_runs_in_order_and_says_what_it_did(recipe, config, capsys):
-    assert recipe.run(config, "third second first") == ["first", "second", "third"]
-    assert recipe.text("second/model.txt") == "3 rows of 0 at 0.5"
-    manifest = read_json(recipe.workdir / "first" / "manifest.json")
+def test_runs_in_order_and_says_what_it_did(project, recipe, capsys):
+    assert project.run(recipe, "third second first") == ["first", "second", "third"]
+    assert project.text("second/model.txt") == "3 rows of 0 at 0.5"
+    manifest = read_json(project.workdir / "first" / "manifest.json")
     assert manifest["stage"] == "first"
     assert manifest["counts"] == {"letters": 11}
-    assert manifest["config"] == {"seed": 0, "size.rows": 3, "size.names": ["a", "b"]}
+    assert manifest["format"] == FORMAT
+    assert manifest["config"] == {
+        "seed": 0, "first.rows": 3, "first.names": ["a", "b"], "first.reward_fns": [["correct", 1.0]]
+    }  # fmt: skip
     assert manifest["inputs"] == {}
     assert manifest["seconds"] >= 0
     assert {"python", "jax"} <= manifest["versions"].keys()
-    assert list(read_json(recipe.workdir / "second" / "manifest.json")["inputs"]) == ["first"]
+    assert list(read_json(project.workdir / "second" / "manifest.json")["inputs"]) == ["first"]
     assert "first: started\nfirst: done in" in capsys.readouterr().out
 
 
-def test_complete_stages_are_skipped_and_derived_ones_made_anew(recipe, config, capsys):
-    recipe.run(config)
-    assert recipe.run(config) == ["third"]
+def test_complete_stages_are_skipped_and_derived_ones_made_anew(project, recipe, capsys):
+    project.run(recipe)
+    assert project.run(recipe) == ["third"]
     assert "second: complete, skipped" in capsys.readouterr().out
 
 
-def test_a_changed_file_of_the_user_is_noticed(recipe, config):
-    seeds = recipe.workdir.parent / "seeds.txt"
-    recipe.run(config)
+def test_a_changed_file_of_the_user_is_noticed(project, recipe):
+    seeds = project.workdir.parent / "seeds.txt"
+    project.run(recipe)
     seeds.write_text("one")
     with pytest.raises(UserError, match=r"seeds\.txt was changed"):
-        recipe.run(config)
-    assert recipe.run(config, overwrite="first") == ["first", "second", "third"]
-    assert recipe.run(config) == ["third"]
+        project.run(recipe)
+    assert project.run(recipe, overwrite="first") == ["first", "second", "third"]
+    assert project.run(recipe) == ["third"]
 
 
-def test_parts_that_a_stage_does_not_see_may_change(recipe, config):
-    recipe.run(config)
-    assert recipe.run(changed(config, rate=0.25), "first") == []
+def test_parts_that_a_stage_does_not_see_may_change(project, recipe):
+    project.run(recipe)
+    assert project.run(changed(recipe, second__rate=0.25), "first") == []
 
 
-@pytest.mark.parametrize("field", ["mesh.fsdp", "accumulate", "keep"])
-def test_what_changes_nothing_but_rounding_may_change(recipe, field):
-    config = ConfigDict({"seed": 0, "size": {"rows": 3, "mesh": {"fsdp": 1}, "accumulate": 1, "keep": 1}, "rate": 0.5})
-    recipe.run(config)
-    config.update_from_flattened_dict({f"size.{field}": 2})
-    assert recipe.run(config) == ["third"]
-    config.size.rows = 4
-    with pytest.raises(UserError, match=r"size\.rows was 3, is 4\)"):
-        recipe.run(config)
+@pytest.mark.parametrize(
+    "change",
+    [{"mesh": Mesh(fsdp=2)}, {"grad_accum_steps": 2}, {"keep_checkpoints": 2}],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_nothing_but_rounding_may_change(project, recipe, change):
+    project.run(recipe)
+    other = changed(recipe, **{f"first__{name}": value for name, value in change.items()})
+    assert project.run(other) == ["third"]
+    with pytest.raises(UserError, match=r"\(first\.rows was 3, is 4\)"):
+        project.run(changed(other, first__rows=4))
+    project.killed_in = "first"
+    with pytest.raises(Killed):
+        project.run(recipe, overwrite="first")
+    project.killed_in = ""
+    assert project.run(other) == ["first", "third"]  # it resumes, and leaves what it left before
 
 
-def test_changed_config_is_refused_by_name_and_redone_when_asked(recipe, config):
-    recipe.run(config)
-    other = changed(config, size__rows=4, size__names=("a",))
+def test_changed_config_is_refused_by_name_and_redone_when_asked(project, recipe):
+    project.run(recipe)
+    other = changed(recipe, first__rows=4, first__names=("a",))
     with pytest.raises(UserError) as caught:
-        recipe.run(other)
+        project.run(other)
     message = str(caught.value)
     assert "Stage first" in message
-    assert "size.names was ['a', 'b'], is ['a']; size.rows was 3, is 4" in message
+    assert "first.names was ['a', 'b'], is ['a']; first.rows was 3, is 4" in message
     assert "--overwrite=first" in message
-    assert recipe.ran == []
-    assert recipe.text("first/out/rows.txt") == "3 rows of 0"
+    assert project.ran == []
+    assert project.text("first/out/rows.txt") == "3 rows of 0"
 
-    assert recipe.run(other, overwrite="first") == ["first", "second", "third"]
-    assert recipe.text("second/model.txt") == "4 rows of 0 at 0.5"
-    assert recipe.run(other) == ["third"]
+    assert project.run(other, overwrite="first") == ["first", "second", "third"]
+    assert project.text("second/model.txt") == "4 rows of 0 at 0.5"
+    assert project.run(other) == ["third"]
 
 
-def test_stages_that_read_a_redone_one_are_refused_later(recipe, config):
-    recipe.run(config)
-    other = changed(config, size__rows=4)
-    assert recipe.run(other, "first", overwrite="first") == ["first"]
+def test_stages_that_read_a_redone_one_are_refused_later(project, recipe):
+    project.run(recipe)
+    other = changed(recipe, first__rows=4)
+    assert project.run(other, "first", overwrite="first") == ["first"]
     with pytest.raises(UserError, match=r"Stage second .*the files of first are others.*--overwrite=second"):
-        recipe.run(other)
+        project.run(other)
 
 
-def test_a_new_field_of_the_config_counts_as_a_change(recipe, config):
-    recipe.run(config)
-    other = ConfigDict({**config, "extra": 1})
-    with pytest.raises(UserError, match=r"Stage second .*extra was None, is 1"):
-        recipe.run(other)
+def test_a_new_field_of_the_config_counts_as_a_change(project, recipe):
+    project.run(recipe)
+    with pytest.raises(UserError, match=r"Stage second .*second\.extra was None, is 1"):
+        project.run(changed(recipe, second__extra=1))
 
 
-def test_a_killed_stage_goes_on_with_its_files(recipe, config):
-    recipe.killed_in = "second"
+def test_a_killed_stage_goes_on_with_its_files(project, recipe):
+    project.killed_in = "second"
     with pytest.raises(Killed):
-        recipe.run(config)
-    (recipe.workdir / "second" / "model.txt").write_text("half done")
-    (recipe.workdir / "second" / ".rows.1234.tmp").touch()
-    recipe.killed_in = ""
-    assert recipe.run(config) == ["second", "third"]
-    assert recipe.text("second/model.txt") == "half done"
-    assert not (recipe.workdir / "second" / ".rows.1234.tmp").exists()
+        project.run(recipe)
+    (project.workdir / "second" / "model.txt").write_text("half done")
+    (project.workdir / "second" / ".rows.1234.tmp").touch()
+    project.killed_in = ""
+    assert project.run(recipe) == ["second", "third"]
+    assert project.text("second/model.txt") == "half done"
+    assert not (project.workdir / "second" / ".rows.1234.tmp").exists()
 
 
-def test_a_killed_stage_is_not_gone_on_with_under_another_config(recipe, config):
-    recipe.killed_in = "second"
+def test_a_killed_stage_is_not_gone_on_with_under_another_config(project, recipe):
+    project.killed_in = "second"
     with pytest.raises(Killed):
-        recipe.run(config)
-    recipe.killed_in = ""
-    other = changed(config, rate=0.25)
-    with pytest.raises(UserError, match=r"Stage second .*rate was 0\.5, is 0\.25.*--overwrite=second"):
-        recipe.run(other)
-    assert recipe.run(other, overwrite="second") == ["second", "third"]
-    assert recipe.text("second/model.txt") == "3 rows of 0 at 0.25"
+        project.run(recipe)
+    project.killed_in = ""
+    other = changed(recipe, second__rate=0.25)
+    with pytest.raises(UserError, match=r"Stage second .*second\.rate was 0\.5, is 0\.25.*--overwrite=second"):
+        project.run(other)
+    assert project.run(other, overwrite="second") == ["second", "third"]
+    assert project.text("second/model.txt") == "3 rows of 0 at 0.25"
 
 
 @pytest.mark.parametrize("moment", ["before the rename", "after the rename", "while removing"])
-def test_a_kill_while_files_are_dropped_leaves_nothing_strange(recipe, config, monkeypatch, moment):
-    recipe.run(config)
-    other = changed(config, size__rows=4)
+def test_a_kill_while_files_are_dropped_leaves_nothing_strange(project, recipe, monkeypatch, moment):
+    project.run(recipe)
+    other = changed(recipe, first__rows=4)
 
     def replace(source: object, target: object) -> None:
         if moment == "after the rename":
@@ -197,86 +240,144 @@ def test_a_kill_while_files_are_dropped_leaves_nothing_strange(recipe, config, m
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", rmtree) if moment == "while removing" else patch.setattr(os, "replace", replace)
         with pytest.raises(Killed):
-            recipe.run(other, overwrite="first")
-    assert recipe.run(other, overwrite="first") == ["first", "second", "third"]
-    assert recipe.text("second/model.txt") == "4 rows of 0 at 0.5"
-    assert sorted(path.name for path in recipe.workdir.iterdir()) == [".lock", "first", "second", "third"]
+            project.run(other, overwrite="first")
+    assert project.run(other, overwrite="first") == ["first", "second", "third"]
+    assert project.text("second/model.txt") == "4 rows of 0 at 0.5"
+    assert sorted(path.name for path in project.workdir.iterdir()) == [".lock", "first", "second", "third"]
 
 
-def test_a_missing_earlier_stage_is_named_before_anything_is_written(recipe, config):
+def test_a_missing_earlier_stage_is_named_before_anything_is_written(project, recipe):
     with pytest.raises(
         UserError, match=r"Stage second reads stage first, which is not complete .*add first to --stages"
     ):
-        recipe.run(config, "second third")
-    recipe.killed_in = "first"
+        project.run(recipe, "second third")
+    project.killed_in = "first"
     with pytest.raises(Killed):
-        recipe.run(config)
-    before = sorted(recipe.workdir.rglob("*"))
+        project.run(recipe)
+    before = sorted(project.workdir.rglob("*"))
     with pytest.raises(UserError, match="Stage second reads stage first"):
-        recipe.run(config, "second")
-    assert sorted(recipe.workdir.rglob("*")) == before
+        project.run(recipe, "second")
+    assert sorted(project.workdir.rglob("*")) == before
 
 
-def test_a_missing_part_of_the_config_is_named_before_anything_is_written(recipe):
-    with pytest.raises(UserError, match="The config has no part 'rate', which stage second reads"):
-        recipe.run(ConfigDict({"seed": 0, "size": {"rows": 3}}).lock())
-    assert not recipe.workdir.exists()
+def test_a_missing_part_of_the_config_is_named_before_anything_is_written(project):
+    with pytest.raises(UserError, match="The recipe has no part 'second', which stage second reads; add it"):
+        project.run(Recipe(first=First()))
+    assert not project.workdir.exists()
 
 
-def test_overwriting_a_stage_that_is_not_run_is_refused(recipe, config):
+def test_overwriting_a_stage_that_is_not_run_is_refused(project, recipe):
     with pytest.raises(UserError, match=r"--overwrite=first .*add first to --stages"):
-        recipe.run(config, "third", overwrite="first")
+        project.run(recipe, "third", overwrite="first")
 
 
-def test_a_stage_sees_only_its_own_parts(recipe, config):
-    def looks_elsewhere(part: ConfigDict, workdir: Path) -> dict:
-        return {"rows": part.size.rows}
+def test_a_stage_sees_only_its_own_parts(project, recipe):
+    seen = []
 
-    def adds(part: ConfigDict, workdir: Path) -> dict:
-        part.size = 1
+    def adds(recipe: Recipe, workdir: Path) -> dict:
+        seen.append(recipe)
+        recipe.first = First()
         return {}
 
-    for function in (looks_elsewhere, adds):
-        stage = Stage("nosy", function, ("rate",), lambda c: (), ())
-        with pytest.raises((AttributeError, KeyError), match="size"):
-            runner.run([stage], config, recipe.workdir, ["nosy"], [])
-        assert not (recipe.workdir / "nosy" / "manifest.json").exists()
+    stage = Stage("second", adds, ("second",), lambda recipe: (), ())
+    with pytest.raises(dataclasses.FrozenInstanceError, match="first"):
+        runner.run([stage], recipe, project.workdir, ["second"], [])
+    assert seen == [dataclasses.replace(recipe, start=None, first=None)]
+    assert not (project.workdir / "second" / "manifest.json").exists()
 
 
-def test_a_workdir_in_use_is_refused(recipe, config):
-    with lock(recipe.workdir), pytest.raises(UserError, match="is in use by process"):
-        recipe.run(config)
-    assert recipe.ran == []
-    assert recipe.run(config) == ["first", "second", "third"]
+def test_a_workdir_in_use_is_refused(project, recipe):
+    with lock(project.workdir), pytest.raises(UserError, match="is in use by process"):
+        project.run(recipe)
+    assert project.ran == []
+    assert project.run(recipe) == ["first", "second", "third"]
 
 
-def test_tuples_in_tuples_are_the_same_settings_when_read_again(recipe):
-    config = ConfigDict({"seed": 0, "size": {"rows": 3, "rules": (("correct", 1.0),)}, "rate": 0.5})
-    recipe.run(config)
-    assert recipe.run(config) == ["third"]
+def test_tuples_in_tuples_are_the_same_settings_when_read_again(project, recipe):
+    fns = (("correct", 1.0), ("format", 0.5))
+    project.run(changed(recipe, first__reward_fns=fns))
+    assert project.run(changed(recipe, first__reward_fns=fns)) == ["third"]
+    with pytest.raises(UserError, match=r"first\.reward_fns was \[\['correct', 1\.0\], \['format', 0\.5\]\], is"):
+        project.run(changed(recipe, first__reward_fns=fns[::-1]))
 
 
-def built_on(config: ConfigDict, workdir: Path) -> ConfigDict:
-    return ConfigDict(config.to_dict() | {"start": str(workdir)}).lock()
+def built_on(recipe: Recipe, workdir: Path) -> Recipe:
+    return dataclasses.replace(recipe, start=str(workdir))
 
 
-def test_a_run_builds_on_the_finished_stages_of_another(recipe, config, tmp_path):
-    recipe.run(config)
-    other = Recipe(tmp_path / "other")
+def test_a_run_builds_on_the_finished_stages_of_another(project, recipe, tmp_path):
+    project.run(recipe)
+    other = Project(tmp_path / "other")
     for _ in range(2):
-        other.run(built_on(config, recipe.workdir), "second third")
-    assert (other.workdir / "first").resolve() == (recipe.workdir / "first").resolve()
+        other.run(built_on(recipe, project.workdir), "second third")
+    assert (other.workdir / "first").resolve() == (project.workdir / "first").resolve()
     assert not (other.workdir / "second").is_symlink()
-    assert other.text("second/model.txt") == recipe.text("second/model.txt")
+    assert other.text("second/model.txt") == project.text("second/model.txt")
     with pytest.raises(UserError, match=r"Stage first in .*other is another run's, .*run it there"):
-        other.run(config, "first")
+        other.run(recipe, "first")
 
 
-def test_a_start_that_cannot_be_built_on_is_refused(recipe, config, tmp_path):
+def test_a_start_that_cannot_be_built_on_is_refused(project, recipe, tmp_path):
     with pytest.raises(UserError, match=r"config\.start=.*nothing has no finished stage"):
-        recipe.run(built_on(config, tmp_path / "nothing"), "second")
-    recipe.run(config)
-    other = Recipe(tmp_path / "other")
-    other.run(config)
+        project.run(built_on(recipe, tmp_path / "nothing"), "second")
+    project.run(recipe)
+    other = Project(tmp_path / "other")
+    other.run(recipe)
     with pytest.raises(UserError, match=r"Stage first in .*other is not that of config\.start="):
-        other.run(built_on(config, recipe.workdir), "second third")
+        other.run(built_on(recipe, project.workdir), "second third")
+
+
+FORMATS = {
+    "none": ({}, "0.1"),
+    "none, with a version": ({"versions": {"dsmath-jax": "0.0.9"}}, "0.0.9"),
+    "older": ({"format": FORMAT - 1, "versions": {"dsmath-jax": "0.2.0"}}, "0.2.0"),
+    "newer": ({"format": FORMAT + 1, "versions": {"dsmath-jax": "9.0"}}, "9.0"),
+}
+
+
+def of_another_format(workdir: Path, file: str, fields: dict) -> None:
+    """A stage `first` as another version left it."""
+    write_json(workdir / "first" / file, {"config": {"seed": 0}, "inputs": {}, "files": {}, "results": "0"} | fields)
+    (workdir / "first" / "rows.txt").write_text("3 rows of 0")
+
+
+def contents(folder: Path) -> dict[str, str | None]:
+    return {str(path): path.read_text() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "started.json"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_workdir_of_another_format_is_refused_before_anything_is_written(project, recipe, kind, file):
+    fields, version = FORMATS[kind]
+    of_another_format(project.workdir, file, fields)
+    before = contents(project.workdir)
+    for asked in ({}, {"overwrite": "first"}, {"names": "third"}):
+        with pytest.raises(UserError) as caught:
+            project.run(recipe, **asked)
+        sentence = str(caught.value)
+        assert f"{project.workdir / 'first'} was made by dsmath-jax {version}, whose workdirs version" in sentence
+        assert sentence.endswith("cannot read; give another --workdir, or use that version.")
+        assert "\n" not in sentence
+    assert project.ran == []
+    assert contents(project.workdir) == before
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_start_of_another_format_is_refused_before_anything_is_written(project, recipe, kind, tmp_path):
+    fields, version = FORMATS[kind]
+    of_another_format(tmp_path / "old", "manifest.json", fields)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=f"old/first was made by dsmath-jax {version}, whose workdirs version"):
+        project.run(built_on(recipe, tmp_path / "old"), "second third")
+    assert contents(tmp_path) == before
+
+
+def test_the_format_is_written_before_and_after_the_work(project, recipe):
+    project.killed_in = "first"
+    with pytest.raises(Killed):
+        project.run(recipe)
+    started = json.loads(project.text("first/started.json"))
+    assert started["format"] == FORMAT
+    project.killed_in = ""
+    project.run(recipe)
+    assert json.loads(project.text("first/manifest.json")).items() >= started.items()

@@ -15,17 +15,17 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
-from ml_collections import ConfigDict
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.reward_model import with_head
-from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.rl.reward_model.model import with_head
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import AXES, RULES, Layout, MeshSettings, make_mesh, path_name, start_processes
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.objectives import next_token
-from dsmath_jax.training.optimizer import adamw, make_optimizer
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.training.step import TrainState, make_train_step, state_of
 from dsmath_jax.workdir import UserError
 
@@ -90,8 +90,10 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused() -> None:
 
 
 def test_rows_that_do_not_divide_are_refused(model: Llama, layout: Layout) -> None:
-    step = make_train_step(next_token, model, optax.sgd(1.0), layout, TrainState({}, ()), accumulate=3)
-    with pytest.raises(UserError, match=r"A batch of 8 rows does not divide by accumulate=3 times .* = 1; change"):
+    step = make_train_step(next_token, model, optax.sgd(1.0), layout, TrainState({}, ()), grad_accum_steps=3)
+    with pytest.raises(
+        UserError, match=r"A batch of 8 rows does not divide by grad_accum_steps=3 times .* = 1; change"
+    ):
         step.lower(TrainState({}, ()), {"tokens": jnp.zeros((8, 4), jnp.int32)})
 
 
@@ -125,13 +127,13 @@ def compute(layout: Layout, sizes: ModelConfig, sample: bool) -> dict[str, np.nd
     params = jax.device_put(params, layout.params(params))
     found: dict[str, np.ndarray] = {}
     if sample:
-        groups = Sampler(model, layout, [2], 5, rows=8).generate(params, PROMPTS, samples=2, seed=3)
+        groups = Sampler(model, layout, [2], 5, rows=8).generate(params, PROMPTS, SamplingParams(samples=2, seed=3))
         found |= {f"tokens/{c.prompt}/{c.sample}": np.array(c.tokens) for group in groups for c in group}
 
     batch = layout.batch(layout.share(packed_batch()))
-    optimizer = make_optimizer(ConfigDict(adamw(3e-3, 2, clip_norm=1e9)), STEPS)
+    optimizer = make_optimizer(TrainingSettings(steps=STEPS, peak_lr=3e-3, warmup_steps=2, clip_norm=1e9))
     state = state_of(params, optimizer, layout)
-    step = make_train_step(next_token, model, optimizer, layout, state, accumulate=8 // layout.batch_shards)
+    step = make_train_step(next_token, model, optimizer, layout, state, grad_accum_steps=8 // layout.batch_shards)
     losses = []
     for number in range(STEPS):
         state, scalars = step(state, batch)

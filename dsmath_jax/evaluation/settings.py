@@ -17,7 +17,7 @@ class EvaluateSettings:
     samples: int = setting(8, "K: completions of each problem, besides the greedy one (section 5.2.2)")
     temperature: float = setting(0.7, "sampling temperature (section 5.2.2)")
     max_new_tokens: int = setting(1024, "length limit of a completion, in tokens")
-    decode_slots: int = setting(256, "completions that are decoded at a time, on all devices", changes_result=False)
+    decode_slots: int = setting(256, "completions that are decoded at a time, on all devices")
     models: tuple[str, ...] = setting(("base", "sft", "rl"), f"models that are evaluated, of {', '.join(MODELS)}")
     examples: tuple[str, ...] = setting((), "data sets whose first records are the base model's few-shot examples")
     shots: int = setting(0, "few-shot examples before a question to the base model")

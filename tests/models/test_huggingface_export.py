@@ -20,8 +20,8 @@ from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.huggingface.__main__ import main
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.rl.reward_model import with_head
-from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.rl.reward_model.model import with_head
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params, read_model, read_params
 from dsmath_jax.workdir import UserError, exit_code, read_json, write_json
@@ -144,7 +144,7 @@ class TestCommand:
         sampler = Sampler(
             Llama(ModelConfig(**vars(model.config) | {"compute_dtype": "float32"})), layout, [], 63, rows=1
         )
-        [[completion]] = sampler.generate(params, [golden[:1]], temperature=0.0)
+        [[completion]] = sampler.generate(params, [golden[:1]], SamplingParams(temperature=0.0))
         assert golden[:1] + completion.tokens == golden
 
         assert run("export", f"--from={tmp_path / 'stage'}", f"--to={tmp_path / 'hf'}", "--dtype=float32") == 0

@@ -11,7 +11,7 @@ import pytest
 
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.llama import REMAT, Llama, head, initial_params, rotary
-from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import read_json
@@ -112,7 +112,7 @@ def test_a_real_checkpoint_says_its_golden_text(real_data: Path, layout: Layout)
     golden = read_json(folder / "golden_greedy.json")["greedy_tokens"]
     model, params = load(folder, layout)
     sampler = Sampler(model, layout, [], max_new_tokens=len(golden) - 1, rows=1)
-    [[completion]] = sampler.generate(params, [golden[:1]], temperature=0.0)
+    [[completion]] = sampler.generate(params, [golden[:1]], SamplingParams(temperature=0.0))
     assert golden[:1] + completion.tokens == golden
     assert not completion.finished
 

@@ -11,7 +11,7 @@ import pytest
 
 from dsmath_jax.models.llama import Llama, head
 from dsmath_jax.sampling import schedule
-from dsmath_jax.sampling.sampler import Completion, Sampler
+from dsmath_jax.sampling.sampler import Completion, Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
@@ -48,7 +48,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def drawn(sampler: Sampler, params: Any, prompts: Sequence[Sequence[int]], **how: Any) -> list[list[Completion]]:
-    return list(sampler.generate(params, prompts, **how))
+    """The completions; what is neither `step`, `prompt_ids` nor `decode` is a field of `SamplingParams`."""
+    calls = {name: how.pop(name) for name in ("step", "prompt_ids", "decode") if name in how}
+    return list(sampler.generate(params, prompts, SamplingParams(**how), **calls))
 
 
 def tokens(groups: list[list[Completion]]) -> list[list[list[int]]]:
@@ -187,8 +189,8 @@ def test_what_cannot_be_sampled_is_one_sentence(sampler: Sampler, model: Llama, 
     with pytest.raises(UserError, match=r"Prompt 0 has the token 23, but the model's vocabulary ends at 22"):
         sampler.generate(params, [[1, 23]])
     for name, value in (("samples", 0), ("temperature", -1.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5)):
-        with pytest.raises(UserError, match=f"Sampling with {name}={value} has no meaning; give "):
-            sampler.generate(params, PROMPTS, **{name: value})  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=f"Sampling with {name}={value} is invalid; give "):
+            SamplingParams(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"max_new_tokens=0 and rows=12; both must be at least 1"):
         Sampler(model, layout, STOPS, 0, rows=12)
 
@@ -254,7 +256,7 @@ def test_two_tokens_are_distributed_as_the_model_says(
     """Chi-square over pairs: a wrong temperature, or noise used twice, is far outside."""
     prompt, temperature, count = [1, 7], 1.3, 6000
     sampler = Sampler(model, layout, [], 2, rows=count)
-    [group] = sampler.generate(params, [prompt], samples=count, temperature=temperature, seed=0)
+    [group] = drawn(sampler, params, [prompt], samples=count, temperature=temperature, seed=0)
     seen = np.zeros((23, 23))
     np.add.at(seen, tuple(np.array([c.tokens for c in group]).T), 1)
     first = np.exp(log_softmax(logits_of(prompt)[-1] / temperature))

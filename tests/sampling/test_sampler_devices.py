@@ -14,7 +14,7 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sampling.abstract import abstract_inputs
 from dsmath_jax.sampling.choosing import Kind
-from dsmath_jax.sampling.sampler import Sampler
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import build_model
 
@@ -36,7 +36,7 @@ def draw(trained: Layout, layout: Layout, rows: int) -> list[list[list[int]]]:
     params["embedding"] *= 50
     params = jax.device_put(params, trained.params(params))
     sampler = Sampler(model, layout, [2], 9, rows=rows)
-    groups = sampler.generate(params, PROMPTS, samples=4, seed=3, top_p=0.95)
+    groups = sampler.generate(params, PROMPTS, SamplingParams(samples=4, seed=3, top_p=0.95))
     return [[completion.tokens for completion in group] for group in groups]
 
 
@@ -62,7 +62,7 @@ def test_abstract_inputs_are_those_of_a_run(layout: Layout) -> None:
         calls[name] = mock.Mock(wraps=getattr(engine, name))
         setattr(engine, name, calls[name])
     params = jax.jit(lambda: initial_params(model, jax.random.key(1)))()
-    list(sampler.generate(params, [[1, 2], [3]], samples=4))
+    list(sampler.generate(params, [[1, 2], [3]], SamplingParams(samples=4)))
     inputs = abstract_inputs(engine, lanes=2, group=4, prompt_tokens=32, width=9)
     for name, expected in inputs._asdict().items():
         seen = jax.tree.map(lambda x: (np.shape(x), jax.dtypes.result_type(x)), calls[name].call_args.args)

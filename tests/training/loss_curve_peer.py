@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
         each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         loss = (each * weights.flatten()).sum() / weights.sum()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, optim["peak_lr"], optim["warmup"], steps)
+            group["lr"] = learning_rate(step, optim["peak_lr"], optim["warmup_steps"], steps)
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), optim["clip_norm"])))

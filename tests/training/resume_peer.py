@@ -11,11 +11,9 @@ import sys
 import time
 import zlib
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.packing import Example, concatenate
@@ -23,12 +21,14 @@ from dsmath_jax.data.rows import SUFFIX, write_rows
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
+from dsmath_jax.training import checkpoint
 from dsmath_jax.training.fitting import next_token_step
-from dsmath_jax.training.loop import fit, loop_fields
+from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.model_files import build_model
-from dsmath_jax.training.optimizer import adamw, make_optimizer
+from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.preemption import Preempted
-from dsmath_jax.training.prefetch import Ahead
+from dsmath_jax.training.prefetch import Prefetch
+from dsmath_jax.training.settings import PretrainSettings
 from dsmath_jax.training.step import init_state
 
 STEPS, EVERY, ROWS, LENGTH = 12, 4, 8, 32
@@ -37,9 +37,10 @@ SIZES = ModelConfig(
     intermediate_size=64, max_position_embeddings=LENGTH, compute_dtype="float32",
 )  # fmt: skip
 SOURCES = {"some": 0.75, "others": 0.25}  # and their weights
-CONFIG = ConfigDict(
-    loop_fields(STEPS, EVERY, accumulate=2) | adamw(3e-3, 2) | {"batch_size": ROWS, "sequence_length": LENGTH}
-)
+SETTINGS = PretrainSettings(
+    steps=STEPS, checkpoint_every=EVERY, grad_accum_steps=2, peak_lr=3e-3, warmup_steps=2, batch_size=ROWS,
+    sequence_length=LENGTH,
+)  # fmt: skip
 
 
 def write_sources(folder: Path) -> None:
@@ -60,20 +61,19 @@ def main(folder: Path, sizes: dict[str, int], pause: float) -> None:
     whole = Batches(sources, LENGTH, ROWS, seed=0)
     mine = Batches(sources, LENGTH, ROWS, seed=0, mine=layout.my_rows(ROWS))
     model = build_model(SIZES, layout)
-    state = init_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(CONFIG, STEPS), layout)
-    step = next_token_step(CONFIG, model, layout, state)
+    state = init_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(SETTINGS), layout)
+    step = next_token_step(SETTINGS, model, layout, state)
 
     def make(number: int) -> dict[str, np.ndarray]:
         time.sleep(pause)
         return mine(number)
 
-    ahead = Ahead(make, STEPS)
-
-    def batch_at(number: int, params: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        data = b"".join(array.tobytes() for _, array in sorted(whole(number).items()))
-        return ahead(number, params)[0], {"data": float(zlib.crc32(data))}
-
-    fit("peer", folder, CONFIG, layout, state, step, batch_at, perplexity=True)
+    prefetch = Prefetch(make, STEPS)
+    with TrainLoop(folder, SETTINGS, layout, state, perplexity=True) as loop:
+        for number in loop.steps():
+            data = b"".join(array.tobytes() for _, array in sorted(whole(number).items()))
+            loop.update(step, prefetch(number), {"data": float(zlib.crc32(data))})
+    checkpoint.save(folder / "params", loop.state.params)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The training loop: a run that is cut off and goes on is bitwise the undisturbed one; a loss that is lost stops it."""
 
+import dataclasses
 import math
 import os
 import signal
@@ -12,18 +13,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax.sharding import Layout
-from dsmath_jax.training import checkpoint, flops, loop
-from dsmath_jax.training.optimizer import adamw, make_optimizer
+from dsmath_jax.training import checkpoint, flops
+from dsmath_jax.training.loop import TrainLoop
+from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.preemption import Preempted
-from dsmath_jax.training.prefetch import Ahead
-from dsmath_jax.training.step import TrainState, init_state, make_train_step
+from dsmath_jax.training.prefetch import HostBatch, Prefetch
+from dsmath_jax.training.settings import TrainingSettings
+from dsmath_jax.training.step import TrainState, TrainStep, init_state, make_train_step
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
 
 STEPS = 12
-CONFIG = ConfigDict(loop.loop_fields(steps=STEPS, checkpoint_every=3, eval_every=4) | adamw(0.1, 3, "multi_step"))
+SETTINGS = TrainingSettings(
+    steps=STEPS, checkpoint_every=3, eval_every=4, peak_lr=0.1, warmup_steps=3, schedule="multi_step"
+)  # fmt: skip
+
+
+def fit(
+    folder: Path,
+    settings: TrainingSettings,
+    layout: Layout,
+    state: TrainState,
+    train_step: TrainStep,
+    batch_at: Callable[[int, Any], tuple[HostBatch, dict[str, float]]],
+    evaluate: Callable[[Any], dict[str, float]] | None = None,
+    **more: Any,
+) -> TrainState:
+    """A stage around the loop, as pre-training, reward models and RL have it."""
+    with TrainLoop(folder, settings, layout, state, **more) as loop:
+        for step in loop.steps():
+            if evaluate and loop.eval_due(step):
+                loop.log(step, evaluate(loop.state.params))
+            batch, metrics = batch_at(step, loop.state.params)
+            loop.update(train_step, batch, metrics)
+        if evaluate:
+            loop.log(settings.steps, evaluate(loop.state.params))
+    checkpoint.save(folder / "params", loop.state.params)
+    return loop.state
 
 
 def squares(model: Any, params: Any, batch: dict[str, jax.Array]) -> Any:
@@ -37,14 +64,14 @@ class Cut(Exception):
     """Stands for a kill."""
 
 
-def batch_at(number: int) -> dict[str, np.ndarray]:
+def make_batch(number: int) -> dict[str, np.ndarray]:
     noise = np.random.default_rng([1, number])
     return {"x": noise.normal(size=(6, 5)).astype(np.float32), "y": noise.normal(size=(6, 2)).astype(np.float32)}
 
 
 @pytest.fixture(scope="module")
 def run(layout: Layout) -> Callable[..., TrainState]:
-    optimizer = make_optimizer(CONFIG, STEPS)
+    optimizer = make_optimizer(SETTINGS)
     make = lambda: {"embedding": jax.random.normal(jax.random.key(0), (5, 2))}  # noqa: E731
     step = make_train_step(squares, None, optimizer, layout, init_state(make, optimizer, layout))
 
@@ -55,18 +82,18 @@ def run(layout: Layout) -> Callable[..., TrainState]:
         changes: dict[str, Any] | None = None,
         **more: Any,
     ) -> TrainState:
-        def explore(number: int, params: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        def batch_at(number: int, params: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
             assert params["embedding"].shape == (5, 2)
             if number == cut_at:
                 raise Cut
-            batch = batch_at(number)
+            batch = make_batch(number)
             spoil(number, batch)
             return batch, {"extra": float(number)}
 
         evaluate = lambda params: {"eval_loss": float(jnp.sum(params["embedding"]))}  # noqa: E731
-        config = ConfigDict(CONFIG.to_dict() | (changes or {})).lock()
+        settings = dataclasses.replace(SETTINGS, **(changes or {}))
         state = init_state(make, optimizer, layout)
-        return loop.fit("test", folder, config, layout, state, step, explore, evaluate, **more)
+        return fit(folder, settings, layout, state, step, batch_at, evaluate, **more)
 
     return go
 
@@ -125,7 +152,7 @@ def test_what_is_not_finite_stops_the_run(
     run: Callable[..., TrainState], tmp_path: Path, value: float, what: str
 ) -> None:
     records = lambda step: [f"document {step}", "another"]  # noqa: E731
-    with pytest.raises(UserError, match=f"test: {what}; .*{tmp_path}/not_finite.json"):
+    with pytest.raises(UserError, match=f"^{tmp_path.name}: {what}; .*{tmp_path}/not_finite.json"):
         run(tmp_path, spoil=spoil_x_of(8, value), records_at=records)
     assert not (tmp_path / "params").exists()
     # Step 8 is the last before a checkpoint: it is looked at before that is written.
@@ -159,8 +186,8 @@ def test_the_host_does_not_wait_for_the_step_that_it_has_just_sent(
 
     monkeypatch.setattr(jax, "device_get", lambda tree: tree)
     state = TrainState({"embedding": jnp.ones((2, 2))}, ())
-    config = ConfigDict(CONFIG.to_dict() | {"steps": 4, "checkpoint_every": 9})
-    loop.fit("test", tmp_path, config, layout, state, step, lambda n, _: ({"number": np.array([n])}, {}))
+    settings = dataclasses.replace(SETTINGS, steps=4, checkpoint_every=9)
+    fit(tmp_path, settings, layout, state, step, lambda n, _: ({"number": np.array([n])}, {}))
     sent_and_read = [("sent", 0), ("sent", 1), ("read", 0), ("sent", 2), ("read", 1), ("sent", 3), ("read", 2)]
     assert told == [*sent_and_read, ("read", 3)]
 
@@ -176,14 +203,13 @@ def test_batches_are_made_ahead_in_order_and_errors_come_at_their_step() -> None
             gate.set()
         return {"x": np.array([step])}
 
-    ahead = Ahead(make, steps=6)
-    batch, extra = ahead(0, None)
-    assert (int(batch["x"][0]), extra) == (0, {})
+    prefetch = Prefetch(make, steps=6)
+    assert int(prefetch(0)["x"][0]) == 0
     assert gate.wait(60)  # step 2 is made although nobody has asked for it
-    assert [int(ahead(step, None)[0]["x"][0]) for step in (1, 2, 3)] == [1, 2, 3]
+    assert [int(prefetch(step)["x"][0]) for step in (1, 2, 3)] == [1, 2, 3]
     with pytest.raises(ValueError, match="broken"):
-        ahead(4, None)
-    assert int(ahead(5, None)[0]["x"][0]) == 5
+        prefetch(4)
+    assert int(prefetch(5)["x"][0]) == 5
     assert made == [(step, False) for step in range(6)]  # each once, none after the last
 
 
@@ -193,7 +219,9 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(
 ) -> None:
     tell = lambda at: lambda step, batch: os.kill(os.getpid(), number) if step == at else None  # noqa: E731
     before = signal.getsignal(number)
-    with pytest.raises(Preempted, match=r"test: told to end, saved at step 6 of 12; run the same command again"):
+    with pytest.raises(
+        Preempted, match=rf"^{tmp_path.name}: told to end, saved at step 6 of 12; run the same command again"
+    ):
         run(tmp_path, spoil=tell(4))
     assert signal.getsignal(number) == before
     assert checkpoint.Checkpoints(tmp_path / "checkpoints").latest() == 6
@@ -214,7 +242,7 @@ def test_told_to_end_in_the_last_step(run: Callable[..., TrainState], tmp_path: 
 def test_a_signal_after_the_last_step_acts_when_training_has_ended(layout: Layout, tmp_path: Path) -> None:
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    config = ConfigDict(CONFIG.to_dict() | {"steps": 1})
+    settings = dataclasses.replace(SETTINGS, steps=1)
     state = TrainState({"embedding": jnp.ones((2, 2))}, ())
 
     def evaluate(params: Any) -> dict[str, float]:
@@ -227,8 +255,8 @@ def test_a_signal_after_the_last_step_acts_when_training_has_ended(layout: Layou
 
     steps = iter([lambda params: {}, evaluate])  # before the first step, after the last
     try:
-        loop.fit(
-            "test", tmp_path, config, layout, state, step, lambda n, _: ({"x": np.ones(2)}, {}),
+        fit(
+            tmp_path, settings, layout, state, step, lambda n, _: ({"x": np.ones(2)}, {}),
             evaluate=lambda params: next(steps)(params),
         )  # fmt: skip
     finally:
@@ -262,15 +290,14 @@ def test_times_go_to_a_file_of_their_own(
 def test_tokens_and_their_flops_are_told(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(flops.PEAK_FLOPS, jax.devices()[0].device_kind, 1e9)
     state = TrainState({"embedding": jnp.ones((2, 2))}, ())
-    config = ConfigDict(CONFIG.to_dict() | {"steps": 3})
+    settings = dataclasses.replace(SETTINGS, steps=3)
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Any]:
         return state, {"loss": jnp.float32(2.0)}
 
     batch = {"tokens": np.zeros((4, 8), np.int32)}
-    loop.fit(
-        "test", tmp_path, config, layout, state, step, lambda n, _: (batch, {}), flops_per_token=1e3, perplexity=True
-    )  # fmt: skip
+    more = {"flops_per_token": 1e3, "perplexity": True}
+    fit(tmp_path, settings, layout, state, step, lambda n, _: (batch, {}), **more)
     for row in read_jsonl(tmp_path / "timing.jsonl"):
         assert row["tokens_per_second"] == pytest.approx(32 / row["seconds"])
         assert row["mfu"] == pytest.approx(row["tokens_per_second"] * 1e3 / 1e9 / jax.device_count())
@@ -285,3 +312,20 @@ def test_a_profiler_trace_of_the_steps_asked_for(run: Callable[..., TrainState],
     with pytest.raises(Cut):  # a trace under way is written
         run(tmp_path / "cut", 3, changes={"profile": (2, 30)})
     assert list((tmp_path / "cut" / "profile").rglob("*.xplane.pb"))
+
+
+def test_rounds_of_steps_resume_each_other(run: Callable[..., TrainState], layout: Layout, tmp_path: Path) -> None:
+    """`steps(until)` ends with a checkpoint, and the rounds together are the run as a whole."""
+    optimizer = make_optimizer(SETTINGS)
+    make = lambda: {"embedding": jax.random.normal(jax.random.key(0), (5, 2))}  # noqa: E731
+    train_step = make_train_step(squares, None, optimizer, layout, init_state(make, optimizer, layout))
+    taken = []
+    for until in (4, 4, 12):  # the second has nothing left to do
+        with TrainLoop(tmp_path / "rounds", SETTINGS, layout, init_state(make, optimizer, layout)) as loop:
+            for step in loop.steps(until):
+                taken.append(step)
+                loop.update(train_step, make_batch(step))
+        if until < STEPS:
+            assert checkpoint.Checkpoints(tmp_path / "rounds" / "checkpoints").latest() == until
+    assert taken == list(range(STEPS))
+    same(loop.state, run(tmp_path / "whole"))

@@ -1,5 +1,6 @@
 """200 steps of training are those of transformers and torch: same weights, batches and hyperparameters, same losses."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax.data import packing, tokenizer
 from dsmath_jax.models import huggingface
@@ -16,7 +16,8 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.objectives import next_token
-from dsmath_jax.training.optimizer import adamw, make_optimizer
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.training.step import init_state, make_train_step
 
 PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
@@ -26,7 +27,7 @@ SIZES = ModelConfig(
     intermediate_size=448, max_position_embeddings=LENGTH,
     compute_dtype="float32",
 )  # fmt: skip
-OPTIMIZER = adamw(peak_lr=2e-3, warmup=20, schedule="multi_step", weight_decay=0.1)
+OPTIMIZER = TrainingSettings(steps=STEPS, peak_lr=2e-3, warmup_steps=20, schedule="multi_step", weight_decay=0.1)
 
 
 @pytest.fixture
@@ -52,12 +53,12 @@ def test_the_loss_curve_is_that_of_transformers_and_torch(batches, layout, tmp_p
     assert batches["segment_ids"].max() > 1, "no row holds two problems"
 
     model = build_model(SIZES, layout)
-    optimizer = make_optimizer(ConfigDict(OPTIMIZER), STEPS)
+    optimizer = make_optimizer(OPTIMIZER)
     state = init_state(lambda: initial_params(model, jax.random.key(0)), optimizer, layout)
     assert 0.9e6 < sum(leaf.size for leaf in jax.tree.leaves(state.params)) < 1.1e6
     huggingface.write(tmp_path, state.params, SIZES, "float32")
     np.savez(tmp_path / "batches.npz", **batches)
-    (tmp_path / "optimizer.json").write_text(json.dumps(OPTIMIZER))
+    (tmp_path / "optimizer.json").write_text(json.dumps(dataclasses.asdict(OPTIMIZER)))
     script = Path(__file__).with_name("loss_curve_peer.py")
     # Waiting threads are to sleep: on a busy machine they would spin for others that have no CPU.
     environment = os.environ | {"PYTHONSAFEPATH": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -72,6 +73,6 @@ def test_the_loss_curve_is_that_of_transformers_and_torch(batches, layout, tmp_p
         for name, values in ours.items():
             values.append(float(scalars[name]))
     assert ours["loss"][-1] < 0.6 * ours["loss"][0], "nothing was learned"
-    assert max(ours["grad_norm"]) > OPTIMIZER["clip_norm"] > min(ours["grad_norm"]), "clipping was not tried both ways"
+    assert max(ours["grad_norm"]) > OPTIMIZER.clip_norm > min(ours["grad_norm"]), "clipping was not tried both ways"
     np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)  # 2e-6 was measured, 1e-3 is what was asked for
     np.testing.assert_allclose(ours["grad_norm"], theirs["grad_norm"], rtol=1e-2)

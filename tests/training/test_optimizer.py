@@ -6,22 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import path_name
-from dsmath_jax.training.optimizer import adamw, is_matrix, make_optimizer, make_schedule
+from dsmath_jax.training.optimizer import is_matrix, make_optimizer, make_schedule
+from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError
 
 
-def config(**changes: Any) -> ConfigDict:
-    return ConfigDict(adamw(peak_lr=1.0, warmup=1, weight_decay=0.0, clip_norm=1e9) | changes)
+def settings(**changes: Any) -> TrainingSettings:
+    made = {"steps": 10, "peak_lr": 1.0, "warmup_steps": 1, "weight_decay": 0.0, "clip_norm": 1e9}
+    return TrainingSettings(**made | changes)
 
 
 def test_multi_step_has_the_papers_breakpoints() -> None:
     """2,000 steps of warm-up, the peak until 80 %, 31.6 % of it until 90 %, 10 % after (paper §2.2)."""
     total = 50_000
-    schedule = make_schedule(config(schedule="multi_step", peak_lr=4.2e-4, warmup=2000), total)
+    schedule = make_schedule(settings(schedule="multi_step", peak_lr=4.2e-4, warmup_steps=2000, steps=total))
     shares = {
         0: 1 / 2000, 999: 0.5, 1999: 1.0, 2000: 1.0, 39_999: 1.0, 40_000: 0.316, 44_999: 0.316, 45_000: 0.1, 49_999: 0.1
     }  # fmt: skip
@@ -32,15 +33,15 @@ def test_multi_step_has_the_papers_breakpoints() -> None:
 
 
 def test_constant_warms_up_and_stays() -> None:
-    schedule = make_schedule(config(peak_lr=5e-5, warmup=10), 500)
+    schedule = make_schedule(settings(peak_lr=5e-5, warmup_steps=10, steps=500))
     for step, share in {0: 0.1, 4: 0.5, 9: 1.0, 10: 1.0, 499: 1.0}.items():
         assert float(schedule(step)) == pytest.approx(5e-5 * share, rel=1e-6)
-    assert float(make_schedule(config(warmup=0), 5)(0)) == 1.0
+    assert float(make_schedule(settings(warmup_steps=0, steps=5))(0)) == 1.0
 
 
 def test_an_unknown_schedule_is_refused() -> None:
-    with pytest.raises(UserError, match=r"Unknown schedule 'cosine'; known ones are multi_step, constant"):
-        make_schedule(config(schedule="cosine"), 10)
+    with pytest.raises(UserError, match=r"^schedule must be one of 'multi_step', 'constant'; got 'cosine'\."):
+        settings(schedule="cosine")
 
 
 def test_weight_decay_acts_on_matrices_only(model: Llama) -> None:
@@ -48,7 +49,7 @@ def test_weight_decay_acts_on_matrices_only(model: Llama) -> None:
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     params = {"model": shapes, "reward": {"kernel": jnp.ones((16, 1)), "bias": jnp.ones(1)}}
     params = jax.tree.map(lambda x: np.full(x.shape, 2.0, np.float32), params)
-    optimizer = make_optimizer(config(peak_lr=0.5, weight_decay=0.1), 10)
+    optimizer = make_optimizer(settings(peak_lr=0.5, weight_decay=0.1))
     zeros = jax.tree.map(np.zeros_like, params)
     updates = jax.jit(lambda params: optimizer.update(zeros, optimizer.init(params), params)[0])(params)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
@@ -63,7 +64,7 @@ def test_one_step_is_adamw_on_the_clipped_gradient(norm: float) -> None:
     """Two steps, worked out by hand: betas 0.9 and 0.95, bias correction, the global norm cut to one."""
     directions = [np.array([0.6, 0.0, 0.8]), np.array([0.0, 1.0, 0.0])]
     params = {"w": jnp.array([1.0, 2.0, 3.0])}
-    optimizer = make_optimizer(config(peak_lr=0.01, weight_decay=0.1, clip_norm=1.0), 10)
+    optimizer = make_optimizer(settings(peak_lr=0.01, weight_decay=0.1, clip_norm=1.0))
     state = optimizer.init(params)
     value, first, second = np.array([1.0, 2.0, 3.0]), np.zeros(3), np.zeros(3)
     for number, direction in enumerate(directions, 1):
@@ -79,7 +80,7 @@ def test_one_step_is_adamw_on_the_clipped_gradient(norm: float) -> None:
 def test_moments_may_be_stored_in_bfloat16() -> None:
     """They are rounded between steps and nowhere else: a float32 optimizer that rounds its state agrees exactly."""
     params = {"w": jax.random.normal(jax.random.key(0), (64,))}
-    narrow, wide = make_optimizer(config(state_dtype="bfloat16"), 10), make_optimizer(config(), 10)
+    narrow, wide = make_optimizer(settings(state_dtype="bfloat16")), make_optimizer(settings())
     kept, rounded = narrow.init(params), wide.init(params)
     for number in range(3):
         gradient = {"w": jax.random.normal(jax.random.key(number + 1), (64,))}

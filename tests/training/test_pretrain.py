@@ -2,15 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax import runner, stages
 from dsmath_jax.data import rows, tokenizer
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.settings import build
 from dsmath_jax.training import pretrain
-from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError, read_json, write_jsonl
 
 TEXTS = [f"The sum of {n} and {n + 1} is {2 * n + 1}." for n in range(300)]
@@ -32,18 +34,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(data: Path) -> ConfigDict:
-    made = ConfigDict()
-    made.seed = 0
-    made.data_dir = str(data)
-    made.mesh = {"fsdp": -1, "tensor": 1}
-    made.tokenizer = {"path": "tokenizer", "vocab_size": 0}
-    made.model = SIZES
-    made.pretrain = {
-        "init": "", "mixture": {"mine": 0.5, "skypile": 0.5}, "sequence_length": 32, "batch_size": 8, "steps": 2,
-        "accumulate": 1, "checkpoint_every": 2, "eval_every": 2, "eval_rows": 4, **adamw(1e-3, 1),
+def recipe(data: Path) -> dict[str, Any]:
+    return {
+        "data_dir": str(data),
+        "tokenizer": {"path": "tokenizer", "vocab_size": 0},
+        "model": dict(SIZES),
+        "pretrain": {
+            "mixture": {"mine": 0.5, "skypile": 0.5}, "sequence_length": 32, "batch_size": 8, "steps": 2,
+            "checkpoint_every": 2, "eval_every": 2, "eval_rows": 4, "peak_lr": 1e-3, "warmup_steps": 1,
+        },
     }  # fmt: skip
-    return made
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     return calls
 
 
-def run(config: ConfigDict, workdir: Path, *names: str) -> None:
-    runner.run(stages.STAGES, config, workdir, names or ("tokenizer", "pretrain"), [])
+def run(recipe: dict[str, Any], workdir: Path, *names: str) -> None:
+    runner.run(stages.STAGES, build(Recipe, recipe), workdir, names or ("tokenizer", "pretrain"), [])
 
 
-def test_without_the_corpus_in_the_mixture_no_corpus_is_read(config: ConfigDict, tmp_path: Path, capsys) -> None:
-    run(config, tmp_path / "run")
+def test_without_the_corpus_in_the_mixture_no_corpus_is_read(recipe: dict[str, Any], tmp_path: Path, capsys) -> None:
+    run(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "corpus").exists()
     metrics = [json.loads(line) for line in (tmp_path / "run/pretrain/metrics.jsonl").read_text().splitlines()]
     assert np.isfinite([row["eval_loss"] for row in metrics if "eval_loss" in row]).all()
@@ -75,36 +75,36 @@ def test_without_the_corpus_in_the_mixture_no_corpus_is_read(config: ConfigDict,
         held = tokenizer.load(tmp_path / "run/tokenizer").decode(apart[:, 0][apart[:, 1] > 0].tolist())
         assert text == "".join(t for n, t in enumerate(texts) if n % 50 != 49)
         assert held == "".join(texts[49::50])
-    run(config, tmp_path / "run")
+    run(recipe, tmp_path / "run")
     assert "pretrain: complete, skipped" in capsys.readouterr().out
 
 
-def test_the_corpus_is_read_where_the_mixture_names_it(config: ConfigDict, tmp_path: Path) -> None:
+def test_the_corpus_is_read_where_the_mixture_names_it(recipe: dict[str, Any], tmp_path: Path) -> None:
     for name in ("corpus", "corpus/zh"):
-        config.pretrain.mixture = ConfigDict({name: 1.0})
+        recipe["pretrain"]["mixture"] = {name: 1.0}
         with pytest.raises(UserError, match="Stage pretrain reads stage corpus"):
-            run(config, tmp_path / "run")
-    config.pretrain.mixture = ConfigDict({"mine": 1.0})
-    config.tokenizer.path = ""
+            run(recipe, tmp_path / "run")
+    recipe["pretrain"]["mixture"] = {"mine": 1.0}
+    recipe["tokenizer"] = {"path": "", "vocab_size": 300}
     with pytest.raises(UserError, match="Stage tokenizer reads stage corpus"):
-        run(config, tmp_path / "run")
+        run(recipe, tmp_path / "run")
 
 
 @pytest.mark.usefixtures("untrained")
-def test_a_changed_file_of_the_users_is_noticed(config: ConfigDict, data: Path, tmp_path: Path) -> None:
-    run(config, tmp_path / "run")
+def test_a_changed_file_of_the_users_is_noticed(recipe: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    run(recipe, tmp_path / "run")
     (data / "mine" / "b.jsonl").write_text('{"text": "more"}\n')
     try:
         with pytest.raises(UserError, match=r"made with other settings \(.*mine/b.jsonl was changed"):
-            run(config, tmp_path / "run")
+            run(recipe, tmp_path / "run")
     finally:
         (data / "mine" / "b.jsonl").unlink()
 
 
-def test_documents_that_are_not_masked(config: ConfigDict, tmp_path: Path, untrained: list[tuple]) -> None:
+def test_documents_that_are_not_masked(recipe: dict[str, Any], tmp_path: Path, untrained: list[tuple]) -> None:
     for name, masked in (("masked", True), ("open", False)):
-        config.pretrain.mask_documents = masked
-        run(config, tmp_path / name)
+        recipe["pretrain"]["mask_documents"] = masked
+        run(recipe, tmp_path / name)
     masked, unmasked = (batches(0) for _, _, _, _, _, batches, _ in untrained)
     assert masked["segment_ids"].max() > 1
     assert unmasked["segment_ids"].max() == 1
@@ -116,27 +116,27 @@ def test_documents_that_are_not_masked(config: ConfigDict, tmp_path: Path, untra
     ("change", "words"),
     [
         ({"sequence_length": 65}, r"pretrain.sequence_length 65 exceeds the model's context 64"),
-        ({"mixture": ConfigDict({"absent": 1.0})}, "There are no texts at .*absent"),
+        ({"mixture": {"absent": 1.0}}, "There are no texts at .*absent"),
     ],
 )
-def test_bad_settings(config: ConfigDict, tmp_path: Path, change: dict, words: str) -> None:
-    config.pretrain.update(change)
+def test_bad_settings(recipe: dict[str, Any], tmp_path: Path, change: dict, words: str) -> None:
+    recipe["pretrain"] |= change
     with pytest.raises(UserError, match=words):
-        run(config, tmp_path / "run")
+        run(recipe, tmp_path / "run")
     assert not (tmp_path / "run/pretrain/model.json").exists()
 
 
-def test_a_vocabulary_that_is_not_the_tokenizers(config: ConfigDict, tmp_path: Path) -> None:
-    config.model.vocab_size = 100
+def test_a_vocabulary_that_is_not_the_tokenizers(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["model"]["vocab_size"] = 100
     with pytest.raises(UserError, match=r"config.model.vocab_size"):
-        run(config, tmp_path / "run")
+        run(recipe, tmp_path / "run")
 
 
 def test_sizes_may_come_from_a_hugging_face_folder(real_data: Path) -> None:
     init = "hf:checkpoints/stories260k_hf"
     text_tokenizer = tokenizer.load(real_data / "checkpoints/stories260k_hf")
-    bare = pretrain.model_sizes(init, ConfigDict(), real_data, text_tokenizer)
+    bare = pretrain.model_config(init, None, real_data, text_tokenizer)
     assert (bare.num_hidden_layers, bare.hidden_size, bare.vocab_size) == (5, 64, 512)
-    chosen = ConfigDict({"model": {**SIZES, "remat": "full", "compute_dtype": "float32"}})
-    sizes = pretrain.model_sizes(init, chosen, real_data, text_tokenizer)
+    chosen = ModelConfig(**SIZES | {"remat": "full", "compute_dtype": "float32"})
+    sizes = pretrain.model_config(init, chosen, real_data, text_tokenizer)
     assert (sizes.num_hidden_layers, sizes.remat, sizes.compute_dtype) == (5, "full", "float32")

@@ -3,6 +3,7 @@
 Each test that is marked as an expected failure asserts the correct behavior. When it passes, remove its mark.
 """
 
+import dataclasses
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from ml_collections import ConfigDict
 
 from dsmath_jax import command_line, runner, stages
 from dsmath_jax.data import rows, tokenizer
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.optimizer import adamw
+from dsmath_jax.models.sizes import sizes
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.settings import build
+from dsmath_jax.training.settings import PretrainSettings
 from dsmath_jax.workdir import UserError, write_jsonl
 
 TEXTS = [f"The sum of {n} and {n + 1} is {2 * n + 1}." for n in range(100)]
@@ -25,26 +27,29 @@ LENGTH = 32
 HALF_A_CHARACTER = '{"text": "fine"}\n{"text": "half \\ud800 a character"}\n'
 
 
-def make_recipe(data: Path, **changes: Any) -> ConfigDict:
+def make_recipe(data: Path, **changes: Any) -> dict[str, Any]:
     """A recipe of a tiny model and the texts in `data/mine` and `data/other`, with fields of `pretrain` changed."""
-    config = ConfigDict({"seed": 0, "data_dir": str(data)})
-    config.mesh = {"replica": 1, "fsdp": 1, "context": 1, "tensor": 1}
-    config.tokenizer = {"path": "tokenizer", "vocab_size": 0}
-    config.model = {
-        "layers": 1, "width": 16, "heads": 2, "kv_heads": 2, "head_size": 8, "hidden": 32, "context": 64,
-        "compute_dtype": "float32", "remat": "none",
-    }  # fmt: skip
-    fields = {"init": "", "mixture": {"mine": 0.5, "other": 0.5}, "sequence_length": LENGTH, "batch_size": 8}
-    fields |= {**loop_fields(2, checkpoint_every=2, eval_rows=0), **adamw(1e-3, 1)}
-    unknown = changes.keys() - fields.keys()
+    unknown = changes.keys() - {field.name for field in dataclasses.fields(PretrainSettings)}
     if unknown:
         raise KeyError(f"pretrain has no {unknown}: name the fields here as the recipe does")
-    config.pretrain = fields | changes
-    return config
+    fields = {
+        "mixture": {"mine": 0.5, "other": 0.5}, "sequence_length": LENGTH, "batch_size": 8, "steps": 2,
+        "checkpoint_every": 2, "eval_rows": 0, "peak_lr": 1e-3, "warmup_steps": 1,
+    }  # fmt: skip
+    return {
+        "data_dir": str(data),
+        "mesh": {"fsdp": 1},
+        "tokenizer": {"path": "tokenizer", "vocab_size": 0},
+        "model": sizes(
+            "1m", num_hidden_layers=1, hidden_size=16, num_attention_heads=2, head_dim=8, intermediate_size=32,
+            max_position_embeddings=64, tie_word_embeddings=False, remat="none",
+        ),
+        "pretrain": fields | changes,
+    }  # fmt: skip
 
 
-def run_stage(config: ConfigDict, workdir: Path) -> None:
-    runner.run(stages.STAGES, config, workdir, ("tokenizer", "pretrain"), [])
+def run_stage(recipe: dict[str, Any], workdir: Path) -> None:
+    runner.run(stages.STAGES, build(Recipe, recipe), workdir, ("tokenizer", "pretrain"), [])
 
 
 def read_texts(workdir: Path, source: str) -> list[str]:
@@ -119,7 +124,7 @@ def wrong(reason: str, **changes: Any) -> Any:
         wrong("ZeroDivisionError or ValueError", batch_size=0),
         wrong("ZeroDivisionError or ValueError", batch_size=-8),
         wrong("ZeroDivisionError or ValueError", sequence_length=0),
-        wrong("ZeroDivisionError or ValueError", accumulate=0),
+        wrong("ZeroDivisionError or ValueError", grad_accum_steps=0),
         wrong("ZeroDivisionError or ValueError", checkpoint_every=0),
         wrong("ValueError of Grain", mixture={"mine": 1.0, "other": 0.0}),
         wrong("ValueError of Grain", mixture={"mine": 1.0, "other": -0.5}),
@@ -133,8 +138,8 @@ def wrong(reason: str, **changes: Any) -> Any:
 )
 def test_a_wrong_number_is_refused_in_a_sentence(data: Path, tmp_path: Path, changes: dict) -> None:
     """Before anything is written that a later run would take for finished work."""
-    config = make_recipe(data, **changes)
-    sentence = refusal(lambda: run_stage(config, tmp_path / "run"))
+    recipe = make_recipe(data, **changes)
+    sentence = refusal(lambda: run_stage(recipe, tmp_path / "run"))
     [name] = changes
     assert re.search(rf"\bpretrain\.{name}\b", sentence), sentence
     assert " was " not in sentence, sentence
@@ -186,9 +191,9 @@ def test_half_a_character_in_a_document(data: Path, tmp_path: Path, kind: str) -
     if kind == "Hugging Face":
         (data / "tokenizer" / "tokenizer.model").unlink()
         train_word_pieces(data / "tokenizer" / "tokenizer.json")
-    config = make_recipe(data, mixture={"docs": 1.0})
+    recipe = make_recipe(data, mixture={"docs": 1.0})
     try:
-        sentence = refusal(lambda: run_stage(config, tmp_path / "run"))
+        sentence = refusal(lambda: run_stage(recipe, tmp_path / "run"))
     except AssertionError as error:
         if str(error) != "accepted":
             raise

@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax import runner, stages
 from dsmath_jax.data import rows
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.settings import build
 from dsmath_jax.training import sft
-from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError, read_json, write_jsonl
 
 INIT = "checkpoints/stories260k_hf"
@@ -18,7 +19,7 @@ TORA = "Add.\n```python\nprint(2)\n```\n```output\n2\n```\nSo 2."
 
 
 @pytest.fixture
-def config(real_data: Path, tmp_path: Path) -> ConfigDict:
+def recipe(real_data: Path, tmp_path: Path) -> dict[str, Any]:
     """Records of the user's own and the real checkpoint."""
     data = tmp_path / "data"
     (data / "checkpoints").mkdir(parents=True)
@@ -27,24 +28,22 @@ def config(real_data: Path, tmp_path: Path) -> ConfigDict:
     write_jsonl(
         data / "mine/a.jsonl", [{"question": f"Say {n}.", "solution": s} for n, s in enumerate([*solutions, TORA])]
     )
-    made = ConfigDict()
-    made.seed = 0
-    made.data_dir = str(data)
-    made.mesh = {"fsdp": -1, "tensor": 1}
-    made.tokenizer = {"path": INIT, "vocab_size": 0}
-    made.sft = {
-        "init": f"hf:{INIT}", "data": ("mine",), "sequence_length": 96, "batch_size": 4, "steps": 2, "accumulate": 1,
-        "checkpoint_every": 2, "eval_every": 2, "eval_rows": 4, **adamw(1e-3, 1),
+    return {
+        "data_dir": str(data),
+        "tokenizer": {"path": INIT, "vocab_size": 0},
+        "sft": {
+            "init": f"hf:{INIT}", "data": ("mine",), "sequence_length": 96, "batch_size": 4, "steps": 2,
+            "checkpoint_every": 2, "eval_every": 2, "eval_rows": 4, "peak_lr": 1e-3, "warmup_steps": 1,
+        },
     }  # fmt: skip
-    return made
 
 
-def run(config: ConfigDict, workdir: Path, *names: str) -> None:
-    runner.run(stages.STAGES, config, workdir, names or ("tokenizer", "sft"), [])
+def run(recipe: dict[str, Any], workdir: Path, *names: str) -> None:
+    runner.run(stages.STAGES, build(Recipe, recipe), workdir, names or ("tokenizer", "sft"), [])
 
 
-def test_it_begins_with_a_hugging_face_folder_and_needs_no_other_stage(config: ConfigDict, tmp_path: Path) -> None:
-    run(config, tmp_path / "run")
+def test_it_begins_with_a_hugging_face_folder_and_needs_no_other_stage(recipe: dict[str, Any], tmp_path: Path) -> None:
+    run(recipe, tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["sft", "tokenizer"]
     assert read_json(tmp_path / "run/sft/model.json")["num_hidden_layers"] == 5
     metrics = [json.loads(line) for line in (tmp_path / "run/sft/metrics.jsonl").read_text().splitlines()]
@@ -56,28 +55,28 @@ def test_it_begins_with_a_hugging_face_folder_and_needs_no_other_stage(config: C
     assert [Path(name).name for name in manifest["files"]] == ["a.jsonl"]
 
 
-def test_changed_records_are_noticed(config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_records_are_noticed(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sft, "fit_next_token", lambda *_, **__: None)
-    run(config, tmp_path / "run")
+    run(recipe, tmp_path / "run")
     with open(tmp_path / "data/mine/a.jsonl", "a") as file:
         file.write('{"question": "Q", "solution": "S"}\n')
     with pytest.raises(UserError, match=r"a.jsonl was changed"):
-        run(config, tmp_path / "run")
+        run(recipe, tmp_path / "run")
 
 
-def test_without_init_it_reads_the_pretrained_stage(config: ConfigDict, tmp_path: Path) -> None:
-    config.sft.init = ""
+def test_without_init_it_reads_the_pretrained_stage(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["sft"]["init"] = ""
     with pytest.raises(UserError, match="Stage sft reads stage pretrain"):
-        run(config, tmp_path / "run")
+        run(recipe, tmp_path / "run")
 
 
-def test_bad_records_and_lengths_are_one_sentence(config: ConfigDict, tmp_path: Path) -> None:
-    config.sft.sequence_length = 2048
+def test_bad_records_and_lengths_are_one_sentence(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["sft"]["sequence_length"] = 2048
     with pytest.raises(UserError, match=r"sft.sequence_length 2048 exceeds the model's context 512"):
-        run(config, tmp_path / "one")
-    config.sft.sequence_length = 96
+        run(recipe, tmp_path / "one")
+    recipe["sft"]["sequence_length"] = 96
     with open(tmp_path / "data/mine/a.jsonl", "a") as file:
         file.write('{"question": "Q"}\n')
     with pytest.raises(UserError, match=r"mine/a.jsonl, record 41: the field 'solution' is missing; mend or remove it"):
-        run(config, tmp_path / "two")
+        run(recipe, tmp_path / "two")
     assert not (tmp_path / "two/sft/rows").exists()

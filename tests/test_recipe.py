@@ -1,0 +1,288 @@
+"""The whole recipe: every file in `configs/` makes one, every field is described, and which fields change no result."""
+
+import dataclasses
+import itertools
+import re
+import runpy
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsmath_jax import runner
+from dsmath_jax.command_line import load_recipe, parse
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.algorithms import METHODS, PPO
+from dsmath_jax.settings import build, describe, fingerprint, to_dict
+from dsmath_jax.stages import STAGES
+from dsmath_jax.workdir import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = str(CONFIGS / "tiny.py")
+
+
+# --- every file of a recipe ---
+
+
+def variants_of(path: Path) -> list[str]:
+    """What `FILE:VARIANT` may name, as the file's own error for an unknown variant lists them; "" is the default."""
+    try:
+        load_recipe(f"{path}:no such variant")
+    except UserError as error:
+        _, _, listed = str(error).rstrip(".").partition("; it has ")
+        return ["", *(f":{name}" for name in listed.replace(" and ", ", ").split(", ") if name)]
+    raise AssertionError(f"{path} takes any variant")
+
+
+FILES = sorted(CONFIGS.rglob("*.py"))
+RECIPES = [f"{path}{variant}" for path in FILES for variant in variants_of(path)]
+
+
+def test_every_variant_is_found() -> None:
+    names = {name.removeprefix(f"{CONFIGS}/") for name in RECIPES}
+    assert {"tiny.py", "tiny.py:full", "tiny.py:sft_continued", "sft_7b.py", "paper/fig6_iterative.py"} <= names
+    grpo, fig5 = (runpy.run_path(str(CONFIGS / name)) for name in ("grpo_7b.py", "paper/fig5_rl_methods.py"))
+    pretrain = runpy.run_path(str(CONFIGS / "pretrain_1b3.py"))
+    assert {f"grpo_7b.py:{name}" for name in grpo["VARIANTS"]} <= names
+    assert {f"paper/fig5_rl_methods.py:{name}" for name in ("start", *fig5["METHODS"])} <= names
+    assert {f"pretrain_1b3.py:{name}" for name in pretrain["MIXTURES"]} <= names
+
+
+@pytest.mark.parametrize("name", RECIPES, ids=lambda name: name.removeprefix(f"{CONFIGS}/"))
+def test_every_file_makes_a_recipe(name: str) -> None:
+    recipe = load_recipe(name)
+    assert build(Recipe, to_dict(recipe)) == recipe
+    _, parsed = parse(["main.py", f"--config={name}"])
+    assert parsed == recipe  # the command line adds the defaults and nothing else
+
+
+# --- every field ---
+
+
+def classes_in(hint: Any) -> Iterator[type]:
+    """The settings classes that a field's type names."""
+    for one in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
+        if dataclasses.is_dataclass(one):
+            yield typing.cast(type, one)
+
+
+def all_classes() -> dict[type, str]:
+    """Every settings class of the recipe's tree, those of all algorithms among them, with where it is."""
+    found: dict[type, str] = {}
+    open_ = [(Recipe, "")]
+    while open_:
+        cls, path = open_.pop()
+        if cls in found:
+            continue
+        found[cls] = path
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            open_ += [(inner, f"{path}{field.name}.") for inner in classes_in(hints[field.name])]
+            if field.metadata.get("fields_of"):
+                open_ += [(method.algorithm, path) for method in METHODS.values()]
+    return found
+
+
+CLASSES = all_classes()
+
+
+def test_the_tree_is_walked_to_its_leaves() -> None:
+    assert {"MinHashSettings", "PPO", "GRPO", "DPO", "RewardModelSettings", "MeshSettings"} <= {
+        cls.__name__ for cls in CLASSES
+    }
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_field_has_one_line_of_help(cls: type) -> None:
+    assert typing.get_type_hints(cls).keys() >= {field.name for field in dataclasses.fields(cls)}
+    for field in dataclasses.fields(cls):
+        text = field.metadata.get("help", "")
+        assert text.strip() == text != "", f"{CLASSES[cls]}{field.name}"
+        assert "\n" not in text, f"{CLASSES[cls]}{field.name}"
+        assert len(text) <= 120, f"{CLASSES[cls]}{field.name}"
+
+
+# --- which fields change no result ---
+
+LOOP = ("grad_accum_steps", "keep_checkpoints", "profile", "wandb")
+TRAINING = ("pretrain", "sft", "reward_model", "process_model", "rl", "rl.retrain")
+CHANGE_NO_RESULT = {
+    "start",
+    "mesh.replica", "mesh.fsdp", "mesh.context", "mesh.tensor",
+    "model.remat", "model.attention",
+    "corpus.workers", "corpus.ray_address",
+    *(f"{part}.{field}" for part in TRAINING for field in LOOP),
+}  # fmt: skip
+
+
+def full_recipe() -> Recipe:
+    """A recipe that has every part."""
+    tiny = load_recipe(TINY)
+    assert tiny.reward_model is not None
+    assert tiny.rl is not None
+    retrain = dataclasses.replace(tiny.reward_model, steps=10)
+    rl = dataclasses.replace(tiny.rl, method="grpo_iterative", rounds=2, retrain=retrain)
+    return dataclasses.replace(tiny, process_model=tiny.reward_model, rl=rl)
+
+
+FULL = full_recipe()
+
+
+def test_the_fields_that_change_no_result_are_these_and_no_others() -> None:
+    assert all(getattr(FULL, field.name) is not None for field in dataclasses.fields(Recipe))
+    assert {one.name for one in describe(FULL) if not one.changes_result} == CHANGE_NO_RESULT
+    for method in METHODS.values():  # nor is one of an algorithm
+        assert all(field.metadata["changes_result"] for field in dataclasses.fields(method.algorithm))
+
+
+def with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
+    tree = to_dict(recipe)
+    *parts, field = name.split(".")
+    part = tree
+    for one in parts:
+        part = part[one]
+    part[field] = value
+    return build(Recipe, tree)
+
+
+class Cut(BaseException):
+    """Stands for a kill."""
+
+
+class Pretend:
+    """A run of the real stages, none of which computes anything; `cut_in` is killed in its work."""
+
+    def __init__(self, workdir: Path):
+        self.workdir, self.ran = workdir, list[str]()
+
+    def run(self, recipe: Recipe, cut_in: str = "") -> list[str]:
+        self.ran.clear()
+        stages = [dataclasses.replace(stage, run=self.work(stage.name, cut_in)) for stage in STAGES]
+        names = [stage.name for stage in stages if not stage.always_rerun]
+        runner.run(stages, recipe, self.workdir, names, [])
+        return list(self.ran)
+
+    def work(self, name: str, cut_in: str) -> Callable[[Any, Path], dict]:
+        def work(recipe: Any, workdir: Path) -> dict:
+            self.ran.append(name)
+            if name == cut_in:
+                raise Cut
+            return {}
+
+        return work
+
+
+OTHER_VALUES = {
+    "mesh.replica": 2, "mesh.fsdp": 2, "mesh.context": 2, "mesh.tensor": 2, "model.remat": "none",
+    "model.attention": "xla", "corpus.workers": 3, "corpus.ray_address": "auto", "grad_accum_steps": 2,
+    "keep_checkpoints": 5, "profile": (1, 2), "wandb": "project",
+}  # fmt: skip
+
+
+def test_a_run_resumes_with_another_value_of_a_field_that_changes_no_result(tmp_path: Path) -> None:
+    run = Pretend(tmp_path)
+    with pytest.raises(Cut):
+        run.run(FULL, cut_in="evaluate")
+    for name in sorted(CHANGE_NO_RESULT - {"start"}):
+        value = OTHER_VALUES.get(name, OTHER_VALUES.get(name.split(".")[-1]))
+        other = with_value(FULL, name, value)
+        assert other != FULL, name
+        with pytest.raises(Cut):
+            run.run(other, cut_in="evaluate")
+        assert run.ran == ["evaluate"], name
+    assert run.run(with_value(FULL, "rl.keep_checkpoints", 5)) == ["evaluate"]
+    assert run.run(FULL) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stage"),
+    [
+        ("seed", 1, "corpus"), ("data_dir", "elsewhere", "corpus"), ("toy.pages", 801, "corpus"),
+        ("corpus.min_score", 0.6, "corpus"), ("corpus.fasttext.threads", 2, "corpus"),
+        ("tokenizer.vocab_size", 1537, "tokenizer"), ("model.rope_theta", 2e4, "pretrain"),
+        ("model.compute_dtype", "bfloat16", "pretrain"), ("pretrain.checkpoint_every", 100, "pretrain"),
+        ("pretrain.peak_lr", 1e-3, "pretrain"), ("sft.batch_size", 16, "sft"), ("sft.state_dtype", "bfloat16", "sft"),
+        ("reward_model.decode_slots", 128, "reward_model"), ("process_model.samples", 2, "process_model"),
+        ("rl.kl_coef", 0.1, "rl"), ("rl.decode_slots", 8, "rl"), ("rl.retrain.steps", 20, "rl"),
+        ("evaluate.decode_slots", 50, "evaluate"), ("evaluate.samples", 4, "evaluate"),
+    ],
+)  # fmt: skip
+def test_a_run_is_refused_with_another_value_of_any_other_field(
+    tmp_path: Path, name: str, value: Any, stage: str
+) -> None:
+    run = Pretend(tmp_path)
+    run.run(FULL)
+    with pytest.raises(UserError) as caught:
+        run.run(with_value(FULL, name, value))
+    assert str(caught.value).startswith(f"Stage {stage} in {tmp_path} was made with other settings ({name} was ")
+    assert run.ran == []
+
+
+def test_the_fingerprint_of_a_stage_has_all_its_other_fields() -> None:
+    seen = {one.name for one in describe(FULL) if one.value is not None}
+    assert fingerprint(FULL).keys() == seen - CHANGE_NO_RESULT
+
+
+# --- the algorithm of a method ---
+
+
+def given(*arguments: str) -> Recipe:
+    return parse(["main.py", f"--config={TINY}", *arguments])[1]
+
+
+@pytest.mark.parametrize("method", [("--config.rl.method=ppo",), ("--config.rl.method", "ppo")], ids=["=", "apart"])
+def test_the_method_on_the_command_line_gives_its_algorithms_fields(method: tuple[str, ...]) -> None:
+    rl = given(*method).rl
+    assert rl is not None
+    assert isinstance(rl.algorithm, PPO)
+    assert (rl.algorithm.lam, rl.algorithm.gamma, rl.algorithm.value_coef) == (0.95, 1.0, 0.5)
+    for arguments in ((*method, "--config.rl.lam=0.9"), ("--config.rl.lam=0.9", *method)):
+        changed = given(*arguments).rl
+        assert changed is not None
+        assert isinstance(changed.algorithm, PPO)
+        assert dataclasses.replace(changed.algorithm, lam=0.95) == rl.algorithm
+        assert changed.algorithm.lam == 0.9
+    assert fingerprint(given(*method, "--config.rl.lam=0.9"))["rl.lam"] == 0.9
+    assert "rl.normalize" not in fingerprint(given(*method))
+
+
+FIELDS = {
+    "ppo": "rl.lam=0.9", "dpo": "rl.beta=0.2", "grpo_os": "rl.normalize=token", "rft": "rl.normalize_by_correct=True"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "other"), list(itertools.permutations(FIELDS, 2)))
+def test_a_field_of_another_algorithm_is_refused_in_one_sentence(method: str, other: str) -> None:
+    with pytest.raises(UserError) as caught:
+        given(f"--config.rl.method={method}", f"--config.{FIELDS[other]}")
+    name, nearest = FIELDS[other].partition("=")[0], r"( \(the nearest is 'rl\.\w+'\))?"
+    assert re.fullmatch(rf"The config has no field '{re.escape(name)}'{nearest}; see \S+tiny\.py\.", str(caught.value))
+    given(f"--config.rl.method={method}", f"--config.{FIELDS[method]}")
+
+
+def test_a_field_of_grpo_is_refused_by_ppo() -> None:
+    with pytest.raises(UserError, match=r"^The config has no field 'rl\.kl' \(the nearest is 'rl\.[a-z_]+'\); see "):
+        given("--config.rl.method=ppo", "--config.rl.kl=k2")
+
+
+def test_a_field_of_another_algorithm_in_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'rl': {'method': 'grpo_rule', 'kl': 'k2'}})\n"
+    )
+    assert load_recipe(str(path)).rl.algorithm.kl == "k2"
+    with pytest.raises(UserError, match=r"^rl\.kl is no setting; remove it or correct its name\.$"):
+        parse(["main.py", f"--config={path}", "--config.rl.method=ppo"])
+    path.write_text(path.read_text().replace("grpo_rule", "ppo").replace("'kl'", "'normalise'"))
+    with pytest.raises(UserError, match=r"^rl\.normalise is no setting; remove it or correct its name\.$"):
+        load_recipe(str(path))
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^rl\.method must be one of 'sft', .*; got 'pppo'\.$"):
+        given("--config.rl.method=pppo")
