@@ -79,9 +79,7 @@ def policy(params: dict, batch: dict, temperature: float = TEMPERATURE) -> tuple
     return logprobs, slopes, -(probabilities * np.log(probabilities)).sum(axis=-1)
 
 
-def mean_loss(
-    algorithm: Algorithm, params: Any, batch: dict, model: Any = None
-) -> tuple[float, Any, dict[str, float]]:
+def mean_loss(algorithm: Algorithm, params: Any, batch: dict, model: Any = None) -> tuple[float, Any, dict[str, float]]:
     """Loss over weight, its gradient, and the metrics over weight, as the train step computes them."""
 
     def mean(params: Any) -> tuple[jax.Array, dict]:

@@ -32,7 +32,9 @@ def test_loss_and_metrics_are_equation_12(params: dict, length_normalized: bool)
     if length_normalized:
         deltas = [deltas[0] / plus_length, deltas[1] / minus_length]
     margins = BETA * (deltas[0] - deltas[1])
-    loss, _, metrics = mean_loss(DPO(beta=BETA, length_normalized=length_normalized, temperature=TEMPERATURE), params, pairs)
+    loss, _, metrics = mean_loss(
+        DPO(beta=BETA, length_normalized=length_normalized, temperature=TEMPERATURE), params, pairs
+    )
     assert loss == pytest.approx(np.log1p(np.exp(-margins)).mean(), abs=1e-12)
     assert metrics["margin"] == pytest.approx(margins.mean(), abs=1e-12)
     assert metrics["accuracy"] == np.mean(margins > 0)

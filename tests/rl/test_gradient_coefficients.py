@@ -66,9 +66,7 @@ def completions(per_place: np.ndarray) -> list[np.ndarray]:
     return [per_place[i, STARTS[i] : STARTS[i] + LENGTHS[i]] for i in range(GROUP)]
 
 
-def check(
-    algorithm: Algorithm, params: dict, batch: dict, coefficients: list[np.ndarray], rows: int = GROUP
-) -> None:
+def check(algorithm: Algorithm, params: dict, batch: dict, coefficients: list[np.ndarray], rows: int = GROUP) -> None:
     """Compares the gradient with sum_t GC grad log pi(o_t) / |o| over `rows`."""
     _, slopes, _ = policy(params, batch)
     shares = np.array(LENGTHS)[:, None] * rows
@@ -92,9 +90,7 @@ def test_sft(algorithm: type[Likelihood], params: dict, batch: dict) -> None:
 
 @of_methods("1 if correct, else 0", "rft", "online_rft")
 @pytest.mark.parametrize("normalize_by_correct", [False, True])
-def test_rft_and_online_rft(
-    algorithm: type[Likelihood], params: dict, batch: dict, normalize_by_correct: bool
-) -> None:
+def test_rft_and_online_rft(algorithm: type[Likelihood], params: dict, batch: dict, normalize_by_correct: bool) -> None:
     """1 where the completion is correct, else 0; the mean is over all completions or over the correct ones."""
     likelihood = algorithm(temperature=TEMPERATURE, normalize_by_correct=normalize_by_correct)
     advantages = laid_out(likelihood.advantages(ScoredRollout(outcome(CORRECT, LENGTHS), list(LENGTHS), GROUP)))

@@ -57,7 +57,10 @@ def test_a_value_beyond_its_clip_is_pulled_back_but_not_pushed_further(both: dic
 
 def test_the_value_before_a_token_does_not_see_it(model: Llama, params: Any) -> None:
     """A change of the last token changes no value of the completion but those after it."""
-    value_params = {"model": params, "reward": {"kernel": np.ones((16, 1), np.float32), "bias": np.zeros(1, np.float32)}}
+    value_params = {
+        "model": params,
+        "reward": {"kernel": np.ones((16, 1), np.float32), "bias": np.zeros(1, np.float32)},
+    }
     completions = [Completion(0, i, [4, 5, last], [0.0] * 3, [0.0] * 3, "eos") for i, last in enumerate((2, 9))]
     one, other = jax.jit(lambda params, batch: token_scores(model, params, batch))(
         value_params, batch_of([[1, 7]], completions, 5)
