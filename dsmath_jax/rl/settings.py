@@ -66,7 +66,7 @@ class RLSettings(TrainingSettings):
         check_choice("reference", self.reference, ("device", "host"))
         if self.group_size < 2:
             raise UserError(f"group_size is {self.group_size}; a group needs at least 2 completions.")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}; a rollout needs one above 0.")
         for name in ("prompts_per_step", "num_updates", "rounds", "max_new_tokens"):
             check_least(name, getattr(self, name), 1)
@@ -82,6 +82,8 @@ class RLSettings(TrainingSettings):
             raise UserError(f"rounds is {self.rounds}; method={self.method} takes {wanted}.")
         if method.iterative and self.reward_source == "rule":
             raise UserError("reward is rule, but method=grpo_iterative trains a reward model; give outcome or process.")
+        if method.iterative and self.retrain is None:
+            raise UserError("retrain is missing; method=grpo_iterative trains the reward model further with it.")
         if self.steps % self.rounds or self.steps // self.rounds % self.num_updates:
             raise UserError(
                 f"steps is {self.steps}, which does not divide into rounds={self.rounds} of whole rollouts of "

@@ -67,7 +67,7 @@ def test_a_recipe_of_every_method_is_built_again_and_described(method: str) -> N
         ({"clip_eps": 0.1, "clip_eps_high": 0.28, "kl": "k2"}, GRPO(clip_eps=0.1, clip_eps_high=0.28, kl="k2")),
     ],
 )
-def test_an_algorithms_fields_stand_beside_the_others(given: dict, algorithm: Algorithm) -> None:
+def test_an_algorithms_fields_stand_flat_in_the_recipe(given: dict, algorithm: Algorithm) -> None:
     assert rl_settings(given).algorithm == algorithm
 
 
@@ -152,6 +152,10 @@ def test_the_settings_win_over_an_algorithm_that_was_given_other_values() -> Non
         (
             {"method": "grpo_iterative", "rounds": 2, "reward": "rule", "retrain": {}},
             "rl.reward is rule, but method=grpo_iterative trains a reward model; give outcome or process.",
+        ),
+        (
+            {"method": "grpo_iterative", "rounds": 2},
+            "rl.retrain is missing; method=grpo_iterative trains the reward model further with it.",
         ),
         (
             {"steps": 10, "num_updates": 3},
