@@ -45,7 +45,7 @@ def setting(
 class Described(NamedTuple):
     """One field of a tree of settings."""
 
-    name: str  # with the parts that it lies in: rl.kl_coef
+    name: str  # with the parts that it is in: rl.kl_coef
     value: Any
     help: str
     changes_result: bool

@@ -85,7 +85,7 @@ def run_report(recipe: Recipe, workdir: Path) -> dict:
 
 
 def _place(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
-    """The folder of the data, where arrays lie, and the seed."""
+    """The folder of the data, where arrays are, and the seed."""
     return data_folder(recipe.data_dir, workdir), Layout(make_mesh(recipe.mesh)), recipe.seed
 
 

@@ -25,7 +25,7 @@ LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
 
 
 class UserError(Exception):
-    """Something the user can mend, told in one sentence: what was wrong, where, and what to do."""
+    """Something that the user can fix, in one sentence: what was wrong, where, and what to do."""
 
     code = 2  # of the process that ends with it
 
@@ -106,13 +106,13 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
 
 
 def json_object(data: bytes, where: str, which: str) -> dict[str, Any]:
-    """Reads a JSON object; what is none is a `UserError` that says where it is and which thing to mend or remove."""
+    """Reads a JSON object; what is none is a `UserError` that says where it is and which thing to fix or remove."""
     try:
         value = json.loads(data)
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise UserError(f"{where}: not a JSON object; mend or remove {which}.")
+        raise UserError(f"{where}: not a JSON object; fix or remove {which}.")
     return value
 
 
@@ -155,12 +155,12 @@ def exit_code(command: Callable[[], object]) -> int:
     except UserError as error:
         sentence, code = str(error), error.code
     except KeyboardInterrupt:
-        sentence, code = "interrupted; run the same command again, it goes on.", INTERRUPTED
+        sentence, code = "interrupted; run the same command again, it resumes.", INTERRUPTED
     except Exception as error:
         reason = full_disk(error)
         if reason is None:
             raise
-        sentence = f"A file cannot be written ({reason}); free space and run the same command again, it goes on."
+        sentence = f"A file cannot be written ({reason}); free space and run the same command again, it resumes."
         code = UserError.code
     print(f"error: {sentence}", file=sys.stderr)
     return code

@@ -131,8 +131,8 @@ def ppo_token_rewards(
       kl_coef: beta.
     """
     found = []
-    for ends, rewards, ours, theirs in zip(*scores, logprobs, ref_logprobs, strict=True):
-        per_token = -kl_coef * (np.asarray(ours, np.float64) - np.asarray(theirs, np.float64))
+    for ends, rewards, policy, reference in zip(*scores, logprobs, ref_logprobs, strict=True):
+        per_token = -kl_coef * (np.asarray(policy, np.float64) - np.asarray(reference, np.float64))
         per_token[ends[: len(per_token)]] += rewards[: len(per_token)]
         found.append(per_token if _usable(rewards) else np.full(per_token.shape, np.nan))
     return found

@@ -42,7 +42,7 @@ from dsmath_jax.training.objectives import Batch, Sums, batch_logprobs
 class Algorithm:
     """What all algorithms share: the policy is all that is trained, and no reference takes part."""
 
-    has_values: ClassVar[bool] = False  # whether a value model is trained beside the policy
+    has_values: ClassVar[bool] = False  # whether a value model is trained with the policy
 
     temperature: float = setting(1.0, "of the sampling; log-probabilities are those of softmax(logits / temperature)")
 

@@ -66,7 +66,7 @@ def per_completion(
 def row_multiple(length: int, layout: Layout) -> int:
     """What the width of rows that hold up to `length` tokens must divide by.
 
-    The mesh wants it, and, of rows that are long beside their lanes, the attention kernels.
+    The mesh asks for it and, for long rows, the attention kernels.
     """
     return math.lcm(layout.size_of("context"), LANES if length > 4 * LANES else 8)
 

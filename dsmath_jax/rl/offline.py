@@ -64,7 +64,7 @@ def pair_rows(path: Path) -> list[tuple[Row, Row]]:
     for row in read_jsonl(path):
         side = sides[row["problem"]][0 if row["labels"][-1] == 1 else 1]
         side.setdefault(tuple(row["completion"]), (row["prompt"], row["completion"]))
-    pairs = [pair for correct, wrong in sides.values() for pair in zip(correct.values(), wrong.values(), strict=False)]
+    pairs = [pair for good, bad in sides.values() for pair in zip(good.values(), bad.values(), strict=False)]
     if not pairs:
         raise UserError(f"rl: no question in {path} has both correct and incorrect samples; raise rl.group_size.")
     return pairs

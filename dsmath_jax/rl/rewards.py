@@ -103,17 +103,17 @@ class RewardFunctions:
         for place, reward in enumerate(rewards):
             if not math.isfinite(reward):
                 errors.setdefault(place, ("not_finite", f"the weighted sum is {reward}"))
-        for place, (error, told) in sorted(errors.items()):
+        for place, (error, message) in sorted(errors.items()):
             rewards[place] = np.nan
-            self._log(records[place], error, told)
+            self._log(records[place], error, message)
         counts = collections.Counter(error for error, _ in errors.values())
         return rewards, {error: counts[error] for error in ERRORS}
 
-    def _log(self, record: Record, error: str, told: str) -> None:
+    def _log(self, record: Record, error: str, message: str) -> None:
         self._logged[error] += 1
         if self._logged[error] <= SHOWN:
             more = "; further errors of this kind are only counted" if self._logged[error] == SHOWN else ""
-            logging.warning("rl: a completion of %s has no reward: %s%s.", record.id, told, more)
+            logging.warning("rl: a completion of %s has no reward: %s%s.", record.id, message, more)
 
     def __enter__(self) -> Self:
         return self

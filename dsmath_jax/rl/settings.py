@@ -22,7 +22,7 @@ def algorithm_of(given: Mapping[str, Any]) -> type[Algorithm]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLSettings(TrainingSettings):
-    """Stage `rl`. The algorithm's own settings stand beside these in the recipe: `rl.kl_coef`, `rl.beta`.
+    """Stage `rl`. The algorithm's own settings stand next to these in the recipe: `rl.kl_coef`, `rl.beta`.
 
     Where both have a field (`temperature`, `max_new_tokens`) the algorithm takes over the value from here.
     """

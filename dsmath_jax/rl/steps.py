@@ -25,14 +25,14 @@ def cuts(text: str, delimiter: str) -> list[int]:
 def step_ends(tokens: Sequence[int], tokenizer: Tokenizer, delimiter: str = "\n") -> Int[np.ndarray, " S"]:
     """The last token of every step, ascending.
 
-    A step ends at the first token with which the decoded text has its delimiter: a delimiter may lie within a token
+    A step ends at the first token with which the decoded text has its delimiter: a delimiter may be inside a token
     (whose rest then belongs to the step too) or be made of several. Steps that end in the same token are one. The last
     step ends at the last token, EOS or the one at the length limit, so that no token comes after it.
 
     Args:
       tokens: a completion.
       tokenizer: whose ids they are.
-      delimiter: what parts steps; not empty.
+      delimiter: what separates steps; not empty.
 
     Returns:
       indices into `tokens`; the last is `len(tokens) - 1`, and there is none without tokens.
@@ -46,7 +46,7 @@ def step_ends(tokens: Sequence[int], tokenizer: Tokenizer, delimiter: str = "\n"
     places = (place for place, token in enumerate(ids) if token in likely)
     ends = [0]
     for cut in cuts(text, delimiter):
-        # Prefixes are decoded, not single tokens: characters and delimiters may lie across tokens.
+        # Prefixes are decoded, not single tokens: characters and delimiters may span tokens.
         holds = functools.partial(_begins_with, ids, tokenizer, text[:cut])
         guess = next((place for place in places if holds(place)), last)
         ends.append(bisect.bisect_left(range(guess), True, lo=ends[-1], key=holds) if holds(guess - 1) else guess)

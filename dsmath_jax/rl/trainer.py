@@ -191,7 +191,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
             if evaluate and round == settings.rounds:
                 loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))
         state = loop.state
-        del loop, reference, reward_model  # there is not always room for the next round's beside them
+        del loop, reference, reward_model  # there is not always room for these and the next round's
         if round < settings.rounds:
             checkpoint.save(end_of_round, state.params)
     checkpoint.save(folder / "params", algorithm.policy(state.params))

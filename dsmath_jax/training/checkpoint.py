@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax below, hashes of the files beside it. The one module that knows Orbax.
+"""Checkpoints: Orbax below, hashes of the files next to it. The one module that knows Orbax.
 
 A tree is stored as a flat dict of `path -> array`. `<folder>/` is Orbax's, which gives it its name when all of it is
 there; `<folder>.sha256.json`, written after it, holds every file's hash: Orbax restores a file with a flipped byte
@@ -215,7 +215,7 @@ class Checkpoints:
     def restore_latest(self, like: Any) -> tuple[Any, int]:
         """The newest sound state and its step; `like` itself and 0 where there is none.
 
-        The arrays of `like` are freed before they are read anew: there is not always room for two states.
+        The arrays of `like` are freed before they are read again: there is not always room for two states.
         """
         step = self.latest()
         if not step:

@@ -36,7 +36,7 @@ def fit_next_token(
     Args:
       folder: of the stage.
       settings: of the stage.
-      layout: where state and batches lie.
+      layout: where state and batches are.
       model: the decoder.
       state: at step 0; donated.
       batches: this process's rows by step.

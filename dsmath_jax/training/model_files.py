@@ -24,7 +24,7 @@ class LanguageModel(NamedTuple):
     """A decoder with its parameters and its tokenizer.
 
     Attributes:
-      layout: where the parameters lie.
+      layout: where the parameters are.
       tokenizer_file: where the tokenizer was read from, None if unknown.
       identity: stands for the parameters, the tokenizer and the compute dtype: other ones have another; "" if unknown.
     """

@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(UserError):
-    """The run was told to end, and has saved its state; the same command goes on from there."""
+    """The run was told to end, and has saved its state; the same command resumes from there."""
 
     code = 128 + signal.SIGTERM  # the exit code of what SIGTERM ends
 

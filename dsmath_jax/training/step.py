@@ -64,7 +64,7 @@ def make_train_step(
       objective: sums of loss, weight and metrics over a batch.
       model: handed to the objective.
       optimizer: its update is applied to the gradient of loss_sum / weight_sum over the whole batch.
-      layout: where the state lies.
+      layout: where the state is.
       state: real or abstract, for its shapes.
       grad_accum_steps: micro-batches of one step, each of which must divide by the mesh's replica x fsdp.
 

@@ -10,7 +10,7 @@ from dsmath_jax.sampling.completions import Completion
 
 SCORED = 64  # batches of rows that are read, sorted by length and scored together
 
-# A completion's score from its steps' probabilities of being right.
+# A completion's score from its steps' probabilities of being correct.
 COMPLETION_SCORES: dict[str, Callable[[np.ndarray], float]] = {
     "last": lambda steps: float(steps[-1]),
     "mean": lambda steps: float(steps.mean()),
@@ -25,14 +25,14 @@ def held_out_metrics(kind: str, rows: Rows, examples: Sequence[Example], score: 
       accuracy, auc, n, majority_class (the accuracy of always saying the more frequent label). "pointwise": of
       completions. "process": of steps; `last_auc`, `mean_auc` and `min_auc` are those of completions by the score of
       their last step and by the mean and the minimum of their steps' probabilities, None where all completions are
-      right or all wrong. "pairwise": accuracy, n and majority_class are of the pairs of a right and a wrong completion
-      of the same problem (a tie is half in order), auc of all their completions.
+      correct or all incorrect. "pairwise": accuracy, n and majority_class are of the pairs of a correct and an
+      incorrect completion of the same problem (a tie is half in order), auc of all their completions.
     """
     numbers = [number for example in examples for side in example for number in side]
     found, labels = _scored(rows, numbers, score, SCORED * batch_size)
-    scores, right = np.concatenate(found), np.concatenate(labels)
-    summary = {"kind": kind, "accuracy": float(np.mean((scores > 0) == right)), "auc": auc(scores, right)}
-    summary |= {"n": len(right), "majority_class": float(max(right.mean(), 1 - right.mean()))}
+    scores, correct = np.concatenate(found), np.concatenate(labels)
+    summary = {"kind": kind, "accuracy": float(np.mean((scores > 0) == correct)), "auc": auc(scores, correct)}
+    summary |= {"n": len(correct), "majority_class": float(max(correct.mean(), 1 - correct.mean()))}
     if kind == "pairwise":
         last = dict(zip(numbers, scores.tolist(), strict=True))
         summary |= _in_order([tuple(np.array([last[i] for i in side]) for side in example) for example in examples])
@@ -45,12 +45,9 @@ def held_out_metrics(kind: str, rows: Rows, examples: Sequence[Example], score: 
 
 
 def _in_order(examples: Sequence[tuple[np.ndarray, ...]]) -> dict:
-    """Of the pairs of every (right, wrong) scores of a problem."""
-    pairs = [len(right) * len(wrong) for right, wrong in examples]
-    shares = [
-        auc(np.concatenate([right, wrong]), np.arange(len(right) + len(wrong)) < len(right))
-        for right, wrong in examples
-    ]
+    """Of the pairs of every (correct, incorrect) scores of a problem."""
+    pairs = [len(good) * len(bad) for good, bad in examples]
+    shares = [auc(np.concatenate([good, bad]), np.arange(len(good) + len(bad)) < len(good)) for good, bad in examples]
     return {"accuracy": float(np.average(shares, weights=pairs)), "n": sum(pairs), "majority_class": 0.5}
 
 

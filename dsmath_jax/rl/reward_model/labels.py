@@ -1,11 +1,11 @@
 """Data for reward models: completions that the policy samples, labelled by the rule.
 
-An outcome row's label says whether its answer is right. A process row has a label at the end of every step, as in
-Math-Shepherd (Wang et al. 2023, arXiv 2312.08935, §3.2 and 3.3): from the prompt and the steps so far the policy goes
-on several times, and the label is whether any of these completions is right (hard estimation) or the share of them
-(soft estimation). After the last step nothing is left to go on with: its label is the completion's own.
+An outcome row's label says whether its answer is correct. A process row has a label at the end of every step, as in
+Math-Shepherd (Wang et al. 2023, arXiv 2312.08935, §3.2 and 3.3): from the prompt and the steps so far the policy is
+sampled several times, and the label is whether any of these completions is correct (hard estimation) or the share that
+is (soft estimation). After the last step nothing is left to sample: its label is the completion's own.
 
-Completions are sampled at temperature 1, as reinforcement learning explores.
+Completions are sampled at temperature 1, as in the rollouts of RL.
 """
 
 import logging
@@ -33,7 +33,7 @@ from dsmath_jax.workdir import UserError, atomic_write, remove, write_jsonl
 
 CHUNK = 4  # completions that are labelled and written together, times those in the making at once: what a kill can cost
 SECONDS = 10.0  # that the grading of a completion may take
-STREAM = 0x6C6162  # of the seed: exploring with the same seed draws other completions of the same problems
+STREAM = 0x6C6162  # of the seed: rollouts with the same seed draw other completions of the same problems
 
 # A step's label from whether its completions are correct, by `SamplesSettings.estimation`.
 ESTIMATES: dict[str, Callable[[Sequence[bool]], float]] = {
@@ -43,7 +43,7 @@ ESTIMATES: dict[str, Callable[[Sequence[bool]], float]] = {
 
 # (prompts, samples of each, their stable numbers) -> each prompt's completions
 Generate = Callable[[Sequence[Sequence[int]], int, Sequence[int]], Iterable[list[Completion]]]
-# (number of the record, tokens of a completion) of many -> whether each is right
+# (number of the record, tokens of a completion) of many -> whether each is correct
 Right = Callable[[Sequence[tuple[int, Sequence[int]]]], list[bool]]
 
 

@@ -1,6 +1,6 @@
 """Reward models: the decoder with a linear head that scores tokens, its losses, and how completions are scored.
 
-A score is the logit of "right". An outcome model (paper §4.1.2) is read at a completion's last token, a process model
+A score is the logit of "correct". An outcome model (paper §4.1.2) is read at a completion's last token, a process model
 (§4.1.3) at the last token of every step; for the objectives both are tokens with labels.
 """
 
@@ -61,14 +61,14 @@ def token_scores(model: Llama, params: Any, batch: Batch) -> Float[Array, "B T"]
 def cross_entropy(model: Llama, params: Any, batch: Batch) -> Sums:
     """Binary cross-entropy (nats) of `labels [B,T]`, which may be soft, at the tokens of `weights [B,T]`.
 
-    Every labelled token counts alike, whatever the completion it lies in, as in the sum over steps of Math-Shepherd
+    Every labelled token counts alike, whatever the completion that it is in, as in the sum over steps of Math-Shepherd
     (Wang et al. 2023, Eq. 2): a process model's scores are used one by one, pooled over completions, so that each of
     them should be as well calibrated as the others.
     """
     logits, labels, weights = token_scores(model, params, batch), batch["labels"], batch["weights"]
     losses = jnp.logaddexp(0.0, logits) - labels * logits
-    right = ((logits > 0) == (labels >= 0.5)).astype(logits.dtype)
-    return (jnp.sum(losses * weights), jnp.sum(weights)), {"accuracy": jnp.sum(right * weights)}
+    correct = ((logits > 0) == (labels >= 0.5)).astype(logits.dtype)
+    return (jnp.sum(losses * weights), jnp.sum(weights)), {"accuracy": jnp.sum(correct * weights)}
 
 
 def bradley_terry(model: Llama, params: Any, batch: Batch) -> Sums:
@@ -105,7 +105,7 @@ def scorer(model: Llama, layout: Layout, length: int, rows: int) -> Score:
 
     Args:
       model: of the parameters that `score` is given.
-      layout: where they lie; rows are spread over replica and fsdp.
+      layout: where they are; rows are spread over replica and fsdp.
       length: a prompt and its completion have at most so many tokens.
       rows: completions at a time, rounded up to what divides over the mesh.
     """
@@ -136,8 +136,8 @@ def scorer(model: Llama, layout: Layout, length: int, rows: int) -> Score:
 
 
 def auc(found: np.ndarray, labels: np.ndarray) -> float:
-    """The share of (right, wrong) pairs that the scores put in order, a tie counts half; by the ranks' sum."""
+    """The share of (correct, incorrect) pairs that the scores put in order, a tie counts half; by the ranks' sum."""
     _, place, counts = np.unique(found, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    right, wrong = int(labels.sum()), int((~labels).sum())
-    return float((ranks[labels].sum() - right * (right + 1) / 2) / (right * wrong))
+    good, bad = int(labels.sum()), int((~labels).sum())
+    return float((ranks[labels].sum() - good * (good + 1) / 2) / (good * bad))

@@ -1,7 +1,7 @@
-"""Rows of reward-model data: where they lie, which are held out, and which make the batch of a step.
+"""Rows of reward-model data: where they are, which are held out, and which make the batch of a step.
 
-A row is `{"problem", "prompt", "completion", "ends", "labels"}`: ids of prompt and completion, and a label, 0 for wrong
-to 1 for right, for each of the completion's tokens in `ends`. An outcome row has one end, its last token.
+A row is `{"problem", "prompt", "completion", "ends", "labels"}`: ids of prompt and completion, and a label, 0 for
+incorrect to 1 for correct, for each of the completion's tokens in `ends`. An outcome row has one end, its last token.
 """
 
 import functools
@@ -21,8 +21,8 @@ from dsmath_jax.workdir import UserError, json_object
 HELD_OUT = 5  # of all problems one in so many is held out
 NEW, OLD = 0, 1  # streams of random numbers
 
-# An example of a batch as the rows that each of its sides is drawn from: one row, or for a pair the right completions
-# of a problem and the wrong ones.
+# An example of a batch as the rows that each of its sides is drawn from: one row, or for a pair the correct
+# completions of a problem and the incorrect ones.
 Example = tuple[Sequence[int], ...]
 
 
@@ -31,7 +31,7 @@ class NothingToLearn(UserError):
 
 
 class Rows:
-    """The rows of JSONL files by number, read when asked for: in memory is only where each of them lies.
+    """The rows of JSONL files by number, read when asked for: in memory is only where each of them starts.
 
     May be asked by several threads.
     """
@@ -100,15 +100,15 @@ def index_of(rows: Rows) -> Index:
 
 
 def examples_of(kind: str, index: Index, chosen: Bool[np.ndarray, " R"]) -> list[Example]:
-    """What the chosen rows make to learn from: rows with labels, or the problems with right and wrong completions."""
+    """The examples of the chosen rows: rows with labels, or the problems with correct and incorrect completions."""
     numbers = np.flatnonzero(chosen & (index.labels > 0))
     if kind != "pairwise":
         return [([number],) for number in numbers.tolist()]
-    return [(right, wrong) for right, wrong in by_problem(index, numbers) if right and wrong]
+    return [(good, bad) for good, bad in by_problem(index, numbers) if good and bad]
 
 
 def by_problem(index: Index, numbers: Int[np.ndarray, " C"]) -> list[tuple[list[int], list[int]]]:
-    """Each problem's rows, the right ones and the wrong ones, in the order of the problems' first rows."""
+    """Each problem's rows, the correct ones and the incorrect ones, in the order of the problems' first rows."""
     found: dict[int, tuple[list[int], list[int]]] = {}
     for number in numbers.tolist():
         sides = found.setdefault(int(index.problem[number]), ([], []))

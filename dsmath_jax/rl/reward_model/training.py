@@ -54,7 +54,7 @@ def train(
         Its name stands in messages.
       settings: of the stage, or of the training between rounds.
       start: where training starts; the parameters are donated.
-      layout: where the parameters lie.
+      layout: where the parameters are.
       seed: of the order of the rows.
       rows: JSONL files of `labels.write_rows`.
       old_rows: files of earlier rounds.
