@@ -1,7 +1,7 @@
 """What the stages of a run left below its workdir, read back as numbers.
 
-A stage counts as finished when its `manifest.json` is there; what an unfinished or unasked-for stage would have told is
-left out, and its name stands in `missing`.
+A stage counts as finished when its `manifest.json` is there. Stages that are unfinished or were not asked for are left
+out, and their names are in `missing`.
 """
 
 import dataclasses
@@ -112,8 +112,8 @@ def read(workdir: Path) -> Run:
             report[stage] = _first_and_last(metrics[stage], METRICS[stage])
     for stage in REWARD_STAGES:
         if stage in manifests:
-            told = workdir / stage / "summary.json"
-            report[stage] |= _pick(told, REWARD_MODEL_FIELDS) | {"majority_class": _json(told).get("majority_class")}
+            path = workdir / stage / "summary.json"
+            report[stage] |= _pick(path, REWARD_MODEL_FIELDS) | {"majority_class": _json(path).get("majority_class")}
     if "rl" in manifests:
         timing = workdir / "rl" / "timing.jsonl"
         rows = _read_metrics(timing, PHASES) if timing.is_file() else []

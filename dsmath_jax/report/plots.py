@@ -147,11 +147,11 @@ def _accuracy(models: dict[str, dict[str, Any]]) -> Plot:
         axes.grid(axis="y")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
 
-    told = "; ".join(
+    caption = "; ".join(
         f"{label(model)}: " + ", ".join(f"{name} {percent(scores[score])}" for score, name in SCORE_LABELS.items())
         for model, scores in models.items()
     )
-    return _plot("accuracy", "Accuracy by stage", f"{told}. Bars show fractions, whiskers 95 % intervals.", paint)
+    return _plot("accuracy", "Accuracy by stage", f"{caption}. Bars show fractions, whiskers 95 % intervals.", paint)
 
 
 def _funnel(funnel: list[tuple[str, int]]) -> Plot:
@@ -170,8 +170,8 @@ def _funnel(funnel: list[tuple[str, int]]) -> Plot:
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
 
-    told = ", ".join(f"{number(count)} {name}" for name, count in funnel)
-    return _plot("funnel", "Corpus funnel", f"Pages that each step leaves: {told}.", paint, 0.7 + 0.42 * len(names))
+    caption = ", ".join(f"{number(count)} {name}" for name, count in funnel)
+    return _plot("funnel", "Corpus funnel", f"Pages that each step leaves: {caption}.", paint, 0.7 + 0.42 * len(names))
 
 
 def _curve(curve: Curve, measured: Measured) -> Plot:
@@ -195,13 +195,13 @@ def _curve(curve: Curve, measured: Measured) -> Plot:
         if len(measured) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
 
-    told = "; ".join(
+    caption = "; ".join(
         f"{name} {number(values[0])} at step {number(steps[0])}, {number(values[-1])} at step {number(steps[-1])}"
         for name, (steps, values) in measured.items()
     )
     if any(len(values) > SPARSE_POINTS for _, values in measured.values()):
-        told += ". The strong line is the running mean"
-    return _plot("-".join((curve.stage, *curve.metrics)), curve.title, f"{told}.", paint)
+        caption += ". The strong line is the running mean"
+    return _plot("-".join((curve.stage, *curve.metrics)), curve.title, f"{caption}.", paint)
 
 
 def _stretches(values: np.ndarray) -> np.ndarray:

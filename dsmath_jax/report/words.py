@@ -62,7 +62,7 @@ def accuracy(report: Report) -> list[str]:
 
 
 def _gains(models: Report) -> list[str]:
-    """What the models can do, and what each stage added; near zero the differences are noise and are not told."""
+    """What the models can do, and what each stage added; near zero the differences are noise and left out."""
     best = max(models, key=lambda model: models[model]["greedy"])
     scores = models[best]
     if scores["greedy"] < NEAR_ZERO:
@@ -157,14 +157,14 @@ def _change(what: str, numbers: Report, metric: str) -> str:
 
 
 def reward_model(report: Report) -> list[str]:
-    return _judge(report.get("reward_model"), "completions")
+    return _held_out_scores(report.get("reward_model"), "completions")
 
 
 def process_model(report: Report) -> list[str]:
-    return _judge(report.get("process_model"), "steps of completions")
+    return _held_out_scores(report.get("process_model"), "steps of completions")
 
 
-def _judge(numbers: Report | None, what: str) -> list[str]:
+def _held_out_scores(numbers: Report | None, what: str) -> list[str]:
     if not numbers:
         return []
     commoner = numbers["majority_class"]
