@@ -1,4 +1,4 @@
-"""Reward models on eight devices: scores and steps as on one, and rows from the real sampler after a kill as before."""
+"""Reward models on eight devices score and train as on one; the real sampler gives the same rows after a kill."""
 
 import os
 import subprocess
@@ -10,20 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.rl import labelling
-from dsmath_jax.rl.labelling import write_rows
-from dsmath_jax.rl.reward_model import scorer, with_head
-from dsmath_jax.rl.reward_stage import reward_model_fields, train
+from dsmath_jax.rl.reward_model import labels
+from dsmath_jax.rl.reward_model.labels import write_rows
+from dsmath_jax.rl.reward_model.model import RewardModel, scorer, with_head
+from dsmath_jax.rl.reward_model.settings import RewardModelSettings, SamplesSettings
+from dsmath_jax.rl.reward_model.training import train
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh, to_host
-from dsmath_jax.training.loop import loop_fields
-from dsmath_jax.training.model_files import build_model
-from dsmath_jax.training.optimizer import adamw
+from dsmath_jax.training.model_files import LanguageModel, build_model
 from dsmath_jax.workdir import read_jsonl, write_jsonl
 
 SIZES = {
@@ -47,7 +45,7 @@ class Characters:
 
 
 def compute(layout: Layout, folder: Path, training: bool) -> dict[str, np.ndarray]:
-    """Scores of some completions, and perhaps what training for a few steps leaves and how that is judged."""
+    """Returns scores of some completions and, with `training`, the head after a few steps and its held-out AUC."""
     model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: with_head(initial_params(Llama(model.config), jax.random.key(1)), 16))()
     params["reward"]["kernel"] = jax.random.normal(jax.random.key(2), (16, 1))
@@ -64,10 +62,10 @@ def compute(layout: Layout, folder: Path, training: bool) -> dict[str, np.ndarra
     ]
     folder.mkdir()
     write_jsonl(folder / "rows.jsonl", rows)
-    fields = reward_model_fields((), "pointwise", 1, 1, batch_size=8) | loop_fields(4, 100) | adamw(1e-2, 1)
-    where = folder / "out", "pointwise", ConfigDict(fields), model, params, [folder / "rows.jsonl"], layout, 0
-    trained, summary = train("reward", *where)
-    found["kernel"], found["auc"] = to_host(trained["reward"]["kernel"]), np.array(summary["auc"])
+    settings = RewardModelSettings(batch_size=8, steps=4, peak_lr=1e-2, warmup_steps=1)
+    start = RewardModel(model, params)
+    trained, summary = train(folder / "out", settings, start, layout, 0, [folder / "rows.jsonl"])
+    found["kernel"], found["auc"] = to_host(trained.params["reward"]["kernel"]), np.array(summary["auc"])
     return found
 
 
@@ -90,15 +88,16 @@ def test_eight_devices_score_and_train_as_one(tmp_path: Path, layout: Layout, tr
 def test_the_sampler_gives_the_same_rows_after_a_kill(
     tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labelling, "CHUNK", 1)
+    monkeypatch.setattr(labels, "CHUNK", 1)
     model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: initial_params(model, jax.random.key(1)))()
     params["embedding"] = params["embedding"] * jnp.float32(20)
-    settings = ConfigDict(reward_model_fields((), "process", 5, 3, completions=2, max_new_tokens=16, rows=6))
+    policy = LanguageModel(model, params, Characters(), layout)
+    settings = SamplesSettings(kind="process", problems=5, samples=3, completions=2, max_new_tokens=16, decode_slots=6)
     records = [Record(f"x/{i}", str(i), "", "1") for i in range(5)]
 
     def write(path: Path, step: int = 0) -> list[dict]:
-        write_rows(path, "process", settings, model, params, Characters(), records, layout, 0, step)
+        write_rows(path, settings, policy, records, 0, step)
         return list(read_jsonl(path))
 
     whole = write(tmp_path / "rows.jsonl")
@@ -111,5 +110,5 @@ def test_the_sampler_gives_the_same_rows_after_a_kill(
     assert [row["completion"] for row in others] != [row["completion"] for row in whole]
 
 
-if __name__ == "__main__":  # FOLDER FILE TRAINING: what `compute` finds on eight devices
+if __name__ == "__main__":  # FOLDER FILE TRAINING: writes the results of `compute` on eight devices
     np.savez(sys.argv[2], **compute(Layout(make_mesh(MeshSettings(**MESH))), Path(sys.argv[1]), bool(sys.argv[3])))

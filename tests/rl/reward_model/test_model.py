@@ -1,4 +1,4 @@
-"""Reward models: where they look, what they are trained on, how they are asked."""
+"""Reward models: the tokens that they score, their losses, and how completions are scored."""
 
 import functools
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.reward_model import OBJECTIVES, SIDES, auc, read, scorer, token_scores, with_head
-from dsmath_jax.rl.reward_rows import batch_of
+from dsmath_jax.rl.reward_model.model import OBJECTIVES, SIDES, auc, read, scorer, token_scores, with_head
+from dsmath_jax.rl.reward_model.rows import batch_of
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.checkpoint import save
@@ -53,7 +53,7 @@ def batch(kind: str, count: int = 6, soft: bool = False) -> dict[str, np.ndarray
 
 
 @pytest.fixture
-def judge(params: Any) -> Any:
+def reward_params(params: Any) -> Any:
     noise = np.random.default_rng(0)
     head = {"kernel": noise.normal(size=(WIDTH, 1)), "bias": np.array([0.3])}
     return {"model": params, "reward": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), head)}
@@ -75,40 +75,40 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def test_scores_are_read_at_the_ends_whatever_the_padding(
-    model: Llama, judge: Any, layout: Layout, completions: list[Completion]
+    model: Llama, reward_params: Any, layout: Layout, completions: list[Completion]
 ) -> None:
     prompts = [prompt for prompt, _ in SEQUENCES]
     ends = [np.array(e) for e in ENDS[:-1]] + [np.zeros(0, np.int64)]
     expected = []
     for (prompt, tokens), places in zip(SEQUENCES[:3], ends, strict=False):
-        hidden = hidden_of(model, judge["model"], [*prompt, *tokens])
-        expected.append(hidden[len(prompt) + places] @ judge["reward"]["kernel"][:, 0] + 0.3)
+        hidden = hidden_of(model, reward_params["model"], [*prompt, *tokens])
+        expected.append(hidden[len(prompt) + places] @ reward_params["reward"]["kernel"][:, 0] + 0.3)
     for rows, length in ((2, 7), (7, 40)):  # the last batch is filled up
-        found = scorer(model, layout, length, rows)(judge, prompts, completions, ends)
+        found = scorer(model, layout, length, rows)(reward_params, prompts, completions, ends)
         assert found[-1].size == 0
         for one, other in zip(found[:3], expected, strict=True):
             assert one.dtype == np.float64
             np.testing.assert_allclose(one, other, atol=1e-5)
     assert np.std(np.concatenate(expected)) > 0.1
-    assert scorer(model, layout, 8, 2)(judge, prompts, [], []) == []
+    assert scorer(model, layout, 8, 2)(reward_params, prompts, [], []) == []
 
 
 def test_few_programs_score_all_lengths(
-    model: Llama, judge: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    model: Llama, reward_params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths = []
     monkeypatch.setattr(
-        "dsmath_jax.rl.reward_model.token_scores",
+        "dsmath_jax.rl.reward_model.model.token_scores",
         lambda model, params, batch: widths.append(batch["tokens"].shape) or batch["tokens"] * 0.0,
     )
     score = scorer(model, layout, 60, 4)
     completions = [Completion(0, i, [3] * n, [], [], "eos") for i, n in enumerate([1, 59, 30, 31, 32, 7, 58, 12, 15])]
-    score(judge, [[1]], completions, [np.array([len(c.tokens) - 1]) for c in completions])
+    score(reward_params, [[1]], completions, [np.array([len(c.tokens) - 1]) for c in completions])
     assert sorted(widths) == [(4, 32), (4, 64)]  # traced once each
 
 
 class Lookup:
-    """A decoder whose hidden state at a token is a row of its table: what an objective does is told from it alone."""
+    """A decoder whose hidden state at a token is a row of its table: an objective's values follow from it alone."""
 
     def apply(self, variables: Any, tokens: Any, positions: Any, segment_ids: Any) -> Any:
         del segment_ids
@@ -118,20 +118,21 @@ class Lookup:
 LOOKUP: Any = Lookup()
 
 
-def lookup_judge(scale: float = 1.0) -> Any:
+def lookup_params(scale: float = 1.0) -> Any:
     noise = np.random.default_rng(0)
     head = {"kernel": scale * noise.normal(size=(WIDTH, 1)), "bias": np.array([0.3])}
     return jax.tree.map(jnp.asarray, {"model": {"embedding": noise.normal(size=(12, WIDTH))}, "reward": head})
 
 
-def logits_of(judge: Any, data: dict[str, np.ndarray], side: str = "") -> np.ndarray:
-    hidden = np.asarray(judge["model"]["embedding"])[data[side + "tokens"]] * (1 + data[side + "positions"][..., None])
-    return hidden @ np.asarray(judge["reward"]["kernel"])[:, 0] + np.asarray(judge["reward"]["bias"])
+def logits_of(reward_params: Any, data: dict[str, np.ndarray], side: str = "") -> np.ndarray:
+    embedding = np.asarray(reward_params["model"]["embedding"])
+    hidden = embedding[data[side + "tokens"]] * (1 + data[side + "positions"][..., None])
+    return hidden @ np.asarray(reward_params["reward"]["kernel"])[:, 0] + np.asarray(reward_params["reward"]["bias"])
 
 
-def gradient_from(slopes: np.ndarray, judge: Any, data: dict[str, np.ndarray], side: str = "") -> Any:
+def gradient_from(slopes: np.ndarray, reward_params: Any, data: dict[str, np.ndarray], side: str = "") -> Any:
     """The gradient that these derivatives by the logits `[B,T]` make."""
-    kernel, table = np.asarray(judge["reward"]["kernel"])[:, 0], np.asarray(judge["model"]["embedding"])
+    kernel, table = np.asarray(reward_params["reward"]["kernel"])[:, 0], np.asarray(reward_params["model"]["embedding"])
     tokens, factors = data[side + "tokens"], 1 + data[side + "positions"]
     by_token = np.zeros(len(table))
     np.add.at(by_token, tokens, slopes * factors)
@@ -147,47 +148,48 @@ def assert_close(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.usefixtures("float64")
 def test_cross_entropy_and_its_gradient_in_numpy(kind: str, soft: bool) -> None:
-    judge, data = lookup_judge(0.2), batch(kind, soft=soft)
-    chance, labels, weights = sigmoid(logits_of(judge, data)), np.float64(data["labels"]), data["weights"]
+    reward_params, data = lookup_params(0.2), batch(kind, soft=soft)
+    chance, labels, weights = sigmoid(logits_of(reward_params, data)), np.float64(data["labels"]), data["weights"]
     losses = -labels * np.log(chance) - (1 - labels) * np.log(1 - chance)
     objective = functools.partial(OBJECTIVES[kind], LOOKUP, batch=data)
-    (loss, weight), metrics = objective(judge)
+    (loss, weight), metrics = objective(reward_params)
     assert float(weight) == sum(len(ends) if kind == "process" else 1 for ends in ENDS)
     assert float(loss) == pytest.approx((losses * weights).sum(), rel=1e-12)
     assert float(metrics["accuracy"]) == (((chance > 0.5) == (labels >= 0.5)) * weights).sum()
-    gradient = jax.grad(lambda params: objective(params)[0][0])(judge)
-    assert_close(gradient, gradient_from((chance - labels) * weights, judge, data))
+    gradient = jax.grad(lambda params: objective(params)[0][0])(reward_params)
+    assert_close(gradient, gradient_from((chance - labels) * weights, reward_params, data))
 
 
 @pytest.mark.usefixtures("float64")
 def test_bradley_terry_and_its_gradient_in_numpy() -> None:
-    judge, data = lookup_judge(0.2), batch("pairwise", 3)
+    reward_params, data = lookup_params(0.2), batch("pairwise", 3)
     data["chosen_weights"][2], data["rejected_weights"][2] = 0, 0  # a pair that does not count
-    chosen, rejected = ((logits_of(judge, data, s) * data[f"{s}weights"]).sum(axis=1)[:2] for s in SIDES["pairwise"])
+    scores = [logits_of(reward_params, data, side) * data[f"{side}weights"] for side in SIDES["pairwise"]]
+    chosen, rejected = (score.sum(axis=1)[:2] for score in scores)
     objective = functools.partial(OBJECTIVES["pairwise"], LOOKUP, batch=data)
-    (loss, weight), metrics = objective(judge)
+    (loss, weight), metrics = objective(reward_params)
     assert float(weight) == 2
     assert float(loss) == pytest.approx(-np.log(sigmoid(chosen - rejected)).sum(), rel=1e-12)
     assert float(metrics["accuracy"]) == 1.5 == (chosen > rejected).sum() + 0.5 * (chosen == rejected).sum()
     slopes = np.append(-sigmoid(rejected - chosen), 0)[:, None]
     parts = [
-        gradient_from(sign * slopes * data[f"{side}weights"], judge, data, side)
+        gradient_from(sign * slopes * data[f"{side}weights"], reward_params, data, side)
         for sign, side in ((1, "chosen_"), (-1, "rejected_"))
     ]
-    gradient = jax.grad(lambda params: objective(params)[0][0])(judge)
+    gradient = jax.grad(lambda params: objective(params)[0][0])(reward_params)
     assert_close(gradient, jax.tree.map(np.add, *parts))
-    assert float(gradient["reward"]["bias"][0]) == pytest.approx(0, abs=1e-12)  # only differences are told
+    assert float(gradient["reward"]["bias"][0]) == pytest.approx(0, abs=1e-12)  # only differences of scores count
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.usefixtures("float64")
 def test_micro_batches_never_change_the_step(layout: Layout, kind: str) -> None:
     """Rows have one to three steps: a mean of means would differ."""
-    judge, data, found = lookup_judge(0.2), batch(kind, 6 // len(SIDES[kind])), []
+    reward_params, data, found = lookup_params(0.2), batch(kind, 6 // len(SIDES[kind])), []
     optimizer = optax.sgd(1.0)
-    for accumulate in (1, 3):
-        state = TrainState(jax.tree.map(jnp.copy, judge), optimizer.init(judge))
-        step = make_train_step(OBJECTIVES[kind], LOOKUP, optimizer, layout, state, accumulate)
+    for grad_accum_steps in (1, 3):
+        state = TrainState(jax.tree.map(jnp.copy, reward_params), optimizer.init(reward_params))
+        step = make_train_step(OBJECTIVES[kind], LOOKUP, optimizer, layout, state, grad_accum_steps)
         state, scalars = step(state, data)
         found.append((state.params, scalars["loss"], scalars["accuracy"]))
     assert_close(*found)
@@ -195,38 +197,38 @@ def test_micro_batches_never_change_the_step(layout: Layout, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_a_new_head_knows_nothing(kind: str) -> None:
-    judge = with_head(lookup_judge()["model"], WIDTH)
-    (loss, weight), _ = OBJECTIVES[kind](LOOKUP, judge, batch(kind, 6 // len(SIDES[kind])))
+    reward_params = with_head(lookup_params()["model"], WIDTH)
+    (loss, weight), _ = OBJECTIVES[kind](LOOKUP, reward_params, batch(kind, 6 // len(SIDES[kind])))
     assert float(loss / weight) == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("scale", [-1e5, 1e5])
 def test_logits_of_any_size_leave_loss_and_gradient_finite(kind: str, scale: float) -> None:
-    judge, data = lookup_judge(scale), batch(kind, 6 // len(SIDES[kind]))
-    found = jax.value_and_grad(lambda params: OBJECTIVES[kind](LOOKUP, params, data)[0][0])(judge)
+    reward_params, data = lookup_params(scale), batch(kind, 6 // len(SIDES[kind]))
+    found = jax.value_and_grad(lambda params: OBJECTIVES[kind](LOOKUP, params, data)[0][0])(reward_params)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(found))
 
 
 def test_a_saved_model_scores_as_before(
-    model: Llama, judge: Any, layout: Layout, tmp_path: Path, completions: list[Completion]
+    model: Llama, reward_params: Any, layout: Layout, tmp_path: Path, completions: list[Completion]
 ) -> None:
-    judge = jax.device_put(judge, layout.params(judge))
+    reward_params = jax.device_put(reward_params, layout.params(reward_params))
     write_config(tmp_path, model.config)
-    save(tmp_path / "params", judge)
+    save(tmp_path / "params", reward_params)
     again, params = read(tmp_path, layout)
-    jax.tree.map(np.testing.assert_array_equal, params, judge)
+    jax.tree.map(np.testing.assert_array_equal, params, reward_params)
     asked = ([prompt for prompt, _ in SEQUENCES], completions, [np.array(ends) for ends in ENDS])
     for one, other in zip(
-        scorer(again, layout, 8, 6)(params, *asked), scorer(model, layout, 8, 6)(judge, *asked), strict=True
+        scorer(again, layout, 8, 6)(params, *asked), scorer(model, layout, 8, 6)(reward_params, *asked), strict=True
     ):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_a_score_sees_no_later_token(model: Llama, judge: Any) -> None:
+def test_a_score_sees_no_later_token(model: Llama, reward_params: Any) -> None:
     data = batch("process")
     other = data | {"tokens": np.where(np.arange(8) > 3, 11, data["tokens"])}
-    before, after = (np.asarray(jax.jit(lambda b: token_scores(model, judge, b))(b)) for b in (data, other))
+    before, after = (np.asarray(jax.jit(lambda b: token_scores(model, reward_params, b))(b)) for b in (data, other))
     np.testing.assert_allclose(before[:, :4], after[:, :4], atol=1e-6)
 
 
@@ -247,7 +249,7 @@ def test_auc_of_known_scores(found: list[float], labels: list[int], value: float
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
 def test_auc_is_the_share_of_pairs_in_order(cases: list[tuple[int, bool]]) -> None:
     found, labels = (np.array(column) for column in zip(*cases, strict=True))
-    right, wrong = found[labels], found[~labels]
-    if right.size and wrong.size:
-        pairs = (right[:, None] > wrong) + 0.5 * (right[:, None] == wrong)
+    correct, incorrect = found[labels], found[~labels]
+    if correct.size and incorrect.size:
+        pairs = (correct[:, None] > incorrect) + 0.5 * (correct[:, None] == incorrect)
         assert auc(found, labels) == pytest.approx(pairs.mean())

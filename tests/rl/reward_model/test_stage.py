@@ -1,4 +1,4 @@
-"""The stages that make reward models: their rows, their batches, what they learn and how they are judged."""
+"""The stages that train reward models: their rows, their batches, what they learn and how it is measured."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
 
 from dsmath_jax.data import chat
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.rl import labelling, reward_stage
-from dsmath_jax.rl.judging import judge
-from dsmath_jax.rl.reward_model import with_head
-from dsmath_jax.rl.reward_rows import (
+from dsmath_jax.rl.reward_model import labels, training
+from dsmath_jax.rl.reward_model.held_out import held_out_metrics
+from dsmath_jax.rl.reward_model.model import RewardModel, with_head
+from dsmath_jax.rl.reward_model.rows import (
     HELD_OUT,
     NothingToLearn,
     Rows,
@@ -31,21 +30,23 @@ from dsmath_jax.rl.reward_rows import (
     index_of,
     places_of,
 )
-from dsmath_jax.rl.reward_stage import reward_model_fields, run, train
+from dsmath_jax.rl.reward_model.settings import RewardModelSettings
+from dsmath_jax.rl.reward_model.stage import run
+from dsmath_jax.rl.reward_model.training import train
 from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sampling.sampler import SamplingParams
+from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.checkpoint import save
-from dsmath_jax.training.loop import loop_fields
 from dsmath_jax.training.model_files import write_config
-from dsmath_jax.training.optimizer import adamw
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_jsonl
 
-BAD, END, EOS = 22, 3, 2  # the planted token that makes wrong what comes after it; the last token of a step
+BAD, END, EOS = 22, 3, 2  # the planted token, which makes its step and all later ones incorrect; a step's last token
 KINDS = ("pointwise", "pairwise", "process")
 
 
 def planted(kind: str, problems: int, samples: int = 4, seed: int = 0) -> list[dict]:
-    """Rows of up to three steps of random tokens; from the first step with the planted token on, all are wrong."""
+    """Rows of up to three steps of random tokens; from the first step with the planted token on, all are incorrect."""
     noise = np.random.default_rng(seed)
     rows = []
     for problem in range(problems):
@@ -64,10 +65,12 @@ def planted(kind: str, problems: int, samples: int = 4, seed: int = 0) -> list[d
     return rows
 
 
-def settings_of(kind: str, steps: int, **changes: Any) -> ConfigDict:
-    fields = {"data": ("toy/rl",), "kind": kind, "problems": 60, "samples": 4, "max_new_tokens": 12, "batch_size": 32}
-    fields = reward_model_fields(**fields | changes)
-    return ConfigDict(fields | loop_fields(steps, checkpoint_every=1000) | adamw(1e-2, 5, weight_decay=0.0))
+def settings_of(kind: str, steps: int, **changes: Any) -> RewardModelSettings:
+    given = {
+        "data": ("toy/rl",), "kind": kind, "problems": 60, "samples": 4, "max_new_tokens": 12, "batch_size": 32,
+        "steps": steps, "checkpoint_every": 1000, "peak_lr": 1e-2, "warmup_steps": 5, "weight_decay": 0.0,
+    }  # fmt: skip
+    return build(RewardModelSettings, given | changes)
 
 
 class Counter:
@@ -82,14 +85,10 @@ class Counter:
 
 
 @pytest.fixture
-def counter(model: Llama) -> Any:
-    return Counter(model.config)
-
-
-@pytest.fixture
-def start() -> Any:
+def counter(model: Llama) -> RewardModel:
     embedding = np.random.default_rng(0).normal(size=(23, 16)).astype(np.float32)
-    return with_head({"embedding": jnp.asarray(embedding)}, 16)
+    untrained: Any = Counter(model.config)
+    return RewardModel(untrained, with_head({"embedding": jnp.asarray(embedding)}, 16))
 
 
 @pytest.fixture
@@ -102,10 +101,10 @@ def written(tmp_path: Path) -> Callable[..., Rows]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_planted_feature_is_learnt(tmp_path: Path, counter: Any, start: Any, layout: Layout, kind: str) -> None:
+def test_a_planted_feature_is_learnt(tmp_path: Path, counter: RewardModel, layout: Layout, kind: str) -> None:
     path, settings = tmp_path / "rows.jsonl", settings_of(kind, 120)
     write_jsonl(path, planted(kind, 150))
-    _, summary = train("reward", tmp_path / "out", kind, settings, counter, start, [path], layout, seed=0)
+    _, summary = train(tmp_path / "out", settings, counter, layout, 0, [path])
     assert summary["auc"] > 0.95, summary
     assert summary["accuracy"] > 0.9
     assert summary["accuracy"] > summary["majority_class"]
@@ -116,7 +115,7 @@ def test_a_planted_feature_is_learnt(tmp_path: Path, counter: Any, start: Any, l
         assert summary["mean_auc"] > 0.8
 
 
-def test_rows_are_read_by_number_whatever_file_they_lie_in(tmp_path: Path) -> None:
+def test_rows_are_read_by_number_from_several_files(tmp_path: Path) -> None:
     rows = planted("process", 5)
     write_jsonl(tmp_path / "a.jsonl", rows[:7])
     write_jsonl(tmp_path / "b.jsonl", rows[7:])
@@ -144,15 +143,15 @@ def test_problems_are_held_out_whole_and_in_every_file(written: Callable[..., Ro
     assert 0.5 / HELD_OUT < index.held_out.mean() < 1.7 / HELD_OUT
 
 
-def test_pairs_are_of_one_problem_and_one_is_right(written: Callable[..., Rows]) -> None:
+def test_pairs_are_of_one_problem_and_one_is_correct(written: Callable[..., Rows]) -> None:
     rows = planted("pairwise", 40)
     index = index_of(written(rows))
     examples = examples_of("pairwise", index, np.ones(len(rows), bool))
     mixed = {r["problem"] for r in rows if r["labels"] == [1]} & {r["problem"] for r in rows if r["labels"] == [0]}
     assert len(examples) == len(mixed)
-    for right, wrong in drawn(examples, 0, 0, range(3 * len(examples))):
-        assert rows[right]["problem"] == rows[wrong]["problem"]
-        assert (rows[right]["labels"], rows[wrong]["labels"]) == ([1], [0])
+    for correct, incorrect in drawn(examples, 0, 0, range(3 * len(examples))):
+        assert rows[correct]["problem"] == rows[incorrect]["problem"]
+        assert (rows[correct]["labels"], rows[incorrect]["labels"]) == ([1], [0])
 
 
 @given(st.integers(1, 40), st.floats(0, 1), st.integers(0, 500))
@@ -179,7 +178,7 @@ def test_every_epoch_has_every_example_once(seed: int, count: int, first: int) -
 
 
 def test_ten_percent_of_the_batches_are_old_rows(
-    tmp_path: Path, counter: Any, start: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, counter: RewardModel, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of them held out, and each batch a function of its step alone."""
     new, old = planted("process", 60), planted("process", 90, seed=1)
@@ -189,16 +188,14 @@ def test_ten_percent_of_the_batches_are_old_rows(
     write_jsonl(tmp_path / "old.jsonl", old)
     batches: dict[int, dict] = {}
 
-    def fit(what: str, folder: Path, config: Any, layout: Layout, state: Any, step: Any, batch_at: Any) -> Any:
-        batches.update({number: batch_at(number, None)[0] for number in range(20)})
-        late, _ = batch_at(13, None)
-        jax.tree.map(np.testing.assert_array_equal, late, batches[13])
-        return state
+    def capture(make_batch: Callable[[int], dict], steps: int) -> Callable[[int], dict]:
+        batches.update({step: make_batch(step) for step in range(steps)})
+        jax.tree.map(np.testing.assert_array_equal, make_batch(13), batches[13])
+        return make_batch
 
-    monkeypatch.setattr(reward_stage, "fit", fit)
-    monkeypatch.setattr(reward_stage, "judge", lambda *args: {})
-    where = [tmp_path / "new.jsonl"], layout, 0, [tmp_path / "old.jsonl"]
-    train("reward", tmp_path / "out", "process", settings_of("process", 20), counter, start, *where)
+    monkeypatch.setattr(training, "Prefetch", capture)
+    rows, old_rows = [tmp_path / "new.jsonl"], [tmp_path / "old.jsonl"]
+    train(tmp_path / "out", settings_of("process", 20), counter, layout, 0, rows, old_rows)
     marked = [int((batch["tokens"][:, 1] == 21).sum()) for batch in batches.values()]
     assert sum(marked) == int(20 * 32 * 0.1)
     assert set(marked) == {3, 4}
@@ -209,18 +206,15 @@ def test_ten_percent_of_the_batches_are_old_rows(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_labels_that_are_alike_are_refused(tmp_path: Path, counter: Any, start: Any, layout: Layout, kind: str) -> None:
+def test_labels_that_are_alike_are_refused(tmp_path: Path, counter: RewardModel, layout: Layout, kind: str) -> None:
     rows = [row | {"labels": [1.0] * len(row["ends"])} for row in planted(kind, 30)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     why = (
         "none of the problems has a right and a wrong completion" if kind == "pairwise" else r"all \d+ labels are alike"
     )
     with pytest.raises(NothingToLearn, match=rf"^process_model: {why} in the training rows, so nothing can be told"):
-        train(
-            "process_model", tmp_path / "out", kind, settings_of(kind, 3), counter, start, [tmp_path / "rows.jsonl"],
-            layout, 0,
-        )  # fmt: skip
-    assert not (tmp_path / "out").exists()
+        train(tmp_path / "process_model", settings_of(kind, 3), counter, layout, 0, [tmp_path / "rows.jsonl"])
+    assert not (tmp_path / "process_model").exists()
 
 
 def test_held_out_labels_that_are_alike_and_no_rows_at_all_are_refused(written: Callable[..., Rows]) -> None:
@@ -248,7 +242,7 @@ def test_completions_without_tokens_teach_nothing(written: Callable[..., Rows]) 
     assert not batch_of("process", [[empty]], 8)["weights"].any()
 
 
-def test_a_process_model_is_judged_by_steps_and_by_completions(written: Callable[..., Rows]) -> None:
+def test_a_process_model_is_measured_by_steps_and_by_completions(written: Callable[..., Rows]) -> None:
     rows = [
         {
             "problem": i,
@@ -268,29 +262,30 @@ def test_a_process_model_is_judged_by_steps_and_by_completions(written: Callable
     completed = list(range(4))
     found = written(rows)
     examples = examples_of("process", index_of(found), np.ones(4, bool))
-    summary = judge("process", found, examples, score, 1)
+    summary = held_out_metrics("process", found, examples, score, 1)
     assert summary["n"] == 10
-    assert summary["accuracy"] == 0.8  # wrong at the second step of the second and the last of the third
+    assert summary["accuracy"] == 0.8  # incorrect at the second step of the second and the last of the third
     assert summary["majority_class"] == 0.6
     assert summary["last_auc"] == pytest.approx(3 / 4)
     assert summary["min_auc"] == pytest.approx(3.5 / 4)
     assert summary["mean_auc"] == 1.0
     completed = [0]
-    alone = judge("process", found, examples[3:], lambda *_: [np.array(logits[3], float)], 1)
+    alone = held_out_metrics("process", found, examples[3:], lambda *_: [np.array(logits[3], float)], 1)
     assert alone["last_auc"] is None
     json.dumps(alone, allow_nan=False)
 
 
-def test_pairs_are_judged_within_their_problem(written: Callable[..., Rows]) -> None:
-    labels = [(0, 1.0), (0, 0.0), (0, 0.0), (1, 1.0), (1, 0.0), (2, 1.0)]  # the last problem has no pair
+def test_pairs_are_measured_within_their_problem(written: Callable[..., Rows]) -> None:
+    labelled = [(0, 1.0), (0, 0.0), (0, 0.0), (1, 1.0), (1, 0.0), (2, 1.0)]  # the last problem has no pair
     rows = [
         {"problem": p, "prompt": [p], "completion": [i], "ends": [0], "labels": [label]}
-        for i, (p, label) in enumerate(labels)
+        for i, (p, label) in enumerate(labelled)
     ]
     logits = [5.0, 4.0, 6.0, -8.0, -9.0]
     found = written(rows)
     examples = examples_of("pairwise", index_of(found), np.ones(6, bool))
-    summary = judge("pairwise", found, examples, lambda _, c, __: [np.array([logits[x.tokens[0]]]) for x in c], 8)
+    score = lambda _, completions, __: [np.array([logits[c.tokens[0]]]) for c in completions]  # noqa: E731
+    summary = held_out_metrics("pairwise", found, examples, score, 8)
     assert summary["n"] == 3
     assert summary["accuracy"] == pytest.approx(2 / 3)
     assert summary["majority_class"] == 0.5
@@ -298,19 +293,20 @@ def test_pairs_are_judged_within_their_problem(written: Callable[..., Rows]) -> 
 
 
 class Policy:
-    """Stands in for the sampler: its answers are right by chance, and it thinks loudly when they are not."""
+    """Stands in for the sampler: its answers are correct by chance, and their first step tells which are."""
 
     def __init__(self, model: Any, layout: Layout, stop_ids: Sequence[int], max_new_tokens: int, rows: int):
         del model, layout, max_new_tokens, rows
         self._stop = stop_ids[0]
 
     def generate(
-        self, params: Any, prompts: Sequence[Sequence[int]], *, samples: int, seed: int, step: int,
+        self, params: Any, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, step: int,
         prompt_ids: Sequence[int],
     ) -> Iterator[list[Completion]]:  # fmt: skip
         for place, number in enumerate(prompt_ids):
-            noise = np.random.default_rng([number, seed, step])
-            texts = [" 1\nThe answer is 7." if noise.random() < 0.5 else " 9\nThe answer is 9." for _ in range(samples)]
+            noise = np.random.default_rng([number, sampling.seed, step])
+            correct = [noise.random() < 0.5 for _ in range(sampling.samples)]
+            texts = [" 1\nThe answer is 7." if each else " 9\nThe answer is 9." for each in correct]
             yield [
                 Completion(place, i, [*TOKENIZER.encode(text), self._stop], [], [], "eos")
                 for i, text in enumerate(texts)
@@ -332,23 +328,21 @@ def test_a_stage_runs_from_the_sft_model(
     save(tmp_path / "sft" / "params", jax.jit(lambda: initial_params(model, jax.random.key(1)))())
     records = [{"id": str(i), "question": f"what is {i} + 1?", "solution": "", "answer": "7"} for i in range(50)]
     write_jsonl(tmp_path / "data" / "problems" / "rl.jsonl", records)
-    monkeypatch.setattr(labelling, "Sampler", Policy)
-    name, kind = "process_model", "process"
+    monkeypatch.setattr(labels, "Sampler", Policy)
+    folder = tmp_path / "process_model"
     changes = {"init": "sft", "completions": 2, "problems": 40, "max_new_tokens": 30, "batch_size": 16}
-    shared = {"seed": 0, "data_dir": str(tmp_path / "data"), "mesh": {"fsdp": -1}}
-    config = ConfigDict(shared | {name: settings_of(kind, 60, **changes)})
-    summary = run(name, config, tmp_path)
+    arguments = folder, settings_of("process", 60, **changes), tmp_path / "data", layout, 0
+    summary = run(*arguments)
     assert summary["last_auc"] > 0.95  # the first steps are labelled by chance
     assert {"metrics.jsonl", "samples.jsonl", "summary.json", "model.json", "params"} <= {
-        path.name for path in (tmp_path / name).iterdir()
+        path.name for path in folder.iterdir()
     }
-    rows = list(read_jsonl(tmp_path / name / "samples.jsonl"))
+    rows = list(read_jsonl(folder / "samples.jsonl"))
     assert len(rows) == 40 * 4
     assert all(len(row["ends"]) == 2 for row in rows)
-    assert run(name, config, tmp_path) == summary
+    assert run(*arguments) == summary
 
 
-def test_a_kind_of_the_other_stage_is_refused(tmp_path: Path) -> None:
-    shared = {"seed": 0, "data_dir": "toy", "mesh": {"fsdp": -1}}
-    with pytest.raises(UserError, match=r"Unknown reward_model\.kind 'process'; known ones are pointwise, pairwise"):
-        run("reward_model", ConfigDict(shared | {"reward_model": settings_of("process", 3)}), tmp_path)
+def test_a_kind_of_the_other_stage_is_refused(tmp_path: Path, layout: Layout) -> None:
+    with pytest.raises(UserError, match=r"reward_model\.kind must be one of 'pointwise', 'pairwise'; got 'process'"):
+        run(tmp_path / "reward_model", settings_of("process", 3), tmp_path, layout, 0)

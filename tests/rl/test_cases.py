@@ -1,0 +1,183 @@
+"""Cases from users of other RL libraries: those that fail here for now are marked with what should happen."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dsmath_jax.data import benchmarks, tokenizer
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.advantages import group_relative, outcome
+from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rollouts import indices_of_step, load_prompts, read_rollout
+from dsmath_jax.settings import build
+from dsmath_jax.sharding import Layout
+from dsmath_jax.stages import STAGES
+from dsmath_jax.workdir import UserError, write_jsonl
+from tests.rl.trainer_runs import SEED, RLRun, assert_same_results, equal, metrics, weights
+
+MakeRun = Callable[..., RLRun]
+MakeWorkdir = Callable[[str], Path]
+
+
+# --- cases that fail ---
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="Adam's momentum moves the policy without any reward")
+def test_a_rollout_without_rewards_leaves_the_policy_as_it_is(
+    recipe: MakeRun, workdir: MakeWorkdir, start: Path, layout: Layout
+) -> None:
+    """rasbt/reasoning-from-scratch 186, PrimeIntellect-ai/prime-rl 1563 and 3595, redai-studio/Relax 239."""
+    records = benchmarks.load("toy/train", start / "data")
+    asked = [records[i].id for i in indices_of_step(SEED, 2, 2, len(records))]
+    (start / "rewards" / "without_reward").write_text(" ".join(asked))
+    changes = {"reward_fns": (("trainer_rewards:nan_for_listed", 1.0),), "kl_coef": 0.0, "weight_decay": 0.0}
+    folder = workdir("run")
+    recipe("grpo_rule", steps=2, checkpoint_every=2, **changes).run(folder)
+    before = weights(folder, layout)
+    shutil.rmtree(folder / "rl" / "params")
+    recipe("grpo_rule", steps=3, checkpoint_every=2, **changes).run(folder)  # resumes at step 2
+    row = metrics(folder)[-1]
+    if (row["step"], row["num_masked"], row["grad_norm"]) != (2, 8, 0.0):
+        pytest.fail("the rollout of step 2 should have no rewards", pytrace=False)
+    assert equal(before, weights(folder, layout))
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a rounding error of a score counts as a difference")
+def test_equal_completions_have_no_advantage() -> None:
+    """NVIDIA-NeMo/RL 4158: equal completions that a reward model scores in different batches differ by rounding."""
+    score = 0.37
+    rewards = outcome([score, score * (1 + 1e-7), score, score], [3] * 4)
+    advantages = group_relative(rewards, 4, [3] * 4)
+    assert np.abs(advantages).max() < 1e-3
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a reward function cannot abstain")
+@pytest.mark.usefixtures("recipe")
+def test_a_reward_function_that_returns_none_is_left_out_of_the_sum(start: Path) -> None:
+    """huggingface/trl 3079."""
+    records = benchmarks.load("toy/train", start / "data")[:2]
+    reward_fns = (("trainer_rewards:same", 1.0), ("trainer_rewards:none", 1.0))
+    with RewardFunctions(reward_fns, 5.0, 1) as functions:
+        rewards, errors = functions.score(["ab", "abc"], records, [True, True])
+    assert rewards.tolist() == [0.25, 0.25]
+    assert not any(errors.values())
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="prompts have the question alone")
+def test_multiple_choice_prompts_have_the_options(recipe: MakeRun, start: Path, tmp_path: Path) -> None:
+    """The answer is a letter, which nobody can know without the options."""
+    row = {"question": "What is 3 + 4?", "options": "A) 12 B) 34 C) 7 D) 50", "Answer": "C"}
+    write_jsonl(tmp_path / "sat" / "test.jsonl", [row])
+    tokens = tokenizer.load(start / "tokenizer")
+    prompts = load_prompts(recipe("grpo_rule", data=("sat/test",)).settings, tmp_path, tokens, 256)
+    text = tokens.decode(prompts.ids[0])
+    assert [option for option in ("12", "34", "7", "50") if option not in text] == []
+
+
+@pytest.mark.xfail(strict=True, raises=UserError, reason="rl.data takes the names of benchmarks, and no paths")
+def test_rl_data_may_be_a_file_of_the_users(recipe: MakeRun, start: Path, tmp_path: Path) -> None:
+    """SFT takes a path below data_dir."""
+    rows = [{"id": f"mine/{i}", "question": f"What is {i} plus {i}?", "answer": str(2 * i)} for i in range(4)]
+    write_jsonl(tmp_path / "mine.jsonl", [row | {"solution": f"The answer is {row['answer']}."} for row in rows])
+    settings = recipe("grpo_rule", data=("mine.jsonl",)).settings
+    prompts = load_prompts(settings, tmp_path, tokenizer.load(start / "tokenizer"), 256)
+    assert [(record.question, record.answer) for record in prompts.records] == [
+        (row["question"], row["answer"]) for row in rows
+    ]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="both times the samples have the same random keys")
+def test_a_question_that_comes_twice_in_a_rollout_has_other_samples(
+    recipe: MakeRun, workdir: MakeWorkdir, start: Path, tmp_path: Path
+) -> None:
+    """NVIDIA-NeMo/RL 3882 and rllm-org/rllm 776 are about neighboring bugs."""
+    lines = (start / "data" / "problems" / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "data" / "problems").mkdir(parents=True)
+    (tmp_path / "data" / "problems" / "train.jsonl").write_text("".join(lines[:3]))
+    folder, rl = workdir("run"), recipe("grpo_rule", steps=1, prompts_per_step=6)
+    dataclasses.replace(rl, data_dir=tmp_path / "data").run(folder)
+    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+    groups = {rows.tobytes() for rows in batch["tokens"].reshape(6, 4, -1)}
+    assert len(groups) == 6
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="these stages name no input files")
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("rl", {"data": ("toy/train",)}),
+        ("rl", {"data": ("toy/rl",), "eval_data": ("toy/train",)}),
+        ("reward_model", {"data": ("toy/train",)}),
+        ("evaluate", {"data": ("toy/train",)}),
+    ],
+)
+def test_a_changed_data_file_is_a_change_of_the_stage(stage: str, changes: dict, start: Path) -> None:
+    """Otherwise a resumed run mixes the old and the new data."""
+    assert start / "data" / "problems" / "train.jsonl" in input_files(stage, start / "data", changes)
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the stage names no input files")
+@pytest.mark.usefixtures("recipe")
+def test_a_changed_reward_function_is_a_change_of_the_stage(start: Path) -> None:
+    found = input_files("rl", start / "data", {"reward_fns": (("trainer_rewards:digits", 1.0),)})
+    assert start / "rewards" / "trainer_rewards.py" in found
+
+
+def input_files(stage: str, data_dir: Path, changes: dict[str, Any]) -> list[Path]:
+    """The user's files whose change is a change of the stage."""
+    made = build(Recipe, {"data_dir": str(data_dir), stage: changes})
+    return list(next(each for each in STAGES if each.name == stage).input_files(made, data_dir.parent))
+
+
+# --- cases that pass ---
+
+
+def test_the_schedule_counts_all_updates_of_a_rollout(recipe: MakeRun, workdir: MakeWorkdir) -> None:
+    """NovaSky-AI/SkyRL 872 and 873, allenai/open-instruct 537."""
+    folder = workdir("run")
+    recipe("grpo_rule", steps=10, num_updates=2, schedule="multi_step", warmup_steps=2).run(folder)
+    expected = [0.005, 0.01, *[0.01] * 6, 0.00316, 0.001]
+    assert [row["lr"] for row in metrics(folder)] == pytest.approx(expected, rel=1e-3)
+
+
+def test_evaluation_during_training_changes_nothing(recipe: MakeRun, workdir: MakeWorkdir, layout: Layout) -> None:
+    """huggingface/trl 6681."""
+    found = []
+    for eval_every in (0, 1):
+        folder = workdir(f"eval_every_{eval_every}")
+        recipe("grpo_rule", steps=3, eval_data=("toy/train",), eval_problems=5, eval_every=eval_every).run(folder)
+        found.append(weights(folder, layout))
+    assert equal(*found)
+
+
+def test_a_run_resumes_where_an_epoch_ends_within_a_rollout(
+    recipe: MakeRun, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """verl-project/verl 7401, 5725 and 4156. Of 24 prompts the fifth rollout of five takes the last and the first."""
+    whole, cut = workdir("whole"), workdir("cut")
+    rl = recipe("grpo_rule", steps=7, prompts_per_step=5, checkpoint_every=3)
+    rl.run(whole)
+    for step in (3, 6):
+        rl.interrupt(cut, monkeypatch, step)
+    rl.run(cut)
+    assert_same_results(whole, cut, layout)
+
+
+def test_completions_of_one_token_are_trained_on(recipe: MakeRun, workdir: MakeWorkdir, start: Path) -> None:
+    """thinking-machines-lab/tinker-cookbook 848."""
+    folder = workdir("run")
+    (folder / "tokenizer").unlink()
+    shutil.copytree(start / "tokenizer", folder / "tokenizer")
+    stop_ids = {"eos_token_id": [2, *range(20, 290)]}
+    (folder / "tokenizer" / "generation_config.json").write_text(json.dumps(stop_ids))
+    recipe("grpo_rule", steps=1).run(folder)
+    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+    lengths = batch["loss_weights"].sum(axis=1)
+    assert lengths.min() == 1
+    assert np.isfinite(metrics(folder)[0]["grad_norm"])
