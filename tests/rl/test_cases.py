@@ -18,7 +18,7 @@ from dsmath_jax.rl.rollouts import indices_of_step, load_prompts, read_rollout
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.stages import STAGES
-from dsmath_jax.workdir import UserError, write_jsonl
+from dsmath_jax.workdir import write_jsonl
 from tests.rl.trainer_runs import SEED, RLRun, assert_same_results, equal, metrics, weights
 
 MakeRun = Callable[..., RLRun]
@@ -80,18 +80,6 @@ def test_multiple_choice_prompts_have_the_options(recipe: MakeRun, start: Path, 
     assert [option for option in ("12", "34", "7", "50") if option not in text] == []
 
 
-@pytest.mark.xfail(strict=True, raises=UserError, reason="rl.data takes the names of benchmarks, and no paths")
-def test_rl_data_may_be_a_file_of_the_users(recipe: MakeRun, start: Path, tmp_path: Path) -> None:
-    """SFT takes a path below data_dir."""
-    rows = [{"id": f"mine/{i}", "question": f"What is {i} plus {i}?", "answer": str(2 * i)} for i in range(4)]
-    write_jsonl(tmp_path / "mine.jsonl", [row | {"solution": f"The answer is {row['answer']}."} for row in rows])
-    settings = recipe("grpo_rule", data=("mine.jsonl",)).settings
-    prompts = load_prompts(settings, tmp_path, tokenizer.load(start / "tokenizer"), 256)
-    assert [(record.question, record.answer) for record in prompts.records] == [
-        (row["question"], row["answer"]) for row in rows
-    ]
-
-
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="both times the samples have the same random keys")
 def test_a_question_that_comes_twice_in_a_rollout_has_other_samples(
     recipe: MakeRun, workdir: MakeWorkdir, start: Path, tmp_path: Path
@@ -136,6 +124,17 @@ def input_files(stage: str, data_dir: Path, changes: dict[str, Any]) -> list[Pat
 
 
 # --- cases that pass ---
+
+
+def test_rl_data_may_be_a_file_of_the_users(recipe: MakeRun, start: Path, tmp_path: Path) -> None:
+    """SFT takes a path below data_dir."""
+    rows = [{"id": f"mine/{i}", "question": f"What is {i} plus {i}?", "answer": str(2 * i)} for i in range(4)]
+    write_jsonl(tmp_path / "mine.jsonl", [row | {"solution": f"The answer is {row['answer']}."} for row in rows])
+    settings = recipe("grpo_rule", data=("mine.jsonl",)).settings
+    prompts = load_prompts(settings, tmp_path, tokenizer.load(start / "tokenizer"), 256)
+    assert [(record.question, record.answer) for record in prompts.records] == [
+        (row["question"], row["answer"]) for row in rows
+    ]
 
 
 def test_the_schedule_counts_all_updates_of_a_rollout(recipe: MakeRun, workdir: MakeWorkdir) -> None:

@@ -128,7 +128,7 @@ def test_rows_are_read_by_number_from_several_files(tmp_path: Path) -> None:
     assert index.right.tolist() == [row["labels"][-1] == 1 for row in rows]
     assert index.tokens.tolist() == [len(row["prompt"]) + len(row["completion"]) for row in rows]
     (tmp_path / "b.jsonl").write_text('{"a": 1}\n[]\n')
-    with pytest.raises(UserError, match=r"b\.jsonl, at byte 9: not a JSON object; mend or remove that line"):
+    with pytest.raises(UserError, match=r"b\.jsonl, at byte 9: not a JSON object; fix or remove that line"):
         Rows([tmp_path / "b.jsonl"])[1]
     with Rows([]) as none:
         assert len(index_of(none).problem) == len(none) == 0
