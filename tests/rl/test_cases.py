@@ -33,8 +33,9 @@ def test_a_rollout_without_rewards_leaves_the_policy_as_it_is(
     recipe: MakeRun, workdir: MakeWorkdir, start: Path, layout: Layout
 ) -> None:
     """rasbt/reasoning-from-scratch 186, PrimeIntellect-ai/prime-rl 1563 and 3595, redai-studio/Relax 239."""
-    records = benchmarks.load("toy/train", start / "data")
-    asked = [records[i].id for i in indices_of_step(SEED, 2, 2, len(records))]
+    settings = recipe("grpo_rule").settings
+    records = load_prompts(settings, start / "data", tokenizer.load(start / "tokenizer"), 256).records
+    asked = [records[i].id for i in indices_of_step(SEED, 2, settings.prompts_per_step, len(records))]
     (start / "rewards" / "without_reward").write_text(" ".join(asked))
     changes = {"reward_fns": (("trainer_rewards:nan_for_listed", 1.0),), "kl_coef": 0.0, "weight_decay": 0.0}
     folder = workdir("run")
@@ -158,7 +159,7 @@ def test_evaluation_during_training_changes_nothing(recipe: MakeRun, workdir: Ma
 def test_a_run_resumes_where_an_epoch_ends_within_a_rollout(
     recipe: MakeRun, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """verl-project/verl 7401, 5725 and 4156. Of 24 prompts the fifth rollout of five takes the last and the first."""
+    """verl-project/verl 7401, 5725 and 4156. Seven rollouts of five prompts go through the 24 problems more than once."""
     whole, cut = workdir("whole"), workdir("cut")
     rl = recipe("grpo_rule", steps=7, prompts_per_step=5, checkpoint_every=3)
     rl.run(whole)
