@@ -159,7 +159,7 @@ def test_evaluation_during_training_changes_nothing(recipe: MakeRun, workdir: Ma
 def test_a_run_resumes_where_an_epoch_ends_within_a_rollout(
     recipe: MakeRun, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """verl-project/verl 7401, 5725 and 4156. Seven rollouts of five prompts go through the 24 problems more than once."""
+    """verl-project/verl 7401, 5725 and 4156. Seven rollouts of five go through the 24 problems more than once."""
     whole, cut = workdir("whole"), workdir("cut")
     rl = recipe("grpo_rule", steps=7, prompts_per_step=5, checkpoint_every=3)
     rl.run(whole)
