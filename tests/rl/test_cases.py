@@ -156,10 +156,10 @@ def test_evaluation_during_training_changes_nothing(recipe: MakeRun, workdir: Ma
     assert equal(*found)
 
 
-def test_a_run_resumes_where_an_epoch_ends_within_a_rollout(
+def test_a_run_resumes_at_the_turn_of_an_epoch(
     recipe: MakeRun, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """verl-project/verl 7401, 5725 and 4156. Seven rollouts of five go through the 24 problems more than once."""
+    """verl-project/verl 7401, 5725 and 4156. 15 prompts are short enough: three rollouts an epoch."""
     whole, cut = workdir("whole"), workdir("cut")
     rl = recipe("grpo_rule", steps=7, prompts_per_step=5, checkpoint_every=3)
     rl.run(whole)
