@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import pytest
-from ml_collections import ConfigDict
 
 from dsmath_jax.data import chat, tokenizer
 from dsmath_jax.evaluation.evaluate import run, stage_of
@@ -59,17 +58,12 @@ def workdir(tmp_path: Path, make_model: Any, layout: Layout) -> Path:
     return tmp_path
 
 
-def test_only_models_without_a_file_are_sampled(workdir: Path) -> None:
-    config = ConfigDict(
-        {
-            "seed": 0, "mesh": {"fsdp": -1, "tensor": 1}, "data_dir": str(workdir),
-            "evaluate": {
-                "models": ("base", "sft", "rl"), "data": ("toy/test",), "problems": 3, "samples": 2,
-                "temperature": 0.7, "max_new_tokens": 4, "decode_slots": 8, "examples": ("toy/train",), "shots": 1,
-            },
-        }
+def test_only_models_without_a_file_are_sampled(workdir: Path, layout: Layout) -> None:
+    settings = EvaluateSettings(
+        models=("base", "sft", "rl"), data=("toy/test",), problems=3, samples=2, temperature=0.7, max_new_tokens=4,
+        decode_slots=8, examples=("toy/train",), shots=1,
     )  # fmt: skip
-    counts = run(config, workdir)
+    counts = run(settings, workdir, workdir, layout, seed=0)
     summary = read_json(workdir / "evaluate" / "summary.json")
     assert counts == {name: summary[name]["greedy"] for name in ("base", "sft", "rl")}
     assert summary["base"]["greedy"] == summary["sft"]["greedy"] == 1.0
@@ -86,7 +80,7 @@ def test_only_models_without_a_file_are_sampled(workdir: Path) -> None:
     kept = sorted(lines, key=lambda one: one["sample"] >= 0)[:4]  # what a run that was killed had written
     (workdir / "evaluate" / "rl.jsonl").unlink()
     write_jsonl(workdir / "evaluate" / "rl.made.jsonl", [one | {"finish": "kept"} for one in kept])
-    run(config, workdir)
+    run(settings, workdir, workdir, layout, seed=0)
     again = (workdir / "evaluate" / "rl.jsonl").read_bytes()
     assert again.count(b'"kept"') == 3  # the greedy ones: the problem whose samples were not all there is asked anew
     assert [{**one, "finish": ""} for one in lines] == [
@@ -95,5 +89,5 @@ def test_only_models_without_a_file_are_sampled(workdir: Path) -> None:
         for one in (r["greedy"], *r["samples"])
     ]
     (workdir / "rl" / "model.json").unlink()  # a model that has answered is not even opened
-    run(config, workdir)
+    run(settings, workdir, workdir, layout, seed=0)
     assert (workdir / "evaluate" / "rl.jsonl").read_bytes() == again != before
