@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     """Compiles what the command line asks for and prints what it needs.
 
     Raises:
-      UserError: something the user can mend.
+      UserError: something the user can fix.
     """
     from absl import flags
     from ml_collections import ConfigDict

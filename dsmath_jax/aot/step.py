@@ -55,7 +55,7 @@ def described_devices(topology: str) -> Sequence[Any]:
         reason = str(error).splitlines()[0]
         if "INVALID_ARGUMENT" in reason:
             raise UserError(f"libtpu knows no topology '{topology}' ({reason}); give one that is sold.") from None
-        raise UserError(f"libtpu cannot be used ({reason}); mend that and run the same command again.") from None
+        raise UserError(f"libtpu cannot be used ({reason}); fix that and run the same command again.") from None
 
 
 def stage_of(recipe: Recipe, name: str) -> Any:

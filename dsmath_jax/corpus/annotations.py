@@ -208,7 +208,7 @@ class Store:
                 file.write(b"".join(ended))
         except OSError as error:
             reason = os.strerror(error.errno or errno.EIO)
-            raise UserError(f"{self.path} cannot be written ({reason}); mend that and mark again.") from None
+            raise UserError(f"{self.path} cannot be written ({reason}); fix that and mark again.") from None
         self.lines()
 
 
@@ -220,10 +220,10 @@ def _parse(raw: bytes, where: str) -> Line:
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        return Line(raw, error=f"{where}: not a JSON object; mend or remove that line.")
+        return Line(raw, error=f"{where}: not a JSON object; fix or remove that line.")
     prefix, math = row.get("prefix"), row.get("math")
     if not isinstance(prefix, str) or not urls.host(prefix) or not isinstance(math, bool):
-        return Line(raw, error=f"{where}: an annotation wants a URL in 'prefix' and true or false in 'math'; mend it.")
+        return Line(raw, error=f"{where}: an annotation wants a URL in 'prefix' and true or false in 'math'; fix it.")
     return Line(raw, Annotation(urls.canonical_prefix(prefix), math), row)
 
 

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 ADDRESS = re.compile(r"(?:ray://)?(?P<host>[^\s:/]+):(?P<port>\d{1,5})")
 CONNECT_SECONDS = 10.0
-ADVICE = "start it with launch/ray_cluster.sh, or mend --config.corpus.ray_address"
+ADVICE = "start it with launch/ray_cluster.sh, or fix --config.corpus.ray_address"
 TRIES = 3  # of a query that a dying machine ends each time before anything more is done
 PARTS_PER_CPU = 8  # a part costs a process's start, a second; but the last parts keep some CPUs waiting
 

@@ -23,7 +23,7 @@ def read_seeds(path: Path) -> list[str]:
         if not prefix or prefix.startswith("#"):
             continue
         if not urls.host(prefix):
-            raise UserError(f"{path}, line {number}: '{prefix}' is no URL prefix such as https://a.org/b/; mend it.")
+            raise UserError(f"{path}, line {number}: '{prefix}' is no URL prefix such as https://a.org/b/; fix it.")
         prefixes.append(urls.canonical_prefix(prefix))
     if not prefixes:
         raise UserError(f"The seed file {path} holds no URL prefix; write some into it, one a line.")
@@ -39,7 +39,7 @@ def read_labels(path: Path) -> dict[str, dict]:
     labels = {}
     for number, row in enumerate(read_jsonl(path), 1):
         if not isinstance(row.get("url"), str) or row.get("label") not in ("math", "other"):
-            raise UserError(f'{path}, line {number}: a label wants "url", and "math" or "other" in "label"; mend it.')
+            raise UserError(f'{path}, line {number}: a label wants "url", and "math" or "other" in "label"; fix it.')
         labels[urls.canonical(row["url"])] = row
     if not labels:
         raise UserError(f"The label file {path} is empty; add labels or set --config.corpus.labels='' to go without.")

@@ -55,7 +55,7 @@ def find_labelled(
     )
     kept = dict(zip(found["canonical_url"], found["kept"], strict=True))
     if not kept:
-        raise UserError("None of the labelled URLs is among the pages read; mend --config.corpus.labels.")
+        raise UserError("None of the labelled URLs is among the pages read; fix --config.corpus.labels.")
     chosen = [labels[url] for url in kept]
     return Labelled(
         np.array(list(kept.values()), np.int64),

@@ -115,7 +115,7 @@ def draw_sample(candidates: DataFrame, folder: Path, settings: CorpusSettings, s
     positives = daft.read_parquet(f"{folder}/positives/*.parquet")
     chosen = _lowest(positives, settings.max_positives, seed)
     if not len(chosen):
-        raise UserError(f"No page read lies below a prefix of {settings.seeds}; mend the prefixes.")
+        raise UserError(f"No page read lies below a prefix of {settings.seeds}; fix the prefixes.")
     others = candidates.where(~col("collected")) if "collected" in candidates.column_names else candidates
     others = others.select("number").join(positives, on="number", how="anti")
     count = max(1, min(settings.max_negatives, round(settings.negatives * len(chosen))))
@@ -242,7 +242,7 @@ def conclude(
     if not counts["pages"]:
         raise UserError(
             f"Iteration {number} collected no page: none scored {settings.min_score} within {settings.top_tokens} "
-            "tokens; mend --config.corpus.min_score, top_tokens or the seeds."
+            "tokens; fix --config.corpus.min_score, top_tokens or the seeds."
         )
     write_frame(folder / "hosts", domains.hosts(scored, settings.domain_share))
     by_host = daft.read_parquet(f"{folder}/hosts/*.parquet")

@@ -152,7 +152,7 @@ def take_shards(sources: Sequence[str], folder: Path, made: dict) -> list[Path]:
     facts = [_facts(shard) for shard in ready]
     for shard, fact in zip(ready, facts, strict=True):
         if fact["settings"] != made:
-            raise UserError(f"{shard} was made with {fact['settings']}, the config says {made}; mend one of them.")
+            raise UserError(f"{shard} was made with {fact['settings']}, the config says {made}; fix one of them.")
     numbers = [fact["shard"] for fact in facts]
     if sorted(set(numbers)) != numbers:
         raise UserError(f"The pages below {ready[0].parent} come from several runs; give the output of one.")

@@ -52,7 +52,7 @@ def json_lines_between(field: str, first: int, last: int) -> Reader:
         for row in json_lines(path):
             number = row.fields.get(field)
             if type(number) is not int:
-                raise UserError(f"{path}, {row.place}: the field '{field}' is not a number; mend or remove it.")
+                raise UserError(f"{path}, {row.place}: the field '{field}' is not a number; fix or remove it.")
             if first <= number <= last:
                 yield row._replace(key=str(number))
 
@@ -72,7 +72,7 @@ def json_task(path: Path) -> Iterator[Row]:
     """BIG-Bench Hard: a file per task, whose rows are the list `examples`; adds the field `task`."""
     examples = json_object(_read(path), str(path), "that file").get("examples")
     if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
-        raise UserError(f"{path}: the field 'examples' is not a list of objects; mend or remove that file.")
+        raise UserError(f"{path}: the field 'examples' is not a list of objects; fix or remove that file.")
     for number, example in enumerate(examples):
         yield Row(f"{path.stem}/{number}", f"example {number + 1}", {**example, "task": path.stem})
 
@@ -94,7 +94,7 @@ def choice_table(path: Path) -> Iterator[Row]:
         if len(cells) < 4:
             raise UserError(
                 f"{path}, row {number + 1}: {len(cells)} columns where a question, its options and the answer belong; "
-                "mend or remove that row."
+                "fix or remove that row."
             )
         fields = {"question": cells[0], "options": cells[1:-1], "answer": cells[-1], "topic": topic}
         yield Row(f"{topic}/{number}", f"row {number + 1}", fields)
@@ -139,7 +139,7 @@ def _text(path: Path) -> str:
     try:
         return _read(path).decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); mend or remove it.") from None
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); fix or remove it.") from None
 
 
 def _table(path: Path) -> list[list[str]]:
@@ -152,5 +152,5 @@ def _literal(text: str, where: str) -> dict[str, Any]:
     except (ValueError, SyntaxError):
         value = None
     if not isinstance(value, dict):
-        raise UserError(f"{where}: not a Python dictionary; mend or remove that cell.")
+        raise UserError(f"{where}: not a Python dictionary; fix or remove that cell.")
     return value

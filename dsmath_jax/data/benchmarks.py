@@ -182,4 +182,4 @@ def _records(rows: Iterable[Row], path: Path, name: str, parse: Parse) -> Iterat
         try:
             yield parse(f"{name}/{row.key}", row.fields)
         except BadField as error:
-            raise UserError(f"{path}, {row.place}: {error}; mend or remove it.") from None
+            raise UserError(f"{path}, {row.place}: {error}; fix or remove it.") from None

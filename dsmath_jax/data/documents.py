@@ -56,7 +56,7 @@ def records(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict
                 yield from (_json(file, stream) if form(file) in (".jsonl", ".json") else _whole(stream))
     except (OSError, EOFError, ValueError, zlib.error, zstd.ZstdError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{file} cannot be read ({reason}); mend or remove it.") from None
+        raise UserError(f"{file} cannot be read ({reason}); fix or remove it.") from None
 
 
 def documents(file: Path, field: str = "text", language: str = "") -> Iterator[tuple[int, str]]:
@@ -71,7 +71,7 @@ def documents(file: Path, field: str = "text", language: str = "") -> Iterator[t
     """
     for number, (place, row) in enumerate(records(file, (field, "language")), 1):
         if not isinstance(row.get(field), str):
-            raise UserError(f"{file}, {place}: the field '{field}' is missing or no text; mend or remove it.")
+            raise UserError(f"{file}, {place}: the field '{field}' is missing or no text; fix or remove it.")
         if not language or row.get("language") == language:
             yield number, row[field]
 
@@ -102,7 +102,7 @@ def _json(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
     if first.lstrip().startswith(b"["):
         for number, row in enumerate(json.loads(first + stream.read()), 1):
             if not isinstance(row, dict):
-                raise UserError(f"{file}, record {number}: not a JSON object; mend or remove it.")
+                raise UserError(f"{file}, record {number}: not a JSON object; fix or remove it.")
             yield f"record {number}", row
         return
     number = 0

@@ -58,7 +58,7 @@ def fetch(file: File, folder: Path, data_dir: Path) -> Path:
     path = folder / file.path
     if not path.exists():
         if not file.url:
-            raise UserError(f"{path} is missing and cannot be downloaded; put it there, or mend --config.data_dir.")
+            raise UserError(f"{path} is missing and cannot be downloaded; put it there, or fix --config.data_dir.")
         _download(file, path)
     digest = hash_file(path)
     if file.sha256:

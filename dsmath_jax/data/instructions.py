@@ -97,7 +97,7 @@ def load(name: str, data_dir: Path) -> Iterator[Instruction]:
             try:
                 yield parse(f"{name}/{file.name}:{place.removeprefix('record ')}", fields)
             except benchmark_formats.BadField as error:
-                raise UserError(f"{file}, {place}: {error}; mend or remove it.") from None
+                raise UserError(f"{file}, {place}: {error}; fix or remove it.") from None
 
 
 def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:

@@ -68,7 +68,7 @@ class HttpStream:
                 after = error.headers.get("Retry-After", "")
                 retry_after = min(float(after), LONGEST_DELAY) if after.isascii() and after.isdigit() else 0.0
             except (ValueError, http.client.InvalidURL) as error:
-                raise UserError(f"{self._url} is no address of the web ({error}); mend it.") from None
+                raise UserError(f"{self._url} is no address of the web ({error}); fix it.") from None
             except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, ssl.SSLCertVerificationError):

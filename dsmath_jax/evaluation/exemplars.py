@@ -192,7 +192,7 @@ def _given(path: Path, benchmark: Benchmark, mode: Mode, data_dir: Path) -> tupl
             if _words(record.question) in tested:
                 raise BadField(f"its question is the test problem {tested[_words(record.question)]}")
         except BadField as error:
-            raise UserError(f"{path}, {row.place}: {error}; mend or remove it.") from None
+            raise UserError(f"{path}, {row.place}: {error}; fix or remove it.") from None
         found.append(Exemplar(record, program.rstrip(), record.answer))
     if not found:
         raise UserError(f"The file of worked examples {path} holds no records.")

@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> None:
     print(*summary(grader), sep="\n", file=sys.stderr if arguments.output == "-" else sys.stdout)
     if grader.bad:
         count = "1 line" if grader.bad == 1 else f"{grader.bad} lines"
-        raise SomeBad(f"{count} could not be graded, see above; mend what is wrong and grade again.")
+        raise SomeBad(f"{count} could not be graded, see above; fix what is wrong and grade again.")
 
 
 def kind_of(name: str) -> Kind:

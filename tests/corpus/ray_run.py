@@ -51,7 +51,7 @@ def corpus_settings(ray_address: str) -> CorpusSettings:
 
 def refuse_seven(target: str, number: str, notes: str) -> None:
     if number == "7":
-        raise UserError("Record 7 is bad; mend it.")
+        raise UserError("Record 7 is bad; fix it.")
 
 
 def relate_kept(address: str, folder: Path) -> pa.Table:

@@ -135,7 +135,7 @@ def test_nothing_is_written_while_a_line_cannot_be_read(path):
         with pytest.raises(UserError, match=r"Nothing was saved, so that no line is lost: .*line 5"):
             change()
     assert path.read_bytes() == broken
-    assert store.errors() == [f"{path}, line 5: not a JSON object; mend or remove that line."]
+    assert store.errors() == [f"{path}, line 5: not a JSON object; fix or remove that line."]
     path.write_bytes(broken + b'h": true}\n')
     store.mark("https://f.org/", True)
     assert set(store.marks()) == {"www.a.org/b", "c.org/", "d.org/", "e.org/", "f.org/"}

@@ -36,7 +36,7 @@ def tell(target: str, *words: str) -> None:
 
 def refuse_three(target: str, number: str) -> None:
     if number == "3":
-        raise UserError(f"Record {number} is bad; mend it.")
+        raise UserError(f"Record {number} is bad; fix it.")
     tell(target, number)
 
 
@@ -78,7 +78,7 @@ def test_a_sentence_for_the_user_comes_back_as_it_is(tmp_path):
     paths = targets(tmp_path / "out", 6)
     with pytest.raises(UserError) as error:
         engine.run_tasks(refuse_three, [(str(path), path.stem) for path in paths], "telling")
-    assert str(error.value) == "Record 3 is bad; mend it."
+    assert str(error.value) == "Record 3 is bad; fix it."
     assert not paths[3].exists()
 
 

@@ -177,7 +177,7 @@ def test_tasks_of_a_machine_that_dies_run_on_the_other(cluster, run, tmp_path):
 
 
 def test_a_sentence_for_the_user_comes_back_from_the_cluster(cluster, run, tmp_path):
-    assert finish(run("refuse", cluster.address, tmp_path), tmp_path).endswith("Record 7 is bad; mend it.\n")
+    assert finish(run("refuse", cluster.address, tmp_path), tmp_path).endswith("Record 7 is bad; fix it.\n")
 
 
 def test_one_process_works_in_one_place(cluster, run, tmp_path):

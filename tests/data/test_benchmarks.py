@@ -341,7 +341,7 @@ def test_rows_that_do_not_fit_are_named(tmp_path: Path, name: str, file: str, ro
     good = {"gsm8k": GSM8K, "math": MATH, "mgsm_zh": MGSM, "sat": SAT, "mmlu_stem": MMLU, "gaokao_mathqa": QA}
     first = good.get(name.split("/")[0], MBPP | {"task_id": 1})
     write_jsonl(tmp_path / file, [first, row])
-    with pytest.raises(UserError, match=rf"{Path(file).name}, line 2: {message}.*; mend or remove it\.$"):
+    with pytest.raises(UserError, match=rf"{Path(file).name}, line 2: {message}.*; fix or remove it\.$"):
         benchmarks.load(name, tmp_path)
 
 
@@ -381,7 +381,7 @@ def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"test\.jsonl holds no records"):
         benchmarks.load("gsm8k/test", tmp_path)
     (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps(GSM8K) + "\n\nnot json\n")
-    with pytest.raises(UserError, match=r"test\.jsonl, line 3: not a JSON object; mend or remove that line"):
+    with pytest.raises(UserError, match=r"test\.jsonl, line 3: not a JSON object; fix or remove that line"):
         benchmarks.load("gsm8k/test", tmp_path)
 
 

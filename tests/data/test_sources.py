@@ -112,7 +112,7 @@ def test_a_name_that_is_none_is_told_the_names(tmp_path):
 )
 def test_a_broken_file_is_one_sentence(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name} cannot be read .*; mend or remove it") as error:
+    with pytest.raises(UserError, match=f"{name} cannot be read .*; fix or remove it") as error:
         list(documents.texts(tmp_path))
     assert "\n" not in str(error.value)
 

@@ -215,7 +215,7 @@ def test_only_results_of_its_own_are_told(
     (tmp_path / "mmlu_stem-cot" / "samples.jsonl").write_text("")
     (tmp_path / "gsm8k-cot").mkdir()
     (tmp_path / "gsm8k-cot" / "summary.json").write_text("{")
-    with pytest.raises(UserError, match=r"gsm8k-cot/summary\.json: not a JSON object; mend or remove the folder"):
+    with pytest.raises(UserError, match=r"gsm8k-cot/summary\.json: not a JSON object; fix or remove the folder"):
         command.main(arguments(tmp_path, "--benchmarks=mmlu_stem"))
 
 

@@ -256,7 +256,7 @@ def test_a_users_own_examples(tmp_path: Path) -> None:
 )
 def test_a_users_examples_that_do_not_fit(tmp_path: Path, mode: Mode, row: dict, message: str) -> None:
     path = given(tmp_path, FULL, FULL | row)
-    with pytest.raises(UserError, match=rf"mine\.jsonl, line 2: {message}; mend or remove it\.$"):
+    with pytest.raises(UserError, match=rf"mine\.jsonl, line 2: {message}; fix or remove it\.$"):
         exemplars.load(GSM8K, mode, tmp_path, path)
 
 
@@ -288,7 +288,7 @@ def test_a_users_own_examples_have_options(tmp_path: Path) -> None:
 )
 def test_options_of_a_users_examples_that_do_not_fit(tmp_path: Path, change: dict, message: str) -> None:
     path = given_sat(tmp_path, **change)
-    with pytest.raises(UserError, match=rf"mine\.jsonl, line 1: {message}; mend or remove it\.$"):
+    with pytest.raises(UserError, match=rf"mine\.jsonl, line 1: {message}; fix or remove it\.$"):
         exemplars.load(BENCHMARKS["sat"], "cot", tmp_path, path)
 
 

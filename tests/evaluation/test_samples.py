@@ -62,7 +62,7 @@ def test_a_folder_belongs_to_the_settings_of_its_samples(tmp_path: Path) -> None
 def test_damaged_settings_are_told(tmp_path: Path, damaged: str) -> None:
     append(tmp_path / "samples.jsonl", rows(0))
     (tmp_path / "settings.json").write_text(damaged)
-    with pytest.raises(UserError, match=r"settings\.json: not a JSON object; mend or remove the folder"):
+    with pytest.raises(UserError, match=r"settings\.json: not a JSON object; fix or remove the folder"):
         claim(tmp_path, {"seed": 0})
 
 

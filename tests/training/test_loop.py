@@ -161,7 +161,7 @@ def test_what_is_not_finite_stops_the_run(
     report = read_json(tmp_path / "not_finite.json")
     assert (report["step"], report["records"]) == (8, ["document 8", "another"])
     assert "nan" in (report["loss"], report["grad_norm"]) or report["grad_norm"] == "inf"
-    same(run(tmp_path), run(tmp_path / "other"))  # mended, it goes on
+    same(run(tmp_path), run(tmp_path / "other"))  # fixed, it goes on
     assert not (tmp_path / "not_finite.json").exists()
 
 

@@ -77,6 +77,6 @@ def test_bad_records_and_lengths_are_one_sentence(recipe: dict[str, Any], tmp_pa
     recipe["sft"]["sequence_length"] = 96
     with open(tmp_path / "data/mine/a.jsonl", "a") as file:
         file.write('{"question": "Q"}\n')
-    with pytest.raises(UserError, match=r"mine/a.jsonl, record 41: the field 'solution' is missing; mend or remove it"):
+    with pytest.raises(UserError, match=r"mine/a.jsonl, record 41: the field 'solution' is missing; fix or remove it"):
         run(recipe, tmp_path / "two")
     assert not (tmp_path / "two/sft/rows").exists()

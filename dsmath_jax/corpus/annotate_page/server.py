@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             case "/api/mark":
                 math, note = body.get("math"), body.get("note")
                 if "math" not in body or not (math is None or isinstance(math, bool)):
-                    raise Refused(HTTPStatus.BAD_REQUEST, "A mark wants true, false or null in 'math'; mend it.")
+                    raise Refused(HTTPStatus.BAD_REQUEST, "A mark wants true, false or null in 'math'; fix it.")
                 if not (note is None or (isinstance(note, str) and len(note) <= LARGEST_NOTE)):
                     raise Refused(
                         HTTPStatus.BAD_REQUEST, f"A note is text of at most {LARGEST_NOTE} characters; shorten it."
@@ -143,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
         """The body of the request, read before anything is answered: what stays unread could cut the answer off."""
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
         if not (length.isascii() and length.isdigit()):
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, "The request has no length; mend it.")
+            raise Refused(HTTPStatus.LENGTH_REQUIRED, "The request has no length; fix it.")
         if int(length) > LARGEST_BODY:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body has at most {LARGEST_BODY} bytes; shorten it.")
         return self.rfile.read(int(length))
@@ -153,13 +153,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Origin") not in [f"http://{host}" for host in self.server.hosts]:
             raise Refused(HTTPStatus.FORBIDDEN, "Only the annotation page itself may change something.")
         if self.headers.get_content_type() != "application/json":
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json; mend the request.")
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json; fix the request.")
         try:
             body = json.loads(content)
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            raise Refused(HTTPStatus.BAD_REQUEST, "The body is no JSON object; mend the request.")
+            raise Refused(HTTPStatus.BAD_REQUEST, "The body is no JSON object; fix the request.")
         return body
 
     def _fail(self, status: HTTPStatus, sentence: object) -> None:
@@ -185,12 +185,12 @@ def _json(value: dict) -> tuple[str, bytes]:
 def _text(fields: dict, name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not value:
-        raise Refused(HTTPStatus.BAD_REQUEST, f"The request lacks '{name}'; mend it.")
+        raise Refused(HTTPStatus.BAD_REQUEST, f"The request lacks '{name}'; fix it.")
     return value
 
 
 def _number(fields: dict, name: str) -> int:
     value = fields.get(name, "0")
     if not (value.isascii() and value.isdigit() and len(value) <= 9):
-        raise Refused(HTTPStatus.BAD_REQUEST, f"'{name}' is no number; mend the request.")
+        raise Refused(HTTPStatus.BAD_REQUEST, f"'{name}' is no number; fix the request.")
     return int(value)

@@ -60,7 +60,7 @@ def _find(spec: str, data_dir: Path, root: str) -> list[str]:
     known = _known(found)
     where = _below(data_dir, spec)
     if not found:
-        raise UserError(f"No input file matches {where}; mend --config.data_dir or --config.corpus.input.")
+        raise UserError(f"No input file matches {where}; fix --config.data_dir or --config.corpus.input.")
     if not known:
         raise UserError(f"{where} is no input file: its name must end in one of {', '.join((*SUFFIXES, *LISTS))}.")
     return known
@@ -116,7 +116,7 @@ def _read_list(source: str, root: str) -> list[str]:
         if not name:
             continue
         if not _known([name]):
-            raise UserError(f"{source}, line {number}: '{name[:200]}' is no path of a WARC or WET file; mend the list.")
+            raise UserError(f"{source}, line {number}: '{name[:200]}' is no path of a WARC or WET file; fix the list.")
         found.append(name if "://" in name or name.startswith("/") else root + name)
     if not found:
         raise UserError(f"The list {source} is empty; write paths or addresses into it, one a line.")

@@ -84,7 +84,7 @@ def test_an_unreadable_line_is_told_and_nothing_is_written(ask, workdir):
     path = workdir / "annotations.jsonl"
     path.write_text('{"prefix": "https://math.example/blog/", "math": false}\nnot JSON\n')
     _, answer = ask("/api/domains")
-    assert answer["errors"] == [f"{path}, line 2: not a JSON object; mend or remove that line."]
+    assert answer["errors"] == [f"{path}, line 2: not a JSON object; fix or remove that line."]
     assert answer["domains"][0]["marks"] == 1
     status, answer = ask("/api/mark", MARK)
     assert (status, "line 2" in answer["error"]) == (409, True)
