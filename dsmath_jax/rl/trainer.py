@@ -19,7 +19,7 @@ from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models.llama import Llama, Params
 from dsmath_jax.rl import offline
-from dsmath_jax.rl.algorithms import METHODS
+from dsmath_jax.rl.algorithms import METHODS, Likelihood
 from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import ScoreRows, read, scorer, token_scores
 from dsmath_jax.rl.reward_model.rows import NothingToLearn
@@ -125,14 +125,14 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
     values = TokenScorer(functools.partial(token_scores, ctx.model), ctx.layout, settings.grad_accum_steps)
     read_reference, reward_folder = ctx.read_start, ctx.workdir / (settings.reward_stage or "")
 
-    for round in range(1, settings.rounds + 1):  # noqa: A001 - the paper's word
+    for round_number in range(1, settings.rounds + 1):
         # --- a later round: the reference is the policy, and the reward model has learned from its samples ---
-        if round > 1:
-            policy_folder = folder / "rounds" / str(round - 1)
+        if round_number > 1:
+            policy_folder = folder / "rounds" / str(round_number - 1)
             read_reference = functools.partial(read_params, policy_folder, ctx.model.config, ctx.layout)
-            reward_folder = retrain_reward_model(ctx, round - 1, reward_folder)
-        end_of_round = folder / "rounds" / str(round) / "params"
-        if round < settings.rounds and not checkpoint.damage(end_of_round):
+            reward_folder = retrain_reward_model(ctx, round_number - 1, reward_folder)
+        end_of_round = folder / "rounds" / str(round_number) / "params"
+        if round_number < settings.rounds and not checkpoint.damage(end_of_round):
             continue
         reference = Reference(read_reference(), settings.reference) if algorithm.needs_reference else None
         reward_model = read_reward_model(ctx, reward_folder) if settings.reward_stage else None
@@ -142,7 +142,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
             RolloutFiles(folder, settings, loop.first) as rollouts,
         ):
             updated_at = 0.0
-            for step in loop.steps(until=round * (settings.steps // settings.rounds)):
+            for step in loop.steps(until=round_number * (settings.steps // settings.rounds)):
                 if evaluate and loop.eval_due(step):
                     loop.log(step, evaluate(algorithm.policy(loop.state.params)))
                 params, seconds = loop.state.params, {}
@@ -188,11 +188,11 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                 updated_at = time.monotonic()
                 loop.update(train_step, ctx.layout.share(batch), metrics | seconds)
 
-            if evaluate and round == settings.rounds:
+            if evaluate and round_number == settings.rounds:
                 loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))
         state = loop.state
         del loop, reference, reward_model  # there is not always room for these and the next round's
-        if round < settings.rounds:
+        if round_number < settings.rounds:
             checkpoint.save(end_of_round, state.params)
     checkpoint.save(folder / "params", algorithm.policy(state.params))
 
@@ -207,8 +207,9 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
         rows = offline.solution_rows(prompts.records, prompts.ids, ctx.tokenizer, settings.max_new_tokens)
         batches = offline.likelihood_batches(settings, rows, 1.0, ctx.seed, ctx.layout)
     elif METHODS[settings.method].data == "correct":
+        assert isinstance(algorithm, Likelihood)
         rows, share = offline.correct_rows(samples_of_start(ctx))
-        weight = 1.0 if getattr(algorithm, "normalize_by_correct", False) else share
+        weight = 1.0 if algorithm.normalize_by_correct else share
         batches = offline.likelihood_batches(settings, rows, weight, ctx.seed, ctx.layout)
     else:
         pairs, reference = offline.pair_rows(samples_of_start(ctx)), Reference(ctx.read_start(), settings.reference)
@@ -281,7 +282,7 @@ def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
     return functools.partial(score, reward_model.params)
 
 
-def retrain_reward_model(ctx: Context, round: int, folder: Path) -> Path:  # noqa: A002 - the paper's word
+def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
     """Trains the reward model of a folder further on the policy's samples after a round; returns the new one's folder.
 
     What it makes is complete or not there: a killed run makes what is missing.
@@ -289,16 +290,16 @@ def retrain_reward_model(ctx: Context, round: int, folder: Path) -> Path:  # noq
     settings, rounds = ctx.settings.retrain, ctx.folder / "rounds"
     assert settings is not None
     name, records = folder.name, ctx.prompts.records[: settings.problems]
-    new, stage_folder = rounds / str(round) / name, ctx.workdir / name
+    new, stage_folder = rounds / str(round_number) / name, ctx.workdir / name
     if not (new / ROWS).is_file():
-        params = read_params(rounds / str(round), ctx.model.config, ctx.layout)
-        write_rows(new / ROWS, settings, ctx.with_params(params), records, ctx.seed, round)
+        params = read_params(rounds / str(round_number), ctx.model.config, ctx.layout)
+        write_rows(new / ROWS, settings, ctx.with_params(params), records, ctx.seed, round_number)
         del params
     before = [stage_folder, *(rounds / str(earlier) / name for earlier in range(1, round))]
     old_rows = [earlier / ROWS for earlier in before]
     try:
         train(new, settings, read(folder, ctx.layout), ctx.layout, ctx.seed, [new / ROWS], old_rows)
     except NothingToLearn as error:
-        logging.warning("rl: the reward model stays as it is after round %d. %s", round, error)
+        logging.warning("rl: the reward model stays as it is after round %d. %s", round_number, error)
         return folder
     return new
