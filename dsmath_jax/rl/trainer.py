@@ -295,7 +295,7 @@ def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
         params = read_params(rounds / str(round_number), ctx.model.config, ctx.layout)
         write_rows(new / ROWS, settings, ctx.with_params(params), records, ctx.seed, round_number)
         del params
-    before = [stage_folder, *(rounds / str(earlier) / name for earlier in range(1, round))]
+    before = [stage_folder, *(rounds / str(earlier) / name for earlier in range(1, round_number))]
     old_rows = [earlier / ROWS for earlier in before]
     try:
         train(new, settings, read(folder, ctx.layout), ctx.layout, ctx.seed, [new / ROWS], old_rows)
