@@ -1,10 +1,10 @@
 """The corpus at the paper's size: Common Crawl's real addresses and the paper's numbers.
 
 Paper: section 2.1. Command: see `--dry_run` first, which reads only the lists of paths and prints the plan:
-`python -m dsmath_jax.main --config=configs/corpus.py --workdir=DIR --config.data_dir=DIR2 --dry_run`.
+`python -m dsmath_jax.main --config=configs/corpus.py --workdir=runs/corpus --config.data_dir=data --dry_run`.
 Hardware: a Ray cluster (launch/ray_cluster.sh, `--config.corpus.ray_address=auto`) with a shared file system.
-DIR2 holds `seeds.txt` (URL prefixes; the paper's seeds are the pages of OpenWebMath), the person's `annotations.jsonl`
-(`python -m dsmath_jax.corpus.annotate`) once there are some, and the benchmarks. The paper reads 40 billion pages and
+`data` holds `seeds.txt` (URL prefixes; the paper's seeds are the pages of OpenWebMath), the
+`annotations.jsonl` of `python -m dsmath_jax.corpus.annotate` once there are some, and the benchmarks. The paper reads 40 billion pages and
 keeps 35.5 million with 120 billion tokens after four iterations.
 """
 

@@ -1,8 +1,9 @@
 """The corpus alone on a real crawl of 3,700 pages: four iterations of mining with a person's URL annotations.
 
 Paper: section 2.1. Command, with a mirror folder as data_dir:
-`python -m dsmath_jax.main --config=configs/corpus_small.py --workdir=runs/corpus_small --config.data_dir=DIR`.
-Hardware: 2 CPU cores, 2 GB. Time: below 10 minutes. Expected result: README, Results. `DIR/corpus/card.html` tells it.
+`python -m dsmath_jax.main --config=configs/corpus_small.py --workdir=runs/corpus_small --config.data_dir=data`.
+Hardware: 2 CPU cores, 2 GB. Time: below 10 minutes. Expected: README, Results;
+`runs/corpus_small/corpus/card.html` shows it.
 """
 
 from ml_collections import ConfigDict

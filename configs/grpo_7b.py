@@ -1,7 +1,7 @@
 """DeepSeekMath-RL 7B: GRPO from DeepSeekMath-Instruct 7B on the questions of GSM8K and MATH (paper §4.2).
 
 Command, in the workdir of configs/sft_7b.py, or in another with `--config.start=` naming that one:
-`python -m dsmath_jax.main --config=configs/grpo_7b.py --workdir=DIR --config.data_dir=DIR2`.
+`python -m dsmath_jax.main --config=configs/grpo_7b.py --workdir=runs/sft_7b --config.data_dir=data`.
 The variant is the method: `configs/grpo_7b.py:grpo_ps` (steps rewarded by a process reward model, the default),
 `:grpo_os` (completions by an outcome reward model), `:grpo_iterative` (three rounds of that), `:grpo_rule` (the exact
 answer as the reward, no reward model), `:ppo` and `:online_rft`. The reward models are trained first, in stages of

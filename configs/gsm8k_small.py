@@ -1,7 +1,7 @@
 """The whole path on real input, small enough for a CPU: a real crawl, GSM8K's training set, GSM8K's test questions.
 
 Paper: sections 2.1 to 4, at a size where nothing is learned but the form. Commands, with a mirror folder as data_dir:
-`python -m dsmath_jax.main --config=configs/gsm8k_small.py --workdir=runs/gsm8k_small --config.data_dir=DIR`;
+`python -m dsmath_jax.main --config=configs/gsm8k_small.py --workdir=runs/gsm8k_small --config.data_dir=data`;
 `configs/gsm8k_small.py:stories260k` starts from the trained checkpoint `checkpoints/stories260k_hf` and its tokenizer.
 Hardware: 2 CPU cores, 4 GB. Time: below 20 minutes. Expected result: an accuracy near zero, and a report that says so.
 """

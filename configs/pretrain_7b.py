@@ -1,8 +1,8 @@
 """DeepSeekMath-Base 7B: continued pre-training of DeepSeek-Coder-Base-v1.5 7B, 500 billion tokens (paper §2.3).
 
 Command, in the workdir of a finished corpus (configs/corpus.py):
-`python -m dsmath_jax.main --config=configs/pretrain_7b.py --workdir=DIR --config.data_dir=DIR2`.
-DIR2 holds `deepseek-coder-7b-base-v1.5/` (the Hugging Face folder with its tokenizer); the public sources are fetched
+`python -m dsmath_jax.main --config=configs/pretrain_7b.py --workdir=runs/corpus --config.data_dir=data`.
+`data` holds `deepseek-coder-7b-base-v1.5/` (the Hugging Face folder with its tokenizer); the public sources are fetched
 into it, or read where they are mirrored.
 
 Hardware: 128 TPU v5p (`v5p:4x4x8`). See whether it fits

@@ -1,10 +1,10 @@
 """DeepSeekMath-Instruct 7B: instructions as chains of thought, programs and both, 500 steps (paper §3).
 
-Command: `python -m dsmath_jax.main --config=configs/sft_7b.py --workdir=DIR --config.data_dir=DIR2`.
-DIR2 holds `deepseek-math-7b-base/` (the Hugging Face folder with its tokenizer); the instructions are fetched into it,
-or read where they are mirrored. In the workdir of configs/pretrain_7b.py, `--config.sft.init=` and that config's
+Command: `python -m dsmath_jax.main --config=configs/sft_7b.py --workdir=runs/sft_7b --config.data_dir=data`.
+`data` holds `deepseek-math-7b-base/` (the Hugging Face folder with its tokenizer); the instructions are fetched into
+it, or read where they are mirrored. In the workdir of configs/pretrain_7b.py, `--config.sft.init=` and that config's
 `--config.tokenizer.path` take the model that it left. The paper's 776 thousand examples are not public: these are
-open sets of the same kinds, and files of your own may be named beside them (`--config.sft.data`).
+open sets of the same kinds, and files of your own may be named with them (`--config.sft.data`).
 
 Hardware: 16 TPU v5p (`v5p:2x2x4`); 4, 8, 32 or 64 do as well. See whether it fits
 another slice, and change `grad_accum_steps` and `model.remat` until it does:

@@ -5,7 +5,6 @@ What is not among them may change with any version; these follow semantic versio
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.benchmark_formats import Record as Record
 from dsmath_jax.evaluation import run as evaluation
 from dsmath_jax.evaluation.answering import Settings
-from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.evaluation.policy import GREEDY, Policy
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.grades import Grade, Kind
 from dsmath_jax.grading.sandbox import Sandbox
@@ -26,17 +25,15 @@ from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.runner import Stage
 from dsmath_jax.sampling.sampler import SamplingParams as SamplingParams
-from dsmath_jax.settings import build
+from dsmath_jax.settings import build, nearest
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
-from dsmath_jax.stages import PARAMS, STAGES, given
+from dsmath_jax.stages import PARAMS, STAGES, required
 from dsmath_jax.training import checkpoint as checkpoints
 from dsmath_jax.training import model_files
 from dsmath_jax.training.model_files import HUGGING_FACE, LanguageModel
-from dsmath_jax.workdir import UserError, lock, read_json, write_jsonl
+from dsmath_jax.workdir import UserError, hash_json, lock, read_json, write_jsonl
 
 ALL_DEVICES = MeshSettings()
-GREEDY = SamplingParams(temperature=0.0)
-PROMPTS = "prompts.jsonl"
 
 
 def load_model(
@@ -131,6 +128,9 @@ def evaluate(
     Raises:
       UserError: a benchmark, its data or what is in `out` does not fit.
     """
+    known = {field.name for field in dataclasses.fields(Settings)}
+    for name in settings.keys() - known:
+        raise UserError(f"evaluate has no setting '{name}'{nearest(name, known)}.")
     out, policy = Path(out), Policy.of(model, max_new_tokens, decode_slots)
     provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
@@ -161,8 +161,7 @@ def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwri
     Raises:
       UserError: something that the user can fix.
     """
-    names = stages or [stage.name for stage in STAGES if stage.always_rerun or getattr(recipe, stage.name) is not None]
-    runner.run(STAGES, recipe, Path(workdir), names, overwrite)
+    runner.run(STAGES, recipe, Path(workdir), stages, overwrite)
 
 
 def train(
@@ -174,12 +173,14 @@ def train(
     mesh: MeshSettings = ALL_DEVICES,
     **settings: Any,
 ) -> LanguageModel:
-    """Reinforces a model on own prompts by a method of Table 10, GRPO by default; a killed call resumes.
+    """Trains a model by RL on own prompts, GRPO by default; a killed call resumes.
+
+    Any method of Table 10 does that needs no reward model.
 
     Args:
       checkpoint: the model to start from, as in `load_model`; its parameters are trained in float32.
       prompts: questions with what the reward functions need of them: `answer` for "correct".
-      workdir: gets `model/` (the start), `rl/` (the trained model, metrics, rollouts) and `data/`.
+      workdir: gets `tokenizer/`, `model/` (the start), `rl/` (the trained model, metrics, rollouts) and `data/`.
       seed: of everything that is drawn.
       mesh: how devices are arranged.
       settings: fields of the stage `rl`: steps=100, kl_coef=0.0, reward_fns=(("my_rewards:brief", 1.0),).
@@ -190,32 +191,47 @@ def train(
     Raises:
       UserError: a setting, a record or the model cannot be used, or what is in `workdir` was made from others.
     """
-    workdir = Path(workdir)
-    fields = {"init": "model", "data": (PROMPTS,)} | settings
-    recipe = Recipe(seed=seed, data_dir=str(workdir / "data"), mesh=mesh, rl=build(RLSettings, fields, "rl."))
-    if given(recipe.rl).reward_stage:
-        raise UserError(f"rl.method={given(recipe.rl).method} needs a reward model; make it with a recipe, and `run`.")
-    folder = Path(checkpoint.removeprefix(HUGGING_FACE))
-    start = Stage(
-        "model", functools.partial(_write_start, checkpoint), ("mesh",), lambda recipe: (), PARAMS,
-        input_files=lambda recipe, workdir: sorted(path for path in folder.glob("*") if path.is_file()),
-    )  # fmt: skip
-    rl = dataclasses.replace(next(s for s in STAGES if s.name == "rl"), depends_on=lambda recipe: (start.name,))
+    workdir = Path(workdir).resolve()
+    rows = [dataclasses.asdict(record) for record in prompts]
+    data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts are another file
+    fields = {"init": "model", "data": (name,)} | settings
+    recipe = Recipe(seed=seed, data_dir=str(data), mesh=mesh, rl=build(RLSettings, fields, "rl."))
+    if required(recipe.rl).reward_stage:
+        raise UserError(f"rl.method={required(recipe.rl).method} needs a reward model; `run` a recipe that trains one.")
     if jax.process_index() == 0:
-        write_jsonl(workdir / "data" / PROMPTS, map(dataclasses.asdict, prompts))
+        write_jsonl(data / name, rows)
     barrier("prompts")
-    runner.run((start, rl), recipe, workdir, (start.name, rl.name), ())
-    return load_model(str(workdir / "rl"), tokenizer=str(workdir / start.name), mesh=mesh)
+    folder = Path(checkpoint.removeprefix(HUGGING_FACE)).resolve()
+    runner.run(_stages(checkpoint, folder), recipe, workdir, ("tokenizer", "model", "rl"), ())
+    return load_model(str(workdir / "rl"), mesh=mesh)
 
 
-def _write_start(checkpoint: str, recipe: Recipe, workdir: Path) -> dict[str, int]:
-    """Writes the model to start from as the folder of a stage."""
-    folder, layout = workdir / "model", Layout(make_mesh(recipe.mesh))
-    model = model_files.load_model(checkpoint, layout)
-    params = jax.tree.map(lambda x: x.astype("float32"), model.params)
-    checkpoints.save(folder / "params", params)
-    model_files.write_config(folder, model.model.config)
-    if jax.process_index() == 0:
-        tokenizers.copy(given(model.tokenizer_file), folder)
-    barrier("model")
-    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
+def _stages(checkpoint: str, folder: Path) -> tuple[Stage, ...]:
+    """The stages of `train`: the tokenizer and the parameters of the model to start from, then `rl` as in recipes."""
+
+    def files(recipe: Recipe, workdir: Path) -> list[Path]:
+        return sorted(path for path in folder.glob("*") if path.is_file())
+
+    def run_tokenizer(recipe: Recipe, workdir: Path) -> dict[str, int]:
+        file = model_files.find_tokenizer(folder)
+        if file is None:
+            raise UserError(f"There is no tokenizer in {folder} or next to it; add its .model or tokenizer.json.")
+        if jax.process_index() == 0:
+            tokenizers.copy(file, workdir / "tokenizer")
+        barrier("tokenizer")
+        return {"pieces": tokenizers.load(workdir / "tokenizer").vocab_size}
+
+    def run_model(recipe: Recipe, workdir: Path) -> dict[str, int]:
+        target, layout = workdir / "model", Layout(make_mesh(recipe.mesh))
+        model = model_files.load_model(checkpoint, layout)
+        params = jax.tree.map(lambda x: x.astype("float32"), model.params)
+        checkpoints.save(target / "params", params)
+        model_files.write_config(target, model.model.config)
+        return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
+
+    rl = next(stage for stage in STAGES if stage.name == "rl")
+    return (
+        Stage("tokenizer", run_tokenizer, (), lambda recipe: (), ("tokenizer*",), input_files=files),
+        Stage("model", run_model, ("mesh",), lambda recipe: (), PARAMS, input_files=files),
+        dataclasses.replace(rl, depends_on=lambda recipe: ("tokenizer", "model")),
+    )

@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.settings import with_method
 from dsmath_jax.settings import build, complete, nearest
 from dsmath_jax.workdir import UserError
 
@@ -66,7 +67,7 @@ def parse(
         config = load_config(recipe.config)
         stated = config.to_dict()
         if "rl" in stated and (method := _given_method(argv)):
-            stated["rl"]["method"] = method
+            stated["rl"] = with_method(stated["rl"], method)
         config = ConfigDict(complete(Recipe, stated))
         fields = flat(config)
         for name in (match[1] for match in map(OVERRIDE.match, argv) if match):

@@ -17,7 +17,7 @@ from dsmath_jax.command_line import define_flags, parse
 from dsmath_jax.corpus.plan import plan
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
-from dsmath_jax.settings import nearest
+from dsmath_jax.runner import Stage
 from dsmath_jax.sharding import start_processes
 from dsmath_jax.stages import STAGES
 from dsmath_jax.training.preemption import Preempted
@@ -38,32 +38,25 @@ def main(argv: Sequence[str]) -> None:
     values, recipe = parse(argv)
     if values.workdir is None:
         raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
-    known = [stage.name for stage in STAGES]
-    names = values.stages or [
-        stage.name for stage in STAGES if stage.always_rerun or getattr(recipe, stage.name) is not None
-    ]
-    for name in [*names, *values.overwrite]:
-        if name not in known:
-            raise UserError(f"Unknown stage '{name}'{nearest(name, known)}; the stages are {', '.join(known)}.")
     if values.dry_run:
-        print_plan(recipe, Path(values.workdir), names)
+        print_plan(runner.select(STAGES, recipe, values.stages or (), values.overwrite), recipe, Path(values.workdir))
         return
     if values.distributed or values.coordinator:
         start_processes(values.coordinator, values.processes, values.process)
     workdir = Path(values.workdir)
-    runner.run(STAGES, recipe, workdir, names, values.overwrite)
+    runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
     if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
         print(summary_table(read_json(workdir / "report" / "report.json")))
         print(f"report: {workdir / 'report' / 'index.html'}")
 
 
-def print_plan(recipe: Recipe, workdir: Path, names: Sequence[str]) -> None:
+def print_plan(stages: Sequence[Stage], recipe: Recipe, workdir: Path) -> None:
     """Prints which stages would run in what order, and the plan of the corpus."""
-    for stage in STAGES:
-        if stage.name in names:
-            state = "complete" if (workdir / stage.name / MANIFEST).is_file() else "to do"
-            print(f"{stage.name}: {state}, reads {', '.join(stage.depends_on(recipe)) or 'no other stage'}")
-    if "corpus" in names and recipe.corpus is not None and recipe.data_dir != "toy":
+    for stage in stages:
+        state = "complete" if (workdir / stage.name / MANIFEST).is_file() else "to do"
+        print(f"{stage.name}: {state}, reads {', '.join(stage.depends_on(recipe)) or 'no other stage'}")
+    mines = any(stage.name == "corpus" for stage in stages)
+    if mines and recipe.corpus is not None and recipe.data_dir != "toy":
         print("\n".join(["", *plan(recipe.corpus, data_folder(recipe.data_dir, workdir))]))
 
 

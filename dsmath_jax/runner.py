@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from dsmath_jax.settings import fingerprint
+from dsmath_jax.settings import fingerprint, nearest
 from dsmath_jax.sharding import barrier
 from dsmath_jax.version import __version__
 from dsmath_jax.workdir import (
@@ -69,14 +69,15 @@ def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str
       stages: all there are.
       recipe: a dataclass of settings with a field for each part that the stages see, `seed` and `start`.
       workdir: of this run; locked meanwhile.
-      names: stages to run.
+      names: stages to run; none for all that the recipe has a part for.
       overwrite: those of them to redo; those that read them follow.
 
     Raises:
-      UserError: the recipe lacks a part or an earlier stage is missing (then nothing has been written), another run
-        holds the workdir, or a stage was made with another recipe, from other files, or by another version.
+      UserError: a stage is unknown, the recipe lacks a part or an earlier stage is missing (then nothing has been
+        written), another run holds the workdir, or a stage was made with another recipe, from other files, or by
+        another version.
     """
-    chosen = [stage for stage in stages if stage.name in names]
+    chosen = select(stages, recipe, names, overwrite)
     if recipe.start:
         _link(Path(recipe.start), [stage for stage in stages if stage not in chosen], workdir)
     seen = {stage.name: _seen(stage, recipe) for stage in chosen}
@@ -87,9 +88,6 @@ def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str
                     f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; "
                     f"add {name} to --stages."
                 )
-    for name in overwrite:
-        if name not in seen:
-            raise UserError(f"--overwrite={name} asks for a stage that is not to be run; add {name} to --stages.")
     for stage in stages:
         _check_format(workdir / stage.name)
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
@@ -99,6 +97,23 @@ def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str
             if again:
                 redone.add(stage.name)
             _run_or_skip(stage, seen[stage.name], workdir, again)
+
+
+def select(stages: Sequence[Stage], recipe: Any, names: Sequence[str], overwrite: Sequence[str] = ()) -> list[Stage]:
+    """The named stages in their order; without names those that the recipe has a part for.
+
+    Raises:
+      UserError: a name is unknown, or a stage is to be redone that is not to be run.
+    """
+    known = [stage.name for stage in stages]
+    for name in (*names, *overwrite):
+        if name not in known:
+            raise UserError(f"Unknown stage '{name}'{nearest(name, known)}; the stages are {', '.join(known)}.")
+    has_part = {stage.name for stage in stages if stage.always_rerun or getattr(recipe, stage.name, None) is not None}
+    chosen = [stage for stage in stages if stage.name in (names or has_part)]
+    for name in set(overwrite) - {stage.name for stage in chosen}:
+        raise UserError(f"--overwrite={name} asks for a stage that is not to be run; add {name} to --stages.")
+    return chosen
 
 
 def _seen(stage: Stage, recipe: Any) -> Any:

@@ -38,7 +38,7 @@ def setting(
     """
     metadata = {"help": help, "changes_result": changes_result, "fields_of": fields_of}
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+        return dataclasses.field(default_factory=lambda: dict(sorted(default.items())), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -79,10 +79,10 @@ def complete(cls: type, given: Mapping[str, Any], path: str = "") -> dict[str, A
     Raises:
       UserError: a field is unknown, missing or of a wrong type.
     """
-    tree: dict[str, Any] = {}
-    for inner in _flat_classes(cls, given).values():
-        tree |= complete(inner, _part_of(inner, given), path)
     values, flat = _given_values(cls, given, path, complete), _flat_classes(cls, given)
+    tree: dict[str, Any] = {}
+    for inner in flat.values():
+        tree |= complete(inner, _part_of(inner, given), path)
     for field in _fields(cls):
         if field.name not in flat:
             value = values[field.name] if field.name in values else _default(field)
@@ -148,7 +148,8 @@ def _typed(hint: Any, value: Any, name: str, nested: Callable[[type, Mapping[str
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return nested(typing.cast(type, hint), value, f"{name}.")
     if origin is dict and isinstance(value, Mapping):
-        return {key: _typed(arguments[1], item, f"{name}.{key}", nested) for key, item in value.items()}
+        # Sorted, as in a ConfigDict: results may depend on the order, and fingerprints do not show it.
+        return {key: _typed(arguments[1], item, f"{name}.{key}", nested) for key, item in sorted(value.items())}
     if origin is tuple and isinstance(value, list | tuple):
         items = (arguments[0],) * len(value) if arguments[-1] is ... else arguments
         if len(items) == len(value):

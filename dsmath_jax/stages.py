@@ -22,7 +22,7 @@ from dsmath_jax.workdir import data_folder
 T = TypeVar("T")
 
 
-def given(part: T | None) -> T:
+def required(part: T | None) -> T:
     """A part of the recipe; the runner has seen to it that a stage which runs has its own."""
     assert part is not None
     return part
@@ -37,13 +37,13 @@ def run_corpus(recipe: Recipe, workdir: Path) -> dict:
         data_dir = data_folder(recipe.data_dir, workdir)
         if recipe.data_dir == "toy":
             world.write(data_dir, recipe.seed, recipe.toy)
-        return pipeline.mine(given(recipe.corpus), recipe.seed, data_dir, workdir / "corpus")
+        return pipeline.mine(required(recipe.corpus), recipe.seed, data_dir, workdir / "corpus")
     return {}
 
 
 def run_tokenizer(recipe: Recipe, workdir: Path) -> dict:
     """Trains SentencePiece on the kept documents, or copies the tokenizer that `tokenizer.path` names."""
-    folder, settings = workdir / "tokenizer", given(recipe.tokenizer)
+    folder, settings = workdir / "tokenizer", required(recipe.tokenizer)
     if jax.process_index() == 0:
         if settings.path:
             tokenizer.copy(data_folder(recipe.data_dir, workdir) / settings.path, folder)
@@ -56,27 +56,27 @@ def run_tokenizer(recipe: Recipe, workdir: Path) -> dict:
 
 
 def run_pretrain(recipe: Recipe, workdir: Path) -> dict:
-    return pretrain.run(given(recipe.pretrain), recipe.model, workdir, *_place(recipe, workdir))
+    return pretrain.run(required(recipe.pretrain), recipe.model, workdir, *_place(recipe, workdir))
 
 
 def run_sft(recipe: Recipe, workdir: Path) -> dict:
-    return sft.run(given(recipe.sft), recipe.model, workdir, *_place(recipe, workdir))
+    return sft.run(required(recipe.sft), recipe.model, workdir, *_place(recipe, workdir))
 
 
 def run_reward_model(recipe: Recipe, workdir: Path) -> dict:
-    return reward_model.run(workdir / "reward_model", given(recipe.reward_model), *_place(recipe, workdir))
+    return reward_model.run(workdir / "reward_model", required(recipe.reward_model), *_place(recipe, workdir))
 
 
 def run_process_model(recipe: Recipe, workdir: Path) -> dict:
-    return reward_model.run(workdir / "process_model", given(recipe.process_model), *_place(recipe, workdir))
+    return reward_model.run(workdir / "process_model", required(recipe.process_model), *_place(recipe, workdir))
 
 
 def run_rl(recipe: Recipe, workdir: Path) -> dict:
-    return trainer.run(given(recipe.rl), workdir, *_place(recipe, workdir))
+    return trainer.run(required(recipe.rl), workdir, *_place(recipe, workdir))
 
 
 def run_evaluate(recipe: Recipe, workdir: Path) -> dict:
-    return evaluate.run(given(recipe.evaluate), workdir, *_place(recipe, workdir))
+    return evaluate.run(required(recipe.evaluate), workdir, *_place(recipe, workdir))
 
 
 def run_report(recipe: Recipe, workdir: Path) -> dict:
@@ -93,28 +93,28 @@ def _place(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
 
 
 def _tokenizer_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return () if given(recipe.tokenizer).path else ("corpus",)
+    return () if required(recipe.tokenizer).path else ("corpus",)
 
 
 def _pretrain_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return (*(["corpus"] if any(map(sources.is_corpus, given(recipe.pretrain).mixture)) else []), "tokenizer")
+    return (*(["corpus"] if any(map(sources.is_corpus, required(recipe.pretrain).mixture)) else []), "tokenizer")
 
 
 def _sft_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ("tokenizer",) if given(recipe.sft).init else ("tokenizer", "pretrain")
+    return ("tokenizer",) if required(recipe.sft).init else ("tokenizer", "pretrain")
 
 
 def _reward_inputs(name: str) -> Callable[[Recipe], tuple[str, ...]]:
-    return lambda recipe: tuple(dict.fromkeys(("tokenizer", "sft", given(getattr(recipe, name)).init)))
+    return lambda recipe: tuple(dict.fromkeys(("tokenizer", "sft", required(getattr(recipe, name)).init)))
 
 
 def _rl_inputs(recipe: Recipe) -> tuple[str, ...]:
-    reward_stage = given(recipe.rl).reward_stage
-    return ("tokenizer", given(recipe.rl).init, *([reward_stage] if reward_stage else []))
+    reward_stage = required(recipe.rl).reward_stage
+    return ("tokenizer", required(recipe.rl).init, *([reward_stage] if reward_stage else []))
 
 
 def _evaluate_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ("tokenizer", *(evaluate.stage_of(name) for name in given(recipe.evaluate).models))
+    return ("tokenizer", *(evaluate.stage_of(name) for name in required(recipe.evaluate).models))
 
 
 def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Recipe, Path], Sequence[Path]]:
@@ -122,39 +122,51 @@ def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Re
     return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, Path(recipe.data_dir))
 
 
-def _rl_files(recipe: Recipe, data_dir: Path) -> list[Path]:
-    """Those of the questions that are in the user's own files."""
-    settings = given(recipe.rl)
-    return [data_dir / name for name in settings.data + settings.eval_data if name.endswith(".jsonl")]
+def _record_files(names: Callable[[Recipe], Sequence[str]]) -> Callable[[Recipe, Path], Sequence[Path]]:
+    """The same from the names of sets of questions: those that are the user's own files."""
+    return _user_files(lambda recipe, data: [data / name for name in names(recipe) if name.endswith(".jsonl")])
+
+
+def _rl_data(recipe: Recipe) -> tuple[str, ...]:
+    settings = required(recipe.rl)
+    return settings.data + settings.eval_data + (settings.retrain.data if settings.retrain else ())
+
+
+def _evaluate_data(recipe: Recipe) -> tuple[str, ...]:
+    settings = required(recipe.evaluate)
+    return settings.data + settings.examples
 
 
 PARAMS = ("params.sha256.json", "model.json")
 STAGES = (
     Stage(
         "corpus", run_corpus, ("data_dir", "toy", "corpus"), lambda recipe: (), ("documents/*",),
-        input_files=_user_files(lambda recipe, data: pipeline.files(given(recipe.corpus), data)),
+        input_files=_user_files(lambda recipe, data: pipeline.files(required(recipe.corpus), data)),
     ),
     Stage("tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",)),
     Stage(
         "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), _pretrain_inputs, PARAMS,
-        input_files=_user_files(lambda recipe, data: sources.user_files(given(recipe.pretrain).mixture, data)),
+        input_files=_user_files(lambda recipe, data: sources.user_files(required(recipe.pretrain).mixture, data)),
     ),
     Stage(
         "sft", run_sft, ("data_dir", "mesh", "model", "sft"), _sft_inputs, PARAMS,
-        input_files=_user_files(lambda recipe, data: instructions.user_files(given(recipe.sft).data, data)),
+        input_files=_user_files(lambda recipe, data: instructions.user_files(required(recipe.sft).data, data)),
     ),
     Stage(
         "reward_model", run_reward_model, ("data_dir", "mesh", "reward_model"), _reward_inputs("reward_model"),
-        (*PARAMS, reward_model.ROWS),
+        (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.reward_model).data),
     ),
     Stage(
         "process_model", run_process_model, ("data_dir", "mesh", "process_model"), _reward_inputs("process_model"),
-        (*PARAMS, reward_model.ROWS),
+        (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.process_model).data),
     ),
     Stage(
         "rl", run_rl, ("data_dir", "mesh", "rl"), _rl_inputs, PARAMS,
-        input_files=_user_files(_rl_files),
+        input_files=_record_files(_rl_data),
     ),
-    Stage("evaluate", run_evaluate, ("data_dir", "mesh", "evaluate"), _evaluate_inputs, ("*.json*",)),
+    Stage(
+        "evaluate", run_evaluate, ("data_dir", "mesh", "evaluate"), _evaluate_inputs, ("*.json*",),
+        input_files=_record_files(_evaluate_data),
+    ),
     Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),
 )  # fmt: skip

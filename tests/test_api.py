@@ -1,5 +1,6 @@
 """The public API: its names, and the example of its documentation run as it stands."""
 
+import dataclasses
 import inspect
 import os
 import re
@@ -11,11 +12,12 @@ import jax
 import pytest
 
 import dsmath_jax as dm
+from dsmath_jax.command_line import parse
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.training.model_files import export_params
-from dsmath_jax.workdir import UserError, read_jsonl
+from dsmath_jax.workdir import UserError, read_jsonl, write_jsonl
 
 DOCS = Path(__file__).parents[1] / "docs" / "api.md"
 EXAMPLE_LINES = 40  # with blank ones
@@ -78,8 +80,13 @@ def test_other_settings_or_prompts_are_refused(folder: Path) -> None:
     dm.train(checkpoint, prompts, workdir, **small)
     with pytest.raises(UserError, match=r"rl\.kl_coef was 0\.04, is 0\.0"):
         dm.train(checkpoint, prompts, workdir, kl_coef=0.0, **small)
-    with pytest.raises(UserError, match=r"prompts\.jsonl was changed"):
+    with pytest.raises(UserError, match=r"rl\.data was \['prompts-\w+\.jsonl'\], is \['prompts-\w+\.jsonl'\]"):
         dm.train(checkpoint, prompts[:1], workdir, **small)
+    model = dm.train(checkpoint, prompts, workdir, **small)  # what was refused has changed nothing
+    again = dm.load_model(str(workdir / "rl"))
+    assert dm.generate(again, ["What is 1 + 1?"], max_new_tokens=4) == dm.generate(
+        model, ["What is 1 + 1?"], max_new_tokens=4
+    )
     with pytest.raises(UserError, match=r"rl\.beta is no setting"):
         dm.train(checkpoint, prompts, folder / "other", beta=0.1)
     with pytest.raises(UserError, match="method=grpo_os needs a reward model"):
@@ -107,3 +114,28 @@ def test_a_recipe_is_read_and_run(tmp_path: Path) -> None:
     assert (recipe.rl.group_size, recipe.rl.algorithm.kl_coef) == (8, 0.04)
     with pytest.raises(UserError, match="Stage sft reads stage tokenizer"):
         dm.run(recipe, tmp_path, stages=("sft",))
+    with pytest.raises(UserError, match=r"Unknown stage 'slf'"):
+        dm.run(recipe, tmp_path, stages=("slf",))
+    small = dataclasses.replace(recipe, toy=dataclasses.replace(recipe.toy, pages=60, problems={"rl": 20, "test": 20}))
+    corpus = dataclasses.replace(recipe.corpus, iterations=1, ablation_tokens=())
+    dm.run(dataclasses.replace(small, corpus=corpus), tmp_path, stages=("corpus", "tokenizer"))
+    assert (tmp_path / "tokenizer" / "manifest.json").is_file()
+
+
+def test_a_recipe_is_the_same_on_the_command_line_and_in_code(tmp_path: Path) -> None:
+    """Down to the order of dicts, on which the generated problems and the mixture of sources depend."""
+    _, recipe = parse(["main", "--config=configs/tiny.py", f"--workdir={tmp_path}"])
+    loaded = dm.load_recipe("configs/tiny.py")
+    assert recipe == loaded
+    assert [*recipe.toy.problems] == [*loaded.toy.problems] == ["rl", "test", "train"]
+    assert [*recipe.pretrain.mixture] == [*loaded.pretrain.mixture]
+
+
+def test_a_model_is_measured_on_a_benchmark(folder: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(3)]
+    write_jsonl(tmp_path / "gsm8k" / "test.jsonl", rows)
+    model = dm.load_model(f"hf:{folder / 'models' / 'mine'}")
+    [found] = dm.evaluate(model, ["gsm8k"], tmp_path, tmp_path / "out", style="chat", max_new_tokens=4)
+    assert (found["benchmark"], found["total"]) == ("gsm8k", 3)
+    with pytest.raises(UserError, match=r"evaluate has no setting 'stile' \(the nearest is 'style'\)"):
+        dm.evaluate(model, ["gsm8k"], tmp_path, tmp_path / "other", stile="chat")

@@ -42,9 +42,9 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
     Returns:
       `Slice.facts`, and per device:
       `programs`: by name, see `step.compiled_program`: "prefill" and "decode" (the sampler), "reference"
-        (log-probabilities of one micro-batch), "reward model" (scores of an rollout) and "update".
+        (log-probabilities of one micro-batch), "reward model" (scores of a rollout) and "update".
       `residents`: bytes of what the stage holds throughout: "policy", "optimizer", "reference", "reward model".
-      `phases`: for "sample", "score" and "update" the bytes of everything that is there, by settings.
+      `phases`: for "sample", "score" and "update" the bytes of everything that is there, by part.
       `hbm_bytes`: the most that a phase needs; `fits`: whether the chip has that and no program was refused.
       Besides: `stage`, `method`, `rows` of a batch, their `tokens`, `grad_accum_steps`; `full_rematerializations`.
 
@@ -116,7 +116,7 @@ def compile_sampler(recipe: Recipe, topology: str) -> dict[str, Any]:
 def phases(
     programs: dict[str, dict], residents: dict[str, int], weights: int, on_host: bool
 ) -> dict[str, dict[str, int]]:
-    """For each phase the bytes of all that a device holds in it, by settings.
+    """For each phase the bytes of all that a device holds in it, by part.
 
     Of a program counts what it needs above the residents that are among its arguments. A reference that lies in host
     memory is on the devices while it scores only. `weights` are those that the sampler reads.
@@ -171,7 +171,7 @@ def policy_state(settings: RLSettings, where: Slice) -> TrainState:
 
 
 def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
-    """The batch of an update as an rollout makes it."""
+    """The batch of an update as a rollout makes it."""
     example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], tokens_of_row(settings, layout))
     extra = {
         "advantages": True,
@@ -215,7 +215,7 @@ def scoring_programs(settings: RLSettings, where: Slice) -> Programs:
 def sampling_programs(settings: RLSettings, where: Slice) -> tuple[Programs, int]:
     """The sampler's programs at their widest, and the bytes of the weights that they read.
 
-    "prefill" takes the prompts of an rollout, "decode" is a chunk of steps, and "grow" doubles the cache's places
+    "prefill" takes the prompts of a rollout, "decode" is a chunk of steps, and "grow" doubles the cache's places
     before it: old and new ones are there together.
     """
     rows, layout = settings.slots, where.layout

@@ -43,8 +43,8 @@ class Record:
 
     id: str
     question: str
-    solution: str
-    answer: str
+    solution: str = ""
+    answer: str = ""
     options: tuple[str, ...] = ()
     category: str = ""
     level: str = ""

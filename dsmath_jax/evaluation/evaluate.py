@@ -18,11 +18,9 @@ from dsmath_jax.evaluation.run import fill
 from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
 from dsmath_jax.evaluation.summary import Problem, summarise
 from dsmath_jax.grading.grade import Grader
-from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.sampling.sampler import Sampler
 from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout, barrier
-from dsmath_jax.training.model_files import read_model, read_params
+from dsmath_jax.training.model_files import LanguageModel, read_model, read_params
 from dsmath_jax.workdir import read_jsonl, remove, write_json, write_jsonl
 
 STOPS = ("\n\nUser:",)  # the base model knows no EOS of an answer: what it goes on to ask itself is not part of it
@@ -41,7 +39,7 @@ def stage_of(model: str) -> str:
 def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int) -> dict:
     """Writes `evaluate/<model>.jsonl` (every completion, graded) and `evaluate/summary.json`.
 
-    A model that has its file is not asked again, and one of which some completions are there goes on after them.
+    A model that has its file is not asked again; one of which some completions are there resumes after them.
     """
     folder = workdir / "evaluate"
     text_tokenizer = tokenizer.load(workdir / "tokenizer")
@@ -49,7 +47,6 @@ def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layou
     examples = [r for name in settings.examples for r in benchmarks.load(name, data_dir)][: settings.shots]
     asked = Settings(style="chat", samples=settings.samples, temperature=settings.temperature, seed=seed)
     summary: dict[str, dict] = {}
-    samplers: dict[ModelConfig, Sampler] = {}
     with Grader() as grader:
         for name in settings.models:
             stage, few_shot = MODELS[name]
@@ -59,16 +56,10 @@ def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layou
                 count = len(shots)
                 job = Job(name, asked, records, prompts, STOPS, (count, count), len(records))
                 model = read_model(workdir / stage, layout)
-                # Models of one shape share a sampler, and with it what is compiled.
-                if model.config not in samplers:
-                    stop = text_tokenizer.stop_ids
-                    samplers[model.config] = Sampler(
-                        model, layout, stop, settings.max_new_tokens, settings.decode_slots
-                    )
-                policy = Policy(
-                    read_params(workdir / stage, model.config, layout), text_tokenizer, samplers[model.config],
-                    model.config.max_position_embeddings, settings.max_new_tokens,
-                )  # fmt: skip
+                params = read_params(workdir / stage, model.config, layout)
+                policy = Policy.of(
+                    LanguageModel(model, params, text_tokenizer, layout), settings.max_new_tokens, settings.decode_slots
+                )
                 warn_of_long(policy, job.name, [len(policy.ids(prompt)) for prompt in prompts])
                 draw = functools.partial(answers, policy, job, runner=None)
                 grade = functools.partial(judge.lines, job=job, folder=folder, grader=grader, runner=None)

@@ -1,13 +1,16 @@
 """A model that is asked in words: text to completions as text."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from dsmath_jax.data.tokenizer import Tokenizer
+from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sampling.completions import Finish
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
-from dsmath_jax.training.model_files import LanguageModel
+from dsmath_jax.sharding import Layout
+from dsmath_jax.training.model_files import LanguageModel, build_model
 
 BEFORE = 8  # tokens of the prompt that are decoded with a completion, so that its first ones keep their white space
 
@@ -42,9 +45,9 @@ class Policy:
     @classmethod
     def of(cls, language_model: LanguageModel, max_new_tokens: int, decode_slots: int) -> Self:
         """What draws completions of at most `max_new_tokens` tokens from a model, `decode_slots` at a time."""
-        model, tokenizer = language_model.model, language_model.tokenizer
-        sampler = Sampler(model, language_model.layout, tokenizer.stop_ids, max_new_tokens, decode_slots)
-        context, identity = model.config.max_position_embeddings, language_model.identity
+        config, tokenizer = language_model.model.config, language_model.tokenizer
+        sampler = _sampler(config, language_model.layout, tuple(tokenizer.stop_ids), max_new_tokens, decode_slots)
+        context, identity = config.max_position_embeddings, language_model.identity
         return cls(language_model.params, tokenizer, sampler, context, max_new_tokens, identity)
 
     @property
@@ -83,3 +86,11 @@ class Policy:
         before = prompt[-BEFORE:]
         start, whole = self.tokenizer.decode(before), self.tokenizer.decode([*before, *tokens])
         return whole.removeprefix(start) if whole.startswith(start) else self.tokenizer.decode(tokens)
+
+
+@functools.lru_cache(maxsize=4)
+def _sampler(
+    config: ModelConfig, layout: Layout, stop_ids: tuple[int, ...], max_new_tokens: int, decode_slots: int
+) -> Sampler:
+    """One sampler for models of one shape: what it compiles serves all of them."""
+    return Sampler(build_model(config, layout), layout, stop_ids, max_new_tokens, decode_slots)

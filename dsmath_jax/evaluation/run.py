@@ -104,8 +104,9 @@ def run(
             fill(folder / samples.NAME, job, draw, grade)
             if first:
                 write_json(folder / "summary.json", _summary(folder / samples.NAME, job, level, provenance.command))
+    page = _tell(out, shared | {"checkpoint": provenance.checkpoint}) if first else ""
     barrier("evaluation")
-    return _tell(out, shared | {"checkpoint": provenance.checkpoint}) if first else ""
+    return page
 
 
 def fill(

@@ -40,7 +40,7 @@ from dsmath_jax.training.objectives import Batch, Sums, batch_logprobs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """What all algorithms share: the policy is all that is trained, and no reference takes part."""
+    """An RL algorithm: its settings, what it trains (by default the policy alone), its advantages and its loss."""
 
     has_values: ClassVar[bool] = False  # whether a value model is trained with the policy
 
@@ -68,12 +68,13 @@ class Algorithm:
         return to_go(rollout.scores, rollout.lengths)
 
     def loss(self, model: Llama, params: Params, batch: Batch) -> Sums:
+        """The loss of a batch, an `Objective` of `make_train_step`: `(loss_sum, weight_sum), metric_sums`."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Likelihood(Algorithm):
-    """(1/|o|) sum_t A_t log pi(o_t): SFT (A = 1), RFT and Online RFT (A = 1 if correct, else 0; Eq. 6 to 11).
+    """SFT, RFT and Online RFT: (1/|o|) sum_t A_t log pi(o_t) with A = 1, or 1 if correct, else 0 (Eq. 6 to 11).
 
     The batch has `advantages` too, and `sampler_logprobs` for the metric alone.
     """
@@ -92,7 +93,7 @@ class Likelihood(Algorithm):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPO(Algorithm):
-    """log sigma(beta Delta+ - beta Delta-), Delta the log-ratio of policy and reference (Eq. 12).
+    """DPO: log sigma(beta Delta+ - beta Delta-), Delta the log-ratio of policy and reference (Eq. 12).
 
     A row is a pair of completions of one prompt: the fields `tokens`, `targets`, `segment_ids`, `positions`,
     `loss_weights` and `ref_logprobs`, once as `chosen_*` and once as `rejected_*`. A pair with an empty side counts for

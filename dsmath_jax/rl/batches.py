@@ -27,8 +27,8 @@ def batch_of(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
     rows = token_rows([[*prompts[c.prompt], *c.tokens] for c in completions], length + 1)
     return {name: values[:, :-1] for name, values in rows.items()} | {
         "targets": rows["tokens"][:, 1:],
-        "loss_weights": placed([[1.0] * len(c.tokens) for c in completions], prompts, completions, length),
-        "sampler_logprobs": placed([c.logprobs for c in completions], prompts, completions, length),
+        "loss_weights": scatter_to_batch([[1.0] * len(c.tokens) for c in completions], prompts, completions, length),
+        "sampler_logprobs": scatter_to_batch([c.logprobs for c in completions], prompts, completions, length),
     }
 
 
@@ -41,7 +41,7 @@ def token_rows(sequences: Sequence[Sequence[int]], width: int) -> dict[str, np.n
     return {"tokens": tokens, "segment_ids": segments, "positions": positions}
 
 
-def placed(
+def scatter_to_batch(
     values: Sequence[Sequence[float] | np.ndarray],
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Completion],
@@ -55,10 +55,10 @@ def placed(
     return out[:, 1:]
 
 
-def per_completion(
+def gather_per_completion(
     field: np.ndarray, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
 ) -> list[np.ndarray]:
-    """The inverse of `placed`: of a field `[B,T]`, the values of each completion's tokens."""
+    """The inverse of `scatter_to_batch`: of a field `[B,T]`, the values of each completion's tokens."""
     starts = [len(prompts[c.prompt]) - 1 for c in completions]
     return [field[row, s : s + len(c.tokens)] for row, (s, c) in enumerate(zip(starts, completions, strict=True))]
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome, zero_std_groups
-from dsmath_jax.rl.batches import batch_of, per_completion, placed, row_multiple, width_of
+from dsmath_jax.rl.batches import batch_of, gather_per_completion, row_multiple, scatter_to_batch, width_of
 from dsmath_jax.rl.reward_model.model import ScoreRows
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import Rollout
@@ -17,7 +17,7 @@ from dsmath_jax.sharding import Layout
 from dsmath_jax.training.prefetch import HostBatch
 
 
-def grade(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, dict[str, float]]:
+def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, dict[str, float]]:
     """The rule reward of each completion `[PG]` (NaN: none), and how many have none. Process 0 alone grades."""
     if jax.process_index():
         return np.zeros(len(rollout.texts_PG)), {}
@@ -26,16 +26,16 @@ def grade(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, di
     return rewards, {"reward_errors": float(sum(errors.values()))}
 
 
-def rewards_of(
+def compute_rewards(
     rollout: Rollout,
-    rule_rewards: np.ndarray,
+    rule_rewards_PG: np.ndarray,
     reward_model: ScoreRows | None,
     settings: RLSettings,
     tokenizer: Tokenizer,
 ) -> Scores:
     """The rewards and the tokens at which they fall: the last one, or with process supervision the end of each step."""
     if reward_model is None:
-        return outcome(rule_rewards, rollout.lengths)
+        return outcome(rule_rewards_PG, rollout.lengths)
     if settings.reward_source == "process":
         ends = [step_ends(c.tokens, tokenizer, settings.step_delimiter) for c in rollout.completions_PG]
     else:
@@ -57,10 +57,10 @@ def pack(rollout: Rollout, longest: int, layout: Layout) -> HostBatch:
     return batch_of(rollout.prompts_P, rollout.completions_PG, width)
 
 
-def scored(rollout: Rollout, scores: Scores, batch: HostBatch, group_size: int) -> ScoredRollout:
+def scored_rollout(rollout: Rollout, scores: Scores, batch: HostBatch, group_size: int) -> ScoredRollout:
     """What advantages are made of, per completion, from the batch `[B,T]`."""
     per_token = {
-        name: per_completion(batch[name], rollout.prompts_P, rollout.completions_PG)
+        name: gather_per_completion(batch[name], rollout.prompts_P, rollout.completions_PG)
         for name in ("old_logprobs", "ref_logprobs", "old_values") if name in batch
     }  # fmt: skip
     return ScoredRollout(scores, rollout.lengths, group_size, **per_token)
@@ -68,14 +68,14 @@ def scored(rollout: Rollout, scores: Scores, batch: HostBatch, group_size: int) 
 
 def advantage_fields(rollout: Rollout, advantages: PerToken, batch: HostBatch) -> HostBatch:
     """The batch's fields `[B,T]` of the advantages and, with a value model, of the returns; 0 where there is none."""
-    per_place = placed(advantages, rollout.prompts_P, rollout.completions_PG, batch["tokens"].shape[1])
+    per_place = scatter_to_batch(advantages, rollout.prompts_P, rollout.completions_PG, batch["tokens"].shape[1])
     fields = {"advantages": np.nan_to_num(per_place)}
     if "old_values" in batch:
         fields["returns"] = np.nan_to_num((per_place + batch["old_values"]) * batch["loss_weights"])
     return fields
 
 
-def carries_loss(settings: RLSettings, rollout: Rollout, advantages: PerToken, scores: Scores) -> np.ndarray:
+def loss_rows(settings: RLSettings, rollout: Rollout, advantages: PerToken, scores: Scores) -> np.ndarray:
     """Which completions `[PG]` carry loss: those with a reward that no setting masks."""
     keep = np.array([not np.isnan(a).any() for a in advantages])
     if settings.mask_truncated:
@@ -86,12 +86,12 @@ def carries_loss(settings: RLSettings, rollout: Rollout, advantages: PerToken, s
 
 
 def rollout_metrics(
-    rollout: Rollout, batch: HostBatch, scores: Scores, rule_rewards: np.ndarray, group_size: int
+    rollout: Rollout, batch: HostBatch, scores: Scores, rule_rewards_PG: np.ndarray, group_size: int
 ) -> dict[str, float]:
     """What is logged of a rollout; docs/rl.md describes each name."""
     rewards = np.array([r.mean() for r in scores.rewards])
     rewards = rewards[np.isfinite(rewards)]
-    graded = rule_rewards[np.isfinite(rule_rewards)]
+    graded = rule_rewards_PG[np.isfinite(rule_rewards_PG)]
     found = {
         "frac_reward_zero_std": np.mean(zero_std_groups(scores, group_size)),
         "completion_length": np.mean(rollout.lengths),

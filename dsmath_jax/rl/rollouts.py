@@ -121,6 +121,8 @@ class RolloutFiles:
     def missing(self, step: int) -> bool:
         """Whether the rollout of this step has yet to be drawn.
 
+        Every process looks before any can have written it: drawing one takes all of them.
+
         Raises:
           UserError: its file is gone after the policy has moved on.
         """

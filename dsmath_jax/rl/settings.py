@@ -20,6 +20,14 @@ def algorithm_of(given: Mapping[str, Any]) -> type[Algorithm]:
     return METHODS[method].algorithm
 
 
+def with_method(given: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """A recipe's part `rl` with another method, without the fields that only the algorithm of its own method has."""
+    old = {field.name for field in dataclasses.fields(algorithm_of(given))}
+    new = {field.name for field in dataclasses.fields(algorithm_of({"method": method}))}
+    shared = {field.name for field in dataclasses.fields(RLSettings)}
+    return {name: value for name, value in given.items() if name not in old - new - shared} | {"method": method}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLSettings(TrainingSettings):
     """Stage `rl`. The algorithm's own settings stand next to these in the recipe: `rl.kl_coef`, `rl.beta`.
@@ -27,6 +35,8 @@ class RLSettings(TrainingSettings):
     Where both have a field (`temperature`, `max_new_tokens`) the algorithm takes over the value from here.
     """
 
+    steps: int = setting(9000, "optimizer steps (the paper's 144 thousand questions, 16 at a time)")
+    peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)")
     method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}")
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting("sft", "the stage whose model the policy starts from; it is the reference too")
@@ -68,6 +78,9 @@ class RLSettings(TrainingSettings):
             raise UserError(f"group_size is {self.group_size}; a group needs at least 2 completions.")
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}; a rollout needs one above 0.")
+        names = [name for name, _ in self.reward_fns]
+        if len(set(names)) < len(names):
+            raise UserError(f"reward_fns names {max(names, key=names.count)} twice; give each function one weight.")
         for name in ("prompts_per_step", "num_updates", "rounds", "max_new_tokens"):
             check_least(name, getattr(self, name), 1)
         method = METHODS[self.method]
@@ -90,8 +103,8 @@ class RLSettings(TrainingSettings):
                 f"num_updates={self.num_updates} steps; change one of them."
             )
 
-        names = {field.name for field in dataclasses.fields(self)}
-        shared = names & {field.name for field in dataclasses.fields(self.algorithm)}
+        own = {field.name for field in dataclasses.fields(self)}
+        shared = own & {field.name for field in dataclasses.fields(self.algorithm)}
         algorithm = dataclasses.replace(self.algorithm, **{name: getattr(self, name) for name in shared})
         object.__setattr__(self, "algorithm", algorithm)
 

@@ -3,15 +3,12 @@
 Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a batch, T tokens.
 """
 
-import contextlib
 import functools
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dsmath_jax.data import benchmarks, chat
@@ -24,17 +21,17 @@ from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import ScoreRows, read, scorer, token_scores
 from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
-from dsmath_jax.rl.reward_model.training import ROWS, train
+from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY, train
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollout_batch import (
     advantage_fields,
-    carries_loss,
+    compute_rewards,
     examples_to_log,
-    grade,
+    grade_by_rules,
+    loss_rows,
     pack,
-    rewards_of,
     rollout_metrics,
-    scored,
+    scored_rollout,
 )
 from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, draw, load_prompts
 from dsmath_jax.rl.scoring import Reference, TokenScorer
@@ -43,7 +40,7 @@ from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import TrainLoop
-from dsmath_jax.training.model_files import LanguageModel, find_tokenizer, read_model, read_params, write_config
+from dsmath_jax.training.model_files import LanguageModel, read_model, read_params, write_config
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
@@ -53,7 +50,7 @@ Evaluate = Callable[[Params], dict[str, float]]
 
 
 class Context(NamedTuple):
-    """What the functions below share: the settings, the policy's model without its parameters, and what reads it."""
+    """A run of the stage: its settings, the policy's model without parameters, and what samples from and scores it."""
 
     settings: RLSettings
     folder: Path  # the stage's
@@ -85,7 +82,7 @@ def run(settings: RLSettings, workdir: Path, data_dir: Path, layout: Layout, see
     Raises:
       UserError: the settings do not fit the data or the model, or a model or a record is missing.
     """
-    tokenizer = tokenizers.load(find_tokenizer(workdir / settings.init) or workdir / "tokenizer")
+    tokenizer = tokenizers.load(workdir / "tokenizer")
     model = read_model(workdir / settings.init, layout)
     prompts = load_prompts(settings, data_dir, tokenizer, model.config.max_position_embeddings)
     sampler = Sampler(
@@ -98,13 +95,12 @@ def run(settings: RLSettings, workdir: Path, data_dir: Path, layout: Layout, see
     folder = workdir / "rl"
     write_config(folder, model.config)
     ctx = Context(settings, folder, workdir, seed, layout, model, tokenizer, prompts, sampler, logprobs)
-    with (
-        RewardFunctions((("correct", 1.0),), settings.reward_seconds, settings.reward_workers) as correct,
-        RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers) as reward_fns,
-    ):
+    limits = settings.reward_seconds, settings.reward_workers
+    with RewardFunctions((("correct", 1.0),), *limits) as correct:
         evaluate = greedy_accuracy(ctx, data_dir, correct)
         if METHODS[settings.method].data == "policy":
-            train_online(ctx, reward_fns, evaluate)
+            with RewardFunctions(settings.reward_fns, *limits) as reward_fns:
+                train_online(ctx, reward_fns, evaluate)
         else:
             train_offline(ctx, evaluate)
     return {"questions": len(prompts.ids)}
@@ -137,30 +133,27 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
         reference = Reference(read_reference(), settings.reference) if algorithm.needs_reference else None
         reward_model = read_reward_model(ctx, reward_folder) if settings.reward_stage else None
 
-        with (
+        with (  # restores the newest checkpoint; `loop.steps` saves one every `checkpoint_every` steps
             TrainLoop(folder, settings, ctx.layout, state) as loop,
             RolloutFiles(folder, settings, loop.first) as rollouts,
         ):
-            updated_at = 0.0
             for step in loop.steps(until=round_number * (settings.steps // settings.rounds)):
                 if evaluate and loop.eval_due(step):
                     loop.log(step, evaluate(algorithm.policy(loop.state.params)))
-                params, seconds = loop.state.params, {}
-                if updated_at:
-                    jax.block_until_ready(params)
-                    seconds["update_seconds"] = time.monotonic() - updated_at
+                loop.wait()
+                params = loop.state.params
 
                 if rollouts.missing(step):
                     # --- rollout: G completions of each of P prompts, from the policy as it is ---
                     policy = algorithm.policy(params)
-                    with timed(seconds, "sample_seconds"):
+                    with loop.timed("sample_seconds"):
                         number = step // settings.num_updates
                         rollout = draw(ctx.sampler, policy, ctx.prompts, ctx.tokenizer, settings, ctx.seed, number)
 
-                    with timed(seconds, "score_seconds"):
+                    with loop.timed("score_seconds"):
                         # --- reward: by rules, or by a reward model, of outcomes or of steps ---
-                        rule_rewards, errors = grade(reward_fns, rollout)
-                        scores = rewards_of(rollout, rule_rewards, reward_model, settings, ctx.tokenizer)
+                        rule_rewards_PG, errors = grade_by_rules(reward_fns, rollout)
+                        scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.tokenizer)
 
                         # --- log-probabilities of the old policy and the reference, values ---
                         batch = pack(rollout, ctx.prompts.longest, ctx.layout)
@@ -175,18 +168,18 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                             batch["old_values"] = values(params["value"], batch) * mask
 
                         # --- advantage: of every token, within its group ---
-                        advantages = algorithm.advantages(scored(rollout, scores, batch, settings.group_size))
-                        batch |= advantage_fields(rollout, advantages, batch)
-                        batch["loss_weights"] = mask * carries_loss(settings, rollout, advantages, scores)[:, None]
+                        known = scored_rollout(rollout, scores_PG, batch, settings.group_size)
+                        advantages_PG = algorithm.advantages(known)
+                        batch |= advantage_fields(rollout, advantages_PG, batch)
+                        batch["loss_weights"] = mask * loss_rows(settings, rollout, advantages_PG, scores_PG)[:, None]
 
-                        metrics = rollout_metrics(rollout, batch, scores, rule_rewards, settings.group_size)
-                        samples = examples_to_log(rollout, scores, settings.group_size)
+                        metrics = rollout_metrics(rollout, batch, scores_PG, rule_rewards_PG, settings.group_size)
+                        samples = examples_to_log(rollout, scores_PG, settings.group_size)
                         rollouts.write(step, batch, metrics | errors, samples)
 
                 # --- update: mu optimizer steps on the rollout, on every process's own rows ---
                 batch, metrics = rollouts.read(step)
-                updated_at = time.monotonic()
-                loop.update(train_step, ctx.layout.share(batch), metrics | seconds)
+                loop.update(train_step, ctx.layout.share(batch), metrics)
 
             if evaluate and round_number == settings.rounds:
                 loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))
@@ -233,14 +226,6 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
     checkpoint.save(ctx.folder / "params", loop.state.params)
 
 
-@contextlib.contextmanager
-def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Notes how long the block takes."""
-    began = time.monotonic()
-    yield
-    seconds[name] = time.monotonic() - began
-
-
 # --- evaluation, and what later stages of a run begin with ---
 
 
@@ -275,7 +260,7 @@ def samples_of_start(ctx: Context) -> Path:
 
 
 def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
-    """`(prompts, completions, ends) -> scores at the ends`, of the reward model in a folder."""
+    """`(prompts, completions, ends) -> scores_PG at the ends`, of the reward model in a folder."""
     settings, reward_model = ctx.settings, read(folder, ctx.layout)
     rows = settings.samples_per_step // settings.grad_accum_steps
     score = scorer(reward_model.model, ctx.layout, ctx.prompts.longest, rows)
@@ -291,6 +276,8 @@ def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
     assert settings is not None
     name, records = folder.name, ctx.prompts.records[: settings.problems]
     new, stage_folder = rounds / str(round_number) / name, ctx.workdir / name
+    if (new / SUMMARY).is_file():
+        return new
     if not (new / ROWS).is_file():
         params = read_params(rounds / str(round_number), ctx.model.config, ctx.layout)
         write_rows(new / ROWS, settings, ctx.with_params(params), records, ctx.seed, round_number)

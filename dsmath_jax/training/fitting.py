@@ -96,8 +96,4 @@ def abstract_inputs(
     """Shapes, dtypes and shardings of what that step is called with; nothing is allocated."""
     state = abstract_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(settings), layout)
     example = batch_of_rows(np.zeros((1, 3, settings.sequence_length + 1), np.int32))
-    batch = {
-        name: jax.ShapeDtypeStruct((settings.batch_size, *x.shape[1:]), x.dtype, sharding=layout.batch_sharding())
-        for name, x in example.items()
-    }
-    return state, batch
+    return state, layout.abstract_batch(example, settings.batch_size)

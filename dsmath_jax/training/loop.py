@@ -42,7 +42,8 @@ class _Pending(NamedTuple):
     step: int
     scalars: dict[str, Array]
     metrics: Mapping[str, float]
-    told_to_end: Array | bool
+    seconds: Mapping[str, float]
+    preempted: Array | bool
     began: float
     tokens: int
 
@@ -83,8 +84,10 @@ class TrainLoop:
         self._name, self._folder, self._settings, self._layout = folder.name, folder, settings, layout
         self._records_at, self._flops_per_token, self._perplexity = records_at, flops_per_token, perplexity
         self._checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints)
-        self._step, self._began, self._told_to_end = 0, 0.0, False
+        self._step, self._began, self._preempted = 0, 0.0, False
         self._pending: _Pending | None = None
+        self._seconds: dict[str, float] = {}
+        self._updated_at: float | None = None
 
     def __enter__(self) -> Self:
         """Restores the newest sound checkpoint, and opens what steps write to."""
@@ -95,14 +98,14 @@ class TrainLoop:
             self._metrics = stack.enter_context(Metrics(self._folder, self.first, settings.wandb))
             self._trace = stack.enter_context(Trace(self._folder / "profile", settings.profile))
             self._notice = stack.enter_context(Notice(self._layout))
+            # All rates at once: a schedule asked step by step would queue behind the step on the device.
+            self._rates = np.asarray(jax.vmap(make_schedule(settings))(jnp.arange(settings.steps)))
+            self._stopwatch: Stopwatch | None = None
+            if jax.process_index() == 0:
+                remove(self._folder / NOT_FINITE)
+                useful = (self._metrics.last_timing or {}).get("useful_seconds", 0.0)
+                self._stopwatch = Stopwatch(first_start(self._folder), useful, self._flops_per_token)
             self._stack = stack.pop_all()
-        # All rates at once: a schedule asked step by step would queue behind the step on the device, and wait for it.
-        self._rates = np.asarray(jax.vmap(make_schedule(settings))(jnp.arange(settings.steps)))
-        self._stopwatch: Stopwatch | None = None
-        if jax.process_index() == 0:
-            remove(self._folder / NOT_FINITE)
-            useful = (self._metrics.last_timing or {}).get("useful_seconds", 0.0)
-            self._stopwatch = Stopwatch(first_start(self._folder), useful, self._flops_per_token)
         return self
 
     def __exit__(
@@ -134,10 +137,10 @@ class TrainLoop:
             if step == self._trace.last:
                 self._trace.stop()
             due = end < settings.steps if last else (step + 1) % settings.checkpoint_every == 0
-            if self._told_to_end or due:
+            if self._preempted or due:
                 self.settle()
                 self._checkpoints.save(step + 1, self.state)
-            if self._told_to_end:
+            if self._preempted:
                 self._checkpoints.wait()
                 raise Preempted(
                     f"{self._name}: told to end, saved at step {step + 1} of {settings.steps}; run the same command "
@@ -155,19 +158,32 @@ class TrainLoop:
         self._metrics.write(step, dict(metrics))
         self._began = time.monotonic()
 
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Times the block; the seconds are logged with the next update, in `timing.jsonl`."""
+        began = time.monotonic()
+        yield
+        self._seconds[name] = time.monotonic() - began
+
+    def wait(self) -> None:
+        """Waits until the devices have made the last update; `update_seconds` are logged with the next one."""
+        if self._updated_at is not None:
+            jax.block_until_ready(self.state.params)
+            self._seconds["update_seconds"] = time.monotonic() - self._updated_at
+
     def update(self, train_step: TrainStep, batch: HostBatch, metrics: Mapping[str, float] | None = None) -> None:
         """Dispatches one optimizer step, then settles the one before it.
 
         Args:
           train_step: from `make_train_step`.
           batch: this process's rows.
-          metrics: of making the batch, written with the step's own; those that end in `_seconds` depend on the clock
-            and go to `timing.jsonl`.
+          metrics: of making the batch, written with the step's own.
         """
+        self._updated_at, seconds, self._seconds = time.monotonic(), self._seconds, {}
         placed = self._layout.batch(batch)
         tokens = placed["tokens"].size if "tokens" in placed else 0
         self.state, scalars = train_step(self.state, placed)
-        pending = _Pending(self._step, scalars, metrics or {}, self._notice.ask(), self._began, tokens)
+        pending = _Pending(self._step, scalars, metrics or {}, seconds, self._notice.ask(), self._began, tokens)
         self.settle()
         self._pending = pending
 
@@ -180,18 +196,16 @@ class TrainLoop:
         if self._pending is None:
             return
         done, self._pending = self._pending, None
-        scalars, told_to_end = jax.device_get((done.scalars, done.told_to_end))
-        self._told_to_end |= bool(told_to_end)
+        scalars, preempted = jax.device_get((done.scalars, done.preempted))
+        self._preempted |= bool(preempted)
         values = {name: float(value) for name, value in scalars.items()}
         for name in ("loss", "grad_norm"):
             if name in values and not math.isfinite(values[name]):
                 raise self._not_finite(done.step, name, values)
         if self._perplexity:
             values["perplexity"] = math.exp(min(values["loss"], PERPLEXITY_LIMIT))
-        phases = {name: value for name, value in done.metrics.items() if name.endswith("_seconds")}
-        values |= {name: value for name, value in done.metrics.items() if name not in phases}
-        values["lr"] = float(self._rates[done.step])
-        timing = self._stopwatch.row(done.began, done.tokens) | phases if self._stopwatch else None
+        values |= {**done.metrics, "lr": float(self._rates[done.step])}
+        timing = {**self._stopwatch.row(done.began, done.tokens), **done.seconds} if self._stopwatch else None
         self._metrics.write(done.step, values, timing)
 
     def _not_finite(self, step: int, name: str, values: dict[str, float]) -> UserError:

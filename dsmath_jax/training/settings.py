@@ -63,6 +63,11 @@ class PackedSettings(TrainingSettings):
 class PretrainSettings(PackedSettings):
     """Stage `pretrain` (paper §2.2, §2.3); without `init` it starts from random parameters of the part `model`."""
 
+    steps: int = setting(47_684, "optimizer steps (paper §2.3: 500 billion tokens, 10 million a step)")
+    batch_size: int = setting(2560, "rows of a step")
+    peak_lr: float = setting(4.2e-4, "learning rate at the schedule's peak (paper §2.3: 4.2e-4)")
+    warmup_steps: int = setting(2000, "steps of linear warm-up to the peak (paper §2.2)")
+    schedule: str = setting("multi_step", "after the warm-up: constant, or multi_step (the paper's three steps)")
     mixture: dict[str, float] = setting({"corpus": 1.0}, "weight of each source by its name in data/sources.py")
 
 
@@ -70,4 +75,6 @@ class PretrainSettings(PackedSettings):
 class SFTSettings(PackedSettings):
     """Stage `sft` (paper §3); without `init` it starts from the stage `pretrain`."""
 
+    steps: int = setting(500, "optimizer steps (paper: 500)")
+    peak_lr: float = setting(5e-5, "learning rate at the schedule's peak (paper: 5e-5)")
     data: tuple[str, ...] = setting(("toy/train",), "instruction data: names and paths, see data/instructions.py")

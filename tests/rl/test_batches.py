@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.batches import batch_of, per_completion, placed, width_of
+from dsmath_jax.rl.batches import batch_of, gather_per_completion, scatter_to_batch, width_of
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
@@ -57,9 +57,9 @@ def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: A
 
 def test_values_come_back_from_where_they_were_placed() -> None:
     values = [np.array([0.5, 1.0, 2.0]), np.array([3.0]), np.array([4.0])]
-    field = placed(values, PROMPTS, COMPLETIONS, 6)
+    field = scatter_to_batch(values, PROMPTS, COMPLETIONS, 6)
     assert field.tolist() == [[0, 0, 0.5, 1, 2, 0], [0, 0, 3, 0, 0, 0], [0, 4, 0, 0, 0, 0]]
-    for one, same in zip(values, per_completion(field, PROMPTS, COMPLETIONS), strict=True):
+    for one, same in zip(values, gather_per_completion(field, PROMPTS, COMPLETIONS), strict=True):
         np.testing.assert_array_equal(one, same)
 
 

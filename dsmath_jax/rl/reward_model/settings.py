@@ -38,6 +38,7 @@ class SamplesSettings:
 class RewardModelSettings(TrainingSettings, SamplesSettings):
     """A reward model (paper §4.1.2-4.1.4): the samples, and the training on them."""
 
+    peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)")
     init: str = setting("pretrain", "the stage whose model it is trained from: pretrain (paper §4.2) or sft")
     replay: float = setting(0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)")
     batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise")
