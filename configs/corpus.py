@@ -3,8 +3,8 @@
 Paper: section 2.1. Command: see `--dry_run` first, which reads only the lists of paths and prints the plan:
 `python -m dsmath_jax.main --config=configs/corpus.py --workdir=runs/corpus --config.data_dir=data --dry_run`.
 Hardware: a Ray cluster (launch/ray_cluster.sh, `--config.corpus.ray_address=auto`) with a shared file system.
-`data` holds `seeds.txt` (URL prefixes; the paper's seeds are the pages of OpenWebMath), the
-`annotations.jsonl` of `python -m dsmath_jax.corpus.annotate` once there are some, and the benchmarks. The paper reads 40 billion pages and
+`data` holds `seeds.txt` (URL prefixes; the paper's seeds are the pages of OpenWebMath), the `annotations.jsonl` of
+`python -m dsmath_jax.corpus.annotate` once there are some, and the benchmarks. The paper reads 40 billion pages and
 keeps 35.5 million with 120 billion tokens after four iterations.
 """
 
