@@ -370,6 +370,7 @@ DESCRIBED = """
 import json, jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from dsmath_jax.aot import step
+from dsmath_jax.sharding import MeshSettings, make_mesh
 from dsmath_jax.workdir import UserError
 
 def told(f):
@@ -380,11 +381,11 @@ def told(f):
 
 with step.captured_stderr() as heard:
     two = step.described_devices("2xv5e:2x2")
-    mesh = step.make_mesh(step.MeshSettings(replica=2), two)
-    one_replica = told(lambda: step.make_mesh(devices=two))
+    mesh = make_mesh(MeshSettings(replica=2), two)
+    one_replica = told(lambda: make_mesh(devices=two))
     wrong = [told(lambda: step.described_devices(name)) for name in ("v9e:2x2", "v5e:3x5")]
     single = len(step.described_devices("v6e:1x1"))
-    square = step.make_mesh(step.MeshSettings(fsdp=2, tensor=2), step.described_devices("v5e:2x2"))
+    square = make_mesh(MeshSettings(fsdp=2, tensor=2), step.described_devices("v5e:2x2"))
     crossed, rows = (NamedSharding(square, P(*axes)) for axes in ((None, "tensor", "fsdp"), (("fsdp", "tensor"),)))
     x = jax.ShapeDtypeStruct((8, 8, 16), "float32")
     jax.jit(lambda x: jax.numpy.sin(x), in_shardings=crossed, out_shardings=rows).lower(x).compile()

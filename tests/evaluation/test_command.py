@@ -222,7 +222,7 @@ def test_only_results_of_its_own_are_told(
 def test_a_checkpoint_without_tokenizer_is_told(tmp_path: Path, real_data: Path, arguments: Arguments) -> None:
     shutil.copytree(real_data / "checkpoints" / "stories260k_hf", tmp_path / "model")
     (tmp_path / "model" / "tokenizer.model").unlink()
-    with pytest.raises(UserError, match=r"There is no tokenizer in .*model or beside it; give its \.model"):
+    with pytest.raises(UserError, match=r"There is no tokenizer in .*model or next to it; give its \.model"):
         command.main([f"--checkpoint=hf:{tmp_path / 'model'}", *arguments(tmp_path / "out", "--benchmarks=sat")[1:]])
 
 
