@@ -138,6 +138,7 @@ def test_rl_data_may_be_a_file_of_the_users(recipe: MakeRun, start: Path, tmp_pa
     ]
 
 
+@pytest.mark.slow
 def test_the_schedule_counts_all_updates_of_a_rollout(recipe: MakeRun, workdir: MakeWorkdir) -> None:
     """NovaSky-AI/SkyRL 872 and 873, allenai/open-instruct 537."""
     folder = workdir("run")
@@ -146,6 +147,7 @@ def test_the_schedule_counts_all_updates_of_a_rollout(recipe: MakeRun, workdir: 
     assert [row["lr"] for row in metrics(folder)] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_evaluation_during_training_changes_nothing(recipe: MakeRun, workdir: MakeWorkdir, layout: Layout) -> None:
     """huggingface/trl 6681."""
     found = []
@@ -156,6 +158,7 @@ def test_evaluation_during_training_changes_nothing(recipe: MakeRun, workdir: Ma
     assert equal(*found)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_at_the_turn_of_an_epoch(
     recipe: MakeRun, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

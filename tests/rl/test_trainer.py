@@ -161,7 +161,14 @@ def test_rounds_train_the_reward_model_and_move_the_reference(
     assert_same_results(whole, cut, layout)
 
 
-@pytest.mark.parametrize("function", ["retrain_reward_model", "write_rows", "train"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "train",
+        pytest.param("retrain_reward_model", marks=pytest.mark.slow),
+        pytest.param("write_rows", marks=pytest.mark.slow),
+    ],
+)
 def test_a_kill_between_two_rounds_changes_nothing(
     function: str, recipe: Recipe, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +195,7 @@ def test_a_kill_between_two_rounds_changes_nothing(
         assert (retrained[0] / name).read_bytes() == (retrained[1] / name).read_bytes()
 
 
-@pytest.mark.parametrize(("step", "saved"), [(0, 2), (1, 3)])
+@pytest.mark.parametrize(("step", "saved"), [pytest.param(0, 2, marks=pytest.mark.slow), (1, 3)])
 def test_sigterm_in_a_round_saves_and_resumes(
     step: int, saved: int, recipe: Recipe, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
