@@ -84,6 +84,8 @@ def generate(
     Raises:
       UserError: a number is invalid.
     """
+    if isinstance(prompts, str):
+        raise UserError("generate takes a list of prompts; got one text.")
     policy = Policy.of(model, max_new_tokens, decode_slots)
     asked = [template.USER.format(question=prompt) if chat else prompt for prompt in prompts]
     return [[said.text for said in group] for group in policy.complete(asked, sampling)]
@@ -191,6 +193,12 @@ def train(
     Raises:
       UserError: a setting, a record or the model cannot be used, or what is in `workdir` was made from others.
     """
+    for record in prompts:
+        if not isinstance(record, Record):
+            raise UserError(f"The prompt {record!r} is no Record; give Record(id, question, answer=...).")
+    folder = Path(checkpoint.removeprefix(HUGGING_FACE)).resolve()
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
     workdir = Path(workdir).resolve()
     rows = [dataclasses.asdict(record) for record in prompts]
     data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts are another file
@@ -201,7 +209,6 @@ def train(
     if jax.process_index() == 0:
         write_jsonl(data / name, rows)
     barrier("prompts")
-    folder = Path(checkpoint.removeprefix(HUGGING_FACE)).resolve()
     runner.run(_stages(checkpoint, folder), recipe, workdir, ("tokenizer", "model", "rl"), ())
     return load_model(str(workdir / "rl"), mesh=mesh)
 

@@ -1,6 +1,7 @@
 """The command line: flags, the config file that it names, the fields it sets. An error is one sentence."""
 
 import inspect
+import logging
 import re
 import runpy
 from collections.abc import Callable, Sequence
@@ -67,7 +68,11 @@ def parse(
         config = load_config(recipe.config)
         stated = config.to_dict()
         if "rl" in stated and (method := _given_method(argv)):
-            stated["rl"] = with_method(stated["rl"], method)
+            own, stated["rl"] = stated["rl"], with_method(stated["rl"], method)
+            for name in own.keys() - stated["rl"].keys():
+                logging.warning(
+                    "rl.%s of %s is no setting of rl.method=%s and is left out.", name, recipe.config, method
+                )
         config = ConfigDict(complete(Recipe, stated))
         fields = flat(config)
         for name in (match[1] for match in map(OVERRIDE.match, argv) if match):

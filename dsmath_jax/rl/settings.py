@@ -40,7 +40,9 @@ class RLSettings(TrainingSettings):
     method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}")
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting("sft", "the stage whose model the policy starts from; it is the reference too")
-    data: tuple[str, ...] = setting(("toy/rl",), "benchmarks whose questions are asked")
+    data: tuple[str, ...] = setting(
+        ("toy/rl",), "questions: benchmarks, or own .jsonl files below data_dir (question, answer)"
+    )
     prompts_per_step: int = setting(16, "prompts of a rollout, P")
     group_size: int = setting(64, "completions of each prompt, G")
     max_prompt_tokens: int = setting(512, "longer prompts are left out, and counted")
