@@ -25,7 +25,7 @@ from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.runner import Stage
 from dsmath_jax.sampling.sampler import SamplingParams as SamplingParams
-from dsmath_jax.settings import build, nearest
+from dsmath_jax.settings import build, nearest, to_dict
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.stages import PARAMS, STAGES, required
 from dsmath_jax.training import checkpoint as checkpoints
@@ -163,7 +163,8 @@ def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwri
     Raises:
       UserError: something that the user can fix.
     """
-    runner.run(STAGES, recipe, Path(workdir), stages, overwrite)
+    checked = build(Recipe, to_dict(recipe))  # what was changed by `dataclasses.replace` has not been
+    runner.run(STAGES, checked, Path(workdir), stages, overwrite)
 
 
 def train(
@@ -196,6 +197,9 @@ def train(
     for record in prompts:
         if not isinstance(record, Record):
             raise UserError(f"The prompt {record!r} is no Record; give Record(id, question, answer=...).")
+    for name in ("init", "data"):
+        if name in settings:
+            raise UserError(f"train takes the model as checkpoint and the questions as prompts; remove {name}.")
     folder = Path(checkpoint.removeprefix(HUGGING_FACE)).resolve()
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
@@ -207,7 +211,8 @@ def train(
     if required(recipe.rl).reward_stage:
         raise UserError(f"rl.method={required(recipe.rl).method} needs a reward model; `run` a recipe that trains one.")
     if jax.process_index() == 0:
-        write_jsonl(data / name, rows)
+        with lock(workdir, "workdir"):
+            write_jsonl(data / name, rows)
     barrier("prompts")
     runner.run(_stages(checkpoint, folder), recipe, workdir, ("tokenizer", "model", "rl"), ())
     return load_model(str(workdir / "rl"), mesh=mesh)

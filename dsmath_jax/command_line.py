@@ -67,7 +67,7 @@ def parse(
             raise UserError(f"--config is missing; {see}.")
         config = load_config(recipe.config)
         stated = config.to_dict()
-        if "rl" in stated and (method := _given_method(argv)):
+        if isinstance(stated.get("rl"), dict) and (method := _given_method(argv)):
             own, stated["rl"] = stated["rl"], with_method(stated["rl"], method)
             for name in own.keys() - stated["rl"].keys():
                 logging.warning(

@@ -78,6 +78,8 @@ def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str
         another version.
     """
     chosen = select(stages, recipe, names, overwrite)
+    for stage in stages:
+        _check_format(workdir / stage.name)
     if recipe.start:
         _link(Path(recipe.start), [stage for stage in stages if stage not in chosen], workdir)
     seen = {stage.name: _seen(stage, recipe) for stage in chosen}
@@ -88,8 +90,6 @@ def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str
                     f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; "
                     f"add {name} to --stages."
                 )
-    for stage in stages:
-        _check_format(workdir / stage.name)
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         redone: set[str] = set()
         for stage in chosen:

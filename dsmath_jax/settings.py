@@ -1,8 +1,8 @@
 """Settings as typed, frozen dataclasses: how their fields are declared, and how a recipe's `ConfigDict` becomes them.
 
-Each part of a recipe is one dataclass whose fields are made by `setting(default, help)`. Values are checked where the
-object is built: the types here, what they mean in the dataclass's `__post_init__`, whose errors begin with the name of
-the field, so that `build` can put the part's name in front: `rl.` + `group_size is 1; a group needs at least 2`.
+Each part of a recipe is one dataclass whose fields are made by `setting(default, help)`. `build` checks types; what
+values mean is checked by the dataclass's `__post_init__`, whose errors begin with the field's name, so that `build` can
+put the part's name in front: `rl.` + `group_size is 1; a group needs at least 2`.
 """
 
 import contextlib

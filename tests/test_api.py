@@ -95,7 +95,12 @@ def test_other_settings_or_prompts_are_refused(folder: Path) -> None:
         dm.train(checkpoint, ["What?"], folder / "other")
     with pytest.raises(UserError, match=r"There is no folder .*nowhere"):
         dm.train("hf:nowhere", prompts, folder / "other")
+    with pytest.raises(UserError, match="remove init"):
+        dm.train(checkpoint, prompts, folder / "other", init="sft")
     assert not (folder / "other").exists()
+    (folder / "file").write_text("")
+    with pytest.raises(UserError, match=r"The folder \S+file cannot be used"):
+        dm.train(checkpoint, prompts, folder / "file", **small)
 
 
 def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None:
@@ -123,6 +128,8 @@ def test_a_recipe_is_read_and_run(tmp_path: Path) -> None:
         dm.run(recipe, tmp_path, stages=("sft",))
     with pytest.raises(UserError, match=r"Unknown stage 'slf'"):
         dm.run(recipe, tmp_path, stages=("slf",))
+    with pytest.raises(UserError, match=r"rl\.group_size is 2\.5; it must be of the type int"):
+        dm.run(dataclasses.replace(recipe, rl=dataclasses.replace(recipe.rl, group_size=2.5)), tmp_path)
     small = dataclasses.replace(recipe, toy=dataclasses.replace(recipe.toy, pages=60, problems={"rl": 20, "test": 20}))
     corpus = dataclasses.replace(recipe.corpus, iterations=1, ablation_tokens=())
     dm.run(dataclasses.replace(small, corpus=corpus), tmp_path, stages=("corpus", "tokenizer"))

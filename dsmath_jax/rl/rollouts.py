@@ -2,6 +2,8 @@
 
 import json
 import logging
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -131,8 +133,8 @@ class RolloutFiles:
             return False
         if update:
             raise UserError(
-                f"{self._path(number)} is gone, and the policy that drew it is too; give --overwrite=rl to redo the "
-                "stage."
+                f"{self._path(number)} is gone, and the policy that drew it is too; remove {self._folder.parent} to "
+                "redo the stage."
             )
         return True
 
@@ -185,7 +187,14 @@ def write_rollout(path: Path, batch: Mapping[str, np.ndarray], facts: Mapping[st
 
 
 def read_rollout(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The batch and the facts of `write_rollout`."""
-    with np.load(path) as stored:
-        batch = {name: stored[name] for name in stored.files}
-    return batch, json.loads(str(batch.pop("facts")))
+    """The batch and the facts of `write_rollout`.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        with np.load(path) as stored:
+            batch = {name: stored[name] for name in stored.files}
+        return batch, json.loads(str(batch.pop("facts")))
+    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"The rollout {path} cannot be read ({error}); remove it, and it is drawn again.") from None

@@ -45,6 +45,7 @@ from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.training.step import make_train_step, state_of
+from dsmath_jax.workdir import UserError
 
 Evaluate = Callable[[Params], dict[str, float]]
 
@@ -119,6 +120,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
         algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps
     )  # fmt: skip
     values = TokenScorer(functools.partial(token_scores, ctx.model), ctx.layout, settings.grad_accum_steps)
+    steps_per_round = settings.steps // settings.rounds
     read_reference, reward_folder = ctx.read_start, ctx.workdir / (settings.reward_stage or "")
 
     for round_number in range(1, settings.rounds + 1):
@@ -137,7 +139,8 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
             TrainLoop(folder, settings, ctx.layout, state) as loop,
             RolloutFiles(folder, settings, loop.first) as rollouts,
         ):
-            for step in loop.steps(until=round_number * (settings.steps // settings.rounds)):
+            check_resumes_in_round(loop.first, (round_number - 1) * steps_per_round, folder)
+            for step in loop.steps(until=round_number * steps_per_round):
                 if evaluate and loop.eval_due(step):
                     loop.log(step, evaluate(algorithm.policy(loop.state.params)))
                 loop.wait()
@@ -257,6 +260,15 @@ def samples_of_start(ctx: Context) -> Path:
         )  # fmt: skip
         write_rows(path, what, ctx.with_params(ctx.read_start()), records, ctx.seed)
     return path
+
+
+def check_resumes_in_round(step: int, first_step: int, folder: Path) -> None:
+    """Raises a `UserError` where no checkpoint is left of a round: its steps would be taken with a later reference."""
+    if step < first_step:
+        raise UserError(
+            f"rl: no checkpoint of step {first_step} or later in {folder / 'checkpoints'} is sound, so that this round "
+            f"cannot resume; remove {folder} to redo the stage."
+        )
 
 
 def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
