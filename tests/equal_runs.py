@@ -82,7 +82,7 @@ def values_of(name: str, content: Any) -> Values:
     """The values of a file of `kill_resume.contents`, by their new names."""
     names = next((table for pattern, table in KEYS if re.search(pattern, name)), {})
     values: Values = {}
-    if isinstance(content, dict) and re.match(r"\w+/params$", name):
+    if isinstance(content, dict) and name.endswith("/params"):
         return {key: np.frombuffer(data, dtype).reshape(shape) for key, (dtype, shape, data) in content.items()}
     if name.endswith(".npz"):
         with np.load(io.BytesIO(content)) as stored:
