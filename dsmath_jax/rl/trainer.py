@@ -148,37 +148,36 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
 
                 if rollouts.missing(step):
                     # --- rollout: G completions of each of P prompts, from the policy as it is ---
-                    policy = algorithm.policy(params)
-                    with loop.timed("sample_seconds"):
-                        number = step // settings.num_updates
-                        rollout = draw(ctx.sampler, policy, ctx.prompts, ctx.tokenizer, settings, ctx.seed, number)
+                    policy, number = algorithm.policy(params), step // settings.num_updates
+                    rollout = draw(ctx.sampler, policy, ctx.prompts, ctx.tokenizer, settings, ctx.seed, number)
+                    loop.lap("sample_seconds")
 
-                    with loop.timed("score_seconds"):
-                        # --- reward: by rules, or by a reward model, of outcomes or of steps ---
-                        rule_rewards_PG, errors = grade_by_rules(reward_fns, rollout)
-                        scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.tokenizer)
+                    # --- reward: by rules, or by a reward model, of outcomes or of steps ---
+                    rule_rewards_PG, errors = grade_by_rules(reward_fns, rollout)
+                    scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.tokenizer)
 
-                        # --- log-probabilities of the old policy and the reference, values ---
-                        batch = pack(rollout, ctx.prompts.longest, ctx.layout)
-                        mask = batch["loss_weights"]
-                        if settings.old_logprobs == "sampler":
-                            batch["old_logprobs"] = batch["sampler_logprobs"]
-                        elif settings.num_updates > 1 or algorithm.has_values:
-                            batch["old_logprobs"] = ctx.policy_logprobs(policy, batch) * mask
-                        if reference is not None:
-                            batch["ref_logprobs"] = ctx.policy_logprobs(reference.params, batch) * mask
-                        if algorithm.has_values:
-                            batch["old_values"] = values(params["value"], batch) * mask
+                    # --- log-probabilities of the old policy and the reference, values ---
+                    batch = pack(rollout, ctx.prompts.longest, ctx.layout)
+                    mask = batch["loss_weights"]
+                    if settings.old_logprobs == "sampler":
+                        batch["old_logprobs"] = batch["sampler_logprobs"]
+                    elif settings.num_updates > 1 or algorithm.has_values:
+                        batch["old_logprobs"] = ctx.policy_logprobs(policy, batch) * mask
+                    if reference is not None:
+                        batch["ref_logprobs"] = ctx.policy_logprobs(reference.params, batch) * mask
+                    if algorithm.has_values:
+                        batch["old_values"] = values(params["value"], batch) * mask
 
-                        # --- advantage: of every token, within its group ---
-                        known = scored_rollout(rollout, scores_PG, batch, settings.group_size)
-                        advantages_PG = algorithm.advantages(known)
-                        batch |= advantage_fields(rollout, advantages_PG, batch)
-                        batch["loss_weights"] = mask * loss_rows(settings, rollout, advantages_PG, scores_PG)[:, None]
+                    # --- advantage: of every token, within its group ---
+                    scored = scored_rollout(rollout, scores_PG, batch, settings.group_size)
+                    advantages_PG = algorithm.advantages(scored)
+                    batch |= advantage_fields(rollout, advantages_PG, batch)
+                    batch["loss_weights"] = mask * loss_rows(settings, rollout, advantages_PG, scores_PG)[:, None]
 
-                        metrics = rollout_metrics(rollout, batch, scores_PG, rule_rewards_PG, settings.group_size)
-                        samples = examples_to_log(rollout, scores_PG, settings.group_size)
-                        rollouts.write(step, batch, metrics | errors, samples)
+                    metrics = rollout_metrics(rollout, batch, scores_PG, rule_rewards_PG, settings.group_size)
+                    samples = examples_to_log(rollout, scores_PG, settings.group_size)
+                    rollouts.write(step, batch, metrics | errors, samples)
+                    loop.lap("score_seconds")
 
                 # --- update: mu optimizer steps on the rollout, on every process's own rows ---
                 batch, metrics = rollouts.read(step)

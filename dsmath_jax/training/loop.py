@@ -84,7 +84,7 @@ class TrainLoop:
         self._name, self._folder, self._settings, self._layout = folder.name, folder, settings, layout
         self._records_at, self._flops_per_token, self._perplexity = records_at, flops_per_token, perplexity
         self._checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints)
-        self._step, self._began, self._preempted = 0, 0.0, False
+        self._step, self._began, self._lap, self._preempted = 0, 0.0, 0.0, False
         self._pending: _Pending | None = None
         self._seconds: dict[str, float] = {}
         self._updated_at: float | None = None
@@ -130,6 +130,7 @@ class TrainLoop:
                 self.settle()
                 self._trace.start()
             self._step, self._began = step, time.monotonic()
+            self._lap = self._began
             yield step
             last = step + 1 == end
             if last or step == self._trace.last:
@@ -158,18 +159,17 @@ class TrainLoop:
         self._metrics.write(step, dict(metrics))
         self._began = time.monotonic()
 
-    @contextlib.contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Times the block; the seconds are logged with the next update, in `timing.jsonl`."""
-        began = time.monotonic()
-        yield
-        self._seconds[name] = time.monotonic() - began
+    def lap(self, name: str) -> None:
+        """Notes the seconds since the last lap, or the step's beginning, for the next update's row of `timing.jsonl`."""
+        now = time.monotonic()
+        self._seconds[name], self._lap = now - self._lap, now
 
     def wait(self) -> None:
         """Waits until the devices have made the last update; `update_seconds` are logged with the next one."""
         if self._updated_at is not None:
             jax.block_until_ready(self.state.params)
             self._seconds["update_seconds"] = time.monotonic() - self._updated_at
+        self._lap = time.monotonic()
 
     def update(self, train_step: TrainStep, batch: HostBatch, metrics: Mapping[str, float] | None = None) -> None:
         """Dispatches one optimizer step, then settles the one before it.
