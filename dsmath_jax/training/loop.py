@@ -160,7 +160,7 @@ class TrainLoop:
         self._began = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """Notes the seconds since the last lap, or the step's beginning, for the next update's row of `timing.jsonl`."""
+        """Notes the seconds since the last lap, or the step's start, for the next update's row of `timing.jsonl`."""
         now = time.monotonic()
         self._seconds[name], self._lap = now - self._lap, now
 
