@@ -194,6 +194,7 @@ def train(
     Raises:
       UserError: a setting, a record or the model cannot be used, or what is in `workdir` was made from others.
     """
+    prompts = list(prompts)
     for record in prompts:
         if not isinstance(record, Record):
             raise UserError(f"The prompt {record!r} is no Record; give Record(id, question, answer=...).")
