@@ -41,11 +41,13 @@ SIZES = {
 # Which keys were renamed in which files; the first pattern that matches the new path counts.
 KEYS: tuple[tuple[str, Mapping[str, str]], ...] = (
     (r"/model\.json$", SIZES),
-    (r"/metrics\.jsonl$|/rollouts/.*\.npz$|^report/report\.json$", METRICS),
+    (r"/metrics\.jsonl$|/rollouts/.*\.npz$|^report/(report|manifest)\.json$", METRICS),
 )
 PATHS: tuple[tuple[str, str], ...] = ()  # regular expressions and what takes the place of their matches
 SUFFIX = re.compile(r"_(first|last|min|max)$")  # the report appends these to a metric's name
-PROSE = re.compile(r"\.html: $|^corpus/card\.md: $|^report/report\.json: definitions\b")  # of "FILE: KEY"
+PROSE = re.compile(  # of "FILE: KEY"
+    r"\.html: $|^corpus/card\.md: $|^report/report\.json: definitions\b|^report/manifest\.json: counts\.definitions\b"
+)
 
 Values = dict[str, Any]  # JSON texts, arrays or bytes, by their paths inside a file: "[3].loss", "layers/q"
 
