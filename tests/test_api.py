@@ -121,7 +121,7 @@ def test_grades() -> None:
     assert (right.correct, wrong.correct, wrong.answer) == (True, False, "3")
 
 
-def test_a_recipe_is_read_and_run(tmp_path: Path) -> None:
+def test_a_recipe_is_read_and_checked(tmp_path: Path) -> None:
     recipe = dm.load_recipe("configs/tiny.py")
     assert (recipe.rl.group_size, recipe.rl.algorithm.kl_coef) == (8, 0.04)
     with pytest.raises(UserError, match="Stage sft reads stage tokenizer"):
@@ -130,6 +130,11 @@ def test_a_recipe_is_read_and_run(tmp_path: Path) -> None:
         dm.run(recipe, tmp_path, stages=("slf",))
     with pytest.raises(UserError, match=r"rl\.group_size is 2\.5; it must be of the type int"):
         dm.run(dataclasses.replace(recipe, rl=dataclasses.replace(recipe.rl, group_size=2.5)), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_recipe_is_run(tmp_path: Path) -> None:
+    recipe = dm.load_recipe("configs/tiny.py")
     small = dataclasses.replace(recipe, toy=dataclasses.replace(recipe.toy, pages=60, problems={"rl": 20, "test": 20}))
     corpus = dataclasses.replace(recipe.corpus, iterations=1, ablation_tokens=())
     dm.run(dataclasses.replace(small, corpus=corpus), tmp_path, stages=("corpus", "tokenizer"))

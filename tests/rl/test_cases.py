@@ -29,6 +29,7 @@ MakeWorkdir = Callable[[str], Path]
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="Adam's momentum moves the policy without any reward")
+@pytest.mark.slow
 def test_a_rollout_without_rewards_leaves_the_policy_as_it_is(
     recipe: MakeRun, workdir: MakeWorkdir, start: Path, layout: Layout
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_run_resumes_at_the_turn_of_an_epoch(
     assert_same_results(whole, cut, layout)
 
 
+@pytest.mark.slow
 def test_completions_of_one_token_are_trained_on(recipe: MakeRun, workdir: MakeWorkdir, start: Path) -> None:
     """thinking-machines-lab/tinker-cookbook 848."""
     folder = workdir("run")

@@ -91,7 +91,7 @@ def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeW
     ("method", "changes", "stops"),
     [
         ("grpo_rule", {"num_updates": 2, "checkpoint_every": 1, "steps": 6}, (1, 3, 4)),
-        ("ppo", {"checkpoint_every": 2, "steps": 4}, (2,)),
+        pytest.param("ppo", {"checkpoint_every": 2, "steps": 4}, (2,), marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
@@ -178,14 +178,8 @@ def test_rounds_train_the_reward_model_and_move_the_reference(
         rl.run(cut)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        "train",
-        pytest.param("retrain_reward_model", marks=pytest.mark.slow),
-        pytest.param("write_rows", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["retrain_reward_model", "write_rows", "train"])
 def test_a_kill_between_two_rounds_changes_nothing(
     function: str, recipe: Recipe, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +206,8 @@ def test_a_kill_between_two_rounds_changes_nothing(
         assert (retrained[0] / name).read_bytes() == (retrained[1] / name).read_bytes()
 
 
-@pytest.mark.parametrize(("step", "saved"), [pytest.param(0, 2, marks=pytest.mark.slow), (1, 3)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "saved"), [(0, 2), (1, 3)])
 def test_sigterm_in_a_round_saves_and_resumes(
     step: int, saved: int, recipe: Recipe, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
