@@ -13,8 +13,8 @@ import jax
 
 from dsmath_jax import command_line, runner
 from dsmath_jax.data import chat as template
-from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.benchmark_formats import Record as Record
+from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import run as evaluation
 from dsmath_jax.evaluation.answering import Settings
 from dsmath_jax.evaluation.policy import GREEDY, Policy
@@ -204,11 +204,17 @@ def train(
     folder = Path(checkpoint.removeprefix(HUGGING_FACE)).resolve()
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
+    tokenizer = model_files.find_tokenizer(folder)
+    if tokenizer is None:
+        raise UserError(f"There is no tokenizer in {folder} or next to it; add its .model or tokenizer.json.")
     workdir = Path(workdir).resolve()
     rows = [dataclasses.asdict(record) for record in prompts]
     data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts are another file
     fields = {"init": "model", "data": (name,)} | settings
-    recipe = Recipe(seed=seed, data_dir=str(data), mesh=mesh, rl=build(RLSettings, fields, "rl."))
+    recipe = Recipe(
+        seed=seed, data_dir=str(data), mesh=mesh, tokenizer=TokenizerSettings(path=str(tokenizer)),
+        rl=build(RLSettings, fields, "rl."),
+    )  # fmt: skip
     if required(recipe.rl).reward_stage:
         raise UserError(f"rl.method={required(recipe.rl).method} needs a reward model; `run` a recipe that trains one.")
     if jax.process_index() == 0:
@@ -220,19 +226,10 @@ def train(
 
 
 def _stages(checkpoint: str, folder: Path) -> tuple[Stage, ...]:
-    """The stages of `train`: the tokenizer and the parameters of the model to start from, then `rl` as in recipes."""
+    """The stages of `train`: those of recipes, and between them one that copies the parameters to start from."""
 
     def files(recipe: Recipe, workdir: Path) -> list[Path]:
         return sorted(path for path in folder.glob("*") if path.is_file())
-
-    def run_tokenizer(recipe: Recipe, workdir: Path) -> dict[str, int]:
-        file = model_files.find_tokenizer(folder)
-        if file is None:
-            raise UserError(f"There is no tokenizer in {folder} or next to it; add its .model or tokenizer.json.")
-        if jax.process_index() == 0:
-            tokenizers.copy(file, workdir / "tokenizer")
-        barrier("tokenizer")
-        return {"pieces": tokenizers.load(workdir / "tokenizer").vocab_size}
 
     def run_model(recipe: Recipe, workdir: Path) -> dict[str, int]:
         target, layout = workdir / "model", Layout(make_mesh(recipe.mesh))
@@ -242,9 +239,9 @@ def _stages(checkpoint: str, folder: Path) -> tuple[Stage, ...]:
         model_files.write_config(target, model.model.config)
         return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
 
-    rl = next(stage for stage in STAGES if stage.name == "rl")
+    known = {stage.name: stage for stage in STAGES}
     return (
-        Stage("tokenizer", run_tokenizer, (), lambda recipe: (), ("tokenizer*",), input_files=files),
+        dataclasses.replace(known["tokenizer"], input_files=files),
         Stage("model", run_model, ("mesh",), lambda recipe: (), PARAMS, input_files=files),
-        dataclasses.replace(rl, depends_on=lambda recipe: ("tokenizer", "model")),
+        dataclasses.replace(known["rl"], depends_on=lambda recipe: ("tokenizer", "model")),
     )

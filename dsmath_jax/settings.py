@@ -196,7 +196,7 @@ def fingerprint(settings: Any, path: str = "", changes_result: bool = True) -> d
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raises a `UserError` where the value is none of the choices."""
+    """Raises a `UserError` where the value is not one of the choices."""
     known = list(choices)
     if value not in known:
         raise UserError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.")

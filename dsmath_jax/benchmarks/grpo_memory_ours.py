@@ -75,7 +75,7 @@ def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
     optimizer = make_optimizer(TrainingSettings(peak_lr=1e-6, warmup_steps=1, steps=1000))
     batch = random_batch(task["vocabulary"], task["rows"], task["tokens"])
     algorithm = PPO() if form == "ppo" else GRPO()
-    ours = {name: x for name, x in batch.items() if algorithm.has_values or name not in ("returns", "old_values")}
+    fields = {name: x for name, x in batch.items() if algorithm.has_values or name not in ("returns", "old_values")}
 
     def make_params() -> Any:
         policy = initial_params(model, jax.random.key(0))
@@ -86,7 +86,7 @@ def prepare(folder: Path, form: str) -> tuple[dict, Callable[[], dict]]:
     if form == "plain":
         model = model.clone(by_rows=all_logits)
     state = init_state(make_params, optimizer, layout)
-    placed = layout.batch(ours)
+    placed = layout.batch(fields)
     step = make_train_step(algorithm.loss, model, optimizer, layout, state).lower(state, placed).compile()
     planned, on_host = step.memory_analysis(), jax.default_backend() == "cpu"
 

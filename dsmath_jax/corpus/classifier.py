@@ -30,7 +30,7 @@ model.save_model(path)
 with open(path, "ab", buffering=0) as file:
     file.write(bytes(1 << 16))  # fastText cuts its model off on a full disk without a word; this fails there
 """
-# fastText's own names of our settings.
+# fastText's own names of these fields of the settings.
 ARGUMENTS = {
     "dim": "dim",
     "lr": "lr",
@@ -61,7 +61,7 @@ def train(examples: Iterable[tuple[bool, str]], settings: FastTextSettings, seed
     text, model = folder / "train.txt", folder / "model"
     with open(text, "w", encoding="utf-8") as file:
         file.writelines(f"{MATH if is_math else OTHER} {line(normal)}" for is_math, normal in examples)
-    arguments = {theirs: getattr(settings, ours) for ours, theirs in ARGUMENTS.items()} | {"seed": seed}
+    arguments = {argument: getattr(settings, field) for field, argument in ARGUMENTS.items()} | {"seed": seed}
     done = subprocess.run(
         [sys.executable, "-c", TRAINER, str(text), str(model), str(settings.quantize), json.dumps(arguments)],
         env=os.environ | {"MALLOC_PERTURB_": "255"},  # memory is filled with the complement of this byte

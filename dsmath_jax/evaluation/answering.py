@@ -161,9 +161,9 @@ def _completions(
     policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner | None
 ) -> Iterator[Group]:
     del runner  # whatever programs there are run when they are graded
-    ours = job.settings
+    settings = job.settings
     sampling = SamplingParams(
-        samples=len(numbers), temperature=temperature, top_p=ours.top_p, seed=ours.seed, stop_strings=job.stops
+        samples=len(numbers), temperature=temperature, top_p=settings.top_p, seed=settings.seed, stop_strings=job.stops
     )
     groups = policy.complete([job.prompts[i] for i in chosen], sampling, numbers=chosen)
     for problem, group in zip(chosen, groups, strict=True):
@@ -176,20 +176,21 @@ def _dialogues(
     policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner | None
 ) -> Iterator[Group]:
     assert runner is not None
-    ours, count = job.settings, len(numbers)
+    settings, count = job.settings, len(numbers)
     for start in range(chosen.start, chosen.stop, step := max(1, DIALOGUES // count)):
         part = range(start, min(start + step, chosen.stop))
-        generate = _turns(policy, ours, temperature, [problem * count + i for problem in part for i in range(count)])
+        keys = [problem * count + i for problem in part for i in range(count)]
+        generate = _turns(policy, settings, temperature, keys)
         asked = [job.prompts[problem] for problem in part for _ in numbers]
-        held = tools.solve(asked, generate, runner, ours.rounds, ours.output_chars, job.stops)
+        held = tools.solve(asked, generate, runner, settings.rounds, settings.output_chars, job.stops)
         found = iter(Answer(one.text, one.said, one.finish) for one in held)
         for problem in part:
             yield Group(problem, numbers, list(itertools.islice(found, count)))
 
 
-def _turns(policy: Policy, ours: Settings, temperature: float, keys: Sequence[int]) -> tools.Generate:
+def _turns(policy: Policy, settings: Settings, temperature: float, keys: Sequence[int]) -> tools.Generate:
     """What draws a turn of dialogues; the random keys are of the dialogue and the turn."""
-    sampling = SamplingParams(temperature=temperature, top_p=ours.top_p, seed=ours.seed)
+    sampling = SamplingParams(temperature=temperature, top_p=settings.top_p, seed=settings.seed)
 
     def generate(
         texts: Sequence[str], dialogues: Sequence[int], turn: int, stops: Sequence[str]

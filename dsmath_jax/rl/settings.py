@@ -68,7 +68,7 @@ class RLSettings(TrainingSettings):
     reference: str = setting("device", "where the reference's parameters are between uses: device or host")
     offline_prompts: int = setting(0, "questions that RFT and DPO sample beforehand, 0 for all of `data`")
     eval_data: tuple[str, ...] = setting((), "benchmarks answered greedily every `eval_every` steps")
-    eval_problems: int = setting(256, "the first so many questions of `eval_data`")
+    eval_problems: int = setting(256, "number of questions, the first of `eval_data`")
 
     def __post_init__(self) -> None:
         super().__post_init__()

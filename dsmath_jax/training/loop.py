@@ -117,11 +117,11 @@ class TrainLoop:
         """Yields the numbers of the steps to take, and after each saves what is due.
 
         Args:
-          until: ends after so many steps, with a checkpoint from which the next call resumes; by default after all.
+          until: number of the step to end after, with a checkpoint from which the next call resumes; None for the last.
 
         Raises:
           UserError: a loss or a gradient norm is not finite; the newest checkpoint is from before it.
-          Preempted: the run was told to end, and its state is saved.
+          Preempted: the run received SIGTERM or SIGUSR1, and its state is saved.
         """
         settings = self._settings
         end = settings.steps if until is None else until

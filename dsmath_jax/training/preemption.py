@@ -18,13 +18,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(UserError):
-    """The run was told to end, and has saved its state; the same command resumes from there."""
+    """The run received SIGTERM or SIGUSR1, and has saved its state; the same command resumes from there."""
 
     code = 128 + signal.SIGTERM  # the exit code of what SIGTERM ends
 
 
 class Notice:
-    """Whether any process of the run was told to end, while the block lasts.
+    """Whether any process of the run received one of `SIGNALS`, while the block lasts.
 
     The processes agree through a tiny reduction on the devices, queued behind each step and read with that step's
     scalars: no process waits for it, and all of them read the same answer at the same step.

@@ -16,7 +16,7 @@ class SamplesSettings:
 
     data: tuple[str, ...] = setting(("toy/train",), "benchmarks whose questions are sampled from")
     kind: str = setting("pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)")
-    problems: int = setting(15_000, "the first so many questions are taken")
+    problems: int = setting(15_000, "number of questions, the first of the data")
     samples: int = setting(8, "completions of each question")
     completions: int = setting(8, "completions of each prefix of steps, N of Math-Shepherd")
     estimation: str = setting("hard", "a step's label: hard (any of them is correct) or soft (the share that is)")
