@@ -4,7 +4,8 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -77,6 +78,19 @@ class Rollout(NamedTuple):
         """Tokens of each completion, with EOS."""
         return [len(completion.tokens) for completion in self.completions_PG]
 
+def keys_of_prompts(chosen: Sequence[int], count: int) -> list[int]:
+    """The number in the random keys of each chosen prompt: its index, and another where a rollout asks it again.
+
+    A rollout does so where it has more than the `count` prompts, or where an epoch ends in it.
+    """
+    seen: Counter[int] = Counter()
+    keys = []
+    for index in chosen:
+        keys.append(index + count * seen[index])
+        seen[index] += 1
+    return keys
+
+
 
 def draw(
     sampler: Sampler,
@@ -89,7 +103,8 @@ def draw(
 ) -> Rollout:
     """Draws the completions of rollout `number`: `group_size` of each of its `prompts_per_step` prompts.
 
-    Every completion's random key is made of the seed, the number, the prompt's index and the sample's.
+    Every completion's random key is made of the seed, the number, the prompt's index (`keys_of_prompts`) and the
+    sample's.
     """
     chosen = indices_of_step(seed, number, settings.prompts_per_step, len(prompts.ids))
     prompts_P = [prompts.ids[i] for i in chosen]
@@ -97,7 +112,9 @@ def draw(
         samples=settings.group_size, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
         seed=seed,
     )  # fmt: skip
-    groups = sampler.generate(params, prompts_P, sampling, step=number, prompt_ids=chosen)
+    groups = sampler.generate(
+        params, prompts_P, sampling, step=number, prompt_ids=keys_of_prompts(chosen, len(prompts.ids))
+    )
     completions = [completion for group in groups for completion in group]
     return Rollout(
         prompts_P, completions, [prompts.records[chosen[c.prompt]] for c in completions],

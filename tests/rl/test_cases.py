@@ -82,21 +82,6 @@ def test_multiple_choice_prompts_have_the_options(recipe: MakeRun, start: Path, 
     assert [option for option in ("12", "34", "7", "50") if option not in text] == []
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="both times the samples have the same random keys")
-def test_a_question_that_comes_twice_in_a_rollout_has_other_samples(
-    recipe: MakeRun, workdir: MakeWorkdir, start: Path, tmp_path: Path
-) -> None:
-    """NVIDIA-NeMo/RL 3882 and rllm-org/rllm 776 are about neighboring bugs."""
-    lines = (start / "data" / "problems" / "train.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "data" / "problems").mkdir(parents=True)
-    (tmp_path / "data" / "problems" / "train.jsonl").write_text("".join(lines[:3]))
-    folder, rl = workdir("run"), recipe("grpo_rule", steps=1, prompts_per_step=6)
-    dataclasses.replace(rl, data_dir=tmp_path / "data").run(folder)
-    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
-    groups = {rows.tobytes() for rows in batch["tokens"].reshape(6, 4, -1)}
-    assert len(groups) == 6
-
-
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="these stages name no input files")
 @pytest.mark.parametrize(
     ("stage", "changes"),
@@ -126,6 +111,24 @@ def input_files(stage: str, data_dir: Path, changes: dict[str, Any]) -> list[Pat
 
 
 # --- cases that pass ---
+
+
+def test_a_question_that_comes_twice_in_a_rollout_has_other_samples(
+    recipe: MakeRun, workdir: MakeWorkdir, start: Path, tmp_path: Path
+) -> None:
+    """NVIDIA-NeMo/RL 3882 and rllm-org/rllm 776 are about neighboring bugs."""
+    lines = (start / "data" / "problems" / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "data" / "problems").mkdir(parents=True)
+    (tmp_path / "data" / "problems" / "train.jsonl").write_text("".join(lines[:3]))
+    folder, rl = workdir("run"), recipe("grpo_rule", steps=1, prompts_per_step=6)
+    dataclasses.replace(rl, data_dir=tmp_path / "data").run(folder)
+    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+    groups = {rows.tobytes() for rows in batch["tokens"].reshape(6, 4, -1)}
+    assert len(groups) == 6
+    lengths = batch["loss_weights"].sum(axis=1)
+    advantages_PG = (batch["advantages"].sum(axis=1) / lengths).reshape(6, 4)
+    np.testing.assert_allclose(advantages_PG.mean(axis=1), 0, atol=1e-6)  # each group is normalized by itself
+    assert (advantages_PG.std(axis=1) > 0.5).all()
 
 
 def test_rl_data_may_be_a_file_of_the_users(recipe: MakeRun, start: Path, tmp_path: Path) -> None:

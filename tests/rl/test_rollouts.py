@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.rl.batches import batch_of
-from dsmath_jax.rl.rollouts import indices_of_step, read_rollout, write_rollout
+from dsmath_jax.rl.rollouts import indices_of_step, keys_of_prompts, read_rollout, write_rollout
 from dsmath_jax.sampling.completions import Completion
 
 EOS = 2
@@ -31,6 +31,18 @@ def test_orders_differ_by_epoch_and_seed() -> None:
     orders = [tuple(indices_of_step(seed, epoch, 30, 30)) for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(orders)) == 4
     assert orders[0] == tuple(indices_of_step(0, 0, 30, 30))
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 30), st.integers(1, 12))
+def test_keys_of_prompts_are_their_indices_and_never_the_same_twice(
+    seed: int, step: int, prompts: int, count: int
+) -> None:
+    chosen = indices_of_step(seed, step, prompts, count)
+    keys = keys_of_prompts(chosen, count)
+    assert len(set(keys)) == prompts
+    assert [key % count for key in keys] == chosen
+    if len(set(chosen)) == prompts:
+        assert keys == chosen
 
 
 def test_a_rollout_is_read_as_it_was_written(tmp_path: Path) -> None:
