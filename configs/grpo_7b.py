@@ -7,7 +7,9 @@ The variant is the method: `configs/grpo_7b.py:grpo_ps` (steps rewarded by a pro
 answer as the reward, no reward model), `:ppo` and `:online_rft`. The reward models are trained first, in stages of
 their own, from the stage `pretrain` (the paper's start, DeepSeekMath-Base; `--config.process_model.init=sft` takes the
 SFT model where there is no such stage). The paper asks 144 thousand questions of its SFT data, which are not public;
-here are the two training sets, 15 thousand, and as many steps as 144 thousand questions make.
+here are the two training sets, 15 thousand, and as many steps as 144 thousand questions make. Should a test question
+be in a training set as well, the run says so and stops; `--config.rl.allow_overlap=True` and
+`--config.evaluate.allow_overlap=True` count it instead.
 
 Hardware: 16 TPU v5p (`v5p:2x2x4`). See whether it fits another slice, and change `rl.grad_accum_steps`,
 `rl.decode_slots` and `model.remat` (which nothing but that reads here) until it does:
@@ -46,16 +48,21 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     config.rl = {
         "method": variant, "data": DATA, "prompts_per_step": PROMPTS, "group_size": GROUP, "max_prompt_tokens": 512,
         "max_new_tokens": LENGTH, "num_updates": 1, "rounds": ROUNDS if method.iterative else 1, "reward_workers": 16,
-        "eval_data": ("gsm8k/test",), "eval_problems": 512, "eval_every": 100,
+        "eval_data": ("gsm8k/test", "math/test"), "eval_problems": 512, "eval_every": 100,
         "steps": QUESTIONS // PROMPTS, "checkpoint_every": 50, "grad_accum_steps": 8,
         "peak_lr": 1e-6, "schedule": "constant", "weight_decay": 0.0,
     }  # fmt: skip
     if method.algorithm is GRPO:
         config.rl.kl_coef = 0.04  # the paper's
     if method.iterative:
-        config.rl.retrain = {**reward_model, "problems": 2_000, "steps": 50, "checkpoint_every": 25}
+        config.rl.retrain = {
+            **reward_model,
+            "problems": 2_000,
+            "steps": 50,
+            "checkpoint_every": 25,
+        }  # 1,000 of each set
     config.evaluate = {
-        "data": ("gsm8k/test", "math/test"), "problems": 5000, "samples": 1, "temperature": 0.0,
+        "data": ("gsm8k/test", "math/test"), "samples": 1, "temperature": 0.0,
         "max_new_tokens": LENGTH, "decode_slots": 1024, "models": ("sft", "rl"), "examples": ("gsm8k/train",),
     }  # fmt: skip
     return config

@@ -129,7 +129,7 @@ def _record_files(names: Callable[[Recipe], Sequence[str]]) -> Callable[[Recipe,
 
 def _rl_data(recipe: Recipe) -> tuple[str, ...]:
     settings = required(recipe.rl)
-    return settings.data + settings.eval_data + (settings.retrain.data if settings.retrain else ())
+    return settings.data + settings.eval_data + settings.retrain_data
 
 
 def _evaluate_data(recipe: Recipe) -> tuple[str, ...]:

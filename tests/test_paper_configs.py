@@ -10,10 +10,12 @@ from jax.sharding import AbstractMesh
 from dsmath_jax.command_line import load_recipe
 from dsmath_jax.data import instructions, sources
 from dsmath_jax.data.benchmarks import SOURCES
+from dsmath_jax.data.overlap import TRAINING_FIELDS
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import GRPO, METHODS, PPO, REWARD_STAGES, Likelihood
 from dsmath_jax.runner import Stage
+from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import AXES, Layout
 from dsmath_jax.stages import STAGES
 from dsmath_jax.training.optimizer import make_schedule
@@ -116,8 +118,11 @@ def test_the_papers_numbers_of_rl(variant: str) -> None:
         # A reward model is trained from Base 7B (§4.2), with its own learning rate.
         reward_model = getattr(recipe, stage)
         assert (reward_model.init, reward_model.peak_lr) == ("pretrain", 2e-5)
+    assert part.eval_data == recipe.evaluate.data == ("gsm8k/test", "math/test")
+    assert recipe.evaluate.problems == 0  # both whole, as in the paper
     if method.iterative:
         assert part.rounds > 1
+        assert part.retrain_data == part.data
         assert (part.retrain.kind, part.retrain.replay) == (reward_model.kind, 0.1)
     made = {"tokenizer", "pretrain", "sft"}  # by the recipes before
     for one in STAGES:
@@ -126,6 +131,14 @@ def test_the_papers_numbers_of_rl(variant: str) -> None:
             assert set(one.depends_on(recipe)) <= made
             made.add(one.name)
     assert {"rl", "evaluate"} <= made
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_recipe_is_measured_on_what_it_trains_on(path: Path) -> None:
+    recipe = load_recipe(str(path))
+    fields = fingerprint(recipe)
+    trained = {name for field in TRAINING_FIELDS for name in fields.get(field, ())}
+    assert not trained & {*fields.get("evaluate.data", ()), *fields.get("rl.eval_data", ())}
 
 
 def test_a_variant_that_learns_from_stored_samples_is_none_of_rl() -> None:

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.rl.method = "grpo_iterative"
     config.rl.rounds = 2
     config.rl.retrain = {
-        "data": ("toy/rl",), "problems": 300, "samples": 8, "max_new_tokens": 64, "batch_size": 64,
+        "problems": 300, "samples": 8, "max_new_tokens": 64, "batch_size": 64,
         "steps": 40, "checkpoint_every": 20, "peak_lr": 2e-4, "warmup_steps": 10, "schedule": "multi_step",
     }  # fmt: skip
     return config

@@ -51,7 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, default=ours.temperature, help="of the samples")
     add("--top_p", type=float, default=ours.top_p, help="of the samples")
     add("--seed", type=int, default=ours.seed, help="of the samples")
-    add("--limit", type=int, default=ours.limit, help="problems of a benchmark, spread evenly over it; 0 for all")
+    add(
+        "--limit",
+        type=int,
+        default=ours.limit,
+        help="problems of a benchmark, drawn evenly over its subjects, tasks and levels; 0 for all",
+    )
     add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
     add("--rounds", type=int, default=ours.rounds, help="programs that a dialogue with tools may run")
     add("--output_chars", type=int, default=ours.output_chars, help="of a program's output that the model is shown")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.draw import EVALUATION_SEED, sample_evenly
 from dsmath_jax.evaluation import exemplars, prompts, registry, tools
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import Mode, Style
@@ -121,7 +122,7 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
             f"The benchmark '{name}' cannot be asked with --mode={settings.mode}; it has {', '.join(entry.modes)}."
         )
     everything = registry.records(name, data_dir)
-    records = registry.spread(everything, settings.limit)
+    records = sample_evenly([everything], settings.limit, EVALUATION_SEED)
     examples = None
     if settings.style == "few_shot" or settings.exemplars:
         examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars)

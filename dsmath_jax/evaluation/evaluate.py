@@ -4,13 +4,15 @@ Paper §5.2.2.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from dsmath_jax.data import benchmarks, chat, tokenizer
+from dsmath_jax.data import benchmarks, chat, overlap, tokenizer
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
 from dsmath_jax.evaluation import judge
 from dsmath_jax.evaluation.answering import Job, Settings, answers, warn_of_long
 from dsmath_jax.evaluation.policy import Policy
@@ -43,8 +45,11 @@ def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layou
     """
     folder = workdir / "evaluate"
     text_tokenizer = tokenizer.load(workdir / "tokenizer")
-    records = [r for name in settings.data for r in benchmarks.load(name, data_dir)][: settings.problems or None]
+    records = load_evenly(settings.data, data_dir, settings.problems, EVALUATION_SEED)
     examples = [r for name in settings.examples for r in benchmarks.load(name, data_dir)][: settings.shots]
+    trained_on = {name: _trained_on(name, examples, workdir) for name in settings.models}
+    found = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
+    overlap.check("evaluate.data", records, found, settings.allow_overlap)
     asked = Settings(style="chat", samples=settings.samples, temperature=settings.temperature, seed=seed)
     summary: dict[str, dict] = {}
     with Grader() as grader:
@@ -70,10 +75,20 @@ def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layou
                     remove(made)
             barrier(f"evaluate {name}")
             problems = [Problem(row["id"], row["greedy"], row["samples"]) for row in read_jsonl(path)]
-            summary[name] = summarise(problems, seed) | {"temperature": settings.temperature}
+            summary[name] = summarise(problems, seed) | {
+                "temperature": settings.temperature,
+                "num_overlapping": overlap.count(found[each] for each in trained_on[name]),
+            }
     if jax.process_index() == 0:
         write_json(folder / "summary.json", summary)
     return {name: scores["greedy"] for name, scores in summary.items()}
+
+
+def _trained_on(model: str, examples: Sequence[Record], workdir: Path) -> dict[str, overlap.Questions]:
+    """The data sets that a model has learned from, and the few-shot examples that it is shown."""
+    stage, few_shot = MODELS[model]
+    shown: dict[str, overlap.Questions] = {"evaluate.examples": examples} if few_shot and examples else {}
+    return overlap.questions_of_stages([stage], workdir) | shown
 
 
 def _rows(job: Job, lines: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:

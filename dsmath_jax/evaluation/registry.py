@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dsmath_jax.data import benchmarks
 from dsmath_jax.data.benchmark_formats import Kind, Record
+from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
 from dsmath_jax.grading.code import AFTER_FUNCTION
 from dsmath_jax.workdir import UserError
 
@@ -281,22 +281,12 @@ def benchmark(name: str) -> Benchmark:
 
 
 def records(name: str, data_dir: str | Path, limit: int = 0) -> list[Record]:
-    """The problems of a benchmark in file order, `spread` where there are more than `limit`.
+    """The problems of a benchmark in file order; of more than `limit`, as many by `sample_evenly` (0: no limit).
 
     Raises:
       UserError: the name is unknown, or its file is missing or damaged.
     """
-    return spread(benchmarks.load(benchmark(name).source, data_dir), limit)
-
-
-def spread(found: list[Record], limit: int) -> list[Record]:
-    """All records or, of more than `limit` (0: no limit), as many, spread evenly over them.
-
-    Files go by subject, task or grade, so that the first of them would be all of one.
-    """
-    if not 0 < limit < len(found):
-        return found
-    return [found[place * len(found) // limit] for place in range(limit)]
+    return load_evenly((benchmark(name).source,), data_dir, limit, EVALUATION_SEED)
 
 
 def lettered(record: Record) -> bool:

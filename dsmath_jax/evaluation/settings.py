@@ -13,7 +13,7 @@ class EvaluateSettings:
     """The stage `evaluate`: greedy accuracy, maj@k and pass@k of the models of a run (section 5.2.2)."""
 
     data: tuple[str, ...] = setting(help="data sets of held-out problems, such as gsm8k/test")
-    problems: int = setting(0, "problems at most, the first of the data sets; 0 for all")
+    problems: int = setting(0, "problems at most, drawn evenly over `data` (data/draw.py); 0 for all")
     samples: int = setting(8, "K: completions of each problem, besides the greedy one (section 5.2.2)")
     temperature: float = setting(0.7, "sampling temperature (section 5.2.2)")
     max_new_tokens: int = setting(1024, "length limit of a completion, in tokens")
@@ -21,6 +21,9 @@ class EvaluateSettings:
     models: tuple[str, ...] = setting(("base", "sft", "rl"), f"models that are evaluated, of {', '.join(MODELS)}")
     examples: tuple[str, ...] = setting((), "data sets whose first records are the base model's few-shot examples")
     shots: int = setting(0, "few-shot examples before a question to the base model")
+    allow_overlap: bool = setting(
+        False, "questions of `data` that a model was trained on are counted, not refused", changes_result=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("samples", "max_new_tokens", "decode_slots"):

@@ -123,7 +123,7 @@ def _origin(run: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
     if any(entry["k"] for entry in entries):
         asked += f"; samples at temperature {run['temperature']}, top_p {run['top_p']}, seed {run['seed']}"
     if any(entry["n"] < entry["total"] for entry in entries):
-        asked += "; of a benchmark that is not asked whole, problems spread evenly over its file"
+        asked += "; of a benchmark that is not asked whole, problems drawn evenly over its parts"
     return [
         f"- Checkpoint: {code(run['checkpoint'])}",
         f"- Asked: {escape(asked)}",

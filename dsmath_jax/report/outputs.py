@@ -65,7 +65,8 @@ SAMPLES_SHOWN = 3  # of each of three steps
 
 DEFINITIONS = {
     "*_first, *_last": "mean over the first and the last tenth of the steps at which it was measured (at least one)",
-    "evaluate": "fractions of n held-out problems; intervals are 95 %",
+    "evaluate": "fractions of n held-out problems; intervals are 95 %; num_overlapping of the problems are in the "
+    "data sets that the model was trained on, or among its few-shot examples (null: not known)",
     "corpus.precision, corpus.recall": "of the documents kept, against page labels; null without labels",
     "rl": "means over a step's completions, or tokens; reward_std is over completions, reward_errors and num_masked "
     "count",
@@ -123,7 +124,10 @@ def read(workdir: Path) -> Run:
         samples = _sampled(workdir / "rl" / "samples.jsonl")
     if "evaluate" in manifests:
         path = workdir / "evaluate" / "summary.json"
-        report["evaluate"] = {model: _require(scores, EVALUATE_FIELDS, path) for model, scores in _json(path).items()}
+        report["evaluate"] = {
+            model: _require(scores, EVALUATE_FIELDS, path) | {"num_overlapping": scores.get("num_overlapping")}
+            for model, scores in _json(path).items()
+        }
         completions = {
             model: _choose(workdir / "evaluate" / f"{model}.jsonl")
             for model in COMPLETION_MODELS

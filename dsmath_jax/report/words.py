@@ -58,7 +58,17 @@ def accuracy(report: Report) -> list[str]:
     models = report.get("evaluate")
     if not models:
         return []
-    return _gains(models)
+    return [
+        *_gains(models),
+        *(_overlap(model, scores) for model, scores in models.items() if scores["num_overlapping"]),
+    ]
+
+
+def _overlap(model: str, scores: Report) -> str:
+    return (
+        f"{number(scores['num_overlapping'])} of the {number(scores['n'])} problems are in the data that "
+        f"{label(model)} was trained on: its accuracy on them says nothing of new ones."
+    )
 
 
 def _gains(models: Report) -> list[str]:

@@ -26,8 +26,16 @@ from dsmath_jax.workdir import UserError, atomic_write, remove
 
 
 class Prompts(NamedTuple):
-    """What is asked: records, their prompts' token ids, and the most tokens of a prompt with its completion."""
+    """What is asked.
 
+    Attributes:
+      sets: the records of each data set whose prompts are short enough.
+      records: all of these.
+      ids: the token ids of their prompts.
+      longest: the most tokens of a prompt with its completion.
+    """
+
+    sets: list[list[Record]]
     records: list[Record]
     ids: list[list[int]]
     longest: int
@@ -39,12 +47,17 @@ def load_prompts(settings: RLSettings, data_dir: Path, tokenizer: Tokenizer, con
     Raises:
       UserError: none is, or a prompt with its completion may outgrow the model's context.
     """
-    records = [r for name in settings.data for r in benchmarks.load(name, data_dir)]
-    asked = [(record, chat.prompt_ids(tokenizer, record.question)) for record in records]
-    kept = [(record, prompt) for record, prompt in asked if len(prompt) <= settings.max_prompt_tokens]
-    if len(kept) < len(asked):
-        left_out, limit = len(asked) - len(kept), settings.max_prompt_tokens
-        logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", left_out, len(asked), limit)
+    sets, kept, count = [], [], 0
+    for name in settings.data:
+        records = benchmarks.load(name, data_dir)
+        asked = [(record, chat.prompt_ids(tokenizer, record.question)) for record in records]
+        short = [(record, prompt) for record, prompt in asked if len(prompt) <= settings.max_prompt_tokens]
+        sets.append([record for record, _ in short])
+        kept += short
+        count += len(asked)
+    if len(kept) < count:
+        left_out, limit = count - len(kept), settings.max_prompt_tokens
+        logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", left_out, count, limit)
     if not kept:
         raise UserError(
             f"rl: no prompt of rl.data has at most {settings.max_prompt_tokens} tokens; raise rl.max_prompt_tokens."
@@ -55,7 +68,7 @@ def load_prompts(settings: RLSettings, data_dir: Path, tokenizer: Tokenizer, con
             f"rl: a prompt and its completion may have {longest} tokens, more than the model's context of {context}; "
             "lower rl.max_prompt_tokens or rl.max_new_tokens."
         )
-    return Prompts([record for record, _ in kept], [prompt for _, prompt in kept], longest)
+    return Prompts(sets, [record for record, _ in kept], [prompt for _, prompt in kept], longest)
 
 
 def indices_of_step(seed: int, step: int, per_step: int, count: int) -> list[int]:
@@ -63,6 +76,19 @@ def indices_of_step(seed: int, step: int, per_step: int, count: int) -> list[int
     places = range(step * per_step, (step + 1) * per_step)
     orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in {p // count for p in places}}
     return [int(orders[place // count][place % count]) for place in places]
+
+
+def keys_of_prompts(chosen: Sequence[int], count: int) -> list[int]:
+    """The number in the random keys of each chosen prompt: its index, and another where a rollout asks it again.
+
+    A rollout does so where it has more than the `count` prompts, or where an epoch ends in it.
+    """
+    seen: Counter[int] = Counter()
+    keys = []
+    for index in chosen:
+        keys.append(index + count * seen[index])
+        seen[index] += 1
+    return keys
 
 
 class Rollout(NamedTuple):
@@ -77,19 +103,6 @@ class Rollout(NamedTuple):
     def lengths(self) -> list[int]:
         """Tokens of each completion, with EOS."""
         return [len(completion.tokens) for completion in self.completions_PG]
-
-def keys_of_prompts(chosen: Sequence[int], count: int) -> list[int]:
-    """The number in the random keys of each chosen prompt: its index, and another where a rollout asks it again.
-
-    A rollout does so where it has more than the `count` prompts, or where an epoch ends in it.
-    """
-    seen: Counter[int] = Counter()
-    keys = []
-    for index in chosen:
-        keys.append(index + count * seen[index])
-        seen[index] += 1
-    return keys
-
 
 
 def draw(

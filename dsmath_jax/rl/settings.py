@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
-from dsmath_jax.rl.reward_model.settings import RewardModelSettings
+from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.settings import check_choice, check_least, setting
 from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError
@@ -61,14 +61,20 @@ class RLSettings(TrainingSettings):
     step_delimiter: str = setting("\n", "splits a completion into its steps")
     num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them")
     rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly")
-    retrain: RewardModelSettings | None = setting(None, "how the reward model is trained further between two rounds")
+    retrain: RetrainSettings | None = setting(None, "how the reward model is trained further between two rounds")
     old_logprobs: str = setting("trainer", "whose log-probabilities the ratio divides by: trainer or sampler")
     mask_truncated: bool = setting(False, "completions cut at the length limit carry no loss (DAPO)")
     filter_zero_std_groups: bool = setting(False, "groups whose rewards are all equal carry no loss (DAPO)")
     reference: str = setting("device", "where the reference's parameters are between uses: device or host")
-    offline_prompts: int = setting(0, "questions that RFT and DPO sample beforehand, 0 for all of `data`")
+    offline_prompts: int = setting(
+        0, "questions that RFT and DPO sample beforehand, drawn evenly over `data`; 0 for all"
+    )
     eval_data: tuple[str, ...] = setting((), "benchmarks answered greedily every `eval_every` steps")
-    eval_problems: int = setting(256, "number of questions, the first of `eval_data`")
+    eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all")
+
+    allow_overlap: bool = setting(
+        False, "questions of `eval_data` that are trained on are counted, not refused", changes_result=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,6 +125,11 @@ class RLSettings(TrainingSettings):
     def reward_stage(self) -> str | None:
         """The stage whose model rewards, None where none does."""
         return REWARD_STAGES.get(self.reward_source)
+
+    @property
+    def retrain_data(self) -> tuple[str, ...]:
+        """The data sets that the reward model is trained further on between rounds, () where there is one round."""
+        return () if self.retrain is None else self.retrain.data or self.data
 
     @property
     def samples_per_step(self) -> int:

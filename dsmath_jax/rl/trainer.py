@@ -5,14 +5,16 @@ Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dsmath_jax.data import benchmarks, chat
+from dsmath_jax.data import chat, overlap
 from dsmath_jax.data import tokenizer as tokenizers
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly, sample_evenly
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models.llama import Llama, Params
 from dsmath_jax.rl import offline
@@ -61,6 +63,7 @@ class Context(NamedTuple):
     model: Llama
     tokenizer: Tokenizer
     prompts: Prompts
+    retrain_records: list[Record]  # what the reward model is trained further on between rounds
     sampler: Sampler
     policy_logprobs: TokenScorer
 
@@ -73,7 +76,7 @@ class Context(NamedTuple):
         return read_params(self.workdir / self.settings.init, self.model.config, self.layout)
 
 
-def run(settings: RLSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int) -> dict[str, int]:
+def run(settings: RLSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int) -> dict[str, int | None]:
     """Trains the policy.
 
     Reads `rl.data`, the stage `rl.init` and the reward model's, where the method has one. Writes
@@ -86,6 +89,10 @@ def run(settings: RLSettings, workdir: Path, data_dir: Path, layout: Layout, see
     tokenizer = tokenizers.load(workdir / "tokenizer")
     model = read_model(workdir / settings.init, layout)
     prompts = load_prompts(settings, data_dir, tokenizer, model.config.max_position_embeddings)
+    retrain_count = settings.retrain.problems if settings.retrain else 0
+    retrain_records = load_evenly(settings.retrain_data, data_dir, retrain_count, seed)
+    eval_records = load_evenly(settings.eval_data, data_dir, settings.eval_problems, EVALUATION_SEED)
+    num_overlapping = check_overlap(settings, workdir, data_dir, eval_records) if eval_records else 0
     sampler = Sampler(
         model, layout, tokenizer.stop_ids, settings.max_new_tokens, settings.slots, settings.cache_dtype
     )  # fmt: skip
@@ -95,16 +102,18 @@ def run(settings: RLSettings, workdir: Path, data_dir: Path, layout: Layout, see
     )  # fmt: skip
     folder = workdir / "rl"
     write_config(folder, model.config)
-    ctx = Context(settings, folder, workdir, seed, layout, model, tokenizer, prompts, sampler, logprobs)
+    ctx = Context(
+        settings, folder, workdir, seed, layout, model, tokenizer, prompts, retrain_records, sampler, logprobs
+    )  # fmt: skip
     limits = settings.reward_seconds, settings.reward_workers
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
-        evaluate = greedy_accuracy(ctx, data_dir, correct)
+        evaluate = greedy_accuracy(ctx, eval_records, correct) if eval_records else None
         if METHODS[settings.method].data == "policy":
             with RewardFunctions(settings.reward_fns, *limits) as reward_fns:
                 train_online(ctx, reward_fns, evaluate)
         else:
             train_offline(ctx, evaluate)
-    return {"questions": len(prompts.ids)}
+    return {"questions": len(prompts.ids), "num_overlapping": num_overlapping}
 
 
 def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate | None) -> None:
@@ -231,12 +240,23 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
 # --- evaluation, and what later stages of a run begin with ---
 
 
-def greedy_accuracy(ctx: Context, data_dir: Path, correct: RewardFunctions) -> Evaluate | None:
-    """A function from the policy's parameters to its greedy accuracy on `rl.eval_data`, None where there is none."""
-    settings = ctx.settings
-    if not settings.eval_data:
-        return None
-    records = [r for name in settings.eval_data for r in benchmarks.load(name, data_dir)][: settings.eval_problems]
+def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: Sequence[Record]) -> int | None:
+    """How many of the records of `rl.eval_data` are trained on: here, or by the stages that this one reads.
+
+    Raises:
+      UserError: some are, without `rl.allow_overlap`.
+    """
+    before = [settings.init, *([settings.reward_stage] if settings.reward_stage else [])]
+    own = {"rl.data": settings.data, "rl.retrain.data": settings.retrain_data}
+    found = overlap.find(
+        records, overlap.questions_of_stages(before, workdir) | overlap.training_questions(own, data_dir)
+    )  # fmt: skip
+    overlap.check("rl.eval_data", records, found, settings.allow_overlap)
+    return overlap.count(found.values())
+
+
+def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Evaluate:
+    """A function from the policy's parameters to its greedy accuracy on these records."""
     prompts = [chat.prompt_ids(ctx.tokenizer, record.question) for record in records]
 
     def evaluate(params: Params) -> dict[str, float]:
@@ -252,7 +272,7 @@ def samples_of_start(ctx: Context) -> Path:
     """The file of graded samples of the model that the policy starts from; it is made where it is not there."""
     settings, path = ctx.settings, ctx.folder / "samples_of_init.jsonl"
     if not path.is_file():
-        records = ctx.prompts.records[: settings.offline_prompts or None]
+        records = sample_evenly(ctx.prompts.sets, settings.offline_prompts, ctx.seed)
         what = SamplesSettings(
             data=settings.data, kind="pointwise", problems=len(records), samples=settings.group_size,
             max_new_tokens=settings.max_new_tokens, decode_slots=settings.slots,
@@ -285,13 +305,13 @@ def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
     """
     settings, rounds = ctx.settings.retrain, ctx.folder / "rounds"
     assert settings is not None
-    name, records = folder.name, ctx.prompts.records[: settings.problems]
+    name = folder.name
     new, stage_folder = rounds / str(round_number) / name, ctx.workdir / name
     if (new / SUMMARY).is_file():
         return new
     if not (new / ROWS).is_file():
         params = read_params(rounds / str(round_number), ctx.model.config, ctx.layout)
-        write_rows(new / ROWS, settings, ctx.with_params(params), records, ctx.seed, round_number)
+        write_rows(new / ROWS, settings, ctx.with_params(params), ctx.retrain_records, ctx.seed, round_number)
         del params
     before = [stage_folder, *(rounds / str(earlier) / name for earlier in range(1, round_number))]
     old_rows = [earlier / ROWS for earlier in before]

@@ -54,8 +54,8 @@ def test_our_figures_stand_beside_the_papers() -> None:
     ]
     assert text.endswith(
         "\n- Checkpoint: `runs/my_run|1/rl`\n"
-        "- Asked: style few\\_shot, at most 1,024 new tokens; of a benchmark that is not asked whole, problems spread "
-        "evenly over its file\n"
+        "- Asked: style few\\_shot, at most 1,024 new tokens; of a benchmark that is not asked whole, problems drawn "
+        "evenly over its parts\n"
         "- Grader: dsmath\\_jax 0.1, math-verify 0.9.0\n- Sandbox: namespaces, landlock, seccomp\n"
         "- Command: `python -m dsmath_jax.evaluation --benchmarks=gsm8k`\n\n## Greedy answers by subject, task or level"
         + text.split("subject, task or level")[1]

@@ -196,6 +196,19 @@ def test_the_sentences_stand_on_the_page(workdir: Path) -> None:
         assert " ".join(section) in told
 
 
+def test_problems_that_a_model_was_trained_on_are_told(workdir: Path) -> None:
+    assert "trained on" not in prose(workdir)
+    path = workdir / "evaluate" / "summary.json"
+    summary = json.loads(path.read_text())
+    for model, count in (("base", 0), ("sft", None), ("rl", 3)):
+        summary[model]["num_overlapping"] = count
+    path.write_text(json.dumps(summary))
+    found = write(workdir)["evaluate"]
+    assert {model: scores["num_overlapping"] for model, scores in found.items()} == {"base": 0, "sft": None, "rl": 3}
+    assert prose(workdir).count("trained on") == 1
+    assert "3 of the 240 problems are in the data that RL was trained on" in prose(workdir)
+
+
 @pytest.mark.parametrize("stage", outputs.OPTIONAL)
 def test_a_stage_that_few_methods_need_is_not_missed(workdir: Path, stage: str) -> None:
     remove(workdir / stage)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dsmath_jax.rl.algorithms import DPO, GRPO, METHODS, PPO, REWARD_STAGES, Algorithm, Likelihood
-from dsmath_jax.rl.reward_model.settings import RewardModelSettings
+from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.rl.settings import DEFAULT_METHOD, RLSettings
 from dsmath_jax.settings import build, describe, to_dict
 from dsmath_jax.workdir import UserError
@@ -215,7 +215,8 @@ def test_valid_neighbors_of_what_is_refused() -> None:
     iterative = rl_settings(
         {"method": "grpo_iterative", "rounds": 2, "steps": 8, "num_updates": 2, "reward": "process", "retrain": {}}
     )
-    assert iterative.retrain == RewardModelSettings()
+    assert iterative.retrain == RetrainSettings()
+    assert iterative.retrain_data == iterative.data == ("toy/rl",)
 
 
 # --- what follows from the settings ---

@@ -1,8 +1,11 @@
 """The RL stage: every method from one start, its checkpoints, and what it refuses or leaves out."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.aot.rl import abstract_batch
+from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.rl import trainer
 from dsmath_jax.rl.algorithms import METHODS
 from dsmath_jax.rl.reward_model.training import ROWS
@@ -19,7 +23,7 @@ from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import RolloutFiles, read_rollout
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.preemption import Preempted
-from dsmath_jax.workdir import UserError, read_jsonl, write_jsonl
+from dsmath_jax.workdir import UserError, read_jsonl, write_json, write_jsonl
 from tests.rl.trainer_runs import RLRun, assert_same_results, equal, metrics, weights
 
 Recipe = Callable[..., RLRun]
@@ -166,7 +170,7 @@ def test_rounds_train_the_reward_model_and_move_the_reference(
     assert rows[2]["kl"] == pytest.approx(0.0, abs=1e-9)
     retrained = whole / "rl" / "rounds" / "1" / "reward_model"
     assert (retrained / "summary.json").is_file()
-    assert (retrained / ROWS).is_file()
+    assert {row["problem"] for row in read_jsonl(retrained / ROWS)} == set(range(RETRAIN["problems"]))
     rl.interrupt(cut, monkeypatch, 1)
     rl.interrupt(cut, monkeypatch, 2)
     rl.run(cut)
@@ -283,10 +287,74 @@ def test_greedy_accuracy_is_measured_during_training(
 ) -> None:
     grade_by_length(monkeypatch)
     folder = workdir("run")
-    recipe("grpo_rule", eval_data=("toy/train",), eval_problems=6, eval_every=1).run(folder)
+    recipe("grpo_rule", eval_data=("toy/train",), eval_problems=6, eval_every=1, allow_overlap=True).run(folder)
     found = [row["eval_greedy"] for row in metrics(folder) if "eval_greedy" in row]
     assert len(found) == 3
     assert all(0 <= share <= 1 and (6 * share) % 1 == pytest.approx(0, abs=1e-9) for share in found)
+
+
+TWO_ROUNDS = {"rounds": 2, "retrain": RETRAIN | {"data": (), "problems": 10}}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "expected"),
+    [
+        ("rft", {"offline_prompts": 6}, {"one": 3, "other": 3}),
+        ("dpo", {"offline_prompts": 0}, {"one": 12, "other": 4}),
+        ("grpo_rule", {"eval_data": ("more.jsonl", "test.jsonl"), "eval_problems": 6}, {"more": 3, "test": 3}),
+        ("grpo_iterative", TWO_ROUNDS, {"one": 6, "other": 4}),
+        ("grpo_iterative", TWO_ROUNDS | {"retrain": RETRAIN | {"data": ("more.jsonl",)}}, {"more": 5}),
+    ],
+)
+def test_questions_are_drawn_evenly_over_the_data_sets(
+    method: str,
+    changes: dict,
+    expected: dict[str, int],
+    recipe: Recipe,
+    workdir: MakeWorkdir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, size in {"one": 12, "other": 4, "more": 5, "test": 5}.items():
+        rows = [{"question": f"{name} {i}?", "answer": str(i)} for i in range(size)]
+        write_jsonl(tmp_path / "data" / f"{name}.jsonl", rows)
+    drawn: list[Record] = []
+
+    def record(*arguments: Any) -> None:
+        found = (each.retrain_records if isinstance(each, trainer.Context) else each for each in arguments)
+        drawn.extend(next(each for each in found if isinstance(each, list) and each))
+        raise KeyboardInterrupt
+
+    for function in ("write_rows", "greedy_accuracy", "train_online"):
+        monkeypatch.setattr(trainer, function, record)
+    rl = recipe(method, data=("one.jsonl", "other.jsonl"), **changes)
+    with pytest.raises(KeyboardInterrupt):
+        dataclasses.replace(rl, data_dir=tmp_path / "data").run(workdir("run"))
+    assert Counter(one.id.split("/")[0] for one in drawn) == expected
+
+
+def test_questions_that_are_trained_on_are_not_measured_on(
+    recipe: Recipe, workdir: MakeWorkdir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those of rl.data nor those of the stages before; where they are allowed they are counted."""
+    rows = {name: [{"question": f"{name} {i}?", "answer": "1"} for i in range(4)] for name in ("sft", "rl", "test")}
+    for name in ("sft", "rl"):
+        write_jsonl(tmp_path / f"{name}.jsonl", rows[name])
+    write_jsonl(tmp_path / "test.jsonl", [*rows["test"], rows["sft"][0], rows["rl"][1]])
+    folder = workdir("run")
+    (folder / "sft").unlink()
+    shutil.copytree(recipe("grpo_rule").data_dir.parent / "sft", folder / "sft")
+    manifest = {"config": {"data_dir": str(tmp_path), "sft.data": ["sft.jsonl"]}, "inputs": {}}
+    write_json(folder / "sft" / "manifest.json", manifest)
+    rl = recipe("grpo_rule", data=("rl.jsonl",), eval_data=("test.jsonl",))
+    with pytest.raises(
+        UserError, match=r"rl\.eval_data: 2 of 6 questions are also in the training data \(test/4 is in sft\.data"
+    ):
+        dataclasses.replace(rl, data_dir=tmp_path).run(folder)
+    monkeypatch.setattr(trainer, "train_online", lambda *_: None)
+    allowed = recipe("grpo_rule", data=("rl.jsonl",), eval_data=("test.jsonl",), allow_overlap=True)
+    counts = trainer.run(allowed.settings, folder, tmp_path, allowed.layout, 0)
+    assert counts == {"questions": 4, "num_overlapping": 2}
 
 
 def test_samples_and_seconds_are_written(recipe: Recipe, workdir: MakeWorkdir) -> None:

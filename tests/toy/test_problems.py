@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from dsmath_jax.command_line import load_recipe
+from dsmath_jax.data import benchmarks, overlap
 from dsmath_jax.toy.problems import STEPS, distinct_problems, write_problems
 from dsmath_jax.workdir import read_jsonl
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 LINE = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 MADE = distinct_problems(seed=3, count=1500, steps=(1, 2, 3), largest=99)
@@ -73,3 +76,12 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> 
 def test_too_many_problems_are_refused() -> None:
     with pytest.raises(ValueError, match="distinct problems of 7000 were found"):
         distinct_problems(seed=0, count=7000, steps=(1,), largest=4)
+
+
+def test_no_recipe_trains_on_its_toy_test_questions(tmp_path: Path) -> None:
+    for name in ("tiny.py", "paper/fig5_rl_methods.py:start"):
+        toy = load_recipe(f"{CONFIGS}/{name}").toy
+        write_problems(tmp_path, 0, toy.problems, toy.steps, toy.largest)
+        trained = [f"toy/{split}" for split in toy.problems if split != "test"]
+        training = overlap.training_questions({"rl.data": trained}, tmp_path)
+        assert overlap.count(overlap.find(benchmarks.load("toy/test", tmp_path), training).values()) == 0

@@ -16,7 +16,7 @@ class SamplesSettings:
 
     data: tuple[str, ...] = setting(("toy/train",), "benchmarks whose questions are sampled from")
     kind: str = setting("pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)")
-    problems: int = setting(15_000, "number of questions, the first of the data")
+    problems: int = setting(15_000, "number of questions, drawn evenly over `data` (data/draw.py)")
     samples: int = setting(8, "completions of each question")
     completions: int = setting(8, "completions of each prefix of steps, N of Math-Shepherd")
     estimation: str = setting("hard", "a step's label: hard (any of them is correct) or soft (the share that is)")
@@ -47,3 +47,10 @@ class RewardModelSettings(TrainingSettings, SamplesSettings):
         TrainingSettings.__post_init__(self)
         SamplesSettings.__post_init__(self)
         check_least("batch_size", self.batch_size, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetrainSettings(RewardModelSettings):
+    """How a reward model is trained further between two rounds of iterative GRPO (Algorithm 1)."""
+
+    data: tuple[str, ...] = setting((), "benchmarks whose questions are sampled from; () for those of rl.data")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from dsmath_jax.data import benchmarks
 from dsmath_jax.data import tokenizer as tokenizers
+from dsmath_jax.data.draw import load_evenly
 from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import RewardModel, with_head
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings
@@ -23,7 +23,7 @@ def run(folder: Path, settings: RewardModelSettings, data_dir: Path, layout: Lay
     check_choice(f"{folder.name}.kind", settings.kind, KINDS[folder.name])
     workdir, path = folder.parent, folder / ROWS
     if not path.is_file():
-        records = [r for source in settings.data for r in benchmarks.load(source, data_dir)][: settings.problems]
+        records = load_evenly(settings.data, data_dir, settings.problems, seed)
         model = read_model(workdir / "sft", layout)
         params = read_params(workdir / "sft", model.config, layout)
         policy = LanguageModel(model, params, tokenizers.load(workdir / "tokenizer"), layout)

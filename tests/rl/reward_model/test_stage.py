@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from dsmath_jax.data import chat
 from dsmath_jax.data import tokenizer as tokenizers
+from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.rl.reward_model import labels, training
+from dsmath_jax.rl.reward_model import labels, stage, training
 from dsmath_jax.rl.reward_model.held_out import held_out_metrics
 from dsmath_jax.rl.reward_model.model import RewardModel, with_head
 from dsmath_jax.rl.reward_model.rows import (
@@ -341,6 +342,30 @@ def test_a_stage_runs_from_the_sft_model(
     assert len(rows) == 40 * 4
     assert all(len(row["ends"]) == 2 for row in rows)
     assert run(*arguments) == summary
+
+
+def test_questions_are_drawn_evenly_over_the_data_sets(
+    tmp_path: Path, make_model: Callable[..., Llama], layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in {"one": 20, "other": 20, "short": 2}.items():
+        rows = [{"question": f"{name} {i}?", "answer": str(i)} for i in range(size)]
+        write_jsonl(tmp_path / "data" / f"{name}.jsonl", rows)
+    tokenizers.train_sentencepiece(["1 + 1 = 2"], tmp_path / "tokenizer" / "tokenizer.model", 268, chat.MARKERS)
+    model = make_model(vocab_size=268)
+    write_config(tmp_path / "sft", model.config)
+    save(tmp_path / "sft" / "params", jax.jit(lambda: initial_params(model, jax.random.key(1)))())
+    drawn: list[Record] = []
+
+    def record(path: Path, settings: Any, policy: Any, records: list[Record], seed: int) -> None:
+        drawn.extend(records)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "write_rows", record)
+    settings = settings_of("process", 3, data=("one.jsonl", "other.jsonl", "short.jsonl"), problems=12)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "process_model", settings, tmp_path / "data", layout, 0)
+    names = [one.id.split("/")[0] for one in drawn]
+    assert names == ["one"] * 5 + ["other"] * 5 + ["short"] * 2
 
 
 def test_a_kind_of_the_other_stage_is_refused(tmp_path: Path, layout: Layout) -> None:
