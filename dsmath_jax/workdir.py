@@ -20,7 +20,7 @@ from typing import IO, Any
 INTERRUPTED = 130  # exit code, as shells have it for Ctrl-C
 STARTED = "started.json"
 MANIFEST = "manifest.json"
-FORMAT = 2  # of a workdir's files: raised by a change after which older ones cannot be read
+FORMAT = 3  # of a workdir's files: raised by a change after which older ones cannot be read
 LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
 
 

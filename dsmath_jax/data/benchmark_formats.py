@@ -38,6 +38,10 @@ class Record:
       category: subject, task or source.
       level: difficulty or school grade.
       kind: how answers to it are read and compared.
+      prompt: the question as a chat model is asked it, where that is more than the question and its options: with the
+        tests of a program, with a formal statement; "" for the question.
+      instruction: what the answer is to look like, below the question, where the set asks for a form of its own; ""
+        for the run's instruction.
       heading: what the published prompt of its category says above the worked examples that this is one of.
     """
 
@@ -49,6 +53,8 @@ class Record:
     category: str = ""
     level: str = ""
     kind: Kind = "math"
+    prompt: str = ""
+    instruction: str = ""
     heading: str = ""
 
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from dsmath_jax.data import benchmarks, chat
+from dsmath_jax.data import benchmarks
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models.llama import Params
 from dsmath_jax.rl.settings import RLSettings
@@ -32,14 +33,14 @@ class Prompts(NamedTuple):
     longest: int
 
 
-def load_prompts(settings: RLSettings, data_dir: Path, tokenizer: Tokenizer, context: int) -> Prompts:
+def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int) -> Prompts:
     """The records of `rl.data` whose prompts are short enough.
 
     Raises:
       UserError: none is, or a prompt with its completion may outgrow the model's context.
     """
     records = [r for name in settings.data for r in benchmarks.load(name, data_dir)]
-    asked = [(record, chat.prompt_ids(tokenizer, record.question)) for record in records]
+    asked = [(record, chat.prompt_ids(record)) for record in records]
     kept = [(record, prompt) for record, prompt in asked if len(prompt) <= settings.max_prompt_tokens]
     if len(kept) < len(asked):
         left_out, limit = len(asked) - len(kept), settings.max_prompt_tokens

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from dsmath_jax.data import chat, tokenizer
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.evaluation.evaluate import run, stage_of
 from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
 from dsmath_jax.grading.grade import grade
@@ -63,7 +64,7 @@ def test_only_models_without_a_file_are_sampled(workdir: Path, layout: Layout) -
         models=("base", "sft", "rl"), data=("toy/test",), problems=3, samples=2, temperature=0.7, max_new_tokens=4,
         decode_slots=8, examples=("toy/train",), shots=1,
     )  # fmt: skip
-    counts = run(settings, workdir, workdir, layout, seed=0)
+    counts = run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
     summary = read_json(workdir / "evaluate" / "summary.json")
     assert counts == {name: summary[name]["greedy"] for name in ("base", "sft", "rl")}
     assert summary["base"]["greedy"] == summary["sft"]["greedy"] == 1.0
@@ -80,7 +81,7 @@ def test_only_models_without_a_file_are_sampled(workdir: Path, layout: Layout) -
     kept = sorted(lines, key=lambda one: one["sample"] >= 0)[:4]  # what a run that was killed had written
     (workdir / "evaluate" / "rl.jsonl").unlink()
     write_jsonl(workdir / "evaluate" / "rl.made.jsonl", [one | {"finish": "kept"} for one in kept])
-    run(settings, workdir, workdir, layout, seed=0)
+    run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
     again = (workdir / "evaluate" / "rl.jsonl").read_bytes()
     assert again.count(b'"kept"') == 3  # the greedy ones: the problem whose samples were not all there is asked anew
     assert [{**one, "finish": ""} for one in lines] == [
@@ -89,5 +90,5 @@ def test_only_models_without_a_file_are_sampled(workdir: Path, layout: Layout) -
         for one in (r["greedy"], *r["samples"])
     ]
     (workdir / "rl" / "model.json").unlink()  # a model that has answered is not even opened
-    run(settings, workdir, workdir, layout, seed=0)
+    run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
     assert (workdir / "evaluate" / "rl.jsonl").read_bytes() == again != before
