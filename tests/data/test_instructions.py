@@ -201,7 +201,7 @@ def test_own_files_in_every_packing(tmp_path):
     ("name", "content", "words"),
     [
         ("a.jsonl", b'{"query": "Q", "response": "S"}\n{"question": "Q"}', "record 2: the field 'solution' is missing"),
-        ("a.jsonl", b'{"question": "Q"', "a.jsonl, record 1: not a JSON object"),
+        ("a.jsonl", b'{"question": "Q"', "a.jsonl, line 1: not a JSON object"),
         ("a.json", b'[{"question": "Q", "solution": "S"}, 3]', "a.json, record 2: not a JSON object"),
         ("a.json", b'[{"question": "Q"', "a.json cannot be read"),
     ],
