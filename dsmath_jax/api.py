@@ -58,7 +58,9 @@ def save_model(model: LanguageModel, folder: str | Path, dtype: str = "bfloat16"
     Raises:
       UserError: the folder is there already.
     """
-    model_files.export_params(Path(folder), model.model.config, model.params, model.tokenizer_file, dtype)
+    model_files.export_params(
+        Path(folder), model.model.config, model.params, model.tokenizer_file, dtype, chat=model.chat
+    )
 
 
 def generate(

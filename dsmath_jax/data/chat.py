@@ -23,6 +23,7 @@ from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.workdir import UserError, json_object, read_json, write_json
 
+TEMPLATE_FILE = "chat_template.jinja"  # Hugging Face's
 FILE = "chat.json"  # beside a model's sizes: what it was trained to be asked with
 # Two characters that Unicode keeps out of texts; in messages U+FFFD takes their place.
 MARK, HIDDEN = "\ufdd0", "\ufdd1"
@@ -259,7 +260,7 @@ def check_template(template: str) -> None:
 
 def stored_template(folder: Path) -> str:
     """The template in `chat_template.jinja` or `tokenizer_config.json`, as Hugging Face keeps it; "" without one."""
-    if (path := folder / "chat_template.jinja").is_file():
+    if (path := folder / TEMPLATE_FILE).is_file():
         return path.read_text(encoding="utf-8")
     if not (path := folder / "tokenizer_config.json").is_file():
         return ""

@@ -97,6 +97,7 @@ def export_params(
     tokenizer_file: Path | None,
     dtype: str = "bfloat16",
     max_file_bytes: int = 5 * huggingface.GIGABYTE,
+    chat: Chat | None = None,
 ) -> None:
     """Writes a model and its tokenizer's files in Hugging Face's format.
 
@@ -107,6 +108,7 @@ def export_params(
       tokenizer_file: goes with it, where there is one.
       dtype: of the tensors in the files.
       max_file_bytes: a larger model is split into several files, with an index.
+      chat: how it was trained to be asked; its template is written as `chat_template.jinja`.
 
     Raises:
       UserError: something is at `target`, the tokenizer is another model's, or the parameters are no plain decoder's.
@@ -118,6 +120,9 @@ def export_params(
     with new_folder(target) as folder:
         if tokenizer_file:
             tokenizers.copy(tokenizer_file, folder)
+        if chat:
+            chats.save(chat, folder)
+            (folder / chats.TEMPLATE_FILE).write_text(chat.template, encoding="utf-8")
         huggingface.write(folder, params, config, dtype, max_file_bytes, *ids)
 
 
