@@ -12,7 +12,6 @@ from typing import Any
 import jax
 
 from dsmath_jax import command_line, runner
-from dsmath_jax.data import chat as template
 from dsmath_jax.data.benchmark_formats import Record as Record
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import run as evaluation
@@ -59,7 +58,9 @@ def save_model(model: LanguageModel, folder: str | Path, dtype: str = "bfloat16"
     Raises:
       UserError: the folder is there already.
     """
-    model_files.export_params(Path(folder), model.model.config, model.params, model.tokenizer_file, dtype)
+    model_files.export_params(
+        Path(folder), model.model.config, model.params, model.tokenizer_file, dtype, chat=model.chat
+    )
 
 
 def generate(
@@ -87,7 +88,7 @@ def generate(
     if isinstance(prompts, str):
         raise UserError("generate takes a list of prompts; got one text.")
     policy = Policy.of(model, max_new_tokens, decode_slots)
-    asked = [template.USER.format(question=prompt) if chat else prompt for prompt in prompts]
+    asked = [model.chat.prompt(Record("", prompt)) if chat else model.chat.plain(prompt) for prompt in prompts]
     return [[said.text for said in group] for group in policy.complete(asked, sampling)]
 
 
@@ -236,7 +237,7 @@ def _stages(checkpoint: str, folder: Path) -> tuple[Stage, ...]:
         model = model_files.load_model(checkpoint, layout)
         params = jax.tree.map(lambda x: x.astype("float32"), model.params)
         checkpoints.save(target / "params", params)
-        model_files.write_config(target, model.model.config)
+        model_files.write_config(target, model.model.config, model.chat)
         return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
 
     known = {stage.name: stage for stage in STAGES}

@@ -3,7 +3,7 @@
 import dataclasses
 
 from dsmath_jax.corpus.settings import CorpusSettings
-from dsmath_jax.data.settings import TokenizerSettings
+from dsmath_jax.data.settings import ChatSettings, TokenizerSettings
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings
@@ -25,6 +25,7 @@ class Recipe:
     toy: ToySettings = setting(ToySettings(), "the generated web and problems of data_dir=toy")
     corpus: CorpusSettings | None = setting(None, "stage corpus: mining (paper §2.1)")
     tokenizer: TokenizerSettings | None = setting(None, "stage tokenizer (§2.2)")
+    chat: ChatSettings = setting(ChatSettings(), "how the model is asked, by every stage")
     model: ModelConfig | None = setting(None, "sizes of a model that starts from scratch")
     pretrain: PretrainSettings | None = setting(None, "stage pretrain (§2.2, §2.3)")
     sft: SFTSettings | None = setting(None, "stage sft (§3)")

@@ -60,23 +60,27 @@ def run_pretrain(recipe: Recipe, workdir: Path) -> dict:
 
 
 def run_sft(recipe: Recipe, workdir: Path) -> dict:
-    return sft.run(required(recipe.sft), recipe.model, workdir, *_place(recipe, workdir))
+    return sft.run(required(recipe.sft), recipe.model, recipe.chat, workdir, *_place(recipe, workdir))
 
 
 def run_reward_model(recipe: Recipe, workdir: Path) -> dict:
-    return reward_model.run(workdir / "reward_model", required(recipe.reward_model), *_place(recipe, workdir))
+    return reward_model.run(
+        workdir / "reward_model", required(recipe.reward_model), recipe.chat, *_place(recipe, workdir)
+    )
 
 
 def run_process_model(recipe: Recipe, workdir: Path) -> dict:
-    return reward_model.run(workdir / "process_model", required(recipe.process_model), *_place(recipe, workdir))
+    return reward_model.run(
+        workdir / "process_model", required(recipe.process_model), recipe.chat, *_place(recipe, workdir)
+    )
 
 
 def run_rl(recipe: Recipe, workdir: Path) -> dict:
-    return trainer.run(required(recipe.rl), workdir, *_place(recipe, workdir))
+    return trainer.run(required(recipe.rl), recipe.chat, workdir, *_place(recipe, workdir))
 
 
 def run_evaluate(recipe: Recipe, workdir: Path) -> dict:
-    return evaluate.run(required(recipe.evaluate), workdir, *_place(recipe, workdir))
+    return evaluate.run(required(recipe.evaluate), recipe.chat, workdir, *_place(recipe, workdir))
 
 
 def run_report(recipe: Recipe, workdir: Path) -> dict:
@@ -137,7 +141,7 @@ def _evaluate_data(recipe: Recipe) -> tuple[str, ...]:
     return settings.data + settings.examples
 
 
-PARAMS = ("params.sha256.json", "model.json")
+PARAMS = ("params.sha256.json", "model.json", "chat.json")
 STAGES = (
     Stage(
         "corpus", run_corpus, ("data_dir", "toy", "corpus"), lambda recipe: (), ("documents/*",),
@@ -149,23 +153,24 @@ STAGES = (
         input_files=_user_files(lambda recipe, data: sources.user_files(required(recipe.pretrain).mixture, data)),
     ),
     Stage(
-        "sft", run_sft, ("data_dir", "mesh", "model", "sft"), _sft_inputs, PARAMS,
+        "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), _sft_inputs, PARAMS,
         input_files=_user_files(lambda recipe, data: instructions.user_files(required(recipe.sft).data, data)),
     ),
     Stage(
-        "reward_model", run_reward_model, ("data_dir", "mesh", "reward_model"), _reward_inputs("reward_model"),
+        "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "reward_model"), _reward_inputs("reward_model"),
         (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.reward_model).data),
     ),
     Stage(
-        "process_model", run_process_model, ("data_dir", "mesh", "process_model"), _reward_inputs("process_model"),
-        (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.process_model).data),
+        "process_model", run_process_model, ("data_dir", "mesh", "chat", "process_model"),
+        _reward_inputs("process_model"), (*PARAMS, reward_model.ROWS),
+        input_files=_record_files(lambda recipe: required(recipe.process_model).data),
     ),
     Stage(
-        "rl", run_rl, ("data_dir", "mesh", "rl"), _rl_inputs, PARAMS,
+        "rl", run_rl, ("data_dir", "mesh", "chat", "rl"), _rl_inputs, PARAMS,
         input_files=_record_files(_rl_data),
     ),
     Stage(
-        "evaluate", run_evaluate, ("data_dir", "mesh", "evaluate"), _evaluate_inputs, ("*.json*",),
+        "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs, ("*.json*",),
         input_files=_record_files(_evaluate_data),
     ),
     Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),

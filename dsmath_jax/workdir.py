@@ -9,18 +9,22 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 INTERRUPTED = 130  # exit code, as shells have it for Ctrl-C
 STARTED = "started.json"
 MANIFEST = "manifest.json"
-FORMAT = 2  # of a workdir's files: raised by a change after which older ones cannot be read
+FORMAT = 3  # of a workdir's files: raised by a change after which older ones cannot be read
+SURROGATE = re.compile(rb"\\u[dD][89abcdefABCDEF]")  # as JSON writes them; most are halves of a pair
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # a pair is one character when it has been read
 LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
 
 
@@ -98,11 +102,37 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
     """Yields the objects of a JSONL file; a line that is none is a `UserError` with its number."""
     try:
         with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield json_object(line, f"{path}, line {number}", "that line")
+            yield from (row for _, row in json_lines(path, file))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({os.strerror(error.errno or errno.EIO)}); check the path.") from None
+
+
+def json_lines(path: str | Path, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the objects of the lines of a file with the lines' numbers from 1; blank lines are left out.
+
+    Half a character (a lone surrogate, which JSON can write and UTF-8 cannot) becomes U+FFFD; a warning counts them.
+
+    Raises:
+      UserError: a line is no object.
+    """
+    repaired = 0
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            row = json_object(line, f"{path}, line {number}", "that line")
+            whole = without_surrogates(row) if SURROGATE.search(line) else row
+            repaired += whole != row
+            yield number, whole
+    if repaired:
+        logging.warning("%s: lone surrogates in %d lines became U+FFFD.", path, repaired)
+
+
+def without_surrogates(value: Any) -> Any:
+    """A JSON value, in whose texts U+FFFD takes the place of lone surrogates."""
+    if isinstance(value, dict):
+        return {without_surrogates(name): without_surrogates(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [without_surrogates(item) for item in value]
+    return LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def json_object(data: bytes, where: str, which: str) -> dict[str, Any]:

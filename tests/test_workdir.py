@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import resource
 import signal
@@ -210,3 +211,17 @@ def test_a_large_file_is_stamped_without_reading_it(tmp_path, monkeypatch):
     assert first.startswith("4 bytes of ")
     os.utime(path, ns=(0, 1))
     assert workdir.stamp(path) != first
+
+
+def test_half_a_character_becomes_a_replacement_character_and_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [
+        {"a": ["x \ud800 y", {"\udfff": 1}]}, {"whole": "\U0001f600 written as a pair"}, {"a": "plain \\ud800"},
+        {"a": "\ud83d \ud83d\ude00"},
+    ]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = list(read_jsonl(tmp_path / "a.jsonl"))
+    assert found == [{"a": ["x \ufffd y", {"\ufffd": 1}]}, lines[1], lines[2], {"a": "\ufffd \U0001f600"}]
+    json.dumps(found, ensure_ascii=False).encode()
+    assert "a.jsonl: lone surrogates in 2 lines became U+FFFD." in caplog.text

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dsmath_jax import workdir
 from dsmath_jax.workdir import UserError, json_object
 
 PROMPT_EXAMPLE = re.compile(r"^Q: (.*?)\nA: (.*?)(?=\n\nQ: |\Z)", re.DOTALL | re.MULTILINE)
@@ -35,11 +36,8 @@ Reader = Callable[[Path], Iterator[Row]]
 
 def json_lines(path: Path) -> Iterator[Row]:
     """One JSON object a line, perhaps gzipped; keys count the rows from 0, blank lines are none."""
-    key = 0
-    for number, line in enumerate(_read(path).split(b"\n"), 1):
-        if line.strip():
-            yield Row(str(key), f"line {number}", json_object(line, f"{path}, line {number}", "that line"))
-            key += 1
+    for key, (number, fields) in enumerate(workdir.json_lines(path, _read(path).split(b"\n"))):
+        yield Row(str(key), f"line {number}", fields)
 
 
 def json_lines_between(field: str, first: int, last: int) -> Reader:

@@ -7,7 +7,7 @@ space around them, except where it is code.
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
@@ -21,6 +21,7 @@ TRAILING_BREAKS = re.compile(r"[\\\s]+$")
 # How an answer is read and compared: a number, any mathematics, one letter, a set of letters, a text, or something that
 # is run: a program with its tests, an Isabelle theory.
 Kind = Literal["number", "math", "choice", "choices", "text", "program", "theory"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Record:
       category: subject, task or source.
       level: difficulty or school grade.
       kind: how answers to it are read and compared.
+      prompt: the question as a chat model is asked it, where that is more than the question and its options: with the
+        tests of a program, with a formal statement; "" for the question.
+      instruction: what the answer is to look like, below the question, where the set asks for a form of its own; ""
+        for the run's instruction.
       heading: what the published prompt of its category says above the worked examples that this is one of.
     """
 
@@ -49,6 +54,8 @@ class Record:
     category: str = ""
     level: str = ""
     kind: Kind = "math"
+    prompt: str = ""
+    instruction: str = ""
     heading: str = ""
 
 
@@ -119,9 +126,20 @@ def plain(identity: str, fields: Fields) -> Record:
 
 
 def given(identity: str, fields: Fields) -> Record:
-    """A user's rows: "question" and perhaps "id", "solution" and "answer"."""
+    """A user's rows: "question" and perhaps other fields of `Record`.
+
+    Without a "kind", the answer to a question with options is the letters of the right ones.
+    """
+    texts = {name: _optional(fields, name) for name in ("solution", "answer", "category", "level")}
+    texts |= {name: _optional(fields, name) for name in ("prompt", "instruction", "heading")}
+    options = tuple(_texts(fields, "options")) if fields.get("options") else ()
+    kind = _optional(fields, "kind") or ("choice" if options else "math")
+    if kind not in KINDS:
+        raise BadField(f"the field 'kind' must be one of {', '.join(KINDS)}")
+    if options and kind in ("choice", "choices") and texts["answer"]:
+        texts["answer"] = _choice(texts["answer"], options, "answer")
     identity = _optional(fields, "id") or identity
-    return Record(identity, _question(fields, "question"), _optional(fields, "solution"), _optional(fields, "answer"))
+    return Record(id=identity, question=_question(fields, "question"), options=options, kind=kind, **texts)
 
 
 def gsm8k(identity: str, fields: Fields) -> Record:

@@ -40,7 +40,10 @@ TEXT_FEATURES: dict[str, Any] = {"id": tfds.features.Text(), "text": tfds.featur
 INSTRUCTION_FEATURES: dict[str, Any] = {
     "id": tfds.features.Text(),
     "question": tfds.features.Text(),
-    "parts": tfds.features.Sequence({"text": tfds.features.Text(), "learn": np.bool_}),
+    # The parts of all messages in order: the message that each is of, its role, its text, is it to be learned.
+    "parts": tfds.features.Sequence(
+        {"message": np.int32, "role": tfds.features.Text(), "text": tfds.features.Text(), "learn": np.bool_}
+    ),
     "language": tfds.features.Text(),
     "style": tfds.features.Text(),
 }
@@ -156,7 +159,11 @@ def instruction_data(name: str, data_dir: Path) -> Data:
 
 def _instructions(name: str, data_dir: Path) -> Iterator[Example]:
     for one in instructions.load(name, data_dir):
-        parts = [{"text": text, "learn": learn} for text, learn in one.parts]
+        parts = [
+            {"message": number, "role": message.role, "text": text, "learn": learn}
+            for number, message in enumerate(one.messages)
+            for text, learn in message.parts
+        ]
         fields = {"id": one.id, "question": one.question, "parts": parts}
         yield one.id, {**fields, "language": one.language, "style": one.style}
 

@@ -1,37 +1,297 @@
-"""From a question to token ids: the chat template of DeepSeekMath, and few-shot prompts for base models."""
+"""Chat templates: messages to text and token ids, the same for SFT, RL, reward models and evaluation.
 
+A rendered text holds the names of control tokens (BOS, EOS, marks of turns) between two `MARK`s, put there by the
+template alone: `encode` makes control tokens of these and of nothing else. So a control token that a question spells
+out is text, and cannot end a turn or forge one.
+"""
+
+import dataclasses
+import functools
+import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from dsmath_jax.data.benchmarks import Record
+import jinja2.ext
+import jinja2.sandbox
+
+from dsmath_jax.data import questions
+from dsmath_jax.data import tokenizer as tokenizers
+from dsmath_jax.data.benchmark_formats import Record
+from dsmath_jax.data.questions import Mode
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.tokenizer import Tokenizer
+from dsmath_jax.workdir import UserError, json_object, read_json, write_json
 
-USER, ASSISTANT = "User: {question}\n\nAssistant:", " {solution}"
+TEMPLATE_FILE = "chat_template.jinja"  # Hugging Face's
+FILE = "chat.json"  # beside a model's sizes: what it was trained to be asked with
+# Two characters that Unicode keeps out of texts; in messages U+FFFD takes their place.
+MARK, HIDDEN = "\ufdd0", "\ufdd1"
+
+# The paper's own models' template: `User: 6*7?\n\nAssistant: 42</s>`.
+DEEPSEEK_MATH = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}"
+    "{% else %}{{ 'User: ' if message.role == 'user' }}{{ message.content }}{{ '\n\n' }}{% endif %}"
+    "{% endfor %}"
+    "{{ 'Assistant:' if add_generation_prompt }}"
+)
 MARKERS = ("User:", "Assistant:")  # one token each in a tokenizer that we train
 
-# What the paper's chat models are asked for, on a line below the question, by mode (chain of thought, program of
-# thought, tool-integrated reasoning) and language. The paper asks base models alone for bare programs.
-INSTRUCTIONS = {
-    ("cot", "en"): r"Please reason step by step, and put your final answer within \boxed{}.",
-    ("cot", "zh"): r"请通过逐步推理来解答问题，并把最终答案放置于\boxed{}中。",
-    ("pot", "en"): "Write a Python program with a function `solution()` that returns the answer.",
-    ("pot", "zh"): "请编写一个Python程序，其中的函数`solution()`返回答案。",
-    ("tir", "en"): "Please integrate natural language reasoning with programs to solve the problem above, "
-    r"and put your final answer within \boxed{}.",
-    ("tir", "zh"): r"请结合自然语言和Python程序语言来解答问题，并把最终答案放置于\boxed{}中。",
-}
+
+class Message(NamedTuple):
+    """A turn of a conversation.
+
+    Attributes:
+      role: "system", "user" or "assistant".
+      parts: of its text, in order: (text, is the model to learn it); only an assistant's are learned.
+    """
+
+    role: str
+    parts: tuple[tuple[str, bool], ...]
+
+    @property
+    def content(self) -> str:
+        return "".join(text for text, _ in self.parts)
 
 
-def prompt_ids(tokenizer: Tokenizer, question: str) -> list[int]:
-    """BOS and the question, up to where the assistant speaks."""
-    return [tokenizer.bos_id, *tokenizer.encode(USER.format(question=question))]
+def user(text: str) -> Message:
+    return Message("user", ((text, False),))
 
 
-def completion_ids(tokenizer: Tokenizer, solution: str) -> list[int]:
-    """The solution and the EOS that ends it; EOS is part of the completion."""
-    return [*tokenizer.encode(ASSISTANT.format(solution=solution)), tokenizer.eos_id]
+def assistant(text: str) -> Message:
+    return Message("assistant", ((text, True),))
+
+
+class Tokens(NamedTuple):
+    """Token ids, and of each whether the model is to learn it."""
+
+    ids: list[int]
+    learned: list[bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """How a model is asked: its tokenizer, its chat template and the instruction below every question.
+
+    Attributes:
+      template: Jinja, of `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, as in Hugging Face's
+        tokenizer_config.json.
+      instruction: see `questions.ask`.
+    """
+
+    tokenizer: Tokenizer
+    template: str = DEEPSEEK_MATH
+    instruction: str = ""
+
+    # --- prompts ---
+
+    def prompt(self, record: Record, mode: Mode = "cot") -> str:
+        """The rendered text of a record's question, up to where the assistant speaks."""
+        return self.render([user(questions.ask(record, self.instruction, mode))], generate=True)
+
+    def prompt_ids(self, record: Record, mode: Mode = "cot") -> list[int]:
+        """`prompt` as token ids."""
+        return self.encode(self.prompt(record, mode))
+
+    def plain(self, text: str) -> str:
+        """A text to continue, without the template: BOS, where the tokenizer has one, and the text."""
+        return self._mark(self.tokenizer.bos_id) + text
+
+    # --- messages ---
+
+    def render(self, messages: Sequence[Message], generate: bool = False) -> str:
+        """The rendered text of messages, with what the assistant's next turn begins with if `generate`.
+
+        Raises:
+          UserError: the template fails, or refuses the messages.
+        """
+        names = {name: i for i, name in enumerate(sorted(self.tokenizer.control_ids, key=len, reverse=True))}
+        pattern = re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+        def hide(text: str) -> str:
+            """A message's text with the names of control tokens in it as numbers."""
+            text = _without_marks(text)
+            return pattern.sub(lambda found: f"{HIDDEN}{names[found[0]]}{HIDDEN}", text)
+
+        given = [{"role": message.role, "content": hide(message.content)} for message in messages]
+        bos, eos = (self._mark(i).strip(MARK) for i in (self.tokenizer.bos_id, self.tokenizer.eos_id))
+        try:
+            text = _compiled(self.template).render(
+                messages=given, add_generation_prompt=generate, bos_token=bos, eos_token=eos
+            )
+        except jinja2.TemplateError as error:
+            raise UserError(f"chat.template fails ({error}); correct it, or the messages.") from None
+        text = pattern.sub(lambda found: f"{MARK}{found[0]}{MARK}", text)
+        listed = list(names)
+        return re.sub(f"{HIDDEN}(\\d+){HIDDEN}", lambda found: listed[int(found[1])], text)
+
+    def encode(self, rendered: str) -> list[int]:
+        """The ids of a rendered text."""
+        ids: list[int] = []
+        for number, part in enumerate(rendered.split(MARK)):
+            ids += [self.tokenizer.control_ids[part]] if number % 2 else self.tokenizer.encode(part)
+        return ids
+
+    def dialogue(self, messages: Sequence[Message]) -> Tokens:
+        """A conversation as token ids: of the assistant's turns the parts to be learned are, with the token that ends
+        the turn.
+
+        Texts between control tokens are encoded as a whole; a token counts as learned where its last character is.
+
+        Raises:
+          UserError: the template fails, rewrites earlier turns, or ends the assistant's with no EOS.
+        """
+        text = self.render(messages)
+        learned = [False] * len(text)
+        for number, message in enumerate(messages):
+            if message.role == "assistant":
+                start = self.render(messages[:number], generate=True)
+                turn = self.render(messages[: number + 1])
+                if not (turn.startswith(start) and text.startswith(turn)):
+                    raise UserError("chat.template changes earlier turns when later ones follow; give another.")
+                end = len(start) + self._end_of_turn(turn[len(start) :])
+                learned[len(start) : end] = [True] * (end - len(start))
+                for begin, stop in _read_only(message, turn[len(start) :]):
+                    learned[len(start) + begin : len(start) + stop] = [False] * (stop - begin)
+        tokens = Tokens([], [])
+        at = 0
+        for number, part in enumerate(text.split(MARK)):
+            ids, places = self.tokenizer.encode_with_places(part)
+            if number % 2:
+                ids, places = [self.tokenizer.control_ids[part]], [0]
+            tokens.ids.extend(ids)
+            tokens.learned.extend(learned[min(at + place, len(learned) - 1)] for place in places)
+            at += len(part) + 1
+        return tokens
+
+    def solution(self, record: Record, mode: Mode = "cot") -> Tokens:
+        """A record's prompt and its solution as a dialogue."""
+        asked = user(questions.ask(record, self.instruction, mode))
+        return self.dialogue([asked, assistant(record.solution)])
+
+    def _mark(self, token: int | None) -> str:
+        """A control token in a rendered text; nothing for None."""
+        name = next((name for name, i in self.tokenizer.control_ids.items() if i == token), "")
+        return f"{MARK}{name}{MARK}" if name else ""
+
+    def _end_of_turn(self, turn: str) -> int:
+        """Where the first token ends that ends a completion, in the rendered text of an assistant's turn."""
+        stops = (self._mark(i) for i in self.tokenizer.stop_ids)
+        ends = [turn.find(stop) + len(stop) for stop in stops if stop and stop in turn]
+        if not ends:
+            raise UserError(
+                "chat.template ends the assistant's turn with none of the tokens that end a completion; name its token "
+                "as eos_token_id in generation_config.json next to the tokenizer."
+            )
+        return min(ends)
+
+
+def _read_only(message: Message, turn: str) -> list[tuple[int, int]]:
+    """Where in the rendered text of a turn the parts are that the model only reads.
+
+    Raises:
+      UserError: the template changed the text, and there are such parts.
+    """
+    if all(learn for _, learn in message.parts):
+        return []
+    content = _without_marks(message.content)
+    lead = len(content) - len(content.lstrip())
+    first = turn.find(content.strip())
+    if first < 0:
+        raise UserError("chat.template changes the text of a turn with a tool's outputs; give another.")
+    spans, at = [], first - lead
+    for text, learn in message.parts:
+        if not learn:
+            spans.append((max(at, 0), at + len(text)))
+        at += len(text)
+    return spans
+
+
+def _without_marks(text: str) -> str:
+    return text.replace(MARK, "\ufffd").replace(HIDDEN, "\ufffd")
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(template: str) -> Any:
+    """A template in the environment of transformers' `apply_chat_template`."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+    )
+    environment.globals["raise_exception"] = _refuse
+    return environment.from_string(template)
+
+
+def _refuse(reason: str) -> None:
+    raise jinja2.TemplateError(reason)
+
+
+# --- where a model's template and instruction are kept ---
+
+
+class Source(NamedTuple):
+    """Where the chat of a run is found: the tokenizer's folder, and the part `chat` of the recipe."""
+
+    folder: Path
+    settings: ChatSettings = ChatSettings()
+
+
+def read(source: Source) -> Chat:
+    """The chat of a run: its template is the setting's or, without one, the tokenizer's own, else the paper's.
+
+    The tokenizer's own is in `chat_template.jinja` or `tokenizer_config.json` in its folder.
+
+    Raises:
+      UserError: the tokenizer or the template cannot be read.
+    """
+    template = source.settings.template or stored_template(source.folder) or DEEPSEEK_MATH
+    check_template(template)
+    return Chat(tokenizers.load(source.folder), template, source.settings.instruction)
+
+
+def check_template(template: str) -> None:
+    """Raises a `UserError` where a text is no Jinja template."""
+    try:
+        _compiled(template)
+    except jinja2.TemplateError as error:
+        raise UserError(f"chat.template is no Jinja template ({error}); correct it.") from None
+
+
+def stored_template(folder: Path) -> str:
+    """The template in `chat_template.jinja` or `tokenizer_config.json`, as Hugging Face keeps it; "" without one."""
+    if (path := folder / TEMPLATE_FILE).is_file():
+        return path.read_text(encoding="utf-8")
+    if not (path := folder / "tokenizer_config.json").is_file():
+        return ""
+    found = json_object(path.read_bytes(), str(path), "it").get("chat_template") or ""
+    if isinstance(found, list):  # several by name
+        found = next((one["template"] for one in found if one["name"] == "default"), "")
+    return found
+
+
+def save(chat: Chat, folder: Path) -> None:
+    """Writes the template and the instruction next to a model."""
+    write_json(folder / FILE, {"template": chat.template, "instruction": chat.instruction})
+
+
+def load(folder: Path, tokenizer: Tokenizer) -> Chat | None:
+    """The chat that `save` wrote next to a model, None where there is none."""
+    return Chat(tokenizer, **read_json(folder / FILE)) if (folder / FILE).is_file() else None
+
+
+def check_same(chat: Chat, folder: Path) -> None:
+    """Raises a `UserError` where the model in a folder was trained to be asked otherwise than `chat` asks."""
+    trained = load(folder, chat.tokenizer)
+    for name in ("template", "instruction"):
+        if trained and getattr(trained, name) != getattr(chat, name):
+            raise UserError(
+                f"chat.{name} is {getattr(chat, name)!r}, but the model in {folder} was trained with "
+                f"{getattr(trained, name)!r}; set config.chat.{name} to that, or train the model again."
+            )
 
 
 def few_shot(examples: Sequence[Record], question: str) -> str:
-    """Worked examples and the question in the same template, after BOS: how a model without SFT is asked."""
-    shots = "".join(f"{USER.format(question=e.question)}{ASSISTANT.format(solution=e.solution)}\n\n" for e in examples)
-    return shots + USER.format(question=question)
+    """Worked examples and the question in the paper's template as plain text: how a base model is asked."""
+    shots = "".join(f"User: {e.question}\n\nAssistant: {e.solution}\n\n" for e in examples)
+    return f"{shots}User: {question}\n\nAssistant:"

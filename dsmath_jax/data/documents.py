@@ -4,6 +4,7 @@ Everything is streamed, a few records in memory at a time; `.gz` and `.zst` are 
 """
 
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 from backports import zstd
 
-from dsmath_jax.workdir import UserError, json_object
+from dsmath_jax.workdir import UserError, json_lines, without_surrogates
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstd.open}  # what files are packed with
 FORMATS = (".parquet", ".jsonl", ".json", ".txt")
@@ -96,25 +97,19 @@ def _parquet(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str
 
 
 def _json(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    first = stream.readline()
-    while first and not first.strip():
-        first = stream.readline()
-    if first.lstrip().startswith(b"["):
-        for number, row in enumerate(json.loads(first + stream.read()), 1):
+    head = []
+    for line in stream:
+        head.append(line)
+        if line.strip():
+            break
+    if head and head[-1].lstrip().startswith(b"["):
+        for number, row in enumerate(json.loads(b"".join(head) + stream.read()), 1):
             if not isinstance(row, dict):
                 raise UserError(f"{file}, record {number}: not a JSON object; fix or remove it.")
-            yield f"record {number}", row
+            yield f"record {number}", without_surrogates(row)
         return
-    number = 0
-    for line in _with(first, stream):
-        if line.strip():
-            number += 1
-            yield f"record {number}", json_object(line, f"{file}, record {number}", "that line")
-
-
-def _with(first: bytes, stream: BinaryIO) -> Iterator[bytes]:
-    yield first
-    yield from stream
+    for number, (_, row) in enumerate(json_lines(file, itertools.chain(head, stream)), 1):
+        yield f"record {number}", row
 
 
 def _whole(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:

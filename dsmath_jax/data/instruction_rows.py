@@ -1,4 +1,4 @@
-"""Instructions to packed rows: through the chat template, tokenised by worker processes, randomly concatenated.
+"""Instructions to packed rows: through the chat template, tokenized by worker processes, randomly concatenated.
 
 Paper section 3: random examples are concatenated up to the length of a sequence; each is a segment of its own.
 """
@@ -7,13 +7,15 @@ import dataclasses
 import functools
 import random
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from dsmath_jax.data import chat, packing, rows, tokenizer, workers
+from dsmath_jax.data import chat as chats
+from dsmath_jax.data import packing, questions, rows, workers
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.instructions import Instruction
+from dsmath_jax.data.questions import Mode
 from dsmath_jax.workdir import UserError
 
 CHUNK = 2048  # instructions that a worker process is given at a time
@@ -24,48 +26,45 @@ FEWEST = 10
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Instructions for one worker, and the folder of the tokenizer."""
+    """Instructions for one worker, and where it finds the chat."""
 
     instructions: Sequence[Instruction]
-    tokenizer: Path
+    source: chats.Source
 
 
-def example(text_tokenizer: tokenizer.Tokenizer, instruction: Instruction) -> packing.Example:
-    """An instruction as tokens: the prompt is read, the solution's parts are read or learned, EOS is learned.
-
-    Parts are tokenised one by one, as they are where a tool answers in between.
-    """
-    prompt = chat.prompt_ids(text_tokenizer, instruction.question)
-    pieces = [(prompt, False)]
-    for number, (text, learn) in enumerate(instruction.parts):
-        said = text if number else chat.ASSISTANT.format(solution=text)
-        pieces.append((text_tokenizer.encode(said), learn))
-    pieces.append(([text_tokenizer.eos_id], True))
-    tokens = np.fromiter(chain.from_iterable(ids for ids, _ in pieces), np.int32)
-    learned = np.repeat([learn for _, learn in pieces], [len(ids) for ids, _ in pieces])
-    return packing.Example(tokens, learned, instruction.id)
+def example(chat: Chat, instruction: Instruction) -> packing.Example:
+    """An instruction as tokens: all of it is read, the assistant's turns with their ends are learned."""
+    mode: Mode = "tir" if instruction.style == "tora" else "pot" if instruction.style == "pot" else "cot"
+    below = instruction.instruction or chat.instruction
+    messages = [
+        chats.user(questions.instructed(message.content, below, mode)) if message.role == "user" else message
+        for message in instruction.messages
+    ]
+    tokens = chat.dialogue(messages)
+    return packing.Example(np.array(tokens.ids, np.int32), np.array(tokens.learned), instruction.id)
 
 
 def encode(chunk: Chunk) -> list[packing.Example]:
-    text_tokenizer = _tokenizer(chunk.tokenizer)
-    return [example(text_tokenizer, instruction) for instruction in chunk.instructions]
+    chat = _chat(chunk.source)
+    return [example(chat, instruction) for instruction in chunk.instructions]
 
 
 def write(
-    instructions: Iterable[Instruction], tokenizer_path: Path, length: int, seed: int, held_out: int,
+    instructions: Iterable[Instruction], source: chats.Source, length: int, seed: int, held_out: int,
     train_shard: Path, held_out_shard: Path,
 ) -> dict[str, int]:  # fmt: skip
     """Writes two shards of rows of shuffled examples; returns counts of examples. Those longer than a row are left out.
 
     Args:
+      source: of the tokenizer, the chat template and the instruction.
       held_out: rows to keep apart for the evaluation, at most about so many and a tenth of the examples.
 
     Raises:
       UserError: there are fewer than `FEWEST` examples.
     """
     found = list(instructions)
-    chunks = [Chunk(found[at : at + CHUNK], tokenizer_path) for at in range(0, len(found), CHUNK)]
-    encoded = workers.run(encode, chunks, "tokenising examples", 1 if len(found) < IN_PROCESS else 0)
+    chunks = [Chunk(found[at : at + CHUNK], source) for at in range(0, len(found), CHUNK)]
+    encoded = workers.run(encode, chunks, "tokenizing examples", 1 if len(found) < IN_PROCESS else 0)
     examples = [one for part in encoded for one in part if len(one.tokens) <= length + 1]
     if len(examples) < FEWEST:
         raise UserError(
@@ -83,4 +82,4 @@ def write(
     return {"examples": len(examples), "too_long": len(found) - len(examples), "held_out": apart}
 
 
-_tokenizer = functools.cache(tokenizer.load)
+_chat = functools.cache(chats.read)

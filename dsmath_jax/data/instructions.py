@@ -1,7 +1,7 @@
 """Instruction data for SFT (paper section 3): questions with solutions as chains of thought, programs, or both.
 
-One record type for all: a solution is a row of parts, some of which the model is to learn and some of which (what a
-tool printed) it only reads.
+One record type for all: a conversation, in most data sets a question and its solution. An assistant's turn is a row of
+parts, some of which the model is to learn and some of which (what a tool printed) it only reads.
 """
 
 import dataclasses
@@ -10,15 +10,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dsmath_jax.data import benchmark_formats, benchmarks, documents, downloads
+from dsmath_jax.data import benchmark_formats, benchmarks, chat, documents, downloads, questions
+from dsmath_jax.data.chat import Message
 from dsmath_jax.data.downloads import File, Repository
 from dsmath_jax.workdir import UserError
 
 LANGUAGES = ("en", "zh")
 STYLES = ("cot", "pot", "tora")  # chain of thought, program of thought, tool-integrated reasoning
+# The roles of chat messages, and after which other each may come ("": as the first).
+ROLES = {
+    "system": ("",), "user": ("", "system", "assistant"), "assistant": ("user", "tool"), "tool": ("assistant",),
+}  # fmt: skip
 OUTPUT = re.compile(r"(?<=```output\n)(.*?\n?```(?:\n|\Z))", re.DOTALL)  # what follows is the tool's, its fence too
 PROGRAM = re.compile(r"^(?:```python|from [\w.]+ import |import \w|def \w+\(|print\()", re.MULTILINE)
-CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 # Where question and solution are, by the pairs of fields that data sets have; the first pair that is there counts.
 SHAPES = (
@@ -55,21 +59,26 @@ FETCHED: dict[str, File] = {
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One question with its solution.
+    """A question with its solution, or a longer conversation.
 
     Attributes:
       id: "SOURCE/RECORD", unique in all data.
-      question: as the user asks it.
-      parts: of the solution, in order: (text, is it to be learned).
+      messages: of the user and the assistant in turn, perhaps after one of the system.
       language: "en" or "zh".
       style: one of `STYLES`.
+      instruction: what stands below its questions in place of the run's instruction; "" for that.
     """
 
     id: str
-    question: str
-    parts: tuple[tuple[str, bool], ...]
+    messages: tuple[Message, ...]
     language: str
     style: str
+    instruction: str = ""
+
+    @property
+    def question(self) -> str:
+        """What the user asks first."""
+        return next(message.content for message in self.messages if message.role == "user")
 
 
 def load(name: str, data_dir: Path) -> Iterator[Instruction]:
@@ -124,7 +133,8 @@ def _benchmark(name: str, data_dir: Path) -> Iterator[Instruction]:
     for record in benchmarks.load(name, data_dir):
         if not record.solution:
             raise UserError(f"Benchmark '{name}' has no worked solution ({record.id}); take it out of sft.data.")
-        yield _instruction(record.id, record.question, split(record.solution))
+        asked, parts = questions.ask(dataclasses.replace(record, instruction="")), split(record.solution)
+        yield dataclasses.replace(_instruction(record.id, asked, parts), instruction=record.instruction)
 
 
 def parse(identity: str, fields: dict[str, Any]) -> Instruction:
@@ -137,7 +147,7 @@ def parse(identity: str, fields: dict[str, Any]) -> Instruction:
       BadField: no shape fits, or a field is no text or empty.
     """
     if isinstance(fields.get("messages"), list) and not any(_has(fields, *shape) for shape in SHAPES):
-        return _chat(identity, fields)
+        return _conversation(identity, fields)
     question_field, solution_field = next((shape for shape in SHAPES if _has(fields, *shape)), SHAPES[0])
     question, solution = _text(fields, question_field).strip(), _text(fields, solution_field).strip()
     if (extra := fields.get("input")) and question_field == "instruction":
@@ -148,29 +158,48 @@ def parse(identity: str, fields: dict[str, Any]) -> Instruction:
     return _instruction(identity, question, split(solution), style, fields)
 
 
-def _chat(identity: str, fields: dict[str, Any]) -> Instruction:
-    """A conversation: the user asks first; what the assistant says is learned, what others (a tool) say is read."""
+def _conversation(identity: str, fields: dict[str, Any]) -> Instruction:
+    """Chat messages: an assistant's are learned, what a tool says between two of them is part of one turn, and read."""
     said = [(_text(m, "role"), _text(m, "content")) for m in fields["messages"] if isinstance(m, dict)]
-    said = [(role, text) for role, text in said if role != "system"]
-    if [role for role, _ in said[:2]] != ["user", "assistant"]:
-        raise benchmark_formats.BadField("the field 'messages' does not begin with a user's and an assistant's")
-    parts = [part for role, text in said[1:] for part in (split(text) if role == "assistant" else [(text, False)])]
-    return _instruction(identity, said[0][1].strip(), parts, "", fields)
+    messages: list[Message] = []
+    for place, (role, text) in enumerate(said):
+        before = said[place - 1][0] if place else ""
+        if role not in ROLES:
+            raise benchmark_formats.BadField(f"a role in the field 'messages' must be one of {', '.join(ROLES)}")
+        if before not in ROLES[role]:
+            where = f"after that of the {before}" if before else "at its beginning"
+            raise benchmark_formats.BadField(f"the field 'messages' has a message of the {role} {where}")
+        if role == "tool" or before == "tool":
+            more = tuple(split(text)) if role == "assistant" else ((text, False),)
+            messages[-1] = Message("assistant", messages[-1].parts + more)
+        elif role == "assistant":
+            messages.append(Message(role, tuple(split(text))))
+        else:
+            messages.append(Message(role, ((text.strip(), False),)))
+    if not said or said[-1][0] != "assistant":
+        raise benchmark_formats.BadField("the field 'messages' does not end with a message of the assistant")
+    return _of(identity, messages, "", fields)
 
 
 def _instruction(
     identity: str, question: str, parts: list[tuple[str, bool]], style: str = "", fields: dict[str, Any] | None = None
 ) -> Instruction:
+    """A question with its solution."""
+    return _of(identity, [chat.user(question), Message("assistant", tuple(parts))], style, fields or {})
+
+
+def _of(identity: str, messages: list[Message], style: str, fields: dict[str, Any]) -> Instruction:
     """The record; what `fields` state of its style and language goes first, then `style`, then what the texts say."""
-    fields = fields or {}
-    whole = "".join(text for text, _ in parts)
-    guessed = "tora" if not all(learn for _, learn in parts) else "pot" if PROGRAM.search(whole) else "cot"
-    language = _choice(fields, "language", LANGUAGES) or ("zh" if CHINESE.search(question) else "en")
-    return Instruction(identity, question, tuple(parts), language, _choice(fields, "style", STYLES) or style or guessed)
+    answers = [message for message in messages if message.role == "assistant"]
+    tools = not all(learn for message in answers for _, learn in message.parts)
+    guessed = "tora" if tools else "pot" if any(PROGRAM.search(message.content) for message in answers) else "cot"
+    found = Instruction(identity, tuple(messages), "", _choice(fields, "style", STYLES) or style or guessed)
+    stated = _choice(fields, "language", LANGUAGES)
+    return dataclasses.replace(found, language=stated or questions.language(found.question))
 
 
 def split(solution: str) -> list[tuple[str, bool]]:
-    """A solution parted at the tool's outputs.
+    """A solution split at the tool's outputs.
 
     The model writes the opening "```output" itself, as its call of the tool; what stands between it and the closing
     fence, and that fence, is the tool's and not learned.

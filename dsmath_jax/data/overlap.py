@@ -1,7 +1,7 @@
 """Questions that a run both trains on and is measured on: which they are, and what happens about them.
 
-Two questions are the same where their texts, with the options of multiple choice, differ in nothing but case, white
-space and the forms of characters that Unicode calls compatible.
+Two questions are the same where their texts, with the options of multiple choice as they are asked, differ in nothing
+but case, white space and the forms of characters that Unicode calls compatible. A conversation has each of its turns.
 """
 
 import logging
@@ -16,6 +16,7 @@ import jax
 from dsmath_jax.data import benchmarks, instructions
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.instructions import Instruction
+from dsmath_jax.data.questions import options
 from dsmath_jax.sharding import from_first
 from dsmath_jax.workdir import MANIFEST, UserError, data_folder, read_json
 
@@ -76,11 +77,13 @@ def find(held_out: Sequence[Record], training: Mapping[str, Questions]) -> dict[
     """
     places: dict[str, list[int]] = defaultdict(list)
     for place, record in enumerate(held_out):
-        places[_normalized(record)].append(place)
+        for text in _normalized(record):
+            places[text].append(place)
 
     def look_in(questions: Questions) -> Found:
+        texts = (text for one in questions for text in _normalized(one))
         try:
-            return Found(sorted({place for one in questions for place in places.get(_normalized(one), ())}))
+            return Found(sorted({place for text in texts for place in places.get(text, ())}))
         except UserError as error:
             return Found([], str(error))
 
@@ -89,10 +92,13 @@ def find(held_out: Sequence[Record], training: Mapping[str, Questions]) -> dict[
     return {name: Found(*each) for name, each in zip(training, found, strict=True)}
 
 
-def _normalized(question: Record | Instruction) -> str:
-    options = question.options if isinstance(question, Record) else ()
-    text = " ".join((question.question, *options))
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+def _normalized(question: Record | Instruction) -> list[str]:
+    """The texts that are asked, in the form in which they are compared."""
+    if isinstance(question, Record):
+        asked = [" ".join([question.question, *options(question)])]
+    else:
+        asked = [message.content for message in question.messages if message.role == "user"]
+    return ["".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in asked]
 
 
 def count(found: Iterable[Found]) -> int | None:

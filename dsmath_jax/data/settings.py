@@ -1,4 +1,4 @@
-"""The settings of the tokenizer."""
+"""The settings of the tokenizer, and of how a model is asked."""
 
 import dataclasses
 
@@ -14,3 +14,11 @@ class TokenizerSettings:
 
     def __post_init__(self) -> None:
         check_least("vocab_size", self.vocab_size, 0 if self.path else 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatSettings:
+    """How all stages ask a model: the chat template, and the instruction below every question."""
+
+    template: str = setting("", "Jinja chat template; '' for the tokenizer's own, else the paper's")
+    instruction: str = setting("", "below every question: a text, or 'paper' for the paper's by mode and language")

@@ -120,12 +120,16 @@ def write_shard(shard: Shard) -> int:
 
 
 def examples(shard: Shard) -> Iterator[packing.Example]:
-    """The documents of a shard as tokens: BOS, the text, EOS, all of it to be learned; ids are "FILE:RECORD"."""
+    """The documents of a shard as tokens, all of it to be learned; ids are "FILE:RECORD".
+
+    A document is BOS, where the tokenizer has one, the text, and EOS.
+    """
     text_tokenizer = _tokenizer(shard.tokenizer)
+    before = () if text_tokenizer.bos_id is None else (text_tokenizer.bos_id,)
     for file in shard.files:
         path = shard.texts.fetch(file)
         for number, text in documents.documents(path, shard.texts.text, shard.texts.language):
-            ids = np.array([text_tokenizer.bos_id, *text_tokenizer.encode(text), text_tokenizer.eos_id], np.int32)
+            ids = np.array([*before, *text_tokenizer.encode(text), text_tokenizer.eos_id], np.int32)
             yield packing.Example(ids, np.ones(len(ids), bool), f"{file.path}:{number}")
 
 

@@ -3,7 +3,7 @@
 import io
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +13,12 @@ import tokenizers
 from dsmath_jax.workdir import UserError, atomic_write, json_object
 
 NAMES = ("tokenizer.json", "tokenizer.model")
-# What else belongs to a tokenizer: its special tokens' names, how transformers is to build it, its stop ids.
-BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+# What else belongs to a tokenizer: its special tokens' names, how transformers is to build it, its stop ids, its
+# chat template.
+BESIDE = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
 HUGGING_FACE_SPECIALS = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>"),
     "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"),
@@ -23,14 +27,23 @@ PADDING = 1 / 20  # a model's vocabulary may be so much larger than its tokenize
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back. `encode` adds no special tokens; `decode` leaves them out."""
+    """Text to ids and back.
+
+    `encode` gives no control tokens: the name of one in a text (`</s>` on a web page) is text like any other. `decode`
+    leaves control tokens out.
+    """
 
     vocab_size: int  # the largest id and one
-    bos_id: int
+    control_ids: Mapping[str, int]  # by name: BOS, EOS and what else a chat template puts between texts
+    bos_id: int | None  # None where the model has none (Qwen)
     eos_id: int
     stop_ids: tuple[int, ...]  # what ends a completion: EOS first, then the model's other ones
 
     def encode(self, text: str) -> list[int]: ...
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids, and for each the index of the last character of `text` that it holds, or that its bytes begin."""
+        ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -41,12 +54,23 @@ class SentencePieceTokenizer:
     def __init__(self, path: Path):
         self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         self.vocab_size = self._processor.vocab_size()
-        self.bos_id = self._processor.bos_id()
+        control = filter(self._processor.is_control, range(self.vocab_size))
+        self.control_ids: Mapping[str, int] = {self._processor.id_to_piece(i): i for i in control}
+        self.bos_id = self._processor.bos_id() if self._processor.bos_id() >= 0 else None
         self.eos_id = self._processor.eos_id()
+        if self.eos_id < 0:
+            raise UserError(f"{path} has no EOS token; give a tokenizer that has one.")
         self.stop_ids = _stop_ids(path, self.eos_id)
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+        pieces = self._processor.encode(text, return_type="proto").pieces
+        ends = itertools.accumulate(len(piece.surface) for piece in pieces)
+        # Of the bytes of one character, and of a dummy prefix, all but the last piece have no surface.
+        places = [end - bool(piece.surface) for piece, end in zip(pieces, ends, strict=True)]
+        return [piece.id for piece in pieces], places
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode([int(i) for i in ids])
@@ -57,13 +81,17 @@ class HuggingFaceTokenizer:
 
     def __init__(self, path: Path):
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self._tokenizer.encode_special_tokens = True  # as text
+        self._tokenizer.post_processor = None  # it would add special tokens, and take white space from offsets
+        self.control_ids: Mapping[str, int] = self._controls()
         # Special tokens may have ids behind a gap, so counting is not enough.
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self._verbatim = self._garbled()
         settings_path = path.with_name("tokenizer_config.json")
         settings = json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.is_file() else {}
-        self.bos_id = self._special("bos", settings.get("bos_token"), path)
-        self.eos_id = self._special("eos", settings.get("eos_token"), path)
+        no_bos = "bos_token" in settings and settings["bos_token"] is None
+        self.bos_id = None if no_bos else self._control("bos", settings.get("bos_token"), path)
+        self.eos_id = self._control("eos", settings.get("eos_token"), path)
         self.stop_ids = _stop_ids(path, self.eos_id)
 
     def _garbled(self) -> dict[int, str]:
@@ -73,18 +101,31 @@ class HuggingFaceTokenizer:
         added = self._tokenizer.get_added_tokens_decoder().items()
         return {i: t.content for i, t in added if not t.special and self._tokenizer.decode([i]) != t.content}
 
-    def _special(self, kind: str, stated: str | dict | None, path: Path) -> int:
+    def _controls(self) -> dict[str, int]:
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return {token.content: i for i, token in added if token.special}
+
+    def _control(self, kind: str, stated: str | dict | None, path: Path) -> int:
+        """The id of BOS or EOS: the token that is stated, which is a control token then, or the first usual one."""
         stated = stated["content"] if isinstance(stated, dict) else stated
-        for name in (stated,) if stated else HUGGING_FACE_SPECIALS[kind]:
-            found = self._tokenizer.token_to_id(name)
-            if found is not None:
-                return found
+        if stated and stated not in self.control_ids and self._tokenizer.token_to_id(stated) is not None:
+            self._tokenizer.add_special_tokens([stated])
+            self.control_ids = self._controls()
+        names = (stated,) if stated else HUGGING_FACE_SPECIALS[kind]
+        for name in names:
+            if name in self.control_ids:
+                return self.control_ids[name]
         raise UserError(
-            f"{path} has no {kind.upper()} token; name it as {kind}_token in tokenizer_config.json beside it."
+            f"{path} has no {kind.upper()} token; name it as {kind}_token in tokenizer_config.json next to it"
+            f"{', or null where the model has none' if kind == 'bos' else ''}."
         )
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoded.ids, [max(start, end - 1) for start, end in encoded.offsets]
 
     def decode(self, ids: Sequence[int]) -> str:
         parts = itertools.groupby((int(i) for i in ids), self._verbatim.get)
@@ -115,7 +156,7 @@ def vocabulary_fits(tokenizer: Tokenizer, vocab_size: int, model: str) -> None:
     Raises:
       UserError: an id has no row, or more rows are spare than padding explains: it is another model's tokenizer.
     """
-    needed = max(tokenizer.vocab_size, *(i + 1 for i in (tokenizer.bos_id, *tokenizer.stop_ids)))
+    needed = max(tokenizer.vocab_size, *(i + 1 for i in (tokenizer.bos_id or 0, *tokenizer.stop_ids)))
     if not needed <= vocab_size <= needed * (1 + PADDING):
         raise UserError(
             f"The tokenizer has ids up to {needed - 1:,} and {model} a vocabulary of {vocab_size:,}; give the model's "

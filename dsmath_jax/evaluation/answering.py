@@ -130,7 +130,11 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
     for record in records:
         chosen = examples.of(record) if examples else ()
         for count in range(len(chosen), -1, -1):
-            text = prompts.prompt(entry, record, settings.mode, settings.style, chosen, count)
+            text = (
+                policy.chat.prompt(record, settings.mode)
+                if settings.style == "chat"
+                else policy.chat.plain(prompts.prompt(entry, record, settings.mode, settings.style, chosen, count))
+            )
             length = len(policy.ids(text))
             if length <= policy.room:
                 break

@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 
-from dsmath_jax.data import benchmarks, chat, overlap, tokenizer
+from dsmath_jax.data import benchmarks, overlap
+from dsmath_jax.data import chat as chats
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.evaluation import judge
 from dsmath_jax.evaluation.answering import Job, Settings, answers, warn_of_long
 from dsmath_jax.evaluation.policy import Policy
@@ -38,13 +40,15 @@ def stage_of(model: str) -> str:
     return MODELS[model][0]
 
 
-def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int) -> dict:
+def run(
+    settings: EvaluateSettings, chat_settings: ChatSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int
+) -> dict:
     """Writes `evaluate/<model>.jsonl` (every completion, graded) and `evaluate/summary.json`.
 
     A model that has its file is not asked again; one of which some completions are there resumes after them.
     """
     folder = workdir / "evaluate"
-    text_tokenizer = tokenizer.load(workdir / "tokenizer")
+    chat = chats.read(chats.Source(workdir / "tokenizer", chat_settings))
     records = load_evenly(settings.data, data_dir, settings.problems, EVALUATION_SEED)
     examples = [r for name in settings.examples for r in benchmarks.load(name, data_dir)][: settings.shots]
     trained_on = {name: _trained_on(name, examples, workdir) for name in settings.models}
@@ -57,13 +61,17 @@ def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layou
             stage, few_shot = MODELS[name]
             path, shots = folder / f"{name}.jsonl", examples if few_shot else []
             if not path.exists():
-                prompts = [chat.few_shot(shots, record.question) for record in records]
+                chats.check_same(chat, workdir / stage)
+                prompts = [
+                    chat.plain(chats.few_shot(shots, record.question)) if few_shot else chat.prompt(record)
+                    for record in records
+                ]
                 count = len(shots)
                 job = Job(name, asked, records, prompts, STOPS, (count, count), len(records))
                 model = read_model(workdir / stage, layout)
                 params = read_params(workdir / stage, model.config, layout)
                 policy = Policy.of(
-                    LanguageModel(model, params, text_tokenizer, layout), settings.max_new_tokens, settings.decode_slots
+                    LanguageModel(model, params, chat, layout), settings.max_new_tokens, settings.decode_slots
                 )
                 warn_of_long(policy, job.name, [len(policy.ids(prompt)) for prompt in prompts])
                 draw = functools.partial(answers, policy, job, runner=None)

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
-from dsmath_jax.data.tokenizer import Tokenizer
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sampling.completions import Finish
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -36,7 +36,7 @@ class Policy:
     """
 
     params: Any
-    tokenizer: Tokenizer
+    chat: Chat
     sampler: Sampler
     context: int
     max_new_tokens: int
@@ -45,10 +45,10 @@ class Policy:
     @classmethod
     def of(cls, language_model: LanguageModel, max_new_tokens: int, decode_slots: int) -> Self:
         """What draws completions of at most `max_new_tokens` tokens from a model, `decode_slots` at a time."""
-        config, tokenizer = language_model.model.config, language_model.tokenizer
-        sampler = _sampler(config, language_model.layout, tuple(tokenizer.stop_ids), max_new_tokens, decode_slots)
+        config, stop_ids = language_model.model.config, tuple(language_model.chat.tokenizer.stop_ids)
+        sampler = _sampler(config, language_model.layout, stop_ids, max_new_tokens, decode_slots)
         context, identity = config.max_position_embeddings, language_model.identity
-        return cls(language_model.params, tokenizer, sampler, context, max_new_tokens, identity)
+        return cls(language_model.params, language_model.chat, sampler, context, max_new_tokens, identity)
 
     @property
     def room(self) -> int:
@@ -56,8 +56,8 @@ class Policy:
         return self.context - self.max_new_tokens
 
     def ids(self, prompt: str) -> list[int]:
-        """BOS and the prompt."""
-        return [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
+        """The token ids of a rendered text (`Chat.render`, `Chat.plain`)."""
+        return self.chat.encode(prompt)
 
     def complete(
         self,
@@ -70,13 +70,13 @@ class Policy:
         """Yields each prompt's completions in order.
 
         Args:
-          prompts: texts, without BOS.
+          prompts: rendered texts.
           sampling: how completions are drawn.
           step, numbers: `step` and `prompt_ids` of `Sampler.generate`.
         """
         asked = [self.ids(prompt) for prompt in prompts]
         groups = self.sampler.generate(
-            self.params, asked, sampling, step=step, prompt_ids=numbers, decode=self.tokenizer.decode
+            self.params, asked, sampling, step=step, prompt_ids=numbers, decode=self.chat.tokenizer.decode
         )
         for prompt, group in zip(asked, groups, strict=True):
             yield [Said(self._text(prompt, c.tokens), c.finish) for c in group]
@@ -84,8 +84,9 @@ class Policy:
     def _text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """The tokens' text where it stands: alone, SentencePiece would take white space from its beginning."""
         before = prompt[-BEFORE:]
-        start, whole = self.tokenizer.decode(before), self.tokenizer.decode([*before, *tokens])
-        return whole.removeprefix(start) if whole.startswith(start) else self.tokenizer.decode(tokens)
+        decode = self.chat.tokenizer.decode
+        start, whole = decode(before), decode([*before, *tokens])
+        return whole.removeprefix(start) if whole.startswith(start) else decode(tokens)
 
 
 @functools.lru_cache(maxsize=4)

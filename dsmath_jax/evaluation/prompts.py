@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from dsmath_jax.data import chat
+from dsmath_jax.data import questions
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.evaluation.exemplars import Exemplar
 from dsmath_jax.evaluation.registry import Benchmark, Format, Mode, Style, lettered
@@ -76,14 +76,14 @@ def format_of(benchmark: Benchmark, mode: Mode, style: Style) -> Format:
     own = benchmark.instructions.get(mode)
     return dataclasses.replace(
         form,
-        problem=chat.USER.format(question="{}"),
+        problem="User: {}\n\nAssistant:",
         answer=form.answer if own else BOXED[benchmark.language],
         stops=("\nUser:",),
         letters=form.letters if own else "{}",
-        lead=chat.ASSISTANT.format(solution=""),
+        lead=" ",
         separator="\n\n",
         heading="",
-        instruction=own or chat.INSTRUCTIONS[mode, benchmark.language],
+        instruction=own or questions.INSTRUCTIONS[mode, benchmark.language],
     )
 
 

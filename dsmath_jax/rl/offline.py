@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dsmath_jax.data import chat
 from dsmath_jax.data.benchmarks import Record
-from dsmath_jax.data.tokenizer import Tokenizer
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.rl.batches import batch_of, padded_length
 from dsmath_jax.rl.rollouts import indices_of_step
 from dsmath_jax.rl.settings import RLSettings
@@ -20,16 +19,17 @@ from dsmath_jax.workdir import UserError, read_jsonl
 Row = tuple[list[int], list[int]]  # token ids of a prompt and of its completion
 
 
-def solution_rows(
-    records: Sequence[Record], prompts: Sequence[list[int]], tokenizer: Tokenizer, limit: int
-) -> list[Row]:
+def solution_rows(records: Sequence[Record], chat: Chat, limit: int) -> list[Row]:
     """SFT: the solutions that come with the questions, those of at most `limit` tokens.
 
     Raises:
       UserError: none is short enough.
     """
-    rows = [(prompt, chat.completion_ids(tokenizer, r.solution)) for r, prompt in zip(records, prompts, strict=True)]
-    rows = [row for row in rows if len(row[1]) <= limit]
+    rows = []
+    for ids, learned in map(chat.solution, records):
+        start, end = learned.index(True), len(learned) - learned[::-1].index(True)
+        if end - start <= limit:
+            rows.append((ids[:start], ids[start:end]))
     if not rows:
         raise UserError(f"rl: no solution of rl.data has at most {limit} tokens; raise rl.max_new_tokens.")
     return rows

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from dsmath_jax.data import benchmarks, chat
+from dsmath_jax.data import benchmarks
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models.llama import Params
 from dsmath_jax.rl.settings import RLSettings
@@ -41,7 +42,7 @@ class Prompts(NamedTuple):
     longest: int
 
 
-def load_prompts(settings: RLSettings, data_dir: Path, tokenizer: Tokenizer, context: int) -> Prompts:
+def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int) -> Prompts:
     """The records of `rl.data` whose prompts are short enough.
 
     Raises:
@@ -50,7 +51,7 @@ def load_prompts(settings: RLSettings, data_dir: Path, tokenizer: Tokenizer, con
     sets, kept, count = [], [], 0
     for name in settings.data:
         records = benchmarks.load(name, data_dir)
-        asked = [(record, chat.prompt_ids(tokenizer, record.question)) for record in records]
+        asked = [(record, chat.prompt_ids(record)) for record in records]
         short = [(record, prompt) for record, prompt in asked if len(prompt) <= settings.max_prompt_tokens]
         sets.append([record for record, _ in short])
         kept += short

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsmath_jax.data import chat, overlap
-from dsmath_jax.data import tokenizer as tokenizers
+from dsmath_jax.data import chat as chats
+from dsmath_jax.data import overlap
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly, sample_evenly
-from dsmath_jax.data.tokenizer import Tokenizer
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.llama import Llama, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import METHODS, Likelihood
@@ -61,7 +62,7 @@ class Context(NamedTuple):
     seed: int
     layout: Layout
     model: Llama
-    tokenizer: Tokenizer
+    chat: Chat
     prompts: Prompts
     retrain_records: list[Record]  # what the reward model is trained further on between rounds
     sampler: Sampler
@@ -69,41 +70,45 @@ class Context(NamedTuple):
 
     def with_params(self, params: Params) -> LanguageModel:
         """The policy's model with these parameters."""
-        return LanguageModel(self.model, params, self.tokenizer, self.layout)
+        return LanguageModel(self.model, params, self.chat, self.layout)
 
     def read_start(self) -> Params:
         """The parameters that the policy starts from, read at each call: an update takes what it is given."""
         return read_params(self.workdir / self.settings.init, self.model.config, self.layout)
 
 
-def run(settings: RLSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int) -> dict[str, int | None]:
+def run(
+    settings: RLSettings, chat_settings: ChatSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int
+) -> dict[str, int | None]:
     """Trains the policy.
 
     Reads `rl.data`, the stage `rl.init` and the reward model's, where the method has one. Writes
-    `rl/{params,model.json,metrics.jsonl,timing.jsonl,samples.jsonl}`, `rl/rollouts/` (those that a checkpoint may still
-    need), `rl/samples_of_init.jsonl` (RFT, DPO) and `rl/rounds/` (iterative GRPO).
+    `rl/{params,model.json,chat.json,metrics.jsonl,timing.jsonl,samples.jsonl}`, `rl/rollouts/` (those
+    that a checkpoint may still need), `rl/samples_of_init.jsonl` (RFT, DPO) and `rl/rounds/` (iterative GRPO).
 
     Raises:
       UserError: the settings do not fit the data or the model, or a model or a record is missing.
     """
-    tokenizer = tokenizers.load(workdir / "tokenizer")
+    chat = chats.read(chats.Source(workdir / "tokenizer", chat_settings))
+    for stage in filter(None, (settings.init, settings.reward_stage)):
+        chats.check_same(chat, workdir / stage)
     model = read_model(workdir / settings.init, layout)
-    prompts = load_prompts(settings, data_dir, tokenizer, model.config.max_position_embeddings)
+    prompts = load_prompts(settings, data_dir, chat, model.config.max_position_embeddings)
     retrain_count = settings.retrain.problems if settings.retrain else 0
     retrain_records = load_evenly(settings.retrain_data, data_dir, retrain_count, seed)
     eval_records = load_evenly(settings.eval_data, data_dir, settings.eval_problems, EVALUATION_SEED)
     num_overlapping = check_overlap(settings, workdir, data_dir, eval_records) if eval_records else 0
     sampler = Sampler(
-        model, layout, tokenizer.stop_ids, settings.max_new_tokens, settings.slots, settings.cache_dtype
+        model, layout, chat.tokenizer.stop_ids, settings.max_new_tokens, settings.slots, settings.cache_dtype
     )  # fmt: skip
     logprobs = TokenScorer(
         lambda params, batch: batch_logprobs(model, params, batch, settings.temperature)[0],
         layout, settings.grad_accum_steps,
     )  # fmt: skip
     folder = workdir / "rl"
-    write_config(folder, model.config)
+    write_config(folder, model.config, chat)
     ctx = Context(
-        settings, folder, workdir, seed, layout, model, tokenizer, prompts, retrain_records, sampler, logprobs
+        settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, logprobs
     )  # fmt: skip
     limits = settings.reward_seconds, settings.reward_workers
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
@@ -158,12 +163,12 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                 if rollouts.missing(step):
                     # --- rollout: G completions of each of P prompts, from the policy as it is ---
                     policy, number = algorithm.policy(params), step // settings.num_updates
-                    rollout = draw(ctx.sampler, policy, ctx.prompts, ctx.tokenizer, settings, ctx.seed, number)
+                    rollout = draw(ctx.sampler, policy, ctx.prompts, ctx.chat.tokenizer, settings, ctx.seed, number)
                     loop.lap("sample_seconds")
 
                     # --- reward: by rules, or by a reward model, of outcomes or of steps ---
                     rule_rewards_PG, errors = grade_by_rules(reward_fns, rollout)
-                    scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.tokenizer)
+                    scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.chat.tokenizer)
 
                     # --- log-probabilities of the old policy and the reference, values ---
                     batch = pack(rollout, ctx.prompts.longest, ctx.layout)
@@ -208,7 +213,7 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
     # --- data: the solutions, the correct samples of the start model, or each of these with an incorrect one ---
     batches: Callable[[int], HostBatch]
     if METHODS[settings.method].data == "solutions":
-        rows = offline.solution_rows(prompts.records, prompts.ids, ctx.tokenizer, settings.max_new_tokens)
+        rows = offline.solution_rows(prompts.records, ctx.chat, settings.max_new_tokens)
         batches = offline.likelihood_batches(settings, rows, 1.0, ctx.seed, ctx.layout)
     elif METHODS[settings.method].data == "correct":
         assert isinstance(algorithm, Likelihood)
@@ -257,11 +262,11 @@ def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: 
 
 def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Evaluate:
     """A function from the policy's parameters to its greedy accuracy on these records."""
-    prompts = [chat.prompt_ids(ctx.tokenizer, record.question) for record in records]
+    prompts = [ctx.chat.prompt_ids(record) for record in records]
 
     def evaluate(params: Params) -> dict[str, float]:
         groups = ctx.sampler.generate(params, prompts, SamplingParams(temperature=0.0))
-        texts = [ctx.tokenizer.decode(group[0].tokens) for group in groups]
+        texts = [ctx.chat.tokenizer.decode(group[0].tokens) for group in groups]
         rewards, _ = correct.score(texts, records, [True] * len(texts))
         return {"eval_greedy": float(np.mean(rewards == 1))}
 

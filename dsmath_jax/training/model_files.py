@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from dsmath_jax.data import chat as chats
 from dsmath_jax.data import tokenizer as tokenizers
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig, trained_config
 from dsmath_jax.models.llama import Llama, initial_params
@@ -21,9 +23,10 @@ HUGGING_FACE = "hf:"
 
 
 class LanguageModel(NamedTuple):
-    """A decoder with its parameters and its tokenizer.
+    """A decoder with its parameters, its tokenizer and how it is asked.
 
     Attributes:
+      chat: its tokenizer, chat template and instruction.
       layout: where the parameters are.
       tokenizer_file: where the tokenizer was read from, None if unknown.
       identity: stands for the parameters, the tokenizer and the compute dtype: other ones have another; "" if unknown.
@@ -31,10 +34,14 @@ class LanguageModel(NamedTuple):
 
     model: Llama
     params: Any
-    tokenizer: tokenizers.Tokenizer
+    chat: Chat
     layout: Layout
     tokenizer_file: Path | None = None
     identity: str = ""
+
+    @property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        return self.chat.tokenizer
 
 
 def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype: str = "") -> LanguageModel:
@@ -61,7 +68,8 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
     model, params, files = read(folder, layout, dtype)
     tokenizers.vocabulary_fits(tokenizer, model.config.vocab_size, str(folder))
     identity = hash_json([stamp(path) for path in (*files, found)] + [model.config.compute_dtype])
-    return LanguageModel(model, params, tokenizer, layout, found, identity)
+    chat = chats.load(folder, tokenizer) or Chat(tokenizer, chats.stored_template(found.parent) or chats.DEEPSEEK_MATH)
+    return LanguageModel(model, params, chat, layout, found, identity)
 
 
 def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
@@ -89,6 +97,7 @@ def export_params(
     tokenizer_file: Path | None,
     dtype: str = "bfloat16",
     max_file_bytes: int = 5 * huggingface.GIGABYTE,
+    chat: Chat | None = None,
 ) -> None:
     """Writes a model and its tokenizer's files in Hugging Face's format.
 
@@ -99,6 +108,7 @@ def export_params(
       tokenizer_file: goes with it, where there is one.
       dtype: of the tensors in the files.
       max_file_bytes: a larger model is split into several files, with an index.
+      chat: how it was trained to be asked; its template is written as `chat_template.jinja`.
 
     Raises:
       UserError: something is at `target`, the tokenizer is another model's, or the parameters are no plain decoder's.
@@ -110,6 +120,9 @@ def export_params(
     with new_folder(target) as folder:
         if tokenizer_file:
             tokenizers.copy(tokenizer_file, folder)
+        if chat:
+            chats.save(chat, folder)
+            (folder / chats.TEMPLATE_FILE).write_text(chat.template, encoding="utf-8")
         huggingface.write(folder, params, config, dtype, max_file_bytes, *ids)
 
 
@@ -134,9 +147,12 @@ def abstract_params(config: ModelConfig, layout: Layout) -> Any:
     return layout.abstract(jax.eval_shape(lambda: initial_params(Llama(config), jax.random.key(0))))
 
 
-def write_config(folder: Path, config: ModelConfig) -> None:
+def write_config(folder: Path, config: ModelConfig, chat: Chat | None = None) -> None:
+    """Writes a model's sizes, and how it is asked where it was trained to be."""
     if jax.process_index() == 0:
         write_json(folder / "model.json", dataclasses.asdict(config))
+        if chat:
+            chats.save(chat, folder)
 
 
 def read_sizes(folder: Path) -> ModelConfig:

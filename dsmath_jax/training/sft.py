@@ -5,9 +5,11 @@ from pathlib import Path
 
 import jax
 
+from dsmath_jax.data import chat as chats
 from dsmath_jax.data import instruction_rows, instructions, rows, shards
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.batches import Batches
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training.fitting import fit_next_token
@@ -19,14 +21,20 @@ from dsmath_jax.training.step import state_of
 
 
 def run(
-    settings: SFTSettings, sizes: ModelConfig | None, workdir: Path, data_dir: Path, layout: Layout, seed: int
+    settings: SFTSettings,
+    sizes: ModelConfig | None,
+    chat: ChatSettings,
+    workdir: Path,
+    data_dir: Path,
+    layout: Layout,
+    seed: int,
 ) -> dict[str, int]:
     """Reads `sft.data` (names and paths, see `data.instructions`), `tokenizer/` and the model to start from.
 
-    That is what the stage `pretrain` left, or `sft.init`. Writes `sft/{rows,params,model.json,...}`. The arguments are
-    those of `pretrain.run`.
+    That is what the stage `pretrain` left, or `sft.init`. Writes `sft/{rows,params,model.json,chat.json,...}`. The
+    arguments are those of `pretrain.run`, and how the model is asked.
     """
-    folder, init = workdir / "sft", settings.init
+    folder, init, source = workdir / "sft", settings.init, chats.Source(workdir / "tokenizer", chat)
     if init:
         tokenizer = tokenizers.load(workdir / "tokenizer")
         model = build_model(model_config(init, sizes, data_dir, tokenizer), layout)
@@ -36,9 +44,9 @@ def run(
     mine = layout.my_rows(settings.batch_size)
     train = folder / "rows" / "train"
     if jax.process_index() == 0 and not (train / rows.shard_name(0)).exists():
-        _write_rows(settings, workdir, data_dir, train, seed)
+        _write_rows(settings, source, data_dir, train, seed)
     barrier("sft rows")
-    write_config(folder, model.config)
+    write_config(folder, model.config, chats.read(source))
     batches = Batches(
         [(train, 1.0)], settings.sequence_length, settings.batch_size, seed, mine, settings.mask_documents
     )  # fmt: skip
@@ -52,10 +60,10 @@ def run(
     return {}
 
 
-def _write_rows(settings: SFTSettings, workdir: Path, data_dir: Path, train: Path, seed: int) -> None:
+def _write_rows(settings: SFTSettings, source: chats.Source, data_dir: Path, train: Path, seed: int) -> None:
     counts = instruction_rows.write(
         (one for name in settings.data for one in instructions.load(name, data_dir)),
-        workdir / "tokenizer", settings.sequence_length, seed, settings.eval_rows,
+        source, settings.sequence_length, seed, settings.eval_rows,
         train / rows.shard_name(0), shards.held_out_folder(train) / rows.shard_name(0),
     )  # fmt: skip
     if counts["too_long"]:

@@ -410,3 +410,21 @@ def test_a_file_of_the_users_own_that_does_not_fit(tmp_path: Path, text: str | N
         (tmp_path / "mine.jsonl").write_text(text)
     with pytest.raises(UserError, match=message):
         benchmarks.load_file(tmp_path / "mine.jsonl")
+
+
+def test_a_users_rows_may_state_what_a_record_has(tmp_path: Path) -> None:
+    rows = [
+        {"question": "Which?", "options": ["one", "two"], "answer": "(B)"},
+        {"question": "How many?", "answer": "2", "kind": "number", "instruction": "In one word."},
+        {"question": "Yes?", "options": ["Yes", "No"], "answer": "No", "kind": "text"},
+    ]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    assert benchmarks.load_file(tmp_path / "mine.jsonl") == [
+        Record("mine/0", "Which?", answer="B", options=("one", "two"), kind="choice"),
+        Record("mine/1", "How many?", answer="2", kind="number", instruction="In one word."),
+        Record("mine/2", "Yes?", answer="No", options=("Yes", "No"), kind="text"),
+    ]
+    rows[1]["kind"] = "numeral"
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    with pytest.raises(UserError, match=r"mine.jsonl, line 2: the field 'kind' must be one of number, math, choice"):
+        benchmarks.load_file(tmp_path / "mine.jsonl")

@@ -48,17 +48,27 @@ def test_instructions_are_read_back_with_their_parts(tmp_path):
     made = builders.prepare(builders.instruction_data("mine.jsonl", tmp_path), tmp_path / "tfds")
     source = made.as_data_source(split="train")
     found = [
-        instructions.Instruction(
-            row["id"].decode(), row["question"].decode(),
-            tuple(
-                (text.decode(), bool(learn))
-                for text, learn in zip(row["parts"]["text"], row["parts"]["learn"], strict=True)
-            ),
-            row["language"].decode(), row["style"].decode(),
+        (
+            row["id"].decode(),
+            list(zip(*(row["parts"][field] for field in ("message", "role", "text", "learn")), strict=True)),
+            row["language"].decode(),
+            row["style"].decode(),
         )
         for row in source
-    ]  # fmt: skip
-    assert found == list(instructions.load("mine.jsonl", tmp_path))
+    ]
+    assert found == [
+        (
+            one.id,
+            [
+                (number, message.role.encode(), text.encode(), learn)
+                for number, message in enumerate(one.messages)
+                for text, learn in message.parts
+            ],
+            one.language,
+            one.style,
+        )
+        for one in instructions.load("mine.jsonl", tmp_path)
+    ]
     write_jsonl(tmp_path / "mine.jsonl", [*rows, rows[0]])
     changed = builders.prepare(builders.instruction_data("mine.jsonl", tmp_path), tmp_path / "tfds")
     assert len(changed.as_data_source(split="train")) == 3

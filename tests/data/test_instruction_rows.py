@@ -8,6 +8,7 @@ import pytest
 
 from dsmath_jax.data import chat, instruction_rows, rows, tokenizer
 from dsmath_jax.data.batches import Batches
+from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.instructions import Instruction, split
 from dsmath_jax.data.packing import batch_of_rows, fit_whole
 from dsmath_jax.workdir import UserError
@@ -27,15 +28,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def numbered(count: int) -> list[Instruction]:
-    return [Instruction(f"toy/{i}", f"What is {i} + 1?", ((f"So {i + 1}.", True),), "en", "cot") for i in range(count)]
+    return [make(f"toy/{i}", f"What is {i} + 1?", f"So {i + 1}.") for i in range(count)]
+
+
+def make(identity: str, question: str, solution: str, style: str = "cot") -> Instruction:
+    messages = chat.user(question), chat.Message("assistant", tuple(split(solution)))
+    return Instruction(identity, messages, "en", style)
 
 
 def test_a_plain_solution_is_the_completion_of_the_chat_template(folder):
-    text_tokenizer = tokenizer.load(folder)
+    text_chat = chat.read(chat.Source(folder))
     (instruction,) = numbered(1)
-    made = instruction_rows.example(text_tokenizer, instruction)
-    prompt = chat.prompt_ids(text_tokenizer, instruction.question)
-    completion = chat.completion_ids(text_tokenizer, "So 1.")
+    made = instruction_rows.example(text_chat, instruction)
+    prompt = text_chat.prompt_ids(Record("", instruction.question))
+    completion = [*text_chat.tokenizer.encode(" So 1."), text_chat.tokenizer.eos_id]
     assert made.tokens.tolist() == prompt + completion
     assert made.learn.tolist() == [False] * len(prompt) + [True] * len(completion)
     assert made.id == "toy/0"
@@ -43,8 +49,8 @@ def test_a_plain_solution_is_the_completion_of_the_chat_template(folder):
 
 def test_the_loss_is_on_the_solution_and_eos_but_not_on_the_tools_output(folder):
     text_tokenizer = tokenizer.load(folder)
-    instruction = Instruction("a:1", "What is 2 + 3?", tuple(split(TORA)), "en", "tora")
-    examples = [instruction_rows.example(text_tokenizer, one) for one in (*numbered(1), instruction)]
+    instruction = make("a:1", "What is 2 + 3?", TORA, "tora")
+    examples = [instruction_rows.example(chat.Chat(text_tokenizer), one) for one in (*numbered(1), instruction)]
     batch = batch_of_rows(np.stack([packed.row for packed in fit_whole(examples, 200)]))
     weighted = batch["loss_weights"][0] > 0
     second = batch["segment_ids"][0] == 2
@@ -58,7 +64,9 @@ def test_the_loss_is_on_the_solution_and_eos_but_not_on_the_tools_output(folder)
 def write(folder: Path, target: Path, count: int, **changes: int) -> dict[str, int]:
     settings = {"length": LENGTH, "seed": 3, "held_out": 4} | changes
     train, apart = target / "train" / rows.shard_name(0), target / "apart" / rows.shard_name(0)
-    return instruction_rows.write(numbered(count), folder, train_shard=train, held_out_shard=apart, **settings)
+    return instruction_rows.write(
+        numbered(count), chat.Source(folder), train_shard=train, held_out_shard=apart, **settings
+    )
 
 
 def ids(folder: Path) -> list[str]:
@@ -104,6 +112,8 @@ def test_workers_make_the_same_files(folder, tmp_path, monkeypatch):
 def test_examples_longer_than_a_row_are_counted_and_too_few_are_told(folder, tmp_path):
     with pytest.raises(UserError, match="gives 0 examples that fit 8 tokens; at least 10 are needed"):
         write(folder, tmp_path, 20, length=8)
-    long = [Instruction("toy/long", "x" * 99, (("y" * 99, True),), "en", "cot")]
-    counts = instruction_rows.write(numbered(20) + long, folder, LENGTH, 0, 4, tmp_path / "a", tmp_path / "b")
+    long = [make("toy/long", "x" * 99, "y" * 99)]
+    counts = instruction_rows.write(
+        numbered(20) + long, chat.Source(folder), LENGTH, 0, 4, tmp_path / "a", tmp_path / "b"
+    )
     assert counts == {"examples": 20, "too_long": 1, "held_out": 2}

@@ -14,6 +14,7 @@ from backports import zstd
 
 from dsmath_jax.data import instructions
 from dsmath_jax.data.benchmark_formats import BadField
+from dsmath_jax.data.chat import Message, assistant, user
 from dsmath_jax.data.downloads import File
 from dsmath_jax.data.instructions import Instruction, load, parse, split
 from dsmath_jax.workdir import UserError, write_jsonl
@@ -64,7 +65,7 @@ def test_odd_outputs(solution, parts):
 def test_shapes(fields, question, solution, style, language):
     found = parse("a:1", fields)
     assert found.question == question
-    assert "".join(text for text, _ in found.parts) == solution
+    assert found.messages[-1].content == solution
     assert (found.id, found.style, found.language) == ("a:1", style, language)
 
 
@@ -73,7 +74,8 @@ def test_conversations():
             ("assistant", "One.")]  # fmt: skip
     found = parse("a:1", {"messages": [{"role": role, "content": text} for role, text in said]})
     parts = (("```python\nprint(1)\n```", True), ("1\n", False), ("One.", True))
-    assert found == Instruction("a:1", "Q", parts, "en", "tora")
+    system = Message("system", (("Be good.", False),))
+    assert found == Instruction("a:1", (system, user("Q"), Message("assistant", parts)), "en", "tora")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,9 @@ def test_conversations():
         ({"instruction": 3, "output": "S"}, "the field 'instruction' is not text"),
         ({"question": "Q", "solution": "S", "style": "essay"}, "the field 'style' is none of cot, pot, tora"),
         ({"question": "Q", "solution": "S", "language": "fr"}, "the field 'language' is none of en, zh"),
-        ({"messages": [{"role": "assistant", "content": "A"}]}, "does not begin with a user's"),
+        ({"messages": [{"role": "assistant", "content": "A"}]}, "message of the assistant at its beginning"),
+        ({"messages": [{"role": "user", "content": "Q"}]}, "does not end with a message of the assistant"),
+        ({"messages": [{"role": "judge", "content": "Q"}]}, "must be one of system, user, assistant, tool"),
         ({"messages": [{"role": "user"}]}, "the field 'content' is missing"),
     ],
 )
@@ -141,7 +145,7 @@ def test_gsm8k_is_fetched_and_its_marks_dropped(server, tmp_path, monkeypatch):
     file = File("gsm8k/train.jsonl", f"{server.address}/train.jsonl", hashlib.sha256(line).hexdigest())
     monkeypatch.setitem(instructions.FETCHED, "gsm8k/train", file)
     (found,) = load("gsm8k/train", tmp_path)
-    assert found == Instruction("gsm8k/train/0", "Q", (("4+5=9\nThe answer is 9.", True),), "en", "cot")
+    assert found == Instruction("gsm8k/train/0", (user("Q"), assistant("4+5=9\nThe answer is 9.")), "en", "cot")
     (tmp_path / "gsm8k/train.jsonl").write_bytes(line + line)
     with pytest.raises(UserError, match=r"gsm8k/train.jsonl has the SHA-256"):
         list(load("gsm8k/train", tmp_path))
@@ -187,7 +191,7 @@ def test_own_files_in_every_packing(tmp_path):
     found = list(load("mine", tmp_path))
     names = ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json", "e.parquet")
     assert [one.id for one in found] == [f"mine/{name}:1" for name in names]
-    assert {(one.question, one.parts) for one in found} == {("Q", (("S", True),))}
+    assert {one.messages for one in found} == {(user("Q"), assistant("S"))}
     assert [path.name for path in instructions.user_files(("mine", "numina_tir", "gsm8k/train"), tmp_path)] == list(
         names
     )
@@ -197,7 +201,7 @@ def test_own_files_in_every_packing(tmp_path):
     ("name", "content", "words"),
     [
         ("a.jsonl", b'{"query": "Q", "response": "S"}\n{"question": "Q"}', "record 2: the field 'solution' is missing"),
-        ("a.jsonl", b'{"question": "Q"', "a.jsonl, record 1: not a JSON object"),
+        ("a.jsonl", b'{"question": "Q"', "a.jsonl, line 1: not a JSON object"),
         ("a.json", b'[{"question": "Q", "solution": "S"}, 3]', "a.json, record 2: not a JSON object"),
         ("a.json", b'[{"question": "Q"', "a.json cannot be read"),
     ],
@@ -220,4 +224,4 @@ def test_names_that_are_none(tmp_path):
 def test_the_real_gsm8k(real_data: Path):
     found = list(load("gsm8k/train", real_data))
     assert len(found) == 7473
-    assert not [one for one in found if "<<" in one.parts[0][0] or one.style != "cot" or one.language != "en"]
+    assert not [one for one in found if "<<" in one.messages[-1].content or one.style != "cot" or one.language != "en"]

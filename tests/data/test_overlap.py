@@ -32,7 +32,16 @@ def test_case_white_space_and_forms_of_characters_do_not_count() -> None:
 
 def test_options_are_part_of_a_question() -> None:
     assert places_in(Record("a", "Which is even?", options=("1", "2"))) == [2]
+    assert places_in(Record("a", "Which is even?\n(A) 1\n(B) 2")) == [2]
     assert places_in(Record("a", "Which is even?", options=("3", "4")), Record("b", "Which is even?")) == []
+
+
+def test_every_turn_of_a_conversation_asks(tmp_path: Path) -> None:
+    texts = ["Hello.", "Hello!", "What is 3 - 4?", "The answer is -1."]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    write_jsonl(tmp_path / "chats.jsonl", [{"messages": messages}])
+    training = overlap.training_questions({"sft.data": ["chats.jsonl"]}, tmp_path)
+    assert overlap.find(HELD_OUT, training) == {"sft.data 'chats.jsonl'": Found([1])}
 
 
 @given(st.lists(st.text("ab \n", max_size=4), max_size=8), st.lists(st.text("AB \t", max_size=4), max_size=8))

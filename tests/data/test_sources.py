@@ -119,7 +119,7 @@ def test_a_broken_file_is_one_sentence(tmp_path, name, content):
 
 def test_records_that_do_not_fit_are_named(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(LINES + b"[1]\n")
-    with pytest.raises(UserError, match=r"a.jsonl, record 3: not a JSON object"):
+    with pytest.raises(UserError, match=r"a.jsonl, line 4: not a JSON object"):
         list(documents.texts(tmp_path))
     (tmp_path / "a.jsonl").write_bytes(LINES + b'{"text": 3}\n')
     with pytest.raises(UserError, match=r"a.jsonl, record 3: the field 'text' is missing or no text"):

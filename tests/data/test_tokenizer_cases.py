@@ -1,7 +1,4 @@
-"""Tokenizers as others publish them: faults that are known and not fixed yet.
-
-A test that is marked as an expected failure asserts the correct behavior. When it passes, remove its mark.
-"""
+"""Tokenizers as others publish them, and conversations."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +9,8 @@ import sentencepiece
 import tokenizers
 
 from dsmath_jax.data import chat, instruction_rows, instructions, tokenizer
-from dsmath_jax.workdir import UserError, write_json
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.workdir import write_json
 
 SOLUTION = "Run:\n```python\nprint(6*7)\n```\n```output\n42\n```\nSo 42."
 MULTI_TURN = [
@@ -27,12 +25,12 @@ EOS = "</s>"
 def encode_record(text_tokenizer: tokenizer.Tokenizer, record: dict[str, Any]) -> tuple[str, list[int], list[int]]:
     """A record of SFT data as the stage reads it: its style, its token ids, and the ids that the model learns."""
     instruction = instructions.parse("cases/1", record)
-    example = instruction_rows.example(text_tokenizer, instruction)
+    example = instruction_rows.example(chat.Chat(text_tokenizer), instruction)
     return instruction.style, example.tokens.tolist(), example.tokens[example.learn].tolist()
 
 
 def encode_prompt(text_tokenizer: tokenizer.Tokenizer, question: str) -> list[int]:
-    return chat.prompt_ids(text_tokenizer, question)
+    return chat.Chat(text_tokenizer).prompt_ids(Record("", question))
 
 
 def decode_turns(text_tokenizer: tokenizer.Tokenizer, ids: list[int]) -> list[str]:
@@ -70,24 +68,7 @@ def byte_level(tmp_path: Path) -> Callable[..., tokenizer.Tokenizer]:
     return build
 
 
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        pytest.param(
-            ("<s>",),
-            marks=pytest.mark.xfail(
-                strict=True, raises=AssertionError, reason="bos_token null: the ordinary piece <s> is taken for BOS"
-            ),
-        ),
-        pytest.param(
-            (),
-            marks=pytest.mark.xfail(
-                strict=True, raises=UserError, reason="bos_token null: refused, although the model has no BOS"
-            ),
-        ),
-    ],
-    ids=["with an ordinary piece <s>", "without"],
-)
+@pytest.mark.parametrize("pieces", [("<s>",), ()], ids=["with an ordinary piece <s>", "without"])
 def test_a_bos_token_of_null_means_no_bos(byte_level: Callable[..., tokenizer.Tokenizer], pieces: tuple) -> None:
     """As Qwen's tokenizer_config.json states it."""
     loaded = byte_level(pieces, bos_token=None, add_bos_token=False)
@@ -96,9 +77,6 @@ def test_a_bos_token_of_null_means_no_bos(byte_level: Callable[..., tokenizer.To
     assert tokens == [*loaded.encode("User: a\n\nAssistant: b"), loaded.eos_id]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the name of a control token in a text becomes the control token"
-)
 @pytest.mark.parametrize("name", ["<begin>", EOS])
 def test_control_tokens_written_out_in_a_text_are_text(
     byte_level: Callable[..., tokenizer.Tokenizer], name: str
@@ -132,9 +110,6 @@ def prefixed(request: pytest.FixtureRequest) -> tokenizer.Tokenizer:
     return tokenizer.load(request.getfixturevalue("real_data") / "tokenizers" / "llama32k.model")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the dummy prefix puts a space before every part of a solution"
-)
 def test_the_parts_of_a_solution_gain_no_spaces(prefixed: tokenizer.Tokenizer) -> None:
     style, tokens, _ = encode_record(prefixed, {"question": "6*7?", "solution": SOLUTION})
     assert style == "tora"
@@ -142,9 +117,6 @@ def test_the_parts_of_a_solution_gain_no_spaces(prefixed: tokenizer.Tokenizer) -
 
 
 class TestConversations:
-    @pytest.mark.xfail(
-        strict=True, raises=AssertionError, reason="turns after the first are glued to it, without template and EOS"
-    )
     def test_every_turn_follows_the_template(self, byte_level: Callable[..., tokenizer.Tokenizer]) -> None:
         loaded = byte_level(bos_token="<begin>")
         style, tokens, learned = encode_record(loaded, {"messages": MULTI_TURN})
@@ -156,7 +128,6 @@ class TestConversations:
         assert tokens.count(loaded.bos_id) == 1
         assert style == "cot"
 
-    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="the system message is dropped without a word")
     def test_the_system_message_comes_first(self, byte_level: Callable[..., tokenizer.Tokenizer]) -> None:
         loaded = byte_level(bos_token="<begin>")
         messages = [{"role": "system", "content": "Be brief."}, *MULTI_TURN[:2]]

@@ -12,7 +12,9 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models
 from tokenizers import pre_tokenizers as pre
 
-from dsmath_jax.data import chat, tokenizer
+from dsmath_jax.data import tokenizer
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.workdir import UserError, write_json
 
 # How each splits text before the merges: newlines, words with the space before them, punctuation, CJK; digits stand
@@ -123,11 +125,12 @@ def test_added_letters_come_back(load: Load, name: str, text: str) -> None:
 
 def test_the_template_of_deepseekmath_as_ids(load: Load) -> None:
     loaded = load("deepseek-llm")
-    prompt = chat.prompt_ids(loaded, "What is 1 + 12?")
-    completion = chat.completion_ids(loaded, "It is 13.")
+    record = Record("", "What is 1 + 12?", "It is 13.")
+    tokens, prompt = Chat(loaded).solution(record), Chat(loaded).prompt_ids(record)
+    completion = [i for i, learned in zip(*tokens, strict=True) if learned]
     assert prompt == [100000, 5726, 25, 2461, 317, 207, 16, 919, 207, 16, 17, 30, 185, 185, 77398, 25]
     assert completion == [809, 317, 207, 16, 18, 13, 100001]
     assert [loaded.decode([i]) for i in prompt[-5:]] == ["?", "\n", "\n", "Assistant", ":"]
     # Nothing merges across the border, so what is sampled is what was learned.
     whole = "User: What is 1 + 12?\n\nAssistant: It is 13."
-    assert [*prompt, *completion] == [loaded.bos_id, *loaded.encode(whole), loaded.eos_id]
+    assert [*prompt, *completion] == tokens.ids == [loaded.bos_id, *loaded.encode(whole), loaded.eos_id]

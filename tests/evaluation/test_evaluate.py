@@ -10,6 +10,7 @@ import pytest
 
 from dsmath_jax.data import chat, tokenizer
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.evaluation.evaluate import run, stage_of
 from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
 from dsmath_jax.grading.grade import grade
@@ -63,7 +64,7 @@ def test_only_models_without_a_file_are_sampled(workdir: Path, layout: Layout) -
         models=("base", "sft", "rl"), data=("toy/test",), problems=3, samples=2, temperature=0.7, max_new_tokens=4,
         decode_slots=8, examples=("toy/train",), shots=1,
     )  # fmt: skip
-    counts = run(settings, workdir, workdir, layout, seed=0)
+    counts = run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
     summary = read_json(workdir / "evaluate" / "summary.json")
     assert counts == {name: summary[name]["greedy"] for name in ("base", "sft", "rl")}
     assert summary["base"]["greedy"] == summary["sft"]["greedy"] == 1.0
@@ -79,7 +80,7 @@ def test_only_models_without_a_file_are_sampled(workdir: Path, layout: Layout) -
     kept = sorted(lines, key=lambda one: one["sample"] >= 0)[:4]  # what a run that was killed had written
     (workdir / "evaluate" / "rl.jsonl").unlink()
     write_jsonl(workdir / "evaluate" / "rl.made.jsonl", [one | {"finish": "kept"} for one in kept])
-    run(settings, workdir, workdir, layout, seed=0)
+    run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
     again = (workdir / "evaluate" / "rl.jsonl").read_bytes()
     assert again.count(b'"kept"') == 3  # the greedy ones: the problem whose samples were not all there is asked anew
     assert [{**one, "finish": ""} for one in lines] == [
@@ -88,7 +89,7 @@ def test_only_models_without_a_file_are_sampled(workdir: Path, layout: Layout) -
         for one in (r["greedy"], *r["samples"])
     ]
     (workdir / "rl" / "model.json").unlink()  # a model that has answered is not even opened
-    run(settings, workdir, workdir, layout, seed=0)
+    run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
     assert (workdir / "evaluate" / "rl.jsonl").read_bytes() == again != before
 
 
@@ -110,17 +111,17 @@ def test_problems_are_drawn_evenly_and_those_trained_on_are_refused_or_counted(w
     with pytest.raises(
         UserError, match=r"^evaluate\.data: 3 of 24 questions are also in the training data \(long/0 is in rl\.data"
     ):
-        run(settings, workdir, workdir, layout, seed=0)
+        run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
     assert not list((workdir / "evaluate").iterdir())
     settings = dataclasses.replace(settings, allow_overlap=True)
-    run(settings, workdir, workdir, layout, seed=0)
+    run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
     summary = read_json(workdir / "evaluate" / "summary.json")
     assert {name: scores["num_overlapping"] for name, scores in summary.items()} == {"sft": 2, "rl": 3}
     asked = []
     for seed in (0, 1):
         for path in (workdir / "evaluate").iterdir():
             path.unlink()
-        run(dataclasses.replace(settings, problems=8, models=("rl",)), workdir, workdir, layout, seed)
+        run(dataclasses.replace(settings, problems=8, models=("rl",)), ChatSettings(), workdir, workdir, layout, seed)
         asked.append([r["id"] for r in read_jsonl(workdir / "evaluate" / "rl.jsonl")])
     assert [one.split("/")[0] for one in asked[0]] == ["long"] * 4 + ["short"] * 4
     assert asked[0] == asked[1]  # whatever the run's seed
@@ -131,4 +132,4 @@ def test_an_example_that_is_asked_is_refused(workdir: Path, layout: Layout) -> N
     with pytest.raises(
         UserError, match=r"1 of 5 questions are also in the training data \(test/0 is in evaluate\.examples\)"
     ):
-        run(settings, workdir, workdir, layout, seed=0)
+        run(settings, ChatSettings(), workdir, workdir, layout, seed=0)

@@ -16,6 +16,7 @@ import pytest
 
 from dsmath_jax.aot.rl import abstract_batch
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl import trainer
 from dsmath_jax.rl.algorithms import METHODS
 from dsmath_jax.rl.reward_model.training import ROWS
@@ -353,7 +354,7 @@ def test_questions_that_are_trained_on_are_not_measured_on(
         dataclasses.replace(rl, data_dir=tmp_path).run(folder)
     monkeypatch.setattr(trainer, "train_online", lambda *_: None)
     allowed = recipe("grpo_rule", data=("rl.jsonl",), eval_data=("test.jsonl",), allow_overlap=True)
-    counts = trainer.run(allowed.settings, folder, tmp_path, allowed.layout, 0)
+    counts = trainer.run(allowed.settings, ChatSettings(), folder, tmp_path, allowed.layout, 0)
     assert counts == {"questions": 4, "num_overlapping": 2}
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl import trainer
 from dsmath_jax.rl.rollouts import RolloutFiles
 from dsmath_jax.rl.settings import RLSettings
@@ -27,7 +28,7 @@ class RLRun:
     layout: Layout
 
     def run(self, workdir: Path) -> None:
-        trainer.run(self.settings, workdir, self.data_dir, self.layout, SEED)
+        trainer.run(self.settings, ChatSettings(), workdir, self.data_dir, self.layout, SEED)
 
     def interrupt(self, workdir: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         """Runs until the rollout of this step is read, and no further."""

@@ -179,9 +179,6 @@ def train_word_pieces(path: Path) -> None:
     model.save(str(path))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="an error of the tokenizer's library, without file and record"
-)
 @pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize("kind", ["SentencePiece", "Hugging Face"])
 def test_half_a_character_in_a_document(data: Path, tmp_path: Path, kind: str) -> None:

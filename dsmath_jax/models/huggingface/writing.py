@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.huggingface.config_file import config_json
 from dsmath_jax.models.huggingface.names import INDEX_FILE, LEAVES, SINGLE_FILE
-from dsmath_jax.workdir import UserError, atomic_write, write_json
+from dsmath_jax.workdir import UserError, atomic_write, json_object, write_json
 
 GIGABYTE = 10**9
 TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -69,7 +69,9 @@ def write(
     write_json(folder / "config.json", config_json(sizes, dtype, bos_id, stop_ids[0] if stop_ids else None))
     if stop_ids:
         eos = stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)
-        write_json(folder / "generation_config.json", {"bos_token_id": bos_id, "eos_token_id": eos})
+        path = folder / "generation_config.json"  # it may have come with the tokenizer
+        before = json_object(path.read_bytes(), str(path), "it") if path.is_file() else {}
+        write_json(path, before | {"bos_token_id": bos_id, "eos_token_id": eos})
     files = list(_files(_tensors(leaves, sizes.num_hidden_layers), jnp.dtype(dtype).itemsize, max_file_bytes))
     names = [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
     names = names if len(files) > 1 else [SINGLE_FILE]

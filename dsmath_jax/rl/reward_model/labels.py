@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsmath_jax.data import chat
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.progress import track
@@ -122,7 +121,7 @@ def _prompts(
     longest = settings.max_new_tokens * 2 - 1 if settings.kind == "process" else settings.max_new_tokens
     context = policy.model.config.max_position_embeddings
     limit = context - longest
-    asked = [(number, chat.prompt_ids(policy.tokenizer, record.question)) for number, record in enumerate(records)]
+    asked = [(number, policy.chat.prompt_ids(record)) for number, record in enumerate(records)]
     kept = [(number, prompt) for number, prompt in asked if len(prompt) <= limit]
     if not kept:
         raise UserError(

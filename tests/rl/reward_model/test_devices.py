@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model import labels
@@ -36,9 +37,13 @@ class Characters:
     """A tokenizer of single characters; ^ is BOS and $ is EOS, and what it does not know is a blank."""
 
     vocab_size, bos_id, eos_id, stop_ids = len(ALPHABET), 0, 1, (1,)
+    control_ids = {"^": 0, "$": 1}  # noqa: RUF012
 
     def encode(self, text: str) -> list[int]:
         return [max(ALPHABET.find(character), 3) for character in text]
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+        return self.encode(text), list(range(len(text)))
 
     def decode(self, ids: Any) -> str:
         return "".join(ALPHABET[i] for i in ids if i > 1)
@@ -92,7 +97,7 @@ def test_the_sampler_gives_the_same_rows_after_a_kill(
     model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: initial_params(model, jax.random.key(1)))()
     params["embedding"] = params["embedding"] * jnp.float32(20)
-    policy = LanguageModel(model, params, Characters(), layout)
+    policy = LanguageModel(model, params, Chat(Characters()), layout)
     settings = SamplesSettings(kind="process", problems=5, samples=3, completions=2, max_new_tokens=16, decode_slots=6)
     records = [Record(f"x/{i}", str(i), "", "1") for i in range(5)]
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.grading import grade
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.reward_model import labels
@@ -31,9 +32,13 @@ class Characters:
     """A tokenizer of single characters; $ is EOS and ^ is BOS, and neither is text."""
 
     vocab_size, bos_id, eos_id, stop_ids = len(ALPHABET), 0, EOS, (EOS,)
+    control_ids = {"^": 0, "$": EOS}  # noqa: RUF012
 
     def encode(self, text: str) -> list[int]:
         return [ALPHABET.index(character) for character in text]
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+        return self.encode(text), list(range(len(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(ALPHABET[i] for i in ids).strip("^$")
@@ -166,7 +171,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
 
 def write(path: Path, model: Llama, layout: Layout, count: int = 8, step: int = 0, **changes: Any) -> list[dict]:
     records = [Record(f"x/{i}", "1", "", str(i % 3)) for i in range(count)]
-    policy = LanguageModel(model, None, Characters(), layout)
+    policy = LanguageModel(model, None, Chat(Characters()), layout)
     write_rows(path, settings(max_new_tokens=20, decode_slots=2, **changes), policy, records, 0, step)
     return list(read_jsonl(path))
 
@@ -230,7 +235,7 @@ def test_records_without_answers_or_room_are_reported(
     tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake], caplog: pytest.LogCaptureFixture
 ) -> None:
     path, one_sample = tmp_path / "rows.jsonl", settings(max_new_tokens=20, samples=1)
-    policy = LanguageModel(model, None, Characters(), layout)
+    policy = LanguageModel(model, None, Chat(Characters()), layout)
     without_answer = [*RECORDS, Record("x/2", "what?", "", " ")]
     with pytest.raises(UserError, match=r"The record x/2 has no answer to grade completions by; add it, or name other"):
         write_rows(path, one_sample, policy, without_answer, 0)

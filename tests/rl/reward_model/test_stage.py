@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dsmath_jax.data import chat
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model import labels, stage, training
@@ -321,7 +322,7 @@ def test_a_stage_runs_from_the_sft_model(
     tmp_path: Path, make_model: Callable[..., Llama], layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     global TOKENIZER
-    texts = ["The answer is 7.", "1 + 6 = 7 9 9", chat.USER.format(question="what is 6 + 1?")]
+    texts = ["The answer is 7.", "1 + 6 = 7 9 9", "User: what is 6 + 1?\n\nAssistant:"]
     tokenizers.train_sentencepiece(texts, tmp_path / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)
     TOKENIZER = tokenizers.load(tmp_path / "tokenizer")
     model = make_model(num_hidden_layers=1, vocab_size=300, max_position_embeddings=128)
@@ -332,7 +333,7 @@ def test_a_stage_runs_from_the_sft_model(
     monkeypatch.setattr(labels, "Sampler", Policy)
     folder = tmp_path / "process_model"
     changes = {"init": "sft", "completions": 2, "problems": 40, "max_new_tokens": 30, "batch_size": 16}
-    arguments = folder, settings_of("process", 60, **changes), tmp_path / "data", layout, 0
+    arguments = folder, settings_of("process", 60, **changes), ChatSettings(), tmp_path / "data", layout, 0
     summary = run(*arguments)
     assert summary["last_auc"] > 0.95  # the first steps are labelled by chance
     assert {"metrics.jsonl", "samples.jsonl", "summary.json", "model.json", "params"} <= {
@@ -363,11 +364,11 @@ def test_questions_are_drawn_evenly_over_the_data_sets(
     monkeypatch.setattr(stage, "write_rows", record)
     settings = settings_of("process", 3, data=("one.jsonl", "other.jsonl", "short.jsonl"), problems=12)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "process_model", settings, tmp_path / "data", layout, 0)
+        run(tmp_path / "process_model", settings, ChatSettings(), tmp_path / "data", layout, 0)
     names = [one.id.split("/")[0] for one in drawn]
     assert names == ["one"] * 5 + ["other"] * 5 + ["short"] * 2
 
 
 def test_a_kind_of_the_other_stage_is_refused(tmp_path: Path, layout: Layout) -> None:
     with pytest.raises(UserError, match=r"reward_model\.kind must be one of 'pointwise', 'pairwise'; got 'process'"):
-        run(tmp_path / "reward_model", settings_of("process", 3), tmp_path, layout, 0)
+        run(tmp_path / "reward_model", settings_of("process", 3), ChatSettings(), tmp_path, layout, 0)
