@@ -210,3 +210,24 @@ def test_a_large_file_is_stamped_without_reading_it(tmp_path, monkeypatch):
     assert first.startswith("4 bytes of ")
     os.utime(path, ns=(0, 1))
     assert workdir.stamp(path) != first
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["gs://bucket/run", "hf:gs://bucket/model", "hf://owner/model", "s3://b", Path("gs://bucket/run"), "https:/host/x"],
+)
+def test_an_address_is_no_local_path(path, tmp_path, monkeypatch):
+    """Of which `Path` would make a folder `gs:` here; also once it has been made a `Path`."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^--workdir is \S+, an address, and object storage is not supported yet; give"
+    ):
+        workdir.local_path(path, "--workdir")
+    with pytest.raises(UserError, match=r"^\S+ is an address, and object storage is not supported yet; give a local"):
+        workdir.local_path(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["runs/tiny", "/abs/run", "hf:/abs/model", "a:b", "run: 3/x", "", Path("runs/tiny")])
+def test_other_paths_are_local(path):
+    assert workdir.local_path(path) == Path(path)
