@@ -30,7 +30,7 @@ from dsmath_jax.stages import PARAMS, STAGES, required
 from dsmath_jax.training import checkpoint as checkpoints
 from dsmath_jax.training import model_files
 from dsmath_jax.training.model_files import HUGGING_FACE, LanguageModel
-from dsmath_jax.workdir import UserError, hash_json, lock, read_json, write_jsonl
+from dsmath_jax.workdir import UserError, hash_json, local_path, lock, read_json, write_jsonl
 
 ALL_DEVICES = MeshSettings()
 
@@ -59,7 +59,7 @@ def save_model(model: LanguageModel, folder: str | Path, dtype: str = "bfloat16"
       UserError: the folder is there already.
     """
     model_files.export_params(
-        Path(folder), model.model.config, model.params, model.tokenizer_file, dtype, chat=model.chat
+        local_path(folder, "folder"), model.model.config, model.params, model.tokenizer_file, dtype, chat=model.chat
     )
 
 
@@ -134,10 +134,12 @@ def evaluate(
     known = {field.name for field in dataclasses.fields(Settings)}
     for name in settings.keys() - known:
         raise UserError(f"evaluate has no setting '{name}'{nearest(name, known)}.")
-    out, policy = Path(out), Policy.of(model, max_new_tokens, decode_slots)
+    out, policy = local_path(out, "out"), Policy.of(model, max_new_tokens, decode_slots)
     provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
-        evaluation.run(policy, benchmarks, Settings(**settings), Path(data_dir), out, provenance, Sandbox)
+        evaluation.run(
+            policy, benchmarks, Settings(**settings), local_path(data_dir, "data_dir"), out, provenance, Sandbox
+        )
     return read_json(out / "summary.json")["results"]
 
 
@@ -164,8 +166,8 @@ def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwri
     Raises:
       UserError: something that the user can fix.
     """
-    checked = build(Recipe, to_dict(recipe))  # what was changed by `dataclasses.replace` has not been
-    runner.run(STAGES, checked, Path(workdir), stages, overwrite)
+    checked = build(Recipe, to_dict(recipe))  # also what parts are to each other, and errors with their full names
+    runner.run(STAGES, checked, local_path(workdir, "workdir"), stages, overwrite)
 
 
 def train(
@@ -195,20 +197,19 @@ def train(
     Raises:
       UserError: a setting, a record or the model cannot be used, or what is in `workdir` was made from others.
     """
-    prompts = list(prompts)
+    prompts, workdir = list(prompts), local_path(workdir, "workdir").resolve()
     for record in prompts:
         if not isinstance(record, Record):
             raise UserError(f"The prompt {record!r} is no Record; give Record(id, question, answer=...).")
     for name in ("init", "data"):
         if name in settings:
             raise UserError(f"train takes the model as checkpoint and the questions as prompts; remove {name}.")
-    folder = Path(checkpoint.removeprefix(HUGGING_FACE)).resolve()
+    folder = local_path(checkpoint.removeprefix(HUGGING_FACE), "checkpoint").resolve()
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
     tokenizer = model_files.find_tokenizer(folder)
     if tokenizer is None:
         raise UserError(f"There is no tokenizer in {folder} or next to it; add its .model or tokenizer.json.")
-    workdir = Path(workdir).resolve()
     rows = [dataclasses.asdict(record) for record in prompts]
     data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts are another file
     fields = {"init": "model", "data": (name,)} | settings

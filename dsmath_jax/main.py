@@ -1,6 +1,7 @@
 """The one entry point: `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
 
-Any field of the config may be set on the command line: `--config.rl.steps=20`.
+Any field of the config may be set on the command line: `--config.rl.steps=20`. With `--config`, `--help` lists all
+fields, and `--print_config` prints the config in effect as a config file.
 """
 
 import logging
@@ -10,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from dsmath_jax import runner
-from dsmath_jax.command_line import define_flags, parse
+from dsmath_jax.command_line import HELP, config_file, define_flags, help_text, parse
 from dsmath_jax.corpus.plan import plan
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
@@ -21,9 +21,7 @@ from dsmath_jax.runner import Stage
 from dsmath_jax.sharding import start_processes
 from dsmath_jax.stages import STAGES
 from dsmath_jax.training.preemption import Preempted
-from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, read_json
-
-HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, local_path, read_json
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,17 +31,20 @@ def main(argv: Sequence[str]) -> None:
       UserError: something that the user can fix.
     """
     if HELP & set(argv):
-        print(f"{__doc__}\nflags:\n{define_flags(ConfigDict(), []).get_help()}")
+        print(help_text(__doc__ or "", argv, define_flags()))
         return
     values, recipe = parse(argv)
+    if values.print_config:
+        print(config_file(recipe))
+        return
     if values.workdir is None:
         raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
+    workdir = local_path(values.workdir, "--workdir")
     if values.dry_run:
-        print_plan(runner.select(STAGES, recipe, values.stages or (), values.overwrite), recipe, Path(values.workdir))
+        print_plan(runner.select(STAGES, recipe, values.stages or (), values.overwrite), recipe, workdir)
         return
     if values.distributed or values.coordinator:
         start_processes(values.coordinator, values.processes, values.process)
-    workdir = Path(values.workdir)
     runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
     if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
         print(summary_table(read_json(workdir / "report" / "report.json")))

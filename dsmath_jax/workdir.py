@@ -26,6 +26,8 @@ FORMAT = 3  # of a workdir's files: raised by a change after which older ones ca
 SURROGATE = re.compile(rb"\\u[dD][89abcdefABCDEF]")  # as JSON writes them; most are halves of a pair
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # a pair is one character when it has been read
 LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
+# Also as `Path` leaves one: Path("gs://bucket/run") is the relative path gs:/bucket/run.
+ADDRESS = re.compile(r"\w[\w+.-]*://|(?:gs|s3|az|abfs|hdfs|https?|file):/")
 
 
 class UserError(Exception):
@@ -224,6 +226,24 @@ def lock(workdir: Path, option: str = "--workdir") -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def local_path(path: str | Path, name: str = "") -> Path:
+    """The path of a local or shared file or folder.
+
+    Args:
+      path: what the user gave; a model's "hf:DIR" too.
+      name: of the field or the option that it was given for, for the error.
+
+    Raises:
+      UserError: it is an address; `Path` would make of it a folder here that is called `gs:`.
+    """
+    if ADDRESS.match(str(path).removeprefix("hf:")) or ADDRESS.match(str(path)):
+        raise UserError(
+            f"{f'{name} is ' if name else ''}{path}{',' if name else ' is'} an address, and object storage is not "
+            "supported yet; give a local or shared path."
+        )
+    return Path(path)
 
 
 def data_folder(data_dir: str, workdir: Path) -> Path:

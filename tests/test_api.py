@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import pytest
@@ -101,6 +103,24 @@ def test_other_settings_or_prompts_are_refused(folder: Path) -> None:
     (folder / "file").write_text("")
     with pytest.raises(UserError, match=r"The folder \S+file cannot be used"):
         dm.train(checkpoint, prompts, folder / "file", **small)
+
+
+def test_an_address_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, nothing = dm.load_recipe(str(DOCS.parents[1] / "configs" / "tiny.py")), cast(Any, None)
+    monkeypatch.chdir(tmp_path)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("workdir", lambda: dm.run(recipe, "gs://bucket/run")),
+        ("workdir", lambda: dm.run(recipe, Path("gs://bucket/run"))),
+        ("workdir", lambda: dm.train(str(tmp_path), [], "gs://bucket/run")),
+        ("checkpoint", lambda: dm.train("hf:gs://bucket/model", [], "run")),
+        ("checkpoint", lambda: dm.load_model("gs://bucket/run/rl")),
+        ("folder", lambda: dm.save_model(nothing, "gs://bucket/model")),
+        ("out", lambda: dm.evaluate(nothing, ["gsm8k"], "data", "gs://bucket/out")),
+    ]
+    for name, call in calls:
+        with pytest.raises(UserError, match=rf"^{name} is gs:/\S+, an address, and object storage is not supported"):
+            call()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None:

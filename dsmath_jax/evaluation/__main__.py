@@ -26,7 +26,7 @@ from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh, start_processes
 from dsmath_jax.training.model_files import load_model
-from dsmath_jax.workdir import UserError, exit_code, lock
+from dsmath_jax.workdir import UserError, exit_code, local_path, lock
 
 DTYPES = ("bfloat16", "float32")
 # The least and the most that an option may be.
@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", required=True, help="the folder of a stage, or hf:DIR")
     add("--benchmarks", required=True, help=f"of {', '.join(BENCHMARKS)}, joined by commas")
-    add("--data_dir", type=Path, default=Path("data"), help="where the benchmarks lie (default: data)")
-    add("--out", type=Path, required=True, help="the folder of the results")
+    add("--data_dir", type=local_path, default=Path("data"), help="where the benchmarks lie (default: data)")
+    add("--out", type=local_path, required=True, help="the folder of the results")
     add("--mode", choices=("cot", "pot", "tir"), default=ours.mode, help="chain or program of thought, or with tools")
     add("--style", choices=("few_shot", "chat"), default=ours.style, help="how the model is asked")
     add("--samples", type=int, default=ours.samples, help="drawn of each problem besides the greedy answer")

@@ -25,7 +25,16 @@ from dsmath_jax.intervals import bootstrap_interval
 from dsmath_jax.report import comparison_plots
 from dsmath_jax.report.outputs import series
 from dsmath_jax.report.words import duration, interval, percent
-from dsmath_jax.workdir import MANIFEST, UserError, atomic_write, exit_code, read_json, read_jsonl, write_json
+from dsmath_jax.workdir import (
+    MANIFEST,
+    UserError,
+    atomic_write,
+    exit_code,
+    local_path,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 
 EVAL = "eval_greedy"  # the metric of RL that is accuracy during training
 # Student's t at 97.5 % for 1, 2, ... degrees of freedom; for more of them the last is a little too wide.
@@ -314,8 +323,10 @@ def write(runs: Sequence[Path], out: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", type=Path, required=True, metavar="DIR", help="workdirs of finished runs")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets the tables and plots")
+    parser.add_argument(
+        "--runs", nargs="+", type=local_path, required=True, metavar="DIR", help="workdirs of finished runs"
+    )
+    parser.add_argument("--out", type=local_path, required=True, metavar="FOLDER", help="gets the tables and plots")
     values = parser.parse_args(arguments)
     print(write(values.runs, values.out))
 

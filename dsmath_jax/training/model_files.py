@@ -17,7 +17,7 @@ from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
-from dsmath_jax.workdir import UserError, atomic_path, hash_json, read_json, stamp, sweep, write_json
+from dsmath_jax.workdir import UserError, atomic_path, hash_json, local_path, read_json, stamp, sweep, write_json
 
 HUGGING_FACE = "hf:"
 
@@ -56,7 +56,7 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
     Raises:
       UserError: there is no model, no tokenizer, or one that is another model's.
     """
-    folder = Path(checkpoint.removeprefix(HUGGING_FACE))
+    folder = local_path(checkpoint.removeprefix(HUGGING_FACE), "checkpoint")
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
     found = tokenizers.find(Path(tokenizer_path)) if tokenizer_path else find_tokenizer(folder)

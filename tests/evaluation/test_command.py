@@ -171,6 +171,8 @@ def test_proofs_are_exported_and_never_counted_unchecked(
         (["--benchmarks=gsm8"], r"Unknown benchmark 'gsm8', did you mean 'gsm8k'"),
         (["--benchmarks=sat", "--mode=pot"], r"'sat' cannot be asked with --mode=pot; it has cot"),
         (["--benchmarks=math"], r"'math/test' wants the file .*; unpack the MATH data set's own archive"),
+        (["--benchmarks=sat", "--out=gs://bucket/out"], r"gs://bucket/out is an address, and object storage is not"),
+        (["--benchmarks=sat", "--data_dir=s3://bucket/data"], r"s3://bucket/data is an address, and object storage"),
         (["--benchmarks=sat", "--temperature=-1"], r"--temperature=-1.0 has no meaning; give 0 to 1,000"),
         (["--benchmarks=sat", "--temperature=nan"], r"--temperature=nan has no meaning; give 0 to 1,000"),
         (["--benchmarks=sat", "--top_p=0"], r"--top_p=0.0 has no meaning; give 1e-06 to 1"),
