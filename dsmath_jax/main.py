@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from dsmath_jax import runner
 from dsmath_jax.command_line import define_flags, parse
+from dsmath_jax.compilation import use_compilation_cache
 from dsmath_jax.corpus.plan import plan
 from dsmath_jax.processes import joined
 from dsmath_jax.recipe import Recipe
@@ -43,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = Path(values.workdir)
     several = values.distributed or values.coordinator
     with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
+        use_compilation_cache(recipe.compilation_cache, workdir)
         runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
         if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
             print(summary_table(read_json(workdir / "report" / "report.json")))

@@ -21,6 +21,11 @@ class Recipe:
     seed: int = setting(0, "of everything that is drawn")
     data_dir: str = setting("data", "the folder of the user's data; toy: generated in the workdir")
     start: str = setting("", "another run's workdir, whose finished stages this one builds on", changes_result=False)
+    compilation_cache: str = setting(
+        "",
+        "folder of compiled programs; '': in the workdir on TPU and GPU, none on CPU; off: none",
+        changes_result=False,
+    )
     mesh: MeshSettings = setting(MeshSettings(), "how devices are arranged", changes_result=False)
     toy: ToySettings = setting(ToySettings(), "the generated web and problems of data_dir=toy")
     corpus: CorpusSettings | None = setting(None, "stage corpus: mining (paper §2.1)")

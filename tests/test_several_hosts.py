@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.slow
 class Run:
     """Two processes that run the recipe in a folder, each with its log beside it."""
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, more: Sequence[str] = ()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        arguments = [f"--config={ROOT / 'configs' / 'tiny.py'}", f"--workdir={workdir}", *SCRIPT["SMALL"]]
+        arguments = [f"--config={ROOT / 'configs' / 'tiny.py'}", f"--workdir={workdir}", *SCRIPT["SMALL"], *more]
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
         self.logs = [workdir.with_name(f"{workdir.name}.{process}.log") for process in range(2)]
         self.processes = []
@@ -81,10 +81,11 @@ def test_two_processes_run_the_whole_recipe(undisturbed: tuple[Path, Run]) -> No
 def test_one_process_killed_ends_the_other_and_resumed_the_run_is_the_undisturbed_one(
     undisturbed: tuple[Path, Run], tmp_path: Path
 ) -> None:
-    """In training and among rollouts."""
+    """In training and among rollouts; with a compilation cache, which is cold at first and then warm."""
     folder = tmp_path / "run"
+    cache = [f"--config.compilation_cache={tmp_path / 'cache'}"]
     for process, reached in ((1, folder / "sft/checkpoints/00000004.sha256.json"), (0, folder / "rl/metrics.jsonl")):
-        run = Run(folder)
+        run = Run(folder, cache)
         codes = run.kill(process, reached.is_file)
         assert reached.is_file(), run.said(0)[-2000:]
         assert codes[process] == -signal.SIGKILL
@@ -92,8 +93,9 @@ def test_one_process_killed_ends_the_other_and_resumed_the_run_is_the_undisturbe
         assert codes[1 - process] in ((LOST,) if process else (LOST, -signal.SIGABRT)), run.said(1 - process)[-2000:]
         if codes[1 - process] == LOST:
             assert f"error: Process {process} of 2 was killed" in run.said(1 - process)
-    resumed = Run(folder)
+    resumed = Run(folder, cache)
     assert resumed.end() == [0, 0], "\n".join(resumed.said(process)[-2000:] for process in range(2))
+    assert list((tmp_path / "cache").rglob("*-cache"))
 
     one, other = SCRIPT["contents"](undisturbed[0]), SCRIPT["contents"](folder)
     assert sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)) == []

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jax
 
+from dsmath_jax.compilation import use_compilation_cache
 from dsmath_jax.evaluation.answering import Settings
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import BENCHMARKS, benchmark
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", default="", help="its file or folder (default: the model's own)")
     add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's own; Hugging Face: bfloat16)")
     add("--mesh", type=_mesh, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
+    add("--compilation_cache", default="", help="folder of compiled programs, as config.compilation_cache has it")
     add("--allow-unsandboxed", action="store_true", help="run model-written programs even where nothing contains them")
     add("--distributed", action="store_true", help="this is one process of several, which JAX finds (TPU, SLURM)")
     add("--coordinator", default="", help="HOST:PORT of process 0, where JAX cannot find it by itself")
@@ -99,6 +101,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         benchmark(name)  # a misspelt one is known before anything is read
     several = values.distributed or values.coordinator
     with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
+        use_compilation_cache(values.compilation_cache, values.out)
         with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
             layout = Layout(make_mesh(MeshSettings(**values.mesh)))
             model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
