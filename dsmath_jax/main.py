@@ -4,8 +4,8 @@ Any field of the config may be set on the command line: `--config.rl.steps=20`. 
 fields, and `--print_config` prints the config in effect as a config file.
 """
 
+import contextlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ import jax
 
 from dsmath_jax import runner
 from dsmath_jax.command_line import HELP, config_file, define_flags, help_text, parse
+from dsmath_jax.compilation import use_compilation_cache
 from dsmath_jax.corpus.plan import plan
+from dsmath_jax.processes import joined
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.runner import Stage
-from dsmath_jax.sharding import start_processes
 from dsmath_jax.stages import STAGES
-from dsmath_jax.training.preemption import Preempted
-from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, local_path, read_json
+from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, exit_now, local_path, read_json
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,12 +43,13 @@ def main(argv: Sequence[str]) -> None:
     if values.dry_run:
         print_plan(runner.select(STAGES, recipe, values.stages or (), values.overwrite), recipe, workdir)
         return
-    if values.distributed or values.coordinator:
-        start_processes(values.coordinator, values.processes, values.process)
-    runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
-    if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
-        print(summary_table(read_json(workdir / "report" / "report.json")))
-        print(f"report: {workdir / 'report' / 'index.html'}")
+    several = values.distributed or values.coordinator
+    with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
+        use_compilation_cache(recipe.compilation_cache, workdir)
+        runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
+        if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
+            print(summary_table(read_json(workdir / "report" / "report.json")))
+            print(f"report: {workdir / 'report' / 'index.html'}")
 
 
 def print_plan(stages: Sequence[Stage], recipe: Recipe, workdir: Path) -> None:
@@ -71,8 +72,4 @@ if __name__ == "__main__":
     for name in ("absl", "daft_local_execution"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # Orbax and Daft log what they raise as well
     if code := run():
-        if code == Preempted.code and jax.distributed.is_initialized():
-            jax.distributed.shutdown()  # all processes are here; one that left early would take the others down
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # the threads of libraries, cut off in their work, may hang or abort an orderly end
+        exit_now(code)

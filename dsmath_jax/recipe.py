@@ -23,6 +23,12 @@ class Recipe(Settings):
     start: str = setting(
         "", "another run's workdir, whose finished stages this one builds on", local=True, changes_result=False
     )
+    compilation_cache: str = setting(
+        "",
+        "folder of compiled programs; '': in the workdir on TPU and GPU, none on CPU; off: none",
+        local=True,
+        changes_result=False,
+    )
     mesh: MeshSettings = setting(MeshSettings(), "how devices are arranged", changes_result=False)
     toy: ToySettings = setting(ToySettings(), "the generated web and problems of data_dir=toy")
     corpus: CorpusSettings | None = setting(None, "stage corpus: mining (paper §2.1)")

@@ -286,33 +286,3 @@ def barrier(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
-
-
-def start_processes(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
-    """Joins the processes of a run on several hosts. On Cloud TPU and under SLURM JAX finds all three by itself.
-
-    Args:
-      coordinator: address of process 0 as HOST:PORT; "" to detect it.
-      processes: how many there are.
-      process: the number of this one.
-
-    Raises:
-      UserError: only some are given, or the processes do not find each other.
-    """
-    given = {"coordinator": coordinator != "", "processes": processes > 0, "process": process >= 0}
-    if len(set(given.values())) > 1:
-        missing = ", ".join(f"--{name}" for name, there in given.items() if not there)
-        raise UserError(f"{missing} is missing: give --coordinator, --processes and --process together, or none.")
-    if coordinator and process >= processes:
-        raise UserError(f"--process={process} must be below --processes={processes}; the first is 0.")
-    try:
-        if coordinator:
-            jax.distributed.initialize(coordinator, processes, process)
-        else:
-            jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"The processes of the run did not find each other ({reason}); give --coordinator=HOST:PORT, --processes "
-            "and --process."
-        ) from None

@@ -17,7 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 INTERRUPTED = 130  # exit code, as shells have it for Ctrl-C
 STARTED = "started.json"
@@ -34,6 +34,7 @@ class UserError(Exception):
     """Something that the user can fix, in one sentence: what was wrong, where, and what to do."""
 
     code = 2  # of the process that ends with it
+    everywhere = False  # whether all processes of a run raise it at the same point
 
 
 @contextlib.contextmanager
@@ -176,26 +177,43 @@ def full_disk(error: BaseException | None) -> str | None:
     return None
 
 
-def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command; returns 0, or 2 with one sentence on stderr for the user's errors and a full disk.
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The sentence and the exit code for the user's errors, an interrupt and a full disk; None for a bug.
 
-    Errors of other kinds that are the user's may state another code.
+    Errors of the user's kind may state another code.
     """
+    if isinstance(error, UserError):
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the same command again, it resumes.", INTERRUPTED
+    reason = full_disk(error)
+    if reason is None:
+        return None
+    return (
+        f"A file cannot be written ({reason}); free space and run the same command again, it resumes.",
+        UserError.code,
+    )
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Runs a command; returns 0, or the code of an error that `explain` knows, with its sentence on stderr."""
     try:
         command()
         return 0
-    except UserError as error:
-        sentence, code = str(error), error.code
-    except KeyboardInterrupt:
-        sentence, code = "interrupted; run the same command again, it resumes.", INTERRUPTED
-    except Exception as error:
-        reason = full_disk(error)
-        if reason is None:
+    except (Exception, KeyboardInterrupt) as error:
+        explained = explain(error)
+        if explained is None:
             raise
-        sentence = f"A file cannot be written ({reason}); free space and run the same command again, it resumes."
-        code = UserError.code
+    sentence, code = explained
     print(f"error: {sentence}", file=sys.stderr)
     return code
+
+
+def exit_now(code: int) -> NoReturn:
+    """Ends the process at once: the threads of libraries, cut off in their work, may hang or abort an orderly end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextlib.contextmanager

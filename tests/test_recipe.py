@@ -113,7 +113,7 @@ def test_every_field_has_one_line_of_help(cls: type) -> None:
 LOOP = ("grad_accum_steps", "keep_checkpoints", "profile", "wandb")
 TRAINING = ("pretrain", "sft", "reward_model", "process_model", "rl", "rl.retrain")
 CHANGE_NO_RESULT = {
-    "start",
+    "start", "compilation_cache",
     "mesh.replica", "mesh.fsdp", "mesh.context", "mesh.tensor",
     "model.remat", "model.attention",
     "corpus.workers", "corpus.ray_address",
@@ -181,7 +181,7 @@ class Pretend:
 OTHER_VALUES = {
     "mesh.replica": 2, "mesh.fsdp": 2, "mesh.context": 2, "mesh.tensor": 2, "model.remat": "none",
     "model.attention": "xla", "corpus.workers": 3, "corpus.ray_address": "auto", "grad_accum_steps": 2,
-    "keep_checkpoints": 5, "profile": (1, 2), "wandb": "project",
+    "keep_checkpoints": 5, "profile": (1, 2), "wandb": "project", "compilation_cache": "off",
 }  # fmt: skip
 
 

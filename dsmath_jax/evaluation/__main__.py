@@ -18,13 +18,15 @@ from pathlib import Path
 
 import jax
 
+from dsmath_jax.compilation import use_compilation_cache
 from dsmath_jax.evaluation.answering import Settings
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import BENCHMARKS, benchmark
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.grading.sandbox import Sandbox
-from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh, start_processes
+from dsmath_jax.processes import joined
+from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, exit_code, local_path, lock
 
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokenizer", default="", help="its file or folder (default: the model's own)")
     add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's own; Hugging Face: bfloat16)")
     add("--mesh", type=_mesh, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
+    add("--compilation_cache", default="", help="folder of compiled programs, as config.compilation_cache has it")
     add("--allow-unsandboxed", action="store_true", help="run model-written programs even where nothing contains them")
     add("--distributed", action="store_true", help="this is one process of several, which JAX finds (TPU, SLURM)")
     add("--coordinator", default="", help="HOST:PORT of process 0, where JAX cannot find it by itself")
@@ -96,18 +99,19 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
     names = list(dict.fromkeys(name.strip() for name in values.benchmarks.split(",")))
     for name in names:
         benchmark(name)  # a misspelt one is known before anything is read
-    if values.distributed or values.coordinator:
-        start_processes(values.coordinator, values.processes, values.process)
-    with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
-        layout = Layout(make_mesh(MeshSettings(**values.mesh)))
-        model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
-        policy = Policy.of(model, values.max_new_tokens, values.rows)
-        settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
-        make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
-        provenance = Provenance(values.checkpoint, command)
-        page = run(policy, names, settings, values.data_dir, values.out, provenance, make_sandbox)
-        if jax.process_index() == 0:
-            print(page)
+    several = values.distributed or values.coordinator
+    with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
+        use_compilation_cache(values.compilation_cache, values.out)
+        with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
+            layout = Layout(make_mesh(MeshSettings(**values.mesh)))
+            model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
+            policy = Policy.of(model, values.max_new_tokens, values.rows)
+            settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
+            make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
+            provenance = Provenance(values.checkpoint, command)
+            page = run(policy, names, settings, values.data_dir, values.out, provenance, make_sandbox)
+            if jax.process_index() == 0:
+                print(page)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -266,7 +266,8 @@ import sys
 import jax
 from dsmath_jax.evaluation.run import FirstProcess
 from dsmath_jax.grading.sandbox import Program, Sandbox
-from dsmath_jax.sharding import from_first, start_processes
+from dsmath_jax.processes import start_processes
+from dsmath_jax.sharding import from_first
 
 if __name__ == "__main__":
     start_processes(sys.argv[1], 2, int(sys.argv[2]))
