@@ -157,7 +157,7 @@ def test_the_fingerprint_has_what_changes_a_result_as_json_has_it() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [CorpusSettings(), ToySettings(), TokenizerSettings(), EvaluateSettings(data=("toy/test",))],
+    [CorpusSettings(), ToySettings(), TokenizerSettings(), EvaluateSettings(tasks=("toy/test",))],
     ids=lambda settings: type(settings).__name__,
 )
 def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> None:
@@ -176,9 +176,9 @@ def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> N
         (ToySettings, {"problems": {"rl": -1}}, r"^p\.problems\.rl is -1; it must be at least 0"),
         (ToySettings, {"steps": ()}, r"^p\.steps is 0; it must be at least 1"),
         (TokenizerSettings, {"vocab_size": 0}, r"^p\.vocab_size is 0; it must be at least 1"),
-        (EvaluateSettings, {}, r"^p\.data is missing"),
-        (EvaluateSettings, {"data": ("toy/test",), "decode_slots": 0}, r"^p\.decode_slots is 0; it must be at least"),
-        (EvaluateSettings, {"data": ("toy/test",), "models": ("dpo",)}, r"^p\.models must be one of .*; got 'dpo'"),
+        (EvaluateSettings, {}, r"^p\.tasks is missing"),
+        (EvaluateSettings, {"tasks": ("toy/test",), "decode_slots": 0}, r"^p\.decode_slots is 0; it must be at least"),
+        (EvaluateSettings, {"tasks": ("toy/test",), "models": ("dpo",)}, r"^p\.models must be one of .*; got 'dpo'"),
     ],
 )
 def test_wrong_values_in_a_part(part: type, given: dict[str, Any], sentence: str) -> None:

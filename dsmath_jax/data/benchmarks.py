@@ -163,7 +163,7 @@ def load(name: str, data_dir: str | Path) -> list[Record]:
 
 
 def load_file(path: str | Path) -> list[Record]:
-    """Reads a user's own benchmark: JSON lines with "question" and perhaps "id", "solution" and "answer".
+    """Reads a user's own benchmark: JSON lines with "question" and perhaps other fields of a `Record`.
 
     A row without an id is named after the file and its place: "mine/0" is the first of mine.jsonl.
 

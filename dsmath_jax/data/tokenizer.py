@@ -14,7 +14,10 @@ from dsmath_jax.workdir import UserError, atomic_write, json_object
 
 NAMES = ("tokenizer.json", "tokenizer.model")
 # What else belongs to a tokenizer: its special tokens' names, how transformers is to build it, its stop ids.
-BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+BESIDE = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
 HUGGING_FACE_SPECIALS = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>"),
     "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"),

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from dsmath_jax.data import tokenizer
+from dsmath_jax.data import chat, tokenizer
 from dsmath_jax.models.huggingface.config_file import read_config
 from dsmath_jax.models.huggingface.writing import GIGABYTE, TYPES
 from dsmath_jax.sharding import Layout, make_mesh
@@ -63,8 +63,10 @@ def export_model(source: Path, target: Path, dtype: str, max_file_bytes: int, to
     sizes = read_sizes(source)
     place = tokenizer_path or find_tokenizer(source)
     params = read_params(source, sizes, Layout(make_mesh()))
-    export_params(target, sizes, params, place, dtype, max_file_bytes)
-    return _done(target, params, dtype, tokenizer.load(place) if place else None)
+    text_tokenizer = tokenizer.load(place) if place else None
+    asked = chat.load(source, text_tokenizer) if text_tokenizer else None
+    export_params(target, sizes, params, place, dtype, max_file_bytes, asked)
+    return _done(target, params, dtype, text_tokenizer)
 
 
 def _done(target: Path, params: Any, dtype: str, text_tokenizer: tokenizer.Tokenizer | None) -> str:
