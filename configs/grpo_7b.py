@@ -35,6 +35,7 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
+    config.chat = {"instruction": "paper"}
     config.model = sizes("7b", remat="minimal")
     method = METHODS[variant]
     reward_model = {
@@ -55,7 +56,7 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     if method.iterative:
         config.rl.retrain = {**reward_model, "problems": 2_000, "steps": 50, "checkpoint_every": 25}
     config.evaluate = {
-        "data": ("gsm8k/test", "math/test"), "problems": 5000, "samples": 1, "temperature": 0.0,
-        "max_new_tokens": LENGTH, "decode_slots": 1024, "models": ("sft", "rl"), "examples": ("gsm8k/train",),
+        "tasks": ("gsm8k", "math"), "samples": 1, "temperature": 0.0,
+        "max_new_tokens": LENGTH, "decode_slots": 1024, "models": ("sft", "rl"),
     }  # fmt: skip
     return config

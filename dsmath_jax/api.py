@@ -12,11 +12,12 @@ from typing import Any
 import jax
 
 from dsmath_jax import command_line, runner
+from dsmath_jax.data import chat as chats
 from dsmath_jax.data.benchmark_formats import Record as Record
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import run as evaluation
 from dsmath_jax.evaluation.answering import Settings
-from dsmath_jax.evaluation.policy import GREEDY, Policy
+from dsmath_jax.evaluation.policy import GREEDY, Policy, instructed
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.grades import Grade, Kind
 from dsmath_jax.grading.sandbox import Sandbox
@@ -53,14 +54,16 @@ def load_model(
 
 
 def save_model(model: LanguageModel, folder: str | Path, dtype: str = "bfloat16") -> None:
-    """Writes a model with its tokenizer in Hugging Face's format, to a folder that appears when it is complete.
+    """Writes a model with its tokenizer and chat template in Hugging Face's format.
+
+    The folder appears when it is complete.
 
     Raises:
       UserError: the folder is there already.
     """
-    model_files.export_params(
-        local_path(folder, "folder"), model.model.config, model.params, model.tokenizer_file, dtype, chat=model.chat
-    )
+    chat = model.chat if model.chat_stored else None
+    target = local_path(folder, "folder")
+    model_files.export_params(target, model.model.config, model.params, model.tokenizer_file, dtype, chat=chat)
 
 
 def generate(
@@ -112,17 +115,20 @@ def evaluate(
     *,
     max_new_tokens: int = 1024,
     decode_slots: int = 256,
+    instruction: str | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Measures a model on benchmarks as `python -m dsmath_jax.evaluation` does; a killed call resumes from `out`.
 
     Args:
       model: from `load_model` or `train`.
-      benchmarks: names such as "gsm8k".
+      benchmarks: names such as "gsm8k", data sets such as "toy/test" or files of records below `data_dir`.
       data_dir: where their files are.
       out: the folder of samples, summaries and the table.
       max_new_tokens: length limit of a completion.
       decode_slots: completions that are decoded at a time.
+      instruction: below every question in a chat, "paper" for the paper's; None for what the model was trained with,
+        the paper's where that is unknown.
       settings: fields of `evaluation.answering.Settings`: style="chat", samples=8, limit=100.
 
     Returns:
@@ -134,7 +140,8 @@ def evaluate(
     known = {field.name for field in dataclasses.fields(Settings)}
     for name in settings.keys() - known:
         raise UserError(f"evaluate has no setting '{name}'{nearest(name, known)}.")
-    out, policy = local_path(out, "out"), Policy.of(model, max_new_tokens, decode_slots)
+    out = local_path(out, "out")
+    policy = Policy.of(instructed(model, instruction), max_new_tokens, decode_slots)
     provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
         evaluation.run(
@@ -185,7 +192,8 @@ def train(
 
     Args:
       checkpoint: the model to start from, as in `load_model`; its parameters are trained in float32.
-      prompts: questions with what the reward functions need of them: `answer` for "correct".
+      prompts: questions with what the reward functions need of them: `answer` for "correct". They are asked with the
+        chat template and the instruction that the model was trained with, as far as it has any.
       workdir: gets `tokenizer/`, `model/` (the start), `rl/` (the trained model, metrics, rollouts) and `data/`.
       seed: of everything that is drawn.
       mesh: how devices are arranged.
@@ -215,7 +223,7 @@ def train(
     fields = {"init": "model", "data": (name,)} | settings
     recipe = Recipe(
         seed=seed, data_dir=str(data), mesh=mesh, tokenizer=TokenizerSettings(path=str(tokenizer)),
-        rl=build(RLSettings, fields, "rl."),
+        chat=chats.stored_settings(folder), rl=build(RLSettings, fields, "rl."),
     )  # fmt: skip
     if required(recipe.rl).reward_stage:
         raise UserError(f"rl.method={required(recipe.rl).method} needs a reward model; `run` a recipe that trains one.")

@@ -216,7 +216,7 @@ def test_help_without_a_config_has_the_flags(printed: Callable[..., str]) -> Non
 def test_help_of_a_part_that_cannot_do_without_a_field(printed: Callable[..., str], tmp_path: Path) -> None:
     path = tmp_path / "recipe.py"
     path.write_text(EMPTY)
-    assert "config.evaluate.data = REQUIRED  # evaluate is off: data sets" in printed(f"--config={path}", "-h")
+    assert "config.evaluate.tasks = REQUIRED  # evaluate is off: what is asked" in printed(f"--config={path}", "-h")
 
 
 def test_help_of_a_wrong_config_is_one_sentence(printed: Callable[..., str]) -> None:

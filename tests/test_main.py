@@ -151,7 +151,7 @@ BROKEN = {
     "nothing returned": ("def get_config():\n    pass\n", "get_config() returns NoneType"),
     "a field missing": (
         "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'evaluate': {}})\n",
-        "evaluate.data is missing; give it a value",
+        "evaluate.tasks is missing; give it a value",
     ),
 }
 

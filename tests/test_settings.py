@@ -148,7 +148,7 @@ def test_the_fingerprint_has_what_changes_a_result_as_json_has_it() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [CorpusSettings(), ToySettings(), TokenizerSettings(), EvaluateSettings(data=("toy/test",))],
+    [CorpusSettings(), ToySettings(), TokenizerSettings(), EvaluateSettings(tasks=("toy/test",))],
     ids=lambda settings: type(settings).__name__,
 )
 def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> None:
@@ -167,11 +167,11 @@ def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> N
         (ToySettings, {"problems": {"rl": -1}}, r"^p\.problems\.rl is -1; it must be at least 0"),
         (ToySettings, {"steps": ()}, r"^p\.steps is empty; give it at least one value\."),
         (TokenizerSettings, {"vocab_size": 0}, r"^p\.vocab_size is 0; it must be at least 1"),
-        (EvaluateSettings, {}, r"^p\.data is missing"),
-        (EvaluateSettings, {"data": ("toy/test",), "decode_slots": 0}, r"^p\.decode_slots is 0; it must be at least"),
+        (EvaluateSettings, {}, r"^p\.tasks is missing"),
+        (EvaluateSettings, {"tasks": ("toy/test",), "decode_slots": 0}, r"^p\.decode_slots is 0; it must be at least"),
         (
             EvaluateSettings,
-            {"data": ("toy/test",), "models": ("dpo",)},
+            {"tasks": ("toy/test",), "models": ("dpo",)},
             r"^p\.models\[0\] must be one of .*; got 'dpo'",
         ),
     ],

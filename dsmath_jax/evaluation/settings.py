@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.settings import MOST_TEMPERATURE, Settings, setting
 
@@ -13,8 +14,10 @@ MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)
 class EvaluateSettings(Settings):
     """The stage `evaluate`: greedy accuracy, maj@k and pass@k of the models of a run (section 5.2.2)."""
 
-    data: tuple[str, ...] = setting(help="data sets of held-out problems, such as gsm8k/test", filled=True)
-    problems: int = setting(0, "problems at most, the first of the data sets; 0 for all", least=0)
+    tasks: tuple[str, ...] = setting(
+        help="what is asked: tasks (gsm8k), data sets (toy/test), files of records", filled=True
+    )
+    problems: int = setting(0, "problems of each task at most, spread evenly over it; 0 for all", least=0)
     samples: int = setting(
         8, "K: completions of each problem, besides the greedy one (section 5.2.2)", least=1, most=MOST_SAMPLES
     )
@@ -24,5 +27,14 @@ class EvaluateSettings(Settings):
     models: tuple[str, ...] = setting(
         ("base", "sft", "rl"), f"models that are evaluated, of {', '.join(MODELS)}", choices=MODELS, filled=True
     )
-    examples: tuple[str, ...] = setting((), "data sets whose first records are the base model's few-shot examples")
-    shots: int = setting(0, "few-shot examples before a question to the base model", least=0)
+    examples: tuple[str, ...] = setting(
+        (), "data sets or files of a base model's few-shot examples; () for the task's own"
+    )
+    shots: int = setting(
+        0, "few-shot examples before a question to a base model; 0 for the task's number, or all of a file", least=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.tasks:
+            registry.benchmark(name)
