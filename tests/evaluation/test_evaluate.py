@@ -29,7 +29,7 @@ def test_an_unknown_model_is_refused() -> None:
     assert [stage_of(name) for name in ("base", "sft", "rl")] == ["pretrain", "sft", "rl"]
     with pytest.raises(UserError, match=r"evaluate\.models must be one of 'base', 'sft', 'rl'; got 'dpo'"):
         stage_of("dpo")
-    with pytest.raises(UserError, match="models must be one of 'base', 'sft', 'rl'; got 'dpo'"):
+    with pytest.raises(UserError, match=r"^models\[1\] must be one of 'base', 'sft', 'rl'; got 'dpo'"):
         EvaluateSettings(data=("toy/test",), models=("sft", "dpo"))
 
 
