@@ -25,7 +25,7 @@ from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.runner import Stage
 from dsmath_jax.sampling.sampler import SamplingParams as SamplingParams
-from dsmath_jax.settings import build, nearest, to_dict
+from dsmath_jax.settings import build, nearest
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.stages import PARAMS, STAGES, required
 from dsmath_jax.training import checkpoint as checkpoints
@@ -173,8 +173,7 @@ def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwri
     Raises:
       UserError: something that the user can fix.
     """
-    checked = build(Recipe, to_dict(recipe))  # also what parts are to each other, and errors with their full names
-    runner.run(STAGES, checked, local_path(workdir, "workdir"), stages, overwrite)
+    runner.run(STAGES, recipe, local_path(workdir, "workdir"), stages, overwrite)
 
 
 def train(
