@@ -37,6 +37,7 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
+    config.chat = {"instruction": "paper"}
     config.model = sizes("7b", remat="minimal")
     method = METHODS[variant]
     reward_model = {
@@ -55,14 +56,9 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     if method.algorithm is GRPO:
         config.rl.kl_coef = 0.04  # the paper's
     if method.iterative:
-        config.rl.retrain = {
-            **reward_model,
-            "problems": 2_000,
-            "steps": 50,
-            "checkpoint_every": 25,
-        }  # 1,000 of each set
+        config.rl.retrain = {**reward_model, "problems": 2_000, "steps": 50, "checkpoint_every": 25}
     config.evaluate = {
-        "data": ("gsm8k/test", "math/test"), "samples": 1, "temperature": 0.0,
-        "max_new_tokens": LENGTH, "decode_slots": 1024, "models": ("sft", "rl"), "examples": ("gsm8k/train",),
+        "tasks": ("gsm8k", "math"), "samples": 1, "temperature": 0.0,
+        "max_new_tokens": LENGTH, "decode_slots": 1024, "models": ("sft", "rl"),
     }  # fmt: skip
     return config

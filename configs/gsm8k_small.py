@@ -49,7 +49,7 @@ def get_config(variant: str = "scratch") -> ConfigDict:
         "peak_lr": 1e-4, "warmup_steps": 2, "weight_decay": 0.0,
     }  # fmt: skip
     config.evaluate = {
-        "data": ("gsm8k/test",), "problems": 200, "samples": 4, "temperature": 0.7, "max_new_tokens": 128,
-        "decode_slots": 64, "models": ("base", "sft", "rl"), "examples": ("gsm8k/train",), "shots": 1,
+        "tasks": ("gsm8k",), "problems": 200, "samples": 4, "temperature": 0.7, "max_new_tokens": 128,
+        "decode_slots": 64, "models": ("base", "sft", "rl"),
     }  # fmt: skip
     return config

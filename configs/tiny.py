@@ -54,7 +54,7 @@ def get_config(variant: str = "full") -> ConfigDict:
         "peak_lr": 1.5e-4, "warmup_steps": 5, "schedule": "multi_step", "weight_decay": 0.0,
     }  # fmt: skip
     config.evaluate = {
-        "data": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42,
+        "tasks": ("toy/test",), "problems": 300, "samples": 8, "temperature": 0.7, "max_new_tokens": 42,
         "decode_slots": 100, "models": ("base", "sft", "rl"), "examples": ("toy/train",), "shots": 2,
     }  # fmt: skip
     if variant == "sft_continued":

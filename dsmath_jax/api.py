@@ -12,11 +12,12 @@ from typing import Any
 import jax
 
 from dsmath_jax import command_line, runner
+from dsmath_jax.data import chat as chats
 from dsmath_jax.data.benchmark_formats import Record as Record
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import run as evaluation
 from dsmath_jax.evaluation.answering import Settings
-from dsmath_jax.evaluation.policy import GREEDY, Policy
+from dsmath_jax.evaluation.policy import GREEDY, Policy, instructed
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.grades import Grade, Kind
 from dsmath_jax.grading.sandbox import Sandbox
@@ -24,13 +25,13 @@ from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.runner import Stage
 from dsmath_jax.sampling.sampler import SamplingParams as SamplingParams
-from dsmath_jax.settings import build, nearest, to_dict
+from dsmath_jax.settings import build, nearest
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.stages import PARAMS, STAGES, required
 from dsmath_jax.training import checkpoint as checkpoints
 from dsmath_jax.training import model_files
 from dsmath_jax.training.model_files import HUGGING_FACE, LanguageModel
-from dsmath_jax.workdir import UserError, hash_json, lock, read_json, write_jsonl
+from dsmath_jax.workdir import UserError, hash_json, local_path, lock, read_json, write_jsonl
 
 ALL_DEVICES = MeshSettings()
 
@@ -53,14 +54,16 @@ def load_model(
 
 
 def save_model(model: LanguageModel, folder: str | Path, dtype: str = "bfloat16") -> None:
-    """Writes a model with its tokenizer in Hugging Face's format, to a folder that appears when it is complete.
+    """Writes a model with its tokenizer and chat template in Hugging Face's format.
+
+    The folder appears when it is complete.
 
     Raises:
       UserError: the folder is there already.
     """
-    model_files.export_params(
-        Path(folder), model.model.config, model.params, model.tokenizer_file, dtype, chat=model.chat
-    )
+    chat = model.chat if model.chat_stored else None
+    target = local_path(folder, "folder")
+    model_files.export_params(target, model.model.config, model.params, model.tokenizer_file, dtype, chat=chat)
 
 
 def generate(
@@ -112,17 +115,20 @@ def evaluate(
     *,
     max_new_tokens: int = 1024,
     decode_slots: int = 256,
+    instruction: str | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Measures a model on benchmarks as `python -m dsmath_jax.evaluation` does; a killed call resumes from `out`.
 
     Args:
       model: from `load_model` or `train`.
-      benchmarks: names such as "gsm8k".
+      benchmarks: names such as "gsm8k", data sets such as "toy/test" or files of records below `data_dir`.
       data_dir: where their files are.
       out: the folder of samples, summaries and the table.
       max_new_tokens: length limit of a completion.
       decode_slots: completions that are decoded at a time.
+      instruction: below every question in a chat, "paper" for the paper's; None for what the model was trained with,
+        the paper's where that is unknown.
       settings: fields of `evaluation.answering.Settings`: style="chat", samples=8, limit=100.
 
     Returns:
@@ -134,10 +140,13 @@ def evaluate(
     known = {field.name for field in dataclasses.fields(Settings)}
     for name in settings.keys() - known:
         raise UserError(f"evaluate has no setting '{name}'{nearest(name, known)}.")
-    out, policy = Path(out), Policy.of(model, max_new_tokens, decode_slots)
+    out = local_path(out, "out")
+    policy = Policy.of(instructed(model, instruction), max_new_tokens, decode_slots)
     provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
-        evaluation.run(policy, benchmarks, Settings(**settings), Path(data_dir), out, provenance, Sandbox)
+        evaluation.run(
+            policy, benchmarks, Settings(**settings), local_path(data_dir, "data_dir"), out, provenance, Sandbox
+        )
     return read_json(out / "summary.json")["results"]
 
 
@@ -164,8 +173,7 @@ def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwri
     Raises:
       UserError: something that the user can fix.
     """
-    checked = build(Recipe, to_dict(recipe))  # what was changed by `dataclasses.replace` has not been
-    runner.run(STAGES, checked, Path(workdir), stages, overwrite)
+    runner.run(STAGES, recipe, local_path(workdir, "workdir"), stages, overwrite)
 
 
 def train(
@@ -183,7 +191,8 @@ def train(
 
     Args:
       checkpoint: the model to start from, as in `load_model`; its parameters are trained in float32.
-      prompts: questions with what the reward functions need of them: `answer` for "correct".
+      prompts: questions with what the reward functions need of them: `answer` for "correct". They are asked with the
+        chat template and the instruction that the model was trained with, as far as it has any.
       workdir: gets `tokenizer/`, `model/` (the start), `rl/` (the trained model, metrics, rollouts) and `data/`.
       seed: of everything that is drawn.
       mesh: how devices are arranged.
@@ -195,26 +204,25 @@ def train(
     Raises:
       UserError: a setting, a record or the model cannot be used, or what is in `workdir` was made from others.
     """
-    prompts = list(prompts)
+    prompts, workdir = list(prompts), local_path(workdir, "workdir").resolve()
     for record in prompts:
         if not isinstance(record, Record):
             raise UserError(f"The prompt {record!r} is no Record; give Record(id, question, answer=...).")
     for name in ("init", "data"):
         if name in settings:
             raise UserError(f"train takes the model as checkpoint and the questions as prompts; remove {name}.")
-    folder = Path(checkpoint.removeprefix(HUGGING_FACE)).resolve()
+    folder = local_path(checkpoint.removeprefix(HUGGING_FACE), "checkpoint").resolve()
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
     tokenizer = model_files.find_tokenizer(folder)
     if tokenizer is None:
         raise UserError(f"There is no tokenizer in {folder} or next to it; add its .model or tokenizer.json.")
-    workdir = Path(workdir).resolve()
     rows = [dataclasses.asdict(record) for record in prompts]
     data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts are another file
     fields = {"init": "model", "data": (name,)} | settings
     recipe = Recipe(
         seed=seed, data_dir=str(data), mesh=mesh, tokenizer=TokenizerSettings(path=str(tokenizer)),
-        rl=build(RLSettings, fields, "rl."),
+        chat=chats.stored_settings(folder), rl=build(RLSettings, fields, "rl."),
     )  # fmt: skip
     if required(recipe.rl).reward_stage:
         raise UserError(f"rl.method={required(recipe.rl).method} needs a reward model; `run` a recipe that trains one.")

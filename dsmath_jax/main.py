@@ -1,29 +1,27 @@
 """The one entry point: `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
 
-Any field of the config may be set on the command line: `--config.rl.steps=20`.
+Any field of the config may be set on the command line: `--config.rl.steps=20`. With `--config`, `--help` lists all
+fields, and `--print_config` prints the config in effect as a config file.
 """
 
+import contextlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from dsmath_jax import runner
-from dsmath_jax.command_line import define_flags, parse
+from dsmath_jax.command_line import HELP, config_file, define_flags, help_text, parse
+from dsmath_jax.compilation import use_compilation_cache
 from dsmath_jax.corpus.plan import plan
+from dsmath_jax.processes import joined
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.runner import Stage
-from dsmath_jax.sharding import start_processes
 from dsmath_jax.stages import STAGES
-from dsmath_jax.training.preemption import Preempted
-from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, read_json
-
-HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, exit_now, local_path, read_json
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,21 +31,25 @@ def main(argv: Sequence[str]) -> None:
       UserError: something that the user can fix.
     """
     if HELP & set(argv):
-        print(f"{__doc__}\nflags:\n{define_flags(ConfigDict(), []).get_help()}")
+        print(help_text(__doc__ or "", argv, define_flags()))
         return
     values, recipe = parse(argv)
+    if values.print_config:
+        print(config_file(recipe))
+        return
     if values.workdir is None:
         raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
+    workdir = local_path(values.workdir, "--workdir")
     if values.dry_run:
-        print_plan(runner.select(STAGES, recipe, values.stages or (), values.overwrite), recipe, Path(values.workdir))
+        print_plan(runner.select(STAGES, recipe, values.stages or (), values.overwrite), recipe, workdir)
         return
-    if values.distributed or values.coordinator:
-        start_processes(values.coordinator, values.processes, values.process)
-    workdir = Path(values.workdir)
-    runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
-    if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
-        print(summary_table(read_json(workdir / "report" / "report.json")))
-        print(f"report: {workdir / 'report' / 'index.html'}")
+    several = values.distributed or values.coordinator
+    with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
+        use_compilation_cache(recipe.compilation_cache, workdir)
+        runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
+        if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
+            print(summary_table(read_json(workdir / "report" / "report.json")))
+            print(f"report: {workdir / 'report' / 'index.html'}")
 
 
 def print_plan(stages: Sequence[Stage], recipe: Recipe, workdir: Path) -> None:
@@ -70,8 +72,4 @@ if __name__ == "__main__":
     for name in ("absl", "daft_local_execution"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # Orbax and Daft log what they raise as well
     if code := run():
-        if code == Preempted.code and jax.distributed.is_initialized():
-            jax.distributed.shutdown()  # all processes are here; one that left early would take the others down
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # the threads of libraries, cut off in their work, may hang or abort an orderly end
+        exit_now(code)

@@ -8,19 +8,27 @@ from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings
 from dsmath_jax.rl.settings import RLSettings
-from dsmath_jax.settings import setting
+from dsmath_jax.settings import INT32, Settings, setting
 from dsmath_jax.sharding import MeshSettings
 from dsmath_jax.toy.settings import ToySettings
 from dsmath_jax.training.settings import PretrainSettings, SFTSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Settings):
     """What a run is made of. A stage whose part is None is not run, unless `--stages` names it."""
 
-    seed: int = setting(0, "of everything that is drawn")
-    data_dir: str = setting("data", "the folder of the user's data; toy: generated in the workdir")
-    start: str = setting("", "another run's workdir, whose finished stages this one builds on", changes_result=False)
+    seed: int = setting(0, "of everything that is drawn", least=0, most=INT32)
+    data_dir: str = setting("data", "the folder of the user's data; toy: generated in the workdir", local=True)
+    start: str = setting(
+        "", "another run's workdir, whose finished stages this one builds on", local=True, changes_result=False
+    )
+    compilation_cache: str = setting(
+        "",
+        "folder of compiled programs; '': in the workdir on TPU and GPU, none on CPU; off: none",
+        local=True,
+        changes_result=False,
+    )
     mesh: MeshSettings = setting(MeshSettings(), "how devices are arranged", changes_result=False)
     toy: ToySettings = setting(ToySettings(), "the generated web and problems of data_dir=toy")
     corpus: CorpusSettings | None = setting(None, "stage corpus: mining (paper §2.1)")

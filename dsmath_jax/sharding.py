@@ -13,7 +13,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from dsmath_jax.settings import setting
+from dsmath_jax.settings import Settings, setting
 from dsmath_jax.workdir import UserError
 
 # replica: whole copies of the model (the one axis that may cross slices); fsdp: rows, and shards of every parameter;
@@ -42,13 +42,22 @@ LETTERS: dict[str, str | tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshSettings:
+class MeshSettings(Settings):
     """The sizes of the mesh axes; they multiply to the number of devices."""
 
-    replica: int = setting(1, "whole copies of the model; the axis that may cross TPU slices", changes_result=False)
-    fsdp: int = setting(-1, "shards of rows and parameters; -1 takes what the others leave", changes_result=False)
-    context: int = setting(1, "parts of a row's tokens", changes_result=False)
-    tensor: int = setting(1, "parts of heads, feed-forward and vocabulary", changes_result=False)
+    replica: int = setting(
+        1, "whole copies of the model; the axis that may cross TPU slices", least=1, changes_result=False
+    )
+    fsdp: int = setting(
+        -1, "shards of rows and parameters; -1 takes what the others leave", least=-1, changes_result=False
+    )
+    context: int = setting(1, "parts of a row's tokens", least=1, changes_result=False)
+    tensor: int = setting(1, "parts of heads, feed-forward and vocabulary", least=1, changes_result=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.fsdp:
+            raise UserError("fsdp is 0; give -1 for what the other axes leave, or at least 1.")
 
 
 def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | None = None) -> Mesh:
@@ -62,7 +71,7 @@ def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | 
     devices = jax.devices() if devices is None else devices
     replica, fsdp, context, tensor = dataclasses.astuple(settings)
     others = replica * context * tensor
-    fsdp = len(devices) // others if fsdp == -1 and others > 0 else fsdp
+    fsdp = len(devices) // others if fsdp == -1 else fsdp
     sizes = (replica, fsdp, context, tensor)
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
         shape = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
@@ -277,33 +286,3 @@ def barrier(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
-
-
-def start_processes(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
-    """Joins the processes of a run on several hosts. On Cloud TPU and under SLURM JAX finds all three by itself.
-
-    Args:
-      coordinator: address of process 0 as HOST:PORT; "" to detect it.
-      processes: how many there are.
-      process: the number of this one.
-
-    Raises:
-      UserError: only some are given, or the processes do not find each other.
-    """
-    given = {"coordinator": coordinator != "", "processes": processes > 0, "process": process >= 0}
-    if len(set(given.values())) > 1:
-        missing = ", ".join(f"--{name}" for name, there in given.items() if not there)
-        raise UserError(f"{missing} is missing: give --coordinator, --processes and --process together, or none.")
-    if coordinator and process >= processes:
-        raise UserError(f"--process={process} must be below --processes={processes}; the first is 0.")
-    try:
-        if coordinator:
-            jax.distributed.initialize(coordinator, processes, process)
-        else:
-            jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"The processes of the run did not find each other ({reason}); give --coordinator=HOST:PORT, --processes "
-            "and --process."
-        ) from None

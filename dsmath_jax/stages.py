@@ -136,11 +136,6 @@ def _rl_data(recipe: Recipe) -> tuple[str, ...]:
     return settings.data + settings.eval_data + settings.retrain_data
 
 
-def _evaluate_data(recipe: Recipe) -> tuple[str, ...]:
-    settings = required(recipe.evaluate)
-    return settings.data + settings.examples
-
-
 PARAMS = ("params.sha256.json", "model.json", "chat.json")
 STAGES = (
     Stage(
@@ -170,8 +165,9 @@ STAGES = (
         input_files=_record_files(_rl_data),
     ),
     Stage(
-        "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs, ("*.json*",),
-        input_files=_record_files(_evaluate_data),
+        "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs,
+        ("summary.json", "*/*/samples.jsonl"),
+        input_files=_record_files(lambda recipe: evaluate.data_sets(required(recipe.evaluate))),
     ),
     Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),
 )  # fmt: skip

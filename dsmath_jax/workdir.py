@@ -17,7 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 INTERRUPTED = 130  # exit code, as shells have it for Ctrl-C
 STARTED = "started.json"
@@ -26,12 +26,15 @@ FORMAT = 3  # of a workdir's files: raised by a change after which older ones ca
 SURROGATE = re.compile(rb"\\u[dD][89abcdefABCDEF]")  # as JSON writes them; most are halves of a pair
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # a pair is one character when it has been read
 LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
+# Also as `Path` leaves one: Path("gs://bucket/run") is the relative path gs:/bucket/run.
+ADDRESS = re.compile(r"\w[\w+.-]*://|(?:gs|s3|az|abfs|hdfs|https?|file):/")
 
 
 class UserError(Exception):
     """Something that the user can fix, in one sentence: what was wrong, where, and what to do."""
 
     code = 2  # of the process that ends with it
+    everywhere = False  # whether all processes of a run raise it at the same point
 
 
 @contextlib.contextmanager
@@ -174,26 +177,43 @@ def full_disk(error: BaseException | None) -> str | None:
     return None
 
 
-def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command; returns 0, or 2 with one sentence on stderr for the user's errors and a full disk.
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """The sentence and the exit code for the user's errors, an interrupt and a full disk; None for a bug.
 
-    Errors of other kinds that are the user's may state another code.
+    Errors of the user's kind may state another code.
     """
+    if isinstance(error, UserError):
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the same command again, it resumes.", INTERRUPTED
+    reason = full_disk(error)
+    if reason is None:
+        return None
+    return (
+        f"A file cannot be written ({reason}); free space and run the same command again, it resumes.",
+        UserError.code,
+    )
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Runs a command; returns 0, or the code of an error that `explain` knows, with its sentence on stderr."""
     try:
         command()
         return 0
-    except UserError as error:
-        sentence, code = str(error), error.code
-    except KeyboardInterrupt:
-        sentence, code = "interrupted; run the same command again, it resumes.", INTERRUPTED
-    except Exception as error:
-        reason = full_disk(error)
-        if reason is None:
+    except (Exception, KeyboardInterrupt) as error:
+        explained = explain(error)
+        if explained is None:
             raise
-        sentence = f"A file cannot be written ({reason}); free space and run the same command again, it resumes."
-        code = UserError.code
+    sentence, code = explained
     print(f"error: {sentence}", file=sys.stderr)
     return code
+
+
+def exit_now(code: int) -> NoReturn:
+    """Ends the process at once: the threads of libraries, cut off in their work, may hang or abort an orderly end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextlib.contextmanager
@@ -224,6 +244,24 @@ def lock(workdir: Path, option: str = "--workdir") -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def local_path(path: str | Path, name: str = "") -> Path:
+    """The path of a local or shared file or folder.
+
+    Args:
+      path: what the user gave; a model's "hf:DIR" too.
+      name: of the field or the option that it was given for, for the error.
+
+    Raises:
+      UserError: it is an address; `Path` would make of it a folder here that is called `gs:`.
+    """
+    if ADDRESS.match(str(path).removeprefix("hf:")) or ADDRESS.match(str(path)):
+        raise UserError(
+            f"{f'{name} is ' if name else ''}{path}{',' if name else ' is'} an address, and object storage is not "
+            "supported yet; give a local or shared path."
+        )
+    return Path(path)
 
 
 def data_folder(data_dir: str, workdir: Path) -> Path:

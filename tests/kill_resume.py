@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = re.compile(
     r"^\.lock$|/checkpoints/|/tensorboard/|/(timing\.jsonl|first_start\.json|started\.json)$|\.sha256\.json$"
-    r"|^report/index\.html$"
+    r"|^report/index\.html$|^evaluate/\w+/settings\.json$"  # which names a model by files that Orbax wrote
 )
 PARAMS = re.compile(r"^(\w+(/rounds/\d+(/\w+)?)?/params)/")  # of a stage; of iterative GRPO's rounds and reward models
 STARTED = re.compile(r"^(\w+): started$", re.MULTILINE)

@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import pytest
@@ -17,7 +19,7 @@ from dsmath_jax.data import tokenizer
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.training.model_files import export_params
-from dsmath_jax.workdir import UserError, read_jsonl, write_jsonl
+from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_json, write_jsonl
 
 DOCS = Path(__file__).parents[1] / "docs" / "api.md"
 EXAMPLE_LINES = 40  # with blank ones
@@ -103,6 +105,24 @@ def test_other_settings_or_prompts_are_refused(folder: Path) -> None:
         dm.train(checkpoint, prompts, folder / "file", **small)
 
 
+def test_an_address_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, nothing = dm.load_recipe(str(DOCS.parents[1] / "configs" / "tiny.py")), cast(Any, None)
+    monkeypatch.chdir(tmp_path)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("workdir", lambda: dm.run(recipe, "gs://bucket/run")),
+        ("workdir", lambda: dm.run(recipe, Path("gs://bucket/run"))),
+        ("workdir", lambda: dm.train(str(tmp_path), [], "gs://bucket/run")),
+        ("checkpoint", lambda: dm.train("hf:gs://bucket/model", [], "run")),
+        ("checkpoint", lambda: dm.load_model("gs://bucket/run/rl")),
+        ("folder", lambda: dm.save_model(nothing, "gs://bucket/model")),
+        ("out", lambda: dm.evaluate(nothing, ["gsm8k"], "data", "gs://bucket/out")),
+    ]
+    for name, call in calls:
+        with pytest.raises(UserError, match=rf"^{name} is gs:/\S+, an address, and object storage is not supported"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None:
     model = dm.load_model(f"hf:{folder / 'models' / 'mine'}", dtype="float32")
     sampling = dm.SamplingParams(samples=2, temperature=1.0, seed=1)
@@ -128,8 +148,8 @@ def test_a_recipe_is_read_and_checked(tmp_path: Path) -> None:
         dm.run(recipe, tmp_path, stages=("sft",))
     with pytest.raises(UserError, match=r"Unknown stage 'slf'"):
         dm.run(recipe, tmp_path, stages=("slf",))
-    with pytest.raises(UserError, match=r"rl\.group_size is 2\.5; it must be of the type int"):
-        dm.run(dataclasses.replace(recipe, rl=dataclasses.replace(recipe.rl, group_size=2.5)), tmp_path)
+    with pytest.raises(UserError, match=r"^group_size is 2\.5; it must be of the type int"):
+        dataclasses.replace(recipe.rl, group_size=2.5)
 
 
 @pytest.mark.slow
@@ -148,6 +168,24 @@ def test_a_recipe_is_the_same_on_the_command_line_and_in_code(tmp_path: Path) ->
     assert recipe == loaded
     assert [*recipe.toy.problems] == [*loaded.toy.problems] == ["rl", "test", "train"]
     assert [*recipe.pretrain.mixture] == [*loaded.pretrain.mixture]
+
+
+def test_a_model_goes_on_as_it_was_trained_to_be_asked(folder: Path, tmp_path: Path) -> None:
+    """Its instruction and template go from stage to stage, and with it into Hugging Face's format."""
+    export = tmp_path / "start"
+    dm.save_model(dm.load_model(f"hf:{folder / 'models' / 'mine'}"), export, "float32")
+    assert not (export / "chat.json").exists()  # nobody knows how that one was trained
+    own = {"template": "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", "instruction": "Add."}
+    write_json(export / "chat.json", own)
+    prompts = [dm.Record("mine/0", "What is 1 + 1?", answer="2"), dm.Record("mine/1", "What is 2 + 2?", answer="4")]
+    small = {"steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 4}
+    model = dm.train(f"hf:{export}", prompts, tmp_path / "run", **small)
+    assert model.chat.prompt(prompts[0]).startswith("What is 1 + 1?\nAdd.")
+    assert read_json(tmp_path / "run" / "rl" / "chat.json") == own
+    dm.save_model(model, tmp_path / "hf", "float32")
+    assert read_json(tmp_path / "hf" / "chat.json") == own
+    assert (tmp_path / "hf" / "chat_template.jinja").read_text() == own["template"]
+    assert dm.load_model(f"hf:{tmp_path / 'hf'}").chat.instruction == "Add."
 
 
 def test_a_model_is_measured_on_a_benchmark(folder: Path, tmp_path: Path) -> None:

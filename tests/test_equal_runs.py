@@ -51,8 +51,8 @@ def write_run(workdir: Path, renamed: bool = False, page: str = "<p>", version: 
     facts = np.array(json.dumps({"metrics": {metric: truncated}}))
     np.savez_compressed(rl / "rollouts" / "00000000.npz", facts=facts, advantages=np.full((2, 2), advantage))
     write_json(rl / "manifest.json", {"counts": {"steps": 3}, "config": {size: 16}, "versions": {"jax": version}})
-    write_jsonl(workdir / "evaluate" / "rl.jsonl", [{"id": "toy/1", "correct": True}])
-    write_json(workdir / "evaluate" / "summary.json", {"rl": {"greedy": 0.5}})
+    write_jsonl(workdir / "evaluate" / "rl" / "toy_test-cot" / "samples.jsonl", [{"id": "toy/1", "correct": True}])
+    write_json(workdir / "evaluate" / "summary.json", {"rl": {"pooled": {"greedy": 0.5}}})
     definitions = {metric: "share of completions" if renamed else "completions cut"}
     report = {"rl": {f"{metric}_last": truncated}, "definitions": definitions, "seconds": {"rl": len(version)}}
     write_json(workdir / "report" / "report.json", report)
@@ -60,7 +60,7 @@ def write_run(workdir: Path, renamed: bool = False, page: str = "<p>", version: 
     (rl / "timing.jsonl").write_text(version)
 
 
-FILES = 10  # params, model, metrics, samples, rollout, manifest, evaluate/rl, summary, report.json, index.html
+FILES = 10  # params, model, metrics, samples, rollout, manifest, samples of evaluate, summary, report.json, index.html
 EQUAL = f"{FILES} files compared, with 2 arrays of parameters and 3 rows of metrics: no differences"
 
 
@@ -105,7 +105,9 @@ def test_a_changed_value_is_found(tmp_path: Path, compare: Callable, change: dic
     assert lines[-1].endswith(f": {len(expected)} differences")
 
 
-@pytest.mark.parametrize("name", ["evaluate/rl.jsonl", "rl/rollouts/00000000.npz", "report/index.html"])
+@pytest.mark.parametrize(
+    "name", ["evaluate/rl/toy_test-cot/samples.jsonl", "rl/rollouts/00000000.npz", "report/index.html"]
+)
 def test_a_missing_file_is_found(tmp_path: Path, compare: Callable, name: str) -> None:
     for run in ("old", "new"):
         write_run(tmp_path / run)
@@ -141,7 +143,7 @@ def test_two_keys_that_become_one_are_found(tmp_path: Path, compare: Callable) -
 def test_paths_may_be_renamed(tmp_path: Path, compare: Callable, script: dict[str, Any]) -> None:
     for run in ("old", "new"):
         write_run(tmp_path / run)
-    (tmp_path / "new" / "evaluate" / "rl.jsonl").rename(tmp_path / "new" / "evaluate" / "policy.jsonl")
+    (tmp_path / "new" / "evaluate" / "rl").rename(tmp_path / "new" / "evaluate" / "policy")
     assert compare()[0] == 1
-    script["main"].__globals__["PATHS"] = ((r"^evaluate/rl\.jsonl$", "evaluate/policy.jsonl"),)
+    script["main"].__globals__["PATHS"] = ((r"^evaluate/rl/", "evaluate/policy/"),)
     assert compare() == (0, [EQUAL])

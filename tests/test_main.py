@@ -67,20 +67,60 @@ WRONG = {
         "no field 'rll.steps' (the nearest is 'rl.steps')",
     ),
     "field first": (["--config.rl.stps=3", CONFIG, "--workdir=W"], "no field 'rl.stps' (the nearest is 'rl.steps')"),
-    "no int": ([CONFIG, "--workdir=W", "--config.rl.steps=abc"], "--config.rl.steps=abc is no int like"),
-    "float for int": ([CONFIG, "--workdir=W", "--config.rl.steps=1.5"], "--config.rl.steps=1.5 is no int like"),
-    "value apart": ([CONFIG, "--workdir=W", "--config.rl.steps", "abc"], "--config.rl.steps=abc is no int like"),
-    "no float": ([CONFIG, "--workdir=W", "--config.rl.kl_coef=x"], "--config.rl.kl_coef=x is no float like"),
+    "no int": ([CONFIG, "--workdir=W", "--config.rl.steps=abc"], "rl.steps is 'abc'; it must be of the type int"),
+    "float for int": ([CONFIG, "--workdir=W", "--config.rl.steps=1.5"], "rl.steps is 1.5; it must be of the type int"),
+    "value apart": (
+        [CONFIG, "--workdir=W", "--config.rl.steps", "abc"],
+        "rl.steps is 'abc'; it must be of the type int",
+    ),
+    "no float": ([CONFIG, "--workdir=W", "--config.rl.kl_coef=x"], "rl.kl_coef is 'x'; it must be of the type float"),
     "no bool": (
         [CONFIG, "--workdir=W", "--config.model.tie_word_embeddings=2"],
-        "tie_word_embeddings=2 is no bool like True",
+        "model.tie_word_embeddings is '2'; it must be of the type bool",
     ),
     "no tuple of strings": (
-        [CONFIG, "--workdir=W", "--config.rl.data=3"],
+        [CONFIG, "--workdir=W", "--config.rl.data=(3,)"],
         "rl.data[0] is 3; it must be of the type str",
     ),
-    "no value": ([CONFIG, "--workdir=W", "--config.rl.steps"], "Missing value for flag --config.rl.steps"),
-    "a field with a slash": ([CONFIG, "--workdir=W", "--config.pretrain.mixture.corpus/en=1"], "cannot be set on the"),
+    "no value": ([CONFIG, "--workdir=W", "--config.rl.steps"], "--config.rl.steps has no value; give it as"),
+    "no value, a flag": ([CONFIG, "--config.rl.steps", "--workdir=W"], "--config.rl.steps has no value; give it as"),
+    "a value for --noconfig": (
+        [CONFIG, "--workdir=W", "--noconfig.rl.mask_truncated=1"],
+        "takes no value; give --noconfig.rl.mask_truncated alone",
+    ),
+    "a dict without a key": (
+        [CONFIG, "--workdir=W", "--config.pretrain.mixture.=1"],
+        "has no field 'pretrain.mixture.'",
+    ),
+    "a part that is no dict": (
+        [CONFIG, "--workdir=W", "--config.rl=3"],
+        "rl is 3; it must be of the type RLSettings | None",
+    ),
+    "a part that every run has": (
+        [CONFIG, "--workdir=W", "--config.mesh=None"],
+        "mesh is None; it must be of the type MeshSettings",
+    ),
+    "below a field": ([CONFIG, "--workdir=W", "--config.rl.steps.x=3"], "has no field 'rl.steps.x' (the nearest is"),
+    "a bad mixture": (
+        [CONFIG, "--workdir=W", "--config.pretrain.mixture.mine=-1"],
+        "pretrain.mixture.mine is -1.0; it must be above 0",
+    ),
+    "an address": (
+        [CONFIG, "--workdir=gs://bucket/run"],
+        "--workdir is gs://bucket/run, an address, and object storage",
+    ),
+    "an address, dry run": ([CONFIG, "--workdir=gs://bucket/run", "--dry_run"], "is gs://bucket/run, an address, and"),
+    "an address of data": ([CONFIG, "--workdir=W", "--config.data_dir=gs://b/d"], "data_dir is gs://b/d, an address,"),
+    "an address of a run": ([CONFIG, "--workdir=W", "--config.start=s3://b/run"], "start is s3://b/run, an address,"),
+    "an address of a model": (
+        [CONFIG, "--workdir=W", "--config.sft.init=hf:gs://b/model"],
+        "sft.init is hf:gs://b/model, an address,",
+    ),
+    "a large seed": (
+        [CONFIG, "--workdir=W", "--config.seed=2147483648"],
+        "seed is 2147483648; it must be at most 2,14",
+    ),
+    "a negative seed": ([CONFIG, "--workdir=W", "--config.seed=-1"], "seed is -1; it must be at least 0"),
     "unknown stage": ([CONFIG, "--workdir=W", "--stages=corpus,rll"], "Unknown stage 'rll' (the nearest is 'rl')"),
     "unknown stage to redo": ([CONFIG, "--workdir=W", "--overwrite=copus"], "Unknown stage 'copus' (the nearest is"),
     "redone but not run": ([CONFIG, "--workdir=W", "--stages=corpus", "--overwrite=rl"], "add rl to --stages"),
@@ -111,7 +151,7 @@ BROKEN = {
     "nothing returned": ("def get_config():\n    pass\n", "get_config() returns NoneType"),
     "a field missing": (
         "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'evaluate': {}})\n",
-        "evaluate.data is missing; give it a value",
+        "evaluate.tasks is missing; give it a value",
     ),
 }
 

@@ -84,7 +84,7 @@ def test_votes_are_counted_at_the_papers_temperature_on_the_same_problems() -> N
     votes, trained = read("fig7_maj_pass_at_k.py"), read("fig5_rl_methods.py:grpo_ps")
     assert [stage.name for stage in stages_of(votes)] == ["evaluate"]
     assert (votes.evaluate.temperature, votes.evaluate.samples, votes.evaluate.models) == (0.7, 32, ("sft", "rl"))
-    assert votes.evaluate.data == trained.evaluate.data
+    assert votes.evaluate.tasks == trained.evaluate.tasks
     assert votes.evaluate.problems <= trained.evaluate.problems
 
 
@@ -94,7 +94,7 @@ def test_what_is_measured_is_not_learnt_from() -> None:
     learnt = {*start.sft.data, *start.reward_model.data, *start.process_model.data}
     for name in driver.METHODS:
         one = read(f"fig5_rl_methods.py:{name}")
-        assert not {*one.evaluate.data, *one.rl.eval_data} & {*learnt, *one.rl.data}
+        assert not {*one.evaluate.tasks, *one.rl.eval_data} & {*learnt, *one.rl.data}
 
 
 def test_an_unknown_variant_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 import runpy
 import types
@@ -10,13 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from dsmath_jax import runner
 from dsmath_jax.command_line import load_recipe, parse
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS, PPO
-from dsmath_jax.settings import build, describe, fingerprint, to_dict
+from dsmath_jax.rl.reward_model.settings import RetrainSettings
+from dsmath_jax.settings import Limits, build, declared, describe, fingerprint, to_dict
 from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import UserError
 
@@ -110,7 +114,7 @@ def test_every_field_has_one_line_of_help(cls: type) -> None:
 LOOP = ("grad_accum_steps", "keep_checkpoints", "profile", "wandb")
 TRAINING = ("pretrain", "sft", "reward_model", "process_model", "rl", "rl.retrain")
 CHANGE_NO_RESULT = {
-    "start",
+    "start", "compilation_cache",
     "mesh.replica", "mesh.fsdp", "mesh.context", "mesh.tensor",
     "model.remat", "model.attention",
     "corpus.workers", "corpus.ray_address", "rl.allow_overlap", "evaluate.allow_overlap",
@@ -123,7 +127,7 @@ def full_recipe() -> Recipe:
     tiny = load_recipe(TINY)
     assert tiny.reward_model is not None
     assert tiny.rl is not None
-    retrain = dataclasses.replace(tiny.reward_model, steps=10)
+    retrain = build(RetrainSettings, to_dict(tiny.reward_model) | {"steps": 10})
     rl = dataclasses.replace(tiny.rl, method="grpo_iterative", rounds=2, retrain=retrain)
     return dataclasses.replace(tiny, process_model=tiny.reward_model, rl=rl)
 
@@ -138,14 +142,14 @@ def test_the_fields_that_change_no_result_are_these_and_no_others() -> None:
         assert all(field.metadata["changes_result"] for field in dataclasses.fields(method.algorithm))
 
 
+def changed(tree: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """The nested fields with another value of one of them."""
+    first, _, rest = name.partition(".")
+    return tree | {first: changed(tree[first], rest, value) if rest else value}
+
+
 def with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
-    tree = to_dict(recipe)
-    *parts, field = name.split(".")
-    part = tree
-    for one in parts:
-        part = part[one]
-    part[field] = value
-    return build(Recipe, tree)
+    return build(Recipe, changed(to_dict(recipe), name, value))
 
 
 class Cut(BaseException):
@@ -178,7 +182,7 @@ class Pretend:
 OTHER_VALUES = {
     "mesh.replica": 2, "mesh.fsdp": 2, "mesh.context": 2, "mesh.tensor": 2, "model.remat": "none",
     "model.attention": "xla", "corpus.workers": 3, "corpus.ray_address": "auto", "grad_accum_steps": 2,
-    "keep_checkpoints": 5, "profile": (1, 2), "wandb": "project", "allow_overlap": True,
+    "keep_checkpoints": 5, "profile": (1, 2), "wandb": "project", "allow_overlap": True, "compilation_cache": "off",
 }  # fmt: skip
 
 
@@ -224,6 +228,116 @@ def test_a_run_is_refused_with_another_value_of_any_other_field(
 def test_the_fingerprint_of_a_stage_has_all_its_other_fields() -> None:
     seen = {one.name for one in describe(FULL) if one.value is not None}
     assert fingerprint(FULL).keys() == seen - CHANGE_NO_RESULT
+
+
+# --- what numbers may be ---
+
+RANGE = {"least", "above", "most"}
+ANY_FINITE = {"rl.reward_fns"}  # a reward function may count against a completion
+
+
+def number_types(hint: Any) -> set[type]:
+    """int or float, where a value of the annotation is one or has some in a tuple or a dict."""
+    if hint in (int, float):
+        return {hint}
+    return {one for argument in typing.get_args(hint) if argument is not hint for one in number_types(argument)}
+
+
+def tree_of(method: str) -> dict[str, Any]:
+    """The nested fields of a recipe with every part, and with the method."""
+    tree = to_dict(FULL)
+    if method != "grpo_iterative":
+        tree["rl"] = {"method": method, "retrain": tree["rl"]["retrain"]}
+    return tree
+
+
+TREES = {method: tree_of(method) for method in METHODS}
+NUMBERS = {  # every number of every method's recipe, with a method that has it
+    one.name: (method, one)
+    for method, tree in TREES.items()
+    for one in declared(Recipe, tree)
+    if not one.is_part and number_types(one.hint) and one.name not in ANY_FINITE
+}
+
+
+def test_every_number_declares_what_it_may_be() -> None:
+    assert {"seed", "rl.lam", "rl.beta", "rl.ddof", "rl.retrain.replay", "corpus.minhash.rows", "mesh.fsdp"} <= {
+        *NUMBERS
+    }
+    assert len(NUMBERS) > 150
+    assert [name for name, (_, one) in NUMBERS.items() if not RANGE & one.field.metadata["limits"].keys()] == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_default_is_one_that_its_field_may_have(method: str) -> None:
+    assert build(Recipe, TREES[method]).rl is not None
+
+
+def outside(kind: type, limits: Limits) -> st.SearchStrategy[float]:
+    """Numbers that a field may not be."""
+    numbers = st.integers if kind is int else st.floats
+    beyond = [numbers(max_value=limits["least"]).filter(lambda x: x < limits["least"])] if "least" in limits else []
+    beyond += [numbers(max_value=limits["above"])] if "above" in limits else []
+    beyond += [numbers(min_value=limits["most"]).filter(lambda x: x > limits["most"])] if "most" in limits else []
+    return st.one_of(*beyond, *([st.sampled_from([math.nan, math.inf, -math.inf])] if kind is float else []))
+
+
+@hypothesis.given(st.sampled_from(sorted(NUMBERS)), st.data())
+@hypothesis.settings(max_examples=400)
+def test_a_number_that_cannot_work_is_refused_in_a_sentence(name: str, data: st.DataObject) -> None:
+    method, one = NUMBERS[name]
+    (kind,) = number_types(one.hint)
+    value: Any = data.draw(outside(kind, one.field.metadata["limits"]))
+    full = name
+    if typing.get_origin(one.hint) is tuple:
+        value, full = (value,), f"{name}[0]"
+    elif typing.get_origin(one.hint) is dict:
+        value, full = {"a": value}, f"{name}.a"
+    with pytest.raises(UserError) as caught:
+        build(Recipe, changed(TREES[method], name, value))
+    wanted = r"(at least|above|at most) -?[\d,.]+|a finite number"
+    assert re.fullmatch(rf"{re.escape(full)} is \S+; it must be ({wanted})\.", str(caught.value))
+
+
+def test_numbers_are_checked_where_settings_are_made_in_code() -> None:
+    assert FULL.rl is not None
+    for make in (lambda: PPO(lam=1.5), lambda: dataclasses.replace(FULL.rl.algorithm, temperature=-1.0)):
+        with pytest.raises(
+            UserError, match=r"^(lam is 1\.5; it must be at most 1|temperature is -1\.0; .* above 0)\.$"
+        ):
+            make()
+    with pytest.raises(UserError, match=r"^steps is 0; it must be at least 1\.$"):
+        dataclasses.replace(FULL.rl, steps=0)
+    with pytest.raises(UserError, match=r"^rl\.steps is 0; it must be at least 1\.$"):
+        dataclasses.replace(FULL, rl={"steps": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("pretrain.profile", (0, 2000), "pretrain.profile is (0, 2000), but the run's steps are 0 to 1999"),
+        ("pretrain.profile", (3,), "pretrain.profile is (3,); give () or the first and the last step"),
+        ("pretrain.profile", (3, 2), "pretrain.profile is (3, 2); give () or the first and the last step"),
+        ("pretrain.grad_accum_steps", 3, "pretrain.batch_size is 8; it must be a multiple of grad_accum_steps=3."),
+        ("rl.retrain.batch_size", 0, "rl.retrain.batch_size is 0; it must be at least 1."),
+        (
+            "reward_model.grad_accum_steps",
+            5,
+            "reward_model.batch_size is 32; it must be a multiple of grad_accum_steps",
+        ),
+        ("pretrain.mixture", {}, "pretrain.mixture is empty; give it at least one value."),
+        ("pretrain.state_dtype", "bf16", "pretrain.state_dtype must be one of 'bfloat16', 'float32', 'float64'; got"),
+        ("rl.cache_dtype", "int8", "rl.cache_dtype must be one of '', 'bfloat16', 'float32', 'float64'; got 'int8'."),
+        ("rl.step_delimiter", "", "rl.step_delimiter is empty; give it a text."),
+        ("mesh.fsdp", 0, "mesh.fsdp is 0; give -1 for what the other axes leave, or at least 1."),
+        ("corpus.fasttext.bucket", 0, "corpus.fasttext.bucket is 0; word_ngrams=3 needs hash buckets for its n-grams."),
+        ("tokenizer.vocab_size", 0, "tokenizer.vocab_size is 0; it must be at least 1, or path name a tokenizer."),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused_in_a_sentence(name: str, value: Any, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        with_value(FULL, name, value)
+    assert str(caught.value).startswith(sentence)
 
 
 # --- the algorithm of a method ---

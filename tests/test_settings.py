@@ -10,31 +10,25 @@ import pytest
 from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation.settings import EvaluateSettings
-from dsmath_jax.settings import build, check_choice, check_least, describe, fingerprint, nearest, setting, to_dict
+from dsmath_jax.settings import Settings, build, check_choice, describe, fingerprint, nearest, setting, to_dict
 from dsmath_jax.toy.settings import TEMPLATES, ToySettings
 from dsmath_jax.toy.web import STYLES
 from dsmath_jax.workdir import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Inner:
-    size: int = setting(3, "a size")
-    rate: float = setting(0.5, "a rate")
-
-    def __post_init__(self) -> None:
-        check_least("size", self.size, 1)
+class Inner(Settings):
+    size: int = setting(3, "a size", least=1)
+    rate: float = setting(0.5, "a rate", above=0, most=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sgd:
-    momentum: float = setting(0.9, "decay of the momentum")
-
-    def __post_init__(self) -> None:
-        check_least("momentum", self.momentum, 0)
+class Sgd(Settings):
+    momentum: float = setting(0.9, "decay of the momentum", least=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adam:
+class Adam(Settings):
     beta: float = setting(0.99, "decay of the second moment", changes_result=False)
 
 
@@ -43,7 +37,7 @@ def algorithm_of(given: Mapping[str, Any]) -> type:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outer:
+class Outer(Settings):
     name: str = setting(help="a name that has to be given")
     method: str = setting("sgd", "the algorithm")
     on: bool = setting(False, "a switch")
@@ -116,11 +110,8 @@ def test_errors_begin_with_the_full_name_of_the_field(given: dict[str, Any], sen
 
 def test_checks_of_values() -> None:
     check_choice("color", "red", ("red", "blue"))
-    check_least("size", 1, 1)
     with pytest.raises(UserError, match=r"^color must be one of 'red', 'blue'; got 'green'\.$"):
         check_choice("color", "green", ("red", "blue"))
-    with pytest.raises(UserError, match=r"^size is nan; it must be at least 1\.$"):
-        check_least("size", float("nan"), 1)
     assert nearest("colour", ("color", "size")) == " (the nearest is 'color')"
     assert nearest("qqqq", ("color", "size")) == ""
 
@@ -157,7 +148,7 @@ def test_the_fingerprint_has_what_changes_a_result_as_json_has_it() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [CorpusSettings(), ToySettings(), TokenizerSettings(), EvaluateSettings(data=("toy/test",))],
+    [CorpusSettings(), ToySettings(), TokenizerSettings(), EvaluateSettings(tasks=("toy/test",))],
     ids=lambda settings: type(settings).__name__,
 )
 def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> None:
@@ -174,11 +165,15 @@ def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> N
         (CorpusSettings, {"minhash": {"band": 2}}, r"^p\.minhash\.band is no setting \(the nearest is 'bands'\)"),
         (ToySettings, {"templates": "baroque"}, r"^p\.templates must be one of 'default', 'unseen'; got 'baroque'"),
         (ToySettings, {"problems": {"rl": -1}}, r"^p\.problems\.rl is -1; it must be at least 0"),
-        (ToySettings, {"steps": ()}, r"^p\.steps is 0; it must be at least 1"),
+        (ToySettings, {"steps": ()}, r"^p\.steps is empty; give it at least one value\."),
         (TokenizerSettings, {"vocab_size": 0}, r"^p\.vocab_size is 0; it must be at least 1"),
-        (EvaluateSettings, {}, r"^p\.data is missing"),
-        (EvaluateSettings, {"data": ("toy/test",), "decode_slots": 0}, r"^p\.decode_slots is 0; it must be at least"),
-        (EvaluateSettings, {"data": ("toy/test",), "models": ("dpo",)}, r"^p\.models must be one of .*; got 'dpo'"),
+        (EvaluateSettings, {}, r"^p\.tasks is missing"),
+        (EvaluateSettings, {"tasks": ("toy/test",), "decode_slots": 0}, r"^p\.decode_slots is 0; it must be at least"),
+        (
+            EvaluateSettings,
+            {"tasks": ("toy/test",), "models": ("dpo",)},
+            r"^p\.models\[0\] must be one of .*; got 'dpo'",
+        ),
     ],
 )
 def test_wrong_values_in_a_part(part: type, given: dict[str, Any], sentence: str) -> None:

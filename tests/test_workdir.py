@@ -225,3 +225,24 @@ def test_half_a_character_becomes_a_replacement_character_and_is_counted(
     assert found == [{"a": ["x \ufffd y", {"\ufffd": 1}]}, lines[1], lines[2], {"a": "\ufffd \U0001f600"}]
     json.dumps(found, ensure_ascii=False).encode()
     assert "a.jsonl: lone surrogates in 2 lines became U+FFFD." in caplog.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["gs://bucket/run", "hf:gs://bucket/model", "hf://owner/model", "s3://b", Path("gs://bucket/run"), "https:/host/x"],
+)
+def test_an_address_is_no_local_path(path, tmp_path, monkeypatch):
+    """Of which `Path` would make a folder `gs:` here; also once it has been made a `Path`."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"^--workdir is \S+, an address, and object storage is not supported yet; give"
+    ):
+        workdir.local_path(path, "--workdir")
+    with pytest.raises(UserError, match=r"^\S+ is an address, and object storage is not supported yet; give a local"):
+        workdir.local_path(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["runs/tiny", "/abs/run", "hf:/abs/model", "a:b", "run: 3/x", "", Path("runs/tiny")])
+def test_other_paths_are_local(path):
+    assert workdir.local_path(path) == Path(path)

@@ -26,7 +26,7 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     config.seed = 0
     config.data_dir = "toy"
     config.evaluate = {
-        "data": ("toy/test",), "problems": 500, "samples": 8, "temperature": 0.7, "max_new_tokens": 64,
+        "tasks": ("toy/test",), "problems": 500, "samples": 8, "temperature": 0.7, "max_new_tokens": 64,
         "decode_slots": 128, "models": ("rl",), "examples": ("toy/train",), "shots": 2,
     }  # fmt: skip
     if variant == "start":

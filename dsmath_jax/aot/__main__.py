@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 STAGES = ("pretrain", "sft", "rl")
@@ -33,27 +32,25 @@ def main(argv: Sequence[str]) -> None:
       UserError: something the user can fix.
     """
     from absl import flags
-    from ml_collections import ConfigDict
 
     from dsmath_jax.aot.rl import compile_rl, compile_sampler
     from dsmath_jax.aot.step import compile_step
-    from dsmath_jax.command_line import define_config, parse
-    from dsmath_jax.workdir import UserError, write_json
+    from dsmath_jax.command_line import HELP, define_config, help_text, parse
+    from dsmath_jax.workdir import UserError, local_path, write_json
 
-    def define(config: ConfigDict, argv: Sequence[str]) -> flags.FlagValues:
+    def define() -> flags.FlagValues:
         values = flags.FlagValues()
         flags.DEFINE_string("topology", None, "The slice: v5e:4x4, v5p:4x4x8, 2xv5p:4x4x4 (two slices).", values)
         flags.DEFINE_enum("stage", "", ["", *STAGES, "sample"], "What to compile.", values)
         flags.DEFINE_string("json", "", "A file for the raw numbers; --json alone prints them.", values)
-        define_config(config, argv, values)
+        define_config(values)
         return values
 
-    if {"--help", "-help", "-h"} & set(argv):
-        print(f"{__doc__}\nflags:\n{define(ConfigDict(), []).get_help()}")
+    argv = ["--json=-" if argument == "--json" else argument for argument in argv]
+    if HELP & set(argv):
+        print(help_text(__doc__ or "", argv, define()))
         return
-    values, recipe = parse(
-        ["--json=-" if argument == "--json" else argument for argument in argv], define, "dsmath_jax.aot"
-    )
+    values, recipe = parse(argv, define, "dsmath_jax.aot")
     if values.topology is None:
         raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])
@@ -63,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(found, indent=1))
         return
     if values.json:
-        write_json(Path(values.json), found)
+        write_json(local_path(values.json, "--json"), found)
     print(told(found) if compiled is None else told_programs(found))
 
 

@@ -52,6 +52,7 @@ def train(examples: Iterable[tuple[bool, str]], settings: FastTextSettings, seed
 
     Args:
       settings: of this one classifier; `models` is ignored.
+      seed: of the training; fastText takes it in 31 bits.
       folder: where the training text and the model are put.
 
     Raises:
@@ -61,7 +62,7 @@ def train(examples: Iterable[tuple[bool, str]], settings: FastTextSettings, seed
     text, model = folder / "train.txt", folder / "model"
     with open(text, "w", encoding="utf-8") as file:
         file.writelines(f"{MATH if is_math else OTHER} {line(normal)}" for is_math, normal in examples)
-    arguments = {argument: getattr(settings, field) for field, argument in ARGUMENTS.items()} | {"seed": seed}
+    arguments = {argument: getattr(settings, field) for field, argument in ARGUMENTS.items()} | {"seed": seed % 2**31}
     done = subprocess.run(
         [sys.executable, "-c", TRAINER, str(text), str(model), str(settings.quantize), json.dumps(arguments)],
         env=os.environ | {"MALLOC_PERTURB_": "255"},  # memory is filled with the complement of this byte

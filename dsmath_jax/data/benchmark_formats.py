@@ -39,7 +39,7 @@ class Record:
       category: subject, task or source.
       level: difficulty or school grade.
       kind: how answers to it are read and compared.
-      prompt: the question as a chat model is asked it, where that is more than the question and its options: with the
+      prompt: the question as a model is asked it, where that is more than the question and its options: with the
         tests of a program, with a formal statement; "" for the question.
       instruction: what the answer is to look like, below the question, where the set asks for a form of its own; ""
         for the run's instruction.
@@ -126,20 +126,32 @@ def plain(identity: str, fields: Fields) -> Record:
 
 
 def given(identity: str, fields: Fields) -> Record:
-    """A user's rows: "question" and perhaps other fields of `Record`.
+    """A user's rows: "question" and perhaps other fields of a `Record`.
 
-    Without a "kind", the answer to a question with options is the letters of the right ones.
+    Where there are options and no "kind", the answer says which: one of the options itself, or the letters of some.
     """
-    texts = {name: _optional(fields, name) for name in ("solution", "answer", "category", "level")}
-    texts |= {name: _optional(fields, name) for name in ("prompt", "instruction", "heading")}
-    options = tuple(_texts(fields, "options")) if fields.get("options") else ()
-    kind = _optional(fields, "kind") or ("choice" if options else "math")
+    question, answer = _question(fields, "question"), _optional(fields, "answer")
+    options = _options(_texts(fields, "options")) if fields.get("options") else ()
+    kind: Kind = fields.get("kind") or "math"
     if kind not in KINDS:
         raise BadField(f"the field 'kind' must be one of {', '.join(KINDS)}")
-    if options and kind in ("choice", "choices") and texts["answer"]:
-        texts["answer"] = _choice(texts["answer"], options, "answer")
-    identity = _optional(fields, "id") or identity
-    return Record(id=identity, question=_question(fields, "question"), options=options, kind=kind, **texts)
+    if options and answer and not fields.get("kind"):
+        kind = "text" if answer in options else "choice"
+    if kind in ("choice", "choices") and answer:
+        answer = _choice(answer, options, "answer")
+        kind = "choices" if len(answer) > 1 else kind
+    return Record(
+        _optional(fields, "id") or identity, question, _optional(fields, "solution"), answer, options,
+        _optional(fields, "category"), _optional(fields, "level"), kind, _optional(fields, "prompt"),
+        _optional(fields, "instruction"),
+    )  # fmt: skip
+
+
+def _options(texts: list[str]) -> tuple[str, ...]:
+    """A user's options, without their letters where all of them have one."""
+    labels = [OPTION_LABEL.match(text.strip()) for text in texts]
+    lettered = all(label and label[1] == chr(ord("A") + place) for place, label in enumerate(labels))
+    return _unlabelled(texts) if lettered else tuple(texts)
 
 
 def gsm8k(identity: str, fields: Fields) -> Record:
@@ -275,30 +287,42 @@ def bbh(identity: str, fields: Fields) -> Record:
             answer, kind = _choice(answer, options, "target"), "choice"
     else:
         options = tuple(line.removeprefix("-").strip() for line in lines)
-    solution, heading = _optional(fields, "solution"), _optional(fields, "heading")
-    return Record(identity, question, solution, answer, options, _text(fields, "task"), kind=kind, heading=heading)
+    return Record(
+        identity, question, _optional(fields, "solution"), answer, options, _text(fields, "task"), kind=kind,
+        instruction='Think step by step, and end with "So the answer is" and the answer.',
+        heading=_optional(fields, "heading"),
+    )  # fmt: skip
 
 
 def humaneval(identity: str, fields: Fields) -> Record:
     """HumanEval: the solution goes on where the prompt ends, so the white space of both counts."""
     prompt, solution = _verbatim(fields, "prompt"), _verbatim(fields, "canonical_solution")
     test = f"{_text(fields, 'test')}\n\ncheck({_text(fields, 'entry_point')})"
-    return Record(identity, prompt, solution, test, kind="program")
+    instruction = "Complete this function, and put the whole program in a ```python block."
+    return Record(identity, prompt, solution, test, kind="program", instruction=instruction)
 
 
 def mbpp(identity: str, fields: Fields) -> Record:
     """MBPP: the answer is the setup code (of a few problems) and the asserts."""
     tests = [_text(fields, "test_setup_code"), *_texts(fields, "test_list")]
     solution, answer = (text.replace("\r\n", "\n") for text in (_text(fields, "code"), "\n".join(tests).strip()))
-    return Record(identity, _question(fields, "text"), solution, answer, kind="program")
+    question = _question(fields, "text")
+    return Record(
+        identity, question, solution, answer, kind="program",
+        prompt=f"{question} Your code should pass these tests:\n\n{answer}",
+        instruction="Put the program in a ```python block.",
+    )  # fmt: skip
 
 
 def minif2f(identity: str, fields: Fields) -> Record:
     """miniF2F: the category is the competition that the problem's name begins with."""
     answer = _text(fields, "header") + "\n\n" + _text(fields, "formal_statement")
     question, solution = _question(fields, "informal_statement"), _text(fields, "informal_proof")
-    category = _text(fields, "problem_name").split("_")[0]
-    return Record(identity, question, solution, answer, category=category, kind="theory")
+    return Record(
+        identity, question, solution, answer, category=_text(fields, "problem_name").split("_")[0], kind="theory",
+        prompt=f"(*### Problem\n\n{question}\n\n### Solution\n\n{solution} *)\n\nFormal:\n{answer}",
+        instruction="Go on with the proof in Isabelle/HOL, from where the statement ends.",
+    )  # fmt: skip
 
 
 def minif2f_formal(identity: str, fields: Fields) -> Record:

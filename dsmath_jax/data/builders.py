@@ -31,7 +31,7 @@ from absl import logging
 
 from dsmath_jax.data import benchmarks, documents, instructions, sources
 from dsmath_jax.progress import track
-from dsmath_jax.workdir import exit_code, hash_file, lock, remove
+from dsmath_jax.workdir import exit_code, hash_file, local_path, lock, remove
 
 Example = tuple[str, dict[str, Any]]  # its id and its fields
 SHARD_BYTES = 64 << 20  # of uncompressed examples
@@ -196,7 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     known = ", ".join((*sources.PUBLIC, *instructions.PUBLIC, *instructions.FETCHED))
     parser.add_argument("--source", required=True, help=f"{known}, a benchmark split, or a path to texts")
-    parser.add_argument("--data_dir", type=Path, required=True, help="the data folder: mirrors, downloads and tfds/")
+    parser.add_argument(
+        "--data_dir", type=local_path, required=True, help="the data folder: mirrors, downloads and tfds/"
+    )
     parser.add_argument("--instructions", action="store_true", help="the path is one to instructions")
     options = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is made while it runs

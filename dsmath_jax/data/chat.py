@@ -21,10 +21,10 @@ from dsmath_jax.data.benchmark_formats import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.workdir import UserError, json_object, read_json, write_json
+from dsmath_jax.workdir import UserError, atomic_write, json_object, read_json, write_json
 
-TEMPLATE_FILE = "chat_template.jinja"  # Hugging Face's
 FILE = "chat.json"  # beside a model's sizes: what it was trained to be asked with
+TEMPLATE = "chat_template.jinja"  # where Hugging Face's libraries keep the template
 # Two characters that Unicode keeps out of texts; in messages U+FFFD takes their place.
 MARK, HIDDEN = "\ufdd0", "\ufdd1"
 
@@ -87,9 +87,20 @@ class Chat:
 
     # --- prompts ---
 
-    def prompt(self, record: Record, mode: Mode = "cot") -> str:
-        """The rendered text of a record's question, up to where the assistant speaks."""
-        return self.render([user(questions.ask(record, self.instruction, mode))], generate=True)
+    def prompt(self, record: Record, mode: Mode = "cot", examples: Sequence[tuple[Record, str]] = ()) -> str:
+        """The rendered text of a record's question, up to where the assistant speaks.
+
+        Args:
+          record: what is asked.
+          mode: how the model is to answer.
+          examples: other records with their solutions in full, as earlier turns of the conversation.
+        """
+        turns = [
+            message
+            for example, solution in examples
+            for message in (user(questions.ask(example, self.instruction, mode)), assistant(solution))
+        ]
+        return self.render([*turns, user(questions.ask(record, self.instruction, mode))], generate=True)
 
     def prompt_ids(self, record: Record, mode: Mode = "cot") -> list[int]:
         """`prompt` as token ids."""
@@ -260,7 +271,7 @@ def check_template(template: str) -> None:
 
 def stored_template(folder: Path) -> str:
     """The template in `chat_template.jinja` or `tokenizer_config.json`, as Hugging Face keeps it; "" without one."""
-    if (path := folder / TEMPLATE_FILE).is_file():
+    if (path := folder / TEMPLATE).is_file():
         return path.read_text(encoding="utf-8")
     if not (path := folder / "tokenizer_config.json").is_file():
         return ""
@@ -275,9 +286,21 @@ def save(chat: Chat, folder: Path) -> None:
     write_json(folder / FILE, {"template": chat.template, "instruction": chat.instruction})
 
 
+def export(chat: Chat, folder: Path) -> None:
+    """`save` in a Hugging Face folder, with the template where others look for it."""
+    save(chat, folder)
+    with atomic_write(folder / TEMPLATE) as file:
+        file.write(chat.template)
+
+
 def load(folder: Path, tokenizer: Tokenizer) -> Chat | None:
     """The chat that `save` wrote next to a model, None where there is none."""
     return Chat(tokenizer, **read_json(folder / FILE)) if (folder / FILE).is_file() else None
+
+
+def stored_settings(folder: Path) -> ChatSettings:
+    """The settings that make the chat next to a model; the defaults where there is none."""
+    return ChatSettings(**read_json(folder / FILE)) if (folder / FILE).is_file() else ChatSettings()
 
 
 def check_same(chat: Chat, folder: Path) -> None:
@@ -289,9 +312,3 @@ def check_same(chat: Chat, folder: Path) -> None:
                 f"chat.{name} is {getattr(chat, name)!r}, but the model in {folder} was trained with "
                 f"{getattr(trained, name)!r}; set config.chat.{name} to that, or train the model again."
             )
-
-
-def few_shot(examples: Sequence[Record], question: str) -> str:
-    """Worked examples and the question in the paper's template as plain text: how a base model is asked."""
-    shots = "".join(f"User: {e.question}\n\nAssistant: {e.solution}\n\n" for e in examples)
-    return f"{shots}User: {question}\n\nAssistant:"

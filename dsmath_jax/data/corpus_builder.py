@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from dsmath_jax.data import builders, documents
-from dsmath_jax.workdir import UserError, exit_code, hash_file
+from dsmath_jax.workdir import UserError, exit_code, hash_file, local_path
 
 FIELDS: dict[str, Any] = {
     "id": tfds.features.Text(),
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dsmath_jax.data.corpus_builder", description="Prepares a run's documents as a TFDS dataset."
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run whose corpus stage has finished")
+    parser.add_argument("--workdir", type=local_path, required=True, help="of a run whose corpus stage has finished")
     workdir = parser.parse_args(argv).workdir
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is made while it runs
     made = prepare(workdir / "corpus" / "documents", workdir / "tfds")

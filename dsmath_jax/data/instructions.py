@@ -33,7 +33,7 @@ SHAPES = (
     ("query", "response"),  # MetaMathQA
     ("question", "answer"),  # GSM8K
 )
-
+OWN_FIELDS = ("options", "prompt", "instruction")  # of a `Record`, that say more of how its question is asked
 
 PUBLIC: dict[str, Repository] = {
     "mathinstruct": Repository("TIGER-Lab/MathInstruct", "MathInstruct.json", "MIT; its parts have their own"),
@@ -133,8 +133,13 @@ def _benchmark(name: str, data_dir: Path) -> Iterator[Instruction]:
     for record in benchmarks.load(name, data_dir):
         if not record.solution:
             raise UserError(f"Benchmark '{name}' has no worked solution ({record.id}); take it out of sft.data.")
-        asked, parts = questions.ask(dataclasses.replace(record, instruction="")), split(record.solution)
-        yield dataclasses.replace(_instruction(record.id, asked, parts), instruction=record.instruction)
+        yield _of_record(record, {})
+
+
+def _of_record(record: benchmark_formats.Record, fields: dict[str, Any]) -> Instruction:
+    """A record's question, with its options, and its solution."""
+    asked, parts = questions.ask(dataclasses.replace(record, instruction="")), split(record.solution)
+    return dataclasses.replace(_instruction(record.id, asked, parts, "", fields), instruction=record.instruction)
 
 
 def parse(identity: str, fields: dict[str, Any]) -> Instruction:
@@ -150,6 +155,9 @@ def parse(identity: str, fields: dict[str, Any]) -> Instruction:
         return _conversation(identity, fields)
     question_field, solution_field = next((shape for shape in SHAPES if _has(fields, *shape)), SHAPES[0])
     question, solution = _text(fields, question_field).strip(), _text(fields, solution_field).strip()
+    if (question_field, solution_field) == SHAPES[0] and not fields.keys().isdisjoint(OWN_FIELDS):
+        record = dataclasses.replace(benchmark_formats.given(identity, fields), id=identity)
+        return _of_record(record, fields)
     if (extra := fields.get("input")) and question_field == "instruction":
         question = f"{question}\n{extra}"
     if solution_field == "answer" and "####" in solution:

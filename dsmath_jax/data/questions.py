@@ -38,7 +38,7 @@ def ask(record: Record, instruction: str = "", mode: Mode = "cot") -> str:
 def instructed(text: str, instruction: str, mode: Mode) -> str:
     """A question, and below it the instruction, `PAPER` in the question's language."""
     instruction = INSTRUCTIONS[mode, language(text)] if instruction == PAPER else instruction
-    return f"{text}\n{instruction}" if instruction else text
+    return f"{text.rstrip()}\n{instruction}" if instruction else text
 
 
 def options(record: Record) -> list[str]:

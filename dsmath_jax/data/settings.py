@@ -2,22 +2,25 @@
 
 import dataclasses
 
-from dsmath_jax.settings import check_least, setting
+from dsmath_jax.settings import INT32, Settings, setting
+from dsmath_jax.workdir import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerSettings:
+class TokenizerSettings(Settings):
     """The stage `tokenizer`: an existing tokenizer, or SentencePiece trained on the corpus."""
 
-    path: str = setting("", "file or folder of a tokenizer, below data_dir; '' trains one on the corpus")
-    vocab_size: int = setting(4096, "pieces of the tokenizer that is trained; ignored with a path")
+    path: str = setting("", "file or folder of a tokenizer, below data_dir; '' trains one on the corpus", local=True)
+    vocab_size: int = setting(4096, "pieces of the tokenizer that is trained; ignored with a path", least=0, most=INT32)
 
     def __post_init__(self) -> None:
-        check_least("vocab_size", self.vocab_size, 0 if self.path else 1)
+        super().__post_init__()
+        if not (self.path or self.vocab_size):
+            raise UserError("vocab_size is 0; it must be at least 1, or path name a tokenizer.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ChatSettings:
+class ChatSettings(Settings):
     """How all stages ask a model: the chat template, and the instruction below every question."""
 
     template: str = setting("", "Jinja chat template; '' for the tokenizer's own, else the paper's")

@@ -1,8 +1,10 @@
 """Measures a model on benchmarks: python -m dsmath_jax.evaluation --checkpoint=DIR|hf:DIR --benchmarks=gsm8k,cmath
 
 CHECKPOINT is the folder of a stage that trains (RUN/sft, RUN/rl), or hf:DIR in Hugging Face's format. A base model is
-asked with worked examples (--style=few_shot), a model after instruction tuning in the chat template (--style=chat). The
-same command goes on with what a killed one left.
+asked with worked examples (--style=few_shot), a model after instruction tuning in a chat (--style=chat): by the chat
+template and with the instruction that it was trained with, which chat.json next to it has. Without that file the
+template is the tokenizer's own, else the paper's, and the instruction the paper's. The same command resumes what a
+killed one left.
 """
 
 import argparse
@@ -18,22 +20,25 @@ from pathlib import Path
 
 import jax
 
+from dsmath_jax.compilation import use_compilation_cache
 from dsmath_jax.evaluation.answering import Settings
-from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.evaluation.policy import Policy, instructed
 from dsmath_jax.evaluation.registry import BENCHMARKS, benchmark
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.grading.sandbox import Sandbox
-from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh, start_processes
+from dsmath_jax.processes import joined
+from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import load_model
-from dsmath_jax.workdir import UserError, exit_code, lock
+from dsmath_jax.workdir import UserError, exit_code, local_path, lock
 
+WHOSE = "(default: what the checkpoint was trained with; the paper's where that is unknown)"
 DTYPES = ("bfloat16", "float32")
 # The least and the most that an option may be.
 BOUNDS = {
     "samples": (0, MOST_SAMPLES), "limit": (0, math.inf), "rounds": (1, math.inf), "output_chars": (1, math.inf),
-    "max_new_tokens": (1, math.inf), "rows": (1, math.inf), "temperature": (0, 1000), "top_p": (1e-6, 1),
-    "seed": (0, 2**31 - 1),
+    "shots": (0, math.inf), "max_new_tokens": (1, math.inf), "rows": (1, math.inf), "temperature": (0, 1000),
+    "top_p": (1e-6, 1), "seed": (0, 2**31 - 1),
 }  # fmt: skip
 
 
@@ -42,11 +47,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--checkpoint", required=True, help="the folder of a stage, or hf:DIR")
-    add("--benchmarks", required=True, help=f"of {', '.join(BENCHMARKS)}, joined by commas")
-    add("--data_dir", type=Path, default=Path("data"), help="where the benchmarks lie (default: data)")
-    add("--out", type=Path, required=True, help="the folder of the results")
+    add(
+        "--benchmarks",
+        required=True,
+        type=_names,
+        help=f"of {', '.join(BENCHMARKS)}, data sets (toy/test), your own files (mine.jsonl); joined by commas",
+    )
+    add("--data_dir", type=local_path, default=Path("data"), help="where the data sets are (default: data)")
+    add("--out", type=local_path, required=True, help="the folder of the results")
     add("--mode", choices=("cot", "pot", "tir"), default=ours.mode, help="chain or program of thought, or with tools")
     add("--style", choices=("few_shot", "chat"), default=ours.style, help="how the model is asked")
+    add("--instruction", help="below every question in a chat: a text, 'paper' for the paper's, '' for none " + WHOSE)
     add("--samples", type=int, default=ours.samples, help="drawn of each problem besides the greedy answer")
     add("--temperature", type=float, default=ours.temperature, help="of the samples")
     add("--top_p", type=float, default=ours.top_p, help="of the samples")
@@ -60,17 +71,28 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
     add("--rounds", type=int, default=ours.rounds, help="programs that a dialogue with tools may run")
     add("--output_chars", type=int, default=ours.output_chars, help="of a program's output that the model is shown")
-    add("--exemplars", default=ours.exemplars, help="a JSONL file of worked examples in place of the benchmark's own")
+    add(
+        "--exemplars",
+        type=_names,
+        default=ours.exemplars,
+        help="your own files or data sets of worked examples in place of the benchmark's own, joined by commas",
+    )
+    add("--shots", type=int, default=ours.shots, help="worked examples before a question; 0 for the benchmark's number")
     add("--rows", type=int, default=256, help="completions in the making at a time")
     add("--tokenizer", default="", help="its file or folder (default: the model's own)")
     add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's own; Hugging Face: bfloat16)")
     add("--mesh", type=_mesh, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
+    add("--compilation_cache", default="", help="folder of compiled programs, as config.compilation_cache has it")
     add("--allow-unsandboxed", action="store_true", help="run model-written programs even where nothing contains them")
     add("--distributed", action="store_true", help="this is one process of several, which JAX finds (TPU, SLURM)")
     add("--coordinator", default="", help="HOST:PORT of process 0, where JAX cannot find it by itself")
     add("--processes", type=int, default=0, help="how many there are, with --coordinator")
     add("--process", type=int, default=-1, help="the number of this one, from 0, with --coordinator")
     return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
 def _mesh(text: str) -> dict[str, int]:
@@ -98,21 +120,23 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         if not least <= (value := getattr(values, name)) <= most:
             wanted = f"{least} or more" if most == math.inf else f"{least} to {most:,}"
             raise UserError(f"--{name}={value} has no meaning; give {wanted}.")
-    names = list(dict.fromkeys(name.strip() for name in values.benchmarks.split(",")))
-    for name in names:
+    for name in values.benchmarks:
         benchmark(name)  # a misspelt one is known before anything is read
-    if values.distributed or values.coordinator:
-        start_processes(values.coordinator, values.processes, values.process)
-    with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
-        layout = Layout(make_mesh(MeshSettings(**values.mesh)))
-        model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
-        policy = Policy.of(model, values.max_new_tokens, values.rows)
-        settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
-        make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
-        provenance = Provenance(values.checkpoint, command)
-        page = run(policy, names, settings, values.data_dir, values.out, provenance, make_sandbox)
-        if jax.process_index() == 0:
-            print(page)
+    if values.instruction is not None and values.style != "chat":
+        raise UserError("--instruction stands below the questions of a chat; give --style=chat, or leave it out.")
+    several = values.distributed or values.coordinator
+    with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
+        use_compilation_cache(values.compilation_cache, values.out)
+        with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
+            layout = Layout(make_mesh(MeshSettings(**values.mesh)))
+            model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
+            policy = Policy.of(instructed(model, values.instruction), values.max_new_tokens, values.rows)
+            settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
+            make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
+            provenance = Provenance(values.checkpoint, command)
+            page = run(policy, values.benchmarks, settings, values.data_dir, values.out, provenance, make_sandbox)
+            if jax.process_index() == 0:
+                print(page)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

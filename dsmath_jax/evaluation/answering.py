@@ -6,11 +6,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dsmath_jax.data.benchmark_formats import Kind
 from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.draw import EVALUATION_SEED, sample_evenly
+from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation import exemplars, prompts, registry, tools
 from dsmath_jax.evaluation.policy import Policy
-from dsmath_jax.evaluation.registry import Mode, Style
+from dsmath_jax.evaluation.registry import Benchmark, Style
 from dsmath_jax.evaluation.samples import Key
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading.code import Runner, until
@@ -30,10 +32,11 @@ class Settings:
       samples: K, drawn of each problem besides the greedy answer.
       temperature, top_p: of the samples.
       seed: of the samples.
-      limit: problems at most; 0 for all.
+      limit: problems of each benchmark at most; 0 for all.
       rounds: programs that a dialogue may run ("tir").
       output_chars: of a program's output that are given back ("tir").
-      exemplars: a JSONL file of worked examples in place of the benchmark's own; "" for those.
+      exemplars: data sets and the user's own files of worked examples in place of the benchmark's own; () for those.
+      shots: worked examples before a question; 0 for the benchmark's number, or all of a file.
     """
 
     mode: Mode = "cot"
@@ -45,7 +48,8 @@ class Settings:
     limit: int = 0
     rounds: int = tools.ROUNDS
     output_chars: int = tools.OUTPUT_CHARS
-    exemplars: str = ""
+    exemplars: tuple[str, ...] = ()
+    shots: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +57,15 @@ class Job:
     """Problems as they are asked.
 
     Attributes:
-      benchmark: its name.
+      benchmark: what they are of.
+      settings: how they are asked.
       records, prompts: one a problem.
       stops: strings that end a completion.
       shots: the fewest and the most worked examples before a question.
       total: problems that the benchmark has.
     """
 
-    benchmark: str
+    benchmark: Benchmark
     settings: Settings
     records: Sequence[Record]
     prompts: Sequence[str]
@@ -70,7 +75,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.benchmark}-{self.settings.mode}"
+        return f"{self.benchmark.folder}-{self.settings.mode}"
+
+    @property
+    def kind(self) -> Kind:
+        """How answers are checked: "program" and "theory" are the kinds of all records or of none."""
+        return self.records[0].kind
 
     @property
     def passes(self) -> tuple[tuple[Sequence[int], float], ...]:
@@ -114,7 +124,7 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
     Of the worked examples as many stand before a question as fit into the model's context with a completion.
 
     Raises:
-      UserError: the benchmark is unknown, has no such mode, or its data are missing.
+      UserError: the benchmark is unknown, has no such mode, or its data are missing or have no answers.
     """
     entry = registry.benchmark(name)
     if settings.mode not in entry.modes:
@@ -123,18 +133,15 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
         )
     everything = registry.records(name, data_dir)
     records = sample_evenly([everything], settings.limit, EVALUATION_SEED)
+    _check(name, records)
     examples = None
     if settings.style == "few_shot" or settings.exemplars:
-        examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars)
+        examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars, settings.shots)
     texts, shots, lengths = [], [], []
     for record in records:
         chosen = examples.of(record) if examples else ()
         for count in range(len(chosen), -1, -1):
-            text = (
-                policy.chat.prompt(record, settings.mode)
-                if settings.style == "chat"
-                else policy.chat.plain(prompts.prompt(entry, record, settings.mode, settings.style, chosen, count))
-            )
+            text = prompts.prompt(policy.chat, entry, record, settings.mode, settings.style, chosen, count)
             length = len(policy.ids(text))
             if length <= policy.room:
                 break
@@ -142,15 +149,19 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
         shots.append(count)
         lengths.append(length)
     stops = prompts.stops(entry, settings.mode, settings.style)
-    job = Job(name, settings, records, texts, stops, (min(shots), max(shots)), len(everything))
-    warn_of_long(policy, job.name, lengths)
-    return job
-
-
-def warn_of_long(policy: Policy, name: str, lengths: Sequence[int]) -> None:
-    """Says how many prompts of these lengths leave too little of the context to a completion; they are asked anyway."""
     if long := sum(length > policy.room for length in lengths):
         logging.warning("%s: %d of %d prompts may outgrow the context.", name, long, len(lengths))
+    return Job(entry, settings, records, texts, stops, (min(shots), max(shots)), len(everything))
+
+
+def _check(name: str, records: Sequence[Record]) -> None:
+    """Raises a `UserError` where records of a user's cannot be graded."""
+    for record in records:
+        if not record.answer:
+            raise UserError(f"The record {record.id} of {name} has no answer to grade completions by; add it.")
+    kinds = {record.kind for record in records}
+    if len(kinds) > 1 and kinds & {"program", "theory"}:
+        raise UserError(f"The records of {name} are of the kinds {', '.join(sorted(kinds))}; give each its own file.")
 
 
 def answers(policy: Policy, job: Job, done: int, runner: Runner | None) -> Iterator[Group]:

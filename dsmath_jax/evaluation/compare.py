@@ -19,7 +19,7 @@ from dsmath_jax.evaluation.statistics import mcnemar
 from dsmath_jax.evaluation.summary import NOT_CHECKED, Problem, read_problems, score
 from dsmath_jax.evaluation.table import NONE, code, escape, grid, percent
 from dsmath_jax.intervals import mean_intervals, paired_interval
-from dsmath_jax.workdir import UserError, atomic_write, exit_code, read_json
+from dsmath_jax.workdir import UserError, atomic_write, exit_code, local_path, read_json
 
 Key = tuple[str, str]  # benchmark, mode
 HEAD = (
@@ -171,9 +171,9 @@ def _value(value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("first", type=Path, metavar="A", help="the output folder of an evaluation")
-    parser.add_argument("second", type=Path, metavar="B", help="the output folder of another one")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="where to keep the table as well")
+    parser.add_argument("first", type=local_path, metavar="A", help="the output folder of an evaluation")
+    parser.add_argument("second", type=local_path, metavar="B", help="the output folder of another one")
+    parser.add_argument("--out", type=local_path, metavar="FILE.md", help="where to keep the table as well")
     values = parser.parse_args(arguments)
     text = markdown(read(values.first), read(values.second))
     if values.out is not None:

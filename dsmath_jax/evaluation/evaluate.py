@@ -1,33 +1,25 @@
 """Stage `evaluate`: greedy accuracy, maj@k and pass@k of the base, SFT and RL models on held-out problems.
 
-Paper §5.2.2.
+Paper §5.2.2. Each model is evaluated as `python -m dsmath_jax.evaluation` does, into a folder of its own.
 """
 
-import functools
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from dsmath_jax.data import benchmarks, overlap
 from dsmath_jax.data import chat as chats
-from dsmath_jax.data.benchmarks import Record
-from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
+from dsmath_jax.data import overlap
 from dsmath_jax.data.settings import ChatSettings
-from dsmath_jax.evaluation import judge
-from dsmath_jax.evaluation.answering import Job, Settings, answers, warn_of_long
+from dsmath_jax.evaluation import registry
+from dsmath_jax.evaluation import run as evaluation
+from dsmath_jax.evaluation.answering import Settings
 from dsmath_jax.evaluation.policy import Policy
-from dsmath_jax.evaluation.run import fill
 from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
-from dsmath_jax.evaluation.summary import Problem, summarise
-from dsmath_jax.grading.grade import Grader
+from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout, barrier
-from dsmath_jax.training.model_files import LanguageModel, read_model, read_params
-from dsmath_jax.workdir import read_jsonl, remove, write_json, write_jsonl
-
-STOPS = ("\n\nUser:",)  # the base model knows no EOS of an answer: what it goes on to ask itself is not part of it
+from dsmath_jax.training.model_files import load_model
+from dsmath_jax.workdir import read_json, write_json
 
 
 def stage_of(model: str) -> str:
@@ -40,69 +32,63 @@ def stage_of(model: str) -> str:
     return MODELS[model][0]
 
 
+def data_sets(settings: EvaluateSettings) -> tuple[str, ...]:
+    """The data sets and files that the tasks and the few-shot examples are from."""
+    tasks = [registry.benchmark(name) for name in settings.tasks]
+    own = [task.shots["cot"].source for task in tasks if "cot" in task.shots]
+    return tuple(dict.fromkeys([*(task.source for task in tasks), *(settings.examples or own)]))
+
+
+def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> dict[str, int | None]:
+    """How many of the questions that are asked each model has been trained on, as the stages' manifests tell.
+
+    Few-shot examples do not count: no question stands before itself.
+
+    Raises:
+      UserError: there are some, without `evaluate.allow_overlap`.
+    """
+    tasks = {registry.benchmark(name).name: name for name in settings.tasks}
+    records = [one for name in tasks.values() for one in registry.records(name, data_dir, settings.problems)]
+    trained_on = {model: overlap.questions_of_stages([stage_of(model)], workdir) for model in settings.models}
+    found = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
+    overlap.check("evaluate.tasks", records, found, settings.allow_overlap)
+    return {model: overlap.count(found[name] for name in sets) for model, sets in trained_on.items()}
+
+
 def run(
     settings: EvaluateSettings, chat_settings: ChatSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int
 ) -> dict:
-    """Writes `evaluate/<model>.jsonl` (every completion, graded) and `evaluate/summary.json`.
+    """Writes `evaluate/<model>/`, the files of an evaluation (`evaluation.run`), and `evaluate/summary.json`.
 
-    A model that has its file is not asked again; one of which some completions are there resumes after them.
+    A model that has its summary is not asked again; one of which some completions are there resumes after them.
+
+    Returns:
+      the greedy accuracy of each model on the problems of all tasks together; None where nothing could check them.
     """
     folder = workdir / "evaluate"
     chat = chats.read(chats.Source(workdir / "tokenizer", chat_settings))
-    records = load_evenly(settings.data, data_dir, settings.problems, EVALUATION_SEED)
-    examples = [r for name in settings.examples for r in benchmarks.load(name, data_dir)][: settings.shots]
-    trained_on = {name: _trained_on(name, examples, workdir) for name in settings.models}
-    found = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
-    overlap.check("evaluate.data", records, found, settings.allow_overlap)
-    asked = Settings(style="chat", samples=settings.samples, temperature=settings.temperature, seed=seed)
+    overlapping = find_overlap(settings, workdir, data_dir)
     summary: dict[str, dict] = {}
-    with Grader() as grader:
-        for name in settings.models:
-            stage, few_shot = MODELS[name]
-            path, shots = folder / f"{name}.jsonl", examples if few_shot else []
-            if not path.exists():
-                chats.check_same(chat, workdir / stage)
-                prompts = [
-                    chat.plain(chats.few_shot(shots, record.question)) if few_shot else chat.prompt(record)
-                    for record in records
-                ]
-                count = len(shots)
-                job = Job(name, asked, records, prompts, STOPS, (count, count), len(records))
-                model = read_model(workdir / stage, layout)
-                params = read_params(workdir / stage, model.config, layout)
-                policy = Policy.of(
-                    LanguageModel(model, params, chat, layout), settings.max_new_tokens, settings.decode_slots
-                )
-                warn_of_long(policy, job.name, [len(policy.ids(prompt)) for prompt in prompts])
-                draw = functools.partial(answers, policy, job, runner=None)
-                grade = functools.partial(judge.lines, job=job, folder=folder, grader=grader, runner=None)
-                made = folder / f"{name}.made.jsonl"
-                fill(made, job, draw, grade)
-                if jax.process_index() == 0:
-                    write_jsonl(path, _rows(job, read_jsonl(made)))
-                    remove(made)
-            barrier(f"evaluate {name}")
-            problems = [Problem(row["id"], row["greedy"], row["samples"]) for row in read_jsonl(path)]
-            summary[name] = summarise(problems, seed) | {
-                "temperature": settings.temperature,
-                "num_overlapping": overlap.count(found[each] for each in trained_on[name]),
-            }
+    for name in settings.models:
+        stage, few_shot = MODELS[name]
+        if not (folder / name / "summary.json").exists():
+            chats.check_same(chat, workdir / stage)
+            policy = Policy.of(load_model(str(workdir / stage), layout), settings.max_new_tokens, settings.decode_slots)
+            asked = Settings(
+                style="few_shot" if few_shot else "chat", samples=settings.samples, temperature=settings.temperature,
+                seed=seed, limit=settings.problems, exemplars=settings.examples if few_shot else (),
+                shots=settings.shots if few_shot else 0,
+            )  # fmt: skip
+            # The stage by its name, so that two workdirs of one recipe hold the same files.
+            provenance = evaluation.Provenance(stage, "the stage evaluate")
+            evaluation.run(policy, settings.tasks, asked, data_dir, folder / name, provenance, Sandbox)
+        barrier(f"evaluate {name}")
+        found = read_json(folder / name / "summary.json")
+        (pooled,) = found["pooled"].values()  # one mode
+        summary[name] = {
+            "pooled": pooled | {"temperature": settings.temperature, "num_overlapping": overlapping[name]},
+            "tasks": {one["benchmark"]: one for one in found["results"]},
+        }
     if jax.process_index() == 0:
         write_json(folder / "summary.json", summary)
-    return {name: scores["greedy"] for name, scores in summary.items()}
-
-
-def _trained_on(model: str, examples: Sequence[Record], workdir: Path) -> dict[str, overlap.Questions]:
-    """The data sets that a model has learned from, and the few-shot examples that it is shown."""
-    stage, few_shot = MODELS[model]
-    shown: dict[str, overlap.Questions] = {"evaluate.examples": examples} if few_shot and examples else {}
-    return overlap.questions_of_stages([stage], workdir) | shown
-
-
-def _rows(job: Job, lines: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    """A row a problem, of the greedy completions, which come first, and the samples."""
-    told = iter(lines)
-    first, samples = ([[next(told) for _ in numbers] for _ in job.records] for numbers, _ in job.passes)
-    for record, (greedy,), group in zip(job.records, first, samples, strict=True):
-        question = {"id": record.id, "question": record.question, "answer": record.answer}
-        yield question | {"greedy": greedy, "samples": group}
+    return {name: scores["pooled"]["greedy"] for name, scores in summary.items()}

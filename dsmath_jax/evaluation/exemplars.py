@@ -1,4 +1,4 @@
-"""Worked examples that stand before a question: from training and dev splits by fixed ids, or from a user's file.
+"""Worked examples that stand before a question: from training and dev splits by fixed ids, or those that a user names.
 
 Their texts come from the data folder and are in no code. Programs (program of thought, tool-integrated reasoning) are
 made from the calculator marks of GSM8K's solutions: `<<48/2=24>>` is a step of arithmetic.
@@ -11,11 +11,11 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from dsmath_jax.data import benchmark_files, benchmark_formats, benchmarks
 from dsmath_jax.data.benchmark_formats import BadField, Record
-from dsmath_jax.evaluation.registry import Benchmark, Mode, Shots
+from dsmath_jax.data.questions import Mode
+from dsmath_jax.evaluation.registry import DEFAULT, Benchmark, Shots
 from dsmath_jax.workdir import UserError
 
 LONGEST = 600  # characters of a worked solution that is chosen by its text
@@ -64,21 +64,43 @@ class Exemplars:
         return tuple(chosen[: self.count])
 
 
-def load(benchmark: Benchmark, mode: Mode, data_dir: str | Path, file: str | Path = "") -> Exemplars:
-    """The worked examples of a benchmark in a mode: all of a user's `file`, or the benchmark's own.
+def load(
+    benchmark: Benchmark, mode: Mode, data_dir: str | Path, names: Sequence[str] = (), shots: int = 0
+) -> Exemplars:
+    """The worked examples of a benchmark in a mode: its own, or those that the user names.
+
+    Args:
+      benchmark: what they stand before the questions of.
+      mode: how they are worked.
+      data_dir: the data folder.
+      names: the user's own files below it (.jsonl), and data sets; () for the benchmark's own examples.
+      shots: how many stand before a question, the first that are found; 0 for all of a file, or the benchmark's number.
 
     Raises:
-      UserError: their split or the file is missing or damaged, or a row of the file is one of the test problems.
+      UserError: a split or a file is missing or damaged, a row of a file is one of the test problems, or nothing says
+        how many records of a data set are meant.
     """
-    if file:
-        found = _given(Path(file), benchmark, mode, Path(data_dir))
-        return Exemplars(found, len(found))
-    shots = benchmark.shots.get(mode)
-    if shots is None:
-        return Exemplars((), 0)
-    chosen = (_answered(benchmark, record) for record in _chosen(shots, data_dir))
-    make = Exemplar if mode == "cot" else with_program
-    return Exemplars(tuple(make(record) for record in chosen), shots.count, shots.same_category)
+    if not names:
+        own = benchmark.shots.get(mode)
+        if own is None:
+            return Exemplars((), 0)
+        chosen = tuple(_worked(benchmark, mode, record) for record in _chosen(own, data_dir))
+        return Exemplars(chosen, shots or own.count, own.same_category)
+    found: list[Exemplar] = []
+    for name in names:
+        if name.endswith(".jsonl"):
+            found += _given(Path(data_dir) / name, benchmark, mode, Path(data_dir))
+        elif not shots:
+            raise UserError(f"The worked examples are the data set '{name}'; say how many of it by shots, such as 4.")
+        else:  # one more than that, since a question that is among them does not stand before itself
+            records = benchmarks.load(name, data_dir)[: shots + 1]
+            found += [_worked(benchmark, mode, record) for record in records]
+    return Exemplars(tuple(found), shots or len(found))
+
+
+def _worked(benchmark: Benchmark, mode: Mode, record: Record) -> Exemplar:
+    record = _answered(benchmark, record)
+    return Exemplar(record) if mode == "cot" else with_program(record)
 
 
 def _chosen(shots: Shots, data_dir: str | Path) -> Sequence[Record]:
@@ -109,6 +131,8 @@ def by_text(records: Sequence[Record], count: int) -> list[Record]:
 
 def _answered(benchmark: Benchmark, record: Record) -> Record:
     """A record as an example of a benchmark: without remarks on wrong options, answered by no letter where none is."""
+    if benchmark.formats is DEFAULT:
+        return record
     record = dataclasses.replace(record, solution=REMARKS.sub("", record.solution))
     if benchmark.kind != "math" or not record.options:
         return record
@@ -185,10 +209,7 @@ def _given(path: Path, benchmark: Benchmark, mode: Mode, data_dir: Path) -> tupl
                 raise BadField("the field 'program' is not text")
             if not {"program": program, "solution": record.solution, "answer": record.answer}[wanted]:
                 raise BadField(f"the field '{wanted}' is missing, which examples of {benchmark.name} ({mode}) have")
-            record = dataclasses.replace(record, kind=benchmark.kind, options=_options(row.fields))
-            letters = {chr(ord("A") + place) for place in range(len(record.options))}
-            if letters and record.kind in ("choice", "choices") and not {*record.answer} <= letters:
-                raise BadField(f"the field 'answer' is no letter of the {len(letters)} options")
+            record = dataclasses.replace(record, kind=benchmark.kind) if record.kind == "math" else record
             if _words(record.question) in tested:
                 raise BadField(f"its question is the test problem {tested[_words(record.question)]}")
         except BadField as error:
@@ -197,13 +218,6 @@ def _given(path: Path, benchmark: Benchmark, mode: Mode, data_dir: Path) -> tupl
     if not found:
         raise UserError(f"The file of worked examples {path} holds no records.")
     return tuple(found)
-
-
-def _options(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    options = fields.get("options") or []
-    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise BadField("the field 'options' is not a list of texts")
-    return tuple(options)
 
 
 def _words(question: str) -> str:

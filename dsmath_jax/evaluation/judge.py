@@ -1,6 +1,6 @@
 """Lines of `samples.jsonl`: completions with their grades."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +22,6 @@ class Graded(NamedTuple):
 
 
 Facts = list[dict[str, Any]]  # what is known of each completion
-# The program that tests a completion, by the benchmark that it answers.
-TESTED: dict[str, Callable[[str, Record], Tested | None]] = {
-    "humaneval": lambda text, record: code.humaneval(text, record.question, record.answer),
-    "mbpp": lambda text, record: code.mbpp(text, record.answer),
-}
 
 
 def lines(groups: Sequence[Group], job: Job, folder: Path, grader: Grader, runner: Runner | None) -> Facts:
@@ -65,11 +60,11 @@ def lines(groups: Sequence[Group], job: Job, folder: Path, grader: Grader, runne
 
 
 def _judged(flat: Sequence[Graded], job: Job, folder: Path, grader: Grader, runner: Runner | None) -> Facts:
-    if job.benchmark in TESTED:
+    if job.kind == "program":
         assert runner is not None
-        tested = [TESTED[job.benchmark](one.answer.text, one.record) for one in flat]
+        tested = [_tested(job, one) for one in flat]
         return [grade._asdict() for grade in code.grade_programs(runner, tested)]
-    if job.benchmark == "minif2f":
+    if job.kind == "theory":
         names = [isabelle.theory_name(one.record.answer, one.number) for one in flat]
         attempts = [
             isabelle.Attempt(name, one.record.answer, one.answer.text) for name, one in zip(names, flat, strict=True)
@@ -79,6 +74,13 @@ def _judged(flat: Sequence[Graded], job: Job, folder: Path, grader: Grader, runn
         assert runner is not None
         return _thoughts(flat, grader, runner)
     return _stated(flat, [one.answer.said for one in flat], grader)
+
+
+def _tested(job: Job, one: Graded) -> Tested | None:
+    """A program with its tests; a completion of HumanEval's goes on from its question."""
+    if job.benchmark.source.startswith("humaneval/"):
+        return code.humaneval(one.answer.text, one.record.question, one.record.answer)
+    return code.mbpp(one.answer.text, one.record.answer)
 
 
 def _stated(flat: Sequence[Graded], texts: Sequence[str], grader: Grader) -> Facts:

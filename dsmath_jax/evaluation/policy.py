@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
+from dsmath_jax.data import questions
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sampling.completions import Finish
@@ -23,6 +24,17 @@ class Said(NamedTuple):
 
 
 GREEDY = SamplingParams(temperature=0.0)
+
+
+def instructed(model: LanguageModel, instruction: str | None = None) -> LanguageModel:
+    """A model with the instruction that it is evaluated with in a chat.
+
+    That is the given one or, for None, what it was trained with; a model of which nobody knows that (a Hugging Face
+    folder that others made, a base model) is asked with the paper's instruction, as the paper's chat models are.
+    """
+    if instruction is None:
+        instruction = model.chat.instruction if model.chat_stored else questions.PAPER
+    return model._replace(chat=dataclasses.replace(model.chat, instruction=instruction))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

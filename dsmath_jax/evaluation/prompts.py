@@ -1,4 +1,4 @@
-"""What a model is given: worked examples and the question, as a base model or a chat model is asked.
+"""What a model is asked with: the question, with worked examples before it.
 
 Worked examples and ideal completions come from the same code, so that what extraction reads in the one it reads in the
 other.
@@ -10,14 +10,17 @@ from collections.abc import Sequence
 
 from dsmath_jax.data import questions
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation.exemplars import Exemplar
-from dsmath_jax.evaluation.registry import Benchmark, Format, Mode, Style, lettered
+from dsmath_jax.evaluation.registry import DIALOGUE, Benchmark, Format, Style
 
 BOXED = {"en": r"The answer is $\boxed{{{}}}$.", "zh": r"答案是 $\boxed{{{}}}$。"}
 DOLLAR = re.compile(r"(?<!\\)\$")
 
 
 def prompt(
+    chat: Chat,
     benchmark: Benchmark,
     record: Record,
     mode: Mode,
@@ -25,21 +28,32 @@ def prompt(
     exemplars: Sequence[Exemplar] = (),
     shots: int | None = None,
 ) -> str:
-    """The text after BOS, up to where the model goes on.
+    """The rendered text that a model is asked with.
 
     Args:
+      chat: the model's chat template and instruction ("chat"), or no more than its BOS ("few_shot").
       benchmark: the entry that the record belongs to.
       record: the problem to ask.
       mode: one of the benchmark's.
-      style: as a base model is asked ("few_shot"), or in the chat template with the paper's instruction ("chat").
-      exemplars: worked examples that stand before the question: `Exemplars.of(record)`.
-      shots: so many of them alone; the heading stays, even above none.
+      style: "few_shot" or "chat".
+      exemplars: worked examples before the question: `Exemplars.of(record)`. In a chat they are earlier turns.
+      shots: at most this many of them.
     """
-    form = format_of(benchmark, mode, style)
+    if style == "few_shot":
+        return chat.plain(few_shot(benchmark, record, mode, exemplars, shots))
+    solved = [(example.record, worked(benchmark, example, mode, style)) for example in exemplars[:shots]]
+    return chat.prompt(record, mode, solved)
+
+
+def few_shot(
+    benchmark: Benchmark, record: Record, mode: Mode, exemplars: Sequence[Exemplar] = (), shots: int | None = None
+) -> str:
+    """The text after BOS, up to where a base model goes on; the heading stays, even above no example."""
+    form = benchmark.formats[mode]
     published = exemplars[0].record.heading if exemplars else ""
     heading = form.heading.format(category=record.category.replace("_", " "), heading=published)
     solved = [
-        form.problem.format(asked(form, example.record)) + form.lead + worked(benchmark, example, mode, style)
+        form.problem.format(asked(form, example.record)) + form.lead + worked(benchmark, example, mode, "few_shot")
         for example in exemplars[:shots]
     ]
     parts = [*solved, form.problem.format(asked(form, record))]
@@ -48,7 +62,7 @@ def prompt(
 
 def stops(benchmark: Benchmark, mode: Mode, style: Style) -> tuple[str, ...]:
     """Texts at which a completion ends; neither they nor what follows is part of it."""
-    return format_of(benchmark, mode, style).stops
+    return (DIALOGUE if style == "chat" else benchmark.formats[mode]).stops
 
 
 def ideal(benchmark: Benchmark, record: Record, mode: Mode, style: Style = "few_shot") -> str:
@@ -65,48 +79,32 @@ def ideal(benchmark: Benchmark, record: Record, mode: Mode, style: Style = "few_
     return worked(benchmark, Exemplar(bare, program, record.answer), mode, style)
 
 
-def format_of(benchmark: Benchmark, mode: Mode, style: Style) -> Format:
-    """How a problem is written in a mode and style.
-
-    In the chat template the answer is boxed, as the paper's instruction wants it, unless the benchmark has its own.
-    """
-    form = benchmark.formats[mode]
-    if style == "few_shot":
-        return form
-    own = benchmark.instructions.get(mode)
-    return dataclasses.replace(
-        form,
-        problem="User: {}\n\nAssistant:",
-        answer=form.answer if own else BOXED[benchmark.language],
-        stops=("\nUser:",),
-        letters=form.letters if own else "{}",
-        lead=" ",
-        separator="\n\n",
-        heading="",
-        instruction=own or questions.INSTRUCTIONS[mode, benchmark.language],
-    )
-
-
 def asked(form: Format, record: Record) -> str:
-    """A record's question with its options and what is asked of the model."""
-    fields = {"question": record.question, "solution": record.solution, "answer": record.answer}
-    text = form.question.format(**fields)
+    """A record's question with its options, as a base model is asked."""
+    text = record.prompt or record.question
     if record.options:
-        each = form.choices.each if lettered(record) or not form.choices.dashed else form.choices.dashed
-        lines = (each.format(letter=chr(ord("A") + place), text=each_) for place, each_ in enumerate(record.options))
+        lettered = questions.lettered(record) or not form.choices.dashed
+        each = form.choices.each if lettered else form.choices.dashed
+        lines = (each.format(letter=chr(ord("A") + place), text=text) for place, text in enumerate(record.options))
         text += form.choices.before + form.choices.between.join(lines)
-    return f"{text.strip()}\n{form.instruction}" if form.instruction else text
+    return text
 
 
 def worked(benchmark: Benchmark, example: Exemplar, mode: Mode, style: Style) -> str:
-    """A solution in full, as it follows a problem and `Format.lead`."""
-    form, record = format_of(benchmark, mode, style), example.record
-    if benchmark.kind == "program":
-        return record.solution
-    if mode == "pot" or benchmark.kind == "theory":
+    """A solution in full, as it follows a problem.
+
+    In a chat the answer is boxed, as the paper's instruction asks, unless the record asks for a form of its own.
+    """
+    form, record = benchmark.formats[mode], example.record
+    if record.kind == "program":
+        return f"```python\n{record.solution}\n```" if style == "chat" else record.solution
+    if mode == "pot" or record.kind == "theory":
         return example.program
-    answer = form.letters.format(record.answer) if record.kind in ("choice", "choices") else record.answer
-    sentence = form.answer.format(DOLLAR.sub("", answer) if "$" in form.answer else answer)
+    sentence, letters = form.answer, form.letters
+    if style == "chat" and not record.instruction:
+        sentence, letters = BOXED[questions.language(record.question)], "{}"
+    answer = letters.format(record.answer) if record.kind in ("choice", "choices") else record.answer
+    sentence = sentence.format(DOLLAR.sub("", answer) if "$" in sentence else answer)
     if mode == "tir":
         return f"```python\n{example.program}\nprint(solution())\n```\n```output\n{example.output}\n```\n{sentence}"
     return record.solution if record.solution.endswith(sentence) else f"{record.solution}\n{sentence}".lstrip("\n")

@@ -1,25 +1,29 @@
 """The benchmarks that a model is measured on: one entry each, data and no code.
 
 An entry names its records (a source of `data.benchmarks`, which the corpus is decontaminated against), how its answers
-are compared, and for each mode how a problem is written and which worked examples stand before it. The numbers of
-examples are the paper's (section 2.3, Tables 2 to 4); the examples are others where the paper's are in no data set
-(`exemplars`). `prompts` makes texts of all this.
+are compared, and for each mode how a base model is asked and which worked examples stand before a question. The numbers
+of examples are the paper's (section 2.3, Tables 2 to 4); the examples are others where the paper's are in no data set
+(`exemplars`). `prompts` makes texts of all this. How a chat model is asked is no business of a benchmark: its own chat
+template and instruction decide (`data.chat`).
+
+Any other data set, and any file of a user's own, is asked in the `DIALOGUE` format.
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from dsmath_jax.data import benchmarks
 from dsmath_jax.data.benchmark_formats import Kind, Record
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
+from dsmath_jax.data.questions import Mode
 from dsmath_jax.grading.code import AFTER_FUNCTION
 from dsmath_jax.workdir import UserError
 
-Mode = Literal["cot", "pot", "tir"]  # chain of thought, program of thought, tool-integrated reasoning
 Style = Literal["few_shot", "chat"]  # how a base model is asked, and one after instruction tuning
-Language = Literal["en", "zh"]
 
 
 @dataclass(frozen=True)
@@ -34,31 +38,27 @@ class Choices:
 
 @dataclass(frozen=True)
 class Format:
-    """How a problem and its solution are written.
+    """How a problem and its solution are written for a base model.
 
     Attributes:
       problem: all up to where the model goes on, around the question `{}`.
       answer: the sentence that a solution ends in, around the answer `{}`.
       stops: texts that end a completion: what would begin the next problem.
-      question: the question, of a record's fields `{question}`, `{solution}` and `{answer}` (those that are given).
       choices: how a record's options follow the question.
       letters: how the letters of right options are written in `answer`.
       lead: what stands between the problem and its solution.
       separator: what stands between a solution and the next problem.
       heading: what stands above the worked examples, of `{category}` and `{heading}` (the published one).
-      instruction: what is asked of the model, on a line below the question.
     """
 
     problem: str
     answer: str
     stops: tuple[str, ...]
-    question: str = "{question}"
     choices: Choices = Choices("\n", "({letter}) {text}", " ")
     letters: str = "{}"
     lead: str = ""
     separator: str = "\n\n"
     heading: str = ""
-    instruction: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,10 @@ class Benchmark:
 
     Attributes:
       name: as the user says it.
-      source: its records, a split in `benchmarks.SOURCES`.
+      source: its records, a split in `benchmarks.SOURCES` or a user's file.
       kind: how its answers are read and compared, unless a record says otherwise (BIG-Bench Hard's letters).
-      formats: how a model is asked, by mode.
+      formats: how a base model is asked, by mode.
       shots: its worked examples, by mode; none where the mode is missing.
-      language: of its questions.
-      instructions: what a chat model is asked for, by mode, where that is not what the paper asks for.
       groups: what its accuracy is told by besides: a name for each, and the record's field that has it.
     """
 
@@ -99,14 +97,17 @@ class Benchmark:
     kind: Kind
     formats: Mapping[Mode, Format]
     shots: Mapping[Mode, Shots] = field(default_factory=dict)
-    language: Language = "en"
-    instructions: Mapping[Mode, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def modes(self) -> tuple[Mode, ...]:
         """The modes that it can be asked in."""
         return tuple(self.formats)
+
+    @property
+    def folder(self) -> str:
+        """Its name as part of a file's."""
+        return re.sub(r"[^\w.-]+", "_", self.name.removesuffix(".jsonl")).strip("._")
 
 
 QA = Format("Q: {}\nA:", "The answer is {}.", ("\nQ:",), lead=" ", separator="\n\n\n")
@@ -151,16 +152,18 @@ MBPP = Format(
     "You are an expert Python programmer, and here is your task: {}\n[BEGIN]\n",
     "",
     ("[DONE]",),
-    question="{question} Your code should pass these tests:\n\n{answer}",
     separator="\n[DONE]\n\n",
 )
-MINIF2F = Format(
-    "Informal:\n{}\n",
-    "",
-    ("\nInformal:",),
-    question="(*### Problem\n\n{question}\n\n### Solution\n\n{solution} *)\n\nFormal:\n{answer}",
-    separator="\n\n\n\n",
+MINIF2F = Format("Informal:\n{}\n", "", ("\nInformal:",), separator="\n\n\n\n")
+# As the paper's chat models are asked, without control tokens: for data sets that have no format of their own.
+DIALOGUE = Format(
+    "User: {}\n\nAssistant:",
+    "The answer is {}.",
+    ("\n\nUser:",),
+    choices=Choices("\n", "({letter}) {text}", "\n", dashed="- {text}"),
+    lead=" ",
 )
+DEFAULT: dict[Mode, Format] = {"cot": DIALOGUE, "pot": QA_PROGRAM, "tir": DIALOGUE}
 
 # Short problems whose calculator marks make a program, one step a line.
 GSM8K = ("0", "4", "70", "77", "79", "100", "104", "111")
@@ -194,7 +197,6 @@ _ALL = (
         "number",
         {"cot": CHINESE, "tir": CHINESE},
         {"cot": Shots("cmath/dev", 8, CMATH), "tir": PROGRAMS[8]},
-        "zh",
     ),
     Benchmark(
         "cmath",
@@ -202,7 +204,6 @@ _ALL = (
         "number",
         {"cot": CHINESE, "tir": CHINESE},
         {"cot": Shots("cmath/dev", 6, CMATH[:6]), "tir": PROGRAMS[8]},
-        "zh",
         groups={"grade": "level"},
     ),
     Benchmark(
@@ -211,7 +212,6 @@ _ALL = (
         "math",
         {"cot": CHINESE},
         {"cot": Shots("gaokao_mathcloze/dev", 5, ("1", "2", "3", "4", "5"))},
-        "zh",
     ),
     Benchmark(
         "gaokao_mathqa",
@@ -219,7 +219,6 @@ _ALL = (
         "choices",
         {"cot": CHINESE},
         {"cot": Shots("gaokao_mathqa/dev", 5, ("1", "2", "3", "4", "5"))},
-        "zh",
     ),
     Benchmark(
         "mmlu",
@@ -235,7 +234,6 @@ _ALL = (
         "text",
         {"cot": BBH},
         {"cot": Shots("bbh/dev", 3, same_category=True)},
-        instructions={"cot": 'Think step by step, and end with "So the answer is" and the answer.'},
         groups={"task": "category"},
     ),
     Benchmark(
@@ -243,7 +241,6 @@ _ALL = (
         "humaneval/test",
         "program",
         {"cot": HUMANEVAL},
-        instructions={"cot": "Complete this function, and put the whole program in a ```python block."},
     ),
     Benchmark(
         "mbpp",
@@ -251,14 +248,12 @@ _ALL = (
         "program",
         {"cot": MBPP},
         {"cot": Shots("mbpp/dev", 3, ("2", "3", "4"))},
-        instructions={"cot": "Put the program in a ```python block."},
     ),
     Benchmark(
         "minif2f",
         "minif2f/test",
         "theory",
         {"cot": MINIF2F},
-        instructions={"cot": "Go on with the proof in Isabelle/HOL, from where the statement ends."},
         groups={"competition": "category"},
     ),
 )
@@ -267,17 +262,25 @@ BENCHMARKS: dict[str, Benchmark] = {entry.name: entry for entry in _ALL}
 
 
 def benchmark(name: str) -> Benchmark:
-    """The entry of a name.
+    """The entry of a name, or one for a data set ("toy/test") or for a user's file in the data folder ("mine.jsonl").
+
+    Another split of a benchmark's data set ("math/train") is asked as the benchmark is.
 
     Raises:
-      UserError: there is none; the nearest name is offered.
+      UserError: it is none of these; the nearest name is offered.
     """
-    if name not in BENCHMARKS:
-        nearest = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0)[0]
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if not (name.endswith(".jsonl") or name in benchmarks.SOURCES):
+        nearest = difflib.get_close_matches(name, [*BENCHMARKS, *benchmarks.SOURCES], n=1, cutoff=0)[0]
         raise UserError(
-            f"Unknown benchmark '{name}', did you mean '{nearest}'; known ones are {', '.join(BENCHMARKS)}."
+            f"Unknown benchmark '{name}', did you mean '{nearest}'; known ones are {', '.join(BENCHMARKS)}, and any "
+            "data set such as toy/test or file of records such as mine.jsonl."
         )
-    return BENCHMARKS[name]
+    same = BENCHMARKS.get(name.partition("/")[0])
+    if same and name in benchmarks.SOURCES:
+        return same if name == same.source else replace(same, name=name, source=name)
+    return Benchmark(name, name, "math", DEFAULT)
 
 
 def records(name: str, data_dir: str | Path, limit: int = 0) -> list[Record]:
@@ -287,8 +290,3 @@ def records(name: str, data_dir: str | Path, limit: int = 0) -> list[Record]:
       UserError: the name is unknown, or its file is missing or damaged.
     """
     return load_evenly((benchmark(name).source,), data_dir, limit, EVALUATION_SEED)
-
-
-def lettered(record: Record) -> bool:
-    """Whether a record's options go by letters, rather than being the answers themselves ("Yes", "No")."""
-    return bool(record.options) and record.answer not in record.options

@@ -1,9 +1,10 @@
 """An evaluation: a model is asked a list of benchmarks, its answers are graded, and a table tells of them.
 
-    DIR/settings.json                      what all results below were made with
-    DIR/<benchmark>-<mode>/samples.jsonl   a line for each graded completion, in an order that never changes
-    DIR/<benchmark>-<mode>/summary.json    accuracies with intervals, maj@k, pass@k, by subject and level
-    DIR/summary.json, DIR/table.md         all results in DIR, beside the paper's figures
+    DIR/settings.json                       what all results below were made with
+    DIR/<benchmark>-<mode>/problems.jsonl   the questions, as they are asked, with their answers
+    DIR/<benchmark>-<mode>/samples.jsonl    a line for each graded completion, in an order that never changes
+    DIR/<benchmark>-<mode>/summary.json     accuracies with intervals, maj@k, pass@k, by subject and level
+    DIR/summary.json, DIR/table.md          all results in DIR, one by one and pooled, beside the paper's figures
 
 What is in `samples.jsonl` is not drawn again: a killed evaluation goes on, and ends as it would have.
 """
@@ -20,7 +21,9 @@ from typing import Any
 
 import jax
 
-from dsmath_jax.evaluation import judge, samples, table
+from dsmath_jax.data import questions
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.evaluation import judge, registry, samples, table
 from dsmath_jax.evaluation.answering import Group, Job, Settings, answers, make_job
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import BENCHMARKS
@@ -29,9 +32,10 @@ from dsmath_jax.grading.grade import Grader
 from dsmath_jax.grading.sandbox import Program, Ran, Sandbox
 from dsmath_jax.progress import track
 from dsmath_jax.sharding import barrier, from_first
-from dsmath_jax.workdir import atomic_write, hash_json, json_object, write_json
+from dsmath_jax.workdir import UserError, atomic_write, hash_json, json_object, write_json, write_jsonl
 
 Lines = list[dict[str, Any]]
+PROBLEMS = "problems.jsonl"
 GRADER = f"Math-Verify {version('math-verify')} behind rules of its own"
 
 
@@ -56,7 +60,7 @@ class FirstProcess:
 
 def needs_programs(job: Job) -> bool:
     """Whether answers to it are programs, or have some in them."""
-    return job.settings.mode != "cot" or job.benchmark in judge.TESTED
+    return job.settings.mode != "cot" or job.kind == "program"
 
 
 def run(
@@ -72,7 +76,7 @@ def run(
 
     Args:
       policy: the model; the same on every process.
-      names: in the registry.
+      names: in the registry, of data sets, or of files below `data_dir`.
       settings: how they are asked.
       data_dir: where the records lie.
       out: the folder of the results; process 0 writes there.
@@ -82,10 +86,12 @@ def run(
     Raises:
       UserError: a benchmark, its data, the sandbox or what lies in `out` does not fit.
     """
-    jobs = [make_job(policy, name, settings, data_dir) for name in names]
+    jobs = [make_job(policy, name, settings, data_dir) for name in _distinct(names)]
     first = jax.process_index() == 0
     shared = dataclasses.asdict(settings) | {"max_new_tokens": policy.max_new_tokens}
     del shared["mode"]  # modes may share a folder
+    if settings.style == "chat":
+        shared |= {"template": policy.chat.template, "instruction": policy.chat.instruction}
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(make_sandbox()) if first and any(map(needs_programs, jobs)) else None
         if sandbox:
@@ -94,6 +100,7 @@ def run(
             samples.claim(out, shared | {"model": policy.identity})
             for job in jobs:
                 samples.claim(out / job.name, {"prompts": hash_json([*job.prompts])})
+                write_jsonl(out / job.name / PROBLEMS, map(_problem, job.records))
         grader = stack.enter_context(Grader())
         for job in jobs:
             level = sandbox.level if sandbox and needs_programs(job) else ""
@@ -107,6 +114,25 @@ def run(
     page = _tell(out, shared | {"checkpoint": provenance.checkpoint}) if first else ""
     barrier("evaluation")
     return page
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Benchmarks, each once, whose results go to folders of their own.
+
+    Raises:
+      UserError: a name is unknown, or two are of one folder.
+    """
+    found = list({benchmark.name: benchmark for benchmark in map(registry.benchmark, names)}.values())
+    for place, one in enumerate(found):
+        for other in found[:place]:
+            if one.folder == other.folder:
+                raise UserError(f"The results of {other.name} and {one.name} would have one folder; rename a file.")
+    return [one.name for one in found]
+
+
+def _problem(record: Record) -> dict[str, str]:
+    question = questions.ask(dataclasses.replace(record, instruction=""))
+    return {"id": record.id, "question": question, "answer": record.answer}
 
 
 def fill(
@@ -143,10 +169,10 @@ def _contained(judged: Callable[[Sequence[Group]], Lines], level: str, groups: S
 
 
 def _summary(path: Path, job: Job, level: str, command: str) -> dict[str, Any]:
-    told_by = BENCHMARKS[job.benchmark].groups
+    told_by = job.benchmark.groups
     groups = {r.id: {name: getattr(r, field) for name, field in told_by.items()} for r in job.records}
     return {
-        "benchmark": job.benchmark,
+        "benchmark": job.benchmark.name,
         "mode": job.settings.mode,
         "shots": job.shots[0] if job.shots[0] == job.shots[1] else f"{job.shots[0]} to {job.shots[1]}",
         "total": job.total,
@@ -157,12 +183,37 @@ def _summary(path: Path, job: Job, level: str, command: str) -> dict[str, Any]:
 
 def _tell(out: Path, run: dict[str, Any]) -> str:
     """Writes the summary and the table of all results in `out`; returns the table."""
-    paths = [out / f"{name}-{mode}" / "summary.json" for name, entry in BENCHMARKS.items() for mode in entry.modes]
-    results = [json_object(p.read_bytes(), str(p), f"the folder {p.parent}") for p in paths if p.exists()]
+    folders = [path.parent for path in sorted(out.glob("*/summary.json")) if (path.parent / PROBLEMS).exists()]
+    results = [
+        json_object((folder / "summary.json").read_bytes(), f"{folder}/summary.json", f"the folder {folder}")
+        for folder in folders
+    ]
+    order = [*BENCHMARKS]
+    results.sort(key=lambda one: order.index(one["benchmark"]) if one["benchmark"] in order else len(order))
+    pooled = _pooled(results, out, run["seed"])
     levels = ", ".join(sorted({one["sandbox"] for one in results} - {""}))
     run |= {"grader": GRADER, "sandbox": levels}
-    write_json(out / "summary.json", {"run": run, "results": results})
-    page = table.markdown(run, results)
+    write_json(out / "summary.json", {"run": run, "results": results, "pooled": pooled})
+    page = table.markdown(run, results, pooled)
     with atomic_write(out / "table.md") as file:
         file.write(page)
     return page
+
+
+def _pooled(results: Sequence[dict[str, Any]], out: Path, seed: int) -> dict[str, dict[str, Any]]:
+    """For each mode what all problems come to together, but for those that nothing here could check.
+
+    `macro` has the plain mean of the benchmarks' accuracies.
+    """
+    found = {}
+    for mode in dict.fromkeys(one["mode"] for one in results):
+        of_mode = [one for one in results if one["mode"] == mode]
+        chosen = [one for one in of_mode if one["checked"]] or of_mode
+        problems = [
+            dataclasses.replace(problem, groups={"task": one["benchmark"]})
+            for one in chosen
+            for problem in read_problems(out / f"{registry.benchmark(one['benchmark']).folder}-{mode}" / samples.NAME)
+        ]
+        names, total = [one["benchmark"] for one in chosen], sum(one["total"] for one in chosen)
+        found[mode] = {"tasks": names, "total": total} | summarise(problems, seed)
+    return found

@@ -2,33 +2,44 @@
 
 import dataclasses
 
-from dsmath_jax.settings import check_choice, check_least, setting
+from dsmath_jax.evaluation import registry
+from dsmath_jax.evaluation.statistics import MOST_SAMPLES
+from dsmath_jax.settings import MOST_TEMPERATURE, Settings, setting
 
 # The models of a run, by the stage that made them, and whether they are asked with worked examples before the question.
 MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(Settings):
     """The stage `evaluate`: greedy accuracy, maj@k and pass@k of the models of a run (section 5.2.2)."""
 
-    data: tuple[str, ...] = setting(help="data sets of held-out problems, such as gsm8k/test")
-    problems: int = setting(0, "problems at most, drawn evenly over `data` (data/draw.py); 0 for all")
-    samples: int = setting(8, "K: completions of each problem, besides the greedy one (section 5.2.2)")
-    temperature: float = setting(0.7, "sampling temperature (section 5.2.2)")
-    max_new_tokens: int = setting(1024, "length limit of a completion, in tokens")
-    decode_slots: int = setting(256, "completions that are decoded at a time, on all devices")
-    models: tuple[str, ...] = setting(("base", "sft", "rl"), f"models that are evaluated, of {', '.join(MODELS)}")
-    examples: tuple[str, ...] = setting((), "data sets whose first records are the base model's few-shot examples")
-    shots: int = setting(0, "few-shot examples before a question to the base model")
+    tasks: tuple[str, ...] = setting(
+        help="what is asked: tasks (gsm8k), data sets (toy/test), files of records", filled=True
+    )
+    problems: int = setting(
+        0, "problems of each task at most, drawn evenly over its subjects and levels; 0 for all", least=0
+    )
+    samples: int = setting(
+        8, "K: completions of each problem, besides the greedy one (section 5.2.2)", least=1, most=MOST_SAMPLES
+    )
+    temperature: float = setting(0.7, "sampling temperature (section 5.2.2)", least=0, most=MOST_TEMPERATURE)
+    max_new_tokens: int = setting(1024, "length limit of a completion, in tokens", least=1)
+    decode_slots: int = setting(256, "completions that are decoded at a time, on all devices", least=1)
+    models: tuple[str, ...] = setting(
+        ("base", "sft", "rl"), f"models that are evaluated, of {', '.join(MODELS)}", choices=MODELS, filled=True
+    )
+    examples: tuple[str, ...] = setting(
+        (), "data sets or files of a base model's few-shot examples; () for the task's own"
+    )
+    shots: int = setting(
+        0, "few-shot examples before a question to a base model; 0 for the task's number, or all of a file", least=0
+    )
     allow_overlap: bool = setting(
-        False, "questions of `data` that a model was trained on are counted, not refused", changes_result=False
+        False, "questions of `tasks` that a model was trained on are counted, not refused", changes_result=False
     )
 
     def __post_init__(self) -> None:
-        for name in ("samples", "max_new_tokens", "decode_slots"):
-            check_least(name, getattr(self, name), 1)
-        for name in ("problems", "temperature", "shots"):
-            check_least(name, getattr(self, name), 0)
-        for model in self.models:
-            check_choice("models", model, MODELS)
+        super().__post_init__()
+        for name in self.tasks:
+            registry.benchmark(name)

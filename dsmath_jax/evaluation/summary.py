@@ -23,7 +23,7 @@ GREEDY = -1  # the number of the greedy sample
 FIELDS = ("answer", "correct", "correct_deepseek", "class", "reason", "finish", "ran")
 LOST = ("timed out after ", "died: ", "raised: ")  # how reasons begin where a worker was lost over an answer
 CUT = ("length", "rounds")  # how completions end that did not come to an end of their own
-TASKS = ("subject", "task")  # groups whose plain mean is a figure that benchmarks are known by
+MEANS = ("subject", "task")  # groups whose plain mean is a figure that benchmarks are known by
 NOT_CHECKED = "not checked"  # how the reason begins where nothing could judge
 
 
@@ -203,7 +203,7 @@ def _macro(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
             "greedy_interval": list(mean_share_interval([(one["right"], one["n"]) for one in names.values()])),
         }
         for kind, names in groups.items()
-        if kind in TASKS
+        if kind in MEANS
     }
 
 

@@ -1,9 +1,12 @@
 """The Markdown page of a finished evaluation: our figures with their intervals, the paper's beside them."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dsmath_jax.data import questions
+from dsmath_jax.data.chat import DEEPSEEK_MATH
 from dsmath_jax.evaluation.paper import MODELS, RL_MAJ_AT_64, published
 from dsmath_jax.evaluation.summary import NOT_CHECKED
 
@@ -48,7 +51,7 @@ def percent(fraction: float | None, ends: Sequence[float] | None = None) -> str:
     return f"{100 * fraction:.1f}{interval}"
 
 
-def markdown(run: Mapping[str, Any], entries: Sequence[Entry]) -> str:
+def markdown(run: Mapping[str, Any], entries: Sequence[Entry], pooled: Mapping[str, Entry] | None = None) -> str:
     """The page of an evaluation.
 
     Args:
@@ -56,11 +59,19 @@ def markdown(run: Mapping[str, Any], entries: Sequence[Entry]) -> str:
         program was run) and whatever else holds for all.
       entries: for each benchmark and mode what `summary.summarise` tells, with "benchmark", "mode", "shots", "total",
         the number of problems that the benchmark has, and the "command" that asked them.
+      pooled: the same by mode of all problems together, with "tasks", the names of what they are of; those of several
+        have a row.
     """
     sampled = [entry for entry in entries if entry["k"]]
     head = ["benchmark", "mode", "shots", "problems", "greedy", "DeepSeek's grader"]
     head += ["k", "mean of k", "maj@k", "pass@k"] if sampled else []
-    lines = grid([*head, *(f"paper: {name}" for name in MODELS)], [_scores(one, bool(sampled)) for one in entries])
+    together = [
+        {**one, "benchmark": f"all {len(one['tasks'])} tasks", "mode": mode, "shots": NONE}
+        for mode, one in (pooled or {}).items()
+        if len(one["tasks"]) > 1
+    ]
+    rows = [_scores(one, bool(sampled)) for one in (*entries, *together)]
+    lines = grid([*head, *(f"paper: {name}" for name in MODELS)], rows)
     lines += ["", PAPER, *_notes(entries), "", *_origin(run, entries), ""]
     if any(entry["checked"] for entry in sampled):
         lines += ["## By number of samples", "", *_curves(sampled), ""]
@@ -119,7 +130,7 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
 
 def _origin(run: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
     """Where the figures come from."""
-    asked = f"style {run['style']}, at most {run['max_new_tokens']:,} new tokens"
+    asked = f"style {run['style']}{_chat(run)}, at most {run['max_new_tokens']:,} new tokens"
     if any(entry["k"] for entry in entries):
         asked += f"; samples at temperature {run['temperature']}, top_p {run['top_p']}, seed {run['seed']}"
     if any(entry["n"] < entry["total"] for entry in entries):
@@ -131,6 +142,16 @@ def _origin(run: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
         f"- Sandbox: {escape(run['sandbox'] or 'no program was run')}",
         *(f"- Command: {code(command)}" for command in dict.fromkeys(entry["command"] for entry in entries)),
     ]
+
+
+def _chat(run: Mapping[str, Any]) -> str:
+    """How a chat model was asked: by which template, and with which instruction below the question."""
+    if run["style"] != "chat":
+        return ""
+    template = "the paper's template" if run["template"] == DEEPSEEK_MATH else "a template of its own (settings.json)"
+    known = {questions.PAPER: "the paper's instruction", "": "no instruction"}
+    own = f"the instruction {json.dumps(run['instruction'], ensure_ascii=False)}"
+    return f" in {template} with {known.get(run['instruction'], own)}"
 
 
 def _curves(entries: Sequence[Entry]) -> list[str]:

@@ -43,7 +43,7 @@ class _Line:
     number: int
     fields: dict[str, Any]
     benchmark: str = ""
-    task: Item | code.Tested | None = None
+    item: Item | code.Tested | None = None
     wrong: str = ""
 
 
@@ -108,7 +108,7 @@ class FileGrader:
         try:
             line.fields = _object(text)
             line.benchmark = _text(line.fields, "benchmark").partition("/")[0]
-            line.task = _task(line.fields, self._kind_of(line.benchmark))
+            line.item = _item(line.fields, self._kind_of(line.benchmark))
         except UserError as error:
             line.wrong = str(error).rstrip(".")
             nothing = dict.fromkeys(("answer", "correct", "correct_deepseek", "reason"))
@@ -116,14 +116,14 @@ class FileGrader:
         return line
 
     def _grade_answers(self, read: list[_Line]) -> None:
-        chosen = [(line, line.task) for line in read if isinstance(line.task, Item)]
+        chosen = [(line, line.item) for line in read if isinstance(line.item, Item)]
         items = [item for _, item in chosen]
         grades, lenient = self._grader.grades(items), self._grader.lenient(items)
         for (line, _), grade, deepseek in zip(chosen, grades, lenient, strict=True):
             self._add(line, grade, deepseek)
 
     def _grade_programs(self, read: list[_Line]) -> None:
-        chosen = [(line, line.task) for line in read if isinstance(line.task, code.Tested)]
+        chosen = [(line, line.item) for line in read if isinstance(line.item, code.Tested)]
         if chosen and self._sandbox is None:
             self._sandbox = self._stack.enter_context(self._start_sandbox())
             self.level = self._sandbox.level
@@ -159,7 +159,7 @@ def _shares(lines: Iterable[bytes]) -> Iterator[list[tuple[int, bytes]]]:
         yield share
 
 
-def _task(fields: dict[str, Any], kind: Kind) -> Item | code.Tested:
+def _item(fields: dict[str, Any], kind: Kind) -> Item | code.Tested:
     """What is to be graded of a line.
 
     Raises:

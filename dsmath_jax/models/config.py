@@ -4,61 +4,52 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dsmath_jax.settings import build, check_choice, setting
+from dsmath_jax.settings import Settings, build, setting
 from dsmath_jax.workdir import UserError
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "compute_dtype": ("bfloat16", "float32", "float64"),
-    "remat": ("none", "full", "dots", "minimal"),  # the keys of llama.REMAT
-    "attention": ("auto", "xla", "splash", "cudnn"),
-}
-WHOLE = (
-    "vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "intermediate_size", "max_position_embeddings",
-)  # fmt: skip
-MAY_BE_ZERO = ("vocab_size", "num_key_value_heads")
-NUMBERS = (*WHOLE, "rope_theta", "rope_scaling", "rms_norm_eps")
+DTYPES = ("bfloat16", "float32", "float64")
+REMAT = ("none", "full", "dots", "minimal")  # the keys of llama.REMAT
+ATTENTION = ("auto", "xla", "splash", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """A LLaMA-architecture decoder (paper §2.2, §2.3). For the axis letters see `llama.py`.
 
     Raises:
       UserError: the sizes make no decoder; the message begins with the first invalid field.
     """
 
-    vocab_size: int = setting(0, "V, rows of the embedding; 0: the tokenizer's, as recipes may say")
-    num_hidden_layers: int = setting(help="L, decoder layers")
-    hidden_size: int = setting(help="D, numbers of a token's hidden state")
-    num_attention_heads: int = setting(help="N, query heads of a layer")
+    vocab_size: int = setting(0, "V, rows of the embedding; 0: the tokenizer's, as recipes may say", least=0)
+    num_hidden_layers: int = setting(help="L, decoder layers", least=1)
+    hidden_size: int = setting(help="D, numbers of a token's hidden state", least=1)
+    num_attention_heads: int = setting(help="N, query heads of a layer", least=1)
     num_key_value_heads: int = setting(
-        0, "K, key/value heads, each shared by N/K query heads; 0: as many as num_attention_heads"
+        0, "K, key/value heads, each shared by N/K query heads; 0: as many as num_attention_heads", least=0
     )
-    head_dim: int = setting(help="H, numbers of a head, even; N x H may differ from D")
-    intermediate_size: int = setting(help="F, numbers between the feed-forward matrices")
-    rope_theta: float = setting(10_000.0, "base of the rotary embedding's wavelengths")
-    rope_scaling: float = setting(1.0, "positions are divided by it: the factor of Hugging Face's rope type 'linear'")
-    rms_norm_eps: float = setting(1e-6, "added to the mean square in RMSNorm")
+    head_dim: int = setting(help="H, numbers of a head, even; N x H may differ from D", least=1)
+    intermediate_size: int = setting(help="F, numbers between the feed-forward matrices", least=1)
+    rope_theta: float = setting(10_000.0, "base of the rotary embedding's wavelengths", above=0)
+    rope_scaling: float = setting(
+        1.0, "positions are divided by it: the factor of Hugging Face's rope type 'linear'", above=0
+    )
+    rms_norm_eps: float = setting(1e-6, "added to the mean square in RMSNorm", above=0)
     tie_word_embeddings: bool = setting(False, "whether the output matrix is the embedding's transpose")
-    max_position_embeddings: int = setting(4096, "longest sequence, tokens")
-    compute_dtype: str = setting("bfloat16", "dtype of activations and matrix products; parameters are float32")
+    max_position_embeddings: int = setting(4096, "longest sequence, tokens", least=1)
+    compute_dtype: str = setting(
+        "bfloat16", "dtype of activations and matrix products; parameters are float32", choices=DTYPES
+    )
     remat: str = setting(
-        "minimal", "what the backward pass recomputes of a layer: a key of llama.REMAT", changes_result=False
-    )
+        "minimal", "what the backward pass recomputes of a layer: a key of llama.REMAT",
+        choices=REMAT, changes_result=False,
+    )  # fmt: skip
     attention: str = setting(
-        "auto", "attention backend of training; auto: the best that the devices have", changes_result=False
-    )
+        "auto", "attention backend of training; auto: the best that the devices have",
+        choices=ATTENTION, changes_result=False,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in NUMBERS:
-            value, whole, zero = getattr(self, name), name in WHOLE, name in MAY_BE_ZERO
-            typed = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if not (typed and (value > 0 or (zero and value == 0))):
-                kind = "whole number" if whole else "number"
-                raise UserError(f"{name} is {value!r}; give a {kind} {'of at least' if zero else 'above'} zero.")
-        for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
+        super().__post_init__()
         if not self.num_key_value_heads:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:

@@ -23,9 +23,18 @@ import numpy as np
 
 from dsmath_jax.intervals import bootstrap_interval
 from dsmath_jax.report import comparison_plots
-from dsmath_jax.report.outputs import series
+from dsmath_jax.report.outputs import greedy_answers, series
 from dsmath_jax.report.words import duration, interval, percent
-from dsmath_jax.workdir import MANIFEST, UserError, atomic_write, exit_code, read_json, read_jsonl, write_json
+from dsmath_jax.workdir import (
+    MANIFEST,
+    UserError,
+    atomic_write,
+    exit_code,
+    local_path,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 
 EVAL = "eval_greedy"  # the metric of RL that is accuracy during training
 # Student's t at 97.5 % for 1, 2, ... degrees of freedom; for more of them the last is a little too wide.
@@ -42,7 +51,7 @@ class Result:
       method: "base", "sft" or the RL method.
       settings: the RL stage's config but for what its seed is; empty for models from before RL.
       seed: of the run.
-      correct: problem id -> whether the greedy answer is right.
+      correct: task and problem -> whether the greedy answer is right.
       curve: maj@k and pass@k over k, from the evaluation's summary.
       steps, accuracy: greedy accuracy during RL, and the steps it was measured at.
       seconds: of the RL stage.
@@ -86,16 +95,17 @@ def read(workdir: Path) -> list[Result]:
     if not (workdir / "evaluate" / MANIFEST).is_file():
         raise UserError(f"{workdir} has no finished evaluation; run its command to the end, or leave it out of --runs.")
     summary = read_json(workdir / "evaluate" / "summary.json")
-    return [_result(workdir, model, summary[model]) for model in summary if model != "base" or len(summary) == 1]
+    chosen = [model for model in summary if model != "base" or len(summary) == 1]
+    return [_result(workdir, model, summary[model]["pooled"]) for model in chosen]
 
 
 def _result(workdir: Path, model: str, scores: Mapping[str, Any]) -> Result:
-    path = workdir / "evaluate" / f"{model}.jsonl"
     stage = "rl" if model == "rl" else "evaluate"
     manifest = read_json(workdir / stage / MANIFEST)
     if "curve" not in scores:
         raise UserError(f"{workdir} was evaluated without maj@k and pass@k over k; --overwrite=evaluate tells them.")
-    correct = {row["id"]: bool(row["greedy"]["correct"]) for row in read_jsonl(path)}
+    answers = greedy_answers(workdir / "evaluate" / model)
+    correct = {f"{task.name}: {line['id']}": bool(line["correct"]) for task, line in answers}
     if model != "rl":
         return Result(workdir, model, {}, manifest["config"]["seed"], correct, scores["curve"], (), (), None)
     config = dict(manifest["config"])
@@ -122,7 +132,7 @@ def group(results: Iterable[Result]) -> list[Method]:
             if one.correct.keys() != first.correct.keys():
                 raise UserError(
                     f"{one.workdir} was evaluated on other problems than {first.workdir}; compare runs with the same "
-                    "evaluate.data and evaluate.problems."
+                    "evaluate.tasks and evaluate.problems."
                 )
             if one.seed in seeds:
                 raise UserError(
@@ -314,8 +324,10 @@ def write(runs: Sequence[Path], out: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", type=Path, required=True, metavar="DIR", help="workdirs of finished runs")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets the tables and plots")
+    parser.add_argument(
+        "--runs", nargs="+", type=local_path, required=True, metavar="DIR", help="workdirs of finished runs"
+    )
+    parser.add_argument("--out", type=local_path, required=True, metavar="FOLDER", help="gets the tables and plots")
     values = parser.parse_args(arguments)
     print(write(values.runs, values.out))
 

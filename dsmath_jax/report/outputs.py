@@ -6,7 +6,7 @@ out, and their names are in `missing`.
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ CORPUS_FIELDS = (
 )
 REWARD_MODEL_FIELDS = ("accuracy", "auc", "n")
 SCORES = ("greedy", "maj_at_k", "pass_at_k")
-EVALUATE_FIELDS = (*SCORES, *(f"{score}_interval" for score in SCORES), "n", "k", "temperature")
+TASK_FIELDS = (*SCORES, *(f"{score}_interval" for score in SCORES), "n", "k")
+EVALUATE_FIELDS = (*TASK_FIELDS, "temperature")
+GREEDY = -1  # the number of a greedy completion in an evaluation's samples
 
 COMPLETION_MODELS = ("rl", "sft")
 COMPLETIONS_SHOWN = 3
@@ -65,8 +67,8 @@ SAMPLES_SHOWN = 3  # of each of three steps
 
 DEFINITIONS = {
     "*_first, *_last": "mean over the first and the last tenth of the steps at which it was measured (at least one)",
-    "evaluate": "fractions of n held-out problems; intervals are 95 %; num_overlapping of the problems are in the "
-    "data sets that the model was trained on, or among its few-shot examples (null: not known)",
+    "evaluate": "fractions of n held-out problems, of all tasks together and of each; intervals are 95 %; "
+    "num_overlapping of the problems are in the data sets that the model was trained on (null: not known)",
     "corpus.precision, corpus.recall": "of the documents kept, against page labels; null without labels",
     "rl": "means over a step's completions, or tokens; reward_std is over completions, reward_errors and num_masked "
     "count",
@@ -124,18 +126,23 @@ def read(workdir: Path) -> Run:
         samples = _sampled(workdir / "rl" / "samples.jsonl")
     if "evaluate" in manifests:
         path = workdir / "evaluate" / "summary.json"
-        report["evaluate"] = {
-            model: _require(scores, EVALUATE_FIELDS, path) | {"num_overlapping": scores.get("num_overlapping")}
-            for model, scores in _json(path).items()
-        }
+        scores = {model: _scores(found, path) for model, found in _json(path).items()}
+        # A model whose answers nothing could check has no scores.
+        report["evaluate"] = {model: found for model, found in scores.items() if found["greedy"] is not None}
         completions = {
-            model: _choose(workdir / "evaluate" / f"{model}.jsonl")
-            for model in COMPLETION_MODELS
-            if model in report["evaluate"]
+            model: _choose(workdir / "evaluate" / model) for model in COMPLETION_MODELS if model in report["evaluate"]
         }
     report["definitions"] = DEFINITIONS
     report["seconds"] = {stage: manifest["seconds"] for stage, manifest in manifests.items()}
     return Run(report, manifests, metrics, domains, completions, samples)
+
+
+def greedy_answers(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The greedy completions of a model's evaluation, `evaluate/MODEL`: each with the folder of its task."""
+    for path in sorted(folder.glob("*/samples.jsonl")):
+        for line in read_jsonl(path):
+            if line.get("sample") == GREEDY:
+                yield path.parent, line
 
 
 def series(rows: list[dict[str, Any]], metric: str) -> tuple[list[int], list[float]]:
@@ -173,15 +180,27 @@ def _read_metrics(path: Path, metrics: Iterable[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _choose(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _scores(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A model's scores on all problems, and by task."""
+    found = _require(found, ("pooled", "tasks"), path)
+    tasks = {name: _require(scores, TASK_FIELDS, path) for name, scores in found["tasks"].items()}
+    overlapping = {"num_overlapping": found["pooled"].get("num_overlapping")}
+    return _require(found["pooled"], EVALUATE_FIELDS, path) | overlapping | {"tasks": tasks}
+
+
+def _choose(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The first few greedy completions in file order, right and wrong: not picked by hand or by beauty."""
     chosen: dict[str, list[dict[str, Any]]] = {"right": [], "wrong": []}
-    for row in read_jsonl(path):
-        row = _require(row, ("question", "answer", "greedy"), path)
-        row["greedy"] = _require(row["greedy"], ("completion", "answer", "correct"), path)
-        kind = chosen["right" if row["greedy"]["correct"] else "wrong"]
+    problems: dict[Path, dict[str, dict[str, Any]]] = {}
+    for task, line in greedy_answers(folder):
+        line = _require(line, ("id", "completion", "answer", "correct"), task / "samples.jsonl")
+        kind = chosen["right" if line["correct"] else "wrong"]
         if len(kind) < COMPLETIONS_SHOWN:
-            kind.append(row)
+            path = task / "problems.jsonl"
+            if task not in problems:
+                problems[task] = {row["id"]: row for row in read_jsonl(path)}
+            problem = _require(problems[task].get(line["id"], {}), ("question", "answer"), path)
+            kind.append(problem | {"greedy": line})
     return chosen
 
 
@@ -218,4 +237,5 @@ def _require(value: dict[str, Any], fields: Iterable[str], path: Path) -> dict[s
 
 
 def _redo(path: Path) -> str:
-    return f"redo the stage with --overwrite={path.parent.name}."
+    stage = next((folder for folder in path.parents if (folder / MANIFEST).is_file()), path.parent)
+    return f"redo the stage with --overwrite={stage.name}."

@@ -49,13 +49,22 @@ def summary_table(report: dict[str, Any]) -> str:
     """The plain-text table that a run ends with: accuracy by model, corpus, reward and time, as far as measured."""
     lines = []
     models = report.get("evaluate", {})
+    rows = [
+        row
+        for model, scores in models.items()
+        for tasks in [scores["tasks"]]
+        for row in [(words.label(model), scores), *((f"  {name}", tasks[name]) for name in tasks if len(tasks) > 1)]
+    ]
+    width = max([8, *(len(name) + 1 for name, _ in rows)])
     if models:
-        lines.append(f"{'model':<8}{'greedy':>9}  {'95 % interval':<17}{'maj@k':>9}{'pass@k':>9}{'k':>5}{'n':>7}")
-    for model, scores in models.items():
-        greedy, vote, reach = (words.percent(scores[score]) for score in outputs.SCORES)
-        between = words.interval(scores["greedy_interval"])
+        lines.append(f"{'model':<{width}}{'greedy':>9}  {'95 % interval':<17}{'maj@k':>9}{'pass@k':>9}{'k':>5}{'n':>7}")
+    for name, scores in rows:
+        greedy, vote, reach = (
+            "–" if scores[score] is None else words.percent(scores[score]) for score in outputs.SCORES
+        )
+        between = words.interval(scores["greedy_interval"]) if scores["greedy_interval"] else ""
         counts = f"{scores['k']:>5}{scores['n']:>7}"
-        lines.append(f"{words.label(model):<8}{greedy:>9}  {between:<17}{vote:>9}{reach:>9}{counts}")
+        lines.append(f"{name:<{width}}{greedy:>9}  {between:<17}{vote:>9}{reach:>9}{counts}")
     if "corpus" in report:
         precision, recall = (words.percent(report["corpus"][field]) for field in ("precision", "recall"))
         kept = words.number(report["corpus"]["documents_kept"])

@@ -34,17 +34,20 @@ from dsmath_jax.rl.losses import (
     value_error,
 )
 from dsmath_jax.rl.reward_model.model import token_scores, with_head
-from dsmath_jax.settings import check_choice, check_least, setting
+from dsmath_jax.settings import MOST_TEMPERATURE, Settings, setting
 from dsmath_jax.training.objectives import Batch, Sums, batch_logprobs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Algorithm:
+class Algorithm(Settings):
     """An RL algorithm: its settings, what it trains (by default the policy alone), its advantages and its loss."""
 
     has_values: ClassVar[bool] = False  # whether a value model is trained with the policy
 
-    temperature: float = setting(1.0, "of the sampling; log-probabilities are those of softmax(logits / temperature)")
+    temperature: float = setting(
+        1.0, "of the sampling; log-probabilities are those of softmax(logits / temperature)",
+        above=0, most=MOST_TEMPERATURE,
+    )  # fmt: skip
 
     @property
     def needs_reference(self) -> bool:
@@ -100,7 +103,7 @@ class DPO(Algorithm):
     nothing.
     """
 
-    beta: float = setting(0.1, "strength of the reference")
+    beta: float = setting(0.1, "strength of the reference", above=0)
     length_normalized: bool = setting(
         True, "Delta is a mean over the completion's tokens (Eq. 12); False: the sum of arXiv 2305.18290"
     )
@@ -136,9 +139,9 @@ class DPO(Algorithm):
 class Clipped(Algorithm):
     """What PPO and GRPO share: the clipped ratio to the policy that drew the completions, and a KL to the reference."""
 
-    clip_eps: float = setting(0.2, "the ratio is clipped to 1 - clip_eps and 1 + clip_eps")
-    clip_eps_high: float = setting(0.0, "epsilon of the upper bound (DAPO, arXiv 2503.14476); 0: clip_eps")
-    kl_coef: float = setting(0.04, "coefficient beta of the KL to the reference; with 0 no reference is kept")
+    clip_eps: float = setting(0.2, "the ratio is clipped to 1 - clip_eps and 1 + clip_eps", above=0)
+    clip_eps_high: float = setting(0.0, "epsilon of the upper bound (DAPO, arXiv 2503.14476); 0: clip_eps", least=0)
+    kl_coef: float = setting(0.04, "coefficient beta of the KL to the reference; with 0 no reference is kept", least=0)
 
     @property
     def needs_reference(self) -> bool:
@@ -167,10 +170,12 @@ class PPO(Clipped):
 
     has_values: ClassVar[bool] = True
 
-    gamma: float = setting(1.0, "discount of generalized advantage estimation")
-    lam: float = setting(0.95, "trace decay of generalized advantage estimation")
-    value_clip: float = setting(0.2, "how far from its old value a new one still counts as better; 0: no bound")
-    value_coef: float = setting(0.5, "coefficient of the value loss")
+    gamma: float = setting(1.0, "discount of generalized advantage estimation", least=0, most=1)
+    lam: float = setting(0.95, "trace decay of generalized advantage estimation", least=0, most=1)
+    value_clip: float = setting(
+        0.2, "how far from its old value a new one still counts as better; 0: no bound", least=0
+    )
+    value_coef: float = setting(0.5, "coefficient of the value loss", least=0)
 
     def initial_params(self, read: Callable[[], Params], hidden_size: int) -> Params:
         return {"policy": read(), "value": with_head(read(), hidden_size)}
@@ -206,17 +211,14 @@ class GRPO(Clipped):
     drew the completions (mu > 1), and `sampler_logprobs` for the metric alone.
     """
 
-    kl: str = setting("k3", "estimator of the KL: k1, k2 or k3 (Eq. 4)")
-    normalize: str = setting("completion", "tokens weigh by completion (Eq. 3), token (DAPO) or constant (Dr. GRPO)")
-    max_new_tokens: int = setting(1024, "length limit of a completion, which normalize=constant divides by")
+    kl: str = setting("k3", "estimator of the KL: k1, k2 or k3 (Eq. 4)", choices=KL_ESTIMATORS)
+    normalize: str = setting(
+        "completion", "tokens weigh by completion (Eq. 3), token (DAPO) or constant (Dr. GRPO)", choices=NORMALIZERS
+    )
+    max_new_tokens: int = setting(1024, "length limit of a completion, which normalize=constant divides by", least=1)
     divide_by_std: bool = setting(True, "divide by the group's standard deviation; False: Dr. GRPO, arXiv 2503.20783")
-    ddof: int = setting(1, "delta degrees of freedom of the standard deviation: 1 or 0")
-    epsilon: float = setting(1e-6, "added to the standard deviation")
-
-    def __post_init__(self) -> None:
-        check_choice("kl", self.kl, KL_ESTIMATORS)
-        check_choice("normalize", self.normalize, NORMALIZERS)
-        check_least("max_new_tokens", self.max_new_tokens, 1)
+    ddof: int = setting(1, "delta degrees of freedom of the standard deviation: 1 or 0", least=0, most=1)
+    epsilon: float = setting(1e-6, "added to the standard deviation", least=0)
 
     def advantages(self, rollout: ScoredRollout) -> PerToken:
         """The rewards to go, each normalized within the pool of its group."""

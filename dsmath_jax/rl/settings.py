@@ -4,13 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
-from dsmath_jax.settings import check_choice, check_least, setting
+from dsmath_jax.settings import INT32, MOST_TEMPERATURE, check_choice, setting
 from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError
 
 DEFAULT_METHOD = "grpo_rule"
+DAY = 86_400  # seconds; libraries cannot wait for any number of them
 
 
 def algorithm_of(given: Mapping[str, Any]) -> type[Algorithm]:
@@ -28,6 +30,14 @@ def with_method(given: Mapping[str, Any], method: str) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in old - new - shared} | {"method": method}
 
 
+def with_weights(reward_fns: Any) -> Any:
+    """Reward functions as (name, weight) pairs: a name alone, or one among several, has the weight 1."""
+    several = (reward_fns,) if isinstance(reward_fns, str) else reward_fns
+    if not isinstance(several, list | tuple):
+        return several
+    return tuple((one, 1.0) if isinstance(one, str) else one for one in several)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLSettings(TrainingSettings):
     """Stage `rl`. The algorithm's own settings stand next to these in the recipe: `rl.kl_coef`, `rl.beta`.
@@ -35,62 +45,64 @@ class RLSettings(TrainingSettings):
     Where both have a field (`temperature`, `max_new_tokens`) the algorithm takes over the value from here.
     """
 
-    steps: int = setting(9000, "optimizer steps (the paper's 144 thousand questions, 16 at a time)")
-    peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)")
-    method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}")
+    steps: int = setting(
+        9000, "optimizer steps (the paper's 144 thousand questions, 16 at a time)", least=1, most=INT32
+    )
+    peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)", least=0)
+    method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}", choices=METHODS)
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting("sft", "the stage whose model the policy starts from; it is the reference too")
     data: tuple[str, ...] = setting(
-        ("toy/rl",), "questions: benchmarks, or own .jsonl files below data_dir (question, answer)"
+        ("toy/rl",), "questions: benchmarks, or own .jsonl files below data_dir (question, answer)", filled=True
     )
-    prompts_per_step: int = setting(16, "prompts of a rollout, P")
-    group_size: int = setting(64, "completions of each prompt, G")
-    max_prompt_tokens: int = setting(512, "longer prompts are left out, and counted")
-    max_new_tokens: int = setting(1024, "length limit of a completion, tokens")
-    temperature: float = setting(1.0, "of the sampling; what RFT and DPO draw beforehand is drawn at 1")
-    top_p: float = setting(1.0, "nucleus sampling: the likeliest tokens with this much probability; 1 for all")
-    top_k: int = setting(0, "the k likeliest tokens are sampled from; 0 for all")
-    decode_slots: int = setting(0, "completions that are decoded at a time; 0 for all of a rollout")
-    cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype")
-    reward: str = setting("", "rule, outcome or process: a reward in place of the method's own")
+    prompts_per_step: int = setting(16, "prompts of a rollout, P", least=1)
+    group_size: int = setting(64, "completions of each prompt, G", least=2)
+    max_prompt_tokens: int = setting(512, "longer prompts are left out, and counted", least=1)
+    max_new_tokens: int = setting(1024, "length limit of a completion, tokens", least=1)
+    temperature: float = setting(
+        1.0, "of the sampling; what RFT and DPO draw beforehand is drawn at 1", above=0, most=MOST_TEMPERATURE
+    )
+    top_p: float = setting(
+        1.0, "nucleus sampling: the likeliest tokens with this much probability; 1 for all", above=0, most=1
+    )
+    top_k: int = setting(0, "the k likeliest tokens are sampled from; 0 for all", least=0, most=INT32)
+    decode_slots: int = setting(0, "completions that are decoded at a time; 0 for all of a rollout", least=0)
+    cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype", choices=("", *DTYPES))
+    reward: str = setting("", "rule, outcome or process: a reward in place of the method's own", choices=("", *REWARDS))
     reward_fns: tuple[tuple[str, float], ...] = setting(
-        (("correct", 1.0),), "the rule reward, a weighted sum: correct, format or package.module:function"
+        (("correct", 1.0),), "the rule reward, a weighted sum: correct, format or package.module:function", filled=True
     )
-    reward_seconds: float = setting(5.0, "time limit of one reward function on one completion, seconds")
-    reward_workers: int = setting(1, "processes that grade; 0 for one per processor")
-    step_delimiter: str = setting("\n", "splits a completion into its steps")
-    num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them")
-    rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly")
+    reward_seconds: float = setting(
+        5.0, "time limit of one reward function on one completion, seconds", above=0, most=DAY
+    )
+    reward_workers: int = setting(1, "processes that grade; 0 for one per processor", least=0)
+    step_delimiter: str = setting("\n", "splits a completion into its steps", filled=True)
+    num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", least=1)
+    rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", least=1)
     retrain: RetrainSettings | None = setting(None, "how the reward model is trained further between two rounds")
-    old_logprobs: str = setting("trainer", "whose log-probabilities the ratio divides by: trainer or sampler")
+    old_logprobs: str = setting(
+        "trainer", "whose log-probabilities the ratio divides by: trainer or sampler", choices=("trainer", "sampler")
+    )
     mask_truncated: bool = setting(False, "completions cut at the length limit carry no loss (DAPO)")
     filter_zero_std_groups: bool = setting(False, "groups whose rewards are all equal carry no loss (DAPO)")
-    reference: str = setting("device", "where the reference's parameters are between uses: device or host")
+    reference: str = setting(
+        "device", "where the reference's parameters are between uses: device or host", choices=("device", "host")
+    )
     offline_prompts: int = setting(
-        0, "questions that RFT and DPO sample beforehand, drawn evenly over `data`; 0 for all"
+        0, "questions that RFT and DPO sample beforehand, drawn evenly over `data`; 0 for all", least=0
     )
     eval_data: tuple[str, ...] = setting((), "benchmarks answered greedily every `eval_every` steps")
-    eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all")
-
+    eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", least=0)
     allow_overlap: bool = setting(
         False, "questions of `eval_data` that are trained on are counted, not refused", changes_result=False
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "reward_fns", with_weights(self.reward_fns))
         super().__post_init__()
-        check_choice("method", self.method, METHODS)
-        check_choice("reward", self.reward, ("", *REWARDS))
-        check_choice("old_logprobs", self.old_logprobs, ("trainer", "sampler"))
-        check_choice("reference", self.reference, ("device", "host"))
-        if self.group_size < 2:
-            raise UserError(f"group_size is {self.group_size}; a group needs at least 2 completions.")
-        if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}; a rollout needs one above 0.")
         names = [name for name, _ in self.reward_fns]
         if len(set(names)) < len(names):
             raise UserError(f"reward_fns names {max(names, key=names.count)} twice; give each function one weight.")
-        for name in ("prompts_per_step", "num_updates", "rounds", "max_new_tokens"):
-            check_least(name, getattr(self, name), 1)
         method = METHODS[self.method]
         if not isinstance(self.algorithm, method.algorithm):
             raise UserError(

@@ -19,6 +19,7 @@ from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.endings import Endings
 from dsmath_jax.sampling.engine import Engine, Plan
 from dsmath_jax.sampling.schedule import Schedule, bucket, fitting, shape_of, widths_of
+from dsmath_jax.settings import INT32
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
@@ -54,6 +55,7 @@ class SamplingParams:
             ("temperature", self.temperature >= 0, "0 (greedy) or more"),
             ("top_k", self.top_k >= 0, "0 (no limit) or more"),
             ("top_p", 0 < self.top_p <= 1, "a share above 0, at most 1"),
+            ("seed", 0 <= self.seed <= INT32, f"a number between 0 and {INT32:,}"),
         ):
             if not valid:
                 raise UserError(f"Sampling with {name}={getattr(self, name)} is invalid; give {wanted}.")

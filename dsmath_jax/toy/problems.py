@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dsmath_jax.workdir import write_jsonl
+from dsmath_jax.workdir import UserError, write_jsonl
 
 PEOPLE = (
     ("Jonas", "He"), ("Irene", "She"), ("Marta", "She"), ("Olive", "She"), ("Derek", "He"), ("Gina", "She"),
@@ -92,7 +92,7 @@ def _possible(value: int, largest: int) -> Iterator[tuple[Step, int]]:
 
 
 def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int) -> list[tuple[str, str, str]]:
-    """Makes `count` problems with distinct questions. Raises ValueError where so many do not exist."""
+    """Makes `count` problems with distinct questions. Raises a `UserError` where so many do not exist."""
     random_state = random.Random(f"problems {seed}")
     made: dict[str, tuple[str, str, str]] = {}
     for _ in range(20 * count):
@@ -101,7 +101,10 @@ def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int)
         one = problem(random_state, steps, largest)
         made.setdefault(one[0], one)
     if len(made) < count:
-        raise ValueError(f"only {len(made)} distinct problems of {count} were found; ask for fewer or larger numbers")
+        raise UserError(
+            f"toy.problems asks for {count} problems, and only {len(made)} distinct ones were found with toy.largest="
+            f"{largest} and toy.steps={tuple(steps)}; ask for fewer, or give toy.largest a larger number."
+        )
     return list(made.values())
 
 

@@ -17,7 +17,7 @@ from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
-from dsmath_jax.workdir import UserError, atomic_path, hash_json, read_json, stamp, sweep, write_json
+from dsmath_jax.workdir import UserError, atomic_path, hash_json, local_path, read_json, stamp, sweep, write_json
 
 HUGGING_FACE = "hf:"
 
@@ -30,6 +30,8 @@ class LanguageModel(NamedTuple):
       layout: where the parameters are.
       tokenizer_file: where the tokenizer was read from, None if unknown.
       identity: stands for the parameters, the tokenizer and the compute dtype: other ones have another; "" if unknown.
+      chat_stored: whether `chat` is how the model was trained to be asked; else it has no instruction, and the template
+        that lies next to the tokenizer or the paper's.
     """
 
     model: Llama
@@ -38,6 +40,7 @@ class LanguageModel(NamedTuple):
     layout: Layout
     tokenizer_file: Path | None = None
     identity: str = ""
+    chat_stored: bool = False
 
     @property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -56,7 +59,7 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
     Raises:
       UserError: there is no model, no tokenizer, or one that is another model's.
     """
-    folder = Path(checkpoint.removeprefix(HUGGING_FACE))
+    folder = local_path(checkpoint.removeprefix(HUGGING_FACE), "checkpoint")
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
     found = tokenizers.find(Path(tokenizer_path)) if tokenizer_path else find_tokenizer(folder)
@@ -68,8 +71,9 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
     model, params, files = read(folder, layout, dtype)
     tokenizers.vocabulary_fits(tokenizer, model.config.vocab_size, str(folder))
     identity = hash_json([stamp(path) for path in (*files, found)] + [model.config.compute_dtype])
-    chat = chats.load(folder, tokenizer) or Chat(tokenizer, chats.stored_template(found.parent) or chats.DEEPSEEK_MATH)
-    return LanguageModel(model, params, chat, layout, found, identity)
+    stored = chats.load(folder, tokenizer)
+    chat = stored or Chat(tokenizer, chats.stored_template(found.parent) or chats.DEEPSEEK_MATH)
+    return LanguageModel(model, params, chat, layout, found, identity, stored is not None)
 
 
 def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
@@ -99,7 +103,7 @@ def export_params(
     max_file_bytes: int = 5 * huggingface.GIGABYTE,
     chat: Chat | None = None,
 ) -> None:
-    """Writes a model and its tokenizer's files in Hugging Face's format.
+    """Writes a model, its tokenizer's files and how it is asked in Hugging Face's format.
 
     Args:
       target: the folder to make; it appears when it is complete.
@@ -108,7 +112,7 @@ def export_params(
       tokenizer_file: goes with it, where there is one.
       dtype: of the tensors in the files.
       max_file_bytes: a larger model is split into several files, with an index.
-      chat: how it was trained to be asked; its template is written as `chat_template.jinja`.
+      chat: how the model is asked, where that is known: as `chat_template.jinja` for others, `chat.json` for us.
 
     Raises:
       UserError: something is at `target`, the tokenizer is another model's, or the parameters are no plain decoder's.
@@ -121,8 +125,7 @@ def export_params(
         if tokenizer_file:
             tokenizers.copy(tokenizer_file, folder)
         if chat:
-            chats.save(chat, folder)
-            (folder / chats.TEMPLATE_FILE).write_text(chat.template, encoding="utf-8")
+            chats.export(chat, folder)
         huggingface.write(folder, params, config, dtype, max_file_bytes, *ids)
 
 

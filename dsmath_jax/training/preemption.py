@@ -21,6 +21,7 @@ class Preempted(UserError):
     """The run received SIGTERM or SIGUSR1, and has saved its state; the same command resumes from there."""
 
     code = 128 + signal.SIGTERM  # the exit code of what SIGTERM ends
+    everywhere = True
 
 
 class Notice:

@@ -24,6 +24,13 @@ def test_the_classifier_learns_and_is_reproducible(tmp_path):
     assert max(runs[0]) <= 1.0
 
 
+def test_a_seed_of_more_than_31_bits_is_taken_modulo(tmp_path):
+    examples, settings = [(True, "a prime"), (False, "a shoe")], dataclasses.replace(SETTINGS, epochs=1)
+    seeds = 20_261_121 * 1_000 + 1, (20_261_121 * 1_000 + 1) % 2**31, 20_261_121
+    models = [classifier.train(examples, settings, seed, tmp_path / str(seed)).read_bytes() for seed in seeds]
+    assert models[0] == models[1] != models[2]
+
+
 def test_a_failing_training_is_told(tmp_path):
     with pytest.raises(RuntimeError, match="fastText"):
         classifier.train([], SETTINGS, 0, tmp_path)

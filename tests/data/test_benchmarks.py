@@ -70,8 +70,16 @@ MBPP = {
 FORMAL = "theory x imports Main\nbegin\n\ntheorem x:\n  shows"
 CHECK = "def check(g):\n    assert g() == 1\n\ncheck(f)"
 MBPP_RECORD = Record(
-    "mbpp/dev/2", "Write f.", "def f():\n  return n", "n = 1\nassert f() == 1\nassert n", kind="program"
-)
+    "mbpp/dev/2", "Write f.", "def f():\n  return n", "n = 1\nassert f() == 1\nassert n", kind="program",
+    prompt="Write f. Your code should pass these tests:\n\nn = 1\nassert f() == 1\nassert n",
+    instruction="Put the program in a ```python block.",
+)  # fmt: skip
+PROOF = {
+    "prompt": f"(*### Problem\n\nShow it.\n\n### Solution\n\nClear. *)\n\nFormal:\n{FORMAL}",
+    "instruction": "Go on with the proof in Isabelle/HOL, from where the statement ends.",
+}
+FUNCTION = "Complete this function, and put the whole program in a ```python block."
+STEPS = 'Think step by step, and end with "So the answer is" and the answer.'
 
 
 KINDS = {
@@ -118,11 +126,11 @@ KIND_OF: dict[str, Any] = {name: kind for kind, names in KINDS.items() for name 
         ("agieval_sat_math/test", "agieval/sat-math.jsonl", PASSAGE,
          Record("agieval_sat_math/test/1", "A story.\nWho?", "So B.", "B", ("He", "She"))),
         ("minif2f/test", "minif2f/test.jsonl", MINIF2F,
-         Record("minif2f/test/1", "Show it.", "Clear.", FORMAL, category="imo")),
+         Record("minif2f/test/1", "Show it.", "Clear.", FORMAL, category="imo", **PROOF)),
         ("minif2f_formal/validation", "minif2f/validation.jsonl", MINIF2F,
-         Record("minif2f_formal/validation/1", "theorem x:\n  shows", "", FORMAL, category="imo")),
+         Record("minif2f_formal/validation/1", "theorem x:\n  shows", "", FORMAL, category="imo", **PROOF)),
         ("humaneval/test", "humaneval/HumanEval.jsonl.gz", HUMANEVAL,
-         Record("humaneval/test/1", "def f():\n", "    return 1\n", CHECK)),
+         Record("humaneval/test/1", "def f():\n", "    return 1\n", CHECK, instruction=FUNCTION)),
     ],
 )  # fmt: skip
 def test_rows_become_records(tmp_path: Path, name: str, file: str, row: dict, record: Record) -> None:
@@ -170,10 +178,21 @@ def test_bbh_is_a_file_per_task(tmp_path: Path) -> None:
     ]
     write_json(tmp_path / "bbh" / "tasks" / "mixed.json", {"canary": "", "examples": examples})
     assert benchmarks.load("bbh/test", tmp_path) == [
-        Record("bbh/test/mixed/0", "Which day?", "", "B", ("Monday", "Sunday"), "mixed", kind="choice"),
-        Record("bbh/test/mixed/1", "Back?", "", "No", ("Yes", "No"), "mixed", kind="text"),
-        Record("bbh/test/mixed/2", "not ( True ) is", "", "False", (), "mixed", kind="text"),
-        Record("bbh/test/mixed/3", "Film?", "", "Monsters, Inc", ("Monsters", "Inc"), "mixed", kind="text"),
+        Record(
+            "bbh/test/mixed/0", "Which day?", "", "B", ("Monday", "Sunday"), "mixed", kind="choice", instruction=STEPS
+        ),
+        Record("bbh/test/mixed/1", "Back?", "", "No", ("Yes", "No"), "mixed", kind="text", instruction=STEPS),
+        Record("bbh/test/mixed/2", "not ( True ) is", "", "False", (), "mixed", kind="text", instruction=STEPS),
+        Record(
+            "bbh/test/mixed/3",
+            "Film?",
+            "",
+            "Monsters, Inc",
+            ("Monsters", "Inc"),
+            "mixed",
+            kind="text",
+            instruction=STEPS,
+        ),
     ]
 
 
@@ -183,7 +202,7 @@ def test_bbh_prompts_are_worked_examples(tmp_path: Path) -> None:
     solution = "Let us see.\n\nIt was B. So the answer is (B)."
     first = f"Q: Which day?\nOptions:\n(A) Monday\n(B) Sunday\nA: {solution}"
     path.write_text(f"Canary\n-----\nTell dates.\n\n{first}\n\nQ: And then?\nA: So the answer is No.\n")
-    told: dict[str, Any] = {"category": "date", "heading": "Tell dates."}
+    told: dict[str, Any] = {"category": "date", "heading": "Tell dates.", "instruction": STEPS}
     assert benchmarks.load("bbh/dev", tmp_path) == [
         Record("bbh/dev/date/0", "Which day?", solution, "B", ("Monday", "Sunday"), kind="choice", **told),
         Record("bbh/dev/date/1", "And then?", "So the answer is No.", "No", (), kind="text", **told),
@@ -385,6 +404,29 @@ def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
         benchmarks.load("gsm8k/test", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("fields", "record"),
+    [
+        ({"options": ["3", "4"], "answer": "B"}, Record("mine/0", "?", "", "B", ("3", "4"), kind="choice")),
+        ({"options": ["A) 3", "B) 4"], "answer": "(B)"}, Record("mine/0", "?", "", "B", ("3", "4"), kind="choice")),
+        ({"options": ["3", "4", "5"], "answer": "A, C"},
+         Record("mine/0", "?", "", "AC", ("3", "4", "5"), kind="choices")),
+        ({"options": ["Yes", "No"], "answer": "No"}, Record("mine/0", "?", "", "No", ("Yes", "No"), kind="text")),
+        ({"options": ["3", "4"]}, Record("mine/0", "?", options=("3", "4"))),
+        ({"options": None, "answer": "x^2"}, Record("mine/0", "?", "", "x^2")),
+        ({"answer": 4, "kind": "number", "level": 3, "category": "sums"},
+         Record("mine/0", "?", "", "4", (), "sums", "3", "number")),
+        ({"prompt": "Do it.", "instruction": "Be brief."},
+         Record("mine/0", "?", prompt="Do it.", instruction="Be brief.")),
+    ],
+)  # fmt: skip
+def test_a_users_row_may_have_the_fields_of_a_record(tmp_path: Path, fields: dict, record: Record) -> None:
+    write_jsonl(tmp_path / "mine.jsonl", [{"question": "?"} | fields])
+    assert benchmarks.load("mine.jsonl", tmp_path) == [record]
+    write_jsonl(tmp_path / "mine.jsonl", [dataclasses.asdict(record)])
+    assert benchmarks.load("mine.jsonl", tmp_path) == [record]
+
+
 def test_a_file_of_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.v2.jsonl"
     full = {"id": 7, "question": " Why? ", "solution": "So.", "answer": 4, "note": []}
@@ -401,6 +443,12 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
         ('{"question": ""}', r"mine\.jsonl, line 1: the field 'question' is empty"),
         ('{"question": "?", "solution": ["?"]}', r"mine\.jsonl, line 1: the field 'solution' is not text"),
         ('"question"', r"mine\.jsonl, line 1: not a JSON object"),
+        ('{"question": "?", "options": "3"}', r"line 1: the field 'options' is not a list of texts"),
+        (
+            '{"question": "?", "options": ["3"], "answer": "4"}',
+            r"line 1: the field 'answer' names none of the options A",
+        ),
+        ('{"question": "?", "kind": "sum"}', r"line 1: the field 'kind' must be one of number, math, choice, choices"),
         ("\n", r"mine\.jsonl holds no records"),
         (None, r"mine\.jsonl cannot be read \(No such file or directory\)"),
     ],

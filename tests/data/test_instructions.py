@@ -60,6 +60,8 @@ def test_odd_outputs(solution, parts):
         ({"question": "Q", "solution": "S", "style": "pot", "language": "zh"}, "Q", "S", "pot", "zh"),
         ({"query": "Q", "response": "R"}, "Q", "R", "cot", "en"),
         ({"prompt": "Q", "completion": "R"}, "Q", "R", "cot", "en"),
+        ({"question": "Q", "solution": "S", "options": ["3", "4"], "answer": "A"}, "Q\n(A) 3\n(B) 4", "S", "cot", "en"),
+        ({"question": "Q", "solution": "S", "prompt": "P"}, "P", "S", "cot", "en"),
     ],
 )  # fmt: skip
 def test_shapes(fields, question, solution, style, language):

@@ -108,7 +108,9 @@ class TestHuggingFace:
 
     def test_a_copy_is_the_same_tokenizer(self, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         target = tmp_path_factory.mktemp("copy")
+        (folder / "chat_template.jinja").write_text("{{ messages }}")
         tokenizer.copy(folder, target)
+        assert (target / "chat_template.jinja").read_text() == "{{ messages }}"
         assert tokenizer.load(target).encode("Tom has 5") == tokenizer.load(folder).encode("Tom has 5")
         assert tokenizer.load(target).bos_id == 0
 

@@ -18,7 +18,7 @@ import pytest
 
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import samples
-from dsmath_jax.evaluation.policy import Policy, Said
+from dsmath_jax.evaluation.policy import Policy, Said, instructed
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
@@ -28,8 +28,9 @@ POLICY_OF = Policy.of
 
 
 @functools.cache
-def policy_of(load_arguments: tuple, max_new_tokens: int, decode_slots: int) -> Policy:
-    return POLICY_OF(load_model(*load_arguments), max_new_tokens, decode_slots)
+def policy_of(arguments: tuple, max_new_tokens: int, decode_slots: int) -> Policy:
+    *load_arguments, instruction = arguments
+    return POLICY_OF(instructed(load_model(*load_arguments), instruction), max_new_tokens, decode_slots)
 
 
 @pytest.fixture
@@ -44,13 +45,14 @@ def arguments(real_data: Path) -> Arguments:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.jsonl"))}
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("samples.jsonl"))}
 
 
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same model for all that ask for the same one: each sampler would compile again."""
     monkeypatch.setattr(command, "load_model", lambda *arguments: arguments)
+    monkeypatch.setattr(command, "instructed", lambda loaded, instruction: (*loaded, instruction))
     monkeypatch.setattr(Policy, "of", policy_of)
 
 
@@ -91,6 +93,14 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
     assert [(one["benchmark"], one["n"], one["total"], one["k"]) for one in summary["results"]] == [
         ("gsm8k", 3, 1319, 2), ("sat", 3, 32, 2)
     ]  # fmt: skip
+    pooled = summary["pooled"]["cot"]
+    assert (pooled["tasks"], pooled["n"], pooled["total"], pooled["k"]) == (["gsm8k", "sat"], 6, 1351, 2)
+    assert pooled["greedy"] == sum(one["greedy"] * one["n"] for one in summary["results"]) / 6
+    assert "| all 2 tasks | cot |" in (tmp_path / "killed" / "table.md").read_text()
+    # A Hugging Face folder that says nothing of an instruction is asked with the paper's.
+    settings = read_json(tmp_path / "killed" / "settings.json")
+    assert settings["instruction"] == summary["run"]["instruction"] == "paper"
+    assert "with the paper's instruction" in (tmp_path / "killed" / "table.md").read_text()
     # What is finished is told again, and nothing is drawn.
     monkeypatch.setattr(Policy, "complete", lambda *_, **__: pytest.fail("drew again"))
     command.main(arguments(tmp_path / "killed", *more))
@@ -171,6 +181,8 @@ def test_proofs_are_exported_and_never_counted_unchecked(
         (["--benchmarks=gsm8"], r"Unknown benchmark 'gsm8', did you mean 'gsm8k'"),
         (["--benchmarks=sat", "--mode=pot"], r"'sat' cannot be asked with --mode=pot; it has cot"),
         (["--benchmarks=math"], r"'math/test' wants the file .*; unpack the MATH data set's own archive"),
+        (["--benchmarks=sat", "--out=gs://bucket/out"], r"gs://bucket/out is an address, and object storage is not"),
+        (["--benchmarks=sat", "--data_dir=s3://bucket/data"], r"s3://bucket/data is an address, and object storage"),
         (["--benchmarks=sat", "--temperature=-1"], r"--temperature=-1.0 has no meaning; give 0 to 1,000"),
         (["--benchmarks=sat", "--temperature=nan"], r"--temperature=nan has no meaning; give 0 to 1,000"),
         (["--benchmarks=sat", "--top_p=0"], r"--top_p=0.0 has no meaning; give 1e-06 to 1"),
@@ -215,6 +227,7 @@ def test_only_results_of_its_own_are_told(
     (tmp_path / "mmlu_stem-cot" / "samples.jsonl").write_text("")
     (tmp_path / "gsm8k-cot").mkdir()
     (tmp_path / "gsm8k-cot" / "summary.json").write_text("{")
+    (tmp_path / "gsm8k-cot" / "problems.jsonl").write_text("")
     with pytest.raises(UserError, match=r"gsm8k-cot/summary\.json: not a JSON object; fix or remove the folder"):
         command.main(arguments(tmp_path, "--benchmarks=mmlu_stem"))
 
@@ -264,7 +277,8 @@ import sys
 import jax
 from dsmath_jax.evaluation.run import FirstProcess
 from dsmath_jax.grading.sandbox import Program, Sandbox
-from dsmath_jax.sharding import from_first, start_processes
+from dsmath_jax.processes import start_processes
+from dsmath_jax.sharding import from_first
 
 if __name__ == "__main__":
     start_processes(sys.argv[1], 2, int(sys.argv[2]))

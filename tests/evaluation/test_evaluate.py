@@ -1,18 +1,20 @@
-"""The stage `evaluate`: what it makes of graded completions, and that it samples only models that have no file yet."""
+"""The stage `evaluate`: one path with the command, what it leaves, and that it asks no model twice."""
 
 import dataclasses
-import shutil
+import functools
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
-from dsmath_jax.data import chat, tokenizer
+from dsmath_jax.data import chat, questions, tokenizer
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
 from dsmath_jax.data.settings import ChatSettings
-from dsmath_jax.evaluation.evaluate import run, stage_of
-from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
+from dsmath_jax.evaluation import __main__ as command
+from dsmath_jax.evaluation.evaluate import data_sets, run, stage_of
+from dsmath_jax.evaluation.policy import Policy, instructed
+from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.grading.grade import grade
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import Layout
@@ -20,116 +22,209 @@ from dsmath_jax.training import checkpoint, model_files
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_json, write_jsonl
 
 
-def graded(answer: str | None, gold: str) -> dict[str, Any]:
-    return {"completion": f"The answer is {answer}.", "answer": answer, "correct": answer == gold, "class": 0}
-
-
-def row(gold: str, greedy: str | None, samples: list[str | None]) -> dict[str, Any]:
-    question = {"id": "x", "question": "?", "answer": gold}
-    return question | {"greedy": graded(greedy, gold), "samples": [graded(sample, gold) for sample in samples]}
-
-
-def problem(number: int) -> dict[str, Any]:
-    answer = str(2 * number)
-    return {"question": f"{number} and {number}?", "solution": f"The answer is {answer}.", "answer": answer}
-
-
 def test_an_unknown_model_is_refused() -> None:
     assert [stage_of(name) for name in ("base", "sft", "rl")] == ["pretrain", "sft", "rl"]
     with pytest.raises(UserError, match=r"evaluate\.models must be one of 'base', 'sft', 'rl'; got 'dpo'"):
         stage_of("dpo")
-    with pytest.raises(UserError, match="models must be one of 'base', 'sft', 'rl'; got 'dpo'"):
-        EvaluateSettings(data=("toy/test",), models=("sft", "dpo"))
+    with pytest.raises(UserError, match=r"models\[1\] must be one of 'base', 'sft', 'rl'; got 'dpo'"):
+        EvaluateSettings(tasks=("toy/test",), models=("sft", "dpo"))
+
+
+def test_the_data_sets_of_tasks_are_known() -> None:
+    settings = EvaluateSettings(tasks=("gsm8k", "toy/test", "mine.jsonl"))
+    assert data_sets(settings) == ("gsm8k/test", "toy/test", "mine.jsonl", "gsm8k/train")
+    chosen = dataclasses.replace(settings, tasks=("gsm8k",), examples=("toy/train",))
+    assert data_sets(chosen) == ("gsm8k/test", "toy/train")
 
 
 @pytest.fixture
-def workdir(tmp_path: Path, make_model: Any, layout: Layout) -> Path:
-    """Three finished models (one, in fact), a tokenizer, three problems, and answers of two models given already."""
+def workdir(tmp_path: Path, make_model: Any) -> Path:
+    """Three finished models (one, in fact), a tokenizer, and problems."""
     texts = [f"Tom has {i} apples.\nThe answer is {i}." for i in range(100)]
     tokenizer.train_sentencepiece(texts, tmp_path / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)
-    model = make_model(vocab_size=300, tie_word_embeddings=True)
+    model = make_model(vocab_size=300, num_hidden_layers=1, tie_word_embeddings=True, max_position_embeddings=128)
     params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(0)))()
-    checkpoint.save(tmp_path / "rl" / "params", params)
-    model_files.write_config(tmp_path / "rl", model.config)
-    for split, first in (("test", 0), ("train", 50)):
-        problems = [{"id": f"{split}/{i}"} | problem(first + i) for i in range(5)]
+    own = chat.read(chat.Source(tmp_path / "tokenizer", CHAT))
+    for stage in ("pretrain", "sft", "rl"):
+        checkpoint.save(tmp_path / stage / "params", params)
+        model_files.write_config(tmp_path / stage, model.config, None if stage == "pretrain" else own)
+    for split in ("test", "train"):
+        problems = [
+            {"id": f"{split}/{i}", "question": f"{i}+{i}?", "solution": f"The answer is {2 * i}.", "answer": str(2 * i)}
+            for i in range(5)
+        ]
         write_jsonl(tmp_path / "problems" / f"{split}.jsonl", problems)
-    for name in MODELS.keys() - {"rl"}:
-        write_jsonl(tmp_path / "evaluate" / f"{name}.jsonl", [row("7", "7", ["7", "3"])] * 3)
+    choices = [{"question": "Which?", "options": ["one", "two"], "answer": "B"}, {"question": "2*3?", "answer": "6"}]
+    write_jsonl(tmp_path / "mine.jsonl", choices)
     return tmp_path
 
 
-def test_only_models_without_a_file_are_sampled(workdir: Path, layout: Layout) -> None:
-    settings = EvaluateSettings(
-        models=("base", "sft", "rl"), data=("toy/test",), problems=3, samples=2, temperature=0.7, max_new_tokens=4,
-        decode_slots=8, examples=("toy/train",), shots=1,
-    )  # fmt: skip
-    counts = run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
+CHAT = ChatSettings(instruction="Go on.")
+SETTINGS = EvaluateSettings(
+    models=("base", "sft", "rl"), tasks=("toy/test", "mine.jsonl"), problems=3, samples=2, temperature=0.7,
+    max_new_tokens=4, decode_slots=8, examples=("toy/train",), shots=1,
+)  # fmt: skip
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_each_model_answers_each_task(workdir: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, list[str]] = {}
+    complete = Policy.complete
+
+    def noted(self: Policy, prompts: Any, *arguments: Any, **more: Any) -> Any:
+        asked.setdefault(self.chat.instruction, []).extend(prompts)
+        return complete(self, prompts, *arguments, **more)
+
+    monkeypatch.setattr(Policy, "complete", noted)
+    counts = run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
     summary = read_json(workdir / "evaluate" / "summary.json")
-    assert counts == {name: summary[name]["greedy"] for name in ("base", "sft", "rl")}
-    assert summary["base"]["greedy"] == summary["sft"]["greedy"] == 1.0
-    rows = list(read_jsonl(workdir / "evaluate" / "rl.jsonl"))
+    assert counts == {name: summary[name]["pooled"]["greedy"] for name in ("base", "sft", "rl")}
+    for found in summary.values():
+        assert (found["pooled"]["n"], found["pooled"]["k"], found["pooled"]["temperature"]) == (5, 2, 0.7)
+        assert {name: (one["n"], one["total"]) for name, one in found["tasks"].items()} == {
+            "toy/test": (3, 5), "mine.jsonl": (2, 2)
+        }  # fmt: skip
+        assert found["pooled"]["macro"]["task"]["of"] == 2
+    # The base model continues a dialogue after worked examples, the others are asked in their chat.
+    base, sft = asked[""], asked["Go on."]
+    # The first training problem is the first test problem, so that the second stands before it.
+    assert base[0].endswith("User: 1+1?\n\nAssistant: The answer is 2.\n\nUser: 0+0?\n\nAssistant:")
     drawn = load_evenly(("toy/test",), workdir, 3, EVALUATION_SEED)
-    assert [(r["id"], r["question"], r["answer"]) for r in rows] == [(r.id, r.question, r.answer) for r in drawn]
-    for r in rows:
-        assert len(r["samples"]) == summary["rl"]["k"] == 2
-        for one in (r["greedy"], *r["samples"]):
-            assert [one["answer"], one["correct"], one["reason"]] == grade(one["completion"], r["answer"], "number")
-    before = (workdir / "evaluate" / "rl.jsonl").read_bytes()
-    lines = [one for r in rows for one in (r["greedy"], *r["samples"])]
-    kept = sorted(lines, key=lambda one: one["sample"] >= 0)[:4]  # what a run that was killed had written
-    (workdir / "evaluate" / "rl.jsonl").unlink()
-    write_jsonl(workdir / "evaluate" / "rl.made.jsonl", [one | {"finish": "kept"} for one in kept])
-    run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
-    again = (workdir / "evaluate" / "rl.jsonl").read_bytes()
-    assert again.count(b'"kept"') == 3  # the greedy ones: the problem whose samples were not all there is asked anew
-    assert [{**one, "finish": ""} for one in lines] == [
-        {**one, "finish": ""}
-        for r in read_jsonl(workdir / "evaluate" / "rl.jsonl")
-        for one in (r["greedy"], *r["samples"])
-    ]
-    (workdir / "rl" / "model.json").unlink()  # a model that has answered is not even opened
-    run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
-    assert (workdir / "evaluate" / "rl.jsonl").read_bytes() == again != before
+    other = drawn[1].question
+    assert base[1].endswith(f"User: 0+0?\n\nAssistant: The answer is 0.\n\nUser: {other}\n\nAssistant:")
+    assert any(prompt.endswith("User: Which?\n(A) one\n(B) two\nGo on.\n\nAssistant:") for prompt in sft)
+    folder = workdir / "evaluate" / "rl" / "toy_test-cot"
+    problems = {row["id"]: row for row in read_jsonl(folder / "problems.jsonl")}
+    assert [(row["question"], row["answer"]) for row in problems.values()] == [(r.question, r.answer) for r in drawn]
+    lines = list(read_jsonl(folder / "samples.jsonl"))
+    assert [line["sample"] for line in lines] == [-1] * 3 + [0, 1] * 3
+    for line in lines:
+        told = grade(line["completion"], problems[line["id"]]["answer"], "number")
+        assert [line["answer"], line["correct"], line["reason"]] == told
 
 
-def test_problems_are_drawn_evenly_and_those_trained_on_are_refused_or_counted(workdir: Path, layout: Layout) -> None:
-    """The model rl has learned from problems 0 to 19 itself, and from 40 to 44 as its stage sft did."""
-    write_jsonl(workdir / "trained.jsonl", [problem(i) for i in range(20)])
-    write_jsonl(workdir / "chats.jsonl", [problem(i) for i in range(40, 45)])
-    write_jsonl(workdir / "long.jsonl", [problem(i) for i in range(19, 39)])
-    write_jsonl(workdir / "short.jsonl", [problem(i) for i in range(38, 42)])
-    shutil.copytree(workdir / "rl", workdir / "sft")
-    for name, names, inputs in (("sft", ["chats.jsonl"], {}), ("rl", ["trained.jsonl"], {"sft": ""})):
-        manifest = {"config": {"data_dir": str(workdir), f"{name}.data": names}, "inputs": inputs}
-        write_json(workdir / name / "manifest.json", manifest)
-    for path in (workdir / "evaluate").iterdir():
-        path.unlink()
-    settings = EvaluateSettings(
-        models=("sft", "rl"), data=("long.jsonl", "short.jsonl"), samples=1, max_new_tokens=4, decode_slots=8
-    )
-    with pytest.raises(
-        UserError, match=r"^evaluate\.data: 3 of 24 questions are also in the training data \(long/0 is in rl\.data"
-    ):
-        run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
-    assert not list((workdir / "evaluate").iterdir())
-    settings = dataclasses.replace(settings, allow_overlap=True)
-    run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
-    summary = read_json(workdir / "evaluate" / "summary.json")
-    assert {name: scores["num_overlapping"] for name, scores in summary.items()} == {"sft": 2, "rl": 3}
-    asked = []
-    for seed in (0, 1):
-        for path in (workdir / "evaluate").iterdir():
+def test_a_killed_stage_resumes_to_the_same_files(workdir: Path, layout: Layout) -> None:
+    run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
+    whole = files(workdir / "evaluate")
+    samples = workdir / "evaluate" / "rl" / "toy_test-cot" / "samples.jsonl"
+    lines = samples.read_bytes().splitlines(keepends=True)
+    marked = [line.replace(b'"sample"', b'"kept": true, "sample"') for line in lines]
+    samples.write_bytes(b"".join(marked[:4]) + b'{"id": "toy')  # what a kill left: of a group one sample of two
+    for path in (workdir / "evaluate").rglob("summary.json"):
+        if "rl" in path.parts or path.parent.name == "evaluate":
             path.unlink()
-        run(dataclasses.replace(settings, problems=8, models=("rl",)), ChatSettings(), workdir, workdir, layout, seed)
-        asked.append([r["id"] for r in read_jsonl(workdir / "evaluate" / "rl.jsonl")])
-    assert [one.split("/")[0] for one in asked[0]] == ["long"] * 4 + ["short"] * 4
-    assert asked[0] == asked[1]  # whatever the run's seed
+    (workdir / "sft" / "model.json").unlink()  # a model that has answered is not even opened
+    run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
+    assert samples.read_bytes() == b"".join(marked[:3] + lines[3:])
+    resumed = files(workdir / "evaluate") | {"rl/toy_test-cot/samples.jsonl": b"".join(lines)}
+    assert resumed.keys() == whole.keys()
+    assert {name for name in whole if whole[name] != resumed[name]} == set()
 
 
-def test_an_example_that_is_asked_is_refused(workdir: Path, layout: Layout) -> None:
-    settings = EvaluateSettings(models=("base",), data=("toy/test",), examples=("toy/test",), shots=1, max_new_tokens=4)
+def test_the_command_gives_the_numbers_of_the_stage(
+    workdir: Path, layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint by itself is asked as its run's stage asks it, down to the samples."""
+    run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
+    common = [f"--data_dir={workdir}", "--limit=3", "--samples=2", "--max_new_tokens=4", "--rows=8"]
+    common.append("--benchmarks=toy/test,mine.jsonl")
+    sft, base = f"--checkpoint={workdir / 'sft'}", f"--checkpoint={workdir / 'pretrain'}"
+    command.main([sft, "--style=chat", f"--out={workdir / 'sft_out'}", *common])
+    assert 'with the instruction "Go on."' in capsys.readouterr().out
+    command.main([base, f"--out={workdir / 'base_out'}", "--exemplars=toy/train", "--shots=1", *common])
+    for name in ("sft", "base"):
+        ours, theirs = files(workdir / "evaluate" / name), files(workdir / f"{name}_out")
+        for task in ("toy_test-cot", "mine-cot"):
+            for file in ("samples.jsonl", "problems.jsonl", "settings.json"):
+                assert ours[f"{task}/{file}"] == theirs[f"{task}/{file}"]
+        pooled = [
+            read_json(workdir / folder / "summary.json")["pooled"] for folder in (f"evaluate/{name}", f"{name}_out")
+        ]
+        assert pooled[0] == pooled[1]
+    settings = read_json(workdir / "sft_out" / "settings.json")
+    assert (settings["instruction"], settings["template"]) == ("Go on.", chat.DEEPSEEK_MATH)
+    for more, instruction in ((["--instruction="], ""), (["--instruction=paper"], "paper")):
+        command.main([sft, "--style=chat", f"--out={workdir / f'out{instruction}'}", *common, *more])
+        assert read_json(workdir / f"out{instruction}" / "settings.json")["instruction"] == instruction
+    with pytest.raises(UserError, match="--instruction stands below the questions of a chat; give --style=chat, or"):
+        command.main([sft, f"--out={workdir / 'none'}", *common, "--instruction=paper"])
+
+
+def test_a_model_of_unknown_training_is_asked_with_the_papers_instruction(workdir: Path, layout: Layout) -> None:
+    load = functools.partial(model_files.load_model, layout=layout)
+    assert instructed(load(str(workdir / "pretrain"))).chat.instruction == questions.PAPER
+    sft = load(str(workdir / "sft"))
+    assert instructed(sft).chat == sft.chat
+    assert instructed(sft, "").chat.instruction == ""
+    model_files.export_params(
+        workdir / "hf", sft.model.config, sft.params, sft.tokenizer_file, chat=sft.chat
+    )  # fmt: skip
+    assert instructed(load(f"hf:{workdir / 'hf'}")).chat.instruction == "Go on."
+    assert (workdir / "hf" / "chat_template.jinja").read_text() == chat.DEEPSEEK_MATH
+    (workdir / "hf" / "chat.json").unlink()
+    assert instructed(load(f"hf:{workdir / 'hf'}")).chat.instruction == questions.PAPER
+
+
+def test_a_checkpoint_that_was_trained_otherwise_is_refused(workdir: Path, layout: Layout) -> None:
+    with pytest.raises(UserError, match=r"chat\.instruction is '', but the model in .*sft was trained with 'Go on.'"):
+        run(SETTINGS, ChatSettings(), workdir, workdir, layout, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"question": "1+1?", "answer": ""}], "The record mine/0 of mine.jsonl has no answer to grade completions by"),
+        (
+            [{"question": "f", "answer": "assert f()", "kind": "program"}, {"question": "1+1?", "answer": "2"}],
+            "The records of mine.jsonl are of the kinds math, program; give each its own file",
+        ),
+    ],
+)
+def test_records_that_cannot_be_graded_are_refused(workdir: Path, layout: Layout, rows: list[dict], told: str) -> None:
+    write_jsonl(workdir / "mine.jsonl", rows)
+    with pytest.raises(UserError, match=told):
+        run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
+
+
+def test_two_files_of_one_name_do_not_share_results(workdir: Path, layout: Layout) -> None:
+    write_jsonl(workdir / "toy_test.jsonl", [{"question": "1+1?", "answer": "2"}])
     with pytest.raises(
-        UserError, match=r"1 of 5 questions are also in the training data \(test/0 is in evaluate\.examples\)"
+        UserError, match=r"results of toy/test and toy_test\.jsonl would have one folder; rename a file"
     ):
-        run(settings, ChatSettings(), workdir, workdir, layout, seed=0)
+        run(dataclasses.replace(SETTINGS, tasks=("toy/test", "toy_test.jsonl")), CHAT, workdir, workdir, layout, seed=0)
+    with pytest.raises(UserError, match=r"Unknown benchmark 'toy/tset', did you mean 'toy/test'"):
+        dataclasses.replace(SETTINGS, tasks=("toy/tset",))
+
+
+def problem(number: int) -> dict[str, str]:
+    return {"question": f"{number} and {number}?", "solution": "The answer.", "answer": str(2 * number)}
+
+
+def test_problems_that_a_model_was_trained_on_are_refused_or_counted(workdir: Path, layout: Layout) -> None:
+    """Those of rl.data 0 to 19, and 40 to 44 of the stage sft, which it was made from."""
+    for name, numbers in {
+        "rl": range(20),
+        "chats": range(40, 45),
+        "long": range(19, 39),
+        "short": range(38, 42),
+    }.items():
+        write_jsonl(workdir / f"{name}.jsonl", map(problem, numbers))
+    for name, file, inputs in (("sft", "chats.jsonl", []), ("rl", "rl.jsonl", ["sft"])):
+        config = {"data_dir": str(workdir), f"{name}.data": [file]}
+        write_json(workdir / name / "manifest.json", {"config": config, "inputs": dict.fromkeys(inputs, "")})
+    settings = dataclasses.replace(
+        SETTINGS, models=("base", "sft", "rl"), tasks=("long.jsonl", "short.jsonl"), problems=0, samples=1
+    )
+    told = (
+        r"^evaluate\.tasks: 3 of 24 questions are also in the training data \(long/0 is in rl\.data 'rl\.jsonl'\); .*"
+    )
+    with pytest.raises(UserError, match=told + r"evaluate\.allow_overlap=True"):
+        run(settings, CHAT, workdir, workdir, layout, seed=0)
+    assert not (workdir / "evaluate").exists()
+    run(dataclasses.replace(settings, allow_overlap=True), CHAT, workdir, workdir, layout, seed=0)
+    summary = read_json(workdir / "evaluate" / "summary.json")
+    found = {name: scores["pooled"]["num_overlapping"] for name, scores in summary.items()}
+    assert found == {"base": 0, "sft": 2, "rl": 3}

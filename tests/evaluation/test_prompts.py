@@ -6,102 +6,157 @@ from pathlib import Path
 
 import pytest
 
+from dsmath_jax.data import benchmark_formats as formats
+from dsmath_jax.data import questions
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import MARK, Chat
+from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation import exemplars, prompts
 from dsmath_jax.evaluation.exemplars import Exemplar
-from dsmath_jax.evaluation.prompts import ideal, prompt, stops
-from dsmath_jax.evaluation.registry import BENCHMARKS, Benchmark, Mode, Style
+from dsmath_jax.evaluation.prompts import few_shot, ideal, prompt, stops
+from dsmath_jax.evaluation.registry import BENCHMARKS, Benchmark, Style, benchmark
 from dsmath_jax.workdir import UserError, write_json, write_jsonl
 from tests.evaluation.math_files import write_archive, write_mirror
 
 ADD = Record("gsm8k/train/9", "What is 1 + 1?", "One and one.\nThe answer is 2.", "2")
 OPTIONS = ("$x$", "{2}", "None", "4")
 CHOICE = Record("x/1", "Which?", "Because.", "B", OPTIONS, "abstract_algebra", kind="choice", heading="Choose one.")
-YES = Record("x/2", "Back?", "", "No", ("Yes", "No"), "navigate", kind="text")
-CODE = Record("mbpp/dev/2", "Write f.", "def f():\n    return 1", "assert f() == 1", kind="program")
-BODY = Record("humaneval/test/0", 'def f():\n    """One."""\n', "    return 1\n", "check(f)", kind="program")
-THEORY = Record(
-    "minif2f/test/0", "Show $1$.", "Clear.", "theory x imports Main\nbegin\n\ntheorem x: shows 1", kind="theory"
+SUM = Record("mgsm_zh/test/0", "一加一是多少？", "", "2", kind="number")
+YES = formats.bbh("x/2", {"input": "Back?\nOptions:\n- Yes\n- No", "target": "No", "task": "navigate"})
+CODE = formats.mbpp(
+    "mbpp/dev/2",
+    {"text": "Write f.", "code": "def f():\n    return 1", "test_list": ["assert f() == 1"], "test_setup_code": ""},
 )
+BODY = Record("humaneval/test/0", 'def f():\n    """One."""\n', "    return 1\n", "check(f)", kind="program")
+THEORY = formats.minif2f(
+    "minif2f/test/0",
+    {"informal_statement": "Show $1$.", "informal_proof": "Clear.", "header": "theory x imports Main\nbegin",
+     "formal_statement": "theorem x: shows 1", "problem_name": "x"},
+)  # fmt: skip
 PROGRAM = "def solution():\n    step_1 = 1 + 1\n    return step_1"
 WORKED = Exemplar(ADD, PROGRAM, "2")
 
 
+class Tokenizer:
+    """A tokenizer's control tokens."""
+
+    control_ids = {"<s>": 1, "</s>": 2}  # noqa: RUF012
+    bos_id, eos_id = 1, 2
+
+
+CHAT = Chat(Tokenizer(), instruction=questions.PAPER)
+BOS, EOS = (f"{MARK}{name}{MARK}" for name in Tokenizer.control_ids)
+
+
 @pytest.mark.parametrize(
-    ("name", "mode", "style", "example", "record", "expected"),
+    ("name", "mode", "example", "record", "expected"),
     [
-        ("gsm8k", "cot", "few_shot", WORKED, ADD,
+        ("gsm8k", "cot", WORKED, ADD,
          "Q: What is 1 + 1?\nA: One and one.\nThe answer is 2.\n\n\nQ: What is 1 + 1?\nA:"),
-        ("gsm8k", "pot", "few_shot", WORKED, ADD,
+        ("gsm8k", "pot", WORKED, ADD,
          f"Q: What is 1 + 1?\n\n# solution in Python:\n\n\n{PROGRAM}\n\n\n"
          "Q: What is 1 + 1?\n\n# solution in Python:\n\n\n"),
-        ("gsm8k", "tir", "few_shot", WORKED, ADD,
+        ("gsm8k", "tir", WORKED, ADD,
          f"Q: What is 1 + 1?\nA: ```python\n{PROGRAM}\nprint(solution())\n```\n```output\n2\n```\n"
          "The answer is 2.\n\n\nQ: What is 1 + 1?\nA:"),
-        ("math", "cot", "few_shot", Exemplar(Record("x", "Find $x$.", r"So $\boxed{2}$.", "2")), ADD,
+        ("math", "cot", Exemplar(Record("x", "Find $x$.", r"So $\boxed{2}$.", "2")), ADD,
          "Problem:\nFind $x$.\n\nSolution:\nSo $\\boxed{2}$.\nFinal Answer: The final answer is $2$. I hope it is "
          "correct.\n\nProblem:\nWhat is 1 + 1?\n\nSolution:\n"),
-        ("math", "pot", "few_shot", WORKED, ADD,
+        ("math", "pot", WORKED, ADD,
          f"Problem:\nWhat is 1 + 1?\n\n# solution in Python:\n\n\n{PROGRAM}\n\n\n"
          "Problem:\nWhat is 1 + 1?\n\n# solution in Python:\n\n\n"),
-        ("sat", "cot", "few_shot", Exemplar(CHOICE), CHOICE,
+        ("sat", "cot", Exemplar(CHOICE), CHOICE,
          "Problem:\nWhich?\nWhich of the following is right? Explain your answer.\n(A) $x$, (B) {2}, (C) None, (D) 4\n"
          "Solution:\nBecause.\nFinal Answer: The final answer is (B). I hope it is correct.\n\n"
          "Problem:\nWhich?\nWhich of the following is right? Explain your answer.\n(A) $x$, (B) {2}, (C) None, (D) 4\n"
          "Solution:\n"),
-        ("cmath", "cot", "few_shot", Exemplar(Record("x", "多少？", "", "2")), ADD,
+        ("cmath", "cot", Exemplar(Record("x", "多少？", "", "2")), ADD,
          "问题：多少？\n答案：所以答案是：2。\n\n\n问题：What is 1 + 1?\n答案："),
-        ("gaokao_mathqa", "cot", "few_shot", Exemplar(CHOICE), CHOICE,
+        ("gaokao_mathqa", "cot", Exemplar(CHOICE), CHOICE,
          "问题：Which?\n从以下选项中选择：(A)$x$ (B){2} (C)None (D)4\n答案：Because.\n所以答案是：B。\n\n\n"
          "问题：Which?\n从以下选项中选择：(A)$x$ (B){2} (C)None (D)4\n答案："),
-        ("mmlu", "cot", "few_shot", Exemplar(dataclasses.replace(CHOICE, solution="")), CHOICE,
+        ("mmlu", "cot", Exemplar(dataclasses.replace(CHOICE, solution="")), CHOICE,
          "The following are multiple choice questions (with answers) about abstract algebra.\n\n"
          "Which?\nA. $x$\nB. {2}\nC. None\nD. 4\nAnswer: B\n\n"
          "Which?\nA. $x$\nB. {2}\nC. None\nD. 4\nAnswer:"),
-        ("bbh", "cot", "few_shot", Exemplar(CHOICE), YES,
+        ("bbh", "cot", Exemplar(CHOICE), YES,
          "Choose one.\n\nQ: Which?\nOptions:\n(A) $x$\n(B) {2}\n(C) None\n(D) 4\nA: Because.\nSo the answer is (B).\n\n"
          "Q: Back?\nOptions:\n- Yes\n- No\nA:"),
-        ("humaneval", "cot", "few_shot", None, BODY, 'def f():\n    """One."""\n'),
-        ("mbpp", "cot", "few_shot", Exemplar(CODE), CODE,
+        ("humaneval", "cot", None, BODY, 'def f():\n    """One."""\n'),
+        ("mbpp", "cot", Exemplar(CODE), CODE,
          "You are an expert Python programmer, and here is your task: Write f. Your code should pass these tests:\n\n"
          "assert f() == 1\n[BEGIN]\ndef f():\n    return 1\n[DONE]\n\n"
          "You are an expert Python programmer, and here is your task: Write f. Your code should pass these tests:\n\n"
          "assert f() == 1\n[BEGIN]\n"),
-        ("minif2f", "cot", "few_shot", Exemplar(THEORY, "  by simp"), THEORY,
+        ("minif2f", "cot", Exemplar(THEORY, "  by simp"), THEORY,
          "Informal:\n(*### Problem\n\nShow $1$.\n\n### Solution\n\nClear. *)\n\nFormal:\n"
          "theory x imports Main\nbegin\n\ntheorem x: shows 1\n  by simp\n\n\n\n"
          "Informal:\n(*### Problem\n\nShow $1$.\n\n### Solution\n\nClear. *)\n\nFormal:\n"
          "theory x imports Main\nbegin\n\ntheorem x: shows 1\n"),
-        ("gsm8k", "cot", "chat", None, ADD,
-         "User: What is 1 + 1?\nPlease reason step by step, and put your final answer within \\boxed{}.\n\nAssistant:"),
-        ("gsm8k", "tir", "chat", None, ADD,
-         "User: What is 1 + 1?\nPlease integrate natural language reasoning with programs to solve the problem above, "
-         "and put your final answer within \\boxed{}.\n\nAssistant:"),
-        ("gsm8k", "pot", "chat", None, ADD,
-         "User: What is 1 + 1?\nWrite a Python program with a function `solution()` that returns the answer."
-         "\n\nAssistant:"),
-        ("mgsm_zh", "cot", "chat", None, ADD,
-         "User: What is 1 + 1?\n请通过逐步推理来解答问题，并把最终答案放置于\\boxed{}中。\n\nAssistant:"),
-        ("mgsm_zh", "tir", "chat", None, ADD,
-         "User: What is 1 + 1?\n请结合自然语言和Python程序语言来解答问题，并把最终答案放置于\\boxed{}中。"
-         "\n\nAssistant:"),
-        ("bbh", "cot", "chat", None, YES,
-         'User: Back?\nOptions:\n- Yes\n- No\nThink step by step, and end with "So the answer is" and the answer.'
-         "\n\nAssistant:"),
-        ("gsm8k", "cot", "chat", WORKED, ADD,
-         "User: What is 1 + 1?\nPlease reason step by step, and put your final answer within \\boxed{}.\n\n"
-         "Assistant: One and one.\nThe answer is 2.\nThe answer is $\\boxed{2}$.\n\n"
-         "User: What is 1 + 1?\nPlease reason step by step, and put your final answer within \\boxed{}.\n\nAssistant:"),
     ],
 )  # fmt: skip
-def test_prompts(
-    name: str, mode: Mode, style: Style, example: Exemplar | None, record: Record, expected: str
-) -> None:  # fmt: skip
-    assert prompt(BENCHMARKS[name], record, mode, style, [example] if example else []) == expected
+def test_few_shot_prompts(name: str, mode: Mode, example: Exemplar | None, record: Record, expected: str) -> None:
+    exemplars_ = [example] if example else []
+    assert few_shot(BENCHMARKS[name], record, mode, exemplars_) == expected
+    assert prompt(CHAT, BENCHMARKS[name], record, mode, "few_shot", exemplars_) == BOS + expected
+
+
+STEPS = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "example", "record", "expected"),
+    [
+        ("gsm8k", "cot", None, ADD, f"User: What is 1 + 1?\n{STEPS}\n\nAssistant:"),
+        ("gsm8k", "tir", None, ADD,
+         "User: What is 1 + 1?\nPlease integrate natural language reasoning with programs to solve the problem above, "
+         "and put your final answer within \\boxed{}.\n\nAssistant:"),
+        ("gsm8k", "pot", None, ADD,
+         "User: What is 1 + 1?\nWrite a Python program with a function `solution()` that returns the answer."
+         "\n\nAssistant:"),
+        ("mgsm_zh", "cot", None, SUM,
+         "User: 一加一是多少？\n请通过逐步推理来解答问题，并把最终答案放置于\\boxed{}中。\n\nAssistant:"),
+        ("sat", "cot", None, CHOICE, f"User: Which?\n(A) $x$\n(B) {{2}}\n(C) None\n(D) 4\n{STEPS}\n\nAssistant:"),
+        ("bbh", "cot", None, YES,
+         'User: Back?\n- Yes\n- No\nThink step by step, and end with "So the answer is" and the answer.\n\nAssistant:'),
+        ("mbpp", "cot", None, CODE,
+         "User: Write f. Your code should pass these tests:\n\nassert f() == 1\nPut the program in a ```python block."
+         "\n\nAssistant:"),
+        ("gsm8k", "cot", WORKED, ADD,
+         f"User: What is 1 + 1?\n{STEPS}\n\nAssistant: One and one.\nThe answer is 2.\n"
+         f"The answer is $\\boxed{{2}}$.{EOS}User: What is 1 + 1?\n{STEPS}\n\nAssistant:"),
+        ("toy/test", "cot", None, ADD, f"User: What is 1 + 1?\n{STEPS}\n\nAssistant:"),
+    ],
+)  # fmt: skip
+def test_a_chat_model_is_asked_by_its_chat_alone(
+    name: str, mode: Mode, example: Exemplar | None, record: Record, expected: str
+) -> None:
+    """The same text for every benchmark: its formats are for base models."""
+    entry, examples = benchmark(name), [example] if example else []
+    assert prompt(CHAT, entry, record, mode, "chat", examples) == BOS + expected
+    if not examples:
+        assert prompt(CHAT, entry, record, mode, "chat") == CHAT.prompt(record, mode)
+    silent = dataclasses.replace(CHAT, instruction="")
+    assert (STEPS in prompt(silent, entry, record, mode, "chat", examples)) is False
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (ADD, "User: What is 1 + 1?\n\nAssistant: One and one.\nThe answer is 2.\n\nUser: Mine?\n\nAssistant:"),
+        (CHOICE, "User: Which?\n(A) $x$\n(B) {2}\n(C) None\n(D) 4\n\nAssistant: Because.\nThe answer is B.\n\n"
+         "User: Mine?\n\nAssistant:"),
+        (YES, "User: Back?\n- Yes\n- No\n\nAssistant: The answer is No.\n\nUser: Mine?\n\nAssistant:"),
+    ],
+)  # fmt: skip
+def test_other_data_are_asked_as_dialogues(record: Record, expected: str) -> None:
+    for name in ("toy/test", "mine.jsonl"):
+        assert few_shot(benchmark(name), Record("", "Mine?"), "cot", [Exemplar(record)]) == expected
+    assert stops(benchmark("mine.jsonl"), "cot", "few_shot") == ("\n\nUser:",)
 
 
 def test_the_published_heading_stays_where_no_example_fits() -> None:
-    text = prompt(BENCHMARKS["bbh"], YES, "cot", "few_shot", [Exemplar(CHOICE)], shots=0)
+    text = few_shot(BENCHMARKS["bbh"], YES, "cot", [Exemplar(CHOICE)], shots=0)
     assert text == "Choose one.\n\nQ: Back?\nOptions:\n- Yes\n- No\nA:"
 
 
@@ -113,16 +168,17 @@ def test_the_published_heading_stays_where_no_example_fits() -> None:
         ("gsm8k", "pot", "few_shot", ADD, "def solution():\n    return '2'"),
         ("gsm8k", "tir", "few_shot", ADD,
          "```python\ndef solution():\n    return '2'\nprint(solution())\n```\n```output\n2\n```\nThe answer is 2."),
-        ("cmath", "tir", "chat", ADD,
+        ("cmath", "tir", "chat", SUM,
          "```python\ndef solution():\n    return '2'\nprint(solution())\n```\n```output\n2\n```\n"
          "答案是 $\\boxed{2}$。"),
         ("sat", "cot", "few_shot", CHOICE, "Final Answer: The final answer is (B). I hope it is correct."),
         ("sat", "cot", "chat", CHOICE, r"The answer is $\boxed{B}$."),
         ("mmlu", "cot", "few_shot", CHOICE, "B"),
         ("bbh", "cot", "chat", YES, "So the answer is No."),
+        ("mbpp", "cot", "chat", CODE, "```python\ndef f():\n    return 1\n```"),
         ("bbh", "cot", "few_shot", CHOICE, "So the answer is (B)."),
         ("gaokao_mathcloze", "cot", "few_shot", Record("x", "?", "", "$5$;$10$"), "所以答案是：$5$;$10$。"),
-        ("gaokao_mathcloze", "cot", "chat", Record("x", "?", "", "$5$;$10$"), r"答案是 $\boxed{5;10}$。"),
+        ("gaokao_mathcloze", "cot", "chat", Record("x", "多少？", "", "$5$;$10$"), r"答案是 $\boxed{5;10}$。"),
         ("math", "cot", "chat", Record("x", "?", "", r"\$5"), r"The answer is $\boxed{\$5}$."),
         ("humaneval", "cot", "few_shot", BODY, "    return 1\n"),
         ("mbpp", "cot", "few_shot", CODE, "def f():\n    return 1"),
@@ -137,23 +193,17 @@ def test_proofs_have_no_gold() -> None:
         ideal(BENCHMARKS["minif2f"], THEORY, "cot")
 
 
-STYLES: tuple[Style, ...] = ("few_shot", "chat")
-
-
-@pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, entry in BENCHMARKS.items() for mode in entry.modes])
-def test_a_stop_ends_what_would_be_the_next_problem(name: str, mode: Mode, style: Style) -> None:
+def test_a_stop_ends_what_would_be_the_next_problem(name: str, mode: Mode) -> None:
     entry = BENCHMARKS[name]
     record = Record("x", "Q?", "So.", "2", category="c", kind=entry.kind)
     example = Exemplar(record, "def solution():\n    return 2", "2")
-    said = prompts.worked(entry, example, mode, style)
-    goes_on = prompt(
-        entry, record, mode, style, [example, example]
-    )  # the second example: what a model would go on with
+    said = prompts.worked(entry, example, mode, "few_shot")
+    goes_on = few_shot(entry, record, mode, [example, example])  # the second: what a model would continue with
     after = goes_on.split(said, 1)[1]
-    if not entry.shots and style == "few_shot" and name == "humaneval":
+    if name == "humaneval":
         after = "\n\ndef g():\n"  # no problem follows, but another function
-    cut = min(after.find(stop) for stop in stops(entry, mode, style) if stop in after)
+    cut = min(after.find(stop) for stop in stops(entry, mode, "few_shot") if stop in after)
     assert not after[:cut].strip()
 
 
@@ -235,13 +285,26 @@ GSM8K: Benchmark = BENCHMARKS["gsm8k"]
 
 def test_a_users_own_examples(tmp_path: Path) -> None:
     path = given(tmp_path, FULL, FULL | {"question": "Second?"})
-    loaded = exemplars.load(GSM8K, "pot", tmp_path, path)
+    loaded = exemplars.load(GSM8K, "pot", tmp_path, [path.name])
     assert loaded.of(ADD) == (
         Exemplar(Record("mine/0", "Mine?", "So.", "4", kind="number"), "def solution():\n    return 4", "4"),
         Exemplar(Record("mine/1", "Second?", "So.", "4", kind="number"), "def solution():\n    return 4", "4"),
     )
-    text = prompt(GSM8K, ADD, "cot", "few_shot", exemplars.load(GSM8K, "cot", tmp_path, path).of(ADD))
-    assert text.startswith("Q: Mine?\nA: So.\nThe answer is 4.\n\n\nQ: Second?")
+    found = exemplars.load(GSM8K, "cot", tmp_path, [str(path)])  # an absolute path is as good
+    assert few_shot(GSM8K, ADD, "cot", found.of(ADD)).startswith("Q: Mine?\nA: So.\nThe answer is 4.\n\n\nQ: Second?")
+    one = exemplars.load(GSM8K, "cot", tmp_path, [path.name], shots=1)
+    assert [each.record.question for each in one.of(ADD)] == ["Mine?"]
+
+
+def test_records_of_a_data_set_are_worked_examples(tmp_path: Path) -> None:
+    rows = [{"id": f"train/{n}", "question": f"{n}?", "solution": f"The answer is {n}.", "answer": n} for n in range(9)]
+    write_jsonl(tmp_path / "problems" / "train.jsonl", rows)
+    found = exemplars.load(benchmark("toy/test"), "cot", tmp_path, ["toy/train"], shots=2)
+    assert [each.record.question for each in found.of(ADD)] == ["0?", "1?"]
+    itself = found.found[0].record  # a problem that is among them has the next one in its own place
+    assert [each.record.question for each in found.of(itself)] == ["1?", "2?"]
+    with pytest.raises(UserError, match="worked examples are the data set 'toy/train'; say how many of it by shots"):
+        exemplars.load(benchmark("toy/test"), "cot", tmp_path, ["toy/train"])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +320,7 @@ def test_a_users_own_examples(tmp_path: Path) -> None:
 def test_a_users_examples_that_do_not_fit(tmp_path: Path, mode: Mode, row: dict, message: str) -> None:
     path = given(tmp_path, FULL, FULL | row)
     with pytest.raises(UserError, match=rf"mine\.jsonl, line 2: {message}; fix or remove it\.$"):
-        exemplars.load(GSM8K, mode, tmp_path, path)
+        exemplars.load(GSM8K, mode, tmp_path, [path.name])
 
 
 SAT_FILE = {"question": "Mine?", "solution": "So.", "answer": "B", "options": ["1", "2"]}
@@ -272,16 +335,16 @@ def given_sat(folder: Path, **changes: object) -> Path:
 
 def test_a_users_own_examples_have_options(tmp_path: Path) -> None:
     path = given_sat(tmp_path)
-    (example,) = exemplars.load(BENCHMARKS["sat"], "cot", tmp_path, path).of(CHOICE)
+    (example,) = exemplars.load(BENCHMARKS["sat"], "cot", tmp_path, [path.name]).of(CHOICE)
     assert (example.record.options, example.record.kind) == (("1", "2"), "choice")
-    text = prompt(BENCHMARKS["sat"], CHOICE, "cot", "few_shot", [example])
+    text = few_shot(BENCHMARKS["sat"], CHOICE, "cot", [example])
     assert "(A) 1, (B) 2\nSolution:\nSo.\nFinal Answer: The final answer is (B)." in text
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": "C"}, "the field 'answer' is no letter of the 2 options"),
+        ({"answer": "C"}, "the field 'answer' names none of the options AB"),
         ({"options": [1, 2]}, "the field 'options' is not a list of texts"),
         ({"options": "A) 1 B) 2"}, "the field 'options' is not a list of texts"),
     ],
@@ -289,12 +352,12 @@ def test_a_users_own_examples_have_options(tmp_path: Path) -> None:
 def test_options_of_a_users_examples_that_do_not_fit(tmp_path: Path, change: dict, message: str) -> None:
     path = given_sat(tmp_path, **change)
     with pytest.raises(UserError, match=rf"mine\.jsonl, line 1: {message}; fix or remove it\.$"):
-        exemplars.load(BENCHMARKS["sat"], "cot", tmp_path, path)
+        exemplars.load(BENCHMARKS["sat"], "cot", tmp_path, [path.name])
 
 
 def test_files_without_examples(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"worked examples .*mine\.jsonl holds no records"):
-        exemplars.load(GSM8K, "cot", tmp_path, given(tmp_path))
+        exemplars.load(GSM8K, "cot", tmp_path, [given(tmp_path).name])
     write_jsonl(tmp_path / "gsm8k" / "train.jsonl", [{"question": "?", "answer": "<<1=1>>1\n#### 1"}])
     with pytest.raises(UserError, match=r"split 'gsm8k/train' has no record 4, a worked example of prompts"):
         exemplars.load(GSM8K, "cot", tmp_path)

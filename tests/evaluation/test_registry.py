@@ -198,7 +198,7 @@ def test_bbh_is_asked_as_it_is_published(real_data: Path) -> None:
         for path in sorted((real_data / "bbh" / "tasks").glob("*.json"))
         for number, example in enumerate(json.loads(path.read_text())["examples"])
     ]
-    form = prompts.format_of(BENCHMARKS["bbh"], "cot", "few_shot")
+    form = BENCHMARKS["bbh"].formats["cot"]
     found = registry.records("bbh", real_data)
     assert [record.id for record in found] == [identity for identity, _ in published]
     differ = [
@@ -233,9 +233,28 @@ def test_kinds_of_bbh(real_data: Path) -> None:
     assert len(kinds["choice"]) == 17
 
 
-def test_an_unknown_name_is_answered_by_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"Unknown benchmark 'gsm8', did you mean 'gsm8k'; known ones are gsm8k, math,"):
-        registry.benchmark("gsm8")
+@pytest.mark.parametrize(("name", "nearest"), [("gsm8", "gsm8k"), ("toy/tset", "toy/test"), ("mine.json", "")])
+def test_an_unknown_name_is_answered_by_the_nearest(name: str, nearest: str) -> None:
+    told = rf"Unknown benchmark '{name}', did you mean '{nearest}.*; known ones are gsm8k, math,.* any data set such as"
+    with pytest.raises(UserError, match=told):
+        registry.benchmark(name)
+
+
+def test_data_sets_and_files_are_benchmarks_too() -> None:
+    assert registry.benchmark("gsm8k/test") is BENCHMARKS["gsm8k"]
+    train, mine = registry.benchmark("gsm8k/train"), registry.benchmark("sets/mine.jsonl")
+    assert (train.source, train.formats) == ("gsm8k/train", BENCHMARKS["gsm8k"].formats)
+    assert (mine.source, mine.folder, mine.formats) == ("sets/mine.jsonl", "sets_mine", registry.DEFAULT)
+    assert registry.benchmark("/data/mine.jsonl").folder == "data_mine"
+    assert registry.benchmark("../mine.jsonl").folder == "mine"
+
+
+def test_records_say_how_a_chat_model_is_asked(data: Path) -> None:
+    """Those sets whose answers are to look otherwise than the run's instruction says, and no others."""
+    asking = {name for name in BENCHMARKS if registry.records(name, data, 1)[0].instruction}
+    assert asking == {"bbh", "humaneval", "mbpp", "minif2f"}
+    problem = registry.records("minif2f", data, 1)[0]
+    assert problem.prompt.endswith(f"Formal:\n{problem.answer}")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from dsmath_jax.data.chat import DEEPSEEK_MATH
 from dsmath_jax.evaluation.paper import BASE, INSTRUCT, RL, published
 from dsmath_jax.evaluation.summary import Problem, summarise
 from dsmath_jax.evaluation.table import code, escape, markdown, percent
@@ -68,6 +69,27 @@ def test_settings_stand_below_the_table() -> None:
     assert "at most 1,024 new tokens; samples at temperature 0.7, top\\_p 1.0, seed 3\n" in text
     assert "- Sandbox: no program was run\n" in text
     assert f"- Command: `{COMMAND}`\n- Command: `other`\n" in text
+
+
+@pytest.mark.parametrize(
+    ("template", "instruction", "told"),
+    [
+        (DEEPSEEK_MATH, "paper", "the paper's template with the paper's instruction"),
+        (DEEPSEEK_MATH, "", "the paper's template with no instruction"),
+        ("{{ x }}", "Be brief.", 'a template of its own (settings.json) with the instruction "Be brief."'),
+    ],
+)
+def test_template_and_instruction_of_a_chat_are_told(template: str, instruction: str, told: str) -> None:
+    run = RUN | {"style": "chat", "template": template, "instruction": instruction}
+    assert f"- Asked: style chat in {escape(told)}, at most 1,024 new tokens" in markdown(run, [entry("gsm8k")])
+
+
+def test_several_benchmarks_have_a_row_together() -> None:
+    both = {"cot": entry("", total=1591) | {"tasks": ["gsm8k", "ocw"]}, "tir": entry("") | {"tasks": ["gsm8k"]}}
+    text = markdown(RUN, [entry("gsm8k"), entry("ocw"), entry("gsm8k", "tir")], both)
+    rows = tables(text)[0][2:]
+    assert [row[:2] for row in rows] == [["gsm8k", "cot"], ["ocw", "cot"], ["gsm8k", "tir"], ["all 2 tasks", "cot"]]
+    assert rows[-1][2:5] == ["–", "4 of 1,591", "50.0 (15.0–85.0)"]
 
 
 def test_votes_stand_where_there_are_samples() -> None:

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from dsmath_jax.models import llama
-from dsmath_jax.models.config import CHOICES, ModelConfig, trained_config
+from dsmath_jax.models.config import REMAT, ModelConfig, trained_config
 from dsmath_jax.models.sizes import SIZES, sizes
 from dsmath_jax.settings import build, describe
 from dsmath_jax.workdir import UserError
@@ -50,11 +50,11 @@ def test_a_size_or_field_that_is_not_there_is_told() -> None:
             "num_attention_heads is 3; it must be a multiple of num_key_value_heads, which",
         ),
         ({"head_dim": 3}, "head_dim is 3; it must be even"),
-        ({"hidden_size": 0}, "hidden_size is 0; give a whole number above zero"),
-        ({"vocab_size": -1}, "vocab_size is -1; give a whole number of at least zero"),
-        ({"num_hidden_layers": 2.0}, r"num_hidden_layers is 2\.0; give a whole number above zero"),
-        ({"rope_scaling": 0.0}, r"rope_scaling is 0\.0; give a number above zero"),
-        ({"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6'; give a number above zero"),
+        ({"hidden_size": 0}, r"hidden_size is 0; it must be at least 1\."),
+        ({"vocab_size": -1}, r"vocab_size is -1; it must be at least 0\."),
+        ({"num_hidden_layers": 2.0}, r"num_hidden_layers is 2\.0; it must be of the type int\."),
+        ({"rope_scaling": 0.0}, r"rope_scaling is 0\.0; it must be above 0\."),
+        ({"rms_norm_eps": "1e-6"}, r"rms_norm_eps is '1e-6'; it must be of the type float\."),
         ({"remat": "some"}, "remat must be one of 'none', 'full', 'dots', 'minimal'; got 'some'"),
         ({"attention": "flash"}, "attention must be one of 'auto', 'xla', 'splash', 'cudnn'; got 'flash'"),
         ({"compute_dtype": "int8"}, "compute_dtype must be one of 'bfloat16', 'float32', 'float64'; got 'int8'"),
@@ -89,4 +89,4 @@ def test_every_field_is_described_and_those_of_the_backward_pass_change_no_resul
 
 
 def test_the_remat_policies_that_a_config_may_name_are_those_of_the_decoder() -> None:
-    assert set(CHOICES["remat"]) == set(llama.REMAT)
+    assert set(REMAT) == set(llama.REMAT)

@@ -146,19 +146,23 @@ def _evaluate(folder: Path) -> None:
         }
         return values | intervals | {"n": 240, "k": 8, "temperature": 0.7}
 
-    summary = {"base": scores(0.025, 0.03, 0.14), "sft": scores(0.475, 0.52, 0.81), "rl": scores(0.65, 0.67, 0.82)}
-    write_json(folder / "summary.json", summary)
-    for model in summary:
-        rows = []
+    pooled = {"base": scores(0.025, 0.03, 0.14), "sft": scores(0.475, 0.52, 0.81), "rl": scores(0.65, 0.67, 0.82)}
+    write_json(
+        folder / "summary.json",
+        {model: {"pooled": found, "tasks": {"toy/test": found}} for model, found in pooled.items()},
+    )
+    for model in pooled:
+        problems, lines = [], []
         for index in range(8):
             right = index % 2 == 0
             completion = f"She has {index} + 4 = {index + 4} apples.\nThe answer is {index + 4}."
             greedy = {"completion": completion if right else HOSTILE, "answer": str(index + 4) if right else None}
-            rows.append(
-                {"id": f"toy/test/{index}", "question": f"Mei has {index} apples and buys 4. How many has she now?"}
-                | {"answer": str(index + 4), "greedy": greedy | {"correct": right}, "samples": []}
-            )
-        write_jsonl(folder / f"{model}.jsonl", rows)
+            problem, question = f"toy/test/{index}", f"Mei has {index} apples and buys 4. How many has she now?"
+            problems.append({"id": problem, "question": question, "answer": str(index + 4)})
+            lines.append({"id": problem, "sample": -1, "correct": right} | greedy)
+            lines.append({"id": problem, "sample": 0, "correct": right, "class": 0} | greedy)
+        write_jsonl(folder / model / "toy_test-cot" / "problems.jsonl", problems)
+        write_jsonl(folder / model / "toy_test-cot" / "samples.jsonl", lines)
 
 
 @pytest.fixture
@@ -187,13 +191,15 @@ def workdir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def change(workdir: Path) -> Callable[[str, dict[str, Any]], None]:
-    """Replaces fields of a JSON file of the workdir; nested objects are merged one level deep."""
+    """Replaces fields of a JSON file of the workdir; nested objects are merged."""
     from dsmath_jax.workdir import read_json
 
+    def merged(value: Any, new: Any) -> Any:
+        if not (isinstance(value, dict) and isinstance(new, dict)):
+            return new
+        return value | {name: merged(value.get(name), one) for name, one in new.items()}
+
     def apply(path: str, fields: dict[str, Any]) -> None:
-        value = read_json(workdir / path)
-        for name, new in fields.items():
-            value[name] = value[name] | new if isinstance(new, dict) and isinstance(value.get(name), dict) else new
-        write_json(workdir / path, value)
+        write_json(workdir / path, merged(read_json(workdir / path), fields))
 
     return apply

@@ -24,10 +24,10 @@ def make(tmp_path: Path) -> Make:
         workdir, model = tmp_path / name, "rl" if method else "sft"
         curve = {"k": [1, 2, 4], "maj": [0.3, 0.4, 0.5], "pass": [0.3, 0.5, 0.7 + seed / 100]}
         curve |= {f"{kind}_interval": [[value - 0.1, value + 0.1] for value in curve[kind]] for kind in ("maj", "pass")}
-        write_json(workdir / "evaluate" / "summary.json", {"base": {}, model: {"curve": curve}})
+        write_json(workdir / "evaluate" / "summary.json", {"base": {}, model: {"pooled": {"curve": curve}}})
         write_json(workdir / "evaluate" / "manifest.json", {"config": {"seed": seed}})
-        rows = [{"id": f"toy/test/{i}", "greedy": {"correct": i < right}} for i in range(problems)]
-        write_jsonl(workdir / "evaluate" / f"{model}.jsonl", rows)
+        lines = [{"id": f"toy/test/{i}", "sample": -1, "correct": i < right} for i in range(problems)]
+        write_jsonl(workdir / "evaluate" / model / "toy_test-cot" / "samples.jsonl", lines)
         if method:
             config = {"seed": seed, "rl.method": method, "rl.steps": steps}
             write_json(workdir / "rl" / "manifest.json", {"config": config, "seconds": 60.0 + seed})
@@ -144,7 +144,7 @@ def test_what_cannot_be_compared_is_told_in_a_sentence(make: Make, tmp_path: Pat
     start, other = make("start", 10), make("other", 10, "rft", problems=PROBLEMS - 1)
     old = make("old", 10, "rft")
     summary = read_json(old / "evaluate" / "summary.json")
-    del summary["rl"]["curve"]
+    del summary["rl"]["pooled"]["curve"]
     write_json(old / "evaluate" / "summary.json", summary)
     cases = {
         "has no finished evaluation; run its command": [start, tmp_path / "nothing"],

@@ -201,7 +201,7 @@ def test_problems_that_a_model_was_trained_on_are_told(workdir: Path) -> None:
     path = workdir / "evaluate" / "summary.json"
     summary = json.loads(path.read_text())
     for model, count in (("base", 0), ("sft", None), ("rl", 3)):
-        summary[model]["num_overlapping"] = count
+        summary[model]["pooled"]["num_overlapping"] = count
     path.write_text(json.dumps(summary))
     found = write(workdir)["evaluate"]
     assert {model: scores["num_overlapping"] for model, scores in found.items()} == {"base": 0, "sft": None, "rl": 3}
@@ -282,8 +282,10 @@ class TestBrokenInput:
             write(workdir)
 
     def test_a_completion_without_its_field_is_named(self, workdir: Path) -> None:
-        write_jsonl(workdir / "evaluate" / "sft.jsonl", [{"question": "?", "answer": "1", "greedy": {"correct": True}}])
-        with pytest.raises(UserError, match=r"evaluate/sft\.jsonl: the field 'completion' is missing"):
+        lines = [{"id": "toy/test/0", "sample": -1, "answer": "1", "correct": True}]
+        write_jsonl(workdir / "evaluate" / "sft" / "toy_test-cot" / "samples.jsonl", lines)
+        told = r"samples\.jsonl: the field 'completion' is missing; redo the stage with --overwrite=evaluate"
+        with pytest.raises(UserError, match=told):
             write(workdir)
 
     def test_an_empty_workdir_is_refused(self, tmp_path: Path) -> None:
@@ -297,7 +299,11 @@ class TestSentences:
         nothing = {"greedy": 0.0, "greedy_interval": [0.0, 0.0157]}
         change(
             "evaluate/summary.json",
-            {"base": nothing, "sft": {"greedy": 0.0125, "greedy_interval": [0.0043, 0.0361]}, "rl": nothing},
+            {
+                "base": {"pooled": nothing},
+                "sft": {"pooled": {"greedy": 0.0125, "greedy_interval": [0.0043, 0.0361]}},
+                "rl": {"pooled": nothing},
+            },
         )
         told = prose(workdir)
         assert "At this size the model solves next to nothing: the best greedy accuracy is 1.2 % (SFT, 3 of 240" in told
@@ -313,7 +319,7 @@ class TestSentences:
         assert "maj@k moved by +15.0 and pass@k by +1.0 points" in told
 
     def test_a_loss_of_accuracy_is_told_as_one(self, workdir: Path, change: Change) -> None:
-        change("evaluate/summary.json", {"rl": {"greedy": 0.4, "greedy_interval": [0.34, 0.46]}})
+        change("evaluate/summary.json", {"rl": {"pooled": {"greedy": 0.4, "greedy_interval": [0.34, 0.46]}}})
         assert "from 47.5 % to 40.0 % (-7.5 points; the 95 % intervals overlap" in prose(workdir)
 
     def test_a_held_out_loss_that_rises_again_is_told(self, workdir: Path) -> None:
@@ -416,9 +422,30 @@ class TestReinforcementLearning:
 
 
 def test_no_right_completion_is_said(workdir: Path) -> None:
-    rows = [row for row in read_jsonl(workdir / "evaluate" / "rl.jsonl") if not row["greedy"]["correct"]]
-    write_jsonl(workdir / "evaluate" / "rl.jsonl", rows)
+    path = workdir / "evaluate" / "rl" / "toy_test-cot" / "samples.jsonl"
+    write_jsonl(path, [line for line in read_jsonl(path) if not line["correct"]])
     assert "No greedy completion of this model is right." in page(workdir).text("p")
+
+
+def test_several_tasks_stand_below_their_model(workdir: Path, change: Change) -> None:
+    unknown = dict.fromkeys((*outputs.SCORES, *(f"{score}_interval" for score in outputs.SCORES)))
+    change("evaluate/summary.json", {"rl": {"tasks": {"gsm8k": POOLED, "minif2f": unknown | {"n": 244, "k": 8}}}})
+    report = write(workdir)
+    assert report["evaluate"]["rl"]["tasks"]["gsm8k"]["greedy"] == 0.5
+    assert summary_table(report).splitlines()[2:7] == [
+        "SFT           47.5 %  41.5 to 53.5 %      52.0 %   81.0 %    8    240",
+        "RL            65.0 %  59.0 to 71.0 %      67.0 %   82.0 %    8    240",
+        "  toy/test    65.0 %  59.0 to 71.0 %      67.0 %   82.0 %    8    240",
+        "  gsm8k       50.0 %  40.0 to 60.0 %      50.0 %   50.0 %    8    200",
+        "  minif2f          –                           –        –    8    244",
+    ]
+    headers = page(workdir).text("th")
+    assert headers[headers.index("RL") + 1 :][:3] == ["toy/test", "gsm8k", "minif2f"]
+    assert headers[headers.index("SFT") + 1] == "RL"  # a model with a single task has no rows for it
+
+
+POOLED = {"n": 200, "k": 8} | dict.fromkeys(outputs.SCORES, 0.5)
+POOLED |= {f"{score}_interval": [0.4, 0.6] for score in outputs.SCORES}
 
 
 def test_long_curves_stay_small(workdir: Path, drawn: None) -> None:

@@ -89,7 +89,7 @@ def test_multiple_choice_prompts_have_the_options(recipe: MakeRun, start: Path, 
         ("rl", {"data": ("toy/train",)}),
         ("rl", {"data": ("toy/rl",), "eval_data": ("toy/train",)}),
         ("reward_model", {"data": ("toy/train",)}),
-        ("evaluate", {"data": ("toy/train",)}),
+        ("evaluate", {"tasks": ("toy/train",)}),
     ],
 )
 def test_a_changed_data_file_is_a_change_of_the_stage(stage: str, changes: dict, start: Path) -> None:

@@ -136,9 +136,9 @@ def test_the_settings_win_over_an_algorithm_that_was_given_other_values() -> Non
         ({"reward": "rules"}, "rl.reward must be one of '', 'rule', 'outcome', 'process'; got 'rules'."),
         ({"old_logprobs": "policy"}, "rl.old_logprobs must be one of 'trainer', 'sampler'; got 'policy'."),
         ({"reference": "disk"}, "rl.reference must be one of 'device', 'host'; got 'disk'."),
-        ({"group_size": 1}, "rl.group_size is 1; a group needs at least 2 completions."),
-        ({"temperature": 0}, "rl.temperature is 0.0; a rollout needs one above 0."),
-        ({"temperature": -0.5}, "rl.temperature is -0.5; a rollout needs one above 0."),
+        ({"group_size": 1}, "rl.group_size is 1; it must be at least 2."),
+        ({"temperature": 0}, "rl.temperature is 0.0; it must be above 0."),
+        ({"temperature": -0.5}, "rl.temperature is -0.5; it must be above 0."),
         ({"prompts_per_step": 0}, "rl.prompts_per_step is 0; it must be at least 1."),
         ({"num_updates": 0}, "rl.num_updates is 0; it must be at least 1."),
         ({"rounds": 0}, "rl.rounds is 0; it must be at least 1."),
@@ -194,7 +194,7 @@ def test_invalid_settings_are_refused(given: dict[str, Any], message: str) -> No
     [
         ({"method": "dpo"}, "algorithm is GRPO; method=dpo needs DPO."),
         ({"method": "grpo_os", "algorithm": PPO()}, "algorithm is PPO; method=grpo_os needs GRPO."),
-        ({"temperature": float("nan")}, "temperature is nan; a rollout needs one above 0."),
+        ({"temperature": float("nan")}, "temperature is nan; it must be a finite number."),
     ],
 )
 def test_invalid_settings_are_refused_without_a_recipe(given: dict[str, Any], message: str) -> None:

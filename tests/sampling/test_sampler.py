@@ -188,7 +188,8 @@ def test_what_cannot_be_sampled_is_one_sentence(sampler: Sampler, model: Llama, 
         sampler.generate(params, [[1], []])
     with pytest.raises(UserError, match=r"Prompt 0 has the token 23, but the model's vocabulary ends at 22"):
         sampler.generate(params, [[1, 23]])
-    for name, value in (("samples", 0), ("temperature", -1.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5)):
+    wrong = {"samples": [0], "temperature": [-1.0], "top_k": [-1], "top_p": [0.0, 1.5], "seed": [-1, 2**31]}
+    for name, value in ((name, value) for name, values in wrong.items() for value in values):
         with pytest.raises(UserError, match=f"Sampling with {name}={value} is invalid; give "):
             SamplingParams(**{name: value})  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"max_new_tokens=0 and rows=12; both must be at least 1"):

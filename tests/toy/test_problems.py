@@ -9,7 +9,7 @@ import pytest
 from dsmath_jax.command_line import load_recipe
 from dsmath_jax.data import benchmarks, overlap
 from dsmath_jax.toy.problems import STEPS, distinct_problems, write_problems
-from dsmath_jax.workdir import read_jsonl
+from dsmath_jax.workdir import UserError, read_jsonl
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LINE = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
@@ -74,7 +74,9 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> 
 
 
 def test_too_many_problems_are_refused() -> None:
-    with pytest.raises(ValueError, match="distinct problems of 7000 were found"):
+    with pytest.raises(
+        UserError, match=r"^toy\.problems asks for 7000 problems, and only \d+ distinct ones were found"
+    ):
         distinct_problems(seed=0, count=7000, steps=(1,), largest=4)
 
 

@@ -310,7 +310,7 @@ def test_a_profiler_trace_of_the_steps_asked_for(run: Callable[..., TrainState],
     with pytest.raises(UserError, match=r"profile is \(3, 2\); give \(\) or the first and the last step"):
         run(tmp_path / "wrong", changes={"profile": (3, 2)})
     with pytest.raises(Cut):  # a trace under way is written
-        run(tmp_path / "cut", 3, changes={"profile": (2, 30)})
+        run(tmp_path / "cut", 3, changes={"profile": (2, STEPS - 1)})
     assert list((tmp_path / "cut" / "profile").rglob("*.xplane.pb"))
 
 

@@ -112,28 +112,23 @@ def test_the_recipe_itself_is_accepted(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run/pretrain/manifest.json").is_file()
 
 
-def wrong(reason: str, **changes: Any) -> Any:
-    mark = pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-    return pytest.param(changes, marks=mark, id=", ".join(f"{name}={value}" for name, value in changes.items()))
-
-
 @pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize(
     "changes",
     [
-        wrong("ZeroDivisionError or ValueError", batch_size=0),
-        wrong("ZeroDivisionError or ValueError", batch_size=-8),
-        wrong("ZeroDivisionError or ValueError", sequence_length=0),
-        wrong("ZeroDivisionError or ValueError", grad_accum_steps=0),
-        wrong("ZeroDivisionError or ValueError", checkpoint_every=0),
-        wrong("ValueError of Grain", mixture={"mine": 1.0, "other": 0.0}),
-        wrong("ValueError of Grain", mixture={"mine": 1.0, "other": -0.5}),
-        wrong("IndexError", mixture={}),
-        wrong("trains on the source that has no weight", mixture={"mine": 0.0}),
-        wrong("trains uphill", peak_lr=-1e-3),
-        wrong("writes a row of metrics for the step -3", steps=-3),
-        wrong("no trace is written, and no word said", profile=(10, 12)),
-        wrong("said to have changed: 'was nan, is nan'", mixture={"mine": 0.5, "other": float("nan")}),
+        {"batch_size": 0},
+        {"batch_size": -8},
+        {"sequence_length": 0},
+        {"grad_accum_steps": 0},
+        {"checkpoint_every": 0},
+        {"mixture": {"mine": 1.0, "other": 0.0}},
+        {"mixture": {"mine": 1.0, "other": -0.5}},
+        {"mixture": {}},
+        {"mixture": {"mine": 0.0}},
+        {"peak_lr": -1e-3},
+        {"steps": -3},
+        {"profile": (10, 12)},
+        {"mixture": {"mine": 0.5, "other": float("nan")}},
     ],
 )
 def test_a_wrong_number_is_refused_in_a_sentence(data: Path, tmp_path: Path, changes: dict) -> None:
@@ -155,16 +150,12 @@ def get_config():
 """
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a part that is set as a whole: 'has no field', although it is there"
-)
 def test_a_mixture_set_as_a_whole_is_not_said_to_be_missing(tmp_path: Path) -> None:
     path = tmp_path / "config.py"
     path.write_text(CONFIG_FILE)
-    argv = ["main.py", f"--config={path}", "--config.pretrain.mixture={'mine': 1.0}"]
-    sentence = refusal(lambda: command_line.parse(argv))
-    assert "pretrain.mixture" in sentence
-    assert "has no field" not in sentence
+    _, recipe = command_line.parse(["main.py", f"--config={path}", "--config.pretrain.mixture={'mine': 1.0}"])
+    assert recipe.pretrain is not None
+    assert recipe.pretrain.mixture == {"mine": 1.0}
 
 
 def train_word_pieces(path: Path) -> None:

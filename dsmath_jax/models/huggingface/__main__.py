@@ -30,7 +30,7 @@ from dsmath_jax.training.model_files import (
     read_sizes,
     write_config,
 )
-from dsmath_jax.workdir import UserError, exit_code
+from dsmath_jax.workdir import UserError, exit_code, local_path
 
 
 def import_model(source: Path, target: Path, dtype: str) -> str:
@@ -83,10 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("export", "the folder of a stage that trains", "the Hugging Face folder to make", "bfloat16"),
     ):
         command = commands.add_parser(name)
-        command.add_argument("--from", dest="source", type=Path, required=True, help=source)
-        command.add_argument("--to", dest="target", type=Path, required=True, help=target)
+        command.add_argument("--from", dest="source", type=local_path, required=True, help=source)
+        command.add_argument("--to", dest="target", type=local_path, required=True, help=target)
         command.add_argument("--dtype", choices=TYPES, default=dtype, help=f"of the written arrays (default: {dtype})")
-    command.add_argument("--tokenizer", type=Path, help="its file or folder (default: the stage's, or the run's)")
+    command.add_argument("--tokenizer", type=local_path, help="its file or folder (default: the stage's, or the run's)")
     command.add_argument("--file-gigabytes", type=float, default=5.0, help="at most so much in a file (default: 5)")
     values = parser.parse_args(arguments)
     if values.command == "import":

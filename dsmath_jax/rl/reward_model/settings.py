@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from dsmath_jax.settings import check_choice, check_least, setting
-from dsmath_jax.training.settings import TrainingSettings
+from dsmath_jax.settings import Settings, setting
+from dsmath_jax.training.settings import TrainingSettings, check_micro_batches
 from dsmath_jax.workdir import UserError
 
 KINDS = ("pointwise", "pairwise", "process")
@@ -11,42 +11,43 @@ ESTIMATIONS = ("hard", "soft")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplesSettings:
+class SamplesSettings(Settings):
     """What is sampled from the policy, and how it is labelled (paper §4.1.2, §4.1.3)."""
 
-    data: tuple[str, ...] = setting(("toy/train",), "benchmarks whose questions are sampled from")
-    kind: str = setting("pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)")
-    problems: int = setting(15_000, "number of questions, drawn evenly over `data` (data/draw.py)")
-    samples: int = setting(8, "completions of each question")
-    completions: int = setting(8, "completions of each prefix of steps, N of Math-Shepherd")
-    estimation: str = setting("hard", "a step's label: hard (any of them is correct) or soft (the share that is)")
-    step_delimiter: str = setting("\n", "splits a completion into its steps")
-    max_new_tokens: int = setting(1024, "length limit of a completion, tokens")
-    decode_slots: int = setting(256, "completions that are decoded at a time")
+    data: tuple[str, ...] = setting(("toy/train",), "benchmarks whose questions are sampled from", filled=True)
+    kind: str = setting(
+        "pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)", choices=KINDS
+    )
+    problems: int = setting(15_000, "number of questions, drawn evenly over `data` (data/draw.py)", least=1)
+    samples: int = setting(8, "completions of each question", least=1)
+    completions: int = setting(8, "completions of each prefix of steps, N of Math-Shepherd", least=1)
+    estimation: str = setting(
+        "hard", "a step's label: hard (any of them is correct) or soft (the share that is)", choices=ESTIMATIONS
+    )
+    step_delimiter: str = setting("\n", "splits a completion into its steps", filled=True)
+    max_new_tokens: int = setting(1024, "length limit of a completion, tokens", least=1)
+    decode_slots: int = setting(256, "completions that are decoded at a time", least=1)
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, KINDS)
-        check_choice("estimation", self.estimation, ESTIMATIONS)
-        for name in ("problems", "max_new_tokens", "decode_slots", "completions"):
-            check_least(name, getattr(self, name), 1)
-        check_least("samples", self.samples, 2 if self.kind == "pairwise" else 1)
-        if not self.step_delimiter:
-            raise UserError("step_delimiter is empty; give what splits a completion into its steps.")
+        super().__post_init__()
+        if self.kind == "pairwise" and self.samples < 2:
+            raise UserError(f"samples is {self.samples}; kind=pairwise needs at least 2, which it compares.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardModelSettings(TrainingSettings, SamplesSettings):
     """A reward model (paper §4.1.2-4.1.4): the samples, and the training on them."""
 
-    peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)")
+    peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)", least=0)
     init: str = setting("pretrain", "the stage whose model it is trained from: pretrain (paper §4.2) or sft")
-    replay: float = setting(0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)")
-    batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise")
+    replay: float = setting(
+        0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)", least=0, most=1
+    )
+    batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise", least=1)
 
     def __post_init__(self) -> None:
-        TrainingSettings.__post_init__(self)
-        SamplesSettings.__post_init__(self)
-        check_least("batch_size", self.batch_size, 1)
+        super().__post_init__()
+        check_micro_batches(self.batch_size, self.grad_accum_steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
