@@ -17,11 +17,11 @@ from dsmath_jax.command_line import define_flags, parse
 from dsmath_jax.corpus.plan import plan
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
-from dsmath_jax.runner import Stage
+from dsmath_jax.runner import Planned
 from dsmath_jax.sharding import start_processes
 from dsmath_jax.stages import STAGES
 from dsmath_jax.training.preemption import Preempted
-from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, read_json
+from dsmath_jax.workdir import UserError, data_folder, exit_code, read_json
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
@@ -38,24 +38,35 @@ def main(argv: Sequence[str]) -> None:
     values, recipe = parse(argv)
     if values.workdir is None:
         raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
-    if values.dry_run:
-        print_plan(runner.select(STAGES, recipe, values.stages or (), values.overwrite), recipe, Path(values.workdir))
-        return
     if values.distributed or values.coordinator:
         start_processes(values.coordinator, values.processes, values.process)
     workdir = Path(values.workdir)
+    if values.dry_run:
+        planned = runner.plan(STAGES, recipe, workdir, values.stages or (), values.overwrite)
+        if jax.process_index() == 0:
+            print_plan(planned, recipe, workdir)
+        return
     runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
     if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
         print(summary_table(read_json(workdir / "report" / "report.json")))
         print(f"report: {workdir / 'report' / 'index.html'}")
 
 
-def print_plan(stages: Sequence[Stage], recipe: Recipe, workdir: Path) -> None:
-    """Prints which stages would run in what order, and the plan of the corpus."""
-    for stage in stages:
-        state = "complete" if (workdir / stage.name / MANIFEST).is_file() else "to do"
-        print(f"{stage.name}: {state}, reads {', '.join(stage.depends_on(recipe)) or 'no other stage'}")
-    mines = any(stage.name == "corpus" for stage in stages)
+def print_plan(planned: Sequence[Planned], recipe: Recipe, workdir: Path) -> None:
+    """Prints what would be done with each stage in what order, and the plan of the corpus.
+
+    Raises:
+      UserError: a stage cannot be run; the first reason is the error, others are in their stages' lines.
+    """
+    for one in planned:
+        if one.error:
+            print(f"{one.stage.name}: refused: {one.error}")
+        else:
+            reads = ", ".join(one.stage.depends_on(recipe)) or "no other stage"
+            print(f"{one.stage.name}: {one.action}, reads {reads}")
+    for error in (one.error for one in planned if one.error):
+        raise error
+    mines = any(one.stage.name == "corpus" and one.action != "complete" for one in planned)
     if mines and recipe.corpus is not None and recipe.data_dir != "toy":
         print("\n".join(["", *plan(recipe.corpus, data_folder(recipe.data_dir, workdir))]))
 

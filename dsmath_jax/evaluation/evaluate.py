@@ -4,13 +4,14 @@ Paper §5.2.2.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from dsmath_jax.data import benchmarks, chat, tokenizer
+from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.evaluation import judge
 from dsmath_jax.evaluation.answering import Job, Settings, answers, warn_of_long
 from dsmath_jax.evaluation.policy import Policy
@@ -34,6 +35,12 @@ def stage_of(model: str) -> str:
     """
     check_choice("evaluate.models", model, MODELS)
     return MODELS[model][0]
+
+
+def check(settings: EvaluateSettings, read: Callable[[str], Sequence[Record]]) -> None:
+    """Raises a `UserError` where a data set cannot be read: `read` is from its name to its records."""
+    for name in (*settings.data, *settings.examples):
+        read(name)
 
 
 def run(settings: EvaluateSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int) -> dict:
