@@ -100,7 +100,7 @@ def check_corpus(recipe: Recipe, workdir: Path) -> None:
     settings = required(recipe.corpus)
     if recipe.data_dir == "toy":
         for name in settings.benchmarks:
-            _read(name, recipe, workdir)
+            _read("corpus", name, recipe, workdir)
     else:
         pipeline.check(settings, Path(recipe.data_dir))
 
@@ -127,7 +127,7 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
     def check(recipe: Recipe, workdir: Path) -> None:
         settings, sampled = required(getattr(recipe, name)), _sizes("sft", recipe, workdir)
         _sizes(settings.init, recipe, workdir)
-        reward_model.check(name, settings, *_known(recipe, workdir), sampled, _layout(recipe))
+        reward_model.check(name, settings, *_known(name, recipe, workdir), sampled, _layout(recipe))
 
     return check
 
@@ -135,12 +135,12 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
 def check_rl(recipe: Recipe, workdir: Path) -> None:
     settings = required(recipe.rl)
     start = _sizes(settings.init, recipe, workdir)
-    trainer.check(settings, *_known(recipe, workdir), start, _layout(recipe))
+    trainer.check(settings, *_known("rl", recipe, workdir), start, _layout(recipe))
 
 
 def check_evaluate(recipe: Recipe, workdir: Path) -> None:
     _layout(recipe)
-    evaluate.check(required(recipe.evaluate), lambda name: _read(name, recipe, workdir))
+    evaluate.check(required(recipe.evaluate), lambda name: _read("evaluate", name, recipe, workdir))
 
 
 def _layout(recipe: Recipe) -> Layout:
@@ -152,9 +152,9 @@ def _data(recipe: Recipe, workdir: Path) -> Path:
     return data_folder(recipe.data_dir, folder_of("corpus", recipe, workdir).parent)
 
 
-def _known(recipe: Recipe, workdir: Path) -> tuple[Callable[[str], list[Record]], Tokenizer | None]:
-    """What reads data sets by name, and the tokenizer."""
-    return lambda name: _read(name, recipe, workdir), _tokenizer(recipe, workdir)
+def _known(stage: str, recipe: Recipe, workdir: Path) -> tuple[Callable[[str], list[Record]], Tokenizer | None]:
+    """What reads data sets by name for a stage, and the tokenizer."""
+    return lambda name: _read(stage, name, recipe, workdir), _tokenizer(recipe, workdir)
 
 
 def _tokenizer(recipe: Recipe, workdir: Path) -> Tokenizer | None:
@@ -164,10 +164,13 @@ def _tokenizer(recipe: Recipe, workdir: Path) -> Tokenizer | None:
     return tokenizer.load(_data(recipe, workdir) / recipe.tokenizer.path) if recipe.tokenizer.path else None
 
 
-def _read(name: str, recipe: Recipe, workdir: Path) -> list[Record]:
-    """The records of a data set; none where this run is to make or fetch it."""
+def _read(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
+    """The records of a data set that a stage names; none where this run is to make or fetch it."""
     data_dir = _data(recipe, workdir)
-    return [] if _made_in_run(name, recipe, data_dir) else benchmarks.load(name, data_dir)
+    try:
+        return [] if _made_in_run(name, recipe, data_dir) else benchmarks.load(name, data_dir)
+    except UserError as error:
+        raise UserError(f"Stage {stage}: {error}") from None
 
 
 def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
