@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,10 @@ WRONG_FIELDS = [
     ("name", "value", "stage", "sentence"), WRONG_FIELDS, ids=[f"{name}={value}" for name, value, *_ in WRONG_FIELDS]
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
-    recipe: dict[str, Any], tmp_path: Path, name: str, value: Any, stage: str, sentence: str
-) -> None:
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, stage: str,
+    sentence: str,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     errors = planned(with_field(recipe, name, value), tmp_path / "run")
     assert sentence in str(errors[stage]), errors
     assert not any("\n" in str(error) for error in errors.values())
@@ -175,6 +178,12 @@ def test_records_without_answers_are_refused_where_samples_are_labelled(
         errors = planned(wrong, tmp_path / "run")
         assert list(errors) == [name]
         assert "The record open/1 has no answer to grade completions by" in str(errors[name])
+
+
+def test_solutions_that_are_all_too_long_are_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
+    rl = {"method": "sft", "data": ("gsm8k/train",), "prompts_per_step": 4, "group_size": 4, "max_new_tokens": 3}
+    wrong = {**recipe, "rl": rl}
+    assert "no solution of rl.data has at most 3 tokens" in str(planned(wrong, tmp_path / "run")["rl"])
 
 
 def test_a_model_to_start_from_is_held_against_its_files(

@@ -104,7 +104,9 @@ def check(
     if method.data in ("correct", "pairs"):
         check_answers(records[: settings.offline_prompts or None])
     if start and records and tokenizer:
-        short_prompts(settings, records, tokenizer, start.max_position_embeddings)
+        prompts = short_prompts(settings, records, tokenizer, start.max_position_embeddings)
+        if method.data == "solutions":
+            offline.solution_rows(prompts.records, prompts.ids, tokenizer, settings.max_new_tokens)
     elif start:
         check_context(1 + settings.max_new_tokens, start.max_position_embeddings)
 
