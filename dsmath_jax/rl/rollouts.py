@@ -4,7 +4,7 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -34,28 +34,39 @@ class Prompts(NamedTuple):
 
 
 def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int) -> Prompts:
-    """The records of `rl.data` whose prompts are short enough.
+    """The records of `rl.data` whose prompts are short enough; says how many are not.
 
     Raises:
       UserError: none is, or a prompt with its completion may outgrow the model's context.
     """
     records = [r for name in settings.data for r in benchmarks.load(name, data_dir)]
+    prompts = short_prompts(settings, records, chat, context)
+    if left_out := len(records) - len(prompts.ids):
+        limit = settings.max_prompt_tokens
+        logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", left_out, len(records), limit)
+    return prompts
+
+
+def short_prompts(settings: RLSettings, records: Sequence[Record], chat: Chat, context: int) -> Prompts:
+    """Those of the records whose prompts are short enough; errors as `load_prompts`."""
     asked = [(record, chat.prompt_ids(record)) for record in records]
     kept = [(record, prompt) for record, prompt in asked if len(prompt) <= settings.max_prompt_tokens]
-    if len(kept) < len(asked):
-        left_out, limit = len(asked) - len(kept), settings.max_prompt_tokens
-        logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", left_out, len(asked), limit)
     if not kept:
         raise UserError(
             f"rl: no prompt of rl.data has at most {settings.max_prompt_tokens} tokens; raise rl.max_prompt_tokens."
         )
     longest = max(len(prompt) for _, prompt in kept) + settings.max_new_tokens
+    check_context(longest, context)
+    return Prompts([record for record, _ in kept], [prompt for _, prompt in kept], longest)
+
+
+def check_context(longest: int, context: int) -> None:
+    """Raises a `UserError` where a prompt with its completion may outgrow the model's context."""
     if longest > context:
         raise UserError(
             f"rl: a prompt and its completion may have {longest} tokens, more than the model's context of {context}; "
             "lower rl.max_prompt_tokens or rl.max_new_tokens."
         )
-    return Prompts([record for record, _ in kept], [prompt for _, prompt in kept], longest)
 
 
 def indices_of_step(seed: int, step: int, per_step: int, count: int) -> list[int]:
