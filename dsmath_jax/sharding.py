@@ -55,9 +55,12 @@ def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | 
     """Returns a mesh of all devices, or of those given, which may be described ones.
 
     On TPU slices joined by a data-centre network, `replica` is the axis that crosses it: only gradients do so then.
+    Within a slice an axis takes whole sides of it where it can, and shares a side with others where it cannot; the
+    chattiest axes, tensor and then context, choose first and join neighbors.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or replica to that of the slices.
+      UserError: the sizes do not multiply to the number of devices, replica does not divide by the number of slices, or
+        the devices are no whole slices.
     """
     devices = jax.devices() if devices is None else devices
     replica, fsdp, context, tensor = dataclasses.astuple(settings)
@@ -71,10 +74,17 @@ def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | 
     if replica % slices:
         raise UserError(f"mesh replica={replica} does not divide by the {slices} TPU slices; change config.mesh.")
     within = (replica // slices, *sizes[1:])
-    if slices > 1:
-        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1, 1), devices)
-    else:
-        grid = mesh_utils.create_device_mesh(within, devices)
+    try:
+        if slices > 1:
+            grid = mesh_utils.create_hybrid_device_mesh(
+                within, (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+            )
+        else:
+            grid = mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=True)
+    except (AssertionError, ValueError) as error:
+        raise UserError(
+            f"The {len(devices)} devices make no mesh: they must be whole TPU slices of one size, one device a chip."
+        ) from error
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
