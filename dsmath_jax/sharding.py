@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -209,10 +210,15 @@ class Layout:
         """
         spec = self.spec(rows[0].shape[:2], "BT")
         stored = self.spec(matrix.shape[:1], "d")
+        dtype = matrix.dtype
+        if self.mesh.devices.flat[0].platform == "cpu":
+            # XLA for CPUs sums bfloat16 across devices as float32, but fails to rewrite a sum of this function and
+            # aborts the process ("Invalid binary instruction opcode copy"). So the matrix is float32 outside of `f`.
+            matrix = matrix.astype(jnp.promote_types(dtype, jnp.float32))
 
         def local(*arguments: Array) -> Any:
             *mine, part = arguments
-            return f(*mine, jax.lax.all_gather(part, "fsdp", tiled=True) if stored[0] else part)
+            return f(*mine, (jax.lax.all_gather(part, "fsdp", tiled=True) if stored[0] else part).astype(dtype))
 
         return jax.shard_map(
             local, mesh=self.mesh, in_specs=(*[spec] * len(rows), stored), out_specs=spec,
