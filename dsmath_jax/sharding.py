@@ -208,6 +208,8 @@ class Layout:
         `f`, and its gradient is summed into its shards once after, however often `f` uses it (XLA would sum in every
         turn of a loop). The tensor axis stays XLA's to lay out.
         """
+        if self.size_of((*BATCH_AXES, "context")) == 1:
+            return f(*rows, matrix)
         spec = self.spec(rows[0].shape[:2], "BT")
         stored = self.spec(matrix.shape[:1], "d")
         dtype = matrix.dtype
