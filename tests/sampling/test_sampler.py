@@ -116,6 +116,16 @@ def test_a_slot_does_not_wait_for_the_longest(model: Llama, params: Any, layout:
     assert sum(lengths) / 8 <= calls["decode"].call_count < 0.75 * batches
 
 
+def test_fewer_and_fewer_prompts_share_programs(model: Llama, params: Any, layout: Layout) -> None:
+    """As in tool dialogues, of which some end in every turn: lanes are a power of two, so that each compiles once."""
+    sampler, found = Sampler(model, layout, STOPS, MOST, rows=64), []
+    for count in (40, 33, 27, 21, 14, 9, 5):
+        found.append(tokens(drawn(sampler, params, (PROMPTS * 8)[:count], seed=4)))
+        assert found[-1] == found[0][:count]
+    programs = {name: getattr(sampler.engine, name)._cache_size() for name in ("empty", "prefill", "decode")}
+    assert programs == dict.fromkeys(programs, 4)  # of 64, 32, 16 and 8 lanes
+
+
 def test_nothing_but_the_arguments_decides(model: Llama, params: Any, layout: Layout, sampler: Sampler) -> None:
     """Bitwise the same again, whatever the sampler did before."""
     how = {"samples": 4, "seed": 6, "top_k": 9, "top_p": 0.9}
