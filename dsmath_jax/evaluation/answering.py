@@ -143,9 +143,12 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
 
 
 def warn_of_long(policy: Policy, name: str, lengths: Sequence[int]) -> None:
-    """Says how many prompts of these lengths leave too little of the context to a completion; they are asked anyway."""
+    """Says how many prompts of these lengths leave less of the context than a completion may take; it ends there."""
     if long := sum(length > policy.room for length in lengths):
-        logging.warning("%s: %d of %d prompts may outgrow the context.", name, long, len(lengths))
+        logging.warning(
+            "%s: %d of %d prompts leave less of the model's context than max_new_tokens; completions that fill it are "
+            "cut there, and counted as such.", name, long, len(lengths),
+        )  # fmt: skip
 
 
 def answers(policy: Policy, job: Job, done: int, runner: Runner | None) -> Iterator[Group]:
@@ -195,13 +198,9 @@ def _turns(policy: Policy, settings: Settings, temperature: float, keys: Sequenc
     def generate(
         texts: Sequence[str], dialogues: Sequence[int], turn: int, stops: Sequence[str]
     ) -> list[tuple[str, str]]:
-        # A first turn that outgrows the context was warned of; later ones end the dialogue.
-        open_ = [i for i, text in enumerate(texts) if not turn or len(policy.ids(text)) < policy.context]
         groups = policy.complete(
-            [texts[i] for i in open_], dataclasses.replace(sampling, stop_strings=stops),
-            step=turn, numbers=[keys[dialogues[i]] for i in open_],
-        )  # fmt: skip
-        said: dict[int, tuple[str, str]] = {i: (one.text, one.finish) for i, (one,) in zip(open_, groups, strict=True)}
-        return [said.get(i, ("", "length")) for i in range(len(texts))]
+            texts, dataclasses.replace(sampling, stop_strings=stops), step=turn, numbers=[keys[i] for i in dialogues]
+        )
+        return [(one.text, one.finish) for (one,) in groups]
 
     return generate

@@ -238,6 +238,7 @@ def greedy_accuracy(ctx: Context, data_dir: Path, correct: RewardFunctions) -> E
         return None
     records = [r for name in settings.eval_data for r in benchmarks.load(name, data_dir)][: settings.eval_problems]
     prompts = [chat.prompt_ids(ctx.tokenizer, record.question) for record in records]
+    ctx.sampler.check(prompts)  # now, not after steps of training
 
     def evaluate(params: Params) -> dict[str, float]:
         groups = ctx.sampler.generate(params, prompts, SamplingParams(temperature=0.0))

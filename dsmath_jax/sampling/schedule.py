@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sampling.completions import Completion, Finish
 from dsmath_jax.sampling.endings import Endings
 from dsmath_jax.sampling.engine import Slots
 
@@ -82,6 +82,7 @@ class Schedule:
       samples: of each prompt.
       lanes, group: as `shape_of` says.
       endings: where completions end.
+      context: tokens of a prompt and its completion at most; the completion ends there. Every prompt has fewer.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class Schedule:
         lanes: int,
         group: int,
         endings: Endings,
+        context: int,
     ) -> None:
-        self._prompts, self._ids, self._samples, self._endings = prompts, prompt_ids, samples, endings
+        self._prompts, self._ids, self._samples = prompts, prompt_ids, samples
+        self._endings, self._context = endings, context
         self.lanes, self.group = lanes, group
         self._queue = deque(range(len(prompts)))
         self._prompt = [0] * lanes
@@ -180,14 +183,16 @@ class Schedule:
         for row, draft in enumerate(self._drafts):
             if draft is None:
                 continue
-            start = len(draft.tokens)
+            start, room = len(draft.tokens), self._context - len(self._prompts[draft.prompt])
             draft.tokens.extend(tokens[:, row].tolist())
+            del draft.tokens[room:]
             draft.logprobs.extend(logprobs[:, row].tolist())
             draft.sampled_logprobs.extend(sampled_logprobs[:, row].tolist())
-            if (end := self._endings.find(draft.tokens, start)) is not None:
+            full: tuple[int, Finish] | None = (room, "length") if len(draft.tokens) == room else None
+            if (end := self._endings.find(draft.tokens, start) or full) is not None:
                 count, finish = end
-                prompt, sample, drawn, full, cut = draft
-                completion = Completion(prompt, sample, drawn[:count], full[:count], cut[:count], finish)
+                prompt, sample, drawn, whole, cut = draft
+                completion = Completion(prompt, sample, drawn[:count], whole[:count], cut[:count], finish)
                 self._ended.setdefault(prompt, []).append(completion)
                 self._drafts[row] = None
 

@@ -17,7 +17,7 @@ def simulate(prompts: int, samples: int, rows: int, seed: int, shards: int = 1) 
     texts = [[7] * int(n) for n in noise.integers(1, 40, prompts)]
     lanes, group = shape_of(rows, prompts, samples, shards)
     ids = [100 + i for i in range(prompts)]
-    schedule = Schedule(texts, ids, samples, lanes, group, Endings([EOS], (), None, LIMIT))
+    schedule = Schedule(texts, ids, samples, lanes, group, Endings([EOS], (), None, LIMIT), context=100)
     groups: list[list[Completion]] = []
     prefills, working, placed = [], [], {}
     while schedule.open:
