@@ -288,6 +288,13 @@ def greedy_accuracy(ctx: Context, data_dir: Path, correct: RewardFunctions) -> E
         return None
     records = [r for name in settings.eval_data for r in benchmarks.load(name, data_dir)][: settings.eval_problems]
     prompts = [ctx.chat.prompt_ids(record) for record in records]
+    context = ctx.model.config.max_position_embeddings
+    for record, prompt in zip(records, prompts, strict=True):
+        if len(prompt) >= context:
+            raise UserError(
+                f"rl: the prompt of the record {record.id} of rl.eval_data has {len(prompt)} tokens, which fills the "
+                f"model's context of {context}; remove the record."
+            )
 
     def evaluate(params: Params) -> dict[str, float]:
         groups = ctx.sampler.generate(params, prompts, SamplingParams(temperature=0.0))

@@ -42,6 +42,15 @@ def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
     assert policy.tokenizer.decode(ids).strip() == greedy.text.strip()
 
 
+def test_a_prompt_that_fills_the_context_is_cut_at_once(layout: Layout, checkpoint: Path) -> None:
+    """The others keep their random numbers."""
+    policy = Policy.of(load_model(f"hf:{checkpoint}", layout), 4, 2)
+    sampling = SamplingParams(samples=2, seed=3)
+    plain = list(policy.complete(["One", "day", "Lily"], sampling))
+    mixed = list(policy.complete(["One", "a " * 600, "Lily"], sampling))
+    assert mixed == [plain[0], [("", "length")] * 2, plain[2]]
+
+
 def test_a_completion_keeps_the_white_space_it_begins_with(layout: Layout, checkpoint: Path) -> None:
     policy = Policy.of(load_model(f"hf:{checkpoint}", layout), 4, 2)
     prompt = policy.ids("Once upon a time")
