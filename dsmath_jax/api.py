@@ -61,8 +61,8 @@ def save_model(model: LanguageModel, folder: str | Path, dtype: str = "bfloat16"
     Raises:
       UserError: the folder is there already.
     """
-    chat = model.chat if model.chat_stored else None
     target = local_path(folder, "folder")
+    chat = model.chat if model.chat_stored else None
     model_files.export_params(target, model.model.config, model.params, model.tokenizer_file, dtype, chat=chat)
 
 
