@@ -61,8 +61,8 @@ def save_model(model: LanguageModel, folder: str | Path, dtype: str = "bfloat16"
     Raises:
       UserError: the folder is there already.
     """
-    chat = model.chat if model.chat_stored else None
     target = local_path(folder, "folder")
+    chat = model.chat if model.chat_stored else None
     model_files.export_params(target, model.model.config, model.params, model.tokenizer_file, dtype, chat=chat)
 
 
@@ -77,6 +77,8 @@ def generate(
 ) -> list[list[str]]:
     """Completions of each prompt as text, `sampling.samples` of each, in the order of the prompts.
 
+    A completion that fills the model's context ends there, as one of `max_new_tokens` does.
+
     Args:
       model: from `load_model` or `train`.
       prompts: questions or, without `chat`, texts to continue.
@@ -86,12 +88,13 @@ def generate(
       chat: puts each question into the model's chat template.
 
     Raises:
-      UserError: a number is invalid.
+      UserError: a number is invalid, or a prompt leaves no room in the model's context.
     """
     if isinstance(prompts, str):
         raise UserError("generate takes a list of prompts; got one text.")
     policy = Policy.of(model, max_new_tokens, decode_slots)
     asked = [model.chat.prompt(Record("", prompt)) if chat else model.chat.plain(prompt) for prompt in prompts]
+    policy.sampler.check([policy.ids(prompt) for prompt in asked])
     return [[said.text for said in group] for group in policy.complete(asked, sampling)]
 
 

@@ -19,9 +19,9 @@ from dsmath_jax.corpus.plan import plan
 from dsmath_jax.processes import joined
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
-from dsmath_jax.runner import Stage
+from dsmath_jax.runner import Planned
 from dsmath_jax.stages import STAGES
-from dsmath_jax.workdir import MANIFEST, UserError, data_folder, exit_code, exit_now, local_path, read_json
+from dsmath_jax.workdir import UserError, data_folder, exit_code, exit_now, local_path, read_json
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,11 +40,13 @@ def main(argv: Sequence[str]) -> None:
     if values.workdir is None:
         raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
     workdir = local_path(values.workdir, "--workdir")
-    if values.dry_run:
-        print_plan(runner.select(STAGES, recipe, values.stages or (), values.overwrite), recipe, workdir)
-        return
     several = values.distributed or values.coordinator
     with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
+        if values.dry_run:
+            planned = runner.plan(STAGES, recipe, workdir, values.stages or (), values.overwrite)
+            if jax.process_index() == 0:
+                print_plan(planned, recipe, workdir)
+            return
         use_compilation_cache(recipe.compilation_cache, workdir)
         runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
         if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
@@ -52,12 +54,21 @@ def main(argv: Sequence[str]) -> None:
             print(f"report: {workdir / 'report' / 'index.html'}")
 
 
-def print_plan(stages: Sequence[Stage], recipe: Recipe, workdir: Path) -> None:
-    """Prints which stages would run in what order, and the plan of the corpus."""
-    for stage in stages:
-        state = "complete" if (workdir / stage.name / MANIFEST).is_file() else "to do"
-        print(f"{stage.name}: {state}, reads {', '.join(stage.depends_on(recipe)) or 'no other stage'}")
-    mines = any(stage.name == "corpus" for stage in stages)
+def print_plan(planned: Sequence[Planned], recipe: Recipe, workdir: Path) -> None:
+    """Prints what would be done with each stage in what order, and the plan of the corpus.
+
+    Raises:
+      UserError: a stage cannot be run; the first reason is the error, others are in their stages' lines.
+    """
+    for one in planned:
+        if one.error:
+            print(f"{one.stage.name}: refused: {one.error}")
+        else:
+            reads = ", ".join(one.stage.depends_on(recipe)) or "no other stage"
+            print(f"{one.stage.name}: {one.action}, reads {reads}")
+    for error in (one.error for one in planned if one.error):
+        raise error
+    mines = any(one.stage.name == "corpus" and one.action != "complete" for one in planned)
     if mines and recipe.corpus is not None and recipe.data_dir != "toy":
         print("\n".join(["", *plan(recipe.corpus, data_folder(recipe.data_dir, workdir))]))
 

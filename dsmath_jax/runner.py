@@ -1,4 +1,7 @@
-"""How the stages of a run are run, skipped, resumed or refused.
+"""How the stages of a run are checked, then run, skipped, resumed, lengthened or refused.
+
+`plan` decides what is to be done with each stage and checks everything that can be known before the first one starts;
+`run` refuses what the plan refuses, and does the rest.
 
 A stage's fingerprint is the part of the recipe that it sees and the hashes of the stages and files that it reads. It is
 written to `started.json` before the stage's first file and to `manifest.json` after its last one. The manifest's
@@ -10,10 +13,10 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -35,6 +38,10 @@ from dsmath_jax.workdir import (
 )
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
+NAMED = 5  # so many changes of a stage are named, the rest counted
+LENGTHENED = "lengthened"  # in place of the hash of a stage that is to be lengthened
+Action = Literal["complete", "to do", "resume", "lengthen", "redo"]
+TO_DO: Action = "to do"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +56,15 @@ class Stage:
       depends_on: from the recipe, the stages whose files it reads.
       outputs: patterns of the files that later stages read; their hash stands for the stage.
       always_rerun: made from scratch in every run, from whatever is finished.
-      input_files: from the recipe and the workdir, the user's own small files that it reads, whose change is a change
-        of it.
+      input_files: from the recipe and the workdir, the user's own files that it reads, whose change is a change of it.
+      check: `(recipe, workdir)` raises a `UserError` where the stage cannot work, as far as that is known before the
+        run's first stage starts: it only reads, quickly. It sees the whole recipe, but for the parts of the stages that
+        are not run: what those made is in the workdir (see `folder_of`).
+      logs: patterns of the files that are worth nothing by themselves. A stage that was cut off and has no others is
+        started from scratch with whatever settings it is given next.
+      why_not_longer: `(recipe, workdir, steps)` says why a stage that was to take so many steps cannot take those of
+        the recipe, "" where its files are what a run of those steps would have made by then; None for a stage without
+        steps.
     """
 
     name: str
@@ -60,6 +74,25 @@ class Stage:
     outputs: tuple[str, ...]
     always_rerun: bool = False
     input_files: Callable[[Any, Path], Sequence[Path]] = lambda recipe, workdir: ()
+    check: Callable[[Any, Path], None] = lambda recipe, workdir: None
+    logs: tuple[str, ...] = ()
+    why_not_longer: Callable[[Any, Path, int], str] | None = None
+
+
+class Planned(NamedTuple):
+    """What is to be done with a stage, or why it cannot be done.
+
+    Attributes:
+      stage: the stage.
+      again: it is redone where it is complete, or was made with other settings.
+      action: as far as it is known before the stages before it have run.
+      error: None where nothing is wrong.
+    """
+
+    stage: Stage
+    again: bool
+    action: Action = "to do"
+    error: UserError | None = None
 
 
 def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str], overwrite: Sequence[str]) -> None:
@@ -73,30 +106,61 @@ def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str
       overwrite: those of them to redo; those that read them follow.
 
     Raises:
-      UserError: a stage is unknown, the recipe lacks a part or an earlier stage is missing (then nothing has been
-        written), another run holds the workdir, or a stage was made with another recipe, from other files, or by
-        another version.
+      UserError: what `plan` finds (then nothing has been written), another run holds the workdir, or a stage was made
+        from files of an earlier stage that are others now.
+    """
+    planned = plan(stages, recipe, workdir, names, overwrite)
+    for error in (one.error for one in planned if one.error):
+        raise error
+    if recipe.start:
+        _link(_links(stages, recipe, workdir, [one.stage for one in planned]))
+    with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        for one in planned:
+            _run_or_skip(one.stage, _seen(one.stage, recipe), workdir, one.again)
+
+
+def plan(
+    stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str], overwrite: Sequence[str]
+) -> list[Planned]:
+    """Decides what `run` with the same arguments does with each stage, and checks that it can; writes nothing.
+
+    Raises:
+      UserError: a stage is unknown, or the workdir or that of `recipe.start` cannot be used.
     """
     chosen = select(stages, recipe, names, overwrite)
     for stage in stages:
-        _check_format(workdir / stage.name)
+        _check_format(folder_of(stage.name, recipe, workdir))
     if recipe.start:
-        _link(Path(recipe.start), [stage for stage in stages if stage not in chosen], workdir)
-    seen = {stage.name: _seen(stage, recipe) for stage in chosen}
+        _links(stages, recipe, workdir, chosen)
+    others = {stage.name for stage in stages} - {stage.name for stage in chosen}
+    known = dataclasses.replace(recipe, **{name: None for name in others if hasattr(recipe, name)})
+    planned: dict[str, Planned] = {}
     for stage in chosen:
-        for name in stage.depends_on(recipe):
-            if name not in seen and not (workdir / name / MANIFEST).is_file():
-                raise UserError(
-                    f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; "
-                    f"add {name} to --stages."
-                )
-    with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        redone: set[str] = set()
-        for stage in chosen:
-            again = stage.always_rerun or stage.name in overwrite or bool(redone & set(stage.depends_on(recipe)))
-            if again:
-                redone.add(stage.name)
-            _run_or_skip(stage, seen[stage.name], workdir, again)
+        again, action, error = stage.always_rerun or stage.name in overwrite, TO_DO, None
+        try:
+            seen = _seen(stage, recipe)
+            reads = stage.depends_on(recipe)
+            for name in reads:
+                if name not in planned:
+                    _check_made(stage, name, stages, recipe, workdir)
+            again = again or any(planned[name].again for name in reads if name in planned)
+            settled = [name for name in reads if name not in planned or planned[name].action == "complete"]
+            results = {name: _results(folder_of(name, recipe, workdir)) for name in settled}
+            # What another stage leaves is seen when it is done; one that is lengthened leaves other parameters.
+            results |= {name: LENGTHENED for name in reads if name in planned and planned[name].action == "lengthen"}
+            action = _decide(stage, seen, workdir, again, _fingerprint(stage, seen, workdir, results))
+            if action != "complete":
+                stage.check(known, workdir)
+        except UserError as wrong:
+            error = wrong
+        planned[stage.name] = Planned(stage, again, action, error)
+    return list(planned.values())
+
+
+def folder_of(name: str, recipe: Any, workdir: Path) -> Path:
+    """The folder of a stage: in the workdir or, before `run` has linked it there, in that of `recipe.start`."""
+    own = workdir / name
+    return own if own.exists() or not recipe.start else Path(recipe.start) / name
 
 
 def select(stages: Sequence[Stage], recipe: Any, names: Sequence[str], overwrite: Sequence[str] = ()) -> list[Stage]:
@@ -135,53 +199,113 @@ def _check_format(folder: Path) -> None:
         )
 
 
-def _link(start: Path, stages: Sequence[Stage], workdir: Path) -> None:
-    """Makes the finished stages of another workdir stages of this one; they are only read.
+def _check_made(stage: Stage, name: str, stages: Sequence[Stage], recipe: Any, workdir: Path) -> None:
+    """Raises a `UserError` where a stage reads another that is neither run before it nor complete."""
+    earlier = [one.name for one in stages[: [one.name for one in stages].index(stage.name)]]
+    if name not in earlier:
+        raise UserError(
+            f"Stage {stage.name} reads '{name}', which is no stage before it{nearest(name, earlier)}; the stages "
+            f"before it are {', '.join(earlier)}."
+        )
+    if not (folder_of(name, recipe, workdir) / MANIFEST).is_file():
+        part = "" if getattr(recipe, name, None) is not None else f" and the part {name} to the recipe"
+        raise UserError(
+            f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; add {name} to --stages{part}."
+        )
+
+
+def _links(stages: Sequence[Stage], recipe: Any, workdir: Path, chosen: Sequence[Stage]) -> dict[Path, Path]:
+    """The links that make the finished stages of another workdir stages of this one, and where they lead.
 
     Raises:
       UserError: the other workdir has none, or this one has a stage of its own where a link should be.
     """
-    found = [stage.name for stage in stages if not stage.always_rerun and (start / stage.name / MANIFEST).is_file()]
+    start = Path(recipe.start)
+    others = [stage.name for stage in stages if stage not in chosen and not stage.always_rerun]
+    found = [name for name in others if (start / name / MANIFEST).is_file()]
     if not found:
         raise UserError(f"config.start={start} has no finished stage; make it first, or give another folder.")
-    for name in found:
-        _check_format(start / name)
+    links = {workdir / name: (start / name).resolve() for name in found}
+    for link, target in links.items():
+        _check_format(target)
+        if (link.exists() or link.is_symlink()) and not (link.is_symlink() and link.resolve() == target):
+            raise UserError(
+                f"Stage {link.name} in {workdir} is not that of config.start={start}; give another --workdir."
+            )
+    return links
+
+
+def _link(links: Mapping[Path, Path]) -> None:
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        for name in found:
-            target, link = (start / name).resolve(), workdir / name
-            if link.is_symlink() and link.resolve() == target:
-                continue
-            if link.exists() or link.is_symlink():
-                raise UserError(
-                    f"Stage {name} in {workdir} is not that of config.start={start}; give another --workdir."
-                )
-            link.symlink_to(target, target_is_directory=True)
+        for link, target in links.items():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(target, target_is_directory=True)
     barrier("link stages")
 
 
-def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, again: bool) -> None:
-    """Skips, starts, resumes or (where it is complete and `again`) redoes one stage."""
+def _decide(stage: Stage, recipe: Any, workdir: Path, again: bool, now: dict) -> Action:
+    """What is to be done with a stage.
+
+    Args:
+      stage: the stage.
+      recipe: the parts that it sees.
+      workdir: of the run.
+      again: to redo it where it is complete, or was made with other settings.
+      now: its fingerprint, with the hashes of the stages that it reads as far as they are known.
+
+    Raises:
+      UserError: it was made with other settings or from other files, or it is another run's.
+    """
     folder = workdir / stage.name
     if folder.is_symlink():
         raise UserError(
             f"Stage {stage.name} in {workdir} is another run's, {folder.resolve()}; run it there, or give another "
             "--workdir."
         )
-    now = _fingerprint(stage, recipe, workdir)
-    complete, started = (folder / MANIFEST).is_file(), (folder / STARTED).is_file()
-    before = read_json(folder / (MANIFEST if complete else STARTED)) if complete or started else now
+    complete = (folder / MANIFEST).is_file()
+    if not complete and not (folder / STARTED).is_file():
+        return TO_DO
+    before = read_json(folder / (MANIFEST if complete else STARTED))
     changes = _changes(before, now)
-    if changes and not again:
-        raise UserError(
-            f"Stage {stage.name} in {workdir} was made with other settings ({'; '.join(changes)}): give "
-            f"--overwrite={stage.name} to redo it and the stages after it, or another --workdir."
-        )
-    if complete and not again:
+    if again and (complete or changes):
+        return "redo"
+    if not changes:
+        return "complete" if complete else "resume"
+    if not complete and not _has_work(stage, folder):
+        return "redo"
+    shown, made, reason = [*changes.values()], "made with other settings", ""
+    if stage.why_not_longer and [*changes] == [f"{stage.name}.steps"]:
+        steps = before["config"][f"{stage.name}.steps"]
+        if getattr(recipe, stage.name).steps > steps:
+            reason = stage.why_not_longer(recipe, workdir, steps)
+            if not reason:
+                return "lengthen"
+            made, reason = "made with fewer steps", f" and cannot be lengthened, since {reason}"
+    more = f"; and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
+    raise UserError(
+        f"Stage {stage.name} in {workdir} was {made} ({'; '.join(shown[:NAMED])}{more}){reason}: give "
+        f"--overwrite={stage.name} to redo it and the stages after it, or another --workdir."
+    )
+
+
+def _has_work(stage: Stage, folder: Path) -> bool:
+    """Whether a stage that was cut off has left more than its logs and empty files."""
+    worthless = {path for pattern in (STARTED, "**/.*.tmp", *stage.logs) for path in folder.glob(pattern)}
+    return any(path not in worthless and path.is_file() and path.stat().st_size for path in folder.rglob("*"))
+
+
+def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, again: bool) -> None:
+    """Does with one stage what is to be done."""
+    results = {name: _results(workdir / name) for name in stage.depends_on(recipe)}
+    now = _fingerprint(stage, recipe, workdir, results)
+    action = _decide(stage, recipe, workdir, again, now)
+    barrier(f"decide on {stage.name}")  # all have looked before the first changes anything
+    if action == "complete":
         print(f"{stage.name}: complete, skipped", flush=True)
         return
-    if changes or complete:
-        _clear(folder)
+    if action == "redo":
+        _clear(workdir / stage.name)
     _run_one(stage, recipe, workdir, now)
 
 
@@ -191,6 +315,7 @@ def _run_one(stage: Stage, recipe: Any, workdir: Path, made_with: dict) -> None:
     if jax.process_index() == 0:
         sweep(folder)
         write_json(folder / STARTED, made_with)
+        (folder / MANIFEST).unlink(missing_ok=True)  # of a stage that is lengthened
     barrier(f"start {stage.name}")
     counts = stage.run(recipe, workdir)
     barrier(f"end {stage.name}")
@@ -206,22 +331,27 @@ def _run_one(stage: Stage, recipe: Any, workdir: Path, made_with: dict) -> None:
     print(f"{stage.name}: done in {seconds:.1f} s", flush=True)
 
 
-def _fingerprint(stage: Stage, recipe: Any, workdir: Path) -> dict[str, Any]:
-    inputs = {name: read_json(workdir / name / MANIFEST)["results"] for name in stage.depends_on(recipe)}
+def _results(folder: Path) -> str:
+    """The hash that stands for the outputs of a complete stage."""
+    return read_json(folder / MANIFEST)["results"]
+
+
+def _fingerprint(stage: Stage, recipe: Any, workdir: Path, results: Mapping[str, str]) -> dict[str, Any]:
     files = {str(path): stamp(path) if path.is_file() else None for path in stage.input_files(recipe, workdir)}
     settings = {name: value for name, value in sorted(fingerprint(recipe).items()) if value is not None}
-    return {"format": FORMAT, "config": settings, "inputs": inputs, "files": files}
+    return {"format": FORMAT, "config": settings, "inputs": dict(results), "files": files}
 
 
-def _changes(before: dict, now: dict) -> list[str]:
-    """What differs between two fingerprints, in words."""
+def _changes(before: dict, now: dict) -> dict[str, str]:
+    """What differs between two fingerprints: settings, stages and files by name, each in words."""
     old, new = before["config"], now["config"]
     fields = sorted(old.keys() | new.keys())
-    changes = [f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in fields if old.get(n) != new.get(n)]
-    for kind, words in (("inputs", "the files of {} are others"), ("files", "{} was changed")):
-        old, new = before.get(kind, {}), now[kind]
-        changes += [words.format(name) for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    return changes
+    changes = {n: f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in fields if old.get(n) != new.get(n)}
+    for name, result in sorted(now["inputs"].items()):
+        if result != before["inputs"].get(name):
+            changes[name] = f"the files of {name} {'will be' if result == LENGTHENED else 'are'} others"
+    old, new = before["files"], now["files"]
+    return changes | {n: f"{n} was changed" for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)}
 
 
 def _clear(folder: Path) -> None:

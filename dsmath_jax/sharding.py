@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -64,9 +65,12 @@ def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | 
     """Returns a mesh of all devices, or of those given, which may be described ones.
 
     On TPU slices joined by a data-centre network, `replica` is the axis that crosses it: only gradients do so then.
+    Within a slice an axis takes whole sides of it where it can, and shares a side with others where it cannot; the
+    chattiest axes, tensor and then context, choose first and join neighbors.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or replica to that of the slices.
+      UserError: the sizes do not multiply to the number of devices, replica does not divide by the number of slices, or
+        the devices are no whole slices.
     """
     devices = jax.devices() if devices is None else devices
     replica, fsdp, context, tensor = dataclasses.astuple(settings)
@@ -80,10 +84,17 @@ def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | 
     if replica % slices:
         raise UserError(f"mesh replica={replica} does not divide by the {slices} TPU slices; change config.mesh.")
     within = (replica // slices, *sizes[1:])
-    if slices > 1:
-        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1, 1), devices)
-    else:
-        grid = mesh_utils.create_device_mesh(within, devices)
+    try:
+        if slices > 1:
+            grid = mesh_utils.create_hybrid_device_mesh(
+                within, (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+            )
+        else:
+            grid = mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=True)
+    except (AssertionError, ValueError) as error:
+        raise UserError(
+            f"The {len(devices)} devices make no mesh: they must be whole TPU slices of one size, one device a chip."
+        ) from error
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -206,12 +217,19 @@ class Layout:
         `f`, and its gradient is summed into its shards once after, however often `f` uses it (XLA would sum in every
         turn of a loop). The tensor axis stays XLA's to lay out.
         """
+        if self.size_of((*BATCH_AXES, "context")) == 1:
+            return f(*rows, matrix)
         spec = self.spec(rows[0].shape[:2], "BT")
         stored = self.spec(matrix.shape[:1], "d")
+        dtype = matrix.dtype
+        if self.mesh.devices.flat[0].platform == "cpu":
+            # XLA for CPUs sums bfloat16 across devices as float32, but fails to rewrite a sum of this function and
+            # aborts the process ("Invalid binary instruction opcode copy"). So the matrix is float32 outside of `f`.
+            matrix = matrix.astype(jnp.promote_types(dtype, jnp.float32))
 
         def local(*arguments: Array) -> Any:
             *mine, part = arguments
-            return f(*mine, jax.lax.all_gather(part, "fsdp", tiled=True) if stored[0] else part)
+            return f(*mine, (jax.lax.all_gather(part, "fsdp", tiled=True) if stored[0] else part).astype(dtype))
 
         return jax.shard_map(
             local, mesh=self.mesh, in_specs=(*[spec] * len(rows), stored), out_specs=spec,

@@ -1,4 +1,4 @@
-"""The stages of the paper's path in order: the parts of the recipe that each sees, what it reads and leaves."""
+"""The stages of the paper's path in order: the parts of the recipe that each sees, what it reads, checks and leaves."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,17 +7,22 @@ from typing import TypeVar
 import jax
 
 from dsmath_jax.corpus import pipeline
-from dsmath_jax.data import chat, documents, instructions, sources, tokenizer
+from dsmath_jax.data import benchmarks, chat, documents, instructions, sources, tokenizer
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.evaluation import evaluate
+from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report import report
-from dsmath_jax.rl import trainer
+from dsmath_jax.rl import rewards, trainer
 from dsmath_jax.rl.reward_model import stage as reward_model
-from dsmath_jax.runner import Stage
+from dsmath_jax.runner import Stage, folder_of
 from dsmath_jax.sharding import Layout, barrier, make_mesh
 from dsmath_jax.toy import world
-from dsmath_jax.training import pretrain, sft
-from dsmath_jax.workdir import data_folder
+from dsmath_jax.training import loop, pretrain, sft
+from dsmath_jax.training.model_files import read_sizes
+from dsmath_jax.workdir import UserError, data_folder
 
 T = TypeVar("T")
 
@@ -90,7 +95,142 @@ def run_report(recipe: Recipe, workdir: Path) -> dict:
 
 def _place(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
     """The folder of the data, where arrays are, and the seed."""
-    return data_folder(recipe.data_dir, workdir), Layout(make_mesh(recipe.mesh)), recipe.seed
+    return data_folder(recipe.data_dir, workdir), _layout(recipe), recipe.seed
+
+
+# --- what is checked before the first stage of a run starts ---
+
+
+def check_corpus(recipe: Recipe, workdir: Path) -> None:
+    settings = required(recipe.corpus)
+    if recipe.data_dir == "toy":
+        for name in settings.benchmarks:
+            _read("corpus", name, recipe, workdir)
+    else:
+        pipeline.check(settings, Path(recipe.data_dir))
+
+
+def check_tokenizer(recipe: Recipe, workdir: Path) -> None:
+    _tokenizer(recipe, workdir)
+
+
+def check_pretrain(recipe: Recipe, workdir: Path) -> None:
+    place = _data(recipe, workdir), _tokenizer(recipe, workdir), _layout(recipe)
+    pretrain.check(required(recipe.pretrain), recipe.model, *place)
+
+
+def check_sft(recipe: Recipe, workdir: Path) -> None:
+    settings, data_dir = required(recipe.sft), _data(recipe, workdir)
+    _chat(recipe, workdir)
+    for name in settings.data:
+        if not _made_in_run(name, recipe, data_dir):
+            instructions.check(name, data_dir)
+    if config := _sizes("sft", recipe, workdir):
+        pretrain.check_packed("sft", settings, config, data_dir, _layout(recipe))
+
+
+def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
+    def check(recipe: Recipe, workdir: Path) -> None:
+        settings, sampled = required(getattr(recipe, name)), _sizes("sft", recipe, workdir)
+        _sizes(settings.init, recipe, workdir)
+        read, asked = _reader(name, recipe, workdir), _chat(recipe, workdir, "sft")
+        reward_model.check(name, settings, read, asked, sampled, _layout(recipe), recipe.seed)
+
+    return check
+
+
+def check_rl(recipe: Recipe, workdir: Path) -> None:
+    settings = required(recipe.rl)
+    start = _sizes(settings.init, recipe, workdir)
+    asked = _chat(recipe, workdir, *filter(None, (settings.init, settings.reward_stage)))
+    trainer.check(settings, _reader("rl", recipe, workdir), asked, start, _layout(recipe), recipe.seed)
+
+
+def check_evaluate(recipe: Recipe, workdir: Path) -> None:
+    _layout(recipe)
+    settings = required(recipe.evaluate)
+    _chat(recipe, workdir, *map(evaluate.stage_of, settings.models))
+    evaluate.check(settings, _reader("evaluate", recipe, workdir))
+
+
+def _layout(recipe: Recipe) -> Layout:
+    return Layout(make_mesh(recipe.mesh))
+
+
+def _data(recipe: Recipe, workdir: Path) -> Path:
+    """The folder of the data; it need not be there yet."""
+    return data_folder(recipe.data_dir, folder_of("corpus", recipe, workdir).parent)
+
+
+def _reader(stage: str, recipe: Recipe, workdir: Path) -> Callable[[str], list[Record]]:
+    """What reads the data sets that a stage names."""
+    return lambda name: _read(stage, name, recipe, workdir)
+
+
+def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
+    """How the models of stages are asked; None where this run is to train the tokenizer.
+
+    Raises:
+      UserError: the template cannot be used, or a model of the stages that this run takes as it is was asked otherwise.
+    """
+    path = _tokenizer_path(recipe, workdir)
+    if path is None:
+        chat.check_template(recipe.chat.template)
+        return None
+    found = chat.read(chat.Source(path, recipe.chat))
+    found.dialogue([chat.user("Question"), chat.assistant("Solution")])
+    for name in stages:
+        if getattr(recipe, name) is None:
+            chat.check_same(found, folder_of(name, recipe, workdir))
+    return found
+
+
+def _tokenizer(recipe: Recipe, workdir: Path) -> Tokenizer | None:
+    """The tokenizer; None where this run is to train it."""
+    path = _tokenizer_path(recipe, workdir)
+    return tokenizer.load(path) if path else None
+
+
+def _tokenizer_path(recipe: Recipe, workdir: Path) -> Path | None:
+    if recipe.tokenizer is None:
+        return folder_of("tokenizer", recipe, workdir)
+    return _data(recipe, workdir) / recipe.tokenizer.path if recipe.tokenizer.path else None
+
+
+def _read(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
+    """The records of a data set that a stage names; none where this run is to make or fetch it."""
+    data_dir = _data(recipe, workdir)
+    try:
+        return [] if _made_in_run(name, recipe, data_dir) else benchmarks.load(name, data_dir)
+    except UserError as error:
+        raise UserError(f"Stage {stage}: {error}") from None
+
+
+def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
+    """Whether an earlier stage of this run generates a data set, or fetches it."""
+    if recipe.sft and name in recipe.sft.data and name in instructions.FETCHED:
+        return not benchmarks.files(name, data_dir)
+    if recipe.data_dir != "toy" or recipe.corpus is None:
+        return False
+    path = benchmarks.SOURCES[name].path if name in benchmarks.SOURCES else name
+    return path in (benchmarks.ALL, *(f"problems/{split}.jsonl" for split in recipe.toy.problems))
+
+
+def _sizes(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
+    """The sizes of the model that a stage leaves, None where they are not known before the run.
+
+    Raises:
+      UserError: the stage leaves no language model, or the one that it starts from cannot be used.
+    """
+    settings, file = getattr(recipe, name, None), folder_of(name, recipe, workdir) / "model.json"
+    if name in ("corpus", "tokenizer", "reward_model", "process_model"):
+        raise UserError(f"The stage {name} leaves no language model to start from; give pretrain or sft as init.")
+    if settings is None:  # the run takes what is there
+        return read_sizes(file.parent) if file.is_file() else None
+    if name == "pretrain" or (name == "sft" and settings.init):
+        place = _data(recipe, workdir), _tokenizer(recipe, workdir)
+        return pretrain.model_config(settings.init, recipe.model, *place)
+    return _sizes("pretrain" if name == "sft" else settings.init, recipe, workdir)
 
 
 # --- which earlier stages each reads ---
@@ -127,8 +267,8 @@ def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Re
 
 
 def _record_files(names: Callable[[Recipe], Sequence[str]]) -> Callable[[Recipe, Path], Sequence[Path]]:
-    """The same from the names of sets of questions: those that are the user's own files."""
-    return _user_files(lambda recipe, data: [data / name for name in names(recipe) if name.endswith(".jsonl")])
+    """The same from the names of data sets."""
+    return _user_files(lambda recipe, data: [file for name in names(recipe) for file in benchmarks.files(name, data)])
 
 
 def _rl_data(recipe: Recipe) -> tuple[str, ...]:
@@ -136,38 +276,62 @@ def _rl_data(recipe: Recipe) -> tuple[str, ...]:
     return settings.data + settings.eval_data + settings.retrain_data
 
 
+def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
+    return [*_record_files(_rl_data)(recipe, workdir), *rewards.source_files(required(recipe.rl).reward_fns)]
+
+
+# --- which may take more steps than they were started with ---
+
+
+def _longer(name: str) -> Callable[[Recipe, Path, int], str]:
+    return lambda recipe, workdir, steps: loop.why_not_longer(workdir / name, getattr(recipe, name), steps)
+
+
+def _rl_longer(recipe: Recipe, workdir: Path, steps: int) -> str:
+    return trainer.why_not_longer(required(recipe.rl), workdir / "rl", steps)
+
+
 PARAMS = ("params.sha256.json", "model.json", "chat.json")
+LOGS = (*loop.LOGS, "model.json", "chat.json", "rows/*/files.json")
 STAGES = (
     Stage(
         "corpus", run_corpus, ("data_dir", "toy", "corpus"), lambda recipe: (), ("documents/*",),
         input_files=_user_files(lambda recipe, data: pipeline.files(required(recipe.corpus), data)),
+        check=check_corpus,
     ),
-    Stage("tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",)),
+    Stage(
+        "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",),
+        check=check_tokenizer,
+    ),
     Stage(
         "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), _pretrain_inputs, PARAMS,
         input_files=_user_files(lambda recipe, data: sources.user_files(required(recipe.pretrain).mixture, data)),
+        check=check_pretrain, logs=LOGS, why_not_longer=_longer("pretrain"),
     ),
     Stage(
         "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), _sft_inputs, PARAMS,
         input_files=_user_files(lambda recipe, data: instructions.user_files(required(recipe.sft).data, data)),
+        check=check_sft, logs=LOGS, why_not_longer=_longer("sft"),
     ),
     Stage(
         "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "reward_model"), _reward_inputs("reward_model"),
         (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.reward_model).data),
+        check=check_reward_model("reward_model"), logs=LOGS, why_not_longer=_longer("reward_model"),
     ),
     Stage(
         "process_model", run_process_model, ("data_dir", "mesh", "chat", "process_model"),
         _reward_inputs("process_model"), (*PARAMS, reward_model.ROWS),
         input_files=_record_files(lambda recipe: required(recipe.process_model).data),
+        check=check_reward_model("process_model"), logs=LOGS, why_not_longer=_longer("process_model"),
     ),
     Stage(
         "rl", run_rl, ("data_dir", "mesh", "chat", "rl"), _rl_inputs, PARAMS,
-        input_files=_record_files(_rl_data),
+        input_files=_rl_files, check=check_rl, logs=LOGS, why_not_longer=_rl_longer,
     ),
     Stage(
         "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs,
         ("summary.json", "*/*/samples.jsonl"),
-        input_files=_record_files(lambda recipe: evaluate.data_sets(required(recipe.evaluate))),
+        input_files=_record_files(lambda recipe: evaluate.data_sets(required(recipe.evaluate))), check=check_evaluate,
     ),
     Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),
 )  # fmt: skip

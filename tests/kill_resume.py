@@ -107,13 +107,20 @@ def contents(workdir: Path) -> dict[str, object]:
         if LEFT_OUT.search(name) or (params and params[1] in found):
             continue
         if params:
-            arrays = ocp.StandardCheckpointer().restore((workdir / params[1]).absolute())
+            arrays = read_params((workdir / params[1]).absolute())
             found[params[1]] = {key: (x.dtype, x.shape, np.asarray(x).tobytes()) for key, x in arrays.items()}
         elif path.suffix == ".json":
             found[name] = without_volatile(json.loads(path.read_text(encoding="utf-8")))
         else:
             found[name] = path.read_bytes()
     return found
+
+
+def read_params(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of a stage's parameters, on whatever devices and processes they were."""
+    checkpointer = ocp.StandardCheckpointer()
+    like = {name: np.zeros(one.shape, one.dtype) for name, one in checkpointer.metadata(folder).item_metadata.items()}
+    return checkpointer.restore(folder, like)
 
 
 def without_volatile(value: object) -> object:

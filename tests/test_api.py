@@ -131,6 +131,8 @@ def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None
     assert first == dm.generate(model, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6)
     with pytest.raises(UserError, match="a list of prompts; got one text"):
         dm.generate(model, "What is 1 + 1?")
+    with pytest.raises(UserError, match=r"Prompt 1 has \d+ tokens, which leaves no room .* the model's context of 256"):
+        dm.generate(model, ["What is 1 + 1?", "What is 1 + 1? " * 256])
     dm.save_model(model, tmp_path / "hf", "float32")
     again = dm.load_model(f"hf:{tmp_path / 'hf'}", dtype="float32")
     assert dm.generate(again, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6) == first

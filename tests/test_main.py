@@ -47,7 +47,13 @@ def test_a_dry_run_tells_the_plan_and_makes_nothing(command, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.warc.gz").touch()
     given = [f"--config={ROOT / 'configs' / 'corpus.py'}", f"--config.data_dir={tmp_path / 'data'}", "--dry_run"]
-    code, out, _ = command(*given, f"--workdir={tmp_path / 'run'}", "--config.corpus.input=('*.gz',)")
+    given += [f"--workdir={tmp_path / 'run'}", "--config.corpus.input=('*.gz',)", "--config.corpus.benchmarks=()"]
+    code, out, error = command(*given)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "seeds.txt is missing" in error
+    assert out.startswith("corpus: refused: The seed file")
+    (tmp_path / "data/seeds.txt").write_text("https://a.org/\n")
+    code, out, _ = command(*given)
     assert code == 0
     assert "corpus: to do" in out
     assert "1 shards" in out

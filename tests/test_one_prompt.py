@@ -149,7 +149,7 @@ def test_rl(own: Chat, data: Path, expected: list[list[int]], asked: list[list[i
     assert load_prompts(settings, data, own, 1024).ids == expected
     model = model_files.load_model(str(workdir / "sft"), layout)
     sampler = Sampler(model.model, layout, own.tokenizer.stop_ids, 8, 8)
-    ctx: Any = types.SimpleNamespace(settings=settings, chat=own, sampler=sampler)
+    ctx: Any = types.SimpleNamespace(settings=settings, chat=own, sampler=sampler, model=model.model)
     with RewardFunctions((("correct", 1.0),), 10.0, 1) as correct:
         measure = trainer.greedy_accuracy(ctx, data, correct)
         assert measure is not None

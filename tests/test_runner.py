@@ -37,6 +37,7 @@ class First:
 class Second:
     rate: float = setting(0.5, "a rate")
     extra: int | None = setting(None, "what not every recipe has")
+    steps: int = setting(2, "lines that the stage writes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,12 +60,17 @@ class Project:
         self.workdir = workdir
         self.ran: list[str] = []
         self.killed_in = ""
+        self.reason = ""  # why the second stage cannot be lengthened
+        self.checked: list[Recipe] = []
         self.stages = (
             Stage(
                 "first", self.first, ("first",), lambda recipe: (), ("out/*",),
-                input_files=lambda recipe, workdir: [workdir.parent / "seeds.txt"],
+                input_files=lambda recipe, workdir: [workdir.parent / "seeds.txt"], check=self.check,
             ),
-            Stage("second", self.second, ("second",), lambda recipe: ("first",), ("*.txt",)),
+            Stage(
+                "second", self.second, ("second",), lambda recipe: ("first",), ("*.txt",), check=self.check,
+                logs=("logs/**/*",), why_not_longer=lambda recipe, workdir, steps: self.reason,
+            ),
             Stage("third", self.third, (), lambda recipe: (), ("*.txt",), always_rerun=True),
         )  # fmt: skip
 
@@ -73,8 +79,18 @@ class Project:
         runner.run(self.stages, recipe, self.workdir, names.split(), overwrite.split())
         return list(self.ran)
 
+    def plan(self, recipe: Recipe, names: str = "first second third", overwrite: str = "") -> list[str]:
+        """What would be done with each stage, or why it is refused."""
+        planned = runner.plan(self.stages, recipe, self.workdir, names.split(), overwrite.split())
+        return [str(one.error or one.action) for one in planned]
+
     def text(self, path: str) -> str:
         return (self.workdir / path).read_text()
+
+    def check(self, recipe: Recipe, workdir: Path) -> None:
+        self.checked.append(recipe)
+        if recipe.second and recipe.second.rate < 0:
+            raise UserError("second.rate is negative; give another.")
 
     def first(self, recipe: Recipe, workdir: Path) -> dict:
         return self.write("first", workdir / "first" / "out" / "rows.txt", f"{recipe.first.rows} rows of {recipe.seed}")
@@ -381,3 +397,163 @@ def test_the_format_is_written_before_and_after_the_work(project, recipe):
     project.killed_in = ""
     project.run(recipe)
     assert json.loads(project.text("first/manifest.json")).items() >= started.items()
+
+
+# --- what is known before the first stage starts ---
+
+
+def test_every_stage_is_checked_before_the_first_one_starts(project, recipe):
+    wrong = changed(recipe, second__rate=-1.0)
+    with pytest.raises(UserError, match=r"^second\.rate is negative"):
+        project.run(wrong, "second first")
+    assert not project.workdir.exists()
+    assert project.run(recipe) == ["first", "second", "third"]  # nothing was written that the right value would change
+
+
+def test_a_check_sees_all_parts_of_the_stages_that_are_run(project, recipe):
+    project.run(recipe, "first")
+    assert project.checked == [dataclasses.replace(recipe, second=None)]
+    project.checked.clear()
+    project.run(recipe)
+    assert project.checked == [recipe]  # of the second stage: the first is complete, and its inputs may be gone
+
+
+def test_the_plan_says_what_is_done_with_each_stage_and_writes_nothing(project, recipe):
+    assert project.plan(recipe) == ["to do"] * 3
+    assert not project.workdir.exists()
+    project.killed_in = "second"
+    with pytest.raises(Killed):
+        project.run(recipe)
+    project.killed_in = ""
+    before = contents(project.workdir)
+    assert project.plan(recipe) == ["complete", "resume", "to do"]
+    assert project.plan(recipe, overwrite="first") == ["redo", "resume", "to do"]
+    first, second, third = project.plan(changed(recipe, first__rows=4, second__rate=-1.0))
+    assert first.startswith("Stage first in")
+    assert "first.rows was 3, is 4" in first
+    assert "second.rate was 0.5, is -1.0" in second
+    assert third == "to do"
+    assert contents(project.workdir) == before
+    project.run(recipe)
+    assert project.plan(recipe) == ["complete", "complete", "redo"]
+    assert project.plan(changed(recipe, second__steps=3)) == ["complete", "lengthen", "redo"]
+
+
+def test_the_plan_of_a_run_that_builds_on_another_makes_no_links(project, recipe, tmp_path):
+    project.run(recipe)
+    other = Project(tmp_path / "other")
+    assert other.plan(built_on(recipe, project.workdir), "second third") == ["to do", "to do"]
+    assert not other.workdir.exists()
+
+
+def test_a_stage_that_reads_none_that_comes_before_it_is_refused(project, recipe):
+    first, second, _ = project.stages
+    misspelt = [first, dataclasses.replace(second, depends_on=lambda recipe: ("frst",))]
+    with pytest.raises(UserError, match=r"^Stage second reads 'frst', which is no stage before it \(the nearest is"):
+        runner.run(misspelt, recipe, project.workdir, [], [])
+    later = [dataclasses.replace(first, depends_on=lambda recipe: ("second",)), second]
+    with pytest.raises(UserError, match=r"^Stage first reads 'second', which is no stage before it"):
+        runner.run(later, recipe, project.workdir, [], [])
+    assert not project.workdir.exists()
+
+
+def test_many_changes_are_counted(project, recipe):
+    seeds = [project.workdir.parent / f"{number}.txt" for number in range(20)]
+    for path in seeds:
+        path.write_text("one")
+    stage = dataclasses.replace(project.stages[0], input_files=lambda recipe, workdir: seeds)
+    runner.run([stage], recipe, project.workdir, [], [])
+    for path in seeds:
+        path.write_text("two")
+    with pytest.raises(UserError, match=r"0\.txt was changed; .*; and 15 more\)") as caught:
+        runner.run([stage], recipe, project.workdir, [], [])
+    assert str(caught.value).count("was changed") == 5
+
+
+# --- a stage that has not come far ---
+
+
+def begin(project: Project, recipe: Recipe, *files: str) -> None:
+    """Leaves the second stage as a run that was killed in it, with these files and nothing else."""
+    project.run(recipe, "first")
+    project.killed_in = "second"
+    with pytest.raises(Killed):
+        project.run(recipe, "second")
+    project.killed_in = ""
+    (project.workdir / "second" / "model.txt").unlink()
+    for name in files:
+        (project.workdir / "second" / name).parent.mkdir(exist_ok=True)
+        (project.workdir / "second" / name).write_text("a row")
+
+
+def test_a_stage_with_nothing_but_logs_takes_new_settings(project, recipe):
+    begin(project, recipe, "logs/metrics.jsonl", "logs/deep.txt")
+    (project.workdir / "second" / "empty.jsonl").touch()
+    other = changed(recipe, second__rate=0.25)
+    assert project.plan(other) == ["complete", "redo", "to do"]
+    assert project.run(other, "second") == ["second"]
+    assert project.text("second/model.txt") == "3 rows of 0 at 0.25"
+    assert not (project.workdir / "second" / "logs").exists()
+    assert not (project.workdir / "second" / "empty.jsonl").exists()
+
+
+def test_a_stage_with_rows_takes_none(project, recipe):
+    begin(project, recipe, "logs/metrics.jsonl", "rows.jsonl")
+    with pytest.raises(UserError, match=r"second\.rate was 0\.5, is 0\.25.*--overwrite=second"):
+        project.run(changed(recipe, second__rate=0.25), "second")
+    assert project.text("second/rows.jsonl") == "a row"
+
+
+# --- more steps ---
+
+
+def test_more_steps_lengthen_a_stage_that_is_complete_or_not(project, recipe):
+    project.run(recipe)
+    path = project.workdir / "second" / "model.txt"
+    path.write_text("two steps")
+    longer = changed(recipe, second__steps=3)
+    project.killed_in = "second"
+    with pytest.raises(Killed):
+        project.run(longer)
+    assert not (project.workdir / "second" / "manifest.json").exists()
+    assert project.plan(longer) == ["complete", "resume", "redo"]
+    project.killed_in = ""
+    assert project.run(changed(recipe, second__steps=4)) == ["second", "third"]
+    assert path.read_text() == "two steps"  # what was there was kept all the time
+    assert read_json(project.workdir / "second" / "manifest.json")["config"]["second.steps"] == 4
+    assert project.plan(changed(recipe, second__steps=4)) == ["complete", "complete", "redo"]
+
+
+def test_fewer_steps_are_refused_and_more_steps_with_other_changes(project, recipe):
+    project.run(recipe)
+    with pytest.raises(UserError, match=r"made with other settings \(second\.steps was 2, is 1\): give --overwrite"):
+        project.run(changed(recipe, second__steps=1))
+    with pytest.raises(UserError, match=r"\(second\.rate was 0\.5, is 0\.25; second\.steps was 2, is 3\): give"):
+        project.run(changed(recipe, second__steps=3, second__rate=0.25))
+    assert project.run(changed(recipe, second__steps=3), overwrite="second") == ["second", "third"]
+    assert project.text("second/model.txt") == "3 rows of 0 at 0.5"  # from scratch
+
+
+def test_the_reason_why_a_stage_cannot_be_lengthened_is_given(project, recipe):
+    project.run(recipe)
+    project.reason = "its learning rates were others"
+    with pytest.raises(UserError) as caught:
+        project.run(changed(recipe, second__steps=3))
+    assert str(caught.value) == (
+        f"Stage second in {project.workdir} was made with fewer steps (second.steps was 2, is 3) and cannot be "
+        "lengthened, since its learning rates were others: give --overwrite=second to redo it and the stages after it, "
+        "or another --workdir."
+    )
+
+
+def test_what_reads_a_lengthened_stage_is_refused_before_that_is_lengthened(project, recipe):
+    reads = Stage("third", project.third, (), lambda recipe: ("second",), ("*.txt",))
+    project.stages = (*project.stages[:2], reads)
+    project.run(recipe)
+    longer = changed(recipe, second__steps=3)
+    with pytest.raises(UserError, match=r"^Stage third in .* \(the files of second will be others\): give --overwrite"):
+        project.run(longer)
+    assert project.ran == []
+    assert project.run(longer, "first second") == ["second"]
+    (project.workdir / "second" / "model.txt").write_text("other parameters")
+    assert project.run(longer, overwrite="third") == ["third"]

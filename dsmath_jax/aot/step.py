@@ -47,6 +47,8 @@ def described_devices(topology: str) -> Sequence[Any]:
     options: dict[str, Any] = {"num_slices": int(found[1])} if found[1] else {}
     if set(found[2].split(":")[1].split("x")) == {"1"}:
         options["chips_per_host_bounds"] = [1, 1, 1]  # else a host of four is taken for granted
+    if found[2].startswith("v4:"):
+        options["chip_config_name"] = "megacore"  # one device a chip, as JAX has on v4; else two are described
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("Compiling for TPUs needs libtpu; install it: pip install -e '.[tpu]' -c constraints.txt")
     try:

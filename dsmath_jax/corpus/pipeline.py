@@ -9,17 +9,19 @@ addresses (`engine`). What a killed run left complete the next run takes over; t
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import daft
 from daft import col
 
 from dsmath_jax.corpus import domains, engine, inputs, measure, mining, pages, results
-from dsmath_jax.corpus.annotations import read_annotations
+from dsmath_jax.corpus.annotations import Annotation, read_annotations
 from dsmath_jax.corpus.card import card
 from dsmath_jax.corpus.crawl import Crawl, read_crawl, write_file
 from dsmath_jax.corpus.reading import sources
 from dsmath_jax.corpus.settings import CorpusSettings
-from dsmath_jax.data import benchmarks
+from dsmath_jax.data import benchmarks, tokenizer
+from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.settings import to_dict
 from dsmath_jax.workdir import write_json
 
@@ -30,6 +32,42 @@ def files(settings: CorpusSettings, data_dir: Path) -> list[Path]:
     """The user's own small files that the settings name."""
     names = (settings.seeds, settings.labels, settings.annotations, *settings.benchmark_files)
     return [data_dir / name for name in names if name]
+
+
+class Inputs(NamedTuple):
+    """What is read besides the pages."""
+
+    seeds: list[str]
+    labels: dict[str, dict]
+    annotations: list[Annotation] | None
+    records: list[Record]
+
+
+def read_inputs(settings: CorpusSettings, data_dir: Path) -> Inputs:
+    """The small files and the benchmark records that the settings name.
+
+    Raises:
+      UserError: one is missing or cannot be used.
+    """
+    records = [record for name in settings.benchmarks for record in benchmarks.load(name, data_dir)]
+    records += [record for name in settings.benchmark_files for record in benchmarks.load_file(data_dir / name)]
+    return Inputs(
+        inputs.read_seeds(data_dir / settings.seeds),
+        inputs.read_labels(data_dir / settings.labels) if settings.labels else {},
+        read_annotations(data_dir / settings.annotations) if settings.annotations else None,
+        records,
+    )
+
+
+def check(settings: CorpusSettings, data_dir: Path) -> None:
+    """Raises a `UserError` where an input cannot be used; does not look at addresses, nor into the files of pages."""
+    given = [settings.input] if isinstance(settings.input, str) else settings.input
+    local = [spec for spec in given if "://" not in spec]
+    if local or not given:
+        sources.find(local, data_dir, settings.input_root)
+    read_inputs(settings, data_dir)
+    if settings.tokenizer:
+        tokenizer.load(data_dir / settings.tokenizer)
 
 
 def mine(settings: CorpusSettings, seed: int, data_dir: Path, out: Path) -> dict:
@@ -54,12 +92,7 @@ def mine(settings: CorpusSettings, seed: int, data_dir: Path, out: Path) -> dict
 
 def _mine(settings: CorpusSettings, seed: int, data_dir: Path, out: Path) -> dict:
     found = sources.find(settings.input, data_dir, settings.input_root)
-    seeds = inputs.read_seeds(data_dir / settings.seeds)
-    labels = inputs.read_labels(data_dir / settings.labels) if settings.labels else {}
-    annotations = read_annotations(data_dir / settings.annotations) if settings.annotations else None
-    records = [record for name in settings.benchmarks for record in benchmarks.load(name, data_dir)]
-    records += [record for name in settings.benchmark_files for record in benchmarks.load_file(data_dir / name)]
-
+    seeds, labels, annotations, records = read_inputs(settings, data_dir)
     made = pages.page_settings(settings, data_dir)
     shards = pages.take_shards(found, out / "pages", made)
     crawl = read_crawl(shards, out, settings.min_tokens)

@@ -12,7 +12,6 @@ from pathlib import Path
 from dsmath_jax.corpus import domains, pages
 from dsmath_jax.corpus.reading import sources
 from dsmath_jax.corpus.settings import CorpusSettings
-from dsmath_jax.data import benchmarks
 from dsmath_jax.workdir import read_json
 
 PAGES_PER_SHARD = 35_000  # HTML pages in one of Common Crawl's WARC files, about
@@ -43,19 +42,17 @@ def plan(settings: CorpusSettings, data_dir: Path) -> Iterator[str]:
     """The lines of the plan; reads lists of paths and the names of files, nothing else.
 
     Raises:
-      UserError: the input cannot be found, or a benchmark is unknown.
+      UserError: the input cannot be found.
     """
     found = sources.find(settings.input, data_dir, settings.input_root)
     made = pages.page_settings(settings, data_dir)
-    known = benchmarks.available(data_dir)
-    missing = [name for name in settings.benchmarks if name not in (*known, benchmarks.ALL)]
     yield f"input        {len(found):,} shards, {found[0]} first"
-    yield f"seeds        {data_dir / settings.seeds}{'' if (data_dir / settings.seeds).is_file() else ' (MISSING)'}"
+    yield f"seeds        {data_dir / settings.seeds}"
     yield f"domain rule  {domains.RULES[bool(settings.annotations)]}"
     counter = pages.token_counter(made)
     yield f"collected    {settings.top_tokens:,} tokens ({counter}) in each of {settings.iterations} iterations at most"
     yield f"fastText     {dataclasses.asdict(settings.fasttext)}"
-    yield f"benchmarks   {', '.join(settings.benchmarks)}{f' (MISSING: {missing})' if missing else ''}"
+    yield f"benchmarks   {', '.join(settings.benchmarks)}"
     yield f"engine       {settings.ray_address or 'this machine'}"
     measured = rates()
     seconds = measured["seconds_per_1000_pages"]

@@ -127,6 +127,14 @@ def available(data_dir: str | Path) -> list[str]:
     return [name for name, source in SOURCES.items() if name not in FORMS and source.files(Path(data_dir))]
 
 
+def files(name: str, data_dir: Path) -> list[Path]:
+    """The files below `data_dir` that `load` reads for a name; none where there are none."""
+    if name.endswith(".jsonl"):
+        return [data_dir / name]
+    names = available(data_dir) if name == ALL else [name] if name in SOURCES else []
+    return [path for each in names for path in SOURCES[each].files(data_dir)]
+
+
 def load(name: str, data_dir: str | Path) -> list[Record]:
     """Reads a benchmark split such as "gsm8k/test" from below `data_dir`, in file order; "all" reads the `available`.
 
@@ -143,13 +151,7 @@ def load(name: str, data_dir: str | Path) -> list[Record]:
         if not names:
             raise UserError(f"No benchmark lies below {data_dir}; set --config.data_dir or name none.")
         return [record for each in names for record in load(each, data_dir)]
-    if name not in SOURCES:
-        nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
-        raise UserError(
-            f"Unknown benchmark '{name}', did you mean '{nearest}'; known ones are {', '.join(sorted(SOURCES))} "
-            f"and '{ALL}' for those that lie in the data folder."
-        )
-    source = SOURCES[name]
+    source = source_of(name)
     files = source.files(data_dir)
     if not files:
         wanted = " or ".join(str(data_dir / path) for path in (source.path, source.mirror) if path)
@@ -160,6 +162,21 @@ def load(name: str, data_dir: str | Path) -> list[Record]:
     if not records:
         raise UserError(f"Benchmark '{name}': the file {files[0]} holds no records.")
     return records
+
+
+def source_of(name: str) -> Source:
+    """The source of a benchmark split.
+
+    Raises:
+      UserError: the name is unknown.
+    """
+    if name not in SOURCES:
+        nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
+        raise UserError(
+            f"Unknown benchmark '{name}', did you mean '{nearest}'; known ones are {', '.join(sorted(SOURCES))} "
+            f"and '{ALL}' for those that lie in the data folder."
+        )
+    return SOURCES[name]
 
 
 def load_file(path: str | Path) -> list[Record]:

@@ -242,9 +242,9 @@ def _refuse(reason: str) -> None:
 
 
 class Source(NamedTuple):
-    """Where the chat of a run is found: the tokenizer's folder, and the part `chat` of the recipe."""
+    """Where the chat of a run is found: the tokenizer's file or folder, and the part `chat` of the recipe."""
 
-    folder: Path
+    tokenizer: Path
     settings: ChatSettings = ChatSettings()
 
 
@@ -256,9 +256,11 @@ def read(source: Source) -> Chat:
     Raises:
       UserError: the tokenizer or the template cannot be read.
     """
-    template = source.settings.template or stored_template(source.folder) or DEEPSEEK_MATH
+    tokenizer, found = tokenizers.load(source.tokenizer), tokenizers.find(source.tokenizer)
+    stored = stored_template(found.parent) if found else ""
+    template = source.settings.template or stored or DEEPSEEK_MATH
     check_template(template)
-    return Chat(tokenizers.load(source.folder), template, source.settings.instruction)
+    return Chat(tokenizer, template, source.settings.instruction)
 
 
 def check_template(template: str) -> None:

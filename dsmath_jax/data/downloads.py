@@ -158,6 +158,16 @@ class Repository:
             raise UserError(f"{self.name} has no file {self.files} any more; mirror the data set in {folder}.")
         return tuple(File(path, listed[path]["url"], listed[path]["sha256"]) for path in found)
 
+    def at_hand(self, folder: Path) -> tuple[File, ...]:
+        """Those of the files that can be read without fetching anything.
+
+        Raises:
+          UserError: only a mirror would do and there is none.
+        """
+        asks_network = self.name and not (folder / LISTING).exists() and not self._mirrored(folder)
+        found = () if asks_network else self.find(folder)
+        return tuple(file for file in found if (folder / file.path).is_file())
+
     def _mirrored(self, folder: Path) -> list[str]:
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         shown = [path for path in paths if not path.startswith(".") and "/." not in path]

@@ -4,7 +4,9 @@ One record type for all: a conversation, in most data sets a question and its so
 parts, some of which the model is to learn and some of which (what a tool printed) it only reads.
 """
 
+import collections
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 from dsmath_jax.data import benchmark_formats, benchmarks, chat, documents, downloads, questions
 from dsmath_jax.data.chat import Message
 from dsmath_jax.data.downloads import File, Repository
-from dsmath_jax.workdir import UserError
+from dsmath_jax.workdir import LARGE, UserError
 
 LANGUAGES = ("en", "zh")
 STYLES = ("cot", "pot", "tora")  # chain of thought, program of thought, tool-integrated reasoning
@@ -88,25 +90,50 @@ def load(name: str, data_dir: Path) -> Iterator[Instruction]:
       UserError: nothing is there and it cannot be fetched, or a record does not fit (file, record and field are named).
     """
     if name in benchmarks.SOURCES:
+        _fetch_benchmark(name, data_dir)
         yield from _benchmark(name, data_dir)
         return
     if name in PUBLIC:
         folder = data_dir / name
         files = [downloads.fetch(file, folder, data_dir) for file in PUBLIC[name].find(folder)]
     else:
-        if not (data_dir / name).exists():
-            known = ", ".join((*PUBLIC, *FETCHED))
-            raise UserError(
-                f"There are no instructions at {data_dir / name}; sft.data names benchmark splits, data sets ({known}) "
-                "or paths to records."
-            )
-        files = documents.files_below(data_dir / name)
+        files = _own_files(name, data_dir)
     for file in files:
-        for place, fields in documents.records(file):
-            try:
-                yield parse(f"{name}/{file.name}:{place.removeprefix('record ')}", fields)
-            except benchmark_formats.BadField as error:
-                raise UserError(f"{file}, {place}: {error}; fix or remove it.") from None
+        yield from _records(name, file)
+
+
+def check(name: str, data_dir: Path) -> None:
+    """Raises a `UserError` where `load` would, as far as that is known without fetching anything.
+
+    Every record of small files is parsed, and the first one of large ones.
+    """
+    if name in benchmarks.SOURCES:
+        if benchmarks.SOURCES[name].files(data_dir) or name not in FETCHED:
+            collections.deque(_benchmark(name, data_dir), maxlen=0)
+        return
+    folder = data_dir / name
+    found = [folder / file.path for file in PUBLIC[name].at_hand(folder)] if name in PUBLIC else None
+    for file in _own_files(name, data_dir) if found is None else found:
+        small = file.stat().st_size <= LARGE
+        collections.deque(itertools.islice(_records(name, file), None if small else 1), maxlen=0)
+
+
+def _own_files(name: str, data_dir: Path) -> list[Path]:
+    if not (data_dir / name).exists():
+        known = ", ".join((*PUBLIC, *FETCHED))
+        raise UserError(
+            f"There are no instructions at {data_dir / name}; sft.data names benchmark splits, data sets ({known}) "
+            "or paths to records."
+        )
+    return documents.files_below(data_dir / name)
+
+
+def _records(name: str, file: Path) -> Iterator[Instruction]:
+    for place, fields in documents.records(file):
+        try:
+            yield parse(f"{name}/{file.name}:{place.removeprefix('record ')}", fields)
+        except benchmark_formats.BadField as error:
+            raise UserError(f"{file}, {place}: {error}; fix or remove it.") from None
 
 
 def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:
@@ -123,13 +150,16 @@ def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:
     return files
 
 
-def _benchmark(name: str, data_dir: Path) -> Iterator[Instruction]:
+def _fetch_benchmark(name: str, data_dir: Path) -> None:
     file = FETCHED.get(name)
     if file and Path(file.path).suffix != ".tar":
         downloads.fetch(file, data_dir, data_dir)
     elif file and not benchmarks.SOURCES[name].files(data_dir):
         archive = downloads.fetch(file, data_dir, data_dir)
         downloads.unpack(archive, archive.with_suffix(""))
+
+
+def _benchmark(name: str, data_dir: Path) -> Iterator[Instruction]:
     for record in benchmarks.load(name, data_dir):
         if not record.solution:
             raise UserError(f"Benchmark '{name}' has no worked solution ({record.id}); take it out of sft.data.")

@@ -88,6 +88,14 @@ def find(name: str, data_dir: Path, corpus: Path) -> Texts:
     return Texts(root, tuple(File(one) for one in paths), language=language)
 
 
+def check(name: str, data_dir: Path) -> None:
+    """Raises a `UserError` where the files of a source other than our corpus are not there and cannot be fetched."""
+    if name in PUBLIC:
+        PUBLIC[name].at_hand(data_dir / name)
+    elif not is_corpus(name):
+        find(name, data_dir, data_dir)
+
+
 def grouped(texts: Texts, size: int) -> list[tuple[File, ...]]:
     """The files in their order, in groups that are worked on together.
 

@@ -150,7 +150,10 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
         lengths.append(length)
     stops = prompts.stops(entry, settings.mode, settings.style)
     if long := sum(length > policy.room for length in lengths):
-        logging.warning("%s: %d of %d prompts may outgrow the context.", name, long, len(lengths))
+        logging.warning(
+            "%s: %d of %d prompts leave less of the model's context than max_new_tokens; completions that fill it are "
+            "cut there, and counted as such.", name, long, len(lengths),
+        )  # fmt: skip
     return Job(entry, settings, records, texts, stops, (min(shots), max(shots)), len(everything))
 
 
@@ -211,13 +214,9 @@ def _turns(policy: Policy, settings: Settings, temperature: float, keys: Sequenc
     def generate(
         texts: Sequence[str], dialogues: Sequence[int], turn: int, stops: Sequence[str]
     ) -> list[tuple[str, str]]:
-        # A first turn that outgrows the context was warned of; later ones end the dialogue.
-        open_ = [i for i, text in enumerate(texts) if not turn or len(policy.ids(text)) < policy.context]
         groups = policy.complete(
-            [texts[i] for i in open_], dataclasses.replace(sampling, stop_strings=stops),
-            step=turn, numbers=[keys[dialogues[i]] for i in open_],
-        )  # fmt: skip
-        said: dict[int, tuple[str, str]] = {i: (one.text, one.finish) for i, (one,) in zip(open_, groups, strict=True)}
-        return [said.get(i, ("", "length")) for i in range(len(texts))]
+            texts, dataclasses.replace(sampling, stop_strings=stops), step=turn, numbers=[keys[i] for i in dialogues]
+        )
+        return [(one.text, one.finish) for (one,) in groups]
 
     return generate

@@ -3,12 +3,14 @@
 Paper §5.2.2. Each model is evaluated as `python -m dsmath_jax.evaluation` does, into a folder of its own.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data import overlap
+from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation import run as evaluation
@@ -37,6 +39,12 @@ def data_sets(settings: EvaluateSettings) -> tuple[str, ...]:
     tasks = [registry.benchmark(name) for name in settings.tasks]
     own = [task.shots["cot"].source for task in tasks if "cot" in task.shots]
     return tuple(dict.fromkeys([*(task.source for task in tasks), *(settings.examples or own)]))
+
+
+def check(settings: EvaluateSettings, read: Callable[[str], Sequence[Record]]) -> None:
+    """Raises a `UserError` where a data set cannot be read: `read` is from its name to its records."""
+    for name in data_sets(settings):
+        read(name)
 
 
 def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> dict[str, int | None]:

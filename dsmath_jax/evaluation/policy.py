@@ -42,7 +42,7 @@ class Policy:
     """A model, how it is read, and what draws from it.
 
     Attributes:
-      context: the tokens that the model was trained to see at once.
+      context: the tokens that the model was trained to see at once; a prompt and its completion have no more.
       max_new_tokens: the length limit of a completion.
       identity: stands for the parameters and the tokenizer: other ones have another.
     """
@@ -79,7 +79,7 @@ class Policy:
         step: int = 0,
         numbers: Sequence[int] | None = None,
     ) -> Iterator[list[Said]]:
-        """Yields each prompt's completions in order.
+        """Yields each prompt's completions in order; empty ones, cut by "length", where it fills the context.
 
         Args:
           prompts: rendered texts.
@@ -87,11 +87,17 @@ class Policy:
           step, numbers: `step` and `prompt_ids` of `Sampler.generate`.
         """
         asked = [self.ids(prompt) for prompt in prompts]
+        numbers = range(len(prompts)) if numbers is None else numbers
+        fitting = [i for i, prompt in enumerate(asked) if len(prompt) < self.context]
         groups = self.sampler.generate(
-            self.params, asked, sampling, step=step, prompt_ids=numbers, decode=self.chat.tokenizer.decode
-        )
-        for prompt, group in zip(asked, groups, strict=True):
-            yield [Said(self._text(prompt, c.tokens), c.finish) for c in group]
+            self.params, [asked[i] for i in fitting], sampling,
+            step=step, prompt_ids=[numbers[i] for i in fitting], decode=self.chat.tokenizer.decode,
+        )  # fmt: skip
+        for prompt in asked:
+            if len(prompt) < self.context:
+                yield [Said(self._text(prompt, c.tokens), c.finish) for c in next(groups)]
+            else:
+                yield [Said("", "length")] * sampling.samples
 
     def _text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """The tokens' text where it stands: alone, SentencePiece would take white space from its beginning."""

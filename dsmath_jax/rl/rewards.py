@@ -7,6 +7,8 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -148,6 +150,27 @@ def reward_function(name: str) -> RewardFunction:
             "imported from where the run starts and takes (completion, record)."
         )
     return RewardFunction(name, lambda text, record, finished: (text, record))
+
+
+def source_files(reward_fns: Sequence[tuple[str, float]]) -> list[Path]:
+    """The files that the user's own functions are in, found without importing anything; those below here relative."""
+    modules = [name.partition(":")[0] for name, _ in reward_fns if name not in BUILT_IN]
+    found = [file.resolve() for file in map(_source_file, modules) if file]
+    here = Path.cwd()
+    return [file.relative_to(here) if file.is_relative_to(here) else file for file in found]
+
+
+def _source_file(module: str) -> Path | None:
+    """The file of a module as it would be imported here; None where there is none."""
+    path: Sequence[str] | None = None
+    *packages, last = module.split(".")
+    for package in packages:
+        spec = PathFinder.find_spec(package, path)
+        path = spec.submodule_search_locations if spec else None
+        if path is None:
+            return None
+    spec = PathFinder.find_spec(last, path)
+    return Path(spec.origin) if spec and spec.has_location and spec.origin else None
 
 
 def check(name: str) -> None:

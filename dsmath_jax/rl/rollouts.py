@@ -43,33 +43,42 @@ class Prompts(NamedTuple):
 
 
 def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int) -> Prompts:
-    """The records of `rl.data` whose prompts are short enough.
+    """The records of `rl.data` whose prompts are short enough; says how many are not.
 
     Raises:
       UserError: none is, or a prompt with its completion may outgrow the model's context.
     """
-    sets, kept, count = [], [], 0
-    for name in settings.data:
-        records = benchmarks.load(name, data_dir)
-        asked = [(record, chat.prompt_ids(record)) for record in records]
-        short = [(record, prompt) for record, prompt in asked if len(prompt) <= settings.max_prompt_tokens]
-        sets.append([record for record, _ in short])
-        kept += short
-        count += len(asked)
-    if len(kept) < count:
-        left_out, limit = count - len(kept), settings.max_prompt_tokens
+    sets = [benchmarks.load(name, data_dir) for name in settings.data]
+    prompts = short_prompts(settings, sets, chat, context)
+    count = sum(map(len, sets))
+    if left_out := count - len(prompts.ids):
+        limit = settings.max_prompt_tokens
         logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", left_out, count, limit)
+    return prompts
+
+
+def short_prompts(settings: RLSettings, sets: Sequence[Sequence[Record]], chat: Chat, context: int) -> Prompts:
+    """Those of the data sets' records whose prompts are short enough; errors as `load_prompts`."""
+    asked = [[(record, chat.prompt_ids(record)) for record in records] for records in sets]
+    short = [[one for one in each if len(one[1]) <= settings.max_prompt_tokens] for each in asked]
+    kept = [one for each in short for one in each]
     if not kept:
         raise UserError(
             f"rl: no prompt of rl.data has at most {settings.max_prompt_tokens} tokens; raise rl.max_prompt_tokens."
         )
     longest = max(len(prompt) for _, prompt in kept) + settings.max_new_tokens
+    check_context(longest, context)
+    by_set = [[record for record, _ in each] for each in short]
+    return Prompts(by_set, [record for record, _ in kept], [prompt for _, prompt in kept], longest)
+
+
+def check_context(longest: int, context: int) -> None:
+    """Raises a `UserError` where a prompt with its completion may outgrow the model's context."""
     if longest > context:
         raise UserError(
             f"rl: a prompt and its completion may have {longest} tokens, more than the model's context of {context}; "
             "lower rl.max_prompt_tokens or rl.max_new_tokens."
         )
-    return Prompts(sets, [record for record, _ in kept], [prompt for _, prompt in kept], longest)
 
 
 def indices_of_step(seed: int, step: int, per_step: int, count: int) -> list[int]:

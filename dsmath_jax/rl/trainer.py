@@ -17,13 +17,15 @@ from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import METHODS, Likelihood
-from dsmath_jax.rl.reward_model.labels import write_rows
+from dsmath_jax.rl.reward_model.labels import check_answers, write_rows
 from dsmath_jax.rl.reward_model.model import ScoreRows, read, scorer, token_scores
 from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
+from dsmath_jax.rl.reward_model.stage import KINDS
 from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY, train
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollout_batch import (
@@ -36,12 +38,14 @@ from dsmath_jax.rl.rollout_batch import (
     rollout_metrics,
     scored_rollout,
 )
-from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, draw, load_prompts
+from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, check_context, draw, load_prompts, short_prompts
 from dsmath_jax.rl.scoring import Reference, TokenScorer
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
+from dsmath_jax.training import loop as loops
 from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.model_files import LanguageModel, read_model, read_params, write_config
 from dsmath_jax.training.objectives import batch_logprobs
@@ -75,6 +79,48 @@ class Context(NamedTuple):
     def read_start(self) -> Params:
         """The parameters that the policy starts from, read at each call: an update takes what it is given."""
         return read_params(self.workdir / self.settings.init, self.model.config, self.layout)
+
+
+def check(
+    settings: RLSettings, read: Callable[[str], Sequence[Record]], chat: Chat | None,
+    start: ModelConfig | None, layout: Layout, seed: int,
+) -> None:  # fmt: skip
+    """Raises a `UserError` where the stage cannot work, as far as that is known before the run.
+
+    Args:
+      settings: of the stage.
+      read: from the name of a data set to its records, none where they are yet to be made.
+      chat: None where the tokenizer is yet to be trained.
+      start: of the model that the policy starts from, None where its sizes are not known.
+      layout: where the model is trained.
+      seed: of the draw.
+    """
+    method, retrain = METHODS[settings.method], settings.retrain
+    loops.check(settings, settings.samples_per_step // (2 if method.data == "pairs" else 1), layout)
+    if method.data == "policy":
+        RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers)
+    if retrain and settings.reward_stage:
+        check_choice("rl.retrain.kind", retrain.kind, KINDS[settings.reward_stage])
+        loops.check(retrain, retrain.batch_size, layout)
+    sets: Sequence[Sequence[Record]] = [read(name) for name in settings.data]
+    for name in (*settings.eval_data, *settings.retrain_data):
+        read(name)
+    if start and any(sets) and chat:
+        prompts = short_prompts(settings, sets, chat, start.max_position_embeddings)
+        sets = prompts.sets
+        if method.data == "solutions":
+            offline.solution_rows(prompts.records, chat, settings.max_new_tokens)
+    elif start:
+        check_context(1 + settings.max_new_tokens, start.max_position_embeddings)
+    if method.data in ("correct", "pairs"):
+        check_answers(sample_evenly(sets, settings.offline_prompts, seed))
+
+
+def why_not_longer(settings: RLSettings, folder: Path, steps: int) -> str:
+    """Why a run of the stage that was to take `steps` steps cannot take `settings.steps`, "" where it can."""
+    if settings.rounds > 1:
+        return f"its rounds={settings.rounds} would end at other steps"
+    return loops.why_not_longer(folder, settings, steps)
 
 
 def run(
@@ -263,6 +309,13 @@ def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: 
 def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Evaluate:
     """A function from the policy's parameters to its greedy accuracy on these records."""
     prompts = [ctx.chat.prompt_ids(record) for record in records]
+    context = ctx.model.config.max_position_embeddings
+    for record, prompt in zip(records, prompts, strict=True):
+        if len(prompt) >= context:
+            raise UserError(
+                f"rl: the prompt of the record {record.id} of rl.eval_data has {len(prompt)} tokens, which fills the "
+                f"model's context of {context}; remove the record."
+            )
 
     def evaluate(params: Params) -> dict[str, float]:
         groups = ctx.sampler.generate(params, prompts, SamplingParams(temperature=0.0))

@@ -10,8 +10,8 @@ Finish = Literal["eos", "stop", "length"]
 class Completion:
     """One sample of one prompt.
 
-    `tokens` ends with its EOS, with the token that completed a stop string, or at the length limit; `finish` says with
-    which.
+    `tokens` ends with its EOS, with the token that completed a stop string, or at the length limit (or the model's
+    context, where that is less); `finish` says with which.
     """
 
     prompt: int  # index into the prompts given

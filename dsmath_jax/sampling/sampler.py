@@ -90,7 +90,7 @@ class Sampler:
             )
         self.engine = Engine(model, layout, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
         self._stop_ids, self._max_new, self._rows = tuple(stop_ids), max_new_tokens, rows
-        self._shards = layout.batch_shards
+        self._context, self._shards = model.config.max_position_embeddings, layout.batch_shards
 
     def generate(
         self,
@@ -106,17 +106,17 @@ class Sampler:
 
         Args:
           params: the model's parameters, in any layout on the mesh's devices.
-          prompts: token ids, none empty. With its completion a prompt may outgrow the context that the model was
-            trained at: rotary positions go on.
+          prompts: token ids, none empty, each shorter than the model's context (`max_position_embeddings`). A
+            completion ends where it fills the context, with "length": the model knows no positions beyond.
           sampling: how tokens are drawn, and how often.
           step: with the seed, the prompt's id and the sample's number it makes the random key of a completion.
           prompt_ids: stable numbers of the prompts; their indices where not given.
           decode: token ids to text; stop strings need it.
 
         Raises:
-          UserError: a prompt is empty, or stop strings cannot be looked for.
+          UserError: a prompt is empty or fills the context, or stop strings cannot be looked for.
         """
-        _check(prompts, self.engine.model.config.vocab_size)
+        self.check(prompts)
         if not prompts:
             return iter(())
         endings = Endings(self._stop_ids, sampling.stop_strings, decode, self._max_new)
@@ -125,8 +125,25 @@ class Sampler:
         kind = Kind(sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1)
         key = jax.random.fold_in(jax.random.key(sampling.seed), step)
         lanes, group = shape_of(self._rows, len(prompts), sampling.samples, self._shards)
-        schedule = Schedule(prompts, ids, sampling.samples, lanes, group, endings)
+        schedule = Schedule(prompts, ids, sampling.samples, lanes, group, endings, self._context)
         return self._run(params, schedule, bucket(max(map(len, prompts))), key, settings, kind)
+
+    def check(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Raises the `UserError` of `generate` where a prompt cannot be completed."""
+        vocabulary = self.engine.model.config.vocab_size
+        for i, prompt in enumerate(prompts):
+            if not len(prompt):
+                raise UserError(f"Prompt {i} is empty; give it at least one token, such as BOS.")
+            if len(prompt) >= self._context:
+                raise UserError(
+                    f"Prompt {i} has {len(prompt)} tokens, which leaves no room for a completion in the model's "
+                    f"context of {self._context}; shorten it."
+                )
+            if wrong := next((token for token in prompt if not 0 <= token < vocabulary), None):
+                raise UserError(
+                    f"Prompt {i} has the token {wrong}, but the model's vocabulary ends at {vocabulary - 1}; give the "
+                    "tokenizer that belongs to the model."
+                )
 
     def _run(
         self, params: Any, schedule: Schedule, prompt_width: int, key: Array, settings: Settings, kind: Kind
@@ -150,14 +167,3 @@ class Sampler:
             place = (place + int(steps)) % width
             schedule.record(*(values[:steps] for values in choice))
             yield from schedule.complete()
-
-
-def _check(prompts: Sequence[Sequence[int]], vocabulary: int) -> None:
-    for i, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise UserError(f"Prompt {i} is empty; give it at least one token, such as BOS.")
-        if wrong := next((token for token in prompt if not 0 <= token < vocabulary), None):
-            raise UserError(
-                f"Prompt {i} has the token {wrong}, but the model's vocabulary ends at {vocabulary - 1}; give the "
-                "tokenizer that belongs to the model."
-            )

@@ -1,7 +1,7 @@
 """Which sample each slot draws: the host's side of sampling, without any arrays on devices.
 
 A lane holds one prompt and has a group of slots; a slot whose sample has ended takes the next waiting sample of its
-lane, and a lane that has none left the next prompt, or half of the waiting samples of another lane's.
+lane, and a lane that has none the next prompt, or half of the waiting samples of another lane's.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sampling.completions import Completion, Finish
 from dsmath_jax.sampling.endings import Endings
 from dsmath_jax.sampling.engine import Slots
 
@@ -43,12 +43,14 @@ def fitting(widths: Sequence[int], width: int, need: int) -> int:
 
 
 def shape_of(rows: int, prompts: int, samples: int, shards: int) -> tuple[int, int]:
-    """Lanes and slots of each: as many lanes as there are prompts if the slots suffice.
+    """Lanes and slots of each: as many lanes as there are prompts, rounded up to a power of two, if the slots suffice.
 
-    Lanes divide by the mesh's shards of rows where that takes no more slots than `rows`.
+    So all numbers of prompts share a few shapes, each of which is compiled once. Lanes divide by the mesh's shards of
+    rows where that takes no more slots than `rows`.
     """
-    group = min(samples, max(GROUP, rows // prompts), rows)
-    lanes = min(prompts, max(1, rows // group))
+    wanted = 1 << (prompts - 1).bit_length()
+    group = samples if prompts * samples <= rows else min(samples, max(GROUP, rows // wanted), rows)
+    lanes = min(wanted, max(1, rows // group))
     even = -(-lanes // shards) * shards
     return (even if even * group <= max(rows, lanes * group) else lanes), group
 
@@ -80,6 +82,7 @@ class Schedule:
       samples: of each prompt.
       lanes, group: as `shape_of` says.
       endings: where completions end.
+      context: tokens of a prompt and its completion at most; the completion ends there. Every prompt has fewer.
     """
 
     def __init__(
@@ -90,13 +93,16 @@ class Schedule:
         lanes: int,
         group: int,
         endings: Endings,
+        context: int,
     ) -> None:
-        self._prompts, self._ids, self._samples, self._endings = prompts, prompt_ids, samples, endings
+        self._prompts, self._ids, self._samples = prompts, prompt_ids, samples
+        self._endings, self._context = endings, context
         self.lanes, self.group = lanes, group
         self._queue = deque(range(len(prompts)))
         self._prompt = [0] * lanes
         self._waiting: list[deque[int]] = [deque() for _ in range(lanes)]
         self._drafts: list[_Draft | None] = [None] * (lanes * group)
+        self._begun = False  # until then every lane's samples wait, those that have a slot of their own as well
         self._ended: dict[int, list[Completion]] = {}
         self._given = 0  # prompts whose completions have been handed out
 
@@ -129,6 +135,8 @@ class Schedule:
         """A prompt and the samples to draw of it: the next one, or half of the most that wait elsewhere."""
         if self._queue:
             return self._queue.popleft(), deque(range(self._samples))
+        if not self._begun:
+            return None
         richest = max(range(self.lanes), key=lambda lane: len(self._waiting[lane]))
         waiting = self._waiting[richest]
         if len(waiting) < 2:
@@ -148,6 +156,7 @@ class Schedule:
 
     def slots(self) -> Slots:
         """Gives waiting samples to idle slots, and says what each slot is at."""
+        self._begun = True
         for row in range(len(self._drafts)):
             lane = row // self.group
             if self._drafts[row] is None and self._waiting[lane]:
@@ -174,14 +183,16 @@ class Schedule:
         for row, draft in enumerate(self._drafts):
             if draft is None:
                 continue
-            start = len(draft.tokens)
+            start, room = len(draft.tokens), self._context - len(self._prompts[draft.prompt])
             draft.tokens.extend(tokens[:, row].tolist())
+            del draft.tokens[room:]
             draft.logprobs.extend(logprobs[:, row].tolist())
             draft.sampled_logprobs.extend(sampled_logprobs[:, row].tolist())
-            if (end := self._endings.find(draft.tokens, start)) is not None:
+            full: tuple[int, Finish] | None = (room, "length") if len(draft.tokens) == room else None
+            if (end := self._endings.find(draft.tokens, start) or full) is not None:
                 count, finish = end
-                prompt, sample, drawn, full, cut = draft
-                completion = Completion(prompt, sample, drawn[:count], full[:count], cut[:count], finish)
+                prompt, sample, drawn, whole, cut = draft
+                completion = Completion(prompt, sample, drawn[:count], whole[:count], cut[:count], finish)
                 self._ended.setdefault(prompt, []).append(completion)
                 self._drafts[row] = None
 

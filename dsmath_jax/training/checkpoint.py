@@ -142,6 +142,11 @@ def _read(folder: Path, like: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: flat[path_name(path)], like)
 
 
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, ascending, whether they are sound or not."""
+    return sorted(int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
+
+
 class Checkpoints:
     """The checkpoints of one stage, a folder per step, the newest `keep` kept.
 
@@ -161,9 +166,6 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self._folder / f"{step:08d}"
 
-    def _steps(self) -> list[int]:
-        return sorted(int(p.name) for p in self._folder.glob("*") if p.is_dir() and p.name.isdigit())
-
     def save(self, step: int, state: Any) -> None:
         """Begins to save the state after `step` steps, once the save before is done; raises that one's errors."""
         self.wait()
@@ -176,7 +178,7 @@ class Checkpoints:
     def _complete(self, checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
         _finish(checkpointer, folder)
         if jax.process_index() == 0:
-            sound = [step for step in self._steps() if hashes_path(self._path(step)).is_file()]
+            sound = [step for step in steps_in(self._folder) if hashes_path(self._path(step)).is_file()]
             newest = [step for step in sound if step not in self._damaged][-self._keep :]
             stay = {path.name for step in newest for path in (self._path(step), hashes_path(self._path(step)))}
             # Hashes go before their folder: what a kill leaves half removed does not count.
@@ -202,7 +204,7 @@ class Checkpoints:
         A damaged one is reported, not used.
         """
         self.wait()
-        steps = self._steps()
+        steps = steps_in(self._folder)
         while step := from_first(steps.pop() if steps else 0):
             reason = damage(self._path(step))
             if reason is None:

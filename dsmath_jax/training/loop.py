@@ -21,18 +21,22 @@ from jaxtyping import Array
 
 from dsmath_jax.progress import track
 from dsmath_jax.sharding import Layout
-from dsmath_jax.training.checkpoint import Checkpoints
+from dsmath_jax.training.checkpoint import Checkpoints, steps_in
 from dsmath_jax.training.goodput import Stopwatch, first_start
-from dsmath_jax.training.metrics import Metrics
-from dsmath_jax.training.optimizer import make_schedule
+from dsmath_jax.training.metrics import Metrics, load_wandb
+from dsmath_jax.training.optimizer import first_other_rate, make_schedule
 from dsmath_jax.training.preemption import Notice, Preempted
 from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.training.profiling import Trace
 from dsmath_jax.training.settings import TrainingSettings
-from dsmath_jax.training.step import TrainState, TrainStep
+from dsmath_jax.training.step import TrainState, TrainStep, check_rows
 from dsmath_jax.workdir import UserError, remove, write_json
 
 NOT_FINITE = "not_finite.json"
+# What the loop writes besides checkpoints; without one, a run begins at step 0 and writes them again.
+LOGS = (
+    "metrics.jsonl", "timing.jsonl", "first_start.json", NOT_FINITE, "tensorboard/**/*", "profile/**/*", "wandb/**/*"
+)  # fmt: skip
 PERPLEXITY_LIMIT = 700.0  # nats; e to the power of more is no float
 
 
@@ -46,6 +50,29 @@ class _Pending(NamedTuple):
     preempted: Array | bool
     began: float
     tokens: int
+
+
+def check(settings: TrainingSettings, rows: int, layout: Layout) -> None:
+    """Raises a `UserError` where batches of so many rows cannot be trained on, or metrics cannot be sent."""
+    check_rows(rows, settings.grad_accum_steps, layout)
+    if settings.wandb:
+        load_wandb(settings.wandb)
+
+
+def why_not_longer(folder: Path, settings: TrainingSettings, steps: int) -> str:
+    """Why a stage that was to take `steps` steps cannot take `settings.steps`, "" where it can.
+
+    It resumes from its newest checkpoint. A run of `settings.steps` from scratch has the same one where the learning
+    rates of all steps before it are the same.
+    """
+    taken = max(steps_in(folder / "checkpoints"), default=0)
+    first = first_other_rate(settings, steps, taken)
+    if first is None:
+        return ""
+    return (
+        f"its newest checkpoint is of step {taken}, and with schedule={settings.schedule} and steps={settings.steps} "
+        f"the learning rate is another from step {first} on"
+    )
 
 
 class TrainLoop:

@@ -105,16 +105,24 @@ class Metrics:
             self._run.finish(exit_code=0 if error is None else 1)
 
 
-def _wandb_run(folder: Path, project: str) -> Any:
-    """The run of this folder, gone on with where there is one already."""
+def load_wandb(project: str) -> Any:
+    """The module of Weights & Biases.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
-        wandb = importlib.import_module("wandb")
+        return importlib.import_module("wandb")
     except ImportError:
         raise UserError(
             f"wandb is '{project}', but Weights & Biases is not installed: pip install 'dsmath-jax[wandb]', or set it "
             "to ''."
         ) from None
-    where = str(folder.absolute())
+
+
+def _wandb_run(folder: Path, project: str) -> Any:
+    """The run of this folder, resumed where there is one already."""
+    wandb, where = load_wandb(project), str(folder.absolute())
     identity = hash_json([where, first_start(folder)])[:16]
     run = wandb.init(
         project=project, name=f"{folder.parent.name}/{folder.name}", id=identity, resume="allow", dir=where

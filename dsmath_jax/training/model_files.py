@@ -183,6 +183,16 @@ def find_tokenizer(folder: Path) -> Path | None:
     return tokenizers.find(folder) or tokenizers.find(folder.parent / "tokenizer")
 
 
+def check_import(folder: Path, sizes: ModelConfig, layout: Layout) -> None:
+    """Raises a `UserError` where `import_params` would; looks at the files' headers alone."""
+    huggingface.readers(folder, sizes, _flat(abstract_params(sizes, layout), "float32"))
+
+
+def _flat(like: Any, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+    leaves = jax.tree_util.tree_leaves_with_path(like)
+    return {path_name(path): jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding) for path, x in leaves}
+
+
 def import_params(folder: Path, sizes: ModelConfig, layout: Layout, dtype: str = "float32") -> Any:
     """The parameters of a Hugging Face folder in their shards.
 
@@ -192,10 +202,7 @@ def import_params(folder: Path, sizes: ModelConfig, layout: Layout, dtype: str =
       UserError: a file cannot be read, or its tensors are not those of its `config.json`.
     """
     like = abstract_params(sizes, layout)
-    flat = {
-        path_name(path): jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
-    }
+    flat = _flat(like, dtype)
     leaves = {
         path: _in_shards(reader, flat[path].sharding)
         for path, reader in huggingface.readers(folder, sizes, flat).items()

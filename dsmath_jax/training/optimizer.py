@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dsmath_jax.sharding import path_name
@@ -36,6 +37,14 @@ SCHEDULES = {"multi_step": multi_step, "constant": constant}
 def make_schedule(settings: TrainingSettings) -> optax.Schedule:
     """The learning rate by step."""
     return SCHEDULES[settings.schedule](settings.peak_lr, settings.warmup_steps, settings.steps)
+
+
+def first_other_rate(settings: TrainingSettings, steps: int, taken: int) -> int | None:
+    """The first of the `taken` steps whose learning rate is another with `steps` steps in all; None where all agree."""
+    totals = (settings.steps, steps)
+    schedules = [SCHEDULES[settings.schedule](settings.peak_lr, settings.warmup_steps, total) for total in totals]
+    rates = [np.asarray(jax.vmap(schedule)(jnp.arange(taken))) for schedule in schedules]
+    return next(iter(np.flatnonzero(rates[0] != rates[1]).tolist()), None)
 
 
 def stored_as(inner: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:

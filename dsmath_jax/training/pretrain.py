@@ -15,10 +15,11 @@ from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.sharding import Layout, barrier
+from dsmath_jax.training import loop
 from dsmath_jax.training.fitting import fit_next_token
-from dsmath_jax.training.model_files import abstract_params, build_model, import_params, write_config
+from dsmath_jax.training.model_files import abstract_params, build_model, check_import, import_params, write_config
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.settings import PretrainSettings
+from dsmath_jax.training.settings import PackedSettings, PretrainSettings
 from dsmath_jax.training.step import init_state, state_of
 from dsmath_jax.workdir import UserError
 
@@ -62,10 +63,32 @@ def run(
     return {"parameters": _count(abstract_params(config, layout))}
 
 
-def model_config(init: str, sizes: ModelConfig | None, data_dir: Path, tokenizer: Tokenizer) -> ModelConfig:
+def check(
+    settings: PretrainSettings, sizes: ModelConfig | None, data_dir: Path, tokenizer: Tokenizer | None, layout: Layout
+) -> None:
+    """Raises a `UserError` where `run` with these arguments would, as far as that is known before the run.
+
+    A tokenizer that the run has yet to train is None.
+    """
+    for name in settings.mixture:
+        sources.check(name, data_dir)
+    check_packed("pretrain", settings, model_config(settings.init, sizes, data_dir, tokenizer), data_dir, layout)
+
+
+def check_packed(stage: str, settings: PackedSettings, config: ModelConfig, data_dir: Path, layout: Layout) -> None:
+    """Raises a `UserError` where packed rows cannot be trained on, or the model to start from cannot be read."""
+    check_length(stage, settings.sequence_length, config)
+    layout.check_context(settings.sequence_length)
+    loop.check(settings, settings.batch_size, layout)
+    build_model(config, layout)
+    if settings.init:
+        check_import(data_dir / settings.init.removeprefix("hf:"), config, layout)
+
+
+def model_config(init: str, sizes: ModelConfig | None, data_dir: Path, tokenizer: Tokenizer | None) -> ModelConfig:
     """The model that a stage starts from: that of the part `model`, or that of the folder of "hf:DIR".
 
-    A `vocab_size` of 0 is the tokenizer's.
+    A `vocab_size` of 0 is the tokenizer's; it stays 0 where the tokenizer is not known yet.
 
     Raises:
       UserError: there is neither, the tokenizer's vocabulary is not the model's, or the folder cannot be used.
@@ -78,8 +101,10 @@ def model_config(init: str, sizes: ModelConfig | None, data_dir: Path, tokenizer
         raise UserError("The recipe has no part model; add it, or name a model to start from as init=hf:DIR.")
     else:
         where = "config.model.vocab_size"
-        config = dataclasses.replace(sizes, vocab_size=sizes.vocab_size or tokenizer.vocab_size)
-    tokenizers.vocabulary_fits(tokenizer, config.vocab_size, where)
+        vocab_size = sizes.vocab_size or (tokenizer.vocab_size if tokenizer else 0)
+        config = dataclasses.replace(sizes, vocab_size=vocab_size)
+    if tokenizer:
+        tokenizers.vocabulary_fits(tokenizer, config.vocab_size, where)
     return config
 
 

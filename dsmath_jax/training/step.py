@@ -50,6 +50,15 @@ def abstract_state(
     return layout.abstract(shapes)
 
 
+def check_rows(rows: int, grad_accum_steps: int, layout: Layout) -> None:
+    """Raises a `UserError` where the rows of a batch do not divide by the micro-batches and the mesh."""
+    if rows % (grad_accum_steps * layout.batch_shards):
+        raise UserError(
+            f"A batch of {rows} rows does not divide by grad_accum_steps={grad_accum_steps} times the mesh's "
+            f"replica x fsdp = {layout.batch_shards}; change batch_size, grad_accum_steps or config.mesh."
+        )
+
+
 def make_train_step(
     objective: Objective,
     model: Llama,
@@ -88,12 +97,7 @@ def make_train_step(
         return found, jax.lax.optimization_barrier(gradients)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        rows, parts = len(jax.tree.leaves(batch)[0]), grad_accum_steps * layout.batch_shards
-        if rows % parts:
-            raise UserError(
-                f"A batch of {rows} rows does not divide by grad_accum_steps={grad_accum_steps} times the mesh's "
-                f"replica x fsdp = {parts // grad_accum_steps}; change batch_size, grad_accum_steps or config.mesh."
-            )
+        check_rows(len(jax.tree.leaves(batch)[0]), grad_accum_steps, layout)
         if grad_accum_steps == 1:
             total = gradient(state.params, batch)
         else:

@@ -32,21 +32,32 @@ def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
     for name in (f"hf:{checkpoint}", str(tmp_path / "stage")):
         policy = Policy.of(load_model(name, layout, dtype="float32"), 16, 2)
         assert policy.context == 512
-        told[name] = next(policy.complete([""], SamplingParams(samples=2, temperature=1.0, stop_strings=("Lily",))))
+        told[name] = next(
+            policy.complete([policy.chat.plain("")], SamplingParams(samples=2, temperature=1.0, stop_strings=("Lily",)))
+        )
     first, second = told.values()
     assert first == second
     assert first[0] != first[1]
-    ((greedy,),) = policy.complete([""])
+    ((greedy,),) = policy.complete([policy.chat.plain("")])
     assert greedy.finish == "length"
     ids = golden["greedy_tokens"][1:17]  # without BOS
-    assert policy.tokenizer.decode(ids).strip() == greedy.text.strip()
+    assert policy.chat.tokenizer.decode(ids).strip() == greedy.text.strip()
+
+
+def test_a_prompt_that_fills_the_context_is_cut_at_once(layout: Layout, checkpoint: Path) -> None:
+    """The others keep their random numbers."""
+    policy = Policy.of(load_model(f"hf:{checkpoint}", layout), 4, 2)
+    sampling = SamplingParams(samples=2, seed=3)
+    plain = list(policy.complete([policy.chat.plain(text) for text in ("One", "day", "Lily")], sampling))
+    mixed = list(policy.complete([policy.chat.plain(text) for text in ("One", "a " * 600, "Lily")], sampling))
+    assert mixed == [plain[0], [("", "length")] * 2, plain[2]]
 
 
 def test_a_completion_keeps_the_white_space_it_begins_with(layout: Layout, checkpoint: Path) -> None:
     policy = Policy.of(load_model(f"hf:{checkpoint}", layout), 4, 2)
-    prompt = policy.ids("Once upon a time")
+    prompt = policy.ids(policy.chat.plain("Once upon a time"))
     for text in ("    return there", "\n\tone", " there"):
-        tokens = policy.ids(f"Once upon a time{text}")[len(prompt) :]
+        tokens = policy.ids(policy.chat.plain(f"Once upon a time{text}"))[len(prompt) :]
         assert policy._text(prompt, tokens) == text
 
 

@@ -372,6 +372,21 @@ def test_samples_and_seconds_are_written(recipe: Recipe, workdir: MakeWorkdir) -
 # --- refusals ---
 
 
+def test_an_evaluation_prompt_that_fills_the_context_is_refused_before_training(
+    recipe: Recipe, workdir: MakeWorkdir, start: Path
+) -> None:
+    rows = [
+        {"id": name, "question": text, "answer": "2"} for name, text in (("short", "1 + 1"), ("long", "1 + " * 200))
+    ]
+    write_jsonl(start / "data" / "long.jsonl", rows)
+    folder = workdir("run")
+    with pytest.raises(
+        UserError, match=r"the record long of rl\.eval_data has \d+ tokens, which fills .* of 256; remove"
+    ):
+        recipe("grpo_rule", eval_data=("long.jsonl",)).run(folder)
+    assert not list((folder / "rl").glob("metrics*"))
+
+
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [

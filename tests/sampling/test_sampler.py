@@ -1,5 +1,6 @@
 """The sampler: completions belong to their keys alone, say their true log-probabilities, and end where they should."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
@@ -116,6 +117,32 @@ def test_a_slot_does_not_wait_for_the_longest(model: Llama, params: Any, layout:
     assert sum(lengths) / 8 <= calls["decode"].call_count < 0.75 * batches
 
 
+def test_fewer_and_fewer_prompts_share_programs(model: Llama, params: Any, layout: Layout) -> None:
+    """As in tool dialogues, of which some end in every turn: lanes are a power of two, so that each compiles once."""
+    sampler, found = Sampler(model, layout, STOPS, MOST, rows=64), []
+    for count in (40, 33, 27, 21, 14, 9, 5):
+        found.append(tokens(drawn(sampler, params, (PROMPTS * 8)[:count], seed=4)))
+        assert found[-1] == found[0][:count]
+    programs = {name: getattr(sampler.engine, name)._cache_size() for name in ("empty", "prefill", "decode")}
+    assert programs == dict.fromkeys(programs, 4)  # of 64, 32, 16 and 8 lanes
+
+
+def test_a_completion_ends_where_it_fills_the_context(
+    sampler: Sampler, model: Llama, params: Any, layout: Layout
+) -> None:
+    """Of 8 tokens, which leave other prompts room for all of a completion; an EOS in the last place is still one."""
+    narrow = model.clone(config=dataclasses.replace(model.config, max_position_embeddings=8))
+    how, shortened = {"samples": 6, "seed": 4}, 0
+    whole, ended = (drawn(each, params, PROMPTS, **how) for each in (sampler, Sampler(narrow, layout, STOPS, MOST)))
+    for before, after in zip((c for group in whole for c in group), (c for g in ended for c in g), strict=True):
+        room = 8 - len(PROMPTS[before.prompt])
+        assert after.tokens == before.tokens[:room]
+        assert len(after.logprobs) == len(after.sampled_logprobs) == len(after.tokens)
+        assert after.finish == (before.finish if len(before.tokens) <= room else "length")
+        shortened += len(before.tokens) > room
+    assert shortened > 3
+
+
 def test_nothing_but_the_arguments_decides(model: Llama, params: Any, layout: Layout, sampler: Sampler) -> None:
     """Bitwise the same again, whatever the sampler did before."""
     how = {"samples": 4, "seed": 6, "top_k": 9, "top_p": 0.9}
@@ -186,6 +213,8 @@ def test_no_prompts_are_no_completions(sampler: Sampler, params: Any) -> None:
 def test_what_cannot_be_sampled_is_one_sentence(sampler: Sampler, model: Llama, params: Any, layout: Layout) -> None:
     with pytest.raises(UserError, match=r"Prompt 1 is empty; give it at least one token"):
         sampler.generate(params, [[1], []])
+    with pytest.raises(UserError, match=r"Prompt 1 has 64 tokens, which leaves no room .* the model's context of 64;"):
+        sampler.generate(params, [[1], [1] * 64])
     with pytest.raises(UserError, match=r"Prompt 0 has the token 23, but the model's vocabulary ends at 22"):
         sampler.generate(params, [[1, 23]])
     wrong = {"samples": [0], "temperature": [-1.0], "top_k": [-1], "top_p": [0.0, 1.5], "seed": [-1, 2**31]}

@@ -17,7 +17,7 @@ def simulate(prompts: int, samples: int, rows: int, seed: int, shards: int = 1) 
     texts = [[7] * int(n) for n in noise.integers(1, 40, prompts)]
     lanes, group = shape_of(rows, prompts, samples, shards)
     ids = [100 + i for i in range(prompts)]
-    schedule = Schedule(texts, ids, samples, lanes, group, Endings([EOS], (), None, LIMIT))
+    schedule = Schedule(texts, ids, samples, lanes, group, Endings([EOS], (), None, LIMIT), context=100)
     groups: list[list[Completion]] = []
     prefills, working, placed = [], [], {}
     while schedule.open:
@@ -97,7 +97,19 @@ def test_the_shape_is_within_the_slots(rows: int, prompts: int, samples: int, sh
     assert 1 <= group <= samples
     assert lanes >= 1
     assert lanes * group <= rows
-    assert lanes < prompts + shards
+    assert lanes < 2 * prompts + shards
     if prompts * samples <= rows:
         assert group == samples
         assert lanes >= prompts
+
+
+@given(strategies.integers(1, 300), strategies.integers(1, 70), strategies.sampled_from([1, 8]))
+def test_all_numbers_of_prompts_share_a_few_shapes(rows: int, samples: int, shards: int) -> None:
+    shapes = {shape_of(rows, prompts, samples, shards) for prompts in range(1, 2 * rows + 1)}
+    assert len(shapes) <= rows.bit_length() + 2
+
+
+def test_a_call_that_fills_the_slots_has_a_lane_for_each_prompt() -> None:
+    """The slots of a rollout are one for every completion: none is idle, whatever the number of prompts."""
+    for prompts in range(1, 70):
+        assert shape_of(prompts * 6, prompts, 6, 1) == (prompts, 6)

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.progress import track
 from dsmath_jax.rl.reward_model.rows import digest
@@ -65,8 +66,11 @@ def write_rows(
     Raises:
       UserError: a record has no answer, or none fits.
     """
-    tokenizer = policy.tokenizer
-    prompts = _prompts(settings, policy, records)
+    tokenizer, context = policy.tokenizer, policy.model.config.max_position_embeddings
+    prompts = short_prompts(settings, policy.chat, context, records)
+    if left_out := len(records) - len(prompts):
+        room = context - longest_sampled(settings)
+        logging.warning("%d of %d prompts exceed %d tokens and are left out.", left_out, len(records), room)
     chunk = -(-CHUNK * settings.decode_slots // settings.samples)  # problems
     starts, parts = range(0, len(prompts), chunk), path.with_name(f"{path.name}.parts")
     barrier(f"look at {path}")
@@ -108,29 +112,39 @@ def _part(parts: Path, start: int) -> Path:
     return parts / f"{start:08d}.jsonl"
 
 
-def _prompts(
-    settings: SamplesSettings, policy: LanguageModel, records: Sequence[Record]
-) -> list[tuple[int, list[int]]]:
-    """The number and the prompt of every record that fits."""
+def check_answers(records: Sequence[Record]) -> None:
+    """Raises a `UserError` where a record has no answer."""
     for record in records:
         if not record.answer.strip():
             raise UserError(
                 f"The record {record.id} has no answer to grade completions by; add it, or name other data."
             )
-    # A prefix may be all but the last token of a completion, and is gone on from for as many tokens as a prompt.
-    longest = settings.max_new_tokens * 2 - 1 if settings.kind == "process" else settings.max_new_tokens
-    context = policy.model.config.max_position_embeddings
-    limit = context - longest
-    asked = [(number, policy.chat.prompt_ids(record)) for number, record in enumerate(records)]
-    kept = [(number, prompt) for number, prompt in asked if len(prompt) <= limit]
+
+
+def longest_sampled(settings: SamplesSettings) -> int:
+    """Tokens that may follow a prompt.
+
+    A prefix may be all but the last token of a completion, and is continued for as many tokens as a prompt.
+    """
+    return settings.max_new_tokens * 2 - 1 if settings.kind == "process" else settings.max_new_tokens
+
+
+def short_prompts(
+    settings: SamplesSettings, chat: Chat, context: int, records: Sequence[Record]
+) -> list[tuple[int, list[int]]]:
+    """The number and the prompt of every record that fits.
+
+    Raises:
+      UserError: a record has no answer, or none fits.
+    """
+    check_answers(records)
+    longest = longest_sampled(settings)
+    asked = [(number, chat.prompt_ids(record)) for number, record in enumerate(records)]
+    kept = [(number, prompt) for number, prompt in asked if len(prompt) <= context - longest]
     if not kept:
         raise UserError(
             f"None of {len(records)} prompts fits the model's context of {context} with {longest} "
             "sampled tokens; lower the reward model's max_new_tokens, or name other data."
-        )
-    if len(kept) < len(asked):
-        logging.warning(
-            "%d of %d prompts exceed %d tokens and are left out.", len(asked) - len(kept), len(asked), limit
         )
     return kept
 

@@ -1,19 +1,47 @@
 """Stages `reward_model` and `process_model`: trained on the SFT model's own samples (paper §4.1.2-4.1.4)."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dsmath_jax.data import chat as chats
-from dsmath_jax.data.draw import load_evenly
+from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.draw import load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
-from dsmath_jax.rl.reward_model.labels import write_rows
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.rl.reward_model.labels import check_answers, short_prompts, write_rows
 from dsmath_jax.rl.reward_model.model import RewardModel, with_head
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings
 from dsmath_jax.rl.reward_model.training import ROWS, train
 from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout
+from dsmath_jax.training import loop
 from dsmath_jax.training.model_files import LanguageModel, read_model, read_params, write_config
 
 KINDS = {"reward_model": ("pointwise", "pairwise"), "process_model": ("process",)}  # of each stage
+
+
+def check(
+    name: str, settings: RewardModelSettings, read: Callable[[str], Sequence[Record]], chat: Chat | None,
+    sampled: ModelConfig | None, layout: Layout, seed: int,
+) -> None:  # fmt: skip
+    """Raises a `UserError` where the stage cannot work, as far as that is known before the run.
+
+    Args:
+      name: of the stage, a key of KINDS.
+      settings: of the stage.
+      read: from the name of a data set to its records, none where they are yet to be made.
+      chat: None where the tokenizer is yet to be trained.
+      sampled: the SFT model, None where its sizes are not known.
+      layout: where the model is trained.
+      seed: of the draw.
+    """
+    check_choice(f"{name}.kind", settings.kind, KINDS[name])
+    loop.check(settings, settings.batch_size, layout)
+    records = sample_evenly([read(source) for source in settings.data], settings.problems, seed)
+    if records and chat and sampled:
+        short_prompts(settings, chat, sampled.max_position_embeddings, records)
+    check_answers(records)
 
 
 def run(

@@ -9,7 +9,7 @@ import numpy as np
 
 from dsmath_jax.rl.batches import padded_length
 from dsmath_jax.rl.reward_model.held_out import held_out_metrics
-from dsmath_jax.rl.reward_model.model import OBJECTIVES, RewardModel, read, scorer
+from dsmath_jax.rl.reward_model.model import OBJECTIVES, RewardModel, scorer
 from dsmath_jax.rl.reward_model.rows import (
     NEW,
     OLD,
@@ -29,7 +29,7 @@ from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import Prefetch
 from dsmath_jax.training.step import make_train_step, state_of
-from dsmath_jax.workdir import read_json, write_json
+from dsmath_jax.workdir import write_json
 
 ROWS, SUMMARY = "samples.jsonl", "summary.json"
 
@@ -50,7 +50,7 @@ def train(
     examples once before any comes again, in an order that the seed alone decides.
 
     Args:
-      folder: gets the loop's files, `params/`, `model.json` and, last, `summary.json`; a folder that has it is read.
+      folder: gets the loop's files, `params/`, `model.json` and, last, `summary.json`.
         Its name stands in messages.
       settings: of the stage, or of the training between rounds.
       start: where training starts; the parameters are donated.
@@ -65,8 +65,6 @@ def train(
     Raises:
       NothingToLearn: the labels of the training or the held-out rows are all alike.
     """
-    if (folder / SUMMARY).is_file():
-        return read(folder, layout), read_json(folder / SUMMARY)
     kind, model = settings.kind, start.model
     with Rows(rows) as new, Rows(old_rows) as old:
         index, old_index = index_of(new), index_of(old)

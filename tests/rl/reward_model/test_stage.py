@@ -117,6 +117,29 @@ def test_a_planted_feature_is_learnt(tmp_path: Path, counter: RewardModel, layou
         assert summary["mean_auc"] > 0.8
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_steps_leave_what_as_many_from_scratch_leave(
+    tmp_path: Path, counter: RewardModel, layout: Layout, kind: str
+) -> None:
+    """Although the folder has a summary."""
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, planted(kind, 60))
+    found = {}
+    for name, runs in {"whole": [8], "longer": [5, 8]}.items():
+        for steps in runs:
+            start = RewardModel(counter.model, jax.tree.map(jnp.copy, counter.params))
+            trained, summary = train(
+                tmp_path / name, settings_of(kind, steps, checkpoint_every=3), start, layout, 0, [path]
+            )
+        found[name] = (
+            jax.tree.map(np.asarray, trained.params),
+            summary,
+            (tmp_path / name / "metrics.jsonl").read_bytes(),
+        )
+    jax.tree.map(np.testing.assert_array_equal, found["whole"][0], found["longer"][0])
+    assert found["whole"][1:] == found["longer"][1:]
+
+
 def test_rows_are_read_by_number_from_several_files(tmp_path: Path) -> None:
     rows = planted("process", 5)
     write_jsonl(tmp_path / "a.jsonl", rows[:7])
