@@ -50,7 +50,6 @@ def test_a_rollout_without_rewards_leaves_the_policy_as_it_is(
     assert equal(before, weights(folder, layout))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a rounding error of a score counts as a difference")
 def test_equal_completions_have_no_advantage() -> None:
     """NVIDIA-NeMo/RL 4158: equal completions that a reward model scores in different batches differ by rounding."""
     score = 0.37
