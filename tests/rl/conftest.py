@@ -47,6 +47,9 @@ def none(completion, record):
 
 def same(completion, record):
     return 0.25
+
+def of_some(completion, record):
+    return digits(completion, record) if len(completion) % 2 else None
 """
 SETTINGS = {
     "data": ("toy/train",), "prompts_per_step": 2, "group_size": 4, "max_prompt_tokens": 128, "max_new_tokens": 12,

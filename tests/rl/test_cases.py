@@ -58,7 +58,6 @@ def test_equal_completions_have_no_advantage() -> None:
     assert np.abs(advantages).max() < 1e-3
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a reward function cannot abstain")
 @pytest.mark.usefixtures("recipe")
 def test_a_reward_function_that_returns_none_is_left_out_of_the_sum(start: Path) -> None:
     """huggingface/trl 3079."""
