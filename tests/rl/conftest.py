@@ -11,7 +11,7 @@ from dsmath_jax.data import tokenizer
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model.model import with_head
-from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.rl.settings import RLSettings, with_method
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.toy.problems import write_problems
@@ -108,7 +108,7 @@ def recipe(start: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, compile
     monkeypatch.syspath_prepend(str(start / "rewards"))
 
     def make(method: str, steps: int = 2, checkpoint_every: int = 10, **changes: Any) -> RLRun:
-        given = SETTINGS | {"method": method, "steps": steps, "checkpoint_every": checkpoint_every} | changes
+        given = with_method(SETTINGS, method) | {"steps": steps, "checkpoint_every": checkpoint_every} | changes
         return RLRun(build(RLSettings, given, "rl."), start / "data", layout)
 
     return make
