@@ -379,6 +379,20 @@ def test_a_field_of_another_algorithm_is_refused_in_one_sentence(method: str, ot
     given(f"--config.rl.method={method}", f"--config.{FIELDS[method]}")
 
 
+def test_a_method_without_rollouts_on_the_command_line_leaves_their_fields_out(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'rl': {'reward_fns': (('format', 1.0),), 'num_updates': 2, 'group_size': 4}})\n"
+    )
+    _, recipe = parse(["main.py", f"--config={path}", "--config.rl.method=rft"])
+    assert recipe.rl is not None
+    assert (recipe.rl.reward_fns, recipe.rl.num_updates, recipe.rl.group_size) == ((("correct", 1.0),), 1, 4)
+    with pytest.raises(UserError, match=r"^rl\.num_updates is 3, but method=rft has no rollouts of the policy"):
+        parse(["main.py", f"--config={path}", "--config.rl.method=rft", "--config.rl.num_updates=3"])
+
+
 def test_a_field_of_grpo_is_refused_by_ppo() -> None:
     with pytest.raises(UserError, match=r"^The config has no field 'rl\.kl' \(the nearest is 'rl\.[a-z_]+'\); see "):
         given("--config.rl.method=ppo", "--config.rl.kl=k2")

@@ -135,7 +135,11 @@ def compute(layout: Layout, sizes: ModelConfig, sample: bool) -> dict[str, np.nd
             found |= {name: np.asarray(value) for name, value in scalars.items()}
             for path, moment in jax.tree_util.tree_leaves_with_path(optax.tree.get(state.opt_state, "mu")):
                 found[f"gradient/{path_name(path)}"] = np.asarray(moment) / (1 - 0.9)
+    before = jax.tree.map(np.asarray, state)
+    state, scalars = step(state, batch | {"loss_weights": jnp.zeros_like(batch["loss_weights"])})
     assert jax.tree.map(lambda x: x.sharding, state) == layout.params(state)
+    found["skipped"] = scalars["step_skipped"]
+    found["changed by a skipped step"] = sum(jax.tree.leaves(jax.tree.map(lambda x, y: (x != y).sum(), before, state)))
     q = state.params["layers"]["q"]
     found["largest share of q"] = np.array(max(shard.data.size for shard in q.addressable_shards) / q.size)
     return found | {"losses": np.array(losses)}
@@ -166,6 +170,7 @@ def test_eight_devices_compute_what_one_does(
     assert one.pop("largest share of q") == 1.0
     assert np.abs(one["gradient/layers/q"]).max() > 1e-3
     assert one["losses"][-1] < 0.7 * one["losses"][0]
+    assert one["skipped"] == one["changed by a skipped step"] == 1  # the step number of the schedule
     for number, shape in enumerate(meshes):
         eight = dict(np.load(tmp_path / f"{number}.npz"))
         assert eight.pop("largest share of q") == 1 / (shape.get("fsdp", 1) * shape.get("tensor", 1)), shape

@@ -37,6 +37,8 @@ METRICS = {
         "frac_reward_zero_std",
         "sampler_logprob_diff",
         "reward_errors",
+        "reward_abstained",
+        "step_skipped",
     ),
 }
 # The phases of a step of RL, in `timing.jsonl`.
@@ -70,8 +72,8 @@ DEFINITIONS = {
     "evaluate": "fractions of n held-out problems, of all tasks together and of each; intervals are 95 %; "
     "num_overlapping of the problems are in the data sets that the model was trained on (null: not known)",
     "corpus.precision, corpus.recall": "of the documents kept, against page labels; null without labels",
-    "rl": "means over a step's completions, or tokens; reward_std is over completions, reward_errors and num_masked "
-    "count",
+    "rl": "means over a step's completions, or tokens; reward_std is over completions, reward_errors, reward_abstained "
+    "and num_masked count; step_skipped is 1 or 0",
     "seconds": "wall time; the only values here that differ between two runs of the same seed on one machine",
 }
 

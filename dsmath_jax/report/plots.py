@@ -91,7 +91,13 @@ CURVES = (
     Curve("rl", "Truncated completions", "fraction", {"frac_truncated": "cut at the length limit"}),
     Curve("rl", "Groups with zero reward std", "fraction", {"frac_reward_zero_std": "all rewards equal"}),
     Curve("rl", "Sampler against trainer", "nats per token", {"sampler_logprob_diff": "|difference|"}),
-    Curve("rl", "Completions without effect", "a step", {"reward_errors": "reward failed", "num_masked": "no weight"}),
+    Curve(
+        "rl",
+        "Completions without effect",
+        "a step",
+        {"reward_errors": "reward failed", "reward_abstained": "no function rewards it", "num_masked": "no weight"},
+    ),
+    Curve("rl", "Skipped steps", "1: no completion has weight", {"step_skipped": "skipped"}),
     Curve("rl", "Seconds by phase", "seconds", PHASES, log=True),
 )
 Measured = dict[str, tuple[list[int], list[float]]]  # name in the legend -> steps, values

@@ -209,6 +209,8 @@ def rl(report: Report) -> list[str]:
     if numbers.get("reward_errors_max"):
         most = number(int(numbers["reward_errors_max"]))
         sentences.append(f"A rule failed on up to {most} completions of a step; the log names the first.")
+    if numbers.get("step_skipped_max"):
+        sentences.append("Steps without any completion to learn from were skipped.")
     if "seconds" in numbers:
         whole = sum(numbers["seconds"].values()) or 1.0
         shares = ", ".join(f"{percent(spent / whole)} {phase}" for phase, spent in numbers["seconds"].items())

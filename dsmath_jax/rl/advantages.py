@@ -12,6 +12,13 @@ from jaxtyping import Bool, Float
 
 PerToken = list[np.ndarray]
 
+# Rewards of a group that are no further apart than this share of the largest are equal: eight units in float32's last
+# place, 9.5e-7. Rounding alone makes such differences, and dividing by the standard deviation would turn them into
+# advantages of full size. Differences that are meant are larger: 100.001 and 100.002 are ten times the bound apart. The
+# range is compared, since the standard deviation shrinks with the group's size where one reward differs. Where a score
+# is a sum that cancels, rounding exceeds the bound; so equal completions are scored once (`reward_model.model.scorer`).
+EQUAL_REWARDS = 8 * float(np.finfo(np.float32).eps)
+
 
 class Scores(NamedTuple):
     """The rewards of some completions, and the tokens at which they fall.
@@ -76,8 +83,8 @@ def group_relative(
     """GRPO's advantages: the rewards to go, each reward normalized within its group's pool (paper §4.1.2, §4.1.3).
 
     The pool of a prompt is all rewards of its G completions: G numbers with outcome supervision, all step rewards with
-    process supervision. A pool without spread gives exactly 0. A completion with a NaN among its rewards is left out of
-    the pool, and its advantages are NaN.
+    process supervision. A pool whose rewards are equal, within EQUAL_REWARDS, gives exactly 0. A completion with a NaN
+    among its rewards is left out of the pool, and its advantages are NaN.
 
     Args:
       scores: of P x G completions.
@@ -99,7 +106,7 @@ def group_relative(
 
 
 def zero_std_groups(scores: Scores, group_size: int) -> Bool[np.ndarray, " P"]:
-    """Which groups have no two different rewards, and so nothing to learn from."""
+    """Which groups have no rewards further apart than EQUAL_REWARDS, and so nothing to learn from."""
     return np.array([not _has_spread(_pool(group)) for group in _groups(scores, group_size)], bool)
 
 
@@ -116,7 +123,7 @@ def _pool(group: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _has_spread(pool: np.ndarray) -> bool:
-    return bool((pool != pool[:1]).any())
+    return bool(pool.size) and bool(np.ptp(pool) > EQUAL_REWARDS * np.abs(pool).max())
 
 
 def ppo_token_rewards(

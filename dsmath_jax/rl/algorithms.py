@@ -82,7 +82,9 @@ class Likelihood(Algorithm):
     The batch has `advantages` too, and `sampler_logprobs` for the metric alone.
     """
 
-    normalize_by_correct: bool = setting(False, "divide by the number of correct completions, not of all (Eq. 8, 11)")
+    normalize_by_correct: bool = setting(
+        False, "divide by the number of correct completions (those whose reward is not 0), not of all (Eq. 8, 11)"
+    )
 
     def loss(self, model: Llama, params: Params, batch: Batch) -> Sums:
         logprobs, entropy, mask = _scored(model, params, batch, self.temperature)

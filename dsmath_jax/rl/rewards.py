@@ -46,7 +46,8 @@ class RewardFunctions:
 
     A reward function is "correct" (1 where the stated final answer is the record's), "format" (1 where the completion
     is `well_formed`) or "package.module:function", the user's own, which takes `(completion: str, record: Record)` and
-    returns a number. It may raise, hang or crash: that completion has no reward then, and the run continues.
+    returns a number, or None to abstain. It may raise, hang or crash: that completion has no reward then, and the run
+    continues.
     """
 
     def __init__(self, reward_fns: Sequence[tuple[str, float]], seconds: float, workers: int):
@@ -85,29 +86,34 @@ class RewardFunctions:
           finished: whether each ended by itself, not at the length limit.
 
         Returns:
-          their rewards in float64, NaN where a function gave none, and how many have none for which of `ERRORS` (the
-          first that the completion met).
+          their rewards in float64: the weighted sum over the functions that did not abstain, NaN where all did or one
+          failed; and how many a function failed on, by `ERRORS` (the first that the completion met).
         """
         if self._workers is None:
             # Computer algebra takes seconds to import, which must not count as grading, and numbers do without it.
             preload = PRELOAD if any(record.kind == "math" for record in records) else ()
             self._workers = Workers(self._count, self._seconds, preload=preload)
-        rewards = np.zeros(len(texts))
+        rewards, abstained = np.zeros(len(texts)), np.ones(len(texts), bool)
         errors: dict[int, tuple[str, str]] = {}
         for function, weight in self._functions:
             items = [function.arguments(*one) for one in zip(texts, records, finished, strict=True)]
-            for place, outcome in enumerate(self._workers.map(function.name, items)):
+            outcomes = list(self._workers.map(function.name, items))
+            if outcomes and all(outcome.how == "ok" and outcome.value is None for outcome in outcomes):
+                self._log_abstention(function.name, len(outcomes))
+            for place, outcome in enumerate(outcomes):
                 error = _error(outcome)
-                if error is None:
-                    rewards[place] += weight * outcome.value
-                else:
+                if error is not None:
                     errors.setdefault(place, (error, f"{function.name} {_message(outcome)}"))
+                elif outcome.value is not None:
+                    rewards[place] += weight * outcome.value
+                    abstained[place] = False
         for place, reward in enumerate(rewards):
             if not math.isfinite(reward):
                 errors.setdefault(place, ("not_finite", f"the weighted sum is {reward}"))
         for place, (error, message) in sorted(errors.items()):
             rewards[place] = np.nan
             self._log(records[place], error, message)
+        rewards[abstained] = np.nan
         counts = collections.Counter(error for error, _ in errors.values())
         return rewards, {error: counts[error] for error in ERRORS}
 
@@ -116,6 +122,12 @@ class RewardFunctions:
         if self._logged[error] <= SHOWN:
             more = "; further errors of this kind are only counted" if self._logged[error] == SHOWN else ""
             logging.warning("rl: a completion of %s has no reward: %s%s.", record.id, message, more)
+
+    def _log_abstention(self, function: str, count: int) -> None:
+        """Says once of a function that it had nothing to say of a whole rollout: it may lack a return."""
+        if not self._logged[function]:
+            logging.warning("rl: the reward function %s returned None for all %d completions.", function, count)
+        self._logged[function] += 1
 
     def __enter__(self) -> Self:
         return self
@@ -193,8 +205,9 @@ def _error(outcome: Outcome) -> str | None:
     if outcome.how != "ok":
         return outcome.how.replace(" ", "_")
     # Compared, not converted: an integer of any size is fine with that, and NaN is not between.
-    most = sys.float_info.max
-    return None if isinstance(outcome.value, int | float) and -most <= outcome.value <= most else "not_finite"
+    most, value = sys.float_info.max, outcome.value
+    fine = value is None or (isinstance(value, int | float) and -most <= value <= most)
+    return None if fine else "not_finite"
 
 
 def _message(outcome: Outcome) -> str:

@@ -18,12 +18,13 @@ from dsmath_jax.training.prefetch import HostBatch
 
 
 def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, dict[str, float]]:
-    """The rule reward of each completion `[PG]` (NaN: none), and how many have none. Process 0 alone grades."""
+    """The rule reward of each completion `[PG]` (NaN: none), and how many have none and why. Process 0 alone grades."""
     if jax.process_index():
         return np.zeros(len(rollout.texts_PG)), {}
     finished = [completion.finished for completion in rollout.completions_PG]
     rewards, errors = reward_fns.score(rollout.texts_PG, rollout.records_PG, finished)
-    return rewards, {"reward_errors": float(sum(errors.values()))}
+    failed = sum(errors.values())
+    return rewards, {"reward_errors": float(failed), "reward_abstained": float(np.isnan(rewards).sum() - failed)}
 
 
 def compute_rewards(

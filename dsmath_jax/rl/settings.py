@@ -13,6 +13,11 @@ from dsmath_jax.workdir import UserError
 
 DEFAULT_METHOD = "grpo_rule"
 DAY = 86_400  # seconds; libraries cannot wait for any number of them
+# Fields that say how rollouts are drawn, rewarded and used. Methods without rollouts ignore them: their completions are
+# given, or drawn once from all tokens at temperature 1 and graded by `correct`.
+ROLLOUT_FIELDS = frozenset(
+    ("reward_fns", "top_p", "top_k", "num_updates", "old_logprobs", "mask_truncated", "filter_zero_std_groups")
+)
 
 
 def algorithm_of(given: Mapping[str, Any]) -> type[Algorithm]:
@@ -23,11 +28,16 @@ def algorithm_of(given: Mapping[str, Any]) -> type[Algorithm]:
 
 
 def with_method(given: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """A recipe's part `rl` with another method, without the fields that only the algorithm of its own method has."""
-    old = {field.name for field in dataclasses.fields(algorithm_of(given))}
-    new = {field.name for field in dataclasses.fields(algorithm_of({"method": method}))}
-    shared = {field.name for field in dataclasses.fields(RLSettings)}
-    return {name: value for name, value in given.items() if name not in old - new - shared} | {"method": method}
+    """A recipe's part `rl` with another method, without the fields that only its own method has."""
+    left_out = _fields_of_method(given) - _fields_of_method({"method": method})
+    return {name: value for name, value in given.items() if name not in left_out} | {"method": method}
+
+
+def _fields_of_method(given: Mapping[str, Any]) -> set[str]:
+    """The fields that a recipe's method has and others may lack: its algorithm's own, and those of rollouts."""
+    algorithm, shared = ({field.name for field in dataclasses.fields(cls)} for cls in (algorithm_of(given), RLSettings))
+    data = METHODS[given.get("method", DEFAULT_METHOD)].data
+    return algorithm - shared | (ROLLOUT_FIELDS if data == "policy" else frozenset())
 
 
 def with_weights(reward_fns: Any) -> Any:
@@ -110,6 +120,13 @@ class RLSettings(TrainingSettings):
             )
         if self.reward and method.data != "policy" and self.reward != method.reward:
             raise UserError(f"reward is {self.reward}, which method={self.method} cannot take; leave it empty.")
+        for field in dataclasses.fields(self) if method.data != "policy" else ():
+            value = getattr(self, field.name)
+            if field.name in ROLLOUT_FIELDS and value != field.default:
+                raise UserError(
+                    f"{field.name} is {value!r}, but method={self.method} has no rollouts of the policy and ignores "
+                    "it; leave it out."
+                )
         if method.iterative != (self.rounds > 1):
             wanted = "at least 2" if method.iterative else "1"
             raise UserError(f"rounds is {self.rounds}; method={self.method} takes {wanted}.")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 
 from dsmath_jax.sharding import path_name
 from dsmath_jax.training.settings import TrainingSettings
@@ -73,3 +74,19 @@ def make_optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
     schedule = make_schedule(settings)
     adam = optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=settings.weight_decay, mask=is_matrix)
     return optax.chain(optax.clip_by_global_norm(settings.clip_norm), stored_as(adam, settings.state_dtype))
+
+
+def unless(skipped: Array, after: Any, before: Any) -> Any:
+    """The tree `after` a step or, where that is skipped, the tree `before` it.
+
+    Of an optimizer's state the count of the learning-rate schedule is always the one after the step.
+    """
+
+    def choose(new: Any, old: Any) -> Any:
+        return new if _is_schedule(new) else jnp.where(skipped, old, new)
+
+    return jax.tree.map(choose, after, before, is_leaf=_is_schedule)
+
+
+def _is_schedule(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)

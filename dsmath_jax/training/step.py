@@ -11,6 +11,7 @@ from jaxtyping import Array
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import Batch, Objective
+from dsmath_jax.training.optimizer import unless
 from dsmath_jax.workdir import UserError
 
 
@@ -69,6 +70,9 @@ def make_train_step(
 ) -> TrainStep:
     """A jitted `(state, batch) -> state, metrics`; the state given is donated.
 
+    A batch without any weight is skipped: momentum and weight decay would move the parameters without a gradient. The
+    state stays as it was, bit for bit, apart from the learning-rate schedule, which goes by the number of the step.
+
     Args:
       objective: sums of loss, weight and metrics over a batch.
       model: handed to the objective.
@@ -78,7 +82,8 @@ def make_train_step(
       grad_accum_steps: micro-batches of one step, each of which must divide by the mesh's replica x fsdp.
 
     Returns:
-      metrics are scalars: loss, grad_norm, param_norm, and the objective's metric sums over weight_sum.
+      metrics are scalars: loss, grad_norm, param_norm, step_skipped (1 where the batch has no weight, else 0), and the
+        objective's metric sums over weight_sum.
 
     Raises:
       UserError: at the first call, where the rows do not divide by the micro-batches and the mesh.
@@ -110,15 +115,19 @@ def make_train_step(
                 lambda carry, part: (jax.tree.map(jnp.add, carry, gradient(state.params, part)), None), zeros, micro
             )
         (loss, (weight, metrics)), gradients = total
-        weight = jnp.maximum(weight, 1e-9)  # a batch without any weight has zero loss and moves nothing but decay
+        skipped = weight == 0
+        weight = jnp.maximum(weight, 1e-9)  # so that the loss and the gradient of a skipped step are 0
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        # A choice by element is part of the update's own loops: it takes no memory, which `lax.cond` would.
+        params = unless(skipped, optax.apply_updates(state.params, updates), state.params)
+        opt_state = unless(skipped, opt_state, state.opt_state)
         scalars = {name: value / weight for name, value in metrics.items()}
         scalars |= {
             "loss": loss / weight,
             "grad_norm": optax.tree.norm(gradients),
             "param_norm": optax.tree.norm(params),
+            "step_skipped": skipped.astype(jnp.float32),
         }
         return TrainState(params, opt_state), scalars
 

@@ -72,7 +72,9 @@ def _rl(folder: Path, noise: random.Random) -> None:
                 "frac_truncated": 0.03125 if step % 4 == 0 else 0.0,
                 "sampler_logprob_diff": 0.0002 + abs(noise.gauss(0, 0.0001)),
                 "reward_errors": float(step % 40 == 7),
-                "num_masked": float(step % 40 == 7),
+                "reward_abstained": float(step == 50),
+                "num_masked": float(step % 40 == 7) + float(step == 50),
+                "step_skipped": float(step == 51),
                 "grad_norm": 0.3,
                 "lr": 1e-5,
             }

@@ -81,7 +81,9 @@ def test_report_json_holds_the_numbers_of_the_stages(workdir: Path) -> None:
     assert list(report["seconds"]) == list(outputs.STAGES)
     assert report["seconds"]["sft"] == 45.0
     assert report["rl"]["seconds"] == {"sampling": 30.0, "scoring": 7.5, "updates": 30.0}
-    assert report["rl"]["reward_errors_max"] == 1
+    assert report["rl"]["reward_errors_max"] == report["rl"]["reward_abstained_max"] == 1
+    assert report["rl"]["step_skipped_max"] == 1
+    assert "Steps without any completion to learn from were skipped." in prose(workdir)
 
 
 def test_first_and_last_are_means_of_a_tenth_of_the_measured_steps(workdir: Path) -> None:
@@ -159,7 +161,7 @@ def test_plots_and_tables_can_be_read_aloud(workdir: Path) -> None:
     plots = seen.of("svg")
     titles = ["Accuracy by stage", "Corpus funnel", *(curve.title for curve in CURVES)]
     assert seen.text("figcaption") == titles
-    assert len(plots) == len(titles) == 18
+    assert len(plots) == len(titles) == 19
     assert all(plot["role"] == "img" for plot in plots)
     assert seen.text("title")[1:] == seen.text("figcaption")
     assert "RL: greedy 65.0 %, maj@k 67.0 %, pass@k 82.0 %" in seen.text("desc")[0]

@@ -11,7 +11,7 @@ from dsmath_jax.data import tokenizer
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model.model import with_head
-from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.rl.settings import RLSettings, with_method
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.toy.problems import write_problems
@@ -47,6 +47,9 @@ def none(completion, record):
 
 def same(completion, record):
     return 0.25
+
+def of_some(completion, record):
+    return digits(completion, record) if len(completion) % 2 else None
 """
 SETTINGS = {
     "data": ("toy/train",), "prompts_per_step": 2, "group_size": 4, "max_prompt_tokens": 128, "max_new_tokens": 12,
@@ -105,7 +108,7 @@ def recipe(start: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, compile
     monkeypatch.syspath_prepend(str(start / "rewards"))
 
     def make(method: str, steps: int = 2, checkpoint_every: int = 10, **changes: Any) -> RLRun:
-        given = SETTINGS | {"method": method, "steps": steps, "checkpoint_every": checkpoint_every} | changes
+        given = with_method(SETTINGS, method) | {"steps": steps, "checkpoint_every": checkpoint_every} | changes
         return RLRun(build(RLSettings, given, "rl."), start / "data", layout)
 
     return make

@@ -37,6 +37,14 @@ def as_asked(completion: str, record: Record) -> object:
     return answers.get(completion, 1.0)
 
 
+def first_word(completion: str, record: Record) -> object:
+    return as_asked(completion.split()[0], record)
+
+
+def second_word(completion: str, record: Record) -> object:
+    return as_asked(completion.split()[1], record)
+
+
 def of_one(completion: str) -> float:
     return 1.0
 

@@ -98,6 +98,41 @@ def test_equal_rewards_give_exactly_zero(reward: float, divide_by_std: bool) -> 
     assert zero_std_groups(scores, 7).tolist() == [True]
 
 
+ROUNDING = 1e-7  # relative: a step or two of float32
+
+
+@given(
+    st.floats(1e-6, 1e6) | st.floats(-1e6, -1e-6),
+    st.lists(st.floats(-ROUNDING, ROUNDING), min_size=2, max_size=8),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_rewards_that_differ_by_rounding_are_equal(
+    reward: float, errors: list[float], process: bool, divide_by_std: bool
+) -> None:
+    rewards = [reward * (1 + error) for error in errors]
+    lengths = [3] * len(rewards)
+    scores = outcome(rewards, lengths)
+    if process:
+        scores = Scores([np.array([0, 2])] * len(rewards), [np.array([reward, r]) for r in rewards])
+    found = group_relative(scores, len(rewards), lengths, divide_by_std=divide_by_std)
+    assert all((advantages == 0.0).all() for advantages in found)
+    assert zero_std_groups(scores, len(rewards)).tolist() == [True]
+
+
+@pytest.mark.parametrize("group_size", [2, 64])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(1.0, 1.001), (1.0, 1.00001), (100.001, 100.002), (0.0, 1e-9), (1e-12, -1e-12), (-1e6, -1e6 - 1)],
+)
+def test_small_differences_count(one: float, other: float, group_size: int) -> None:
+    """Also of one completion of many, whose standard deviation is small."""
+    rewards = [other] + [one] * (group_size - 1)
+    scores = outcome(rewards, [1] * group_size)
+    assert zero_std_groups(scores, group_size).tolist() == [False]
+    found = np.concatenate(group_relative(scores, group_size, [1] * group_size, epsilon=0.0))
+    assert abs(found[0]) == pytest.approx((group_size - 1) / group_size**0.5, rel=1e-2)
+
+
 def test_a_group_without_spread_or_with_a_failure_does_not_touch_the_others() -> None:
     scores = outcome([1.0, 1.0, 1.0, NAN, 0.0, 1.0, NAN, NAN], [1] * 8)
     with np.errstate(all="raise"):

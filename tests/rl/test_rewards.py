@@ -70,7 +70,7 @@ def test_the_format_depends_on_how_its_own_completion_finished() -> None:
 BAD = {
     "raise": "raised", "recurse": "raised", "leave": "raised", "list": "not_finite", "nan": "not_finite",
     "inf": "not_finite",
-    "none": "not_finite", "text": "not_finite", "big": "not_finite", "exit": "died", "kill": "died", "memory": "died",
+    "text": "not_finite", "big": "not_finite", "exit": "died", "kill": "died", "memory": "died",
 }  # fmt: skip
 
 
@@ -100,6 +100,39 @@ def test_an_error_of_one_function_leaves_no_part_of_the_sum() -> None:
     assert np.isnan(rewards[0])
     assert rewards[1] == 1.0
     assert errors["not_finite"] == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_function_that_returns_none_abstains(order: int) -> None:
+    """The others' weights stay as they are; where nobody rewards a completion it has no reward, which is no error."""
+    reward_fns = dict([("correct", 1.0), (f"{USERS}:as_asked", 0.5)][::order])
+    rewards, errors = score(reward_fns, [CORRECT, "none", "fine"])
+    assert rewards.tolist() == [1.5, 0.0, 0.5]
+    assert errors == NONE
+    rewards, errors = score({f"{USERS}:as_asked": 0.5}, ["fine", "none", "raise"])
+    np.testing.assert_array_equal(rewards, [0.5, np.nan, np.nan])
+    assert errors == NONE | {"raised": 1}
+
+
+@given(st.lists(st.lists(st.sampled_from(["none", "nan", "fine"]), min_size=2, max_size=2), min_size=1, max_size=5))
+@settings(max_examples=5)
+def test_the_reward_is_the_sum_over_those_that_do_not_abstain(words: list[list[str]]) -> None:
+    texts = [" ".join(pair) for pair in words]
+    rewards, errors = score({f"{USERS}:first_word": 1.0, f"{USERS}:second_word": 10.0}, texts)
+    for reward, pair in zip(rewards, words, strict=True):
+        given = [weight for word, weight in zip(pair, (1.0, 10.0), strict=True) if word == "fine"]
+        assert np.isnan(reward) if "nan" in pair or not given else reward == sum(given)
+    assert errors == NONE | {"not_finite": sum("nan" in pair for pair in words)}
+
+
+def test_a_function_that_abstains_throughout_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It may lack a return, and nothing else tells of it where other functions reward."""
+    reward_fns = ((f"{USERS}:as_asked", 1.0), (f"{USERS}:length", 1.0))
+    with caplog.at_level(logging.WARNING), RewardFunctions(reward_fns, 60.0, 1) as reward:
+        for texts in (["none", "fine"], ["none", "none"], ["none", "none"]):
+            reward.score(texts, [record(), record()], [True, True])
+    [line] = caplog.records
+    assert line.getMessage() == f"rl: the reward function {USERS}:as_asked returned None for all 2 completions."
 
 
 def test_a_sum_that_overflows_is_counted() -> None:

@@ -147,6 +147,26 @@ def test_the_settings_win_over_an_algorithm_that_was_given_other_values() -> Non
         ({"method": "rft", "reward": "outcome"}, "rl.reward is outcome, which method=rft cannot take; leave it empty."),
         ({"method": "dpo", "reward": "process"}, "rl.reward is process, which method=dpo cannot take; leave it empty."),
         ({"method": "sft", "reward": "rule"}, "rl.reward is rule, which method=sft cannot take; leave it empty."),
+        (
+            {"method": "rft", "reward_fns": (("format", 1.0),)},
+            "rl.reward_fns is (('format', 1.0),), but method=rft has no rollouts of the policy and ignores it; leave "
+            "it out.",
+        ),
+        *(
+            (
+                {"method": method, name: value},
+                f"rl.{name} is {value!r}, but method={method} has no rollouts of the policy and ignores it; leave it "
+                "out.",
+            )
+            for method, name, value in (
+                ("dpo", "top_p", 0.9),
+                ("rft", "top_k", 5),
+                ("dpo", "num_updates", 2),
+                ("sft", "old_logprobs", "sampler"),
+                ("sft", "mask_truncated", True),
+                ("rft", "filter_zero_std_groups", True),
+            )
+        ),
         ({"rounds": 2}, "rl.rounds is 2; method=grpo_rule takes 1."),
         ({"method": "grpo_iterative", "retrain": {}}, "rl.rounds is 1; method=grpo_iterative takes at least 2."),
         (
@@ -210,6 +230,7 @@ def test_an_unknown_method_is_refused_without_a_recipe() -> None:
 
 def test_valid_neighbors_of_what_is_refused() -> None:
     rl_settings({"method": "rft", "reward": "rule"})  # its own
+    rl_settings({"method": "rft", "reward_fns": [["correct", 1.0]], "top_k": 0})  # what it does
     rl_settings({"steps": 9, "num_updates": 3})
     assert rl_settings({"group_size": 2, "prompts_per_step": 3}).samples_per_step == 6
     iterative = rl_settings(

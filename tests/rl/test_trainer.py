@@ -248,24 +248,44 @@ def test_a_reward_that_fails_is_counted_and_left_out(recipe: Recipe, workdir: Ma
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights(folder, layout)))
 
 
-@pytest.mark.parametrize("function", ["nan", "same"])
+def test_a_completion_without_a_rewarding_function_is_counted_and_left_out(
+    recipe: Recipe, workdir: MakeWorkdir
+) -> None:
+    folder, reward_fns = workdir("run"), (("trainer_rewards:of_some", 1.0), ("trainer_rewards:none", 1.0))
+    recipe("grpo_rule", steps=1, reward_fns=reward_fns).run(folder)
+    [row] = metrics(folder)
+    assert 0 < row["reward_abstained"] == row["num_masked"] < 8
+    assert row["reward_errors"] == row["step_skipped"] == 0
+
+
+@pytest.mark.parametrize("function", ["nan", "same", "none"])
 def test_rewards_that_teach_nothing_move_nothing(
     function: str, recipe: Recipe, workdir: MakeWorkdir, layout: Layout
 ) -> None:
     folder, reward_fns = workdir("run"), ((f"trainer_rewards:{function}", 1.0),)
     recipe("grpo_rule", reward_fns=reward_fns, kl_coef=0.0, weight_decay=0.0).run(folder)
-    assert all(row["grad_norm"] == 0.0 and row["frac_reward_zero_std"] == 1.0 for row in metrics(folder))
+    for row in metrics(folder):
+        assert row["grad_norm"] == 0.0
+        assert row["frac_reward_zero_std"] == 1.0
+        assert row["step_skipped"] == (function != "same")  # equal rewards are rewards: completions carry loss
+        assert row["reward_errors"] == (8 if function == "nan" else 0)
+        assert row["reward_abstained"] == (8 if function == "none" else 0)
     assert equal(weights(folder, layout), weights(folder, layout, "sft"))
 
 
-def test_truncated_completions_and_groups_without_spread_are_masked(recipe: Recipe, workdir: MakeWorkdir) -> None:
+def test_truncated_completions_and_groups_without_spread_are_masked(
+    recipe: Recipe, workdir: MakeWorkdir, layout: Layout
+) -> None:
     truncated, zero_std = workdir("truncated"), workdir("zero_std")
     recipe("grpo_rule", steps=1, mask_truncated=True).run(truncated)
     [row] = metrics(truncated)
     assert row["num_masked"] == 8 * row["frac_truncated"] > 0
     same = (("trainer_rewards:same", 1.0),)
     recipe("grpo_rule", steps=1, reward_fns=same, filter_zero_std_groups=True).run(zero_std)
-    assert metrics(zero_std)[0]["num_masked"] == 8
+    [row] = metrics(zero_std)
+    assert row["num_masked"] == 8
+    assert row["step_skipped"] == 1  # neither the KL nor weight decay moves anything
+    assert equal(weights(zero_std, layout), weights(zero_std, layout, "sft"))
 
 
 # --- what changes nothing, and what is logged ---

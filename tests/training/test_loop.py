@@ -130,7 +130,9 @@ def test_metrics_of_every_step_and_of_the_held_out_data(run: Callable[..., Train
     assert [row["step"] for row in rows if "eval_loss" in row] == [0, 4, 8, 12]
     trained = [row for row in rows if "loss" in row]
     assert [row["step"] for row in trained] == list(range(STEPS))
-    assert trained[5].keys() == {"step", "loss", "grad_norm", "param_norm", "largest", "extra", "lr"}
+    assert trained[5].keys() == {
+        "step", "loss", "grad_norm", "param_norm", "step_skipped", "largest", "extra", "lr"
+    }  # fmt: skip
     assert [row["lr"] for row in trained] == pytest.approx([0.1 / 3, 0.2 / 3] + [0.1] * 8 + [0.0316, 0.01], rel=1e-5)
     assert [row["extra"] for row in trained] == list(range(STEPS))
     assert list((tmp_path / "tensorboard").glob("events.*"))

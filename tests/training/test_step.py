@@ -12,6 +12,8 @@ import pytest
 from dsmath_jax.models.llama import Llama, head
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import next_token
+from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.training.step import TrainState, init_state, make_train_step
 
 ROWS, LENGTH = 8, 10
@@ -89,11 +91,48 @@ def test_scalars_tell_the_norms(run_step: Callable[..., Any], params: Any) -> No
     assert scalars["param_norm"] == pytest.approx(norm, rel=1e-4)
 
 
-def test_a_batch_without_weight_moves_nothing(run_step: Callable[..., Any]) -> None:
-    batch = make_batch("even") | {"loss_weights": np.zeros((ROWS, LENGTH), np.float32)}
-    gradient, scalars = run_step(batch, 1)
-    assert scalars["loss"] == 0.0
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+@pytest.fixture(scope="module", params=[(1, "float32"), (4, "bfloat16")], ids=["whole", "accumulated"])
+def adamw(request: pytest.FixtureRequest, model: Llama, params: Any, layout: Layout) -> tuple[Any, TrainState]:
+    """The compiled step with AdamW, and the state that it starts from."""
+    accumulate, state_dtype = request.param
+    settings = TrainingSettings(
+        steps=10, schedule="multi_step", warmup_steps=4, peak_lr=1e-2, weight_decay=0.1, state_dtype=state_dtype
+    )
+    optimizer = make_optimizer(settings)
+    start = TrainState(params, optimizer.init(params))
+    step = make_train_step(next_token, model, optimizer, layout, start, accumulate)
+    return step.lower(start, make_batch("even")).compile(), start
+
+
+def test_a_batch_without_weight_is_skipped(adamw: tuple[Any, TrainState]) -> None:
+    """Neither momentum nor weight decay moves anything; the learning rate is that of the step's number all the same."""
+    step, start = adamw
+    full = make_batch("uneven")
+    empty = full | {"loss_weights": np.zeros((ROWS, LENGTH), np.float32)}
+
+    def run(batches: list[dict[str, np.ndarray]]) -> tuple[TrainState, dict[str, float]]:
+        state: TrainState = jax.tree.map(jnp.array, start)
+        for batch in batches:
+            state, scalars = step(state, batch)
+        return jax.tree.map(np.asarray, state), {name: float(x) for name, x in scalars.items()}
+
+    before, scalars = run([full, full])
+    assert scalars["step_skipped"] == 0.0
+    after, scalars = run([full, full, empty])
+    assert (scalars["loss"], scalars["grad_norm"], scalars["step_skipped"]) == (0.0, 0.0, 1.0)
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    changed = [(int(one), int(other)) for one, other in pairs if not np.array_equal(one, other)]
+    assert changed == [(2, 3)]  # the schedule's count
+    # The next update has the moments of two updates and the learning rate of step 3: 4/3 of that of step 2.
+    states = before, run([full, full, full])[0], run([full, full, empty, full])[0]
+    for old, third, fourth in zip(*(jax.tree.leaves(state.params) for state in states), strict=True):
+        np.testing.assert_allclose(fourth - old, (third - old) * 4 / 3, rtol=1e-3, atol=1e-6)
+
+
+def test_the_state_is_updated_in_place(adamw: tuple[Any, TrainState]) -> None:
+    """Donated, all of it: a step that may be skipped holds no second copy."""
+    step, start = adamw
+    assert step.memory_analysis().alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(start))
 
 
 def test_state_is_made_from_traced_parameters(layout: Layout) -> None:

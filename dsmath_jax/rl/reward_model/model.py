@@ -5,6 +5,7 @@ A score is the logit of "correct". An outcome model (paper §4.1.2) is read at a
 """
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,7 +102,8 @@ def scorer(model: Llama, layout: Layout, length: int, rows: int) -> Score:
     """Makes `score(params, prompts, completions, ends) -> scores at the ends [float64]`, one array a completion.
 
     Completions are scored in the order of their lengths, `rows` at a time, in rows of a few widths, a program for
-    each; every process gets all scores. A completion without ends has no scores.
+    each; every process gets all scores. Equal completions of equal prompts are scored once, since in another batch the
+    sums round differently. A completion without ends has no scores.
 
     Args:
       model: of the parameters that `score` is given.
@@ -118,18 +120,21 @@ def scorer(model: Llama, layout: Layout, length: int, rows: int) -> Score:
     def score(
         params: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Completion], ends: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        sequences = [[*prompts[c.prompt], *c.tokens] for c in completions]
-        places = [len(prompts[c.prompt]) + np.asarray(e, np.int64) for c, e in zip(completions, ends, strict=True)]
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        found = [np.zeros(0)] * len(sequences)
-        for start in range(0, len(order), rows):
-            part = order[start : start + rows]
+        places: dict[tuple[int, ...], dict[int, np.ndarray]] = defaultdict(dict)  # sequence -> completion -> ends in it
+        for i, (completion, its_ends) in enumerate(zip(completions, ends, strict=True)):
+            prompt = prompts[completion.prompt]
+            places[*prompt, *completion.tokens][i] = len(prompt) + np.asarray(its_ends, np.int64)
+        sequences = sorted(places, key=len)
+        found = [np.zeros(0)] * len(completions)
+        for start in range(0, len(sequences), rows):
+            part = sequences[start : start + rows]
             filled = part + part[:1] * (rows - len(part))
-            width = next(width for width in widths if width >= len(sequences[part[-1]]))
-            batch = layout.share(token_rows([sequences[i] for i in filled], width))
+            width = next(width for width in widths if width >= len(part[-1]))
+            batch = layout.share(token_rows(filled, width))
             logits = to_host(compiled(params, layout.batch(batch)))
-            for row, i in enumerate(part):
-                found[i] = logits[row, places[i]].astype(np.float64)
+            for row, sequence in enumerate(part):
+                for i, its_places in places[sequence].items():
+                    found[i] = logits[row, its_places].astype(np.float64)
         return found
 
     return score

@@ -107,6 +107,32 @@ def test_few_programs_score_all_lengths(
     assert sorted(widths) == [(4, 32), (4, 64)]  # traced once each
 
 
+def test_equal_completions_are_scored_once(
+    model: Llama, reward_params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A score depends on the batch here, as rounding makes it; equal completions are one row of one batch."""
+    batches = []
+
+    def scores(model: Llama, params: Any, batch: Any) -> Any:
+        del model, params
+        jax.debug.callback(lambda tokens: batches.append(tokens), batch["tokens"])
+        return jnp.sum(batch["tokens"]) + jnp.cumsum(batch["tokens"], axis=1) / 64.0
+
+    monkeypatch.setattr("dsmath_jax.rl.reward_model.model.token_scores", scores)
+    texts = [[3, 4, 5], [7, 8], [3, 4, 5], [9], [7, 8], [3, 4, 5], [6], [3, 4, 5]]
+    prompts = [[1], [1], [1, 3], [1]]  # the third, which has the first token of a completion, is another
+    completions = [Completion(i // 2, i % 2, tokens, [], [], "eos") for i, tokens in enumerate(texts)]
+    ends = [np.array([0, len(tokens) - 1]) for tokens in texts]
+    found = scorer(model, layout, 8, 2)(reward_params, prompts, completions, ends)
+    jax.effects_barrier()
+    asked = [tuple(row[row > 0].tolist()) for batch in batches for row in batch]
+    assert sorted(set(asked)) == sorted({(*prompts[c.prompt], *c.tokens) for c in completions})
+    assert len(asked) == len(set(asked)) == 6
+    for i in (2, 7):
+        np.testing.assert_array_equal(found[i], found[0])
+    assert not np.array_equal(found[5], found[0])  # the same completion of another prompt
+
+
 class Lookup:
     """A decoder whose hidden state at a token is a row of its table: an objective's values follow from it alone."""
 
