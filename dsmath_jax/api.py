@@ -13,7 +13,7 @@ import jax
 
 from dsmath_jax import command_line, runner
 from dsmath_jax.data import chat as chats
-from dsmath_jax.data.benchmark_formats import Record as Record
+from dsmath_jax.data.dataset_formats import Record as Record
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import run as evaluation
 from dsmath_jax.evaluation.answering import Settings
@@ -112,7 +112,7 @@ def grade(completions: Sequence[str], answers: Sequence[str], kind: Kind = "math
 
 def evaluate(
     model: LanguageModel,
-    benchmarks: Sequence[str],
+    tasks: Sequence[str],
     data_dir: str | Path,
     out: str | Path,
     *,
@@ -121,11 +121,11 @@ def evaluate(
     instruction: str | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Measures a model on benchmarks as `python -m dsmath_jax.evaluation` does; a killed call resumes from `out`.
+    """Measures a model on tasks as `python -m dsmath_jax.evaluation` does; a killed call resumes from `out`.
 
     Args:
       model: from `load_model` or `train`.
-      benchmarks: names such as "gsm8k", data sets such as "toy/test" or files of records below `data_dir`.
+      tasks: names such as "gsm8k", data sets such as "toy/test" or files of records below `data_dir`.
       data_dir: where their files are.
       out: the folder of samples, summaries and the table.
       max_new_tokens: length limit of a completion.
@@ -135,10 +135,10 @@ def evaluate(
       settings: fields of `evaluation.answering.Settings`: style="chat", samples=8, limit=100.
 
     Returns:
-      the summary of each benchmark in `out`, as in its `summary.json`.
+      the summary of each task in `out`, as in its `summary.json`.
 
     Raises:
-      UserError: a benchmark, its data or what is in `out` does not fit.
+      UserError: a task, its data or what is in `out` does not fit.
     """
     known = {field.name for field in dataclasses.fields(Settings)}
     for name in settings.keys() - known:
@@ -147,9 +147,7 @@ def evaluate(
     policy = Policy.of(instructed(model, instruction), max_new_tokens, decode_slots)
     provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
-        evaluation.run(
-            policy, benchmarks, Settings(**settings), local_path(data_dir, "data_dir"), out, provenance, Sandbox
-        )
+        evaluation.run(policy, tasks, Settings(**settings), local_path(data_dir, "data_dir"), out, provenance, Sandbox)
     return read_json(out / "summary.json")["results"]
 
 

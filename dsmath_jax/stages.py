@@ -7,9 +7,9 @@ from typing import TypeVar
 import jax
 
 from dsmath_jax.corpus import pipeline
-from dsmath_jax.data import benchmarks, chat, documents, instructions, sources, tokenizer
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import chat, datasets, documents, instructions, sources, tokenizer
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.evaluation import evaluate
 from dsmath_jax.models.config import ModelConfig
@@ -201,7 +201,7 @@ def _read(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
     """The records of a data set that a stage names; none where this run is to make or fetch it."""
     data_dir = _data(recipe, workdir)
     try:
-        return [] if _made_in_run(name, recipe, data_dir) else benchmarks.load(name, data_dir)
+        return [] if _made_in_run(name, recipe, data_dir) else datasets.load(name, data_dir)
     except UserError as error:
         raise UserError(f"Stage {stage}: {error}") from None
 
@@ -209,11 +209,11 @@ def _read(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
 def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
     """Whether an earlier stage of this run generates a data set, or fetches it."""
     if recipe.sft and name in recipe.sft.data and name in instructions.FETCHED:
-        return not benchmarks.files(name, data_dir)
+        return not datasets.files(name, data_dir)
     if recipe.data_dir != "toy" or recipe.corpus is None:
         return False
-    path = benchmarks.SOURCES[name].path if name in benchmarks.SOURCES else name
-    return path in (benchmarks.ALL, *(f"problems/{split}.jsonl" for split in recipe.toy.problems))
+    path = datasets.SOURCES[name].path if name in datasets.SOURCES else name
+    return path in (datasets.ALL, *(f"problems/{split}.jsonl" for split in recipe.toy.problems))
 
 
 def _sizes(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
@@ -268,7 +268,7 @@ def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Re
 
 def _record_files(names: Callable[[Recipe], Sequence[str]]) -> Callable[[Recipe, Path], Sequence[Path]]:
     """The same from the names of data sets."""
-    return _user_files(lambda recipe, data: [file for name in names(recipe) for file in benchmarks.files(name, data)])
+    return _user_files(lambda recipe, data: [file for name in names(recipe) for file in datasets.files(name, data)])
 
 
 def _rl_data(recipe: Recipe) -> tuple[str, ...]:

@@ -190,11 +190,11 @@ def test_a_model_goes_on_as_it_was_trained_to_be_asked(folder: Path, tmp_path: P
     assert dm.load_model(f"hf:{tmp_path / 'hf'}").chat.instruction == "Add."
 
 
-def test_a_model_is_measured_on_a_benchmark(folder: Path, tmp_path: Path) -> None:
+def test_a_model_is_measured_on_a_task(folder: Path, tmp_path: Path) -> None:
     rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(3)]
     write_jsonl(tmp_path / "gsm8k" / "test.jsonl", rows)
     model = dm.load_model(f"hf:{folder / 'models' / 'mine'}")
     [found] = dm.evaluate(model, ["gsm8k"], tmp_path, tmp_path / "out", style="chat", max_new_tokens=4)
-    assert (found["benchmark"], found["total"]) == ("gsm8k", 3)
+    assert (found["task"], found["total"]) == ("gsm8k", 3)
     with pytest.raises(UserError, match=r"evaluate has no setting 'stile' \(the nearest is 'style'\)"):
         dm.evaluate(model, ["gsm8k"], tmp_path, tmp_path / "other", stile="chat")

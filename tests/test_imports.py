@@ -18,7 +18,7 @@ FORBIDDEN = [
     ("sharding.py", "import dsmath_jax.training.step", "floors"),
     ("report/__init__.py", "import dsmath_jax.toy", "floors"),
     ("a_room_on_no_floor.py", "", "floors"),
-    ("data/benchmarks.py", "import jax", "no-jax"),
+    ("data/datasets.py", "import jax", "no-jax"),
     ("toy/__init__.py", "from flax import linen", "no-jax"),
     ("corpus/__init__.py", "from dsmath_jax.data import batches", "no-jax"),
     ("evaluation/__init__.py", "import daft", "daft"),
@@ -87,7 +87,7 @@ print(*sorted(name for name in sys.argv[2:] if name in sys.modules))
 """
 
 
-@pytest.mark.parametrize("room", ["corpus", "toy", "report", "data.benchmarks"])
+@pytest.mark.parametrize("room", ["corpus", "toy", "report", "data.datasets"])
 def test_rooms_without_jax_load_none(room):
     """Also through third parties, which the contracts cannot follow."""
     command = [sys.executable, "-c", LOADED, f"dsmath_jax.{room}", "jax", "jaxlib", "grain"]

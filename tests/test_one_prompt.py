@@ -9,9 +9,9 @@ import jax
 import pytest
 
 import dsmath_jax as dm
-from dsmath_jax.data import benchmarks, chat, instruction_rows, instructions, tokenizer
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import chat, datasets, instruction_rows, instructions, tokenizer
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import evaluate
@@ -84,7 +84,7 @@ def own(workdir: Path) -> Chat:
 
 @pytest.fixture(scope="module")
 def records(data: Path) -> list[Record]:
-    return [record for name in NAMES for record in benchmarks.load(name, data)]
+    return [record for name in NAMES for record in datasets.load(name, data)]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_the_records_are_asked_with_all_that_belongs_to_them(own: Chat, records:
 def test_sft(own: Chat, data: Path) -> None:
     """Rows begin with the prompt, and the model learns what follows it."""
     for name in SOLVED:
-        records = benchmarks.load(name, data)
+        records = datasets.load(name, data)
         rows = [instruction_rows.example(own, one) for one in instructions.load(name, data)]
         offline_rows = offline.solution_rows(records, own, 1000)
         for record, row, (prompt, completion) in zip(records, rows, offline_rows, strict=True):
@@ -177,7 +177,7 @@ def test_evaluation(
     assert [ids for place, ids in enumerate(by_stage) if place in greedy_places()] == expected
     common = [f"--data_dir={data}", "--style=chat", "--samples=1", "--max_new_tokens=8", "--rows=8"]
     checkpoint = f"--checkpoint={workdir / 'sft'}"
-    command.main([checkpoint, f"--benchmarks={','.join(NAMES)}", f"--out={tmp_path / 'out'}", *common])
+    command.main([checkpoint, f"--tasks={','.join(NAMES)}", f"--out={tmp_path / 'out'}", *common])
     assert asked == by_stage * 2
     model = dm.load_model(str(workdir / "sft"))
     dm.evaluate(model, NAMES, data, tmp_path / "api", style="chat", samples=1, max_new_tokens=8, decode_slots=8)

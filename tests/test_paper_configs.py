@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh
 
 from dsmath_jax.command_line import load_recipe
 from dsmath_jax.data import instructions, sources
-from dsmath_jax.data.benchmarks import SOURCES
+from dsmath_jax.data.datasets import SOURCES
 from dsmath_jax.data.overlap import TRAINING_FIELDS
 from dsmath_jax.evaluation.registry import benchmark
 from dsmath_jax.models.llama import Llama, initial_params

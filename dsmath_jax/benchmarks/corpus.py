@@ -25,7 +25,7 @@ from pathlib import Path
 from dsmath_jax.benchmarks import copies, resources
 from dsmath_jax.benchmarks.resources import Usage
 from dsmath_jax.corpus.reading import sources
-from dsmath_jax.data import benchmarks
+from dsmath_jax.data import datasets
 from dsmath_jax.workdir import UserError, atomic_write, exit_code, read_json, write_json
 
 STEPS = {
@@ -126,10 +126,10 @@ def _compared(ours: list[float], peers: list[float], pages: int) -> dict:
 
 def measure_decontamination(bench: Bench, data_dir: Path, prepared: Path, repetitions: int) -> dict | None:
     """Megabytes of text a CPU second through the search for benchmarks; None where none lies below the data folder."""
-    names = [name for name in BENCHMARKS if name in benchmarks.available(data_dir)]
+    names = [name for name in BENCHMARKS if name in datasets.available(data_dir)]
     if not names:
         return None
-    records = [record for name in names for record in benchmarks.load(name, data_dir)]
+    records = [record for name in names for record in datasets.load(name, data_dir)]
     rows = [{"id": each.id, "question": each.question, "solution": each.solution, "answer": ""} for each in records]
     known, texts, plain = prepared / "benchmarks.json", prepared / "texts.json", prepared / "benchmark-texts.json"
     write_json(known, rows)

@@ -17,7 +17,7 @@ from dsmath_jax.corpus import classifier, crawl, dedup, mining, pages, pipeline
 from dsmath_jax.corpus.decontaminate import Benchmarks
 from dsmath_jax.corpus.normalize import normalize
 from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.workdir import read_json, write_json
 
 # As in the small recipes; the table's seconds of scoring grow with `dim`.

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsmath_jax.benchmarks import resources, turns
-from dsmath_jax.data import benchmarks
+from dsmath_jax.data import datasets
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.grades import Kind
 from dsmath_jax.grading.sandbox import Program, Sandbox
@@ -55,7 +55,7 @@ Side = Callable[[Sequence[Task]], list[bool]]  # what it finds right
 def word_problems(count: int, seed: int, data_dir: Path) -> list[Task]:
     """Completions in the style of GSM8K, half of them under the gold answer of another problem."""
     noise = random.Random(seed)
-    if GSM8K in benchmarks.available(data_dir):
+    if GSM8K in datasets.available(data_dir):
         solved = [(record.solution, record.answer) for record in _records(data_dir)]
         noise.shuffle(solved)
         solved = [solved[place % len(solved)] for place in range(count)]
@@ -66,8 +66,8 @@ def word_problems(count: int, seed: int, data_dir: Path) -> list[Task]:
 
 
 @functools.cache
-def _records(data_dir: Path) -> list[benchmarks.Record]:
-    return benchmarks.load(GSM8K, data_dir)
+def _records(data_dir: Path) -> list[datasets.Record]:
+    return datasets.load(GSM8K, data_dir)
 
 
 def _sum(noise: random.Random) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from dsmath_jax.corpus.normalize import Spans, normalize
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 
 SIEVE_BITS = 22
 SIGNS = re.compile(r"[=+<>] ")

@@ -20,8 +20,8 @@ from dsmath_jax.corpus.card import card
 from dsmath_jax.corpus.crawl import Crawl, read_crawl, write_file
 from dsmath_jax.corpus.reading import sources
 from dsmath_jax.corpus.settings import CorpusSettings
-from dsmath_jax.data import benchmarks, tokenizer
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import datasets, tokenizer
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.settings import to_dict
 from dsmath_jax.workdir import write_json
 
@@ -49,8 +49,8 @@ def read_inputs(settings: CorpusSettings, data_dir: Path) -> Inputs:
     Raises:
       UserError: one is missing or cannot be used.
     """
-    records = [record for name in settings.benchmarks for record in benchmarks.load(name, data_dir)]
-    records += [record for name in settings.benchmark_files for record in benchmarks.load_file(data_dir / name)]
+    records = [record for name in settings.benchmarks for record in datasets.load(name, data_dir)]
+    records += [record for name in settings.benchmark_files for record in datasets.load_file(data_dir / name)]
     return Inputs(
         inputs.read_seeds(data_dir / settings.seeds),
         inputs.read_labels(data_dir / settings.labels) if settings.labels else {},

@@ -16,7 +16,7 @@ from dsmath_jax.corpus.decontaminate import Benchmarks, Match, without
 from dsmath_jax.corpus.mining import Iteration
 from dsmath_jax.corpus.select import Cut
 from dsmath_jax.corpus.settings import CorpusSettings
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.workdir import atomic_path, read_jsonl, write_jsonl
 
 DOCUMENTS = pa.schema(

@@ -60,7 +60,7 @@ class CorpusSettings(Settings):
     annotations: str = setting(
         "", "file of annotated URL prefixes (section 2.1); '' takes the automatic domain rule", local=True
     )
-    benchmarks: tuple[str, ...] = setting((), "names of the benchmarks whose texts must not be in the corpus")
+    benchmarks: tuple[str, ...] = setting((), "data sets whose texts must not be in the corpus")
     benchmark_files: tuple[str, ...] = setting(
         (), "JSON lines files of further benchmark texts: 'question' and optionally 'solution'", local=True
     )

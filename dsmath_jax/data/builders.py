@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from dsmath_jax.data import benchmarks, documents, instructions, sources
+from dsmath_jax.data import datasets, documents, instructions, sources
 from dsmath_jax.progress import track
 from dsmath_jax.workdir import exit_code, hash_file, local_path, lock, remove
 
@@ -195,14 +195,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m dsmath_jax.data.builders", description="Prepares texts or instructions as a TFDS dataset."
     )
     known = ", ".join((*sources.PUBLIC, *instructions.PUBLIC, *instructions.FETCHED))
-    parser.add_argument("--source", required=True, help=f"{known}, a benchmark split, or a path to texts")
+    parser.add_argument("--source", required=True, help=f"{known}, a data set, or a path to texts")
     parser.add_argument(
         "--data_dir", type=local_path, required=True, help="the data folder: mirrors, downloads and tfds/"
     )
     parser.add_argument("--instructions", action="store_true", help="the path is one to instructions")
     options = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is made while it runs
-    instructive = options.instructions or options.source in (*instructions.PUBLIC, *benchmarks.SOURCES)
+    instructive = options.instructions or options.source in (*instructions.PUBLIC, *datasets.SOURCES)
     config = (instruction_data if instructive else texts)(options.source, options.data_dir)
     tell(prepare(config, options.data_dir / "tfds"), "question" if instructive else "text")
 

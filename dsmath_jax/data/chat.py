@@ -17,7 +17,7 @@ import jinja2.sandbox
 
 from dsmath_jax.data import questions
 from dsmath_jax.data import tokenizer as tokenizers
-from dsmath_jax.data.benchmark_formats import Record
+from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.tokenizer import Tokenizer

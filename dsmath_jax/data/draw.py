@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsmath_jax.data import benchmarks
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import datasets
+from dsmath_jax.data.datasets import Record
 
 EVALUATION_SEED = 0  # of what models are measured on: runs with other seeds answer the same questions
 
@@ -20,7 +20,7 @@ def load_evenly(names: Sequence[str], data_dir: str | Path, count: int, seed: in
     Raises:
       UserError: a data set is unknown, missing or damaged.
     """
-    return sample_evenly([benchmarks.load(name, data_dir) for name in names], count, seed)
+    return sample_evenly([datasets.load(name, data_dir) for name in names], count, seed)
 
 
 def sample_evenly(sets: Sequence[Sequence[Record]], count: int, seed: int) -> list[Record]:

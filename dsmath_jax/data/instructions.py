@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dsmath_jax.data import benchmark_formats, benchmarks, chat, documents, downloads, questions
+from dsmath_jax.data import chat, dataset_formats, datasets, documents, downloads, questions
 from dsmath_jax.data.chat import Message
 from dsmath_jax.data.downloads import File, Repository
 from dsmath_jax.workdir import LARGE, UserError
@@ -44,7 +44,7 @@ PUBLIC: dict[str, Repository] = {
 }
 
 GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data"
-# Benchmark splits that can be fetched, in the places where `benchmarks` reads them; an archive is unpacked.
+# Data sets that can be fetched, in the places where `datasets` reads them; an archive is unpacked.
 FETCHED: dict[str, File] = {
     "gsm8k/train": File(
         "gsm8k/train.jsonl",
@@ -84,14 +84,14 @@ class Instruction:
 
 
 def load(name: str, data_dir: Path) -> Iterator[Instruction]:
-    """The records of a source: a benchmark split ("gsm8k/train"), a name in `PUBLIC`, or a path below `data_dir`.
+    """The records of a source: a data set ("gsm8k/train"), a name in `PUBLIC`, or a path below `data_dir`.
 
     Raises:
       UserError: nothing is there and it cannot be fetched, or a record does not fit (file, record and field are named).
     """
-    if name in benchmarks.SOURCES:
+    if name in datasets.SOURCES:
         _fetch_benchmark(name, data_dir)
-        yield from _benchmark(name, data_dir)
+        yield from _dataset(name, data_dir)
         return
     if name in PUBLIC:
         folder = data_dir / name
@@ -107,9 +107,9 @@ def check(name: str, data_dir: Path) -> None:
 
     Every record of small files is parsed, and the first one of large ones.
     """
-    if name in benchmarks.SOURCES:
-        if benchmarks.SOURCES[name].files(data_dir) or name not in FETCHED:
-            collections.deque(_benchmark(name, data_dir), maxlen=0)
+    if name in datasets.SOURCES:
+        if datasets.SOURCES[name].files(data_dir) or name not in FETCHED:
+            collections.deque(_dataset(name, data_dir), maxlen=0)
         return
     folder = data_dir / name
     found = [folder / file.path for file in PUBLIC[name].at_hand(folder)] if name in PUBLIC else None
@@ -122,8 +122,7 @@ def _own_files(name: str, data_dir: Path) -> list[Path]:
     if not (data_dir / name).exists():
         known = ", ".join((*PUBLIC, *FETCHED))
         raise UserError(
-            f"There are no instructions at {data_dir / name}; sft.data names benchmark splits, data sets ({known}) "
-            "or paths to records."
+            f"There are no instructions at {data_dir / name}; sft.data names data sets ({known}) or paths to records."
         )
     return documents.files_below(data_dir / name)
 
@@ -132,19 +131,19 @@ def _records(name: str, file: Path) -> Iterator[Instruction]:
     for place, fields in documents.records(file):
         try:
             yield parse(f"{name}/{file.name}:{place.removeprefix('record ')}", fields)
-        except benchmark_formats.BadField as error:
+        except dataset_formats.BadField as error:
             raise UserError(f"{file}, {place}: {error}; fix or remove it.") from None
 
 
 def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:
     """The user's own files among the sources: a change of them is a change of the run.
 
-    Those of benchmarks that nothing fetches are too; what is fetched has its checksum compared when it is read.
+    Those of data sets that nothing fetches are too; what is fetched has its checksum compared when it is read.
     """
     files: list[Path] = []
     for name in names:
-        if name in benchmarks.SOURCES and name not in FETCHED:
-            files += benchmarks.SOURCES[name].files(data_dir)
+        if name in datasets.SOURCES and name not in FETCHED:
+            files += datasets.SOURCES[name].files(data_dir)
         elif name not in PUBLIC and (data_dir / name).exists():
             files += documents.files_below(data_dir / name)
     return files
@@ -154,19 +153,19 @@ def _fetch_benchmark(name: str, data_dir: Path) -> None:
     file = FETCHED.get(name)
     if file and Path(file.path).suffix != ".tar":
         downloads.fetch(file, data_dir, data_dir)
-    elif file and not benchmarks.SOURCES[name].files(data_dir):
+    elif file and not datasets.SOURCES[name].files(data_dir):
         archive = downloads.fetch(file, data_dir, data_dir)
         downloads.unpack(archive, archive.with_suffix(""))
 
 
-def _benchmark(name: str, data_dir: Path) -> Iterator[Instruction]:
-    for record in benchmarks.load(name, data_dir):
+def _dataset(name: str, data_dir: Path) -> Iterator[Instruction]:
+    for record in datasets.load(name, data_dir):
         if not record.solution:
-            raise UserError(f"Benchmark '{name}' has no worked solution ({record.id}); take it out of sft.data.")
+            raise UserError(f"The data set '{name}' has no worked solution ({record.id}); take it out of sft.data.")
         yield _of_record(record, {})
 
 
-def _of_record(record: benchmark_formats.Record, fields: dict[str, Any]) -> Instruction:
+def _of_record(record: dataset_formats.Record, fields: dict[str, Any]) -> Instruction:
     """A record's question, with its options, and its solution."""
     asked, parts = questions.ask(dataclasses.replace(record, instruction="")), split(record.solution)
     return dataclasses.replace(_instruction(record.id, asked, parts, "", fields), instruction=record.instruction)
@@ -186,12 +185,12 @@ def parse(identity: str, fields: dict[str, Any]) -> Instruction:
     question_field, solution_field = next((shape for shape in SHAPES if _has(fields, *shape)), SHAPES[0])
     question, solution = _text(fields, question_field).strip(), _text(fields, solution_field).strip()
     if (question_field, solution_field) == SHAPES[0] and not fields.keys().isdisjoint(OWN_FIELDS):
-        record = dataclasses.replace(benchmark_formats.given(identity, fields), id=identity)
+        record = dataclasses.replace(dataset_formats.given(identity, fields), id=identity)
         return _of_record(record, fields)
     if (extra := fields.get("input")) and question_field == "instruction":
         question = f"{question}\n{extra}"
     if solution_field == "answer" and "####" in solution:
-        solution = benchmark_formats.gsm8k(identity, fields).solution
+        solution = dataset_formats.gsm8k(identity, fields).solution
     style = "pot" if "/pot/" in str(fields.get("source", "")).lower() else ""
     return _instruction(identity, question, split(solution), style, fields)
 
@@ -203,10 +202,10 @@ def _conversation(identity: str, fields: dict[str, Any]) -> Instruction:
     for place, (role, text) in enumerate(said):
         before = said[place - 1][0] if place else ""
         if role not in ROLES:
-            raise benchmark_formats.BadField(f"a role in the field 'messages' must be one of {', '.join(ROLES)}")
+            raise dataset_formats.BadField(f"a role in the field 'messages' must be one of {', '.join(ROLES)}")
         if before not in ROLES[role]:
             where = f"after that of the {before}" if before else "at its beginning"
-            raise benchmark_formats.BadField(f"the field 'messages' has a message of the {role} {where}")
+            raise dataset_formats.BadField(f"the field 'messages' has a message of the {role} {where}")
         if role == "tool" or before == "tool":
             more = tuple(split(text)) if role == "assistant" else ((text, False),)
             messages[-1] = Message("assistant", messages[-1].parts + more)
@@ -215,7 +214,7 @@ def _conversation(identity: str, fields: dict[str, Any]) -> Instruction:
         else:
             messages.append(Message(role, ((text.strip(), False),)))
     if not said or said[-1][0] != "assistant":
-        raise benchmark_formats.BadField("the field 'messages' does not end with a message of the assistant")
+        raise dataset_formats.BadField("the field 'messages' does not end with a message of the assistant")
     return _of(identity, messages, "", fields)
 
 
@@ -252,17 +251,17 @@ def _has(fields: dict[str, Any], *names: str) -> bool:
 
 def _text(fields: dict[str, Any], name: str) -> str:
     if name not in fields:
-        raise benchmark_formats.BadField(f"the field '{name}' is missing")
+        raise dataset_formats.BadField(f"the field '{name}' is missing")
     text = fields[name]
     if not isinstance(text, str):
-        raise benchmark_formats.BadField(f"the field '{name}' is not text")
+        raise dataset_formats.BadField(f"the field '{name}' is not text")
     if not text.strip():
-        raise benchmark_formats.BadField(f"the field '{name}' is empty")
+        raise dataset_formats.BadField(f"the field '{name}' is empty")
     return text
 
 
 def _choice(fields: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
     value = fields.get(name) or ""
     if value and value not in known:
-        raise benchmark_formats.BadField(f"the field '{name}' is none of {', '.join(known)}")
+        raise dataset_formats.BadField(f"the field '{name}' is none of {', '.join(known)}")
     return value

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dsmath_jax.data import benchmarks, instructions
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import datasets, instructions
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.instructions import Instruction
 from dsmath_jax.data.questions import options
 from dsmath_jax.sharding import from_first
@@ -57,10 +57,10 @@ def questions_of_stages(stages: Iterable[str], workdir: Path) -> dict[str, Quest
 
 
 def _questions(field: str, name: str, data_dir: Path) -> Iterator[Record | Instruction]:
-    if field == "sft.data" and name not in benchmarks.SOURCES:
+    if field == "sft.data" and name not in datasets.SOURCES:
         yield from instructions.load(name, data_dir)
     else:
-        yield from benchmarks.load(name, data_dir)
+        yield from datasets.load(name, data_dir)
 
 
 class Found(NamedTuple):

@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from dsmath_jax.data.benchmark_formats import Record
+from dsmath_jax.data.dataset_formats import Record
 
 Mode = Literal["cot", "pot", "tir"]  # chain of thought, program of thought, tool-integrated reasoning
 Language = Literal["en", "zh"]

@@ -1,4 +1,4 @@
-"""Measures a model on benchmarks: python -m dsmath_jax.evaluation --checkpoint=DIR|hf:DIR --benchmarks=gsm8k,cmath
+"""Measures a model on tasks: python -m dsmath_jax.evaluation --checkpoint=DIR|hf:DIR --tasks=gsm8k,cmath
 
 CHECKPOINT is the folder of a stage that trains (RUN/sft, RUN/rl), or hf:DIR in Hugging Face's format. A base model is
 asked with worked examples (--style=few_shot), a model after instruction tuning in a chat (--style=chat): by the chat
@@ -23,7 +23,7 @@ import jax
 from dsmath_jax.compilation import use_compilation_cache
 from dsmath_jax.evaluation.answering import Settings
 from dsmath_jax.evaluation.policy import Policy, instructed
-from dsmath_jax.evaluation.registry import BENCHMARKS, benchmark
+from dsmath_jax.evaluation.registry import TASKS, task
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.grading.sandbox import Sandbox
@@ -48,10 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", required=True, help="the folder of a stage, or hf:DIR")
     add(
-        "--benchmarks",
+        "--tasks",
         required=True,
         type=_names,
-        help=f"of {', '.join(BENCHMARKS)}, data sets (toy/test), your own files (mine.jsonl); joined by commas",
+        help=f"of {', '.join(TASKS)}, data sets (toy/test), your own files (mine.jsonl); joined by commas",
     )
     add("--data_dir", type=local_path, default=Path("data"), help="where the data sets are (default: data)")
     add("--out", type=local_path, required=True, help="the folder of the results")
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "--limit",
         type=int,
         default=ours.limit,
-        help="problems of a benchmark, drawn evenly over its subjects, tasks and levels; 0 for all",
+        help="problems of a task, drawn evenly over its subjects, tasks and levels; 0 for all",
     )
     add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
     add("--rounds", type=int, default=ours.rounds, help="programs that a dialogue with tools may run")
@@ -75,9 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         "--exemplars",
         type=_names,
         default=ours.exemplars,
-        help="your own files or data sets of worked examples in place of the benchmark's own, joined by commas",
+        help="your own files or data sets of worked examples in place of the task's own, joined by commas",
     )
-    add("--shots", type=int, default=ours.shots, help="worked examples before a question; 0 for the benchmark's number")
+    add("--shots", type=int, default=ours.shots, help="worked examples before a question; 0 for the task's number")
     add("--rows", type=int, default=256, help="completions in the making at a time")
     add("--tokenizer", default="", help="its file or folder (default: the model's own)")
     add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's own; Hugging Face: bfloat16)")
@@ -120,8 +120,8 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         if not least <= (value := getattr(values, name)) <= most:
             wanted = f"{least} or more" if most == math.inf else f"{least} to {most:,}"
             raise UserError(f"--{name}={value} has no meaning; give {wanted}.")
-    for name in values.benchmarks:
-        benchmark(name)  # a misspelt one is known before anything is read
+    for name in values.tasks:
+        task(name)  # a misspelt one is known before anything is read
     if values.instruction is not None and values.style != "chat":
         raise UserError("--instruction stands below the questions of a chat; give --style=chat, or leave it out.")
     several = values.distributed or values.coordinator
@@ -134,7 +134,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
             settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
             make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
             provenance = Provenance(values.checkpoint, command)
-            page = run(policy, values.benchmarks, settings, values.data_dir, values.out, provenance, make_sandbox)
+            page = run(policy, values.tasks, settings, values.data_dir, values.out, provenance, make_sandbox)
             if jax.process_index() == 0:
                 print(page)
 

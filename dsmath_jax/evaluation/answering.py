@@ -1,4 +1,4 @@
-"""A model answers the problems of a benchmark: greedily, then in samples, in an order that never changes."""
+"""A model answers the problems of a task: greedily, then in samples, in an order that never changes."""
 
 import dataclasses
 import itertools
@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dsmath_jax.data.benchmark_formats import Kind
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.dataset_formats import Kind
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.draw import EVALUATION_SEED, sample_evenly
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation import exemplars, prompts, registry, tools
 from dsmath_jax.evaluation.policy import Policy
-from dsmath_jax.evaluation.registry import Benchmark, Style
+from dsmath_jax.evaluation.registry import Style, Task
 from dsmath_jax.evaluation.samples import Key
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading.code import Runner, until
@@ -24,7 +24,7 @@ DIALOGUES = 256  # that are held together in tool-integrated reasoning, or one p
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How benchmarks are asked.
+    """How tasks are asked.
 
     Attributes:
       mode: "cot", "pot" or "tir".
@@ -32,11 +32,11 @@ class Settings:
       samples: K, drawn of each problem besides the greedy answer.
       temperature, top_p: of the samples.
       seed: of the samples.
-      limit: problems of each benchmark at most; 0 for all.
+      limit: problems of each task at most; 0 for all.
       rounds: programs that a dialogue may run ("tir").
       output_chars: of a program's output that are given back ("tir").
-      exemplars: data sets and the user's own files of worked examples in place of the benchmark's own; () for those.
-      shots: worked examples before a question; 0 for the benchmark's number, or all of a file.
+      exemplars: data sets and the user's own files of worked examples in place of the task's own; () for those.
+      shots: worked examples before a question; 0 for the task's number, or all of a file.
     """
 
     mode: Mode = "cot"
@@ -57,15 +57,15 @@ class Job:
     """Problems as they are asked.
 
     Attributes:
-      benchmark: what they are of.
+      task: what they are of.
       settings: how they are asked.
       records, prompts: one a problem.
       stops: strings that end a completion.
       shots: the fewest and the most worked examples before a question.
-      total: problems that the benchmark has.
+      total: problems that the task has.
     """
 
-    benchmark: Benchmark
+    task: Task
     settings: Settings
     records: Sequence[Record]
     prompts: Sequence[str]
@@ -75,7 +75,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.benchmark.folder}-{self.settings.mode}"
+        return f"{self.task.folder}-{self.settings.mode}"
 
     @property
     def kind(self) -> Kind:
@@ -119,17 +119,17 @@ class Group:
 
 
 def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> Job:
-    """Reads a benchmark and writes its prompts.
+    """Reads a task and writes its prompts.
 
     Of the worked examples as many stand before a question as fit into the model's context with a completion.
 
     Raises:
-      UserError: the benchmark is unknown, has no such mode, or its data are missing or have no answers.
+      UserError: the task is unknown, has no such mode, or its data are missing or have no answers.
     """
-    entry = registry.benchmark(name)
+    entry = registry.task(name)
     if settings.mode not in entry.modes:
         raise UserError(
-            f"The benchmark '{name}' cannot be asked with --mode={settings.mode}; it has {', '.join(entry.modes)}."
+            f"The task '{name}' cannot be asked with --mode={settings.mode}; it has {', '.join(entry.modes)}."
         )
     everything = registry.records(name, data_dir)
     records = sample_evenly([everything], settings.limit, EVALUATION_SEED)

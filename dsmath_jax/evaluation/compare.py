@@ -21,9 +21,9 @@ from dsmath_jax.evaluation.table import NONE, code, escape, grid, percent
 from dsmath_jax.intervals import mean_intervals, paired_interval
 from dsmath_jax.workdir import UserError, atomic_write, exit_code, local_path, read_json
 
-Key = tuple[str, str]  # benchmark, mode
+Key = tuple[str, str]  # task, mode
 HEAD = (
-    "benchmark", "mode", "problems", "A", "B", "B − A", "only A", "only B", "p", "k", "maj@k, B − A", "pass@k, B − A"
+    "task", "mode", "problems", "A", "B", "B − A", "only A", "only B", "p", "k", "maj@k, B − A", "pass@k, B − A"
 )  # fmt: skip
 LEGEND = (
     "Greedy answers: percent of the problems that both runs answered, the difference in points with its 95 % interval "
@@ -37,7 +37,7 @@ OWN = ("checkpoint",)  # settings in which runs may differ without a word
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished evaluation: its folder, its settings, and what its summary has of each benchmark and mode."""
+    """A finished evaluation: its folder, its settings, and what its summary has of each task and mode."""
 
     folder: Path
     settings: Mapping[str, Any]
@@ -59,7 +59,7 @@ def read(folder: Path) -> Run:
         raise UserError(f"{folder} has no summary.json; give the --out of an evaluation that has ended.")
     try:
         summary = read_json(path)
-        results = {(one["benchmark"], one["mode"]): one for one in summary["results"]}
+        results = {(one["task"], one["mode"]): one for one in summary["results"]}
         return Run(folder, summary["run"], results)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is no evaluation's summary; give the --out of an evaluation that has ended.") from None
@@ -101,11 +101,11 @@ def markdown(first: Run, second: Run) -> str:
     """The comparison of two evaluations in Markdown.
 
     Raises:
-      UserError: they have no benchmark and mode in common, or of one no problem; or a file is damaged.
+      UserError: they have no task and mode in common, or of one no problem; or a file is damaged.
     """
     keys = [key for key in first.results if key in second.results]
     if not keys:
-        raise UserError(f"{first.folder} and {second.folder} have no benchmark and mode in common.")
+        raise UserError(f"{first.folder} and {second.folder} have no task and mode in common.")
     rows, notes = [], []
     for key in keys:
         ours, theirs = first.problems(key), second.problems(key)

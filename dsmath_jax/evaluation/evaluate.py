@@ -10,7 +10,7 @@ import jax
 
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data import overlap
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation import run as evaluation
@@ -36,7 +36,7 @@ def stage_of(model: str) -> str:
 
 def data_sets(settings: EvaluateSettings) -> tuple[str, ...]:
     """The data sets and files that the tasks and the few-shot examples are from."""
-    tasks = [registry.benchmark(name) for name in settings.tasks]
+    tasks = [registry.task(name) for name in settings.tasks]
     own = [task.shots["cot"].source for task in tasks if "cot" in task.shots]
     return tuple(dict.fromkeys([*(task.source for task in tasks), *(settings.examples or own)]))
 
@@ -55,7 +55,7 @@ def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> d
     Raises:
       UserError: there are some, without `evaluate.allow_overlap`.
     """
-    tasks = {registry.benchmark(name).name: name for name in settings.tasks}
+    tasks = {registry.task(name).name: name for name in settings.tasks}
     records = [one for name in tasks.values() for one in registry.records(name, data_dir, settings.problems)]
     trained_on = {model: overlap.questions_of_stages([stage_of(model)], workdir) for model in settings.models}
     found = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
@@ -95,7 +95,7 @@ def run(
         (pooled,) = found["pooled"].values()  # one mode
         summary[name] = {
             "pooled": pooled | {"temperature": settings.temperature, "num_overlapping": overlapping[name]},
-            "tasks": {one["benchmark"]: one for one in found["results"]},
+            "tasks": {one["task"]: one for one in found["results"]},
         }
     if jax.process_index() == 0:
         write_json(folder / "summary.json", summary)

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dsmath_jax.data import benchmark_files, benchmark_formats, benchmarks
-from dsmath_jax.data.benchmark_formats import BadField, Record
+from dsmath_jax.data import dataset_files, dataset_formats, datasets
+from dsmath_jax.data.dataset_formats import BadField, Record
 from dsmath_jax.data.questions import Mode
-from dsmath_jax.evaluation.registry import DEFAULT, Benchmark, Shots
+from dsmath_jax.evaluation.registry import DEFAULT, Shots, Task
 from dsmath_jax.workdir import UserError
 
 LONGEST = 600  # characters of a worked solution that is chosen by its text
@@ -47,7 +47,7 @@ class Exemplar:
 
 @dataclasses.dataclass(frozen=True)
 class Exemplars:
-    """The worked examples of a benchmark and mode."""
+    """The worked examples of a task and mode."""
 
     found: tuple[Exemplar, ...]
     count: int
@@ -64,47 +64,45 @@ class Exemplars:
         return tuple(chosen[: self.count])
 
 
-def load(
-    benchmark: Benchmark, mode: Mode, data_dir: str | Path, names: Sequence[str] = (), shots: int = 0
-) -> Exemplars:
-    """The worked examples of a benchmark in a mode: its own, or those that the user names.
+def load(task: Task, mode: Mode, data_dir: str | Path, names: Sequence[str] = (), shots: int = 0) -> Exemplars:
+    """The worked examples of a task in a mode: its own, or those that the user names.
 
     Args:
-      benchmark: what they stand before the questions of.
+      task: what they stand before the questions of.
       mode: how they are worked.
       data_dir: the data folder.
-      names: the user's own files below it (.jsonl), and data sets; () for the benchmark's own examples.
-      shots: how many stand before a question, the first that are found; 0 for all of a file, or the benchmark's number.
+      names: the user's own files below it (.jsonl), and data sets; () for the task's own examples.
+      shots: how many stand before a question, the first that are found; 0 for all of a file, or the task's number.
 
     Raises:
       UserError: a split or a file is missing or damaged, a row of a file is one of the test problems, or nothing says
         how many records of a data set are meant.
     """
     if not names:
-        own = benchmark.shots.get(mode)
+        own = task.shots.get(mode)
         if own is None:
             return Exemplars((), 0)
-        chosen = tuple(_worked(benchmark, mode, record) for record in _chosen(own, data_dir))
+        chosen = tuple(_worked(task, mode, record) for record in _chosen(own, data_dir))
         return Exemplars(chosen, shots or own.count, own.same_category)
     found: list[Exemplar] = []
     for name in names:
         if name.endswith(".jsonl"):
-            found += _given(Path(data_dir) / name, benchmark, mode, Path(data_dir))
+            found += _given(Path(data_dir) / name, task, mode, Path(data_dir))
         elif not shots:
             raise UserError(f"The worked examples are the data set '{name}'; say how many of it by shots, such as 4.")
         else:  # one more than that, since a question that is among them does not stand before itself
-            records = benchmarks.load(name, data_dir)[: shots + 1]
-            found += [_worked(benchmark, mode, record) for record in records]
+            records = datasets.load(name, data_dir)[: shots + 1]
+            found += [_worked(task, mode, record) for record in records]
     return Exemplars(tuple(found), shots or len(found))
 
 
-def _worked(benchmark: Benchmark, mode: Mode, record: Record) -> Exemplar:
-    record = _answered(benchmark, record)
+def _worked(task: Task, mode: Mode, record: Record) -> Exemplar:
+    record = _answered(task, record)
     return Exemplar(record) if mode == "cot" else with_program(record)
 
 
 def _chosen(shots: Shots, data_dir: str | Path) -> Sequence[Record]:
-    records = benchmarks.load(shots.source, data_dir)
+    records = datasets.load(shots.source, data_dir)
     if shots.same_category:
         return records
     if not shots.ids:
@@ -112,7 +110,7 @@ def _chosen(shots: Shots, data_dir: str | Path) -> Sequence[Record]:
     known = {record.id.removeprefix(f"{shots.source}/"): record for record in records}
     if missing := [identity for identity in shots.ids if identity not in known]:
         raise UserError(
-            f"Benchmark split '{shots.source}' has no record {missing[0]}, a worked example of prompts; take the split "
+            f"The data set '{shots.source}' has no record {missing[0]}, a worked example of prompts; take the split "
             "whole as it is published, or give --exemplars."
         )
     return [known[identity] for identity in shots.ids]
@@ -129,12 +127,12 @@ def by_text(records: Sequence[Record], count: int) -> list[Record]:
     return sorted(ordered, key=lambda record: record.id != firsts[record.category])[:count]
 
 
-def _answered(benchmark: Benchmark, record: Record) -> Record:
-    """A record as an example of a benchmark: without remarks on wrong options, answered by no letter where none is."""
-    if benchmark.formats is DEFAULT:
+def _answered(task: Task, record: Record) -> Record:
+    """A record as an example of a task: without remarks on wrong options, answered by no letter where none is."""
+    if task.formats is DEFAULT:
         return record
     record = dataclasses.replace(record, solution=REMARKS.sub("", record.solution))
-    if benchmark.kind != "math" or not record.options:
+    if task.kind != "math" or not record.options:
         return record
     return dataclasses.replace(record, answer=record.options[ord(record.answer) - ord("A")], kind="math")
 
@@ -195,21 +193,21 @@ class _Named(ast.NodeTransformer):
         return ast.Name(name) if name else node
 
 
-def _given(path: Path, benchmark: Benchmark, mode: Mode, data_dir: Path) -> tuple[Exemplar, ...]:
+def _given(path: Path, task: Task, mode: Mode, data_dir: Path) -> tuple[Exemplar, ...]:
     """A user's rows: "question", perhaps "options", "solution", "answer" and, where one is wanted, "program"."""
-    wanted = "program" if mode != "cot" or benchmark.kind == "theory" else "answer"
-    wanted = "solution" if benchmark.kind == "program" else wanted
-    tested = {_words(record.question): record.id for record in benchmarks.load(benchmark.source, data_dir)}
+    wanted = "program" if mode != "cot" or task.kind == "theory" else "answer"
+    wanted = "solution" if task.kind == "program" else wanted
+    tested = {_words(record.question): record.id for record in datasets.load(task.source, data_dir)}
     found = []
-    for row in benchmark_files.json_lines(path):
+    for row in dataset_files.json_lines(path):
         try:
-            record = benchmark_formats.given(f"{path.stem}/{row.key}", row.fields)
+            record = dataset_formats.given(f"{path.stem}/{row.key}", row.fields)
             program = row.fields.get("program") or ""
             if not isinstance(program, str):
                 raise BadField("the field 'program' is not text")
             if not {"program": program, "solution": record.solution, "answer": record.answer}[wanted]:
-                raise BadField(f"the field '{wanted}' is missing, which examples of {benchmark.name} ({mode}) have")
-            record = dataclasses.replace(record, kind=benchmark.kind) if record.kind == "math" else record
+                raise BadField(f"the field '{wanted}' is missing, which examples of {task.name} ({mode}) have")
+            record = dataclasses.replace(record, kind=task.kind) if record.kind == "math" else record
             if _words(record.question) in tested:
                 raise BadField(f"its question is the test problem {tested[_words(record.question)]}")
         except BadField as error:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.evaluation import isabelle
 from dsmath_jax.evaluation.answering import Answer, Group, Job
 from dsmath_jax.evaluation.summary import GREEDY
@@ -78,7 +78,7 @@ def _judged(flat: Sequence[Graded], job: Job, folder: Path, grader: Grader, runn
 
 def _tested(job: Job, one: Graded) -> Tested | None:
     """A program with its tests; a completion of HumanEval's goes on from its question."""
-    if job.benchmark.source.startswith("humaneval/"):
+    if job.task.source.startswith("humaneval/"):
         return code.humaneval(one.answer.text, one.record.question, one.record.answer)
     return code.mbpp(one.answer.text, one.record.answer)
 

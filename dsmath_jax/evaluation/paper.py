@@ -5,7 +5,7 @@ repository round to the same figures, but for the instruction-tuned model on MAT
 """
 
 MODELS = ("Base", "Instruct", "RL")  # DeepSeekMath 7B
-Figures = dict[tuple[str, str], float]  # benchmark, mode -> percent of problems solved
+Figures = dict[tuple[str, str], float]  # task, mode -> percent of problems solved
 
 BASE: Figures = {
     # Table 2: few-shot chain of thought.
@@ -52,6 +52,6 @@ RL: Figures = {
 RL_MAJ_AT_64: Figures = {("math", "cot"): 60.9}  # the abstract
 
 
-def published(benchmark: str, mode: str) -> tuple[float | None, ...]:
+def published(task: str, mode: str) -> tuple[float | None, ...]:
     """What the paper's `MODELS` solve, in percent; None where it does not say."""
-    return tuple(figures.get((benchmark, mode)) for figures in (BASE, INSTRUCT, RL))
+    return tuple(figures.get((task, mode)) for figures in (BASE, INSTRUCT, RL))

@@ -9,11 +9,11 @@ import re
 from collections.abc import Sequence
 
 from dsmath_jax.data import questions
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation.exemplars import Exemplar
-from dsmath_jax.evaluation.registry import DIALOGUE, Benchmark, Format, Style
+from dsmath_jax.evaluation.registry import DIALOGUE, Format, Style, Task
 
 BOXED = {"en": r"The answer is $\boxed{{{}}}$.", "zh": r"答案是 $\boxed{{{}}}$。"}
 DOLLAR = re.compile(r"(?<!\\)\$")
@@ -21,7 +21,7 @@ DOLLAR = re.compile(r"(?<!\\)\$")
 
 def prompt(
     chat: Chat,
-    benchmark: Benchmark,
+    task: Task,
     record: Record,
     mode: Mode,
     style: Style,
@@ -32,51 +32,51 @@ def prompt(
 
     Args:
       chat: the model's chat template and instruction ("chat"), or no more than its BOS ("few_shot").
-      benchmark: the entry that the record belongs to.
+      task: the entry that the record belongs to.
       record: the problem to ask.
-      mode: one of the benchmark's.
+      mode: one of the task's.
       style: "few_shot" or "chat".
       exemplars: worked examples before the question: `Exemplars.of(record)`. In a chat they are earlier turns.
       shots: at most this many of them.
     """
     if style == "few_shot":
-        return chat.plain(few_shot(benchmark, record, mode, exemplars, shots))
-    solved = [(example.record, worked(benchmark, example, mode, style)) for example in exemplars[:shots]]
+        return chat.plain(few_shot(task, record, mode, exemplars, shots))
+    solved = [(example.record, worked(task, example, mode, style)) for example in exemplars[:shots]]
     return chat.prompt(record, mode, solved)
 
 
 def few_shot(
-    benchmark: Benchmark, record: Record, mode: Mode, exemplars: Sequence[Exemplar] = (), shots: int | None = None
+    task: Task, record: Record, mode: Mode, exemplars: Sequence[Exemplar] = (), shots: int | None = None
 ) -> str:
     """The text after BOS, up to where a base model goes on; the heading stays, even above no example."""
-    form = benchmark.formats[mode]
+    form = task.formats[mode]
     published = exemplars[0].record.heading if exemplars else ""
     heading = form.heading.format(category=record.category.replace("_", " "), heading=published)
     solved = [
-        form.problem.format(asked(form, example.record)) + form.lead + worked(benchmark, example, mode, "few_shot")
+        form.problem.format(asked(form, example.record)) + form.lead + worked(task, example, mode, "few_shot")
         for example in exemplars[:shots]
     ]
     parts = [*solved, form.problem.format(asked(form, record))]
     return (f"{heading}\n\n" if heading else "") + form.separator.join(parts)
 
 
-def stops(benchmark: Benchmark, mode: Mode, style: Style) -> tuple[str, ...]:
+def stops(task: Task, mode: Mode, style: Style) -> tuple[str, ...]:
     """Texts at which a completion ends; neither they nor what follows is part of it."""
-    return (DIALOGUE if style == "chat" else benchmark.formats[mode]).stops
+    return (DIALOGUE if style == "chat" else task.formats[mode]).stops
 
 
-def ideal(benchmark: Benchmark, record: Record, mode: Mode, style: Style = "few_shot") -> str:
+def ideal(task: Task, record: Record, mode: Mode, style: Style = "few_shot") -> str:
     """The gold answer as a perfect model would say it: what a grader must take for right.
 
     Raises:
-      ValueError: the benchmark has no gold answers (miniF2F, whose proofs only Isabelle can judge).
+      ValueError: the task has no gold answers (miniF2F, whose proofs only Isabelle can judge).
     """
     if record.kind == "theory":
-        raise ValueError(f"{benchmark.name} has no gold answers")
+        raise ValueError(f"{task.name} has no gold answers")
     solution = record.solution if record.kind == "program" else ""
     program = f"def solution():\n    return {record.answer!r}"
     bare = dataclasses.replace(record, solution=solution)
-    return worked(benchmark, Exemplar(bare, program, record.answer), mode, style)
+    return worked(task, Exemplar(bare, program, record.answer), mode, style)
 
 
 def asked(form: Format, record: Record) -> str:
@@ -90,12 +90,12 @@ def asked(form: Format, record: Record) -> str:
     return text
 
 
-def worked(benchmark: Benchmark, example: Exemplar, mode: Mode, style: Style) -> str:
+def worked(task: Task, example: Exemplar, mode: Mode, style: Style) -> str:
     """A solution in full, as it follows a problem.
 
     In a chat the answer is boxed, as the paper's instruction asks, unless the record asks for a form of its own.
     """
-    form, record = benchmark.formats[mode], example.record
+    form, record = task.formats[mode], example.record
     if record.kind == "program":
         return f"```python\n{record.solution}\n```" if style == "chat" else record.solution
     if mode == "pot" or record.kind == "theory":

@@ -1,9 +1,9 @@
-"""The benchmarks that a model is measured on: one entry each, data and no code.
+"""The tasks that a model is measured on: one entry each, data and no code.
 
-An entry names its records (a source of `data.benchmarks`, which the corpus is decontaminated against), how its answers
+An entry names its records (a source of `data.datasets`, which the corpus is decontaminated against), how its answers
 are compared, and for each mode how a base model is asked and which worked examples stand before a question. The numbers
 of examples are the paper's (section 2.3, Tables 2 to 4); the examples are others where the paper's are in no data set
-(`exemplars`). `prompts` makes texts of all this. How a chat model is asked is no business of a benchmark: its own chat
+(`exemplars`). `prompts` makes texts of all this. How a chat model is asked is no business of a task: its own chat
 template and instruction decide (`data.chat`).
 
 Any other data set, and any file of a user's own, is asked in the `DIALOGUE` format.
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dsmath_jax.data import benchmarks
-from dsmath_jax.data.benchmark_formats import Kind, Record
+from dsmath_jax.data import datasets
+from dsmath_jax.data.dataset_formats import Kind, Record
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.grading.code import AFTER_FUNCTION
@@ -66,7 +66,7 @@ class Shots:
     """Which records stand before a question as worked examples.
 
     Attributes:
-      source: in `benchmarks.SOURCES`, never a test split.
+      source: in `datasets.SOURCES`, never a test split.
       count: how many.
       ids: which, as the last parts of their ids; () for the first `count` of an order that depends on nothing but
         the texts, so that it is the same in every mirror (`exemplars`).
@@ -80,12 +80,12 @@ class Shots:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """One benchmark.
+class Task:
+    """One task.
 
     Attributes:
       name: as the user says it.
-      source: its records, a split in `benchmarks.SOURCES` or a user's file.
+      source: its records, a split in `datasets.SOURCES` or a user's file.
       kind: how its answers are read and compared, unless a record says otherwise (BIG-Bench Hard's letters).
       formats: how a base model is asked, by mode.
       shots: its worked examples, by mode; none where the mode is missing.
@@ -173,14 +173,14 @@ PROGRAMS = {count: Shots("gsm8k_marked/train", count, GSM8K[:count]) for count i
 SAT = Shots("agieval_sat_math/dev", 4, ("1", "2", "3", "4"))
 
 _ALL = (
-    Benchmark(
+    Task(
         "gsm8k",
         "gsm8k/test",
         "number",
         {"cot": QA, "pot": QA_PROGRAM, "tir": QA},
         {"cot": Shots("gsm8k/train", 8, GSM8K), "pot": PROGRAMS[8], "tir": PROGRAMS[8]},
     ),
-    Benchmark(
+    Task(
         "math",
         "math/test",
         "math",
@@ -188,17 +188,17 @@ _ALL = (
         {"cot": Shots("math/train", 4), "pot": PROGRAMS[4], "tir": PROGRAMS[4]},
         groups={"subject": "category", "level": "level"},
     ),
-    Benchmark("ocw", "ocw/test", "math", {"cot": PROBLEM}, {"cot": SAT}),
-    Benchmark("sat", "sat/test", "choice", {"cot": CHOICE}, {"cot": SAT}),
-    Benchmark("mmlu_stem", "mmlu_stem/test", "choice", {"cot": CHOICE}, {"cot": SAT}, groups={"subject": "category"}),
-    Benchmark(
+    Task("ocw", "ocw/test", "math", {"cot": PROBLEM}, {"cot": SAT}),
+    Task("sat", "sat/test", "choice", {"cot": CHOICE}, {"cot": SAT}),
+    Task("mmlu_stem", "mmlu_stem/test", "choice", {"cot": CHOICE}, {"cot": SAT}, groups={"subject": "category"}),
+    Task(
         "mgsm_zh",
         "mgsm_zh/test",
         "number",
         {"cot": CHINESE, "tir": CHINESE},
         {"cot": Shots("cmath/dev", 8, CMATH), "tir": PROGRAMS[8]},
     ),
-    Benchmark(
+    Task(
         "cmath",
         "cmath/test",
         "number",
@@ -206,21 +206,21 @@ _ALL = (
         {"cot": Shots("cmath/dev", 6, CMATH[:6]), "tir": PROGRAMS[8]},
         groups={"grade": "level"},
     ),
-    Benchmark(
+    Task(
         "gaokao_mathcloze",
         "gaokao_mathcloze/test",
         "math",
         {"cot": CHINESE},
         {"cot": Shots("gaokao_mathcloze/dev", 5, ("1", "2", "3", "4", "5"))},
     ),
-    Benchmark(
+    Task(
         "gaokao_mathqa",
         "gaokao_mathqa/test",
         "choices",
         {"cot": CHINESE},
         {"cot": Shots("gaokao_mathqa/dev", 5, ("1", "2", "3", "4", "5"))},
     ),
-    Benchmark(
+    Task(
         "mmlu",
         "mmlu/test",
         "choice",
@@ -228,7 +228,7 @@ _ALL = (
         {"cot": Shots("mmlu/dev", 5, same_category=True)},
         groups={"subject": "category"},
     ),
-    Benchmark(
+    Task(
         "bbh",
         "bbh/test",
         "text",
@@ -236,20 +236,20 @@ _ALL = (
         {"cot": Shots("bbh/dev", 3, same_category=True)},
         groups={"task": "category"},
     ),
-    Benchmark(
+    Task(
         "humaneval",
         "humaneval/test",
         "program",
         {"cot": HUMANEVAL},
     ),
-    Benchmark(
+    Task(
         "mbpp",
         "mbpp/test",
         "program",
         {"cot": MBPP},
         {"cot": Shots("mbpp/dev", 3, ("2", "3", "4"))},
     ),
-    Benchmark(
+    Task(
         "minif2f",
         "minif2f/test",
         "theory",
@@ -258,35 +258,35 @@ _ALL = (
     ),
 )
 
-BENCHMARKS: dict[str, Benchmark] = {entry.name: entry for entry in _ALL}
+TASKS: dict[str, Task] = {entry.name: entry for entry in _ALL}
 
 
-def benchmark(name: str) -> Benchmark:
+def task(name: str) -> Task:
     """The entry of a name, or one for a data set ("toy/test") or for a user's file in the data folder ("mine.jsonl").
 
-    Another split of a benchmark's data set ("math/train") is asked as the benchmark is.
+    Another split of a task's data set ("math/train") is asked as the task is.
 
     Raises:
       UserError: it is none of these; the nearest name is offered.
     """
-    if name in BENCHMARKS:
-        return BENCHMARKS[name]
-    if not (name.endswith(".jsonl") or name in benchmarks.SOURCES):
-        nearest = difflib.get_close_matches(name, [*BENCHMARKS, *benchmarks.SOURCES], n=1, cutoff=0)[0]
+    if name in TASKS:
+        return TASKS[name]
+    if not (name.endswith(".jsonl") or name in datasets.SOURCES):
+        nearest = difflib.get_close_matches(name, [*TASKS, *datasets.SOURCES], n=1, cutoff=0)[0]
         raise UserError(
-            f"Unknown benchmark '{name}', did you mean '{nearest}'; known ones are {', '.join(BENCHMARKS)}, and any "
+            f"Unknown task '{name}', did you mean '{nearest}'; known ones are {', '.join(TASKS)}, and any "
             "data set such as toy/test or file of records such as mine.jsonl."
         )
-    same = BENCHMARKS.get(name.partition("/")[0])
-    if same and name in benchmarks.SOURCES:
+    same = TASKS.get(name.partition("/")[0])
+    if same and name in datasets.SOURCES:
         return same if name == same.source else replace(same, name=name, source=name)
-    return Benchmark(name, name, "math", DEFAULT)
+    return Task(name, name, "math", DEFAULT)
 
 
 def records(name: str, data_dir: str | Path, limit: int = 0) -> list[Record]:
-    """The problems of a benchmark in file order; of more than `limit`, as many by `sample_evenly` (0: no limit).
+    """The problems of a task in file order; of more than `limit`, as many by `sample_evenly` (0: no limit).
 
     Raises:
       UserError: the name is unknown, or its file is missing or damaged.
     """
-    return load_evenly((benchmark(name).source,), data_dir, limit, EVALUATION_SEED)
+    return load_evenly((task(name).source,), data_dir, limit, EVALUATION_SEED)

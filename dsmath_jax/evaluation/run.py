@@ -1,10 +1,10 @@
-"""An evaluation: a model is asked a list of benchmarks, its answers are graded, and a table tells of them.
+"""An evaluation: a model is asked a list of tasks, its answers are graded, and a table tells of them.
 
-    DIR/settings.json                       what all results below were made with
-    DIR/<benchmark>-<mode>/problems.jsonl   the questions, as they are asked, with their answers
-    DIR/<benchmark>-<mode>/samples.jsonl    a line for each graded completion, in an order that never changes
-    DIR/<benchmark>-<mode>/summary.json     accuracies with intervals, maj@k, pass@k, by subject and level
-    DIR/summary.json, DIR/table.md          all results in DIR, one by one and pooled, beside the paper's figures
+    DIR/settings.json                  what all results below were made with
+    DIR/<task>-<mode>/problems.jsonl   the questions, as they are asked, with their answers
+    DIR/<task>-<mode>/samples.jsonl    a line for each graded completion, in an order that never changes
+    DIR/<task>-<mode>/summary.json     accuracies with intervals, maj@k, pass@k, by subject and level
+    DIR/summary.json, DIR/table.md     all results in DIR, one by one and pooled, beside the paper's figures
 
 What is in `samples.jsonl` is not drawn again: a killed evaluation goes on, and ends as it would have.
 """
@@ -22,11 +22,11 @@ from typing import Any
 import jax
 
 from dsmath_jax.data import questions
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.evaluation import judge, registry, samples, table
 from dsmath_jax.evaluation.answering import Group, Job, Settings, answers, make_job
 from dsmath_jax.evaluation.policy import Policy
-from dsmath_jax.evaluation.registry import BENCHMARKS
+from dsmath_jax.evaluation.registry import TASKS
 from dsmath_jax.evaluation.summary import read_problems, summarise
 from dsmath_jax.grading.grade import Grader
 from dsmath_jax.grading.sandbox import Program, Ran, Sandbox
@@ -72,7 +72,7 @@ def run(
     provenance: Provenance,
     make_sandbox: Callable[[], Sandbox],
 ) -> str:
-    """Evaluates `policy` on the benchmarks of these names; returns the table.
+    """Evaluates `policy` on the tasks of these names; returns the table.
 
     Args:
       policy: the model; the same on every process.
@@ -84,7 +84,7 @@ def run(
       make_sandbox: makes what programs run in; it is called where there are some, before anything is drawn.
 
     Raises:
-      UserError: a benchmark, its data, the sandbox or what lies in `out` does not fit.
+      UserError: a task, its data, the sandbox or what lies in `out` does not fit.
     """
     jobs = [make_job(policy, name, settings, data_dir) for name in _distinct(names)]
     first = jax.process_index() == 0
@@ -117,12 +117,12 @@ def run(
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Benchmarks, each once, whose results go to folders of their own.
+    """Tasks, each once, whose results go to folders of their own.
 
     Raises:
       UserError: a name is unknown, or two are of one folder.
     """
-    found = list({benchmark.name: benchmark for benchmark in map(registry.benchmark, names)}.values())
+    found = list({task.name: task for task in map(registry.task, names)}.values())
     for place, one in enumerate(found):
         for other in found[:place]:
             if one.folder == other.folder:
@@ -169,10 +169,10 @@ def _contained(judged: Callable[[Sequence[Group]], Lines], level: str, groups: S
 
 
 def _summary(path: Path, job: Job, level: str, command: str) -> dict[str, Any]:
-    told_by = job.benchmark.groups
+    told_by = job.task.groups
     groups = {r.id: {name: getattr(r, field) for name, field in told_by.items()} for r in job.records}
     return {
-        "benchmark": job.benchmark.name,
+        "task": job.task.name,
         "mode": job.settings.mode,
         "shots": job.shots[0] if job.shots[0] == job.shots[1] else f"{job.shots[0]} to {job.shots[1]}",
         "total": job.total,
@@ -188,8 +188,8 @@ def _tell(out: Path, run: dict[str, Any]) -> str:
         json_object((folder / "summary.json").read_bytes(), f"{folder}/summary.json", f"the folder {folder}")
         for folder in folders
     ]
-    order = [*BENCHMARKS]
-    results.sort(key=lambda one: order.index(one["benchmark"]) if one["benchmark"] in order else len(order))
+    order = [*TASKS]
+    results.sort(key=lambda one: order.index(one["task"]) if one["task"] in order else len(order))
     pooled = _pooled(results, out, run["seed"])
     levels = ", ".join(sorted({one["sandbox"] for one in results} - {""}))
     run |= {"grader": GRADER, "sandbox": levels}
@@ -203,17 +203,17 @@ def _tell(out: Path, run: dict[str, Any]) -> str:
 def _pooled(results: Sequence[dict[str, Any]], out: Path, seed: int) -> dict[str, dict[str, Any]]:
     """For each mode what all problems come to together, but for those that nothing here could check.
 
-    `macro` has the plain mean of the benchmarks' accuracies.
+    `macro` has the plain mean of the tasks' accuracies.
     """
     found = {}
     for mode in dict.fromkeys(one["mode"] for one in results):
         of_mode = [one for one in results if one["mode"] == mode]
         chosen = [one for one in of_mode if one["checked"]] or of_mode
         problems = [
-            dataclasses.replace(problem, groups={"task": one["benchmark"]})
+            dataclasses.replace(problem, groups={"task": one["task"]})
             for one in chosen
-            for problem in read_problems(out / f"{registry.benchmark(one['benchmark']).folder}-{mode}" / samples.NAME)
+            for problem in read_problems(out / f"{registry.task(one['task']).folder}-{mode}" / samples.NAME)
         ]
-        names, total = [one["benchmark"] for one in chosen], sum(one["total"] for one in chosen)
+        names, total = [one["task"] for one in chosen], sum(one["total"] for one in chosen)
         found[mode] = {"tasks": names, "total": total} | summarise(problems, seed)
     return found

@@ -1,4 +1,4 @@
-"""The file of a benchmark's graded samples: lines that are appended group by group, in an order known beforehand."""
+"""The file of a task's graded samples: lines that are appended group by group, in an order known beforehand."""
 
 import json
 import os

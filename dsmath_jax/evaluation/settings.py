@@ -42,4 +42,4 @@ class EvaluateSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.tasks:
-            registry.benchmark(name)
+            registry.task(name)

@@ -1,6 +1,6 @@
 """What the counts of an evaluation say: pass@k, majority votes, and whether two runs differ.
 
-Plain NumPy: nothing here knows of models or benchmarks, and every result is a function of its arguments alone.
+Plain NumPy: nothing here knows of models or tasks, and every result is a function of its arguments alone.
 """
 
 import functools

@@ -134,7 +134,7 @@ def _share(marks: np.ndarray | None) -> np.ndarray | None:
 
 
 def summarise(problems: Sequence[Problem], seed: int = 0) -> dict[str, Any]:
-    """The JSON-able summary of one benchmark.
+    """The JSON-able summary of one task.
 
     `greedy` and `greedy_deepseek` (by the paper's lenient grader) have Wilson's intervals, the others are bootstrapped
     over problems: `mean`, `mean_deepseek` (of the samples), `maj_at_k` and `pass_at_k` (of all k samples), and `curve`,

@@ -57,16 +57,16 @@ def markdown(run: Mapping[str, Any], entries: Sequence[Entry], pooled: Mapping[s
     Args:
       run: "checkpoint", "style", "max_new_tokens", "temperature", "top_p", "seed", "grader", "sandbox" ("" where no
         program was run) and whatever else holds for all.
-      entries: for each benchmark and mode what `summary.summarise` tells, with "benchmark", "mode", "shots", "total",
-        the number of problems that the benchmark has, and the "command" that asked them.
+      entries: for each task and mode what `summary.summarise` tells, with "task", "mode", "shots", "total",
+        the number of problems that the task has, and the "command" that asked them.
       pooled: the same by mode of all problems together, with "tasks", the names of what they are of; those of several
         have a row.
     """
     sampled = [entry for entry in entries if entry["k"]]
-    head = ["benchmark", "mode", "shots", "problems", "greedy", "DeepSeek's grader"]
+    head = ["task", "mode", "shots", "problems", "greedy", "DeepSeek's grader"]
     head += ["k", "mean of k", "maj@k", "pass@k"] if sampled else []
     together = [
-        {**one, "benchmark": f"all {len(one['tasks'])} tasks", "mode": mode, "shots": NONE}
+        {**one, "task": f"all {len(one['tasks'])} tasks", "mode": mode, "shots": NONE}
         for mode, one in (pooled or {}).items()
         if len(one["tasks"]) > 1
     ]
@@ -81,7 +81,7 @@ def markdown(run: Mapping[str, Any], entries: Sequence[Entry], pooled: Mapping[s
 
 
 def _name(entry: Entry) -> str:
-    return f"{entry['benchmark']}, {entry['mode']}"
+    return f"{entry['task']}, {entry['mode']}"
 
 
 def _cell(entry: Entry, name: str) -> str:
@@ -95,18 +95,18 @@ def problems(entry: Entry) -> str:
 
 
 def _scores(entry: Entry, sampled: bool) -> list[str]:
-    cells = [escape(entry["benchmark"]), escape(entry["mode"]), str(entry["shots"]), problems(entry)]
+    cells = [escape(entry["task"]), escape(entry["mode"]), str(entry["shots"]), problems(entry)]
     cells += [_cell(entry, "greedy") if entry["checked"] else NOT_CHECKED, _cell(entry, "greedy_deepseek")]
     if sampled:
         cells += [str(entry["k"] or NONE), *(_cell(entry, name) for name in ("mean", "maj_at_k", "pass_at_k"))]
-    figures = [NONE if figure is None else f"{figure:.1f}" for figure in published(entry["benchmark"], entry["mode"])]
-    if vote := RL_MAJ_AT_64.get((entry["benchmark"], entry["mode"])):
+    figures = [NONE if figure is None else f"{figure:.1f}" for figure in published(entry["task"], entry["mode"])]
+    if vote := RL_MAJ_AT_64.get((entry["task"], entry["mode"])):
         figures[-1] += f" (maj@64: {vote})"
     return cells + figures
 
 
 def _notes(entries: Sequence[Entry]) -> list[str]:
-    """A line for each benchmark of which the table does not tell all."""
+    """A line for each task of which the table does not tell all."""
     notes = []
     for entry in entries:
         counts, told = entry["counts"], []
@@ -134,7 +134,7 @@ def _origin(run: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
     if any(entry["k"] for entry in entries):
         asked += f"; samples at temperature {run['temperature']}, top_p {run['top_p']}, seed {run['seed']}"
     if any(entry["n"] < entry["total"] for entry in entries):
-        asked += "; of a benchmark that is not asked whole, problems drawn evenly over its parts"
+        asked += "; of a task that is not asked whole, problems drawn evenly over its parts"
     return [
         f"- Checkpoint: {code(run['checkpoint'])}",
         f"- Asked: {escape(asked)}",
@@ -164,12 +164,12 @@ def _curves(entries: Sequence[Entry]) -> list[str]:
             cells = {k: percent(value, ends) for k, value, ends in values}
             if cells:
                 rows.append([escape(_name(entry)), f"{name}@k", *(cells.get(k, NONE) for k in ks)])
-    return grid(["benchmark", "", *(f"k = {k}" for k in ks)], rows)
+    return grid(["task", "", *(f"k = {k}" for k in ks)], rows)
 
 
 def _groups(entries: Sequence[Entry]) -> list[str]:
     return grid(
-        ["benchmark", "by", "", "problems", "greedy"],
+        ["task", "by", "", "problems", "greedy"],
         [
             [escape(_name(entry)), escape(kind), escape(name), f"{one['n']:,}", _cell(one, "greedy")]
             for entry in entries

@@ -2,7 +2,7 @@
 
 python -m dsmath_jax.grading --input=FILE.jsonl --output=FILE.jsonl
 
-Each line is a JSON object with "benchmark" ("gsm8k" or "gsm8k/test"), "gold" (the data set's answer or solution field
+Each line is a JSON object with "task" ("gsm8k" or "gsm8k/test"), "gold" (the data set's answer or solution field
 as it stands; for HumanEval and MBPP the test code) and "completion"; perhaps "options", and for HumanEval "prompt" and
 "entry_point". The output has the same lines in the same order with "answer", "correct", "correct_deepseek" (what the
 paper's own evaluation says) and "reason". A line that cannot be graded has "error" and "line", its number, and null for
@@ -57,16 +57,16 @@ def run(argv: Sequence[str]) -> None:
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of a benchmark's answers.
+    """The kind of a task's answers.
 
     Raises:
-      UserError: there is no such benchmark.
+      UserError: there is no such task.
     """
-    return registry.benchmark(name).kind
+    return registry.task(name).kind
 
 
 def summary(grader: FileGrader) -> Iterator[str]:
-    """What was found, a line for each benchmark where there are several, and one for all."""
+    """What was found, a line for each task where there are several, and one for all."""
     if grader.level:
         yield f"programs ran in: {grader.level}"
     if len(grader.tallies) > 1:

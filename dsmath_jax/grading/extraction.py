@@ -22,7 +22,7 @@ Which text counts, in this order:
 import re
 from collections.abc import Iterator, Sequence
 
-from dsmath_jax.data.benchmark_formats import CALCULATOR_MARK
+from dsmath_jax.data.dataset_formats import CALCULATOR_MARK
 from dsmath_jax.grading import implied, spans
 from dsmath_jax.grading.grades import Kind
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
-from dsmath_jax.data.benchmark_formats import OPTION_LABEL, OPTION_STARTS
+from dsmath_jax.data.dataset_formats import OPTION_LABEL, OPTION_STARTS
 from dsmath_jax.grading import code
 from dsmath_jax.grading.extraction import gold_of
 from dsmath_jax.grading.grade import Grader, Item
@@ -29,7 +29,7 @@ CHECK = re.compile(r"^check\(\w+\)\s*\Z", re.MULTILINE)
 
 @dataclasses.dataclass
 class Tally:
-    """Lines of a benchmark: how many were graded, and how many are right, for us and for the paper's evaluation."""
+    """Lines of a task: how many were graded, and how many are right, for us and for the paper's evaluation."""
 
     graded: int = 0
     correct: int = 0
@@ -42,7 +42,7 @@ class _Line:
 
     number: int
     fields: dict[str, Any]
-    benchmark: str = ""
+    task: str = ""
     item: Item | code.Tested | None = None
     wrong: str = ""
 
@@ -51,7 +51,7 @@ class FileGrader:
     """Grades lines, and counts what became of them.
 
     Attributes:
-      tallies: by benchmark, in the order of their first lines.
+      tallies: by task, in the order of their first lines.
       bad: how many lines could not be graded.
       level: what contained the programs; "" where there were none.
     """
@@ -65,7 +65,7 @@ class FileGrader:
     ):
         """
         Args:
-          kind_of: the kind of a benchmark's answers; raises `UserError` for a name that is none.
+          kind_of: the kind of a task's answers; raises `UserError` for a name that is none.
           workers: processes; 0 for one per processor.
           seconds: that one completion may take; of a program processor time, and three times that of wall time.
           allow_unsandboxed: run programs though nothing contains them.
@@ -107,8 +107,8 @@ class FileGrader:
             return line
         try:
             line.fields = _object(text)
-            line.benchmark = _text(line.fields, "benchmark").partition("/")[0]
-            line.item = _item(line.fields, self._kind_of(line.benchmark))
+            line.task = _text(line.fields, "task").partition("/")[0]
+            line.item = _item(line.fields, self._kind_of(line.task))
         except UserError as error:
             line.wrong = str(error).rstrip(".")
             nothing = dict.fromkeys(("answer", "correct", "correct_deepseek", "reason"))
@@ -140,7 +140,7 @@ class FileGrader:
             "correct_deepseek": deepseek,
             "reason": grade.reason,
         }
-        tally = self.tallies[line.benchmark]
+        tally = self.tallies[line.task]
         tally.graded += 1
         tally.correct += grade.correct
         tally.deepseek += deepseek
@@ -163,7 +163,7 @@ def _item(fields: dict[str, Any], kind: Kind) -> Item | code.Tested:
     """What is to be graded of a line.
 
     Raises:
-      UserError: a field is missing or of another type, or the benchmark's answers are not graded here.
+      UserError: a field is missing or of another type, or the task's answers are not graded here.
     """
     gold, completion = _gold(fields), _text(fields, "completion")
     if kind == "theory":

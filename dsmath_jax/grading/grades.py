@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from dsmath_jax.data.benchmark_formats import Kind as Kind
+from dsmath_jax.data.dataset_formats import Kind as Kind
 
 
 class Verdict(NamedTuple):

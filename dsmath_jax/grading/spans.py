@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from dsmath_jax.data.benchmark_formats import BOXED
+from dsmath_jax.data.dataset_formats import BOXED
 
 LONGEST_SENTENCE = 2000  # characters
 LONGEST_ANSWER = 10_000  # characters of a box

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.rl.batches import batch_of, padded_length
 from dsmath_jax.rl.rollouts import indices_of_step
 from dsmath_jax.rl.settings import RLSettings

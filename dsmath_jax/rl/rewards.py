@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float
 
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.grading import extraction
 from dsmath_jax.grading.grade import PRELOAD
 from dsmath_jax.grading.workers import STARTING, Outcome, Workers, resolve

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from dsmath_jax.data import benchmarks
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import datasets
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models.llama import Params
 from dsmath_jax.rl.settings import RLSettings
@@ -48,7 +48,7 @@ def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int)
     Raises:
       UserError: none is, or a prompt with its completion may outgrow the model's context.
     """
-    sets = [benchmarks.load(name, data_dir) for name in settings.data]
+    sets = [datasets.load(name, data_dir) for name in settings.data]
     prompts = short_prompts(settings, sets, chat, context)
     count = sum(map(len, sets))
     if left_out := count - len(prompts.ids):

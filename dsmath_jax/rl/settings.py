@@ -63,7 +63,7 @@ class RLSettings(TrainingSettings):
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting("sft", "the stage whose model the policy starts from; it is the reference too")
     data: tuple[str, ...] = setting(
-        ("toy/rl",), "questions: benchmarks, or own .jsonl files below data_dir (question, answer)", filled=True
+        ("toy/rl",), "questions: data sets, or own .jsonl files below data_dir (question, answer)", filled=True
     )
     prompts_per_step: int = setting(16, "prompts of a rollout, P", least=1)
     group_size: int = setting(64, "completions of each prompt, G", least=2)
@@ -101,7 +101,7 @@ class RLSettings(TrainingSettings):
     offline_prompts: int = setting(
         0, "questions that RFT and DPO sample beforehand, drawn evenly over `data`; 0 for all", least=0
     )
-    eval_data: tuple[str, ...] = setting((), "benchmarks answered greedily every `eval_every` steps")
+    eval_data: tuple[str, ...] = setting((), "data sets answered greedily every `eval_every` steps")
     eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", least=0)
     allow_overlap: bool = setting(
         False, "questions of `eval_data` that are trained on are counted, not refused", changes_result=False

@@ -13,8 +13,8 @@ import numpy as np
 
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data import overlap
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig

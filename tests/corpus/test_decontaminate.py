@@ -2,7 +2,7 @@ import pytest
 
 from dsmath_jax.corpus.decontaminate import Benchmarks, without
 from dsmath_jax.corpus.normalize import normalize
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 
 QUESTION = "Anna has 12 red apples and gives $\\frac{1}{3}$ of them to Ben before lunch; how many are left?"
 PROBLEMS = [

@@ -212,7 +212,7 @@ def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
         (("crawl/labels.jsonl", "no json\n"), {}, "line 1"),
         (("crawl/labels.jsonl", '{"url": "http://nowhere.test/", "label": "math"}\n'), {}, "None of the labelled URLs"),
         (None, {"min_score": 0.0}, "collected every page"),
-        (None, {"benchmarks": ("toy/none",)}, "Unknown benchmark"),
+        (None, {"benchmarks": ("toy/none",)}, "Unknown data set"),
         (None, {"benchmark_files": ("own.jsonl",)}, "own.jsonl"),
         (("crawl/annotations.jsonl", "{}\n"), {"annotations": "crawl/annotations.jsonl"}, "line 1"),
         (None, {"remove": "line"}, "remove must be one of 'page', 'segment'; got 'line'"),

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from dsmath_jax.data import chat, questions
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat, Message
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.workdir import UserError
 
 CHATML = (

@@ -8,8 +8,8 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.data import benchmarks
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import datasets
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly, sample_evenly
 from dsmath_jax.workdir import write_jsonl
 from tests.evaluation.math_files import write_archive
@@ -96,7 +96,7 @@ def test_all_subjects_and_levels_of_math_are_drawn(tmp_path: Path) -> None:
     write_archive(tmp_path)
     rows = [{"question": f"{i} + 1?", "answer": str(i + 1)} for i in range(100)]
     write_jsonl(tmp_path / "sums.jsonl", rows)
-    math = benchmarks.load("math/test", tmp_path)
+    math = datasets.load("math/test", tmp_path)
     drawn = load_evenly(("sums.jsonl", "math/test"), tmp_path, 20, EVALUATION_SEED)
     assert Counter(record.id.split("/")[0] for record in drawn) == {"sums": 10, "math": 10}
     assert {record.category for record in drawn[10:]} == {record.category for record in math}
@@ -108,7 +108,7 @@ def test_real_benchmarks_give_every_subject_and_grade(real_data: Path) -> None:
     for name in names:
         found = [record for record in drawn if record.id.startswith(f"{name}/")]
         assert len(found) == 100
-        whole = parts_of(benchmarks.load(name, real_data))
+        whole = parts_of(datasets.load(name, real_data))
         assert parts_of(found).keys() == whole.keys()
         expected = {part: 100 * size / sum(whole.values()) for part, size in whole.items()}
         assert all(abs(number - expected[part]) <= 2 for part, number in parts_of(found).items())

@@ -8,7 +8,7 @@ import pytest
 
 from dsmath_jax.data import chat, instruction_rows, rows, tokenizer
 from dsmath_jax.data.batches import Batches
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.instructions import Instruction, split
 from dsmath_jax.data.packing import batch_of_rows, fit_whole
 from dsmath_jax.workdir import UserError

@@ -13,8 +13,8 @@ import pytest
 from backports import zstd
 
 from dsmath_jax.data import instructions
-from dsmath_jax.data.benchmark_formats import BadField
 from dsmath_jax.data.chat import Message, assistant, user
+from dsmath_jax.data.dataset_formats import BadField
 from dsmath_jax.data.downloads import File
 from dsmath_jax.data.instructions import Instruction, load, parse, split
 from dsmath_jax.workdir import UserError, write_jsonl

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.data import overlap
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.overlap import Found
 from dsmath_jax.workdir import UserError, write_json, write_jsonl
 
@@ -118,6 +118,6 @@ def test_gsm8k_trains_on_none_of_its_test_questions(real_data: Path) -> None:
     expected = {"gsm8k": 0, "cmath": 3}
     for name, count in expected.items():
         split = {"gsm8k": "train", "cmath": "dev"}[name]
-        held_out = overlap.benchmarks.load(f"{name}/test", real_data)
+        held_out = overlap.datasets.load(f"{name}/test", real_data)
         found = overlap.find(held_out, overlap.training_questions({"rl.data": [f"{name}/{split}"]}, real_data))
         assert overlap.count(found.values()) == count

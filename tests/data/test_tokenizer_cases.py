@@ -9,7 +9,7 @@ import sentencepiece
 import tokenizers
 
 from dsmath_jax.data import chat, instruction_rows, instructions, tokenizer
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.workdir import write_json
 
 SOLUTION = "Run:\n```python\nprint(6*7)\n```\n```output\n42\n```\nSo 42."

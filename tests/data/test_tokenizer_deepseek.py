@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models
 from tokenizers import pre_tokenizers as pre
 
 from dsmath_jax.data import tokenizer
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.workdir import UserError, write_json
 
 # How each splits text before the merges: newlines, words with the space before them, punctuation, CJK; digits stand

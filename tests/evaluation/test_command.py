@@ -63,7 +63,7 @@ class Killed(BaseException):
 def test_an_evaluation_ends_as_if_it_had_never_been_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Arguments
 ) -> None:
-    more = ("--benchmarks=gsm8k,sat", "--style=chat", "--seed=3")
+    more = ("--tasks=gsm8k,sat", "--style=chat", "--seed=3")
     command.main(arguments(tmp_path / "whole", *more))
     assert "| gsm8k | cot |" in capsys.readouterr().out
     whole = files(tmp_path / "whole")
@@ -90,7 +90,7 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
     summary = read_json(tmp_path / "killed" / "summary.json")
     ones, others = (read_json(tmp_path / name / "summary.json")["results"] for name in ("killed", "whole"))
     assert [one | {"command": ""} for one in ones] == [one | {"command": ""} for one in others]
-    assert [(one["benchmark"], one["n"], one["total"], one["k"]) for one in summary["results"]] == [
+    assert [(one["task"], one["n"], one["total"], one["k"]) for one in summary["results"]] == [
         ("gsm8k", 3, 1319, 2), ("sat", 3, 32, 2)
     ]  # fmt: skip
     pooled = summary["pooled"]["cot"]
@@ -128,7 +128,7 @@ def test_programs_and_dialogues_are_run_and_graded(
 
     monkeypatch.setattr(Policy, "complete", complete)
     for mode in said:
-        command.main(arguments(tmp_path, "--benchmarks=gsm8k", f"--mode={mode}"))
+        command.main(arguments(tmp_path, "--tasks=gsm8k", f"--mode={mode}"))
         lines = list(read_jsonl(tmp_path / f"gsm8k-{mode}" / "samples.jsonl"))
         assert len(lines) == 9
         for line in lines:
@@ -149,7 +149,7 @@ def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyP
             yield [Said(right, "eos")] * sampling.samples
 
     monkeypatch.setattr(Policy, "complete", complete)
-    command.main(arguments(tmp_path, "--benchmarks=humaneval", "--limit=164", "--samples=0"))
+    command.main(arguments(tmp_path, "--tasks=humaneval", "--limit=164", "--samples=0"))
     lines = list(read_jsonl(tmp_path / "humaneval-cot" / "samples.jsonl"))
     assert {line["id"]: line["reason"] for line in lines if line["correct"]} == {"humaneval/test/2": "passed"}
     assert all(line["sandbox"] for line in lines)
@@ -165,7 +165,7 @@ def test_proofs_are_exported_and_never_counted_unchecked(
         "complete",
         lambda self, prompts, sampling, **_: ((texts * sampling.samples)[: sampling.samples] for _ in prompts),
     )
-    command.main(arguments(tmp_path, "--benchmarks=minif2f"))
+    command.main(arguments(tmp_path, "--tasks=minif2f"))
     (result,) = read_json(tmp_path / "summary.json")["results"]
     assert (result["greedy"], result["checked"], result["n"]) == (None, False, 3)
     assert "not checked" in (tmp_path / "table.md").read_text()
@@ -178,17 +178,17 @@ def test_proofs_are_exported_and_never_counted_unchecked(
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--benchmarks=gsm8"], r"Unknown benchmark 'gsm8', did you mean 'gsm8k'"),
-        (["--benchmarks=sat", "--mode=pot"], r"'sat' cannot be asked with --mode=pot; it has cot"),
-        (["--benchmarks=math"], r"'math/test' wants the file .*; unpack the MATH data set's own archive"),
-        (["--benchmarks=sat", "--out=gs://bucket/out"], r"gs://bucket/out is an address, and object storage is not"),
-        (["--benchmarks=sat", "--data_dir=s3://bucket/data"], r"s3://bucket/data is an address, and object storage"),
-        (["--benchmarks=sat", "--temperature=-1"], r"--temperature=-1.0 has no meaning; give 0 to 1,000"),
-        (["--benchmarks=sat", "--temperature=nan"], r"--temperature=nan has no meaning; give 0 to 1,000"),
-        (["--benchmarks=sat", "--top_p=0"], r"--top_p=0.0 has no meaning; give 1e-06 to 1"),
-        (["--benchmarks=sat", "--samples=1001"], r"--samples=1001 has no meaning; give 0 to 1,000"),
-        (["--benchmarks=sat", "--checkpoint=hf:nowhere"], r"There is no folder nowhere; give that of a stage, or hf:"),
-        (["--benchmarks=sat", "--mesh={\"tensor\": 3}"], r"does not multiply to the"),
+        (["--tasks=gsm8"], r"Unknown task 'gsm8', did you mean 'gsm8k'"),
+        (["--tasks=sat", "--mode=pot"], r"'sat' cannot be asked with --mode=pot; it has cot"),
+        (["--tasks=math"], r"'math/test' wants the file .*; unpack the MATH data set's own archive"),
+        (["--tasks=sat", "--out=gs://bucket/out"], r"gs://bucket/out is an address, and object storage is not"),
+        (["--tasks=sat", "--data_dir=s3://bucket/data"], r"s3://bucket/data is an address, and object storage"),
+        (["--tasks=sat", "--temperature=-1"], r"--temperature=-1.0 has no meaning; give 0 to 1,000"),
+        (["--tasks=sat", "--temperature=nan"], r"--temperature=nan has no meaning; give 0 to 1,000"),
+        (["--tasks=sat", "--top_p=0"], r"--top_p=0.0 has no meaning; give 1e-06 to 1"),
+        (["--tasks=sat", "--samples=1001"], r"--samples=1001 has no meaning; give 0 to 1,000"),
+        (["--tasks=sat", "--checkpoint=hf:nowhere"], r"There is no folder nowhere; give that of a stage, or hf:"),
+        (["--tasks=sat", "--mesh={\"tensor\": 3}"], r"does not multiply to the"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_evaluated_is_told_in_a_sentence(
@@ -204,7 +204,7 @@ def test_a_mesh_that_is_none_is_told(
     mesh: str, tmp_path: Path, arguments: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        command.main(arguments(tmp_path / "out", "--benchmarks=sat", f"--mesh={mesh}"))
+        command.main(arguments(tmp_path / "out", "--tasks=sat", f"--mesh={mesh}"))
     assert "gives no whole numbers to axes of replica, fsdp, context, tensor" in capsys.readouterr().err
 
 
@@ -217,7 +217,7 @@ def test_only_results_of_its_own_are_told(
     )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "summary.json").write_text("[]")
-    command.main(arguments(tmp_path, "--benchmarks=mmlu_stem"))
+    command.main(arguments(tmp_path, "--tasks=mmlu_stem"))
     summary = read_json(tmp_path / "summary.json")
     (result,) = summary["results"]
     assert [*result["groups"]] == ["subject"]
@@ -229,24 +229,24 @@ def test_only_results_of_its_own_are_told(
     (tmp_path / "gsm8k-cot" / "summary.json").write_text("{")
     (tmp_path / "gsm8k-cot" / "problems.jsonl").write_text("")
     with pytest.raises(UserError, match=r"gsm8k-cot/summary\.json: not a JSON object; fix or remove the folder"):
-        command.main(arguments(tmp_path, "--benchmarks=mmlu_stem"))
+        command.main(arguments(tmp_path, "--tasks=mmlu_stem"))
 
 
 def test_a_checkpoint_without_tokenizer_is_told(tmp_path: Path, real_data: Path, arguments: Arguments) -> None:
     shutil.copytree(real_data / "checkpoints" / "stories260k_hf", tmp_path / "model")
     (tmp_path / "model" / "tokenizer.model").unlink()
     with pytest.raises(UserError, match=r"There is no tokenizer in .*model or next to it; give its \.model"):
-        command.main([f"--checkpoint=hf:{tmp_path / 'model'}", *arguments(tmp_path / "out", "--benchmarks=sat")[1:]])
+        command.main([f"--checkpoint=hf:{tmp_path / 'model'}", *arguments(tmp_path / "out", "--tasks=sat")[1:]])
 
 
 @pytest.mark.slow
 def test_a_killed_process_repeats_no_finished_sample(tmp_path: Path, arguments: Arguments) -> None:
-    """50 problems of each benchmark, CoT, PoT and TIR; killed with -9 every few seconds until it is done."""
+    """50 problems of each task, CoT, PoT and TIR; killed with -9 every few seconds until it is done."""
     names = "gsm8k,ocw,sat,mmlu_stem,mgsm_zh,cmath,gaokao_mathcloze,gaokao_mathqa,mmlu,bbh,humaneval,mbpp"
     environment = os.environ | {"JAX_PLATFORMS": jax.default_backend()}
-    for mode, benchmarks in (("cot", names), ("pot", "gsm8k"), ("tir", "gsm8k")):
+    for mode, tasks in (("cot", names), ("pot", "gsm8k"), ("tir", "gsm8k")):
         run = [sys.executable, "-m", "dsmath_jax.evaluation"]
-        run += arguments(tmp_path / "out", f"--benchmarks={benchmarks}", f"--mode={mode}", "--limit=50", "--rows=32")
+        run += arguments(tmp_path / "out", f"--tasks={tasks}", f"--mode={mode}", "--limit=50", "--rows=32")
         seen: dict[str, bytes] = {}
         for pause in (20, 25, 30, 900):
             process = subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL)
@@ -264,7 +264,7 @@ def test_a_killed_process_repeats_no_finished_sample(tmp_path: Path, arguments: 
                 break
         assert code == 0
     for result in read_json(tmp_path / "out" / "summary.json")["results"]:
-        path = tmp_path / "out" / f"{result['benchmark']}-{result['mode']}" / "samples.jsonl"
+        path = tmp_path / "out" / f"{result['task']}-{result['mode']}" / "samples.jsonl"
         keys = [(line["id"], line["sample"]) for line in read_jsonl(path)]
         assert len(keys) == len({*keys}) == 3 * result["n"]
         assert result["n"] == min(50, result["total"])
@@ -312,7 +312,7 @@ def in_two_processes(command: Sequence[str], address: Callable[[str, int], list[
 
 @pytest.mark.slow
 def test_two_processes_answer_as_one(tmp_path: Path, arguments: Arguments) -> None:
-    more = ("--benchmarks=sat", "--style=chat", "--dtype=float32")
+    more = ("--tasks=sat", "--style=chat", "--dtype=float32")
     command.main(arguments(tmp_path / "one", *more))
 
     def address(coordinator: str, process: int) -> list[str]:

@@ -81,7 +81,7 @@ def evaluation(folder: Path, right: Sequence[bool], samples: int = 0, checked: b
         lines += [lines[-1] | {"sample": i, "class": 0} for i in range(samples)]
     path = folder / "gsm8k-cot" / "samples.jsonl"
     write_jsonl(path, lines)
-    result = summarise(read_problems(path)) | {"benchmark": "gsm8k", "mode": "cot", "shots": 8, "total": 1319}
+    result = summarise(read_problems(path)) | {"task": "gsm8k", "mode": "cot", "shots": 8, "total": 1319}
     run = {"checkpoint": str(folder / "rl"), "grader": "ours", "temperature": 0.7}
     write_json(folder / "summary.json", {"run": run | changes, "results": [result]})
     return folder
@@ -118,7 +118,7 @@ def test_what_the_runs_do_not_share_is_told(tmp_path: Path) -> None:
     assert "- exemplars is none in A, `mine.jsonl` in B" in text
 
 
-def test_other_benchmarks_and_shots_are_told(tmp_path: Path) -> None:
+def test_other_tasks_and_shots_are_told(tmp_path: Path) -> None:
     first, second = read(evaluation(tmp_path / "a", [True])), read(evaluation(tmp_path / "b", [True]))
     key = ("gsm8k", "cot")
     second.results[key]["shots"] = 0  # type: ignore[index]
@@ -145,7 +145,7 @@ def test_folders_that_are_no_evaluations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="answered no problem of gsm8k, cot in common"):
         markdown(read(first), read(second))
     write_json(second / "summary.json", {"run": {}, "results": []})
-    with pytest.raises(UserError, match="have no benchmark and mode in common"):
+    with pytest.raises(UserError, match="have no task and mode in common"):
         markdown(read(first), read(second))
 
 

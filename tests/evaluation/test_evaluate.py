@@ -130,7 +130,7 @@ def test_the_command_gives_the_numbers_of_the_stage(
     """A checkpoint by itself is asked as its run's stage asks it, down to the samples."""
     run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
     common = [f"--data_dir={workdir}", "--limit=3", "--samples=2", "--max_new_tokens=4", "--rows=8"]
-    common.append("--benchmarks=toy/test,mine.jsonl")
+    common.append("--tasks=toy/test,mine.jsonl")
     sft, base = f"--checkpoint={workdir / 'sft'}", f"--checkpoint={workdir / 'pretrain'}"
     command.main([sft, "--style=chat", f"--out={workdir / 'sft_out'}", *common])
     assert 'with the instruction "Go on."' in capsys.readouterr().out
@@ -195,7 +195,7 @@ def test_two_files_of_one_name_do_not_share_results(workdir: Path, layout: Layou
         UserError, match=r"results of toy/test and toy_test\.jsonl would have one folder; rename a file"
     ):
         run(dataclasses.replace(SETTINGS, tasks=("toy/test", "toy_test.jsonl")), CHAT, workdir, workdir, layout, seed=0)
-    with pytest.raises(UserError, match=r"Unknown benchmark 'toy/tset', did you mean 'toy/test'"):
+    with pytest.raises(UserError, match=r"Unknown task 'toy/tset', did you mean 'toy/test'"):
         dataclasses.replace(SETTINGS, tasks=("toy/tset",))
 
 

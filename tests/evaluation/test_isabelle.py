@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.data import benchmarks
+from dsmath_jax.data import datasets
 from dsmath_jax.evaluation import isabelle
 from dsmath_jax.evaluation.isabelle import Attempt, Refused
 from dsmath_jax.evaluation.summary import NOT_CHECKED
@@ -234,7 +234,7 @@ def _runs(process: int) -> bool:
 
 def test_every_problem_of_minif2f_makes_a_theory(real_data: Path) -> None:
     for split in ("minif2f/test", "minif2f/validation"):
-        for record in benchmarks.load(split, real_data):
+        for record in datasets.load(split, real_data):
             name = isabelle.theory_name(record.answer, 0)
             assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)
             text = isabelle.theory(Attempt(name, record.answer, "by auto"))

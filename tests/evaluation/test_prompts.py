@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.data import benchmark_formats as formats
+from dsmath_jax.data import dataset_formats as formats
 from dsmath_jax.data import questions
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import MARK, Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation import exemplars, prompts
 from dsmath_jax.evaluation.exemplars import Exemplar
 from dsmath_jax.evaluation.prompts import few_shot, ideal, prompt, stops
-from dsmath_jax.evaluation.registry import BENCHMARKS, Benchmark, Style, benchmark
+from dsmath_jax.evaluation.registry import TASKS, Style, Task, task
 from dsmath_jax.workdir import UserError, write_json, write_jsonl
 from tests.evaluation.math_files import write_archive, write_mirror
 
@@ -97,8 +97,8 @@ BOS, EOS = (f"{MARK}{name}{MARK}" for name in Tokenizer.control_ids)
 )  # fmt: skip
 def test_few_shot_prompts(name: str, mode: Mode, example: Exemplar | None, record: Record, expected: str) -> None:
     exemplars_ = [example] if example else []
-    assert few_shot(BENCHMARKS[name], record, mode, exemplars_) == expected
-    assert prompt(CHAT, BENCHMARKS[name], record, mode, "few_shot", exemplars_) == BOS + expected
+    assert few_shot(TASKS[name], record, mode, exemplars_) == expected
+    assert prompt(CHAT, TASKS[name], record, mode, "few_shot", exemplars_) == BOS + expected
 
 
 STEPS = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -131,8 +131,8 @@ STEPS = "Please reason step by step, and put your final answer within \\boxed{}.
 def test_a_chat_model_is_asked_by_its_chat_alone(
     name: str, mode: Mode, example: Exemplar | None, record: Record, expected: str
 ) -> None:
-    """The same text for every benchmark: its formats are for base models."""
-    entry, examples = benchmark(name), [example] if example else []
+    """The same text for every task: its formats are for base models."""
+    entry, examples = task(name), [example] if example else []
     assert prompt(CHAT, entry, record, mode, "chat", examples) == BOS + expected
     if not examples:
         assert prompt(CHAT, entry, record, mode, "chat") == CHAT.prompt(record, mode)
@@ -151,12 +151,12 @@ def test_a_chat_model_is_asked_by_its_chat_alone(
 )  # fmt: skip
 def test_other_data_are_asked_as_dialogues(record: Record, expected: str) -> None:
     for name in ("toy/test", "mine.jsonl"):
-        assert few_shot(benchmark(name), Record("", "Mine?"), "cot", [Exemplar(record)]) == expected
-    assert stops(benchmark("mine.jsonl"), "cot", "few_shot") == ("\n\nUser:",)
+        assert few_shot(task(name), Record("", "Mine?"), "cot", [Exemplar(record)]) == expected
+    assert stops(task("mine.jsonl"), "cot", "few_shot") == ("\n\nUser:",)
 
 
 def test_the_published_heading_stays_where_no_example_fits() -> None:
-    text = few_shot(BENCHMARKS["bbh"], YES, "cot", [Exemplar(CHOICE)], shots=0)
+    text = few_shot(TASKS["bbh"], YES, "cot", [Exemplar(CHOICE)], shots=0)
     assert text == "Choose one.\n\nQ: Back?\nOptions:\n- Yes\n- No\nA:"
 
 
@@ -185,17 +185,17 @@ def test_the_published_heading_stays_where_no_example_fits() -> None:
     ],
 )  # fmt: skip
 def test_ideal_completions(name: str, mode: Mode, style: Style, record: Record, expected: str) -> None:
-    assert ideal(BENCHMARKS[name], record, mode, style) == expected
+    assert ideal(TASKS[name], record, mode, style) == expected
 
 
 def test_proofs_have_no_gold() -> None:
     with pytest.raises(ValueError, match="minif2f has no gold answers"):
-        ideal(BENCHMARKS["minif2f"], THEORY, "cot")
+        ideal(TASKS["minif2f"], THEORY, "cot")
 
 
-@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, entry in BENCHMARKS.items() for mode in entry.modes])
+@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, entry in TASKS.items() for mode in entry.modes])
 def test_a_stop_ends_what_would_be_the_next_problem(name: str, mode: Mode) -> None:
-    entry = BENCHMARKS[name]
+    entry = TASKS[name]
     record = Record("x", "Q?", "So.", "2", category="c", kind=entry.kind)
     example = Exemplar(record, "def solution():\n    return 2", "2")
     said = prompts.worked(entry, example, mode, "few_shot")
@@ -208,7 +208,7 @@ def test_a_stop_ends_what_would_be_the_next_problem(name: str, mode: Mode) -> No
 
 
 def test_gsm8k_examples_are_worked_by_programs(real_data: Path) -> None:
-    entry = BENCHMARKS["gsm8k"]
+    entry = TASKS["gsm8k"]
     spoken, programmed = (exemplars.load(entry, mode, real_data).found for mode in ("cot", "pot"))
     assert [each.record.question for each in spoken] == [each.record.question for each in programmed]
     for said, program in zip(spoken, programmed, strict=True):
@@ -244,7 +244,7 @@ def test_marks_that_make_no_program(solution: str, answer: str) -> None:
 def test_examples_of_math_are_the_same_in_the_archive_and_in_a_mirror(tmp_path: Path) -> None:
     write_archive(tmp_path / "archive")
     write_mirror(tmp_path / "mirror")
-    found = [exemplars.load(BENCHMARKS["math"], "cot", tmp_path / name).found for name in ("archive", "mirror")]
+    found = [exemplars.load(TASKS["math"], "cot", tmp_path / name).found for name in ("archive", "mirror")]
     archive, mirror = ([(each.record.question, each.record.answer) for each in examples] for examples in found)
     assert archive == mirror
     assert len({each.record.category for each in found[0]}) == len(archive) == 4
@@ -253,19 +253,19 @@ def test_examples_of_math_are_the_same_in_the_archive_and_in_a_mirror(tmp_path: 
     path = tmp_path / "mirror" / "math" / "train.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     write_jsonl(path, [row for row in rows if row["problem"] != archive[0][0]])
-    fewer = [each.record.question for each in exemplars.load(BENCHMARKS["math"], "cot", tmp_path / "mirror").found]
+    fewer = [each.record.question for each in exemplars.load(TASKS["math"], "cot", tmp_path / "mirror").found]
     assert len(set(fewer) & {question for question, _ in archive}) == 3
 
 
 def test_open_questions_are_answered_by_no_letter(real_data: Path) -> None:
-    answers = [each.record.answer for each in exemplars.load(BENCHMARKS["ocw"], "cot", real_data).found]
+    answers = [each.record.answer for each in exemplars.load(TASKS["ocw"], "cot", real_data).found]
     assert answers[:2] == ["$(2,-5)$", "980"]
-    assert [each.record.answer for each in exemplars.load(BENCHMARKS["sat"], "cot", real_data).found] == list("ADBD")
+    assert [each.record.answer for each in exemplars.load(TASKS["sat"], "cot", real_data).found] == list("ADBD")
 
 
 def test_worked_examples_of_agieval_are_text(real_data: Path) -> None:
     for name in ("sat", "gaokao_mathcloze", "gaokao_mathqa"):
-        for example in exemplars.load(BENCHMARKS[name], "cot", real_data).found:
+        for example in exemplars.load(TASKS[name], "cot", real_data).found:
             solution = example.record.solution
             assert "\\n" not in solution.replace("\\neq", "")
             assert "\\\\frac" not in solution
@@ -280,7 +280,7 @@ def given(folder: Path, *rows: dict) -> Path:
 
 
 FULL = {"question": "Mine?", "solution": "So.", "answer": 4, "program": "def solution():\n    return 4\n"}
-GSM8K: Benchmark = BENCHMARKS["gsm8k"]
+GSM8K: Task = TASKS["gsm8k"]
 
 
 def test_a_users_own_examples(tmp_path: Path) -> None:
@@ -299,12 +299,12 @@ def test_a_users_own_examples(tmp_path: Path) -> None:
 def test_records_of_a_data_set_are_worked_examples(tmp_path: Path) -> None:
     rows = [{"id": f"train/{n}", "question": f"{n}?", "solution": f"The answer is {n}.", "answer": n} for n in range(9)]
     write_jsonl(tmp_path / "problems" / "train.jsonl", rows)
-    found = exemplars.load(benchmark("toy/test"), "cot", tmp_path, ["toy/train"], shots=2)
+    found = exemplars.load(task("toy/test"), "cot", tmp_path, ["toy/train"], shots=2)
     assert [each.record.question for each in found.of(ADD)] == ["0?", "1?"]
     itself = found.found[0].record  # a problem that is among them has the next one in its own place
     assert [each.record.question for each in found.of(itself)] == ["1?", "2?"]
     with pytest.raises(UserError, match="worked examples are the data set 'toy/train'; say how many of it by shots"):
-        exemplars.load(benchmark("toy/test"), "cot", tmp_path, ["toy/train"])
+        exemplars.load(task("toy/test"), "cot", tmp_path, ["toy/train"])
 
 
 @pytest.mark.parametrize(
@@ -335,9 +335,9 @@ def given_sat(folder: Path, **changes: object) -> Path:
 
 def test_a_users_own_examples_have_options(tmp_path: Path) -> None:
     path = given_sat(tmp_path)
-    (example,) = exemplars.load(BENCHMARKS["sat"], "cot", tmp_path, [path.name]).of(CHOICE)
+    (example,) = exemplars.load(TASKS["sat"], "cot", tmp_path, [path.name]).of(CHOICE)
     assert (example.record.options, example.record.kind) == (("1", "2"), "choice")
-    text = few_shot(BENCHMARKS["sat"], CHOICE, "cot", [example])
+    text = few_shot(TASKS["sat"], CHOICE, "cot", [example])
     assert "(A) 1, (B) 2\nSolution:\nSo.\nFinal Answer: The final answer is (B)." in text
 
 
@@ -352,14 +352,14 @@ def test_a_users_own_examples_have_options(tmp_path: Path) -> None:
 def test_options_of_a_users_examples_that_do_not_fit(tmp_path: Path, change: dict, message: str) -> None:
     path = given_sat(tmp_path, **change)
     with pytest.raises(UserError, match=rf"mine\.jsonl, line 1: {message}; fix or remove it\.$"):
-        exemplars.load(BENCHMARKS["sat"], "cot", tmp_path, [path.name])
+        exemplars.load(TASKS["sat"], "cot", tmp_path, [path.name])
 
 
 def test_files_without_examples(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"worked examples .*mine\.jsonl holds no records"):
         exemplars.load(GSM8K, "cot", tmp_path, [given(tmp_path).name])
     write_jsonl(tmp_path / "gsm8k" / "train.jsonl", [{"question": "?", "answer": "<<1=1>>1\n#### 1"}])
-    with pytest.raises(UserError, match=r"split 'gsm8k/train' has no record 4, a worked example of prompts"):
+    with pytest.raises(UserError, match=r"data set 'gsm8k/train' has no record 4, a worked example of prompts"):
         exemplars.load(GSM8K, "cot", tmp_path)
     write_json(tmp_path / "empty" / "x.json", {})
     with pytest.raises(UserError, match=r"'gsm8k/train' wants the file .*; set .*, or take it from github"):

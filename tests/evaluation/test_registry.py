@@ -1,4 +1,4 @@
-"""The benchmarks: every one on its real records, and its gold answers graded."""
+"""The tasks: every one on its real records, and its gold answers graded."""
 
 import collections
 import itertools
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dsmath_jax.command_line import load_config
-from dsmath_jax.data import benchmarks
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import datasets
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.evaluation import exemplars, prompts, registry
-from dsmath_jax.evaluation.registry import BENCHMARKS, Style
+from dsmath_jax.evaluation.registry import TASKS, Style
 from dsmath_jax.grading import code, equivalence, grade
 from dsmath_jax.grading.sandbox import Program, Sandbox
 from dsmath_jax.workdir import UserError
@@ -29,7 +29,7 @@ SHOTS = {
     "gaokao_mathqa": 5, "mmlu": 5, "bbh": 3, "humaneval": 0, "mbpp": 3, "minif2f": 0,
 }  # fmt: skip
 STYLES: tuple[Style, ...] = ("few_shot", "chat")
-ANSWERED = [name for name, entry in BENCHMARKS.items() if entry.kind not in ("program", "theory")]
+ANSWERED = [name for name, entry in TASKS.items() if entry.kind not in ("program", "theory")]
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def data(real_data: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_benchmark_loads_whole(data: Path) -> None:
-    assert {name: len(registry.records(name, data)) for name in BENCHMARKS} == COUNTS
+def test_every_task_loads_whole(data: Path) -> None:
+    assert {name: len(registry.records(name, data)) for name in TASKS} == COUNTS
 
 
 def test_subjects_and_levels_of_math_are_kept(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_limit_takes_problems_of_all_parts(data: Path) -> None:
 def test_golds_said_ideally_are_right_and_those_of_others_wrong(data: Path) -> None:
     wrong = collections.Counter[str]()
     for name in ANSWERED:
-        entry, found = BENCHMARKS[name], registry.records(name, data)
+        entry, found = TASKS[name], registry.records(name, data)
         for mode, style in itertools.product(set(entry.modes) - {"pot"}, STYLES):
             said = [prompts.ideal(entry, record, mode, style) for record in found]
             assert not missed(found, said), f"{mode} {style}"
@@ -113,7 +113,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def test_example_programs_print_what_is_said(data: Path, sandbox: Sandbox) -> None:
-    examples = exemplars.load(BENCHMARKS["gsm8k"], "tir", data).found
+    examples = exemplars.load(TASKS["gsm8k"], "tir", data).found
     ran = sandbox.run([Program(f"{example.program}\nprint(solution())") for example in examples])
     assert [each.output.strip() for each in ran] == [example.output for example in examples]
 
@@ -124,7 +124,7 @@ def test_programs_that_return_golds_are_right(data: Path, sandbox: Sandbox, name
     found = registry.records(name, data)
     wrong = {}
     for style in STYLES:
-        said = [prompts.ideal(BENCHMARKS[name], record, "pot", style) for record in found]
+        said = [prompts.ideal(TASKS[name], record, "pot", style) for record in found]
         ran = sandbox.run([code.thought(code.program_of(text) or "") for text in said])
         answers = [code.statement(each) for each in ran]
         assert not missed(found, answers)
@@ -136,7 +136,7 @@ def test_programs_that_return_golds_are_right(data: Path, sandbox: Sandbox, name
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_canonical_solutions_pass_and_those_of_others_do_not(data: Path, sandbox: Sandbox, name: str) -> None:
     found = registry.records(name, data)
-    said = [prompts.ideal(BENCHMARKS[name], record, "cot") for record in found]
+    said = [prompts.ideal(TASKS[name], record, "cot") for record in found]
     for texts, passed in ((said, len(found)), (said[1:] + said[:1], 0)):
         pairs = zip(texts, found, strict=True)
         if name == "humaneval":
@@ -147,16 +147,16 @@ def test_canonical_solutions_pass_and_those_of_others_do_not(data: Path, sandbox
         assert len(found) - len(wrong) == passed, wrong[:9]
 
 
-def test_the_corpus_is_cleaned_of_every_benchmark() -> None:
-    sources = {entry.source for entry in BENCHMARKS.values()}
-    assert sources <= set(benchmarks.SOURCES)
-    assert sources <= set(benchmarks.TEST_SPLITS)
-    assert load_config(f"{CONFIGS / 'corpus_small.py'}").corpus.benchmarks == (benchmarks.ALL,)
+def test_the_corpus_is_cleaned_of_every_task() -> None:
+    sources = {entry.source for entry in TASKS.values()}
+    assert sources <= set(datasets.SOURCES)
+    assert sources <= set(datasets.TEST_SPLITS)
+    assert load_config(f"{CONFIGS / 'corpus_small.py'}").corpus.benchmarks == (datasets.ALL,)
     assert sources <= set(load_config(f"{CONFIGS / 'corpus.py'}").corpus.benchmarks)
 
 
 def test_worked_examples_are_of_no_test_split(data: Path) -> None:
-    for name, entry in BENCHMARKS.items():
+    for name, entry in TASKS.items():
         assert entry.source.endswith("/test")
         asked = {" ".join(record.question.split()) for record in registry.records(name, data)}
         for mode, shots in entry.shots.items():
@@ -171,7 +171,7 @@ def test_worked_examples_are_of_no_test_split(data: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mmlu", "bbh"])
 def test_no_record_is_asked_after_itself(data: Path, name: str) -> None:
-    loaded = exemplars.load(BENCHMARKS[name], "cot", data)
+    loaded = exemplars.load(TASKS[name], "cot", data)
     counts = collections.Counter[int]()
     for record in registry.records(name, data):
         chosen = loaded.of(record)
@@ -183,13 +183,13 @@ def test_no_record_is_asked_after_itself(data: Path, name: str) -> None:
 
 
 def test_as_many_examples_as_in_the_paper(data: Path) -> None:
-    for name, entry in BENCHMARKS.items():
+    for name, entry in TASKS.items():
         loaded = exemplars.load(entry, "cot", data)
         assert len(loaded.of(registry.records(name, data, 5)[2])) == SHOTS[name]
-    assert {name: entry.shots["pot"].count for name, entry in BENCHMARKS.items() if "pot" in entry.modes} == {
+    assert {name: entry.shots["pot"].count for name, entry in TASKS.items() if "pot" in entry.modes} == {
         "gsm8k": 8, "math": 4,
     }  # fmt: skip
-    assert {name for name, entry in BENCHMARKS.items() if "tir" in entry.modes} == {"gsm8k", "math", "mgsm_zh", "cmath"}
+    assert {name for name, entry in TASKS.items() if "tir" in entry.modes} == {"gsm8k", "math", "mgsm_zh", "cmath"}
 
 
 def test_bbh_is_asked_as_it_is_published(real_data: Path) -> None:
@@ -198,7 +198,7 @@ def test_bbh_is_asked_as_it_is_published(real_data: Path) -> None:
         for path in sorted((real_data / "bbh" / "tasks").glob("*.json"))
         for number, example in enumerate(json.loads(path.read_text())["examples"])
     ]
-    form = BENCHMARKS["bbh"].formats["cot"]
+    form = TASKS["bbh"].formats["cot"]
     found = registry.records("bbh", real_data)
     assert [record.id for record in found] == [identity for identity, _ in published]
     differ = [
@@ -213,8 +213,8 @@ def squeezed(text: str) -> list[str]:
     return [line.strip() for line in text.strip().split("\n")]
 
 
-def test_records_are_of_the_kind_of_their_benchmark(data: Path) -> None:
-    for name, entry in BENCHMARKS.items():
+def test_records_are_of_the_kind_of_their_task(data: Path) -> None:
+    for name, entry in TASKS.items():
         kinds = {record.kind for record in registry.records(name, data)}
         assert kinds == ({"text", "choice"} if name == "bbh" else {entry.kind})
 
@@ -235,23 +235,23 @@ def test_kinds_of_bbh(real_data: Path) -> None:
 
 @pytest.mark.parametrize(("name", "nearest"), [("gsm8", "gsm8k"), ("toy/tset", "toy/test"), ("mine.json", "")])
 def test_an_unknown_name_is_answered_by_the_nearest(name: str, nearest: str) -> None:
-    told = rf"Unknown benchmark '{name}', did you mean '{nearest}.*; known ones are gsm8k, math,.* any data set such as"
+    told = rf"Unknown task '{name}', did you mean '{nearest}.*; known ones are gsm8k, math,.* any data set such as"
     with pytest.raises(UserError, match=told):
-        registry.benchmark(name)
+        registry.task(name)
 
 
-def test_data_sets_and_files_are_benchmarks_too() -> None:
-    assert registry.benchmark("gsm8k/test") is BENCHMARKS["gsm8k"]
-    train, mine = registry.benchmark("gsm8k/train"), registry.benchmark("sets/mine.jsonl")
-    assert (train.source, train.formats) == ("gsm8k/train", BENCHMARKS["gsm8k"].formats)
+def test_data_sets_and_files_are_tasks_too() -> None:
+    assert registry.task("gsm8k/test") is TASKS["gsm8k"]
+    train, mine = registry.task("gsm8k/train"), registry.task("sets/mine.jsonl")
+    assert (train.source, train.formats) == ("gsm8k/train", TASKS["gsm8k"].formats)
     assert (mine.source, mine.folder, mine.formats) == ("sets/mine.jsonl", "sets_mine", registry.DEFAULT)
-    assert registry.benchmark("/data/mine.jsonl").folder == "data_mine"
-    assert registry.benchmark("../mine.jsonl").folder == "mine"
+    assert registry.task("/data/mine.jsonl").folder == "data_mine"
+    assert registry.task("../mine.jsonl").folder == "mine"
 
 
 def test_records_say_how_a_chat_model_is_asked(data: Path) -> None:
     """Those sets whose answers are to look otherwise than the run's instruction says, and no others."""
-    asking = {name for name in BENCHMARKS if registry.records(name, data, 1)[0].instruction}
+    asking = {name for name in TASKS if registry.records(name, data, 1)[0].instruction}
     assert asking == {"bbh", "humaneval", "mbpp", "minif2f"}
     problem = registry.records("minif2f", data, 1)[0]
     assert problem.prompt.endswith(f"Formal:\n{problem.answer}")
@@ -271,12 +271,12 @@ def test_missing_data_are_said_to_be_somewhere(tmp_path: Path, name: str, hint: 
 
 
 def test_all_public_sources_say_where_they_are_published() -> None:
-    unknown = {name.split("/")[0] for name in benchmarks.SOURCES} - set(benchmarks.PUBLISHED)
+    unknown = {name.split("/")[0] for name in datasets.SOURCES} - set(datasets.PUBLISHED)
     assert unknown == {"toy", "math"}  # made by the project; the message has the command
 
 
 def test_completions_end_before_a_stop(data: Path) -> None:
-    for name, entry in BENCHMARKS.items():
+    for name, entry in TASKS.items():
         if entry.kind == "theory":
             continue
         for mode, style in itertools.product(entry.modes, STYLES):

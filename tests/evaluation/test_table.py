@@ -15,8 +15,8 @@ RUN = {
     "grader": "dsmath_jax 0.1, math-verify 0.9.0",
     "sandbox": "namespaces, landlock, seccomp",
 }  # fmt: skip
-COMMAND = "python -m dsmath_jax.evaluation --benchmarks=gsm8k"
-# How many problems each benchmark has: a share of them is a whole number.
+COMMAND = "python -m dsmath_jax.evaluation --tasks=gsm8k"
+# How many problems each task has: a share of them is a whole number.
 SIZES = {
     "gsm8k": 1319, "math": 5000, "ocw": 272, "sat": 32, "mmlu_stem": 3018, "mgsm_zh": 250, "cmath": 1098,
     "gaokao_mathcloze": 118, "gaokao_mathqa": 351, "mmlu": 14042, "bbh": 6511, "humaneval": 164, "mbpp": 500,
@@ -24,11 +24,11 @@ SIZES = {
 }  # fmt: skip
 
 
-def entry(benchmark: str, mode: str = "cot", samples: int = 0, total: int = 4, **changes: Any) -> dict[str, Any]:
+def entry(task: str, mode: str = "cot", samples: int = 0, total: int = 4, **changes: Any) -> dict[str, Any]:
     lines = [{"answer": str(i % 2), "correct": i % 2 == 0, "correct_deepseek": True, "class": i % 2} for i in range(4)]
     levels = ["Level 1", "Level 2"]
     problems = [Problem(str(i), one, lines[:samples], {"level": levels[i % 2]}) for i, one in enumerate(lines)]
-    told = {"benchmark": benchmark, "mode": mode, "shots": 8, "total": total, "command": COMMAND}
+    told = {"task": task, "mode": mode, "shots": 8, "total": total, "command": COMMAND}
     return summarise(problems) | told | changes
 
 
@@ -46,7 +46,7 @@ def tables(text: str) -> list[list[list[str]]]:
 def test_our_figures_stand_beside_the_papers() -> None:
     text = markdown(RUN, [entry("gsm8k", total=1319), entry("math", "tir"), entry("toy")])
     (head, _, *rows), *_ = tables(text)
-    assert head == ["benchmark", "mode", "shots", "problems", "greedy", "DeepSeek's grader", "paper: Base",
+    assert head == ["task", "mode", "shots", "problems", "greedy", "DeepSeek's grader", "paper: Base",
                     "paper: Instruct", "paper: RL"]  # fmt: skip
     assert rows == [
         ["gsm8k", "cot", "8", "4 of 1,319", "50.0 (15.0–85.0)", "100.0 (51.0–100.0)", "64.2", "82.9", "88.2"],
@@ -55,10 +55,10 @@ def test_our_figures_stand_beside_the_papers() -> None:
     ]
     assert text.endswith(
         "\n- Checkpoint: `runs/my_run|1/rl`\n"
-        "- Asked: style few\\_shot, at most 1,024 new tokens; of a benchmark that is not asked whole, problems drawn "
+        "- Asked: style few\\_shot, at most 1,024 new tokens; of a task that is not asked whole, problems drawn "
         "evenly over its parts\n"
         "- Grader: dsmath\\_jax 0.1, math-verify 0.9.0\n- Sandbox: namespaces, landlock, seccomp\n"
-        "- Command: `python -m dsmath_jax.evaluation --benchmarks=gsm8k`\n\n## Greedy answers by subject, task or level"
+        "- Command: `python -m dsmath_jax.evaluation --tasks=gsm8k`\n\n## Greedy answers by subject, task or level"
         + text.split("subject, task or level")[1]
     )
     assert "By number of samples" not in text
@@ -84,7 +84,7 @@ def test_template_and_instruction_of_a_chat_are_told(template: str, instruction:
     assert f"- Asked: style chat in {escape(told)}, at most 1,024 new tokens" in markdown(run, [entry("gsm8k")])
 
 
-def test_several_benchmarks_have_a_row_together() -> None:
+def test_several_tasks_have_a_row_together() -> None:
     both = {"cot": entry("", total=1591) | {"tasks": ["gsm8k", "ocw"]}, "tir": entry("") | {"tasks": ["gsm8k"]}}
     text = markdown(RUN, [entry("gsm8k"), entry("ocw"), entry("gsm8k", "tir")], both)
     rows = tables(text)[0][2:]
@@ -100,7 +100,7 @@ def test_votes_stand_where_there_are_samples() -> None:
     assert [cell.split()[0] for cell in first[7:10]] == ["50.0", "50.0", "100.0"]
     assert first[-1] == "51.7 (maj@64: 60.9)"
     assert second[6:10] == ["–"] * 4
-    assert curve_head == ["benchmark", "", "k = 1", "k = 2", "k = 4"]
+    assert curve_head == ["task", "", "k = 1", "k = 2", "k = 4"]
     assert votes[:2] == ["math, cot", "maj@k"]
     assert [cell.split()[0] for cell in chances[2:]] == ["50.0", "83.3", "100.0"]
     assert groups[0] == ["math, cot", "level", "Level 1", "2", "100.0 (34.2–100.0)"]
@@ -109,7 +109,7 @@ def test_votes_stand_where_there_are_samples() -> None:
 
 def test_what_was_not_checked_is_never_told_as_proven() -> None:
     unknown = {"answer": "by auto", "correct": False, "reason": "not checked: there is no isabelle"}
-    told = {"benchmark": "minif2f", "mode": "cot", "shots": 0, "total": 244, "command": ""}
+    told = {"task": "minif2f", "mode": "cot", "shots": 0, "total": 244, "command": ""}
     text = markdown(RUN, [summarise([Problem("a", unknown)]) | told])
     assert tables(text)[0][2][3:] == ["1 of 244", "not checked", "–", "24.6", "–", "–"]
     assert "- minif2f, cot: of 1 completions 1 that nothing here could check." in text
@@ -133,14 +133,14 @@ def test_names_stay_what_they_are_in_markdown() -> None:
 
 
 @pytest.mark.parametrize("figures", [BASE, INSTRUCT, RL])
-def test_published_figures_are_shares_of_whole_benchmarks(figures: dict[tuple[str, str], float]) -> None:
-    for (benchmark, mode), figure in figures.items():
-        size = SIZES[benchmark]
+def test_published_figures_are_shares_of_whole_tasks(figures: dict[tuple[str, str], float]) -> None:
+    for (task, mode), figure in figures.items():
+        size = SIZES[task]
         right = round(figure / 100 * size)
-        assert round(100 * right / size, 1) == pytest.approx(figure), (benchmark, mode)
+        assert round(100 * right / size, 1) == pytest.approx(figure), (task, mode)
 
 
-def test_published_figures_are_found_by_benchmark_and_mode() -> None:
+def test_published_figures_are_found_by_task_and_mode() -> None:
     assert published("gsm8k", "cot") == (64.2, 82.9, 88.2)
     assert published("gsm8k", "pot") == (66.9, None, None)
     assert published("cmath", "tir") == (None, 84.3, 87.6)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dsmath_jax.data import benchmarks
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import datasets
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.grading import code, python_values
 from dsmath_jax.grading.grades import Grade
 from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox
@@ -316,7 +316,7 @@ def _all_pass_and_none_that_raises(sandbox: Sandbox, tested: list[list[code.Test
 
 
 def _solutions(name: str, folder: Path, every: int) -> list[list[code.Tested | None]]:
-    records = benchmarks.load(name, folder)[::every]
+    records = datasets.load(name, folder)[::every]
     if name.startswith("humaneval"):
         good = [_humaneval(r, r.solution) for r in records]
         bad = [_humaneval(r, "    raise NotImplementedError\n") for r in records]

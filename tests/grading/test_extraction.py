@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.data import benchmarks
+from dsmath_jax.data import datasets
 from dsmath_jax.grading.extraction import LONGEST, extract, gold_of, stated
 from dsmath_jax.grading.grades import Kind
 
@@ -260,7 +260,7 @@ SENTENCES: dict[Kind, tuple[str, ...]] = {
 @pytest.mark.parametrize("source", SETS)
 def test_golds_of_the_benchmarks_are_found_in_sentences(real_data: Path, source: str) -> None:
     kind = SETS[source]
-    for record in benchmarks.load(source, real_data):
+    for record in datasets.load(source, real_data):
         assert gold_of(record.answer, kind) == record.answer
         for sentence in SENTENCES[kind]:
             found = extract(sentence.format(record.answer), kind, record.options)
@@ -268,22 +268,22 @@ def test_golds_of_the_benchmarks_are_found_in_sentences(real_data: Path, source:
             assert found.replace("$", "") == record.answer.replace("$", "")
 
 
-def test_golds_are_found_in_whole_fields_of_the_benchmarks(real_data: Path) -> None:
+def test_golds_are_found_in_whole_fields_of_the_data_sets(real_data: Path) -> None:
     lines = (real_data / "gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()
-    records = benchmarks.load("gsm8k/test", real_data)
+    records = datasets.load("gsm8k/test", real_data)
     for line, record in zip(lines, records, strict=True):
         assert gold_of(json.loads(line)["answer"], "number").replace(",", "") == record.answer
         assert extract(record.solution, "number") == record.answer
     different = [
         record.answer
-        for record in benchmarks.load("ocw/test", real_data)
+        for record in datasets.load("ocw/test", real_data)
         if gold_of(record.solution, "math").removesuffix("\\%") != record.answer
     ]
     assert different == []
 
 
 def test_worked_solutions_with_letters_are_read_right(real_data: Path) -> None:
-    records = benchmarks.load("agieval_sat_math/test", real_data)
+    records = datasets.load("agieval_sat_math/test", real_data)
     assert [r.id for r in records if r.solution and extract(r.solution, "choice", r.options) != r.answer] == []
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from dsmath_jax.data import benchmarks
+from dsmath_jax.data import datasets
 from dsmath_jax.grading import __main__ as command
 from dsmath_jax.grading import files
 from dsmath_jax.grading import grade as module
 from dsmath_jax.workdir import UserError, exit_code
 
 COMMAND = [sys.executable, "-m", "dsmath_jax.grading"]
-LINE = {"benchmark": "gsm8k", "gold": "6 * 7 = <<6*7=42>>42\n#### 42", "completion": "The answer is 42."}
+LINE = {"task": "gsm8k", "gold": "6 * 7 = <<6*7=42>>42\n#### 42", "completion": "The answer is 42."}
 WRONG = LINE | {"completion": "The answer is 41."}
 ADDED = ("answer", "correct", "correct_deepseek", "reason")
 
@@ -59,51 +59,51 @@ def test_lines_keep_their_order_and_fields_and_get_their_grades(
     )
 
 
-BENCHMARKS = [
-    {"benchmark": "gsm8k/test", "gold": "#### 1,200", "completion": "#### 1200"},
-    {"benchmark": "math", "gold": "So $x=\\boxed{\\frac12}$.", "completion": "# Answer\n\n0.5", "level": "Level 1"},
+TASKS = [
+    {"task": "gsm8k/test", "gold": "#### 1,200", "completion": "#### 1200"},
+    {"task": "math", "gold": "So $x=\\boxed{\\frac12}$.", "completion": "# Answer\n\n0.5", "level": "Level 1"},
     {
-        "benchmark": "ocw",
+        "task": "ocw",
         "gold": "4.5e33",
         "completion": "The final answer is $4.5\\times 10^{33}$. I hope it is correct.",
     },
-    {"benchmark": "sat", "gold": "B", "completion": "So (B).", "options": "A) 2 B) 4 C) 6 D) 8"},
-    {"benchmark": "mmlu_stem", "gold": "C", "completion": "The answer is 6.", "options": ["2", "4", "6", "8"]},
-    {"benchmark": "mmlu", "gold": "C", "completion": " C"},
-    {"benchmark": "mgsm_zh", "gold": 18, "completion": "答案是18。"},
-    {"benchmark": "cmath", "gold": "27.3%", "completion": "所以答案是：27.3%。"},
-    {"benchmark": "gaokao_mathcloze", "gold": "1;$\\frac{8}{9}$", "completion": "答案是$1$;$\\frac{8}{9}$。"},
-    {"benchmark": "gaokao_mathqa", "gold": ["A", "C"], "completion": "故选 AC", "options": ["(A)1", "(B)2", "(C)3"]},
-    {"benchmark": "bbh", "gold": "(B)", "completion": "So the answer is (B)."},
-    {"benchmark": "bbh", "gold": "> ) }", "completion": "So the answer is > ) }."},
+    {"task": "sat", "gold": "B", "completion": "So (B).", "options": "A) 2 B) 4 C) 6 D) 8"},
+    {"task": "mmlu_stem", "gold": "C", "completion": "The answer is 6.", "options": ["2", "4", "6", "8"]},
+    {"task": "mmlu", "gold": "C", "completion": " C"},
+    {"task": "mgsm_zh", "gold": 18, "completion": "答案是18。"},
+    {"task": "cmath", "gold": "27.3%", "completion": "所以答案是：27.3%。"},
+    {"task": "gaokao_mathcloze", "gold": "1;$\\frac{8}{9}$", "completion": "答案是$1$;$\\frac{8}{9}$。"},
+    {"task": "gaokao_mathqa", "gold": ["A", "C"], "completion": "故选 AC", "options": ["(A)1", "(B)2", "(C)3"]},
+    {"task": "bbh", "gold": "(B)", "completion": "So the answer is (B)."},
+    {"task": "bbh", "gold": "> ) }", "completion": "So the answer is > ) }."},
 ]
 
 
-def test_benchmarks_are_graded_with_golds_as_they_stand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    graded = grade(tmp_path, BENCHMARKS)
-    assert [row["benchmark"] for row in graded if not row["correct"]] == []
+def test_tasks_are_graded_with_golds_as_they_stand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graded = grade(tmp_path, TASKS)
+    assert [row["task"] for row in graded if not row["correct"]] == []
     *each, last = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in each] == list(
-        dict.fromkeys(row["benchmark"].split("/")[0] for row in BENCHMARKS)  # type: ignore[attr-defined]
+        dict.fromkeys(row["task"].split("/")[0] for row in TASKS)  # type: ignore[attr-defined]
     )
     assert last.startswith("all: 12 graded, 12 correct, 100.00% [")
 
 
 BAD = {
-    '{"benchmark": "gsm8k", "gold": "#### 4': "not a JSON object",
+    '{"task": "gsm8k", "gold": "#### 4': "not a JSON object",
     "[1, 2]": "not a JSON object",
     "[" * 100_000: "not a JSON object",
-    '{"benchmark": "gsm8k", "completion": "5"}': "the field 'gold' is missing",
-    '{"gold": "5", "completion": "5"}': "the field 'benchmark' is missing",
-    '{"benchmark": "gsm8k", "gold": "5", "completion": ["5", "6"]}': "the field 'completion' is not text",
-    '{"benchmark": "gsm8k", "gold": null, "completion": "5"}': "the field 'gold' is not text",
-    '{"benchmark": "gsm8k", "gold": NaN, "completion": "5"}': "the field 'gold' is not text",
-    '{"benchmark": "gsm8k", "gold": true, "completion": "5"}': "the field 'gold' is not text",
-    '{"benchmark": "gsm8k", "gold": " ", "completion": "5"}': "the field 'gold' is empty",
-    '{"benchmark": "gsm9k", "gold": "5", "completion": "5"}': "Unknown benchmark 'gsm9k', did you mean 'gsm8k'",
-    '{"benchmark": "sat", "gold": "A", "completion": "A", "options": 4}': "the field 'options' is no list of texts",
-    '{"benchmark": "minif2f", "gold": "x", "completion": "x"}': "proofs are not checked here",
-    '{"benchmark": "humaneval", "gold": "x", "completion": "x", "prompt": ""}': "the field 'entry_point' is missing",
+    '{"task": "gsm8k", "completion": "5"}': "the field 'gold' is missing",
+    '{"gold": "5", "completion": "5"}': "the field 'task' is missing",
+    '{"task": "gsm8k", "gold": "5", "completion": ["5", "6"]}': "the field 'completion' is not text",
+    '{"task": "gsm8k", "gold": null, "completion": "5"}': "the field 'gold' is not text",
+    '{"task": "gsm8k", "gold": NaN, "completion": "5"}': "the field 'gold' is not text",
+    '{"task": "gsm8k", "gold": true, "completion": "5"}': "the field 'gold' is not text",
+    '{"task": "gsm8k", "gold": " ", "completion": "5"}': "the field 'gold' is empty",
+    '{"task": "gsm9k", "gold": "5", "completion": "5"}': "Unknown task 'gsm9k', did you mean 'gsm8k'",
+    '{"task": "sat", "gold": "A", "completion": "A", "options": 4}': "the field 'options' is no list of texts",
+    '{"task": "minif2f", "gold": "x", "completion": "x"}': "proofs are not checked here",
+    '{"task": "humaneval", "gold": "x", "completion": "x", "prompt": ""}': "the field 'entry_point' is missing",
 }
 
 
@@ -211,16 +211,16 @@ def test_limits_are_positive(flag: str, capsys: pytest.CaptureFixture[str]) -> N
 ADD = 'def add(a, b):\n    """The sum."""\n'
 ASSERTS = ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]
 HUMANEVAL = {
-    "benchmark": "humaneval",
+    "task": "humaneval",
     "gold": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
     "prompt": ADD,
     "entry_point": "add",
 }
 PROGRAMS = [
-    ({"benchmark": "mbpp", "gold": ASSERTS, "completion": ADD + "    return a + b\n[DONE]"}, True),
-    ({"benchmark": "mbpp", "gold": "\n".join(ASSERTS), "completion": ADD + "    return a - b"}, False),
-    ({"benchmark": "mbpp", "gold": ASSERTS, "completion": "import sys; sys.exit(0)"}, False),
-    ({"benchmark": "mbpp", "gold": ASSERTS, "completion": ""}, False),
+    ({"task": "mbpp", "gold": ASSERTS, "completion": ADD + "    return a + b\n[DONE]"}, True),
+    ({"task": "mbpp", "gold": "\n".join(ASSERTS), "completion": ADD + "    return a - b"}, False),
+    ({"task": "mbpp", "gold": ASSERTS, "completion": "import sys; sys.exit(0)"}, False),
+    ({"task": "mbpp", "gold": ASSERTS, "completion": ""}, False),
     (HUMANEVAL | {"completion": "    return a + b\n\n\ndef other():\n    return 1"}, True),
     (HUMANEVAL | {"completion": "    while True:\n        pass"}, False),
     (HUMANEVAL | {"completion": f"```python\n{ADD}    return a + b\n```"}, True),
@@ -237,11 +237,11 @@ def test_programs_are_run_against_their_tests(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.startswith("programs ran in: ")
 
 
-def test_gold_fields_of_a_benchmark_grade_its_solutions(real_data: Path, tmp_path: Path) -> None:
+def test_gold_fields_of_a_task_grade_its_solutions(real_data: Path, tmp_path: Path) -> None:
     raw = [json.loads(line) for line in (real_data / "gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()]
-    records = benchmarks.load("gsm8k/test", real_data)
+    records = datasets.load("gsm8k/test", real_data)
     lines = [
-        {"benchmark": "gsm8k", "gold": fields["answer"], "completion": record.solution}
+        {"task": "gsm8k", "gold": fields["answer"], "completion": record.solution}
         for fields, record in zip(raw, records, strict=True)
     ]
     assert all(row["correct"] and row["correct_deepseek"] for row in grade(tmp_path, lines))

@@ -1,7 +1,7 @@
 """The grader against labels: pairs of answers and whole completions, each with the rule that decides it.
 
 The labels come from mathematics and from the conventions of the benchmarks, not from what the grader says. Pairs have
-`gold`, `answer`, `kind`, perhaps `options`; completions have a data set's own `gold` field and its `benchmark`.
+`gold`, `answer`, `kind`, perhaps `options`; completions have a data set's own `gold` field and its `task`.
 """
 
 import functools
@@ -46,7 +46,7 @@ def graded() -> list[bool]:
     """For each completion whether the grader finds it right."""
 
     def item(row: dict) -> Item:
-        kind = KINDS[row["benchmark"]]
+        kind = KINDS[row["task"]]
         return Item(row["completion"], gold_of(row["gold"], kind), kind, row.get("options", ()))
 
     with Grader(seconds=4) as grader:
@@ -70,9 +70,9 @@ def test_pairs_are_judged_as_labelled(group: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("benchmark", dict.fromkeys(row["benchmark"] for row in COMPLETIONS))
-def test_completions_are_graded_as_labelled(benchmark: str) -> None:
-    rows = [(row, found) for row, found in zip(COMPLETIONS, graded(), strict=True) if row["benchmark"] == benchmark]
+@pytest.mark.parametrize("task", dict.fromkeys(row["task"] for row in COMPLETIONS))
+def test_completions_are_graded_as_labelled(task: str) -> None:
+    rows = [(row, found) for row, found in zip(COMPLETIONS, graded(), strict=True) if row["task"] == task]
     wrong = disagreements(rows, "correct")
     assert not wrong, "\n".join(wrong)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsmath_jax.data import benchmarks, tokenizer
+from dsmath_jax.data import datasets, tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.advantages import group_relative, outcome
@@ -62,7 +62,7 @@ def test_equal_completions_have_no_advantage() -> None:
 @pytest.mark.usefixtures("recipe")
 def test_a_reward_function_that_returns_none_is_left_out_of_the_sum(start: Path) -> None:
     """huggingface/trl 3079."""
-    records = benchmarks.load("toy/train", start / "data")[:2]
+    records = datasets.load("toy/train", start / "data")[:2]
     reward_fns = (("trainer_rewards:same", 1.0), ("trainer_rewards:none", 1.0))
     with RewardFunctions(reward_fns, 5.0, 1) as functions:
         rewards, errors = functions.score(["ab", "abc"], records, [True, True])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.rl.rewards import ERRORS, RewardFunctions, well_formed
 from dsmath_jax.workdir import UserError
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.aot.rl import abstract_batch
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl import trainer
 from dsmath_jax.rl.algorithms import METHODS

@@ -17,7 +17,7 @@ import pytest
 
 from dsmath_jax.corpus.decontaminate import Benchmarks
 from dsmath_jax.corpus.normalize import normalize
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome
 from dsmath_jax.rl.algorithms import DPO, GRPO, Algorithm

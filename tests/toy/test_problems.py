@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsmath_jax.command_line import load_recipe
-from dsmath_jax.data import benchmarks, overlap
+from dsmath_jax.data import datasets, overlap
 from dsmath_jax.toy.problems import STEPS, distinct_problems, write_problems
 from dsmath_jax.workdir import UserError, read_jsonl
 
@@ -86,4 +86,4 @@ def test_no_recipe_trains_on_its_toy_test_questions(tmp_path: Path) -> None:
         write_problems(tmp_path, 0, toy.problems, toy.steps, toy.largest)
         trained = [f"toy/{split}" for split in toy.problems if split != "test"]
         training = overlap.training_questions({"rl.data": trained}, tmp_path)
-        assert overlap.count(overlap.find(benchmarks.load("toy/test", tmp_path), training).values()) == 0
+        assert overlap.count(overlap.find(datasets.load("toy/test", tmp_path), training).values()) == 0

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.progress import track
 from dsmath_jax.rl.reward_model.rows import digest

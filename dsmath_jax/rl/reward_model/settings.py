@@ -14,7 +14,7 @@ ESTIMATIONS = ("hard", "soft")
 class SamplesSettings(Settings):
     """What is sampled from the policy, and how it is labelled (paper §4.1.2, §4.1.3)."""
 
-    data: tuple[str, ...] = setting(("toy/train",), "benchmarks whose questions are sampled from", filled=True)
+    data: tuple[str, ...] = setting(("toy/train",), "data sets whose questions are sampled from", filled=True)
     kind: str = setting(
         "pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)", choices=KINDS
     )
@@ -54,4 +54,4 @@ class RewardModelSettings(TrainingSettings, SamplesSettings):
 class RetrainSettings(RewardModelSettings):
     """How a reward model is trained further between two rounds of iterative GRPO (Algorithm 1)."""
 
-    data: tuple[str, ...] = setting((), "benchmarks whose questions are sampled from; () for those of rl.data")
+    data: tuple[str, ...] = setting((), "data sets whose questions are sampled from; () for those of rl.data")

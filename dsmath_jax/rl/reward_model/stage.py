@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dsmath_jax.data import chat as chats
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.draw import load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
@@ -47,7 +47,7 @@ def check(
 def run(
     folder: Path, settings: RewardModelSettings, chat_settings: ChatSettings, data_dir: Path, layout: Layout, seed: int
 ) -> dict:
-    """Samples from `sft/` on the benchmarks of `data`, labels, and trains from the stage that `init` names.
+    """Samples from `sft/` on the data sets of `data`, labels, and trains from the stage that `init` names.
 
     Writes `<stage>/{samples.jsonl,params,model.json,metrics.jsonl,summary.json}`. The folder's name is a key of KINDS.
     """

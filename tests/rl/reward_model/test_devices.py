@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model import labels

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dsmath_jax.data.benchmarks import Record
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.grading import grade
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.reward_model import labels

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dsmath_jax.data import chat
 from dsmath_jax.data import tokenizer as tokenizers
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params

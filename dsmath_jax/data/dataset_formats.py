@@ -1,4 +1,4 @@
-"""How the rows of each benchmark become records: which fields hold the question, the solution and the answer.
+"""How the rows of each data set become records: which fields hold the question, the solution and the answer.
 
 A parser takes a record's id and the fields of a row, and raises `BadField` where they do not fit. Texts lose the white
 space around them, except where it is code.
@@ -29,7 +29,7 @@ class Record:
     """One problem.
 
     Attributes:
-      id: unique in all benchmarks, "gsm8k/test/17".
+      id: unique in all data sets, "gsm8k/test/17".
       question: the problem, without options.
       solution: the worked solution, ending in its answer sentence where the set has one; "" where it has none.
       answer: what decides: the final answer; where there are options, the letters of the right ones ("B", "ACD") or,

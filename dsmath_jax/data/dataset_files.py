@@ -1,7 +1,7 @@
-"""The files that benchmarks are published in, as rows: JSON lines, tables, one JSON per task or problem, prompts.
+"""The files that data sets are published in, as rows: JSON lines, tables, one JSON per task or problem, prompts.
 
 A reader yields the rows of one file with what tells them apart; which of their fields make a record is the business
-of `benchmarks.py`. Errors are `UserError`s that name the file and the place in it.
+of `datasets.py`. Errors are `UserError`s that name the file and the place in it.
 """
 
 import ast
@@ -24,7 +24,7 @@ LOOSE_END = re.compile(r"[\s,]+\.?\s*\Z")
 
 
 class Row(NamedTuple):
-    """One row: `key` is its id within the benchmark, `place` where the file has it, in words ("line 3")."""
+    """One row: `key` is its id within the data set, `place` where the file has it, in words ("line 3")."""
 
     key: str
     place: str

@@ -1,4 +1,4 @@
-"""Benchmark records: every format on rows of its own, the real sets in full, and rows that do not fit."""
+"""Records of data sets: every format on rows of its own, the real sets in full, and rows that do not fit."""
 
 import contextlib
 import csv
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from dsmath_jax.data import benchmark_formats, benchmarks
-from dsmath_jax.data.benchmarks import Record
+from dsmath_jax.data import dataset_formats, datasets
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.workdir import UserError, write_json, write_jsonl
 
 GSM8K = {"question": " How many?\n", "answer": "He has 48/2 = <<48/2=24>>24.\nThen 1<<1=1>> more.\n#### 1,024"}
@@ -138,15 +138,15 @@ def test_rows_become_records(tmp_path: Path, name: str, file: str, row: dict, re
     path = tmp_path / file
     path.parent.mkdir()
     path.write_bytes(gzip.compress(lines.encode()) if file.endswith(".gz") else lines.encode())
-    records = benchmarks.load(name, tmp_path)
+    records = datasets.load(name, tmp_path)
     assert len(records) == 2
     assert records[1] == dataclasses.replace(record, kind=KIND_OF[name.split("/")[0]])
 
 
 def test_mbpp_splits_share_a_file(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "mbpp" / "mbpp.jsonl", [MBPP | {"task_id": number} for number in (2, 10, 11, 510, 511, 974)])
-    assert benchmarks.load("mbpp/dev", tmp_path)[0] == MBPP_RECORD
-    found = {split: [r.id for r in benchmarks.load(split, tmp_path)] for split in benchmarks.available(tmp_path)}
+    assert datasets.load("mbpp/dev", tmp_path)[0] == MBPP_RECORD
+    found = {split: [r.id for r in datasets.load(split, tmp_path)] for split in datasets.available(tmp_path)}
     assert found == {
         "mbpp/dev": ["mbpp/dev/2", "mbpp/dev/10"],
         "mbpp/test": ["mbpp/test/11", "mbpp/test/510"],
@@ -161,7 +161,7 @@ def test_mmlu_is_a_table_per_subject(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "w", newline="") as file:
             csv.writer(file).writerows([["1, 2 or\n3?", "0,1", "2", "B"], [f"{subject}?", "x", "None", "A"]])
-    records = benchmarks.load("mmlu/dev", tmp_path)
+    records = datasets.load("mmlu/dev", tmp_path)
     assert [record.category for record in records] == ["us_foreign_policy"] * 2 + ["virology"] * 2
     assert records[0] == Record(
         "mmlu/dev/us_foreign_policy/0", "1, 2 or\n3?", "", "B", ("0,1", "2"), "us_foreign_policy", kind="choice"
@@ -177,7 +177,7 @@ def test_bbh_is_a_file_per_task(tmp_path: Path) -> None:
         {"input": "Film?\nOptions:\n(A) Monsters\n(B) Inc", "target": "Monsters, Inc"},
     ]
     write_json(tmp_path / "bbh" / "tasks" / "mixed.json", {"canary": "", "examples": examples})
-    assert benchmarks.load("bbh/test", tmp_path) == [
+    assert datasets.load("bbh/test", tmp_path) == [
         Record(
             "bbh/test/mixed/0", "Which day?", "", "B", ("Monday", "Sunday"), "mixed", kind="choice", instruction=STEPS
         ),
@@ -203,7 +203,7 @@ def test_bbh_prompts_are_worked_examples(tmp_path: Path) -> None:
     first = f"Q: Which day?\nOptions:\n(A) Monday\n(B) Sunday\nA: {solution}"
     path.write_text(f"Canary\n-----\nTell dates.\n\n{first}\n\nQ: And then?\nA: So the answer is No.\n")
     told: dict[str, Any] = {"category": "date", "heading": "Tell dates.", "instruction": STEPS}
-    assert benchmarks.load("bbh/dev", tmp_path) == [
+    assert datasets.load("bbh/dev", tmp_path) == [
         Record("bbh/dev/date/0", "Which day?", solution, "B", ("Monday", "Sunday"), kind="choice", **told),
         Record("bbh/dev/date/1", "And then?", "So the answer is No.", "No", (), kind="text", **told),
     ]  # fmt: skip
@@ -220,34 +220,34 @@ def write_few_shots(data_dir: Path, sample: str) -> None:
 def test_agieval_prompts_are_worked_examples(tmp_path: Path) -> None:
     write_few_shots(tmp_path, repr(QA))
     options = ("$1$", "2", "3")
-    assert benchmarks.load("gaokao_mathqa/dev", tmp_path) == [
+    assert datasets.load("gaokao_mathqa/dev", tmp_path) == [
         Record("gaokao_mathqa/dev/1", "则 $a=$", "Since A and C.", "AC", options, kind="choices")
     ]
     with pytest.raises(UserError, match=r"few_shot_prompts\.csv has no column 'sat-math'"):
-        benchmarks.load("agieval_sat_math/dev", tmp_path)
+        datasets.load("agieval_sat_math/dev", tmp_path)
 
 
 def test_a_cell_of_the_prompts_is_data_and_never_run(tmp_path: Path) -> None:
     write_few_shots(tmp_path, "dict(a=1)")
     with pytest.raises(UserError, match=r"csv, sample 1, column 'gaokao-mathqa': not a Python dictionary"):
-        benchmarks.load("gaokao_mathqa/dev", tmp_path)
+        datasets.load("gaokao_mathqa/dev", tmp_path)
 
 
 def test_math_as_published(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"wants the file .*MATH/test/\*/\*\.json or .*math/test\.jsonl, .* unpack the MATH"
     ):
-        benchmarks.load("math/test", tmp_path)
+        datasets.load("math/test", tmp_path)
     write_jsonl(tmp_path / "math" / "test.jsonl", [MATH])
     write_json(tmp_path / "MATH" / "test" / "prealgebra" / "12.json", MATH)
     write_json(tmp_path / "MATH" / "test" / "algebra" / "3.json", MATH | {"level": "Level ?"})
-    records = benchmarks.load("math/test", tmp_path)
+    records = datasets.load("math/test", tmp_path)
     assert [(record.id, record.level) for record in records] == [
         ("math/test/algebra/3", "?"), ("math/test/prealgebra/12", "5"),
     ]  # fmt: skip
     (tmp_path / "MATH" / "test" / "algebra" / "3.json").write_text('{"problem": ')
     with pytest.raises(UserError, match=r"algebra/3\.json: not a JSON object"):
-        benchmarks.load("math/test", tmp_path)
+        datasets.load("math/test", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_math_as_published(tmp_path: Path) -> None:
     ],
 )
 def test_the_last_box_holds_the_answer(solution: str, answer: str) -> None:
-    assert benchmark_formats.boxed(solution) == answer
+    assert dataset_formats.boxed(solution) == answer
 
 
 REAL_SETS = {
@@ -277,8 +277,8 @@ WORKED = re.compile(r"gsm8k|ocw|agieval_sat_math|minif2f/|humaneval|mbpp|(bbh|ga
 
 
 def test_real_sets_are_whole(real_data: Path) -> None:
-    names = [name for name in benchmarks.available(real_data) if not name.startswith(("math/", "toy/"))]
-    sets = {name: benchmarks.load(name, real_data) for name in names}
+    names = [name for name in datasets.available(real_data) if not name.startswith(("math/", "toy/"))]
+    sets = {name: datasets.load(name, real_data) for name in names}
     assert {name: len(records) for name, records in sets.items()} == REAL_SETS
     assert len({record.id for records in sets.values() for record in records}) == sum(REAL_SETS.values())
     for name, records in sets.items():
@@ -298,33 +298,33 @@ def test_real_sets_are_whole(real_data: Path) -> None:
 
 def test_all_is_what_lies_there(real_data: Path, tmp_path: Path) -> None:
     before = time.process_time()
-    records = benchmarks.load("all", real_data)
+    records = datasets.load("all", real_data)
     assert time.process_time() - before < 3
     assert len(records) >= sum(REAL_SETS.values())
 
-    with pytest.raises(UserError, match=r"No benchmark lies below .*; set --config\.data_dir or name none"):
-        benchmarks.load("all", tmp_path)
+    with pytest.raises(UserError, match=r"No data set is below .*; set --config\.data_dir or name none"):
+        datasets.load("all", tmp_path)
     write_jsonl(tmp_path / "problems" / "train.jsonl", [TOY])
     write_jsonl(tmp_path / "gsm8k" / "test.jsonl", [GSM8K])
-    assert benchmarks.available(tmp_path) == ["toy/train", "gsm8k/test"]
-    assert [record.id for record in benchmarks.load("all", tmp_path)] == ["t7", "gsm8k/test/0"]
+    assert datasets.available(tmp_path) == ["toy/train", "gsm8k/test"]
+    assert [record.id for record in datasets.load("all", tmp_path)] == ["t7", "gsm8k/test/0"]
 
 
 def test_real_records(real_data: Path) -> None:
-    first = benchmarks.load("gsm8k/test", real_data)[0]
+    first = datasets.load("gsm8k/test", real_data)[0]
     assert first.question.startswith("Janet’s ducks lay 16 eggs per day.")
     assert first.solution.startswith("Janet sells 16 - 3 - 4 = 9 duck eggs a day.")
     assert first.answer == "18"
-    assert benchmarks.load("mgsm_zh/test", real_data)[0].question.startswith("珍妮特的鸭子每天下 16 颗蛋。")
-    assert benchmarks.load("sat/test", real_data)[17].options[3] == "$435(100 b)$"  # lettered "A." instead of "A)"
-    assert benchmarks.load("mmlu_stem/test", real_data)[108].options == ("None", "I only", "II only", "III only")
-    assert benchmarks.load("minif2f/test", real_data)[0].answer.split("theory ")[1].startswith("mathd_numbertheory_277")
+    assert datasets.load("mgsm_zh/test", real_data)[0].question.startswith("珍妮特的鸭子每天下 16 颗蛋。")
+    assert datasets.load("sat/test", real_data)[17].options[3] == "$435(100 b)$"  # lettered "A." instead of "A)"
+    assert datasets.load("mmlu_stem/test", real_data)[108].options == ("None", "I only", "II only", "III only")
+    assert datasets.load("minif2f/test", real_data)[0].answer.split("theory ")[1].startswith("mathd_numbertheory_277")
 
 
 @pytest.mark.filterwarnings("ignore:(invalid escape|.* is an invalid escape)")  # in the published code
 @pytest.mark.parametrize("name", ["humaneval/test", "mbpp/dev", "mbpp/test", "mbpp/validation", "mbpp/train"])
 def test_published_programs_pass_their_answers(real_data: Path, name: str) -> None:
-    for record in benchmarks.load(name, real_data)[:40]:
+    for record in datasets.load(name, real_data)[:40]:
         program = record.question + record.solution if name.startswith("humaneval") else record.solution
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(f"{program}\n{record.answer}", record.id, "exec"), {"__name__": record.id})
@@ -361,47 +361,47 @@ def test_rows_that_do_not_fit_are_named(tmp_path: Path, name: str, file: str, ro
     first = good.get(name.split("/")[0], MBPP | {"task_id": 1})
     write_jsonl(tmp_path / file, [first, row])
     with pytest.raises(UserError, match=rf"{Path(file).name}, line 2: {message}.*; fix or remove it\.$"):
-        benchmarks.load(name, tmp_path)
+        datasets.load(name, tmp_path)
 
 
 def test_other_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     write_json(tmp_path / "bbh" / "tasks" / "x.json", {"examples": [{"input": "?", "target": "1"}, {"target": "1"}]})
     with pytest.raises(UserError, match=r"x\.json, example 2: the field 'input' is missing"):
-        benchmarks.load("bbh/test", tmp_path)
+        datasets.load("bbh/test", tmp_path)
     write_json(tmp_path / "bbh" / "tasks" / "x.json", {"examples": ["?"]})
     with pytest.raises(UserError, match=r"x\.json: the field 'examples' is not a list of objects"):
-        benchmarks.load("bbh/test", tmp_path)
+        datasets.load("bbh/test", tmp_path)
     table = tmp_path / "mmlu" / "test" / "x_test.csv"
     table.parent.mkdir(parents=True)
     table.write_text("?,1,2,B\n?,A\n")
     with pytest.raises(UserError, match=r"x_test\.csv, row 2: 2 columns where a question"):
-        benchmarks.load("mmlu/test", tmp_path)
+        datasets.load("mmlu/test", tmp_path)
     table.write_bytes("?,é,2,B\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"x_test\.csv is not UTF-8 text \(byte 2\)"):
-        benchmarks.load("mmlu/test", tmp_path)
+        datasets.load("mmlu/test", tmp_path)
     packed = tmp_path / "humaneval" / "HumanEval.jsonl.gz"
     packed.parent.mkdir()
     for damaged in (gzip.compress(json.dumps(HUMANEVAL).encode())[:-9], b"not packed"):
         packed.write_bytes(damaged)
         with pytest.raises(UserError, match=r"HumanEval\.jsonl\.gz cannot be read \(.+\); check the path"):
-            benchmarks.load("humaneval/test", tmp_path)
+            datasets.load("humaneval/test", tmp_path)
 
 
 def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"Unknown benchmark 'gsm9k/test', did you mean 'gsm8k/test'; known ones are agieval_sat"
+        UserError, match=r"Unknown data set 'gsm9k/test', did you mean 'gsm8k/test'; known ones are agieval_sat"
     ):
-        benchmarks.load("gsm9k/test", tmp_path)
+        datasets.load("gsm9k/test", tmp_path)
     with pytest.raises(
         UserError, match=r"'toy/rl' wants the file .*problems/rl\.jsonl, which is not there; set --config"
     ):
-        benchmarks.load("toy/rl", tmp_path)
+        datasets.load("toy/rl", tmp_path)
     write_jsonl(tmp_path / "gsm8k" / "test.jsonl", [])
     with pytest.raises(UserError, match=r"test\.jsonl holds no records"):
-        benchmarks.load("gsm8k/test", tmp_path)
+        datasets.load("gsm8k/test", tmp_path)
     (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps(GSM8K) + "\n\nnot json\n")
     with pytest.raises(UserError, match=r"test\.jsonl, line 3: not a JSON object; fix or remove that line"):
-        benchmarks.load("gsm8k/test", tmp_path)
+        datasets.load("gsm8k/test", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -422,17 +422,17 @@ def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_users_row_may_have_the_fields_of_a_record(tmp_path: Path, fields: dict, record: Record) -> None:
     write_jsonl(tmp_path / "mine.jsonl", [{"question": "?"} | fields])
-    assert benchmarks.load("mine.jsonl", tmp_path) == [record]
+    assert datasets.load("mine.jsonl", tmp_path) == [record]
     write_jsonl(tmp_path / "mine.jsonl", [dataclasses.asdict(record)])
-    assert benchmarks.load("mine.jsonl", tmp_path) == [record]
+    assert datasets.load("mine.jsonl", tmp_path) == [record]
 
 
 def test_a_file_of_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.v2.jsonl"
     full = {"id": 7, "question": " Why? ", "solution": "So.", "answer": 4, "note": []}
     write_jsonl(path, [full, {"question": "What?", "solution": None}])
-    assert benchmarks.load_file(path) == [Record("7", "Why?", "So.", "4"), Record("mine/1", "What?", "", "")]
-    assert benchmarks.load_file(str(path)) == benchmarks.load_file(path)
+    assert datasets.load_file(path) == [Record("7", "Why?", "So.", "4"), Record("mine/1", "What?", "", "")]
+    assert datasets.load_file(str(path)) == datasets.load_file(path)
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def test_a_file_of_the_users_own_that_does_not_fit(tmp_path: Path, text: str | N
     if text is not None:
         (tmp_path / "mine.jsonl").write_text(text)
     with pytest.raises(UserError, match=message):
-        benchmarks.load_file(tmp_path / "mine.jsonl")
+        datasets.load_file(tmp_path / "mine.jsonl")
 
 
 def test_a_users_rows_may_state_what_a_record_has(tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ def test_a_users_rows_may_state_what_a_record_has(tmp_path: Path) -> None:
         {"question": "Yes?", "options": ["Yes", "No"], "answer": "No", "kind": "text"},
     ]
     write_jsonl(tmp_path / "mine.jsonl", rows)
-    assert benchmarks.load_file(tmp_path / "mine.jsonl") == [
+    assert datasets.load_file(tmp_path / "mine.jsonl") == [
         Record("mine/0", "Which?", answer="B", options=("one", "two"), kind="choice"),
         Record("mine/1", "How many?", answer="2", kind="number", instruction="In one word."),
         Record("mine/2", "Yes?", answer="No", options=("Yes", "No"), kind="text"),
@@ -475,4 +475,4 @@ def test_a_users_rows_may_state_what_a_record_has(tmp_path: Path) -> None:
     rows[1]["kind"] = "numeral"
     write_jsonl(tmp_path / "mine.jsonl", rows)
     with pytest.raises(UserError, match=r"mine.jsonl, line 2: the field 'kind' must be one of number, math, choice"):
-        benchmarks.load_file(tmp_path / "mine.jsonl")
+        datasets.load_file(tmp_path / "mine.jsonl")

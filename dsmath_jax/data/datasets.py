@@ -1,6 +1,6 @@
-"""Benchmark records: questions with worked solutions and answers, read from a mirror folder.
+"""Records of data sets: questions with worked solutions and answers, read from a mirror folder.
 
-Plain Python: the corpus's decontamination and the evaluation both read benchmarks here, so that no benchmark can be
+Plain Python: the corpus's decontamination and the evaluation both read data sets here, so that no data set can be
 measured on that was not decontaminated against. How to ask and score them is the evaluation's business.
 
 Questions and worked solutions are text that no corpus may hold; options and answers are kept apart from them, since
@@ -13,8 +13,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dsmath_jax.data import benchmark_formats as formats
-from dsmath_jax.data.benchmark_files import (
+from dsmath_jax.data import dataset_formats as formats
+from dsmath_jax.data.dataset_files import (
     Reader,
     Row,
     choice_table,
@@ -25,7 +25,7 @@ from dsmath_jax.data.benchmark_files import (
     json_task,
     prompt_examples,
 )
-from dsmath_jax.data.benchmark_formats import BadField, Parse, Record
+from dsmath_jax.data.dataset_formats import BadField, Parse, Record
 from dsmath_jax.workdir import UserError
 
 ALL = "all"
@@ -33,7 +33,7 @@ ALL = "all"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a benchmark's split lies below the data folder, and how one of its rows becomes a `Record`.
+    """Where a data set lies below the data folder, and how one of its rows becomes a `Record`.
 
     Attributes:
       path: a file or a glob.
@@ -136,7 +136,7 @@ def files(name: str, data_dir: Path) -> list[Path]:
 
 
 def load(name: str, data_dir: str | Path) -> list[Record]:
-    """Reads a benchmark split such as "gsm8k/test" from below `data_dir`, in file order; "all" reads the `available`.
+    """Reads a data set such as "gsm8k/test" from below `data_dir`, in file order; "all" reads the `available`.
 
     A name that ends in ".jsonl" is a file of the user's own below `data_dir`, see `load_file`.
 
@@ -149,7 +149,7 @@ def load(name: str, data_dir: str | Path) -> list[Record]:
     if name == ALL:
         names = available(data_dir)
         if not names:
-            raise UserError(f"No benchmark lies below {data_dir}; set --config.data_dir or name none.")
+            raise UserError(f"No data set is below {data_dir}; set --config.data_dir or name none.")
         return [record for each in names for record in load(each, data_dir)]
     source = source_of(name)
     files = source.files(data_dir)
@@ -157,15 +157,15 @@ def load(name: str, data_dir: str | Path) -> list[Record]:
         wanted = " or ".join(str(data_dir / path) for path in (source.path, source.mirror) if path)
         published = PUBLISHED.get(name.split("/")[0])
         hint = source.hint.format(data_dir=data_dir) + (f", or take it from {published}" if published else "")
-        raise UserError(f"Benchmark '{name}' wants the file {wanted}, which is not there; {hint}.")
+        raise UserError(f"The data set '{name}' wants the file {wanted}, which is not there; {hint}.")
     records = [record for path in files for record in _records(source.read(path), path, name, source.parse)]
     if not records:
-        raise UserError(f"Benchmark '{name}': the file {files[0]} holds no records.")
+        raise UserError(f"The data set '{name}': the file {files[0]} holds no records.")
     return records
 
 
 def source_of(name: str) -> Source:
-    """The source of a benchmark split.
+    """The source of a data set.
 
     Raises:
       UserError: the name is unknown.
@@ -173,14 +173,14 @@ def source_of(name: str) -> Source:
     if name not in SOURCES:
         nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
         raise UserError(
-            f"Unknown benchmark '{name}', did you mean '{nearest}'; known ones are {', '.join(sorted(SOURCES))} "
+            f"Unknown data set '{name}', did you mean '{nearest}'; known ones are {', '.join(sorted(SOURCES))} "
             f"and '{ALL}' for those that lie in the data folder."
         )
     return SOURCES[name]
 
 
 def load_file(path: str | Path) -> list[Record]:
-    """Reads a user's own benchmark: JSON lines with "question" and perhaps other fields of `Record`.
+    """Reads a user's own file: JSON lines with "question" and perhaps other fields of `Record`.
 
     A row without an id is named after the file and its place: "mine/0" is the first of mine.jsonl.
 
@@ -190,7 +190,7 @@ def load_file(path: str | Path) -> list[Record]:
     path = Path(path)
     records = list(_records(json_lines(path), path, path.name.split(".")[0], formats.given))
     if not records:
-        raise UserError(f"The benchmark file {path} holds no records.")
+        raise UserError(f"The file {path} holds no records.")
     return records
 
 
