@@ -87,7 +87,7 @@ WRONG_FIELDS = [
     ("corpus.seeds", "crawl/sedes.txt", "corpus", "The seed file"),
     ("corpus.labels", "crawl/labels.jsonl", "corpus", "labels.jsonl cannot be read"),
     ("corpus.annotations", "crawl/annotations.jsonl", "corpus", "annotations.jsonl"),
-    ("corpus.benchmarks", ("gsm8k/tset",), "corpus", "Unknown benchmark 'gsm8k/tset'"),
+    ("corpus.benchmarks", ("gsm8k/tset",), "corpus", "Unknown data set 'gsm8k/tset'"),
     ("corpus.benchmark_files", ("none.jsonl",), "corpus", "none.jsonl cannot be read"),
     ("corpus.tokenizer", "none.model", "corpus", "No tokenizer at"),
     ("tokenizer.path", "tokenzier", "tokenizer", "No tokenizer at"),
@@ -102,7 +102,7 @@ WRONG_FIELDS = [
     ("pretrain.wandb", "project", "pretrain", "Weights & Biases is not installed"),
     ("sft.data", ("instructoins.jsonl",), "sft", "There are no instructions at"),
     ("sft.data", ("mine/a.jsonl",), "sft", "a.jsonl, record 1: the field 'question' is missing"),
-    ("sft.data", ("cmath/test",), "sft", "Benchmark 'cmath/test' wants the file"),
+    ("sft.data", ("cmath/test",), "sft", "The data set 'cmath/test' wants the file"),
     ("sft.sequence_length", 256, "sft", "sft.sequence_length 256 exceeds the model's context 128"),
     ("sft.init", "hf:none", "sft", "none/config.json is missing"),
     ("reward_model.kind", "process", "reward_model", "reward_model.kind must be one of 'pointwise', 'pairwise'"),
@@ -111,7 +111,7 @@ WRONG_FIELDS = [
     ("reward_model.init", "tokenizer", "reward_model", "The stage tokenizer leaves no language model"),
     ("process_model.max_new_tokens", 60, "process_model", "None of 20 prompts fits the model's context of 128"),
     ("process_model.data", ("none.jsonl",), "process_model", "none.jsonl cannot be read"),
-    ("rl.data", ("gsm8k/tran",), "rl", "Stage rl: Unknown benchmark 'gsm8k/tran', did you mean 'gsm8k/train'"),
+    ("rl.data", ("gsm8k/tran",), "rl", "Stage rl: Unknown data set 'gsm8k/tran', did you mean 'gsm8k/train'"),
     ("rl.data", ("mine/a.jsonl",), "rl", "a.jsonl, line 1: the field 'question' is missing"),
     ("rl.eval_data", ("none.jsonl",), "rl", "none.jsonl cannot be read"),
     ("rl.reward_fns", (("corect", 1.0),), "rl", "Unknown reward function 'corect'"),
@@ -226,9 +226,9 @@ def test_generated_data_are_known_by_their_names(recipe: dict[str, Any], tmp_pat
     assert planned(toy, tmp_path / "run") == {}
     wrong = with_field(with_field(toy, "rl.data", ("toy/lr",)), "evaluate.tasks", ("toy/dev",))
     errors = planned(with_field(wrong, "corpus.benchmarks", ("toy/tset",)), tmp_path / "run")
-    assert "Unknown benchmark 'toy/lr'" in str(errors["rl"])
-    assert "Benchmark 'toy/dev' wants the file" in str(errors["evaluate"])
-    assert "Unknown benchmark 'toy/tset'" in str(errors["corpus"])
+    assert "Unknown data set 'toy/lr'" in str(errors["rl"])
+    assert "The data set 'toy/dev' wants the file" in str(errors["evaluate"])
+    assert "Unknown data set 'toy/tset'" in str(errors["corpus"])
     assert "more than the model's context of 128" in str(
         planned(with_field(toy, "rl.max_new_tokens", 128), tmp_path / "run")["rl"]
     )
