@@ -16,7 +16,7 @@ from dsmath_jax.data import chat as chats
 from dsmath_jax.data.dataset_formats import Record as Record
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import run as evaluation
-from dsmath_jax.evaluation.answering import Settings
+from dsmath_jax.evaluation.answering import Settings, check_instruction
 from dsmath_jax.evaluation.policy import GREEDY, Policy, instructed
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.grades import Grade, Kind
@@ -143,11 +143,12 @@ def evaluate(
     known = {field.name for field in dataclasses.fields(Settings)}
     for name in settings.keys() - known:
         raise UserError(f"evaluate has no setting '{name}'{nearest(name, known)}.")
-    out = local_path(out, "out")
+    asked, out = Settings(**settings), local_path(out, "out")
+    check_instruction(asked, instruction)
     policy = Policy.of(instructed(model, instruction), max_new_tokens, decode_slots)
     provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
-        evaluation.run(policy, tasks, Settings(**settings), local_path(data_dir, "data_dir"), out, provenance, Sandbox)
+        evaluation.run(policy, tasks, asked, local_path(data_dir, "data_dir"), out, provenance, Sandbox)
     return read_json(out / "summary.json")["results"]
 
 

@@ -4,17 +4,19 @@ import hashlib
 import logging
 import platform
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
-from jax._src.compilation_cache import decompress_executable
+from jax._src.compilation_cache import decompress_executable  # nothing public says whether an entry is whole
 from jax.experimental.compilation_cache import compilation_cache
 
 FOLDER = ".compilation_cache"
 OFF = "off"
 LIMIT = 10 << 30  # bytes of programs that a start leaves
-ENTRIES = "*-cache"
+FOLDERS, ENTRIES = "jaxlib-*", "*-cache"
+WRITING_SECONDS = 60  # an entry that is newer may be in the making, by another run that shares the folder
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -52,7 +54,7 @@ def use_compilation_cache(setting: str, workdir: Path) -> None:
 def drop_half_written(folder: Path) -> None:
     """Removes the newest entry where a kill cut it off: JAX would refuse it at every start and never write it again."""
     newest = max(folder.glob(ENTRIES), key=lambda path: path.stat().st_mtime, default=None)
-    if newest is not None:
+    if newest is not None and time.time() - newest.stat().st_mtime > WRITING_SECONDS:
         try:
             decompress_executable(newest.read_bytes())
         except Exception:  # of whatever library JAX compresses with
@@ -60,8 +62,11 @@ def drop_half_written(folder: Path) -> None:
 
 
 def drop_oldest(root: Path, limit: int) -> None:
-    """Removes the files that have not been used for longest, until the rest has at most `limit` bytes."""
-    found = [(path, path.stat()) for path in root.rglob("*") if path.is_file()]
+    """Removes the programs that have not been used for longest, until the rest has at most `limit` bytes.
+
+    Other files in the folder, which may be the user's, are neither counted nor touched.
+    """
+    found = [(path, path.stat()) for path in root.glob(f"{FOLDERS}/{ENTRIES}") if path.is_file()]
     for path, stat in sorted(found, key=lambda one: -max(one[1].st_atime, one[1].st_mtime)):
         limit -= stat.st_size
         if limit < 0:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-from jax._src import distributed
+from jax._src import distributed  # nothing public gives the key-value store or the coordinator's address
 
 from dsmath_jax.workdir import UserError, exit_now, explain
 
@@ -26,11 +26,7 @@ CONNECT_SECONDS = 30.0
 GRACE_SECONDS = 5.0  # for a process to end by itself after another has failed: often all fail for the same reason
 CRASHED = 1  # exit code of a process with a traceback
 LOST = 75  # exit code of the others where a process ended without a sentence; the same command resumes
-KEEPALIVE = {
-    socket.TCP_KEEPIDLE: 10,
-    socket.TCP_KEEPINTVL: 10,
-    socket.TCP_KEEPCNT: 3,
-}  # a host that is gone: 40 seconds
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # a host that is gone: 40 seconds
 KEY = "dsmath_jax/watch"  # of process 0's port and of the word that the others greet with
 
 
@@ -168,7 +164,10 @@ class Watch:
 
     def _accept(self, client: Any) -> None:
         """Lets the others connect, and tells them where."""
-        server = socket.create_server(("", 0))
+        both = socket.has_dualstack_ipv6()
+        server = socket.create_server(
+            ("", 0), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+        )  # fmt: skip
         word = secrets.token_hex()
         client.key_value_set(KEY, json.dumps([server.getsockname()[1], word]))
 
@@ -203,7 +202,8 @@ class Watch:
         """Waits for the end of the process on the other side."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE.items():
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+            if hasattr(socket, option):  # macOS lacks some
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         with self._changed:
             self._connections[process] = connection
         line = b""

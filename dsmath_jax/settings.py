@@ -191,6 +191,9 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
         for choice in choices:
             with contextlib.suppress(UserError):
                 return _typed(choice, value, name)
+    if origin is typing.Literal:
+        check_choice(name, value, arguments)
+        return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast(type, hint), value, f"{name}.")
     if origin is dict and isinstance(value, Mapping):

@@ -1,13 +1,13 @@
 """The stages of the paper's path in order: the parts of the recipe that each sees, what it reads, checks and leaves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import jax
 
 from dsmath_jax.corpus import pipeline
-from dsmath_jax.data import chat, datasets, documents, instructions, sources, tokenizer
+from dsmath_jax.data import chat, datasets, documents, instructions, overlap, sources, tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
@@ -18,6 +18,7 @@ from dsmath_jax.report import report
 from dsmath_jax.rl import rewards, trainer
 from dsmath_jax.rl.reward_model import stage as reward_model
 from dsmath_jax.runner import Stage, folder_of
+from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import Layout, barrier, make_mesh
 from dsmath_jax.toy import world
 from dsmath_jax.training import loop, pretrain, sft
@@ -143,14 +144,40 @@ def check_rl(recipe: Recipe, workdir: Path) -> None:
     settings = required(recipe.rl)
     start = _sizes(settings.init, recipe, workdir)
     asked = _chat(recipe, workdir, *filter(None, (settings.init, settings.reward_stage)))
-    trainer.check(settings, _reader("rl", recipe, workdir), asked, start, _layout(recipe), recipe.seed)
+    read, trained_on = _reader("rl", recipe, workdir), _trained_on(["rl"], recipe, workdir)
+    trainer.check(settings, read, asked, start, trained_on, _layout(recipe), recipe.seed)
 
 
 def check_evaluate(recipe: Recipe, workdir: Path) -> None:
     _layout(recipe)
     settings = required(recipe.evaluate)
-    _chat(recipe, workdir, *map(evaluate.stage_of, settings.models))
-    evaluate.check(settings, _reader("evaluate", recipe, workdir))
+    models = [evaluate.stage_of(model) for model in settings.models]
+    _chat(recipe, workdir, *models)
+    evaluate.check(
+        settings, _data(recipe, workdir), _reader("evaluate", recipe, workdir), _trained_on(models, recipe, workdir)
+    )
+
+
+def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[str, overlap.Questions]:
+    """The questions that stages train on, and those that they start from, without what is yet to be made or fetched."""
+    data_dir, config, found = _data(recipe, workdir), fingerprint(recipe), dict[str, overlap.Questions]()
+    for name in stages:
+        if getattr(recipe, name) is None:
+            found |= overlap.questions_of_stages([name], folder_of(name, recipe, workdir).parent)
+        else:
+            own = {
+                field: [one for one in config[field] if _is_there(one, recipe, data_dir)]
+                for field in overlap.TRAINING_FIELDS
+                if field.startswith(f"{name}.") and field in config
+            }
+            (stage,) = (one for one in STAGES if one.name == name)
+            found |= overlap.training_questions(own, data_dir)
+            found |= _trained_on(stage.depends_on(recipe), recipe, workdir)
+    return found
+
+
+def _is_there(name: str, recipe: Recipe, data_dir: Path) -> bool:
+    return name not in instructions.PUBLIC and not _made_in_run(name, recipe, data_dir)
 
 
 def _layout(recipe: Recipe) -> Layout:

@@ -32,8 +32,9 @@ def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     write_jsonl(folder / "mine/a.jsonl", [{"text": text} for text in TEXTS])
     write_jsonl(folder / "instructions.jsonl", [PROBLEM] * 20)
-    for name in ("gsm8k/train", "gsm8k/test"):
-        write_jsonl(folder / f"{name}.jsonl", [{"question": "What is 3 + 4?", "answer": "It is 7.\n#### 7"}] * 20)
+    for split, number in (("train", 4), ("test", 5)):
+        rows = [{"question": f"What is 3 + {number}?", "answer": f"It is so.\n#### {3 + number}"}] * 20
+        write_jsonl(folder / f"gsm8k/{split}.jsonl", rows)
     tokenizer.train_sentencepiece(TEXTS, folder / "tokenizer" / "tokenizer.model", 285)
     (folder / "crawl").mkdir()
     (folder / "crawl/a.warc.gz").touch()
@@ -125,6 +126,8 @@ WRONG_FIELDS = [
     ("process_model", None, "rl", "add process_model to --stages and the part process_model to the recipe"),
     ("pretrain", None, "evaluate", "Stage evaluate reads stage pretrain, which is not complete"),
     ("evaluate.examples", ("math/train",), "evaluate", "MATH/train/*/*.json"),
+    ("evaluate.tasks", ("gsm8k/train",), "evaluate", "evaluate.tasks: 20 of 20 questions are also in the"),
+    ("rl.eval_data", ("gsm8k/train",), "rl", "rl.eval_data: 20 of 20 questions are also in the training data"),
 ]  # fmt: skip
 
 
@@ -284,3 +287,10 @@ def test_a_stage_of_another_workdir_is_looked_at_before_it_is_linked(
         planned(with_field(given, "rl.max_new_tokens", 120), tmp_path / "run")["rl"]
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_questions_that_are_trained_on_and_asked_may_be_allowed(recipe: dict[str, Any], tmp_path: Path) -> None:
+    overlapping = with_field(recipe, "evaluate.tasks", ("gsm8k/train",))
+    assert planned(with_field(overlapping, "evaluate.allow_overlap", True), tmp_path / "run") == {}
+    base = with_field(overlapping, "evaluate.models", ("base",))
+    assert planned(base, tmp_path / "run") == {}, "the base model was trained on none of them"

@@ -21,9 +21,10 @@ from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.workdir import UserError, atomic_write, json_object, read_json, write_json
+from dsmath_jax.settings import build
+from dsmath_jax.workdir import UserError, atomic_write, json_object, write_json
 
-FILE = "chat.json"  # beside a model's sizes: what it was trained to be asked with
+FILE = "chat.json"  # next to a model's sizes: what it was trained to be asked with
 TEMPLATE = "chat_template.jinja"  # where Hugging Face's libraries keep the template
 # Two characters that Unicode keeps out of texts; in messages U+FFFD takes their place.
 MARK, HIDDEN = "\ufdd0", "\ufdd1"
@@ -85,6 +86,12 @@ class Chat:
     template: str = DEEPSEEK_MATH
     instruction: str = ""
 
+    @functools.cached_property
+    def _names(self) -> tuple[dict[str, int], re.Pattern[str]]:
+        """The names of control tokens with a number each, and what finds the longest of them in a text."""
+        names = {name: i for i, name in enumerate(sorted(self.tokenizer.control_ids, key=len, reverse=True))}
+        return names, re.compile("|".join(map(re.escape, names)) or "(?!)")
+
     # --- prompts ---
 
     def prompt(self, record: Record, mode: Mode = "cot", examples: Sequence[tuple[Record, str]] = ()) -> str:
@@ -118,8 +125,7 @@ class Chat:
         Raises:
           UserError: the template fails, or refuses the messages.
         """
-        names = {name: i for i, name in enumerate(sorted(self.tokenizer.control_ids, key=len, reverse=True))}
-        pattern = re.compile("|".join(map(re.escape, names)) or "(?!)")
+        names, pattern = self._names
 
         def hide(text: str) -> str:
             """A message's text with the names of control tokens in it as numbers."""
@@ -193,8 +199,8 @@ class Chat:
         ends = [turn.find(stop) + len(stop) for stop in stops if stop and stop in turn]
         if not ends:
             raise UserError(
-                "chat.template ends the assistant's turn with none of the tokens that end a completion; name its token "
-                "as eos_token_id in generation_config.json next to the tokenizer."
+                "chat.template must end the assistant's turn with one of the tokens that end a completion; name its "
+                "token as eos_token_id in generation_config.json next to the tokenizer."
             )
         return min(ends)
 
@@ -297,12 +303,20 @@ def export(chat: Chat, folder: Path) -> None:
 
 def load(folder: Path, tokenizer: Tokenizer) -> Chat | None:
     """The chat that `save` wrote next to a model, None where there is none."""
-    return Chat(tokenizer, **read_json(folder / FILE)) if (folder / FILE).is_file() else None
+    settings = stored_settings(folder)
+    return Chat(tokenizer, settings.template, settings.instruction) if settings.template else None
 
 
 def stored_settings(folder: Path) -> ChatSettings:
-    """The settings that make the chat next to a model; the defaults where there is none."""
-    return ChatSettings(**read_json(folder / FILE)) if (folder / FILE).is_file() else ChatSettings()
+    """The settings that make the chat next to a model; the defaults where there is none.
+
+    Raises:
+      UserError: the file has other fields.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return ChatSettings()
+    return build(ChatSettings, json_object(path.read_bytes(), str(path), "it"), f"{path}: ")
 
 
 def check_same(chat: Chat, folder: Path) -> None:

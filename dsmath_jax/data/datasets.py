@@ -179,6 +179,15 @@ def source_of(name: str) -> Source:
     return SOURCES[name]
 
 
+def check_answers(records: Iterable[Record]) -> None:
+    """Raises a `UserError` where a record has no answer."""
+    for record in records:
+        if not record.answer.strip():
+            raise UserError(
+                f"The record {record.id} has no answer to grade completions by; add it, or name other data."
+            )
+
+
 def load_file(path: str | Path) -> list[Record]:
     """Reads a user's own file: JSON lines with "question" and perhaps other fields of `Record`.
 

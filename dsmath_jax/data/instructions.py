@@ -263,5 +263,5 @@ def _text(fields: dict[str, Any], name: str) -> str:
 def _choice(fields: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
     value = fields.get(name) or ""
     if value and value not in known:
-        raise dataset_formats.BadField(f"the field '{name}' is none of {', '.join(known)}")
+        raise dataset_formats.BadField(f"the field '{name}' must be one of {', '.join(known)}")
     return value

@@ -95,7 +95,8 @@ def find(held_out: Sequence[Record], training: Mapping[str, Questions]) -> dict[
 def _normalized(question: Record | Instruction) -> list[str]:
     """The texts that are asked, in the form in which they are compared."""
     if isinstance(question, Record):
-        asked = [" ".join([question.question, *options(question)])]
+        texts = dict.fromkeys(filter(None, (question.question, question.prompt)))
+        asked = [" ".join([text, *options(question)]) for text in texts]
     else:
         asked = [message.content for message in question.messages if message.role == "user"]
     return ["".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in asked]
@@ -119,7 +120,7 @@ def check(field: str, held_out: Sequence[Record], found: Mapping[str, Found], al
       UserError: there are some, or a data set cannot be read, and that is not allowed.
     """
     messages = [
-        f"{field}: whether {name} has some of its questions cannot be told ({one.error})"
+        f"{field}: whether {name} has some of its questions is unknown ({one.error})"
         for name, one in found.items()
         if one.error
     ]
@@ -132,5 +133,5 @@ def check(field: str, held_out: Sequence[Record], found: Mapping[str, Found], al
     for message in messages:
         if not allow:
             part = field.split(".")[0]
-            raise UserError(f"{message}; name other data, or go on with {part}.allow_overlap=True, which counts them.")
+            raise UserError(f"{message}; name other data, or set {part}.allow_overlap=True, which counts them.")
         logging.warning("%s.", message)

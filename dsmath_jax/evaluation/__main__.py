@@ -12,38 +12,31 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import jax
 
 from dsmath_jax.compilation import use_compilation_cache
-from dsmath_jax.evaluation.answering import Settings
+from dsmath_jax.data.questions import Mode
+from dsmath_jax.evaluation.answering import Settings, check_instruction
 from dsmath_jax.evaluation.policy import Policy, instructed
-from dsmath_jax.evaluation.registry import TASKS, task
+from dsmath_jax.evaluation.registry import TASKS, Style, task
 from dsmath_jax.evaluation.run import Provenance, run
-from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.processes import joined
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, exit_code, local_path, lock
 
-WHOSE = "(default: what the checkpoint was trained with; the paper's where that is unknown)"
+INSTRUCTION_DEFAULT = "(default: what the checkpoint was trained with; the paper's where that is unknown)"
 DTYPES = ("bfloat16", "float32")
-# The least and the most that an option may be.
-BOUNDS = {
-    "samples": (0, MOST_SAMPLES), "limit": (0, math.inf), "rounds": (1, math.inf), "output_chars": (1, math.inf),
-    "shots": (0, math.inf), "max_new_tokens": (1, math.inf), "rows": (1, math.inf), "temperature": (0, 1000),
-    "top_p": (1e-6, 1), "seed": (0, 2**31 - 1),
-}  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
-    ours = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--checkpoint", required=True, help="the folder of a stage, or hf:DIR")
@@ -55,29 +48,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--data_dir", type=local_path, default=Path("data"), help="where the data sets are (default: data)")
     add("--out", type=local_path, required=True, help="the folder of the results")
-    add("--mode", choices=("cot", "pot", "tir"), default=ours.mode, help="chain or program of thought, or with tools")
-    add("--style", choices=("few_shot", "chat"), default=ours.style, help="how the model is asked")
-    add("--instruction", help="below every question in a chat: a text, 'paper' for the paper's, '' for none " + WHOSE)
-    add("--samples", type=int, default=ours.samples, help="drawn of each problem besides the greedy answer")
-    add("--temperature", type=float, default=ours.temperature, help="of the samples")
-    add("--top_p", type=float, default=ours.top_p, help="of the samples")
-    add("--seed", type=int, default=ours.seed, help="of the samples")
+    choices = {"mode": get_args(Mode), "style": get_args(Style)}
+    for field in dataclasses.fields(Settings):
+        kind = type(field.default)
+        add(
+            f"--{field.name}",
+            type=_names if kind is tuple else kind,
+            default=field.default,
+            choices=choices.get(field.name),
+            help=field.metadata["help"],
+        )
     add(
-        "--limit",
-        type=int,
-        default=ours.limit,
-        help="problems of a task, drawn evenly over its subjects, tasks and levels; 0 for all",
+        "--instruction",
+        help="below every question in a chat: a text, 'paper' for the paper's, '' for none " + INSTRUCTION_DEFAULT,
     )
     add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
-    add("--rounds", type=int, default=ours.rounds, help="programs that a dialogue with tools may run")
-    add("--output_chars", type=int, default=ours.output_chars, help="of a program's output that the model is shown")
-    add(
-        "--exemplars",
-        type=_names,
-        default=ours.exemplars,
-        help="your own files or data sets of worked examples in place of the task's own, joined by commas",
-    )
-    add("--shots", type=int, default=ours.shots, help="worked examples before a question; 0 for the task's number")
     add("--rows", type=int, default=256, help="completions in the making at a time")
     add("--tokenizer", default="", help="its file or folder (default: the model's own)")
     add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's own; Hugging Face: bfloat16)")
@@ -116,14 +101,16 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
     Raises:
       UserError: an option is wrong, or something that it names.
     """
-    for name, (least, most) in BOUNDS.items():
-        if not least <= (value := getattr(values, name)) <= most:
-            wanted = f"{least} or more" if most == math.inf else f"{least} to {most:,}"
-            raise UserError(f"--{name}={value} has no meaning; give {wanted}.")
+    for name in ("max_new_tokens", "rows"):
+        if getattr(values, name) < 1:
+            raise UserError(f"--{name} is {getattr(values, name)}; it must be at least 1.")
+    try:
+        settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
+    except UserError as error:
+        raise UserError(f"--{error}") from None
     for name in values.tasks:
         task(name)  # a misspelt one is known before anything is read
-    if values.instruction is not None and values.style != "chat":
-        raise UserError("--instruction stands below the questions of a chat; give --style=chat, or leave it out.")
+    check_instruction(settings, values.instruction)
     several = values.distributed or values.coordinator
     with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
         use_compilation_cache(values.compilation_cache, values.out)
@@ -131,7 +118,6 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
             layout = Layout(make_mesh(MeshSettings(**values.mesh)))
             model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
             policy = Policy.of(instructed(model, values.instruction), values.max_new_tokens, values.rows)
-            settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
             make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
             provenance = Provenance(values.checkpoint, command)
             page = run(policy, values.tasks, settings, values.data_dir, values.out, provenance, make_sandbox)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dsmath_jax import settings as base
+from dsmath_jax.data import datasets
 from dsmath_jax.data.dataset_formats import Kind
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.draw import EVALUATION_SEED, sample_evenly
@@ -14,42 +16,39 @@ from dsmath_jax.evaluation import exemplars, prompts, registry, tools
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import Style, Task
 from dsmath_jax.evaluation.samples import Key
+from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading.code import Runner, until
 from dsmath_jax.sampling.sampler import SamplingParams
+from dsmath_jax.settings import INT32, MOST_TEMPERATURE, setting
 from dsmath_jax.workdir import UserError
 
 DIALOGUES = 256  # that are held together in tool-integrated reasoning, or one problem's where those are more
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How tasks are asked.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(base.Settings):
+    """How tasks are asked."""
 
-    Attributes:
-      mode: "cot", "pot" or "tir".
-      style: "few_shot" or "chat".
-      samples: K, drawn of each problem besides the greedy answer.
-      temperature, top_p: of the samples.
-      seed: of the samples.
-      limit: problems of each task at most; 0 for all.
-      rounds: programs that a dialogue may run ("tir").
-      output_chars: of a program's output that are given back ("tir").
-      exemplars: data sets and the user's own files of worked examples in place of the task's own; () for those.
-      shots: worked examples before a question; 0 for the task's number, or all of a file.
-    """
+    mode: Mode = setting("cot", "chain of thought (cot), program of thought (pot) or with tools (tir)")
+    style: Style = setting("few_shot", "how the model is asked: few_shot, or chat for a model after instruction tuning")
+    samples: int = setting(0, "K: drawn of each problem besides the greedy answer", least=0, most=MOST_SAMPLES)
+    temperature: float = setting(0.7, "of the samples", least=0, most=MOST_TEMPERATURE)
+    top_p: float = setting(1.0, "of the samples", above=0, most=1)
+    seed: int = setting(0, "of the samples", least=0, most=INT32)
+    limit: int = setting(0, "problems of a task, drawn evenly over its subjects, tasks and levels; 0 for all", least=0)
+    rounds: int = setting(tools.ROUNDS, "programs that a dialogue with tools may run", least=1)
+    output_chars: int = setting(tools.OUTPUT_CHARS, "of a program's output that the model is shown", least=1)
+    exemplars: tuple[str, ...] = setting(
+        (), "data sets and your own files of worked examples, below the data folder; () for the task's own"
+    )
+    shots: int = setting(0, "worked examples before a question; 0 for the task's number, or all of a file", least=0)
 
-    mode: Mode = "cot"
-    style: Style = "few_shot"
-    samples: int = 0
-    temperature: float = 0.7
-    top_p: float = 1.0
-    seed: int = 0
-    limit: int = 0
-    rounds: int = tools.ROUNDS
-    output_chars: int = tools.OUTPUT_CHARS
-    exemplars: tuple[str, ...] = ()
-    shots: int = 0
+
+def check_instruction(asked: Settings, instruction: str | None) -> None:
+    """Raises a `UserError` where an instruction is given, but tasks are not asked in a chat."""
+    if instruction is not None and asked.style != "chat":
+        raise UserError("instruction stands below the questions of a chat; set style to chat, or leave it out.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +132,7 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
         )
     everything = registry.records(name, data_dir)
     records = sample_evenly([everything], settings.limit, EVALUATION_SEED)
-    _check(name, records)
+    check_records(name, records)
     examples = None
     if settings.style == "few_shot" or settings.exemplars:
         examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars, settings.shots)
@@ -157,11 +156,9 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
     return Job(entry, settings, records, texts, stops, (min(shots), max(shots)), len(everything))
 
 
-def _check(name: str, records: Sequence[Record]) -> None:
-    """Raises a `UserError` where records of a user's cannot be graded."""
-    for record in records:
-        if not record.answer:
-            raise UserError(f"The record {record.id} of {name} has no answer to grade completions by; add it.")
+def check_records(name: str, records: Sequence[Record]) -> None:
+    """Raises a `UserError` where the records of a task cannot be graded."""
+    datasets.check_answers(records)
     kinds = {record.kind for record in records}
     if len(kinds) > 1 and kinds & {"program", "theory"}:
         raise UserError(f"The records of {name} are of the kinds {', '.join(sorted(kinds))}; give each its own file.")

@@ -3,18 +3,20 @@
 Paper §5.2.2. Each model is evaluated as `python -m dsmath_jax.evaluation` does, into a folder of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 from dsmath_jax.data import chat as chats
-from dsmath_jax.data import overlap
+from dsmath_jax.data import datasets, overlap
 from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.draw import EVALUATION_SEED, sample_evenly
+from dsmath_jax.data.overlap import Questions
 from dsmath_jax.data.settings import ChatSettings
-from dsmath_jax.evaluation import registry
+from dsmath_jax.evaluation import exemplars, registry
 from dsmath_jax.evaluation import run as evaluation
-from dsmath_jax.evaluation.answering import Settings
+from dsmath_jax.evaluation.answering import Settings, check_records
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
 from dsmath_jax.grading.sandbox import Sandbox
@@ -41,10 +43,36 @@ def data_sets(settings: EvaluateSettings) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(task.source for task in tasks), *(settings.examples or own)]))
 
 
-def check(settings: EvaluateSettings, read: Callable[[str], Sequence[Record]]) -> None:
-    """Raises a `UserError` where a data set cannot be read: `read` is from its name to its records."""
-    for name in data_sets(settings):
-        read(name)
+def check(
+    settings: EvaluateSettings,
+    data_dir: Path,
+    read: Callable[[str], Sequence[Record]],
+    trained_on: Mapping[str, Questions],
+) -> None:
+    """Raises a `UserError` where tasks cannot be asked or graded, or have questions that the models are trained on.
+
+    Args:
+      settings: of the stage.
+      data_dir: the folder of the data.
+      read: from the name of a data set to its records, none where they are yet to be made.
+      trained_on: as for `overlap.find`.
+    """
+    known = {name: read(name) for name in data_sets(settings)}
+    for name in evaluation.distinct(settings.tasks):
+        task = registry.task(name)
+        if records := known[task.source]:
+            check_records(name, sample_evenly([records], settings.problems, EVALUATION_SEED))
+        if all(known.values()) and any(few_shot for _, few_shot in map(MODELS.__getitem__, settings.models)):
+            exemplars.load(task, "cot", data_dir, settings.examples, settings.shots)
+    if not settings.allow_overlap:
+        records = asked_records(settings, known.__getitem__)
+        overlap.check("evaluate.tasks", records, overlap.find(records, trained_on), allow=False)
+
+
+def asked_records(settings: EvaluateSettings, read: Callable[[str], Sequence[Record]]) -> list[Record]:
+    """The questions of all tasks that are asked."""
+    sources = dict.fromkeys(registry.task(name).source for name in settings.tasks)
+    return [one for source in sources for one in sample_evenly([read(source)], settings.problems, EVALUATION_SEED)]
 
 
 def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> dict[str, int | None]:
@@ -55,8 +83,7 @@ def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> d
     Raises:
       UserError: there are some, without `evaluate.allow_overlap`.
     """
-    tasks = {registry.task(name).name: name for name in settings.tasks}
-    records = [one for name in tasks.values() for one in registry.records(name, data_dir, settings.problems)]
+    records = asked_records(settings, lambda name: datasets.load(name, data_dir))
     trained_on = {model: overlap.questions_of_stages([stage_of(model)], workdir) for model in settings.models}
     found = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
     overlap.check("evaluate.tasks", records, found, settings.allow_overlap)

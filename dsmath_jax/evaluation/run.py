@@ -86,7 +86,7 @@ def run(
     Raises:
       UserError: a task, its data, the sandbox or what lies in `out` does not fit.
     """
-    jobs = [make_job(policy, name, settings, data_dir) for name in _distinct(names)]
+    jobs = [make_job(policy, name, settings, data_dir) for name in distinct(names)]
     first = jax.process_index() == 0
     shared = dataclasses.asdict(settings) | {"max_new_tokens": policy.max_new_tokens}
     del shared["mode"]  # modes may share a folder
@@ -116,7 +116,7 @@ def run(
     return page
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """Tasks, each once, whose results go to folders of their own.
 
     Raises:

@@ -5,6 +5,7 @@ import dataclasses
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.settings import MOST_TEMPERATURE, Settings, setting
+from dsmath_jax.workdir import UserError
 
 # The models of a run, by the stage that made them, and whether they are asked with worked examples before the question.
 MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)}
@@ -42,4 +43,10 @@ class EvaluateSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.tasks:
-            registry.task(name)
+            try:
+                registry.task(name)
+            except UserError as error:
+                raise UserError(f"tasks: {error}") from None
+        for name in self.examples:
+            if not name.endswith(".jsonl") and not self.shots:
+                raise UserError(f"shots is 0, but examples names the data set '{name}'; say how many of it.")

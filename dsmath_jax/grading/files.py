@@ -107,7 +107,7 @@ class FileGrader:
             return line
         try:
             line.fields = _object(text)
-            line.task = _text(line.fields, "task").partition("/")[0]
+            line.task = _text(line.fields, "task")
             line.item = _item(line.fields, self._kind_of(line.task))
         except UserError as error:
             line.wrong = str(error).rstrip(".")

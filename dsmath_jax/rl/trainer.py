@@ -5,7 +5,7 @@ Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ import numpy as np
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data import overlap
 from dsmath_jax.data.chat import Chat
-from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.datasets import Record, check_answers
 from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import METHODS, Likelihood
-from dsmath_jax.rl.reward_model.labels import check_answers, write_rows
+from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import ScoreRows, read, scorer, token_scores
 from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
@@ -83,7 +83,7 @@ class Context(NamedTuple):
 
 def check(
     settings: RLSettings, read: Callable[[str], Sequence[Record]], chat: Chat | None,
-    start: ModelConfig | None, layout: Layout, seed: int,
+    start: ModelConfig | None, trained_on: Mapping[str, overlap.Questions], layout: Layout, seed: int,
 ) -> None:  # fmt: skip
     """Raises a `UserError` where the stage cannot work, as far as that is known before the run.
 
@@ -92,6 +92,7 @@ def check(
       read: from the name of a data set to its records, none where they are yet to be made.
       chat: None where the tokenizer is yet to be trained.
       start: of the model that the policy starts from, None where its sizes are not known.
+      trained_on: what this stage and those before it train on, as for `overlap.find`.
       layout: where the model is trained.
       seed: of the draw.
     """
@@ -103,8 +104,12 @@ def check(
         check_choice("rl.retrain.kind", retrain.kind, KINDS[settings.reward_stage])
         loops.check(retrain, retrain.batch_size, layout)
     sets: Sequence[Sequence[Record]] = [read(name) for name in settings.data]
-    for name in (*settings.eval_data, *settings.retrain_data):
+    for name in settings.retrain_data:
         read(name)
+    held_out = sample_evenly([read(name) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED)
+    check_answers(held_out)
+    if held_out and not settings.allow_overlap:
+        overlap.check("rl.eval_data", held_out, overlap.find(held_out, trained_on), allow=False)
     if start and any(sets) and chat:
         prompts = short_prompts(settings, sets, chat, start.max_position_embeddings)
         sets = prompts.sets
@@ -114,6 +119,8 @@ def check(
         check_context(1 + settings.max_new_tokens, start.max_position_embeddings)
     if method.data in ("correct", "pairs"):
         check_answers(sample_evenly(sets, settings.offline_prompts, seed))
+    if settings.reward_source == "rule" and "correct" in dict(settings.reward_fns):
+        check_answers(record for records in sets for record in records)
 
 
 def why_not_longer(settings: RLSettings, folder: Path, steps: int) -> str:

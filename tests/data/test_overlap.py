@@ -60,18 +60,18 @@ def test_questions_are_counted_once_however_many_sets_have_them() -> None:
 
 
 def test_common_questions_are_refused_or_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    overlap.check("evaluate.data", HELD_OUT, {"sft.data 'a'": Found([])}, False)
+    overlap.check("evaluate.tasks", HELD_OUT, {"sft.data 'a'": Found([])}, False)
     found = {"sft.data 'a'": Found([]), "rl.data 'b'": Found([1, 2])}
     with pytest.raises(UserError) as refused:
-        overlap.check("evaluate.data", HELD_OUT, found, False)
+        overlap.check("evaluate.tasks", HELD_OUT, found, False)
     assert str(refused.value) == (
-        "evaluate.data: 2 of 4 questions are also in the training data (test/1 is in rl.data 'b'); name other data, or "
-        "go on with evaluate.allow_overlap=True, which counts them."
+        "evaluate.tasks: 2 of 4 questions are also in the training data (test/1 is in rl.data 'b'); name other data, "
+        "or set evaluate.allow_overlap=True, which counts them."
     )
     with caplog.at_level(logging.WARNING):
-        overlap.check("evaluate.data", HELD_OUT, found, True)
+        overlap.check("evaluate.tasks", HELD_OUT, found, True)
     assert caplog.messages == [
-        "evaluate.data: 2 of 4 questions are also in the training data (test/1 is in rl.data 'b')."
+        "evaluate.tasks: 2 of 4 questions are also in the training data (test/1 is in rl.data 'b')."
     ]
 
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from dsmath_jax.data.chat import Chat
-from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.datasets import Record, check_answers
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.progress import track
 from dsmath_jax.rl.reward_model.rows import digest
@@ -110,15 +110,6 @@ def write_rows(
 
 def _part(parts: Path, start: int) -> Path:
     return parts / f"{start:08d}.jsonl"
-
-
-def check_answers(records: Sequence[Record]) -> None:
-    """Raises a `UserError` where a record has no answer."""
-    for record in records:
-        if not record.answer.strip():
-            raise UserError(
-                f"The record {record.id} has no answer to grade completions by; add it, or name other data."
-            )
 
 
 def longest_sampled(settings: SamplesSettings) -> int:

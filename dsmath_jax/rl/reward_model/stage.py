@@ -5,11 +5,11 @@ from pathlib import Path
 
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data.chat import Chat
-from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.datasets import Record, check_answers
 from dsmath_jax.data.draw import load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.rl.reward_model.labels import check_answers, short_prompts, write_rows
+from dsmath_jax.rl.reward_model.labels import short_prompts, write_rows
 from dsmath_jax.rl.reward_model.model import RewardModel, with_head
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings
 from dsmath_jax.rl.reward_model.training import ROWS, train
@@ -39,9 +39,9 @@ def check(
     check_choice(f"{name}.kind", settings.kind, KINDS[name])
     loop.check(settings, settings.batch_size, layout)
     records = sample_evenly([read(source) for source in settings.data], settings.problems, seed)
+    check_answers(records)
     if records and chat and sampled:
         short_prompts(settings, chat, sampled.max_position_embeddings, records)
-    check_answers(records)
 
 
 def run(
