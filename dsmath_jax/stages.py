@@ -162,7 +162,7 @@ def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[st
     """The questions that stages train on, and those that they start from, without what is yet to be made or fetched."""
     data_dir, config, found = _data(recipe, workdir), fingerprint(recipe), dict[str, overlap.Questions]()
     for name in stages:
-        if getattr(recipe, name) is None:
+        if getattr(recipe, name, None) is None:
             found |= overlap.questions_of_stages([name], folder_of(name, recipe, workdir).parent)
         else:
             own = {

@@ -35,6 +35,9 @@ def data(tmp_path: Path) -> Path:
     for split, number in (("train", 4), ("test", 5)):
         rows = [{"question": f"What is 3 + {number}?", "answer": f"It is so.\n#### {3 + number}"}] * 20
         write_jsonl(folder / f"gsm8k/{split}.jsonl", rows)
+    write_jsonl(folder / "unanswered.jsonl", [{"question": "What is 9 + 9?"}])
+    for name in ("a/b", "a_b"):
+        write_jsonl(folder / f"{name}.jsonl", [{"question": "What is 8 + 9?", "answer": "17"}])
     tokenizer.train_sentencepiece(TEXTS, folder / "tokenizer" / "tokenizer.model", 285)
     (folder / "crawl").mkdir()
     (folder / "crawl/a.warc.gz").touch()
@@ -61,7 +64,7 @@ def recipe(data: Path) -> dict[str, Any]:
             "eval_data": ("gsm8k/test",), "prompts_per_step": 4, "group_size": 4, "max_prompt_tokens": 64,
             "max_new_tokens": 16, "retrain": {**reward_model, "kind": "process"},
         },
-        "evaluate": {"tasks": ("gsm8k/test",), "examples": ("gsm8k/train",), "max_new_tokens": 16},
+        "evaluate": {"tasks": ("gsm8k/test",), "examples": ("gsm8k/train",), "shots": 1, "max_new_tokens": 16},
     }  # fmt: skip
 
 
@@ -125,7 +128,10 @@ WRONG_FIELDS = [
     ("rl.retrain.kind", "pointwise", "rl", "rl.retrain.kind must be one of 'process'; got 'pointwise'"),
     ("process_model", None, "rl", "add process_model to --stages and the part process_model to the recipe"),
     ("pretrain", None, "evaluate", "Stage evaluate reads stage pretrain, which is not complete"),
-    ("evaluate.examples", ("math/train",), "evaluate", "MATH/train/*/*.json"),
+    ("evaluate.tasks", ("unanswered.jsonl",), "evaluate", "The record unanswered/0 has no answer"),
+    ("evaluate.tasks", ("a/b.jsonl", "a_b.jsonl"), "evaluate", "would have one folder; rename a file"),
+    ("rl", {"data": ("unanswered.jsonl",), "max_new_tokens": 16}, "rl", "The record unanswered/0 has no answer"),
+    ("rl.eval_data", ("unanswered.jsonl",), "rl", "The record unanswered/0 has no answer"),
     ("evaluate.tasks", ("gsm8k/train",), "evaluate", "evaluate.tasks: 20 of 20 questions are also in the"),
     ("rl.eval_data", ("gsm8k/train",), "rl", "rl.eval_data: 20 of 20 questions are also in the training data"),
 ]  # fmt: skip
@@ -222,7 +228,8 @@ def test_generated_data_are_known_by_their_names(recipe: dict[str, Any], tmp_pat
     toy: dict[str, Any] = {
         **recipe, "data_dir": "toy", "tokenizer": {"vocab_size": 300}, "sft": {**TRAINING, "sequence_length": 64},
         "pretrain": {**TRAINING, "sequence_length": 64}, "rl": {"data": ("toy/rl",), "max_new_tokens": 16},
-        "reward_model": None, "process_model": None, "evaluate": {"tasks": ("toy/test",), "examples": ("toy/train",)},
+        "reward_model": None, "process_model": None,
+        "evaluate": {"tasks": ("toy/test",), "examples": ("toy/train",), "shots": 1},
     }  # fmt: skip
     toy = with_field(toy, "corpus.benchmarks", ("toy/rl",))
     toy = {name: part for name, part in toy.items() if part is not None}
@@ -277,7 +284,9 @@ def test_a_stage_of_another_workdir_is_looked_at_before_it_is_linked(
     recipe: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
     for name in ("tokenizer", "pretrain", "sft"):
-        write_json(tmp_path / "before" / name / "manifest.json", {"format": FORMAT, "results": "0"})
+        write_json(
+            tmp_path / "before" / name / "manifest.json", {"format": FORMAT, "results": "0", "config": {}, "inputs": {}}
+        )
         write_json(tmp_path / "before" / name / "model.json", {**SIZES, "vocab_size": 285})
     shutil.copy(data / "tokenizer/tokenizer.model", tmp_path / "before/tokenizer")
     rl = {name: value for name, value in recipe["rl"].items() if name not in ("reward", "rounds", "retrain", "method")}

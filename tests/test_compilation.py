@@ -128,3 +128,14 @@ def test_what_is_dropped_has_been_unused_for_longest(tmp_path_factory, sizes, li
     kept = [path.is_file() for path in files]
     whole = [sum(sizes[: n + 1]) <= limit for n in range(len(sizes))]
     assert kept == whole
+
+
+def test_other_files_of_a_shared_folder_are_left_alone(tmp_path):
+    (tmp_path / "thesis-cache").write_bytes(bytes(100))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "checkpoint").write_bytes(bytes(100))
+    entries = tmp_path / "jaxlib-1-x"
+    entries.mkdir()
+    (entries / "a-cache").write_bytes(bytes(100))
+    compilation.drop_oldest(tmp_path, 10)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["checkpoint", "thesis-cache"]

@@ -121,3 +121,13 @@ def test_gsm8k_trains_on_none_of_its_test_questions(real_data: Path) -> None:
         held_out = overlap.datasets.load(f"{name}/test", real_data)
         found = overlap.find(held_out, overlap.training_questions({"rl.data": [f"{name}/{split}"]}, real_data))
         assert overlap.count(found.values()) == count
+
+
+def test_a_question_is_found_by_what_it_is_asked_with_too(tmp_path: Path) -> None:
+    """As instructions a user's rows are what is asked, and as records both."""
+    rows = [{"question": "Add.", "prompt": "Add 2 and 2, please.", "solution": "The answer is 4.", "answer": "4"}]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
+    held_out = overlap.datasets.load("mine.jsonl", tmp_path)
+    for field in ("rl.data", "sft.data"):
+        found = overlap.find(held_out, overlap.training_questions({field: ["mine.jsonl"]}, tmp_path))
+        assert overlap.count(found.values()) == 1
