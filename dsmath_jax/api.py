@@ -105,7 +105,12 @@ def grade(completions: Sequence[str], answers: Sequence[str], kind: Kind = "math
       completions: what a model wrote.
       answers: the correct final answers.
       kind: how both are read: "math", "number", "choice", "choices" or "text".
+
+    Raises:
+      UserError: there are not as many answers as completions.
     """
+    if len(completions) != len(answers):
+        raise UserError(f"grade got {len(completions)} completions and {len(answers)} answers; give one of each.")
     with Grader() as grader:
         return grader.grades([Item(c, answer, kind) for c, answer in zip(completions, answers, strict=True)])
 

@@ -60,12 +60,15 @@ def print_plan(planned: Sequence[Planned], recipe: Recipe, workdir: Path) -> Non
     Raises:
       UserError: a stage cannot be run; the first reason is the error, others are in their stages' lines.
     """
+    unsettled = {one.stage.name for one in planned if one.action != "complete"}
     for one in planned:
         if one.error:
             print(f"{one.stage.name}: refused: {one.error}")
         else:
-            reads = ", ".join(one.stage.depends_on(recipe)) or "no other stage"
-            print(f"{one.stage.name}: {one.action}, reads {reads}")
+            reads = one.stage.depends_on(recipe)
+            open_ = [name for name in reads if one.action == "complete" and name in unsettled]
+            condition = f" if {' and '.join(open_)} end with the same files" if open_ else ""
+            print(f"{one.stage.name}: {one.action}{condition}, reads {', '.join(reads) or 'no other stage'}")
     for error in (one.error for one in planned if one.error):
         raise error
     mines = any(one.stage.name == "corpus" and one.action != "complete" for one in planned)

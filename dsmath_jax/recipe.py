@@ -6,7 +6,7 @@ from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.data.settings import ChatSettings, TokenizerSettings
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.rl.reward_model.settings import RewardModelSettings
+from dsmath_jax.rl.reward_model.settings import ProcessModelSettings, RewardModelSettings
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.settings import INT32, Settings, setting
 from dsmath_jax.sharding import MeshSettings
@@ -38,6 +38,6 @@ class Recipe(Settings):
     pretrain: PretrainSettings | None = setting(None, "stage pretrain (§2.2, §2.3)")
     sft: SFTSettings | None = setting(None, "stage sft (§3)")
     reward_model: RewardModelSettings | None = setting(None, "stage reward_model: outcomes (§4.1.2)")
-    process_model: RewardModelSettings | None = setting(None, "stage process_model: steps (§4.1.3)")
+    process_model: ProcessModelSettings | None = setting(None, "stage process_model: steps (§4.1.3)")
     rl: RLSettings | None = setting(None, "stage rl (§4, §5.2)")
     evaluate: EvaluateSettings | None = setting(None, "stage evaluate (§5.2.2)")

@@ -224,7 +224,10 @@ def _links(stages: Sequence[Stage], recipe: Any, workdir: Path, chosen: Sequence
     others = [stage.name for stage in stages if stage not in chosen and not stage.always_rerun]
     found = [name for name in others if (start / name / MANIFEST).is_file()]
     if not found:
-        raise UserError(f"config.start={start} has no finished stage; make it first, or give another folder.")
+        raise UserError(
+            f"config.start={start} has no finished stage but those to be run here; name fewer by --stages, or give "
+            "another folder."
+        )
     links = {workdir / name: (start / name).resolve() for name in found}
     for link, target in links.items():
         _check_format(target)

@@ -19,7 +19,7 @@ from dsmath_jax import runner
 from dsmath_jax.command_line import load_recipe, parse
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS, PPO
-from dsmath_jax.rl.reward_model.settings import RetrainSettings
+from dsmath_jax.rl.reward_model.settings import ProcessModelSettings, RetrainSettings
 from dsmath_jax.settings import Limits, build, declared, describe, fingerprint, to_dict
 from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import UserError
@@ -129,7 +129,7 @@ def full_recipe() -> Recipe:
     assert tiny.rl is not None
     retrain = build(RetrainSettings, to_dict(tiny.reward_model) | {"steps": 10})
     rl = dataclasses.replace(tiny.rl, method="grpo_iterative", rounds=2, retrain=retrain)
-    process_model = dataclasses.replace(tiny.reward_model, kind="process")
+    process_model = build(ProcessModelSettings, to_dict(tiny.reward_model) | {"kind": "process"})
     return dataclasses.replace(tiny, process_model=process_model, rl=rl)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from dsmath_jax.data import chat, dataset_formats, datasets, documents, downloads, questions
 from dsmath_jax.data.chat import Message
 from dsmath_jax.data.downloads import File, Repository
+from dsmath_jax.settings import nearest
 from dsmath_jax.workdir import LARGE, UserError
 
 LANGUAGES = ("en", "zh")
@@ -120,9 +121,10 @@ def check(name: str, data_dir: Path) -> None:
 
 def _own_files(name: str, data_dir: Path) -> list[Path]:
     if not (data_dir / name).exists():
-        known = ", ".join((*PUBLIC, *FETCHED))
+        known = (*datasets.SOURCES, *PUBLIC)
         raise UserError(
-            f"There are no instructions at {data_dir / name}; sft.data names data sets ({known}) or paths to records."
+            f"There are no instructions at {data_dir / name}{nearest(name, known)}; sft.data names data sets "
+            f"({', '.join(PUBLIC)}, or such as gsm8k/train) or paths to records."
         )
     return documents.files_below(data_dir / name)
 

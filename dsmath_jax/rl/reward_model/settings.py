@@ -51,6 +51,13 @@ class RewardModelSettings(TrainingSettings, SamplesSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessModelSettings(RewardModelSettings):
+    """A reward model of steps (paper §4.1.3)."""
+
+    kind: str = setting("process", "process: a score for each step", choices=("process",))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RetrainSettings(RewardModelSettings):
     """How a reward model is trained further between two rounds of iterative GRPO (Algorithm 1)."""
 
