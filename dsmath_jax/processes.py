@@ -142,7 +142,7 @@ class Watch:
         exit_now(code)
 
     def leave(self) -> None:
-        """Waits until all processes are here, and parts from them."""
+        """Waits until all processes are here, and disconnects from them."""
         jax.distributed.shutdown()
         self._ending.set()
         self._tell(Ended(self._process, 0, ""))

@@ -174,7 +174,7 @@ def source_of(name: str) -> Source:
         nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
         raise UserError(
             f"Unknown data set '{name}', did you mean '{nearest}'; known ones are {', '.join(sorted(SOURCES))} "
-            f"and '{ALL}' for those that lie in the data folder."
+            f"and '{ALL}' for those in the data folder."
         )
     return SOURCES[name]
 

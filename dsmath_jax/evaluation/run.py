@@ -6,7 +6,7 @@
     DIR/<task>-<mode>/summary.json     accuracies with intervals, maj@k, pass@k, by subject and level
     DIR/summary.json, DIR/table.md     all results in DIR, one by one and pooled, beside the paper's figures
 
-What is in `samples.jsonl` is not drawn again: a killed evaluation goes on, and ends as it would have.
+What is in `samples.jsonl` is not drawn again: a killed evaluation resumes, and ends as it would have.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class Provenance:
 
 
 class FirstProcess:
-    """The sandbox of a run of several processes: the first one has it and tells the others what became of programs."""
+    """The sandbox of a run of several processes: the first one has it and sends the others the programs' results."""
 
     def __init__(self, sandbox: Sandbox | None):
         self._sandbox = sandbox
@@ -84,7 +84,7 @@ def run(
       make_sandbox: makes what programs run in; it is called where there are some, before anything is drawn.
 
     Raises:
-      UserError: a task, its data, the sandbox or what lies in `out` does not fit.
+      UserError: a task, its data, the sandbox or what is in `out` does not fit.
     """
     jobs = [make_job(policy, name, settings, data_dir) for name in distinct(names)]
     first = jax.process_index() == 0

@@ -13,7 +13,7 @@ Key = tuple[str, int]  # a record's id and the number of a sample; -1 is the gre
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Makes a folder of samples, or goes on in it; settings that no sample was made with give way.
+    """Makes a folder of samples, or resumes in it; settings that no sample was made with give way.
 
     Raises:
       UserError: it holds samples made with other settings, or its settings are damaged.
