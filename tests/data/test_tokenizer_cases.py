@@ -110,6 +110,16 @@ def prefixed(request: pytest.FixtureRequest) -> tokenizer.Tokenizer:
     return tokenizer.load(request.getfixturevalue("real_data") / "tokenizers" / "llama32k.model")
 
 
+def test_control_tokens_written_out_are_text_to_sentencepiece_too(prefixed: tokenizer.Tokenizer) -> None:
+    text = "a page that quotes <s> and </s> in its text"
+    control = set(prefixed.control_ids.values())
+    assert not control & set(prefixed.encode(text))
+    assert prefixed.decode(prefixed.encode(text)) == text
+    assert [i for i in encode_prompt(prefixed, text) if i in control] == [prefixed.bos_id]
+    _, tokens, _ = encode_record(prefixed, {"question": text, "solution": text})
+    assert [i for i in tokens if i in control] == [prefixed.bos_id, prefixed.eos_id]
+
+
 def test_the_parts_of_a_solution_gain_no_spaces(prefixed: tokenizer.Tokenizer) -> None:
     style, tokens, _ = encode_record(prefixed, {"question": "6*7?", "solution": SOLUTION})
     assert style == "tora"
