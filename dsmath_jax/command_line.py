@@ -120,7 +120,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[Change]]:
         argument, (no, name, text) = rest.pop(0), match.groups()
         if no and text is not None:
             raise UserError(f"{argument} takes no value; give --noconfig.{name} alone, or --config.{name}={text}.")
-        if text is None and not no and rest and not re.match(r"-\D", rest[0]):
+        if text is None and not no and rest and not re.match(r"-[^\d.]", rest[0]):
             text = rest.pop(0)
         changes.append(Change(name, not no if text is None else text))
     return others, changes
@@ -158,6 +158,9 @@ def _set(tree: dict[str, Any], change: Change, argument: str) -> None:
             if fields[name].default is None:
                 logging.warning("%s has no part %s; --config.%s switches it on.", argument, name, change.name)
             tree[part] = {}
+        if not isinstance(tree[part], dict):
+            name = ".".join(parts[:depth])
+            raise UserError(f"{name} is {tree[part]!r}, so that {change.name} cannot be set; give {name} as a dict.")
         tree = tree[part]
     hint = field.hint
     if change.name != field.name:  # a key of a dict, which has the default's keys unless the config has a dict

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from absl import flags
 
 from dsmath_jax import runner
 from dsmath_jax.command_line import HELP, config_file, define_flags, help_text, parse
@@ -20,6 +21,8 @@ from dsmath_jax.processes import joined
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.runner import Planned
+from dsmath_jax.settings import describe
+from dsmath_jax.sharding import from_first
 from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import UserError, data_folder, exit_code, exit_now, local_path, read_json
 
@@ -47,11 +50,25 @@ def main(argv: Sequence[str]) -> None:
             if jax.process_index() == 0:
                 print_plan(planned, recipe, workdir)
             return
+        check_same_settings(recipe, values)
         use_compilation_cache(recipe.compilation_cache, workdir)
         runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
         if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
             print(summary_table(read_json(workdir / "report" / "report.json")))
             print(f"report: {workdir / 'report' / 'index.html'}")
+
+
+def check_same_settings(recipe: Recipe, values: flags.FlagValues) -> None:
+    """Raises a `UserError` where this process of a run was started with other settings than process 0."""
+    own = {one.name: repr(one.value) for one in describe(recipe)}
+    own |= {f"--{name}": repr(values[name].value) for name in ("stages", "overwrite")}
+    first = from_first(own)
+    for name in sorted(own.keys() | first.keys()):
+        if own.get(name) != first.get(name):
+            raise UserError(
+                f"{name} is {own.get(name)} in this process and {first.get(name)} in process 0; start all processes "
+                "with the same command."
+            )
 
 
 def print_plan(planned: Sequence[Planned], recipe: Recipe, workdir: Path) -> None:

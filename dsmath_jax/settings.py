@@ -137,7 +137,7 @@ def build(cls: type[T], given: Mapping[str, Any], path: str = "") -> T:
     flat, hints = _flat_classes(cls, given), typing.get_type_hints(cls)
     own = [field for field in _fields(cls) if field.name not in flat]
     known = {field.name for field in (*own, *(each for inner in flat.values() for each in _fields(inner)))}
-    for name in given:
+    for name in map(str, given):
         if name not in known:
             raise UserError(f"{path}{name} is no setting{nearest(name, known)}; remove it or correct its name.")
     values: dict[str, Any] = {}
@@ -198,7 +198,8 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
         return build(typing.cast(type, hint), value, f"{name}.")
     if origin is dict and isinstance(value, Mapping):
         # Sorted, as in a ConfigDict: results may depend on the order, and fingerprints do not show it.
-        return {key: _typed(arguments[1], item, f"{name}.{key}") for key, item in sorted(value.items())}
+        texts = {str(key): item for key, item in value.items()}
+        return {key: _typed(arguments[1], item, f"{name}.{key}") for key, item in sorted(texts.items())}
     if origin is tuple and arguments[-1] is ... and isinstance(value, str):
         value = (value,)
     if origin is tuple and isinstance(value, list | tuple):

@@ -23,6 +23,7 @@ from dsmath_jax.sharding import Layout, barrier, make_mesh
 from dsmath_jax.toy import world
 from dsmath_jax.training import loop, pretrain, sft
 from dsmath_jax.training.model_files import read_sizes
+from dsmath_jax.training.settings import PretrainSettings, SFTSettings
 from dsmath_jax.workdir import UserError, data_folder
 
 T = TypeVar("T")
@@ -298,6 +299,23 @@ def _record_files(names: Callable[[Recipe], Sequence[str]]) -> Callable[[Recipe,
     return _user_files(lambda recipe, data: [file for name in names(recipe) for file in datasets.files(name, data)])
 
 
+def _tokenizer_files(path: str, data: Path) -> list[Path]:
+    return tokenizer.files(data / path) if path else []
+
+
+def _pretrain_files(settings: PretrainSettings, data: Path) -> list[Path]:
+    return [*sources.user_files(settings.mixture, data), *_init_files(settings.init, data)]
+
+
+def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
+    return [*instructions.user_files(settings.data, data), *_init_files(settings.init, data)]
+
+
+def _init_files(init: str, data: Path) -> list[Path]:
+    """The files of the model in Hugging Face's format that a stage starts from."""
+    return sorted(path for path in (data / init.removeprefix("hf:")).glob("*") if path.is_file()) if init else []
+
+
 def _rl_data(recipe: Recipe) -> tuple[str, ...]:
     settings = required(recipe.rl)
     return settings.data + settings.eval_data + settings.retrain_data
@@ -328,16 +346,17 @@ STAGES = (
     ),
     Stage(
         "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",),
+        input_files=_user_files(lambda recipe, data: _tokenizer_files(required(recipe.tokenizer).path, data)),
         check=check_tokenizer,
     ),
     Stage(
         "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), _pretrain_inputs, PARAMS,
-        input_files=_user_files(lambda recipe, data: sources.user_files(required(recipe.pretrain).mixture, data)),
+        input_files=_user_files(lambda recipe, data: _pretrain_files(required(recipe.pretrain), data)),
         check=check_pretrain, logs=LOGS, why_not_longer=_longer("pretrain"),
     ),
     Stage(
         "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), _sft_inputs, PARAMS,
-        input_files=_user_files(lambda recipe, data: instructions.user_files(required(recipe.sft).data, data)),
+        input_files=_user_files(lambda recipe, data: _sft_files(required(recipe.sft), data)),
         check=check_sft, logs=LOGS, why_not_longer=_longer("sft"),
     ),
     Stage(

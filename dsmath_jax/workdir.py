@@ -23,7 +23,8 @@ INTERRUPTED = 130  # exit code, as shells have it for Ctrl-C
 STARTED = "started.json"
 MANIFEST = "manifest.json"
 FORMAT = 3  # of a workdir's files: raised by a change after which older ones cannot be read
-SURROGATE = re.compile(rb"\\u[dD][89abcdefABCDEF]")  # as JSON writes them; most are halves of a pair
+# As JSON writes them, escaped (most are halves of a pair) or as bytes that UTF-8 does not have.
+SURROGATE = re.compile(rb"\\u[dD][89abcdefABCDEF]|\xed[\xa0-\xbf]")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # a pair is one character when it has been read
 LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
 # Also as `Path` leaves one: Path("gs://bucket/run") is the relative path gs:/bucket/run.
@@ -142,7 +143,7 @@ def json_object(data: bytes, where: str, which: str) -> dict[str, Any]:
     """Reads a JSON object; what is none is a `UserError` that says where it is and which thing to fix or remove."""
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise UserError(f"{where}: not a JSON object; fix or remove {which}.")

@@ -235,3 +235,20 @@ def test_print_config_prints_a_config_file_of_the_recipe_in_effect(
     assert "    config.corpus.fasttext.dim = 8\n" in out
     (tmp_path / "again.py").write_text(out)
     assert load_recipe(str(tmp_path / "again.py")) == parse(["main.py", *arguments])[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["--config.chat={1: {}}"], r"^chat\.1 is no setting"),
+        (
+            ["--config.corpus=()", "--config.corpus.min_score=1"],
+            r"^corpus is \(\), so that corpus\.min_score",
+        ),
+        (["--config.sft.peak_lr", "-.5"], r"^sft\.peak_lr is -0\.5; it must be at least 0"),
+        (["--config.pretrain.mixture={'a': 1, 1: 'x'}"], r"^pretrain\.mixture\.1 is 'x'; it must be of the type float"),
+    ],
+)
+def test_odd_values_are_refused_in_a_sentence(changes: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        parse(["main", TINY, *changes])

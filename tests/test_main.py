@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from dsmath_jax import main, runner
+from dsmath_jax.command_line import parse
+from dsmath_jax.workdir import UserError
 
 ROOT = Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'tiny.py'}"
@@ -249,3 +251,12 @@ def results(workdir: Path) -> dict[str, bytes]:
     files = sorted(path for path in workdir.rglob("*") if path.is_file())
     kept = [path for path in files if path.name not in ("manifest.json", ".lock")]
     return {path.relative_to(workdir).as_posix(): path.read_bytes() for path in kept}
+
+
+def test_processes_that_were_started_with_other_settings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, recipe = parse(["main", f"--config={ROOT / 'configs' / 'tiny.py'}", "--workdir=run"])
+    main.check_same_settings(recipe, values)
+    for name, other in (("sft.peak_lr", "0.1"), ("--overwrite", "['sft']")):
+        monkeypatch.setattr(main, "from_first", lambda own, name=name, other=other: own | {name: other})
+        with pytest.raises(UserError, match=rf"^{name} is .* in this process and .* in process 0; start all processes"):
+            main.check_same_settings(recipe, values)

@@ -220,11 +220,18 @@ def test_half_a_character_becomes_a_replacement_character_and_is_counted(
         {"a": ["x \ud800 y", {"\udfff": 1}]}, {"whole": "\U0001f600 written as a pair"}, {"a": "plain \\ud800"},
         {"a": "\ud83d \ud83d\ude00"},
     ]  # fmt: skip
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    raw = b'{"a": "raw \xed\xa0\x80"}\n'
+    (tmp_path / "a.jsonl").write_bytes("".join(json.dumps(line) + "\n" for line in lines).encode() + raw)
     found = list(read_jsonl(tmp_path / "a.jsonl"))
-    assert found == [{"a": ["x \ufffd y", {"\ufffd": 1}]}, lines[1], lines[2], {"a": "\ufffd \U0001f600"}]
+    assert found == [
+        {"a": ["x \ufffd y", {"\ufffd": 1}]},
+        lines[1],
+        lines[2],
+        {"a": "\ufffd \U0001f600"},
+        {"a": "raw \ufffd"},
+    ]
     json.dumps(found, ensure_ascii=False).encode()
-    assert "a.jsonl: lone surrogates in 2 lines became U+FFFD." in caplog.text
+    assert "a.jsonl: lone surrogates in 3 lines became U+FFFD." in caplog.text
 
 
 @pytest.mark.parametrize(

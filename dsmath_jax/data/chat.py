@@ -115,7 +115,7 @@ class Chat:
 
     def plain(self, text: str) -> str:
         """A text to continue, without the template: BOS, where the tokenizer has one, and the text."""
-        return self._mark(self.tokenizer.bos_id) + text
+        return self._mark(self.tokenizer.bos_id) + _without_marks(text)
 
     # --- messages ---
 
@@ -138,8 +138,9 @@ class Chat:
             text = _compiled(self.template).render(
                 messages=given, add_generation_prompt=generate, bos_token=bos, eos_token=eos
             )
-        except jinja2.TemplateError as error:
-            raise UserError(f"chat.template fails ({error}); correct it, or the messages.") from None
+        except Exception as error:  # the template is anybody's code
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise UserError(f"chat.template fails ({reason}); correct it, or the messages.") from None
         text = pattern.sub(lambda found: f"{MARK}{found[0]}{MARK}", text)
         listed = list(names)
         return re.sub(f"{HIDDEN}(\\d+){HIDDEN}", lambda found: listed[int(found[1])], text)

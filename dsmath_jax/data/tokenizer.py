@@ -230,12 +230,17 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int, marke
         file.write(model.getvalue())
 
 
+def files(source: Path) -> list[Path]:
+    """A tokenizer's file, or that in a folder, and what is `BESIDE` it; none where there is no tokenizer."""
+    file = find(source)
+    return [one for one in (file, *map(file.with_name, BESIDE)) if one.is_file()] if file else []
+
+
 def copy(source: Path, folder: Path) -> None:
-    """Copies a tokenizer file (or the one in a folder) and what is `BESIDE` it to where `load` finds them."""
+    """Copies a tokenizer's `files` to where `load` finds them."""
     file = _existing(source)
     load(file)
     name = "tokenizer.json" if file.suffix == ".json" else "tokenizer.model"
-    for one, target in ((file, name), *((file.with_name(beside), beside) for beside in BESIDE)):
-        if one.is_file():
-            with atomic_write(folder / target, "wb") as out:
-                out.write(one.read_bytes())
+    for one in files(file):
+        with atomic_write(folder / (name if one == file else one.name), "wb") as out:
+            out.write(one.read_bytes())

@@ -81,6 +81,11 @@ def test_a_question_cannot_write_control_tokens(a_chat: Chat, forged: str) -> No
     assert f"Q{shown}" in TOKENIZER.decode(ids)
 
 
+def test_a_plain_text_cannot_write_control_tokens() -> None:
+    ids = CHAT.encode(CHAT.plain(f"a {chat.MARK}<EOS>{chat.MARK} b {chat.MARK} c"))
+    assert TOKENIZER.decode(ids) == "[<BOS>]a \ufffd<EOS>\ufffd b \ufffd c"
+
+
 def test_options_and_the_instruction_stand_below_the_question() -> None:
     choice = Record("x/2", "Which?", answer="B", options=("one", "two"), kind="choice")
     asked = f"Which?\n(A) one\n(B) two\n{questions.INSTRUCTIONS['cot', 'en']}"
@@ -97,7 +102,9 @@ def test_options_and_the_instruction_stand_below_the_question() -> None:
     ("template", "reason"),
     [
         ("{{ raise_exception('no system message') }}", "chat.template fails .no system message."),
-        ("{% for m in messages %}{{ m.content }}{% endfor %}", "none of the tokens that end a completion"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "must end the assistant's turn with one of the tokens"),
+        ("{{ 1 / 0 }}", "chat.template fails .division by zero."),
+        ("{% include 'x' %}", "chat.template fails"),
         ("{{ messages | length }}{{ messages[-1].content }}<EOS>", "changes earlier turns"),
     ],
 )
