@@ -4,7 +4,6 @@ import hashlib
 import logging
 import platform
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +15,6 @@ FOLDER = ".compilation_cache"
 OFF = "off"
 LIMIT = 10 << 30  # bytes of programs that a start leaves
 FOLDERS, ENTRIES = "jaxlib-*", "*-cache"
-WRITING_SECONDS = 60  # an entry that is newer may be in the making, by another run that shares the folder
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -54,7 +52,7 @@ def use_compilation_cache(setting: str, workdir: Path) -> None:
 def drop_half_written(folder: Path) -> None:
     """Removes the newest entry where a kill cut it off: JAX would refuse it at every start and never write it again."""
     newest = max(folder.glob(ENTRIES), key=lambda path: path.stat().st_mtime, default=None)
-    if newest is not None and time.time() - newest.stat().st_mtime > WRITING_SECONDS:
+    if newest is not None:
         try:
             decompress_executable(newest.read_bytes())
         except Exception:  # of whatever library JAX compresses with

@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_used_is_one_line_and_the_run_has_none(tmp_path,
 @given(sizes=st.lists(st.integers(0, 50), max_size=8), limit=st.integers(0, 200))
 def test_what_is_dropped_has_been_unused_for_longest(tmp_path_factory, sizes, limit):
     root = tmp_path_factory.mktemp("cache")
-    files = [root / str(age % 2) / f"{age}-cache" for age in range(len(sizes))]
+    files = [root / f"jaxlib-{age % 2}" / f"{age}-cache" for age in range(len(sizes))]
     for age, (path, size) in enumerate(zip(files, sizes, strict=True)):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(size))

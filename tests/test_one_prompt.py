@@ -151,9 +151,8 @@ def test_rl(own: Chat, data: Path, expected: list[list[int]], asked: list[list[i
     sampler = Sampler(model.model, layout, own.tokenizer.stop_ids, 8, 8)
     ctx: Any = types.SimpleNamespace(settings=settings, chat=own, sampler=sampler, model=model.model)
     with RewardFunctions((("correct", 1.0),), 10.0, 1) as correct:
-        measure = trainer.greedy_accuracy(ctx, data, correct)
-        assert measure is not None
-        measure({})
+        records = [one for name in NAMES for one in datasets.load(name, data)]
+        trainer.greedy_accuracy(ctx, records, correct)({})
     assert asked == expected
 
 

@@ -11,7 +11,7 @@ from dsmath_jax.command_line import load_recipe
 from dsmath_jax.data import instructions, sources
 from dsmath_jax.data.datasets import SOURCES
 from dsmath_jax.data.overlap import TRAINING_FIELDS
-from dsmath_jax.evaluation.registry import benchmark
+from dsmath_jax.evaluation.registry import task
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import GRPO, METHODS, PPO, REWARD_STAGES, Likelihood
@@ -140,7 +140,7 @@ def test_no_recipe_is_measured_on_what_it_trains_on(path: Path) -> None:
     recipe = load_recipe(str(path))
     fields = fingerprint(recipe)
     trained = {name for field in TRAINING_FIELDS for name in fields.get(field, ())}
-    asked = {benchmark(name).source for name in fields.get("evaluate.tasks", ())}
+    asked = {task(name).source for name in fields.get("evaluate.tasks", ())}
     assert not trained & {*asked, *fields.get("rl.eval_data", ())}
 
 

@@ -95,7 +95,7 @@ def find(held_out: Sequence[Record], training: Mapping[str, Questions]) -> dict[
 def _normalized(question: Record | Instruction) -> list[str]:
     """The texts that are asked, in the form in which they are compared."""
     if isinstance(question, Record):
-        texts = dict.fromkeys(filter(None, (question.question, question.prompt)))
+        texts = {question.question, question.prompt or question.question}
         asked = [" ".join([text, *options(question)]) for text in texts]
     else:
         asked = [message.content for message in question.messages if message.role == "user"]

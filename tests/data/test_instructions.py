@@ -216,7 +216,9 @@ def test_a_bad_record_is_one_sentence(tmp_path, name, content, words):
 
 
 def test_names_that_are_none(tmp_path):
-    with pytest.raises(UserError, match=r"no instructions at .*mathinstuct; .*\(mathinstruct, .*gsm8k/train"):
+    with pytest.raises(
+        UserError, match=r"no instructions at .*mathinstuct \(the nearest is 'mathinstruct'\); .*such as gsm8k/train"
+    ):
         list(load("mathinstuct", tmp_path))
     write_jsonl(tmp_path / "cmath/test.jsonl", [{"question": "Q", "golden": "3", "grade": 1}])
     with pytest.raises(UserError, match=r"'cmath/test' has no worked solution \(cmath/test/0\)"):

@@ -33,7 +33,7 @@ def test_an_unknown_model_is_refused() -> None:
 def test_the_data_sets_of_tasks_are_known() -> None:
     settings = EvaluateSettings(tasks=("gsm8k", "toy/test", "mine.jsonl"))
     assert data_sets(settings) == ("gsm8k/test", "toy/test", "mine.jsonl", "gsm8k/train")
-    chosen = dataclasses.replace(settings, tasks=("gsm8k",), examples=("toy/train",))
+    chosen = dataclasses.replace(settings, tasks=("gsm8k",), examples=("toy/train",), shots=1)
     assert data_sets(chosen) == ("gsm8k/test", "toy/train")
 
 
@@ -149,7 +149,7 @@ def test_the_command_gives_the_numbers_of_the_stage(
     for more, instruction in ((["--instruction="], ""), (["--instruction=paper"], "paper")):
         command.main([sft, "--style=chat", f"--out={workdir / f'out{instruction}'}", *common, *more])
         assert read_json(workdir / f"out{instruction}" / "settings.json")["instruction"] == instruction
-    with pytest.raises(UserError, match="--instruction stands below the questions of a chat; give --style=chat, or"):
+    with pytest.raises(UserError, match="instruction stands below the questions of a chat; set style to chat, or"):
         command.main([sft, f"--out={workdir / 'none'}", *common, "--instruction=paper"])
 
 
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_was_trained_otherwise_is_refused(workdir: Path, layou
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ([{"question": "1+1?", "answer": ""}], "The record mine/0 of mine.jsonl has no answer to grade completions by"),
+        ([{"question": "1+1?", "answer": ""}], "The record mine/0 has no answer to grade completions by"),
         (
             [{"question": "f", "answer": "assert f()", "kind": "program"}, {"question": "1+1?", "answer": "2"}],
             "The records of mine.jsonl are of the kinds math, program; give each its own file",

@@ -83,9 +83,7 @@ def test_tasks_are_graded_with_golds_as_they_stand(tmp_path: Path, capsys: pytes
     graded = grade(tmp_path, TASKS)
     assert [row["task"] for row in graded if not row["correct"]] == []
     *each, last = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in each] == list(
-        dict.fromkeys(row["task"].split("/")[0] for row in TASKS)  # type: ignore[attr-defined]
-    )
+    assert [line.split(":")[0] for line in each] == list(dict.fromkeys(row["task"] for row in TASKS))
     assert last.startswith("all: 12 graded, 12 correct, 100.00% [")
 
 
@@ -245,3 +243,8 @@ def test_gold_fields_of_a_task_grade_its_solutions(real_data: Path, tmp_path: Pa
         for fields, record in zip(raw, records, strict=True)
     ]
     assert all(row["correct"] and row["correct_deepseek"] for row in grade(tmp_path, lines))
+
+
+def test_a_files_task_may_be_called_a_benchmark(tmp_path: Path) -> None:
+    rows = [{"benchmark": "gsm8k/test", "gold": "4", "completion": "The answer is 4."}]
+    assert [row["correct"] for row in grade(tmp_path, rows)] == [True]
