@@ -257,14 +257,6 @@ def config_file(recipe: Recipe) -> str:
 # --- the config file ---
 
 
-def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """A config as `a.b.c -> value`."""
-    fields: dict[str, Any] = {}
-    for name, value in config.items():
-        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
-    return fields
-
-
 def load_config(argument: str) -> ConfigDict:
     """What `get_config()` of `FILE`, or `get_config(VARIANT)` of `FILE:VARIANT`, returns.
 

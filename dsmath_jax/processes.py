@@ -163,7 +163,7 @@ class Watch:
     # --- the others ---
 
     def _accept(self, client: Any) -> None:
-        """Lets the others connect, and tells them where."""
+        """Lets the others connect, and publishes where."""
         both = socket.has_dualstack_ipv6()
         server = socket.create_server(
             ("", 0), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both

@@ -38,7 +38,7 @@ from dsmath_jax.workdir import (
 )
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
-NAMED = 5  # so many changes of a stage are named, the rest counted
+NAMED = 5  # changes of a stage that are named at most; the rest are counted
 LENGTHENED = "lengthened"  # in place of the hash of a stage that is to be lengthened
 Action = Literal["complete", "to do", "resume", "lengthen", "redo"]
 TO_DO: Action = "to do"
@@ -62,7 +62,7 @@ class Stage:
         are not run: what those made is in the workdir (see `folder_of`).
       logs: patterns of the files that are worth nothing by themselves. A stage that was cut off and has no others is
         started from scratch with whatever settings it is given next.
-      why_not_longer: `(recipe, workdir, steps)` says why a stage that was to take so many steps cannot take those of
+      why_not_longer: `(recipe, workdir, steps)` says why a stage that was to take `steps` steps cannot take those of
         the recipe, "" where its files are what a run of those steps would have made by then; None for a stage without
         steps.
     """
@@ -131,7 +131,7 @@ def plan(
     for stage in stages:
         _check_format(folder_of(stage.name, recipe, workdir))
     if recipe.start:
-        _links(stages, recipe, workdir, chosen)
+        _links(stages, recipe, workdir, chosen)  # raises where one cannot be made
     others = {stage.name for stage in stages} - {stage.name for stage in chosen}
     known = dataclasses.replace(recipe, **{name: None for name in others if hasattr(recipe, name)})
     planned: dict[str, Planned] = {}

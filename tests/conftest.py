@@ -1,7 +1,7 @@
 """What several test files share: a tiny decoder in float32, a layout on one device, the real data if there is some."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,28 @@ def params(model: Llama) -> Any:
     """Parameters of `model`. Its embedding is scaled up, so that the context matters to its logits."""
     embedding = jax.random.normal(jax.random.key(2), (model.config.vocab_size, model.config.hidden_size))
     return jax.jit(lambda: initial_params(model, jax.random.key(1)))() | {"embedding": embedding}
+
+
+@pytest.fixture(scope="session")
+def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what `compiled_once` keeps."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def compiled_once(compiled_programs: Path) -> Iterator[None]:
+    """Runs of a stage share what they compile, although each makes its own jitted functions."""
+    changed = {
+        "jax_compilation_cache_dir": str(compiled_programs),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in changed}
+    for name, value in changed.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 
 from dsmath_jax import runner
-from dsmath_jax.command_line import flat, load_config, load_recipe, parse
+from dsmath_jax.command_line import load_config, load_recipe, parse
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS, REWARD_STAGES
 from dsmath_jax.stages import STAGES
@@ -40,6 +41,14 @@ def read(name: str) -> Recipe:
 def fields_of(name: str) -> dict[str, Any]:
     """What the file of a recipe sets, by the fields' full names."""
     return flat(load_config(f"{ROOT}/configs/paper/{name}"))
+
+
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """A config as `a.b.c -> value`."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return fields
 
 
 def stages_of(recipe: Recipe) -> list[runner.Stage]:

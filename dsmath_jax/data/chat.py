@@ -176,9 +176,10 @@ class Chat:
         tokens = Tokens([], [])
         at = 0
         for number, part in enumerate(text.split(MARK)):
-            ids, places = self.tokenizer.encode_with_places(part)
             if number % 2:
                 ids, places = [self.tokenizer.control_ids[part]], [0]
+            else:
+                ids, places = self.tokenizer.encode_with_places(part)
             tokens.ids.extend(ids)
             tokens.learned.extend(learned[min(at + place, len(learned) - 1)] for place in places)
             at += len(part) + 1

@@ -60,8 +60,7 @@ def check(
     known = {name: read(name) for name in data_sets(settings)}
     for name in evaluation.distinct(settings.tasks):
         task = registry.task(name)
-        if records := known[task.source]:
-            check_records(name, sample_evenly([records], settings.problems, EVALUATION_SEED))
+        check_records(name, sample_evenly([known[task.source]], settings.problems, EVALUATION_SEED))
         if all(known.values()) and any(few_shot for _, few_shot in map(MODELS.__getitem__, settings.models)):
             exemplars.load(task, "cot", data_dir, settings.examples, settings.shots)
     if not settings.allow_overlap:
@@ -76,7 +75,7 @@ def asked_records(settings: EvaluateSettings, read: Callable[[str], Sequence[Rec
 
 
 def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> dict[str, int | None]:
-    """How many of the questions that are asked each model has been trained on, as the stages' manifests tell.
+    """How many of the questions that are asked each model has been trained on, as the stages' manifests say.
 
     Few-shot examples do not count: no question stands before itself.
 

@@ -77,7 +77,7 @@ def _judged(flat: Sequence[Graded], job: Job, folder: Path, grader: Grader, runn
 
 
 def _tested(job: Job, one: Graded) -> Tested | None:
-    """A program with its tests; a completion of HumanEval's goes on from its question."""
+    """A program with its tests; a completion of HumanEval's continues its question."""
     if job.task.source.startswith("humaneval/"):
         return code.humaneval(one.answer.text, one.record.question, one.record.answer)
     return code.mbpp(one.answer.text, one.record.answer)

@@ -48,7 +48,7 @@ def prompt(
 def few_shot(
     task: Task, record: Record, mode: Mode, exemplars: Sequence[Exemplar] = (), shots: int | None = None
 ) -> str:
-    """The text after BOS, up to where a base model goes on; the heading stays, even above no example."""
+    """The text after BOS, up to where a base model continues; the heading stays, even above no example."""
     form = task.formats[mode]
     published = exemplars[0].record.heading if exemplars else ""
     heading = form.heading.format(category=record.category.replace("_", " "), heading=published)

@@ -267,7 +267,7 @@ def task(name: str) -> Task:
     Another split of a task's data set ("math/train") is asked as the task is.
 
     Raises:
-      UserError: it is none of these; the nearest name is offered.
+      UserError: the name is unknown; the nearest one is offered.
     """
     if name in TASKS:
         return TASKS[name]

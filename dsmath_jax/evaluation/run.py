@@ -1,10 +1,10 @@
-"""An evaluation: a model is asked a list of tasks, its answers are graded, and a table tells of them.
+"""An evaluation: a model is asked a list of tasks, its answers are graded, and a table reports them.
 
     DIR/settings.json                  what all results below were made with
     DIR/<task>-<mode>/problems.jsonl   the questions, as they are asked, with their answers
     DIR/<task>-<mode>/samples.jsonl    a line for each graded completion, in an order that never changes
     DIR/<task>-<mode>/summary.json     accuracies with intervals, maj@k, pass@k, by subject and level
-    DIR/summary.json, DIR/table.md     all results in DIR, one by one and pooled, beside the paper's figures
+    DIR/summary.json, DIR/table.md     all results in DIR, one by one and pooled, next to the paper's figures
 
 What is in `samples.jsonl` is not drawn again: a killed evaluation resumes, and ends as it would have.
 """

@@ -57,7 +57,7 @@ def markdown(run: Mapping[str, Any], entries: Sequence[Entry], pooled: Mapping[s
     Args:
       run: "checkpoint", "style", "max_new_tokens", "temperature", "top_p", "seed", "grader", "sandbox" ("" where no
         program was run) and whatever else holds for all.
-      entries: for each task and mode what `summary.summarise` tells, with "task", "mode", "shots", "total",
+      entries: for each task and mode what `summary.summarise` returns, with "task", "mode", "shots", "total",
         the number of problems that the task has, and the "command" that asked them.
       pooled: the same by mode of all problems together, with "tasks", the names of what they are of; those of several
         have a row.

@@ -92,7 +92,7 @@ def _possible(value: int, largest: int) -> Iterator[tuple[Step, int]]:
 
 
 def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int) -> list[tuple[str, str, str]]:
-    """Makes `count` problems with distinct questions. Raises a `UserError` where so many do not exist."""
+    """Makes `count` problems with distinct questions. Raises a `UserError` where there are fewer."""
     random_state = random.Random(f"problems {seed}")
     made: dict[str, tuple[str, str, str]] = {}
     for _ in range(20 * count):

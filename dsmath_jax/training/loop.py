@@ -53,7 +53,7 @@ class _Pending(NamedTuple):
 
 
 def check(settings: TrainingSettings, rows: int, layout: Layout) -> None:
-    """Raises a `UserError` where batches of so many rows cannot be trained on, or metrics cannot be sent."""
+    """Raises a `UserError` where batches of this size cannot be trained on, or metrics cannot be sent."""
     check_rows(rows, settings.grad_accum_steps, layout)
     if settings.wandb:
         load_wandb(settings.wandb)

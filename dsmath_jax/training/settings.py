@@ -101,6 +101,6 @@ class SFTSettings(PackedSettings):
 
 
 def check_micro_batches(batch_size: int, grad_accum_steps: int) -> None:
-    """Raises a `UserError` where a batch does not divide into so many micro-batches."""
+    """Raises a `UserError` where a batch does not divide into `grad_accum_steps` micro-batches."""
     if batch_size % grad_accum_steps:
         raise UserError(f"batch_size is {batch_size}; it must be a multiple of grad_accum_steps={grad_accum_steps}.")

@@ -86,22 +86,6 @@ def start(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs of the stage share what they compile, although each makes its own jitted functions."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture
 def recipe(start: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, compiled_once: None) -> Callable[..., RLRun]:
     """Makes a run of a method, with some of its settings changed: `recipe("ppo", steps=4).run(workdir("run"))`."""

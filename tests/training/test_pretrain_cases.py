@@ -6,7 +6,7 @@ Each test that is marked as an expected failure asserts the correct behavior. Wh
 import dataclasses
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,24 +78,6 @@ def refusal(action: Callable[[], object]) -> str:
         raise AssertionError("accepted")
     assert "\n" not in sentence
     return sentence
-
-
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs share what they compile, as in tests/rl/conftest.py."""
-    import jax
-
-    changed = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in changed}
-    for name, value in changed.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture
