@@ -91,7 +91,7 @@ def load(name: str, data_dir: Path) -> Iterator[Instruction]:
       UserError: nothing is there and it cannot be fetched, or a record does not fit (file, record and field are named).
     """
     if name in datasets.SOURCES:
-        _fetch_benchmark(name, data_dir)
+        _fetch_dataset(name, data_dir)
         yield from _dataset(name, data_dir)
         return
     if name in PUBLIC:
@@ -151,7 +151,7 @@ def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:
     return files
 
 
-def _fetch_benchmark(name: str, data_dir: Path) -> None:
+def _fetch_dataset(name: str, data_dir: Path) -> None:
     file = FETCHED.get(name)
     if file and Path(file.path).suffix != ".tar":
         downloads.fetch(file, data_dir, data_dir)
