@@ -312,8 +312,9 @@ def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
 
 
 def _init_files(init: str, data: Path) -> list[Path]:
-    """The files of the model in Hugging Face's format that a stage starts from."""
-    return sorted(path for path in (data / init.removeprefix("hf:")).glob("*") if path.is_file()) if init else []
+    """What is read of the model in Hugging Face's format that a stage starts from: its sizes and its tensors."""
+    folder = data / init.removeprefix("hf:")
+    return [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if init else []
 
 
 def _rl_data(recipe: Recipe) -> tuple[str, ...]:
