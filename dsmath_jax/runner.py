@@ -32,6 +32,7 @@ from dsmath_jax.workdir import (
     hash_json,
     lock,
     read_json,
+    remove,
     stamp,
     sweep,
     write_json,
@@ -307,16 +308,27 @@ def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, again: bool) -> None:
     if action == "complete":
         print(f"{stage.name}: complete, skipped", flush=True)
         return
-    if action == "redo":
-        _clear(workdir / stage.name)
-    _run_one(stage, recipe, workdir, now)
+    folder, redo = workdir / stage.name, action == "redo"
+    if jax.process_index() == 0:
+        sweep(folder)
+        if redo:
+            os.replace(folder, _dropped(folder))
+    barrier(f"clear {stage.name}")
+    try:
+        _run_one(stage, recipe, workdir, now)
+    except UserError:
+        if redo and jax.process_index() == 0 and not _has_work(stage, folder):
+            remove(folder)
+            os.replace(_dropped(folder), folder)
+        raise
+    if redo and jax.process_index() == 0:
+        remove(_dropped(folder))
 
 
 def _run_one(stage: Stage, recipe: Any, workdir: Path, made_with: dict) -> None:
     folder, began = workdir / stage.name, time.monotonic()
     print(f"{stage.name}: started", flush=True)
     if jax.process_index() == 0:
-        sweep(folder)
         write_json(folder / STARTED, made_with)
         (folder / MANIFEST).unlink(missing_ok=True)  # of a stage that is lengthened
     barrier(f"start {stage.name}")
@@ -357,10 +369,7 @@ def _changes(before: dict, now: dict) -> dict[str, str]:
     return changes | {n: f"{n} was changed" for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)}
 
 
-def _clear(folder: Path) -> None:
-    """Drops a stage's files. Its folder is renamed first, so that a kill leaves no half of it behind."""
-    if jax.process_index() == 0:
-        sweep(folder)
-        os.replace(folder, folder.with_name(f".{folder.name}.dropped.tmp"))
-        sweep(folder)
-    barrier(f"clear {folder.name}")
+def _dropped(folder: Path) -> Path:
+    """Where a stage's files are while it is redone: they come back where bad input ends that before any work is done,
+    and a kill leaves no half of them behind."""
+    return folder.with_name(f".{folder.name}.dropped.tmp")

@@ -237,6 +237,32 @@ def test_a_killed_stage_is_not_gone_on_with_under_another_config(project, recipe
     assert project.text("second/model.txt") == "3 rows of 0 at 0.25"
 
 
+def test_a_stage_whose_redoing_fails_on_bad_input_keeps_what_it_was(project, recipe):
+    """What a stage finds out only when it reads its data, such as examples that are all too long."""
+    project.run(recipe)
+    other = changed(recipe, first__rows=4)
+    first = project.first
+
+    def refuse(recipe: Recipe, workdir: Path) -> dict:
+        raise UserError("no example fits")
+
+    def refuse_later(recipe: Recipe, workdir: Path) -> dict:
+        first(recipe, workdir)
+        raise UserError("row 5 cannot be read")
+
+    project.stages = (dataclasses.replace(project.stages[0], run=refuse), *project.stages[1:])
+    with pytest.raises(UserError, match="no example fits"):
+        project.run(other, overwrite="first")
+    assert project.text("first/out/rows.txt") == "3 rows of 0"
+    assert project.plan(recipe) == ["complete", "complete", "redo"]
+    assert sorted(path.name for path in project.workdir.iterdir()) == [".lock", "first", "second", "third"]
+    project.stages = (dataclasses.replace(project.stages[0], run=refuse_later), *project.stages[1:])
+    with pytest.raises(UserError, match="row 5"):
+        project.run(other, overwrite="first")
+    assert project.text("first/out/rows.txt") == "4 rows of 0"
+    assert project.plan(other)[0] == "resume"
+
+
 @pytest.mark.parametrize("moment", ["before the rename", "after the rename", "while removing"])
 def test_a_kill_while_files_are_dropped_leaves_nothing_strange(project, recipe, monkeypatch, moment):
     project.run(recipe)

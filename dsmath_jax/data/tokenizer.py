@@ -3,12 +3,14 @@
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import sentencepiece
 import tokenizers
+from sentencepiece import sentencepiece_model_pb2
 
 from dsmath_jax.workdir import UserError, atomic_write, json_object
 
@@ -23,6 +25,9 @@ HUGGING_FACE_SPECIALS = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>"),
     "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"),
 }
+# Added tokens that are written so mark turns and tools, also where their file does not call them special (DeepSeek's
+# <｜User｜>). Those that a model itself writes in its texts are not written so (<think>, <tool_call>).
+CONTROL = re.compile(r"<[|｜].*[|｜]>")
 PADDING = 1 / 20  # a model's vocabulary may be so much larger than its tokenizer; DeepSeek: 100,015 ids, 102,400 rows
 
 
@@ -52,7 +57,11 @@ class SentencePieceTokenizer:
     """A SentencePiece `.model` file."""
 
     def __init__(self, path: Path):
-        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())  # type: ignore[attr-defined]
+        for piece in model.pieces:
+            if piece.type == piece.USER_DEFINED and CONTROL.fullmatch(piece.piece):
+                piece.type = piece.CONTROL
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
         self.vocab_size = self._processor.vocab_size()
         control = filter(self._processor.is_control, range(self.vocab_size))
         self.control_ids: Mapping[str, int] = {self._processor.id_to_piece(i): i for i in control}
@@ -83,6 +92,8 @@ class HuggingFaceTokenizer:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         self._tokenizer.encode_special_tokens = True  # as text
         self._tokenizer.post_processor = None  # it would add special tokens, and take white space from offsets
+        added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+        self._tokenizer.add_special_tokens([name for name in added if CONTROL.fullmatch(name)])
         self.control_ids: Mapping[str, int] = self._controls()
         # Special tokens may have ids behind a gap, so counting is not enough.
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())

@@ -1,5 +1,6 @@
 """Tokenizers as others publish them, and conversations."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,23 +91,60 @@ def test_control_tokens_written_out_in_a_text_are_text(
     assert not {loaded.bos_id, loaded.eos_id} & set(encode_prompt(loaded, text)[1:])
 
 
+def test_marks_of_turns_are_control_tokens_even_where_their_file_does_not_call_them_special(
+    byte_level: Callable[..., tokenizer.Tokenizer], tmp_path: Path
+) -> None:
+    """As in DeepSeek-R1's tokenizer.json; `<think>`, which is not special there either, is the model's own word."""
+    byte_level(bos_token=None, turn="<｜User｜>", word="<think>")
+    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    for token in stored["added_tokens"]:
+        token["special"] = token["content"] == EOS
+    write_json(tmp_path / "tokenizer.json", stored)
+    loaded = tokenizer.load(tmp_path)
+    think = loaded.encode("<think>")
+    assert len(think) == 1
+    ids = loaded.encode("6<｜User｜>7<think>")
+    assert ids[-1:] == think
+    assert loaded.control_ids.keys() == {EOS, "<｜User｜>"}
+    assert not set(loaded.control_ids.values()) & set(ids)
+    assert loaded.decode(ids) == "6<｜User｜>7<think>"
+    template = "<｜User｜>{{ messages[0].content }}"
+    asked = chat.Chat(loaded, template).prompt_ids(Record("", "<｜User｜>"))
+    assert [i for i in asked if i in loaded.control_ids.values()] == [loaded.control_ids["<｜User｜>"]]
+
+
+def test_marks_of_turns_are_control_tokens_of_sentencepiece_too(
+    train_pieces: Callable[..., tokenizer.Tokenizer],
+) -> None:
+    """InternLM2 has `<|im_start|>` among its user-defined symbols."""
+    loaded = train_pieces(user_defined_symbols=["\n", "<|im_start|>"])
+    assert "<|im_start|>" in loaded.control_ids
+    ids = loaded.encode("a <|im_start|>\n")
+    assert loaded.control_ids["<|im_start|>"] not in ids
+    assert loaded.decode(ids) == "a <|im_start|>\n"
+
+
 @pytest.fixture
-def with_dummy_prefix(tmp_path: Path) -> Path:
-    """A SentencePiece model that puts a space before every text, as Llama 2's and Mistral's do."""
-    with open(tmp_path / "tokenizer.model", "wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(["User: What is 6*7? Assistant: So 42.", "print(6*7) output python Run:"] * 9),
-            model_writer=file, vocab_size=310, model_type="bpe", normalization_rule_name="identity",
-            remove_extra_whitespaces=False, add_dummy_prefix=True, byte_fallback=True, user_defined_symbols=["\n"],
-            num_threads=1, minloglevel=2,
-        )  # fmt: skip
-    return tmp_path / "tokenizer.model"
+def train_pieces(tmp_path: Path) -> Callable[..., tokenizer.Tokenizer]:
+    """Trains a small SentencePiece model with the options given."""
+
+    def train(**options: Any) -> tokenizer.Tokenizer:
+        with open(tmp_path / "tokenizer.model", "wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(["User: What is 6*7? Assistant: So 42.", "print(6*7) output python Run:"] * 9),
+                model_writer=file, vocab_size=310, model_type="bpe", normalization_rule_name="identity",
+                remove_extra_whitespaces=False, byte_fallback=True, num_threads=1, minloglevel=2, **options,
+            )  # fmt: skip
+        return tokenizer.load(tmp_path)
+
+    return train
 
 
 @pytest.fixture(params=["small", "llama32k"])
 def prefixed(request: pytest.FixtureRequest) -> tokenizer.Tokenizer:
     if request.param == "small":
-        return tokenizer.load(request.getfixturevalue("with_dummy_prefix"))
+        # A space before every text, as Llama 2's and Mistral's put it.
+        return request.getfixturevalue("train_pieces")(add_dummy_prefix=True, user_defined_symbols=["\n"])
     return tokenizer.load(request.getfixturevalue("real_data") / "tokenizers" / "llama32k.model")
 
 
