@@ -1,4 +1,4 @@
-"""The optional packages: which extra of setup.py installs each, and the sentence where one is missing."""
+"""The optional packages: the extra of setup.py that installs each, and the error where one is missing."""
 
 import contextlib
 import sys
@@ -26,11 +26,11 @@ def required_by(what: str) -> Iterator[None]:
     """Turns a failed import of an optional package within the block into one sentence that names the extra.
 
     Args:
-      what: what needs the package: "Stage corpus", or the `__name__` of a module whose imports are in the block. One
-        that runs as a command exits.
+      what: what needs the package, such as "Stage corpus"; or the `__name__` of the module that imports it.
 
     Raises:
       UserError: the package is not installed.
+      SystemExit: the same, and the module runs as a command.
     """
     try:
         yield
@@ -39,10 +39,8 @@ def required_by(what: str) -> Iterator[None]:
         package = next((name for name in EXTRAS if name.partition(".")[0] == root), None)
         if package is None:
             raise
-        command = what == "__main__"
-        what = "This command" if command else what
-        missing = UserError(f"{what} needs the package {package}: pip install 'dsmath-jax[{EXTRAS[package]}]'.")
-        if command:
-            print(f"error: {missing}", file=sys.stderr)
-            sys.exit(missing.code)
-        raise missing from None
+        need = f"needs the package {package}: pip install 'dsmath-jax[{EXTRAS[package]}]'."
+        if what == "__main__":
+            print(f"error: This command {need}", file=sys.stderr)
+            sys.exit(UserError.code)
+        raise UserError(f"{what} {need}") from None
