@@ -14,11 +14,14 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsmath_jax.corpus.annotate_page.corpus_files import CorpusFiles
-from dsmath_jax.corpus.annotate_page.server import Server
-from dsmath_jax.corpus.annotate_page.session import Session
 from dsmath_jax.corpus.annotations import Store
+from dsmath_jax.extras import required_by
 from dsmath_jax.workdir import UserError, exit_code
+
+with required_by(__name__):
+    from dsmath_jax.corpus.annotate_page.corpus_files import CorpusFiles
+    from dsmath_jax.corpus.annotate_page.server import Server
+    from dsmath_jax.corpus.annotate_page.session import Session
 
 
 def open_server(workdir: Path, port: int) -> Server:

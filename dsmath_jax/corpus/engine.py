@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import daft
 
+from dsmath_jax.extras import required_by
 from dsmath_jax.progress import track
 from dsmath_jax.workdir import UserError, remove
 
@@ -59,14 +60,15 @@ def connect(ray_address: str, workers: int = 0) -> None:
             daft.set_runner_native()
 
 
-def _join(address: str) -> None:
-    try:
+def import_ray(address: str) -> Any:
+    """Returns the module `ray` for the cluster at an address; raises a `UserError` where it is not installed."""
+    with required_by(f"The Ray cluster {address}"):
         import ray
-    except ImportError:
-        raise UserError(
-            f"The Ray cluster {address} needs Ray, which is not installed; "
-            "install the extra: pip install -e '.[cluster]' -c constraints.txt."
-        ) from None
+    return ray
+
+
+def _join(address: str) -> None:
+    ray = import_ray(address)
     _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from dsmath_jax.corpus import urls
+from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.workdir import UserError, read_jsonl
+
+
+def files(settings: CorpusSettings, data_dir: Path) -> list[Path]:
+    """The user's own small files that the settings name."""
+    names = (settings.seeds, settings.labels, settings.annotations, *settings.benchmark_files)
+    return [data_dir / name for name in names if name]
 
 
 def read_seeds(path: Path) -> list[str]:

@@ -12,20 +12,25 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import daft
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsmath_jax.corpus import dedup, engine, urls
+from dsmath_jax.corpus import urls
 from dsmath_jax.corpus.normalize import Spans, normalize
 from dsmath_jax.corpus.reading import sources
-from dsmath_jax.corpus.reading.warc import read_pages
 from dsmath_jax.corpus.settings import CorpusSettings
-from dsmath_jax.corpus.text.html_text import html_to_text
-from dsmath_jax.corpus.text.language import language
 from dsmath_jax.data import tokenizer
+from dsmath_jax.extras import required_by
 from dsmath_jax.workdir import UserError, atomic_path, exit_code
+
+with required_by(__name__):
+    import daft
+
+    from dsmath_jax.corpus import dedup, engine
+    from dsmath_jax.corpus.reading.warc import read_pages
+    from dsmath_jax.corpus.text.html_text import html_to_text
+    from dsmath_jax.corpus.text.language import language
 
 ROWS_PER_GROUP = 1_000
 # A page's number is its shard's number and its row: sorted, numbers are the order of reading.

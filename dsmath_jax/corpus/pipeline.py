@@ -28,12 +28,6 @@ from dsmath_jax.workdir import write_json
 OTHER_HOSTS = 1000  # of those that are not math-related, so many are in the summary
 
 
-def files(settings: CorpusSettings, data_dir: Path) -> list[Path]:
-    """The user's own small files that the settings name."""
-    names = (settings.seeds, settings.labels, settings.annotations, *settings.benchmark_files)
-    return [data_dir / name for name in names if name]
-
-
 class Inputs(NamedTuple):
     """What is read besides the pages."""
 
@@ -63,6 +57,8 @@ def check(settings: CorpusSettings, data_dir: Path) -> None:
     """Raises a `UserError` where an input cannot be used; does not look at addresses, nor into the files of pages."""
     given = [settings.input] if isinstance(settings.input, str) else settings.input
     local = [spec for spec in given if "://" not in spec]
+    for spec in (*given, settings.input_root):
+        sources.import_store(spec)
     if local or not given:
         sources.find(local, data_dir, settings.input_root)
     read_inputs(settings, data_dir)

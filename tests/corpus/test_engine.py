@@ -126,10 +126,7 @@ def test_a_cluster_needs_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError) as error:
         engine.connect("auto")
-    assert str(error.value) == (
-        "The Ray cluster auto needs Ray, which is not installed; "
-        "install the extra: pip install -e '.[cluster]' -c constraints.txt."
-    )
+    assert str(error.value) == "The Ray cluster auto needs the package ray: pip install 'dsmath-jax[cluster]'."
 
 
 @pytest.mark.parametrize("prefix", ["", "ray://"])

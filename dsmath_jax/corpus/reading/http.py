@@ -9,8 +9,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 
+import backports.zstd as zstd
 import brotli
-from backports import zstd
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
 LARGEST_BODY = 1 << 24  # bytes, after every decoding: a page is a few 100 kB, a decompression bomb has no end

@@ -8,16 +8,17 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from dsmath_jax.data.web import STEP, HttpStream
+from dsmath_jax.extras import required_by
 from dsmath_jax.workdir import UserError
 
 COMMON_CRAWL = "https://data.commoncrawl.org/"
 SUFFIXES = (*(f".{kind}{packed}" for kind in ("warc", "wet") for packed in ("", ".gz", ".zst")), ".parquet")
 WEB = ("http://", "https://")
 LISTS = (".paths", ".paths.gz")
-EXTRAS = {"s3": "s3", "gs": "gcp"}  # the optional dependencies that bring each protocol
+STORES = {"s3": "s3fs", "gs": "gcsfs"}  # the optional package that fsspec needs for a protocol
 AHEAD = 1 << 23  # bytes that an object store's file is read ahead
 
 
@@ -90,10 +91,24 @@ def _find_local(spec: str, data_dir: Path) -> list[str]:
     return sorted(str(match) for match in matches if match.is_file())
 
 
+def import_store(source: str) -> None:
+    """Raises a `UserError` where the package that an address needs is not installed; other sources need none."""
+    package = STORES.get(source.partition("://")[0])
+    if package:
+        with required_by(source):
+            importlib.import_module(package)
+
+
+def _file_system(source: str) -> tuple[Any, str]:
+    """The file system of fsspec that an address is in, and the path there."""
+    import_store(source)
+    return importlib.import_module("fsspec.core").url_to_fs(source)
+
+
 def _find_remote(spec: str) -> list[str]:
     """The files that an address stands for in an object store; that of a single file is not looked up."""
     with _told(spec):
-        system, path = importlib.import_module("fsspec.core").url_to_fs(spec)
+        system, path = _file_system(spec)
         if glob.has_magic(path):
             return sorted(system.unstrip_protocol(name) for name in system.glob(path))
         if spec.endswith(SUFFIXES):
@@ -145,7 +160,7 @@ def open_stream(source: str) -> Iterator[Stream]:
 def _open(source: str) -> BinaryIO:
     if "://" not in source:
         return open(source, "rb", buffering=0)
-    system, path = importlib.import_module("fsspec.core").url_to_fs(source)
+    system, path = _file_system(source)
     return system.open(path, "rb", block_size=AHEAD)
 
 
@@ -167,9 +182,8 @@ def _told(source: str) -> Iterator[None]:
     protocol = source.partition("://")[0] if "://" in source else ""
     try:
         yield
-    except ImportError as error:
-        extra = f"pip install 'dsmath-jax[{EXTRAS[protocol]}]'" if protocol in EXTRAS else str(error)
-        raise UserError(f"{source} needs a package that is not installed: {extra}.") from None
+    except UserError:
+        raise
     except Exception as error:  # the libraries behind fsspec raise errors of their own, without a common class
         if not protocol and not isinstance(error, OSError):
             raise

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from backports import zstd
+import backports.zstd as zstd
 
 from dsmath_jax.corpus.reading.http import HEADERS_END, Damaged, header_fields, response_html
 from dsmath_jax.corpus.reading.sources import open_stream
