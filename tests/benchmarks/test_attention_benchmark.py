@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.benchmarks import attention
+from benchmarks import attention
 from dsmath_jax.workdir import UserError, read_json
 
 PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from dsmath_jax.benchmarks import copies, corpus, resources
+from benchmarks import copies, corpus, resources
 from dsmath_jax.corpus.normalize import normalize
 from dsmath_jax.corpus.reading.warc import read_pages
 from dsmath_jax.workdir import read_json

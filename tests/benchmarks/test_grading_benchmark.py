@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.benchmarks import grading
-from dsmath_jax.benchmarks.grading import Task
+from benchmarks import grading
+from benchmarks.grading import Task
 from dsmath_jax.workdir import UserError, read_json
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.benchmarks import grpo_iteration, grpo_memory
-from dsmath_jax.benchmarks.grpo_iteration_task import EOS, Task, lengths_of, prompts_of, reward_of, text_of
+from benchmarks import grpo_iteration, grpo_memory
+from benchmarks.grpo_iteration_task import EOS, Task, lengths_of, prompts_of, reward_of, text_of
 from dsmath_jax.workdir import read_json
 
 PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.benchmarks import cross_entropy, train_step, turns
+from benchmarks import cross_entropy, train_step, turns
 from dsmath_jax.workdir import UserError, read_json
 
 PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 SPEAK = """
 import os, time
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 kept = []
 def work():
     print("noise of a library")
@@ -49,7 +49,7 @@ def test_sides_take_turns_and_tell_what_each_took(tmp_path):
 @pytest.mark.parametrize("when", ["before it is ready", "in its turn"])
 def test_a_side_that_fails_is_an_error_with_its_words(when, tmp_path):
     work = "turns.serve(lambda: ({}, lambda: 1 / 0))" if when == "in its turn" else "1 / 0"
-    command = [sys.executable, "-c", f"from dsmath_jax.benchmarks import turns\n{work}"]
+    command = [sys.executable, "-c", f"from benchmarks import turns\n{work}"]
     with pytest.raises(RuntimeError, match=r"code 1: (.|\n)*ZeroDivisionError"):
         turns.alternate({"a": command}, tmp_path, repetitions=1, count=1)
 

@@ -1,6 +1,6 @@
-"""Our side of `dsmath_jax.benchmarks.corpus`, in processes of its own: each task is a function of a JSON file.
+"""Our side of `benchmarks.corpus`, in processes of its own: each task is a function of a JSON file.
 
-python -m dsmath_jax.benchmarks.corpus_ours TASK ARGUMENTS.json OUT.json
+python -m benchmarks.corpus_ours TASK ARGUMENTS.json OUT.json
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from dsmath_jax.benchmarks.resources import Meter
+from benchmarks.resources import Meter
 from dsmath_jax.corpus import classifier, crawl, dedup, mining, pages, pipeline
 from dsmath_jax.corpus.decontaminate import Benchmarks
 from dsmath_jax.corpus.normalize import normalize

@@ -1,6 +1,6 @@
-"""This project's side of `dsmath_jax.benchmarks.sampling`.
+"""This project's side of `benchmarks.sampling`.
 
-    python -m dsmath_jax.benchmarks.sampling_ours FOLDER
+    python -m benchmarks.sampling_ours FOLDER
 
 FOLDER holds `task.json`, and for the peers gets `hf/`, the random weights that all sides have, and `prompts.json`.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params

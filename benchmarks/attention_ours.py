@@ -1,6 +1,6 @@
-"""The sides of `dsmath_jax.benchmarks.attention` that run on jax.
+"""The sides of `benchmarks.attention` that run on jax.
 
-    python -m dsmath_jax.benchmarks.attention_ours FOLDER ours|plain
+    python -m benchmarks.attention_ours FOLDER ours|plain
 
 FOLDER holds `inputs.npz`: q, k, v and weight [B,T,N,H], segment_ids [B,T].
 """
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.attention import attention_on
 

@@ -1,6 +1,6 @@
 """Tokens per second of sampling groups of completions of mixed lengths, beside transformers and Tunix in one run.
 
-    python -m dsmath_jax.benchmarks.sampling --peer=.venv-peers/bin/python --json=sampling.json
+    python -m benchmarks.sampling --peer=.venv-peers/bin/python --json=sampling.json
 
 `make peers` makes the peers' environment; without it ours alone is measured. All sides have the same random weights,
 prompts and rows (64 completions in the making), and draw at temperature 1 from the whole vocabulary. Lengths come from
@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.workdir import UserError, exit_code, write_json
 
@@ -74,11 +74,10 @@ def measure(case: Case, peer: str, stop_share: float, repetitions: int, threads:
         stop_ids = [2 + i for i in range(round(stop_share * case.model["vocab_size"]))]
         write_json(folder / "task.json", dataclasses.asdict(case) | {"stop_ids": stop_ids, "peer": bool(peer)})
         # Ours comes first, and writes what the peers begin with.
-        commands = {"ours": [sys.executable, "-m", "dsmath_jax.benchmarks.sampling_ours", scratch]}
+        commands = {"ours": [sys.executable, "-m", "benchmarks.sampling_ours", scratch]}
         if peer:
             commands |= {
-                name: [peer, "-m", f"dsmath_jax.benchmarks.sampling_{name}_peer", scratch]
-                for name in ("transformers", "tunix")
+                name: [peer, "-m", f"benchmarks.sampling_{name}_peer", scratch] for name in ("transformers", "tunix")
             }
         threads = threads if backend == "cpu" else os.cpu_count() or 1
         return _compared(case, turns.alternate(commands, folder, repetitions, threads))

@@ -1,6 +1,6 @@
-"""The transformers side of `dsmath_jax.benchmarks.sampling`, run by an environment of its own.
+"""The transformers side of `benchmarks.sampling`, run by an environment of its own.
 
-    python -m dsmath_jax.benchmarks.sampling_transformers_peer FOLDER
+    python -m benchmarks.sampling_transformers_peer FOLDER
 
 `constraints-peers.txt` pins that environment. Of this project only `turns` is imported, which needs nothing.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch  # type: ignore[import-not-found]
 import transformers  # type: ignore[import-not-found]
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 
 
 def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:

@@ -1,6 +1,6 @@
-"""The google-tunix side of `dsmath_jax.benchmarks.sampling`, run by an environment of its own.
+"""The google-tunix side of `benchmarks.sampling`, run by an environment of its own.
 
-    python -m dsmath_jax.benchmarks.sampling_tunix_peer FOLDER
+    python -m benchmarks.sampling_tunix_peer FOLDER
 
 `constraints-peers.txt` pins that environment. Of this project only `turns` is imported, which needs nothing.
 """
@@ -18,7 +18,7 @@ from tunix.generate import sampler as tunix_sampler  # type: ignore[import-not-f
 from tunix.models.llama3 import model as llama  # type: ignore[import-not-found]
 from tunix.models.llama3 import params as llama_params
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 
 
 class Numbers:

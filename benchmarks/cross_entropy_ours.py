@@ -1,6 +1,6 @@
-"""The sides of `dsmath_jax.benchmarks.cross_entropy` that run on jax.
+"""The sides of `benchmarks.cross_entropy` that run on jax.
 
-    python -m dsmath_jax.benchmarks.cross_entropy_ours FOLDER chunked|plain
+    python -m benchmarks.cross_entropy_ours FOLDER chunked|plain
 
 FOLDER holds `hidden.npy` [1,T,D], `head.npy` [D,V] and `targets.npy` [1,T].
 """
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.models.logprobs import token_logprobs
 
 

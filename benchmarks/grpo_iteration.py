@@ -1,6 +1,6 @@
 """Seconds per iteration of GRPO (sample, score, update), beside TRL's GRPOTrainer in the same run.
 
-    python -m dsmath_jax.benchmarks.grpo_iteration --peer=.venv-peers/bin/python --json=grpo_iteration.json
+    python -m benchmarks.grpo_iteration --peer=.venv-peers/bin/python --json=grpo_iteration.json
 
 An iteration is one rollout and one update: 4 prompts of 64 tokens, 16 completions each of up to 64 tokens, a rule
 as the reward, the reference's log-probabilities, one AdamW step on all 64 rows. Both sides begin with the same weights
@@ -24,8 +24,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dsmath_jax.benchmarks import turns
-from dsmath_jax.benchmarks.grpo_iteration_task import Task
+from benchmarks import turns
+from benchmarks.grpo_iteration_task import Task
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.workdir import exit_code, write_json
 
@@ -45,9 +45,9 @@ def measure(task: Task, model: dict, peer: str, repetitions: int, threads: int) 
         shape = {"vocab_size": task.vocabulary, "max_position_embeddings": task.prompt_tokens + task.new_tokens}
         write_json(folder / "task.json", {"task": task._asdict(), "model": model | shape, "turns": repetitions})
         # Ours comes first, and writes the weights and the rollout that the peer begins with.
-        commands = {"ours": [sys.executable, "-m", "dsmath_jax.benchmarks.grpo_iteration_ours", scratch]}
+        commands = {"ours": [sys.executable, "-m", "benchmarks.grpo_iteration_ours", scratch]}
         if peer:
-            commands["trl"] = [peer, "-m", "dsmath_jax.benchmarks.grpo_iteration_peer", scratch]
+            commands["trl"] = [peer, "-m", "benchmarks.grpo_iteration_peer", scratch]
         return _compared(turns.alternate(commands, folder, repetitions, threads))
 
 

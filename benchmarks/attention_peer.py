@@ -1,6 +1,6 @@
-"""The torch side of `dsmath_jax.benchmarks.attention`, run by an environment of its own.
+"""The torch side of `benchmarks.attention`, run by an environment of its own.
 
-    python -m dsmath_jax.benchmarks.attention_peer FOLDER
+    python -m benchmarks.attention_peer FOLDER
 
 `constraints-peers.txt` pins that environment. Of this project only `turns` is imported, which needs nothing.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch  # type: ignore[import-not-found]
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 
 
 def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:

@@ -1,4 +1,4 @@
-"""What both sides of `dsmath_jax.benchmarks.grpo_iteration` are given. Needs nothing but the standard library.
+"""What both sides of `benchmarks.grpo_iteration` are given. Needs nothing but the standard library.
 
 The words are `w0`, `w1`, ...: a token is a word.
 """

@@ -1,6 +1,6 @@
 """How many of the formulas of real pages survive the way to text, beside other extractors in the same run.
 
-    python -m dsmath_jax.benchmarks.formulas --input='crawl/*.warc.gz'
+    python -m benchmarks.formulas --input='crawl/*.warc.gz'
 
 The formulas of a page are listed from its source by another parser (the standard library's) and other rules than the
 extractor's. One survives if it occurs in the text, white space and the like apart, as often as it does on the page;

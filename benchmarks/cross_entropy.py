@@ -1,6 +1,6 @@
 """Peak memory and time of cross-entropy from hidden states, forward and backward, beside the plain form and torch's.
 
-    python -m dsmath_jax.benchmarks.cross_entropy --peer=.venv-peers/bin/python --json=cross_entropy.json
+    python -m benchmarks.cross_entropy --peer=.venv-peers/bin/python --json=cross_entropy.json
 
 Ours is `models/logprobs.py`, a chunk of logits at a time; the plain form makes all of them in float32 and then their
 log-softmax; torch's is its cross_entropy of all logits. Each side is a process of its own on the same `--threads` CPUs,
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.workdir import exit_code, write_json
 
 SIDES = {"chunked": "ours, in chunks", "plain": "plain form", "torch": "torch"}
@@ -37,10 +37,10 @@ def measure(tokens: int, hidden_size: int, vocabulary: int, peer: str, repetitio
         head = random.standard_normal((hidden_size, vocabulary), np.float32) / math.sqrt(hidden_size)
         np.save(folder / "head.npy", head)
         np.save(folder / "targets.npy", random.integers(vocabulary, size=(1, tokens), dtype=np.int32))
-        ours = [sys.executable, "-m", "dsmath_jax.benchmarks.cross_entropy_ours", scratch]
+        ours = [sys.executable, "-m", "benchmarks.cross_entropy_ours", scratch]
         commands = {form: [*ours, form] for form in ("chunked", "plain")}
         if peer:
-            commands["torch"] = [peer, "-m", "dsmath_jax.benchmarks.cross_entropy_peer", scratch]
+            commands["torch"] = [peer, "-m", "benchmarks.cross_entropy_peer", scratch]
         found = turns.alternate(commands, folder, repetitions, threads)
     return {"tokens": tokens, "hidden_size": hidden_size, "vocabulary": vocabulary, "sides": _compared(found)}
 

@@ -1,6 +1,6 @@
 """Time and peak memory of attention, forward and backward, beside the plain form and torch's.
 
-    python -m dsmath_jax.benchmarks.attention --peer=.venv-peers/bin/python --json=attention.json
+    python -m benchmarks.attention --peer=.venv-peers/bin/python --json=attention.json
 
 Ours is the backend that `training/attention.py` takes on the machine (on CPUs the blocks of `models/attention.py`);
 the plain form makes all T x T scores; torch's is its scaled_dot_product_attention, told that it is causal where a row
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.workdir import UserError, exit_code, write_json
 
 SIDES = {"ours": "ours", "plain": "plain form", "torch": "torch"}
@@ -42,10 +42,10 @@ def measure(
         q, k, v, weight = random.standard_normal((4, *shape), np.float32)
         ids = 1 + np.arange(shape[1], dtype=np.int32) * documents // shape[1]
         np.savez(folder / "inputs.npz", q=q, k=k, v=v, weight=weight, segment_ids=np.broadcast_to(ids, shape[:2]))
-        ours = [sys.executable, "-m", "dsmath_jax.benchmarks.attention_ours", scratch]
+        ours = [sys.executable, "-m", "benchmarks.attention_ours", scratch]
         commands = {form: [*ours, form] for form in ("ours", "plain")}
         if peer:
-            commands["torch"] = [peer, "-m", "dsmath_jax.benchmarks.attention_peer", scratch]
+            commands["torch"] = [peer, "-m", "benchmarks.attention_peer", scratch]
         return _compared(turns.alternate(commands, folder, repetitions, threads))
 
 

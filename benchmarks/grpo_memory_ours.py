@@ -1,6 +1,6 @@
-"""The sides of `dsmath_jax.benchmarks.grpo_memory`.
+"""The sides of `benchmarks.grpo_memory`.
 
-    python -m dsmath_jax.benchmarks.grpo_memory_ours FOLDER chunked|plain|ppo
+    python -m benchmarks.grpo_memory_ours FOLDER chunked|plain|ppo
 
 FOLDER holds `task.json`: vocabulary, hidden_size, num_hidden_layers, rows and tokens.
 """
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.models.sizes import sizes

@@ -1,6 +1,6 @@
 """Tokens per second of one optimizer step, beside transformers on torch in the same run.
 
-    python -m dsmath_jax.benchmarks.train_step --peer=.venv-peers/bin/python --json=train_step.json
+    python -m benchmarks.train_step --peer=.venv-peers/bin/python --json=train_step.json
 
 `make peers` makes the peer's environment; without it ours alone is measured. All sides begin with the same weights and
 take the same steps on the same batch, whose rows are one sequence each: AdamW with decay on matrices only, clipping of
@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.training.settings import PackedSettings
@@ -69,9 +69,9 @@ def measure(case: Case, peer: str, kinds: Sequence[str], repetitions: int, threa
         settings = dataclasses.asdict(PackedSettings(peak_lr=1e-4, warmup_steps=1, steps=1000))
         task = dataclasses.asdict(case) | {"steps": STEPS, "settings": settings, "peer": bool(peer)}
         write_json(folder / "task.json", task)
-        theirs = [peer, "-m", "dsmath_jax.benchmarks.train_step_peer", scratch]
+        theirs = [peer, "-m", "benchmarks.train_step_peer", scratch]
         # Ours comes first, and writes what the peer begins with.
-        commands = {"ours": [sys.executable, "-m", "dsmath_jax.benchmarks.train_step_ours", scratch]}
+        commands = {"ours": [sys.executable, "-m", "benchmarks.train_step_ours", scratch]}
         commands |= {kind: [*theirs, kind] for kind in kinds if peer}
         # On a GPU a side leaves the others no memory.
         groups = [commands] if backend == "cpu" else [{name: command} for name, command in commands.items()]

@@ -1,6 +1,6 @@
-"""TRL's side of `dsmath_jax.benchmarks.grpo_iteration`, run by an environment of its own.
+"""TRL's side of `benchmarks.grpo_iteration`, run by an environment of its own.
 
-    python -m dsmath_jax.benchmarks.grpo_iteration_peer FOLDER
+    python -m benchmarks.grpo_iteration_peer FOLDER
 
 `constraints-peers.txt` pins that environment. Of this project only modules that need nothing are imported.
 """
@@ -20,8 +20,8 @@ import torch  # type: ignore[import-not-found]
 import transformers  # type: ignore[import-not-found]
 import trl  # type: ignore[import-not-found]
 
-from dsmath_jax.benchmarks import turns
-from dsmath_jax.benchmarks.grpo_iteration_task import EOS, PAD, Laps, Task, lengths_of, prompts_of, reward_of, text_of
+from benchmarks import turns
+from benchmarks.grpo_iteration_task import EOS, PAD, Laps, Task, lengths_of, prompts_of, reward_of, text_of
 
 
 class Planned(transformers.LogitsProcessor):

@@ -1,6 +1,6 @@
-"""The transformers and torch side of `dsmath_jax.benchmarks.train_step`, run by an environment of its own.
+"""The transformers and torch side of `benchmarks.train_step`, run by an environment of its own.
 
-    python -m dsmath_jax.benchmarks.train_step_peer FOLDER eager|compiled
+    python -m benchmarks.train_step_peer FOLDER eager|compiled
 
 `constraints-peers.txt` pins that environment. Of this project only `turns` is imported, which needs nothing.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch  # type: ignore[import-not-found]
 import transformers  # type: ignore[import-not-found]
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 
 
 def prepare(folder: Path, kind: str) -> tuple[dict, Callable[[], dict]]:

@@ -1,6 +1,6 @@
 """CPU seconds of the corpus's steps, beside a datatrove pipeline of the same steps in the same run.
 
-    python -m dsmath_jax.benchmarks.corpus --input='crawl/*.warc.gz' --data_dir=DIR --peer=.venv-peers/bin/python \\
+    python -m benchmarks.corpus --input='crawl/*.warc.gz' --data_dir=DIR --peer=.venv-peers/bin/python \\
         --out=corpus.json
 
 `make peers` makes the peer's environment; without it ours alone is measured. Both sides read the same files, remove
@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from dsmath_jax.benchmarks import copies, resources
-from dsmath_jax.benchmarks.resources import Usage
+from benchmarks import copies, resources
+from benchmarks.resources import Usage
 from dsmath_jax.corpus.reading import sources
 from dsmath_jax.data import datasets
 from dsmath_jax.workdir import UserError, atomic_write, exit_code, read_json, write_json
@@ -42,7 +42,7 @@ STEPS = {
 BENCHMARKS = ("gsm8k/train", "gsm8k/test", "cmath/test")
 NGRAM = 10
 TOKENS_PER_COPY = 1_500_000  # what an iteration of mining collects, for each time that the input is repeated
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass
@@ -63,14 +63,14 @@ class Bench:
         """Runs a task of `corpus_ours`; what it returns, and what it took."""
         folder = self.folder()
         write_json(folder / "arguments.json", arguments)
-        command = [sys.executable, "-m", "dsmath_jax.benchmarks.corpus_ours", task]
+        command = [sys.executable, "-m", "benchmarks.corpus_ours", task]
         usage = self._run([*command, str(folder / "arguments.json"), str(folder / "result.json")], folder)
         return read_json(folder / "result.json"), usage
 
     def peers(self, task: str, given: Path, known: Path) -> tuple[dict, Usage]:
         """The same for a task of `corpus_peer`, in the peer's environment."""
         folder = self.folder()
-        command = [self.peer, "-m", "dsmath_jax.benchmarks.corpus_peer", task, str(given), str(known)]
+        command = [self.peer, "-m", "benchmarks.corpus_peer", task, str(given), str(known)]
         usage = self._run([*command, str(folder / "work"), str(folder / "result.json")], folder)
         return read_json(folder / "result.json"), usage
 

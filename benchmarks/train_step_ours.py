@@ -1,6 +1,6 @@
-"""This project's side of `dsmath_jax.benchmarks.train_step`.
+"""This project's side of `benchmarks.train_step`.
 
-    python -m dsmath_jax.benchmarks.train_step_ours FOLDER
+    python -m benchmarks.train_step_ours FOLDER
 
 FOLDER holds `task.json`, and for the peer gets `hf/`, the random weights that all sides begin with, and `batch.npz`.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.data.packing import batch_of_rows
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig

@@ -1,6 +1,6 @@
 """Graded answers per second, beside plain Math-Verify in one run, and programs per second of the sandbox.
 
-    python -m dsmath_jax.benchmarks.grading --data_dir=DATA --json=grading.json
+    python -m benchmarks.grading --data_dir=DATA --json=grading.json
 
 Cases: `gsm8k`, worked solutions of the test split (of sums made up here where the split is not below DATA), half of
 them under another problem's gold answer; `math`, completions with boxed answers of several forms, half of them wrong;
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dsmath_jax.benchmarks import resources, turns
+from benchmarks import resources, turns
 from dsmath_jax.data import datasets
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.grades import Kind
@@ -36,7 +36,7 @@ from dsmath_jax.workdir import UserError, exit_code, write_json
 BAR = 300  # graded answers per second on two CPUs
 SECONDS = 10.0  # that an answer or a program may take
 GSM8K = "gsm8k/test"
-HERE = "dsmath_jax.benchmarks.grading"
+HERE = "benchmarks.grading"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

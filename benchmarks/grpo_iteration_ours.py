@@ -1,6 +1,6 @@
-"""This project's side of `dsmath_jax.benchmarks.grpo_iteration`.
+"""This project's side of `benchmarks.grpo_iteration`.
 
-    python -m dsmath_jax.benchmarks.grpo_iteration_ours FOLDER
+    python -m benchmarks.grpo_iteration_ours FOLDER
 
 FOLDER holds `task.json`, and gets `hf/`, the random weights that both sides begin with, and `rollout.npz`, completions
 on which both compute their loss.
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dsmath_jax.benchmarks import turns
-from dsmath_jax.benchmarks.grpo_iteration_task import EOS, PAD, Laps, Task, lengths_of, prompts_of, reward_of, text_of
+from benchmarks import turns
+from benchmarks.grpo_iteration_task import EOS, PAD, Laps, Task, lengths_of, prompts_of, reward_of, text_of
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.workdir import read_json
 

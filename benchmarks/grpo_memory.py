@@ -1,6 +1,6 @@
 """Peak memory of one GRPO update at a large vocabulary, beside the plain form of it and beside PPO's.
 
-    python -m dsmath_jax.benchmarks.grpo_memory --json=grpo_memory.json
+    python -m benchmarks.grpo_memory --json=grpo_memory.json
 
 Ours makes log-probabilities a chunk of logits at a time; the plain form is the same update with all logits at once in
 float32 and their log-softmax; PPO's update is ours with a value model beside the policy, of the policy's own size and
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 from dsmath_jax.workdir import exit_code, write_json
 
 SIDES = {"chunked": "GRPO, ours, in chunks", "plain": "GRPO, plain form", "ppo": "PPO, in chunks, with its value model"}
@@ -35,7 +35,7 @@ def measure(task: dict, repetitions: int, threads: int) -> dict[str, dict]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_json(folder / "task.json", task)
-        module = [sys.executable, "-m", "dsmath_jax.benchmarks.grpo_memory_ours", scratch]
+        module = [sys.executable, "-m", "benchmarks.grpo_memory_ours", scratch]
         # One after the other: the sides together need more memory than most machines have.
         found: dict[str, tuple[dict, list[dict]]] = {}
         for form in SIDES:

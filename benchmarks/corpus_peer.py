@@ -1,7 +1,7 @@
-"""The datatrove side of `dsmath_jax.benchmarks.corpus`, run by the interpreter of an environment of its own.
+"""The datatrove side of `benchmarks.corpus`, run by the interpreter of an environment of its own.
 
-    python -m dsmath_jax.benchmarks.corpus_peer score FILES.json MODEL SCRATCH OUT.json
-    python -m dsmath_jax.benchmarks.corpus_peer decontaminate TEXTS.json BENCHMARKS.json SCRATCH OUT.json
+    python -m benchmarks.corpus_peer score FILES.json MODEL SCRATCH OUT.json
+    python -m benchmarks.corpus_peer decontaminate TEXTS.json BENCHMARKS.json SCRATCH OUT.json
 
 `constraints-peers.txt` pins that environment. Of this project only `resources` is imported, which needs nothing.
 """
@@ -31,7 +31,7 @@ from datatrove.pipeline.writers import JsonlWriter  # type: ignore[import-not-fo
 from datatrove.utils.text import ngrams, simplify_text  # type: ignore[import-not-found]
 from loguru import logger  # type: ignore[import-not-found]
 
-from dsmath_jax.benchmarks.resources import Meter, children_seconds
+from benchmarks.resources import Meter, children_seconds
 
 BANDS, ROWS, SHINGLE = 14, 8, 5
 NGRAM = 10
