@@ -1,34 +1,38 @@
-"""Time and peak memory of attention, forward and backward, beside the plain form and torch's.
+"""Time and peak memory of attention, forward and backward, compared with the plain form and torch.
 
     python -m benchmarks.attention --peer=.venv-peers/bin/python --json=attention.json
 
-Ours is the backend that `training/attention.py` takes on the machine (on CPUs the blocks of `models/attention.py`);
-the plain form makes all T x T scores; torch's is its scaled_dot_product_attention, told that it is causal where a row
-is one document, given the mask where it is several. Each side is a process of its own on the same `--threads` CPUs,
-they take turns, and that they compute the same is checked by a weighted sum of the outputs and the gradients' norms.
-`make peers` makes the peer's environment. Float32 on CPUs, bfloat16 on a GPU. Memory is the peak of the process above
-what it held before the first run (on a GPU its allocator's peak above the inputs), which the gradients are part of.
+Ours is the backend that `training/attention.py` chooses on the machine (on CPUs the blocks of `models/attention.py`).
+The plain form makes all T x T scores. torch's is `scaled_dot_product_attention`, causal where a row is one document,
+with a mask where it is several. Each side is a process on the same `--threads` CPUs; they take turns. A weighted sum of
+the outputs and the norms of the gradients show that all compute the same. Float32 on CPUs, bfloat16 on a GPU. Memory is
+the peak of the process above what it held before the first run (on a GPU its allocator's peak above the inputs); it
+includes the gradients.
 """
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
-from benchmarks import turns
-from dsmath_jax.workdir import UserError, exit_code, write_json
+from benchmarks import comparison, turns
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
+from dsmath_jax.training.attention import attention_on
+from dsmath_jax.workdir import UserError, exit_code
 
 SIDES = {"ours": "ours", "plain": "plain form", "torch": "torch"}
-ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2}  # largest relative difference of the norms
+ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2}  # largest difference, relative to the largest value
 
 
 def measure(
     shape: tuple[int, int, int, int], documents: int, peer: str, repetitions: int, threads: int
 ) -> dict[str, dict]:
-    """All sides on the same random inputs; torch's is left out where `peer` is empty.
+    """Measures all sides on the same random inputs; torch's is left out where `peer` is empty.
 
     Args:
       shape: of queries, keys and values, B, T, N and H.
@@ -42,89 +46,111 @@ def measure(
         q, k, v, weight = random.standard_normal((4, *shape), np.float32)
         ids = 1 + np.arange(shape[1], dtype=np.int32) * documents // shape[1]
         np.savez(folder / "inputs.npz", q=q, k=k, v=v, weight=weight, segment_ids=np.broadcast_to(ids, shape[:2]))
-        ours = [sys.executable, "-m", "benchmarks.attention_ours", scratch]
-        commands = {form: [*ours, form] for form in ("ours", "plain")}
+        commands = {form: turns.command(sys.executable, "attention", folder, form) for form in ("ours", "plain")}
         if peer:
-            commands["torch"] = [peer, "-m", "benchmarks.attention_peer", scratch]
-        return _compared(turns.alternate(commands, folder, repetitions, threads))
+            commands["torch"] = turns.command(peer, "peers.attention", folder)
+        return compare(turns.alternate(commands, folder, repetitions, threads))
 
 
-def _compared(found: Mapping[str, tuple[dict, list[dict]]]) -> dict[str, dict]:
+def prepare(folder: Path, form: str) -> tuple[dict, turns.Work]:
+    """Compiles and runs a weighted sum of the outputs and its gradients, on the first device."""
+    device = jax.devices()[0]
+    dtype = jnp.float32 if device.platform == "cpu" else jnp.bfloat16
+    attention = attention_on(Layout(make_mesh(MeshSettings(fsdp=1), devices=[device]))) if form == "ours" else plain
+    with np.load(folder / "inputs.npz") as file:
+        q, k, v, weight = (jnp.asarray(file[name], dtype) for name in ("q", "k", "v", "weight"))
+        segment_ids = jnp.asarray(file["segment_ids"])
+
+    @jax.jit
+    def gradient(q: Array, k: Array, v: Array, weight: Array, ids: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+        loss = lambda q, k, v: jnp.vdot(attention(q, k, v, ids), weight, preferred_element_type=jnp.float32)  # noqa: E731
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+    inputs = (q, k, v, weight, segment_ids)
+    compiled = gradient.lower(*inputs).compile()
+    baseline = turns.baseline_bytes(inputs)
+
+    def run() -> dict:
+        jax.block_until_ready(compiled(*inputs))
+        return {}
+
+    loss, gradients = compiled(*inputs)
+    values = [float(loss), *(float(np.linalg.norm(np.float64(each))) for each in gradients)]
+    ready = {"baseline_bytes": baseline, "dtype": jnp.dtype(dtype).name, "version": f"jax {jax.__version__}"}
+    return ready | {"values": values}, run
+
+
+def plain(
+    q: Float[Array, "B T N H"], k: Float[Array, "B T N H"], v: Float[Array, "B T N H"], segment_ids: Int[Array, "B T"]
+) -> Float[Array, "B T N H"]:
+    """Computes all scores at once, in float32; autodiff keeps them."""
+    mask = jnp.tril(segment_ids[:, :, None] == segment_ids[:, None, :])
+    scores = jnp.einsum("BTNH,BSNH->BNTS", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf))
+    return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(v.dtype), v)
+
+
+def compare(results: turns.Results) -> dict[str, dict]:
+    """Returns medians, added memory and ratios to ours by side."""
     sides: dict[str, dict] = {}
-    for name, (ready, spent) in found.items():
-        sides[name] = {
+    for name, (ready, reports) in results.items():
+        sides[name] = comparison.medians(reports, "seconds", "cpu_seconds") | {
             "version": ready["version"],
-            "seconds": turns.median(spent, "seconds"),
-            "cpu_seconds": turns.median(spent, "cpu_seconds"),
-            "added_bytes": max(0, spent[-1]["peak_bytes"] - ready["held_bytes"]),
+            "added_bytes": max(1, reports[-1]["peak_bytes"] - ready["baseline_bytes"]),
             "values": ready["values"],
-            "cpu_seconds_of_turns": [turn["cpu_seconds"] for turn in spent],
+            "cpu_seconds_of_turns": [report["cpu_seconds"] for report in reports],
         }
-    ours, allowed = sides["ours"], ALLOWED[found["ours"][0]["dtype"]]
-    scale = max(ours["values"])
+    ours, allowed = sides["ours"], ALLOWED[results["ours"][0]["dtype"]]
     for name, side in sides.items():
-        differences = [abs(a - b) / scale for a, b in zip(ours["values"], side["values"], strict=True)]
-        if max(differences) > allowed:
-            raise RuntimeError(f"{name} does not compute what ours does: {side['values']} against {ours['values']}")
-        side["difference"] = max(differences)
-        side["time_ratio"] = side["seconds"] / ours["seconds"]
-        side["cpu_ratio"] = side["cpu_seconds"] / ours["cpu_seconds"]
-        side["memory_ratio"] = side["added_bytes"] / max(1, ours["added_bytes"])
+        side["difference"] = comparison.difference(name, side["values"], ours["values"], allowed, max(ours["values"]))
+        side |= comparison.ratios(side, ours, time="seconds", cpu="cpu_seconds", memory="added_bytes")
     return sides
 
 
 def table(result: dict) -> str:
-    """The result as Markdown."""
-    lines = [
-        "| T | documents | form | CPU s | of ours | seconds | of ours | peak memory added, MB | of ours |",
-        "| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    """Returns the result as Markdown."""
+    rows = [
+        [
+            f"{case['tokens']:,}",
+            str(case["documents"]),
+            SIDES[name],
+            f"{row['cpu_seconds']:.3f}",
+            f"{row['cpu_ratio']:.2f}",
+            f"{row['seconds']:.3f}",
+            f"{row['time_ratio']:.2f}",
+            f"{row['added_bytes'] / 1e6:,.0f}",
+            f"{row['memory_ratio']:.2f}",
+        ]
+        for case in result["cases"]
+        for name, row in case["sides"].items()
     ]
-    for case in result["cases"]:
-        for name, row in case["sides"].items():
-            cells = [
-                f"{case['tokens']:,}",
-                str(case["documents"]),
-                SIDES[name],
-                f"{row['cpu_seconds']:.3f}",
-                f"{row['cpu_ratio']:.2f}",
-                f"{row['seconds']:.3f}",
-                f"{row['time_ratio']:.2f}",
-                f"{row['added_bytes'] / 1e6:,.0f}",
-                f"{row['memory_ratio']:.2f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _numbers(text: str) -> list[int]:
-    """The positive numbers of an option, joined by commas."""
-    parts = text.split(",")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"'{text}' is no list of positive numbers; give some joined by commas, as 512,1024.")
-    return [int(part) for part in parts]
+    titles = "T | documents | form | CPU s | of ours | seconds | of ours | peak memory added, MB | of ours"
+    return comparison.table(titles, rows, text_columns=3)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = comparison.parser(__doc__)
     parser.add_argument("--tokens", default="512,1024,2048,4096", help="T")
     parser.add_argument("--documents", default="1,8", help="documents in a row")
     parser.add_argument("--rows", type=int, default=1, help="B")
     parser.add_argument("--heads", type=int, default=8, help="N, which is also K")
     parser.add_argument("--head_dim", type=int, default=64, help="H")
-    turns.add_options(parser)
-    values = parser.parse_args(argv)
-    peer = turns.interpreter(values.peer)
+    options = parser.parse_args(argv)
     cases = []
-    for documents in _numbers(values.documents):
-        for tokens in _numbers(values.tokens):
-            shape = (values.rows, tokens, values.heads, values.head_dim)
-            sides = measure(shape, documents, peer, values.repetitions, values.threads)
+    for documents in _numbers("documents", options.documents):
+        for tokens in _numbers("tokens", options.tokens):
+            shape = (options.rows, tokens, options.heads, options.head_dim)
+            sides = measure(shape, documents, options.peer, options.repetitions, options.threads)
             cases.append({"tokens": tokens, "documents": documents, "sides": sides})
-    result = {"machine": turns.machine(), "threads": values.threads, "repetitions": values.repetitions}
-    result |= {"rows": values.rows, "heads": values.heads, "head_dim": values.head_dim, "cases": cases}
-    if values.json:
-        write_json(values.json, result)
-    print(table(result))
+    result = {"rows": options.rows, "heads": options.heads, "head_dim": options.head_dim, "cases": cases}
+    comparison.publish(options, result, table(result))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--{option} must list positive numbers, joined by commas, as 512,1024; got '{text}'.")
+    return [int(part) for part in parts]
 
 
 if __name__ == "__main__":

@@ -1,31 +1,43 @@
-"""Tokens per second of one optimizer step, beside transformers on torch in the same run.
+"""Tokens per second of one optimizer step, compared with transformers on torch in the same run.
 
     python -m benchmarks.train_step --peer=.venv-peers/bin/python --json=train_step.json
 
-`make peers` makes the peer's environment; without it ours alone is measured. All sides begin with the same weights and
-take the same steps on the same batch, whose rows are one sequence each: AdamW with decay on matrices only, clipping of
-the global norm. That they compute the same is checked by their losses. The peer's attention is torch's
-scaled_dot_product_attention, its AdamW the fused one; it runs as it is and through torch.compile.
+All sides start from the same weights and take the same steps on the same batch, whose rows are one sequence each: AdamW
+with decay on matrices only, clipping of the global norm. Their losses show that they compute the same. The peer's
+attention is torch's `scaled_dot_product_attention`, its AdamW the fused one; it runs eagerly and through
+`torch.compile`.
 
-On CPUs the sides are processes on the same `--threads` CPUs that take turns, in float32. On a GPU (the first is meant:
+On CPUs the sides are processes on the same `--threads` CPUs that take turns, in float32. On a GPU (one:
 CUDA_VISIBLE_DEVICES=0) each has the memory to itself, in bfloat16 with float32 master weights, and MFU is that of
-`training/flops.py`. Rates are of wall-clock seconds, medians over the turns; memory is the peak of the process, on a
+`training/flops.py`. Rates are of wall-clock seconds, medians over the turns. Memory is the peak of the process, on a
 GPU that of its allocator.
 """
 
-import argparse
 import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import turns
+import jax
+import numpy as np
+
+from benchmarks import comparison, turns
+from dsmath_jax.data.packing import batch_of_rows
+from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.llama import initial_params
 from dsmath_jax.models.sizes import sizes
+from dsmath_jax.settings import build
+from dsmath_jax.sharding import Layout, make_mesh
+from dsmath_jax.training.fitting import next_token_step
+from dsmath_jax.training.flops import PEAK_FLOPS, model_flops_per_token
+from dsmath_jax.training.model_files import build_model
+from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.settings import PackedSettings
-from dsmath_jax.workdir import UserError, exit_code, write_json
+from dsmath_jax.training.step import init_state
+from dsmath_jax.workdir import exit_code, read_json, write_json
 
 PEERS = {"eager": "transformers", "compiled": "transformers, compiled"}
 STEPS = 2  # optimizer steps a turn
@@ -34,7 +46,7 @@ ALLOWED = {"float32": 1e-4, "bfloat16": 1e-2}  # largest relative difference of 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model and the batch that one step of it takes."""
+    """A model and the batch of one step."""
 
     model: dict
     rows: int
@@ -55,11 +67,11 @@ CASES = {
     "28m": Case(_small(512, 8, 8, 4, 1408), rows=2, length=1024),
     "1b3": Case(sizes("1b3", remat="minimal"), rows=4, length=4096),
 }
-DEFAULT = {"cpu": ("8m", "28m"), "gpu": ("1b3",)}
+DEFAULT = {"cpu": "8m,28m", "gpu": "1b3"}
 
 
 def measure(case: Case, peer: str, kinds: Sequence[str], repetitions: int, threads: int, backend: str) -> dict:
-    """One step of a case on all sides; the peer's are left out where `peer` is empty.
+    """Measures a case on all sides; the peer's are left out where `peer` is empty.
 
     Raises:
       RuntimeError: a side failed, or the sides' losses differ.
@@ -69,94 +81,123 @@ def measure(case: Case, peer: str, kinds: Sequence[str], repetitions: int, threa
         settings = dataclasses.asdict(PackedSettings(peak_lr=1e-4, warmup_steps=1, steps=1000))
         task = dataclasses.asdict(case) | {"steps": STEPS, "settings": settings, "peer": bool(peer)}
         write_json(folder / "task.json", task)
-        theirs = [peer, "-m", "benchmarks.train_step_peer", scratch]
-        # Ours comes first, and writes what the peer begins with.
-        commands = {"ours": [sys.executable, "-m", "benchmarks.train_step_ours", scratch]}
-        commands |= {kind: [*theirs, kind] for kind in kinds if peer}
+        # Ours comes first: it writes what the peer starts from.
+        commands = {"ours": turns.command(sys.executable, "train_step", folder)}
+        commands |= {kind: turns.command(peer, "peers.train_step", folder, kind) for kind in kinds if peer}
         # On a GPU a side leaves the others no memory.
         groups = [commands] if backend == "cpu" else [{name: command} for name, command in commands.items()]
         threads = threads if backend == "cpu" else os.cpu_count() or 1
-        found: dict[str, tuple[dict, list[dict]]] = {}
+        results: dict[str, tuple[dict, list[dict]]] = {}
         for group in groups:
-            found |= turns.alternate(group, folder, repetitions, threads)
-    return _compared(case, found)
+            results |= turns.alternate(group, folder, repetitions, threads)
+    return compare(case, results)
 
 
-def _compared(case: Case, found: Mapping[str, tuple[dict, list[dict]]]) -> dict:
-    ready = found["ours"][0]
+def prepare(folder: Path) -> tuple[dict, turns.Work]:
+    """Compiles and runs the step of recipes, on all devices.
+
+    For the peer it writes `hf/`, the random weights, and `batch.npz` below the folder.
+    """
+    task = read_json(folder / "task.json")
+    config, settings = ModelConfig(**task["model"]), build(PackedSettings, task["settings"])
+    layout = Layout(make_mesh())
+    model = build_model(config, layout)
+    state = init_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(settings), layout)
+    tokens = np.random.default_rng(0).integers(
+        config.vocab_size, size=(task["rows"], task["length"] + 1), dtype=np.int32
+    )
+    host_batch = batch_of_rows(np.stack([tokens, np.ones_like(tokens), np.ones_like(tokens)], 1))
+    if task["peer"]:
+        (folder / "hf").mkdir()
+        huggingface.write(folder / "hf", state.params, config, "float32")
+        np.savez(folder / "batch.npz", tokens=host_batch["tokens"], targets=host_batch["targets"])
+    batch = layout.batch(host_batch)
+    step = next_token_step(settings, model, layout, state)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+    def run(steps: int) -> dict:
+        nonlocal state
+        losses = []
+        for _ in range(steps):
+            state, scalars = step(state, batch)
+            losses.append(scalars["loss"])
+        return {"losses": [float(loss) for loss in losses]}
+
+    ready = run(1) | {
+        "parameters": parameters,
+        "devices": [str(each.device_kind) for each in jax.devices()],
+        "flops_per_token": model_flops_per_token(config, task["length"]),
+        "peak_flops": PEAK_FLOPS.get(jax.devices()[0].device_kind),
+        "version": f"jax {jax.__version__}",
+    }
+    return ready, lambda: run(task["steps"])
+
+
+def compare(case: Case, results: turns.Results) -> dict:
+    """Returns rates, memory and ratios to ours by side."""
+    ready = results["ours"][0]
     tokens = STEPS * case.rows * case.length
-    sides = {}
-    for name, (reported, spent) in found.items():
-        rate = tokens / turns.median(spent, "seconds")
-        flops = ready["peak_flops"] and ready["peak_flops"] * len(ready["devices"])
+    peak_flops = ready["peak_flops"] and ready["peak_flops"] * len(ready["devices"])
+    sides: dict[str, dict] = {}
+    for name, (first, reports) in results.items():
+        medians = comparison.medians(reports, "seconds", "cpu_seconds")
+        rate = tokens / medians["seconds"]
         sides[name] = {
-            "version": reported["version"],
+            "version": first["version"],
             "tokens_per_second": rate,
-            "cpu_seconds_per_1000_tokens": 1000 * turns.median(spent, "cpu_seconds") / tokens,
-            "mfu": flops and rate * ready["flops_per_token"] / flops,
-            "peak_bytes": spent[-1]["peak_bytes"],
-            "losses": reported["losses"] + [loss for turn in spent for loss in turn["losses"]],
-            "seconds_of_turns": [turn["seconds"] for turn in spent],
+            "cpu_seconds_per_1000_tokens": 1000 * medians["cpu_seconds"] / tokens,
+            "mfu": peak_flops and rate * ready["flops_per_token"] / peak_flops,
+            "peak_bytes": reports[-1]["peak_bytes"],
+            "losses": first["losses"] + [loss for report in reports for loss in report["losses"]],
+            "seconds_of_turns": [report["seconds"] for report in reports],
         }
-    ours = sides["ours"]
+    ours, allowed = sides["ours"], ALLOWED[case.model["compute_dtype"]]
     for name, side in sides.items():
         side["ratio"] = ours["tokens_per_second"] / side["tokens_per_second"]
-        differences = [abs(a - b) / abs(b) for a, b in zip(ours["losses"], side["losses"], strict=True)]
-        if max(differences) > ALLOWED[case.model["compute_dtype"]]:
-            raise RuntimeError(f"{name} does not compute what ours does: {side['losses']} against {ours['losses']}")
-        side["loss_difference"] = max(differences)
+        side["loss_difference"] = comparison.difference(name, side["losses"], ours["losses"], allowed)
     facts = {name: ready[name] for name in ("parameters", "flops_per_token", "devices")}
     return {"rows": case.rows, "length": case.length, "model": case.model, "sides": sides} | facts
 
 
 def table(result: dict) -> str:
-    """The result as Markdown."""
-    lines = [
-        "| model | batch | side | tokens/s | ours / it | CPU s per 1,000 tokens | MFU, % | peak memory, GB |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    """Returns the result as Markdown."""
+    rows = [
+        [
+            f"{name} ({case['parameters'] / 1e6:,.1f} M)",
+            f"{case['rows']} x {case['length']:,}",
+            PEERS.get(side, side),
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['cpu_seconds_per_1000_tokens']:.2f}",
+            "" if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
+            f"{row['peak_bytes'] / 1e9:.2f}",
+        ]
+        for name, case in result["cases"].items()
+        for side, row in case["sides"].items()
     ]
-    for name, case in result["cases"].items():
-        for side, row in case["sides"].items():
-            cells = [
-                f"{name} ({case['parameters'] / 1e6:,.1f} M)",
-                f"{case['rows']} x {case['length']:,}",
-                PEERS.get(side, side),
-                f"{row['tokens_per_second']:,.0f}",
-                f"{row['ratio']:.2f}",
-                f"{row['cpu_seconds_per_1000_tokens']:.2f}",
-                "" if row["mfu"] is None else f"{100 * row['mfu']:.1f}",
-                f"{row['peak_bytes'] / 1e9:.2f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    titles = "model | batch | side | tokens/s | ours / it | CPU s per 1,000 tokens | MFU, % | peak memory, GB"
+    return comparison.table(titles, rows, text_columns=3)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = comparison.parser(__doc__)
     parser.add_argument("--cases", default="", help=f"of {', '.join(CASES)}; by default those for the machine")
     parser.add_argument("--rows", type=int, default=0, help="another number of rows than the case's")
     parser.add_argument("--remat", default="", help="another policy than the case's (ours alone)")
     parser.add_argument("--peer_kinds", default=",".join(PEERS), help="how the peer runs")
-    turns.add_options(parser)
-    values = parser.parse_args(argv)
-    backend = turns.backend()
-    names = values.cases.split(",") if values.cases else DEFAULT.get(backend, DEFAULT["gpu"])
-    kinds = values.peer_kinds.split(",")
-    for flag, given, known in (("cases", names, [*CASES]), ("peer_kinds", kinds, [*PEERS])):
-        if wrong := [name for name in given if name not in known]:
-            raise UserError(f"--{flag}: there is no '{wrong[0]}'; give some of {', '.join(known)}, joined by commas.")
-    peer = turns.interpreter(values.peer)
-    changes = {"remat": values.remat} if values.remat else {}
+    options = parser.parse_args(argv)
+    backend = comparison.backend()
+    names = comparison.choose("cases", options.cases or DEFAULT.get(backend, DEFAULT["gpu"]), CASES)
+    kinds = comparison.choose("peer_kinds", options.peer_kinds, PEERS)
+    changes = {"remat": options.remat} if options.remat else {}
     cases = {}
     for name in names:
         case = CASES[name]
-        case = dataclasses.replace(case, rows=values.rows or case.rows, model=case.model | changes)
-        ModelConfig(**case.model)  # a wrong policy is known before anything is written
-        cases[name] = measure(case, peer, kinds, values.repetitions, values.threads, backend)
-    result = {"machine": turns.machine(), "threads": values.threads, "repetitions": values.repetitions, "cases": cases}
-    if values.json:
-        write_json(values.json, result)
-    print(table(result))
+        case = dataclasses.replace(case, rows=options.rows or case.rows, model=case.model | changes)
+        ModelConfig(**case.model)  # raises for an unknown policy before anything is written
+        cases[name] = measure(case, options.peer, kinds, options.repetitions, options.threads, backend)
+    result = {"cases": cases}
+    comparison.publish(options, result, table(result))
 
 
 if __name__ == "__main__":
