@@ -43,9 +43,9 @@ def whole(files: list[str], models: str, folder: str) -> dict:
     """Turns WARC files into scored pages as the corpus does; returns counts of pages."""
     here = Path(folder)
     shards = pages.take_shards(files, here / "pages", pages.page_settings(CorpusSettings(), here))
-    candidates = crawl.read_crawl(shards, here)
+    crawled = crawl.read_crawl(shards, here)
     (here / "models").symlink_to(models)
-    mining.score(candidates, here, None)
+    mining.score(crawled, here, None)
     return {
         "pages": sum(pq.read_metadata(shard).num_rows for shard in shards),
         "documents": sum(pq.read_metadata(path).num_rows for path in (here / "scores").iterdir()),
@@ -64,8 +64,8 @@ def steps(files: list[str], models: str, folder: str) -> dict:
     shards = [here / "pages" / f"{number:06d}.parquet" for number in range(len(files))]
     for number, (shard, file) in enumerate(zip(shards, files, strict=True)):
         meter.call("files", pages.write_shard, str(shard), file, str(number), made)
-    found = meter.call("duplicates", crawl.read_crawl, shards, here)
-    for shard, candidates in zip(shards, found.candidates, strict=True):
+    crawled = meter.call("duplicates", crawl.read_crawl, shards, here)
+    for shard, candidates in zip(shards, crawled.candidates, strict=True):
         target = here / "scores" / shard.name
         meter.call("score", mining.write_scores, str(target), str(shard), str(candidates), models, "null")
     return {"seconds": dict(meter.seconds)}

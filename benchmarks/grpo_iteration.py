@@ -75,8 +75,8 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
     For the peer it writes `hf/`, the random weights, and `rollout.npz` below the folder.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # on a GPU the peer needs memory too
-    given = read_json(folder / "task.json")
-    task, config = Task(**given["task"]), ModelConfig(**given["model"])
+    setup = read_json(folder / "task.json")
+    task, config = Task(**setup["task"]), ModelConfig(**setup["model"])
     layout = Layout(make_mesh())
     model = build_model(config, layout)
     optimizer = make_optimizer(TrainingSettings(peak_lr=task.learning_rate, warmup_steps=1, steps=1000))
@@ -138,7 +138,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
 
     values = loss_and_norm()
     run(0)
-    iterations = iter(range(1, given["turns"] + 1))
+    iterations = iter(range(1, setup["turns"] + 1))
     return {"version": f"jax {jax.__version__}", "values": values}, lambda: run(next(iterations))
 
 

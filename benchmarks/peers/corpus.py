@@ -114,12 +114,12 @@ def decontaminate(texts: list[str], known: list[str], scratch: Path) -> dict:
     return {"seconds": time.process_time() - start, "contaminated": len(documents) - clean}
 
 
-def main(task: str, given: str, known: str, scratch: str, out: str) -> None:
+def main(task: str, inputs: str, known: str, scratch: str, out: str) -> None:
     """Runs a task and writes its result to a file."""
     logger.remove()
     folder = Path(scratch)
     folder.mkdir(parents=True)
-    values = json.loads(Path(given).read_text("utf-8"))
+    values = json.loads(Path(inputs).read_text("utf-8"))
     if task == "score":
         result = score(values, known, folder)
     else:

@@ -103,13 +103,13 @@ def loss_and_norm(trainer: trl.GRPOTrainer, rollout: Any) -> list[float]:
 
 def prepare(folder: Path) -> tuple[dict, turns.Work]:
     """Computes the loss on the common rollout, and warms up the trainer by one iteration."""
-    given = json.loads((folder / "task.json").read_text())
-    task = Task(**given["task"])
+    setup = json.loads((folder / "task.json").read_text())
+    task = Task(**setup["task"])
     torch.set_float32_matmul_precision("highest")
     model = transformers.LlamaForCausalLM.from_pretrained(
         folder / "hf", dtype=torch.float32, attn_implementation="sdpa"
     )
-    iterations = range(given["turns"] + 2)
+    iterations = range(setup["turns"] + 2)
     rows = [{"prompt": text_of(prompt)} for number in iterations for prompt in prompts_of(task, number)]
     laps = Laps()
     on_demand = OnDemand(laps)

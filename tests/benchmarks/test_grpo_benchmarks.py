@@ -97,8 +97,8 @@ def test_chunks_need_less_memory_than_all_logits(tmp_path: Path, capsys: pytest.
 
 def test_forms_that_differ_are_an_error() -> None:
     ready = {"state_bytes": 1, "baseline_bytes": 1, "temporary_bytes": 1, "values": [1.0, 2.0]}
-    found = {name: (ready, [{"cpu_seconds": 1.0, "peak_bytes": 9}]) for name in grpo_memory.SIDES}
-    grpo_memory.compare(found)
-    found["plain"] = (ready | {"values": [1.0, 2.01]}, found["plain"][1])
+    results = {name: (ready, [{"cpu_seconds": 1.0, "peak_bytes": 9}]) for name in grpo_memory.SIDES}
+    grpo_memory.compare(results)
+    results["plain"] = (ready | {"values": [1.0, 2.01]}, results["plain"][1])
     with pytest.raises(RuntimeError, match="the plain form does not compute what ours does"):
-        grpo_memory.compare(found)
+        grpo_memory.compare(results)

@@ -47,12 +47,12 @@ def test_sampling_is_that_of_the_peers(
 )
 def test_sides_that_do_other_work_are_an_error(change: dict, message: str) -> None:
     ready, turn = {"version": "", "greedy": [4]}, {"tokens": 10, "seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 9}
-    found = {
+    results = {
         "ours": (ready, [turn]),
         "tunix": ({name: change.get(name, value) for name, value in ready.items()}, [turn | change]),
     }
     with pytest.raises(RuntimeError, match=message):
-        sampling.compare(sampling.CASES["tiny"], found)
+        sampling.compare(sampling.CASES["tiny"], results)
 
 
 def test_a_wrong_option_is_one_sentence() -> None:

@@ -25,14 +25,14 @@ turns.serve(lambda: ({"hello": 1}, work))
 
 def test_sides_take_turns_and_report_what_each_took(tmp_path):
     command = [sys.executable, "-c", SIDE]
-    found = turns.alternate({"a": command, "b": command}, tmp_path, repetitions=3, count=1)
-    assert list(found) == ["a", "b"]
-    for name, (ready, spent) in found.items():
+    results = turns.alternate({"a": command, "b": command}, tmp_path, repetitions=3, count=1)
+    assert list(results) == ["a", "b"]
+    for name, (ready, reports) in results.items():
         assert ready["hello"] == 1
-        assert [turn["count"] for turn in spent] == [1, 2, 3]
-        assert {turn["cpus"] for turn in spent} == {1}
-        assert all(turn["seconds"] >= turn["cpu_seconds"] > 0.04 for turn in spent)
-        assert spent[-1]["peak_bytes"] - ready["peak_bytes"] > 55 << 20
+        assert [turn["count"] for turn in reports] == [1, 2, 3]
+        assert {turn["cpus"] for turn in reports} == {1}
+        assert all(turn["seconds"] >= turn["cpu_seconds"] > 0.04 for turn in reports)
+        assert reports[-1]["peak_bytes"] - ready["peak_bytes"] > 55 << 20
         assert (tmp_path / f"{name}.log").read_text() == "noise of a library\n" * 3
 
 
@@ -89,9 +89,9 @@ def test_cross_entropy_is_that_of_torch(peer_with, tmp_path, capsys):
 def test_sides_that_compute_something_else_are_an_error():
     turn = {"seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 9}
     ready = {"version": "", "baseline_bytes": 1, "temporary_bytes": 1}
-    found = {name: (ready, [turn | {"values": [1.0, value]}]) for name, value in (("chunked", 2.0), ("plain", 2.01))}
+    results = {name: (ready, [turn | {"values": [1.0, value]}]) for name, value in (("chunked", 2.0), ("plain", 2.01))}
     with pytest.raises(RuntimeError, match="plain does not compute what ours does"):
-        cross_entropy.compare(found)
+        cross_entropy.compare(results)
 
     case = train_step.CASES["tiny"]
     ready = {"peak_flops": None, "devices": ["cpu"], "parameters": 1, "flops_per_token": 1.0, "version": ""}
