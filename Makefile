@@ -59,7 +59,7 @@ constraints: | $(VENV)/bin/pip
 	done
 	mv $(VENV)/constraints.new constraints.txt
 
-# What we are measured against, in an environment of its own: its pins and ours do not go together.
+# The libraries that benchmarks and tests compare with, in a second environment: its pins and ours conflict.
 peers: $(VENV)-peers/.installed
 
 $(VENV)-peers/.installed: constraints-peers.txt | $(VENV)/bin/pip

@@ -1,6 +1,6 @@
 """What a corpus run will do and cost, told before it starts: `python -m dsmath_jax.main --config=... --dry_run`.
 
-Core-hours are those of `rates.json`, measured by `dsmath_jax.benchmarks.corpus` on a small crawl, times the pages to
+Core-hours are those of `rates.json`, measured by `python -m benchmarks.corpus` on a small crawl, times the pages to
 come: an estimate for work that grows with the pages. What that leaves out is said below the table.
 """
 

@@ -1,11 +1,11 @@
-"""How many of the formulas of real pages survive the way to text, beside other extractors in the same run.
+"""Counts the formulas of real pages that survive the conversion to text, with other extractors in the same run.
 
-    python -m dsmath_jax.benchmarks.formulas --input='crawl/*.warc.gz'
+    python -m benchmarks.formulas --input='crawl/*.warc.gz'
 
-The formulas of a page are listed from its source by another parser (the standard library's) and other rules than the
-extractor's. One survives if it occurs in the text, white space and the like apart, as often as it does on the page;
-one of a few letters must stand between delimiters. MathML without a source survives if a formula of the text has its
-letters and digits. Formulas in menus and the like are not told apart: what is dropped with a frame is lost.
+Another parser than the extractor's (the standard library's) and other rules list the formulas of a page from its
+source. One survives if it occurs in the text, ignoring white space and the like, as often as on the page; one of a few
+letters must stand between delimiters. MathML without a source survives if a formula of the text has its letters and
+digits. Formulas in menus and the like are not separated: one that is dropped with a frame is lost.
 """
 
 import argparse
@@ -52,38 +52,38 @@ class Lister(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, str]] = []
+        self.formulas: list[tuple[str, str]] = []
         self.open: list[str] = []
-        self.text: list[str] = []  # of the present block; "\0" where markup stood
-        self.taken: list[str] | None = None  # text of a script, annotation or <math>
-        self.kind, self.told = "", False
-        self.told_at = 10**9  # how many elements were open where the last data attribute told its formula
+        self.text: list[str] = []  # of the current block; "\0" in place of markup
+        self.source: list[str] | None = None  # text of a script, annotation or <math>
+        self.kind, self.listed = "", False  # whether the formula of the open <math> is listed
+        self.listed_at = 10**9  # how many elements were open at the last data attribute with a formula
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         if tag == "script" and SCRIPT_TYPE.match(values.get("type", "")):
-            self.taken, self.kind = [], "script math/tex"
+            self.source, self.kind = [], "script math/tex"
         elif tag == "annotation" and "tex" in values.get("encoding", "").lower():
-            self.taken, self.kind, self.told = [], "annotation", True
+            self.source, self.kind, self.listed = [], "annotation", True
         elif tag == "math":
-            self.taken, self.kind, self.told = [], "MathML alone", False
+            self.source, self.kind, self.listed = [], "MathML alone", False
             if values.get("alttext"):
-                self.found.append(("alttext", values["alttext"]))
-                self.told = True
+                self.formulas.append(("alttext", values["alttext"]))
+                self.listed = True
         elif tag == "img":
             address = ADDRESS.search(values.get("src", ""))
             named = re.search(r"\b(?:latex|tex|math)\b", values.get("class", ""))
             if address:
-                self.found.append(("image", (unquote_plus if "latex=" in values["src"] else unquote)(address[1])))
+                self.formulas.append(("image", (unquote_plus if "latex=" in values["src"] else unquote)(address[1])))
             elif values.get("alt") and named:
-                self.found.append(("image", values["alt"]))
-        within = len(self.open) > self.told_at  # in an element whose formula is listed
+                self.formulas.append(("image", values["alt"]))
+        within = len(self.open) > self.listed_at  # in an element whose formula is listed
         if tag == "math" and (within or "mjx-container" in self.open):
-            self.told = True
+            self.listed = True
         source = next((values[name] for name in DATA if re.search(r"[\\^_=]", values.get(name, ""))), "")
         if source and not within:
-            self.found.append(("data attribute", source))
-            self.told_at = self.open.index("mjx-container") if "mjx-container" in self.open else len(self.open)
+            self.formulas.append(("data attribute", source))
+            self.listed_at = self.open.index("mjx-container") if "mjx-container" in self.open else len(self.open)
         if tag not in VOID:
             self.open.append(tag)
         if tag in INLINE:
@@ -94,28 +94,28 @@ class Lister(HTMLParser):
             self.text.append("\x01")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in ("annotation", "script", "math") and self.taken is not None:
-            source = "".join(self.taken)
-            if source.strip() and not (self.kind == "MathML alone" and self.told):
-                self.found.append((self.kind, source))
-            self.taken = None
+        if tag in ("annotation", "script", "math") and self.source is not None:
+            source = "".join(self.source)
+            if source.strip() and not (self.kind == "MathML alone" and self.listed):
+                self.formulas.append((self.kind, source))
+            self.source = None
         if tag in self.open:
             while self.open.pop() != tag:
                 pass
-            self.told_at = self.told_at if len(self.open) > self.told_at else 10**9
+            self.listed_at = self.listed_at if len(self.open) > self.listed_at else 10**9
         if tag in INLINE:
             self.text.append("\0" if tag != "span" else "")
         elif tag not in ("script", "img"):
             self.end_block()
 
     def handle_data(self, data: str) -> None:
-        if self.taken is not None:
-            self.taken.append(data)
+        if self.source is not None:
+            self.source.append(data)
         elif not SKIPPED.intersection(self.open) and "math" not in self.open and "mjx-container" not in self.open:
             self.text.append(data)
 
     def end_block(self) -> None:
-        """Lists the delimited formulas of the text since the last block began."""
+        """Lists the delimited formulas of the text since the start of the block."""
         text, self.text = "".join(self.text), []
         if "$" not in text and "\\" not in text:
             return
@@ -126,43 +126,45 @@ class Lister(HTMLParser):
             if "\x01" in formula or prose or DEFINITION.match(formula) or not formula.strip("\0 \n"):
                 continue
             names = {"double": "$$ $$", "round": r"\( \)", "square": r"\[ \]", "dollar": "$ $"}
-            self.found.append(("markup inside" if "\0" in formula else names.get(kind or "", r"\begin \end"), formula))
+            self.formulas.append(
+                ("markup inside" if "\0" in formula else names.get(kind or "", r"\begin \end"), formula)
+            )
 
 
 def formulas(html: str) -> list[tuple[str, str]]:
-    """The formulas of a page's source as (kind, LaTeX), in order; none for a page without any means to show them."""
+    """Returns the formulas of a page's source as (kind, LaTeX), in order; none for a page that renders no formulas."""
     if not MIGHT_HAVE.search(html) or not RENDERERS.search(html):
         return []
     lister = Lister()
     lister.feed(html)
     lister.close()
     lister.end_block()
-    return lister.found
+    return lister.formulas
 
 
-def survivors(found: list[tuple[str, str]], text: str) -> Iterator[tuple[str, str, bool]]:
-    """Yields kind, formula and whether it is in the text, each occurrence of the text answering for one of the page."""
+def survivors(listed: list[tuple[str, str]], text: str) -> Iterator[tuple[str, str, bool]]:
+    """Yields kind, formula and whether it is in the text; an occurrence in the text counts for one on the page."""
     plain, unmarked = NOISE.sub("", text), MARKUP_NOISE.sub("", text)
     delimited = [next(filter(None, match.groups())) for match in DELIMITED.finditer(text)]
     short = Counter(NOISE.sub("", formula) for formula in delimited)
     letters = Counter("".join(sorted(LETTERS.sub("", formula))) for formula in delimited)
     used: Counter[str] = Counter()
-    for kind, formula in found:
+    for kind, formula in listed:
         if kind == "markup inside":
             key = MARKUP_NOISE.sub("", formula)
-            there = unmarked.count(key)
+            available = unmarked.count(key)
         elif kind == "MathML alone":
             key = "".join(sorted(LETTERS.sub("", formula)))
-            there = letters[key]
+            available = letters[key]
         else:
             key = NOISE.sub("", formula)
-            there = short[key] + plain.count(key) * (len(key) >= SHORT)
+            available = short[key] + plain.count(key) * (len(key) >= SHORT)
         used[kind + key] += 1
-        yield kind, formula, used[kind + key] <= there
+        yield kind, formula, used[kind + key] <= available
 
 
 def extractors() -> dict[str, Callable[[str], str]]:
-    """Ours and the others that are installed."""
+    """Returns ours and the others that are installed, by name."""
     every = {"dsmath_jax": html_to_text, "resiliparse": lambda html: extract_plain_text(html, main_content=True)}
     try:
         trafilatura = importlib.import_module("trafilatura")
@@ -172,21 +174,22 @@ def extractors() -> dict[str, Callable[[str], str]]:
 
 
 def measure(
-    pages: list[str], found: list[list[tuple[str, str]]], extract: Callable[[str], str]
+    pages: list[str], listed: list[list[tuple[str, str]]], extract: Callable[[str], str]
 ) -> tuple[dict, list[float], float]:
-    """Counts per kind [pages, formulas, survived], the share per page with formulas, and CPU seconds."""
+    """Returns counts by kind [pages, formulas, survived], the share of each page with formulas, and CPU seconds."""
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     shares, seconds = [], 0.0
-    for html, listed in zip(pages, found, strict=True):
+    for html, on_page in zip(pages, listed, strict=True):
         start = time.process_time()
         text = extract(html)
         seconds += time.process_time() - start
-        results = list(survivors(listed, text))
-        for kind in {kind for kind, _ in listed}:
-            kept = [there for other, _, there in results if other == kind]
-            counts[kind] = [old + new for old, new in zip(counts[kind], (1, len(kept), sum(kept)), strict=True)]
+        results = list(survivors(on_page, text))
+        for kind in {kind for kind, _ in on_page}:
+            survived = [alive for other, _, alive in results if other == kind]
+            new = (1, len(survived), sum(survived))
+            counts[kind] = [before + more for before, more in zip(counts[kind], new, strict=True)]
         if results:
-            shares.append(sum(there for _, _, there in results) / len(results))
+            shares.append(sum(alive for _, _, alive in results) / len(results))
     return counts, shares, seconds
 
 
@@ -202,9 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not paths:
         raise UserError("No file matches --input; give a glob of WARC files in quotes.")
     pages = [page.body for path in paths for page in read_pages(path, Counter()) if page.is_html]
-    found = [formulas(html) for html in pages]
+    listed = [formulas(html) for html in pages]
     for name, extract in extractors().items():
-        counts, shares, seconds = measure(pages, found, extract)
+        counts, shares, seconds = measure(pages, listed, extract)
         print(f"\n{name}: {len(pages) / seconds:.0f} pages/s per core")
         print(f"{'kind':<18}{'pages':>7}{'formulas':>10}{'survived':>10}{'%':>7}")
         total = [len(shares), *(sum(row[column] for row in counts.values()) for column in (1, 2))]

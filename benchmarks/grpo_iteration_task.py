@@ -1,6 +1,6 @@
-"""What both sides of `dsmath_jax.benchmarks.grpo_iteration` are given. Needs nothing but the standard library.
+"""The prompts, lengths, reward and clock of both sides of `benchmarks.grpo_iteration`; standard library only.
 
-The words are `w0`, `w1`, ...: a token is a word.
+A token is a word: `w0`, `w1`, ...
 """
 
 import math
@@ -9,12 +9,17 @@ from collections import defaultdict
 from random import Random
 from typing import NamedTuple
 
-EOS, PAD = 0, 1  # of the vocabulary; the prompts have neither
-MEDIAN, SPREAD, SHORTEST = 0.5, 0.6, 0.1  # of planned lengths, which are log-normal: shares of the limit
+EOS, PAD = 0, 1  # ids that are not in the prompts
+MEDIAN, SPREAD, SHORTEST = (
+    0.5,
+    0.6,
+    0.1,
+)  # of the log-normal planned lengths; median and shortest are shares of the limit
+PHASES = ("sample", "score", "update")
 
 
 class Task(NamedTuple):
-    """The sizes of an iteration, and what it samples and learns with."""
+    """The sizes and hyperparameters of an iteration."""
 
     prompts: int
     group_size: int
@@ -32,13 +37,13 @@ class Task(NamedTuple):
 
 
 def prompts_of(task: Task, iteration: int) -> list[list[int]]:
-    """The prompts of an iteration, token ids."""
+    """Returns the token ids of the prompts of an iteration."""
     random = Random(f"prompts {iteration}")
     return [[random.randrange(2, task.vocabulary) for _ in range(task.prompt_tokens)] for _ in range(task.prompts)]
 
 
 def lengths_of(task: Task, iteration: int) -> list[int]:
-    """The planned lengths of an iteration's completions, prompt-major; the last token is EOS."""
+    """Returns the planned lengths of an iteration's completions, prompt-major; the last token is EOS."""
     random = Random(f"lengths {iteration}")
     shares = (random.lognormvariate(math.log(MEDIAN), SPREAD) for _ in range(task.rows))
     return [
@@ -51,14 +56,15 @@ class Laps:
     """Wall and CPU seconds of an iteration by phase, as `sample` and `sample_cpu`."""
 
     def start(self) -> None:
-        self.spent: dict[str, float] = defaultdict(float)
+        """Starts an iteration."""
+        self.seconds: dict[str, float] = defaultdict(float)
         self._last = time.perf_counter(), time.process_time()
 
     def end_of(self, phase: str) -> None:
-        """All since the end of the phase before was this one's."""
+        """Counts the time since the last call as this phase's."""
         now = time.perf_counter(), time.process_time()
-        self.spent[phase] += now[0] - self._last[0]
-        self.spent[f"{phase}_cpu"] += now[1] - self._last[1]
+        self.seconds[phase] += now[0] - self._last[0]
+        self.seconds[f"{phase}_cpu"] += now[1] - self._last[1]
         self._last = now
 
 
@@ -67,6 +73,6 @@ def text_of(tokens: list[int]) -> str:
 
 
 def reward_of(text: str) -> float:
-    """The rule: the share of words with an even number."""
+    """Returns the share of words with an even number."""
     words = text.split()
     return sum(word[-1] in "02468" for word in words) / len(words) if words else 0.0

@@ -1,4 +1,4 @@
-"""A crawl under other hosts: as large, as varied, and no page of it a near-duplicate of the original's."""
+"""Copies of a crawl under other hosts: as large and varied, without near-duplicates of the original pages."""
 
 import gzip
 import re
@@ -13,14 +13,13 @@ from dsmath_jax.corpus.reading.warc import Page, read_pages
 TEXT = re.compile(r">([^<>{};]{2,})<")
 WORD = re.compile(r"(?<![\\&\w])[a-z]{3,}\b|[\u4e00-\u9fff]")
 HOST = re.compile(r"(?<=://)")
-# Of runs of 5 words a quarter stays as it was, so that two copies have about 1 of 20 in common.
-SHARE = 1 / 4
+SHARE = 1 / 4  # of the words is exchanged. A quarter of the runs of 5 stays, so two copies share about 1 in 20.
 
 
 def write_copy(sources: Sequence[str], number: int, target: Path) -> None:
-    """Writes the pages of some WARC files as one file, each under a host of its own and with some words exchanged.
+    """Writes the pages of some WARC files as one file, each under another host and with some words exchanged.
 
-    The words are the page's own, so that the vocabulary does not grow with the number of copies.
+    The words come from the same page, so that the vocabulary does not grow with the number of copies.
     """
     with open(target, "wb") as file:
         for source in sources:
@@ -29,7 +28,7 @@ def write_copy(sources: Sequence[str], number: int, target: Path) -> None:
 
 
 def copy_url(url: str, number: int) -> str:
-    """The address below which a copy of a page, or of all that lie below a prefix with a scheme, is found."""
+    """Returns the URL of a copy of a page, or the prefix of copies of the pages below a URL prefix."""
     return HOST.sub(f"copy{number}.", url, count=1)
 
 
@@ -49,7 +48,7 @@ def _record(page: Page, number: int) -> bytes:
 
 
 def exchange(html: str, random: Random) -> str:
-    """Exchanges some words of the visible text for others of it."""
+    """Exchanges some words of the visible text for other words of it."""
     words = list(_words(html))
 
     def other(word: re.Match[str]) -> str:

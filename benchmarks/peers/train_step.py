@@ -1,26 +1,23 @@
-"""The transformers and torch side of `dsmath_jax.benchmarks.train_step`, run by an environment of its own.
-
-    python -m dsmath_jax.benchmarks.train_step_peer FOLDER eager|compiled
-
-`constraints-peers.txt` pins that environment. Of this project only `turns` is imported, which needs nothing.
-"""
+"""The transformers and torch side of `benchmarks.train_step`."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch  # type: ignore[import-not-found]
 import transformers  # type: ignore[import-not-found]
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 
 
-def prepare(folder: Path, kind: str) -> tuple[dict, Callable[[], dict]]:
-    """A step of LlamaForCausalLM with fused AdamW and clipping, run once; on a GPU if there is one."""
+def prepare(folder: Path, kind: str) -> tuple[dict, turns.Work]:
+    """Runs a step of LlamaForCausalLM with fused AdamW and clipping, on a GPU if there is one.
+
+    Args:
+      kind: "eager" or "compiled".
+    """
     task = json.loads((folder / "task.json").read_text())
-    optim = task["settings"]
+    settings = task["settings"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("highest")
     model = transformers.LlamaForCausalLM.from_pretrained(
@@ -31,10 +28,10 @@ def prepare(folder: Path, kind: str) -> tuple[dict, Callable[[], dict]]:
         tokens, targets = (torch.from_numpy(file[name]).long().to(device) for name in ("tokens", "targets"))
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": optim["weight_decay"]},
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": settings["weight_decay"]},
             {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
         ],
-        lr=optim["peak_lr"],
+        lr=settings["peak_lr"],
         betas=(0.9, 0.95),
         fused=True,
     )
@@ -45,19 +42,14 @@ def prepare(folder: Path, kind: str) -> tuple[dict, Callable[[], dict]]:
         losses = []
         for _ in range(steps):
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                # The labels are shifted already; rows are one sequence each, so that the causal kernel serves.
+                # The labels are already shifted. Rows are one sequence each, so the causal kernel applies.
                 loss = forward(input_ids=tokens, labels=targets, shift_labels=targets, use_cache=False).loss
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), optim["clip_norm"])
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip_norm"])
             optimizer.step()
             losses.append(loss.detach())
-        found = {"losses": [float(loss) for loss in losses]}
-        return found | ({"peak_bytes": torch.cuda.max_memory_allocated()} if device.type == "cuda" else {})
+        return {"losses": [float(loss) for loss in losses]}
 
     version = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return run(1) | {"version": version}, lambda: run(task["steps"])
-
-
-if __name__ == "__main__":
-    turns.serve(lambda: prepare(Path(sys.argv[1]), sys.argv[2]))

@@ -1,9 +1,7 @@
-"""The datatrove side of `dsmath_jax.benchmarks.corpus`, run by the interpreter of an environment of its own.
+"""The datatrove side of `benchmarks.corpus`.
 
-    python -m dsmath_jax.benchmarks.corpus_peer score FILES.json MODEL SCRATCH OUT.json
-    python -m dsmath_jax.benchmarks.corpus_peer decontaminate TEXTS.json BENCHMARKS.json SCRATCH OUT.json
-
-`constraints-peers.txt` pins that environment. Of this project only `resources` is imported, which needs nothing.
+python -m benchmarks.peers.corpus score FILES.json MODEL SCRATCH OUT.json
+python -m benchmarks.peers.corpus decontaminate TEXTS.json KNOWN.json SCRATCH OUT.json
 """
 
 import json
@@ -31,17 +29,16 @@ from datatrove.pipeline.writers import JsonlWriter  # type: ignore[import-not-fo
 from datatrove.utils.text import ngrams, simplify_text  # type: ignore[import-not-found]
 from loguru import logger  # type: ignore[import-not-found]
 
-from dsmath_jax.benchmarks.resources import Meter, children_seconds
+from benchmarks.resources import Meter, children_seconds
 
 BANDS, ROWS, SHINGLE = 14, 8, 5
 NGRAM = 10
-NONE = [("math", 2.0)]  # no score is as high: all documents keep their scores and none goes
-# The clock of a crowded machine must not decide which pages are given up.
-EXTRACTION_SECONDS = 60.0
+NONE = [("math", 2.0)]  # no score is as high: no document is removed
+EXTRACTION_SECONDS = 60.0  # long enough that a crowded machine skips no page
 
 
 class Metered:
-    """A step of a pipeline whose work, and only its own, is counted by a meter; counts the documents it yields."""
+    """A step of a pipeline with a meter for its CPU seconds, without other steps', and a count of its documents."""
 
     def __init__(self, name: str, step: Any, meter: Meter, counts: dict[str, int]) -> None:
         self.name, self.step, self.meter, self.counts = name, step, meter, counts
@@ -50,15 +47,15 @@ class Metered:
         return self  # the executor copies its steps, and the numbers would stay with the copy
 
     def __call__(self, data: Iterable[Any] | None, rank: int, world_size: int) -> Iterator[Any]:
-        made = self.meter.call(self.name, self.step, data, rank, world_size)
+        documents = self.meter.call(self.name, self.step, data, rank, world_size)
         self.counts.setdefault(self.name, 0)
-        for document in self.meter.items(self.name, iter(made or ())):
+        for document in self.meter.items(self.name, iter(documents or ())):
             self.counts[self.name] += 1
             yield document
 
 
 def score(files: list[str], model: str, scratch: Path) -> dict:
-    """WARC files to scored documents without near-duplicates; CPU seconds and documents yielded, by step."""
+    """Turns WARC files into scored documents without near-duplicates; returns CPU seconds and documents by step."""
     meter, counts = Meter(), dict[str, int]()
     listed = scratch / "files.txt"
     listed.write_text("".join(f"{Path(file).relative_to('/')}\n" for file in files))
@@ -91,7 +88,7 @@ def score(files: list[str], model: str, scratch: Path) -> dict:
         pipeline = [Metered(name, step, meter, counts) for name, step in steps]
         LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(scratch / f"logs-{number}")).run()
     meter.seconds["files"] += meter.seconds.pop("files again")
-    meter.seconds["extract"] += children_seconds() - before  # the extractor works in a process of its own
+    meter.seconds["extract"] += children_seconds() - before  # the extractor works in its own process
     return {
         "seconds": dict(meter.seconds),
         "pages": counts["read"],
@@ -100,13 +97,13 @@ def score(files: list[str], model: str, scratch: Path) -> dict:
     }
 
 
-def decontaminate(texts: list[str], benchmarks: list[str], scratch: Path) -> dict:
-    """CPU seconds of filtering the texts, without reading them or the index, and how many were contaminated."""
+def decontaminate(texts: list[str], known: list[str], scratch: Path) -> dict:
+    """Returns CPU seconds of filtering texts, without loading them or the index, and how many are contaminated."""
     config = NGramsDecontConfig(n_grams=NGRAM, find_query_ngrams=True, find_overlap_ngrams=False)
     step = NGramsDecontFilter(str(scratch), config)
     hashes = {
         step.hash_func(" ".join(run))
-        for text in benchmarks
+        for text in known
         for run in ngrams(step.tokenizer.word_tokenize(simplify_text(text, config.norm_config)), NGRAM)
     }
     np.array(sorted(hashes), config.hash_config.np_descr).tofile(scratch / "benchmarks.index.hashes")
@@ -117,15 +114,16 @@ def decontaminate(texts: list[str], benchmarks: list[str], scratch: Path) -> dic
     return {"seconds": time.process_time() - start, "contaminated": len(documents) - clean}
 
 
-def main(what: str, given: str, known: str, scratch: str, out: str) -> None:
+def main(task: str, inputs: str, known: str, scratch: str, out: str) -> None:
+    """Runs a task and writes its result to a file."""
     logger.remove()
     folder = Path(scratch)
     folder.mkdir(parents=True)
-    if what == "score":
-        result = score(json.loads(Path(given).read_text()), known, folder)
+    values = json.loads(Path(inputs).read_text("utf-8"))
+    if task == "score":
+        result = score(values, known, folder)
     else:
-        texts, benchmarks = (json.loads(Path(path).read_text("utf-8")) for path in (given, known))
-        result = decontaminate(texts, benchmarks, folder)
+        result = decontaminate(values, json.loads(Path(known).read_text("utf-8")), folder)
     Path(out).write_text(json.dumps(result))
 
 

@@ -1,31 +1,24 @@
-"""The torch side of `dsmath_jax.benchmarks.attention`, run by an environment of its own.
+"""Torch's side of `benchmarks.attention`."""
 
-    python -m dsmath_jax.benchmarks.attention_peer FOLDER
-
-`constraints-peers.txt` pins that environment. Of this project only `turns` is imported, which needs nothing.
-"""
-
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch  # type: ignore[import-not-found]
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 
 
-def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
-    """A weighted sum of the outputs and its gradients by autograd, run once; on a GPU if there is one."""
+def prepare(folder: Path) -> tuple[dict, turns.Work]:
+    """Runs a weighted sum of the outputs and its gradients by autograd, on a GPU if there is one."""
     on_gpu = torch.cuda.is_available()
-    device, dtype = (torch.device("cuda"), torch.bfloat16) if on_gpu else (torch.device("cpu"), torch.float32)
+    device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
     with np.load(folder / "inputs.npz") as file:
         q, k, v, weight = (torch.from_numpy(file[name]).to(device, dtype) for name in ("q", "k", "v", "weight"))
         ids = torch.from_numpy(file["segment_ids"]).to(device)
     for each in (q, k, v):
         each.requires_grad_()
     mask = None if (ids == ids[0, 0]).all() else torch.tril(ids[:, None, :, None] == ids[:, None, None, :])
-    held = sum(each.numel() * each.element_size() for each in (q, k, v, weight)) if on_gpu else turns.resident_bytes()
+    baseline = turns.baseline_bytes((q, k, v, weight, ids))
 
     def gradient() -> tuple[torch.Tensor, ...]:
         by_head = (each.transpose(1, 2) for each in (q, k, v))
@@ -37,13 +30,9 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
         gradient()
         if on_gpu:
             torch.cuda.synchronize()
-        return {"peak_bytes": torch.cuda.max_memory_allocated()} if on_gpu else {}
+        return {}
 
     loss, *gradients = gradient()
     # In float64: torch's float32 norm is wrong in the fourth digit.
     values = [float(loss), *(float(torch.linalg.vector_norm(each.double())) for each in gradients)]
-    return {"held_bytes": held, "values": values, "version": f"torch {torch.__version__}"}, run
-
-
-if __name__ == "__main__":
-    turns.serve(lambda: prepare(Path(sys.argv[1])))
+    return {"baseline_bytes": baseline, "values": values, "version": f"torch {torch.__version__}"}, run

@@ -1,14 +1,7 @@
-"""The google-tunix side of `dsmath_jax.benchmarks.sampling`, run by an environment of its own.
-
-    python -m dsmath_jax.benchmarks.sampling_tunix_peer FOLDER
-
-`constraints-peers.txt` pins that environment. Of this project only `turns` is imported, which needs nothing.
-"""
+"""The google-tunix side of `benchmarks.sampling`."""
 
 import importlib.metadata
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -18,7 +11,7 @@ from tunix.generate import sampler as tunix_sampler  # type: ignore[import-not-f
 from tunix.models.llama3 import model as llama  # type: ignore[import-not-found]
 from tunix.models.llama3 import params as llama_params
 
-from dsmath_jax.benchmarks import turns
+from benchmarks import turns
 
 
 class Numbers:
@@ -40,8 +33,8 @@ class Numbers:
         return 0
 
 
-def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
-    """The vanilla sampler on as many rows at a time as ours has, warmed up by one turn."""
+def prepare(folder: Path) -> tuple[dict, turns.Work]:
+    """Warms up the vanilla sampler by one turn, on batches of as many rows as ours decodes at a time."""
     task = json.loads((folder / "task.json").read_text())
     prompts = [" ".join(map(str, prompt)) for prompt in json.loads((folder / "prompts.json").read_text())]
     sizes = task["model"]
@@ -72,15 +65,11 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
             )  # fmt: skip
             for row in out.tokens:
                 ends = np.flatnonzero(np.isin(row, task["stop_ids"]))
-                # A row of the peer's ends before its EOS, which it has drawn.
+                # The peer drops the EOS that it has drawn.
                 tokens += int(ends[0]) + 1 if len(ends) else min(len(row) + 1, task["new_tokens"])
         return {"tokens": tokens}
 
     turn()
     greedy = sampler(prompts[:4], 8, max_prompt_length=task["prompt_tokens"], eos_tokens=never)
-    found = [int(token) for row in greedy.tokens for token in row]
-    return {"version": f"google-tunix {importlib.metadata.version('google-tunix')}", "greedy": found}, turn
-
-
-if __name__ == "__main__":
-    turns.serve(lambda: prepare(Path(sys.argv[1])))
+    version = f"google-tunix {importlib.metadata.version('google-tunix')}"
+    return {"version": version, "greedy": [int(token) for row in greedy.tokens for token in row]}, turn

@@ -1,6 +1,6 @@
-"""Our side of `dsmath_jax.benchmarks.corpus`, in processes of its own: each task is a function of a JSON file.
+"""Our side of `benchmarks.corpus`: each task is a function of a JSON file, and runs in a new process.
 
-python -m dsmath_jax.benchmarks.corpus_ours TASK ARGUMENTS.json OUT.json
+python -m benchmarks.corpus_ours TASK ARGUMENTS.json OUT.json
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from dsmath_jax.benchmarks.resources import Meter
+from benchmarks.resources import Meter
 from dsmath_jax.corpus import classifier, crawl, dedup, mining, pages, pipeline
 from dsmath_jax.corpus.decontaminate import Benchmarks
 from dsmath_jax.corpus.normalize import normalize
@@ -25,9 +25,9 @@ FASTTEXT = FastTextSettings(dim=64, lr=0.5, epochs=5, bucket=200_000)
 
 
 def prepare(files: list[str], folder: str) -> dict:
-    """Writes the texts of all pages to `texts.json` and a fastText model to `models/0`: what both sides are given.
+    """Writes the inputs of both sides: the texts of all pages as `texts.json`, a fastText model as `models/0`.
 
-    The model tells pages with LaTeX commands from pages without: what it has learned does not matter to its speed.
+    The model separates pages with LaTeX commands from pages without: its speed does not depend on what it learned.
     """
     here = Path(folder)
     shards = pages.take_shards(files, here / "pages", pages.page_settings(CorpusSettings(), here))
@@ -40,12 +40,12 @@ def prepare(files: list[str], folder: str) -> dict:
 
 
 def whole(files: list[str], models: str, folder: str) -> dict:
-    """WARC files to scored pages, as the corpus does it; counts of pages."""
+    """Turns WARC files into scored pages as the corpus does; returns counts of pages."""
     here = Path(folder)
     shards = pages.take_shards(files, here / "pages", pages.page_settings(CorpusSettings(), here))
-    found = crawl.read_crawl(shards, here)
+    crawled = crawl.read_crawl(shards, here)
     (here / "models").symlink_to(models)
-    mining.score(found, here, None)
+    mining.score(crawled, here, None)
     return {
         "pages": sum(pq.read_metadata(shard).num_rows for shard in shards),
         "documents": sum(pq.read_metadata(path).num_rows for path in (here / "scores").iterdir()),
@@ -53,7 +53,7 @@ def whole(files: list[str], models: str, folder: str) -> dict:
 
 
 def steps(files: list[str], models: str, folder: str) -> dict:
-    """The same work in this one process: CPU seconds by step."""
+    """Does the same work in this one process; returns CPU seconds by step."""
     meter, here = Meter(), Path(folder)
     _count(meter, pages, {"html_to_text": "extract", "normalize": "normalize", "language": "language"})
     _count(meter, dedup, {"bands": "minhash"})
@@ -64,27 +64,27 @@ def steps(files: list[str], models: str, folder: str) -> dict:
     shards = [here / "pages" / f"{number:06d}.parquet" for number in range(len(files))]
     for number, (shard, file) in enumerate(zip(shards, files, strict=True)):
         meter.call("files", pages.write_shard, str(shard), file, str(number), made)
-    found = meter.call("duplicates", crawl.read_crawl, shards, here)
-    for shard, candidates in zip(shards, found.candidates, strict=True):
+    crawled = meter.call("duplicates", crawl.read_crawl, shards, here)
+    for shard, candidates in zip(shards, crawled.candidates, strict=True):
         target = here / "scores" / shard.name
         meter.call("score", mining.write_scores, str(target), str(shard), str(candidates), models, "null")
     return {"seconds": dict(meter.seconds)}
 
 
 def _count(meter: Meter, module: Any, names: dict[str, str]) -> None:
-    """Has the calls of some functions of a module counted as parts of steps."""
+    """Makes the calls of some functions of a module count as parts of steps."""
     for name, step in names.items():
         vars(module)[name] = meter.function(step, getattr(module, name))
 
 
 def decontaminate(texts: str, records: str, ngram: int) -> dict:
-    """CPU seconds of looking for benchmarks in texts and in their normal forms, and how many were contaminated."""
+    """Returns CPU seconds of searching texts and their normal forms for data sets, and how many are contaminated."""
     known = Benchmarks((Record(**row) for row in read_json(records)), ngram)
-    read = read_json(texts)
-    normals = [normalize(text) for text in read]
-    found, of_text = _timed(lambda: sum(any(known.matches(normalize(text))) for text in read))
-    _, of_normal = _timed(lambda: sum(any(known.matches(normal)) for normal in normals))
-    return {"seconds": of_text, "seconds_from_normal": of_normal, "contaminated": found}
+    raw = read_json(texts)
+    normals = [normalize(text) for text in raw]
+    contaminated, seconds = _timed(lambda: sum(any(known.matches(normalize(text))) for text in raw))
+    _, from_normal = _timed(lambda: sum(any(known.matches(normal)) for normal in normals))
+    return {"seconds": seconds, "seconds_from_normal": from_normal, "contaminated": contaminated}
 
 
 def _timed(work: Callable[[], int]) -> tuple[int, float]:
@@ -93,7 +93,7 @@ def _timed(work: Callable[[], int]) -> tuple[int, float]:
 
 
 def mine(files: list[str], seeds: str, top_tokens: int, folder: str) -> dict:
-    """Two iterations of the whole corpus without benchmarks; counts of its pages and documents."""
+    """Runs two iterations of the whole corpus without decontamination; returns counts of its pages and documents."""
     settings = CorpusSettings(
         input=tuple(files), seeds=seeds, iterations=2, top_tokens=top_tokens, ablation_tokens=(), fasttext=FASTTEXT
     )

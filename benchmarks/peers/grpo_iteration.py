@@ -1,15 +1,8 @@
-"""TRL's side of `dsmath_jax.benchmarks.grpo_iteration`, run by an environment of its own.
-
-    python -m dsmath_jax.benchmarks.grpo_iteration_peer FOLDER
-
-`constraints-peers.txt` pins that environment. Of this project only modules that need nothing are imported.
-"""
+"""TRL's side of `benchmarks.grpo_iteration`."""
 
 import json
 import queue
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +13,12 @@ import torch  # type: ignore[import-not-found]
 import transformers  # type: ignore[import-not-found]
 import trl  # type: ignore[import-not-found]
 
-from dsmath_jax.benchmarks import turns
-from dsmath_jax.benchmarks.grpo_iteration_task import EOS, PAD, Laps, Task, lengths_of, prompts_of, reward_of, text_of
+from benchmarks import turns
+from benchmarks.grpo_iteration_task import EOS, PAD, Laps, Task, lengths_of, prompts_of, reward_of, text_of
 
 
 class Planned(transformers.LogitsProcessor):
-    """Ends each row at its planned length, and not before."""
+    """Ends each row at its planned length, not before."""
 
     def __init__(self, lengths: list[int], prompt_tokens: int) -> None:
         self._lengths, self._start = torch.tensor(lengths), prompt_tokens
@@ -40,7 +33,7 @@ class Planned(transformers.LogitsProcessor):
 
 
 class Timed(trl.GRPOTrainer):
-    """The trainer, with a plan of lengths and a clock for its phases."""
+    """The trainer, with planned lengths and a clock for its phases."""
 
     task: Task
     laps: Laps
@@ -53,35 +46,37 @@ class Timed(trl.GRPOTrainer):
         self.model.generate = lambda **given: generate(**given, logits_processor=[plan])
         self.laps.end_of("score")
         try:
-            found = super()._generate_single_turn(*arguments, **options)
+            output = super()._generate_single_turn(*arguments, **options)
         finally:
             del self.model.generate
         self.laps.end_of("sample")
-        self.laps.spent["tokens"] += sum(map(len, found[0]))
-        return found
+        self.laps.seconds["tokens"] += sum(map(len, output[0]))
+        return output
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        found = super()._generate_and_score_completions(inputs)
+        output = super()._generate_and_score_completions(inputs)
         self.laps.end_of("score")
-        return found
+        return output
 
 
 class OnDemand(transformers.TrainerCallback):
-    """Lets the training loop do one step whenever it is asked to, and tells what that took."""
+    """Lets the training loop do one step per call; a call returns the times of the step."""
 
     def __init__(self, laps: Laps) -> None:
-        self._laps, self.asked, self.done = laps, queue.Queue(), queue.Queue()  # type: ignore[var-annotated]
+        self._laps = laps
+        self.requests: queue.Queue[None] = queue.Queue()
+        self.done: queue.Queue[dict | None] = queue.Queue()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.asked.get()
+        self.requests.get()
         self._laps.start()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self._laps.end_of("update")
-        self.done.put(dict(self._laps.spent))
+        self.done.put(dict(self._laps.seconds))
 
-    def __call__(self) -> dict:
-        self.asked.put(None)
+    def __call__(self) -> dict | None:
+        self.requests.put(None)
         return self.done.get(timeout=600)
 
 
@@ -96,7 +91,7 @@ def word_tokenizer(vocabulary: int) -> transformers.PreTrainedTokenizerFast:
 
 
 def loss_and_norm(trainer: trl.GRPOTrainer, rollout: Any) -> list[float]:
-    """TRL's loss on a given rollout, and the norm of its gradient."""
+    """Returns TRL's loss on a rollout, and the norm of its gradient."""
     inputs = {name: torch.from_numpy(rollout[name]).to(trainer.accelerator.device) for name in rollout.files}
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
@@ -106,27 +101,26 @@ def loss_and_norm(trainer: trl.GRPOTrainer, rollout: Any) -> list[float]:
     return [float(loss.detach()), float(np.linalg.norm(norms))]
 
 
-def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
-    """The trainer, its loss on the common rollout, and one iteration for warm-up."""
-    given = json.loads((folder / "task.json").read_text())
-    task = Task(**given["task"])
-    on_gpu = torch.cuda.is_available()
+def prepare(folder: Path) -> tuple[dict, turns.Work]:
+    """Computes the loss on the common rollout, and warms up the trainer by one iteration."""
+    setup = json.loads((folder / "task.json").read_text())
+    task = Task(**setup["task"])
     torch.set_float32_matmul_precision("highest")
     model = transformers.LlamaForCausalLM.from_pretrained(
         folder / "hf", dtype=torch.float32, attn_implementation="sdpa"
     )
-    iterations = range(given["turns"] + 2)
+    iterations = range(setup["turns"] + 2)
     rows = [{"prompt": text_of(prompt)} for number in iterations for prompt in prompts_of(task, number)]
     laps = Laps()
     on_demand = OnDemand(laps)
     settings = trl.GRPOConfig(
-        output_dir=str(folder / "trl"), use_cpu=not on_gpu, bf16=False, report_to=[], disable_tqdm=True,
-        logging_strategy="no", save_strategy="no", max_steps=len(iterations), gradient_checkpointing=False,
-        per_device_train_batch_size=task.rows, gradient_accumulation_steps=1, num_generations=task.group_size,
-        max_completion_length=task.new_tokens, shuffle_dataset=False, temperature=task.temperature, top_p=1.0, top_k=0,
-        beta=task.kl_coef, epsilon=task.clip_eps, num_iterations=1, loss_type="grpo", scale_rewards="group",
-        use_bias_correction_kl=False, learning_rate=task.learning_rate, lr_scheduler_type="constant",
-        weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, optim="adamw_torch_fused",
+        output_dir=str(folder / "trl"), use_cpu=not torch.cuda.is_available(), bf16=False, report_to=[],
+        disable_tqdm=True, logging_strategy="no", save_strategy="no", max_steps=len(iterations),
+        gradient_checkpointing=False, per_device_train_batch_size=task.rows, gradient_accumulation_steps=1,
+        num_generations=task.group_size, max_completion_length=task.new_tokens, shuffle_dataset=False,
+        temperature=task.temperature, top_p=1.0, top_k=0, beta=task.kl_coef, epsilon=task.clip_eps, num_iterations=1,
+        loss_type="grpo", scale_rewards="group", use_bias_correction_kl=False, learning_rate=task.learning_rate,
+        lr_scheduler_type="constant", weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, optim="adamw_torch_fused",
     )  # fmt: skip
     trainer = Timed(
         model,
@@ -139,27 +133,23 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     trainer.task, trainer.laps = task, laps
     with np.load(folder / "rollout.npz") as rollout:
         values = loss_and_norm(trainer, rollout)
-    failed: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def train() -> None:
         try:
             trainer.train()
-        except BaseException as error:  # the main thread waits for it, and says it
-            failed.append(error)
+        except BaseException as error:  # the main thread raises it
+            errors.append(error)
             on_demand.done.put(None)
 
     threading.Thread(target=train, daemon=True).start()
 
     def run() -> dict:
-        found = on_demand()
-        if failed:
-            raise failed[0]
-        return found | ({"peak_bytes": torch.cuda.max_memory_allocated()} if on_gpu else {})
+        seconds = on_demand()
+        if seconds is None:
+            raise errors[0]
+        return seconds
 
     run()
     version = f"TRL {trl.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
     return {"version": version, "values": values}, run
-
-
-if __name__ == "__main__":
-    turns.serve(lambda: prepare(Path(sys.argv[1])))
