@@ -15,7 +15,7 @@ import string
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from dsmath_jax.toy.formulas import MARKUPS
+from dsmath_jax.toy.formulas import Markup, dollar, paren, script
 from dsmath_jax.toy.grammar import Grammar, polish
 from dsmath_jax.toy.overlap import Overlap
 from dsmath_jax.toy.quantities import TOPICS
@@ -211,7 +211,7 @@ def render(style: Style, host: Host, section: Section, text: Text, number: int, 
         "date": date[:10],
         "number": number,
         "charset": f'<meta charset="{host.charset}">' if host.charset_in == "meta" else "",
-        "mathjax": MATHJAX if markup in ("dollar", "paren", "script") and "«" in text.plain() else "",
+        "mathjax": MATHJAX if markup in (dollar, paren, script) and "«" in text.plain() else "",
         "menu": "".join(
             skeleton.menu_item.format(path=other.path, name=other.path.strip("/").replace("/", " · ") or host.name)
             for other in host.sections
@@ -225,7 +225,7 @@ def render(style: Style, host: Host, section: Section, text: Text, number: int, 
     return string.Template(skeleton.page).substitute(fills)
 
 
-def _lines(lines: tuple[str, ...], skeleton: Skeleton, markup: str) -> str:
+def _lines(lines: tuple[str, ...], skeleton: Skeleton, markup: Markup) -> str:
     """The HTML of one block; neighbouring items make a list, neighbouring calculation lines one element."""
     elements = skeleton.elements
     parts: list[str] = []
@@ -241,12 +241,12 @@ def _lines(lines: tuple[str, ...], skeleton: Skeleton, markup: str) -> str:
     return "\n".join(parts)
 
 
-def _inline(line: str, skeleton: Skeleton, markup: str) -> str:
+def _inline(line: str, skeleton: Skeleton, markup: Markup) -> str:
     parts = []
     for index, piece in enumerate(_FORMULA.split(line)):
         if index % 3 == 0:
             parts.append(html.escape(piece, quote=False))
         elif piece is not None:
-            parts.append(MARKUPS[markup](piece, index % 3 == 2))
+            parts.append(markup(piece, index % 3 == 2))
     before, after = skeleton.elements["strong"].split("{}")
     return "".join(parts).replace("␤", "<br>\n").replace("⟨", before).replace("⟩", after)

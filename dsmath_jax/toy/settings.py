@@ -4,8 +4,6 @@ import dataclasses
 
 from dsmath_jax.settings import Settings, setting
 
-TEMPLATES = ("default", "unseen")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ToySettings(Settings):
@@ -17,4 +15,3 @@ class ToySettings(Settings):
     )
     largest: int = setting(15, "largest number in a problem or its solution", least=4)
     pages: int = setting(800, "HTML pages of the web, duplicates included", least=1)
-    templates: str = setting("default", f"style of the pages, one of {', '.join(TEMPLATES)}", choices=TEMPLATES)

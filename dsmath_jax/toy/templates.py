@@ -1,8 +1,9 @@
-"""What a style of the toy web is made of. The styles themselves: templates_default.py and templates_unseen.py."""
+"""The parts of a style of the toy web: hosts, HTML frames and grammars. The style itself is in templates_default.py."""
 
 import dataclasses
 from collections.abc import Mapping
 
+from dsmath_jax.toy.formulas import Markup, dollar
 from dsmath_jax.toy.grammar import Grammar
 
 
@@ -32,7 +33,7 @@ class Host:
     language: str
     skeleton: str
     sections: tuple[Section, ...]
-    markups: tuple[str, ...] = ("dollar",)
+    markups: tuple[Markup, ...] = (dollar,)
     slug: str = "{words}-{number}/"
     charset: str = "utf-8"
     charset_in: str = "header"
@@ -60,6 +61,7 @@ class Style:
     `signs[language]` are the pairs of signs for times and divided by that plain text may use.
     """
 
+    name: str
     hosts: tuple[Host, ...]
     skeletons: Mapping[str, Skeleton]
     math: Mapping[str, Grammar]

@@ -8,15 +8,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dsmath_jax.toy import templates_default, templates_unseen
 from dsmath_jax.toy.overlap import NGRAM, Overlap, words
 from dsmath_jax.toy.pages import Text, compose, plant, render, with_new_ending
 from dsmath_jax.toy.quantities import TOPICS
 from dsmath_jax.toy.templates import Host, Section, Style
+from dsmath_jax.toy.templates_default import STYLE
 from dsmath_jax.toy.warc import Capture, write_warc
 from dsmath_jax.workdir import atomic_write, write_jsonl
 
-STYLES = {"default": templates_default.STYLE, "unseen": templates_unseen.STYLE}
 CONTAMINATED_SHARE = 0.05  # of the distinct mathematical pages
 DUPLICATE_SHARE = 0.07  # of all pages: the same bytes under another address, captured earlier
 NEAR_DUPLICATE_SHARE = 0.04  # of all pages: all but the last block the same
@@ -45,7 +44,7 @@ class Page:
         return "math" if self.text.topic in TOPICS else "other"
 
 
-def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, templates: str = "default") -> None:
+def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, style: Style = STYLE) -> None:
     """Writes `crawl/toy-*.warc.gz`, `crawl/seeds.txt` and `crawl/labels.jsonl` below `folder`.
 
     Args:
@@ -55,15 +54,12 @@ def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, temp
         mathematical pages contain one of those that have at least 10 words; no other page shares 10 consecutive words
         with any of them, or contains a whole one of 3 to 9 words.
       pages: HTML pages with status 200, duplicates included. Redirects, errors and other files come on top.
-      templates: the style, a key of `STYLES`.
+      style: the hosts, HTML frames and grammars that the pages are made from.
 
     Raises:
-      ValueError: an unknown style; or the grammar writes nothing that keeps clear of `held_out`.
+      ValueError: every text that the grammar writes shares words with `held_out`.
     """
-    if templates not in STYLES:
-        raise ValueError(f"no templates are called {templates!r}; there are {', '.join(STYLES)}")
-    style = STYLES[templates]
-    rng = random.Random(f"web {templates} {seed}")
+    rng = random.Random(f"web {style.name} {seed}")
     made = make_pages(style, held_out, pages, rng)
     captures = [_capture(style, page, rng) for page in made]
     captures += [_not_a_page(style, number, rng) for number in range(round(NOT_PAGES_SHARE * pages))]

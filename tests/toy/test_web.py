@@ -13,12 +13,14 @@ from xml.etree import ElementTree
 import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from dsmath_jax.toy import formulas, grammar
+from dsmath_jax.toy import formulas, grammar, templates_default
 from dsmath_jax.toy.overlap import Overlap
 from dsmath_jax.toy.problems import distinct_problems
 from dsmath_jax.toy.quantities import TOPICS
-from dsmath_jax.toy.web import STYLES, make_pages, write_web
+from dsmath_jax.toy.web import make_pages, write_web
+from tests.toy import templates_unseen
 
+STYLES = {"default": templates_default.STYLE, "unseen": templates_unseen.STYLE}
 PAGES = 240
 PROBLEMS = distinct_problems(seed=5, count=150, steps=(1, 2, 3), largest=99)
 HELD_OUT = [text for question, solution, _ in PROBLEMS for text in (question, solution)]
@@ -80,7 +82,7 @@ def style(request) -> str:
 @pytest.fixture(scope="module")
 def web(style, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp(style)
-    write_web(folder, 3, HELD_OUT, PAGES, style)
+    write_web(folder, 3, HELD_OUT, PAGES, STYLES[style])
     return folder
 
 
@@ -95,13 +97,13 @@ def labels(web) -> list[dict]:
 
 
 def test_same_arguments_write_the_same_bytes(web, style, tmp_path):
-    write_web(tmp_path, 3, HELD_OUT, PAGES, style)
+    write_web(tmp_path, 3, HELD_OUT, PAGES, STYLES[style])
     first, second = ({file.name: file.read_bytes() for file in (at / "crawl").iterdir()} for at in (web, tmp_path))
     assert first == second
 
 
 def test_another_seed_writes_other_pages(pages, style, tmp_path):
-    write_web(tmp_path, 4, HELD_OUT, PAGES, style)
+    write_web(tmp_path, 4, HELD_OUT, PAGES, STYLES[style])
     other = html_pages(tmp_path)
     assert not {page["body"] for page in pages.values()} & {page["body"] for page in other.values()}
 
@@ -256,7 +258,7 @@ def test_hosts_are_of_all_sorts(style):
 def test_styles_share_no_host_and_no_class(tmp_path):
     hosts, classes = [], []
     for name, style in STYLES.items():
-        write_web(tmp_path / name, 0, HELD_OUT, 150, name)
+        write_web(tmp_path / name, 0, HELD_OUT, 150, style)
         hosts.append({host.name for host in style.hosts})
         found = html_pages(tmp_path / name).values()
         used = {
@@ -312,7 +314,7 @@ def test_formulas_are_well_formed_markup(style):
     for page in make_pages(STYLES[style], (), 150, random.Random(0)):
         for inline, displayed in re.findall(r"«([^»]*)»|⟪([^⟫]*)⟫", page.text.plain()):
             tex = inline or displayed
-            root = ElementTree.fromstring(formulas.mathml(tex, bool(displayed), annotated=True))
+            root = ElementTree.fromstring(formulas.mathml_annotated(tex, bool(displayed)))
             annotation = root.find(".//{*}annotation")
             assert annotation is not None
             assert annotation.text == tex
@@ -340,8 +342,3 @@ def test_grammar_keeps_capitalised_names_and_polishes():
         grammar.parse("a = x\na = y")
     with pytest.raises(ValueError, match="below no name"):
         grammar.parse("  pattern")
-
-
-def test_unknown_style(tmp_path):
-    with pytest.raises(ValueError, match="there are default, unseen"):
-        write_web(tmp_path, 0, (), 10, "baroque")
