@@ -1,6 +1,6 @@
-"""Writes a formula the ways real pages do: bare TeX, MathJax scripts, KaTeX output, MathML.
+"""Writes formulas in the markups of real pages: bare TeX, MathJax scripts, KaTeX output, MathML.
 
-TeX of school mathematics is enough here: numbers, letters, signs, powers and indices, fractions, roots and text.
+Supports the TeX of school mathematics: numbers, letters, signs, powers and indices, fractions, roots and text.
 """
 
 import functools
@@ -23,12 +23,12 @@ Markup = Callable[[str, bool], str]  # (TeX, is it displayed) -> HTML
 
 @functools.lru_cache(maxsize=4096)
 def parse(tex: str) -> Node:
-    """The formula as a tree of MathML elements: (element, text or children)."""
+    """Parses a formula to a tree of MathML elements: (element, text or children)."""
     return "mrow", _row(_TOKEN.findall(tex))
 
 
 def _row(tokens: list[str]) -> list[Node]:
-    """Reads `tokens` up to the closing brace or the end, and uses them up."""
+    """Parses and removes `tokens` up to the closing brace or the end."""
     row: list[Node] = []
     while tokens and tokens[0] != "}":
         if tokens[0] in "^_" and row:
@@ -68,24 +68,28 @@ def _argument(tokens: list[str]) -> Node:
 
 
 def dollar(tex: str, display: bool) -> str:
+    """Delimits TeX by dollar signs."""
     return f"$${html.escape(tex)}$$" if display else f"${html.escape(tex)}$"
 
 
 def paren(tex: str, display: bool) -> str:
+    """Delimits TeX by backslash brackets."""
     return rf"\[{html.escape(tex)}\]" if display else rf"\({html.escape(tex)}\)"
 
 
 def script(tex: str, display: bool) -> str:
+    """Writes the script element of MathJax 2."""
     mode = "; mode=display" if display else ""
     return f'<script type="math/tex{mode}">{tex}</script>'
 
 
 def mathml(tex: str, display: bool) -> str:
+    """Writes MathML without the TeX source."""
     return _math(_element(parse(tex)), display)
 
 
 def mathml_annotated(tex: str, display: bool) -> str:
-    """MathML with the TeX source in an annotation."""
+    """Writes MathML with the TeX source in an annotation."""
     source = f'<annotation encoding="application/x-tex">{html.escape(tex)}</annotation>'
     return _math(f"<semantics>{_element(parse(tex))}{source}</semantics>", display)
 
@@ -102,7 +106,7 @@ def _element(node: Node) -> str:
 
 
 def _katex_visual(node: Node) -> str:
-    """The spans that KaTeX draws, which repeat the formula's characters for the eye."""
+    """Returns the visible spans of KaTeX, which repeat the characters of the formula."""
     name, content = node
     if isinstance(content, str):
         kind = {"mi": "mord mathnormal", "mn": "mord", "mtext": "mord text"}.get(name, "mbin")
@@ -116,6 +120,7 @@ def _katex_visual(node: Node) -> str:
 
 
 def katex(tex: str, display: bool) -> str:
+    """Writes the output of KaTeX."""
     visual = f'<span class="base"><span class="strut" style="height:0.73em;"></span>{_katex_visual(parse(tex))}</span>'
     inline = (
         f'<span class="katex"><span class="katex-mathml">{mathml_annotated(tex, display)}</span>'

@@ -7,7 +7,7 @@ from dsmath_jax.settings import Settings, setting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ToySettings(Settings):
-    """The word problems and the synthetic web that are generated where `data_dir` is "toy"."""
+    """The word problems and the synthetic web that are generated if `data_dir` is "toy"."""
 
     problems: dict[str, int] = setting({"train": 600, "rl": 4000, "test": 300}, "problems in each split", least=0)
     steps: tuple[int, ...] = setting(

@@ -1,4 +1,4 @@
-"""The synthetic web: WARC files, seed prefixes and the truth about every page, all from one seed."""
+"""Generates a synthetic web from a seed: WARC files, seed prefixes and the label of every page."""
 
 import dataclasses
 import datetime
@@ -18,8 +18,8 @@ from dsmath_jax.workdir import atomic_write, write_jsonl
 
 CONTAMINATED_SHARE = 0.05  # of the distinct mathematical pages
 DUPLICATE_SHARE = 0.07  # of all pages: the same bytes under another address, captured earlier
-NEAR_DUPLICATE_SHARE = 0.04  # of all pages: all but the last block the same
-NOT_PAGES_SHARE = 0.1  # redirects, errors and files that are not HTML, on top of the pages
+NEAR_DUPLICATE_SHARE = 0.04  # of all pages: different only in the last block
+NOT_PAGES_SHARE = 0.1  # redirects, errors and files other than HTML, in addition to the pages
 PAGES_PER_FILE = 400
 FIRST_NUMBER = 1001
 FIRST_DAY = datetime.datetime(2024, 3, 1)
@@ -28,7 +28,7 @@ DAYS = 120
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """One HTML page of the crawl with its truth. `written` is the date that the page shows."""
+    """One HTML page of the crawl with its label. `written` is the date that the page shows."""
 
     host: Host
     section: Section
@@ -50,18 +50,18 @@ def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, styl
     Args:
       folder: the data folder.
       seed: the same arguments write the same bytes.
-      held_out: texts of held-out problems, each question and each worked solution a string of its own. About 5 % of the
-        mathematical pages contain one of those that have at least 10 words; no other page shares 10 consecutive words
-        with any of them, or contains a whole one of 3 to 9 words.
-      pages: HTML pages with status 200, duplicates included. Redirects, errors and other files come on top.
+      held_out: texts of held-out problems, questions and worked solutions separately. About 5 % of the mathematical
+        pages contain one of those with at least 10 words; no other page shares 10 consecutive words with any of them,
+        or contains a whole one of 3 to 9 words.
+      pages: HTML pages with status 200, duplicates included. Redirects, errors and other files are in addition.
       style: the hosts, HTML frames and grammars that the pages are made from.
 
     Raises:
       ValueError: every text that the grammar writes shares words with `held_out`.
     """
     rng = random.Random(f"web {style.name} {seed}")
-    made = make_pages(style, held_out, pages, rng)
-    captures = [_capture(style, page, rng) for page in made]
+    written = make_pages(style, held_out, pages, rng)
+    captures = [_capture(style, page, rng) for page in written]
     captures += [_not_a_page(style, number, rng) for number in range(round(NOT_PAGES_SHARE * pages))]
     rng.shuffle(captures)
     files = max(2, -(-len(captures) // PAGES_PER_FILE))
@@ -73,17 +73,17 @@ def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, styl
                 file.write(f"https://{host.name}{section.path}\n")
     write_jsonl(
         folder / "crawl" / "labels.jsonl",
-        ({"url": page.url, "label": page.label, "contaminated": page.contaminated} for page in made),
+        ({"url": page.url, "label": page.label, "contaminated": page.contaminated} for page in written),
     )
 
 
 def make_pages(style: Style, held_out: Sequence[str], count: int, rng: random.Random) -> list[Page]:
-    """Makes `count` pages: distinct ones (some with a held-out problem planted), near-duplicates and duplicates."""
+    """Generates `count` pages: distinct ones (some with a held-out problem), near-duplicates and duplicates."""
     overlap = Overlap(held_out)
     near, same = round(NEAR_DUPLICATE_SHARE * count), round(DUPLICATE_SHARE * count)
     made = [
-        _fresh_page(style, host, section, number, overlap, rng)
-        for number, (host, section) in enumerate(_places(style, count - near - same), FIRST_NUMBER)
+        _new_page(style, host, section, number, overlap, rng)
+        for number, (host, section) in enumerate(_allot(style, count - near - same), FIRST_NUMBER)
     ]
     _plant(made, [text for text in held_out if len(words(text)) >= NGRAM], rng)
     for page in rng.sample(made, near):
@@ -92,20 +92,20 @@ def make_pages(style: Style, held_out: Sequence[str], count: int, rng: random.Ra
     return made
 
 
-def _places(style: Style, count: int) -> Iterator[tuple[Host, Section]]:
-    """Shares `count` pages out among the sections: rounded shares, the rest to the largest fractions."""
+def _allot(style: Style, count: int) -> Iterator[tuple[Host, Section]]:
+    """Yields the section of each of `count` pages: rounded shares, the rest to the largest fractions."""
     sections = style.sections()
     total = sum(section.share for _, section in sections)
     exact = [count * section.share / total for _, section in sections]
-    places = [int(share) for share in exact]
-    by_fraction = sorted(range(len(exact)), key=lambda index: (places[index] - exact[index], index))
-    for index in by_fraction[: count - sum(places)]:
-        places[index] += 1
-    for place, number in zip(sections, places, strict=True):
-        yield from itertools.repeat(place, number)
+    counts = [int(share) for share in exact]
+    by_fraction = sorted(range(len(exact)), key=lambda index: (counts[index] - exact[index], index))
+    for index in by_fraction[: count - sum(counts)]:
+        counts[index] += 1
+    for section, number in zip(sections, counts, strict=True):
+        yield from itertools.repeat(section, number)
 
 
-def _fresh_page(style: Style, host: Host, section: Section, number: int, overlap: Overlap, rng: random.Random) -> Page:
+def _new_page(style: Style, host: Host, section: Section, number: int, overlap: Overlap, rng: random.Random) -> Page:
     topic = rng.choices(list(section.topics), list(section.topics.values()))[0]
     text = compose(style, host.language, topic, overlap, rng)
     captured = FIRST_DAY + datetime.timedelta(seconds=rng.randrange(DAYS * 86_400))
@@ -114,7 +114,7 @@ def _fresh_page(style: Style, host: Host, section: Section, number: int, overlap
 
 
 def _plant(made: list[Page], problems: Sequence[str], rng: random.Random) -> None:
-    """Puts a held-out problem into some of the English mathematical pages of `made`."""
+    """Inserts a held-out problem into some of the English mathematical pages of `made`."""
     if not problems:
         return
     mathematical = [index for index, page in enumerate(made) if page.label == "math"]
@@ -125,14 +125,14 @@ def _plant(made: list[Page], problems: Sequence[str], rng: random.Random) -> Non
 
 
 def _near_duplicate(style: Style, page: Page, number: int, overlap: Overlap, rng: random.Random) -> Page:
-    """Another page of the same section with a new ending, written and captured at other times."""
+    """Returns another page of the same section with a new ending, captured earlier."""
     text = with_new_ending(style, page.host.language, page.text, overlap, rng)
     url = _url(page.host, page.section, text, number)
     return dataclasses.replace(page, text=text, url=url, number=number, captured=_earlier(page.captured, rng))
 
 
 def _duplicate(page: Page, rng: random.Random) -> Page:
-    """The same bytes under another address, captured earlier."""
+    """Returns the same page under another address, captured earlier."""
     addresses = [
         f"{page.url}?utm_source=feed{rng.randint(1, 9)}&utm_medium=social",
         f"{page.url}#part-{rng.randint(2, 9)}",
@@ -168,7 +168,7 @@ def _capture(style: Style, page: Page, rng: random.Random) -> Capture:
 
 
 def _not_a_page(style: Style, number: int, rng: random.Random) -> Capture:
-    """A redirect, an error page, or a file that is not HTML."""
+    """Returns a redirect, an error page, or a file other than HTML."""
     host = rng.choice(style.hosts)
     base = f"https://{host.name}{rng.choice(host.sections).path}"
     date = _stamp(FIRST_DAY + datetime.timedelta(seconds=rng.randrange(DAYS * 86_400)))
