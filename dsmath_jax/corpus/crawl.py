@@ -83,7 +83,7 @@ def read_crawl(shards: list[Path], folder: Path, min_tokens: int = 1) -> Crawl:
     ]
     engine.run_tasks(write_candidates, tasks, "listing candidates")
     if not any(pq.read_metadata(path).num_rows for path in candidates):
-        raise UserError(f"The {len(shards)} input file(s), {shards[0].name} first, hold no text; give others.")
+        raise UserError(f"The {len(shards)} input file(s), {shards[0].name} first, have no text; give others.")
     write_json(folder / "shards.json", [os.path.relpath(shard, folder) for shard in shards])
     return Crawl(shards, folder / "shards.json", duplicates, candidates)
 

@@ -52,22 +52,22 @@ def find_labeled(
       UserError: no labeled page was read.
     """
     rows = pages.frame(shards, "number", "canonical_url").where(col("canonical_url").is_in(list(labels)))
-    found = (
+    columns = (
         rows.join(duplicates, on="number", how="left")
         .select("canonical_url", coalesce(col("kept"), col("number")).alias("kept"))
         .sort(["canonical_url", "kept"])
         .to_pydict()
     )
-    kept = dict(zip(found["canonical_url"], found["kept"], strict=True))
-    if not kept:
+    number_by_url = dict(zip(columns["canonical_url"], columns["kept"], strict=True))
+    if not number_by_url:
         raise UserError("None of the labeled URLs is among the pages read; fix --config.corpus.labels.")
-    rows_read = [labels[url] for url in kept]
+    rows_read = [labels[url] for url in number_by_url]
     return Labeled(
-        np.array(list(kept.values()), np.int64),
+        np.array(list(number_by_url.values()), np.int64),
         np.array([row["label"] == "math" for row in rows_read], bool),
-        ~inputs.below_any(list(kept), prefixes),
+        ~inputs.below_any(list(number_by_url), prefixes),
         np.array([bool(row.get("contaminated")) for row in rows_read], bool),
-        len(labels) - len(kept),
+        len(labels) - len(number_by_url),
     )
 
 

@@ -119,20 +119,20 @@ def draw_sample(candidates: DataFrame, folder: Path, settings: CorpusSettings, s
     if path.exists():
         return
     positives = daft.read_parquet(f"{folder}/positives/*.parquet")
-    chosen = _draw(positives, settings.max_positives, seed)
-    if not len(chosen):
-        raise UserError(f"No page read lies below a prefix of {settings.seeds}; fix the prefixes.")
+    positive = _draw(positives, settings.max_positives, seed)
+    if not len(positive):
+        raise UserError(f"No page read is below a prefix of {settings.seeds}; fix the prefixes.")
     others = candidates.where(~col("collected")) if "collected" in candidates.column_names else candidates
     others = others.select("number").join(positives, on="number", how="anti")
-    count = max(1, min(settings.max_negatives, round(settings.negatives * len(chosen))))
+    count = max(1, min(settings.max_negatives, round(settings.negatives * len(positive))))
     tables = []
     for model in range(settings.fasttext.models):
-        rejected = _draw(others, count, seed + 500 + model)
-        if not len(rejected):
+        negative = _draw(others, count, seed + 500 + model)
+        if not len(negative):
             raise UserError("The seeds cover every page, so that none is left as a negative example; give fewer.")
-        numbers = np.concatenate([chosen, rejected])
+        numbers = np.concatenate([positive, negative])
         order = np.argsort(numbers)
-        math = np.arange(len(numbers)) < len(chosen)
+        math = np.arange(len(numbers)) < len(positive)
         tables.append(pa.table({"model": np.full(len(numbers), model), "number": numbers[order], "math": math[order]}))
     with atomic_path(path) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary)

@@ -187,10 +187,10 @@ def bodies(shard: Path, column: str, numbers: np.ndarray) -> Iterator[tuple[int,
     file = pq.ParquetFile(shard)
     for group in range(file.num_row_groups):
         rows = file.read_row_group(group, columns=["number"]).column("number").to_numpy()
-        wanted = np.flatnonzero(np.isin(rows, numbers, assume_unique=True))
-        if len(wanted):
-            texts = file.read_row_group(group, columns=[column]).column(column).take(wanted)
-            yield from zip(rows[wanted].tolist(), texts.to_pylist(), strict=True)
+        selected = np.flatnonzero(np.isin(rows, numbers, assume_unique=True))
+        if len(selected):
+            texts = file.read_row_group(group, columns=[column]).column(column).take(selected)
+            yield from zip(rows[selected].tolist(), texts.to_pylist(), strict=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -86,6 +86,6 @@ class Style:
 
 
 def everything(**weights: float) -> dict[str, float]:
-    """Returns weights of all mathematical topics, some of them given."""
+    """Returns the default weights of all mathematical topics, updated by `weights`."""
     usual = {"algebra": 0.6, "geometry": 0.6, "probability": 0.5, "number_theory": 0.5, "calculus": 0.5}
     return {"arithmetic": 7.0} | usual | weights

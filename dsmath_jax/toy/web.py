@@ -81,15 +81,15 @@ def make_pages(style: Style, held_out: Sequence[str], count: int, rng: random.Ra
     """Generates `count` pages: distinct ones (some with a held-out problem), near-duplicates and duplicates."""
     overlap = Overlap(held_out)
     near, same = round(NEAR_DUPLICATE_SHARE * count), round(DUPLICATE_SHARE * count)
-    made = [
+    pages = [
         _new_page(style, host, section, number, overlap, rng)
         for number, (host, section) in enumerate(_allot(style, count - near - same), FIRST_NUMBER)
     ]
-    _plant(made, [text for text in held_out if len(words(text)) >= NGRAM], rng)
-    for page in rng.sample(made, near):
-        made.append(_near_duplicate(style, page, FIRST_NUMBER + len(made), overlap, rng))
-    made += [_duplicate(page, rng) for page in rng.sample(made, same)]
-    return made
+    _plant(pages, [text for text in held_out if len(words(text)) >= NGRAM], rng)
+    for page in rng.sample(pages, near):
+        pages.append(_near_duplicate(style, page, FIRST_NUMBER + len(pages), overlap, rng))
+    pages += [_duplicate(page, rng) for page in rng.sample(pages, same)]
+    return pages
 
 
 def _allot(style: Style, count: int) -> Iterator[tuple[Host, Section]]:
@@ -113,15 +113,15 @@ def _new_page(style: Style, host: Host, section: Section, number: int, overlap: 
     return Page(host, section, text, _url(host, section, text, number), number, _stamp(written), _stamp(captured))
 
 
-def _plant(made: list[Page], problems: Sequence[str], rng: random.Random) -> None:
-    """Inserts a held-out problem into some of the English mathematical pages of `made`."""
+def _plant(pages: list[Page], problems: Sequence[str], rng: random.Random) -> None:
+    """Inserts a held-out problem into some of the English mathematical pages."""
     if not problems:
         return
-    mathematical = [index for index, page in enumerate(made) if page.label == "math"]
-    english = [index for index in mathematical if made[index].host.language == "en"]
+    mathematical = [index for index, page in enumerate(pages) if page.label == "math"]
+    english = [index for index in mathematical if pages[index].host.language == "en"]
     for index in rng.sample(english, min(len(english), max(1, round(CONTAMINATED_SHARE * len(mathematical))))):
-        text = plant(made[index].text, rng.choice(problems), rng)
-        made[index] = dataclasses.replace(made[index], text=text, contaminated=True)
+        text = plant(pages[index].text, rng.choice(problems), rng)
+        pages[index] = dataclasses.replace(pages[index], text=text, contaminated=True)
 
 
 def _near_duplicate(style: Style, page: Page, number: int, overlap: Overlap, rng: random.Random) -> Page:

@@ -204,9 +204,9 @@ def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
         (None, {"input": "crawl/*.gone"}, "No input file matches"),
         (("crawl/b.warc.gz", "text"), {}, "not a WARC file"),
         (("crawl/b.warc.gz", ""), {}, "is empty"),
-        (("crawl/seeds.txt", "# none\n"), {}, "holds no URL prefix"),
+        (("crawl/seeds.txt", "# none\n"), {}, "has no URL prefix"),
         (None, {"seeds": "crawl/none.txt"}, "is missing"),
-        (("crawl/seeds.txt", "http://nowhere.test/\n"), {}, "No page read lies below"),
+        (("crawl/seeds.txt", "http://nowhere.test/\n"), {}, "No page read is below"),
         (("crawl/seeds.txt", "http://\nseed.test\n"), {}, "is no URL prefix"),
         (("crawl/labels.jsonl", '{"url": "http://far.test/", "label": "maths"}\n'), {}, "line 1"),
         (("crawl/labels.jsonl", "no json\n"), {}, "line 1"),
@@ -218,7 +218,7 @@ def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
         (None, {"remove": "line"}, "remove must be one of 'page', 'segment'; got 'line'"),
         (None, {"iterations": 0}, "iterations is 0; it must be at least 1"),
         (None, {"tokenizer": "none.model"}, "none.model"),
-        (None, {"min_tokens": 10_000}, "hold no text"),
+        (None, {"min_tokens": 10_000}, "have no text"),
         (None, {"top_tokens": 1}, "collected no page"),
     ],
 )
@@ -264,5 +264,5 @@ def test_a_crawl_without_html_is_refused(web, tmp_path, record, write_warc):
     write_warc(
         "data/only/a.warc.gz", [record("http://a.test/", b"GIF89a", head="HTTP/1.1 200 OK\r\nContent-Type: image/gif")]
     )
-    with pytest.raises(UserError, match="hold no text"):
+    with pytest.raises(UserError, match="have no text"):
         pipeline.mine(corpus_settings(input="only/*"), 0, web, tmp_path / "corpus")

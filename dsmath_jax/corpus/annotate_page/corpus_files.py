@@ -38,7 +38,7 @@ class PathTree:
         """Returns the rows whose prefix starts with `prefix`, which need not be a row itself."""
         return slice(self._index(prefix), self._index(prefix + "\U0010ffff"))
 
-    def knows(self, prefix: str) -> bool:
+    def contains(self, prefix: str) -> bool:
         """Returns whether a prefix is in the tree."""
         index = self._index(prefix)
         return index < len(self.prefixes) and self.prefixes[index].as_py() == prefix
@@ -112,8 +112,8 @@ class CorpusFiles:
 
     def uncollected(self, prefixes: Sequence[str]) -> dict[str, int]:
         """Counts the uncollected pages below some canonical prefixes that end at a slash, in one pass over the file."""
-        chosen = ds.field("prefix").isin(pa.array(prefixes, pa.string()))
-        rows = self._prefixes.to_table(columns=PREFIX_COLUMNS, filter=chosen).to_pylist()
+        condition = ds.field("prefix").isin(pa.array(prefixes, pa.string()))
+        rows = self._prefixes.to_table(columns=PREFIX_COLUMNS, filter=condition).to_pylist()
         return dict.fromkeys(prefixes, 0) | {row["prefix"]: row["pages"] - row["collected"] for row in rows}
 
     def samples(self, host: str, prefix: str, number: int, size: int) -> dict:
@@ -195,11 +195,11 @@ class CorpusFiles:
         )
 
     def _read_pages(self, host: str) -> HostPages:
-        chosen = (ds.field("host") == host) & ds.field("score").is_valid()
+        condition = (ds.field("host") == host) & ds.field("score").is_valid()
         tables = [self._decisions.schema.empty_table().select(PAGE_COLUMNS)]
         rows = 0
         for group in self._groups(ds.field("host") == host):
-            tables.append(group.to_table(columns=PAGE_COLUMNS, filter=chosen))
+            tables.append(group.to_table(columns=PAGE_COLUMNS, filter=condition))
             rows += len(tables[-1])
             if rows > HOST_PAGES:
                 break
@@ -207,13 +207,13 @@ class CorpusFiles:
         canonical = [urls.canonical(url) for url in table.column("url").to_pylist()]
         return HostPages(table, canonical, rows <= HOST_PAGES)
 
-    def _groups(self, chosen: ds.Expression) -> Iterator[Any]:
+    def _groups(self, condition: ds.Expression) -> Iterator[Any]:
         """Yields the row groups of the decisions that have a host; reads only the small column of hosts.
 
         If the file is sorted by host, its statistics exclude nearly all groups.
         """
-        for file in self._decisions.get_fragments(chosen):
-            yield from (group for group in file.split_by_row_group(chosen) if group.count_rows(filter=chosen))
+        for file in self._decisions.get_fragments(condition):
+            yield from (group for group in file.split_by_row_group(condition) if group.count_rows(filter=condition))
 
     @staticmethod
     def _describe(pages: HostPages, indices: list[int]) -> list[dict]:

@@ -29,7 +29,8 @@ def write(out: Path, settings: Settings) -> None:
     """Writes `card.md` and `card.html` into the folder of a finished corpus stage.
 
     Args:
-      out: holds summary.json, decisions.parquet, documents/*.parquet, and pages/*.parquet unless they were input.
+      out: the folder with summary.json, decisions.parquet, documents/*.parquet, and pages/*.parquet unless they were
+        input.
       settings: the fields of `CorpusSettings` as a mapping, and perhaps `seed`.
 
     Raises:

@@ -142,7 +142,7 @@ def spread(scores: np.ndarray) -> list[np.ndarray]:
 
 
 def rows_at(files: Sequence[Path], indices: np.ndarray) -> list[dict]:
-    """Returns the documents at some indices, in the order given; reads only row groups that hold one."""
+    """Returns the documents at some indices, in the order given; reads only their row groups."""
     rows_by_index: dict[int, dict] = {}
     start = 0
     for file in files:

@@ -63,8 +63,7 @@ def method(facts: Facts, settings: Settings) -> list[Block]:
     joining = (
         f"Uncollected pages below a URL prefix that a person annotated as mathematics ({settings['annotations']})"
         if facts.summary["domain_rule"] == "annotations"
-        else "Those of its uncollected pages that an automatic rule takes for mathematics "
-        f"({facts.summary['domain_rule']})"
+        else f"Those of its uncollected pages that an automatic rule selects ({facts.summary['domain_rule']})"
     )
     models = fasttext["models"]
     averaged = f", {models} classifiers averaged" if models > 1 else ""

@@ -169,7 +169,7 @@ def contamination(facts: Facts, benchmarks: Sequence[str]) -> list[Block]:
     """Contaminated pages by data set; `benchmarks` are the names in the settings."""
     summary = facts.summary
     if not benchmarks:
-        return ["No benchmark was named in the settings: the documents may hold benchmark texts."]
+        return ["No benchmark was named in the settings: the documents may contain benchmark texts."]
     blocks: list[Block] = [
         f"Collected pages that repeat a benchmark: {number(sum(facts.contaminated.values()))}. Text that "
         "differs from it by a word in every ten, translations and paraphrases are not found."

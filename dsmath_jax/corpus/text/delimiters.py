@@ -9,7 +9,7 @@ CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
 # Maximum characters between two delimiters; the smallest for dollar signs, which prose has too.
 LONGEST = {"$$": 5_000, "$": 600, "\\(": 3_000, "\\[": 5_000}
 LONGEST_ENVIRONMENT = 10_000
-BARRIER = "\0"  # stands for code and the like, which no formula spans
+BARRIER = "\0"  # a placeholder for code and the like, which no formula spans
 
 
 class Span(NamedTuple):

@@ -18,7 +18,7 @@ ENGLISH = frozenset(
 )
 SMALLEST_ENGLISH_SHARE = 0.06
 LARGEST_RANK = 1200
-# The languages of the detector are restricted: it takes lists of names and code for rare languages.
+# Languages that the detector may return: others would be false detections in code and lists of names.
 LANGUAGES = (
     "ar bg bn ca cs da de el en es et fa fi fr he hi hr hu id it ja ko lt lv ms nl no pl pt ro ru sk sl sr sv ta th tr "
     "uk ur vi zh"
