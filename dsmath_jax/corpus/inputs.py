@@ -26,7 +26,7 @@ def read_seeds(path: Path) -> list[str]:
             raise UserError(f"{path}, line {number}: '{prefix}' is no URL prefix such as https://a.org/b/; fix it.")
         prefixes.append(urls.canonical_prefix(prefix))
     if not prefixes:
-        raise UserError(f"The seed file {path} has no URL prefix; add some, one a line.")
+        raise UserError(f"The seed file {path} holds no URL prefix; add some, one a line.")
     return prefixes
 
 

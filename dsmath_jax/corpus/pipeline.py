@@ -22,7 +22,7 @@ from dsmath_jax.corpus.reading import sources
 from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.data import datasets, tokenizer
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.settings import to_dict
+from dsmath_jax.settings import fingerprint
 from dsmath_jax.workdir import write_json
 
 OTHER_HOSTS = 1000  # hosts in the summary that are not math-related
@@ -121,7 +121,7 @@ def _mine(settings: CorpusSettings, seed: int, data_dir: Path, out: Path) -> dic
         "damage": pages.read_damage(shards),
     }
     write_json(out / "summary.json", summary)
-    card.write(out, to_dict(settings) | {"seed": seed})
+    card.write(out, fingerprint(settings) | {"seed": seed})
     return summary
 
 

@@ -204,7 +204,7 @@ def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
         (None, {"input": "crawl/*.gone"}, "No input file matches"),
         (("crawl/b.warc.gz", "text"), {}, "not a WARC file"),
         (("crawl/b.warc.gz", ""), {}, "is empty"),
-        (("crawl/seeds.txt", "# none\n"), {}, "has no URL prefix"),
+        (("crawl/seeds.txt", "# none\n"), {}, "holds no URL prefix"),
         (None, {"seeds": "crawl/none.txt"}, "is missing"),
         (("crawl/seeds.txt", "http://nowhere.test/\n"), {}, "No page read is below"),
         (("crawl/seeds.txt", "http://\nseed.test\n"), {}, "is no URL prefix"),

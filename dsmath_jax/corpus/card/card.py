@@ -12,7 +12,6 @@ import importlib.resources
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -31,7 +30,7 @@ def write(out: Path, settings: Settings) -> None:
     Args:
       out: the folder with summary.json, decisions.parquet, documents/*.parquet, and pages/*.parquet unless they were
         input.
-      settings: the fields of `CorpusSettings` as a mapping, and perhaps `seed`.
+      settings: the `fingerprint` of the `CorpusSettings`, and optionally `seed`.
 
     Raises:
       UserError: one of the files is missing.
@@ -90,15 +89,7 @@ def stage_settings(out: Path) -> Settings:
     """
     if not (out / MANIFEST).is_file():
         raise UserError(f"{out / MANIFEST} is missing: the corpus stage has not finished there; run it first.")
-    settings: dict[str, Any] = {}
-    for name, value in read_json(out / MANIFEST)["config"].items():
-        part, _, field = name.partition(".")
-        if part == "corpus":
-            group, _, inner = field.partition(".")
-            if inner:
-                settings.setdefault(group, {})[inner] = value
-            else:
-                settings[field] = value
-        elif part == "seed":
-            settings[part] = value
-    return settings
+    config = read_json(out / MANIFEST)["config"].items()
+    return {
+        name.removeprefix("corpus."): value for name, value in config if name.startswith("corpus.") or name == "seed"
+    }

@@ -9,8 +9,12 @@ from dsmath_jax.corpus.card.facts import Facts
 from dsmath_jax.corpus.card.words import measure, number, percent
 
 TITLE = "Data card: mathematics mined from web pages"
+LICENSE = (
+    "The documents keep the licenses of their authors; most pages state none. What you may do with them depends on "
+    "these and on your local law. The address of each document is in its field url."
+)
 REMOVED = {"page": "each page", "segment": "each line of a page"}
-Settings = Mapping[str, Any]
+Settings = Mapping[str, Any]  # by full name, such as fasttext.dim
 
 
 def sections(facts: Facts, settings: Settings) -> list[Section]:
@@ -29,7 +33,7 @@ def sections(facts: Facts, settings: Settings) -> list[Section]:
         "Damaged records": tables.damage(facts),
         "Samples": samples.samples(facts),
         "Known limits": limits(facts),
-        "License": license_(),
+        "License": [LICENSE],
         "Settings": all_settings(settings),
     }
     return [Section(title, blocks) for title, blocks in contents.items() if blocks]
@@ -57,15 +61,14 @@ def overview(facts: Facts, settings: Settings) -> list[Block]:
 
 def method(facts: Facts, settings: Settings) -> list[Block]:
     """The steps of the mining with their settings."""
-    fasttext, minhash = settings["fasttext"], settings["minhash"]
     floor = f" and a score of at least {settings['min_score']:g}" if settings["min_score"] else ""
-    quantized = ", quantized" if fasttext["quantize"] else ""
+    quantized = ", quantized" if settings["fasttext.quantize"] else ""
     joining = (
         f"Uncollected pages below a URL prefix that a person annotated as mathematics ({settings['annotations']})"
         if facts.summary["domain_rule"] == "annotations"
         else f"Those of its uncollected pages that an automatic rule selects ({facts.summary['domain_rule']})"
     )
-    models = fasttext["models"]
+    models = settings["fasttext.models"]
     averaged = f", {models} classifiers averaged" if models > 1 else ""
     sample = "as many" if settings["negatives"] == 1 else f"{settings['negatives']:g} times as many"
     seed = f" The seed of all random choices is {settings['seed']}." if "seed" in settings else ""
@@ -73,15 +76,15 @@ def method(facts: Facts, settings: Settings) -> list[Block]:
     least, most = settings["min_ngram"], settings["ngram"]
     return [
         "Pages were converted to text with formulas as LaTeX. Of pages with the same address, and of pages with "
-        f"nearly the same text (MinHash, {minhash['bands']} bands of {minhash['rows']} rows over {minhash['shingle']}-"
-        f"grams), one was kept before anything was scored; pages of fewer than {settings['min_tokens']} tokens were "
-        "dropped.",
+        f"nearly the same text (MinHash, {settings['minhash.bands']} bands of {settings['minhash.rows']} rows over "
+        f"{settings['minhash.shingle']}-grams), one was kept before anything was scored; pages of fewer than "
+        f"{settings['min_tokens']} tokens were dropped.",
         f"In each of {len(facts.summary['iterations'])} iterations (at most {settings['iterations']}; they end "
         f"once {percent(settings['stop_overlap'])} of the collected pages were collected before) fastText (dimension "
-        f"{fasttext['dim']}, learning rate {fasttext['lr']:g}, word n-grams to {fasttext['word_ngrams']}, minimum "
-        f"count {fasttext['min_count']}, {fasttext['epochs']} epochs, {number(fasttext['bucket'])} "
-        f"buckets{quantized}{averaged}) learned to tell positives from {sample} random pages (at most "
-        f"{number(settings['max_positives'])} and "
+        f"{settings['fasttext.dim']}, learning rate {settings['fasttext.lr']:g}, word n-grams to "
+        f"{settings['fasttext.word_ngrams']}, minimum count {settings['fasttext.min_count']}, "
+        f"{settings['fasttext.epochs']} epochs, {number(settings['fasttext.bucket'])} buckets{quantized}{averaged}) "
+        f"learned to separate positives from {sample} random pages (at most {number(settings['max_positives'])} and "
         f"{number(settings['max_negatives'])}) and scored all pages; the best-scored ones were collected, up to N = "
         f"{number(settings['top_tokens'])} tokens{floor}.{seed}",
         f"The first positives are the pages below the prefixes of {settings['seeds']}. A host of which more than "
@@ -123,25 +126,10 @@ def limits(facts: Facts) -> list[Block]:
     ]
 
 
-def license_() -> list[Block]:
-    """What is known of the licenses of the documents."""
-    return [
-        "The documents keep the licenses of their authors; most pages state none. What you may do with them depends on "
-        "these and on your local law. The address of each document is in its field url."
-    ]
-
-
 def all_settings(settings: Settings) -> list[Block]:
-    """The settings of the corpus, nested ones with dotted names."""
-    rows = [(name, str(value)) for name, value in sorted(_flat(settings).items())]
+    """The settings of the corpus."""
+    values = {
+        name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    rows = [(name, str(value)) for name, value in sorted(values.items())]
     return [Table("All settings of the corpus", ("setting", "value"), rows, left=2)]
-
-
-def _flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in settings.items():
-        if hasattr(value, "items"):
-            fields |= _flat(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-    return fields

@@ -53,13 +53,13 @@ def _element(node: Any, name: str, depth: int) -> Element:
         index = node.query_selector("mjx-root")
         parts += _parts(index, depth) if index is not None and name == "mroot" else []
     elif name in ("msubsup", "munderover") and len(parts) == 3:
-        parts = _ordered(node, parts, name)
+        parts = _ordered(node, parts)
     elif name in ("mover", "munder") and len(parts) == 2 and _first_zone(node) in ("mjx-over", "mjx-under"):
         parts.reverse()
     return Element({"TeXAtom": "mrow", "texatom": "mrow"}.get(name, name), "", parts)
 
 
-def _ordered(node: Any, parts: list[Element], name: str) -> list[Element]:
+def _ordered(node: Any, parts: list[Element]) -> list[Element]:
     """Returns base, lower and upper script; the output mostly has the upper one before the lower one."""
     if _first_zone(node) == "mjx-over":  # HTML: above, base, below
         return [parts[1], parts[2], parts[0]]

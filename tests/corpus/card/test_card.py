@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from dsmath_jax.corpus.card import card, facts, pictures, samples
 from dsmath_jax.corpus.settings import CorpusSettings
-from dsmath_jax.settings import to_dict
+from dsmath_jax.settings import fingerprint
 from dsmath_jax.workdir import UserError, write_json
 
 HOSTILE = '<script>alert("x")</script> ``` \x00 | & \\ $x<y$ ' + "prose " * 20 + "<img src=https://evil.test/x.png>"
-SETTINGS = to_dict(
+SETTINGS = fingerprint(
     CorpusSettings(
         labels="labels.jsonl",
         annotations="annotations.jsonl",
@@ -270,11 +270,7 @@ def test_a_corpus_without_documents(out):
 
 def test_the_command_writes_the_card_again(out, capsys):
     expected = write_card(out)
-    fields = {
-        f"corpus.{name}": value for name, value in SETTINGS.items() if name not in ("seed", "fasttext", "minhash")
-    }
-    for group in ("fasttext", "minhash"):
-        fields |= {f"corpus.{group}.{name}": value for name, value in SETTINGS[group].items()}
+    fields = {f"corpus.{name}": value for name, value in SETTINGS.items() if name != "seed"}
     write_json(out / "manifest.json", {"config": fields | {"seed": 7, "data_dir": "data"}})
     for name in ("card.md", "card.html"):
         (out / name).unlink()
@@ -368,4 +364,4 @@ def test_bars_are_as_long_as_their_counts():
 
 def test_the_settings_are_read_back_from_the_manifest(out):
     write_json(out / "manifest.json", {"config": {"seed": 3, "corpus.ngram": 9, "corpus.fasttext.dim": 8, "x.y": 1}})
-    assert card.stage_settings(out) == {"seed": 3, "ngram": 9, "fasttext": {"dim": 8}}
+    assert card.stage_settings(out) == {"seed": 3, "ngram": 9, "fasttext.dim": 8}
