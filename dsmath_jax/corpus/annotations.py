@@ -43,11 +43,13 @@ class Line:
 
     @property
     def note(self) -> str:
+        """The note of the annotation, "" without one."""
         note = (self.row or {}).get("note")
         return note if isinstance(note, str) else ""
 
     @property
     def host(self) -> str:
+        """The host of the prefix, "" without an annotation."""
         return urls.host(self.row["prefix"]) if self.row else ""
 
 

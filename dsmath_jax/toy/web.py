@@ -41,6 +41,7 @@ class Page:
 
     @property
     def label(self) -> str:
+        """The label of the page: math or other."""
         return "math" if self.text.topic in TOPICS else "other"
 
 

@@ -15,10 +15,14 @@ from tests.toy import templates_unseen
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 
 
-@pytest.mark.parametrize(("templates", "seed"), [(templates_default, 1), (templates_unseen, 0), (templates_unseen, 2)])
-def test_mathematics_is_found_and_planted_pages_are_removed(tmp_path, templates, seed):
+@pytest.mark.parametrize(
+    ("style", "seed"),
+    [(templates_default.STYLE, 1), (templates_unseen.STYLE, 0), (templates_unseen.STYLE, 2)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_mathematics_is_found_and_planted_pages_are_removed(tmp_path, style, seed):
     config = runpy.run_path(str(TINY))["get_config"]()
-    world.write(tmp_path / "toy", seed, build(ToySettings, config.toy.to_dict()), templates.STYLE)
+    world.write(tmp_path / "toy", seed, build(ToySettings, config.toy.to_dict()), style)
 
     summary = mine(build(CorpusSettings, config.corpus.to_dict()), seed, tmp_path / "toy", tmp_path / "corpus")
 
