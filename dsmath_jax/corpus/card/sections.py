@@ -19,7 +19,7 @@ Settings = Mapping[str, Any]  # by full name, such as fasttext.dim
 
 def sections(facts: Facts, settings: Settings) -> list[Section]:
     """Returns the contents of the card, in the order in which a reader asks; sections without a block are left out."""
-    contents = {
+    contents: dict[str, list[Block]] = {
         "What it is": overview(facts, settings),
         "How it was made": method(facts, settings),
         "From pages to documents": tables.funnel(facts),
