@@ -25,6 +25,7 @@ from typing import NamedTuple
 from dsmath_jax.evaluation.summary import NOT_CHECKED
 from dsmath_jax.grading.code import FENCED
 from dsmath_jax.grading.grades import Grade
+from dsmath_jax.grading.process_groups import reap
 from dsmath_jax.workdir import atomic_write
 
 NO_ISABELLE = f"{NOT_CHECKED}: no isabelle on the PATH"
@@ -291,12 +292,11 @@ def _build(command: Sequence[str], seconds: float) -> str:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ends a process and its group; Isabelle, asked to end, takes the provers that it put into other groups along."""
-    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(5)
+    """Ends a process and its group; on SIGTERM Isabelle also ends the provers, which it runs in groups of their own."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(ChildProcessError):  # an interrupt that came as it ended has reaped it
+        reap(process.pid, grace=5.0)
     process.wait()
     if process.stdout:
         process.stdout.close()

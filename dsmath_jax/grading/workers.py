@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Literal, NoReturn, Self
 
+from dsmath_jax.grading.process_groups import reap
+
 GIB = 1 << 30
 STARTING = 60.0  # seconds that a worker may take to import a function, before the clock of its first item starts
 LARGEST_SHARE = 64  # items that a worker is handed at once
@@ -175,7 +177,7 @@ def nursery() -> None:
         pass  # the run has ended, or wants no more
     finally:
         for worker in kept.workers:
-            _kill(worker.process)
+            reap(worker.process)
 
 
 class _Kept:
@@ -254,7 +256,7 @@ class _Kept:
         os.close(worker.answers)
         with contextlib.suppress(BrokenPipeError):
             worker.asked.close()
-        status = _kill(worker.process) if how == "timed out" else _reap(worker.process)
+        status = reap(worker.process, grace=1.0 if how == "died" else 0.0)  # what closed its pipe is about to end
         if worker.todo:
             reason = f"after {worker.allowed:g} s" if how == "timed out" else _cause(status)
             line = json.dumps([worker.todo.popleft(), how, None, reason]).encode()
@@ -335,22 +337,6 @@ def _write(descriptor: int, data: bytes) -> None:
 def _processor_time(process: int) -> float:
     """Seconds of processor time of a process, by the clock that Linux has for each."""
     return time.clock_gettime((~process << 3) | 2)
-
-
-def _kill(process: int) -> int:
-    """Kills a worker with all processes that it started in its group, and returns how it ended."""
-    for kill in (os.killpg, os.kill):  # not reaped yet, so that the number is still its own
-        with contextlib.suppress(ProcessLookupError):
-            kill(process, signal.SIGKILL)
-    return os.waitpid(process, 0)[1]
-
-
-def _reap(process: int) -> int:
-    """As `_kill`, of one that has closed its pipe: waits for a moment that it ends by itself, to tell of what."""
-    until = time.monotonic() + 1.0
-    while time.monotonic() < until and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(0.001)
-    return _kill(process)
 
 
 def _cause(status: int) -> str:

@@ -1,4 +1,4 @@
-"""Numerals in digits: 一百二十, 三分之二, 百分之五十, 五又二分之一, 3万; 2 million, twenty-five, one half."""
+"""Converts numerals to digits: 一百二十, 三分之二, 百分之五十, 五又二分之一, 3万; 2 million, twenty-five, one half."""
 
 import re
 from fractions import Fraction
@@ -8,7 +8,7 @@ _DIGITS = {
 }
 _TENS = {"十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1000, "仟": 1000}
 _MYRIADS = {"万": 10**4, "亿": 10**8}
-_THOUSAND = "千(?![米克瓦卡帕焦赫升])"  # which in 千米 is part of a unit
+_THOUSAND = "千(?![米克瓦卡帕焦赫升])"  # but part of a unit in 千米
 _INTEGER = f"(?:[{''.join({*_DIGITS, *_TENS, *_MYRIADS} - {'千'})}]|{_THOUSAND})+"
 _NUMERAL = rf"(?:{_INTEGER}(?:点[{''.join(_DIGITS)}]+)?)"
 _PART = rf"(?:{_NUMERAL}|\d+(?:\.\d+)?)"
@@ -16,14 +16,14 @@ _PER_CENT = re.compile(rf"百分之({_PART})")
 _FRACTION = re.compile(rf"(?:({_PART})又)?({_PART})分之({_PART})")
 _WITH_UNIT = re.compile(rf"(\d+(?:\.\d+)?)\s*([百千]?[万亿]|百(?!分)|{_THOUSAND})")
 _WHOLE = re.compile(_NUMERAL)
-# Words in which a numeral's character counts nothing.
+# Words in which the character of a numeral is no number.
 _NO_NUMBER = re.compile(
     "一次函数|一样|一定|一共|一致|一元|二元|二次|十分|万一|三角|四边|平行四|四面|六面|五边|六边|八边"
 )
 
 
 def value(numeral: str) -> Fraction | None:
-    """The number that a Chinese numeral, or a decimal number, says; None for anything else."""
+    """Parses a Chinese numeral or a decimal number; None for other texts."""
     if re.fullmatch(r"\d+(?:\.\d+)?", numeral):
         return Fraction(numeral)
     whole, _, decimals = numeral.partition("点")
@@ -53,7 +53,7 @@ def _integer(numeral: str) -> int:
 
 
 def in_digits(text: str) -> str:
-    """Text with its numerals in digits: "三分之二" becomes "2/3", "百分之五十" "50%", "2 million" "2000000"."""
+    """Converts the numerals of a text: "三分之二" becomes "2/3", "百分之五十" "50%", "2 million" "2000000"."""
     text = re.sub(rf"^(?:negative|minus)\s+(?=\d|(?:{_ENGLISH_WORD})\b)", "-", text, flags=re.IGNORECASE)
     text = _ENGLISH_SCALE.sub(
         lambda found: _written(Fraction(found[1].replace(",", "")) * _SCALES[found[2].lower()]), text
@@ -83,7 +83,7 @@ _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9
 _ENGLISH_SCALE = re.compile(rf"(\d+(?:,\d{{3}})*(?:\.\d+)?)[\s-]+({'|'.join(_SCALES)})\b", re.IGNORECASE)
 _ENGLISH_WORD = "|".join(sorted([*_ONES, *_TIES, *_SCALES], key=len, reverse=True))
 _START = r"(?:^|(?<=^-)|(?<=^\\text\{))"
-# At the start, since later words may be part of a name; followed by nothing or a word.
+# Only at the start, since later words may be part of a name; nothing or a word must follow.
 _ENGLISH = re.compile(
     rf"{_START}(?:{_ENGLISH_WORD})(?:(?:\s+and)?[\s-]+(?:{_ENGLISH_WORD}))*(?=$|\}}$|\s+[a-z])", re.IGNORECASE
 )
@@ -121,7 +121,7 @@ def _fraction(found: re.Match[str]) -> str:
 
 
 def _written(number: Fraction | None) -> str:
-    """A number as a decimal where it has few places, else as a quotient."""
+    """Writes a number as a decimal where it has few places, else as a quotient."""
     assert number is not None
     places = next((places for places in range(7) if 10**places % number.denominator == 0), None)
     if not places:

@@ -1,13 +1,14 @@
-"""What answers are made of: terms of an equation, items of a list, a pair, a set or a matrix, a formula and its unit.
+"""Splits answers into parts: sides of an equation, items of a list, tuple, set or matrix, a formula and its unit.
 
-These only take texts apart; `forms` compares the parts.
+`forms` compares the parts.
 """
 
 import re
 
 from dsmath_jax.grading.equivalence import sets, units
-from dsmath_jax.grading.equivalence.expressions import Unreadable, read
-from dsmath_jax.grading.equivalence.normal import matching, parted, split, words
+from dsmath_jax.grading.equivalence.normalization import matching, split, split_with_separators, words
+from dsmath_jax.grading.equivalence.parser import parse
+from dsmath_jax.grading.equivalence.tokenizer import ParseError
 from dsmath_jax.grading.equivalence.wording import folded
 
 BLANKS = re.compile(r"\s*;\s*")
@@ -40,21 +41,22 @@ _SIGN_BEFORE = re.compile(r"^([$€£¥])\s*(.*)$")
 
 
 def readable(text: str) -> bool:
+    """Whether the parser knows the notation of a formula."""
     try:
-        read(text)
-    except Unreadable:
+        parse(text)
+    except ParseError:
         return False
     return True
 
 
 def sides(text: str) -> tuple[str, str] | None:
-    """What an equation, or a chain of them, says is equal: its first term and its last exact one. None for others."""
-    terms, signs = parted(text, sets.RELATION)
+    """Returns the first and the last exact term of a chain of equations; None for other texts."""
+    terms, signs = split_with_separators(text, sets.RELATION)
     if not signs or not set(signs) <= {"=", "\\approx", "\\equiv"}:
         return None
     exact = terms[: signs.index("\\approx") + 1] if "\\approx" in signs else terms
     if len(exact) == 1 and is_name(exact[0]):
-        exact = terms[:2]  # nothing exact is said
+        exact = terms[:2]  # there is no exact term
     left, right = exact[0], exact[-1]
     if not left or not right:
         return None
@@ -62,12 +64,12 @@ def sides(text: str) -> tuple[str, str] | None:
 
 
 def is_name(text: str) -> bool:
-    """Whether the left side of an equation only names what the right one is."""
+    """Whether the left side of an equation only names the right one."""
     return bool(_NAME.match(text)) and not re.fullmatch(r"\([^A-Za-z\\]*\)|\|[^A-Za-z\\]*\|", text)
 
 
 def tuple_of(text: str) -> tuple[str, list[str]] | None:
-    """The brackets and the items of (a, b), [a, b], ⟨a, b⟩ and the like."""
+    """Returns the brackets and the items of (a, b), [a, b], ⟨a, b⟩ and the like; None for other texts."""
     found = _TUPLE.match(text)
     if found is None or (found[1] and matching(text, 0) != len(text) - 1):
         return None
@@ -77,7 +79,7 @@ def tuple_of(text: str) -> tuple[str, list[str]] | None:
 
 
 def braces(text: str) -> list[str] | None:
-    """The elements of a set in braces, or of the empty one."""
+    """Returns the elements of a set in braces, or of the empty set; None for other texts."""
     if folded(text) == "no solution":
         return []
     if not (text.startswith("\\{") and text.endswith("\\}") and matching(text, 1) == len(text) - 1):
@@ -86,7 +88,7 @@ def braces(text: str) -> list[str] | None:
 
 
 def signs(text: str) -> list[str]:
-    """The two values of what has a sign ±, else the text itself."""
+    """Returns the two values of a text with a sign ±, else the text itself."""
     if not re.search(r"\\(?:pm|mp)(?![A-Za-z])", text):
         return [text]
     return [
@@ -96,11 +98,12 @@ def signs(text: str) -> list[str]:
 
 
 def listed(text: str) -> list[str]:
+    """Returns the items of a list without brackets; both values of an item with a sign ±."""
     return [item for part in split(text, _LISTED) for item in signs(part) if item]
 
 
 def rows(text: str) -> list[list[str]] | None:
-    """The cells of a matrix; of a tuple those of a column."""
+    """Returns the rows of a matrix, or of a tuple as a column; None for other texts."""
     found = _MATRIX.match(text)
     if found is None:
         point = tuple_of(text)
@@ -120,7 +123,7 @@ def rows(text: str) -> list[list[str]] | None:
 
 
 def measured(text: str) -> tuple[str, str]:
-    """A formula and its unit ("" where it has none)."""
+    """Splits a formula and its unit ("" where it has none)."""
     if (found := _SIGN_BEFORE.match(text)) is not None:
         return found[2], found[1]
     if (found := _SIGN_AFTER.match(text)) is not None:

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
+from dsmath_jax.grading.process_groups import kill_group
 from dsmath_jax.grading.sandbox import kernel, namespaces, probe, program
 from dsmath_jax.grading.sandbox.jail import MECHANISMS, Jail, Prepared
 from dsmath_jax.grading.sandbox.limits import Limits
@@ -149,7 +150,7 @@ class _Server:
                 for process, number in self.running.items():
                     if self.prepared.overfull(number):
                         self.reasons[number] = f"killed since its files took more than {self.allowed:,} bytes"
-                        _kill_group(process)
+                        kill_group(process)
                 if self.woken in ready:
                     os.read(self.woken, 4096)
                     self.reap()
@@ -172,7 +173,7 @@ class _Server:
                     os.close(descriptor)
         else:
             for process in [process for process, running in self.running.items() if running == number]:
-                _kill_group(process)
+                kill_group(process)
         return True
 
     def start(self, number: int, descriptors: Sequence[int]) -> None:
@@ -184,7 +185,7 @@ class _Server:
     def reap(self) -> None:
         with contextlib.suppress(ChildProcessError):  # there is none
             while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                _kill_group(ended.si_pid)  # not reaped yet, so that the number is still its own
+                kill_group(ended.si_pid)  # not reaped yet, so that the number is still its own
                 process, status, usage = os.wait4(ended.si_pid, 0)
                 if process not in self.running:
                     continue  # an orphan
@@ -195,12 +196,6 @@ class _Server:
 
     def tell(self, message: dict[str, Any]) -> None:
         self.connection.send(json.dumps(message).encode())
-
-
-def _kill_group(process: int) -> None:
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError):
-            kill(process, signal.SIGKILL)
 
 
 def _live(prepared: Prepared, number: int, descriptors: Sequence[int], server: int) -> NoReturn:

@@ -1,15 +1,15 @@
-r"""The text of an answer in one way of writing: no markup, no typographic variants, LaTeX's aliases resolved.
+r"""Normalizes answers: removes markup and typographic variants, resolves aliases of LaTeX.
 
-Nothing here changes what an answer says: no unit, no comma of a list, no sign and no word is dropped.
+The meaning of an answer does not change: no unit, comma of a list, sign or word is dropped.
 """
 
 import re
 import unicodedata
 
 OPENING, CLOSING = "([{", ")]}"
-LONGEST = 2000  # characters; what is longer is compared as text only
+LONGEST = 2000  # characters; longer answers are compared as text only
 
-# Unicode that people and models write for what LaTeX has commands for.
+# Unicode characters for which LaTeX has commands.
 _CHARACTERS = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ",
@@ -97,18 +97,18 @@ _WIDE = re.compile(
 _THOUSANDS = re.compile(r"(?<=\d)\{,\}(?=\d)")
 
 
-def normal(text: str) -> str:
-    """An answer without markup around or within it, in one way of writing; what it says stays.
+def normalize(text: str) -> str:
+    """Returns an answer without markup, in one notation.
 
     Args:
-      text: an answer as a data set or a model wrote it, with or without the dollars or the box around it.
+      text: an answer as a data set or a model wrote it, with or without dollars or a box around it.
     """
     text = text.strip()
     if len(text) > LONGEST:
         return text
     text = _unicode(text)
     text = _MARKDOWN.sub(lambda found: found[1] or found[2] or found[3], text)
-    text = undelimited(text)
+    text = without_delimiters(text)
     text = text.replace("\\mathrm{d}", "d").replace("{\\rm d}", "d")
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
@@ -116,7 +116,7 @@ def normal(text: str) -> str:
     text = _THOUSANDS.sub("", text)
     text = _DERIVATIVE.sub(r"D_{\1\2/\3}", text)
     text = _TEXT_FORMULA.sub(r"\1", re.sub(r"\s+", " ", text).strip())
-    return ended(text)
+    return strip_ending(text)
 
 
 def _unicode(text: str) -> str:
@@ -130,8 +130,8 @@ def _unicode(text: str) -> str:
     return re.sub(r"\\sqrt\s+(?=[\d(A-Za-z]|\\frac)(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text)
 
 
-def undelimited(text: str) -> str:
-    r"""Text without the dollars, \(…\), \[…\] and boxes that delimit formulas; money keeps its dollar."""
+def without_delimiters(text: str) -> str:
+    r"""Removes the dollars, \(…\), \[…\] and boxes that delimit formulas; money keeps its dollar."""
     text = re.sub(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
     text = _BOX.sub("", text)
     text = _DISPLAY.sub(" ", text)
@@ -142,8 +142,8 @@ def undelimited(text: str) -> str:
     return _MONEY.sub("$", text).strip()
 
 
-def ended(text: str) -> str:
-    """Text without the punctuation that ends a sentence, and without braces, quotes or parentheses around all of it."""
+def strip_ending(text: str) -> str:
+    """Removes the punctuation at the end of a sentence, and braces, quotes or a font command around all of it."""
     while True:
         before = text
         if not text.endswith("\\ldots"):
@@ -162,9 +162,9 @@ def ended(text: str) -> str:
 
 
 def matching(text: str, start: int) -> int:
-    """The place of the bracket or quote that closes the one at `start`; -1 where there is none.
+    """Returns the index of the bracket or quote that closes the one at `start`, or -1.
 
-    An interval's brackets need not be of one kind.
+    The brackets of an interval need not be of one kind.
     """
     if text[start] in "\"'":
         return text.find(text[start], start + 1)
@@ -181,7 +181,7 @@ def matching(text: str, start: int) -> int:
 
 
 def words(text: str) -> str:
-    r"""Text without LaTeX's text commands: \text{Monday} is Monday."""
+    r"""Removes LaTeX's text commands: \text{Monday} becomes Monday."""
     before = None
     while before != text:
         before = text
@@ -190,15 +190,15 @@ def words(text: str) -> str:
 
 
 def split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Parts of a normalised text between the separators that stand outside all brackets and environments."""
-    return parted(text, separator)[0]
+    """Splits a normalized text at the separators outside all brackets and environments."""
+    return split_with_separators(text, separator)[0]
 
 
-def parted(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
-    """As `split`, with the separators: one fewer than the parts.
+def split_with_separators(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """Splits as `split` does, and returns the separators as well, one fewer than the parts.
 
     Args:
-      text: normalised text.
+      text: normalized text.
       separator: a pattern that matches no opening bracket.
     """
     parts: list[str] = []
