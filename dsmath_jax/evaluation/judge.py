@@ -99,7 +99,7 @@ def _thoughts(flat: Sequence[Graded], grader: Grader, runner: Runner) -> Facts:
         if one is None:
             fact["reason"] = "no program"
         else:
-            fact |= {"ran": one.how, "output": one.output}
+            fact |= {"ran": one.status, "output": one.output}
             if not code.ended_well(one):
-                fact["reason"] = code.last_line(one.error) if one.how == "raised" else one.how
+                fact["reason"] = code.last_line(one.error) if one.status == "raised" else one.status
     return facts

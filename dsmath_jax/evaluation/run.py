@@ -29,7 +29,7 @@ from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import TASKS
 from dsmath_jax.evaluation.summary import read_problems, summarise
 from dsmath_jax.grading.grade import Grader
-from dsmath_jax.grading.sandbox import Program, Ran, Sandbox
+from dsmath_jax.grading.sandbox import Program, ProgramResult, Sandbox
 from dsmath_jax.progress import track
 from dsmath_jax.sharding import barrier, from_first
 from dsmath_jax.workdir import UserError, atomic_write, hash_json, json_object, write_json, write_jsonl
@@ -53,9 +53,9 @@ class FirstProcess:
     def __init__(self, sandbox: Sandbox | None):
         self._sandbox = sandbox
 
-    def run(self, programs: Sequence[Program]) -> list[Ran]:
+    def run(self, programs: Sequence[Program]) -> list[ProgramResult]:
         ran = [dataclasses.asdict(one) for one in self._sandbox.run(programs)] if self._sandbox else None
-        return [Ran(**one) for one in from_first(ran)]
+        return [ProgramResult(**one) for one in from_first(ran)]
 
 
 def needs_programs(job: Job) -> bool:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 from dsmath_jax.grading.code import FENCED, LABELS, Runner, ended_well, statement
 from dsmath_jax.grading.extraction import CUE
-from dsmath_jax.grading.sandbox import Program, Ran
+from dsmath_jax.grading.sandbox import Program, ProgramResult
 
 CALL = "```output"
 ROUNDS, OUTPUT_CHARS = 4, 1000
@@ -148,12 +148,12 @@ def _replaying(earlier: Sequence[str], program: str) -> Program:
     return Program("\n".join(lines))
 
 
-def _tell(one: _Open, ran: Ran, most: int) -> None:
+def _tell(one: _Open, ran: ProgramResult, most: int) -> None:
     """Gives the model what its program printed."""
     output = shortened(_output(ran), most)
     one.programs.append(one.next)
     one.outputs.append(output)
-    if ran.how in ("ok", "raised"):
+    if ran.status in ("ok", "raised"):
         one.replayed.append(one.next)
     one.printed = statement(ran) or one.printed
     _give(one, output)
@@ -165,15 +165,15 @@ def _give(one: _Open, output: str) -> None:
     one.text += f"{CALL}\n{output}\n```\n"
 
 
-def _output(ran: Ran) -> str:
+def _output(ran: ProgramResult) -> str:
     """What a program printed, and below it what went wrong, without anything that could be taken for a fence."""
     if ended_well(ran):
         told = ""
-    elif ran.how == "raised":
+    elif ran.status == "raised":
         lines = ran.error[max(0, ran.error.find(OWN_FRAME)) :].strip().splitlines()
         told = "\n".join(lines[-ERROR_LINES:])
     else:
-        told = f"Error: {ran.how}"
+        told = f"Error: {ran.status}"
     return "\n".join(filter(None, (ran.output.strip("\n"), told))).replace("```", "'''")
 
 

@@ -1,15 +1,15 @@
-"""What counts as the answer of a completion that states none: its last number, or its last mathematics."""
+"""Extracts the answer of a completion that states none: its last number, or its last mathematics."""
 
 import re
 from collections.abc import Sequence
 
 from dsmath_jax.grading import spans
 
-SHORT = 60  # characters in front of a number, or of the end, that are looked at
+SHORT = 60  # characters before a number, or before the end, that are read
 VERB = re.compile(r"\b(?:is|are|equals|be)\b(?:\s*:)?")
 WORD = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{2,}")
 PROSE = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{3,}\s|\s[A-Za-z]{3,}(?![A-Za-z])|[\u4e00-\u9fff]{2,}")
-# Where a calculation breaks off: behind a sign, within a calculator's mark, or with a product or sum not worked out.
+# Where a calculation is cut off: after a sign, within a calculator mark, or before the result of a product or sum.
 CUT_OFF = re.compile(r"(?:[=×÷]|\d\s+[-+*/]|<<[^>]*|\d\)?\s*(?:[*×÷]|\s[-+x/]\s)\s*[$(]*\d[\d.,]*\)?)$")
 NUMERAL = re.compile(
     r"(?=[a-z])(?!and\b)(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
@@ -20,7 +20,7 @@ NUMERAL = re.compile(
 BOLD = re.compile(r"\*\*([^*\n]+)\*\*([:：]?)")
 LABEL = re.compile(r"\d+[.)](?:\s|$)|.*[:：]\s*$")  # of a step or a line
 ASIDE = re.compile(r"[(（]([^()（）]*)[)）][\s.。]*$")
-# In front of a number that is no result: "18 dollars from 9 eggs at 2 dollars".
+# Before a number that is no result: "18 dollars from 9 eggs at 2 dollars".
 GOVERNED = re.compile(
     r"\b(?:from|than|at|among|out of|(?:of|in|for|to)(?: all| each of)? (?:the|his|her|its|their|these|those))"
     r"(?:\s+[a-z]+ing)?(?:\s+the)?\s*$"
@@ -35,10 +35,11 @@ EQUATIONS = re.compile(r"=[^=]*(?:[,;，；]|\b(?:and|or)\b|和|或)[^=]*=")
 
 
 def number(text: str) -> str | None:
-    """The number that a text without a statement ends in; None where it breaks off within a calculation.
+    """Returns the final number of a text without a statement; None where it is cut off within a calculation.
 
-    That is the one in bold in the last line, else the first behind the line's last equals sign, else the last number of
-    the last sentence that has any; what only explains it ("... from 9 eggs", "... (of the 20 there were)") goes last.
+    That is the number in bold in the last line, else the first after the line's last equals sign, else the last number
+    of the last sentence with numbers; numbers that only explain ("... from 9 eggs", "... (of the 20 there were)") come
+    last.
     """
     text = text.strip()
     if CUT_OFF.search(text[-SHORT:]):
@@ -46,7 +47,7 @@ def number(text: str) -> str | None:
     if NUMERAL.fullmatch(text):
         return text
     line = text.rpartition("\n")[2][-spans.LONGEST_SENTENCE :]
-    bold = [spans.numbers(held) for held, colon in BOLD.findall(line) if not (colon or LABEL.match(held))]
+    bold = [spans.numbers(text) for text, colon in BOLD.findall(line) if not (colon or LABEL.match(text))]
     right = spans.sides(spans.plain(line))[1:]
     for found in (bold[-1][-1:] if bold else [], spans.numbers(right[-1])[:1] if right else []):
         if found:
@@ -65,7 +66,7 @@ def number(text: str) -> str | None:
 
 
 def formula(part: str) -> str | None:
-    """The mathematics that a text without a statement ends in."""
+    """Returns the final mathematics of a text without a statement."""
     line = part.strip()
     if _is_formula(line):
         return _side(spans.bare(part)) or None
@@ -87,7 +88,7 @@ def formula(part: str) -> str | None:
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a text is one short line of mathematics, and no sentence."""
+    """Whether a text is one short line of mathematics without a sentence."""
     if len(text) > spans.LONGEST_SENTENCE or "\n" in text or PROSE.search(text) or VERB.search(text):
         return False
     around = spans.MATH.sub(" ", text)
@@ -95,8 +96,8 @@ def _is_formula(text: str) -> bool:
 
 
 def _run(text: str, found: Sequence[spans.Span]) -> str:
-    """The last mathematics that is more than a letter, with what "or" or "and" joins to it: "$x=1$ and $x=-2$"."""
-    last = next((place for place in reversed(range(len(found))) if not LETTER.fullmatch(found[place].text)), -1)
+    """Returns the last formula that is more than a letter, and those joined to it: "$x=1$ and $x=-2$"."""
+    last = next((i for i in reversed(range(len(found))) if not LETTER.fullmatch(found[i].text)), -1)
     first = last = last % len(found)
     while first and spans.joins(text[found[first - 1].end : found[first].start]):
         begins = not text[: found[first - 1].start].strip()  # "the solution is $x=1$ and $y=2$"
@@ -107,14 +108,14 @@ def _run(text: str, found: Sequence[spans.Span]) -> str:
 
 
 def _named(formula: str) -> str:
-    """What an equation or an inequality says something of; "" for other formulas."""
+    """Returns the left side of an equation or inequality; "" for other formulas."""
     return spans.RELATION.split(formula, maxsplit=1)[0].strip() if spans.RELATION.search(formula) else ""
 
 
 def _side(text: str) -> str:
-    """The last exact side of a chain of equations; y = 2x and x^2 + y^2 = 1 stay whole.
+    """Returns the last exact side of a chain of equations; y = 2x and x^2 + y^2 = 1 stay whole.
 
-    Of "a + b = 7" the grader still finds the 7, should that be asked for.
+    The grader still finds the 7 of "a + b = 7" if the gold answer is 7.
     """
     exact = APPROXIMATELY.split(text)[0]
     text = exact if len(spans.sides(exact)) > 1 or not _has_names(exact) else text

@@ -284,7 +284,7 @@ if __name__ == "__main__":
     start_processes(sys.argv[1], 2, int(sys.argv[2]))
     first = jax.process_index() == 0
     shared = FirstProcess(Sandbox(1) if first else None)
-    print("told:", [(ran.how, ran.output) for ran in shared.run([Program("print(6 * 7)"), Program("1 / 0")])])
+    print("told:", [(ran.status, ran.output) for ran in shared.run([Program("print(6 * 7)"), Program("1 / 0")])])
     print("told:", from_first({"done": 3, "text": "三" * 1000} if first else None))
 """
 

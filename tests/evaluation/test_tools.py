@@ -7,7 +7,7 @@ import pytest
 from dsmath_jax.evaluation import tools
 from dsmath_jax.evaluation.tools import CALL, Dialogue
 from dsmath_jax.grading.extraction import extract
-from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox
+from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox
 from dsmath_jax.workdir import UserError
 
 PROGRAM = "```python\n{}\n```\n"
@@ -231,9 +231,9 @@ def test_the_programs_of_a_turn_are_run_in_one_call() -> None:
     calls = []
 
     class Counter:
-        def run(self, programs: Sequence[Program]) -> list[Ran]:
+        def run(self, programs: Sequence[Program]) -> list[ProgramResult]:
             calls.append(len(programs))
-            return [Ran("ok", "1\n") for _ in programs]
+            return [ProgramResult("ok", "1\n") for _ in programs]
 
     call = PROGRAM.format("print(1)") + CALL
     tools.solve(["a", "b", "c"], Script([call, "End."], ["End."], [call, call, "End."]), Counter())

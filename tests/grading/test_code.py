@@ -14,7 +14,7 @@ from dsmath_jax.data import datasets
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.grading import code, python_values
 from dsmath_jax.grading.grades import Grade
-from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox
+from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox
 from dsmath_jax.workdir import UserError
 
 ADD = 'def add(a, b):\n    """Sum of two numbers."""\n'
@@ -149,22 +149,22 @@ def test_any_text_is_a_value_or_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("ran", "value", "statement"),
     [
-        (Ran("ok", "step 1\n", "0.5"), "0.5", r"The answer is $\boxed{0.5}$."),
-        (Ran("ok", "step 1\n3.0\n\n", None), "3", r"The answer is $\boxed{3}$."),
-        (Ran("ok", "7\n", "None"), "7", r"The answer is $\boxed{7}$."),
-        (Ran("ok", "", "north"), "north", r"The answer is $\boxed{north}$."),
-        (Ran("ok", "", r"\frac{1}{2}"), r"\frac{1}{2}", r"The answer is $\boxed{\frac{1}{2}}$."),
-        (Ran("ok", "She has 5 apples.\n"), "She has 5 apples.", "She has 5 apples."),
-        (Ran("ok", ""), None, ""),
-        (Ran("ok", "None\n"), None, ""),
-        (Ran("raised", "5\n", None, "Traceback\nSystemExit: 0"), "5", r"The answer is $\boxed{5}$."),
-        (Ran("raised", "5\n", None, "Traceback\nSystemExit: 1"), None, ""),
-        (Ran("raised", "5\n", None, "Traceback\nZeroDivisionError: division by zero"), None, ""),
-        (Ran("timed out", "5\n"), None, ""),
-        (Ran("too much output", "5\n"), None, ""),
+        (ProgramResult("ok", "step 1\n", "0.5"), "0.5", r"The answer is $\boxed{0.5}$."),
+        (ProgramResult("ok", "step 1\n3.0\n\n", None), "3", r"The answer is $\boxed{3}$."),
+        (ProgramResult("ok", "7\n", "None"), "7", r"The answer is $\boxed{7}$."),
+        (ProgramResult("ok", "", "north"), "north", r"The answer is $\boxed{north}$."),
+        (ProgramResult("ok", "", r"\frac{1}{2}"), r"\frac{1}{2}", r"The answer is $\boxed{\frac{1}{2}}$."),
+        (ProgramResult("ok", "She has 5 apples.\n"), "She has 5 apples.", "She has 5 apples."),
+        (ProgramResult("ok", ""), None, ""),
+        (ProgramResult("ok", "None\n"), None, ""),
+        (ProgramResult("raised", "5\n", None, "Traceback\nSystemExit: 0"), "5", r"The answer is $\boxed{5}$."),
+        (ProgramResult("raised", "5\n", None, "Traceback\nSystemExit: 1"), None, ""),
+        (ProgramResult("raised", "5\n", None, "Traceback\nZeroDivisionError: division by zero"), None, ""),
+        (ProgramResult("timed out", "5\n"), None, ""),
+        (ProgramResult("too much output", "5\n"), None, ""),
     ],
 )
-def test_what_a_program_answers(ran: Ran, value: str | None, statement: str) -> None:
+def test_what_a_program_answers(ran: ProgramResult, value: str | None, statement: str) -> None:
     assert code.value_of(ran) == value
     assert code.statement(ran) == statement
 
@@ -249,9 +249,9 @@ def test_a_solution_cannot_state_that_it_passed_by_a_name_of_its_own(sandbox: Sa
 
 def test_secrets_differ_from_program_to_program_and_are_not_told() -> None:
     class Recorder:
-        def run(self, programs: Sequence[Program]) -> list[Ran]:
+        def run(self, programs: Sequence[Program]) -> list[ProgramResult]:
             self.programs = list(programs)
-            return [Ran("ok", "", "passed") for _ in programs]
+            return [ProgramResult("ok", "", "passed") for _ in programs]
 
     recorder = Recorder()
     grades = code.grade_programs(recorder, [code.Tested("x = 1", "assert x"), None, code.Tested("x = 1", "assert x")])

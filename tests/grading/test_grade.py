@@ -82,10 +82,10 @@ def test_what_hangs_is_lost_alone_and_told() -> None:
     program = f"""
 import sys, types
 from dsmath_jax.grading import workers
-workers.START_NURSERY = (
+workers.START_FORK_SERVER = (
     "import sys, types; module = types.ModuleType('dsmath_jax.grading.equivalence');"
     "exec({HANGING!r}, module.__dict__); sys.modules[module.__name__] = module;"
-    "import dsmath_jax.grading; dsmath_jax.grading.equivalence = module; sys.argv[4] = '';" + workers.START_NURSERY
+    "import dsmath_jax.grading; dsmath_jax.grading.equivalence = module; sys.argv[4] = '';" + workers.START_FORK_SERVER
 )
 from dsmath_jax.grading.grade import Grader, Item
 with Grader(1, 1.0) as grader:

@@ -38,7 +38,9 @@ def judged() -> list[bool | str]:
     with Workers(seconds=4, preload=("dsmath_jax.grading.equivalence.symbolic",)) as workers:
         asked = [(row["gold"], row["answer"], row["kind"], row.get("options", ())) for row in PAIRS]
         outcomes = workers.map("dsmath_jax.grading.equivalence:equal", asked)
-    return [outcome.value[0] if outcome.how == "ok" else f"{outcome.how} {outcome.reason}" for outcome in outcomes]
+    return [
+        outcome.value[0] if outcome.status == "ok" else f"{outcome.status} {outcome.reason}" for outcome in outcomes
+    ]
 
 
 @functools.cache

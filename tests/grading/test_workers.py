@@ -82,7 +82,7 @@ def test_a_bad_item_is_lost_and_told(workers: Workers, hasty: Workers, name: str
         ("builtins:str", ("a\nline and \ud800",), Outcome("ok", "a\nline and \ud800")),
         ("no_such_module:f", (), Outcome("raised", None, "ModuleNotFoundError: No module named 'no_such_module'")),
         ("math:no_such", (), Outcome("raised", None, "AttributeError: module 'math' has no attribute 'no_such'")),
-        ("math:pi", (), Outcome("raised", None, "ValueError: 'math:pi' is no function")),
+        ("math:pi", (), Outcome("raised", None, "ValueError: 'math:pi' is not a function")),
     ],
 )  # fmt: skip
 def test_what_becomes_of_an_item(workers: Workers, function: str, arguments: tuple, outcome: Outcome) -> None:
@@ -106,7 +106,7 @@ def test_outcomes_are_in_order_and_do_not_depend_on_the_workers(kinds: list[str]
     }
     items = [(f"({place}, {programs[kind][0]})",) for place, kind in enumerate(kinds)]
     with Workers(count, 60.0) as several:
-        found = [(outcome.how, outcome.value) for outcome in several.map("builtins:eval", items)]
+        found = [(outcome.status, outcome.value) for outcome in several.map("builtins:eval", items)]
     expected = [programs[kind][1:] for kind in kinds]
     assert found == [(how, value and [place, value]) for place, (how, value) in enumerate(expected)]
 
@@ -159,12 +159,12 @@ def test_a_function_that_prints_and_reads_disturbs_nothing(capfd: pytest.Capture
 
 def test_a_function_that_forks_answers_once(workers: Workers) -> None:
     found = workers.map(f"{GRADERS}:fork_and_come_back", 5 * [()])
-    assert all(outcome.how == "ok" and outcome.value > 0 for outcome in found)
+    assert all(outcome.status == "ok" and outcome.value > 0 for outcome in found)
 
 
 def test_workers_are_light() -> None:
     with Workers(1) as one:
-        one.map("dsmath_jax.grading.grade:right", [("The answer is 1,024.", "1024", "number")])
+        one.map("dsmath_jax.grading.grade:is_correct", [("The answer is 1,024.", "1024", "number")])
         (outcome,) = one.map("builtins:eval", [("sorted(__import__('sys').modules)",)])
     assert not {"jax", "numpy", "sympy", "dsmath_jax.sharding"} & set(outcome.value)
 
@@ -199,7 +199,7 @@ class TestNothingIsLeft:
 
     def test_after_the_time_limit(self, tmp_path: Path) -> None:
         with Workers(1, 2.0) as one:
-            assert one.map(f"{GRADERS}:start_child", [(str(tmp_path / "pids"),)])[0].how == "timed out"
+            assert one.map(f"{GRADERS}:start_child", [(str(tmp_path / "pids"),)])[0].status == "timed out"
             processes = [int(word) for word in (tmp_path / "pids").read_text(encoding="ascii").split()]
             assert wait_until(lambda: not any(map(runs, processes)))
 
@@ -264,6 +264,6 @@ def test_a_busy_machine_is_no_reason_to_lose_an_item() -> None:
         for other in others:
             other.kill()
             other.wait()
-    assert busy.how == "ok"
+    assert busy.status == "ok"
     assert busy.value > 1.0
     assert asleep == late[0] == Outcome("timed out", reason="after 1 s")

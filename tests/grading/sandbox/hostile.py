@@ -8,7 +8,7 @@ write to; `REPOSITORY` and `PACKAGES`, folders; `TCP`, `UDP`, ports; `UNIX`, a s
 import dataclasses
 from collections.abc import Sequence
 
-from dsmath_jax.grading.sandbox.limits import How
+from dsmath_jax.grading.sandbox.limits import Status
 
 PRELUDE = '''
 import ctypes, gc, os, signal, socket, subprocess, sys, threading, time
@@ -41,7 +41,7 @@ class Hostile:
     """A program, how it may end, and the mechanism without which what it does is no harm that can be prevented."""
 
     code: str
-    how: Sequence[How] = ("ok",)
+    statuses: Sequence[Status] = ("ok",)
     call: str = ""
     needs: str = ""
     hangs: bool = False  # it uses up its time

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox
+from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox
 from dsmath_jax.workdir import UserError
 from tests.grading.sandbox.hostile import PRELUDE, PROGRAMS, Hostile
 
@@ -98,8 +98,8 @@ def world() -> Iterator[World]:
 class Results:
     """What became of the programs, of the neighbours that ran between them, and of everything else."""
 
-    ran: dict[str, Ran]
-    neighbours: list[Ran]
+    ran: dict[str, ProgramResult]
+    neighbours: list[ProgramResult]
     left: list[int]
     damage: list[str]
     scratch: list[str]
@@ -165,15 +165,15 @@ def _descendants(process: int) -> set[int]:
     return found
 
 
-def contained(hostile: Hostile, ran: Ran) -> bool:
-    return "escaped" not in ran.output and ran.how in hostile.how
+def contained(hostile: Hostile, ran: ProgramResult) -> bool:
+    return "escaped" not in ran.output and ran.status in hostile.statuses
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_hostile_program_is_contained(name: str, results: Callable[[str], Results]) -> None:
     ran = results("all mechanisms").ran[name]
     assert "escaped" not in ran.output, ran
-    assert ran.how in PROGRAMS[name].how, ran
+    assert ran.status in PROGRAMS[name].status, ran
 
 
 @pytest.mark.parametrize("level", ALL_LEVELS[1:])
@@ -193,4 +193,4 @@ def test_nothing_is_left_of_them(level: str, results: Callable[[str], Results]) 
 @pytest.mark.parametrize("level", ALL_LEVELS)
 def test_their_neighbours_run_undisturbed(level: str, results: Callable[[str], Results]) -> None:
     for ran in results(level).neighbours:
-        assert (ran.how, ran.output, ran.error) == ("ok", "42\n", "")
+        assert (ran.status, ran.output, ran.error) == ("ok", "42\n", "")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox, probe
+from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox, probe
 from dsmath_jax.workdir import UserError
 
 ALL = ("namespaces", "landlock", "seccomp")
@@ -33,7 +33,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module")
-def run(sandbox: Sandbox) -> Callable[..., Ran]:
+def run(sandbox: Sandbox) -> Callable[..., ProgramResult]:
     return lambda code, call="": sandbox.run([Program(code, call)])[0]
 
 
@@ -92,23 +92,23 @@ USUAL = {
 
 
 @pytest.mark.parametrize("name", USUAL)
-def test_what_programs_need_works(name: str, run: Callable[..., Ran]) -> None:
+def test_what_programs_need_works(name: str, run: Callable[..., ProgramResult]) -> None:
     code, output = USUAL[name]
-    assert run(code) == Ran("ok", output, None, "", pytest.approx(0, abs=60))
+    assert run(code) == ProgramResult("ok", output, None, "", pytest.approx(0, abs=60))
 
 
-def test_a_function_is_called_and_its_value_told(run: Callable[..., Ran]) -> None:
+def test_a_function_is_called_and_its_value_told(run: Callable[..., ProgramResult]) -> None:
     code = "import sympy\ndef solution():\n    print('called')\n    return sympy.Rational(2, 6)"
-    assert run(code, "solution") == Ran("ok", "called\n", "1/3", "", pytest.approx(0, abs=60))
+    assert run(code, "solution") == ProgramResult("ok", "called\n", "1/3", "", pytest.approx(0, abs=60))
     assert run("def solution():\n    pass", "solution").value is None
     assert run("def solution():\n    return ''", "solution").value == ""
     assert run("def solution():\n    return '\\ud800好'", "solution").value == "\\ud800好"
     assert run(code).value is None
 
 
-def test_a_function_that_is_not_there_is_an_error(run: Callable[..., Ran]) -> None:
+def test_a_function_that_is_not_there_is_an_error(run: Callable[..., ProgramResult]) -> None:
     ran = run("print(1)", "solution")
-    assert (ran.how, ran.output) == ("raised", "1\n")
+    assert (ran.status, ran.output) == ("raised", "1\n")
     assert ran.error.endswith("NameError: name 'solution' is not defined")
 
 
@@ -132,15 +132,15 @@ ENDS = {
 
 
 @pytest.mark.parametrize("code", ENDS)
-def test_how_a_program_ends_is_told(code: str, run: Callable[..., Ran]) -> None:
+def test_how_a_program_ends_is_told(code: str, run: Callable[..., ProgramResult]) -> None:
     how, error = ENDS[code]
     ran = run(f"print('before')\n{code}")
-    assert ran.how == how
+    assert ran.status == how
     assert error in ran.error.splitlines()[-1]
     assert ran.output == ("" if code in NO_PYTHON else "before\n")
 
 
-def test_a_traceback_begins_in_the_program(run: Callable[..., Ran]) -> None:
+def test_a_traceback_begins_in_the_program(run: Callable[..., ProgramResult]) -> None:
     assert run("def f(x):\n    return 1 / x\nf(0)").error == (
         "Traceback (most recent call last):\n"
         '  File "program.py", line 3, in <module>\n    f(0)\n'
@@ -160,7 +160,7 @@ def test_limits_hold_and_what_was_printed_before_is_kept() -> None:
     limits = Limits(2.0, 1.0, 512 << 20, 1000, 10_000, 4)
     with Sandbox(3, limits, allow_unsandboxed=True) as sandbox:
         for found, (how, error) in zip(sandbox.run(list(map(Program, programs))), programs.values(), strict=True):
-            assert (found.how, found.error.splitlines()[-1]) in ((how, error), ("timed out", "timed out after 2 s"))
+            assert (found.status, found.error.splitlines()[-1]) in ((how, error), ("timed out", "timed out after 2 s"))
             assert found.output.startswith("early\n")
             assert len(found.output) <= 1000
 
@@ -172,7 +172,7 @@ def test_results_come_in_order_and_from_several_at_once(sandbox: Sandbox) -> Non
     # Two that wait for the clock's same moment end only if both run.
     at = time.time() + 1.0
     both = sandbox.run([Program(f"import time\ntime.sleep(max(0, {at} - time.time()))\nprint(time.time())")] * 2)
-    assert all(ran.how == "ok" for ran in both)
+    assert all(ran.status == "ok" for ran in both)
 
 
 def test_programs_share_nothing(sandbox: Sandbox) -> None:
@@ -230,7 +230,7 @@ def test_threads_of_one_program_do_not_count_against_another() -> None:
         users = {ran.output for ran in sandbox.run([Program(use), Program(use)])}
         if len(users) == 1:
             pytest.skip("programs share a user here, whose threads the kernel counts together")
-        assert [ran.how for ran in sandbox.run([Program(hold), Program(use + start)])] == ["timed out", "ok"]
+        assert [ran.status for ran in sandbox.run([Program(hold), Program(use + start)])] == ["timed out", "ok"]
 
 
 STRANGE = {
@@ -255,7 +255,7 @@ def test_it_starts_whatever_the_run_has_set(state: str, sandbox: Sandbox) -> Non
 
 
 def test_any_thread_may_ask(sandbox: Sandbox) -> None:
-    found: dict[int, list[Ran]] = {}
+    found: dict[int, list[ProgramResult]] = {}
 
     def ask(number: int) -> None:
         found[number] = sandbox.run([Program(f"print({number})")] * 3)
@@ -294,7 +294,7 @@ def test_a_program_costs_a_small_part_of_an_interpreter_with_sympy(sandbox: Sand
 def test_a_killed_server_loses_what_was_under_way_and_all_others_have_a_new_one() -> None:
     with Sandbox(2, Limits(seconds=60.0), allow_unsandboxed=True) as sandbox:
         for which in (0, 1):
-            found: list[Ran] = []
+            found: list[ProgramResult] = []
             programs = [Program("import time\ntime.sleep(600)")] * 2 + [Program("print(3)")] * 2
             asking = threading.Thread(target=lambda f=found, p=programs: f.extend(sandbox.run(p)))
             processes = list(server_of(sandbox))
@@ -303,7 +303,7 @@ def test_a_killed_server_loses_what_was_under_way_and_all_others_have_a_new_one(
             processes += children(processes[1])
             os.kill(processes[which], signal.SIGKILL)
             asking.join()
-            assert [(ran.how, ran.output) for ran in found] == [("killed", "")] * 2 + [("ok", "3\n")] * 2
+            assert [(ran.status, ran.output) for ran in found] == [("killed", "")] * 2 + [("ok", "3\n")] * 2
             assert wait_until(lambda p=processes: not any(map(runs, p)))
             assert sandbox.run([Program("print(1)")])[0].output == "1\n"
 
@@ -352,7 +352,7 @@ def test_without_what_contains_programs_limits_hold_where_it_is_allowed() -> Non
         assert sandbox.level == "unsandboxed"
         assert set(sandbox.missing) == set(ALL)
         ok, slow = sandbox.run([Program("print(1)"), Program("while True: pass")])
-        assert (ok.how, ok.output, slow.how) == ("ok", "1\n", "timed out")
+        assert (ok.status, ok.output, slow.status) == ("ok", "1\n", "timed out")
 
 
 BREAK = """
@@ -428,7 +428,7 @@ with tempfile.NamedTemporaryFile("w") as file, Sandbox(2, _withhold={withheld!r}
     before = os.stat(file.name)
     [ran] = found.run([Program(f"PATH = {{file.name!r}}\\nPARENT = {{os.getpid()}}" + ATTEMPTS)])
     assert os.stat(file.name) == before
-    print(found.level, ran.how, ran.output)
+    print(found.level, ran.status, ran.output)
     print(open(file.name).read())
 """
 SLOW = pytest.mark.slow
