@@ -4,9 +4,9 @@ The rules, in this order:
 
 1. The thoughts of a reasoning model up to `</think>` do not count. Nor does text after a new question that a base model
    asks itself ("Q:", "Problem:", "问题：", "User:" at the start of a line), if there is an answer before it.
-2. The last *statement* counts. Statements are `\boxed{...}` (boxes with only commas or "and" between are a list),
+2. The last *statement* counts. Statements are `\boxed{...}` (boxes with commas or "and" between them are a list),
    "#### 72", "# Answer" or "Final Answer" as a heading, "A: 72" as a line, "the answer is ...", "Answer: ...",
-   "the correct option is ...", "答案是…", "答：…", "故选…" and the like, up to the end of the sentence. A statement that
+   "the correct option is ...", "答案是…", "答：…", "故选…" and the like, up to the end of the sentence. One that
    begins with an answer ("the answer is 5") has priority over one that does not ("the answer is found by ...") at any
    position, so that chatter after an answer does not hide it.
 3. Without a statement, the kind of answer decides. "number": the last number, or the first one after the equals sign of

@@ -18,7 +18,7 @@ import pytest
 
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import samples
-from dsmath_jax.evaluation.policy import Policy, Said, instructed
+from dsmath_jax.evaluation.policy import Policy, TextCompletion, instructed
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
@@ -124,7 +124,7 @@ def test_programs_and_dialogues_are_run_and_graded(
     ) -> Iterator:
         texts = said[mode][min(step, len(said[mode]) - 1)]
         for _ in prompts:
-            yield [Said(texts[place % 3], "stop") for place in range(sampling.samples)]
+            yield [TextCompletion(texts[place % 3], "stop") for place in range(sampling.samples)]
 
     monkeypatch.setattr(Policy, "complete", complete)
     for mode in said:
@@ -146,7 +146,7 @@ def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def complete(self: Policy, prompts: Sequence[str], sampling: SamplingParams, **_: Any) -> Iterator:
         for prompt in prompts:
             right = "    return number % 1.0" if "truncate_number" in prompt else "    return None"
-            yield [Said(right, "eos")] * sampling.samples
+            yield [TextCompletion(right, "eos")] * sampling.samples
 
     monkeypatch.setattr(Policy, "complete", complete)
     command.main(arguments(tmp_path, "--tasks=humaneval", "--limit=164", "--samples=0"))
@@ -159,7 +159,7 @@ def test_proofs_are_exported_and_never_counted_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no isabelle there
-    texts = [Said("  by simp", "eos"), Said("  sorry", "eos")]
+    texts = [TextCompletion("  by simp", "eos"), TextCompletion("  sorry", "eos")]
     monkeypatch.setattr(
         Policy,
         "complete",
@@ -179,7 +179,7 @@ def test_proofs_are_exported_and_never_counted_unchecked(
     ("more", "sentence"),
     [
         (["--tasks=gsm8"], r"Unknown task 'gsm8', did you mean 'gsm8k'"),
-        (["--tasks=sat", "--mode=pot"], r"'sat' cannot be asked with --mode=pot; it has cot"),
+        (["--tasks=sat", "--mode=pot"], r"'sat' has no mode pot; use one of cot"),
         (["--tasks=math"], r"'math/test' wants the file .*; unpack the MATH data set's own archive"),
         (["--tasks=sat", "--out=gs://bucket/out"], r"gs://bucket/out is an address, and object storage is not"),
         (["--tasks=sat", "--data_dir=s3://bucket/data"], r"s3://bucket/data is an address, and object storage"),
@@ -205,13 +205,13 @@ def test_a_mesh_that_is_none_is_told(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main(arguments(tmp_path / "out", "--tasks=sat", f"--mesh={mesh}"))
-    assert "gives no whole numbers to axes of replica, fsdp, context, tensor" in capsys.readouterr().err
+    assert "is not a JSON object of integers by axis of replica, fsdp, context, tensor" in capsys.readouterr().err
 
 
 def test_only_results_of_its_own_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
 ) -> None:
-    said = [Said("The final answer is (B).", "eos")] * 2
+    said = [TextCompletion("The final answer is (B).", "eos")] * 2
     monkeypatch.setattr(
         Policy, "complete", lambda self, prompts, sampling, **_: (said[: sampling.samples] for _ in prompts)
     )
@@ -275,7 +275,7 @@ def test_a_killed_process_repeats_no_finished_sample(tmp_path: Path, arguments: 
 SHARED = """
 import sys
 import jax
-from dsmath_jax.evaluation.run import FirstProcess
+from dsmath_jax.evaluation.run import SharedSandbox
 from dsmath_jax.grading.sandbox import Program, Sandbox
 from dsmath_jax.processes import start_processes
 from dsmath_jax.sharding import from_first
@@ -283,7 +283,7 @@ from dsmath_jax.sharding import from_first
 if __name__ == "__main__":
     start_processes(sys.argv[1], 2, int(sys.argv[2]))
     first = jax.process_index() == 0
-    shared = FirstProcess(Sandbox(1) if first else None)
+    shared = SharedSandbox(Sandbox(1) if first else None)
     print("told:", [(ran.status, ran.output) for ran in shared.run([Program("print(6 * 7)"), Program("1 / 0")])])
     print("told:", from_first({"done": 3, "text": "三" * 1000} if first else None))
 """

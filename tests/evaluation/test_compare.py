@@ -11,7 +11,7 @@ import pytest
 
 from dsmath_jax.evaluation.compare import compare, main, markdown, probability, read
 from dsmath_jax.evaluation.statistics import mcnemar
-from dsmath_jax.evaluation.summary import Problem, read_problems, summarise
+from dsmath_jax.evaluation.summary import Problem, read_problems, summarize
 from dsmath_jax.intervals import paired_interval
 from dsmath_jax.workdir import UserError, write_json, write_jsonl
 
@@ -81,7 +81,7 @@ def evaluation(folder: Path, right: Sequence[bool], samples: int = 0, checked: b
         lines += [lines[-1] | {"sample": i, "class": 0} for i in range(samples)]
     path = folder / "gsm8k-cot" / "samples.jsonl"
     write_jsonl(path, lines)
-    result = summarise(read_problems(path)) | {"task": "gsm8k", "mode": "cot", "shots": 8, "total": 1319}
+    result = summarize(read_problems(path)) | {"task": "gsm8k", "mode": "cot", "shots": 8, "total": 1319}
     run = {"checkpoint": str(folder / "rl"), "grader": "ours", "temperature": 0.7}
     write_json(folder / "summary.json", {"run": run | changes, "results": [result]})
     return folder
@@ -135,10 +135,10 @@ def test_what_was_not_checked_is_not_compared(tmp_path: Path) -> None:
 
 def test_folders_that_are_no_evaluations_are_refused(tmp_path: Path) -> None:
     first = evaluation(tmp_path / "a", [True, False])
-    with pytest.raises(UserError, match=r"c has no summary\.json; give the --out of an evaluation that has ended"):
+    with pytest.raises(UserError, match=r"c has no summary\.json; give the --out of a finished evaluation"):
         read(tmp_path / "c")
     write_json(tmp_path / "d" / "summary.json", {"rl": {"greedy": 0.5}})
-    with pytest.raises(UserError, match="is no evaluation's summary"):
+    with pytest.raises(UserError, match="is not a summary"):
         read(tmp_path / "d")
     second = evaluation(tmp_path / "b", [True, False])
     (second / "gsm8k-cot" / "samples.jsonl").write_text('{"id": "gsm8k/test/9", "sample": -1, "correct": true}\n')

@@ -88,7 +88,7 @@ def test_each_model_answers_each_task(workdir: Path, layout: Layout, monkeypatch
             "toy/test": (3, 5), "mine.jsonl": (2, 2)
         }  # fmt: skip
         assert found["pooled"]["macro"]["task"]["of"] == 2
-    # The base model continues a dialogue after worked examples, the others are asked in their chat.
+    # The base model continues a dialogue after few-shot examples, the others are asked in their chat.
     base, sft = asked[""], asked["Go on."]
     # The first training problem is the first test problem, so that the second stands before it.
     assert base[0].endswith("User: 1+1?\n\nAssistant: The answer is 2.\n\nUser: 0+0?\n\nAssistant:")
@@ -149,7 +149,7 @@ def test_the_command_gives_the_numbers_of_the_stage(
     for more, instruction in ((["--instruction="], ""), (["--instruction=paper"], "paper")):
         command.main([sft, "--style=chat", f"--out={workdir / f'out{instruction}'}", *common, *more])
         assert read_json(workdir / f"out{instruction}" / "settings.json")["instruction"] == instruction
-    with pytest.raises(UserError, match="instruction stands below the questions of a chat; set style to chat, or"):
+    with pytest.raises(UserError, match="instruction belongs to questions in a chat; set style to chat, or"):
         command.main([sft, f"--out={workdir / 'none'}", *common, "--instruction=paper"])
 
 

@@ -67,5 +67,5 @@ def test_damaged_settings_are_told(tmp_path: Path, damaged: str) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be gone on with \(Is a directory\); give another --out"):
+    with pytest.raises(UserError, match=r"cannot be opened for writing \(Is a directory\); give another --out"):
         resume(tmp_path, GROUPS)

@@ -111,7 +111,7 @@ class TestMajAtK:
 
     @pytest.mark.parametrize("ks", [[0], [3], [1, 3]])
     def test_refuses_more_than_there_is(self, ks: list[int]) -> None:
-        with pytest.raises(ValueError, match="wants 1 <= k <= n"):
+        with pytest.raises(ValueError, match="needs 1 <= k <= n"):
             maj_at_k([0, 1], [True, False], ks)
 
     def test_mean_over_draws_is_the_true_chance(self) -> None:

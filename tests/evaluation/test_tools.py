@@ -58,7 +58,7 @@ def test_a_program_is_run_and_its_output_given_back(sandbox: Sandbox) -> None:
     assert dialogue.programs == ("print(6 * 7)\n",)
     assert dialogue.outputs == ("42",)
     assert (dialogue.turns, dialogue.finish) == (2, "eos")
-    assert dialogue.said.split() == r"We multiply. So the answer is $\boxed{42}$.".split()
+    assert dialogue.prose.split() == r"We multiply. So the answer is $\boxed{42}$.".split()
 
 
 def test_an_answer_without_a_program_ends_the_dialogue(sandbox: Sandbox) -> None:
@@ -187,13 +187,13 @@ def test_an_output_can_neither_break_the_format_nor_answer_for_the_model(sandbox
     dialogue, _ = hold(sandbox, PROGRAM.format(evil) + CALL, r"I do not trust that. The answer is $\boxed{3}$.")
     assert "```" not in dialogue.outputs[0]
     assert len(dialogue.outputs) == 1
-    assert "666" not in dialogue.said
-    assert extract(dialogue.said, "number") == "3"
+    assert "666" not in dialogue.prose
+    assert extract(dialogue.prose, "number") == "3"
 
 
 def test_a_box_in_a_program_is_not_the_models_answer(sandbox: Sandbox) -> None:
     dialogue, _ = hold(sandbox, PROGRAM.format(r"print('\\boxed{6}')") + CALL, "The answer is 5.")
-    assert extract(dialogue.said, "number") == "5"
+    assert extract(dialogue.prose, "number") == "5"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_last_output_answers_only_where_the_model_states_nothing(
     sandbox: Sandbox, lines: list[str | tuple[str, str]], answer: str | None
 ) -> None:
     dialogue, _ = hold(sandbox, *lines)
-    assert extract(dialogue.said, "number") == answer
+    assert extract(dialogue.prose, "number") == answer
 
 
 def test_dialogues_go_on_together_and_leave_one_by_one(sandbox: Sandbox) -> None:
@@ -224,7 +224,7 @@ def test_dialogues_go_on_together_and_leave_one_by_one(sandbox: Sandbox) -> None
     assert [asked[1] for asked in script.asked] == [[0, 1, 2], [1, 2], [2]]
     assert [asked[2] for asked in script.asked] == [0, 1, 2]
     assert [dialogue.outputs for dialogue in dialogues] == [(), ("2",), ("3", "4")]
-    assert [extract(dialogue.said, "number") for dialogue in dialogues] == ["1", "2", "4"]
+    assert [extract(dialogue.prose, "number") for dialogue in dialogues] == ["1", "2", "4"]
 
 
 def test_the_programs_of_a_turn_are_run_in_one_call() -> None:

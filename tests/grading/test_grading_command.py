@@ -99,7 +99,7 @@ BAD = {
     '{"task": "gsm8k", "gold": true, "completion": "5"}': "the field 'gold' is not text",
     '{"task": "gsm8k", "gold": " ", "completion": "5"}': "the field 'gold' is empty",
     '{"task": "gsm9k", "gold": "5", "completion": "5"}': "Unknown task 'gsm9k', did you mean 'gsm8k'",
-    '{"task": "sat", "gold": "A", "completion": "A", "options": 4}': "the field 'options' is no list of texts",
+    '{"task": "sat", "gold": "A", "completion": "A", "options": 4}': "the field 'options' is not a list of texts",
     '{"task": "minif2f", "gold": "x", "completion": "x"}': "proofs are not checked here",
     '{"task": "humaneval", "gold": "x", "completion": "x", "prompt": ""}': "the field 'entry_point' is missing",
 }
