@@ -1,4 +1,4 @@
-"""The command that evaluates: a trained checkpoint asked real problems, killed, resumed, and bad input."""
+"""Tests of the command: a trained checkpoint on real problems, kills, resuming, and bad input."""
 
 import functools
 import json
@@ -50,17 +50,17 @@ def files(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same model for all that ask for the same one: each sampler would compile again."""
+    """Shares one model, since each sampler would compile again."""
     monkeypatch.setattr(command, "load_model", lambda *arguments: arguments)
     monkeypatch.setattr(command, "instructed", lambda loaded, instruction: (*loaded, instruction))
     monkeypatch.setattr(Policy, "of", policy_of)
 
 
 class Killed(BaseException):
-    """Stands in for the end of the process."""
+    """Simulates the end of the process."""
 
 
-def test_an_evaluation_ends_as_if_it_had_never_been_killed(
+def test_a_killed_evaluation_resumes_to_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Arguments
 ) -> None:
     more = ("--tasks=gsm8k,sat", "--style=chat", "--seed=3")
@@ -97,11 +97,11 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
     assert (pooled["tasks"], pooled["n"], pooled["total"], pooled["k"]) == (["gsm8k", "sat"], 6, 1351, 2)
     assert pooled["greedy"] == sum(one["greedy"] * one["n"] for one in summary["results"]) / 6
     assert "| all 2 tasks | cot |" in (tmp_path / "killed" / "table.md").read_text()
-    # A Hugging Face folder that says nothing of an instruction is asked with the paper's.
+    # A Hugging Face folder without an instruction is asked with the paper's.
     settings = read_json(tmp_path / "killed" / "settings.json")
     assert settings["instruction"] == summary["run"]["instruction"] == "paper"
     assert "with the paper's instruction" in (tmp_path / "killed" / "table.md").read_text()
-    # What is finished is told again, and nothing is drawn.
+    # A finished evaluation is reported again, and nothing is drawn.
     monkeypatch.setattr(Policy, "complete", lambda *_, **__: pytest.fail("drew again"))
     command.main(arguments(tmp_path / "killed", *more))
     assert files(tmp_path / "killed") == whole
@@ -109,10 +109,10 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
         command.main(arguments(tmp_path / "killed", *more[:2], "--seed=4"))
 
 
-def test_programs_and_dialogues_are_run_and_graded(
+def test_programs_and_dialogues_are_graded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
 ) -> None:
-    """A model that always says the same things, of which some are right for the first problem (18)."""
+    """A model with fixed completions, some of which are correct for the first problem (18)."""
     program = "```python\ndef solution():\n    return (16 - 3 - 4) * 2\nprint(solution())\n"
     said = {
         "pot": [[program + "```"] * 3],
@@ -158,7 +158,7 @@ def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_proofs_are_exported_and_never_counted_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # no isabelle there
+    monkeypatch.setenv("PATH", str(tmp_path))  # without isabelle
     texts = [TextCompletion("  by simp", "eos"), TextCompletion("  sorry", "eos")]
     monkeypatch.setattr(
         Policy,
@@ -191,16 +191,14 @@ def test_proofs_are_exported_and_never_counted_unchecked(
         (["--tasks=sat", "--mesh={\"tensor\": 3}"], r"does not multiply to the"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_evaluated_is_told_in_a_sentence(
-    tmp_path: Path, more: list[str], sentence: str, arguments: Arguments
-) -> None:
+def test_bad_input_is_one_sentence(tmp_path: Path, more: list[str], sentence: str, arguments: Arguments) -> None:
     with pytest.raises(UserError, match=sentence):
         command.main(arguments(tmp_path / "out", *more))
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("mesh", ["{", "[1]", '{"tensr": 1}', '{"tensor": "1"}'])
-def test_a_mesh_that_is_none_is_told(
+def test_a_bad_mesh_is_reported(
     mesh: str, tmp_path: Path, arguments: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -208,9 +206,7 @@ def test_a_mesh_that_is_none_is_told(
     assert "is not a JSON object of integers by axis of replica, fsdp, context, tensor" in capsys.readouterr().err
 
 
-def test_only_results_of_its_own_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
-) -> None:
+def test_only_own_results_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments) -> None:
     said = [TextCompletion("The final answer is (B).", "eos")] * 2
     monkeypatch.setattr(
         Policy, "complete", lambda self, prompts, sampling, **_: (said[: sampling.samples] for _ in prompts)
@@ -232,7 +228,7 @@ def test_only_results_of_its_own_are_told(
         command.main(arguments(tmp_path, "--tasks=mmlu_stem"))
 
 
-def test_a_checkpoint_without_tokenizer_is_told(tmp_path: Path, real_data: Path, arguments: Arguments) -> None:
+def test_a_checkpoint_without_tokenizer_is_reported(tmp_path: Path, real_data: Path, arguments: Arguments) -> None:
     shutil.copytree(real_data / "checkpoints" / "stories260k_hf", tmp_path / "model")
     (tmp_path / "model" / "tokenizer.model").unlink()
     with pytest.raises(UserError, match=r"There is no tokenizer in .*model or next to it; give its \.model"):
@@ -290,7 +286,7 @@ if __name__ == "__main__":
 
 
 def in_two_processes(command: Sequence[str], address: Callable[[str, int], list[str]], folder: Path) -> list[str]:
-    """Runs a command in two processes that find each other; returns what each printed."""
+    """Runs a command in two connected processes; returns what each printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
@@ -311,7 +307,7 @@ def in_two_processes(command: Sequence[str], address: Callable[[str, int], list[
 
 
 @pytest.mark.slow
-def test_two_processes_answer_as_one(tmp_path: Path, arguments: Arguments) -> None:
+def test_two_processes_give_the_answers_of_one(tmp_path: Path, arguments: Arguments) -> None:
     more = ("--tasks=sat", "--style=chat", "--dtype=float32")
     command.main(arguments(tmp_path / "one", *more))
 
@@ -325,7 +321,7 @@ def test_two_processes_answer_as_one(tmp_path: Path, arguments: Arguments) -> No
 
 
 @pytest.mark.slow
-def test_what_programs_did_is_told_to_all_processes(tmp_path: Path) -> None:
+def test_all_processes_get_the_results_of_programs(tmp_path: Path) -> None:
     (tmp_path / "shared.py").write_text(SHARED)
     printed = in_two_processes([str(tmp_path / "shared.py")], lambda at, process: [at, str(process)], tmp_path)
     told = [[line for line in text.splitlines() if line.startswith("told:")] for text in printed]

@@ -1,4 +1,4 @@
-"""Summaries of graded completions, held against closed forms and against counts made by hand."""
+"""Tests summaries of graded completions against closed forms and counts made by hand."""
 
 import itertools
 import json
@@ -26,14 +26,14 @@ def problem(identity: str, greedy: str | None, samples: Sequence[str | None] = (
 
 
 ROWS = [
-    problem("a", "7", ["7", "7", "3", None]),  # voted right
+    problem("a", "7", ["7", "7", "3", None]),  # correct by vote
     problem("b", "3", ["3", "7", "3", "7"]),  # a tie: either may be seen first
-    problem("c", None, [None, None, None, "7"]),  # what has no answer has no vote
-    problem("d", "7", ["1", "2", None, "1"]),  # never right
+    problem("c", None, [None, None, None, "7"]),  # no answer, no vote
+    problem("d", "7", ["1", "2", None, "1"]),  # never correct
 ]
 
 
-def test_a_summary_tells_shares_votes_and_chances() -> None:
+def test_a_summary_has_shares_votes_and_chances() -> None:
     found = summarize(ROWS)
     assert {name: found[name] for name in ("n", "k", "checked", "greedy", "mean", "maj_at_k", "pass_at_k")} == {
         "n": 4, "k": 4, "checked": True, "greedy": 0.5, "mean": 5 / 16, "maj_at_k": (1 + 0.5 + 1 + 0) / 4,
@@ -68,7 +68,7 @@ def test_the_lenient_grader_has_its_own_figures() -> None:
     assert found["greedy_deepseek_interval"] == list(wilson_interval(3, 4))
 
 
-def test_nothing_right_is_not_told_as_certain() -> None:
+def test_zero_accuracy_has_an_interval() -> None:
     found = summarize([problem(str(i), "1", ["1", "2"]) for i in range(50)])
     for name in ("greedy", "mean", "maj_at_k", "pass_at_k"):
         assert found[name] == 0
@@ -103,7 +103,7 @@ def test_subjects_and_levels_are_broken_down() -> None:
     assert summarize([problem("a", "7", subject="all the same")])["groups"] == {}
 
 
-def test_completions_that_did_not_end_well_are_counted() -> None:
+def test_truncated_and_lost_completions_are_counted() -> None:
     greedy = [
         line(None, finish="length", reason="no answer"),
         line("7", reason="timed out after 5 s"),
@@ -128,14 +128,14 @@ def test_what_was_not_checked_has_no_accuracy() -> None:
 
 
 def chance_of_a_right_vote(law: np.ndarray, k: int) -> float:
-    """maj@k of answers drawn from `law` (right, two wrong ones, none), summed over all counts of k of them."""
+    """Returns maj@k of answers drawn from `law` (correct, two incorrect, none), summed over all counts of k of them."""
     total = 0.0
     for counts in itertools.product(range(k + 1), repeat=3):
         missing = k - sum(counts)
         if missing < 0 or counts[0] < max(counts) or counts[0] == 0:
             continue
         ways = math.factorial(k) / math.prod(math.factorial(count) for count in (*counts, missing))
-        # Of classes with equally many votes each is as likely to be seen first.
+        # Tied classes are equally likely to be seen first.
         total += ways * math.prod(law ** np.array([*counts, missing])) / counts.count(max(counts))
     return total
 
@@ -158,7 +158,7 @@ def test_known_chances_give_the_closed_forms() -> None:
             low, high = curve[f"{name}_interval"][place]
             assert low < truth < high, (name, k)
             assert high - low < 0.12
-            # The problems are the very ones of the truth, so only the samples' chance is left: far less.
+            # The problems are the same, so only the samples vary.
             assert curve[name][place] == pytest.approx(truth, abs=0.03), (name, k)
 
 
@@ -189,11 +189,11 @@ class TestReadProblems:
             ({"id": "c"}, "lacks samples; run the evaluation's command to the end"),
         ],
     )
-    def test_tells_what_is_wrong(self, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    def test_reports_damaged_lines(self, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
         with pytest.raises(UserError, match=told):
             read_problems(self.write(tmp_path / "samples.jsonl", **changes))
 
-    def test_tells_of_a_line_that_was_cut(self, tmp_path: Path) -> None:
+    def test_reports_a_truncated_line(self, tmp_path: Path) -> None:
         path = self.write(tmp_path / "samples.jsonl")
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(UserError, match="line 6: not a JSON object"):

@@ -1,4 +1,4 @@
-"""The Markdown page of an evaluation, and the paper's figures on it."""
+"""Tests of the Markdown page of an evaluation with the paper's figures."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ RUN = {
     "sandbox": "namespaces, landlock, seccomp",
 }  # fmt: skip
 COMMAND = "python -m dsmath_jax.evaluation --tasks=gsm8k"
-# How many problems each task has: a share of them is a whole number.
+# Number of problems of each task: published shares are whole numbers of them.
 SIZES = {
     "gsm8k": 1319, "math": 5000, "ocw": 272, "sat": 32, "mmlu_stem": 3018, "mgsm_zh": 250, "cmath": 1098,
     "gaokao_mathcloze": 118, "gaokao_mathqa": 351, "mmlu": 14042, "bbh": 6511, "humaneval": 164, "mbpp": 500,
@@ -33,7 +33,7 @@ def entry(task: str, mode: str = "cot", samples: int = 0, total: int = 4, **chan
 
 
 def tables(text: str) -> list[list[list[str]]]:
-    """The cells of each table of a page."""
+    """Returns the cells of each table of a page."""
     found: list[list[list[str]]] = [[]]
     for line in text.splitlines():
         if line.startswith("|"):
@@ -43,7 +43,7 @@ def tables(text: str) -> list[list[list[str]]]:
     return [table for table in found if table]
 
 
-def test_our_figures_stand_beside_the_papers() -> None:
+def test_figures_are_next_to_the_papers() -> None:
     text = markdown(RUN, [entry("gsm8k", total=1319), entry("math", "tir"), entry("toy")])
     (head, _, *rows), *_ = tables(text)
     assert head == ["task", "mode", "shots", "problems", "greedy", "DeepSeek's grader", "paper: Base",
@@ -64,7 +64,7 @@ def test_our_figures_stand_beside_the_papers() -> None:
     assert "By number of samples" not in text
 
 
-def test_settings_stand_below_the_table() -> None:
+def test_settings_are_below_the_table() -> None:
     text = markdown(RUN | {"sandbox": ""}, [entry("gsm8k", samples=4), entry("gsm8k", "tir", command="other")])
     assert "at most 1,024 new tokens; samples at temperature 0.7, top\\_p 1.0, seed 3\n" in text
     assert "- Sandbox: no program was run\n" in text
@@ -79,7 +79,7 @@ def test_settings_stand_below_the_table() -> None:
         ("{{ x }}", "Be brief.", 'its own template (settings.json) with the instruction "Be brief."'),
     ],
 )
-def test_template_and_instruction_of_a_chat_are_told(template: str, instruction: str, told: str) -> None:
+def test_template_and_instruction_of_a_chat_are_reported(template: str, instruction: str, told: str) -> None:
     run = RUN | {"style": "chat", "template": template, "instruction": instruction}
     assert f"- Asked: style chat in {escape(told)}, at most 1,024 new tokens" in markdown(run, [entry("gsm8k")])
 
@@ -92,7 +92,7 @@ def test_several_tasks_have_a_row_together() -> None:
     assert rows[-1][2:5] == ["–", "4 of 1,591", "50.0 (15.0–85.0)"]
 
 
-def test_votes_stand_where_there_are_samples() -> None:
+def test_votes_are_reported_where_there_are_samples() -> None:
     text = markdown(RUN | {"sandbox": ""}, [entry("math", samples=4), entry("ocw")])
     (head, _, first, second), (curve_head, _, votes, chances), (_, _, *groups) = tables(text)
     assert head[6:10] == ["k", "mean of k", "maj@k", "pass@k"]
@@ -107,7 +107,7 @@ def test_votes_stand_where_there_are_samples() -> None:
     assert "Sandbox: no program was run\n" in text
 
 
-def test_what_was_not_checked_is_never_told_as_proven() -> None:
+def test_unchecked_proofs_have_no_accuracy() -> None:
     unknown = {"answer": "by auto", "correct": False, "reason": "not checked: there is no isabelle"}
     told = {"task": "minif2f", "mode": "cot", "shots": 0, "total": 244, "command": ""}
     text = markdown(RUN, [summarize([Problem("a", unknown)]) | told])
@@ -115,7 +115,7 @@ def test_what_was_not_checked_is_never_told_as_proven() -> None:
     assert "- minif2f, cot: of 1 completions 1 not checked." in text
 
 
-def test_what_the_table_does_not_tell_stands_below_it() -> None:
+def test_further_counts_are_below_the_table() -> None:
     counts = {"completions": 1300, "no_answer": 1200, "cut": 3, "lost": 1, "not_checked": 0, "programs": {"ok": 9}}
     macro = {"subject": {"of": 57, "greedy": 0.25, "greedy_interval": [0.2, 0.3]}}
     text = markdown(RUN, [entry("mmlu", counts=counts, macro=macro)])
@@ -126,7 +126,7 @@ def test_what_the_table_does_not_tell_stands_below_it() -> None:
     )
 
 
-def test_names_stay_what_they_are_in_markdown() -> None:
+def test_names_are_escaped_in_markdown() -> None:
     assert escape("a|b_c*\n`d` <e> [f]") == "a\\|b\\_c\\* \\`d\\` \\<e\\> \\[f\\]"
     assert code("a `b` | c") == "`` a `b` | c ``"
     assert code("plain") == "`plain`"

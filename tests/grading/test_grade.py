@@ -1,4 +1,4 @@
-"""The grader: what models wrote is graded in workers, and what it does to them costs one grade and no run."""
+"""Tests of the grader: a completion that breaks its worker loses its grade only."""
 
 import json
 import os
@@ -64,7 +64,7 @@ HOSTILE = {
 }
 
 
-def test_hostile_completions_are_wrong_and_stop_no_others(grader: Grader) -> None:
+def test_hostile_completions_are_incorrect_and_affect_no_others(grader: Grader) -> None:
     items = [Item(completion, "\\sqrt{5}", "math") for completion in HOSTILE.values()]
     items[2] = items[2]._replace(gold="5")
     fine = Item("\\boxed{\\sqrt{5}}", "\\sqrt{5}", "math")
@@ -77,8 +77,8 @@ def test_hostile_completions_are_wrong_and_stop_no_others(grader: Grader) -> Non
     json.dumps(grades)
 
 
-def test_what_hangs_is_lost_alone_and_told() -> None:
-    """In a process of its own, whose grader hangs."""
+def test_a_hanging_grader_loses_one_item_and_reports_it() -> None:
+    """Runs in a subprocess with a grader that hangs."""
     program = f"""
 import sys, types
 from dsmath_jax.grading import workers
@@ -109,13 +109,13 @@ def test_answers_of_a_group_fall_into_classes(grader: Grader) -> None:
     assert grader.classes(groups) == [[0, None, 0, 3, 0], [0, 1, 0], []]
 
 
-def test_the_lenient_column_is_the_papers(grader: Grader) -> None:
+def test_the_lenient_grader_is_the_papers(grader: Grader) -> None:
     items = [Item("\\boxed{50}", "0.5", "number"), Item("\\boxed{51}", "0.5", "number")]
     assert grader.lenient(items) == [True, False]
     assert [found.correct for found in grader.grades(items)] == [False, False]
 
 
-def test_a_grade_is_what_json_holds() -> None:
+def test_a_grade_is_a_json_value() -> None:
     found = grade("The answer is 5.", "5", "number")
     assert json.loads(json.dumps(found)) == found
     assert Grade(*found).correct

@@ -1,4 +1,4 @@
-"""The grader beside Math-Verify: the kinds of cases that its own tests have, and the labelled pairs of answers.
+"""Compares the grader with Math-Verify: on cases like those of its tests, and on the labelled pairs of answers.
 
 The cases were chosen by the kinds of Math-Verify's tests, with other values. Where its tests and the conventions here
 differ on purpose (a decimal comma, a point against an interval's text, rounded decimals), there is no case.
@@ -15,7 +15,7 @@ from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.workers import Workers
 from tests.grading.test_labelled import PAIRS, judged
 
-# Kind of case: gold answer, completion, whether it is right.
+# Kind of case: gold answer, completion, whether it is correct.
 CASES: dict[str, list[tuple[str, str, bool]]] = {
     "numbers": [
         ("-8", "-8", True),
@@ -154,7 +154,7 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
 
 @functools.cache
 def case_grades() -> dict[str, list[tuple[bool, bool]]]:
-    """For the cases of each kind, whether ours and Math-Verify find them right."""
+    """Returns for the cases of each kind whether this grader and Math-Verify find them correct."""
     flat = [(gold, completion) for cases in CASES.values() for gold, completion, _ in cases]
     with Grader() as grader:
         ours = grader.grades([Item(completion, gold_of(gold, "math"), "math") for gold, completion in flat])
@@ -163,20 +163,20 @@ def case_grades() -> dict[str, list[tuple[bool, bool]]]:
 
 
 def verified(asked: list[tuple[str, str]]) -> list[bool]:
-    """What plain Math-Verify says of texts that are parsed as they are."""
+    """Returns the verdict of plain Math-Verify on texts without preparation."""
     with Workers(seconds=5, preload=("math_verify",)) as workers:
         outcomes = workers.map(f"{math_verify.__module__}:{math_verify.__name__}", asked)
     return [outcome.value is True for outcome in outcomes]
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_cases_of_the_kinds_that_math_verify_tests_are_right(kind: str) -> None:
+def test_cases_like_those_of_math_verifys_tests_are_correct(kind: str) -> None:
     wrong = [case for case, (ours, _) in zip(CASES[kind], case_grades()[kind], strict=True) if ours != case[2]]
     assert not wrong
 
 
-def test_math_verify_agrees_with_its_kinds_of_cases() -> None:
-    """So that they are kinds of cases that it has."""
+def test_math_verify_agrees_with_these_cases() -> None:
+    """Checks that these are cases of its kind."""
     wrong = [
         case
         for kind, cases in CASES.items()
@@ -186,7 +186,7 @@ def test_math_verify_agrees_with_its_kinds_of_cases() -> None:
     assert not wrong
 
 
-def test_no_group_of_labelled_pairs_is_judged_worse_than_by_math_verify() -> None:
+def test_no_group_of_labelled_pairs_is_graded_worse_than_by_math_verify() -> None:
     """Math-Verify is given answers in LaTeX between dollars, others as they are.
 
     There is no comparison on the monsters: of those it says after its own time limits what was not found equal.

@@ -1,4 +1,4 @@
-"""Reading formulas, plain numbers and sets of real numbers, and comparing them by their values."""
+"""Tests of parsing and comparing formulas, plain numbers and sets of real numbers."""
 
 from fractions import Fraction
 
@@ -29,7 +29,7 @@ from dsmath_jax.grading.equivalence.tokenizer import ParseError
         ("5x", None), ("2^3", None), ("", None), ("9" * 5000, None),
     ],
 )  # fmt: skip
-def test_a_plain_number_is_exact_or_none(text: str, value: Fraction | None) -> None:
+def test_a_plain_number_is_parsed_exactly_or_not(text: str, value: Fraction | None) -> None:
     found = number(text)
     assert (found.value if found is not None else None) == value
 
@@ -110,12 +110,12 @@ def test_numerals_are_read(text: str, digits: str) -> None:
         (r"90^{\circ}", r"90^\circ"),
     ],
 )  # fmt: skip
-def test_one_way_of_writing(text: str, plain: str) -> None:
+def test_normalization(text: str, plain: str) -> None:
     assert normalize(text).replace(" ", "") == plain.replace(" ", "")
 
 
 @given(st.text(max_size=40))
-def test_normal_text_is_normal(text: str) -> None:
+def test_normalization_is_idempotent(text: str) -> None:
     assert normalize(normalize(normalize(text))) == normalize(normalize(text))
 
 
@@ -141,7 +141,7 @@ def test_formulas_have_values(text: str, value: Fraction) -> None:
 @pytest.mark.parametrize(
     "text", ["", "+", "1 2", "(1", "1)", r"\sum_{k=1}^n k", "x=1", "1,2", r"\foo", "10_2", "?", "(1,234)"]
 )
-def test_what_is_no_formula_is_unreadable(text: str) -> None:
+def test_other_text_is_a_parse_error(text: str) -> None:
     with pytest.raises(ParseError):
         parse(text)
 
@@ -158,7 +158,7 @@ def test_expanded_and_factored_polynomials_are_the_same_and_no_others(a: int, b:
 
 
 @pytest.mark.parametrize("text", ["9^{9^9}", "(10^9)!", "2^{10^{10}}", r"\exp(10^9)"])
-def test_what_has_too_many_digits_is_refused(text: str) -> None:
+def test_numbers_with_too_many_digits_are_refused(text: str) -> None:
     with pytest.raises(TooLarge):
         values.value(parse(text))
 
@@ -180,9 +180,9 @@ def test_sets_are_the_same_by_their_elements(one: str, other: str, same: bool) -
 
 
 @pytest.mark.parametrize("text", ["x^2<4", "|x|<2", "x>a", "x+y>1", "5", "(1,2,3)", "(a,b)", "(0,1),(2,3)"])
-def test_what_is_no_explicit_set_is_not_read_as_one(text: str) -> None:
+def test_other_text_is_not_parsed_as_a_set(text: str) -> None:
     assert sets.real_set(text) is None
 
 
-def test_a_number_knows_how_it_was_written() -> None:
+def test_a_number_records_its_notation() -> None:
     assert number("0.0120") == Number(Fraction(3, 250), decimals=4, significant=3)

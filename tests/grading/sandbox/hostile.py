@@ -22,9 +22,9 @@ def attempt(what, call):
         return
     escaped(f"{what}: {found!r}")
 def called(what, number, *arguments):
-    """A raw system call, which escapes where it succeeds."""
+    """Makes a raw system call, which escapes where it succeeds."""
     if os.uname().machine != "x86_64":
-        return  # the numbers are another's
+        return  # other architectures have other numbers
     if libc.syscall(ctypes.c_long(number), *[ctypes.c_long(value) for value in arguments]) >= 0:
         escaped(what)
 def read(path):
@@ -38,13 +38,13 @@ def write(path):
 
 @dataclasses.dataclass(frozen=True)
 class Hostile:
-    """A program, how it may end, and the mechanism without which what it does is no harm that can be prevented."""
+    """A program, its allowed statuses, and the mechanism without which its effect cannot be prevented."""
 
     code: str
     statuses: Sequence[Status] = ("ok",)
     call: str = ""
     needs: str = ""
-    hangs: bool = False  # it uses up its time
+    hangs: bool = False  # it runs into the time limit
 
 
 PROGRAMS = {
@@ -204,7 +204,7 @@ called("shmget", 29, 0, 1 << 20, 0o1600)
         needs="seccomp",
     ),
     "memory that outlives its program": Hostile("""
-for key in range(1, 5):  # of System V, under a name that the same program finds again
+for key in range(1, 5):  # of System V, under a name that another run of the program finds
     if libc.shmget(key, 1 << 20, 0) >= 0:
         escaped("memory of an earlier program")
     libc.shmget(key, 1 << 20, 0o1666)

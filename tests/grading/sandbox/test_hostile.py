@@ -1,4 +1,4 @@
-"""Hostile programs: each is contained, leaves nothing behind, and does not hold up its neighbours."""
+"""Tests that hostile programs are contained, leave nothing behind, and do not delay others."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ LEVELS = {
     "without seccomp": ("seccomp",),
     "only namespaces": ("landlock", "seccomp"),
 }
-ALL_LEVELS = [  # each has to start a server of its own
+ALL_LEVELS = [  # each starts its own server
     *list(LEVELS)[:2],
     *(pytest.param(level, marks=pytest.mark.slow) for level in list(LEVELS)[2:]),
 ]
@@ -35,7 +35,7 @@ LISTED = ("/tmp", "/var/tmp", "/dev/shm", "/dev", "/run", "/")
 
 @dataclasses.dataclass
 class World:
-    """What lies outside of the sandbox for a program to find, and whether one has found it."""
+    """Resources outside of the sandbox, and whether a program has reached them."""
 
     folder: Path
     mark: str
@@ -68,7 +68,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    folder = Path(tempfile.mkdtemp(prefix="outside-"))  # pytest's own are hidden from other users already
+    folder = Path(tempfile.mkdtemp(prefix="outside-"))  # pytest's folders are hidden from other users already
     folder.chmod(0o755)
     (folder / "home").mkdir(mode=0o755)
     (folder / "home" / "secret").write_text(WORD, encoding="utf-8")
@@ -96,7 +96,7 @@ def world() -> Iterator[World]:
 
 @dataclasses.dataclass
 class Results:
-    """What became of the programs, of the neighbours that ran between them, and of everything else."""
+    """The results of the programs and of those that ran between them, and what they left behind."""
 
     ran: dict[str, ProgramResult]
     neighbours: list[ProgramResult]
@@ -177,13 +177,13 @@ def test_a_hostile_program_is_contained(name: str, results: Callable[[str], Resu
 
 
 @pytest.mark.parametrize("level", ALL_LEVELS[1:])
-def test_with_less_mechanisms_all_is_contained_still(level: str, results: Callable[[str], Results]) -> None:
+def test_fewer_mechanisms_contain_programs_too(level: str, results: Callable[[str], Results]) -> None:
     ran = results(level).ran
     assert {name: found for name, found in ran.items() if not contained(PROGRAMS[name], found)} == {}
 
 
 @pytest.mark.parametrize("level", ALL_LEVELS)
-def test_nothing_is_left_of_them(level: str, results: Callable[[str], Results]) -> None:
+def test_hostile_programs_leave_nothing_behind(level: str, results: Callable[[str], Results]) -> None:
     found = results(level)
     assert found.damage == []
     assert found.left == []
@@ -191,6 +191,6 @@ def test_nothing_is_left_of_them(level: str, results: Callable[[str], Results]) 
 
 
 @pytest.mark.parametrize("level", ALL_LEVELS)
-def test_their_neighbours_run_undisturbed(level: str, results: Callable[[str], Results]) -> None:
+def test_concurrent_programs_are_not_affected(level: str, results: Callable[[str], Results]) -> None:
     for ran in results(level).neighbours:
         assert (ran.status, ran.output, ran.error) == ("ok", "42\n", "")
