@@ -181,8 +181,8 @@ def shortened(text: str, length: int) -> str:
     """Cuts a text to `length` characters, with "..." in the middle."""
     if len(text) <= length:
         return text
-    kept = max(0, length - 3)
-    return text[: kept - kept // 2] + "..." + text[len(text) - kept // 2 :]
+    tail = max(0, length - 3) // 2
+    return text[: max(0, length - 3) - tail] + "..." + text[len(text) - tail :]
 
 
 def _closed(dialogue: _Open) -> Dialogue:

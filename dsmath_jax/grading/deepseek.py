@@ -67,8 +67,8 @@ def correct(completion: str, gold: str, kind: Kind, options: Sequence[str] = ())
         letter = CHOICE.search(own.lower())
         return letter is not None and letter[1] == gold.lower()
     if kind == "choices":
-        said = own.partition("答案是")[2].strip().split("\n")[0]
-        return max((letter for letter in "ABCD" if letter in said), key=said.index, default="") == gold
+        stated = own.partition("答案是")[2].strip().split("\n")[0]
+        return max((letter for letter in "ABCD" if letter in stated), key=stated.index, default="") == gold
     answers = _answers(own)
     if kind == "number":
         return bool(answers) and same(answers[-1], cleaned(gold))
@@ -114,16 +114,16 @@ def same(answer: str, gold: str) -> bool:
 def _answers(text: str) -> list[str]:
     """Returns the cleaned answers that a text states, by the rules of that evaluation."""
     if hope := HOPE.search(text):
-        said = [hope[1]]
+        answers = [hope[1]]
     elif "boxed" in text:
-        said = [box.text for box in spans.boxes(text)]
+        answers = [box.text for box in spans.boxes(text)]
     elif "he answer is" in text or "答案是" in text:
-        said = [re.split("he answer is|答案是", text)[-1]]
+        answers = [re.split("he answer is|答案是", text)[-1]]
     elif output := OUTPUT.search(text):
-        said = [output[1]]
+        answers = [output[1]]
     else:
-        said = LAST_NUMBER.findall(text.replace(",", ""))[-1:]
-    return [cleaned(answer.strip().split("\n")[0].lstrip(":：").rstrip("./。")) for answer in said]
+        answers = LAST_NUMBER.findall(text.replace(",", ""))[-1:]
+    return [cleaned(answer.strip().split("\n")[0].lstrip(":：").rstrip("./。")) for answer in answers]
 
 
 def _same_lists(answers: Sequence[str], gold: str) -> bool:

@@ -147,21 +147,21 @@ def _last_statement(part: str, kind: Kind, options: Sequence[str]) -> str | None
     """Returns the answer of the last statement of a part (rule 2)."""
     crisp: list[tuple[int, str]] = []
     loose: list[tuple[int, str]] = []
-    for start, said in _boxed_lists(part):
-        if answer := _read(said, kind, options, crisp=True):
+    for start, statement in _boxed_lists(part):
+        if answer := _read(statement, kind, options, crisp=True):
             crisp.append((start, answer))
     if kind in ("choice", "choices"):
         for found in spans.last_of(CORRECT.finditer(spans.plain(part))):
             if letters := _first_letters(found[1], kind, options):
                 crisp.append((found.start(), letters))
     for found in spans.last_of(CUE.finditer(part)):
-        said = _tail(part, found.end(), heading=found["heading"] is not None)
-        said = said if kind == "text" else _trimmed(said)
+        statement = _tail(part, found.end(), heading=found["heading"] is not None)
+        statement = statement if kind == "text" else _trimmed(statement)
         named = found["heading"] or found[0].endswith((":", "：")) or "final" in found[0].lower()
-        begins = _begins(said, kind, options) or (named and len(said) <= SHORT / 2)
+        begins = _begins(statement, kind, options) or (named and len(statement) <= SHORT / 2)
         if found["hashes"] and (not begins or STEP.match(part, found.end())):
             continue  # a level-4 heading
-        if answer := _read(said, kind, options, begins and not found["reply"]):
+        if answer := _read(statement, kind, options, begins and not found["reply"]):
             (crisp if begins else loose).append((found.start(), answer))
     return max(crisp or loose)[1] if crisp or loose else None
 
@@ -189,41 +189,41 @@ def _tail(part: str, start: int, heading: bool) -> str:
     if not heading and not rest.split("\n", 1)[0].strip(AROUND_CUE):
         heading = True
     rest = rest.lstrip(AROUND_CUE) if heading else rest.lstrip(AROUND_CUE.replace("\n", ""))
-    said = spans.sentence(rest)
+    statement = spans.sentence(rest)
     # A box or another cue is its own statement.
-    return "" if next(spans.boxes(said), None) or CUE.search(said) else said
+    return "" if next(spans.boxes(statement), None) or CUE.search(statement) else statement
 
 
-def _trimmed(said: str) -> str:
+def _trimmed(statement: str) -> str:
     """Removes "approximately" from the start of a sentence, and all clauses after the first."""
-    filler = FILLER.match(said)
-    return spans.CLAUSE.split(said[filler.end() :] if filler else said)[0]
+    filler = FILLER.match(statement)
+    return spans.CLAUSE.split(statement[filler.end() :] if filler else statement)[0]
 
 
-def _begins(said: str, kind: Kind, options: Sequence[str]) -> bool:
+def _begins(statement: str, kind: Kind, options: Sequence[str]) -> bool:
     """Whether a tail begins with an answer."""
     if kind in ("choice", "choices"):
-        return bool(_first_letters(said, kind, options)) or spans.bare(said) in options
-    return kind == "text" or BEGINS.match(said) is not None
+        return bool(_first_letters(statement, kind, options)) or spans.bare(statement) in options
+    return kind == "text" or BEGINS.match(statement) is not None
 
 
-def _read(said: str, kind: Kind, options: Sequence[str], crisp: bool) -> str | None:
+def _read(statement: str, kind: Kind, options: Sequence[str], crisp: bool) -> str | None:
     """Returns the answer in a statement; None where it has none of this kind."""
     if kind == "number":
-        return _number(said, crisp)
+        return _number(statement, crisp)
     if kind == "math":
-        return _math(said, crisp)
+        return _math(statement, crisp)
     if kind == "text":
-        return spans.bare(said) or None
-    if kind == "choice" and EITHER.match(spans.plain(said)):
-        return spans.bare(said)
-    letters = _first_letters(said, kind, options) or _last_letter(said, options)
-    return letters or (spans.bare(spans.plain(said)) or None if crisp or len(said) <= SHORT else None)
+        return spans.bare(statement) or None
+    if kind == "choice" and EITHER.match(spans.plain(statement)):
+        return spans.bare(statement)
+    letters = _first_letters(statement, kind, options) or _last_letter(statement, options)
+    return letters or (spans.bare(spans.plain(statement)) or None if crisp or len(statement) <= SHORT else None)
 
 
-def _number(said: str, crisp: bool) -> str | None:
+def _number(statement: str, crisp: bool) -> str | None:
     """Returns the number of a sentence: the first if it begins with one, else the last; 18 of "5 + 13 = 18"."""
-    text = spans.bare(spans.plain(said))
+    text = spans.bare(spans.plain(statement))
     if text.endswith("}") and "{" not in text:
         text = text[:-1]  # of JSON around it
     right = spans.bare(spans.sides(text)[-1])
@@ -244,20 +244,20 @@ def _between(text: str, found: Sequence[spans.Span]) -> list[str]:
     return [text[end:start] for end, start in zip(ends, starts, strict=True)]
 
 
-def _math(said: str, crisp: bool) -> str | None:
+def _math(statement: str, crisp: bool) -> str | None:
     """Returns the mathematics of a sentence as a list ("$2$ and $3$") with its unit; without mathematics the words."""
-    verbs = list(implied.VERB.finditer(said))
-    if verbs and not BEGINS.match(said):
-        said = said[verbs[-1].end() :].strip()  # "the largest $n$ is 34"
-    found = spans.maths(said)
-    before = said[: found[0].start] if found else said
+    verbs = list(implied.VERB.finditer(statement))
+    if verbs and not BEGINS.match(statement):
+        statement = statement[verbs[-1].end() :].strip()  # "the largest $n$ is 34"
+    found = spans.maths(statement)
+    before = statement[: found[0].start] if found else statement
     joined = LIST_BEFORE.fullmatch(before)
     if not found or (BEGINS.match(before) and not joined):
         return _words(spans.bare(before), crisp)
     last = 0
-    while last + 1 < len(found) and spans.joins(said[found[last].end : found[last + 1].start]):
+    while last + 1 < len(found) and spans.joins(statement[found[last].end : found[last + 1].start]):
         last += 1
-    pieces = spans.joined(said, found[: last + 1]) + spans.unit(said[found[last].end :])
+    pieces = spans.joined(statement, found[: last + 1]) + spans.unit(statement[found[last].end :])
     return spans.bare((before if joined else "") + pieces) or None
 
 
@@ -273,9 +273,9 @@ def _letters_allowed(options: Sequence[str]) -> str:
     return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(options) or 26]
 
 
-def _first_letters(said: str, kind: Kind, options: Sequence[str]) -> str:
+def _first_letters(statement: str, kind: Kind, options: Sequence[str]) -> str:
     """Returns the letter that a text begins with, for "choices" the letters; "" where there is none."""
-    text = spans.halfwidth(spans.bare(spans.plain(said)))
+    text = spans.halfwidth(spans.bare(spans.plain(statement)))
     allowed = _letters_allowed(options)
     if kind == "choices":
         found = LETTERS.match(re.sub(r"^(?:option|choice|选项|选)s?\s*", "", text))

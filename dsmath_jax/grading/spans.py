@@ -68,9 +68,9 @@ def boxes(text: str) -> Iterator[Span]:
 
     A percent sign after a box belongs to it.
     """
-    place = 0
+    position = 0
     for found in last_of(BOXED.finditer(text)):
-        if found.start() < place:
+        if found.start() < position:
             continue  # nested
         start, braced = found.end(), text.startswith("{", found.end())
         end = closing_brace(text, start) if braced else _word_end(text, start)
@@ -81,7 +81,7 @@ def boxes(text: str) -> Iterator[Span]:
         nested = next(boxes(inner), None)
         content = nested.text if nested and nested.start == 0 and nested.end == len(inner) else inner
         yield Span(found.start(), end, content + (percent[1] if percent and content else ""))
-        place = end
+        position = end
 
 
 def last_of(found: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
@@ -153,17 +153,17 @@ def sides(text: str) -> list[str]:
 def sentence(text: str) -> str:
     """Returns the first sentence or line of a text; full stops within mathematics do not end it."""
     text = text[:LONGEST_SENTENCE]
-    place = 0
-    while place < len(text):
-        if text[place] in "$\\" and (math := MATH.match(text, place) or ENVIRONMENT.match(text, place)):
-            place = math.end()
-            if ENDED_WITHIN.search(math[0]) and NEXT_SENTENCE.match(text, place):
+    position = 0
+    while position < len(text):
+        if text[position] in "$\\" and (math := MATH.match(text, position) or ENVIRONMENT.match(text, position)):
+            position = math.end()
+            if ENDED_WITHIN.search(math[0]) and NEXT_SENTENCE.match(text, position):
                 break
-        elif SENTENCE_END.match(text, place):
+        elif SENTENCE_END.match(text, position):
             break
         else:
-            place += 1
-    return text[:place]
+            position += 1
+    return text[:position]
 
 
 def last_sentence(text: str) -> str:

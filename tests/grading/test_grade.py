@@ -1,5 +1,6 @@
 """Tests of the grader: a completion that breaks its worker loses its grade only."""
 
+import doctest
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dsmath_jax import grading
 from dsmath_jax.grading.extraction import LONGEST
 from dsmath_jax.grading.grade import Grader, Item, grade
 from dsmath_jax.grading.grades import Grade
@@ -124,3 +126,7 @@ def test_a_grade_is_a_json_value() -> None:
 def test_the_end_of_a_long_completion_is_graded(grader: Grader) -> None:
     (found,) = grader.grades([Item("5 " * LONGEST + "The answer is 7.", "7", "number")])
     assert found.correct
+
+
+def test_the_example_of_the_package_runs() -> None:
+    assert doctest.testmod(grading) == (0, 2)

@@ -157,8 +157,8 @@ def test_windows_line_ends_and_a_byte_order_mark_are_ignored(tmp_path: Path) -> 
 
 
 def test_chunks_limit_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(files, "SHARE_LINES", 3)
-    monkeypatch.setattr(files, "SHARE_BYTES", 400)
+    monkeypatch.setattr(files, "CHUNK_LINES", 3)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 400)
     lines = [LINE | {"id": number, "pad": "x" * (number % 5) * 100} for number in range(20)]
     assert [row["id"] for row in grade(tmp_path, lines)] == list(range(20))
     sizes = [len(share) for share in files._shares(json.dumps(line).encode() for line in lines)]

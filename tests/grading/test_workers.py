@@ -188,7 +188,7 @@ def test_a_killed_fork_server_is_replaced() -> None:
 def test_an_interrupted_call_leaves_no_results_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     with Workers(1) as one:
         with monkeypatch.context() as patch:
-            patch.setattr(one, "_ask", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(one, "_request", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 one.map("math:sqrt", [(4,)])
         assert one.map("math:sqrt", [(9,)])[0].value == 3

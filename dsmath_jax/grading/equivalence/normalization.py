@@ -169,14 +169,14 @@ def matching(text: str, start: int) -> int:
     if text[start] in "\"'":
         return text.find(text[start], start + 1)
     depth = 0
-    for place in range(start, len(text)):
-        character = text[place]
+    for position in range(start, len(text)):
+        character = text[position]
         if character in OPENING:
             depth += 1
         elif character in CLOSING:
             depth -= 1
             if depth == 0:
-                return place
+                return position
     return -1
 
 
@@ -203,16 +203,16 @@ def split_with_separators(text: str, separator: re.Pattern[str]) -> tuple[list[s
     """
     parts: list[str] = []
     separators: list[str] = []
-    depth = begin = place = 0
-    while place < len(text):
-        if depth <= 0 and (found := separator.match(text, place)) and found.end() > place:
-            parts.append(text[begin:place].strip())
+    depth = begin = position = 0
+    while position < len(text):
+        if depth <= 0 and (found := separator.match(text, position)) and found.end() > position:
+            parts.append(text[begin:position].strip())
             separators.append(found[0].strip())
-            begin = place = found.end()
+            begin = position = found.end()
             continue
-        if text.startswith(("\\begin", "\\langle"), place) or text[place] in OPENING:
+        if text.startswith(("\\begin", "\\langle"), position) or text[position] in OPENING:
             depth += 1
-        elif text.startswith(("\\end", "\\rangle"), place) or text[place] in CLOSING:
+        elif text.startswith(("\\end", "\\rangle"), position) or text[position] in CLOSING:
             depth -= 1
-        place += 1
+        position += 1
     return [*parts, text[begin:].strip()], separators

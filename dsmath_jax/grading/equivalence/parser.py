@@ -28,7 +28,7 @@ def parse(text: str) -> Tree:
     """Returns the tree of a normalized formula; raises ParseError."""
     parser = _Parser(tokenize(text))
     tree = parser.sum()
-    if parser.place != len(parser.tokens):
+    if parser.position != len(parser.tokens):
         raise ParseError(text)
     return tree
 
@@ -37,20 +37,20 @@ class _Parser:
     """A recursive-descent parser; each method parses one construct at the current token."""
 
     def __init__(self, tokens: list[tuple[str, str]]):
-        self.tokens, self.place, self.depth, self.bars, self.brackets = tokens, 0, 0, 0, 0
+        self.tokens, self.position, self.depth, self.bars, self.brackets = tokens, 0, 0, 0, 0
 
     def peek(self, ahead: int = 0) -> str:
-        place = self.place + ahead
-        return self.tokens[place][1] if place < len(self.tokens) else ""
+        position = self.position + ahead
+        return self.tokens[position][1] if position < len(self.tokens) else ""
 
     def take(self) -> str:
         token = self.peek()
-        self.place += 1
+        self.position += 1
         return token
 
     def accept(self, *tokens: str) -> bool:
         if self.peek() in tokens and self.peek():
-            self.place += 1
+            self.position += 1
             return True
         return False
 
@@ -74,7 +74,7 @@ class _Parser:
             elif self.accept("/", "\\div"):
                 tree = ("/", tree, self.divisor())
             elif self.starts_factor():
-                if self.tokens[self.place][0] == "num":
+                if self.tokens[self.position][0] == "num":
                     raise ParseError("a number after a factor")
                 tree = self.adjacent(tree)
             else:
@@ -83,7 +83,9 @@ class _Parser:
     def divisor(self) -> Tree:
         """Parses a divisor: one factor, and in "a/bc" all letters that follow it."""
         tree = self.factor()
-        while tree[0] in ("sym", "*") and self.place < len(self.tokens) and self.tokens[self.place][0] == "letter":
+        while (
+            tree[0] in ("sym", "*") and self.position < len(self.tokens) and self.tokens[self.position][0] == "letter"
+        ):
             tree = ("*", tree, self.factor())
         return tree
 
@@ -98,9 +100,9 @@ class _Parser:
         return ("*", left, right)
 
     def starts_factor(self) -> bool:
-        if self.place >= len(self.tokens):
+        if self.position >= len(self.tokens):
             return False
-        kind, token = self.tokens[self.place]
+        kind, token = self.tokens[self.position]
         if kind in ("num", "letter"):
             return True
         if kind == "cmd":
@@ -159,19 +161,19 @@ class _Parser:
         r"""Parses an argument of a command, in braces or a single token: \frac12 is one half."""
         if self.accept("{"):
             return self.group("}")
-        if self.place < len(self.tokens) and self.tokens[self.place][0] == "num" and len(self.peek()) > 1:
+        if self.position < len(self.tokens) and self.tokens[self.position][0] == "num" and len(self.peek()) > 1:
             digits = self.peek()
             if not digits.isdigit():
                 raise ParseError(digits)
-            self.tokens[self.place] = ("num", digits[1:])
+            self.tokens[self.position] = ("num", digits[1:])
             return ("num", Fraction(digits[0]))
         return self.atom()
 
     def atom(self) -> Tree:
-        if self.place >= len(self.tokens):
+        if self.position >= len(self.tokens):
             raise ParseError("the end")
-        kind, token = self.tokens[self.place]
-        self.place += 1
+        kind, token = self.tokens[self.position]
+        self.position += 1
         if kind == "num":
             return ("num", self.number(token))
         if kind == "letter":
@@ -200,7 +202,7 @@ class _Parser:
         return Fraction(digits.replace(",", "").rstrip(".") or "0")
 
     def symbol(self, name: str) -> Tree:
-        at_number = self.peek() == "(" and self.peek(2) == ")" and self.tokens[self.place + 1][0] == "num"  # I(0)
+        at_number = self.peek() == "(" and self.peek(2) == ")" and self.tokens[self.position + 1][0] == "num"  # I(0)
         if at_number or (name in _UNKNOWN_FUNCTIONS and self.peek() == "("):
             self.take()
             arguments = [self.sum()]
@@ -226,7 +228,7 @@ class _Parser:
             return self.take().lstrip("\\")
         depth, text = 1, ""
         while depth:
-            if self.place >= len(self.tokens):
+            if self.position >= len(self.tokens):
                 raise ParseError("no }")
             token = self.take()
             depth += {"{": 1, "}": -1}.get(token, 0)
@@ -264,7 +266,7 @@ class _Parser:
             accent = name if name in _KEPT_ACCENTS or inner in ("i", "e", "j") else ""
             return self.symbol(f"{accent} {inner}".strip() if accent or len(inner) > 1 else inner)
         if name in ("angle", "triangle"):
-            while self.place < len(self.tokens) and self.tokens[self.place][0] == "letter":
+            while self.position < len(self.tokens) and self.tokens[self.position][0] == "letter":
                 name += self.take()
             return self.symbol(name)
         raise ParseError(name)
@@ -290,7 +292,7 @@ class _Parser:
         tree = self.power()
         while self.starts_factor() and self.peek() not in ("(", "[", "|") and self.peek()[1:] not in FUNCTIONS:
             tree = ("*", tree, self.power())
-        after = self.tokens[self.place + 1 : self.place + 2]
+        after = self.tokens[self.position + 1 : self.position + 2]
         if self.peek() == "/" and tree[0] != "sym" and after and after[0][0] == "num":  # sin π/3
             self.take()
             tree = ("/", tree, self.factor())

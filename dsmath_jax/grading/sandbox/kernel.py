@@ -87,9 +87,9 @@ def has_capabilities(*wanted: int) -> bool:
     return all(sets[0] >> number & 1 for number in wanted)
 
 
-def keep_capabilities(*kept: int) -> None:
+def keep_capabilities(*numbers: int) -> None:
     """Drops all capabilities of the process except these."""
-    mask = sum(1 << number for number in kept)
+    mask = sum(1 << number for number in numbers)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)(mask, mask, 0, 0, 0, 0)  # effective, permitted, inheritable; the low words, the high
     _checked("capset", _libc.capset(header, sets))

@@ -160,14 +160,14 @@ class _Server:
     def start(cls, folder: str, settings: dict[str, Any]) -> Self:
         with open(os.path.join(folder, probe.CANARY), "wb"):
             pass
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        local, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with remote:
             process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-c", _START, json.dumps(settings | {"connection": theirs.fileno()})],
+                [sys.executable, "-s", "-P", "-c", _START, json.dumps(settings | {"connection": remote.fileno()})],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/", env=_ENVIRONMENT,
-                pass_fds=[theirs.fileno()], start_new_session=True,
+                pass_fds=[remote.fileno()], start_new_session=True,
             )  # fmt: skip
-        return cls(process, ours, folder)
+        return cls(process, local, folder)
 
     def hello(self) -> dict[str, Any]:
         """Waits until it is ready; returns its mechanisms, the missing ones and its error."""
@@ -178,7 +178,7 @@ class _Server:
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):  # it has ended already
-            self.connection.shutdown(socket.SHUT_RDWR)  # a process forked by the run may hold it too
+            self.connection.shutdown(socket.SHUT_RDWR)  # processes forked by the run may have it open too
         self.connection.close()
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
