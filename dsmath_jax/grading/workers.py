@@ -86,7 +86,7 @@ class Workers:
                 self._stop()  # its remaining lines would be read as results of the next call
                 raise
         outcomes = {index: Outcome(*fields) for index, *fields in map(json.loads, lines)}
-        lost = Outcome("died", reason="the process that keeps the workers was killed")
+        lost = Outcome("died", reason="the fork server was killed")
         return [outcomes.get(index, lost) for index in range(len(pickled))]
 
     def close(self) -> None:

@@ -114,7 +114,7 @@ def test_programs_and_dialogues_are_graded(
 ) -> None:
     """A model with fixed completions, some of which are correct for the first problem (18)."""
     program = "```python\ndef solution():\n    return (16 - 3 - 4) * 2\nprint(solution())\n"
-    said = {
+    texts_by_mode = {
         "pot": [[program + "```"] * 3],
         "tir": [[program + "```output"] * 2 + [r"So \boxed{18}."], [r"The answer is $\boxed{18}$."] * 3],
     }
@@ -122,12 +122,12 @@ def test_programs_and_dialogues_are_graded(
     def complete(
         self: Policy, prompts: Sequence[str], sampling: SamplingParams, *, step: int = 0, **_: Any
     ) -> Iterator:
-        texts = said[mode][min(step, len(said[mode]) - 1)]
+        texts = texts_by_mode[mode][min(step, len(texts_by_mode[mode]) - 1)]
         for _ in prompts:
             yield [TextCompletion(texts[place % 3], "stop") for place in range(sampling.samples)]
 
     monkeypatch.setattr(Policy, "complete", complete)
-    for mode in said:
+    for mode in texts_by_mode:
         command.main(arguments(tmp_path, "--tasks=gsm8k", f"--mode={mode}"))
         lines = list(read_jsonl(tmp_path / f"gsm8k-{mode}" / "samples.jsonl"))
         assert len(lines) == 9
@@ -145,8 +145,8 @@ def test_programs_and_dialogues_are_graded(
 def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments) -> None:
     def complete(self: Policy, prompts: Sequence[str], sampling: SamplingParams, **_: Any) -> Iterator:
         for prompt in prompts:
-            right = "    return number % 1.0" if "truncate_number" in prompt else "    return None"
-            yield [TextCompletion(right, "eos")] * sampling.samples
+            solution = "    return number % 1.0" if "truncate_number" in prompt else "    return None"
+            yield [TextCompletion(solution, "eos")] * sampling.samples
 
     monkeypatch.setattr(Policy, "complete", complete)
     command.main(arguments(tmp_path, "--tasks=humaneval", "--limit=164", "--samples=0"))
@@ -207,9 +207,9 @@ def test_a_bad_mesh_is_reported(
 
 
 def test_only_own_results_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments) -> None:
-    said = [TextCompletion("The final answer is (B).", "eos")] * 2
+    completions = [TextCompletion("The final answer is (B).", "eos")] * 2
     monkeypatch.setattr(
-        Policy, "complete", lambda self, prompts, sampling, **_: (said[: sampling.samples] for _ in prompts)
+        Policy, "complete", lambda self, prompts, sampling, **_: (completions[: sampling.samples] for _ in prompts)
     )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "summary.json").write_text("[]")
@@ -280,8 +280,8 @@ if __name__ == "__main__":
     start_processes(sys.argv[1], 2, int(sys.argv[2]))
     first = jax.process_index() == 0
     shared = SharedSandbox(Sandbox(1) if first else None)
-    print("told:", [(ran.status, ran.output) for ran in shared.run([Program("print(6 * 7)"), Program("1 / 0")])])
-    print("told:", from_first({"done": 3, "text": "三" * 1000} if first else None))
+    print("result:", [(ran.status, ran.output) for ran in shared.run([Program("print(6 * 7)"), Program("1 / 0")])])
+    print("result:", from_first({"done": 3, "text": "三" * 1000} if first else None))
 """
 
 
@@ -324,6 +324,6 @@ def test_two_processes_give_the_answers_of_one(tmp_path: Path, arguments: Argume
 def test_all_processes_get_the_results_of_programs(tmp_path: Path) -> None:
     (tmp_path / "shared.py").write_text(SHARED)
     printed = in_two_processes([str(tmp_path / "shared.py")], lambda at, process: [at, str(process)], tmp_path)
-    told = [[line for line in text.splitlines() if line.startswith("told:")] for text in printed]
-    assert told[0] == told[1]
-    assert told[0][0] == "told: [('ok', '42\\n'), ('raised', '')]"
+    results = [[line for line in text.splitlines() if line.startswith("result:")] for text in printed]
+    assert results[0] == results[1]
+    assert results[0][0] == "result: [('ok', '42\\n'), ('raised', '')]"

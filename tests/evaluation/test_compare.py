@@ -19,14 +19,14 @@ from dsmath_jax.workdir import UserError, write_json, write_jsonl
 def problems(greedy: Sequence[bool], samples: Sequence[Sequence[bool]] = ()) -> list[Problem]:
     """Returns problems with correct and incorrect answers; all incorrect ones are equal."""
 
-    def line(right: bool) -> dict[str, Any]:
-        return {"answer": str(right), "correct": right}
+    def line(correct: bool) -> dict[str, Any]:
+        return {"answer": str(correct), "correct": correct}
 
     found = []
-    for place, right in enumerate(greedy):
+    for place, correct in enumerate(greedy):
         group = list(samples[place]) if samples else []
         lines = [line(one) | {"class": group.index(one)} for one in group]
-        found.append(Problem(str(place), line(right), lines))
+        found.append(Problem(str(place), line(correct), lines))
     return found
 
 
@@ -61,28 +61,28 @@ def test_votes_are_compared_problem_by_problem() -> None:
 
 def test_equal_runs_are_rarely_found_different() -> None:
     random = np.random.default_rng(1)
-    told = misses = 0
+    significant = misses = 0
     for _ in range(400):
         chance = random.beta(1, 1, size=40)
         first, second = (problems((random.random(40) < chance).tolist()) for _ in range(2))
         greedy = compare(first, second)["greedy"]
-        told += greedy["p"] < 0.05
+        significant += greedy["p"] < 0.05
         misses += not greedy["interval"][0] <= 0 <= greedy["interval"][1]
-    assert told / 400 < 0.06
+    assert significant / 400 < 0.06
     assert misses / 400 < 0.09
 
 
-def evaluation(folder: Path, right: Sequence[bool], samples: int = 0, checked: bool = True, **changes: Any) -> Path:
+def evaluation(folder: Path, correct: Sequence[bool], samples: int = 0, checked: bool = True, **changes: Any) -> Path:
     """The files of an evaluation on gsm8k."""
     lines = []
-    for place, one in enumerate(right):
+    for place, one in enumerate(correct):
         lines.append({"id": f"gsm8k/test/{place}", "sample": -1, "answer": "1", "correct": one})
         lines[-1]["reason"] = "same number" if checked else "not checked: no isabelle"
         lines += [lines[-1] | {"sample": i, "class": 0} for i in range(samples)]
     path = folder / "gsm8k-cot" / "samples.jsonl"
     write_jsonl(path, lines)
     result = summarize(read_problems(path)) | {"task": "gsm8k", "mode": "cot", "shots": 8, "total": 1319}
-    run = {"checkpoint": str(folder / "rl"), "grader": "ours", "temperature": 0.7}
+    run = {"checkpoint": str(folder / "rl"), "grader": "a grader", "temperature": 0.7}
     write_json(folder / "summary.json", {"run": run | changes, "results": [result]})
     return folder
 

@@ -102,8 +102,8 @@ def test_each_model_answers_each_task(workdir: Path, layout: Layout, monkeypatch
     lines = list(read_jsonl(folder / "samples.jsonl"))
     assert [line["sample"] for line in lines] == [-1] * 3 + [0, 1] * 3
     for line in lines:
-        told = grade(line["completion"], problems[line["id"]]["answer"], "number")
-        assert [line["answer"], line["correct"], line["reason"]] == told
+        expected = grade(line["completion"], problems[line["id"]]["answer"], "number")
+        assert [line["answer"], line["correct"], line["reason"]] == expected
 
 
 def test_a_killed_stage_resumes_to_the_same_files(workdir: Path, layout: Layout) -> None:
@@ -136,10 +136,10 @@ def test_the_command_gives_the_numbers_of_the_stage(
     assert 'with the instruction "Go on."' in capsys.readouterr().out
     command.main([base, f"--out={workdir / 'base_out'}", "--exemplars=toy/train", "--shots=1", *common])
     for name in ("sft", "base"):
-        ours, theirs = files(workdir / "evaluate" / name), files(workdir / f"{name}_out")
+        stage_files, command_files = files(workdir / "evaluate" / name), files(workdir / f"{name}_out")
         for task in ("toy_test-cot", "mine-cot"):
             for file in ("samples.jsonl", "problems.jsonl", "settings.json"):
-                assert ours[f"{task}/{file}"] == theirs[f"{task}/{file}"]
+                assert stage_files[f"{task}/{file}"] == command_files[f"{task}/{file}"]
         pooled = [
             read_json(workdir / folder / "summary.json")["pooled"] for folder in (f"evaluate/{name}", f"{name}_out")
         ]
@@ -174,7 +174,7 @@ def test_a_checkpoint_with_another_chat_is_refused(workdir: Path, layout: Layout
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ([{"question": "1+1?", "answer": ""}], "The record mine/0 has no answer to grade completions by"),
         (
@@ -183,9 +183,9 @@ def test_a_checkpoint_with_another_chat_is_refused(workdir: Path, layout: Layout
         ),
     ],
 )
-def test_records_that_cannot_be_graded_are_refused(workdir: Path, layout: Layout, rows: list[dict], told: str) -> None:
+def test_ungradable_records_are_refused(workdir: Path, layout: Layout, rows: list[dict], message: str) -> None:
     write_jsonl(workdir / "mine.jsonl", rows)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
 
 
@@ -218,10 +218,10 @@ def test_problems_that_a_model_was_trained_on_are_refused_or_counted(workdir: Pa
     settings = dataclasses.replace(
         SETTINGS, models=("base", "sft", "rl"), tasks=("long.jsonl", "short.jsonl"), problems=0, samples=1
     )
-    told = (
+    message = (
         r"^evaluate\.tasks: 3 of 24 questions are also in the training data \(long/0 is in rl\.data 'rl\.jsonl'\); .*"
     )
-    with pytest.raises(UserError, match=told + r"evaluate\.allow_overlap=True"):
+    with pytest.raises(UserError, match=message + r"evaluate\.allow_overlap=True"):
         run(settings, CHAT, workdir, workdir, layout, seed=0)
     assert not (workdir / "evaluate").exists()
     run(dataclasses.replace(settings, allow_overlap=True), CHAT, workdir, workdir, layout, seed=0)

@@ -159,8 +159,8 @@ def test_without_isabelle_proofs_are_neither_proven_nor_refuted(tmp_path: Path) 
     assert [grade.correct for grade in grades] == [False, False]
     assert grades[0].reason == "not checked: no isabelle on the PATH"
     assert grades[0].reason.startswith(NOT_CHECKED)
-    told = "not checked: no isabelle on the PATH; refused: a proof does not begin with 'sorry'"
-    assert grades[1] == Grade(None, False, told)
+    reason = "not checked: no isabelle on the PATH; refused: a proof does not begin with 'sorry'"
+    assert grades[1] == Grade(None, False, reason)
     exported = tmp_path / "theories" / "imo_1959_p1_0" / "imo_1959_p1_0.thy"
     assert exported.read_text() == grades[0].answer
     assert not (tmp_path / "theories" / "imo_1959_p1_1").exists()

@@ -28,14 +28,14 @@ def test_a_trained_checkpoint_generates_its_golden_story_in_both_formats(
 ) -> None:
     golden = read_json(checkpoint / "golden_greedy.json")
     import_model(checkpoint, tmp_path / "stage", "float32")
-    told = {}
+    completions = {}
     for name in (f"hf:{checkpoint}", str(tmp_path / "stage")):
         policy = Policy.of(load_model(name, layout, dtype="float32"), 16, 2)
         assert policy.context == 512
-        told[name] = next(
+        completions[name] = next(
             policy.complete([policy.chat.plain("")], SamplingParams(samples=2, temperature=1.0, stop_strings=("Lily",)))
         )
-    first, second = told.values()
+    first, second = completions.values()
     assert first == second
     assert first[0] != first[1]
     ((greedy,),) = policy.complete([policy.chat.plain("")])

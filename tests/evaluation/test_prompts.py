@@ -198,9 +198,9 @@ def test_a_stop_string_ends_the_next_problem(name: str, mode: Mode) -> None:
     entry = TASKS[name]
     record = Record("x", "Q?", "So.", "2", category="c", kind=entry.kind)
     example = Exemplar(record, "def solution():\n    return 2", "2")
-    said = prompts.worked(entry, example, mode, "few_shot")
-    goes_on = few_shot(entry, record, mode, [example, example])  # the second: what a model would continue with
-    after = goes_on.split(said, 1)[1]
+    solution = prompts.worked(entry, example, mode, "few_shot")
+    continued = few_shot(entry, record, mode, [example, example])  # the second: what a model would continue with
+    after = continued.split(solution, 1)[1]
     if name == "humaneval":
         after = "\n\ndef g():\n"  # no problem follows, but another function
     cut = min(after.find(stop) for stop in stops(entry, mode, "few_shot") if stop in after)
@@ -211,9 +211,9 @@ def test_gsm8k_examples_have_programs(real_data: Path) -> None:
     entry = TASKS["gsm8k"]
     spoken, programmed = (exemplars.load(entry, mode, real_data).examples for mode in ("cot", "pot"))
     assert [each.record.question for each in spoken] == [each.record.question for each in programmed]
-    for said, program in zip(spoken, programmed, strict=True):
-        assert said.record.solution.endswith(f"\nThe answer is {said.record.answer}.")
-        assert float(program.output) == float(said.record.answer)
+    for solved, program in zip(spoken, programmed, strict=True):
+        assert solved.record.solution.endswith(f"\nThe answer is {said.record.answer}.")
+        assert float(program.output) == float(solved.record.answer)
         assert "<<" not in program.program
     assert programmed[0].program == (
         "def solution():\n    # Natalia sold 48/2 clips in May.\n    step_1 = 48 / 2\n"

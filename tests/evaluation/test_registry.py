@@ -64,23 +64,23 @@ def test_a_limit_draws_problems_from_all_parts(data: Path) -> None:
 
 
 def test_ideal_completions_are_correct_and_those_of_other_problems_are_not(data: Path) -> None:
-    wrong = collections.Counter[str]()
+    incorrect = collections.Counter[str]()
     for name in ANSWERED:
         entry, found = TASKS[name], registry.records(name, data)
         for mode, style in itertools.product(set(entry.modes) - {"pot"}, STYLES):
-            said = [prompts.ideal(entry, record, mode, style) for record in found]
-            assert not missed(found, said), f"{mode} {style}"
+            completions = [prompts.ideal(entry, record, mode, style) for record in found]
+            assert not missed(found, completions), f"{mode} {style}"
         others = deranged(found)
-        said = [prompts.ideal(entry, found[other], "cot") for other in others]
-        wrong[name] = len(missed(found, said))
-    assert wrong == {name: COUNTS[name] for name in ANSWERED}
+        completions = [prompts.ideal(entry, found[other], "cot") for other in others]
+        incorrect[name] = len(missed(found, completions))
+    assert incorrect == {name: COUNTS[name] for name in ANSWERED}
 
 
-def missed(found: list[Record], said: list[str]) -> list[tuple[str, str, str, list]]:
+def missed(found: list[Record], completions: list[str]) -> list[tuple[str, str, str, list]]:
     """Returns the completions that are not graded as correct: id, completion, gold answer and grade."""
     graded = [
         (record.id, text, record.answer, grade.grade(text, record.answer, record.kind, record.options))
-        for record, text in zip(found, said, strict=True)
+        for record, text in zip(found, completions, strict=True)
     ]
     return [each for each in graded if not each[3][1]]
 
@@ -122,29 +122,29 @@ def test_example_programs_print_the_answer(data: Path, sandbox: Sandbox) -> None
 @pytest.mark.parametrize("name", ["gsm8k", "math"])
 def test_programs_that_return_gold_answers_are_correct(data: Path, sandbox: Sandbox, name: str) -> None:
     found = registry.records(name, data)
-    wrong = {}
+    incorrect = {}
     for style in STYLES:
-        said = [prompts.ideal(TASKS[name], record, "pot", style) for record in found]
-        ran = sandbox.run([code.thought(code.program_of(text) or "") for text in said])
+        completions = [prompts.ideal(TASKS[name], record, "pot", style) for record in found]
+        ran = sandbox.run([code.thought(code.program_of(text) or "") for text in completions])
         answers = [code.statement(each) for each in ran]
         assert not missed(found, answers)
-        wrong[style] = missed(found, [answers[other] for other in deranged(found)])
-    assert {style: len(each) for style, each in wrong.items()} == dict.fromkeys(STYLES, COUNTS[name])
+        incorrect[style] = missed(found, [answers[other] for other in deranged(found)])
+    assert {style: len(each) for style, each in incorrect.items()} == dict.fromkeys(STYLES, COUNTS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_canonical_solutions_pass_and_those_of_others_do_not(data: Path, sandbox: Sandbox, name: str) -> None:
     found = registry.records(name, data)
-    said = [prompts.ideal(TASKS[name], record, "cot") for record in found]
-    for texts, passed in ((said, len(found)), (said[1:] + said[:1], 0)):
+    completions = [prompts.ideal(TASKS[name], record, "cot") for record in found]
+    for texts, passed in ((completions, len(found)), (completions[1:] + completions[:1], 0)):
         pairs = zip(texts, found, strict=True)
         if name == "humaneval":
             grades = code.grade_programs(sandbox, [code.humaneval(text, r.question, r.answer) for text, r in pairs])
         else:
             grades = code.grade_programs(sandbox, [code.mbpp(text, r.answer) for text, r in pairs])
-        wrong = [(record.id, each.reason) for record, each in zip(found, grades, strict=True) if not each.correct]
-        assert len(found) - len(wrong) == passed, wrong[:9]
+        incorrect = [(record.id, each.reason) for record, each in zip(found, grades, strict=True) if not each.correct]
+        assert len(found) - len(incorrect) == passed, incorrect[:9]
 
 
 def test_the_corpus_is_decontaminated_against_every_task() -> None:
@@ -235,8 +235,8 @@ def test_kinds_of_bbh(real_data: Path) -> None:
 
 @pytest.mark.parametrize(("name", "nearest"), [("gsm8", "gsm8k"), ("toy/tset", "toy/test"), ("mine.json", "")])
 def test_an_unknown_name_is_reported_with_the_nearest(name: str, nearest: str) -> None:
-    told = rf"Unknown task '{name}', did you mean '{nearest}.*; known ones are gsm8k, math,.* any data set such as"
-    with pytest.raises(UserError, match=told):
+    message = rf"Unknown task '{name}', did you mean '{nearest}.*; known ones are gsm8k, math,.* any data set such as"
+    with pytest.raises(UserError, match=message):
         registry.task(name)
 
 
@@ -282,5 +282,5 @@ def test_completions_end_before_a_stop(data: Path) -> None:
         for mode, style in itertools.product(entry.modes, STYLES):
             stops = prompts.stops(entry, mode, style)
             for record in registry.records(name, data):
-                said = prompts.ideal(entry, record, mode, style)
-                assert not [stop for stop in stops if stop in said], record.id
+                completion = prompts.ideal(entry, record, mode, style)
+                assert not [stop for stop in stops if stop in completion], record.id

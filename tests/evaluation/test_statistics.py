@@ -78,10 +78,10 @@ def chance_of_a_right_vote(answers: str, gold: str, k: int) -> float:
 class TestMajAtK:
     @given(st.text("753 ", min_size=1, max_size=6))
     def test_is_the_mean_over_every_choice_in_every_order(self, answers: str) -> None:
-        votes, right = ids(answers)
+        votes, correct = ids(answers)
         ks = list(range(1, len(answers) + 1))
         exact = [chance_of_a_right_vote(answers, "7", k) for k in ks]
-        assert maj_at_k(votes, right, ks) == pytest.approx(exact, abs=1e-12)
+        assert maj_at_k(votes, correct, ks) == pytest.approx(exact, abs=1e-12)
 
     @given(st.text("7531 ", min_size=1, max_size=24), st.randoms(use_true_random=False))
     def test_does_not_depend_on_the_order_of_the_samples(self, answers: str, random: random.Random) -> None:
@@ -105,8 +105,8 @@ class TestMajAtK:
         assert maj_at_k([0, 1, 1, 0, 4], [True, True, True, True, False], [5]) == pytest.approx([1.0])
 
     def test_keeps_its_digits_with_many_samples(self) -> None:
-        votes, right = ids("7" * 501 + "3" * 499)
-        found = maj_at_k(votes, right, [1, 999, 1000])
+        votes, correct = ids("7" * 501 + "3" * 499)
+        found = maj_at_k(votes, correct, [1, 999, 1000])
         assert found == pytest.approx([0.501, 1.0, 1.0], rel=1e-9)
 
     @pytest.mark.parametrize("ks", [[0], [3], [1, 3]])

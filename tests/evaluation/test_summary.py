@@ -54,9 +54,9 @@ def test_a_summary_has_shares_votes_and_chances() -> None:
 def test_scores_are_those_of_each_problem_alone() -> None:
     scores = score(ROWS)
     for place, row in enumerate(ROWS):
-        right = [one["correct"] for one in row.samples]
-        assert scores.maj[place] == pytest.approx(maj_at_k([s["class"] for s in row.samples], right, scores.ks))
-        assert scores.passed[place] == pytest.approx([pass_at_k(4, sum(right), k) for k in scores.ks])
+        correct = [one["correct"] for one in row.samples]
+        assert scores.maj[place] == pytest.approx(maj_at_k([s["class"] for s in row.samples], correct, scores.ks))
+        assert scores.passed[place] == pytest.approx([pass_at_k(4, sum(correct), k) for k in scores.ks])
 
 
 def test_the_lenient_grader_has_its_own_figures() -> None:
@@ -180,7 +180,7 @@ class TestReadProblems:
         assert found[0].samples[1] == line("7") | {"class": 0}  # texts are not kept
 
     @pytest.mark.parametrize(
-        ("changes", "told"),
+        ("changes", "message"),
         [
             ({"correct": "gone"}, "sample 6: the field 'correct' is missing"),
             ({"correct": "no"}, "sample 6: the field 'correct' is not true or false"),
@@ -189,8 +189,8 @@ class TestReadProblems:
             ({"id": "c"}, "lacks samples; run the evaluation's command to the end"),
         ],
     )
-    def test_reports_damaged_lines(self, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
-        with pytest.raises(UserError, match=told):
+    def test_reports_damaged_lines(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(UserError, match=message):
             read_problems(self.write(tmp_path / "samples.jsonl", **changes))
 
     def test_reports_a_truncated_line(self, tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def entry(task: str, mode: str = "cot", samples: int = 0, total: int = 4, **chan
     lines = [{"answer": str(i % 2), "correct": i % 2 == 0, "correct_deepseek": True, "class": i % 2} for i in range(4)]
     levels = ["Level 1", "Level 2"]
     problems = [Problem(str(i), one, lines[:samples], {"level": levels[i % 2]}) for i, one in enumerate(lines)]
-    told = {"task": task, "mode": mode, "shots": 8, "total": total, "command": COMMAND}
-    return summarize(problems) | told | changes
+    fields = {"task": task, "mode": mode, "shots": 8, "total": total, "command": COMMAND}
+    return summarize(problems) | fields | changes
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -72,16 +72,16 @@ def test_settings_are_below_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "instruction", "told"),
+    ("template", "instruction", "description"),
     [
         (DEEPSEEK_MATH, "paper", "the paper's template with the paper's instruction"),
         (DEEPSEEK_MATH, "", "the paper's template with no instruction"),
         ("{{ x }}", "Be brief.", 'its own template (settings.json) with the instruction "Be brief."'),
     ],
 )
-def test_template_and_instruction_of_a_chat_are_reported(template: str, instruction: str, told: str) -> None:
+def test_template_and_instruction_of_a_chat_are_reported(template: str, instruction: str, description: str) -> None:
     run = RUN | {"style": "chat", "template": template, "instruction": instruction}
-    assert f"- Asked: style chat in {escape(told)}, at most 1,024 new tokens" in markdown(run, [entry("gsm8k")])
+    assert f"- Asked: style chat in {escape(description)}, at most 1,024 new tokens" in markdown(run, [entry("gsm8k")])
 
 
 def test_several_tasks_have_a_row_together() -> None:
@@ -109,8 +109,8 @@ def test_votes_are_reported_where_there_are_samples() -> None:
 
 def test_unchecked_proofs_have_no_accuracy() -> None:
     unknown = {"answer": "by auto", "correct": False, "reason": "not checked: there is no isabelle"}
-    told = {"task": "minif2f", "mode": "cot", "shots": 0, "total": 244, "command": ""}
-    text = markdown(RUN, [summarize([Problem("a", unknown)]) | told])
+    fields = {"task": "minif2f", "mode": "cot", "shots": 0, "total": 244, "command": ""}
+    text = markdown(RUN, [summarize([Problem("a", unknown)]) | fields])
     assert tables(text)[0][2][3:] == ["1 of 244", "not checked", "–", "24.6", "–", "–"]
     assert "- minif2f, cot: of 1 completions 1 not checked." in text
 

@@ -93,9 +93,9 @@ def test_stop_strings_of_the_format_end_a_dialogue(sandbox: Sandbox) -> None:
 
 
 def test_an_error_is_shown_and_can_be_fixed(sandbox: Sandbox) -> None:
-    wrong = "x = 5\nprint('so far')\nprint(x / 0)"
+    failing = "x = 5\nprint('so far')\nprint(x / 0)"
     dialogue, _ = hold(
-        sandbox, PROGRAM.format(wrong) + CALL, PROGRAM.format("print(x / 2)") + CALL, "The answer is 2.5."
+        sandbox, PROGRAM.format(failing) + CALL, PROGRAM.format("print(x / 2)") + CALL, "The answer is 2.5."
     )
     first, second = dialogue.outputs
     assert first.splitlines() == [

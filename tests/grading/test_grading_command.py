@@ -113,8 +113,8 @@ def test_a_bad_line_is_reported_with_its_number_and_stops_no_other(
     assert len(rows) == len(lines)
     assert [row["correct"] for row in rows] == [None, True] * len(BAD)
     printed = capsys.readouterr()
-    told = [line for line in printed.err.splitlines() if line.startswith("line ")]
-    for number, (what, row, report) in enumerate(zip(BAD.values(), rows[::2], told, strict=True)):
+    reports = [line for line in printed.err.splitlines() if line.startswith("line ")]
+    for number, (what, row, report) in enumerate(zip(BAD.values(), rows[::2], reports, strict=True)):
         assert row["line"] == 2 * number + 1
         assert row["error"].startswith(what)
         assert report.startswith(f"line {2 * number + 1}: {what}")
@@ -128,8 +128,8 @@ def test_the_exit_code_depends_on_bad_lines(tmp_path: Path, capsys: pytest.Captu
         assert exit_code(lambda lines=lines: grade(tmp_path, lines)) == code  # type: ignore[misc]
     capsys.readouterr()
     assert exit_code(lambda: command.run([f"--input={tmp_path}/none", f"--output={tmp_path}/o"])) == 2
-    told = f"error: {tmp_path}/none cannot be read (No such file or directory); check --input.\n"
-    assert capsys.readouterr().err == told
+    message = f"error: {tmp_path}/none cannot be read (No such file or directory); check --input.\n"
+    assert capsys.readouterr().err == message
 
 
 def test_blank_lines_stay_and_an_empty_file_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,8 +225,8 @@ PROGRAMS = [
 
 def test_programs_run_with_their_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graded = grade(tmp_path, [LINE, *(line for line, _ in PROGRAMS)], "--seconds=3")
-    assert [row["correct"] for row in graded[1:]] == [right for _, right in PROGRAMS]
-    assert [row["correct_deepseek"] for row in graded[1:]] == [right for _, right in PROGRAMS]
+    assert [row["correct"] for row in graded[1:]] == [correct for _, correct in PROGRAMS]
+    assert [row["correct_deepseek"] for row in graded[1:]] == [correct for _, correct in PROGRAMS]
     assert graded[6]["reason"] == "timed out"
     assert all(row["sandbox"] for row in graded[1:])
     assert "sandbox" not in graded[0]

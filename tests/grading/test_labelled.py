@@ -33,7 +33,7 @@ PAIRS, COMPLETIONS = labelled("pairs"), labelled("completions")
 
 
 @functools.cache
-def judged() -> list[bool | str]:
+def verdicts() -> list[bool | str]:
     """Returns for each pair whether the grader finds it equal, or the outcome of a lost worker."""
     with Workers(seconds=4, preload=("dsmath_jax.grading.equivalence.symbolic",)) as workers:
         asked = [(row["gold"], row["answer"], row["kind"], row.get("options", ())) for row in PAIRS]
@@ -58,29 +58,29 @@ def graded() -> list[bool]:
 def disagreements(rows: Iterable[tuple[dict, bool | str]], label: str) -> list[str]:
     """Returns where the grader contradicts the labels; a lost worker counts as unequal."""
 
-    def told(row: dict, found: bool | str) -> str:
+    def message(row: dict, found: bool | str) -> str:
         what = row.get("answer") or row.get("completion") or ""
         return f"gold {row['gold'][:200]!r}, given {what[:200]!r}: labelled {row[label]} ({row['rule']}), found {found}"
 
-    return [told(row, found) for row, found in rows if (found is True) != row[label]]
+    return [message(row, found) for row, found in rows if (found is True) != row[label]]
 
 
 @pytest.mark.parametrize("group", dict.fromkeys(row["group"] for row in PAIRS))
 def test_pairs_are_graded_as_labelled(group: str) -> None:
-    rows = [(row, found) for row, found in zip(PAIRS, judged(), strict=True) if row["group"] == group]
-    wrong = disagreements(rows, "equal")
-    assert not wrong, "\n".join(wrong)
+    rows = [(row, found) for row, found in zip(PAIRS, verdicts(), strict=True) if row["group"] == group]
+    disagreeing = disagreements(rows, "equal")
+    assert not disagreeing, "\n".join(disagreeing)
 
 
 @pytest.mark.parametrize("task", dict.fromkeys(row["task"] for row in COMPLETIONS))
 def test_completions_are_graded_as_labelled(task: str) -> None:
     rows = [(row, found) for row, found in zip(COMPLETIONS, graded(), strict=True) if row["task"] == task]
-    wrong = disagreements(rows, "correct")
-    assert not wrong, "\n".join(wrong)
+    disagreeing = disagreements(rows, "correct")
+    assert not disagreeing, "\n".join(disagreeing)
 
 
 def test_only_monsters_cost_a_worker() -> None:
-    lost = [(row["gold"], row["answer"], found) for row, found in zip(PAIRS, judged(), strict=True)
+    lost = [(row["gold"], row["answer"], found) for row, found in zip(PAIRS, verdicts(), strict=True)
             if isinstance(found, str) and row["group"] != "monsters"]  # fmt: skip
     assert not lost
 

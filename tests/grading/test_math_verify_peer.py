@@ -13,7 +13,7 @@ from dsmath_jax.benchmarks.grading import math_verify
 from dsmath_jax.grading.extraction import gold_of
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.workers import Workers
-from tests.grading.test_labelled import PAIRS, judged
+from tests.grading.test_labelled import PAIRS, verdicts
 
 # Kind of case: gold answer, completion, whether it is correct.
 CASES: dict[str, list[tuple[str, str, bool]]] = {
@@ -157,8 +157,8 @@ def case_grades() -> dict[str, list[tuple[bool, bool]]]:
     """Returns for the cases of each kind whether this grader and Math-Verify find them correct."""
     flat = [(gold, completion) for cases in CASES.values() for gold, completion, _ in cases]
     with Grader() as grader:
-        ours = grader.grades([Item(completion, gold_of(gold, "math"), "math") for gold, completion in flat])
-    both = iter(zip((grade.correct for grade in ours), verified(flat), strict=True))
+        own = grader.grades([Item(completion, gold_of(gold, "math"), "math") for gold, completion in flat])
+    both = iter(zip((grade.correct for grade in own), verified(flat), strict=True))
     return {kind: [next(both) for _ in cases] for kind, cases in CASES.items()}
 
 
@@ -171,19 +171,19 @@ def verified(asked: list[tuple[str, str]]) -> list[bool]:
 
 @pytest.mark.parametrize("kind", CASES)
 def test_cases_like_those_of_math_verifys_tests_are_correct(kind: str) -> None:
-    wrong = [case for case, (ours, _) in zip(CASES[kind], case_grades()[kind], strict=True) if ours != case[2]]
-    assert not wrong
+    disagreeing = [case for case, (own, _) in zip(CASES[kind], case_grades()[kind], strict=True) if own != case[2]]
+    assert not disagreeing
 
 
 def test_math_verify_agrees_with_these_cases() -> None:
     """Checks that these are cases of its kind."""
-    wrong = [
+    disagreeing = [
         case
         for kind, cases in CASES.items()
         for case, (_, peer) in zip(cases, case_grades()[kind], strict=True)
         if peer != case[2]
     ]
-    assert not wrong
+    assert not disagreeing
 
 
 def test_no_group_of_labelled_pairs_is_graded_worse_than_by_math_verify() -> None:
@@ -191,17 +191,17 @@ def test_no_group_of_labelled_pairs_is_graded_worse_than_by_math_verify() -> Non
 
     There is no comparison on the monsters: of those it says after its own time limits what was not found equal.
     """
-    rows = [(row, found is True) for row, found in zip(PAIRS, judged(), strict=True) if row["group"] != "monsters"]
+    rows = [(row, found is True) for row, found in zip(PAIRS, verdicts(), strict=True) if row["group"] != "monsters"]
     peer = verified([(_dollars(row, row["gold"]), _dollars(row, row["answer"])) for row, _ in rows])
-    right: Counter[tuple[str, str]] = Counter()
-    for (row, ours), theirs in zip(rows, peer, strict=True):
-        right[row["group"], "ours"] += ours == row["equal"]
-        right[row["group"], "theirs"] += theirs == row["equal"]
+    agreeing: Counter[tuple[str, str]] = Counter()
+    for (row, own), other in zip(rows, peer, strict=True):
+        agreeing[row["group"], "own"] += own == row["equal"]
+        agreeing[row["group"], "other"] += other == row["equal"]
     groups = dict.fromkeys(row["group"] for row, _ in rows)
     worse = [
-        f"{group}: {right[group, 'ours']} against {right[group, 'theirs']}"
+        f"{group}: {agreeing[group, 'own']} against {agreeing[group, 'other']}"
         for group in groups
-        if right[group, "ours"] < right[group, "theirs"]
+        if agreeing[group, "own"] < agreeing[group, "other"]
     ]
     assert len(groups) > 25
     assert not worse

@@ -181,7 +181,7 @@ def test_a_killed_fork_server_is_replaced() -> None:
     with Workers(2) as two:
         assert two.map("math:sqrt", [(4,)])[0].value == 2
         lost = two.map("builtins:eval", [("__import__('os').kill(__import__('os').getppid(), 9)",)])
-        assert lost == [Outcome("died", None, "the process that keeps the workers was killed")]
+        assert lost == [Outcome("died", None, "the fork server was killed")]
         assert two.map("math:sqrt", [(9,)])[0].value == 3
 
 

@@ -66,7 +66,7 @@ class Batch:
             for running in self.running.values():
                 _close(running)
             self.events.close()
-        lost = ProgramResult("killed", error="the process that keeps the programs was killed")
+        lost = ProgramResult("killed", error="the fork server was killed")
         return dict.fromkeys(self.running, lost) | self.done
 
     def _start(self, number: int, program: Program) -> None:

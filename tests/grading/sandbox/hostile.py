@@ -213,7 +213,7 @@ for key in range(1, 5):  # of System V, under a name that another run of the pro
 if any(libc.shmget(key, 1 << 20, 0) >= 0 or libc.msgget(key, 0) >= 0 for key in range(1, 5)):
     escaped("memory of an earlier program")
 """),
-    "a file system of its own in memory": Hostile("""
+    "its own file system in memory": Hostile("""
 if libc.unshare(0x10000000 | 0x20000) == 0 and libc.mount(b"tmpfs", b".", b"tmpfs", 0, None) == 0:
     escaped("tmpfs without a limit")
 """),
@@ -475,7 +475,7 @@ attempt("abstract", lambda: connect(chr(0) + MARK))
 attempt("docker", lambda: connect("/var/run/docker.sock"))
 """),
     "names of hosts": Hostile("attempt('name', lambda: socket.getaddrinfo('example.com', 80))"),
-    "a server of its own": Hostile("""
+    "its own server": Hostile("""
 attempt("packets", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
 attempt("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
 """),
@@ -502,7 +502,7 @@ if libc.pivot_root(b".", b".") == 0:
 if libc.mount(None, b"/", None, 32 | 4096, None) == 0:
     escaped("remount")
 """),
-    "namespaces of its own": Hostile(
+    "its own namespaces": Hostile(
         """
 for flag in (0x20000, 0x10000000, 0x40000000, 0x20000000, 0x10000000 | 0x20000):
     if libc.unshare(flag) == 0:
@@ -635,6 +635,6 @@ for number in range(200):
         attempt("list", lambda: os.listdir(path))
         attempt("write", lambda: write(f"{path}/{MARK}"))
 """),
-    "an end of its own": Hostile("os._exit(0)", ("killed",)),
+    "its own exit": Hostile("os._exit(0)", ("killed",)),
     "an end by exit": Hostile("sys.exit(0)", ("raised",)),
 }

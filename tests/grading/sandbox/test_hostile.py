@@ -17,7 +17,7 @@ from dsmath_jax.workdir import UserError
 from tests.grading.sandbox.hostile import PRELUDE, PROGRAMS, Hostile
 
 LIMITS = Limits(seconds=4.0, cpu_seconds=1.0, memory_bytes=1 << 30, output_bytes=100_000, file_bytes=4 << 20)
-NEIGHBOUR = Program("print(6 * 7)  # neighbour")
+CONCURRENT = Program("print(6 * 7)  # concurrent")
 WORD = "a-secret-word"
 LEVELS = {
     "all mechanisms": (),
@@ -99,7 +99,7 @@ class Results:
     """The results of the programs and of those that ran between them, and what they left behind."""
 
     ran: dict[str, ProgramResult]
-    neighbours: list[ProgramResult]
+    concurrent: list[ProgramResult]
     left: list[int]
     damage: list[str]
     scratch: list[str]
@@ -143,7 +143,7 @@ def _run(world: World, sandbox: Sandbox, level: str) -> Results:
     laid_out = "\n".join(f"{name} = {value!r}" for name, value in variables.items())
     programs = []
     for hostile in chosen.values():
-        programs += [Program(f"{PRELUDE}\n{laid_out}\n{hostile.code}", hostile.call), NEIGHBOUR]
+        programs += [Program(f"{PRELUDE}\n{laid_out}\n{hostile.code}", hostile.call), CONCURRENT]
     before = _descendants(server)
     ran = sandbox.run(programs)
     left = sorted(_descendants(server) ^ before)
@@ -192,5 +192,5 @@ def test_hostile_programs_leave_nothing_behind(level: str, results: Callable[[st
 
 @pytest.mark.parametrize("level", ALL_LEVELS)
 def test_concurrent_programs_are_not_affected(level: str, results: Callable[[str], Results]) -> None:
-    for ran in results(level).neighbours:
+    for ran in results(level).concurrent:
         assert (ran.status, ran.output, ran.error) == ("ok", "42\n", "")

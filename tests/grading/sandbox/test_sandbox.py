@@ -85,7 +85,7 @@ USUAL = {
     "bytes that are no text": ("import sys\nsys.stdout.buffer.write(b'a\\xff')", "a\ufffd"),
     "half a character": ("print('\\ud800')", "\\ud800\n"),
     "Chinese": ("print('答案：72')", "答案：72\n"),
-    "a file of its own for output": ("import sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('kept')", "kept\n"),
+    "its own file for output": ("import sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('kept')", "kept\n"),
     "warnings apart": ("import warnings\nwarnings.warn('no output')\nprint(1)", "1\n"),
     "nothing": ("", ""),
 }  # fmt: skip
