@@ -114,8 +114,8 @@ def markdown(first: Run, second: Run) -> str:
         if not common:
             raise UserError(f"{first.folder} and {second.folder} answered no problem of {', '.join(key)} in common.")
         checked = first.results[key]["checked"] and second.results[key]["checked"]
-        found = compare([ones[i] for i in common], [others[i] for i in common]) if checked else None
-        rows.append([*map(escape, key), f"{len(common):,}", *(_cells(found) if found else UNKNOWN)])
+        result = compare([ones[i] for i in common], [others[i] for i in common]) if checked else None
+        rows.append([*map(escape, key), f"{len(common):,}", *(_cells(result) if result else UNKNOWN)])
         notes += _left_out(key, [len(ones) - len(common), len(others) - len(common)])
         notes += _differences(", ".join(key), first.results[key], second.results[key], ("shots",))
     notes += _unmatched(first, second)
@@ -128,13 +128,13 @@ def markdown(first: Run, second: Run) -> str:
     return "\n".join([*lines, *(f"- {note}" for note in notes), ""])
 
 
-def _cells(found: Mapping[str, Any]) -> list[str]:
-    greedy, k = found["greedy"], found["k"]
+def _cells(result: Mapping[str, Any]) -> list[str]:
+    greedy, k = result["greedy"], result["k"]
     cells = [NONE] * 6
     if greedy is not None:
         shares, only = map(percent, greedy["shares"]), map(str, greedy["only"])
         cells = [*shares, points(greedy["difference"], greedy["interval"]), *only, probability(greedy["p"])]
-    return cells + ([NONE] * 3 if k is None else [str(k), points(*found["maj"]), points(*found["pass"])])
+    return cells + ([NONE] * 3 if k is None else [str(k), points(*result["maj"]), points(*result["pass"])])
 
 
 def points(difference: float, ends: Sequence[float]) -> str:

@@ -84,9 +84,9 @@ def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> d
     """
     records = asked_records(settings, lambda name: datasets.load(name, data_dir))
     trained_on = {model: overlap.questions_of_stages([stage_of(model)], workdir) for model in settings.models}
-    found = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
-    overlap.check("evaluate.tasks", records, found, settings.allow_overlap)
-    return {model: overlap.count(found[name] for name in sets) for model, sets in trained_on.items()}
+    overlaps = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
+    overlap.check("evaluate.tasks", records, overlaps, settings.allow_overlap)
+    return {model: overlap.count(overlaps[name] for name in sets) for model, sets in trained_on.items()}
 
 
 def run(
@@ -117,11 +117,11 @@ def run(
             provenance = evaluation.Provenance(stage, "the stage evaluate")
             evaluation.run(policy, settings.tasks, asked, data_dir, folder / name, provenance, Sandbox)
         barrier(f"evaluate {name}")
-        found = read_json(folder / name / "summary.json")
-        (pooled,) = found["pooled"].values()  # one mode
+        results = read_json(folder / name / "summary.json")
+        (pooled,) = results["pooled"].values()  # one mode
         summary[name] = {
             "pooled": pooled | {"temperature": settings.temperature, "num_overlapping": overlapping[name]},
-            "tasks": {one["task"]: one for one in found["results"]},
+            "tasks": {each["task"]: each for each in results["results"]},
         }
     if jax.process_index() == 0:
         write_json(folder / "summary.json", summary)

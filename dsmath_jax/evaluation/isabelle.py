@@ -102,8 +102,8 @@ def proof(completion: str, statement: str) -> str:
     text = completion.split(NEXT_PROBLEM)[0]
     if blocks := FENCED.findall(text):
         text = blocks[-1][1]
-    if found := re.search(r"\s+".join(map(re.escape, statement.split())), text):
-        text = text[found.end() :]
+    if match := re.search(r"\s+".join(map(re.escape, statement.split())), text):
+        text = text[match.end() :]
     elif HEADER.match(text) or STATEMENT.match(text.strip()):
         raise Refused("the statement was changed")
     own = STATEMENT.split(text)[0]  # a base model continues with the next problem
@@ -220,25 +220,25 @@ def _hammered(text: str) -> str:
 def _outer(text: str) -> Iterator[tuple[str, int]]:
     """Yields the tokens of Isabelle's outer syntax with their positions, without comments."""
     position = 0
-    while found := TOKEN.match(text, position):
-        start, position = found.span()
-        if found[0] == "(*":
+    while match := TOKEN.match(text, position):
+        start, position = match.span()
+        if match[0] == "(*":
             position = _closing(text, position, r"\(\*", r"\*\)")
             continue
-        if found[0] in ("\\<open>", "‹"):
+        if match[0] in ("\\<open>", "‹"):
             position = _closing(text, position, r"\\<open>|‹", r"\\<close>|›")
-        elif found[0] in ('"', "`"):
+        elif match[0] in ('"', "`"):
             raise Refused("a string is not closed")
-        if not found[0].isspace():
+        if not match[0].isspace():
             yield text[start:position], start
 
 
 def _closing(text: str, position: int, opening: str, closing: str) -> int:
     depth = 1
-    for found in re.compile(f"(?P<opening>{opening})|{closing}").finditer(text, position):
-        depth += 1 if found["opening"] else -1
+    for match in re.compile(f"(?P<opening>{opening})|{closing}").finditer(text, position):
+        depth += 1 if match["opening"] else -1
         if depth == 0:
-            return found.end()
+            return match.end()
     raise Refused("a comment or cartouche is not closed")
 
 

@@ -128,7 +128,7 @@ def _parse_turn(dialogue: _Open, text: str, called: str, finish: str, stops: Seq
     awaits = finish != "length" and not stop and bool(blocks) and bool(ENDS_WITH_BLOCK.search(text))
     dialogue.turns += 1
     dialogue.text += text
-    dialogue.prose += FENCED.sub(lambda found: "" if found[1].lower() in LABELS else found[0], text)
+    dialogue.prose += FENCED.sub(lambda match: "" if match[1].lower() in LABELS else match[0], text)
     dialogue.program = blocks[-1] if blocks else ""
     dialogue.finish = called if stop == CALL or awaits else "stop" if stop else finish
 

@@ -130,8 +130,8 @@ def _same_lists(answers: Sequence[str], gold: str) -> bool:
     """Compares blanks, which semicolons separate, in order, and other answers of several parts as sets."""
     if ";" in gold:
         golds = [cleaned(part) for part in gold.split(";")]
-        found = [part for answer in answers for part in _parts(answer)][-len(golds) :]
-        return len(found) == len(golds) and all(map(same, found, golds))
+        parts = [part for answer in answers for part in _parts(answer)][-len(golds) :]
+        return len(parts) == len(golds) and all(map(same, parts, golds))
     golds = [cleaned(part) for part in re.split(r"\\text\{\s*and\s*\}", gold)]
     return _as_sets(list(dict.fromkeys(answers))[-len(golds) :], golds, same)
 
@@ -166,8 +166,8 @@ def _bracketed(text: str) -> list[str]:
 
 
 def _cells(text: str) -> list[str]:
-    found = re.fullmatch(r"\\begin\{([pb]matrix)\}(.*)\\end\{\1\}", text)
-    return re.split(r"&|\\\\", found[2]) if found else []
+    match = re.fullmatch(r"\\begin\{([pb]matrix)\}(.*)\\end\{\1\}", text)
+    return re.split(r"&|\\\\", match[2]) if match else []
 
 
 def _same_value(one: str, other: str) -> bool:

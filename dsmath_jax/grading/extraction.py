@@ -136,7 +136,7 @@ def _has_statement(field: str) -> bool:
 
 def _parts(completion: str) -> list[str]:
     """Splits a completion at the questions that it asks itself; the first part is the model's answer."""
-    text = LONG_BLANK.sub(lambda found: "\n\n" if "\n" in found[0] else " ", completion[-LONGEST:])
+    text = LONG_BLANK.sub(lambda match: "\n\n" if "\n" in match[0] else " ", completion[-LONGEST:])
     text = text.rpartition("</think>")[2]
     text = END_OF_TEXT.split(PROGRAM.sub("\n", text), maxsplit=1)[0]
     text = HOPE.sub("", CALCULATOR_MARK.sub("", text))
@@ -151,18 +151,18 @@ def _last_statement(part: str, kind: Kind, options: Sequence[str]) -> str | None
         if answer := _read(statement, kind, options, crisp=True):
             crisp.append((start, answer))
     if kind in ("choice", "choices"):
-        for found in spans.last_of(CORRECT.finditer(spans.plain(part))):
-            if letters := _first_letters(found[1], kind, options):
-                crisp.append((found.start(), letters))
-    for found in spans.last_of(CUE.finditer(part)):
-        statement = _tail(part, found.end(), heading=found["heading"] is not None)
+        for match in spans.last_of(CORRECT.finditer(spans.plain(part))):
+            if letters := _first_letters(match[1], kind, options):
+                crisp.append((match.start(), letters))
+    for match in spans.last_of(CUE.finditer(part)):
+        statement = _tail(part, match.end(), heading=match["heading"] is not None)
         statement = statement if kind == "text" else _trimmed(statement)
-        named = found["heading"] or found[0].endswith((":", "：")) or "final" in found[0].lower()
+        named = match["heading"] or match[0].endswith((":", "：")) or "final" in match[0].lower()
         begins = _begins(statement, kind, options) or (named and len(statement) <= SHORT / 2)
-        if found["hashes"] and (not begins or STEP.match(part, found.end())):
+        if match["hashes"] and (not begins or STEP.match(part, match.end())):
             continue  # a level-4 heading
-        if answer := _read(statement, kind, options, begins and not found["reply"]):
-            (crisp if begins else loose).append((found.start(), answer))
+        if answer := _read(statement, kind, options, begins and not match["reply"]):
+            (crisp if begins else loose).append((match.start(), answer))
     return max(crisp or loose)[1] if crisp or loose else None
 
 
@@ -228,19 +228,19 @@ def _number(statement: str, crisp: bool) -> str | None:
         text = text[:-1]  # of JSON around it
     right = spans.bare(spans.sides(text)[-1])
     text = right if spans.numbers(right) else text
-    found = spans.numbers(text)
-    if not found:
+    numbers = spans.numbers(text)
+    if not numbers:
         return text if 0 < len(text) <= SHORT / 2 and len(text.split()) <= 3 else None
-    around = "".join(_between(text, found))
-    listed = any(map(LISTED.fullmatch, _between(text, found)[1:-1][:1]))
+    around = "".join(_between(text, numbers))
+    listed = any(map(LISTED.fullmatch, _between(text, numbers)[1:-1][:1]))
     if OPERATORS.search(around) or (crisp and listed):
         return text  # more than a number; the grader compares the whole text
-    return found[0 if crisp else -1].text
+    return numbers[0 if crisp else -1].text
 
 
-def _between(text: str, found: Sequence[spans.Span]) -> list[str]:
-    ends = [0, *(span.end for span in found)]
-    starts = [*(span.start for span in found), len(text)]
+def _between(text: str, numbers: Sequence[spans.Span]) -> list[str]:
+    ends = [0, *(span.end for span in numbers)]
+    starts = [*(span.start for span in numbers), len(text)]
     return [text[end:start] for end, start in zip(ends, starts, strict=True)]
 
 
@@ -249,15 +249,15 @@ def _math(statement: str, crisp: bool) -> str | None:
     verbs = list(implied.VERB.finditer(statement))
     if verbs and not BEGINS.match(statement):
         statement = statement[verbs[-1].end() :].strip()  # "the largest $n$ is 34"
-    found = spans.maths(statement)
-    before = statement[: found[0].start] if found else statement
+    formulas = spans.maths(statement)
+    before = statement[: formulas[0].start] if formulas else statement
     joined = LIST_BEFORE.fullmatch(before)
-    if not found or (BEGINS.match(before) and not joined):
+    if not formulas or (BEGINS.match(before) and not joined):
         return _words(spans.bare(before), crisp)
     last = 0
-    while last + 1 < len(found) and spans.joins(statement[found[last].end : found[last + 1].start]):
+    while last + 1 < len(formulas) and spans.joins(statement[formulas[last].end : formulas[last + 1].start]):
         last += 1
-    pieces = spans.joined(statement, found[: last + 1]) + spans.unit(statement[found[last].end :])
+    pieces = spans.joined(statement, formulas[: last + 1]) + spans.unit(statement[formulas[last].end :])
     return spans.bare((before if joined else "") + pieces) or None
 
 
@@ -278,8 +278,8 @@ def _first_letters(statement: str, kind: Kind, options: Sequence[str]) -> str:
     text = spans.halfwidth(spans.bare(spans.plain(statement)))
     allowed = _letters_allowed(options)
     if kind == "choices":
-        found = LETTERS.match(re.sub(r"^(?:option|choice|选项|选)s?\s*", "", text))
-        letters = "".join(re.findall("[A-Z]", found[0])) if found else ""
+        match = LETTERS.match(re.sub(r"^(?:option|choice|选项|选)s?\s*", "", text))
+        letters = "".join(re.findall("[A-Z]", match[0])) if match else ""
         if len(letters) > 1 and set(letters) <= set(allowed):
             return "".join(sorted(set(letters)))
     first = FIRST_LETTER.match(text)
@@ -292,8 +292,8 @@ def _first_letters(statement: str, kind: Kind, options: Sequence[str]) -> str:
 
 
 def _last_letter(text: str, options: Sequence[str]) -> str:
-    found = [(one or other).upper() for one, other in LONE_LETTER.findall(spans.halfwidth(text))]
-    return next((letter for letter in reversed(found) if letter in _letters_allowed(options)), "")
+    letters = [(one or other).upper() for one, other in LONE_LETTER.findall(spans.halfwidth(text))]
+    return next((letter for letter in reversed(letters) if letter in _letters_allowed(options)), "")
 
 
 def _implied(part: str, kind: Kind, options: Sequence[str]) -> str | None:

@@ -49,20 +49,20 @@ def number(text: str) -> str | None:
     line = text.rpartition("\n")[2][-spans.LONGEST_SENTENCE :]
     bold = [spans.numbers(text) for text, colon in BOLD.findall(line) if not (colon or LABEL.match(text))]
     right = spans.sides(spans.plain(line))[1:]
-    for found in (bold[-1][-1:] if bold else [], spans.numbers(right[-1])[:1] if right else []):
-        if found:
-            return found[0].text
+    for candidates in (bold[-1][-1:] if bold else [], spans.numbers(right[-1])[:1] if right else []):
+        if candidates:
+            return candidates[0].text
     text = spans.plain(text[-spans.LONGEST_SENTENCE :])
     aside = ASIDE.search(text)
     if aside and (aside[1][:1].isalpha() or len(spans.numbers(aside[1])) > 1):
         text = text[: aside.start()] if spans.numbers(text[: aside.start()]) else text
-    found = spans.numbers(text)
-    for value in reversed(found):
-        if spans.SENTENCE_END.search(text, value.end, found[-1].start):
+    numbers = spans.numbers(text)
+    for value in reversed(numbers):
+        if spans.SENTENCE_END.search(text, value.end, numbers[-1].start):
             break
         if not GOVERNED.search(text[max(0, value.start - SHORT) : value.start]):
             return value.text
-    return found[-1].text if found else None
+    return numbers[-1].text if numbers else None
 
 
 def formula(part: str) -> str | None:
@@ -74,17 +74,17 @@ def formula(part: str) -> str | None:
     condition = CONDITION.search(last)
     if condition and re.search(r"[\d$\\]", last[: condition.start()]):
         last = last[: condition.start()]
-    if found := spans.maths(last):
-        run = _run(last, found)
-        values = spans.numbers(last[found[-1].end :])  # "for the largest $n$ we find 34"
+    if parts := spans.maths(last):
+        run = _run(last, parts)
+        values = spans.numbers(last[parts[-1].end :])  # "for the largest $n$ we find 34"
         return values[-1].text if values and LETTER.fullmatch(run) else _side(run) or None
     if len(spans.sides(last)) > 1:
         return _side(spans.bare(last)) or None
-    if found := spans.numbers(last):
-        return _side(found[-1].text + spans.unit(last[found[-1].end :])) or None
-    found = spans.maths(part[-spans.LONGEST_ANSWER :])[-1:]
-    found = found or spans.numbers(part[-spans.LONGEST_SENTENCE :])[-1:]
-    return _side(found[0].text) or None if found else None
+    if parts := spans.numbers(last):
+        return _side(parts[-1].text + spans.unit(last[parts[-1].end :])) or None
+    parts = spans.maths(part[-spans.LONGEST_ANSWER :])[-1:]
+    parts = parts or spans.numbers(part[-spans.LONGEST_SENTENCE :])[-1:]
+    return _side(parts[0].text) or None if parts else None
 
 
 def _is_formula(text: str) -> bool:
@@ -95,16 +95,16 @@ def _is_formula(text: str) -> bool:
     return around == text or not WORD.search(around)
 
 
-def _run(text: str, found: Sequence[spans.Span]) -> str:
+def _run(text: str, formulas: Sequence[spans.Span]) -> str:
     """Returns the last formula that is more than a letter, and those joined to it: "$x=1$ and $x=-2$"."""
-    last = next((i for i in reversed(range(len(found))) if not LETTER.fullmatch(found[i].text)), -1)
-    first = last = last % len(found)
-    while first and spans.joins(text[found[first - 1].end : found[first].start]):
-        begins = not text[: found[first - 1].start].strip()  # "the solution is $x=1$ and $y=2$"
-        if _named(found[first - 1].text) != _named(found[last].text) and not begins:
+    last = next((i for i in reversed(range(len(formulas))) if not LETTER.fullmatch(formulas[i].text)), -1)
+    first = last = last % len(formulas)
+    while first and spans.joins(text[formulas[first - 1].end : formulas[first].start]):
+        begins = not text[: formulas[first - 1].start].strip()  # "the solution is $x=1$ and $y=2$"
+        if _named(formulas[first - 1].text) != _named(formulas[last].text) and not begins:
             break
         first -= 1
-    return spans.joined(text, found[first : last + 1])
+    return spans.joined(text, formulas[first : last + 1])
 
 
 def _named(formula: str) -> str:

@@ -69,10 +69,10 @@ def boxes(text: str) -> Iterator[Span]:
     A percent sign after a box belongs to it.
     """
     position = 0
-    for found in last_of(BOXED.finditer(text)):
-        if found.start() < position:
+    for match in last_of(BOXED.finditer(text)):
+        if match.start() < position:
             continue  # nested
-        start, braced = found.end(), text.startswith("{", found.end())
+        start, braced = match.end(), text.startswith("{", match.end())
         end = closing_brace(text, start) if braced else _word_end(text, start)
         if end is None:
             continue
@@ -80,18 +80,18 @@ def boxes(text: str) -> Iterator[Span]:
         percent = PERCENT.match(text, end)
         nested = next(boxes(inner), None)
         content = nested.text if nested and nested.start == 0 and nested.end == len(inner) else inner
-        yield Span(found.start(), end, content + (percent[1] if percent and content else ""))
+        yield Span(match.start(), end, content + (percent[1] if percent and content else ""))
         position = end
 
 
-def last_of(found: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
+def last_of(matches: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
     """Returns the last `MOST` matches."""
-    return collections.deque(found, maxlen=MOST)
+    return collections.deque(matches, maxlen=MOST)
 
 
 def open_box(text: str) -> bool:
     """Whether the last box of a text is never closed because the text was cut off."""
-    starts = [found.end() for found in BOXED.finditer(text)]
+    starts = [match.end() for match in BOXED.finditer(text)]
     if not starts:
         return False
     rest = text[starts[-1] :]
@@ -101,27 +101,27 @@ def open_box(text: str) -> bool:
 def closing_brace(text: str, start: int) -> int | None:
     """Returns the index after the brace that closes the one at `start`; None where there is none."""
     depth = 0
-    for found in BRACE.finditer(text, start, start + LONGEST_ANSWER):
-        depth += {"{": 1, "}": -1}.get(found[0], 0)
+    for match in BRACE.finditer(text, start, start + LONGEST_ANSWER):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0:
-            return found.end()
+            return match.end()
     return None
 
 
 def _word_end(text: str, start: int) -> int:
-    found = re.compile(r"[^\s$]*").match(text, start)
-    assert found is not None
-    return found.end()
+    match = re.compile(r"[^\s$]*").match(text, start)
+    assert match is not None
+    return match.end()
 
 
 def maths(text: str) -> list[Span]:
     """Returns the mathematics between delimiters in a text."""
-    return [Span(found.start(), found.end(), _content(found)) for found in MATH.finditer(text)]
+    return [Span(match.start(), match.end(), _content(match)) for match in MATH.finditer(text)]
 
 
-def _content(found: re.Match[str]) -> str:
-    assert found.lastgroup is not None
-    return found[found.lastgroup].strip()
+def _content(match: re.Match[str]) -> str:
+    assert match.lastgroup is not None
+    return match[match.lastgroup].strip()
 
 
 def joins(between: str) -> bool:
@@ -143,10 +143,10 @@ def unit(rest: str) -> str:
 def sides(text: str) -> list[str]:
     """Splits a text at its equals signs outside of braces."""
     parts, start = [], 0
-    for found in EQUALS.finditer(text):
-        if text.count("{", 0, found.start()) == text.count("}", 0, found.start()):
-            parts.append(text[start : found.start()])
-            start = found.end()
+    for match in EQUALS.finditer(text):
+        if text.count("{", 0, match.start()) == text.count("}", 0, match.start()):
+            parts.append(text[start : match.start()])
+            start = match.end()
     return [*parts, text[start:]]
 
 
@@ -191,13 +191,13 @@ def bare(text: str) -> str:
 
 def numbers(text: str) -> list[Span]:
     """Returns the numbers of a text without currency signs, with percent signs and words of scale."""
-    return [Span(found.start(), found.end(), _number(found)) for found in NUMBER.finditer(text)]
+    return [Span(match.start(), match.end(), _number(match)) for match in NUMBER.finditer(text)]
 
 
-def _number(found: re.Match[str]) -> str:
-    unit = "%" if found["percent"] or found["unit"] else ""
-    sign = "-" if found["sign"][:1] in ("负", "n") else found["sign"] or found["inner"] or ""
-    return sign + found["value"] + (found["scale"] or "") + unit
+def _number(match: re.Match[str]) -> str:
+    unit = "%" if match["percent"] or match["unit"] else ""
+    sign = "-" if match["sign"][:1] in ("负", "n") else match["sign"] or match["inner"] or ""
+    return sign + match["value"] + (match["scale"] or "") + unit
 
 
 def plain(text: str) -> str:

@@ -212,7 +212,7 @@ def test_gsm8k_examples_have_programs(real_data: Path) -> None:
     spoken, programmed = (exemplars.load(entry, mode, real_data).examples for mode in ("cot", "pot"))
     assert [each.record.question for each in spoken] == [each.record.question for each in programmed]
     for solved, program in zip(spoken, programmed, strict=True):
-        assert solved.record.solution.endswith(f"\nThe answer is {said.record.answer}.")
+        assert solved.record.solution.endswith(f"\nThe answer is {solved.record.answer}.")
         assert float(program.output) == float(solved.record.answer)
         assert "<<" not in program.program
     assert programmed[0].program == (

@@ -83,8 +83,8 @@ def number_in_words(text: str) -> Number | None:
     text = words(text)
     if re.search(r"[=<>^_\\]", text):
         return None
-    found = [match[0].strip() for match in _NUMBER_IN_WORDS.finditer(text) if re.search(r"\d", match[0])]
-    return number(re.sub(r"[$€£¥\s]", "", found[0])) if len(found) == 1 else None
+    numbers = [match[0].strip() for match in _NUMBER_IN_WORDS.finditer(text) if re.search(r"\d", match[0])]
+    return number(re.sub(r"[$€£¥\s]", "", numbers[0])) if len(numbers) == 1 else None
 
 
 def _choice(gold: str, answer: str, options: Sequence[str]) -> Verdict:

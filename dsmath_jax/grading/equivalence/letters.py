@@ -27,22 +27,22 @@ def letter(text: str, options: Sequence[str] = ()) -> str | None:
     text = _clean(text)
     if re.fullmatch(r"[a-z]", text):
         return text.upper()
-    if (found := _ALONE.match(text)) is not None and _is_label(found, text):
-        return found[1].upper()
+    if (match := _ALONE.match(text)) is not None and _is_label(match, text):
+        return match[1].upper()
     matching = [i for i, option in enumerate(options) if _clean(unlabelled(option)).lower() == text.lower()]
     return chr(ord("A") + matching[0]) if len(matching) == 1 else None
 
 
-def _is_label(found: re.Match[str], text: str) -> bool:
+def _is_label(match: re.Match[str], text: str) -> bool:
     """Whether a letter is a label, as alone or in "A. 5" and "(A) 5", not the start of "A dog"."""
-    return found[1].isupper() or found.end() == len(text)
+    return match[1].isupper() or match.end() == len(text)
 
 
 def letters(text: str, options: Sequence[str] = ()) -> frozenset[str] | None:
     """Returns the letters that an answer names, such as "ACD" or "A, C and D"; None where it names none."""
     text = _LEADING.sub("", _clean(text))
-    if (found := _SEVERAL.match(text)) is not None:
-        return frozenset(re.findall("[A-Z]", re.sub("and", "", found[1])))
+    if (match := _SEVERAL.match(text)) is not None:
+        return frozenset(re.findall("[A-Z]", re.sub("and", "", match[1])))
     if re.fullmatch(r"(?:\(?[A-Z]\)?\s*(?:(?:,|、|and)\s*)?)+", text):
         return frozenset(re.findall("[A-Z]", text))
     one = letter(text, options)

@@ -107,12 +107,12 @@ def normalize(text: str) -> str:
     if len(text) > LONGEST:
         return text
     text = _unicode(text)
-    text = _MARKDOWN.sub(lambda found: found[1] or found[2] or found[3], text)
+    text = _MARKDOWN.sub(lambda match: match[1] or match[2] or match[3], text)
     text = without_delimiters(text)
     text = text.replace("\\mathrm{d}", "d").replace("{\\rm d}", "d")
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    text = re.sub(r"\\textcircled\s*\{?\s*(\d+)\s*\}?", lambda found: _CIRCLED.get(found[1], found[1]), text)
+    text = re.sub(r"\\textcircled\s*\{?\s*(\d+)\s*\}?", lambda match: _CIRCLED.get(match[1], match[1]), text)
     text = _THOUSANDS.sub("", text)
     text = _DERIVATIVE.sub(r"D_{\1\2/\3}", text)
     text = _TEXT_FORMULA.sub(r"\1", re.sub(r"\s+", " ", text).strip())
@@ -124,9 +124,9 @@ def _unicode(text: str) -> str:
     for mark, (above, below) in _FRACTIONS.items():
         text = re.sub(rf"(?<=\d)\s*{mark}", f"\\\\frac{{{above}}}{{{below}}}", text)
         text = text.replace(mark, f"\\frac{{{above}}}{{{below}}}")
-    text = re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
-    text = re.sub("[₀-₉]+", lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
-    text = _WIDE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    text = re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub("[₀-₉]+", lambda match: f"_{{{match[0].translate(_SUBSCRIPTS)}}}", text)
+    text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     return re.sub(r"\\sqrt\s+(?=[\d(A-Za-z]|\\frac)(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text)
 
 
@@ -205,10 +205,10 @@ def split_with_separators(text: str, separator: re.Pattern[str]) -> tuple[list[s
     separators: list[str] = []
     depth = begin = position = 0
     while position < len(text):
-        if depth <= 0 and (found := separator.match(text, position)) and found.end() > position:
+        if depth <= 0 and (match := separator.match(text, position)) and match.end() > position:
             parts.append(text[begin:position].strip())
-            separators.append(found[0].strip())
-            begin = position = found.end()
+            separators.append(match[0].strip())
+            begin = position = match.end()
             continue
         if text.startswith(("\\begin", "\\langle"), position) or text[position] in OPENING:
             depth += 1

@@ -56,22 +56,22 @@ def in_digits(text: str) -> str:
     """Converts the numerals of a text: "三分之二" becomes "2/3", "百分之五十" "50%", "2 million" "2000000"."""
     text = re.sub(rf"^(?:negative|minus)\s+(?=\d|(?:{_ENGLISH_WORD})\b)", "-", text, flags=re.IGNORECASE)
     text = _ENGLISH_SCALE.sub(
-        lambda found: _written(Fraction(found[1].replace(",", "")) * _SCALES[found[2].lower()]), text
+        lambda match: _written(Fraction(match[1].replace(",", "")) * _SCALES[match[2].lower()]), text
     )
     text = _ENGLISH_FRACTION.sub(
-        lambda found: f"{_english(found[1] or '') or 1}/{_PARTS[found[2].lower()[:4]]}",
+        lambda match: f"{_english(match[1] or '') or 1}/{_PARTS[match[2].lower()[:4]]}",
         text,  # half, a half
     )
-    text = _ENGLISH.sub(lambda found: f"{_english(found[0])}", text)
+    text = _ENGLISH.sub(lambda match: f"{_english(match[0])}", text)
     if not re.search("[\u4e00-\u9fff〇]", text) or _NO_NUMBER.search(text):
         return text
     text = re.sub(rf"^负(?={_PART})", "-", text)
     text = text.replace("一半", "1/2")
     text = re.sub(r"(?<=\d)又(?=\d+/\d)", " ", text)
-    text = _PER_CENT.sub(lambda found: f"{_written(value(found[1]))}%", text)
+    text = _PER_CENT.sub(lambda match: f"{_written(value(match[1]))}%", text)
     text = _FRACTION.sub(_fraction, text)
-    text = _WITH_UNIT.sub(lambda found: _written(Fraction(found[1]) * _integer(found[2])), text)
-    return _WHOLE.sub(lambda found: _written(value(found[0])) if value(found[0]) is not None else found[0], text)
+    text = _WITH_UNIT.sub(lambda match: _written(Fraction(match[1]) * _integer(match[2])), text)
+    return _WHOLE.sub(lambda match: _written(value(match[0])) if value(match[0]) is not None else match[0], text)
 
 
 _ONES = (
@@ -113,10 +113,10 @@ def _english(numeral: str) -> int:
     return total + section
 
 
-def _fraction(found: re.Match[str]) -> str:
-    whole, below, above = (value(part) if part else Fraction(0) for part in found.groups())
+def _fraction(match: re.Match[str]) -> str:
+    whole, below, above = (value(part) if part else Fraction(0) for part in match.groups())
     if not below or above is None or whole is None:
-        return found[0]
+        return match[0]
     return str(whole + above / below)
 
 

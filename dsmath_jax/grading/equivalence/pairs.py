@@ -29,10 +29,10 @@ _BASES = {"two": 2, "three": 3, "eight": 8, "ten": 10}
 def time(text: str) -> Time | None:
     """Parses 8:30, 8:30 p.m., 3 pm, 8时30分; None for other texts."""
     text = words(text)
-    if (found := _TIME.fullmatch(text)) is not None:
-        hour, minute, half = int(found[1]), int(found[2] or found[3]), found[4]
-    elif (found := _HOUR.fullmatch(text)) is not None:
-        hour, minute, half = int(found[1]), 0, found[2]
+    if (match := _TIME.fullmatch(text)) is not None:
+        hour, minute, half = int(match[1]), int(match[2] or match[3]), match[4]
+    elif (match := _HOUR.fullmatch(text)) is not None:
+        hour, minute, half = int(match[1]), 0, match[2]
     else:
         return None
     if hour > 24 or minute > 59:
@@ -64,16 +64,16 @@ def ratio(text: str) -> tuple[Fraction, ...] | None:
 
 def remainder(text: str) -> tuple[int, int] | None:
     """Parses the quotient and remainder of "6……2", "6 R 2", "6余2"; None for other texts."""
-    found = _REMAINDER.fullmatch(words(text))
-    return (int(found[1]), int(found[2])) if found is not None else None
+    match = _REMAINDER.fullmatch(words(text))
+    return (int(match[1]), int(match[2])) if match is not None else None
 
 
 def based(text: str) -> tuple[str, int] | None:
     """Parses the digits and the base of 1012_3; None for other texts."""
-    found = _BASED.fullmatch(words(text).replace(" ", ""))
-    if found is None or not re.search(r"\d", found[1]):
+    match = _BASED.fullmatch(words(text).replace(" ", ""))
+    if match is None or not re.search(r"\d", match[1]):
         return None
-    return found[1].upper(), int(_BASES.get(found[2], found[2]))
+    return match[1].upper(), int(_BASES.get(match[2], match[2]))
 
 
 def base_value(digits: str, base: int) -> int | None:

@@ -63,23 +63,23 @@ def number(text: str) -> Number | None:
     """Parses a normalized text that is a number; None for other texts."""
     if len(text) > MANY_DIGITS:
         return None
-    if (found := _DECIMAL.fullmatch(text)) is not None:
-        return _decimal(found)
-    if (found := _MIXED.fullmatch(text)) is not None:
-        whole, numerator, denominator = (int(part) for part in found.groups()[1:] if part is not None)
+    if (match := _DECIMAL.fullmatch(text)) is not None:
+        return _decimal(match)
+    if (match := _MIXED.fullmatch(text)) is not None:
+        whole, numerator, denominator = (int(part) for part in match.groups()[1:] if part is not None)
         if numerator >= denominator:
             return None  # 11 7/6 is no mixed number
-        return Number(_signed(found[1], whole + Fraction(numerator, denominator)))
-    if (found := _QUOTIENT.fullmatch(text)) is not None:
-        above, below = (_plain(part) for part in found.groups()[1:] if part is not None)
-        return Number(_signed(found[1], above / below)) if below else None
-    if (found := _POWER_OF_TEN.fullmatch(text)) is not None:
-        power = int((found[2] or found[3]).replace(" ", ""))
-        return Number(_signed(found[1], Fraction(10) ** power)) if abs(power) <= LARGEST_POWER else None
-    if (found := _PERIODIC.fullmatch(text)) is not None:
-        return Number(_signed(found[1], periodic(found[2])))
-    if (found := _AROUND.fullmatch(text)) is not None:
-        return number((found[1] or found[2] or "").strip())
+        return Number(_signed(match[1], whole + Fraction(numerator, denominator)))
+    if (match := _QUOTIENT.fullmatch(text)) is not None:
+        above, below = (_plain(part) for part in match.groups()[1:] if part is not None)
+        return Number(_signed(match[1], above / below)) if below else None
+    if (match := _POWER_OF_TEN.fullmatch(text)) is not None:
+        power = int((match[2] or match[3]).replace(" ", ""))
+        return Number(_signed(match[1], Fraction(10) ** power)) if abs(power) <= LARGEST_POWER else None
+    if (match := _PERIODIC.fullmatch(text)) is not None:
+        return Number(_signed(match[1], periodic(match[2])))
+    if (match := _AROUND.fullmatch(text)) is not None:
+        return number((match[1] or match[2] or "").strip())
     return None
 
 
@@ -91,9 +91,9 @@ def _plain(text: str) -> Fraction:
     return Fraction(text.replace(",", "").replace(" ", "").rstrip("."))
 
 
-def _decimal(found: re.Match[str]) -> Number | None:
-    sign, digits = found[1], found[2]
-    power = int(next((part for part in found.groups()[2:] if part is not None), "0").replace(" ", ""))
+def _decimal(match: re.Match[str]) -> Number | None:
+    sign, digits = match[1], match[2]
+    power = int(next((part for part in match.groups()[2:] if part is not None), "0").replace(" ", ""))
     if abs(power) > LARGEST_POWER:
         return None
     value = _signed(sign, _plain(digits) * Fraction(10) ** power)
@@ -105,9 +105,9 @@ def _decimal(found: re.Match[str]) -> Number | None:
 
 def periodic(digits: str) -> Fraction:
     r"""Returns the value of a repeating decimal: 0.1\overline{6} is 1/6."""
-    found = re.fullmatch(r"(\d*)\.(\d*)(?:\\overline\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?)", digits)
-    assert found is not None
-    whole, once, again = found[1], found[2], found[3] or found[4]
+    match = re.fullmatch(r"(\d*)\.(\d*)(?:\\overline\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?)", digits)
+    assert match is not None
+    whole, once, again = match[1], match[2], match[3] or match[4]
     return Fraction(whole or 0) + (Fraction(once or 0) + Fraction(int(again), 10 ** len(again) - 1)) / 10 ** len(once)
 
 
@@ -186,17 +186,17 @@ def _parts(text: str) -> list[tuple[Number, str]]:
     parts: list[tuple[Number, str]] = []
     text = text.replace("分", "分钟") if re.search(r"(?:时|小时)\d+分$", text) else text
     while text:
-        found = _START.match(text)
+        match = _START.match(text)
         # The longest prefix that is a number: a mixed number before its whole part.
-        if found is None or (value := number(found[0].strip())) is None:
+        if match is None or (value := number(match[0].strip())) is None:
             return []
-        rest = text[found.end() :].strip()
-        match = _UNIT_NAME.match(rest)
-        name = match[0].strip().removesuffix(" and") if match else ""
-        if match is None or not _is_name(name, text[found.end() : found.end() + 1]):
+        rest = text[match.end() :].strip()
+        name_match = _UNIT_NAME.match(rest)
+        name = name_match[0].strip().removesuffix(" and") if name_match else ""
+        if name_match is None or not _is_name(name, text[match.end() : match.end() + 1]):
             return []
         parts.append((value, name))
-        text = rest[match.end() :].strip(" ,")
+        text = rest[name_match.end() :].strip(" ,")
         if len(parts) > 4:
             return []
     return parts

@@ -98,31 +98,31 @@ def _union(text: str) -> RealSet:
     builder = _BUILDER.match(text)
     if builder is not None:
         return _union(builder[1].strip())
-    found = [_intersection(part) for part in split(text, _OR)]
-    return RealSet(_merged([piece for each in found for piece in each.pieces]), _variable(found))
+    parts = [_intersection(part) for part in split(text, _OR)]
+    return RealSet(_merged([piece for each in parts for piece in each.pieces]), _variable(parts))
 
 
 def _intersection(text: str) -> RealSet:
     parts = split(text, _AND)
-    found = [_difference(part) for part in parts]
-    pieces = found[0].pieces
-    for each in found[1:]:
+    operands = [_difference(part) for part in parts]
+    pieces = operands[0].pieces
+    for each in operands[1:]:
         if RELATION.search(parts[0]) is None and "\\cap" not in text:
             raise ParseError(text)  # (0,1),(2,3) are two intervals or points, not their intersection
         pieces = _intersect(pieces, each.pieces)
-    return RealSet(pieces, _variable(found))
+    return RealSet(pieces, _variable(operands))
 
 
 def _difference(text: str) -> RealSet:
     first, *others = split(text, re.compile(r"\s*(?:\\setminus|-(?=\s*\\\{))\s*"))
-    found = _single(first)
+    result = _single(first)
     for other in others:
-        found = RealSet(_intersect(found.pieces, _complement(_union(other).pieces)), found.variable)
-    return found
+        result = RealSet(_intersect(result.pieces, _complement(_union(other).pieces)), result.variable)
+    return result
 
 
-def _variable(found: list[RealSet]) -> str | None:
-    names = {each.variable for each in found if each.variable is not None}
+def _variable(real_sets: list[RealSet]) -> str | None:
+    names = {each.variable for each in real_sets if each.variable is not None}
     if len(names) > 1:
         raise ParseError("several variables")
     return names.pop() if names else None
@@ -138,18 +138,18 @@ def _single(text: str) -> RealSet:
         return RealSet(_merged([_point(_end(part)) for part in split(text[2:-2], re.compile(","))]))
     if RELATION.search(text) and len(split(text, RELATION)) > 1:
         return _relations(text)
-    found = _INTERVAL.match(text)
-    if found is None:
+    match = _INTERVAL.match(text)
+    if match is None:
         raise ParseError(text)
-    ends = split(found[2], re.compile(","))
+    ends = split(match[2], re.compile(","))
     if len(ends) != 2:
-        if len(ends) == 1 and found[1] == "(":
+        if len(ends) == 1 and match[1] == "(":
             return _union(ends[0])
         raise ParseError(text)
     low, high = map(_end, ends)
     piece = Piece(
-        End(low, found[1] == "[" and not _infinite(low)),
-        End(high, found[3] == "]" and not _infinite(high)),
+        End(low, match[1] == "[" and not _infinite(low)),
+        End(high, match[3] == "]" and not _infinite(high)),
     )
     return RealSet(_merged([piece]))
 
@@ -163,10 +163,10 @@ def _end(text: str) -> Any:
     bare = re.sub(r"\\infty|\binf(?:inity|ty)?\b|\boo\b", "oo", text).replace(" ", "")
     if bare in ("oo", "+oo", "-oo"):
         return -mpmath.inf if bare == "-oo" else +mpmath.inf
-    found = values.value(parse(text))
-    if isinstance(found, mpmath.mpc):
+    end = values.value(parse(text))
+    if isinstance(end, mpmath.mpc):
         raise ParseError(text)
-    return found
+    return end
 
 
 def _relations(text: str) -> RealSet:
@@ -195,7 +195,7 @@ def _solved(left: str, sign: str, right: str) -> tuple[list[Piece], str]:
     (name,) = names
     at = [values.value(tree, {name: Fraction(x)}) for x in _TRIED]
     slope = at[1] - at[0]
-    if slope == 0 or not all(values.same(found, at[0] + x * slope) for x, found in zip(_TRIED, at, strict=True)):
+    if slope == 0 or not all(values.same(value, at[0] + x * slope) for x, value in zip(_TRIED, at, strict=True)):
         raise ParseError("not linear")
     bound = -at[0] / slope
     return _SOLUTIONS[_FLIPPED.get(sign, sign) if values.to_mpmath(slope) < 0 else sign](bound), name

@@ -70,12 +70,12 @@ def is_name(text: str) -> bool:
 
 def tuple_of(text: str) -> tuple[str, list[str]] | None:
     """Returns the brackets and the items of (a, b), [a, b], ⟨a, b⟩ and the like; None for other texts."""
-    found = _TUPLE.match(text)
-    if found is None or (found[1] and matching(text, 0) != len(text) - 1):
+    match = _TUPLE.match(text)
+    if match is None or (match[1] and matching(text, 0) != len(text) - 1):
         return None
-    inside = found[2] if found[1] else found[4]
+    inside = match[2] if match[1] else match[4]
     items = split(inside, BLANKS if len(split(inside, BLANKS)) > 1 else _COMMA)
-    return (found[1] + found[3] if found[1] else "()"), items
+    return (match[1] + match[3] if match[1] else "()"), items
 
 
 def braces(text: str) -> list[str] | None:
@@ -104,8 +104,8 @@ def listed(text: str) -> list[str]:
 
 def rows(text: str) -> list[list[str]] | None:
     """Returns the rows of a matrix, or of a tuple as a column; None for other texts."""
-    found = _MATRIX.match(text)
-    if found is None:
+    match = _MATRIX.match(text)
+    if match is None:
         point = tuple_of(text)
         if point is None or len(point[1]) < 2:
             return None
@@ -113,23 +113,23 @@ def rows(text: str) -> list[list[str]] | None:
         if all(inner):
             return [row[1] for row in inner if row]
         return [[item] for item in point[1]]
-    if "\\begin" in found[1] or "\\begin" in found[3]:
+    if "\\begin" in match[1] or "\\begin" in match[3]:
         return None
-    factor = found[1].strip()
-    cells = [[cell.strip() for cell in row.split("&")] for row in _ROW_END.split(found[3]) if row.strip()]
+    factor = match[1].strip()
+    cells = [[cell.strip() for cell in row.split("&")] for row in _ROW_END.split(match[3]) if row.strip()]
     if factor:
         cells = [[f"{factor}({cell})" for cell in row] for row in cells]
-    return [list(column) for column in zip(*cells, strict=False)] if found[4] else cells
+    return [list(column) for column in zip(*cells, strict=False)] if match[4] else cells
 
 
 def measured(text: str) -> tuple[str, str]:
     """Splits a formula and its unit ("" where it has none)."""
-    if (found := _SIGN_BEFORE.match(text)) is not None:
-        return found[2], found[1]
-    if (found := _SIGN_AFTER.match(text)) is not None:
-        return found[1], found[2]
-    if (found := _UNIT_IN_TEXT.match(text)) is not None:
-        return found[1].strip(), words(found[2] + " " + found[3]).strip() + (found[4] or "")
-    if (found := _UNIT_PLAIN.match(text)) is not None and units.known(found[2]):
-        return found[1].strip(), found[2]
+    if (match := _SIGN_BEFORE.match(text)) is not None:
+        return match[2], match[1]
+    if (match := _SIGN_AFTER.match(text)) is not None:
+        return match[1], match[2]
+    if (match := _UNIT_IN_TEXT.match(text)) is not None:
+        return match[1].strip(), words(match[2] + " " + match[3]).strip() + (match[4] or "")
+    if (match := _UNIT_PLAIN.match(text)) is not None and units.known(match[2]):
+        return match[1].strip(), match[2]
     return text, ""

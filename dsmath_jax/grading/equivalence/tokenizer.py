@@ -20,11 +20,11 @@ class ParseError(ValueError):
 
 def tokenize(text: str) -> list[tuple[str, str]]:
     """Returns (kind, token) pairs; the kinds are "num", "cmd", "letter" and "op". Raises ParseError."""
-    text = _PLAIN.sub(lambda found: f"\\{found[1]} ", text)
+    text = _PLAIN.sub(lambda match: f"\\{match[1]} ", text)
     tokens = []
-    for found in _TOKEN.finditer(text):
-        kind = found.lastgroup or "other"
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or "other"
         if kind == "other":
-            raise ParseError(found[0])
-        tokens.append((kind, found[0]))
+            raise ParseError(match[0])
+        tokens.append((kind, match[0]))
     return tokens

@@ -92,10 +92,10 @@ def unit(name: str) -> Unit:
         above, below = unit(over[0]), unit(over[1])
         return Unit(f"{above.dimension}/{below.dimension}", above.factor / below.factor)
     for pattern, power in ((_SQUARED, 2), (_CUBED, 3)):
-        if (found := pattern.match(name)) and known(found[1]):
-            return _raised(unit(found[1]), power)
-    if (found := _POWER.match(name)) and known(found[1]):
-        return _raised(unit(found[1]), int(found[2]) if found[2] else 2 if found[3] == "squared" else 3)
+        if (match := pattern.match(name)) and known(match[1]):
+            return _raised(unit(match[1]), power)
+    if (match := _POWER.match(name)) and known(match[1]):
+        return _raised(unit(match[1]), int(match[2]) if match[2] else 2 if match[3] == "squared" else 3)
     lower = name.lower()
     if lower in _SPEEDS:
         return unit(_SPEEDS[lower])
