@@ -161,7 +161,7 @@ def test_chunks_limit_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(files, "CHUNK_BYTES", 400)
     lines = [LINE | {"id": number, "pad": "x" * (number % 5) * 100} for number in range(20)]
     assert [row["id"] for row in grade(tmp_path, lines)] == list(range(20))
-    sizes = [len(share) for share in files._shares(json.dumps(line).encode() for line in lines)]
+    sizes = [len(chunk) for chunk in files._chunks(json.dumps(line).encode() for line in lines)]
     assert max(sizes) == 3
     assert min(sizes) == 1
 
