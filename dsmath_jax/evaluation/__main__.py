@@ -1,10 +1,9 @@
-"""Measures a model on tasks: python -m dsmath_jax.evaluation --checkpoint=DIR|hf:DIR --tasks=gsm8k,cmath
+"""Evaluates a model on tasks: python -m dsmath_jax.evaluation --checkpoint=DIR|hf:DIR --tasks=gsm8k,cmath
 
-CHECKPOINT is the folder of a stage that trains (RUN/sft, RUN/rl), or hf:DIR in Hugging Face's format. A base model is
-asked with worked examples (--style=few_shot), a model after instruction tuning in a chat (--style=chat): by the chat
-template and with the instruction that it was trained with, which chat.json next to it has. Without that file the
-template is the tokenizer's own, else the paper's, and the instruction the paper's. The same command resumes what a
-killed one left.
+CHECKPOINT is the folder of a stage that trains (RUN/sft, RUN/rl), or hf:DIR in Hugging Face's format. Use
+--style=few_shot for a base model, and --style=chat for a model after instruction tuning: it is asked with the chat
+template and the instruction of its training, in chat.json next to the model. Without that file the template is the
+tokenizer's or else the paper's, and the instruction is the paper's. The same command resumes a killed evaluation.
 """
 
 import argparse
@@ -46,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         help=f"of {', '.join(TASKS)}, data sets (toy/test), your own files (mine.jsonl); joined by commas",
     )
-    add("--data_dir", type=local_path, default=Path("data"), help="where the data sets are (default: data)")
+    add("--data_dir", type=local_path, default=Path("data"), help="the folder of the data sets (default: data)")
     add("--out", type=local_path, required=True, help="the folder of the results")
     choices = {"mode": get_args(Mode), "style": get_args(Style)}
     for field in dataclasses.fields(Settings):
@@ -63,15 +62,15 @@ def _parser() -> argparse.ArgumentParser:
         help="below every question in a chat: a text, 'paper' for the paper's, '' for none " + INSTRUCTION_DEFAULT,
     )
     add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
-    add("--rows", type=int, default=256, help="completions in the making at a time")
-    add("--tokenizer", default="", help="its file or folder (default: the model's own)")
-    add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's own; Hugging Face: bfloat16)")
+    add("--rows", type=int, default=256, help="completions that are decoded at a time")
+    add("--tokenizer", default="", help="its file or folder (default: the model's)")
+    add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's; Hugging Face: bfloat16)")
     add("--mesh", type=_mesh, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
     add("--compilation_cache", default="", help="folder of compiled programs, as config.compilation_cache has it")
-    add("--allow-unsandboxed", action="store_true", help="run model-written programs even where nothing contains them")
+    add("--allow-unsandboxed", action="store_true", help="run model-written programs even if nothing contains them")
     add("--distributed", action="store_true", help="this is one process of several, which JAX finds (TPU, SLURM)")
     add("--coordinator", default="", help="HOST:PORT of process 0, where JAX cannot find it by itself")
-    add("--processes", type=int, default=0, help="how many there are, with --coordinator")
+    add("--processes", type=int, default=0, help="the number of processes, with --coordinator")
     add("--process", type=int, default=-1, help="the number of this one, from 0, with --coordinator")
     return parser
 
@@ -81,25 +80,25 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _mesh(text: str) -> dict[str, int]:
-    """Sizes by the names of axes.
+    """Parses the sizes of mesh axes.
 
     Raises:
-      argparse.ArgumentTypeError: the text has something else.
+      argparse.ArgumentTypeError: the text is something else.
     """
     try:
         sizes = json.loads(text)
     except ValueError:
         sizes = None
-    if not (isinstance(sizes, dict) and sizes.keys() <= {*AXES} and all(type(each) is int for each in sizes.values())):
-        raise argparse.ArgumentTypeError(f"'{text}' gives no whole numbers to axes of {', '.join(AXES)}")
+    if not (isinstance(sizes, dict) and sizes.keys() <= {*AXES} and all(type(size) is int for size in sizes.values())):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a JSON object of integers by axis of {', '.join(AXES)}")
     return sizes
 
 
 def evaluate(values: argparse.Namespace, command: str) -> None:
-    """Runs what the command line asks for, and prints the table, which repeats the `command`.
+    """Runs an evaluation and prints its table, which contains `command`.
 
     Raises:
-      UserError: an option is wrong, or something that it names.
+      UserError: an option, or something that it names, is invalid.
     """
     for name in ("max_new_tokens", "rows"):
         if getattr(values, name) < 1:
@@ -109,7 +108,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
     except UserError as error:
         raise UserError(f"--{error}") from None
     for name in values.tasks:
-        task(name)  # a misspelt one is known before anything is read
+        task(name)  # reports a misspelled one before anything is read
     check_instruction(settings, values.instruction)
     several = values.distributed or values.coordinator
     with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
@@ -126,9 +125,10 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = [*(sys.argv[1:] if argv is None else argv)]
-    values = _parser().parse_args(given)
-    evaluate(values, shlex.join(["python", "-m", "dsmath_jax.evaluation", *given]))
+    """Runs the command line."""
+    arguments = [*(sys.argv[1:] if argv is None else argv)]
+    values = _parser().parse_args(arguments)
+    evaluate(values, shlex.join(["python", "-m", "dsmath_jax.evaluation", *arguments]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model answers the problems of a task: greedily, then in samples, in an order that never changes."""
+"""Draws a model's answers to the problems of a task: greedy ones, then samples, always in the same order."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,8 @@ from dsmath_jax.data.dataset_formats import Kind
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.draw import EVALUATION_SEED, sample_evenly
 from dsmath_jax.data.questions import Mode
-from dsmath_jax.evaluation import exemplars, prompts, registry, tools
+from dsmath_jax.evaluation import exemplars, registry, tools
+from dsmath_jax.evaluation import prompts as prompting
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import Style, Task
 from dsmath_jax.evaluation.samples import Key
@@ -23,45 +24,45 @@ from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.settings import INT32, MOST_TEMPERATURE, setting
 from dsmath_jax.workdir import UserError
 
-DIALOGUES = 256  # that are held together in tool-integrated reasoning, or one problem's where those are more
+DIALOGUES = 256  # in one batch of tool-integrated reasoning, or all samples of one problem where those are more
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(base.Settings):
-    """How tasks are asked."""
+    """The settings of an evaluation."""
 
     mode: Mode = setting("cot", "chain of thought (cot), program of thought (pot) or with tools (tir)")
     style: Style = setting("few_shot", "how the model is asked: few_shot, or chat for a model after instruction tuning")
-    samples: int = setting(0, "K: drawn of each problem besides the greedy answer", least=0, most=MOST_SAMPLES)
+    samples: int = setting(0, "K: samples of each problem, in addition to the greedy one", least=0, most=MOST_SAMPLES)
     temperature: float = setting(0.7, "of the samples", least=0, most=MOST_TEMPERATURE)
     top_p: float = setting(1.0, "of the samples", above=0, most=1)
     seed: int = setting(0, "of the samples", least=0, most=INT32)
     limit: int = setting(0, "problems of a task, drawn evenly over its subjects, tasks and levels; 0 for all", least=0)
     rounds: int = setting(tools.ROUNDS, "programs that a dialogue with tools may run", least=1)
-    output_chars: int = setting(tools.OUTPUT_CHARS, "of a program's output that the model is shown", least=1)
+    output_chars: int = setting(tools.OUTPUT_CHARS, "characters of a program's output that the model sees", least=1)
     exemplars: tuple[str, ...] = setting(
-        (), "data sets and your own files of worked examples, below the data folder; () for the task's own"
+        (), "data sets and your own files of few-shot examples, below the data folder; () for the task's own"
     )
-    shots: int = setting(0, "worked examples before a question; 0 for the task's number, or all of a file", least=0)
+    shots: int = setting(0, "few-shot examples before a question; 0 for the task's number, or all of a file", least=0)
 
 
 def check_instruction(asked: Settings, instruction: str | None) -> None:
-    """Raises a `UserError` where an instruction is given, but tasks are not asked in a chat."""
+    """Raises a `UserError` where an instruction is given, but the style is not chat."""
     if instruction is not None and asked.style != "chat":
-        raise UserError("instruction stands below the questions of a chat; set style to chat, or leave it out.")
+        raise UserError("instruction belongs to questions in a chat; set style to chat, or leave it out.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Problems as they are asked.
+    """The prompts of a task.
 
     Attributes:
-      task: what they are of.
-      settings: how they are asked.
-      records, prompts: one a problem.
+      task: the task.
+      settings: how it is asked.
+      records, prompts: one per problem.
       stops: strings that end a completion.
-      shots: the fewest and the most worked examples before a question.
-      total: problems that the task has.
+      shots: the minimum and maximum number of few-shot examples before a question.
+      total: number of problems of the whole task.
     """
 
     task: Task
@@ -74,22 +75,23 @@ class Job:
 
     @property
     def name(self) -> str:
+        """The name of the folder of its results."""
         return f"{self.task.folder}-{self.settings.mode}"
 
     @property
     def kind(self) -> Kind:
-        """How answers are checked: "program" and "theory" are the kinds of all records or of none."""
+        """The kind of the first record; "program" and "theory" are the kinds of all records or of none."""
         return self.records[0].kind
 
     @property
     def passes(self) -> tuple[tuple[Sequence[int], float], ...]:
-        """The samples' numbers and the temperature of each time that all problems are gone through."""
-        drawn = ((range(self.settings.samples), self.settings.temperature),) if self.settings.samples else ()
-        return (((GREEDY,), 0.0), *drawn)
+        """The sample numbers and the temperature of each pass over all problems."""
+        sampled = ((range(self.settings.samples), self.settings.temperature),) if self.settings.samples else ()
+        return (((GREEDY,), 0.0), *sampled)
 
     @property
     def groups(self) -> list[list[Key]]:
-        """What is drawn together, in order: all samples of a pass of one problem."""
+        """The keys of the samples that are drawn together, in order: of one problem in one pass."""
         return [[(record.id, number) for number in numbers] for numbers, _ in self.passes for record in self.records]
 
 
@@ -98,13 +100,13 @@ class Answer:
     """A completion.
 
     Attributes:
-      text: all that followed the prompt.
-      said: what a final answer is looked for in: the text without programs and their outputs.
+      text: the whole text after the prompt.
+      prose: the text that a final answer is extracted from, without programs and their outputs.
       finish: "eos", "stop", "length", or "rounds".
     """
 
     text: str
-    said: str
+    prose: str
     finish: str
 
 
@@ -118,20 +120,18 @@ class Group:
 
 
 def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> Job:
-    """Reads a task and writes its prompts.
+    """Loads a task and builds its prompts.
 
-    Of the worked examples as many stand before a question as fit into the model's context with a completion.
+    A prompt has as many few-shot examples as fit into the model's context with a completion.
 
     Raises:
-      UserError: the task is unknown, has no such mode, or its data are missing or have no answers.
+      UserError: the task is unknown, lacks the mode, or its data are missing or have no answers.
     """
     entry = registry.task(name)
     if settings.mode not in entry.modes:
-        raise UserError(
-            f"The task '{name}' cannot be asked with --mode={settings.mode}; it has {', '.join(entry.modes)}."
-        )
-    everything = registry.records(name, data_dir)
-    records = sample_evenly([everything], settings.limit, EVALUATION_SEED)
+        raise UserError(f"The task '{name}' has no mode {settings.mode}; use one of {', '.join(entry.modes)}.")
+    all_records = registry.records(name, data_dir)
+    records = sample_evenly([all_records], settings.limit, EVALUATION_SEED)
     check_records(name, records)
     examples = None
     if settings.style == "few_shot" or settings.exemplars:
@@ -140,20 +140,20 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
     for record in records:
         chosen = examples.of(record) if examples else ()
         for count in range(len(chosen), -1, -1):
-            text = prompts.prompt(policy.chat, entry, record, settings.mode, settings.style, chosen, count)
+            text = prompting.prompt(policy.chat, entry, record, settings.mode, settings.style, chosen, count)
             length = len(policy.ids(text))
             if length <= policy.room:
                 break
         texts.append(text)
         shots.append(count)
         lengths.append(length)
-    stops = prompts.stops(entry, settings.mode, settings.style)
+    stops = prompting.stops(entry, settings.mode, settings.style)
     if long := sum(length > policy.room for length in lengths):
         logging.warning(
             "%s: %d of %d prompts leave less of the model's context than max_new_tokens; completions that fill it are "
-            "cut there, and counted as such.", name, long, len(lengths),
+            "truncated, and counted as such.", name, long, len(lengths),
         )  # fmt: skip
-    return Job(entry, settings, records, texts, stops, (min(shots), max(shots)), len(everything))
+    return Job(entry, settings, records, texts, stops, (min(shots), max(shots)), len(all_records))
 
 
 def check_records(name: str, records: Sequence[Record]) -> None:
@@ -165,27 +165,26 @@ def check_records(name: str, records: Sequence[Record]) -> None:
 
 
 def answers(policy: Policy, job: Job, done: int, runner: Runner | None) -> Iterator[Group]:
-    """Yields the groups that follow the first `done` ones; each is the same wherever one begins."""
-    problems, way = len(job.records), _dialogues if job.settings.mode == "tir" else _completions
+    """Yields the groups after the first `done` ones; a group does not depend on `done`."""
+    problems, draw = len(job.records), _dialogues if job.settings.mode == "tir" else _completions
     for turn, (numbers, temperature) in enumerate(job.passes):
         start = min(max(0, done - turn * problems), problems)
         if start < problems:
-            yield from way(policy, job, range(start, problems), numbers, temperature, runner)
+            yield from draw(policy, job, range(start, problems), numbers, temperature, runner)
 
 
 def _completions(
     policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner | None
 ) -> Iterator[Group]:
-    del runner  # whatever programs there are run when they are graded
+    del runner  # programs run when they are graded
     settings = job.settings
     sampling = SamplingParams(
         samples=len(numbers), temperature=temperature, top_p=settings.top_p, seed=settings.seed, stop_strings=job.stops
     )
     groups = policy.complete([job.prompts[i] for i in chosen], sampling, numbers=chosen)
     for problem, group in zip(chosen, groups, strict=True):
-        texts = [until(said.text, job.stops) for said in group]
-        found = [Answer(text, text, said.finish) for text, said in zip(texts, group, strict=True)]
-        yield Group(problem, numbers, found)
+        texts = [until(completion.text, job.stops) for completion in group]
+        yield Group(problem, numbers, [Answer(t, t, c.finish) for t, c in zip(texts, group, strict=True)])
 
 
 def _dialogues(
@@ -197,15 +196,15 @@ def _dialogues(
         part = range(start, min(start + step, chosen.stop))
         keys = [problem * count + i for problem in part for i in range(count)]
         generate = _turns(policy, settings, temperature, keys)
-        asked = [job.prompts[problem] for problem in part for _ in numbers]
-        held = tools.solve(asked, generate, runner, settings.rounds, settings.output_chars, job.stops)
-        found = iter(Answer(one.text, one.said, one.finish) for one in held)
+        prompts = [job.prompts[problem] for problem in part for _ in numbers]
+        dialogues = tools.solve(prompts, generate, runner, settings.rounds, settings.output_chars, job.stops)
+        drawn = iter(Answer(each.text, each.prose, each.finish) for each in dialogues)
         for problem in part:
-            yield Group(problem, numbers, list(itertools.islice(found, count)))
+            yield Group(problem, numbers, list(itertools.islice(drawn, count)))
 
 
 def _turns(policy: Policy, settings: Settings, temperature: float, keys: Sequence[int]) -> tools.Generate:
-    """What draws a turn of dialogues; the random keys are of the dialogue and the turn."""
+    """Returns a function that draws a turn of dialogues, with random keys by dialogue and turn."""
     sampling = SamplingParams(temperature=temperature, top_p=settings.top_p, seed=settings.seed)
 
     def generate(
@@ -214,6 +213,6 @@ def _turns(policy: Policy, settings: Settings, temperature: float, keys: Sequenc
         groups = policy.complete(
             texts, dataclasses.replace(sampling, stop_strings=stops), step=turn, numbers=[keys[i] for i in dialogues]
         )
-        return [(one.text, one.finish) for (one,) in groups]
+        return [(completion.text, completion.finish) for (completion,) in groups]
 
     return generate

@@ -1,6 +1,6 @@
 """Stage `evaluate`: greedy accuracy, maj@k and pass@k of the base, SFT and RL models on held-out problems.
 
-Paper §5.2.2. Each model is evaluated as `python -m dsmath_jax.evaluation` does, into a folder of its own.
+Paper §5.2.2. Each model is evaluated as by `python -m dsmath_jax.evaluation`, into its own folder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,17 +27,17 @@ from dsmath_jax.workdir import read_json, write_json
 
 
 def stage_of(model: str) -> str:
-    """The stage that makes the model "base", "sft" or "rl".
+    """Returns the stage that makes the model "base", "sft" or "rl".
 
     Raises:
-      UserError: it is none of these.
+      UserError: the model is unknown.
     """
     check_choice("evaluate.models", model, MODELS)
     return MODELS[model][0]
 
 
 def data_sets(settings: EvaluateSettings) -> tuple[str, ...]:
-    """The data sets and files that the tasks and the few-shot examples are from."""
+    """Returns the data sets and files of the tasks and the few-shot examples."""
     tasks = [registry.task(name) for name in settings.tasks]
     own = [task.shots["cot"].source for task in tasks if "cot" in task.shots]
     return tuple(dict.fromkeys([*(task.source for task in tasks), *(settings.examples or own)]))
@@ -52,9 +52,9 @@ def check(
     """Raises a `UserError` where tasks cannot be asked or graded, or have questions that the models are trained on.
 
     Args:
-      settings: of the stage.
-      data_dir: the folder of the data.
-      read: from the name of a data set to its records, none where they are yet to be made.
+      settings: the stage's settings.
+      data_dir: the data folder.
+      read: returns the records of a data set; none where an earlier stage makes them.
       trained_on: as for `overlap.find`.
     """
     known = {name: read(name) for name in data_sets(settings)}
@@ -69,24 +69,24 @@ def check(
 
 
 def asked_records(settings: EvaluateSettings, read: Callable[[str], Sequence[Record]]) -> list[Record]:
-    """The questions of all tasks that are asked."""
+    """Returns the problems of all tasks that are asked."""
     sources = dict.fromkeys(registry.task(name).source for name in settings.tasks)
     return [one for source in sources for one in sample_evenly([read(source)], settings.problems, EVALUATION_SEED)]
 
 
 def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> dict[str, int | None]:
-    """How many of the questions that are asked each model has been trained on, as the stages' manifests say.
+    """Counts the asked questions that each model was trained on, according to the stages' manifests.
 
-    Few-shot examples do not count: no question stands before itself.
+    Few-shot examples do not count, since no question is its own example.
 
     Raises:
-      UserError: there are some, without `evaluate.allow_overlap`.
+      UserError: there are some, and `evaluate.allow_overlap` is off.
     """
     records = asked_records(settings, lambda name: datasets.load(name, data_dir))
     trained_on = {model: overlap.questions_of_stages([stage_of(model)], workdir) for model in settings.models}
-    found = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
-    overlap.check("evaluate.tasks", records, found, settings.allow_overlap)
-    return {model: overlap.count(found[name] for name in sets) for model, sets in trained_on.items()}
+    overlaps = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
+    overlap.check("evaluate.tasks", records, overlaps, settings.allow_overlap)
+    return {model: overlap.count(overlaps[name] for name in sets) for model, sets in trained_on.items()}
 
 
 def run(
@@ -94,10 +94,10 @@ def run(
 ) -> dict:
     """Writes `evaluate/<model>/`, the files of an evaluation (`evaluation.run`), and `evaluate/summary.json`.
 
-    A model that has its summary is not asked again; one of which some completions are there resumes after them.
+    A finished model is skipped; an unfinished one resumes after its last complete group of samples.
 
     Returns:
-      the greedy accuracy of each model on the problems of all tasks together; None where nothing could check them.
+      the greedy accuracy of each model over all problems; None where they could not be checked.
     """
     folder = workdir / "evaluate"
     chat = chats.read(chats.Source(workdir / "tokenizer", chat_settings))
@@ -113,15 +113,15 @@ def run(
                 seed=seed, limit=settings.problems, exemplars=settings.examples if few_shot else (),
                 shots=settings.shots if few_shot else 0,
             )  # fmt: skip
-            # The stage by its name, so that two workdirs of one recipe hold the same files.
+            # The stage's name, so that two workdirs of one recipe have the same files.
             provenance = evaluation.Provenance(stage, "the stage evaluate")
             evaluation.run(policy, settings.tasks, asked, data_dir, folder / name, provenance, Sandbox)
         barrier(f"evaluate {name}")
-        found = read_json(folder / name / "summary.json")
-        (pooled,) = found["pooled"].values()  # one mode
+        results = read_json(folder / name / "summary.json")
+        (pooled,) = results["pooled"].values()  # one mode
         summary[name] = {
             "pooled": pooled | {"temperature": settings.temperature, "num_overlapping": overlapping[name]},
-            "tasks": {one["task"]: one for one in found["results"]},
+            "tasks": {each["task"]: each for each in results["results"]},
         }
     if jax.process_index() == 0:
         write_json(folder / "summary.json", summary)

@@ -1,7 +1,7 @@
-"""Worked examples that stand before a question: from training and dev splits by fixed ids, or those that a user names.
+"""Loads few-shot examples: from training and dev splits by fixed ids, or from files and data sets of the user.
 
-Their texts come from the data folder and are in no code. Programs (program of thought, tool-integrated reasoning) are
-made from the calculator marks of GSM8K's solutions: `<<48/2=24>>` is a step of arithmetic.
+Their texts come from the data folder. Programs (program of thought, tool-integrated reasoning) are made from the
+calculator marks of GSM8K's solutions: `<<48/2=24>>` is a step of arithmetic.
 """
 
 import ast
@@ -18,9 +18,9 @@ from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation.registry import DEFAULT, Shots, Task
 from dsmath_jax.workdir import UserError
 
-LONGEST = 600  # characters of a worked solution that is chosen by its text
+LONGEST = 600  # characters of a solution that is chosen by its text
 MARK = re.compile(r"<<([^<>=]+)=[^<>]*>>")
-RESULT = re.compile(r"\s*=\s*\$?<<[^<>]*>>\s*\$?[\d.,]*\d")  # "= <<48/2=24>>24", which a comment does not tell ahead
+RESULT = re.compile(r"\s*=\s*\$?<<[^<>]*>>\s*\$?[\d.,]*\d")  # "= <<48/2=24>>24", which comments omit
 REMARKS = re.compile(r"\s*(?:Alternate approach:|Choices? (?:\$?[A-D]|\$?\\math)).*", re.DOTALL)
 OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -32,12 +32,12 @@ OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Exemplar:
-    """A worked example.
+    """A few-shot example.
 
     Attributes:
       record: the problem with its solution and answer.
-      program: one that solves it: a function `solution()`; for miniF2F the formal proof; "" where none is wanted.
-      output: what the program prints.
+      program: a function `solution()` that solves it; for miniF2F the formal proof; "" where the mode needs none.
+      output: the output of the program.
     """
 
     record: Record
@@ -47,17 +47,17 @@ class Exemplar:
 
 @dataclasses.dataclass(frozen=True)
 class Exemplars:
-    """The worked examples of a task and mode."""
+    """The few-shot examples of a task and mode."""
 
-    found: tuple[Exemplar, ...]
+    examples: tuple[Exemplar, ...]
     count: int
     same_category: bool = False
 
     def of(self, record: Record) -> tuple[Exemplar, ...]:
-        """Those that stand before a record; never the record itself, should a data set have it in two splits."""
+        """Returns the examples for a record, without the record itself, which may be in two splits."""
         chosen = [
             example
-            for example in self.found
+            for example in self.examples
             if (example.record.question, example.record.options) != (record.question, record.options)
             and (not self.same_category or example.record.category == record.category)
         ]
@@ -65,18 +65,18 @@ class Exemplars:
 
 
 def load(task: Task, mode: Mode, data_dir: str | Path, names: Sequence[str] = (), shots: int = 0) -> Exemplars:
-    """The worked examples of a task in a mode: its own, or those that the user names.
+    """Loads the few-shot examples of a task in a mode: its own, or those of the user.
 
     Args:
-      task: what they stand before the questions of.
-      mode: how they are worked.
+      task: the task.
+      mode: the mode.
       data_dir: the data folder.
-      names: the user's own files below it (.jsonl), and data sets; () for the task's own examples.
-      shots: how many stand before a question, the first that are found; 0 for all of a file, or the task's number.
+      names: the user's files below it (.jsonl), and data sets; () for the task's own examples.
+      shots: number of examples before a question; 0 for all of a file, or the task's number.
 
     Raises:
-      UserError: a split or a file is missing or damaged, a row of a file is one of the test problems, or nothing says
-        how many records of a data set are meant.
+      UserError: a split or a file is missing or damaged, a row of a file is a test problem, or `shots` is 0 for a data
+        set.
     """
     if not names:
         own = task.shots.get(mode)
@@ -84,16 +84,16 @@ def load(task: Task, mode: Mode, data_dir: str | Path, names: Sequence[str] = ()
             return Exemplars((), 0)
         chosen = tuple(_worked(task, mode, record) for record in _chosen(own, data_dir))
         return Exemplars(chosen, shots or own.count, own.same_category)
-    found: list[Exemplar] = []
+    examples: list[Exemplar] = []
     for name in names:
         if name.endswith(".jsonl"):
-            found += _given(Path(data_dir) / name, task, mode, Path(data_dir))
+            examples += _from_file(Path(data_dir) / name, task, mode, Path(data_dir))
         elif not shots:
-            raise UserError(f"The worked examples are the data set '{name}'; say how many of it by shots, such as 4.")
-        else:  # one more than that, since a question that is among them does not stand before itself
+            raise UserError(f"The few-shot examples are the data set '{name}'; give their number as shots, such as 4.")
+        else:  # one more, since a question is not its own example
             records = datasets.load(name, data_dir)[: shots + 1]
-            found += [_worked(task, mode, record) for record in records]
-    return Exemplars(tuple(found), shots or len(found))
+            examples += [_worked(task, mode, record) for record in records]
+    return Exemplars(tuple(examples), shots or len(examples))
 
 
 def _worked(task: Task, mode: Mode, record: Record) -> Exemplar:
@@ -110,16 +110,16 @@ def _chosen(shots: Shots, data_dir: str | Path) -> Sequence[Record]:
     known = {record.id.removeprefix(f"{shots.source}/"): record for record in records}
     if missing := [identity for identity in shots.ids if identity not in known]:
         raise UserError(
-            f"The data set '{shots.source}' has no record {missing[0]}, a worked example of prompts; take the split "
-            "whole as it is published, or give --exemplars."
+            f"The data set '{shots.source}' has no record {missing[0]}, a few-shot example; use the whole split as "
+            "it is published, or give --exemplars."
         )
     return [known[identity] for identity in shots.ids]
 
 
 def by_text(records: Sequence[Record], count: int) -> list[Record]:
-    """Records in an order that their questions alone decide, whatever their ids and places: of each category one first.
+    """Orders records by their questions only, one of each category first, and returns `count` of them.
 
-    Long solutions come last, and so do those with drawings, which a model cannot see.
+    Long solutions come last, and so do those with drawings.
     """
     ordered = sorted(records, key=lambda record: hashlib.sha256(_words(record.question).encode()).digest())
     ordered.sort(key=lambda record: len(record.solution) > LONGEST or "[asy]" in record.question + record.solution)
@@ -128,7 +128,7 @@ def by_text(records: Sequence[Record], count: int) -> list[Record]:
 
 
 def _answered(task: Task, record: Record) -> Record:
-    """A record as an example of a task: without remarks on wrong options, answered by no letter where none is."""
+    """Adapts a record to a task: removes remarks on incorrect options, and letters where the task has none."""
     if task.formats is DEFAULT:
         return record
     record = dataclasses.replace(record, solution=REMARKS.sub("", record.solution))
@@ -138,10 +138,10 @@ def _answered(task: Task, record: Record) -> Record:
 
 
 def with_program(record: Record) -> Exemplar:
-    """An example with the program that the calculator marks of its solution make, a line of the solution above each.
+    """Returns an example with a program made from the calculator marks of its solution, with its lines as comments.
 
     Raises:
-      UserError: the marks are no plain arithmetic that ends in the answer.
+      UserError: the marks are not arithmetic that ends in the answer.
     """
     lines = ["def solution():"]
     values: dict[str, float] = {}
@@ -154,22 +154,22 @@ def with_program(record: Record) -> Exemplar:
                 name = f"step_{len(values) + 1}"
                 lines.append(f"    {name} = {ast.unparse(step)}")
                 values[name] = arithmetic(step, values)
-        right = bool(values) and values[name] == float(record.answer)
+        valid = bool(values) and values[name] == float(record.answer)
     except (SyntaxError, ValueError, ZeroDivisionError):
-        right = False
-    if not right:
+        valid = False
+    if not valid:
         raise UserError(
-            f"The calculator marks of {record.id} are no arithmetic that ends in {record.answer}; take the split whole "
-            "as it is published, or give --exemplars."
+            f"The calculator marks of {record.id} are not arithmetic that ends in {record.answer}; use the whole "
+            "split as it is published, or give --exemplars."
         )
     return Exemplar(record, "\n".join([*lines, f"    return {name}"]), str(values[name]))
 
 
 def arithmetic(node: ast.expr, values: Mapping[str, float]) -> float:
-    """The value of numbers and names and their sums, differences, products and quotients.
+    """Evaluates sums, differences, products and quotients of numbers and names.
 
     Raises:
-      ValueError: the expression has something else.
+      ValueError: the expression contains something else.
       ZeroDivisionError: as in Python.
     """
     match node:
@@ -183,7 +183,7 @@ def arithmetic(node: ast.expr, values: Mapping[str, float]) -> float:
 
 
 class _Named(ast.NodeTransformer):
-    """Numbers that earlier steps found become the names of those."""
+    """Replaces results of earlier steps by their names."""
 
     def __init__(self, values: Mapping[str, float]):
         self.names = {value: name for name, value in values.items()}
@@ -193,12 +193,12 @@ class _Named(ast.NodeTransformer):
         return ast.Name(name) if name else node
 
 
-def _given(path: Path, task: Task, mode: Mode, data_dir: Path) -> tuple[Exemplar, ...]:
-    """A user's rows: "question", perhaps "options", "solution", "answer" and, where one is wanted, "program"."""
+def _from_file(path: Path, task: Task, mode: Mode, data_dir: Path) -> tuple[Exemplar, ...]:
+    """Reads a user's file: "question", optionally "options", "solution", "answer" and, where needed, "program"."""
     wanted = "program" if mode != "cot" or task.kind == "theory" else "answer"
     wanted = "solution" if task.kind == "program" else wanted
     tested = {_words(record.question): record.id for record in datasets.load(task.source, data_dir)}
-    found = []
+    examples = []
     for row in dataset_files.json_lines(path):
         try:
             record = dataset_formats.given(f"{path.stem}/{row.key}", row.fields)
@@ -206,16 +206,16 @@ def _given(path: Path, task: Task, mode: Mode, data_dir: Path) -> tuple[Exemplar
             if not isinstance(program, str):
                 raise BadField("the field 'program' is not text")
             if not {"program": program, "solution": record.solution, "answer": record.answer}[wanted]:
-                raise BadField(f"the field '{wanted}' is missing, which examples of {task.name} ({mode}) have")
+                raise BadField(f"the field '{wanted}' is missing, which examples of {task.name} ({mode}) need")
             record = dataclasses.replace(record, kind=task.kind) if record.kind == "math" else record
             if _words(record.question) in tested:
                 raise BadField(f"its question is the test problem {tested[_words(record.question)]}")
         except BadField as error:
             raise UserError(f"{path}, {row.place}: {error}; fix or remove it.") from None
-        found.append(Exemplar(record, program.rstrip(), record.answer))
-    if not found:
-        raise UserError(f"The file of worked examples {path} holds no records.")
-    return tuple(found)
+        examples.append(Exemplar(record, program.rstrip(), record.answer))
+    if not examples:
+        raise UserError(f"The file of few-shot examples {path} has no records.")
+    return tuple(examples)
 
 
 def _words(question: str) -> str:

@@ -1,14 +1,14 @@
-r"""miniF2F's formal proofs: theories of what a model wrote, one file each, checked where there is an Isabelle.
+r"""Checks miniF2F's formal proofs with Isabelle, each in its own theory file.
 
-A proof that nobody checked is never counted as one: without `isabelle` on the PATH every grade says "not checked", and
-an accuracy of such grades is none (`summary`). What is checked is the data set's own header and statement with the
-model's proof behind it, so a statement that it changed, weakened or wrote axioms for is not what gets proven.
+Unchecked proofs never count: without `isabelle` on the PATH every grade is "not checked" and there is no accuracy
+(`summary`). A theory consists of the data set's header and statement and the model's proof, so that a model cannot
+change the statement or add axioms.
 
-A theory can hold programs in ML, which Isabelle would run with the user's rights. A proof that could bring any, or
-that could cheat (`sorry`, oracles), is refused unread: before any Isabelle sees it, and without a file of its own.
+Isabelle would run ML programs in a theory with the user's rights. A proof that could contain ML, or that could cheat
+(`sorry`, oracles), is refused before Isabelle sees it, and is not written to a file.
 
-As in the paper's evaluation, a step that ends in `sledgehammer` is tried with a row of proof methods; unlike there, the
-hammer itself is not.
+As in the paper's evaluation, a step that ends in `sledgehammer` is tried with a list of proof methods; unlike there,
+sledgehammer itself is not run.
 """
 
 import contextlib
@@ -25,10 +25,11 @@ from typing import NamedTuple
 from dsmath_jax.evaluation.summary import NOT_CHECKED
 from dsmath_jax.grading.code import FENCED
 from dsmath_jax.grading.grades import Grade
+from dsmath_jax.grading.process_groups import reap
 from dsmath_jax.workdir import atomic_write
 
 NO_ISABELLE = f"{NOT_CHECKED}: no isabelle on the PATH"
-SECONDS, BASE_SECONDS, GRACE = 120.0, 7200.0, 60.0  # for a proof, for the libraries, for Isabelle's own start and end
+SECONDS, BASE_SECONDS, GRACE = 120.0, 7200.0, 60.0  # for a proof, for the libraries, for the start and end of Isabelle
 
 HEADER = re.compile(r".*?\btheory\s+(?P<name>\S+)(?P<imports>\s+imports\s.*?)\bbegin\b", re.DOTALL)
 STATEMENT = re.compile(r"^(?:theorem|lemma)\b", re.MULTILINE)
@@ -43,32 +44,32 @@ HAMMERS = ("sledgehammer", "normalhammer")
 METHODS = (
     "auto", "simp", "blast", "fastforce", "force", "eval", "presburger", "arith", "linarith", "auto simp: field_simps",
 )  # fmt: skip
-HAMMERED = "by ({})".format(" | ".join(f"({method}; fail)" for method in METHODS))  # the first that leaves no goal
+HAMMERED = "by ({})".format(" | ".join(f"({method}; fail)" for method in METHODS))  # the first that proves the goal
 FORBIDDEN = re.compile(
-    # what ends a proof without one
+    # ends a proof without proving
     r"sorry|oops|\\<proof>|axiomatization|quick_and_dirty|skip_proofs?|Skip_Proof|cheat\w*|\w*oracle\w*"
-    # what runs ML or writes files
+    # runs ML or writes files
     r"|S?ML(?:_\w+)?|\w*tactic|\w*setup|\w*_translation|\w*declaration|simproc"
     r"|code_(?:printing|reflect|reserved|identifier|monad)|export_\w+|scala_\w+|\w+_files?"
-    # what is no part of one proof
+    # is not part of a single proof
     r"|theory|imports|begin|end|theorem|lemma|corollary|proposition|schematic_goal|notepad"
 )
-# Antiquotations (which may run ML), text of the old kind, and letters written as numbers.
+# Antiquotations (which may run ML), old-style text, and letters written as numbers.
 CONTROL = re.compile(r"@\{|\{\*|\\<\^(?!(?:sub|sup|bold)>)\w+>|\\\d")
-PARENTS = ("HOL-Analysis", "HOL-Number_Theory", "HOL-Computational_Algebra")  # each has those behind it within reach
+PARENTS = ("HOL-Analysis", "HOL-Number_Theory", "HOL-Computational_Algebra")  # each includes those after it
 
 
 class Refused(Exception):
-    """Why a completion is no proof that may be checked."""
+    """The reason why a completion is not checked."""
 
 
 class Attempt(NamedTuple):
     """A completion to check.
 
     Attributes:
-      name: of its theory and file: letters, digits and "_", unique ("imo_1959_p1_0").
-      answer: the record's: header and statement.
-      completion: what the model wrote.
+      name: the unique name of its theory and file: letters, digits and "_" ("imo_1959_p1_0").
+      answer: the record's answer: header and statement.
+      completion: the text of the model.
     """
 
     name: str
@@ -77,15 +78,15 @@ class Attempt(NamedTuple):
 
 
 def theory_name(answer: str, sample: int) -> str:
-    """The name of the theory with a problem's sample (-1 is the greedy one)."""
+    """Returns the name of the theory of a problem's sample (-1 is the greedy one)."""
     return f"{_split(answer)[0]['name']}_{'greedy' if sample < 0 else sample}"
 
 
 def theory(attempt: Attempt) -> str:
-    """The whole theory that a completion makes.
+    """Returns the theory with the proof of a completion.
 
     Raises:
-      Refused: it holds no proof, or one that cheats, runs ML or is of another statement.
+      Refused: it has no proof, or one that cheats, runs ML or is of another statement.
     """
     header, statement = _split(attempt.answer)
     top = f"theory {attempt.name}{header['imports']}begin{attempt.answer[header.end() : -len(statement)]}"
@@ -93,32 +94,32 @@ def theory(attempt: Attempt) -> str:
 
 
 def proof(completion: str, statement: str) -> str:
-    """The proof in a completion: what follows the statement where it is repeated, else what goes on from it.
+    """Returns the proof in a completion, the text after the statement if it is repeated.
 
     Raises:
-      Refused: as `theory`.
+      Refused: as in `theory`.
     """
     text = completion.split(NEXT_PROBLEM)[0]
     if blocks := FENCED.findall(text):
         text = blocks[-1][1]
-    if found := re.search(r"\s+".join(map(re.escape, statement.split())), text):
-        text = text[found.end() :]
+    if match := re.search(r"\s+".join(map(re.escape, statement.split())), text):
+        text = text[match.end() :]
     elif HEADER.match(text) or STATEMENT.match(text.strip()):
         raise Refused("the statement was changed")
-    own = STATEMENT.split(text)[0]  # a base model goes on to the next problem
+    own = STATEMENT.split(text)[0]  # a base model continues with the next problem
     return _hammered(re.sub(r"\bend\s*\Z", "", own).strip())
 
 
 def grade_theories(attempts: Sequence[Attempt], folder: Path, seconds: float = SECONDS, jobs: int = 0) -> list[Grade]:
-    """Writes each attempt as `folder/NAME/NAME.thy` and has Isabelle check it.
+    """Writes each attempt as `folder/NAME/NAME.thy` and checks it with Isabelle.
 
-    By hand the same is `isabelle build -D folder`, at any time and on any machine.
+    `isabelle build -D folder` does the same by hand, on any machine.
 
     Args:
-      attempts: their names differ.
-      folder: where the theories go, with the session files that they are checked by.
-      seconds: for one proof.
-      jobs: that run at once; 0 for one on two processors.
+      attempts: attempts with distinct names.
+      folder: the folder of the theories and their session files.
+      seconds: time limit of a proof.
+      jobs: number of parallel checks; 0 for one per two processors.
 
     Returns:
       grades in order; the answer is the theory.
@@ -131,28 +132,28 @@ def grade_theories(attempts: Sequence[Attempt], folder: Path, seconds: float = S
         except Refused as why:
             refused[attempt.name] = f"refused: {why}"
     export(theories, folder, seconds)
-    if shutil.which("isabelle") is None:  # an accuracy without a checker is none, even where no proof is fit for one
+    if shutil.which("isabelle") is None:  # without a checker there is no accuracy, even if all proofs are refused
         refused = {name: f"{NO_ISABELLE}; {why}" for name, why in refused.items()}
     verdicts = check(theories, folder, seconds, jobs) | refused
     return [Grade(theories.get(each.name), verdicts[each.name] == "proven", verdicts[each.name]) for each in attempts]
 
 
 def export(theories: Mapping[str, str], folder: Path, seconds: float = SECONDS) -> None:
-    """Writes theories by name, each with a session of its own upon one that holds its imports."""
+    """Writes theories by name, each with its own session on top of a session with its imports."""
     bases = {_base(text): _header(text)["imports"] for text in theories.values()}
     for name, imports in bases.items():
         parent, *others = _sessions(imports)
         _write(folder, name, f"theory {name}{imports}begin\nend\n", name, parent, others, 0)
     for name, text in theories.items():
         _write(folder, name, text, session(name), _base(text), (), seconds)
-    with atomic_write(folder / "ROOTS") as file:  # of earlier ones too
+    with atomic_write(folder / "ROOTS") as file:  # of earlier calls too
         file.writelines(f"{path.parent.name}\n" for path in sorted(folder.glob("*/ROOT")))
 
 
 def check(theories: Mapping[str, str], folder: Path, seconds: float = SECONDS, jobs: int = 0) -> dict[str, str]:
-    """What Isabelle says of exported theories, by name: "proven", "not proven: ..." or "not checked: ...".
+    """Checks exported theories; returns "proven", "not proven: ..." or "not checked: ..." by name.
 
-    A theory whose imports Isabelle does not have is not checked.
+    A theory whose imports are not installed is not checked.
     """
     isabelle = shutil.which("isabelle")
     if isabelle is None:
@@ -166,17 +167,17 @@ def check(theories: Mapping[str, str], folder: Path, seconds: float = SECONDS, j
         base = _base(theories[name])
         if built[base]:
             return f"{NOT_CHECKED}: its imports: {built[base]}"
-        folders = [part for place in (base, name) for part in ("-d", str(folder / place))]
+        folders = [part for each in (base, name) for part in ("-d", str(folder / each))]
         strictly = ["-f", "-o", "quick_and_dirty=false"]
-        wrong = _build([isabelle, "build", *strictly, *folders, session(name)], seconds + GRACE)
-        return f"not proven: {wrong}" if wrong else "proven"
+        error = _build([isabelle, "build", *strictly, *folders, session(name)], seconds + GRACE)
+        return f"not proven: {error}" if error else "proven"
 
     with ThreadPoolExecutor(jobs or max(1, len(os.sched_getaffinity(0)) // 2)) as pool:
         return dict(zip(theories, pool.map(verdict, theories), strict=True))
 
 
 def session(name: str) -> str:
-    """The session that checks a theory."""
+    """Returns the name of the session that checks a theory."""
     return f"check_{name}"
 
 
@@ -188,7 +189,7 @@ def _header(text: str) -> re.Match[str]:
 
 
 def _split(answer: str) -> tuple[re.Match[str], str]:
-    """A record's answer at its header, and its statement."""
+    """Splits a record's answer into the match of its header and its statement."""
     header = _header(answer)
     statement = STATEMENT.search(answer, header.end())
     if statement is None:
@@ -197,7 +198,7 @@ def _split(answer: str) -> tuple[re.Match[str], str]:
 
 
 def _hammered(text: str) -> str:
-    """A proof with its hammers replaced; Refused where it must not be checked."""
+    """Replaces the hammers of a proof; raises Refused where it must not be checked."""
     tokens = list(_outer(text))
     if not tokens:
         raise Refused("there is no proof")
@@ -205,9 +206,11 @@ def _hammered(text: str) -> str:
         raise Refused(f"a proof does not begin with '{tokens[0][0][:40]}'")
     for token, _ in tokens:
         name = QUOTES.sub("", token)  # a name may be quoted
-        wrong = CONTROL.search(token) or next(filter(None, map(FORBIDDEN.fullmatch, (name, *name.split(".")))), None)
-        if wrong:
-            raise Refused(f"it holds '{wrong[0]}'")
+        forbidden = CONTROL.search(token) or next(
+            filter(None, map(FORBIDDEN.fullmatch, (name, *name.split(".")))), None
+        )
+        if forbidden:
+            raise Refused(f"it holds '{forbidden[0]}'")
     for token, start in reversed(tokens):
         if token in HAMMERS:
             text = text[:start] + HAMMERED + text[start + len(token) :]
@@ -215,38 +218,38 @@ def _hammered(text: str) -> str:
 
 
 def _outer(text: str) -> Iterator[tuple[str, int]]:
-    """The words, signs, strings and cartouches of a text in Isabelle's outer syntax with their places, no comments."""
-    place = 0
-    while found := TOKEN.match(text, place):
-        start, place = found.span()
-        if found[0] == "(*":
-            place = _closing(text, place, r"\(\*", r"\*\)")
+    """Yields the tokens of Isabelle's outer syntax with their positions, without comments."""
+    position = 0
+    while match := TOKEN.match(text, position):
+        start, position = match.span()
+        if match[0] == "(*":
+            position = _closing(text, position, r"\(\*", r"\*\)")
             continue
-        if found[0] in ("\\<open>", "‹"):
-            place = _closing(text, place, r"\\<open>|‹", r"\\<close>|›")
-        elif found[0] in ('"', "`"):
+        if match[0] in ("\\<open>", "‹"):
+            position = _closing(text, position, r"\\<open>|‹", r"\\<close>|›")
+        elif match[0] in ('"', "`"):
             raise Refused("a string is not closed")
-        if not found[0].isspace():
-            yield text[start:place], start
+        if not match[0].isspace():
+            yield text[start:position], start
 
 
-def _closing(text: str, place: int, opening: str, closing: str) -> int:
+def _closing(text: str, position: int, opening: str, closing: str) -> int:
     depth = 1
-    for found in re.compile(f"(?P<opening>{opening})|{closing}").finditer(text, place):
-        depth += 1 if found["opening"] else -1
+    for match in re.compile(f"(?P<opening>{opening})|{closing}").finditer(text, position):
+        depth += 1 if match["opening"] else -1
         if depth == 0:
-            return found.end()
+            return match.end()
     raise Refused("a comment or cartouche is not closed")
 
 
 def _base(text: str) -> str:
-    """The name of the session that holds a theory's imports: the same for the same imports."""
+    """Returns the name of the session with a theory's imports; equal imports have equal names."""
     names = [name.strip('"') for name in IMPORT.findall(_header(text)["imports"])[1:]]
     return "dsmath_" + re.sub(r"\W", "_", "_".join(sorted(set(names))))
 
 
 def _sessions(imports: str) -> list[str]:
-    """The sessions that imports come from; first the parent, the one that has most of them."""
+    """Returns the sessions of imports; the first is the parent, which includes most of them."""
     names = [name.strip('"').partition(".")[0] for name in IMPORT.findall(imports) if name.startswith('"')]
     parent = next((name for name in PARENTS if name in names), "HOL")
     return [parent, *(name for name in dict.fromkeys(names) if name != parent)]
@@ -255,7 +258,7 @@ def _sessions(imports: str) -> list[str]:
 def _write(
     folder: Path, name: str, text: str, session: str, parent: str, others: Sequence[str], seconds: float
 ) -> None:
-    """A theory and the session that it is alone in; 0 seconds are no limit."""
+    """Writes a theory and its own session; 0 seconds are no limit."""
     options = f"document = false, quick_and_dirty = false, threads = 1, timeout = {seconds:g}"
     sessions = "".join(f'\n    "{other}"' for other in others)
     with atomic_write(folder / name / f"{name}.thy") as file:
@@ -267,7 +270,7 @@ def _write(
 
 
 def _build(command: Sequence[str], seconds: float) -> str:
-    """Runs Isabelle; "" where all went well, else what did not."""
+    """Runs Isabelle; returns its first error, or ""."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -291,12 +294,11 @@ def _build(command: Sequence[str], seconds: float) -> str:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ends a process and its group; Isabelle, asked to end, takes the provers that it put into other groups along."""
-    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(5)
+    """Ends a process and its group; on SIGTERM Isabelle also ends the provers, which it runs in groups of their own."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(ChildProcessError):  # an interrupt that came as it ended has reaped it
+        reap(process.pid, grace=5.0)
     process.wait()
     if process.stdout:
         process.stdout.close()

@@ -1,4 +1,4 @@
-"""A model that is asked in words: text to completions as text."""
+"""Generates completions as text from prompts as text."""
 
 import dataclasses
 import functools
@@ -13,11 +13,11 @@ from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import LanguageModel, build_model
 
-BEFORE = 8  # tokens of the prompt that are decoded with a completion, so that its first ones keep their white space
+BEFORE = 8  # prompt tokens decoded together with a completion, so that its first tokens keep their white space
 
 
-class Said(NamedTuple):
-    """A completion as text, with the stop string that may have ended it, and what it ended with."""
+class TextCompletion(NamedTuple):
+    """A completion as text, including a stop string that ended it, and its finish reason."""
 
     text: str
     finish: Finish
@@ -27,10 +27,10 @@ GREEDY = SamplingParams(temperature=0.0)
 
 
 def instructed(model: LanguageModel, instruction: str | None = None) -> LanguageModel:
-    """A model with the instruction that it is evaluated with in a chat.
+    """Returns a model with the instruction for its evaluation in a chat.
 
-    That is the given one or, for None, what it was trained with; a model of which nobody knows that (a Hugging Face
-    folder that others made, a base model) is asked with the paper's instruction, as the paper's chat models are.
+    For None that is the instruction of its training; where that is unknown (a Hugging Face folder of others, a base
+    model), it is the paper's instruction, as for the paper's chat models.
     """
     if instruction is None:
         instruction = model.chat.instruction if model.chat_stored else questions.PAPER
@@ -39,12 +39,12 @@ def instructed(model: LanguageModel, instruction: str | None = None) -> Language
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
-    """A model, how it is read, and what draws from it.
+    """A model with its chat template and its sampler.
 
     Attributes:
-      context: the tokens that the model was trained to see at once; a prompt and its completion have no more.
+      context: the maximum number of tokens of a prompt and its completion.
       max_new_tokens: the length limit of a completion.
-      identity: stands for the parameters and the tokenizer: other ones have another.
+      identity: a hash that identifies the parameters and the tokenizer.
     """
 
     params: Any
@@ -56,7 +56,7 @@ class Policy:
 
     @classmethod
     def of(cls, language_model: LanguageModel, max_new_tokens: int, decode_slots: int) -> Self:
-        """What draws completions of at most `max_new_tokens` tokens from a model, `decode_slots` at a time."""
+        """Builds a policy that draws completions of at most `max_new_tokens` tokens, `decode_slots` at a time."""
         config, stop_ids = language_model.model.config, tuple(language_model.chat.tokenizer.stop_ids)
         sampler = _sampler(config, language_model.layout, stop_ids, max_new_tokens, decode_slots)
         context, identity = config.max_position_embeddings, language_model.identity
@@ -64,11 +64,11 @@ class Policy:
 
     @property
     def room(self) -> int:
-        """Tokens of a prompt that leave a whole completion in the context."""
+        """The maximum number of prompt tokens that leave room for a whole completion."""
         return self.context - self.max_new_tokens
 
     def ids(self, prompt: str) -> list[int]:
-        """The token ids of a rendered text (`Chat.render`, `Chat.plain`)."""
+        """Encodes a rendered text (`Chat.render`, `Chat.plain`)."""
         return self.chat.encode(prompt)
 
     def complete(
@@ -78,29 +78,29 @@ class Policy:
         *,
         step: int = 0,
         numbers: Sequence[int] | None = None,
-    ) -> Iterator[list[Said]]:
-        """Yields each prompt's completions in order; empty ones, cut by "length", where it fills the context.
+    ) -> Iterator[list[TextCompletion]]:
+        """Yields each prompt's completions in order; empty ones with "length" where the prompt fills the context.
 
         Args:
           prompts: rendered texts.
-          sampling: how completions are drawn.
+          sampling: the sampling parameters.
           step, numbers: `step` and `prompt_ids` of `Sampler.generate`.
         """
-        asked = [self.ids(prompt) for prompt in prompts]
+        encoded = [self.ids(prompt) for prompt in prompts]
         numbers = range(len(prompts)) if numbers is None else numbers
-        fitting = [i for i, prompt in enumerate(asked) if len(prompt) < self.context]
+        fitting = [i for i, prompt in enumerate(encoded) if len(prompt) < self.context]
         groups = self.sampler.generate(
-            self.params, [asked[i] for i in fitting], sampling,
+            self.params, [encoded[i] for i in fitting], sampling,
             step=step, prompt_ids=[numbers[i] for i in fitting], decode=self.chat.tokenizer.decode,
         )  # fmt: skip
-        for prompt in asked:
+        for prompt in encoded:
             if len(prompt) < self.context:
-                yield [Said(self._text(prompt, c.tokens), c.finish) for c in next(groups)]
+                yield [TextCompletion(self._text(prompt, c.tokens), c.finish) for c in next(groups)]
             else:
-                yield [Said("", "length")] * sampling.samples
+                yield [TextCompletion("", "length")] * sampling.samples
 
     def _text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """The tokens' text where it stands: alone, SentencePiece would take white space from its beginning."""
+        """Decodes tokens in their context: alone, SentencePiece would drop white space at their start."""
         before = prompt[-BEFORE:]
         decode = self.chat.tokenizer.decode
         start, whole = decode(before), decode([*before, *tokens])
@@ -111,5 +111,5 @@ class Policy:
 def _sampler(
     config: ModelConfig, layout: Layout, stop_ids: tuple[int, ...], max_new_tokens: int, decode_slots: int
 ) -> Sampler:
-    """One sampler for models of one shape: what it compiles serves all of them."""
+    """Returns one sampler for all models of a shape, so that they share its compiled programs."""
     return Sampler(build_model(config, layout), layout, stop_ids, max_new_tokens, decode_slots)

@@ -1,7 +1,6 @@
-"""What a model is asked with: the question, with worked examples before it.
+"""Builds prompts: the question, with few-shot examples before it.
 
-Worked examples and ideal completions come from the same code, so that what extraction reads in the one it reads in the
-other.
+Few-shot examples and ideal completions come from the same code, so that extraction reads both alike.
 """
 
 import dataclasses
@@ -28,16 +27,16 @@ def prompt(
     exemplars: Sequence[Exemplar] = (),
     shots: int | None = None,
 ) -> str:
-    """The rendered text that a model is asked with.
+    """Returns the rendered prompt of a problem.
 
     Args:
-      chat: the model's chat template and instruction ("chat"), or no more than its BOS ("few_shot").
-      task: the entry that the record belongs to.
-      record: the problem to ask.
-      mode: one of the task's.
+      chat: the model's chat template and instruction; "few_shot" uses only its BOS.
+      task: the task of the record.
+      record: the problem.
+      mode: one of the task's modes.
       style: "few_shot" or "chat".
-      exemplars: worked examples before the question: `Exemplars.of(record)`. In a chat they are earlier turns.
-      shots: at most this many of them.
+      exemplars: few-shot examples, `Exemplars.of(record)`; in a chat they are earlier turns.
+      shots: maximum number of examples.
     """
     if style == "few_shot":
         return chat.plain(few_shot(task, record, mode, exemplars, shots))
@@ -48,7 +47,7 @@ def prompt(
 def few_shot(
     task: Task, record: Record, mode: Mode, exemplars: Sequence[Exemplar] = (), shots: int | None = None
 ) -> str:
-    """The text after BOS, up to where a base model continues; the heading stays, even above no example."""
+    """Returns the text after BOS that a base model continues; the heading stays even without examples."""
     form = task.formats[mode]
     published = exemplars[0].record.heading if exemplars else ""
     heading = form.heading.format(category=record.category.replace("_", " "), heading=published)
@@ -61,15 +60,15 @@ def few_shot(
 
 
 def stops(task: Task, mode: Mode, style: Style) -> tuple[str, ...]:
-    """Texts at which a completion ends; neither they nor what follows is part of it."""
+    """Returns the strings that end a completion and are not part of it."""
     return (DIALOGUE if style == "chat" else task.formats[mode]).stops
 
 
 def ideal(task: Task, record: Record, mode: Mode, style: Style = "few_shot") -> str:
-    """The gold answer as a perfect model would say it: what a grader must take for right.
+    """Returns a completion with the gold answer, which a grader must count as correct.
 
     Raises:
-      ValueError: the task has no gold answers (miniF2F, whose proofs only Isabelle can judge).
+      ValueError: the task has no gold answers (miniF2F, whose proofs only Isabelle can check).
     """
     if record.kind == "theory":
         raise ValueError(f"{task.name} has no gold answers")
@@ -80,20 +79,20 @@ def ideal(task: Task, record: Record, mode: Mode, style: Style = "few_shot") -> 
 
 
 def asked(form: Format, record: Record) -> str:
-    """A record's question with its options, as a base model is asked."""
+    """Returns a record's question with its options in the format of a base model."""
     text = record.prompt or record.question
     if record.options:
         lettered = questions.lettered(record) or not form.choices.dashed
         each = form.choices.each if lettered else form.choices.dashed
-        lines = (each.format(letter=chr(ord("A") + place), text=text) for place, text in enumerate(record.options))
+        lines = (each.format(letter=chr(ord("A") + i), text=text) for i, text in enumerate(record.options))
         text += form.choices.before + form.choices.between.join(lines)
     return text
 
 
 def worked(task: Task, example: Exemplar, mode: Mode, style: Style) -> str:
-    """A solution in full, as it follows a problem.
+    """Returns the whole solution that follows a problem.
 
-    In a chat the answer is boxed, as the paper's instruction asks, unless the record asks for a form of its own.
+    In a chat the answer is boxed, as the paper's instruction asks, unless the record has its own instruction.
     """
     form, record = task.formats[mode], example.record
     if record.kind == "program":

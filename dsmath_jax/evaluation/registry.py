@@ -1,12 +1,11 @@
-"""The tasks that a model is measured on: one entry each, data and no code.
+"""The registry of tasks: one entry each, as data.
 
-An entry names its records (a source of `data.datasets`, which the corpus is decontaminated against), how its answers
-are compared, and for each mode how a base model is asked and which worked examples stand before a question. The numbers
-of examples are the paper's (section 2.3, Tables 2 to 4); the examples are others where the paper's are in no data set
-(`exemplars`). `prompts` makes texts of all this. How a chat model is asked is no business of a task: its own chat
-template and instruction decide (`data.chat`).
+An entry has the records (a source of `data.datasets`, against which the corpus is decontaminated), the kind of answer,
+and for each mode the format for a base model and its few-shot examples. The numbers of examples are the paper's
+(section 2.3, Tables 2 to 4); where the paper's examples are in no data set, others are used (`exemplars`). `prompts`
+builds the texts. The prompt of a chat model depends on its chat template and instruction only (`data.chat`).
 
-Any other data set, and any file of a user's own, is asked in the `DIALOGUE` format.
+Any other data set or user file has the `DIALOGUE` format.
 """
 
 import difflib
@@ -23,32 +22,32 @@ from dsmath_jax.data.questions import Mode
 from dsmath_jax.grading.code import AFTER_FUNCTION
 from dsmath_jax.workdir import UserError
 
-Style = Literal["few_shot", "chat"]  # how a base model is asked, and one after instruction tuning
+Style = Literal["few_shot", "chat"]  # for a base model, and for one after instruction tuning
 
 
 @dataclass(frozen=True)
 class Choices:
-    """How options stand below a question: `before` them, `each` with its letter, and what is `between`."""
+    """The format of options: the text `before` them, the format of `each`, and the text `between`."""
 
     before: str
     each: str
     between: str
-    dashed: str = ""  # each of those that have no letters
+    dashed: str = ""  # the format of each without letters
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a problem and its solution are written for a base model.
+    """The format of a problem and its solution for a base model.
 
     Attributes:
-      problem: all up to where the model goes on, around the question `{}`.
-      answer: the sentence that a solution ends in, around the answer `{}`.
-      stops: texts that end a completion: what would begin the next problem.
-      choices: how a record's options follow the question.
-      letters: how the letters of right options are written in `answer`.
-      lead: what stands between the problem and its solution.
-      separator: what stands between a solution and the next problem.
-      heading: what stands above the worked examples, of `{category}` and `{heading}` (the published one).
+      problem: the text up to the completion, around the question `{}`.
+      answer: the last sentence of a solution, around the answer `{}`.
+      stops: strings that end a completion, such as the start of the next problem.
+      choices: the format of a record's options after the question.
+      letters: the format of letters in `answer`.
+      lead: the text between a problem and its solution.
+      separator: the text between a solution and the next problem.
+      heading: the text above the examples, with `{category}` and `{heading}` (the published one).
     """
 
     problem: str
@@ -63,14 +62,14 @@ class Format:
 
 @dataclass(frozen=True)
 class Shots:
-    """Which records stand before a question as worked examples.
+    """The few-shot examples before a question.
 
     Attributes:
-      source: in `datasets.SOURCES`, never a test split.
-      count: how many.
-      ids: which, as the last parts of their ids; () for the first `count` of an order that depends on nothing but
-        the texts, so that it is the same in every mirror (`exemplars`).
-      same_category: of the question's own subject or task alone.
+      source: a split in `datasets.SOURCES`, never a test split.
+      count: number of examples.
+      ids: the last parts of their ids; () for the first `count` in an order that depends only on the texts, so that it
+        is the same in every mirror (`exemplars`).
+      same_category: only from the question's subject or task.
     """
 
     source: str
@@ -81,15 +80,15 @@ class Shots:
 
 @dataclass(frozen=True)
 class Task:
-    """One task.
+    """A task.
 
     Attributes:
-      name: as the user says it.
+      name: its name on the command line.
       source: its records, a split in `datasets.SOURCES` or a user's file.
-      kind: how its answers are read and compared, unless a record says otherwise (BIG-Bench Hard's letters).
-      formats: how a base model is asked, by mode.
-      shots: its worked examples, by mode; none where the mode is missing.
-      groups: what its accuracy is told by besides: a name for each, and the record's field that has it.
+      kind: the kind of its answers, unless a record has its own (BIG-Bench Hard's letters).
+      formats: the format for a base model by mode.
+      shots: its few-shot examples by mode; none where the mode is missing.
+      groups: names of groups by which accuracy is also reported, and the record's field of each.
     """
 
     name: str
@@ -101,12 +100,12 @@ class Task:
 
     @property
     def modes(self) -> tuple[Mode, ...]:
-        """The modes that it can be asked in."""
+        """The modes of the task."""
         return tuple(self.formats)
 
     @property
     def folder(self) -> str:
-        """Its name as part of a file's."""
+        """Its name in folder names."""
         return re.sub(r"[^\w.-]+", "_", self.name.removesuffix(".jsonl")).strip("._")
 
 
@@ -155,7 +154,7 @@ MBPP = Format(
     separator="\n[DONE]\n\n",
 )
 MINIF2F = Format("Informal:\n{}\n", "", ("\nInformal:",), separator="\n\n\n\n")
-# As the paper's chat models are asked, without control tokens: for data sets that have no format of their own.
+# The paper's chat format without control tokens, for data sets without a format.
 DIALOGUE = Format(
     "User: {}\n\nAssistant:",
     "The answer is {}.",
@@ -165,109 +164,49 @@ DIALOGUE = Format(
 )
 DEFAULT: dict[Mode, Format] = {"cot": DIALOGUE, "pot": QA_PROGRAM, "tir": DIALOGUE}
 
-# Short problems whose calculator marks make a program, one step a line.
+# Short problems whose calculator marks make a program of one step per line.
 GSM8K = ("0", "4", "70", "77", "79", "100", "104", "111")
-# The first of each school grade, and two more for eight.
+# The first of each school grade, then two more.
 CMATH = ("0", "100", "200", "300", "400", "500", "450", "550")
 PROGRAMS = {count: Shots("gsm8k_marked/train", count, GSM8K[:count]) for count in (4, 8)}
 SAT = Shots("agieval_sat_math/dev", 4, ("1", "2", "3", "4"))
 
 _ALL = (
-    Task(
-        "gsm8k",
-        "gsm8k/test",
-        "number",
-        {"cot": QA, "pot": QA_PROGRAM, "tir": QA},
-        {"cot": Shots("gsm8k/train", 8, GSM8K), "pot": PROGRAMS[8], "tir": PROGRAMS[8]},
-    ),
-    Task(
-        "math",
-        "math/test",
-        "math",
-        {"cot": PROBLEM, "pot": PROBLEM_PROGRAM, "tir": PROBLEM},
-        {"cot": Shots("math/train", 4), "pot": PROGRAMS[4], "tir": PROGRAMS[4]},
-        groups={"subject": "category", "level": "level"},
-    ),
+    Task("gsm8k", "gsm8k/test", "number", {"cot": QA, "pot": QA_PROGRAM, "tir": QA},
+         {"cot": Shots("gsm8k/train", 8, GSM8K), "pot": PROGRAMS[8], "tir": PROGRAMS[8]}),
+    Task("math", "math/test", "math", {"cot": PROBLEM, "pot": PROBLEM_PROGRAM, "tir": PROBLEM},
+         {"cot": Shots("math/train", 4), "pot": PROGRAMS[4], "tir": PROGRAMS[4]},
+         groups={"subject": "category", "level": "level"}),
     Task("ocw", "ocw/test", "math", {"cot": PROBLEM}, {"cot": SAT}),
     Task("sat", "sat/test", "choice", {"cot": CHOICE}, {"cot": SAT}),
     Task("mmlu_stem", "mmlu_stem/test", "choice", {"cot": CHOICE}, {"cot": SAT}, groups={"subject": "category"}),
-    Task(
-        "mgsm_zh",
-        "mgsm_zh/test",
-        "number",
-        {"cot": CHINESE, "tir": CHINESE},
-        {"cot": Shots("cmath/dev", 8, CMATH), "tir": PROGRAMS[8]},
-    ),
-    Task(
-        "cmath",
-        "cmath/test",
-        "number",
-        {"cot": CHINESE, "tir": CHINESE},
-        {"cot": Shots("cmath/dev", 6, CMATH[:6]), "tir": PROGRAMS[8]},
-        groups={"grade": "level"},
-    ),
-    Task(
-        "gaokao_mathcloze",
-        "gaokao_mathcloze/test",
-        "math",
-        {"cot": CHINESE},
-        {"cot": Shots("gaokao_mathcloze/dev", 5, ("1", "2", "3", "4", "5"))},
-    ),
-    Task(
-        "gaokao_mathqa",
-        "gaokao_mathqa/test",
-        "choices",
-        {"cot": CHINESE},
-        {"cot": Shots("gaokao_mathqa/dev", 5, ("1", "2", "3", "4", "5"))},
-    ),
-    Task(
-        "mmlu",
-        "mmlu/test",
-        "choice",
-        {"cot": MMLU},
-        {"cot": Shots("mmlu/dev", 5, same_category=True)},
-        groups={"subject": "category"},
-    ),
-    Task(
-        "bbh",
-        "bbh/test",
-        "text",
-        {"cot": BBH},
-        {"cot": Shots("bbh/dev", 3, same_category=True)},
-        groups={"task": "category"},
-    ),
-    Task(
-        "humaneval",
-        "humaneval/test",
-        "program",
-        {"cot": HUMANEVAL},
-    ),
-    Task(
-        "mbpp",
-        "mbpp/test",
-        "program",
-        {"cot": MBPP},
-        {"cot": Shots("mbpp/dev", 3, ("2", "3", "4"))},
-    ),
-    Task(
-        "minif2f",
-        "minif2f/test",
-        "theory",
-        {"cot": MINIF2F},
-        groups={"competition": "category"},
-    ),
-)
+    Task("mgsm_zh", "mgsm_zh/test", "number", {"cot": CHINESE, "tir": CHINESE},
+         {"cot": Shots("cmath/dev", 8, CMATH), "tir": PROGRAMS[8]}),
+    Task("cmath", "cmath/test", "number", {"cot": CHINESE, "tir": CHINESE},
+         {"cot": Shots("cmath/dev", 6, CMATH[:6]), "tir": PROGRAMS[8]}, groups={"grade": "level"}),
+    Task("gaokao_mathcloze", "gaokao_mathcloze/test", "math", {"cot": CHINESE},
+         {"cot": Shots("gaokao_mathcloze/dev", 5, ("1", "2", "3", "4", "5"))}),
+    Task("gaokao_mathqa", "gaokao_mathqa/test", "choices", {"cot": CHINESE},
+         {"cot": Shots("gaokao_mathqa/dev", 5, ("1", "2", "3", "4", "5"))}),
+    Task("mmlu", "mmlu/test", "choice", {"cot": MMLU}, {"cot": Shots("mmlu/dev", 5, same_category=True)},
+         groups={"subject": "category"}),
+    Task("bbh", "bbh/test", "text", {"cot": BBH}, {"cot": Shots("bbh/dev", 3, same_category=True)},
+         groups={"task": "category"}),
+    Task("humaneval", "humaneval/test", "program", {"cot": HUMANEVAL}),
+    Task("mbpp", "mbpp/test", "program", {"cot": MBPP}, {"cot": Shots("mbpp/dev", 3, ("2", "3", "4"))}),
+    Task("minif2f", "minif2f/test", "theory", {"cot": MINIF2F}, groups={"competition": "category"}),
+)  # fmt: skip
 
 TASKS: dict[str, Task] = {entry.name: entry for entry in _ALL}
 
 
 def task(name: str) -> Task:
-    """The entry of a name, or one for a data set ("toy/test") or for a user's file in the data folder ("mine.jsonl").
+    """Returns the task of a name, of a data set ("toy/test") or of a user's file in the data folder ("mine.jsonl").
 
-    Another split of a task's data set ("math/train") is asked as the task is.
+    Another split of a task's data set ("math/train") has the task's format.
 
     Raises:
-      UserError: the name is unknown; the nearest one is offered.
+      UserError: the name is unknown; the message has the nearest one.
     """
     if name in TASKS:
         return TASKS[name]
@@ -277,14 +216,14 @@ def task(name: str) -> Task:
             f"Unknown task '{name}', did you mean '{nearest}'; known ones are {', '.join(TASKS)}, and any "
             "data set such as toy/test or file of records such as mine.jsonl."
         )
-    same = TASKS.get(name.partition("/")[0])
-    if same and name in datasets.SOURCES:
-        return same if name == same.source else replace(same, name=name, source=name)
+    entry = TASKS.get(name.partition("/")[0])
+    if entry and name in datasets.SOURCES:
+        return entry if name == entry.source else replace(entry, name=name, source=name)
     return Task(name, name, "math", DEFAULT)
 
 
 def records(name: str, data_dir: str | Path, limit: int = 0) -> list[Record]:
-    """The problems of a task in file order; of more than `limit`, as many by `sample_evenly` (0: no limit).
+    """Returns the problems of a task in file order, at most `limit` of them by `sample_evenly` (0: no limit).
 
     Raises:
       UserError: the name is unknown, or its file is missing or damaged.

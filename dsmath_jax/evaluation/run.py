@@ -1,17 +1,18 @@
-"""An evaluation: a model is asked a list of tasks, its answers are graded, and a table reports them.
+"""Runs an evaluation: asks a model the problems of tasks, grades its answers and writes a table.
 
-    DIR/settings.json                  what all results below were made with
-    DIR/<task>-<mode>/problems.jsonl   the questions, as they are asked, with their answers
-    DIR/<task>-<mode>/samples.jsonl    a line for each graded completion, in an order that never changes
+    DIR/settings.json                  the settings of all results in DIR
+    DIR/<task>-<mode>/problems.jsonl   the questions with their answers
+    DIR/<task>-<mode>/samples.jsonl    a line for each graded completion, in a fixed order
     DIR/<task>-<mode>/summary.json     accuracies with intervals, maj@k, pass@k, by subject and level
     DIR/summary.json, DIR/table.md     all results in DIR, one by one and pooled, next to the paper's figures
 
-What is in `samples.jsonl` is not drawn again: a killed evaluation resumes, and ends as it would have.
+Samples in `samples.jsonl` are not drawn again: a killed evaluation resumes and has the same result.
 """
 
 import contextlib
 import dataclasses
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,13 +24,13 @@ import jax
 
 from dsmath_jax.data import questions
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.evaluation import judge, registry, samples, table
+from dsmath_jax.evaluation import grade_samples, registry, samples, table
 from dsmath_jax.evaluation.answering import Group, Job, Settings, answers, make_job
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import TASKS
-from dsmath_jax.evaluation.summary import read_problems, summarise
+from dsmath_jax.evaluation.summary import read_problems, summarize
 from dsmath_jax.grading.grade import Grader
-from dsmath_jax.grading.sandbox import Program, Ran, Sandbox
+from dsmath_jax.grading.sandbox import Program, ProgramResult, Sandbox
 from dsmath_jax.progress import track
 from dsmath_jax.sharding import barrier, from_first
 from dsmath_jax.workdir import UserError, atomic_write, hash_json, json_object, write_json, write_jsonl
@@ -41,25 +42,26 @@ GRADER = f"Math-Verify {version('math-verify')} behind rules of its own"
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where results come from, in the user's own words: the checkpoint and the whole command line."""
+    """The origin of results: the checkpoint and the command line as the user gave them."""
 
     checkpoint: str
     command: str
 
 
-class FirstProcess:
-    """The sandbox of a run of several processes: the first one has it and sends the others the programs' results."""
+class SharedSandbox:
+    """The sandbox of several processes: process 0 runs the programs and sends their results to the others."""
 
     def __init__(self, sandbox: Sandbox | None):
         self._sandbox = sandbox
 
-    def run(self, programs: Sequence[Program]) -> list[Ran]:
-        ran = [dataclasses.asdict(one) for one in self._sandbox.run(programs)] if self._sandbox else None
-        return [Ran(**one) for one in from_first(ran)]
+    def run(self, programs: Sequence[Program]) -> list[ProgramResult]:
+        """Runs programs; all processes must call it together."""
+        results = [dataclasses.asdict(each) for each in self._sandbox.run(programs)] if self._sandbox else None
+        return [ProgramResult(**fields) for fields in from_first(results)]
 
 
 def needs_programs(job: Job) -> bool:
-    """Whether answers to it are programs, or have some in them."""
+    """Whether answers are programs or contain programs."""
     return job.settings.mode != "cot" or job.kind == "program"
 
 
@@ -72,19 +74,19 @@ def run(
     provenance: Provenance,
     make_sandbox: Callable[[], Sandbox],
 ) -> str:
-    """Evaluates `policy` on the tasks of these names; returns the table.
+    """Evaluates a model on tasks; returns the table.
 
     Args:
-      policy: the model; the same on every process.
-      names: in the registry, of data sets, or of files below `data_dir`.
+      policy: the model, the same on every process.
+      names: tasks of the registry, data sets, or files below `data_dir`.
       settings: how they are asked.
-      data_dir: where the records lie.
-      out: the folder of the results; process 0 writes there.
-      provenance: what was evaluated and how, for the summaries.
-      make_sandbox: makes what programs run in; it is called where there are some, before anything is drawn.
+      data_dir: the data folder.
+      out: the folder of the results, written by process 0.
+      provenance: checkpoint and command for the summaries.
+      make_sandbox: makes the sandbox; called before sampling if there are programs.
 
     Raises:
-      UserError: a task, its data, the sandbox or what is in `out` does not fit.
+      UserError: a task, its data, the sandbox or the content of `out` is invalid.
     """
     jobs = [make_job(policy, name, settings, data_dir) for name in distinct(names)]
     first = jax.process_index() == 0
@@ -104,30 +106,28 @@ def run(
         grader = stack.enter_context(Grader())
         for job in jobs:
             level = sandbox.level if sandbox and needs_programs(job) else ""
-            draw = functools.partial(answers, policy, job, runner=FirstProcess(sandbox))
+            draw = functools.partial(answers, policy, job, runner=SharedSandbox(sandbox))
             folder = out / job.name
-            judged = functools.partial(judge.lines, job=job, folder=folder, grader=grader, runner=sandbox)
-            grade = functools.partial(_contained, judged, level) if level else judged
+            grade = functools.partial(_grade, level=level, job=job, folder=folder, grader=grader, runner=sandbox)
             fill(folder / samples.NAME, job, draw, grade)
             if first:
                 write_json(folder / "summary.json", _summary(folder / samples.NAME, job, level, provenance.command))
-    page = _tell(out, shared | {"checkpoint": provenance.checkpoint}) if first else ""
+    page = _write_summary(out, shared | {"checkpoint": provenance.checkpoint}) if first else ""
     barrier("evaluation")
     return page
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Tasks, each once, whose results go to folders of their own.
+    """Returns the distinct tasks of these names.
 
     Raises:
-      UserError: a name is unknown, or two are of one folder.
+      UserError: a name is unknown, or the results of two tasks would have one folder.
     """
-    found = list({task.name: task for task in map(registry.task, names)}.values())
-    for place, one in enumerate(found):
-        for other in found[:place]:
-            if one.folder == other.folder:
-                raise UserError(f"The results of {other.name} and {one.name} would have one folder; rename a file.")
-    return [one.name for one in found]
+    tasks = {task.name: task for task in map(registry.task, names)}
+    for one, other in itertools.combinations(tasks.values(), 2):
+        if one.folder == other.folder:
+            raise UserError(f"The results of {one.name} and {other.name} would have one folder; rename a file.")
+    return [*tasks]
 
 
 def _problem(record: Record) -> dict[str, str]:
@@ -138,9 +138,9 @@ def _problem(record: Record) -> dict[str, str]:
 def fill(
     path: Path, job: Job, draw: Callable[[int], Iterator[Group]], grade: Callable[[Sequence[Group]], Lines]
 ) -> None:
-    """Draws and grades what is missing in a file of samples.
+    """Draws and grades the missing samples of a file.
 
-    Grading goes on beside drawing, in batches of whatever was drawn meanwhile; process 0 grades and writes.
+    A thread grades in batches while further groups are drawn. Process 0 grades and writes.
     """
     first = jax.process_index() == 0
     done = from_first(samples.resume(path, job.groups) if first else None)
@@ -149,7 +149,7 @@ def fill(
         for _ in stream:
             pass
         return
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as executor:
         waiting: list[Group] = []
         graded: Future[Lines] | None = None
         for group in stream:
@@ -157,20 +157,19 @@ def fill(
             if graded is None or graded.done():
                 if graded:
                     samples.append(path, graded.result())
-                graded, waiting = beside.submit(grade, waiting), []
-        for rest in (graded, beside.submit(grade, waiting) if waiting else None):
+                graded, waiting = executor.submit(grade, waiting), []
+        for rest in (graded, executor.submit(grade, waiting) if waiting else None):
             if rest:
                 samples.append(path, rest.result())
 
 
-def _contained(judged: Callable[[Sequence[Group]], Lines], level: str, groups: Sequence[Group]) -> Lines:
-    """Lines that say how the programs were contained."""
-    return [line | {"sandbox": level} for line in judged(groups)]
+def _grade(groups: Sequence[Group], level: str, **arguments: Any) -> Lines:
+    """Grades groups; where programs ran, lines also have the protection of the sandbox."""
+    return [line | ({"sandbox": level} if level else {}) for line in grade_samples.grade_groups(groups, **arguments)]
 
 
 def _summary(path: Path, job: Job, level: str, command: str) -> dict[str, Any]:
-    told_by = job.task.groups
-    groups = {r.id: {name: getattr(r, field) for name, field in told_by.items()} for r in job.records}
+    groups = {r.id: {name: getattr(r, field) for name, field in job.task.groups.items()} for r in job.records}
     return {
         "task": job.task.name,
         "mode": job.settings.mode,
@@ -178,10 +177,10 @@ def _summary(path: Path, job: Job, level: str, command: str) -> dict[str, Any]:
         "total": job.total,
         "sandbox": level,
         "command": command,
-    } | summarise(read_problems(path, groups), job.settings.seed)
+    } | summarize(read_problems(path, groups), job.settings.seed)
 
 
-def _tell(out: Path, run: dict[str, Any]) -> str:
+def _write_summary(out: Path, run: dict[str, Any]) -> str:
     """Writes the summary and the table of all results in `out`; returns the table."""
     folders = [path.parent for path in sorted(out.glob("*/summary.json")) if (path.parent / PROBLEMS).exists()]
     results = [
@@ -189,9 +188,9 @@ def _tell(out: Path, run: dict[str, Any]) -> str:
         for folder in folders
     ]
     order = [*TASKS]
-    results.sort(key=lambda one: order.index(one["task"]) if one["task"] in order else len(order))
+    results.sort(key=lambda each: order.index(each["task"]) if each["task"] in order else len(order))
     pooled = _pooled(results, out, run["seed"])
-    levels = ", ".join(sorted({one["sandbox"] for one in results} - {""}))
+    levels = ", ".join(sorted({each["sandbox"] for each in results} - {""}))
     run |= {"grader": GRADER, "sandbox": levels}
     write_json(out / "summary.json", {"run": run, "results": results, "pooled": pooled})
     page = table.markdown(run, results, pooled)
@@ -201,19 +200,19 @@ def _tell(out: Path, run: dict[str, Any]) -> str:
 
 
 def _pooled(results: Sequence[dict[str, Any]], out: Path, seed: int) -> dict[str, dict[str, Any]]:
-    """For each mode what all problems come to together, but for those that nothing here could check.
+    """Returns the summary of all problems by mode, without unchecked tasks unless all are unchecked.
 
-    `macro` has the plain mean of the tasks' accuracies.
+    `macro` is the mean of the tasks' accuracies.
     """
-    found = {}
-    for mode in dict.fromkeys(one["mode"] for one in results):
-        of_mode = [one for one in results if one["mode"] == mode]
-        chosen = [one for one in of_mode if one["checked"]] or of_mode
+    summaries = {}
+    for mode in dict.fromkeys(each["mode"] for each in results):
+        of_mode = [each for each in results if each["mode"] == mode]
+        chosen = [each for each in of_mode if each["checked"]] or of_mode
         problems = [
-            dataclasses.replace(problem, groups={"task": one["task"]})
-            for one in chosen
-            for problem in read_problems(out / f"{registry.task(one['task']).folder}-{mode}" / samples.NAME)
+            dataclasses.replace(problem, groups={"task": each["task"]})
+            for each in chosen
+            for problem in read_problems(out / f"{registry.task(each['task']).folder}-{mode}" / samples.NAME)
         ]
-        names, total = [one["task"] for one in chosen], sum(one["total"] for one in chosen)
-        found[mode] = {"tasks": names, "total": total} | summarise(problems, seed)
-    return found
+        names, total = [each["task"] for each in chosen], sum(each["total"] for each in chosen)
+        summaries[mode] = {"tasks": names, "total": total} | summarize(problems, seed)
+    return summaries

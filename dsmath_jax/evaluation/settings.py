@@ -7,7 +7,7 @@ from dsmath_jax.evaluation.statistics import MOST_SAMPLES
 from dsmath_jax.settings import MOST_TEMPERATURE, Settings, setting
 from dsmath_jax.workdir import UserError
 
-# The models of a run, by the stage that made them, and whether they are asked with worked examples before the question.
+# The models of a run: the stage that makes each, and whether it is asked with few-shot examples.
 MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)}
 
 
@@ -15,20 +15,18 @@ MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)
 class EvaluateSettings(Settings):
     """The stage `evaluate`: greedy accuracy, maj@k and pass@k of the models of a run (section 5.2.2)."""
 
-    tasks: tuple[str, ...] = setting(
-        help="what is asked: tasks (gsm8k), data sets (toy/test), files of records", filled=True
-    )
+    tasks: tuple[str, ...] = setting(help="tasks (gsm8k), data sets (toy/test) and files of records", filled=True)
     problems: int = setting(
-        0, "problems of each task at most, drawn evenly over its subjects and levels; 0 for all", least=0
+        0, "maximum number of problems of each task, drawn evenly over its subjects and levels; 0 for all", least=0
     )
     samples: int = setting(
-        8, "K: completions of each problem, besides the greedy one (section 5.2.2)", least=1, most=MOST_SAMPLES
+        8, "K: completions of each problem, in addition to the greedy one (section 5.2.2)", least=1, most=MOST_SAMPLES
     )
     temperature: float = setting(0.7, "sampling temperature (section 5.2.2)", least=0, most=MOST_TEMPERATURE)
     max_new_tokens: int = setting(1024, "length limit of a completion, in tokens", least=1)
     decode_slots: int = setting(256, "completions that are decoded at a time, on all devices", least=1)
     models: tuple[str, ...] = setting(
-        ("base", "sft", "rl"), f"models that are evaluated, of {', '.join(MODELS)}", choices=MODELS, filled=True
+        ("base", "sft", "rl"), f"models to evaluate, of {', '.join(MODELS)}", choices=MODELS, filled=True
     )
     examples: tuple[str, ...] = setting(
         (), "data sets or files of a base model's few-shot examples; () for the task's own"
@@ -37,7 +35,7 @@ class EvaluateSettings(Settings):
         0, "few-shot examples before a question to a base model; 0 for the task's number, or all of a file", least=0
     )
     allow_overlap: bool = setting(
-        False, "questions of `tasks` that a model was trained on are counted, not refused", changes_result=False
+        False, "count questions of `tasks` that a model was trained on instead of refusing them", changes_result=False
     )
 
     def __post_init__(self) -> None:
@@ -49,4 +47,4 @@ class EvaluateSettings(Settings):
                 raise UserError(f"tasks: {error}") from None
         for name in self.examples:
             if not name.endswith(".jsonl") and not self.shots:
-                raise UserError(f"shots is 0, but examples names the data set '{name}'; say how many of it.")
+                raise UserError(f"shots is 0, but examples names the data set '{name}'; give the number of examples.")

@@ -1,8 +1,8 @@
-"""What an evaluation's graded completions come to: fractions with 95 % intervals, by k and by subject, and counts.
+"""Summarizes the graded completions of an evaluation: accuracies with 95 % intervals, by k and by subject, and counts.
 
-The numbers are a function of the lines of `samples.jsonl` alone. Accuracies are shares of problems (micro averages).
-For benchmarks of several subjects or tasks the plain mean of their accuracies (macro) stands beside; the paper does not
-say which it gives. It is the tasks' mean that is usual for BBH, and the share of problems for MMLU.
+The numbers depend on the lines of `samples.jsonl` only. Accuracies are shares of problems (micro averages). For data
+sets with several subjects or tasks the mean of their accuracies (macro average) is reported too; the paper does not say
+which it reports. The mean over tasks is usual for BBH, the share of problems for MMLU.
 """
 
 import dataclasses
@@ -21,23 +21,23 @@ from dsmath_jax.workdir import UserError, read_jsonl
 Line = Mapping[str, Any]
 GREEDY = -1  # the number of the greedy sample
 FIELDS = ("answer", "correct", "correct_deepseek", "class", "reason", "finish", "ran")
-LOST = ("timed out after ", "died: ", "raised: ")  # how reasons begin where a worker was lost over an answer
-CUT = ("length", "rounds")  # how completions end that did not come to an end of their own
-MEANS = ("subject", "task")  # groups whose plain mean is a figure that benchmarks are known by
-NOT_CHECKED = "not checked"  # how the reason begins where nothing could judge
+LOST = ("timed out after ", "died: ", "raised: ")  # the start of reasons where a worker was lost
+CUT = ("length", "rounds")  # finish reasons of truncated completions
+MEANS = ("subject", "task")  # groups whose mean accuracy is reported
+NOT_CHECKED = "not checked"  # the start of the reason where nothing could check an answer
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What became of one problem.
+    """The graded completions of one problem.
 
     Attributes:
       id: of its record.
-      greedy: the graded greedy completion, None where there is none: "answer" (None where there is none), "correct",
-        and perhaps "correct_deepseek", "reason", "finish", "ran" (how its program ended).
-      samples: the graded samples; they also have "class": the index of the first sample with an equal answer, None
-        where there is no answer.
-      groups: what it is counted under, such as "subject" -> "Algebra", "level" -> "3".
+      greedy: the graded greedy completion or None: "answer" (or None), "correct", optionally "correct_deepseek",
+        "reason", "finish", "ran" (the status of its program).
+      samples: the graded samples; they also have "class", the index of the first sample with an equal answer, None
+        without an answer.
+      groups: its groups, such as "subject" -> "Algebra", "level" -> "3".
     """
 
     id: str
@@ -48,13 +48,13 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The scores of problems, in their order; what was not measured is None.
+    """The scores of problems in order; None where they were not measured.
 
     Attributes:
       greedy, greedy_deepseek: `[problems]` 0 or 1.
-      mean, mean_deepseek: `[problems]` share of right samples.
-      ks: 1, 2, 4, ... up to the number of samples; empty where there are none.
-      maj, passed: `[problems, ks]` chance that the vote of k samples, or one of them, is right.
+      mean, mean_deepseek: `[problems]` share of correct samples.
+      ks: 1, 2, 4, ... up to the number of samples; empty without samples.
+      maj, passed: `[problems, ks]` chance that the vote of k samples, or one of them, is correct.
     """
 
     greedy: np.ndarray | None
@@ -67,33 +67,33 @@ class Scores:
 
 
 def read_problems(path: Path, groups: Mapping[str, Mapping[str, str]] | None = None) -> list[Problem]:
-    """Reads `samples.jsonl`, without its texts, into problems in the order in which they come.
+    """Reads the problems of `samples.jsonl` in order, without texts.
 
     Args:
       path: the file.
-      groups: the `Problem.groups` of each id.
+      groups: the `Problem.groups` by id.
 
     Raises:
-      UserError: a line lacks a field, is there twice, or a problem has fewer samples than others.
+      UserError: a line lacks a field or occurs twice, or a problem has fewer samples than others.
     """
-    found: dict[str, dict[int, Line]] = {}
+    by_problem: dict[str, dict[int, Line]] = {}
     for number, line in enumerate(read_jsonl(path), 1):
         where = f"{path}, sample {number}"
-        lacking = [name for name in ("id", "sample", "correct") if name not in line]
-        if not lacking and line["sample"] != GREEDY and "class" not in line:
-            lacking = ["class"]
-        if lacking:
-            raise UserError(f"{where}: the field '{lacking[0]}' is missing; evaluate again with another --out.")
+        missing = [name for name in ("id", "sample", "correct") if name not in line]
+        if not missing and line["sample"] != GREEDY and "class" not in line:
+            missing = ["class"]
+        if missing:
+            raise UserError(f"{where}: the field '{missing[0]}' is missing; evaluate again with another --out.")
         if type(line["correct"]) is not bool:
             raise UserError(f"{where}: the field 'correct' is not true or false; evaluate again with another --out.")
-        of_problem = found.setdefault(line["id"], {})
+        of_problem = by_problem.setdefault(line["id"], {})
         if line["sample"] in of_problem:
-            raise UserError(f"{where}: sample {line['sample']} of {line['id']} is there twice; remove one of them.")
+            raise UserError(f"{where}: sample {line['sample']} of {line['id']} occurs twice; remove one.")
         of_problem[line["sample"]] = {name: line[name] for name in FIELDS if name in line}
-    expected = max(found.values(), key=len, default={}).keys()
-    for identity, lines in found.items():
+    expected = max(by_problem.values(), key=len, default={}).keys()
+    for identity, lines in by_problem.items():
         if lines.keys() != expected:
-            raise UserError(f"{path}: {identity} has not all samples; run the evaluation's command to the end.")
+            raise UserError(f"{path}: {identity} lacks samples; run the evaluation's command to the end.")
     return [
         Problem(
             identity,
@@ -101,12 +101,12 @@ def read_problems(path: Path, groups: Mapping[str, Mapping[str, str]] | None = N
             [lines[sample] for sample in sorted(lines.keys() - {GREEDY})],
             (groups or {}).get(identity, {}),
         )
-        for identity, lines in found.items()
+        for identity, lines in by_problem.items()
     ]
 
 
 def score(problems: Sequence[Problem]) -> Scores:
-    """Scores of problems that have equally many samples."""
+    """Returns the scores of problems with equal numbers of samples."""
     count = len(problems[0].samples) if problems else 0
     greedy = [[problem.greedy] for problem in problems if problem.greedy is not None]
     samples = [problem.samples for problem in problems]
@@ -116,14 +116,14 @@ def score(problems: Sequence[Problem]) -> Scores:
     ks, maj, passed = doublings(count), np.zeros((len(problems), 0)), np.zeros((len(problems), 0))
     if several is not None:
         votes = [[line["class"] for line in group] for group in samples]
-        maj = np.array([maj_at_k(vote, right, ks) for vote, right in zip(votes, several, strict=True)])
+        maj = np.array([maj_at_k(vote, correct, ks) for vote, correct in zip(votes, several, strict=True)])
         chances = np.array([[pass_at_k(count, correct, k) for k in ks] for correct in range(count + 1)])
         passed = chances[several.sum(axis=1)]
     return Scores(_share(one), _share(one_lenient), _share(several), _share(lenient), ks, maj, passed)
 
 
 def _marks(groups: Sequence[Sequence[Line]], field: str) -> np.ndarray | None:
-    """`[problems, lines]` of a field that is true or false; None where a line has not been judged so."""
+    """Returns `[problems, lines]` of a boolean field; None where a line lacks it."""
     marks = [[line.get(field) for line in group] for group in groups]
     known = bool(marks) and all(mark is not None for group in marks for mark in group)
     return np.array(marks, dtype=bool) if known else None
@@ -133,30 +133,30 @@ def _share(marks: np.ndarray | None) -> np.ndarray | None:
     return None if marks is None else marks.mean(axis=1)
 
 
-def summarise(problems: Sequence[Problem], seed: int = 0) -> dict[str, Any]:
-    """The JSON-able summary of one task.
+def summarize(problems: Sequence[Problem], seed: int = 0) -> dict[str, Any]:
+    """Returns the summary of one task as JSON values.
 
-    `greedy` and `greedy_deepseek` (by the paper's lenient grader) have Wilson's intervals, the others are bootstrapped
-    over problems: `mean`, `mean_deepseek` (of the samples), `maj_at_k` and `pass_at_k` (of all k samples), and `curve`,
-    which has maj and pass for k = 1, 2, 4, ... `groups` has greedy accuracies by subject and level, `macro` the plain
-    means of those. `counts` tells of all completions. What was not measured is None, as is all that was not checked.
+    `greedy` and `greedy_deepseek` (by the paper's lenient grader) have Wilson intervals; the others have bootstrap
+    intervals over problems: `mean`, `mean_deepseek` (of the samples), `maj_at_k` and `pass_at_k` (of all k samples),
+    and `curve` (maj and pass for k = 1, 2, 4, ...). `groups` has greedy accuracies by subject and level, `macro` their
+    means, `counts` numbers of completions. Values that were not measured or not checked are None.
 
     Args:
-      problems: with equally many samples each, at least one problem.
-      seed: of the bootstrap.
+      problems: at least one, with equal numbers of samples.
+      seed: seed of the bootstrap.
 
     Raises:
       ValueError: there are no problems.
     """
     if not problems:
-        raise ValueError("A summary wants at least one problem.")
+        raise ValueError("A summary needs at least one problem.")
     counts = _counts(problems)
     checked = not counts["not_checked"]
     scores = score(problems if checked else [dataclasses.replace(p, greedy=None, samples=()) for p in problems])
     summary: dict[str, Any] = {"n": len(problems), "k": len(problems[0].samples), "checked": checked}
-    for name, right in (("greedy", scores.greedy), ("greedy_deepseek", scores.greedy_deepseek)):
-        summary[name] = None if right is None else float(right.mean())
-        summary[f"{name}_interval"] = None if right is None else list(wilson_interval(int(right.sum()), len(right)))
+    for name, marks in (("greedy", scores.greedy), ("greedy_deepseek", scores.greedy_deepseek)):
+        summary[name] = None if marks is None else float(marks.mean())
+        summary[f"{name}_interval"] = None if marks is None else list(wilson_interval(int(marks.sum()), len(marks)))
     for name, values in (("mean", scores.mean), ("mean_deepseek", scores.mean_deepseek)):
         summary[name] = None if values is None else float(values.mean())
         summary[f"{name}_interval"] = None if values is None else mean_intervals(values, seed).tolist()
@@ -171,36 +171,36 @@ def summarise(problems: Sequence[Problem], seed: int = 0) -> dict[str, Any]:
 
 
 def _groups(problems: Sequence[Problem]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Greedy accuracy under each name that a kind of group has, where there are several names."""
-    found: dict[str, dict[str, list[bool]]] = {}
+    """Returns greedy accuracy by name for each kind of group with several names."""
+    by_kind: dict[str, dict[str, list[bool]]] = {}
     for problem in problems:
         for kind, name in problem.groups.items():
             if name and problem.greedy is not None:
-                found.setdefault(kind, {}).setdefault(name, []).append(bool(problem.greedy["correct"]))
+                by_kind.setdefault(kind, {}).setdefault(name, []).append(bool(problem.greedy["correct"]))
     return {
         kind: {name: _accuracy(marks) for name, marks in sorted(names.items(), key=lambda item: _natural(item[0]))}
-        for kind, names in found.items()
+        for kind, names in by_kind.items()
         if len(names) > 1
     }
 
 
 def _accuracy(marks: Sequence[bool]) -> dict[str, Any]:
-    right, n = sum(marks), len(marks)
-    return {"n": n, "right": right, "greedy": right / n, "greedy_interval": list(wilson_interval(right, n))}
+    correct, n = sum(marks), len(marks)
+    return {"n": n, "right": correct, "greedy": correct / n, "greedy_interval": list(wilson_interval(correct, n))}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts "Level 10" behind "Level 9"."""
+    """Returns a key that sorts "Level 10" after "Level 9"."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _macro(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """The plain mean over each kind of group that is a task of its own."""
+    """Returns the mean over each kind of group in `MEANS`."""
     return {
         kind: {
             "of": len(names),
-            "greedy": sum(one["greedy"] for one in names.values()) / len(names),
-            "greedy_interval": list(mean_share_interval([(one["right"], one["n"]) for one in names.values()])),
+            "greedy": sum(each["greedy"] for each in names.values()) / len(names),
+            "greedy_interval": list(mean_share_interval([(each["right"], each["n"]) for each in names.values()])),
         }
         for kind, names in groups.items()
         if kind in MEANS
@@ -208,7 +208,7 @@ def _macro(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
 
 
 def _counts(problems: Sequence[Problem]) -> dict[str, Any]:
-    """How many completions there are, and how many of them have no answer, were cut, or could not be graded."""
+    """Counts all completions, and those without an answer, truncated, lost or unchecked."""
     lines = [line for problem in problems for line in (problem.greedy, *problem.samples) if line is not None]
     reasons = [str(line.get("reason", "")) for line in lines]
     programs = Counter(line["ran"] for line in lines if isinstance(line.get("ran"), str))

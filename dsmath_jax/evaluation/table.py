@@ -1,4 +1,4 @@
-"""The Markdown page of a finished evaluation: our figures with their intervals, the paper's beside them."""
+"""Renders the Markdown page of a finished evaluation: figures with intervals, next to the paper's."""
 
 import json
 import re
@@ -16,30 +16,31 @@ SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$])")
 PAPER = (
     "Percent; in brackets 95 % intervals: Wilson's for greedy answers, bootstrap over problems for samples. maj@k: the "
     "vote of k samples, by equal answers; pass@k: one of k is right; both are means over all choices of k. The right "
-    "columns are DeepSeekMath 7B in the paper (arXiv 2402.03300, Tables 2 to 5): whole benchmarks, its own grader, "
-    "Base with worked examples of its own (HumanEval: none), Instruct and RL without any. "
-    '"DeepSeek\'s grader" does as that grader does, which takes more for right than ours.'
+    "columns are DeepSeekMath 7B in the paper (arXiv 2402.03300, Tables 2 to 5): whole data sets, its own grader, "
+    "Base with its own few-shot examples (HumanEval: none), Instruct and RL without any. "
+    '"DeepSeek\'s grader" follows that grader, which is more lenient than this one.'
 )
 
 
 def escape(text: object) -> str:
-    """Text that stands in a cell, or anywhere in Markdown, as it is."""
+    """Escapes text for a cell, or anywhere in Markdown."""
     return SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def code(text: object) -> str:
-    """Text as code, outside of tables."""
+    """Formats text as code, outside of tables."""
     line = " ".join(str(text).split())
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
 
 
 def row(cells: Sequence[str]) -> str:
+    """Returns a line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
+    """Returns the lines of a table."""
     return [row(head), row(["---"] * len(head)), *map(row, rows)]
 
 
@@ -52,25 +53,24 @@ def percent(fraction: float | None, ends: Sequence[float] | None = None) -> str:
 
 
 def markdown(run: Mapping[str, Any], entries: Sequence[Entry], pooled: Mapping[str, Entry] | None = None) -> str:
-    """The page of an evaluation.
+    """Returns the page of an evaluation.
 
     Args:
       run: "checkpoint", "style", "max_new_tokens", "temperature", "top_p", "seed", "grader", "sandbox" ("" where no
-        program was run) and whatever else holds for all.
-      entries: for each task and mode what `summary.summarise` returns, with "task", "mode", "shots", "total",
-        the number of problems that the task has, and the "command" that asked them.
-      pooled: the same by mode of all problems together, with "tasks", the names of what they are of; those of several
-        have a row.
+        program was run) and other settings of all results.
+      entries: for each task and mode the result of `summary.summarize` with "task", "mode", "shots", "total" (number of
+        problems of the whole task) and "command".
+      pooled: summaries of all problems by mode, with the names "tasks"; those of several tasks have a row.
     """
     sampled = [entry for entry in entries if entry["k"]]
     head = ["task", "mode", "shots", "problems", "greedy", "DeepSeek's grader"]
     head += ["k", "mean of k", "maj@k", "pass@k"] if sampled else []
-    together = [
-        {**one, "task": f"all {len(one['tasks'])} tasks", "mode": mode, "shots": NONE}
-        for mode, one in (pooled or {}).items()
-        if len(one["tasks"]) > 1
+    all_tasks = [
+        {**each, "task": f"all {len(each['tasks'])} tasks", "mode": mode, "shots": NONE}
+        for mode, each in (pooled or {}).items()
+        if len(each["tasks"]) > 1
     ]
-    rows = [_scores(one, bool(sampled)) for one in (*entries, *together)]
+    rows = [_scores(entry, bool(sampled)) for entry in (*entries, *all_tasks)]
     lines = grid([*head, *(f"paper: {name}" for name in MODELS)], rows)
     lines += ["", PAPER, *_notes(entries), "", *_origin(run, entries), ""]
     if any(entry["checked"] for entry in sampled):
@@ -89,7 +89,7 @@ def _cell(entry: Entry, name: str) -> str:
 
 
 def problems(entry: Entry) -> str:
-    """How many problems: "1,319", or "50 of 1,319"."""
+    """Returns the number of problems: "1,319", or "50 of 1,319"."""
     n, total = entry["n"], entry["total"]
     return f"{n:,}" if n == total else f"{n:,} of {total:,}"
 
@@ -106,20 +106,20 @@ def _scores(entry: Entry, sampled: bool) -> list[str]:
 
 
 def _notes(entries: Sequence[Entry]) -> list[str]:
-    """A line for each task of which the table does not tell all."""
+    """Returns a line for each task with counts that are not in the table."""
     notes = []
     for entry in entries:
-        counts, told = entry["counts"], []
+        counts, parts = entry["counts"], []
         for name, words in (
             ("no_answer", "without an answer"),
-            ("cut", "cut at a limit of length or rounds"),
-            ("lost", "not graded in time, counted as wrong"),
-            ("not_checked", "that nothing here could check"),
+            ("cut", "truncated at a limit of length or rounds"),
+            ("lost", "not graded in time, counted as incorrect"),
+            ("not_checked", "not checked"),
         ):
-            told += [f"{counts[name]:,} {words}"] if counts[name] else []
-        sentences = [f"of {counts['completions']:,} completions {', '.join(told)}"] if told else []
+            parts += [f"{counts[name]:,} {words}"] if counts[name] else []
+        sentences = [f"of {counts['completions']:,} completions {', '.join(parts)}"] if parts else []
         if counts["programs"]:
-            ended = ", ".join(f"{number:,} {how}" for how, number in counts["programs"].items())
+            ended = ", ".join(f"{number:,} {status}" for status, number in counts["programs"].items())
             sentences.append(f"programs: {ended}")
         for kind, mean in entry["macro"].items():
             sentences.append(f"mean over the {mean['of']} {kind}s: {_cell(mean, 'greedy')}")
@@ -129,12 +129,12 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
 
 
 def _origin(run: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
-    """Where the figures come from."""
+    """Returns the lines about the origin of the figures."""
     asked = f"style {run['style']}{_chat(run)}, at most {run['max_new_tokens']:,} new tokens"
     if any(entry["k"] for entry in entries):
         asked += f"; samples at temperature {run['temperature']}, top_p {run['top_p']}, seed {run['seed']}"
     if any(entry["n"] < entry["total"] for entry in entries):
-        asked += "; of a task that is not asked whole, problems drawn evenly over its parts"
+        asked += "; problems of incomplete tasks drawn evenly over their parts"
     return [
         f"- Checkpoint: {code(run['checkpoint'])}",
         f"- Asked: {escape(asked)}",
@@ -145,10 +145,10 @@ def _origin(run: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
 
 
 def _chat(run: Mapping[str, Any]) -> str:
-    """How a chat model was asked: by which template, and with which instruction below the question."""
+    """Describes the template and instruction of a chat model."""
     if run["style"] != "chat":
         return ""
-    template = "the paper's template" if run["template"] == DEEPSEEK_MATH else "a template of its own (settings.json)"
+    template = "the paper's template" if run["template"] == DEEPSEEK_MATH else "its own template (settings.json)"
     known = {questions.PAPER: "the paper's instruction", "": "no instruction"}
     own = f"the instruction {json.dumps(run['instruction'], ensure_ascii=False)}"
     return f" in {template} with {known.get(run['instruction'], own)}"
@@ -171,9 +171,9 @@ def _groups(entries: Sequence[Entry]) -> list[str]:
     return grid(
         ["task", "by", "", "problems", "greedy"],
         [
-            [escape(_name(entry)), escape(kind), escape(name), f"{one['n']:,}", _cell(one, "greedy")]
+            [escape(_name(entry)), escape(kind), escape(name), f"{group['n']:,}", _cell(group, "greedy")]
             for entry in entries
             for kind, names in entry["groups"].items()
-            for name, one in names.items()
+            for name, group in names.items()
         ],
     )

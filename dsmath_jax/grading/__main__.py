@@ -1,15 +1,15 @@
-"""Grades completions that were made elsewhere.
+"""Grades a file of completions.
 
 python -m dsmath_jax.grading --input=FILE.jsonl --output=FILE.jsonl
 
-Each line is a JSON object with "task" ("gsm8k" or "gsm8k/test"), "gold" (the data set's answer or solution field
-as it stands; for HumanEval and MBPP the test code) and "completion"; perhaps "options", and for HumanEval "prompt" and
-"entry_point". The output has the same lines in the same order with "answer", "correct", "correct_deepseek" (what the
-paper's own evaluation says) and "reason". A line that cannot be graded has "error" and "line", its number, and null for
-its grade. The output appears when it is complete; a run that was killed is begun again.
+Each line is a JSON object with "task" ("gsm8k" or "gsm8k/test"), "gold" (the data set's answer or solution field, for
+HumanEval and MBPP the test code) and "completion"; optionally "options", and for HumanEval "prompt" and "entry_point".
+The output has the same lines in the same order with "answer", "correct", "correct_deepseek" (by the paper's
+evaluation) and "reason". A line that cannot be graded has "error", its number as "line", and null grades. The output
+appears when it is complete; a killed run starts again.
 
-The exit code is 0 where all lines were graded, 1 where some could not be, and 2 where nothing was done. This file is a
-tool above the floors: the rest of `grading` knows nothing of the evaluation's registry.
+The exit code is 0 if all lines were graded, 1 if some could not be, and 2 if nothing was done. Only this file of
+`grading` imports the evaluation's registry.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from dsmath_jax.workdir import UserError, atomic_write, exit_code, sweep
 
 
 class SomeBad(UserError):
-    """All is done but for the lines that were told of."""
+    """Everything was graded except the reported lines."""
 
     code = 1
 
@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
         _reading(arguments.input) as lines,
         _writing(arguments.output) as output,
     ):
-        for line in _told(grader.graded(lines, _report), "graded"):
+        for line in _with_progress(grader.graded(lines, _report), "graded"):
             output.write(line)
     print(*summary(grader), sep="\n", file=sys.stderr if arguments.output == "-" else sys.stdout)
     if grader.bad:
@@ -57,16 +57,16 @@ def run(argv: Sequence[str]) -> None:
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of a task's answers.
+    """Returns the kind of a task's answers.
 
     Raises:
-      UserError: there is no such task.
+      UserError: the task is unknown.
     """
     return registry.task(name).kind
 
 
 def summary(grader: FileGrader) -> Iterator[str]:
-    """What was found, a line for each task where there are several, and one for all."""
+    """Yields a summary line for each task where there are several, and one for all."""
     if grader.level:
         yield f"programs ran in: {grader.level}"
     if len(grader.tallies) > 1:
@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=_positive(int), default=0, help="worker processes; one per processor if not given"
     )
-    parser.add_argument("--seconds", type=_positive(float), default=5.0, help="that a completion or a program may take")
-    parser.add_argument("--allow-unsandboxed", action="store_true", help="run programs though nothing contains them")
+    parser.add_argument("--seconds", type=_positive(float), default=5.0, help="time limit of a completion or a program")
+    parser.add_argument("--allow-unsandboxed", action="store_true", help="run programs even if nothing contains them")
     return parser
 
 
@@ -129,10 +129,10 @@ def _writing(path: str) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     target = Path(path).absolute()
-    other = target.exists() and not target.is_file()  # a device or folder, which a file must not take the place of
+    other = target.exists() and not target.is_file()  # a device or folder, which must not be replaced
     if other or not os.access(target.parent, os.W_OK):
-        raise UserError(f"{path} cannot be written; give a file in a folder that is there and may be written to, or -.")
-    sweep(target)  # what a killed run left
+        raise UserError(f"{path} cannot be written; give a file in a folder that exists and is writable, or -.")
+    sweep(target)  # leftovers of a killed run
     with atomic_write(target, "wb") as file:
         yield file
 
@@ -141,8 +141,8 @@ def _report(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def _told(lines: Iterable[bytes], what: str) -> Iterator[bytes]:
-    """The lines, with a report of how many there were from time to time: nobody knows how many will come."""
+def _with_progress(lines: Iterable[bytes], what: str) -> Iterator[bytes]:
+    """Yields the lines, and reports their number from time to time; the total is unknown."""
     began = last = time.monotonic()
     for number, line in enumerate(lines, 1):
         yield line

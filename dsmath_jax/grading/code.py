@@ -1,6 +1,6 @@
-"""From completions to programs, and from programs that ran to answers and grades (program of thought, HumanEval, MBPP).
+"""Extracts programs from completions, and turns their results into answers and grades (PoT, HumanEval, MBPP).
 
-Everything here handles text; a program runs in the sandbox and nowhere else.
+Programs run in the sandbox only.
 """
 
 import re
@@ -10,45 +10,44 @@ from typing import NamedTuple, Protocol
 
 from dsmath_jax.grading import python_values
 from dsmath_jax.grading.grades import Grade
-from dsmath_jax.grading.sandbox import Program, Ran
+from dsmath_jax.grading.sandbox import Program, ProgramResult
 
 FENCED = re.compile(r"^[ \t]*```([\w+-]*)[ \t]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
 LABELS = ("python", "py", "python3")
-# How a program begins that stands without an opening fence, which was the prompt's.
+# The start of a program whose opening fence is in the prompt.
 PROGRAM = re.compile(
     r"(?:from [\w.]+ import |import \w|(?:async )?def \w+\s*\(|class \w|@\w|print\(|\w+(?:, ?\w+)* = )"
 )
 SOLUTION = re.compile(r"^def solution\s*\(", re.MULTILINE)
 ENTRY_POINT = re.compile(r"^check\((\w+)\)\s*\Z", re.MULTILINE)
-# What follows a function when a model goes on after it (Chen et al. 2021, section 2), and how chat models close code.
+# What a model writes after a function (Chen et al. 2021, section 2), and the closing fence of chat models.
 AFTER_FUNCTION = ("\nclass", "\ndef", "\n#", "\n@", "\nif", "\nprint", "\nassert", "\n```")
-BODY = re.compile(r"\n*[ \t]+(?!`)\S")  # a completion that goes on within a function
+BODY = re.compile(r"\n*[ \t]+(?!`)\S")  # a completion that continues within a function
 LEFT = re.compile(r"^SystemExit(?:: (?:0|None))?\s*\Z", re.MULTILINE)
-LONGEST_REASON = 500  # characters of what was raised
+LONGEST_REASON = 500  # characters of an exception
 MBPP_BEGIN, MBPP_DONE = "[BEGIN]", "[DONE]"
 
 
 class Runner(Protocol):
-    """What runs programs: `grading.sandbox.Sandbox`."""
+    """The interface of `grading.sandbox.Sandbox`."""
 
-    def run(self, programs: Sequence[Program]) -> list[Ran]: ...
+    def run(self, programs: Sequence[Program]) -> list[ProgramResult]: ...
 
 
 class Tested(NamedTuple):
-    """A solution as a program, and the program to run after it, which raises where the solution is wrong."""
+    """A solution as a program, and the test to run after it, which raises where the solution is incorrect."""
 
     solution: str
     test: str
 
 
 def program_of(completion: str) -> str | None:
-    """The Python program in a completion, or None where there is none.
+    """Returns the Python program in a completion, or None.
 
-    A program that the completion begins with, since the prompt ended in an opening fence, goes up to the closing one.
-    Else all blocks that are fenced as Python make the program together, as a reader would run them one after the
-    other; where no block says its language, those that say nothing. The last block may lack its closing fence: the
-    length limit or a stop string took it. Text around the program is ignored.
+    A program at the start of the completion, whose opening fence is in the prompt, ends at the closing fence. Otherwise
+    all blocks fenced as Python make one program; without any, the blocks without a language. The last block may lack
+    its closing fence, because of the length limit or a stop string. Text around the program is ignored.
     """
     if _begins(bare := FENCE.split(completion, maxsplit=1)[0]):
         return bare.strip("\n")
@@ -58,37 +57,37 @@ def program_of(completion: str) -> str | None:
 
 
 def _begins(text: str) -> bool:
-    """Whether a text begins as a program does, after its comments."""
+    """Whether a text begins like a program, after comments."""
     lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
     return bool(PROGRAM.match(next(lines, "")))
 
 
 def thought(program: str) -> Program:
-    """A program of thought as the sandbox runs it: the answer is what `solution()` returns, where it defines that."""
+    """Returns a program of thought for the sandbox; it calls `solution()` where that is defined."""
     return Program(program, "solution" if SOLUTION.search(program) else "")
 
 
-def run_thoughts(runner: Runner, completions: Sequence[str]) -> list[Ran | None]:
-    """Runs the programs of thought in completions, all in parallel; None where a completion has none."""
+def run_thoughts(runner: Runner, completions: Sequence[str]) -> list[ProgramResult | None]:
+    """Runs the programs of thought in completions in parallel; None where a completion has none."""
     programs = [program_of(completion) for completion in completions]
     results = iter(runner.run([thought(program) for program in programs if program]))
     return [next(results) if program else None for program in programs]
 
 
-def value_of(ran: Ran) -> str | None:
-    """What a program of thought answers, or None: what `solution()` returned, else the last line that was printed.
+def value_of(ran: ProgramResult) -> str | None:
+    """Returns the answer of a program of thought: the value of `solution()`, else the last printed line, or None.
 
-    A value in Python's notation comes in LaTeX's, without the noise of floats (`python_values`); prose stays as it is.
-    A program that did not end well answers nothing, whatever it printed.
+    A value in Python's notation is converted to LaTeX without float noise (`python_values`); prose stays as it is.
+    A program that failed has no answer, whatever it printed.
     """
     text = _returned(ran) or _printed(ran)
     return python_values.latex(text) or text or None
 
 
-def statement(ran: Ran) -> str:
-    r"""A completion that states what a program answers, for those who grade completions; "" where it answers nothing.
+def statement(ran: ProgramResult) -> str:
+    r"""Returns a completion that states the answer of a program, for grading; "" where it has none.
 
-    What was returned and values that were printed are boxed; a printed sentence stands for itself.
+    Returned and printed values are boxed; a printed sentence stays as it is.
     """
     value = value_of(ran)
     if value is None:
@@ -97,27 +96,27 @@ def statement(ran: Ran) -> str:
     return rf"The answer is $\boxed{{{value}}}$." if is_value else value
 
 
-def ended_well(ran: Ran) -> bool:
-    """Whether a program came to its end, or left by `exit()` as one that has no more to do."""
-    return ran.how == "ok" or (ran.how == "raised" and bool(LEFT.search(ran.error)))
+def ended_well(ran: ProgramResult) -> bool:
+    """Whether a program reached its end, or called `exit()` without an error code."""
+    return ran.status == "ok" or (ran.status == "raised" and bool(LEFT.search(ran.error)))
 
 
-def _returned(ran: Ran) -> str:
+def _returned(ran: ProgramResult) -> str:
     text = (ran.value or "").strip()
     return text if ended_well(ran) and text != "None" else ""
 
 
-def _printed(ran: Ran) -> str:
+def _printed(ran: ProgramResult) -> str:
     lines = [line.strip() for line in ran.output.splitlines() if line.strip()]
     return lines[-1] if ended_well(ran) and lines and lines[-1] != "None" else ""
 
 
 def humaneval(completion: str, prompt: str, test: str) -> Tested:
-    """A completion of HumanEval's prompt with its test, which ends in `check(ENTRY_POINT)`.
+    """Makes a program of a completion of HumanEval's prompt, with its test, which ends in `check(ENTRY_POINT)`.
 
-    A block or text that defines the entry point is a whole program; it follows the prompt, whose imports and helpers it
-    may use. Anything else goes on where the prompt ends, up to what follows a function; its first line is indented
-    where a tokenizer dropped its white space.
+    A completion that defines the entry point is a whole program; it follows the prompt, whose imports and helpers it
+    may use. Any other completion continues the prompt up to the end of the function; its first line is indented where a
+    tokenizer dropped the white space.
     """
     entry = ENTRY_POINT.search(test)
     whole = re.compile(rf"^(?:async )?def {entry[1] if entry else ''}\s*\(", re.MULTILINE)
@@ -131,25 +130,21 @@ def humaneval(completion: str, prompt: str, test: str) -> Tested:
 
 
 def mbpp(completion: str, test: str) -> Tested | None:
-    """A completion of an MBPP prompt with its asserts; None where it has no program.
-
-    The program is fenced, or all up to "[DONE]".
-    """
+    """Returns the program of an MBPP completion, fenced or up to "[DONE]", with its asserts; None without a program."""
     text = until(completion.partition(MBPP_BEGIN)[2] or completion, (MBPP_DONE,))
     program = program_of(text) or FENCE.split(text, maxsplit=1)[0]
     return Tested(program.strip("\n") + "\n", test) if program.strip() else None
 
 
 def grade_programs(runner: Runner, tested: Sequence[Tested | None]) -> list[Grade]:
-    """Runs solutions with their tests, all in parallel; those that are None have no program.
+    """Runs solutions with their tests in parallel; None stands for a completion without a program.
 
-    That a program passes is known by its end: after the tests it returns a secret that differs from program to program.
-    So one that exits early, with whatever code, has not passed. What is not held: a solution that reads the secret in
-    its own text (by frames, `linecache`, `gc`), replaces the test's helpers, or returns what is equal to everything.
-    No test in the same process can tell; handing over the test later would only move the place to look at.
+    A program passes if it returns its own secret after the tests, so one that exits early does not pass. Not prevented:
+    a solution that reads the secret from its own source (by frames, `linecache`, `gc`), replaces the test's helpers, or
+    returns an object that equals everything. No test in the same process can detect that.
 
     Returns:
-      grades in order; the answer is the solution, the reason "passed" or the error that told.
+      grades in order; the answer is the solution, the reason "passed" or the error.
     """
     secret = [(f"finished_{secrets.token_hex(8)}", secrets.token_hex(16)) for _ in tested]
     programs = [
@@ -164,23 +159,23 @@ def grade_programs(runner: Runner, tested: Sequence[Tested | None]) -> list[Grad
     ]
 
 
-def _grade(tested: Tested, ran: Ran, word: str) -> Grade:
-    if ran.how == "ok":
+def _grade(tested: Tested, ran: ProgramResult, word: str) -> Grade:
+    if ran.status == "ok":
         passed = ran.value == word
         return Grade(tested.solution, passed, "passed" if passed else "ended before its tests did")
-    return Grade(tested.solution, False, last_line(ran.error) if ran.how == "raised" else ran.how)
+    return Grade(tested.solution, False, last_line(ran.error) if ran.status == "raised" else ran.status)
 
 
 def last_line(error: str) -> str:
-    """What was raised, of a traceback."""
+    """Returns the last line of a traceback, the exception."""
     return (error.strip().splitlines() or ["raised"])[-1][:LONGEST_REASON]
 
 
 def until(text: str, stops: Sequence[str]) -> str:
-    """The text up to the first of the stop strings."""
-    return text[: min([place for stop in stops if (place := text.find(stop)) >= 0], default=len(text))]
+    """Cuts a text at the first of the stop strings."""
+    return text[: min([index for stop in stops if (index := text.find(stop)) >= 0], default=len(text))]
 
 
 def _indented(body: str) -> str:
-    """A function's body whose first line has the white space of its block."""
+    """Indents the first line of a function's body where it is not."""
     return body if body[:1] in ("", " ", "\t", "\n") else f"    {body}"

@@ -1,21 +1,21 @@
-r"""What DeepSeekMath's own evaluation takes for right, to compare with its published figures; a column of its own.
+r"""Grades as DeepSeekMath's evaluation code does, for comparison with its published figures.
 
-Where it is more lenient than `equivalence.equal`:
+It is more lenient than `equivalence.equal`:
 
-- numbers lose their commas ("1,2" is 12), a percentage is its hundredth and also its number, and a number is as good as
-  its hundredfold and its hundredth part (0.5, 50 and 5000);
+- commas in numbers are removed ("1,2" is 12), and a number equals a hundred times and a hundredth of itself (0.5, 50
+  and 5000), so that a percentage may be written in any way;
 - numbers and values of expressions that differ by less than 0.001 are equal (1.4142 and sqrt 2, 0 and 0.0009);
-- units, `\text{...}` at the end, `\mbox{...}`, degrees, dollars, `\cdot`, "x \in" are cut out unread (5 m is 5 km);
-- intervals, points and lists in brackets are equal if their entries are, whatever the brackets ((1, 2] is [1, 2));
+- units, `\text{...}` at the end, `\mbox{...}`, degrees, dollars, `\cdot`, "x \in" are removed (5 m is 5 km);
+- intervals, points and lists are equal if their entries are, whatever the brackets ((1, 2] is [1, 2));
 - the two sides of an equation may be swapped in sign, and "ab = 5" is 5 for names of one or two characters;
-- several boxes are a set, from whose end as many are taken as the gold answer has, in any order;
-- without any statement the last number of the text counts, and a tool's last output before it.
+- of several boxes the last count, as many as the gold answer has, in any order;
+- without a statement the last output of a tool counts, else the last number of the text.
 
-Where it is stricter: a letter counts only after "answer is"; of several right letters none is ever right; words and
-Chinese numerals are compared as texts.
+It is stricter in others: a letter counts only after "answer is"; an answer of several letters is never correct; words
+and Chinese numerals are compared as texts.
 
-Its rule of lists "separated by commas" in the question is left out, since a grader sees no question; expressions are
-read by a LaTeX parser alone, for its second reader evaluates text as Python.
+Two parts are omitted: its rule for lists "separated by commas" in the question, since a grader sees no question, and
+its second parser, which evaluates text as Python.
 """
 
 import math
@@ -31,7 +31,7 @@ OUTPUT = re.compile(r"```output(?!.*```output)(.*?)(?:```|\Z)", re.DOTALL)
 LAST_NUMBER = re.compile(r"-?\d*\.?\d+")
 HOPE = re.compile(r"final answer is \$(.*?)\$\. I hope", re.DOTALL)
 CHOICE = re.compile(r"answer is \(?([a-z])\)?")
-TINY = re.compile(r"[-+]?[\d.]+e[-+]?\d+")  # how OCW Courses writes its numbers, and no other set
+TINY = re.compile(r"[-+]?[\d.]+e[-+]?\d+")  # the notation of numbers in OCW Courses only
 REWRITTEN = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
@@ -60,15 +60,15 @@ REWRITTEN = tuple(
 
 
 def correct(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -> bool:
-    """Whether the paper's own evaluation takes a completion for right; runs in a worker, as it may not end."""
+    """Whether the paper's evaluation counts a completion as correct; run it in a worker, since it may not end."""
     del options
     own = NEXT_QUESTION.split(completion, maxsplit=1)[0]
     if kind == "choice":
         letter = CHOICE.search(own.lower())
         return letter is not None and letter[1] == gold.lower()
     if kind == "choices":
-        said = own.partition("答案是")[2].strip().split("\n")[0]
-        return max((letter for letter in "ABCD" if letter in said), key=said.index, default="") == gold
+        stated = own.partition("答案是")[2].strip().split("\n")[0]
+        return max((letter for letter in "ABCD" if letter in stated), key=stated.index, default="") == gold
     answers = _answers(own)
     if kind == "number":
         return bool(answers) and same(answers[-1], cleaned(gold))
@@ -78,7 +78,7 @@ def correct(completion: str, gold: str, kind: Kind, options: Sequence[str] = ())
 
 
 def cleaned(answer: str) -> str:
-    """An answer without what that evaluation cuts out of it."""
+    """Removes from an answer what that evaluation removes."""
     answer = answer.strip()
     for pattern, new in REWRITTEN:
         answer = pattern.sub(new, answer).strip()
@@ -86,14 +86,14 @@ def cleaned(answer: str) -> str:
 
 
 def same(answer: str, gold: str) -> bool:
-    """Whether two cleaned answers are taken for equal."""
+    """Whether two cleaned answers count as equal."""
     if answer == gold:
         return True
-    number, right = _number(answer), _number(gold)
-    if number is not None and right is not None:
+    number, expected = _number(answer), _number(gold)
+    if number is not None and expected is not None:
         if TINY.fullmatch(gold):
-            return math.isclose(number, right, rel_tol=0.01)
-        return any(math.isclose(number, value, abs_tol=CLOSE) for value in (right / 100, right, right * 100))
+            return math.isclose(number, expected, rel_tol=0.01)
+        return any(math.isclose(number, value, abs_tol=CLOSE) for value in (expected / 100, expected, expected * 100))
     if not answer:
         return False
     if r"\cup" in answer and r"\cup" in gold:
@@ -112,26 +112,26 @@ def same(answer: str, gold: str) -> bool:
 
 
 def _answers(text: str) -> list[str]:
-    """The answers that a text states, cleaned, by that evaluation's rules."""
+    """Returns the cleaned answers that a text states, by the rules of that evaluation."""
     if hope := HOPE.search(text):
-        said = [hope[1]]
+        answers = [hope[1]]
     elif "boxed" in text:
-        said = [box.text for box in spans.boxes(text)]
+        answers = [box.text for box in spans.boxes(text)]
     elif "he answer is" in text or "答案是" in text:
-        said = [re.split("he answer is|答案是", text)[-1]]
+        answers = [re.split("he answer is|答案是", text)[-1]]
     elif output := OUTPUT.search(text):
-        said = [output[1]]
+        answers = [output[1]]
     else:
-        said = LAST_NUMBER.findall(text.replace(",", ""))[-1:]
-    return [cleaned(answer.strip().split("\n")[0].lstrip(":：").rstrip("./。")) for answer in said]
+        answers = LAST_NUMBER.findall(text.replace(",", ""))[-1:]
+    return [cleaned(answer.strip().split("\n")[0].lstrip(":：").rstrip("./。")) for answer in answers]
 
 
 def _same_lists(answers: Sequence[str], gold: str) -> bool:
-    """Blanks are parted by semicolons and in order; other answers of several parts are sets."""
+    """Compares blanks, which semicolons separate, in order, and other answers of several parts as sets."""
     if ";" in gold:
         golds = [cleaned(part) for part in gold.split(";")]
-        found = [part for answer in answers for part in _parts(answer)][-len(golds) :]
-        return len(found) == len(golds) and all(map(same, found, golds))
+        parts = [part for answer in answers for part in _parts(answer)][-len(golds) :]
+        return len(parts) == len(golds) and all(map(same, parts, golds))
     golds = [cleaned(part) for part in re.split(r"\\text\{\s*and\s*\}", gold)]
     return _as_sets(list(dict.fromkeys(answers))[-len(golds) :], golds, same)
 
@@ -150,7 +150,7 @@ def _number(text: str) -> float | None:
 
 
 def _parts(text: str) -> list[str]:
-    """A text parted at the commas and semicolons outside its brackets."""
+    """Splits a text at the commas and semicolons outside brackets."""
     depth, parts = 0, [""]
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -166,17 +166,17 @@ def _bracketed(text: str) -> list[str]:
 
 
 def _cells(text: str) -> list[str]:
-    found = re.fullmatch(r"\\begin\{([pb]matrix)\}(.*)\\end\{\1\}", text)
-    return re.split(r"&|\\\\", found[2]) if found else []
+    match = re.fullmatch(r"\\begin\{([pb]matrix)\}(.*)\\end\{\1\}", text)
+    return re.split(r"&|\\\\", match[2]) if match else []
 
 
 def _same_value(one: str, other: str) -> bool:
-    """Whether two expressions are equal to sympy, or their values to within 0.001."""
-    from latex2sympy2_extended import latex2sympy  # takes seconds
+    """Whether SymPy finds two expressions equal, or their values within 0.001."""
+    from latex2sympy2_extended import latex2sympy  # takes seconds to import
     from sympy import N, simplify
 
     try:
         left, right = latex2sympy(one), latex2sympy(other)
         return bool(simplify(left - right) == 0) or math.isclose(N(left), N(right), abs_tol=CLOSE)
-    except Exception:  # that evaluation takes any failure of reading or comparing for a difference
+    except Exception:  # that evaluation counts any failure as a difference
         return False

@@ -1,22 +1,22 @@
-r"""The final answer of a completion, and the gold answer in a data set's field.
+r"""Extracts the final answer of a completion, and the gold answer from a field of a data set.
 
-Which text counts, in this order:
+The rules, in this order:
 
-1. What a reasoning model writes up to `</think>` does not count, nor what follows where a base model goes on to ask
-   itself ("Q:", "Problem:", "问题：", "User:" at the start of a line), if there is any answer before it.
-2. The last *statement* counts. Statements are `\boxed{...}` (boxes that only commas or "and" part are one list),
+1. The thoughts of a reasoning model up to `</think>` do not count. Nor does text after a new question that a base model
+   asks itself ("Q:", "Problem:", "问题：", "User:" at the start of a line), if there is an answer before it.
+2. The last *statement* counts. Statements are `\boxed{...}` (boxes with commas or "and" between them are a list),
    "#### 72", "# Answer" or "Final Answer" as a heading, "A: 72" as a line, "the answer is ...", "Answer: ...",
-   "the correct option is ...", "答案是…", "答：…", "故选…" and the like, with what follows up to the end of the
-   sentence. One that begins with an answer ("the answer is 5") goes before one that does not ("the answer is found by
-   ..."), wherever they stand, so that chatter behind an answer does not hide it.
-3. Where nothing is stated, the kind of answer decides what counts: for "number" the last number, or the first one
-   behind the last line's equals sign, but nothing where the text breaks off within a calculation; for "math" a
-   completion of one short formula, else the last mathematics or number of the last sentence, else the last mathematics;
-   of a chain of equations its last side (`implied`); for "choice" and "choices" a letter that the completion begins
-   with, else the last letter that stands alone; for "text" a completion of one short line.
-4. Programs and their outputs (```python, ```output) are no statements; the last line of the last output counts where
-   the text around them has no answer.
-5. A completion whose only statement is a box that is never closed was cut off, and has no answer.
+   "the correct option is ...", "答案是…", "答：…", "故选…" and the like, up to the end of the sentence. One that
+   begins with an answer ("the answer is 5") has priority over one that does not ("the answer is found by ...") at any
+   position, so that chatter after an answer does not hide it.
+3. Without a statement, the kind of answer decides. "number": the last number, or the first one after the equals sign of
+   the last line, but none if the text is cut off within a calculation. "math": a completion that is one short formula,
+   else the last mathematics or number of the last sentence, else the last mathematics; of a chain of equations its last
+   side (`implied`). "choice" and "choices": a letter at the start, else the last letter that stands alone. "text": a
+   completion of one short line.
+4. Programs and their outputs (```python, ```output) are not statements; the last line of the last output counts if the
+   text around them has no answer.
+5. A completion whose only statement is a box that is never closed was cut off and has no answer.
 """
 
 import re
@@ -26,7 +26,7 @@ from dsmath_jax.data.dataset_formats import CALCULATOR_MARK
 from dsmath_jax.grading import implied, spans
 from dsmath_jax.grading.grades import Kind
 
-LONGEST = 200_000  # characters of a completion that are read, from its end
+LONGEST = 200_000  # characters at the end of a completion that are read
 NEXT_QUESTION = re.compile(
     r"\n[ \t>#*]*(?:(?:Q|Question|Problem|User|Human|Instruction|Informal)(?:\s+\d+)?[ *]*:|"
     r"(?:问题|题目|用户)\s*\d*\s*[:：.．])|<\|(?:im_start|user|User)"
@@ -65,7 +65,7 @@ BEGINS = re.compile(
 )
 OPERATORS = re.compile(r"\\[A-Za-z]+|[\^*√!{}]")
 LISTED = re.compile(rf"\s*[-+/×÷:]\s*|\s*[A-Za-z]+,? and\s|(?=\s*\S){spans.JOINTS.pattern}")
-LIST_BEFORE = re.compile(r"(?:[-+−]?[\d.]+\s*[,，、;；]\s*)+")  # numbers in front of mathematics
+LIST_BEFORE = re.compile(r"(?:[-+−]?[\d.]+\s*[,，、;；]\s*)+")  # numbers before mathematics
 AFTER_BOX = re.compile(r"^\$?\s*[A-Za-z]+(?=\s+and\b)")  # a unit: "\boxed{1} cat and \boxed{2} dogs"
 BEFORE_BOX = re.compile(r"第.个?空[填为是]*[\s$]*$|\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=\s*$")
 HOPE = re.compile(r"I hope (?:it|this|that)\b[^.\n]*\.?")
@@ -83,19 +83,19 @@ LETTERS = re.compile(
 
 
 def extract(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | None:
-    """The final answer of a completion, without the markup around it; None where it states none.
+    """Returns the final answer of a completion without markup; None where there is none.
 
     Args:
-      completion: what a model wrote.
-      kind: of the answer: decides what of a sentence is the answer, and what counts where none is stated.
-      options: the choices without their letters; with them, letters beyond them are none.
+      completion: the text of a model.
+      kind: the kind of answer; it decides which part of a sentence is the answer, and what is an implied answer.
+      options: the choices without letters; letters beyond them are no answers.
 
     Raises:
-      ValueError: programs and theories are run, not read.
+      ValueError: the kind is "program" or "theory".
     """
-    _check_read(kind)
-    for part in _own(completion):
-        answer = _stated(part, kind, options)
+    _check_kind(kind)
+    for part in _parts(completion):
+        answer = _last_statement(part, kind, options)
         if answer is None and spans.open_box(part):
             return None
         answer = answer or _implied(part, kind, options)
@@ -106,164 +106,163 @@ def extract(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | N
 
 
 def stated(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | None:
-    """As `extract`, but None where the completion states nothing: what it only implies does not count (rule 3)."""
-    _check_read(kind)
-    parts = _own(completion)
-    return _stated(parts[0], kind, options) if parts else None
+    """Returns the answer that a completion states; None where it only implies one (rule 3)."""
+    _check_kind(kind)
+    parts = _parts(completion)
+    return _last_statement(parts[0], kind, options) if parts else None
 
 
-def _check_read(kind: Kind) -> None:
+def _check_kind(kind: Kind) -> None:
     if kind in ("program", "theory"):
         raise ValueError(f"an answer of the kind '{kind}' is run, not read")
 
 
 def gold_of(field: str, kind: Kind) -> str:
-    r"""The gold answer in a data set's answer or solution field as it stands.
+    r"""Returns the gold answer in an answer or solution field of a data set.
 
-    That is what a solution states ("... #### 72", `\boxed{...}`, "The answer is 72.", "A: 72"), else the whole field: a
-    bare answer is its own gold.
+    That is the statement of a solution ("... #### 72", `\boxed{...}`, "The answer is 72.", "A: 72"), else all of it.
     """
     if kind in ("program", "theory"):
         return field
     field = CALCULATOR_MARK.sub("", field).strip()
     if kind == "choices" and not re.sub(r"[A-Z\s,，、;]", "", field):
         return re.sub(r"[^A-Z]", "", field)
-    return _stated(field, kind, ()) or field if "\n" in field or _solution(field) else field
+    return _last_statement(field, kind, ()) or field if "\n" in field or _has_statement(field) else field
 
 
-def _solution(field: str) -> bool:
+def _has_statement(field: str) -> bool:
     return "####" in field or next(spans.boxes(field), None) is not None or CUE.search(field) is not None
 
 
-def _own(completion: str) -> list[str]:
-    """The parts of a completion between the questions that it asks itself; the first one is the model's answer."""
-    text = LONG_BLANK.sub(lambda found: "\n\n" if "\n" in found[0] else " ", completion[-LONGEST:])
+def _parts(completion: str) -> list[str]:
+    """Splits a completion at the questions that it asks itself; the first part is the model's answer."""
+    text = LONG_BLANK.sub(lambda match: "\n\n" if "\n" in match[0] else " ", completion[-LONGEST:])
     text = text.rpartition("</think>")[2]
     text = END_OF_TEXT.split(PROGRAM.sub("\n", text), maxsplit=1)[0]
     text = HOPE.sub("", CALCULATOR_MARK.sub("", text))
     return [part for part in NEXT_QUESTION.split(text) if part.strip()]
 
 
-def _stated(part: str, kind: Kind, options: Sequence[str]) -> str | None:
-    """The last statement of a part, rule 2."""
+def _last_statement(part: str, kind: Kind, options: Sequence[str]) -> str | None:
+    """Returns the answer of the last statement of a part (rule 2)."""
     crisp: list[tuple[int, str]] = []
     loose: list[tuple[int, str]] = []
-    for start, said in _boxed_lists(part):
-        if answer := _read(said, kind, options, crisp=True):
+    for start, statement in _boxed_lists(part):
+        if answer := _read(statement, kind, options, crisp=True):
             crisp.append((start, answer))
     if kind in ("choice", "choices"):
-        for found in spans.last_of(CORRECT.finditer(spans.plain(part))):
-            if letters := _first_letters(found[1], kind, options):
-                crisp.append((found.start(), letters))
-    for found in spans.last_of(CUE.finditer(part)):
-        said = _tail(part, found.end(), heading=found["heading"] is not None)
-        said = said if kind == "text" else _trimmed(said)
-        named = found["heading"] or found[0].endswith((":", "：")) or "final" in found[0].lower()
-        begins = _begins(said, kind, options) or (named and len(said) <= SHORT / 2)
-        if found["hashes"] and (not begins or STEP.match(part, found.end())):
-            continue  # a heading of the fourth level
-        if answer := _read(said, kind, options, begins and not found["reply"]):
-            (crisp if begins else loose).append((found.start(), answer))
+        for match in spans.last_of(CORRECT.finditer(spans.plain(part))):
+            if letters := _first_letters(match[1], kind, options):
+                crisp.append((match.start(), letters))
+    for match in spans.last_of(CUE.finditer(part)):
+        statement = _tail(part, match.end(), heading=match["heading"] is not None)
+        statement = statement if kind == "text" else _trimmed(statement)
+        named = match["heading"] or match[0].endswith((":", "：")) or "final" in match[0].lower()
+        begins = _begins(statement, kind, options) or (named and len(statement) <= SHORT / 2)
+        if match["hashes"] and (not begins or STEP.match(part, match.end())):
+            continue  # a level-4 heading
+        if answer := _read(statement, kind, options, begins and not match["reply"]):
+            (crisp if begins else loose).append((match.start(), answer))
     return max(crisp or loose)[1] if crisp or loose else None
 
 
 def _boxed_lists(part: str) -> Iterator[tuple[int, str]]:
-    """What boxes hold; those that only commas and the like part are one list."""
-    listed: list[spans.Span] = []
+    """Yields the contents of boxes; boxes separated only by commas and the like are one list."""
+    group: list[spans.Span] = []
     for box in spans.boxes(part):
-        between = part[listed[-1].end : box.start] if listed else ""
-        if listed and not spans.joins(BEFORE_BOX.sub("", AFTER_BOX.sub("", between))):
-            yield listed[0].start, _list(listed)
-            listed = []
-        listed.append(box)
-    if listed:
-        yield listed[0].start, _list(listed)
+        between = part[group[-1].end : box.start] if group else ""
+        if group and not spans.joins(BEFORE_BOX.sub("", AFTER_BOX.sub("", between))):
+            yield group[0].start, _joined(group)
+            group = []
+        group.append(box)
+    if group:
+        yield group[0].start, _joined(group)
 
 
-def _list(listed: Sequence[spans.Span]) -> str:
-    return ", ".join(dict.fromkeys(box.text for box in listed))
+def _joined(group: Sequence[spans.Span]) -> str:
+    return ", ".join(dict.fromkeys(box.text for box in group))
 
 
 def _tail(part: str, start: int, heading: bool) -> str:
-    """The sentence that follows a cue, in the next line that has any text where the cue's own has none."""
+    """Returns the sentence after a cue, from the next line with text where the rest of the cue's line is empty."""
     rest = part[start : start + spans.LONGEST_SENTENCE].replace('\\"', '"')
     if not heading and not rest.split("\n", 1)[0].strip(AROUND_CUE):
         heading = True
     rest = rest.lstrip(AROUND_CUE) if heading else rest.lstrip(AROUND_CUE.replace("\n", ""))
-    said = spans.sentence(rest)
-    # A box, or another cue, is a statement of its own.
-    return "" if next(spans.boxes(said), None) or CUE.search(said) else said
+    statement = spans.sentence(rest)
+    # A box or another cue is its own statement.
+    return "" if next(spans.boxes(statement), None) or CUE.search(statement) else statement
 
 
-def _trimmed(said: str) -> str:
-    """A sentence without "approximately" at its start, and without its clauses after the first."""
-    filler = FILLER.match(said)
-    return spans.CLAUSE.split(said[filler.end() :] if filler else said)[0]
+def _trimmed(statement: str) -> str:
+    """Removes "approximately" from the start of a sentence, and all clauses after the first."""
+    filler = FILLER.match(statement)
+    return spans.CLAUSE.split(statement[filler.end() :] if filler else statement)[0]
 
 
-def _begins(said: str, kind: Kind, options: Sequence[str]) -> bool:
+def _begins(statement: str, kind: Kind, options: Sequence[str]) -> bool:
     """Whether a tail begins with an answer."""
     if kind in ("choice", "choices"):
-        return bool(_first_letters(said, kind, options)) or spans.bare(said) in options
-    return kind == "text" or BEGINS.match(said) is not None
+        return bool(_first_letters(statement, kind, options)) or spans.bare(statement) in options
+    return kind == "text" or BEGINS.match(statement) is not None
 
 
-def _read(said: str, kind: Kind, options: Sequence[str], crisp: bool) -> str | None:
-    """The answer in what was stated; None where that is none of its kind."""
+def _read(statement: str, kind: Kind, options: Sequence[str], crisp: bool) -> str | None:
+    """Returns the answer in a statement; None where it has none of this kind."""
     if kind == "number":
-        return _number(said, crisp)
+        return _number(statement, crisp)
     if kind == "math":
-        return _math(said, crisp)
+        return _math(statement, crisp)
     if kind == "text":
-        return spans.bare(said) or None
-    if kind == "choice" and EITHER.match(spans.plain(said)):
-        return spans.bare(said)
-    letters = _first_letters(said, kind, options) or _last_letter(said, options)
-    return letters or (spans.bare(spans.plain(said)) or None if crisp or len(said) <= SHORT else None)
+        return spans.bare(statement) or None
+    if kind == "choice" and EITHER.match(spans.plain(statement)):
+        return spans.bare(statement)
+    letters = _first_letters(statement, kind, options) or _last_letter(statement, options)
+    return letters or (spans.bare(spans.plain(statement)) or None if crisp or len(statement) <= SHORT else None)
 
 
-def _number(said: str, crisp: bool) -> str | None:
-    """The number of a sentence: the first where it begins with one, else the last; of "5 + 13 = 18" that behind "="."""
-    text = spans.bare(spans.plain(said))
+def _number(statement: str, crisp: bool) -> str | None:
+    """Returns the number of a sentence: the first if it begins with one, else the last; 18 of "5 + 13 = 18"."""
+    text = spans.bare(spans.plain(statement))
     if text.endswith("}") and "{" not in text:
-        text = text[:-1]  # of the JSON that it stood in
+        text = text[:-1]  # of JSON around it
     right = spans.bare(spans.sides(text)[-1])
     text = right if spans.numbers(right) else text
-    found = spans.numbers(text)
-    if not found:
+    numbers = spans.numbers(text)
+    if not numbers:
         return text if 0 < len(text) <= SHORT / 2 and len(text.split()) <= 3 else None
-    around = "".join(_between(text, found))
-    listed = any(map(LISTED.fullmatch, _between(text, found)[1:-1][:1]))
+    around = "".join(_between(text, numbers))
+    listed = any(map(LISTED.fullmatch, _between(text, numbers)[1:-1][:1]))
     if OPERATORS.search(around) or (crisp and listed):
-        return text  # more than a number: the grader sees that
-    return found[0 if crisp else -1].text
+        return text  # more than a number; the grader compares the whole text
+    return numbers[0 if crisp else -1].text
 
 
-def _between(text: str, found: Sequence[spans.Span]) -> list[str]:
-    ends = [0, *(span.end for span in found)]
-    starts = [*(span.start for span in found), len(text)]
+def _between(text: str, numbers: Sequence[spans.Span]) -> list[str]:
+    ends = [0, *(span.end for span in numbers)]
+    starts = [*(span.start for span in numbers), len(text)]
     return [text[end:start] for end, start in zip(ends, starts, strict=True)]
 
 
-def _math(said: str, crisp: bool) -> str | None:
-    """The mathematics of a sentence with what joins it ("$2$ and $3$") and its unit; without any, the words."""
-    verbs = list(implied.VERB.finditer(said))
-    if verbs and not BEGINS.match(said):
-        said = said[verbs[-1].end() :].strip()  # "the largest $n$ is 34"
-    found = spans.maths(said)
-    before = said[: found[0].start] if found else said
+def _math(statement: str, crisp: bool) -> str | None:
+    """Returns the mathematics of a sentence as a list ("$2$ and $3$") with its unit; without mathematics the words."""
+    verbs = list(implied.VERB.finditer(statement))
+    if verbs and not BEGINS.match(statement):
+        statement = statement[verbs[-1].end() :].strip()  # "the largest $n$ is 34"
+    formulas = spans.maths(statement)
+    before = statement[: formulas[0].start] if formulas else statement
     joined = LIST_BEFORE.fullmatch(before)
-    if not found or (BEGINS.match(before) and not joined):
+    if not formulas or (BEGINS.match(before) and not joined):
         return _words(spans.bare(before), crisp)
     last = 0
-    while last + 1 < len(found) and spans.joins(said[found[last].end : found[last + 1].start]):
+    while last + 1 < len(formulas) and spans.joins(statement[formulas[last].end : formulas[last + 1].start]):
         last += 1
-    pieces = spans.joined(said, found[: last + 1]) + spans.unit(said[found[last].end :])
+    pieces = spans.joined(statement, formulas[: last + 1]) + spans.unit(statement[formulas[last].end :])
     return spans.bare((before if joined else "") + pieces) or None
 
 
 def _words(text: str, crisp: bool) -> str | None:
-    """An answer without mathematics: of a longer sentence that holds one number, that number."""
+    """Returns an answer without mathematics; of a longer sentence with a single number that number."""
     values = spans.numbers(text)
     if len(values) == 1 and len(implied.WORD.findall(text)) > 2 and not BEGINS.match(text):
         return values[0].text
@@ -274,13 +273,13 @@ def _letters_allowed(options: Sequence[str]) -> str:
     return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(options) or 26]
 
 
-def _first_letters(said: str, kind: Kind, options: Sequence[str]) -> str:
-    """The letter, or the letters of kind "choices", that a text begins with; "" where it begins with none."""
-    text = spans.halfwidth(spans.bare(spans.plain(said)))
+def _first_letters(statement: str, kind: Kind, options: Sequence[str]) -> str:
+    """Returns the letter that a text begins with, for "choices" the letters; "" where there is none."""
+    text = spans.halfwidth(spans.bare(spans.plain(statement)))
     allowed = _letters_allowed(options)
     if kind == "choices":
-        found = LETTERS.match(re.sub(r"^(?:option|choice|选项|选)s?\s*", "", text))
-        letters = "".join(re.findall("[A-Z]", found[0])) if found else ""
+        match = LETTERS.match(re.sub(r"^(?:option|choice|选项|选)s?\s*", "", text))
+        letters = "".join(re.findall("[A-Z]", match[0])) if match else ""
         if len(letters) > 1 and set(letters) <= set(allowed):
             return "".join(sorted(set(letters)))
     first = FIRST_LETTER.match(text)
@@ -293,12 +292,12 @@ def _first_letters(said: str, kind: Kind, options: Sequence[str]) -> str:
 
 
 def _last_letter(text: str, options: Sequence[str]) -> str:
-    found = [(one or other).upper() for one, other in LONE_LETTER.findall(spans.halfwidth(text))]
-    return next((letter for letter in reversed(found) if letter in _letters_allowed(options)), "")
+    letters = [(one or other).upper() for one, other in LONE_LETTER.findall(spans.halfwidth(text))]
+    return next((letter for letter in reversed(letters) if letter in _letters_allowed(options)), "")
 
 
 def _implied(part: str, kind: Kind, options: Sequence[str]) -> str | None:
-    """What counts as the answer where nothing is stated, rule 3."""
+    """Returns the answer that a part implies without a statement (rule 3)."""
     if kind == "text":
         line = part.strip()
         return spans.bare(line) or None if "\n" not in line and len(line) <= SHORT else None

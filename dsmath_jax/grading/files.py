@@ -1,7 +1,7 @@
-"""Files of completions made elsewhere: JSON lines in, the same lines with their grades out.
+"""Grades files of completions: JSON lines in, the same lines with grades out.
 
-A line that cannot be graded stays in its place with what is wrong with it, and stops no other. Lines are read, graded
-and written in shares, so that files of any length fit in memory.
+A line that cannot be graded stays in its place with an error and stops no other. Lines are read, graded and written in
+chunks, so that files of any length fit in memory.
 """
 
 import collections
@@ -21,15 +21,15 @@ from dsmath_jax.grading.grades import Grade, Kind
 from dsmath_jax.grading.sandbox import Limits, Sandbox
 from dsmath_jax.workdir import UserError
 
-SHARE_LINES = 4096  # read before they are graded
-SHARE_BYTES = 32 << 20
+CHUNK_LINES = 4096  # read before they are graded
+CHUNK_BYTES = 32 << 20
 LETTER = re.compile(r"\(?([A-Z])\)?")
 CHECK = re.compile(r"^check\(\w+\)\s*\Z", re.MULTILINE)
 
 
 @dataclasses.dataclass
 class Tally:
-    """Lines of a task: how many were graded, and how many are right, for us and for the paper's evaluation."""
+    """Counts of a task: graded lines, correct ones, and correct ones by the paper's evaluation."""
 
     graded: int = 0
     correct: int = 0
@@ -38,22 +38,22 @@ class Tally:
 
 @dataclasses.dataclass
 class _Line:
-    """A line on its way: its object with what is to be graded, or with what is wrong."""
+    """A line: its JSON object, and the item to grade or the error."""
 
     number: int
     fields: dict[str, Any]
     task: str = ""
     item: Item | code.Tested | None = None
-    wrong: str = ""
+    error: str = ""
 
 
 class FileGrader:
-    """Grades lines, and counts what became of them.
+    """Grades lines and counts the results.
 
     Attributes:
-      tallies: by task, in the order of their first lines.
-      bad: how many lines could not be graded.
-      level: what contained the programs; "" where there were none.
+      tallies: counts by task, in the order of their first lines.
+      bad: number of lines that could not be graded.
+      level: the protection of the sandbox; "" where no program ran.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class FileGrader:
     ):
         """
         Args:
-          kind_of: the kind of a task's answers; raises `UserError` for a name that is none.
-          workers: processes; 0 for one per processor.
-          seconds: that one completion may take; of a program processor time, and three times that of wall time.
-          allow_unsandboxed: run programs though nothing contains them.
+          kind_of: returns the kind of a task's answers; raises `UserError` for an unknown task.
+          workers: number of processes; 0 for one per processor.
+          seconds: time limit of a completion; of a program processor time, with three times as much wall time.
+          allow_unsandboxed: run programs even if nothing contains them.
         """
         self.tallies: dict[str, Tally] = collections.defaultdict(Tally)
         self.bad = 0
@@ -80,19 +80,19 @@ class FileGrader:
         self._start_sandbox = lambda: Sandbox(workers, Limits(3 * seconds, seconds), allow_unsandboxed)
 
     def graded(self, lines: Iterable[bytes], report: Callable[[str], None]) -> Iterator[bytes]:
-        """The lines with their grades, in order, blank ones as they are; `report` is told of each bad one.
+        """Yields the lines with their grades in order; blank lines stay, and errors go to `report`.
 
         Raises:
-          UserError: there are programs to run, and nothing that contains them.
+          UserError: there are programs to run, but nothing contains them.
         """
-        for share in _shares(lines):
-            read = [self._read(number, text) for number, text in share]
+        for chunk in _chunks(lines):
+            read = [self._read(number, text) for number, text in chunk]
             self._grade_answers(read)
             self._grade_programs(read)
             for line in read:
-                if line.wrong:
+                if line.error:
                     self.bad += 1
-                    report(f"line {line.number}: {line.wrong}.")
+                    report(f"line {line.number}: {line.error}.")
                 yield _encoded(line.fields) if line.fields else b"\n"
 
     def __enter__(self) -> Self:
@@ -107,13 +107,13 @@ class FileGrader:
             return line
         try:
             line.fields = _object(text)
-            # Files of outputs and their labels, as others publish them, call the task a benchmark.
+            # Published files of labelled outputs call the task "benchmark".
             line.task = _text(line.fields, "benchmark" if "benchmark" in line.fields else "task")
             line.item = _item(line.fields, self._kind_of(line.task))
         except UserError as error:
-            line.wrong = str(error).rstrip(".")
+            line.error = str(error).rstrip(".")
             nothing = dict.fromkeys(("answer", "correct", "correct_deepseek", "reason"))
-            line.fields |= nothing | {"line": number, "error": line.wrong}
+            line.fields |= nothing | {"line": number, "error": line.error}
         return line
 
     def _grade_answers(self, read: list[_Line]) -> None:
@@ -131,7 +131,7 @@ class FileGrader:
         if self._sandbox is not None:
             grades = code.grade_programs(self._sandbox, [tested for _, tested in chosen])
             for (line, _), grade in zip(chosen, grades, strict=True):
-                self._add(line, grade, grade.correct)  # a test leaves nothing to be lenient about
+                self._add(line, grade, grade.correct)  # a test cannot be lenient
                 line.fields["sandbox"] = self.level
 
     def _add(self, line: _Line, grade: Grade, deepseek: bool) -> None:
@@ -147,24 +147,24 @@ class FileGrader:
         tally.deepseek += deepseek
 
 
-def _shares(lines: Iterable[bytes]) -> Iterator[list[tuple[int, bytes]]]:
-    """Lines with their numbers, in shares of a size that fits in memory."""
-    share, size = [], 0
+def _chunks(lines: Iterable[bytes]) -> Iterator[list[tuple[int, bytes]]]:
+    """Yields numbered lines in chunks that fit in memory."""
+    chunk, size = [], 0
     for number, line in enumerate(lines, 1):
-        share.append((number, line))
+        chunk.append((number, line))
         size += len(line)
-        if len(share) == SHARE_LINES or size >= SHARE_BYTES:
-            yield share
-            share, size = [], 0
-    if share:
-        yield share
+        if len(chunk) == CHUNK_LINES or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _item(fields: dict[str, Any], kind: Kind) -> Item | code.Tested:
-    """What is to be graded of a line.
+    """Returns the item to grade in a line.
 
     Raises:
-      UserError: a field is missing or of another type, or the task's answers are not graded here.
+      UserError: a field is missing or has a wrong type, or the task's answers are not graded here.
     """
     gold, completion = _gold(fields), _text(fields, "completion")
     if kind == "theory":
@@ -172,13 +172,13 @@ def _item(fields: dict[str, Any], kind: Kind) -> Item | code.Tested:
     if kind == "program":
         return _program(fields, gold, completion)
     gold = gold_of(gold, kind)
-    if kind == "text" and (letter := LETTER.fullmatch(gold)):  # a task that has lettered options
+    if kind == "text" and (letter := LETTER.fullmatch(gold)):  # the task has lettered options
         kind, gold = "choice", letter[1]
     return Item(completion, gold, kind, _options(fields.get("options")))
 
 
 def _program(fields: dict[str, Any], test: str, completion: str) -> code.Tested:
-    """HumanEval where there is a prompt to go on from, else MBPP."""
+    """Returns a program of HumanEval where the line has a prompt or entry point, else of MBPP."""
     if "prompt" in fields or "entry_point" in fields:
         test = test if CHECK.search(test) else f"{test}\n\ncheck({_text(fields, 'entry_point')})"
         prompt = _text(fields, "prompt") if "prompt" in fields else ""
@@ -189,7 +189,7 @@ def _program(fields: dict[str, Any], test: str, completion: str) -> code.Tested:
 def _object(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except (ValueError, RecursionError):  # no JSON, or nested deeper than Python can read
+    except (ValueError, RecursionError):  # not JSON, or nested too deeply
         value = None
     if not isinstance(value, dict):
         raise UserError("not a JSON object")
@@ -205,7 +205,7 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 
 def _gold(fields: dict[str, Any]) -> str:
-    """The gold answer: a text, a number, or a list of texts (asserts, letters)."""
+    """Returns the gold answer from a text, a number, or a list of texts (asserts, letters)."""
     value = fields.get("gold")
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = "\n".join(value)
@@ -218,17 +218,17 @@ def _gold(fields: dict[str, Any]) -> str:
 
 
 def _options(value: Any) -> tuple[str, ...]:
-    """Options without their letters, of a list or of one text "A) 2 B) 4"; () where there are none.
+    """Returns options without letters, from a list or from a text "A) 2 B) 4"; () where there are none.
 
     Raises:
-      UserError: they are something else.
+      UserError: the value is something else.
     """
     options = OPTION_STARTS.split(value.strip()) if isinstance(value, str) else value or []
     if not isinstance(options, list):
-        raise UserError("the field 'options' is no list of texts")
+        raise UserError("the field 'options' is not a list of texts")
     texts = [str(option).strip() for option in options]
     labels = [OPTION_LABEL.match(text) for text in texts]
-    if all(label and label[1] == chr(ord("A") + place) for place, label in enumerate(labels)):
+    if all(label and label[1] == chr(ord("A") + i) for i, label in enumerate(labels)):
         return tuple(text[label.end() :] for text, label in zip(texts, labels, strict=True) if label)
     return tuple(texts)
 
@@ -236,5 +236,5 @@ def _options(value: Any) -> tuple[str, ...]:
 def _encoded(fields: dict[str, Any]) -> bytes:
     try:
         return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can hold
+    except UnicodeEncodeError:  # half a surrogate pair, which must be escaped
         return json.dumps(fields).encode() + b"\n"

@@ -1,7 +1,6 @@
-"""Grades of completions, in worker processes."""
+"""Grades completions in worker processes."""
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from dsmath_jax.grading import equivalence, extraction
@@ -11,7 +10,7 @@ from dsmath_jax.grading.workers import Outcome, Workers
 NO_ANSWER = "no answer"
 HERE = "dsmath_jax.grading.grade"
 LENIENT = "dsmath_jax.grading.deepseek:correct"
-# What takes long to import: once for all workers.
+# Slow imports, done once for all workers.
 PRELOAD = ("dsmath_jax.grading.equivalence.symbolic", "dsmath_jax.grading.equivalence.forms")
 
 
@@ -20,9 +19,9 @@ class Item(NamedTuple):
 
     Attributes:
       completion: what the model wrote.
-      gold: the right answer, as in `Record.answer` or `extraction.gold_of`.
-      kind: how both are to be read.
-      options: the choices, without their letters.
+      gold: the correct answer, as in `Record.answer` or from `extraction.gold_of`.
+      kind: how both are read.
+      options: the choices of a multiple-choice question, without letters.
     """
 
     completion: str
@@ -35,7 +34,7 @@ def grade(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -
     """Grades one completion; runs in a worker.
 
     Returns:
-      the fields of a `Grade`, which JSON can hold.
+      the fields of a `Grade`, as JSON values.
     """
     answer = extraction.extract(completion, kind, options)
     if answer is None:
@@ -44,73 +43,72 @@ def grade(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -
     return [answer, verdict.equal, verdict.rule]
 
 
-def right(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -> bool:
-    """Whether a completion states the right answer: what training rewards; runs in a worker.
+def is_correct(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -> bool:
+    """Whether a completion states the correct answer, the reward in training; runs in a worker.
 
-    An answer that is only implied counts when a model is measured, but is nothing to be encouraged.
+    An answer that is only implied counts in evaluations, but is not rewarded.
     """
     answer = extraction.stated(completion, kind, options)
     return answer is not None and equivalence.equal(gold, answer, kind, options).equal
 
 
 def classes(answers: Sequence[str | None], kind: Kind, options: Sequence[str] = ()) -> list[int | None]:
-    """`equivalence.classes`; runs in a worker."""
+    """Calls `equivalence.classes`; runs in a worker."""
     return equivalence.classes(answers, kind, options)
 
 
 class Grader:
     """Grades completions in worker processes, which start when first needed and serve all calls.
 
-    Whatever hangs, crashes or eats memory costs its own worker and grade, and the reason is told.
+    A completion that makes its worker hang, crash or run out of memory is graded as incorrect, with the reason.
     """
 
     def __init__(self, workers: int = 0, seconds: float = 5.0):
         """
         Args:
-          workers: processes; 0 for one per processor.
-          seconds: wall time that one completion, or one group of answers, may take.
+          workers: number of processes; 0 for one per processor.
+          seconds: time limit of one completion, or of one group of answers.
         """
         self._workers = Workers(workers, seconds, preload=PRELOAD)
 
     def grades(self, items: Sequence[Item]) -> list[Grade]:
-        """The grades of completions, in their order."""
+        """Returns the grades of completions in order."""
         outcomes = self._workers.map(f"{HERE}:grade", items)
-        lost = [place for place, outcome in enumerate(outcomes) if outcome.how != "ok"]
-        asked = [(items[place].completion, items[place].kind, items[place].options) for place in lost]
-        answers = dict(zip(lost, self._workers.map("dsmath_jax.grading.extraction:extract", asked), strict=True))
+        lost = [index for index, outcome in enumerate(outcomes) if outcome.status != "ok"]
+        arguments = [(items[index].completion, items[index].kind, items[index].options) for index in lost]
+        answers = dict(zip(lost, self._workers.map("dsmath_jax.grading.extraction:extract", arguments), strict=True))
         return [
-            Grade(*outcome.value) if outcome.how == "ok" else Grade(answers[place].value, False, _told(outcome))
-            for place, outcome in enumerate(outcomes)
+            Grade(*outcome.value) if outcome.status == "ok" else Grade(answers[index].value, False, _message(outcome))
+            for index, outcome in enumerate(outcomes)
         ]
 
     def lenient(self, items: Sequence[Item]) -> list[bool]:
-        """Whether the paper's own evaluation takes the completions for right; what is lost is wrong."""
+        """Whether the paper's evaluation counts each completion as correct; a lost one is incorrect."""
         return [outcome.value is True for outcome in self._workers.map(LENIENT, items)]
 
     def classes(self, groups: Sequence[tuple[Sequence[str | None], Kind, Sequence[str]]]) -> list[list[int | None]]:
-        """`equivalence.classes` of each group of answers to one question; equal texts where its worker was lost."""
+        """Returns `equivalence.classes` of each group of answers to one question; by text where its worker was lost."""
         outcomes = self._workers.map(f"{HERE}:classes", groups)
         return [
-            outcome.value if outcome.how == "ok" else _same_texts(answers)
+            outcome.value if outcome.status == "ok" else _same_texts(answers)
             for outcome, (answers, *_) in zip(outcomes, groups, strict=True)
         ]
 
     def close(self) -> None:
+        """Ends the workers."""
         self._workers.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
-def _told(outcome: Outcome) -> str:
-    return f"{outcome.how} {outcome.reason}" if outcome.how == "timed out" else f"{outcome.how}: {outcome.reason}"
+def _message(outcome: Outcome) -> str:
+    return f"{outcome.status}{'' if outcome.status == 'timed out' else ':'} {outcome.reason}"
 
 
 def _same_texts(answers: Sequence[str | None]) -> list[int | None]:
     first: dict[str, int] = {}
-    return [None if answer is None else first.setdefault(answer, place) for place, answer in enumerate(answers)]
+    return [None if answer is None else first.setdefault(answer, index) for index, answer in enumerate(answers)]

@@ -1,14 +1,14 @@
-r"""What a program prints or returns, as an answer that can be compared: Python's notation in LaTeX's.
+r"""Converts values that programs print or return from Python's notation to LaTeX.
 
-The text of a value (`str` of it) is parsed, never evaluated: "sqrt(2)/2" becomes `\frac{\sqrt{2}}{2}`, "[3, -1]" the
-list `3, -1`, "Interval.open(0, oo)" the interval `(0, \infty)`. Floating-point noise is not part of an answer:
+The text of a value is parsed, never evaluated: "sqrt(2)/2" becomes `\frac{\sqrt{2}}{2}`, "[3, -1]" the
+list `3, -1`, "Interval.open(0, oo)" the interval `(0, \infty)`. Floating-point noise is removed:
 
-- a float that, rounded to 10 digits, has at most 6 of them, or rounded to 15 at most 12, is that short number
+- a float that has at most 6 digits when rounded to 10, or at most 12 when rounded to 15, becomes that short number
   (18.000000001 is 18, 0.30000000000000004 is 0.3);
-- any other float that lies within 1e-12 (relative) of a fraction whose denominator is at most 1000 is that fraction
-  (0.3333333333333333 is 1/3). Of random floats one in a million is.
+- any other float within 1e-12 (relative) of a fraction with a denominator of at most 1000 becomes that fraction
+  (0.3333333333333333 is 1/3). One random float in a million does.
 
-Numbers that somebody rounded ("0.333") stay as they are.
+Rounded numbers ("0.333") stay as they are.
 """
 
 import ast
@@ -18,14 +18,12 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 
-LONGEST = 2000  # characters of a value; what is longer is no answer to anything
+LONGEST = 2000  # characters; longer values are no answers
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
-HANDWRITTEN = re.compile(
-    r"\[[^\]]*,\S"
-)  # Python puts a space behind the commas of a list: this is an interval, "[0,5]"
-SHORT = ((10, 6), (15, 12))  # rounded to so many digits, a float is short with at most so many
+HANDWRITTEN = re.compile(r"\[[^\]]*,\S")  # Python writes a space after commas, so "[0,5]" is an interval
+SHORT = ((10, 6), (15, 12))  # (digits to round to, maximum digits of a short number)
 CLOSE, LARGEST_DENOMINATOR = 1e-12, 1000
-SUM, PRODUCT, POWER, ATOM = 1, 2, 3, 4  # how tightly a term holds together
+SUM, PRODUCT, POWER, ATOM = 1, 2, 3, 4  # precedence of a term
 
 NAMES = {
     "pi": r"\pi", "oo": r"\infty", "inf": r"\infty", "E": "e", "I": "i", "j": "i",
@@ -47,11 +45,11 @@ RELATIONS: dict[type[ast.cmpop], str] = {
 
 
 class _NoValue(Exception):
-    """The text holds what is no value that an answer could be."""
+    """The text is no value that can be an answer."""
 
 
 def latex(text: str) -> str | None:
-    """The value that a text holds in Python's notation, in LaTeX's; None where it holds none: prose, LaTeX, None."""
+    """Converts a value in Python's notation to LaTeX; None for other texts: prose, LaTeX, None."""
     text = text.strip()
     if len(text) > LONGEST or "\\" in text:
         return None
@@ -64,7 +62,7 @@ def latex(text: str) -> str | None:
 
 
 def number(value: float) -> str:
-    """A float in decimal notation or as a fraction, without noise."""
+    """Writes a float in decimal notation or as a fraction, without noise."""
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else r"\infty" if value > 0 else r"-\infty"
     for rounded, most in SHORT:
@@ -85,22 +83,22 @@ def _decimal(value: Decimal) -> str:
 
 
 def _whole(node: ast.expr) -> str:
-    """A whole answer. The brackets of a list are Python's, not the answer's; `[5]`, as solvers return it, is 5."""
+    """Writes a whole answer. The brackets of a list belong to Python, not to the answer: `[5]` is 5."""
     if isinstance(node, ast.List | ast.Tuple) and not node.elts:
         return r"\emptyset"
     if isinstance(node, ast.List) and not _rows(node.elts):
         return ", ".join(map(_term, node.elts))
     if isinstance(node, ast.Tuple) and (len(node.elts) < 2 or node.col_offset == node.elts[0].col_offset):
-        return ", ".join(map(_term, node.elts))  # (5,), and what was printed as "1, 2"
+        return ", ".join(map(_term, node.elts))  # (5,), and "1, 2" without parentheses
     return _term(node)
 
 
 def _term(node: ast.expr, least: int = 0) -> str:
-    """A value, in parentheses where it holds together less than `least`."""
+    """Writes a value, in parentheses where its precedence is below `least`."""
     for kind, write in WRITERS.items():
         if isinstance(node, kind):
-            text, tightness = write(node)
-            return text if tightness >= least else rf"\left({text}\right)"
+            text, precedence = write(node)
+            return text if precedence >= least else rf"\left({text}\right)"
     raise _NoValue
 
 
@@ -160,52 +158,52 @@ def _list(node: ast.List) -> tuple[str, int]:
 
 
 def _dict(node: ast.Dict) -> tuple[str, int]:
-    """As solvers return it: what each unknown is."""
+    """Writes the solution of a solver: the value of each unknown."""
     if not node.keys or None in node.keys:
         raise _NoValue
     return ", ".join(f"{_term(k)} = {_term(v)}" for k, v in zip(node.keys, node.values, strict=True) if k), 0
 
 
 def _rows(items: Sequence[ast.expr]) -> bool:
-    """Whether these are the rows of a matrix: two lists or more, all as long."""
+    """Whether these are the rows of a matrix: two or more lists of one length."""
     lengths = {len(item.elts) if isinstance(item, ast.List) else 0 for item in items}
     return len(items) > 1 and len(lengths) == 1 and 0 not in lengths
 
 
 def _matrix(rows: Sequence[ast.expr]) -> tuple[str, int]:
-    """A matrix of rows; of numbers alone, a column."""
+    """Writes a matrix from rows, or a column from numbers."""
     written = [" & ".join(map(_term, row.elts)) if isinstance(row, ast.List) else _term(row) for row in rows]
     return r"\begin{pmatrix}" + r" \\ ".join(written) + r"\end{pmatrix}", ATOM
 
 
 def _call(node: ast.Call) -> tuple[str, int]:
-    name, given = ast.unparse(node.func).removeprefix("np."), node.args
-    match name, len(given):
+    name, arguments = ast.unparse(node.func).removeprefix("np."), node.args
+    match name, len(arguments):
         case "set" | "FiniteSet", 0:
             return r"\emptyset", ATOM
         case "FiniteSet", _:
-            return _listed(given, r"\{", r"\}")
+            return _listed(arguments, r"\{", r"\}")
         case "Union", _:
-            return r" \cup ".join(map(_term, given)), SUM
+            return r" \cup ".join(map(_term, arguments)), SUM
         case "Eq", 2:
-            return f"{_term(given[0])} = {_term(given[1])}", 0
+            return f"{_term(arguments[0])} = {_term(arguments[1])}", 0
         case "Rational" | "Fraction", 2:
-            return rf"\frac{{{_term(given[0])}}}{{{_term(given[1])}}}", PRODUCT
+            return rf"\frac{{{_term(arguments[0])}}}{{{_term(arguments[1])}}}", PRODUCT
         case "log", 2:
-            return rf"\log_{{{_term(given[1])}}}\left({_term(given[0])}\right)", ATOM
+            return rf"\log_{{{_term(arguments[1])}}}\left({_term(arguments[0])}\right)", ATOM
         case "binomial", 2:
-            return rf"\binom{{{_term(given[0])}}}{{{_term(given[1])}}}", ATOM
-    if name in BRACKETS and len(given) == 2:
-        left, right = map(_term, given)
+            return rf"\binom{{{_term(arguments[0])}}}{{{_term(arguments[1])}}}", ATOM
+    if name in BRACKETS and len(arguments) == 2:
+        left, right = map(_term, arguments)
         opening = "(" if "infty" in left else BRACKETS[name][0]
         closing = ")" if "infty" in right else BRACKETS[name][1]
         return f"{opening}{left}, {right}{closing}", ATOM
-    if name in MATRICES and given and isinstance(given[0], ast.List) and given[0].elts:
-        return _matrix(given[0].elts)
-    if name in WRAPPERS and given:
-        return (_term(given[0]), SUM) if len(given) == 1 else _listed(given, "(", ")")
-    if name in FUNCTIONS and len(given) == 1:
-        return FUNCTIONS[name] % _term(given[0]), POWER
+    if name in MATRICES and arguments and isinstance(arguments[0], ast.List) and arguments[0].elts:
+        return _matrix(arguments[0].elts)
+    if name in WRAPPERS and arguments:
+        return (_term(arguments[0]), SUM) if len(arguments) == 1 else _listed(arguments, "(", ")")
+    if name in FUNCTIONS and len(arguments) == 1:
+        return FUNCTIONS[name] % _term(arguments[0]), POWER
     raise _NoValue
 
 

@@ -1,7 +1,6 @@
-r"""Pieces of a worked solution: boxes, mathematics between delimiters, sentences, numbers, letters of options.
+r"""Finds parts of a worked solution: boxes, mathematics between delimiters, sentences, numbers.
 
-All that reads what a model wrote does so with regular expressions that take time linear in the text, and evaluates
-nothing of it.
+Text of models is read with regular expressions whose time is linear in its length; nothing is evaluated.
 """
 
 import collections
@@ -15,11 +14,11 @@ from dsmath_jax.data.dataset_formats import BOXED
 
 LONGEST_SENTENCE = 2000  # characters
 LONGEST_ANSWER = 10_000  # characters of a box
-MOST = 100  # boxes, or other statements, of a completion that are looked at
+MOST = 100  # boxes, or other statements, of a completion that are read
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
-# As Pandoc has it: a dollar opens mathematics before what is no space, and closes it after what is no space and before
-# what is no digit; so "$5 for $2" is money. With spaces there ("$ 5 $", "$5 . $") there may be no word between them.
+# As in Pandoc: an opening dollar has no space after it, a closing one no space before and no digit after it; so "$5 for
+# $2" is money. With spaces ("$ 5 $", "$5 . $") there must be no word between the dollars.
 MATH = re.compile(
     r"\$\$(?P<display>.{1,2000}?)\$\$|\\\[(?P<brackets>.{1,2000}?)\\\]|\\\((?P<parentheses>.{1,2000}?)\\\)"
     r"|(?<!\\)\$(?P<inline>(?!\s)(?:\\.|[^$\\\n])+?)(?<!\s)\$(?!\d)"
@@ -57,7 +56,7 @@ NUMBER = re.compile(
 
 
 class Span(NamedTuple):
-    """A piece of a text: where it starts and ends with its markup, and what it holds without."""
+    """A part of a text: its start and end with markup, and its text without."""
 
     start: int
     end: int
@@ -65,34 +64,34 @@ class Span(NamedTuple):
 
 
 def boxes(text: str) -> Iterator[Span]:
-    r"""What `\boxed{...}`, `\fbox{...}` and `\boxed 2` hold, outermost ones, in order; those never closed are left out.
+    r"""Yields the contents of outermost `\boxed{...}`, `\fbox{...}` and `\boxed 2`; unclosed boxes are skipped.
 
-    A percent sign behind a box belongs into it.
+    A percent sign after a box belongs to it.
     """
-    place = 0
-    for found in last_of(BOXED.finditer(text)):
-        if found.start() < place:
-            continue  # within another
-        start, braced = found.end(), text.startswith("{", found.end())
+    position = 0
+    for match in last_of(BOXED.finditer(text)):
+        if match.start() < position:
+            continue  # nested
+        start, braced = match.end(), text.startswith("{", match.end())
         end = closing_brace(text, start) if braced else _word_end(text, start)
         if end is None:
             continue
         inner = (text[start + 1 : end - 1] if braced else text[start:end].rstrip(".,;")).strip()
         percent = PERCENT.match(text, end)
         nested = next(boxes(inner), None)
-        held = nested.text if nested and nested.start == 0 and nested.end == len(inner) else inner
-        yield Span(found.start(), end, held + (percent[1] if percent and held else ""))
-        place = end
+        content = nested.text if nested and nested.start == 0 and nested.end == len(inner) else inner
+        yield Span(match.start(), end, content + (percent[1] if percent and content else ""))
+        position = end
 
 
-def last_of(found: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
-    """The last few of many; no model has more to say, and each takes time to read."""
-    return collections.deque(found, maxlen=MOST)
+def last_of(matches: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
+    """Returns the last `MOST` matches."""
+    return collections.deque(matches, maxlen=MOST)
 
 
 def open_box(text: str) -> bool:
-    """Whether the last box of a text is never closed: the model was cut off within it."""
-    starts = [found.end() for found in BOXED.finditer(text)]
+    """Whether the last box of a text is never closed because the text was cut off."""
+    starts = [match.end() for match in BOXED.finditer(text)]
     if not starts:
         return False
     rest = text[starts[-1] :]
@@ -100,75 +99,75 @@ def open_box(text: str) -> bool:
 
 
 def closing_brace(text: str, start: int) -> int | None:
-    """The place behind the brace that closes the one at `start`; None where none does."""
+    """Returns the index after the brace that closes the one at `start`; None where there is none."""
     depth = 0
-    for found in BRACE.finditer(text, start, start + LONGEST_ANSWER):
-        depth += {"{": 1, "}": -1}.get(found[0], 0)
+    for match in BRACE.finditer(text, start, start + LONGEST_ANSWER):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0:
-            return found.end()
+            return match.end()
     return None
 
 
 def _word_end(text: str, start: int) -> int:
-    found = re.compile(r"[^\s$]*").match(text, start)
-    assert found is not None
-    return found.end()
+    match = re.compile(r"[^\s$]*").match(text, start)
+    assert match is not None
+    return match.end()
 
 
 def maths(text: str) -> list[Span]:
-    """The mathematics between delimiters in a text."""
-    return [Span(found.start(), found.end(), _held(found)) for found in MATH.finditer(text)]
+    """Returns the mathematics between delimiters in a text."""
+    return [Span(match.start(), match.end(), _content(match)) for match in MATH.finditer(text)]
 
 
-def _held(found: re.Match[str]) -> str:
-    assert found.lastgroup is not None
-    return found[found.lastgroup].strip()
+def _content(match: re.Match[str]) -> str:
+    assert match.lastgroup is not None
+    return match[match.lastgroup].strip()
 
 
 def joins(between: str) -> bool:
-    r"""Whether what stands between two pieces of mathematics makes a list of them: a comma, "and", `\text{ or }`."""
+    r"""Whether the text between two formulas makes them a list: a comma, "and", `\text{ or }`."""
     return JOINTS.fullmatch(re.sub(r"\\[()\[\]]|\\q?quad|\$", " ", TEXT_COMMAND.sub(r" \1 ", between))) is not None
 
 
-def joined(said: str, pieces: Sequence[Span]) -> str:
-    """Pieces of mathematics with what stands between them, without their delimiters."""
-    between = [said[one.end : other.start] for one, other in itertools.pairwise(pieces)]
+def joined(source: str, pieces: Sequence[Span]) -> str:
+    """Joins formulas with the text between them, without delimiters."""
+    between = [source[one.end : other.start] for one, other in itertools.pairwise(pieces)]
     return pieces[0].text + "".join(text + piece.text for text, piece in zip(between, pieces[1:], strict=True))
 
 
 def unit(rest: str) -> str:
-    """What is left of a sentence, where that is nothing but a unit."""
+    """Returns the rest of a sentence if it is a unit, else ""."""
     return rest if UNIT.fullmatch(rest) else ""
 
 
 def sides(text: str) -> list[str]:
-    """What stands between the equals signs of a text; those within braces part nothing."""
+    """Splits a text at its equals signs outside of braces."""
     parts, start = [], 0
-    for found in EQUALS.finditer(text):
-        if text.count("{", 0, found.start()) == text.count("}", 0, found.start()):
-            parts.append(text[start : found.start()])
-            start = found.end()
+    for match in EQUALS.finditer(text):
+        if text.count("{", 0, match.start()) == text.count("}", 0, match.start()):
+            parts.append(text[start : match.start()])
+            start = match.end()
     return [*parts, text[start:]]
 
 
 def sentence(text: str) -> str:
-    """A text up to the end of its first sentence or line; full stops within mathematics end it only at its end."""
+    """Returns the first sentence or line of a text; full stops within mathematics do not end it."""
     text = text[:LONGEST_SENTENCE]
-    place = 0
-    while place < len(text):
-        if text[place] in "$\\" and (math := MATH.match(text, place) or ENVIRONMENT.match(text, place)):
-            place = math.end()
-            if ENDED_WITHIN.search(math[0]) and NEXT_SENTENCE.match(text, place):
+    position = 0
+    while position < len(text):
+        if text[position] in "$\\" and (math := MATH.match(text, position) or ENVIRONMENT.match(text, position)):
+            position = math.end()
+            if ENDED_WITHIN.search(math[0]) and NEXT_SENTENCE.match(text, position):
                 break
-        elif SENTENCE_END.match(text, place):
+        elif SENTENCE_END.match(text, position):
             break
         else:
-            place += 1
-    return text[:place]
+            position += 1
+    return text[:position]
 
 
 def last_sentence(text: str) -> str:
-    """The last sentence of a text's last line."""
+    """Returns the last sentence of the last line of a text."""
     rest = text.strip().split("\n")[-1][-LONGEST_SENTENCE:]
     last = ""
     while rest:
@@ -178,35 +177,35 @@ def last_sentence(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """A text without what is put around answers: bold, quotes, mathematics as a whole, a full stop."""
+    """Removes markup around a text: bold, quotes, delimiters of mathematics, a full stop."""
     before = None
     while text != before:
         before = text
         text = text.strip().strip("*`").rstrip(".,;:。，；：").strip()
         if math := MATH.fullmatch(text):
-            text = _held(math)
+            text = _content(math)
         if len(text) > 1 and (text[0], text[-1]) in {('"', '"'), ("“", "”"), ("'", "'"), ("__", "__"), ("_", "_")}:
             text = text[1:-1]
     return text
 
 
 def numbers(text: str) -> list[Span]:
-    """The numbers of a text without currency signs, with their percent signs and words of scale."""
-    return [Span(found.start(), found.end(), _number(found)) for found in NUMBER.finditer(text)]
+    """Returns the numbers of a text without currency signs, with percent signs and words of scale."""
+    return [Span(match.start(), match.end(), _number(match)) for match in NUMBER.finditer(text)]
 
 
-def _number(found: re.Match[str]) -> str:
-    unit = "%" if found["percent"] or found["unit"] else ""
-    sign = "-" if found["sign"][:1] in ("负", "n") else found["sign"] or found["inner"] or ""
-    return sign + found["value"] + (found["scale"] or "") + unit
+def _number(match: re.Match[str]) -> str:
+    unit = "%" if match["percent"] or match["unit"] else ""
+    sign = "-" if match["sign"][:1] in ("负", "n") else match["sign"] or match["inner"] or ""
+    return sign + match["value"] + (match["scale"] or "") + unit
 
 
 def plain(text: str) -> str:
-    r"""A text without `\text{...}` and the like around its words, without `\$` and `\left`; spaces are spaces."""
+    r"""Removes `\text{...}` and the like around words, `\left` and LaTeX's spaces; unescapes `\$` and `\%`."""
     text = TEXT_COMMAND.sub(r" \1 ", text)
     return re.sub(r"\\(?:left|right|displaystyle|quad|[;: ])|~", " ", text).replace(r"\$", "$").replace(r"\%", "%")
 
 
 def halfwidth(text: str) -> str:
-    """A text in which Ａ is A and （ is (."""
+    """Converts full-width characters: Ａ becomes A, （ becomes (."""
     return unicodedata.normalize("NFKC", text)

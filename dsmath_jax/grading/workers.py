@@ -1,9 +1,9 @@
-"""Functions in worker processes that may hang, crash or eat memory: the item is lost, the run is not.
+"""Calls functions that may hang, crash or fill the memory in worker processes: one item is lost, the run continues.
 
-Three kinds of processes. The run's own talks to one nursery, a small Python process in a session of its own that never
-calls a grader; the nursery forks the workers, hands them items, watches their clocks and kills what hangs. So no
-process is forked that has threads or devices, no time limit needs a signal, and any thread may ask. Where the run is
-killed, the nursery sees the end of its pipe and takes the workers with it.
+The run's process talks to a fork server, a small Python process in its own session that never calls a grader. The fork
+server forks the workers, sends them items, watches their time limits and kills those that hang. So no process with
+threads or devices is forked, no time limit needs a signal, and any thread may call `map`. When the run is killed, the
+fork server sees the end of its pipe and kills the workers.
 """
 
 import collections
@@ -21,56 +21,59 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import IO, Any, Literal, NoReturn, Self
 
+from dsmath_jax.grading.process_groups import reap
+
 GIB = 1 << 30
-STARTING = 60.0  # seconds that a worker may take to import a function, before the clock of its first item starts
-LARGEST_SHARE = 64  # items that a worker is handed at once
+STARTING = 60.0  # seconds for the import of a function, before the time limit of the first item starts
+LARGEST_CHUNK = 64  # items that are sent to a worker at once
 OUT_OF_MEMORY = 97  # exit code of a worker
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # a grader that imports JAX must not take the run's accelerators
     "OMP_NUM_THREADS": "1",  # threads of BLAS reserve address space on each of many processors
     "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",  # the order of a set is the same in every worker and run
-    "PYTHONUNBUFFERED": "1",  # what a grader prints is seen though its worker is killed
+    "PYTHONHASHSEED": "0",  # sets have the same order in every worker and run
+    "PYTHONUNBUFFERED": "1",  # what a grader prints is visible even if its worker is killed
 }
-START_NURSERY = "import sys; sys.path[:] = sys.argv[5:]; from dsmath_jax.grading import workers; workers.nursery()"
+START_FORK_SERVER = (
+    "import sys; sys.path[:] = sys.argv[5:]; from dsmath_jax.grading import workers; workers.serve_forks()"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one item: the function's value where `how` is "ok", else what is known of the reason."""
+    """The outcome of one item: the function's value where `status` is "ok", else the reason."""
 
-    how: Literal["ok", "raised", "timed out", "died"]
+    status: Literal["ok", "raised", "timed out", "died"]
     value: Any = None
     reason: str = ""
 
 
 class Workers:
-    """Worker processes that are started when first needed, and replaced when they are lost."""
+    """A pool of worker processes that start when first needed and are replaced when they die."""
 
     def __init__(self, count: int = 0, seconds: float = 10.0, memory_bytes: int = 4 * GIB, preload: Sequence[str] = ()):
         """
         Args:
-          count: workers at most; 0 for one per processor.
-          seconds: wall time that an item may take; where others keep the processors busy, processor time.
-          memory_bytes: address space that a worker may use.
-          preload: modules that all workers have from their start; they must start no threads when imported.
+          count: maximum number of workers; 0 for one per processor.
+          seconds: time limit of an item: wall time, or processor time where other processes keep the processors busy.
+          memory_bytes: address space of a worker.
+          preload: modules that the fork server imports; the import must start no threads.
         """
         count = count or len(os.sched_getaffinity(0))
         self._arguments = [str(count), str(seconds), str(memory_bytes), ",".join(preload)]
         self._lock = threading.Lock()
-        self._nursery: subprocess.Popen[bytes] | None = None
+        self._fork_server: subprocess.Popen[bytes] | None = None
 
     def map(self, function: str, items: Iterable[Sequence[Any]]) -> list[Outcome]:
         """Calls `function(*item)` for every item.
 
-        An item whose worker hangs, is killed or dies is lost alone. What the function prints goes to stderr.
+        A worker that hangs or dies loses its current item only. What the function prints goes to stderr.
 
         Args:
-          function: "package.module:function"; it returns what JSON can hold, or a scalar of NumPy.
-          items: arguments, which are pickled.
+          function: "package.module:function"; it must return a JSON value or a NumPy scalar.
+          items: tuples of arguments, which are pickled.
 
         Returns:
           the outcomes in the order of the items.
@@ -78,75 +81,74 @@ class Workers:
         pickled = [pickle.dumps(tuple(item)) for item in items]
         with self._lock:
             try:
-                lines = list(self._ask(function, pickled))
+                lines = list(self._request(function, pickled))
             except BaseException:
-                self._stop()  # its remaining lines would be taken for the next answer
+                self._stop()  # its remaining lines would be read as results of the next call
                 raise
-        found = {place: Outcome(how, *told) for place, how, *told in map(json.loads, lines)}
-        lost = Outcome("died", reason="the process that keeps the workers was killed")
-        return [found.get(place, lost) for place in range(len(pickled))]
+        outcomes = {index: Outcome(*fields) for index, *fields in map(json.loads, lines)}
+        lost = Outcome("died", reason="the fork server was killed")
+        return [outcomes.get(index, lost) for index in range(len(pickled))]
 
     def close(self) -> None:
+        """Ends the fork server and its workers."""
         with self._lock:
             self._stop()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _ask(self, function: str, pickled: list[bytes]) -> Iterator[bytes]:
-        if self._nursery is None or self._nursery.poll() is not None:
-            self._nursery = subprocess.Popen(
-                [sys.executable, "-c", START_NURSERY, *self._arguments, *sys.path],
+    def _request(self, function: str, pickled: list[bytes]) -> Iterator[bytes]:
+        if self._fork_server is None or self._fork_server.poll() is not None:
+            self._fork_server = subprocess.Popen(
+                [sys.executable, "-c", START_FORK_SERVER, *self._arguments, *sys.path],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | ENVIRONMENT, start_new_session=True,
             )  # fmt: skip
-        asked, answers = self._nursery.stdin, self._nursery.stdout
-        assert asked is not None
-        assert answers is not None
-        with contextlib.suppress(BrokenPipeError):  # the nursery was killed: no line comes
-            pickle.dump((function, pickled), asked)
-            asked.flush()
+        jobs, results = self._fork_server.stdin, self._fork_server.stdout
+        assert jobs is not None
+        assert results is not None
+        with contextlib.suppress(BrokenPipeError):  # the fork server was killed: no line comes
+            pickle.dump((function, pickled), jobs)
+            jobs.flush()
         for _ in pickled:
-            line = answers.readline()
+            line = results.readline()
             if not line.endswith(b"\n"):
                 self._stop()
                 return
             yield line
 
     def _stop(self) -> None:
-        if self._nursery is None:
+        if self._fork_server is None:
             return
-        nursery, self._nursery = self._nursery, None
-        for pipe in (nursery.stdin, nursery.stdout):
+        server, self._fork_server = self._fork_server, None
+        for pipe in (server.stdin, server.stdout):
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-        nursery.wait()
+        server.wait()
 
 
 @dataclasses.dataclass(eq=False)
 class _Worker:
-    """A forked worker as the nursery sees it; it answers with a line when it is ready, and a line for every item."""
+    """A forked worker, as the fork server sees it; it writes a line when it is ready, and one for every item."""
 
     process: int
-    asked: IO[bytes]
-    answers: int
+    items: IO[bytes]
+    results: int
     todo: collections.deque[int] = dataclasses.field(default_factory=collections.deque)
     unread: bytes = b""
     allowed: float = 0.0
     deadline: float = 0.0
-    used: float = 0.0  # processor time before its clock was started
+    used: float = 0.0  # processor time before its time limit was started
 
     def allow(self, seconds: float) -> None:
-        """Starts its clock anew."""
+        """Starts its time limit again."""
         self.allowed, self.deadline, self.used = seconds, time.monotonic() + seconds, _processor_time(self.process)
 
     def starved(self) -> bool:
-        """Whether it is late because the machine is busy; it is given the processor time that it has not had."""
+        """Whether it is late because the machine is busy; the deadline moves by the processor time that it lacks."""
         left = self.allowed - (_processor_time(self.process) - self.used)
         with open(f"/proc/{self.process}/stat", encoding="ascii", errors="replace") as file:
             runnable = file.read().rpartition(")")[2].split()[0] == "R"
@@ -155,172 +157,172 @@ class _Worker:
         return self.deadline > time.monotonic()
 
 
-def nursery() -> None:
-    """Serves jobs from stdin until it ends, and answers on stdout a line an item: [place, how, value, reason]."""
+def serve_forks() -> None:
+    """Runs the fork server: jobs come on stdin, and [index, status, value, reason] lines go to stdout."""
     count, seconds, memory_bytes, preload = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    # Graders find nothing to read, and what they print does not get among the answers.
-    jobs, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # Graders have an empty stdin, and what they print does not mix with the results.
+    jobs, results = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    # What tells a whole job to end is the run's to decide on; it may want the rewards of the step that it is in.
+    # Signals to the whole job are for the run to handle; it may still need the rewards of its step.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: None)
     for module in filter(None, preload.split(",")):
         importlib.import_module(module)
-    kept = _Kept(count, seconds, memory_bytes, jobs, answers)
+    server = _ForkServer(count, seconds, memory_bytes, jobs, results)
     try:
         while True:
-            kept.work(*pickle.load(jobs))
+            server.work(*pickle.load(jobs))
     except (EOFError, pickle.UnpicklingError, BrokenPipeError):
-        pass  # the run has ended, or wants no more
+        pass  # the run has ended or closed the pool
     finally:
-        for worker in kept.workers:
-            _kill(worker.process)
+        for worker in server.workers:
+            reap(worker.process)
 
 
-class _Kept:
-    """The workers of a nursery."""
+class _ForkServer:
+    """The fork server's workers and their queue."""
 
-    def __init__(self, count: int, seconds: float, memory_bytes: int, jobs: IO[bytes], answers: IO[bytes]):
+    def __init__(self, count: int, seconds: float, memory_bytes: int, jobs: IO[bytes], results: IO[bytes]):
         self.count, self.seconds, self.memory_bytes = count, seconds, memory_bytes
-        self.jobs, self.answers = jobs, answers
+        self.jobs, self.results = jobs, results
         self.workers: list[_Worker] = []
         self.events = selectors.DefaultSelector()
         self.events.register(jobs, selectors.EVENT_READ)
 
     def work(self, function: str, pickled: list[bytes]) -> None:
-        """Has all items done, and tells what became of them."""
+        """Processes all items and writes their results."""
         waiting = collections.deque(range(len(pickled)))
         while waiting or any(worker.todo for worker in self.workers):
-            self._hand_out(function, pickled, waiting)
-            # The time is taken first: whoever has not answered by then, and is not heard below, is too late.
+            self._send_items(function, pickled, waiting)
+            # The time is taken first: a worker whose deadline passed before it, and that has written nothing, is late.
             now = time.monotonic()
             first = min(worker.deadline for worker in self.workers if worker.todo)
             for key, _ in self.events.select(max(0.0, first - now)):
-                if key.fileobj is self.jobs:  # nobody asks twice at once: this is its end
+                if key.fileobj is self.jobs:  # one job runs at a time, so this is the end of the pipe
                     raise EOFError
-                if not self._listen(key.data):
-                    self._give_up(key.data, "died", waiting)
+                if not self._read_results(key.data):
+                    self._end_worker(key.data, "died", waiting)
             for worker in [w for w in self.workers if w.todo and w.deadline <= now and not w.starved()]:
-                self._give_up(worker, "timed out", waiting)
-            self.answers.flush()
+                self._end_worker(worker, "timed out", waiting)
+            self.results.flush()
 
-    def _hand_out(self, function: str, pickled: list[bytes], waiting: collections.deque[int]) -> None:
-        """Gives idle workers items, fewer as they become rare, so that all end at about the same time."""
+    def _send_items(self, function: str, pickled: list[bytes], waiting: collections.deque[int]) -> None:
+        """Sends items to idle workers, fewer towards the end, so that all finish at about the same time."""
         while waiting:
             idle = [worker for worker in self.workers if not worker.todo]
             if not idle and len(self.workers) == self.count:
                 return
             worker = idle[0] if idle else self._fork()
-            share = max(1, min(LARGEST_SHARE, len(waiting) // (4 * self.count)))
-            worker.todo.extend(waiting.popleft() for _ in range(share))
+            size = max(1, min(LARGEST_CHUNK, len(waiting) // (4 * self.count)))
+            worker.todo.extend(waiting.popleft() for _ in range(size))
             worker.allow(STARTING)
-            with contextlib.suppress(BrokenPipeError):  # it died while it was idle, which is heard soon
-                pickle.dump((function, [pickled[place] for place in worker.todo]), worker.asked)
-                worker.asked.flush()
+            with contextlib.suppress(BrokenPipeError):  # it died while idle, which `select` reports soon
+                pickle.dump((function, [pickled[index] for index in worker.todo]), worker.items)
+                worker.items.flush()
 
     def _fork(self) -> _Worker:
-        asked, to_worker = os.pipe()
-        from_worker, answers = os.pipe()
+        items, to_worker = os.pipe()
+        from_worker, results = os.pipe()
         process = os.fork()
         if process == 0:
-            others = [w.answers for w in self.workers] + [w.asked.fileno() for w in self.workers]
-            for descriptor in (to_worker, from_worker, self.jobs.fileno(), self.answers.fileno(), *others):
-                os.close(descriptor)  # else their other ends would not see this process's peers end
-            _serve(asked, answers, self.memory_bytes)
-        os.close(asked)
-        os.close(answers)
-        with contextlib.suppress(OSError):  # both sides do it, whoever comes first
+            others = [w.results for w in self.workers] + [w.items.fileno() for w in self.workers]
+            for descriptor in (to_worker, from_worker, self.jobs.fileno(), self.results.fileno(), *others):
+                os.close(descriptor)  # else the ends of other workers would go unnoticed
+            _run_worker(items, results, self.memory_bytes)
+        os.close(items)
+        os.close(results)
+        with contextlib.suppress(OSError):  # the worker does it too; either may come first
             os.setpgid(process, process)
         worker = _Worker(process, os.fdopen(to_worker, "wb"), from_worker)
         self.workers.append(worker)
         self.events.register(from_worker, selectors.EVENT_READ, worker)
         return worker
 
-    def _listen(self, worker: _Worker) -> bool:
-        """Passes on what a worker has answered; False where that has ended."""
-        heard = os.read(worker.answers, 1 << 16)
-        *lines, worker.unread = (worker.unread + heard).split(b"\n")
+    def _read_results(self, worker: _Worker) -> bool:
+        """Forwards the results of a worker; False at the end of its pipe."""
+        data = os.read(worker.results, 1 << 16)
+        *lines, worker.unread = (worker.unread + data).split(b"\n")
         for line in lines:
             worker.allow(self.seconds)
             if line:  # an empty one says that it is ready
-                self.answers.write(b"[%d, %s]\n" % (worker.todo.popleft(), line))
-        return bool(heard)
+                self.results.write(b"[%d, %s]\n" % (worker.todo.popleft(), line))
+        return bool(data)
 
-    def _give_up(self, worker: _Worker, how: str, waiting: collections.deque[int]) -> None:
-        """Ends a worker; the item that it was at is lost, the others wait again in their places."""
+    def _end_worker(self, worker: _Worker, status: str, waiting: collections.deque[int]) -> None:
+        """Ends a worker; its current item is lost, the others return to the front of the queue."""
         self.workers.remove(worker)
-        self.events.unregister(worker.answers)
-        os.close(worker.answers)
+        self.events.unregister(worker.results)
+        os.close(worker.results)
         with contextlib.suppress(BrokenPipeError):
-            worker.asked.close()
-        status = _kill(worker.process) if how == "timed out" else _reap(worker.process)
+            worker.items.close()
+        wait_status = reap(worker.process, grace=1.0 if status == "died" else 0.0)  # it may be about to end by itself
         if worker.todo:
-            reason = f"after {worker.allowed:g} s" if how == "timed out" else _cause(status)
-            line = json.dumps([worker.todo.popleft(), how, None, reason]).encode()
-            self.answers.write(line + b"\n")
+            reason = f"after {worker.allowed:g} s" if status == "timed out" else _cause(wait_status)
+            line = json.dumps([worker.todo.popleft(), status, None, reason]).encode()
+            self.results.write(line + b"\n")
             waiting.extendleft(reversed(worker.todo))
 
 
-def _serve(asked: int, answers: int, memory_bytes: int) -> NoReturn:
-    """A worker's life: reads shares of items, answers each at once."""
+def _run_worker(items: int, results: int, memory_bytes: int) -> NoReturn:
+    """Runs a worker: reads chunks of items and writes each result at once."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     most = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = memory_bytes if most == resource.RLIM_INFINITY else min(memory_bytes, most)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    reader = os.fdopen(asked, "rb")
+    reader = os.fdopen(items, "rb")
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             name, pickled = pickle.load(reader)
-            _share(name, pickled, answers)
+            _run_chunk(name, pickled, results)
     os._exit(0)
 
 
-def _share(name: str, pickled: list[bytes], answers: int) -> None:
+def _run_chunk(name: str, pickled: list[bytes], results: int) -> None:
     process = os.getpid()
     try:
         function, items = resolve(name), [pickle.loads(item) for item in pickled]
     except BaseException as error:
-        os.write(answers, b"\n" + len(pickled) * _line("raised", None, _told(error)))
+        os.write(results, b"\n" + len(pickled) * _line("raised", None, _message(error)))
         return
-    os.write(answers, b"\n")
+    os.write(results, b"\n")
     for item in items:
         try:
             line = _line("ok", function(*item))
         except MemoryError:
-            os._exit(OUT_OF_MEMORY)  # what fills the memory may still be there for the items to come
+            os._exit(OUT_OF_MEMORY)  # the memory may still be full for the next items
         except BaseException as error:
-            line = _line("raised", None, _told(error))
+            line = _line("raised", None, _message(error))
         if os.getpid() != process:
-            os._exit(0)  # a process that the function forked came back from it as well
-        _write(answers, line)
+            os._exit(0)  # the function forked, and the child returned as well
+        _write(results, line)
 
 
 def resolve(name: str) -> Callable[..., Any]:
-    """The function of a "package.module:function"; raises what its import raises, or ValueError, AttributeError."""
+    """Returns the function "package.module:function"; raises what its import raises, ValueError or AttributeError."""
     module, separator, function = name.partition(":")
     if not (module and separator and function):
         raise ValueError(f"'{name}' is not of the form package.module:function")
-    found = getattr(importlib.import_module(module), function)
-    if not callable(found):
-        raise ValueError(f"'{name}' is no function")
-    return found
+    attribute = getattr(importlib.import_module(module), function)
+    if not callable(attribute):
+        raise ValueError(f"'{name}' is not a function")
+    return attribute
 
 
-def _line(*answer: Any) -> bytes:
-    return json.dumps(answer, default=_scalar)[1:-1].encode() + b"\n"
+def _line(*result: Any) -> bytes:
+    return json.dumps(result, default=_scalar)[1:-1].encode() + b"\n"
 
 
 def _scalar(value: Any) -> Any:
-    """The number in a scalar of NumPy or of what looks like it."""
+    """Converts a NumPy scalar to a Python number."""
     if not hasattr(value, "item"):
         raise TypeError(f"the function returned a value of type {type(value).__name__}, which JSON cannot hold")
     return value.item()
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {str(error)[:500]}"
     except Exception:  # an error whose own text raises
@@ -333,24 +335,8 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def _processor_time(process: int) -> float:
-    """Seconds of processor time of a process, by the clock that Linux has for each."""
+    """Returns the processor time of a process in seconds, by its clock in Linux."""
     return time.clock_gettime((~process << 3) | 2)
-
-
-def _kill(process: int) -> int:
-    """Kills a worker with all processes that it started in its group, and returns how it ended."""
-    for kill in (os.killpg, os.kill):  # not reaped yet, so that the number is still its own
-        with contextlib.suppress(ProcessLookupError):
-            kill(process, signal.SIGKILL)
-    return os.waitpid(process, 0)[1]
-
-
-def _reap(process: int) -> int:
-    """As `_kill`, of one that has closed its pipe: waits for a moment that it ends by itself, to tell of what."""
-    until = time.monotonic() + 1.0
-    while time.monotonic() < until and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(0.001)
-    return _kill(process)
 
 
 def _cause(status: int) -> str:

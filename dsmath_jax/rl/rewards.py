@@ -34,7 +34,7 @@ class RewardFunction(NamedTuple):
 
 BUILT_IN = {
     "correct": RewardFunction(
-        "dsmath_jax.grading.grade:right",
+        "dsmath_jax.grading.grade:is_correct",
         lambda text, record, finished: (text, record.answer, record.kind, record.options),
     ),
     "format": RewardFunction("dsmath_jax.rl.rewards:well_formed", lambda text, record, finished: (text, finished)),
@@ -98,7 +98,7 @@ class RewardFunctions:
         for function, weight in self._functions:
             items = [function.arguments(*one) for one in zip(texts, records, finished, strict=True)]
             outcomes = list(self._workers.map(function.name, items))
-            if outcomes and all(outcome.how == "ok" and outcome.value is None for outcome in outcomes):
+            if outcomes and all(outcome.status == "ok" and outcome.value is None for outcome in outcomes):
                 self._log_abstention(function.name, len(outcomes))
             for place, outcome in enumerate(outcomes):
                 error = _error(outcome)
@@ -156,9 +156,9 @@ def reward_function(name: str) -> RewardFunction:
         )
     with Workers(1, STARTING) as workers:
         (outcome,) = workers.map("dsmath_jax.rl.rewards:check", [(name,)])
-    if outcome.how != "ok":
+    if outcome.status != "ok":
         raise UserError(
-            f"rl.reward_fns: '{name}' cannot be used ({outcome.how} {outcome.reason}); name a function that can be "
+            f"rl.reward_fns: '{name}' cannot be used ({outcome.status} {outcome.reason}); name a function that can be "
             "imported from where the run starts and takes (completion, record)."
         )
     return RewardFunction(name, lambda text, record, finished: (text, record))
@@ -202,8 +202,8 @@ def well_formed(completion: str, finished: bool) -> float:
 
 
 def _error(outcome: Outcome) -> str | None:
-    if outcome.how != "ok":
-        return outcome.how.replace(" ", "_")
+    if outcome.status != "ok":
+        return outcome.status.replace(" ", "_")
     # Compared, not converted: an integer of any size is fine with that, and NaN is not between.
     most, value = sys.float_info.max, outcome.value
     fine = value is None or (isinstance(value, int | float) and -most <= value <= most)
@@ -211,4 +211,4 @@ def _error(outcome: Outcome) -> str | None:
 
 
 def _message(outcome: Outcome) -> str:
-    return f"returned {outcome.value!r}"[:200] if outcome.how == "ok" else f"{outcome.how} ({outcome.reason})"
+    return f"returned {outcome.value!r}"[:200] if outcome.status == "ok" else f"{outcome.status} ({outcome.reason})"

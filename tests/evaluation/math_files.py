@@ -1,4 +1,4 @@
-"""MATH as its archive has it, and as mirrors do: records written for the tests, since its licence keeps it out of data
+"""MATH as in its archive and in mirrors: records written for the tests, since its license keeps it out of data
 folders."""
 
 from pathlib import Path
@@ -19,7 +19,7 @@ ANSWERS = (
 
 
 def rows(split: str) -> list[tuple[str, dict]]:
-    """The place of each problem in the archive, and its fields."""
+    """Yields the path of each problem in the archive, and its fields."""
     found = []
     for place, (folder, subject) in enumerate(SUBJECTS.items()):
         for number in range(3):
@@ -33,14 +33,14 @@ def rows(split: str) -> list[tuple[str, dict]]:
 
 
 def write_archive(data_dir: Path) -> None:
-    """A file per problem, as the archive unpacks."""
+    """Writes a file per problem, as in the archive."""
     for split in ("train", "test"):
         for path, fields in rows(split):
             write_json(data_dir / "MATH" / split / path, fields)
 
 
 def write_mirror(data_dir: Path) -> None:
-    """JSON lines in another order, the subject under another name and the level a number."""
+    """Writes JSON lines in another order, with other names and the level as a number."""
     for split in ("train", "test"):
         lines = [
             {"subject" if name == "type" else name: value for name, value in fields.items()}

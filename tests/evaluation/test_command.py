@@ -1,4 +1,4 @@
-"""The command that evaluates: a trained checkpoint asked real problems, killed, resumed, and bad input."""
+"""Tests of the command: a trained checkpoint on real problems, kills, resuming, and bad input."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ import pytest
 
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import samples
-from dsmath_jax.evaluation.policy import Policy, Said, instructed
+from dsmath_jax.evaluation.policy import Policy, TextCompletion, instructed
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
@@ -50,17 +50,17 @@ def files(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same model for all that ask for the same one: each sampler would compile again."""
+    """Shares one model, since each sampler would compile again."""
     monkeypatch.setattr(command, "load_model", lambda *arguments: arguments)
     monkeypatch.setattr(command, "instructed", lambda loaded, instruction: (*loaded, instruction))
     monkeypatch.setattr(Policy, "of", policy_of)
 
 
 class Killed(BaseException):
-    """Stands in for the end of the process."""
+    """Simulates the end of the process."""
 
 
-def test_an_evaluation_ends_as_if_it_had_never_been_killed(
+def test_a_killed_evaluation_resumes_to_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Arguments
 ) -> None:
     more = ("--tasks=gsm8k,sat", "--style=chat", "--seed=3")
@@ -97,11 +97,11 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
     assert (pooled["tasks"], pooled["n"], pooled["total"], pooled["k"]) == (["gsm8k", "sat"], 6, 1351, 2)
     assert pooled["greedy"] == sum(one["greedy"] * one["n"] for one in summary["results"]) / 6
     assert "| all 2 tasks | cot |" in (tmp_path / "killed" / "table.md").read_text()
-    # A Hugging Face folder that says nothing of an instruction is asked with the paper's.
+    # A Hugging Face folder without an instruction is asked with the paper's.
     settings = read_json(tmp_path / "killed" / "settings.json")
     assert settings["instruction"] == summary["run"]["instruction"] == "paper"
     assert "with the paper's instruction" in (tmp_path / "killed" / "table.md").read_text()
-    # What is finished is told again, and nothing is drawn.
+    # A finished evaluation is reported again, and nothing is drawn.
     monkeypatch.setattr(Policy, "complete", lambda *_, **__: pytest.fail("drew again"))
     command.main(arguments(tmp_path / "killed", *more))
     assert files(tmp_path / "killed") == whole
@@ -109,12 +109,12 @@ def test_an_evaluation_ends_as_if_it_had_never_been_killed(
         command.main(arguments(tmp_path / "killed", *more[:2], "--seed=4"))
 
 
-def test_programs_and_dialogues_are_run_and_graded(
+def test_programs_and_dialogues_are_graded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
 ) -> None:
-    """A model that always says the same things, of which some are right for the first problem (18)."""
+    """A model with fixed completions, some of which are correct for the first problem (18)."""
     program = "```python\ndef solution():\n    return (16 - 3 - 4) * 2\nprint(solution())\n"
-    said = {
+    texts_by_mode = {
         "pot": [[program + "```"] * 3],
         "tir": [[program + "```output"] * 2 + [r"So \boxed{18}."], [r"The answer is $\boxed{18}$."] * 3],
     }
@@ -122,12 +122,12 @@ def test_programs_and_dialogues_are_run_and_graded(
     def complete(
         self: Policy, prompts: Sequence[str], sampling: SamplingParams, *, step: int = 0, **_: Any
     ) -> Iterator:
-        texts = said[mode][min(step, len(said[mode]) - 1)]
+        texts = texts_by_mode[mode][min(step, len(texts_by_mode[mode]) - 1)]
         for _ in prompts:
-            yield [Said(texts[place % 3], "stop") for place in range(sampling.samples)]
+            yield [TextCompletion(texts[place % 3], "stop") for place in range(sampling.samples)]
 
     monkeypatch.setattr(Policy, "complete", complete)
-    for mode in said:
+    for mode in texts_by_mode:
         command.main(arguments(tmp_path, "--tasks=gsm8k", f"--mode={mode}"))
         lines = list(read_jsonl(tmp_path / f"gsm8k-{mode}" / "samples.jsonl"))
         assert len(lines) == 9
@@ -145,8 +145,8 @@ def test_programs_and_dialogues_are_run_and_graded(
 def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments) -> None:
     def complete(self: Policy, prompts: Sequence[str], sampling: SamplingParams, **_: Any) -> Iterator:
         for prompt in prompts:
-            right = "    return number % 1.0" if "truncate_number" in prompt else "    return None"
-            yield [Said(right, "eos")] * sampling.samples
+            solution = "    return number % 1.0" if "truncate_number" in prompt else "    return None"
+            yield [TextCompletion(solution, "eos")] * sampling.samples
 
     monkeypatch.setattr(Policy, "complete", complete)
     command.main(arguments(tmp_path, "--tasks=humaneval", "--limit=164", "--samples=0"))
@@ -158,8 +158,8 @@ def test_code_is_graded_by_its_tests(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_proofs_are_exported_and_never_counted_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # no isabelle there
-    texts = [Said("  by simp", "eos"), Said("  sorry", "eos")]
+    monkeypatch.setenv("PATH", str(tmp_path))  # without isabelle
+    texts = [TextCompletion("  by simp", "eos"), TextCompletion("  sorry", "eos")]
     monkeypatch.setattr(
         Policy,
         "complete",
@@ -179,7 +179,7 @@ def test_proofs_are_exported_and_never_counted_unchecked(
     ("more", "sentence"),
     [
         (["--tasks=gsm8"], r"Unknown task 'gsm8', did you mean 'gsm8k'"),
-        (["--tasks=sat", "--mode=pot"], r"'sat' cannot be asked with --mode=pot; it has cot"),
+        (["--tasks=sat", "--mode=pot"], r"'sat' has no mode pot; use one of cot"),
         (["--tasks=math"], r"'math/test' wants the file .*; unpack the MATH data set's own archive"),
         (["--tasks=sat", "--out=gs://bucket/out"], r"gs://bucket/out is an address, and object storage is not"),
         (["--tasks=sat", "--data_dir=s3://bucket/data"], r"s3://bucket/data is an address, and object storage"),
@@ -191,29 +191,25 @@ def test_proofs_are_exported_and_never_counted_unchecked(
         (["--tasks=sat", "--mesh={\"tensor\": 3}"], r"does not multiply to the"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_evaluated_is_told_in_a_sentence(
-    tmp_path: Path, more: list[str], sentence: str, arguments: Arguments
-) -> None:
+def test_bad_input_is_one_sentence(tmp_path: Path, more: list[str], sentence: str, arguments: Arguments) -> None:
     with pytest.raises(UserError, match=sentence):
         command.main(arguments(tmp_path / "out", *more))
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("mesh", ["{", "[1]", '{"tensr": 1}', '{"tensor": "1"}'])
-def test_a_mesh_that_is_none_is_told(
+def test_a_bad_mesh_is_reported(
     mesh: str, tmp_path: Path, arguments: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.main(arguments(tmp_path / "out", "--tasks=sat", f"--mesh={mesh}"))
-    assert "gives no whole numbers to axes of replica, fsdp, context, tensor" in capsys.readouterr().err
+    assert "is not a JSON object of integers by axis of replica, fsdp, context, tensor" in capsys.readouterr().err
 
 
-def test_only_results_of_its_own_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
-) -> None:
-    said = [Said("The final answer is (B).", "eos")] * 2
+def test_only_own_results_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments) -> None:
+    completions = [TextCompletion("The final answer is (B).", "eos")] * 2
     monkeypatch.setattr(
-        Policy, "complete", lambda self, prompts, sampling, **_: (said[: sampling.samples] for _ in prompts)
+        Policy, "complete", lambda self, prompts, sampling, **_: (completions[: sampling.samples] for _ in prompts)
     )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "summary.json").write_text("[]")
@@ -232,7 +228,7 @@ def test_only_results_of_its_own_are_told(
         command.main(arguments(tmp_path, "--tasks=mmlu_stem"))
 
 
-def test_a_checkpoint_without_tokenizer_is_told(tmp_path: Path, real_data: Path, arguments: Arguments) -> None:
+def test_a_checkpoint_without_tokenizer_is_reported(tmp_path: Path, real_data: Path, arguments: Arguments) -> None:
     shutil.copytree(real_data / "checkpoints" / "stories260k_hf", tmp_path / "model")
     (tmp_path / "model" / "tokenizer.model").unlink()
     with pytest.raises(UserError, match=r"There is no tokenizer in .*model or next to it; give its \.model"):
@@ -275,7 +271,7 @@ def test_a_killed_process_repeats_no_finished_sample(tmp_path: Path, arguments: 
 SHARED = """
 import sys
 import jax
-from dsmath_jax.evaluation.run import FirstProcess
+from dsmath_jax.evaluation.run import SharedSandbox
 from dsmath_jax.grading.sandbox import Program, Sandbox
 from dsmath_jax.processes import start_processes
 from dsmath_jax.sharding import from_first
@@ -283,14 +279,14 @@ from dsmath_jax.sharding import from_first
 if __name__ == "__main__":
     start_processes(sys.argv[1], 2, int(sys.argv[2]))
     first = jax.process_index() == 0
-    shared = FirstProcess(Sandbox(1) if first else None)
-    print("told:", [(ran.how, ran.output) for ran in shared.run([Program("print(6 * 7)"), Program("1 / 0")])])
-    print("told:", from_first({"done": 3, "text": "三" * 1000} if first else None))
+    shared = SharedSandbox(Sandbox(1) if first else None)
+    print("result:", [(ran.status, ran.output) for ran in shared.run([Program("print(6 * 7)"), Program("1 / 0")])])
+    print("result:", from_first({"done": 3, "text": "三" * 1000} if first else None))
 """
 
 
 def in_two_processes(command: Sequence[str], address: Callable[[str, int], list[str]], folder: Path) -> list[str]:
-    """Runs a command in two processes that find each other; returns what each printed."""
+    """Runs a command in two connected processes; returns what each printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
@@ -311,7 +307,7 @@ def in_two_processes(command: Sequence[str], address: Callable[[str, int], list[
 
 
 @pytest.mark.slow
-def test_two_processes_answer_as_one(tmp_path: Path, arguments: Arguments) -> None:
+def test_two_processes_give_the_answers_of_one(tmp_path: Path, arguments: Arguments) -> None:
     more = ("--tasks=sat", "--style=chat", "--dtype=float32")
     command.main(arguments(tmp_path / "one", *more))
 
@@ -325,9 +321,9 @@ def test_two_processes_answer_as_one(tmp_path: Path, arguments: Arguments) -> No
 
 
 @pytest.mark.slow
-def test_what_programs_did_is_told_to_all_processes(tmp_path: Path) -> None:
+def test_all_processes_get_the_results_of_programs(tmp_path: Path) -> None:
     (tmp_path / "shared.py").write_text(SHARED)
     printed = in_two_processes([str(tmp_path / "shared.py")], lambda at, process: [at, str(process)], tmp_path)
-    told = [[line for line in text.splitlines() if line.startswith("told:")] for text in printed]
-    assert told[0] == told[1]
-    assert told[0][0] == "told: [('ok', '42\\n'), ('raised', '')]"
+    results = [[line for line in text.splitlines() if line.startswith("result:")] for text in printed]
+    assert results[0] == results[1]
+    assert results[0][0] == "result: [('ok', '42\\n'), ('raised', '')]"

@@ -1,4 +1,4 @@
-"""Two evaluations side by side: what is paired, what is told, and what is refused."""
+"""Tests of comparing two evaluations: what is paired, reported and refused."""
 
 import subprocess
 import sys
@@ -11,26 +11,26 @@ import pytest
 
 from dsmath_jax.evaluation.compare import compare, main, markdown, probability, read
 from dsmath_jax.evaluation.statistics import mcnemar
-from dsmath_jax.evaluation.summary import Problem, read_problems, summarise
+from dsmath_jax.evaluation.summary import Problem, read_problems, summarize
 from dsmath_jax.intervals import paired_interval
 from dsmath_jax.workdir import UserError, write_json, write_jsonl
 
 
 def problems(greedy: Sequence[bool], samples: Sequence[Sequence[bool]] = ()) -> list[Problem]:
-    """Problems with right and wrong answers; all wrong ones are the same."""
+    """Returns problems with correct and incorrect answers; all incorrect ones are equal."""
 
-    def line(right: bool) -> dict[str, Any]:
-        return {"answer": str(right), "correct": right}
+    def line(correct: bool) -> dict[str, Any]:
+        return {"answer": str(correct), "correct": correct}
 
     found = []
-    for place, right in enumerate(greedy):
+    for place, correct in enumerate(greedy):
         group = list(samples[place]) if samples else []
         lines = [line(one) | {"class": group.index(one)} for one in group]
-        found.append(Problem(str(place), line(right), lines))
+        found.append(Problem(str(place), line(correct), lines))
     return found
 
 
-def test_only_problems_that_one_run_solves_decide() -> None:
+def test_only_problems_that_one_run_solves_count() -> None:
     first = problems([True] * 10 + [False] * 8 + [True] * 2)
     second = problems([True] * 10 + [True] * 6 + [False] * 2 + [False] * 2)
     found = compare(first, second)
@@ -45,7 +45,7 @@ def test_only_problems_that_one_run_solves_decide() -> None:
 
 
 def test_votes_are_compared_problem_by_problem() -> None:
-    """Runs that differ by the same on every problem differ surely, however unlike the problems are."""
+    """Runs that differ equally on every problem differ certainly, however different the problems are."""
     random = np.random.default_rng(0)
     easy = [[True] * 8 if random.random() < 0.5 else [False] * 8 for _ in range(60)]
     harder = [[*group[:6], False, False] for group in easy]
@@ -59,30 +59,30 @@ def test_votes_are_compared_problem_by_problem() -> None:
     assert unlike["maj"][0] == 0.5
 
 
-def test_runs_without_difference_are_seldom_told_apart() -> None:
+def test_equal_runs_are_rarely_found_different() -> None:
     random = np.random.default_rng(1)
-    told = misses = 0
+    significant = misses = 0
     for _ in range(400):
         chance = random.beta(1, 1, size=40)
         first, second = (problems((random.random(40) < chance).tolist()) for _ in range(2))
         greedy = compare(first, second)["greedy"]
-        told += greedy["p"] < 0.05
+        significant += greedy["p"] < 0.05
         misses += not greedy["interval"][0] <= 0 <= greedy["interval"][1]
-    assert told / 400 < 0.06
+    assert significant / 400 < 0.06
     assert misses / 400 < 0.09
 
 
-def evaluation(folder: Path, right: Sequence[bool], samples: int = 0, checked: bool = True, **changes: Any) -> Path:
+def evaluation(folder: Path, correct: Sequence[bool], samples: int = 0, checked: bool = True, **changes: Any) -> Path:
     """The files of an evaluation on gsm8k."""
     lines = []
-    for place, one in enumerate(right):
+    for place, one in enumerate(correct):
         lines.append({"id": f"gsm8k/test/{place}", "sample": -1, "answer": "1", "correct": one})
         lines[-1]["reason"] = "same number" if checked else "not checked: no isabelle"
         lines += [lines[-1] | {"sample": i, "class": 0} for i in range(samples)]
     path = folder / "gsm8k-cot" / "samples.jsonl"
     write_jsonl(path, lines)
-    result = summarise(read_problems(path)) | {"task": "gsm8k", "mode": "cot", "shots": 8, "total": 1319}
-    run = {"checkpoint": str(folder / "rl"), "grader": "ours", "temperature": 0.7}
+    result = summarize(read_problems(path)) | {"task": "gsm8k", "mode": "cot", "shots": 8, "total": 1319}
+    run = {"checkpoint": str(folder / "rl"), "grader": "a grader", "temperature": 0.7}
     write_json(folder / "summary.json", {"run": run | changes, "results": [result]})
     return folder
 
@@ -99,16 +99,16 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cells[6:10] == ["0", "3", "0.25", "2"]
     assert cells[10].startswith("+75.0 (")
     assert f"- A: `{first}`, checkpoint `{first}/rl`" in text
-    assert " in A, " not in text  # other checkpoints are no difference in settings
+    assert " in A, " not in text  # another checkpoint is not a different setting
 
 
-def test_a_table_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_table_is_reported(tmp_path: Path) -> None:
     first = evaluation(tmp_path / "a", [True])
     with pytest.raises(UserError, match=r"a cannot be written \(Is a directory\); give another --out"):
         main([str(first), str(first), f"--out={first}"])
 
 
-def test_what_the_runs_do_not_share_is_told(tmp_path: Path) -> None:
+def test_problems_of_one_run_only_are_reported(tmp_path: Path) -> None:
     first = read(evaluation(tmp_path / "a", [True] * 6, temperature=1.0, exemplars=""))
     second = read(evaluation(tmp_path / "b", [True] * 4, exemplars="mine.jsonl"))
     text = markdown(first, second)
@@ -118,7 +118,7 @@ def test_what_the_runs_do_not_share_is_told(tmp_path: Path) -> None:
     assert "- exemplars is none in A, `mine.jsonl` in B" in text
 
 
-def test_other_tasks_and_shots_are_told(tmp_path: Path) -> None:
+def test_different_tasks_and_shots_are_reported(tmp_path: Path) -> None:
     first, second = read(evaluation(tmp_path / "a", [True])), read(evaluation(tmp_path / "b", [True]))
     key = ("gsm8k", "cot")
     second.results[key]["shots"] = 0  # type: ignore[index]
@@ -133,12 +133,12 @@ def test_what_was_not_checked_is_not_compared(tmp_path: Path) -> None:
     assert "| gsm8k | cot | 3 | not checked | not checked | – |" in markdown(read(first), read(second))
 
 
-def test_folders_that_are_no_evaluations_are_refused(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     first = evaluation(tmp_path / "a", [True, False])
-    with pytest.raises(UserError, match=r"c has no summary\.json; give the --out of an evaluation that has ended"):
+    with pytest.raises(UserError, match=r"c has no summary\.json; give the --out of a finished evaluation"):
         read(tmp_path / "c")
     write_json(tmp_path / "d" / "summary.json", {"rl": {"greedy": 0.5}})
-    with pytest.raises(UserError, match="is no evaluation's summary"):
+    with pytest.raises(UserError, match="is not a summary"):
         read(tmp_path / "d")
     second = evaluation(tmp_path / "b", [True, False])
     (second / "gsm8k-cot" / "samples.jsonl").write_text('{"id": "gsm8k/test/9", "sample": -1, "correct": true}\n')
@@ -149,10 +149,10 @@ def test_folders_that_are_no_evaluations_are_refused(tmp_path: Path) -> None:
         markdown(read(first), read(second))
 
 
-def test_chances_are_told_as_far_as_they_count() -> None:
+def test_p_values_have_three_digits() -> None:
     assert [probability(p) for p in (1.0, 0.0499, 0.001, 0.00042)] == ["1", "0.0499", "0.001", "0.00042"]
 
 
-def test_figures_are_made_without_jax() -> None:
+def test_comparing_needs_no_jax() -> None:
     modules = ", ".join(f"dsmath_jax.evaluation.{name}" for name in ("statistics", "summary", "table", "compare"))
     subprocess.run([sys.executable, "-c", f"import sys, {modules}; assert 'jax' not in sys.modules"], check=True)

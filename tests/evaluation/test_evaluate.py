@@ -1,4 +1,4 @@
-"""The stage `evaluate`: one path with the command, what it leaves, and that it asks no model twice."""
+"""Tests of the stage `evaluate`: its files, its resuming, and its equality with the command."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ def test_the_data_sets_of_tasks_are_known() -> None:
 
 @pytest.fixture
 def workdir(tmp_path: Path, make_model: Any) -> Path:
-    """Three finished models (one, in fact), a tokenizer, and problems."""
+    """A workdir with three finished models (one, in fact), a tokenizer and problems."""
     texts = [f"Tom has {i} apples.\nThe answer is {i}." for i in range(100)]
     tokenizer.train_sentencepiece(texts, tmp_path / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)
     model = make_model(vocab_size=300, num_hidden_layers=1, tie_word_embeddings=True, max_position_embeddings=128)
@@ -88,9 +88,9 @@ def test_each_model_answers_each_task(workdir: Path, layout: Layout, monkeypatch
             "toy/test": (3, 5), "mine.jsonl": (2, 2)
         }  # fmt: skip
         assert found["pooled"]["macro"]["task"]["of"] == 2
-    # The base model continues a dialogue after worked examples, the others are asked in their chat.
+    # The base model continues a dialogue after few-shot examples, the others are asked in their chats.
     base, sft = asked[""], asked["Go on."]
-    # The first training problem is the first test problem, so that the second stands before it.
+    # The first training problem is the first test problem, so that the second is its example.
     assert base[0].endswith("User: 1+1?\n\nAssistant: The answer is 2.\n\nUser: 0+0?\n\nAssistant:")
     drawn = load_evenly(("toy/test",), workdir, 3, EVALUATION_SEED)
     other = drawn[1].question
@@ -102,8 +102,8 @@ def test_each_model_answers_each_task(workdir: Path, layout: Layout, monkeypatch
     lines = list(read_jsonl(folder / "samples.jsonl"))
     assert [line["sample"] for line in lines] == [-1] * 3 + [0, 1] * 3
     for line in lines:
-        told = grade(line["completion"], problems[line["id"]]["answer"], "number")
-        assert [line["answer"], line["correct"], line["reason"]] == told
+        expected = grade(line["completion"], problems[line["id"]]["answer"], "number")
+        assert [line["answer"], line["correct"], line["reason"]] == expected
 
 
 def test_a_killed_stage_resumes_to_the_same_files(workdir: Path, layout: Layout) -> None:
@@ -112,11 +112,11 @@ def test_a_killed_stage_resumes_to_the_same_files(workdir: Path, layout: Layout)
     samples = workdir / "evaluate" / "rl" / "toy_test-cot" / "samples.jsonl"
     lines = samples.read_bytes().splitlines(keepends=True)
     marked = [line.replace(b'"sample"', b'"kept": true, "sample"') for line in lines]
-    samples.write_bytes(b"".join(marked[:4]) + b'{"id": "toy')  # what a kill left: of a group one sample of two
+    samples.write_bytes(b"".join(marked[:4]) + b'{"id": "toy')  # what a kill left: one of two samples of a group
     for path in (workdir / "evaluate").rglob("summary.json"):
         if "rl" in path.parts or path.parent.name == "evaluate":
             path.unlink()
-    (workdir / "sft" / "model.json").unlink()  # a model that has answered is not even opened
+    (workdir / "sft" / "model.json").unlink()  # a finished model is not even opened
     run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
     assert samples.read_bytes() == b"".join(marked[:3] + lines[3:])
     resumed = files(workdir / "evaluate") | {"rl/toy_test-cot/samples.jsonl": b"".join(lines)}
@@ -127,7 +127,7 @@ def test_a_killed_stage_resumes_to_the_same_files(workdir: Path, layout: Layout)
 def test_the_command_gives_the_numbers_of_the_stage(
     workdir: Path, layout: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A checkpoint by itself is asked as its run's stage asks it, down to the samples."""
+    """The command asks a checkpoint as the stage does, down to the samples."""
     run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
     common = [f"--data_dir={workdir}", "--limit=3", "--samples=2", "--max_new_tokens=4", "--rows=8"]
     common.append("--tasks=toy/test,mine.jsonl")
@@ -136,10 +136,10 @@ def test_the_command_gives_the_numbers_of_the_stage(
     assert 'with the instruction "Go on."' in capsys.readouterr().out
     command.main([base, f"--out={workdir / 'base_out'}", "--exemplars=toy/train", "--shots=1", *common])
     for name in ("sft", "base"):
-        ours, theirs = files(workdir / "evaluate" / name), files(workdir / f"{name}_out")
+        stage_files, command_files = files(workdir / "evaluate" / name), files(workdir / f"{name}_out")
         for task in ("toy_test-cot", "mine-cot"):
             for file in ("samples.jsonl", "problems.jsonl", "settings.json"):
-                assert ours[f"{task}/{file}"] == theirs[f"{task}/{file}"]
+                assert stage_files[f"{task}/{file}"] == command_files[f"{task}/{file}"]
         pooled = [
             read_json(workdir / folder / "summary.json")["pooled"] for folder in (f"evaluate/{name}", f"{name}_out")
         ]
@@ -149,7 +149,7 @@ def test_the_command_gives_the_numbers_of_the_stage(
     for more, instruction in ((["--instruction="], ""), (["--instruction=paper"], "paper")):
         command.main([sft, "--style=chat", f"--out={workdir / f'out{instruction}'}", *common, *more])
         assert read_json(workdir / f"out{instruction}" / "settings.json")["instruction"] == instruction
-    with pytest.raises(UserError, match="instruction stands below the questions of a chat; set style to chat, or"):
+    with pytest.raises(UserError, match="instruction belongs to questions in a chat; set style to chat, or"):
         command.main([sft, f"--out={workdir / 'none'}", *common, "--instruction=paper"])
 
 
@@ -168,13 +168,13 @@ def test_a_model_of_unknown_training_is_asked_with_the_papers_instruction(workdi
     assert instructed(load(f"hf:{workdir / 'hf'}")).chat.instruction == questions.PAPER
 
 
-def test_a_checkpoint_that_was_trained_otherwise_is_refused(workdir: Path, layout: Layout) -> None:
+def test_a_checkpoint_with_another_chat_is_refused(workdir: Path, layout: Layout) -> None:
     with pytest.raises(UserError, match=r"chat\.instruction is '', but the model in .*sft was trained with 'Go on.'"):
         run(SETTINGS, ChatSettings(), workdir, workdir, layout, seed=0)
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ([{"question": "1+1?", "answer": ""}], "The record mine/0 has no answer to grade completions by"),
         (
@@ -183,9 +183,9 @@ def test_a_checkpoint_that_was_trained_otherwise_is_refused(workdir: Path, layou
         ),
     ],
 )
-def test_records_that_cannot_be_graded_are_refused(workdir: Path, layout: Layout, rows: list[dict], told: str) -> None:
+def test_ungradable_records_are_refused(workdir: Path, layout: Layout, rows: list[dict], message: str) -> None:
     write_jsonl(workdir / "mine.jsonl", rows)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
 
 
@@ -204,7 +204,7 @@ def problem(number: int) -> dict[str, str]:
 
 
 def test_problems_that_a_model_was_trained_on_are_refused_or_counted(workdir: Path, layout: Layout) -> None:
-    """Those of rl.data 0 to 19, and 40 to 44 of the stage sft, which it was made from."""
+    """Refuses rl.data 0 to 19, and 40 to 44 of the stage sft before it."""
     for name, numbers in {
         "rl": range(20),
         "chats": range(40, 45),
@@ -218,10 +218,10 @@ def test_problems_that_a_model_was_trained_on_are_refused_or_counted(workdir: Pa
     settings = dataclasses.replace(
         SETTINGS, models=("base", "sft", "rl"), tasks=("long.jsonl", "short.jsonl"), problems=0, samples=1
     )
-    told = (
+    message = (
         r"^evaluate\.tasks: 3 of 24 questions are also in the training data \(long/0 is in rl\.data 'rl\.jsonl'\); .*"
     )
-    with pytest.raises(UserError, match=told + r"evaluate\.allow_overlap=True"):
+    with pytest.raises(UserError, match=message + r"evaluate\.allow_overlap=True"):
         run(settings, CHAT, workdir, workdir, layout, seed=0)
     assert not (workdir / "evaluate").exists()
     run(dataclasses.replace(settings, allow_overlap=True), CHAT, workdir, workdir, layout, seed=0)

@@ -1,4 +1,4 @@
-"""Theories of what a model wrote, and what a stand-in for Isabelle says of them."""
+"""Tests of theories from completions, checked by a fake Isabelle."""
 
 import os
 import re
@@ -20,7 +20,7 @@ HEADER = (
     '  "HOL-Computational_Algebra.Computational_Algebra"\nbegin'
 )
 ANSWER = f"{HEADER}\n\n{STATEMENT}"
-# What it does is in the proof: comments make it slow, or fail.
+# Comments in the proof make it slow, or fail.
 FAKE = """#!/bin/sh
 echo "$@" >> {log}
 for last; do :; done
@@ -38,7 +38,7 @@ def attempts(*completions: str, answer: str = ANSWER) -> list[Attempt]:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for `isabelle` on the PATH; the file that its calls are written to."""
+    """A fake `isabelle` on the PATH; returns the file that its calls are written to."""
     script, log = tmp_path / "bin" / "isabelle", tmp_path / "calls"
     script.parent.mkdir()
     script.write_text(FAKE.format(log=log, folder=tmp_path / "theories"))
@@ -75,7 +75,7 @@ def test_what_a_header_defines_stays() -> None:
     [
         ("by simp", "by simp"),
         ("proof -\n  show ?thesis by simp\nqed\n\nInformal:\nnext", "proof -\n  show ?thesis by simp\nqed"),
-        ("by simp\n\ntheorem other:\n  shows True\n  sorry", "by simp"),  # a base model goes on
+        ("by simp\n\ntheorem other:\n  shows True\n  sorry", "by simp"),  # a base model continues
         (f"{STATEMENT}\n  by simp", "by simp"),
         (f"```isabelle\n{STATEMENT.replace(chr(10), '  ')}\n  by simp\n```\nDone.", "by simp"),
         (f"Here:\n```isabelle\n{HEADER}\n\n{STATEMENT}\n  by simp\n\nend\n```", "by simp"),
@@ -99,7 +99,7 @@ def test_the_proof_of_a_completion(completion: str, proof: str | None) -> None:
         assert isabelle.proof(completion, STATEMENT) == (proof or completion)
 
 
-def test_a_hammer_becomes_a_row_of_methods_that_must_close_the_goal() -> None:
+def test_a_hammer_becomes_a_list_of_methods_that_must_prove_the_goal() -> None:
     steps = '(* sledgehammer *)\n  have "normalhammer = 1" sledgehammer\n  show ?thesis using assms normalhammer'
     text = f"proof -\n  {steps}\nqed"
     found = isabelle.proof(text, STATEMENT)
@@ -148,25 +148,25 @@ def test_a_hammer_becomes_a_row_of_methods_that_must_close_the_goal() -> None:
         (f"{HEADER}\n\nlemma imo_1959_p1: True\n  by simp\nend", "the statement was changed"),
     ],
 )
-def test_what_may_not_be_checked_is_refused(completion: str, reason: str) -> None:
+def test_forbidden_proofs_are_refused(completion: str, reason: str) -> None:
     with pytest.raises(Refused, match=reason):
         isabelle.theory(attempts(completion)[0])
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_without_isabelle_nothing_is_proven_and_nothing_is_said_to_be_wrong(tmp_path: Path) -> None:
+def test_without_isabelle_proofs_are_neither_proven_nor_refuted(tmp_path: Path) -> None:
     grades = isabelle.grade_theories(attempts("by simp", "sorry"), tmp_path / "theories")
     assert [grade.correct for grade in grades] == [False, False]
     assert grades[0].reason == "not checked: no isabelle on the PATH"
     assert grades[0].reason.startswith(NOT_CHECKED)
-    told = "not checked: no isabelle on the PATH; refused: a proof does not begin with 'sorry'"
-    assert grades[1] == Grade(None, False, told)
+    reason = "not checked: no isabelle on the PATH; refused: a proof does not begin with 'sorry'"
+    assert grades[1] == Grade(None, False, reason)
     exported = tmp_path / "theories" / "imo_1959_p1_0" / "imo_1959_p1_0.thy"
     assert exported.read_text() == grades[0].answer
     assert not (tmp_path / "theories" / "imo_1959_p1_1").exists()
 
 
-def test_sessions_are_laid_out_as_isabelle_wants_them(tmp_path: Path) -> None:
+def test_the_layout_of_sessions(tmp_path: Path) -> None:
     theories = {each.name: isabelle.theory(each) for each in attempts("by simp", "by auto")}
     isabelle.export(theories, tmp_path, seconds=30)
     base = "dsmath_Complex_Main_HOL_Computational_Algebra_Computational_Algebra_HOL_Number_Theory_Number_Theory"
@@ -200,14 +200,14 @@ def test_isabelle_decides(tmp_path: Path, fake: Path) -> None:
     assert all(call.startswith("build -f -o quick_and_dirty=false -d ") for call in others)
 
 
-def test_a_proof_whose_imports_are_not_there_is_not_checked(tmp_path: Path, fake: Path) -> None:
+def test_a_proof_with_missing_imports_is_not_checked(tmp_path: Path, fake: Path) -> None:
     answer = ANSWER.replace("HOL-Number_Theory.Number_Theory", "AFP.Vieta")
     (grade,) = isabelle.grade_theories(attempts("by simp", answer=answer), tmp_path / "theories")
     assert grade.reason == "not checked: its imports: Undefined session(s): AFP"
     assert grade.reason.startswith(NOT_CHECKED)
 
 
-def test_a_proof_that_hangs_is_ended_with_all_that_it_started(
+def test_a_hanging_proof_is_killed_with_its_children(
     tmp_path: Path, fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isabelle, "GRACE", 0.5)

@@ -1,4 +1,4 @@
-"""Asking a model in words: what it is loaded from, and the text of its completions."""
+"""Tests of loading a policy and of the text of its completions."""
 
 from pathlib import Path
 
@@ -23,19 +23,19 @@ def test_a_text_ends_before_the_first_stop_string() -> None:
     assert until("abc", ()) == until("abc", ("d",)) == "abc"
 
 
-def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
+def test_a_trained_checkpoint_generates_its_golden_story_in_both_formats(
     layout: Layout, tmp_path: Path, checkpoint: Path
 ) -> None:
     golden = read_json(checkpoint / "golden_greedy.json")
     import_model(checkpoint, tmp_path / "stage", "float32")
-    told = {}
+    completions = {}
     for name in (f"hf:{checkpoint}", str(tmp_path / "stage")):
         policy = Policy.of(load_model(name, layout, dtype="float32"), 16, 2)
         assert policy.context == 512
-        told[name] = next(
+        completions[name] = next(
             policy.complete([policy.chat.plain("")], SamplingParams(samples=2, temperature=1.0, stop_strings=("Lily",)))
         )
-    first, second = told.values()
+    first, second = completions.values()
     assert first == second
     assert first[0] != first[1]
     ((greedy,),) = policy.complete([policy.chat.plain("")])
@@ -45,7 +45,7 @@ def test_a_trained_checkpoint_says_its_golden_story_in_both_formats(
 
 
 def test_a_prompt_that_fills_the_context_is_cut_at_once(layout: Layout, checkpoint: Path) -> None:
-    """The others keep their random numbers."""
+    """The other prompts keep their random numbers."""
     policy = Policy.of(load_model(f"hf:{checkpoint}", layout), 4, 2)
     sampling = SamplingParams(samples=2, seed=3)
     plain = list(policy.complete([policy.chat.plain(text) for text in ("One", "day", "Lily")], sampling))
@@ -61,7 +61,7 @@ def test_a_completion_keeps_the_white_space_it_begins_with(layout: Layout, check
         assert policy._text(prompt, tokens) == text
 
 
-def test_what_cannot_be_asked_is_told_in_a_sentence(layout: Layout, tmp_path: Path) -> None:
+def test_bad_checkpoints_are_one_sentence(layout: Layout, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no tokenizer in .* or next to it; give its \.model or"):
         load_model(str(tmp_path), layout)
 

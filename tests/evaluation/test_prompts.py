@@ -1,4 +1,4 @@
-"""Prompts to the character, worked examples and where they come from."""
+"""Tests of prompts, character by character, and of few-shot examples."""
 
 import dataclasses
 import json
@@ -131,7 +131,7 @@ STEPS = "Please reason step by step, and put your final answer within \\boxed{}.
 def test_a_chat_model_is_asked_by_its_chat_alone(
     name: str, mode: Mode, example: Exemplar | None, record: Record, expected: str
 ) -> None:
-    """The same text for every task: its formats are for base models."""
+    """The same text for every task, since formats are for base models."""
     entry, examples = task(name), [example] if example else []
     assert prompt(CHAT, entry, record, mode, "chat", examples) == BOS + expected
     if not examples:
@@ -188,32 +188,32 @@ def test_ideal_completions(name: str, mode: Mode, style: Style, record: Record, 
     assert ideal(TASKS[name], record, mode, style) == expected
 
 
-def test_proofs_have_no_gold() -> None:
+def test_proofs_have_no_gold_answer() -> None:
     with pytest.raises(ValueError, match="minif2f has no gold answers"):
         ideal(TASKS["minif2f"], THEORY, "cot")
 
 
 @pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, entry in TASKS.items() for mode in entry.modes])
-def test_a_stop_ends_what_would_be_the_next_problem(name: str, mode: Mode) -> None:
+def test_a_stop_string_ends_the_next_problem(name: str, mode: Mode) -> None:
     entry = TASKS[name]
     record = Record("x", "Q?", "So.", "2", category="c", kind=entry.kind)
     example = Exemplar(record, "def solution():\n    return 2", "2")
-    said = prompts.worked(entry, example, mode, "few_shot")
-    goes_on = few_shot(entry, record, mode, [example, example])  # the second: what a model would continue with
-    after = goes_on.split(said, 1)[1]
+    solution = prompts.worked(entry, example, mode, "few_shot")
+    continued = few_shot(entry, record, mode, [example, example])  # the second: what a model would continue with
+    after = continued.split(solution, 1)[1]
     if name == "humaneval":
         after = "\n\ndef g():\n"  # no problem follows, but another function
     cut = min(after.find(stop) for stop in stops(entry, mode, "few_shot") if stop in after)
     assert not after[:cut].strip()
 
 
-def test_gsm8k_examples_are_worked_by_programs(real_data: Path) -> None:
+def test_gsm8k_examples_have_programs(real_data: Path) -> None:
     entry = TASKS["gsm8k"]
-    spoken, programmed = (exemplars.load(entry, mode, real_data).found for mode in ("cot", "pot"))
+    spoken, programmed = (exemplars.load(entry, mode, real_data).examples for mode in ("cot", "pot"))
     assert [each.record.question for each in spoken] == [each.record.question for each in programmed]
-    for said, program in zip(spoken, programmed, strict=True):
-        assert said.record.solution.endswith(f"\nThe answer is {said.record.answer}.")
-        assert float(program.output) == float(said.record.answer)
+    for solved, program in zip(spoken, programmed, strict=True):
+        assert solved.record.solution.endswith(f"\nThe answer is {solved.record.answer}.")
+        assert float(program.output) == float(solved.record.answer)
         assert "<<" not in program.program
     assert programmed[0].program == (
         "def solution():\n    # Natalia sold 48/2 clips in May.\n    step_1 = 48 / 2\n"
@@ -236,7 +236,7 @@ def test_gsm8k_examples_are_worked_by_programs(real_data: Path) -> None:
 )
 def test_marks_that_make_no_program(solution: str, answer: str) -> None:
     with pytest.raises(
-        UserError, match=rf"marks of x/1 are no arithmetic that ends in {answer}; .* or give --exemplars"
+        UserError, match=rf"marks of x/1 are not arithmetic that ends in {answer}; .* or give --exemplars"
     ):
         exemplars.with_program(Record("x/1", "?", solution, answer))
 
@@ -244,28 +244,28 @@ def test_marks_that_make_no_program(solution: str, answer: str) -> None:
 def test_examples_of_math_are_the_same_in_the_archive_and_in_a_mirror(tmp_path: Path) -> None:
     write_archive(tmp_path / "archive")
     write_mirror(tmp_path / "mirror")
-    found = [exemplars.load(TASKS["math"], "cot", tmp_path / name).found for name in ("archive", "mirror")]
+    found = [exemplars.load(TASKS["math"], "cot", tmp_path / name).examples for name in ("archive", "mirror")]
     archive, mirror = ([(each.record.question, each.record.answer) for each in examples] for examples in found)
     assert archive == mirror
     assert len({each.record.category for each in found[0]}) == len(archive) == 4
     assert not any("[asy]" in question for question, _ in archive)
-    # A mirror that lacks one of them has another, and the rest stay.
+    # A mirror that lacks one has another instead, and the rest stay.
     path = tmp_path / "mirror" / "math" / "train.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     write_jsonl(path, [row for row in rows if row["problem"] != archive[0][0]])
-    fewer = [each.record.question for each in exemplars.load(TASKS["math"], "cot", tmp_path / "mirror").found]
+    fewer = [each.record.question for each in exemplars.load(TASKS["math"], "cot", tmp_path / "mirror").examples]
     assert len(set(fewer) & {question for question, _ in archive}) == 3
 
 
-def test_open_questions_are_answered_by_no_letter(real_data: Path) -> None:
-    answers = [each.record.answer for each in exemplars.load(TASKS["ocw"], "cot", real_data).found]
+def test_open_questions_have_no_letters(real_data: Path) -> None:
+    answers = [each.record.answer for each in exemplars.load(TASKS["ocw"], "cot", real_data).examples]
     assert answers[:2] == ["$(2,-5)$", "980"]
-    assert [each.record.answer for each in exemplars.load(TASKS["sat"], "cot", real_data).found] == list("ADBD")
+    assert [each.record.answer for each in exemplars.load(TASKS["sat"], "cot", real_data).examples] == list("ADBD")
 
 
-def test_worked_examples_of_agieval_are_text(real_data: Path) -> None:
+def test_examples_of_agieval_are_text(real_data: Path) -> None:
     for name in ("sat", "gaokao_mathcloze", "gaokao_mathqa"):
-        for example in exemplars.load(TASKS[name], "cot", real_data).found:
+        for example in exemplars.load(TASKS[name], "cot", real_data).examples:
             solution = example.record.solution
             assert "\\n" not in solution.replace("\\neq", "")
             assert "\\\\frac" not in solution
@@ -290,34 +290,34 @@ def test_a_users_own_examples(tmp_path: Path) -> None:
         Exemplar(Record("mine/0", "Mine?", "So.", "4", kind="number"), "def solution():\n    return 4", "4"),
         Exemplar(Record("mine/1", "Second?", "So.", "4", kind="number"), "def solution():\n    return 4", "4"),
     )
-    found = exemplars.load(GSM8K, "cot", tmp_path, [str(path)])  # an absolute path is as good
+    found = exemplars.load(GSM8K, "cot", tmp_path, [str(path)])  # an absolute path works too
     assert few_shot(GSM8K, ADD, "cot", found.of(ADD)).startswith("Q: Mine?\nA: So.\nThe answer is 4.\n\n\nQ: Second?")
     one = exemplars.load(GSM8K, "cot", tmp_path, [path.name], shots=1)
     assert [each.record.question for each in one.of(ADD)] == ["Mine?"]
 
 
-def test_records_of_a_data_set_are_worked_examples(tmp_path: Path) -> None:
+def test_records_of_a_data_set_are_few_shot_examples(tmp_path: Path) -> None:
     rows = [{"id": f"train/{n}", "question": f"{n}?", "solution": f"The answer is {n}.", "answer": n} for n in range(9)]
     write_jsonl(tmp_path / "problems" / "train.jsonl", rows)
     found = exemplars.load(task("toy/test"), "cot", tmp_path, ["toy/train"], shots=2)
     assert [each.record.question for each in found.of(ADD)] == ["0?", "1?"]
-    itself = found.found[0].record  # a problem that is among them has the next one in its own place
+    itself = found.examples[0].record  # for a problem among them, the next one takes its place
     assert [each.record.question for each in found.of(itself)] == ["1?", "2?"]
-    with pytest.raises(UserError, match="worked examples are the data set 'toy/train'; say how many of it by shots"):
+    with pytest.raises(UserError, match="few-shot examples are the data set 'toy/train'; give their number as shots"):
         exemplars.load(task("toy/test"), "cot", tmp_path, ["toy/train"])
 
 
 @pytest.mark.parametrize(
     ("mode", "row", "message"),
     [
-        ("pot", {"program": ""}, r"the field 'program' is missing, which examples of gsm8k \(pot\) have"),
+        ("pot", {"program": ""}, r"the field 'program' is missing, which examples of gsm8k \(pot\) need"),
         ("pot", {"program": 3}, "the field 'program' is not text"),
-        ("cot", {"answer": ""}, r"the field 'answer' is missing, which examples of gsm8k \(cot\) have"),
+        ("cot", {"answer": ""}, r"the field 'answer' is missing, which examples of gsm8k \(cot\) need"),
         ("cot", {"question": ""}, "the field 'question' is empty"),
         ("cot", {"question": "Asked? "}, "its question is the test problem gsm8k/test/0"),
     ],
 )
-def test_a_users_examples_that_do_not_fit(tmp_path: Path, mode: Mode, row: dict, message: str) -> None:
+def test_invalid_examples_of_a_user(tmp_path: Path, mode: Mode, row: dict, message: str) -> None:
     path = given(tmp_path, FULL, FULL | row)
     with pytest.raises(UserError, match=rf"mine\.jsonl, line 2: {message}; fix or remove it\.$"):
         exemplars.load(GSM8K, mode, tmp_path, [path.name])
@@ -349,17 +349,17 @@ def test_a_users_own_examples_have_options(tmp_path: Path) -> None:
         ({"options": "A) 1 B) 2"}, "the field 'options' is not a list of texts"),
     ],
 )
-def test_options_of_a_users_examples_that_do_not_fit(tmp_path: Path, change: dict, message: str) -> None:
+def test_invalid_options_of_a_users_examples(tmp_path: Path, change: dict, message: str) -> None:
     path = given_sat(tmp_path, **change)
     with pytest.raises(UserError, match=rf"mine\.jsonl, line 1: {message}; fix or remove it\.$"):
         exemplars.load(TASKS["sat"], "cot", tmp_path, [path.name])
 
 
 def test_files_without_examples(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"worked examples .*mine\.jsonl holds no records"):
+    with pytest.raises(UserError, match=r"few-shot examples .*mine\.jsonl has no records"):
         exemplars.load(GSM8K, "cot", tmp_path, [given(tmp_path).name])
     write_jsonl(tmp_path / "gsm8k" / "train.jsonl", [{"question": "?", "answer": "<<1=1>>1\n#### 1"}])
-    with pytest.raises(UserError, match=r"data set 'gsm8k/train' has no record 4, a worked example of prompts"):
+    with pytest.raises(UserError, match=r"data set 'gsm8k/train' has no record 4, a few-shot example"):
         exemplars.load(GSM8K, "cot", tmp_path)
     write_json(tmp_path / "empty" / "x.json", {})
     with pytest.raises(UserError, match=r"'gsm8k/train' wants the file .*; set .*, or take it from github"):

@@ -1,4 +1,4 @@
-"""The tasks: every one on its real records, and its gold answers graded."""
+"""Tests every task on its real records, and the grading of its gold answers."""
 
 import collections
 import itertools
@@ -34,7 +34,7 @@ ANSWERED = [name for name, entry in TASKS.items() if entry.kind not in ("program
 
 @pytest.fixture
 def data(real_data: Path, tmp_path: Path) -> Path:
-    """The real data, and MATH beside them as its archive unpacks."""
+    """The real data, with MATH as in its archive."""
     for folder in real_data.iterdir():
         (tmp_path / folder.name).symlink_to(folder.resolve())
     write_archive(tmp_path)
@@ -54,7 +54,7 @@ def test_subjects_and_levels_of_math_are_kept(tmp_path: Path) -> None:
         assert collections.Counter((record.category, record.level) for record in found) == expected
 
 
-def test_a_limit_takes_problems_of_all_parts(data: Path) -> None:
+def test_a_limit_draws_problems_from_all_parts(data: Path) -> None:
     some, all_ = registry.records("cmath", data, 60), registry.records("cmath", data)
     shares = [collections.Counter(record.level for record in records) for records in (some, all_)]
     assert all(abs(shares[0][level] - 60 * count / len(all_)) <= 1 for level, count in shares[1].items())
@@ -63,30 +63,30 @@ def test_a_limit_takes_problems_of_all_parts(data: Path) -> None:
     assert len({record.category for record in registry.records("mmlu", data, 57 * 4)}) == 57
 
 
-def test_golds_said_ideally_are_right_and_those_of_others_wrong(data: Path) -> None:
-    wrong = collections.Counter[str]()
+def test_ideal_completions_are_correct_and_those_of_other_problems_are_not(data: Path) -> None:
+    incorrect = collections.Counter[str]()
     for name in ANSWERED:
         entry, found = TASKS[name], registry.records(name, data)
         for mode, style in itertools.product(set(entry.modes) - {"pot"}, STYLES):
-            said = [prompts.ideal(entry, record, mode, style) for record in found]
-            assert not missed(found, said), f"{mode} {style}"
+            completions = [prompts.ideal(entry, record, mode, style) for record in found]
+            assert not missed(found, completions), f"{mode} {style}"
         others = deranged(found)
-        said = [prompts.ideal(entry, found[other], "cot") for other in others]
-        wrong[name] = len(missed(found, said))
-    assert wrong == {name: COUNTS[name] for name in ANSWERED}
+        completions = [prompts.ideal(entry, found[other], "cot") for other in others]
+        incorrect[name] = len(missed(found, completions))
+    assert incorrect == {name: COUNTS[name] for name in ANSWERED}
 
 
-def missed(found: list[Record], said: list[str]) -> list[tuple[str, str, str, list]]:
-    """Completions that are not graded as right: id, completion, gold and what the grader says."""
+def missed(found: list[Record], completions: list[str]) -> list[tuple[str, str, str, list]]:
+    """Returns the completions that are not graded as correct: id, completion, gold answer and grade."""
     graded = [
         (record.id, text, record.answer, grade.grade(text, record.answer, record.kind, record.options))
-        for record, text in zip(found, said, strict=True)
+        for record, text in zip(found, completions, strict=True)
     ]
     return [each for each in graded if not each[3][1]]
 
 
 def deranged(found: list[Record]) -> list[int]:
-    """For each record the index of another whose gold answer is not the same one."""
+    """Returns for each record the index of another with a different gold answer."""
     normal = [record.answer.replace(" ", "").lower() for record in found]
     order = sorted(range(len(found)), key=lambda place: normal[place])
     most = max(collections.Counter(normal).values())
@@ -112,42 +112,42 @@ def sandbox() -> Iterator[Sandbox]:
         yield running
 
 
-def test_example_programs_print_what_is_said(data: Path, sandbox: Sandbox) -> None:
-    examples = exemplars.load(TASKS["gsm8k"], "tir", data).found
+def test_example_programs_print_the_answer(data: Path, sandbox: Sandbox) -> None:
+    examples = exemplars.load(TASKS["gsm8k"], "tir", data).examples
     ran = sandbox.run([Program(f"{example.program}\nprint(solution())") for example in examples])
     assert [each.output.strip() for each in ran] == [example.output for example in examples]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gsm8k", "math"])
-def test_programs_that_return_golds_are_right(data: Path, sandbox: Sandbox, name: str) -> None:
+def test_programs_that_return_gold_answers_are_correct(data: Path, sandbox: Sandbox, name: str) -> None:
     found = registry.records(name, data)
-    wrong = {}
+    incorrect = {}
     for style in STYLES:
-        said = [prompts.ideal(TASKS[name], record, "pot", style) for record in found]
-        ran = sandbox.run([code.thought(code.program_of(text) or "") for text in said])
+        completions = [prompts.ideal(TASKS[name], record, "pot", style) for record in found]
+        ran = sandbox.run([code.thought(code.program_of(text) or "") for text in completions])
         answers = [code.statement(each) for each in ran]
         assert not missed(found, answers)
-        wrong[style] = missed(found, [answers[other] for other in deranged(found)])
-    assert {style: len(each) for style, each in wrong.items()} == dict.fromkeys(STYLES, COUNTS[name])
+        incorrect[style] = missed(found, [answers[other] for other in deranged(found)])
+    assert {style: len(each) for style, each in incorrect.items()} == dict.fromkeys(STYLES, COUNTS[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_canonical_solutions_pass_and_those_of_others_do_not(data: Path, sandbox: Sandbox, name: str) -> None:
     found = registry.records(name, data)
-    said = [prompts.ideal(TASKS[name], record, "cot") for record in found]
-    for texts, passed in ((said, len(found)), (said[1:] + said[:1], 0)):
+    completions = [prompts.ideal(TASKS[name], record, "cot") for record in found]
+    for texts, passed in ((completions, len(found)), (completions[1:] + completions[:1], 0)):
         pairs = zip(texts, found, strict=True)
         if name == "humaneval":
             grades = code.grade_programs(sandbox, [code.humaneval(text, r.question, r.answer) for text, r in pairs])
         else:
             grades = code.grade_programs(sandbox, [code.mbpp(text, r.answer) for text, r in pairs])
-        wrong = [(record.id, each.reason) for record, each in zip(found, grades, strict=True) if not each.correct]
-        assert len(found) - len(wrong) == passed, wrong[:9]
+        incorrect = [(record.id, each.reason) for record, each in zip(found, grades, strict=True) if not each.correct]
+        assert len(found) - len(incorrect) == passed, incorrect[:9]
 
 
-def test_the_corpus_is_cleaned_of_every_task() -> None:
+def test_the_corpus_is_decontaminated_against_every_task() -> None:
     sources = {entry.source for entry in TASKS.values()}
     assert sources <= set(datasets.SOURCES)
     assert sources <= set(datasets.TEST_SPLITS)
@@ -155,13 +155,13 @@ def test_the_corpus_is_cleaned_of_every_task() -> None:
     assert sources <= set(load_config(f"{CONFIGS / 'corpus.py'}").corpus.benchmarks)
 
 
-def test_worked_examples_are_of_no_test_split(data: Path) -> None:
+def test_few_shot_examples_are_of_no_test_split(data: Path) -> None:
     for name, entry in TASKS.items():
         assert entry.source.endswith("/test")
         asked = {" ".join(record.question.split()) for record in registry.records(name, data)}
         for mode, shots in entry.shots.items():
             assert shots.source.rpartition("/")[2] in ("train", "dev")
-            loaded = exemplars.load(entry, mode, data).found
+            loaded = exemplars.load(entry, mode, data).examples
             assert len(loaded) >= shots.count
             for example in loaded:
                 assert example.record.id.startswith(f"{shots.source}/")
@@ -170,7 +170,7 @@ def test_worked_examples_are_of_no_test_split(data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mmlu", "bbh"])
-def test_no_record_is_asked_after_itself(data: Path, name: str) -> None:
+def test_no_record_is_its_own_example(data: Path, name: str) -> None:
     loaded = exemplars.load(TASKS[name], "cot", data)
     counts = collections.Counter[int]()
     for record in registry.records(name, data):
@@ -234,9 +234,9 @@ def test_kinds_of_bbh(real_data: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("gsm8", "gsm8k"), ("toy/tset", "toy/test"), ("mine.json", "")])
-def test_an_unknown_name_is_answered_by_the_nearest(name: str, nearest: str) -> None:
-    told = rf"Unknown task '{name}', did you mean '{nearest}.*; known ones are gsm8k, math,.* any data set such as"
-    with pytest.raises(UserError, match=told):
+def test_an_unknown_name_is_reported_with_the_nearest(name: str, nearest: str) -> None:
+    message = rf"Unknown task '{name}', did you mean '{nearest}.*; known ones are gsm8k, math,.* any data set such as"
+    with pytest.raises(UserError, match=message):
         registry.task(name)
 
 
@@ -250,7 +250,7 @@ def test_data_sets_and_files_are_tasks_too() -> None:
 
 
 def test_records_say_how_a_chat_model_is_asked(data: Path) -> None:
-    """Those sets whose answers are to look otherwise than the run's instruction says, and no others."""
+    """Exactly the data sets whose answers have another form than the run's instruction says."""
     asking = {name for name in TASKS if registry.records(name, data, 1)[0].instruction}
     assert asking == {"bbh", "humaneval", "mbpp", "minif2f"}
     problem = registry.records("minif2f", data, 1)[0]
@@ -265,7 +265,7 @@ def test_records_say_how_a_chat_model_is_asked(data: Path) -> None:
         ("bbh", r"or take it from github\.com/suzgunmirac/BIG-Bench-Hard"),
     ],
 )
-def test_missing_data_are_said_to_be_somewhere(tmp_path: Path, name: str, hint: str) -> None:
+def test_missing_data_are_reported_with_their_source(tmp_path: Path, name: str, hint: str) -> None:
     with pytest.raises(UserError, match=hint):
         registry.records(name, tmp_path)
 
@@ -282,5 +282,5 @@ def test_completions_end_before_a_stop(data: Path) -> None:
         for mode, style in itertools.product(entry.modes, STYLES):
             stops = prompts.stops(entry, mode, style)
             for record in registry.records(name, data):
-                said = prompts.ideal(entry, record, mode, style)
-                assert not [stop for stop in stops if stop in said], record.id
+                completion = prompts.ideal(entry, record, mode, style)
+                assert not [stop for stop in stops if stop in completion], record.id

@@ -1,4 +1,4 @@
-"""The file of samples: groups are whole or not there, and belong to the settings that made them."""
+"""Tests of the file of samples: groups are complete or absent, and belong to their settings."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def rows(group: int) -> list[dict]:
     return [{"id": name, "sample": sample, "completion": f"{name}{sample} 三 \udcff"} for name, sample in GROUPS[group]]
 
 
-def test_a_file_goes_on_after_a_kill_at_any_byte(tmp_path: Path) -> None:
+def test_a_file_resumes_after_a_kill_at_any_byte(tmp_path: Path) -> None:
     path = tmp_path / "samples.jsonl"
     for number in range(len(GROUPS)):
         append(path, rows(number))
@@ -50,7 +50,7 @@ def test_lines_of_other_samples_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_belongs_to_the_settings_of_its_samples(tmp_path: Path) -> None:
     claim(tmp_path, {"seed": -1})
-    claim(tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)})  # nothing was drawn with the others
+    claim(tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)})  # nothing was drawn with other settings
     (tmp_path / "gsm8k-cot").mkdir()
     append(tmp_path / "gsm8k-cot" / "samples.jsonl", rows(0))
     claim(tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)})
@@ -59,13 +59,13 @@ def test_a_folder_belongs_to_the_settings_of_its_samples(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", "3"])
-def test_damaged_settings_are_told(tmp_path: Path, damaged: str) -> None:
+def test_damaged_settings_are_reported(tmp_path: Path, damaged: str) -> None:
     append(tmp_path / "samples.jsonl", rows(0))
     (tmp_path / "settings.json").write_text(damaged)
     with pytest.raises(UserError, match=r"settings\.json: not a JSON object; fix or remove the folder"):
         claim(tmp_path, {"seed": 0})
 
 
-def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be gone on with \(Is a directory\); give another --out"):
+def test_a_file_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be opened for writing \(Is a directory\); give another --out"):
         resume(tmp_path, GROUPS)

@@ -1,4 +1,4 @@
-"""Statistics of an evaluation, held against enumeration, exact fractions, closed forms and textbook formulas."""
+"""Tests statistics against enumeration, exact fractions, closed forms and textbook formulas."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ def counts(draw: st.DrawFn) -> tuple[int, int, int]:
 
 class TestPassAtK:
     @pytest.mark.parametrize(("n", "c", "k"), [(6, 2, 3), (7, 0, 2), (7, 7, 1), (5, 3, 3), (4, 1, 4)])
-    def test_is_the_share_of_subsets_with_a_right_sample(self, n: int, c: int, k: int) -> None:
+    def test_is_the_share_of_subsets_with_a_correct_sample(self, n: int, c: int, k: int) -> None:
         subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
         assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-14)
 
@@ -37,7 +37,7 @@ class TestPassAtK:
         assert pass_at_k(100_000, 50_000, 1000) == 1.0
 
     @given(counts())
-    def test_grows_with_k_and_with_the_right_samples(self, case: tuple[int, int, int]) -> None:
+    def test_grows_with_k_and_with_the_correct_samples(self, case: tuple[int, int, int]) -> None:
         n, c, k = case
         value = pass_at_k(n, c, k)
         assert 0.0 <= value <= 1.0
@@ -64,12 +64,12 @@ class TestPassAtK:
 
 
 def ids(answers: str) -> tuple[list[int | None], list[bool]]:
-    """The classes of answers of a letter each, of which "7" is right and " " is none."""
+    """Returns the classes of one-letter answers, of which "7" is correct and " " is no answer."""
     return [None if one == " " else answers.index(one) for one in answers], [one == "7" for one in answers]
 
 
 def chance_of_a_right_vote(answers: str, gold: str, k: int) -> float:
-    """maj@k by going through every ordered choice of k answers; a counter keeps the order of first sight in ties."""
+    """Computes maj@k over every ordered choice of k answers; Counter breaks ties by first occurrence."""
     chosen = list(itertools.permutations(answers, k))
     voted = (Counter(answer for answer in one if answer != " ").most_common(1) for one in chosen)
     return sum(bool(found) and found[0][0] == gold for found in voted) / len(chosen)
@@ -78,10 +78,10 @@ def chance_of_a_right_vote(answers: str, gold: str, k: int) -> float:
 class TestMajAtK:
     @given(st.text("753 ", min_size=1, max_size=6))
     def test_is_the_mean_over_every_choice_in_every_order(self, answers: str) -> None:
-        votes, right = ids(answers)
+        votes, correct = ids(answers)
         ks = list(range(1, len(answers) + 1))
         exact = [chance_of_a_right_vote(answers, "7", k) for k in ks]
-        assert maj_at_k(votes, right, ks) == pytest.approx(exact, abs=1e-12)
+        assert maj_at_k(votes, correct, ks) == pytest.approx(exact, abs=1e-12)
 
     @given(st.text("7531 ", min_size=1, max_size=24), st.randoms(use_true_random=False))
     def test_does_not_depend_on_the_order_of_the_samples(self, answers: str, random: random.Random) -> None:
@@ -96,22 +96,22 @@ class TestMajAtK:
         silent = [math.comb(missing, k) / math.comb(len(answers), k) for k in ks]
         assert found + silent == pytest.approx(np.ones(len(ks)), abs=1e-12)
 
-    def test_of_one_is_the_share_of_right_samples_and_of_all_the_majority(self) -> None:
+    def test_for_one_is_the_share_of_correct_samples_and_for_all_the_majority(self) -> None:
         assert maj_at_k(*ids("3377 757"), [1, 8]) == pytest.approx([4 / 8, 1.0])
         assert maj_at_k(*ids("3777533 "), [1, 8]) == pytest.approx([3 / 8, 1 / 2])  # a tie
 
-    def test_several_right_classes_share_their_chances(self) -> None:
-        """Answers that are equal to the gold one, but were not seen to be equal to each other."""
+    def test_several_correct_classes_add_their_chances(self) -> None:
+        """Answers that equal the gold answer, but were not found equal to each other."""
         assert maj_at_k([0, 1, 1, 0, 4], [True, True, True, True, False], [5]) == pytest.approx([1.0])
 
     def test_keeps_its_digits_with_many_samples(self) -> None:
-        votes, right = ids("7" * 501 + "3" * 499)
-        found = maj_at_k(votes, right, [1, 999, 1000])
+        votes, correct = ids("7" * 501 + "3" * 499)
+        found = maj_at_k(votes, correct, [1, 999, 1000])
         assert found == pytest.approx([0.501, 1.0, 1.0], rel=1e-9)
 
     @pytest.mark.parametrize("ks", [[0], [3], [1, 3]])
-    def test_refuses_more_than_there_is(self, ks: list[int]) -> None:
-        with pytest.raises(ValueError, match="wants 1 <= k <= n"):
+    def test_refuses_more_than_all_samples(self, ks: list[int]) -> None:
+        with pytest.raises(ValueError, match="needs 1 <= k <= n"):
             maj_at_k([0, 1], [True, False], ks)
 
     def test_mean_over_draws_is_the_true_chance(self) -> None:
@@ -137,7 +137,7 @@ def test_doublings_end_with_the_count() -> None:
 class TestMcNemar:
     @given(st.integers(0, 40), st.integers(0, 40))
     def test_equals_the_enumerated_law(self, first: int, second: int) -> None:
-        """The chance, under a fair coin, of a split at least as uneven."""
+        """Returns the chance of a split at least as uneven under a fair coin."""
         n = first + second
         as_uneven = sum(math.comb(n, i) for i in range(n + 1) if abs(2 * i - n) >= abs(first - second))
         assert mcnemar(first, second) == pytest.approx(float(Fraction(as_uneven, 2**n)), rel=1e-14)

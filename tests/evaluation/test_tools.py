@@ -1,4 +1,4 @@
-"""Tool-integrated dialogues with a scripted model and the real sandbox."""
+"""Tests of tool-integrated dialogues with a scripted model and the real sandbox."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ import pytest
 from dsmath_jax.evaluation import tools
 from dsmath_jax.evaluation.tools import CALL, Dialogue
 from dsmath_jax.grading.extraction import extract
-from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox
+from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox
 from dsmath_jax.workdir import UserError
 
 PROGRAM = "```python\n{}\n```\n"
@@ -23,7 +23,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 class Script:
-    """A model that says, by dialogue, one line after the other; it keeps what it was asked."""
+    """A model that returns its lines in order by dialogue, and records its prompts."""
 
     def __init__(self, *dialogues: Sequence[str | tuple[str, str]]):
         self.lines = [list(lines) for lines in dialogues]
@@ -46,7 +46,7 @@ def hold(sandbox: tools.Runner, *lines: str | tuple[str, str], **options: object
     return dialogue, script
 
 
-def test_a_program_is_run_and_its_output_given_back(sandbox: Sandbox) -> None:
+def test_a_program_is_run_and_its_output_appended(sandbox: Sandbox) -> None:
     dialogue, script = hold(
         sandbox, f" We multiply.\n{PROGRAM.format('print(6 * 7)')}{CALL}", r"So the answer is $\boxed{42}$."
     )
@@ -58,7 +58,7 @@ def test_a_program_is_run_and_its_output_given_back(sandbox: Sandbox) -> None:
     assert dialogue.programs == ("print(6 * 7)\n",)
     assert dialogue.outputs == ("42",)
     assert (dialogue.turns, dialogue.finish) == (2, "eos")
-    assert dialogue.said.split() == r"We multiply. So the answer is $\boxed{42}$.".split()
+    assert dialogue.prose.split() == r"We multiply. So the answer is $\boxed{42}$.".split()
 
 
 def test_an_answer_without_a_program_ends_the_dialogue(sandbox: Sandbox) -> None:
@@ -78,8 +78,8 @@ def test_a_turn_that_was_cut_off_ends_the_dialogue(sandbox: Sandbox) -> None:
     assert (no_room.outputs, no_room.turns, no_room.finish) == (("3",), 2, "length")
 
 
-def test_text_after_the_call_is_not_the_models(sandbox: Sandbox) -> None:
-    """A token that completes the stop string may hold more, and a model may go on with an output of its own."""
+def test_text_after_the_call_is_dropped(sandbox: Sandbox) -> None:
+    """The token that completes the stop string may contain more, and a model may write an output itself."""
     dialogue, _ = hold(sandbox, f"{PROGRAM.format('print(3)')}{CALL}\n99\n```\nThe answer is 99.", "It is 3.")
     assert "99" not in dialogue.text
     assert dialogue.outputs == ("3",)
@@ -92,10 +92,10 @@ def test_stop_strings_of_the_format_end_a_dialogue(sandbox: Sandbox) -> None:
     assert script.asked[0][3] == (CALL, "\nQ:")
 
 
-def test_an_error_is_told_and_can_be_mended(sandbox: Sandbox) -> None:
-    wrong = "x = 5\nprint('so far')\nprint(x / 0)"
+def test_an_error_is_shown_and_can_be_fixed(sandbox: Sandbox) -> None:
+    failing = "x = 5\nprint('so far')\nprint(x / 0)"
     dialogue, _ = hold(
-        sandbox, PROGRAM.format(wrong) + CALL, PROGRAM.format("print(x / 2)") + CALL, "The answer is 2.5."
+        sandbox, PROGRAM.format(failing) + CALL, PROGRAM.format("print(x / 2)") + CALL, "The answer is 2.5."
     )
     first, second = dialogue.outputs
     assert first.splitlines() == [
@@ -103,16 +103,16 @@ def test_an_error_is_told_and_can_be_mended(sandbox: Sandbox) -> None:
         'File "<program>", line 3, in <module>',
         "ZeroDivisionError: division by zero",
     ]
-    assert second == "2.5"  # what the failed program had named by then is there
+    assert second == "2.5"  # the names that the failed program had defined exist
 
 
-def test_errors_of_syntax_and_of_reading_input_are_told(sandbox: Sandbox) -> None:
+def test_syntax_errors_and_missing_input_are_shown(sandbox: Sandbox) -> None:
     dialogue, _ = hold(sandbox, PROGRAM.format("print((1)") + CALL, PROGRAM.format("input()") + CALL, "I give up.")
     assert "SyntaxError" in dialogue.outputs[0]
     assert dialogue.outputs[1].splitlines()[-1].startswith("EOFError")
 
 
-def test_a_program_that_exits_has_just_ended(sandbox: Sandbox) -> None:
+def test_a_program_that_exits_has_ended(sandbox: Sandbox) -> None:
     dialogue, _ = hold(sandbox, PROGRAM.format("print(1)\nexit()") + CALL, PROGRAM.format("print(2)") + CALL, "Two.")
     assert dialogue.outputs == ("1", "2")
 
@@ -128,7 +128,7 @@ def test_names_persist_and_only_the_new_output_is_shown(sandbox: Sandbox) -> Non
     assert dialogue.outputs[1:] == ("4.0", "5.0")
 
 
-def test_a_round_sees_the_random_numbers_that_the_earlier_ones_saw(sandbox: Sandbox) -> None:
+def test_every_round_sees_the_same_random_numbers(sandbox: Sandbox) -> None:
     drawn = "import random\nx = random.random()\nprint(x)"
     dialogue, _ = hold(sandbox, PROGRAM.format(drawn) + CALL, PROGRAM.format("print(x)") + CALL, "Same.")
     assert dialogue.outputs[0] == dialogue.outputs[1]
@@ -140,13 +140,13 @@ def test_of_several_programs_in_a_turn_the_last_is_run(sandbox: Sandbox) -> None
     assert (dialogue.programs, dialogue.outputs) == (("print(2)\n",), ("2",))
 
 
-def test_a_call_without_a_program_is_told_so(sandbox: Sandbox) -> None:
+def test_a_call_without_a_program_gets_an_error(sandbox: Sandbox) -> None:
     dialogue, _ = hold(sandbox, f"Let us run it.\n{CALL}", "The answer is 2.")
     assert dialogue.text == f"Let us run it.\n{CALL}\n{tools.MISSING}\n```\nThe answer is 2."
     assert (dialogue.programs, dialogue.outputs, dialogue.turns) == ((), (), 2)
 
 
-def test_a_model_that_never_ends_is_cut_at_the_rounds(sandbox: Sandbox) -> None:
+def test_a_model_that_never_ends_stops_at_the_limit_of_rounds(sandbox: Sandbox) -> None:
     call = PROGRAM.format("print(1)") + CALL
     dialogue, script = hold(sandbox, *[call] * 9, rounds=3)
     assert (len(dialogue.outputs), dialogue.turns, dialogue.finish) == (3, 4, "rounds")
@@ -176,7 +176,7 @@ def test_a_long_output_loses_its_middle(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("most", [0, 3, 4, 5, 10, 11, 12])
-def test_what_is_shortened_has_at_most_so_many_characters(most: int) -> None:
+def test_shortened_text_has_the_maximum_length(most: int) -> None:
     found = tools.shortened("abcdefghijk", most)
     assert len(found) <= max(most, 3)
     assert (found == "abcdefghijk") == (most >= 11)
@@ -187,13 +187,13 @@ def test_an_output_can_neither_break_the_format_nor_answer_for_the_model(sandbox
     dialogue, _ = hold(sandbox, PROGRAM.format(evil) + CALL, r"I do not trust that. The answer is $\boxed{3}$.")
     assert "```" not in dialogue.outputs[0]
     assert len(dialogue.outputs) == 1
-    assert "666" not in dialogue.said
-    assert extract(dialogue.said, "number") == "3"
+    assert "666" not in dialogue.prose
+    assert extract(dialogue.prose, "number") == "3"
 
 
 def test_a_box_in_a_program_is_not_the_models_answer(sandbox: Sandbox) -> None:
     dialogue, _ = hold(sandbox, PROGRAM.format(r"print('\\boxed{6}')") + CALL, "The answer is 5.")
-    assert extract(dialogue.said, "number") == "5"
+    assert extract(dialogue.prose, "number") == "5"
 
 
 @pytest.mark.parametrize(
@@ -211,10 +211,10 @@ def test_the_last_output_answers_only_where_the_model_states_nothing(
     sandbox: Sandbox, lines: list[str | tuple[str, str]], answer: str | None
 ) -> None:
     dialogue, _ = hold(sandbox, *lines)
-    assert extract(dialogue.said, "number") == answer
+    assert extract(dialogue.prose, "number") == answer
 
 
-def test_dialogues_go_on_together_and_leave_one_by_one(sandbox: Sandbox) -> None:
+def test_dialogues_run_together_and_end_one_by_one(sandbox: Sandbox) -> None:
     script = Script(
         ["The answer is 1."],
         [PROGRAM.format("x = 2\nprint(x)") + CALL, "The answer is 2."],
@@ -224,23 +224,23 @@ def test_dialogues_go_on_together_and_leave_one_by_one(sandbox: Sandbox) -> None
     assert [asked[1] for asked in script.asked] == [[0, 1, 2], [1, 2], [2]]
     assert [asked[2] for asked in script.asked] == [0, 1, 2]
     assert [dialogue.outputs for dialogue in dialogues] == [(), ("2",), ("3", "4")]
-    assert [extract(dialogue.said, "number") for dialogue in dialogues] == ["1", "2", "4"]
+    assert [extract(dialogue.prose, "number") for dialogue in dialogues] == ["1", "2", "4"]
 
 
 def test_the_programs_of_a_turn_are_run_in_one_call() -> None:
     calls = []
 
     class Counter:
-        def run(self, programs: Sequence[Program]) -> list[Ran]:
+        def run(self, programs: Sequence[Program]) -> list[ProgramResult]:
             calls.append(len(programs))
-            return [Ran("ok", "1\n") for _ in programs]
+            return [ProgramResult("ok", "1\n") for _ in programs]
 
     call = PROGRAM.format("print(1)") + CALL
     tools.solve(["a", "b", "c"], Script([call, "End."], ["End."], [call, call, "End."]), Counter())
     assert [count for count in calls if count] == [2, 1]
 
 
-def test_without_rounds_or_prompts_nothing_is_run(sandbox: Sandbox) -> None:
+def test_without_rounds_or_prompts_nothing_runs(sandbox: Sandbox) -> None:
     dialogue, _ = hold(sandbox, PROGRAM.format("print(1)") + CALL, rounds=0)
     assert (dialogue.outputs, dialogue.finish) == ((), "rounds")
     assert tools.solve([], Script(), sandbox) == []

@@ -1,4 +1,4 @@
-"""Graders that do what graders must not, for the tests of the workers that run them."""
+"""Misbehaving graders for the tests of the workers."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def square_after(value: int, seconds: float) -> int:
 
 
 def work(seconds: float | None) -> float:
-    """Takes so much processor time, or sleeps for ever; returns how long it took."""
+    """Takes the given processor time, or sleeps forever; returns the elapsed time."""
     began = time.monotonic()
     if seconds is None:
         time.sleep(1000)
@@ -33,12 +33,12 @@ def hang() -> None:
 
 
 def hang_in_c() -> int:
-    """Holds the interpreter's lock, so that no thread of the worker could end it."""
+    """Holds the GIL, so that no thread of the worker can end it."""
     return len(str(pow(3, 10**9)))
 
 
 def alarm() -> int:
-    """What uses the alarm signal itself, as symbolic graders do, works too."""
+    """Uses the alarm signal, as symbolic graders do."""
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.01)
     time.sleep(0.05)
@@ -71,7 +71,7 @@ def speak(text: str) -> str:
 
 
 def start_child(path: str) -> None:
-    """Starts a process that outlives a kill of the worker alone, and hangs."""
+    """Starts a process that would survive a kill of the worker alone, and hangs."""
     child = subprocess.Popen(["sleep", "1000"])
     Path(path).write_text(f"{os.getpid()} {child.pid}", encoding="ascii")
     time.sleep(1000)

@@ -1,4 +1,4 @@
-"""Programs in completions, what they answer, and solutions that are run with their tests."""
+"""Tests of programs in completions, their answers, and solutions that run with their tests."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from dsmath_jax.data import datasets
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.grading import code, python_values
 from dsmath_jax.grading.grades import Grade
-from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox
+from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox
 from dsmath_jax.workdir import UserError
 
 ADD = 'def add(a, b):\n    """Sum of two numbers."""\n'
@@ -129,19 +129,19 @@ def test_values_in_pythons_notation_become_answers(text: str, answer: str) -> No
         "9" * 5000, "(" * 400, "-" * 1900 + "1", "__import__('os').system('true')",
     ],
 )  # fmt: skip
-def test_what_is_no_value_is_left_alone(text: str) -> None:
+def test_text_that_is_no_value_is_unchanged(text: str) -> None:
     assert python_values.latex(text) is None
 
 
 @given(above=st.integers(-(10**6), 10**6), below=st.integers(1, 1000))
 @example(above=78619, below=974)  # by chance Python writes 14 digits of it
-def test_a_float_that_a_division_left_is_its_fraction(above: int, below: int) -> None:
+def test_a_float_of_a_division_becomes_its_fraction(above: int, below: int) -> None:
     found = python_values.latex(str(above / below)) or ""
     assert Fraction(re.sub(r"\\frac\{(\d+)\}\{(\d+)\}", r"\1/\2", found)) == Fraction(above, below)
 
 
 @given(st.text(max_size=40) | st.from_regex(r"[-+*/()\[\]{},.x0-9 ]{1,20}"))
-def test_any_text_is_a_value_or_none(text: str) -> None:
+def test_any_text_gives_a_value_or_none(text: str) -> None:
     found = python_values.latex(text)
     assert found is None or isinstance(found, str)
 
@@ -149,27 +149,27 @@ def test_any_text_is_a_value_or_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("ran", "value", "statement"),
     [
-        (Ran("ok", "step 1\n", "0.5"), "0.5", r"The answer is $\boxed{0.5}$."),
-        (Ran("ok", "step 1\n3.0\n\n", None), "3", r"The answer is $\boxed{3}$."),
-        (Ran("ok", "7\n", "None"), "7", r"The answer is $\boxed{7}$."),
-        (Ran("ok", "", "north"), "north", r"The answer is $\boxed{north}$."),
-        (Ran("ok", "", r"\frac{1}{2}"), r"\frac{1}{2}", r"The answer is $\boxed{\frac{1}{2}}$."),
-        (Ran("ok", "She has 5 apples.\n"), "She has 5 apples.", "She has 5 apples."),
-        (Ran("ok", ""), None, ""),
-        (Ran("ok", "None\n"), None, ""),
-        (Ran("raised", "5\n", None, "Traceback\nSystemExit: 0"), "5", r"The answer is $\boxed{5}$."),
-        (Ran("raised", "5\n", None, "Traceback\nSystemExit: 1"), None, ""),
-        (Ran("raised", "5\n", None, "Traceback\nZeroDivisionError: division by zero"), None, ""),
-        (Ran("timed out", "5\n"), None, ""),
-        (Ran("too much output", "5\n"), None, ""),
+        (ProgramResult("ok", "step 1\n", "0.5"), "0.5", r"The answer is $\boxed{0.5}$."),
+        (ProgramResult("ok", "step 1\n3.0\n\n", None), "3", r"The answer is $\boxed{3}$."),
+        (ProgramResult("ok", "7\n", "None"), "7", r"The answer is $\boxed{7}$."),
+        (ProgramResult("ok", "", "north"), "north", r"The answer is $\boxed{north}$."),
+        (ProgramResult("ok", "", r"\frac{1}{2}"), r"\frac{1}{2}", r"The answer is $\boxed{\frac{1}{2}}$."),
+        (ProgramResult("ok", "She has 5 apples.\n"), "She has 5 apples.", "She has 5 apples."),
+        (ProgramResult("ok", ""), None, ""),
+        (ProgramResult("ok", "None\n"), None, ""),
+        (ProgramResult("raised", "5\n", None, "Traceback\nSystemExit: 0"), "5", r"The answer is $\boxed{5}$."),
+        (ProgramResult("raised", "5\n", None, "Traceback\nSystemExit: 1"), None, ""),
+        (ProgramResult("raised", "5\n", None, "Traceback\nZeroDivisionError: division by zero"), None, ""),
+        (ProgramResult("timed out", "5\n"), None, ""),
+        (ProgramResult("too much output", "5\n"), None, ""),
     ],
 )
-def test_what_a_program_answers(ran: Ran, value: str | None, statement: str) -> None:
+def test_the_answer_of_a_program(ran: ProgramResult, value: str | None, statement: str) -> None:
     assert code.value_of(ran) == value
     assert code.statement(ran) == statement
 
 
-def test_programs_of_thought_are_answered_by_what_they_return(sandbox: Sandbox) -> None:
+def test_programs_of_thought_answer_with_their_return_value(sandbox: Sandbox) -> None:
     programs = [
         "def solution():\n    from fractions import Fraction\n    return Fraction(1, 3) + 1",
         "def solution():\n    return 0.1 + 0.2",
@@ -208,7 +208,7 @@ def test_programs_of_thought_are_answered_by_what_they_return(sandbox: Sandbox) 
         ("", "AssertionError"),
     ],
 )  # fmt: skip
-def test_completions_of_a_function_are_run_with_their_test(sandbox: Sandbox, completion: str, reason: str) -> None:
+def test_completions_of_a_function_run_with_their_test(sandbox: Sandbox, completion: str, reason: str) -> None:
     (grade,) = code.grade_programs(sandbox, [code.humaneval(completion, ADD, ADD_TEST)])
     assert (grade.correct, grade.reason) == (reason == "passed", reason)
 
@@ -233,7 +233,7 @@ def test_a_whole_function_may_use_the_prompts_imports_and_helpers(sandbox: Sandb
         "import threading, os; threading.Thread(target=os._exit, args=(0,)).start(); import time; time.sleep(9)",
     ],
 )
-def test_a_program_that_leaves_before_its_tests_has_not_passed(sandbox: Sandbox, leave: str) -> None:
+def test_a_program_that_exits_before_its_tests_does_not_pass(sandbox: Sandbox, leave: str) -> None:
     at_once = code.Tested(leave, "assert False")
     when_called = code.humaneval(f"    {leave}\n", ADD, ADD_TEST)
     for grade in code.grade_programs(sandbox, [at_once, when_called]):
@@ -241,17 +241,17 @@ def test_a_program_that_leaves_before_its_tests_has_not_passed(sandbox: Sandbox,
         assert grade.reason != "passed"
 
 
-def test_a_solution_cannot_state_that_it_passed_by_a_name_of_its_own(sandbox: Sandbox) -> None:
+def test_a_solution_cannot_report_that_it_passed(sandbox: Sandbox) -> None:
     forged = "finished = finished_0 = passed = lambda: 'passed'\nprint('passed')\nraise SystemExit"
     (grade,) = code.grade_programs(sandbox, [code.Tested(forged, "assert False")])
     assert not grade.correct
 
 
-def test_secrets_differ_from_program_to_program_and_are_not_told() -> None:
+def test_secrets_differ_between_programs_and_are_not_reported() -> None:
     class Recorder:
-        def run(self, programs: Sequence[Program]) -> list[Ran]:
+        def run(self, programs: Sequence[Program]) -> list[ProgramResult]:
             self.programs = list(programs)
-            return [Ran("ok", "", "passed") for _ in programs]
+            return [ProgramResult("ok", "", "passed") for _ in programs]
 
     recorder = Recorder()
     grades = code.grade_programs(recorder, [code.Tested("x = 1", "assert x"), None, code.Tested("x = 1", "assert x")])
@@ -265,7 +265,7 @@ def test_secrets_differ_from_program_to_program_and_are_not_told() -> None:
     assert one.code != other.code
 
 
-def test_programs_that_hang_or_eat_memory_cost_their_own_grade_alone() -> None:
+def test_programs_that_hang_or_fill_memory_lose_only_their_own_grade() -> None:
     try:
         tight = Sandbox(limits=Limits(seconds=1.0, cpu_seconds=1.0))
     except UserError as why:

@@ -1,4 +1,4 @@
-"""The paper's leniency: what its evaluation takes for right that is not, and the other way round."""
+"""Tests of the paper's grader, where it is more lenient or stricter than the default one."""
 
 import pytest
 
@@ -55,22 +55,22 @@ def both(kind: Kind, completion: str, gold: str) -> tuple[bool, bool]:
 
 
 @pytest.mark.parametrize(("kind", "completion", "gold"), TOO_LENIENT)
-def test_it_takes_what_is_wrong(kind: Kind, completion: str, gold: str) -> None:
+def test_it_accepts_incorrect_answers(kind: Kind, completion: str, gold: str) -> None:
     assert both(kind, completion, gold) == (False, True)
 
 
 @pytest.mark.parametrize(("kind", "completion", "gold"), TOO_STRICT)
-def test_it_refuses_what_is_right(kind: Kind, completion: str, gold: str) -> None:
+def test_it_refuses_correct_answers(kind: Kind, completion: str, gold: str) -> None:
     assert both(kind, completion, gold) == (True, False)
 
 
 @pytest.mark.parametrize(("kind", "completion", "gold"), BOTH_RIGHT)
-def test_what_is_right_is_right_for_both(kind: Kind, completion: str, gold: str) -> None:
+def test_both_graders_accept_correct_answers(kind: Kind, completion: str, gold: str) -> None:
     assert both(kind, completion, gold) == (True, True)
 
 
 @pytest.mark.parametrize(("kind", "completion", "gold"), BOTH_WRONG)
-def test_what_is_wrong_is_wrong_for_both(kind: Kind, completion: str, gold: str) -> None:
+def test_both_graders_refuse_incorrect_answers(kind: Kind, completion: str, gold: str) -> None:
     assert both(kind, completion, gold) == (False, False)
 
 
@@ -79,7 +79,7 @@ def test_several_boxes_are_a_set() -> None:
     assert not correct("\\boxed{2} and \\boxed{4}", "3\\text{ and }2", "math")
 
 
-def test_a_tools_last_output_counts_where_nothing_is_stated() -> None:
+def test_the_last_output_of_a_tool_counts_without_a_statement() -> None:
     assert correct("```python\nprint(18)\n```\n```output\n17\n```\nand\n```output\n18\n```\n", "18", "number")
 
 
@@ -102,6 +102,6 @@ def test_answers_are_cleaned(answer: str, clean: str) -> None:
     assert cleaned(answer) == clean
 
 
-def test_nothing_that_a_model_wrote_is_evaluated(tmp_path: object) -> None:
+def test_text_of_a_model_is_never_evaluated(tmp_path: object) -> None:
     assert not correct(f"\\boxed{{open('{tmp_path}/x', 'w')}}", "5", "math")
     assert not any(tmp_path.iterdir())  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The final answer of a completion: what models write around it, and what does not count; golds in data sets."""
+"""Tests of extracting final answers from completions and gold answers from data sets."""
 
 import json
 import time
@@ -199,7 +199,7 @@ def test_the_final_answer_is_found(kind: Kind, completion: str, answer: str | No
     assert extract(completion, kind, FOUR if kind.startswith("choice") else ()) == answer
 
 
-def test_what_is_stated_is_told_from_what_is_implied() -> None:
+def test_stated_and_implied_answers_are_distinguished() -> None:
     assert [stated(text, "number") for text in ("The answer is 5.", "There are 5.", "")] == ["5", None, None]
     assert stated("There are 5.\n\nQ: How many?\nThe answer is 6.", "number") is None
 
@@ -210,7 +210,7 @@ def test_without_options_any_letter_may_be_the_answer() -> None:
 
 
 @pytest.mark.parametrize("kind", ["program", "theory"])
-def test_programs_and_theories_are_not_read(kind: Kind) -> None:
+def test_programs_and_theories_are_refused(kind: Kind) -> None:
     with pytest.raises(ValueError, match="is run, not read"):
         extract("The answer is 5.", kind)
 
@@ -233,7 +233,7 @@ def test_programs_and_theories_are_not_read(kind: Kind) -> None:
         ("program", "assert f(1) == 2\nassert f(2) == 3", "assert f(1) == 2\nassert f(2) == 3"),
     ],
 )
-def test_golds_are_read_from_fields_as_they_stand(kind: Kind, field: str, gold: str) -> None:
+def test_gold_answers_are_read_from_raw_fields(kind: Kind, field: str, gold: str) -> None:
     assert gold_of(field, kind) == gold
     assert gold_of(gold, kind) == gold
 
@@ -258,7 +258,7 @@ SENTENCES: dict[Kind, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("source", SETS)
-def test_golds_of_the_benchmarks_are_found_in_sentences(real_data: Path, source: str) -> None:
+def test_gold_answers_of_the_data_sets_are_found_in_sentences(real_data: Path, source: str) -> None:
     kind = SETS[source]
     for record in datasets.load(source, real_data):
         assert gold_of(record.answer, kind) == record.answer
@@ -268,7 +268,7 @@ def test_golds_of_the_benchmarks_are_found_in_sentences(real_data: Path, source:
             assert found.replace("$", "") == record.answer.replace("$", "")
 
 
-def test_golds_are_found_in_whole_fields_of_the_data_sets(real_data: Path) -> None:
+def test_gold_answers_are_found_in_solution_fields(real_data: Path) -> None:
     lines = (real_data / "gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()
     records = datasets.load("gsm8k/test", real_data)
     for line, record in zip(lines, records, strict=True):
@@ -282,7 +282,7 @@ def test_golds_are_found_in_whole_fields_of_the_data_sets(real_data: Path) -> No
     assert different == []
 
 
-def test_worked_solutions_with_letters_are_read_right(real_data: Path) -> None:
+def test_letters_are_found_in_solutions(real_data: Path) -> None:
     records = datasets.load("agieval_sat_math/test", real_data)
     assert [r.id for r in records if r.solution and extract(r.solution, "choice", r.options) != r.answer] == []
 
@@ -312,7 +312,7 @@ def test_the_end_of_a_very_long_completion_is_read() -> None:
     ids=lambda text: text[:14],
 )
 @pytest.mark.parametrize("kind", ["number", "math", "choices"])
-def test_hostile_texts_take_little_time(text: str, kind: Kind) -> None:
+def test_hostile_texts_are_read_quickly(text: str, kind: Kind) -> None:
     began = time.process_time()
     extract(text, kind)
     assert time.process_time() - began < 4.0
@@ -323,7 +323,7 @@ PIECES += ["the answer is ", "#### ", "\\frac{1}{2}", "答案是"]
 
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join))
-def test_any_text_has_an_answer_or_none(text: str) -> None:
+def test_any_text_gives_an_answer_or_none(text: str) -> None:
     for kind in ("number", "math", "choice", "choices", "text"):
         answer = extract(text, kind, FOUR)  # type: ignore[arg-type]
         assert answer is None or (answer and answer == answer.strip())
@@ -331,7 +331,7 @@ def test_any_text_has_an_answer_or_none(text: str) -> None:
 
 
 @given(st.integers(-(10**9), 10**9), st.sampled_from(["The answer is {}.", "#### {}", "\\boxed{{{}}}", "答案是{}。"]))
-def test_any_number_is_found_as_it_stands(number: int, sentence: str) -> None:
+def test_any_number_is_found(number: int, sentence: str) -> None:
     assert extract(sentence.format(number), "number") == str(number)
     assert extract(sentence.format(f"{number:,}"), "number") == f"{number:,}"
     assert extract(sentence.format(f"{number}.25"), "number") == f"{number}.25"

@@ -1,5 +1,6 @@
-"""The grader: what models wrote is graded in workers, and what it does to them costs one grade and no run."""
+"""Tests of the grader: a completion that breaks its worker loses its grade only."""
 
+import doctest
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dsmath_jax import grading
 from dsmath_jax.grading.extraction import LONGEST
 from dsmath_jax.grading.grade import Grader, Item, grade
 from dsmath_jax.grading.grades import Grade
@@ -64,7 +66,7 @@ HOSTILE = {
 }
 
 
-def test_hostile_completions_are_wrong_and_stop_no_others(grader: Grader) -> None:
+def test_hostile_completions_are_incorrect_and_affect_no_others(grader: Grader) -> None:
     items = [Item(completion, "\\sqrt{5}", "math") for completion in HOSTILE.values()]
     items[2] = items[2]._replace(gold="5")
     fine = Item("\\boxed{\\sqrt{5}}", "\\sqrt{5}", "math")
@@ -77,15 +79,15 @@ def test_hostile_completions_are_wrong_and_stop_no_others(grader: Grader) -> Non
     json.dumps(grades)
 
 
-def test_what_hangs_is_lost_alone_and_told() -> None:
-    """In a process of its own, whose grader hangs."""
+def test_a_hanging_grader_loses_one_item_and_reports_it() -> None:
+    """Runs in a subprocess with a grader that hangs."""
     program = f"""
 import sys, types
 from dsmath_jax.grading import workers
-workers.START_NURSERY = (
+workers.START_FORK_SERVER = (
     "import sys, types; module = types.ModuleType('dsmath_jax.grading.equivalence');"
     "exec({HANGING!r}, module.__dict__); sys.modules[module.__name__] = module;"
-    "import dsmath_jax.grading; dsmath_jax.grading.equivalence = module; sys.argv[4] = '';" + workers.START_NURSERY
+    "import dsmath_jax.grading; dsmath_jax.grading.equivalence = module; sys.argv[4] = '';" + workers.START_FORK_SERVER
 )
 from dsmath_jax.grading.grade import Grader, Item
 with Grader(1, 1.0) as grader:
@@ -109,13 +111,13 @@ def test_answers_of_a_group_fall_into_classes(grader: Grader) -> None:
     assert grader.classes(groups) == [[0, None, 0, 3, 0], [0, 1, 0], []]
 
 
-def test_the_lenient_column_is_the_papers(grader: Grader) -> None:
+def test_the_lenient_grader_is_the_papers(grader: Grader) -> None:
     items = [Item("\\boxed{50}", "0.5", "number"), Item("\\boxed{51}", "0.5", "number")]
     assert grader.lenient(items) == [True, False]
     assert [found.correct for found in grader.grades(items)] == [False, False]
 
 
-def test_a_grade_is_what_json_holds() -> None:
+def test_a_grade_is_a_json_value() -> None:
     found = grade("The answer is 5.", "5", "number")
     assert json.loads(json.dumps(found)) == found
     assert Grade(*found).correct
@@ -124,3 +126,7 @@ def test_a_grade_is_what_json_holds() -> None:
 def test_the_end_of_a_long_completion_is_graded(grader: Grader) -> None:
     (found,) = grader.grades([Item("5 " * LONGEST + "The answer is 7.", "7", "number")])
     assert found.correct
+
+
+def test_the_example_of_the_package_runs() -> None:
+    assert doctest.testmod(grading) == (0, 2)

@@ -25,7 +25,7 @@ ADDED = ("answer", "correct", "correct_deepseek", "reason")
 
 @pytest.fixture(autouse=True)
 def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers import computer algebra when an answer wants it, which few here do."""
+    """Workers import computer algebra when an answer needs it, which few here do."""
     monkeypatch.setattr(module, "PRELOAD", ())
 
 
@@ -44,9 +44,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def test_lines_keep_their_order_and_fields_and_get_their_grades(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_keep_their_order_and_fields_and_get_grades(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [(LINE if number % 3 else WRONG) | {"id": number, "题": "鸭子"} for number in range(12)]
     graded = grade(tmp_path, lines)
     assert [{name: row[name] for name in row if name not in ADDED} for row in graded] == lines
@@ -79,7 +77,7 @@ TASKS = [
 ]
 
 
-def test_tasks_are_graded_with_golds_as_they_stand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tasks_are_graded_with_raw_gold_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graded = grade(tmp_path, TASKS)
     assert [row["task"] for row in graded if not row["correct"]] == []
     *each, last = capsys.readouterr().out.splitlines()
@@ -99,13 +97,13 @@ BAD = {
     '{"task": "gsm8k", "gold": true, "completion": "5"}': "the field 'gold' is not text",
     '{"task": "gsm8k", "gold": " ", "completion": "5"}': "the field 'gold' is empty",
     '{"task": "gsm9k", "gold": "5", "completion": "5"}': "Unknown task 'gsm9k', did you mean 'gsm8k'",
-    '{"task": "sat", "gold": "A", "completion": "A", "options": 4}': "the field 'options' is no list of texts",
+    '{"task": "sat", "gold": "A", "completion": "A", "options": 4}': "the field 'options' is not a list of texts",
     '{"task": "minif2f", "gold": "x", "completion": "x"}': "proofs are not checked here",
     '{"task": "humaneval", "gold": "x", "completion": "x", "prompt": ""}': "the field 'entry_point' is missing",
 }
 
 
-def test_a_bad_line_is_told_with_its_number_and_stops_no_other(
+def test_a_bad_line_is_reported_with_its_number_and_stops_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [line for bad in BAD for line in (bad, LINE)]
@@ -115,23 +113,23 @@ def test_a_bad_line_is_told_with_its_number_and_stops_no_other(
     assert len(rows) == len(lines)
     assert [row["correct"] for row in rows] == [None, True] * len(BAD)
     printed = capsys.readouterr()
-    told = [line for line in printed.err.splitlines() if line.startswith("line ")]
-    for number, (what, row, report) in enumerate(zip(BAD.values(), rows[::2], told, strict=True)):
+    reports = [line for line in printed.err.splitlines() if line.startswith("line ")]
+    for number, (what, row, report) in enumerate(zip(BAD.values(), rows[::2], reports, strict=True)):
         assert row["line"] == 2 * number + 1
         assert row["error"].startswith(what)
         assert report.startswith(f"line {2 * number + 1}: {what}")
-    assert rows[6]["completion"] == "5"  # what was there stays
+    assert rows[6]["completion"] == "5"  # existing fields stay
     assert printed.out.startswith(f"gsm8k: {len(BAD)} graded, {len(BAD)} correct")
     assert printed.out.endswith(f", {len(BAD)} bad lines\n")
 
 
-def test_the_exit_code_tells_whether_all_was_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_depends_on_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for lines, code in (([LINE], 0), ([LINE, "{"], 1)):
         assert exit_code(lambda lines=lines: grade(tmp_path, lines)) == code  # type: ignore[misc]
     capsys.readouterr()
     assert exit_code(lambda: command.run([f"--input={tmp_path}/none", f"--output={tmp_path}/o"])) == 2
-    told = f"error: {tmp_path}/none cannot be read (No such file or directory); check --input.\n"
-    assert capsys.readouterr().err == told
+    message = f"error: {tmp_path}/none cannot be read (No such file or directory); check --input.\n"
+    assert capsys.readouterr().err == message
 
 
 def test_blank_lines_stay_and_an_empty_file_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +148,7 @@ def test_standard_streams_are_files_too(tmp_path: Path) -> None:
     assert b"1 graded, 1 correct" in ran.stderr
 
 
-def test_windows_line_ends_and_a_byte_order_mark_are_no_text(tmp_path: Path) -> None:
+def test_windows_line_ends_and_a_byte_order_mark_are_ignored(tmp_path: Path) -> None:
     line = json.dumps(LINE).encode()
     (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line)
     command.run([f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/out.jsonl", "--workers=1"])
@@ -158,22 +156,22 @@ def test_windows_line_ends_and_a_byte_order_mark_are_no_text(tmp_path: Path) -> 
     assert [bool(row) and json.loads(row)["correct"] for row in graded] == [True, False, True]
 
 
-def test_shares_bound_what_is_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(files, "SHARE_LINES", 3)
-    monkeypatch.setattr(files, "SHARE_BYTES", 400)
+def test_chunks_limit_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(files, "CHUNK_LINES", 3)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 400)
     lines = [LINE | {"id": number, "pad": "x" * (number % 5) * 100} for number in range(20)]
     assert [row["id"] for row in grade(tmp_path, lines)] == list(range(20))
-    sizes = [len(share) for share in files._shares(json.dumps(line).encode() for line in lines)]
+    sizes = [len(chunk) for chunk in files._chunks(json.dumps(line).encode() for line in lines)]
     assert max(sizes) == 3
     assert min(sizes) == 1
 
 
-def test_odd_text_comes_out_as_it_went_in(tmp_path: Path) -> None:
+def test_odd_text_is_unchanged(tmp_path: Path) -> None:
     lines = [LINE | {"note": note} for note in ("\0", "\ud800", "\u2028", "🦆")]
     assert [row["note"] for row in grade(tmp_path, lines)] == ["\0", "\ud800", "\u2028", "🦆"]
 
 
-def test_a_killed_run_leaves_no_output_and_is_begun_again(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_output_and_starts_again(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [LINE] * 30_000)
     target = tmp_path / "out.jsonl"
     arguments = [*COMMAND, f"--input={source}", f"--output={target}", "--workers=1"]
@@ -190,7 +188,7 @@ def test_a_killed_run_leaves_no_output_and_is_begun_again(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
-def test_where_nothing_can_be_written_it_is_told_at_once(tmp_path: Path) -> None:
+def test_an_unwritable_output_is_reported_at_once(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [LINE])
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path, tmp_path / "pipe", tmp_path / "none" / "out.jsonl"):
@@ -225,10 +223,10 @@ PROGRAMS = [
 ]
 
 
-def test_programs_are_run_against_their_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_programs_run_with_their_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     graded = grade(tmp_path, [LINE, *(line for line, _ in PROGRAMS)], "--seconds=3")
-    assert [row["correct"] for row in graded[1:]] == [right for _, right in PROGRAMS]
-    assert [row["correct_deepseek"] for row in graded[1:]] == [right for _, right in PROGRAMS]
+    assert [row["correct"] for row in graded[1:]] == [correct for _, correct in PROGRAMS]
+    assert [row["correct_deepseek"] for row in graded[1:]] == [correct for _, correct in PROGRAMS]
     assert graded[6]["reason"] == "timed out"
     assert all(row["sandbox"] for row in graded[1:])
     assert "sandbox" not in graded[0]

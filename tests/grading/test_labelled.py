@@ -1,6 +1,6 @@
-"""The grader against labels: pairs of answers and whole completions, each with the rule that decides it.
+"""Tests the grader on labelled pairs of answers and completions, each with the rule that decides it.
 
-The labels come from mathematics and from the conventions of the benchmarks, not from what the grader says. Pairs have
+The labels come from mathematics and from the conventions of the data sets, not from the grader. Pairs have
 `gold`, `answer`, `kind`, perhaps `options`; completions have a data set's own `gold` field and its `task`.
 """
 
@@ -33,17 +33,19 @@ PAIRS, COMPLETIONS = labelled("pairs"), labelled("completions")
 
 
 @functools.cache
-def judged() -> list[bool | str]:
-    """For each pair whether the grader finds it equal; what became of its worker where that was lost."""
+def verdicts() -> list[bool | str]:
+    """Returns for each pair whether the grader finds it equal, or the outcome of a lost worker."""
     with Workers(seconds=4, preload=("dsmath_jax.grading.equivalence.symbolic",)) as workers:
         asked = [(row["gold"], row["answer"], row["kind"], row.get("options", ())) for row in PAIRS]
         outcomes = workers.map("dsmath_jax.grading.equivalence:equal", asked)
-    return [outcome.value[0] if outcome.how == "ok" else f"{outcome.how} {outcome.reason}" for outcome in outcomes]
+    return [
+        outcome.value[0] if outcome.status == "ok" else f"{outcome.status} {outcome.reason}" for outcome in outcomes
+    ]
 
 
 @functools.cache
 def graded() -> list[bool]:
-    """For each completion whether the grader finds it right."""
+    """Returns for each completion whether the grader finds it correct."""
 
     def item(row: dict) -> Item:
         kind = KINDS[row["task"]]
@@ -54,36 +56,36 @@ def graded() -> list[bool]:
 
 
 def disagreements(rows: Iterable[tuple[dict, bool | str]], label: str) -> list[str]:
-    """What the grader says otherwise than the labels. A lost worker is a grade too, that of an answer not equal."""
+    """Returns where the grader contradicts the labels; a lost worker counts as unequal."""
 
-    def told(row: dict, found: bool | str) -> str:
+    def message(row: dict, found: bool | str) -> str:
         what = row.get("answer") or row.get("completion") or ""
         return f"gold {row['gold'][:200]!r}, given {what[:200]!r}: labelled {row[label]} ({row['rule']}), found {found}"
 
-    return [told(row, found) for row, found in rows if (found is True) != row[label]]
+    return [message(row, found) for row, found in rows if (found is True) != row[label]]
 
 
 @pytest.mark.parametrize("group", dict.fromkeys(row["group"] for row in PAIRS))
-def test_pairs_are_judged_as_labelled(group: str) -> None:
-    rows = [(row, found) for row, found in zip(PAIRS, judged(), strict=True) if row["group"] == group]
-    wrong = disagreements(rows, "equal")
-    assert not wrong, "\n".join(wrong)
+def test_pairs_are_graded_as_labelled(group: str) -> None:
+    rows = [(row, found) for row, found in zip(PAIRS, verdicts(), strict=True) if row["group"] == group]
+    disagreeing = disagreements(rows, "equal")
+    assert not disagreeing, "\n".join(disagreeing)
 
 
 @pytest.mark.parametrize("task", dict.fromkeys(row["task"] for row in COMPLETIONS))
 def test_completions_are_graded_as_labelled(task: str) -> None:
     rows = [(row, found) for row, found in zip(COMPLETIONS, graded(), strict=True) if row["task"] == task]
-    wrong = disagreements(rows, "correct")
-    assert not wrong, "\n".join(wrong)
+    disagreeing = disagreements(rows, "correct")
+    assert not disagreeing, "\n".join(disagreeing)
 
 
 def test_only_monsters_cost_a_worker() -> None:
-    lost = [(row["gold"], row["answer"], found) for row, found in zip(PAIRS, judged(), strict=True)
+    lost = [(row["gold"], row["answer"], found) for row, found in zip(PAIRS, verdicts(), strict=True)
             if isinstance(found, str) and row["group"] != "monsters"]  # fmt: skip
     assert not lost
 
 
-def test_labels_are_many_and_neither_equal_nor_unequal_ones_prevail() -> None:
+def test_there_are_many_balanced_labels() -> None:
     assert len(PAIRS) >= 400
     assert len(COMPLETIONS) >= 120
     for rows, label in ((PAIRS, "equal"), (COMPLETIONS, "correct")):

@@ -1,4 +1,4 @@
-"""The grader beside Math-Verify: the kinds of cases that its own tests have, and the labelled pairs of answers.
+"""Compares the grader with Math-Verify: on cases like those of its tests, and on the labelled pairs of answers.
 
 The cases were chosen by the kinds of Math-Verify's tests, with other values. Where its tests and the conventions here
 differ on purpose (a decimal comma, a point against an interval's text, rounded decimals), there is no case.
@@ -13,9 +13,9 @@ from benchmarks.grading import math_verify
 from dsmath_jax.grading.extraction import gold_of
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.workers import Workers
-from tests.grading.test_labelled import PAIRS, judged
+from tests.grading.test_labelled import PAIRS, verdicts
 
-# Kind of case: gold answer, completion, whether it is right.
+# Kind of case: gold answer, completion, whether it is correct.
 CASES: dict[str, list[tuple[str, str, bool]]] = {
     "numbers": [
         ("-8", "-8", True),
@@ -154,54 +154,54 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
 
 @functools.cache
 def case_grades() -> dict[str, list[tuple[bool, bool]]]:
-    """For the cases of each kind, whether ours and Math-Verify find them right."""
+    """Returns for the cases of each kind whether this grader and Math-Verify find them correct."""
     flat = [(gold, completion) for cases in CASES.values() for gold, completion, _ in cases]
     with Grader() as grader:
-        ours = grader.grades([Item(completion, gold_of(gold, "math"), "math") for gold, completion in flat])
-    both = iter(zip((grade.correct for grade in ours), verified(flat), strict=True))
+        own = grader.grades([Item(completion, gold_of(gold, "math"), "math") for gold, completion in flat])
+    both = iter(zip((grade.correct for grade in own), verified(flat), strict=True))
     return {kind: [next(both) for _ in cases] for kind, cases in CASES.items()}
 
 
 def verified(asked: list[tuple[str, str]]) -> list[bool]:
-    """What plain Math-Verify says of texts that are parsed as they are."""
+    """Returns the verdict of plain Math-Verify on texts without preparation."""
     with Workers(seconds=5, preload=("math_verify",)) as workers:
         outcomes = workers.map(f"{math_verify.__module__}:{math_verify.__name__}", asked)
     return [outcome.value is True for outcome in outcomes]
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_cases_of_the_kinds_that_math_verify_tests_are_right(kind: str) -> None:
-    wrong = [case for case, (ours, _) in zip(CASES[kind], case_grades()[kind], strict=True) if ours != case[2]]
-    assert not wrong
+def test_cases_like_those_of_math_verifys_tests_are_correct(kind: str) -> None:
+    disagreeing = [case for case, (own, _) in zip(CASES[kind], case_grades()[kind], strict=True) if own != case[2]]
+    assert not disagreeing
 
 
-def test_math_verify_agrees_with_its_kinds_of_cases() -> None:
-    """So that they are kinds of cases that it has."""
-    wrong = [
+def test_math_verify_agrees_with_these_cases() -> None:
+    """Checks that these are cases of its kind."""
+    disagreeing = [
         case
         for kind, cases in CASES.items()
         for case, (_, peer) in zip(cases, case_grades()[kind], strict=True)
         if peer != case[2]
     ]
-    assert not wrong
+    assert not disagreeing
 
 
-def test_no_group_of_labelled_pairs_is_judged_worse_than_by_math_verify() -> None:
+def test_no_group_of_labelled_pairs_is_graded_worse_than_by_math_verify() -> None:
     """Math-Verify is given answers in LaTeX between dollars, others as they are.
 
     There is no comparison on the monsters: of those it says after its own time limits what was not found equal.
     """
-    rows = [(row, found is True) for row, found in zip(PAIRS, judged(), strict=True) if row["group"] != "monsters"]
+    rows = [(row, found is True) for row, found in zip(PAIRS, verdicts(), strict=True) if row["group"] != "monsters"]
     peer = verified([(_dollars(row, row["gold"]), _dollars(row, row["answer"])) for row, _ in rows])
-    right: Counter[tuple[str, str]] = Counter()
-    for (row, ours), theirs in zip(rows, peer, strict=True):
-        right[row["group"], "ours"] += ours == row["equal"]
-        right[row["group"], "theirs"] += theirs == row["equal"]
+    agreeing: Counter[tuple[str, str]] = Counter()
+    for (row, own), other in zip(rows, peer, strict=True):
+        agreeing[row["group"], "own"] += own == row["equal"]
+        agreeing[row["group"], "other"] += other == row["equal"]
     groups = dict.fromkeys(row["group"] for row, _ in rows)
     worse = [
-        f"{group}: {right[group, 'ours']} against {right[group, 'theirs']}"
+        f"{group}: {agreeing[group, 'own']} against {agreeing[group, 'other']}"
         for group in groups
-        if right[group, "ours"] < right[group, "theirs"]
+        if agreeing[group, "own"] < agreeing[group, "other"]
     ]
     assert len(groups) > 25
     assert not worse

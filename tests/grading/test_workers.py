@@ -1,4 +1,4 @@
-"""Grading workers: whatever an item does, it alone is lost, and nothing is left behind."""
+"""Tests of the workers: a bad item is lost alone, and nothing is left behind."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from dsmath_jax.grading.workers import Outcome, Workers, resolve
 
 GRADERS = "tests.grading.graders"
 NO_JSON = "the function returned a value of type object, which JSON cannot hold"
-SECONDS = 0.5  # the limit of what hangs; what does not has one that a busy machine keeps
+SECONDS = 0.5  # the limit of items that hang; others have one that a busy machine keeps
 
 
 def wait_until(done: Callable[[], bool], seconds: float = 20.0) -> bool:
@@ -59,7 +59,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_item_is_lost_and_told(workers: Workers, hasty: Workers, name: str) -> None:
+def test_a_bad_item_is_lost_and_reported(workers: Workers, hasty: Workers, name: str) -> None:
     arguments, how, reason = BAD[name]
     (outcome,) = (hasty if how == "timed out" else workers).map(f"{GRADERS}:{name}", [arguments])
     assert outcome == Outcome(how, None, reason)
@@ -82,15 +82,15 @@ def test_a_bad_item_is_lost_and_told(workers: Workers, hasty: Workers, name: str
         ("builtins:str", ("a\nline and \ud800",), Outcome("ok", "a\nline and \ud800")),
         ("no_such_module:f", (), Outcome("raised", None, "ModuleNotFoundError: No module named 'no_such_module'")),
         ("math:no_such", (), Outcome("raised", None, "AttributeError: module 'math' has no attribute 'no_such'")),
-        ("math:pi", (), Outcome("raised", None, "ValueError: 'math:pi' is no function")),
+        ("math:pi", (), Outcome("raised", None, "ValueError: 'math:pi' is not a function")),
     ],
 )  # fmt: skip
-def test_what_becomes_of_an_item(workers: Workers, function: str, arguments: tuple, outcome: Outcome) -> None:
+def test_the_outcome_of_an_item(workers: Workers, function: str, arguments: tuple, outcome: Outcome) -> None:
     assert workers.map(function, [arguments]) == [outcome]
 
 
-def test_items_that_only_ask_to_end_are_done_still(workers: Workers) -> None:
-    """What a cluster sends to every process of a job is for the run to decide on."""
+def test_termination_signals_do_not_end_workers(workers: Workers) -> None:
+    """Signals that a cluster sends to every process of a job are for the run to handle."""
     asked = [(int(number),) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)]
     assert workers.map(f"{GRADERS}:killed", asked) == 4 * [Outcome("ok")]
 
@@ -106,7 +106,7 @@ def test_outcomes_are_in_order_and_do_not_depend_on_the_workers(kinds: list[str]
     }
     items = [(f"({place}, {programs[kind][0]})",) for place, kind in enumerate(kinds)]
     with Workers(count, 60.0) as several:
-        found = [(outcome.how, outcome.value) for outcome in several.map("builtins:eval", items)]
+        found = [(outcome.status, outcome.value) for outcome in several.map("builtins:eval", items)]
     expected = [programs[kind][1:] for kind in kinds]
     assert found == [(how, value and [place, value]) for place, (how, value) in enumerate(expected)]
 
@@ -129,8 +129,8 @@ def test_large_items_and_answers_pass(workers: Workers) -> None:
     assert [outcome.value for outcome in workers.map("builtins:str", texts)] == [text for (text,) in texts]
 
 
-def test_time_limits_hold_off_the_main_thread(workers: Workers, hasty: Workers) -> None:
-    """An alarm signal would raise there, or never come, and the reward would silently be zero."""
+def test_time_limits_work_off_the_main_thread(workers: Workers, hasty: Workers) -> None:
+    """An alarm signal would raise there or never arrive, and the reward would silently be zero."""
     found: dict[int, list[Outcome]] = {}
 
     def ask(number: int) -> None:
@@ -159,12 +159,12 @@ def test_a_function_that_prints_and_reads_disturbs_nothing(capfd: pytest.Capture
 
 def test_a_function_that_forks_answers_once(workers: Workers) -> None:
     found = workers.map(f"{GRADERS}:fork_and_come_back", 5 * [()])
-    assert all(outcome.how == "ok" and outcome.value > 0 for outcome in found)
+    assert all(outcome.status == "ok" and outcome.value > 0 for outcome in found)
 
 
 def test_workers_are_light() -> None:
     with Workers(1) as one:
-        one.map("dsmath_jax.grading.grade:right", [("The answer is 1,024.", "1024", "number")])
+        one.map("dsmath_jax.grading.grade:is_correct", [("The answer is 1,024.", "1024", "number")])
         (outcome,) = one.map("builtins:eval", [("sorted(__import__('sys').modules)",)])
     assert not {"jax", "numpy", "sympy", "dsmath_jax.sharding"} & set(outcome.value)
 
@@ -177,29 +177,29 @@ def test_hashes_are_the_same_in_every_worker_and_run() -> None:
     assert len(hashes) == 1
 
 
-def test_a_nursery_that_is_killed_is_replaced() -> None:
+def test_a_killed_fork_server_is_replaced() -> None:
     with Workers(2) as two:
         assert two.map("math:sqrt", [(4,)])[0].value == 2
         lost = two.map("builtins:eval", [("__import__('os').kill(__import__('os').getppid(), 9)",)])
-        assert lost == [Outcome("died", None, "the process that keeps the workers was killed")]
+        assert lost == [Outcome("died", None, "the fork server was killed")]
         assert two.map("math:sqrt", [(9,)])[0].value == 3
 
 
-def test_an_interrupted_question_leaves_no_answers_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_call_leaves_no_results_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     with Workers(1) as one:
         with monkeypatch.context() as patch:
-            patch.setattr(one, "_ask", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(one, "_request", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 one.map("math:sqrt", [(4,)])
         assert one.map("math:sqrt", [(9,)])[0].value == 3
 
 
 class TestNothingIsLeft:
-    """A worker's own child goes with it; both go with the run, however that ends."""
+    """A child of a worker ends with it, and both end with the run."""
 
     def test_after_the_time_limit(self, tmp_path: Path) -> None:
         with Workers(1, 2.0) as one:
-            assert one.map(f"{GRADERS}:start_child", [(str(tmp_path / "pids"),)])[0].how == "timed out"
+            assert one.map(f"{GRADERS}:start_child", [(str(tmp_path / "pids"),)])[0].status == "timed out"
             processes = [int(word) for word in (tmp_path / "pids").read_text(encoding="ascii").split()]
             assert wait_until(lambda: not any(map(runs, processes)))
 
@@ -248,12 +248,12 @@ def test_scalars_of_numpy_count_as_numbers(workers: Workers) -> None:
     assert [workers.map(name, [(1,)])[0].value for name in names] == [1.0, 1, True]
 
 
-def test_a_busy_machine_is_no_reason_to_lose_an_item() -> None:
-    """On one processor, beside four others that never rest, half a second of work takes several."""
+def test_a_busy_machine_loses_no_item() -> None:
+    """On one processor with four busy processes, half a second of work takes several."""
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(processors)})
     spin = [sys.executable, "-c", "while True: pass"]
-    # Sessions of their own, since the kernel may share processors out by session.
+    # Each in its own session, since the kernel may schedule by session.
     others = [subprocess.Popen(spin, start_new_session=True) for _ in range(4)]
     try:
         with Workers(1, seconds=1.0) as one:
@@ -264,6 +264,6 @@ def test_a_busy_machine_is_no_reason_to_lose_an_item() -> None:
         for other in others:
             other.kill()
             other.wait()
-    assert busy.how == "ok"
+    assert busy.status == "ok"
     assert busy.value > 1.0
     assert asleep == late[0] == Outcome("timed out", reason="after 1 s")

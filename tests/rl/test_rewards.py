@@ -180,7 +180,7 @@ def test_no_completions() -> None:
         ({"tests.rl.reward_functions.length": 1.0}, "your own as package.module:function"),
         ({"no_such_module:reward": 1.0}, "No module named 'no_such_module'"),
         ({f"{USERS}:no_such_function": 1.0}, "no attribute 'no_such_function'"),
-        ({f"{USERS}:NO_FUNCTION": 1.0}, "is no function"),
+        ({f"{USERS}:NO_FUNCTION": 1.0}, "is not a function"),
         ({f"{USERS}:of_one": 1.0}, "too many positional arguments"),
         ({f"{USERS}:of_keywords": 1.0}, "too many positional arguments"),
         ({"correct": float("nan")}, "weight of 'correct' is nan"),

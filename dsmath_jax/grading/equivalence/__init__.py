@@ -1,22 +1,22 @@
-"""Whether two answers are the same, by the kind of answer that a question wants.
+"""Compares two answers by the kind of answer that a question asks for.
 
-This runs in workers (`grading.workers`): a hostile answer may take forever. Computer algebra is imported only where it
-is needed, which for most answers it is not.
+A hostile answer may take forever: use `grading.workers`. Computer algebra is imported only where it is needed, which
+for most answers it is not.
 
-Where it is no equivalence: a unit or a base that is left out makes no difference (5 cm and 5 m are both 5), 50 % is 50
-and 1/2, and a decimal of six places or more is every value that it is rounded from.
+The relation is not transitive: a missing unit or base makes no difference (5 cm and 5 m both equal 5), 50 % equals 50
+and 1/2, and a decimal of six places or more equals every value that it is rounded from.
 """
 
 import re
 from collections.abc import Callable, Sequence
 
-from dsmath_jax.grading.equivalence import forms, letters
-from dsmath_jax.grading.equivalence.normal import normal, words
+from dsmath_jax.grading.equivalence import forms, letters, quantities
+from dsmath_jax.grading.equivalence.normalization import normalize, words
 from dsmath_jax.grading.equivalence.numerals import in_digits
 from dsmath_jax.grading.equivalence.quantities import Number, close, number
 from dsmath_jax.grading.grades import Kind, Verdict
 
-LONGEST = 1000  # characters of an answer that is read; longer ones are only compared as text
+LONGEST = 1000  # characters; longer answers are compared as text only
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,99})(?:\.\d{1,99})?")  # most answers, decided at once
 _NUMBER_IN_WORDS = re.compile(
     r"(?<![A-Za-z0-9_.,/^])[-+]?[$€£¥]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?"
@@ -25,13 +25,13 @@ _NUMBER_IN_WORDS = re.compile(
 
 
 def equal(gold: str, answer: str, kind: Kind = "math", options: Sequence[str] = ()) -> Verdict:
-    """Whether an answer is the gold one, and the rule that says so.
+    """Returns whether an answer equals the gold answer, and the rule that decided.
 
     Args:
-      gold: the answer of the data set, without the solution around it.
-      answer: the final answer of a completion, without the completion around it.
+      gold: the answer of the data set, without its solution.
+      answer: the final answer of a completion, without its text.
       kind: what the question asks for.
-      options: texts of the options of a multiple-choice question, in their order.
+      options: the texts of a multiple-choice question's options, in order.
     """
     if gold.strip() == answer.strip():
         return Verdict(bool(gold.strip()), "same text")
@@ -46,27 +46,27 @@ def equal(gold: str, answer: str, kind: Kind = "math", options: Sequence[str] = 
 
 
 def classes(answers: Sequence[str | None], kind: Kind = "math", options: Sequence[str] = ()) -> list[int | None]:
-    """For each answer the index of the first one that it equals: its class, for votes. None for None."""
+    """Returns for each answer the index of the first one that it equals: its class, for votes. None for None."""
     firsts: list[tuple[int, str]] = []
-    found: list[int | None] = []
+    indices: list[int | None] = []
     for index, answer in enumerate(answers):
         if answer is None:
-            found.append(None)
+            indices.append(None)
             continue
-        first = next((place for place, other in firsts if equal(other, answer, kind, options).equal), index)
+        first = next((i for i, other in firsts if equal(other, answer, kind, options).equal), index)
         if first == index:
             firsts.append((index, answer))
-        found.append(first)
-    return found
+        indices.append(first)
+    return indices
 
 
 def _math(gold: str, answer: str, options: Sequence[str]) -> Verdict:
-    return forms.same(in_digits(normal(gold)), in_digits(normal(answer)))
+    return forms.same(in_digits(normalize(gold)), in_digits(normalize(answer)))
 
 
 def _number(gold: str, answer: str, options: Sequence[str]) -> Verdict:
-    one, other = (in_digits(normal(text)) for text in (gold, answer))
-    verdict = forms.numbers(one, other)
+    one, other = (in_digits(normalize(text)) for text in (gold, answer))
+    verdict = quantities.compare(one, other)
     if verdict is not None:
         return verdict
     wanted, given = number_in_words(one), number_in_words(other)
@@ -79,12 +79,12 @@ def _numbers(wanted: Number | None, given: Number | None) -> Verdict:
 
 
 def number_in_words(text: str) -> Number | None:
-    """The one number of a sentence without mathematics in it; None where it holds none, or several."""
+    """Returns the only number of a sentence without mathematics; None where it has none or several."""
     text = words(text)
     if re.search(r"[=<>^_\\]", text):
         return None
-    found = [match[0].strip() for match in _NUMBER_IN_WORDS.finditer(text) if re.search(r"\d", match[0])]
-    return number(re.sub(r"[$€£¥\s]", "", found[0])) if len(found) == 1 else None
+    numbers = [match[0].strip() for match in _NUMBER_IN_WORDS.finditer(text) if re.search(r"\d", match[0])]
+    return number(re.sub(r"[$€£¥\s]", "", numbers[0])) if len(numbers) == 1 else None
 
 
 def _choice(gold: str, answer: str, options: Sequence[str]) -> Verdict:
@@ -113,7 +113,7 @@ def _text(gold: str, answer: str, options: Sequence[str]) -> Verdict:
 
 
 def _plain(text: str) -> str:
-    """Words in lower case without punctuation around them; rows of brackets without their spaces."""
+    """Returns words in lower case without punctuation around them, and rows of brackets without spaces."""
     text = text.strip()
     if re.fullmatch(r"[()\[\]{}<>\s]+", text):
         return re.sub(r"\s", "", text)

@@ -1,9 +1,9 @@
-"""Answers to multiple-choice questions: a letter, several, or the text of an option."""
+"""Reads answers to multiple-choice questions: one letter, several, or the text of an option."""
 
 import re
 from collections.abc import Sequence
 
-from dsmath_jax.grading.equivalence.normal import normal, words
+from dsmath_jax.grading.equivalence.normalization import normalize, words
 
 _LABEL = re.compile(r"^\(?\s*([A-Z])\s*(?:\)|\.|:|,|、|．)\s*")
 _MARK = r"[(\[]?\s*([A-Z])\s*[)\]]?"
@@ -14,35 +14,35 @@ _SEVERAL = re.compile(r"^[(\[]?\s*([A-Z](?:\s*(?:,|、|;|and|和|与|&)?\s*[A-Z]
 
 
 def _clean(text: str) -> str:
-    return words(normal(text)).strip(" .*")
+    return words(normalize(text)).strip(" .*")
 
 
 def unlabelled(option: str) -> str:
-    """An option's text without its letter: "(B) 5" and "B. 5" are "5"."""
+    """Removes the letter of an option: "(B) 5" and "B. 5" become "5"."""
     return _LABEL.sub("", option.strip(), count=1)
 
 
 def letter(text: str, options: Sequence[str] = ()) -> str | None:
-    """The letter that an answer names, by itself or by the text of one option; None where it names none."""
+    """Returns the letter that an answer names, by itself or by the text of one option; None where it names none."""
     text = _clean(text)
     if re.fullmatch(r"[a-z]", text):
         return text.upper()
-    if (found := _ALONE.match(text)) is not None and _is_label(found, text):
-        return found[1].upper()
-    matching = [place for place, option in enumerate(options) if _clean(unlabelled(option)).lower() == text.lower()]
+    if (match := _ALONE.match(text)) is not None and _is_label(match, text):
+        return match[1].upper()
+    matching = [i for i, option in enumerate(options) if _clean(unlabelled(option)).lower() == text.lower()]
     return chr(ord("A") + matching[0]) if len(matching) == 1 else None
 
 
-def _is_label(found: re.Match[str], text: str) -> bool:
-    """A letter is a label where it is alone or marked: "A. 5" and "(A) 5", not the start of "A dog"."""
-    return found[1].isupper() or found.end() == len(text)
+def _is_label(match: re.Match[str], text: str) -> bool:
+    """Whether a letter is a label, as alone or in "A. 5" and "(A) 5", not the start of "A dog"."""
+    return match[1].isupper() or match.end() == len(text)
 
 
 def letters(text: str, options: Sequence[str] = ()) -> frozenset[str] | None:
-    """The set of letters that an answer names: "ACD", "A, C and D"; None where it names none."""
+    """Returns the letters that an answer names, such as "ACD" or "A, C and D"; None where it names none."""
     text = _LEADING.sub("", _clean(text))
-    if (found := _SEVERAL.match(text)) is not None:
-        return frozenset(re.findall("[A-Z]", re.sub("and", "", found[1])))
+    if (match := _SEVERAL.match(text)) is not None:
+        return frozenset(re.findall("[A-Z]", re.sub("and", "", match[1])))
     if re.fullmatch(r"(?:\(?[A-Z]\)?\s*(?:(?:,|、|and)\s*)?)+", text):
         return frozenset(re.findall("[A-Z]", text))
     one = letter(text, options)

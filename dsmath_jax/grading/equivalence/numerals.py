@@ -1,4 +1,4 @@
-"""Numerals in digits: 一百二十, 三分之二, 百分之五十, 五又二分之一, 3万; 2 million, twenty-five, one half."""
+"""Converts numerals to digits: 一百二十, 三分之二, 百分之五十, 五又二分之一, 3万; 2 million, twenty-five, one half."""
 
 import re
 from fractions import Fraction
@@ -8,7 +8,7 @@ _DIGITS = {
 }
 _TENS = {"十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1000, "仟": 1000}
 _MYRIADS = {"万": 10**4, "亿": 10**8}
-_THOUSAND = "千(?![米克瓦卡帕焦赫升])"  # which in 千米 is part of a unit
+_THOUSAND = "千(?![米克瓦卡帕焦赫升])"  # but part of a unit in 千米
 _INTEGER = f"(?:[{''.join({*_DIGITS, *_TENS, *_MYRIADS} - {'千'})}]|{_THOUSAND})+"
 _NUMERAL = rf"(?:{_INTEGER}(?:点[{''.join(_DIGITS)}]+)?)"
 _PART = rf"(?:{_NUMERAL}|\d+(?:\.\d+)?)"
@@ -16,14 +16,14 @@ _PER_CENT = re.compile(rf"百分之({_PART})")
 _FRACTION = re.compile(rf"(?:({_PART})又)?({_PART})分之({_PART})")
 _WITH_UNIT = re.compile(rf"(\d+(?:\.\d+)?)\s*([百千]?[万亿]|百(?!分)|{_THOUSAND})")
 _WHOLE = re.compile(_NUMERAL)
-# Words in which a numeral's character counts nothing.
+# Words in which the character of a numeral is no number.
 _NO_NUMBER = re.compile(
     "一次函数|一样|一定|一共|一致|一元|二元|二次|十分|万一|三角|四边|平行四|四面|六面|五边|六边|八边"
 )
 
 
 def value(numeral: str) -> Fraction | None:
-    """The number that a Chinese numeral, or a decimal number, says; None for anything else."""
+    """Parses a Chinese numeral or a decimal number; None for other texts."""
     if re.fullmatch(r"\d+(?:\.\d+)?", numeral):
         return Fraction(numeral)
     whole, _, decimals = numeral.partition("点")
@@ -53,25 +53,25 @@ def _integer(numeral: str) -> int:
 
 
 def in_digits(text: str) -> str:
-    """Text with its numerals in digits: "三分之二" becomes "2/3", "百分之五十" "50%", "2 million" "2000000"."""
+    """Converts the numerals of a text: "三分之二" becomes "2/3", "百分之五十" "50%", "2 million" "2000000"."""
     text = re.sub(rf"^(?:negative|minus)\s+(?=\d|(?:{_ENGLISH_WORD})\b)", "-", text, flags=re.IGNORECASE)
     text = _ENGLISH_SCALE.sub(
-        lambda found: _written(Fraction(found[1].replace(",", "")) * _SCALES[found[2].lower()]), text
+        lambda match: _written(Fraction(match[1].replace(",", "")) * _SCALES[match[2].lower()]), text
     )
     text = _ENGLISH_FRACTION.sub(
-        lambda found: f"{_english(found[1] or '') or 1}/{_PARTS[found[2].lower()[:4]]}",
+        lambda match: f"{_english(match[1] or '') or 1}/{_PARTS[match[2].lower()[:4]]}",
         text,  # half, a half
     )
-    text = _ENGLISH.sub(lambda found: f"{_english(found[0])}", text)
+    text = _ENGLISH.sub(lambda match: f"{_english(match[0])}", text)
     if not re.search("[\u4e00-\u9fff〇]", text) or _NO_NUMBER.search(text):
         return text
     text = re.sub(rf"^负(?={_PART})", "-", text)
     text = text.replace("一半", "1/2")
     text = re.sub(r"(?<=\d)又(?=\d+/\d)", " ", text)
-    text = _PER_CENT.sub(lambda found: f"{_written(value(found[1]))}%", text)
+    text = _PER_CENT.sub(lambda match: f"{_written(value(match[1]))}%", text)
     text = _FRACTION.sub(_fraction, text)
-    text = _WITH_UNIT.sub(lambda found: _written(Fraction(found[1]) * _integer(found[2])), text)
-    return _WHOLE.sub(lambda found: _written(value(found[0])) if value(found[0]) is not None else found[0], text)
+    text = _WITH_UNIT.sub(lambda match: _written(Fraction(match[1]) * _integer(match[2])), text)
+    return _WHOLE.sub(lambda match: _written(value(match[0])) if value(match[0]) is not None else match[0], text)
 
 
 _ONES = (
@@ -83,7 +83,7 @@ _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9
 _ENGLISH_SCALE = re.compile(rf"(\d+(?:,\d{{3}})*(?:\.\d+)?)[\s-]+({'|'.join(_SCALES)})\b", re.IGNORECASE)
 _ENGLISH_WORD = "|".join(sorted([*_ONES, *_TIES, *_SCALES], key=len, reverse=True))
 _START = r"(?:^|(?<=^-)|(?<=^\\text\{))"
-# At the start, since later words may be part of a name; followed by nothing or a word.
+# Only at the start, since later words may be part of a name; nothing or a word must follow.
 _ENGLISH = re.compile(
     rf"{_START}(?:{_ENGLISH_WORD})(?:(?:\s+and)?[\s-]+(?:{_ENGLISH_WORD}))*(?=$|\}}$|\s+[a-z])", re.IGNORECASE
 )
@@ -113,15 +113,15 @@ def _english(numeral: str) -> int:
     return total + section
 
 
-def _fraction(found: re.Match[str]) -> str:
-    whole, below, above = (value(part) if part else Fraction(0) for part in found.groups())
+def _fraction(match: re.Match[str]) -> str:
+    whole, below, above = (value(part) if part else Fraction(0) for part in match.groups())
     if not below or above is None or whole is None:
-        return found[0]
+        return match[0]
     return str(whole + above / below)
 
 
 def _written(number: Fraction | None) -> str:
-    """A number as a decimal where it has few places, else as a quotient."""
+    """Writes a number as a decimal where it has few places, else as a quotient."""
     assert number is not None
     places = next((places for places in range(7) if 10**places % number.denominator == 0), None)
     if not places:

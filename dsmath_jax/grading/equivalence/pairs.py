@@ -1,15 +1,16 @@
-"""Answers of two numbers that are no pair: times of day, ratios, quotients with remainder, numbers in a base."""
+"""Compares answers that several numbers make: times of day, ratios, quotients with remainder, numbers in a base."""
 
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from dsmath_jax.grading.equivalence.normal import split, words
+from dsmath_jax.grading.equivalence.normalization import split, words
 from dsmath_jax.grading.equivalence.quantities import number
+from dsmath_jax.grading.grades import Verdict
 
 
 class Time(NamedTuple):
-    """A time of day; the half is None where it is not said and the hour does not tell it."""
+    """A time of day; `half` is "a" or "p", None where a.m. or p.m. is not stated."""
 
     hour: int
     minute: int
@@ -26,12 +27,12 @@ _BASES = {"two": 2, "three": 3, "eight": 8, "ten": 10}
 
 
 def time(text: str) -> Time | None:
-    """8:30, 8:30 p.m., 3 pm, 8时30分; None for what is no time of day."""
+    """Parses 8:30, 8:30 p.m., 3 pm, 8时30分; None for other texts."""
     text = words(text)
-    if (found := _TIME.fullmatch(text)) is not None:
-        hour, minute, half = int(found[1]), int(found[2] or found[3]), found[4]
-    elif (found := _HOUR.fullmatch(text)) is not None:
-        hour, minute, half = int(found[1]), 0, found[2]
+    if (match := _TIME.fullmatch(text)) is not None:
+        hour, minute, half = int(match[1]), int(match[2] or match[3]), match[4]
+    elif (match := _HOUR.fullmatch(text)) is not None:
+        hour, minute, half = int(match[1]), 0, match[2]
     else:
         return None
     if hour > 24 or minute > 59:
@@ -42,7 +43,7 @@ def time(text: str) -> Time | None:
 
 
 def same_time(one: Time, other: Time) -> bool:
-    """Whether two times are the same; one that does not say its half of the day is the same as both."""
+    """Whether two times are equal; one without a.m. or p.m. equals both."""
     if one.minute != other.minute:
         return False
     if (one.half is None) == (other.half is None):
@@ -53,7 +54,7 @@ def same_time(one: Time, other: Time) -> bool:
 
 
 def ratio(text: str) -> tuple[Fraction, ...] | None:
-    """The terms of a ratio as multiples of its last: 3:4 is 6:8. None for what is none."""
+    """Parses a ratio as multiples of its last term, so that 3:4 equals 6:8; None for other texts."""
     terms = [number(part) for part in split(words(text), re.compile(r"\s*:\s*|\s+to\s+|\s*比\s*"))]
     known = [term.value for term in terms if term is not None]
     if len(terms) < 2 or len(known) < len(terms) or not known[-1]:
@@ -62,22 +63,50 @@ def ratio(text: str) -> tuple[Fraction, ...] | None:
 
 
 def remainder(text: str) -> tuple[int, int] | None:
-    """The quotient and the remainder of "6……2", "6 R 2", "6余2"; None for anything else."""
-    found = _REMAINDER.fullmatch(words(text))
-    return (int(found[1]), int(found[2])) if found is not None else None
+    """Parses the quotient and remainder of "6……2", "6 R 2", "6余2"; None for other texts."""
+    match = _REMAINDER.fullmatch(words(text))
+    return (int(match[1]), int(match[2])) if match is not None else None
 
 
 def based(text: str) -> tuple[str, int] | None:
-    """The digits and the base of 1012_3; None for anything else."""
-    found = _BASED.fullmatch(words(text).replace(" ", ""))
-    if found is None or not re.search(r"\d", found[1]):
+    """Parses the digits and the base of 1012_3; None for other texts."""
+    match = _BASED.fullmatch(words(text).replace(" ", ""))
+    if match is None or not re.search(r"\d", match[1]):
         return None
-    return found[1].upper(), int(_BASES.get(found[2], found[2]))
+    return match[1].upper(), int(_BASES.get(match[2], match[2]))
 
 
 def base_value(digits: str, base: int) -> int | None:
-    """The number that digits say in a base; None where they do not."""
+    """Returns the number of digits in a base; None where the base has no such digits."""
     try:
         return int(digits, base)
-    except ValueError:  # no such base, a digit that it has not, a point
+    except ValueError:
         return None
+
+
+def compare(gold: str, answer: str) -> Verdict | None:
+    """Compares times, ratios, quotients with remainder, and numbers in a base; None for other answers."""
+    if (wanted_base := based(gold)) and (given_base := based(answer)):
+        one, other = base_value(*wanted_base), base_value(*given_base)
+        return Verdict.of(one is not None and one == other, "number in its base")
+    for number_in_base, plain in ((based(gold), answer), (based(answer), gold)):
+        if number_in_base is not None and re.fullmatch(r"-?[0-9A-Za-z]+", plain):
+            return Verdict.of(number_in_base[0] == plain.upper(), "digits, with the base left out")
+    wanted_time, given_time = time(gold), time(answer)
+    if wanted_time and given_time:
+        return Verdict.of(same_time(wanted_time, given_time), "time")
+    for moment, text in ((wanted_time, answer), (given_time, gold)):
+        hour = number(text)
+        if moment and hour is not None:
+            return Verdict.of(moment.minute == 0 and hour.value in (moment.hour, moment.hour % 12 or 12), "hour")
+    wanted_pair, given_pair = remainder(gold), remainder(answer)
+    if wanted_pair and given_pair:
+        return Verdict.of(wanted_pair == given_pair, "quotient and remainder")
+    wanted_ratio, given_ratio = ratio(gold), ratio(answer)
+    if wanted_ratio and given_ratio:
+        return Verdict.of(wanted_ratio == given_ratio, "ratio")
+    for terms, text in ((wanted_ratio, answer), (given_ratio, gold)):
+        quotient = number(text)
+        if terms is not None and len(terms) == 2 and quotient is not None:
+            return Verdict.of(terms[0] == quotient.value and quotient.value.denominator > 1, "ratio")
+    return None

@@ -1,6 +1,6 @@
-r"""Plain numbers with or without a unit, exactly: "1,234.50", "3 1/2", "\frac{3}{4}", "1.2\times10^{3}", "$18", "5 cm".
+r"""Numbers with or without a unit, exactly: "1,234.50", "3 1/2", "\frac{3}{4}", "1.2\times10^{3}", "$18", "5 cm".
 
-Nothing is evaluated here beyond the quotient, the mixed number and the power of ten that such a number is made of.
+Only quotients, mixed numbers and powers of ten are evaluated here.
 """
 
 import re
@@ -8,19 +8,20 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from dsmath_jax.grading.equivalence import units
-from dsmath_jax.grading.equivalence.normal import words
+from dsmath_jax.grading.equivalence.normalization import words
+from dsmath_jax.grading.grades import Verdict
 
-LARGEST_POWER = 5000  # of ten, that is still written out
+LARGEST_POWER = 5000  # the largest exponent of ten that is expanded
 MANY_DIGITS = 3000  # of a number; Python's own limit is 4,300
-SIGNIFICANT, DECIMALS = 5, 6  # digits from which on a decimal is taken for a rounded value of what is longer
-FLOAT_DIGITS = 15  # digits from which on a decimal is taken for a float, with a float's error
+SIGNIFICANT, DECIMALS = 5, 6  # digits from which a decimal may be a rounded value
+FLOAT_DIGITS = 15  # digits from which a decimal may be a float, with rounding error
 
 
 class Number(NamedTuple):
     """An exact number, and how it was written.
 
     Attributes:
-      value: what it says, exactly.
+      value: its exact value.
       decimals: digits after the decimal point (fewer by a power of ten that follows); None for integers and quotients.
       significant: digits without leading zeros.
     """
@@ -31,7 +32,7 @@ class Number(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """A number and the name of its unit ("" where it has none); for several ("2 hours 30 minutes") all of them."""
+    """A number and the name of its unit ("" where it has none)."""
 
     number: Number
     unit: str = ""
@@ -59,26 +60,26 @@ _AROUND = re.compile(r"^\(([^,]*)\)$|^\{([^,]*)\}$")
 
 
 def number(text: str) -> Number | None:
-    """The number that a normalised text is, and nothing but it; None for anything else."""
+    """Parses a normalized text that is a number; None for other texts."""
     if len(text) > MANY_DIGITS:
         return None
-    if (found := _DECIMAL.fullmatch(text)) is not None:
-        return _decimal(found)
-    if (found := _MIXED.fullmatch(text)) is not None:
-        whole, numerator, denominator = (int(part) for part in found.groups()[1:] if part is not None)
+    if (match := _DECIMAL.fullmatch(text)) is not None:
+        return _decimal(match)
+    if (match := _MIXED.fullmatch(text)) is not None:
+        whole, numerator, denominator = (int(part) for part in match.groups()[1:] if part is not None)
         if numerator >= denominator:
             return None  # 11 7/6 is no mixed number
-        return Number(_signed(found[1], whole + Fraction(numerator, denominator)))
-    if (found := _QUOTIENT.fullmatch(text)) is not None:
-        above, below = (_plain(part) for part in found.groups()[1:] if part is not None)
-        return Number(_signed(found[1], above / below)) if below else None
-    if (found := _POWER_OF_TEN.fullmatch(text)) is not None:
-        power = int((found[2] or found[3]).replace(" ", ""))
-        return Number(_signed(found[1], Fraction(10) ** power)) if abs(power) <= LARGEST_POWER else None
-    if (found := _PERIODIC.fullmatch(text)) is not None:
-        return Number(_signed(found[1], periodic(found[2])))
-    if (found := _AROUND.fullmatch(text)) is not None:
-        return number((found[1] or found[2] or "").strip())
+        return Number(_signed(match[1], whole + Fraction(numerator, denominator)))
+    if (match := _QUOTIENT.fullmatch(text)) is not None:
+        above, below = (_plain(part) for part in match.groups()[1:] if part is not None)
+        return Number(_signed(match[1], above / below)) if below else None
+    if (match := _POWER_OF_TEN.fullmatch(text)) is not None:
+        power = int((match[2] or match[3]).replace(" ", ""))
+        return Number(_signed(match[1], Fraction(10) ** power)) if abs(power) <= LARGEST_POWER else None
+    if (match := _PERIODIC.fullmatch(text)) is not None:
+        return Number(_signed(match[1], periodic(match[2])))
+    if (match := _AROUND.fullmatch(text)) is not None:
+        return number((match[1] or match[2] or "").strip())
     return None
 
 
@@ -90,9 +91,9 @@ def _plain(text: str) -> Fraction:
     return Fraction(text.replace(",", "").replace(" ", "").rstrip("."))
 
 
-def _decimal(found: re.Match[str]) -> Number | None:
-    sign, digits = found[1], found[2]
-    power = int(next((part for part in found.groups()[2:] if part is not None), "0").replace(" ", ""))
+def _decimal(match: re.Match[str]) -> Number | None:
+    sign, digits = match[1], match[2]
+    power = int(next((part for part in match.groups()[2:] if part is not None), "0").replace(" ", ""))
     if abs(power) > LARGEST_POWER:
         return None
     value = _signed(sign, _plain(digits) * Fraction(10) ** power)
@@ -103,19 +104,19 @@ def _decimal(found: re.Match[str]) -> Number | None:
 
 
 def periodic(digits: str) -> Fraction:
-    r"""The value of a repeating decimal: 0.1\overline{6} is 1/6."""
-    found = re.fullmatch(r"(\d*)\.(\d*)(?:\\overline\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?)", digits)
-    assert found is not None
-    whole, once, again = found[1], found[2], found[3] or found[4]
+    r"""Returns the value of a repeating decimal: 0.1\overline{6} is 1/6."""
+    match = re.fullmatch(r"(\d*)\.(\d*)(?:\\overline\s*\{(\d+)\}|\\dot\s*\{?(\d)\}?)", digits)
+    assert match is not None
+    whole, once, again = match[1], match[2], match[3] or match[4]
     return Fraction(whole or 0) + (Fraction(once or 0) + Fraction(int(again), 10 ** len(again) - 1)) / 10 ** len(once)
 
 
 def close(one: Number, other: Number) -> bool:
-    """Whether two numbers are the same.
+    """Whether two numbers are equal.
 
-    They must be exactly equal, but for two cases: a decimal of at least six places is the same as a value that it is
-    rounded or cut from (0.333333 and 1/3, 1.4142136 and a longer one), and a decimal of fifteen digits or more has the
-    error of a float (0.30000000000000004 and 0.3).
+    They must be exactly equal, with two exceptions: a decimal of at least six places equals a value that it is rounded
+    or cut from (0.333333 and 1/3), and a decimal of fifteen digits or more may have the error of a float
+    (0.30000000000000004 and 0.3).
     """
     if one.value == other.value:
         return True
@@ -140,10 +141,10 @@ _START = re.compile(_NUMERIC)
 
 
 def quantity(text: str) -> Quantity | None:
-    """The number with a unit, or without, that a normalised text is, and nothing but it; None for anything else.
+    """Parses a normalized text that is a number with or without a unit; None for other texts.
 
-    The unit is what words follow the number, or the currency before it. Words that could be factors of a product (one
-    letter that is no unit) or carry mathematics are none.
+    The unit is the words after the number, or the currency before it. Words that may be factors of a product (single
+    letters that are no unit) or contain mathematics are not units.
     """
     text = words(text)
     sign, currency = "", ""
@@ -166,7 +167,7 @@ def quantity(text: str) -> Quantity | None:
 
 
 def _sum(parts: list[tuple[Number, str]]) -> Quantity | None:
-    """2 hours 30 minutes in the unit that comes first."""
+    """Adds 2 hours 30 minutes in the unit of the first part; None where the parts make no sum."""
     first = units.unit(parts[0][1])
     total, sizes = Fraction(0), []
     for part, name in parts:
@@ -181,28 +182,54 @@ def _sum(parts: list[tuple[Number, str]]) -> Quantity | None:
 
 
 def _parts(text: str) -> list[tuple[Number, str]]:
-    """Numbers with their units, one after another."""
+    """Splits a text into numbers with their units; empty where it is anything else."""
     parts: list[tuple[Number, str]] = []
     text = text.replace("分", "分钟") if re.search(r"(?:时|小时)\d+分$", text) else text
     while text:
-        found = _START.match(text)
-        # The longest beginning that is a number: a mixed one before its whole part.
-        if found is None or (read := number(found[0].strip())) is None:
+        match = _START.match(text)
+        # The longest prefix that is a number: a mixed number before its whole part.
+        if match is None or (value := number(match[0].strip())) is None:
             return []
-        rest = text[found.end() :].strip()
-        match = _UNIT_NAME.match(rest)
-        name = match[0].strip().removesuffix(" and") if match else ""
-        if match is None or not _is_name(name, text[found.end() : found.end() + 1]):
+        rest = text[match.end() :].strip()
+        name_match = _UNIT_NAME.match(rest)
+        name = name_match[0].strip().removesuffix(" and") if name_match else ""
+        if name_match is None or not _is_name(name, text[match.end() : match.end() + 1]):
             return []
-        parts.append((read, name))
-        text = rest[match.end() :].strip(" ,")
+        parts.append((value, name))
+        text = rest[name_match.end() :].strip(" ,")
         if len(parts) > 4:
             return []
     return parts
 
 
 def _is_name(name: str, before: str) -> bool:
-    """Whether letters after a number name a unit or a thing, and are no variables that it is multiplied by."""
+    """Whether letters after a number name a unit or a noun, not variables of a product."""
     if units.known(name):
         return True
     return bool(re.search(r"[A-Za-z]{3}|[\u4e00-\u9fff]", name)) and (before == " " or not name[0].isascii())
+
+
+def compare(gold: str, answer: str) -> Verdict | None:
+    """Compares two numbers with or without units; None where one is something else."""
+    wanted, given = quantity(gold), quantity(answer)
+    if wanted is None or given is None:
+        return None
+    size = units.factor_between(wanted.unit, given.unit)
+    if size is None:
+        return Verdict(False, "another unit")
+    if {"%", ""} == {units.symbol(wanted.unit), units.symbol(given.unit)}:
+        # The percent sign is missing, or the percentage is written as a number.
+        percent, plain = (wanted, given) if units.symbol(wanted.unit) == "%" else (given, wanted)
+        hundredth = percent.number._replace(value=percent.number.value / 100)
+        equal = any(close(one, plain.number) for one in (percent.number, hundredth))
+        return Verdict.of(equal, "percentage")
+    scaled = Number(given.number.value / size) if size != 1 else given.number
+    return Verdict.of(close(wanted.number, scaled), "number")
+
+
+def compare_decimal_comma(gold: str, answer: str) -> Verdict | None:
+    """Compares 1000,99 with a decimal as 1000.99; None for other texts, so that 1,2 is a list."""
+    for one, other in ((gold, answer), (answer, gold)):
+        if re.fullmatch(r"-?(?:\d+,\d{2}|0,\d+)", one) and re.fullmatch(r"-?\d+\.\d+", other):
+            return compare(one.replace(",", "."), other)
+    return None

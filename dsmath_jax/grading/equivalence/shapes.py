@@ -1,13 +1,14 @@
-"""What answers are made of: terms of an equation, items of a list, a pair, a set or a matrix, a formula and its unit.
+"""Splits answers into parts: sides of an equation, items of a list, tuple, set or matrix, a formula and its unit.
 
-These only take texts apart; `forms` compares the parts.
+`forms` compares the parts.
 """
 
 import re
 
 from dsmath_jax.grading.equivalence import sets, units
-from dsmath_jax.grading.equivalence.expressions import Unreadable, read
-from dsmath_jax.grading.equivalence.normal import matching, parted, split, words
+from dsmath_jax.grading.equivalence.normalization import matching, split, split_with_separators, words
+from dsmath_jax.grading.equivalence.parser import parse
+from dsmath_jax.grading.equivalence.tokenizer import ParseError
 from dsmath_jax.grading.equivalence.wording import folded
 
 BLANKS = re.compile(r"\s*;\s*")
@@ -40,21 +41,22 @@ _SIGN_BEFORE = re.compile(r"^([$€£¥])\s*(.*)$")
 
 
 def readable(text: str) -> bool:
+    """Whether the parser knows the notation of a formula."""
     try:
-        read(text)
-    except Unreadable:
+        parse(text)
+    except ParseError:
         return False
     return True
 
 
 def sides(text: str) -> tuple[str, str] | None:
-    """What an equation, or a chain of them, says is equal: its first term and its last exact one. None for others."""
-    terms, signs = parted(text, sets.RELATION)
+    """Returns the first and the last exact term of a chain of equations; None for other texts."""
+    terms, signs = split_with_separators(text, sets.RELATION)
     if not signs or not set(signs) <= {"=", "\\approx", "\\equiv"}:
         return None
     exact = terms[: signs.index("\\approx") + 1] if "\\approx" in signs else terms
     if len(exact) == 1 and is_name(exact[0]):
-        exact = terms[:2]  # nothing exact is said
+        exact = terms[:2]  # there is no exact term
     left, right = exact[0], exact[-1]
     if not left or not right:
         return None
@@ -62,22 +64,22 @@ def sides(text: str) -> tuple[str, str] | None:
 
 
 def is_name(text: str) -> bool:
-    """Whether the left side of an equation only names what the right one is."""
+    """Whether the left side of an equation only names the right one."""
     return bool(_NAME.match(text)) and not re.fullmatch(r"\([^A-Za-z\\]*\)|\|[^A-Za-z\\]*\|", text)
 
 
 def tuple_of(text: str) -> tuple[str, list[str]] | None:
-    """The brackets and the items of (a, b), [a, b], ⟨a, b⟩ and the like."""
-    found = _TUPLE.match(text)
-    if found is None or (found[1] and matching(text, 0) != len(text) - 1):
+    """Returns the brackets and the items of (a, b), [a, b], ⟨a, b⟩ and the like; None for other texts."""
+    match = _TUPLE.match(text)
+    if match is None or (match[1] and matching(text, 0) != len(text) - 1):
         return None
-    inside = found[2] if found[1] else found[4]
+    inside = match[2] if match[1] else match[4]
     items = split(inside, BLANKS if len(split(inside, BLANKS)) > 1 else _COMMA)
-    return (found[1] + found[3] if found[1] else "()"), items
+    return (match[1] + match[3] if match[1] else "()"), items
 
 
 def braces(text: str) -> list[str] | None:
-    """The elements of a set in braces, or of the empty one."""
+    """Returns the elements of a set in braces, or of the empty set; None for other texts."""
     if folded(text) == "no solution":
         return []
     if not (text.startswith("\\{") and text.endswith("\\}") and matching(text, 1) == len(text) - 1):
@@ -86,7 +88,7 @@ def braces(text: str) -> list[str] | None:
 
 
 def signs(text: str) -> list[str]:
-    """The two values of what has a sign ±, else the text itself."""
+    """Returns the two values of a text with a sign ±, else the text itself."""
     if not re.search(r"\\(?:pm|mp)(?![A-Za-z])", text):
         return [text]
     return [
@@ -96,13 +98,14 @@ def signs(text: str) -> list[str]:
 
 
 def listed(text: str) -> list[str]:
+    """Returns the items of a list without brackets; both values of an item with a sign ±."""
     return [item for part in split(text, _LISTED) for item in signs(part) if item]
 
 
 def rows(text: str) -> list[list[str]] | None:
-    """The cells of a matrix; of a tuple those of a column."""
-    found = _MATRIX.match(text)
-    if found is None:
+    """Returns the rows of a matrix, or of a tuple as a column; None for other texts."""
+    match = _MATRIX.match(text)
+    if match is None:
         point = tuple_of(text)
         if point is None or len(point[1]) < 2:
             return None
@@ -110,23 +113,23 @@ def rows(text: str) -> list[list[str]] | None:
         if all(inner):
             return [row[1] for row in inner if row]
         return [[item] for item in point[1]]
-    if "\\begin" in found[1] or "\\begin" in found[3]:
+    if "\\begin" in match[1] or "\\begin" in match[3]:
         return None
-    factor = found[1].strip()
-    cells = [[cell.strip() for cell in row.split("&")] for row in _ROW_END.split(found[3]) if row.strip()]
+    factor = match[1].strip()
+    cells = [[cell.strip() for cell in row.split("&")] for row in _ROW_END.split(match[3]) if row.strip()]
     if factor:
         cells = [[f"{factor}({cell})" for cell in row] for row in cells]
-    return [list(column) for column in zip(*cells, strict=False)] if found[4] else cells
+    return [list(column) for column in zip(*cells, strict=False)] if match[4] else cells
 
 
 def measured(text: str) -> tuple[str, str]:
-    """A formula and its unit ("" where it has none)."""
-    if (found := _SIGN_BEFORE.match(text)) is not None:
-        return found[2], found[1]
-    if (found := _SIGN_AFTER.match(text)) is not None:
-        return found[1], found[2]
-    if (found := _UNIT_IN_TEXT.match(text)) is not None:
-        return found[1].strip(), words(found[2] + " " + found[3]).strip() + (found[4] or "")
-    if (found := _UNIT_PLAIN.match(text)) is not None and units.known(found[2]):
-        return found[1].strip(), found[2]
+    """Splits a formula and its unit ("" where it has none)."""
+    if (match := _SIGN_BEFORE.match(text)) is not None:
+        return match[2], match[1]
+    if (match := _SIGN_AFTER.match(text)) is not None:
+        return match[1], match[2]
+    if (match := _UNIT_IN_TEXT.match(text)) is not None:
+        return match[1].strip(), words(match[2] + " " + match[3]).strip() + (match[4] or "")
+    if (match := _UNIT_PLAIN.match(text)) is not None and units.known(match[2]):
+        return match[1].strip(), match[2]
     return text, ""

@@ -1,7 +1,7 @@
-"""Units of measurement and currencies: which are the same, and how many of one make another.
+"""Units of measurement and currencies, and the factors between them.
 
-A unit that is left out makes no difference between answers, another unit does: 5 cm is 5, and 50 mm, but not 5 m. Nouns
-that are no units ("5 apples") are names of what is counted.
+A missing unit makes no difference between answers, another unit does: 5 cm equals 5 and 50 mm, but not 5 m. Other nouns
+("5 apples") name what is counted.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Unit(NamedTuple):
-    """A unit, as a multiple of its dimension's basic one. What is counted is a dimension of its own, with factor 1."""
+    """A unit as a multiple of its dimension's base unit. Each counted noun is its own dimension, with factor 1."""
 
     dimension: str
     factor: Fraction = Fraction(1)
@@ -74,13 +74,13 @@ _SPEEDS = {"mph": "miles/hour", "kmh": "km/hour", "kmph": "km/hour", "kph": "km/
 _SQUARED = re.compile(r"^(?:square|sq\.?|平方)\s*(.+)$")
 _CUBED = re.compile(r"^(?:cubic|cu\.?|立方)\s*(.+)$")
 _POWER = re.compile(r"^(.+?)\s*(?:\^\s*\{?\s*(-?\d)\s*\}?|\s(squared|cubed))$")
-# In a unit that is a quotient: "meters per second", "元/千克".
+# In a quotient of units: "meters per second", "元/千克".
 _PER = re.compile(r"\s*(?:/|\bper\b|\ban?\b|每)\s*")
 _CASED = {"M", "G", "S", "T", "X", "Y", "Z", "N", "K", "V", "A", "W", "J", "L", "H", "C", "D", "E"}
 
 
 def unit(name: str) -> Unit:
-    """The unit of a name; what no unit has as its name is something that is counted.
+    """Returns the unit of a name; a name of no unit is a counted noun.
 
     Args:
       name: "cm", "square feet", "m^{2}", "km/h", "dollars per hour", "apples"; not empty.
@@ -92,10 +92,10 @@ def unit(name: str) -> Unit:
         above, below = unit(over[0]), unit(over[1])
         return Unit(f"{above.dimension}/{below.dimension}", above.factor / below.factor)
     for pattern, power in ((_SQUARED, 2), (_CUBED, 3)):
-        if (found := pattern.match(name)) and known(found[1]):
-            return _raised(unit(found[1]), power)
-    if (found := _POWER.match(name)) and known(found[1]):
-        return _raised(unit(found[1]), int(found[2]) if found[2] else 2 if found[3] == "squared" else 3)
+        if (match := pattern.match(name)) and known(match[1]):
+            return _raised(unit(match[1]), power)
+    if (match := _POWER.match(name)) and known(match[1]):
+        return _raised(unit(match[1]), int(match[2]) if match[2] else 2 if match[3] == "squared" else 3)
     lower = name.lower()
     if lower in _SPEEDS:
         return unit(_SPEEDS[lower])
@@ -105,7 +105,7 @@ def unit(name: str) -> Unit:
 
 
 def known(name: str) -> bool:
-    """Whether a name is a unit's, not that of something that is counted."""
+    """Whether a name is that of a unit, not a counted noun."""
     return not unit(name).dimension.startswith(_COUNTED)
 
 
@@ -118,27 +118,27 @@ def _raised(base: Unit, power: int) -> Unit:
 
 
 def _noun(name: str) -> str:
-    """The last word of a name without its plural: "duck eggs" is "egg"."""
+    """Returns the last word of a name in the singular: "duck eggs" is "egg"."""
     last = re.sub(r"[^\w\u4e00-\u9fff]+", " ", name).split()[-1:] or [name]
     word = last[0]
     return word[:-1] if word.endswith("s") and not word.endswith("ss") and len(word) > 3 else word
 
 
 def ratio(one: Unit, other: Unit) -> Fraction | None:
-    """How many of the other unit make one of the first; None where they measure different things."""
+    """Returns how many of the other unit make one of the first; None where their dimensions differ."""
     return one.factor / other.factor if one.dimension == other.dimension else None
 
 
 def symbol(name: str) -> str:
-    r"""The sign of a unit that changes how its number is read (% or ^\circ), else the unit's name."""
+    r"""Returns the sign of a unit that changes how its number is read (% or ^\circ), else the unit's name."""
     dimension = unit(name).dimension if name else ""
     return {"part": "%", "angle": "^\\circ"}.get(dimension, name)
 
 
 def factor_between(one: str, other: str) -> Fraction | None:
-    """By how much a number grows from the first unit to the second; None where the units cannot be those of one answer.
+    """Returns the factor by which a number grows from the first unit to the second; None where the units differ.
 
-    A unit that is left out ("") is no difference, nor are nouns of which one says more than the other.
+    A missing unit ("") makes no difference, nor does a noun that contains the other.
     """
     if not one or not other:
         return Fraction(1)

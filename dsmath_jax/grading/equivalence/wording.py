@@ -1,12 +1,12 @@
-"""Answers in words: which texts are words, and which words say the same."""
+"""Recognizes answers in words, and words of the same meaning."""
 
 import re
 
-from dsmath_jax.grading.equivalence.normal import words
+from dsmath_jax.grading.equivalence.normalization import words
 
 
 def is_words(text: str) -> bool:
-    """Whether a normalised text says something in words rather than mathematics."""
+    """Whether a normalized text is words rather than mathematics."""
     if re.fullmatch(r"\\(?:text|mbox|textbf|mathrm|textit)\s*\{[^{}]*\}", text) and not re.search(r"\d", text):
         return True
     bare = re.sub(r"\\(?:begin|end)\{[^{}]*\}(?:\{[^{}]*\})?|\\[A-Za-z]+|_\{[^{}]*\}", " ", words(text))
@@ -33,7 +33,7 @@ SAME_WORDS = {
 
 
 def folded(text: str) -> str:
-    """Words without what makes no difference: case, articles, punctuation, the brackets of a letter."""
+    """Removes what makes no difference in words: case, articles, punctuation, the brackets of a letter."""
     text = words(text).replace("\\emptyset", " \\emptyset ")
     text = re.sub(r"^\(\s*([A-Za-z])\s*\)$", r"\1", text.strip())
     text = re.sub(r"[\"'.!?*]", "", text.lower())
@@ -44,6 +44,6 @@ def folded(text: str) -> str:
 
 
 def same_letter(gold: str, answer: str) -> bool:
-    """C and (C); a variable keeps its case."""
+    """Whether two answers are the same letter, such as C and (C); case matters."""
     one, other = (words(text).strip("() ") for text in (gold, answer))
     return len(one) == 1 and one == other

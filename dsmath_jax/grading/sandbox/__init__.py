@@ -1,16 +1,16 @@
-"""Runs Python programs that a model wrote, contained.
+"""Runs Python programs that a model wrote in a sandbox.
 
     with Sandbox() as sandbox:
         print(sandbox.level, sandbox.run([Program("print(6 * 7)")]))
 
-The run's own process talks to one server, a small Python process that has SymPy and NumPy imported and no secrets: it
-forks one process for each program, which locks itself in before it reads a line of it. What locks it is what the
-system has, and each mechanism is tried at start (`probe`): namespaces (`namespaces`) leave it no other processes, no
-network and no files but the Python libraries and a scratch folder that vanishes; Landlock (`landlock`) refuses all
-other paths; seccomp (`syscalls`) refuses new processes, sockets, signals to others and whatever Python has no need of.
+The run's process talks to a fork server, a small Python process with SymPy and NumPy imported and no secrets. It forks
+a process for each program, which locks itself in before it reads the program. It uses every mechanism that works on the
+system; `probe` tries each at start. Namespaces (`namespaces`) hide other processes, the network and all files except
+the Python libraries and a temporary scratch folder. Landlock (`landlock`) refuses all other paths. seccomp (`syscalls`)
+refuses new processes, sockets, signals to other processes and every system call that Python does not need.
 """
 
-from dsmath_jax.grading.sandbox.limits import Limits, Program, Ran
+from dsmath_jax.grading.sandbox.limits import Limits, Program, ProgramResult
 from dsmath_jax.grading.sandbox.pool import Sandbox
 
-__all__ = ["Limits", "Program", "Ran", "Sandbox"]
+__all__ = ["Limits", "Program", "ProgramResult", "Sandbox"]

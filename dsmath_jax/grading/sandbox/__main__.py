@@ -1,4 +1,4 @@
-"""Runs a Python file as a model's program, or tells what contains such programs here.
+"""Runs a Python file in the sandbox, or reports which mechanisms contain programs on this machine.
 
 python -m dsmath_jax.grading.sandbox --probe
 python -m dsmath_jax.grading.sandbox FILE.py
@@ -16,9 +16,9 @@ from dsmath_jax.workdir import UserError
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dsmath_jax.grading.sandbox", description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, help="a Python program")
-    parser.add_argument("--probe", action="store_true", help="only print what contains programs here")
-    parser.add_argument("--call", default="", help="a function of the program to call when it has run")
-    parser.add_argument("--allow-unsandboxed", action="store_true", help="run it though nothing contains it")
+    parser.add_argument("--probe", action="store_true", help="only print which mechanisms work on this machine")
+    parser.add_argument("--call", default="", help="a function of the program to call after it has run")
+    parser.add_argument("--allow-unsandboxed", action="store_true", help="run it even if nothing contains it")
     arguments = parser.parse_args()
     if arguments.probe == (arguments.file is not None):
         parser.error("give a file or --probe")
@@ -33,9 +33,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return UserError.code
     sys.stdout.write(ran.output)
-    told = {"how": ran.how, "value": ran.value, "error": ran.error, "seconds": round(ran.seconds, 3)}
-    print(json.dumps(told | {"level": sandbox.level}, ensure_ascii=False), file=sys.stderr)
-    return 0 if ran.how == "ok" else 1
+    summary = {"how": ran.status, "value": ran.value, "error": ran.error, "seconds": round(ran.seconds, 3)}
+    print(json.dumps(summary | {"level": sandbox.level}, ensure_ascii=False), file=sys.stderr)
+    return 0 if ran.status == "ok" else 1
 
 
 def _text(path: Path) -> str:

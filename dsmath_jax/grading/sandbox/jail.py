@@ -1,4 +1,4 @@
-"""How a process locks itself in with the mechanisms that a system has."""
+"""Locks a process in with the mechanisms that work on the system."""
 
 import contextlib
 import dataclasses
@@ -21,13 +21,14 @@ _LARGEST_STACK = 64 << 20  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Jail:
-    """What locks programs in.
+    """The configuration that locks programs in.
 
     Attributes:
-      mechanisms: those to use.
-      folder: of the sandbox; scratch folders lie below it where there are no namespaces.
+      mechanisms: the mechanisms to use.
+      folder: the folder of the sandbox; without namespaces scratch folders are below it.
       packages: folders from which programs import.
-      slots: programs that run at once.
+      limits: limits of each program.
+      slots: number of programs that run at once.
     """
 
     mechanisms: frozenset[str]
@@ -37,17 +38,17 @@ class Jail:
     slots: int
 
     def prepare(self) -> "Prepared":
-        """Locks this process in as far as all programs share it, and makes ready what each of them needs."""
+        """Applies to this process what all programs share, and prepares what each of them needs."""
         readable, devices = _existing(self._readable()), _existing(DEVICES)
         instructions = syscalls.compiled() if "seccomp" in self.mechanisms else b""
         users = _users()
         confined = "namespaces" in self.mechanisms
         tasks = self.limits.processes
-        if os.getuid() in users:  # the bound is the kernel's, which counts by user: here all programs share one
+        if os.getuid() in users:  # the kernel counts tasks by user, and here all programs share one
             others = 2 if confined else 2 + _tasks(os.getuid())  # the server and its parent
             tasks = others + self.slots * tasks
         else:
-            os.chmod(self.folder, 0o711)  # scratch folders lie below, each its user's alone
+            os.chmod(self.folder, 0o711)  # scratch folders are below it, each private to its user
         own = os.open("/proc/self/ns/pid", os.O_RDONLY) if confined else -1
         if confined:
             namespaces.enter_files(self.folder, readable, devices)
@@ -59,15 +60,15 @@ class Jail:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A jail whose process has made it ready.
+    """A jail that this process has prepared.
 
     Attributes:
       readable: folders and files that programs may read.
-      devices: files that they may read and write.
-      instructions: of seccomp's filter.
-      users: that programs run as, in turn.
-      tasks: threads and processes that such a user may have while they run.
-      own: descriptor of the process's namespace of processes, -1 without.
+      devices: files that programs may read and write.
+      instructions: of the seccomp filter.
+      users: ids that programs run as, in turn.
+      tasks: maximum number of threads and processes of such a user.
+      own: descriptor of this process's PID namespace; -1 without namespaces.
     """
 
     jail: Jail
@@ -79,10 +80,11 @@ class Prepared:
     own: int
 
     def fork(self) -> int:
+        """Forks the process of a program, with namespaces in its own PID namespace."""
         return os.fork() if self.own < 0 else namespaces.fork(self.own)
 
     def lock_in(self, number: int) -> str:
-        """Locks this process in for good, and returns its scratch folder, in which it is."""
+        """Locks this process in irrevocably; returns its scratch folder, now the working directory."""
         limits, mechanisms = self.jail.limits, self.jail.mechanisms
         user = self.users[number % len(self.users)]
         if self.own >= 0:
@@ -94,15 +96,15 @@ class Prepared:
             os.chown(scratch, user, -1)
         os.chdir(scratch)
         if os.getuid() != user:
-            kept = self._keys()
-            kernel.prctl(kernel.PR_SET_KEEPCAPS, int(bool(kept)))
+            capabilities = self._read_capabilities()
+            kernel.prctl(kernel.PR_SET_KEEPCAPS, int(bool(capabilities)))
             os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
-            kernel.keep_capabilities(*kept)
+            kernel.keep_capabilities(*capabilities)
         else:
             kernel.keep_capabilities()
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)  # which another user's identity clears
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)  # cleared by the change of user
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         self._limit(limits)
         if "landlock" in mechanisms:
@@ -111,36 +113,37 @@ class Prepared:
             kernel.seccomp(self.instructions)
         return scratch
 
-    def _keys(self) -> list[int]:
-        """The capability with which a program reads libraries in a home that only root may enter.
+    def _read_capabilities(self) -> list[int]:
+        """Returns the capability with which a program reads libraries in a home that only root may enter.
 
-        A namespace shows them elsewhere. Without, some containers have only one that lets write, too: that is for
-        Landlock to refuse, and where that is missing as well nothing contains a program.
+        With namespaces none is needed. In some containers only CAP_DAC_OVERRIDE is available, which allows writes too;
+        Landlock refuses them, and without Landlock and namespaces no program is contained anyway.
         """
         useful = [kernel.CAP_DAC_READ_SEARCH, kernel.CAP_DAC_OVERRIDE]
         return [number for number in useful if self.own < 0 and kernel.has_capabilities(number)][:1]
 
     def scratch(self, number: int) -> str:
+        """Returns the scratch folder of a program without namespaces."""
         return f"{self.jail.folder}/{number}"
 
     def overfull(self, number: int) -> bool:
-        """Whether a program's files are more than it may have. In a namespace it is the kernel that refuses them.
+        """Whether a program's files exceed their limit. With namespaces the kernel enforces it.
 
-        Those that it has deleted and holds open are not seen here: each has its limit, and descriptors have theirs.
+        Deleted files that the program holds open are not counted; file sizes and descriptors have limits of their own.
         """
         if self.own >= 0:
             return False
         files, size = 0, 0
-        with contextlib.suppress(FileNotFoundError):  # the program has not come so far yet
+        with contextlib.suppress(FileNotFoundError):  # the program has not made it yet
             for entry in os.scandir(self.scratch(number)):
-                with contextlib.suppress(FileNotFoundError):  # it has vanished meanwhile
-                    found = entry.stat(follow_symlinks=False)
-                    size += min(found.st_size, found.st_blocks * 512)  # without holes, and what fills the last block
+                with contextlib.suppress(FileNotFoundError):  # it was deleted meanwhile
+                    stat = entry.stat(follow_symlinks=False)
+                    size += min(stat.st_size, stat.st_blocks * 512)  # without holes and block padding
                 files += 1
         return files > namespaces.INODES or size > self.jail.limits.file_bytes
 
     def clean(self, number: int) -> None:
-        """Deletes what an ended program left."""
+        """Deletes the scratch folder of a program that has ended."""
         if self.own < 0:
             shutil.rmtree(self.scratch(number), ignore_errors=True)
 
@@ -167,24 +170,24 @@ def _existing(paths: Sequence[str]) -> list[str]:
 
 
 def _users() -> range:
-    """Who programs run as: root's have identities that own nothing, and whose tasks the kernel counts apart."""
+    """Returns the user ids of programs: as root, ids that own nothing and whose tasks the kernel counts separately."""
     own = os.getuid()
-    # To become another, and to delete what that has left.
+    # To change the user, and to delete its files.
     needed = (kernel.CAP_CHOWN, kernel.CAP_SETGID, kernel.CAP_SETUID, kernel.CAP_DAC_OVERRIDE)
     if own != 0 or not kernel.has_capabilities(*needed):
         return range(own, own + 1)
     with open("/proc/self/uid_map", encoding="ascii") as file:
         ranges = [[int(word) for word in line.split()] for line in file]
     first, _, count = max(ranges, key=lambda fields: fields[2])
-    # Near the end of a range lie the numbers that systems hand out last; a range of a few has none to spare.
+    # Systems assign the ids near the end of a range last; a small range has none to spare.
     return range(first + count - 2048, first + count - 1024) if count > 4096 else range(1)
 
 
 def _tasks(user: int) -> int:
-    """Threads and processes that a user has now."""
-    found = 0
+    """Returns the number of threads and processes of a user."""
+    count = 0
     for entry in os.scandir("/proc"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # ended meanwhile, or hidden
             if entry.name.isdigit() and entry.stat().st_uid == user:
-                found += len(os.listdir(f"{entry.path}/task"))
-    return found
+                count += len(os.listdir(f"{entry.path}/task"))
+    return count

@@ -1,4 +1,4 @@
-"""The few calls of Linux that Python does not offer, each raising OSError."""
+"""Wraps the Linux system calls that Python does not offer; each raises OSError."""
 
 import ctypes
 import os
@@ -7,7 +7,7 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 8, 22, 24, 38
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 8, 22, 38
 CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID = 0, 1, 2, 6, 7
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -42,14 +42,17 @@ def _syscall(what: str, number: int, *arguments: object) -> int:
 
 
 def unshare(flags: int) -> None:
+    """Calls unshare(2)."""
     _checked("unshare", _libc.unshare(flags))
 
 
 def setns(descriptor: int, kind: int) -> None:
+    """Calls setns(2)."""
     _checked("setns", _libc.setns(descriptor, kind))
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    """Calls mount(2)."""
     _checked(
         f"mount of {target}",
         _libc.mount(
@@ -59,46 +62,48 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str =
 
 
 def make_read_only(path: str) -> None:
-    """All mounts at and below `path` (Linux 5.12)."""
+    """Makes all mounts at and below `path` read-only (Linux 5.12)."""
     attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, 0, 0)
     size = ctypes.sizeof(attributes)
     _syscall("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, path.encode(), _AT_RECURSIVE, attributes, size)
 
 
 def change_root(folder: str) -> None:
-    """Makes a mounted folder the root, and lets go of the old one."""
+    """Makes a mounted folder the root and unmounts the old one."""
     os.chdir(folder)
     _checked("pivot_root", _libc.pivot_root(b".", b"."))
     _checked("umount", _libc.umount2(b".", MNT_DETACH))
 
 
 def prctl(option: int, value: int) -> None:
+    """Calls prctl(2)."""
     _checked("prctl", _libc.prctl(option, *(ctypes.c_ulong(word) for word in (value, 0, 0, 0))))
 
 
 def has_capabilities(*wanted: int) -> bool:
-    """Whether the process has all of these in effect."""
+    """Whether all of these capabilities are in effect."""
     header, sets = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     _checked("capget", _libc.capget(header, sets))
     return all(sets[0] >> number & 1 for number in wanted)
 
 
-def keep_capabilities(*kept: int) -> None:
-    """Drops all capabilities of the process but these."""
-    mask = sum(1 << number for number in kept)
+def keep_capabilities(*numbers: int) -> None:
+    """Drops all capabilities of the process except these."""
+    mask = sum(1 << number for number in numbers)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)(mask, mask, 0, 0, 0, 0)  # effective, permitted, inheritable; the low words, the high
     _checked("capset", _libc.capset(header, sets))
 
 
 def landlock_version() -> int:
+    """Returns the ABI version of Landlock."""
     return _syscall(
         "landlock_create_ruleset", _LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION
     )  # fmt: skip
 
 
 def landlock_ruleset(handled: tuple[int, ...]) -> int:
-    """A descriptor of a ruleset that refuses the rights `handled`: of files, of the network, to reach out of it."""
+    """Returns the descriptor of a ruleset that refuses the rights `handled`: file system, network, scope."""
     attributes = (ctypes.c_uint64 * len(handled))(*handled)
     return _syscall(
         "landlock_create_ruleset", _LANDLOCK_CREATE_RULESET, attributes, ctypes.sizeof(attributes), 0
@@ -118,11 +123,12 @@ def landlock_allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def landlock_restrict(ruleset: int) -> None:
+    """Applies a ruleset to this process."""
     _syscall("landlock_restrict_self", _LANDLOCK_RESTRICT_SELF, ruleset, 0)
 
 
 def seccomp(instructions: bytes) -> None:
-    """Installs a filter of system calls, compiled to instructions of 8 bytes."""
+    """Installs a system call filter, compiled to instructions of 8 bytes."""
     program = _FilterProgram(len(instructions) // 8, instructions)
     _checked(
         "seccomp",

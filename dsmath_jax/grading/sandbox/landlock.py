@@ -1,17 +1,17 @@
-"""Landlock: the paths that a program may open, whoever it runs as."""
+"""Landlock: restricts the paths that a program may open, whatever its user."""
 
 import os
 from collections.abc import Sequence
 
 from dsmath_jax.grading.sandbox import kernel
 
-# Rights by the bit of Linux's LANDLOCK_ACCESS_FS_*, in its order.
+# Rights in the order of the bits LANDLOCK_ACCESS_FS_*.
 _RIGHTS = (
     "execute write_file read_file read_dir remove_dir remove_file make_char make_dir make_reg make_sock make_fifo "
     "make_block make_sym refer truncate ioctl_dev"
 ).split()
-_FIRST = 3  # the version that refuses to truncate files; Linux 6.2
-_DEVICES = 5  # the version that knows of ioctl_dev
+_FIRST = 3  # the first version that can refuse to truncate files; Linux 6.2
+_DEVICES = 5  # the first version with ioctl_dev
 _CONNECT_AND_BIND_TCP = 3
 _SIGNALS_AND_ABSTRACT_SOCKETS = 3
 
@@ -20,18 +20,18 @@ def _bits(names: str) -> int:
     return sum(1 << _RIGHTS.index(name) for name in names.split())
 
 
-_READ = _bits("read_file read_dir execute")  # a shared library is mapped as executable: newer kernels may ask for it
-# No folders, links or devices: what is left of a program is a flat folder of files.
+_READ = _bits("read_file read_dir execute")  # newer kernels may want it to map shared libraries
+# No folders, links or devices: a scratch folder is flat.
 _SCRATCH = _bits("read_file read_dir write_file truncate make_reg remove_file")
 _DEVICE = _bits("read_file write_file truncate")
 _OF_FILES = _bits("execute read_file write_file truncate ioctl_dev")
 
 
 def restrict(readable: Sequence[str], devices: Sequence[str], scratch: str) -> None:
-    """Refuses this process all paths but these, TCP, and signals to others where the kernel's version knows of that.
+    """Refuses this process all paths except these, and, where the kernel can, TCP and signals to other processes.
 
-    `no_new_privs` must be set. Rights of what is open already are not changed, and what is not content can be seen
-    and, by its owner, be changed still: names, sizes, modes, times. Raises OSError without Landlock.
+    `no_new_privs` must be set. Open files keep their rights. Metadata (names, sizes, modes, times) stay visible, and
+    their owner can change them. Raises OSError without Landlock.
     """
     version = kernel.landlock_version()
     if version < _FIRST:

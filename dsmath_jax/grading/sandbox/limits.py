@@ -1,27 +1,27 @@
-"""What a program may use, and what became of it."""
+"""Programs, their limits and their results."""
 
 import dataclasses
 from typing import Literal
 
 MIB = 1 << 20
-VALUE_CHARS = 1 << 16  # of a value or a traceback; more is cut
+VALUE_CHARS = 1 << 16  # maximum length of a value or a traceback
 
-How = Literal["ok", "raised", "timed out", "out of memory", "too much output", "killed"]
+Status = Literal["ok", "raised", "timed out", "out of memory", "too much output", "killed"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Of one program.
+    """Limits of one program.
 
     Attributes:
-      seconds: wall time: for what sleeps or waits. Well above the processor time, or an honest program is lost where
-        the processors have other work.
+      seconds: wall time, for programs that sleep or wait. It must be well above the processor time, or a harmless
+        program times out on a busy machine.
       cpu_seconds: processor time, rounded up to whole seconds.
       memory_bytes: address space, NumPy and SymPy included.
-      output_bytes: of standard output and standard error together.
-      file_bytes: of its scratch folder, and of each file in it.
-      processes: threads. Programs start no processes where seccomp is there; else these count as well. The kernel
-        counts by user: where root has no users to give, programs that run at once share this many each.
+      output_bytes: standard output and standard error together.
+      file_bytes: its scratch folder, and each file in it.
+      processes: threads, and without seccomp processes too. The kernel counts them by user: where programs cannot have
+        users of their own, concurrent ones share their sum.
     """
 
     seconds: float = 30.0
@@ -37,8 +37,8 @@ class Program:
     """Python code that runs as the module `__main__`.
 
     Attributes:
-      code: the text.
-      call: the name of a function that is called without arguments when the code has run.
+      code: its source.
+      call: the name of a function to call without arguments after the code has run.
     """
 
     code: str
@@ -46,19 +46,19 @@ class Program:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ran:
-    """What became of a program.
+class ProgramResult:
+    """The result of a program.
 
     Attributes:
-      how: "ok" where it ran to its end, the call included. One that leaves by `sys.exit` has "raised", one that
-        leaves by `os._exit` was "killed", whatever the code of its exit: what it was to do later was not done.
-      output: what it printed, up to the limit. Bytes that are no UTF-8 are replaced.
-      value: `str()` of what `call` returned; None where nothing was called or nothing returned.
-      error: the traceback as a user sees it, its end where it is long, or why there is none; "" for "ok".
+      status: "ok" where it ran to its end, the call included. A program that exits by `sys.exit` has "raised", one
+        that exits by `os._exit` was "killed", whatever its exit code, since it did not reach its end.
+      output: what it printed, up to the limit; bytes that are not UTF-8 are replaced.
+      value: `str()` of what `call` returned; None where nothing was called or it returned None.
+      error: the end of its traceback, or the reason where there is none; "" for "ok".
       seconds: wall time.
     """
 
-    how: How
+    status: Status
     output: str = ""
     value: str | None = None
     error: str = ""

@@ -1,7 +1,6 @@
-"""Namespaces: no processes, no network and no files but those handed in.
+"""Namespaces: hide other processes, the network, and all files except given ones.
 
-As root they are entered as they are; as an ordinary user, within a namespace of users in which the user is its own
-root. Linux 5.12 or newer.
+An ordinary user enters them within a user namespace. Linux 5.12 or newer.
 """
 
 import contextlib
@@ -12,14 +11,14 @@ from dsmath_jax.grading.sandbox import kernel
 
 SCRATCH = "/scratch"  # where a program's folder is mounted
 INODES = 1024  # of a scratch folder
-_ROOT = "/root"  # of programs, below that of their mounts
+_ROOT = "/root"  # of programs, below the root of their mounts
 
 
 def enter_processes() -> None:
-    """The next process that this one forks, and it only, is the first of a world of its own: it takes all with it."""
+    """Puts the next forked process alone into a new PID namespace, as the first process, with which all others end."""
     user, group = os.getuid(), os.getgid()
     if user == 0:
-        with contextlib.suppress(PermissionError):  # root of a container that may not: as an ordinary user
+        with contextlib.suppress(PermissionError):  # root in a container without the right to: as an ordinary user
             kernel.unshare(kernel.CLONE_NEWPID)
             return
     kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID)
@@ -29,12 +28,12 @@ def enter_processes() -> None:
 
 
 def enter_files(folder: str, readable: Sequence[str], devices: Sequence[str]) -> None:
-    """Leaves this process, for good, no files but these, read-only under their own names, and no network.
+    """Removes the network and all files except these, which become read-only, for the rest of this process.
 
     Args:
-      folder: an empty folder, on which the new root is built.
-      readable: folders and files; those below others may be named too.
-      devices: files of /dev.
+      folder: an empty folder, where the new root is built.
+      readable: folders and files; some may be below others.
+      devices: files in /dev.
     """
     kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
@@ -54,25 +53,25 @@ def enter_files(folder: str, readable: Sequence[str], devices: Sequence[str]) ->
     os.mkdir(root + SCRATCH, mode=0o755)
     kernel.change_root(folder)
     kernel.make_read_only("/")
-    # Who has another root than its mounts' gets no namespace of users, in which it could mount memory without a limit.
+    # A process whose root is not that of its mounts gets no user namespace, in which it could mount unlimited memory.
     os.chroot(_ROOT)
     os.chdir("/")
 
 
 def fork(own: int) -> int:
-    """Forks, as the first of a world of its own, from the process whose namespace of processes is the descriptor."""
+    """Forks the first process of a new PID namespace; `own` is the descriptor of this process's PID namespace."""
     kernel.setns(own, kernel.CLONE_NEWPID)
     kernel.unshare(kernel.CLONE_NEWPID)
     return os.fork()
 
 
 def separate(size: int, user: int, sockets: bool) -> None:
-    """Gives this process what nobody else sees and what ends with it: scratch folder in memory, System V's memory.
+    """Gives this process a private scratch folder in memory and private System V IPC.
 
     Args:
-      size: of the folder, in bytes.
-      user: whose it is.
-      sockets: the abstract names of sockets as well, for one that can open sockets.
+      size: of the folder in bytes.
+      user: its owner.
+      sockets: whether to separate abstract socket names too, for a process that can open sockets.
     """
     kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | (kernel.CLONE_NEWNET if sockets else 0))
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC

@@ -1,4 +1,4 @@
-"""Which mechanisms work here: each is tried in a child, which locks itself in and attempts what must be refused."""
+"""Tests which mechanisms work on this machine: a child locks itself in with each and attempts what must be refused."""
 
 import contextlib
 import functools
@@ -16,37 +16,37 @@ UNSANDBOXED = "unsandboxed"
 
 
 def missing(folder: str, packages: Sequence[str], withheld: Collection[str]) -> dict[str, str]:
-    """The mechanisms that do not work, and why.
+    """Returns the mechanisms that do not work, and why.
 
     Args:
       folder: a folder with the file `CANARY`.
       packages: folders from which programs import.
-      withheld: mechanisms that are not to be used.
+      withheld: mechanisms that must not be used.
     """
     reasons = {}
     for name in MECHANISMS:
         jail = Jail(frozenset([name]), folder, tuple(packages), Limits(), 1)
-        reasons[name] = "it is withheld" if name in withheld else _told(functools.partial(_try, name, jail))
+        reasons[name] = "it is withheld" if name in withheld else _failure(functools.partial(_try, name, jail))
     return {name: reason for name, reason in reasons.items() if reason}
 
 
 def contain(mechanisms: Collection[str]) -> bool:
     """Whether mechanisms contain a program.
 
-    Files are held back by namespaces or Landlock, the network and other processes by namespaces or seccomp.
+    Namespaces or Landlock protect files; namespaces or seccomp protect the network and other processes.
     """
     return "namespaces" in mechanisms or {"landlock", "seccomp"} <= set(mechanisms)
 
 
 def level(mechanisms: Collection[str]) -> str:
-    """What protects, in words."""
+    """Describes the protection in words."""
     names = ", ".join(name for name in MECHANISMS if name in mechanisms)
     if contain(mechanisms):
         return names
     return f"{UNSANDBOXED} but for {names}" if names else UNSANDBOXED
 
 
-# A program that attempts, in the whole jail, what must be refused, and prints what was not.
+# A program that attempts what the whole jail must refuse, and prints what was not refused.
 PROOF = """
 import os, socket
 def refused(what, attempt):
@@ -58,7 +58,7 @@ def refused(what, attempt):
 refused("reads a file of the user", lambda: open({canary!r}).close())
 refused("reads /etc/passwd", lambda: open("/etc/passwd").close())
 refused("lists /proc", lambda: os.listdir("/proc"))
-refused("writes beside its folder", lambda: open({canary!r} + ".written", "w").close())
+refused("writes outside its folder", lambda: open({canary!r} + ".written", "w").close())
 refused("connects", lambda: socket.create_connection(("127.0.0.1", {port}), 1).close())
 refused("signals its parent", lambda: os.kill(os.getppid() or 1 << 21, 0))
 with open("mine", "w") as file:
@@ -70,7 +70,7 @@ import numpy, sympy, decimal
 def _try(name: str, jail: Jail) -> None:
     if name == "namespaces":
         namespaces.enter_processes()
-        reason = _told(lambda: _within(name, jail))
+        reason = _failure(lambda: _within(name, jail))
         if reason:
             raise OSError(reason)
     else:
@@ -80,7 +80,7 @@ def _try(name: str, jail: Jail) -> None:
 def _within(name: str, jail: Jail) -> None:
     prepared = jail.prepare()
     try:
-        reason = _told(lambda: _ATTEMPTS[name](prepared.lock_in(0), jail.folder), prepared.fork)
+        reason = _failure(lambda: _ATTEMPTS[name](prepared.lock_in(0), jail.folder), prepared.fork)
     finally:
         prepared.clean(0)
     if reason:
@@ -124,8 +124,8 @@ def _refused(what: str, attempt: Callable[[], object]) -> None:
     raise OSError(f"{what} is not refused")
 
 
-def _told(attempt: Callable[[], None], fork: Callable[[], int] = os.fork) -> str:
-    """Makes an attempt in a child, and returns why it failed, "" where it did not."""
+def _failure(attempt: Callable[[], None], fork: Callable[[], int] = os.fork) -> str:
+    """Makes an attempt in a child; returns why it failed, or ""."""
     answers, answer = os.pipe()
     process = fork()
     if process == 0:
@@ -138,7 +138,7 @@ def _told(attempt: Callable[[], None], fork: Callable[[], int] = os.fork) -> str
 
 
 def _attempt(attempt: Callable[[], None], answer: int) -> NoReturn:
-    with contextlib.suppress(BaseException):  # the attempt may leave a process that cannot even tell
+    with contextlib.suppress(BaseException):  # the process may not even be able to report
         try:
             attempt()
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""What a process does when it is locked in: runs one program, and reports."""
+"""Runs one program in a process that is locked in, and reports its result."""
 
 import json
 import linecache
@@ -15,27 +15,27 @@ OUT_OF_MEMORY = 97  # exit code
 
 
 def run(job: bytes, report: int) -> NoReturn:
-    """Runs the program of a job, JSON [code, call], and writes what became of it to the descriptor `report`.
+    """Runs the program of a job, JSON [code, call], and writes its result to the descriptor `report`.
 
-    The report is "ok", "none" (nothing was returned) or "raised", a space, the number of bytes to come, a line feed,
-    and the value or traceback in UTF-8. The program may well write a false one: it speaks for this program only.
+    The report is "ok", "none" (nothing was returned) or "raised", a space, the number of bytes that follow, a line
+    feed, and the value or traceback in UTF-8. The program can forge it, but only its own.
     """
-    write, leave = os.write, os._exit  # which the program may replace
+    write, leave = os.write, os._exit  # the program may replace them
     code, call = json.loads(job)
     try:
         try:
             value = _value(code, call)
-            how, text = ("none", "") if value is None else ("ok", str(value)[:VALUE_CHARS])
+            status, text = ("none", "") if value is None else ("ok", str(value)[:VALUE_CHARS])
         except MemoryError:
-            leave(OUT_OF_MEMORY)  # what fills the memory may still be there
+            leave(OUT_OF_MEMORY)  # the memory may still be full
         except BaseException as error:
-            how, text = "raised", _told(error)[-VALUE_CHARS:]
+            status, text = "raised", _traceback(error)[-VALUE_CHARS:]
         payload = text.encode("utf-8", "backslashreplace")
-        rest = f"{how} {len(payload)}\n".encode() + payload
+        rest = f"{status} {len(payload)}\n".encode() + payload
         while rest:
             rest = rest[write(report, rest) :]
     finally:
-        leave(1)  # threads that are left end here
+        leave(1)  # ends remaining threads
     raise AssertionError
 
 
@@ -48,16 +48,16 @@ def _value(code: str, call: str) -> object:
         raise NameError(f"name '{call}' is not defined")
     value = main.__dict__[call]() if call else None
     if sys.stdout is not None:
-        sys.stdout.flush()  # the program may have put a file with a buffer there
+        sys.stdout.flush()  # the program may have replaced it by a buffered file
     return value
 
 
-def _told(error: BaseException) -> str:
-    """The traceback from the program's own frames on."""
+def _traceback(error: BaseException) -> str:
+    """Formats the traceback from the program's own frames."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    except Exception:  # an error that lies about itself
+    except Exception:  # an error that cannot be formatted
         return type(error).__name__

@@ -1,10 +1,9 @@
-"""seccomp: the system calls that a program may make. All others fail with EPERM.
+"""seccomp: the system calls that a program may make; all others fail with EPERM.
 
-A list of what is allowed, so that a call that a newer kernel brings is refused until somebody has thought about it.
-What the list leaves out is what contains a program even where the kernel has no namespaces: no new processes, no
-signals to others, no sockets, no tracing, no keys, no mounts, no memory that the limit of address space misses, and
-no change of a file's mode, times or attributes, which Landlock lets pass for files of the same user, and no blocks of
-a disk beyond the end of a file (fallocate), which no limit counts.
+The list names what is allowed, so that new calls of newer kernels are refused. Even without namespaces it prevents new
+processes, signals to other processes, sockets, tracing, keys, mounts, memory outside of the address space limit,
+changes of a file's mode, times or attributes (which Landlock allows for files of the same user), and disk blocks beyond
+the end of a file (fallocate), which no limit counts.
 """
 
 import errno
@@ -33,7 +32,7 @@ _ALLOWED = """
 
 _CLONE_THREAD = 0x10000
 _PR_SET_NAME = 15
-# Not those that have signals sent to a process of one's choice: F_SETOWN, FIOSETOWN, FIOASYNC.
+# Without F_SETOWN, FIOSETOWN and FIOASYNC, which send signals to any process.
 _FCNTL = {"F_DUPFD": 0, "F_GETFD": 1, "F_SETFD": 2, "F_GETFL": 3, "F_SETFL": 4, "F_GETLK": 5, "F_SETLK": 6,
           "F_SETLKW": 7, "F_DUPFD_CLOEXEC": 1030, "F_GETPIPE_SZ": 1032}  # fmt: skip
 _IOCTL = {"TCGETS": 0x5401, "TIOCGWINSZ": 0x5413, "FIONREAD": 0x541B, "FIONBIO": 0x5421, "FIONCLEX": 0x5450,
@@ -41,14 +40,14 @@ _IOCTL = {"TCGETS": 0x5401, "TIOCGWINSZ": 0x5413, "FIONREAD": 0x541B, "FIONBIO":
 
 
 def compiled() -> bytes:
-    """The filter as instructions of 8 bytes, for `kernel.seccomp`. Raises where libseccomp is missing."""
-    import pyseccomp  # looks for the library, and raises RuntimeError without
+    """Compiles the filter to instructions of 8 bytes for `kernel.seccomp`; raises RuntimeError without libseccomp."""
+    import pyseccomp  # raises RuntimeError without the library
 
     equal, argument = pyseccomp.EQ, pyseccomp.Arg
     rules: list[tuple[int, str, tuple[pyseccomp.Arg, ...]]] = [
         *((pyseccomp.ALLOW, name, ()) for name in _ALLOWED),
         (pyseccomp.ALLOW, "clone", (argument(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD),)),
-        # Its flags are in memory, out of a filter's sight: the C library then calls clone.
+        # Filters cannot see its flags, which are in memory; the C library falls back to clone.
         (pyseccomp.ERRNO(errno.ENOSYS), "clone3", ()),
         (pyseccomp.ALLOW, "socketpair", (argument(0, equal, socket.AF_UNIX),)),
         (pyseccomp.ALLOW, "prctl", (argument(0, equal, _PR_SET_NAME),)),
@@ -56,11 +55,11 @@ def compiled() -> bytes:
         *((pyseccomp.ALLOW, "fcntl", (argument(1, equal, command),)) for command in _FCNTL.values()),
         *((pyseccomp.ALLOW, "ioctl", (argument(1, equal, request),)) for request in _IOCTL.values()),
     ]
-    found = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
+    syscall_filter = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     for action, name, arguments in rules:
-        if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0:  # else none of this processor or library
-            found.add_rule(action, name, *arguments)
+        if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0:  # else unknown to this processor or library
+            syscall_filter.add_rule(action, name, *arguments)
     with tempfile.TemporaryFile() as file:
-        found.export_bpf(file)
+        syscall_filter.export_bpf(file)
         file.seek(0)
         return file.read()

@@ -1,4 +1,4 @@
-"""When two answers are the same: the forms that data sets and models write, and what only looks the same."""
+"""Tests of equal answers in the forms of data sets and models, and of answers that only look equal."""
 
 import subprocess
 import sys
@@ -97,12 +97,12 @@ def test_the_same_in_another_form_is_equal_both_ways(one: str, other: str) -> No
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER)
-def test_what_only_looks_the_same_is_not_either_way(one: str, other: str) -> None:
+def test_similar_answers_are_unequal_both_ways(one: str, other: str) -> None:
     assert not equal(one, other).equal, equal(one, other)
     assert not equal(other, one).equal, equal(other, one)
 
 
-def test_an_answer_may_show_its_sum_where_the_gold_one_is_an_equation() -> None:
+def test_an_answer_may_be_an_equation_that_ends_in_the_gold_answer() -> None:
     assert equal("6", "x + y = 6").equal
     assert not equal("x + y = 6", "6").equal
     assert not equal("0", "x + y - 6 = 0").equal
@@ -119,7 +119,7 @@ def test_an_answer_may_show_its_sum_where_the_gold_one_is_an_equation() -> None:
         ("18", "-18", False), ("5", "5 out of 10", False), ("6", "6……2", False),
     ],
 )  # fmt: skip
-def test_a_number_may_stand_in_a_sentence(gold: str, answer: str, same: bool) -> None:
+def test_a_number_may_be_in_a_sentence(gold: str, answer: str, same: bool) -> None:
     assert equal(gold, answer, "number").equal == same
 
 
@@ -170,7 +170,7 @@ def test_votes_are_by_classes_of_equal_answers() -> None:
 
 
 @given(st.integers(-(10**9), 10**9), st.integers(1, 10**4))
-def test_all_ways_of_writing_a_number_are_its_value(above: int, below: int) -> None:
+def test_all_notations_of_a_number_are_equal(above: int, below: int) -> None:
     value = Fraction(above, below)
     written = [f"{above}/{below}", f"\\frac{{{above}}}{{{below}}}", f"{above:,}/{below}", f"${above}/{below}$"]
     if above > 0:
@@ -185,7 +185,7 @@ def test_all_ways_of_writing_a_number_are_its_value(above: int, below: int) -> N
 
 
 @given(TEXTS, TEXTS, st.sampled_from(KINDS))
-def test_no_text_raises_and_each_is_itself(one: str, other: str, kind: Kind) -> None:
+def test_no_text_raises_and_each_equals_itself(one: str, other: str, kind: Kind) -> None:
     assert equal(one, one, kind).equal == bool(one.strip())
     if equal(one, other, kind).equal != equal(other, one, kind).equal:
         assert "=" in one + other or "\\approx" in one + other  # an equation as gold answer, and as an answer

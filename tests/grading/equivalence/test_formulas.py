@@ -1,4 +1,4 @@
-"""Reading formulas, plain numbers and sets of real numbers, and comparing them by their values."""
+"""Tests of parsing and comparing formulas, plain numbers and sets of real numbers."""
 
 from fractions import Fraction
 
@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.grading.equivalence import sets, units, values
-from dsmath_jax.grading.equivalence.expressions import Unreadable, read, symbols
-from dsmath_jax.grading.equivalence.normal import normal, split
+from dsmath_jax.grading.equivalence.arithmetic import TooLarge
+from dsmath_jax.grading.equivalence.expressions import symbols
+from dsmath_jax.grading.equivalence.normalization import normalize, split
 from dsmath_jax.grading.equivalence.numerals import in_digits
+from dsmath_jax.grading.equivalence.parser import parse
 from dsmath_jax.grading.equivalence.quantities import Number, close, number, quantity
+from dsmath_jax.grading.equivalence.tokenizer import ParseError
 
 
 @pytest.mark.parametrize(
@@ -26,7 +29,7 @@ from dsmath_jax.grading.equivalence.quantities import Number, close, number, qua
         ("5x", None), ("2^3", None), ("", None), ("9" * 5000, None),
     ],
 )  # fmt: skip
-def test_a_plain_number_is_exact_or_none(text: str, value: Fraction | None) -> None:
+def test_a_plain_number_is_parsed_exactly_or_not(text: str, value: Fraction | None) -> None:
     found = number(text)
     assert (found.value if found is not None else None) == value
 
@@ -107,13 +110,13 @@ def test_numerals_are_read(text: str, digits: str) -> None:
         (r"90^{\circ}", r"90^\circ"),
     ],
 )  # fmt: skip
-def test_one_way_of_writing(text: str, plain: str) -> None:
-    assert normal(text).replace(" ", "") == plain.replace(" ", "")
+def test_normalization(text: str, plain: str) -> None:
+    assert normalize(text).replace(" ", "") == plain.replace(" ", "")
 
 
 @given(st.text(max_size=40))
-def test_normal_text_is_normal(text: str) -> None:
-    assert normal(normal(normal(text))) == normal(normal(text))
+def test_normalization_is_idempotent(text: str) -> None:
+    assert normalize(normalize(normalize(text))) == normalize(normalize(text))
 
 
 def test_texts_are_split_outside_brackets_only() -> None:
@@ -132,32 +135,32 @@ def test_texts_are_split_outside_brackets_only() -> None:
     ],
 )  # fmt: skip
 def test_formulas_have_values(text: str, value: Fraction) -> None:
-    assert values.same(values.value(read(text), {"x": Fraction(3)}), Fraction(value))
+    assert values.same(values.value(parse(text), {"x": Fraction(3)}), Fraction(value))
 
 
 @pytest.mark.parametrize(
     "text", ["", "+", "1 2", "(1", "1)", r"\sum_{k=1}^n k", "x=1", "1,2", r"\foo", "10_2", "?", "(1,234)"]
 )
-def test_what_is_no_formula_is_unreadable(text: str) -> None:
-    with pytest.raises(Unreadable):
-        read(text)
+def test_other_text_is_a_parse_error(text: str) -> None:
+    with pytest.raises(ParseError):
+        parse(text)
 
 
 def test_names_keep_their_case_subscripts_and_primes() -> None:
-    assert symbols(read(r"M m_1 + m_{1} x' \dot{x} f(t) e i \pi")) == {"M", "m_1", "x'", "dot x", "f()", "t"}
+    assert symbols(parse(r"M m_1 + m_{1} x' \dot{x} f(t) e i \pi")) == {"M", "m_1", "x'", "dot x", "f()", "t"}
 
 
 @given(st.integers(-50, 50), st.integers(-50, 50), st.integers(1, 20))
 def test_expanded_and_factored_polynomials_are_the_same_and_no_others(a: int, b: int, c: int) -> None:
-    factored = read(f"{c}(x-({a}))(x-({b}))")
-    assert values.equal(factored, read(f"{c}x^2-({c * (a + b)})x+({c * a * b})"))
-    assert not values.equal(factored, read(f"{c}x^2-({c * (a + b)})x+({c * a * b})+1"))
+    factored = parse(f"{c}(x-({a}))(x-({b}))")
+    assert values.equal(factored, parse(f"{c}x^2-({c * (a + b)})x+({c * a * b})"))
+    assert not values.equal(factored, parse(f"{c}x^2-({c * (a + b)})x+({c * a * b})+1"))
 
 
 @pytest.mark.parametrize("text", ["9^{9^9}", "(10^9)!", "2^{10^{10}}", r"\exp(10^9)"])
-def test_what_has_too_many_digits_is_refused(text: str) -> None:
-    with pytest.raises(values.TooLarge):
-        values.value(read(text))
+def test_numbers_with_too_many_digits_are_refused(text: str) -> None:
+    with pytest.raises(TooLarge):
+        values.value(parse(text))
 
 
 @pytest.mark.parametrize(
@@ -170,16 +173,16 @@ def test_what_has_too_many_digits_is_refused(text: str) -> None:
     ],
 )  # fmt: skip
 def test_sets_are_the_same_by_their_elements(one: str, other: str, same: bool) -> None:
-    left, right = sets.real_set(normal(one)), sets.real_set(normal(other))
+    left, right = sets.real_set(normalize(one)), sets.real_set(normalize(other))
     assert left is not None
     assert right is not None
     assert sets.same(left, right) == same
 
 
 @pytest.mark.parametrize("text", ["x^2<4", "|x|<2", "x>a", "x+y>1", "5", "(1,2,3)", "(a,b)", "(0,1),(2,3)"])
-def test_what_is_no_explicit_set_is_not_read_as_one(text: str) -> None:
+def test_other_text_is_not_parsed_as_a_set(text: str) -> None:
     assert sets.real_set(text) is None
 
 
-def test_a_number_knows_how_it_was_written() -> None:
+def test_a_number_records_its_notation() -> None:
     assert number("0.0120") == Number(Fraction(3, 250), decimals=4, significant=3)

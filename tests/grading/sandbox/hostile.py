@@ -8,7 +8,7 @@ write to; `REPOSITORY` and `PACKAGES`, folders; `TCP`, `UDP`, ports; `UNIX`, a s
 import dataclasses
 from collections.abc import Sequence
 
-from dsmath_jax.grading.sandbox.limits import How
+from dsmath_jax.grading.sandbox.limits import Status
 
 PRELUDE = '''
 import ctypes, gc, os, signal, socket, subprocess, sys, threading, time
@@ -22,9 +22,9 @@ def attempt(what, call):
         return
     escaped(f"{what}: {found!r}")
 def called(what, number, *arguments):
-    """A raw system call, which escapes where it succeeds."""
+    """Makes a raw system call, which escapes where it succeeds."""
     if os.uname().machine != "x86_64":
-        return  # the numbers are another's
+        return  # other architectures have other numbers
     if libc.syscall(ctypes.c_long(number), *[ctypes.c_long(value) for value in arguments]) >= 0:
         escaped(what)
 def read(path):
@@ -38,13 +38,13 @@ def write(path):
 
 @dataclasses.dataclass(frozen=True)
 class Hostile:
-    """A program, how it may end, and the mechanism without which what it does is no harm that can be prevented."""
+    """A program, its allowed statuses, and the mechanism without which its effect cannot be prevented."""
 
     code: str
-    how: Sequence[How] = ("ok",)
+    statuses: Sequence[Status] = ("ok",)
     call: str = ""
     needs: str = ""
-    hangs: bool = False  # it uses up its time
+    hangs: bool = False  # it runs into the time limit
 
 
 PROGRAMS = {
@@ -204,7 +204,7 @@ called("shmget", 29, 0, 1 << 20, 0o1600)
         needs="seccomp",
     ),
     "memory that outlives its program": Hostile("""
-for key in range(1, 5):  # of System V, under a name that the same program finds again
+for key in range(1, 5):  # of System V, under a name that another run of the program finds
     if libc.shmget(key, 1 << 20, 0) >= 0:
         escaped("memory of an earlier program")
     libc.shmget(key, 1 << 20, 0o1666)
@@ -213,7 +213,7 @@ for key in range(1, 5):  # of System V, under a name that the same program finds
 if any(libc.shmget(key, 1 << 20, 0) >= 0 or libc.msgget(key, 0) >= 0 for key in range(1, 5)):
     escaped("memory of an earlier program")
 """),
-    "a file system of its own in memory": Hostile("""
+    "its own file system in memory": Hostile("""
 if libc.unshare(0x10000000 | 0x20000) == 0 and libc.mount(b"tmpfs", b".", b"tmpfs", 0, None) == 0:
     escaped("tmpfs without a limit")
 """),
@@ -475,7 +475,7 @@ attempt("abstract", lambda: connect(chr(0) + MARK))
 attempt("docker", lambda: connect("/var/run/docker.sock"))
 """),
     "names of hosts": Hostile("attempt('name', lambda: socket.getaddrinfo('example.com', 80))"),
-    "a server of its own": Hostile("""
+    "its own server": Hostile("""
 attempt("packets", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
 attempt("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
 """),
@@ -502,7 +502,7 @@ if libc.pivot_root(b".", b".") == 0:
 if libc.mount(None, b"/", None, 32 | 4096, None) == 0:
     escaped("remount")
 """),
-    "namespaces of its own": Hostile(
+    "its own namespaces": Hostile(
         """
 for flag in (0x20000, 0x10000000, 0x40000000, 0x20000000, 0x10000000 | 0x20000):
     if libc.unshare(flag) == 0:
@@ -635,6 +635,6 @@ for number in range(200):
         attempt("list", lambda: os.listdir(path))
         attempt("write", lambda: write(f"{path}/{MARK}"))
 """),
-    "an end of its own": Hostile("os._exit(0)", ("killed",)),
+    "its own exit": Hostile("os._exit(0)", ("killed",)),
     "an end by exit": Hostile("sys.exit(0)", ("raised",)),
 }

@@ -1,4 +1,4 @@
-"""Hostile programs: each is contained, leaves nothing behind, and does not hold up its neighbours."""
+"""Tests that hostile programs are contained, leave nothing behind, and do not delay others."""
 
 import dataclasses
 import functools
@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox
+from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox
 from dsmath_jax.workdir import UserError
 from tests.grading.sandbox.hostile import PRELUDE, PROGRAMS, Hostile
 
 LIMITS = Limits(seconds=4.0, cpu_seconds=1.0, memory_bytes=1 << 30, output_bytes=100_000, file_bytes=4 << 20)
-NEIGHBOUR = Program("print(6 * 7)  # neighbour")
+CONCURRENT = Program("print(6 * 7)  # concurrent")
 WORD = "a-secret-word"
 LEVELS = {
     "all mechanisms": (),
@@ -26,7 +26,7 @@ LEVELS = {
     "without seccomp": ("seccomp",),
     "only namespaces": ("landlock", "seccomp"),
 }
-ALL_LEVELS = [  # each has to start a server of its own
+ALL_LEVELS = [  # each starts its own server
     *list(LEVELS)[:2],
     *(pytest.param(level, marks=pytest.mark.slow) for level in list(LEVELS)[2:]),
 ]
@@ -35,7 +35,7 @@ LISTED = ("/tmp", "/var/tmp", "/dev/shm", "/dev", "/run", "/")
 
 @dataclasses.dataclass
 class World:
-    """What lies outside of the sandbox for a program to find, and whether one has found it."""
+    """Resources outside of the sandbox, and whether a program has reached them."""
 
     folder: Path
     mark: str
@@ -68,7 +68,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    folder = Path(tempfile.mkdtemp(prefix="outside-"))  # pytest's own are hidden from other users already
+    folder = Path(tempfile.mkdtemp(prefix="outside-"))  # pytest's folders are hidden from other users already
     folder.chmod(0o755)
     (folder / "home").mkdir(mode=0o755)
     (folder / "home" / "secret").write_text(WORD, encoding="utf-8")
@@ -96,10 +96,10 @@ def world() -> Iterator[World]:
 
 @dataclasses.dataclass
 class Results:
-    """What became of the programs, of the neighbours that ran between them, and of everything else."""
+    """The results of the programs and of those that ran between them, and what they left behind."""
 
-    ran: dict[str, Ran]
-    neighbours: list[Ran]
+    ran: dict[str, ProgramResult]
+    concurrent: list[ProgramResult]
     left: list[int]
     damage: list[str]
     scratch: list[str]
@@ -143,7 +143,7 @@ def _run(world: World, sandbox: Sandbox, level: str) -> Results:
     laid_out = "\n".join(f"{name} = {value!r}" for name, value in variables.items())
     programs = []
     for hostile in chosen.values():
-        programs += [Program(f"{PRELUDE}\n{laid_out}\n{hostile.code}", hostile.call), NEIGHBOUR]
+        programs += [Program(f"{PRELUDE}\n{laid_out}\n{hostile.code}", hostile.call), CONCURRENT]
     before = _descendants(server)
     ran = sandbox.run(programs)
     left = sorted(_descendants(server) ^ before)
@@ -165,25 +165,25 @@ def _descendants(process: int) -> set[int]:
     return found
 
 
-def contained(hostile: Hostile, ran: Ran) -> bool:
-    return "escaped" not in ran.output and ran.how in hostile.how
+def contained(hostile: Hostile, ran: ProgramResult) -> bool:
+    return "escaped" not in ran.output and ran.status in hostile.statuses
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_hostile_program_is_contained(name: str, results: Callable[[str], Results]) -> None:
     ran = results("all mechanisms").ran[name]
     assert "escaped" not in ran.output, ran
-    assert ran.how in PROGRAMS[name].how, ran
+    assert ran.status in PROGRAMS[name].status, ran
 
 
 @pytest.mark.parametrize("level", ALL_LEVELS[1:])
-def test_with_less_mechanisms_all_is_contained_still(level: str, results: Callable[[str], Results]) -> None:
+def test_fewer_mechanisms_contain_programs_too(level: str, results: Callable[[str], Results]) -> None:
     ran = results(level).ran
     assert {name: found for name, found in ran.items() if not contained(PROGRAMS[name], found)} == {}
 
 
 @pytest.mark.parametrize("level", ALL_LEVELS)
-def test_nothing_is_left_of_them(level: str, results: Callable[[str], Results]) -> None:
+def test_hostile_programs_leave_nothing_behind(level: str, results: Callable[[str], Results]) -> None:
     found = results(level)
     assert found.damage == []
     assert found.left == []
@@ -191,6 +191,6 @@ def test_nothing_is_left_of_them(level: str, results: Callable[[str], Results]) 
 
 
 @pytest.mark.parametrize("level", ALL_LEVELS)
-def test_their_neighbours_run_undisturbed(level: str, results: Callable[[str], Results]) -> None:
-    for ran in results(level).neighbours:
-        assert (ran.how, ran.output, ran.error) == ("ok", "42\n", "")
+def test_concurrent_programs_are_not_affected(level: str, results: Callable[[str], Results]) -> None:
+    for ran in results(level).concurrent:
+        assert (ran.status, ran.output, ran.error) == ("ok", "42\n", "")

@@ -1,4 +1,4 @@
-"""The sandbox: what programs may do, how they end, and what is left when processes are killed."""
+"""Tests of the sandbox: what programs may do, how they end, and what killed processes leave."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsmath_jax.grading.sandbox import Limits, Program, Ran, Sandbox, probe
+from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox, probe
 from dsmath_jax.workdir import UserError
 
 ALL = ("namespaces", "landlock", "seccomp")
@@ -33,7 +33,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module")
-def run(sandbox: Sandbox) -> Callable[..., Ran]:
+def run(sandbox: Sandbox) -> Callable[..., ProgramResult]:
     return lambda code, call="": sandbox.run([Program(code, call)])[0]
 
 
@@ -49,7 +49,7 @@ def children(process: int) -> list[int]:
 
 
 def server_of(sandbox: Sandbox) -> tuple[int, int]:
-    """The processes that serve: the one that was started, and the one that forks programs."""
+    """Returns the pids of the server: the process that was started, and the one that forks programs."""
     assert sandbox._server is not None
     launched = sandbox._server.process.pid
     [server] = children(launched)
@@ -85,30 +85,30 @@ USUAL = {
     "bytes that are no text": ("import sys\nsys.stdout.buffer.write(b'a\\xff')", "a\ufffd"),
     "half a character": ("print('\\ud800')", "\\ud800\n"),
     "Chinese": ("print('答案：72')", "答案：72\n"),
-    "a file of its own for output": ("import sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('kept')", "kept\n"),
+    "its own file for output": ("import sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('kept')", "kept\n"),
     "warnings apart": ("import warnings\nwarnings.warn('no output')\nprint(1)", "1\n"),
     "nothing": ("", ""),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", USUAL)
-def test_what_programs_need_works(name: str, run: Callable[..., Ran]) -> None:
+def test_what_programs_need_works(name: str, run: Callable[..., ProgramResult]) -> None:
     code, output = USUAL[name]
-    assert run(code) == Ran("ok", output, None, "", pytest.approx(0, abs=60))
+    assert run(code) == ProgramResult("ok", output, None, "", pytest.approx(0, abs=60))
 
 
-def test_a_function_is_called_and_its_value_told(run: Callable[..., Ran]) -> None:
+def test_a_function_is_called_and_its_value_returned(run: Callable[..., ProgramResult]) -> None:
     code = "import sympy\ndef solution():\n    print('called')\n    return sympy.Rational(2, 6)"
-    assert run(code, "solution") == Ran("ok", "called\n", "1/3", "", pytest.approx(0, abs=60))
+    assert run(code, "solution") == ProgramResult("ok", "called\n", "1/3", "", pytest.approx(0, abs=60))
     assert run("def solution():\n    pass", "solution").value is None
     assert run("def solution():\n    return ''", "solution").value == ""
     assert run("def solution():\n    return '\\ud800好'", "solution").value == "\\ud800好"
     assert run(code).value is None
 
 
-def test_a_function_that_is_not_there_is_an_error(run: Callable[..., Ran]) -> None:
+def test_a_missing_function_is_an_error(run: Callable[..., ProgramResult]) -> None:
     ran = run("print(1)", "solution")
-    assert (ran.how, ran.output) == ("raised", "1\n")
+    assert (ran.status, ran.output) == ("raised", "1\n")
     assert ran.error.endswith("NameError: name 'solution' is not defined")
 
 
@@ -132,15 +132,15 @@ ENDS = {
 
 
 @pytest.mark.parametrize("code", ENDS)
-def test_how_a_program_ends_is_told(code: str, run: Callable[..., Ran]) -> None:
+def test_the_status_of_a_program(code: str, run: Callable[..., ProgramResult]) -> None:
     how, error = ENDS[code]
     ran = run(f"print('before')\n{code}")
-    assert ran.how == how
+    assert ran.status == how
     assert error in ran.error.splitlines()[-1]
     assert ran.output == ("" if code in NO_PYTHON else "before\n")
 
 
-def test_a_traceback_begins_in_the_program(run: Callable[..., Ran]) -> None:
+def test_a_traceback_begins_in_the_program(run: Callable[..., ProgramResult]) -> None:
     assert run("def f(x):\n    return 1 / x\nf(0)").error == (
         "Traceback (most recent call last):\n"
         '  File "program.py", line 3, in <module>\n    f(0)\n'
@@ -149,7 +149,7 @@ def test_a_traceback_begins_in_the_program(run: Callable[..., Ran]) -> None:
     )
 
 
-def test_limits_hold_and_what_was_printed_before_is_kept() -> None:
+def test_limits_hold_and_earlier_output_is_kept() -> None:
     programs = {
         "import time\nprint('early')\ntime.sleep(600)": ("timed out", "timed out after 2 s"),
         "print('early')\nwhile True: pass": ("timed out", "timed out after 1 s of processor time"),
@@ -160,7 +160,7 @@ def test_limits_hold_and_what_was_printed_before_is_kept() -> None:
     limits = Limits(2.0, 1.0, 512 << 20, 1000, 10_000, 4)
     with Sandbox(3, limits, allow_unsandboxed=True) as sandbox:
         for found, (how, error) in zip(sandbox.run(list(map(Program, programs))), programs.values(), strict=True):
-            assert (found.how, found.error.splitlines()[-1]) in ((how, error), ("timed out", "timed out after 2 s"))
+            assert (found.status, found.error.splitlines()[-1]) in ((how, error), ("timed out", "timed out after 2 s"))
             assert found.output.startswith("early\n")
             assert len(found.output) <= 1000
 
@@ -169,10 +169,10 @@ def test_results_come_in_order_and_from_several_at_once(sandbox: Sandbox) -> Non
     programs = [Program(f"import time\ntime.sleep({(7 - n) / 100})\nprint({n})") for n in range(8)]
     assert [ran.output for ran in sandbox.run(programs)] == [f"{n}\n" for n in range(8)]
     assert sandbox.run([]) == []
-    # Two that wait for the clock's same moment end only if both run.
+    # Two programs that wait for the same moment end only if both run.
     at = time.time() + 1.0
     both = sandbox.run([Program(f"import time\ntime.sleep(max(0, {at} - time.time()))\nprint(time.time())")] * 2)
-    assert all(ran.how == "ok" for ran in both)
+    assert all(ran.status == "ok" for ran in both)
 
 
 def test_programs_share_nothing(sandbox: Sandbox) -> None:
@@ -212,7 +212,7 @@ for number in range(128):
 """
 
 
-def test_a_program_finds_all_as_the_first_one_did(sandbox: Sandbox) -> None:
+def test_every_program_starts_in_the_same_state(sandbox: Sandbox) -> None:
     outputs = [sandbox.run([Program(LOOK)])[0].output]
     for way in WAYS:
         assert sandbox.run([Program(way)])[0].error == "", way
@@ -230,7 +230,7 @@ def test_threads_of_one_program_do_not_count_against_another() -> None:
         users = {ran.output for ran in sandbox.run([Program(use), Program(use)])}
         if len(users) == 1:
             pytest.skip("programs share a user here, whose threads the kernel counts together")
-        assert [ran.how for ran in sandbox.run([Program(hold), Program(use + start)])] == ["timed out", "ok"]
+        assert [ran.status for ran in sandbox.run([Program(hold), Program(use + start)])] == ["timed out", "ok"]
 
 
 STRANGE = {
@@ -244,7 +244,7 @@ STRANGE = {
 @pytest.mark.parametrize(
     "state", [" ".join(STRANGE), *(pytest.param(name, marks=pytest.mark.slow) for name in STRANGE)]
 )
-def test_it_starts_whatever_the_run_has_set(state: str, sandbox: Sandbox) -> None:
+def test_it_starts_whatever_the_environment_of_the_run(state: str, sandbox: Sandbox) -> None:
     chosen = [line for name, line in STRANGE.items() if name in state]
     script = "import os, signal, sys\n" + "\n".join(chosen) + (
         "\nfrom dsmath_jax.grading.sandbox import *\nwith Sandbox(1) as found:\n"
@@ -254,8 +254,8 @@ def test_it_starts_whatever_the_run_has_set(state: str, sandbox: Sandbox) -> Non
     assert (done.stdout, done.returncode) == (f"{sandbox.level} pi\n\n", 0), done.stderr
 
 
-def test_any_thread_may_ask(sandbox: Sandbox) -> None:
-    found: dict[int, list[Ran]] = {}
+def test_any_thread_may_call_run(sandbox: Sandbox) -> None:
+    found: dict[int, list[ProgramResult]] = {}
 
     def ask(number: int) -> None:
         found[number] = sandbox.run([Program(f"print({number})")] * 3)
@@ -277,7 +277,7 @@ def test_many_programs_leave_no_descriptors(sandbox: Sandbox) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_a_program_costs_a_small_part_of_an_interpreter_with_sympy(sandbox: Sandbox) -> None:
+def test_a_program_is_much_faster_than_a_fresh_interpreter(sandbox: Sandbox) -> None:
     def processor_seconds(process: int) -> float:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
@@ -291,10 +291,10 @@ def test_a_program_costs_a_small_part_of_an_interpreter_with_sympy(sandbox: Sand
     assert warm < (sum(os.times()[2:4]) - before) / 5
 
 
-def test_a_killed_server_loses_what_was_under_way_and_all_others_have_a_new_one() -> None:
+def test_a_killed_server_loses_running_programs_and_is_replaced() -> None:
     with Sandbox(2, Limits(seconds=60.0), allow_unsandboxed=True) as sandbox:
         for which in (0, 1):
-            found: list[Ran] = []
+            found: list[ProgramResult] = []
             programs = [Program("import time\ntime.sleep(600)")] * 2 + [Program("print(3)")] * 2
             asking = threading.Thread(target=lambda f=found, p=programs: f.extend(sandbox.run(p)))
             processes = list(server_of(sandbox))
@@ -303,7 +303,7 @@ def test_a_killed_server_loses_what_was_under_way_and_all_others_have_a_new_one(
             processes += children(processes[1])
             os.kill(processes[which], signal.SIGKILL)
             asking.join()
-            assert [(ran.how, ran.output) for ran in found] == [("killed", "")] * 2 + [("ok", "3\n")] * 2
+            assert [(ran.status, ran.output) for ran in found] == [("killed", "")] * 2 + [("ok", "3\n")] * 2
             assert wait_until(lambda p=processes: not any(map(runs, p)))
             assert sandbox.run([Program("print(1)")])[0].output == "1\n"
 
@@ -342,17 +342,17 @@ def test_a_closed_sandbox_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize("withheld", [ALL, ("namespaces", "landlock"), ("namespaces", "seccomp")])
-def test_without_what_contains_programs_it_refuses(withheld: tuple[str, ...]) -> None:
+def test_it_refuses_to_start_where_programs_are_not_contained(withheld: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match=r"cannot be contained here \(namespaces: it is withheld.*--allow-unsandboxed"):
         Sandbox(1, _withhold=withheld)
 
 
-def test_without_what_contains_programs_limits_hold_where_it_is_allowed() -> None:
+def test_limits_hold_where_uncontained_programs_are_allowed() -> None:
     with Sandbox(1, Limits(seconds=10.0, cpu_seconds=1.0), True, _withhold=ALL) as sandbox:
         assert sandbox.level == "unsandboxed"
         assert set(sandbox.missing) == set(ALL)
         ok, slow = sandbox.run([Program("print(1)"), Program("while True: pass")])
-        assert (ok.how, ok.output, slow.how) == ("ok", "1\n", "timed out")
+        assert (ok.status, ok.output, slow.status) == ("ok", "1\n", "timed out")
 
 
 BREAK = """
@@ -364,7 +364,7 @@ print(sorted(whole), sorted(probe.missing(sys.argv[1], sys.argv[2:], ())))
 """
 
 
-def test_a_mechanism_that_refuses_nothing_is_found_out(tmp_path: Path) -> None:
+def test_an_ineffective_mechanism_is_detected(tmp_path: Path) -> None:
     (tmp_path / probe.CANARY).touch()
     command = [sys.executable, "-c", BREAK, str(tmp_path), str(SITE)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY)
@@ -381,7 +381,7 @@ def test_levels() -> None:
 
 @pytest.fixture(scope="module")
 def as_ordinary_user() -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """Runs Python text as a user who is nobody."""
+    """Runs Python code as the user "nobody"."""
     if os.getuid() != 0:
         pytest.skip("only root can become another user; all other tests have run as an ordinary one")
     path = os.pathsep.join(map(str, (REPOSITORY, SITE)))
@@ -399,11 +399,11 @@ def as_ordinary_user() -> Callable[[str], subprocess.CompletedProcess[str]]:
             if run_by(python, "import numpy, dsmath_jax").returncode == 0:
                 return functools.partial(run_by, python)
         except PermissionError:
-            continue  # in the home of another
+            continue  # in the home of another user
     pytest.skip("an ordinary user has no Python with the packages here")
 
 
-# Files of its own user are what such a program must be kept from most of all.
+# Such a program must above all not reach the files of its own user.
 TEXT_OF_ORDINARY_USER = """
 import os, tempfile
 from dsmath_jax.grading.sandbox import Program, Sandbox
@@ -428,7 +428,7 @@ with tempfile.NamedTemporaryFile("w") as file, Sandbox(2, _withhold={withheld!r}
     before = os.stat(file.name)
     [ran] = found.run([Program(f"PATH = {{file.name!r}}\\nPARENT = {{os.getpid()}}" + ATTEMPTS)])
     assert os.stat(file.name) == before
-    print(found.level, ran.how, ran.output)
+    print(found.level, ran.status, ran.output)
     print(open(file.name).read())
 """
 SLOW = pytest.mark.slow
@@ -463,5 +463,5 @@ def test_the_command_line_runs_a_file(tmp_path: Path) -> None:
     assert "absent.py cannot be read" in absent.stderr
 
 
-def test_the_command_line_tells_the_level(sandbox: Sandbox) -> None:
+def test_the_command_line_prints_the_level(sandbox: Sandbox) -> None:
     assert command("--probe").stdout.splitlines()[0] == sandbox.level

@@ -55,7 +55,7 @@ def settings(**changes: Any) -> SamplesSettings:
 
 
 def correct(completions: Sequence[tuple[int, Sequence[int]]]) -> list[bool]:
-    return [grade.right(Characters().decode(tokens), RECORDS[n].answer, "number") for n, tokens in completions]
+    return [grade.is_correct(Characters().decode(tokens), RECORDS[n].answer, "number") for n, tokens in completions]
 
 
 class Scripted:

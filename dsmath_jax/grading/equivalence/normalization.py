@@ -1,15 +1,15 @@
-r"""The text of an answer in one way of writing: no markup, no typographic variants, LaTeX's aliases resolved.
+r"""Normalizes answers: removes markup and typographic variants, resolves aliases of LaTeX.
 
-Nothing here changes what an answer says: no unit, no comma of a list, no sign and no word is dropped.
+The meaning of an answer does not change: no unit, comma of a list, sign or word is dropped.
 """
 
 import re
 import unicodedata
 
 OPENING, CLOSING = "([{", ")]}"
-LONGEST = 2000  # characters; what is longer is compared as text only
+LONGEST = 2000  # characters; longer answers are compared as text only
 
-# Unicode that people and models write for what LaTeX has commands for.
+# Unicode characters for which LaTeX has commands.
 _CHARACTERS = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ",
@@ -97,26 +97,26 @@ _WIDE = re.compile(
 _THOUSANDS = re.compile(r"(?<=\d)\{,\}(?=\d)")
 
 
-def normal(text: str) -> str:
-    """An answer without markup around or within it, in one way of writing; what it says stays.
+def normalize(text: str) -> str:
+    """Returns an answer without markup, in one notation.
 
     Args:
-      text: an answer as a data set or a model wrote it, with or without the dollars or the box around it.
+      text: an answer as a data set or a model wrote it, with or without dollars or a box around it.
     """
     text = text.strip()
     if len(text) > LONGEST:
         return text
     text = _unicode(text)
-    text = _MARKDOWN.sub(lambda found: found[1] or found[2] or found[3], text)
-    text = undelimited(text)
+    text = _MARKDOWN.sub(lambda match: match[1] or match[2] or match[3], text)
+    text = without_delimiters(text)
     text = text.replace("\\mathrm{d}", "d").replace("{\\rm d}", "d")
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    text = re.sub(r"\\textcircled\s*\{?\s*(\d+)\s*\}?", lambda found: _CIRCLED.get(found[1], found[1]), text)
+    text = re.sub(r"\\textcircled\s*\{?\s*(\d+)\s*\}?", lambda match: _CIRCLED.get(match[1], match[1]), text)
     text = _THOUSANDS.sub("", text)
     text = _DERIVATIVE.sub(r"D_{\1\2/\3}", text)
     text = _TEXT_FORMULA.sub(r"\1", re.sub(r"\s+", " ", text).strip())
-    return ended(text)
+    return strip_ending(text)
 
 
 def _unicode(text: str) -> str:
@@ -124,14 +124,14 @@ def _unicode(text: str) -> str:
     for mark, (above, below) in _FRACTIONS.items():
         text = re.sub(rf"(?<=\d)\s*{mark}", f"\\\\frac{{{above}}}{{{below}}}", text)
         text = text.replace(mark, f"\\frac{{{above}}}{{{below}}}")
-    text = re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
-    text = re.sub("[₀-₉]+", lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
-    text = _WIDE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    text = re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub("[₀-₉]+", lambda match: f"_{{{match[0].translate(_SUBSCRIPTS)}}}", text)
+    text = _WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     return re.sub(r"\\sqrt\s+(?=[\d(A-Za-z]|\\frac)(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text)
 
 
-def undelimited(text: str) -> str:
-    r"""Text without the dollars, \(…\), \[…\] and boxes that delimit formulas; money keeps its dollar."""
+def without_delimiters(text: str) -> str:
+    r"""Removes the dollars, \(…\), \[…\] and boxes that delimit formulas; money keeps its dollar."""
     text = re.sub(r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
     text = _BOX.sub("", text)
     text = _DISPLAY.sub(" ", text)
@@ -142,8 +142,8 @@ def undelimited(text: str) -> str:
     return _MONEY.sub("$", text).strip()
 
 
-def ended(text: str) -> str:
-    """Text without the punctuation that ends a sentence, and without braces, quotes or parentheses around all of it."""
+def strip_ending(text: str) -> str:
+    """Removes the punctuation at the end of a sentence, and braces, quotes or a font command around all of it."""
     while True:
         before = text
         if not text.endswith("\\ldots"):
@@ -162,26 +162,26 @@ def ended(text: str) -> str:
 
 
 def matching(text: str, start: int) -> int:
-    """The place of the bracket or quote that closes the one at `start`; -1 where there is none.
+    """Returns the index of the bracket or quote that closes the one at `start`, or -1.
 
-    An interval's brackets need not be of one kind.
+    The brackets of an interval need not be of one kind.
     """
     if text[start] in "\"'":
         return text.find(text[start], start + 1)
     depth = 0
-    for place in range(start, len(text)):
-        character = text[place]
+    for position in range(start, len(text)):
+        character = text[position]
         if character in OPENING:
             depth += 1
         elif character in CLOSING:
             depth -= 1
             if depth == 0:
-                return place
+                return position
     return -1
 
 
 def words(text: str) -> str:
-    r"""Text without LaTeX's text commands: \text{Monday} is Monday."""
+    r"""Removes LaTeX's text commands: \text{Monday} becomes Monday."""
     before = None
     while before != text:
         before = text
@@ -190,29 +190,29 @@ def words(text: str) -> str:
 
 
 def split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Parts of a normalised text between the separators that stand outside all brackets and environments."""
-    return parted(text, separator)[0]
+    """Splits a normalized text at the separators outside all brackets and environments."""
+    return split_with_separators(text, separator)[0]
 
 
-def parted(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
-    """As `split`, with the separators: one fewer than the parts.
+def split_with_separators(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """Splits as `split` does, and returns the separators as well, one fewer than the parts.
 
     Args:
-      text: normalised text.
+      text: normalized text.
       separator: a pattern that matches no opening bracket.
     """
     parts: list[str] = []
     separators: list[str] = []
-    depth = begin = place = 0
-    while place < len(text):
-        if depth <= 0 and (found := separator.match(text, place)) and found.end() > place:
-            parts.append(text[begin:place].strip())
-            separators.append(found[0].strip())
-            begin = place = found.end()
+    depth = begin = position = 0
+    while position < len(text):
+        if depth <= 0 and (match := separator.match(text, position)) and match.end() > position:
+            parts.append(text[begin:position].strip())
+            separators.append(match[0].strip())
+            begin = position = match.end()
             continue
-        if text.startswith(("\\begin", "\\langle"), place) or text[place] in OPENING:
+        if text.startswith(("\\begin", "\\langle"), position) or text[position] in OPENING:
             depth += 1
-        elif text.startswith(("\\end", "\\rangle"), place) or text[place] in CLOSING:
+        elif text.startswith(("\\end", "\\rangle"), position) or text[position] in CLOSING:
             depth -= 1
-        place += 1
+        position += 1
     return [*parts, text[begin:].strip()], separators
