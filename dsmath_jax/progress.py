@@ -8,6 +8,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dsmath_jax.formatting import duration
+
 Item = TypeVar("Item")
 LINE_EVERY_SECONDS = 10.0
 
@@ -45,4 +47,4 @@ def _lines(items: Iterable[Item], what: str, total: int, start: int, console: Co
             last = now
             rate = (done - start) / max(now - began, 1e-9)
             left = (total - done) / rate
-            print(f"{what}: {done}/{total}  {rate:.1f}/s  {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{what}: {done}/{total}  {rate:.1f}/s  {duration(left)} left", file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from dsmath_jax.formatting import duration
 from dsmath_jax.settings import fingerprint, nearest
 from dsmath_jax.sharding import barrier
 from dsmath_jax.version import __version__
@@ -343,7 +344,7 @@ def _run_one(stage: Stage, recipe: Any, workdir: Path, made_with: dict) -> None:
         manifest["versions"] = versions | {name: version(name) for name in VERSIONS}
         write_json(folder / MANIFEST, manifest)
     barrier(f"manifest {stage.name}")
-    print(f"{stage.name}: done in {seconds:.1f} s", flush=True)
+    print(f"{stage.name}: done in {duration(seconds)}", flush=True)
 
 
 def _results(folder: Path) -> str:

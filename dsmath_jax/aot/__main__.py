@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from dsmath_jax.formatting import duration
+
 STAGES = ("pretrain", "sft", "rl")
 # JAX and libtpu read these as they are loaded: no TPU is looked for, several processes may use libtpu at once, and
 # libtpu warns, of which `aot.step` makes a count.
@@ -70,7 +72,9 @@ def told_programs(found: dict[str, Any]) -> str:
     for name, program in found["programs"].items():
         memory = program["memory"]
         parts = ", ".join(f"{part} {gib(size).strip()}" for part, size in memory.items()) if memory else "refused"
-        lines.append(f"{name:<16}{gib(program['hbm_bytes'])} at its peak ({parts}); {program['compile_seconds']:.0f} s")
+        lines.append(
+            f"{name:<16}{gib(program['hbm_bytes'])} at its peak ({parts}); {duration(program['compile_seconds'])}"
+        )
     for phase, parts in found["phases"].items():
         lines += ["", f"phase {phase}: {gib(sum(parts.values())).strip()}, the sum of"]
         lines += [f"  {part:<28}{gib(size)}" for part, size in parts.items()]
@@ -115,7 +119,7 @@ def told(found: dict[str, Any]) -> str:
     lines += [
         f"at {100 * found['expected_mfu']:.0f} % MFU (supposed): {found['step_seconds']:.3g} s a step, "
         f"{found['run_days']:.3g} days for {found['steps']:,} steps",
-        f"compiled in {found['compile_seconds']:.0f} s after {found['lower_seconds']:.0f} s of tracing",
+        f"compiled in {duration(found['compile_seconds'])} after {duration(found['lower_seconds'])} of tracing",
     ]
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ ITERATION = {
 
 def fabricate(workdir: Path) -> None:
     noise = random.Random(0)
-    for number, stage in enumerate(outputs.STAGES, 1):
+    for number, stage in enumerate(outputs.STAGE_LABELS, 1):
         manifest = {
             "stage": stage,
             "seconds": 11.25 * number,

@@ -7,6 +7,7 @@ from typing import Any
 from dsmath_jax.corpus.card import facts, pictures
 from dsmath_jax.corpus.card.blocks import Block, Picture, Points, Sample, Samples, Section, Table
 from dsmath_jax.corpus.card.facts import BINS, QUANTILES, Numbers
+from dsmath_jax.formatting import interval, number, percent
 
 TITLE = "Data card: mathematics mined from web pages"
 DOMAINS_SHOWN = 20
@@ -36,13 +37,6 @@ def sections(numbers: Numbers, settings: Settings) -> list[Section]:
     return [Section(title, blocks) for title, say in tell.items() if (blocks := say(numbers, settings))]
 
 
-def number(value: float | None) -> str:
-    """Counts with thousands separators, other numbers with three significant digits."""
-    if value is None:
-        return "not measured"
-    return f"{value:,d}" if isinstance(value, int) else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
-
-
 def score(value: float | None) -> str:
     """A classifier's score, which mostly differs from 1 far behind the point; a dash where nothing was collected."""
     return "–" if value is None else f"{value:.4f}"
@@ -53,14 +47,10 @@ def numbers_of(row: Mapping[str, Any], names: str) -> list[str]:
     return [number(row[name]) for name in names.split()]
 
 
-def percent(fraction: float | None) -> str:
-    return "not measured" if fraction is None else f"{100 * fraction:.1f} %"
-
-
 def measure(row: Mapping[str, Any], name: str) -> str:
     """A fraction with its 95 % interval, if it has one."""
     ends = row.get(f"{name}_interval")
-    return percent(row.get(name)) + (f" ({100 * ends[0]:.0f} to {100 * ends[1]:.0f})" if ends else "")
+    return percent(row.get(name)) + (f" ({interval(ends, spec='.0f')})" if ends else "")
 
 
 def what_it_is(numbers: Numbers, settings: Settings) -> list[Block]:
