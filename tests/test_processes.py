@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.processes import CRASHED, LOST, joined
+from dsmath_jax.processes import CRASHED, LOST, join_processes
 from dsmath_jax.workdir import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ address, count, own, who, how, where = sys.argv[1:]
 
 
 def work():
-    with processes.joined(address, int(count), int(own)):
+    with processes.join_processes(address, int(count), int(own)):
         barrier("joined")
         if who in (own, "all"):
             if how == "kill":
@@ -73,9 +73,12 @@ def lines(text: str) -> list[str]:
 
 
 def test_flags_are_given_whole_or_not_at_all() -> None:
-    with pytest.raises(UserError, match=r"--processes, --process is missing: give --coordinator"), joined("host:1234"):
+    with (
+        pytest.raises(UserError, match=r"--processes, --process is missing: give --coordinator"),
+        join_processes("host:1234"),
+    ):
         pass
-    with pytest.raises(UserError, match=r"--process=2 must be below --processes=2"), joined("host:1234", 2, 2):
+    with pytest.raises(UserError, match=r"--process=2 must be below --processes=2"), join_processes("host:1234", 2, 2):
         pass
 
 
