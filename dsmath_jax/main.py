@@ -67,8 +67,8 @@ def check_same_settings(recipe: Recipe, values: flags.FlagValues) -> None:
     for name in sorted(settings.keys() | first.keys()):
         if settings.get(name) != first.get(name):
             raise UserError(
-                f"{name} is {settings.get(name)} in this process and {first.get(name)} in process 0; start all processes "
-                "with the same command."
+                f"{name} is {settings.get(name)} in this process and {first.get(name)} in process 0; start all "
+                "processes with the same command."
             )
 
 

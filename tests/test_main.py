@@ -94,7 +94,7 @@ WRONG = {
     "no value, a flag": ([CONFIG, "--config.rl.steps", "--workdir=W"], "--config.rl.steps has no value; give it as"),
     "a value for --noconfig": (
         [CONFIG, "--workdir=W", "--noconfig.rl.mask_truncated=1"],
-        "takes no value; give --noconfig.rl.mask_truncated alone",
+        "takes no value; give --noconfig.rl.mask_truncated or",
     ),
     "a dict without a key": (
         [CONFIG, "--workdir=W", "--config.pretrain.mixture.=1"],
@@ -133,7 +133,7 @@ WRONG = {
     "unknown stage to redo": ([CONFIG, "--workdir=W", "--overwrite=copus"], "Unknown stage 'copus' (the nearest is"),
     "redone but not run": ([CONFIG, "--workdir=W", "--stages=corpus", "--overwrite=rl"], "add rl to --stages"),
     "unknown flag": ([CONFIG, "--workdir=W", "--stage=rl"], "Unknown flag --stage (the nearest is 'stages')"),
-    "flag of another type": ([CONFIG, "--workdir=W", "--distributed=maybe"], "--distributed=maybe is of a wrong type"),
+    "flag of another type": ([CONFIG, "--workdir=W", "--distributed=maybe"], "--distributed=maybe has the wrong type"),
     "argument": ([CONFIG, "--workdir=W", "corpus"], "Unknown argument 'corpus'"),
     "earlier stage missing": ([CONFIG, "--workdir=W", "--stages=rl"], "Stage rl reads stage tokenizer"),
 }
@@ -179,7 +179,7 @@ def test_a_variant_of_a_config_that_has_none(command, tmp_path):
     code, _, error = command(f"--config={tmp_path / 'recipe.py'}:small", f"--workdir={tmp_path / 'run'}")
     assert (code, error) == (
         2,
-        f"error: The config file {tmp_path / 'recipe.py'} has no variants; leave ':small' out.\n",
+        f"error: The config file {tmp_path / 'recipe.py'} has no variants; remove ':small'.\n",
     )
 
 
