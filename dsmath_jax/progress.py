@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines with rate and time left elsewhere."""
+"""Progress of long work: a bar on a terminal, otherwise plain lines with rate and time left."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ LINE_EVERY_SECONDS = 10.0
 
 
 def track(items: Iterable[Item], what: str, total: int, start: int = 0) -> Iterator[Item]:
-    """Yields `items` and shows how many of `total` are done, from `start` on (what a resumed run found done)."""
+    """Yields `items` and shows how many of `total` are done; a resumed run has done `start` of them before."""
     console = Console(stderr=True)
     yield from (_bar if console.is_terminal else _lines)(items, what, total, start, console)
 
