@@ -108,7 +108,7 @@ class Watch:
     """The connections by which processes notice that others have ended: from process 0 to each of the others."""
 
     def __init__(self, state: Any):
-        """Connects the processes by JAX's distributed `state`; its backends, which wait for all, must not have started."""
+        """Connects the processes by JAX's distributed `state`. Call it before backends start, which wait for all."""
         self._process, self._processes = state.process_id, state.num_processes
         self._connections: dict[int, socket.socket] = {}
         self._changed = threading.Condition()  # notified when connections end

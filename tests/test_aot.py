@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.aot import hlo, rl, step
-from dsmath_jax.aot.__main__ import ENVIRONMENT, told, told_programs
+from dsmath_jax.aot.__main__ import ENVIRONMENT, programs_text, step_text
 from dsmath_jax.workdir import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +66,7 @@ def test_bytes_that_a_collective_sends(line: str, kind: str, sent: float) -> Non
 
 
 def test_groups_in_an_unknown_notation_are_no_guess() -> None:
-    with pytest.raises(ValueError, match="states its groups in an unknown way"):
+    with pytest.raises(ValueError, match="has replica_groups in an unknown notation"):
         hlo.costs(module(P + "ROOT %c = f32[8,16]{1,0} all-reduce(%p), replica_groups=new{1}, to_apply=%add"))
 
 
@@ -173,7 +173,7 @@ def test_kernels() -> None:
 
 
 def test_text_that_is_no_hlo() -> None:
-    with pytest.raises(ValueError, match="no HLO module"):
+    with pytest.raises(ValueError, match="not an HLO module"):
         hlo.costs("hello")
 
 
@@ -198,7 +198,7 @@ print(json.dumps([found.flops, found.by_kind(), sorted(found.unknown), step.memo
 """
 
 
-def test_a_compiled_program_of_eight_devices() -> None:
+def test_a_compile_program_of_eight_devices() -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)
     }  # fmt: skip
@@ -243,7 +243,7 @@ def test_a_program_that_xla_refuses_for_its_memory() -> None:
 
 
 def test_what_native_code_says_is_kept_off_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
-    with step.captured_stderr() as heard:
+    with step.capture_stderr() as heard:
         os.write(2, b"noise\n")
     os.write(2, b"after\n")
     assert heard == ["noise\n"]
@@ -305,7 +305,7 @@ def test_a_small_config_compiles_for_v5e_with_splash_attention(tmp_path: Path) -
     assert found["collectives"]["all-gather"]["bytes"] >= 2 * 2 * (2 * 7 * 256 * 256) * 2 * 3 / 4
     assert found["full_rematerializations"] == 0
     assert "fits" in run.stdout
-    assert told(found) == run.stdout.strip()
+    assert step_text(found) == run.stdout.strip()
 
 
 @needs_libtpu
@@ -337,7 +337,7 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
     assert found["hbm_bytes"] == max(sum(parts.values()) for parts in found["phases"].values())
     assert found["fits"] is True
     assert found["full_rematerializations"] == 0
-    assert told_programs(found) == run.stdout.strip()
+    assert programs_text(found) == run.stdout.strip()
 
 
 @needs_libtpu
@@ -379,18 +379,18 @@ def told(f):
     except UserError as error:
         return str(error)
 
-with step.captured_stderr() as heard:
-    two = step.described_devices("2xv5e:2x2")
+with step.capture_stderr() as heard:
+    two = step.topology_devices("2xv5e:2x2")
     mesh = make_mesh(MeshSettings(replica=2), two)
     one_replica = told(lambda: make_mesh(devices=two))
-    wrong = [told(lambda: step.described_devices(name)) for name in ("v9e:2x2", "v5e:3x5")]
-    single = len(step.described_devices("v6e:1x1"))
-    square = make_mesh(MeshSettings(fsdp=2, tensor=2), step.described_devices("v5e:2x2"))
+    wrong = [told(lambda: step.topology_devices(name)) for name in ("v9e:2x2", "v5e:3x5")]
+    single = len(step.topology_devices("v6e:1x1"))
+    square = make_mesh(MeshSettings(fsdp=2, tensor=2), step.topology_devices("v5e:2x2"))
     crossed, rows = (NamedSharding(square, P(*axes)) for axes in ((None, "tensor", "fsdp"), (("fsdp", "tensor"),)))
     x = jax.ShapeDtypeStruct((8, 8, 16), "float32")
     jax.jit(lambda x: jax.numpy.sin(x), in_shardings=crossed, out_shardings=rows).lower(x).compile()
 slices = [sorted({device.slice_index for device in replica.flat}) for replica in mesh.devices]
-print(json.dumps([mesh.shape, slices, one_replica, *wrong, single, heard[0].count(step.RELAID)]))
+print(json.dumps([mesh.shape, slices, one_replica, *wrong, single, heard[0].count(step.FULL_REMAT)]))
 """
 
 
@@ -418,13 +418,13 @@ def test_described_topologies() -> None:
 @pytest.mark.parametrize("topology", ["", "v5e", "8", "v5p-128", "0xv5e:2x2"])
 def test_a_topology_that_is_not_understood(topology: str) -> None:
     with pytest.raises(UserError, match="is not understood; give one as v5e:4x4"):
-        step.described_devices(topology)
+        step.topology_devices(topology)
 
 
 def test_how_to_install_libtpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs libtpu; install it: pip install -e '.\[tpu\]' -c constraints.txt$"):
-        step.described_devices("v5e:2x2")
+        step.topology_devices("v5e:2x2")
 
 
 @pytest.mark.parametrize(

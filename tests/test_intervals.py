@@ -195,5 +195,5 @@ class TestPaired:
 
     @pytest.mark.parametrize("table", [(0, 0, 0, 0), (1, -1, 2, 2)])
     def test_refuses_impossible_counts(self, table: tuple[int, int, int, int]) -> None:
-        with pytest.raises(ValueError, match="counts of 0 or more"):
+        with pytest.raises(ValueError, match="must be at least 0"):
             paired_interval(*table)
