@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         "benchmarks": ("all",),
         "top_tokens": 1_500_000,  # a third of all tokens, as in configs/gsm8k_small.py
         "ablation_tokens": (500_000, 1_000_000, 2_000_000, 3_000_000),
-        # About 150 seed pages instead of 500,000: more negatives and epochs, a higher rate, an ensemble of five classifiers.
+        # About 150 seed pages instead of 500,000: more negatives and epochs, a higher rate, five classifiers.
         "negatives": 3.0,
         "fasttext": {"dim": 32, "lr": 0.5, "epochs": 25, "bucket": 200_000, "models": 5},
     }

@@ -152,8 +152,8 @@ def plan(
             action = _decide(stage, parts, workdir, redo, _fingerprint(stage, parts, workdir, results))
             if action != "complete":
                 stage.check(known, workdir)
-        except UserError as wrong:
-            error = wrong
+        except UserError as raised:
+            error = raised
         planned[stage.name] = Planned(stage, redo, action, error)
     return list(planned.values())
 

@@ -119,7 +119,7 @@ def test_a_loop_counts_as_often_as_it_turns() -> None:
     assert hlo.costs(loop(noted=', backend_config={"known_trip_count":{"n":"4"}}')).flops == 5 * 4 * DOT_FLOPS
 
 
-def test_a_loop_whose_turns_depend_on_data_is_told_of() -> None:
+def test_a_loop_with_a_data_dependent_trip_count_is_reported() -> None:
     found = hlo.costs(loop(bound="get-tuple-element(%s), index=1"))
     assert found.flops == 5 * DOT_FLOPS
     assert found.unknown == {"trip count of inner"}
@@ -243,10 +243,10 @@ def test_a_program_that_xla_refuses_for_its_memory() -> None:
 
 
 def test_what_native_code_says_is_kept_off_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
-    with step.capture_stderr() as heard:
+    with step.capture_stderr() as captured:
         os.write(2, b"noise\n")
     os.write(2, b"after\n")
-    assert heard == ["noise\n"]
+    assert captured == ["noise\n"]
     assert capfd.readouterr().err == "after\n"
 
 
@@ -373,24 +373,24 @@ from dsmath_jax.aot import step
 from dsmath_jax.sharding import MeshSettings, make_mesh
 from dsmath_jax.workdir import UserError
 
-def told(f):
+def message(f):
     try:
         return f()
     except UserError as error:
         return str(error)
 
-with step.capture_stderr() as heard:
+with step.capture_stderr() as captured:
     two = step.topology_devices("2xv5e:2x2")
     mesh = make_mesh(MeshSettings(replica=2), two)
-    one_replica = told(lambda: make_mesh(devices=two))
-    wrong = [told(lambda: step.topology_devices(name)) for name in ("v9e:2x2", "v5e:3x5")]
+    one_replica = message(lambda: make_mesh(devices=two))
+    unknown = [message(lambda: step.topology_devices(name)) for name in ("v9e:2x2", "v5e:3x5")]
     single = len(step.topology_devices("v6e:1x1"))
     square = make_mesh(MeshSettings(fsdp=2, tensor=2), step.topology_devices("v5e:2x2"))
     crossed, rows = (NamedSharding(square, P(*axes)) for axes in ((None, "tensor", "fsdp"), (("fsdp", "tensor"),)))
     x = jax.ShapeDtypeStruct((8, 8, 16), "float32")
     jax.jit(lambda x: jax.numpy.sin(x), in_shardings=crossed, out_shardings=rows).lower(x).compile()
 slices = [sorted({device.slice_index for device in replica.flat}) for replica in mesh.devices]
-print(json.dumps([mesh.shape, slices, one_replica, *wrong, single, heard[0].count(step.FULL_REMAT)]))
+print(json.dumps([mesh.shape, slices, one_replica, *unknown, single, captured[0].count(step.FULL_REMAT)]))
 """
 
 
@@ -407,12 +407,12 @@ def test_described_topologies() -> None:
     assert run.returncode == 0, run.stderr
     mesh, slices, one_replica, unknown, odd, single, relaid = json.loads(run.stdout)
     assert mesh == {"replica": 2, "fsdp": 4, "context": 1, "tensor": 1}
-    assert slices == [[0], [1]]  # each replica lies within one slice
+    assert slices == [[0], [1]]  # each replica is within one slice
     assert "does not divide by the 2 TPU slices" in one_replica
     assert "libtpu knows no topology 'v9e:2x2' (INVALID_ARGUMENT" in unknown
     assert "libtpu knows no topology 'v5e:3x5'" in odd
     assert single == 1
-    assert relaid > 0  # a layout that cannot be reached but by gathering the array is heard of
+    assert relaid > 0  # resharding that needs a gather of the whole array is counted
 
 
 @pytest.mark.parametrize("topology", ["", "v5e", "8", "v5p-128", "0xv5e:2x2"])
@@ -421,7 +421,7 @@ def test_a_topology_that_is_not_understood(topology: str) -> None:
         step.topology_devices(topology)
 
 
-def test_how_to_install_libtpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_how_to_install_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs libtpu; install it: pip install -e '.\[tpu\]' -c constraints.txt$"):
         step.topology_devices("v5e:2x2")
@@ -438,7 +438,7 @@ def test_how_to_install_libtpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--topology=v5e:2x2", "--config.pretrain.bath_size=1"), "the nearest is 'pretrain.batch_size'"),
     ],
 )  # fmt: skip
-def test_a_wrong_command_line_is_told_in_a_sentence(tmp_path: Path, flags: tuple[str, ...], sentence: str) -> None:
+def test_an_invalid_command_line_is_one_error_message(tmp_path: Path, flags: tuple[str, ...], sentence: str) -> None:
     run, _ = aot(tmp_path, *flags)
     assert run.returncode == 2
     assert run.stderr.startswith("error: ")

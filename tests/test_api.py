@@ -1,4 +1,4 @@
-"""The public API: its names, and the example of its documentation run as it stands."""
+"""The public API: its names, and the example of its documentation run as written."""
 
 import dataclasses
 import inspect
@@ -139,8 +139,8 @@ def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None
 
 
 def test_grades() -> None:
-    right, wrong = dm.grade(["So the answer is $\\frac{1}{2}$.", "The answer is 3."], ["0.5", "4"])
-    assert (right.correct, wrong.correct, wrong.answer) == (True, False, "3")
+    correct, incorrect = dm.grade(["So the answer is $\\frac{1}{2}$.", "The answer is 3."], ["0.5", "4"])
+    assert (correct.correct, incorrect.correct, incorrect.answer) == (True, False, "3")
 
 
 def test_a_recipe_is_read_and_checked(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_rooms_without_jax_load_none(room):
 
 
 def declared(variable: str) -> set[str]:
-    """The distributions that a list or dict of lists in setup.py names, normalised as package indexes do."""
+    """The distributions that a list or dict of lists in setup.py names, normalized as package indexes do."""
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     (node,) = [
         node.value
@@ -106,10 +106,10 @@ def declared(variable: str) -> set[str]:
     ]
     value = ast.literal_eval(node)
     requirements = value if isinstance(value, list) else [line for lines in value.values() for line in lines]
-    return {normalised(re.split(r"[\[<>=!~; ]", line)[0]) for line in requirements}
+    return {normalized(re.split(r"[\[<>=!~; ]", line)[0]) for line in requirements}
 
 
-def normalised(name: str) -> str:
+def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -126,7 +126,7 @@ def imported() -> set[str]:
                 names.add(node.module.split(".")[0])
     third_party = names - sys.stdlib_module_names - {"dsmath_jax"}
     distributions = importlib.metadata.packages_distributions()
-    return {normalised(distributions[name][0]) if name in distributions else name for name in third_party}
+    return {normalized(distributions[name][0]) if name in distributions else name for name in third_party}
 
 
 def test_setup_declares_what_is_imported_and_no_more():
@@ -137,5 +137,5 @@ def test_setup_declares_what_is_imported_and_no_more():
 
 def test_every_declared_package_is_pinned():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = {normalised(line.split("==")[0]) for line in lines if "==" in line}
+    pinned = {normalized(line.split("==")[0]) for line in lines if "==" in line}
     assert declared("RUNTIME") <= pinned

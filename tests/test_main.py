@@ -140,7 +140,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_command_lines_are_told_in_one_sentence(name, command, tmp_path, monkeypatch):
+def test_invalid_command_lines_are_one_error_message(name, command, tmp_path, monkeypatch):
     arguments, sentence = WRONG[name]
     monkeypatch.chdir(tmp_path)
     code, out, error = command(*arguments)
@@ -165,7 +165,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_config_files_are_told_in_one_sentence(name, command, tmp_path):
+def test_broken_config_files_are_one_error_message(name, command, tmp_path):
     text, sentence = BROKEN[name]
     (tmp_path / "recipe.py").write_text(text)
     code, _, error = command(f"--config={tmp_path / 'recipe.py'}", f"--workdir={tmp_path / 'run'}")
@@ -216,7 +216,7 @@ def test_help():
 
 
 def test_two_workdirs_at_once_and_none_twice(tmp_path, command):
-    """Also: a killed run lets go of its workdir; a run beside it, killed and run again, leaves the same files."""
+    """Also: a killed run releases its workdir; another run, killed and resumed, has the same files."""
     with (
         start(CONFIG, f"--workdir={tmp_path / 'a'}", *TOY) as first,
         start(CONFIG, f"--workdir={tmp_path / 'b'}", *TOY) as second,

@@ -110,8 +110,8 @@ def test_where_one_is_killed_the_other_ends(who: int, how: str, ended: int, wher
 def test_where_one_fails_the_other_says_why(who: int, where: str) -> None:
     found = run(2, str(who), "user", where)
     assert (found[who][0], lines(found[who][1])) == (2, ["error: sft.data names no file; put it there."])
-    said = f"error: Process {who} of 2 failed: sft.data names no file; put it there."
-    assert (found[1 - who][0], lines(found[1 - who][1])) == (2, [said])
+    message = f"error: Process {who} of 2 failed: sft.data names no file; put it there."
+    assert (found[1 - who][0], lines(found[1 - who][1])) == (2, [message])
 
 
 @pytest.mark.slow
@@ -120,8 +120,8 @@ def test_a_bug_in_one_leaves_its_traceback_there_and_a_line_with_the_other(who: 
     found = run(2, str(who), "bug")
     assert found[who][0] == found[1 - who][0] == CRASHED
     assert "Traceback" in found[who][1]
-    said = f"error: Process {who} of 2 failed: ValueError: a bug (its output has the traceback)"
-    assert lines(found[1 - who][1]) == [said]
+    message = f"error: Process {who} of 2 failed: ValueError: a bug (its output has the traceback)"
+    assert lines(found[1 - who][1]) == [message]
 
 
 @pytest.mark.slow

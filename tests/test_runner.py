@@ -143,7 +143,7 @@ def test_runs_in_order_and_says_what_it_did(project, recipe, capsys):
     assert "first: started\nfirst: done in" in capsys.readouterr().out
 
 
-def test_complete_stages_are_skipped_and_derived_ones_made_anew(project, recipe, capsys):
+def test_complete_stages_are_skipped_and_derived_ones_made_again(project, recipe, capsys):
     project.run(recipe)
     assert project.run(recipe) == ["third"]
     assert "second: complete, skipped" in capsys.readouterr().out
@@ -429,11 +429,11 @@ def test_the_format_is_written_before_and_after_the_work(project, recipe):
 
 
 def test_every_stage_is_checked_before_the_first_one_starts(project, recipe):
-    wrong = changed(recipe, second__rate=-1.0)
+    invalid = changed(recipe, second__rate=-1.0)
     with pytest.raises(UserError, match=r"^second\.rate is negative"):
-        project.run(wrong, "second first")
+        project.run(invalid, "second first")
     assert not project.workdir.exists()
-    assert project.run(recipe) == ["first", "second", "third"]  # nothing was written that the right value would change
+    assert project.run(recipe) == ["first", "second", "third"]  # nothing was written that the valid value would change
 
 
 def test_a_check_sees_all_parts_of_the_stages_that_are_run(project, recipe):

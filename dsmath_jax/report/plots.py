@@ -136,16 +136,16 @@ def _measured(curve: Curve, run: Run) -> Measured:
 
 def _accuracy(models: dict[str, dict[str, Any]]) -> Plot:
     def paint(axes: Axes) -> None:
-        centres = np.arange(len(models))
+        centers = np.arange(len(models))
         width = 0.8 / len(SCORES)
         for index, (score, name) in enumerate(SCORES.items()):
             heights = np.array([scores[score] for scores in models.values()])
             ends = np.array([scores[f"{score}_interval"] for scores in models.values()])
             spread = np.abs(ends.T - heights)
-            left = centres + (index - 1) * width
+            left = centers + (index - 1) * width
             axes.bar(left, heights, width * 0.92, color=SERIES[index], label=name)
             axes.errorbar(left, heights, spread, fmt="none", color=INK, elinewidth=1, capsize=2.5)
-        axes.set_xticks(centres, [MODEL_LABELS.get(model, model) for model in models])
+        axes.set_xticks(centers, [MODEL_LABELS.get(model, model) for model in models])
         highest = max(scores[f"{score}_interval"][1] for scores in models.values() for score in SCORES)
         axes.set_ylim(0, min(1.0, 1.1 * highest) or 1.0)
         axes.set_ylabel("fraction of problems")

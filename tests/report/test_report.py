@@ -1,4 +1,4 @@
-"""The report of a run: its numbers, its page, and what it does with missing, hostile and broken input."""
+"""The report of a run: its numbers, its page, and missing, hostile and broken input."""
 
 import json
 import re
@@ -163,7 +163,7 @@ def test_plots_and_tables_can_be_read_aloud(workdir: Path) -> None:
     assert seen.of("html")[0]["lang"] == "en"
 
 
-def test_plots_take_their_colours_from_the_page(workdir: Path, drawn: None) -> None:
+def test_plots_take_their_colors_from_the_page(workdir: Path, drawn: None) -> None:
     write(workdir)
     html = (workdir / "report" / "index.html").read_text(encoding="utf-8")
     drawings = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
@@ -240,16 +240,16 @@ class TestBrokenInput:
         assert not (workdir / "report").exists()
 
     @pytest.mark.parametrize(
-        ("row", "told"),
+        ("row", "message"),
         [
             ({"loss": 1.0}, "'step'"),
             ({"step": 2, "loss": "low"}, "'loss'"),
             ({"step": 2, "loss": float("nan")}, "'loss'"),
         ],
     )
-    def test_a_metric_that_is_no_number_is_named(self, workdir: Path, row: dict[str, Any], told: str) -> None:
+    def test_a_metric_that_is_no_number_is_named(self, workdir: Path, row: dict[str, Any], message: str) -> None:
         write_jsonl(workdir / "sft" / "metrics.jsonl", [{"step": 1, "loss": 1.0}, row])
-        with pytest.raises(UserError, match=rf"metrics\.jsonl, record 2: {told}.*--overwrite=sft"):
+        with pytest.raises(UserError, match=rf"metrics\.jsonl, record 2: {message}.*--overwrite=sft"):
             write(workdir)
 
     @pytest.mark.parametrize(
@@ -273,8 +273,8 @@ class TestBrokenInput:
     def test_a_completion_without_its_field_is_named(self, workdir: Path) -> None:
         lines = [{"id": "toy/test/0", "sample": -1, "answer": "1", "correct": True}]
         write_jsonl(workdir / "evaluate" / "sft" / "toy_test-cot" / "samples.jsonl", lines)
-        told = r"samples\.jsonl: the field 'completion' is missing; redo the stage with --overwrite=evaluate"
-        with pytest.raises(UserError, match=told):
+        message = r"samples\.jsonl: the field 'completion' is missing; redo the stage with --overwrite=evaluate"
+        with pytest.raises(UserError, match=message):
             write(workdir)
 
     def test_an_empty_workdir_is_refused(self, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ class TestReinforcementLearning:
         assert "Seconds by phase" not in seen.text("figcaption")
         assert "seconds" not in outputs.read(workdir).report["rl"]
 
-    def test_what_was_always_zero_is_named_not_drawn(self, workdir: Path) -> None:
+    def test_metrics_that_are_always_zero_are_listed_not_drawn(self, workdir: Path) -> None:
         path = workdir / "rl" / "metrics.jsonl"
         zeros = {"clip_low": 0.0, "clip_high": 0.0, "frac_truncated": 0.0}
         write_jsonl(path, [row | (zeros if "reward" in row else {}) for row in read_jsonl(path)])
@@ -318,7 +318,7 @@ class TestReinforcementLearning:
         assert "Reward" in page(workdir).text("figcaption")
         assert "Rule reward of the samples" not in page(workdir).text("figcaption")
 
-    def test_phases_stand_under_their_stage(self, workdir: Path) -> None:
+    def test_phases_are_listed_under_their_stage(self, workdir: Path) -> None:
         headers = page(workdir).text("th")
         place = headers.index("of which sampling")
         assert headers[place - 1 : place + 3] == [
@@ -355,7 +355,7 @@ def test_a_model_without_correct_completions(workdir: Path) -> None:
     assert "No greedy completion of this model is correct." in page(workdir).text("p")
 
 
-def test_several_tasks_stand_below_their_model(workdir: Path, change: Change) -> None:
+def test_several_tasks_are_listed_below_their_model(workdir: Path, change: Change) -> None:
     unknown = dict.fromkeys((*outputs.SCORES, *(f"{score}_interval" for score in outputs.SCORES)))
     change("evaluate/summary.json", {"rl": {"tasks": {"gsm8k": POOLED, "minif2f": unknown | {"n": 244, "k": 8}}}})
     report = write(workdir)
