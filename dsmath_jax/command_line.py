@@ -88,8 +88,8 @@ def _parse_flags(argv: Sequence[str], values: flags.FlagValues, see: str) -> tup
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"Unknown flag --{error.flagname}{nearest(error.flagname, values)}; {see}.") from error
     except flags.IllegalFlagValueError as error:
-        given = str(error).removeprefix("flag ").split(": ")[0]
-        raise UserError(f"{given} has the wrong type; {see}.") from error
+        flag = str(error).removeprefix("flag ").split(": ")[0]
+        raise UserError(f"{flag} has the wrong type; {see}.") from error
     except flags.Error as error:
         raise UserError(f"{error}; {see}.") from error
     if rest:
@@ -212,14 +212,14 @@ def help_text(about: str, argv: Sequence[str], values: flags.FlagValues) -> str:
     return "\n".join([text, f"fields of {values.config}:", *field_lines(build(Recipe, tree), tree)])
 
 
-def field_lines(recipe: Recipe, given: Mapping[str, Any]) -> Iterator[str]:
+def field_lines(recipe: Recipe, config: Mapping[str, Any]) -> Iterator[str]:
     """Yields a line for each field, with its value, help and range; fields of parts that are off come last.
 
     Args:
-      recipe: the recipe built from `given`.
-      given: the nested fields that a config sets.
+      recipe: the recipe built from `config`.
+      config: the nested fields that a config sets.
     """
-    fields = [field for field in declared(Recipe, given) if not field.is_part]
+    fields = [field for field in declared(Recipe, config) if not field.is_part]
     values = {field.name: field.value for field in describe(recipe)}
     for field in fields:
         if field.name in values:

@@ -124,35 +124,35 @@ class Declared(NamedTuple):
         return self.field.default if self.field.default_factory is dataclasses.MISSING else self.field.default_factory()
 
 
-def build(cls: type[T], given: Mapping[str, Any], path: str = "") -> T:
+def build(cls: type[T], config: Mapping[str, Any], path: str = "") -> T:
     """Builds the settings `cls` from a mapping; fields that are missing get their defaults.
 
     Args:
       cls: a dataclass of `setting` fields; fields that are dataclasses themselves are built from nested mappings.
-      given: values by field name; an int may stand for a float, a list for a tuple, a string for a tuple of one.
+      config: values by field name; an int may stand for a float, a list for a tuple, a string for a tuple of one.
       path: prefix of the names in errors, such as "rl.".
 
     Raises:
       UserError: a field is unknown, missing or of the wrong type, or the dataclass refuses its value.
     """
-    flat, hints = _flat_classes(cls, given), typing.get_type_hints(cls)
-    own = [field for field in _fields(cls) if field.name not in flat]
-    known = {field.name for field in (*own, *(each for inner in flat.values() for each in _fields(inner)))}
-    for name in map(str, given):
+    flat, hints = _flat_classes(cls, config), typing.get_type_hints(cls)
+    direct = [field for field in _fields(cls) if field.name not in flat]
+    known = {field.name for field in (*direct, *(each for inner in flat.values() for each in _fields(inner)))}
+    for name in map(str, config):
         if name not in known:
             raise UserError(f"{path}{name} is no setting{nearest(name, known)}; remove it or correct its name.")
     values: dict[str, Any] = {}
-    for field in own:
-        if field.name not in given:
+    for field in direct:
+        if field.name not in config:
             if Declared(field.name, None, field).required:
                 raise UserError(f"{path}{field.name} is missing; give it a value.")
             continue
-        values[field.name] = given[field.name]
-        if given[field.name] is None:
+        values[field.name] = config[field.name]
+        if config[field.name] is None:
             _typed(hints[field.name], None, path + field.name)
     for name, inner in flat.items():
         names = {field.name for field in _fields(inner)}
-        values[name] = build(inner, {each: value for each, value in given.items() if each in names}, path)
+        values[name] = build(inner, {each: value for each, value in config.items() if each in names}, path)
     try:
         return cls(**values)
     except UserError as error:
@@ -163,9 +163,9 @@ def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls)
 
 
-def _flat_classes(cls: type, given: Mapping[str, Any]) -> dict[str, type]:
+def _flat_classes(cls: type, config: Mapping[str, Any]) -> dict[str, type]:
     """Returns the classes of the fields declared with `fields_of`, by field name."""
-    return {f.name: f.metadata["fields_of"](given) for f in _fields(cls) if f.metadata.get("fields_of")}
+    return {f.name: f.metadata["fields_of"](config) for f in _fields(cls) if f.metadata.get("fields_of")}
 
 
 def part_class(hint: Any) -> type | None:
@@ -285,15 +285,15 @@ def describe(settings: Any, path: str = "", changes_result: bool = True) -> Iter
             yield Described(name, value, field.metadata["help"], changes)
 
 
-def declared(cls: type, given: Mapping[str, Any], path: str = "") -> Iterator[Declared]:
+def declared(cls: type, config: Mapping[str, Any], path: str = "") -> Iterator[Declared]:
     """Yields every field that settings of this class can have, including those of parts that are off.
 
     Args:
       cls: the settings class.
-      given: as for `build`; it decides the classes of fields declared with `fields_of`.
+      config: as for `build`; it decides the classes of fields declared with `fields_of`.
       path: prefix of the names.
     """
-    flat, names = _flat_classes(cls, given), {field.name for field in _fields(cls)}
+    flat, names = _flat_classes(cls, config), {field.name for field in _fields(cls)}
     for field in _fields(cls):
         if field.name in flat:
             yield from (inner for inner in declared(flat[field.name], {}, path) if inner.field.name not in names)
@@ -301,7 +301,7 @@ def declared(cls: type, given: Mapping[str, Any], path: str = "") -> Iterator[De
         declaration = Declared(path + field.name, typing.get_type_hints(cls)[field.name], field)
         yield declaration
         if part := part_class(declaration.hint):
-            nested = given.get(field.name)
+            nested = config.get(field.name)
             yield from declared(part, nested if isinstance(nested, Mapping) else {}, f"{declaration.name}.")
 
 

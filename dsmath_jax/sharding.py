@@ -89,7 +89,7 @@ def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | 
             grid = mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=True)
     except (AssertionError, ValueError) as error:
         raise UserError(
-            f"The {len(devices)} devices make no mesh: they must be whole TPU slices of one size, one device a chip."
+            f"The {len(devices)} devices make no mesh: they must be whole TPU slices of one size, one device per chip."
         ) from error
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

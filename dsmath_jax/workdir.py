@@ -148,13 +148,8 @@ def without_surrogates(value: Any) -> Any:
 def json_object(data: bytes, where: str, which: str) -> dict[str, Any]:
     """Parses a JSON object.
 
-    Args:
-      data: the JSON text.
-      where: its place, for the error.
-      which: what the error says to fix or remove.
-
     Raises:
-      UserError: it is not a JSON object.
+      UserError: it is not a JSON object; the error says `where` it is and `which` thing to fix or remove.
     """
     try:
         value = json.loads(data)

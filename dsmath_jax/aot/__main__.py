@@ -56,16 +56,14 @@ def main(argv: Sequence[str]) -> None:
     if values.topology is None:
         raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])
-    compile_programs = {"rl": compile_rl, "sample": compile_sampler}.get(stage)
-    result = (
-        compile_programs(recipe, values.topology) if compile_programs else compile_step(recipe, stage, values.topology)
-    )
+    compiler = {"rl": compile_rl, "sample": compile_sampler}.get(stage)
+    result = compiler(recipe, values.topology) if compiler else compile_step(recipe, stage, values.topology)
     if values.json == "-":
         print(json.dumps(result, indent=1))
         return
     if values.json:
         write_json(local_path(values.json, "--json"), result)
-    print(step_text(result) if compile_programs is None else programs_text(result))
+    print(step_text(result) if compiler is None else programs_text(result))
 
 
 def programs_text(result: dict[str, Any]) -> str:
@@ -74,9 +72,8 @@ def programs_text(result: dict[str, Any]) -> str:
     for name, program in result["programs"].items():
         memory = program["memory"]
         parts = ", ".join(f"{part} {gib(size).strip()}" for part, size in memory.items()) if memory else "refused"
-        lines.append(
-            f"{name:<16}{gib(program['hbm_bytes'])} at its peak ({parts}); {duration(program['compile_seconds'])}"
-        )
+        peak, seconds = gib(program["hbm_bytes"]), duration(program["compile_seconds"])
+        lines.append(f"{name:<16}{peak} at its peak ({parts}); {seconds}")
     for phase, parts in result["phases"].items():
         lines += ["", f"phase {phase}: {gib(sum(parts.values())).strip()}, the sum of"]
         lines += [f"  {part:<28}{gib(size)}" for part, size in parts.items()]
@@ -109,7 +106,7 @@ def step_text(result: dict[str, Any]) -> str:
     if result["memory"] is not None:
         lines += [
             f"FLOPs a step and device: {result['flops']:.3e} compiled, {result['model_flops']:.3e} by the formula: "
-            f"{result['flops_ratio']:.2f} times (what remat does again, and masked halves of attention)",
+            f"{result['flops_ratio']:.2f} times (rematerialization, and masked halves of attention)",
             *(
                 f"{kind:<20}{total['count']:>8,} times {gib(total['bytes'])} sent by each device"
                 for kind, total in result["collectives"].items()

@@ -33,23 +33,14 @@ SPLASH = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """A line of a computation.
-
-    Attributes:
-      name: the name of its result.
-      arrays: (dtype, dimensions) of each array in its type.
-      opcode: its operation.
-      operands: names of its operands.
-      argument: the text in parentheses: a constant's value, a parameter's number.
-      text: the attributes, which follow the operands.
-    """
+    """A line of a computation."""
 
     name: str
-    arrays: tuple[tuple[str, tuple[int, ...]], ...]
+    arrays: tuple[tuple[str, tuple[int, ...]], ...]  # (dtype, dimensions) of each array in its type
     opcode: str
     operands: tuple[str, ...]
-    argument: str
-    text: str
+    argument: str  # the text in parentheses: a constant's value, a parameter's number
+    text: str  # the attributes, which follow the operands
 
     def attribute(self, pattern: str) -> str | None:
         """Returns the first group of `pattern` in the attributes; None if it does not match."""
@@ -242,11 +233,11 @@ def _parse(text: str) -> tuple[dict[str, Computation], str]:
     computations: dict[str, list[list[str]]] = {}
     entry, lines = "", None
     for line in text.splitlines():
-        if lines is not None and (found := INSTRUCTION.match(line)):
-            lines.append([found[1], found[2]])
-        elif found := COMPUTATION.match(line):
-            lines = computations.setdefault(found[2], [])
-            entry = found[2] if found[1] else entry
+        if lines is not None and (match := INSTRUCTION.match(line)):
+            lines.append([match[1], match[2]])
+        elif match := COMPUTATION.match(line):
+            lines = computations.setdefault(match[2], [])
+            entry = match[2] if match[1] else entry
         elif lines:
             lines[-1].append(line)  # an attribute may span lines
     if not entry:
@@ -286,8 +277,8 @@ def _required(i: Instruction, pattern: str) -> str:
 
 
 def _branches(i: Instruction) -> Iterator[str]:
-    for found in re.finditer(r"(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%?[\w.\-]+))", i.text):
-        yield from re.findall(r"%?([\w.\-]+)", found[1] or found[2])
+    for match in re.finditer(r"(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%?[\w.\-]+))", i.text):
+        yield from re.findall(r"%?([\w.\-]+)", match[1] or match[2])
 
 
 def _resolve(name: str, scope: Computation) -> Instruction:

@@ -231,8 +231,8 @@ def sampling_programs(settings: RLSettings, target: Slice) -> tuple[Programs, in
         "decode": lambda: engine.decode.lower(*widest.decode, kind=kind),
     }
     if narrower:
-        state, place = abstract_inputs(*shape, narrower[-1]).decode[1], widest.decode[3].place
-        programs["grow"] = lambda: engine.resize.lower(state.own, place, width)
+        state, position = abstract_inputs(*shape, narrower[-1]).decode[1], widest.decode[3].place
+        programs["grow"] = lambda: engine.resize.lower(state.own, position, width)
     return programs, shard_bytes(widest.decode[0])
 
 
