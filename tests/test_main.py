@@ -63,7 +63,7 @@ def test_a_dry_run_tells_the_plan_and_makes_nothing(command, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-WRONG = {
+INVALID = {
     "no config": (["--workdir=W"], "--config is missing"),
     "no workdir": ([CONFIG], "--workdir is missing"),
     "no such config": (["--config=configs/none.py", "--workdir=W"], "There is no config file configs/none.py"),
@@ -139,9 +139,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", INVALID)
 def test_invalid_command_lines_are_one_error_message(name, command, tmp_path, monkeypatch):
-    arguments, sentence = WRONG[name]
+    arguments, sentence = INVALID[name]
     monkeypatch.chdir(tmp_path)
     code, out, error = command(*arguments)
     assert code == 2
@@ -156,7 +156,7 @@ BROKEN = {
     "syntax": ("def get_config(:\n", "fails with SyntaxError"),
     "no function": ("config = 1\n", "fails with KeyError: 'get_config'"),
     "own error": ("def get_config():\n    raise ValueError('no size fits')\n", "fails with ValueError: no size fits"),
-    "nothing returned": ("def get_config():\n    pass\n", "get_config() returns NoneType"),
+    "nothing returned": ("def get_config():\n    pass\n", "get_config() must return a ConfigDict; got NoneType"),
     "a field missing": (
         "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'evaluate': {}})\n",
         "evaluate.tasks is missing; give it a value",
