@@ -61,13 +61,13 @@ def main(argv: Sequence[str]) -> None:
 
 def check_same_settings(recipe: Recipe, values: flags.FlagValues) -> None:
     """Raises a `UserError` if this process was started with other settings than process 0."""
-    settings = {field.name: repr(field.value) for field in describe(recipe)}
-    settings |= {f"--{name}": repr(values[name].value) for name in ("stages", "overwrite")}
-    first = from_first(settings)
-    for name in sorted(settings.keys() | first.keys()):
-        if settings.get(name) != first.get(name):
+    mine = {field.name: repr(field.value) for field in describe(recipe)}
+    mine |= {f"--{name}": repr(values[name].value) for name in ("stages", "overwrite")}
+    first = from_first(mine)
+    for name in sorted(mine.keys() | first.keys()):
+        if mine.get(name) != first.get(name):
             raise UserError(
-                f"{name} is {settings.get(name)} in this process and {first.get(name)} in process 0; start all "
+                f"{name} is {mine.get(name)} in this process and {first.get(name)} in process 0; start all "
                 "processes with the same command."
             )
 
