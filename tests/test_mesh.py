@@ -99,7 +99,7 @@ def test_devices_that_make_no_mesh_are_one_sentence(devices: list[Chip]) -> None
 # its environment when it is loaded.
 TRY_SHAPES = """
 import itertools, json, sys
-from dsmath_jax.aot.step import described_devices
+from dsmath_jax.aot.step import topology_devices
 from dsmath_jax.sharding import MeshSettings, make_mesh
 from dsmath_jax.workdir import UserError
 
@@ -108,7 +108,7 @@ def mesh_of(devices, sizes):
 
 outcomes = []
 for topology in sys.argv[1:]:
-    devices = described_devices(topology)
+    devices = topology_devices(topology)
     for replica, context, tensor in itertools.product((1, 2, 4, 8), (1, 2), (1, 2, 4, 8)):
         fsdp, rest = divmod(len(devices), replica * context * tensor)
         if rest or not fsdp:
