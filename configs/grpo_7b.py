@@ -1,20 +1,20 @@
 """DeepSeekMath-RL 7B: GRPO from DeepSeekMath-Instruct 7B on the questions of GSM8K and MATH (paper §4.2).
 
-Command, in the workdir of configs/sft_7b.py, or in another with `--config.start=` naming that one:
+Command, in the workdir of configs/sft_7b.py, or in another one with `--config.start=runs/sft_7b`:
 `python -m dsmath_jax.main --config=configs/grpo_7b.py --workdir=runs/sft_7b --config.data_dir=data`.
-The variant is the method: `configs/grpo_7b.py:grpo_ps` (steps rewarded by a process reward model, the default),
-`:grpo_os` (completions by an outcome reward model), `:grpo_iterative` (three rounds of that), `:grpo_rule` (the exact
-answer as the reward, no reward model), `:ppo` and `:online_rft`. The reward models are trained first, in stages of
-their own, from the stage `pretrain` (the paper's start, DeepSeekMath-Base; `--config.process_model.init=sft` takes the
-SFT model where there is no such stage). The paper asks 144 thousand questions of its SFT data, which are not public;
-here are the two training sets, 15 thousand, and as many steps as 144 thousand questions make. Should a test question
-be in a training set as well, the run says so and stops; `--config.rl.allow_overlap=True` and
-`--config.evaluate.allow_overlap=True` count it instead.
+The variant is the method: `configs/grpo_7b.py:grpo_ps` (steps scored by a process reward model, the default),
+`:grpo_os` (completions scored by an outcome reward model), `:grpo_iterative` (three rounds of it), `:grpo_rule`
+(reward by the exact answer, no reward model), `:ppo` and `:online_rft`. The reward models are trained first, in their
+own stages, from the stage `pretrain` (DeepSeekMath-Base, as in the paper); `--config.process_model.init=sft` starts
+from the SFT model instead. The paper uses 144 thousand questions of its SFT data, which are not public. Here the data
+are the two training sets, 15 thousand questions, for as many steps as 144 thousand questions need. If a test question
+is also in a training set, the run stops; `--config.rl.allow_overlap=True` and `--config.evaluate.allow_overlap=True`
+only count them.
 
-Hardware: 16 TPU v5p (`v5p:2x2x4`). See whether it fits another slice, and change `rl.grad_accum_steps`,
-`rl.decode_slots` and `model.remat` (which nothing but that reads here) until it does:
-`python -m dsmath_jax.aot --config=configs/grpo_7b.py --stage=rl --topology=v5p:2x2x1`; that one, the smallest, takes
-`--config.rl.decode_slots=128 --config.rl.grad_accum_steps=64`. Memory: 84 GiB a chip (docs/aot.md).
+Hardware: 16 TPU v5p (`v5p:2x2x4`). Memory: 84 GiB per chip (docs/aot.md). To fit another slice, change
+`rl.grad_accum_steps`, `rl.decode_slots` and `model.remat` (which only this check uses) and compile for it:
+`python -m dsmath_jax.aot --config=configs/grpo_7b.py --stage=rl --topology=v5p:2x2x1`. The smallest slice, this one,
+needs `--config.rl.decode_slots=128 --config.rl.grad_accum_steps=64`.
 Expected: the paper's model reaches 88.2 % on GSM8K and 51.7 % on MATH (chains of thought), from 82.9 % and 46.8 %.
 """
 
@@ -54,7 +54,7 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
         "peak_lr": 1e-6, "schedule": "constant", "weight_decay": 0.0,
     }  # fmt: skip
     if method.algorithm is GRPO:
-        config.rl.kl_coef = 0.04  # the paper's
+        config.rl.kl_coef = 0.04  # as in the paper
     if method.iterative:
         config.rl.retrain = {**reward_model, "problems": 2_000, "steps": 50, "checkpoint_every": 25}
     config.evaluate = {

@@ -1,9 +1,9 @@
-"""The whole path on real input, small enough for a CPU: a real crawl, GSM8K's training set, GSM8K's test questions.
+"""All stages on real data, small enough for a CPU: a real crawl, GSM8K's training set and its test questions.
 
-Paper: sections 2.1 to 4, at a size where nothing is learned but the form. Commands, with a mirror folder as data_dir:
+Paper: sections 2.1 to 4, at a size that learns only the answer format. Commands, with a mirror folder as data_dir:
 `python -m dsmath_jax.main --config=configs/gsm8k_small.py --workdir=runs/gsm8k_small --config.data_dir=data`;
 `configs/gsm8k_small.py:stories260k` starts from the trained checkpoint `checkpoints/stories260k_hf` and its tokenizer.
-Hardware: 2 CPU cores, 4 GB. Time: below 20 minutes. Expected result: an accuracy near zero, and a report that says so.
+Hardware: 2 CPU cores, 4 GB. Time: below 20 minutes. Expected: an accuracy near zero.
 """
 
 from ml_collections import ConfigDict
@@ -42,7 +42,7 @@ def get_config(variant: str = "scratch") -> ConfigDict:
         "data": ("gsm8k/train",), "sequence_length": length, "batch_size": 8,
         "steps": 150, "checkpoint_every": 50, "eval_every": 50, "eval_rows": 32, "peak_lr": 5e-4, "warmup_steps": 20,
     }  # fmt: skip
-    # No reward model: where next to nothing is correct, its samples leave it nothing to tell apart.
+    # No reward model: with hardly any correct samples it cannot learn to distinguish them.
     config.rl = {
         "method": "grpo_rule", "data": ("gsm8k/train",), "prompts_per_step": 4, "group_size": 16,
         "max_prompt_tokens": 192, "max_new_tokens": 96, "steps": 10, "checkpoint_every": 5,

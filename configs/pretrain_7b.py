@@ -2,13 +2,13 @@
 
 Command, in the workdir of a finished corpus (configs/corpus.py):
 `python -m dsmath_jax.main --config=configs/pretrain_7b.py --workdir=runs/corpus --config.data_dir=data`.
-`data` holds `deepseek-coder-7b-base-v1.5/` (the Hugging Face folder with its tokenizer); the public sources are fetched
-into it, or read where they are mirrored.
+`data` contains `deepseek-coder-7b-base-v1.5/` (the Hugging Face folder with its tokenizer); the public sources are
+downloaded into it unless they are mirrored there.
 
-Hardware: 128 TPU v5p (`v5p:4x4x8`). See whether it fits
-another slice, and change `grad_accum_steps` and `model.remat` until it does:
+Hardware: 128 TPU v5p (`v5p:4x4x8`). To fit another slice, change `grad_accum_steps` and `model.remat` and compile for
+it:
 `python -m dsmath_jax.aot --config=configs/pretrain_7b.py --topology=v5e:4x8`.
-Time: 10.3 days on 128 v5p, computed for 40 % MFU, not measured. Memory: 52.2 GiB a chip (docs/aot.md).
+Time: 10.3 days on 128 v5p, computed for 40 % MFU, not measured. Memory: 52.2 GiB per chip (docs/aot.md).
 Expected: the paper's model reaches 64.2 % on GSM8K and 36.2 % on MATH (few-shot).
 """
 
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
-    # 4 x 32 of the 128 chips: with fsdp 128, XLA makes all-reduces of the gathers and sends twice the bytes.
+    # 4 x 32 of the 128 chips: with fsdp 128, XLA turns gathers into all-reduces and sends twice the bytes.
     config.mesh = {"replica": 4}
     config.tokenizer = {"path": "deepseek-coder-7b-base-v1.5"}
     config.model = sizes("7b", remat="minimal")

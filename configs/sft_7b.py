@@ -1,15 +1,15 @@
-"""DeepSeekMath-Instruct 7B: instructions as chains of thought, programs and both, 500 steps (paper §3).
+"""DeepSeekMath-Instruct 7B: chains of thought, programs and tool-integrated reasoning, 500 steps (paper §3).
 
 Command: `python -m dsmath_jax.main --config=configs/sft_7b.py --workdir=runs/sft_7b --config.data_dir=data`.
-`data` holds `deepseek-math-7b-base/` (the Hugging Face folder with its tokenizer); the instructions are fetched into
-it, or read where they are mirrored. In the workdir of configs/pretrain_7b.py, `--config.sft.init=` and that config's
-`--config.tokenizer.path` take the model that it left. The paper's 776 thousand examples are not public: these are
-open sets of the same kinds, and files of your own may be named with them (`--config.sft.data`).
+`data` contains `deepseek-math-7b-base/` (the Hugging Face folder with its tokenizer); the instructions are downloaded
+into it unless they are mirrored there. In the workdir of configs/pretrain_7b.py, `--config.sft.init=` with that
+config's `--config.tokenizer.path` starts from its model. The paper's 776 thousand examples are not public: these are
+open data sets of the same kinds, and `--config.sft.data` can add your files.
 
-Hardware: 16 TPU v5p (`v5p:2x2x4`); 4, 8, 32 or 64 do as well. See whether it fits
-another slice, and change `grad_accum_steps` and `model.remat` until it does:
+Hardware: 16 TPU v5p (`v5p:2x2x4`); 4, 8, 32 or 64 work as well. To fit another slice, change `grad_accum_steps` and
+`model.remat` and compile for it:
 `python -m dsmath_jax.aot --config=configs/sft_7b.py --topology=v5e:4x8`.
-Time: 2.1 hours on 16 v5p, computed for 40 % MFU, not measured. Memory: 56.4 GiB a chip (docs/aot.md).
+Time: 2.1 hours on 16 v5p, computed for 40 % MFU, not measured. Memory: 56.4 GiB per chip (docs/aot.md).
 Expected: the paper's model reaches 82.9 % on GSM8K and 46.8 % on MATH (chains of thought) with its own examples.
 """
 

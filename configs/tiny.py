@@ -1,12 +1,12 @@
-"""The whole path on a laptop CPU, without any download: generated web, generated problems, a 1 M parameter model.
+"""All stages on a laptop CPU without downloads: a generated web, generated problems, a 1 M parameter model.
 
 Paper: all of it, at toy size. Command: `make demo`, or
 `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
-Hardware: 2 CPU cores, 4 GB. Time: some 8 minutes. Expected (seed 0): SFT answers 41 % of the held-out problems,
+Hardware: 2 CPU cores, 4 GB. Time: about 8 minutes. Expected (seed 0): SFT answers 41 % of the held-out problems,
 GRPO 14 points more (README, Results).
 
-`configs/tiny.py:sft_continued` is the control: in place of RL, SFT goes on for as many floating-point operations as
-the RL stage takes, its learning rate annealed (stages corpus, tokenizer, pretrain, sft, evaluate, report).
+`configs/tiny.py:sft_continued` is the control: instead of RL, SFT continues for the floating-point operations of the RL
+stage, with an annealed learning rate (stages corpus, tokenizer, pretrain, sft, evaluate, report).
 """
 
 from ml_collections import ConfigDict
@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.workdir import UserError
 
-# RL's cost in SFT steps of 1,024 tokens. A step of RL handles 16 x 8 rows of some 70 tokens: forward to sample and to
-# ask the reference (2 + 2 of SFT's 6 units a token), then forward and backward (6): 220 x 128 x 70 x 10 over 1,024 x 6.
+# RL's cost in SFT steps of 1,024 tokens. An RL step has 16 x 8 rows of about 70 tokens: forward passes to sample and of
+# the reference (2 + 2 of SFT's 6 units per token), then forward and backward (6): 220 x 128 x 70 x 10 / (1,024 x 6).
 RL_AS_SFT_STEPS = 3208
 
 

@@ -1,8 +1,8 @@
 """The DeepSeekMath paper (arXiv 2402.03300) as one JAX codebase.
 
-The names below are its public API, see docs/api.md; they are imported when first asked for, so that parts which need no
-JAX (`dsmath_jax.corpus`, `dsmath_jax.grading`) import none. Versions are semantic: what is not in `__all__` may change
-with any of them.
+The names in `__all__` are its public API (docs/api.md) and follow semantic versioning; all others may change with any
+version. They are imported on first use, so that parts without JAX (`dsmath_jax.corpus`, `dsmath_jax.grading`) do not
+import it.
 """
 
 import importlib

@@ -1,7 +1,4 @@
-"""The public API (see `dsmath_jax.__all__`): ten names, built of the pieces that recipes run.
-
-What is not among them may change with any version; these follow semantic versioning.
-"""
+"""The public API: the names in `dsmath_jax.__all__`, which follow semantic versioning."""
 
 import contextlib
 import dataclasses
@@ -39,16 +36,16 @@ ALL_DEVICES = MeshSettings()
 def load_model(
     checkpoint: str, *, tokenizer: str = "", dtype: str = "", mesh: MeshSettings = ALL_DEVICES
 ) -> LanguageModel:
-    """Reads a model, `hf:DIR` in Hugging Face's format or the folder of a stage that trains, onto all devices.
+    """Loads a model onto all devices.
 
     Args:
-      checkpoint: what to read: "hf:models/llama", "runs/tiny/rl".
+      checkpoint: a folder in Hugging Face's format, "hf:models/llama", or that of a training stage, "runs/tiny/rl".
       tokenizer: its file or folder; "" for the model's own.
-      dtype: to compute in, such as "bfloat16"; "" for the model's own (Hugging Face: bfloat16, float32 on CPUs).
-      mesh: how devices are arranged.
+      dtype: the compute dtype, such as "bfloat16"; "" for the model's own (Hugging Face: bfloat16, float32 on CPUs).
+      mesh: the sizes of the mesh axes.
 
     Raises:
-      UserError: there is no model, no tokenizer, or one that is another model's.
+      UserError: there is no model or no tokenizer, or the tokenizer belongs to another model.
     """
     return model_files.load_model(checkpoint, Layout(make_mesh(mesh)), tokenizer, dtype)
 
@@ -56,10 +53,10 @@ def load_model(
 def save_model(model: LanguageModel, folder: str | Path, dtype: str = "bfloat16") -> None:
     """Writes a model with its tokenizer and chat template in Hugging Face's format.
 
-    The folder appears when it is complete.
+    The folder is created when it is complete.
 
     Raises:
-      UserError: the folder is there already.
+      UserError: the folder exists already.
     """
     target = local_path(folder, "folder")
     chat = model.chat if model.chat_stored else None
@@ -75,42 +72,44 @@ def generate(
     decode_slots: int = 256,
     chat: bool = True,
 ) -> list[list[str]]:
-    """Completions of each prompt as text, `sampling.samples` of each, in the order of the prompts.
+    """Generates `sampling.samples` completions of each prompt, in the order of the prompts.
 
-    A completion that fills the model's context ends there, as one of `max_new_tokens` does.
+    A completion ends after `max_new_tokens` or where it fills the model's context.
 
     Args:
       model: from `load_model` or `train`.
       prompts: questions or, without `chat`, texts to continue.
-      sampling: how completions are drawn; greedy by default.
+      sampling: the sampling parameters; greedy by default.
       max_new_tokens: length limit of a completion.
-      decode_slots: completions that are decoded at a time.
-      chat: puts each question into the model's chat template.
+      decode_slots: number of completions decoded at a time.
+      chat: whether to put each question into the model's chat template.
 
     Raises:
-      UserError: a number is invalid, or a prompt leaves no room in the model's context.
+      UserError: an argument is invalid, or a prompt fills the model's context.
     """
     if isinstance(prompts, str):
-        raise UserError("generate takes a list of prompts; got one text.")
+        raise UserError("prompts must be a list of strings; got a string.")
     policy = Policy.of(model, max_new_tokens, decode_slots)
-    asked = [model.chat.prompt(Record("", prompt)) if chat else model.chat.plain(prompt) for prompt in prompts]
-    policy.sampler.check([policy.ids(prompt) for prompt in asked])
-    return [[said.text for said in group] for group in policy.complete(asked, sampling)]
+    rendered = [model.chat.prompt(Record("", prompt)) if chat else model.chat.plain(prompt) for prompt in prompts]
+    policy.sampler.check([policy.ids(prompt) for prompt in rendered])
+    return [[completion.text for completion in group] for group in policy.complete(rendered, sampling)]
 
 
 def grade(completions: Sequence[str], answers: Sequence[str], kind: Kind = "math") -> list[Grade]:
-    """Whether each completion states the answer, by the rules of the evaluation, in worker processes with time limits.
+    """Grades completions as the evaluation does, in worker processes with time limits.
 
     Args:
-      completions: what a model wrote.
-      answers: the correct final answers.
-      kind: how both are read: "math", "number", "choice", "choices" or "text".
+      completions: a model's completions.
+      answers: the correct final answer of each.
+      kind: the kind of answers: "math", "number", "choice", "choices" or "text".
 
     Raises:
-      UserError: there are not as many answers as completions.
+      UserError: the numbers of answers and completions differ.
     """
     if len(completions) != len(answers):
-        raise UserError(f"grade got {len(completions)} completions and {len(answers)} answers; give one of each.")
+        raise UserError(
+            f"grade got {len(completions)} completions and {len(answers)} answers; give one answer per completion."
+        )
     with Grader() as grader:
         return grader.grades([Item(c, answer, kind) for c, answer in zip(completions, answers, strict=True)])
 
@@ -126,59 +125,59 @@ def evaluate(
     instruction: str | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Measures a model on tasks as `python -m dsmath_jax.evaluation` does; a killed call resumes from `out`.
+    """Evaluates a model on tasks as `python -m dsmath_jax.evaluation` does; after a kill, the same call resumes.
 
     Args:
       model: from `load_model` or `train`.
       tasks: names such as "gsm8k", data sets such as "toy/test" or files of records below `data_dir`.
-      data_dir: where their files are.
-      out: the folder of samples, summaries and the table.
+      data_dir: the folder of their files.
+      out: the folder for samples, summaries and the table.
       max_new_tokens: length limit of a completion.
-      decode_slots: completions that are decoded at a time.
-      instruction: below every question in a chat, "paper" for the paper's; None for what the model was trained with,
-        the paper's where that is unknown.
+      decode_slots: number of completions decoded at a time.
+      instruction: the instruction after every question in a chat, "paper" for the paper's; None for the one that the
+        model was trained with or, if that is unknown, the paper's.
       settings: fields of `evaluation.answering.Settings`: style="chat", samples=8, limit=100.
 
     Returns:
-      the summary of each task in `out`, as in its `summary.json`.
+      The summary of each task, as in `summary.json`.
 
     Raises:
-      UserError: a task, its data or what is in `out` does not fit.
+      UserError: a task or its data cannot be used, or `out` has the results of other settings.
     """
     known = {field.name for field in dataclasses.fields(Settings)}
     for name in settings.keys() - known:
         raise UserError(f"evaluate has no setting '{name}'{nearest(name, known)}.")
-    asked, out = Settings(**settings), local_path(out, "out")
-    check_instruction(asked, instruction)
+    options, out = Settings(**settings), local_path(out, "out")
+    check_instruction(options, instruction)
     policy = Policy.of(instructed(model, instruction), max_new_tokens, decode_slots)
     provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
-        evaluation.run(policy, tasks, asked, local_path(data_dir, "data_dir"), out, provenance, Sandbox)
+        evaluation.run(policy, tasks, options, local_path(data_dir, "data_dir"), out, provenance, Sandbox)
     return read_json(out / "summary.json")["results"]
 
 
 def load_recipe(config: str) -> Recipe:
-    """The recipe of a config file, `FILE` or `FILE:VARIANT`, with all defaults: frozen dataclasses, a part each.
+    """Loads the recipe of a config file, `FILE` or `FILE:VARIANT`, as frozen dataclasses with all defaults.
 
-    `dataclasses.replace` changes a field.
+    Change fields with `dataclasses.replace`.
 
     Raises:
-      UserError: there is none, or it cannot work.
+      UserError: there is no such file or variant, or the recipe is invalid.
     """
     return command_line.load_recipe(config)
 
 
 def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwrite: Sequence[str] = ()) -> None:
-    """Runs the stages of a recipe as `python -m dsmath_jax.main` does: complete ones are skipped, killed ones resume.
+    """Runs the stages of a recipe as `python -m dsmath_jax.main` does; complete ones are skipped, killed ones resume.
 
     Args:
       recipe: from `load_recipe`, or built in code.
       workdir: the folder of the run.
-      stages: names; () for all that the recipe has a part for.
-      overwrite: those of them to redo, with the stages that read them.
+      stages: names of stages; () for all that the recipe has a part for.
+      overwrite: the stages to redo, with those that read them.
 
     Raises:
-      UserError: something that the user can fix.
+      UserError: the recipe, an input or the workdir cannot be used.
     """
     runner.run(STAGES, recipe, local_path(workdir, "workdir"), stages, overwrite)
 
@@ -192,29 +191,29 @@ def train(
     mesh: MeshSettings = ALL_DEVICES,
     **settings: Any,
 ) -> LanguageModel:
-    """Trains a model by RL on own prompts, GRPO by default; a killed call resumes.
+    """Trains a model by RL on your prompts, by default with GRPO; after a kill, the same call resumes.
 
-    Any method of Table 10 does that needs no reward model.
+    Supports the methods of Table 10 without a reward model.
 
     Args:
       checkpoint: the model to start from, as in `load_model`; its parameters are trained in float32.
-      prompts: questions with what the reward functions need of them: `answer` for "correct". They are asked with the
-        chat template and the instruction that the model was trained with, as far as it has any.
-      workdir: gets `tokenizer/`, `model/` (the start), `rl/` (the trained model, metrics, rollouts) and `data/`.
-      seed: of everything that is drawn.
-      mesh: how devices are arranged.
+      prompts: questions with the fields that the reward functions need: `answer` for "correct". They are rendered with
+        the chat template and the instruction that the model was trained with, if it has any.
+      workdir: the folder for `tokenizer/`, `model/` (the start), `rl/` (the trained model and its logs) and `data/`.
+      seed: seed of all random draws.
+      mesh: the sizes of the mesh axes.
       settings: fields of the stage `rl`: steps=100, kl_coef=0.0, reward_fns=(("my_rewards:brief", 1.0),).
 
     Returns:
-      the trained model; `load_model("WORKDIR/rl")` reads it again.
+      The trained model; `load_model("WORKDIR/rl")` loads it again.
 
     Raises:
-      UserError: a setting, a record or the model cannot be used, or what is in `workdir` was made from others.
+      UserError: a setting, a record or the model cannot be used, or `workdir` was made with others.
     """
     prompts, workdir = list(prompts), local_path(workdir, "workdir").resolve()
     for record in prompts:
         if not isinstance(record, Record):
-            raise UserError(f"The prompt {record!r} is no Record; give Record(id, question, answer=...).")
+            raise UserError(f"prompts must be Records; got {record!r}: give Record(id, question, answer=...).")
     for name in ("init", "data"):
         if name in settings:
             raise UserError(f"train takes the model as checkpoint and the questions as prompts; remove {name}.")
@@ -225,7 +224,7 @@ def train(
     if tokenizer is None:
         raise UserError(f"There is no tokenizer in {folder} or next to it; add its .model or tokenizer.json.")
     rows = [dataclasses.asdict(record) for record in prompts]
-    data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts are another file
+    data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts get another file
     fields = {"init": "model", "data": (name,)} | settings
     recipe = Recipe(
         seed=seed, data_dir=str(data), mesh=mesh, tokenizer=TokenizerSettings(path=str(tokenizer)),
@@ -242,7 +241,7 @@ def train(
 
 
 def _stages(checkpoint: str, folder: Path) -> tuple[Stage, ...]:
-    """The stages of `train`: those of recipes, and between them one that copies the parameters to start from."""
+    """Returns the stages of `train`: tokenizer, model (which copies the start parameters) and rl."""
 
     def files(recipe: Recipe, workdir: Path) -> list[Path]:
         return sorted(path for path in folder.glob("*") if path.is_file())

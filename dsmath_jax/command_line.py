@@ -1,7 +1,7 @@
-"""The command line: flags, the config file that it names, the fields it sets. An error is one sentence.
+"""The command line: flags, the config file, and the fields set by `--config.PART.FIELD=VALUE`.
 
-`--config.PART.FIELD=VALUE` is not a flag of absl's: the fields are those of the settings' classes, not of what a config
-file states, so that a dict may get a new key, and a part may be switched on or off.
+These are not absl flags. The fields are those of the settings classes, whether or not a config file sets them, so that
+a dict can get a new key and a part can be switched on or off.
 """
 
 import ast
@@ -25,38 +25,38 @@ from dsmath_jax.workdir import UserError
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 CHANGE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
-METHOD = "rl.method"  # the field on which other fields depend
+METHOD = "rl.method"  # decides which other fields rl has
 BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
 class Change(NamedTuple):
-    """A field that the command line sets: `text` is True or False for `--config.FIELD` and `--noconfig.FIELD`."""
+    """A field set on the command line; `text` is True or False for `--config.FIELD` and `--noconfig.FIELD`."""
 
     name: str
     text: str | bool
 
 
 def define_flags() -> flags.FlagValues:
-    """The flags of a run."""
+    """Returns the flags of `dsmath_jax.main`."""
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "Where the run keeps its files: a local or shared folder.", values)
+    flags.DEFINE_string("workdir", None, "The folder of the run's files, local or shared.", values)
     flags.DEFINE_list("stages", None, "Stages to run; by default all that the config has a part for.", values)
     flags.DEFINE_list("overwrite", [], "Stages to redo, with those of --stages that read them.", values)
-    flags.DEFINE_bool("distributed", False, "This is one process of several, which JAX finds (TPU, SLURM).", values)
-    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it by itself.", values)
-    flags.DEFINE_integer("processes", 0, "How many processes there are, with --coordinator.", flag_values=values)
-    flags.DEFINE_integer("process", -1, "The number of this one, from 0, with --coordinator.", flag_values=values)
-    flags.DEFINE_bool("dry_run", False, "Print what the run would do and end; for the corpus with its cost.", values)
-    flags.DEFINE_bool("print_config", False, "Print the config in effect, as a config file, and end.", values)
+    flags.DEFINE_bool("distributed", False, "Run as one of several processes, which JAX detects (TPU, SLURM).", values)
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, if JAX cannot detect it.", values)
+    flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.", flag_values=values)
+    flags.DEFINE_integer("process", -1, "Index of this process from 0, with --coordinator.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Print the planned actions and the corpus's cost, then exit.", values)
+    flags.DEFINE_bool("print_config", False, "Print the config in effect as a config file, then exit.", values)
     define_config(values)
     return values
 
 
 def define_config(values: flags.FlagValues) -> None:
-    """Adds --config."""
+    """Adds the flag --config."""
     about = (
-        "The recipe: configs/NAME.py or configs/NAME.py:VARIANT; --config.FIELD=VALUE changes a field, and --help with "
-        "a --config lists all fields."
+        "The recipe: configs/NAME.py or configs/NAME.py:VARIANT; --config.FIELD=VALUE sets a field, and --help with "
+        "--config lists all fields."
     )
     flags.DEFINE_string("config", None, about, values)
 
@@ -64,15 +64,15 @@ def define_config(values: flags.FlagValues) -> None:
 def parse(
     argv: Sequence[str], define: Callable[[], flags.FlagValues] = define_flags, tool: str = "dsmath_jax.main"
 ) -> tuple[flags.FlagValues, Recipe]:
-    """Reads the command line and the config file that it names; returns the flags and the recipe.
+    """Parses the command line and its config file; returns the flags and the recipe.
 
     Args:
       argv: the tool's name and its arguments.
-      define: makes the tool's flags.
-      tool: the module to ask for --help.
+      define: returns the tool's flags.
+      tool: the module that errors refer to for --help.
 
     Raises:
-      UserError: a flag, the file, a field or a value is wrong.
+      UserError: a flag, the config file, a field or a value is invalid.
     """
     values, changes = _parse_flags(argv, define(), f"see python -m {tool} --help")
     if values.config is None:
@@ -81,15 +81,15 @@ def parse(
 
 
 def _parse_flags(argv: Sequence[str], values: flags.FlagValues, see: str) -> tuple[flags.FlagValues, list[Change]]:
-    """The flags, and the fields that are set between them."""
+    """Returns the flags, and the fields set between them."""
     others, changes = _split(argv)
     try:
         rest = values(others)[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"Unknown flag --{error.flagname}{nearest(error.flagname, values)}; {see}.") from error
     except flags.IllegalFlagValueError as error:
-        given = str(error).removeprefix("flag ").split(": ")[0]
-        raise UserError(f"{given} is of a wrong type; {see}.") from error
+        flag = str(error).removeprefix("flag ").split(": ")[0]
+        raise UserError(f"{flag} has the wrong type; {see}.") from error
     except flags.Error as error:
         raise UserError(f"{error}; {see}.") from error
     if rest:
@@ -98,10 +98,10 @@ def _parse_flags(argv: Sequence[str], values: flags.FlagValues, see: str) -> tup
 
 
 def load_recipe(argument: str) -> Recipe:
-    """The recipe of `FILE` or `FILE:VARIANT`, without a command line.
+    """Loads the recipe of `FILE` or `FILE:VARIANT`.
 
     Raises:
-      UserError: there is none, or it cannot work.
+      UserError: there is no such file or variant, or the recipe is invalid.
     """
     return build(Recipe, load_config(argument).to_dict())
 
@@ -110,7 +110,7 @@ def load_recipe(argument: str) -> Recipe:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[Change]]:
-    """The arguments without those that set fields, `--config.a=b`, `--config.a b`, `--config.a` and `--noconfig.a`."""
+    """Splits off the arguments that set fields: `--config.a=b`, `--config.a b`, `--config.a` and `--noconfig.a`."""
     others, changes, rest = list[str](), list[Change](), list(argv)
     while rest:
         match = CHANGE.fullmatch(rest[0])
@@ -119,7 +119,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[Change]]:
             continue
         argument, (no, name, text) = rest.pop(0), match.groups()
         if no and text is not None:
-            raise UserError(f"{argument} takes no value; give --noconfig.{name} alone, or --config.{name}={text}.")
+            raise UserError(f"{argument} takes no value; give --noconfig.{name} or --config.{name}={text}.")
         if text is None and not no and rest and not re.match(r"-[^\d.]", rest[0]):
             text = rest.pop(0)
         changes.append(Change(name, not no if text is None else text))
@@ -127,14 +127,14 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[Change]]:
 
 
 def _changed(argument: str, changes: Sequence[Change]) -> dict[str, Any]:
-    """What the config file states, with the changes of the command line in their order."""
+    """Returns the fields of the config file with the changes of the command line, in their order."""
     tree = load_config(argument).to_dict()
-    for change in [one for one in changes if one.name == METHOD][-1:]:  # first: it decides which fields there are
-        own = tree.get("rl")
-        if isinstance(own, dict) and isinstance(change.text, str):
-            tree["rl"] = with_method(own, change.text)
-            for name in own.keys() - tree["rl"].keys():
-                logging.warning("rl.%s of %s is no setting of %s=%s and is left out.", name, argument, *change)
+    for change in [change for change in changes if change.name == METHOD][-1:]:  # first: decides which fields exist
+        before = tree.get("rl")
+        if isinstance(before, dict) and isinstance(change.text, str):
+            tree["rl"] = with_method(before, change.text)
+            for name in before.keys() - tree["rl"].keys():
+                logging.warning("rl.%s of %s is not a setting of %s=%s and is ignored.", name, argument, *change)
         _set(tree, change, argument)
     for change in changes:
         _set(tree, change, argument)
@@ -145,9 +145,9 @@ def _set(tree: dict[str, Any], change: Change, argument: str) -> None:
     """Sets one field, part or key of a dict in the nested fields of a recipe.
 
     Raises:
-      UserError: there is no such field, or it takes a value and got none.
+      UserError: the field is unknown, or its value is missing.
     """
-    fields = {one.name: one for one in declared(Recipe, tree)}
+    fields = {field.name: field for field in declared(Recipe, tree)}
     field = fields.get(change.name) or _dict_of(change.name, fields)
     if field is None:
         raise UserError(f"The config has no field '{change.name}'{nearest(change.name, fields)}; see {argument}.")
@@ -163,7 +163,7 @@ def _set(tree: dict[str, Any], change: Change, argument: str) -> None:
             raise UserError(f"{name} is {tree[part]!r}, so that {change.name} cannot be set; give {name} as a dict.")
         tree = tree[part]
     hint = field.hint
-    if change.name != field.name:  # a key of a dict, which has the default's keys unless the config has a dict
+    if change.name != field.name:  # a key of a dict, by default of the field's default
         tree, last = tree.setdefault(last, field.default), change.name.removeprefix(f"{field.name}.")
         hint = typing.get_args(hint)[1]
     if isinstance(change.text, bool) and hint is not bool:
@@ -172,15 +172,15 @@ def _set(tree: dict[str, Any], change: Change, argument: str) -> None:
 
 
 def _dict_of(name: str, fields: Mapping[str, Declared]) -> Declared | None:
-    """The field that is a dict and may have the key `name`: pretrain.mixture of pretrain.mixture.corpus/en."""
-    dicts = (one for one in fields.values() if typing.get_origin(one.hint) is dict)
-    return next((one for one in dicts if name.startswith(f"{one.name}.") and name != f"{one.name}."), None)
+    """Returns the dict field of a key: pretrain.mixture for pretrain.mixture.corpus/en."""
+    dicts = (field for field in fields.values() if typing.get_origin(field.hint) is dict)
+    return next((field for field in dicts if name.startswith(f"{field.name}.") and name != f"{field.name}."), None)
 
 
 def from_text(hint: Any, text: str) -> Any:
-    """The value that a text on the command line stands for, where it is one of the field's annotation.
+    """Parses a field's value on the command line by the field's annotation.
 
-    Tuples, dicts and numbers are Python literals; a text that is none is itself, and alone in a tuple of values.
+    Tuples, dicts and numbers are Python literals. Other text stays a string, for a tuple field its only item.
     """
     arguments = typing.get_args(hint)
     if hint is bool:
@@ -195,61 +195,59 @@ def from_text(hint: Any, text: str) -> Any:
         return text
 
 
-# --- what --help and --print_config print ---
+# --- --help and --print_config ---
 
 
 def help_text(about: str, argv: Sequence[str], values: flags.FlagValues) -> str:
-    """What a tool is, its flags and, where `argv` has a config, its fields with their values.
+    """Returns the text of --help: `about`, the flags and, if `argv` has a config, its fields with their values.
 
     Raises:
-      UserError: the config or a field of the command line is wrong.
+      UserError: the config or a field on the command line is invalid.
     """
     text = f"{about}\nflags:\n{values.get_help()}"
-    asked, changes = _parse_flags([one for one in argv if one not in HELP], values, "leave --help out")
-    if asked.config is None:
+    values, changes = _parse_flags([arg for arg in argv if arg not in HELP], values, "remove --help")
+    if values.config is None:
         return text
-    tree = _changed(asked.config, changes)
-    return "\n".join([text, f"fields of {asked.config}:", *field_lines(build(Recipe, tree), tree)])
+    tree = _changed(values.config, changes)
+    return "\n".join([text, f"fields of {values.config}:", *field_lines(build(Recipe, tree), tree)])
 
 
-def field_lines(recipe: Recipe, given: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each field, with its value, its help and its range; last those of parts that are off.
+def field_lines(recipe: Recipe, config: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line for each field, with its value, help and range; fields of parts that are off come last.
 
     Args:
-      recipe: built from `given`.
-      given: the nested fields that a config states.
+      recipe: the recipe built from `config`.
+      config: the nested fields that a config sets.
     """
-    fields = [one for one in declared(Recipe, given) if not one.is_part]
-    values = {one.name: one.value for one in describe(recipe)}
-    for one in fields:
-        if one.name in values:
-            yield _field_line(one, repr(values[one.name]), "")
-    for one in fields:
-        if one.name not in values:
-            yield _field_line(one, "REQUIRED" if one.required else repr(one.default), f"{_part_of(one.name)} is off: ")
+    fields = [field for field in declared(Recipe, config) if not field.is_part]
+    values = {field.name: field.value for field in describe(recipe)}
+    for field in fields:
+        if field.name in values:
+            yield _field_line(field, repr(values[field.name]), "")
+    for field in fields:
+        if field.name not in values:
+            part = field.name.rpartition(".")[0]
+            yield _field_line(field, "REQUIRED" if field.required else repr(field.default), f"{part} is off: ")
 
 
-def _part_of(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def _field_line(one: Declared, value: str, before: str) -> str:
-    words = range_words(one.field.metadata["limits"])
-    return f"config.{one.name} = {value}  # {before}{one.field.metadata['help']}" + (f" ({words})" if words else "")
+def _field_line(declaration: Declared, value: str, prefix: str) -> str:
+    metadata = declaration.field.metadata
+    words = range_words(metadata["limits"])
+    return f"config.{declaration.name} = {value}  # {prefix}{metadata['help']}" + (f" ({words})" if words else "")
 
 
 def config_file(recipe: Recipe) -> str:
-    """The recipe as a config file that states every field."""
+    """Returns the recipe as the text of a config file that sets every field."""
     lines, parts = list[str](), set[str]()
-    for one in describe(recipe):
-        if one.value is None:
+    for field in describe(recipe):
+        if field.value is None:
             continue
-        above = one.name.split(".")[:-1]
-        for part in (".".join(above[:depth]) for depth in range(1, len(above) + 1)):
+        path = field.name.split(".")
+        for part in (".".join(path[:depth]) for depth in range(1, len(path))):
             if part not in parts:
                 parts.add(part)
                 lines.append(f"config.{part} = ConfigDict()")
-        lines.append(f"config.{one.name} = {one.value!r}")
+        lines.append(f"config.{field.name} = {field.value!r}")
     body = "\n".join(f"    {line}" for line in ("config = ConfigDict()", *lines, "return config"))
     return f"from ml_collections import ConfigDict\n\n\ndef get_config() -> ConfigDict:\n{body}"
 
@@ -258,10 +256,10 @@ def config_file(recipe: Recipe) -> str:
 
 
 def load_config(argument: str) -> ConfigDict:
-    """What `get_config()` of `FILE`, or `get_config(VARIANT)` of `FILE:VARIANT`, returns.
+    """Returns `get_config()` of `FILE`, or `get_config(VARIANT)` of `FILE:VARIANT`.
 
     Raises:
-      UserError: there is no such file, it takes no variant, or it fails.
+      UserError: there is no such file or variant, or the file fails.
     """
     path, *variant = argument.split(":", 1)
     if not Path(path).is_file():
@@ -270,12 +268,14 @@ def load_config(argument: str) -> ConfigDict:
         get_config = runpy.run_path(path)["get_config"]
         parameters = inspect.signature(get_config).parameters
         if variant and not parameters:
-            raise UserError(f"The config file {path} has no variants; leave ':{variant[0]}' out.")
+            raise UserError(f"The config file {path} has no variants; remove ':{variant[0]}'.")
         config = get_config(*variant)
         if not isinstance(config, ConfigDict):
-            raise UserError(f"The config {argument}: get_config() returns {type(config).__name__}, no ConfigDict.")
+            raise UserError(
+                f"The config {argument}: get_config() must return a ConfigDict; got {type(config).__name__}."
+            )
         return config
     except UserError:
         raise
-    except Exception as error:  # the file is anybody's code
+    except Exception as error:  # user code may raise anything
         raise UserError(f"The config {argument} fails with {type(error).__name__}: {error}; fix the file.") from error

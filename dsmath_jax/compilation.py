@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache: a run that starts again loads its programs instead of compiling them."""
+"""JAX's persistent compilation cache, from which a restarted run loads its programs."""
 
 import hashlib
 import logging
@@ -8,25 +8,25 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
-from jax._src.compilation_cache import decompress_executable  # nothing public says whether an entry is whole
+from jax._src.compilation_cache import decompress_executable  # no public function checks an entry
 from jax.experimental.compilation_cache import compilation_cache
 
 FOLDER = ".compilation_cache"
 OFF = "off"
-LIMIT = 10 << 30  # bytes of programs that a start leaves
+LIMIT = 10 << 30  # bytes of programs that are kept at a start
 FOLDERS, ENTRIES = "jaxlib-*", "*-cache"
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def use_compilation_cache(setting: str, workdir: Path) -> None:
-    """Lets JAX keep the programs that it compiles, apart by the version of jaxlib and the processor of the host.
+    """Enables JAX's compilation cache, in a folder for each version of jaxlib and processor type of the host.
 
-    It has to be called before anything is compiled. Where the folder cannot be used, one line says so.
+    Must be called before anything is compiled. A folder that cannot be used only causes a warning.
 
     Args:
       setting: the folder; "" for one in the workdir on TPUs and GPUs and none on CPUs, "off" for none. The environment
         variable JAX_COMPILATION_CACHE_DIR takes precedence over "".
-      workdir: which all processes share: process 0 alone writes.
+      workdir: the run's workdir, shared by all processes; only process 0 writes.
     """
     jax.config.update("jax_enable_compilation_cache", setting != OFF)
     if setting == OFF or (
@@ -43,36 +43,38 @@ def use_compilation_cache(setting: str, workdir: Path) -> None:
             drop_half_written(folder)
             drop_oldest(root, LIMIT)
     except OSError as error:
-        logging.warning("The compilation cache %s cannot be used (%s): the run compiles all.", folder, error.strerror)
+        logging.warning(
+            "The compilation cache %s cannot be used (%s); all programs are compiled.", folder, error.strerror
+        )
         return
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def drop_half_written(folder: Path) -> None:
-    """Removes the newest entry where a kill cut it off: JAX would refuse it at every start and never write it again."""
+    """Removes the newest entry if a kill truncated it; JAX would reject it at every start and never replace it."""
     newest = max(folder.glob(ENTRIES), key=lambda path: path.stat().st_mtime, default=None)
     if newest is not None:
         try:
             decompress_executable(newest.read_bytes())
-        except Exception:  # of whatever library JAX compresses with
+        except Exception:  # of any compression library
             newest.unlink(missing_ok=True)
 
 
 def drop_oldest(root: Path, limit: int) -> None:
-    """Removes the programs that have not been used for longest, until the rest has at most `limit` bytes.
+    """Removes the least recently used programs, until the others have at most `limit` bytes.
 
-    Other files in the folder, which may be the user's, are neither counted nor touched.
+    Other files in the folder, which may be the user's, are neither counted nor removed.
     """
-    found = [(path, path.stat()) for path in root.glob(f"{FOLDERS}/{ENTRIES}") if path.is_file()]
-    for path, stat in sorted(found, key=lambda one: -max(one[1].st_atime, one[1].st_mtime)):
+    entries = [(path, path.stat()) for path in root.glob(f"{FOLDERS}/{ENTRIES}") if path.is_file()]
+    for path, stat in sorted(entries, key=lambda entry: -max(entry[1].st_atime, entry[1].st_mtime)):
         limit -= stat.st_size
         if limit < 0:
             path.unlink(missing_ok=True)
 
 
 def _processor() -> str:
-    """A name for this type of processor: programs compiled for CPUs use its instructions."""
+    """Returns an identifier of the processor type, since CPU programs use its instruction set."""
     try:
         lines = CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:

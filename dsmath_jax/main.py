@@ -1,7 +1,7 @@
-"""The one entry point: `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
+"""Runs a recipe: `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
 
-Any field of the config may be set on the command line: `--config.rl.steps=20`. With `--config`, `--help` lists all
-fields, and `--print_config` prints the config in effect as a config file.
+`--config.rl.steps=20` sets a field of the config. With `--config`, `--help` lists all fields, and `--print_config`
+prints the config in effect as a config file.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from absl import flags
 from dsmath_jax import runner
 from dsmath_jax.command_line import HELP, config_file, define_flags, help_text, parse
 from dsmath_jax.compilation import use_compilation_cache
-from dsmath_jax.processes import joined
+from dsmath_jax.processes import join_processes
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.runner import Planned
@@ -27,10 +27,10 @@ from dsmath_jax.workdir import UserError, data_folder, exit_code, exit_now, loca
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the stages that the command line asks for and prints the table of results.
+    """Runs the stages that the command line selects and prints the table of results.
 
     Raises:
-      UserError: something that the user can fix.
+      UserError: the command line, the config, an input or the workdir cannot be used.
     """
     if HELP & set(argv):
         print(help_text(__doc__ or "", argv, define_flags()))
@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
     workdir = local_path(values.workdir, "--workdir")
     several = values.distributed or values.coordinator
-    with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
+    address = values.coordinator, values.processes, values.process
+    with join_processes(*address) if several else contextlib.nullcontext():
         if values.dry_run:
             planned = runner.plan(STAGES, recipe, workdir, values.stages or (), values.overwrite)
             if jax.process_index() == 0:
@@ -58,37 +59,36 @@ def main(argv: Sequence[str]) -> None:
 
 
 def check_same_settings(recipe: Recipe, values: flags.FlagValues) -> None:
-    """Raises a `UserError` where this process of a run was started with other settings than process 0."""
-    own = {one.name: repr(one.value) for one in describe(recipe)}
-    own |= {f"--{name}": repr(values[name].value) for name in ("stages", "overwrite")}
-    first = from_first(own)
-    for name in sorted(own.keys() | first.keys()):
-        if own.get(name) != first.get(name):
+    """Raises a `UserError` if this process was started with other settings than process 0."""
+    mine = {field.name: repr(field.value) for field in describe(recipe)}
+    mine |= {f"--{name}": repr(values[name].value) for name in ("stages", "overwrite")}
+    first = from_first(mine)
+    for name in sorted(mine.keys() | first.keys()):
+        if mine.get(name) != first.get(name):
             raise UserError(
-                f"{name} is {own.get(name)} in this process and {first.get(name)} in process 0; start all processes "
-                "with the same command."
+                f"{name} is {mine.get(name)} in this process and {first.get(name)} in process 0; start all "
+                "processes with the same command."
             )
 
 
 def print_plan(planned: Sequence[Planned], recipe: Recipe, workdir: Path) -> None:
-    """Prints what would be done with each stage in what order, and the plan of the corpus.
+    """Prints the action planned for each stage, in order, and the plan of the corpus.
 
     Raises:
-      UserError: a stage cannot be run; the first reason is the error, others are in their stages' lines.
+      UserError: a stage cannot run; the first reason is raised, the others are printed with their stages.
     """
-    unsettled = {one.stage.name for one in planned if one.action != "complete"}
-    for one in planned:
-        if one.error:
-            print(f"{one.stage.name}: refused: {one.error}")
+    incomplete = {step.stage.name for step in planned if step.action != "complete"}
+    for step in planned:
+        if step.error:
+            print(f"{step.stage.name}: refused: {step.error}")
         else:
-            reads = one.stage.depends_on(recipe)
-            open_ = [name for name in reads if one.action == "complete" and name in unsettled]
-            condition = f" if {' and '.join(open_)} end with the same files" if open_ else ""
-            print(f"{one.stage.name}: {one.action}{condition}, reads {', '.join(reads) or 'no other stage'}")
-    for error in (one.error for one in planned if one.error):
+            reads = step.stage.depends_on(recipe)
+            pending = [name for name in reads if step.action == "complete" and name in incomplete]
+            condition = f" if {' and '.join(pending)} end with the same files" if pending else ""
+            print(f"{step.stage.name}: {step.action}{condition}, reads {', '.join(reads) or 'no other stage'}")
+    for error in (step.error for step in planned if step.error):
         raise error
-    mines = any(one.stage.name == "corpus" and one.action != "complete" for one in planned)
-    if mines and recipe.corpus is not None and recipe.data_dir != "toy":
+    if "corpus" in incomplete and recipe.corpus is not None and recipe.data_dir != "toy":
         from dsmath_jax.corpus.plan import plan  # it needs the extra `corpus`
 
         print("\n".join(["", *plan(recipe.corpus, data_folder(recipe.data_dir, workdir))]))
@@ -102,6 +102,6 @@ def run() -> int:
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s: %(message)s", force=True)
     for name in ("absl", "daft_local_execution"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # Orbax and Daft log what they raise as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # Orbax and Daft also log the errors they raise
     if code := run():
         exit_now(code)

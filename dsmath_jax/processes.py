@@ -1,8 +1,8 @@
-"""The processes of a run on several hosts: how they find each other, and how they end together.
+"""Starts and ends the processes of a run on several hosts together.
 
-Collectives and barriers wait for every process. When one of them is gone, the others would wait until JAX's heartbeats
-abort them, or without end. So each process keeps a connection to process 0 open. The kernel closes it when the process
-ends, however it ends; a process that fails sends its sentence first. Process 0 passes either on to all, and they end.
+Collectives and barriers wait for every process. If one ends, the others would wait until JAX's heartbeats abort them,
+or forever. So each process keeps a connection to process 0. The kernel closes it when the process ends, even by a kill;
+a process that fails sends its error first. Process 0 forwards either to all others, and they end.
 """
 
 import contextlib
@@ -17,30 +17,30 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import jax
-from jax._src import distributed  # nothing public gives the key-value store or the coordinator's address
+from jax._src import distributed  # for the key-value store and the coordinator's address, which are not public
 
 from dsmath_jax.workdir import UserError, exit_now, explain
 
-START_SECONDS = 300  # in which all processes must have started
+START_SECONDS = 300  # time limit for all processes to start
 CONNECT_SECONDS = 30.0
-GRACE_SECONDS = 5.0  # for a process to end by itself after another has failed: often all fail for the same reason
+GRACE_SECONDS = 5.0  # for a process to fail by itself after another failed, often for the same reason
 CRASHED = 1  # exit code of a process with a traceback
-LOST = 75  # exit code of the others where a process ended without a sentence; the same command resumes
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # a host that is gone: 40 seconds
-KEY = "dsmath_jax/watch"  # of process 0's port and of the word that the others greet with
+LOST = 75  # exit code of the others if a process ended without an error message; the same command resumes
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # notices a lost host after 40 seconds
+KEY = "dsmath_jax/watch"  # of process 0's port and of the token with which the others authenticate
 
 
 @contextlib.contextmanager
-def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iterator[None]:
-    """Joins the processes of a run. They leave the block together; where one fails in it, all end.
+def join_processes(coordinator: str = "", processes: int = 0, process: int = -1) -> Iterator[None]:
+    """Joins the processes of a run; they leave the block together, and if one fails in it, all end.
 
     Args:
       coordinator: address of process 0 as HOST:PORT; "" to detect it.
-      processes: how many there are.
-      process: the number of this one.
+      processes: number of processes.
+      process: index of this process.
 
     Raises:
-      UserError: only some are given, or the processes do not find each other.
+      UserError: only some arguments are given, or the processes cannot connect.
     """
     start_processes(coordinator, processes, process)
     watch = Watch(distributed.global_state)
@@ -52,23 +52,25 @@ def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iter
 
 
 def start_processes(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
-    """Joins the processes of a run on several hosts. On Cloud TPU and under SLURM JAX finds all three by itself.
+    """Initializes `jax.distributed`; on Cloud TPU and under SLURM, JAX detects all three arguments.
 
-    Args and errors are those of `joined`.
+    Args and errors are those of `join_processes`.
     """
     given = {"coordinator": coordinator != "", "processes": processes > 0, "process": process >= 0}
     if len(set(given.values())) > 1:
-        missing = ", ".join(f"--{name}" for name, there in given.items() if not there)
-        raise UserError(f"{missing} is missing: give --coordinator, --processes and --process together, or none.")
+        missing = ", ".join(f"--{name}" for name, is_given in given.items() if not is_given)
+        raise UserError(
+            f"{missing} is missing: give --coordinator, --processes and --process together, or none of them."
+        )
     if coordinator and process >= processes:
         raise UserError(f"--process={process} must be below --processes={processes}; the first is 0.")
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow the SIGTERM that `Notice` waits for
-    # JAX aborts the process where not all others come in time, so the sentence has to come before.
+    jax.config.update("jax_enable_preemption_service", False)  # it would intercept the SIGTERM that `Notice` waits for
+    # JAX aborts the process if not all others start in time; the error message has to come first.
     timer = threading.Timer(START_SECONDS, _give_up, [coordinator])
     timer.daemon = True
     timer.start()
     try:
-        # All three are None where JAX is to find them.
+        # None: JAX detects them.
         jax.distributed.initialize(
             coordinator or None,
             processes or None,
@@ -88,14 +90,14 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
 def _give_up(coordinator: str) -> NoReturn:
     print(
         f"error: The processes of the run did not find each other within {START_SECONDS} seconds"
-        f"{f' at {coordinator}' if coordinator else ''}; see the output of each, and start all of them again.",
+        f"{f' at {coordinator}' if coordinator else ''}; check the output of each, and start all of them again.",
         file=sys.stderr,
     )
     exit_now(UserError.code)
 
 
 class Ended(NamedTuple):
-    """The end of a process: its number, its exit code, and what the others say of it."""
+    """How a process ended: its index, its exit code, and the reason that the others print."""
 
     process: int
     code: int
@@ -103,13 +105,13 @@ class Ended(NamedTuple):
 
 
 class Watch:
-    """This process's connections: those of process 0 to all others, and of another process to process 0."""
+    """The connections by which processes notice that others have ended: from process 0 to each of the others."""
 
     def __init__(self, state: Any):
-        """Takes JAX's distributed state. Its backends are yet to start, since they wait for all processes."""
+        """Connects the processes by JAX's distributed `state`. Call it before backends start, which wait for all."""
         self._process, self._processes = state.process_id, state.num_processes
         self._connections: dict[int, socket.socket] = {}
-        self._changed = threading.Condition()  # of the connections
+        self._changed = threading.Condition()  # notified when connections end
         self._other_failed, self._ending = threading.Event(), threading.Event()
         if self._process == 0:
             self._accept(state.client)
@@ -119,14 +121,14 @@ class Watch:
     # --- this process ---
 
     def fail(self, error: BaseException) -> NoReturn:
-        """Ends this process with the error's sentence or traceback, and all others with it."""
+        """Ends this process with its error message or traceback, and all others with it."""
         if isinstance(error, UserError) and error.everywhere:
             print(f"error: {error}", file=sys.stderr)
             self.leave()
             exit_now(error.code)
         explained = explain(error)
         if explained is None and self._other_failed.wait(GRACE_SECONDS):
-            threading.Event().wait()  # the error came of the other's end, with which this process is about to end
+            threading.Event().wait()  # another process caused the error; `_follow` is about to end this one
         self._ending.set()
         if explained:
             sentence, code = explained
@@ -137,25 +139,25 @@ class Watch:
             )
             code = CRASHED
             traceback.print_exception(error)
-        self._tell(Ended(self._process, code, f"failed: {sentence}"))
+        self._send(Ended(self._process, code, f"failed: {sentence}"))
         self._wait_for_others()
         exit_now(code)
 
     def leave(self) -> None:
-        """Waits until all processes are here, and disconnects from them."""
+        """Waits for all processes and disconnects from them."""
         jax.distributed.shutdown()
         self._ending.set()
-        self._tell(Ended(self._process, 0, ""))
+        self._send(Ended(self._process, 0, ""))
 
-    def _tell(self, ended: Ended) -> None:
+    def _send(self, ended: Ended) -> None:
         with self._changed:
             connections = list(self._connections.values())
         for connection in connections:
-            with contextlib.suppress(OSError):  # that one has ended as well
+            with contextlib.suppress(OSError):  # it has ended, too
                 connection.sendall(json.dumps(ended).encode() + b"\n")
 
     def _wait_for_others(self) -> None:
-        """Keeps process 0 until the others have ended: JAX aborts them where its coordinator is gone."""
+        """Keeps process 0 alive until the others have ended, since JAX aborts them without its coordinator."""
         if self._process == 0:
             with self._changed:
                 self._changed.wait_for(lambda: not self._connections, 2 * GRACE_SECONDS)
@@ -163,18 +165,18 @@ class Watch:
     # --- the others ---
 
     def _accept(self, client: Any) -> None:
-        """Lets the others connect, and publishes where."""
-        both = socket.has_dualstack_ipv6()
+        """Accepts connections of the others, and publishes the port."""
+        dual = socket.has_dualstack_ipv6()
         server = socket.create_server(
-            ("", 0), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+            ("", 0), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual
         )  # fmt: skip
-        word = secrets.token_hex()
-        client.key_value_set(KEY, json.dumps([server.getsockname()[1], word]))
+        token = secrets.token_hex()
+        client.key_value_set(KEY, json.dumps([server.getsockname()[1], token]))
 
         def greet(connection: socket.socket) -> None:
             with contextlib.suppress(OSError, ValueError):
                 greeting = connection.makefile("rb").readline().decode().split()
-                if greeting[:1] == [word]:
+                if greeting[:1] == [token]:
                     self._listen(int(greeting[1]), connection)
 
         def accept() -> None:
@@ -185,21 +187,21 @@ class Watch:
         threading.Thread(target=accept, daemon=True).start()
 
     def _connect(self, client: Any, host: str) -> None:
-        port, word = json.loads(client.blocking_key_value_get(KEY, int(CONNECT_SECONDS * 1000)))
+        port, token = json.loads(client.blocking_key_value_get(KEY, int(CONNECT_SECONDS * 1000)))
         try:
             connection = socket.create_connection((host, port), CONNECT_SECONDS)
             connection.settimeout(None)
-            connection.sendall(f"{word} {self._process}\n".encode())
+            connection.sendall(f"{token} {self._process}\n".encode())
         except OSError as error:
             logging.warning(
-                "Process %d cannot connect to %s:%d (%s): the end of a process is seen after 100 seconds; open the "
-                "ports between the hosts.", self._process, host, port, error,
+                "Process %d cannot connect to %s:%d (%s), so that the end of a process is noticed only after 100 "
+                "seconds; open the ports between the hosts.", self._process, host, port, error,
             )  # fmt: skip
             return
         threading.Thread(target=self._listen, args=[0, connection], daemon=True).start()
 
     def _listen(self, process: int, connection: socket.socket) -> None:
-        """Waits for the end of the process on the other side."""
+        """Waits for the end of the process at the other end of the connection."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE.items():
             if hasattr(socket, option):  # macOS lacks some
@@ -221,9 +223,9 @@ class Watch:
             self._follow(ended)
 
     def _follow(self, ended: Ended) -> None:
-        """Ends this process, and all others where it is process 0, since one of them has ended."""
+        """Ends this process because another has ended; process 0 ends all others as well."""
         if self._process == 0:
-            self._tell(ended)
+            self._send(ended)
         if ended.code != LOST and self._ending.wait(GRACE_SECONDS):
             return
         print(f"error: Process {ended.process} of {self._processes} {ended.reason}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines with rate and time left elsewhere."""
+"""Progress of long work: a bar on a terminal, otherwise plain lines with rate and time left."""
 
 import sys
 import time
@@ -8,12 +8,14 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dsmath_jax.formatting import duration
+
 Item = TypeVar("Item")
 LINE_EVERY_SECONDS = 10.0
 
 
 def track(items: Iterable[Item], what: str, total: int, start: int = 0) -> Iterator[Item]:
-    """Yields `items` and shows how many of `total` are done, from `start` on (what a resumed run found done)."""
+    """Yields `items` and shows how many of `total` are done; a resumed run has done `start` of them before."""
     console = Console(stderr=True)
     yield from (_bar if console.is_terminal else _lines)(items, what, total, start, console)
 
@@ -45,4 +47,4 @@ def _lines(items: Iterable[Item], what: str, total: int, start: int, console: Co
             last = now
             rate = (done - start) / max(now - began, 1e-9)
             left = (total - done) / rate
-            print(f"{what}: {done}/{total}  {rate:.1f}/s  {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{what}: {done}/{total}  {rate:.1f}/s  {duration(left)} left", file=sys.stderr, flush=True)

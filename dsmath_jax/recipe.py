@@ -1,4 +1,4 @@
-"""A whole recipe: all its parts with their types. `settings.build(Recipe, get_config().to_dict())` makes one."""
+"""The typed settings of a whole recipe, built by `settings.build(Recipe, get_config().to_dict())`."""
 
 import dataclasses
 
@@ -16,10 +16,10 @@ from dsmath_jax.training.settings import PretrainSettings, SFTSettings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Settings):
-    """What a run is made of. A stage whose part is None is not run, unless `--stages` names it."""
+    """All settings of a run. A stage whose part is None does not run unless `--stages` names it."""
 
-    seed: int = setting(0, "of everything that is drawn", least=0, most=INT32)
-    data_dir: str = setting("data", "the folder of the user's data; toy: generated in the workdir", local=True)
+    seed: int = setting(0, "seed of all random draws", least=0, most=INT32)
+    data_dir: str = setting("data", "the folder of your data; toy: generated in the workdir", local=True)
     start: str = setting(
         "", "another run's workdir, whose finished stages this one builds on", local=True, changes_result=False
     )
@@ -33,7 +33,7 @@ class Recipe(Settings):
     toy: ToySettings = setting(ToySettings(), "the generated web and problems of data_dir=toy")
     corpus: CorpusSettings | None = setting(None, "stage corpus: mining (paper §2.1)")
     tokenizer: TokenizerSettings | None = setting(None, "stage tokenizer (§2.2)")
-    chat: ChatSettings = setting(ChatSettings(), "how the model is asked, by every stage")
+    chat: ChatSettings = setting(ChatSettings(), "prompt format of all stages")
     model: ModelConfig | None = setting(None, "sizes of a model that starts from scratch")
     pretrain: PretrainSettings | None = setting(None, "stage pretrain (§2.2, §2.3)")
     sft: SFTSettings | None = setting(None, "stage sft (§3)")

@@ -1,11 +1,11 @@
-"""How the stages of a run are checked, then run, skipped, resumed, lengthened or refused.
+"""Checks the stages of a run, then runs, skips, resumes, lengthens or refuses each of them.
 
-`plan` decides what is to be done with each stage and checks everything that can be known before the first one starts;
-`run` refuses what the plan refuses, and does the rest.
+`plan` decides the action for each stage and checks everything that is known before the first one starts. `run` raises
+the errors of the plan, or carries it out.
 
-A stage's fingerprint is the part of the recipe that it sees and the hashes of the stages and files that it reads. It is
+A stage's fingerprint is the part of the recipe that it uses and the hashes of the stages and files that it reads. It is
 written to `started.json` before the stage's first file and to `manifest.json` after its last one. The manifest's
-`seconds` are the wall time of the run that finished the stage; what killed runs had spent on it before is not counted.
+`seconds` are the wall time of the run that finished the stage, without that of killed runs before it.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from dsmath_jax.formatting import duration
 from dsmath_jax.settings import fingerprint, nearest
 from dsmath_jax.sharding import barrier
 from dsmath_jax.version import __version__
@@ -39,8 +40,8 @@ from dsmath_jax.workdir import (
 )
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
-NAMED = 5  # changes of a stage that are named at most; the rest are counted
-LENGTHENED = "lengthened"  # in place of the hash of a stage that is to be lengthened
+CHANGES_SHOWN = 5  # further changes of a stage are only counted
+LENGTHENED = "lengthened"  # replaces the hash of a stage that will be lengthened
 Action = Literal["complete", "to do", "resume", "lengthen", "redo"]
 TO_DO: Action = "to do"
 
@@ -50,22 +51,21 @@ class Stage:
     """One stage of a recipe.
 
     Attributes:
-      name: its folder below the workdir, and its own part of the recipe.
-      run: `(recipe, workdir) -> counts`; it is called again after a kill and resumes from the files it finds. Of the
-        recipe it sees its parts; the others are None.
-      parts: the parts of the recipe that it sees, besides `seed`.
-      depends_on: from the recipe, the stages whose files it reads.
-      outputs: patterns of the files that later stages read; their hash stands for the stage.
-      always_rerun: made from scratch in every run, from whatever is finished.
-      input_files: from the recipe and the workdir, the user's own files that it reads, whose change is a change of it.
-      check: `(recipe, workdir)` raises a `UserError` where the stage cannot work, as far as that is known before the
-        run's first stage starts: it only reads, quickly. It sees the whole recipe, but for the parts of the stages that
-        are not run: what those made is in the workdir (see `folder_of`).
-      logs: patterns of the files that are worth nothing by themselves. A stage that was cut off and has no others is
-        started from scratch with whatever settings it is given next.
-      why_not_longer: `(recipe, workdir, steps)` says why a stage that was to take `steps` steps cannot take those of
-        the recipe, "" where its files are what a run of those steps would have made by then; None for a stage without
-        steps.
+      name: the name of its folder below the workdir and of its part of the recipe.
+      run: `(recipe, workdir) -> counts`; after a kill it is called again and resumes from the files it finds. The
+        recipe has only the stage's parts; the others are None.
+      parts: the parts of the recipe that the stage uses, in addition to `seed`.
+      depends_on: `recipe -> names` of the stages whose files it reads.
+      outputs: patterns of the files that later stages read; the stage is identified by their hash.
+      always_rerun: whether every run makes it from scratch, from all finished stages.
+      input_files: `(recipe, workdir) -> paths` of the user's files that it reads; a change of one changes the stage.
+      check: `(recipe, workdir)` raises a `UserError` if the stage cannot work, as far as that is known before the first
+        stage starts. It is quick and writes nothing. The recipe lacks the parts of stages that do not run; their
+        outputs are in the workdir (see `folder_of`).
+      logs: patterns of files that need not be kept. An interrupted stage with no other files starts from scratch, with
+        any settings.
+      why_not_longer: `(recipe, workdir, steps)` returns the reason why a stage made with `steps` steps cannot be
+        lengthened to those of the recipe, or "" if it can; None for a stage without steps.
     """
 
     name: str
@@ -81,49 +81,49 @@ class Stage:
 
 
 class Planned(NamedTuple):
-    """What is to be done with a stage, or why it cannot be done.
+    """The action for a stage, or the reason why it cannot run.
 
     Attributes:
       stage: the stage.
-      again: it is redone where it is complete, or was made with other settings.
-      action: as far as it is known before the stages before it have run.
-      error: None where nothing is wrong.
+      redo: whether to redo it if it is complete or was made with other settings.
+      action: as far as it is known before earlier stages have run.
+      error: None if the stage can run.
     """
 
     stage: Stage
-    again: bool
+    redo: bool
     action: Action = "to do"
     error: UserError | None = None
 
 
 def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str], overwrite: Sequence[str]) -> None:
-    """Runs the named stages in the order of `stages`: skips what is complete, resumes what was cut off.
+    """Runs the named stages in the order of `stages`; skips complete ones and resumes interrupted ones.
 
     Args:
-      stages: all there are.
-      recipe: a dataclass of settings with a field for each part that the stages see, `seed` and `start`.
-      workdir: of this run; locked meanwhile.
-      names: stages to run; none for all that the recipe has a part for.
-      overwrite: those of them to redo; those that read them follow.
+      stages: all stages.
+      recipe: a dataclass of settings with `seed`, `start` and a field for each part that the stages use.
+      workdir: the run's workdir, which is locked during the run.
+      names: the stages to run; empty for all that the recipe has a part for.
+      overwrite: the stages to redo, with those that read them.
 
     Raises:
-      UserError: what `plan` finds (then nothing has been written), another run holds the workdir, or a stage was made
-        from files of an earlier stage that are others now.
+      UserError: a stage cannot run (then nothing was written), another run has locked the workdir, or the outputs of an
+        earlier stage changed after a stage had read them.
     """
     planned = plan(stages, recipe, workdir, names, overwrite)
-    for error in (one.error for one in planned if one.error):
+    for error in (step.error for step in planned if step.error):
         raise error
     if recipe.start:
-        _link(_links(stages, recipe, workdir, [one.stage for one in planned]))
+        _link(_links(stages, recipe, workdir, [step.stage for step in planned]))
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        for one in planned:
-            _run_or_skip(one.stage, _seen(one.stage, recipe), workdir, one.again)
+        for step in planned:
+            _run_or_skip(step.stage, _parts_of(step.stage, recipe), workdir, step.redo)
 
 
 def plan(
     stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str], overwrite: Sequence[str]
 ) -> list[Planned]:
-    """Decides what `run` with the same arguments does with each stage, and checks that it can; writes nothing.
+    """Decides what `run` does with each stage for the same arguments, and checks that it can. Writes nothing.
 
     Raises:
       UserError: a stage is unknown, or the workdir or that of `recipe.start` cannot be used.
@@ -132,43 +132,43 @@ def plan(
     for stage in stages:
         _check_format(folder_of(stage.name, recipe, workdir))
     if recipe.start:
-        _links(stages, recipe, workdir, chosen)  # raises where one cannot be made
+        _links(stages, recipe, workdir, chosen)  # raises if a link cannot be made
     others = {stage.name for stage in stages} - {stage.name for stage in chosen}
     known = dataclasses.replace(recipe, **{name: None for name in others if hasattr(recipe, name)})
     planned: dict[str, Planned] = {}
     for stage in chosen:
-        again, action, error = stage.always_rerun or stage.name in overwrite, TO_DO, None
+        redo, action, error = stage.always_rerun or stage.name in overwrite, TO_DO, None
         try:
-            seen = _seen(stage, recipe)
+            parts = _parts_of(stage, recipe)
             reads = stage.depends_on(recipe)
             for name in reads:
                 if name not in planned:
                     _check_made(stage, name, stages, recipe, workdir)
-            again = again or any(planned[name].again for name in reads if name in planned)
+            redo = redo or any(planned[name].redo for name in reads if name in planned)
             settled = [name for name in reads if name not in planned or planned[name].action == "complete"]
             results = {name: _results(folder_of(name, recipe, workdir)) for name in settled}
-            # What another stage leaves is seen when it is done; one that is lengthened leaves other parameters.
+            # The outputs of a stage that is yet to run are compared later; a lengthened one will have changed them.
             results |= {name: LENGTHENED for name in reads if name in planned and planned[name].action == "lengthen"}
-            action = _decide(stage, seen, workdir, again, _fingerprint(stage, seen, workdir, results))
+            action = _decide(stage, parts, workdir, redo, _fingerprint(stage, parts, workdir, results))
             if action != "complete":
                 stage.check(known, workdir)
-        except UserError as wrong:
-            error = wrong
-        planned[stage.name] = Planned(stage, again, action, error)
+        except UserError as raised:
+            error = raised
+        planned[stage.name] = Planned(stage, redo, action, error)
     return list(planned.values())
 
 
 def folder_of(name: str, recipe: Any, workdir: Path) -> Path:
-    """The folder of a stage: in the workdir or, before `run` has linked it there, in that of `recipe.start`."""
-    own = workdir / name
-    return own if own.exists() or not recipe.start else Path(recipe.start) / name
+    """Returns the folder of a stage: in the workdir or, before `run` links it there, in that of `recipe.start`."""
+    folder = workdir / name
+    return folder if folder.exists() or not recipe.start else Path(recipe.start) / name
 
 
 def select(stages: Sequence[Stage], recipe: Any, names: Sequence[str], overwrite: Sequence[str] = ()) -> list[Stage]:
-    """The named stages in their order; without names those that the recipe has a part for.
+    """Returns the named stages in their order; without names, those that the recipe has a part for.
 
     Raises:
-      UserError: a name is unknown, or a stage is to be redone that is not to be run.
+      UserError: a name is unknown, or `overwrite` names a stage that does not run.
     """
     known = [stage.name for stage in stages]
     for name in (*names, *overwrite):
@@ -177,23 +177,23 @@ def select(stages: Sequence[Stage], recipe: Any, names: Sequence[str], overwrite
     has_part = {stage.name for stage in stages if stage.always_rerun or getattr(recipe, stage.name, None) is not None}
     chosen = [stage for stage in stages if stage.name in (names or has_part)]
     for name in set(overwrite) - {stage.name for stage in chosen}:
-        raise UserError(f"--overwrite={name} asks for a stage that is not to be run; add {name} to --stages.")
+        raise UserError(f"--overwrite={name} names a stage that does not run; add {name} to --stages.")
     return chosen
 
 
-def _seen(stage: Stage, recipe: Any) -> Any:
-    """The recipe with nothing but the stage's parts."""
+def _parts_of(stage: Stage, recipe: Any) -> Any:
+    """Returns the recipe with only the stage's parts."""
     if stage.name in stage.parts and getattr(recipe, stage.name) is None:
-        raise UserError(f"The recipe has no part '{stage.name}', which stage {stage.name} reads; add it.")
+        raise UserError(f"The recipe has no part '{stage.name}', which stage {stage.name} needs; add it.")
     others = {field.name for field in dataclasses.fields(recipe)} - {"seed", *stage.parts}
     return dataclasses.replace(recipe, **dict.fromkeys(others))
 
 
 def _check_format(folder: Path) -> None:
-    """Raises a `UserError` where a stage was made by a version that kept its files otherwise."""
-    found = next((folder / name for name in (MANIFEST, STARTED) if (folder / name).is_file()), None)
-    if found and read_json(found).get("format") != FORMAT:
-        made = read_json(found).get("versions", {}).get("dsmath-jax", "0.1")
+    """Raises a `UserError` if a stage was made by a version with another file format."""
+    path = next((folder / name for name in (MANIFEST, STARTED) if (folder / name).is_file()), None)
+    if path and read_json(path).get("format") != FORMAT:
+        made = read_json(path).get("versions", {}).get("dsmath-jax", "0.1")
         raise UserError(
             f"{folder} was made by dsmath-jax {made}, whose workdirs version {__version__} cannot read; give another "
             "--workdir, or use that version."
@@ -201,12 +201,12 @@ def _check_format(folder: Path) -> None:
 
 
 def _check_made(stage: Stage, name: str, stages: Sequence[Stage], recipe: Any, workdir: Path) -> None:
-    """Raises a `UserError` where a stage reads another that is neither run before it nor complete."""
-    earlier = [one.name for one in stages[: [one.name for one in stages].index(stage.name)]]
+    """Raises a `UserError` if a stage reads another that is neither complete nor run before it."""
+    earlier = [other.name for other in stages[: [other.name for other in stages].index(stage.name)]]
     if name not in earlier:
         raise UserError(
-            f"Stage {stage.name} reads '{name}', which is no stage before it{nearest(name, earlier)}; the stages "
-            f"before it are {', '.join(earlier)}."
+            f"Stage {stage.name} reads '{name}', which must be an earlier stage{nearest(name, earlier)}: one of "
+            f"{', '.join(earlier)}."
         )
     if not (folder_of(name, recipe, workdir) / MANIFEST).is_file():
         part = "" if getattr(recipe, name, None) is not None else f" and the part {name} to the recipe"
@@ -216,20 +216,20 @@ def _check_made(stage: Stage, name: str, stages: Sequence[Stage], recipe: Any, w
 
 
 def _links(stages: Sequence[Stage], recipe: Any, workdir: Path, chosen: Sequence[Stage]) -> dict[Path, Path]:
-    """The links that make the finished stages of another workdir stages of this one, and where they lead.
+    """Returns the links, with their targets, to the finished stages in the workdir `recipe.start`.
 
     Raises:
-      UserError: the other workdir has none, or this one has a stage of its own where a link should be.
+      UserError: that workdir has no finished stage, or this one has a stage in place of a link.
     """
     start = Path(recipe.start)
     others = [stage.name for stage in stages if stage not in chosen and not stage.always_rerun]
-    found = [name for name in others if (start / name / MANIFEST).is_file()]
-    if not found:
+    finished = [name for name in others if (start / name / MANIFEST).is_file()]
+    if not finished:
         raise UserError(
-            f"config.start={start} has no finished stage but those to be run here; name fewer by --stages, or give "
-            "another folder."
+            f"config.start={start} has no finished stage except those that run here; name fewer stages in --stages, "
+            "or give another folder."
         )
-    links = {workdir / name: (start / name).resolve() for name in found}
+    links = {workdir / name: (start / name).resolve() for name in finished}
     for link, target in links.items():
         _check_format(target)
         if (link.exists() or link.is_symlink()) and not (link.is_symlink() and link.resolve() == target):
@@ -248,37 +248,37 @@ def _link(links: Mapping[Path, Path]) -> None:
     barrier("link stages")
 
 
-def _decide(stage: Stage, recipe: Any, workdir: Path, again: bool, now: dict) -> Action:
-    """What is to be done with a stage.
+def _decide(stage: Stage, recipe: Any, workdir: Path, redo: bool, now: dict) -> Action:
+    """Returns the action for a stage.
 
     Args:
       stage: the stage.
-      recipe: the parts that it sees.
-      workdir: of the run.
-      again: to redo it where it is complete, or was made with other settings.
+      recipe: its parts of the recipe.
+      workdir: the run's workdir.
+      redo: whether to redo it if it is complete or was made with other settings.
       now: its fingerprint, with the hashes of the stages that it reads as far as they are known.
 
     Raises:
-      UserError: it was made with other settings or from other files, or it is another run's.
+      UserError: it was made with other settings or from other files, or it belongs to another run.
     """
     folder = workdir / stage.name
     if folder.is_symlink():
         raise UserError(
-            f"Stage {stage.name} in {workdir} is another run's, {folder.resolve()}; run it there, or give another "
-            "--workdir."
+            f"Stage {stage.name} in {workdir} belongs to another run, {folder.resolve()}; run it there, or give "
+            "another --workdir."
         )
     complete = (folder / MANIFEST).is_file()
     if not complete and not (folder / STARTED).is_file():
         return TO_DO
     before = read_json(folder / (MANIFEST if complete else STARTED))
     changes = _changes(before, now)
-    if again and (complete or changes):
+    if redo and (complete or changes):
         return "redo"
     if not changes:
         return "complete" if complete else "resume"
     if not complete and not _has_work(stage, folder):
         return "redo"
-    shown, made, reason = [*changes.values()], "made with other settings", ""
+    changed, made, reason = [*changes.values()], "made with other settings", ""
     if stage.why_not_longer and [*changes] == [f"{stage.name}.steps"]:
         steps = before["config"][f"{stage.name}.steps"]
         if getattr(recipe, stage.name).steps > steps:
@@ -286,25 +286,25 @@ def _decide(stage: Stage, recipe: Any, workdir: Path, again: bool, now: dict) ->
             if not reason:
                 return "lengthen"
             made, reason = "made with fewer steps", f" and cannot be lengthened, since {reason}"
-    more = f"; and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
+    more = f"; and {len(changed) - CHANGES_SHOWN} more" if len(changed) > CHANGES_SHOWN else ""
     raise UserError(
-        f"Stage {stage.name} in {workdir} was {made} ({'; '.join(shown[:NAMED])}{more}){reason}: give "
+        f"Stage {stage.name} in {workdir} was {made} ({'; '.join(changed[:CHANGES_SHOWN])}{more}){reason}: give "
         f"--overwrite={stage.name} to redo it and the stages after it, or another --workdir."
     )
 
 
 def _has_work(stage: Stage, folder: Path) -> bool:
-    """Whether a stage that was cut off has left more than its logs and empty files."""
-    worthless = {path for pattern in (STARTED, "**/.*.tmp", *stage.logs) for path in folder.glob(pattern)}
-    return any(path not in worthless and path.is_file() and path.stat().st_size for path in folder.rglob("*"))
+    """Whether an interrupted stage has files other than logs and empty ones."""
+    ignored = {path for pattern in (STARTED, "**/.*.tmp", *stage.logs) for path in folder.glob(pattern)}
+    return any(path not in ignored and path.is_file() and path.stat().st_size for path in folder.rglob("*"))
 
 
-def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, again: bool) -> None:
-    """Does with one stage what is to be done."""
+def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, redo: bool) -> None:
+    """Carries out the action for one stage."""
     results = {name: _results(workdir / name) for name in stage.depends_on(recipe)}
     now = _fingerprint(stage, recipe, workdir, results)
-    action = _decide(stage, recipe, workdir, again, now)
-    barrier(f"decide on {stage.name}")  # all have looked before the first changes anything
+    action = _decide(stage, recipe, workdir, redo, now)
+    barrier(f"decide on {stage.name}")  # all processes decide before the first changes a file
     if action == "complete":
         print(f"{stage.name}: complete, skipped", flush=True)
         return
@@ -312,42 +312,42 @@ def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, again: bool) -> None:
     if jax.process_index() == 0:
         sweep(folder)
         if redo:
-            os.replace(folder, _dropped(folder))
+            os.replace(folder, _backup(folder))
     barrier(f"clear {stage.name}")
     try:
         _run_one(stage, recipe, workdir, now)
     except UserError:
         if redo and jax.process_index() == 0 and not _has_work(stage, folder):
             remove(folder)
-            os.replace(_dropped(folder), folder)
+            os.replace(_backup(folder), folder)
         raise
     if redo and jax.process_index() == 0:
-        remove(_dropped(folder))
+        remove(_backup(folder))
 
 
-def _run_one(stage: Stage, recipe: Any, workdir: Path, made_with: dict) -> None:
+def _run_one(stage: Stage, recipe: Any, workdir: Path, now: dict) -> None:
     folder, began = workdir / stage.name, time.monotonic()
     print(f"{stage.name}: started", flush=True)
     if jax.process_index() == 0:
-        write_json(folder / STARTED, made_with)
-        (folder / MANIFEST).unlink(missing_ok=True)  # of a stage that is lengthened
+        write_json(folder / STARTED, now)
+        (folder / MANIFEST).unlink(missing_ok=True)  # exists if the stage is lengthened
     barrier(f"start {stage.name}")
     counts = stage.run(recipe, workdir)
     barrier(f"end {stage.name}")
     seconds = time.monotonic() - began
     if jax.process_index() == 0:
         files = sorted({p for pattern in stage.outputs for p in folder.glob(pattern) if p.is_file()})
-        manifest = {"stage": stage.name, "seconds": round(seconds, 3), "counts": counts} | made_with
+        manifest = {"stage": stage.name, "seconds": round(seconds, 3), "counts": counts} | now
         manifest["results"] = hash_json({str(p.relative_to(folder)): hash_file(p) for p in files})
         versions = {"dsmath-jax": __version__, "python": platform.python_version()}
         manifest["versions"] = versions | {name: version(name) for name in VERSIONS}
         write_json(folder / MANIFEST, manifest)
     barrier(f"manifest {stage.name}")
-    print(f"{stage.name}: done in {seconds:.1f} s", flush=True)
+    print(f"{stage.name}: done in {duration(seconds)}", flush=True)
 
 
 def _results(folder: Path) -> str:
-    """The hash that stands for the outputs of a complete stage."""
+    """Returns the hash of a complete stage's outputs."""
     return read_json(folder / MANIFEST)["results"]
 
 
@@ -358,18 +358,20 @@ def _fingerprint(stage: Stage, recipe: Any, workdir: Path, results: Mapping[str,
 
 
 def _changes(before: dict, now: dict) -> dict[str, str]:
-    """What differs between two fingerprints: settings, stages and files by name, each in words."""
+    """Describes the differences between two fingerprints, by the names of settings, stages and files."""
     old, new = before["config"], now["config"]
     fields = sorted(old.keys() | new.keys())
     changes = {n: f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in fields if old.get(n) != new.get(n)}
     for name, result in sorted(now["inputs"].items()):
         if result != before["inputs"].get(name):
-            changes[name] = f"the files of {name} {'will be' if result == LENGTHENED else 'are'} others"
+            changes[name] = f"the files of {name} {'will change' if result == LENGTHENED else 'have changed'}"
     old, new = before["files"], now["files"]
     return changes | {n: f"{n} was changed" for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)}
 
 
-def _dropped(folder: Path) -> Path:
-    """Where a stage's files are while it is redone: they come back where bad input ends that before any work is done,
-    and a kill leaves no half of them behind."""
+def _backup(folder: Path) -> Path:
+    """Returns where a stage's files are kept while it is redone.
+
+    They are restored if bad input ends that before any work is done. `sweep` deletes them after a kill.
+    """
     return folder.with_name(f".{folder.name}.dropped.tmp")

@@ -1,10 +1,9 @@
-"""Settings as typed, frozen dataclasses: how their fields are declared, and how a recipe's `ConfigDict` becomes them.
+"""Settings as typed, frozen dataclasses, built from a recipe's nested fields.
 
-Each part of a recipe is one dataclass, a subclass of `Settings`, whose fields are made by
-`setting(default, help, least=1)`: what a field may hold is declared where the field is. However one is made, `Settings`
-gives values the types of their fields and holds them against what is declared; how fields relate to each other is
-checked by the class's own `__post_init__`. Errors begin with the field's name, so that `build` can put the part's name
-in front: `rl.` + `group_size is 1; it must be at least 2.`
+Each part of a recipe is a dataclass, a subclass of `Settings`, whose fields are declared with their limits by
+`setting(default, help, least=1)`. `Settings` converts values to the types of their fields and checks the limits; a
+class's own `__post_init__` checks how its fields relate. Errors begin with the field's name, so that `build` can prefix
+the part's name: `rl.` + `group_size is 1; it must be at least 2.`
 """
 
 import contextlib
@@ -23,20 +22,22 @@ from dsmath_jax.workdir import UserError, local_path
 
 T = TypeVar("T")
 INTS = INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest numbers that libraries take
-MOST_TEMPERATURE = 1000  # of sampling; all tokens are as likely long before
+MOST_TEMPERATURE = 1000  # of sampling; tokens are uniformly likely long before
 RANGE: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "least": ("at least", operator.ge), "above": ("above", operator.gt), "most": ("at most", operator.le)
 }  # fmt: skip
 
 
 class Limits(TypedDict, total=False):
-    """What a field may hold; in a tuple or a dict, what each of its values may be. No number may be NaN or infinite.
+    """Limits of a field's value, or of each value in a tuple or dict. Numbers must always be finite.
 
     Attributes:
-      least, above, most: of a number: `least` and `most` may be reached, `above` not.
-      choices: of a text: it is one of these.
-      filled: a text, tuple or dict is not empty.
-      local: a text is a local path, no address such as gs://bucket/run.
+      least: inclusive lower bound of a number.
+      above: exclusive lower bound of a number.
+      most: inclusive upper bound of a number.
+      choices: the allowed strings.
+      filled: whether a string, tuple or dict must not be empty.
+      local: whether a string must be a local path, not an address such as gs://bucket/run.
     """
 
     least: float
@@ -49,22 +50,22 @@ class Limits(TypedDict, total=False):
 
 def setting(
     default: Any = dataclasses.MISSING,
-    help: str = "",  # noqa: A002 - argparse's word
+    help: str = "",  # noqa: A002 - as in argparse
     *,
     changes_result: bool = True,
     fields_of: Callable[[Mapping[str, Any]], type] | None = None,
     **limits: Unpack[Limits],
 ) -> Any:
-    """A field of a settings dataclass.
+    """Declares a field of a settings dataclass.
 
     Args:
-      default: the value where a recipe gives none; without one, a recipe has to give it.
-      help: one line: what the field is, with its unit.
-      changes_result: False for a field that changes nothing that a stage leaves to others, or nothing but its rounding:
-        a run may resume with another value.
-      fields_of: for a field that is itself a settings dataclass whose fields stand flat in the recipe's part: from that
-        part to the class (RL's method names the class of its algorithm).
-      limits: what the field may hold, see `Limits`.
+      default: the default value; without one, the field is required.
+      help: a line that says what the field is, with its unit.
+      changes_result: False for a field that changes a stage's outputs not at all or only by rounding, so that a run may
+        resume with another value.
+      fields_of: for a field that is itself a settings dataclass, but whose fields are written directly in the recipe's
+        part: maps that part to the class (`rl.method` selects the class of its algorithm).
+      limits: see `Limits`.
     """
     metadata = {"help": help, "changes_result": changes_result, "fields_of": fields_of, "limits": limits}
     if isinstance(default, dict):
@@ -73,12 +74,12 @@ def setting(
 
 
 class Settings:
-    """Base of all settings dataclasses: values get the types of their fields and are checked, however one is made.
+    """Base class of settings dataclasses; converts values to the types of their fields and checks them.
 
-    A value that is None is left: a stage sees a recipe without the parts of other stages.
+    None is always accepted, since a stage gets a recipe without the parts of other stages.
 
     Raises:
-      UserError: a value is of a wrong type or not within its field's limits.
+      UserError: a value has the wrong type or is not within its field's limits.
     """
 
     def __post_init__(self) -> None:
@@ -92,18 +93,18 @@ class Settings:
 
 
 class Described(NamedTuple):
-    """One field of a tree of settings."""
+    """A field of nested settings, with its value."""
 
-    name: str  # with the parts that it is in: rl.kl_coef
+    name: str  # with its parts: rl.kl_coef
     value: Any
     help: str
     changes_result: bool
 
 
 class Declared(NamedTuple):
-    """One field of a class of settings or of the parts in it, which are fields, too."""
+    """A field of a settings class or of one of its parts; parts are fields, too."""
 
-    name: str  # with the parts that it is in: rl.kl_coef
+    name: str  # with its parts: rl.kl_coef
     hint: Any  # the annotation
     field: dataclasses.Field[Any]
 
@@ -117,41 +118,41 @@ class Declared(NamedTuple):
 
     @property
     def default(self) -> Any:
-        """The value where none is given, a new one at each call; None where it is required."""
+        """The default value, a new one at each access; None for a required field."""
         if self.required:
             return None
         return self.field.default if self.field.default_factory is dataclasses.MISSING else self.field.default_factory()
 
 
-def build(cls: type[T], given: Mapping[str, Any], path: str = "") -> T:
-    """The settings `cls` from a mapping that may lack fields which have defaults.
+def build(cls: type[T], config: Mapping[str, Any], path: str = "") -> T:
+    """Builds the settings `cls` from a mapping; fields that are missing get their defaults.
 
     Args:
-      cls: a dataclass of `setting` fields; those that are dataclasses themselves are built from nested mappings.
-      given: values by field name; an int is taken for a float, a list for a tuple, a text for a tuple of one.
-      path: what stands before the names in errors: "rl.".
+      cls: a dataclass of `setting` fields; fields that are dataclasses themselves are built from nested mappings.
+      config: values by field name; an int may stand for a float, a list for a tuple, a string for a tuple of one.
+      path: prefix of the names in errors, such as "rl.".
 
     Raises:
-      UserError: a field is unknown, missing or of a wrong type, or its value is refused by the dataclass.
+      UserError: a field is unknown, missing or of the wrong type, or the dataclass refuses its value.
     """
-    flat, hints = _flat_classes(cls, given), typing.get_type_hints(cls)
-    own = [field for field in _fields(cls) if field.name not in flat]
-    known = {field.name for field in (*own, *(each for inner in flat.values() for each in _fields(inner)))}
-    for name in map(str, given):
+    flat, hints = _flat_classes(cls, config), typing.get_type_hints(cls)
+    direct = [field for field in _fields(cls) if field.name not in flat]
+    known = {field.name for field in (*direct, *(each for inner in flat.values() for each in _fields(inner)))}
+    for name in map(str, config):
         if name not in known:
             raise UserError(f"{path}{name} is no setting{nearest(name, known)}; remove it or correct its name.")
     values: dict[str, Any] = {}
-    for field in own:
-        if field.name not in given:
+    for field in direct:
+        if field.name not in config:
             if Declared(field.name, None, field).required:
                 raise UserError(f"{path}{field.name} is missing; give it a value.")
             continue
-        values[field.name] = given[field.name]
-        if given[field.name] is None:
+        values[field.name] = config[field.name]
+        if config[field.name] is None:
             _typed(hints[field.name], None, path + field.name)
     for name, inner in flat.items():
         names = {field.name for field in _fields(inner)}
-        values[name] = build(inner, {each: value for each, value in given.items() if each in names}, path)
+        values[name] = build(inner, {each: value for each, value in config.items() if each in names}, path)
     try:
         return cls(**values)
     except UserError as error:
@@ -162,24 +163,24 @@ def _fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls)
 
 
-def _flat_classes(cls: type, given: Mapping[str, Any]) -> dict[str, type]:
-    """The classes of the fields whose own fields stand flat in the part, by field name."""
-    return {f.name: f.metadata["fields_of"](given) for f in _fields(cls) if f.metadata.get("fields_of")}
+def _flat_classes(cls: type, config: Mapping[str, Any]) -> dict[str, type]:
+    """Returns the classes of the fields declared with `fields_of`, by field name."""
+    return {f.name: f.metadata["fields_of"](config) for f in _fields(cls) if f.metadata.get("fields_of")}
 
 
 def part_class(hint: Any) -> type | None:
-    """The settings dataclass in the annotation of a part, `RLSettings | None`; None where the field is no part."""
-    for one in (hint, *typing.get_args(hint)):
-        if dataclasses.is_dataclass(one):
-            return typing.cast(type, one)
+    """Returns the settings dataclass in a part's annotation, such as `RLSettings | None`; None for other fields."""
+    for candidate in (hint, *typing.get_args(hint)):
+        if dataclasses.is_dataclass(candidate):
+            return typing.cast(type, candidate)
     return None
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
-    """The value as the type that the annotation asks for.
+    """Converts a value to the type of the annotation.
 
     Raises:
-      UserError: it is of another type.
+      UserError: the value has another type.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -197,7 +198,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(typing.cast(type, hint), value, f"{name}.")
     if origin is dict and isinstance(value, Mapping):
-        # Sorted, as in a ConfigDict: results may depend on the order, and fingerprints do not show it.
+        # Sorted, as in a ConfigDict: results may depend on the order, which fingerprints ignore.
         texts = {str(key): item for key, item in value.items()}
         return {key: _typed(arguments[1], item, f"{name}.{key}") for key, item in sorted(texts.items())}
     if origin is tuple and arguments[-1] is ... and isinstance(value, str):
@@ -205,7 +206,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         items = (arguments[0],) * len(value) if arguments[-1] is ... else arguments
         if len(items) == len(value):
-            return tuple(_typed(item, one, f"{name}[{i}]") for i, (item, one) in enumerate(zip(items, value)))  # noqa: B905
+            return tuple(_typed(item, part, f"{name}[{i}]") for i, (item, part) in enumerate(zip(items, value)))  # noqa: B905
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
             return float(value)
@@ -216,7 +217,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
 
 
 def _check(name: str, value: Any, limits: Limits) -> None:
-    """Raises a `UserError` where a value, or one in a tuple or dict of values, is not within the limits."""
+    """Raises a `UserError` if a value, or one in a tuple or dict, is not within the limits."""
     if limits.get("filled") and value in ("", (), {}):
         raise UserError(f"{name} is empty; give it {'a text' if value == '' else 'at least one value'}.")
     if isinstance(value, Mapping):
@@ -235,7 +236,7 @@ def _check(name: str, value: Any, limits: Limits) -> None:
 
 
 def _check_number(name: str, value: float, limits: Limits) -> None:
-    """Raises a `UserError` where a number is not within the limits, NaN or infinite."""
+    """Raises a `UserError` if a number is not finite or not within the limits."""
     if not (isinstance(value, int) or math.isfinite(value)):
         raise UserError(f"{name} is {value}; it must be a finite number.")
     for limit, bound in limits.items():
@@ -244,20 +245,20 @@ def _check_number(name: str, value: float, limits: Limits) -> None:
 
 
 def range_words(limits: Limits) -> str:
-    """The numbers within the limits: "above 0 and at most 1"; "" without limits but those of a library's integers."""
+    """Describes the limits of a number, "above 0 and at most 1"; "" if there are none but the largest integer."""
     words = [f"{RANGE[limit][0]} {bound:,}" for limit, bound in limits.items() if limit in RANGE and bound not in INTS]
     return " and ".join(words)
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raises a `UserError` where the value is not one of the choices."""
+    """Raises a `UserError` if the value is not one of the choices."""
     known = list(choices)
     if value not in known:
         raise UserError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.")
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """The settings as nested dicts, parts that are None left out: what a recipe's `ConfigDict` holds."""
+    """Returns the settings as nested dicts, as in a recipe's `ConfigDict`; fields that are None are left out."""
     tree: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -271,47 +272,46 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def describe(settings: Any, path: str = "", changes_result: bool = True) -> Iterator[Described]:
-    """Every field of a tree of settings by its full name; what a part does not change, none of its fields does."""
-    own = {field.name for field in dataclasses.fields(settings)}
+    """Yields every field of nested settings; a part with `changes_result=False` applies it to all its fields."""
+    names = {field.name for field in dataclasses.fields(settings)}
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), path + field.name
         changes = changes_result and field.metadata["changes_result"]
         if field.metadata["fields_of"]:
-            yield from (one for one in describe(value, path, changes) if one.name.removeprefix(path) not in own)
+            yield from (inner for inner in describe(value, path, changes) if inner.name.removeprefix(path) not in names)
         elif dataclasses.is_dataclass(value):
             yield from describe(value, f"{name}.", changes)
         else:
             yield Described(name, value, field.metadata["help"], changes)
 
 
-def declared(cls: type, given: Mapping[str, Any], path: str = "") -> Iterator[Declared]:
-    """Every field that settings of this class can have, by its full name, those of parts that are off among them.
+def declared(cls: type, config: Mapping[str, Any], path: str = "") -> Iterator[Declared]:
+    """Yields every field that settings of this class can have, including those of parts that are off.
 
     Args:
-      cls: of the settings.
-      given: as for `build`: which fields stand flat in a part depends on it.
-      path: what stands before the names.
+      cls: the settings class.
+      config: as for `build`; it decides the classes of fields declared with `fields_of`.
+      path: prefix of the names.
     """
-    flat, own = _flat_classes(cls, given), {field.name for field in _fields(cls)}
+    flat, names = _flat_classes(cls, config), {field.name for field in _fields(cls)}
     for field in _fields(cls):
         if field.name in flat:
-            inner = declared(flat[field.name], {}, path)
-            yield from (one for one in inner if one.field.name not in own)
+            yield from (inner for inner in declared(flat[field.name], {}, path) if inner.field.name not in names)
             continue
-        one = Declared(path + field.name, typing.get_type_hints(cls)[field.name], field)
-        yield one
-        if part := part_class(one.hint):
-            inside = given.get(field.name)
-            yield from declared(part, inside if isinstance(inside, Mapping) else {}, f"{one.name}.")
+        declaration = Declared(path + field.name, typing.get_type_hints(cls)[field.name], field)
+        yield declaration
+        if part := part_class(declaration.hint):
+            nested = config.get(field.name)
+            yield from declared(part, nested if isinstance(nested, Mapping) else {}, f"{declaration.name}.")
 
 
 def fingerprint(settings: Any, path: str = "", changes_result: bool = True) -> dict[str, Any]:
-    """The fields that change a result, by full name, as JSON gives them back (tuples as lists)."""
-    found = describe(settings, path, changes_result)
-    return {one.name: json.loads(json.dumps(one.value)) for one in found if one.changes_result}
+    """Returns the fields that change results, by full name, as JSON values (tuples become lists)."""
+    fields = describe(settings, path, changes_result)
+    return {field.name: json.loads(json.dumps(field.value)) for field in fields if field.changes_result}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The words for the nearest known name in brackets, or nothing."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f" (the nearest is '{near[0]}')" if near else ""
+    """Returns " (the nearest is 'NAME')" with the closest known name, or "" if none is close."""
+    matches = difflib.get_close_matches(name, list(known), 1)
+    return f" (the nearest is '{matches[0]}')" if matches else ""

@@ -1,4 +1,4 @@
-"""The mesh, the layout of parameters, batches and activations on it, and the start of a run on several hosts."""
+"""The mesh, the layout of parameters, batches and activations on it, and collectives of host values."""
 
 import dataclasses
 import json
@@ -17,13 +17,13 @@ from jaxtyping import Array
 from dsmath_jax.settings import Settings, setting
 from dsmath_jax.workdir import UserError
 
-# replica: whole copies of the model (the one axis that may cross slices); fsdp: rows, and shards of every parameter;
-# context: stretches of a row's tokens; tensor: heads, feed-forward and vocabulary.
+# replica: copies of the model (the only axis that may cross slices); fsdp: rows, and shards of every parameter;
+# context: a row's tokens; tensor: heads, feed-forward and vocabulary.
 AXES = ("replica", "fsdp", "context", "tensor")
 BATCH_AXES = ("replica", "fsdp")
 
-# Parameter paths (joined by "/") to the mesh axes of their dimensions; every path must match exactly one.
-# Leaves below `layers` have the layer axis L in front.
+# Patterns of parameter paths (joined by "/") and the mesh axes of their dimensions; every path must match exactly one.
+# Leaves below `layers` begin with the layer axis L.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embedding$", ("tensor", "fsdp")),
     (r"^head$|/head$", ("fsdp", "tensor")),
@@ -35,7 +35,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"final_norm/scale$", (None,)),
     (r"reward/(kernel|bias)$", ()),
 )
-# Axis letters of activations, and of weights as they are used (whole over fsdp, split over tensor); `d` is the D of
+# Axis letters of activations, and of weights as they are used (gathered over fsdp, split over tensor); `d` is the D of
 # weights as they are stored.
 LETTERS: dict[str, str | tuple[str, ...]] = {
     "B": BATCH_AXES, "T": "context", "N": "tensor", "K": "tensor", "F": "tensor", "V": "tensor", "d": "fsdp"
@@ -44,33 +44,29 @@ LETTERS: dict[str, str | tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSettings(Settings):
-    """The sizes of the mesh axes; they multiply to the number of devices."""
+    """The sizes of the mesh axes, whose product is the number of devices."""
 
-    replica: int = setting(
-        1, "whole copies of the model; the axis that may cross TPU slices", least=1, changes_result=False
-    )
-    fsdp: int = setting(
-        -1, "shards of rows and parameters; -1 takes what the others leave", least=-1, changes_result=False
-    )
+    replica: int = setting(1, "copies of the model; the axis that may cross TPU slices", least=1, changes_result=False)
+    fsdp: int = setting(-1, "shards of rows and parameters; -1: the remaining devices", least=-1, changes_result=False)
     context: int = setting(1, "parts of a row's tokens", least=1, changes_result=False)
     tensor: int = setting(1, "parts of heads, feed-forward and vocabulary", least=1, changes_result=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.fsdp:
-            raise UserError("fsdp is 0; give -1 for what the other axes leave, or at least 1.")
+            raise UserError("fsdp is 0; give -1 for the remaining devices, or at least 1.")
 
 
 def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns a mesh of all devices, or of those given, which may be described ones.
+    """Returns a mesh of all devices, or of `devices`, which may be those of a topology description.
 
-    On TPU slices joined by a data-centre network, `replica` is the axis that crosses it: only gradients do so then.
-    Within a slice an axis takes whole sides of it where it can, and shares a side with others where it cannot; the
-    chattiest axes, tensor and then context, choose first and join neighbors.
+    With several TPU slices, `replica` is the axis that crosses the network between them, so that only gradients do.
+    Within a slice, an axis takes whole dimensions of the topology if possible. The axes with the most communication,
+    tensor and then context, are assigned first, to neighbors.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, replica does not divide by the number of slices, or
-        the devices are no whole slices.
+      UserError: the product of the sizes is not the number of devices, replica is not divisible by the number of
+        slices, or the devices are not whole slices.
     """
     devices = jax.devices() if devices is None else devices
     replica, fsdp, context, tensor = dataclasses.astuple(settings)
@@ -93,30 +89,30 @@ def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | 
             grid = mesh_utils.create_device_mesh(within, devices, allow_split_physical_axes=True)
     except (AssertionError, ValueError) as error:
         raise UserError(
-            f"The {len(devices)} devices make no mesh: they must be whole TPU slices of one size, one device a chip."
+            f"The {len(devices)} devices make no mesh: they must be whole TPU slices of one size, one device per chip."
         ) from error
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where parameters, batches and activations lie on a mesh."""
+    """The shardings of parameters, batches and activations on a mesh."""
 
     mesh: Mesh
 
     # --- parameters ---
 
     def params(self, tree: Any) -> Any:
-        """A NamedSharding for each leaf of parameters, or of optimizer state, whose paths end as the parameters'."""
+        """Returns the sharding of each leaf of parameters, or of optimizer state with the parameters' paths."""
 
-        def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
             spec = self.param_spec(path_name(path), leaf.shape) if leaf.ndim else PartitionSpec()
             return NamedSharding(self.mesh, spec)
 
-        return jax.tree_util.tree_map_with_path(one, tree)
+        return jax.tree_util.tree_map_with_path(sharding, tree)
 
     def param_spec(self, path: str, shape: Sequence[int]) -> PartitionSpec:
-        """The partition of one parameter; a dimension that does not divide stays whole.
+        """Returns the partition of a parameter; a dimension that does not divide is not split.
 
         Raises:
           ValueError: no rule matches the path.
@@ -127,26 +123,26 @@ class Layout:
         raise ValueError(f"no sharding rule matches the parameter {path}")
 
     def abstract(self, shapes: Any) -> Any:
-        """Shapes, dtypes and shardings of parameters or optimizer state; nothing is allocated."""
+        """Returns abstract parameters or optimizer state with shardings; nothing is allocated."""
         return abstract(shapes, self.params(shapes))
 
     # --- batches ---
 
     @property
     def batch_shards(self) -> int:
-        """Number of parts that the rows of a batch are split into: replica x fsdp."""
+        """The number of shards of a batch's rows: replica x fsdp."""
         return self.size_of(BATCH_AXES)
 
     def batch_sharding(self, ndim: int = 2) -> NamedSharding:
-        """The sharding of a batch's arrays: rows over replica and fsdp, tokens over context."""
+        """Returns the sharding of a batch's arrays: rows over replica and fsdp, tokens over context."""
         spec = PartitionSpec(BATCH_AXES, "context") if ndim > 1 else PartitionSpec(BATCH_AXES)
         return NamedSharding(self.mesh, spec)
 
     def my_rows(self, n: int) -> list[int]:
-        """Indices of the rows, of a batch of `n`, that this process makes: those that its devices hold.
+        """Returns the indices of the rows of a batch of `n` that are on this process's devices.
 
         Raises:
-          UserError: the rows do not divide by the mesh.
+          UserError: `n` is not divisible by the number of shards.
         """
         shards = self.batch_shards
         if n % shards:
@@ -158,17 +154,17 @@ class Layout:
         return [shard * each + i for shard in self._my_shards() for i in range(each)]
 
     def share(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """This process's rows of a batch that every process has made whole."""
+        """Returns this process's rows of a batch that every process has as a whole."""
         return {name: rows[self.my_rows(len(rows))] for name, rows in batch.items()}
 
     def batch(self, rows: dict[str, np.ndarray]) -> dict[str, Array]:
         """Puts each process's rows (`my_rows`) on its devices as one global batch.
 
         Raises:
-          UserError: the rows' tokens do not divide by the mesh's context axis.
+          UserError: the number of tokens is not divisible by the mesh's context axis.
         """
         shards = self._my_shards()
-        place = {shard: position for position, shard in enumerate(shards)}
+        positions = {shard: position for position, shard in enumerate(shards)}
 
         def put(local: np.ndarray) -> Array:
             if local.ndim > 1:
@@ -177,7 +173,7 @@ class Layout:
             shape = (each * self.batch_shards, *local.shape[1:])
 
             def part(index: Any) -> np.ndarray:
-                first = place[(index[0].start or 0) // each] * each
+                first = positions[(index[0].start or 0) // each] * each
                 return local[(slice(first, first + each), *index[1:])]
 
             return jax.make_array_from_callback(shape, self.batch_sharding(local.ndim), part)
@@ -185,14 +181,14 @@ class Layout:
         return {name: put(values) for name, values in rows.items()}
 
     def abstract_batch(self, example: dict[str, np.ndarray], rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Abstract fields `[rows,T]` like those `[1,T]` of an example."""
+        """Returns abstract fields `[rows,T]` like the fields `[1,T]` of an example."""
         sharding = self.batch_sharding()
         return {
             name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding) for name, x in example.items()
         }
 
     def check_context(self, tokens: int) -> None:
-        """Raises a `UserError` where rows of `tokens` tokens do not divide by the mesh's context axis."""
+        """Raises a `UserError` if `tokens`, the length of a row, is not divisible by the mesh's context axis."""
         if tokens % self.size_of("context"):
             raise UserError(
                 f"Rows of {tokens} tokens do not divide by the mesh's context={self.size_of('context')}; change "
@@ -200,22 +196,22 @@ class Layout:
             )
 
     def _my_shards(self) -> list[int]:
-        """The numbers of the batch's shards that this process's devices hold."""
+        """Returns the indices of the batch shards on this process's devices."""
         mine = np.vectorize(lambda device: device.process_index == jax.process_index())(self.mesh.devices)
         return np.flatnonzero(mine.any(axis=(2, 3)).reshape(-1)).tolist()
 
-    # --- activations: what the model is handed ---
+    # --- activations: passed to the model ---
 
     def constrain(self, x: Array, axes: str) -> Array:
-        """Pins an array's sharding by its axis letters: `constrain(x, "BTD")`."""
+        """Constrains an array's sharding by its axis letters: `constrain(x, "BTD")`."""
         return jax.lax.with_sharding_constraint(x, self.sharding(x.shape, axes))
 
     def by_rows(self, f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any:
         """Computes `f(*rows, matrix)`, each device on its own rows.
 
-        `rows` are arrays `[B, T, ...]` and so are the results; `matrix` is a weight `[D, ...]`, gathered once before
-        `f`, and its gradient is summed into its shards once after, however often `f` uses it (XLA would sum in every
-        turn of a loop). The tensor axis stays XLA's to lay out.
+        `rows` and the results are arrays `[B, T, ...]`; `matrix` is a weight `[D, ...]`. It is gathered once before
+        `f`, and its gradient is reduced once after, however often `f` uses it (XLA would reduce in every iteration of
+        a loop). XLA partitions the tensor axis.
         """
         if self.size_of((*BATCH_AXES, "context")) == 1:
             return f(*rows, matrix)
@@ -223,8 +219,8 @@ class Layout:
         stored = self.spec(matrix.shape[:1], "d")
         dtype = matrix.dtype
         if self.mesh.devices.flat[0].platform == "cpu":
-            # XLA for CPUs sums bfloat16 across devices as float32, but fails to rewrite a sum of this function and
-            # aborts the process ("Invalid binary instruction opcode copy"). So the matrix is float32 outside of `f`.
+            # XLA for CPUs reduces bfloat16 as float32, but fails to rewrite a reduction of this function and aborts
+            # the process ("Invalid binary instruction opcode copy"). So the matrix is float32 outside of `f`.
             matrix = matrix.astype(jnp.promote_types(dtype, jnp.float32))
 
         def local(*arguments: Array) -> Any:
@@ -239,45 +235,45 @@ class Layout:
     # --- any array ---
 
     def spec(self, shape: Sequence[int], axes: str) -> PartitionSpec:
-        """The partition of an array with these axis letters; a dimension that does not divide stays whole."""
+        """Returns the partition of an array with these axis letters; a dimension that does not divide is not split."""
         return self._fitting(shape, [LETTERS.get(axis) for axis in axes])
 
     def sharding(self, shape: Sequence[int], axes: str) -> NamedSharding:
-        """`spec` as a sharding."""
+        """Returns `spec` as a sharding."""
         return NamedSharding(self.mesh, self.spec(shape, axes))
 
     @property
     def replicated(self) -> NamedSharding:
-        """The sharding of an array that is whole on every device."""
+        """The sharding of an array that is replicated on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def replicate(self, tree: Any) -> Any:
-        """Host arrays, the same on every process, put whole on every device."""
+        """Puts host arrays, equal on all processes, on every device."""
         return jax.device_put(tree, self.replicated)
 
     def size_of(self, axes: str | tuple[str, ...]) -> int:
-        """The size of a mesh axis, or the product of several."""
+        """Returns the size of a mesh axis, or the product of several."""
         return math.prod(self.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
     def _fitting(self, shape: Sequence[int], wanted: Sequence[str | tuple[str, ...] | None]) -> PartitionSpec:
-        """The mesh axes wanted of each dimension, where they divide it."""
+        """Returns the partition with the wanted mesh axes of each dimension, where they divide it."""
         return PartitionSpec(
             *(axes if axes and n % self.size_of(axes) == 0 else None for n, axes in zip(shape, wanted, strict=True))
         )
 
 
 def abstract(shapes: Any, shardings: Any) -> Any:
-    """Shapes, dtypes and shardings of a pytree of which nothing is allocated."""
+    """Returns a pytree of abstract arrays with shardings; nothing is allocated."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A key path of a pytree as `layers/q`."""
+    """Formats a key path of a pytree as `layers/q`."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def to_host(tree: Any) -> Any:
-    """Whole arrays as NumPy on every process."""
+    """Returns global arrays as NumPy arrays on every process."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     from jax.experimental import multihost_utils
@@ -286,20 +282,20 @@ def to_host(tree: Any) -> Any:
 
 
 def from_first(value: Any) -> Any:
-    """What process 0 gives, on every process: whatever JSON can hold. What the others give is not looked at."""
+    """Broadcasts the JSON value of process 0 to all processes; those of the others are ignored."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
 
     data = np.frombuffer(json.dumps(value if jax.process_index() == 0 else None).encode(), np.uint8)
-    told = np.zeros(int(multihost_utils.broadcast_one_to_all(np.int32(len(data)))), np.uint8)
+    received = np.zeros(int(multihost_utils.broadcast_one_to_all(np.int32(len(data)))), np.uint8)
     if jax.process_index() == 0:
-        told[:] = data
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(told)).tobytes())
+        received[:] = data
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(received)).tobytes())
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here."""
+    """Waits until every process has reached this barrier."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

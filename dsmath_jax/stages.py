@@ -1,4 +1,4 @@
-"""The stages of the paper's path in order: the parts of the recipe that each sees, what it reads, checks and leaves."""
+"""The stages of a run in order: the parts of the recipe that each uses, its inputs, checks and outputs."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,16 +31,16 @@ T = TypeVar("T")
 
 
 def required(part: T | None) -> T:
-    """A part of the recipe; the runner has seen to it that a stage which runs has its own."""
+    """Returns a part of the recipe; the runner guarantees that a running stage has its part."""
     assert part is not None
     return part
 
 
-# --- what each stage does with its parts of the recipe ---
+# --- run ---
 
 
 def run_corpus(recipe: Recipe, workdir: Path) -> dict:
-    """WARC files to documents; with `data_dir` "toy" the web is generated first."""
+    """Mines documents from WARC files; with `data_dir` "toy" it generates the web first."""
     with required_by("Stage corpus"):
         from dsmath_jax.corpus import pipeline
     if jax.process_index() == 0:
@@ -52,7 +52,7 @@ def run_corpus(recipe: Recipe, workdir: Path) -> dict:
 
 
 def run_tokenizer(recipe: Recipe, workdir: Path) -> dict:
-    """Trains SentencePiece on the kept documents, or copies the tokenizer that `tokenizer.path` names."""
+    """Trains SentencePiece on the corpus, or copies the tokenizer at `tokenizer.path`."""
     folder, settings = workdir / "tokenizer", required(recipe.tokenizer)
     if jax.process_index() == 0:
         if settings.path:
@@ -66,47 +66,54 @@ def run_tokenizer(recipe: Recipe, workdir: Path) -> dict:
 
 
 def run_pretrain(recipe: Recipe, workdir: Path) -> dict:
-    return pretrain.run(required(recipe.pretrain), recipe.model, workdir, *_place(recipe, workdir))
+    """Pre-trains the model on the mixture."""
+    return pretrain.run(required(recipe.pretrain), recipe.model, workdir, *_environment(recipe, workdir))
 
 
 def run_sft(recipe: Recipe, workdir: Path) -> dict:
-    return sft.run(required(recipe.sft), recipe.model, recipe.chat, workdir, *_place(recipe, workdir))
+    """Fine-tunes the model on instructions."""
+    return sft.run(required(recipe.sft), recipe.model, recipe.chat, workdir, *_environment(recipe, workdir))
 
 
 def run_reward_model(recipe: Recipe, workdir: Path) -> dict:
+    """Trains the outcome reward model."""
     return reward_model.run(
-        workdir / "reward_model", required(recipe.reward_model), recipe.chat, *_place(recipe, workdir)
+        workdir / "reward_model", required(recipe.reward_model), recipe.chat, *_environment(recipe, workdir)
     )
 
 
 def run_process_model(recipe: Recipe, workdir: Path) -> dict:
+    """Trains the process reward model."""
     return reward_model.run(
-        workdir / "process_model", required(recipe.process_model), recipe.chat, *_place(recipe, workdir)
+        workdir / "process_model", required(recipe.process_model), recipe.chat, *_environment(recipe, workdir)
     )
 
 
 def run_rl(recipe: Recipe, workdir: Path) -> dict:
-    return trainer.run(required(recipe.rl), recipe.chat, workdir, *_place(recipe, workdir))
+    """Trains the policy by RL."""
+    return trainer.run(required(recipe.rl), recipe.chat, workdir, *_environment(recipe, workdir))
 
 
 def run_evaluate(recipe: Recipe, workdir: Path) -> dict:
-    return evaluate.run(required(recipe.evaluate), recipe.chat, workdir, *_place(recipe, workdir))
+    """Evaluates the models on the tasks."""
+    return evaluate.run(required(recipe.evaluate), recipe.chat, workdir, *_environment(recipe, workdir))
 
 
 def run_report(recipe: Recipe, workdir: Path) -> dict:
-    """Reports the finished stages."""
+    """Writes the report of the finished stages."""
     return report.write(workdir) if jax.process_index() == 0 else {}
 
 
-def _place(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
-    """The folder of the data, where arrays are, and the seed."""
+def _environment(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
+    """Returns the data folder, the layout of arrays on devices, and the seed."""
     return data_folder(recipe.data_dir, workdir), _layout(recipe), recipe.seed
 
 
-# --- what is checked before the first stage of a run starts ---
+# --- check: before the first stage of a run starts ---
 
 
 def check_corpus(recipe: Recipe, workdir: Path) -> None:
+    """Checks the input files and the decontamination data."""
     settings = required(recipe.corpus)
     with required_by("Stage corpus"):
         from dsmath_jax.corpus import engine, pipeline
@@ -120,15 +127,18 @@ def check_corpus(recipe: Recipe, workdir: Path) -> None:
 
 
 def check_tokenizer(recipe: Recipe, workdir: Path) -> None:
+    """Checks that the tokenizer at `tokenizer.path` loads."""
     _tokenizer(recipe, workdir)
 
 
 def check_pretrain(recipe: Recipe, workdir: Path) -> None:
-    place = _data(recipe, workdir), _tokenizer(recipe, workdir), _layout(recipe)
-    pretrain.check(required(recipe.pretrain), recipe.model, *place)
+    """Checks the mixture, the start model, the tokenizer and the batch."""
+    data_dir, layout = _data(recipe, workdir), _layout(recipe)
+    pretrain.check(required(recipe.pretrain), recipe.model, data_dir, _tokenizer(recipe, workdir), layout)
 
 
 def check_sft(recipe: Recipe, workdir: Path) -> None:
+    """Checks the instructions, the chat template and the batch."""
     settings, data_dir = required(recipe.sft), _data(recipe, workdir)
     _chat(recipe, workdir)
     for name in settings.data:
@@ -139,24 +149,28 @@ def check_sft(recipe: Recipe, workdir: Path) -> None:
 
 
 def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
+    """Returns the check of the stage `name`: its data, models and batch."""
+
     def check(recipe: Recipe, workdir: Path) -> None:
-        settings, sampled = required(getattr(recipe, name)), _sizes("sft", recipe, workdir)
+        settings, policy = required(getattr(recipe, name)), _sizes("sft", recipe, workdir)
         _sizes(settings.init, recipe, workdir)
-        read, asked = _reader(name, recipe, workdir), _chat(recipe, workdir, "sft")
-        reward_model.check(name, settings, read, asked, sampled, _layout(recipe), recipe.seed)
+        read, prompts = _reader(name, recipe, workdir), _chat(recipe, workdir, "sft")
+        reward_model.check(name, settings, read, prompts, policy, _layout(recipe), recipe.seed)
 
     return check
 
 
 def check_rl(recipe: Recipe, workdir: Path) -> None:
+    """Checks the prompts, the reward functions, the models and the batch."""
     settings = required(recipe.rl)
     start = _sizes(settings.init, recipe, workdir)
-    asked = _chat(recipe, workdir, *filter(None, (settings.init, settings.reward_stage)))
+    prompts = _chat(recipe, workdir, *filter(None, (settings.init, settings.reward_stage)))
     read, trained_on = _reader("rl", recipe, workdir), _trained_on(["rl"], recipe, workdir)
-    trainer.check(settings, read, asked, start, trained_on, _layout(recipe), recipe.seed)
+    trainer.check(settings, read, prompts, start, trained_on, _layout(recipe), recipe.seed)
 
 
 def check_evaluate(recipe: Recipe, workdir: Path) -> None:
+    """Checks the tasks, and warns of problems that the models were trained on."""
     _layout(recipe)
     settings = required(recipe.evaluate)
     models = [evaluate.stage_of(model) for model in settings.models]
@@ -167,24 +181,24 @@ def check_evaluate(recipe: Recipe, workdir: Path) -> None:
 
 
 def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[str, overlap.Questions]:
-    """The questions that stages train on, and those that they start from, without what is yet to be made or fetched."""
-    data_dir, config, found = _data(recipe, workdir), fingerprint(recipe), dict[str, overlap.Questions]()
+    """Returns the questions that the stages and their start models train on, as far as the data exist already."""
+    data_dir, config, questions = _data(recipe, workdir), fingerprint(recipe), dict[str, overlap.Questions]()
     for name in stages:
         if getattr(recipe, name, None) is None:
-            found |= overlap.questions_of_stages([name], folder_of(name, recipe, workdir).parent)
+            questions |= overlap.questions_of_stages([name], folder_of(name, recipe, workdir).parent)
         else:
-            own = {
-                field: [one for one in config[field] if _is_there(one, recipe, data_dir)]
+            fields = {
+                field: [data for data in config[field] if _exists(data, recipe, data_dir)]
                 for field in overlap.TRAINING_FIELDS
                 if field.startswith(f"{name}.") and field in config
             }
-            (stage,) = (one for one in STAGES if one.name == name)
-            found |= overlap.training_questions(own, data_dir)
-            found |= _trained_on(stage.depends_on(recipe), recipe, workdir)
-    return found
+            (stage,) = (stage for stage in STAGES if stage.name == name)
+            questions |= overlap.training_questions(fields, data_dir)
+            questions |= _trained_on(stage.depends_on(recipe), recipe, workdir)
+    return questions
 
 
-def _is_there(name: str, recipe: Recipe, data_dir: Path) -> bool:
+def _exists(name: str, recipe: Recipe, data_dir: Path) -> bool:
     return name not in instructions.PUBLIC and not _made_in_run(name, recipe, data_dir)
 
 
@@ -193,35 +207,35 @@ def _layout(recipe: Recipe) -> Layout:
 
 
 def _data(recipe: Recipe, workdir: Path) -> Path:
-    """The folder of the data; it need not be there yet."""
+    """Returns the data folder, which may not exist yet."""
     return data_folder(recipe.data_dir, folder_of("corpus", recipe, workdir).parent)
 
 
 def _reader(stage: str, recipe: Recipe, workdir: Path) -> Callable[[str], list[Record]]:
-    """What reads the data sets that a stage names."""
+    """Returns the function that reads the data sets of a stage."""
     return lambda name: _read(stage, name, recipe, workdir)
 
 
 def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
-    """How the models of stages are asked; None where this run is to train the tokenizer.
+    """Returns the prompt format of the stages' models; None if this run trains the tokenizer.
 
     Raises:
-      UserError: the template cannot be used, or a model of the stages that this run takes as it is was asked otherwise.
+      UserError: the template cannot be used, or a finished model of the stages was trained with another format.
     """
     path = _tokenizer_path(recipe, workdir)
     if path is None:
         chat.check_template(recipe.chat.template)
         return None
-    found = chat.read(chat.Source(path, recipe.chat))
-    found.dialogue([chat.user("Question"), chat.assistant("Solution")])
+    prompts = chat.read(chat.Source(path, recipe.chat))
+    prompts.dialogue([chat.user("Question"), chat.assistant("Solution")])
     for name in stages:
         if getattr(recipe, name) is None:
-            chat.check_same(found, folder_of(name, recipe, workdir))
-    return found
+            chat.check_same(prompts, folder_of(name, recipe, workdir))
+    return prompts
 
 
 def _tokenizer(recipe: Recipe, workdir: Path) -> Tokenizer | None:
-    """The tokenizer; None where this run is to train it."""
+    """Returns the tokenizer; None if this run trains it."""
     path = _tokenizer_path(recipe, workdir)
     return tokenizer.load(path) if path else None
 
@@ -233,7 +247,7 @@ def _tokenizer_path(recipe: Recipe, workdir: Path) -> Path | None:
 
 
 def _read(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
-    """The records of a data set that a stage names; none where this run is to make or fetch it."""
+    """Returns the records of a stage's data set; none if this run generates or downloads it."""
     data_dir = _data(recipe, workdir)
     try:
         return [] if _made_in_run(name, recipe, data_dir) else datasets.load(name, data_dir)
@@ -242,7 +256,7 @@ def _read(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
 
 
 def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
-    """Whether an earlier stage of this run generates a data set, or fetches it."""
+    """Whether an earlier stage of this run generates or downloads a data set."""
     if recipe.sft and name in recipe.sft.data and name in instructions.FETCHED:
         return not datasets.files(name, data_dir)
     if recipe.data_dir != "toy" or recipe.corpus is None:
@@ -252,23 +266,22 @@ def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
 
 
 def _sizes(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
-    """The sizes of the model that a stage leaves, None where they are not known before the run.
+    """Returns the sizes of the model that a stage trains; None if they are not known before the run.
 
     Raises:
-      UserError: the stage leaves no language model, or the one that it starts from cannot be used.
+      UserError: the stage trains no language model, or its start model cannot be used.
     """
     settings, file = getattr(recipe, name, None), folder_of(name, recipe, workdir) / "model.json"
     if name in ("corpus", "tokenizer", "reward_model", "process_model"):
-        raise UserError(f"The stage {name} leaves no language model to start from; give pretrain or sft as init.")
-    if settings is None:  # the run takes what is there
+        raise UserError(f"Stage {name} trains no language model to start from; set init to pretrain or sft.")
+    if settings is None:  # an earlier run trained it
         return read_sizes(file.parent) if file.is_file() else None
     if name == "pretrain" or (name == "sft" and settings.init):
-        place = _data(recipe, workdir), _tokenizer(recipe, workdir)
-        return pretrain.model_config(settings.init, recipe.model, *place)
+        return pretrain.model_config(settings.init, recipe.model, _data(recipe, workdir), _tokenizer(recipe, workdir))
     return _sizes("pretrain" if name == "sft" else settings.init, recipe, workdir)
 
 
-# --- which earlier stages each reads ---
+# --- depends_on and input_files ---
 
 
 def _tokenizer_inputs(recipe: Recipe) -> tuple[str, ...]:
@@ -297,12 +310,12 @@ def _evaluate_inputs(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Recipe, Path], Sequence[Path]]:
-    """A stage's `input_files` from `(recipe, data folder) -> files`: none of the generated folder's are the user's."""
+    """Makes `input_files` of `(recipe, data folder) -> files`; generated data are not input files."""
     return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, Path(recipe.data_dir))
 
 
 def _record_files(names: Callable[[Recipe], Sequence[str]]) -> Callable[[Recipe, Path], Sequence[Path]]:
-    """The same from the names of data sets."""
+    """Makes `input_files` of the names of data sets."""
     return _user_files(lambda recipe, data: [file for name in names(recipe) for file in datasets.files(name, data)])
 
 
@@ -319,7 +332,7 @@ def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
 
 
 def _init_files(init: str, data: Path) -> list[Path]:
-    """What is read of the model in Hugging Face's format that a stage starts from: its sizes and its tensors."""
+    """Returns the files of a start model in Hugging Face's format: its sizes and its tensors."""
     folder = data / init.removeprefix("hf:")
     return [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if init else []
 
@@ -333,7 +346,7 @@ def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     return [*_record_files(_rl_data)(recipe, workdir), *rewards.source_files(required(recipe.rl).reward_fns)]
 
 
-# --- which may take more steps than they were started with ---
+# --- why_not_longer ---
 
 
 def _longer(name: str) -> Callable[[Recipe, Path, int], str]:

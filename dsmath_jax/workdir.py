@@ -1,7 +1,7 @@
-"""How every stage keeps its files: atomic writes, hashes, manifests and the lock of a run.
+"""The files of a workdir: atomic writes, hashes, JSON, user errors and the lock of a run.
 
-A stage lives in `workdir/<stage>/`. `started.json` is written before its first file, `manifest.json` after its last
-one; both carry the stage's fingerprint: the part of the config that it reads and the hashes of the stages before it.
+The files of a stage are in `workdir/<stage>/`. `started.json` is written before its first file and `manifest.json`
+after its last one; both contain the stage's fingerprint (see `dsmath_jax.runner`).
 """
 
 import contextlib
@@ -19,28 +19,28 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-INTERRUPTED = 130  # exit code, as shells have it for Ctrl-C
+INTERRUPTED = 130  # exit code, as in shells after Ctrl-C
 STARTED = "started.json"
 MANIFEST = "manifest.json"
-FORMAT = 3  # of a workdir's files: raised by a change after which older ones cannot be read
-# As JSON writes them, escaped (most are halves of a pair) or as bytes that UTF-8 does not have.
+FORMAT = 3  # of a workdir's files; increased by changes after which older files cannot be read
+# As JSON writes them: escaped (mostly halves of a pair) or as bytes that are invalid in UTF-8.
 SURROGATE = re.compile(rb"\\u[dD][89abcdefABCDEF]|\xed[\xa0-\xbf]")
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # a pair is one character when it has been read
-LARGE = 64 << 20  # bytes; above, `stamp` does not read a file
-# Also as `Path` leaves one: Path("gs://bucket/run") is the relative path gs:/bucket/run.
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # a pair has become one character
+LARGE = 64 << 20  # bytes; `stamp` does not hash larger files
+# Also after `Path`, which turns gs://bucket/run into the relative path gs:/bucket/run.
 ADDRESS = re.compile(r"\w[\w+.-]*://|(?:gs|s3|az|abfs|hdfs|https?|file):/")
 
 
 class UserError(Exception):
-    """Something that the user can fix, in one sentence: what was wrong, where, and what to do."""
+    """An error that the user can fix; its sentence says what is wrong, where, and what to do."""
 
-    code = 2  # of the process that ends with it
+    code = 2  # exit code of the process
     everywhere = False  # whether all processes of a run raise it at the same point
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary file beside `path` and renames it to `path` when the block ends without an error."""
+    """Opens a temporary file next to `path` and renames it to `path` if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -57,7 +57,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Hands out a temporary path (of a file or folder that a library opens itself), renamed when the block ends."""
+    """Yields a temporary path for a library to write to; renames it to `path` if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -72,7 +72,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or a folder, if it is there."""
+    """Deletes a file or a folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -80,30 +80,36 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Deletes what killed processes left of their temporary files and folders, below `folder` and of itself."""
+    """Deletes the temporary files and folders that killed processes left, below `folder` and next to it."""
     for path in [*folder.parent.glob(f".{folder.name}.*.tmp"), *folder.rglob(".*.tmp")]:
         remove(path)
 
 
 def write_json(path: str | Path, value: Any) -> None:
+    """Writes a JSON file, atomically."""
     with atomic_write(path) as file:
         json.dump(value, file, ensure_ascii=False, indent=1)
         file.write("\n")
 
 
 def read_json(path: str | Path) -> Any:
+    """Reads a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def write_jsonl(path: str | Path, rows: Any) -> None:
-    """Writes one JSON object a line, atomically."""
+    """Writes a JSON object per line, atomically."""
     with atomic_write(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:
-    """Yields the objects of a JSONL file; a line that is none is a `UserError` with its number."""
+    """Yields the objects of a JSONL file.
+
+    Raises:
+      UserError: the file cannot be read, or a line is not a JSON object.
+    """
     try:
         with open(path, "rb") as file:
             yield from (row for _, row in json_lines(path, file))
@@ -112,26 +118,26 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
 
 
 def json_lines(path: str | Path, lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the objects of the lines of a file with the lines' numbers from 1; blank lines are left out.
+    """Yields the line number, from 1, and the object of each line of a JSONL file; skips blank lines.
 
-    Half a character (a lone surrogate, which JSON can write and UTF-8 cannot) becomes U+FFFD; a warning counts them.
+    Lone surrogates, which JSON can encode and UTF-8 cannot, become U+FFFD; a warning says in how many lines.
 
     Raises:
-      UserError: a line is no object.
+      UserError: a line is not a JSON object.
     """
     repaired = 0
     for number, line in enumerate(lines, 1):
         if line.strip():
             row = json_object(line, f"{path}, line {number}", "that line")
-            whole = without_surrogates(row) if SURROGATE.search(line) else row
-            repaired += whole != row
-            yield number, whole
+            clean = without_surrogates(row) if SURROGATE.search(line) else row
+            repaired += clean != row
+            yield number, clean
     if repaired:
         logging.warning("%s: lone surrogates in %d lines became U+FFFD.", path, repaired)
 
 
 def without_surrogates(value: Any) -> Any:
-    """A JSON value, in whose texts U+FFFD takes the place of lone surrogates."""
+    """Replaces lone surrogates in the strings of a JSON value by U+FFFD."""
     if isinstance(value, dict):
         return {without_surrogates(name): without_surrogates(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -140,7 +146,11 @@ def without_surrogates(value: Any) -> Any:
 
 
 def json_object(data: bytes, where: str, which: str) -> dict[str, Any]:
-    """Reads a JSON object; what is none is a `UserError` that says where it is and which thing to fix or remove."""
+    """Parses a JSON object.
+
+    Raises:
+      UserError: it is not a JSON object; the error says `where` it is and `which` thing to fix or remove.
+    """
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -151,24 +161,26 @@ def json_object(data: bytes, where: str, which: str) -> dict[str, Any]:
 
 
 def hash_file(path: str | Path) -> str:
+    """Returns the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamp(path: Path) -> str:
-    """What stands for a file's content: its SHA-256; of a large one, its size and the time of its last change."""
-    found = path.stat()
-    return hash_file(path) if found.st_size <= LARGE else f"{found.st_size} bytes of {found.st_mtime_ns}"
+    """Returns the SHA-256 of a file or, if it is large, its size and modification time."""
+    stat = path.stat()
+    return hash_file(path) if stat.st_size <= LARGE else f"{stat.st_size} bytes of {stat.st_mtime_ns}"
 
 
 def hash_json(value: Any) -> str:
+    """Returns the SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def full_disk(error: BaseException | None) -> str | None:
-    """The system's words for a disk, quota or file size that is used up, if that is what `error` comes from.
+    """Returns the system's message if `error` was caused by a full disk, quota or file size limit, else None.
 
-    Libraries raise it again as errors of their own kinds, in which only the text is left.
+    Libraries raise it again as other exceptions, which only contain the message.
     """
     while error is not None:
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -179,10 +191,7 @@ def full_disk(error: BaseException | None) -> str | None:
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """The sentence and the exit code for the user's errors, an interrupt and a full disk; None for a bug.
-
-    Errors of the user's kind may state another code.
-    """
+    """Returns the sentence and the exit code of a `UserError`, an interrupt or a full disk; None for a bug."""
     if isinstance(error, UserError):
         return str(error), error.code
     if isinstance(error, KeyboardInterrupt):
@@ -197,7 +206,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Runs a command; returns 0, or the code of an error that `explain` knows, with its sentence on stderr."""
+    """Runs a command; returns 0, or prints the error that `explain` knows to stderr and returns its code."""
     try:
         command()
         return 0
@@ -211,7 +220,7 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 def exit_now(code: int) -> NoReturn:
-    """Ends the process at once: the threads of libraries, cut off in their work, may hang or abort an orderly end."""
+    """Ends the process at once, since threads of libraries may hang or abort an orderly exit."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -219,14 +228,14 @@ def exit_now(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def lock(workdir: Path, option: str = "--workdir") -> Iterator[None]:
-    """Holds the workdir for this process; the kernel lets go of it when the process ends, however it ends.
+    """Locks the workdir for this process; the kernel releases the lock when the process ends, even by a kill.
 
     Args:
-      workdir: a folder, which is made where it is not there.
-      option: by which the user names it.
+      workdir: the folder, created if it does not exist.
+      option: the option that names it, for the error.
 
     Raises:
-      UserError: another run holds it, or nothing can be written there.
+      UserError: another run has locked it, or it is not writable.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -248,14 +257,14 @@ def lock(workdir: Path, option: str = "--workdir") -> Iterator[None]:
 
 
 def local_path(path: str | Path, name: str = "") -> Path:
-    """The path of a local or shared file or folder.
+    """Returns the path of a local or shared file or folder.
 
     Args:
-      path: what the user gave; a model's "hf:DIR" too.
-      name: of the field or the option that it was given for, for the error.
+      path: the user's path, or "hf:DIR" of a model.
+      name: the field or the option that it is for, for the error.
 
     Raises:
-      UserError: it is an address; `Path` would make of it a folder here that is called `gs:`.
+      UserError: it is an address such as gs://bucket/run, which `Path` would turn into a folder called `gs:`.
     """
     if ADDRESS.match(str(path).removeprefix("hf:")) or ADDRESS.match(str(path)):
         raise UserError(
@@ -266,5 +275,5 @@ def local_path(path: str | Path, name: str = "") -> Path:
 
 
 def data_folder(data_dir: str, workdir: Path) -> Path:
-    """The mirror folder that a recipe's `data_dir` names; "toy" is the generated one, below the corpus stage."""
+    """Returns the folder of a recipe's `data_dir`; for "toy", the one that the corpus stage generates."""
     return workdir / "corpus" / "toy" if data_dir == "toy" else Path(data_dir)

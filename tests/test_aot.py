@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.aot import hlo, rl, step
-from dsmath_jax.aot.__main__ import ENVIRONMENT, told, told_programs
+from dsmath_jax.aot.__main__ import ENVIRONMENT, programs_text, step_text
 from dsmath_jax.workdir import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +66,7 @@ def test_bytes_that_a_collective_sends(line: str, kind: str, sent: float) -> Non
 
 
 def test_groups_in_an_unknown_notation_are_no_guess() -> None:
-    with pytest.raises(ValueError, match="states its groups in an unknown way"):
+    with pytest.raises(ValueError, match="has replica_groups in an unknown notation"):
         hlo.costs(module(P + "ROOT %c = f32[8,16]{1,0} all-reduce(%p), replica_groups=new{1}, to_apply=%add"))
 
 
@@ -119,7 +119,7 @@ def test_a_loop_counts_as_often_as_it_turns() -> None:
     assert hlo.costs(loop(noted=', backend_config={"known_trip_count":{"n":"4"}}')).flops == 5 * 4 * DOT_FLOPS
 
 
-def test_a_loop_whose_turns_depend_on_data_is_told_of() -> None:
+def test_a_loop_with_a_data_dependent_trip_count_is_reported() -> None:
     found = hlo.costs(loop(bound="get-tuple-element(%s), index=1"))
     assert found.flops == 5 * DOT_FLOPS
     assert found.unknown == {"trip count of inner"}
@@ -173,7 +173,7 @@ def test_kernels() -> None:
 
 
 def test_text_that_is_no_hlo() -> None:
-    with pytest.raises(ValueError, match="no HLO module"):
+    with pytest.raises(ValueError, match="not an HLO module"):
         hlo.costs("hello")
 
 
@@ -198,7 +198,7 @@ print(json.dumps([found.flops, found.by_kind(), sorted(found.unknown), step.memo
 """
 
 
-def test_a_compiled_program_of_eight_devices() -> None:
+def test_a_compile_program_of_eight_devices() -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)
     }  # fmt: skip
@@ -243,10 +243,10 @@ def test_a_program_that_xla_refuses_for_its_memory() -> None:
 
 
 def test_what_native_code_says_is_kept_off_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
-    with step.captured_stderr() as heard:
+    with step.capture_stderr() as captured:
         os.write(2, b"noise\n")
     os.write(2, b"after\n")
-    assert heard == ["noise\n"]
+    assert captured == ["noise\n"]
     assert capfd.readouterr().err == "after\n"
 
 
@@ -305,7 +305,7 @@ def test_a_small_config_compiles_for_v5e_with_splash_attention(tmp_path: Path) -
     assert found["collectives"]["all-gather"]["bytes"] >= 2 * 2 * (2 * 7 * 256 * 256) * 2 * 3 / 4
     assert found["full_rematerializations"] == 0
     assert "fits" in run.stdout
-    assert told(found) == run.stdout.strip()
+    assert step_text(found) == run.stdout.strip()
 
 
 @needs_libtpu
@@ -337,7 +337,7 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
     assert found["hbm_bytes"] == max(sum(parts.values()) for parts in found["phases"].values())
     assert found["fits"] is True
     assert found["full_rematerializations"] == 0
-    assert told_programs(found) == run.stdout.strip()
+    assert programs_text(found) == run.stdout.strip()
 
 
 @needs_libtpu
@@ -373,24 +373,24 @@ from dsmath_jax.aot import step
 from dsmath_jax.sharding import MeshSettings, make_mesh
 from dsmath_jax.workdir import UserError
 
-def told(f):
+def message(f):
     try:
         return f()
     except UserError as error:
         return str(error)
 
-with step.captured_stderr() as heard:
-    two = step.described_devices("2xv5e:2x2")
+with step.capture_stderr() as captured:
+    two = step.topology_devices("2xv5e:2x2")
     mesh = make_mesh(MeshSettings(replica=2), two)
-    one_replica = told(lambda: make_mesh(devices=two))
-    wrong = [told(lambda: step.described_devices(name)) for name in ("v9e:2x2", "v5e:3x5")]
-    single = len(step.described_devices("v6e:1x1"))
-    square = make_mesh(MeshSettings(fsdp=2, tensor=2), step.described_devices("v5e:2x2"))
+    one_replica = message(lambda: make_mesh(devices=two))
+    unknown = [message(lambda: step.topology_devices(name)) for name in ("v9e:2x2", "v5e:3x5")]
+    single = len(step.topology_devices("v6e:1x1"))
+    square = make_mesh(MeshSettings(fsdp=2, tensor=2), step.topology_devices("v5e:2x2"))
     crossed, rows = (NamedSharding(square, P(*axes)) for axes in ((None, "tensor", "fsdp"), (("fsdp", "tensor"),)))
     x = jax.ShapeDtypeStruct((8, 8, 16), "float32")
     jax.jit(lambda x: jax.numpy.sin(x), in_shardings=crossed, out_shardings=rows).lower(x).compile()
 slices = [sorted({device.slice_index for device in replica.flat}) for replica in mesh.devices]
-print(json.dumps([mesh.shape, slices, one_replica, *wrong, single, heard[0].count(step.RELAID)]))
+print(json.dumps([mesh.shape, slices, one_replica, *unknown, single, captured[0].count(step.FULL_REMAT)]))
 """
 
 
@@ -407,24 +407,24 @@ def test_described_topologies() -> None:
     assert run.returncode == 0, run.stderr
     mesh, slices, one_replica, unknown, odd, single, relaid = json.loads(run.stdout)
     assert mesh == {"replica": 2, "fsdp": 4, "context": 1, "tensor": 1}
-    assert slices == [[0], [1]]  # each replica lies within one slice
+    assert slices == [[0], [1]]  # each replica is within one slice
     assert "does not divide by the 2 TPU slices" in one_replica
     assert "libtpu knows no topology 'v9e:2x2' (INVALID_ARGUMENT" in unknown
     assert "libtpu knows no topology 'v5e:3x5'" in odd
     assert single == 1
-    assert relaid > 0  # a layout that cannot be reached but by gathering the array is heard of
+    assert relaid > 0  # resharding that needs a gather of the whole array is counted
 
 
 @pytest.mark.parametrize("topology", ["", "v5e", "8", "v5p-128", "0xv5e:2x2"])
 def test_a_topology_that_is_not_understood(topology: str) -> None:
     with pytest.raises(UserError, match="is not understood; give one as v5e:4x4"):
-        step.described_devices(topology)
+        step.topology_devices(topology)
 
 
-def test_how_to_install_libtpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_how_to_install_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libtpu", None)
     with pytest.raises(UserError, match=r"^Compiling for TPUs needs the package libtpu: .*'dsmath-jax\[tpu\]'.$"):
-        step.described_devices("v5e:2x2")
+        step.topology_devices("v5e:2x2")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_how_to_install_libtpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--topology=v5e:2x2", "--config.pretrain.bath_size=1"), "the nearest is 'pretrain.batch_size'"),
     ],
 )  # fmt: skip
-def test_a_wrong_command_line_is_told_in_a_sentence(tmp_path: Path, flags: tuple[str, ...], sentence: str) -> None:
+def test_an_invalid_command_line_is_one_error_message(tmp_path: Path, flags: tuple[str, ...], sentence: str) -> None:
     run, _ = aot(tmp_path, *flags)
     assert run.returncode == 2
     assert run.stderr.startswith("error: ")

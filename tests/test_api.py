@@ -1,4 +1,4 @@
-"""The public API: its names, and the example of its documentation run as it stands."""
+"""The public API: its names, and the example of its documentation run as written."""
 
 import dataclasses
 import inspect
@@ -93,7 +93,7 @@ def test_other_settings_or_prompts_are_refused(folder: Path) -> None:
         dm.train(checkpoint, prompts, folder / "other", beta=0.1)
     with pytest.raises(UserError, match="method=grpo_os needs a reward model"):
         dm.train(checkpoint, prompts, folder / "other", method="grpo_os")
-    with pytest.raises(UserError, match=r"The prompt 'What\?' is no Record"):
+    with pytest.raises(UserError, match=r"prompts must be Records; got 'What\?'"):
         dm.train(checkpoint, ["What?"], folder / "other")
     with pytest.raises(UserError, match=r"There is no folder .*nowhere"):
         dm.train("hf:nowhere", prompts, folder / "other")
@@ -129,7 +129,7 @@ def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None
     first = dm.generate(model, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6)
     assert [len(group) for group in first] == [2, 2]
     assert first == dm.generate(model, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6)
-    with pytest.raises(UserError, match="a list of prompts; got one text"):
+    with pytest.raises(UserError, match="a list of strings; got a string"):
         dm.generate(model, "What is 1 + 1?")
     with pytest.raises(UserError, match=r"Prompt 1 has \d+ tokens, which leaves no room .* the model's context of 256"):
         dm.generate(model, ["What is 1 + 1?", "What is 1 + 1? " * 256])
@@ -139,8 +139,8 @@ def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None
 
 
 def test_grades() -> None:
-    right, wrong = dm.grade(["So the answer is $\\frac{1}{2}$.", "The answer is 3."], ["0.5", "4"])
-    assert (right.correct, wrong.correct, wrong.answer) == (True, False, "3")
+    correct, incorrect = dm.grade(["So the answer is $\\frac{1}{2}$.", "The answer is 3."], ["0.5", "4"])
+    assert (correct.correct, incorrect.correct, incorrect.answer) == (True, False, "3")
 
 
 def test_a_recipe_is_read_and_checked(tmp_path: Path) -> None:

@@ -236,9 +236,11 @@ def test_a_full_disk_and_the_run_after_it(finished, tmp_path):
     shell = ["unshare", "-rm", "bash", "-c", FILL_UP, "bash", str(disk), str(finished), *program]
     done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     # Of several writes that fail at once, Orbax may leave tracebacks of the others between these lines and before them.
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip().startswith(("error: ", "code "))]
-    assert said[1:] == ["code 2", "code 0"], done.stderr
-    assert said[0].startswith("error: A file cannot be written (No space left on device); free space and run the same")
+    messages = [line.strip() for line in done.stderr.splitlines() if line.strip().startswith(("error: ", "code "))]
+    assert messages[1:] == ["code 2", "code 0"], done.stderr
+    assert messages[0].startswith(
+        "error: A file cannot be written (No space left on device); free space and run the same"
+    )
     full = files(tmp_path / "disk.full")
     assert "metrics.jsonl" in full, full
     assert not [name for name in full if name.endswith((".tmp", ".sha256.json", "manifest.json"))]

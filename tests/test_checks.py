@@ -47,7 +47,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recipe(data: Path) -> dict[str, Any]:
-    """A recipe with every part, of which nothing is wrong."""
+    """A valid recipe with every part."""
     reward_model = {**TRAINING, "data": ("gsm8k/train",), "max_new_tokens": 16}
     return {
         "data_dir": str(data),
@@ -81,7 +81,7 @@ def with_field(recipe: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     return {key: one for key, one in {**recipe, part: new}.items() if one is not None}
 
 
-def test_a_recipe_of_which_nothing_is_wrong(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_valid_recipe_has_no_errors(recipe: dict[str, Any], tmp_path: Path) -> None:
     assert planned(recipe, tmp_path / "run") == {}
     assert not (tmp_path / "run").exists()
 
@@ -113,17 +113,17 @@ WRONG_FIELDS = [
     ("sft.sequence_length", 256, "sft", "sft.sequence_length 256 exceeds the model's context 128"),
     ("sft.init", "hf:none", "sft", "none/config.json is missing"),
     ("reward_model.kind", "process", "reward_model", "reward_model.kind must be one of 'pointwise', 'pairwise'"),
-    ("reward_model.init", "sftt", "reward_model", "Stage reward_model reads 'sftt', which is no stage before it"),
-    ("reward_model.init", "rl", "reward_model", "Stage reward_model reads 'rl', which is no stage before it"),
-    ("reward_model.init", "tokenizer", "reward_model", "The stage tokenizer leaves no language model"),
+    ("reward_model.init", "sftt", "reward_model", "Stage reward_model reads 'sftt', which must be an earlier stage"),
+    ("reward_model.init", "rl", "reward_model", "Stage reward_model reads 'rl', which must be an earlier stage"),
+    ("reward_model.init", "tokenizer", "reward_model", "Stage tokenizer trains no language model"),
     ("process_model.max_new_tokens", 60, "process_model", "None of 20 prompts fits the model's context of 128"),
     ("process_model.data", ("none.jsonl",), "process_model", "none.jsonl cannot be read"),
     ("rl.data", ("gsm8k/tran",), "rl", "Stage rl: Unknown data set 'gsm8k/tran', did you mean 'gsm8k/train'"),
     ("rl.data", ("mine/a.jsonl",), "rl", "a.jsonl, line 1: the field 'question' is missing"),
     ("rl.eval_data", ("none.jsonl",), "rl", "none.jsonl cannot be read"),
     ("rl.reward_fns", (("corect", 1.0),), "rl", "Unknown reward function 'corect'"),
-    ("rl.init", "sfft", "rl", "Stage rl reads 'sfft', which is no stage before it (the nearest is 'sft')"),
-    ("rl.init", "reward_model", "rl", "The stage reward_model leaves no language model to start from"),
+    ("rl.init", "sfft", "rl", "Stage rl reads 'sfft', which must be an earlier stage (the nearest is 'sft')"),
+    ("rl.init", "reward_model", "rl", "Stage reward_model trains no language model to start from"),
     ("rl.max_new_tokens", 120, "rl", "more than the model's context of 128; lower rl.max_prompt_tokens"),
     ("rl.max_prompt_tokens", 4, "rl", "no prompt of rl.data has at most 4 tokens"),
     ("rl.grad_accum_steps", 3, "rl", "A batch of 16 rows does not divide by grad_accum_steps=3"),
@@ -180,19 +180,19 @@ def test_records_without_answers_are_refused_where_samples_are_labelled(
 ) -> None:
     write_jsonl(data / "open.jsonl", [PROBLEM, {"question": "Why?"}])
     for name in ("reward_model", "rl"):
-        wrong = with_field(recipe, f"{name}.data", ("open.jsonl",))
+        invalid = with_field(recipe, f"{name}.data", ("open.jsonl",))
         if name == "rl":
-            wrong["rl"] = {key: wrong["rl"][key] for key in ("data", "prompts_per_step", "steps", "max_new_tokens")}
-            wrong["rl"] |= {"method": "rft", "group_size": 4}
-        errors = planned(wrong, tmp_path / "run")
+            invalid["rl"] = {key: invalid["rl"][key] for key in ("data", "prompts_per_step", "steps", "max_new_tokens")}
+            invalid["rl"] |= {"method": "rft", "group_size": 4}
+        errors = planned(invalid, tmp_path / "run")
         assert list(errors) == [name]
         assert "The record open/1 has no answer to grade completions by" in str(errors[name])
 
 
 def test_solutions_that_are_all_too_long_are_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
     rl = {"method": "sft", "data": ("gsm8k/train",), "prompts_per_step": 4, "group_size": 4, "max_new_tokens": 3}
-    wrong = {**recipe, "rl": rl}
-    assert "no solution of rl.data has at most 3 tokens" in str(planned(wrong, tmp_path / "run")["rl"])
+    invalid = {**recipe, "rl": rl}
+    assert "no solution of rl.data has at most 3 tokens" in str(planned(invalid, tmp_path / "run")["rl"])
 
 
 def test_a_model_to_start_from_is_held_against_its_files(
@@ -200,14 +200,14 @@ def test_a_model_to_start_from_is_held_against_its_files(
 ) -> None:
     """The headers of its tensors are read, which costs nothing."""
     shutil.copytree(real_data / "checkpoints/stories260k_hf", data / "stories", copy_function=shutil.copyfile)
-    right = with_field(with_field(recipe, "tokenizer.path", "stories"), "pretrain.init", "hf:stories")
-    assert planned(right, tmp_path / "run") == {}
+    valid = with_field(with_field(recipe, "tokenizer.path", "stories"), "pretrain.init", "hf:stories")
+    assert planned(valid, tmp_path / "run") == {}
     config = json.loads((data / "stories/config.json").read_text())
     write_json(data / "stories/config.json", config | {"num_hidden_layers": 9})
-    errors = planned(right, tmp_path / "run")
+    errors = planned(valid, tmp_path / "run")
     assert "the tensors are not those of its config.json (missing:" in str(errors["pretrain"])
     write_json(data / "stories/config.json", config | {"max_position_embeddings": 32})
-    errors = planned(right, tmp_path / "run")
+    errors = planned(valid, tmp_path / "run")
     assert "pretrain.sequence_length 64 exceeds the model's context 32" in str(errors["pretrain"])
     assert "sft.sequence_length 64 exceeds the model's context 32" in str(errors["sft"])
     assert "more than the model's context of 32" in str(errors["rl"])
@@ -238,8 +238,8 @@ def test_generated_data_are_known_by_their_names(recipe: dict[str, Any], tmp_pat
     toy = with_field(toy, "corpus.benchmarks", ("toy/rl",))
     toy = {name: part for name, part in toy.items() if part is not None}
     assert planned(toy, tmp_path / "run") == {}
-    wrong = with_field(with_field(toy, "rl.data", ("toy/lr",)), "evaluate.tasks", ("toy/dev",))
-    errors = planned(with_field(wrong, "corpus.benchmarks", ("toy/tset",)), tmp_path / "run")
+    invalid = with_field(with_field(toy, "rl.data", ("toy/lr",)), "evaluate.tasks", ("toy/dev",))
+    errors = planned(with_field(invalid, "corpus.benchmarks", ("toy/tset",)), tmp_path / "run")
     assert "Unknown data set 'toy/lr'" in str(errors["rl"])
     assert "The data set 'toy/dev' wants the file" in str(errors["evaluate"])
     assert "Unknown data set 'toy/tset'" in str(errors["corpus"])

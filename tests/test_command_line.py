@@ -219,7 +219,7 @@ def test_help_of_a_part_that_cannot_do_without_a_field(printed: Callable[..., st
     assert "config.evaluate.tasks = REQUIRED  # evaluate is off: what is asked" in printed(f"--config={path}", "-h")
 
 
-def test_help_of_a_wrong_config_is_one_sentence(printed: Callable[..., str]) -> None:
+def test_help_of_an_invalid_config_is_one_sentence(printed: Callable[..., str]) -> None:
     with pytest.raises(UserError, match=r"^The config has no field 'rl\.kl_ceof' \(the nearest is 'rl\.kl_coef'\)"):
         printed(TINY, "--help", "--config.rl.kl_ceof=1")
 

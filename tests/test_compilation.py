@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_used_is_one_line_and_the_run_has_none(tmp_path,
     with caplog.at_level(logging.WARNING):
         use_compilation_cache(str(tmp_path / "file" / "cache"), tmp_path)
     [record] = caplog.records
-    assert "cannot be used (Not a directory): the run compiles all" in record.getMessage()
+    assert "cannot be used (Not a directory); all programs are compiled" in record.getMessage()
     assert jax.config.values["jax_compilation_cache_dir"] is None
 
 

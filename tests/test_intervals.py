@@ -22,15 +22,15 @@ class TestWilson:
     def test_equals_the_textbook_form(self, case: tuple[int, int], z: float) -> None:
         correct, n = case
         share = correct / n
-        centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+        center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
         low, high = wilson_interval(correct, n, z)
-        assert low == pytest.approx(centre - half, abs=1e-12)
-        assert high == pytest.approx(centre + half, abs=1e-12)
+        assert low == pytest.approx(center - half, abs=1e-12)
+        assert high == pytest.approx(center + half, abs=1e-12)
         assert 0.0 <= low <= share + 1e-15
         assert share - 1e-15 <= high <= 1.0
 
-    def test_ends_are_exact_where_nothing_or_everything_is_right(self) -> None:
+    def test_ends_are_exact_where_nothing_or_everything_is_correct(self) -> None:
         assert wilson_interval(0, 200)[0] == 0.0
         assert wilson_interval(0, 200)[1] == pytest.approx(1.96**2 / (200 + 1.96**2))
         assert wilson_interval(200, 200)[1] == 1.0
@@ -106,9 +106,9 @@ class TestMeanIntervals:
         assert means.shape == (50, 2)
         assert means.sum(axis=1) == pytest.approx(np.ones(50))
 
-    @pytest.mark.parametrize("right", [0, 1])
-    def test_are_wilsons_where_all_problems_have_the_same_end(self, right: int) -> None:
-        assert tuple(mean_intervals([float(right)] * 50, seed=0)) == pytest.approx(wilson_interval(50 * right, 50))
+    @pytest.mark.parametrize("correct", [0, 1])
+    def test_are_wilsons_where_all_problems_have_the_same_end(self, correct: int) -> None:
+        assert tuple(mean_intervals([float(correct)] * 50, seed=0)) == pytest.approx(wilson_interval(50 * correct, 50))
 
     def test_of_equal_values_leave_as_much_open_as_few_problems_do(self) -> None:
         unseen = wilson_interval(0, 20)[1]
@@ -116,15 +116,15 @@ class TestMeanIntervals:
         assert mean_intervals([0.0] * 20, seed=0, ends=(-1.0, 1.0)) == pytest.approx(np.array([-unseen, unseen]))
 
     def test_cover_the_truth_about_as_often_as_they_say(self) -> None:
-        """Problems of a known law, 8 samples of each: the means of right samples and of solved problems."""
+        """Problems with a known distribution, 8 samples each: the means of correct samples and of solved problems."""
         random = np.random.default_rng(2)
         n, k, a, b, runs = 100, 8, 0.6, 1.2, 300
         fail = math.exp(math.lgamma(b + k) + math.lgamma(a + b) - math.lgamma(b) - math.lgamma(a + b + k))
         truth = np.array([a / (a + b), 1 - fail])
         covered = np.zeros(2)
         for run in range(runs):
-            right = random.random((n, k)) < random.beta(a, b, size=(n, 1))
-            scores = np.stack([right.mean(axis=1), right.any(axis=1)], axis=1)
+            correct = random.random((n, k)) < random.beta(a, b, size=(n, 1))
+            scores = np.stack([correct.mean(axis=1), correct.any(axis=1)], axis=1)
             found = mean_intervals(scores, seed=run, resamples=300)
             covered += (found[:, 0] <= truth) & (truth <= found[:, 1])
         assert np.all(covered / runs > 0.91)
@@ -195,5 +195,5 @@ class TestPaired:
 
     @pytest.mark.parametrize("table", [(0, 0, 0, 0), (1, -1, 2, 2)])
     def test_refuses_impossible_counts(self, table: tuple[int, int, int, int]) -> None:
-        with pytest.raises(ValueError, match="counts of 0 or more"):
+        with pytest.raises(ValueError, match="must be at least 0"):
             paired_interval(*table)

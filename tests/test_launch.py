@@ -26,7 +26,7 @@ def run(name: str, *arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 def dry_run(name: str, *arguments: str) -> list[list[str]]:
-    """The commands that a dry run prints, parted into words as a shell would."""
+    """The commands that a dry run prints, split into words as a shell would."""
     result = run(name, "--dry-run", *arguments)
     assert result.returncode == 0, result.stderr
     assert not result.stderr
@@ -82,7 +82,7 @@ def test_slurm_starts_one_process_per_gpu_and_shows_each_all_gpus():
 
 
 def test_slurm_runs_in_the_folder_it_was_submitted_from(tmp_path):
-    """sbatch runs a copy of the script, so the folder must come from SLURM; a stand-in `srun` tells where it is."""
+    """sbatch runs a copy of the script, so the folder must come from SLURM; a stand-in `srun` prints where it is."""
     (tmp_path / "srun").write_text("#!/bin/sh\npwd\nprintf '%s\\n' \"$@\"\n", encoding="utf-8")
     (tmp_path / "srun").chmod(0o755)
     spooled = shutil.copy(ROOT / "launch" / "slurm.sbatch", tmp_path / "slurm_script")

@@ -63,7 +63,7 @@ def test_a_dry_run_tells_the_plan_and_makes_nothing(command, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-WRONG = {
+INVALID = {
     "no config": (["--workdir=W"], "--config is missing"),
     "no workdir": ([CONFIG], "--workdir is missing"),
     "no such config": (["--config=configs/none.py", "--workdir=W"], "There is no config file configs/none.py"),
@@ -94,7 +94,7 @@ WRONG = {
     "no value, a flag": ([CONFIG, "--config.rl.steps", "--workdir=W"], "--config.rl.steps has no value; give it as"),
     "a value for --noconfig": (
         [CONFIG, "--workdir=W", "--noconfig.rl.mask_truncated=1"],
-        "takes no value; give --noconfig.rl.mask_truncated alone",
+        "takes no value; give --noconfig.rl.mask_truncated or",
     ),
     "a dict without a key": (
         [CONFIG, "--workdir=W", "--config.pretrain.mixture.=1"],
@@ -133,15 +133,15 @@ WRONG = {
     "unknown stage to redo": ([CONFIG, "--workdir=W", "--overwrite=copus"], "Unknown stage 'copus' (the nearest is"),
     "redone but not run": ([CONFIG, "--workdir=W", "--stages=corpus", "--overwrite=rl"], "add rl to --stages"),
     "unknown flag": ([CONFIG, "--workdir=W", "--stage=rl"], "Unknown flag --stage (the nearest is 'stages')"),
-    "flag of another type": ([CONFIG, "--workdir=W", "--distributed=maybe"], "--distributed=maybe is of a wrong type"),
+    "flag of another type": ([CONFIG, "--workdir=W", "--distributed=maybe"], "--distributed=maybe has the wrong type"),
     "argument": ([CONFIG, "--workdir=W", "corpus"], "Unknown argument 'corpus'"),
     "earlier stage missing": ([CONFIG, "--workdir=W", "--stages=rl"], "Stage rl reads stage tokenizer"),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_command_lines_are_told_in_one_sentence(name, command, tmp_path, monkeypatch):
-    arguments, sentence = WRONG[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_command_lines_are_one_error_message(name, command, tmp_path, monkeypatch):
+    arguments, sentence = INVALID[name]
     monkeypatch.chdir(tmp_path)
     code, out, error = command(*arguments)
     assert code == 2
@@ -156,7 +156,7 @@ BROKEN = {
     "syntax": ("def get_config(:\n", "fails with SyntaxError"),
     "no function": ("config = 1\n", "fails with KeyError: 'get_config'"),
     "own error": ("def get_config():\n    raise ValueError('no size fits')\n", "fails with ValueError: no size fits"),
-    "nothing returned": ("def get_config():\n    pass\n", "get_config() returns NoneType"),
+    "nothing returned": ("def get_config():\n    pass\n", "get_config() must return a ConfigDict; got NoneType"),
     "a field missing": (
         "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'evaluate': {}})\n",
         "evaluate.tasks is missing; give it a value",
@@ -165,7 +165,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_config_files_are_told_in_one_sentence(name, command, tmp_path):
+def test_broken_config_files_are_one_error_message(name, command, tmp_path):
     text, sentence = BROKEN[name]
     (tmp_path / "recipe.py").write_text(text)
     code, _, error = command(f"--config={tmp_path / 'recipe.py'}", f"--workdir={tmp_path / 'run'}")
@@ -179,7 +179,7 @@ def test_a_variant_of_a_config_that_has_none(command, tmp_path):
     code, _, error = command(f"--config={tmp_path / 'recipe.py'}:small", f"--workdir={tmp_path / 'run'}")
     assert (code, error) == (
         2,
-        f"error: The config file {tmp_path / 'recipe.py'} has no variants; leave ':small' out.\n",
+        f"error: The config file {tmp_path / 'recipe.py'} has no variants; remove ':small'.\n",
     )
 
 
@@ -216,7 +216,7 @@ def test_help():
 
 
 def test_two_workdirs_at_once_and_none_twice(tmp_path, command):
-    """Also: a killed run lets go of its workdir; a run beside it, killed and run again, leaves the same files."""
+    """Also: a killed run releases its workdir; another run, killed and resumed, has the same files."""
     with (
         start(CONFIG, f"--workdir={tmp_path / 'a'}", *TOY) as first,
         start(CONFIG, f"--workdir={tmp_path / 'b'}", *TOY) as second,

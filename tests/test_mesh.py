@@ -1,4 +1,4 @@
-"""Meshes on TPU slices: every shape that multiplies to the slice is one, and its chattiest axes join neighbors."""
+"""Meshes on TPU slices: every factorization is valid; axes with the most communication join neighbors."""
 
 import dataclasses
 import importlib.util
@@ -43,7 +43,7 @@ def chips(kind: str, sides: Sequence[int], slices: int = 1, cores: int = 1) -> l
 
 
 def shapes(devices: int) -> Iterator[dict[str, int]]:
-    """The sizes of every mesh of so many devices."""
+    """The sizes of every mesh of this number of devices."""
     divisors = [n for n in range(1, devices + 1) if devices % n == 0]
     for replica, context, tensor in itertools.product(divisors, divisors, divisors):
         fsdp, rest = divmod(devices, replica * context * tensor)
@@ -95,11 +95,11 @@ def test_devices_that_make_no_mesh_are_one_sentence(devices: list[Chip]) -> None
         make_mesh(MeshSettings(replica=2), devices)
 
 
-# Tries every shape that multiplies to the slice; prints [topology, sizes, outcome]. A process of its own: libtpu reads
+# Tries every shape that multiplies to the slice; prints [topology, sizes, outcome]. A separate process: libtpu reads
 # its environment when it is loaded.
 TRY_SHAPES = """
 import itertools, json, sys
-from dsmath_jax.aot.step import described_devices
+from dsmath_jax.aot.step import topology_devices
 from dsmath_jax.sharding import MeshSettings, make_mesh
 from dsmath_jax.workdir import UserError
 
@@ -108,7 +108,7 @@ def mesh_of(devices, sizes):
 
 outcomes = []
 for topology in sys.argv[1:]:
-    devices = described_devices(topology)
+    devices = topology_devices(topology)
     for replica, context, tensor in itertools.product((1, 2, 4, 8), (1, 2), (1, 2, 4, 8)):
         fsdp, rest = divmod(len(devices), replica * context * tensor)
         if rest or not fsdp:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
-# After two steps every completion is wrong, so that a reward model would have nothing to tell apart: it is left out.
+# Without a reward model: after two steps every completion is incorrect, and it could learn nothing from them.
 SHORT = [
     "--stages=corpus,tokenizer,pretrain,sft,rl,evaluate,report",
     "--config.pretrain.steps=2",

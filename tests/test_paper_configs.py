@@ -150,7 +150,7 @@ def test_a_variant_that_learns_from_stored_samples_is_none_of_rl() -> None:
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "grpo_7b"])
-def test_every_matrix_is_parted_over_the_chips(name: str) -> None:
+def test_every_matrix_is_split_over_the_chips(name: str) -> None:
     recipe, chips = read(name), RECIPES[name][1] if name in RECIPES else RL_CHIPS
     sizes, mesh = recipe.model, recipe.mesh
     shapes = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
@@ -160,8 +160,8 @@ def test_every_matrix_is_parted_over_the_chips(name: str) -> None:
     fsdp = chips // int(np.prod(others))
     layout = Layout(AbstractMesh((others[0], fsdp, *others[1:]), AXES))
     for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(layout.params(shapes)), strict=True):
-        parted = np.prod(leaf.shape) // np.prod(sharding.shard_shape(leaf.shape))
-        assert parted == (fsdp * mesh.tensor if leaf.ndim > 2 or leaf.size > 1e8 else 1)
+        parts = np.prod(leaf.shape) // np.prod(sharding.shard_shape(leaf.shape))
+        assert parts == (fsdp * mesh.tensor if leaf.ndim > 2 or leaf.size > 1e8 else 1)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.processes import CRASHED, LOST, joined
+from dsmath_jax.processes import CRASHED, LOST, join_processes
 from dsmath_jax.workdir import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ address, count, own, who, how, where = sys.argv[1:]
 
 
 def work():
-    with processes.joined(address, int(count), int(own)):
+    with processes.join_processes(address, int(count), int(own)):
         barrier("joined")
         if who in (own, "all"):
             if how == "kill":
@@ -73,9 +73,12 @@ def lines(text: str) -> list[str]:
 
 
 def test_flags_are_given_whole_or_not_at_all() -> None:
-    with pytest.raises(UserError, match=r"--processes, --process is missing: give --coordinator"), joined("host:1234"):
+    with (
+        pytest.raises(UserError, match=r"--processes, --process is missing: give --coordinator"),
+        join_processes("host:1234"),
+    ):
         pass
-    with pytest.raises(UserError, match=r"--process=2 must be below --processes=2"), joined("host:1234", 2, 2):
+    with pytest.raises(UserError, match=r"--process=2 must be below --processes=2"), join_processes("host:1234", 2, 2):
         pass
 
 
@@ -107,8 +110,8 @@ def test_where_one_is_killed_the_other_ends(who: int, how: str, ended: int, wher
 def test_where_one_fails_the_other_says_why(who: int, where: str) -> None:
     found = run(2, str(who), "user", where)
     assert (found[who][0], lines(found[who][1])) == (2, ["error: sft.data names no file; put it there."])
-    said = f"error: Process {who} of 2 failed: sft.data names no file; put it there."
-    assert (found[1 - who][0], lines(found[1 - who][1])) == (2, [said])
+    message = f"error: Process {who} of 2 failed: sft.data names no file; put it there."
+    assert (found[1 - who][0], lines(found[1 - who][1])) == (2, [message])
 
 
 @pytest.mark.slow
@@ -117,8 +120,8 @@ def test_a_bug_in_one_leaves_its_traceback_there_and_a_line_with_the_other(who: 
     found = run(2, str(who), "bug")
     assert found[who][0] == found[1 - who][0] == CRASHED
     assert "Traceback" in found[who][1]
-    said = f"error: Process {who} of 2 failed: ValueError: a bug (its output has the traceback)"
-    assert lines(found[1 - who][1]) == [said]
+    message = f"error: Process {who} of 2 failed: ValueError: a bug (its output has the traceback)"
+    assert lines(found[1 - who][1]) == [message]
 
 
 @pytest.mark.slow

@@ -143,7 +143,7 @@ def test_runs_in_order_and_says_what_it_did(project, recipe, capsys):
     assert "first: started\nfirst: done in" in capsys.readouterr().out
 
 
-def test_complete_stages_are_skipped_and_derived_ones_made_anew(project, recipe, capsys):
+def test_complete_stages_are_skipped_and_derived_ones_made_again(project, recipe, capsys):
     project.run(recipe)
     assert project.run(recipe) == ["third"]
     assert "second: complete, skipped" in capsys.readouterr().out
@@ -203,7 +203,7 @@ def test_stages_that_read_a_redone_one_are_refused_later(project, recipe):
     project.run(recipe)
     other = changed(recipe, first__rows=4)
     assert project.run(other, "first", overwrite="first") == ["first"]
-    with pytest.raises(UserError, match=r"Stage second .*the files of first are others.*--overwrite=second"):
+    with pytest.raises(UserError, match=r"Stage second .*the files of first have changed.*--overwrite=second"):
         project.run(other)
 
 
@@ -303,7 +303,7 @@ def test_a_missing_earlier_stage_is_named_before_anything_is_written(project, re
 
 
 def test_a_missing_part_of_the_config_is_named_before_anything_is_written(project):
-    with pytest.raises(UserError, match="The recipe has no part 'second', which stage second reads; add it"):
+    with pytest.raises(UserError, match="The recipe has no part 'second', which stage second needs; add it"):
         project.run(Recipe(first=First()))
     assert not project.workdir.exists()
 
@@ -355,7 +355,7 @@ def test_a_run_builds_on_the_finished_stages_of_another(project, recipe, tmp_pat
     assert (other.workdir / "first").resolve() == (project.workdir / "first").resolve()
     assert not (other.workdir / "second").is_symlink()
     assert other.text("second/model.txt") == project.text("second/model.txt")
-    with pytest.raises(UserError, match=r"Stage first in .*other is another run's, .*run it there"):
+    with pytest.raises(UserError, match=r"Stage first in .*other belongs to another run, .*run it there"):
         other.run(recipe, "first")
 
 
@@ -429,11 +429,11 @@ def test_the_format_is_written_before_and_after_the_work(project, recipe):
 
 
 def test_every_stage_is_checked_before_the_first_one_starts(project, recipe):
-    wrong = changed(recipe, second__rate=-1.0)
+    invalid = changed(recipe, second__rate=-1.0)
     with pytest.raises(UserError, match=r"^second\.rate is negative"):
-        project.run(wrong, "second first")
+        project.run(invalid, "second first")
     assert not project.workdir.exists()
-    assert project.run(recipe) == ["first", "second", "third"]  # nothing was written that the right value would change
+    assert project.run(recipe) == ["first", "second", "third"]  # nothing was written that the valid value would change
 
 
 def test_a_check_sees_all_parts_of_the_stages_that_are_run(project, recipe):
@@ -475,10 +475,10 @@ def test_the_plan_of_a_run_that_builds_on_another_makes_no_links(project, recipe
 def test_a_stage_that_reads_none_that_comes_before_it_is_refused(project, recipe):
     first, second, _ = project.stages
     misspelt = [first, dataclasses.replace(second, depends_on=lambda recipe: ("frst",))]
-    with pytest.raises(UserError, match=r"^Stage second reads 'frst', which is no stage before it \(the nearest is"):
+    with pytest.raises(UserError, match=r"^Stage second reads 'frst', which must be an earlier stage \(the nearest is"):
         runner.run(misspelt, recipe, project.workdir, [], [])
     later = [dataclasses.replace(first, depends_on=lambda recipe: ("second",)), second]
-    with pytest.raises(UserError, match=r"^Stage first reads 'second', which is no stage before it"):
+    with pytest.raises(UserError, match=r"^Stage first reads 'second', which must be an earlier stage"):
         runner.run(later, recipe, project.workdir, [], [])
     assert not project.workdir.exists()
 
@@ -577,7 +577,7 @@ def test_what_reads_a_lengthened_stage_is_refused_before_that_is_lengthened(proj
     project.stages = (*project.stages[:2], reads)
     project.run(recipe)
     longer = changed(recipe, second__steps=3)
-    with pytest.raises(UserError, match=r"^Stage third in .* \(the files of second will be others\): give --overwrite"):
+    with pytest.raises(UserError, match=r"^Stage third in .* \(the files of second will change\): give --overwrite"):
         project.run(longer)
     assert project.ran == []
     assert project.run(longer, "first second") == ["second"]

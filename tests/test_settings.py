@@ -174,7 +174,7 @@ def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> N
         ),
     ],
 )
-def test_wrong_values_in_a_part(part: type, given: dict[str, Any], sentence: str) -> None:
+def test_invalid_values_in_a_part(part: type, given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         build(part, given, "p.")
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 class Run:
-    """Two processes that run the recipe in a folder, each with its log beside it."""
+    """Two processes that run the recipe in a folder, each with its log next to it."""
 
     def __init__(self, workdir: Path, more: Sequence[str] = ()):
         with socket.socket() as free:
@@ -39,7 +39,7 @@ class Run:
                 command = [sys.executable, "-m", "dsmath_jax.main", *among, *arguments]
                 self.processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
 
-    def said(self, process: int) -> str:
+    def output(self, process: int) -> str:
         return self.logs[process].read_text(encoding="utf-8")
 
     def end(self) -> list[int]:
@@ -65,7 +65,7 @@ class Run:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     run = Run(folder)
-    assert run.end() == [0, 0], "\n".join(run.said(process)[-2000:] for process in range(2))
+    assert run.end() == [0, 0], "\n".join(run.output(process)[-2000:] for process in range(2))
     return folder, run
 
 
@@ -74,8 +74,8 @@ def test_two_processes_run_the_whole_recipe(undisturbed: tuple[Path, Run]) -> No
     report = read_json(folder / "report" / "report.json")
     assert report["evaluate"]["rl"]["n"] == 4
     assert report["rl"]["steps"] == 6
-    # Process 0 alone writes and tells the result.
-    assert ["index.html" in run.said(process) for process in range(2)] == [True, False]
+    # Only process 0 writes and prints the result.
+    assert ["index.html" in run.output(process) for process in range(2)] == [True, False]
 
 
 def test_one_process_killed_ends_the_other_and_resumed_the_run_is_the_undisturbed_one(
@@ -87,14 +87,14 @@ def test_one_process_killed_ends_the_other_and_resumed_the_run_is_the_undisturbe
     for process, reached in ((1, folder / "sft/checkpoints/00000004.sha256.json"), (0, folder / "rl/metrics.jsonl")):
         run = Run(folder, cache)
         codes = run.kill(process, reached.is_file)
-        assert reached.is_file(), run.said(0)[-2000:]
+        assert reached.is_file(), run.output(0)[-2000:]
         assert codes[process] == -signal.SIGKILL
-        # JAX may abort the other of process 0 before it has said anything: its coordinator is gone.
-        assert codes[1 - process] in ((LOST,) if process else (LOST, -signal.SIGABRT)), run.said(1 - process)[-2000:]
+        # JAX may abort the other of process 0 before it has printed anything: its coordinator is gone.
+        assert codes[1 - process] in ((LOST,) if process else (LOST, -signal.SIGABRT)), run.output(1 - process)[-2000:]
         if codes[1 - process] == LOST:
-            assert f"error: Process {process} of 2 was killed" in run.said(1 - process)
+            assert f"error: Process {process} of 2 was killed" in run.output(1 - process)
     resumed = Run(folder, cache)
-    assert resumed.end() == [0, 0], "\n".join(resumed.said(process)[-2000:] for process in range(2))
+    assert resumed.end() == [0, 0], "\n".join(resumed.output(process)[-2000:] for process in range(2))
     assert list((tmp_path / "cache").rglob("*-cache"))
 
     one, other = SCRIPT["contents"](undisturbed[0]), SCRIPT["contents"](folder)

@@ -1,4 +1,4 @@
-"""Two real processes train, are killed or told to end, and go on: as they were, as one process, as one device."""
+"""Two real processes train, are killed or preempted, and resume: as two, as one process, on one device."""
 
 import os
 import runpy
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 class Run:
-    """A run in `folder`: its processes, each with its log beside the folder."""
+    """A run in `folder`: its processes, each with its log next to the folder."""
 
     def __init__(self, folder: Path, mesh: str, processes: int, devices: int, pause: float):
         environment = os.environ | {
@@ -51,7 +51,7 @@ class Run:
             with open(log, "w", encoding="utf-8") as file:
                 self.processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
 
-    def said(self) -> list[str]:
+    def outputs(self) -> list[str]:
         return [log.read_text(encoding="utf-8") for log in self.logs]
 
     def end(self) -> list[int]:
@@ -72,7 +72,7 @@ class Run:
             if any(process.poll() is not None for process in self.processes):
                 break
             time.sleep(0.05)
-        raise AssertionError("\n".join(self.said())[-4000:])
+        raise AssertionError("\n".join(self.outputs())[-4000:])
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def start() -> Iterator[Callable[..., Run]]:
 
 
 def finish(run: Run) -> None:
-    assert set(run.end()) == {0}, "\n".join(run.said())[-4000:]
+    assert set(run.end()) == {0}, "\n".join(run.outputs())[-4000:]
 
 
 def kill(run: Run) -> None:
@@ -132,10 +132,10 @@ def params(folder: Path) -> dict[str, np.ndarray]:
 def assert_bitwise(one: Path, other: Path) -> None:
     """The same metrics, byte for byte, and the same parameters, bit for bit."""
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
-    mine, theirs = params(one), params(other)
-    assert mine.keys() == theirs.keys()
+    mine, expected = params(one), params(other)
+    assert mine.keys() == expected.keys()
     for name in mine:
-        assert mine[name].tobytes() == theirs[name].tobytes(), name
+        assert mine[name].tobytes() == expected[name].tobytes(), name
 
 
 def test_killed_and_resumed_on_the_same_mesh_is_bitwise_the_undisturbed_run(
@@ -156,18 +156,20 @@ def test_resumed_as_one_process(
     """Of eight devices, and of one: the data are the same, and the losses but for the order of sums."""
     shutil.copytree(killed, tmp_path / "run")
     finish(start(tmp_path / "run", mesh, processes=1, devices=devices))
-    ours, theirs = (list(read_jsonl(folder / "metrics.jsonl")) for folder in (tmp_path / "run", undisturbed))
-    assert ours[:8] == theirs[:8]  # the steps before the checkpoint are not done again
-    assert [row["step"] for row in ours] == list(range(12))
-    assert [row["data"] for row in ours] == [row["data"] for row in theirs]
+    rows, expected = (list(read_jsonl(folder / "metrics.jsonl")) for folder in (tmp_path / "run", undisturbed))
+    assert rows[:8] == expected[:8]  # the steps before the checkpoint are not done again
+    assert [row["step"] for row in rows] == list(range(12))
+    assert [row["data"] for row in rows] == [row["data"] for row in expected]
     for name in ("loss", "grad_norm", "param_norm"):
-        np.testing.assert_allclose([row[name] for row in ours], [row[name] for row in theirs], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            [row[name] for row in rows], [row[name] for row in expected], rtol=1e-5, err_msg=name
+        )
     mine, others = params(tmp_path / "run"), params(undisturbed)
     for name in others:
         np.testing.assert_allclose(mine[name], others[name], atol=1e-4, err_msg=name)
 
 
-def test_a_damaged_checkpoint_is_told_and_all_processes_use_the_one_before(
+def test_a_damaged_checkpoint_is_reported_and_all_processes_use_the_one_before(
     start: Callable[..., Run], undisturbed: Path, killed: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(killed, tmp_path / "run")
@@ -178,23 +180,23 @@ def test_a_damaged_checkpoint_is_told_and_all_processes_use_the_one_before(
     path.write_bytes(data)
     run = start(tmp_path / "run")
     finish(run)
-    told = f"{newest} is not used: its file {path.relative_to(newest)} is not the one that was written"
-    assert [told in said for said in run.said()] == [True, False]  # process 0 tells it
+    message = f"{newest} is not used: its file {path.relative_to(newest)} is not the one that was written"
+    assert [message in output for output in run.outputs()] == [True, False]  # process 0 reports it
     assert_bitwise(tmp_path / "run", undisturbed)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_told_to_end_one_process_and_both_save_and_end(
+def test_sigterm_to_one_process_makes_both_save_and_end(
     start: Callable[..., Run], undisturbed: Path, tmp_path: Path, number: int
 ) -> None:
     run = start(tmp_path / "run", pause=0.5)
     run.reach(5)
     run.processes[number].send_signal(signal.SIGTERM)
-    assert run.end() == [128 + signal.SIGTERM] * 2, "\n".join(run.said())[-4000:]
+    assert run.end() == [128 + signal.SIGTERM] * 2, "\n".join(run.outputs())[-4000:]
     steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").glob("????????"))
     assert len(steps) == 2
     assert steps[0] < steps[1] < 12
-    assert all(f"run: told to end, saved at step {steps[1]} of 12; run the same" in said for said in run.said())
+    assert all(f"run: told to end, saved at step {steps[1]} of 12; run the same" in output for output in run.outputs())
     rows = [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")]
     assert rows == list(range(steps[1]))
     finish(start(tmp_path / "run"))

@@ -2,12 +2,12 @@
 
 The paper trains DeepSeekMath-Instruct 1.3B and plots accuracy over steps; it finds RFT < Online RFT < GRPO+OS <
 GRPO+PS. Here a 1 M parameter model answers word problems of three to five steps; `grpo_rule` (GRPO with the exact
-answer as its reward) stands beside them. Commands, one shared start and then any method and seed:
+answer as its reward) is added. Commands, one shared start and then any method and seed:
 `python -m dsmath_jax.main --config=configs/paper/fig5_rl_methods.py:start --workdir=runs/figures/start`
 `python -m dsmath_jax.main --config=configs/paper/fig5_rl_methods.py:grpo_ps --workdir=runs/figures/grpo_ps-0`;
-all of them with tables and plots: `python launch/paper_figures.py runs/figures`.
+all methods with tables and plots: `python launch/paper_figures.py runs/figures`.
 Hardware: one CPU core, 4 GB. Time: the start 40 minutes, a method 5 to 7. Expected: docs/rl.md. Sizes and rates were
-chosen on the problems `toy/dev`; the figure is measured on `toy/test`.
+chosen on `toy/dev`; the figure is measured on `toy/test`.
 """
 
 from ml_collections import ConfigDict
@@ -37,20 +37,20 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     config.rl = {
         "method": variant, "data": ("toy/rl",), "prompts_per_step": PROMPTS, "group_size": GROUP,
         "max_prompt_tokens": 120, "max_new_tokens": 64,
-        "offline_prompts": STEPS * PROMPTS,  # RFT draws as many completions as the methods that sample from the policy
+        "offline_prompts": STEPS * PROMPTS,  # RFT samples as many completions as the online methods
         "eval_data": ("toy/test",), "eval_problems": 300, "eval_every": 10, "steps": STEPS, "checkpoint_every": 20,
         "peak_lr": 1e-4, "warmup_steps": 5, "weight_decay": 0.0,
     }  # fmt: skip
     if variant.startswith("grpo"):
-        config.rl.kl_coef = 0.3  # with the 0.04 of the paper these small reward models are over-optimized in 20 steps
+        config.rl.kl_coef = 0.3  # with the paper's 0.04 these small reward models are over-optimized in 20 steps
     return config
 
 
 def start(config: ConfigDict) -> None:
-    """The stages that all methods share: SFT's model, and both reward models.
+    """Adds the stages that all methods share: the SFT model and both reward models.
 
-    Unlike the paper's these begin with the SFT model, since so small a base model has learnt nothing of problems yet;
-    and a step's label is the share of right completions, since among few numbers one right guess means little.
+    Unlike in the paper, reward models start from the SFT model, since so small a base model cannot solve problems; and
+    a step's label is the fraction of correct completions, since with few possible answers one may be a lucky guess.
     """
     config.toy = {
         "problems": {"train": 1500, "rl": 4000, "dev": 200, "test": 500}, "steps": (3, 4, 5), "largest": 20,

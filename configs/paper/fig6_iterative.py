@@ -1,8 +1,8 @@
 """Paper Figure 6 (§5.2.2): iterative GRPO with outcome supervision (Algorithm 1), on toy problems.
 
-Two rounds of half of the steps each; after the first the reward model goes on training on the policy's own samples with
-10 % of the data from before, and the policy becomes the reference. All else is `fig5_rl_methods.py:grpo_os`, which
-is one round of as many steps. Command, after the start of Figure 5:
+Two rounds with half of the steps each. After the first, the reward model is trained further on samples of the policy
+with 10 % of the earlier data, and the policy becomes the reference. Everything else is as in
+`fig5_rl_methods.py:grpo_os`, a single round with as many steps. Command, after the start of Figure 5:
 `python -m dsmath_jax.main --config=configs/paper/fig6_iterative.py --workdir=runs/figures/grpo_iterative-0`.
 Hardware: one CPU core, 4 GB. Time: below 10 minutes. Expected: docs/rl.md.
 """

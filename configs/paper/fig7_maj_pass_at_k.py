@@ -1,9 +1,9 @@
 """Paper Figure 7 (§5.2.2): maj@k and pass@k over k of the SFT and the RL model at temperature 0.7, on toy problems.
 
-The paper finds that RL raises maj@k and not pass@k: it makes right answers likelier among those that the model could
-give already. Command, after a run of Figure 5, for which `--config.start` may name any:
+The paper finds that RL improves maj@k but not pass@k: correct answers that the model could already give become more
+likely. Command, after a run of Figure 5 (`--config.start` selects another one):
 `python -m dsmath_jax.main --config=configs/paper/fig7_maj_pass_at_k.py --workdir=runs/figures/votes-0`.
-Hardware: one CPU core, 4 GB. Time: some 3 minutes. Expected: docs/rl.md.
+Hardware: one CPU core, 4 GB. Time: about 3 minutes. Expected: docs/rl.md.
 """
 
 from pathlib import Path

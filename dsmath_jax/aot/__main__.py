@@ -1,10 +1,10 @@
-"""Does a config's stage fit a TPU slice? Compiled here, without TPUs: `python -m dsmath_jax.aot
---config=configs/pretrain_7b.py --topology=v5p:4x4x8`. The exit code is 0 when that could be told, fitting or not.
+"""Compiles a stage for a TPU slice, without TPUs, and reports whether it fits: `python -m dsmath_jax.aot
+--config=configs/pretrain_7b.py --topology=v5p:4x4x8`. The exit code is 0 whether it fits or not.
 
-The stages are pretrain and sft (the train step), rl (all of its programs, and what it holds in each phase) and sample
-(the sampler alone, by the fields of the part rl). By default the first of pretrain, sft and rl that the config has.
+The stages are pretrain and sft (the train step), rl (all of its programs, and the memory of each phase) and sample
+(only the sampler, by the fields of the part rl). The default is the first of pretrain, sft and rl that the config has.
 
-Any field of the config may be set on the command line: `--config.pretrain.grad_accum_steps=4`.
+`--config.pretrain.grad_accum_steps=4` sets a field of the config.
 """
 
 import json
@@ -13,9 +13,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from dsmath_jax.formatting import duration
+
 STAGES = ("pretrain", "sft", "rl")
-# JAX and libtpu read these as they are loaded: no TPU is looked for, several processes may use libtpu at once, and
-# libtpu warns, of which `aot.step` makes a count.
+# Read when JAX and libtpu are loaded: no TPU is searched for, several processes may use libtpu at once, and libtpu
+# prints warnings, which `aot.step` counts.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -26,10 +28,10 @@ ENVIRONMENT = {
 
 
 def main(argv: Sequence[str]) -> None:
-    """Compiles what the command line asks for and prints what it needs.
+    """Compiles the stage of the command line and prints its costs.
 
     Raises:
-      UserError: something the user can fix.
+      UserError: the command line, the config or the topology is invalid, or libtpu is missing.
     """
     from absl import flags
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         values = flags.FlagValues()
         flags.DEFINE_string("topology", None, "The slice: v5e:4x4, v5p:4x4x8, 2xv5p:4x4x4 (two slices).", values)
         flags.DEFINE_enum("stage", "", ["", *STAGES, "sample"], "What to compile.", values)
-        flags.DEFINE_string("json", "", "A file for the raw numbers; --json alone prints them.", values)
+        flags.DEFINE_string("json", "", "A JSON file for the numbers; --json alone prints them.", values)
         define_config(values)
         return values
 
@@ -54,73 +56,75 @@ def main(argv: Sequence[str]) -> None:
     if values.topology is None:
         raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])
-    compiled = {"rl": compile_rl, "sample": compile_sampler}.get(stage)
-    found = compiled(recipe, values.topology) if compiled else compile_step(recipe, stage, values.topology)
+    compiler = {"rl": compile_rl, "sample": compile_sampler}.get(stage)
+    result = compiler(recipe, values.topology) if compiler else compile_step(recipe, stage, values.topology)
     if values.json == "-":
-        print(json.dumps(found, indent=1))
+        print(json.dumps(result, indent=1))
         return
     if values.json:
-        write_json(local_path(values.json, "--json"), found)
-    print(told(found) if compiled is None else told_programs(found))
+        write_json(local_path(values.json, "--json"), result)
+    print(step_text(result) if compiler is None else programs_text(result))
 
 
-def told_programs(found: dict[str, Any]) -> str:
-    """The numbers of `compile_rl` and `compile_sampler` as lines to read."""
-    lines = [_heading(found) + f"; {found['rows']:,} completions of up to {found['new_tokens']:,} tokens", ""]
-    for name, program in found["programs"].items():
+def programs_text(result: dict[str, Any]) -> str:
+    """Formats the result of `compile_rl` or `compile_sampler`."""
+    lines = [_heading(result) + f"; {result['rows']:,} completions of up to {result['new_tokens']:,} tokens", ""]
+    for name, program in result["programs"].items():
         memory = program["memory"]
         parts = ", ".join(f"{part} {gib(size).strip()}" for part, size in memory.items()) if memory else "refused"
-        lines.append(f"{name:<16}{gib(program['hbm_bytes'])} at its peak ({parts}); {program['compile_seconds']:.0f} s")
-    for phase, parts in found["phases"].items():
+        peak, seconds = gib(program["hbm_bytes"]), duration(program["compile_seconds"])
+        lines.append(f"{name:<16}{peak} at its peak ({parts}); {seconds}")
+    for phase, parts in result["phases"].items():
         lines += ["", f"phase {phase}: {gib(sum(parts.values())).strip()}, the sum of"]
         lines += [f"  {part:<28}{gib(size)}" for part, size in parts.items()]
-    fits = "fits" if found["fits"] else "DOES NOT FIT"
-    lines += ["", f"at most {gib(found['hbm_bytes']).strip()} of {gib(found['chip_bytes']).strip()}: {fits}"]
-    if found["full_rematerializations"]:
-        lines += [f"arrays gathered whole to be laid out anew: {found['full_rematerializations']}"]
+    fits = "fits" if result["fits"] else "DOES NOT FIT"
+    lines += ["", f"at most {gib(result['hbm_bytes']).strip()} of {gib(result['chip_bytes']).strip()}: {fits}"]
+    if result["full_rematerializations"]:
+        lines += [f"arrays gathered whole to reshard them: {result['full_rematerializations']}"]
     return "\n".join(lines)
 
 
-def _heading(found: dict[str, Any]) -> str:
-    mesh = " x ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1) or "one device"
-    return f"{found['stage']} on {found['topology']}: {found['devices']} x {found['device_kind']}, {mesh}"
+def _heading(result: dict[str, Any]) -> str:
+    mesh = " x ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1) or "one device"
+    return f"{result['stage']} on {result['topology']}: {result['devices']} x {result['device_kind']}, {mesh}"
 
 
-def told(found: dict[str, Any]) -> str:
-    """The numbers of `compile_step` as lines to read."""
+def step_text(result: dict[str, Any]) -> str:
+    """Formats the result of `compile_step`."""
     lines = [
-        _heading(found) + f"; {found['tokens']:,} tokens a step in {found['grad_accum_steps']} parts, "
-        f"remat {found['model']['remat']}",
+        _heading(result) + f"; {result['tokens']:,} tokens a step in {result['grad_accum_steps']} parts, "
+        f"remat {result['model']['remat']}",
     ]
-    if found["memory"] is None:
+    if result["memory"] is None:
         lines += ["XLA refuses to compile it for its memory."]
     else:
-        lines += [f"{name:<12}{gib(size)}" for name, size in found["memory"].items()]
+        lines += [f"{name:<12}{gib(size)}" for name, size in result["memory"].items()]
     lines += [
-        f"{'at the peak':<12}{gib(found['hbm_bytes'])} of {gib(found['chip_bytes']).strip()}: "
-        + ("fits" if found["fits"] else "DOES NOT FIT"),
+        f"{'at the peak':<12}{gib(result['hbm_bytes'])} of {gib(result['chip_bytes']).strip()}: "
+        + ("fits" if result["fits"] else "DOES NOT FIT"),
     ]
-    if found["memory"] is not None:
+    if result["memory"] is not None:
         lines += [
-            f"FLOPs a step and device: {found['flops']:.3e} compiled, {found['model_flops']:.3e} by the formula: "
-            f"{found['flops_ratio']:.2f} times (what remat does again, and masked halves of attention)",
+            f"FLOPs a step and device: {result['flops']:.3e} compiled, {result['model_flops']:.3e} by the formula: "
+            f"{result['flops_ratio']:.2f} times (rematerialization, and masked halves of attention)",
             *(
                 f"{kind:<20}{total['count']:>8,} times {gib(total['bytes'])} sent by each device"
-                for kind, total in found["collectives"].items()
+                for kind, total in result["collectives"].items()
             ),
         ]
-    if found["full_rematerializations"]:
-        lines += [f"arrays gathered whole to be laid out anew: {found['full_rematerializations']}"]
-    lines += [f"not counted: {note}" for note in found["notes"]]
+    if result["full_rematerializations"]:
+        lines += [f"arrays gathered whole to reshard them: {result['full_rematerializations']}"]
+    lines += [f"not counted: {note}" for note in result["notes"]]
     lines += [
-        f"at {100 * found['expected_mfu']:.0f} % MFU (supposed): {found['step_seconds']:.3g} s a step, "
-        f"{found['run_days']:.3g} days for {found['steps']:,} steps",
-        f"compiled in {found['compile_seconds']:.0f} s after {found['lower_seconds']:.0f} s of tracing",
+        f"at {100 * result['expected_mfu']:.0f} % MFU (assumed): {result['step_seconds']:.3g} s a step, "
+        f"{result['run_days']:.3g} days for {result['steps']:,} steps",
+        f"compiled in {duration(result['compile_seconds'])} after {duration(result['lower_seconds'])} of tracing",
     ]
     return "\n".join(lines)
 
 
 def gib(size: float) -> str:
+    """Formats bytes as GiB, right-aligned."""
     return f"{size / 2**30:>10.3f} GiB"
 
 

@@ -1,8 +1,8 @@
-"""Compiles the programs of the stage `rl` for TPUs that are only described, and adds up what it holds in each phase.
+"""Compiles the programs of the stage `rl` for a TPU topology, without TPUs, and sums up its memory in each phase.
 
 The programs are those that the stage runs: the sampler's, the reference's log-probabilities, the reward model's scores
-and the update. A phase holds besides its program what the stage keeps throughout: policy, optimizer, reference and
-reward model. Each of the terms is XLA's or exact, their sum supposes that none of them takes another's place.
+and the update. In addition to its program, a phase needs what stays on the devices throughout: policy, optimizer,
+reference and reward model. Each term is XLA's peak or exact; their sum assumes that buffers are not shared.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsmath_jax.aot.step import RELAID, Slice, captured_stderr, compiled_program, described_slice, stage_of
+from dsmath_jax.aot.step import FULL_REMAT, Slice, capture_stderr, compile_program, make_slice, stage_of
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
@@ -33,7 +33,7 @@ from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.step import TrainState, abstract_state, make_train_step
 from dsmath_jax.workdir import UserError
 
-Programs = dict[str, Callable[[], Any]]  # what lowers each
+Programs = dict[str, Callable[[], Any]]  # name -> function that lowers it
 
 
 def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
@@ -41,137 +41,138 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
 
     Returns:
       `Slice.facts`, and per device:
-      `programs`: by name, see `step.compiled_program`: "prefill" and "decode" (the sampler), "reference"
+      `programs`: by name, see `step.compile_program`: "prefill" and "decode" (the sampler), "reference"
         (log-probabilities of one micro-batch), "reward model" (scores of a rollout) and "update".
-      `residents`: bytes of what the stage holds throughout: "policy", "optimizer", "reference", "reward model".
-      `phases`: for "sample", "score" and "update" the bytes of everything that is there, by part.
-      `hbm_bytes`: the most that a phase needs; `fits`: whether the chip has that and no program was refused.
-      Besides: `stage`, `method`, `rows` of a batch, their `tokens`, `grad_accum_steps`; `full_rematerializations`.
+      `residents`: bytes of what stays on the devices: "policy", "optimizer", "reference", "reward model".
+      `phases`: bytes in the phases "sample", "score" and "update", by part.
+      `hbm_bytes`: the bytes of the largest phase; `fits`: whether the chip has them and no program was refused.
+      `stage`, `method`, `rows` of a batch, their `tokens`, `grad_accum_steps`, `full_rematerializations`.
 
     Raises:
-      UserError: the topology, the mesh or a field is wrong, libtpu is missing, or the method's batches hang on data.
+      UserError: the topology, the mesh or a field is invalid, libtpu is missing, or batch sizes depend on data.
     """
     settings: RLSettings = stage_of(recipe, "rl")
     if METHODS[settings.method].data != "policy":
         raise UserError(
-            f"rl.method={settings.method} learns from stored samples, whose lengths are not known; take another."
+            f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
+            "use a method that samples from the policy."
         )
-    with captured_stderr() as told:
-        where = described_slice(recipe, topology)
-        state = policy_state(settings, where)
-        sampling, weights = sampling_programs(settings, where)
-        lowered = sampling | scoring_programs(settings, where)
-        lowered["update"] = functools.partial(_lower_update, settings, where, state)
-        programs = {name: compiled_program(lower) for name, lower in lowered.items()}
+    with capture_stderr() as warnings:
+        target = make_slice(recipe, topology)
+        state = policy_state(settings, target)
+        sampling, weights = sampling_programs(settings, target)
+        lowered = sampling | scoring_programs(settings, target)
+        lowered["update"] = functools.partial(_lower_update, settings, target, state)
+        programs = {name: compile_program(lower) for name, lower in lowered.items()}
     residents = {"policy": shard_bytes(state.params), "optimizer": shard_bytes(state.opt_state)}
     if settings.algorithm.needs_reference:
-        residents["reference"] = shard_bytes(model_params(where))
+        residents["reference"] = shard_bytes(model_params(target))
     if settings.reward_stage:
-        residents["reward model"] = shard_bytes(reward_params(where))
-    found = phases(programs, residents, weights, on_host=settings.reference == "host")
-    most = max(sum(parts.values()) for parts in found.values())
-    capacity = HBM_BYTES[where.kind]
-    return where.facts() | {
+        residents["reward model"] = shard_bytes(reward_params(target))
+    by_phase = phases(programs, residents, weights, on_host=settings.reference == "host")
+    most = max(sum(parts.values()) for parts in by_phase.values())
+    capacity = HBM_BYTES[target.kind]
+    return target.facts() | {
         "stage": "rl",
         "method": settings.method,
         "rows": settings.samples_per_step,
         "new_tokens": settings.max_new_tokens,
-        "tokens": tokens_of_row(settings, where.layout),
+        "tokens": tokens_of_row(settings, target.layout),
         "grad_accum_steps": settings.grad_accum_steps,
         "programs": programs,
         "residents": residents,
-        "phases": found,
+        "phases": by_phase,
         "hbm_bytes": most,
         "fits": most <= capacity and all(each["memory"] is not None for each in programs.values()),
-        "full_rematerializations": told[0].count(RELAID),
+        "full_rematerializations": warnings[0].count(FULL_REMAT),
     }
 
 
 def compile_sampler(recipe: Recipe, topology: str) -> dict[str, Any]:
-    """The sampler's programs alone, by the fields of the recipe's part `rl`: a part of what `compile_rl` returns.
+    """Compiles only the sampler, by the fields of the recipe's part `rl`; returns a part of what `compile_rl` returns.
 
     Raises:
-      UserError: the topology, the mesh or a field is wrong, or libtpu is missing.
+      UserError: the topology, the mesh or a field is invalid, or libtpu is missing.
     """
     settings: RLSettings = stage_of(recipe, "rl")
-    with captured_stderr() as told:
-        where = described_slice(recipe, topology)
-        lowered, weights = sampling_programs(settings, where)
-        programs = {name: compiled_program(lower) for name, lower in lowered.items()}
-    needed = sampling_parts(programs, weights)
-    most = sum(needed.values())
-    fits = most <= HBM_BYTES[where.kind] and all(found["memory"] is not None for found in programs.values())
-    return where.facts() | {
+    with capture_stderr() as warnings:
+        target = make_slice(recipe, topology)
+        lowered, weights = sampling_programs(settings, target)
+        programs = {name: compile_program(lower) for name, lower in lowered.items()}
+    parts = sampling_parts(programs, weights)
+    most = sum(parts.values())
+    fits = most <= HBM_BYTES[target.kind] and all(each["memory"] is not None for each in programs.values())
+    return target.facts() | {
         "stage": "sample",
         "rows": settings.slots,
         "new_tokens": settings.max_new_tokens,
         "programs": programs,
-        "phases": {"sample": needed},
+        "phases": {"sample": parts},
         "hbm_bytes": most,
         "fits": fits,
-        "full_rematerializations": told[0].count(RELAID),
+        "full_rematerializations": warnings[0].count(FULL_REMAT),
     }
 
 
 def phases(
     programs: dict[str, dict], residents: dict[str, int], weights: int, on_host: bool
 ) -> dict[str, dict[str, int]]:
-    """For each phase the bytes of all that a device holds in it, by part.
+    """Returns the bytes on a device in each phase, by part.
 
-    Of a program counts what it needs above the residents that are among its arguments. A reference that lies in host
-    memory is on the devices while it scores only. `weights` are those that the sampler reads.
+    A program counts as what it needs above the residents among its arguments. A reference in host memory is on the
+    devices only while it scores. `weights` are the bytes of the sampler's weights.
     """
-    lasting = {name: size for name, size in residents.items() if not (on_host and name == "reference")}
+    permanent = {name: size for name, size in residents.items() if not (on_host and name == "reference")}
 
     def above(program: str, *arguments: str) -> int:
         return max(0, programs[program]["hbm_bytes"] - sum(residents[name] for name in arguments))
 
     scoring = [above(name, name) for name in ("reference", "reward model") if name in programs]
-    brought = {"reference, brought in": residents["reference"]} if "reference" in residents and on_host else {}
+    moved = {"reference, brought in": residents["reference"]} if "reference" in residents and on_host else {}
     return {
-        "sample": lasting | sampling_parts(programs, weights),
-        "score": lasting | brought | {"scoring, above its model": max(scoring, default=0)},
-        "update": lasting | {"update, above its state": above("update", "policy", "optimizer")},
+        "sample": permanent | sampling_parts(programs, weights),
+        "score": permanent | moved | {"scoring, above its model": max(scoring, default=0)},
+        "update": permanent | {"update, above its state": above("update", "policy", "optimizer")},
     }
 
 
 def sampling_parts(programs: dict[str, dict], weights: int) -> dict[str, int]:
-    """The weights in the decode layout, and what the sampler needs besides when it needs the most.
+    """Returns the bytes of the weights in the decode layout, and the most that a program of the sampler needs above it.
 
-    All programs but "grow" have the weights among their arguments.
+    The weights are among the arguments of all programs except "grow".
     """
-    needed = {name: programs[name]["hbm_bytes"] for name in ("prefill", "decode", "grow") if name in programs}
-    needed |= {name: size - weights for name, size in needed.items() if name != "grow"}
-    return {"weights to decode with": weights, "cache, and sampling above it": max(needed.values())}
+    sizes = {name: programs[name]["hbm_bytes"] for name in ("prefill", "decode", "grow") if name in programs}
+    sizes |= {name: size - weights for name, size in sizes.items() if name != "grow"}
+    return {"weights to decode with": weights, "cache, and sampling above it": max(sizes.values())}
 
 
 def tokens_of_row(settings: RLSettings, layout: Layout) -> int:
-    """T of the batch whose longest row is as long as the limits allow."""
+    """Returns T of a batch with a row of the largest allowed length."""
     longest = settings.max_prompt_tokens + settings.max_new_tokens - 1
     return width_of(longest, longest, row_multiple(longest, layout))
 
 
-def model_params(where: Slice) -> Any:
-    """Abstract parameters of the decoder in their shards."""
-    return where.layout.abstract(jax.eval_shape(lambda: initial_params(where.model, jax.random.key(0))))
+def model_params(target: Slice) -> Any:
+    """Returns the abstract parameters of the decoder with their shardings."""
+    return target.layout.abstract(jax.eval_shape(lambda: initial_params(target.model, jax.random.key(0))))
 
 
-def reward_params(where: Slice) -> Any:
-    """The same of a decoder with a head that scores."""
-    hidden_size = where.model.config.hidden_size
-    shapes = jax.eval_shape(lambda: with_head(initial_params(where.model, jax.random.key(0)), hidden_size))
-    return where.layout.abstract(shapes)
+def reward_params(target: Slice) -> Any:
+    """Returns the abstract parameters of a decoder with a reward head."""
+    hidden_size = target.model.config.hidden_size
+    shapes = jax.eval_shape(lambda: with_head(initial_params(target.model, jax.random.key(0)), hidden_size))
+    return target.layout.abstract(shapes)
 
 
-def policy_state(settings: RLSettings, where: Slice) -> TrainState:
-    """The abstract train state: the policy, for PPO with its value model, and AdamW's moments."""
-    read = functools.partial(initial_params, where.model, jax.random.key(0))
-    make = functools.partial(settings.algorithm.initial_params, read, where.model.config.hidden_size)
-    return abstract_state(make, make_optimizer(settings), where.layout)
+def policy_state(settings: RLSettings, target: Slice) -> TrainState:
+    """Returns the abstract train state: the policy, with PPO's value model, and AdamW's moments."""
+    read = functools.partial(initial_params, target.model, jax.random.key(0))
+    make = functools.partial(settings.algorithm.initial_params, read, target.model.config.hidden_size)
+    return abstract_state(make, make_optimizer(settings), target.layout)
 
 
 def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
-    """The batch of an update as a rollout makes it."""
+    """Returns the abstract batch of an update, with the fields that a rollout makes."""
     example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], tokens_of_row(settings, layout))
     extra = {
         "advantages": True,
@@ -180,20 +181,20 @@ def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeD
         "old_values": settings.algorithm.has_values,
         "returns": settings.algorithm.has_values,
     }
-    example |= {name: example["sampler_logprobs"] for name, there in extra.items() if there}
+    example |= {name: example["sampler_logprobs"] for name, used in extra.items() if used}
     return layout.abstract_batch(example, settings.samples_per_step)
 
 
-def _lower_update(settings: RLSettings, where: Slice, state: TrainState) -> Any:
+def _lower_update(settings: RLSettings, target: Slice, state: TrainState) -> Any:
     step = make_train_step(
-        settings.algorithm.loss, where.model, make_optimizer(settings), where.layout, state, settings.grad_accum_steps
+        settings.algorithm.loss, target.model, make_optimizer(settings), target.layout, state, settings.grad_accum_steps
     )
-    return step.lower(state, abstract_batch(settings, where.layout))
+    return step.lower(state, abstract_batch(settings, target.layout))
 
 
-def scoring_programs(settings: RLSettings, where: Slice) -> Programs:
-    """What is asked of frozen models: the reference a micro-batch at a time, the reward model all at once."""
-    model, layout, rows = where.model, where.layout, settings.samples_per_step
+def scoring_programs(settings: RLSettings, target: Slice) -> Programs:
+    """Returns the programs of frozen models: the reference for a micro-batch, the reward model for a rollout."""
+    model, layout, rows = target.model, target.layout, settings.samples_per_step
     programs: Programs = {}
     if settings.algorithm.needs_reference:
         logprobs = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, settings.temperature)[0])
@@ -202,27 +203,27 @@ def scoring_programs(settings: RLSettings, where: Slice) -> Programs:
             name: jax.ShapeDtypeStruct((rows // settings.grad_accum_steps, *x.shape[1:]), x.dtype, sharding=x.sharding)
             for name, x in fields.items()
         }
-        programs["reference"] = lambda: logprobs.lower(model_params(where), micro)
+        programs["reference"] = lambda: logprobs.lower(model_params(target), micro)
     if settings.reward_stage:
         scores = jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
         length = padded_length(settings.max_prompt_tokens + settings.max_new_tokens, layout)
         example = {name: np.zeros((1, length), np.int32) for name in INPUTS if name != "targets"}
-        asked = layout.abstract_batch(example, rows)
-        programs["reward model"] = lambda: scores.lower(reward_params(where), asked)
+        batch = layout.abstract_batch(example, rows)
+        programs["reward model"] = lambda: scores.lower(reward_params(target), batch)
     return programs
 
 
-def sampling_programs(settings: RLSettings, where: Slice) -> tuple[Programs, int]:
-    """The sampler's programs at their widest, and the bytes of the weights that they read.
+def sampling_programs(settings: RLSettings, target: Slice) -> tuple[Programs, int]:
+    """Returns the sampler's programs with the largest cache, and the bytes of the weights that they read.
 
-    "prefill" takes the prompts of a rollout, "decode" is a chunk of steps, and "grow" doubles the cache's places
-    before it: old and new ones are there together.
+    "prefill" computes the prompts of a rollout, "decode" a chunk of decode steps. "grow" doubles the length of the
+    cache before the last chunks, while the old cache still exists.
     """
-    rows, layout = settings.slots, where.layout
-    engine = Engine(where.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
-    lanes, group = shape_of(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
+    rows, layout = settings.slots, target.layout
+    engine = Engine(target.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
+    prompt_slots, group = shape_of(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
     *narrower, width = widths_of(settings.max_new_tokens)
-    shape = (engine, lanes, group, bucket(settings.max_prompt_tokens))
+    shape = (engine, prompt_slots, group, bucket(settings.max_prompt_tokens))
     widest = abstract_inputs(*shape, width)
     kind = Kind(False, settings.top_k > 0, settings.top_p < 1)
     programs: Programs = {
@@ -230,11 +231,11 @@ def sampling_programs(settings: RLSettings, where: Slice) -> tuple[Programs, int
         "decode": lambda: engine.decode.lower(*widest.decode, kind=kind),
     }
     if narrower:
-        state, place = abstract_inputs(*shape, narrower[-1]).decode[1], widest.decode[3].place
-        programs["grow"] = lambda: engine.resize.lower(state.own, place, width)
+        state, position = abstract_inputs(*shape, narrower[-1]).decode[1], widest.decode[3].place
+        programs["grow"] = lambda: engine.resize.lower(state.own, position, width)
     return programs, shard_bytes(widest.decode[0])
 
 
 def shard_bytes(tree: Any) -> int:
-    """Bytes of abstract arrays on one device."""
+    """Returns the bytes of abstract arrays on one device."""
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,7 +1,7 @@
-"""Compiles the train step of a config for TPUs that are only described, and says what it needs of each of them.
+"""Compiles the train step of a config for a TPU topology, without TPUs, and reports its costs per device.
 
-Nothing is allocated: parameters, optimizer state and batch are abstract arrays with their shardings, and the functions
-are those that training runs.
+Nothing is allocated: parameters, optimizer state and batch are abstract arrays with shardings. The functions are those
+that training runs.
 """
 
 import contextlib
@@ -29,65 +29,68 @@ from dsmath_jax.training.model_files import build_model
 from dsmath_jax.workdir import UserError
 
 SHOWN_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results
-EXPECTED_MFU = 0.4  # what the expected times suppose; nothing is run here
+EXPECTED_MFU = 0.4  # assumed for expected times, since nothing is run
 TOPOLOGY = re.compile(r"(?:([1-9]\d*)x)?(v\d\w*:\d+(?:x\d+){1,2})")
-RELAID = "Involuntary full rematerialization"  # the partitioner's words for an array gathered whole to be laid out anew
+FULL_REMAT = "Involuntary full rematerialization"  # the partitioner's warning: it gathers an array to reshard it
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
-def described_devices(topology: str) -> Sequence[Any]:
-    """The devices of a topology such as `v5p:4x4x8`, or of slices of it joined by a network: `2xv5p:4x4x4`.
+def topology_devices(topology: str) -> Sequence[Any]:
+    """Returns the devices of a topology such as `v5p:4x4x8`, or of several slices: `2xv5p:4x4x4`.
 
     Raises:
-      UserError: libtpu is not installed, or knows no such topology.
+      UserError: libtpu is not installed, or does not know the topology.
     """
-    found = TOPOLOGY.fullmatch(topology)
-    if found is None:
+    match = TOPOLOGY.fullmatch(topology)
+    if match is None:
         raise UserError(f"The topology '{topology}' is not understood; give one as v5e:4x4, v5p:4x4x8 or 2xv5p:4x4x4.")
-    options: dict[str, Any] = {"num_slices": int(found[1])} if found[1] else {}
-    if set(found[2].split(":")[1].split("x")) == {"1"}:
-        options["chips_per_host_bounds"] = [1, 1, 1]  # else a host of four is taken for granted
-    if found[2].startswith("v4:"):
-        options["chip_config_name"] = "megacore"  # one device a chip, as JAX has on v4; else two are described
+    slices, name = match.groups()
+    options: dict[str, Any] = {"num_slices": int(slices)} if slices else {}
+    if set(name.split(":")[1].split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = [1, 1, 1]  # the default is a host of four chips
+    if name.startswith("v4:"):
+        options["chip_config_name"] = "megacore"  # one device per chip, as in JAX on v4; the default is two
     with required_by("Compiling for TPUs"):
         import libtpu  # noqa: F401
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=found[2], **options).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         if "INVALID_ARGUMENT" in reason:
-            raise UserError(f"libtpu knows no topology '{topology}' ({reason}); give one that is sold.") from None
+            raise UserError(f"libtpu knows no topology '{topology}' ({reason}); give an existing one.") from None
         raise UserError(f"libtpu cannot be used ({reason}); fix that and run the same command again.") from None
 
 
 def stage_of(recipe: Recipe, name: str) -> Any:
-    """The settings of a stage.
+    """Returns the settings of a stage.
 
     Raises:
-      UserError: the recipe lacks them, or the model's sizes.
+      UserError: the recipe lacks the stage's part or the model's sizes.
     """
     for part in ("model", name):
         if getattr(recipe, part) is None:
-            raise UserError(f"The config has no part '{part}', which compiling its stage {name} needs; add it.")
+            raise UserError(f"The config has no part '{part}', which stage {name} needs; add it.")
     return getattr(recipe, name)
 
 
 def model_sizes(recipe: Recipe) -> ModelConfig:
-    """The model's sizes; a vocabulary of 0 is the one that the recipe's tokenizer will be trained to.
+    """Returns the model's sizes; a vocab_size of 0 becomes that of the tokenizer that the recipe trains.
 
     Raises:
-      UserError: the vocabulary is that of a tokenizer which has to be read first.
+      UserError: the vocabulary size is that of an existing tokenizer.
     """
-    sizes, trained = recipe.model, recipe.tokenizer
+    sizes, tokenizer = recipe.model, recipe.tokenizer
     assert sizes is not None
-    vocab_size = sizes.vocab_size or (trained.vocab_size if trained and not trained.path else 0)
+    vocab_size = sizes.vocab_size or (tokenizer.vocab_size if tokenizer and not tokenizer.path else 0)
     if not vocab_size:
-        raise UserError("The vocabulary's size is the tokenizer's; give it as --config.model.vocab_size=N.")
+        raise UserError(
+            "model.vocab_size is 0 and the tokenizer is not trained here; give it as --config.model.vocab_size=N."
+        )
     return dataclasses.replace(sizes, vocab_size=vocab_size)
 
 
 class Slice(NamedTuple):
-    """A described TPU slice and the model on it."""
+    """A TPU slice, which need not exist, and the model on it."""
 
     topology: str
     devices: Sequence[Any]
@@ -96,10 +99,11 @@ class Slice(NamedTuple):
 
     @property
     def kind(self) -> str:
+        """The kind of its devices, such as "TPU v5"."""
         return self.devices[0].device_kind
 
     def facts(self) -> dict[str, Any]:
-        """What a result says of it."""
+        """Returns the fields of a result that describe the slice and the model."""
         sizes = self.model.config
         return {
             "topology": self.topology,
@@ -111,31 +115,34 @@ class Slice(NamedTuple):
         }
 
 
-def described_slice(recipe: Recipe, topology: str) -> Slice:
-    """The slice with the mesh and the model of `recipe`.
+def make_slice(recipe: Recipe, topology: str) -> Slice:
+    """Returns the slice `topology` with the mesh and the model of `recipe`.
 
     Raises:
-      UserError: the topology, the mesh or the model is wrong, or libtpu is missing.
+      UserError: the topology, the mesh or the model is invalid, or libtpu is missing.
     """
-    sizes, devices = model_sizes(recipe), described_devices(topology)
+    sizes, devices = model_sizes(recipe), topology_devices(topology)
     kind = devices[0].device_kind
     if kind not in HBM_BYTES or kind not in PEAK_FLOPS:
-        raise UserError(f"Of the chip '{kind}' of {topology} no data are known; take a v5e, v5p or v6e.")
+        raise UserError(
+            f"The memory and peak FLOPs of the chip '{kind}' of {topology} are not known; use a v5e, v5p or v6e."
+        )
     layout = Layout(make_mesh(recipe.mesh, devices))
     return Slice(topology, devices, layout, build_model(sizes, layout))
 
 
-def compiled_program(lower: Callable[[], Any]) -> dict[str, Any]:
-    """Lowers and compiles a program; what it needs of each device, for one call.
+def compile_program(lower: Callable[[], Any]) -> dict[str, Any]:
+    """Lowers and compiles a program; returns its costs per device for one call.
 
     Returns:
-      `memory`: the bytes of `arguments`, `temporaries`, `output`, `aliased` (the output that takes the place of donated
-        arguments) and `code`; `hbm_bytes` is the peak of them together (see `memory_of`). Null where XLA refused the
-        program for its memory; then `hbm_bytes` is what XLA says that it needs.
-      `flops`: as compiled (rematerialised work counts again).
-      `collectives`: `kind -> {"count", "bytes"}`, bytes as sent (see `aot.hlo`); `kernels`: the hand-written ones that
-        it runs. All of these are null where XLA refused.
-      `lower_seconds`, `compile_seconds`; `notes`: what the counts leave out.
+      `memory`: the bytes of `arguments`, `temporaries`, `output`, `aliased` (output in donated buffers) and `code`;
+        None if XLA refused the program for its memory.
+      `hbm_bytes`: the peak memory (see `memory_of`), or what XLA says that a refused program needs.
+      `flops`: FLOPs as compiled, with rematerialized work.
+      `collectives`: `kind -> {"count", "bytes"}`, bytes as sent (see `aot.hlo`).
+      `kernels`: the custom kernels. All of these are None for a refused program.
+      `lower_seconds`, `compile_seconds`: time taken.
+      `notes`: what the counts leave out.
     """
     began = time.monotonic()
     lowered = lower()
@@ -161,31 +168,31 @@ def compile_step(recipe: Recipe, stage: str, topology: str) -> dict[str, Any]:
     """Lowers and compiles the train step of `recipe` for `topology`.
 
     Returns:
-      Per device, for one step, what `compiled_program` says of it and `Slice.facts` of the slice, and:
-      `chip_bytes`, `fits`: what programs may fill of the chip, and whether the step does.
-      `model_flops`: FLOPs by the formula; `flops_ratio`: those compiled over them, null where XLA refused.
-      `step_seconds`, `run_days`: what the formula gives at `expected_mfu` of the chip's peak.
-      Besides: `stage`, its `tokens` a step, `steps`, `grad_accum_steps`; `full_rematerializations`: arrays that the
-      partitioner had to gather whole to lay them out anew.
+      The fields of `compile_program` and `Slice.facts`, per device and step, and:
+      `fits`: whether the step fits the chip.
+      `model_flops`: FLOPs by the formula; `flops_ratio`: compiled FLOPs over these, None if XLA refused the program.
+      `step_seconds`, `run_days`: times by the formula at `expected_mfu` of the chip's peak.
+      `stage`, `tokens` (per step), `steps`, `grad_accum_steps`: settings of the stage.
+      `full_rematerializations`: number of arrays that the partitioner gathers whole to reshard them.
 
     Raises:
-      UserError: the topology, the mesh or the batch is wrong, or libtpu is missing.
+      UserError: the topology, the mesh or the batch is invalid, or libtpu is missing.
     """
     part = stage_of(recipe, stage)
-    with captured_stderr() as told:
-        where = described_slice(recipe, topology)
-        state, batch = abstract_inputs(part, where.model, where.layout)
-        found = compiled_program(lambda: next_token_step(part, where.model, where.layout, state).lower(state, batch))
+    with capture_stderr() as warnings:
+        target = make_slice(recipe, topology)
+        state, batch = abstract_inputs(part, target.model, target.layout)
+        program = compile_program(lambda: next_token_step(part, target.model, target.layout, state).lower(state, batch))
     tokens = part.batch_size * part.sequence_length
-    model_flops = model_flops_per_token(where.model.config, part.sequence_length) * tokens / len(where.devices)
-    step_seconds = model_flops / PEAK_FLOPS[where.kind] / EXPECTED_MFU
+    model_flops = model_flops_per_token(target.model.config, part.sequence_length) * tokens / len(target.devices)
+    step_seconds = model_flops / PEAK_FLOPS[target.kind] / EXPECTED_MFU
     return (
-        found
-        | where.facts()
+        program
+        | target.facts()
         | {
-            "fits": found["memory"] is not None and found["hbm_bytes"] <= HBM_BYTES[where.kind],
+            "fits": program["memory"] is not None and program["hbm_bytes"] <= HBM_BYTES[target.kind],
             "model_flops": model_flops,
-            "flops_ratio": found["flops"] / model_flops if found["flops"] is not None else None,
+            "flops_ratio": program["flops"] / model_flops if program["flops"] is not None else None,
             "expected_mfu": EXPECTED_MFU,
             "step_seconds": step_seconds,
             "run_days": step_seconds * part.steps / 86_400,
@@ -193,34 +200,34 @@ def compile_step(recipe: Recipe, stage: str, topology: str) -> dict[str, Any]:
             "tokens": tokens,
             "steps": part.steps,
             "grad_accum_steps": part.grad_accum_steps,
-            "full_rematerializations": told[0].count(RELAID),
+            "full_rematerializations": warnings[0].count(FULL_REMAT),
         }
     )
 
 
 def memory_of(compiled: Any) -> dict[str, Any]:
-    """`hbm_bytes` and `memory` of a compiled program, from what XLA assigned to its buffers.
+    """Returns `hbm_bytes` and `memory` of a compiled program, from XLA's buffer assignment.
 
-    What decides is the peak: all that is alive at the worst moment, donated arguments once. It is what XLA itself
-    compares with the chip when it refuses a program. The temporaries' size is a sum over the step, part of which is
-    never alive at the same time.
+    The peak decides whether a program fits: all buffers that are alive at the same time, donated arguments counted
+    once. XLA itself compares it with the chip's memory. The size of the temporaries is a sum over buffers that are not
+    all alive at the same time.
     """
-    found = compiled.memory_analysis()
+    analysis = compiled.memory_analysis()
     memory = {
-        "arguments": found.argument_size_in_bytes,
-        "temporaries": found.temp_size_in_bytes,
-        "output": found.output_size_in_bytes,
-        "aliased": found.alias_size_in_bytes,
-        "code": found.generated_code_size_in_bytes,
+        "arguments": analysis.argument_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "output": analysis.output_size_in_bytes,
+        "aliased": analysis.alias_size_in_bytes,
+        "code": analysis.generated_code_size_in_bytes,
     }
-    return {"hbm_bytes": found.peak_memory_in_bytes, "memory": memory}
+    return {"hbm_bytes": analysis.peak_memory_in_bytes, "memory": memory}
 
 
 def refused_memory(message: str) -> dict[str, Any]:
-    """The same from the message of a compilation that XLA refused for its memory.
+    """Returns the same for a program that XLA refused for its memory, from the error message.
 
     Raises:
-      UserError: it was refused for something else.
+      UserError: it was refused for another reason.
     """
     size = r"([\d.]+)([KMG]?)"
     used = re.search(rf"[Uu]sed {size} of {size} hbm|required for \w+ \w+ \({size}\) exceeds", message)
@@ -231,17 +238,17 @@ def refused_memory(message: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def captured_stderr() -> Iterator[list[str]]:
-    """Keeps what native code writes to the error stream off the screen; the list holds it afterwards."""
-    told: list[str] = []
+def capture_stderr() -> Iterator[list[str]]:
+    """Captures what native code writes to stderr; the list contains it after the block."""
+    captured: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stderr"
-        kept = os.dup(2)
+        stderr = os.dup(2)
         try:
             with path.open("wb") as file:
                 os.dup2(file.fileno(), 2)
-            yield told
+            yield captured
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            told.append(path.read_text(encoding="utf-8", errors="replace"))
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            captured.append(path.read_text(encoding="utf-8", errors="replace"))

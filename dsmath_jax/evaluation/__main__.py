@@ -26,7 +26,7 @@ from dsmath_jax.evaluation.policy import Policy, instructed
 from dsmath_jax.evaluation.registry import TASKS, Style, task
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.grading.sandbox import Sandbox
-from dsmath_jax.processes import joined
+from dsmath_jax.processes import join_processes
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, exit_code, local_path, lock
@@ -111,7 +111,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         task(name)  # reports a misspelled one before anything is read
     check_instruction(settings, values.instruction)
     several = values.distributed or values.coordinator
-    with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
+    with join_processes(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
         use_compilation_cache(values.compilation_cache, values.out)
         with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
             layout = Layout(make_mesh(MeshSettings(**values.mesh)))

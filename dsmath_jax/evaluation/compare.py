@@ -18,6 +18,7 @@ import numpy as np
 from dsmath_jax.evaluation.statistics import mcnemar
 from dsmath_jax.evaluation.summary import NOT_CHECKED, Problem, read_problems, score
 from dsmath_jax.evaluation.table import NONE, code, escape, grid, percent
+from dsmath_jax.formatting import interval, points
 from dsmath_jax.intervals import mean_intervals, paired_interval
 from dsmath_jax.workdir import UserError, atomic_write, exit_code, local_path, read_json
 
@@ -133,13 +134,13 @@ def _cells(result: Mapping[str, Any]) -> list[str]:
     cells = [NONE] * 6
     if greedy is not None:
         shares, only = map(percent, greedy["shares"]), map(str, greedy["only"])
-        cells = [*shares, points(greedy["difference"], greedy["interval"]), *only, probability(greedy["p"])]
-    return cells + ([NONE] * 3 if k is None else [str(k), points(*result["maj"]), points(*result["pass"])])
+        cells = [*shares, _difference(greedy["difference"], greedy["interval"]), *only, probability(greedy["p"])]
+    return cells + ([NONE] * 3 if k is None else [str(k), _difference(*result["maj"]), _difference(*result["pass"])])
 
 
-def points(difference: float, ends: Sequence[float]) -> str:
+def _difference(difference: float, ends: Sequence[float]) -> str:
     """Formats a difference in points with its interval."""
-    return f"{100 * difference:+.1f} ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
+    return f"{points(difference, '+.1f')} ({interval(ends, spec='+.1f')})"
 
 
 def probability(p: float) -> str:

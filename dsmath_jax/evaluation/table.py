@@ -9,6 +9,7 @@ from dsmath_jax.data import questions
 from dsmath_jax.data.chat import DEEPSEEK_MATH
 from dsmath_jax.evaluation.paper import MODELS, RL_MAJ_AT_64, published
 from dsmath_jax.evaluation.summary import NOT_CHECKED
+from dsmath_jax.formatting import interval, points
 
 Entry = Mapping[str, Any]
 NONE = "–"
@@ -48,8 +49,7 @@ def percent(fraction: float | None, ends: Sequence[float] | None = None) -> str:
     """A fraction in percent, with its interval behind it; a dash where it was not measured."""
     if fraction is None:
         return NONE
-    interval = "" if ends is None else f" ({100 * ends[0]:.1f}–{100 * ends[1]:.1f})"
-    return f"{100 * fraction:.1f}{interval}"
+    return points(fraction) + ("" if ends is None else f" ({interval(ends, '–')})")
 
 
 def markdown(run: Mapping[str, Any], entries: Sequence[Entry], pooled: Mapping[str, Entry] | None = None) -> str:

@@ -1,7 +1,7 @@
-"""What the stages of a run left below its workdir, read back as numbers.
+"""Reads the outputs of a run's stages back from its workdir.
 
-A stage counts as finished when its `manifest.json` is there. Stages that are unfinished or were not asked for are left
-out, and their names are in `missing`.
+A stage is finished once its `manifest.json` exists. Stages that are unfinished or were not asked for are left out and
+listed in `missing`.
 """
 
 import dataclasses
@@ -12,11 +12,20 @@ from typing import Any
 
 from dsmath_jax.workdir import MANIFEST, UserError, read_json, read_jsonl
 
-STAGES = ("corpus", "tokenizer", "pretrain", "sft", "reward_model", "process_model", "rl", "evaluate")
-REWARD_STAGES = ("reward_model", "process_model")
-OPTIONAL = REWARD_STAGES  # only some methods of RL have a use for them: not missed where they are not there
+STAGE_LABELS = {
+    "corpus": "corpus",
+    "tokenizer": "tokenizer",
+    "pretrain": "pre-training",
+    "sft": "supervised fine-tuning",
+    "reward_model": "reward model",
+    "process_model": "process reward model",
+    "rl": "reinforcement learning",
+    "evaluate": "evaluation",
+}
+REWARD_STAGES = ("reward_model", "process_model")  # optional: only some RL methods use them, so never `missing`
+MODEL_LABELS = {"base": "Base", "sft": "SFT", "rl": "RL"}
 
-# The metrics of a training stage whose first and last values stand in the report.
+# The metrics of each training stage that the report summarizes by their first, last, lowest and highest values.
 METRICS = {
     "pretrain": ("loss", "eval_loss"),
     "sft": ("loss", "eval_loss"),
@@ -41,7 +50,7 @@ METRICS = {
         "step_skipped",
     ),
 }
-# The phases of a step of RL, in `timing.jsonl`.
+# The phases of an RL step, in `timing.jsonl`.
 PHASES = {"sample_seconds": "sampling", "score_seconds": "scoring", "update_seconds": "updates"}
 
 CORPUS_FIELDS = (
@@ -58,14 +67,14 @@ CORPUS_FIELDS = (
     "token_counter",
 )
 REWARD_MODEL_FIELDS = ("accuracy", "auc", "n")
-SCORES = ("greedy", "maj_at_k", "pass_at_k")
+SCORES = {"greedy": "greedy", "maj_at_k": "maj@k", "pass_at_k": "pass@k"}  # field -> label
 TASK_FIELDS = (*SCORES, *(f"{score}_interval" for score in SCORES), "n", "k")
 EVALUATE_FIELDS = (*TASK_FIELDS, "temperature")
-GREEDY = -1  # the number of a greedy completion in an evaluation's samples
+GREEDY = -1  # the sample index of a greedy completion in an evaluation's samples
 
 COMPLETION_MODELS = ("rl", "sft")
 COMPLETIONS_SHOWN = 3
-SAMPLES_SHOWN = 3  # of each of three steps
+SAMPLES_SHOWN = 3  # for each of three steps
 
 DEFINITIONS = {
     "*_first, *_last": "mean over the first and the last tenth of the steps at which it was measured (at least one)",
@@ -80,31 +89,40 @@ DEFINITIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's results: `report` is `report.json`, the rest is what only the page shows."""
+    """The results of a run: `report` is written as `report.json`, everything else is only on the page.
+
+    Attributes:
+      report: the contents of `report.json`.
+      manifests: stage -> its manifest.
+      metrics: training stage -> rows of its metrics.jsonl and, for RL, its timing.jsonl.
+      domains: hosts of the crawl, most collected first.
+      completions: model -> "correct" or "incorrect" -> greedy completions of the evaluation.
+      samples: rollout samples of the first, a middle and the last RL step.
+    """
 
     report: dict[str, Any]
-    manifests: dict[str, dict[str, Any]]  # stage -> its manifest
-    metrics: dict[str, list[dict[str, Any]]]  # training stage -> rows of its metrics.jsonl, RL's timing.jsonl
-    domains: list[dict[str, Any]]  # hosts of the crawl, most collected first
-    completions: dict[str, dict[str, list[dict[str, Any]]]]  # model -> "right", "wrong" -> rows
-    samples: list[dict[str, Any]]  # what the policy sampled at the begin, in the middle and at the end of RL
+    manifests: dict[str, dict[str, Any]]
+    metrics: dict[str, list[dict[str, Any]]]
+    domains: list[dict[str, Any]]
+    completions: dict[str, dict[str, list[dict[str, Any]]]]
+    samples: list[dict[str, Any]]
 
 
 def read(workdir: Path) -> Run:
     """Reads the finished stages below `workdir`.
 
     Raises:
-      UserError: no stage has finished, or a file of a finished one is missing, broken or lacks a field.
+      UserError: no stage has finished, or a file of a finished stage is missing, broken or lacks a field.
     """
     manifests = {
         stage: _pick(workdir / stage / MANIFEST, ("seconds", "config", "versions"))
-        for stage in STAGES
+        for stage in STAGE_LABELS
         if (workdir / stage / MANIFEST).is_file()
     }
     if not manifests:
         raise UserError(f"No stage has finished below {workdir}; run the stages before the report.")
     report: dict[str, Any] = {
-        "missing": [stage for stage in STAGES if stage not in manifests and stage not in OPTIONAL]
+        "missing": [stage for stage in STAGE_LABELS if stage not in manifests and stage not in REWARD_STAGES]
     }
     metrics, domains, completions, samples = {}, [], {}, []
     if "corpus" in manifests:
@@ -114,7 +132,7 @@ def read(workdir: Path) -> Run:
     for stage in METRICS:
         if stage in manifests:
             metrics[stage] = _read_metrics(workdir / stage / "metrics.jsonl", METRICS[stage])
-            report[stage] = _first_and_last(metrics[stage], METRICS[stage])
+            report[stage] = _summarize(metrics[stage], METRICS[stage])
     for stage in REWARD_STAGES:
         if stage in manifests:
             path = workdir / stage / "summary.json"
@@ -123,16 +141,18 @@ def read(workdir: Path) -> Run:
         timing = workdir / "rl" / "timing.jsonl"
         rows = _read_metrics(timing, PHASES) if timing.is_file() else []
         metrics["rl"] += rows
-        spent = {name: math.fsum(series(rows, phase)[1]) for phase, name in PHASES.items() if series(rows, phase)[1]}
-        report["rl"] |= {"seconds": spent} if spent else {}
-        samples = _sampled(workdir / "rl" / "samples.jsonl")
+        seconds = {name: math.fsum(series(rows, phase)[1]) for phase, name in PHASES.items() if series(rows, phase)[1]}
+        report["rl"] |= {"seconds": seconds} if seconds else {}
+        samples = _rollout_samples(workdir / "rl" / "samples.jsonl")
     if "evaluate" in manifests:
         path = workdir / "evaluate" / "summary.json"
-        scores = {model: _scores(found, path) for model, found in _json(path).items()}
-        # A model whose answers nothing could check has no scores.
-        report["evaluate"] = {model: found for model, found in scores.items() if found["greedy"] is not None}
+        scores = {model: _scores(summary, path) for model, summary in _json(path).items()}
+        # A model whose answers could not be checked has no scores.
+        report["evaluate"] = {model: score for model, score in scores.items() if score["greedy"] is not None}
         completions = {
-            model: _choose(workdir / "evaluate" / model) for model in COMPLETION_MODELS if model in report["evaluate"]
+            model: _completions(workdir / "evaluate" / model)
+            for model in COMPLETION_MODELS
+            if model in report["evaluate"]
         }
     report["definitions"] = DEFINITIONS
     report["seconds"] = {stage: manifest["seconds"] for stage, manifest in manifests.items()}
@@ -140,7 +160,7 @@ def read(workdir: Path) -> Run:
 
 
 def greedy_answers(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The greedy completions of a model's evaluation, `evaluate/MODEL`: each with the folder of its task."""
+    """Yields the greedy completions in `evaluate/MODEL`, each with the folder of its task."""
     for path in sorted(folder.glob("*/samples.jsonl")):
         for line in read_jsonl(path):
             if line.get("sample") == GREEDY:
@@ -148,24 +168,19 @@ def greedy_answers(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def series(rows: list[dict[str, Any]], metric: str) -> tuple[list[int], list[float]]:
-    """The steps at which `metric` was measured, and its values there."""
+    """Returns the steps at which `metric` was measured, and its values."""
     measured = [row for row in rows if row.get(metric) is not None]
     return [row["step"] for row in measured], [row[metric] for row in measured]
 
 
-def tenth(values: list[float]) -> int:
-    """How many values a tenth is: at least one."""
-    return max(1, len(values) // 10)
-
-
-def _first_and_last(rows: list[dict[str, Any]], metrics: Iterable[str]) -> dict[str, Any]:
+def _summarize(rows: list[dict[str, Any]], metrics: Iterable[str]) -> dict[str, Any]:
     summary: dict[str, Any] = {"steps": sum("loss" in row or "reward" in row for row in rows)}
     for metric in metrics:
         values = series(rows, metric)[1]
         if values:
-            count = tenth(values)
-            summary[f"{metric}_first"] = math.fsum(values[:count]) / count
-            summary[f"{metric}_last"] = math.fsum(values[-count:]) / count
+            tenth = max(1, len(values) // 10)
+            summary[f"{metric}_first"] = math.fsum(values[:tenth]) / tenth
+            summary[f"{metric}_last"] = math.fsum(values[-tenth:]) / tenth
             summary[f"{metric}_min"], summary[f"{metric}_max"] = min(values), max(values)
     return summary
 
@@ -182,39 +197,39 @@ def _read_metrics(path: Path, metrics: Iterable[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _scores(found: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A model's scores on all problems, and by task."""
-    found = _require(found, ("pooled", "tasks"), path)
-    tasks = {name: _require(scores, TASK_FIELDS, path) for name, scores in found["tasks"].items()}
-    overlapping = {"num_overlapping": found["pooled"].get("num_overlapping")}
-    return _require(found["pooled"], EVALUATE_FIELDS, path) | overlapping | {"tasks": tasks}
+def _scores(summary: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns a model's scores on all problems together, and by task."""
+    summary = _require(summary, ("pooled", "tasks"), path)
+    tasks = {name: _require(scores, TASK_FIELDS, path) for name, scores in summary["tasks"].items()}
+    overlapping = {"num_overlapping": summary["pooled"].get("num_overlapping")}
+    return _require(summary["pooled"], EVALUATE_FIELDS, path) | overlapping | {"tasks": tasks}
 
 
-def _choose(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The first few greedy completions in file order, right and wrong: not picked by hand or by beauty."""
-    chosen: dict[str, list[dict[str, Any]]] = {"right": [], "wrong": []}
+def _completions(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Returns the first few correct and incorrect greedy completions in file order, so that none is picked by hand."""
+    chosen: dict[str, list[dict[str, Any]]] = {"correct": [], "incorrect": []}
     problems: dict[Path, dict[str, dict[str, Any]]] = {}
     for task, line in greedy_answers(folder):
         line = _require(line, ("id", "completion", "answer", "correct"), task / "samples.jsonl")
-        kind = chosen["right" if line["correct"] else "wrong"]
-        if len(kind) < COMPLETIONS_SHOWN:
+        rows = chosen["correct" if line["correct"] else "incorrect"]
+        if len(rows) < COMPLETIONS_SHOWN:
             path = task / "problems.jsonl"
             if task not in problems:
                 problems[task] = {row["id"]: row for row in read_jsonl(path)}
             problem = _require(problems[task].get(line["id"], {}), ("question", "answer"), path)
-            kind.append(problem | {"greedy": line})
+            rows.append(problem | {"greedy": line})
     return chosen
 
 
-def _sampled(path: Path) -> list[dict[str, Any]]:
-    """The first few samples of the first, the middle and the last step that have some; not all methods sample."""
-    steps: dict[int, list[dict[str, Any]]] = {}
+def _rollout_samples(path: Path) -> list[dict[str, Any]]:
+    """Returns the first few samples of the first, the middle and the last step that has samples, if any has."""
+    by_step: dict[int, list[dict[str, Any]]] = {}
     for row in read_jsonl(path) if path.is_file() else ():
-        found = _require(row, ("step", "question", "completion", "reward"), path)
-        steps.setdefault(found["step"], []).append({"answer": "", "finish": ""} | row)
-    chosen = sorted(steps)
-    places = sorted({0, len(chosen) // 2, len(chosen) - 1}) if chosen else []
-    return [row for place in places for row in steps[chosen[place]][:SAMPLES_SHOWN]]
+        step = _require(row, ("step", "question", "completion", "reward"), path)["step"]
+        by_step.setdefault(step, []).append({"answer": "", "finish": ""} | row)
+    steps = sorted(by_step)
+    shown = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
+    return [row for step in shown for row in by_step[step][:SAMPLES_SHOWN]]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The plots of the page: SVG in the page's colours, the same to the byte for the same numbers."""
+"""The plots of the page: SVG in the page's colors, byte for byte the same for the same numbers."""
 
 import dataclasses
 import io
@@ -14,12 +14,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from dsmath_jax.report.outputs import PHASES, SCORES, Run, series
-from dsmath_jax.report.words import label, number, percent
+from dsmath_jax.formatting import number, percent
+from dsmath_jax.report.outputs import MODEL_LABELS, PHASES, SCORES, Run, series
 
-# Drawn in colours that nothing else uses, then replaced by the page's CSS variables: so a plot is right on a light and
-# on a dark page.
-COLOURS = {
+# Placeholders that are replaced by the page's CSS variables, so that a plot suits a light and a dark page.
+COLORS = {
     "#010101": "var(--ink)",
     "#020202": "var(--muted)",
     "#030303": "var(--line)",
@@ -27,38 +26,40 @@ COLOURS = {
     "#050505": "var(--second)",
     "#060606": "var(--third)",
 }
-INK, MUTED, LINE, *SERIES = COLOURS
+INK, MUTED, LINE, *SERIES = COLORS
 
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be found, read aloud, and takes the page's font
+BASE_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, read aloud, and takes the page's font
     "svg.hashsalt": "dsmath_jax",
-    "text.parse_math": False,  # names may hold a dollar sign
+    "text.parse_math": False,  # names may contain a dollar sign
     "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "grid.color": LINE,
     "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+STYLE = BASE_STYLE | {
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "grid.color": LINE,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "legend.frameon": False,
     "legend.columnspacing": 1.2,
     "legend.handlelength": 1.2,
 }
 WIDTH = 4.0  # inches; small, so that text stays readable when a phone shrinks the plot to its width
 HEIGHT = 2.5
-RAW_POINTS = 300  # a longer curve is shown by the means of this many stretches
-SPARSE_POINTS = 40  # a curve with no more points is drawn as it is, without a running mean
+RAW_POINTS = 300  # a longer curve is averaged over this many bins
+SPARSE_POINTS = 40  # a curve with no more points is drawn without a running mean
 
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """One figure of the page; `description` says in words what is to be seen."""
+    """A figure of the page; `description` is its text alternative."""
 
     title: str
     description: str
@@ -67,7 +68,7 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A plot of metrics by step: which stage, and which metrics under which names."""
+    """A plot of a stage's metrics over its steps; `metrics` maps each metric to its name in the legend."""
 
     stage: str
     title: str
@@ -101,11 +102,10 @@ CURVES = (
     Curve("rl", "Seconds by phase", "seconds", PHASES, log=True),
 )
 Measured = dict[str, tuple[list[int], list[float]]]  # name in the legend -> steps, values
-SCORE_LABELS = dict(zip(SCORES, ("greedy", "maj@k", "pass@k"), strict=True))
 
 
 def draw(run: Run) -> dict[str, list[Plot]]:
-    """Section of the page -> its plots, for what the run has measured."""
+    """Returns the plots of what the run measured, by section of the page."""
     plots: dict[str, list[Plot]] = {}
     if run.report.get("evaluate"):
         plots["accuracy"] = [_accuracy(run.report["evaluate"])]
@@ -114,39 +114,38 @@ def draw(run: Run) -> dict[str, list[Plot]]:
     drawn: dict[str, list[Measured]] = {}
     for curve in CURVES:
         measured = _measured(curve, run)
-        # Nothing is to be seen of what is 0 throughout (`flat` names it), nor of what an earlier curve has shown.
+        # Metrics that are always 0 (`flat` lists them) and repetitions of an earlier curve are not drawn.
         if any(any(values) for _, values in measured.values()):
-            before = drawn.setdefault(curve.stage, [])
-            if not any(points in earlier.values() for points in measured.values() for earlier in before):
+            earlier = drawn.setdefault(curve.stage, [])
+            if not any(points in other.values() for points in measured.values() for other in earlier):
                 plots.setdefault(curve.stage, []).append(_curve(curve, measured))
-                before.append(measured)
+                earlier.append(measured)
     return plots
 
 
 def flat(run: Run) -> list[str]:
-    """Titles of the curves of RL that were 0 at all steps, and so are not drawn."""
+    """Returns the titles of the RL curves that are 0 at all steps and therefore not drawn."""
     curves = {curve.title: _measured(curve, run) for curve in CURVES if curve.stage == "rl"}
-    return [title for title, found in curves.items() if found and not any(any(values) for _, values in found.values())]
+    return [title for title, data in curves.items() if data and not any(any(values) for _, values in data.values())]
 
 
 def _measured(curve: Curve, run: Run) -> Measured:
-    """A curve's names with the steps and values of what was measured."""
-    found = {name: series(run.metrics.get(curve.stage, []), metric) for metric, name in curve.metrics.items()}
-    return {name: points for name, points in found.items() if points[1]}
+    measured = {name: series(run.metrics.get(curve.stage, []), metric) for metric, name in curve.metrics.items()}
+    return {name: points for name, points in measured.items() if points[1]}
 
 
 def _accuracy(models: dict[str, dict[str, Any]]) -> Plot:
     def paint(axes: Axes) -> None:
-        centres = np.arange(len(models))
+        centers = np.arange(len(models))
         width = 0.8 / len(SCORES)
-        for place, (score, name) in enumerate(SCORE_LABELS.items()):
+        for index, (score, name) in enumerate(SCORES.items()):
             heights = np.array([scores[score] for scores in models.values()])
             ends = np.array([scores[f"{score}_interval"] for scores in models.values()])
             spread = np.abs(ends.T - heights)
-            left = centres + (place - 1) * width
-            axes.bar(left, heights, width * 0.92, color=SERIES[place], label=name)
+            left = centers + (index - 1) * width
+            axes.bar(left, heights, width * 0.92, color=SERIES[index], label=name)
             axes.errorbar(left, heights, spread, fmt="none", color=INK, elinewidth=1, capsize=2.5)
-        axes.set_xticks(centres, [label(model) for model in models])
+        axes.set_xticks(centers, [MODEL_LABELS.get(model, model) for model in models])
         highest = max(scores[f"{score}_interval"][1] for scores in models.values() for score in SCORES)
         axes.set_ylim(0, min(1.0, 1.1 * highest) or 1.0)
         axes.set_ylabel("fraction of problems")
@@ -154,7 +153,8 @@ def _accuracy(models: dict[str, dict[str, Any]]) -> Plot:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
 
     caption = "; ".join(
-        f"{label(model)}: " + ", ".join(f"{name} {percent(scores[score])}" for score, name in SCORE_LABELS.items())
+        f"{MODEL_LABELS.get(model, model)}: "
+        + ", ".join(f"{name} {percent(scores[score])}" for score, name in SCORES.items())
         for model, scores in models.items()
     )
     return _plot("accuracy", "Accuracy by stage", f"{caption}. Bars show fractions, whiskers 95 % intervals.", paint)
@@ -182,13 +182,13 @@ def _funnel(funnel: list[tuple[str, int]]) -> Plot:
 
 def _curve(curve: Curve, measured: Measured) -> Plot:
     def paint(axes: Axes) -> None:
-        for colour, (name, (steps, values)) in zip(SERIES, measured.items(), strict=False):
+        for color, (name, (steps, values)) in zip(SERIES, measured.items(), strict=False):
             if len(values) <= SPARSE_POINTS:
-                axes.plot(steps, values, color=colour, marker="o", markersize=2.5, linewidth=1.4, label=name)
+                axes.plot(steps, values, color=color, marker="o", markersize=2.5, linewidth=1.4, label=name)
                 continue
-            x, y = _stretches(np.array(steps, float)), _stretches(np.array(values, float))
-            axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.4)
-            axes.plot(x, _running_mean(y, max(3, len(y) // 20)), color=colour, linewidth=1.6, label=name)
+            x, y = _binned(np.array(steps, float)), _binned(np.array(values, float))
+            axes.plot(x, y, color=color, linewidth=0.7, alpha=0.4)
+            axes.plot(x, _running_mean(y, max(3, len(y) // 20)), color=color, linewidth=1.6, label=name)
         axes.set_xlabel("step")
         axes.set_ylabel(curve.axis)
         if curve.log:
@@ -210,29 +210,37 @@ def _curve(curve: Curve, measured: Measured) -> Plot:
     return _plot("-".join((curve.stage, *curve.metrics)), curve.title, f"{caption}.", paint)
 
 
-def _stretches(values: np.ndarray) -> np.ndarray:
-    """Means of at most `RAW_POINTS` stretches of about equal length."""
+def _binned(values: np.ndarray) -> np.ndarray:
+    """Averages `values` over at most `RAW_POINTS` bins of about equal length."""
     return np.array([part.mean() for part in np.array_split(values, min(RAW_POINTS, len(values)))])
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean over the `width` values around each place; at the ends, over those that are there."""
+    """Averages over a centered window of `width` values, which is cut off at both ends."""
     window = np.ones(width)
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def _plot(name: str, title: str, description: str, paint: Callable[[Axes], None], height: float = HEIGHT) -> Plot:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    document = render(paint, (WIDTH, height), STYLE, transparent=True)
+    return Plot(title, description, _embed(document, name, title, description))
+
+
+def render(
+    paint: Callable[[Axes], None], size: tuple[float, float], style: dict[Any, Any], **savefig_options: Any
+) -> str:
+    """Returns the SVG document of a figure with one set of axes, `size` in inches."""
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         paint(figure.add_subplot())
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True)
-    return Plot(title, description, _embed(buffer.getvalue(), name, title, description))
+        figure.savefig(buffer, format="svg", **savefig_options)
+    return buffer.getvalue()
 
 
 def _embed(document: str, name: str, title: str, description: str) -> str:
-    """The drawing of an SVG file as an element of the page: no prolog, date or outer size, ids of its own, a title."""
+    """Turns an SVG document into an element of the page: without prolog, date and size, with unique ids and a title."""
     size = re.search(r'viewBox="([^"]+)"', document)
     if size is None:
         raise ValueError("Matplotlib wrote an SVG without a viewBox.")
@@ -240,8 +248,8 @@ def _embed(document: str, name: str, title: str, description: str) -> str:
     drawing = re.sub(r'\bid="', f'id="{name}-', drawing)
     drawing = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', drawing)
     drawing = drawing.replace("url(#", f"url(#{name}-")
-    for colour, variable in COLOURS.items():
-        drawing = drawing.replace(colour, variable)
+    for color, variable in COLORS.items():
+        drawing = drawing.replace(color, variable)
     return (
         f'<svg viewBox="{size[1]}" role="img" aria-labelledby="{name}-title {name}-description">'
         f'<title id="{name}-title">{escape(title)}</title>'

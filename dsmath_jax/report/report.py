@@ -1,4 +1,4 @@
-"""The last stage: a run's numbers as `report.json`, and as one self-contained page, `index.html`."""
+"""The last stage: writes a run's numbers as `report.json` and as one self-contained page, `index.html`."""
 
 import importlib.resources
 import json
@@ -8,11 +8,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dsmath_jax.report import outputs, plots, words
+from dsmath_jax.formatting import duration, interval, number, percent
+from dsmath_jax.report import outputs, plots
 from dsmath_jax.workdir import atomic_write, write_json
 
-DOMAINS_SHOWN = 15  # the others are folded away
-FOLD = 300  # characters; the rest of a longer sample is folded away
+DOMAINS_SHOWN = 15  # further hosts are folded away
+FOLD = 300  # characters of a sample that are shown; the rest of a longer one is folded away
 ITERATION_COLUMNS = (
     "iteration",
     "positives",
@@ -28,11 +29,11 @@ ITERATION_COLUMNS = (
 
 
 def write(workdir: Path) -> dict[str, Any]:
-    """Reads what the stages left below `workdir`, writes `report/report.json` and then `report/index.html`.
+    """Reads the outputs of the stages, then writes `report/report.json` and `report/index.html`.
 
     Returns:
-      The contents of `report.json`; its `definitions` say how its numbers are made. But for `seconds` they are the
-      same for every run of the same seed on one machine.
+      The contents of `report.json`; its `definitions` say how its numbers are computed. Except for `seconds` they are
+      equal for all runs with the same seed on one machine.
 
     Raises:
       UserError: no stage has finished, or a stage's file is missing, broken or lacks a field.
@@ -46,32 +47,32 @@ def write(workdir: Path) -> dict[str, Any]:
 
 
 def summary_table(report: dict[str, Any]) -> str:
-    """The plain-text table that a run ends with: accuracy by model, corpus, reward and time, as far as measured."""
+    """Returns the plain-text table printed at the end of a run: accuracy by model, corpus, reward and time."""
     lines = []
     models = report.get("evaluate", {})
     rows = [
         row
         for model, scores in models.items()
         for tasks in [scores["tasks"]]
-        for row in [(words.label(model), scores), *((f"  {name}", tasks[name]) for name in tasks if len(tasks) > 1)]
+        for row in [
+            (outputs.MODEL_LABELS.get(model, model), scores),
+            *((f"  {name}", tasks[name]) for name in tasks if len(tasks) > 1),
+        ]
     ]
     width = max([8, *(len(name) + 1 for name, _ in rows)])
     if models:
         lines.append(f"{'model':<{width}}{'greedy':>9}  {'95 % interval':<17}{'maj@k':>9}{'pass@k':>9}{'k':>5}{'n':>7}")
     for name, scores in rows:
-        greedy, vote, reach = (
-            "–" if scores[score] is None else words.percent(scores[score]) for score in outputs.SCORES
-        )
-        between = words.interval(scores["greedy_interval"]) if scores["greedy_interval"] else ""
-        counts = f"{scores['k']:>5}{scores['n']:>7}"
-        lines.append(f"{name:<{width}}{greedy:>9}  {between:<17}{vote:>9}{reach:>9}{counts}")
+        greedy, maj, pass_ = (percent(scores[score], "–") for score in outputs.SCORES)
+        ends = f"{interval(scores['greedy_interval'])} %" if scores["greedy_interval"] else ""
+        lines.append(f"{name:<{width}}{greedy:>9}  {ends:<17}{maj:>9}{pass_:>9}{scores['k']:>5}{scores['n']:>7}")
     if "corpus" in report:
-        precision, recall = (words.percent(report["corpus"][field]) for field in ("precision", "recall"))
-        kept = words.number(report["corpus"]["documents_kept"])
-        lines.append(f"corpus  {kept} documents kept, precision {precision}, recall {recall}")
+        precision, recall = (percent(report["corpus"][field]) for field in ("precision", "recall"))
+        documents = number(report["corpus"]["documents_kept"])
+        lines.append(f"corpus  {documents} documents kept, precision {precision}, recall {recall}")
     if "reward_first" in report.get("rl", {}):
         lines.append(f"reward  {report['rl']['reward_first']:.3f} -> {report['rl']['reward_last']:.3f}")
-    lines.append(f"time    {words.duration(sum(report['seconds'].values()))}")
+    lines.append(f"time    {duration(sum(report['seconds'].values()))}")
     return "\n".join(lines)
 
 
@@ -81,19 +82,16 @@ def _render(name: str, run: outputs.Run) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "duration": words.duration,
-        "interval": words.interval,
+        "duration": duration,
+        "interval": interval,
         "json": lambda value: json.dumps(value, indent=1, ensure_ascii=False),
-        "label": words.label,
-        "number": words.number,
-        "percent": words.percent,
-        "svg": Markup,  # plots escape the text they hold themselves
+        "number": number,
+        "percent": percent,
+        "svg": Markup,  # the plots escape the text in them
     }
     return environment.from_string(template).render(
         name=name,
         report=run.report,
-        missing=words.missing(run.report),
-        sentences=words.sentences(run.report),
         plots=plots.draw(run),
         training=list(run.metrics),
         iteration_columns=ITERATION_COLUMNS,
@@ -104,6 +102,7 @@ def _render(name: str, run: outputs.Run) -> str:
         fold=FOLD,
         flat=plots.flat(run),
         manifests=run.manifests,
-        stage_labels=words.STAGE_LABELS,
+        stage_labels=outputs.STAGE_LABELS,
+        model_labels=outputs.MODEL_LABELS,
         scores=outputs.SCORES,
     )

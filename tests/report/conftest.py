@@ -1,4 +1,4 @@
-"""A finished workdir with plausible numbers, as the stages leave it, made up for the tests of the report."""
+"""A finished workdir with plausible numbers, as the stages leave it, fabricated for the tests of the report."""
 
 import math
 import random
@@ -26,7 +26,7 @@ ITERATION = {
 
 def fabricate(workdir: Path) -> None:
     noise = random.Random(0)
-    for number, stage in enumerate(outputs.STAGES, 1):
+    for number, stage in enumerate(outputs.STAGE_LABELS, 1):
         manifest = {
             "stage": stage,
             "seconds": 11.25 * number,
@@ -85,11 +85,11 @@ def _rl(folder: Path, noise: random.Random) -> None:
         timing.append({"step": step, "seconds": 1.0, **rollout, "update_seconds": 0.25})
         if step % 2 == 0:
             question = {"id": f"toy/rl/{step}", "question": f"Ana has {step} pens and gives 1 away. How many are left?"}
-            right = f"{step} - 1 = {step - 1}\nThe answer is {step - 1}."
+            correct = f"{step} - 1 = {step - 1}\nThe answer is {step - 1}."
             samples += [
                 {"step": step, **question, "answer": str(step - 1), "completion": text, "reward": reward, "finish": end}
                 for text, reward, end in (
-                    (right, 2.5, "eos"), (HOSTILE if step else "3 + " * 200, -1.25, "length"), ("", None, "eos"),
+                    (correct, 2.5, "eos"), (HOSTILE if step else "3 + " * 200, -1.25, "length"), ("", None, "eos"),
                     ("a fourth that is not shown", 0.0, "stop"),
                 )
             ]  # fmt: skip
@@ -156,25 +156,25 @@ def _evaluate(folder: Path) -> None:
     for model in pooled:
         problems, lines = [], []
         for index in range(8):
-            right = index % 2 == 0
+            correct = index % 2 == 0
             completion = f"She has {index} + 4 = {index + 4} apples.\nThe answer is {index + 4}."
-            greedy = {"completion": completion if right else HOSTILE, "answer": str(index + 4) if right else None}
+            greedy = {"completion": completion if correct else HOSTILE, "answer": str(index + 4) if correct else None}
             problem, question = f"toy/test/{index}", f"Mei has {index} apples and buys 4. How many has she now?"
             problems.append({"id": problem, "question": question, "answer": str(index + 4)})
-            lines.append({"id": problem, "sample": -1, "correct": right} | greedy)
-            lines.append({"id": problem, "sample": 0, "correct": right, "class": 0} | greedy)
+            lines.append({"id": problem, "sample": -1, "correct": correct} | greedy)
+            lines.append({"id": problem, "sample": 0, "correct": correct, "class": 0} | greedy)
         write_jsonl(folder / model / "toy_test-cot" / "problems.jsonl", problems)
         write_jsonl(folder / model / "toy_test-cot" / "samples.jsonl", lines)
 
 
 @pytest.fixture
 def drawn() -> None:
-    """Asked for by tests that look at the drawings themselves."""
+    """Requested by tests of the drawings themselves."""
 
 
 @pytest.fixture(autouse=True)
 def without_drawing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most tests look at numbers, words and tables: they get empty plots, since drawing a page's takes a second."""
+    """Gives all other tests empty plots, since drawing those of a page takes a second."""
     if "drawn" not in request.fixturenames:
 
         def empty(name: str, title: str, description: str, *_: object) -> plots.Plot:

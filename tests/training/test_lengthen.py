@@ -102,11 +102,13 @@ def test_what_reads_a_lengthened_stage_is_refused_before_and_after(run: Run, tmp
     sft = tmp_path / "run" / "sft"
     before = (sft / "manifest.json").read_bytes()
     with pytest.raises(
-        UserError, match=r"^Stage sft in .* \(sft\.steps was 5, is 8; the files of pretrain will be others\)"
+        UserError, match=r"^Stage sft in .* \(sft\.steps was 5, is 8; the files of pretrain will change\)"
     ):
         run("run", steps=8)
     run("run", ("pretrain",), steps=8)
-    with pytest.raises(UserError, match=r"^Stage sft in .* \(the files of pretrain are others\): give --overwrite=sft"):
+    with pytest.raises(
+        UserError, match=r"^Stage sft in .* \(the files of pretrain have changed\): give --overwrite=sft"
+    ):
         run("run", ("sft",))
     assert (sft / "manifest.json").read_bytes() == before
     run("run", ("sft",), ("sft",))

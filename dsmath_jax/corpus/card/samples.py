@@ -6,7 +6,8 @@ from typing import Any
 
 from dsmath_jax.corpus.card.blocks import Block, Sample, Samples
 from dsmath_jax.corpus.card.facts import Facts
-from dsmath_jax.corpus.card.words import number, score
+from dsmath_jax.corpus.card.words import score
+from dsmath_jax.formatting import number
 
 EXCERPT, LINE_OF_PROSE = 420, 60  # characters: of a sample; of the first line that is taken for prose
 

@@ -6,7 +6,8 @@ from typing import Any
 from dsmath_jax.corpus.card import samples, tables
 from dsmath_jax.corpus.card.blocks import Block, Points, Section, Table
 from dsmath_jax.corpus.card.facts import Facts
-from dsmath_jax.corpus.card.words import measure, number, percent
+from dsmath_jax.corpus.card.words import measure
+from dsmath_jax.formatting import number, percent
 
 TITLE = "Data card: mathematics mined from web pages"
 LICENSE = (

@@ -6,7 +6,8 @@ from typing import Any
 from dsmath_jax.corpus.card import pictures
 from dsmath_jax.corpus.card.blocks import Block, Picture, Table
 from dsmath_jax.corpus.card.facts import BINS, EXAMPLES, QUANTILES, Facts, quantiles
-from dsmath_jax.corpus.card.words import measure, number, numbers_of, percent, score
+from dsmath_jax.corpus.card.words import measure, numbers_of, score
+from dsmath_jax.formatting import number, percent
 
 DOMAINS_SHOWN = 20
 

@@ -3,12 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-
-def number(value: float | None) -> str:
-    """Formats counts with thousands separators, other numbers with three significant digits."""
-    if value is None:
-        return "not measured"
-    return f"{value:,d}" if isinstance(value, int) else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+from dsmath_jax.formatting import interval, number, percent
 
 
 def score(value: float | None) -> str:
@@ -21,11 +16,7 @@ def numbers_of(row: Mapping[str, Any], names: str) -> list[str]:
     return [number(row[name]) for name in names.split()]
 
 
-def percent(fraction: float | None) -> str:
-    return "not measured" if fraction is None else f"{100 * fraction:.1f} %"
-
-
 def measure(row: Mapping[str, Any], name: str) -> str:
     """Formats a fraction of a row with its 95 % interval, if it has one."""
-    interval = row.get(f"{name}_interval")
-    return percent(row.get(name)) + (f" ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})" if interval else "")
+    ends = row.get(f"{name}_interval")
+    return percent(row.get(name)) + (f" ({interval(ends, spec='.0f')})" if ends else "")
