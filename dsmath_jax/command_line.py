@@ -25,6 +25,8 @@ from dsmath_jax.workdir import UserError
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 CHANGE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+HERE = Path(__file__).parent
+RECIPES = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed; in a checkout
 METHOD = "rl.method"  # the field on which other fields depend
 BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
@@ -55,28 +57,28 @@ def define_flags() -> flags.FlagValues:
 def define_config(values: flags.FlagValues) -> None:
     """Adds --config."""
     about = (
-        "The recipe: configs/NAME.py or configs/NAME.py:VARIANT; --config.FIELD=VALUE changes a field, and --help with "
-        "a --config lists all fields."
+        "The recipe: a name such as tiny or paper/fig6_iterative, or a file; NAME:VARIANT for a variant. "
+        "--config.FIELD=VALUE changes a field, and --help with a --config lists all fields."
     )
     flags.DEFINE_string("config", None, about, values)
 
 
 def parse(
-    argv: Sequence[str], define: Callable[[], flags.FlagValues] = define_flags, tool: str = "dsmath_jax.main"
+    argv: Sequence[str], define: Callable[[], flags.FlagValues] = define_flags, tool: str = "dsmath run"
 ) -> tuple[flags.FlagValues, Recipe]:
     """Reads the command line and the config file that it names; returns the flags and the recipe.
 
     Args:
       argv: the tool's name and its arguments.
       define: makes the tool's flags.
-      tool: the module to ask for --help.
+      tool: the command to ask for --help.
 
     Raises:
       UserError: a flag, the file, a field or a value is wrong.
     """
-    values, changes = _parse_flags(argv, define(), f"see python -m {tool} --help")
+    values, changes = _parse_flags(argv, define(), f"see {tool} --help")
     if values.config is None:
-        raise UserError(f"--config is missing; see python -m {tool} --help.")
+        raise UserError(f"--config is missing; see {tool} --help.")
     return values, build(Recipe, _changed(values.config, changes))
 
 
@@ -257,15 +259,32 @@ def config_file(recipe: Recipe) -> str:
 # --- the config file ---
 
 
+def config_path(name: str) -> Path:
+    """The config file of a path, or of a recipe of this package by its name without `.py`.
+
+    Raises:
+      UserError: there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    recipes = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in sorted(RECIPES.rglob("*.py"))}
+    if name not in recipes:
+        near = nearest(name.removeprefix("configs/").removesuffix(".py"), recipes)
+        raise UserError(
+            f"There is no config file {name} and no recipe of that name{near}; give a file or one of "
+            f"{', '.join(recipes)}."
+        )
+    return recipes[name]
+
+
 def load_config(argument: str) -> ConfigDict:
-    """What `get_config()` of `FILE`, or `get_config(VARIANT)` of `FILE:VARIANT`, returns.
+    """What `get_config()` of `FILE`, or `get_config(VARIANT)` of `FILE:VARIANT`, returns; see `config_path` for FILE.
 
     Raises:
       UserError: there is no such file, it takes no variant, or it fails.
     """
-    path, *variant = argument.split(":", 1)
-    if not Path(path).is_file():
-        raise UserError(f"There is no config file {path}; give one as --config=configs/tiny.py.")
+    name, *variant = argument.split(":", 1)
+    path = str(config_path(name))
     try:
         get_config = runpy.run_path(path)["get_config"]
         parameters = inspect.signature(get_config).parameters

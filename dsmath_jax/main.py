@@ -1,4 +1,4 @@
-"""The one entry point: `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
+"""Runs the stages of a recipe: `dsmath run --config=tiny --workdir=runs/tiny`, also `python -m dsmath_jax.main`.
 
 Any field of the config may be set on the command line: `--config.rl.steps=20`. With `--config`, `--help` lists all
 fields, and `--print_config` prints the config in effect as a config file.
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
         print(config_file(recipe))
         return
     if values.workdir is None:
-        raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
+        raise UserError("--workdir is missing; see dsmath run --help.")
     workdir = local_path(values.workdir, "--workdir")
     several = values.distributed or values.coordinator
     with joined(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():

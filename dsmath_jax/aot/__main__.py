@@ -1,5 +1,5 @@
-"""Does a config's stage fit a TPU slice? Compiled here, without TPUs: `python -m dsmath_jax.aot
---config=configs/pretrain_7b.py --topology=v5p:4x4x8`. The exit code is 0 when that could be told, fitting or not.
+"""Compiles a recipe's stage for a TPU slice, without TPUs, and prints whether it fits: `dsmath aot
+--config=pretrain_7b --topology=v5p:4x4x8`. The exit code is 0 when it could be compiled, whether it fits or not.
 
 The stages are pretrain and sft (the train step), rl (all of its programs, and what it holds in each phase) and sample
 (the sampler alone, by the fields of the part rl). By default the first of pretrain, sft and rl that the config has.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     if HELP & set(argv):
         print(help_text(__doc__ or "", argv, define()))
         return
-    values, recipe = parse(argv, define, "dsmath_jax.aot")
+    values, recipe = parse(argv, define, "dsmath aot")
     if values.topology is None:
         raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])

@@ -1,4 +1,4 @@
-"""Methods side by side: `python -m dsmath_jax.report.comparison --runs runs/fig5/* --out docs/fig5`.
+"""Methods side by side: `dsmath report --runs runs/fig5/* --out docs/fig5`.
 
 Reads finished runs (their `evaluate/`, and `rl/` where they have it). Runs that differ in nothing but the seed are one
 method, in the order in which the first of each is given. Writes `accuracy.svg` (greedy accuracy over the steps of RL,
@@ -323,7 +323,9 @@ def write(runs: Sequence[Path], out: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "dsmath report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--runs", nargs="+", type=local_path, required=True, metavar="DIR", help="workdirs of finished runs"
     )
