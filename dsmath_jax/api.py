@@ -158,7 +158,7 @@ def evaluate(
 
 
 def load_recipe(config: str) -> Recipe:
-    """The recipe of a config file, `FILE` or `FILE:VARIANT`, with all defaults: frozen dataclasses, a part each.
+    """The recipe of a config file or a recipe's name (`tiny`, `tiny:sft_continued`), with all defaults: frozen dataclasses.
 
     `dataclasses.replace` changes a field.
 
