@@ -158,7 +158,7 @@ def evaluate(
 
 
 def load_recipe(config: str) -> Recipe:
-    """The recipe of a config file or a recipe's name (`tiny`, `tiny:sft_continued`), with all defaults: frozen dataclasses.
+    """Returns the recipe of a name (`tiny`, `tiny:sft_continued`) or a config file as frozen dataclasses.
 
     `dataclasses.replace` changes a field.
 

@@ -57,8 +57,8 @@ def define_flags() -> flags.FlagValues:
 def define_config(values: flags.FlagValues) -> None:
     """Adds --config."""
     about = (
-        "The recipe: a name such as tiny or paper/fig6_iterative, or a file; NAME:VARIANT for a variant. "
-        "--config.FIELD=VALUE changes a field, and --help with a --config lists all fields."
+        "The recipe: a name (tiny, tiny:sft_continued, paper/fig6_iterative) or a file; --config.FIELD=VALUE changes "
+        "a field, and --help with a --config lists all fields."
     )
     flags.DEFINE_string("config", None, about, values)
 
