@@ -157,7 +157,7 @@ def evaluate(
 
 
 def load_recipe(config: str) -> Recipe:
-    """Loads the recipe of a config file, `FILE` or `FILE:VARIANT`, as frozen dataclasses with all defaults.
+    """Loads a recipe by name (`tiny`, `tiny:sft_continued`) or config file, as frozen dataclasses with all defaults.
 
     Change fields with `dataclasses.replace`.
 

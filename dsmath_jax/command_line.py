@@ -25,6 +25,8 @@ from dsmath_jax.workdir import UserError
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 CHANGE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+HERE = Path(__file__).parent
+RECIPES = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed; in a checkout
 METHOD = "rl.method"  # decides which other fields rl has
 BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
@@ -55,28 +57,28 @@ def define_flags() -> flags.FlagValues:
 def define_config(values: flags.FlagValues) -> None:
     """Adds the flag --config."""
     about = (
-        "The recipe: configs/NAME.py or configs/NAME.py:VARIANT; --config.FIELD=VALUE sets a field, and --help with "
-        "--config lists all fields."
+        "The recipe: a name (tiny, tiny:sft_continued, paper/fig6_iterative) or a file; --config.FIELD=VALUE sets a "
+        "field, and --help with --config lists all fields."
     )
     flags.DEFINE_string("config", None, about, values)
 
 
 def parse(
-    argv: Sequence[str], define: Callable[[], flags.FlagValues] = define_flags, tool: str = "dsmath_jax.main"
+    argv: Sequence[str], define: Callable[[], flags.FlagValues] = define_flags, tool: str = "dsmath run"
 ) -> tuple[flags.FlagValues, Recipe]:
     """Parses the command line and its config file; returns the flags and the recipe.
 
     Args:
       argv: the tool's name and its arguments.
       define: returns the tool's flags.
-      tool: the module that errors refer to for --help.
+      tool: the command that errors refer to for --help.
 
     Raises:
       UserError: a flag, the config file, a field or a value is invalid.
     """
-    values, changes = _parse_flags(argv, define(), f"see python -m {tool} --help")
+    values, changes = _parse_flags(argv, define(), f"see {tool} --help")
     if values.config is None:
-        raise UserError(f"--config is missing; see python -m {tool} --help.")
+        raise UserError(f"--config is missing; see {tool} --help.")
     return values, build(Recipe, _changed(values.config, changes))
 
 
@@ -255,15 +257,32 @@ def config_file(recipe: Recipe) -> str:
 # --- the config file ---
 
 
+def config_path(name: str) -> Path:
+    """The config file of a path, or of a recipe of this package by its name without `.py`.
+
+    Raises:
+      UserError: there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    recipes = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in sorted(RECIPES.rglob("*.py"))}
+    if name not in recipes:
+        near = nearest(name.removeprefix("configs/").removesuffix(".py"), recipes)
+        raise UserError(
+            f"There is no config file {name} and no recipe of that name{near}; give a file or one of "
+            f"{', '.join(recipes)}."
+        )
+    return recipes[name]
+
+
 def load_config(argument: str) -> ConfigDict:
-    """Returns `get_config()` of `FILE`, or `get_config(VARIANT)` of `FILE:VARIANT`.
+    """Returns `get_config()` of `FILE`, or `get_config(VARIANT)` of `FILE:VARIANT`; see `config_path` for FILE.
 
     Raises:
       UserError: there is no such file or variant, or the file fails.
     """
-    path, *variant = argument.split(":", 1)
-    if not Path(path).is_file():
-        raise UserError(f"There is no config file {path}; give one as --config=configs/tiny.py.")
+    name, *variant = argument.split(":", 1)
+    path = str(config_path(name))
     try:
         get_config = runpy.run_path(path)["get_config"]
         parameters = inspect.signature(get_config).parameters

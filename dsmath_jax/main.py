@@ -1,4 +1,4 @@
-"""Runs a recipe: `python -m dsmath_jax.main --config=configs/tiny.py --workdir=runs/tiny`.
+"""Runs a recipe: `dsmath run --config=tiny --workdir=runs/tiny`, or `python -m dsmath_jax.main`.
 
 `--config.rl.steps=20` sets a field of the config. With `--config`, `--help` lists all fields, and `--print_config`
 prints the config in effect as a config file.
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
         print(config_file(recipe))
         return
     if values.workdir is None:
-        raise UserError("--workdir is missing; see python -m dsmath_jax.main --help.")
+        raise UserError("--workdir is missing; see dsmath run --help.")
     workdir = local_path(values.workdir, "--workdir")
     several = values.distributed or values.coordinator
     address = values.coordinator, values.processes, values.process

@@ -12,9 +12,11 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
+from dsmath_jax.data import tokenizer
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import Layout, make_mesh
+from dsmath_jax.training.model_files import export_params
 
 # libtpu, which the dev extra brings, looks for TPUs where nobody says which platform is meant, and complains at times.
 if not any(next(Path("/dev").glob(name), None) for name in ("nvidia*", "accel*", "vfio")):
@@ -52,6 +54,21 @@ def params(model: Llama) -> Any:
     """Parameters of `model`. Its embedding is scaled up, so that the context matters to its logits."""
     embedding = jax.random.normal(jax.random.key(2), (model.config.vocab_size, model.config.hidden_size))
     return jax.jit(lambda: initial_params(model, jax.random.key(1)))() | {"embedding": embedding}
+
+
+@pytest.fixture(scope="session")
+def checkpoint_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with a tokenizer in Hugging Face's format."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    texts = [f"What is {n} + {n}? The answer is {2 * n}." for n in range(100)]
+    tokenizer.train_sentencepiece(texts, folder / "tokenizer.model", 300)
+    config = ModelConfig(
+        vocab_size=300, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, head_dim=8, intermediate_size=24,
+        max_position_embeddings=256, compute_dtype="float32",
+    )  # fmt: skip
+    params = jax.jit(lambda: initial_params(Llama(config), jax.random.key(0)))()
+    export_params(folder / "hf", config, params, folder / "tokenizer.model", "float32")
+    return folder / "hf"
 
 
 @pytest.fixture(scope="session")

@@ -4,21 +4,17 @@ import dataclasses
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import jax
 import pytest
 
 import dsmath_jax as dm
 from dsmath_jax.command_line import parse
-from dsmath_jax.data import tokenizer
-from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.training.model_files import export_params
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_json, write_jsonl
 
 DOCS = Path(__file__).parents[1] / "docs" / "api.md"
@@ -26,17 +22,10 @@ EXAMPLE_LINES = 40  # with blank ones
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint_hf: Path) -> Path:
     """A place to work in, with a tiny model in Hugging Face's format at `models/mine`."""
     folder = tmp_path_factory.mktemp("api")
-    texts = [f"What is {n} + {n}? The answer is {2 * n}." for n in range(100)]
-    tokenizer.train_sentencepiece(texts, folder / "tokenizer.model", 300)
-    config = ModelConfig(
-        vocab_size=300, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, head_dim=8, intermediate_size=24,
-        max_position_embeddings=256, compute_dtype="float32",
-    )  # fmt: skip
-    params = jax.jit(lambda: initial_params(Llama(config), jax.random.key(0)))()
-    export_params(folder / "models" / "mine", config, params, folder / "tokenizer.model", "float32")
+    shutil.copytree(checkpoint_hf, folder / "models" / "mine")
     return folder
 
 

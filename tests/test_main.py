@@ -67,6 +67,8 @@ INVALID = {
     "no config": (["--workdir=W"], "--config is missing"),
     "no workdir": ([CONFIG], "--workdir is missing"),
     "no such config": (["--config=configs/none.py", "--workdir=W"], "There is no config file configs/none.py"),
+    "a misspelt recipe": (["--config=tinny", "--workdir=W"], "(the nearest is 'tiny'); give a file or one of corpus, "),
+    "a recipe as a file": (["--config=configs/tiny.py", "--workdir=W"], "of that name (the nearest is 'tiny')"),
     "a folder": (["--config=configs", "--workdir=W"], "There is no config file configs"),
     "unknown variant": ([f"{CONFIG}:small", "--workdir=W"], "tiny.py has no variant 'small'"),
     "unknown field": ([CONFIG, "--workdir=W", "--config.rl.stps=3"], "no field 'rl.stps' (the nearest is 'rl.steps')"),
@@ -210,7 +212,7 @@ def test_help():
     with start("--help") as shown:
         out, error = shown.communicate()
     assert (shown.returncode, error) == (0, "")
-    assert "python -m dsmath_jax.main --config=" in out
+    assert "dsmath run --config=" in out
     for flag in ("--workdir", "--stages", "--overwrite", "--[no]distributed", "--coordinator"):
         assert flag in out
 

@@ -1,5 +1,5 @@
-"""Compiles a stage for a TPU slice, without TPUs, and reports whether it fits: `python -m dsmath_jax.aot
---config=configs/pretrain_7b.py --topology=v5p:4x4x8`. The exit code is 0 whether it fits or not.
+"""Compiles a stage for a TPU slice, without TPUs, and reports whether it fits: `dsmath aot
+--config=pretrain_7b --topology=v5p:4x4x8`. The exit code is 0 whether it fits or not.
 
 The stages are pretrain and sft (the train step), rl (all of its programs, and the memory of each phase) and sample
 (only the sampler, by the fields of the part rl). The default is the first of pretrain, sft and rl that the config has.
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     if HELP & set(argv):
         print(help_text(__doc__ or "", argv, define()))
         return
-    values, recipe = parse(argv, define, "dsmath_jax.aot")
+    values, recipe = parse(argv, define, "dsmath aot")
     if values.topology is None:
         raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])

@@ -1,4 +1,4 @@
-"""Evaluates a model on tasks: python -m dsmath_jax.evaluation --checkpoint=DIR|hf:DIR --tasks=gsm8k,cmath
+"""Evaluates a model on tasks: dsmath evaluate --checkpoint=CHECKPOINT --tasks=gsm8k,cmath --out=FOLDER
 
 CHECKPOINT is the folder of a stage that trains (RUN/sft, RUN/rl), or hf:DIR in Hugging Face's format. Use
 --style=few_shot for a base model, and --style=chat for a model after instruction tuning: it is asked with the chat
@@ -36,7 +36,9 @@ DTYPES = ("bfloat16", "float32")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "dsmath evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--checkpoint", required=True, help="the folder of a stage, or hf:DIR")
     add(

@@ -1,6 +1,6 @@
 """Grades a file of completions.
 
-python -m dsmath_jax.grading --input=FILE.jsonl --output=FILE.jsonl
+dsmath grade --input=FILE.jsonl --output=FILE.jsonl
 
 Each line is a JSON object with "task" ("gsm8k" or "gsm8k/test"), "gold" (the data set's answer or solution field, for
 HumanEval and MBPP the test code) and "completion"; optionally "options", and for HumanEval "prompt" and "entry_point".
@@ -91,7 +91,7 @@ def _line(name: str, tally: Tally) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m dsmath_jax.grading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "dsmath grade", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--input", required=True, help="the file with the completions; - for the standard input")
     parser.add_argument("--output", required=True, help="the file to write; - for the standard output")

@@ -1,4 +1,4 @@
-"""Compares methods: `python -m dsmath_jax.report.comparison --runs runs/fig5/* --out docs/fig5`.
+"""Compares methods: `dsmath report --runs runs/fig5/* --out docs/fig5`.
 
 Reads the `evaluate/` folders of finished runs and, where they have them, the `rl/` folders. Runs that differ only in
 the seed are one method; methods are in the order of their first runs. Writes `accuracy.svg` (greedy accuracy over the
@@ -319,7 +319,9 @@ def write(runs: Sequence[Path], out: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; `arguments` default to those of the process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "dsmath report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--runs", nargs="+", type=local_path, required=True, metavar="DIR", help="workdirs of finished runs"
     )

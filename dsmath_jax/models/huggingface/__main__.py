@@ -1,7 +1,7 @@
 """Hugging Face folders into a run's layout and back.
 
-python -m dsmath_jax.models.huggingface import --from=DIR --to=STAGEDIR
-python -m dsmath_jax.models.huggingface export --from=STAGEDIR --to=DIR
+dsmath convert import --from=DIR --to=STAGEDIR
+dsmath convert export --from=STAGEDIR --to=DIR
 
 A STAGEDIR is the folder of a stage that trains: `params/` (a checkpoint) and `model.json` (its sizes). The tokenizer's
 files go with the model. Either folder appears when it is whole. This file is a tool above the floors: the rest of
@@ -76,7 +76,9 @@ def _done(target: Path, params: Any, dtype: str, text_tokenizer: tokenizer.Token
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "dsmath convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, source, target, dtype in (
         ("import", "a Hugging Face folder of a LlamaForCausalLM", "the stage's folder to make", "float32"),

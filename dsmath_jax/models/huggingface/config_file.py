@@ -16,7 +16,10 @@ TYPES: dict[str, Any] = {  # of the fields that are used before ModelConfig chec
     "architectures": list, "hidden_size": int, "num_attention_heads": int, "rope_parameters": dict | None,
     "rope_scaling": dict | None,
 }  # fmt: skip
-FIXED = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}  # what the decoder has no choice in
+# Families whose decoder and tensor names are LLaMA's: an architecture, and the values that the decoder requires.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
+}
 ROPE_TYPES = ("default", "linear")
 
 
@@ -36,9 +39,10 @@ def read_config(folder: Path, compute_dtype: str = "bfloat16", **changes: Any) -
     for field, kind in TYPES.items():
         if field in theirs and not isinstance(theirs[field], kind):
             raise UserError(f"{path}: {field} is {theirs[field]!r}, which is of the wrong type; fix it.")
-    if "LlamaForCausalLM" not in theirs["architectures"]:
-        raise UserError(f"{path}: architectures is {theirs['architectures']}; only LlamaForCausalLM can be read.")
-    for field, value in FIXED.items():
+    family = next((name for name in FAMILIES if name in theirs["architectures"]), None)
+    if family is None:
+        raise UserError(f"{path}: architectures is {theirs['architectures']}; only {', '.join(FAMILIES)} can be read.")
+    for field, value in FAMILIES[family].items():
         if theirs.get(field, value) != value:
             raise UserError(f"{path}: {field} = {theirs[field]!r} is not supported; it must be {value!r}.")
     # transformers 5 keeps everything in rope_parameters, 4 the scaling in rope_scaling and theta beside it.
@@ -69,7 +73,7 @@ def config_json(sizes: ModelConfig, dtype: str, bos_id: int | None, eos_id: int 
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         **{field: getattr(sizes, field) for field in (*STATED, *OPTIONAL)},
-        **FIXED,
+        **FAMILIES["LlamaForCausalLM"],
         "rope_theta": sizes.rope_theta,
         "rope_scaling": None if sizes.rope_scaling == 1.0 else rope,
         "rope_parameters": rope | {"rope_theta": sizes.rope_theta},
