@@ -124,7 +124,7 @@ def compute(layout: Layout, config: ModelConfig, params: Any, sample: bool) -> d
     params = jax.device_put(params, layout.params(params))
     found: dict[str, np.ndarray] = {}
     if sample:
-        groups = Sampler(model, layout, [2], 5, rows=8).generate(params, PROMPTS, SamplingParams(samples=2, seed=3))
+        groups = Sampler(model, layout, [2], 5, 8).generate(params, PROMPTS, SamplingParams(samples=2, seed=3))
         found |= {f"tokens/{c.prompt}/{c.sample}": np.array(c.tokens) for group in groups for c in group}
 
     batch = layout.batch(layout.share(packed_batch()))

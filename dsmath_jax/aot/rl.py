@@ -21,11 +21,11 @@ from dsmath_jax.rl.reward_model.model import token_scores, with_head
 from dsmath_jax.rl.scoring import INPUTS
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.abstract import abstract_inputs
-from dsmath_jax.sampling.choosing import Kind
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.engine import Engine
 from dsmath_jax.sampling.sampler import CHUNK
-from dsmath_jax.sampling.schedule import bucket, shape_of, widths_of
+from dsmath_jax.sampling.scheduler import bucket_length, cache_lengths, slot_shape
+from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.flops import HBM_BYTES
 from dsmath_jax.training.objectives import batch_logprobs
@@ -220,18 +220,18 @@ def sampling_programs(settings: RLSettings, where: Slice) -> tuple[Programs, int
     """
     rows, layout = settings.slots, where.layout
     engine = Engine(where.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
-    lanes, group = shape_of(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
-    *narrower, width = widths_of(settings.max_new_tokens)
-    shape = (engine, lanes, group, bucket(settings.max_prompt_tokens))
-    widest = abstract_inputs(*shape, width)
-    kind = Kind(False, settings.top_k > 0, settings.top_p < 1)
+    slots = slot_shape(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
+    *shorter, longest = cache_lengths(settings.max_new_tokens)
+    shape = (engine, *slots, bucket_length(settings.max_prompt_tokens))
+    widest = abstract_inputs(*shape, longest)
+    mode = SamplingMode(False, settings.top_k > 0, settings.top_p < 1)
     programs: Programs = {
         "prefill": lambda: engine.prefill.lower(*widest.prefill),
-        "decode": lambda: engine.decode.lower(*widest.decode, kind=kind),
+        "decode": lambda: engine.decode.lower(*widest.decode, mode=mode),
     }
-    if narrower:
-        state, place = abstract_inputs(*shape, narrower[-1]).decode[1], widest.decode[3].place
-        programs["grow"] = lambda: engine.resize.lower(state.own, place, width)
+    if shorter:
+        state, position = abstract_inputs(*shape, shorter[-1]).decode[1], widest.decode[3].position
+        programs["grow"] = lambda: engine.resize.lower(state.cache, position, longest)
     return programs, shard_bytes(widest.decode[0])
 
 

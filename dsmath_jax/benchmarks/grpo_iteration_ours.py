@@ -119,7 +119,7 @@ def cut(completion: Completion, length: int) -> Completion:
         tokens=[*completion.tokens[: length - 1], EOS],
         logprobs=completion.logprobs[:length],
         sampled_logprobs=completion.sampled_logprobs[:length],
-        finish="eos",
+        finish_reason="eos",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from dsmath_jax.data import questions
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.sampling.completions import Finish
+from dsmath_jax.sampling.completions import FinishReason
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import LanguageModel, build_model
@@ -20,7 +20,7 @@ class Said(NamedTuple):
     """A completion as text, with the stop string that may have ended it, and what it ended with."""
 
     text: str
-    finish: Finish
+    finish: FinishReason
 
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -95,7 +95,7 @@ class Policy:
         )  # fmt: skip
         for prompt in asked:
             if len(prompt) < self.context:
-                yield [Said(self._text(prompt, c.tokens), c.finish) for c in next(groups)]
+                yield [Said(self._text(prompt, c.tokens), c.finish_reason) for c in next(groups)]
             else:
                 yield [Said("", "length")] * sampling.samples
 

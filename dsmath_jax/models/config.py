@@ -1,4 +1,4 @@
-"""Sizes of the decoder, under the names of Hugging Face's `config.json`."""
+"""The model config: sizes of the decoder, under the names of Hugging Face's `config.json`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ ATTENTION = ("auto", "xla", "splash", "cudnn")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):
-    """A LLaMA-architecture decoder (paper §2.2, §2.3). For the axis letters see `llama.py`.
+    """Config of a LLaMA-architecture decoder (paper §2.2, §2.3). For the axis letters see `llama.py`.
 
     Raises:
-      UserError: the sizes make no decoder; the message begins with the first invalid field.
+      UserError: a size is invalid; the message begins with the first invalid field.
     """
 
     vocab_size: int = setting(0, "V, rows of the embedding; 0: the tokenizer's, as recipes may say", least=0)
@@ -64,10 +64,10 @@ class ModelConfig(Settings):
 
 
 def trained_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
-    """Returns the sizes of a model that has parameters, from the fields that the file `path` states.
+    """Returns the config of a model with parameters, from the fields of the file `path`.
 
     Raises:
-      UserError: a field is unknown, missing or invalid, or `vocab_size` is left to the tokenizer.
+      UserError: a field is unknown, missing or invalid, or `vocab_size` is 0.
     """
     config = build(ModelConfig, fields, f"{path}: ")
     if not config.vocab_size:

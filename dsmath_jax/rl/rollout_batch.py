@@ -114,7 +114,7 @@ def examples_to_log(rollout: Rollout, scores: Scores, group_size: int) -> list[d
         {
             "id": rollout.records_PG[i].id, "question": rollout.records_PG[i].question,
             "answer": rollout.records_PG[i].answer, "completion": rollout.texts_PG[i],
-            "reward": rewards[i], "finish": rollout.completions_PG[i].finish,
+            "reward": rewards[i], "finish": rollout.completions_PG[i].finish_reason,
         }
         for i in dict.fromkeys([*order[-1:], *order[:1]])
     ]  # fmt: skip

@@ -26,20 +26,20 @@ def compiled(block: int) -> Callable[..., Any]:
     """Output and gradients for blocks of this size, compiled once for each shape: segments and `first` are traced."""
 
     def loss(q: Array, k: Array, v: Array, segments: Array, weight: Array, first: Array) -> tuple[Array, Array]:
-        with mock.patch.object(module, "BLOCK", block):
+        with mock.patch.object(module, "BLOCK_SIZE", block):
             out = packed_attention(q, k, v, segments, first)
         return jnp.sum(out * weight), out
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
-def ours(given: Case, dtype: Any = jnp.float32, block: int = module.BLOCK) -> tuple[Array, tuple[Array, ...]]:
+def ours(given: Case, dtype: Any = jnp.float32, block: int = module.BLOCK_SIZE) -> tuple[Array, tuple[Array, ...]]:
     q, k, v = (jnp.asarray(x, dtype) for x in given[:3])
     (_, out), gradients = compiled(block)(q, k, v, given.segments, jnp.asarray(given.weight, dtype), given.first)
     return out, gradients
 
 
-def assert_equals_numpy(given: Case, atol: float, dtype: Any = jnp.float32, block: int = module.BLOCK) -> None:
+def assert_equals_numpy(given: Case, atol: float, dtype: Any = jnp.float32, block: int = module.BLOCK_SIZE) -> None:
     out, gradients = ours(given, dtype, block)
     expected, by_inputs = attention(given)
     np.testing.assert_allclose(out, expected, atol=atol)
@@ -118,7 +118,7 @@ def test_memory_is_far_below_that_of_the_scores() -> None:
 def test_a_policy_that_keeps_the_residuals_saves_the_second_forward_pass() -> None:
     def loops(policy: Any) -> int:
         q, k, v = (jnp.float32(x) for x in case(SEGMENTS, 2, 1, size=4)[:3])
-        with mock.patch.object(module, "BLOCK", 4):
+        with mock.patch.object(module, "BLOCK_SIZE", 4):
             layer = jax.checkpoint(lambda q: packed_attention(q, k, v, SEGMENTS), policy=policy)
             return str(jax.make_jaxpr(jax.grad(lambda q: jnp.sum(layer(q))))(q)).count("while[")
 

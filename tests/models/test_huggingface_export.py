@@ -66,7 +66,7 @@ class TestFiles:
             equal(import_params(folder, sizes, layout), params)
         assert len(list(folder.glob("*.safetensors"))) > 3
 
-    def test_a_model_is_parted_into_files_only_where_it_is_larger(
+    def test_a_model_is_split_into_files_only_where_it_is_larger(
         self, model: Llama, export: Callable[..., Path]
     ) -> None:
         params = random_params(model.config)
@@ -80,7 +80,7 @@ class TestFiles:
         assert index["metadata"]["total_size"] == size
         assert index["weight_map"] == {name: file for file, tensors in files.items() for name in tensors}
 
-    def test_a_tensor_larger_than_a_file_has_one_of_its_own(self, model: Llama, export: Callable[..., Path]) -> None:
+    def test_a_tensor_larger_than_a_file_gets_its_own(self, model: Llama, export: Callable[..., Path]) -> None:
         folder = export(random_params(model.config), model.config, "float32", 1)
         tensors = 3 + 9 * model.config.num_hidden_layers
         assert [len(load_file(file)) for file in folder.glob("*.safetensors")] == [1] * tensors
@@ -227,7 +227,7 @@ print(memory("VmHWM") - before - sum(shards), max(shards))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_an_import_needs_less_than_one_leaf_beside_the_arrays(export: Callable[..., Path]) -> None:
+def test_an_import_needs_less_than_one_parameter_more_than_the_arrays(export: Callable[..., Path]) -> None:
     """Peak resident memory of a process with 8 devices that reads 0.5 GB in several files into float32 shards."""
     sizes = ModelConfig(
         vocab_size=1000,

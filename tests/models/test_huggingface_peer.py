@@ -109,7 +109,7 @@ def test_what_we_export_is_the_same_model_to_transformers(made: Path, name: str)
     )
 
 
-def test_files_of_both_are_parted_by_size(made: Path) -> None:
+def test_both_split_files_by_size(made: Path) -> None:
     assert len(list((made / "several files" / "hf").glob("*.safetensors"))) > 3
     index = read_json(made / "several files" / "exported" / huggingface.INDEX_FILE)
     assert len(set(index["weight_map"].values())) > 3

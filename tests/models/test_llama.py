@@ -111,7 +111,7 @@ def test_a_real_checkpoint_says_its_golden_text(real_data: Path, layout: Layout)
     folder = real_data / "checkpoints" / "stories260k_hf"
     golden = read_json(folder / "golden_greedy.json")["greedy_tokens"]
     model, params = load(folder, layout)
-    sampler = Sampler(model, layout, [], max_new_tokens=len(golden) - 1, rows=1)
+    sampler = Sampler(model, layout, [], max_new_tokens=len(golden) - 1, decode_slots=1)
     [[completion]] = sampler.generate(params, [golden[:1]], SamplingParams(temperature=0.0))
     assert golden[:1] + completion.tokens == golden
     assert not completion.finished

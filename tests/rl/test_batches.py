@@ -46,7 +46,7 @@ def test_eos_carries_weight_and_its_logprob() -> None:
 def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: Any, layout: Layout) -> None:
     """So that the first update on a rollout has a ratio of one."""
     temperature = 0.6
-    sampler = Sampler(model, layout, [EOS, 5], 6, rows=8)
+    sampler = Sampler(model, layout, [EOS, 5], 6, decode_slots=8)
     groups = sampler.generate(params, PROMPTS, SamplingParams(samples=4, temperature=temperature, seed=3))
     batch = batch_of(PROMPTS, [completion for group in groups for completion in group], 9)
     scored, _ = jax.jit(lambda params: batch_logprobs(model, params, batch, temperature))(params)

@@ -136,16 +136,16 @@ def test_3_a_completion_ends_at_the_first_of_several_stop_ids_and_says_how(sampl
     def check(group: Sequence[Completion]) -> None:
         for completion in group:
             stops = [place for place, token in enumerate(completion.tokens) if token in STOP_IDS]
-            assert stops == ([len(completion.tokens) - 1] if completion.finish == "eos" else [])
-            assert completion.finish == "eos" or len(completion.tokens) == LIMIT
+            assert stops == ([len(completion.tokens) - 1] if completion.finish_reason == "eos" else [])
+            assert completion.finish_reason == "eos" or len(completion.tokens) == LIMIT
 
     (group,) = sampler.generate(params, [[1, 7, 3]], SamplingParams(samples=16))
     check(group)
-    assert {completion.finish for completion in group} == {"eos", "length"}
-    ended = next(completion for completion in group if completion.finish == "eos")
+    assert {completion.finish_reason for completion in group} == {"eos", "length"}
+    ended = next(completion for completion in group if completion.finish_reason == "eos")
     fails(check, [dataclasses.replace(ended, tokens=[*ended.tokens, 4])])
     fails(check, [dataclasses.replace(ended, tokens=ended.tokens[:-1])])
-    fails(check, [dataclasses.replace(ended, finish="length")])
+    fails(check, [dataclasses.replace(ended, finish_reason="length")])
 
 
 def test_4_clipping_for_both_signs_of_the_advantage() -> None:
