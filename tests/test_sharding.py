@@ -27,7 +27,7 @@ from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.settings import TrainingSettings
-from dsmath_jax.training.step import TrainState, make_train_step, state_of
+from dsmath_jax.training.step import TrainState, make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
 
 FOUR = Layout(AbstractMesh((1, 2, 1, 2), AXES))
@@ -129,7 +129,7 @@ def compute(layout: Layout, config: ModelConfig, params: Any, sample: bool) -> d
 
     batch = layout.batch(layout.share(packed_batch()))
     optimizer = make_optimizer(TrainingSettings(steps=STEPS, peak_lr=3e-3, warmup_steps=2, clip_norm=1e9))
-    state = state_of(params, optimizer, layout)
+    state = state_from_params(params, optimizer, layout)
     step = make_train_step(next_token, model, optimizer, layout, state, grad_accum_steps=8 // layout.batch_shards)
     losses = []
     for number in range(STEPS):

@@ -51,7 +51,7 @@ from dsmath_jax.training.model_files import LanguageModel, read_model, read_para
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
-from dsmath_jax.training.step import make_train_step, state_of
+from dsmath_jax.training.step import make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
 
 Evaluate = Callable[[Params], dict[str, float]]
@@ -181,7 +181,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
     # --- set-up: the train state, and the one optimizer step ---
     optimizer = make_optimizer(settings)
     params = algorithm.initial_params(ctx.read_start, ctx.model.config.hidden_size)
-    state = state_of(params, optimizer, ctx.layout)
+    state = state_from_params(params, optimizer, ctx.layout)
     del params
     train_step = make_train_step(
         algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps
@@ -204,9 +204,9 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
 
         with (  # restores the newest checkpoint; `loop.steps` saves one every `checkpoint_every` steps
             TrainLoop(folder, settings, ctx.layout, state) as loop,
-            RolloutFiles(folder, settings, loop.first) as rollouts,
+            RolloutFiles(folder, settings, loop.first_step) as rollouts,
         ):
-            check_resumes_in_round(loop.first, (round_number - 1) * steps_per_round, folder)
+            check_resumes_in_round(loop.first_step, (round_number - 1) * steps_per_round, folder)
             for step in loop.steps(until=round_number * steps_per_round):
                 if evaluate and loop.eval_due(step):
                     loop.log(step, evaluate(algorithm.policy(loop.state.params)))
@@ -280,7 +280,7 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
 
     # --- set-up: after the sampling, since there is not always room for both ---
     optimizer = make_optimizer(settings)
-    state = state_of(ctx.read_start(), optimizer, ctx.layout)
+    state = state_from_params(ctx.read_start(), optimizer, ctx.layout)
     train_step = make_train_step(
         algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps
     )  # fmt: skip

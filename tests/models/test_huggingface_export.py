@@ -194,7 +194,7 @@ class TestCommand:
             return capsys.readouterr().err
 
         (tmp_path / "there").mkdir()
-        assert "there is there already" in error("import", f"--from={stories}", f"--to={tmp_path / 'there'}")
+        assert "there exists already" in error("import", f"--from={stories}", f"--to={tmp_path / 'there'}")
         assert "has no model.json" in error("export", f"--from={stories}", f"--to={tmp_path / 'hf'}")
         assert "config.json is missing" in error("import", f"--from={tmp_path}", f"--to={tmp_path / 'stage'}")
         assert run("import", f"--from={stories}", f"--to={tmp_path / 'stage'}") == 0

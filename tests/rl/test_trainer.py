@@ -230,7 +230,7 @@ def test_sigterm_in_a_round_saves_and_resumes(
 
     with monkeypatch.context() as patch:
         patch.setattr(RolloutFiles, "read", preempt)
-        with pytest.raises(Preempted, match=rf"rl: told to end, saved at step {saved} of "):
+        with pytest.raises(Preempted, match=rf"rl: preempted, saved at step {saved} of "):
             rl.run(cut)
     assert not (cut / "rl" / "rounds" / "1" / "params").exists()
     rl.run(cut)

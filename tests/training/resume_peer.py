@@ -22,9 +22,9 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.training import checkpoint
-from dsmath_jax.training.fitting import next_token_step
 from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.model_files import build_model
+from dsmath_jax.training.next_token import next_token_step
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.preemption import Preempted
 from dsmath_jax.training.prefetch import Prefetch

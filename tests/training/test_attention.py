@@ -100,8 +100,8 @@ def layout_of(platform: str, **axes: int) -> Layout:
     ("platform", "backend", "message"),
     [
         ("cpu", "flash", r"There is no attention 'flash'; set config\.model\.attention to auto, xla, splash, cudnn\."),
-        ("cpu", "splash", r"The attention 'splash' needs a TPU and the mesh lies on CPU; .* to auto\."),
-        ("tpu", "cudnn", r"The attention 'cudnn' needs a GPU and the mesh lies on TPU"),
+        ("cpu", "splash", r"The attention 'splash' needs a TPU and the mesh is on CPU; .* to auto\."),
+        ("tpu", "cudnn", r"The attention 'cudnn' needs a GPU and the mesh is on TPU"),
     ],
 )
 def test_a_backend_that_is_unknown_or_that_the_platform_lacks_is_refused(

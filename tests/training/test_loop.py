@@ -222,7 +222,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(
     tell = lambda at: lambda step, batch: os.kill(os.getpid(), number) if step == at else None  # noqa: E731
     before = signal.getsignal(number)
     with pytest.raises(
-        Preempted, match=rf"^{tmp_path.name}: told to end, saved at step 6 of 12; run the same command again"
+        Preempted, match=rf"^{tmp_path.name}: preempted, saved at step 6 of 12; run the same command again"
     ):
         run(tmp_path, spoil=tell(4))
     assert signal.getsignal(number) == before

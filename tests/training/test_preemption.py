@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from dsmath_jax.sharding import Layout
-from dsmath_jax.training.preemption import SIGNALS, Notice, Preempted
+from dsmath_jax.training.preemption import SIGNALS, Preempted, PreemptionListener
 from dsmath_jax.workdir import UserError
 
 
@@ -25,11 +25,11 @@ def test_a_signal_is_told_at_the_next_question_and_once_more_at_the_end(
     received = []
     before = signal.signal(number, lambda number, frame: received.append(number))
     try:
-        with Notice(layout) as notice:
-            assert not bool(notice.ask())
+        with PreemptionListener(layout) as preemption:
+            assert not bool(preemption.received())
             os.kill(os.getpid(), number)
-            assert isinstance(notice.ask(), bool) == (processes == 1)
-            assert bool(notice.ask())
+            assert isinstance(preemption.received(), bool) == (processes == 1)
+            assert bool(preemption.received())
             os.kill(os.getpid(), number)  # a second one changes nothing
             assert not received
         assert received == [number]
@@ -41,7 +41,7 @@ def test_a_signal_is_told_at_the_next_question_and_once_more_at_the_end(
 
 def test_a_run_that_saved_does_not_get_the_signal_again(layout: Layout) -> None:
     def told() -> None:
-        with Notice(layout):
+        with PreemptionListener(layout):
             os.kill(os.getpid(), signal.SIGTERM)
             raise Preempted("saved")
 

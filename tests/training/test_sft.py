@@ -56,7 +56,7 @@ def test_it_begins_with_a_hugging_face_folder_and_needs_no_other_stage(recipe: d
 
 
 def test_changed_records_are_noticed(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sft, "fit_next_token", lambda *_, **__: None)
+    monkeypatch.setattr(sft, "train_next_token", lambda *_, **__: None)
     run(recipe, tmp_path / "run")
     with open(tmp_path / "data/mine/a.jsonl", "a") as file:
         file.write('{"question": "Q", "solution": "S"}\n')

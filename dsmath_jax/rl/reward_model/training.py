@@ -28,7 +28,7 @@ from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import Prefetch
-from dsmath_jax.training.step import make_train_step, state_of
+from dsmath_jax.training.step import make_train_step, state_from_params
 from dsmath_jax.workdir import write_json
 
 ROWS, SUMMARY = "samples.jsonl", "summary.json"
@@ -91,7 +91,7 @@ def train(
 
         write_config(folder, model.config)
         optimizer = make_optimizer(settings)
-        state = state_of(start.params, optimizer, layout)
+        state = state_from_params(start.params, optimizer, layout)
         train_step = make_train_step(OBJECTIVES[kind], model, optimizer, layout, state, settings.grad_accum_steps)
         batch_at = Prefetch(make_batch, settings.steps)
         with TrainLoop(folder, settings, layout, state) as loop:
