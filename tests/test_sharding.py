@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.reward_model.model import with_head
+from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import AXES, RULES, Layout, MeshSettings, make_mesh, path_name
 from dsmath_jax.training.model_files import build_model
@@ -45,7 +45,7 @@ STEPS = 20
 def test_every_parameter_is_matched_by_exactly_one_rule(make_model: Callable[..., Llama], tied: bool) -> None:
     model = make_model(tie_word_embeddings=tied)
     decoder = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
-    reward = jax.eval_shape(lambda: with_head(decoder, model.config.hidden_size))
+    reward = jax.eval_shape(lambda: with_reward_head(decoder, model.config.hidden_size))
     for path, leaf in [*jax.tree_util.tree_leaves_with_path(decoder), *jax.tree_util.tree_leaves_with_path(reward)]:
         matching = [axes for pattern, axes in RULES if re.search(pattern, path_name(path))]
         assert len(matching) == 1, path_name(path)

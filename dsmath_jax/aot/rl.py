@@ -16,8 +16,8 @@ from dsmath_jax.aot.step import RELAID, Slice, captured_stderr, compiled_program
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
-from dsmath_jax.rl.batches import batch_of, padded_length, row_multiple, width_of
-from dsmath_jax.rl.reward_model.model import token_scores, with_head
+from dsmath_jax.rl.batches import batch_of, bucketed_length, length_multiple, padded_length
+from dsmath_jax.rl.reward_model.model import token_scores, with_reward_head
 from dsmath_jax.rl.scoring import INPUTS
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.abstract import abstract_inputs
@@ -148,7 +148,7 @@ def sampling_parts(programs: dict[str, dict], weights: int) -> dict[str, int]:
 def tokens_of_row(settings: RLSettings, layout: Layout) -> int:
     """T of the batch whose longest row is as long as the limits allow."""
     longest = settings.max_prompt_tokens + settings.max_new_tokens - 1
-    return width_of(longest, longest, row_multiple(longest, layout))
+    return bucketed_length(longest, longest, length_multiple(longest, layout))
 
 
 def model_params(where: Slice) -> Any:
@@ -159,7 +159,7 @@ def model_params(where: Slice) -> Any:
 def reward_params(where: Slice) -> Any:
     """The same of a decoder with a head that scores."""
     hidden_size = where.model.config.hidden_size
-    shapes = jax.eval_shape(lambda: with_head(initial_params(where.model, jax.random.key(0)), hidden_size))
+    shapes = jax.eval_shape(lambda: with_reward_head(initial_params(where.model, jax.random.key(0)), hidden_size))
     return where.layout.abstract(shapes)
 
 

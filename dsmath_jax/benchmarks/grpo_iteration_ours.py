@@ -31,7 +31,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
     from dsmath_jax.models import huggingface
     from dsmath_jax.models.config import ModelConfig
     from dsmath_jax.models.llama import initial_params
-    from dsmath_jax.rl.advantages import group_relative, outcome
+    from dsmath_jax.rl.advantages import group_relative, outcome_scores
     from dsmath_jax.rl.algorithms import GRPO
     from dsmath_jax.rl.batches import batch_of
     from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -66,7 +66,7 @@ def prepare(folder: Path) -> tuple[dict, Callable[[], dict]]:
 
     def score(iteration: int, completions: list[Completion]) -> dict[str, np.ndarray]:
         lengths = [len(each.tokens) for each in completions]
-        scores = outcome([reward_of(text_of(each.tokens[:-1])) for each in completions], lengths)
+        scores = outcome_scores([reward_of(text_of(each.tokens[:-1])) for each in completions], lengths)
         batch = batch_of(prompts_of(task, iteration), completions, length)
         batch["advantages"] = np.zeros_like(batch["loss_weights"])
         batch["advantages"][batch["loss_weights"] > 0] = np.concatenate(

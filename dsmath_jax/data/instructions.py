@@ -21,9 +21,7 @@ from dsmath_jax.workdir import LARGE, UserError
 LANGUAGES = ("en", "zh")
 STYLES = ("cot", "pot", "tora")  # chain of thought, program of thought, tool-integrated reasoning
 # The roles of chat messages, and after which other each may come ("": as the first).
-ROLES = {
-    "system": ("",), "user": ("", "system", "assistant"), "assistant": ("user", "tool"), "tool": ("assistant",),
-}  # fmt: skip
+ROLES = {"system": ("",), "user": ("", "system", "assistant"), "assistant": ("user", "tool"), "tool": ("assistant",)}
 OUTPUT = re.compile(r"(?<=```output\n)(.*?\n?```(?:\n|\Z))", re.DOTALL)  # what follows is the tool's, its fence too
 PROGRAM = re.compile(r"^(?:```python|from [\w.]+ import |import \w|def \w+\(|print\()", re.MULTILINE)
 

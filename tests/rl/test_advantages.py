@@ -15,7 +15,7 @@ from dsmath_jax.rl.advantages import (
     group_relative,
     outcome,
     ppo_token_rewards,
-    to_go,
+    rewards_to_go,
     zero_std_groups,
 )
 from dsmath_jax.rl.algorithms import GRPO, PPO, Likelihood
@@ -157,7 +157,7 @@ def test_an_empty_completion_has_no_advantages_and_counts_in_the_pool() -> None:
 @given(scored())
 def test_rewards_to_go_are_the_advantages_of_likelihood(case: tuple[Scores, int, list[int]]) -> None:
     scores, group_size, lengths = case
-    for found in (to_go(scores, lengths), Likelihood().advantages(ScoredRollout(scores, lengths, group_size))):
+    for found in (rewards_to_go(scores, lengths), Likelihood().advantages(ScoredRollout(scores, lengths, group_size))):
         for ends, rewards, length, tokens in zip(*scores, lengths, found, strict=True):
             assert tokens.shape == (length,)
             if np.isnan(rewards).any():

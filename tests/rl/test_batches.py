@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.batches import batch_of, gather_per_completion, scatter_to_batch, width_of
+from dsmath_jax.rl.batches import batch_of, bucketed_length, gather_per_completion, scatter_to_batch
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
@@ -66,8 +66,8 @@ def test_values_come_back_from_where_they_were_placed() -> None:
 @given(st.integers(1, 2000), st.data())
 def test_batches_have_one_of_few_widths(limit: int, data: st.DataObject) -> None:
     longest, multiple = data.draw(st.integers(1, limit)), data.draw(st.sampled_from([1, 2, 8]))
-    width = width_of(longest, limit, multiple)
+    width = bucketed_length(longest, limit, multiple)
     assert longest <= width
     assert width % multiple == 0
-    assert len({width_of(n, limit, multiple) for n in range(1, limit + 1)}) <= 4
-    assert width_of(limit, limit, 1) < limit + 4
+    assert len({bucketed_length(n, limit, multiple) for n in range(1, limit + 1)}) <= 4
+    assert bucketed_length(limit, limit, 1) < limit + 4

@@ -22,7 +22,7 @@ from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome
 from dsmath_jax.rl.algorithms import DPO, GRPO, Algorithm
 from dsmath_jax.rl.batches import batch_of
-from dsmath_jax.rl.losses import surrogate
+from dsmath_jax.rl.losses import clipped_surrogate
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -106,7 +106,9 @@ def test_2_the_kl_is_k3_within_the_sum_not_clipped_and_not_in_the_reward() -> No
         def loss(self, model: Any, params: Any, batch: dict) -> Any:
             log_ratios = params["hidden"][batch["tokens"][:, 0]] - batch["old_logprobs"]
             d = batch["ref_logprobs"] - params["hidden"][batch["tokens"][:, 0]]
-            gain, _, _ = surrogate(log_ratios, batch["advantages"] - BETA * (jax.numpy.exp(d) - d - 1), EPS, EPS)
+            gain, _, _ = clipped_surrogate(
+                log_ratios, batch["advantages"] - BETA * (jax.numpy.exp(d) - d - 1), EPS, EPS
+            )
             return (-(gain * mask / np.array(LENGTHS)[:, None]).sum(), float(GROUP)), {}
 
     check(GRPO(clip_eps=EPS, kl_coef=BETA))
@@ -154,7 +156,7 @@ def test_4_clipping_for_both_signs_of_the_advantage() -> None:
     def check(gain: Callable[[Any, Any], Any]) -> None:
         np.testing.assert_allclose(gain(np.log(ratios), advantages), [[2.4, 1.0, -3.0, -1.6]], rtol=1e-6)
 
-    check(lambda log_ratios, a: surrogate(log_ratios, a, EPS, EPS)[0])
+    check(lambda log_ratios, a: clipped_surrogate(log_ratios, a, EPS, EPS)[0])
     fails(check, lambda log_ratios, a: np.clip(np.exp(log_ratios), 1 - EPS, 1 + EPS) * a)
     fails(check, lambda log_ratios, a: np.minimum(np.exp(log_ratios), np.clip(np.exp(log_ratios), 0.8, 1.2)) * a)
     fails(check, lambda log_ratios, a: np.maximum(np.exp(log_ratios) * a, np.clip(np.exp(log_ratios), 0.8, 1.2) * a))
