@@ -206,7 +206,7 @@ def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
         chat.check_template(recipe.chat.template)
         return None
     found = chat.read(chat.Source(path, recipe.chat))
-    found.dialogue([chat.user("Question"), chat.assistant("Solution")])
+    found.tokenize([chat.user("Question"), chat.assistant("Solution")])
     for name in stages:
         if getattr(recipe, name) is None:
             chat.check_same(found, folder_of(name, recipe, workdir))

@@ -69,7 +69,7 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
     tokenizer = tokenizers.load(tokenizer_file)
     read = _read_hugging_face if checkpoint.startswith(HUGGING_FACE) else _read_stage
     model, params, files = read(folder, layout, dtype)
-    tokenizers.vocabulary_fits(tokenizer, model.config.vocab_size, str(folder))
+    tokenizers.check_vocab_size(tokenizer, model.config.vocab_size, str(folder))
     identity = hash_json([stamp(path) for path in (*files, tokenizer_file)] + [model.config.compute_dtype])
     stored = chats.load(folder, tokenizer)
     chat = stored or Chat(tokenizer, chats.stored_template(tokenizer_file.parent) or chats.DEEPSEEK_MATH)
@@ -119,7 +119,7 @@ def export_params(
     """
     tokenizer = tokenizers.load(tokenizer_file) if tokenizer_file else None
     if tokenizer:
-        tokenizers.vocabulary_fits(tokenizer, config.vocab_size, str(tokenizer_file))
+        tokenizers.check_vocab_size(tokenizer, config.vocab_size, str(tokenizer_file))
     ids = (tokenizer.bos_id, tokenizer.stop_ids) if tokenizer else (None, ())
     with new_folder(target) as folder:
         if tokenizer_file:

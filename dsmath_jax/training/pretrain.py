@@ -49,7 +49,7 @@ def run(
     model = build_model(config, layout)
     weights = list(zip(folders, settings.mixture.values(), strict=True))
     batches = Batches(weights, settings.sequence_length, settings.batch_size, seed, my_rows, settings.mask_documents)
-    held_out, optimizer = shards.held_out_of(folders), make_optimizer(settings)
+    held_out, optimizer = shards.held_out_folders(folders), make_optimizer(settings)
     if settings.init:
         source = data_dir / settings.init.removeprefix("hf:")
         state = state_from_params(import_params(source, config, layout), optimizer, layout)
@@ -100,7 +100,7 @@ def model_config(init: str, sizes: ModelConfig | None, data_dir: Path, tokenizer
         vocab_size = sizes.vocab_size or (tokenizer.vocab_size if tokenizer else 0)
         config = dataclasses.replace(sizes, vocab_size=vocab_size)
     if tokenizer:
-        tokenizers.vocabulary_fits(tokenizer, config.vocab_size, where)
+        tokenizers.check_vocab_size(tokenizer, config.vocab_size, where)
     return config
 
 
@@ -124,7 +124,7 @@ def write_rows(settings: PretrainSettings, workdir: Path, data_dir: Path) -> lis
 
     if jax.process_index() == 0:  # lists of remote files are fetched once
         for plan in plans():
-            shards.settle(plan)
+            shards.check_file_list(plan)
     barrier("pretrain sources")
     shards.write([shard for plan in plans() for shard in plan], jax.process_index(), jax.process_count())
     barrier("pretrain rows")

@@ -56,7 +56,7 @@ def run(
         params = read_params(workdir / "pretrain", model.config, layout)
     state = state_from_params(params, make_optimizer(settings), layout)
     del params
-    train_next_token(folder, settings, layout, model, state, batches, shards.held_out_of([train]))
+    train_next_token(folder, settings, layout, model, state, batches, shards.held_out_folders([train]))
     return {}
 
 

@@ -81,7 +81,7 @@ def test_what_is_missing_is_named(source: Callable[..., Path], tmp_path: Path) -
     with pytest.raises(UserError, match=r"absent holds no \*\.array_record file; run the stage"):
         Batches([(tmp_path / "absent", 1.0)], LENGTH, 8, 0)
     write_rows(tmp_path / "empty" / shard_name(0), [])
-    with pytest.raises(UserError, match="empty holds no rows: its source has no text"):
+    with pytest.raises(UserError, match="empty has no rows, since its source has no text"):
         Batches([(tmp_path / "empty", 1.0)], LENGTH, 8, 0)
 
 

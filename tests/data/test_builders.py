@@ -45,7 +45,7 @@ TORA = "```python\nprint(2)\n```\n```output\n2\n```\nTwo."
 def test_instructions_are_read_back_with_their_parts(tmp_path):
     rows = [{"question": "Q", "solution": TORA}, {"instruction": "问", "output": "答"}]
     write_jsonl(tmp_path / "mine.jsonl", rows)
-    made = builders.prepare(builders.instruction_data("mine.jsonl", tmp_path), tmp_path / "tfds")
+    made = builders.prepare(builders.instruction_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     source = made.as_data_source(split="train")
     found = [
         (
@@ -70,7 +70,7 @@ def test_instructions_are_read_back_with_their_parts(tmp_path):
         for one in instructions.load("mine.jsonl", tmp_path)
     ]
     write_jsonl(tmp_path / "mine.jsonl", [*rows, rows[0]])
-    changed = builders.prepare(builders.instruction_data("mine.jsonl", tmp_path), tmp_path / "tfds")
+    changed = builders.prepare(builders.instruction_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     assert len(changed.as_data_source(split="train")) == 3
     assert len(made.as_data_source(split="train")) == 2
 
@@ -111,7 +111,7 @@ def test_the_command_says_how_to_load_without_tensorflow_or_jax(tmp_path, argume
 def test_a_bad_record_is_one_sentence_and_leaves_nothing(tmp_path):
     write_jsonl(tmp_path / "mine.jsonl", [{"question": "Q"}])
     with pytest.raises(UserError, match=r"mine.jsonl, record 1: the field 'solution' is missing"):
-        builders.prepare(builders.instruction_data("mine.jsonl", tmp_path), tmp_path / "tfds")
+        builders.prepare(builders.instruction_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     with pytest.raises(UserError, match=r"mine.jsonl, record 1: the field 'text' is missing"):
         builders.prepare(builders.texts("mine.jsonl", tmp_path), tmp_path / "tfds")
     assert not list((tmp_path / "tfds").glob("*/*/*"))

@@ -169,7 +169,7 @@ def test_the_command_says_how_to_load_without_tensorflow_or_jax(documents, tmp_p
     ("spoil", "words"),
     [
         (lambda folder: [path.unlink() for path in folder.iterdir()], "There are no documents"),
-        (lambda folder: [write(folder, path.stem, []) for path in folder.iterdir()], "hold no document"),
+        (lambda folder: [write(folder, path.stem, []) for path in folder.iterdir()], "have no documents"),
         (lambda folder: (folder / "00000-a.parquet").write_bytes(b"no Parquet"), "cannot be read"),
         (lambda folder: pq.write_table(pa.table({"id": ["a"]}), folder / "00000-a.parquet"), "has no field 'url'"),
         (lambda folder: write(folder, "00002-c", [document("00001-b", 12)]), "comes after '00001-b/000022'"),

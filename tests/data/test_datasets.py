@@ -235,7 +235,7 @@ def test_a_cell_of_the_prompts_is_data_and_never_run(tmp_path: Path) -> None:
 
 def test_math_as_published(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"wants the file .*MATH/test/\*/\*\.json or .*math/test\.jsonl, .* unpack the MATH"
+        UserError, match=r"needs the file .*MATH/test/\*/\*\.json or .*math/test\.jsonl, .* unpack the MATH"
     ):
         datasets.load("math/test", tmp_path)
     write_jsonl(tmp_path / "math" / "test.jsonl", [MATH])
@@ -393,11 +393,11 @@ def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
     ):
         datasets.load("gsm9k/test", tmp_path)
     with pytest.raises(
-        UserError, match=r"'toy/rl' wants the file .*problems/rl\.jsonl, which is not there; set --config"
+        UserError, match=r"'toy/rl' needs the file .*problems/rl\.jsonl, which is missing; set --config"
     ):
         datasets.load("toy/rl", tmp_path)
     write_jsonl(tmp_path / "gsm8k" / "test.jsonl", [])
-    with pytest.raises(UserError, match=r"test\.jsonl holds no records"):
+    with pytest.raises(UserError, match=r"test\.jsonl has no records"):
         datasets.load("gsm8k/test", tmp_path)
     (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps(GSM8K) + "\n\nnot json\n")
     with pytest.raises(UserError, match=r"test\.jsonl, line 3: not a JSON object; fix or remove that line"):
@@ -449,7 +449,7 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
             r"line 1: the field 'answer' names none of the options A",
         ),
         ('{"question": "?", "kind": "sum"}', r"line 1: the field 'kind' must be one of number, math, choice, choices"),
-        ("\n", r"mine\.jsonl holds no records"),
+        ("\n", r"mine\.jsonl has no records"),
         (None, r"mine\.jsonl cannot be read \(No such file or directory\)"),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_part_that_is_whole_already_is_finished(server, file, tmp_path):
 @pytest.mark.parametrize("lie", [CONTENT[:-1] + b"x", CONTENT[:99], CONTENT + b"x"])
 def test_a_server_that_lies_leaves_nothing(server, file, tmp_path, lie):
     server.behaviours = [{"content": lie}]
-    with pytest.raises(UserError, match=r"/set/a.bin gave a file of SHA-256 .* is stated; it was dropped, run again"):
+    with pytest.raises(UserError, match=r"/set/a.bin gave a file of SHA-256 .* is stated; it was removed, run again"):
         fetch(file, tmp_path, tmp_path)
     assert there(tmp_path) == []
     assert fetch(file, tmp_path, tmp_path).read_bytes() == CONTENT
@@ -176,7 +176,7 @@ def test_a_list_that_is_none_is_one_sentence(server, tmp_path, answer, words):
 
 
 def test_what_takes_a_login_is_only_mirrored(tmp_path):
-    with pytest.raises(UserError, match=r"has no file \*.parquet, and they take a login \(terms\); mirror them"):
+    with pytest.raises(UserError, match=r"has no file \*.parquet, and they need a login \(terms\); mirror them"):
         Repository("", "*.parquet", "terms").find(tmp_path)
 
 

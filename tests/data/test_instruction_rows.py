@@ -10,7 +10,7 @@ from dsmath_jax.data import chat, instruction_rows, rows, tokenizer
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.instructions import Instruction, split
-from dsmath_jax.data.packing import batch_of_rows, fit_whole
+from dsmath_jax.data.packing import batch_of_rows, pack_whole
 from dsmath_jax.workdir import UserError
 
 LENGTH = 63
@@ -51,7 +51,7 @@ def test_the_loss_is_on_the_solution_and_eos_but_not_on_the_tools_output(folder)
     text_tokenizer = tokenizer.load(folder)
     instruction = make("a:1", "What is 2 + 3?", TORA, "tora")
     examples = [instruction_rows.example(chat.Chat(text_tokenizer), one) for one in (*numbered(1), instruction)]
-    batch = batch_of_rows(np.stack([packed.row for packed in fit_whole(examples, 200)]))
+    batch = batch_of_rows(np.stack([packed.row for packed in pack_whole(examples, 200)]))
     weighted = batch["loss_weights"][0] > 0
     second = batch["segment_ids"][0] == 2
     learned = text_tokenizer.decode(batch["targets"][0][weighted & second].tolist())

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.data.packing import Example, batch_of_rows, concatenate, fit_whole
+from dsmath_jax.data.packing import Example, batch_of_rows, concatenate, pack_whole
 
 
 @st.composite
@@ -43,7 +43,7 @@ def test_concatenate_keeps_every_token_in_order_and_leaves_only_the_last_row_ope
 
 @given(examples(longest=9), st.integers(8, 15))
 def test_fit_whole_splits_nothing(problems: list[Example], length: int) -> None:
-    rows = [packed.row for packed in fit_whole(problems, length)]
+    rows = [packed.row for packed in pack_whole(problems, length)]
     assert kept(rows, 0) == [token for e in problems for token in e.tokens]
     assert kept(rows, 2) == [flag for e in problems for flag in e.learn]
     segments = [[int(t) for t in row[0][row[1] == s]] for row in rows for s in range(1, row[1].max() + 1)]
@@ -51,9 +51,9 @@ def test_fit_whole_splits_nothing(problems: list[Example], length: int) -> None:
 
 
 def test_fit_whole_refuses_what_is_longer_than_a_row() -> None:
-    assert len(list(fit_whole([Example([1, 2, 3], [True] * 3)], 2))) == 1
+    assert len(list(pack_whole([Example([1, 2, 3], [True] * 3)], 2))) == 1
     with pytest.raises(ValueError, match="4 tokens does not fit a row of 3"):
-        list(fit_whole([Example([1, 2, 3, 4], [True] * 4)], 2))
+        list(pack_whole([Example([1, 2, 3, 4], [True] * 4)], 2))
 
 
 @given(examples(), st.integers(2, 12))

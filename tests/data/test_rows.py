@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.data import rows
-from dsmath_jax.data.packing import Example, Packed, concatenate, fit_whole
+from dsmath_jax.data.packing import Example, Packed, concatenate, pack_whole
 from dsmath_jax.workdir import UserError
 
 LENGTH = 7
@@ -34,7 +34,7 @@ def same(one: Packed, other: Packed) -> bool:
 )
 def test_a_record_gives_its_row_back(documents: list[tuple[list[tuple[int, bool]], str]]) -> None:
     examples = [Example([t for t, _ in marked], [learn for _, learn in marked], name) for marked, name in documents]
-    for packed in [*concatenate(examples, LENGTH), *fit_whole(examples, 8)]:
+    for packed in [*concatenate(examples, LENGTH), *pack_whole(examples, 8)]:
         assert same(rows.decode(rows.encode(packed), packed.row.shape[1] - 1), packed)
 
 
@@ -79,7 +79,7 @@ def test_a_damaged_shard_is_one_sentence(tmp_path: Path, spoil) -> None:
     path = tmp_path / rows.shard_name(0)
     rows.write_rows(path, some(20_000, 99))
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(UserError, match=r"00000\.array_record.* (no whole ArrayRecord file|it is damaged)") as error:
+    with pytest.raises(UserError, match=r"00000\.array_record.* (a damaged ArrayRecord file|it is damaged)") as error:
         rows.read_rows(tmp_path, 99)
     assert "\n" not in str(error.value)
 
@@ -94,10 +94,10 @@ def record_of(data: bytes, path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda record: b"a record of another program", "record 0: it is no packed row"),
-        (lambda record: b"", "record 0: it is no packed row"),
-        (lambda record: record[:40], "record 0: it is no whole packed row"),
-        (lambda record: record[:12] + b"\x05" + record[13:], "record 0: it is no whole packed row"),
+        (lambda record: b"a record of another program", "record 0: it is not a packed row"),
+        (lambda record: b"", "record 0: it is not a packed row"),
+        (lambda record: record[:40], "record 0: it is an incomplete packed row"),
+        (lambda record: record[:12] + b"\x05" + record[13:], "record 0: it is an incomplete packed row"),
     ],
 )
 def test_a_record_that_is_none_of_ours_is_one_sentence(tmp_path: Path, change, words: str) -> None:

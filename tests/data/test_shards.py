@@ -96,7 +96,7 @@ def test_no_more_is_held_out_than_the_evaluation_reads(tmp_path, source, tokeniz
     shards.write(plan(tmp_path, source, tokenizer))
     assert 8 <= len(rows.Rows(tmp_path / "arxiv.held-out", LENGTH)) <= 8 + 4 * 4  # a document of each shard goes beyond
     shards.write(shards.plan(tmp_path / "none", source, tokenizer, LENGTH, held_out=0))
-    assert shards.held_out_of([tmp_path / "none", tmp_path / "arxiv"]) == [tmp_path / "arxiv.held-out"]
+    assert shards.held_out_folders([tmp_path / "none", tmp_path / "arxiv"]) == [tmp_path / "arxiv.held-out"]
 
 
 def test_workers_and_hosts_make_the_same_files(tmp_path, source, tokenizer, monkeypatch):
@@ -168,11 +168,11 @@ def test_a_killed_process_leaves_whole_shards_and_the_next_one_makes_the_others(
 
 def test_other_files_than_at_the_beginning_are_refused(tmp_path, source, tokenizer):
     for _ in range(2):
-        shards.settle(plan(tmp_path, source, tokenizer))
+        shards.check_file_list(plan(tmp_path, source, tokenizer))
     (source.root / "arXiv_0005.jsonl.zst").write_bytes(zstd.compress(b'{"text": "one more"}'))
     changed = sources.find("arxiv", source.root.parent, tmp_path)
-    with pytest.raises(UserError, match=r"files in .*arxiv are not those that .*arxiv was begun with; put them back"):
-        shards.settle(plan(tmp_path, changed, tokenizer))
+    with pytest.raises(UserError, match=r"files in .*arxiv are not those that .*arxiv was started with; restore them"):
+        shards.check_file_list(plan(tmp_path, changed, tokenizer))
 
 
 WAITING = """

@@ -122,7 +122,7 @@ def test_records_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(UserError, match=r"a.jsonl, line 4: not a JSON object"):
         list(documents.texts(tmp_path))
     (tmp_path / "a.jsonl").write_bytes(LINES + b'{"text": 3}\n')
-    with pytest.raises(UserError, match=r"a.jsonl, record 3: the field 'text' is missing or no text"):
+    with pytest.raises(UserError, match=r"a.jsonl, record 3: the field 'text' is missing or not text"):
         list(documents.texts(tmp_path))
     with pytest.raises(UserError, match=r"a.jsonl, record 1: the field 'code' is missing"):
         list(documents.documents(tmp_path / "a.jsonl", "code"))

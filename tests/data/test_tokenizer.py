@@ -178,12 +178,12 @@ class TestVocabularyFits:
 
     @pytest.mark.parametrize("rows", [300, 315])
     def test_padding_of_a_twentieth_is_fine(self, folder: Path, rows: int) -> None:
-        tokenizer.vocabulary_fits(tokenizer.load(folder), rows, "the model")
+        tokenizer.check_vocab_size(tokenizer.load(folder), rows, "the model")
 
     @pytest.mark.parametrize("rows", [299, 316])
     def test_another_models_tokenizer_is_refused(self, folder: Path, rows: int) -> None:
         with pytest.raises(UserError, match=rf"ids up to 299 and runs/x/sft a vocabulary of {rows}; give the model"):
-            tokenizer.vocabulary_fits(tokenizer.load(folder), rows, "runs/x/sft")
+            tokenizer.check_vocab_size(tokenizer.load(folder), rows, "runs/x/sft")
 
     def test_ids_behind_a_gap_count(self, folder: Path) -> None:
         made = json.loads((folder / "tokenizer.json").read_text())
@@ -193,9 +193,9 @@ class TestVocabularyFits:
         loaded = tokenizer.load(folder)
         assert (loaded.vocab_size, loaded.eos_id) == (401, 400)
         with pytest.raises(UserError, match="ids up to 400"):
-            tokenizer.vocabulary_fits(loaded, 400, "the model")
+            tokenizer.check_vocab_size(loaded, 400, "the model")
 
     def test_a_stop_id_without_a_row_is_refused(self, folder: Path) -> None:
         write_json(folder / "generation_config.json", {"eos_token_id": [1, 305]})
         with pytest.raises(UserError, match="ids up to 305"):
-            tokenizer.vocabulary_fits(tokenizer.load(folder), 300, "the model")
+            tokenizer.check_vocab_size(tokenizer.load(folder), 300, "the model")

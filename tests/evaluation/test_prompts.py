@@ -356,11 +356,11 @@ def test_options_of_a_users_examples_that_do_not_fit(tmp_path: Path, change: dic
 
 
 def test_files_without_examples(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"worked examples .*mine\.jsonl holds no records"):
+    with pytest.raises(UserError, match=r"worked examples .*mine\.jsonl has no records"):
         exemplars.load(GSM8K, "cot", tmp_path, [given(tmp_path).name])
     write_jsonl(tmp_path / "gsm8k" / "train.jsonl", [{"question": "?", "answer": "<<1=1>>1\n#### 1"}])
     with pytest.raises(UserError, match=r"data set 'gsm8k/train' has no record 4, a worked example of prompts"):
         exemplars.load(GSM8K, "cot", tmp_path)
     write_json(tmp_path / "empty" / "x.json", {})
-    with pytest.raises(UserError, match=r"'gsm8k/train' wants the file .*; set .*, or take it from github"):
+    with pytest.raises(UserError, match=r"'gsm8k/train' needs the file .*; set .*, or take it from github"):
         exemplars.load(GSM8K, "cot", tmp_path / "empty")

@@ -42,7 +42,7 @@ def import_model(source: Path, target: Path, dtype: str) -> str:
     config = read_config(source)
     text_tokenizer = tokenizer.load(source) if tokenizer.find(source) else None
     if text_tokenizer:
-        tokenizer.vocabulary_fits(text_tokenizer, config.vocab_size, str(source))
+        tokenizer.check_vocab_size(text_tokenizer, config.vocab_size, str(source))
     with new_folder(target) as folder:
         params = import_params(source, config, Layout(make_mesh()), dtype)
         checkpoint.save(folder / "params", params)

@@ -42,7 +42,7 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         return [max(ALPHABET.find(character), 3) for character in text]
 
-    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
         return self.encode(text), list(range(len(text)))
 
     def decode(self, ids: Any) -> str:
