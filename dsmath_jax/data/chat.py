@@ -133,20 +133,20 @@ class Chat:
         def hide(text: str) -> str:
             """Replaces the names of control tokens in a message by numbers."""
             text = _without_marks(text)
-            return pattern.sub(lambda found: f"{HIDDEN}{names[found[0]]}{HIDDEN}", text)
+            return pattern.sub(lambda match: f"{HIDDEN}{names[match[0]]}{HIDDEN}", text)
 
-        given = [{"role": message.role, "content": hide(message.content)} for message in messages]
+        escaped = [{"role": message.role, "content": hide(message.content)} for message in messages]
         bos, eos = (self._mark(i).strip(MARK) for i in (self.tokenizer.bos_id, self.tokenizer.eos_id))
         try:
             text = _compiled(self.template).render(
-                messages=given, add_generation_prompt=generate, bos_token=bos, eos_token=eos
+                messages=escaped, add_generation_prompt=generate, bos_token=bos, eos_token=eos
             )
         except Exception as error:  # templates are third-party code
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(f"chat.template fails ({reason}); correct it, or the messages.") from None
-        text = pattern.sub(lambda found: f"{MARK}{found[0]}{MARK}", text)
+        text = pattern.sub(lambda match: f"{MARK}{match[0]}{MARK}", text)
         listed = list(names)
-        return re.sub(f"{HIDDEN}(\\d+){HIDDEN}", lambda found: listed[int(found[1])], text)
+        return re.sub(f"{HIDDEN}(\\d+){HIDDEN}", lambda match: listed[int(match[1])], text)
 
     def encode(self, rendered: str) -> list[int]:
         """Returns the token ids of a rendered text."""
@@ -266,8 +266,8 @@ def read(source: Source) -> Chat:
     Raises:
       UserError: the tokenizer or the template cannot be read.
     """
-    tokenizer, found = tokenizers.load(source.tokenizer), tokenizers.find(source.tokenizer)
-    stored = stored_template(found.parent) if found else ""
+    tokenizer, file = tokenizers.load(source.tokenizer), tokenizers.find(source.tokenizer)
+    stored = stored_template(file.parent) if file else ""
     template = source.settings.template or stored or DEEPSEEK_MATH
     check_template(template)
     return Chat(tokenizer, template, source.settings.instruction)
@@ -287,10 +287,10 @@ def stored_template(folder: Path) -> str:
         return path.read_text(encoding="utf-8")
     if not (path := folder / "tokenizer_config.json").is_file():
         return ""
-    found = json_object(path.read_bytes(), str(path), "it").get("chat_template") or ""
-    if isinstance(found, list):  # several by name
-        return next((named["template"] for named in found if named["name"] == "default"), "")
-    return found
+    template = json_object(path.read_bytes(), str(path), "it").get("chat_template") or ""
+    if isinstance(template, list):  # several by name
+        return next((named["template"] for named in template if named["name"] == "default"), "")
+    return template
 
 
 def save(chat: Chat, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The corpus of a run as a TFDS dataset (see `builders`), documents in the order of their ids.
 
-source = prepare(workdir / "corpus/documents", workdir / "tfds").as_data_source(split="train")
+builder = builders.prepare(config(workdir / "corpus/documents"), workdir / "tfds")
+source = builder.as_data_source(split="train")
 source[5]["text"].decode()
 """
 
@@ -46,11 +47,6 @@ def config(folder: Path) -> builders.DatasetConfig:
         examples=functools.partial(examples, files),
         size=functools.partial(size, files),
     )
-
-
-def prepare(folder: Path, data_dir: Path) -> builders.DsmathData:
-    """Writes the data set of a folder of documents below `data_dir`; raises as `config` and `examples`."""
-    return builders.prepare(config(folder), data_dir)
 
 
 def document_files(folder: Path) -> list[Path]:
@@ -102,14 +98,14 @@ def examples(files: Sequence[Path]) -> Iterator[builders.Example]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`--workdir=DIR` prepares `DIR/corpus/documents` in `DIR/tfds`."""
+    """Prepares `WORKDIR/corpus/documents` in `WORKDIR/tfds`."""
     parser = argparse.ArgumentParser(
         prog="python -m dsmath_jax.data.corpus_builder", description="Prepares a run's documents as a TFDS dataset."
     )
     parser.add_argument("--workdir", type=local_path, required=True, help="of a run whose corpus stage has finished")
     workdir = parser.parse_args(argv).workdir
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is defined while it runs
-    builders.print_usage(prepare(workdir / "corpus" / "documents", workdir / "tfds"), "text")
+    builders.print_usage(builders.prepare(config(workdir / "corpus" / "documents"), workdir / "tfds"), "text")
 
 
 if __name__ == "__main__":

@@ -186,10 +186,10 @@ def boxed(solution: str) -> str:
     """
     listed: list[str] = []
     end = 0
-    for found in BOXED.finditer(solution):
-        if listed and not BETWEEN_BOXES.fullmatch(solution, end, found.start()):
+    for match in BOXED.finditer(solution):
+        if listed and not BETWEEN_BOXES.fullmatch(solution, end, match.start()):
             listed = []
-        text, end = _box(solution, found.end())
+        text, end = _box(solution, match.end())
         listed.append(text)
     return ", ".join(listed)
 

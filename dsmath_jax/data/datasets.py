@@ -51,9 +51,9 @@ class Source:
 
     def files(self, data_dir: Path) -> list[Path]:
         """Returns the files of the split, sorted; none if it is missing."""
-        found = sorted(path for path in data_dir.glob(self.path) if path.is_file())
+        files = sorted(path for path in data_dir.glob(self.path) if path.is_file())
         mirrors = [data_dir / self.mirror] if self.mirror else []
-        return found or [path for path in mirrors if path.is_file()]
+        return files or [path for path in mirrors if path.is_file()]
 
 
 CMATH = formats.columns(answer="golden", level="grade")

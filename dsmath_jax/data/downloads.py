@@ -153,10 +153,10 @@ class Repository:
         if not self.name:
             raise UserError(f"{folder} has no file {self.files}, and they need a login ({self.license}); mirror them.")
         listed = _listing(self.name, folder / LISTING)
-        found = sorted(fnmatch.filter(listed, self.files))
-        if not found:
+        paths = sorted(fnmatch.filter(listed, self.files))
+        if not paths:
             raise UserError(f"{self.name} has no file {self.files} any more; mirror the data set in {folder}.")
-        return tuple(File(path, listed[path]["url"], listed[path]["sha256"]) for path in found)
+        return tuple(File(path, listed[path]["url"], listed[path]["sha256"]) for path in paths)
 
     def local_files(self, folder: Path) -> tuple[File, ...]:
         """Returns the files that can be read without any download.
@@ -165,8 +165,8 @@ class Repository:
           UserError: a required mirror is missing.
         """
         needs_download = self.name and not (folder / LISTING).exists() and not self._mirrored(folder)
-        found = () if needs_download else self.find(folder)
-        return tuple(file for file in found if (folder / file.path).is_file())
+        files = () if needs_download else self.find(folder)
+        return tuple(file for file in files if (folder / file.path).is_file())
 
     def _mirrored(self, folder: Path) -> list[str]:
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -111,8 +111,8 @@ def check(name: str, data_dir: Path) -> None:
             collections.deque(_dataset(name, data_dir), maxlen=0)
         return
     folder = data_dir / name
-    found = [folder / file.path for file in PUBLIC[name].local_files(folder)] if name in PUBLIC else None
-    for file in _own_files(name, data_dir) if found is None else found:
+    local = [folder / file.path for file in PUBLIC[name].local_files(folder)] if name in PUBLIC else None
+    for file in _own_files(name, data_dir) if local is None else local:
         small = file.stat().st_size <= LARGE
         collections.deque(itertools.islice(_records(name, file), None if small else 1), maxlen=0)
 

@@ -45,15 +45,15 @@ def training_questions(config: Mapping[str, Any], data_dir: Path) -> dict[str, Q
 
 def questions_of_stages(stages: Iterable[str], workdir: Path) -> dict[str, Questions]:
     """Returns the `training_questions` of finished stages and of all their inputs, by their manifests."""
-    found: dict[str, Questions] = {}
+    questions: dict[str, Questions] = {}
     for stage in stages:
         path = workdir / stage / MANIFEST
         if path.is_file():
             manifest = read_json(path)
             data_dir = data_folder(manifest["config"].get("data_dir", ""), workdir)
-            found |= training_questions(manifest["config"], data_dir)
-            found |= questions_of_stages(manifest["inputs"], workdir)
-    return found
+            questions |= training_questions(manifest["config"], data_dir)
+            questions |= questions_of_stages(manifest["inputs"], workdir)
+    return questions
 
 
 def _questions(field: str, name: str, data_dir: Path) -> Iterator[Record | Instruction]:
@@ -88,8 +88,8 @@ def find(held_out: Sequence[Record], training: Mapping[str, Questions]) -> dict[
             return Overlap([], str(error))
 
     first = jax.process_index() == 0
-    found = from_first([overlap_with(each) for each in training.values()] if first else None)
-    return {name: Overlap(*each) for name, each in zip(training, found, strict=True)}
+    overlaps = from_first([overlap_with(each) for each in training.values()] if first else None)
+    return {name: Overlap(*each) for name, each in zip(training, overlaps, strict=True)}
 
 
 def _normalized(question: Record | Instruction) -> list[str]:
@@ -102,19 +102,19 @@ def _normalized(question: Record | Instruction) -> list[str]:
     return ["".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in prompts]
 
 
-def count(found: Iterable[Overlap]) -> int | None:
+def count(overlaps: Iterable[Overlap]) -> int | None:
     """Returns the number of held-out questions in any training data set; None if one of these cannot be read."""
-    overlaps = list(found)
+    overlaps = list(overlaps)
     failed = any(overlap.error for overlap in overlaps)
     return None if failed else len({index for overlap in overlaps for index in overlap.indices})
 
 
-def check(field: str, held_out: Sequence[Record], found: Mapping[str, Overlap], allow: bool) -> None:
+def check(field: str, held_out: Sequence[Record], overlaps: Mapping[str, Overlap], allow: bool) -> None:
     """Refuses an overlap of training and evaluation data, or warns of it where it is allowed.
 
     Args:
       field: the field of the data sets of `held_out`: "rl.eval_data".
-      held_out, found: arguments and result of `find`.
+      held_out, overlaps: argument and result of `find`.
       allow: the field `allow_overlap` of the same section.
 
     Raises:
@@ -122,11 +122,11 @@ def check(field: str, held_out: Sequence[Record], found: Mapping[str, Overlap], 
     """
     messages = [
         f"{field}: whether {name} has some of its questions is unknown ({overlap.error})"
-        for name, overlap in found.items()
+        for name, overlap in overlaps.items()
         if overlap.error
     ]
-    if indices := sorted({index for overlap in found.values() for index in overlap.indices}):
-        example = next(name for name, overlap in found.items() if indices[0] in overlap.indices)
+    if indices := sorted({index for overlap in overlaps.values() for index in overlap.indices}):
+        example = next(name for name, overlap in overlaps.items() if indices[0] in overlap.indices)
         messages.append(
             f"{field}: {len(indices)} of {len(held_out)} questions are also in the training data "
             f"({held_out[indices[0]].id} is in {example})"

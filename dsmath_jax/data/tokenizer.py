@@ -180,14 +180,14 @@ def load(path: str | Path) -> Tokenizer:
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    found = _existing(Path(path))
+    file = _existing(Path(path))
     try:
-        return (HuggingFaceTokenizer if found.suffix == ".json" else SentencePieceTokenizer)(found)
+        return (HuggingFaceTokenizer if file.suffix == ".json" else SentencePieceTokenizer)(file)
     except UserError:
         raise
     except Exception as error:  # the libraries raise many kinds of exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"The tokenizer {found} cannot be read ({reason}); give another file.") from None
+        raise UserError(f"The tokenizer {file} cannot be read ({reason}); give another file.") from None
 
 
 def find(path: Path) -> Path | None:
@@ -197,10 +197,10 @@ def find(path: Path) -> Path | None:
 
 
 def _existing(path: Path) -> Path:
-    found = find(path)
-    if found is None:
+    file = find(path)
+    if file is None:
         raise UserError(f"No tokenizer at {path}; give a .model or tokenizer.json file, or a folder with one.")
-    return found
+    return file
 
 
 def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int, markers: Sequence[str] = ()) -> None:

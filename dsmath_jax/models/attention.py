@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 MASK_VALUE = -1e30  # added to masked scores; finite, so that a query that sees nothing has no NaN
 BLOCK_SIZE = 128  # tokens; the scores of a few heads then stay in a CPU's cache
-RESIDUALS = "attention_residuals"  # the checkpoint name of what the backward pass reads besides q, k and v
+RESIDUALS = "attention_residuals"  # the checkpoint name of what the backward pass reads in addition to q, k and v
 
 
 class TokenBlocks(NamedTuple):
@@ -185,7 +185,7 @@ def cached_attention(
     mask: Bool[Array, "R T S"],
     prefix: tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"], Bool[Array, "P Z"]] | None,
 ) -> Float[Array, "R T N H"]:
-    """Attention over a row's cache and, with a prefix, over its prompt's, which is stored once per prompt.
+    """Computes attention over a row's cache and, with a prefix, over its prompt's, stored once per prompt.
 
     Row r belongs to prompt r // (R/P). Not differentiated.
     """

@@ -43,10 +43,10 @@ def _fields_of_method(fields: Mapping[str, Any]) -> set[str]:
 
 def with_weights(reward_fns: Any) -> Any:
     """Returns reward functions as (name, weight) pairs; a name alone, or one of several, has weight 1."""
-    several = (reward_fns,) if isinstance(reward_fns, str) else reward_fns
-    if not isinstance(several, list | tuple):
-        return several
-    return tuple((one, 1.0) if isinstance(one, str) else one for one in several)
+    pairs = (reward_fns,) if isinstance(reward_fns, str) else reward_fns
+    if not isinstance(pairs, list | tuple):
+        return pairs
+    return tuple((pair, 1.0) if isinstance(pair, str) else pair for pair in pairs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -303,11 +303,11 @@ def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: 
     """
     before = [settings.init, *([settings.reward_stage] if settings.reward_stage else [])]
     own = {"rl.data": settings.data, "rl.retrain.data": settings.retrain_data}
-    found = overlap.find(
+    overlaps = overlap.find(
         records, overlap.questions_of_stages(before, workdir) | overlap.training_questions(own, data_dir)
     )  # fmt: skip
-    overlap.check("rl.eval_data", records, found, settings.allow_overlap)
-    return overlap.count(found.values())
+    overlap.check("rl.eval_data", records, overlaps, settings.allow_overlap)
+    return overlap.count(overlaps.values())
 
 
 def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Evaluate:

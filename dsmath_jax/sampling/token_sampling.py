@@ -72,8 +72,8 @@ def sample_tokens(
             filtered = jnp.where(order >= threshold, filtered, 0.0)
     tokens = _sample_index(filtered, keys)
     token_logits = jnp.take_along_axis(logits - largest, tokens[:, None], axis=-1)[:, 0]
-    sampled_total = jnp.sum(filtered, axis=-1)
-    return SampledTokens(tokens, token_logits - jnp.log(total), token_logits - jnp.log(sampled_total))
+    logprobs = token_logits - jnp.log(total)
+    return SampledTokens(tokens, logprobs, token_logits - jnp.log(jnp.sum(filtered, axis=-1)))
 
 
 def _sample_index(weights: Float[Array, "R V"], keys: Array) -> Int[Array, " R"]:

@@ -33,7 +33,7 @@ from dsmath_jax.training.step import TrainState, TrainStep, check_batch_size
 from dsmath_jax.workdir import UserError, remove, write_json
 
 NOT_FINITE = "not_finite.json"
-# What the loop writes besides checkpoints. Without a checkpoint, a run starts at step 0 and rewrites them.
+# Files of the loop other than checkpoints. Without a checkpoint, a run starts at step 0 and rewrites them.
 LOGS = (
     "metrics.jsonl", "timing.jsonl", "first_start.json", NOT_FINITE, "tensorboard/**/*", "profile/**/*", "wandb/**/*"
 )  # fmt: skip

@@ -23,7 +23,7 @@ class StepLog:
     """
 
     def __init__(self, path: Path, first_step: int):
-        kept = []
+        rows = []
         if path.is_file():
             for line in path.read_bytes().splitlines():
                 try:
@@ -31,15 +31,16 @@ class StepLog:
                 except ValueError:  # of JSON or of UTF-8
                     break  # cut off by a kill or a full disk; it is the last line, and its step is repeated
                 if row["step"] < first_step:
-                    kept.append(row)
-        self.last: dict[str, Any] | None = kept[-1] if kept else None
+                    rows.append(row)
+        self.last: dict[str, Any] | None = rows[-1] if rows else None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO | None = None
         if jax.process_index() == 0:
-            write_jsonl(path, kept)
+            write_jsonl(path, rows)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until `close`
 
     def write(self, row: dict) -> None:
+        """Appends a row and flushes it."""
         if self._file is not None:
             self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -79,6 +80,7 @@ class Metrics:
                 self._run = _wandb_run(folder, wandb)
 
     def write(self, step: int, scalars: dict[str, float], timing: dict[str, float] | None = None) -> None:
+        """Logs the metrics of a step."""
         self._log.write({"step": step, **scalars})
         if timing:
             self._timing.write({"step": step, **timing})

@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(web, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(web, "LONGEST_DELAY", 0.002)
+    monkeypatch.setattr(web, "MAX_DELAY", 0.002)
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

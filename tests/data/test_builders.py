@@ -28,7 +28,7 @@ def test_texts_are_read_back_in_order(server, hub, tmp_path):
             "arxiv/train/arXiv_001.jsonl.zst": zstd.compress(lines([{"text": text} for text in texts[4:]])),
         },
     )
-    made = builders.prepare(builders.texts("arxiv", tmp_path), tmp_path / "tfds")
+    made = builders.prepare(builders.text_config("arxiv", tmp_path), tmp_path / "tfds")
     server.files.clear()
     source = tfds.builder_from_directory(made.data_dir).as_data_source(split="train")
     assert [row["text"].decode() for row in source] == texts
@@ -36,7 +36,7 @@ def test_texts_are_read_back_in_order(server, hub, tmp_path):
         "arxiv/train/arXiv_000.jsonl.zst:4",
         "arxiv/train/arXiv_001.jsonl.zst:1",
     ]
-    assert builders.prepare(builders.texts("arxiv", tmp_path), tmp_path / "tfds").data_dir == made.data_dir
+    assert builders.prepare(builders.text_config("arxiv", tmp_path), tmp_path / "tfds").data_dir == made.data_dir
 
 
 TORA = "```python\nprint(2)\n```\n```output\n2\n```\nTwo."
@@ -78,7 +78,7 @@ def test_instructions_are_read_back_with_their_parts(tmp_path):
 def test_many_examples_are_cut_into_shards(tmp_path, monkeypatch):
     (tmp_path / "mine.jsonl").write_bytes(lines([{"text": f"{number} " + "x" * 100} for number in range(50)]))
     monkeypatch.setattr(builders, "SHARD_BYTES", 1_000)
-    made = builders.prepare(builders.texts("mine.jsonl", tmp_path), tmp_path / "tfds")
+    made = builders.prepare(builders.text_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     assert len(made.info.splits["train"].shard_lengths) > 5
     found = [row["text"].decode().split()[0] for row in made.as_data_source(split="train")]
     assert found == [str(number) for number in range(50)]
@@ -113,5 +113,5 @@ def test_a_bad_record_is_one_sentence_and_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match=r"mine.jsonl, record 1: the field 'solution' is missing"):
         builders.prepare(builders.instruction_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     with pytest.raises(UserError, match=r"mine.jsonl, record 1: the field 'text' is missing"):
-        builders.prepare(builders.texts("mine.jsonl", tmp_path), tmp_path / "tfds")
+        builders.prepare(builders.text_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     assert not list((tmp_path / "tfds").glob("*/*/*"))

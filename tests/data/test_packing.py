@@ -84,7 +84,7 @@ def test_no_weight_crosses_from_one_document_to_the_next() -> None:
 
 def test_without_the_mask_a_row_is_one_segment() -> None:
     rows = np.stack([p.row for p in concatenate([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 5)])
-    batch = batch_of_rows(rows, masked=False)
+    batch = batch_of_rows(rows, mask_documents=False)
     assert batch["loss_weights"].tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0]]
     assert batch["segment_ids"].tolist() == [[1, 1, 1, 1, 0]]
     assert batch["positions"].tolist() == [[0, 1, 2, 3, 0]]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from dsmath_jax.models import huggingface
-from dsmath_jax.models.huggingface import INDEX_FILE, PARAMS, SINGLE_FILE, Reader
+from dsmath_jax.models.huggingface import INDEX_FILE, SINGLE_FILE, Reader
+from dsmath_jax.models.huggingface.names import PARAMS
 from dsmath_jax.workdir import UserError, write_json
 
 CONFIG: dict[str, Any] = {

@@ -20,7 +20,7 @@ from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.huggingface.__main__ import main
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.rl.reward_model.model import with_head
+from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params, read_model, read_params
@@ -97,7 +97,7 @@ class TestFiles:
     ) -> None:
         params = random_params(model.config)
         with pytest.raises(UserError, match=r"not those of a language model \(missing: embedding\)"):
-            export(with_head(params, model.config.hidden_size), model.config)
+            export(with_reward_head(params, model.config.hidden_size), model.config)
         with pytest.raises(UserError, match="cannot be written as 'int8'"):
             huggingface.write(tmp_path, params, model.config, "int8")
 
@@ -142,7 +142,7 @@ class TestCommand:
         model = read_model(tmp_path / "stage", layout)
         params = read_params(tmp_path / "stage", model.config, layout)
         sampler = Sampler(
-            Llama(ModelConfig(**vars(model.config) | {"compute_dtype": "float32"})), layout, [], 63, rows=1
+            Llama(ModelConfig(**vars(model.config) | {"compute_dtype": "float32"})), layout, [], 63, decode_slots=1
         )
         [[completion]] = sampler.generate(params, [golden[:1]], SamplingParams(temperature=0.0))
         assert golden[:1] + completion.tokens == golden

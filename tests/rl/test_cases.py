@@ -13,7 +13,7 @@ import pytest
 from dsmath_jax.data import datasets, tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.advantages import group_relative, outcome
+from dsmath_jax.rl.advantages import group_relative, outcome_scores
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import load_prompts, read_rollout, step_indices
 from dsmath_jax.settings import build
@@ -54,7 +54,7 @@ def test_a_rollout_without_rewards_leaves_the_policy_as_it_is(
 def test_equal_completions_have_no_advantage() -> None:
     """NVIDIA-NeMo/RL 4158: equal completions that a reward model scores in different batches differ by rounding."""
     score = 0.37
-    rewards = outcome([score, score * (1 + 1e-7), score, score], [3] * 4)
+    rewards = outcome_scores([score, score * (1 + 1e-7), score, score], [3] * 4)
     advantages = group_relative(rewards, 4, [3] * 4)
     assert np.abs(advantages).max() < 1e-3
 

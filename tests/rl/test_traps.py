@@ -19,7 +19,7 @@ from dsmath_jax.corpus.decontaminate import Benchmarks
 from dsmath_jax.corpus.normalize import normalize
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome
+from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import DPO, GRPO, Algorithm
 from dsmath_jax.rl.batches import batch_of
 from dsmath_jax.rl.losses import clipped_surrogate
@@ -187,7 +187,7 @@ def test_6_the_deviation_is_the_samples_and_equal_rewards_give_exactly_zero() ->
 
     def ours(rewards: list[float], ddof: int = 1) -> np.ndarray:
         lengths = [1] * len(rewards)
-        return np.concatenate(group_relative(outcome(rewards, lengths), len(rewards), lengths, ddof=ddof))
+        return np.concatenate(group_relative(outcome_scores(rewards, lengths), len(rewards), lengths, ddof=ddof))
 
     check(ours)
     fails(check, lambda rewards: ours(rewards, ddof=0))
@@ -209,7 +209,7 @@ def test_7_process_supervision_pools_the_steps_of_the_group_and_sums_those_to_co
     ours = group_relative(scores, 2, lengths)
     check(ours)
     fails(check, [*alone(0), *alone(1)])  # normalized within a completion
-    summed = outcome([r.sum() for r in scores.rewards], lengths)
+    summed = outcome_scores([r.sum() for r in scores.rewards], lengths)
     fails(check, group_relative(summed, 2, lengths))  # summed before it is normalized
     fails(check, [np.array([0.0, 0, -1, -1, 0]), ours[1]])  # a step's reward for its own tokens alone
 

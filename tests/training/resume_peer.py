@@ -59,7 +59,7 @@ def main(folder: Path, sizes: dict[str, int], pause: float) -> None:
     barrier("rows")
     sources = [(rows / name, weight) for name, weight in SOURCES.items()]
     whole = Batches(sources, LENGTH, ROWS, seed=0)
-    mine = Batches(sources, LENGTH, ROWS, seed=0, mine=layout.my_rows(ROWS))
+    mine = Batches(sources, LENGTH, ROWS, seed=0, my_rows=layout.my_rows(ROWS))
     model = build_model(SIZES, layout)
     state = init_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(SETTINGS), layout)
     step = next_token_step(SETTINGS, model, layout, state)

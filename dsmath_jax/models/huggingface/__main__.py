@@ -76,6 +76,7 @@ def _message(target: Path, params: Any, dtype: str, text_tokenizer: tokenizer.To
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Imports or exports a model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, source, target, dtype in (

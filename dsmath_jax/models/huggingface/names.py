@@ -12,6 +12,7 @@ class ParamSpec(NamedTuple):
 
     @property
     def stacked(self) -> bool:
+        """Whether there is a tensor per layer."""
         return "{i}" in self.name
 
     def names(self, layers: int) -> list[str]:

@@ -73,25 +73,25 @@ def readers(folder: Path, config: ModelConfig, like: Mapping[str, Any]) -> dict[
     Raises:
       UserError: a file cannot be read, or tensors are missing, unexpected, of another shape or not floating-point.
     """
-    found = _tensors(folder)
+    tensors = _tensors(folder)
     expected = {
         name: PARAMS[path].tensor_shape(tuple(array.shape))
         for path, array in like.items()
         for name in PARAMS[path].names(config.num_hidden_layers)
     }
     # Old exports have the rotary frequencies of every layer, and a tied head may be stored too.
-    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")}
+    ignored = {name for name in tensors if name.endswith("rotary_emb.inv_freq")}
     ignored |= {PARAMS["head"].name} if config.tie_word_embeddings else set()
-    shapes = {name: tuple(tensor.get_shape()) for name, tensor in found.items()}
-    both = expected.keys() & found.keys()
+    shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
+    both = expected.keys() & tensors.keys()
     problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - expected.keys() - ignored),
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys() - ignored),
         "misshapen": [
             f"{n} has {shapes[n]} and must have {expected[n]}" for n in sorted(both) if shapes[n] != expected[n]
         ],
         "quantized": [
-            f"{n} of type {found[n].get_dtype()}" for n in sorted(both) if found[n].get_dtype() not in FLOATS
+            f"{n} of type {tensors[n].get_dtype()}" for n in sorted(both) if tensors[n].get_dtype() not in FLOATS
         ],
     }
     reasons = [f"{kind}: {_listed(what)}" for kind, what in problems.items() if what]
@@ -103,7 +103,7 @@ def readers(folder: Path, config: ModelConfig, like: Mapping[str, Any]) -> dict[
     return {
         path: Reader(
             PARAMS[path],
-            [found[name] for name in PARAMS[path].names(config.num_hidden_layers)],
+            [tensors[name] for name in PARAMS[path].names(config.num_hidden_layers)],
             tuple(array.shape),
             np.dtype(array.dtype),
         )
@@ -134,7 +134,7 @@ def _tensors(folder: Path) -> dict[str, Any]:
     for tensor, name in weight_map.items():
         if tensor not in files[name]:
             raise UserError(f"{index} places the tensor {tensor} in {name}, which does not have it; fetch both again.")
-    unlisted = {tensor: found for tensors in files.values() for tensor, found in tensors.items()}
+    unlisted = {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
     return unlisted | {tensor: files[name][tensor] for tensor, name in weight_map.items()}
 
 
