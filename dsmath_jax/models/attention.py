@@ -199,9 +199,9 @@ def cached_attention(
         prompts = k.shape[0]
         # The queries of a prompt's rows are batched against its single copy of keys and values.
         batched = q.reshape(prompts, -1, *q.shape[1:]).swapaxes(1, 2)
-        bias = jnp.where(visible, 0.0, MASK_VALUE)[:, None]
-        found = _unnormalized(batched.reshape(prompts, kv_heads, -1, size), k, v, bias)
+        queries = batched.reshape(prompts, kv_heads, -1, size)
+        part = _unnormalized(queries, k, v, jnp.where(visible, 0.0, MASK_VALUE)[:, None])
         shape = (*batched.shape[:4], -1)
-        parts.append(PartialSoftmax(*(x.reshape(shape).swapaxes(1, 2).reshape(*q.shape[:3], -1) for x in found)))
+        parts.append(PartialSoftmax(*(x.reshape(shape).swapaxes(1, 2).reshape(*q.shape[:3], -1) for x in part)))
     whole = functools.reduce(_merge, parts)
     return (whole.out / whole.total).astype(v.dtype).reshape(rows, heads, length, size).transpose(0, 2, 1, 3)

@@ -78,7 +78,7 @@ def test_sources_are_mixed_by_their_weights(source: Callable[..., Path]) -> None
 
 
 def test_what_is_missing_is_named(source: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent holds no \*\.array_record file; run the stage"):
+    with pytest.raises(UserError, match=r"absent has no \*\.array_record file; run the stage"):
         Batches([(tmp_path / "absent", 1.0)], LENGTH, 8, 0)
     write_rows(tmp_path / "empty" / shard_name(0), [])
     with pytest.raises(UserError, match="empty has no rows, since its source has no text"):
