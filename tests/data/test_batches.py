@@ -85,7 +85,7 @@ def test_what_is_missing_is_named(source: Callable[..., Path], tmp_path: Path) -
         Batches([(tmp_path / "empty", 1.0)], LENGTH, 8, 0)
 
 
-def test_a_damaged_record_is_one_sentence_through_grain(source: Callable[..., Path]) -> None:
+def test_a_damaged_record_is_an_error_through_grain(source: Callable[..., Path]) -> None:
     folder = source("a", 0)
     with pytest.raises(UserError, match=r"array_record, record \d+: it is a row for sequences of 3 tokens, not 5"):
         Batches([(folder, 1.0)], 5, 40, 0)(0)

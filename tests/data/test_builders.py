@@ -104,11 +104,11 @@ def test_the_command_says_how_to_load_without_tensorflow_or_jax(tmp_path, argume
     *_, counts, imports, load, look, loaded = done.stdout.splitlines()
     assert counts == "1 examples in 1 shard(s); to load them:"
     assert loaded == "[]"
-    told = "\n".join(line.strip() for line in (imports, load, f"assert {look.strip()} == {first!r}"))
-    subprocess.run([sys.executable, "-c", told], check=True)
+    script = "\n".join(line.strip() for line in (imports, load, f"assert {look.strip()} == {first!r}"))
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_bad_record_is_one_sentence_and_leaves_nothing(tmp_path):
+def test_an_invalid_record_is_an_error_and_leaves_no_files(tmp_path):
     write_jsonl(tmp_path / "mine.jsonl", [{"question": "Q"}])
     with pytest.raises(UserError, match=r"mine.jsonl, record 1: the field 'solution' is missing"):
         builders.prepare(builders.instruction_config("mine.jsonl", tmp_path), tmp_path / "tfds")

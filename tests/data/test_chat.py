@@ -113,7 +113,7 @@ def test_a_template_that_cannot_be_used_is_refused_in_a_sentence(template: str, 
         Chat(TOKENIZER, template).solution(RECORD)
 
 
-def test_a_model_is_asked_as_it_was_trained(tmp_path) -> None:
+def test_a_model_is_prompted_as_it_was_trained(tmp_path) -> None:
     chat.check_same(CHAT, tmp_path)  # a base model
     chat.save(Chat(TOKENIZER, instruction="Be brief."), tmp_path)
     assert chat.load(tmp_path, TOKENIZER) == Chat(TOKENIZER, instruction="Be brief.")

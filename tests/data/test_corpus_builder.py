@@ -165,8 +165,8 @@ def test_the_command_says_how_to_load_without_tensorflow_or_jax(documents, tmp_p
     *_, counts, imports, load, look, loaded = done.stdout.splitlines()
     assert counts == "23 examples in 1 shard(s); to load them:"
     assert loaded == "[]"
-    told = "\n".join(line.strip() for line in (imports, load, f"assert {look.strip()}.startswith('Seite 0')"))
-    subprocess.run([sys.executable, "-c", told], check=True)
+    script = "\n".join(line.strip() for line in (imports, load, f"assert {look.strip()}.startswith('Seite 0')"))
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_the_command_says_how_to_load_without_tensorflow_or_jax(documents, tmp_p
         (lambda folder: write(folder, "00002-c", [document("00001-b", 12)]), "comes after '00001-b/000022'"),
     ],
 )
-def test_bad_documents_are_one_sentence(documents, tmp_path, spoil, words):
+def test_invalid_documents_are_refused(documents, tmp_path, spoil, words):
     spoil(documents)
     with pytest.raises(UserError, match=words) as error:
         builders.prepare(corpus_builder.config(documents), tmp_path / "tfds")

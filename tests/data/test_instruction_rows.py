@@ -109,7 +109,7 @@ def test_workers_make_the_same_files(folder, tmp_path, monkeypatch):
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_examples_longer_than_a_row_are_counted_and_too_few_are_told(folder, tmp_path):
+def test_examples_longer_than_a_row_are_counted_and_too_few_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match="gives 0 examples that fit 8 tokens; at least 10 are needed"):
         write(folder, tmp_path, 20, length=8)
     long = [make("toy/long", "x" * 99, "y" * 99)]

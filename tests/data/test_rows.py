@@ -75,7 +75,7 @@ def flip(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("spoil", [lambda d: d[: len(d) // 2], lambda d: b"", lambda d: b"some text\n" * 9999, flip])
-def test_a_damaged_shard_is_one_sentence(tmp_path: Path, spoil) -> None:
+def test_a_damaged_shard_is_an_error(tmp_path: Path, spoil) -> None:
     path = tmp_path / rows.shard_name(0)
     rows.write_rows(path, some(20_000, 99))
     path.write_bytes(spoil(path.read_bytes()))
@@ -100,13 +100,13 @@ def record_of(data: bytes, path: Path) -> None:
         (lambda record: record[:12] + b"\x05" + record[13:], "record 0: it is an incomplete packed row"),
     ],
 )
-def test_a_record_that_is_none_of_ours_is_one_sentence(tmp_path: Path, change, words: str) -> None:
+def test_a_foreign_record_is_an_error(tmp_path: Path, change, words: str) -> None:
     record_of(change(rows.encode(some(1)[0])), tmp_path / rows.shard_name(0))
     with pytest.raises(UserError, match=words):
         rows.Rows(tmp_path, LENGTH)[0]
 
 
-def test_rows_of_another_length_are_one_sentence(tmp_path: Path) -> None:
+def test_rows_of_another_length_are_refused(tmp_path: Path) -> None:
     rows.write_rows(tmp_path / rows.shard_name(0), some(3))
     with pytest.raises(UserError, match=r"00000.array_record, record 1: it is a row for sequences of 7 tokens, not 8"):
         rows.Rows(tmp_path, 8)[1]

@@ -113,7 +113,7 @@ def test_workers_and_hosts_make_the_same_files(tmp_path, source, tokenizer, monk
         assert contents(tmp_path / f"{name}.held-out") == contents(tmp_path / "arxiv.held-out")
 
 
-def test_what_is_there_is_not_made_again(tmp_path, source, tokenizer, monkeypatch):
+def test_existing_shards_are_not_rewritten(tmp_path, source, tokenizer, monkeypatch):
     shards.write(plan(tmp_path, source, tokenizer))
     before = contents(tmp_path / "arxiv")
     (tmp_path / "arxiv" / rows.shard_name(2)).unlink()
@@ -166,7 +166,7 @@ def test_a_killed_process_leaves_whole_shards_and_the_next_one_makes_the_others(
     assert contents(tmp_path / "killed.held-out") == contents(tmp_path / "arxiv.held-out")
 
 
-def test_other_files_than_at_the_beginning_are_refused(tmp_path, source, tokenizer):
+def test_a_changed_list_of_files_is_refused(tmp_path, source, tokenizer):
     for _ in range(2):
         shards.check_file_list(plan(tmp_path, source, tokenizer))
     (source.root / "arXiv_0005.jsonl.zst").write_bytes(zstd.compress(b'{"text": "one more"}'))

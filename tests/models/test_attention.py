@@ -66,7 +66,7 @@ def test_any_segments_and_any_part_of_the_queries_equal_numpy_in_float64(
         assert_equals_numpy(case(segments, 4, 2, 2, length, first), atol=1e-12, dtype=jnp.float64, block=block)
 
 
-def test_half_precision_stays_half_and_near() -> None:
+def test_half_precision_outputs_are_half_precision_and_close() -> None:
     given_ = case(segments_of(300, (200, 60)), 4, 2, 16)
     out, gradients = ours(given_, jnp.bfloat16)
     expected, by_inputs = attention(given_)
@@ -94,7 +94,7 @@ def test_large_scores_neither_overflow_nor_lose_the_sum() -> None:
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_what_is_not_needed_is_not_computed() -> None:
+def test_masked_blocks_are_not_computed() -> None:
     """Blocks above the diagonal and of other segments: what they hold, be it no number, does not matter."""
     given_ = case(segments_of(16, (8, 4)), 1, 1, size=4, length=4)
     for first, seen in ((4, np.s_[0:8]), (8, np.s_[8:12]), (12, np.s_[12:16])):
@@ -115,7 +115,7 @@ def test_memory_is_far_below_that_of_the_scores() -> None:
     assert used.temp_size_in_bytes < 4 * tokens * tokens * heads / 50
 
 
-def test_a_policy_that_keeps_the_residuals_saves_the_second_forward_pass() -> None:
+def test_saved_residuals_avoid_a_second_forward_pass() -> None:
     def loops(policy: Any) -> int:
         q, k, v = (jnp.float32(x) for x in case(SEGMENTS, 2, 1, size=4)[:3])
         with mock.patch.object(module, "BLOCK_SIZE", 4):

@@ -186,7 +186,7 @@ class TestCommand:
         for name, tensor in theirs.items():
             np.testing.assert_array_equal(ours[name], tensor)
 
-    def test_what_is_wrong_is_said_in_a_sentence(
+    def test_invalid_arguments_are_refused(
         self, stories: Path, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def error(*arguments: str | Path) -> str:

@@ -133,7 +133,7 @@ def test_small_differences_count(one: float, other: float, group_size: int) -> N
     assert abs(found[0]) == pytest.approx((group_size - 1) / group_size**0.5, rel=1e-2)
 
 
-def test_a_group_without_spread_or_with_a_failure_does_not_touch_the_others() -> None:
+def test_a_group_of_equal_or_missing_rewards_does_not_affect_the_others() -> None:
     scores = outcome_scores([1.0, 1.0, 1.0, NAN, 0.0, 1.0, NAN, NAN], [1] * 8)
     with np.errstate(all="raise"):
         found = np.concatenate(group_relative(scores, 2, [1] * 8))
@@ -214,7 +214,7 @@ def test_ppo_rewards_hold_the_kl_of_every_token_and_the_score_at_its_end() -> No
 
 
 @given(st.integers(1, 8), st.floats(0, 1), st.floats(0, 1), st.integers(0, 3))
-def test_gae_is_the_discounted_sum_of_surprises(length: int, gamma: float, lam: float, filled: int) -> None:
+def test_gae_is_the_discounted_sum_of_td_errors(length: int, gamma: float, lam: float, filled: int) -> None:
     noise = np.random.default_rng(length)
     rewards, values = noise.normal(size=(2, length))
     following = [*values[1:], 0.0]

@@ -55,7 +55,7 @@ def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: A
     assert not batch["sampler_logprobs"][~mask].any()
 
 
-def test_values_come_back_from_where_they_were_placed() -> None:
+def test_gather_inverts_scatter() -> None:
     values = [np.array([0.5, 1.0, 2.0]), np.array([3.0]), np.array([4.0])]
     field = scatter_to_batch(values, PROMPTS, COMPLETIONS, 6)
     assert field.tolist() == [[0, 0, 0.5, 1, 2, 0], [0, 0, 3, 0, 0, 0], [0, 4, 0, 0, 0, 0]]
@@ -64,7 +64,7 @@ def test_values_come_back_from_where_they_were_placed() -> None:
 
 
 @given(st.integers(1, 2000), st.data())
-def test_batches_have_one_of_few_widths(limit: int, data: st.DataObject) -> None:
+def test_batches_have_one_of_few_lengths(limit: int, data: st.DataObject) -> None:
     longest, multiple = data.draw(st.integers(1, limit)), data.draw(st.sampled_from([1, 2, 8]))
     width = bucketed_length(longest, limit, multiple)
     assert longest <= width

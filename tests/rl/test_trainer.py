@@ -176,7 +176,7 @@ def test_rounds_train_the_reward_model_and_move_the_reference(
     rl.interrupt(cut, monkeypatch, 2)
     rl.run(cut)
     assert_same_results(whole, cut, layout)
-    # Without a checkpoint of its own the second round is not begun again from the first one's start.
+    # Without its own checkpoint the second round is not restarted from the first one's start.
     for path in (cut / "rl" / "checkpoints").glob("*.sha256.json"):
         path.unlink()
     with pytest.raises(UserError, match="this round cannot resume"):

@@ -214,7 +214,7 @@ def test_7_process_supervision_pools_the_steps_of_the_group_and_sums_those_to_co
     fails(check, [np.array([0.0, 0, -1, -1, 0]), ours[1]])  # a step's reward for its own tokens alone
 
 
-def test_8_every_rollout_has_random_numbers_of_its_own(sampler: Sampler, params: Any) -> None:
+def test_8_every_rollout_has_its_own_random_numbers(sampler: Sampler, params: Any) -> None:
     def draw(step: int, prompt_id: int = 0) -> list[list[int]]:
         sampling = SamplingParams(samples=16, seed=5)
         (group,) = sampler.generate(params, [[1, 7, 3]], sampling, step=step, prompt_ids=[prompt_id])

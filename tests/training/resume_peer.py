@@ -3,7 +3,7 @@
     python tests/training/resume_peer.py FOLDER '{"fsdp": 4, "tensor": 2}' PAUSE [PORT PROCESS]
 
 PAUSE is how many seconds every batch takes longer, so that there is time to kill. With PORT it is process PROCESS of
-two. It ends with 0, or as `main` does when it was told to end.
+two. It ends with 0, or as `main` does when it was preempted.
 """
 
 import json
@@ -82,9 +82,9 @@ if __name__ == "__main__":
     code = 0
     try:
         main(Path(sys.argv[1]), json.loads(sys.argv[2]), float(sys.argv[3]))
-    except Preempted as told:
-        code = told.code
-        print(told, file=sys.stderr, flush=True)
+    except Preempted as error:
+        code = error.code
+        print(error, file=sys.stderr, flush=True)
     if sys.argv[4:]:
         jax.distributed.shutdown()
     sys.exit(code)

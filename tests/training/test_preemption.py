@@ -19,7 +19,7 @@ def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_told_at_the_next_question_and_once_more_at_the_end(
+def test_a_signal_is_reported_and_delivered_again_at_the_end(
     layout: Layout, processes: int, number: signal.Signals
 ) -> None:
     received = []
@@ -40,13 +40,13 @@ def test_a_signal_is_told_at_the_next_question_and_once_more_at_the_end(
 
 
 def test_a_run_that_saved_does_not_get_the_signal_again(layout: Layout) -> None:
-    def told() -> None:
+    def check() -> None:
         with PreemptionListener(layout):
             os.kill(os.getpid(), signal.SIGTERM)
             raise Preempted("saved")
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(UserError, match="saved") as error:
-        told()
+        check()
     assert error.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == before

@@ -70,7 +70,7 @@ def test_without_init_it_reads_the_pretrained_stage(recipe: dict[str, Any], tmp_
         run(recipe, tmp_path / "run")
 
 
-def test_bad_records_and_lengths_are_one_sentence(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_records_and_lengths_are_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe["sft"]["sequence_length"] = 2048
     with pytest.raises(UserError, match=r"sft.sequence_length 2048 exceeds the model's context 512"):
         run(recipe, tmp_path / "one")

@@ -239,7 +239,7 @@ def test_labels_that_are_alike_are_refused(tmp_path: Path, counter: RewardModel,
         if kind == "pairwise"
         else r"all \d+ labels are alike"
     )
-    with pytest.raises(NothingToLearn, match=rf"^process_model: {why} in the training rows, so there is nothing to learn"):
+    with pytest.raises(NothingToLearn, match=rf"^process_model: {why} in the training rows, so there is nothing"):
         train(tmp_path / "process_model", settings_of(kind, 3), counter, layout, 0, [tmp_path / "rows.jsonl"])
     assert not (tmp_path / "process_model").exists()
 
