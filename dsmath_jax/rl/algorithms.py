@@ -105,7 +105,7 @@ class DPO(Algorithm):
     weight.
     """
 
-    beta: float = setting(0.1, "strength of the reference", above=0)
+    beta: float = setting(0.1, "strength of the KL to the reference", above=0)
     length_normalized: bool = setting(
         True, "Delta is a mean over the completion's tokens (Eq. 12); False: the sum of arXiv 2305.18290"
     )
@@ -174,9 +174,7 @@ class PPO(ClippedAlgorithm):
 
     gamma: float = setting(1.0, "discount of generalized advantage estimation", least=0, most=1)
     lam: float = setting(0.95, "trace decay of generalized advantage estimation", least=0, most=1)
-    value_clip: float = setting(
-        0.2, "how far from its old value a new one still counts as better; 0: no bound", least=0
-    )
+    value_clip: float = setting(0.2, "values are clipped to within this of the old ones; 0: no clipping", least=0)
     value_coef: float = setting(0.5, "coefficient of the value loss", least=0)
 
     def initial_params(self, read: Callable[[], Params], hidden_size: int) -> Params:

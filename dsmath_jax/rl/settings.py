@@ -90,7 +90,7 @@ class RLSettings(TrainingSettings):
     step_delimiter: str = setting("\n", "splits a completion into its steps", filled=True)
     num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", least=1)
     rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", least=1)
-    retrain: RetrainSettings | None = setting(None, "how the reward model is trained further between two rounds")
+    retrain: RetrainSettings | None = setting(None, "how the reward model is retrained between two rounds")
     old_logprobs: str = setting(
         "trainer", "whose log-probabilities the ratio divides by: trainer or sampler", choices=("trainer", "sampler")
     )
@@ -102,7 +102,7 @@ class RLSettings(TrainingSettings):
     offline_prompts: int = setting(
         0, "questions that RFT and DPO sample beforehand, drawn evenly over `data`; 0 for all", least=0
     )
-    eval_data: tuple[str, ...] = setting((), "data sets answered greedily every `eval_every` steps")
+    eval_data: tuple[str, ...] = setting((), "data sets evaluated greedily every `eval_every` steps")
     eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", least=0)
     allow_overlap: bool = setting(
         False, "questions of `eval_data` that are trained on are counted, not refused", changes_result=False
