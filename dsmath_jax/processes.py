@@ -62,7 +62,9 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
         raise UserError(f"{missing} is missing: give --coordinator, --processes and --process together, or none.")
     if coordinator and process >= processes:
         raise UserError(f"--process={process} must be below --processes={processes}; the first is 0.")
-    jax.config.update("jax_enable_preemption_service", False)  # it would swallow the SIGTERM that `Notice` waits for
+    jax.config.update(
+        "jax_enable_preemption_service", False
+    )  # it would swallow the SIGTERM that `PreemptionListener` waits for
     # JAX aborts the process where not all others come in time, so the sentence has to come before.
     timer = threading.Timer(START_SECONDS, _give_up, [coordinator])
     timer.daemon = True

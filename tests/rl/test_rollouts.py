@@ -34,9 +34,7 @@ def test_orders_differ_by_epoch_and_seed() -> None:
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 30), st.integers(1, 12))
-def test_keys_of_prompts_are_their_indices_and_never_the_same_twice(
-    seed: int, step: int, prompts: int, count: int
-) -> None:
+def test_prompt_key_ids_are_their_indices_and_never_repeat(seed: int, step: int, prompts: int, count: int) -> None:
     chosen = step_indices(seed, step, prompts, count)
     keys = prompt_key_ids(chosen, count)
     assert len(set(keys)) == prompts
