@@ -30,7 +30,7 @@ lint: $(VENV)/.installed-dev
 
 # A stamp appears only after pip has succeeded, so an interrupted installation is taken up again.
 $(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/pip
-	$(PY) -m pip install -e . -c constraints.txt
+	$(PY) -m pip install -e '.[all]' -c constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: setup.py constraints.txt | $(VENV)/bin/pip
@@ -43,18 +43,23 @@ $(VENV)/bin/pip:
 		exit 1; }
 	"$(PYTHON)" -m venv --clear $(VENV)
 
-# One pin per package, or one per range of Python versions; the markers for Linux on x86-64 itself are left out.
+# One pin per package, or one per range of Python versions; the markers for Linux on x86-64 itself are left out. All
+# extras are resolved together, so that any of them can be installed with these pins; then every Python is tried.
 constraints: | $(VENV)/bin/pip
 	$(PY) -m pip install --quiet uv
-	$(PY) -m uv pip compile --quiet --universal --python-version=3.11 --extra=dev --extra=tpu --extra=cluster --upgrade \
+	$(PY) -m uv pip compile --quiet --universal --python-version=3.11 --all-extras --upgrade \
 		--no-annotate --no-header --output-file=$(VENV)/constraints.txt setup.py
 	{ echo "# The versions that were tested, on Python 3.11 to 3.13. Refresh them with: make constraints"; \
 		sed -E -e "s/( and)? (platform_machine|sys_platform|implementation_name) == '(x86_64|linux|cpython)'//g" \
 			-e "s/( and)? python_full_version < '3.14'//; s/ ;$$//; s/; and /; /" $(VENV)/constraints.txt; \
 	} > $(VENV)/constraints.new
+	for version in 3.11 3.12 3.13; do \
+		$(PY) -m uv pip compile --quiet --all-extras --constraint=$(VENV)/constraints.new setup.py \
+			--python-version=$$version --python-platform=x86_64-manylinux_2_31 >/dev/null || exit; \
+	done
 	mv $(VENV)/constraints.new constraints.txt
 
-# What we are measured against, in an environment of its own: its pins and ours do not go together.
+# The libraries that benchmarks and tests compare with, in a second environment: its pins and ours conflict.
 peers: $(VENV)-peers/.installed
 
 $(VENV)-peers/.installed: constraints-peers.txt | $(VENV)/bin/pip

@@ -9,17 +9,12 @@ HERE = Path(__file__).parent
 RUNTIME = [
     "absl-py>=2.3",
     "array_record>=0.8",
-    "backports.zstd>=1.8; python_version < '3.14'",
-    "brotli>=1.2",
-    "daft>=0.7",
-    "fasttext-numpy2>=0.10",
     "flax>=0.12",
     "grain>=0.2.12",
     "importlib_resources>=6.5",  # tensorflow-datasets imports it without declaring it
     "jax>=0.10",
     "jaxtyping>=0.3",
     "jinja2>=3.1",
-    "latex2mathml>=3.81",
     "latex2sympy2-extended>=1.11",
     "markupsafe>=3.0",
     "math-verify==0.9.0",  # pinned: what it takes as equal changes with its versions
@@ -31,7 +26,6 @@ RUNTIME = [
     "orbax-checkpoint>=0.12",
     "pyarrow>=20",
     "pyseccomp>=0.1.2; sys_platform == 'linux'",
-    "resiliparse>=1.0",
     "rich>=14",
     "safetensors>=0.8",
     "sentencepiece>=0.2.3",
@@ -42,13 +36,23 @@ RUNTIME = [
 ]
 
 EXTRAS = {
+    "all": ["dsmath-jax[corpus]"],  # every stage on one machine: what `make demo` installs
+    "corpus": [
+        "backports.zstd>=1.8",
+        "brotli>=1.2",
+        "daft>=0.7",
+        "fasttext-numpy2>=0.10",
+        "latex2mathml>=3.81",
+        "resiliparse>=1.0",
+    ],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
-    "cluster": ["daft[ray]", "ray"],
+    "cluster": ["dsmath-jax[corpus]", "daft[ray]", "ray"],
     "gcp": ["gcsfs", "google-cloud-storage"],
     "s3": ["s3fs"],
     "wandb": ["wandb"],
     "dev": [
+        "dsmath-jax[all]",
         "fsspec",
         "hypothesis",
         "import-linter",

@@ -16,7 +16,6 @@ from absl import flags
 from dsmath_jax import runner
 from dsmath_jax.command_line import HELP, config_file, define_flags, help_text, parse
 from dsmath_jax.compilation import use_compilation_cache
-from dsmath_jax.corpus.plan import plan
 from dsmath_jax.processes import joined
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
@@ -90,6 +89,8 @@ def print_plan(planned: Sequence[Planned], recipe: Recipe, workdir: Path) -> Non
         raise error
     mines = any(one.stage.name == "corpus" and one.action != "complete" for one in planned)
     if mines and recipe.corpus is not None and recipe.data_dir != "toy":
+        from dsmath_jax.corpus.plan import plan  # it needs the extra `corpus`
+
         print("\n".join(["", *plan(recipe.corpus, data_folder(recipe.data_dir, workdir))]))
 
 

@@ -6,12 +6,13 @@ from typing import TypeVar
 
 import jax
 
-from dsmath_jax.corpus import pipeline
+from dsmath_jax.corpus import inputs as corpus_inputs
 from dsmath_jax.data import chat, datasets, documents, instructions, overlap, sources, tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.evaluation import evaluate
+from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report import report
@@ -40,6 +41,8 @@ def required(part: T | None) -> T:
 
 def run_corpus(recipe: Recipe, workdir: Path) -> dict:
     """WARC files to documents; with `data_dir` "toy" the web is generated first."""
+    with required_by("Stage corpus"):
+        from dsmath_jax.corpus import pipeline
     if jax.process_index() == 0:
         data_dir = data_folder(recipe.data_dir, workdir)
         if recipe.data_dir == "toy":
@@ -105,6 +108,10 @@ def _place(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
 
 def check_corpus(recipe: Recipe, workdir: Path) -> None:
     settings = required(recipe.corpus)
+    with required_by("Stage corpus"):
+        from dsmath_jax.corpus import engine, pipeline
+    if settings.ray_address:
+        engine.import_ray(settings.ray_address)
     if recipe.data_dir == "toy":
         for name in settings.benchmarks:
             _read("corpus", name, recipe, workdir)
@@ -342,7 +349,7 @@ LOGS = (*loop.LOGS, "model.json", "chat.json", "rows/*/files.json")
 STAGES = (
     Stage(
         "corpus", run_corpus, ("data_dir", "toy", "corpus"), lambda recipe: (), ("documents/*",),
-        input_files=_user_files(lambda recipe, data: pipeline.files(required(recipe.corpus), data)),
+        input_files=_user_files(lambda recipe, data: corpus_inputs.files(required(recipe.corpus), data)),
         check=check_corpus,
     ),
     Stage(

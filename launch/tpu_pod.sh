@@ -32,5 +32,5 @@ on_all() { execute "${tpu[@]}" ssh "$name" --zone="$zone" --worker=all --command
 execute git archive --format=tar.gz --output=/tmp/dsmath-jax.tar.gz HEAD
 execute "${tpu[@]}" scp /tmp/dsmath-jax.tar.gz "$name:" --zone="$zone" --worker=all
 # uv brings its own Python 3.12: the images of TPU machines carry an older one.
-on_all 'python3 -m pip install --user --quiet uv && mkdir -p dsmath-jax && tar -xzf dsmath-jax.tar.gz -C dsmath-jax && cd dsmath-jax && python3 -m uv venv --allow-existing --seed --python=3.12 && .venv/bin/pip install --quiet -e ".[tpu]" -c constraints.txt'
+on_all 'python3 -m pip install --user --quiet uv && mkdir -p dsmath-jax && tar -xzf dsmath-jax.tar.gz -C dsmath-jax && cd dsmath-jax && python3 -m uv venv --allow-existing --seed --python=3.12 && .venv/bin/pip install --quiet -e ".[all,tpu]" -c constraints.txt'
 on_all "cd dsmath-jax && .venv/bin/python -m dsmath_jax.main --distributed $(printf '%q ' "$@")"

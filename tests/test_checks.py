@@ -94,6 +94,9 @@ WRONG_FIELDS = [
     ("corpus.benchmarks", ("gsm8k/tset",), "corpus", "Unknown data set 'gsm8k/tset'"),
     ("corpus.benchmark_files", ("none.jsonl",), "corpus", "none.jsonl cannot be read"),
     ("corpus.tokenizer", "none.model", "corpus", "No tokenizer at"),
+    ("corpus.ray_address", "auto", "corpus", "needs the package ray: pip install 'dsmath-jax[cluster]'."),
+    ("corpus.input", "s3://a/*.warc.gz", "corpus", "needs the package s3fs: pip install 'dsmath-jax[s3]'."),
+    ("corpus.input_root", "gs://a/", "corpus", "gs://a/ needs the package gcsfs: pip install 'dsmath-jax[gcp]'."),
     ("tokenizer.path", "tokenzier", "tokenizer", "No tokenizer at"),
     ("model", None, "pretrain", "The recipe has no part model"),
     ("model.vocab_size", 77, "pretrain", "The tokenizer has ids up to 284 and config.model.vocab_size"),
@@ -103,7 +106,7 @@ WRONG_FIELDS = [
     ("pretrain.mixture", {"mien": 1.0}, "pretrain", "There are no texts at"),
     ("pretrain.mixture", {"the_stack": 1.0}, "pretrain", "mirror them"),
     ("pretrain.init", "hf:none", "pretrain", "none/config.json is missing"),
-    ("pretrain.wandb", "project", "pretrain", "Weights & Biases is not installed"),
+    ("pretrain.wandb", "project", "pretrain", "needs the package wandb: pip install 'dsmath-jax[wandb]'."),
     ("sft.data", ("instructoins.jsonl",), "sft", "There are no instructions at"),
     ("sft.data", ("mine/a.jsonl",), "sft", "a.jsonl, record 1: the field 'question' is missing"),
     ("sft.data", ("cmath/test",), "sft", "The data set 'cmath/test' needs the file"),
@@ -124,7 +127,7 @@ WRONG_FIELDS = [
     ("rl.max_new_tokens", 120, "rl", "more than the model's context of 128; lower rl.max_prompt_tokens"),
     ("rl.max_prompt_tokens", 4, "rl", "no prompt of rl.data has at most 4 tokens"),
     ("rl.grad_accum_steps", 3, "rl", "A batch of 16 rows does not divide by grad_accum_steps=3"),
-    ("rl.wandb", "project", "rl", "Weights & Biases is not installed"),
+    ("rl.wandb", "project", "rl", "needs the package wandb: pip install 'dsmath-jax[wandb]'."),
     ("rl.retrain.kind", "pointwise", "rl", "rl.retrain.kind must be one of 'process'; got 'pointwise'"),
     ("process_model", None, "rl", "add process_model to --stages and the part process_model to the recipe"),
     ("pretrain", None, "evaluate", "Stage evaluate reads stage pretrain, which is not complete"),
@@ -144,7 +147,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, stage: str,
     sentence: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    for package in ("gcsfs", "ray", "s3fs", "wandb"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     errors = planned(with_field(recipe, name, value), tmp_path / "run")
     assert sentence in str(errors[stage]), errors
     assert not any("\n" in str(error) for error in errors.values())

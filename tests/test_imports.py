@@ -2,13 +2,18 @@
 
 import ast
 import importlib.metadata
+import itertools
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from dsmath_jax.extras import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,11 +26,14 @@ FORBIDDEN = [
     ("data/datasets.py", "import jax", "no-jax"),
     ("toy/__init__.py", "from flax import linen", "no-jax"),
     ("corpus/__init__.py", "from dsmath_jax.data import batches", "no-jax"),
-    ("evaluation/__init__.py", "import daft", "daft"),
+    ("evaluation/__init__.py", "import daft", "corpus-extra"),
+    ("data/documents.py", "from backports import zstd", "corpus-extra"),
+    ("toy/web.py", "from resiliparse.parse.html import HTMLTree", "corpus-extra"),
     ("models/__init__.py", "from dsmath_jax import sharding", "models"),
     ("rl/settings.py", "from ml_collections import ConfigDict", "settings"),
     ("stages.py", "import ml_collections", "settings"),
     ("aot/step.py", "from ml_collections import config_dict", "settings"),
+    ("grading/grade.py", "from benchmarks import turns", "benchmarks"),
 ]
 
 
@@ -96,20 +104,23 @@ def test_rooms_without_jax_load_none(room):
     assert result.stdout.strip() == ""
 
 
-def declared(variable: str) -> set[str]:
-    """The distributions that a list or dict of lists in setup.py names, normalised as package indexes do."""
+def stated(variable: str) -> Any:
+    """The value of a variable of setup.py."""
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     (node,) = [
         node.value
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == variable
     ]
-    value = ast.literal_eval(node)
-    requirements = value if isinstance(value, list) else [line for lines in value.values() for line in lines]
-    return {normalised(re.split(r"[\[<>=!~; ]", line)[0]) for line in requirements}
+    return ast.literal_eval(node)
 
 
-def normalised(name: str) -> str:
+def distributions(requirements: Iterable[str]) -> set[str]:
+    """The names in a list of requirements, normalized as package indexes do."""
+    return {normalized(re.split(r"[\[<>=!~; ]", line)[0]) for line in requirements}
+
+
+def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -117,25 +128,35 @@ def imported() -> set[str]:
     """The distributions that modules of the package import by name, anywhere in their code."""
     names = set()
     for path in (ROOT / "dsmath_jax").rglob("*.py"):
-        if path.name.endswith("_peer.py"):  # they run in the environment of `make peers`
-            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.split(".")[0])
     third_party = names - sys.stdlib_module_names - {"dsmath_jax"}
-    distributions = importlib.metadata.packages_distributions()
-    return {normalised(distributions[name][0]) if name in distributions else name for name in third_party}
+    return {distribution(name) for name in third_party}
+
+
+def distribution(module: str) -> str:
+    """The distribution that has a top-level module; of one that is not installed, the module's name."""
+    return normalized(importlib.metadata.packages_distributions().get(module, [module])[0])
 
 
 def test_setup_declares_what_is_imported_and_no_more():
     not_imported = {"importlib-resources"}  # TFDS imports it without declaring it
-    assert imported() <= declared("RUNTIME") | declared("EXTRAS")
-    assert declared("RUNTIME") <= imported() | not_imported
+    core, optional = distributions(stated("RUNTIME")), distributions(itertools.chain(*stated("EXTRAS").values()))
+    assert imported() <= core | optional
+    assert core <= imported() | not_imported
+
+
+def test_the_sentences_name_the_extra_that_has_the_package():
+    extras = {name: distributions(lines) for name, lines in stated("EXTRAS").items()}
+    named = {(distribution(package.partition(".")[0]), extra) for package, extra in EXTRAS.items()}
+    assert {name for name, extra in named if name not in extras[extra]} == {"libtpu"}  # it comes with jax[tpu]
+    assert extras["corpus"] == {name for name, extra in named if extra == "corpus"}
 
 
 def test_every_declared_package_is_pinned():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = {normalised(line.split("==")[0]) for line in lines if "==" in line}
-    assert declared("RUNTIME") <= pinned
+    pinned = {normalized(line.split("==")[0]) for line in lines if "==" in line}
+    assert distributions([*stated("RUNTIME"), *itertools.chain(*stated("EXTRAS").values())]) <= {*pinned, "dsmath-jax"}

@@ -103,7 +103,7 @@ def test_tpu_pod_installs_and_starts_on_all_workers():
         assert "--zone=us-east5-a" in command
         assert "--worker=all" in command
     assert install[4:6] == start[4:6] == ["ssh", "pod"]
-    assert '-e ".[tpu]" -c constraints.txt' in install[-1]
+    assert '-e ".[all,tpu]" -c constraints.txt' in install[-1]
     # The worker's shell parts the command once more: main must still get every argument whole.
     remote = shlex.split(start[-1].removeprefix("--command="))
     assert remote[:3] == ["cd", "dsmath-jax", "&&"]
@@ -151,4 +151,4 @@ def test_make_installs_once_and_stamps_only_what_succeeded(tmp_path):
     for _ in range(2):
         assert make(tmp_path).returncode == 0
     assert stamp.exists()
-    assert (tmp_path / "log").read_text(encoding="utf-8") == "-m pip install -e . -c constraints.txt\n"
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "-m pip install -e .[all] -c constraints.txt\n"

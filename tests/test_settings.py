@@ -11,8 +11,7 @@ from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.settings import Settings, build, check_choice, describe, fingerprint, nearest, setting, to_dict
-from dsmath_jax.toy.settings import TEMPLATES, ToySettings
-from dsmath_jax.toy.web import STYLES
+from dsmath_jax.toy.settings import ToySettings
 from dsmath_jax.workdir import UserError
 
 
@@ -163,7 +162,6 @@ def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> N
         (CorpusSettings, {"input": 3}, r"^p\.input is 3; it must be of the type str \| tuple"),
         (CorpusSettings, {"fasttext": {"epochs": 0}}, r"^p\.fasttext\.epochs is 0; it must be at least 1"),
         (CorpusSettings, {"minhash": {"band": 2}}, r"^p\.minhash\.band is no setting \(the nearest is 'bands'\)"),
-        (ToySettings, {"templates": "baroque"}, r"^p\.templates must be one of 'default', 'unseen'; got 'baroque'"),
         (ToySettings, {"problems": {"rl": -1}}, r"^p\.problems\.rl is -1; it must be at least 0"),
         (ToySettings, {"steps": ()}, r"^p\.steps is empty; give it at least one value\."),
         (TokenizerSettings, {"vocab_size": 0}, r"^p\.vocab_size is 0; it must be at least 1"),
@@ -189,7 +187,3 @@ def test_where_the_corpus_is_computed_changes_no_result() -> None:
 
 def test_a_given_tokenizer_needs_no_vocabulary_size() -> None:
     assert TokenizerSettings(path="tokenizer.model", vocab_size=0).path == "tokenizer.model"
-
-
-def test_the_toy_web_has_all_styles_of_the_settings() -> None:
-    assert set(STYLES) == set(TEMPLATES)

@@ -6,7 +6,6 @@ are those that training runs.
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import re
 import tempfile
@@ -19,6 +18,7 @@ import jax
 from jax.experimental import topologies
 
 from dsmath_jax.aot.hlo import costs
+from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.recipe import Recipe
@@ -49,8 +49,8 @@ def described_devices(topology: str) -> Sequence[Any]:
         options["chips_per_host_bounds"] = [1, 1, 1]  # else a host of four is taken for granted
     if found[2].startswith("v4:"):
         options["chip_config_name"] = "megacore"  # one device a chip, as JAX has on v4; else two are described
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError("Compiling for TPUs needs libtpu; install it: pip install -e '.[tpu]' -c constraints.txt")
+    with required_by("Compiling for TPUs"):
+        import libtpu  # noqa: F401
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=found[2], **options).devices
     except jax.errors.JaxRuntimeError as error:

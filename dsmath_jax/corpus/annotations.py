@@ -1,8 +1,8 @@
-"""Which URL prefixes a person judged to hold mathematics (paper section 2.1), and the file that keeps it.
+"""URL prefixes that a person annotated as mathematics or not (paper section 2.1), and their file.
 
-The file is JSON lines, `{"prefix": "https://a.org/b/", "math": true, "note": ""}`, meant to be edited by hand as well:
-a line that is not about the prefix in question stays as it is, byte for byte. Where prefixes lie in each other the
-longest one decides; of lines with the same prefix the last one.
+The file is JSON lines, `{"prefix": "https://a.org/b/", "math": true, "note": ""}`, and may be edited by hand:
+a change of one prefix leaves all other lines byte for byte. The longest prefix of a URL decides; of several lines with
+the same prefix the last one does.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from dsmath_jax.workdir import UserError, atomic_write
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """A person's judgement of all pages below a URL prefix (canonical form)."""
+    """Whether all pages below a URL prefix (canonical form) are mathematics."""
 
     prefix: str
     math: bool
@@ -31,9 +31,9 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the file: its bytes with the line end, and what it says or why it says nothing.
+    """One line of the file: its bytes with the line end, and its annotation or an error message.
 
-    An empty line has neither `annotation` nor `error`. `row` is the whole JSON object.
+    An empty line has neither. `row` is the whole JSON object.
     """
 
     raw: bytes
@@ -43,19 +43,21 @@ class Line:
 
     @property
     def note(self) -> str:
+        """The note of the annotation, "" without one."""
         note = (self.row or {}).get("note")
         return note if isinstance(note, str) else ""
 
     @property
     def host(self) -> str:
+        """The host of the prefix, "" without an annotation."""
         return urls.host(self.row["prefix"]) if self.row else ""
 
 
 def read_annotations(path: Path) -> list[Annotation]:
-    """Reads JSON lines with the fields `prefix` and `math`.
+    """Reads an annotation file.
 
     Raises:
-      UserError: the file is missing or a line lacks a field.
+      UserError: the file is missing or a line is invalid.
     """
     try:
         lines = parse_lines(path.read_bytes(), path)
@@ -68,12 +70,12 @@ def read_annotations(path: Path) -> list[Annotation]:
 
 
 def parse_lines(content: bytes, path: Path) -> list[Line]:
-    """The lines of an annotation file; `path` is for the sentences about those that cannot be read."""
+    """Parses the lines of an annotation file; error messages name `path`."""
     return [_parse(raw, f"{path}, line {number}") for number, raw in enumerate(io.BytesIO(content), 1)]
 
 
 def annotated_pages(canonical_urls: Sequence[str], annotations: Sequence[Annotation]) -> np.ndarray:
-    """bool [pages]: pages whose longest annotated prefix is judged to be mathematics."""
+    """Returns bool [pages]: whether the longest annotated prefix of a page is mathematics."""
     names = np.array(canonical_urls)
     math = np.zeros(len(names), bool)
     for annotation in sorted(annotations, key=lambda annotation: len(annotation.prefix)):
@@ -82,17 +84,17 @@ def annotated_pages(canonical_urls: Sequence[str], annotations: Sequence[Annotat
 
 
 def outermost(prefixes: Iterable[str]) -> list[str]:
-    """Those canonical prefixes that lie below no other one, sorted: together they cover the same pages."""
-    kept: list[str] = []
+    """Returns the canonical prefixes that are below no other one, sorted. They cover the same pages."""
+    result: list[str] = []
     for prefix in sorted(prefixes):
-        if not (kept and prefix.startswith(kept[-1])):
-            kept.append(prefix)
-    return kept
+        if not (result and prefix.startswith(result[-1])):
+            result.append(prefix)
+    return result
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """What one mark did to the lines of a prefix: `before` with their places in the file, `after` without."""
+    """The lines of a prefix before a mark (with their indices in the file) and after it."""
 
     prefix: str
     host: str
@@ -101,14 +103,14 @@ class Change:
 
 
 class Store:
-    """The annotation file under a person's hands and an editor's at the same time.
+    """Reads and writes the annotation file, which an editor may change at the same time.
 
-    Every method looks at the file anew; every mark is saved before `mark` returns. No method writes while the file
-    holds a line that cannot be read. Safe to call from several threads.
+    Every method reads the file again; `mark` returns once the mark is saved. No method writes while the file has an
+    invalid line. Thread-safe.
 
     Attributes:
-      path: absolute, links resolved (a rename onto a link would cut it).
-      version: stands for the content as `lines` last found it.
+      path: absolute, links resolved (renaming a file onto a link would replace the link).
+      version: a hash of the content that `lines` last read.
     """
 
     def __init__(self, path: Path):
@@ -120,10 +122,10 @@ class Store:
         self._changes: list[Change] = []
 
     def lines(self) -> list[Line]:
-        """What the file holds now, nothing where there is none.
+        """Returns the current lines of the file, none if it does not exist.
 
         Raises:
-          UserError: the file is there but cannot be read.
+          UserError: the file exists but cannot be read.
         """
         with self._lock:
             try:
@@ -138,60 +140,61 @@ class Store:
             return self._lines
 
     def errors(self) -> list[str]:
-        """One sentence for each line that cannot be read."""
+        """Returns the error message of each invalid line."""
         return [line.error for line in self.lines() if line.error]
 
     def marks(self) -> dict[str, Line]:
-        """The line that decides, by canonical prefix, in the order of the file."""
+        """Returns the line that decides for each canonical prefix, in the order of the file."""
         return {line.annotation.prefix: line for line in self.lines() if line.annotation}
 
     def mark(self, prefix: str, math: bool | None, note: str | None = None) -> None:
-        """Judges a URL prefix (with scheme), or with None takes the judgement back; None leaves the note as it is.
+        """Annotates a URL prefix (with scheme); math=None removes the annotation, note=None keeps the note.
 
-        A prefix that has a line keeps its place, its spelling and its other fields.
+        A prefix that has a line keeps its position, its spelling and its other fields.
 
         Raises:
-          UserError: a line cannot be read, or the file not be written.
+          UserError: a line is invalid, or the file cannot be written.
         """
         with self._lock:
             lines = self._readable_lines()
             canonical = urls.canonical_prefix(prefix)
-            before = _places(lines, canonical)
+            before = _lines_of(canonical, lines)
             raws = [line.raw for line in lines]
             if math is None:
-                raws = [raw for place, raw in enumerate(raws) if place not in dict(before)]
+                raws = [raw for index, raw in enumerate(raws) if index not in dict(before)]
             elif before:
-                place = before[-1][0]
-                row = {**(lines[place].row or {}), "math": math}
-                raws[place] = _encode(row if note is None else {**row, "note": note}, lines[place].raw)
+                index = before[-1][0]
+                row = {**(lines[index].row or {}), "math": math}
+                raws[index] = _encode(row if note is None else {**row, "note": note}, lines[index].raw)
             else:
                 raws.append(_encode({"prefix": prefix, "math": math, "note": note or ""}, b"\n"))
             if raws != [line.raw for line in lines]:
                 self._write(raws)
-                after = [raw for _, raw in _places(self.lines(), canonical)]
+                after = [raw for _, raw in _lines_of(canonical, self.lines())]
                 self._changes.append(Change(canonical, urls.host(prefix), before, after))
 
     def can_undo(self) -> bool:
+        """Returns whether this store has a mark to undo."""
         return bool(self._changes)
 
     def undo(self) -> Change:
-        """Takes the last mark of this store back; returns it.
+        """Reverts the last mark of this store and returns it.
 
         Raises:
-          UserError: there is none, its line was changed by another hand, or the file cannot be read or written.
+          UserError: there is none, its line was edited meanwhile, or the file cannot be read or written.
         """
         with self._lock:
             if not self._changes:
                 raise UserError("There is no mark of this session to undo; press m, n or u to make one.")
             lines = self._readable_lines()
             change = self._changes[-1]
-            present = dict(_places(lines, change.prefix))
+            present = dict(_lines_of(change.prefix, lines))
             if [raw.strip() for raw in present.values()] != [raw.strip() for raw in change.after]:
                 self._changes.pop()
-                raise UserError(f"{change.prefix} was changed elsewhere since it was marked; mark it anew instead.")
-            raws = [line.raw for place, line in enumerate(lines) if place not in present]
-            for place, raw in change.before:
-                raws.insert(place, raw)
+                raise UserError(f"{change.prefix} was changed elsewhere since it was marked; mark it again instead.")
+            raws = [line.raw for index, line in enumerate(lines) if index not in present]
+            for index, raw in change.before:
+                raws.insert(index, raw)
             self._write(raws)
             return self._changes.pop()
 
@@ -202,10 +205,10 @@ class Store:
         return self._lines
 
     def _write(self, raws: list[bytes]) -> None:
-        ended = [raw if raw.endswith(b"\n") else raw + b"\n" for raw in raws]
+        content = b"".join(raw if raw.endswith(b"\n") else raw + b"\n" for raw in raws)
         try:
             with atomic_write(self.path, "wb") as file:
-                file.write(b"".join(ended))
+                file.write(content)
         except OSError as error:
             reason = os.strerror(error.errno or errno.EIO)
             raise UserError(f"{self.path} cannot be written ({reason}); fix that and mark again.") from None
@@ -223,20 +226,19 @@ def _parse(raw: bytes, where: str) -> Line:
         return Line(raw, error=f"{where}: not a JSON object; fix or remove that line.")
     prefix, math = row.get("prefix"), row.get("math")
     if not isinstance(prefix, str) or not urls.host(prefix) or not isinstance(math, bool):
-        return Line(raw, error=f"{where}: an annotation wants a URL in 'prefix' and true or false in 'math'; fix it.")
+        return Line(raw, error=f"{where}: an annotation needs a URL in 'prefix' and true or false in 'math'; fix it.")
     return Line(raw, Annotation(urls.canonical_prefix(prefix), math), row)
 
 
-def _places(lines: list[Line], canonical: str) -> list[tuple[int, bytes]]:
-    return [
-        (place, line.raw) for place, line in enumerate(lines) if line.annotation and line.annotation.prefix == canonical
-    ]
+def _lines_of(prefix: str, lines: list[Line]) -> list[tuple[int, bytes]]:
+    """Returns index and bytes of the lines of a canonical prefix."""
+    return [(i, line.raw) for i, line in enumerate(lines) if line.annotation and line.annotation.prefix == prefix]
 
 
 def _encode(row: dict, like: bytes) -> bytes:
-    """A row as one line that ends as the line `like` does."""
+    """Encodes a row as one line with the line end of the line `like`."""
     end = b"\r\n" if like.endswith(b"\r\n") else b"\n"
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + end  # half a surrogate pair
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + end  # lone surrogates
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:

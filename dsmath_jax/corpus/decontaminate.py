@@ -1,4 +1,4 @@
-"""Finds benchmark texts in pages: by an exact n-gram of theirs, or, where they are shorter, by the whole text."""
+"""Finds benchmark texts in pages by exact n-gram match; shorter texts match as a whole (paper section 2.1)."""
 
 import dataclasses
 import re
@@ -16,13 +16,13 @@ WORDLESS = re.compile(r"(?:(?:[a-z]|[\d.]+)(?: |$))*")
 
 
 def words(normal: str) -> str:
-    """A normal form without `= + < >`, which pages lose where formulas are pictures or punctuation was stripped."""
+    """Removes `= + < >` from a normal form: pages lose them where formulas are pictures or punctuation is stripped."""
     return SIGNS.sub("", f"{normal} ").rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
 class Gram:
-    """An n-gram in normal form and the (first) benchmark record that it comes from."""
+    """An n-gram in normal form and the first benchmark record that has it."""
 
     record: str
     ngram: str
@@ -30,7 +30,7 @@ class Gram:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Where a page repeats a benchmark: tokens `start` to `stop` of its `words` are this n-gram."""
+    """An n-gram that a page shares with a benchmark: the tokens `start` to `stop` of its `words`."""
 
     gram: Gram
     start: int
@@ -38,11 +38,11 @@ class Match:
 
 
 class Benchmarks:
-    """The n-grams of benchmark questions and worked solutions; never of bare answers, which any page may hold.
+    """The n-grams of benchmark questions and worked solutions. Bare answers are left out: any page may have them.
 
-    Texts of at least `ngram` tokens count by each run of `ngram` tokens, shorter ones by the whole text, and those of
-    fewer than `min_ngram` tokens not at all. (English by word, Chinese by character: see `normalize`.) Runs of bare
-    numbers and single letters do not count: any page may hold 1 to 10, or x_1 to x_5.
+    Texts of at least `ngram` tokens give each run of `ngram` tokens, shorter ones the whole text, and those of fewer
+    than `min_ngram` tokens nothing. (English by word, Chinese by character: see `normalize`.) Runs of bare numbers and
+    single letters are left out: any page may have 1 to 10, or x_1 to x_5.
     """
 
     def __init__(self, records: Iterable[Record], ngram: int = 10, min_ngram: int = 3):
@@ -56,24 +56,24 @@ class Benchmarks:
                         if key not in grams[n] and not WORDLESS.fullmatch(gram := spans.ngram(position, n)):
                             grams[n][key] = Gram(record.id, gram)
         self.grams = {n: grams[n] for n in sorted(grams, reverse=True)}
-        # A sieve of hash bits lets almost no run of a clean page through to the exact look-up.
+        # A bitmap of hash prefixes rejects almost every n-gram of a clean page before the exact look-up.
         self.sieves = {n: np.zeros(1 << SIEVE_BITS, bool) for n in self.grams}
         for n, sieve in self.sieves.items():
             sieve[np.fromiter(self.grams[n], np.uint64, len(self.grams[n])) >> np.uint64(64 - SIEVE_BITS)] = True
 
     def matches(self, normal: str) -> Iterator[Match]:
-        """All matches in a page's normal form, the longest n-grams before shorter ones."""
+        """Yields all matches in a page's normal form, longer n-grams before shorter ones."""
         spans = Spans(words(normal))
         for n, sieve in self.sieves.items():
             hashes = spans.hashes(n)
             for position in np.flatnonzero(sieve[hashes >> np.uint64(64 - SIEVE_BITS)]).tolist():
                 gram = self.grams[n].get(int(hashes[position]))
-                if gram and gram.ngram == spans.ngram(position, n):  # equal hashes of other words are no match
+                if gram and gram.ngram == spans.ngram(position, n):  # the hashes of different n-grams may be equal
                     yield Match(gram, position, position + n)
 
 
 def without(text: str, matches: Iterable[Match]) -> str:
-    """A page's text without the lines that a match lies in."""
+    """Returns a page's text without the lines that overlap a match."""
     lines = text.split("\n")
     lengths = [len(words(normalize(line)).split()) for line in lines]
     ends = np.cumsum(lengths)

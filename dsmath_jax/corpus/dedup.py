@@ -1,7 +1,7 @@
-"""De-duplication: one page per URL, then one page per group of near-duplicates (MinHash with banding).
+"""De-duplication: keeps one page per URL, then one page per group of near-duplicates (MinHash with banding).
 
 Groups are connected components, found by the alternating algorithm of Kiveris et al. 2014 (large-star, small-star) on
-dataframes, so that neither the pages nor the groups need to fit into one machine.
+dataframes, so that neither the pages nor the groups need to fit into the memory of one machine.
 """
 
 from functools import lru_cache
@@ -13,13 +13,13 @@ from daft.functions import coalesce, row_number, when
 
 from dsmath_jax.corpus.normalize import Spans, mix
 
-AT_ONCE = 512  # shingles that are hashed at a time: what stays in a CPU's cache
+BLOCK = 512  # shingles that are hashed at a time: they fit into a CPU's cache
 COLUMNS = ("number", "canonical_url", "date", "tokens", "bands")
 
 
 @lru_cache
 def _hash_functions(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Odd multipliers and offsets, uint32 [count, 1], fixed for ever, that make a family of hashes out of one."""
+    """Returns odd multipliers and offsets, uint32 [count, 1], of a fixed family of hash functions."""
     numbers = np.arange(1, count + 1, dtype=np.uint64)[:, None]
     factors, offsets = (
         (mix(part) >> np.uint64(32)).astype(np.uint32) for part in (numbers, numbers + np.uint64(10_000))
@@ -28,18 +28,18 @@ def _hash_functions(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bands(spans: Spans, bands: int = 14, rows: int = 8, shingle: int = 5) -> np.ndarray:
-    """uint64 [bands]: one bucket per band of `rows` minima over the hashed shingles; [0] for a page without text.
+    """Returns uint64 [bands]: one bucket per band of `rows` MinHash values; [0] for a page without text.
 
     Two pages with Jaccard similarity s share a bucket with probability 1 - (1 - s**rows)**bands: for 14 x 8 that is
-    0.99 at 0.85 and 0.05 at 0.5. Buckets of different bands are different. A text shorter than a shingle is one.
+    0.99 at 0.85 and 0.05 at 0.5. Different bands share no bucket. A text shorter than a shingle is one shingle.
     """
     if not len(spans):
         return np.zeros(0, np.uint64)
     shingles = (spans.hashes(min(shingle, len(spans))) >> np.uint64(32)).astype(np.uint32)
     factors, offsets = _hash_functions(bands * rows)
     minima = np.full(bands * rows, 2**32 - 1, np.uint32)
-    for start in range(0, len(shingles), AT_ONCE):
-        part = factors * shingles[start : start + AT_ONCE]
+    for start in range(0, len(shingles), BLOCK):
+        part = factors * shingles[start : start + BLOCK]
         part += offsets
         np.minimum(minima, part.min(1), out=minima)
     buckets = np.arange(bands, dtype=np.uint64)
@@ -49,46 +49,46 @@ def bands(spans: Spans, bands: int = 14, rows: int = 8, shingle: int = 5) -> np.
 
 
 def duplicates(pages: DataFrame) -> DataFrame:
-    """Finds the pages for which another one is kept.
+    """Finds the duplicates among pages. Of a group the newest page is kept, then the longest, then the first read.
 
     Args:
       pages: the columns of `COLUMNS`.
 
     Returns:
-      number, kept (the number of the page that is kept in its place, newest, then longest, then first read) and
-      same_url (bool: gone for another page under its URL; else it is a near-duplicate).
+      number of each duplicate, kept (the number of the page that is kept instead) and same_url (bool: a duplicate of
+      another page under its URL; else a near-duplicate).
     """
-    firsts = _kept(pages, "canonical_url").collect()
-    older = (
-        pages.join(firsts, on="canonical_url")
+    newest = _newest(pages, "canonical_url").collect()
+    by_url = (
+        pages.join(newest, on="canonical_url")
         .where(col("number") != col("kept"))
         .select("number", "kept", daft.lit(True).alias("same_url"))
     )
-    unique = pages.join(older, on="number", how="anti").where(col("bands").length() > 0)
+    unique = pages.join(by_url, on="number", how="anti").where(col("bands").length() > 0)
     grouped = unique.select("number", "date", "tokens").join(components(_edges(unique)), on="number").collect()
     near = (
-        grouped.join(_kept(grouped, "root"), on="root")
+        grouped.join(_newest(grouped, "root"), on="root")
         .where(col("number") != col("kept"))
         .select("number", "kept", daft.lit(False).alias("same_url"))
         .collect()
     )
-    # What was kept for a URL may itself have gone for a near-duplicate.
+    # A page that is kept for its URL may itself be a near-duplicate.
     further = near.select(col("number").alias("kept"), col("kept").alias("last"))
-    older = older.join(further, on="kept", how="left").select(
+    by_url = by_url.join(further, on="kept", how="left").select(
         "number", coalesce(col("last"), col("kept")).alias("kept"), "same_url"
     )
-    return older.concat(near).sort("number")
+    return by_url.concat(near).sort("number")
 
 
-def _kept(pages: DataFrame, group: str) -> DataFrame:
-    """Group and `kept`, the number of its newest, then longest, then first page."""
+def _newest(pages: DataFrame, group: str) -> DataFrame:
+    """Returns each group and `kept`, the number of its newest, then longest, then first page."""
     window = Window().partition_by(group).order_by("date", "tokens", "number", desc=[True, True, False])
     ranked = pages.select(group, "date", "tokens", "number").with_column("rank", row_number().over(window))
     return ranked.where(col("rank") == 1).select(group, col("number").alias("kept"))
 
 
 def _edges(pages: DataFrame) -> DataFrame:
-    """high, low: each page and the first page that it shares a bucket with."""
+    """Returns high, low: each page and the first page that shares a bucket with it."""
     members = pages.select("number", col("bands").alias("bucket")).explode("bucket")
     lowest = members.groupby("bucket").agg(col("number").min().alias("low"))
     shared = members.join(lowest, on="bucket").where(col("low") < col("number"))
@@ -96,13 +96,13 @@ def _edges(pages: DataFrame) -> DataFrame:
 
 
 def components(edges: DataFrame) -> DataFrame:
-    """Connected components of a graph.
+    """Computes the connected components of a graph.
 
     Args:
       edges: high, low (node numbers, low < high).
 
     Returns:
-      number, root: the smallest number of each node's component, for all nodes that have an edge.
+      number, root (the smallest number in the node's component) of all nodes that have an edge.
     """
     edges = edges.collect()
     while True:
@@ -115,7 +115,7 @@ def components(edges: DataFrame) -> DataFrame:
 
 
 def _large_star(edges: DataFrame) -> DataFrame:
-    """Ties each node's larger neighbours to the smallest of it and its neighbours."""
+    """Connects each node's larger neighbors to the smallest of it and its neighbors."""
     both = edges.select(col("high").alias("node"), col("low").alias("other")).concat(
         edges.select(col("low").alias("node"), col("high").alias("other"))
     )
@@ -126,7 +126,7 @@ def _large_star(edges: DataFrame) -> DataFrame:
 
 
 def _small_star(edges: DataFrame) -> DataFrame:
-    """Ties each node and its smaller neighbours to the smallest of these."""
+    """Connects each node and its smaller neighbors to the smallest of these."""
     lowest = edges.groupby("high").agg(col("low").min().alias("least"))
     tied = edges.join(lowest, on="high").where(col("low") != col("least"))
     moved = tied.select(col("low").alias("high"), col("least").alias("low"))

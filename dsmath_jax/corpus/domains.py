@@ -1,4 +1,4 @@
-"""Domain statistics, and which uncollected pages they add to the seeds of the next iteration (paper section 2.1)."""
+"""Domain statistics, and the uncollected pages that join the positives of the next iteration (paper section 2.1)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from daft import DataFrame, DataType, col
 from dsmath_jax.corpus import urls
 from dsmath_jax.corpus.annotations import Annotation, annotated_pages
 
-# The automatic rule takes a folder of at least so many pages as mathematics where at least so much of it was collected.
+# The automatic rule: folders of at least FOLDER_PAGES pages of which at least FOLDER_SHARE was collected.
 FOLDER_PAGES, FOLDER_SHARE = 3, 0.8
 RULES = {
     True: "annotations",
@@ -23,7 +23,7 @@ def _folders(canonical_urls: Any) -> list[list[str]]:
 
 
 def hosts(scored: DataFrame, math_share: float) -> DataFrame:
-    """Pages, collected pages and their share by host; math-related are those of which more than `math_share` is.
+    """Counts pages and collected pages by host; a host is math-related above a collected share of `math_share`.
 
     Args:
       scored: host, collected (bool) of all candidates.
@@ -44,11 +44,11 @@ def hosts(scored: DataFrame, math_share: float) -> DataFrame:
 
 
 def prefixes(scored: DataFrame, by_host: DataFrame) -> DataFrame:
-    """Pages and collected pages below each URL prefix that ends at a slash, on hosts of which something was collected.
+    """Counts pages and collected pages below each URL prefix that ends at a slash, on hosts with a collected page.
 
     Args:
       scored: host, canonical_url, collected (bool) of all candidates.
-      by_host: of `hosts`.
+      by_host: the output of `hosts`.
 
     Returns:
       host, prefix, pages, collected; sorted by host and prefix.
@@ -64,32 +64,33 @@ def prefixes(scored: DataFrame, by_host: DataFrame) -> DataFrame:
     )
 
 
-def joining(
+def new_positives(
     scored: DataFrame, by_host: DataFrame, by_prefix: DataFrame, annotations: Sequence[Annotation] | None
 ) -> DataFrame:
-    """The uncollected pages that join the seeds: number.
+    """Returns the number of each uncollected page that joins the positives.
 
-    With annotations those below a prefix that a person judged to be mathematics, on whatever domain: which domains are
-    math-related tells the person where to look. Without them those of `majority` on math-related domains.
+    With annotations: the pages below a prefix annotated as mathematics, on any domain (the math-related domains show
+    the annotator where to look). Without: those of `mostly_collected` on math-related domains.
     """
-    left = scored.where(~col("collected")).select("number", "host", "canonical_url")
+    uncollected = scored.where(~col("collected")).select("number", "host", "canonical_url")
     if annotations is None:
-        return majority(left.join(by_host.where(col("math_related")).select("host"), on="host"), by_prefix)
+        return mostly_collected(
+            uncollected.join(by_host.where(col("math_related")).select("host"), on="host"), by_prefix
+        )
 
     @daft.func.batch(return_dtype=DataType.bool())
     def annotated(canonical_urls: Any) -> list[bool]:
         return annotated_pages(canonical_urls.to_pylist(), annotations).tolist()
 
-    return left.where(annotated(col("canonical_url"))).select("number")
+    return uncollected.where(annotated(col("canonical_url"))).select("number")
 
 
-def majority(left: DataFrame, by_prefix: DataFrame) -> DataFrame:
-    """Pages in a folder most of whose pages were collected: the automatic rule in a person's place.
+def mostly_collected(uncollected: DataFrame, by_prefix: DataFrame) -> DataFrame:
+    """Returns the pages in mostly collected folders, at any depth: the automatic rule in place of annotations.
 
-    A math-related domain may hold much else, so that its uncollected pages cannot all be taken. A folder, at any depth,
-    with a majority of collected pages speaks for the rest of its pages.
+    It does not take all uncollected pages of a math-related domain, since much of them may be about something else.
     """
     enough = (col("pages") >= FOLDER_PAGES) & (col("collected") >= FOLDER_SHARE * col("pages"))
     folders = by_prefix.where(enough).select("prefix")
-    below = left.select("number", _folders(col("canonical_url")).alias("prefix")).explode("prefix")
+    below = uncollected.select("number", _folders(col("canonical_url")).alias("prefix")).explode("prefix")
     return below.join(folders, on="prefix").select("number").distinct()

@@ -1,8 +1,7 @@
-"""The engine under the corpus: Daft, on this machine or on a Ray cluster (DESIGN decision 7).
+"""Runs the work of the corpus with Daft, on this machine or on a Ray cluster.
 
-Page work is a function from input shards to one output file; a file that is there is not made again, which is all that
-a restart takes. What goes between shards are dataframes of numbers, hashes and addresses. On a cluster the paths are
-those of a file system that all its machines share.
+Page work is a function from input shards to one output file; a restart skips the files that exist. Only dataframes of
+numbers, hashes and addresses pass between shards. On a cluster all machines share the file system of the paths.
 """
 
 import contextlib
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 
 import daft
 
+from dsmath_jax.extras import required_by
 from dsmath_jax.progress import track
 from dsmath_jax.workdir import UserError, remove
 
@@ -26,23 +26,23 @@ Result = TypeVar("Result")
 ADDRESS = re.compile(r"(?:ray://)?(?P<host>[^\s:/]+):(?P<port>\d{1,5})")
 CONNECT_SECONDS = 10.0
 ADVICE = "start it with launch/ray_cluster.sh, or fix --config.corpus.ray_address"
-TRIES = 3  # of a query that a dying machine ends each time before anything more is done
-PARTS_PER_CPU = 8  # a part costs a process's start, a second; but the last parts keep some CPUs waiting
+TRIES = 3  # of a query that makes no progress because machines die
+PARTS_PER_CPU = 8  # each part starts a process, which takes a second; large last parts leave CPUs idle
 
 _cluster = ""  # the address of the Ray cluster that this process works on, "" for none
-_workers = 0  # processes on this machine, 0 for as many as it has CPUs
+_workers = 0  # processes on this machine, 0 for one per CPU
 
 
 def connect(ray_address: str, workers: int = 0) -> None:
-    """Sets where this process's dataframes are computed; Daft lets a process choose once.
+    """Sets where this process computes its dataframes. Daft allows this choice once per process.
 
     Args:
-      ray_address: "" for this machine; "auto" for the Ray cluster that it belongs to, "HOST:PORT" for the one with that
-        head, seen from a machine of the cluster, "ray://HOST:PORT" seen from outside (Ray Client, port 10001).
-      workers: processes on this machine; 0 for as many as it has CPUs.
+      ray_address: "" for this machine; "auto" for the Ray cluster of this machine; "HOST:PORT" for the cluster with
+        that head, from one of its machines; "ray://HOST:PORT" from outside (Ray Client, port 10001).
+      workers: processes on this machine; 0 for one per CPU.
 
     Raises:
-      UserError: there is no such cluster, Ray is not installed, or the process has chosen otherwise before.
+      UserError: there is no such cluster, Ray is not installed, or the process made another choice before.
     """
     global _cluster, _workers
     _workers = workers
@@ -52,21 +52,22 @@ def connect(ray_address: str, workers: int = 0) -> None:
     if ray_address != _cluster:
         raise UserError(
             f"This process works on the Ray cluster {_cluster} and cannot change to {ray_address or 'this machine'}; "
-            "start a process of its own for that."
+            "start another process for that."
         )
     if not _cluster:
-        with contextlib.suppress(ValueError):  # a dataframe was computed before, here
+        with contextlib.suppress(ValueError):  # this process has already computed a dataframe
             daft.set_runner_native()
 
 
-def _join(address: str) -> None:
-    try:
+def import_ray(address: str) -> Any:
+    """Returns the module `ray` for the cluster at an address; raises a `UserError` where it is not installed."""
+    with required_by(f"The Ray cluster {address}"):
         import ray
-    except ImportError:
-        raise UserError(
-            f"The Ray cluster {address} needs Ray, which is not installed; "
-            "install the extra: pip install -e '.[cluster]' -c constraints.txt."
-        ) from None
+    return ray
+
+
+def _join(address: str) -> None:
+    ray = import_ray(address)
     _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -79,12 +80,12 @@ def _join(address: str) -> None:
         ray.shutdown()
         raise UserError(
             f"This process has computed dataframes on this machine and cannot change to the Ray cluster {address}; "
-            "start a process of its own for that."
+            "start another process for that."
         ) from None
 
 
 def _check_reachable(address: str) -> None:
-    """Raises a `UserError` where nothing listens at the address: Ray itself tries for minutes and ends the process."""
+    """Raises a `UserError` if nothing listens at the address: Ray itself retries for minutes and ends the process."""
     if address == "auto":
         return
     match = ADDRESS.fullmatch(address)
@@ -100,18 +101,19 @@ def _check_reachable(address: str) -> None:
 
 
 class Worker:
-    """Calls a function with the strings of one task after another; lives in a process of its own."""
+    """Calls a function for one task after another, in its own process."""
 
     def __init__(self, function: Callable[..., None]):
         self.function = function
 
     @daft.method.batch(return_dtype=daft.DataType.string(), batch_size=1)
     def run(self, tasks: Any) -> list[str]:
-        """Returns "" or the sentence of a `UserError` for each task: an exception would lose its type on the way."""
+        """Returns "" or the message of a `UserError` for each task: exceptions lose their type between processes."""
         return [self.error(task) for task in tasks.to_pylist()]
 
     def error(self, task: Task) -> str:
-        if Path(task[0]).exists():  # made by a machine that died before it could say so
+        """Runs one task; returns "" or the message of its `UserError`."""
+        if Path(task[0]).exists():  # written by a machine that died before it reported
             return ""
         try:
             self.function(*task)
@@ -121,16 +123,16 @@ class Worker:
 
 
 def run_tasks(function: Callable[..., None], tasks: Sequence[Task], what: str) -> None:
-    """Calls `function(target, *arguments)` for each task whose target file is missing, in worker processes.
+    """Calls `function(target, *arguments)` in worker processes for each task whose target file is missing.
 
     Args:
-      function: importable from its module, on all machines; writes `target` atomically, and nothing else that matters.
-        A task may run again, also while it runs elsewhere, if a machine of the cluster dies.
+      function: importable on all machines; writes `target` atomically and has no other effect. If a machine of the
+        cluster dies, a task may run again, or twice at the same time.
       tasks: (target, *arguments), all strings.
-      what: the words of the progress lines.
+      what: the label of the progress bar.
 
     Raises:
-      UserError: the first that a task raised.
+      UserError: the first one that a task raised.
     """
 
     def missing() -> list[Task]:
@@ -147,13 +149,13 @@ def run_tasks(function: Callable[..., None], tasks: Sequence[Task], what: str) -
 
 
 def _errors(function: Callable[..., None], tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
-    """Runs the tasks; yields each one's `error`.
+    """Runs the tasks; yields the `error` of each.
 
-    On a cluster no number of processes is asked for, as that makes Daft hold a fixed pool of actors for the query,
-    which waits for the dead and ignores machines that join; without it, parts of a dead machine run elsewhere.
+    On a cluster the number of processes is left open: a given one makes Daft keep a fixed pool of actors, which waits
+    for dead machines and ignores new ones. Without it, other machines take over the parts of a dead one.
     """
     workers = min(_workers or os.cpu_count() or 1, len(tasks))
-    if not _cluster and workers == 1:  # a process costs a second to start
+    if not _cluster and workers == 1:  # starting a process takes a second
         yield from ({"error": Worker(function).error(task)} for task in tasks)
         return
     frame = daft.from_pydict({"task": [list(task) for task in tasks]})
@@ -173,9 +175,9 @@ def _cluster_cpus() -> int:
 
 
 def write_parquet(frame: daft.DataFrame, folder: Path) -> None:
-    """Writes a dataframe as Parquet files 00000.parquet and so on below a folder that holds nothing else afterwards.
+    """Writes a dataframe as the files 00000.parquet, 00001.parquet, ... of a folder and removes all others.
 
-    A task that ran again because its machine died after writing leaves its first file too, and with it rows twice.
+    A task that ran again because its machine died after writing leaves its first file too, which has the same rows.
     """
     written = [Path(path).name for path in frame.write_parquet(str(folder)).to_pydict()["path"]]
     for path in folder.iterdir():
@@ -186,15 +188,16 @@ def write_parquet(frame: daft.DataFrame, folder: Path) -> None:
 
 
 def retry(query: Callable[[], Result], progress: Callable[[], int]) -> Result:
-    """Runs a query that goes on from files, again and again if a machine of the cluster dies in the middle.
+    """Runs a query, again if a machine of the cluster dies; the query resumes from the files that it has written.
 
-    Daft runs the tasks of a dead machine elsewhere, but what they held for a join, a group or a sort is lost.
+    Daft runs the tasks of a dead machine elsewhere, but their data for a join, a group or a sort is lost.
 
     Args:
-      progress: grows when more of the query is done; without progress it is given up after `TRIES`.
+      query: the function to run.
+      progress: returns a number that grows with the work done; after `TRIES` without progress the query fails.
 
     Raises:
-      Exception: whatever else the query raises, at once.
+      Exception: any other error of the query, at once.
     """
     tries, done = 0, progress()
     while True:
@@ -207,11 +210,11 @@ def retry(query: Callable[[], Result], progress: Callable[[], int]) -> Result:
             tries = 1 if done > before else tries + 1
             if tries == TRIES:
                 raise
-            print(f"A machine of the cluster was lost ({type(error).__name__}); going on.", file=sys.stderr, flush=True)
+            print(f"A machine of the cluster was lost ({type(error).__name__}); retrying.", file=sys.stderr, flush=True)
 
 
 def _is_loss(error: Exception) -> bool:
-    """Whether a query failed because a machine or a process of the cluster died."""
+    """Returns whether a query failed because a machine or a process of the cluster died."""
     if not _cluster:
         return False
     from ray import exceptions

@@ -1,4 +1,4 @@
-"""The small text files beside the crawl: seed prefixes and page labels."""
+"""Reads the small input files of the corpus: seed prefixes and page labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,14 +6,21 @@ from pathlib import Path
 import numpy as np
 
 from dsmath_jax.corpus import urls
+from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.workdir import UserError, read_jsonl
 
 
+def files(settings: CorpusSettings, data_dir: Path) -> list[Path]:
+    """Returns the paths of the small input files that the settings name."""
+    names = (settings.seeds, settings.labels, settings.annotations, *settings.benchmark_files)
+    return [data_dir / name for name in names if name]
+
+
 def read_seeds(path: Path) -> list[str]:
-    """The URL prefixes of a text file in canonical form, one a line; empty lines and # comments are skipped.
+    """Reads URL prefixes, one a line, in canonical form; skips empty lines and # comments.
 
     Raises:
-      UserError: the file is missing, holds no prefix, or has a line that is none.
+      UserError: the file is missing or has no prefix, or a line is no URL prefix.
     """
     if not path.is_file():
         raise UserError(f"The seed file {path} is missing; write URL prefixes into it, one a line.")
@@ -26,26 +33,26 @@ def read_seeds(path: Path) -> list[str]:
             raise UserError(f"{path}, line {number}: '{prefix}' is no URL prefix such as https://a.org/b/; fix it.")
         prefixes.append(urls.canonical_prefix(prefix))
     if not prefixes:
-        raise UserError(f"The seed file {path} holds no URL prefix; write some into it, one a line.")
+        raise UserError(f"The seed file {path} holds no URL prefix; add some, one a line.")
     return prefixes
 
 
 def read_labels(path: Path) -> dict[str, dict]:
-    """Page labels by canonical URL: rows with `url`, `label` ("math" or "other") and perhaps `contaminated`.
+    """Reads page labels: rows with `url`, `label` ("math" or "other") and optionally `contaminated`, by canonical URL.
 
     Raises:
-      UserError: the file is missing or a line is no such row.
+      UserError: the file is missing or empty, or a line is no such row.
     """
     labels = {}
     for number, row in enumerate(read_jsonl(path), 1):
         if not isinstance(row.get("url"), str) or row.get("label") not in ("math", "other"):
-            raise UserError(f'{path}, line {number}: a label wants "url", and "math" or "other" in "label"; fix it.')
+            raise UserError(f'{path}, line {number}: a label needs "url", and "math" or "other" in "label"; fix it.')
         labels[urls.canonical(row["url"])] = row
     if not labels:
-        raise UserError(f"The label file {path} is empty; add labels or set --config.corpus.labels='' to go without.")
+        raise UserError(f"The label file {path} is empty; add labels or set --config.corpus.labels='' to run without.")
     return labels
 
 
 def below_any(canonical_urls: Sequence[str], prefixes: Sequence[str]) -> np.ndarray:
-    """bool [pages]: canonical URLs that lie below one of the canonical prefixes."""
+    """Returns bool [pages]: whether each canonical URL is below one of the canonical prefixes."""
     return np.array([url.startswith(tuple(prefixes)) for url in canonical_urls], bool)

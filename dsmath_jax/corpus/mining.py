@@ -1,8 +1,8 @@
-"""The iterated mining of paper section 2.1: classify, collect, find math-related domains, enlarge the seeds, repeat.
+"""The iterative mining of paper section 2.1: classify, collect, find math-related domains, extend the seeds, repeat.
 
-Below `iterations/N/` an iteration leaves, in this order: `positives/` (what counts as mathematics from the start),
-`sample.parquet` (what was trained on), `models/`, `scores/<shard>.parquet`, `hosts/`, `prefixes/` and `result.json`.
-What is there is not made again.
+An iteration writes below `iterations/N/`, in this order: `positives/` (pages taken as mathematics), `sample.parquet`
+(the training examples), `models/`, `scores/<shard>.parquet`, `hosts/`, `prefixes/` and `result.json`. A resumed run
+reuses the files that exist.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from daft import DataFrame, DataType, col
 from dsmath_jax.corpus import classifier, domains, engine, inputs, pages
 from dsmath_jax.corpus.annotations import Annotation
 from dsmath_jax.corpus.crawl import CANDIDATES, Crawl, write_frame
-from dsmath_jax.corpus.measure import Labelled, measure
+from dsmath_jax.corpus.measure import Labeled, measure
 from dsmath_jax.corpus.normalize import mix
 from dsmath_jax.corpus.select import Cut, top_tokens
 from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
@@ -33,7 +33,7 @@ SCORES = CANDIDATES.append(pa.field("score", pa.float32()))
 
 @dataclasses.dataclass(frozen=True)
 class Iteration:
-    """A finished iteration: its number, folder, the place where its ranking is cut, and its row of the table."""
+    """A finished iteration: its number and folder, the cut of its ranking, and its row in `summary.json`."""
 
     number: int
     folder: Path
@@ -41,7 +41,7 @@ class Iteration:
     row: dict
 
     def scored(self) -> DataFrame:
-        """number, canonical_url, host, tokens, first, before, score of all candidates, and `collected`."""
+        """Returns all candidates with number, canonical_url, host, tokens, first, before, score and collected."""
         return daft.read_parquet(f"{self.folder}/scores/*.parquet").with_column("collected", self.cut.before())
 
 
@@ -49,62 +49,68 @@ def iterate(
     crawl: Crawl,
     seeds: Sequence[str],
     annotations: Sequence[Annotation] | None,
-    labelled: Labelled | None,
+    labeled: Labeled | None,
     settings: CorpusSettings,
     seed: int,
     folder: Path,
 ) -> list[Iteration]:
-    """Mines until an iteration collects hardly anything new, or for `settings.iterations`; returns all of them.
+    """Mines until an iteration collects hardly anything new, or for `settings.iterations`; returns the iterations.
 
     Args:
-      seeds: canonical URL prefixes whose pages are positives from the beginning.
-      annotations: judged prefixes; None takes the automatic rule.
-      labelled: for the measures in the table, if there are labels.
-      folder: keeps the files of each iteration.
+      crawl: the candidates.
+      seeds: canonical URL prefixes of the first positives.
+      annotations: annotated prefixes; None for the automatic rule.
+      labeled: the labeled pages to measure on, if there are any.
+      settings: the settings of the corpus.
+      seed: the seed of all random choices.
+      folder: receives the files of each iteration.
 
     Raises:
-      UserError: the seeds or the token limit cover nothing or everything, so that nothing can be told apart.
+      UserError: the seeds or the token limit cover no page or every page.
     """
-    done: list[Iteration] = []
+    finished: list[Iteration] = []
     for number in track(range(1, settings.iterations + 1), "mining iterations", settings.iterations):
-        here, last = folder / str(number), done[-1] if done else None
-        write_frame(here / "positives", more_positives(last, annotations) if last else seed_pages(crawl, seeds))
-        candidates = last.scored() if last else crawl.listed()
+        here, last = folder / str(number), finished[-1] if finished else None
+        write_frame(here / "positives", extend_positives(last, annotations) if last else seed_pages(crawl, seeds))
+        candidates = last.scored() if last else crawl.read_candidates()
         draw_sample(candidates, here, settings, seed * 1_000 + number)
         train(crawl, here, settings.fasttext, seed * 1_000 + number)
         score(crawl, here, last)
-        done.append(conclude(here, number, done, labelled, settings, seed))
-        if done[-1].row["overlap"] >= settings.stop_overlap:
+        finished.append(collect(here, number, last, labeled, settings, seed))
+        if finished[-1].row["overlap"] >= settings.stop_overlap:
             break
-    return done
+    return finished
 
 
 def seed_pages(crawl: Crawl, prefixes: Sequence[str]) -> DataFrame:
-    """number of the candidates below one of the canonical prefixes."""
+    """Returns the number of each candidate below one of the canonical prefixes."""
 
     @daft.func.batch(return_dtype=DataType.bool())
     def below(canonical_urls: Any) -> list[bool]:
         return inputs.below_any(canonical_urls.to_pylist(), prefixes).tolist()
 
-    return crawl.listed().where(below(col("canonical_url"))).select("number").sort("number")
+    return crawl.read_candidates().where(below(col("canonical_url"))).select("number").sort("number")
 
 
-def more_positives(last: Iteration, annotations: Sequence[Annotation] | None) -> DataFrame:
-    """number of an iteration's positives and of the pages that join them."""
+def extend_positives(last: Iteration, annotations: Sequence[Annotation] | None) -> DataFrame:
+    """Returns the number of each positive of an iteration and of each page that joins them."""
     by_host, by_prefix = (daft.read_parquet(f"{last.folder}/{name}/*.parquet") for name in ("hosts", "prefixes"))
-    found = domains.joining(last.scored(), by_host, by_prefix, annotations)
-    return daft.read_parquet(f"{last.folder}/positives/*.parquet").concat(found).distinct().sort("number")
+    joining = domains.new_positives(last.scored(), by_host, by_prefix, annotations)
+    return daft.read_parquet(f"{last.folder}/positives/*.parquet").concat(joining).distinct().sort("number")
 
 
 def draw_sample(candidates: DataFrame, folder: Path, settings: CorpusSettings, seed: int) -> None:
-    """Draws positives and `settings.negatives` times as many negatives (the paper: as many) to `sample.parquet`.
+    """Draws positives and `settings.negatives` times as many negatives (paper: as many) and writes `sample.parquet`.
 
-    Its columns are model, number, math; sorted. Negatives are random pages, but none of those that the last iteration
-    collected: where mathematics is not as rare as in Common Crawl, they would teach that it is none. Each model gets
-    negatives of its own.
+    Its columns are model, number, math; sorted. Negatives are random pages that the last iteration did not collect:
+    where mathematics is less rare than in Common Crawl, collected pages would be false negatives. Each model gets its
+    own negatives.
 
     Args:
-      candidates: number, and `collected` if there was an iteration before.
+      candidates: number, and `collected` after the first iteration.
+      folder: the folder of the iteration, with `positives/`.
+      settings: the settings of the corpus.
+      seed: the seed of the draw.
 
     Raises:
       UserError: there is no positive, or no page is left for a negative.
@@ -113,22 +119,20 @@ def draw_sample(candidates: DataFrame, folder: Path, settings: CorpusSettings, s
     if path.exists():
         return
     positives = daft.read_parquet(f"{folder}/positives/*.parquet")
-    chosen = _lowest(positives, settings.max_positives, seed)
-    if not len(chosen):
-        raise UserError(f"No page read lies below a prefix of {settings.seeds}; fix the prefixes.")
+    positive = _draw(positives, settings.max_positives, seed)
+    if not len(positive):
+        raise UserError(f"No page read is below a prefix of {settings.seeds}; fix the prefixes.")
     others = candidates.where(~col("collected")) if "collected" in candidates.column_names else candidates
     others = others.select("number").join(positives, on="number", how="anti")
-    count = max(1, min(settings.max_negatives, round(settings.negatives * len(chosen))))
+    count = max(1, min(settings.max_negatives, round(settings.negatives * len(positive))))
     tables = []
     for model in range(settings.fasttext.models):
-        rejected = _lowest(others, count, seed + 500 + model)
-        if not len(rejected):
-            raise UserError(
-                "The seeds cover every page, so that none is left to learn what is not mathematics; give fewer."
-            )
-        numbers = np.concatenate([chosen, rejected])
+        negative = _draw(others, count, seed + 500 + model)
+        if not len(negative):
+            raise UserError("The seeds cover every page, so that none is left as a negative example; give fewer.")
+        numbers = np.concatenate([positive, negative])
         order = np.argsort(numbers)
-        math = np.arange(len(numbers)) < len(chosen)
+        math = np.arange(len(numbers)) < len(positive)
         tables.append(pa.table({"model": np.full(len(numbers), model), "number": numbers[order], "math": math[order]}))
     with atomic_path(path) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary)
@@ -136,22 +140,22 @@ def draw_sample(candidates: DataFrame, folder: Path, settings: CorpusSettings, s
 
 @daft.func.batch(return_dtype=DataType.uint64())
 def _shuffled(numbers: Any, seed: int) -> Any:
-    """A pseudo-random key of each page number."""
+    """Returns a pseudo-random key of each page number."""
     start = mix(np.array([seed], np.uint64))
     return mix(numbers.to_arrow().to_numpy(zero_copy_only=False).astype(np.uint64) ^ start)
 
 
-def _lowest(frame: DataFrame, count: int, seed: int) -> np.ndarray:
-    """`count` page numbers drawn from a dataframe, or all where there are fewer: int64 [drawn].
+def _draw(frame: DataFrame, count: int, seed: int) -> np.ndarray:
+    """Draws `count` page numbers from a dataframe, or all where there are fewer: int64 [drawn].
 
-    A page's place in the draw depends on its number and the seed alone, so that no order of work matters.
+    The key of a page depends on its number and the seed alone, so that the order of work does not matter.
     """
     keyed = frame.select("number", _shuffled(col("number"), seed).alias("key"))
     return np.array(keyed.sort(["key", "number"]).limit(count).to_pydict()["number"], np.int64)
 
 
 def train(crawl: Crawl, folder: Path, settings: FastTextSettings, seed: int) -> None:
-    """Trains the iteration's classifiers on its sample and leaves them as `models/N`."""
+    """Trains the classifiers of an iteration on its sample and writes them to `models/N`."""
     fields = json.dumps(dataclasses.asdict(settings))
     tasks = [
         (str(folder / "models" / str(model)), str(crawl.names), str(folder / "sample.parquet"), fields,
@@ -166,25 +170,25 @@ def write_model(target: str, shards: str, sample: str, settings: str, model: str
     path, number = Path(target), int(seed) + 100 * int(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pq.read_table(sample, filters=[("model", "=", int(model))])
-    # A folder of our own: the training process of a killed run may live on and write into its folder.
+    # A new folder: the training process of a killed run may survive and write into its folder.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as scratch:
-        chosen = examples([Path(shards).parent / shard for shard in read_json(shards)], table, number)
-        classifier.train(chosen, FastTextSettings(**json.loads(settings)), number, Path(scratch)).replace(path)
+        training = examples([Path(shards).parent / shard for shard in read_json(shards)], table, number)
+        classifier.train(training, FastTextSettings(**json.loads(settings)), number, Path(scratch)).replace(path)
 
 
 def examples(shards: Sequence[Path], sample: pa.Table, seed: int) -> Iterator[tuple[bool, str]]:
-    """The sampled pages in mixed order: shards in random order, and each one's pages too."""
+    """Yields the sampled pages shuffled: shards in random order, and the pages within each shard."""
     numbers, math = (sample.column(name).to_numpy() for name in ("number", "math"))
     random = np.random.default_rng(seed)
     for shard in random.permutation(len(shards)).tolist():
         bodies = list(pages.bodies(shards[shard], "normal", numbers))
-        for place in random.permutation(len(bodies)).tolist():
-            number, normal = bodies[place]
+        for index in random.permutation(len(bodies)).tolist():
+            number, normal = bodies[index]
             yield bool(math[np.searchsorted(numbers, number)]), normal
 
 
 def score(crawl: Crawl, folder: Path, last: Iteration | None) -> None:
-    """Scores all candidates, shard by shard; each file also tells what the iteration before it collected."""
+    """Scores all candidates, shard by shard; each file also has what the previous iteration collected."""
     before = [last.folder / "scores" / shard.name for shard in crawl.shards] if last else crawl.candidates
     cut = json.dumps(dataclasses.asdict(last.cut) | {"iteration": last.number} if last else None)
     tasks = [
@@ -198,8 +202,11 @@ def write_scores(target: str, shard: str, candidates: str, models: str, last: st
     """Writes the candidates of one shard with their scores, averaged over the models of a folder.
 
     Args:
-      candidates: their list, or their scores in the iteration before.
-      last: as JSON the cut and the number of that iteration, or null.
+      target: the file to write.
+      shard: the file of their pages.
+      candidates: the file of candidates, or of their scores in the previous iteration.
+      models: the folder of the classifiers.
+      last: the cut and the number of the previous iteration as JSON, or null.
     """
     table = pq.read_table(candidates)
     numbers, first = (table.column(name).to_numpy() for name in ("number", "first"))
@@ -219,10 +226,10 @@ def write_scores(target: str, shard: str, candidates: str, models: str, last: st
         pq.write_table(pa.table(columns, schema=SCORES), temporary, compression="zstd")
 
 
-def conclude(
-    folder: Path, number: int, done: Sequence[Iteration], labelled: Labelled | None, settings: CorpusSettings, seed: int
+def collect(
+    folder: Path, number: int, last: Iteration | None, labeled: Labeled | None, settings: CorpusSettings, seed: int
 ) -> Iteration:
-    """Collects the best-scored pages, counts domains and prefixes, and writes the iteration's row of the table.
+    """Collects the best-scored pages, counts domains and prefixes, and writes the row of the iteration.
 
     Raises:
       UserError: nothing or everything was collected.
@@ -236,7 +243,7 @@ def conclude(
     counts = _counts(scored)
     if not counts["left"]:
         raise UserError(
-            f"Iteration {number} collected every page: all {counts['pages']} together have {counts['tokens']} tokens; "
+            f"Iteration {number} collected every page: all {counts['pages']} have only {counts['tokens']} tokens; "
             "give --config.corpus.top_tokens a smaller number."
         )
     if not counts["pages"]:
@@ -248,11 +255,11 @@ def conclude(
     by_host = daft.read_parquet(f"{folder}/hosts/*.parquet")
     write_frame(folder / "prefixes", domains.prefixes(scored, by_host))
     new = by_host.where(col("math_related")).select("host")
-    if done:
-        known = daft.read_parquet(f"{done[-1].folder}/hosts/*.parquet").where(col("math_related")).select("host")
+    if last:
+        known = daft.read_parquet(f"{last.folder}/hosts/*.parquet").where(col("math_related")).select("host")
         new = new.join(known, on="host", how="anti")
     sample = pq.read_table(folder / "sample.parquet", filters=[("model", "=", 0)]).column("math").to_numpy()
-    row = measure(labelled, scored, cut, seed) | {
+    row = measure(labeled, scored, cut, seed) | {
         "iteration": number,
         "positives": int(sample.sum()),
         "negatives": int((~sample).sum()),
@@ -267,7 +274,7 @@ def conclude(
 
 
 def _counts(scored: DataFrame) -> dict:
-    """Collected pages, their tokens and lowest score; how many were collected before too; how many pages are left."""
+    """Counts the collected pages, their tokens, those that were collected before, and the other pages; lowest score."""
     integer = DataType.int64()
     counts = scored.agg(
         col("collected").cast(integer).sum().alias("pages"),
@@ -280,13 +287,13 @@ def _counts(scored: DataFrame) -> dict:
 
 
 def ablation(
-    last: Iteration, limits: Sequence[int], labelled: Labelled | None, settings: CorpusSettings, seed: int
+    last: Iteration, limits: Sequence[int], labeled: Labeled | None, settings: CorpusSettings, seed: int
 ) -> list[dict]:
-    """What other token limits than N would collect from the scores of one iteration, a row for each."""
+    """Returns a row for each of other token limits than N: what it would collect from the scores of one iteration."""
     rows = []
     for limit in limits:
         cut = top_tokens(last.scored(), limit, settings.min_score)
         counts = _counts(last.scored().with_column("collected", cut.before()))
         row = {"top_tokens": limit} | {name: counts[name] for name in ("pages", "tokens", "threshold")}
-        rows.append(row | measure(labelled, last.scored(), cut, seed))
+        rows.append(row | measure(labeled, last.scored(), cut, seed))
     return rows

@@ -1,9 +1,9 @@
-"""The one normal form of a page's text: fastText is trained on it, pages are scored, shingled and decontaminated in it.
+"""The normal form of a page's text, which fastText, MinHash and decontamination work on.
 
-The form is a line of tokens parted by single spaces. A token is a word, a number, a single Chinese or Japanese
-character, a LaTeX command or one of `= + < >`. A mathematical character is the command that it stands for.
-Punctuation, `$` and what only sets type (`\\left`, `\\,`, `\\mathrm`) go, so that neither the layout of a text nor the
-spelling of its formulas hides that two texts are the same.
+The form is a line of tokens separated by single spaces. A token is a word, a number, a single Chinese or Japanese
+character, a LaTeX command or one of `= + < >`. Mathematical characters become commands. Punctuation, `$` and commands
+that only set type (`\\left`, `\\,`, `\\mathrm`) are dropped, so that texts that differ in layout or in the spelling of
+formulas are equal.
 """
 
 import re
@@ -18,7 +18,7 @@ SAME_COMMAND = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\leq": "\\le", "\\geq": "\\ge", "\\neq": "\\ne", "\\lt": "<",
     "\\gt": ">", "\\rightarrow": "\\to", "\\longrightarrow": "\\to", "\\implies": "\\to", "\\varepsilon": "\\epsilon",
 }  # fmt: skip
-TYPOGRAPHY = "•…⋯†‡◦□◻∎′∗·"  # in running text these are bullets, notes and ellipses
+TYPOGRAPHY = "•…⋯†‡◦□◻∎′∗·"  # bullets, notes and ellipses in running text
 COMMANDS = {
     sign: SAME_COMMAND.get(name.strip().lower(), name.strip().lower())
     for sign, name in SYMBOLS.items()
@@ -27,7 +27,7 @@ COMMANDS = {
 SAME = COMMANDS | SAME_COMMAND
 OPERATORS = "".join(sign for sign in COMMANDS if not sign.isalnum() and not sign.isascii())
 TOKEN = re.compile(rf"\\[a-z]+|\d+(?:\.\d+)?|[{IDEOGRAPHS}]|[^\W\d_{IDEOGRAPHS}]+|[=+<>{re.escape(OPERATORS)}]")
-# Most words are ASCII letters alone, which one class matches faster than the general rule.
+# Fast path: most words are ASCII letters alone.
 WORD_OR_TOKEN = re.compile(rf"[a-z]+(?![^\W\d_{IDEOGRAPHS}])|{TOKEN.pattern}")
 COMMA = re.compile(r",\d{3}")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -37,13 +37,13 @@ TYPESETTING = frozenset(
     "\\label".split()
 )
 RARE = TYPESETTING | SAME.keys()
-# An odd number is invertible modulo 2**64, which lets one pass of prefix sums give the hash of every span of a text.
+# Odd, hence invertible modulo 2**64: prefix sums give the hash of every span of a text.
 BASE = 0x9E3779B97F4A7C15
 BASE_INVERSE = pow(BASE, -1, 2**64)
 
 
 def normalize(text: str) -> str:
-    """Returns the tokens of `text`, in the form that the module describes, parted by single spaces."""
+    """Returns the normal form of a text: its tokens, separated by single spaces."""
     text = unicodedata.normalize("NFKC", text).lower()
     if COMMA.search(text):
         text = THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
@@ -54,7 +54,7 @@ def normalize(text: str) -> str:
 
 
 def token_bounds(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Byte offsets, int64 [tokens], where each token of an encoded normal form begins and ends."""
+    """Returns the byte offsets, int64 [tokens], of the beginnings and the ends of tokens in an encoded normal form."""
     if not data:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     spaces = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(" "))
@@ -62,7 +62,7 @@ def token_bounds(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Spans:
-    """Hashes of the n-grams of one normal form, for any n, equal on every machine and in every process."""
+    """Hashes of the n-grams of one normal form, for any n; the same in every process and on every machine."""
 
     def __init__(self, normal: str):
         self.data = normal.encode()
@@ -79,17 +79,17 @@ class Spans:
         return len(self.starts)
 
     def hashes(self, n: int) -> np.ndarray:
-        """uint64 [max(tokens - n + 1, 0)]: a hash of each run of `n` tokens, in order."""
+        """Returns uint64 [max(tokens - n + 1, 0)]: the hash of each n-gram, in order."""
         starts, ends = self.starts[: max(len(self) - n + 1, 0)], self.ends[n - 1 :]
         return mix((self.prefix[ends] - self.prefix[starts]) * self.unshift[starts])
 
     def ngram(self, position: int, n: int) -> str:
-        """The run of `n` tokens that begins at token `position`."""
+        """Returns the n-gram that begins at token `position`."""
         return self.data[self.starts[position] : self.ends[position + n - 1]].decode()
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Spreads uint64 values over all 64 bits, one to one (the finaliser of SplitMix64)."""
+    """Mixes the bits of uint64 values by a bijection (the finalizer of SplitMix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

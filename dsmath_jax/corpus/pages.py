@@ -1,6 +1,6 @@
-"""One input shard to one Parquet file of pages: read, extract, normalise, shingle. No page depends on another one.
+"""Reads, extracts, normalizes and shingles the pages of one input shard into one Parquet file.
 
-`python -m dsmath_jax.corpus.pages --input=GLOB --output=DIR` does this alone; the corpus takes such files as its input.
+`python -m dsmath_jax.corpus.pages --input=GLOB --output=DIR` does this alone; the corpus accepts such files as input.
 """
 
 import argparse
@@ -12,23 +12,28 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import daft
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsmath_jax.corpus import dedup, engine, urls
+from dsmath_jax.corpus import urls
 from dsmath_jax.corpus.normalize import Spans, normalize
 from dsmath_jax.corpus.reading import sources
-from dsmath_jax.corpus.reading.warc import read_pages
 from dsmath_jax.corpus.settings import CorpusSettings
-from dsmath_jax.corpus.text.html_text import html_to_text
-from dsmath_jax.corpus.text.language import language
 from dsmath_jax.data import tokenizer
+from dsmath_jax.extras import required_by
 from dsmath_jax.workdir import UserError, atomic_path, exit_code
 
+with required_by(__name__):
+    import daft
+
+    from dsmath_jax.corpus import dedup, engine
+    from dsmath_jax.corpus.reading.warc import read_pages
+    from dsmath_jax.corpus.text.html_text import html_to_text
+    from dsmath_jax.corpus.text.language import language
+
 ROWS_PER_GROUP = 1_000
-# A page's number is its shard's number and its row: sorted, numbers are the order of reading.
+# The number of a page is its shard's number and its row, so that numbers ascend in the order of reading.
 ROW_BITS = 24
 SCHEMA = pa.schema(
     [
@@ -40,7 +45,7 @@ SCHEMA = pa.schema(
         ("date", pa.string()),
         ("language", pa.string()),
         ("tokens", pa.int64()),
-        ("bands", pa.list_(pa.uint64())),  # near-duplicate bucket of each band, none for a page without text
+        ("bands", pa.list_(pa.uint64())),  # MinHash bucket of each band, none for a page without text
         ("text", pa.string()),
         ("normal", pa.string()),
     ]
@@ -48,19 +53,19 @@ SCHEMA = pa.schema(
 
 
 def page_settings(settings: CorpusSettings, data_dir: Path) -> dict:
-    """What of the corpus's settings decides how pages are written; it goes into the files' metadata."""
+    """Returns the settings that the files of pages depend on; they are in the metadata of the files."""
     path = str((data_dir / settings.tokenizer).absolute()) if settings.tokenizer else ""
     return {"minhash": dataclasses.asdict(settings.minhash), "tokenizer": path}
 
 
-def token_counter(made: dict) -> str:
-    """In words, what counts the tokens of pages made with these settings."""
-    return f"tokenizer {made['tokenizer']}" if made["tokenizer"] else "characters / 4"
+def token_counter(settings: dict) -> str:
+    """Describes how the tokens of pages with some `page_settings` are counted."""
+    return f"tokenizer {settings['tokenizer']}" if settings["tokenizer"] else "characters / 4"
 
 
 @lru_cache
 def counter(path: str) -> Callable[[str], int]:
-    """Counts the tokens of a text: by the tokenizer at `path`, or, without one, characters / 4, rounded up."""
+    """Returns a function that counts tokens: by the tokenizer at `path`, or characters / 4, rounded up."""
     if not path:
         return lambda text: -(-len(text) // 4)
     encode = tokenizer.load(Path(path)).encode
@@ -68,21 +73,24 @@ def counter(path: str) -> Callable[[str], int]:
 
 
 def page_id(shard: str, row: int) -> str:
+    """Returns the id of a page: the name of its shard and its row."""
     return f"{shard}/{row:06d}"
 
 
-def write_shard(target: str, source: str, shard: str, made: str) -> None:
-    """Reads one WARC or WET file into one Parquet file, atomically; counts of damage go into the file's metadata.
+def write_shard(target: str, source: str, shard: str, settings: str) -> None:
+    """Reads one WARC or WET file into one Parquet file, atomically; the file's metadata counts damaged records.
 
     Args:
-      shard: its number among all shards.
-      made: `page_settings` as JSON.
+      target: the Parquet file.
+      source: the path or address of the WARC or WET file.
+      shard: the number of the shard.
+      settings: `page_settings` as JSON.
 
     Raises:
-      UserError: `source` is no readable WARC file, or the tokenizer is none.
+      UserError: `source` or the tokenizer cannot be read.
     """
-    chosen, name, damage = json.loads(made), Path(target).stem, Counter[str]()
-    count_tokens = counter(chosen["tokenizer"])
+    fields, name, damage = json.loads(settings), Path(target).stem, Counter[str]()
+    count_tokens = counter(fields["tokenizer"])
     rows: list[dict] = []
     with atomic_path(target) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
         for row, page in enumerate(read_pages(source, damage)):
@@ -98,7 +106,7 @@ def write_shard(target: str, source: str, shard: str, made: str) -> None:
                     "date": page.date,
                     "language": language(text),
                     "tokens": count_tokens(text),
-                    "bands": dedup.bands(Spans(normal), **chosen["minhash"]),
+                    "bands": dedup.bands(Spans(normal), **fields["minhash"]),
                     "text": text,
                     "normal": normal,
                 }
@@ -107,98 +115,102 @@ def write_shard(target: str, source: str, shard: str, made: str) -> None:
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
                 rows.clear()
         writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
-        facts = {"shard": int(shard), "damage": damage, "settings": chosen}
-        writer.add_key_value_metadata({"dsmath": json.dumps(facts, sort_keys=True)})
+        metadata = {"shard": int(shard), "damage": damage, "settings": fields}
+        writer.add_key_value_metadata({"dsmath": json.dumps(metadata, sort_keys=True)})
 
 
-def _facts(shard: Path) -> dict:
+def _metadata(shard: Path) -> dict:
     metadata = pq.read_metadata(shard).metadata or {}
     if b"dsmath" not in metadata:
-        raise UserError(f"{shard} is no file of pages; give WARC or WET files, or what dsmath_jax.corpus.pages wrote.")
+        raise UserError(
+            f"{shard} is no file of pages; give WARC or WET files, or files that dsmath_jax.corpus.pages wrote."
+        )
     return json.loads(metadata[b"dsmath"])
 
 
 def shard_number(shard: Path) -> int:
-    return _facts(shard)["shard"]
+    """Reads the number of a shard."""
+    return _metadata(shard)["shard"]
 
 
 def shard_settings(shard: Path) -> dict:
-    return _facts(shard)["settings"]
+    """Reads the `page_settings` of a shard."""
+    return _metadata(shard)["settings"]
 
 
-def write_shards(sources: Sequence[str], folder: Path, made: dict) -> list[Path]:
-    """Writes a Parquet file below `folder` for each WARC file that has none; returns all of them in input order."""
+def write_shards(sources: Sequence[str], folder: Path, settings: dict) -> list[Path]:
+    """Writes the missing Parquet files of some WARC files below `folder`; returns all files in input order."""
     names = [source.rstrip("/").rpartition("/")[2].removesuffix(".gz") for source in sources]
     targets = [folder / f"{number:06d}-{name}.parquet" for number, name in enumerate(names)]
     tasks = [
-        (str(target), source, str(number), json.dumps(made, sort_keys=True))
+        (str(target), source, str(number), json.dumps(settings, sort_keys=True))
         for number, (source, target) in enumerate(zip(sources, targets, strict=True))
     ]
     engine.run_tasks(write_shard, tasks, "reading pages")
     return targets
 
 
-def take_shards(sources: Sequence[str], folder: Path, made: dict) -> list[Path]:
-    """The shards of some input: WARC and WET files are written below `folder`, pages made before stay where they are.
+def take_shards(sources: Sequence[str], folder: Path, settings: dict) -> list[Path]:
+    """Returns the shards of an input: converts WARC and WET files below `folder`, uses files of pages as they are.
 
     Raises:
-      UserError: the input mixes both, or pages were made with other settings or by several runs.
+      UserError: the input mixes both, or files of pages have other settings or are from several runs.
     """
     ready = [Path(source) for source in sources if source.endswith(".parquet")]
     if not ready:
-        return write_shards(sources, folder, made)
+        return write_shards(sources, folder, settings)
     if len(ready) < len(sources):
-        raise UserError(f"The input mixes pages made before ({ready[0]}) with WARC files; give one kind.")
-    facts = [_facts(shard) for shard in ready]
-    for shard, fact in zip(ready, facts, strict=True):
-        if fact["settings"] != made:
-            raise UserError(f"{shard} was made with {fact['settings']}, the config says {made}; fix one of them.")
-    numbers = [fact["shard"] for fact in facts]
+        raise UserError(f"The input mixes files of pages ({ready[0]}) with WARC files; give one kind.")
+    metadata = [_metadata(shard) for shard in ready]
+    for shard, fields in zip(ready, metadata, strict=True):
+        if fields["settings"] != settings:
+            raise UserError(f"{shard} was made with {fields['settings']}, the config says {settings}; fix one of them.")
+    numbers = [fields["shard"] for fields in metadata]
     if sorted(set(numbers)) != numbers:
-        raise UserError(f"The pages below {ready[0].parent} come from several runs; give the output of one.")
+        raise UserError(f"The pages below {ready[0].parent} are from several runs; give the output of one.")
     return ready
 
 
 def read_damage(shards: Sequence[Path]) -> dict[str, int]:
-    """Counts of what was broken in the inputs of some written shards, by reason."""
+    """Counts the damaged records in the inputs of some shards, by reason."""
     total: Counter[str] = Counter()
     for shard in shards:
-        total.update(_facts(shard)["damage"])
+        total.update(_metadata(shard)["damage"])
     return dict(sorted(total.items()))
 
 
 def frame(shards: Sequence[Path], *columns: str) -> daft.DataFrame:
-    """Some columns of all pages."""
+    """Returns some columns of all pages."""
     return daft.read_parquet([str(shard) for shard in shards]).select(*columns)
 
 
 def bodies(shard: Path, column: str, numbers: np.ndarray) -> Iterator[tuple[int, str]]:
-    """Number and body (`text` or `normal`) of those pages of a shard whose numbers are given, sorted.
+    """Yields number and body (the column `text` or `normal`) of some pages of a shard, in ascending order.
 
-    One row group is in memory at a time, and none that has no such page is read.
+    Reads one row group at a time, and only those with such a page.
     """
     file = pq.ParquetFile(shard)
     for group in range(file.num_row_groups):
         rows = file.read_row_group(group, columns=["number"]).column("number").to_numpy()
-        wanted = np.flatnonzero(np.isin(rows, numbers, assume_unique=True))
-        if len(wanted):
-            texts = file.read_row_group(group, columns=[column]).column(column).take(wanted)
-            yield from zip(rows[wanted].tolist(), texts.to_pylist(), strict=True)
+        selected = np.flatnonzero(np.isin(rows, numbers, assume_unique=True))
+        if len(selected):
+            texts = file.read_row_group(group, columns=[column]).column(column).take(selected)
+            yield from zip(rows[selected].tolist(), texts.to_pylist(), strict=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line: reads and extracts, and nothing else."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m dsmath_jax.corpus.pages", description=__doc__)
     parser.add_argument("--input", required=True, nargs="+", help="files, folders, globs, lists, addresses")
     parser.add_argument("--output", required=True, type=Path, help="folder of the Parquet files, one per input file")
-    parser.add_argument("--tokenizer", default="", help="file that counts tokens; without it: characters / 4")
-    parser.add_argument("--ray-address", default="", help='"auto", HOST:PORT or ray://...: work on a Ray cluster')
+    parser.add_argument("--tokenizer", default="", help="tokenizer file that counts tokens; without it: characters / 4")
+    parser.add_argument("--ray-address", default="", help='"auto", HOST:PORT or ray://...: run on a Ray cluster')
     args = parser.parse_args(argv)
     engine.connect(args.ray_address)
-    chosen = page_settings(CorpusSettings(tokenizer=args.tokenizer), Path())
-    shards = write_shards(sources.find(args.input, Path()), args.output, chosen)
+    settings = page_settings(CorpusSettings(tokenizer=args.tokenizer), Path())
+    shards = write_shards(sources.find(args.input, Path()), args.output, settings)
     count = frame(shards, "number").count_rows()
-    print(f"{count} pages in {len(shards)} files below {args.output}; broken: {read_damage(shards) or 'nothing'}")
+    print(f"{count} pages in {len(shards)} files below {args.output}; damaged: {read_damage(shards) or 'nothing'}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The corpus from end to end (paper section 2.1): WARC files to decontaminated documents.
+"""Mines the corpus from end to end (paper section 2.1): from WARC files to decontaminated documents.
 
     pages -> one per URL -> one per group of near-duplicates -> [ fastText on seeds against random pages -> scores ->
     top-N tokens -> math-related domains -> more seeds ] until little new is collected -> decontamination -> documents
 
-Page work goes shard by shard from file to file; what goes between shards are dataframes of page numbers, hashes and
-addresses (`engine`). What a killed run left complete the next run takes over; the rest follows from it.
+Page work is a function from one shard file to another; only dataframes of page numbers, hashes and addresses pass
+between shards (`engine`). A resumed run reuses the complete files of a killed one.
 """
 
 import sys
@@ -22,20 +22,14 @@ from dsmath_jax.corpus.reading import sources
 from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.data import datasets, tokenizer
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.settings import to_dict
+from dsmath_jax.settings import fingerprint
 from dsmath_jax.workdir import write_json
 
-OTHER_HOSTS = 1000  # of those that are not math-related, so many are in the summary
-
-
-def files(settings: CorpusSettings, data_dir: Path) -> list[Path]:
-    """The user's own small files that the settings name."""
-    names = (settings.seeds, settings.labels, settings.annotations, *settings.benchmark_files)
-    return [data_dir / name for name in names if name]
+OTHER_HOSTS = 1000  # hosts in the summary that are not math-related
 
 
 class Inputs(NamedTuple):
-    """What is read besides the pages."""
+    """The inputs besides the pages."""
 
     seeds: list[str]
     labels: dict[str, dict]
@@ -44,10 +38,10 @@ class Inputs(NamedTuple):
 
 
 def read_inputs(settings: CorpusSettings, data_dir: Path) -> Inputs:
-    """The small files and the benchmark records that the settings name.
+    """Reads the small input files and the benchmark records that the settings name.
 
     Raises:
-      UserError: one is missing or cannot be used.
+      UserError: one is missing or invalid.
     """
     records = [record for name in settings.benchmarks for record in datasets.load(name, data_dir)]
     records += [record for name in settings.benchmark_files for record in datasets.load_file(data_dir / name)]
@@ -60,10 +54,12 @@ def read_inputs(settings: CorpusSettings, data_dir: Path) -> Inputs:
 
 
 def check(settings: CorpusSettings, data_dir: Path) -> None:
-    """Raises a `UserError` where an input cannot be used; does not look at addresses, nor into the files of pages."""
-    given = [settings.input] if isinstance(settings.input, str) else settings.input
-    local = [spec for spec in given if "://" not in spec]
-    if local or not given:
+    """Raises a `UserError` if an input is missing or invalid; opens neither addresses nor the files of pages."""
+    specs = [settings.input] if isinstance(settings.input, str) else settings.input
+    local = [spec for spec in specs if "://" not in spec]
+    for spec in (*specs, settings.input_root):
+        sources.import_store(spec)
+    if local or not specs:
         sources.find(local, data_dir, settings.input_root)
     read_inputs(settings, data_dir)
     if settings.tokenizer:
@@ -71,98 +67,104 @@ def check(settings: CorpusSettings, data_dir: Path) -> None:
 
 
 def mine(settings: CorpusSettings, seed: int, data_dir: Path, out: Path) -> dict:
-    """Runs the whole pipeline and returns what it writes to `out/summary.json`.
+    """Runs the whole pipeline and returns the content of `out/summary.json`.
 
-    Writes `pages/*.parquet` (one per input), `duplicates/`, `candidates/`, `iterations/N/`, `documents/*.parquet`,
-    `matches/*.parquet` (pages and the benchmark records they repeat), `decisions.parquet` (one row per page read),
-    `prefixes.parquet` and `summary.json` below `out`.
+    Writes below `out`: `pages/*.parquet` (one per input), `duplicates/`, `candidates/`, `iterations/N/`,
+    `documents/*.parquet`, `matches/*.parquet` (pages and the benchmark records that they share n-grams with),
+    `decisions.parquet` (one row per page read), `prefixes.parquet`, `summary.json`, `card.md` and `card.html`.
 
-    A labelled page counts as found if the last iteration collected it, or the page kept in its place, before
-    decontamination. `contaminated_planted` counts labelled candidates labelled as contaminated, `contaminated_left`
-    those of them that are among the documents; null where none is labelled so.
+    A labeled page counts as collected if the last iteration collected it, or the page that is kept instead of it,
+    before decontamination. `contaminated_planted` counts the candidates labeled as contaminated, `contaminated_left`
+    those of them among the documents; both are null without such labels.
+
+    Args:
+      settings: the settings of the corpus.
+      seed: the seed of all random choices.
+      data_dir: the folder that relative paths in the settings are relative to.
+      out: the folder of the output; existing files are reused.
 
     Raises:
-      UserError: an input is missing, unreadable, empty or gives nothing to train on.
+      UserError: an input is missing, unreadable or empty, or there is nothing to train on.
     """
     engine.connect(settings.ray_address, settings.workers)
-    data_dir, out = data_dir.absolute(), out.absolute()  # the processes of a cluster may work elsewhere
-    # What is there grows with every step that a lost machine does not undo.
+    data_dir, out = data_dir.absolute(), out.absolute()  # processes of a cluster may have another working directory
+    # The number of files is the progress: it grows with every finished step.
     return engine.retry(lambda: _mine(settings, seed, data_dir, out), lambda: sum(1 for _ in out.rglob("*.*")))
 
 
 def _mine(settings: CorpusSettings, seed: int, data_dir: Path, out: Path) -> dict:
-    found = sources.find(settings.input, data_dir, settings.input_root)
+    files = sources.find(settings.input, data_dir, settings.input_root)
     seeds, labels, annotations, records = read_inputs(settings, data_dir)
-    made = pages.page_settings(settings, data_dir)
-    shards = pages.take_shards(found, out / "pages", made)
+    page_settings = pages.page_settings(settings, data_dir)
+    shards = pages.take_shards(files, out / "pages", page_settings)
     crawl = read_crawl(shards, out, settings.min_tokens)
     prefixes = seeds + [annotation.prefix for annotation in annotations or ()]
     duplicates = daft.read_parquet(f"{crawl.duplicates}/*.parquet")
-    labelled = measure.find_labelled(shards, duplicates, labels, prefixes) if labels else None
-    if labelled and labelled.unknown:
+    labeled = measure.find_labeled(shards, duplicates, labels, prefixes) if labels else None
+    if labeled and labeled.unknown:
         print(
-            f"{data_dir / settings.labels}: {labelled.unknown} labels are of URLs not read; not counted.",
+            f"{data_dir / settings.labels}: {labeled.unknown} labels are of URLs that were not read; ignored.",
             file=sys.stderr,
         )
-    done = mining.iterate(crawl, seeds, annotations, labelled, settings, seed, out / "iterations")
-    results.write(crawl, done[-1], records, settings, out)
-    prefixes_found = daft.read_parquet(f"{done[-1].folder}/prefixes/*.parquet").sort(["host", "prefix"])
-    write_file(out / "prefixes.parquet", prefixes_found)
-    summary = summarize(crawl, done, labelled, out) | {
-        "ablation": mining.ablation(done[-1], settings.ablation_tokens, labelled, settings, seed),
+    iterations = mining.iterate(crawl, seeds, annotations, labeled, settings, seed, out / "iterations")
+    results.write(crawl, iterations[-1], records, settings, out)
+    by_prefix = daft.read_parquet(f"{iterations[-1].folder}/prefixes/*.parquet").sort(["host", "prefix"])
+    write_file(out / "prefixes.parquet", by_prefix)
+    summary = summarize(crawl, iterations, labeled, out) | {
+        "ablation": mining.ablation(iterations[-1], settings.ablation_tokens, labeled, settings, seed),
         "domain_rule": domains.RULES[annotations is not None],
-        "token_counter": pages.token_counter(made),
+        "token_counter": pages.token_counter(page_settings),
         "damage": pages.read_damage(shards),
     }
     write_json(out / "summary.json", summary)
-    card.write(out, to_dict(settings) | {"seed": seed})
+    card.write(out, fingerprint(settings) | {"seed": seed})
     return summary
 
 
-def summarize(crawl: Crawl, done: list[mining.Iteration], labelled: measure.Labelled | None, out: Path) -> dict:
-    """Most of the numbers of `summary.json`."""
-    last = done[-1]
+def summarize(crawl: Crawl, iterations: list[mining.Iteration], labeled: measure.Labeled | None, out: Path) -> dict:
+    """Computes most fields of `summary.json`."""
+    last = iterations[-1]
     documents = daft.read_parquet(f"{out}/documents/*.parquet").select("id", "language")
     decisions = daft.read_parquet(f"{out}/decisions.parquet")
     duplicates = daft.read_parquet(f"{crawl.duplicates}/*.parquet")
-    read, kept, gone = decisions.count_rows(), documents.count_rows(), duplicates.count_rows()
-    older = duplicates.where(col("same_url")).count_rows()
-    candidates = crawl.listed().count_rows()
+    read, kept, dropped = decisions.count_rows(), documents.count_rows(), duplicates.count_rows()
+    same_url = duplicates.where(col("same_url")).count_rows()
+    candidates = crawl.read_candidates().count_rows()
     contaminated = decisions.where(col("contaminated_by").not_null()).count_rows()
     languages = documents.groupby("language").agg(col("id").count()).sort(["id", "language"], desc=[True, False])
     hosts = daft.read_parquet(f"{last.folder}/hosts/*.parquet")
     others = hosts.where(~col("math_related")).sort(["collected", "host"], desc=[True, False]).limit(OTHER_HOSTS)
-    told = [*hosts.where(col("math_related")).to_pylist(), *others.to_pylist()]
+    listed = [*hosts.where(col("math_related")).to_pylist(), *others.to_pylist()]
     return {
         "pages_read": read,
         "documents_kept": kept,
         **{name: last.row[name] for name in measure.RATES},
         "unprefixed": last.row["unprefixed"],
-        "labels_unknown": labelled.unknown if labelled else None,
+        "labels_unknown": labeled.unknown if labeled else None,
         "contaminated_removed": contaminated,
-        **planted(labelled, crawl, decisions, documents),
+        **planted(labeled, crawl, decisions, documents),
         "funnel": [
             ["pages read", read],
-            ["after URL de-duplication", read - older],
-            ["after near-duplicates", read - gone],
+            ["after URL de-duplication", read - same_url],
+            ["after near-duplicates", read - dropped],
             ["long enough", candidates],
             ["collected", last.row["pages"]],
             ["after decontamination", kept],
         ],
-        "domains": sorted(told, key=lambda row: (-row["collected"], row["host"])),
+        "domains": sorted(listed, key=lambda row: (-row["collected"], row["host"])),
         "domains_total": hosts.count_rows(),
-        "iterations": [iteration.row for iteration in done],
+        "iterations": [iteration.row for iteration in iterations],
         "languages": dict(zip(*languages.to_pydict().values(), strict=True)),
     }
 
 
 def planted(
-    labelled: measure.Labelled | None, crawl: Crawl, decisions: daft.DataFrame, documents: daft.DataFrame
+    labeled: measure.Labeled | None, crawl: Crawl, decisions: daft.DataFrame, documents: daft.DataFrame
 ) -> dict[str, int | None]:
-    """Candidates that are labelled as contaminated, and how many of them are documents."""
-    if labelled is None or not labelled.planted.any():
+    """Counts the candidates that are labeled as contaminated, and those of them that are documents."""
+    if labeled is None or not labeled.planted.any():
         return {"contaminated_planted": None, "contaminated_left": None}
-    ids = crawl.ids(sorted(set(labelled.numbers[labelled.planted].tolist())))
+    ids = crawl.ids(sorted(set(labeled.numbers[labeled.planted].tolist())))
     candidates = decisions.where(col("id").is_in(ids) & col("score").not_null())
     left = documents.where(col("id").is_in(ids))
     return {"contaminated_planted": candidates.count_rows(), "contaminated_left": left.count_rows()}

@@ -1,4 +1,4 @@
-"""Which pages an iteration collects: the best-scored ones, up to a number of tokens (paper section 2.1)."""
+"""Selects the best-scored pages up to a number of tokens (paper section 2.1)."""
 
 import dataclasses
 from typing import Any
@@ -14,35 +14,36 @@ LAST = 2**63 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """Where the ranking (score falling, then page number rising) is cut: pages before this place are collected."""
+    """A position in the ranking (score descending, then page number ascending); the pages before it are collected."""
 
     score: float
     number: int
 
     def before(self) -> Expression:
-        """Over the columns score and number: is the page ranked before the cut?"""
+        """Returns, over the columns score and number, whether a page is ranked before the cut."""
         return (col("score") > self.score) | ((col("score") == self.score) & (col("number") < self.number))
 
     def is_before(self, scores: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The same over arrays: bool [pages]."""
+        """Returns bool [pages]: the same over arrays."""
         return (scores > self.score) | ((scores == self.score) & (numbers < self.number))
 
 
 @daft.func.batch(return_dtype=DataType.int64())
 def _bits(scores: Any) -> Any:
-    """The bits of float32 scores: for numbers of zero and more these are ordered as the scores are."""
+    """Returns the bits of float32 scores, which have the order of the scores if none is negative."""
     return scores.to_arrow().to_numpy(zero_copy_only=False).astype(np.float32).view(np.int32).astype(np.int64)
 
 
 def top_tokens(scored: DataFrame, limit: int, floor: float = 0.0) -> Cut:
-    """Cuts after the longest prefix of the ranking that has at most `limit` tokens.
+    """Cuts the ranking after its longest prefix that has at most `limit` tokens.
 
-    Exact, and no table grows with the number of pages: the place is looked for in groups of ever closer scores, at last
-    among equal scores in groups of pages.
+    Exact, and no table grows with the number of pages: the search narrows groups of scores, then groups of pages with
+    equal scores.
 
     Args:
       scored: number, score (float32, 0 or more), tokens.
-      floor: pages that score less are not in the ranking.
+      limit: the largest number of tokens.
+      floor: the lowest score in the ranking.
     """
     rest = scored.where(col("score") >= floor)
     rest, room = rest.select("number", "score", "tokens", _bits(col("score")).alias("bits")), limit

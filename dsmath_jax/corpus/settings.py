@@ -1,4 +1,4 @@
-"""The settings of the corpus, with the paper's values (section 2.1) where it gives some."""
+"""The settings of the corpus; the defaults are the paper's where it gives values (section 2.1)."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ REMOVE = ("page", "segment")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MinHashSettings(Settings):
-    """How near-duplicates are found: two pages are near-duplicates where all rows of one band are equal."""
+    """Detection of near-duplicates by MinHash: two pages are near-duplicates if all rows of one band are equal."""
 
     bands: int = setting(14, "bands of a page's MinHash signature", least=1)
     rows: int = setting(8, "hashes in each band", least=1)
@@ -19,7 +19,7 @@ class MinHashSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FastTextSettings(Settings):
-    """How the fastText classifier is trained; the defaults are the paper's (section 2.1) where it gives some."""
+    """Training of the fastText classifier; the defaults are the paper's where it gives values (section 2.1)."""
 
     dim: int = setting(256, "dimensions of the word vectors (section 2.1)", least=1, most=INT32)
     lr: float = setting(0.1, "learning rate (section 2.1)", above=0)
@@ -27,11 +27,11 @@ class FastTextSettings(Settings):
     min_count: int = setting(3, "occurrences below which a word is ignored (section 2.1)", least=1, most=INT32)
     epochs: int = setting(3, "passes over the examples (section 2.1)", least=1, most=INT32)
     bucket: int = setting(2_000_000, "hash buckets for the n-grams", least=0, most=INT32)
-    threads: int = setting(1, "threads of the training; more are faster but not reproducible", least=1, most=INT32)
-    quantize: bool = setting(False, "score with the quantized model, which has a tenth of the size")
+    threads: int = setting(1, "threads of the training; several are faster but not reproducible", least=1, most=INT32)
+    quantize: bool = setting(False, "score with the quantized model, a tenth of the size")
     models: int = setting(
         1,
-        "classifiers whose scores are averaged, each with its own negatives: steadier where examples are few",
+        "classifiers whose scores are averaged, each with its own negatives: more stable with few examples",
         least=1,
     )
 
@@ -43,7 +43,7 @@ class FastTextSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusSettings(Settings):
-    """The stage `corpus`: mining mathematical pages from Common Crawl (section 2.1)."""
+    """The stage `corpus`: mines mathematical pages from Common Crawl (section 2.1)."""
 
     input: str | tuple[str, ...] = setting(
         "crawl",
@@ -51,18 +51,18 @@ class CorpusSettings(Settings):
         filled=True,
     )
     input_root: str = setting(
-        "https://data.commoncrawl.org/", "address or folder that relative paths in lists of paths refer to"
+        "https://data.commoncrawl.org/", "address or folder that relative paths in lists of paths are relative to"
     )
     seeds: str = setting(
         "crawl/seeds.txt", "file of URL prefixes whose pages are the first positives (section 2.1)", local=True
     )
-    labels: str = setting("", "file of page labels, used for measuring only; '' measures nothing", local=True)
+    labels: str = setting("", "file of page labels, only for measuring; '' measures nothing", local=True)
     annotations: str = setting(
-        "", "file of annotated URL prefixes (section 2.1); '' takes the automatic domain rule", local=True
+        "", "file of annotated URL prefixes (section 2.1); '' uses the automatic domain rule", local=True
     )
-    benchmarks: tuple[str, ...] = setting((), "data sets whose texts must not be in the corpus")
+    benchmarks: tuple[str, ...] = setting((), "data sets whose texts are removed from the corpus")
     benchmark_files: tuple[str, ...] = setting(
-        (), "JSON lines files of further benchmark texts: 'question' and optionally 'solution'", local=True
+        (), "JSON lines files of more texts to remove: 'question' and optionally 'solution'", local=True
     )
     tokenizer: str = setting(
         "",
@@ -71,9 +71,9 @@ class CorpusSettings(Settings):
     )
     minhash: MinHashSettings = setting(MinHashSettings(), "detection of near-duplicates")
     min_tokens: int = setting(50, "shortest page, in tokens, that can be collected", least=0)
-    iterations: int = setting(4, "iterations of mining at most (section 2.1)", least=1)
+    iterations: int = setting(4, "maximum number of mining iterations (section 2.1)", least=1)
     top_tokens: int = setting(
-        40_000_000_000, "N: tokens that an iteration collects at most (section 2.1)", least=1, most=INT64
+        40_000_000_000, "N: maximum number of tokens that an iteration collects (section 2.1)", least=1, most=INT64
     )
     ablation_tokens: tuple[int, ...] = setting(
         (40_000_000_000, 80_000_000_000, 120_000_000_000, 160_000_000_000),
@@ -81,7 +81,7 @@ class CorpusSettings(Settings):
         least=1,
         most=INT64,
     )
-    min_score: float = setting(0.0, "lowest score, 0 to 1, that is collected, even where N has room", least=0, most=1)
+    min_score: float = setting(0.0, "lowest score, 0 to 1, that is collected, even below N tokens", least=0, most=1)
     domain_share: float = setting(
         0.1, "collected share of a domain above which it is math-related (section 2.1)", least=0, most=1
     )
@@ -91,19 +91,21 @@ class CorpusSettings(Settings):
         least=0,
     )
     max_positives: int = setting(
-        500_000, "positive examples of the classifier at most, in pages (section 2.1)", least=1, most=INT64
+        500_000, "maximum number of positive examples of the classifier, in pages (section 2.1)", least=1, most=INT64
     )
     max_negatives: int = setting(
-        500_000, "negative examples of the classifier at most, in pages (section 2.1)", least=1, most=INT64
+        500_000, "maximum number of negative examples of the classifier, in pages (section 2.1)", least=1, most=INT64
     )
     negatives: float = setting(1.0, "negative examples per positive one", least=0)
     fasttext: FastTextSettings = setting(FastTextSettings(), "the classifier (section 2.1)")
     ngram: int = setting(
-        10, "tokens in a row shared with a benchmark that make a page contaminated (section 2.1)", least=1
+        10,
+        "tokens of an n-gram that makes a page contaminated if a benchmark has it (section 2.1)",
+        least=1,
     )
     min_ngram: int = setting(3, "shortest benchmark text, in tokens, that is matched as a whole (section 2.1)", least=1)
-    remove: str = setting("page", f"what of a contaminated page is removed, one of {', '.join(REMOVE)}", choices=REMOVE)
-    workers: int = setting(0, "processes on this machine; 0: one for each CPU", least=0, changes_result=False)
+    remove: str = setting("page", f"what is removed of a contaminated page, one of {', '.join(REMOVE)}", choices=REMOVE)
+    workers: int = setting(0, "processes on this machine; 0: one per CPU", least=0, changes_result=False)
     ray_address: str = setting(
-        "", "Ray cluster: 'auto', 'HOST:PORT' or 'ray://...'; '' runs on this machine", changes_result=False
+        "", "Ray cluster: 'auto', 'HOST:PORT' or 'ray://...'; '' for this machine", changes_result=False
     )

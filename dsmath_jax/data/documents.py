@@ -4,6 +4,7 @@ Everything is streamed, with a few records in memory at a time; `.gz` and `.zst`
 """
 
 import gzip
+import io
 import itertools
 import json
 import zlib
@@ -11,12 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from backports import zstd
 
 from dsmath_jax.workdir import UserError, json_lines, without_surrogates
 
-OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstd.open}  # of compressed files
+OPENERS: dict[str, Callable[..., Any]] = {  # of compressed files, by suffix
+    ".gz": gzip.open,
+    ".zst": lambda file, mode: io.BufferedReader(pa.input_stream(file, compression="zstd")),
+}
 FORMATS = (".parquet", ".jsonl", ".json", ".txt")
 READ_BYTES = 1 << 20
 ROWS_PER_READ = 256
@@ -55,7 +59,7 @@ def records(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict
         else:
             with OPENERS.get(file.suffix, open)(file, "rb") as stream:
                 yield from (_json(file, stream) if form(file) in (".jsonl", ".json") else _whole(stream))
-    except (OSError, EOFError, ValueError, zlib.error, zstd.ZstdError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{file} cannot be read ({reason}); fix or remove it.") from None
 

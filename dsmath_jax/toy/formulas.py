@@ -1,12 +1,11 @@
-"""Writes a formula the ways real pages do: bare TeX, MathJax scripts, KaTeX and MathJax output, MathML.
+"""Writes formulas in the markups of real pages: bare TeX, MathJax scripts, KaTeX output, MathML.
 
-TeX of school mathematics is enough here: numbers, letters, signs, powers and indices, fractions, roots and text.
+Supports the TeX of school mathematics: numbers, letters, signs, powers and indices, fractions, roots and text.
 """
 
 import functools
 import html
 import re
-import zlib
 from collections.abc import Callable
 
 _TOKEN = re.compile(r"\\text\{[^}]*\}|\\[A-Za-z]+|\\.|\d+(?:\.\d+)?|\S")
@@ -19,16 +18,17 @@ _LETTERS = {r"\pi": "π", r"\alpha": "α", r"\beta": "β", r"\theta": "θ", r"\D
 _NAMES = (r"\sin", r"\cos", r"\lim", r"\gcd", r"\bmod", r"\log", r"\ln", r"\max", r"\min")
 
 Node = tuple[str, "str | list[Node]"]
+Markup = Callable[[str, bool], str]  # (TeX, is it displayed) -> HTML
 
 
 @functools.lru_cache(maxsize=4096)
 def parse(tex: str) -> Node:
-    """The formula as a tree of MathML elements: (element, text or children)."""
+    """Parses a formula to a tree of MathML elements: (element, text or children)."""
     return "mrow", _row(_TOKEN.findall(tex))
 
 
 def _row(tokens: list[str]) -> list[Node]:
-    """Reads `tokens` up to the closing brace or the end, and uses them up."""
+    """Parses and removes `tokens` up to the closing brace or the end."""
     row: list[Node] = []
     while tokens and tokens[0] != "}":
         if tokens[0] in "^_" and row:
@@ -67,14 +67,36 @@ def _argument(tokens: list[str]) -> Node:
     return "mo", _SIGNS.get(token, token)
 
 
-def mathml(tex: str, display: bool, annotated: bool, attributes: str = "") -> str:
-    """A `<math>` element, with or without the TeX source in an annotation."""
-    body = _element(parse(tex))
-    if annotated:
-        source = f'<annotation encoding="application/x-tex">{html.escape(tex)}</annotation>'
-        body = f"<semantics>{body}{source}</semantics>"
+def dollar(tex: str, display: bool) -> str:
+    """Delimits TeX by dollar signs."""
+    return f"$${html.escape(tex)}$$" if display else f"${html.escape(tex)}$"
+
+
+def paren(tex: str, display: bool) -> str:
+    """Delimits TeX by backslash brackets."""
+    return rf"\[{html.escape(tex)}\]" if display else rf"\({html.escape(tex)}\)"
+
+
+def script(tex: str, display: bool) -> str:
+    """Writes the script element of MathJax 2."""
+    mode = "; mode=display" if display else ""
+    return f'<script type="math/tex{mode}">{tex}</script>'
+
+
+def mathml(tex: str, display: bool) -> str:
+    """Writes MathML without the TeX source."""
+    return _math(_element(parse(tex)), display)
+
+
+def mathml_annotated(tex: str, display: bool) -> str:
+    """Writes MathML with the TeX source in an annotation."""
+    source = f'<annotation encoding="application/x-tex">{html.escape(tex)}</annotation>'
+    return _math(f"<semantics>{_element(parse(tex))}{source}</semantics>", display)
+
+
+def _math(body: str, display: bool) -> str:
     block = ' display="block"' if display else ""
-    return f'<math xmlns="http://www.w3.org/1998/Math/MathML"{block}{attributes}>{body}</math>'
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML"{block}>{body}</math>'
 
 
 def _element(node: Node) -> str:
@@ -84,7 +106,7 @@ def _element(node: Node) -> str:
 
 
 def _katex_visual(node: Node) -> str:
-    """The spans that KaTeX draws, which repeat the formula's characters for the eye."""
+    """Returns the visible spans of KaTeX, which repeat the characters of the formula."""
     name, content = node
     if isinstance(content, str):
         kind = {"mi": "mord mathnormal", "mn": "mord", "mtext": "mord text"}.get(name, "mbin")
@@ -97,54 +119,11 @@ def _katex_visual(node: Node) -> str:
     return "".join(parts)
 
 
-def _katex(tex: str, display: bool) -> str:
+def katex(tex: str, display: bool) -> str:
+    """Writes the output of KaTeX."""
     visual = f'<span class="base"><span class="strut" style="height:0.73em;"></span>{_katex_visual(parse(tex))}</span>'
     inline = (
-        f'<span class="katex"><span class="katex-mathml">{mathml(tex, display, True)}</span>'
+        f'<span class="katex"><span class="katex-mathml">{mathml_annotated(tex, display)}</span>'
         f'<span class="katex-html" aria-hidden="true">{visual}</span></span>'
     )
     return f'<span class="katex-display">{inline}</span>' if display else inline
-
-
-def _chtml(tex: str, display: bool) -> str:
-    """MathJax 3: glyphs come from the style sheet, so that only the assistive MathML holds text."""
-    letters = [letter for letter in tex if letter.isalnum()]
-    glyphs = "".join(f'<mjx-mi><mjx-c class="mjx-c{ord(letter):X}"></mjx-c></mjx-mi>' for letter in letters)
-    block = ' display="true"' if display else ""
-    return (
-        f'<mjx-container class="MathJax" jax="CHTML"{block}><mjx-math aria-hidden="true">{glyphs}</mjx-math>'
-        f'<mjx-assistive-mml unselectable="on">{mathml(tex, display, False)}</mjx-assistive-mml></mjx-container>'
-    )
-
-
-def _wiki(tex: str, display: bool) -> str:
-    """MediaWiki: hidden MathML beside a picture whose alternative text is the TeX."""
-    source = html.escape(r"{\displaystyle " + tex + "}")
-    hidden = mathml(tex, display, annotated=False, attributes=f' alttext="{source}"')
-    picture = f"/media/math/render/svg/{zlib.crc32(tex.encode()):08x}"
-    return (
-        f'<span class="mwe-math-element"><span class="mwe-math-mathml-a11y" style="display: none;">{hidden}</span>'
-        f'<img class="mwe-math-fallback-image" src="{picture}" alt="{source}">'
-        "</span>"
-    )
-
-
-def _script(tex: str, display: bool) -> str:
-    mode = "; mode=display" if display else ""
-    return f'<script type="math/tex{mode}">{tex}</script>'
-
-
-# Every way to write a formula: (TeX, is it displayed) -> HTML.
-MARKUPS: dict[str, Callable[[str, bool], str]] = {
-    "dollar": lambda tex, display: f"$${html.escape(tex)}$$" if display else f"${html.escape(tex)}$",
-    "paren": lambda tex, display: rf"\[{html.escape(tex)}\]" if display else rf"\({html.escape(tex)}\)",
-    "script": _script,
-    "katex": _katex,
-    "chtml": _chtml,
-    "wiki": _wiki,
-    "mathml": lambda tex, display: mathml(tex, display, annotated=False),
-    "mathml_annotated": lambda tex, display: mathml(tex, display, annotated=True),
-    "latexml": lambda tex, display: mathml(
-        tex, display, annotated=False, attributes=f' class="ltx_Math" alttext="{html.escape(tex)}"'
-    ),
-}

@@ -1,12 +1,12 @@
-"""A small generative grammar: from a table of sentence patterns and word lists to text that hardly ever repeats.
+"""A small generative grammar: expands sentence patterns and word lists to text that hardly ever repeats.
 
 A table is plain text. A line `name = one, two, three` is a list of words; a line with only a name starts a list of
-patterns, one indented line each; a line indented by four spaces or more goes on with the line above. In a pattern
+patterns, one indented line each; a line indented by four spaces or more continues the line above. In a pattern
 
 - `@name` is replaced by a random entry of that name, itself expanded;
 - `@Name`, with a capital, is drawn once and stays the same for the whole text (a person, a kind of thing);
 - `@2to40` is a random number of that range;
-- names that the caller binds (numbers, mostly) stand for their value.
+- names that the caller binds (mostly numbers) are replaced by their value.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ _START = re.compile(r"(?:^|(?<=\w[.?!] ))[a-z](?=[a-z]+ )")
 
 @dataclasses.dataclass(frozen=True)
 class Grammar:
-    """`rules[name]` are the patterns that may stand for `@name`."""
+    """A table of patterns: `rules[name]` are those that may replace `@name`."""
 
     rules: Mapping[str, Sequence[str]]
 
     def expand(self, rng: random.Random, pattern: str, **bound: object) -> str:
-        """Fills every slot of `pattern`. Raises KeyError for a name that is neither bound nor in the table."""
+        """Replaces every name in a pattern. Raises KeyError for a name that is neither bound nor in the table."""
         fixed = {name: str(value) for name, value in bound.items()}
 
         def fill(slot: re.Match[str]) -> str:
@@ -44,12 +44,12 @@ class Grammar:
 
 
 def polish(line: str) -> str:
-    """Mends what the parts could not know of each other: "a" before a vowel, small letters that begin a sentence."""
+    """Fixes the joints between parts: "a" before a vowel, and lower-case letters that begin a sentence."""
     return _START.sub(lambda letter: letter[0].upper(), _VOWEL.sub(r"\1n ", line))
 
 
 def parse(*tables: str) -> Grammar:
-    """Reads grammar tables. Raises ValueError for a name defined twice or an indented line below no name."""
+    """Parses grammar tables. Raises ValueError for a name defined twice or an indented line below no name."""
     rules: dict[str, list[str]] = {}
     name = ""
     for line in re.sub(r"\n {4,}", " ", "\n".join(tables)).splitlines():
@@ -57,7 +57,7 @@ def parse(*tables: str) -> Grammar:
             continue
         if line[0].isspace():
             if not name:
-                raise ValueError(f"grammar: the pattern {line.strip()!r} stands below no name")
+                raise ValueError(f"grammar: the pattern {line.strip()!r} is below no name")
             rules[name].append(line.strip())
             continue
         key, equals, words = line.partition(" = ")

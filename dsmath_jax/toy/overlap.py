@@ -1,4 +1,4 @@
-"""Does a text share words with held-out problems? The rule of the paper's decontamination (§2.1.1), by word."""
+"""Finds words that a text shares with held-out problems, by the rule of the paper's decontamination (section 2.1.1)."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,15 +12,15 @@ _WORD_OR_SIGN = re.compile(_WORD.pattern + r"|[-+*/=]")
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words without punctuation; each Chinese character is a word."""
+    """Returns the lower-case words of a text without punctuation; each Chinese character is a word."""
     return _WORD.findall(text.lower())
 
 
 class Overlap:
-    """Finds runs of `NGRAM` words of the held-out texts, and whole texts of `SHORTEST` to `NGRAM` - 1 words.
+    """The n-grams of `NGRAM` words of held-out texts, and whole texts of `SHORTEST` to `NGRAM` - 1 words.
 
-    Texts are compared twice, with and without the signs of calculations counted as words, so that no choice of word
-    borders in a later decontamination finds more than this.
+    Texts are compared twice, with and without arithmetic signs as words, so that decontamination with other word
+    boundaries finds no more than this.
     """
 
     def __init__(self, held_out: Iterable[str]):
@@ -31,6 +31,7 @@ class Overlap:
                     self._runs.setdefault(run[:SHORTEST], set()).add(run)
 
     def found_in(self, text: str) -> bool:
+        """Returns whether a text has one of the n-grams."""
         return any(
             tuple(tokens[start : start + len(run)]) == run
             for tokens in _readings(text)

@@ -1,6 +1,6 @@
-"""Composes the text of toy pages from a style's grammars, and lays it into the style's HTML.
+"""Composes the text of toy pages from the grammars of a style, and renders it in the style's HTML.
 
-A page's text is a list of blocks; a block is lines with a little markup of its own:
+The text of a page is a list of blocks; a block is a list of lines with this markup:
 
     # heading      - list item      > line of a calculation or program      anything else: a paragraph
     «tex» formula in the line    ⟪tex⟫ displayed formula    ⟨strong text⟩    ␤ line break
@@ -15,15 +15,15 @@ import string
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from dsmath_jax.toy.formulas import MARKUPS
+from dsmath_jax.toy.formulas import Markup, dollar, paren, script
 from dsmath_jax.toy.grammar import Grammar, polish
 from dsmath_jax.toy.overlap import Overlap
 from dsmath_jax.toy.quantities import TOPICS
 from dsmath_jax.toy.templates import Host, Section, Skeleton, Style
 
-Made = TypeVar("Made")
+Piece = TypeVar("Piece")
 ATTEMPTS = 100
-# Characters of main text to aim at; a Chinese character says as much as several Latin ones.
+# Target characters of main text; one Chinese character is worth several Latin ones.
 MATH_LENGTHS = {"en": (1300, 2500), "zh": (500, 1100)}
 OTHER_LENGTHS = {"en": (700, 2000), "zh": (400, 900)}
 MATHJAX = (
@@ -31,31 +31,32 @@ MATHJAX = (
     '<script async src="https://cdn.example/mathjax/tex-mml-chtml.js"></script>'
 )
 _FORMULA = re.compile(r"«([^»]*)»|⟪([^⟫]*)⟫")
-_PIECE = re.compile(r"[^\s，。？]+[\s，。？]*")  # a word with what parts it from the next
+_PIECE = re.compile(r"[^\s，。？]+[\s，。？]*")  # a word with the separator after it
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """What a page says: its title and its blocks, each a list of marked-up lines."""
+    """The text of a page: its title and its blocks, each a list of marked-up lines."""
 
     topic: str
     title: str
     blocks: tuple[tuple[str, ...], ...]
 
     def plain(self) -> str:
+        """Returns title and lines as one string."""
         return "\n".join([self.title, *(line for block in self.blocks for line in block)])
 
 
 def compose(style: Style, language: str, topic: str, overlap: Overlap, rng: random.Random) -> Text:
-    """Writes a page about `topic`: a mathematical one (a key of `quantities.TOPICS`) or any other of the grammar.
+    """Composes a page about `topic`: a mathematical one (a key of `quantities.TOPICS`) or another one of the grammar.
 
-    No block, and no page as a whole, shares words with the held-out problems of `overlap`.
+    Neither a block nor the whole page shares an n-gram with the held-out problems of `overlap`.
     """
     return clear(lambda: _compose(style, language, topic, overlap, rng), Text.plain, overlap)
 
 
-def clear(make: Callable[[], Made], plain: Callable[[Made], str], overlap: Overlap) -> Made:
-    """Makes pieces until one shares nothing with the held-out problems. Raises ValueError where none does."""
+def clear(make: Callable[[], Piece], plain: Callable[[Piece], str], overlap: Overlap) -> Piece:
+    """Makes pieces until one shares no n-gram with the held-out problems. Raises ValueError if all share one."""
     for _ in range(ATTEMPTS):
         piece = make()
         if not overlap.found_in(plain(piece)):
@@ -82,12 +83,12 @@ def _compose(style: Style, language: str, topic: str, overlap: Overlap, rng: ran
 
 
 def with_new_ending(style: Style, language: str, text: Text, overlap: Overlap, rng: random.Random) -> Text:
-    """The same text but for its last sentences: what makes a near-duplicate."""
-    kept = text.blocks[:-1] if text.topic in TOPICS else text.blocks
+    """Returns the text with another ending, as a near-duplicate."""
+    blocks = text.blocks[:-1] if text.topic in TOPICS else text.blocks
     ending = text.blocks[-1]
     while ending == text.blocks[-1]:
         ending = clear(lambda: _ending(style, language, text.topic, rng), "\n".join, overlap)
-    return dataclasses.replace(text, blocks=(*kept, ending))
+    return dataclasses.replace(text, blocks=(*blocks, ending))
 
 
 def _ending(style: Style, language: str, topic: str, rng: random.Random) -> tuple[str, ...]:
@@ -99,15 +100,15 @@ def _ending(style: Style, language: str, topic: str, rng: random.Random) -> tupl
 def _until_long(
     blocks: Iterator[tuple[str, ...]], length: tuple[int, int], overlap: Overlap, rng: random.Random
 ) -> Iterator[tuple[str, ...]]:
-    wanted = rng.randint(*length)
-    while wanted > 0:
+    remaining = rng.randint(*length)
+    while remaining > 0:
         block = clear(lambda: next(blocks), "\n".join, overlap)
         yield block
-        wanted -= sum(map(len, block))
+        remaining -= sum(map(len, block))
 
 
 def _paragraphs(grammar: Grammar, topic: str, rng: random.Random) -> Iterator[tuple[str, ...]]:
-    """Paragraphs of a few sentences; a pattern comes again only after all others."""
+    """Yields paragraphs of a few sentences; a pattern repeats only after all others."""
     deck: list[str] = []
     paragraph: list[str] = []
     while True:
@@ -144,7 +145,7 @@ def _block(text: str) -> tuple[str, ...]:
 
 
 def _chain(grammar: Grammar, rng: random.Random) -> tuple[str, ...]:
-    """Two or three operations in a row, every number of it at most 99."""
+    """Returns an exercise of two or three successive operations, with numbers up to 99."""
     value = start = rng.randint(2, 60)
     phrases, equations = [], []
     for _ in range(rng.randint(2, 3)):
@@ -165,8 +166,8 @@ def _chain(grammar: Grammar, rng: random.Random) -> tuple[str, ...]:
         phrases.append(grammar.expand(rng, f"@do_{name}", n=n))
         equations.append(f"{value} {sign} {n} = {after}")
         value = after
-    one_a_line = "".join(f" // > {line}" for line in equations) + " // "
-    joined = one_a_line if rng.random() < 0.6 else "; ".join(equations) + "."
+    separate = "".join(f" // > {line}" for line in equations) + " // "
+    joined = separate if rng.random() < 0.6 else "; ".join(equations) + "."
     bound = {"start": start, "phrases": ", ".join(phrases), "equations": joined, "r": value}
     return _block(grammar.expand(rng, "@chain", **bound))
 
@@ -188,19 +189,19 @@ def _times_table(grammar: Grammar, rng: random.Random) -> tuple[str, ...]:
 
 
 def plant(text: Text, problem: str, rng: random.Random) -> Text:
-    """Puts a held-out problem into the page, verbatim or with inline elements and line breaks between its words."""
+    """Inserts a held-out problem into a text, verbatim or with inline elements and a line break between its words."""
     pieces = _PIECE.findall(problem)
     if rng.random() < 0.5:
         for index in rng.sample(range(len(pieces)), max(1, len(pieces) // 6)):
             pieces[index] = f"⟨{pieces[index]}⟩"
         pieces.insert(rng.randint(1, len(pieces)), "␤")
     block = ("".join(pieces).replace("\n", "␤"),)
-    place = rng.randint(1, len(text.blocks) - 1)
-    return dataclasses.replace(text, blocks=(*text.blocks[:place], block, *text.blocks[place:]))
+    index = rng.randint(1, len(text.blocks) - 1)
+    return dataclasses.replace(text, blocks=(*text.blocks[:index], block, *text.blocks[index:]))
 
 
 def render(style: Style, host: Host, section: Section, text: Text, number: int, date: str) -> str:
-    """The whole HTML page. `number` only feeds counters and names of the frame."""
+    """Renders the HTML page. `number` selects the formula markup and fills counters of the frame."""
     skeleton = style.skeletons[host.skeleton]
     markup = host.markups[number % len(host.markups)]
     fills: dict[str, object] = {
@@ -211,7 +212,7 @@ def render(style: Style, host: Host, section: Section, text: Text, number: int, 
         "date": date[:10],
         "number": number,
         "charset": f'<meta charset="{host.charset}">' if host.charset_in == "meta" else "",
-        "mathjax": MATHJAX if markup in ("dollar", "paren", "script") and "«" in text.plain() else "",
+        "mathjax": MATHJAX if markup in (dollar, paren, script) and "«" in text.plain() else "",
         "menu": "".join(
             skeleton.menu_item.format(path=other.path, name=other.path.strip("/").replace("/", " · ") or host.name)
             for other in host.sections
@@ -225,8 +226,8 @@ def render(style: Style, host: Host, section: Section, text: Text, number: int, 
     return string.Template(skeleton.page).substitute(fills)
 
 
-def _lines(lines: tuple[str, ...], skeleton: Skeleton, markup: str) -> str:
-    """The HTML of one block; neighbouring items make a list, neighbouring calculation lines one element."""
+def _lines(lines: tuple[str, ...], skeleton: Skeleton, markup: Markup) -> str:
+    """Renders one block; adjacent items become a list, adjacent calculation lines one element."""
     elements = skeleton.elements
     parts: list[str] = []
     for mark, run in itertools.groupby(lines, lambda line: line[:2] if line[:2] in ("# ", "- ", "> ") else ""):
@@ -241,12 +242,12 @@ def _lines(lines: tuple[str, ...], skeleton: Skeleton, markup: str) -> str:
     return "\n".join(parts)
 
 
-def _inline(line: str, skeleton: Skeleton, markup: str) -> str:
+def _inline(line: str, skeleton: Skeleton, markup: Markup) -> str:
     parts = []
     for index, piece in enumerate(_FORMULA.split(line)):
         if index % 3 == 0:
             parts.append(html.escape(piece, quote=False))
         elif piece is not None:
-            parts.append(MARKUPS[markup](piece, index % 3 == 2))
+            parts.append(markup(piece, index % 3 == 2))
     before, after = skeleton.elements["strong"].split("{}")
     return "".join(parts).replace("␤", "<br>\n").replace("⟨", before).replace("⟩", after)

@@ -1,7 +1,7 @@
-"""Word problems of one to three arithmetic steps with worked solutions, made from a seed.
+"""Generates word problems of one to three arithmetic steps with worked solutions.
 
-A problem is a short story: somebody has a number of things, then one to three things happen to that number. The
-solution writes one equation a line and ends in `The answer is N.`
+A problem is a short story: a person has a number of things, then one to three steps change that number. The solution
+has one equation per line and ends in `The answer is N.`
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ CONTAINERS = ("boxes", "bags", "baskets", "rows")
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What may happen to a number of things: its sign in the solution and the sentences that tell it."""
+    """An arithmetic step: its sign in the solution and the sentences for it."""
 
     sign: str
     sentences: tuple[str, ...]
 
 
-# {he} and {she} are the person at the beginning of a sentence and within it, {n} is the number of the step.
+# {he} is the pronoun at the beginning of a sentence, {she} within it; {n} is the number of the step.
 STEPS = (
     Step("+", ("{he} buys {n} more.", "{he} finds {n} more {things}.", "A friend gives {n} more.")),
     Step("-", ("{he} sells {n}.", "{he} gives {n} away.", "{n} {things} are lost.")),
@@ -42,12 +42,12 @@ QUESTIONS = ("How many {things} does {name} have?", "How many {things} are left?
 
 
 def problem(random_state: random.Random, steps: Sequence[int], largest: int) -> tuple[str, str, str]:
-    """Makes one problem.
+    """Generates one problem.
 
     Args:
-      random_state: where all choices come from.
+      random_state: the source of all random choices.
       steps: the numbers of steps to choose from, such as (1, 2, 3).
-      largest: no number of the story or the solution is larger; at least 4.
+      largest: the largest number in the story or the solution; at least 4.
 
     Returns:
       question, solution, answer.
@@ -92,30 +92,30 @@ def _possible(value: int, largest: int) -> Iterator[tuple[Step, int]]:
 
 
 def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int) -> list[tuple[str, str, str]]:
-    """Makes `count` problems with distinct questions. Raises a `UserError` where there are fewer."""
+    """Generates `count` problems with distinct questions. Raises a `UserError` if there are fewer."""
     random_state = random.Random(f"problems {seed}")
-    made: dict[str, tuple[str, str, str]] = {}
+    problems: dict[str, tuple[str, str, str]] = {}
     for _ in range(20 * count):
-        if len(made) == count:
+        if len(problems) == count:
             break
-        one = problem(random_state, steps, largest)
-        made.setdefault(one[0], one)
-    if len(made) < count:
+        new = problem(random_state, steps, largest)
+        problems.setdefault(new[0], new)
+    if len(problems) < count:
         raise UserError(
-            f"toy.problems asks for {count} problems, and only {len(made)} distinct ones were found with toy.largest="
-            f"{largest} and toy.steps={tuple(steps)}; ask for fewer, or give toy.largest a larger number."
+            f"toy.problems asks for {count} problems, and only {len(problems)} distinct ones were found with "
+            f"toy.largest={largest} and toy.steps={tuple(steps)}; set fewer problems or a larger toy.largest."
         )
-    return list(made.values())
+    return list(problems.values())
 
 
 def write_problems(
     folder: Path, seed: int, sizes: dict[str, int], steps: Sequence[int] = (1, 2, 3), largest: int = 99
 ) -> None:
-    """Writes `problems/<split>.jsonl` below `folder`, `sizes[split]` problems each; no question is in two splits."""
-    made = iter(distinct_problems(seed, sum(sizes.values()), steps, largest))
+    """Writes `problems/<split>.jsonl` below `folder`, `sizes[split]` problems each; splits share no question."""
+    problems = iter(distinct_problems(seed, sum(sizes.values()), steps, largest))
     for split, size in sizes.items():
         rows = []
         for index in range(size):
-            question, solution, answer = next(made)
+            question, solution, answer = next(problems)
             rows.append({"id": f"toy/{split}/{index}", "question": question, "solution": solution, "answer": answer})
         write_jsonl(folder / "problems" / f"{split}.jsonl", rows)

@@ -1,7 +1,7 @@
-"""The numbers behind the exercises of the toy web: for each kind of exercise, a draw whose numbers fit together.
+"""The numbers in the exercises of the toy web: a function for each kind of exercise.
 
-Each function is handed `draw(low, high)`, a random whole number, and returns the numbers that a sentence pattern of
-that kind may name (`@a`, `@b`, ... and mostly the result `@r`). The words are in the templates.
+Each function calls `draw(low, high)` for random integers and returns the numbers that sentence patterns of that kind
+use (`@a`, `@b`, ... and mostly the result `@r`). The sentences are in the templates.
 """
 
 from collections.abc import Callable
@@ -169,7 +169,7 @@ def limit(draw: Draw) -> dict[str, int]:
     return {"a": a, "s": a * a, "r": 2 * a}
 
 
-# The kinds of exercises of each topic. `arithmetic` is what the pre-trained model is meant to learn from.
+# The kinds of exercises of each topic. The word problems need only `arithmetic`.
 TOPICS: dict[str, tuple[Callable[[Draw], dict[str, int]], ...]] = {
     "arithmetic": (
         add, subtract, multiply, divide, compare, multiply_add, multiply_subtract, two_products, add_divide,

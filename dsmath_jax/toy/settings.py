@@ -4,12 +4,10 @@ import dataclasses
 
 from dsmath_jax.settings import Settings, setting
 
-TEMPLATES = ("default", "unseen")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ToySettings(Settings):
-    """The word problems and the synthetic web that are generated where `data_dir` is "toy"."""
+    """The word problems and the synthetic web that are generated if `data_dir` is "toy"."""
 
     problems: dict[str, int] = setting({"train": 600, "rl": 4000, "test": 300}, "problems in each split", least=0)
     steps: tuple[int, ...] = setting(
@@ -17,4 +15,3 @@ class ToySettings(Settings):
     )
     largest: int = setting(15, "largest number in a problem or its solution", least=4)
     pages: int = setting(800, "HTML pages of the web, duplicates included", least=1)
-    templates: str = setting("default", f"style of the pages, one of {', '.join(TEMPLATES)}", choices=TEMPLATES)

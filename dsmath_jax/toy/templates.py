@@ -1,17 +1,20 @@
-"""What a style of the toy web is made of. The styles themselves: templates_default.py and templates_unseen.py."""
+"""The parts of a style of the toy web: hosts, HTML frames and grammars. The style itself is in templates_default.py."""
 
 import dataclasses
 from collections.abc import Mapping
 
+from dsmath_jax.toy.formulas import Markup, dollar
 from dsmath_jax.toy.grammar import Grammar
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Pages below one path of a host.
+    """The pages below one path of a host.
 
-    `topics` maps what they are about to a weight; `share` is the part of the web's pages that lie here, relative to the
-    other sections; the prefix of a `seeded` section is written to `seeds.txt`.
+    Attributes:
+      topics: topic -> weight.
+      share: number of pages relative to other sections.
+      seeded: whether the prefix is in `seeds.txt`.
     """
 
     path: str
@@ -22,17 +25,21 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """One site: `language` is "en" or "zh", `skeleton` names its HTML frame, `markups` its ways to write formulas.
+    """One site.
 
-    `slug` is the form of its pages' names ("{words}" from the title, "{number}"), `charset_in` says where the charset
-    is declared: "header" or "meta".
+    Attributes:
+      language: "en" or "zh".
+      skeleton: the name of its HTML frame.
+      markups: the formula markups of its pages.
+      slug: the format of page names, with "{words}" of the title and "{number}".
+      charset_in: where the charset is declared, "header" or "meta".
     """
 
     name: str
     language: str
     skeleton: str
     sections: tuple[Section, ...]
-    markups: tuple[str, ...] = ("dollar",)
+    markups: tuple[Markup, ...] = (dollar,)
     slug: str = "{words}-{number}/"
     charset: str = "utf-8"
     charset_in: str = "header"
@@ -40,10 +47,11 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class Skeleton:
-    """The HTML around the text: string.Template texts with $title, $menu, $main, ... and the elements of the text.
+    """The HTML around the text: `string.Template` strings with $title, $menu, $main, ... and the elements of the text.
 
-    `elements` has paragraph, heading, list, item, code, strong, each with {} where the content goes; `code` is
-    preformatted, or not where `code_break` parts its lines by an element.
+    Attributes:
+      elements: paragraph, heading, list, item, code and strong, each with {} for its content.
+      code_break: the separator of code lines.
     """
 
     page: str
@@ -55,11 +63,17 @@ class Skeleton:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """A whole toy web: its hosts, HTML frames and grammars by language ("en", "zh") and kind ("math", "other").
+    """The style of a toy web.
 
-    `signs[language]` are the pairs of signs for times and divided by that plain text may use.
+    Attributes:
+      name: part of the random seed.
+      skeletons: HTML frames by name.
+      math: grammars of mathematical pages by language.
+      other: grammars of other pages by language.
+      signs: pairs of multiplication and division signs in plain text, by language.
     """
 
+    name: str
     hosts: tuple[Host, ...]
     skeletons: Mapping[str, Skeleton]
     math: Mapping[str, Grammar]
@@ -67,10 +81,11 @@ class Style:
     signs: Mapping[str, tuple[tuple[str, str], ...]]
 
     def sections(self) -> list[tuple[Host, Section]]:
+        """Returns all sections with their hosts."""
         return [(host, section) for host in self.hosts for section in host.sections]
 
 
 def everything(**weights: float) -> dict[str, float]:
-    """The mathematical topics of a site that teaches all of them; a few weights may be given."""
+    """Returns the default weights of all mathematical topics, updated by `weights`."""
     usual = {"algebra": 0.6, "geometry": 0.6, "probability": 0.5, "number_theory": 0.5, "calculus": 0.5}
     return {"arithmetic": 7.0} | usual | weights

@@ -1,6 +1,7 @@
 """The default style of the toy web: its hosts and HTML frames."""
 
 from dsmath_jax.toy import templates_default_en, templates_default_other, templates_default_zh
+from dsmath_jax.toy.formulas import dollar, katex, mathml, mathml_annotated, paren, script
 from dsmath_jax.toy.grammar import parse
 from dsmath_jax.toy.templates import Host, Section, Skeleton, Style, everything
 
@@ -94,11 +95,9 @@ HOSTS = (
         "en",
         "article",
         (Section("/lessons/", everything(), 9, seeded=True), Section("/worksheets/", everything(), 5)),
-        markups=("script", "katex", "dollar"),
+        markups=(script, katex, dollar),
     ),
-    Host(
-        "sumsdaily.example", "en", "plain", (Section("/", everything(), 8, seeded=True),), markups=("paren", "mathml")
-    ),
+    Host("sumsdaily.example", "en", "plain", (Section("/", everything(), 8, seeded=True),), markups=(paren, mathml)),
     Host(
         "shuxue-ketang.example",
         "zh",
@@ -107,16 +106,16 @@ HOSTS = (
             Section("/kecheng/", everything(arithmetic=3), 7, seeded=True),
             Section("/xiti/", everything(arithmetic=3), 3),
         ),
-        markups=("katex", "dollar"),
+        markups=(katex, dollar),
         slug="{number}.html",
     ),
-    Host("theoremgarden.example", "en", "article", (Section("/", everything(arithmetic=5), 7),), markups=("katex",)),
+    Host("theoremgarden.example", "en", "article", (Section("/", everything(arithmetic=5), 7),), markups=(katex,)),
     Host(
         "numbercraft.example",
         "en",
         "plain",
         (Section("/practice/", everything(), 8),),
-        markups=("dollar", "mathml_annotated"),
+        markups=(dollar, mathml_annotated),
         slug="{words}{number}.html",
     ),
     Host(
@@ -124,7 +123,7 @@ HOSTS = (
         "zh",
         "plain",
         (Section("/", everything(arithmetic=3), 6),),
-        markups=("script", "mathml"),
+        markups=(script, mathml),
         slug="a{number}.html",
         charset="gb18030",
         charset_in="meta",
@@ -138,7 +137,7 @@ HOSTS = (
             Section("/history/", {"news": 1, "travel": 1}, 4),
             Section("/lounge/", {"chat": 3, "sport": 1}, 6),
         ),
-        markups=("dollar", "katex"),
+        markups=(dollar, katex),
         slug="thread-{number}/{words}",
     ),
     Host(
@@ -151,7 +150,7 @@ HOSTS = (
             Section("/sports/", {"sport": 1}, 4),
             Section("/parents/", {"chat": 2, "recipe": 1}, 4),
         ),
-        markups=("paren", "mathml_annotated"),
+        markups=(paren, mathml_annotated),
     ),
     Host(
         "tinkernotes.example",
@@ -162,7 +161,7 @@ HOSTS = (
             Section("/scripts/", {"shell": 1}, 6),
             Section("/trips/", {"travel": 1}, 4),
         ),
-        markups=("script",),
+        markups=(script,),
         slug="{words}-{number}.html",
     ),
     Host(
@@ -174,7 +173,7 @@ HOSTS = (
             Section("/shenghuo/", {"recipe": 1, "chat": 1}, 6),
             Section("/xianliao/", {"chat": 2, "travel": 1}, 4),
         ),
-        markups=("dollar",),
+        markups=(dollar,),
         slug="thread-{number}.html",
         charset="gb18030",
     ),
@@ -202,6 +201,7 @@ HOSTS = (
 )
 
 STYLE = Style(
+    name="default",
     hosts=HOSTS,
     skeletons={"article": ARTICLE, "forum": FORUM, "plain": PLAIN},
     math={

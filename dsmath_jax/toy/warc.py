@@ -1,4 +1,4 @@
-"""Writes WARC 1.1 files: one gzip member a record, the same bytes for the same records."""
+"""Writes WARC 1.1 files with one gzip member per record; the same records give the same bytes."""
 
 import base64
 import dataclasses
@@ -17,10 +17,12 @@ CHUNK_BYTES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Capture:
-    """One answer of a web server as a crawler saw it.
+    """One response of a web server.
 
-    `body` is what a browser would read; `coding` says how it travelled: "identity", "gzip" (Content-Encoding) or
-    "chunked" (Transfer-Encoding). `date` is UTC, as in 2024-05-01T10:20:30Z.
+    Attributes:
+      date: UTC, as in 2024-05-01T10:20:30Z.
+      body: the decoded body.
+      coding: "identity", "gzip" (Content-Encoding) or "chunked" (Transfer-Encoding).
     """
 
     url: str
@@ -79,7 +81,7 @@ def _http(capture: Capture) -> bytes:
 
 
 def _record(kind: str, date: str, head: list[tuple[str, str]], block: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """The gzip member of one record, and the record's name."""
+    """Returns the gzip member of one record, and the record's id."""
     name = f"<urn:uuid:{uuid.UUID(int=rng.getrandbits(128), version=4)}>"
     fields = [
         ("WARC-Type", kind),

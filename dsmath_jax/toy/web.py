@@ -1,4 +1,4 @@
-"""The synthetic web: WARC files, seed prefixes and the truth about every page, all from one seed."""
+"""Generates a synthetic web from a seed: WARC files, seed prefixes and the label of every page."""
 
 import dataclasses
 import datetime
@@ -8,19 +8,18 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dsmath_jax.toy import templates_default, templates_unseen
 from dsmath_jax.toy.overlap import NGRAM, Overlap, words
 from dsmath_jax.toy.pages import Text, compose, plant, render, with_new_ending
 from dsmath_jax.toy.quantities import TOPICS
 from dsmath_jax.toy.templates import Host, Section, Style
+from dsmath_jax.toy.templates_default import STYLE
 from dsmath_jax.toy.warc import Capture, write_warc
 from dsmath_jax.workdir import atomic_write, write_jsonl
 
-STYLES = {"default": templates_default.STYLE, "unseen": templates_unseen.STYLE}
 CONTAMINATED_SHARE = 0.05  # of the distinct mathematical pages
 DUPLICATE_SHARE = 0.07  # of all pages: the same bytes under another address, captured earlier
-NEAR_DUPLICATE_SHARE = 0.04  # of all pages: all but the last block the same
-NOT_PAGES_SHARE = 0.1  # redirects, errors and files that are not HTML, on top of the pages
+NEAR_DUPLICATE_SHARE = 0.04  # of all pages: different only in the last block
+NOT_PAGES_SHARE = 0.1  # redirects, errors and files other than HTML, in addition to the pages
 PAGES_PER_FILE = 400
 FIRST_NUMBER = 1001
 FIRST_DAY = datetime.datetime(2024, 3, 1)
@@ -29,7 +28,7 @@ DAYS = 120
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """One HTML page of the crawl with its truth. `written` is the date that the page shows."""
+    """One HTML page of the crawl with its label. `written` is the date that the page shows."""
 
     host: Host
     section: Section
@@ -42,30 +41,28 @@ class Page:
 
     @property
     def label(self) -> str:
+        """The label of the page: math or other."""
         return "math" if self.text.topic in TOPICS else "other"
 
 
-def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, templates: str = "default") -> None:
+def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, style: Style = STYLE) -> None:
     """Writes `crawl/toy-*.warc.gz`, `crawl/seeds.txt` and `crawl/labels.jsonl` below `folder`.
 
     Args:
       folder: the data folder.
       seed: the same arguments write the same bytes.
-      held_out: texts of held-out problems, each question and each worked solution a string of its own. About 5 % of the
-        mathematical pages contain one of those that have at least 10 words; no other page shares 10 consecutive words
-        with any of them, or contains a whole one of 3 to 9 words.
-      pages: HTML pages with status 200, duplicates included. Redirects, errors and other files come on top.
-      templates: the style, a key of `STYLES`.
+      held_out: texts of held-out problems, questions and worked solutions separately. About 5 % of the mathematical
+        pages contain one of those with at least 10 words; no other page shares 10 consecutive words with any of them,
+        or contains a whole one of 3 to 9 words.
+      pages: HTML pages with status 200, duplicates included. Redirects, errors and other files are in addition.
+      style: the hosts, HTML frames and grammars that the pages are made from.
 
     Raises:
-      ValueError: an unknown style; or the grammar writes nothing that keeps clear of `held_out`.
+      ValueError: every text that the grammar writes shares words with `held_out`.
     """
-    if templates not in STYLES:
-        raise ValueError(f"no templates are called {templates!r}; there are {', '.join(STYLES)}")
-    style = STYLES[templates]
-    rng = random.Random(f"web {templates} {seed}")
-    made = make_pages(style, held_out, pages, rng)
-    captures = [_capture(style, page, rng) for page in made]
+    rng = random.Random(f"web {style.name} {seed}")
+    written = make_pages(style, held_out, pages, rng)
+    captures = [_capture(style, page, rng) for page in written]
     captures += [_not_a_page(style, number, rng) for number in range(round(NOT_PAGES_SHARE * pages))]
     rng.shuffle(captures)
     files = max(2, -(-len(captures) // PAGES_PER_FILE))
@@ -77,39 +74,39 @@ def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, temp
                 file.write(f"https://{host.name}{section.path}\n")
     write_jsonl(
         folder / "crawl" / "labels.jsonl",
-        ({"url": page.url, "label": page.label, "contaminated": page.contaminated} for page in made),
+        ({"url": page.url, "label": page.label, "contaminated": page.contaminated} for page in written),
     )
 
 
 def make_pages(style: Style, held_out: Sequence[str], count: int, rng: random.Random) -> list[Page]:
-    """Makes `count` pages: distinct ones (some with a held-out problem planted), near-duplicates and duplicates."""
+    """Generates `count` pages: distinct ones (some with a held-out problem), near-duplicates and duplicates."""
     overlap = Overlap(held_out)
     near, same = round(NEAR_DUPLICATE_SHARE * count), round(DUPLICATE_SHARE * count)
-    made = [
-        _fresh_page(style, host, section, number, overlap, rng)
-        for number, (host, section) in enumerate(_places(style, count - near - same), FIRST_NUMBER)
+    pages = [
+        _new_page(style, host, section, number, overlap, rng)
+        for number, (host, section) in enumerate(_allot(style, count - near - same), FIRST_NUMBER)
     ]
-    _plant(made, [text for text in held_out if len(words(text)) >= NGRAM], rng)
-    for page in rng.sample(made, near):
-        made.append(_near_duplicate(style, page, FIRST_NUMBER + len(made), overlap, rng))
-    made += [_duplicate(page, rng) for page in rng.sample(made, same)]
-    return made
+    _plant(pages, [text for text in held_out if len(words(text)) >= NGRAM], rng)
+    for page in rng.sample(pages, near):
+        pages.append(_near_duplicate(style, page, FIRST_NUMBER + len(pages), overlap, rng))
+    pages += [_duplicate(page, rng) for page in rng.sample(pages, same)]
+    return pages
 
 
-def _places(style: Style, count: int) -> Iterator[tuple[Host, Section]]:
-    """Shares `count` pages out among the sections: rounded shares, the rest to the largest fractions."""
+def _allot(style: Style, count: int) -> Iterator[tuple[Host, Section]]:
+    """Yields the section of each of `count` pages: rounded shares, the rest to the largest fractions."""
     sections = style.sections()
     total = sum(section.share for _, section in sections)
     exact = [count * section.share / total for _, section in sections]
-    places = [int(share) for share in exact]
-    by_fraction = sorted(range(len(exact)), key=lambda index: (places[index] - exact[index], index))
-    for index in by_fraction[: count - sum(places)]:
-        places[index] += 1
-    for place, number in zip(sections, places, strict=True):
-        yield from itertools.repeat(place, number)
+    counts = [int(share) for share in exact]
+    by_fraction = sorted(range(len(exact)), key=lambda index: (counts[index] - exact[index], index))
+    for index in by_fraction[: count - sum(counts)]:
+        counts[index] += 1
+    for section, number in zip(sections, counts, strict=True):
+        yield from itertools.repeat(section, number)
 
 
-def _fresh_page(style: Style, host: Host, section: Section, number: int, overlap: Overlap, rng: random.Random) -> Page:
+def _new_page(style: Style, host: Host, section: Section, number: int, overlap: Overlap, rng: random.Random) -> Page:
     topic = rng.choices(list(section.topics), list(section.topics.values()))[0]
     text = compose(style, host.language, topic, overlap, rng)
     captured = FIRST_DAY + datetime.timedelta(seconds=rng.randrange(DAYS * 86_400))
@@ -117,26 +114,26 @@ def _fresh_page(style: Style, host: Host, section: Section, number: int, overlap
     return Page(host, section, text, _url(host, section, text, number), number, _stamp(written), _stamp(captured))
 
 
-def _plant(made: list[Page], problems: Sequence[str], rng: random.Random) -> None:
-    """Puts a held-out problem into some of the English mathematical pages of `made`."""
+def _plant(pages: list[Page], problems: Sequence[str], rng: random.Random) -> None:
+    """Inserts a held-out problem into some of the English mathematical pages."""
     if not problems:
         return
-    mathematical = [index for index, page in enumerate(made) if page.label == "math"]
-    english = [index for index in mathematical if made[index].host.language == "en"]
+    mathematical = [index for index, page in enumerate(pages) if page.label == "math"]
+    english = [index for index in mathematical if pages[index].host.language == "en"]
     for index in rng.sample(english, min(len(english), max(1, round(CONTAMINATED_SHARE * len(mathematical))))):
-        text = plant(made[index].text, rng.choice(problems), rng)
-        made[index] = dataclasses.replace(made[index], text=text, contaminated=True)
+        text = plant(pages[index].text, rng.choice(problems), rng)
+        pages[index] = dataclasses.replace(pages[index], text=text, contaminated=True)
 
 
 def _near_duplicate(style: Style, page: Page, number: int, overlap: Overlap, rng: random.Random) -> Page:
-    """Another page of the same section with a new ending, written and captured at other times."""
+    """Returns another page of the same section with a new ending, captured earlier."""
     text = with_new_ending(style, page.host.language, page.text, overlap, rng)
     url = _url(page.host, page.section, text, number)
     return dataclasses.replace(page, text=text, url=url, number=number, captured=_earlier(page.captured, rng))
 
 
 def _duplicate(page: Page, rng: random.Random) -> Page:
-    """The same bytes under another address, captured earlier."""
+    """Returns the same page under another address, captured earlier."""
     addresses = [
         f"{page.url}?utm_source=feed{rng.randint(1, 9)}&utm_medium=social",
         f"{page.url}#part-{rng.randint(2, 9)}",
@@ -172,7 +169,7 @@ def _capture(style: Style, page: Page, rng: random.Random) -> Capture:
 
 
 def _not_a_page(style: Style, number: int, rng: random.Random) -> Capture:
-    """A redirect, an error page, or a file that is not HTML."""
+    """Returns a redirect, an error page, or a file other than HTML."""
     host = rng.choice(style.hosts)
     base = f"https://{host.name}{rng.choice(host.sections).path}"
     date = _stamp(FIRST_DAY + datetime.timedelta(seconds=rng.randrange(DAYS * 86_400)))

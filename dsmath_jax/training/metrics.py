@@ -1,6 +1,5 @@
 """Logs the metrics of a stage to `metrics.jsonl`, `timing.jsonl`, TensorBoard and, optionally, Weights & Biases."""
 
-import importlib
 import json
 import time
 from pathlib import Path
@@ -12,8 +11,9 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from dsmath_jax.extras import required_by
 from dsmath_jax.training.goodput import first_start
-from dsmath_jax.workdir import UserError, hash_json, write_jsonl
+from dsmath_jax.workdir import hash_json, write_jsonl
 
 
 class StepLog:
@@ -113,13 +113,9 @@ def load_wandb(project: str) -> Any:
     Raises:
       UserError: it is not installed.
     """
-    try:
-        return importlib.import_module("wandb")
-    except ImportError:
-        raise UserError(
-            f"wandb is '{project}', but Weights & Biases is not installed: pip install 'dsmath-jax[wandb]', or set it "
-            "to ''."
-        ) from None
+    with required_by(f"wandb='{project}'"):
+        import wandb
+    return wandb
 
 
 def _wandb_run(folder: Path, project: str) -> Any:

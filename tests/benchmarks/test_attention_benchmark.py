@@ -1,13 +1,12 @@
-"""The attention benchmark on a few tokens: the sides compute the same, and the table has a line for each."""
+"""The attention benchmark on a few tokens: the sides compute the same, and each has a line in the table."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dsmath_jax.benchmarks import attention
+from benchmarks import attention
 from dsmath_jax.workdir import UserError, read_json
-
-PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 
 
 def run(out: Path, peer: str, *more: str) -> dict:
@@ -38,22 +37,23 @@ def test_ours_and_the_plain_form_compute_the_same(tmp_path: Path, capsys: pytest
 
 def test_sides_that_differ_are_an_error() -> None:
     def side(value: float) -> tuple[dict, list[dict]]:
-        ready = {"version": "", "held_bytes": 0, "dtype": "float32", "values": [value, 2.0]}
+        ready = {"version": "", "baseline_bytes": 0, "dtype": "float32", "values": [value, 2.0]}
         return ready, [{"seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 5}]
 
-    assert attention._compared({"ours": side(1.0), "plain": side(1.0)})["plain"]["memory_ratio"] == 1
+    assert attention.compare({"ours": side(1.0), "plain": side(1.0)})["plain"]["memory_ratio"] == 1
     with pytest.raises(RuntimeError, match="plain does not compute what ours does"):
-        attention._compared({"ours": side(1.0), "plain": side(1.1)})
+        attention.compare({"ours": side(1.0), "plain": side(1.1)})
 
 
-def test_lists_that_are_none_are_refused() -> None:
-    with pytest.raises(UserError, match=r"'512,-1' is no list of positive numbers"):
+def test_an_option_that_lists_no_numbers_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"--tokens must list positive numbers, joined by commas, as 512,1024; got '512,-1'"
+    ):
         attention.main(["--tokens=512,-1"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("documents", [1, 3])
-def test_torch_computes_the_same(tmp_path: Path, documents: int) -> None:
-    if not any(PEER.parents[1].glob("lib/python3*/site-packages/torch")):
-        pytest.skip(f"there is no torch beside {PEER}; make peers")
-    check(run(tmp_path / "out.json", str(PEER), f"--documents={documents}"), ["ours", "plain", "torch"])
+def test_torch_computes_the_same(peer_with: Callable[..., str], tmp_path: Path, documents: int) -> None:
+    result = run(tmp_path / "out.json", peer_with("torch"), f"--documents={documents}")
+    check(result, ["ours", "plain", "torch"])

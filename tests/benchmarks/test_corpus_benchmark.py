@@ -1,4 +1,4 @@
-"""The corpus benchmark on a tiny crawl made here, and the measuring that its numbers rest on."""
+"""The corpus benchmark on a tiny generated crawl, and the measurements below its numbers."""
 
 import gzip
 import re
@@ -10,12 +10,11 @@ from random import Random
 
 import pytest
 
-from dsmath_jax.benchmarks import copies, corpus, resources
+from benchmarks import copies, corpus, resources
 from dsmath_jax.corpus.normalize import normalize
 from dsmath_jax.corpus.reading.warc import read_pages
 from dsmath_jax.workdir import read_json
 
-PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 WORDS = (
     "sum prime graph river stone paper cloud angle table metal field wheel paint grass smoke glass bread light".split()
 )
@@ -41,7 +40,7 @@ def response(url: str, body: str, kind: str = "text/html; charset=utf-8") -> byt
 
 @pytest.fixture
 def data_dir(tmp_path):
-    """Two WARC files with 21 pages, of which 20 are different, beside a picture; and the questions of a benchmark."""
+    """Two WARC files with 21 pages, of which 20 are different, and a picture; and the questions of a data set."""
     pages = [response(f"https://host{number}.org/", html(number)) for number in range(20)]
     picture = response("https://host0.org/picture", "no page", "image/png")
     (tmp_path / "a.warc.gz").write_bytes(b"".join([*pages[:10], picture]))
@@ -52,14 +51,14 @@ def data_dir(tmp_path):
     return tmp_path
 
 
-def run(data_dir: Path, peer: Path) -> dict:
+def run(data_dir: Path, peer: Path | str) -> dict:
     out = data_dir / "out" / "corpus.json"
     arguments = {"input": "*.warc.gz", "data_dir": data_dir, "peer": peer, "out": out, "repetitions": 1}
     corpus.main([f"--{name}={value}" for name, value in arguments.items()])
     return read_json(out)
 
 
-def test_ours_alone_measures_every_step_and_says_that_the_peer_is_missing(data_dir, capsys):
+def test_ours_alone_measures_every_step_and_reports_that_the_peer_is_missing(data_dir, capsys):
     result = run(data_dir, data_dir / "no" / "python")
     printed = capsys.readouterr()
     assert "no/python" in printed.err
@@ -74,20 +73,18 @@ def test_ours_alone_measures_every_step_and_says_that_the_peer_is_missing(data_d
         assert row["peer_cpu_seconds"] is None
         assert row["ratio"] is None
     assert sum(row["cpu_seconds"] for row in scoring["steps"]) == pytest.approx(scoring["total"]["cpu_seconds"])
-    found = result["decontamination"]
-    assert found["benchmarks"] == ["gsm8k/test"]
-    assert found["contaminated"] == 1
-    assert found["megabytes_per_second_from_normal"] > found["megabytes_per_second"] > 0
+    decontamination = result["decontamination"]
+    assert decontamination["benchmarks"] == ["gsm8k/test"]
+    assert decontamination["contaminated"] == 1
+    assert decontamination["megabytes_per_second_from_normal"] > decontamination["megabytes_per_second"] > 0
     table = (data_dir / "out" / "corpus.md").read_text(encoding="utf-8")
     assert table == printed.out.rstrip("\n") + "\n"
     assert all(f"| {name} | " in table for name in [*corpus.STEPS.values(), "total", "from text"])
 
 
 @pytest.mark.oracle
-def test_the_peer_does_the_same_work(data_dir):
-    if not PEER.exists():
-        pytest.skip(f"there is no {PEER}; make peers")
-    result = run(data_dir, PEER)
+def test_the_peer_does_the_same_work(peer_with, data_dir):
+    result = run(data_dir, peer_with("datatrove"))
     assert result["scoring"]["peer"] == {"pages": 21, "scored": 21, "documents": 20}
     rows = {row["step"]: row for row in result["scoring"]["steps"]}
     assert {step for step, row in rows.items() if not row["peer_cpu_seconds"]} == {"language", "normalize"}
@@ -107,7 +104,7 @@ def test_a_run_counts_orphans_and_the_memory_of_all_its_processes(tmp_path):
     assert waiting.peak_bytes > 60 * MEGABYTE
 
 
-def test_a_failing_command_is_an_error_with_its_words(tmp_path):
+def test_a_failing_command_is_an_error_with_its_output(tmp_path):
     with pytest.raises(RuntimeError, match=r"code 3: about the failure"):
         resources.run([sys.executable, "-c", "print('about the failure'); exit(3)"], tmp_path / "log")
 
@@ -133,7 +130,7 @@ def test_a_meter_counts_inner_steps_once(monkeypatch):
     assert meter.seconds == {"made": 3, "inner": 30, "outer": 5}
 
 
-def test_copies_are_other_pages_under_other_hosts(data_dir, tmp_path):
+def test_copies_are_changed_pages_under_other_hosts(data_dir, tmp_path):
     sources, target = [str(data_dir / "a.warc.gz")], tmp_path / "copy.warc.gz"
     copies.write_copy(sources, 7, target)
     before, after = (list(read_pages(source, Counter())) for source in (sources[0], str(target)))

@@ -1,4 +1,4 @@
-"""The benchmark of grading at a tiny size: what it tells, and that it knows what is right."""
+"""The benchmark of grading at a tiny size: its report, and that its labels are correct."""
 
 import contextlib
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.benchmarks import grading
-from dsmath_jax.benchmarks.grading import Task
+from benchmarks import grading
+from benchmarks.grading import Task
 from dsmath_jax.workdir import UserError, read_json
 
 
@@ -46,24 +46,24 @@ def test_programs_run_in_the_sandbox_and_plainly(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("make", [grading.word_problems, grading.problems])
-def test_half_of_the_answers_are_right_and_every_turn_has_others(make: grading.Case, tmp_path: Path) -> None:
+def test_half_of_the_answers_are_correct_and_every_turn_has_others(make: grading.Case, tmp_path: Path) -> None:
     first, second = make(40, 0, tmp_path), make(40, 1, tmp_path)
-    assert sum(task.right for task in first) == 20
+    assert sum(task.correct for task in first) == 20
     assert not {task.text for task in first} & {task.text for task in second}
     assert first == make(40, 0, tmp_path)
 
 
-def test_real_word_problems_are_taken_where_they_are(real_data: Path) -> None:
+def test_real_word_problems_are_used_where_they_exist(real_data: Path) -> None:
     tasks = grading.word_problems(1500, 0, real_data)
-    assert 0.5 <= sum(task.right for task in tasks) / 1500 < 0.6  # some problems have the same answer
-    assert all(task.text.endswith(f"The answer is {task.gold}.") for task in tasks if task.right)
+    assert 0.5 <= sum(task.correct for task in tasks) / 1500 < 0.6  # some problems have the same answer
+    assert all(task.text.endswith(f"The answer is {task.gold}.") for task in tasks if task.correct)
 
 
-def test_a_side_of_ours_that_errs_has_no_rate(tmp_path: Path) -> None:
+def test_incorrect_verdicts_of_our_side_are_an_error(tmp_path: Path) -> None:
     def credulous(workers: int, stack: contextlib.ExitStack) -> grading.Side:
         return lambda tasks: [True] * len(tasks)
 
-    with pytest.raises(RuntimeError, match="our side is wrong of 5 of 10 answers"):
+    with pytest.raises(RuntimeError, match="our side gets 5 of 10 answers wrong"):
         grading.measure(grading.Case(grading.problems, {"ours": credulous}, 1), 10, 1, 1, tmp_path)
 
 
@@ -75,17 +75,17 @@ def test_cpu_seconds_are_those_of_all_processes(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", grandchild], check=True)
         return [True]
 
-    spent = grading._turn(side, [Task("", "", "number", True)])
-    assert spent["cpu_seconds"] >= 0.5
+    report = grading._turn(side, [Task("", "", "number", True)])
+    assert report["cpu_seconds"] >= 0.5
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (["--cases=gsm9k"], "there is no 'gsm9k'; give some of gsm8k, math, programs"),
-        (["--answers=0"], "--answers=0 is no count"),
+        (["--cases=gsm9k"], "--cases must list some of gsm8k, math, programs, joined by commas; got 'gsm9k'"),
+        (["--answers=0"], "--answers must be at least 1; got 0"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(options: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_wrong_option_is_one_sentence(options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         grading.main(options)

@@ -1,15 +1,14 @@
-"""The benchmarks of RL at tiny sizes: what they tell, and that all sides did the same work."""
+"""The benchmarks of RL at tiny sizes: their reports, and that all sides do the same work."""
 
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dsmath_jax.benchmarks import grpo_iteration, grpo_memory
-from dsmath_jax.benchmarks.grpo_iteration_task import EOS, Task, lengths_of, prompts_of, reward_of, text_of
+from benchmarks import grpo_iteration, grpo_memory
+from benchmarks.grpo_iteration_task import EOS, PHASES, Task, lengths_of, prompts_of, reward_of, text_of
 from dsmath_jax.workdir import read_json
 
-PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 TASK = Task(prompts=2, group_size=4, prompt_tokens=8, new_tokens=12, vocabulary=128)
 SIZES = [
     "--hidden_size=32", "--num_hidden_layers=2", "--intermediate_size=64", "--head_dim=16", "--repetitions=2",
@@ -17,15 +16,7 @@ SIZES = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def peer() -> str:
-    found = PEER.exists() and subprocess.run([PEER, "-c", "import trl, datasets"], capture_output=True)
-    if not found or found.returncode:
-        pytest.skip(f"{PEER} is missing, or has no trl; make peers")
-    return str(PEER)
-
-
-def test_the_plan_is_frozen_and_mixed() -> None:
+def test_planned_lengths_are_reproducible_and_mixed() -> None:
     task = TASK._replace(prompts=4, group_size=16, new_tokens=64)
     lengths = lengths_of(task, 3)
     assert lengths == lengths_of(task, 3) != lengths_of(task, 4)
@@ -37,7 +28,7 @@ def test_the_plan_is_frozen_and_mixed() -> None:
     assert all(len(prompt) == 8 and min(prompt) > EOS for prompt in prompts_of(task, 3))
 
 
-def test_the_rule_counts_even_words() -> None:
+def test_the_reward_is_the_share_of_even_words() -> None:
     assert reward_of(text_of([2, 13, 14, 7])) == 0.5
     assert reward_of("") == 0.0
 
@@ -52,7 +43,7 @@ def run_iteration(peer: list[str], folder: Path, capsys: pytest.CaptureFixture[s
     for name, side in sides.items():
         assert f"| {grpo_iteration.SIDES[name]} (" in printed
         assert side["tokens"] == planned
-        walls = [side["phases"][phase] for phase in grpo_iteration.PHASES]
+        walls = [side["phases"][phase] for phase in PHASES]
         assert all(wall > 0 for wall in walls)
         assert sum(walls) <= 1.5 * max(side["seconds_of_turns"])
     return sides
@@ -67,8 +58,10 @@ def test_an_iteration_of_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.oracle
-def test_an_iteration_is_that_of_trl(peer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sides = run_iteration([f"--peer={peer}"], tmp_path, capsys)
+def test_an_iteration_is_that_of_trl(
+    peer_with: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = run_iteration([f"--peer={peer_with('trl', 'datasets')}"], tmp_path, capsys)
     assert list(sides) == ["ours", "trl"]
     assert 0 < sides["trl"]["difference"] < 1e-4
     assert sides["trl"]["version"].startswith("TRL 1.13")
@@ -76,11 +69,11 @@ def test_an_iteration_is_that_of_trl(peer: str, tmp_path: Path, capsys: pytest.C
 
 def test_sides_of_an_iteration_that_differ_are_an_error() -> None:
     turn = {"seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 9, "tokens": 5}
-    turn |= {name: 0.3 for phase in grpo_iteration.PHASES for name in (phase, f"{phase}_cpu")}
+    turn |= {name: 0.3 for phase in PHASES for name in (phase, f"{phase}_cpu")}
     ready = {"version": "", "values": [1.0, 2.0]}
     for other in (({"version": "", "values": [1.0, 2.01]}, [turn]), (ready, [turn | {"tokens": 6}])):
         with pytest.raises(RuntimeError, match="trl does not compute what ours does"):
-            grpo_iteration._compared({"ours": (ready, [turn]), "trl": other})
+            grpo_iteration.compare({"ours": (ready, [turn]), "trl": other})
 
 
 def test_chunks_need_less_memory_than_all_logits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,9 +96,9 @@ def test_chunks_need_less_memory_than_all_logits(tmp_path: Path, capsys: pytest.
 
 
 def test_forms_that_differ_are_an_error() -> None:
-    ready = {"state_bytes": 1, "held_bytes": 1, "temporary_bytes": 1, "values": [1.0, 2.0]}
-    found = {name: (ready, [{"cpu_seconds": 1.0, "peak_bytes": 9}]) for name in grpo_memory.SIDES}
-    grpo_memory._compared(found)
-    found["plain"] = (ready | {"values": [1.0, 2.01]}, found["plain"][1])
+    ready = {"state_bytes": 1, "baseline_bytes": 1, "temporary_bytes": 1, "values": [1.0, 2.0]}
+    results = {name: (ready, [{"cpu_seconds": 1.0, "peak_bytes": 9}]) for name in grpo_memory.SIDES}
+    grpo_memory.compare(results)
+    results["plain"] = (ready | {"values": [1.0, 2.01]}, results["plain"][1])
     with pytest.raises(RuntimeError, match="the plain form does not compute what ours does"):
-        grpo_memory._compared(found)
+        grpo_memory.compare(results)

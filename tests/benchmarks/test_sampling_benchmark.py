@@ -1,23 +1,12 @@
-"""The benchmark of sampling at a tiny size: what it tells, and that all sides did the same work."""
+"""The benchmark of sampling at a tiny size: its report, and that all sides do the same work."""
 
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dsmath_jax.benchmarks import sampling
+from benchmarks import sampling
 from dsmath_jax.workdir import UserError, read_json
-
-PEER = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
-
-
-@pytest.fixture
-def peer() -> str:
-    needed = "import torch, transformers, tunix.generate.sampler"
-    found = PEER.exists() and subprocess.run([PEER, "-c", needed], capture_output=True)
-    if not found or found.returncode:
-        pytest.skip(f"{PEER} is missing, or has no torch, transformers and tunix; make peers")
-    return str(PEER)
 
 
 def run(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> dict:
@@ -40,31 +29,34 @@ def test_sampling_measures_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.oracle
-def test_sampling_is_that_of_the_peers(peer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Greedily all go on with the same tokens, or the benchmark refuses."""
+def test_sampling_is_that_of_the_peers(
+    peer_with: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All greedy completions are the same, or the benchmark fails."""
+    peer = peer_with("torch", "transformers", "tunix.generate.sampler")
     sides = run([f"--peer={peer}"], tmp_path, capsys)["sides"]
     assert list(sides) == ["ours", "transformers", "tunix"]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"greedy": [5]}, "tunix does not compute what ours does"),
         ({"tokens": 90}, "tunix does not draw what ours does"),
     ],
 )
-def test_sides_that_do_other_work_are_an_error(change: dict, said: str) -> None:
+def test_sides_that_do_other_work_are_an_error(change: dict, message: str) -> None:
     ready, turn = {"version": "", "greedy": [4]}, {"tokens": 10, "seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 9}
-    found = {
+    results = {
         "ours": (ready, [turn]),
         "tunix": ({name: change.get(name, value) for name, value in ready.items()}, [turn | change]),
     }
-    with pytest.raises(RuntimeError, match=said):
-        sampling._compared(sampling.CASES["tiny"], found)
+    with pytest.raises(RuntimeError, match=message):
+        sampling.compare(sampling.CASES["tiny"], results)
 
 
 def test_a_wrong_option_is_one_sentence() -> None:
-    with pytest.raises(UserError, match="there is no 'huge'; give some of "):
+    with pytest.raises(UserError, match=r"--cases must list some of tiny, .*; got 'huge'"):
         sampling.main(["--cases=huge"])
-    with pytest.raises(UserError, match=r"--stop_share=1.5 is no share of the ids"):
+    with pytest.raises(UserError, match=r"--stop_share must be a share of the ids.*got 1.5"):
         sampling.main(["--cases=tiny", "--stop_share=1.5"])

@@ -1,4 +1,4 @@
-"""Small WARC files made by the tests themselves, and the real crawl where there is one."""
+"""Fixtures of the corpus tests: small WARC files, and the real crawl if it is on this machine."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""What the processes of `test_ray` do on a Ray cluster; importable by the cluster's workers."""
+"""The work of the processes of `test_ray` on a Ray cluster; importable by the cluster's workers."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from dsmath_jax.corpus import engine
 from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.workdir import UserError, atomic_write
 
-NODE = "DSMATH_TEST_NODE"  # the environment variable that tells a process which machine it is on
+NODE = "DSMATH_TEST_NODE"  # the environment variable with the name of a process's machine
 TASKS = 20
 
 
@@ -55,7 +55,7 @@ def refuse_seven(target: str, number: str, notes: str) -> None:
 
 
 def relate_kept(address: str, folder: Path) -> pa.Table:
-    """A query that holds its table in the cluster's memory, and waits there for the death of a machine once."""
+    """Runs a query that keeps its table in the memory of the cluster and waits until a machine has died."""
     files = f"{folder}/tables/*.parquet"
     tries = []
 
@@ -71,28 +71,28 @@ def relate_kept(address: str, folder: Path) -> pa.Table:
 
 
 def main() -> None:
-    """Does what a test wants on the cluster: `main WHAT ADDRESS FOLDER`, for the pipeline also the data's folder."""
-    what, address, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    if what == "mine":
-        from dsmath_jax.corpus import pipeline  # not above: every worker process imports this module
+    """Runs the command line `TASK ADDRESS FOLDER [DATA_DIR]` on the cluster; only the pipeline needs the data."""
+    task, address, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    if task == "mine":
+        from dsmath_jax.corpus import pipeline  # not at the top: every worker process imports this module
 
         pipeline.mine(corpus_settings(address), 0, Path(sys.argv[4]), folder)
         return
     engine.connect(address)
-    if what == "tasks":
+    if task == "tasks":
         engine.run_tasks(write_number, number_tasks(folder), "writing")
-    elif what == "refuse":
+    elif task == "refuse":
         try:
             engine.run_tasks(refuse_seven, number_tasks(folder), "writing")
         except UserError as error:
             print(error)
-    elif what == "change":
+    elif task == "change":
         for other in ("", "auto"):
             try:
                 engine.connect(other)
             except UserError as error:
                 print(error)
-    elif what == "relate":
+    elif task == "relate":
         table = relate(daft.read_parquet(f"{folder}/tables/*.parquet"))
         pq.write_table(table, folder / "related.parquet")
         pairs = daft.from_arrow(table.select(["number", "first"])).into_partitions(4)

@@ -1,4 +1,4 @@
-"""The annotation file: which prefix decides, and that no line is lost under two hands."""
+"""The annotation file: which prefix decides, and that no line is lost between the page and an editor."""
 
 import json
 from pathlib import Path
@@ -35,19 +35,19 @@ def test_annotations_are_read_in_canonical_form(path):
         (b"[1]", "not a JSON object"),
         (b"\xff\xfe", "not a JSON object"),
         (b"[" * 100_000, "not a JSON object"),
-        (b'{"math": true}', "wants a URL in 'prefix'"),
-        (b'{"prefix": "a.org/b/", "math": true}', "wants a URL in 'prefix'"),
-        (b'{"prefix": 7, "math": true}', "wants a URL in 'prefix'"),
+        (b'{"math": true}', "needs a URL in 'prefix'"),
+        (b'{"prefix": "a.org/b/", "math": true}', "needs a URL in 'prefix'"),
+        (b'{"prefix": 7, "math": true}', "needs a URL in 'prefix'"),
         (b'{"prefix": "https://a.org/", "math": "yes"}', "true or false in 'math'"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_named_by_its_place_in_the_file(path, line, sentence):
+def test_the_error_of_an_invalid_line_has_its_number(path, line, sentence):
     path.write_bytes(BY_HAND + line)
     with pytest.raises(UserError, match=f"annotations.jsonl, line 4: .*{sentence}"):
         read_annotations(path)
 
 
-def test_a_missing_file_is_one_sentence(tmp_path):
+def test_a_missing_file_is_a_one_sentence_error(tmp_path):
     with pytest.raises(UserError, match=r"none\.jsonl cannot be read"):
         read_annotations(tmp_path / "none.jsonl")
 
@@ -67,14 +67,14 @@ def test_outermost_prefixes_cover_the_others():
     ]
 
 
-def test_a_mark_is_saved_as_a_line_that_is_read_again(tmp_path):
+def test_a_mark_is_saved_as_a_line(tmp_path):
     store = Store(tmp_path / "new.jsonl")
     store.mark("https://a.org/b/", True, "good")
     assert store.path.read_text() == '{"prefix": "https://a.org/b/", "math": true, "note": "good"}\n'
     assert read_annotations(store.path) == [Annotation("a.org/b/", True)]
 
 
-def test_a_changed_mark_keeps_its_place_spelling_and_fields(path):
+def test_a_changed_mark_keeps_its_position_spelling_and_fields(path):
     store = Store(path)
     store.mark("https://www.a.org/b", False)
     first, *rest = path.read_bytes().splitlines(keepends=True)
@@ -90,18 +90,18 @@ def test_a_note_alone_may_change(path):
     assert json.loads(path.read_bytes().splitlines()[2])["why"] == [1, 2]
 
 
-def test_a_mark_taken_back_takes_its_line_only(path):
+def test_removing_a_mark_removes_only_its_line(path):
     Store(path).mark("https://c.org/", None)
     assert path.read_bytes() == BY_HAND[: BY_HAND.index(b'{"math": false')]
 
 
-def test_a_file_without_a_last_line_end_is_not_run_together(path):
+def test_a_missing_last_line_end_is_added(path):
     path.write_bytes(BY_HAND.rstrip())
     Store(path).mark("https://d.org/", True)
     assert [annotation.prefix for annotation in read_annotations(path)] == ["www.a.org/b", "c.org/", "d.org/"]
 
 
-def test_of_lines_with_one_prefix_the_last_decides_and_is_the_one_changed(path):
+def test_of_lines_with_one_prefix_the_last_decides_and_is_changed(path):
     path.write_bytes(b'{"prefix": "https://a.org/", "math": true}\n{"prefix": "http://a.org/", "math": false}\n')
     store = Store(path)
     assert store.marks()["a.org/"].annotation == Annotation("a.org/", False)
@@ -114,7 +114,7 @@ def test_of_lines_with_one_prefix_the_last_decides_and_is_the_one_changed(path):
     assert path.read_bytes() == b""
 
 
-def test_an_edit_by_hand_is_seen_and_kept(path):
+def test_an_edit_by_hand_is_read_and_kept(path):
     store = Store(path)
     assert set(store.marks()) == {"www.a.org/b", "c.org/"}
     version = store.version
@@ -126,7 +126,7 @@ def test_an_edit_by_hand_is_seen_and_kept(path):
     assert path.read_bytes().startswith(edited)
 
 
-def test_nothing_is_written_while_a_line_cannot_be_read(path):
+def test_nothing_is_written_while_a_line_is_invalid(path):
     store = Store(path)
     store.mark("https://d.org/", True)
     broken = path.read_bytes() + b'{"prefix": "https://e.org/", "mat'
@@ -144,7 +144,7 @@ def test_nothing_is_written_while_a_line_cannot_be_read(path):
 @pytest.mark.parametrize(
     ("prefix", "math"), [("https://d.org/", True), ("https://c.org/", True), ("https://c.org/", None)]
 )
-def test_undo_brings_the_file_back_byte_for_byte(path, prefix, math):
+def test_undo_restores_the_file_byte_for_byte(path, prefix, math):
     store = Store(path)
     store.mark(prefix, math)
     assert path.read_bytes() != BY_HAND
@@ -154,7 +154,7 @@ def test_undo_brings_the_file_back_byte_for_byte(path, prefix, math):
         store.undo()
 
 
-def test_undo_keeps_what_another_hand_did_meanwhile(path):
+def test_undo_keeps_edits_of_other_lines(path):
     store = Store(path)
     store.mark("https://c.org/", True)
     line = b'{"prefix": "https://d.org/", "math": true}\n'
@@ -163,7 +163,7 @@ def test_undo_keeps_what_another_hand_did_meanwhile(path):
     assert path.read_bytes() == BY_HAND + line
 
 
-def test_undo_does_not_undo_another_hand(path):
+def test_undo_does_not_revert_an_edit_by_hand(path):
     store = Store(path)
     store.mark("https://c.org/", True)
     path.write_bytes(BY_HAND)
@@ -173,7 +173,7 @@ def test_undo_does_not_undo_another_hand(path):
     assert not store.can_undo()
 
 
-def test_a_mark_that_changes_nothing_is_no_step_of_undo(path):
+def test_undo_skips_marks_that_changed_nothing(path):
     store = Store(path)
     store.mark("https://e.org/", None)
     store.mark("https://e.org/", True)
@@ -190,12 +190,12 @@ def test_a_link_stays_a_link(path, tmp_path):
     assert len(read_annotations(path)) == 3
 
 
-def test_a_folder_in_the_file_s_place_is_one_sentence(tmp_path):
+def test_a_folder_instead_of_the_file_is_a_one_sentence_error(tmp_path):
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
         Store(tmp_path).mark("https://d.org/", True)
 
 
-def test_half_a_surrogate_pair_survives(path):
+def test_a_lone_surrogate_is_kept(path):
     path.write_bytes(b'{"prefix": "https://a.org/", "math": true, "note": "\\ud800"}\n')
     Store(path).mark("https://a.org/", False)
     assert parse_lines(path.read_bytes(), path)[0].note == "\ud800"
@@ -205,7 +205,7 @@ def test_half_a_surrogate_pair_survives(path):
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([True, False, None]), st.none() | st.text(max_size=3)))
 )
-def test_marks_in_any_order_are_what_the_file_says_and_can_all_be_undone(tmp_path_factory, steps):
+def test_marks_in_any_order_are_in_the_file_and_can_all_be_undone(tmp_path_factory, steps):
     path = tmp_path_factory.mktemp("store") / "annotations.jsonl"
     path.write_bytes(BY_HAND)
     store = Store(path)
@@ -213,8 +213,8 @@ def test_marks_in_any_order_are_what_the_file_says_and_can_all_be_undone(tmp_pat
     for letter, math, note in steps:
         store.mark(f"https://{letter}.org/", math, note)
         expected[f"{letter}.org/"] = math
-    kept = {prefix: math for prefix, math in expected.items() if math is not None}
-    assert {annotation.prefix: annotation.math for annotation in read_annotations(path)} == kept
+    marked = {prefix: math for prefix, math in expected.items() if math is not None}
+    assert {annotation.prefix: annotation.math for annotation in read_annotations(path)} == marked
     while store.can_undo():
         store.undo()
     assert path.read_bytes() == BY_HAND

@@ -1,3 +1,5 @@
+"""The fastText classifier: learning, reproducibility, quantization."""
+
 import dataclasses
 
 import pytest
@@ -24,19 +26,19 @@ def test_the_classifier_learns_and_is_reproducible(tmp_path):
     assert max(runs[0]) <= 1.0
 
 
-def test_a_seed_of_more_than_31_bits_is_taken_modulo(tmp_path):
+def test_a_seed_of_more_than_31_bits_is_reduced(tmp_path):
     examples, settings = [(True, "a prime"), (False, "a shoe")], dataclasses.replace(SETTINGS, epochs=1)
     seeds = 20_261_121 * 1_000 + 1, (20_261_121 * 1_000 + 1) % 2**31, 20_261_121
     models = [classifier.train(examples, settings, seed, tmp_path / str(seed)).read_bytes() for seed in seeds]
     assert models[0] == models[1] != models[2]
 
 
-def test_a_failing_training_is_told(tmp_path):
+def test_a_failed_training_raises(tmp_path):
     with pytest.raises(RuntimeError, match="fastText"):
         classifier.train([], SETTINGS, 0, tmp_path)
 
 
-def test_a_quantised_model_is_smaller_and_scores_alike(tmp_path):
+def test_a_quantized_model_is_smaller_and_has_similar_scores(tmp_path):
     examples = [
         (number % 2 == 0, " ".join(f"w{word}" for word in range(number % 7, 300, number % 5 + 2 + number % 2)))
         for number in range(60)
@@ -48,6 +50,6 @@ def test_a_quantised_model_is_smaller_and_scores_alike(tmp_path):
         for quantize in (False, True)
     ]
     texts = [text for _, text in examples]
-    exact, quantised = (list(classifier.scores(classifier.load(model), texts)) for model in models)
+    exact, quantized = (list(classifier.scores(classifier.load(model), texts)) for model in models)
     assert models[1].stat().st_size < 0.5 * models[0].stat().st_size
-    assert max(abs(one - other) for one, other in zip(exact, quantised, strict=True)) < 0.2
+    assert max(abs(one - other) for one, other in zip(exact, quantized, strict=True)) < 0.2

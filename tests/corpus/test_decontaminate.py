@@ -1,3 +1,5 @@
+"""Exact n-gram matches between pages and benchmark records."""
+
 import pytest
 
 from dsmath_jax.corpus.decontaminate import Benchmarks, without
@@ -35,7 +37,7 @@ def test_contamination(page, record):
     assert (matches[0].gram.record if matches else None) == record
 
 
-def test_the_matching_ngram_is_told():
+def test_a_match_has_its_ngram_and_position():
     match = next(Benchmarks(PROBLEMS).matches(normalize(f"So: {QUESTION}")))
     assert match.gram.ngram == "anna has 12 red apples and gives \\frac 1 3"
     assert (match.start, match.stop) == (1, 11)
@@ -45,13 +47,13 @@ def test_texts_below_the_smallest_ngram_do_not_count():
     assert not list(Benchmarks(PROBLEMS, min_ngram=4).matches("solve 2 x"))
 
 
-def test_a_shorter_window_finds_what_a_longer_one_does_not():
+def test_a_shorter_ngram_finds_more():
     page = normalize("Anna has 12 red apples and gives none away")
     assert not list(Benchmarks(PROBLEMS).matches(page))
     assert next(Benchmarks(PROBLEMS, ngram=5).matches(page)).gram.record == "b/0"
 
 
-def test_only_the_lines_of_a_match_go():
+def test_only_the_lines_of_a_match_are_removed():
     first, second = QUESTION.split(" before ")
     page = f"Homework.\n{first}\nbefore {second}\nWrite it down.\n\nDone."
     matches = list(Benchmarks(PROBLEMS).matches(normalize(page)))

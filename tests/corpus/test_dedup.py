@@ -1,3 +1,5 @@
+"""MinHash bands, connected components, and which page of a group is kept."""
+
 import itertools
 
 import daft
@@ -53,16 +55,16 @@ def test_short_and_empty_pages():
     assert len(buckets([])) == 0
 
 
-def test_no_two_bands_have_a_bucket_in_common():
-    found = np.concatenate([buckets(text(3)) for _ in range(50)])
-    assert len(np.unique(found)) == len(found)
+def test_different_bands_share_no_bucket():
+    values = np.concatenate([buckets(text(3)) for _ in range(50)])
+    assert len(np.unique(values)) == len(values)
 
 
 def roots(edges: list[tuple[int, int]]) -> dict[int, int]:
     columns = {"high": [max(edge) for edge in edges], "low": [min(edge) for edge in edges]}
     frame = daft.from_pydict(columns).select(*(daft.col(name).cast(DataType.int64()) for name in ("high", "low")))
-    found = components(frame).to_pydict()
-    return dict(zip(found["number"], found["root"], strict=True))
+    columns = components(frame).to_pydict()
+    return dict(zip(columns["number"], columns["root"], strict=True))
 
 
 def test_components_of_a_long_chain():
@@ -95,12 +97,12 @@ def test_the_newest_then_the_longest_is_kept(order):
         "bands": [buckets(words).tolist() for words in pages],
     }
     frame = daft.from_pydict({name: [values[row] for row in order] for name, values in columns.items()})
-    found = duplicates(frame.with_column("bands", daft.col("bands").cast(DataType.list(DataType.uint64()))))
-    # Page 0 goes for the newer one under its URL; of the pages 2, 3, 4 the longer of the two newest stays.
-    assert found.to_pydict() == {"number": [0, 3, 4], "kept": [1, 2, 2], "same_url": [True, False, False]}
+    result = duplicates(frame.with_column("bands", daft.col("bands").cast(DataType.list(DataType.uint64()))))
+    # Page 0 is older than page 1 under its URL; of the pages 2, 3, 4 the longer of the two newest is kept.
+    assert result.to_pydict() == {"number": [0, 3, 4], "kept": [1, 2, 2], "same_url": [True, False, False]}
 
 
-def test_what_was_kept_for_a_url_may_go_for_a_near_duplicate():
+def test_a_page_kept_for_its_url_may_be_a_near_duplicate():
     page = text(200)
     columns = {
         "number": [0, 1, 2],

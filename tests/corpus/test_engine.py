@@ -1,4 +1,4 @@
-"""The engine on this machine: work file by file in worker processes, and joining a cluster that is not there."""
+"""The engine on this machine: tasks in worker processes, and joining a cluster that does not exist."""
 
 import multiprocessing
 import os
@@ -18,18 +18,18 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def as_many_processes_as_cpus():
-    """Other tests of this process may have asked for one."""
+def one_process_per_cpu():
+    """Other tests of this process may have set one process."""
     engine.connect("", workers=0)
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets worker processes import this module's functions, wherever the tests are started."""
+    """Lets worker processes import this module's functions from any working directory."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def tell(target: str, *words: str) -> None:
+def write_words(target: str, *words: str) -> None:
     with atomic_write(target) as file:
         file.write(f"{' '.join(words)} in {os.getpid()}")
 
@@ -37,7 +37,7 @@ def tell(target: str, *words: str) -> None:
 def refuse_three(target: str, number: str) -> None:
     if number == "3":
         raise UserError(f"Record {number} is bad; fix it.")
-    tell(target, number)
+    write_words(target, number)
 
 
 def fail(target: str) -> None:
@@ -46,7 +46,7 @@ def fail(target: str) -> None:
 
 def take_time(target: str) -> None:
     time.sleep(0.3)
-    tell(target)
+    write_words(target)
 
 
 def targets(folder: Path, count: int) -> list[Path]:
@@ -54,30 +54,30 @@ def targets(folder: Path, count: int) -> list[Path]:
     return [folder / f"{number}.txt" for number in range(count)]
 
 
-def test_every_target_is_made_in_other_processes_from_its_own_arguments(tmp_path):
+def test_every_target_is_written_in_another_process_from_its_arguments(tmp_path):
     paths = targets(tmp_path / "out", 5)
-    engine.run_tasks(tell, [(str(path), path.stem, "é b") for path in paths], "telling")
-    told = [path.read_text(encoding="utf-8").split(" in ") for path in paths]
-    assert [words for words, _ in told] == [f"{number} é b" for number in range(5)]
-    assert str(os.getpid()) not in {process for _, process in told}
+    engine.run_tasks(write_words, [(str(path), path.stem, "é b") for path in paths], "writing")
+    contents = [path.read_text(encoding="utf-8").split(" in ") for path in paths]
+    assert [words for words, _ in contents] == [f"{number} é b" for number in range(5)]
+    assert str(os.getpid()) not in {process for _, process in contents}
 
 
-def test_what_exists_is_not_made_again(tmp_path, capfd):
+def test_existing_targets_are_skipped(tmp_path, capfd):
     paths = targets(tmp_path / "out", 4)
     paths[1].write_text("old")
-    engine.run_tasks(tell, [(str(path), "new") for path in paths], "telling")
+    engine.run_tasks(write_words, [(str(path), "new") for path in paths], "writing")
     assert [path.read_text().split()[0] for path in paths] == ["new", "old", "new", "new"]
-    assert "telling: 4/4" in capfd.readouterr().err
+    assert "writing: 4/4" in capfd.readouterr().err
     stamps = [path.stat().st_mtime_ns for path in paths]
     engine.run_tasks(fail, [(str(path),) for path in paths], "failing")
     assert [path.stat().st_mtime_ns for path in paths] == stamps
     assert not capfd.readouterr().err
 
 
-def test_a_sentence_for_the_user_comes_back_as_it_is(tmp_path):
+def test_a_user_error_keeps_its_message(tmp_path):
     paths = targets(tmp_path / "out", 6)
     with pytest.raises(UserError) as error:
-        engine.run_tasks(refuse_three, [(str(path), path.stem) for path in paths], "telling")
+        engine.run_tasks(refuse_three, [(str(path), path.stem) for path in paths], "writing")
     assert str(error.value) == "Record 3 is bad; fix it."
     assert not paths[3].exists()
 
@@ -93,7 +93,7 @@ def run_slowly(paths: list[str]) -> None:
     engine.run_tasks(take_time, [(path,) for path in paths], "taking time")
 
 
-def test_a_killed_run_goes_on(tmp_path):
+def test_a_killed_run_resumes(tmp_path):
     paths = [str(path) for path in targets(tmp_path / "out", 8)]
     process = multiprocessing.get_context("spawn").Process(target=run_slowly, args=(paths,))
     process.start()
@@ -101,15 +101,15 @@ def test_a_killed_run_goes_on(tmp_path):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
-    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.txt")}
-    assert 0 < len(made) < 8
-    engine.run_tasks(tell, [(path,) for path in paths], "telling")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.txt")}
+    assert 0 < len(stamps) < 8
+    engine.run_tasks(write_words, [(path,) for path in paths], "writing")
     assert all(Path(path).exists() for path in paths)
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in made.items())
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
 def test_only_the_files_of_the_query_stay_in_its_folder(tmp_path):
-    """Daft itself leaves what is there; a file of a task that ran twice would give its rows twice."""
+    """Daft itself leaves other files; a file of a task that ran twice would give its rows twice."""
     frame = daft.from_pydict({"number": [1, 2, 3]})
     frame.write_parquet(str(tmp_path / "out"))
     engine.write_parquet(frame, tmp_path / "out")
@@ -126,14 +126,11 @@ def test_a_cluster_needs_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError) as error:
         engine.connect("auto")
-    assert str(error.value) == (
-        "The Ray cluster auto needs Ray, which is not installed; "
-        "install the extra: pip install -e '.[cluster]' -c constraints.txt."
-    )
+    assert str(error.value) == "The Ray cluster auto needs the package ray: pip install 'dsmath-jax[cluster]'."
 
 
 @pytest.mark.parametrize("prefix", ["", "ray://"])
-def test_a_cluster_that_does_not_answer_is_one_sentence(prefix):
+def test_a_cluster_that_does_not_answer_is_a_one_sentence_error(prefix):
     pytest.importorskip("ray", reason="Ray is not installed: it comes with the extra `cluster`")
     address = f"{prefix}127.0.0.1:{unused_port()}"
     with pytest.raises(UserError, match=f"^The Ray cluster {address} does not answer .*ray_address.$"):
@@ -147,7 +144,7 @@ def test_a_wrong_address_is_named(address):
         engine.connect(address)
 
 
-def test_staying_on_this_machine_may_be_said_at_any_time():
+def test_this_machine_may_be_chosen_at_any_time():
     daft.from_pydict({"number": [1]}).collect()
     engine.connect("")
     engine.connect("")

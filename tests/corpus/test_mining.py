@@ -14,7 +14,7 @@ from dsmath_jax.corpus.select import top_tokens
 
 
 def collected(scores: list[float], tokens: list[int], limit: int, floor: float = 0.0) -> list[int]:
-    """Which pages of several shards are collected; checks that both forms of the cut say the same."""
+    """Returns which pages of several shards are collected; checks that both forms of the cut agree."""
     numbers = [((row % 3) << ROW_BITS) + row for row in range(len(scores))]
     frame = daft.from_pydict({"number": numbers, "score": scores, "tokens": tokens}).select(
         col("number").cast(DataType.int64()),
@@ -22,16 +22,16 @@ def collected(scores: list[float], tokens: list[int], limit: int, floor: float =
         col("tokens").cast(DataType.int64()),
     )
     cut = top_tokens(frame, limit, floor)
-    found = sorted(frame.where(cut.before()).to_pydict()["number"])
+    numbers_collected = sorted(frame.where(cut.before()).to_pydict()["number"])
     before = cut.is_before(np.array(scores, np.float32), np.array(numbers))
-    assert found == sorted(np.array(numbers)[before].tolist())
-    return [row for row, number in enumerate(numbers) if number in found]
+    assert numbers_collected == sorted(np.array(numbers)[before].tolist())
+    return [row for row, number in enumerate(numbers) if number in numbers_collected]
 
 
 def test_top_tokens_takes_the_longest_prefix_of_the_ranking():
     scores, tokens = [0.5, 0.9, 0.0, 0.5, 0.8, 0.1], [10, 20, 100, 10, 5, 1]
     assert collected(scores, tokens, 35) == [0, 1, 4]  # a tie at 0.5: the first page
-    assert collected(scores, tokens, 34) == [1, 4]  # no smaller page is taken out of turn
+    assert collected(scores, tokens, 34) == [1, 4]  # no later, smaller page fills the room
     assert collected(scores, tokens, 46) == [0, 1, 3, 4, 5]
     assert collected(scores, tokens, 1000, floor=0.5) == [0, 1, 3, 4]
     assert collected(scores, tokens, 1000) == list(range(6))
@@ -45,13 +45,13 @@ def test_top_tokens_takes_the_longest_prefix_of_the_ranking():
 def test_the_cut_is_that_of_a_sorted_list(pages, limit):
     scores, tokens = [score for score, _ in pages], [count for _, count in pages]
     rows = sorted(range(len(pages)), key=lambda row: (-np.float32(scores[row]), row % 3, row))
-    wanted, total = [], 0
+    expected, total = [], 0
     for row in rows:
         total += tokens[row]
         if total > limit:
             break
-        wanted.append(row)
-    assert collected(scores, tokens, limit) == sorted(wanted)
+        expected.append(row)
+    assert collected(scores, tokens, limit) == sorted(expected)
 
 
 def scored(urls: list[str], hits: list[int]) -> daft.DataFrame:
@@ -86,9 +86,11 @@ def test_prefixes_of_hosts_with_collected_pages_are_counted():
     ]
 
 
-def missed(frame: daft.DataFrame, annotations: list[Annotation] | None, share: float = 0.1) -> list[int]:
+def joining(frame: daft.DataFrame, annotations: list[Annotation] | None, share: float = 0.1) -> list[int]:
     hosts = domains.hosts(frame, share)
-    return sorted(domains.joining(frame, hosts, domains.prefixes(frame, hosts), annotations).to_pydict()["number"])
+    return sorted(
+        domains.new_positives(frame, hosts, domains.prefixes(frame, hosts), annotations).to_pydict()["number"]
+    )
 
 
 def test_uncollected_pages_below_annotated_prefixes_are_taken():
@@ -98,10 +100,10 @@ def test_uncollected_pages_below_annotated_prefixes_are_taken():
         Annotation("a.test/", False),
         Annotation("a.test/math/", True),
         Annotation("a.test/math/news/", False),
-        Annotation("b.test/", True),  # nothing of it was collected, and yet a person knows it
+        Annotation("b.test/", True),  # no page of it was collected, but it is annotated
     ]
     for order in (annotations, annotations[::-1]):
-        assert missed(frame, order) == [1, 4]
+        assert joining(frame, order) == [1, 4]
 
 
 def test_the_automatic_rule_takes_folders_that_were_mostly_collected():
@@ -111,8 +113,8 @@ def test_the_automatic_rule_takes_folders_that_were_mostly_collected():
         + ["a.test/two/1/", "a.test/two/2/"]
     )
     frame = scored(urls, [1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0])
-    assert missed(frame, None) == [4]
-    assert missed(frame, None, share=0.7) == []  # 8 of 12: the domain is not math-related
+    assert joining(frame, None) == [4]
+    assert joining(frame, None, share=0.7) == []  # 8 of 12: the domain is not math-related
 
 
 def test_the_rules_are_named():
@@ -121,6 +123,6 @@ def test_the_rules_are_named():
 
 
 @pytest.mark.parametrize(("share", "related"), [(0.5, False), (0.49, True)])
-def test_exactly_the_share_is_not_more(share, related):
+def test_a_domain_with_exactly_the_share_is_not_math_related(share, related):
     frame = scored(["a/1/", "a/2/"], [1, 0])
     assert domains.hosts(frame, share).to_pylist()[0]["math_related"] is related

@@ -1,3 +1,5 @@
+"""The normal form of texts, and hashes of its n-grams."""
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from dsmath_jax.corpus.normalize import Spans, normalize
         ("小明有３个苹果，", "小明有 3 个苹果。"),
     ],
 )
-def test_layout_and_spelling_do_not_matter(one, other):
+def test_layout_and_spelling_of_formulas_do_not_matter(one, other):
     assert normalize(one) == normalize(other)
 
 
@@ -23,7 +25,7 @@ def test_tokens():
     assert "__label__" not in normalize("__label__math")
 
 
-def test_equal_ngrams_hash_alike_wherever_they_stand():
+def test_equal_ngrams_have_equal_hashes_at_any_position():
     one, other = Spans(normalize("a b c 数 学 d e")), Spans(normalize("x 数 学 d b c"))
     shared = set(one.hashes(3).tolist()) & set(other.hashes(3).tolist())
     assert shared == {one.hashes(3)[3]}

@@ -1,4 +1,4 @@
-"""The whole pipeline on a small web that these tests write themselves."""
+"""The whole pipeline on a small web that these tests write."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def page(words: list[str], random_state: random.Random) -> bytes:
 
 @pytest.fixture
 def web(tmp_path: Path, record: Callable, write_warc: Callable) -> Path:
-    """Two WARC files: a seed host, a mathematical one, a mixed one and others, with duplicates and a planted page."""
+    """Two WARC files: a seed host, a mathematical, a mixed and other hosts, with duplicates and a contaminated page."""
     random_state = random.Random(0)
     pages = [(f"http://seed.test/lessons/{n}", "math", page(MATH, random_state)) for n in range(15)]
     pages += [(f"http://far.test/math/{n}", "math", page(MATH, random_state)) for n in range(15)]
@@ -58,15 +58,15 @@ def web(tmp_path: Path, record: Callable, write_warc: Callable) -> Path:
 
 def corpus_settings(**fields) -> CorpusSettings:
     small = FastTextSettings(dim=16, lr=0.5, word_ngrams=2, min_count=1, epochs=25, bucket=20_000)
-    # One process: starting others takes longer than these pages do.
-    given = {
+    # One process: starting more takes longer than the work.
+    defaults = {
         "workers": 1,
         "labels": "crawl/labels.jsonl",
         "benchmarks": ("toy/test",),
         "min_score": 0.5,
         "fasttext": small,
     }
-    return CorpusSettings(**{"input": "crawl/*.warc.gz", "ablation_tokens": (1_000,), **given, **fields})
+    return CorpusSettings(**{"input": "crawl/*.warc.gz", "ablation_tokens": (1_000,), **defaults, **fields})
 
 
 def outputs(out: Path) -> dict[str, object]:
@@ -82,7 +82,7 @@ def test_from_warc_to_documents(web, tmp_path):
     assert [count for _, count in summary["funnel"]] == [93, 92, 91, 91, 41, 40]
     assert summary["pages_read"] == 93
     assert summary["precision"] == summary["recall"] == 1.0
-    planted = [summary[f"contaminated_{what}"] for what in ("planted", "removed", "left")]
+    planted = [summary[f"contaminated_{name}"] for name in ("planted", "removed", "left")]
     assert planted == [1, 1, 0]
     assert summary["damage"] == {"bytes between records": 1}
     assert summary["languages"] == {"en": 40}
@@ -114,12 +114,12 @@ def test_from_warc_to_documents(web, tmp_path):
     assert decisions["http://o1.test/a/1"]["score"] < 0.5
 
 
-def test_annotated_pages_that_were_missed_become_seeds(web, tmp_path):
+def test_uncollected_annotated_pages_become_positives(web, tmp_path):
     write_jsonl(web / "crawl/annotations.jsonl", [{"prefix": "http://far.test/math/", "math": True, "note": ""}])
-    some = corpus_settings(
+    settings = corpus_settings(
         annotations="crawl/annotations.jsonl", top_tokens=3_000, min_score=0.0, iterations=2, domain_share=0.01
     )
-    summary = pipeline.mine(some, 0, web, tmp_path / "corpus")
+    summary = pipeline.mine(settings, 0, web, tmp_path / "corpus")
     first, second = summary["iterations"]
     decisions = pq.read_table(tmp_path / "corpus/decisions.parquet").to_pylist()
     assert 15 < second["positives"] <= 31
@@ -129,7 +129,7 @@ def test_annotated_pages_that_were_missed_become_seeds(web, tmp_path):
     assert summary["domain_rule"] == "annotations"
 
 
-def test_pages_made_before_give_the_same_corpus(web, tmp_path, capsys):
+def test_extracted_pages_give_the_same_corpus(web, tmp_path, capsys):
     folder = tmp_path / "made"
     pages.main([f"--input={web}/crawl/*.warc.gz", f"--output={folder}"])
     assert "93 pages in 2 files" in capsys.readouterr().out
@@ -141,14 +141,14 @@ def test_pages_made_before_give_the_same_corpus(web, tmp_path, capsys):
     assert not (tmp_path / "corpus/pages").exists()
     with pytest.raises(UserError, match="was made with"):
         pipeline.mine(corpus_settings(input=str(folder), minhash=MinHashSettings(rows=4)), 0, web, tmp_path / "third")
-    with pytest.raises(UserError, match="mixes pages"):
+    with pytest.raises(UserError, match="mixes files of pages"):
         pipeline.mine(corpus_settings(input=(str(folder), "crawl/a.warc.gz")), 0, web, tmp_path / "third")
     (folder / "0.parquet").write_bytes((tmp_path / "corpus/prefixes.parquet").read_bytes())
     with pytest.raises(UserError, match="is no file of pages"):
         pipeline.mine(corpus_settings(input=str(folder)), 0, web, tmp_path / "third")
 
 
-def test_segments_several_models_and_a_quantised_classifier(web, tmp_path):
+def test_segments_several_models_and_a_quantized_classifier(web, tmp_path):
     fasttext = dataclasses.replace(corpus_settings().fasttext, models=2, quantize=True)
     out = tmp_path / "corpus"
     summary = pipeline.mine(corpus_settings(remove="segment", fasttext=fasttext, iterations=1), 0, web, out)
@@ -179,7 +179,7 @@ def run(data: Path, out: Path) -> None:
     pipeline.mine(corpus_settings(), 0, data, out)
 
 
-def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
+def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
     pipeline.mine(corpus_settings(), 0, web, tmp_path / "undisturbed")
     out = tmp_path / "killed"
     landmarks = ("pages/*.parquet", "duplicates", "iterations/1/models/.*", "iterations/1/scores/*", "documents/*")
@@ -199,18 +199,18 @@ def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "fields", "words"),
+    ("file", "fields", "message"),
     [
         (None, {"input": "crawl/*.gone"}, "No input file matches"),
         (("crawl/b.warc.gz", "text"), {}, "not a WARC file"),
         (("crawl/b.warc.gz", ""), {}, "is empty"),
         (("crawl/seeds.txt", "# none\n"), {}, "holds no URL prefix"),
         (None, {"seeds": "crawl/none.txt"}, "is missing"),
-        (("crawl/seeds.txt", "http://nowhere.test/\n"), {}, "No page read lies below"),
+        (("crawl/seeds.txt", "http://nowhere.test/\n"), {}, "No page read is below"),
         (("crawl/seeds.txt", "http://\nseed.test\n"), {}, "is no URL prefix"),
         (("crawl/labels.jsonl", '{"url": "http://far.test/", "label": "maths"}\n'), {}, "line 1"),
         (("crawl/labels.jsonl", "no json\n"), {}, "line 1"),
-        (("crawl/labels.jsonl", '{"url": "http://nowhere.test/", "label": "math"}\n'), {}, "None of the labelled URLs"),
+        (("crawl/labels.jsonl", '{"url": "http://nowhere.test/", "label": "math"}\n'), {}, "None of the labeled URLs"),
         (None, {"min_score": 0.0}, "collected every page"),
         (None, {"benchmarks": ("toy/none",)}, "Unknown data set"),
         (None, {"benchmark_files": ("own.jsonl",)}, "own.jsonl"),
@@ -218,26 +218,26 @@ def test_a_killed_run_goes_on_to_the_same_documents(web, tmp_path):
         (None, {"remove": "line"}, "remove must be one of 'page', 'segment'; got 'line'"),
         (None, {"iterations": 0}, "iterations is 0; it must be at least 1"),
         (None, {"tokenizer": "none.model"}, "none.model"),
-        (None, {"min_tokens": 10_000}, "hold no text"),
+        (None, {"min_tokens": 10_000}, "have no text"),
         (None, {"top_tokens": 1}, "collected no page"),
     ],
 )
-def test_bad_input_is_one_sentence(web, tmp_path, spoil, fields, words):
-    if spoil:
-        (web / spoil[0]).write_text(spoil[1])
-    with pytest.raises(UserError, match=words) as error:
+def test_bad_input_is_a_one_sentence_error(web, tmp_path, file, fields, message):
+    if file:
+        (web / file[0]).write_text(file[1])
+    with pytest.raises(UserError, match=message) as error:
         pipeline.mine(corpus_settings(**fields), 0, web, tmp_path / "corpus")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "corpus/summary.json").exists()
     assert not (tmp_path / "corpus/documents").exists()
 
 
-def test_labels_of_unknown_urls_are_told(web, tmp_path, capsys):
+def test_labels_of_unknown_urls_are_counted(web, tmp_path, capsys):
     with open(web / "crawl/labels.jsonl", "a") as file:
         file.write('{"url": "http://nowhere.test/", "label": "math"}\n')
     summary = pipeline.mine(corpus_settings(iterations=1), 0, web, tmp_path / "corpus")
     assert summary["labels_unknown"] == 1
-    assert "1 labels are of URLs not read" in capsys.readouterr().err
+    assert "1 labels are of URLs that were not read" in capsys.readouterr().err
 
 
 def test_without_labels_nothing_is_measured(web, tmp_path):
@@ -247,22 +247,22 @@ def test_without_labels_nothing_is_measured(web, tmp_path):
     assert (tmp_path / "corpus/card.html").is_file()
 
 
-def test_own_benchmarks_are_removed_too(web, tmp_path):
+def test_benchmark_files_are_removed_too(web, tmp_path):
     write_jsonl(web / "own.jsonl", [{"question": QUESTION}])
-    some = corpus_settings(benchmarks=(), benchmark_files=("own.jsonl",), iterations=1)
-    assert pipeline.mine(some, 0, web, tmp_path / "corpus")["contaminated_removed"] == 1
+    settings = corpus_settings(benchmarks=(), benchmark_files=("own.jsonl",), iterations=1)
+    assert pipeline.mine(settings, 0, web, tmp_path / "corpus")["contaminated_removed"] == 1
 
 
-def test_seeds_that_cover_everything(web, tmp_path):
+def test_seeds_that_cover_every_page_are_refused(web, tmp_path):
     hosts = ["seed", "far", "mixed", "copy", *(f"o{n}" for n in range(4))]
     (web / "crawl/seeds.txt").write_text("\n".join(f"http://{host}.test/" for host in hosts))
     with pytest.raises(UserError, match="seeds cover every page"):
         pipeline.mine(corpus_settings(), 0, web, tmp_path / "corpus")
 
 
-def test_a_crawl_without_html(web, tmp_path, record, write_warc):
+def test_a_crawl_without_html_is_refused(web, tmp_path, record, write_warc):
     write_warc(
         "data/only/a.warc.gz", [record("http://a.test/", b"GIF89a", head="HTTP/1.1 200 OK\r\nContent-Type: image/gif")]
     )
-    with pytest.raises(UserError, match="hold no text"):
+    with pytest.raises(UserError, match="have no text"):
         pipeline.mine(corpus_settings(input="only/*"), 0, web, tmp_path / "corpus")

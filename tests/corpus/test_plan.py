@@ -1,3 +1,5 @@
+"""The plan of a corpus run and its core-hours."""
+
 import pytest
 
 from dsmath_jax.corpus.plan import core_hours, plan, rates
@@ -13,7 +15,7 @@ def test_core_hours_are_rates_times_pages():
     assert hours["score"] == pytest.approx(2.0 * 0.9 * 4)
 
 
-def test_the_plan_tells_shards_and_pages(tmp_path):
+def test_the_plan_has_shards_and_pages(tmp_path):
     (tmp_path / "warc.paths").write_text("crawl-data/a.warc.gz\ncrawl-data/b.warc.gz\n")
     settings = CorpusSettings(input="warc.paths", seeds="seeds.txt", benchmarks=("gsm8k/test",))
     lines = "\n".join(plan(settings, tmp_path))
@@ -24,6 +26,6 @@ def test_the_plan_tells_shards_and_pages(tmp_path):
         list(plan(CorpusSettings(input="none/*.warc.gz"), tmp_path))
 
 
-def test_the_rates_say_where_they_were_measured():
+def test_the_rates_have_their_origin():
     assert set(rates()) == {"command", "hardware", "commit", "seconds_per_1000_pages"}
     assert all(seconds > 0 for seconds in rates()["seconds_per_1000_pages"].values())

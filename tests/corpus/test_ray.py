@@ -1,6 +1,6 @@
 """The engine and the pipeline on a real Ray cluster of two machines, here two `ray start` on this one.
 
-What is computed there runs in processes of its own (`ray_run`), since Daft chooses its runner once per process.
+The work runs in separate processes (`ray_run`), since Daft chooses its runner once per process.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ pytest.importorskip("ray", reason="Ray is not installed: it comes with the extra
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0  # seconds until a test says that something hangs
+TIMEOUT = 120.0  # seconds
 
 
 class Cluster:
@@ -43,7 +43,7 @@ class Cluster:
     def __init__(self) -> None:
         self.port, self.client_port = unused_port(), unused_port()
         self.address = f"127.0.0.1:{self.port}"
-        self.folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below
+        self.folder = tempfile.mkdtemp(prefix="ray-")  # a short path: sockets are below it
         self.machines: dict[str, subprocess.Popen] = {}
 
     def start(self, name: str) -> None:
@@ -54,7 +54,7 @@ class Cluster:
         launch = [ROOT / "launch" / "ray_cluster.sh", "--dry-run", *role]
         *_, command = subprocess.run(launch, capture_output=True, text=True, check=True).stdout.splitlines()
         ray = shutil.which("ray", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        assert ray, "Ray's command is not beside this Python"
+        assert ray, "Ray's command is not next to this Python"
         small = ["--num-cpus=1", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
         if name == "head":
             small += ["--include-dashboard=false", f"--temp-dir={self.folder}"]
@@ -62,7 +62,7 @@ class Cluster:
         environment = os.environ | {
             NODE: name,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
-            "RAY_health_check_period_ms": "500",  # tells soon that a machine is dead
+            "RAY_health_check_period_ms": "500",  # detects a dead machine soon
             "RAY_health_check_failure_threshold": "2",
         }
         with open(f"{self.folder}/{name}.log", "a", encoding="utf-8") as log:
@@ -101,7 +101,7 @@ def machines() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(machines: Cluster) -> Cluster:
-    """Both machines up, also after a test that killed one."""
+    """Both machines running, also after a test that killed one."""
     machines.start("worker")
     return machines
 
@@ -112,18 +112,18 @@ def unused_port() -> int:
         return listener.getsockname()[1]
 
 
-def wait(is_so: Callable[[], object], running: subprocess.Popen | None = None, log: Path | None = None) -> None:
-    """Waits until something is so, while a process runs."""
-    end = time.monotonic() + PATIENCE
-    while not is_so():
+def wait(condition: Callable[[], object], running: subprocess.Popen | None = None, log: Path | None = None) -> None:
+    """Waits until a condition holds, while a process runs."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
         assert not running or running.poll() is None, f"ended too early: {log.read_text() if log else running.args}"
-        assert time.monotonic() < end, f"waited for {PATIENCE:.0f} seconds"
+        assert time.monotonic() < end, f"waited for {TIMEOUT:.0f} seconds"
         time.sleep(0.02)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts `main` in a process of its own, which ends with the test."""
+    """Starts `ray_run.main` in a process that ends with the test."""
     started = []
 
     def start(*arguments: object) -> subprocess.Popen:
@@ -142,7 +142,7 @@ def run(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 
 def finish(process: subprocess.Popen, tmp_path: Path) -> str:
     """Waits for the end of what `run` started; returns what it printed."""
-    code = process.wait(PATIENCE)
+    code = process.wait(TIMEOUT)
     printed = (tmp_path / "log").read_text()
     assert code == 0, printed
     return printed
@@ -176,17 +176,17 @@ def test_tasks_of_a_machine_that_dies_run_on_the_other(cluster, run, tmp_path):
     assert squares(tmp_path) == SQUARES
 
 
-def test_a_sentence_for_the_user_comes_back_from_the_cluster(cluster, run, tmp_path):
+def test_a_user_error_comes_back_from_the_cluster(cluster, run, tmp_path):
     assert finish(run("refuse", cluster.address, tmp_path), tmp_path).endswith("Record 7 is bad; fix it.\n")
 
 
-def test_one_process_works_in_one_place(cluster, run, tmp_path):
-    said = finish(run("change", cluster.address, tmp_path), tmp_path).splitlines()
-    assert said == [
+def test_a_process_cannot_change_its_cluster(cluster, run, tmp_path):
+    messages = finish(run("change", cluster.address, tmp_path), tmp_path).splitlines()
+    assert messages == [
         f"This process works on the Ray cluster {cluster.address} and cannot change to this machine; "
-        "start a process of its own for that.",
+        "start another process for that.",
         f"This process works on the Ray cluster {cluster.address} and cannot change to auto; "
-        "start a process of its own for that.",
+        "start another process for that.",
     ]
 
 
@@ -216,8 +216,8 @@ def test_dataframes_are_the_same_on_a_cluster(cluster, run, tables, tmp_path):
     assert pairs == {name: here[name].to_pylist() for name in pairs}
 
 
-def test_a_query_whose_data_died_with_a_machine_is_run_again(cluster, run, tables, tmp_path):
-    """The first try keeps a table in the memory of both machines, and goes on with it after one is dead."""
+def test_a_query_that_lost_its_data_with_a_machine_is_run_again(cluster, run, tables, tmp_path):
+    """The first try keeps a table in the memory of both machines, and uses it after one is dead."""
     process = run("relate_kept", cluster.address, tmp_path)
     wait((tmp_path / "kept-1").exists, process, tmp_path / "log")
     cluster.kill("worker")
@@ -272,7 +272,7 @@ def outputs(out: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def here(web: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """What the pipeline finds on this machine."""
+    """The output of the pipeline on this machine."""
     out = tmp_path_factory.mktemp("here")
     pipeline.mine(corpus_settings(""), 0, web, out)
     return outputs(out)

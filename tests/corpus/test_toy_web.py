@@ -1,4 +1,4 @@
-"""The corpus of the tiny recipe on generated webs, made with other seeds and with templates that it does not use."""
+"""The corpus of the tiny recipe on generated webs of other seeds and of a style that the package does not have."""
 
 import runpy
 from pathlib import Path
@@ -8,17 +8,21 @@ import pytest
 from dsmath_jax.corpus.pipeline import mine
 from dsmath_jax.corpus.settings import CorpusSettings
 from dsmath_jax.settings import build
-from dsmath_jax.toy import world
+from dsmath_jax.toy import templates_default, world
 from dsmath_jax.toy.settings import ToySettings
+from tests.toy import templates_unseen
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 
 
-@pytest.mark.parametrize(("templates", "seed"), [("default", 1), ("unseen", 0), ("unseen", 2)])
-def test_mathematics_is_found_and_planted_pages_are_removed(tmp_path, templates, seed):
+@pytest.mark.parametrize(
+    ("style", "seed"),
+    [(templates_default.STYLE, 1), (templates_unseen.STYLE, 0), (templates_unseen.STYLE, 2)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_mathematics_is_found_and_planted_pages_are_removed(tmp_path, style, seed):
     config = runpy.run_path(str(TINY))["get_config"]()
-    toy = build(ToySettings, config.toy.to_dict() | {"templates": templates})
-    world.write(tmp_path / "toy", seed, toy)
+    world.write(tmp_path / "toy", seed, build(ToySettings, config.toy.to_dict()), style)
 
     summary = mine(build(CorpusSettings, config.corpus.to_dict()), seed, tmp_path / "toy", tmp_path / "corpus")
 

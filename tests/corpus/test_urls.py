@@ -1,3 +1,5 @@
+"""Canonical URLs and prefixes."""
+
 import json
 
 import pytest
@@ -17,11 +19,11 @@ from dsmath_jax.corpus.urls import canonical, canonical_prefix, folders, host
         "https://a.test/%78?PHPSESSID=12",
     ],
 )
-def test_one_page_under_two_addresses(other):
+def test_addresses_of_one_page_are_equal(other):
     assert canonical(other) == canonical("http://a.test/x") == "a.test/x/"
 
 
-def test_other_pages_keep_their_own():
+def test_addresses_of_different_pages_differ():
     urls = [
         "http://a.test/x?id=1",
         "http://a.test/x?id=2",

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from dsmath_jax.benchmarks.grading import math_verify
+from benchmarks.grading import math_verify
 from dsmath_jax.grading.extraction import gold_of
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.workers import Workers

@@ -1,4 +1,4 @@
-"""Toy problems: every line of every solution is worked out again, by a parser that knows nothing of the generator."""
+"""Toy problems: an independent parser computes every line of every solution again."""
 
 import operator
 import re
@@ -14,11 +14,11 @@ from dsmath_jax.workdir import UserError, read_jsonl
 CONFIGS = Path(__file__).parents[2] / "configs"
 LINE = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
-MADE = distinct_problems(seed=3, count=1500, steps=(1, 2, 3), largest=99)
+PROBLEMS = distinct_problems(seed=3, count=1500, steps=(1, 2, 3), largest=99)
 
 
-def test_every_line_is_right_and_goes_on_from_the_one_before() -> None:
-    for question, solution, answer in MADE:
+def test_every_line_is_correct_and_continues_the_line_before() -> None:
+    for question, solution, answer in PROBLEMS:
         *lines, last = solution.split("\n")
         value, numbers = None, []
         for line in lines:
@@ -42,15 +42,15 @@ def test_no_number_is_above_the_largest(largest: int) -> None:
 
 
 def test_every_kind_of_step_and_every_number_of_steps_occurs() -> None:
-    lines = [solution.split("\n")[:-1] for _, solution, _ in MADE]
-    assert {len(one) for one in lines} == {1, 2, 3}
-    assert {line.split()[1] for one in lines for line in one} == {step.sign for step in STEPS}
+    lines = [solution.split("\n")[:-1] for _, solution, _ in PROBLEMS]
+    assert {len(equations) for equations in lines} == {1, 2, 3}
+    assert {line.split()[1] for equations in lines for line in equations} == {step.sign for step in STEPS}
     only_two = distinct_problems(seed=3, count=50, steps=(2,), largest=99)
     assert {solution.count("=") for _, solution, _ in only_two} == {2}
 
 
-def test_a_sentence_leaves_no_field_open() -> None:
-    assert not [question for question, _, _ in MADE if "{" in question or "}" in question]
+def test_every_field_of_a_sentence_is_filled() -> None:
+    assert not [question for question, _, _ in PROBLEMS if "{" in question or "}" in question]
 
 
 def test_splits_share_no_question(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_splits_share_no_question(tmp_path: Path) -> None:
     assert len({row["question"] for rows in splits.values() for row in rows}) == 600
 
 
-def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_bytes_and_another_seed_other_problems(tmp_path: Path) -> None:
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_problems(tmp_path / folder, seed, {"test": 100})
     one, same, other = ((tmp_path / folder / "problems" / "test.jsonl").read_bytes() for folder in "abc")

@@ -1,4 +1,4 @@
-"""The toy web, read back as a crawl reader would read it."""
+"""The toy web, read by a WARC reader of another library."""
 
 import collections
 import gzip
@@ -13,20 +13,22 @@ from xml.etree import ElementTree
 import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from dsmath_jax.toy import formulas, grammar
+from dsmath_jax.toy import formulas, grammar, templates_default
 from dsmath_jax.toy.overlap import Overlap
 from dsmath_jax.toy.problems import distinct_problems
 from dsmath_jax.toy.quantities import TOPICS
-from dsmath_jax.toy.web import STYLES, make_pages, write_web
+from dsmath_jax.toy.web import make_pages, write_web
+from tests.toy import templates_unseen
 
+STYLES = {"default": templates_default.STYLE, "unseen": templates_unseen.STYLE}
 PAGES = 240
 PROBLEMS = distinct_problems(seed=5, count=150, steps=(1, 2, 3), largest=99)
 HELD_OUT = [text for question, solution, _ in PROBLEMS for text in (question, solution)]
 
 
 def records(folder: Path) -> list[dict]:
-    """Every record of the WARC files with its checked digest; responses with their decoded payload."""
-    found = []
+    """Returns every record of the WARC files, digests verified; responses with their decoded payload."""
+    rows = []
     for path in sorted(folder.glob("crawl/*.warc.gz")):
         for record in ArchiveIterator(str(path), verify_digests=True, auto_decode="all"):
             row = {"type": str(record.record_type), "url": record.headers.get("WARC-Target-URI"), "file": path.name}
@@ -39,8 +41,8 @@ def records(folder: Path) -> list[dict]:
                     "date": record.headers["WARC-Date"],
                     "body": record.reader.read(),
                 }
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def html_pages(folder: Path) -> dict[str, dict]:
@@ -54,12 +56,12 @@ def source(page: dict) -> str:
 
 
 def visible(page: dict) -> str:
-    """The page without its elements, white space made single."""
+    """Returns the text of a page with single spaces."""
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", source(page))).split())
 
 
 def plain_words(text: str) -> list[str]:
-    """Lower-case words split at white space, punctuation stripped, Chinese characters one by one."""
+    """Returns lower-case words without punctuation; each Chinese character is a word."""
     return re.sub(r"([\u4e00-\u9fff])", r" \1 ", re.sub(r"[^\w\s]", " ", text.lower())).split()
 
 
@@ -80,7 +82,7 @@ def style(request) -> str:
 @pytest.fixture(scope="module")
 def web(style, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp(style)
-    write_web(folder, 3, HELD_OUT, PAGES, style)
+    write_web(folder, 3, HELD_OUT, PAGES, STYLES[style])
     return folder
 
 
@@ -95,18 +97,18 @@ def labels(web) -> list[dict]:
 
 
 def test_same_arguments_write_the_same_bytes(web, style, tmp_path):
-    write_web(tmp_path, 3, HELD_OUT, PAGES, style)
+    write_web(tmp_path, 3, HELD_OUT, PAGES, STYLES[style])
     first, second = ({file.name: file.read_bytes() for file in (at / "crawl").iterdir()} for at in (web, tmp_path))
     assert first == second
 
 
 def test_another_seed_writes_other_pages(pages, style, tmp_path):
-    write_web(tmp_path, 4, HELD_OUT, PAGES, style)
+    write_web(tmp_path, 4, HELD_OUT, PAGES, STYLES[style])
     other = html_pages(tmp_path)
     assert not {page["body"] for page in pages.values()} & {page["body"] for page in other.values()}
 
 
-def test_warc_files_hold_whole_captures(web):
+def test_warc_files_have_complete_captures(web):
     files = sorted(web.glob("crawl/*.warc.gz"))
     count = collections.Counter(row["type"] for row in records(web))
     assert len(files) >= 2
@@ -117,7 +119,7 @@ def test_warc_files_hold_whole_captures(web):
         assert text.count(b"WARC/1.1\r\n") == sum(row["file"] == file.name for row in records(web))
 
 
-def test_responses_are_of_many_kinds(web):
+def test_responses_have_many_statuses_and_types(web):
     responses = [row for row in records(web) if row["type"] == "response"]
     assert {row["status"] for row in responses} >= {200, 301, 404}
     assert {row["kind"] for row in responses} >= {"text/html", "application/pdf", "image/png"}
@@ -126,14 +128,14 @@ def test_responses_are_of_many_kinds(web):
     assert all("Location" in row["headers"] for row in responses if row["status"] in (301, 302))
 
 
-def test_labels_are_those_of_the_html_pages(pages, labels):
+def test_every_html_page_has_a_label(pages, labels):
     assert len(labels) == len(pages) == PAGES
     assert {row["url"] for row in labels} == set(pages)
     assert {row["label"] for row in labels} == {"math", "other"}
     assert all(row["label"] == "math" for row in labels if row["contaminated"])
 
 
-def test_contaminated_pages_hold_a_whole_problem(pages, labels):
+def test_contaminated_pages_contain_a_whole_problem(pages, labels):
     contaminated = [pages[row["url"]] for row in labels if row["contaminated"]]
     mathematical = sum(row["label"] == "math" for row in labels)
     assert 0.02 < len(contaminated) / mathematical < 0.12
@@ -159,7 +161,7 @@ def test_other_pages_share_nothing_with_held_out_problems(pages, labels):
             assert not any(ngrams(text, n) & endings[n] for n in range(3, 10))
 
 
-def test_text_that_turns_out_to_be_held_out_is_written_anew(style):
+def test_text_that_is_held_out_is_regenerated(style):
     unguarded = make_pages(STYLES[style], (), 60, random.Random(1))
     mathematical = [page for page in unguarded if page.label == "math"]
     taken = [line for page in mathematical for line in page.text.plain().splitlines() if len(plain_words(line)) > 14]
@@ -171,7 +173,7 @@ def test_text_that_turns_out_to_be_held_out_is_written_anew(style):
     assert not any(overlap.found_in(page.text.plain()) for page in guarded if not page.contaminated)
 
 
-def test_a_style_that_cannot_keep_clear_of_held_out_text_says_so(style):
+def test_a_style_that_cannot_avoid_held_out_text_raises(style):
     everywhere = " ".join(str(number) for number in range(3))
     unavoidable = [title.split("@")[0] for title in STYLES[style].math["zh"].rules["intro_calculus"]]
     with pytest.raises(ValueError, match="share words with held-out"):
@@ -210,7 +212,7 @@ def test_duplicates_are_the_same_bytes_at_older_dates(pages):
     assert all(mark in addresses for mark in ("utm_source=", "#part-", "http://"))
 
 
-def test_near_duplicates_are_close_and_all_others_far(style):
+def test_near_duplicates_are_similar_and_all_others_are_not(style):
     made = make_pages(STYLES[style], HELD_OUT, 200, random.Random(2))
     shingles = {page.url: ngrams(page.text.plain(), 5) for page in made}
     texts = {page.text: page for page in made}
@@ -243,7 +245,7 @@ def test_seeds_cover_part_of_the_mathematics_in_both_languages(web, pages, label
     assert not all(chinese)
 
 
-def test_hosts_are_of_all_sorts(style):
+def test_there_are_hosts_of_every_kind(style):
     kinds = {}
     for host in STYLES[style].hosts:
         sections = [(set(section.topics) <= set(TOPICS), section.seeded) for section in host.sections]
@@ -256,11 +258,11 @@ def test_hosts_are_of_all_sorts(style):
 def test_styles_share_no_host_and_no_class(tmp_path):
     hosts, classes = [], []
     for name, style in STYLES.items():
-        write_web(tmp_path / name, 0, HELD_OUT, 150, name)
+        write_web(tmp_path / name, 0, HELD_OUT, 150, style)
         hosts.append({host.name for host in style.hosts})
-        found = html_pages(tmp_path / name).values()
+        pages = html_pages(tmp_path / name).values()
         used = {
-            word for page in found for names in re.findall(r'class="([^"]*)"', source(page)) for word in names.split()
+            word for page in pages for names in re.findall(r'class="([^"]*)"', source(page)) for word in names.split()
         }
         classes.append(used)
     assert all(classes)
@@ -275,7 +277,7 @@ def test_styles_share_few_sentence_patterns():
         assert not long[0] & long[1]
 
 
-def test_equations_in_plain_text_are_right(style):
+def test_equations_in_plain_text_are_correct(style):
     operations = {
         "+": lambda a, b: a + b,
         "-": lambda a, b: a - b,
@@ -312,7 +314,7 @@ def test_formulas_are_well_formed_markup(style):
     for page in make_pages(STYLES[style], (), 150, random.Random(0)):
         for inline, displayed in re.findall(r"«([^»]*)»|⟪([^⟫]*)⟫", page.text.plain()):
             tex = inline or displayed
-            root = ElementTree.fromstring(formulas.mathml(tex, bool(displayed), annotated=True))
+            root = ElementTree.fromstring(formulas.mathml_annotated(tex, bool(displayed)))
             annotation = root.find(".//{*}annotation")
             assert annotation is not None
             assert annotation.text == tex
@@ -329,7 +331,7 @@ def test_formula_markups_of_each_style_appear(style, pages):
     assert all(mark in text for mark in marks[style])
 
 
-def test_grammar_keeps_capitalised_names_and_polishes():
+def test_grammar_keeps_capitalized_names_and_polishes():
     table = grammar.parse("who = Ann, Bob, Cid, Dan\nstory\n  @Who met @Who; 7 < @8to9\n  @Who left,\n    as @Who said")
     rng = random.Random(0)
     stories = {table.expand(rng, "@story") for _ in range(50)}
@@ -340,8 +342,3 @@ def test_grammar_keeps_capitalised_names_and_polishes():
         grammar.parse("a = x\na = y")
     with pytest.raises(ValueError, match="below no name"):
         grammar.parse("  pattern")
-
-
-def test_unknown_style(tmp_path):
-    with pytest.raises(ValueError, match="there are default, unseen"):
-        write_web(tmp_path, 0, (), 10, "baroque")

@@ -82,7 +82,7 @@ def test_weights_and_biases_resumes_the_run_of_the_folder(tmp_path: Path, monkey
 
 def test_missing_weights_and_biases_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"wandb is 'mathematics', but Weights & Biases is not installed"):
+    with pytest.raises(UserError, match=r"^wandb='mathematics' needs the package wandb: .*\[wandb\]'.$"):
         Metrics(tmp_path, 0, wandb="mathematics")
 
 

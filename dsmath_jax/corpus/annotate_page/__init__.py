@@ -1,1 +1,1 @@
-"""The local web page on which a person goes through math-related domains and judges their URL prefixes."""
+"""The local web page on which a person annotates the URL prefixes of math-related domains."""

@@ -1,4 +1,4 @@
-"""The text of a page in parts, its formulas as MathML trees of known elements: nothing else of a page gets through."""
+"""Splits the text of a page into text and formulas, which become MathML trees of known elements only."""
 
 import html
 import re
@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 
 from latex2mathml.converter import Converter
 
-# A formula's own signs; a single dollar opens only where it does not close a price.
+# Delimited formulas; a dollar sign of a price opens none.
 FORMULA = re.compile(
     r"\$\$(?P<display>[^$]{1,4000})\$\$"
     r"|(?<!\\)\\\[(?P<bracket>.{1,4000}?)(?<!\\)\\\]"
@@ -16,7 +16,7 @@ FORMULA = re.compile(
     re.DOTALL,
 )
 BLANK_LINE = re.compile(r"\n\s*\n")
-# What numbers, names, places or only wraps a formula, and definitions of macros (which are shown by their names).
+# Labels, numbers and wrappers of formulas, and definitions of macros (which are shown by their names).
 UNSHOWN = re.compile(
     r"\\(?:label|tag\*?|ref|eqref|require)\s*\{[^{}]*\}|\\(?:nonumber|notag|displaystyle)(?![A-Za-z])"
     r"|\\(?:begin|end)\{(?:equation|displaymath|math|multline|gather)\*?\}|(?<=\})\[[tbc]\]|%\s*(?:<!\[CDATA\[|\]\]>)"
@@ -38,36 +38,36 @@ Tree = list  # [element, {attribute: value}, child Tree or text...]
 
 
 def parts(text: str) -> list[str | dict]:
-    """A text as plain strings and formulas in their order.
+    """Splits a text into plain strings and formulas, in their order.
 
     Returns:
-      Strings, and {"latex": source as in the text, "math": a `Tree`, or None where it cannot be converted}.
+      Strings, and {"latex": the source in the text, "math": a `Tree`, or None if it cannot be converted}.
     """
-    found: list[str | dict] = []
+    pieces: list[str | dict] = []
     end = 0
     for match in FORMULA.finditer(text):
         if BLANK_LINE.search(match[0]):
             continue
         latex = next(match[name] for name in ("display", "bracket", "round", "block", "inline") if match[name])
         inline = match["inline"] or match["round"]
-        found += [text[end : match.start()], {"latex": match[0], "math": mathml(latex, not inline)}]
+        pieces += [text[end : match.start()], {"latex": match[0], "math": mathml(latex, not inline)}]
         end = match.end()
-    return [part for part in [*found, text[end:]] if part]
+    return [part for part in [*pieces, text[end:]] if part]
 
 
 def mathml(latex: str, display: bool) -> Tree | None:
-    """A formula as a tree of known MathML elements, None where the converter cannot make one of it."""
+    """Converts a formula to a tree of known MathML elements; returns None if it cannot be converted."""
     shown = UNSHOWN.sub(" ", latex)
     if not shown.strip() or MACRO.search(shown):
-        return None  # a macro may grow without end
+        return None  # a macro may expand without end
     try:
         return _tree(Converter(display="block" if display else "inline").convert_to_element(shown), 0)
-    except Exception:  # the converter raises errors of many kinds on what people write; the source is shown then
+    except Exception:  # the converter raises many kinds of errors; the page then shows the source
         return None
 
 
 def _tree(element: Element, depth: int) -> Tree:
-    """Unknown elements become rows, unknown attributes go."""
+    """Copies an element; unknown elements become rows, unknown attributes are dropped."""
     if depth > DEEPEST:
         raise ValueError("a formula nested too deeply")
     tag = element.tag if element.tag in ELEMENTS else "mrow"

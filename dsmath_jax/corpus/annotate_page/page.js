@@ -4,7 +4,7 @@ import { element, number, request, showSamples } from "./samples.js";
 import { Tree } from "./tree.js";
 
 const DOMAINS_SHOWN = 200;
-const LOOK_EVERY = 1500; // milliseconds between looks at the annotation file
+const CHECK_EVERY = 1500; // milliseconds between checks of the annotation file
 const $ = (id) => document.getElementById(id);
 
 const state = { domains: [], host: "", shown: DOMAINS_SHOWN, version: "", sample: 0, errors: [], failure: "", lost: "", ticket: 0 };
@@ -22,7 +22,7 @@ function showProblems() {
   $("problem").hidden = !sentences.length;
 }
 
-// Runs what a key or button asks for; an error is shown until the next thing succeeds.
+// Runs the action of a key or button; an error is shown until the next action succeeds.
 async function act(action) {
   try {
     state.failure = "";
@@ -36,8 +36,8 @@ async function act(action) {
 // ---- domains
 
 function matching() {
-  const wanted = $("filter").value.trim().toLowerCase();
-  return state.domains.filter((row) => row.host.includes(wanted));
+  const text = $("filter").value.trim().toLowerCase();
+  return state.domains.filter((row) => row.host.includes(text));
 }
 
 function showDomains() {
@@ -87,13 +87,13 @@ function stepDomain(step) {
   return openDomain(next.host);
 }
 
-// Takes over what the server says about a domain, its marks and the file.
+// Updates the state from an answer of the server.
 function take(answer) {
   state.version = answer.version;
   state.errors = answer.errors;
   $("undo").disabled = !answer.undo;
-  const place = state.domains.findIndex((row) => row.host === answer.host);
-  if (place >= 0 && answer.domain) state.domains[place] = answer.domain;
+  const index = state.domains.findIndex((row) => row.host === answer.host);
+  if (index >= 0 && answer.domain) state.domains[index] = answer.domain;
   if (answer.host === state.host) tree.setMarks(answer.marks);
   showDomains();
   showChosen();
@@ -126,7 +126,7 @@ function chosen(node) {
   return undefined;
 }
 
-// Only the answer to the last question is shown; keys held down ask once they rest.
+// Only the answer to the last request is shown; a key that is held down sends one request at its end.
 async function loadSamples() {
   const [node, ticket] = [tree.chosen, ++state.ticket];
   await new Promise((resolve) => setTimeout(resolve, 80));
@@ -162,9 +162,9 @@ function saveNote() {
   return from === node.prefix && value !== note ? mark(math, value) : undefined;
 }
 
-// ---- the file under another hand
+// ---- edits of the file
 
-async function look() {
+async function checkFile() {
   try {
     const answer = document.hidden ? null : await request("changes");
     if (answer && answer.version !== state.version) await reload();
@@ -173,13 +173,13 @@ async function look() {
     state.lost = error.message;
   }
   showProblems();
-  setTimeout(look, LOOK_EVERY);
+  setTimeout(checkFile, CHECK_EVERY);
 }
 
 async function reload() {
   const answer = await request("domains");
   state.domains = answer.domains;
-  state.failure = ""; // what the file's old content was to blame for
+  state.failure = ""; // it may have been about the old content of the file
   $("file").textContent = answer.file;
   take(state.host ? { ...(await request("domain", { host: state.host })) } : { ...answer, marks: [] });
 }
@@ -207,7 +207,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" || event.key === "Escape") $("tree").focus();
     return;
   }
-  // Arrows scroll where a text has the focus.
+  // Arrows scroll a focused text.
   if (event.key.startsWith("Arrow") && target.closest("#sample-list, #problem")) return;
   const action = KEYS[event.key];
   if (!action) return;
@@ -227,4 +227,4 @@ $("filter").addEventListener("input", () => { state.shown = DOMAINS_SHOWN; showD
 
 await act(reload);
 if (state.domains.length) await act(() => openDomain(state.domains[0].host));
-look();
+checkFile();

@@ -1,5 +1,5 @@
-// Sample pages. A crawled page reaches the document as text nodes and as elements made one by one from the server's
-// trees of known MathML: it is never parsed as markup.
+// Sample pages. Crawled text enters the document only as text nodes and as elements created from the server's trees of
+// known MathML; it is never parsed as markup.
 
 const MATHML = "http://www.w3.org/1998/Math/MathML";
 
@@ -18,7 +18,7 @@ export async function request(path, fields, body) {
   try {
     response = await fetch("/api/" + path + query, options);
   } catch {
-    throw new Error("The annotation server does not answer; start it again, then load this page anew.");
+    throw new Error("The annotation server does not answer; start it again, then reload this page.");
   }
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error);
@@ -39,8 +39,8 @@ function mathml([tag, attributes, ...children]) {
 function part(content) {
   if (typeof content === "string") return content;
   if (!content.math) return element("code", { title: "This formula cannot be rendered." }, content.latex);
-  const place = content.math[1].display === "block" ? "display" : "inline";
-  return element("span", { className: "formula " + place, title: content.latex }, mathml(content.math));
+  const display = content.math[1].display === "block" ? "display" : "inline";
+  return element("span", { className: "formula " + display, title: content.latex }, mathml(content.math));
 }
 
 function setText(body, answer) {
@@ -79,13 +79,13 @@ function describe(page, onError) {
   return card;
 }
 
-// Shows a sample; the numbers of all pages below the prefix stand in `row`.
+// Shows a sample of the pages below the prefix of `row`.
 export function showSamples(list, about, answer, row, onError) {
   const shown = answer.uncollected.length + answer.collected.length;
   const first = answer.complete ? "" : ` (of those among the first ${number(answer.read)} pages of the domain)`;
   about.textContent = shown
     ? `${number(shown)} of ${number(answer.pages)} page${answer.pages === 1 ? "" : "s"} below ${row.prefix}${first}`
-    : `No page below ${row.prefix} is at hand${first}.`;
+    : `No page below ${row.prefix} can be shown${first}.`;
   const groups = [["Not collected", answer.uncollected], ["Collected", answer.collected]];
   list.replaceChildren(
     ...groups.filter(([, pages]) => pages.length).flatMap(([title, pages]) => [

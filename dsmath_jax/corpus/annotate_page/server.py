@@ -1,8 +1,8 @@
-"""The annotation page over HTTP, for this machine's own browser only.
+"""Serves the annotation page over HTTP, for browsers on this machine only.
 
-Crawled text is hostile: it leaves here as JSON strings and trees of known MathML elements, and the policy sent with
-every answer lets the browser run and load nothing but this folder's own script and style. Other sites are kept out by
-the Host header (a name that was rebound to 127.0.0.1) and, for what changes something, by Origin and content type.
+Crawled text is untrusted: it is sent as JSON strings and trees of known MathML elements, and the content security
+policy of every response allows only this folder's scripts and styles. Requests of other sites are refused by the Host
+header (against DNS rebinding) and, for changes, by Origin and content type.
 """
 
 import json
@@ -40,15 +40,15 @@ LARGEST_NOTE = 2_000
 
 
 class Refused(Exception):
-    """A request that is not answered, with its status."""
+    """A request that is refused with an HTTP status."""
 
-    def __init__(self, status: HTTPStatus, sentence: str):
-        super().__init__(sentence)
+    def __init__(self, status: HTTPStatus, message: str):
+        super().__init__(message)
         self.status = status
 
 
 class Server(ThreadingHTTPServer):
-    """Listens on 127.0.0.1; port 0 takes a free one."""
+    """An HTTP server on 127.0.0.1; port 0 is a free one."""
 
     daemon_threads = True
 
@@ -61,15 +61,17 @@ class Server(ThreadingHTTPServer):
 
     @property
     def hosts(self) -> list[str]:
+        """The Host headers that are accepted."""
         return [f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")]
 
     @property
     def url(self) -> str:
+        """The address of the page."""
         return f"http://{self.hosts[0]}/"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the page's requests in JSON; errors are {"error": one sentence}."""
+    """Answers the requests of the page in JSON; errors are {"error": message}."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -81,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def log_message(self, *_: Any) -> None:
-        """Single requests are no news on the terminal."""
+        """Logs nothing."""
 
     def _get(self) -> tuple[str, bytes]:
         session = self.server.session
@@ -112,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
             case "/api/mark":
                 math, note = body.get("math"), body.get("note")
                 if "math" not in body or not (math is None or isinstance(math, bool)):
-                    raise Refused(HTTPStatus.BAD_REQUEST, "A mark wants true, false or null in 'math'; fix it.")
+                    raise Refused(HTTPStatus.BAD_REQUEST, "A mark needs true, false or null in 'math'; fix it.")
                 if not (note is None or (isinstance(note, str) and len(note) <= LARGEST_NOTE)):
                     raise Refused(
                         HTTPStatus.BAD_REQUEST, f"A note is text of at most {LARGEST_NOTE} characters; shorten it."
@@ -137,10 +139,12 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the browser went away
         except OSError as error:
-            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, f"The corpus's files cannot be read ({error}); look at them.")
+            self._fail(
+                HTTPStatus.INTERNAL_SERVER_ERROR, f"The files of the corpus cannot be read ({error}); check them."
+            )
 
     def _content(self) -> bytes:
-        """The body of the request, read before anything is answered: what stays unread could cut the answer off."""
+        """Reads the body of the request, before any response: an unread body could abort the response."""
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
         if not (length.isascii() and length.isdigit()):
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "The request has no length; fix it.")
@@ -149,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(length))
 
     def _object(self, content: bytes) -> dict:
-        """The JSON object that a page of this server sent."""
+        """Parses the JSON object in a request of the page."""
         if self.headers.get("Origin") not in [f"http://{host}" for host in self.server.hosts]:
             raise Refused(HTTPStatus.FORBIDDEN, "Only the annotation page itself may change something.")
         if self.headers.get_content_type() != "application/json":
@@ -162,9 +166,9 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(HTTPStatus.BAD_REQUEST, "The body is no JSON object; fix the request.")
         return body
 
-    def _fail(self, status: HTTPStatus, sentence: object) -> None:
-        self.close_connection = True  # a body that was too large is unread
-        self._send(status, *_json({"error": str(sentence)}))
+    def _fail(self, status: HTTPStatus, error: object) -> None:
+        self.close_connection = True  # a too large body is unread
+        self._send(status, *_json({"error": str(error)}))
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:
         self.send_response(status)

@@ -1,4 +1,4 @@
-"""What one person's session at the annotation page knows: the corpus, the marks so far, the domains looked at."""
+"""One session of the annotation page: the corpus, the marks, the visited domains."""
 
 import re
 from collections import defaultdict
@@ -15,11 +15,11 @@ WORD_END = re.compile(r"\s+\S*\Z")
 
 
 class Unknown(Exception):
-    """The page asks for a domain, prefix or page that the corpus does not have."""
+    """A request for a domain, prefix or page that the corpus does not have."""
 
 
 class Session:
-    """Answers the questions of the page; every answer is made of what JSON can hold."""
+    """Answers the requests of the page with values that JSON can represent."""
 
     def __init__(self, corpus: CorpusFiles, store: Store):
         self.corpus = corpus
@@ -29,11 +29,11 @@ class Session:
         self._uncollected: dict[str, int] = {}
 
     def changes(self) -> dict:
-        """Whether the annotation file changed, and what of it cannot be read."""
+        """Returns the version of the annotation file and the errors of its invalid lines."""
         return {"errors": self.store.errors(), "version": self.store.version, "undo": self.store.can_undo()}
 
     def domains(self) -> dict:
-        """All math-related domains; undecided counts uncollected pages below no annotated prefix."""
+        """Returns all math-related domains; `undecided` counts uncollected pages below no annotated prefix."""
         marks = self._marks_by_host()
         self._count({prefix: host for host in marks for prefix in outermost(marks[host])})
         return {
@@ -43,44 +43,44 @@ class Session:
         }
 
     def domain(self, host: str) -> dict:
-        """The marks of a domain and the roots of its path tree; from now on the domain counts as looked at."""
-        self._known(host)
+        """Returns the marks of a domain and the roots of its path tree; marks the domain as visited."""
+        self._check(host)
         self._opened.add(host)
         return {**self._state(host), "tree": self.corpus.tree(host).children("", 0, TREE_ROWS)}
 
     def tree(self, host: str, prefix: str, offset: int) -> dict:
-        """The children of a prefix from number `offset` on."""
-        self._known(host, prefix)
+        """Returns the children of a prefix from `offset` on."""
+        self._check(host, prefix)
         return self.corpus.tree(host).children(prefix, offset, TREE_ROWS)
 
     def samples(self, host: str, prefix: str, number: int) -> dict:
-        """Sample pages below a prefix, each with the beginning of its text in parts."""
-        self._known(host, prefix)
-        found = self.corpus.samples(host, prefix, number, SAMPLE_PAGES)
+        """Returns sample pages below a prefix, each with the beginning of its text."""
+        self._check(host, prefix)
+        sample = self.corpus.samples(host, prefix, number, SAMPLE_PAGES)
         for kind in ("uncollected", "collected"):
-            found[kind] = [{**page, **self._body(page["id"], EXCERPT)} for page in found[kind]]
-        return found
+            sample[kind] = [{**page, **self._body(page["id"], EXCERPT)} for page in sample[kind]]
+        return sample
 
     def page(self, page: str) -> dict:
-        """The whole text of a page in parts, up to a limit."""
+        """Returns the text of a page, up to a limit."""
         return self._body(page, WHOLE)
 
     def mark(self, host: str, prefix: str, math: bool | None, note: str | None) -> dict:
-        """Saves a mark; returns the domain's new state.
+        """Saves a mark; returns the new state of its domain.
 
         Raises:
-          UserError: it could not be saved.
+          UserError: the mark could not be saved.
         """
-        self._known(host, prefix)
+        self._check(host, prefix)
         line = self.store.marks().get(prefix)
         self.store.mark(line.row["prefix"] if line and line.row else self.corpus.with_scheme(host, prefix), math, note)
         return self._state(host)
 
     def undo(self) -> dict:
-        """Takes the last mark back; returns the state of its domain, and the prefix.
+        """Reverts the last mark; returns the state of its domain, and its prefix.
 
         Raises:
-          UserError: there is nothing to undo, or it could not be saved.
+          UserError: there is nothing to undo, or the file could not be saved.
         """
         change = self.store.undo()
         return {**self._state(change.host), "prefix": change.prefix}
@@ -106,7 +106,7 @@ class Session:
         return {**row, "undecided": max(0, uncollected - decided), "marks": len(marks), "looked": looked}
 
     def _marks_by_host(self) -> dict[str, dict[str, Line]]:
-        """The marks on math-related domains, by canonical prefix."""
+        """Returns the marks on math-related domains, by host and canonical prefix."""
         marks: dict[str, dict[str, Line]] = defaultdict(dict)
         for prefix, line in self.store.marks().items():
             if line.host in self._domains:
@@ -114,7 +114,7 @@ class Session:
         return marks
 
     def _count(self, hosts: dict[str, str]) -> None:
-        """Counts uncollected pages below prefixes (with their hosts) that were not counted yet."""
+        """Counts the uncollected pages below prefixes (given with their hosts) that are not counted yet."""
         new = {prefix: host for prefix, host in hosts.items() if prefix not in self._uncollected}
         folders = sorted(prefix for prefix in new if prefix.endswith("/"))
         if folders:
@@ -126,14 +126,14 @@ class Session:
     def _body(self, page: str, limits: tuple[int, int]) -> dict:
         text = self.corpus.text(page)
         if text is None:
-            raise Unknown(f"The corpus has no page {page}; load the page anew.")
+            raise Unknown(f"The corpus has no page {page}; reload the annotation page.")
         characters, lines = limits
         cut = text if len(text) <= characters else WORD_END.sub("", text[:characters])
         cut = "\n".join(cut.split("\n")[:lines])
         return {"text": parts(cut), "left": len(text) - len(cut)}
 
-    def _known(self, host: str, prefix: str | None = None) -> None:
+    def _check(self, host: str, prefix: str | None = None) -> None:
         if host not in self._domains:
-            raise Unknown(f"'{host}' is no math-related domain of this corpus; load the page anew.")
-        if prefix is not None and not self.corpus.tree(host).knows(prefix):
-            raise Unknown(f"No page of {host} lies below '{prefix}'; load the page anew.")
+            raise Unknown(f"'{host}' is no math-related domain of this corpus; reload the annotation page.")
+        if prefix is not None and not self.corpus.tree(host).contains(prefix):
+            raise Unknown(f"No page of {host} is below '{prefix}'; reload the annotation page.")

@@ -1,4 +1,4 @@
-// The path tree of one domain: which prefixes are visible, which one is chosen, and what mark each of them has.
+// The path tree of one domain: its visible prefixes, the chosen one, and their marks.
 
 import { element, number, request } from "./samples.js";
 
@@ -17,7 +17,7 @@ export class Tree {
     Object.assign(this, { container, onChoose, onError, host: "", roots: [], chosen: null, marks: new Map() });
   }
 
-  // Shows a domain as the server answers it and chooses its first prefix.
+  // Shows the tree of a domain and chooses its first prefix.
   async open(host, level) {
     Object.assign(this, { host, chosen: null });
     this.roots = this.nodes(null, level);
@@ -38,7 +38,7 @@ export class Tree {
     return visible(this.roots);
   }
 
-  // The mark that holds for a prefix, and the marked prefix that it comes from: the longest one.
+  // Returns the mark of the longest marked prefix of a prefix.
   decision(prefix) {
     for (let end = prefix.length; end; end--) {
       const mark = this.marks.get(prefix.slice(0, end));
@@ -102,7 +102,7 @@ export class Tree {
     else if (node?.parent) this.choose(node.parent);
   }
 
-  // Opens the path to a prefix and chooses it, or the nearest folder above it that is loaded.
+  // Expands the path to a prefix and chooses it, or the nearest loaded folder above it.
   async reveal(prefix) {
     let [nodes, found] = [this.roots, null];
     while (nodes) {
@@ -118,15 +118,15 @@ export class Tree {
 
   render() {
     const rows = this.rows();
-    this.container.replaceChildren(...rows.map((node, place) => this.row(node, place)));
-    const place = rows.indexOf(this.chosen);
-    if (place >= 0) this.container.setAttribute("aria-activedescendant", "row-" + place);
+    this.container.replaceChildren(...rows.map((node, index) => this.row(node, index)));
+    const index = rows.indexOf(this.chosen);
+    if (index >= 0) this.container.setAttribute("aria-activedescendant", "row-" + index);
     else this.container.removeAttribute("aria-activedescendant");
   }
 
-  row(node, place) {
+  row(node, index) {
     const twisty = element("span", { className: "twisty", ariaHidden: "true" });
-    const row = element("div", { id: "row-" + place, className: "row", role: "treeitem", ariaLevel: node.depth });
+    const row = element("div", { id: "row-" + index, className: "row", role: "treeitem", ariaLevel: node.depth });
     row.ariaSelected = String(node === this.chosen);
     twisty.style.marginLeft = `${(Math.min(node.depth, 12) - 1) * 0.8}rem`;
     row.addEventListener("click", () => this.choose(node));

@@ -1,4 +1,4 @@
-"""`python -m dsmath_jax.corpus.card --workdir=DIR`: makes the data card of a finished corpus stage anew."""
+"""`python -m dsmath_jax.corpus.card --workdir=DIR`: writes the data card of a finished corpus stage again."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What the data card is laid out from: plain text in blocks, below headings. Nothing in it is markup or escaped."""
+"""The blocks of the data card: plain text, tables and pictures below headings. Templates escape and lay them out."""
 
 import dataclasses
 import re
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of words; the first `left` columns hold names, the others numbers."""
+    """A table of text; the first `left` columns are aligned left, the others right."""
 
     caption: str
     columns: Sequence[str]
@@ -17,7 +17,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An SVG element; Markdown leaves it out, so that what it shows must be in a table or in words as well."""
+    """An SVG element. The Markdown card omits it, so a table or the text repeats what it shows."""
 
     title: str
     svg: str
@@ -25,7 +25,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The beginning of a page's text, and what is known of the page."""
+    """The beginning of a page's text, with the page's address, score and tokens in `about`."""
 
     heading: str
     about: str
@@ -34,14 +34,14 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-    """Sentences in a list."""
+    """A bulleted list of sentences."""
 
     items: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Pages beside each other."""
+    """Sample pages, laid out in a grid."""
 
     items: Sequence[Sample]
 
@@ -51,11 +51,12 @@ Block = str | Table | Picture | Points | Samples
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: Sequence[Block]
 
     @property
     def name(self) -> str:
+        """The anchor of the section in the HTML card."""
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")

@@ -1,10 +1,10 @@
-"""The data card of a corpus, in Markdown and HTML: what it is, how it was made, what is in it and what is not.
+"""Writes the data card of a corpus in Markdown and HTML: its origin, its contents and its limits.
 
-`python -m dsmath_jax.corpus.card --workdir=DIR` makes the card of a finished corpus stage again. It follows from the
+`python -m dsmath_jax.corpus.card --workdir=DIR` writes the card of a finished corpus stage again. It depends on the
 stage's files and settings alone: the same input gives the same bytes.
 
-The words come from `words`, in blocks of plain text (paragraphs, tables, pictures, samples). The two templates
-only lay the blocks out, and escape all of them, since addresses and texts come from anybody's pages.
+`sections` makes blocks of plain text (paragraphs, tables, pictures, samples). The two templates lay the blocks out and
+escape all of them, since addresses and texts come from untrusted pages.
 """
 
 import argparse
@@ -12,44 +12,43 @@ import importlib.resources
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from dsmath_jax.corpus.card import facts
 from dsmath_jax.corpus.card.blocks import Picture, Points, Table
-from dsmath_jax.corpus.card.words import TITLE, Settings, sections
+from dsmath_jax.corpus.card.sections import TITLE, Settings, sections
 from dsmath_jax.workdir import MANIFEST, UserError, atomic_write, read_json
 
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&@]|(?<=www)\.|:(?=//))")  # what might be markup, or turn into a link
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&@]|(?<=www)\.|:(?=//))")  # characters that could be markup or start a link
 
 
 def write(out: Path, settings: Settings) -> None:
     """Writes `card.md` and `card.html` into the folder of a finished corpus stage.
 
     Args:
-      out: holds summary.json, decisions.parquet, documents/*.parquet, and pages/*.parquet unless they were input.
-      settings: the fields of `CorpusSettings` as a mapping, and perhaps `seed`.
+      out: the folder with summary.json, decisions.parquet, documents/*.parquet, and pages/*.parquet unless they were
+        input.
+      settings: the `fingerprint` of the `CorpusSettings`, and optionally `seed`.
 
     Raises:
       UserError: one of the files is missing.
     """
-    numbers = facts.read(out)
-    made = sections(numbers, settings)
-    for name, escaped in (("card.md", False), ("card.html", True)):  # Markdown is escaped by a filter
-        page = _template(name, escaped).render(title=TITLE, sections=made)
+    contents = sections(facts.read(out), settings)
+    for name, escaped in (("card.md", False), ("card.html", True)):  # a filter escapes Markdown
+        page = _template(name, escaped).render(title=TITLE, sections=contents)
         with atomic_write(out / name) as file:
             file.write(page)
 
 
-def markdown(words: object) -> str:
-    """Text that Markdown shows as it is, in one line."""
-    return MARKDOWN.sub(r"\\\1", " ".join(str(words).split()))
+def markdown(text: object) -> str:
+    """Escapes text for Markdown and joins its lines."""
+    return MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def fence(text: str) -> str:
-    """Backticks that enclose a text, more of them than it holds in a row."""
+    """Returns backticks for a code fence around a text, more of them than the text has in a row."""
     return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
@@ -62,7 +61,7 @@ def _template(name: str, escaped: bool) -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"markdown": markdown, "fence": fence, "svg": Markup}  # a picture escapes its own words
+    environment.filters |= {"markdown": markdown, "fence": fence, "svg": Markup}  # a picture escapes its own text
     environment.tests |= {
         "points": lambda block: isinstance(block, Points),
         "picture": lambda block: isinstance(block, Picture),
@@ -72,33 +71,25 @@ def _template(name: str, escaped: bool) -> jinja2.Template:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`--workdir=DIR` makes the card of `DIR/corpus` again."""
+    """Runs the command line: writes the card of `DIR/corpus` again."""
     parser = argparse.ArgumentParser(
-        prog="python -m dsmath_jax.corpus.card", description="Makes the data card of a finished corpus stage again."
+        prog="python -m dsmath_jax.corpus.card", description="Writes the data card of a finished corpus stage again."
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="of a run whose corpus stage has finished")
+    parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run whose corpus stage has finished")
     out = parser.parse_args(argv).workdir / "corpus"
     write(out, stage_settings(out))
     print(f"data card: {out / 'card.html'} and {out / 'card.md'}")
 
 
 def stage_settings(out: Path) -> Settings:
-    """The settings with which a finished corpus stage was made, from its manifest.
+    """Returns the settings of a finished corpus stage from its manifest.
 
     Raises:
       UserError: there is no manifest.
     """
     if not (out / MANIFEST).is_file():
         raise UserError(f"{out / MANIFEST} is missing: the corpus stage has not finished there; run it first.")
-    settings: dict[str, Any] = {}
-    for name, value in read_json(out / MANIFEST)["config"].items():
-        part, _, field = name.partition(".")
-        if part == "corpus":
-            group, _, inner = field.partition(".")
-            if inner:
-                settings.setdefault(group, {})[inner] = value
-            else:
-                settings[field] = value
-        elif part == "seed":
-            settings[part] = value
-    return settings
+    config = read_json(out / MANIFEST)["config"].items()
+    return {
+        name.removeprefix("corpus."): value for name, value in config if name.startswith("corpus.") or name == "seed"
+    }

@@ -1,4 +1,4 @@
-"""What the data card tells beyond `summary.json`: counted from the finished files, some rows in memory at a time."""
+"""Collects the facts of the data card from a finished corpus, with a bounded number of rows in memory."""
 
 import dataclasses
 import heapq
@@ -14,21 +14,23 @@ import pyarrow.parquet as pq
 from dsmath_jax.workdir import UserError, read_json
 
 ROWS_PER_READ = 1 << 16
-BINS = 20  # of the scores, 0 to 1
+BINS = 20  # of the score histogram, 0 to 1
 QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "half": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
-QUARTERS, SAMPLES = 4, 5  # of the documents by score; documents shown of each
-EXAMPLES = 3  # contaminated pages shown of each benchmark
+QUARTERS, SAMPLES = 4, 5  # quarters of the documents by score; samples of each
+EXAMPLES = 3  # contaminated pages shown for each data set
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbers:
-    """A finished corpus in numbers; arrays are over the documents in the order of their ids.
+class Facts:
+    """Counts, scores and sample texts of a finished corpus; arrays are over the documents in the order of their ids.
 
-    languages: language -> (documents, tokens), most documents first.
-    histogram: int64 [2, BINS], candidates by score: those that the last iteration left out, those that it collected.
-    contaminated: benchmark -> pages; contaminated_examples: rows of decisions.parquet.
-    quarters: documents by quarter of the scores, lowest first; missed: uncollected pages of the highest scores.
-      Rows with id, url, score, tokens and text (None where the text lies with the input).
+    Attributes:
+      languages: language -> (documents, tokens), most documents first.
+      histogram: int64 [2, BINS], candidates by score: left out by the last iteration, collected by it.
+      contaminated: data set -> contaminated pages.
+      contaminated_examples: rows of decisions.parquet.
+      quarters: sample documents of each quarter by score, lowest first: rows with id, url, score, tokens and text.
+      missed: uncollected pages of the highest scores: the same, but text is None where it is with the input.
     """
 
     summary: dict[str, Any]
@@ -43,8 +45,8 @@ class Numbers:
     missed: list[dict]
 
 
-def read(out: Path) -> Numbers:
-    """Reads summary.json, decisions.parquet and documents/*.parquet below `out`, and of pages/*.parquet a few texts.
+def read(out: Path) -> Facts:
+    """Reads summary.json, decisions.parquet, documents/*.parquet and a few texts of pages/*.parquet below `out`.
 
     Raises:
       UserError: one of them is missing.
@@ -57,7 +59,7 @@ def read(out: Path) -> Numbers:
         raise UserError(f"There are no documents in {out / 'documents'}; run the corpus stage again.")
     tokens, url_lengths, scores, languages = _documents(files)
     histogram, contaminated, examples, missed = _decisions(decisions)
-    return Numbers(
+    return Facts(
         summary=read_json(out / "summary.json"),
         tokens=tokens,
         url_lengths=url_lengths,
@@ -66,18 +68,18 @@ def read(out: Path) -> Numbers:
         histogram=histogram,
         contaminated=contaminated,
         contaminated_examples=examples,
-        quarters=[rows_at(files, chosen) for chosen in spread(scores)],
+        quarters=[rows_at(files, indices) for indices in spread(scores)],
         missed=[row | {"text": page_text(out / "pages", row["id"])} for row in missed],
     )
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    """A file to be read piece by piece: without these options Arrow fetches all of its columns ahead."""
+    """Opens a file for reading in pieces; without these options Arrow prefetches all columns."""
     return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
 
 
 def _documents(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, tuple[int, int]]]:
-    """Tokens, URL lengths and scores of all documents, 16 bytes for each; and the languages."""
+    """Returns tokens, URL lengths and scores of all documents (16 bytes each), and the languages."""
     tokens, lengths, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     languages: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for file in files:
@@ -99,7 +101,7 @@ def _documents(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _decisions(path: Path) -> tuple[np.ndarray, dict[str, int], list[dict], list[dict]]:
-    """The histogram, the contaminated pages by benchmark with examples, and the pages that just missed."""
+    """Returns the histogram, the contaminated pages by data set with examples, and the best uncollected pages."""
     histogram = np.zeros((2, BINS), np.int64)
     contaminated: Counter[str] = Counter()
     examples: list[dict] = []
@@ -117,17 +119,17 @@ def _decisions(path: Path) -> tuple[np.ndarray, dict[str, int], list[dict], list
             missed += nearest.select(["id", "url", "tokens", "score"]).to_pylist()
             missed = heapq.nsmallest(SAMPLES, missed, key=lambda row: (-row["score"], row["id"]))
             for row in batch.filter(pc.is_valid(batch.column("contaminated_by"))).to_pylist():
-                benchmark = row["contaminated_by"].rpartition("/")[0] or row["contaminated_by"]
-                contaminated[benchmark] += 1
-                if contaminated[benchmark] <= EXAMPLES:
+                name = row["contaminated_by"].rpartition("/")[0] or row["contaminated_by"]
+                contaminated[name] += 1
+                if contaminated[name] <= EXAMPLES:
                     examples.append(row)
     return histogram, dict(sorted(contaminated.items(), key=lambda item: (-item[1], item[0]))), examples, missed
 
 
 def spread(scores: np.ndarray) -> list[np.ndarray]:
-    """Places of the documents to be shown: of each quarter by score, lowest first, some at even distances of rank.
+    """Returns the indices of the sample documents: of each quarter by score, lowest first, some evenly spaced by rank.
 
-    Equal scores are ranked by place, so that the choice is the same in every run.
+    Ties are ranked by index, so that the choice is the same in every run.
     """
     quarters = np.array_split(np.argsort(scores, kind="stable"), QUARTERS)
     return [
@@ -139,25 +141,25 @@ def spread(scores: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def rows_at(files: Sequence[Path], places: np.ndarray) -> list[dict]:
-    """Some documents by their place among all, in the order given; only row groups that hold one are read."""
-    found: dict[int, dict] = {}
+def rows_at(files: Sequence[Path], indices: np.ndarray) -> list[dict]:
+    """Returns the documents at some indices, in the order given; reads only their row groups."""
+    rows_by_index: dict[int, dict] = {}
     start = 0
     for file in files:
         with _open(file) as parquet:
             for group in range(parquet.num_row_groups):
                 end = start + parquet.metadata.row_group(group).num_rows
-                here = [place for place in places.tolist() if start <= place < end]
+                here = [index for index in indices.tolist() if start <= index < end]
                 if here:
                     table = parquet.read_row_group(group, columns=["id", "url", "score", "tokens", "text"])
-                    rows = table.take([place - start for place in here]).to_pylist()
-                    found |= dict(zip(here, rows, strict=True))
+                    rows = table.take([index - start for index in here]).to_pylist()
+                    rows_by_index |= dict(zip(here, rows, strict=True))
                 start = end
-    return [found[place] for place in places.tolist()]
+    return [rows_by_index[index] for index in indices.tolist()]
 
 
 def page_text(folder: Path, page: str) -> str | None:
-    """The text of a page read, by its id `<shard>/<number>`; None where the shard is not in the folder."""
+    """Returns the text of a page by its id `<shard>/<number>`, or None where the shard is not in the folder."""
     file = folder / f"{page.rpartition('/')[0]}.parquet"
     if not file.is_file():
         return None
@@ -166,5 +168,5 @@ def page_text(folder: Path, page: str) -> str | None:
 
 
 def quantiles(values: np.ndarray) -> list[float]:
-    """The `QUANTILES` of some values, each of them one of the values."""
+    """Returns the `QUANTILES` of some values, without interpolation."""
     return [value.item() for value in np.quantile(values, list(QUANTILES.values()), method="inverted_cdf")]

@@ -1,7 +1,7 @@
-"""HTTP responses as crawlers keep them: header fields, transfer and content encodings, character sets.
+"""Decodes HTTP responses as crawlers store them: header fields, transfer and content encodings, character sets.
 
-Headers often claim what the body is not (a gzip that is none, chunks that were joined already, a wrong length), so what
-the bytes say goes first, and what the header says decides where they are silent.
+Headers are often wrong about the body (it is not compressed, chunks are already joined, the length is wrong), so the
+bytes decide first, and the header only where they are ambiguous.
 """
 
 import re
@@ -9,11 +9,11 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 
+import backports.zstd as zstd
 import brotli
-from backports import zstd
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
-LARGEST_BODY = 1 << 24  # bytes, after every decoding: a page is a few 100 kB, a decompression bomb has no end
+LARGEST_BODY = 1 << 24  # bytes after each decoding: a page has a few 100 kB; stops decompression bombs
 MOST_ENCODINGS = 4
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 HEADERS_END = re.compile(rb"\r?\n\r?\n")
@@ -32,11 +32,11 @@ CUT_SHORT = "body cut short (its beginning is kept)"
 
 
 class Damaged(Exception):
-    """A record that cannot be used; the message is the reason under which it is counted."""
+    """A record that cannot be decoded; the message is the reason under which it is counted."""
 
 
 def header_fields(lines: bytes) -> dict[str, str]:
-    """Header fields by lower-case name; the first line and lines without a colon are passed over, repeats overwrite."""
+    """Parses header fields by lower-case name; skips the first line and lines without a colon; the last repeat wins."""
     try:
         text = lines.decode()
     except UnicodeDecodeError:
@@ -52,13 +52,13 @@ def header_fields(lines: bytes) -> dict[str, str]:
 
 
 def response_html(block: bytes, damage: Counter[str]) -> str | None:
-    """The decoded HTML of a successful response (status 200), or None where the response is something else.
+    """Returns the decoded HTML of a successful response (status 200), or None if the response is something else.
 
-    A block that is a bare HTML document, without any HTTP header, counts as a response; so does one whose header names
-    no media type. `damage` counts a body that ends early and whose beginning is returned.
+    A bare HTML document without an HTTP header counts as a response, and so does one without a media type. A truncated
+    body is returned up to its end and counted in `damage`.
 
     Raises:
-      Damaged: the response is broken, its body empty or too large.
+      Damaged: the response cannot be decoded, or its body is empty or too large.
     """
     status = STATUS_LINE.match(block)
     end = HEADERS_END.search(block) if status else None
@@ -80,7 +80,7 @@ def response_html(block: bytes, damage: Counter[str]) -> str | None:
 
 
 def decode_body(body: bytes, fields: dict[str, str], damage: Counter[str]) -> bytes:
-    """Undoes the transfer and content encodings of a body, the last one first, where it really has them.
+    """Decodes the transfer and content encodings that a body really has, the last one first.
 
     Raises:
       Damaged: an encoding is corrupt, unknown or yields more than `LARGEST_BODY` bytes.
@@ -93,7 +93,7 @@ def decode_body(body: bytes, fields: dict[str, str], damage: Counter[str]) -> by
         if not body:
             return body
         if MARKUP_START.match(body):
-            return body  # the header claims too much: this is HTML already
+            return body  # the header is wrong: this is HTML already
         body, complete = DECODERS.get(encoding, _not_encoded)(body)
         if not complete:
             damage[CUT_SHORT] += 1
@@ -101,7 +101,7 @@ def decode_body(body: bytes, fields: dict[str, str], damage: Counter[str]) -> by
 
 
 def _chunks(body: bytes) -> tuple[bytes, bool]:
-    """Joins the chunks of a chunked body; a body that is not chunked comes back as it is."""
+    """Joins the chunks of a chunked body; returns any other body unchanged."""
     chunks: list[bytes] = []
     position = 0
     while size := CHUNK_SIZE.match(body, position):
@@ -115,7 +115,7 @@ def _chunks(body: bytes) -> tuple[bytes, bool]:
 
 
 def _not_encoded(body: bytes) -> tuple[bytes, bool]:
-    """Takes a body that lacks the encoding named in its header for plain text, if it can be text."""
+    """Returns a body without the encoding that its header names, if it is valid UTF-8."""
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -124,7 +124,7 @@ def _not_encoded(body: bytes) -> tuple[bytes, bool]:
 
 
 def _gzip(body: bytes) -> tuple[bytes, bool]:
-    """Inflates a body of one or several gzip members."""
+    """Decompresses a body of one or several gzip members."""
     pieces: list[bytes] = []
     while body.startswith(b"\x1f\x8b"):
         content, complete, body = _inflate(body, zlib.MAX_WBITS | 16, LARGEST_BODY - sum(map(len, pieces)))
@@ -135,7 +135,7 @@ def _gzip(body: bytes) -> tuple[bytes, bool]:
 
 
 def _deflate(body: bytes) -> tuple[bytes, bool]:
-    """Inflates a body with zlib's header, as the standard wants it, or without, as some servers send it."""
+    """Decompresses a body with the zlib header of the standard, or without it, as some servers send it."""
     try:
         content, complete, _ = _inflate(body, zlib.MAX_WBITS, LARGEST_BODY)
     except Damaged as reason:
@@ -146,7 +146,7 @@ def _deflate(body: bytes) -> tuple[bytes, bool]:
 
 
 def _inflate(body: bytes, window_bits: int, limit: int) -> tuple[bytes, bool, bytes]:
-    """Content, whether it reached its end, and what follows it."""
+    """Returns the content, whether it is complete, and the bytes after it."""
     decompressor = zlib.decompressobj(window_bits)
     try:
         content = decompressor.decompress(body, limit + 1)
@@ -197,10 +197,11 @@ DECODERS: dict[str, Callable[[bytes], tuple[bytes, bool]]] = {
 
 
 def decode_text(body: bytes, parameters: str) -> str:
-    """Bytes to text: a byte order mark, valid UTF-8, the header's charset, <meta> and detection decide in this order.
+    """Decodes bytes by a byte order mark, valid UTF-8, the header's charset, <meta> or detection, in this order.
 
     Args:
-      parameters: what follows the media type in the Content-Type header.
+      body: the bytes, without content encodings.
+      parameters: the Content-Type header after the media type.
     """
     if body[:2] in UTF16_MARKS:
         return body[2:].decode(UTF16_MARKS[body[:2]], "replace").replace("\x00", "")
@@ -209,22 +210,22 @@ def decode_text(body: bytes, parameters: str) -> str:
     in_header = _charset(header[1]) if header else ""
     in_body = _charset(meta[1].decode("ascii", "replace")) if meta else ""
     if in_body.startswith("utf-16"):
-        in_body = ""  # who could read this tag did not read UTF-16
+        in_body = ""  # a UTF-16 body would not match this tag
     declared = in_header or in_body
     if declared.startswith("utf-16"):
         return body.decode(declared, "replace").replace("\x00", "")
     body = body.removeprefix(b"\xef\xbb\xbf").replace(b"\x00", b"")
-    if not declared.startswith("iso-2022"):  # which is ASCII with escapes, and so valid UTF-8
+    if not declared.startswith("iso-2022"):  # escape sequences in ASCII, hence always valid UTF-8
         try:
             return body.decode()
-        except UnicodeDecodeError as error:  # not UTF-8, or UTF-8 with damage: what is declared decides
+        except UnicodeDecodeError as error:  # not UTF-8, or damaged UTF-8: the declaration decides
             whole = body[: error.start]
             if error.reason == "unexpected end of data" and not whole.isascii():
-                return whole.decode()  # UTF-8 that was cut within its last character
+                return whole.decode()  # UTF-8 that is truncated within its last character
     name = declared or detect_encoding(body) or "utf-8"
     return bytes_to_str(body, name, errors="replace", fallback_encodings=())
 
 
 def _charset(name: str) -> str:
-    """The name that browsers know a charset by, "" where they know none."""
+    """Returns the name of a charset in the HTML standard, "" if it is unknown."""
     return map_encoding_to_html5(name, fallback_utf8=False) or ""

@@ -1,4 +1,4 @@
-"""Where input comes from: files, folders, globs and lists of paths, on local disks, the web and object stores."""
+"""Finds and opens input: files, folders, globs and lists of paths, on local disks, the web and object stores."""
 
 import contextlib
 import glob
@@ -8,44 +8,47 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from dsmath_jax.data.web import READ_BYTES, HttpStream
+from dsmath_jax.extras import required_by
 from dsmath_jax.workdir import UserError
 
 COMMON_CRAWL = "https://data.commoncrawl.org/"
 SUFFIXES = (*(f".{kind}{packed}" for kind in ("warc", "wet") for packed in ("", ".gz", ".zst")), ".parquet")
 WEB = ("http://", "https://")
 LISTS = (".paths", ".paths.gz")
-EXTRAS = {"s3": "s3", "gs": "gcp"}  # the optional dependencies that bring each protocol
-AHEAD = 1 << 23  # bytes that an object store's file is read ahead
+STORES = {"s3": "s3fs", "gs": "gcsfs"}  # protocol -> the optional package that fsspec needs for it
+READAHEAD = 1 << 23  # bytes, for files in object stores
 
 
 class Stream(Protocol):
-    """What can be read forwards."""
+    """A stream that is read forward."""
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes, none at the end."""
+        """Returns up to `size` bytes, none at the end."""
 
 
 def find(spec: str | Sequence[str], data_dir: Path, root: str = COMMON_CRAWL) -> list[str]:
-    """The input files that one or several specifications stand for, in their order, each file once.
+    """Returns the input files of one or several specifications, in their order, each file once.
 
-    A specification is a file, a folder (everything with a known suffix below it), a glob, or a list of paths such as
-    Common Crawl's `warc.paths.gz`; a local path (relative ones lie below `data_dir`) or an address of https, s3, gs or
-    another protocol that fsspec knows. What a folder or a glob matches is sorted, a list keeps its order.
+    A specification is a file, a folder (all files below it with a known suffix), a glob, or a list of paths such as
+    Common Crawl's `warc.paths.gz`: a local path or an address of https, s3, gs or another protocol of fsspec. The files
+    of a folder or a glob are sorted; a list keeps its order.
 
     Args:
-      root: what relative paths in lists lie below: an address, or a folder.
+      spec: the specification or specifications.
+      data_dir: the folder that relative local paths are relative to.
+      root: the address or folder that relative paths in lists are relative to.
 
     Raises:
       UserError: a specification matches nothing, cannot be read, or names a file of an unknown kind.
     """
     specs = [spec] if isinstance(spec, str) else list(spec)
-    found = [source for one in specs for source in _find(one, data_dir, root)]
-    if not found:
+    files = [file for one in specs for file in _find(one, data_dir, root)]
+    if not files:
         raise UserError("No input is given; set --config.corpus.input to a file, folder, glob, list or address.")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(files))
 
 
 def _find(spec: str, data_dir: Path, root: str) -> list[str]:
@@ -53,13 +56,13 @@ def _find(spec: str, data_dir: Path, root: str) -> list[str]:
         return _read_list(_below(data_dir, spec), _below(data_dir, root))
     if spec.startswith(WEB):
         if "*" in _path(spec):
-            raise UserError(f"{spec}: the web cannot be searched by a pattern; name a file or a list of paths.")
-        found = [spec]
+            raise UserError(f"{spec}: a web address cannot have a pattern; give a file or a list of paths.")
+        files = [spec]
     else:
-        found = _find_remote(spec) if "://" in spec else _find_local(spec, data_dir)
-    known = _known(found)
+        files = _find_remote(spec) if "://" in spec else _find_local(spec, data_dir)
+    known = _known(files)
     where = _below(data_dir, spec)
-    if not found:
+    if not files:
         raise UserError(f"No input file matches {where}; fix --config.data_dir or --config.corpus.input.")
     if not known:
         raise UserError(f"{where} is no input file: its name must end in one of {', '.join((*SUFFIXES, *LISTS))}.")
@@ -67,12 +70,12 @@ def _find(spec: str, data_dir: Path, root: str) -> list[str]:
 
 
 def _below(data_dir: Path, spec: str) -> str:
-    """An address as it is, a local path below `data_dir`."""
+    """Joins a local path to `data_dir`; returns an address unchanged."""
     return spec if "://" in spec else str(data_dir / spec)
 
 
 def _path(source: str) -> str:
-    """An address of the web without its query; others, and local paths, as they are."""
+    """Removes the query from a web address; returns anything else unchanged."""
     return source.partition("?")[0] if source.startswith(WEB) else source
 
 
@@ -90,10 +93,24 @@ def _find_local(spec: str, data_dir: Path) -> list[str]:
     return sorted(str(match) for match in matches if match.is_file())
 
 
+def import_store(source: str) -> None:
+    """Raises a `UserError` where the package that an address needs is not installed; other sources need none."""
+    package = STORES.get(source.partition("://")[0])
+    if package:
+        with required_by(source):
+            importlib.import_module(package)
+
+
+def _file_system(source: str) -> tuple[Any, str]:
+    """The file system of fsspec that an address is in, and the path there."""
+    import_store(source)
+    return importlib.import_module("fsspec.core").url_to_fs(source)
+
+
 def _find_remote(spec: str) -> list[str]:
-    """The files that an address stands for in an object store; that of a single file is not looked up."""
-    with _told(spec):
-        system, path = importlib.import_module("fsspec.core").url_to_fs(spec)
+    """Returns the files of an address in an object store; does not check that a single file exists."""
+    with _user_errors(spec):
+        system, path = _file_system(spec)
         if glob.has_magic(path):
             return sorted(system.unstrip_protocol(name) for name in system.glob(path))
         if spec.endswith(SUFFIXES):
@@ -102,75 +119,74 @@ def _find_remote(spec: str) -> list[str]:
 
 
 def _read_list(source: str, root: str) -> list[str]:
-    """The addresses in a list of paths, one a line, relative ones below `root`; empty lines are skipped."""
+    """Reads a list of paths or addresses, one a line, relative ones below `root`; skips empty lines."""
     root = root if root.endswith("/") else f"{root}/"
     try:
         with open_stream(source) as stream:
             content = b"".join(iter(lambda: stream.read(READ_BYTES), b""))
         names = (gzip.decompress(content) if _path(source).endswith(".gz") else content).decode("utf-8", "replace")
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise UserError(f"The list {source} is no whole gzip file; fetch it again.") from None
-    found = []
+        raise UserError(f"The list {source} is no complete gzip file; download it again.") from None
+    files = []
     for number, line in enumerate(names.splitlines(), 1):
         name = line.strip()
         if not name:
             continue
         if not _known([name]):
             raise UserError(f"{source}, line {number}: '{name[:200]}' is no path of a WARC or WET file; fix the list.")
-        found.append(name if "://" in name or name.startswith("/") else root + name)
-    if not found:
+        files.append(name if "://" in name or name.startswith("/") else root + name)
+    if not files:
         raise UserError(f"The list {source} is empty; write paths or addresses into it, one a line.")
-    return found
+    return files
 
 
 @contextlib.contextmanager
 def open_stream(source: str) -> Iterator[Stream]:
-    """Opens a local path or an address for reading forwards; nothing but what is asked for is kept.
+    """Opens a local path or an address as a stream.
 
-    Over https a connection that is cut or refused for a while is taken up again where it was.
+    Over https, a connection that is cut or refused is retried and resumes at the same byte.
 
     Raises:
-      UserError: the source cannot be opened, here, or cannot be read on, from `read`.
+      UserError: the source cannot be opened, or, from `read`, cannot be read further.
     """
     if source.startswith(WEB):
         with contextlib.closing(HttpStream(source)) as stream:
             yield stream
     else:
-        with _told(source):
+        with _user_errors(source):
             opened = _open(source)
         with contextlib.closing(opened):
-            yield _Told(opened, source)
+            yield _CheckedStream(opened, source)
 
 
 def _open(source: str) -> BinaryIO:
     if "://" not in source:
         return open(source, "rb", buffering=0)
-    system, path = importlib.import_module("fsspec.core").url_to_fs(source)
-    return system.open(path, "rb", block_size=AHEAD)
+    system, path = _file_system(source)
+    return system.open(path, "rb", block_size=READAHEAD)
 
 
-class _Told:
-    """A stream whose errors are told to the user."""
+class _CheckedStream:
+    """A stream that raises its errors as `UserError`."""
 
-    def __init__(self, opened: Stream, source: str) -> None:
-        self._opened = opened
+    def __init__(self, stream: Stream, source: str) -> None:
+        self._stream = stream
         self._source = source
 
     def read(self, size: int) -> bytes:
-        with _told(self._source):
-            return self._opened.read(size)
+        with _user_errors(self._source):
+            return self._stream.read(size)
 
 
 @contextlib.contextmanager
-def _told(source: str) -> Iterator[None]:
-    """Turns what goes wrong with a file or an object store into a `UserError`."""
+def _user_errors(source: str) -> Iterator[None]:
+    """Converts the errors of a file or an object store to `UserError`."""
     protocol = source.partition("://")[0] if "://" in source else ""
     try:
         yield
-    except ImportError as error:
-        extra = f"pip install 'dsmath-jax[{EXTRAS[protocol]}]'" if protocol in EXTRAS else str(error)
-        raise UserError(f"{source} needs a package that is not installed: {extra}.") from None
-    except Exception as error:  # the libraries behind fsspec raise errors of their own, without a common class
+    except UserError:
+        raise
+    except Exception as error:  # the libraries behind fsspec have no common error class
         if not protocol and not isinstance(error, OSError):
             raise
         what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else f"{error!r}"

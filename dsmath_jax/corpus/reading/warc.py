@@ -1,10 +1,10 @@
-"""Reads the pages of WARC and WET files, compressed with gzip or zstd or not at all, also of damaged ones.
+"""Reads the pages of WARC and WET files (gzip, zstd or uncompressed), even if they are damaged.
 
-Ready-made readers stop at the first damage. This one goes on at the next place where a record begins, and counts what
-it had to leave out by reason. It reads forward only and keeps no more than one record and a few pieces of the stream.
+Other readers stop at the first damage. This one resumes at the beginning of the next record and counts what it skipped
+by reason. It reads forward only and keeps at most one record and a few blocks of the stream in memory.
 
-A compressed file is a row of members (gzip's word; zstd says frames), mostly one per record, but it may also be a
-single one. A record is handed out when what follows it was seen: the next record, or the member's end and checksum.
+A compressed file is a sequence of members (in zstd: frames), mostly one per record, but possibly a single one. A record
+is yielded once the data after it is valid: the next record, or the end and the checksum of the member.
 """
 
 import dataclasses
@@ -14,23 +14,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from backports import zstd
+import backports.zstd as zstd
 
 from dsmath_jax.corpus.reading.http import HEADERS_END, Damaged, header_fields, response_html
 from dsmath_jax.corpus.reading.sources import open_stream
 from dsmath_jax.workdir import UserError
 
 BLOCK = 1 << 20  # bytes read from the stream at a time
-PIECE = 1 << 14  # compressed bytes handed to the decompressor at a time: about a record
-CONTENT = 1 << 20  # decompressed bytes taken from it at a time
-KEPT = 1 << 20  # compressed bytes behind the position that are searched again when a member turns out to be corrupt
+PIECE = 1 << 14  # compressed bytes passed to the decompressor at a time: about a record
+CONTENT = 1 << 20  # decompressed bytes that it returns at most at a time
+KEPT = 1 << 20  # compressed bytes that are kept to be searched again if the member is corrupt
 FIRST_HEADER = 1 << 10
 LARGEST_HEADER = 1 << 16
 LARGEST_RECORD = 1 << 26
 LARGEST_DICTIONARY = 1 << 24
 RECORD = b"WARC/"
 RECORD_START = re.compile(rb"WARC/\d\.\d+\r?\n(?=[\w-]+:)")
-START_SIZE = 64  # bytes within which RECORD_START can tell
+START_SIZE = 64  # bytes that are enough to match RECORD_START
 RECORD_END = b"\r\n\r\n"
 NEWLINES = b"\r\n"
 SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
@@ -41,7 +41,7 @@ Record = tuple[dict[str, str], bytes]
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """One page: its address, the crawl's date (ISO 8601, "" where missing) and its HTML, or plain text in WET files."""
+    """One page: its URL, the date of the crawl (ISO 8601, "" if missing) and its HTML, or plain text in WET files."""
 
     url: str
     date: str
@@ -50,24 +50,24 @@ class Page:
 
 
 class Corrupt(Damaged):
-    """A member that cannot be followed any further."""
+    """A member that cannot be decompressed any further."""
 
 
 def read_pages(source: str, damage: Counter[str]) -> Iterator[Page]:
-    """Yields the HTML pages of successful responses and the texts of conversions, in file order.
+    """Yields the HTML pages of successful responses and the texts of conversion records, in file order.
 
     Args:
-      source: a path or an address that `sources.open_stream` opens.
-      damage: counts what was broken, by reason.
+      source: a path or an address, see `sources.open_stream`.
+      damage: counts the damage that was skipped, by reason.
 
     Raises:
-      UserError: the source cannot be read or holds no WARC record at all.
+      UserError: the source cannot be read or has no WARC record.
     """
     empty = True
     with open_stream(source) as stream:
         window = Window(lambda: stream.read(BLOCK))
         if not window.have(1):
-            raise UserError(f"{source} is empty; remove it from the input or fetch it again.")
+            raise UserError(f"{source} is empty; remove it from the input or download it again.")
         for fields, block in _read_records(window, source, damage):
             empty = False
             try:
@@ -82,7 +82,7 @@ def read_pages(source: str, damage: Counter[str]) -> Iterator[Page]:
 
 
 def _page(fields: dict[str, str], block: bytes, damage: Counter[str]) -> Page | None:
-    """Turns a record into a page, or None where it is none."""
+    """Converts a record to a page; returns None for records of other kinds."""
     kind = fields.get("warc-type", "").lower()
     is_text = kind == "conversion" and fields.get("content-type", "").lower().startswith("text/plain")
     if kind != "response" and not is_text:
@@ -91,7 +91,7 @@ def _page(fields: dict[str, str], block: bytes, damage: Counter[str]) -> Page | 
     if not url:
         raise Damaged("no target URI")
     if not url.lower().startswith(("http://", "https://")):
-        return None  # crawlers also keep the answers of name servers
+        return None  # crawlers also store DNS answers
     if not is_text:
         html = response_html(block, damage)
         return None if html is None else Page(url, fields.get("warc-date", ""), html, True)
@@ -101,17 +101,17 @@ def _page(fields: dict[str, str], block: bytes, damage: Counter[str]) -> Page | 
 
 
 class Window:
-    """What is in view of a forward-only stream: `data` from `position` on; what lies before it is forgotten."""
+    """A buffer over a forward-only stream: `data` from `position` on; bytes before it may be dropped."""
 
     def __init__(self, read: Callable[[], bytes]) -> None:
-        """`read` returns the next bytes of the stream, none at its end."""
+        """Wraps `read`, which returns the next bytes of the stream, none at its end."""
         self._read = read
         self._ended = False
         self.data = b""
         self.position = 0
 
     def have(self, size: int) -> bool:
-        """Whether `size` bytes lie ahead of the position; reads on until they do. Moves `position` with `data`."""
+        """Reads until `size` bytes follow the position; returns whether they do. May shift `data` and `position`."""
         missing = self.position + size - len(self.data)
         pieces = []
         while missing > 0 and not self._ended:
@@ -128,17 +128,17 @@ class Window:
         return missing <= 0
 
     def starts(self, prefix: bytes) -> bool:
-        """Whether the next bytes are `prefix`."""
+        """Returns whether the next bytes are `prefix`."""
         return self.have(len(prefix)) and self.data.startswith(prefix, self.position)
 
     def ahead(self, start: int, size: int) -> bytes:
-        """Up to `size` bytes from `start` bytes ahead of the position on."""
+        """Returns up to `size` bytes that begin `start` bytes after the position."""
         self.have(start + size)
         return self.data[self.position + start : self.position + start + size]
 
 
 class Decompressor(Protocol):
-    """Takes one member apart; as `zstd.ZstdDecompressor` does."""
+    """Decompresses one member; the interface of `zstd.ZstdDecompressor`."""
 
     @property
     def eof(self) -> bool: ...
@@ -150,7 +150,7 @@ class Decompressor(Protocol):
 
 
 class GzipDecompressor:
-    """zlib's decompressor for one gzip member, its unused input kept inside."""
+    """zlib's decompressor for one gzip member, which keeps its unconsumed input."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(zlib.MAX_WBITS | 16)
@@ -173,20 +173,20 @@ class GzipDecompressor:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A compression: how its members begin, and what takes one apart."""
+    """A compression format: the magic bytes of its members, and their decompressor."""
 
     magic: bytes
-    probe: int  # compressed bytes that must show how the content begins: zstd needs a whole block, gzip less
+    probe: int  # compressed bytes that suffice to decompress the beginning: zstd needs a whole block
     decompressor: Callable[[], Decompressor]
 
     def opens_record(self, window: Window) -> bool:
-        """Whether a member begins at the position whose content begins with a WARC record."""
+        """Returns whether a member begins at the position and its content begins with a WARC record."""
         if not window.starts(self.magic):
             return False
         try:
             return self.decompressor().decompress(window.ahead(0, self.probe), len(RECORD)) == RECORD
         except (zlib.error, zstd.ZstdError):
-            return False  # these bytes stood there by chance
+            return False  # the magic bytes are a coincidence
 
 
 GZIP = Format(b"\x1f\x8b\x08", 1 << 12, GzipDecompressor)
@@ -194,7 +194,7 @@ ZSTD = Format(b"\x28\xb5\x2f\xfd", (1 << 17) + (1 << 10), zstd.ZstdDecompressor)
 
 
 def _read_records(window: Window, source: str, damage: Counter[str]) -> Iterator[Record]:
-    """Yields the whole records of a file. A good beginning tells its kind; where that is damaged, its name does."""
+    """Yields the complete records of a file. Its first bytes tell the format; if they are damaged, its name does."""
     if RECORD_START.match(window.ahead(0, START_SIZE)):
         return _split(window, damage)
     for form in (GZIP, ZSTD):
@@ -208,7 +208,7 @@ def _read_records(window: Window, source: str, damage: Counter[str]) -> Iterator
 
 
 def _with_dictionary(window: Window, damage: Counter[str]) -> Format:
-    """The zstd format of a file, with the dictionary that some writers put into its first frame."""
+    """Returns the zstd format of a file, with the dictionary that some writers put into the first frame."""
     if not window.starts(DICTIONARY):
         return ZSTD
     size = int.from_bytes(window.ahead(4, 4), "little")
@@ -231,20 +231,20 @@ def _members(window: Window, form: Format, damage: Counter[str]) -> Iterator[Rec
                 raise Corrupt("bytes between records")
             yield from _split(Window(Member(window, form.decompressor()).read), damage)
         except Corrupt as reason:
-            if form.magic != ZSTD.magic or not SKIPPABLE.match(window.ahead(0, 4)):  # whose length is not relied on
+            if form.magic != ZSTD.magic or not SKIPPABLE.match(window.ahead(0, 4)):  # a skippable frame
                 damage[str(reason)] += 1
             _seek_member(window, form)
 
 
 def _seek_member(window: Window, form: Format) -> None:
-    """Moves on to the next member whose content opens with a WARC record, or to the end."""
+    """Moves to the next member whose content begins with a WARC record, or to the end."""
     window.position += 1
     while window.have(len(form.magic)):
-        found = window.data.find(form.magic, window.position)
-        if found < 0:
+        start = window.data.find(form.magic, window.position)
+        if start < 0:
             window.position = len(window.data) - len(form.magic) + 1
             continue
-        window.position = found
+        window.position = start
         if form.opens_record(window):
             return
         window.position += 1
@@ -252,19 +252,19 @@ def _seek_member(window: Window, form: Format) -> None:
 
 
 class Member:
-    """The content of the member at a window's position, which moves behind the member when its end has been checked."""
+    """The content of the member at a window's position; the position moves behind it once its checksum is verified."""
 
     def __init__(self, window: Window, decompressor: Decompressor) -> None:
         self._window = window
         self._decompressor = decompressor
-        self._taken = 0  # bytes ahead of the window's position that the decompressor was given
+        self._taken = 0  # bytes after the window's position that were passed to the decompressor
         self._ended = False
 
     def read(self) -> bytes:
-        """The next bytes of content, none at the end.
+        """Returns the next bytes of content, none at the end.
 
         Raises:
-          Corrupt: the compression or its checksum is wrong, or the stream ends within the member.
+          Corrupt: the compressed data or the checksum is wrong, or the stream ends within the member.
         """
         content = b""
         while not content and not self._ended:
@@ -305,7 +305,7 @@ def _split(content: Window, damage: Counter[str]) -> Iterator[Record]:
 
 
 def _skip_newlines(content: Window) -> bool:
-    """Moves behind newlines; returns whether anything follows."""
+    """Skips newlines; returns whether anything follows."""
     while content.have(1):
         if content.data[content.position] not in NEWLINES:
             return True
@@ -314,7 +314,7 @@ def _skip_newlines(content: Window) -> bool:
 
 
 def _record(content: Window) -> Record:
-    """Takes the record at the position and moves behind it, or behind its header where its length is wrong."""
+    """Reads the record at the position and moves behind it, or behind its header if its length is wrong."""
     header = _header(content)
     fields = header_fields(header)
     length = fields.get("content-length", "")
@@ -323,42 +323,42 @@ def _record(content: Window) -> Record:
         content.position += len(header)
         raise Damaged("record larger than 64 MiB" if known else "wrong WARC length")
     size = len(header) + int(length)
-    whole = content.have(size)
+    complete = content.have(size)
     after = content.ahead(size, START_SIZE)
     rest = after.lstrip(NEWLINES)
-    if not whole or not (
+    if not complete or not (
         after.startswith(RECORD_END) or rest.startswith(RECORD) or (not rest and len(after) < START_SIZE)
     ):
         content.position += len(header)
-        raise Damaged("wrong WARC length" if whole else "record shorter than its WARC length")
+        raise Damaged("wrong WARC length" if complete else "record shorter than its WARC length")
     start = content.position
     content.position += size
     return fields, content.data[start + len(header) : start + size]
 
 
 def _header(content: Window) -> bytes:
-    """The header lines of the record at the position, with the empty line that ends them."""
+    """Returns the header of the record at the position, with the empty line that ends it."""
     size = FIRST_HEADER if content.starts(RECORD) else 0
     while 0 < size <= LARGEST_HEADER:
-        whole = content.have(size)
+        complete = content.have(size)
         start = content.position
-        found = HEADERS_END.search(content.data, start, start + size)
-        end = found.end() if found else start + size
+        empty_line = HEADERS_END.search(content.data, start, start + size)
+        end = empty_line.end() if empty_line else start + size
         if RECORD_START.search(content.data, start + len(RECORD), end):
             break
-        if found:
+        if empty_line:
             return content.data[start:end]
-        size = 4 * size if whole else 0
+        size = 4 * size if complete else 0
     content.position += 1
     raise Damaged("no WARC header")
 
 
 def _seek_record(content: Window) -> None:
-    """Moves on to what looks like the beginning of a record, or to the end."""
+    """Moves to the next bytes that look like the beginning of a record, or to the end."""
     while content.have(1):
-        found = RECORD_START.search(content.data, content.position)
-        if found:
-            content.position = found.start()
+        match = RECORD_START.search(content.data, content.position)
+        if match:
+            content.position = match.start()
             return
         content.position = max(content.position, len(content.data) - START_SIZE)
         if not content.have(START_SIZE + 1):

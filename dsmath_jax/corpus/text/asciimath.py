@@ -1,10 +1,10 @@
-"""AsciiMath to LaTeX: the notation between backticks on pages that load it."""
+"""Converts AsciiMath, the notation between backticks on pages that load its script, to LaTeX."""
 
 import re
 
 from dsmath_jax.corpus.text.symbols import join
 
-# Words and signs with the LaTeX that stands for them, by what they take.
+# Pairs of AsciiMath and LaTeX.
 _CONSTANTS = """
 * \\cdot ** \\ast *** \\star // / \\\\\\\\ \\setminus xx \\times -: \\div @ \\circ o+ \\oplus ox \\otimes o. \\odot
 sum \\sum prod \\prod
@@ -58,19 +58,19 @@ TOKEN = re.compile(rf'"[^"]*"|(?:text|mbox)\([^)]*\)|\d+(?:\.\d+)?|{_WORD}|\\?\S
 KNOWN = re.compile(f"(?:{_WORD})+")
 MATRICES = {("[", "]"): "bmatrix", ("(", ")"): "pmatrix", ("{", ""): "cases", (r"\{", ""): "cases"}
 DEEPEST, DEEPEST_MATRIX = 40, 3
-# A formula that is rather code or prose: a word that AsciiMath does not know.
+# A word that AsciiMath does not know means code or prose.
 LONG_WORD = re.compile(r"[A-Za-z]{3,}")
 
 
 def plausible(source: str) -> bool:
-    """Whether what stands between backticks reads as AsciiMath and not as a piece of code or prose."""
+    """Returns whether the text between backticks looks like AsciiMath and not like code or prose."""
     quoted = re.sub(r'"[^"]*"|text\([^)]*\)', "", source)
     unknown = [word for word in LONG_WORD.findall(quoted) if not KNOWN.fullmatch(word)]
     return bool(source.strip()) and not unknown and not re.search(r"[;$&`]|\w\.\w*\(|==|::|--", source)
 
 
 def to_latex(source: str) -> str:
-    """Returns the LaTeX of AsciiMath; anything at all has one, since unknown letters stand for themselves."""
+    """Returns the LaTeX of AsciiMath; never fails, since unknown characters stay as they are."""
     return _latex(TOKEN.findall(source), 0)
 
 
@@ -85,7 +85,7 @@ def _latex(tokens: list[str], depth: int) -> str:
 
 
 class _Parser:
-    """Recursive descent over AsciiMath's tokens."""
+    """A recursive-descent parser over AsciiMath's tokens."""
 
     def __init__(self, tokens: list[str], depth: int) -> None:
         self.tokens, self.position, self.depth = tokens, 0, depth
@@ -101,7 +101,7 @@ class _Parser:
         return self.tokens[self.position - 1]
 
     def expression(self) -> str:
-        """Everything up to a closing bracket."""
+        """Parses everything up to a closing bracket."""
         pieces: list[str] = []
         while self.more() and self.peek() not in CLOSE:
             pieces.append(self.fraction())
@@ -155,7 +155,7 @@ class _Parser:
 
 
 def _rows(tokens: list[str]) -> list[list[list[str]]]:
-    """Cells of a matrix `[[a, b], [c, d]]` (without its outer brackets); none where it is not one."""
+    """Returns the cells of a matrix `[[a, b], [c, d]]` (without its outer brackets), or [] if it is none."""
     rows: list[list[list[str]]] = []
     depth = 0
     for token in tokens:
@@ -172,7 +172,7 @@ def _rows(tokens: list[str]) -> list[list[list[str]]]:
 
 
 def _bare(latex: str) -> str:
-    """A grouped argument without the brackets that only group it."""
+    """Removes the brackets that only group an argument."""
     for opening, closing in (("(", ")"), ("[", "]"), (r"\{", r"\}")):
         if latex.startswith(opening) and latex.endswith(closing) and len(latex) > len(opening):
             inside = latex[len(opening) : -len(closing)]
@@ -181,7 +181,7 @@ def _bare(latex: str) -> str:
 
 
 def _closes_last(inside: str, opening: str, closing: str) -> bool:
-    """Whether no bracket closes within `inside` that did not open there."""
+    """Returns whether every bracket that closes within `inside` also opens there."""
     depth = 0
     for mark in re.findall(f"{re.escape(opening)}|{re.escape(closing)}", inside):
         depth += 1 if mark == opening else -1

@@ -1,4 +1,4 @@
-"""Content MathML to LaTeX: what a formula means (apply, ci, cn, ...) instead of how it looks."""
+"""Converts content MathML (apply, ci, cn, ...: the meaning of a formula) to LaTeX."""
 
 import re
 from collections.abc import Callable
@@ -43,7 +43,7 @@ CONTENT = frozenset({"apply", "bind", "piecewise", "matrix", "lambda", "diff", *
 
 
 def content_latex(element: Element, latex: Latex) -> str:
-    """Returns the LaTeX of an element of `CONTENT`; `latex` writes what else stands in it."""
+    """Returns the LaTeX of an element of `CONTENT`; `latex` converts the elements within it."""
     tag, parts = element.tag, element.parts
     if tag in CONSTANTS:
         return CONSTANTS[tag]
@@ -113,7 +113,7 @@ def _inside(element: Element, latex: Latex) -> str:
 
 
 def _grouped(element: Element, latex: Latex) -> str:
-    """An argument, in parentheses where it is itself a sum or the like."""
+    """Converts an argument, in parentheses if it has an infix operator."""
     text = latex(element)
     heads = [part.tag for part in element.parts[:1]] if element.tag == "apply" else []
     return f"({text})" if heads and (heads[0] in INFIX or heads[0] == "minus") and re.search(r"[^\w]", text) else text

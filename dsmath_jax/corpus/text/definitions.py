@@ -1,4 +1,4 @@
-"""Blocks of macro definitions, which pages hide for MathJax to read, are no text."""
+"""Removes blocks of macro definitions, which pages hide for MathJax."""
 
 import re
 
@@ -9,53 +9,52 @@ COMMAND = re.compile(rf"\\(?:{DEFINING})\b\*?")
 
 
 def drop_definitions(text: str) -> str:
-    """Removes delimited blocks that define macros and say nothing else."""
+    """Removes delimited blocks that have nothing but macro definitions."""
     if not COMMAND.search(text):
         return text
-    pieces, place = [], 0
+    pieces, end = [], 0
     for span in find_formulas(text):
         if _only_defines(text[span.inner_start : span.inner_end]):
-            pieces.append(text[place : span.start])
-            place = span.end
-    return "".join([*pieces, text[place:]])
+            pieces.append(text[end : span.start])
+            end = span.end
+    return "".join([*pieces, text[end:]])
 
 
 def _only_defines(body: str) -> bool:
-    """Whether nothing but definitions stands between two delimiters."""
-    place = _skip_blank(body, 0)
-    while place < len(body):
-        command = COMMAND.match(body, place)
+    """Returns whether a body has nothing but definitions."""
+    position = _skip_blank(body, 0)
+    while position < len(body):
+        command = COMMAND.match(body, position)
         if command is None:
             return False
-        place = _skip_blank(body, _after_arguments(body, command.end(), command[0]))
+        position = _skip_blank(body, _after_arguments(body, command.end(), command[0]))
     return True
 
 
-def _skip_blank(body: str, place: int) -> int:
-    comments = re.compile(r"(?:\s|%[^\n]*(?:\n|$)|[{}](?=\s))*")
-    found = comments.match(body, place)
-    return found.end() if found else place
+def _skip_blank(body: str, position: int) -> int:
+    comments = re.compile(r"(?:\s|%[^\n]*(?:\n|$)|[{}](?=\s))*").match(body, position)
+    return comments.end() if comments else position
 
 
-def _after_arguments(body: str, place: int, command: str) -> int:
-    """Where the definition that begins before `place` ends: after its name and its bracketed arguments."""
+def _after_arguments(body: str, position: int, command: str) -> int:
+    """Returns the end of the definition whose command ends at `position`: after its name and bracketed arguments."""
     name = re.compile(
         r"\s*\\(?:[A-Za-z@]+|.)(?:\s*=?\s*\\(?:[A-Za-z@]+|.))?[#\d]*"
         if "let" in command
         else r"\s*\\(?:[A-Za-z@]+|.)[#\d]*"
     )
-    found = name.match(body, place)
-    place = found.end() if found else place
-    while bracket := re.compile(r"\s*([{\[])").match(body, place):
-        place = _closing(body, bracket.end(), bracket[1])
-    return place
+    defined = name.match(body, position)
+    position = defined.end() if defined else position
+    while bracket := re.compile(r"\s*([{\[])").match(body, position):
+        position = _closing(body, bracket.end(), bracket[1])
+    return position
 
 
-def _closing(body: str, place: int, opening: str) -> int:
-    """Just after the bracket that closes the one before `place`."""
+def _closing(body: str, position: int, opening: str) -> int:
+    """Returns the end of the bracket that closes the one before `position`."""
     closing, depth = {"{": "}", "[": "]"}[opening], 1
-    for found in re.compile(r"\\.|[{}\[\]]", re.DOTALL).finditer(body, place):
-        depth += (found[0] == opening) - (found[0] == closing)
+    for mark in re.compile(r"\\.|[{}\[\]]", re.DOTALL).finditer(body, position):
+        depth += (mark[0] == opening) - (mark[0] == closing)
         if depth == 0:
-            return found.end()
+            return mark.end()
     return len(body)

@@ -1,7 +1,7 @@
-"""Delimited formulas in a page's text (`delimiters`, and AsciiMath's backticks) that markup runs through.
+"""Repairs delimited formulas (`delimiters`, and AsciiMath's backticks) that have markup inside.
 
-Such formulas need nothing as long as they are plain text. But a Markdown processor that knows no mathematics turns
-underscores into <em>, line ends into <br> and addresses into links; here the characters come back.
+Markdown processors without support for mathematics turn underscores into <em>, line ends into <br> and addresses into
+links; this module restores the characters. Formulas of plain text need no repair.
 """
 
 import re
@@ -17,8 +17,7 @@ from dsmath_jax.corpus.text.formulas import Formulas
 INLINE = "em|i|b|strong|br|a|sub|sup|wbr|span|u|s|del|small|mark|font|var|abbr|tt|big|nobr|q|cite"
 INLINE_TAG = re.compile(rf"(?:{INLINE})\b", re.IGNORECASE)
 OPENING = re.compile(r"\$|\\[(\[]|\\begin\{")
-# What a page says somewhere (in lower case) that loads AsciiMath, and one that loads TeX (beside which AsciiMath is
-# mostly unused).
+# Strings (in lower case) of pages that load AsciiMath, and of pages that load TeX (which mostly do not use AsciiMath).
 ASCIIMATH_PAGE = (
     "am_chtml",
     "am_svg",
@@ -31,7 +30,7 @@ ASCIIMATH_PAGE = (
 TEX_PAGE = ("tex-ams", "tex-mml", "tex2jax", "input/tex")
 BACKTICKS = re.compile(r"(?<![\\`])`([^`\0]{1,300})`(?!`)")
 INLINE_TAGS = frozenset(INLINE.split("|"))
-# Elements whose text is no running text: they end a formula.
+# Elements without running text: they end a formula.
 OPAQUE = frozenset(
     "code pre script style textarea svg math select button option kbd samp iframe noscript template".split()
 )
@@ -40,33 +39,34 @@ MARKS = {"em": "_", "strong": "**"}
 
 @dataclass
 class Run:
-    """The text of neighbouring inline nodes, with the places where it changes node and where markup begins or ends."""
+    """The text of adjacent inline nodes, with the positions of node boundaries and of markup."""
 
     pieces: list[str] = field(default_factory=list)
     length: int = 0
-    leaves: list[tuple[int, Any]] = field(default_factory=list)  # where each text node or <br> begins
-    marks: list[tuple[int, str]] = field(default_factory=list)  # what Markdown may have had at a place
+    leaves: list[tuple[int, Any]] = field(default_factory=list)  # the start of each text node or <br>
+    marks: list[tuple[int, str]] = field(default_factory=list)  # position and Markdown source of markup
 
     def add(self, text: str, node: Any = None) -> None:
+        """Appends the text of a node."""
         if node is not None:
             self.leaves.append((self.length, node))
         self.pieces.append(text)
         self.length += len(text)
 
 
-def mend_delimited(tree: Any, html: str, formulas: Formulas) -> None:
-    """Puts tokens in the place of delimited formulas that markup runs through, and of AsciiMath if a page loads it."""
+def repair_delimited(tree: Any, html: str, formulas: Formulas) -> None:
+    """Replaces delimited formulas with markup inside, and AsciiMath if a page loads it, by tokens."""
     source = html.lower() if "`" in html else ""
     backticks = any(name in source for name in ASCIIMATH_PAGE)
     if not backticks and not _has_markup_inside(html):
         return
-    doubtful = any(name in source for name in TEX_PAGE)
-    for run in list(_runs(tree.body)):  # collected before anything changes
-        _mend(run, formulas, backticks, doubtful)
+    has_tex = any(name in source for name in TEX_PAGE)
+    for run in list(_runs(tree.body)):  # a list, since the tree changes
+        _repair(run, formulas, backticks, has_tex)
 
 
 def _has_markup_inside(html: str) -> bool:
-    """Whether an inline element begins anywhere in the text in which a formula may have begun before."""
+    """Returns whether an inline element may begin within a delimited formula."""
     before = ""
     for piece in html.split("<"):
         if ("$" in before or "\\" in before) and INLINE_TAG.match(piece) and OPENING.search(before):
@@ -77,7 +77,7 @@ def _has_markup_inside(html: str) -> bool:
 
 def _runs(root: Any) -> Iterator[Run]:
     run = Run()
-    emphasis: list[str] = []  # the sign of each <em> or <strong> that is open
+    emphasis: list[str] = []  # the Markdown source of each open <em> or <strong>
     for node, entering in _events(root):
         tag = node.tag or "#"
         if tag == "#text" or tag == "br":
@@ -95,7 +95,7 @@ def _runs(root: Any) -> Iterator[Run]:
 
 
 def _events(root: Any) -> Iterator[tuple[Any, bool]]:
-    """Every node below `root` twice: when it begins and when it ends; what is opaque is not entered."""
+    """Yields every node below `root` when it begins (True) and when it ends (False); skips the content of `OPAQUE`."""
     node, depth = root.first_child, 1
     while node is not None:
         yield node, True
@@ -124,17 +124,17 @@ def _mark(tag: str, entering: bool, run: Run, emphasis: list[str]) -> str:
     return emphasis[-1]
 
 
-def _mend(run: Run, formulas: Formulas, backticks: bool, doubtful: bool) -> None:
+def _repair(run: Run, formulas: Formulas, backticks: bool, has_tex: bool) -> None:
     text = "".join(run.pieces)
-    starts, places = [start for start, _ in run.leaves], [place for place, _ in run.marks]
+    starts, positions = [start for start, _ in run.leaves], [position for position, _ in run.marks]
     spans: list[tuple[int, int, str]] = []
     for start, end, *_ in find_formulas(text):
-        inside = run.marks[bisect_right(places, start) : bisect_left(places, end)]
+        inside = run.marks[bisect_right(positions, start) : bisect_left(positions, end)]
         if inside or bisect_right(starts, start) != bisect_right(starts, end - 1):
             spans.append((start, end, formulas.token(_with_marks(text, start, end, inside))))
     if backticks:
         for match in BACKTICKS.finditer(text):
-            if not any(find_formulas(match[1])) and (not doubtful or asciimath.plausible(match[1])):
+            if not any(find_formulas(match[1])) and (not has_tex or asciimath.plausible(match[1])):
                 spans.append((*match.span(), formulas.token(f"${asciimath.to_latex(match[1])}$")))
     if spans:
         _rewrite(run, text, sorted(spans))
@@ -142,14 +142,14 @@ def _mend(run: Run, formulas: Formulas, backticks: bool, doubtful: bool) -> None
 
 def _with_marks(text: str, start: int, end: int, marks: list[tuple[int, str]]) -> str:
     pieces = []
-    for place, mark in marks:
-        pieces += [text[start:place], mark]
-        start = place
+    for position, mark in marks:
+        pieces += [text[start:position], mark]
+        start = position
     return "".join([*pieces, text[start:end]])
 
 
 def _rewrite(run: Run, text: str, spans: list[tuple[int, int, str]]) -> None:
-    """Takes the formulas out of the leaves that they run through; the first one gets the token."""
+    """Removes formulas from their leaves; the first leaf of each gets its token."""
     first = 0
     for start, node in run.leaves:
         end = start + (1 if node.tag == "br" else len(node.value or ""))
@@ -161,8 +161,8 @@ def _rewrite(run: Run, text: str, spans: list[tuple[int, int, str]]) -> None:
         if node.tag == "br":
             node.remove()
             continue
-        pieces, place = [], start
+        pieces, position = [], start
         for left, right, token in touching:
-            pieces += [text[place : max(left, start)], token if left >= start else ""]
-            place = min(right, end)
-        node.value = "".join([*pieces, text[place:end]])
+            pieces += [text[position : max(left, start)], token if left >= start else ""]
+            position = min(right, end)
+        node.value = "".join([*pieces, text[position:end]])

@@ -1,4 +1,4 @@
-"""Formulas between LaTeX's delimiters in running text: `$…$`, `$$…$$`, `\\(…\\)`, `\\[…\\]` and environments."""
+"""Finds formulas between LaTeX's delimiters in running text: `$…$`, `$$…$$`, `\\(…\\)`, `\\[…\\]` and environments."""
 
 import re
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 START = re.compile(r"\$\$?|\\[(\[]|\\begin\{(\w+\*?)\}|\\.", re.DOTALL)
 CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
-# How far a delimiter may be from the one that closes it; prose with dollar signs comes apart sooner.
+# Maximum characters between two delimiters; the smallest for dollar signs, which prose has too.
 LONGEST = {"$$": 5_000, "$": 600, "\\(": 3_000, "\\[": 5_000}
 LONGEST_ENVIRONMENT = 10_000
-BARRIER = "\0"  # no formula goes over what stands for code and the like
+BARRIER = "\0"  # a placeholder for code and the like, which no formula spans
 
 
 class Span(NamedTuple):
-    """Where a formula stands in a text, and where what is between its delimiters does."""
+    """The position of a formula in a text, with and without its delimiters."""
 
     start: int
     end: int
@@ -22,14 +22,14 @@ class Span(NamedTuple):
 
 
 def find_formulas(text: str) -> Iterator[Span]:
-    """Yields the delimited formulas of a text, in time linear in its length.
+    """Yields the delimited formulas of a text, in linear time.
 
-    A single dollar sign opens a formula by Pandoc's rule: no blank after the first and before the second one, no letter
-    or digit outside next to them, all in one paragraph.
+    Single dollar signs follow Pandoc's rule: no blank after the first and before the second one, no letter or digit
+    outside next to them, both in one paragraph.
     """
-    place = 0
-    while opening := START.search(text, place):
-        place = opening.end()
+    position = 0
+    while opening := START.search(text, position):
+        position = opening.end()
         mark = opening[0]
         if opening[1]:
             closing, limit = f"\\end{{{opening[1]}}}", LONGEST_ENVIRONMENT
@@ -37,21 +37,23 @@ def find_formulas(text: str) -> Iterator[Span]:
             closing, limit = CLOSING[mark], LONGEST[mark]
         else:
             continue  # an escaped character
-        end = _dollar(text, opening.start(), place) if mark == "$" else text.find(closing, place, place + limit)
-        if end < 0 or text.find(BARRIER, place, end) >= 0 or not text[place:end].strip():
+        end = (
+            _dollar(text, opening.start(), position) if mark == "$" else text.find(closing, position, position + limit)
+        )
+        if end < 0 or text.find(BARRIER, position, end) >= 0 or not text[position:end].strip():
             continue
-        span = Span(opening.start(), end + len(closing), place, end)
+        span = Span(opening.start(), end + len(closing), position, end)
         yield span if not opening[1] else Span(span.start, span.end, span.start, span.end)
-        place = span.end
+        position = span.end
 
 
-def _dollar(text: str, start: int, place: int) -> int:
-    """Where the single dollar sign is that closes the one at `start`, -1 where that one opens no formula."""
-    if text[place : place + 1].isspace() or (start and text[start - 1].isalnum() and text[start - 1].isascii()):
+def _dollar(text: str, start: int, position: int) -> int:
+    """Returns the index of the dollar sign that closes the one at `start`, or -1 if that one opens no formula."""
+    if text[position : position + 1].isspace() or (start and text[start - 1].isalnum() and text[start - 1].isascii()):
         return -1
-    end = place - 1
-    limit = min(len(text), place + LONGEST["$"])
-    blank = re.compile(r"\n\s*\n").search(text, place, limit)
+    end = position - 1
+    limit = min(len(text), position + LONGEST["$"])
+    blank = re.compile(r"\n\s*\n").search(text, position, limit)
     limit = blank.start() if blank else limit
     while (end := text.find("$", end + 1, limit)) >= 0:
         if text[end - 1] != "\\":

@@ -1,9 +1,9 @@
-"""Bounds how deep the elements of a page are nested, so that broken or hostile pages take no more time than others."""
+"""Limits the nesting depth of a page's elements, so that broken or hostile pages take no more time than others."""
 
 import re
 
 DEEPEST = 150
-# A page that is not short of end tags and never closes many elements in a row cannot be deep.
+# A page with about as many end tags as start tags that never closes many elements in a row is not deep.
 MANY_UNCLOSED = 300
 MANY_CLOSED = re.compile(r"</(?:\w++>\s*+</){39}")
 TAG = re.compile(
@@ -11,7 +11,7 @@ TAG = re.compile(
     re.I | re.S,
 )
 VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())
-# Elements whose end tag may be left out: the next of its kind ends them, up to what holds them.
+# Elements with optional end tags: the next one of the same name ends them, within these containers.
 ENDED_BY_NEXT = {
     "p": "",
     "li": "ul ol menu",
@@ -26,12 +26,12 @@ LOOK_BACK = 200
 
 
 def limit_depth(html: str) -> str:
-    """Returns the source without the tags of elements that are nested deeper than any page needs; their text stays."""
+    """Returns the source without the tags of elements nested deeper than `DEEPEST`; their text stays."""
     if html.count("<") - 2 * html.count("</") < MANY_UNCLOSED and not MANY_CLOSED.search(html):
         return html
     pieces: list[str] = []
     open_names: list[str] = []
-    place = 0
+    position = 0
     for tag in TAG.finditer(html):
         name = (tag[3] or "").lower()
         if not name or name in VOID or tag[4].endswith("/"):
@@ -46,13 +46,13 @@ def limit_depth(html: str) -> str:
             deep = len(open_names) >= DEEPEST
             open_names.append(name)
         if deep:
-            pieces.append(html[place : tag.start()])
-            place = tag.end()
-    return " ".join([*pieces, html[place:]])
+            pieces.append(html[position : tag.start()])
+            position = tag.end()
+    return " ".join([*pieces, html[position:]])
 
 
 def _depth_of(name: str, open_names: list[str], within: list[str] | None = None) -> int:
-    """How many elements are open outside the innermost one of a name; all of them where there is none nearby."""
+    """Returns the number of elements open outside the innermost one of a name; all of them if there is none nearby."""
     for depth in range(len(open_names) - 1, max(-1, len(open_names) - LOOK_BACK), -1):
         if open_names[depth] == name:
             return depth

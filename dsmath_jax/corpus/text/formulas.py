@@ -1,8 +1,7 @@
-"""Finds the formulas that a page holds as elements (MathJax, KaTeX, MathML, MediaWiki, images, attributes) and puts
-each one's LaTeX in its place, once.
+"""Replaces the formula elements of a page (MathJax, KaTeX, MathML, MediaWiki, images, attributes) by their LaTeX, once.
 
-A formula is put into the page as a token and becomes LaTeX again in the finished text, so that nothing on the way
-(white space, markup, layout) can change a letter of it.
+A token stands for a formula in the page and becomes LaTeX in the finished text, so that no step in between (white
+space, markup, layout) changes its characters.
 """
 
 import html as entities
@@ -18,10 +17,10 @@ from dsmath_jax.corpus.text.images import LATEX_LIKE, image_latex
 from dsmath_jax.corpus.text.math_element import of_node
 from dsmath_jax.corpus.text.symbols import latex_of
 
-# Noncharacters of Unicode, which no page has any use for, around the number of a formula.
+# Noncharacters of Unicode, which pages do not use, around the number of a formula.
 TOKEN_START, TOKEN_END = "\ufdd0", "\ufdd1"
 TOKEN = re.compile(f"{TOKEN_START}(\\d+){TOKEN_END}")
-# Elements that stand for one formula, each group with a string that a page which has any of them contains.
+# Selectors of elements that are one formula, each with a string that every page with such elements contains.
 ELEMENTS = (
     ("katex", ".katex-display, .katex, .katex-error"),
     ("mwe-math", ".mwe-math-element"),
@@ -43,31 +42,33 @@ ATTRIBUTES = ("data-tex", "data-latex", "data-expr", "data-math", "data-formula"
 NO_FORMULA = re.compile(
     r"(?:true|false|yes|no|none|auto|inline|block|display|\d+(?:px|em|%)|[\w-]+(?:\.[\w-]+)+|/.*)?", re.I
 )
-# What MathJax 2 adds beside its source script for the eye; without a script it is all there is.
+# The rendered output of MathJax 2, next to its source script or alone.
 RENDERED = (
     ".MathJax_Preview, .MathJax_Display, .MathJax_SVG_Display, .MathJax:not(mjx-container), .MathJax_SVG, "
     ".MathJax_CHTML, .mjx-chtml"
 )
 CDATA = re.compile(r"%?\s*<!\[CDATA\[|%?\s*\]\]>")
-DISPLAY_STYLE = re.compile(r"\{\\(?:displaystyle|textstyle) (.*)\}", re.DOTALL)  # how MediaWiki wraps every formula
-SIGNS = re.compile(r"(\$\$?|\\\(|\\\[)(.*?)(\$\$?|\\\)|\\\])", re.DOTALL)
+DISPLAY_STYLE = re.compile(
+    r"\{\\(?:displaystyle|textstyle) (.*)\}", re.DOTALL
+)  # the wrapper of every MediaWiki formula
+DELIMITERS = re.compile(r"(\$\$?|\\\(|\\\[)(.*?)(\$\$?|\\\)|\\\])", re.DOTALL)
 DELIMITED = re.compile(r"\$|\\[(\[]|\\begin\s*\{")
 LONGEST_INLINE = 2_000
 
 
 class Formulas:
-    """The formulas of one page, each under the token that stands for it in the tree."""
+    """The formulas of one page and their tokens in the tree."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
 
     def token(self, text: str) -> str:
-        """Returns the token of a formula, which is given with its delimiters."""
+        """Stores a formula (with its delimiters) and returns its token."""
         self._texts.append(text)
         return f"{TOKEN_START}{len(self._texts) - 1}{TOKEN_END}"
 
     def restore(self, text: str) -> str:
-        """Puts the formulas in the place of their tokens."""
+        """Replaces the tokens in a text by their formulas."""
 
         def formula(token: re.Match[str]) -> str:
             number = int(token[1])
@@ -77,27 +78,27 @@ class Formulas:
 
 
 def replace_formulas(tree: Any, html: str, formulas: Formulas) -> None:
-    """Puts tokens in the place of all formula elements of a parsed page; drops what was rendered beside a source.
+    """Replaces all formula elements of a parsed page by tokens; removes rendered output that has a source.
 
     Args:
       tree: the page.
-      html: its source, which tells quickly what there is to look for.
-      formulas: takes the formulas.
+      html: its source, for fast checks.
+      formulas: receives the formulas.
     """
     if "MathJax" in html or "mjx-" in html:
         rendered = outermost(select(tree.body, RENDERED))
         has_source = tree.body.query_selector("script[type^='math/']") is not None
         for node in rendered:
-            latex = "" if has_source else _of_mathml_inside(node)
+            latex = "" if has_source else _from_mathml(node)
             if latex:
-                _replace(tree, node, _signed(latex, "Display" in (node.getattr("class") or "")), formulas)
+                _replace(tree, node, _delimit(latex, "Display" in (node.getattr("class") or "")), formulas)
             elif has_source or "MathJax_Preview" in (node.getattr("class") or ""):
                 node.remove()
-    wanted = ", ".join(selectors for needle, selectors in ELEMENTS if needle in html)
-    for node in outermost(select(tree.body, wanted)) if wanted else []:
+    selector = ", ".join(selectors for needle, selectors in ELEMENTS if needle in html)
+    for node in outermost(select(tree.body, selector)) if selector else []:
         latex = _latex(node)
         if latex:
-            _replace(tree, node, _signed(latex, _is_display(node)), formulas)
+            _replace(tree, node, _delimit(latex, _is_display(node)), formulas)
 
 
 def _replace(tree: Any, node: Any, text: str, formulas: Formulas) -> None:
@@ -105,22 +106,22 @@ def _replace(tree: Any, node: Any, text: str, formulas: Formulas) -> None:
     node.parent.replace_child(tree.create_text_node(f" {token} " if text.startswith(("$$", "\\[")) else token), node)
 
 
-def _signed(latex: str, display: bool) -> str:
-    """The formula between its delimiters: dollar signs, unless it holds some itself."""
+def _delimit(latex: str, display: bool) -> str:
+    """Adds delimiters to a formula: dollar signs, unless it has some itself."""
     bare = latex.rstrip("\\")
-    room = " " if (len(latex) - len(bare)) % 2 else ""  # a control space at the end must not escape the delimiter
+    space = " " if (len(latex) - len(bare)) % 2 else ""  # a trailing control space must not escape the delimiter
     if "$" in latex.replace(r"\$", ""):
-        return rf"\[{latex}{room}\]" if display else rf"\({latex}{room}\)"
-    return f"$${latex}{room}$$" if display else f"${latex}{room}$"
+        return rf"\[{latex}{space}\]" if display else rf"\({latex}{space}\)"
+    return f"$${latex}{space}$$" if display else f"${latex}{space}$"
 
 
 def _latex(node: Any) -> str:
-    """The source of one formula element, "" where it tells none."""
+    """Returns the LaTeX of one formula element, "" if it has none."""
     tag = node.tag
     if tag == "img":
         return _clean(image_latex(node))
     if tag == "script":
-        return _of_script(node)
+        return _from_script(node)
     for source in _sources(node):
         latex = _clean(source)
         if latex:
@@ -129,7 +130,7 @@ def _latex(node: Any) -> str:
 
 
 def _sources(node: Any) -> Iterator[str]:
-    """What may be the source of a formula element, the most trustworthy first."""
+    """Yields possible sources of a formula element, the most reliable first."""
     classes = (node.getattr("class") or "").split()
     math = node if node.tag == "math" else node.query_selector("math")
     if math is not None or "katex" in classes or "katex-display" in classes:
@@ -146,20 +147,20 @@ def _sources(node: Any) -> Iterator[str]:
     if "mwe-math-element" in classes:
         image = node.query_selector("img")
         yield image.getattr("alt") or "" if image is not None else ""
-    yield _of_mathml_inside(node)
+    yield _from_mathml(node)
     if node.tag == "mjx-container":
         drawn = mathjax.of_output(node)
         yield mathml.to_latex(drawn) if drawn is not None else ""
     elif "katex" in classes or "katex-display" in classes:
-        yield _of_katex_text(node)
+        yield _from_katex_text(node)
     elif "texhtml" in classes:
-        yield _of_plain_html(node)
+        yield _from_plain_html(node)
     elif math is None and not any(node.hasattr(name) for name in ATTRIBUTES):
-        yield _of_marked_text(node, classes)
+        yield _from_marked_text(node, classes)
 
 
-def _of_mathml_inside(node: Any) -> str:
-    """From MathML in the element, or in the attribute where MathJax 2 keeps it."""
+def _from_mathml(node: Any) -> str:
+    """Converts the MathML within an element, or within the attribute of MathJax 2."""
     math = node if node.tag == "math" else node.query_selector("math")
     if math is None:
         holder = node if node.hasattr("data-mathml") else node.query_selector("[data-mathml]")
@@ -173,7 +174,7 @@ def _parse_math(source: str) -> Any:
     return body.query_selector("math") if body is not None else None
 
 
-def _of_script(node: Any) -> str:
+def _from_script(node: Any) -> str:
     source = node.text or ""
     kind = (node.getattr("type") or "").lower()
     if kind.startswith("math/mml"):
@@ -185,16 +186,16 @@ def _of_script(node: Any) -> str:
     return _clean(source.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
 
-def _of_katex_text(node: Any) -> str:
-    """KaTeX without annotation: the last line of its hidden text where that lost its markup, else what is drawn."""
+def _from_katex_text(node: Any) -> str:
+    """Reads KaTeX without annotation: the last line of its hidden text, else the rendered characters."""
     hidden = node.query_selector(".katex-mathml")
     lines = [line.strip() for line in (hidden.text or "").splitlines() if line.strip()] if hidden is not None else []
-    drawn = node.query_selector(".katex-html")
-    return lines[-1] if lines else latex_of(drawn.text or "").replace("\u200b", "") if drawn is not None else ""
+    visible = node.query_selector(".katex-html")
+    return lines[-1] if lines else latex_of(visible.text or "").replace("\u200b", "") if visible is not None else ""
 
 
-def _of_marked_text(node: Any, classes: list[str]) -> str:
-    """Text of an element whose name says that it is a formula, unless delimiters in it say so already."""
+def _from_marked_text(node: Any, classes: list[str]) -> str:
+    """Reads the text of an element that is named as a formula, unless the text has delimiters."""
     text = node.text or ""
     if (
         node.first_element_child is not None
@@ -209,12 +210,12 @@ def _of_marked_text(node: Any, classes: list[str]) -> str:
     return text if sure or LATEX_LIKE.search(text) else ""
 
 
-def _of_plain_html(node: Any) -> str:
-    """A formula set in HTML (`<i>x</i><sup>2</sup>`)."""
+def _from_plain_html(node: Any) -> str:
+    """Converts a formula in HTML (`<i>x</i><sup>2</sup>`)."""
     pieces = []
     for child in node.child_nodes.values():
         classes = (child.getattr("class") or "") if hasattr(child, "getattr") else ""
-        inner = _of_plain_html(child) if child.tag in INLINE_HTML and child.first_element_child is not None else ""
+        inner = _from_plain_html(child) if child.tag in INLINE_HTML and child.first_element_child is not None else ""
         text = inner or latex_of(child.text or "")
         if child.tag in ("sup", "sub"):
             text = f"{'^' if child.tag == 'sup' else '_'}{{{text.strip()}}}"
@@ -228,16 +229,16 @@ INLINE_HTML = frozenset("i b em strong span sup sub var a big small".split())
 
 
 def _clean(latex: str) -> str:
-    """One line for the most part, without the delimiters and wrappers that sources bring along."""
+    """Removes delimiters and wrappers, and line breaks where possible."""
     line = latex.strip() if "%" in latex or "\\\\" in latex else " ".join(latex.split())
     line = re.sub(r"\n\s*\n", "\n", line)
     for _ in range(2):
         wrapped = DISPLAY_STYLE.fullmatch(line) or None
-        signed = SIGNS.fullmatch(line)
+        delimited = DELIMITERS.fullmatch(line)
         if wrapped and _balanced(wrapped[1]):
             line = wrapped[1].strip()
-        elif signed:
-            line = signed[2].strip()
+        elif delimited:
+            line = delimited[2].strip()
     return line
 
 

@@ -1,7 +1,7 @@
-"""What frames a page's content (menus, banners, comments, footers, hidden things) is dropped; content never is.
+"""Removes the frame of a page: menus, banners, comments, footers, hidden elements.
 
-An element, a role or a name only makes a block suspect. It goes if the page keeps most of its text without it, or if
-the block is hardly more than links.
+An element, a role or a name only makes a block a candidate. It is removed if most text of the page is outside of it, or
+if it has hardly more than links.
 """
 
 import re
@@ -11,8 +11,8 @@ from typing import Any
 
 from dsmath_jax.corpus.text.dom import outermost, select
 
-# What is never read.
-UNREAD = (
+# Elements without text of the page.
+NO_TEXT = (
     "script, style, template, noscript, iframe, img, button, input, select, textarea, svg, canvas, object, video, "
     "audio, dialog, datalist"
 )
@@ -41,14 +41,14 @@ FRAME_NAME = re.compile(
     r"mobile|block|group|row|nav|menu|page|post|body|holder|panel|text|label|message|form|sidebar))*",
     re.IGNORECASE,
 )
-# Numbers of lines beside code, which are no part of it.
+# Line numbers next to code.
 GUTTER = re.compile(r"gutter|line-?n", re.IGNORECASE)
-# Names that tell of a frame elsewhere: this is the content that has one.
+# Names of content that refer to a frame elsewhere (has-sidebar).
 STATE = re.compile(r"(?:^|[-_])(?:has|with|no|non|without|hide|show|open|is|main-content)(?:[-_]|$)", re.IGNORECASE)
-# What a removed block must not hold, and what no name condemns.
+# Elements that a removed block must not contain, and elements that are kept whatever their name.
 CONTENT = "h1, main, article"
 KEPT_TAGS = frozenset("html body main article h1 code pre math".split())
-# A link within the page that skips to somewhere, or only marks its own place.
+# A link that skips within the page, or is only an anchor.
 SKIP_LINK = re.compile(
     r"\W*(?:(?:skip|jump|zum|zur|aller|saltar|ir|vai|przejdź|перейти)\b.{0,40}|跳.{0,12})|[🔗¶§#↑↩↵⚓∞\ufe0e\ufe0f]+",
     re.IGNORECASE,
@@ -64,7 +64,7 @@ AGREEMENT = re.compile(
 )
 LONGEST_NOTICE = 1_500
 FORMULA = re.compile(r"\ufdd0|\$|\\[(\[]")  # a token of `formulas`, or a delimiter
-# A list of at least so many links, whose text lies in them for the most part, is a menu, whatever it is called.
+# A block of at least MENU_LINKS links that have more than MENU_LINK_SHARE of its text is a menu.
 MENU_LINKS, MENU_LINK_SHARE = 4, 0.8
 LARGEST_FRAME_SHARE = 0.5
 SMALLEST_REST_SHARE = 0.1
@@ -73,29 +73,29 @@ MOST_SELECTORS, LONG_BLOCK = 60, 1_000
 
 
 def drop_frame(tree: Any, html: str) -> None:
-    """Removes what frames the content of a parsed page.
+    """Removes the frame of a parsed page.
 
     Args:
       tree: the page.
-      html: its source, in which the names of its elements are found.
+      html: its source, for the names of its elements.
     """
     forms = [node for node in select(tree.body, "form") if node.query_selector(FIELDS) is not None]
-    _remove(select(tree.body, UNREAD))
+    _remove(select(tree.body, NO_TEXT))
     whole, prose = len(tree.body.text), _prose(tree.body)
-    suspects = select(tree.body, FRAME) + forms
-    suspects += [node for node in select(tree.body, "aside") if _is_beside(node)]
-    suspects += [node for node in select(tree.body, HIDDEN) if len(node.text) < LONGEST_HIDDEN or _is_menu(node)]
-    _remove([node for node in suspects if _goes(node, whole)])
-    doomed = []
+    candidates = select(tree.body, FRAME) + forms
+    candidates += [node for node in select(tree.body, "aside") if _is_outside_content(node)]
+    candidates += [node for node in select(tree.body, HIDDEN) if len(node.text) < LONGEST_HIDDEN or _is_menu(node)]
+    _remove([node for node in candidates if _is_removable(node, whole)])
+    frames = []
     for nodes in _named(tree, html):
         if sum(len(node.text) for node in nodes) < LARGEST_FRAME_SHARE * whole:
-            doomed += [node for node in nodes if node.tag not in KEPT_TAGS and not _has_content(node)]
+            frames += [node for node in nodes if node.tag not in KEPT_TAGS and not _has_content(node)]
         else:
-            doomed += [node for node in nodes if node.tag not in KEPT_TAGS and _is_menu(node) and _goes(node, whole)]
-    doomed += [link for link in select(tree.body, "a[href^='#']") if SKIP_LINK.fullmatch((link.text or "").strip())]
+            frames += [node for node in nodes if _is_menu(node) and _is_removable(node, whole)]
+    frames += [link for link in select(tree.body, "a[href^='#']") if SKIP_LINK.fullmatch((link.text or "").strip())]
     if "ookie" in html:
-        doomed += [node for node in select(tree.body, "div, section, p, aside") if _is_notice(node)]
-    _remove([node for node in doomed if len(node.text or "") < LONG_BLOCK or 2 * _prose(node) <= prose])
+        frames += [node for node in select(tree.body, "div, section, p, aside") if _is_notice(node)]
+    _remove([node for node in frames if len(node.text or "") < LONG_BLOCK or 2 * _prose(node) <= prose])
     lists = [*outermost(select(tree.body, "ul, ol")), *_link_heaps(tree)]
     menus = [node for node in lists if _is_menu(node) and not FORMULA.search(node.text or "")]
     rest = len(tree.body.text) - sum(len(node.text) for node in menus)
@@ -109,11 +109,11 @@ def _remove(nodes: list[Any]) -> None:
 
 
 def _prose(block: Any) -> int:
-    """How much text stands in paragraphs: what holds most of a page's is no frame, whatever its name."""
+    """Returns the length of the text in paragraphs: a block with most of the page's is no frame."""
     return sum(len(paragraph.text or "") for paragraph in select(block, "p"))
 
 
-def _goes(node: Any, whole: int) -> bool:
+def _is_removable(node: Any, whole: int) -> bool:
     if node.tag in KEPT_TAGS:
         return False
     small = len(node.text) < LARGEST_FRAME_SHARE * whole
@@ -125,7 +125,7 @@ def _has_content(block: Any) -> bool:
 
 
 def _is_notice(block: Any) -> bool:
-    """Whether a block asks to agree to cookies."""
+    """Returns whether a block is a cookie notice."""
     text = block.text or ""
     return (
         len(text) < LONGEST_NOTICE and "ookie" in text and bool(CONSENT.search(text)) and bool(AGREEMENT.search(text))
@@ -133,7 +133,7 @@ def _is_notice(block: Any) -> bool:
 
 
 def _link_heaps(tree: Any) -> list[Any]:
-    """Elements that directly hold so many links that they may be a menu or a cloud of tags."""
+    """Returns elements with many links as children, which may be a menu or a tag cloud."""
     parents = [link.parent for link in select(tree.body, "a")]
     parents = [
         parent.parent if parent.first_element_child == parent.last_element_child else parent for parent in parents
@@ -146,8 +146,8 @@ def _link_heaps(tree: Any) -> list[Any]:
     return heaps
 
 
-def _is_beside(aside: Any) -> bool:
-    """Whether an <aside> stands beside the content (a note in it is content)."""
+def _is_outside_content(aside: Any) -> bool:
+    """Returns whether an <aside> is outside the content or mostly links (a note within the content is content)."""
     text = aside.text or ""
     inside = aside.closest("main, article, section, .content") is not None
     linked = sum(len(link.text or "") for link in select(aside, "a"))
@@ -155,22 +155,22 @@ def _is_beside(aside: Any) -> bool:
 
 
 def _named(tree: Any, html: str) -> list[list[Any]]:
-    """The elements below each name of a frame that the page uses."""
+    """Returns the elements of each frame name that the page uses."""
     used = {name for names in set(NAMES.findall(html)) for name in names.split()}
     frames = {name for name in used if _is_frame_name(name)}
     if not frames:
         return []
     groups: dict[str, list[Any]] = defaultdict(list)
     few = len(frames) <= MOST_SELECTORS
-    wanted = ", ".join(f".{name}, #{name}" for name in sorted(frames)) if few else "[class], [id]"
-    nodes = select(tree.body, wanted)
+    selector = ", ".join(f".{name}, #{name}" for name in sorted(frames)) if few else "[class], [id]"
+    nodes = select(tree.body, selector)
     for node in outermost(nodes if few else [node for node in nodes if any(name in frames for name in _names(node))]):
         if (
             node.tag == "span"
             and node.closest("pre, code") is not None
             and not GUTTER.search(node.getattr("class") or "")
         ):
-            continue  # a comment in a program is no comment on the page
+            continue  # a comment in a program, not on the page
         groups[next(name for name in _names(node) if name in frames)].append(node)
     return list(groups.values())
 

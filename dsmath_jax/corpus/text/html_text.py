@@ -1,7 +1,7 @@
-"""HTML to plain text that keeps formulas as LaTeX and drops what frames a page: menus, banners, footers.
+"""Converts HTML to plain text with formulas as LaTeX and without the frame of the page (menus, banners, footers).
 
-Formulas reach a page in many ways; each becomes `$...$` (display: `$$...$$`), once (`formulas`). What MathJax would
-find in the text itself stays as it stands (`delimited`).
+Every kind of formula element becomes `$...$` (display: `$$...$$`), once (`formulas`). Delimited formulas in the text
+stay as they are (`delimited`).
 """
 
 import re
@@ -11,25 +11,25 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
 from dsmath_jax.corpus.text.definitions import drop_definitions
-from dsmath_jax.corpus.text.delimited import mend_delimited
+from dsmath_jax.corpus.text.delimited import repair_delimited
 from dsmath_jax.corpus.text.depth import limit_depth
 from dsmath_jax.corpus.text.dom import select
 from dsmath_jax.corpus.text.formulas import Formulas, replace_formulas
 from dsmath_jax.corpus.text.frame import drop_frame
 from dsmath_jax.corpus.text.scripts import write_scripts
 
-# XML's empty elements, which an HTML parser would leave open (an open <script> swallows the page).
+# XML's empty elements: an HTML parser leaves them open, and an open <script> hides the rest of the page.
 XML_START = re.compile(r"\s*<\?xml\b")
 EMPTY_ELEMENT = re.compile(
     r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr)\b)([\w:]+)((?:\s[^<>]*)?)/>", re.IGNORECASE
 )
 MATHML_PREFIX = re.compile(r"(</?)(?:mml|m|mathml):(?=[a-z])")
-# A "<" that a formula means and an HTML parser takes for a tag: a name is followed by what follows no tag's name.
+# A "<" of a formula that an HTML parser would take for a tag: characters follow that cannot follow the name of a tag.
 LESS_THAN = re.compile(r"<(?=[a-zA-Z]\w*(?:[\\$^_={}()+,|&<]|\s+[\\$^_=+&]))")
 LESS_THAN_OR_SCRIPT = re.compile(
     rf"<(?:script|style)\b.*?(?:</(?:script|style)|\Z)|<!--.*?(?:-->|\Z)|{LESS_THAN.pattern}", re.I | re.S
 )
-# Around preformatted text, whose white space is no layout. (Noncharacters, as in `formulas`.)
+# Around preformatted text, whose white space is kept. (Noncharacters, as in `formulas`.)
 PRE_START, PRE_END = "\ufdd2", "\ufdd3"
 PREFORMATTED = re.compile(f"{PRE_START}(.*?)(?:{PRE_END}|\\Z)", re.DOTALL)
 CELLS = re.compile(r"[ ]*\t\t[ ]*")
@@ -38,7 +38,7 @@ BLANK_LINES = re.compile(r"\n[ \t\n]*\n")
 
 
 def html_to_text(html: str) -> str:
-    """Returns the visible text of a page, "" where it has none; blocks are parted by line breaks."""
+    """Returns the visible text of a page, "" if it has none; line breaks separate blocks."""
     html = _repaired(html)
     tree = HTMLTree.parse(html)
     if tree.body is None:
@@ -46,17 +46,17 @@ def html_to_text(html: str) -> str:
     formulas = Formulas()
     replace_formulas(tree, html, formulas)
     drop_frame(tree, html)
-    mend_delimited(tree, html, formulas)
+    repair_delimited(tree, html, formulas)
     write_scripts(tree, html)
     _flatten_cells(tree)
     _mark_preformatted(tree)
-    # Without "alternative texts" the library passes over whole figures, without "form fields" over labels.
+    # Without `alt_texts` the library skips whole figures, without `form_fields` labels.
     text = extract_plain_text(tree, preserve_formatting=True, alt_texts=True, form_fields=True)
     return drop_definitions(formulas.restore(_laid_out(text))).strip()
 
 
 def _repaired(html: str) -> str:
-    """The source with what an HTML parser would misread put right."""
+    """Fixes what an HTML parser would misread in the source."""
     if "\r" in html:
         html = html.replace("\r\n", "\n").replace("\r", "\n")
     if XML_START.match(html):
@@ -64,12 +64,12 @@ def _repaired(html: str) -> str:
     if "ml:math" in html or "<m:math" in html:
         html = MATHML_PREFIX.sub(r"\1", html)
     if ("$" in html or "\\" in html) and LESS_THAN.search(html):
-        html = LESS_THAN_OR_SCRIPT.sub(lambda found: "&lt;" if found[0] == "<" else found[0], html)
+        html = LESS_THAN_OR_SCRIPT.sub(lambda match: "&lt;" if match[0] == "<" else match[0], html)
     return limit_depth(html)
 
 
 def _flatten_cells(tree: Any) -> None:
-    """Takes a cell's only block away from around its text, so that the cell stays in its row."""
+    """Unwraps a cell's only block, so that the cell stays in its row."""
     for block in select(tree.body, "td > p, th > p, td > div, th > div"):
         cell = block.parent
         if cell.child_element_count == 1 and not select(block, "p, div, pre, table, ul, ol"):
@@ -85,12 +85,12 @@ def _mark_preformatted(tree: Any) -> None:
 
 
 def _laid_out(text: str) -> str:
-    """Text with table cells parted by bars and with single blank lines, preformatted text as it is."""
-    pieces, place = [], 0
+    """Separates table cells by bars and collapses blank lines; preformatted text stays as it is."""
+    pieces, end = [], 0
     for block in PREFORMATTED.finditer(text):
-        pieces += [_tidy(text[place : block.start()]).strip("\n"), block[1].strip("\n")]
-        place = block.end()
-    pieces.append(_tidy(text[place:]).strip("\n"))
+        pieces += [_tidy(text[end : block.start()]).strip("\n"), block[1].strip("\n")]
+        end = block.end()
+    pieces.append(_tidy(text[end:]).strip("\n"))
     return "\n\n".join(piece for piece in pieces if piece.strip())
 
 

@@ -1,4 +1,4 @@
-"""Which language a text is in: for statistics, and to tell Chinese (by character) from the rest."""
+"""Detects the language of a text."""
 
 import re
 
@@ -9,16 +9,16 @@ from dsmath_jax.corpus.text.delimiters import find_formulas
 HAN, KANA, LETTER = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[\u3040-\u30ff]"), re.compile(r"[^\W\d_]")
 WORD = re.compile(r"[^\W\d_]+")
 SAMPLE = 10_000
-# One Chinese character says as much as several letters, and program code beside it is all letters.
+# A low share: one Chinese character is worth several letters, and program code is all letters.
 SMALLEST_HAN_SHARE = 0.1
-# Frequent words of English that no other language has. In prose they are a fifth of all words, beside code far fewer.
+# Frequent words that only English has: a fifth of all words in prose, far fewer with code.
 ENGLISH = frozenset(
     "the of and that with this from are by which you not or as if it be we can will have has its their these when "
     "using".split()
 )
 SMALLEST_ENGLISH_SHARE = 0.06
 LARGEST_RANK = 1200
-# What the detector may answer: it takes lists of names and code for one of the small languages that it also knows.
+# Languages that the detector may return: others would be false detections in code and lists of names.
 LANGUAGES = (
     "ar bg bn ca cs da de el en es et fa fi fr he hi hr hu id it ja ko lt lv ms nl no pl pt ro ru sk sl sr sv ta th tr "
     "uk ur vi zh"
@@ -27,7 +27,7 @@ DETECTABLE = [code for code in LANGUAGES if code in supported_langs()]
 
 
 def language(text: str) -> str:
-    """The ISO 639-1 code of a text's language, formulas apart; "unknown" where that cannot be told."""
+    """Returns the ISO 639-1 code of a text's language, without its formulas; "unknown" for a text without letters."""
     sample = _without_formulas(text[: 4 * SAMPLE])[:SAMPLE]
     words = WORD.findall(sample.lower())
     letters = sum(map(len, words))
@@ -43,8 +43,8 @@ def language(text: str) -> str:
 
 
 def _without_formulas(text: str) -> str:
-    pieces, place = [], 0
+    pieces, end = [], 0
     for span in find_formulas(text):
-        pieces.append(text[place : span.start])
-        place = span.end
-    return " ".join([*pieces, text[place:]])
+        pieces.append(text[end : span.start])
+        end = span.end
+    return " ".join([*pieces, text[end:]])

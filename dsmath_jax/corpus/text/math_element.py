@@ -1,21 +1,21 @@
-"""The tree that every writing of MathML is brought to before it becomes LaTeX."""
+"""The common tree of all forms of MathML, which is converted to LaTeX."""
 
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-DEEPEST = 60  # elements nested deeper than any formula give only their text
+DEEPEST = 60  # deeper elements give only their text
 ATTRIBUTES = frozenset(
     "mathvariant open close separators notation columnalign accent width linebreak displaystyle type base "
     "linethickness".split()
 )
 TOKENS = frozenset("mi mn mo ms mtext ci cn csymbol".split())
-BLANKS = re.compile(r"[ \t\r\n\f]+")  # not the unbreakable spaces of <mtext>
+BLANKS = re.compile(r"[ \t\r\n\f]+")  # without the no-break spaces of <mtext>
 
 
 @dataclass(slots=True)
 class Element:
-    """One MathML element, whatever it was written in: its name without prefix, its own text, its child elements."""
+    """One MathML element: its name without prefix, its own text, its child elements."""
 
     tag: str
     text: str = ""

@@ -1,7 +1,7 @@
-"""What MathJax 3 and 4 drew (HTML boxes or SVG), read back as MathML: for formulas whose source is not on the page.
+"""Reads the output of MathJax 3 and 4 (HTML or SVG) as MathML, for formulas whose source is not on the page.
 
-Both outputs keep the tree of the MathML they were drawn from: HTML in the names of its elements (`mjx-mfrac`), SVG in
-the attribute `data-mml-node`; characters are named by their code points.
+Both outputs keep the tree of the MathML: HTML in the names of its elements (`mjx-mfrac`), SVG in the attribute
+`data-mml-node`; both name characters by their code points.
 """
 
 import re
@@ -17,12 +17,10 @@ NAMED = frozenset(
     "mstyle mpadded menclose mphantom mspace TeXAtom texatom mmultiscripts".split()
 )
 RADICAL_SIGN = "√"
-# Boxes that hold the scripts of HTML output, and the parts of an element in the order in which MathML wants them.
-ZONES = {"mjx-base": 0, "mjx-num": 0, "mjx-den": 1, "mjx-under": 1, "mjx-over": 2, "mjx-box": 0, "mjx-root": 1}
 
 
 def of_output(container: Any) -> Element | None:
-    """The formula that was drawn in a `mjx-container` (a resiliparse node), None where nothing is told."""
+    """Returns the formula in a `mjx-container` (a resiliparse node), None if it has no named element."""
     parts = _parts(container, 0)
     return Element("mrow", "", parts) if parts else None
 
@@ -34,7 +32,7 @@ def _name(node: Any) -> str:
 
 
 def _parts(node: Any, depth: int) -> list[Element]:
-    """The nearest named elements below a node, wrappers passed over."""
+    """Returns the nearest named elements below a node, skipping wrappers."""
     parts: list[Element] = []
     if depth > 2 * DEEPEST:
         return parts
@@ -55,14 +53,14 @@ def _element(node: Any, name: str, depth: int) -> Element:
         index = node.query_selector("mjx-root")
         parts += _parts(index, depth) if index is not None and name == "mroot" else []
     elif name in ("msubsup", "munderover") and len(parts) == 3:
-        parts = _ordered(node, parts, name)
+        parts = _ordered(node, parts)
     elif name in ("mover", "munder") and len(parts) == 2 and _first_zone(node) in ("mjx-over", "mjx-under"):
         parts.reverse()
     return Element({"TeXAtom": "mrow", "texatom": "mrow"}.get(name, name), "", parts)
 
 
-def _ordered(node: Any, parts: list[Element], name: str) -> list[Element]:
-    """Base, lower and upper script: drawings mostly give the upper one before the lower one."""
+def _ordered(node: Any, parts: list[Element]) -> list[Element]:
+    """Returns base, lower and upper script; the output mostly has the upper one before the lower one."""
     if _first_zone(node) == "mjx-over":  # HTML: above, base, below
         return [parts[1], parts[2], parts[0]]
     heights = [HEIGHT.search(child.getattr("transform") or "") for child in node.children.values()]
@@ -83,6 +81,6 @@ def _characters(node: Any) -> str:
         return text
     codes = []
     for part in node.query_selector_all("mjx-c, [data-c]").values():
-        found = CODE.search(part.getattr("class") or "") or HEX.fullmatch(part.getattr("data-c") or "")
-        codes += [found[found.re.groups]] if found else []
+        match = CODE.search(part.getattr("class") or "") or HEX.fullmatch(part.getattr("data-c") or "")
+        codes += [match[match.re.groups]] if match else []
     return "".join(chr(int(code, 16)) for code in codes if int(code, 16) < 0x110000)

@@ -1,4 +1,4 @@
-"""MathML to LaTeX, for formulas whose page keeps no LaTeX source (content elements: `content_mathml`)."""
+"""Converts MathML to LaTeX, for formulas without a LaTeX source (content elements: `content_mathml`)."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ from dsmath_jax.corpus.text.symbols import FUNCTIONS, VARIANTS, join, latex_of
 
 
 def to_latex(element: Element) -> str:
-    """Returns the LaTeX of an element; what is unknown gives the LaTeX of its parts."""
+    """Returns the LaTeX of an element; unknown elements give the LaTeX of their parts."""
     return re.sub(r"\s+", " ", _latex(element)).strip()
 
 
@@ -100,7 +100,7 @@ def _space(attributes: dict[str, str]) -> str:
 
 
 def _row(parts: list[Element]) -> str:
-    """A sequence of parts, in which a matrix takes its fences and relations get room."""
+    """Converts a sequence of parts; a matrix includes its fences, and relations get spaces."""
     pieces: list[str] = []
     position = 0
     while position < len(parts):
@@ -113,7 +113,7 @@ def _row(parts: list[Element]) -> str:
 
 
 def _fenced_table(parts: list[Element], at_end: bool) -> tuple[str, int]:
-    """A table together with the fences around it ("" and 1 where the parts open with none)."""
+    """Converts a table with fences around it; returns its LaTeX and number of parts, or "" and 1 for none."""
     opening = parts[0].text.strip() if parts[0].tag == "mo" else ""
     table = _only_table(parts[1]) if opening and len(parts) > 1 else None
     if table is None:
@@ -147,7 +147,7 @@ def _table(table: Element, environment: str = "") -> str:
 
 
 def _base(element: Element) -> str:
-    """What carries a script: in braces where the script would fall on its last letter alone."""
+    """Converts the base of a script, in braces if the script would apply to its last letter only."""
     latex = _latex(element).strip()
     alone = element.tag in TOKENS or element.tag in ("mover", "munder", "munderover", "mfenced", "msqrt", "mroot")
     inner = element.parts[-1] if element.tag in ("mrow", "mstyle") and len(element.parts) == 1 else element
@@ -158,7 +158,7 @@ def _base(element: Element) -> str:
 
 
 def _script(mark: str, element: Element) -> str:
-    """A sub- or superscript, "" where it is empty; primes need no mark."""
+    """Converts a subscript or superscript, "" if it is empty; primes need no mark."""
     latex = _latex(element).strip()
     if mark == "^" and re.fullmatch(r"(\\prime|')( ?\\prime|')*", latex):
         return "'" * (latex.count("prime") + latex.count("'"))
@@ -172,7 +172,7 @@ def _scripts(element: Element) -> str:
 
 
 def _limits(element: Element) -> str:
-    """Accents, braces, limits of large operators, and what merely stands above or below."""
+    """Converts accents, braces, limits of large operators, and other parts above or below a base."""
     base, *others = element.parts
     below = others[0] if element.tag != "mover" and others else None
     above = others[-1] if element.tag == "mover" and others else others[1] if len(others) > 1 else None

@@ -1,4 +1,4 @@
-"""HTML's sub- and superscripts to LaTeX's: `x<sup>2</sup>` to `x^2`, but not footnote marks and ordinals."""
+"""Converts HTML's sub- and superscripts to LaTeX (`x<sup>2</sup>` to `x^2`), except footnote marks and ordinals."""
 
 import re
 from typing import Any
@@ -10,13 +10,12 @@ NOTE_CLASS = re.compile(r"reference|footnote|note|cite|fn", re.IGNORECASE)
 NOTE_TEXT = re.compile(r"\[.*\]|\(\d+\)|[*†‡§¶#]+|(?:\d+\s*,\s*)+\d+")
 ORDINAL = re.compile(r"st|nd|rd|th|e|er|re|ème|o|a|º|ª", re.IGNORECASE)
 SIGN = re.compile(r"TM|SM|®|©|™|\(R\)|\(TM\)", re.IGNORECASE)
-# What a script can stand on: the end of a symbol, a number, a unit or a bracket, but of no word.
+# The text before a script: ends in a symbol, a number, a unit or a bracket, not in a word.
 BASE = re.compile(r"(?:(?:^|[^A-Za-z])[A-Za-z]{1,3}|[^\W_A-Za-z]|[)\]}|!′'’∑∏∫])$|\\[A-Za-z]+$")
-FOOTNOTE_AFTER = re.compile(r"[.,;:!?\"”’」。，]$")
 
 
 def write_scripts(tree: Any, html: str) -> None:
-    """Puts `^` or `_` before what stands as a script in a formula's place; drops the marks of footnotes."""
+    """Replaces scripts of formulas by LaTeX and removes footnote marks."""
     if not any(tag in html for tag in ("<sup", "<sub", "<SUP", "<SUB")):
         return
     for node in reversed(select(tree.body, "sup, sub")):  # inner ones first
@@ -47,16 +46,16 @@ def _is_script(node: Any, text: str) -> bool:
 
 
 def _text_before(node: Any) -> str:
-    """The last letters before a node in its line."""
-    place = node
+    """Returns the last characters before a node in its line."""
+    current = node
     for _ in range(3):
-        previous = place.previous_sibling
+        previous = current.previous_sibling
         while previous is not None:
             text = previous.text or ""
             if text:
                 return text[-12:]
             previous = previous.previous_sibling
-        place = place.parent
-        if place is None or place.tag not in ("i", "em", "b", "span", "var", "a", "strong"):
+        current = current.parent
+        if current is None or current.tag not in ("i", "em", "b", "span", "var", "a", "strong"):
             return ""
     return ""

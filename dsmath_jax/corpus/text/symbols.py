@@ -1,4 +1,4 @@
-"""Mathematical characters to LaTeX: one table for MathML, for rendered formulas and for formulas set in plain HTML."""
+"""LaTeX of mathematical characters, for MathML, rendered formulas and formulas in plain HTML."""
 
 import unicodedata
 from functools import lru_cache
@@ -22,7 +22,7 @@ _COMMANDS = """
 Γ Gamma Δ Delta Θ Theta Λ Lambda Ξ Xi Π Pi Σ Sigma Υ Upsilon Φ Phi Ψ Psi Ω Omega ∆ Delta Ω Omega ı imath ȷ jmath
 { { } } % % # # & & $ $ \\ backslash
 """.split()
-# What LaTeX writes with an ASCII character, and what it does not write at all.
+# Characters that LaTeX writes in ASCII, or not at all.
 _PLAIN = {
     "−": "-", "‐": "-", "–": "-", "⁄": "/", "∕": "/", "∶": ":", "≔": ":=", "⩵": "==", "‴": "'''", "″": "''", "’": "'",
     "\u2062": "", "\u2061": "", "\u2063": "", "\u2064": "", "\u200b": "", "\u2060": "", "\ufe00": "", "\ufeff": "",
@@ -33,7 +33,7 @@ SYMBOLS = {
     character: f"\\{name}" + " " * name.isalpha() for character, name in zip(*[iter(_COMMANDS)] * 2, strict=True)
 }
 SYMBOLS |= _PLAIN
-# How Unicode names its alphabets of letters for formulas, longest first, and LaTeX's command for each.
+# Unicode's names of mathematical alphabets, longest first, and the LaTeX command of each.
 _ALPHABETS = {
     "SANS-SERIF BOLD ITALIC": "boldsymbol", "SANS-SERIF BOLD": "mathbf", "SANS-SERIF ITALIC": "mathsf",
     "BOLD SCRIPT": "mathcal", "BOLD FRAKTUR": "mathfrak", "BOLD ITALIC": "boldsymbol", "DOUBLE-STRUCK": "mathbb",
@@ -53,7 +53,7 @@ FUNCTIONS = frozenset(
 
 
 def latex_of(text: str) -> str:
-    """Returns LaTeX for the characters of a piece of mathematics; what is in no table stays as it is."""
+    """Returns the LaTeX of the characters of a formula; unknown characters stay as they are."""
     if text.isascii() and text.isalnum():
         return text
     return "".join(_character(character) for character in text)
@@ -75,7 +75,7 @@ def _character(character: str) -> str:
 
 
 def join(parts: list[str]) -> str:
-    """Joins pieces of LaTeX, with a space only where a command would run into a letter."""
+    """Joins pieces of LaTeX, with a space only between a command and a letter."""
     text = ""
     for part in parts:
         if part[:1].isalpha() and _ends_in_command(text):

@@ -1,4 +1,4 @@
-"""A small finished corpus with a hostile page in it, a server on it, and a way to ask it."""
+"""A small finished corpus with a hostile page, its server, and a function that sends requests."""
 
 import http.client
 import json
@@ -24,7 +24,7 @@ TEXT = "The roots are $$x = \\frac{-b \\pm \\sqrt{b^2 - 4ac}}{2a}$$ where $a \\n
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-    """A finished corpus stage of 3 hosts in 2 shards; of shop.example too little was collected."""
+    """A finished corpus stage of 3 hosts in 2 shards; shop.example is not math-related."""
     pages = [(f"https://math.example/algebra/{n}.html", TEXT, n < 6) for n in range(9)]
     pages += [(f"https://math.example/blog/{n}?utm_source=x", HOSTILE, False) for n in range(4)]
     pages += [(f"http://old.example:8080/notes/{n}", "Old notes.", n == 0) for n in range(3)]
@@ -34,7 +34,7 @@ def workdir(tmp_path: Path) -> Path:
 
 
 def write_corpus(folder: Path, pages: list[tuple[str, str, bool]]) -> None:
-    """Pages are url, text, whether collected; the last page's duplicate has no score."""
+    """Writes pages (url, text, collected), and a duplicate of the last one without a score."""
     rows, counts, hosts = [], {}, {}
     for number, (url, text, collected) in enumerate([*pages, (pages[-1][0], pages[-1][1], None)]):
         rows.append(
@@ -81,7 +81,7 @@ def server(workdir: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def ask(server: Any) -> Callable[..., tuple[int, Any]]:
-    """Sends one request; with a body a POST as the page sends it, but for `headers`."""
+    """Sends one request; with a body, a POST like the page's, with other `headers`."""
 
     def request(path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         origin = server.url.rstrip("/")

@@ -10,7 +10,7 @@ from dsmath_jax.corpus import annotate
 from dsmath_jax.workdir import UserError
 
 
-def test_the_command_says_where_the_page_is_and_how_to_go_on(workdir):
+def test_the_command_prints_the_address_and_the_next_step(workdir):
     (workdir / "annotations.jsonl").write_text("not JSON\n")
     command = [sys.executable, "-m", "dsmath_jax.corpus.annotate", f"--workdir={workdir}", "--port=0", "--no-browser"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -23,7 +23,7 @@ def test_the_command_says_where_the_page_is_and_how_to_go_on(workdir):
     assert f"{workdir / 'annotations.jsonl'}, line 1: not a JSON object" in errors
 
 
-def test_a_workdir_without_a_corpus_and_a_port_in_use_are_one_sentence(tmp_path, server):
+def test_a_workdir_without_a_corpus_and_a_port_in_use_are_refused(tmp_path, server):
     with pytest.raises(UserError, match="run the corpus stage first"):
         annotate.main([f"--workdir={tmp_path / 'none'}", "--no-browser"])
     with pytest.raises(UserError, match="give another --port"):

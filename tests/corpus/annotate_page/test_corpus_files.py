@@ -1,4 +1,4 @@
-"""What the annotation page shows of a corpus: domains, the path tree, samples, and what is left to decide."""
+"""The data of the annotation page: domains, the path tree, samples, and the undecided pages."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +32,7 @@ def test_the_tree_counts_pages_and_children_most_pages_first(ask):
     ]
 
 
-def test_a_wide_level_comes_in_pieces(ask, monkeypatch):
+def test_a_wide_level_is_loaded_in_pieces(ask, monkeypatch):
     monkeypatch.setattr(session, "TREE_ROWS", 5)
     _, first = ask("/api/tree?host=math.example&prefix=math.example/algebra/")
     _, rest = ask("/api/tree?host=math.example&prefix=math.example/algebra/&offset=5")
@@ -53,14 +53,14 @@ def test_a_sample_shows_both_kinds_and_the_next_one_other_pages(ask):
 
 
 def test_pages_that_are_no_candidates_are_no_samples(workdir):
-    found = CorpusFiles(workdir).samples("shop.example", "shop.example/", 0, 50)
-    assert found["pages"] == 20
+    sample = CorpusFiles(workdir).samples("shop.example", "shop.example/", 0, 50)
+    assert sample["pages"] == 20
 
 
-def test_of_a_large_host_the_first_pages_are_sampled_and_that_is_said(workdir, monkeypatch):
+def test_samples_of_a_large_host_are_from_its_first_pages(workdir, monkeypatch):
     monkeypatch.setattr(corpus_files, "HOST_PAGES", 7)
-    found = CorpusFiles(workdir).samples("math.example", "math.example/", 0, 50)
-    assert (found["pages"], found["complete"]) == (7, False)
+    sample = CorpusFiles(workdir).samples("math.example", "math.example/", 0, 50)
+    assert (sample["pages"], sample["complete"]) == (7, False)
 
 
 def test_undecided_pages_are_those_below_no_marked_prefix(ask, server):
@@ -75,7 +75,7 @@ def test_undecided_pages_are_those_below_no_marked_prefix(ask, server):
     assert undecided() == 0
 
 
-def test_a_domain_is_looked_at_once_opened_or_marked(ask):
+def test_a_domain_is_visited_once_opened_or_marked(ask):
     def looked() -> list[bool]:
         return [row["looked"] for row in ask("/api/domains")[1]["domains"]]
 
@@ -86,16 +86,16 @@ def test_a_domain_is_looked_at_once_opened_or_marked(ask):
 
 
 @pytest.mark.parametrize("name", ["prefixes.parquet", "decisions.parquet", "summary.json"])
-def test_a_corpus_that_is_not_finished_is_one_sentence(workdir, name):
+def test_an_unfinished_corpus_is_refused(workdir, name):
     (workdir / "corpus" / name).unlink()
     with pytest.raises(UserError, match=f"{name} is missing; run the corpus stage first"):
         CorpusFiles(workdir)
 
 
-def test_files_of_another_kind_are_one_sentence(workdir):
+def test_invalid_files_are_refused(workdir):
     pq.write_table(pa.table({"host": ["a"]}), workdir / "corpus/prefixes.parquet")
     with pytest.raises(UserError, match="lacks the column 'prefix'"):
         CorpusFiles(workdir)
     (workdir / "corpus/prefixes.parquet").write_text("no Parquet")
-    with pytest.raises(UserError, match="no readable Parquet file"):
+    with pytest.raises(UserError, match="no valid Parquet file"):
         CorpusFiles(workdir)

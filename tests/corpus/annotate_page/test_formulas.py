@@ -1,4 +1,4 @@
-"""The text of a page in parts: what is a formula, and what of a formula may reach the browser."""
+"""Splitting text into formulas, and the MathML that may reach the browser."""
 
 import json
 
@@ -7,12 +7,12 @@ import pytest
 from dsmath_jax.corpus.annotate_page.formulas import mathml, parts
 
 
-def test_formulas_are_parted_from_the_text():
-    found = parts("Let $x^2$ be \\(y\\), then\n$$z$$ \\[w\\] \\begin{align}a&=b\\end{align} end")
-    assert [part["latex"] for part in found if isinstance(part, dict)] == [
+def test_formulas_are_split_from_the_text():
+    pieces = parts("Let $x^2$ be \\(y\\), then\n$$z$$ \\[w\\] \\begin{align}a&=b\\end{align} end")
+    assert [part["latex"] for part in pieces if isinstance(part, dict)] == [
         "$x^2$", "\\(y\\)", "$$z$$", "\\[w\\]", "\\begin{align}a&=b\\end{align}",
     ]  # fmt: skip
-    assert "".join(part if isinstance(part, str) else part["latex"] for part in found).startswith(
+    assert "".join(part if isinstance(part, str) else part["latex"] for part in pieces).startswith(
         "Let $x^2$ be \\(y\\)"
     )
 
@@ -31,7 +31,7 @@ def test_a_formula_becomes_a_tree_of_mathml():
 
 
 @pytest.mark.parametrize("latex", ["x^", "\\left( x", "{" * 500 + "x" + "}" * 500, "\\def\\a{\\a\\a}\\a", "\\label{a}"])
-def test_what_cannot_be_converted_is_shown_as_its_source(latex):
+def test_formulas_that_cannot_be_converted_keep_their_source(latex):
     assert mathml(latex, False) is None
     assert parts(f"\\({latex}\\)") == [{"latex": f"\\({latex}\\)", "math": None}]
 

@@ -1,4 +1,4 @@
-"""A walk through the annotation page in headless Chromium."""
+"""The annotation page in headless Chromium."""
 
 import base64
 import fcntl
@@ -25,7 +25,7 @@ class Browser:
     def __init__(self, program: str, profile: Path):
         down, self._write = os.pipe()
         self._read, up = os.pipe()
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 20) for end in (down, up)]  # clear of the numbers 3 and 4
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 20) for end in (down, up)]  # other numbers than 3 and 4
         flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
         arguments = [program, *flags.split(), "--disable-sync", "--no-first-run", "--remote-debugging-pipe"]
         output = os.open(profile.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
@@ -34,7 +34,7 @@ class Browser:
             [*arguments, f"--user-data-dir={profile}", "about:blank"],
             os.environ,
             setpgroup=0,
-            file_actions=[(os.POSIX_SPAWN_DUP2, end, place) for end, place in ((output, 1), (output, 2))]
+            file_actions=[(os.POSIX_SPAWN_DUP2, end, number) for end, number in ((output, 1), (output, 2))]
             + [(os.POSIX_SPAWN_DUP2, end, place) for end, place in zip(ends, (3, 4), strict=True)],
         )
         for end in (down, up, output, *ends):
@@ -66,10 +66,10 @@ class Browser:
         return answer["result"].get("value")
 
     def until(self, expression: str, expected: Any = True) -> None:
-        """Waits for an expression to have a value."""
+        """Waits until an expression has a value."""
         end = time.monotonic() + self.SECONDS
-        while (found := self.evaluate(expression)) != expected:
-            assert time.monotonic() < end, f"{expression} is {found!r}, not {expected!r}"
+        while (value := self.evaluate(expression)) != expected:
+            assert time.monotonic() < end, f"{expression} is {value!r}, not {expected!r}"
             time.sleep(0.05)
 
     def press(self, key: str) -> None:
@@ -83,7 +83,7 @@ class Browser:
         ]
 
     def close(self) -> None:
-        os.close(self._write)  # the browser ends with its pipe
+        os.close(self._write)  # the browser exits with its pipe
         os.close(self._read)
         end = time.monotonic() + 5
         while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
@@ -119,7 +119,7 @@ ROW = "document.querySelector('[role=treeitem][aria-selected=true] {}').textCont
 PROBLEM = "document.getElementById('problem').textContent"
 
 
-def test_a_person_walks_through_the_page_with_keys(browser, server, workdir, tmp_path):
+def test_the_page_is_used_with_keys(browser, server, workdir, tmp_path):
     path = workdir / "annotations.jsonl"
     line = '{"prefix": "https://math.example/algebra/", "math": true, "note": ""}\n'
     browser.call("Page.navigate", url=server.url)

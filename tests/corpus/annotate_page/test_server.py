@@ -1,4 +1,4 @@
-"""The annotation page over HTTP: marks are saved, and whom it refuses."""
+"""The annotation page over HTTP: marks are saved, and other sites are refused."""
 
 import http.client
 
@@ -18,7 +18,7 @@ def test_a_mark_is_saved_with_the_scheme_of_a_page_below_it(ask, workdir):
     ]
 
 
-def test_a_mark_taken_back_and_undone(ask):
+def test_a_mark_is_removed_and_restored(ask):
     ask("/api/mark", MARK)
     assert ask("/api/mark", {**MARK, "math": None})[1]["marks"] == []
     _, answer = ask("/api/undo", {})
@@ -37,7 +37,7 @@ def test_another_host_name_is_refused(ask, workdir, host, path, body):
 
 
 @pytest.mark.parametrize(
-    ("body", "headers", "status", "sentence"),
+    ("body", "headers", "status", "message"),
     [
         (MARK, {"Origin": "https://evil.example"}, 403, "Only the annotation page itself"),
         (MARK, {"Origin": "null"}, 403, "Only the annotation page itself"),
@@ -51,14 +51,14 @@ def test_another_host_name_is_refused(ask, workdir, host, path, body):
         ({"host": "math.example", "prefix": "math.example/"}, {}, 400, "true, false or null"),
         ({**MARK, "note": 7}, {}, 400, "A note is text"),
         ({**MARK, "prefix": None}, {}, 400, "lacks 'prefix'"),
-        ({**MARK, "prefix": "math.example/none/"}, {}, 404, "No page of math.example lies below"),
-        ({**MARK, "prefix": "old.example:8080/notes/"}, {}, 404, "No page of math.example lies below"),
+        ({**MARK, "prefix": "math.example/none/"}, {}, 404, "No page of math.example is below"),
+        ({**MARK, "prefix": "old.example:8080/notes/"}, {}, 404, "No page of math.example is below"),
         ({**MARK, "host": "shop.example"}, {}, 404, "no math-related domain"),
     ],
 )
-def test_a_bad_mark_is_refused_in_one_sentence(ask, workdir, body, headers, status, sentence):
-    found, answer = ask("/api/mark", body, **headers)
-    assert (found, sentence in answer["error"]) == (status, True), answer
+def test_an_invalid_mark_is_refused(ask, workdir, body, headers, status, message):
+    response, answer = ask("/api/mark", body, **headers)
+    assert (response, message in answer["error"]) == (status, True), answer
     assert not (workdir / "annotations.jsonl").exists()
 
 
@@ -75,12 +75,12 @@ def test_a_bad_mark_is_refused_in_one_sentence(ask, workdir, body, headers, stat
         ("/api/page?id=none", 404),
     ],
 )
-def test_what_is_not_there_is_one_sentence(ask, path, status):
-    found, answer = ask(path)
-    assert (found, len(answer["error"]) > 20) == (status, True)
+def test_unknown_addresses_are_errors(ask, path, status):
+    response, answer = ask(path)
+    assert (response, len(answer["error"]) > 20) == (status, True)
 
 
-def test_an_unreadable_line_is_told_and_nothing_is_written(ask, workdir):
+def test_an_invalid_line_is_reported_and_nothing_is_written(ask, workdir):
     path = workdir / "annotations.jsonl"
     path.write_text('{"prefix": "https://math.example/blog/", "math": false}\nnot JSON\n')
     _, answer = ask("/api/domains")
@@ -91,7 +91,7 @@ def test_an_unreadable_line_is_told_and_nothing_is_written(ask, workdir):
     assert path.read_text().endswith("not JSON\n")
 
 
-def test_every_answer_carries_the_policy(server):
+def test_every_response_has_the_policy(server):
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
     for path in ("/", "/page.js", "/tree.js", "/samples.js", "/page.css", "/api/domains", "/none"):
         connection.request("GET", path)

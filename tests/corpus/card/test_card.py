@@ -1,4 +1,4 @@
-"""The data card: its numbers come from the files, its bytes from nothing else, and no page's text gets to be markup."""
+"""The data card: its numbers come from the files, the same files give the same bytes, and page text is never markup."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.corpus.card import card, facts, pictures, words
+from dsmath_jax.corpus.card import card, facts, pictures, samples
 from dsmath_jax.corpus.settings import CorpusSettings
-from dsmath_jax.settings import to_dict
+from dsmath_jax.settings import fingerprint
 from dsmath_jax.workdir import UserError, write_json
 
 HOSTILE = '<script>alert("x")</script> ``` \x00 | & \\ $x<y$ ' + "prose " * 20 + "<img src=https://evil.test/x.png>"
-MADE = to_dict(
+SETTINGS = fingerprint(
     CorpusSettings(
         labels="labels.jsonl",
         annotations="annotations.jsonl",
@@ -98,13 +98,13 @@ def out(tmp_path: Path) -> Path:
     return folder
 
 
-def made(out: Path, **changes) -> tuple[str, str]:
-    card.write(out, MADE | changes)
+def write_card(out: Path, **changes) -> tuple[str, str]:
+    card.write(out, SETTINGS | changes)
     return tuple((out / name).read_text(encoding="utf-8") for name in ("card.md", "card.html"))
 
 
 class Reader(HTMLParser):
-    """The tags, attributes and text of a page, as a browser takes them."""
+    """Parses a page into its tags, attributes and text."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -123,13 +123,13 @@ class Reader(HTMLParser):
 
 
 def table(text: str, caption: str) -> list[list[str]]:
-    """The cells of a table of the Markdown card."""
+    """Returns the cells of a table of the Markdown card."""
     lines = text.split(f"{caption}:\n\n")[1].split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if "--" not in line]
 
 
 def test_numbers_come_from_the_files(out):
-    text, _ = made(out)
+    text, _ = write_card(out)
     assert "8 web pages with 4,800 tokens" in text
     assert "0.0 % of the 98,765 pages" in text
     assert table(text, "Documents by language")[1:] == [
@@ -150,8 +150,8 @@ def test_numbers_come_from_the_files(out):
     assert [row[2] for row in table(text, "At most 3 pages of each benchmark")[1:]] == ["gram 0", "gram 3", "gram 6"]
 
 
-def test_the_summary_is_told(out):
-    text, page = made(out)
+def test_the_card_shows_the_summary(out):
+    text, page = write_card(out)
     assert table(text, "Pages that each step leaves")[1:3] == [
         ["pages read", "98,765", "100.0 %"],
         ["with text", "20", "0.0 %"],
@@ -163,7 +163,7 @@ def test_the_summary_is_told(out):
     assert measured[1] == ["1", "1,200", "75.0 % (60 to 85)", "50.0 % (40 to 60)", "60.0 %", "81.2 %"]
     assert measured[-1][:2] == ["last, unprefixed", "77"]
     assert table(text, "Other sizes N")[1][:2] == ["55,555", "12"]
-    assert len(table(text, "The 20 hosts with most collected pages")) == 21
+    assert len(table(text, "The 20 hosts with the most collected pages")) == 21
     assert table(text, "Records of the input that could not be read")[1] == ["wrong checksum", "2"]
     assert "up to N = 1,234,567 tokens" in text
     assert "The seed of all random choices is 7." in text
@@ -173,7 +173,7 @@ def test_the_summary_is_told(out):
 
 
 def test_samples_are_spread_over_the_scores_and_end_below_the_threshold(out):
-    text, _ = made(out)
+    text, _ = write_card(out)
     headings = re.findall(r"\*\*(.+?)\*\*: https\\://h(\d+)\\?\.test", text)
     by_group: dict[str, list[int]] = {}
     for heading, page in headings:
@@ -189,17 +189,17 @@ def test_samples_are_spread_over_the_scores_and_end_below_the_threshold(out):
     assert "Title" not in text
 
 
-def test_texts_that_lie_with_the_input_are_not_missed(out):
+def test_texts_that_are_with_the_input_are_not_needed(out):
     for file in (out / "pages").iterdir():
         file.unlink()
-    text, _ = made(out)
-    assert text.count("The text lies with the input.") == 5
+    text, _ = write_card(out)
+    assert text.count("The text is with the input.") == 5
 
 
 def test_the_same_input_gives_the_same_bytes_however_it_is_read(out, monkeypatch):
-    first = made(out)
+    first = write_card(out)
     monkeypatch.setattr(facts, "ROWS_PER_READ", 2)
-    assert made(out) == first
+    assert write_card(out) == first
     assert not list(out.glob(".*"))
 
 
@@ -207,7 +207,7 @@ def test_no_text_of_a_page_is_markup(out):
     rows = summary()["domains"]
     rows[0]["host"] = "<b>|`host`"
     write_json(out / "summary.json", summary(domains=rows, damage={"<i>\nreason|": 1}))
-    text, page = made(out)
+    text, page = write_card(out)
     assert {tag for tag, _ in Reader(page).tags} <= set(
         "html head meta title style body header h1 nav ul li a main section h2 p figure figcaption svg desc rect text "
         "line circle polyline div table caption thead tbody tr th td article h3".split()
@@ -216,7 +216,7 @@ def test_no_text_of_a_page_is_markup(out):
     assert '<script>alert("x")</script>' in read
     assert "<b>|`host`" in read
     assert "\x00" not in read + text
-    rows = text.split("The 20 hosts with most collected pages:\n\n")[1].split("\n\n")[0].splitlines()
+    rows = text.split("The 20 hosts with the most collected pages:\n\n")[1].split("\n\n")[0].splitlines()
     assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {7}
     assert r"\<b\>\|\`host\`" in text
     fences = re.findall(r"^(`{3,})(\w*)$", text, re.MULTILINE)
@@ -224,8 +224,8 @@ def test_no_text_of_a_page_is_markup(out):
     assert [kind for _, kind in fences] == ["text", ""] * (len(fences) // 2)
 
 
-def test_the_page_is_alone_and_can_be_found_through(out):
-    _, page = made(out)
+def test_the_page_loads_nothing_and_its_links_and_labels_resolve(out):
+    _, page = write_card(out)
     reader = Reader(page)
     assert not reader.all("src")
     assert all(link.startswith("#") for link in reader.all("href"))
@@ -238,7 +238,7 @@ def test_the_page_is_alone_and_can_be_found_through(out):
     assert "prefers-color-scheme: dark" in page
 
 
-def test_what_was_not_measured_is_not_told(out):
+def test_what_was_not_measured_is_not_on_the_card(out):
     bare = [row | UNMEASURED for row in summary()["iterations"]]
     write_json(
         out / "summary.json",
@@ -247,11 +247,11 @@ def test_what_was_not_measured_is_not_told(out):
             contaminated_planted=None, contaminated_left=None,
         ),
     )  # fmt: skip
-    text, _ = made(out, benchmarks=(), annotations="", labels="")
+    text, _ = write_card(out, benchmarks=(), annotations="", labels="")
     assert "Precision and recall were not measured" in text
     assert "Measured on" not in text
     assert "## Other sizes" not in text
-    assert "No damaged record was met" in text
+    assert "The input has no damaged record" in text
     assert "No benchmark was named" in text
     assert "automatic: by folder" in text
     assert "No person looked at the domains" in text
@@ -263,16 +263,14 @@ def test_a_corpus_without_documents(out):
         pq.write_table(pq.read_table(file).slice(0, 0), file)
     iterations = [row | UNMEASURED | {"threshold": None} for row in summary()["iterations"]]
     write_json(out / "summary.json", summary(iterations=iterations))
-    text, _ = made(out)
+    text, _ = write_card(out)
     assert "0 web pages with 0 tokens" in text
     assert "## Lengths" not in text
 
 
-def test_the_command_makes_the_card_again(out, capsys):
-    expected = made(out)
-    fields = {f"corpus.{name}": value for name, value in MADE.items() if name not in ("seed", "fasttext", "minhash")}
-    for group in ("fasttext", "minhash"):
-        fields |= {f"corpus.{group}.{name}": value for name, value in MADE[group].items()}
+def test_the_command_writes_the_card_again(out, capsys):
+    expected = write_card(out)
+    fields = {f"corpus.{name}": value for name, value in SETTINGS.items() if name != "seed"}
     write_json(out / "manifest.json", {"config": fields | {"seed": 7, "data_dir": "data"}})
     for name in ("card.md", "card.html"):
         (out / name).unlink()
@@ -283,8 +281,8 @@ def test_the_command_makes_the_card_again(out, capsys):
 
 
 @pytest.mark.parametrize("missing", ["summary.json", "decisions.parquet", "documents/*", "manifest.json"])
-def test_an_unfinished_stage_is_one_sentence(out, missing):
-    write_json(out / "manifest.json", {"config": {f"corpus.{name}": value for name, value in MADE.items()}})
+def test_an_unfinished_stage_is_a_one_sentence_error(out, missing):
+    write_json(out / "manifest.json", {"config": {f"corpus.{name}": value for name, value in SETTINGS.items()}})
     for path in out.glob(missing):
         path.unlink()
     with pytest.raises(UserError, match="the corpus stage") as error:
@@ -295,7 +293,7 @@ def test_an_unfinished_stage_is_one_sentence(out, missing):
 
 def test_write_raises_for_the_caller(tmp_path):
     with pytest.raises(UserError, match=r"summary\.json is missing"):
-        card.write(tmp_path, MADE)
+        card.write(tmp_path, SETTINGS)
 
 
 @given(st.lists(st.floats(0, 1, width=32), max_size=60))
@@ -310,10 +308,10 @@ def test_samples_are_distinct_and_rise_by_quarter(values):
 
 
 @given(st.text())
-def test_markdown_gives_the_words_back_without_escapes(words):
-    shown = card.markdown(words)
+def test_markdown_without_escapes_is_the_text(text):
+    shown = card.markdown(text)
     assert "\n" not in shown
-    assert re.sub(r"\\([^\w\s]|_)", r"\1", shown) == " ".join(words.split())
+    assert re.sub(r"\\([^\w\s]|_)", r"\1", shown) == " ".join(text.split())
     assert not re.search(r"(?<!\\)(?:\\\\)*[<|`*\[]", shown)
 
 
@@ -332,8 +330,8 @@ def test_a_fence_is_longer_than_what_it_encloses(text):
     ],
 )
 def test_an_excerpt_begins_with_the_prose(text, start):
-    assert words.excerpt(text).startswith(start)
-    assert len(words.excerpt(text * 100)) <= words.EXCERPT + 2
+    assert samples.excerpt(text).startswith(start)
+    assert len(samples.excerpt(text * 100)) <= samples.EXCERPT + 2
 
 
 @pytest.mark.parametrize(
@@ -366,4 +364,4 @@ def test_bars_are_as_long_as_their_counts():
 
 def test_the_settings_are_read_back_from_the_manifest(out):
     write_json(out / "manifest.json", {"config": {"seed": 3, "corpus.ngram": 9, "corpus.fasttext.dim": 8, "x.y": 1}})
-    assert card.stage_settings(out) == {"seed": 3, "ngram": 9, "fasttext": {"dim": 8}}
+    assert card.stage_settings(out) == {"seed": 3, "ngram": 9, "fasttext.dim": 8}

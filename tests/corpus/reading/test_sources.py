@@ -1,3 +1,5 @@
+"""Finding inputs and reading them from disks, object stores and servers that fail."""
+
 import gzip
 import http.server
 import os
@@ -49,19 +51,19 @@ def data(tmp_path):
 )
 def test_local_inputs(data, spec, names):
     assert find(spec, data) == [str(data / name) for name in names]
-    if isinstance(spec, str):  # an absolute path stands for itself
+    if isinstance(spec, str):  # absolute paths ignore the data folder
         assert find(str(data / spec), data / "elsewhere") == [str(data / name) for name in names]
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "message"),
     [
         ("none.warc.gz", "No input file matches .*none.warc.gz"),
         ("none/*.warc.gz", "No input file matches .*none"),
         ("c/notes.txt", r"notes.txt is no input file: its name must end in one of .warc, .warc.gz"),
         ("c/*.txt", "is no input file"),
         ("https://a.test/page.html", r"https://a.test/page.html is no input file"),
-        ("https://a.test/*.warc.gz", r"https://a.test/\*.warc.gz: .* name a file or a list"),
+        ("https://a.test/*.warc.gz", r"https://a.test/\*.warc.gz: .* give a file or a list"),
         ("memory://nothing/here", "No input file matches memory://nothing/here"),
         ("memory://nothing/*.warc", "No input file matches memory"),
         ("nowhere://a/b.warc", "nowhere://a/b.warc cannot be read .*Protocol not known"),
@@ -69,8 +71,8 @@ def test_local_inputs(data, spec, names):
         ([], "No input is given"),
     ],
 )
-def test_inputs_that_are_none(data, spec, words):
-    with pytest.raises(UserError, match=words):
+def test_invalid_inputs_are_refused(data, spec, message):
+    with pytest.raises(UserError, match=message):
         find(spec, data)
 
 
@@ -78,7 +80,7 @@ def test_inputs_that_are_none(data, spec, words):
 @pytest.mark.parametrize("rest", ["a/*.warc.gz", "a/b.warc.gz"])
 def test_a_missing_package_is_named_by_its_extra(monkeypatch, data, protocol, package, extra, rest):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"pip install 'dsmath-jax\[{extra}\]'"):
+    with pytest.raises(UserError, match=rf"^{protocol}://.* needs the package {package}: .*\[{extra}\]'.$"):
         find(f"{protocol}://{rest}", data)
 
 
@@ -105,25 +107,25 @@ def test_lists_of_paths(tmp_path, name, root, below):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"", "list .* is empty"),
         (b"a.warc.gz\n<html>\n", "line 2: '<html>' is no path of a WARC or WET file"),
         (b"\xff\xfe", "line 1"),
     ],
 )
-def test_lists_that_are_none(tmp_path, content, words):
+def test_invalid_lists_are_refused(tmp_path, content, message):
     (tmp_path / "a.paths").write_bytes(content)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         find("a.paths", tmp_path)
 
 
 @pytest.mark.parametrize(
     "content", [b"a.warc.gz\n", gzip.compress(b"a.warc.gz\n" * 99, mtime=0)[:-9], b"\x1f\x8b\x08\0\0\0\0\0\0\3\xff"]
 )
-def test_a_list_that_is_no_gzip_file(tmp_path, content):
+def test_a_list_that_is_no_gzip_file_is_refused(tmp_path, content):
     (tmp_path / "a.paths.gz").write_bytes(content)
-    with pytest.raises(UserError, match="no whole gzip file"):
+    with pytest.raises(UserError, match="no complete gzip file"):
         find("a.paths.gz", tmp_path)
 
 
@@ -157,7 +159,7 @@ def slow_down(*_):
     raise RuntimeError("slow down")
 
 
-def test_sources_that_cannot_be_opened_or_read_on(memory, tmp_path, monkeypatch):
+def test_sources_that_cannot_be_opened_or_read(memory, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"none.warc cannot be read \(No such file or directory\); check the path"):
         read(str(tmp_path / "none.warc"))
     with pytest.raises(UserError, match=r"memory://none.warc cannot be read"):
@@ -170,10 +172,10 @@ def test_sources_that_cannot_be_opened_or_read_on(memory, tmp_path, monkeypatch)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers as a list of behaviours says, one a request; a good server when there is none left."""
+    """A server with a list of behaviors, one per request; without one it answers correctly."""
 
-    behaviours: list
-    asked: list
+    behaviors: list
+    ranges: list
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -181,25 +183,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        asked = self.headers.get("Range")
-        self.server.asked.append(asked)
-        behaviour = self.server.behaviours.pop(0) if self.server.behaviours else {}
-        if "status" in behaviour:
-            self.send_response(behaviour["status"])
+        range_header = self.headers.get("Range")
+        self.server.ranges.append(range_header)
+        behavior = self.server.behaviors.pop(0) if self.server.behaviors else {}
+        if "status" in behavior:
+            self.send_response(behavior["status"])
             self.send_header("Content-Length", "0")
-            for name, value in behaviour.get("headers", {}).items():
+            for name, value in behavior.get("headers", {}).items():
                 self.send_header(name, value)
             self.end_headers()
             return
-        content = behaviour.get("content", CONTENT)
-        start = int(asked[len("bytes=") : -1]) if asked and not behaviour.get("no_ranges") else 0
+        content = behavior.get("content", CONTENT)
+        start = int(range_header[len("bytes=") : -1]) if range_header and not behavior.get("no_ranges") else 0
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if not behaviour.get("no_length"):
+        if not behavior.get("no_length"):
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start : behaviour.get("until", len(content))])
+        self.wfile.write(content[start : behavior.get("until", len(content))])
         self.close_connection = True
 
 
@@ -211,7 +213,7 @@ def server(monkeypatch):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     with Server(("127.0.0.1", 0), Handler) as running:
-        running.behaviours, running.asked = [], []
+        running.behaviors, running.ranges = [], []
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield running
@@ -224,7 +226,7 @@ def address(server, name="a.warc.gz"):
 
 
 @pytest.mark.parametrize(
-    ("behaviours", "asked"),
+    ("behaviors", "ranges"),
     [
         ([], [None]),
         ([{"no_length": True}], [None]),
@@ -237,22 +239,22 @@ def address(server, name="a.warc.gz"):
         ([{"status": 302, "headers": {"Location": "/b"}}], [None, None]),
     ],
 )
-def test_https_goes_on_after_cuts_and_refusals(server, behaviours, asked):
-    server.behaviours = list(behaviours)
+def test_https_resumes_after_cuts_and_refusals(server, behaviors, ranges):
+    server.behaviors = list(behaviors)
     assert read(address(server)) == CONTENT
-    assert server.asked == asked
+    assert server.ranges == ranges
 
 
-def test_after_its_end_an_address_is_not_asked_again(server):
+def test_an_address_is_not_requested_again_after_its_end(server):
     with open_stream(address(server)) as stream:
         assert stream.read(len(CONTENT)) == CONTENT
         stream.close()
         assert stream.read(1) == b""
-    assert server.asked == [None]
+    assert server.ranges == [None]
 
 
 @pytest.mark.parametrize(
-    ("behaviours", "words"),
+    ("behaviors", "message"),
     [
         ([{"status": 404}], "a.warc.gz answers 404 Not Found; check the address"),
         ([{"status": 503}] * 8, r"cannot be read \(503 Service Unavailable, 8 times in a row\); try again later"),
@@ -260,20 +262,20 @@ def test_after_its_end_an_address_is_not_asked_again(server):
         ([{"until": 9}, {"content": CONTENT + b"x"}], "has changed while it was read"),
     ],
 )
-def test_https_gives_up_with_a_sentence(server, behaviours, words):
-    server.behaviours = list(behaviours)
-    with pytest.raises(UserError, match=words):
+def test_https_gives_up_with_a_one_sentence_error(server, behaviors, message):
+    server.behaviors = list(behaviors)
+    with pytest.raises(UserError, match=message):
         read(address(server))
-    assert not server.behaviours[1:]
+    assert not server.behaviors[1:]
 
 
 @pytest.mark.parametrize("source", ["http://a.test/a b.warc.gz", "https://[a/b.warc.gz", "https://a.test/数.warc.gz"])
-def test_what_is_no_address_of_the_web_is_told_at_once(tmp_path, source):
+def test_an_invalid_address_fails_at_once(tmp_path, source):
     with pytest.raises(UserError, match="not a valid URL"):
         read(find(source, tmp_path)[0])
 
 
-def test_a_certificate_that_is_not_valid_is_told_at_once(monkeypatch):
+def test_an_invalid_certificate_fails_at_once(monkeypatch):
     def refuse(*_, **__):
         raise urllib.error.URLError(ssl.SSLCertVerificationError("self-signed"))
 
@@ -282,7 +284,7 @@ def test_a_certificate_that_is_not_valid_is_told_at_once(monkeypatch):
         read("https://a.test/a.warc.gz")
 
 
-def test_a_server_that_is_not_there(server):
+def test_a_server_that_refuses_connections(server):
     gone = address(server)
     server.server_close()
     with pytest.raises(UserError, match="refused, 8 times"):
@@ -291,9 +293,9 @@ def test_a_server_that_is_not_there(server):
 
 def test_pages_and_lists_over_https(server, tmp_path, record):
     shard = b"".join(record(f"http://a.test/{number}", b"<p>" + CONTENT[:9_000].hex().encode()) for number in range(9))
-    server.behaviours = [{"content": b"a.warc.gz\n"}, {"content": shard, "until": 9_999}, {"content": shard}]
+    server.behaviors = [{"content": b"a.warc.gz\n"}, {"content": shard, "until": 9_999}, {"content": shard}]
     (source,) = find(address(server, "warc.paths"), tmp_path, root=address(server, ""))
     damage = Counter()
     assert len(list(read_pages(source, damage))) == 9
-    assert server.asked == [None, None, "bytes=9999-"]
+    assert server.ranges == [None, None, "bytes=9999-"]
     assert not damage

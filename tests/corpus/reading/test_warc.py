@@ -1,3 +1,5 @@
+"""Reading WARC and WET files: formats, encodings, and every kind of damage."""
+
 import contextlib
 import gzip
 import io
@@ -26,7 +28,7 @@ def read(path):
     return {page.url: page for page in read_pages(str(path), damage)}, damage
 
 
-def test_only_html_responses_come_back(record, write_warc):
+def test_only_html_responses_are_read(record, write_warc):
     path = write_warc(
         "a.warc.gz",
         [
@@ -95,7 +97,7 @@ def test_every_packing_gives_the_same_pages(plain_record, write_warc, packing, k
     assert not damage
 
 
-def test_conversions_that_are_no_plain_text_are_passed_over(plain_record, write_warc):
+def test_conversions_other_than_plain_text_are_skipped(plain_record, write_warc):
     record = plain_record("http://a.test/", b"%PDF", kind="conversion")
     empty = plain_record("http://a.test/empty", b"\n", kind="conversion")
     pages, damage = read(write_warc("a.wet", [record.replace(b"text/plain", b"application/pdf"), empty]))
@@ -103,7 +105,7 @@ def test_conversions_that_are_no_plain_text_are_passed_over(plain_record, write_
     assert damage == {"empty body": 1}
 
 
-def test_the_reader_goes_on_after_each_kind_of_damage(record, write_warc):
+def test_the_reader_resumes_after_each_kind_of_damage(record, write_warc):
     corrupt = bytearray(record("http://a.test/corrupt", bytes(range(256)) * 40))
     corrupt[200:240] = bytes(255 - byte for byte in corrupt[200:240])
     wrong_sum = record("http://a.test/sum", b"<p>no")[:-8] + bytes(8)
@@ -136,11 +138,11 @@ def test_the_reader_goes_on_after_each_kind_of_damage(record, write_warc):
     assert list(pages) == [f"http://a.test/{number}" for number in range(1, 6)]
     once = ["record shorter than its WARC length", "wrong WARC length", "empty body", "no target URI", "no WARC header"]
     assert [damage.pop(reason) for reason in [*once, "file ends inside a record"]] == [1] * 6
-    assert damage.total() == 3  # what stood before the first member, the corrupt one, the one with a wrong checksum
+    assert damage.total() == 3  # the bytes before the first member, the corrupt member, the wrong checksum
 
 
 @pytest.mark.parametrize("packing", ["warc", "one-member.warc.gz", "one-frame.warc.zst"])
-def test_wrong_lengths_among_records_that_lie_side_by_side(plain_record, write_warc, packing):
+def test_wrong_lengths_among_records_of_one_member(plain_record, write_warc, packing):
     records = [plain_record(f"http://a.test/{number}", b"<p>body" * 9) for number in range(6)]
     records[1] = records[1].replace(b"Content-Length: 1", b"Content-Length: 91")
     records[3] = records[3].replace(b"Content-Length: 1", b"Content-Length: ")
@@ -151,14 +153,14 @@ def test_wrong_lengths_among_records_that_lie_side_by_side(plain_record, write_w
     assert damage == dict.fromkeys(reasons, 1)
 
 
-def test_junk_between_uncompressed_records_costs_none(plain_record, write_warc):
+def test_junk_between_uncompressed_records_loses_none(plain_record, write_warc):
     records = [plain_record(f"http://a.test/{number}", b"<p>body") for number in range(3)]
     pages, damage = read(write_warc("a.warc", [records[0], b"junk", records[1], b"\nWARC/1.0 junk\n", records[2]]))
     assert list(pages) == [f"http://a.test/{number}" for number in range(3)]
     assert damage == {"no WARC header": 2}
 
 
-def test_a_header_without_an_end_does_not_take_in_the_next_record(plain_record, write_warc):
+def test_a_header_without_an_end_does_not_include_the_next_record(plain_record, write_warc):
     records = [plain_record(f"http://a.test/{number}", b"<p>body %d" % number) for number in range(3)]
     records[0] = records[0].replace(b"\r\n\r\n", b"\r\n").replace(b"Content-Length", b"Length")
     records[1] = records[1].replace(b"WARC-Target-URI", b"URI")
@@ -167,7 +169,7 @@ def test_a_header_without_an_end_does_not_take_in_the_next_record(plain_record, 
     assert damage == {"no WARC header": 1, "no target URI": 1}
 
 
-def test_a_good_zstd_frame_is_found_though_its_first_block_is_long(plain_record, write_warc):
+def test_a_valid_zstd_frame_with_a_long_first_block_is_found(plain_record, write_warc):
     noise = random.Random(0).randbytes(200_000).hex().encode()
     frames = one_frame_each([plain_record(f"http://a.test/{number}", noise) for number in range(3)])
     pages, damage = read(write_warc("a.warc.zst", [frames[0], b"garbage", frames[1], frames[2][:-1]]))
@@ -204,7 +206,7 @@ def chunked(body):
         (HTML, b"\xef\xbb\xbf" + BODY),
         (HTML, TEXT.encode("utf-16")),
         (f"{HTML}; charset=utf-16", TEXT.encode("utf-16-le")),
-        (HTML, b'<meta charset="utf-16">' + BODY),  # whoever reads this is not reading UTF-16
+        (HTML, b'<meta charset="utf-16">' + BODY),  # bytes that match this are not UTF-16
         (f"{HTML}; charset=utf8", "数学\x00题".encode()),
         (f"{HTML}; charset=iso-8859-1", BODY + "数".encode()[:2]),  # cut within a character
         (f"{HTML}\r\nContent-Encoding: gzip", gzip.compress(BODY, mtime=0)),
@@ -248,7 +250,7 @@ LONG = b"<p>" + random.Random(0).randbytes(30_000).hex().encode()
         ("Transfer-Encoding: chunked", chunked(LONG)),
     ],
 )
-def test_of_a_body_that_was_cut_the_beginning_is_kept_and_counted(record, write_warc, head, body):
+def test_the_beginning_of_a_truncated_body_is_kept_and_counted(record, write_warc, head, body):
     member = record("http://a.test/", body[: len(body) // 2], head=f"{HTML}\r\n{head}")
     pages, damage = read(write_warc("a.warc.gz", [member]))
     html = pages["http://a.test/"].body.encode()
@@ -300,7 +302,7 @@ def test_damaged_utf8_and_undeclared_latin1(record, write_warc):
     ("content", "words"),
     [(b"", "empty"), (b"plain text", "not a WARC"), (b"\x1f\x8b", "not a WARC"), (b"\x5d\x2a\x4d\x18", "not a WARC")],
 )
-def test_what_is_no_warc_is_refused(write_warc, name, content, words):
+def test_files_without_a_warc_record_are_refused(write_warc, name, content, words):
     with pytest.raises(UserError, match=words):
         read(write_warc(name, [content]))
 
@@ -320,7 +322,7 @@ def test_the_damaged_real_crawl(crawl):
 
 
 class Generated:
-    """A stream of bytes that are made while it is read."""
+    """A stream whose bytes are generated while it is read."""
 
     def __init__(self, pieces):
         self.pieces = filter(None, pieces)
@@ -367,7 +369,7 @@ def test_memory_does_not_grow_with_the_stream(monkeypatch, plain_record, packed)
 
 
 @pytest.mark.parametrize("packed", [iter, one_by_one, one_member])
-def test_a_gigabyte_that_is_only_claimed_is_not_allocated(monkeypatch, plain_record, packed):
+def test_a_claimed_gigabyte_is_not_allocated(monkeypatch, plain_record, packed):
     huge = plain_record("http://a.test/huge", b"x" * 10_000).replace(b"Content-Length: 1", b"Content-Length: 107374182")
     stream_in(monkeypatch, packed([huge, plain_record("http://a.test/next", b"<p>next")]))
     damage = Counter()
@@ -376,7 +378,7 @@ def test_a_gigabyte_that_is_only_claimed_is_not_allocated(monkeypatch, plain_rec
     assert damage == {"record larger than 64 MiB": 1}
 
 
-def test_a_member_that_holds_too_much_is_passed_over_piece_by_piece(monkeypatch, plain_record):
+def test_a_too_large_member_is_skipped_in_pieces(monkeypatch, plain_record):
     header = (
         b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a.test/bomb\r\nContent-Length: 200000000\r\n\r\n"
     )
@@ -386,7 +388,7 @@ def test_a_member_that_holds_too_much_is_passed_over_piece_by_piece(monkeypatch,
         assert [page.url for page in read_pages("stream", Counter())] == ["http://a.test/next"]
 
 
-def test_a_long_member_with_a_wrong_checksum_costs_only_itself(monkeypatch, plain_record):
+def test_a_long_member_with_a_wrong_checksum_loses_only_itself(monkeypatch, plain_record):
     noise = random.Random(0).randbytes(4 << 20).hex().encode()
     broken, good = one_by_one([plain_record(f"http://a.test/{number}", noise) for number in range(2)])
     stream_in(monkeypatch, [broken[:-8] + bytes(8), good])
@@ -403,14 +405,14 @@ BODIES = [
     random.Random(1).randbytes(3_000).hex().encode(),
 ]
 FORMATS = {"a.warc.gz": one_by_one, "a.warc.zst": one_frame_each, "a.warc": list}
-blows = st.tuples(
+hits = st.tuples(
     st.sampled_from(["flip", "insert", "cut"]), st.floats(0, 1), st.integers(1, 400), st.binary(min_size=1, max_size=40)
 )
 
 
-def strike(pieces, blow):
-    """Damages a file of marked pieces: (bytes, whole) -> the same, with the touched ones no longer whole."""
-    kind, where, length, junk = blow
+def hit_pieces(pieces, hit):
+    """Damages a file of pieces (bytes, undamaged); returns its pieces with the damaged ones marked False."""
+    kind, where, length, junk = hit
     at = int(where * sum(len(content) for content, _ in pieces))
     result, start = [], 0
     for content, whole in pieces:
@@ -419,41 +421,41 @@ def strike(pieces, blow):
         if kind == "insert" and 0 <= at - (start - len(content)) < len(content):
             result += [(junk, False), (content, whole)] if low == 0 else [(content[:low] + junk + content[low:], False)]
         elif kind != "insert" and low < len(content) and high > low:
-            struck = bytes(byte ^ 255 for byte in content[low:high]) if kind == "flip" else b""
-            result.append((content[:low] + struck + content[high:], False))
+            replacement = bytes(byte ^ 255 for byte in content[low:high]) if kind == "flip" else b""
+            result.append((content[:low] + replacement + content[high:], False))
         else:
             result.append((content, whole))
     return result
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(sorted(FORMATS)), st.lists(blows, min_size=1, max_size=4), st.sampled_from([1, 5, 64, 1 << 20]))
+@given(st.sampled_from(sorted(FORMATS)), st.lists(hits, min_size=1, max_size=4), st.sampled_from([1, 5, 64, 1 << 20]))
 @example("a.warc", [("flip", 0.0, 3, b"x"), ("cut", 0.5, 3, b"x")], 1)
 @example("a.warc.gz", [("flip", 0.0, 3, b"x"), ("cut", 0.5, 3, b"x")], 1)
 @example("a.warc.zst", [("cut", 0.97, 400, b"x")], 1 << 20)
-def test_blows_cost_no_record_that_they_do_not_touch(monkeypatch, plain_record, name, blows, step):
-    for size in ("BLOCK", "PIECE", "CONTENT"):  # where pieces begin and end must not matter
+def test_damage_loses_no_record_that_it_does_not_touch(monkeypatch, plain_record, name, hits, step):
+    for size in ("BLOCK", "PIECE", "CONTENT"):  # block boundaries must not matter
         monkeypatch.setattr(warc, size, step)
     pages = [
         Page(f"http://a.test/{n}", "2026-01-01T00:00:00Z", f"<p>{n}{b.decode()}", True) for n, b in enumerate(BODIES)
     ]
     records = [plain_record(page.url, page.body.encode()) for page in pages]
     pieces = [(content, True) for content in FORMATS[name](records)]
-    for blow in blows:
-        pieces = strike(pieces, blow)
+    for hit in hits:
+        pieces = hit_pieces(pieces, hit)
     content = b"".join(content for content, _ in pieces)
     monkeypatch.setattr(warc, "open_stream", lambda _: contextlib.nullcontext(io.BytesIO(content)))
     untouched = [pages[FORMATS[name](records).index(content)] for content, whole in pieces if whole]
-    found = []
+    read_back = []
     try:
-        found += read_pages(name, Counter())
+        read_back += read_pages(name, Counter())
     except UserError:
         assert not untouched
-    assert [page for page in found if page in untouched] == untouched
-    if name == "a.warc":  # without a checksum nobody can tell what a touched record said
-        assert len(found) <= len(pages)
+    assert [page for page in read_back if page in untouched] == untouched
+    if name == "a.warc":  # without a checksum a damaged record may look valid
+        assert len(read_back) <= len(pages)
     else:
-        assert [page for page in pages if page in found] == found
+        assert [page for page in pages if page in read_back] == read_back
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -462,7 +464,7 @@ def test_blows_cost_no_record_that_they_do_not_touch(monkeypatch, plain_record, 
     st.binary(max_size=300),
     st.sampled_from([b"", b"\x1f\x8b\x08", b"WARC/1.0\r\n"]),
 )
-def test_any_bytes_are_a_warc_or_a_sentence(monkeypatch, name, content, magic):
+def test_any_bytes_are_read_or_refused(monkeypatch, name, content, magic):
     monkeypatch.setattr(warc, "open_stream", lambda _: contextlib.nullcontext(io.BytesIO(magic + content)))
     with contextlib.suppress(UserError):
         assert not list(read_pages(name, Counter()))
@@ -470,7 +472,7 @@ def test_any_bytes_are_a_warc_or_a_sentence(monkeypatch, name, content, magic):
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 4_000))
-def test_a_single_member_that_was_cut_gives_what_lies_before_the_cut(monkeypatch, plain_record, kept):
+def test_a_truncated_single_member_gives_the_records_before_the_cut(monkeypatch, plain_record, kept):
     urls = [f"http://a.test/{number}" for number in range(20)]
     content = gzip.compress(
         b"".join(plain_record(url, random.Random(url).randbytes(200).hex().encode()) for url in urls)

@@ -1,3 +1,5 @@
+"""AsciiMath to LaTeX."""
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,13 +31,13 @@ def test_formulas_are_plausible(source):
 
 
 @pytest.mark.parametrize("source", ["std::vector", "list.append(x)", "python", "npm i", "foo_bar", " "])
-def test_code_is_not(source):
+def test_code_is_not_plausible(source):
     assert not plausible(source)
 
 
 @settings(deadline=None)
 @given(st.text(alphabet='ab12^_/()[]{}|,:"`\\ sqrtfrac+-', max_size=200))
-def test_any_source_has_latex(source):
+def test_any_source_is_converted(source):
     to_latex(source)
     plausible(source)
 

@@ -1,4 +1,4 @@
-"""Every way in which formulas reach a page; each must come out once, as LaTeX."""
+"""Every form of formula on a page becomes LaTeX, once."""
 
 import pytest
 
@@ -77,7 +77,7 @@ def test_a_formula_element_becomes_latex_once(formula, text):
         "\\(x<y^2\\)",
     ],
 )
-def test_delimited_formulas_stay_letter_for_letter(formula):
+def test_delimited_formulas_stay_as_they_are(formula):
     source = formula.replace("& ", "&amp; ").replace("&=", "&amp;=").replace("&<", "&amp;&lt;")
     assert html_to_text(f"<body><p>Let {source} be.</p></body>") == f"Let {formula} be."
 
@@ -100,16 +100,16 @@ def test_markup_inside_a_formula_becomes_text_again(markup, text):
     assert html_to_text(f"<body><p>Let {markup} be.</p></body>") == f"Let {text} be."
 
 
-def test_asciimath_only_where_a_page_loads_it():
+def test_asciimath_is_converted_only_if_the_page_loads_it():
     page = "<body><p>Let `x/2` be, and <code>`y/2`</code>.</p></body>"
     assert html_to_text(page) == "Let `x/2` be, and `y/2`."
     loaded = f'<script src="ASCIIMathML.js"></script>{page}'
     assert html_to_text(loaded) == "Let $\\frac{x}{2}$ be, and `y/2`."
-    beside_tex = f'<script src="MathJax.js?config=TeX-MML-AM_CHTML"></script>{page.replace("x/2", "std::list")}'
-    assert "`std::list`" in html_to_text(beside_tex)
+    with_tex = f'<script src="MathJax.js?config=TeX-MML-AM_CHTML"></script>{page.replace("x/2", "std::list")}'
+    assert "`std::list`" in html_to_text(with_tex)
 
 
-def test_blocks_of_definitions_go_and_formulas_stay():
+def test_blocks_of_definitions_are_removed_and_formulas_stay():
     definitions = "\\(\\newcommand{\\R}{\\mathbb R}\n\\DeclareMathOperator{\\id}{id}\\def\\x#1{#1_2}\\let\\a\\b\\)"
     html = f'<body><div class="hidden-content" style="display:none">{definitions}</div>{definitions}<p>In \\(\\R\\).</p></body>'  # noqa: E501
     assert html_to_text(html) == "In \\(\\R\\)."
@@ -134,7 +134,7 @@ def test_sub_and_superscripts(markup, text):
     assert html_to_text(f"<body><p>{markup}</p></body>") == text
 
 
-def test_a_formula_between_formulas_comes_once():
+def test_each_of_several_formulas_appears_once():
     html = f"<body><p>{ELEMENTS[0][0]} then {ELEMENTS[4][0]} then {MEDIAWIKI} then {IMAGES[0][0]}</p></body>"
     text = html_to_text(html)
     assert [text.count(part) for part in ("x^2 < y", "a_n < b", "e^{x}", "\\pi r^2")] == [1, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""What of a page is text: content in readable form, nothing of its frame. (Formulas: test_formulas.py.)"""
+"""HTML to text: the content in readable form, without the frame. (Formulas: test_formulas.py.)"""
 
 import re
 
@@ -109,7 +109,7 @@ TAGS = (
 
 @st.composite
 def markup(draw):
-    """Tags in any order, opened, closed or neither, with numbered words between them."""
+    """Opening and closing tags in any order, with numbered words between them."""
     pieces = []
     for number in range(draw(st.integers(0, 25))):
         tag = draw(st.sampled_from(TAGS))
@@ -134,7 +134,7 @@ def test_any_markup_gives_text_in_its_order(html):
 
 @settings(deadline=None, max_examples=300)
 @given(st.text(max_size=300) | st.binary(max_size=300).map(lambda content: content.decode("latin-1")))
-def test_anything_is_read(html):
+def test_any_text_is_accepted(html):
     html_to_text(html)
 
 

@@ -1,3 +1,5 @@
+"""MathML and MathJax output to LaTeX."""
+
 import pytest
 from resiliparse.parse.html import HTMLTree
 
@@ -11,8 +13,8 @@ def convert(markup: str) -> str:
 
 
 def rows(*cells: str) -> str:
-    made = "".join("<mtr>" + "".join(f"<mtd><mi>{cell}</mi></mtd>" for cell in row) + "</mtr>" for row in cells)
-    return f"<mtable>{made}</mtable>"
+    content = "".join("<mtr>" + "".join(f"<mtd><mi>{cell}</mi></mtd>" for cell in row) + "</mtr>" for row in cells)
+    return f"<mtable>{content}</mtable>"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_an_element_becomes_latex(markup, latex):
     assert convert(markup) == latex
 
 
-def test_deep_nesting_ends_in_text():
+def test_deep_nesting_becomes_text():
     assert convert("<mrow>" * 5_000 + "<mi>x</mi>") == "x"
 
 
@@ -76,6 +78,6 @@ def test_deep_nesting_ends_in_text():
          '<g data-mml-node="mn" transform="translate(500,-200)"><use data-c="31"></use></g></g></svg>', "a_{1}^{2}"),
     ],
 )  # fmt: skip
-def test_mathjax_output_is_read_back(markup, latex):
+def test_mathjax_output_becomes_latex(markup, latex):
     container = HTMLTree.parse(f"<body><mjx-container>{markup}</mjx-container>").body.query_selector("mjx-container")
     assert to_latex(of_output(container)) == latex
