@@ -34,7 +34,7 @@ from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.advantages import group_relative, outcome
+from dsmath_jax.rl.advantages import group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import GRPO
 from dsmath_jax.rl.batches import batch_of
 from dsmath_jax.sampling.completions import Completion
@@ -98,7 +98,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
 
     def score(iteration: int, completions: list[Completion]) -> dict[str, np.ndarray]:
         lengths = [len(each.tokens) for each in completions]
-        scores = outcome([reward_of(text_of(each.tokens[:-1])) for each in completions], lengths)
+        scores = outcome_scores([reward_of(text_of(each.tokens[:-1])) for each in completions], lengths)
         batch = batch_of(prompts_of(task, iteration), completions, length)
         batch["advantages"] = np.zeros_like(batch["loss_weights"])
         batch["advantages"][batch["loss_weights"] > 0] = np.concatenate(
@@ -149,7 +149,7 @@ def cut(completion: Completion, length: int) -> Completion:
         tokens=[*completion.tokens[: length - 1], EOS],
         logprobs=completion.logprobs[:length],
         sampled_logprobs=completion.sampled_logprobs[:length],
-        finish="eos",
+        finish_reason="eos",
     )
 
 

@@ -28,7 +28,7 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.algorithms import GRPO, PPO
-from dsmath_jax.rl.reward_model.model import with_head
+from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.optimizer import make_optimizer
@@ -81,7 +81,7 @@ def prepare(folder: Path, form: str) -> tuple[dict, turns.Work]:
         policy = initial_params(model, jax.random.key(0))
         if not algorithm.has_values:
             return policy
-        return {"policy": policy, "value": with_head(initial_params(model, jax.random.key(1)), hidden_size)}
+        return {"policy": policy, "value": with_reward_head(initial_params(model, jax.random.key(1)), hidden_size)}
 
     if form == "plain":
         model = model.clone(by_rows=all_logits)

@@ -31,9 +31,9 @@ from dsmath_jax.models.llama import initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout, make_mesh
-from dsmath_jax.training.fitting import next_token_step
 from dsmath_jax.training.flops import PEAK_FLOPS, model_flops_per_token
 from dsmath_jax.training.model_files import build_model
+from dsmath_jax.training.next_token import next_token_step
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.settings import PackedSettings
 from dsmath_jax.training.step import init_state

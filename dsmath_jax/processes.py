@@ -64,7 +64,8 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
         )
     if coordinator and process >= processes:
         raise UserError(f"--process={process} must be below --processes={processes}; the first is 0.")
-    jax.config.update("jax_enable_preemption_service", False)  # it would intercept the SIGTERM that `Notice` waits for
+    # Else it would intercept the SIGTERM that `PreemptionListener` waits for.
+    jax.config.update("jax_enable_preemption_service", False)
     # JAX aborts the process if not all others start in time; the error message has to come first.
     timer = threading.Timer(START_SECONDS, _give_up, [coordinator])
     timer.daemon = True

@@ -227,7 +227,7 @@ def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
         chat.check_template(recipe.chat.template)
         return None
     prompts = chat.read(chat.Source(path, recipe.chat))
-    prompts.dialogue([chat.user("Question"), chat.assistant("Solution")])
+    prompts.tokenize([chat.user("Question"), chat.assistant("Solution")])
     for name in stages:
         if getattr(recipe, name) is None:
             chat.check_same(prompts, folder_of(name, recipe, workdir))

@@ -109,7 +109,7 @@ WRONG_FIELDS = [
     ("pretrain.wandb", "project", "pretrain", "needs the package wandb: pip install 'dsmath-jax[wandb]'."),
     ("sft.data", ("instructoins.jsonl",), "sft", "There are no instructions at"),
     ("sft.data", ("mine/a.jsonl",), "sft", "a.jsonl, record 1: the field 'question' is missing"),
-    ("sft.data", ("cmath/test",), "sft", "The data set 'cmath/test' wants the file"),
+    ("sft.data", ("cmath/test",), "sft", "The data set 'cmath/test' needs the file"),
     ("sft.sequence_length", 256, "sft", "sft.sequence_length 256 exceeds the model's context 128"),
     ("sft.init", "hf:none", "sft", "none/config.json is missing"),
     ("reward_model.kind", "process", "reward_model", "reward_model.kind must be one of 'pointwise', 'pairwise'"),
@@ -241,7 +241,7 @@ def test_generated_data_are_known_by_their_names(recipe: dict[str, Any], tmp_pat
     invalid = with_field(with_field(toy, "rl.data", ("toy/lr",)), "evaluate.tasks", ("toy/dev",))
     errors = planned(with_field(invalid, "corpus.benchmarks", ("toy/tset",)), tmp_path / "run")
     assert "Unknown data set 'toy/lr'" in str(errors["rl"])
-    assert "The data set 'toy/dev' wants the file" in str(errors["evaluate"])
+    assert "The data set 'toy/dev' needs the file" in str(errors["evaluate"])
     assert "Unknown data set 'toy/tset'" in str(errors["corpus"])
     assert "more than the model's context of 128" in str(
         planned(with_field(toy, "rl.max_new_tokens", 128), tmp_path / "run")["rl"]

@@ -20,14 +20,14 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.reward_model.model import with_head
+from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import AXES, RULES, Layout, MeshSettings, make_mesh, path_name
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.settings import TrainingSettings
-from dsmath_jax.training.step import TrainState, make_train_step, state_of
+from dsmath_jax.training.step import TrainState, make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
 
 FOUR = Layout(AbstractMesh((1, 2, 1, 2), AXES))
@@ -45,7 +45,7 @@ STEPS = 20
 def test_every_parameter_is_matched_by_exactly_one_rule(make_model: Callable[..., Llama], tied: bool) -> None:
     model = make_model(tie_word_embeddings=tied)
     decoder = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
-    reward = jax.eval_shape(lambda: with_head(decoder, model.config.hidden_size))
+    reward = jax.eval_shape(lambda: with_reward_head(decoder, model.config.hidden_size))
     for path, leaf in [*jax.tree_util.tree_leaves_with_path(decoder), *jax.tree_util.tree_leaves_with_path(reward)]:
         matching = [axes for pattern, axes in RULES if re.search(pattern, path_name(path))]
         assert len(matching) == 1, path_name(path)
@@ -124,12 +124,12 @@ def compute(layout: Layout, config: ModelConfig, params: Any, sample: bool) -> d
     params = jax.device_put(params, layout.params(params))
     found: dict[str, np.ndarray] = {}
     if sample:
-        groups = Sampler(model, layout, [2], 5, rows=8).generate(params, PROMPTS, SamplingParams(samples=2, seed=3))
+        groups = Sampler(model, layout, [2], 5, 8).generate(params, PROMPTS, SamplingParams(samples=2, seed=3))
         found |= {f"tokens/{c.prompt}/{c.sample}": np.array(c.tokens) for group in groups for c in group}
 
     batch = layout.batch(layout.share(packed_batch()))
     optimizer = make_optimizer(TrainingSettings(steps=STEPS, peak_lr=3e-3, warmup_steps=2, clip_norm=1e9))
-    state = state_of(params, optimizer, layout)
+    state = state_from_params(params, optimizer, layout)
     step = make_train_step(next_token, model, optimizer, layout, state, grad_accum_steps=8 // layout.batch_shards)
     losses = []
     for number in range(STEPS):

@@ -196,7 +196,7 @@ def test_sigterm_to_one_process_makes_both_save_and_end(
     steps = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").glob("????????"))
     assert len(steps) == 2
     assert steps[0] < steps[1] < 12
-    assert all(f"run: told to end, saved at step {steps[1]} of 12; run the same" in output for output in run.outputs())
+    assert all(f"run: preempted, saved at step {steps[1]} of 12; run the same" in output for output in run.outputs())
     rows = [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")]
     assert rows == list(range(steps[1]))
     finish(start(tmp_path / "run"))

@@ -16,16 +16,16 @@ from dsmath_jax.aot.step import FULL_REMAT, Slice, capture_stderr, compile_progr
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
-from dsmath_jax.rl.batches import batch_of, padded_length, row_multiple, width_of
-from dsmath_jax.rl.reward_model.model import token_scores, with_head
+from dsmath_jax.rl.batches import batch_of, bucketed_length, length_multiple, padded_length
+from dsmath_jax.rl.reward_model.model import token_scores, with_reward_head
 from dsmath_jax.rl.scoring import INPUTS
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.abstract import abstract_inputs
-from dsmath_jax.sampling.choosing import Kind
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.engine import Engine
 from dsmath_jax.sampling.sampler import CHUNK
-from dsmath_jax.sampling.schedule import bucket, shape_of, widths_of
+from dsmath_jax.sampling.scheduler import bucket_length, cache_lengths, slot_shape
+from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.flops import HBM_BYTES
 from dsmath_jax.training.objectives import batch_logprobs
@@ -149,7 +149,7 @@ def sampling_parts(programs: dict[str, dict], weights: int) -> dict[str, int]:
 def tokens_of_row(settings: RLSettings, layout: Layout) -> int:
     """Returns T of a batch with a row of the largest allowed length."""
     longest = settings.max_prompt_tokens + settings.max_new_tokens - 1
-    return width_of(longest, longest, row_multiple(longest, layout))
+    return bucketed_length(longest, longest, length_multiple(longest, layout))
 
 
 def model_params(target: Slice) -> Any:
@@ -160,7 +160,7 @@ def model_params(target: Slice) -> Any:
 def reward_params(target: Slice) -> Any:
     """Returns the abstract parameters of a decoder with a reward head."""
     hidden_size = target.model.config.hidden_size
-    shapes = jax.eval_shape(lambda: with_head(initial_params(target.model, jax.random.key(0)), hidden_size))
+    shapes = jax.eval_shape(lambda: with_reward_head(initial_params(target.model, jax.random.key(0)), hidden_size))
     return target.layout.abstract(shapes)
 
 
@@ -221,18 +221,18 @@ def sampling_programs(settings: RLSettings, target: Slice) -> tuple[Programs, in
     """
     rows, layout = settings.slots, target.layout
     engine = Engine(target.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
-    prompt_slots, group = shape_of(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
-    *narrower, width = widths_of(settings.max_new_tokens)
-    shape = (engine, prompt_slots, group, bucket(settings.max_prompt_tokens))
-    widest = abstract_inputs(*shape, width)
-    kind = Kind(False, settings.top_k > 0, settings.top_p < 1)
+    slots = slot_shape(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
+    *shorter, longest = cache_lengths(settings.max_new_tokens)
+    shape = (engine, *slots, bucket_length(settings.max_prompt_tokens))
+    widest = abstract_inputs(*shape, longest)
+    mode = SamplingMode(False, settings.top_k > 0, settings.top_p < 1)
     programs: Programs = {
         "prefill": lambda: engine.prefill.lower(*widest.prefill),
-        "decode": lambda: engine.decode.lower(*widest.decode, kind=kind),
+        "decode": lambda: engine.decode.lower(*widest.decode, mode=mode),
     }
-    if narrower:
-        state, position = abstract_inputs(*shape, narrower[-1]).decode[1], widest.decode[3].place
-        programs["grow"] = lambda: engine.resize.lower(state.own, position, width)
+    if shorter:
+        state, position = abstract_inputs(*shape, shorter[-1]).decode[1], widest.decode[3].position
+        programs["grow"] = lambda: engine.resize.lower(state.cache, position, longest)
     return programs, shard_bytes(widest.decode[0])
 
 

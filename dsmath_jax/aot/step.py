@@ -23,9 +23,9 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.sharding import Layout, make_mesh
-from dsmath_jax.training.fitting import abstract_inputs, next_token_step
 from dsmath_jax.training.flops import HBM_BYTES, PEAK_FLOPS, model_flops_per_token
 from dsmath_jax.training.model_files import build_model
+from dsmath_jax.training.next_token import abstract_inputs, next_token_step
 from dsmath_jax.workdir import UserError
 
 SHOWN_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results

@@ -1,4 +1,4 @@
-"""Batches at random access: a batch is a pure function of (seed, step), so the data position is the step number."""
+"""Batches with random access: a batch is a pure function of (seed, step), so the data position is the step number."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from dsmath_jax.workdir import UserError
 
 
 class Batches:
-    """Packed rows of several sources, shuffled anew each epoch, mixed by weight.
+    """Packed rows of several sources, mixed by weight and reshuffled every epoch.
 
-    `batches(step)` gives this process's rows of batch `step`; the global batch is the same for any number of processes.
+    `batches(step)` returns this process's rows of batch `step`; the global batch does not depend on the processes.
     """
 
     def __init__(
@@ -23,43 +23,43 @@ class Batches:
         length: int,
         batch_size: int,
         seed: int,
-        mine: Sequence[int] | None = None,
-        masked: bool = True,
+        my_rows: Sequence[int] | None = None,
+        mask_documents: bool = True,
     ):
         """Opens (folder of shards, weight) sources of rows of `length` + 1 tokens.
 
         Args:
           batch_size: rows of the global batch.
-          mine: those of them that this process makes (`sharding.Layout.my_rows`); all of them if not given.
-          masked: attention and loss stay within documents, see `batch_of_rows`.
+          my_rows: the rows of this process (`sharding.Layout.my_rows`); all by default.
+          mask_documents: whether attention and loss stay within documents, see `batch_of_rows`.
 
         Raises:
-          UserError: a source is missing, broken or empty.
+          UserError: a source is missing, damaged or empty.
         """
         parts = []
         for folder, _ in sources:
             rows = Rows(folder, length)
             if not len(rows):
                 raise UserError(
-                    f"{folder} holds no rows: its source has no text; leave it out of the config or give it documents, "
+                    f"{folder} has no rows, since its source has no text; leave it out of the config or add documents, "
                     "and run the stage with --overwrite."
                 )
             shuffled = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
-            parts.append(shuffled.map(lambda packed, name=rows.name: _named(packed, name)))
+            parts.append(shuffled.map(lambda packed, name=rows.name: _with_source(packed, name)))
         weights = [weight for _, weight in sources]
         self._rows = grain.MapDataset.mix(parts, weights) if len(parts) > 1 else parts[0]
-        self._mine = range(batch_size) if mine is None else mine
-        self._batch_size, self._masked = batch_size, masked
+        self._my_rows = range(batch_size) if my_rows is None else my_rows
+        self._batch_size, self._mask_documents = batch_size, mask_documents
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         first = step * self._batch_size
-        return batch_of_rows(np.stack([self._rows[first + i].row for i in self._mine]), self._masked)
+        return batch_of_rows(np.stack([self._rows[first + i].row for i in self._my_rows]), self._mask_documents)
 
     def records(self, step: int) -> list[str]:
-        """The ids of all documents or examples in the global batch `step`, "SOURCE/ID" in the order of the rows."""
+        """Returns the ids of all documents or examples in the global batch `step`, "SOURCE/ID", by row."""
         first = step * self._batch_size
-        return [one for i in range(self._batch_size) for one in self._rows[first + i].ids]
+        return [record for i in range(self._batch_size) for record in self._rows[first + i].ids]
 
 
-def _named(packed: Packed, name: str) -> Packed:
-    return packed._replace(ids=[f"{name}/{one}" for one in packed.ids])
+def _with_source(packed: Packed, name: str) -> Packed:
+    return packed._replace(ids=[f"{name}/{record}" for record in packed.ids])

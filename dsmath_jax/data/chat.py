@@ -1,8 +1,8 @@
 """Chat templates: messages to text and token ids, the same for SFT, RL, reward models and evaluation.
 
-A rendered text holds the names of control tokens (BOS, EOS, marks of turns) between two `MARK`s, put there by the
-template alone: `encode` makes control tokens of these and of nothing else. So a control token that a question spells
-out is text, and cannot end a turn or forge one.
+In a rendered text the control tokens of the template (BOS, EOS, turn markers) are between two `MARK`s, and `encode`
+maps only these to control ids. So a control token that is spelled out in a question is plain text, and can neither end
+nor forge a turn.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.settings import build
 from dsmath_jax.workdir import UserError, atomic_write, json_object, write_json
 
-FILE = "chat.json"  # next to a model's sizes: what it was trained to be asked with
-TEMPLATE = "chat_template.jinja"  # where Hugging Face's libraries keep the template
-# Two characters that Unicode keeps out of texts; in messages U+FFFD takes their place.
+FILE = "chat.json"  # next to model.json: the template and the instruction of the model's training
+TEMPLATE = "chat_template.jinja"  # Hugging Face's file of the template
+# Two Unicode noncharacters; in messages U+FFFD replaces them.
 MARK, HIDDEN = "\ufdd0", "\ufdd1"
 
 # The paper's own models' template: `User: 6*7?\n\nAssistant: 42</s>`.
@@ -38,7 +38,7 @@ DEEPSEEK_MATH = (
     "{% endfor %}"
     "{{ 'Assistant:' if add_generation_prompt }}"
 )
-MARKERS = ("User:", "Assistant:")  # one token each in a tokenizer that we train
+MARKERS = ("User:", "Assistant:")  # single tokens in a tokenizer trained here
 
 
 class Message(NamedTuple):
@@ -46,7 +46,7 @@ class Message(NamedTuple):
 
     Attributes:
       role: "system", "user" or "assistant".
-      parts: of its text, in order: (text, is the model to learn it); only an assistant's are learned.
+      parts: of its text, in order: (text, whether it is learned); only an assistant's are learned.
     """
 
     role: str
@@ -54,19 +54,22 @@ class Message(NamedTuple):
 
     @property
     def content(self) -> str:
+        """The whole text."""
         return "".join(text for text, _ in self.parts)
 
 
 def user(text: str) -> Message:
+    """Returns a message of the user."""
     return Message("user", ((text, False),))
 
 
 def assistant(text: str) -> Message:
+    """Returns a message of the assistant, all of it learned."""
     return Message("assistant", ((text, True),))
 
 
 class Tokens(NamedTuple):
-    """Token ids, and of each whether the model is to learn it."""
+    """Token ids, and the loss mask: whether each is learned."""
 
     ids: list[int]
     learned: list[bool]
@@ -74,7 +77,7 @@ class Tokens(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """How a model is asked: its tokenizer, its chat template and the instruction below every question.
+    """The prompt format of a model: its tokenizer, its chat template and the instruction below every question.
 
     Attributes:
       template: Jinja, of `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, as in Hugging Face's
@@ -88,19 +91,19 @@ class Chat:
 
     @functools.cached_property
     def _names(self) -> tuple[dict[str, int], re.Pattern[str]]:
-        """The names of control tokens with a number each, and what finds the longest of them in a text."""
+        """The names of control tokens, numbered, and a pattern that finds the longest of them in a text."""
         names = {name: i for i, name in enumerate(sorted(self.tokenizer.control_ids, key=len, reverse=True))}
         return names, re.compile("|".join(map(re.escape, names)) or "(?!)")
 
     # --- prompts ---
 
     def prompt(self, record: Record, mode: Mode = "cot", examples: Sequence[tuple[Record, str]] = ()) -> str:
-        """The rendered text of a record's question, up to where the assistant speaks.
+        """Renders a record's question as a prompt, up to where the assistant's turn begins.
 
         Args:
-          record: what is asked.
-          mode: how the model is to answer.
-          examples: other records with their solutions in full, as earlier turns of the conversation.
+          record: the problem.
+          mode: how the model should answer.
+          examples: few-shot examples (records with solutions), as earlier turns of the conversation.
         """
         turns = [
             message
@@ -110,17 +113,17 @@ class Chat:
         return self.render([*turns, user(questions.ask(record, self.instruction, mode))], generate=True)
 
     def prompt_ids(self, record: Record, mode: Mode = "cot") -> list[int]:
-        """`prompt` as token ids."""
+        """Returns `prompt` as token ids."""
         return self.encode(self.prompt(record, mode))
 
     def plain(self, text: str) -> str:
-        """A text to continue, without the template: BOS, where the tokenizer has one, and the text."""
+        """Renders a text to continue, without the template: BOS, if the tokenizer has one, and the text."""
         return self._mark(self.tokenizer.bos_id) + _without_marks(text)
 
     # --- messages ---
 
     def render(self, messages: Sequence[Message], generate: bool = False) -> str:
-        """The rendered text of messages, with what the assistant's next turn begins with if `generate`.
+        """Renders messages; `generate` adds the beginning of the assistant's next turn.
 
         Raises:
           UserError: the template fails, or refuses the messages.
@@ -128,38 +131,37 @@ class Chat:
         names, pattern = self._names
 
         def hide(text: str) -> str:
-            """A message's text with the names of control tokens in it as numbers."""
+            """Replaces the names of control tokens in a message by numbers."""
             text = _without_marks(text)
-            return pattern.sub(lambda found: f"{HIDDEN}{names[found[0]]}{HIDDEN}", text)
+            return pattern.sub(lambda match: f"{HIDDEN}{names[match[0]]}{HIDDEN}", text)
 
-        given = [{"role": message.role, "content": hide(message.content)} for message in messages]
+        escaped = [{"role": message.role, "content": hide(message.content)} for message in messages]
         bos, eos = (self._mark(i).strip(MARK) for i in (self.tokenizer.bos_id, self.tokenizer.eos_id))
         try:
             text = _compiled(self.template).render(
-                messages=given, add_generation_prompt=generate, bos_token=bos, eos_token=eos
+                messages=escaped, add_generation_prompt=generate, bos_token=bos, eos_token=eos
             )
-        except Exception as error:  # the template is anybody's code
+        except Exception as error:  # templates are third-party code
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(f"chat.template fails ({reason}); correct it, or the messages.") from None
-        text = pattern.sub(lambda found: f"{MARK}{found[0]}{MARK}", text)
+        text = pattern.sub(lambda match: f"{MARK}{match[0]}{MARK}", text)
         listed = list(names)
-        return re.sub(f"{HIDDEN}(\\d+){HIDDEN}", lambda found: listed[int(found[1])], text)
+        return re.sub(f"{HIDDEN}(\\d+){HIDDEN}", lambda match: listed[int(match[1])], text)
 
     def encode(self, rendered: str) -> list[int]:
-        """The ids of a rendered text."""
+        """Returns the token ids of a rendered text."""
         ids: list[int] = []
         for number, part in enumerate(rendered.split(MARK)):
             ids += [self.tokenizer.control_ids[part]] if number % 2 else self.tokenizer.encode(part)
         return ids
 
-    def dialogue(self, messages: Sequence[Message]) -> Tokens:
-        """A conversation as token ids: of the assistant's turns the parts to be learned are, with the token that ends
-        the turn.
+    def tokenize(self, messages: Sequence[Message]) -> Tokens:
+        """Tokenizes a conversation; the learned parts of the assistant's turns and the end of each turn are learned.
 
-        Texts between control tokens are encoded as a whole; a token counts as learned where its last character is.
+        Texts between control tokens are encoded as a whole; a token is learned if its last character is.
 
         Raises:
-          UserError: the template fails, rewrites earlier turns, or ends the assistant's with no EOS.
+          UserError: the template fails, rewrites earlier turns, or ends the assistant's turn without a stop token.
         """
         text = self.render(messages)
         learned = [False] * len(text)
@@ -177,26 +179,26 @@ class Chat:
         at = 0
         for number, part in enumerate(text.split(MARK)):
             if number % 2:
-                ids, places = [self.tokenizer.control_ids[part]], [0]
+                ids, offsets = [self.tokenizer.control_ids[part]], [0]
             else:
-                ids, places = self.tokenizer.encode_with_places(part)
+                ids, offsets = self.tokenizer.encode_with_offsets(part)
             tokens.ids.extend(ids)
-            tokens.learned.extend(learned[min(at + place, len(learned) - 1)] for place in places)
+            tokens.learned.extend(learned[min(at + offset, len(learned) - 1)] for offset in offsets)
             at += len(part) + 1
         return tokens
 
     def solution(self, record: Record, mode: Mode = "cot") -> Tokens:
-        """A record's prompt and its solution as a dialogue."""
-        asked = user(questions.ask(record, self.instruction, mode))
-        return self.dialogue([asked, assistant(record.solution)])
+        """Tokenizes a record's prompt and its solution."""
+        question = user(questions.ask(record, self.instruction, mode))
+        return self.tokenize([question, assistant(record.solution)])
 
     def _mark(self, token: int | None) -> str:
-        """A control token in a rendered text; nothing for None."""
+        """Returns a control token as it is in a rendered text; "" for None."""
         name = next((name for name, i in self.tokenizer.control_ids.items() if i == token), "")
         return f"{MARK}{name}{MARK}" if name else ""
 
     def _end_of_turn(self, turn: str) -> int:
-        """Where the first token ends that ends a completion, in the rendered text of an assistant's turn."""
+        """Returns the end of the first stop token in the rendered text of an assistant's turn."""
         stops = (self._mark(i) for i in self.tokenizer.stop_ids)
         ends = [turn.find(stop) + len(stop) for stop in stops if stop and stop in turn]
         if not ends:
@@ -208,10 +210,10 @@ class Chat:
 
 
 def _read_only(message: Message, turn: str) -> list[tuple[int, int]]:
-    """Where in the rendered text of a turn the parts are that the model only reads.
+    """Returns the spans of the parts that are not learned, in the rendered text of a turn.
 
     Raises:
-      UserError: the template changed the text, and there are such parts.
+      UserError: there are such parts, and the template changed the text.
     """
     if all(learn for _, learn in message.parts):
         return []
@@ -234,7 +236,7 @@ def _without_marks(text: str) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _compiled(template: str) -> Any:
-    """A template in the environment of transformers' `apply_chat_template`."""
+    """Compiles a template as transformers' `apply_chat_template` does."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
     )
@@ -246,33 +248,33 @@ def _refuse(reason: str) -> None:
     raise jinja2.TemplateError(reason)
 
 
-# --- where a model's template and instruction are kept ---
+# --- files ---
 
 
 class Source(NamedTuple):
-    """Where the chat of a run is found: the tokenizer's file or folder, and the part `chat` of the recipe."""
+    """The source of a run's chat: the tokenizer's file or folder, and the recipe's section `chat`."""
 
     tokenizer: Path
     settings: ChatSettings = ChatSettings()
 
 
 def read(source: Source) -> Chat:
-    """The chat of a run: its template is the setting's or, without one, the tokenizer's own, else the paper's.
+    """Reads the chat of a run: the template is the setting's or, if empty, the tokenizer's own, else the paper's.
 
     The tokenizer's own is in `chat_template.jinja` or `tokenizer_config.json` in its folder.
 
     Raises:
       UserError: the tokenizer or the template cannot be read.
     """
-    tokenizer, found = tokenizers.load(source.tokenizer), tokenizers.find(source.tokenizer)
-    stored = stored_template(found.parent) if found else ""
+    tokenizer, file = tokenizers.load(source.tokenizer), tokenizers.find(source.tokenizer)
+    stored = stored_template(file.parent) if file else ""
     template = source.settings.template or stored or DEEPSEEK_MATH
     check_template(template)
     return Chat(tokenizer, template, source.settings.instruction)
 
 
 def check_template(template: str) -> None:
-    """Raises a `UserError` where a text is no Jinja template."""
+    """Raises a `UserError` where a text is not a Jinja template."""
     try:
         _compiled(template)
     except jinja2.TemplateError as error:
@@ -280,37 +282,37 @@ def check_template(template: str) -> None:
 
 
 def stored_template(folder: Path) -> str:
-    """The template in `chat_template.jinja` or `tokenizer_config.json`, as Hugging Face keeps it; "" without one."""
+    """Returns the template in Hugging Face's `chat_template.jinja` or `tokenizer_config.json`; "" without one."""
     if (path := folder / TEMPLATE).is_file():
         return path.read_text(encoding="utf-8")
     if not (path := folder / "tokenizer_config.json").is_file():
         return ""
-    found = json_object(path.read_bytes(), str(path), "it").get("chat_template") or ""
-    if isinstance(found, list):  # several by name
-        found = next((one["template"] for one in found if one["name"] == "default"), "")
-    return found
+    template = json_object(path.read_bytes(), str(path), "it").get("chat_template") or ""
+    if isinstance(template, list):  # several by name
+        return next((named["template"] for named in template if named["name"] == "default"), "")
+    return template
 
 
 def save(chat: Chat, folder: Path) -> None:
-    """Writes the template and the instruction next to a model."""
+    """Saves the template and the instruction next to a model."""
     write_json(folder / FILE, {"template": chat.template, "instruction": chat.instruction})
 
 
 def export(chat: Chat, folder: Path) -> None:
-    """`save` in a Hugging Face folder, with the template where others look for it."""
+    """Saves to a Hugging Face folder, with the template in `chat_template.jinja`."""
     save(chat, folder)
     with atomic_write(folder / TEMPLATE) as file:
         file.write(chat.template)
 
 
 def load(folder: Path, tokenizer: Tokenizer) -> Chat | None:
-    """The chat that `save` wrote next to a model, None where there is none."""
+    """Loads the chat that `save` wrote next to a model, None if there is none."""
     settings = stored_settings(folder)
     return Chat(tokenizer, settings.template, settings.instruction) if settings.template else None
 
 
 def stored_settings(folder: Path) -> ChatSettings:
-    """The settings that make the chat next to a model; the defaults where there is none.
+    """Returns the settings of the chat next to a model; the defaults if there is none.
 
     Raises:
       UserError: the file has other fields.
@@ -322,7 +324,7 @@ def stored_settings(folder: Path) -> ChatSettings:
 
 
 def check_same(chat: Chat, folder: Path) -> None:
-    """Raises a `UserError` where the model in a folder was trained to be asked otherwise than `chat` asks."""
+    """Raises a `UserError` where the model in a folder was trained with another template or instruction."""
     trained = load(folder, chat.tokenizer)
     for name in ("template", "instruction"):
         if trained and getattr(trained, name) != getattr(chat, name):

@@ -1,6 +1,7 @@
-"""The kept documents of a run as a TFDS dataset (see `builders`), in the order of their ids.
+"""The corpus of a run as a TFDS dataset (see `builders`), documents in the order of their ids.
 
-source = prepare(workdir / "corpus/documents", workdir / "tfds").as_data_source(split="train")
+builder = builders.prepare(config(workdir / "corpus/documents"), workdir / "tfds")
+source = builder.as_data_source(split="train")
 source[5]["text"].decode()
 """
 
@@ -32,14 +33,14 @@ FIELDS: dict[str, Any] = {
 }
 
 
-def config(folder: Path) -> builders.Data:
-    """The config of the Parquet files in a folder of documents; reads them once for their hash.
+def config(folder: Path) -> builders.DatasetConfig:
+    """Returns the config of the Parquet files in a folder of documents, after hashing them.
 
     Raises:
-      UserError: the folder holds no document, or a file that is none of the corpus.
+      UserError: the folder has no documents, or another Parquet file.
     """
     files = document_files(folder)
-    return builders.Data(
+    return builders.DatasetConfig(
         name=builders.fingerprint((file.name, hash_file(file)) for file in files),
         description="Web pages mined for mathematics as in section 2.1 of arXiv 2402.03300, decontaminated.",
         features=FIELDS,
@@ -48,16 +49,11 @@ def config(folder: Path) -> builders.Data:
     )
 
 
-def prepare(folder: Path, data_dir: Path) -> builders.DsmathData:
-    """Writes the dataset of a folder of documents below `data_dir`; errors as `config`, `examples` and `builders`."""
-    return builders.prepare(config(folder), data_dir)
-
-
 def document_files(folder: Path) -> list[Path]:
-    """The Parquet files of a folder of documents, in the order of the ids in them.
+    """Returns the Parquet files of a folder of documents, in the order of their ids.
 
     Raises:
-      UserError: there is none, one of them is not readable or lacks a field, or none holds a document.
+      UserError: there is none, one is not readable or lacks a field, or all are empty.
     """
     # An id is "<stem>/<number>".
     files = sorted((path for path in folder.glob("*.parquet") if path.name[0] != "."), key=lambda path: path.stem + "/")
@@ -72,45 +68,44 @@ def document_files(folder: Path) -> list[Path]:
             if field not in names:
                 raise UserError(f"{file} has no field '{field}', which every document has; redo the corpus stage.")
     if not any(pq.read_metadata(file).num_rows for file in files):
-        raise UserError(f"The files in {folder} hold no document: the corpus stage kept none, look at its data card.")
+        raise UserError(f"The files in {folder} have no documents: the corpus stage kept none, look at its data card.")
     return files
 
 
 def size(files: Sequence[Path]) -> tuple[int, int]:
-    """How many documents files hold, and the bytes of their columns."""
+    """Returns the number of documents in the files, and the bytes of their columns."""
     metadata = [pq.read_metadata(file) for file in files]
     groups = [file.row_group(number) for file in metadata for number in range(file.num_row_groups)]
     return sum(file.num_rows for file in metadata), sum(group.total_byte_size for group in groups)
 
 
 def examples(files: Sequence[Path]) -> Iterator[builders.Example]:
-    """Yields (id, fields) of all documents, a few rows of one file in memory at a time.
+    """Yields (id, fields) of all documents; a few rows are in memory at a time.
 
     Raises:
-      UserError: an id does not follow the one before.
+      UserError: ids do not ascend.
     """
-    before = ""
+    last_id = ""
     for file in files:
         for _, row in documents.records(file, list(FIELDS)):
-            if row["id"] <= before:
+            if row["id"] <= last_id:
                 raise UserError(
-                    f"{file}: the id '{row['id']}' comes after '{before}', but ids must rise and be there once; "
+                    f"{file}: the id '{row['id']}' comes after '{last_id}', but ids must ascend and be unique; "
                     "redo the corpus stage."
                 )
-            before = row["id"]
-            yield before, row
+            last_id = row["id"]
+            yield last_id, row
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`--workdir=DIR` prepares `DIR/corpus/documents` in `DIR/tfds`."""
+    """Prepares `WORKDIR/corpus/documents` in `WORKDIR/tfds`."""
     parser = argparse.ArgumentParser(
         prog="python -m dsmath_jax.data.corpus_builder", description="Prepares a run's documents as a TFDS dataset."
     )
     parser.add_argument("--workdir", type=local_path, required=True, help="of a run whose corpus stage has finished")
     workdir = parser.parse_args(argv).workdir
-    logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is made while it runs
-    made = prepare(workdir / "corpus" / "documents", workdir / "tfds")
-    builders.tell(made, "text")
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is defined while it runs
+    builders.print_usage(builders.prepare(config(workdir / "corpus" / "documents"), workdir / "tfds"), "text")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The files that data sets are published in, as rows: JSON lines, tables, one JSON per task or problem, prompts.
+"""Readers of published data files, as rows: JSON lines, tables, one JSON per task or problem, prompts.
 
-A reader yields the rows of one file with what tells them apart; which of their fields make a record is the business
-of `datasets.py`. Errors are `UserError`s that name the file and the place in it.
+A reader yields the rows of one file with their keys; `dataset_formats.py` makes records from their fields. Errors are
+`UserError`s that name the file and the row.
 """
 
 import ast
@@ -18,13 +18,13 @@ from dsmath_jax import workdir
 from dsmath_jax.workdir import UserError, json_object
 
 PROMPT_EXAMPLE = re.compile(r"^Q: (.*?)\nA: (.*?)(?=\n\nQ: |\Z)", re.DOTALL | re.MULTILINE)
-ESCAPED = re.compile(r"(?<!\\)\\\\[a-zA-Z]")  # a command behind two backslashes
+ESCAPED = re.compile(r"(?<!\\)\\\\[a-zA-Z]")  # a command after two backslashes
 ESCAPED_BREAK = re.compile(r"(?<!\\)\\n(?![a-z])")
 LOOSE_END = re.compile(r"[\s,]+\.?\s*\Z")
 
 
 class Row(NamedTuple):
-    """One row: `key` is its id within the data set, `place` where the file has it, in words ("line 3")."""
+    """One row: `key` is its id within the data set, `place` its position in the file, in words ("line 3")."""
 
     key: str
     place: str
@@ -35,13 +35,13 @@ Reader = Callable[[Path], Iterator[Row]]
 
 
 def json_lines(path: Path) -> Iterator[Row]:
-    """One JSON object a line, perhaps gzipped; keys count the rows from 0, blank lines are none."""
+    """Reads one JSON object per line, optionally gzipped; keys count the rows from 0, blank lines are skipped."""
     for key, (number, fields) in enumerate(workdir.json_lines(path, _read(path).split(b"\n"))):
         yield Row(str(key), f"line {number}", fields)
 
 
 def json_lines_between(field: str, first: int, last: int) -> Reader:
-    """`json_lines`, but only rows whose number `field` lies from `first` to `last`: a split of a file that holds all.
+    """Returns a reader of JSON lines whose number `field` is from `first` to `last`: a split of a file of all splits.
 
     Keys are those numbers.
     """
@@ -58,7 +58,7 @@ def json_lines_between(field: str, first: int, last: int) -> Reader:
 
 
 def json_problem(path: Path) -> Iterator[Row]:
-    """MATH as published, a folder per subject and a file per problem; JSON lines too, as mirrors have it."""
+    """Reads MATH as published, a folder per subject and a file per problem, or as JSON lines of mirrors."""
     if path.suffix == ".jsonl":
         yield from json_lines(path)
     else:
@@ -67,7 +67,7 @@ def json_problem(path: Path) -> Iterator[Row]:
 
 
 def json_task(path: Path) -> Iterator[Row]:
-    """BIG-Bench Hard: a file per task, whose rows are the list `examples`; adds the field `task`."""
+    """Reads BIG-Bench Hard: a file per task, whose rows are the list `examples`; adds the field `task`."""
     examples = json_object(_read(path), str(path), "that file").get("examples")
     if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
         raise UserError(f"{path}: the field 'examples' is not a list of objects; fix or remove that file.")
@@ -76,7 +76,7 @@ def json_task(path: Path) -> Iterator[Row]:
 
 
 def prompt_examples(path: Path) -> Iterator[Row]:
-    """BIG-Bench Hard's prompts, a file per task: a heading, and worked examples "Q: ... A: ... So the answer is X."."""
+    """Reads BIG-Bench Hard's prompts, a file per task: a heading and examples "Q: ... A: ... So the answer is X."."""
     text = _text(path)
     heading = text.partition("\n\nQ: ")[0].rpartition("-----\n")[2].strip()
     for number, (question, solution) in enumerate(PROMPT_EXAMPLE.findall(text)):
@@ -86,7 +86,7 @@ def prompt_examples(path: Path) -> Iterator[Row]:
 
 
 def choice_table(path: Path) -> Iterator[Row]:
-    """MMLU: a table without header per subject; the columns are the question, its options and the right letter."""
+    """Reads MMLU: a table without header per subject, with columns for the question, its options and the answer."""
     topic = path.stem.rpartition("_")[0]
     for number, cells in enumerate(_table(path)):
         if len(cells) < 4:
@@ -99,9 +99,9 @@ def choice_table(path: Path) -> Iterator[Row]:
 
 
 def few_shot_column(column: str) -> Reader:
-    """AGIEval's table of prompts: a column per test, in which each sample (a Python literal) has its explanation below.
+    """Returns a reader of AGIEval's table of prompts: a column per test, with each sample's explanation below it.
 
-    Rows are the samples, with the field `explanation`.
+    Rows are the samples (Python literals), with the field `explanation`.
     """
 
     def read(path: Path) -> Iterator[Row]:
@@ -118,7 +118,7 @@ def few_shot_column(column: str) -> Reader:
 
 
 def _explanation(cell: str) -> str:
-    """The text of a cell, some of which were published with their line breaks and backslashes escaped."""
+    """Returns the text of a cell; some were published with escaped line breaks and backslashes."""
     if ESCAPED.search(cell):
         cell = ESCAPED_BREAK.sub("\n", cell).replace("\\\\", "\\")
     return LOOSE_END.sub("", cell)

@@ -1,7 +1,7 @@
-"""How the rows of each data set become records: which fields hold the question, the solution and the answer.
+"""Parsers from the rows of each data set to records: question, solution, answer and their like.
 
-A parser takes a record's id and the fields of a row, and raises `BadField` where they do not fit. Texts lose the white
-space around them, except where it is code.
+A parser takes a record's id and the fields of a row, and raises `BadField` for invalid fields. Texts are stripped,
+except code.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ OPTION_STARTS = re.compile(r"\s+(?=[A-Z][.)]\s)")
 TRAILING_BREAKS = re.compile(r"[\\\s]+$")
 
 
-# How an answer is read and compared: a number, any mathematics, one letter, a set of letters, a text, or something that
-# is run: a program with its tests, an Isabelle theory.
+# How an answer is extracted and compared: a number, any mathematics, one letter, a set of letters, a text, or by
+# running it: a program with its tests, an Isabelle theory.
 Kind = Literal["number", "math", "choice", "choices", "text", "program", "theory"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -29,21 +29,20 @@ class Record:
     """One problem.
 
     Attributes:
-      id: unique in all data sets, "gsm8k/test/17".
+      id: unique over all data sets, "gsm8k/test/17".
       question: the problem, without options.
-      solution: the worked solution, ending in its answer sentence where the set has one; "" where it has none.
-      answer: what decides: the final answer; where there are options, the letters of the right ones ("B", "ACD") or,
-        for options without letters, the right one itself; for code, a program to run after a solution, which raises
-        where that is wrong; for miniF2F, the theory up to the proof.
+      solution: the worked solution, ending in its answer sentence if the set has one; "" without one.
+      answer: the reference answer: the final answer; with options, the letters of the correct ones ("B", "ACD") or, for
+        options without letters, the correct one itself; for code, a program to run after a solution, which raises if
+        that is incorrect; for miniF2F, the theory up to the proof.
       options: the choices, without their letters.
       category: subject, task or source.
       level: difficulty or school grade.
-      kind: how answers to it are read and compared.
-      prompt: the question as a model is asked it, where that is more than the question and its options: with the
-        tests of a program, with a formal statement; "" for the question.
-      instruction: what the answer is to look like, below the question, where the set asks for a form of its own; ""
-        for the run's instruction.
-      heading: what the published prompt of its category says above the worked examples that this is one of.
+      kind: how answers are extracted and compared.
+      prompt: the question in the prompt, where that is more than the question and its options: with the tests of a
+        program, with a formal statement; "" for the question.
+      instruction: the answer format below the question, where the set has its own; "" for the run's instruction.
+      heading: for a few-shot example, the text above the examples in the published prompt of its category.
     """
 
     id: str
@@ -60,7 +59,7 @@ class Record:
 
 
 class BadField(Exception):
-    """What is wrong with a field of a row, in words that follow the row's place."""
+    """A field of a row is invalid; the message follows the row's position."""
 
 
 Fields = dict[str, Any]
@@ -78,7 +77,7 @@ def _field(fields: Fields, *names: str | int) -> Any:
 
 
 def _verbatim(fields: Fields, *names: str | int) -> str:
-    """A text, or a number as a text, as it stands."""
+    """Returns a text, or a number as a text, unstripped."""
     value = _field(fields, *names)
     if type(value) not in (str, int, float):
         raise BadField(f"the field '{'.'.join(map(str, names))}' is not text")
@@ -110,7 +109,7 @@ def _texts(fields: Fields, name: str) -> list[str]:
 def columns(
     question: str = "question", solution: str = "", answer: str = "answer", level: str = "", kind: Kind = "number"
 ) -> Parse:
-    """Rows whose fields are a record's under these names ("" has none)."""
+    """Returns a parser of rows that have a record's fields under these names ("" for none)."""
 
     def parse(identity: str, fields: Fields) -> Record:
         worked = _text(fields, solution) if solution else ""
@@ -120,15 +119,15 @@ def columns(
     return parse
 
 
-def plain(identity: str, fields: Fields) -> Record:
-    """The toy problems: rows are records."""
+def toy(identity: str, fields: Fields) -> Record:
+    """Parses the toy problems: rows are records."""
     return dataclasses.replace(columns(solution="solution")(identity, fields), id=_text(fields, "id"))
 
 
-def given(identity: str, fields: Fields) -> Record:
-    """A user's rows: "question" and perhaps other fields of a `Record`.
+def user(identity: str, fields: Fields) -> Record:
+    """Parses a user's rows: "question" and, optionally, other fields of a `Record`.
 
-    Where there are options and no "kind", the answer says which: one of the options itself, or the letters of some.
+    With options and no "kind", the answer decides it: one of the options itself, or letters.
     """
     question, answer = _question(fields, "question"), _optional(fields, "answer")
     options = _options(_texts(fields, "options")) if fields.get("options") else ()
@@ -148,14 +147,14 @@ def given(identity: str, fields: Fields) -> Record:
 
 
 def _options(texts: list[str]) -> tuple[str, ...]:
-    """A user's options, without their letters where all of them have one."""
+    """Returns a user's options, without their letters if all have one."""
     labels = [OPTION_LABEL.match(text.strip()) for text in texts]
-    lettered = all(label and label[1] == chr(ord("A") + place) for place, label in enumerate(labels))
-    return _unlabelled(texts) if lettered else tuple(texts)
+    has_letters = all(label and label[1] == chr(ord("A") + i) for i, label in enumerate(labels))
+    return _strip_letters(texts) if has_letters else tuple(texts)
 
 
 def gsm8k(identity: str, fields: Fields) -> Record:
-    """GSM8K: `answer` holds the solution with `<<48/2=24>>` calculator marks and ends in `#### N`."""
+    """Parses GSM8K: `answer` has the solution with `<<48/2=24>>` calculator annotations and ends in `#### N`."""
     steps, mark, answer = _text(fields, "answer").rpartition("####")
     if not mark:
         raise BadField("the field 'answer' has no '####' before the final answer")
@@ -165,12 +164,12 @@ def gsm8k(identity: str, fields: Fields) -> Record:
 
 
 def gsm8k_marked(identity: str, fields: Fields) -> Record:
-    """GSM8K with its calculator marks, which tell what each step computes."""
+    """Parses GSM8K with its calculator annotations."""
     return dataclasses.replace(gsm8k(identity, fields), solution=_text(fields, "answer").rpartition("####")[0].strip())
 
 
 def math(identity: str, fields: Fields) -> Record:
-    """MATH: the answer is what the solution boxes last; mirrors call `type` also `subject`."""
+    """Parses MATH: the answer is the last box of the solution; mirrors call `type` also `subject`."""
     solution = _text(fields, "solution")
     answer = boxed(solution) or _optional(fields, "answer")
     if not answer:
@@ -181,52 +180,52 @@ def math(identity: str, fields: Fields) -> Record:
 
 
 def boxed(solution: str) -> str:
-    r"""What the last `\boxed{...}` (or `\fbox{...}`, or `\boxed 2`) of a text holds; "" where there is none.
+    r"""Returns the content of the last `\boxed{...}` (or `\fbox{...}`, or `\boxed 2`) of a text; "" without one.
 
-    Boxes that only commas and the like part are one list: "1, 2" of `$\boxed{1}$ and $\boxed{2}$`.
+    Boxes with only commas and the like between them are one list: "1, 2" for `$\boxed{1}$ and $\boxed{2}$`.
     """
     listed: list[str] = []
     end = 0
-    for found in BOXED.finditer(solution):
-        if listed and not BETWEEN_BOXES.fullmatch(solution, end, found.start()):
+    for match in BOXED.finditer(solution):
+        if listed and not BETWEEN_BOXES.fullmatch(solution, end, match.start()):
             listed = []
-        text, end = _box(solution, found.end())
+        text, end = _box(solution, match.end())
         listed.append(text)
     return ", ".join(listed)
 
 
 def _box(solution: str, start: int) -> tuple[str, int]:
-    """What a box holds that opens at `start`, and where it ends; "" where it is never closed."""
+    """Returns the content of the box that opens at `start`, and its end; "" if it is never closed."""
     if not solution.startswith("{", start):
         text = re.split(r"[\s$]", solution[start:], maxsplit=1)[0]
         return text.rstrip("."), start + len(text)
     depth = 0
-    for place in range(start, len(solution)):
-        depth += {"{": 1, "}": -1}.get(solution[place], 0)
+    for i in range(start, len(solution)):
+        depth += {"{": 1, "}": -1}.get(solution[i], 0)
         if depth == 0:
-            return solution[start + 1 : place].strip(), place + 1
+            return solution[start + 1 : i].strip(), i + 1
     return "", len(solution)
 
 
 def mgsm(identity: str, fields: Fields) -> Record:
-    """MGSM as chat messages, of which the first asks."""
+    """Parses MGSM: chat messages, the first of which is the question."""
     return Record(identity, _question(fields, "messages", 0, "content"), "", _text(fields, "answer"), kind="number")
 
 
-def _unlabelled(options: Iterable[str]) -> tuple[str, ...]:
-    """Options without their letters: "(A)2" and "A) 2" and "A. 2" are "2"."""
+def _strip_letters(options: Iterable[str]) -> tuple[str, ...]:
+    """Strips the letters of options: "(A)2", "A) 2" and "A. 2" become "2"."""
     texts = []
-    for place, option in enumerate(options):
+    for i, option in enumerate(options):
         label = OPTION_LABEL.match(option.strip())
-        if not label or label[1] != chr(ord("A") + place):
+        if not label or label[1] != chr(ord("A") + i):
             raise BadField("the field 'options' is not lettered A, B, C and so on")
         texts.append(option.strip()[label.end() :])
     return tuple(texts)
 
 
 def _choice(letters: str, options: tuple[str, ...], name: str) -> str:
-    """The letters of the right options, without what stands between them."""
-    known = "".join(chr(ord("A") + place) for place in range(len(options)))
+    """Returns the letters of the correct options, without separators."""
+    known = "".join(chr(ord("A") + i) for i in range(len(options)))
     letters = "".join(re.findall(r"\w", letters))
     if not letters or set(letters) - set(known):
         raise BadField(f"the field '{name}' names none of the options {known}")
@@ -234,9 +233,9 @@ def _choice(letters: str, options: tuple[str, ...], name: str) -> str:
 
 
 def mmlu(identity: str, fields: Fields) -> Record:
-    """MMLU and its STEM subset: the options are a list without letters.
+    """Parses MMLU and its STEM subset: the options are a list without letters.
 
-    The published STEM subset has NaN for the option "None", which a table reader took for a missing value.
+    The published STEM subset has NaN for the option "None", which a table reader parsed as a missing value.
     """
     listed = fields.get("options")
     if isinstance(listed, list):
@@ -247,16 +246,16 @@ def mmlu(identity: str, fields: Fields) -> Record:
 
 
 def sat(identity: str, fields: Fields) -> Record:
-    """SAT: `options` is one text "A) ... B) ..." or "A. ... B. ..."."""
-    options = _unlabelled(OPTION_STARTS.split(_text(fields, "options")))
+    """Parses SAT: `options` is one text "A) ... B) ..." or "A. ... B. ..."."""
+    options = _strip_letters(OPTION_STARTS.split(_text(fields, "options")))
     answer = _choice(_text(fields, "Answer"), options, "Answer")
     return Record(identity, _question(fields, "question"), "", answer, options, kind="choice")
 
 
 def agieval(identity: str, fields: Fields) -> Record:
-    """AGIEval: with a `label` among `options` or with an `answer`; a `passage` is part of the question.
+    """Parses AGIEval: with a `label` among `options` or an `answer`; a `passage` is part of the question.
 
-    `other` holds the solution (SAT) or the exam (Gaokao); samples of the prompts have an `explanation`.
+    `other` has the solution (SAT) or the exam (Gaokao); samples of the prompts have an `explanation`.
     """
     passage = _optional(fields, "passage")
     question = TRAILING_BREAKS.sub("", f"{passage}\n{_question(fields, 'question')}".strip())
@@ -267,22 +266,22 @@ def agieval(identity: str, fields: Fields) -> Record:
     category = _optional(other, "source")
     if fields.get("options") is None:
         return Record(identity, question, solution, _text(fields, "answer"), category=category)
-    options = _unlabelled(_texts(fields, "options"))
+    options = _strip_letters(_texts(fields, "options"))
     letters = _choice(_text(fields, "label"), options, "label")
     return Record(identity, question, solution, letters, options, category, kind="choices")
 
 
 def bbh(identity: str, fields: Fields) -> Record:
-    """BIG-Bench Hard: options, lettered or after dashes, are the lines below "Options:" at the end of `input`.
+    """Parses BIG-Bench Hard: options, lettered or after dashes, are the lines below "Options:" at the end of `input`.
 
-    Three published problems, whose options were split at their commas, have no letter as their target: it stays.
+    Three published problems, whose options were split at their commas, have a target that is no letter: it is kept.
     """
     question, _, listed = _question(fields, "input").partition("\nOptions:\n")
     lines = listed.split("\n") if listed else []
     answer = _text(fields, "target")
     kind: Kind = "text"
     if lines and lines[0].startswith("("):
-        options = _unlabelled(lines)
+        options = _strip_letters(lines)
         if LETTER.fullmatch(answer):
             answer, kind = _choice(answer, options, "target"), "choice"
     else:
@@ -295,7 +294,7 @@ def bbh(identity: str, fields: Fields) -> Record:
 
 
 def humaneval(identity: str, fields: Fields) -> Record:
-    """HumanEval: the solution goes on where the prompt ends, so the white space of both counts."""
+    """Parses HumanEval: the solution continues the prompt, so both are unstripped."""
     prompt, solution = _verbatim(fields, "prompt"), _verbatim(fields, "canonical_solution")
     test = f"{_text(fields, 'test')}\n\ncheck({_text(fields, 'entry_point')})"
     instruction = "Complete this function, and put the whole program in a ```python block."
@@ -303,7 +302,7 @@ def humaneval(identity: str, fields: Fields) -> Record:
 
 
 def mbpp(identity: str, fields: Fields) -> Record:
-    """MBPP: the answer is the setup code (of a few problems) and the asserts."""
+    """Parses MBPP: the answer is the setup code (of a few problems) and the asserts."""
     tests = [_text(fields, "test_setup_code"), *_texts(fields, "test_list")]
     solution, answer = (text.replace("\r\n", "\n") for text in (_text(fields, "code"), "\n".join(tests).strip()))
     question = _question(fields, "text")
@@ -315,7 +314,7 @@ def mbpp(identity: str, fields: Fields) -> Record:
 
 
 def minif2f(identity: str, fields: Fields) -> Record:
-    """miniF2F: the category is the competition that the problem's name begins with."""
+    """Parses miniF2F: the category is the competition, the first part of the problem's name."""
     answer = _text(fields, "header") + "\n\n" + _text(fields, "formal_statement")
     question, solution = _question(fields, "informal_statement"), _text(fields, "informal_proof")
     return Record(
@@ -326,5 +325,5 @@ def minif2f(identity: str, fields: Fields) -> Record:
 
 
 def minif2f_formal(identity: str, fields: Fields) -> Record:
-    """miniF2F's formal statements, as text of their own: what a proof would begin with."""
+    """Parses miniF2F's formal statements as questions: the beginning of a proof."""
     return dataclasses.replace(minif2f(identity, fields), question=_question(fields, "formal_statement"), solution="")

@@ -1,11 +1,11 @@
-"""Records of data sets: questions with worked solutions and answers, read from a mirror folder.
+"""Loads data sets: records with questions, worked solutions and answers, from a mirror folder.
 
-Plain Python: the corpus's decontamination and the evaluation both read data sets here, so that no data set can be
-measured on that was not decontaminated against. How to ask and score them is the evaluation's business.
+The corpus's decontamination and the evaluation both load data sets here, so that every data set that is evaluated is
+decontaminated against. Prompts and scores are in `evaluation`.
 
-Questions and worked solutions are text that no corpus may hold; options and answers are kept apart from them, since
-any page may hold those. Formal statements (miniF2F) are benchmark text too: a source of their own has them as
-questions, while to `minif2f/...` they are the answer, what an informal statement is to be turned into.
+A corpus must not have questions and worked solutions; options and answers are separate fields, since any page may have
+those. Formal statements (miniF2F) must not be in a corpus either: `minif2f_formal/...` has them as questions, while in
+`minif2f/...` they are the answers, the formalization of an informal statement.
 """
 
 import dataclasses
@@ -33,14 +33,14 @@ ALL = "all"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a data set lies below the data folder, and how one of its rows becomes a `Record`.
+    """The files of a data set below the data folder, and their parser.
 
     Attributes:
       path: a file or a glob.
-      parse: makes the record from its id and the fields of its row.
+      parse: makes a record from its id and the fields of its row.
       read: yields the rows of one file.
-      mirror: a file that is taken instead where `path` finds none.
-      hint: what to do where there is neither, with `{data_dir}` for the folder; `PUBLISHED` tells where it is.
+      mirror: a file to read where `path` matches none.
+      hint: what to do where there is neither, with `{data_dir}` for the folder; `PUBLISHED` has its address.
     """
 
     path: str
@@ -50,25 +50,25 @@ class Source:
     hint: str = "set --config.data_dir or --data_dir"
 
     def files(self, data_dir: Path) -> list[Path]:
-        """The files of the split, sorted; none if it is not there."""
-        found = sorted(path for path in data_dir.glob(self.path) if path.is_file())
+        """Returns the files of the split, sorted; none if it is missing."""
+        files = sorted(path for path in data_dir.glob(self.path) if path.is_file())
         mirrors = [data_dir / self.mirror] if self.mirror else []
-        return found or [path for path in mirrors if path.is_file()]
+        return files or [path for path in mirrors if path.is_file()]
 
 
 CMATH = formats.columns(answer="golden", level="grade")
 CMATH_DEV = formats.columns(question="input", answer="golden", level="grade")
 OCW = formats.columns(question="problem", solution="solution", kind="math")
 SHOTS = "agieval/few_shot_prompts.csv"
-# Its licence keeps MATH out of mirrors, and the archive has the folders as they are wanted.
+# MATH's license keeps it out of mirrors, and the archive has the right folders.
 MATH_HINT = "unpack the MATH data set's own archive: curl -L https://people.eecs.berkeley.edu/~hendrycks/MATH.tar | "
 MATH_HINT += "tar x -C {data_dir}"
 
 SOURCES: dict[str, Source] = {
-    "toy/train": Source("problems/train.jsonl", formats.plain),
-    "toy/rl": Source("problems/rl.jsonl", formats.plain),
-    "toy/dev": Source("problems/dev.jsonl", formats.plain),
-    "toy/test": Source("problems/test.jsonl", formats.plain),
+    "toy/train": Source("problems/train.jsonl", formats.toy),
+    "toy/rl": Source("problems/rl.jsonl", formats.toy),
+    "toy/dev": Source("problems/dev.jsonl", formats.toy),
+    "toy/test": Source("problems/test.jsonl", formats.toy),
     "gsm8k/train": Source("gsm8k/train.jsonl", formats.gsm8k),
     "gsm8k/test": Source("gsm8k/test.jsonl", formats.gsm8k),
     "gsm8k_marked/train": Source("gsm8k/train.jsonl", formats.gsm8k_marked),
@@ -116,19 +116,19 @@ PUBLISHED = {
     "mbpp": "github.com/google-research/google-research (mbpp)",
 }
 
-# What models are measured on: the texts that no corpus may hold.
+# What models are evaluated on: texts that must not be in a corpus.
 TEST_SPLITS = tuple(name for name in SOURCES if name.endswith("/test") and not name.startswith("toy/"))
-# The texts of other sources in another form: nobody needs both.
+# Other forms of the texts of another source.
 FORMS = ("gsm8k_marked/train",)
 
 
 def available(data_dir: str | Path) -> list[str]:
-    """Names of the sources that lie below `data_dir`, in the order of `SOURCES`; training splits are among them."""
+    """Returns the names of the data sets below `data_dir`, in the order of `SOURCES`, including training splits."""
     return [name for name, source in SOURCES.items() if name not in FORMS and source.files(Path(data_dir))]
 
 
 def files(name: str, data_dir: Path) -> list[Path]:
-    """The files below `data_dir` that `load` reads for a name; none where there are none."""
+    """Returns the files below `data_dir` that `load` reads for a name; none if they are missing."""
     if name.endswith(".jsonl"):
         return [data_dir / name]
     names = available(data_dir) if name == ALL else [name] if name in SOURCES else []
@@ -136,12 +136,12 @@ def files(name: str, data_dir: Path) -> list[Path]:
 
 
 def load(name: str, data_dir: str | Path) -> list[Record]:
-    """Reads a data set such as "gsm8k/test" from below `data_dir`, in file order; "all" reads the `available`.
+    """Loads a data set such as "gsm8k/test" from below `data_dir`, in file order; "all" loads the `available` ones.
 
-    A name that ends in ".jsonl" is a file of the user's own below `data_dir`, see `load_file`.
+    A name that ends in ".jsonl" is the user's own file below `data_dir`, see `load_file`.
 
     Raises:
-      UserError: the name is unknown, the file is missing, unreadable or empty, or a row does not fit.
+      UserError: the name is unknown, the file is missing, unreadable or empty, or a row is invalid.
     """
     data_dir = Path(data_dir)
     if name.endswith(".jsonl"):
@@ -157,15 +157,15 @@ def load(name: str, data_dir: str | Path) -> list[Record]:
         wanted = " or ".join(str(data_dir / path) for path in (source.path, source.mirror) if path)
         published = PUBLISHED.get(name.split("/")[0])
         hint = source.hint.format(data_dir=data_dir) + (f", or take it from {published}" if published else "")
-        raise UserError(f"The data set '{name}' wants the file {wanted}, which is not there; {hint}.")
+        raise UserError(f"The data set '{name}' needs the file {wanted}, which is missing; {hint}.")
     records = [record for path in files for record in _records(source.read(path), path, name, source.parse)]
     if not records:
-        raise UserError(f"The data set '{name}': the file {files[0]} holds no records.")
+        raise UserError(f"The data set '{name}': the file {files[0]} has no records.")
     return records
 
 
 def source_of(name: str) -> Source:
-    """The source of a data set.
+    """Returns the source of a data set.
 
     Raises:
       UserError: the name is unknown.
@@ -189,17 +189,17 @@ def check_answers(records: Iterable[Record]) -> None:
 
 
 def load_file(path: str | Path) -> list[Record]:
-    """Reads a user's own file: JSON lines with "question" and perhaps other fields of `Record`.
+    """Loads a user's own file: JSON lines with "question" and, optionally, other fields of `Record`.
 
-    A row without an id is named after the file and its place: "mine/0" is the first of mine.jsonl.
+    A row without an id is named after the file and its index: "mine/0" is the first of mine.jsonl.
 
     Raises:
-      UserError: the file is missing, unreadable or empty, or a row does not fit.
+      UserError: the file is missing, unreadable or empty, or a row is invalid.
     """
     path = Path(path)
-    records = list(_records(json_lines(path), path, path.name.split(".")[0], formats.given))
+    records = list(_records(json_lines(path), path, path.name.split(".")[0], formats.user))
     if not records:
-        raise UserError(f"The file {path} holds no records.")
+        raise UserError(f"The file {path} has no records.")
     return records
 
 

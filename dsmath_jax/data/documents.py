@@ -1,6 +1,6 @@
-"""Records and texts of the files that data sets are published in: Parquet, JSON (lines or one list), plain text.
+"""Reads records and texts from files: Parquet, JSON (lines or one list) and plain text.
 
-Everything is streamed, a few records in memory at a time; `.gz` and `.zst` are taken off on the way.
+Everything is streamed, with a few records in memory at a time; `.gz` and `.zst` are decompressed.
 """
 
 import gzip
@@ -27,31 +27,31 @@ ROWS_PER_READ = 256
 
 
 def form(file: Path) -> str:
-    """The suffix that says how to read a file: ".jsonl" of "a.jsonl.zst"."""
+    """Returns the suffix of a file's format: ".jsonl" of "a.jsonl.zst"."""
     return Path(file.stem).suffix if file.suffix in OPENERS else file.suffix
 
 
 def files_below(path: Path) -> list[Path]:
-    """A file itself, or the files below a folder, sorted by their paths; hidden ones are none.
+    """Returns a file itself, or the files below a folder except hidden ones, sorted by path.
 
     Raises:
       UserError: there is none.
     """
-    hidden = [path] if path.is_file() else sorted(below for below in path.rglob("*") if below.is_file())
-    files = [file for file in hidden if not any(part[0] == "." for part in file.relative_to(path).parts)]
+    candidates = [path] if path.is_file() else sorted(below for below in path.rglob("*") if below.is_file())
+    files = [file for file in candidates if not any(part[0] == "." for part in file.relative_to(path).parts)]
     if not files:
         raise UserError(f"No text files at {path}; check the mixture of the config.")
     return files
 
 
 def records(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place in words, fields) of the records of a file; a file of another form than `FORMATS` is plain text.
+    """Yields (position in words, fields) of a file's records; a format that is not in `FORMATS` is plain text.
 
     Args:
       columns: the only fields to read of a Parquet file; () for all.
 
     Raises:
-      UserError: the file cannot be read, or a line is no JSON object.
+      UserError: the file cannot be read, or a line is not a JSON object.
     """
     try:
         if form(file) == ".parquet":
@@ -68,28 +68,28 @@ def documents(file: Path, field: str = "text", language: str = "") -> Iterator[t
     """Yields (number of the record from 1, text) of a file's documents.
 
     Args:
-      field: where a record has its text.
-      language: only records of this `language` ("en", "zh"); "" for all.
+      field: the field of the text.
+      language: yields only records of this `language` ("en", "zh"); "" for all.
 
     Raises:
       UserError: as `records`, or a record has no text.
     """
     for number, (place, row) in enumerate(records(file, (field, "language")), 1):
         if not isinstance(row.get(field), str):
-            raise UserError(f"{file}, {place}: the field '{field}' is missing or no text; fix or remove it.")
+            raise UserError(f"{file}, {place}: the field '{field}' is missing or not text; fix or remove it.")
         if not language or row.get("language") == language:
             yield number, row[field]
 
 
 def texts(path: Path, language: str = "") -> Iterator[str]:
-    """The texts of a file or of the files below a folder, in the order of their paths; errors as `documents`."""
+    """Yields the texts of a file or of the files below a folder, in the order of their paths; raises as `documents`."""
     for file in files_below(path):
         for _, text in documents(file, "text", language):
             yield text
 
 
 def _parquet(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    # Without these two, Arrow reads the whole columns of a row group before it hands out the first row.
+    # Without these two, Arrow reads whole columns of a row group before the first row.
     with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as parquet:
         present = parquet.schema_arrow.names
         chosen = [name for name in columns if name in present] if columns else present

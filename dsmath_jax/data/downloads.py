@@ -1,8 +1,8 @@
-"""Files of public data sets: fetched from their official addresses, resumed after a cut, and checked.
+"""Downloads files of public data sets, resumes interrupted downloads, and verifies checksums.
 
-A file lies in the data folder under its own path, whether it was fetched or somebody put it there (a mirror). Its
-SHA-256 is compared with the one that its source states; where none is stated, what was found at the first use is
-written to `checksums.json` in the data folder and holds from then on.
+A file has the same path in the data folder whether it was downloaded or mirrored by the user. Its SHA-256 is compared
+with that of its source; without one, the SHA-256 at first use is stored in `checksums.json` in the data folder and
+compared from then on.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from dsmath_jax.workdir import UserError, atomic_path, hash_file, json_object, w
 CHECKSUMS = "checksums.json"
 LISTING = ".files.json"
 HUGGING_FACE = "https://huggingface.co"
-LARGEST_LISTING = 1 << 28  # bytes
+MAX_LISTING_BYTES = 1 << 28
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -33,8 +33,8 @@ class File:
 
     Attributes:
       path: below the data set's folder.
-      url: where it is fetched from where it is not there; "" where it cannot be fetched.
-      sha256: hexadecimal, as its source states it; "" where it states none.
+      url: where it is downloaded from if it is missing; "" if it cannot be downloaded.
+      sha256: hexadecimal, from its source; "" if unknown.
     """
 
     path: str
@@ -43,17 +43,17 @@ class File:
 
 
 def fetch(file: File, folder: Path, data_dir: Path) -> Path:
-    """The path of a file that is there and whole: fetched if it was not there, its checksum compared.
+    """Returns the path of a complete file, after downloading it if it is missing, and verifying its checksum.
 
-    A killed or cut fetch leaves `.NAME.part`, which the next one goes on with. Processes that want the same file wait
-    for the one that fetches it.
+    An interrupted download leaves `.NAME.part`, which the next one resumes. Processes that need the same file wait for
+    the one that downloads it.
 
     Args:
       folder: of the data set.
-      data_dir: the data folder, which that is in and which has the checksums.
+      data_dir: the data folder, which has the folder and the checksums.
 
     Raises:
-      UserError: it cannot be fetched, or its checksum differs.
+      UserError: it cannot be downloaded, or its checksum differs.
     """
     path = folder / file.path
     if not path.exists():
@@ -62,7 +62,7 @@ def fetch(file: File, folder: Path, data_dir: Path) -> Path:
         _download(file, path)
     digest = hash_file(path)
     if file.sha256:
-        known, advice = file.sha256, "as its source states; fetch the file anew"
+        known, advice = file.sha256, "as its source states; download the file again"
     else:
         known = recorded(path.relative_to(data_dir).as_posix(), digest, data_dir)
         advice = f"as at its first use; put the file back, or delete its line in {data_dir / CHECKSUMS}"
@@ -78,11 +78,11 @@ def _download(file: File, path: Path) -> None:
         fcntl.flock(out, fcntl.LOCK_EX)
         if path.exists():  # another process was first
             return
-        # Asking again for the last byte that is there, a part that is whole is no error of the range.
+        # The last byte is requested again, so that the range of a complete part is valid.
         position = max(0, out.tell() - 1)
         out.truncate(position)
         with contextlib.closing(web.HttpStream(file.url, position)) as stream:
-            while piece := stream.read(web.STEP):
+            while piece := stream.read(web.READ_BYTES):
                 out.write(piece)
         out.flush()
         os.fsync(out.fileno())
@@ -90,13 +90,13 @@ def _download(file: File, path: Path) -> None:
             part.unlink()
             raise UserError(
                 f"{file.url} gave a file of SHA-256 {digest[:16]}..., but {file.sha256[:16]}... is stated; "
-                "it was dropped, run again."
+                "it was removed, run again."
             )
         os.replace(part, path)
 
 
 def recorded(name: str, digest: str, data_dir: Path) -> str:
-    """The checksum on record for a file of the data folder; `digest` is put on record where there is none."""
+    """Returns the recorded checksum of a file of the data folder, after recording `digest` if there is none."""
     known = _checksums(data_dir).get(name)
     if known:
         return known
@@ -127,46 +127,46 @@ def _locked(path: Path) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Repository:
-    """A public data set: files of a repository of Hugging Face.
+    """A public data set: files of a Hugging Face repository.
 
     Attributes:
-      name: of the repository; "" where fetching takes a login, so that only a mirror is read.
+      name: of the repository; "" where downloads need a login, so that only a mirror is read.
       files: pattern of the paths in it.
-      licence: what its publisher says of it; it is the user's to keep to.
+      license: as its publisher states it; the user must comply with it.
     """
 
     name: str
     files: str
-    licence: str
+    license: str
 
     def find(self, folder: Path) -> tuple[File, ...]:
-        """The files, sorted: those of the list in `folder` once there is one, else those that are mirrored there.
+        """Returns the files, sorted: those of the stored list in `folder`, else those of a mirror there.
 
-        A mirror has them under their paths in the repository, or all in the folder itself. Where neither is there, the
-        list is fetched, and nothing else.
+        A mirror has them under their paths in the repository, or all in the folder itself. Without either, only the
+        list is downloaded.
 
         Raises:
-          UserError: the list cannot be had, no file in it matches, or only a mirror would do and there is none.
+          UserError: the list cannot be downloaded, no file in it matches, or a required mirror is missing.
         """
         if not (folder / LISTING).exists() and (mirrored := self._mirrored(folder)):
             return tuple(map(File, mirrored))
         if not self.name:
-            raise UserError(f"{folder} has no file {self.files}, and they take a login ({self.licence}); mirror them.")
+            raise UserError(f"{folder} has no file {self.files}, and they need a login ({self.license}); mirror them.")
         listed = _listing(self.name, folder / LISTING)
-        found = sorted(fnmatch.filter(listed, self.files))
-        if not found:
+        paths = sorted(fnmatch.filter(listed, self.files))
+        if not paths:
             raise UserError(f"{self.name} has no file {self.files} any more; mirror the data set in {folder}.")
-        return tuple(File(path, listed[path]["url"], listed[path]["sha256"]) for path in found)
+        return tuple(File(path, listed[path]["url"], listed[path]["sha256"]) for path in paths)
 
-    def at_hand(self, folder: Path) -> tuple[File, ...]:
-        """Those of the files that can be read without fetching anything.
+    def local_files(self, folder: Path) -> tuple[File, ...]:
+        """Returns the files that can be read without any download.
 
         Raises:
-          UserError: only a mirror would do and there is none.
+          UserError: a required mirror is missing.
         """
-        asks_network = self.name and not (folder / LISTING).exists() and not self._mirrored(folder)
-        found = () if asks_network else self.find(folder)
-        return tuple(file for file in found if (folder / file.path).is_file())
+        needs_download = self.name and not (folder / LISTING).exists() and not self._mirrored(folder)
+        files = () if needs_download else self.find(folder)
+        return tuple(file for file in files if (folder / file.path).is_file())
 
     def _mirrored(self, folder: Path) -> list[str]:
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -176,9 +176,9 @@ class Repository:
 
 
 def _listing(repository: str, path: Path) -> dict[str, dict[str, str]]:
-    """The files of a Hugging Face data set, `{path in the repository: {"url", "sha256"}}`, kept in the file `path`.
+    """Returns the files of a Hugging Face data set, `{path: {"url", "sha256"}}`, stored in the file `path`.
 
-    Addresses name the commit that was the newest when the list was made, so that a list stays true.
+    Addresses are pinned to the newest commit at the time of the list.
     """
     if path.exists():
         listed: dict[str, dict[str, str]] = json_object(path.read_bytes(), str(path), "that file")
@@ -186,15 +186,15 @@ def _listing(repository: str, path: Path) -> dict[str, dict[str, str]]:
     root = os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/")
     address = f"{root}/api/datasets/{repository}/revision/main?blobs=true"
     with contextlib.closing(web.HttpStream(address)) as stream:
-        answer = json_object(stream.read(LARGEST_LISTING), address, "what it answers")
+        answer = json_object(stream.read(MAX_LISTING_BYTES), address, "what it answers")
     try:
         base = f"{root}/datasets/{repository}/resolve/{answer['sha']}"
         files = {
-            one["rfilename"]: {
-                "url": f"{base}/{urllib.parse.quote(one['rfilename'])}",
-                "sha256": (one.get("lfs") or {}).get("sha256", ""),
+            file["rfilename"]: {
+                "url": f"{base}/{urllib.parse.quote(file['rfilename'])}",
+                "sha256": (file.get("lfs") or {}).get("sha256", ""),
             }
-            for one in answer["siblings"]
+            for file in answer["siblings"]
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{address} gives no list of files ({error!r}); mirror {repository} instead.") from None
@@ -203,10 +203,10 @@ def _listing(repository: str, path: Path) -> dict[str, dict[str, str]]:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks what a tar file has in its topmost folder as `folder`, which appears when it is whole.
+    """Unpacks the top-level folder of a tar file as `folder`, which appears when it is complete.
 
     Raises:
-      UserError: the archive is broken.
+      UserError: the archive is damaged.
     """
 
     def below(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
@@ -218,4 +218,4 @@ def unpack(archive: Path, folder: Path) -> None:
             temporary.mkdir()
             tar.extractall(temporary, filter=below)
     except tarfile.TarError as error:
-        raise UserError(f"{archive} cannot be unpacked ({error}); fetch it anew.") from None
+        raise UserError(f"{archive} cannot be unpacked ({error}); download it again.") from None

@@ -1,6 +1,6 @@
-"""Which questions are taken where not all are: evenly over the data sets and their parts, drawn by a seed.
+"""Samples questions evenly over data sets and their parts, by a seed.
 
-Files go by data set, subject, task or level, so that the first questions of them would be all of one.
+The first questions of a file would not do: files are often sorted by subject, task or level.
 """
 
 import hashlib
@@ -11,11 +11,11 @@ from pathlib import Path
 from dsmath_jax.data import datasets
 from dsmath_jax.data.datasets import Record
 
-EVALUATION_SEED = 0  # of what models are measured on: runs with other seeds answer the same questions
+EVALUATION_SEED = 0  # of evaluations: runs with other seeds answer the same questions
 
 
 def load_evenly(names: Sequence[str], data_dir: str | Path, count: int, seed: int) -> list[Record]:
-    """`count` records of the named data sets by `sample_evenly`; 0 for all.
+    """Loads `count` records of the named data sets by `sample_evenly`; 0 for all.
 
     Raises:
       UserError: a data set is unknown, missing or damaged.
@@ -24,45 +24,45 @@ def load_evenly(names: Sequence[str], data_dir: str | Path, count: int, seed: in
 
 
 def sample_evenly(sets: Sequence[Sequence[Record]], count: int, seed: int) -> list[Record]:
-    """Draws `count` records from data sets; 0, or a count that no fewer have, takes all.
+    """Samples `count` records from data sets; 0, or a count of at least their number, takes all.
 
-    Each set gives the same number; one that has fewer gives all, and the others share the rest. Within a set, every
-    category gives at least one and so does every level of it, as far as the set's number goes; beyond that their
-    numbers are proportional to their sizes, so that a set keeps its composition. A record is drawn by the seed and its
-    text, wherever it is in its file, and a larger count draws all that a smaller one does.
+    Each set gives the same number; a smaller set gives all, and the others share the rest. Within a set, every category
+    and every level of it gives at least one, as far as the number allows; beyond that, numbers are proportional to
+    sizes. Samples depend on the seed and the texts of records, not on their order in the file, and a larger count
+    includes the samples of a smaller one.
 
     Returns:
       the records, in the order of the sets.
     """
-    records = [record for one in sets for record in one]
+    records = [record for each in sets for record in each]
     if not 0 < count < len(records):
         return records
     turns, start = [], 0
-    for number, one in enumerate(sets):
-        turns += [(turn, number, start + place) for turn, place in enumerate(_order(one, seed))]
-        start += len(one)
-    return [records[place] for place in sorted(place for _, _, place in sorted(turns)[:count])]
+    for number, each in enumerate(sets):
+        turns += [(turn, number, start + index) for turn, index in enumerate(_order(each, seed))]
+        start += len(each)
+    return [records[index] for index in sorted(index for _, _, index in sorted(turns)[:count])]
 
 
 def _order(records: Sequence[Record], seed: int) -> list[int]:
-    """The places of a set's records in an order whose first n are a fair draw of the set, for every n."""
-    shuffled = sorted(range(len(records)), key=lambda place: _digest(records[place], seed))
+    """Returns the indices of a set's records in an order whose first n are an even sample, for every n."""
+    shuffled = sorted(range(len(records)), key=lambda index: _digest(records[index], seed))
     sizes = Counter((record.category, record.level) for record in records)
     categories: set[str] = set()
     drawn: Counter[tuple[str, str]] = Counter()
     keys = []
-    for turn, place in enumerate(shuffled):
-        record = records[place]
+    for turn, index in enumerate(shuffled):
+        record = records[index]
         part = record.category, record.level
         if record.category not in categories:
-            keys.append((0, 0.0, turn, place))
+            keys.append((0, 0.0, turn, index))
         elif not drawn[part]:
-            keys.append((1, 0.0, turn, place))
+            keys.append((1, 0.0, turn, index))
         else:
-            keys.append((2, (drawn[part] + 0.5) / sizes[part], turn, place))
+            keys.append((2, (drawn[part] + 0.5) / sizes[part], turn, index))
         categories.add(record.category)
         drawn[part] += 1
-    return [place for *_, place in sorted(keys)]
+    return [index for *_, index in sorted(keys)]
 
 
 def _digest(record: Record, seed: int) -> bytes:

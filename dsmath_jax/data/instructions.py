@@ -1,7 +1,7 @@
 """Instruction data for SFT (paper section 3): questions with solutions as chains of thought, programs, or both.
 
-One record type for all: a conversation, in most data sets a question and its solution. An assistant's turn is a row of
-parts, some of which the model is to learn and some of which (what a tool printed) it only reads.
+All records are conversations, in most data sets a question and its solution. An assistant's turn has parts that are
+learned and parts that are not (the output of a tool).
 """
 
 import collections
@@ -20,14 +20,12 @@ from dsmath_jax.workdir import LARGE, UserError
 
 LANGUAGES = ("en", "zh")
 STYLES = ("cot", "pot", "tora")  # chain of thought, program of thought, tool-integrated reasoning
-# The roles of chat messages, and after which other each may come ("": as the first).
-ROLES = {
-    "system": ("",), "user": ("", "system", "assistant"), "assistant": ("user", "tool"), "tool": ("assistant",),
-}  # fmt: skip
-OUTPUT = re.compile(r"(?<=```output\n)(.*?\n?```(?:\n|\Z))", re.DOTALL)  # what follows is the tool's, its fence too
+# The roles of chat messages, and which may precede each ("": none, as the first).
+ROLES = {"system": ("",), "user": ("", "system", "assistant"), "assistant": ("user", "tool"), "tool": ("assistant",)}
+OUTPUT = re.compile(r"(?<=```output\n)(.*?\n?```(?:\n|\Z))", re.DOTALL)  # the tool's output with its closing fence
 PROGRAM = re.compile(r"^(?:```python|from [\w.]+ import |import \w|def \w+\(|print\()", re.MULTILINE)
 
-# Where question and solution are, by the pairs of fields that data sets have; the first pair that is there counts.
+# Fields of question and solution in data sets; the first pair that a record has counts.
 SHAPES = (
     ("question", "solution"),
     ("problem", "solution"),  # MATH, NuminaMath
@@ -36,7 +34,7 @@ SHAPES = (
     ("query", "response"),  # MetaMathQA
     ("question", "answer"),  # GSM8K
 )
-OWN_FIELDS = ("options", "prompt", "instruction")  # of a `Record`, that say more of how its question is asked
+OWN_FIELDS = ("options", "prompt", "instruction")  # of a `Record`, which change its prompt
 
 PUBLIC: dict[str, Repository] = {
     "mathinstruct": Repository("TIGER-Lab/MathInstruct", "MathInstruct.json", "MIT; its parts have their own"),
@@ -45,7 +43,7 @@ PUBLIC: dict[str, Repository] = {
 }
 
 GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data"
-# Data sets that can be fetched, in the places where `datasets` reads them; an archive is unpacked.
+# Data sets that can be downloaded to where `datasets` reads them; archives are unpacked.
 FETCHED: dict[str, File] = {
     "gsm8k/train": File(
         "gsm8k/train.jsonl",
@@ -66,10 +64,10 @@ class Instruction:
 
     Attributes:
       id: "SOURCE/RECORD", unique in all data.
-      messages: of the user and the assistant in turn, perhaps after one of the system.
+      messages: of the user and the assistant in turn, optionally after a system message.
       language: "en" or "zh".
       style: one of `STYLES`.
-      instruction: what stands below its questions in place of the run's instruction; "" for that.
+      instruction: below its questions, in place of the run's instruction; "" for that.
     """
 
     id: str
@@ -80,15 +78,15 @@ class Instruction:
 
     @property
     def question(self) -> str:
-        """What the user asks first."""
+        """The first message of the user."""
         return next(message.content for message in self.messages if message.role == "user")
 
 
 def load(name: str, data_dir: Path) -> Iterator[Instruction]:
-    """The records of a source: a data set ("gsm8k/train"), a name in `PUBLIC`, or a path below `data_dir`.
+    """Yields the records of a source: a data set ("gsm8k/train"), a name in `PUBLIC`, or a path below `data_dir`.
 
     Raises:
-      UserError: nothing is there and it cannot be fetched, or a record does not fit (file, record and field are named).
+      UserError: it is missing and cannot be downloaded, or a record is invalid (file, record and field are named).
     """
     if name in datasets.SOURCES:
         _fetch_dataset(name, data_dir)
@@ -104,17 +102,17 @@ def load(name: str, data_dir: Path) -> Iterator[Instruction]:
 
 
 def check(name: str, data_dir: Path) -> None:
-    """Raises a `UserError` where `load` would, as far as that is known without fetching anything.
+    """Raises a `UserError` where `load` would, as far as that is known without downloads.
 
-    Every record of small files is parsed, and the first one of large ones.
+    Parses every record of small files, and the first one of large files.
     """
     if name in datasets.SOURCES:
         if datasets.SOURCES[name].files(data_dir) or name not in FETCHED:
             collections.deque(_dataset(name, data_dir), maxlen=0)
         return
     folder = data_dir / name
-    found = [folder / file.path for file in PUBLIC[name].at_hand(folder)] if name in PUBLIC else None
-    for file in _own_files(name, data_dir) if found is None else found:
+    local = [folder / file.path for file in PUBLIC[name].local_files(folder)] if name in PUBLIC else None
+    for file in _own_files(name, data_dir) if local is None else local:
         small = file.stat().st_size <= LARGE
         collections.deque(itertools.islice(_records(name, file), None if small else 1), maxlen=0)
 
@@ -138,9 +136,9 @@ def _records(name: str, file: Path) -> Iterator[Instruction]:
 
 
 def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:
-    """The user's own files among the sources: a change of them is a change of the run.
+    """Returns the user's own files among the sources, which are part of a run's fingerprint.
 
-    Those of data sets that nothing fetches are too; what is fetched has its checksum compared when it is read.
+    They include data sets that cannot be downloaded; checksums of downloads are verified when they are read.
     """
     files: list[Path] = []
     for name in names:
@@ -168,26 +166,26 @@ def _dataset(name: str, data_dir: Path) -> Iterator[Instruction]:
 
 
 def _of_record(record: dataset_formats.Record, fields: dict[str, Any]) -> Instruction:
-    """A record's question, with its options, and its solution."""
-    asked, parts = questions.ask(dataclasses.replace(record, instruction="")), split(record.solution)
-    return dataclasses.replace(_instruction(record.id, asked, parts, "", fields), instruction=record.instruction)
+    """Returns a record's question, with its options, and its solution."""
+    question, parts = questions.ask(dataclasses.replace(record, instruction="")), split(record.solution)
+    return dataclasses.replace(_instruction(record.id, question, parts, "", fields), instruction=record.instruction)
 
 
 def parse(identity: str, fields: dict[str, Any]) -> Instruction:
-    """A record in any of the shapes that are known: `SHAPES`, or chat messages.
+    """Parses a record of one of the `SHAPES`, or of chat messages.
 
-    Calculator marks of GSM8K are dropped. `style`, `language` and, as in MathInstruct, a `source` that says "PoT" count
-    where they are there; else the text tells.
+    GSM8K's calculator annotations are removed. Style and language are from the fields `style`, `language` and, as in
+    MathInstruct, `source` ("PoT"), else guessed from the text.
 
     Raises:
-      BadField: no shape fits, or a field is no text or empty.
+      BadField: no shape matches, or a field is empty or not text.
     """
     if isinstance(fields.get("messages"), list) and not any(_has(fields, *shape) for shape in SHAPES):
         return _conversation(identity, fields)
     question_field, solution_field = next((shape for shape in SHAPES if _has(fields, *shape)), SHAPES[0])
     question, solution = _text(fields, question_field).strip(), _text(fields, solution_field).strip()
     if (question_field, solution_field) == SHAPES[0] and not fields.keys().isdisjoint(OWN_FIELDS):
-        record = dataclasses.replace(dataset_formats.given(identity, fields), id=identity)
+        record = dataclasses.replace(dataset_formats.user(identity, fields), id=identity)
         return _of_record(record, fields)
     if (extra := fields.get("input")) and question_field == "instruction":
         question = f"{question}\n{extra}"
@@ -198,11 +196,11 @@ def parse(identity: str, fields: dict[str, Any]) -> Instruction:
 
 
 def _conversation(identity: str, fields: dict[str, Any]) -> Instruction:
-    """Chat messages: an assistant's are learned, what a tool says between two of them is part of one turn, and read."""
-    said = [(_text(m, "role"), _text(m, "content")) for m in fields["messages"] if isinstance(m, dict)]
+    """Parses chat messages: the assistant's are learned; a tool's between two of them joins their turn, not learned."""
+    turns = [(_text(m, "role"), _text(m, "content")) for m in fields["messages"] if isinstance(m, dict)]
     messages: list[Message] = []
-    for place, (role, text) in enumerate(said):
-        before = said[place - 1][0] if place else ""
+    for i, (role, text) in enumerate(turns):
+        before = turns[i - 1][0] if i else ""
         if role not in ROLES:
             raise dataset_formats.BadField(f"a role in the field 'messages' must be one of {', '.join(ROLES)}")
         if before not in ROLES[role]:
@@ -215,36 +213,36 @@ def _conversation(identity: str, fields: dict[str, Any]) -> Instruction:
             messages.append(Message(role, tuple(split(text))))
         else:
             messages.append(Message(role, ((text.strip(), False),)))
-    if not said or said[-1][0] != "assistant":
+    if not turns or turns[-1][0] != "assistant":
         raise dataset_formats.BadField("the field 'messages' does not end with a message of the assistant")
-    return _of(identity, messages, "", fields)
+    return _record(identity, messages, "", fields)
 
 
 def _instruction(
     identity: str, question: str, parts: list[tuple[str, bool]], style: str = "", fields: dict[str, Any] | None = None
 ) -> Instruction:
-    """A question with its solution."""
-    return _of(identity, [chat.user(question), Message("assistant", tuple(parts))], style, fields or {})
+    """Returns a question with its solution."""
+    return _record(identity, [chat.user(question), Message("assistant", tuple(parts))], style, fields or {})
 
 
-def _of(identity: str, messages: list[Message], style: str, fields: dict[str, Any]) -> Instruction:
-    """The record; what `fields` state of its style and language goes first, then `style`, then what the texts say."""
+def _record(identity: str, messages: list[Message], style: str, fields: dict[str, Any]) -> Instruction:
+    """Returns the record; style and language are those of `fields`, else `style`, else guessed from the texts."""
     answers = [message for message in messages if message.role == "assistant"]
     tools = not all(learn for message in answers for _, learn in message.parts)
     guessed = "tora" if tools else "pot" if any(PROGRAM.search(message.content) for message in answers) else "cot"
-    found = Instruction(identity, tuple(messages), "", _choice(fields, "style", STYLES) or style or guessed)
-    stated = _choice(fields, "language", LANGUAGES)
-    return dataclasses.replace(found, language=stated or questions.language(found.question))
+    instruction = Instruction(identity, tuple(messages), "", _choice(fields, "style", STYLES) or style or guessed)
+    language = _choice(fields, "language", LANGUAGES) or questions.language(instruction.question)
+    return dataclasses.replace(instruction, language=language)
 
 
 def split(solution: str) -> list[tuple[str, bool]]:
-    """A solution split at the tool's outputs.
+    """Splits a solution at the tool's outputs: returns (text, whether it is learned) parts.
 
-    The model writes the opening "```output" itself, as its call of the tool; what stands between it and the closing
-    fence, and that fence, is the tool's and not learned.
+    The opening "```output" is the model's call of the tool; the text up to the closing fence, and that fence, are the
+    tool's and not learned.
     """
     pieces = OUTPUT.split(solution)
-    return [(piece, number % 2 == 0) for number, piece in enumerate(pieces) if piece]
+    return [(piece, i % 2 == 0) for i, piece in enumerate(pieces) if piece]
 
 
 def _has(fields: dict[str, Any], *names: str) -> bool:

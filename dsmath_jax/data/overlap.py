@@ -1,7 +1,7 @@
-"""Questions that a run both trains on and is measured on: which they are, and what happens about them.
+"""Train-test overlap: finds questions that a run both trains on and is evaluated on, and refuses them.
 
-Two questions are the same where their texts, with the options of multiple choice as they are asked, differ in nothing
-but case, white space and the forms of characters that Unicode calls compatible. A conversation has each of its turns.
+Two questions are equal if their texts, with the options of multiple choice, differ only in case, white space and
+Unicode-compatible characters. A conversation has a question in each turn of the user.
 """
 
 import logging
@@ -20,21 +20,21 @@ from dsmath_jax.data.questions import options
 from dsmath_jax.sharding import from_first
 from dsmath_jax.workdir import MANIFEST, UserError, data_folder, read_json
 
-# The fields of a recipe that name what is trained on.
+# The fields of a recipe with training data.
 TRAINING_FIELDS = ("sft.data", "reward_model.data", "process_model.data", "rl.data", "rl.retrain.data")
 
 Questions = Iterable[Record | Instruction]
 
 
 def training_questions(config: Mapping[str, Any], data_dir: Path) -> dict[str, Questions]:
-    """The questions of each data set that is trained on, read when they are iterated over.
+    """Returns the questions of each training data set, read when they are iterated over.
 
     Args:
-      config: fields of a recipe by their full names, as `settings.fingerprint` and a stage's manifest have them.
-      data_dir: where the data sets are.
+      config: fields of a recipe by their full names, as in `settings.fingerprint` and a stage's manifest.
+      data_dir: the folder of the data sets.
 
     Returns:
-      by field and data set: "sft.data 'gsm8k/train'".
+      questions by field and data set: "sft.data 'gsm8k/train'".
     """
     return {
         f"{field} '{name}'": _questions(field, name, data_dir)
@@ -44,16 +44,16 @@ def training_questions(config: Mapping[str, Any], data_dir: Path) -> dict[str, Q
 
 
 def questions_of_stages(stages: Iterable[str], workdir: Path) -> dict[str, Questions]:
-    """`training_questions` of finished stages and of all that they were made from, as their manifests tell."""
-    found: dict[str, Questions] = {}
+    """Returns the `training_questions` of finished stages and of all their inputs, by their manifests."""
+    questions: dict[str, Questions] = {}
     for stage in stages:
         path = workdir / stage / MANIFEST
         if path.is_file():
             manifest = read_json(path)
             data_dir = data_folder(manifest["config"].get("data_dir", ""), workdir)
-            found |= training_questions(manifest["config"], data_dir)
-            found |= questions_of_stages(manifest["inputs"], workdir)
-    return found
+            questions |= training_questions(manifest["config"], data_dir)
+            questions |= questions_of_stages(manifest["inputs"], workdir)
+    return questions
 
 
 def _questions(field: str, name: str, data_dir: Path) -> Iterator[Record | Instruction]:
@@ -63,72 +63,73 @@ def _questions(field: str, name: str, data_dir: Path) -> Iterator[Record | Instr
         yield from datasets.load(name, data_dir)
 
 
-class Found(NamedTuple):
-    """What of the held-out questions a data set that is trained on has too."""
+class Overlap(NamedTuple):
+    """The held-out questions that are also in a training data set."""
 
-    places: list[int]  # among the held-out questions
+    indices: list[int]  # of the held-out questions
     error: str = ""  # why the data set cannot be read
 
 
-def find(held_out: Sequence[Record], training: Mapping[str, Questions]) -> dict[str, Found]:
-    """What of the held-out questions each of the others has too.
+def find(held_out: Sequence[Record], training: Mapping[str, Questions]) -> dict[str, Overlap]:
+    """Returns the overlap of the held-out questions with each training data set.
 
-    What is trained on is streamed: in memory are only the held-out questions. Process 0 reads it.
+    Training data are streamed, on process 0; only the held-out questions are in memory.
     """
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, record in enumerate(held_out):
+    indices: dict[str, list[int]] = defaultdict(list)
+    for index, record in enumerate(held_out):
         for text in _normalized(record):
-            places[text].append(place)
+            indices[text].append(index)
 
-    def look_in(questions: Questions) -> Found:
-        texts = (text for one in questions for text in _normalized(one))
+    def overlap_with(questions: Questions) -> Overlap:
+        texts = (text for question in questions for text in _normalized(question))
         try:
-            return Found(sorted({place for text in texts for place in places.get(text, ())}))
+            return Overlap(sorted({index for text in texts for index in indices.get(text, ())}))
         except UserError as error:
-            return Found([], str(error))
+            return Overlap([], str(error))
 
     first = jax.process_index() == 0
-    found = from_first([look_in(each) for each in training.values()] if first else None)
-    return {name: Found(*each) for name, each in zip(training, found, strict=True)}
+    overlaps = from_first([overlap_with(each) for each in training.values()] if first else None)
+    return {name: Overlap(*each) for name, each in zip(training, overlaps, strict=True)}
 
 
 def _normalized(question: Record | Instruction) -> list[str]:
-    """The texts that are asked, in the form in which they are compared."""
+    """Returns the texts of a question, normalized for comparison."""
     if isinstance(question, Record):
         texts = {question.question, question.prompt or question.question}
-        asked = [" ".join([text, *options(question)]) for text in texts]
+        prompts = [" ".join([text, *options(question)]) for text in texts]
     else:
-        asked = [message.content for message in question.messages if message.role == "user"]
-    return ["".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in asked]
+        prompts = [message.content for message in question.messages if message.role == "user"]
+    return ["".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in prompts]
 
 
-def count(found: Iterable[Found]) -> int | None:
-    """The number of held-out questions that any of the data sets has; None where one of these cannot be read."""
-    seen = list(found)
-    return None if any(one.error for one in seen) else len({place for one in seen for place in one.places})
+def count(overlaps: Iterable[Overlap]) -> int | None:
+    """Returns the number of held-out questions in any training data set; None if one of these cannot be read."""
+    overlaps = list(overlaps)
+    failed = any(overlap.error for overlap in overlaps)
+    return None if failed else len({index for overlap in overlaps for index in overlap.indices})
 
 
-def check(field: str, held_out: Sequence[Record], found: Mapping[str, Found], allow: bool) -> None:
-    """Refuses questions that are both trained on and measured on, or warns of them where they are allowed.
+def check(field: str, held_out: Sequence[Record], overlaps: Mapping[str, Overlap], allow: bool) -> None:
+    """Refuses an overlap of training and evaluation data, or warns of it where it is allowed.
 
     Args:
-      field: which names the data sets of `held_out`: "rl.eval_data".
-      held_out, found: of `find`.
-      allow: the field `allow_overlap` of the same part.
+      field: the field of the data sets of `held_out`: "rl.eval_data".
+      held_out, overlaps: argument and result of `find`.
+      allow: the field `allow_overlap` of the same section.
 
     Raises:
-      UserError: there are some, or a data set cannot be read, and that is not allowed.
+      UserError: there is an overlap, or a data set cannot be read, and `allow` is False.
     """
     messages = [
-        f"{field}: whether {name} has some of its questions is unknown ({one.error})"
-        for name, one in found.items()
-        if one.error
+        f"{field}: whether {name} has some of its questions is unknown ({overlap.error})"
+        for name, overlap in overlaps.items()
+        if overlap.error
     ]
-    if places := sorted({place for one in found.values() for place in one.places}):
-        example = next(name for name, one in found.items() if places[0] in one.places)
+    if indices := sorted({index for overlap in overlaps.values() for index in overlap.indices}):
+        example = next(name for name, overlap in overlaps.items() if indices[0] in overlap.indices)
         messages.append(
-            f"{field}: {len(places)} of {len(held_out)} questions are also in the training data "
-            f"({held_out[places[0]].id} is in {example})"
+            f"{field}: {len(indices)} of {len(held_out)} questions are also in the training data "
+            f"({held_out[indices[0]].id} is in {example})"
         )
     for message in messages:
         if not allow:

@@ -1,7 +1,7 @@
-"""Token sequences packed into rows of fixed length, and rows made batches.
+"""Packs token sequences into rows of fixed length, and makes batches of rows.
 
-A row is `[3, T+1] int32`: tokens, segment ids (1, 2, ... within the row; 0 is padding) and a mask of the tokens that
-are to be learned. One token more than a training sequence is long, since inputs and targets are the row shifted by one.
+A row is `[3, T+1] int32`: tokens, segment ids (1, 2, ... within the row; 0 is padding) and the loss mask. It has one
+token more than a training sequence, since the targets are the inputs shifted by one.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ Row = Int[np.ndarray, "3 T+1"]
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Tokens of one document or one problem, which of them are to be learned, and its id."""
+    """Tokens of one document or one problem, the loss mask, and its id."""
 
     tokens: Sequence[int] | np.ndarray
     learn: Sequence[bool] | np.ndarray
@@ -31,17 +31,16 @@ class Packed(NamedTuple):
 
 
 def concatenate(examples: Iterable[Example], length: int) -> Iterator[Packed]:
-    """Fills every row to its end; a document that does not fit goes on in the next row (pre-training).
+    """Packs examples into full rows; one that does not fit continues in the next row (pre-training).
 
-    The last, partly filled row is kept with padding: it is one of all the rows of a file, and a file that lends its end
-    to the next could not be made by itself.
+    The last row is padded, so that every file can be packed by itself.
     """
     packed, used = _empty(length), 0
     for example in examples:
         start = 0
         while start < len(example.tokens):
             take = min(length + 1 - used, len(example.tokens) - start)
-            _place(packed, used, example, start, start + take)
+            _write(packed, used, example, start, start + take)
             used, start = used + take, start + take
             if used == length + 1:
                 yield packed
@@ -50,8 +49,8 @@ def concatenate(examples: Iterable[Example], length: int) -> Iterator[Packed]:
         yield packed
 
 
-def fit_whole(examples: Iterable[Example], length: int) -> Iterator[Packed]:
-    """Puts whole examples one after another, in their order; one that does not fit opens a new row (SFT).
+def pack_whole(examples: Iterable[Example], length: int) -> Iterator[Packed]:
+    """Packs whole examples in their order; one that does not fit starts a new row (SFT).
 
     Raises:
       ValueError: an example is longer than a row.
@@ -64,7 +63,7 @@ def fit_whole(examples: Iterable[Example], length: int) -> Iterator[Packed]:
         if used + size > length + 1:
             yield packed
             packed, used = _empty(length), 0
-        _place(packed, used, example, 0, size)
+        _write(packed, used, example, 0, size)
         used += size
     if used:
         yield packed
@@ -74,28 +73,28 @@ def _empty(length: int) -> Packed:
     return Packed(np.zeros((3, length + 1), np.int32), [])
 
 
-def _place(packed: Packed, at: int, example: Example, start: int, end: int) -> None:
-    """Puts the tokens from `start` to `end` into the row as its next segment."""
+def _write(packed: Packed, at: int, example: Example, start: int, end: int) -> None:
+    """Writes the tokens from `start` to `end` into the row as its next segment."""
     packed.ids.append(example.id)
     to = at + end - start
     packed.row[:, at:to] = example.tokens[start:end], [len(packed.ids)] * (end - start), example.learn[start:end]
 
 
-def batch_of_rows(rows: Int[np.ndarray, "B 3 T+1"], masked: bool = True) -> dict[str, np.ndarray]:
-    """Rows to a language-model batch: tokens, targets, segment_ids, positions `[B,T] int32`, loss_weights `[B,T]
+def batch_of_rows(rows: Int[np.ndarray, "B 3 T+1"], mask_documents: bool = True) -> dict[str, np.ndarray]:
+    """Returns a language-model batch: tokens, targets, segment_ids, positions `[B,T] int32`, loss_weights `[B,T]
     float32`.
 
-    A target counts where it is to be learned and belongs to the segment of its input token. With `masked` False all of
-    a row is one segment: attention and the loss go across the ends of documents.
+    A target has weight 1 if it is learned and in the segment of its input token. Without `mask_documents` a row is one
+    segment: attention and loss cross the ends of documents.
     """
     tokens, segments, learn = rows[:, 0], rows[:, 1], rows[:, 2]
-    if not masked:
+    if not mask_documents:
         segments = (segments > 0).astype(np.int32)
     inputs = segments[:, :-1]
     same = (inputs == segments[:, 1:]) & (inputs > 0)
     index = np.arange(inputs.shape[1])
-    begins = np.concatenate([np.ones_like(inputs[:, :1]), inputs[:, 1:] != inputs[:, :-1]], axis=1) > 0
-    start = np.maximum.accumulate(np.where(begins, index, 0), axis=1)
+    starts_segment = np.concatenate([np.ones_like(inputs[:, :1]), inputs[:, 1:] != inputs[:, :-1]], axis=1) > 0
+    start = np.maximum.accumulate(np.where(starts_segment, index, 0), axis=1)
     return {
         "tokens": tokens[:, :-1],
         "targets": tokens[:, 1:],

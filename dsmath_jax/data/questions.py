@@ -1,4 +1,4 @@
-"""How a record is asked: its question with its options, and below it what the model is to do."""
+"""The text of a question in a prompt: the question, its options, and the instruction."""
 
 import re
 from typing import Literal
@@ -8,10 +8,10 @@ from dsmath_jax.data.dataset_formats import Record
 Mode = Literal["cot", "pot", "tir"]  # chain of thought, program of thought, tool-integrated reasoning
 Language = Literal["en", "zh"]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-PAPER = "paper"  # the instruction that stands for `INSTRUCTIONS`
+PAPER = "paper"  # as an instruction: the paper's, from `INSTRUCTIONS`
 
-# What the paper's chat models are asked for (§3.1, and its evaluation code), by mode and language. The paper asks base
-# models alone for bare programs.
+# Instructions of the paper's chat models (§3.1, and its evaluation code), by mode and language. In the paper only base
+# models write bare programs.
 INSTRUCTIONS: dict[tuple[Mode, Language], str] = {
     ("cot", "en"): r"Please reason step by step, and put your final answer within \boxed{}.",
     ("cot", "zh"): r"请通过逐步推理来解答问题，并把最终答案放置于\boxed{}中。",
@@ -24,35 +24,35 @@ INSTRUCTIONS: dict[tuple[Mode, Language], str] = {
 
 
 def ask(record: Record, instruction: str = "", mode: Mode = "cot") -> str:
-    """The text that a user asks: the question, its options a line each, and the instruction on the last line.
+    """Returns the user's message: the question, its options on a line each, and the instruction on the last line.
 
     Args:
-      record: its own `prompt` and `instruction` go first, where it has them.
+      record: its own `prompt` and `instruction` take precedence.
       instruction: of the run: a text, `PAPER` for `INSTRUCTIONS` in the question's language, or "" for none.
-      mode: how the model is to answer.
+      mode: how the model should answer.
     """
     text = "\n".join([record.prompt or record.question, *options(record)])
     return instructed(text, record.instruction or instruction, mode)
 
 
 def instructed(text: str, instruction: str, mode: Mode) -> str:
-    """A question, and below it the instruction, `PAPER` in the question's language."""
+    """Appends the instruction to a question, `PAPER` in the question's language."""
     instruction = INSTRUCTIONS[mode, language(text)] if instruction == PAPER else instruction
     return f"{text.rstrip()}\n{instruction}" if instruction else text
 
 
 def options(record: Record) -> list[str]:
-    """A record's options, a line each: "(A) 12", or "- Yes" for those that go without letters."""
+    """Returns the lines of a record's options: "(A) 12", or "- Yes" for options without letters."""
     if not lettered(record):
         return [f"- {text}" for text in record.options]
-    return [f"({chr(ord('A') + place)}) {text}" for place, text in enumerate(record.options)]
+    return [f"({chr(ord('A') + i)}) {text}" for i, text in enumerate(record.options)]
 
 
 def lettered(record: Record) -> bool:
-    """Whether a record's options go by letters, rather than being the answers themselves ("Yes", "No")."""
+    """Whether a record's options have letters, rather than being the answers themselves ("Yes", "No")."""
     return bool(record.options) and record.answer not in record.options
 
 
 def language(text: str) -> Language:
-    """Chinese where any character of the text is, else English."""
+    """Returns "zh" if the text has a Chinese character, else "en"."""
     return "zh" if CHINESE.search(text) else "en"

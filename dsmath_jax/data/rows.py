@@ -1,7 +1,7 @@
-"""Packed rows on disk: folders of ArrayRecord shards, whose records carry the ids of what is in them.
+"""Packed rows on disk: folders of ArrayRecord shards, with the ids of the examples in each row.
 
-A record is a header, the row's tokens without padding, its runs (stretches of one segment that are all learned or not)
-and the ids of its segments. ArrayRecord compresses records one by one (zstd) and keeps a checksum of each.
+A record is a header, the row's tokens without padding, its runs (parts of a segment with the same loss mask) and the
+ids of its segments. ArrayRecord compresses records one by one (zstd) and checksums each.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from dsmath_jax.data.packing import Packed
 from dsmath_jax.workdir import UserError, atomic_path
 
 SUFFIX = ".array_record"
-SPARE_FILES = 256  # that a process may open beside its shards
+SPARE_FILES = 256  # that a process may open in addition to shards
 MAGIC = b"dsm1"
 HEADER = struct.Struct("<4s3I")  # magic, T+1, tokens, runs
-RUN_BEGINS, RUN_LEARNED = 2, 1  # a run is `length << 2`, with these bits: a new segment, to be learned
+RUN_BEGINS, RUN_LEARNED = 2, 1  # a run is `length << 2`, with these bits: a new segment, learned
 
 
 def encode(packed: Packed) -> bytes:
-    """A row as the bytes of its record."""
+    """Encodes a row as the bytes of a record."""
     tokens, segments, learn = packed.row
     used = int(np.count_nonzero(segments))
     marks = segments[:used] * 2 + learn[:used]
@@ -42,23 +42,23 @@ def encode(packed: Packed) -> bytes:
 
 
 def decode(record: bytes, length: int) -> Packed:
-    """The row of a record.
+    """Decodes the row of a record.
 
     Raises:
-      ValueError: the record is none of a row of `length` + 1 tokens; the message says what it is.
+      ValueError: the record is not a row of `length` + 1 tokens; the message says what it is.
     """
     if len(record) < HEADER.size or record[:4] != MAGIC:
-        raise ValueError("is no packed row")
+        raise ValueError("is not a packed row")
     _, width, used, count = HEADER.unpack_from(record)
     if width != length + 1:
         raise ValueError(f"is a row for sequences of {width - 1} tokens, not {length}")
     end = HEADER.size + 4 * (used + count)
     if used > width or len(record) < end:
-        raise ValueError("is no whole packed row")
+        raise ValueError("is an incomplete packed row")
     numbers = np.frombuffer(record, "<u4", used + count, HEADER.size)
     runs = numbers[used:].astype(np.int64)
     if (runs >> 2).sum() != used:
-        raise ValueError("is no whole packed row")
+        raise ValueError("is an incomplete packed row")
     row = np.zeros((3, width), np.int32)
     row[0, :used] = numbers[:used]
     row[1, :used] = np.repeat(np.cumsum(runs & RUN_BEGINS) // RUN_BEGINS, runs >> 2)
@@ -66,14 +66,14 @@ def decode(record: bytes, length: int) -> Packed:
     try:
         return Packed(row, json.loads(record[end:]))
     except ValueError:
-        raise ValueError("is no whole packed row") from None
+        raise ValueError("is an incomplete packed row") from None
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[Callable[[Packed], int]]:
-    """Hands out a function that puts one more row into a shard, which has its name when the block has ended.
+def shard_writer(path: Path) -> Iterator[Callable[[Packed], int]]:
+    """Yields a function that appends a row to a shard, which gets its name at the end of the block.
 
-    The function returns 1, for counts.
+    The function returns 1, for counting.
     """
     with atomic_path(path) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
@@ -89,24 +89,24 @@ def writing(path: Path) -> Iterator[Callable[[Packed], int]]:
 
 
 def write_rows(path: Path, rows: Iterable[Packed]) -> int:
-    """Writes rows to one shard, atomically. Returns how many."""
-    with writing(path) as write:
+    """Writes rows to one shard, atomically; returns their number."""
+    with shard_writer(path) as write:
         return sum(write(packed) for packed in rows)
 
 
 class Rows:
-    """Random access to the rows of the shards in a folder, in the order of their names."""
+    """Random access to the rows of a folder's shards, in the order of their names."""
 
     def __init__(self, folder: Path, length: int):
         """Opens the shards for rows of `length` + 1 tokens.
 
         Raises:
-          UserError: there is no shard, one of them is broken, or there are more than the system lets a process open.
+          UserError: there is no shard, one is damaged, or there are more than a process may open.
         """
         self.name, self._length = folder.name, length
         self._paths = sorted(folder.glob(f"[!.]*{SUFFIX}"))
         if not self._paths:
-            raise UserError(f"{folder} holds no *{SUFFIX} file; run the stage that writes it.")
+            raise UserError(f"{folder} has no *{SUFFIX} file; run the stage that writes it.")
         _allow_files(folder, len(self._paths))
         self._readers = [_open(path) for path in self._paths]
         self._ends = list(accumulate(reader.num_records() for reader in self._readers))
@@ -115,17 +115,17 @@ class Rows:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Packed:
-        """Row number `index`.
+        """Returns row `index`.
 
         Raises:
-          UserError: its record is damaged, or none of a row of this length.
+          UserError: its record is damaged, or not a row of this length.
         """
         shard = bisect_right(self._ends, index)
         number = index - (self._ends[shard - 1] if shard else 0)
         try:
             (record,) = self._readers[shard].read([number])
             return decode(record, self._length)
-        except (RuntimeError, ValueError) as error:  # of ArrayRecord, and ours
+        except (RuntimeError, ValueError) as error:  # of ArrayRecord, and of `decode`
             reason = str(error).partition("\n")[0] if isinstance(error, ValueError) else "is damaged"
             raise UserError(
                 f"{self._paths[shard]}, record {number}: it {reason}; remove that file and run the stage again with "
@@ -135,16 +135,16 @@ class Rows:
 
 def _open(path: Path) -> array_record_module.ArrayRecordReader:
     reader = array_record_module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
-    if not reader.ok():  # its number of records is 0 then, without a word
-        raise UserError(f"{path} is no whole ArrayRecord file; remove it and run the stage again with --overwrite.")
+    if not reader.ok():  # its number of records is 0 then, without an error
+        raise UserError(f"{path} is a damaged ArrayRecord file; remove it and run the stage again with --overwrite.")
     return reader
 
 
 def _allow_files(folder: Path, more: int) -> None:
-    """Lets this process have so many more files open: each shard stays open.
+    """Raises this process's limit of open files by `more`, since each shard stays open.
 
     Raises:
-      UserError: the system does not let it.
+      UserError: the system's hard limit is too low.
     """
     wanted = len(os.listdir("/proc/self/fd")) + more + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -155,11 +155,12 @@ def _allow_files(folder: Path, more: int) -> None:
 
 
 def read_rows(folder: Path, length: int) -> np.ndarray:
-    """All rows of a folder, `[rows, 3, T+1]`, in their order (held-out rows)."""
+    """Reads all rows of a folder, `[rows, 3, T+1]`, in their order (held-out rows)."""
     rows = Rows(folder, length)
     read = [rows[i].row for i in range(len(rows))]
     return np.stack(read) if read else np.zeros((0, 3, length + 1), np.int32)
 
 
 def shard_name(number: int) -> str:
+    """Returns the file name of a shard."""
     return f"{number:05d}{SUFFIX}"

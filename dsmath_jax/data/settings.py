@@ -1,4 +1,4 @@
-"""The settings of the tokenizer, and of how a model is asked."""
+"""Settings of the tokenizer and of the chat template."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from dsmath_jax.workdir import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerSettings(Settings):
-    """The stage `tokenizer`: an existing tokenizer, or SentencePiece trained on the corpus."""
+    """Settings of stage `tokenizer`: an existing tokenizer, or SentencePiece trained on the corpus."""
 
     path: str = setting("", "file or folder of a tokenizer, below data_dir; '' trains one on the corpus", local=True)
     vocab_size: int = setting(4096, "pieces of the tokenizer that is trained; ignored with a path", least=0, most=INT32)
@@ -21,7 +21,7 @@ class TokenizerSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChatSettings(Settings):
-    """How all stages ask a model: the chat template, and the instruction below every question."""
+    """Settings of prompts in all stages: the chat template, and the instruction below every question."""
 
     template: str = setting("", "Jinja chat template; '' for the tokenizer's own, else the paper's")
     instruction: str = setting("", "below every question: a text, or 'paper' for the paper's by mode and language")

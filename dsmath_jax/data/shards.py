@@ -1,7 +1,7 @@
-"""Texts of a source to shards of packed rows: one shard for one group of input files, in worker processes and on hosts.
+"""Packs the texts of a source into shards of rows: a shard per group of input files, in workers and on all hosts.
 
-A shard is a pure function of its files and the tokenizer, so nothing depends on who made it; one that is there is not
-made again, which is all that a restart takes.
+A shard is a pure function of its files and the tokenizer, whatever process writes it. Existing shards are skipped, so a
+restart resumes.
 """
 
 import dataclasses
@@ -15,24 +15,24 @@ from dsmath_jax.data import documents, packing, rows, sources, tokenizer, worker
 from dsmath_jax.data.downloads import File
 from dsmath_jax.workdir import UserError, read_json, write_json
 
-GROUP_BYTES = 64 << 20  # of input files for one shard, where they are smaller
-IN_PROCESS_BYTES = 32 << 20  # of input altogether that are not worth the start of worker processes
-HELD_OUT_EVERY = 50  # one document in so many is kept for the evaluation loss, until there are enough
+GROUP_BYTES = 64 << 20  # of the input files of a shard, if they are smaller
+IN_PROCESS_BYTES = 32 << 20  # less input is packed without worker processes
+HELD_OUT_EVERY = 50  # one document in 50 is held out for the evaluation loss, until there are enough
 HELD_OUT = "held-out"
 FILES = "files.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One shard to be made.
+    """The plan of one shard.
 
     Attributes:
-      path: of its rows; those that are held out lie in the folder `held_out_folder(path.parent)` under the same name.
+      path: of its rows; held-out rows are in `held_out_folder(path.parent)` under the same name.
       texts: the source.
-      files: those of its files whose documents are in this shard.
+      files: the files of the source in this shard.
       tokenizer: the file or folder of the tokenizer.
       length: tokens of a sequence.
-      held_out: rows to hold out, at most about so many.
+      held_out: approximate maximum number of rows to hold out.
     """
 
     path: Path
@@ -44,16 +44,17 @@ class Shard:
 
 
 def held_out_folder(folder: Path) -> Path:
+    """Returns the folder of the held-out rows of a folder of rows."""
     return folder.with_name(f"{folder.name}.{HELD_OUT}")
 
 
-def held_out_of(folders: Sequence[Path]) -> list[Path]:
-    """The folders of held-out rows of those folders of rows that have some."""
-    return [one for one in map(held_out_folder, folders) if any(one.glob(f"[!.]*{rows.SUFFIX}"))]
+def held_out_folders(folders: Sequence[Path]) -> list[Path]:
+    """Returns the folders of held-out rows, of the folders of rows that have some."""
+    return [folder for folder in map(held_out_folder, folders) if any(folder.glob(f"[!.]*{rows.SUFFIX}"))]
 
 
 def plan(folder: Path, texts: sources.Texts, tokenizer_path: Path, length: int, held_out: int) -> list[Shard]:
-    """The shards of a source; `held_out` rows are taken evenly from all of them."""
+    """Plans the shards of a source; `held_out` rows are taken evenly from all of them."""
     groups = sources.grouped(texts, GROUP_BYTES)
     share = -(-held_out // len(groups))
     return [
@@ -62,11 +63,11 @@ def plan(folder: Path, texts: sources.Texts, tokenizer_path: Path, length: int, 
     ]
 
 
-def settle(shards: Sequence[Shard]) -> None:
-    """Writes down which files the shards of a folder are made from, or compares them with those it was begun with.
+def check_file_list(shards: Sequence[Shard]) -> None:
+    """Stores the list of a folder's input files or, if there is one, compares them with it.
 
     Raises:
-      UserError: they are others, so that the shards that are there would not go with those that are to come.
+      UserError: they differ, so that existing shards do not match new ones.
     """
     folder = shards[0].path.parent
     listed = [[file.path for file in shard.files] for shard in shards]
@@ -74,19 +75,19 @@ def settle(shards: Sequence[Shard]) -> None:
         write_json(folder / FILES, listed)
     elif read_json(folder / FILES) != listed:
         raise UserError(
-            f"The files in {shards[0].texts.root} are not those that {folder} was begun with; put them back, or run "
+            f"The files in {shards[0].texts.root} are not those that {folder} was started with; restore them, or run "
             "the stage with --overwrite."
         )
 
 
 def write(shards: Sequence[Shard], process_index: int = 0, process_count: int = 1) -> None:
-    """Makes this process's part of the shards, those that are not there; the other processes make the others.
+    """Writes this process's part of the shards, except existing ones.
 
     Raises:
-      UserError: a file cannot be fetched or read, or a document has no text.
+      UserError: a file cannot be downloaded or read, or a document has no text.
     """
-    mine = [shard for shard in shards[process_index::process_count] if not shard.path.exists()]
-    for _ in workers.run(write_shard, mine, "packing documents", 1 if _small(mine) else 0):
+    my_shards = [shard for shard in shards[process_index::process_count] if not shard.path.exists()]
+    for _ in workers.run(write_shard, my_shards, "packing documents", 1 if _small(my_shards) else 0):
         pass
 
 
@@ -96,35 +97,35 @@ def _small(shards: Sequence[Shard]) -> bool:
 
 
 def write_shard(shard: Shard) -> int:
-    """Fetches, reads, tokenises and packs the files of one shard; returns the number of its rows."""
-    apart: list[packing.Example] = []
+    """Downloads, reads, tokenizes and packs the files of one shard; returns the number of its rows."""
+    held_out: list[packing.Example] = []
     enough = shard.held_out * (shard.length + 1)
 
     def learned() -> Iterator[packing.Example]:
-        held = 0
+        tokens = 0
         for number, example in enumerate(examples(shard)):
-            if number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 and held < enough:
-                held += len(example.tokens)
-                apart.append(example)
+            if number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 and tokens < enough:
+                tokens += len(example.tokens)
+                held_out.append(example)
             else:
                 yield example
 
-    # Those held out are known when all is read; the shard gets its name last, since it stands for both.
+    # Held-out documents are known at the end; the shard gets its name last, when both are complete.
     packed = packing.concatenate(learned(), shard.length)
-    with rows.writing(shard.path) as write:
+    with rows.shard_writer(shard.path) as write:
         count = sum(write(row) for row in packed)
-        if apart:
+        if held_out:
             path = held_out_folder(shard.path.parent) / shard.path.name
-            rows.write_rows(path, packing.concatenate(apart, shard.length))
+            rows.write_rows(path, packing.concatenate(held_out, shard.length))
     return count
 
 
 def examples(shard: Shard) -> Iterator[packing.Example]:
-    """The documents of a shard as tokens, all of it to be learned; ids are "FILE:RECORD".
+    """Yields the tokenized documents of a shard, all learned; ids are "FILE:RECORD".
 
-    A document is BOS, where the tokenizer has one, the text, and EOS.
+    A document is BOS, if the tokenizer has one, the text, and EOS.
     """
-    text_tokenizer = _tokenizer(shard.tokenizer)
+    text_tokenizer = _load_tokenizer(shard.tokenizer)
     before = () if text_tokenizer.bos_id is None else (text_tokenizer.bos_id,)
     for file in shard.files:
         path = shard.texts.fetch(file)
@@ -133,4 +134,4 @@ def examples(shard: Shard) -> Iterator[packing.Example]:
             yield packing.Example(ids, np.ones(len(ids), bool), f"{file.path}:{number}")
 
 
-_tokenizer = functools.cache(tokenizer.load)
+_load_tokenizer = functools.cache(tokenizer.load)

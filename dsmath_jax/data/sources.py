@@ -1,4 +1,4 @@
-"""Where texts for pre-training come from, by name: our corpus, public data sets, files of the user's own.
+"""Sources of pre-training texts, by name: the mined corpus, public data sets, the user's files.
 
 Paper section 2.2 mixes its corpus (56 %), AlgebraicStack (4 %), arXiv (10 %), GitHub code (20 %) and natural language
 in English and Chinese (10 %).
@@ -17,11 +17,11 @@ CORPUS = "corpus"
 
 @dataclasses.dataclass(frozen=True)
 class Public(downloads.Repository):
-    """A public data set of texts, mirrored in the folder of its name in the data folder.
+    """A public data set of texts, in the folder of its name in the data folder.
 
     Attributes:
-      text: the field that holds a document.
-      language: of its documents; "" where they are code.
+      text: the field of the text.
+      language: of its documents; "" for code.
     """
 
     text: str = "text"
@@ -37,7 +37,7 @@ PUBLIC: dict[str, Public] = {
     "github_code": Public("codeparrot/github-code-clean", "data/*.parquet", REPOSITORIES, "code", ""),
     "the_stack": Public("", "data/*.parquet", "BigCode's terms, bigcode/the-stack-dedup", "content", ""),
     "fineweb": Public("HuggingFaceFW/fineweb", "sample/100BT/*.parquet", WEB_TERMS),
-    "skypile": Public("Skywork/SkyPile-150B", "data/*.jsonl", "Skywork community licence", language="zh"),
+    "skypile": Public("Skywork/SkyPile-150B", "data/*.jsonl", "Skywork community license", language="zh"),
     "c4_zh": Public("allenai/c4", "multilingual/c4-zh.tfrecord-*.json.gz", WEB_TERMS, language="zh"),
 }
 
@@ -47,10 +47,10 @@ class Texts:
     """The files of one source, and how to read them.
 
     Attributes:
-      root: the folder that paths are below.
+      root: the folder of the paths.
       files: sorted.
-      public: they are a public data set's: fetched where they are not there, their checksums compared.
-      text: the field that holds a document.
+      public: whether they are of a public data set: downloaded if missing, with checksums.
+      text: the field of the text.
       language: only records of this language; "" for all.
     """
 
@@ -61,20 +61,20 @@ class Texts:
     language: str = ""
 
     def fetch(self, file: File) -> Path:
-        """The path of one of the files, which is there and whole."""
+        """Returns the path of one of the files, downloaded if it is missing."""
         return downloads.fetch(file, self.root, self.root.parent) if self.public else self.root / file.path
 
 
 def find(name: str, data_dir: Path, corpus: Path) -> Texts:
-    """The files of a source: "corpus" or "corpus/LANGUAGE", a name in `PUBLIC`, or a path below `data_dir`.
+    """Returns the files of a source: "corpus" or "corpus/LANGUAGE", a name in `PUBLIC`, or a path below `data_dir`.
 
-    Of a public data set nothing is fetched but its list of files, and that only where no file is mirrored.
+    Of a public data set only the list of files is downloaded, unless it is mirrored.
 
     Args:
-      corpus: the folder of our documents.
+      corpus: the folder of the mined documents.
 
     Raises:
-      UserError: there is no file, or the list cannot be had.
+      UserError: there is no file, or the list cannot be downloaded.
     """
     if name in PUBLIC:
         source, folder = PUBLIC[name], data_dir / name
@@ -85,22 +85,22 @@ def find(name: str, data_dir: Path, corpus: Path) -> Texts:
         raise UserError(f"There are no texts at {path}; pretrain.mixture names sources ({known}) or paths to them.")
     root = path.parent if path.is_file() else path
     paths = [file.relative_to(root).as_posix() for file in documents.files_below(path)]
-    return Texts(root, tuple(File(one) for one in paths), language=language)
+    return Texts(root, tuple(map(File, paths)), language=language)
 
 
 def check(name: str, data_dir: Path) -> None:
-    """Raises a `UserError` where the files of a source other than our corpus are not there and cannot be fetched."""
+    """Raises a `UserError` where the files of a source other than the corpus are missing and cannot be downloaded."""
     if name in PUBLIC:
-        PUBLIC[name].at_hand(data_dir / name)
+        PUBLIC[name].local_files(data_dir / name)
     elif not is_corpus(name):
         find(name, data_dir, data_dir)
 
 
 def grouped(texts: Texts, size: int) -> list[tuple[File, ...]]:
-    """The files in their order, in groups that are worked on together.
+    """Groups the files, in their order, by shard.
 
-    Files of a public data set are large: each is a group. Of others, neighbours are joined up to `size` bytes: a folder
-    may hold a document a file.
+    Each file of a public data set is a group, since they are large. Other files are grouped up to `size` bytes: a
+    folder may have a file per document.
     """
     if texts.public:
         return [(file,) for file in texts.files]
@@ -117,14 +117,14 @@ def grouped(texts: Texts, size: int) -> list[tuple[File, ...]]:
 
 
 def is_corpus(name: str) -> bool:
-    """Whether a source is our own corpus, or its documents of one language."""
+    """Whether a source is the mined corpus, or its documents of one language."""
     return name.partition("/")[0] == CORPUS
 
 
 def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:
-    """The user's own files among the sources: a change of them is a change of the run.
+    """Returns the user's own files among the sources, which are part of a run's fingerprint.
 
-    Those of public data sets are not: their checksums are compared when they are read.
+    Files of public data sets are not: their checksums are verified when they are read.
     """
-    own = [data_dir / name for name in names if name not in PUBLIC and not is_corpus(name)]
-    return [file for path in own if path.exists() for file in documents.files_below(path)]
+    paths = [data_dir / name for name in names if name not in PUBLIC and not is_corpus(name)]
+    return [file for path in paths if path.exists() for file in documents.files_below(path)]

@@ -15,9 +15,8 @@ from sentencepiece import sentencepiece_model_pb2
 from dsmath_jax.workdir import UserError, atomic_write, json_object
 
 NAMES = ("tokenizer.json", "tokenizer.model")
-# What else belongs to a tokenizer: its special tokens' names, how transformers is to build it, its stop ids, its
-# chat template.
-BESIDE = (
+# Files next to a tokenizer's: special tokens, transformers' settings, stop ids, the chat template.
+COMPANION_FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
     "chat_template.jinja",
 )  # fmt: skip
@@ -25,29 +24,29 @@ HUGGING_FACE_SPECIALS = {
     "bos": ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>"),
     "eos": ("</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"),
 }
-# Added tokens that are written so mark turns and tools, also where their file does not call them special (DeepSeek's
-# <｜User｜>). Those that a model itself writes in its texts are not written so (<think>, <tool_call>).
+# Added tokens of this form mark turns and tools, even if their file does not call them special (DeepSeek's <｜User｜>).
+# Those that a model itself generates have other forms (<think>, <tool_call>).
 CONTROL = re.compile(r"<[|｜].*[|｜]>")
-PADDING = 1 / 20  # a model's vocabulary may be so much larger than its tokenizer; DeepSeek: 100,015 ids, 102,400 rows
+MAX_PADDING = 1 / 20  # of a model's vocabulary over its tokenizer's; DeepSeek: 100,015 ids, 102,400 rows
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back.
+    """The interface of tokenizers.
 
-    `encode` gives no control tokens: the name of one in a text (`</s>` on a web page) is text like any other. `decode`
-    leaves control tokens out.
+    `encode` returns no control tokens: the name of one in a text (`</s>` on a web page) is plain text. `decode` skips
+    control tokens.
     """
 
-    vocab_size: int  # the largest id and one
-    control_ids: Mapping[str, int]  # by name: BOS, EOS and what else a chat template puts between texts
-    bos_id: int | None  # None where the model has none (Qwen)
+    vocab_size: int  # the largest id + 1
+    control_ids: Mapping[str, int]  # by name: BOS, EOS and the other special tokens of a chat template
+    bos_id: int | None  # None if the model has none (Qwen)
     eos_id: int
-    stop_ids: tuple[int, ...]  # what ends a completion: EOS first, then the model's other ones
+    stop_ids: tuple[int, ...]  # end a completion: EOS first, then the model's others
 
     def encode(self, text: str) -> list[int]: ...
 
-    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
-        """The ids, and for each the index of the last character of `text` that it holds, or that its bytes begin."""
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        """Returns the ids, and for each the index in `text` of its last character, or of the one its bytes start."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -74,28 +73,28 @@ class SentencePieceTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
 
-    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
         pieces = self._processor.encode(text, return_type="proto").pieces
         ends = itertools.accumulate(len(piece.surface) for piece in pieces)
-        # Of the bytes of one character, and of a dummy prefix, all but the last piece have no surface.
-        places = [end - bool(piece.surface) for piece, end in zip(pieces, ends, strict=True)]
-        return [piece.id for piece in pieces], places
+        # All but the last byte piece of a character, and a dummy prefix, have no surface.
+        offsets = [end - bool(piece.surface) for piece, end in zip(pieces, ends, strict=True)]
+        return [piece.id for piece in pieces], offsets
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode([int(i) for i in ids])
 
 
 class HuggingFaceTokenizer:
-    """A Hugging Face `tokenizer.json`; BOS and EOS come from a `tokenizer_config.json` beside it or by usual names."""
+    """A Hugging Face `tokenizer.json`; BOS and EOS are from `tokenizer_config.json` next to it, or of common names."""
 
     def __init__(self, path: Path):
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         self._tokenizer.encode_special_tokens = True  # as text
-        self._tokenizer.post_processor = None  # it would add special tokens, and take white space from offsets
+        self._tokenizer.post_processor = None  # it would add special tokens, and trim offsets
         added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
         self._tokenizer.add_special_tokens([name for name in added if CONTROL.fullmatch(name)])
         self.control_ids: Mapping[str, int] = self._controls()
-        # Special tokens may have ids behind a gap, so counting is not enough.
+        # Ids may have gaps before special tokens.
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self._verbatim = self._garbled()
         settings_path = path.with_name("tokenizer_config.json")
@@ -106,7 +105,7 @@ class HuggingFaceTokenizer:
         self.stop_ids = _stop_ids(path, self.eos_id)
 
     def _garbled(self) -> dict[int, str]:
-        """Added tokens that a byte-level decoder takes for bytes: DeepSeek's `ü` would come back as a lone 0xFC."""
+        """Returns added tokens that a byte-level decoder would decode as bytes: DeepSeek's `ü` as a lone 0xFC."""
         if not isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel):
             return {}
         added = self._tokenizer.get_added_tokens_decoder().items()
@@ -117,7 +116,7 @@ class HuggingFaceTokenizer:
         return {token.content: i for i, token in added if token.special}
 
     def _control(self, kind: str, stated: str | dict | None, path: Path) -> int:
-        """The id of BOS or EOS: the token that is stated, which is a control token then, or the first usual one."""
+        """Returns the id of BOS or EOS: the stated token, which becomes a control token, or the first common name."""
         stated = stated["content"] if isinstance(stated, dict) else stated
         if stated and stated not in self.control_ids and self._tokenizer.token_to_id(stated) is not None:
             self._tokenizer.add_special_tokens([stated])
@@ -134,7 +133,7 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return encoded.ids, [max(start, end - 1) for start, end in encoded.offsets]
 
@@ -147,7 +146,7 @@ class HuggingFaceTokenizer:
 
 
 def _stop_ids(path: Path, eos_id: int) -> tuple[int, ...]:
-    """EOS and what a model's `generation_config.json` (or `config.json` without one) beside its tokenizer adds."""
+    """Returns EOS and the EOS ids in `generation_config.json` (or else `config.json`) next to the tokenizer."""
     for settings in map(path.with_name, ("generation_config.json", "config.json")):
         if settings.is_file():
             stated = json_object(settings.read_bytes(), str(settings), "it").get("eos_token_id")
@@ -156,19 +155,19 @@ def _stop_ids(path: Path, eos_id: int) -> tuple[int, ...]:
     return (eos_id,)
 
 
-def vocabulary_fits(tokenizer: Tokenizer, vocab_size: int, model: str) -> None:
-    """Holds a tokenizer against the vocabulary of the model that is to read it.
+def check_vocab_size(tokenizer: Tokenizer, vocab_size: int, model: str) -> None:
+    """Raises where a tokenizer does not match a model's vocabulary.
 
     Args:
-      tokenizer: whose ids the model will be given.
-      vocab_size: the rows of the model's embedding.
-      model: what the sentence calls the model, such as its folder.
+      tokenizer: the tokenizer.
+      vocab_size: rows of the model's embedding.
+      model: the name of the model in the message, such as its folder.
 
     Raises:
-      UserError: an id has no row, or more rows are spare than padding explains: it is another model's tokenizer.
+      UserError: an id has no row, or there are more spare rows than padding explains: it is another model's tokenizer.
     """
     needed = max(tokenizer.vocab_size, *(i + 1 for i in (tokenizer.bos_id or 0, *tokenizer.stop_ids)))
-    if not needed <= vocab_size <= needed * (1 + PADDING):
+    if not needed <= vocab_size <= needed * (1 + MAX_PADDING):
         raise UserError(
             f"The tokenizer has ids up to {needed - 1:,} and {model} a vocabulary of {vocab_size:,}; give the model's "
             "own tokenizer (config.tokenizer.path, or --tokenizer of the export)."
@@ -176,43 +175,42 @@ def vocabulary_fits(tokenizer: Tokenizer, vocab_size: int, model: str) -> None:
 
 
 def load(path: str | Path) -> Tokenizer:
-    """Opens a `.model` or `tokenizer.json` file, or the one in a folder.
+    """Loads a `.model` or `tokenizer.json` file, or the one in a folder.
 
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    found = _existing(Path(path))
+    file = _existing(Path(path))
     try:
-        return (HuggingFaceTokenizer if found.suffix == ".json" else SentencePieceTokenizer)(found)
+        return (HuggingFaceTokenizer if file.suffix == ".json" else SentencePieceTokenizer)(file)
     except UserError:
         raise
-    except Exception as error:  # both libraries raise bare exceptions of many kinds
+    except Exception as error:  # the libraries raise many kinds of exceptions
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"The tokenizer {found} cannot be read ({reason}); give another file.") from None
+        raise UserError(f"The tokenizer {file} cannot be read ({reason}); give another file.") from None
 
 
 def find(path: Path) -> Path | None:
-    """The `.model` or `tokenizer.json` file that `path` is or has in it, if any."""
+    """Returns the `.model` or `tokenizer.json` file that `path` is or contains, if any."""
     candidates = [path / name for name in NAMES] if path.is_dir() else [path]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 def _existing(path: Path) -> Path:
-    found = find(path)
-    if found is None:
+    file = find(path)
+    if file is None:
         raise UserError(f"No tokenizer at {path}; give a .model or tokenizer.json file, or a folder with one.")
-    return found
+    return file
 
 
 def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int, markers: Sequence[str] = ()) -> None:
-    """Trains a SentencePiece BPE model on `texts`: digits split, byte fallback, text left as it is (paper §2.2:
-    DeepSeek's tokenizer splits numbers into single digits).
+    """Trains a SentencePiece BPE model on `texts`, with split digits (paper §2.2), byte fallback, no normalization.
 
-    Ids: 0 unknown, 1 BOS, 2 EOS. White space is kept; newline and the `markers` are tokens whatever the texts hold, so
+    Ids: 0 unknown, 1 BOS, 2 EOS. White space is kept; newline and the `markers` are always tokens, so
     `decode(encode(text)) == text`.
 
     Raises:
-      UserError: the texts hold too few distinct pieces for `vocab_size`.
+      UserError: the texts have too few distinct pieces for `vocab_size`.
     """
     model = io.BytesIO()
     try:
@@ -242,16 +240,16 @@ def train_sentencepiece(texts: Iterable[str], path: Path, vocab_size: int, marke
 
 
 def files(source: Path) -> list[Path]:
-    """A tokenizer's file, or that in a folder, and what is `BESIDE` it; none where there is no tokenizer."""
+    """Returns a tokenizer's file and its `COMPANION_FILES`; none if there is no tokenizer."""
     file = find(source)
-    return [one for one in (file, *map(file.with_name, BESIDE)) if one.is_file()] if file else []
+    return [path for path in (file, *map(file.with_name, COMPANION_FILES)) if path.is_file()] if file else []
 
 
 def copy(source: Path, folder: Path) -> None:
-    """Copies a tokenizer's `files` to where `load` finds them."""
+    """Copies a tokenizer's `files` to a folder, under the names that `load` finds."""
     file = _existing(source)
     load(file)
     name = "tokenizer.json" if file.suffix == ".json" else "tokenizer.model"
-    for one in files(file):
-        with atomic_write(folder / (name if one == file else one.name), "wb") as out:
-            out.write(one.read_bytes())
+    for path in files(file):
+        with atomic_write(folder / (name if path == file else path.name), "wb") as out:
+            out.write(path.read_bytes())

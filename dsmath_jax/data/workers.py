@@ -1,4 +1,4 @@
-"""Work on many inputs in worker processes: a pure function, its tasks, its results in their order."""
+"""Maps a pure function over tasks in worker processes, with ordered results."""
 
 import multiprocessing
 import os
@@ -18,14 +18,14 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], what: str, wo
     """Yields `function(task)` for the tasks, in their order, and shows progress as `what`.
 
     Args:
-      function: of a module, and so are the tasks' and results' types: they are pickled.
-      workers: processes; 0 for one per processor, and this process alone where that or the tasks are 1.
+      function: module-level, as are the types of tasks and results, since they are pickled.
+      workers: processes; 0 for one per processor. With one worker or task, this process does the work.
     """
     workers = min(len(tasks), workers or len(os.sched_getaffinity(0)))
     if workers <= 1:
         yield from track(map(function, tasks), what, len(tasks))
         return
-    # Not forked: this process may have threads, of JAX and others.
+    # Not fork: this process may have threads, of JAX and others.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         try:
@@ -36,7 +36,7 @@ def run(function: Callable[[Task], Result], tasks: Sequence[Task], what: str, wo
 
 
 def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for its next task for ever."""
+    """Ends a worker whose parent was killed; it would wait for its next task forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

@@ -201,7 +201,7 @@ def _from_file(path: Path, task: Task, mode: Mode, data_dir: Path) -> tuple[Exem
     examples = []
     for row in dataset_files.json_lines(path):
         try:
-            record = dataset_formats.given(f"{path.stem}/{row.key}", row.fields)
+            record = dataset_formats.user(f"{path.stem}/{row.key}", row.fields)
             program = row.fields.get("program") or ""
             if not isinstance(program, str):
                 raise BadField("the field 'program' is not text")

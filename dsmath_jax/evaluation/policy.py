@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from dsmath_jax.data import questions
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.sampling.completions import Finish
+from dsmath_jax.sampling.completions import FinishReason
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import LanguageModel, build_model
@@ -20,7 +20,7 @@ class TextCompletion(NamedTuple):
     """A completion as text, including a stop string that ended it, and its finish reason."""
 
     text: str
-    finish: Finish
+    finish: FinishReason
 
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -95,7 +95,7 @@ class Policy:
         )  # fmt: skip
         for prompt in encoded:
             if len(prompt) < self.context:
-                yield [TextCompletion(self._text(prompt, c.tokens), c.finish) for c in next(groups)]
+                yield [TextCompletion(self._text(prompt, c.tokens), c.finish_reason) for c in next(groups)]
             else:
                 yield [TextCompletion("", "length")] * sampling.samples
 

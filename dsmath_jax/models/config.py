@@ -1,4 +1,4 @@
-"""Sizes of the decoder, under the names of Hugging Face's `config.json`."""
+"""The model config: sizes of the decoder, under the names of Hugging Face's `config.json`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ ATTENTION = ("auto", "xla", "splash", "cudnn")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):
-    """A LLaMA-architecture decoder (paper §2.2, §2.3). For the axis letters see `llama.py`.
+    """Config of a LLaMA-architecture decoder (paper §2.2, §2.3). For the axis letters see `llama.py`.
 
     Raises:
-      UserError: the sizes make no decoder; the message begins with the first invalid field.
+      UserError: a size is invalid; the message begins with the first invalid field.
     """
 
-    vocab_size: int = setting(0, "V, rows of the embedding; 0: the tokenizer's, as recipes may say", least=0)
+    vocab_size: int = setting(0, "V, rows of the embedding; 0 in recipes: the tokenizer's", least=0)
     num_hidden_layers: int = setting(help="L, decoder layers", least=1)
-    hidden_size: int = setting(help="D, numbers of a token's hidden state", least=1)
+    hidden_size: int = setting(help="D, size of the hidden states", least=1)
     num_attention_heads: int = setting(help="N, query heads of a layer", least=1)
     num_key_value_heads: int = setting(
         0, "K, key/value heads, each shared by N/K query heads; 0: as many as num_attention_heads", least=0
     )
-    head_dim: int = setting(help="H, numbers of a head, even; N x H may differ from D", least=1)
-    intermediate_size: int = setting(help="F, numbers between the feed-forward matrices", least=1)
+    head_dim: int = setting(help="H, size of a head, even; N x H may differ from D", least=1)
+    intermediate_size: int = setting(help="F, size of the feed-forward layer", least=1)
     rope_theta: float = setting(10_000.0, "base of the rotary embedding's wavelengths", above=0)
     rope_scaling: float = setting(
         1.0, "positions are divided by it: the factor of Hugging Face's rope type 'linear'", above=0
@@ -44,7 +44,7 @@ class ModelConfig(Settings):
         choices=REMAT, changes_result=False,
     )  # fmt: skip
     attention: str = setting(
-        "auto", "attention backend of training; auto: the best that the devices have",
+        "auto", "attention backend of training; auto: the one made for the platform",
         choices=ATTENTION, changes_result=False,
     )  # fmt: skip
 
@@ -64,10 +64,10 @@ class ModelConfig(Settings):
 
 
 def trained_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
-    """Returns the sizes of a model that has parameters, from the fields that the file `path` states.
+    """Returns the config of a model with parameters, from the fields of the file `path`.
 
     Raises:
-      UserError: a field is unknown, missing or invalid, or `vocab_size` is left to the tokenizer.
+      UserError: a field is unknown, missing or invalid, or `vocab_size` is 0.
     """
     config = build(ModelConfig, fields, f"{path}: ")
     if not config.vocab_size:

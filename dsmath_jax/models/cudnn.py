@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dsmath_jax.models.attention import packed_attention
 
 HALF = (jnp.bfloat16, jnp.float16)
-LARGEST_HEAD = 128  # on every GPU that has the kernel
+MAX_HEAD_SIZE = 128  # on every GPU that has the kernel
 HEAD_MULTIPLE = 8
 
 
@@ -16,31 +16,31 @@ def cudnn_attention(
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
     segment_ids: Int[Array, "B S"],
-    first: int | Int[Array, ""] = 0,
+    query_offset: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B T N H"]:
-    """What `packed_attention` computes, in one kernel.
+    """Computes `packed_attention` in one kernel.
 
-    The kernel takes half precision only, heads of up to 128 numbers in eights, and an even number of tokens; everything
-    else goes to `packed_attention`. It knows no segments, so it gets the whole mask, as T x S numbers in half precision
-    (32 MB a row of 4,096 tokens). Told besides that the mask is causal, which it can only be where queries and keys
-    begin together, it skips what lies above the diagonal.
+    The kernel takes half precision, head sizes up to 128 in multiples of 8, and an even number of tokens; everything
+    else goes to `packed_attention`. It has no segment ids, so it gets the whole mask, T x S numbers in half precision
+    (32 MB a row of 4,096 tokens). With `is_causal`, which needs queries and keys that start together, it also skips the
+    blocks above the diagonal.
     """
     length, size = q.shape[1], q.shape[3]
-    odd = length % 2 or k.shape[1] % 2 or size % HEAD_MULTIPLE or size > LARGEST_HEAD
-    if q.dtype not in HALF or odd:
-        return packed_attention(q, k, v, segment_ids, first)
-    from_the_start = isinstance(first, int) and first == 0
-    mask = segment_mask(segment_ids, length, first)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=from_the_start, implementation="cudnn")
+    unsupported = length % 2 or k.shape[1] % 2 or size % HEAD_MULTIPLE or size > MAX_HEAD_SIZE
+    if q.dtype not in HALF or unsupported:
+        return packed_attention(q, k, v, segment_ids, query_offset)
+    is_causal = isinstance(query_offset, int) and query_offset == 0
+    mask = segment_mask(segment_ids, length, query_offset)
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=is_causal, implementation="cudnn")
 
 
 def segment_mask(
-    segment_ids: Int[Array, "B S"], length: int, first: int | Int[Array, ""] = 0
+    segment_ids: Int[Array, "B S"], length: int, query_offset: int | Int[Array, ""] = 0
 ) -> Bool[Array, "B 1 T S"]:
-    """Which keys the `length` tokens from `first` on see: themselves and the earlier tokens of their own segment.
+    """Returns which keys the `length` queries from `query_offset` on see: their own and earlier ones of their segment.
 
     Padding sees padding: no row of the mask is empty, so that no softmax divides by zero.
     """
-    ids = jax.lax.dynamic_slice_in_dim(segment_ids, first, length, axis=1)
-    earlier = first + jnp.arange(length)[:, None] >= jnp.arange(segment_ids.shape[1])
+    ids = jax.lax.dynamic_slice_in_dim(segment_ids, query_offset, length, axis=1)
+    earlier = query_offset + jnp.arange(length)[:, None] >= jnp.arange(segment_ids.shape[1])
     return ((ids[:, :, None] == segment_ids[:, None, :]) & earlier)[:, None]

@@ -1,8 +1,8 @@
 """The LLaMA-architecture decoder (paper §2.2, §2.3): RMSNorm, rotary embeddings, grouped-query attention, SwiGLU.
 
 Axis letters: B batch, T tokens, D model, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
-L layers, S cache slots, R rows of a decode batch, P prompts. The model knows no mesh: it calls the
-`constrain(x, "BTD")`, `attention` and `by_rows` it is handed.
+L layers, S cache positions, R rows of a decode batch, P prompts. The model knows no mesh: it calls the
+`constrain(x, "BTD")`, `attention` and `by_rows` that it is given.
 """
 
 import math
@@ -24,21 +24,21 @@ Attention = Callable[[Array, Array, Array, Array], Array]
 ByRows = Callable[[Callable[..., Any], Sequence[Array], Array], Any]
 
 _policies = jax.checkpoint_policies
-# What the backward pass finds kept of a layer, from all of it to nothing but the layer's input; the rest is made again.
+# What is saved of a layer for the backward pass, from everything to its input alone; the rest is recomputed.
 REMAT: dict[str, Any] = {
     "none": _policies.everything_saveable,
     "minimal": _policies.save_from_both_policies(
         _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(RESIDUALS)
-    ),  # the products with weights, and what attention's backward pass reads
-    "dots": _policies.dots_with_no_batch_dims_saveable,  # the products with weights
+    ),  # products with weights, and the residuals of attention
+    "dots": _policies.dots_with_no_batch_dims_saveable,  # products with weights
     "full": _policies.nothing_saveable,
 }
 
-PREFILLED = "prefilled"  # the collection that takes keys and values
+PREFILLED = "prefilled"  # the variable collection of keys and values
 
 
 class Prefix(NamedTuple):
-    """One layer's keys and values of P prompts, each shared by the R/P rows of its group (prompt-major), only read."""
+    """One layer's keys and values of P prompts, read-only, each shared by the R/P rows of its group (prompt-major)."""
 
     k: Float[Array, "P K S H"]
     v: Float[Array, "P K S H"]
@@ -46,19 +46,20 @@ class Prefix(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """One layer's keys and values of the rows themselves. New ones are written at slot `first`, the same for all rows.
+    """One layer's KV cache of each row. New keys and values are written at `position`, the same for all rows.
 
-    Its dtype may be narrower than that of the computation.
+    Its dtype may be narrower than the compute dtype.
     """
 
     k: Float[Array, "R K S H"]
     v: Float[Array, "R K S H"]
-    mask: Bool[Array, "R T S"]  # which slots the tokens of this call may see, their own included
-    first: Int[Array, ""]
-    prefix: Prefix  # seen by every token besides
+    mask: Bool[Array, "R T S"]  # which positions the tokens of this call see, their own included
+    position: Int[Array, ""]
+    prefix: Prefix  # every token sees it too
 
 
 def no_constraint(x: Array, axes: str) -> Array:
+    """The `constrain` of a single device."""
     del axes
     return x
 
@@ -68,24 +69,24 @@ def all_rows(f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any
     return f(*rows, matrix)
 
 
-def gathered(weight: Array, axes: str, constrain: Constrain) -> Array:
-    """A weight as it is used, by its axis letters; its gradient goes straight into the shards that it is kept in.
+def gather_weight(weight: Array, axes: str, constrain: Constrain) -> Array:
+    """Gathers a weight from its shards, by its axis letters; its gradient is reduce-scattered into them.
 
-    The gradient of a plain constraint would first be summed whole on every device.
+    With a plain constraint, every device would first sum the whole gradient.
     """
 
     @jax.custom_vjp
-    def use(weight: Array) -> Array:
+    def gather(weight: Array) -> Array:
         return constrain(weight, axes)
 
-    use.defvjp(lambda weight: (use(weight), None), lambda _, d: (constrain(d, axes.replace("D", "d")),))
-    return use(weight)
+    gather.defvjp(lambda weight: (gather(weight), None), lambda _, d: (constrain(d, axes.replace("D", "d")),))
+    return gather(weight)
 
 
 def rotary(
     x: Float[Array, "B T N H"], positions: Int[Array, "B T"], theta: float, scaling: float = 1.0
 ) -> Float[Array, "B T N H"]:
-    """Rotary position embedding, the two halves of a head paired as in the Hugging Face checkpoints; in float32.
+    """Applies rotary position embeddings, in float32; the two halves of a head are paired as in Hugging Face's LLaMA.
 
     Linear `scaling` divides the positions (Chen et al. 2023, arXiv 2306.15595).
     """
@@ -100,7 +101,7 @@ def rotary(
 def project(x: Array, weight: Array, inputs: int = 1) -> Array:
     """Contracts the last `inputs` axes of `x` with the first of `weight`: `[..., *in] x [*in, *out] -> [..., *out]`.
 
-    One two-dimensional product: XLA's CPU backend is three times slower in the backward pass of the einsum.
+    As a two-dimensional product: the backward pass of an einsum is three times slower on XLA's CPU backend.
     """
     rows = x.reshape(-1, math.prod(weight.shape[:inputs]))
     out = rows @ weight.reshape(rows.shape[1], -1)
@@ -108,6 +109,8 @@ def project(x: Array, weight: Array, inputs: int = 1) -> Array:
 
 
 class RMSNorm(nn.Module):
+    """RMS normalization with a learned scale, computed in float32."""
+
     eps: float
 
     @nn.compact
@@ -119,6 +122,8 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
+    """One decoder layer: attention and feed-forward, each with a norm before and a residual connection."""
+
     config: ModelConfig
     constrain: Constrain
     attention: Attention
@@ -131,10 +136,10 @@ class Block(nn.Module):
         segment_ids: Int[Array, "B T"],
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple[Array, Array] | None]:
-        """Returns the layer's output and the cache's keys and values with the new ones.
+        """Returns the layer's output and the updated keys and values of the cache.
 
-        Without a cache tokens see each other by `attention`, and the second result is None; their own keys and values
-        `[B,K,T,H]` are left in the collection `PREFILLED` where it is mutable.
+        Without a cache, `attention` runs over the tokens and the second result is None; their keys and values
+        `[B,K,T,H]` are sown into the collection `PREFILLED` where it is mutable.
         """
         c, dtype = self.config, self.config.compute_dtype
 
@@ -144,10 +149,10 @@ class Block(nn.Module):
         }  # fmt: skip
 
         def weight(name: str, axes: str, inputs: int = 1) -> Array:
-            # Rounded to the compute dtype before it is gathered from its shards: half the bytes.
+            # Cast to the compute dtype before the gather: half the bytes.
             shape = tuple(sizes[axis] for axis in axes)
             initial = nn.initializers.normal(math.prod(shape[:inputs]) ** -0.5)
-            return gathered(self.param(name, initial, shape, jnp.float32).astype(dtype), axes, self.constrain)
+            return gather_weight(self.param(name, initial, shape, jnp.float32).astype(dtype), axes, self.constrain)
 
         def rotated(x: Array) -> Array:
             return rotary(x, positions, c.rope_theta, c.rope_scaling)
@@ -158,31 +163,32 @@ class Block(nn.Module):
         v = project(y, weight("v", "DKH"))
         q, k, v = self.constrain(q, "BTNH"), self.constrain(k, "BTKH"), self.constrain(v, "BTKH")
         if cache is None:
-            kept = None
+            new_kv = None
             self.sow(PREFILLED, "kv", (k.swapaxes(1, 2), v.swapaxes(1, 2)))
             out = self.attention(q, k, v, segment_ids)
         else:
-            # Written in place where the caller gives its arrays away.
-            kept = _written(cache.k, k, cache.first), _written(cache.v, v, cache.first)
-            out = cached_attention(q, *kept, cache.mask, cache.prefix)
+            # In place where the caller donates the cache.
+            new_kv = _write(cache.k, k, cache.position), _write(cache.v, v, cache.position)
+            out = cached_attention(q, *new_kv, cache.mask, cache.prefix)
         x = self.constrain(x + project(out, weight("o", "NHD", inputs=2), inputs=2), "BTD")
 
         y = RMSNorm(c.rms_norm_eps, name="feed_forward_norm")(x)
         inner = self.constrain(nn.silu(project(y, weight("gate", "DF"))) * project(y, weight("up", "DF")), "BTF")
         x = x + project(inner, weight("down", "FD"))
-        return self.constrain(x, "BTD"), kept
+        return self.constrain(x, "BTD"), new_kv
 
 
-def _written(old: Float[Array, "R K S H"], new: Float[Array, "R T K H"], first: Int[Array, ""]) -> Array:
-    return jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), (0, 0, first, 0))
+def _write(old: Float[Array, "R K S H"], new: Float[Array, "R T K H"], position: Int[Array, ""]) -> Array:
+    return jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), (0, 0, position, 0))
 
 
 class Llama(nn.Module):
-    """Tokens to final hidden states; `head` turns parameters into the matrix that makes logits of them.
+    """The decoder: tokens to final hidden states. Their product with `head` of the parameters is the logits.
 
-    It is handed `constrain(x, "BTD")`, which pins an array's layout by its axis letters, `attention(q, k, v,
-    segment_ids)`, causal within segments, and `by_rows(f, rows, matrix)`, which calls `f(*rows, matrix)` on the part of
-    the rows that each device holds.
+    Attributes:
+      constrain: `constrain(x, "BTD")` sets an array's sharding by its axis letters.
+      attention: `attention(q, k, v, segment_ids)`, causal within segments.
+      by_rows: `by_rows(f, rows, matrix)` calls `f(*rows, matrix)` on each device's part of the rows.
     """
 
     config: ModelConfig
@@ -197,12 +203,12 @@ class Llama(nn.Module):
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
     ) -> Float[Array, "B T D"]:
-        """Returns hidden states after the last norm (compute dtype)."""
+        """Returns the hidden states after the final norm, in the compute dtype."""
         c = self.config
         embedding = self.param("embedding", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size), jnp.float32)
         if not c.tie_word_embeddings:
             self.param("head", nn.initializers.normal(c.hidden_size**-0.5), (c.hidden_size, c.vocab_size), jnp.float32)
-        x = self.constrain(gathered(embedding.astype(c.compute_dtype), "VD", self.constrain)[tokens], "BTD")
+        x = self.constrain(gather_weight(embedding.astype(c.compute_dtype), "VD", self.constrain)[tokens], "BTD")
         block = nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False) if c.remat != "none" else Block
         layers = nn.scan(
             block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
@@ -213,11 +219,11 @@ class Llama(nn.Module):
 
 
 def head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:
-    """The output matrix in the compute dtype: its own, or the embedding's transpose where they are tied."""
+    """Returns the output matrix in the compute dtype: the head, or the embedding's transpose where they are tied."""
     return (params["embedding"].T if config.tie_word_embeddings else params["head"]).astype(config.compute_dtype)
 
 
 def initial_params(model: Llama, key: Array) -> Params:
-    """Random parameters: a plain nested dict of float32 arrays, layers stacked on their first axis."""
+    """Returns random parameters: a nested dict of float32 arrays, layers stacked on their first axis."""
     one = jnp.ones((1, 1), jnp.int32)
     return model.init(key, one, one, one)["params"]

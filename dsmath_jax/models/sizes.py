@@ -1,4 +1,4 @@
-"""Sizes by name: what a recipe's `config.model` starts from."""
+"""Model sizes by name, for a recipe's `config.model`."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def sizes(name: str, **changes: Any) -> dict[str, Any]:
-    """The fields of `ModelConfig` that the size `name` states, with `changes`: a recipe's `config.model`.
+    """Returns the fields of `ModelConfig` of the size `name`, with `changes`: a recipe's `config.model`.
 
     Raises:
       UserError: there is no such size.

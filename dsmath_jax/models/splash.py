@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from dsmath_jax.models.attention import RESIDUALS, packed_attention
 
-LANES = 128  # of the vector unit: blocks of tokens are multiples of it
-HEAD_MULTIPLE = 64  # heads of other sizes fill the matrix unit badly
-BLOCKS = (512, 256, LANES)  # tokens, the largest that divides is taken
+LANES = 128  # of the TPU's vector unit: blocks of tokens are multiples of it
+HEAD_MULTIPLE = 64  # other head sizes use the matrix unit badly
+BLOCKS = (512, 256, LANES)  # tokens; the largest that divides is used
 
 
 def splash_attention(
@@ -21,31 +21,31 @@ def splash_attention(
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
     segment_ids: Int[Array, "B S"],
-    first: int | Int[Array, ""] = 0,
+    query_offset: int | Int[Array, ""] = 0,
     interpret: bool = False,
 ) -> Float[Array, "B T N H"]:
-    """What `packed_attention` computes, in one kernel for each direction; blocks above the diagonal cost nothing.
+    """Computes `packed_attention` in one kernel for each direction; blocks above the diagonal are skipped.
 
-    The kernel takes multiples of 128 tokens and heads of a multiple of 64 numbers; everything else goes to
-    `packed_attention`. Grouped queries it takes as they are.
+    The kernel takes multiples of 128 tokens and head sizes in multiples of 64; everything else goes to
+    `packed_attention`. Grouped queries need no repetition of keys.
 
     Args:
-      first: a multiple of T, since the kernel's lists of blocks are made for each T of the S tokens; may be traced.
-      interpret: runs the kernel step by step on any device, for tests.
+      query_offset: a multiple of T, since the kernel has lists of blocks for each T of the S tokens; may be traced.
+      interpret: runs the kernel in Pallas' interpreter on any device, for tests.
     """
     (length, heads, size), tokens = q.shape[1:], k.shape[1]
     if length % LANES or tokens % length or size % HEAD_MULTIPLE:
-        return packed_attention(q, k, v, segment_ids, first)
+        return packed_attention(q, k, v, segment_ids, query_offset)
     shards = tokens // length
-    kernel = _own(_kernel(tokens, heads, shards, interpret), shards, first // length)
-    ids = kernels.SegmentIds(jax.lax.dynamic_slice_in_dim(segment_ids, first, length, axis=1), segment_ids)
+    kernel = _shard_kernel(_kernel(tokens, heads, shards, interpret), shards, query_offset // length)
+    ids = kernels.SegmentIds(jax.lax.dynamic_slice_in_dim(segment_ids, query_offset, length, axis=1), segment_ids)
     q, k, v = (x.swapaxes(1, 2) for x in (q * size**-0.5, k, v))
     return jax.vmap(kernel)(q, k, v, ids).swapaxes(1, 2)
 
 
 @functools.lru_cache(maxsize=32)
 def _kernel(tokens: int, heads: int, shards: int, interpret: bool) -> Any:
-    """The kernel with its lists of blocks for every shard of the queries, as NumPy arrays that belong to no trace."""
+    """Returns the kernel with its lists of blocks for all shards of the queries, as NumPy arrays outside any trace."""
     block = next(size for size in BLOCKS if tokens // shards % size == 0)
     sizes = kernels.BlockSizes(
         block_q=block, block_kv=block, block_kv_compute=block,
@@ -61,8 +61,8 @@ def _kernel(tokens: int, heads: int, shards: int, interpret: bool) -> Any:
         return jax.tree.map(np.asarray, kernel)
 
 
-def _own(kernel: Any, shards: int, shard: int | Array) -> Any:
-    """The kernel of one shard of the queries: its part of each list, `[heads, blocks, ...]` or `[tokens]`."""
+def _shard_kernel(kernel: Any, shards: int, shard: int | Array) -> Any:
+    """Returns the kernel of one shard of the queries: its part of each list, `[heads, blocks, ...]` or `[tokens]`."""
 
     def part(x: np.ndarray) -> Array:
         axis = min(x.ndim - 1, 1)

@@ -1,4 +1,4 @@
-"""Prompts with their completions as batches `[B,T]`, and the widths that these have."""
+"""Batches `[B,T]` of prompts with completions, and their lengths T."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from dsmath_jax.models.splash import LANES
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout
 
-BUCKETS = 4  # widths that batches are cut to, in equal parts of the longest: so few programs are compiled
+BUCKETS = 4  # lengths of batches, in equal steps up to the longest: few programs are compiled
 
 
 def batch_of(prompts: Sequence[Sequence[int]], completions: Sequence[Completion], length: int) -> dict[str, np.ndarray]:
-    """One row per completion: its prompt, then its tokens, then padding.
+    """Returns a batch with one row per completion: its prompt, then its tokens, then padding.
 
     Args:
       prompts: token ids, indexed by `Completion.prompt`.
@@ -21,8 +21,8 @@ def batch_of(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
       length: T; prompt and completion together have at most T + 1 tokens.
 
     Returns:
-      the fields of a language-model batch `[B,T]`; `loss_weights` is 1 on completion tokens, EOS among them, and
-      `sampler_logprobs` what the sampler said of them, 0 elsewhere.
+      the fields of a language-model batch `[B,T]`; `loss_weights` is 1 on completion tokens, including EOS, and
+      `sampler_logprobs` is the sampler's log-probability of them; both are 0 elsewhere.
     """
     rows = token_rows([[*prompts[c.prompt], *c.tokens] for c in completions], length + 1)
     return {name: values[:, :-1] for name, values in rows.items()} | {
@@ -33,7 +33,7 @@ def batch_of(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
 
 
 def token_rows(sequences: Sequence[Sequence[int]], width: int) -> dict[str, np.ndarray]:
-    """Token ids as rows `[B,T] int32` of T = `width`: `tokens`, `segment_ids` (1, 0 = padding) and `positions`."""
+    """Pads token ids to rows `[B,T] int32` of T = `width`: `tokens`, `segment_ids` (1, 0 = padding), `positions`."""
     tokens, segments = (np.zeros((len(sequences), width), np.int32) for _ in range(2))
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence)], segments[row, : len(sequence)] = sequence, 1
@@ -47,37 +47,34 @@ def scatter_to_batch(
     completions: Sequence[Completion],
     length: int,
 ) -> np.ndarray:
-    """One value per completion token where `batch_of` has that token as its target: `[B,T] float32`, else 0."""
+    """Scatters one value per completion token to where it is the target in `batch_of`: `[B,T] float32`, 0 elsewhere."""
     out = np.zeros((len(completions), length + 1), np.float32)
-    for row, (completion, theirs) in enumerate(zip(completions, values, strict=True)):
+    for row, (completion, completion_values) in enumerate(zip(completions, values, strict=True)):
         start = len(prompts[completion.prompt])
-        out[row, start : start + len(completion.tokens)] = theirs
+        out[row, start : start + len(completion.tokens)] = completion_values
     return out[:, 1:]
 
 
 def gather_per_completion(
     field: np.ndarray, prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
 ) -> list[np.ndarray]:
-    """The inverse of `scatter_to_batch`: of a field `[B,T]`, the values of each completion's tokens."""
+    """Returns the values of each completion's tokens from a field `[B,T]`: the inverse of `scatter_to_batch`."""
     starts = [len(prompts[c.prompt]) - 1 for c in completions]
     return [field[row, s : s + len(c.tokens)] for row, (s, c) in enumerate(zip(starts, completions, strict=True))]
 
 
-def row_multiple(length: int, layout: Layout) -> int:
-    """What the width of rows that hold up to `length` tokens must divide by.
-
-    The mesh asks for it and, for long rows, the attention kernels.
-    """
+def length_multiple(length: int, layout: Layout) -> int:
+    """Returns what the length of rows of up to `length` tokens must divide by, for the mesh and attention kernels."""
     return math.lcm(layout.size_of("context"), LANES if length > 4 * LANES else 8)
 
 
 def padded_length(length: int, layout: Layout) -> int:
-    """The width of rows that hold up to `length` tokens."""
-    multiple = row_multiple(length, layout)
+    """Returns the padded length of rows of up to `length` tokens."""
+    multiple = length_multiple(length, layout)
     return -(-length // multiple) * multiple
 
 
-def width_of(longest: int, limit: int, multiple: int = 1) -> int:
-    """The width T of a batch whose longest row has `longest` tokens: one of few up to `limit`, of whole `multiple`s."""
+def bucketed_length(longest: int, limit: int, multiple: int = 1) -> int:
+    """Returns the length T of a batch whose longest row has `longest` tokens: one of few, divisible by `multiple`."""
     part = -(-limit // (BUCKETS * multiple)) * multiple
     return -(-longest // part) * part

@@ -1,7 +1,6 @@
-"""Per-token pieces of the RL losses (paper §4.1): ratios, the clipped surrogate, KL estimators, how tokens weigh.
+"""Per-token terms of the RL losses (paper §4.1): ratios, the clipped surrogate, KL estimators, token weights.
 
-Everything is `[B,T]`. Where the mask is 0 nothing counts: whatever stands there, NaN included, reaches neither the loss
-nor a gradient.
+Everything is `[B,T]`. Values outside the mask, even NaN, affect neither the loss nor a gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,8 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 BT = Float[Array, "B T"]
 
-# Nats. A ratio of policies beyond e^20 is held there, where it has no gradient: float32 keeps finite what is summed and
-# squared after it, and one token that the policies see so differently does not decide a whole update.
+# Nats. Ratios of policies are clipped at e^20, where they have no gradient: sums and squares stay finite in float32,
+# and a single token does not dominate an update.
 LOG_RATIO_LIMIT = 20.0
 
 # Estimators of KL(pi || pi_ref) at a token drawn from pi, of d = log(pi_ref / pi) (Schulman 2020, "Approximating KL
@@ -27,12 +26,12 @@ KL_ESTIMATORS: Mapping[str, Callable[[BT], BT]] = {
 
 
 def log_ratio(logprobs: BT, others: BT, mask: Bool[Array, "B T"]) -> BT:
-    """log(pi / other) where the mask is, and 0 elsewhere; within LOG_RATIO_LIMIT."""
+    """Returns log(pi / other) inside the mask, clipped at LOG_RATIO_LIMIT, and 0 outside."""
     return jnp.clip(jnp.where(mask, logprobs - others, 0.0), -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
-def surrogate(log_ratios: BT, advantages: BT, below: float, above: float) -> tuple[BT, BT, BT]:
-    """min(r A, clip(r, 1 - below, 1 + above) A) (paper Eq. 1), and where the clip took the gradient below and above."""
+def clipped_surrogate(log_ratios: BT, advantages: BT, below: float, above: float) -> tuple[BT, BT, BT]:
+    """Returns min(r A, clip(r, 1 - below, 1 + above) A) (paper Eq. 1), and where the clip is active below and above."""
     ratio = jnp.exp(log_ratios)
     gain = jnp.minimum(ratio * advantages, jnp.clip(ratio, 1.0 - below, 1.0 + above) * advantages)
     low, high = (ratio < 1.0 - below) & (advantages < 0), (ratio > 1.0 + above) & (advantages > 0)
@@ -40,39 +39,39 @@ def surrogate(log_ratios: BT, advantages: BT, below: float, above: float) -> tup
 
 
 def completion_mean(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
-    """1/|o_i| for each token, and the number of completions: the paper's (1/G) sum_i (1/|o_i|) sum_t."""
+    """Returns token weights 1/|o_i| and the number of completions: the paper's (1/G) sum_i (1/|o_i|) sum_t."""
     del limit
     lengths = jnp.sum(mask, axis=1, keepdims=True)
     return mask / jnp.maximum(lengths, 1), jnp.sum(lengths > 0)
 
 
 def token_mean(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
-    """1 for each token, and the number of tokens (DAPO, arXiv 2503.14476, over the whole batch)."""
+    """Returns token weights 1 and the number of tokens (DAPO, arXiv 2503.14476, over the whole batch)."""
     del limit
     return 1.0 * mask, jnp.sum(mask)
 
 
 def constant_mean(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
-    """1/limit for each token, and the number of completions (Dr. GRPO, arXiv 2503.20783)."""
+    """Returns token weights 1/limit and the number of completions (Dr. GRPO, arXiv 2503.20783)."""
     return mask / limit, jnp.sum(jnp.any(mask, axis=1))
 
 
-# How tokens weigh, and what a batch weighs.
+# Token weights, and the weight of a batch.
 NORMALIZERS = {"completion": completion_mean, "token": token_mean, "constant": constant_mean}
 
 
 def metric_sums(per_token: Mapping[str, BT], mask: Bool[Array, "B T"], normalize: str) -> dict[str, Array]:
-    """Sums which over the batch's weight are means: over tokens where the loss is that, else over completions."""
+    """Returns sums that divided by the batch's weight are means: over tokens if `normalize` is, else completions."""
     shares, _ = NORMALIZERS["token" if normalize == "token" else "completion"](mask, 0)
     return {name: jax.lax.stop_gradient(masked_sum(x * shares, mask)) for name, x in per_token.items()}
 
 
 def masked_sum(x: Array, mask: Array, axis: int | None = None) -> Array:
-    """The sum of x where the mask is, whatever x is elsewhere."""
+    """Sums x inside the mask, whatever x is outside."""
     return jnp.sum(jnp.where(mask, x, 0.0), axis=axis)
 
 
-def value_error(values: BT, old: BT, returns: BT, value_clip: float) -> BT:
-    """Half the squared error, or what it would be at the clipped value where that is more."""
-    near = jnp.clip(values, old - value_clip, old + value_clip)
-    return 0.5 * jnp.maximum((values - returns) ** 2, (near - returns) ** 2)
+def value_loss(values: BT, old: BT, returns: BT, value_clip: float) -> BT:
+    """Returns PPO's clipped value loss: half the larger squared error of the value and the clipped value."""
+    clipped = jnp.clip(values, old - value_clip, old + value_clip)
+    return 0.5 * jnp.maximum((values - returns) ** 2, (clipped - returns) ** 2)

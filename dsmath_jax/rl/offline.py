@@ -1,4 +1,4 @@
-"""The methods that learn from completions drawn once: SFT, RFT and DPO (paper Table 10)."""
+"""Training data of the offline methods SFT, RFT and DPO (paper Table 10)."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.rl.batches import batch_of, padded_length
-from dsmath_jax.rl.rollouts import indices_of_step
+from dsmath_jax.rl.rollouts import step_indices
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout
@@ -20,7 +20,7 @@ Row = tuple[list[int], list[int]]  # token ids of a prompt and of its completion
 
 
 def solution_rows(records: Sequence[Record], chat: Chat, limit: int) -> list[Row]:
-    """SFT: the solutions that come with the questions, those of at most `limit` tokens.
+    """Returns the rows of SFT: the solutions of the records, those of at most `limit` tokens.
 
     Raises:
       UserError: none is short enough.
@@ -36,7 +36,7 @@ def solution_rows(records: Sequence[Record], chat: Chat, limit: int) -> list[Row
 
 
 def correct_rows(path: Path) -> tuple[list[Row], float]:
-    """RFT: the correct ones of the stored samples, each once, and which share of all samples they are (Eq. 8's mean).
+    """Returns the rows of RFT: the distinct correct samples, and their share of all samples (the mean in Eq. 8).
 
     Raises:
       UserError: none is correct.
@@ -49,13 +49,13 @@ def correct_rows(path: Path) -> tuple[list[Row], float]:
             correct.setdefault((row["problem"], *row["completion"]), (row["prompt"], row["completion"]))
     if not correct:
         raise UserError(
-            f"rl: none of the {count} samples in {path} is correct; train sft further, or ask simpler questions."
+            f"rl: none of the {count} samples in {path} is correct; train sft further, or use easier questions."
         )
     return list(correct.values()), len(correct) / count
 
 
 def pair_rows(path: Path) -> list[tuple[Row, Row]]:
-    """DPO: for each question its correct samples, each with an incorrect one of it; none is in two pairs.
+    """Returns the pairs of DPO: each question's correct samples, each with an incorrect one; none is in two pairs.
 
     Raises:
       UserError: no question has both.
@@ -64,7 +64,7 @@ def pair_rows(path: Path) -> list[tuple[Row, Row]]:
     for row in read_jsonl(path):
         side = sides[row["problem"]][0 if row["labels"][-1] == 1 else 1]
         side.setdefault(tuple(row["completion"]), (row["prompt"], row["completion"]))
-    pairs = [pair for good, bad in sides.values() for pair in zip(good.values(), bad.values(), strict=False)]
+    pairs = [pair for yes, no in sides.values() for pair in zip(yes.values(), no.values(), strict=False)]
     if not pairs:
         raise UserError(f"rl: no question in {path} has both correct and incorrect samples; raise rl.group_size.")
     return pairs
@@ -73,22 +73,22 @@ def pair_rows(path: Path) -> list[tuple[Row, Row]]:
 def _batch(rows: Sequence[Row], length: int) -> dict[str, np.ndarray]:
     completions = [Completion(i, 0, tokens, [0.0] * len(tokens), [], "eos") for i, (_, tokens) in enumerate(rows)]
     batch = batch_of([prompt for prompt, _ in rows], completions, length)
-    del batch["sampler_logprobs"]  # no sampler drew these
+    del batch["sampler_logprobs"]  # not from the sampler
     return batch
 
 
-def _width(rows: Sequence[Row], layout: Layout) -> int:
+def _padded_length(rows: Sequence[Row], layout: Layout) -> int:
     return padded_length(max(len(prompt) + len(tokens) for prompt, tokens in rows) - 1, layout)
 
 
 def likelihood_batches(
     settings: RLSettings, rows: Sequence[Row], weight: float, seed: int, layout: Layout
 ) -> Callable[[int], HostBatch]:
-    """This process's rows of a step's batch of P x G rows for `algorithms.Likelihood`, each of the given weight."""
-    size, length = settings.samples_per_step, _width(rows, layout)
+    """Returns `batch_at(step)` for `Likelihood`: this process's part of P x G rows, each with advantage `weight`."""
+    size, length = settings.samples_per_step, _padded_length(rows, layout)
 
     def make(step: int) -> HostBatch:
-        batch = _batch([rows[i] for i in indices_of_step(seed, step, size, len(rows))], length)
+        batch = _batch([rows[i] for i in step_indices(seed, step, size, len(rows))], length)
         return layout.share(batch | {"advantages": weight * batch["loss_weights"]})
 
     return Prefetch(make, settings.steps)
@@ -101,15 +101,15 @@ def pair_batches(
     layout: Layout,
     ref_logprobs: Callable[[HostBatch], np.ndarray],
 ) -> Callable[[int], HostBatch]:
-    """This process's rows of a step's batch of P x G completions in pairs for `algorithms.DPO`."""
+    """Returns `batch_at(step)` for `DPO`: this process's part of P x G completions in pairs."""
     size = settings.samples_per_step // 2
-    length = _width([row for pair in pairs for row in pair], layout)
+    length = _padded_length([row for pair in pairs for row in pair], layout)
 
     def make(step: int) -> HostBatch:
-        chosen = [pairs[i] for i in indices_of_step(seed, step, size, len(pairs))]
+        batch_pairs = [pairs[i] for i in step_indices(seed, step, size, len(pairs))]
         batch: HostBatch = {}
         for number, side in enumerate(("chosen", "rejected")):
-            fields = _batch([pair[number] for pair in chosen], length)
+            fields = _batch([pair[number] for pair in batch_pairs], length)
             fields["ref_logprobs"] = ref_logprobs(fields) * fields["loss_weights"]
             batch |= {f"{side}_{name}": values for name, values in fields.items()}
         return layout.share(batch)

@@ -1,4 +1,4 @@
-"""Reward functions: the reward of a completion by fixed rules, run where a bad function can do no harm."""
+"""Rule-based reward functions, run in worker processes with time limits."""
 
 import collections
 import difflib
@@ -22,11 +22,11 @@ from dsmath_jax.grading.workers import STARTING, Outcome, Workers, resolve
 from dsmath_jax.workdir import UserError
 
 ERRORS = ("raised", "timed_out", "died", "not_finite")
-SHOWN = 3  # errors of each kind that are logged; the others are only counted
+MAX_LOGGED = 3  # errors of each kind; the rest is only counted
 
 
 class RewardFunction(NamedTuple):
-    """A function of grading workers, and its arguments for a completion: (text, record, finished) -> arguments."""
+    """A function for grading workers, and its arguments for a completion: (text, record, finished) -> arguments."""
 
     name: str  # package.module:function
     arguments: Callable[[str, Record, bool], tuple[Any, ...]]
@@ -42,11 +42,11 @@ BUILT_IN = {
 
 
 class RewardFunctions:
-    """The weighted sum of reward functions, for use as a context manager.
+    """The weighted sum of reward functions, as a context manager.
 
-    A reward function is "correct" (1 where the stated final answer is the record's), "format" (1 where the completion
-    is `well_formed`) or "package.module:function", the user's own, which takes `(completion: str, record: Record)` and
-    returns a number, or None to abstain. It may raise, hang or crash: that completion has no reward then, and the run
+    A reward function is "correct" (1 if the stated final answer is the record's), "format" (1 if the completion is
+    `well_formed`) or the user's own "package.module:function", which takes `(completion: str, record: Record)` and
+    returns a number, or None to abstain. If it raises, hangs or crashes, the completion has no reward, and the run
     continues.
     """
 
@@ -54,8 +54,8 @@ class RewardFunctions:
         """
         Args:
           reward_fns: (name, weight) pairs.
-          seconds: wall time that a function may take for a completion.
-          workers: processes that grade; 0 for one per processor.
+          seconds: time limit of a function on one completion.
+          workers: grading processes; 0 for one per processor.
 
         Raises:
           UserError: there is none, a name is unknown, a function cannot be imported or does not take two arguments, or
@@ -78,53 +78,53 @@ class RewardFunctions:
     def score(
         self, texts: Sequence[str], records: Sequence[Record], finished: Sequence[bool]
     ) -> tuple[Float[np.ndarray, " completions"], dict[str, int]]:
-        """Grades completions.
+        """Computes the rewards of completions.
 
         Args:
-          texts: the completions without their EOS.
+          texts: the completions without EOS.
           records: the problem of each.
           finished: whether each ended by itself, not at the length limit.
 
         Returns:
-          their rewards in float64: the weighted sum over the functions that did not abstain, NaN where all did or one
-          failed; and how many a function failed on, by `ERRORS` (the first that the completion met).
+          the rewards in float64: the weighted sum over the functions that did not abstain, NaN where all did or one
+          failed; and the number of failed completions by kind of error (`ERRORS`, the first of each).
         """
         if self._workers is None:
-            # Computer algebra takes seconds to import, which must not count as grading, and numbers do without it.
+            # Computer algebra takes seconds to import, outside the time limit; numbers do not need it.
             preload = PRELOAD if any(record.kind == "math" for record in records) else ()
             self._workers = Workers(self._count, self._seconds, preload=preload)
         rewards, abstained = np.zeros(len(texts)), np.ones(len(texts), bool)
         errors: dict[int, tuple[str, str]] = {}
         for function, weight in self._functions:
-            items = [function.arguments(*one) for one in zip(texts, records, finished, strict=True)]
+            items = [function.arguments(*args) for args in zip(texts, records, finished, strict=True)]
             outcomes = list(self._workers.map(function.name, items))
             if outcomes and all(outcome.status == "ok" and outcome.value is None for outcome in outcomes):
                 self._log_abstention(function.name, len(outcomes))
-            for place, outcome in enumerate(outcomes):
+            for i, outcome in enumerate(outcomes):
                 error = _error(outcome)
                 if error is not None:
-                    errors.setdefault(place, (error, f"{function.name} {_message(outcome)}"))
+                    errors.setdefault(i, (error, f"{function.name} {_message(outcome)}"))
                 elif outcome.value is not None:
-                    rewards[place] += weight * outcome.value
-                    abstained[place] = False
-        for place, reward in enumerate(rewards):
+                    rewards[i] += weight * outcome.value
+                    abstained[i] = False
+        for i, reward in enumerate(rewards):
             if not math.isfinite(reward):
-                errors.setdefault(place, ("not_finite", f"the weighted sum is {reward}"))
-        for place, (error, message) in sorted(errors.items()):
-            rewards[place] = np.nan
-            self._log(records[place], error, message)
+                errors.setdefault(i, ("not_finite", f"the weighted sum is {reward}"))
+        for i, (error, message) in sorted(errors.items()):
+            rewards[i] = np.nan
+            self._log(records[i], error, message)
         rewards[abstained] = np.nan
         counts = collections.Counter(error for error, _ in errors.values())
         return rewards, {error: counts[error] for error in ERRORS}
 
     def _log(self, record: Record, error: str, message: str) -> None:
         self._logged[error] += 1
-        if self._logged[error] <= SHOWN:
-            more = "; further errors of this kind are only counted" if self._logged[error] == SHOWN else ""
+        if self._logged[error] <= MAX_LOGGED:
+            more = "; further errors of this kind are only counted" if self._logged[error] == MAX_LOGGED else ""
             logging.warning("rl: a completion of %s has no reward: %s%s.", record.id, message, more)
 
     def _log_abstention(self, function: str, count: int) -> None:
-        """Says once of a function that it had nothing to say of a whole rollout: it may lack a return."""
+        """Warns once about a function that abstained for a whole rollout: it may lack a return statement."""
         if not self._logged[function]:
             logging.warning("rl: the reward function %s returned None for all %d completions.", function, count)
         self._logged[function] += 1
@@ -140,7 +140,7 @@ class RewardFunctions:
 
 
 def reward_function(name: str) -> RewardFunction:
-    """The built-in function of that name, or the user's function, tried in a worker.
+    """Returns the built-in function of that name, or the user's function, tested in a worker.
 
     Raises:
       UserError: it is neither.
@@ -165,15 +165,15 @@ def reward_function(name: str) -> RewardFunction:
 
 
 def source_files(reward_fns: Sequence[tuple[str, float]]) -> list[Path]:
-    """The files that the user's own functions are in, found without importing anything; those below here relative."""
+    """Returns the source files of the user's functions without importing them; relative to the working directory."""
     modules = [name.partition(":")[0] for name, _ in reward_fns if name not in BUILT_IN]
-    found = [file.resolve() for file in map(_source_file, modules) if file]
+    files = [file.resolve() for file in map(_source_file, modules) if file]
     here = Path.cwd()
-    return [file.relative_to(here) if file.is_relative_to(here) else file for file in found]
+    return [file.relative_to(here) if file.is_relative_to(here) else file for file in files]
 
 
 def _source_file(module: str) -> Path | None:
-    """The file of a module as it would be imported here; None where there is none."""
+    """Returns the file that an import of the module would load, None if there is none."""
     path: Sequence[str] | None = None
     *packages, last = module.split(".")
     for package in packages:
@@ -186,17 +186,17 @@ def _source_file(module: str) -> Path | None:
 
 
 def check(name: str) -> None:
-    """Raises where "package.module:function" is no function that can be called with two arguments."""
+    """Raises where "package.module:function" cannot be imported or called with two arguments."""
     function = resolve(name)
     try:
         signature = inspect.signature(function)
-    except ValueError:  # some that are written in C have none
+    except ValueError:  # some functions in C have none
         return
     signature.bind("", None)
 
 
 def well_formed(completion: str, finished: bool) -> float:
-    """1 where a completion ended by itself, and its last line that is not empty states the final answer; else 0."""
+    """Returns 1 if a completion ended by itself and its last nonempty line states the final answer, else 0."""
     lines = completion.rstrip().splitlines()
     return float(finished and bool(lines) and extraction.stated(lines[-1], "math") is not None)
 
@@ -204,10 +204,10 @@ def well_formed(completion: str, finished: bool) -> float:
 def _error(outcome: Outcome) -> str | None:
     if outcome.status != "ok":
         return outcome.status.replace(" ", "_")
-    # Compared, not converted: an integer of any size is fine with that, and NaN is not between.
+    # Compared, not converted to float: works for integers of any size, and is False for NaN.
     most, value = sys.float_info.max, outcome.value
-    fine = value is None or (isinstance(value, int | float) and -most <= value <= most)
-    return None if fine else "not_finite"
+    valid = value is None or (isinstance(value, int | float) and -most <= value <= most)
+    return None if valid else "not_finite"
 
 
 def _message(outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""From a rollout to the batch of its updates: rewards, rows, advantages, and what is logged (paper §4.1)."""
+"""The training batch of a rollout: rewards, rows, advantages, metrics (paper §4.1)."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome, zero_std_groups
-from dsmath_jax.rl.batches import batch_of, gather_per_completion, row_multiple, scatter_to_batch, width_of
+from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome_scores, zero_std_groups
+from dsmath_jax.rl.batches import batch_of, bucketed_length, gather_per_completion, length_multiple, scatter_to_batch
 from dsmath_jax.rl.reward_model.model import ScoreRows
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import Rollout
@@ -18,7 +18,7 @@ from dsmath_jax.training.prefetch import HostBatch
 
 
 def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, dict[str, float]]:
-    """The rule reward of each completion `[PG]` (NaN: none), and how many have none and why. Process 0 alone grades."""
+    """Returns the rule rewards `[PG]` (NaN: none), and counts of completions without. Only process 0 grades."""
     if jax.process_index():
         return np.zeros(len(rollout.texts_PG)), {}
     finished = [completion.finished for completion in rollout.completions_PG]
@@ -34,9 +34,9 @@ def compute_rewards(
     settings: RLSettings,
     tokenizer: Tokenizer,
 ) -> Scores:
-    """The rewards and the tokens at which they fall: the last one, or with process supervision the end of each step."""
+    """Returns the rewards, at the last token or, with process supervision, at the end of each step."""
     if reward_model is None:
-        return outcome(rule_rewards_PG, rollout.lengths)
+        return outcome_scores(rule_rewards_PG, rollout.lengths)
     if settings.reward_source == "process":
         ends = [step_ends(c.tokens, tokenizer, settings.step_delimiter) for c in rollout.completions_PG]
     else:
@@ -44,22 +44,22 @@ def compute_rewards(
     return Scores(ends, reward_model(rollout.prompts_P, rollout.completions_PG, ends))
 
 
-def pack(rollout: Rollout, longest: int, layout: Layout) -> HostBatch:
-    """The rollout as a batch `[B,T]` of one of few widths, so that few programs are compiled.
+def pack_rollout(rollout: Rollout, longest: int, layout: Layout) -> HostBatch:
+    """Returns the rollout as a batch `[B,T]` of one of few lengths, so that few programs are compiled.
 
     Args:
       rollout: P x G = B completions.
-      longest: the most tokens that any prompt of the run has with its completion.
-      layout: what T must divide by.
+      longest: the maximum number of tokens of a prompt with its completion in the run.
+      layout: T divides by what its mesh needs.
     """
     limit = longest - 1
     tokens = max(len(rollout.prompts_P[c.prompt]) + len(c.tokens) for c in rollout.completions_PG) - 1
-    width = width_of(tokens, limit, row_multiple(limit, layout))
-    return batch_of(rollout.prompts_P, rollout.completions_PG, width)
+    length = bucketed_length(tokens, limit, length_multiple(limit, layout))
+    return batch_of(rollout.prompts_P, rollout.completions_PG, length)
 
 
-def scored_rollout(rollout: Rollout, scores: Scores, batch: HostBatch, group_size: int) -> ScoredRollout:
-    """What advantages are made of, per completion, from the batch `[B,T]`."""
+def gather_token_values(rollout: Rollout, scores: Scores, batch: HostBatch, group_size: int) -> ScoredRollout:
+    """Returns the input of `Algorithm.advantages`: scores, and the batch's values `[B,T]` per completion."""
     per_token = {
         name: gather_per_completion(batch[name], rollout.prompts_P, rollout.completions_PG)
         for name in ("old_logprobs", "ref_logprobs", "old_values") if name in batch
@@ -68,16 +68,16 @@ def scored_rollout(rollout: Rollout, scores: Scores, batch: HostBatch, group_siz
 
 
 def advantage_fields(rollout: Rollout, advantages: PerToken, batch: HostBatch) -> HostBatch:
-    """The batch's fields `[B,T]` of the advantages and, with a value model, of the returns; 0 where there is none."""
-    per_place = scatter_to_batch(advantages, rollout.prompts_P, rollout.completions_PG, batch["tokens"].shape[1])
-    fields = {"advantages": np.nan_to_num(per_place)}
+    """Returns the batch's fields `advantages [B,T]` and, with a value model, `returns [B,T]`; 0 where there is none."""
+    advantages_BT = scatter_to_batch(advantages, rollout.prompts_P, rollout.completions_PG, batch["tokens"].shape[1])
+    fields = {"advantages": np.nan_to_num(advantages_BT)}
     if "old_values" in batch:
-        fields["returns"] = np.nan_to_num((per_place + batch["old_values"]) * batch["loss_weights"])
+        fields["returns"] = np.nan_to_num((advantages_BT + batch["old_values"]) * batch["loss_weights"])
     return fields
 
 
 def loss_rows(settings: RLSettings, rollout: Rollout, advantages: PerToken, scores: Scores) -> np.ndarray:
-    """Which completions `[PG]` carry loss: those with a reward that no setting masks."""
+    """Returns which completions `[PG]` carry loss: those with a reward that no setting masks."""
     keep = np.array([not np.isnan(a).any() for a in advantages])
     if settings.mask_truncated:
         keep &= np.array([c.finished for c in rollout.completions_PG])
@@ -89,32 +89,32 @@ def loss_rows(settings: RLSettings, rollout: Rollout, advantages: PerToken, scor
 def rollout_metrics(
     rollout: Rollout, batch: HostBatch, scores: Scores, rule_rewards_PG: np.ndarray, group_size: int
 ) -> dict[str, float]:
-    """What is logged of a rollout; docs/rl.md describes each name."""
+    """Returns the metrics of a rollout, described in docs/rl.md."""
     rewards = np.array([r.mean() for r in scores.rewards])
     rewards = rewards[np.isfinite(rewards)]
     graded = rule_rewards_PG[np.isfinite(rule_rewards_PG)]
-    found = {
+    metrics = {
         "frac_reward_zero_std": np.mean(zero_std_groups(scores, group_size)),
         "completion_length": np.mean(rollout.lengths),
         "frac_truncated": np.mean([not c.finished for c in rollout.completions_PG]),
         "num_masked": np.sum(~batch["loss_weights"].any(axis=1)),
     }
     if rewards.size:
-        found |= {"reward": rewards.mean(), "reward_std": rewards.std()}
+        metrics |= {"reward": rewards.mean(), "reward_std": rewards.std()}
     if graded.size:
-        found["rule_reward"] = graded.mean()
-    return {name: float(value) for name, value in found.items()}
+        metrics["rule_reward"] = graded.mean()
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def examples_to_log(rollout: Rollout, scores: Scores, group_size: int) -> list[dict[str, Any]]:
-    """The best and the worst completion of the first prompt."""
+    """Returns the best and the worst completion of the first prompt."""
     rewards = [float(np.mean(r)) for r in scores.rewards[:group_size]]
     order = sorted((i for i in range(len(rewards)) if np.isfinite(rewards[i])), key=rewards.__getitem__)
     return [
         {
             "id": rollout.records_PG[i].id, "question": rollout.records_PG[i].question,
             "answer": rollout.records_PG[i].answer, "completion": rollout.texts_PG[i],
-            "reward": rewards[i], "finish": rollout.completions_PG[i].finish,
+            "reward": rewards[i], "finish": rollout.completions_PG[i].finish_reason,
         }
         for i in dict.fromkeys([*order[-1:], *order[:1]])
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""One rollout: which prompts a step asks, the completions that the policy draws, and the files that keep them."""
+"""Rollouts: the prompts of a step, the completions that the policy generates, and their files."""
 
 import json
 import logging
@@ -27,13 +27,13 @@ from dsmath_jax.workdir import UserError, atomic_write, remove
 
 
 class Prompts(NamedTuple):
-    """What is asked.
+    """The prompts of a run.
 
     Attributes:
       sets: the records of each data set whose prompts are short enough.
       records: all of these.
       ids: the token ids of their prompts.
-      longest: the most tokens of a prompt with its completion.
+      longest: the maximum number of tokens of a prompt with its completion.
     """
 
     sets: list[list[Record]]
@@ -43,10 +43,10 @@ class Prompts(NamedTuple):
 
 
 def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int) -> Prompts:
-    """The records of `rl.data` whose prompts are short enough; says how many are not.
+    """Loads the records of `rl.data` whose prompts are short enough; logs how many are not.
 
     Raises:
-      UserError: none is, or a prompt with its completion may outgrow the model's context.
+      UserError: none is, or a prompt with its completion may exceed the model's context.
     """
     sets = [datasets.load(name, data_dir) for name in settings.data]
     prompts = short_prompts(settings, sets, chat, context)
@@ -58,22 +58,22 @@ def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int)
 
 
 def short_prompts(settings: RLSettings, sets: Sequence[Sequence[Record]], chat: Chat, context: int) -> Prompts:
-    """Those of the data sets' records whose prompts are short enough; errors as `load_prompts`."""
-    asked = [[(record, chat.prompt_ids(record)) for record in records] for records in sets]
-    short = [[one for one in each if len(one[1]) <= settings.max_prompt_tokens] for each in asked]
-    kept = [one for each in short for one in each]
-    if not kept:
+    """Returns the records of the data sets whose prompts are short enough; raises as `load_prompts`."""
+    pairs = [[(record, chat.prompt_ids(record)) for record in records] for records in sets]
+    short = [[pair for pair in each if len(pair[1]) <= settings.max_prompt_tokens] for each in pairs]
+    short_pairs = [pair for each in short for pair in each]
+    if not short_pairs:
         raise UserError(
             f"rl: no prompt of rl.data has at most {settings.max_prompt_tokens} tokens; raise rl.max_prompt_tokens."
         )
-    longest = max(len(prompt) for _, prompt in kept) + settings.max_new_tokens
+    longest = max(len(prompt) for _, prompt in short_pairs) + settings.max_new_tokens
     check_context(longest, context)
     by_set = [[record for record, _ in each] for each in short]
-    return Prompts(by_set, [record for record, _ in kept], [prompt for _, prompt in kept], longest)
+    return Prompts(by_set, [record for record, _ in short_pairs], [prompt for _, prompt in short_pairs], longest)
 
 
 def check_context(longest: int, context: int) -> None:
-    """Raises a `UserError` where a prompt with its completion may outgrow the model's context."""
+    """Raises a `UserError` where a prompt with its completion may exceed the model's context."""
     if longest > context:
         raise UserError(
             f"rl: a prompt and its completion may have {longest} tokens, more than the model's context of {context}; "
@@ -81,17 +81,18 @@ def check_context(longest: int, context: int) -> None:
         )
 
 
-def indices_of_step(seed: int, step: int, per_step: int, count: int) -> list[int]:
-    """The `per_step` indices below `count` of a step: every epoch goes through all in an order of its own."""
-    places = range(step * per_step, (step + 1) * per_step)
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in {p // count for p in places}}
-    return [int(orders[place // count][place % count]) for place in places]
+def step_indices(seed: int, step: int, per_step: int, count: int) -> list[int]:
+    """Returns the `per_step` indices below `count` of a step; every epoch is a new permutation of all."""
+    positions = range(step * per_step, (step + 1) * per_step)
+    epochs = {position // count for position in positions}
+    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs}
+    return [int(orders[position // count][position % count]) for position in positions]
 
 
-def keys_of_prompts(chosen: Sequence[int], count: int) -> list[int]:
-    """The number in the random keys of each chosen prompt: its index, and another where a rollout asks it again.
+def prompt_key_ids(chosen: Sequence[int], count: int) -> list[int]:
+    """Returns the id of each chosen prompt for its random keys: its index, or a new id where a rollout repeats it.
 
-    A rollout does so where it has more than the `count` prompts, or where an epoch ends in it.
+    A rollout repeats prompts where it has more than the `count` prompts, or where an epoch ends in it.
     """
     seen: Counter[int] = Counter()
     keys = []
@@ -102,7 +103,7 @@ def keys_of_prompts(chosen: Sequence[int], count: int) -> list[int]:
 
 
 class Rollout(NamedTuple):
-    """P prompts with G completions each, prompt-major; `records_PG` and `texts_PG` are those of the completions."""
+    """P prompts with G completions each, prompt-major; `records_PG` and `texts_PG` are of the completions."""
 
     prompts_P: list[list[int]]
     completions_PG: list[Completion]
@@ -111,32 +112,26 @@ class Rollout(NamedTuple):
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each completion, with EOS."""
+        """Tokens of each completion, including EOS."""
         return [len(completion.tokens) for completion in self.completions_PG]
 
 
-def draw(
-    sampler: Sampler,
-    params: Params,
-    prompts: Prompts,
-    tokenizer: Tokenizer,
-    settings: RLSettings,
-    seed: int,
+def generate_rollout(
+    sampler: Sampler, params: Params, prompts: Prompts, tokenizer: Tokenizer, settings: RLSettings, seed: int,
     number: int,
-) -> Rollout:
-    """Draws the completions of rollout `number`: `group_size` of each of its `prompts_per_step` prompts.
+) -> Rollout:  # fmt: skip
+    """Generates rollout `number`: `group_size` completions of each of its `prompts_per_step` prompts.
 
-    Every completion's random key is made of the seed, the number, the prompt's index (`keys_of_prompts`) and the
-    sample's.
+    The random key of a completion depends on the seed, the number, the prompt's id (`prompt_key_ids`) and the sample.
     """
-    chosen = indices_of_step(seed, number, settings.prompts_per_step, len(prompts.ids))
+    chosen = step_indices(seed, number, settings.prompts_per_step, len(prompts.ids))
     prompts_P = [prompts.ids[i] for i in chosen]
     sampling = SamplingParams(
         samples=settings.group_size, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
         seed=seed,
     )  # fmt: skip
     groups = sampler.generate(
-        params, prompts_P, sampling, step=number, prompt_ids=keys_of_prompts(chosen, len(prompts.ids))
+        params, prompts_P, sampling, step=number, prompt_ids=prompt_key_ids(chosen, len(prompts.ids))
     )
     completions = [completion for group in groups for completion in group]
     return Rollout(
@@ -146,35 +141,35 @@ def draw(
 
 
 class RolloutFiles:
-    """The rollouts of a run on disk, scored, as batches: written before they are used.
+    """The rollouts of a run on disk, as batches with rewards, written before they are used.
 
-    So a resumed run grades nothing again, and what cannot be replayed (rewards with their time limits) is replayed from
-    the file. Files that no checkpoint can need any more are removed. Process 0 writes, all read.
+    A resumed run reads them and grades nothing again, since rewards with time limits are not deterministic. Files that
+    no checkpoint needs any more are removed. Process 0 writes, all processes read.
     """
 
     def __init__(self, folder: Path, settings: RLSettings, first_step: int):
-        """`folder` is the stage's: it gets `rollouts/` and, from `first_step` on, `samples.jsonl`."""
+        """`folder` is of the stage; it gets `rollouts/` and, from `first_step` on, `samples.jsonl`."""
         self._folder, self._settings = folder / "rollouts", settings
         self._samples = StepLog(folder / "samples.jsonl", first_step)
         self._number = -1
         self._batch: dict[str, np.ndarray] = {}
-        self._facts: dict[str, Any] = {}
+        self._log: dict[str, Any] = {}
 
     def missing(self, step: int) -> bool:
-        """Whether the rollout of this step has yet to be drawn.
+        """Whether the rollout of this step has yet to be generated.
 
-        Every process looks before any can have written it: drawing one takes all of them.
+        Called by all processes, and by each before any writes it: generating takes all of them.
 
         Raises:
-          UserError: its file is gone after the policy has moved on.
+          UserError: its file is missing, and the policy that generated it is too.
         """
         number, update = divmod(step, self._settings.num_updates)
         if number == self._number or self._path(number).is_file():
             return False
         if update:
             raise UserError(
-                f"{self._path(number)} is gone, and the policy that drew it is too; remove {self._folder.parent} to "
-                "redo the stage."
+                f"{self._path(number)} is missing, and so is the policy that generated it; remove "
+                f"{self._folder.parent} to redo the stage."
             )
         return True
 
@@ -188,21 +183,21 @@ class RolloutFiles:
         barrier(f"rollout {number}")
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """The batch `[PG,T]` and the metrics of this step's rollout, the same on every process."""
+        """Returns the batch `[PG,T]` and the metrics of this step's rollout; the same on every process."""
         number, update = divmod(step, self._settings.num_updates)
         if number != self._number:
-            self._batch, self._facts = read_rollout(self._path(number))
+            self._batch, self._log = read_rollout(self._path(number))
             self._number = number
-            self._forget(step)
-        for row in self._facts["samples"] if update == 0 else ():
+            self._remove_old(step)
+        for row in self._log["samples"] if update == 0 else ():
             self._samples.write({"step": step} | row)
-        return self._batch, self._facts["metrics"]
+        return self._batch, self._log["metrics"]
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.npz"
 
-    def _forget(self, step: int) -> None:
-        """Removes what is before the oldest checkpoint from which the run may resume."""
+    def _remove_old(self, step: int) -> None:
+        """Removes the rollouts before the oldest checkpoint from which the run may resume."""
         settings = self._settings
         oldest = (step - (settings.keep_checkpoints + 1) * settings.checkpoint_every) // settings.num_updates
         if jax.process_index() == 0:
@@ -219,15 +214,15 @@ class RolloutFiles:
         self._samples.close()
 
 
-def write_rollout(path: Path, batch: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Writes a batch and what is logged of it, atomically."""
+def write_rollout(path: Path, batch: Mapping[str, np.ndarray], log: Mapping[str, Any]) -> None:
+    """Writes a batch and its metrics and samples, atomically."""
     with atomic_write(path, "wb") as file:
-        arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts)), **batch}
+        arrays: dict[str, Any] = {"facts": np.array(json.dumps(log)), **batch}
         np.savez_compressed(file, **arrays)
 
 
 def read_rollout(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The batch and the facts of `write_rollout`.
+    """Reads the batch, and the metrics and samples, of `write_rollout`.
 
     Raises:
       UserError: the file is damaged.
@@ -237,4 +232,4 @@ def read_rollout(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             batch = {name: stored[name] for name in stored.files}
         return batch, json.loads(str(batch.pop("facts")))
     except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"The rollout {path} cannot be read ({error}); remove it, and it is drawn again.") from None
+        raise UserError(f"The rollout {path} cannot be read ({error}); remove it to generate it again.") from None

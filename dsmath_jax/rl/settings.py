@@ -1,4 +1,4 @@
-"""Settings of the stage `rl`, with the paper's values (§4) where it states them."""
+"""Settings of the stage `rl`, with the paper's values (§4) where known."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,47 +12,48 @@ from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError
 
 DEFAULT_METHOD = "grpo_rule"
-DAY = 86_400  # seconds; libraries cannot wait for any number of them
-# Fields that say how rollouts are drawn, rewarded and used. Methods without rollouts ignore them: their completions are
-# given, or drawn once from all tokens at temperature 1 and graded by `correct`.
+DAY = 86_400  # seconds; timeouts of libraries are bounded
+# Fields of rollouts. Methods without rollouts ignore them: their completions are in the data, or sampled once from all
+# tokens at temperature 1 and graded by `correct`.
 ROLLOUT_FIELDS = frozenset(
     ("reward_fns", "top_p", "top_k", "num_updates", "old_logprobs", "mask_truncated", "filter_zero_std_groups")
 )
 
 
-def algorithm_of(given: Mapping[str, Any]) -> type[Algorithm]:
-    """The class of the algorithm behind the method that a recipe's part `rl` names."""
-    method = given.get("method", DEFAULT_METHOD)
+def algorithm_of(fields: Mapping[str, Any]) -> type[Algorithm]:
+    """Returns the algorithm class of the method in a recipe's section `rl`."""
+    method = fields.get("method", DEFAULT_METHOD)
     check_choice("rl.method", method, METHODS)
     return METHODS[method].algorithm
 
 
-def with_method(given: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """A recipe's part `rl` with another method, without the fields that only its own method has."""
-    left_out = _fields_of_method(given) - _fields_of_method({"method": method})
-    return {name: value for name, value in given.items() if name not in left_out} | {"method": method}
+def with_method(fields: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Returns a recipe's section `rl` with another method, without the fields that only its old method has."""
+    left_out = _fields_of_method(fields) - _fields_of_method({"method": method})
+    return {name: value for name, value in fields.items() if name not in left_out} | {"method": method}
 
 
-def _fields_of_method(given: Mapping[str, Any]) -> set[str]:
-    """The fields that a recipe's method has and others may lack: its algorithm's own, and those of rollouts."""
-    algorithm, shared = ({field.name for field in dataclasses.fields(cls)} for cls in (algorithm_of(given), RLSettings))
-    data = METHODS[given.get("method", DEFAULT_METHOD)].data
+def _fields_of_method(fields: Mapping[str, Any]) -> set[str]:
+    """Returns the fields that a method has and others may lack: its algorithm's own, and those of rollouts."""
+    classes = algorithm_of(fields), RLSettings
+    algorithm, shared = ({field.name for field in dataclasses.fields(cls)} for cls in classes)
+    data = METHODS[fields.get("method", DEFAULT_METHOD)].data
     return algorithm - shared | (ROLLOUT_FIELDS if data == "policy" else frozenset())
 
 
 def with_weights(reward_fns: Any) -> Any:
-    """Reward functions as (name, weight) pairs: a name alone, or one among several, has the weight 1."""
-    several = (reward_fns,) if isinstance(reward_fns, str) else reward_fns
-    if not isinstance(several, list | tuple):
-        return several
-    return tuple((one, 1.0) if isinstance(one, str) else one for one in several)
+    """Returns reward functions as (name, weight) pairs; a name alone, or one of several, has weight 1."""
+    pairs = (reward_fns,) if isinstance(reward_fns, str) else reward_fns
+    if not isinstance(pairs, list | tuple):
+        return pairs
+    return tuple((pair, 1.0) if isinstance(pair, str) else pair for pair in pairs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLSettings(TrainingSettings):
-    """Stage `rl`. The algorithm's own settings stand next to these in the recipe: `rl.kl_coef`, `rl.beta`.
+    """Settings of stage `rl`. The algorithm's own are next to these in the recipe: `rl.kl_coef`, `rl.beta`.
 
-    Where both have a field (`temperature`, `max_new_tokens`) the algorithm takes over the value from here.
+    Where both have a field (`temperature`, `max_new_tokens`), the algorithm gets the value from here.
     """
 
     steps: int = setting(
@@ -89,7 +90,7 @@ class RLSettings(TrainingSettings):
     step_delimiter: str = setting("\n", "splits a completion into its steps", filled=True)
     num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", least=1)
     rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", least=1)
-    retrain: RetrainSettings | None = setting(None, "how the reward model is trained further between two rounds")
+    retrain: RetrainSettings | None = setting(None, "how the reward model is retrained between two rounds")
     old_logprobs: str = setting(
         "trainer", "whose log-probabilities the ratio divides by: trainer or sampler", choices=("trainer", "sampler")
     )
@@ -101,7 +102,7 @@ class RLSettings(TrainingSettings):
     offline_prompts: int = setting(
         0, "questions that RFT and DPO sample beforehand, drawn evenly over `data`; 0 for all", least=0
     )
-    eval_data: tuple[str, ...] = setting((), "data sets answered greedily every `eval_every` steps")
+    eval_data: tuple[str, ...] = setting((), "data sets evaluated greedily every `eval_every` steps")
     eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", least=0)
     allow_overlap: bool = setting(
         False, "questions of `eval_data` that are trained on are counted, not refused", changes_result=False
@@ -147,17 +148,17 @@ class RLSettings(TrainingSettings):
 
     @property
     def reward_source(self) -> str:
-        """What rewards: "rule", "outcome", "process", or "" for a method without rewards."""
+        """The source of rewards: "rule", "outcome", "process", or "" for a method without rewards."""
         return self.reward or METHODS[self.method].reward
 
     @property
     def reward_stage(self) -> str | None:
-        """The stage whose model rewards, None where none does."""
+        """The stage of the reward model, None without one."""
         return REWARD_STAGES.get(self.reward_source)
 
     @property
     def retrain_data(self) -> tuple[str, ...]:
-        """The data sets that the reward model is trained further on between rounds, () where there is one round."""
+        """The data sets that the reward model is retrained on between rounds, () for one round."""
         return () if self.retrain is None else self.retrain.data or self.data
 
     @property

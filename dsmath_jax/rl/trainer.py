@@ -1,4 +1,4 @@
-"""Stage `rl`: every method of the paper's Table 10 from the same start; for GRPO and PPO this is Algorithm 1.
+"""Stage `rl`: trains the policy by any method of the paper's Table 10; for GRPO and PPO this is Algorithm 1.
 
 Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a batch, T tokens.
 """
@@ -32,14 +32,14 @@ from dsmath_jax.rl.rollout_batch import (
     advantage_fields,
     compute_rewards,
     examples_to_log,
+    gather_token_values,
     grade_by_rules,
     loss_rows,
-    pack,
+    pack_rollout,
     rollout_metrics,
-    scored_rollout,
 )
-from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, check_context, draw, load_prompts, short_prompts
-from dsmath_jax.rl.scoring import Reference, TokenScorer
+from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, check_context, generate_rollout, load_prompts, short_prompts
+from dsmath_jax.rl.scoring import ReferenceModel, TokenScorer
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.settings import check_choice
@@ -51,33 +51,33 @@ from dsmath_jax.training.model_files import LanguageModel, read_model, read_para
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
-from dsmath_jax.training.step import make_train_step, state_of
+from dsmath_jax.training.step import make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
 
 Evaluate = Callable[[Params], dict[str, float]]
 
 
 class Context(NamedTuple):
-    """A run of the stage: its settings, the policy's model without parameters, and what samples from and scores it."""
+    """Everything that a run of the stage shares; `model` is the policy's decoder without parameters."""
 
     settings: RLSettings
-    folder: Path  # the stage's
+    folder: Path  # of the stage
     workdir: Path
     seed: int
     layout: Layout
     model: Llama
     chat: Chat
     prompts: Prompts
-    retrain_records: list[Record]  # what the reward model is trained further on between rounds
+    retrain_records: list[Record]  # the questions that the reward model is retrained on between rounds
     sampler: Sampler
     policy_logprobs: TokenScorer
 
     def with_params(self, params: Params) -> LanguageModel:
-        """The policy's model with these parameters."""
+        """Returns the policy's model with these parameters."""
         return LanguageModel(self.model, params, self.chat, self.layout)
 
     def read_start(self) -> Params:
-        """The parameters that the policy starts from, read at each call: an update takes what it is given."""
+        """Reads the initial parameters of the policy; at each call, since updates donate them."""
         return read_params(self.workdir / self.settings.init, self.model.config, self.layout)
 
 
@@ -85,16 +85,16 @@ def check(
     settings: RLSettings, read: Callable[[str], Sequence[Record]], chat: Chat | None,
     start: ModelConfig | None, trained_on: Mapping[str, overlap.Questions], layout: Layout, seed: int,
 ) -> None:  # fmt: skip
-    """Raises a `UserError` where the stage cannot work, as far as that is known before the run.
+    """Raises a `UserError` where `run` would, as far as that is known before the run.
 
     Args:
       settings: of the stage.
-      read: from the name of a data set to its records, none where they are yet to be made.
-      chat: None where the tokenizer is yet to be trained.
-      start: of the model that the policy starts from, None where its sizes are not known.
+      read: returns the records of a data set by name, none where the run has yet to make them.
+      chat: None where the tokenizer has yet to be trained.
+      start: config of the initial policy, None where it is not known yet.
       trained_on: what this stage and those before it train on, as for `overlap.find`.
       layout: where the model is trained.
-      seed: of the draw.
+      seed: of the generate_rollout.
     """
     method, retrain = METHODS[settings.method], settings.retrain
     loops.check(settings, settings.samples_per_step // (2 if method.data == "pairs" else 1), layout)
@@ -124,7 +124,7 @@ def check(
 
 
 def why_not_longer(settings: RLSettings, folder: Path, steps: int) -> str:
-    """Why a run of the stage that was to take `steps` steps cannot take `settings.steps`, "" where it can."""
+    """Returns why a run of `steps` steps cannot be extended to `settings.steps`, "" if it can."""
     if settings.rounds > 1:
         return f"its rounds={settings.rounds} would end at other steps"
     return loops.why_not_longer(folder, settings, steps)
@@ -133,11 +133,11 @@ def why_not_longer(settings: RLSettings, folder: Path, steps: int) -> str:
 def run(
     settings: RLSettings, chat_settings: ChatSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int
 ) -> dict[str, int | None]:
-    """Trains the policy.
+    """Runs the stage: trains the policy.
 
-    Reads `rl.data`, the stage `rl.init` and the reward model's, where the method has one. Writes
-    `rl/{params,model.json,chat.json,metrics.jsonl,timing.jsonl,samples.jsonl}`, `rl/rollouts/` (those
-    that a checkpoint may still need), `rl/samples_of_init.jsonl` (RFT, DPO) and `rl/rounds/` (iterative GRPO).
+    Reads `rl.data`, the stage `rl.init` and, where the method has one, the reward model's. Writes
+    `rl/{params,model.json,chat.json,metrics.jsonl,timing.jsonl,samples.jsonl}`, `rl/rollouts/` (those that a checkpoint
+    may still need), `rl/samples_of_init.jsonl` (RFT, DPO) and `rl/rounds/` (iterative GRPO).
 
     Raises:
       UserError: the settings do not fit the data or the model, or a model or a record is missing.
@@ -160,9 +160,7 @@ def run(
     )  # fmt: skip
     folder = workdir / "rl"
     write_config(folder, model.config, chat)
-    ctx = Context(
-        settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, logprobs
-    )  # fmt: skip
+    ctx = Context(settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, logprobs)
     limits = settings.reward_seconds, settings.reward_workers
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
         evaluate = greedy_accuracy(ctx, eval_records, correct) if eval_records else None
@@ -175,23 +173,21 @@ def run(
 
 
 def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate | None) -> None:
-    """Algorithm 1: Online RFT, PPO and GRPO, in one or, for iterative GRPO, several rounds."""
+    """Trains by Algorithm 1: Online RFT, PPO and GRPO, in one or, for iterative GRPO, several rounds."""
     settings, algorithm, folder = ctx.settings, ctx.settings.algorithm, ctx.folder
 
-    # --- set-up: the train state, and the one optimizer step ---
+    # --- setup: the train state and the train step ---
     optimizer = make_optimizer(settings)
     params = algorithm.initial_params(ctx.read_start, ctx.model.config.hidden_size)
-    state = state_of(params, optimizer, ctx.layout)
+    state = state_from_params(params, optimizer, ctx.layout)
     del params
-    train_step = make_train_step(
-        algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps
-    )  # fmt: skip
+    train_step = make_train_step(algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps)
     values = TokenScorer(functools.partial(token_scores, ctx.model), ctx.layout, settings.grad_accum_steps)
     steps_per_round = settings.steps // settings.rounds
     read_reference, reward_folder = ctx.read_start, ctx.workdir / (settings.reward_stage or "")
 
     for round_number in range(1, settings.rounds + 1):
-        # --- a later round: the reference is the policy, and the reward model has learned from its samples ---
+        # --- new round: the policy becomes the reference, and the reward model is retrained on its samples ---
         if round_number > 1:
             policy_folder = folder / "rounds" / str(round_number - 1)
             read_reference = functools.partial(read_params, policy_folder, ctx.model.config, ctx.layout)
@@ -199,14 +195,14 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
         end_of_round = folder / "rounds" / str(round_number) / "params"
         if round_number < settings.rounds and not checkpoint.damage(end_of_round):
             continue
-        reference = Reference(read_reference(), settings.reference) if algorithm.needs_reference else None
+        reference = ReferenceModel(read_reference(), settings.reference) if algorithm.needs_reference else None
         reward_model = read_reward_model(ctx, reward_folder) if settings.reward_stage else None
 
         with (  # restores the newest checkpoint; `loop.steps` saves one every `checkpoint_every` steps
             TrainLoop(folder, settings, ctx.layout, state) as loop,
-            RolloutFiles(folder, settings, loop.first) as rollouts,
+            RolloutFiles(folder, settings, loop.first_step) as rollouts,
         ):
-            check_resumes_in_round(loop.first, (round_number - 1) * steps_per_round, folder)
+            check_resumes_in_round(loop.first_step, (round_number - 1) * steps_per_round, folder)
             for step in loop.steps(until=round_number * steps_per_round):
                 if evaluate and loop.eval_due(step):
                     loop.log(step, evaluate(algorithm.policy(loop.state.params)))
@@ -214,17 +210,19 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                 params = loop.state.params
 
                 if rollouts.missing(step):
-                    # --- rollout: G completions of each of P prompts, from the policy as it is ---
+                    # --- rollout: G completions of each of P prompts from the current policy ---
                     policy, number = algorithm.policy(params), step // settings.num_updates
-                    rollout = draw(ctx.sampler, policy, ctx.prompts, ctx.chat.tokenizer, settings, ctx.seed, number)
+                    rollout = generate_rollout(
+                        ctx.sampler, policy, ctx.prompts, ctx.chat.tokenizer, settings, ctx.seed, number
+                    )
                     loop.lap("sample_seconds")
 
-                    # --- reward: by rules, or by a reward model, of outcomes or of steps ---
+                    # --- rewards: by rules, or of outcomes or steps by a reward model ---
                     rule_rewards_PG, errors = grade_by_rules(reward_fns, rollout)
                     scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.chat.tokenizer)
 
-                    # --- log-probabilities of the old policy and the reference, values ---
-                    batch = pack(rollout, ctx.prompts.longest, ctx.layout)
+                    # --- log-probabilities of old policy and reference model, values ---
+                    batch = pack_rollout(rollout, ctx.prompts.longest, ctx.layout)
                     mask = batch["loss_weights"]
                     if settings.old_logprobs == "sampler":
                         batch["old_logprobs"] = batch["sampler_logprobs"]
@@ -235,8 +233,8 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                     if algorithm.has_values:
                         batch["old_values"] = values(params["value"], batch) * mask
 
-                    # --- advantage: of every token, within its group ---
-                    scored = scored_rollout(rollout, scores_PG, batch, settings.group_size)
+                    # --- advantages of every token ---
+                    scored = gather_token_values(rollout, scores_PG, batch, settings.group_size)
                     advantages_PG = algorithm.advantages(scored)
                     batch |= advantage_fields(rollout, advantages_PG, batch)
                     batch["loss_weights"] = mask * loss_rows(settings, rollout, advantages_PG, scores_PG)[:, None]
@@ -246,24 +244,24 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                     rollouts.write(step, batch, metrics | errors, samples)
                     loop.lap("score_seconds")
 
-                # --- update: mu optimizer steps on the rollout, on every process's own rows ---
+                # --- update: one of mu optimizer steps on the rollout ---
                 batch, metrics = rollouts.read(step)
                 loop.update(train_step, ctx.layout.share(batch), metrics)
 
             if evaluate and round_number == settings.rounds:
                 loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))
         state = loop.state
-        del loop, reference, reward_model  # there is not always room for these and the next round's
+        del loop, reference, reward_model  # they may not fit into memory with the next round's
         if round_number < settings.rounds:
             checkpoint.save(end_of_round, state.params)
     checkpoint.save(folder / "params", algorithm.policy(state.params))
 
 
 def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
-    """SFT, RFT and DPO: training on completions that do not depend on the policy."""
+    """Trains by SFT, RFT and DPO, on completions that do not depend on the policy."""
     settings, algorithm, prompts = ctx.settings, ctx.settings.algorithm, ctx.prompts
 
-    # --- data: the solutions, the correct samples of the start model, or each of these with an incorrect one ---
+    # --- data: solutions, correct samples of the initial model, or pairs of a correct and an incorrect one ---
     batches: Callable[[int], HostBatch]
     if METHODS[settings.method].data == "solutions":
         rows = offline.solution_rows(prompts.records, ctx.chat, settings.max_new_tokens)
@@ -274,16 +272,15 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
         weight = 1.0 if algorithm.normalize_by_correct else share
         batches = offline.likelihood_batches(settings, rows, weight, ctx.seed, ctx.layout)
     else:
-        pairs, reference = offline.pair_rows(samples_of_start(ctx)), Reference(ctx.read_start(), settings.reference)
+        pairs = offline.pair_rows(samples_of_start(ctx))
+        reference = ReferenceModel(ctx.read_start(), settings.reference)
         logprobs = lambda batch: ctx.policy_logprobs(reference.params, batch)  # noqa: E731
         batches = offline.pair_batches(settings, pairs, ctx.seed, ctx.layout, logprobs)
 
-    # --- set-up: after the sampling, since there is not always room for both ---
+    # --- setup: after sampling, since both may not fit into memory ---
     optimizer = make_optimizer(settings)
-    state = state_of(ctx.read_start(), optimizer, ctx.layout)
-    train_step = make_train_step(
-        algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps
-    )  # fmt: skip
+    state = state_from_params(ctx.read_start(), optimizer, ctx.layout)
+    train_step = make_train_step(algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps)
 
     with TrainLoop(ctx.folder, settings, ctx.layout, state) as loop:
         for step in loop.steps():
@@ -295,26 +292,26 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
     checkpoint.save(ctx.folder / "params", loop.state.params)
 
 
-# --- evaluation, and what later stages of a run begin with ---
+# --- evaluation, and the start of a method or a round ---
 
 
 def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: Sequence[Record]) -> int | None:
-    """How many of the records of `rl.eval_data` are trained on: here, or by the stages that this one reads.
+    """Returns how many records of `rl.eval_data` are in the training data of this stage or those before it.
 
     Raises:
       UserError: some are, without `rl.allow_overlap`.
     """
     before = [settings.init, *([settings.reward_stage] if settings.reward_stage else [])]
     own = {"rl.data": settings.data, "rl.retrain.data": settings.retrain_data}
-    found = overlap.find(
+    overlaps = overlap.find(
         records, overlap.questions_of_stages(before, workdir) | overlap.training_questions(own, data_dir)
     )  # fmt: skip
-    overlap.check("rl.eval_data", records, found, settings.allow_overlap)
-    return overlap.count(found.values())
+    overlap.check("rl.eval_data", records, overlaps, settings.allow_overlap)
+    return overlap.count(overlaps.values())
 
 
 def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Evaluate:
-    """A function from the policy's parameters to its greedy accuracy on these records."""
+    """Returns a function from the policy's parameters to its greedy accuracy on these records."""
     prompts = [ctx.chat.prompt_ids(record) for record in records]
     context = ctx.model.config.max_position_embeddings
     for record, prompt in zip(records, prompts, strict=True):
@@ -334,29 +331,29 @@ def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunc
 
 
 def samples_of_start(ctx: Context) -> Path:
-    """The file of graded samples of the model that the policy starts from; it is made where it is not there."""
+    """Returns the file of graded samples of the initial policy, after making it if it is missing."""
     settings, path = ctx.settings, ctx.folder / "samples_of_init.jsonl"
     if not path.is_file():
         records = sample_evenly(ctx.prompts.sets, settings.offline_prompts, ctx.seed)
-        what = SamplesSettings(
+        samples = SamplesSettings(
             data=settings.data, kind="pointwise", problems=len(records), samples=settings.group_size,
             max_new_tokens=settings.max_new_tokens, decode_slots=settings.slots,
         )  # fmt: skip
-        write_rows(path, what, ctx.with_params(ctx.read_start()), records, ctx.seed)
+        write_rows(path, samples, ctx.with_params(ctx.read_start()), records, ctx.seed)
     return path
 
 
 def check_resumes_in_round(step: int, first_step: int, folder: Path) -> None:
-    """Raises a `UserError` where no checkpoint is left of a round: its steps would be taken with a later reference."""
+    """Raises a `UserError` where a round has no checkpoint: its steps would be repeated with a later reference."""
     if step < first_step:
         raise UserError(
-            f"rl: no checkpoint of step {first_step} or later in {folder / 'checkpoints'} is sound, so that this round "
+            f"rl: no checkpoint of step {first_step} or later in {folder / 'checkpoints'} is valid, so this round "
             f"cannot resume; remove {folder} to redo the stage."
         )
 
 
 def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
-    """`(prompts, completions, ends) -> scores_PG at the ends`, of the reward model in a folder."""
+    """Returns the `(prompts, completions, ends) -> scores` of the reward model in a folder."""
     settings, reward_model = ctx.settings, read(folder, ctx.layout)
     rows = settings.samples_per_step // settings.grad_accum_steps
     score = scorer(reward_model.model, ctx.layout, ctx.prompts.longest, rows)
@@ -364,9 +361,9 @@ def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
 
 
 def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
-    """Trains the reward model of a folder further on the policy's samples after a round; returns the new one's folder.
+    """Retrains a folder's reward model on the policy's samples after a round; returns the folder of the new one.
 
-    What it makes is complete or not there: a killed run makes what is missing.
+    Its files are complete or missing: a resumed run makes those that are missing.
     """
     settings, rounds = ctx.settings.retrain, ctx.folder / "rounds"
     assert settings is not None
@@ -383,6 +380,6 @@ def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
     try:
         train(new, settings, read(folder, ctx.layout), ctx.layout, ctx.seed, [new / ROWS], old_rows)
     except NothingToLearn as error:
-        logging.warning("rl: the reward model stays as it is after round %d. %s", round_number, error)
+        logging.warning("rl: the reward model is not retrained after round %d. %s", round_number, error)
         return folder
     return new

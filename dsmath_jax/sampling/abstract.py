@@ -1,4 +1,4 @@
-"""What prefill and decode take, as shapes and shardings of which nothing is allocated: to compile them anywhere."""
+"""Abstract inputs of prefill and decode (shapes, dtypes, shardings), to compile them without allocating anything."""
 
 from typing import Any, NamedTuple
 
@@ -6,34 +6,39 @@ import jax
 import jax.numpy as jnp
 
 from dsmath_jax.models.llama import initial_params
-from dsmath_jax.sampling.choosing import Settings
-from dsmath_jax.sampling.engine import Engine, Plan, Slots, State, decode_params, decode_shardings
+from dsmath_jax.sampling.engine import ChunkPlan, DecodeState, Engine, Slots, decode_params, decode_shardings
+from dsmath_jax.sampling.token_sampling import SamplingArrays
 from dsmath_jax.sharding import abstract
 
 
-class Inputs(NamedTuple):
-    """The arguments of `Engine.prefill` and of `Engine.decode` (which also takes its `kind`)."""
+class EngineInputs(NamedTuple):
+    """The arguments of `Engine.prefill` and of `Engine.decode` (which also takes its `mode`)."""
 
     prefill: tuple[Any, ...]
     decode: tuple[Any, ...]
 
 
-def abstract_inputs(engine: Engine, lanes: int, group: int, prompt_tokens: int, width: int) -> Inputs:
-    """For `lanes` prompts of `prompt_tokens`, prefilled together, with `group` slots each of `width` cache places."""
-    layout, rows = engine.layout, lanes * group
+def abstract_inputs(
+    engine: Engine, prompt_slots: int, slots_per_prompt: int, prompt_length: int, cache_length: int
+) -> EngineInputs:
+    """Returns the inputs for `prompt_slots` prompts prefilled together, with `slots_per_prompt` decode slots each.
+
+    Prompts are padded to `prompt_length` tokens; the cache of a slot has `cache_length` positions.
+    """
+    layout, slots = engine.layout, prompt_slots * slots_per_prompt
     shapes = jax.eval_shape(lambda: decode_params(initial_params(engine.model, jax.random.key(0)), engine.model.config))
     params = abstract(shapes, decode_shardings(shapes, layout))
-    held = jax.eval_shape(lambda: engine.empty(lanes, group, prompt_tokens, width))
+    empty = jax.eval_shape(lambda: engine.empty_state(prompt_slots, slots_per_prompt, prompt_length, cache_length))
     axes = {4: "BK..", 2: "B."}  # keys and values, logits
-    state: State = abstract(held, jax.tree.map(lambda x: layout.sharding(x.shape, axes[x.ndim]), held))
+    state: DecodeState = abstract(empty, jax.tree.map(lambda x: layout.sharding(x.shape, axes[x.ndim]), empty))
 
-    def given(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.replicated)
 
-    slots = Slots(given(rows), given(rows), given(rows), given(rows, dtype=bool), given(lanes))
-    settings = Settings(given(dtype=jnp.float32), given(), given(dtype=jnp.float32))
-    key = given(dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
-    return Inputs(
-        (params, state, given(lanes, prompt_tokens), given(lanes), given(lanes)),
-        (params, state, slots, Plan(given(), given(), given()), key, settings),
+    all_slots = Slots(array(slots), array(slots), array(slots), array(slots, dtype=bool), array(prompt_slots))
+    sampling = SamplingArrays(array(dtype=jnp.float32), array(), array(dtype=jnp.float32))
+    key = array(dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
+    return EngineInputs(
+        (params, state, array(prompt_slots, prompt_length), array(prompt_slots), array(prompt_slots)),
+        (params, state, all_slots, ChunkPlan(array(), array(), array()), key, sampling),
     )

@@ -1,27 +1,27 @@
-"""What the sampler gives back."""
+"""Completions: the output of the sampler."""
 
 import dataclasses
 from typing import Literal
 
-Finish = Literal["eos", "stop", "length"]
+FinishReason = Literal["eos", "stop", "length"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
     """One sample of one prompt.
 
-    `tokens` ends with its EOS, with the token that completed a stop string, or at the length limit (or the model's
-    context, where that is less); `finish` says with which.
+    `tokens` ends with its EOS, with the token that completes a stop string, or at the length limit (or where it fills
+    the model's context, if that comes first); `finish_reason` says which.
     """
 
-    prompt: int  # index into the prompts given
+    prompt: int  # index into the prompts
     sample: int
     tokens: list[int]
     logprobs: list[float]  # under softmax(logits / temperature) over the whole vocabulary; greedy: at temperature 1
-    sampled_logprobs: list[float]  # under what each was drawn from, after top-k and top-p; greedy: 0
-    finish: Finish
+    sampled_logprobs: list[float]  # under the distribution after top-k and top-p; greedy: 0
+    finish_reason: FinishReason
 
     @property
     def finished(self) -> bool:
-        """Whether it came to an end of its own, not to the length limit."""
-        return self.finish != "length"
+        """Whether it ended by itself, not at the length limit."""
+        return self.finish_reason != "length"

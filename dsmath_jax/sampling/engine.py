@@ -1,8 +1,9 @@
-"""The compiled part of sampling: the prefill of prompts, and chunks of decode steps over slots.
+"""The compiled part of the sampler: prefill of prompts, and chunks of decode steps over slots.
 
-Axis letters: see `llama.py`; lanes are P prompts that are decoded together, each with the same number of slots, R in
-all, lane by lane. A slot's keys and values lie in a ring of S places, which all slots write at the same place; keys
-carry their rotary position, so the place means nothing, and a slot's own tokens are the last ones up to its age.
+Axis letters: see `llama.py`. There are P prompt slots, each with the same number of decode slots, R in all,
+prompt-major. The KV cache of a decode slot is a ring of S positions, and all slots write at the same position of it;
+keys carry their rotary position, so the ring position means nothing, and the `num_generated` last written entries are
+the slot's own.
 """
 
 import functools
@@ -16,44 +17,44 @@ from jaxtyping import Array, Bool, Float, Int
 from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import PREFILLED, Block, Cache, Llama, Prefix, RMSNorm, head
-from dsmath_jax.sampling.choosing import Choice, Given, Kind, Settings, choose
+from dsmath_jax.sampling.token_sampling import HostArray, SampledTokens, SamplingArrays, SamplingMode, sample_tokens
 from dsmath_jax.sharding import Layout, path_name
 
 KeysValues = tuple[Array, Array]
 
 
-class State(NamedTuple):
-    """What stays on the devices between chunks; donated to each."""
+class DecodeState(NamedTuple):
+    """The state on the devices between chunks; donated to each."""
 
-    own: tuple[KeysValues, ...]  # of each layer [R,K,S,H]
-    prefix: tuple[KeysValues, ...]  # of each layer [P,K,Z,H]
-    first_logits: Float[Array, "P V"]  # after each lane's prompt
+    cache: tuple[KeysValues, ...]  # of each layer [R,K,S,H]
+    prefix: tuple[KeysValues, ...]  # of each layer [P,K,Z,H]: the prompts'
+    prompt_logits: Float[Array, "P V"]  # after each prompt
     logits: Float[Array, "R V"]  # after each slot's last token
 
 
 class Slots(NamedTuple):
-    """What the slots are at; the host's, the same on every process."""
+    """The host's state of the slots, the same on every process."""
 
-    ages: Int[Given, " R"]  # tokens drawn of the slot's sample so far; 0 starts from its lane's prompt
-    prompt_ids: Int[Given, " R"]
-    samples: Int[Given, " R"]
-    idle: Bool[Given, " R"]
-    prompt_lengths: Int[Given, " P"]
-
-
-class Plan(NamedTuple):
-    """How far a chunk goes; the host's."""
-
-    place: Int[Given, ""]  # of the ring, for the first token
-    steps: Int[Given, ""]  # at most
-    idle: Int[Given, ""]  # stops when so many slots are idle
+    num_generated: Int[HostArray, " R"]  # tokens of the slot's completion so far; 0 starts from its prompt
+    prompt_ids: Int[HostArray, " R"]
+    samples: Int[HostArray, " R"]
+    idle: Bool[HostArray, " R"]
+    prompt_lengths: Int[HostArray, " P"]
 
 
-class Drawn(NamedTuple):
-    """A chunk's tokens, a row for each of its N steps, of which `steps` were made."""
+class ChunkPlan(NamedTuple):
+    """Where a chunk of decode steps begins in the ring, and when it stops."""
 
-    choice: Choice  # of [N,R]
-    steps: Int[Array, ""]
+    position: Int[HostArray, ""]  # in the ring, of the first token
+    max_steps: Int[HostArray, ""]
+    max_idle: Int[HostArray, ""]  # the chunk stops when this many slots are idle
+
+
+class DecodeOutput(NamedTuple):
+    """The tokens of a chunk: N rows, of which the first `num_steps` are filled."""
+
+    sampled: SampledTokens  # of [N,R]
+    num_steps: Int[Array, ""]
 
 
 class Engine:
@@ -61,10 +62,10 @@ class Engine:
 
     Args:
       model: the decoder, built for `layout`.
-      layout: lanes are spread over its replica and fsdp axes where they divide, heads over tensor.
+      layout: slots are split over its replica and fsdp axes where they divide, heads over tensor.
       stop_ids: tokens that end a completion.
       max_new_tokens: its length limit.
-      chunk: N, the most decode steps between two looks of the host.
+      chunk: N, the maximum number of decode steps of a chunk.
       cache_dtype: of keys and values; "" for the model's compute dtype.
     """
 
@@ -75,112 +76,119 @@ class Engine:
         self._stop_ids, self._max_new = stop_ids, max_new_tokens
         self._cache_dtype = cache_dtype or model.config.compute_dtype
         self._constrain = layout.constrain
-        self._prompt_layer = Block(model.config, model.constrain, packed_attention)
-        self._layer = Block(model.config, model.constrain, model.attention)
+        self._prefill_layer = Block(model.config, model.constrain, packed_attention)
+        self._decode_layer = Block(model.config, model.constrain, model.attention)
         self._norm = RMSNorm(model.config.rms_norm_eps)
-        self.empty = jax.jit(self._empty, static_argnums=(0, 1, 2, 3))
+        self.empty_state = jax.jit(self._empty, static_argnums=(0, 1, 2, 3))
         self.prefill = jax.jit(self._prefill, donate_argnums=1)
-        self.decode = jax.jit(self._decode, static_argnames="kind", donate_argnums=1)
+        self.decode = jax.jit(self._decode, static_argnames="mode", donate_argnums=1)
         self.resize = jax.jit(self._resize, static_argnums=2)
-        self._lay_out = jax.jit(functools.partial(decode_params, config=model.config))
+        self._decode_params = jax.jit(functools.partial(decode_params, config=model.config))
 
     def put(self, params: Any) -> Any:
-        """Parameters in the decode layout, from whatever layout they have on the same devices."""
-        laid_out = self._lay_out(params)
-        return jax.device_put(laid_out, decode_shardings(laid_out, self.layout))
+        """Returns parameters in the decode layout, from any layout on the same devices."""
+        params = self._decode_params(params)
+        return jax.device_put(params, decode_shardings(params, self.layout))
 
-    def _empty(self, lanes: int, group: int, prompt_width: int, width: int) -> State:
-        """Lanes without prompts."""
+    def _empty(self, prompt_slots: int, slots_per_prompt: int, prompt_length: int, cache_length: int) -> DecodeState:
+        """Returns the state without any prompts."""
         c = self.model.config
 
-        def zeros(rows: int, places: int) -> tuple[KeysValues, ...]:
-            shape = (rows, c.num_key_value_heads, places, c.head_dim)
-            one = self._constrain(jnp.zeros(shape, self._cache_dtype), "BK..")
-            return ((one, one),) * c.num_hidden_layers
+        def zeros(rows: int, positions: int) -> tuple[KeysValues, ...]:
+            shape = (rows, c.num_key_value_heads, positions, c.head_dim)
+            x = self._constrain(jnp.zeros(shape, self._cache_dtype), "BK..")
+            return ((x, x),) * c.num_hidden_layers
 
+        slots = prompt_slots * slots_per_prompt
         logits = functools.partial(jnp.zeros, dtype=jnp.float32)
-        return State(
-            zeros(lanes * group, width),
-            zeros(lanes, prompt_width),
-            self._constrain(logits((lanes, c.vocab_size)), "B."),
-            self._constrain(logits((lanes * group, c.vocab_size)), "B."),
+        return DecodeState(
+            zeros(slots, cache_length),
+            zeros(prompt_slots, prompt_length),
+            self._constrain(logits((prompt_slots, c.vocab_size)), "B."),
+            self._constrain(logits((slots, c.vocab_size)), "B."),
         )
 
     def _prefill(
-        self, params: Any, state: State, tokens: Int[Array, "p T"], lengths: Int[Array, " p"], lanes: Int[Array, " p"]
-    ) -> State:
-        """Puts prompts into lanes; a lane that does not exist takes none. T is at most Z."""
+        self, params: Any, state: DecodeState, tokens: Int[Array, "p T"], lengths: Int[Array, " p"],
+        prompt_slots: Int[Array, " p"],
+    ) -> DecodeState:  # fmt: skip
+        """Runs the model on prompts and writes them into prompt slots; T is at most Z.
+
+        Rows whose prompt slot is out of range are dropped.
+        """
         index = jnp.arange(tokens.shape[1])
-        inside = (index < lengths[:, None]).astype(jnp.int32)
+        segment_ids = (index < lengths[:, None]).astype(jnp.int32)
         positions = jnp.broadcast_to(index, tokens.shape)
         x = self._embed(params, tokens)
         prefix = []
         for layer, (old_k, old_v) in zip(params["layers"], state.prefix, strict=True):
-            (x, _), kept = self._prompt_layer.apply({"params": layer}, x, positions, inside, mutable=[PREFILLED])
-            [(k, v)] = kept[PREFILLED]["kv"]
-            prefix.append((self._into(old_k, k, lanes), self._into(old_v, v, lanes)))
+            (x, _), sown = self._prefill_layer.apply({"params": layer}, x, positions, segment_ids, mutable=[PREFILLED])
+            [(k, v)] = sown[PREFILLED]["kv"]
+            prefix.append((self._insert(old_k, k, prompt_slots), self._insert(old_v, v, prompt_slots)))
         last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
-        logits = state.first_logits.at[lanes].set(self._logits(params, last), mode="drop")
-        return state._replace(prefix=tuple(prefix), first_logits=self._constrain(logits, "B."))
+        logits = state.prompt_logits.at[prompt_slots].set(self._logits(params, last), mode="drop")
+        return state._replace(prefix=tuple(prefix), prompt_logits=self._constrain(logits, "B."))
 
-    def _into(self, old: Float[Array, "P K Z H"], new: Float[Array, "p K T H"], lanes: Int[Array, " p"]) -> Array:
-        return self._constrain(old.at[lanes, :, : new.shape[2]].set(new.astype(old.dtype), mode="drop"), "BK..")
+    def _insert(self, old: Float[Array, "P K Z H"], new: Float[Array, "p K T H"], slots: Int[Array, " p"]) -> Array:
+        return self._constrain(old.at[slots, :, : new.shape[2]].set(new.astype(old.dtype), mode="drop"), "BK..")
 
     def _decode(
-        self, params: Any, state: State, slots: Slots, plan: Plan, key: Array, settings: Settings, *, kind: Kind
-    ) -> tuple[State, Drawn]:
-        """Draws up to `plan.steps` tokens of each slot; what an idle one draws means nothing."""
-        rows, group = len(slots.ages), len(slots.ages) // len(slots.prompt_lengths)
-        width, prompt_width = state.own[0][0].shape[2], state.prefix[0][0].shape[2]
-        places = jnp.arange(width)
-        starts = jnp.repeat(slots.prompt_lengths, group)
-        seen = jnp.arange(prompt_width) < slots.prompt_lengths[:, None]
-        keys = jax.vmap(lambda one, sample: jax.random.fold_in(jax.random.fold_in(key, one), sample))(
+        self, params: Any, state: DecodeState, slots: Slots, plan: ChunkPlan, key: Array, sampling: SamplingArrays, *,
+        mode: SamplingMode,
+    ) -> tuple[DecodeState, DecodeOutput]:  # fmt: skip
+        """Generates up to `plan.max_steps` tokens in each slot; those of idle slots are garbage."""
+        rows, slots_per_prompt = len(slots.num_generated), len(slots.num_generated) // len(slots.prompt_lengths)
+        cache_length, prompt_length = state.cache[0][0].shape[2], state.prefix[0][0].shape[2]
+        ring = jnp.arange(cache_length)
+        prompt_lengths = jnp.repeat(slots.prompt_lengths, slots_per_prompt)
+        prefix_mask = jnp.arange(prompt_length) < slots.prompt_lengths[:, None]
+        keys = jax.vmap(lambda prompt, sample: jax.random.fold_in(jax.random.fold_in(key, prompt), sample))(
             slots.prompt_ids, slots.samples
         )
-        first = jnp.repeat(state.first_logits, group, axis=0)
-        logits = self._constrain(jnp.where((slots.ages == 0)[:, None], first, state.logits), "B.")
+        first = jnp.repeat(state.prompt_logits, slots_per_prompt, axis=0)
+        logits = self._constrain(jnp.where((slots.num_generated == 0)[:, None], first, state.logits), "B.")
         blank = [jnp.zeros((self.chunk, rows), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32)]
 
-        def going_on(carry: tuple) -> Array:
-            drawn, idle = carry[-1], carry[-2]
-            return (drawn.steps < plan.steps) & (jnp.sum(idle) < plan.idle)
+        def keep_decoding(carry: tuple) -> Array:
+            idle, output = carry[-2:]
+            return (output.num_steps < plan.max_steps) & (jnp.sum(idle) < plan.max_idle)
 
-        def one_step(carry: tuple) -> tuple:
-            own, logits, ages, idle, drawn = carry
-            choice = choose(logits, jax.vmap(jax.random.fold_in)(keys, ages), settings, kind)
-            place = (plan.place + drawn.steps) % width
-            distances = jnp.where(places > place, place + width, place) - places
-            mask = (distances <= ages[:, None])[:, None]
-            x = self._embed(params, choice.tokens[:, None])
-            positions, ids = (starts + ages)[:, None], jnp.ones((rows, 1), jnp.int32)
-            caches = []
-            for layer, (k, v), (prefix_k, prefix_v) in zip(params["layers"], own, state.prefix, strict=True):
-                cache = Cache(k, v, mask, place, Prefix(prefix_k, prefix_v, seen))
-                x, kept = self._layer.apply({"params": layer}, x, positions, ids, cache)
-                caches.append(kept)
-            ended = jnp.any(choice.tokens[:, None] == jnp.array(self._stop_ids, jnp.int32), axis=1)
-            records = Choice(*(old.at[drawn.steps].set(new) for old, new in zip(drawn.choice, choice, strict=True)))
+        def decode_step(carry: tuple) -> tuple:
+            cache, logits, num_generated, idle, output = carry
+            sampled = sample_tokens(logits, jax.vmap(jax.random.fold_in)(keys, num_generated), sampling, mode)
+            position = (plan.position + output.num_steps) % cache_length
+            distances = jnp.where(ring > position, position + cache_length, position) - ring
+            mask = (distances <= num_generated[:, None])[:, None]
+            x = self._embed(params, sampled.tokens[:, None])
+            positions, segment_ids = (prompt_lengths + num_generated)[:, None], jnp.ones((rows, 1), jnp.int32)
+            new_cache = []
+            for layer, (k, v), (prefix_k, prefix_v) in zip(params["layers"], cache, state.prefix, strict=True):
+                layer_cache = Cache(k, v, mask, position, Prefix(prefix_k, prefix_v, prefix_mask))
+                x, new_kv = self._decode_layer.apply({"params": layer}, x, positions, segment_ids, layer_cache)
+                new_cache.append(new_kv)
+            ended = jnp.any(sampled.tokens[:, None] == jnp.array(self._stop_ids, jnp.int32), axis=1)
+            history = jax.tree.map(lambda old, new: old.at[output.num_steps].set(new), output.sampled, sampled)
             return (
-                tuple(caches), self._logits(params, x), ages + ~idle,
-                idle | ended | (ages + 1 >= self._max_new), Drawn(records, drawn.steps + 1),
+                tuple(new_cache), self._logits(params, x), num_generated + ~idle,
+                idle | ended | (num_generated + 1 >= self._max_new), DecodeOutput(history, output.num_steps + 1),
             )  # fmt: skip
 
-        carry = (state.own, logits, slots.ages, slots.idle, Drawn(Choice(*blank), jnp.int32(0)))
-        own, logits, _, _, drawn = jax.lax.while_loop(going_on, one_step, carry)
-        drawn = jax.lax.with_sharding_constraint(drawn, self.layout.replicated)
-        return state._replace(own=own, logits=logits), drawn
+        output = DecodeOutput(SampledTokens(*blank), jnp.int32(0))
+        carry = (state.cache, logits, slots.num_generated, slots.idle, output)
+        cache, logits, _, _, output = jax.lax.while_loop(keep_decoding, decode_step, carry)
+        output = jax.lax.with_sharding_constraint(output, self.layout.replicated)
+        return state._replace(cache=cache, logits=logits), output
 
-    def _resize(self, own: tuple[KeysValues, ...], place: Array, width: int) -> tuple[KeysValues, ...]:
-        """The rings with `width` places: the last written ones, in order from place 0 on."""
-        old = own[0][0].shape[2]
-        kept = min(old, width)
-        taken = (place - kept + jnp.arange(kept)) % old
+    def _resize(self, cache: tuple[KeysValues, ...], position: Array, length: int) -> tuple[KeysValues, ...]:
+        """Returns rings of `length` positions with the last written entries, in order from position 0 on."""
+        old_length = cache[0][0].shape[2]
+        count = min(old_length, length)
+        entries = (position - count + jnp.arange(count)) % old_length
 
-        def one(x: Array) -> Array:
-            return self._constrain(jnp.pad(x[:, :, taken], ((0, 0), (0, 0), (0, width - kept), (0, 0))), "BK..")
+        def resize(x: Array) -> Array:
+            return self._constrain(jnp.pad(x[:, :, entries], ((0, 0), (0, 0), (0, length - count), (0, 0))), "BK..")
 
-        return jax.tree.map(one, own)
+        return jax.tree.map(resize, cache)
 
     def _embed(self, params: Any, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return self._constrain(params["embedding"][tokens], "BTD")
@@ -191,7 +199,7 @@ class Engine:
 
 
 def decode_params(params: Any, config: ModelConfig) -> Any:
-    """Parameters as decoding reads them: in the compute dtype, each layer's arrays apart, the output matrix `[D,V]`.
+    """Returns parameters for decoding: in the compute dtype, unstacked by layer, with the output matrix `[D,V]`.
 
     Slices of stacked layers would be copied in every step.
     """
@@ -208,9 +216,9 @@ def decode_params(params: Any, config: ModelConfig) -> Any:
 
 
 def decode_shardings(params: Any, layout: Layout) -> Any:
-    """Where `decode_params` lie: as the rules say, but whole over fsdp, over whose devices the rows are spread."""
+    """Returns the shardings of `decode_params`: by the partition rules, but replicated over fsdp, which splits rows."""
 
-    def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         if path_name(path) == "output":
             return layout.sharding(leaf.shape, "DV")
         stacked = path_name(path).startswith("layers/")
@@ -218,4 +226,4 @@ def decode_shardings(params: Any, layout: Layout) -> Any:
         spec = layout.param_spec(name, (1,) * stacked + leaf.shape)[stacked:]
         return NamedSharding(layout.mesh, PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec)))
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(sharding, params)

@@ -1,8 +1,7 @@
-"""Sampling from the model in-process: one prefill per prompt, shared by its samples, and slots that never wait long.
+"""In-process sampling with continuous batching: one prefill per prompt, shared by its samples; slots are refilled.
 
-Every random number of a completion comes from the key `fold_in(seed, step, prompt id, sample)` and the token's place,
-so a completion does not depend on the slots it was drawn in. All processes of a run take the same decisions here: the
-tokens that they decide by are whole on each.
+The random numbers of a completion come from the key `fold_in(seed, step, prompt id, sample)` and the position of the
+token, so a completion does not depend on its slot or its batch. All processes have all tokens, and schedule alike.
 """
 
 import dataclasses
@@ -14,28 +13,28 @@ import numpy as np
 from jaxtyping import Array
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.sampling.choosing import Kind, Settings
 from dsmath_jax.sampling.completions import Completion as Completion
-from dsmath_jax.sampling.endings import Endings
-from dsmath_jax.sampling.engine import Engine, Plan
-from dsmath_jax.sampling.schedule import Schedule, bucket, fitting, shape_of, widths_of
+from dsmath_jax.sampling.engine import ChunkPlan, Engine
+from dsmath_jax.sampling.scheduler import Scheduler, bucket_length, cache_lengths, next_cache_length, slot_shape
+from dsmath_jax.sampling.stopping import StoppingCriteria
+from dsmath_jax.sampling.token_sampling import SamplingArrays, SamplingMode
 from dsmath_jax.settings import INT32
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
-CHUNK = 16  # decode steps between two looks of the host at most
+CHUNK = 16  # the maximum number of decode steps before control returns to the host
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How completions are drawn.
+    """Parameters of sampling.
 
     Attributes:
       samples: completions per prompt (the group size G).
-      temperature: 0 decodes greedily.
-      top_k: draws from the k likeliest tokens; 0 from all.
-      top_p: draws from the likeliest tokens that together have this probability.
-      seed: of the random keys.
+      temperature: divides the logits; 0 is greedy.
+      top_k: sample from the k likeliest tokens; 0 for all.
+      top_p: sample from the likeliest tokens that together have this probability.
+      seed: seed of the random keys.
       stop_strings: a completion ends with the token that completes one of these.
 
     Raises:
@@ -62,16 +61,16 @@ class SamplingParams:
 
 
 class Sampler:
-    """Draws completions for prompts.
+    """Generates completions of prompts.
 
     Args:
       model: the decoder.
-      layout: slots are spread over its replica and fsdp axes, heads over tensor; the model is built for it.
+      layout: slots are split over its replica and fsdp axes, heads over tensor; the model is built for it.
       stop_ids: a completion ends with the first of these.
       max_new_tokens: the length limit M.
-      rows: slots, that is completions in the making at a time.
-      cache_dtype: of the decode cache; "" for the model's compute dtype.
-      chunk: decode steps between two looks of the host at most.
+      decode_slots: completions that are decoded at a time.
+      cache_dtype: of the KV cache; "" for the model's compute dtype.
+      chunk: the maximum number of decode steps before control returns to the host.
     """
 
     def __init__(
@@ -80,16 +79,14 @@ class Sampler:
         layout: Layout,
         stop_ids: Sequence[int],
         max_new_tokens: int,
-        rows: int = 256,
+        decode_slots: int = 256,
         cache_dtype: str = "",
         chunk: int = CHUNK,
     ) -> None:
-        if max_new_tokens < 1 or rows < 1:
-            raise UserError(
-                f"The sampler got max_new_tokens={max_new_tokens} and rows={rows}; both must be at least 1."
-            )
+        if max_new_tokens < 1 or decode_slots < 1:
+            raise UserError(f"max_new_tokens={max_new_tokens} and decode_slots={decode_slots} must both be at least 1.")
         self.engine = Engine(model, layout, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
-        self._stop_ids, self._max_new, self._rows = tuple(stop_ids), max_new_tokens, rows
+        self._stop_ids, self._max_new, self._decode_slots = tuple(stop_ids), max_new_tokens, decode_slots
         self._context, self._shards = model.config.max_position_embeddings, layout.batch_shards
 
     def generate(
@@ -108,28 +105,28 @@ class Sampler:
           params: the model's parameters, in any layout on the mesh's devices.
           prompts: token ids, none empty, each shorter than the model's context (`max_position_embeddings`). A
             completion ends where it fills the context, with "length": the model knows no positions beyond.
-          sampling: how tokens are drawn, and how often.
-          step: with the seed, the prompt's id and the sample's number it makes the random key of a completion.
-          prompt_ids: stable numbers of the prompts; their indices where not given.
-          decode: token ids to text; stop strings need it.
+          sampling: the sampling parameters.
+          step: folded into the random keys, with the seed, the prompt's id and the sample's number.
+          prompt_ids: stable ids of the prompts; by default their indices.
+          decode: token ids to text; needed for stop strings.
 
         Raises:
-          UserError: a prompt is empty or fills the context, or stop strings cannot be looked for.
+          UserError: a prompt is invalid (see `check`), or stop strings lack `decode`.
         """
         self.check(prompts)
         if not prompts:
             return iter(())
-        endings = Endings(self._stop_ids, sampling.stop_strings, decode, self._max_new)
+        stopping = StoppingCriteria(self._stop_ids, sampling.stop_strings, decode, self._max_new)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
-        settings = Settings(np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p))
-        kind = Kind(sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1)
+        arrays = SamplingArrays(np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p))
+        mode = SamplingMode(sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1)
         key = jax.random.fold_in(jax.random.key(sampling.seed), step)
-        lanes, group = shape_of(self._rows, len(prompts), sampling.samples, self._shards)
-        schedule = Schedule(prompts, ids, sampling.samples, lanes, group, endings, self._context)
-        return self._run(params, schedule, bucket(max(map(len, prompts))), key, settings, kind)
+        shape = slot_shape(self._decode_slots, len(prompts), sampling.samples, self._shards)
+        scheduler = Scheduler(prompts, ids, sampling.samples, *shape, stopping, self._context)
+        return self._run(params, scheduler, bucket_length(max(map(len, prompts))), key, arrays, mode)
 
     def check(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Raises the `UserError` of `generate` where a prompt cannot be completed."""
+        """Raises a `UserError` where a prompt is empty, fills the context, or has a token outside the vocabulary."""
         vocabulary = self.engine.model.config.vocab_size
         for i, prompt in enumerate(prompts):
             if not len(prompt):
@@ -139,31 +136,33 @@ class Sampler:
                     f"Prompt {i} has {len(prompt)} tokens, which leaves no room for a completion in the model's "
                     f"context of {self._context}; shorten it."
                 )
-            if wrong := next((token for token in prompt if not 0 <= token < vocabulary), None):
+            if unknown := next((token for token in prompt if not 0 <= token < vocabulary), None):
                 raise UserError(
-                    f"Prompt {i} has the token {wrong}, but the model's vocabulary ends at {vocabulary - 1}; give the "
-                    "tokenizer that belongs to the model."
+                    f"Prompt {i} has the token {unknown}, but the model's vocabulary ends at {vocabulary - 1}; give "
+                    "the tokenizer that belongs to the model."
                 )
 
     def _run(
-        self, params: Any, schedule: Schedule, prompt_width: int, key: Array, settings: Settings, kind: Kind
-    ) -> Iterator[list[Completion]]:
-        engine, widths = self.engine, widths_of(self._max_new)
-        width, place = widths[0], 0
+        self, params: Any, scheduler: Scheduler, prompt_length: int, key: Array, sampling: SamplingArrays,
+        mode: SamplingMode,
+    ) -> Iterator[list[Completion]]:  # fmt: skip
+        engine, lengths = self.engine, cache_lengths(self._max_new)
+        cache_length, position = lengths[0], 0
         params = engine.put(params)
-        state = engine.empty(schedule.lanes, schedule.group, prompt_width, width)
-        while schedule.open:
-            for batch in schedule.admit():
+        state = engine.empty_state(scheduler.prompt_slots, scheduler.slots_per_prompt, prompt_length, cache_length)
+        while scheduler.unfinished:
+            for batch in scheduler.admit():
                 state = engine.prefill(params, state, *batch)
-            slots = schedule.slots()
-            ages = slots.ages[~slots.idle]
-            steps = min(engine.chunk, self._max_new - int(ages.min()))
-            if (new := fitting(widths, width, min(int(ages.max()) + steps, self._max_new))) != width:
-                state = state._replace(own=engine.resize(state.own, place, new))
-                width, place = new, min(width, new) % new
-            plan = Plan(np.int32(place), np.int32(steps), np.int32(schedule.patience))
-            state, drawn = engine.decode(params, state, slots, plan, key, settings, kind=kind)
-            choice, steps = jax.tree.map(np.asarray, drawn)
-            place = (place + int(steps)) % width
-            schedule.record(*(values[:steps] for values in choice))
-            yield from schedule.complete()
+            slots = scheduler.assign()
+            num_generated = slots.num_generated[~slots.idle]
+            steps = min(engine.chunk, self._max_new - int(num_generated.min()))
+            needed = min(int(num_generated.max()) + steps, self._max_new)
+            if (new_length := next_cache_length(lengths, cache_length, needed)) != cache_length:
+                state = state._replace(cache=engine.resize(state.cache, position, new_length))
+                cache_length, position = new_length, min(cache_length, new_length) % new_length
+            plan = ChunkPlan(np.int32(position), np.int32(steps), np.int32(scheduler.refill_threshold))
+            state, output = engine.decode(params, state, slots, plan, key, sampling, mode=mode)
+            sampled, steps = jax.tree.map(np.asarray, output)
+            position = (position + int(steps)) % cache_length
+            scheduler.record(*(values[:steps] for values in sampled))
+            yield from scheduler.pop_completed()

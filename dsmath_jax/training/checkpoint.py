@@ -1,9 +1,9 @@
-"""Checkpoints: Orbax below, hashes of the files next to it. The one module that knows Orbax.
+"""Checkpoints: written by Orbax, verified by hashes of their files. The only module that imports Orbax.
 
-A tree is stored as a flat dict of `path -> array`. `<folder>/` is Orbax's, which gives it its name when all of it is
-there; `<folder>.sha256.json`, written after it, holds every file's hash: Orbax restores a file with a flipped byte
-without complaint, so a checkpoint counts only if these match. Every function here is to be called by all processes
-of a run, which see the same folder; each of them hashes its share of the files.
+A tree is stored as a flat dict of `path -> array`. Orbax renames `<folder>/` to its final name when it is complete;
+`<folder>.sha256.json`, written after that, has the hash of every file: Orbax restores a file with a flipped byte
+without complaint, so a checkpoint is valid only if these match. All processes of a run must call every function here,
+on the same folder; each hashes its part of the files.
 """
 
 import logging
@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from dsmath_jax.sharding import abstract, barrier, from_first, path_name
 from dsmath_jax.workdir import UserError, hash_file, read_json, remove, write_json
 
-KEEP = 2
+KEEP_CHECKPOINTS = 2
 HOUR_MS = 3_600_000
 
 
@@ -30,14 +30,14 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def hashes_path(folder: Path, part: str = "") -> Path:
-    """The file of the hashes of a checkpoint's files (of one process's share of them)."""
+    """Returns the path of the hashes of a checkpoint's files (`part`: of one process's part of them)."""
     return folder.with_name(f"{folder.name}.sha256{part}.json")
 
 
 def _hash(path: Path) -> str | None:
     try:
         return hash_file(path)
-    except OSError:  # gone, or on a part of the disk that cannot be read
+    except OSError:  # missing or unreadable
         return None
 
 
@@ -45,31 +45,31 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def _share(names: list[str]) -> range:
-    """Which of them are this process's to hash."""
+def _my_files(names: list[str]) -> range:
+    """Returns the indices of the files that this process hashes."""
     return range(jax.process_index(), len(names), jax.process_count())
 
 
-def _least(value: int) -> int:
-    """The smallest of all processes' values."""
+def _global_min(value: int) -> int:
+    """Returns the minimum over all processes."""
     return int(np.min(multihost_utils.process_allgather(np.int32(value)))) if jax.process_count() > 1 else value
 
 
 def _start(checkpointer: ocp.StandardCheckpointer, folder: Path, tree: Any) -> None:
-    """Copies the arrays to host memory and starts to write them; what an earlier attempt left is dropped first."""
+    """Copies the arrays to host memory and starts to write them, after removing an earlier attempt."""
     folder = folder.absolute()
     if jax.process_index() == 0:
-        for left in (hashes_path(folder), folder, *folder.parent.glob(f"{folder.name}.*")):
-            remove(left)
+        for stale in (hashes_path(folder), folder, *folder.parent.glob(f"{folder.name}.*")):
+            remove(stale)
     barrier(f"clear {folder}")
     checkpointer.save(folder, _flat(tree))
 
 
 def _finish(checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
-    """Waits until the files are written, then writes their hashes. May run in another thread: it uses no device."""
+    """Waits for the files, then writes their hashes. Uses no devices, so it may run in another thread."""
     checkpointer.wait_until_finished()
     names, process = _files(folder), jax.process_index()
-    part = {names[i]: hash_file(folder / names[i]) for i in _share(names)}
+    part = {names[i]: hash_file(folder / names[i]) for i in _my_files(names)}
     if jax.process_count() == 1:
         write_json(hashes_path(folder), part)
         return
@@ -84,7 +84,7 @@ def _finish(checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
 
 
 def save(folder: Path, tree: Any) -> None:
-    """Writes a pytree of arrays; the folder has its final name only when all of it is there."""
+    """Saves a pytree of arrays; the folder gets its final name when it is complete."""
     with ocp.StandardCheckpointer() as checkpointer:
         _start(checkpointer, folder, tree)
         _finish(checkpointer, folder)
@@ -92,27 +92,29 @@ def save(folder: Path, tree: Any) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, or None: the same on every process."""
+    """Returns why a checkpoint is invalid, None if it is valid; the same on every process."""
     try:
         expected: dict[str, str] = read_json(hashes_path(folder)) if folder.is_dir() else {}
     except (FileNotFoundError, ValueError):  # of JSON or of UTF-8
         expected = {}
-    if not _least(len(expected)):
+    if not _global_min(len(expected)):
         return "it is not complete"
     names = sorted(expected)
-    first = _least(next((i for i in _share(names) if _hash(folder / names[i]) != expected[names[i]]), len(names)))
+    first = _global_min(
+        next((i for i in _my_files(names) if _hash(folder / names[i]) != expected[names[i]]), len(names))
+    )
     if first < len(names):
         return f"its file {names[first]} is not the one that was written"
-    return None if _least(_files(folder) == names) else "it has a file that was not written with it"
+    return None if _global_min(_files(folder) == names) else "it has a file that was not written with it"
 
 
 def restore(folder: Path, like: Any) -> Any:
-    """Reads a pytree into the shapes, dtypes and shardings of `like` (arrays or ShapeDtypeStructs with shardings).
+    """Restores a pytree with the shapes, dtypes and shardings of `like` (arrays or ShapeDtypeStructs with shardings).
 
-    Mesh and number of processes need not be those that wrote it.
+    Mesh and number of processes may differ from those that saved it.
 
     Raises:
-      UserError: there is none, it is damaged, or its arrays are not those of `like` (the first misfit is named).
+      UserError: it is missing or damaged, or does not match `like` (the first mismatch is named).
     """
     reason = damage(folder)
     if reason:
@@ -126,16 +128,16 @@ def _read(folder: Path, like: Any) -> Any:
         stored = checkpointer.metadata(folder).item_metadata.tree
         wanted = _flat(like)
         for name in sorted(stored.keys() | wanted.keys()):
-            here, there = stored.get(name), wanted.get(name)
-            if here is None or there is None:
-                whose = "the checkpoint" if there is None else "the config's model"
+            old, new = stored.get(name), wanted.get(name)
+            if old is None or new is None:
+                whose = "the checkpoint" if new is None else "the config's model"
                 raise UserError(
                     f"The checkpoint {folder} does not fit: only {whose} has the array {name}; check config.model."
                 )
-            if tuple(here.shape) != tuple(there.shape):
+            if tuple(old.shape) != tuple(new.shape):
                 raise UserError(
-                    f"The checkpoint {folder} does not fit: {name} has shape {tuple(here.shape)} there and "
-                    f"{tuple(there.shape)} in the config's model; check config.model."
+                    f"The checkpoint {folder} does not fit: {name} has shape {tuple(old.shape)} there and "
+                    f"{tuple(new.shape)} in the config's model; check config.model."
                 )
         shapes = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for n, x in wanted.items()}
         flat = checkpointer.restore(folder, shapes)
@@ -143,18 +145,18 @@ def _read(folder: Path, like: Any) -> Any:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, ascending, whether they are sound or not."""
+    """Returns the steps of the checkpoints in a folder, ascending, whether they are valid or not."""
     return sorted(int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
 
 
 class Checkpoints:
-    """The checkpoints of one stage, a folder per step, the newest `keep` kept.
+    """The checkpoints of one stage, a folder per step, of which the newest `keep` are kept.
 
     They are written in the background: `save` returns when the arrays are copied to host memory, so that the next step
-    may have their buffers. An older checkpoint goes only when a newer one is complete with its hashes.
+    may donate their buffers. An older checkpoint is removed only when a newer one and its hashes are complete.
     """
 
-    def __init__(self, folder: Path, keep: int = KEEP):
+    def __init__(self, folder: Path, keep: int = KEEP_CHECKPOINTS):
         if keep < 1:
             raise UserError(f"keep is {keep}; at least one checkpoint must be kept.")
         self._folder, self._keep = folder, keep
@@ -167,7 +169,7 @@ class Checkpoints:
         return self._folder / f"{step:08d}"
 
     def save(self, step: int, state: Any) -> None:
-        """Begins to save the state after `step` steps, once the save before is done; raises that one's errors."""
+        """Starts to save the state after `step` steps, when the previous save is done; raises errors of that one."""
         self.wait()
         if self._checkpointer is None:
             self._checkpointer = ocp.StandardCheckpointer()
@@ -178,30 +180,30 @@ class Checkpoints:
     def _complete(self, checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
         _finish(checkpointer, folder)
         if jax.process_index() == 0:
-            sound = [step for step in steps_in(self._folder) if hashes_path(self._path(step)).is_file()]
-            newest = [step for step in sound if step not in self._damaged][-self._keep :]
-            stay = {path.name for step in newest for path in (self._path(step), hashes_path(self._path(step)))}
-            # Hashes go before their folder: what a kill leaves half removed does not count.
+            complete = [step for step in steps_in(self._folder) if hashes_path(self._path(step)).is_file()]
+            newest = [step for step in complete if step not in self._damaged][-self._keep :]
+            keep = {path.name for step in newest for path in (self._path(step), hashes_path(self._path(step)))}
+            # Hashes before their folder, so that a half-removed checkpoint is invalid.
             for path in sorted(self._folder.iterdir(), key=Path.is_dir):
-                if path.name not in stay:
+                if path.name not in keep:
                     remove(path)
 
     def check(self) -> None:
-        """Raises the error of a save in the background, if there was one; does not wait."""
+        """Raises the error of a save in the background, if it failed; does not wait."""
         if self._writing is not None and self._writing.done():
             self._writing.result()
 
     def wait(self) -> None:
-        """Returns when what was saved is complete; raises what went wrong."""
+        """Waits until the last save is complete; raises its errors."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
             writing.result()
             barrier(f"saved in {self._folder}")
 
     def latest(self) -> int:
-        """The step of the newest sound checkpoint, 0 where there is none: the same on every process.
+        """Returns the step of the newest valid checkpoint, 0 if there is none; the same on every process.
 
-        A damaged one is reported, not used.
+        Damaged ones are reported and skipped.
         """
         self.wait()
         steps = steps_in(self._folder)
@@ -215,9 +217,9 @@ class Checkpoints:
         return 0
 
     def restore_latest(self, like: Any) -> tuple[Any, int]:
-        """The newest sound state and its step; `like` itself and 0 where there is none.
+        """Returns the state of the newest valid checkpoint and its step; `like` itself and 0 if there is none.
 
-        The arrays of `like` are freed before they are read again: there is not always room for two states.
+        The arrays of `like` are freed before the state is read: two states may not fit into memory.
         """
         step = self.latest()
         if not step:
@@ -233,7 +235,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for the save under way; its own error counts only where there is no other."""
+        """Waits for the running save; its error is raised only if there is no other."""
         if error is None:
             self.wait()
         elif self._writing is not None:

@@ -1,10 +1,10 @@
-"""Model FLOPs by formula, and what the chips can do: the two halves of MFU."""
+"""Model FLOPs by formula and peak FLOP/s of devices, for MFU."""
 
 import jax
 
 from dsmath_jax.models.config import ModelConfig
 
-# Dense bfloat16 FLOP/s of one jax device, by its `device_kind`, from the vendors' data sheets.
+# Dense bfloat16 FLOP/s of one JAX device by its `device_kind`, from the vendors' data sheets.
 PEAK_FLOPS: dict[str, float] = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,  # v5e
@@ -19,8 +19,8 @@ PEAK_FLOPS: dict[str, float] = {
     "NVIDIA H200": 989e12,
 }
 
-# Memory that a program may fill, in bytes. TPUs: what XLA's "available HBM" says, below the data sheet's by what the
-# runtime keeps for itself; GPUs: the data sheet's.
+# Memory available to a program, in bytes. TPUs: XLA's "available HBM", which leaves out what the runtime reserves;
+# GPUs: the data sheet's.
 HBM_BYTES: dict[str, int] = {
     "TPU v4": int(30.5 * 2**30),
     "TPU v5 lite": int(15.75 * 2**30),
@@ -37,9 +37,9 @@ HBM_BYTES: dict[str, int] = {
 
 
 def matmul_parameters(sizes: ModelConfig) -> int:
-    """Parameters that every token is multiplied with: the layers' matrices and the head (tied or not).
+    """Returns the number of parameters in matrix products: the layers' matrices and the head (tied or not).
 
-    The embedding is looked up, not multiplied; norm scales are not counted.
+    The embedding is a lookup, and norm scales are not counted.
     """
     heads = 2 * (sizes.num_attention_heads + sizes.num_key_value_heads)  # of q and o, k and v
     attention = sizes.hidden_size * sizes.head_dim * heads
@@ -48,20 +48,20 @@ def matmul_parameters(sizes: ModelConfig) -> int:
 
 
 def model_flops_per_token(sizes: ModelConfig, sequence_length: int) -> float:
-    """FLOPs a token costs in training, forward and backward, whatever the program computes besides.
+    """Returns the model FLOPs of training per token, forward and backward.
 
         6 x (matmul parameters) + 6 x L x N x H x T
 
-    A product of a token with a matrix is 2 FLOPs a parameter, and the backward pass is two such products. Attention
-    is scores and weighted values, 2 x 2 x N x H a pair of tokens and layer, three times for the backward pass, and
-    causal: a token sees T/2 others on average, so the hidden half is not counted. Neither are activations that remat
-    computes again, norms, softmax and the optimizer; that sequences are packed is not looked at.
+    A product of a token with a matrix is 2 FLOPs per parameter, and the backward pass has two such products. Attention
+    is scores and weighted values, 2 x 2 x N x H per pair of tokens and layer, times three with the backward pass. It is
+    causal: a token sees T/2 others on average, so the masked half is not counted. Neither are rematerialization, norms,
+    softmax and the optimizer; packing is ignored.
     """
     attention = 6 * sizes.num_hidden_layers * sizes.num_attention_heads * sizes.head_dim * sequence_length
     return float(6 * matmul_parameters(sizes) + attention)
 
 
 def mfu(flops_per_token: float, tokens_per_second: float) -> float | None:
-    """Model-FLOPs utilisation of all devices: FLOPs by the formula over what they could do; None for unknown chips."""
+    """Returns the model FLOPs utilization: model FLOP/s over the peak of all devices; None for unknown devices."""
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
     return None if peak is None else flops_per_token * tokens_per_second / (peak * jax.device_count())

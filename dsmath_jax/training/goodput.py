@@ -1,4 +1,4 @@
-"""How long steps take, and the share of a run's life that went into steps that count."""
+"""Step times, memory, and goodput: the share of a run's wall time spent in useful steps."""
 
 import resource
 import sys
@@ -12,7 +12,7 @@ from dsmath_jax.workdir import read_json, write_json
 
 
 def first_start(folder: Path) -> float:
-    """When training in this folder began for the first time (seconds since 1970), kept in `first_start.json`."""
+    """Returns the time of the first start of training in this folder (Unix time), stored in `first_start.json`."""
     path = folder / "first_start.json"
     if not path.is_file():
         write_json(path, {"time": time.time()})
@@ -20,7 +20,7 @@ def first_start(folder: Path) -> float:
 
 
 def memory() -> dict[str, float]:
-    """Bytes in use and at their peak on this process's first device, or the process's peak where it does not tell."""
+    """Returns bytes in use and at peak on this process's first device, or the process's peak without statistics."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_in_use" in stats:
         return {"memory": stats["bytes_in_use"], "memory_peak": stats.get("peak_bytes_in_use", stats["bytes_in_use"])}
@@ -29,25 +29,25 @@ def memory() -> dict[str, float]:
 
 
 class Stopwatch:
-    """The values of a step that depend on the clock.
+    """Measures the metrics of a step that depend on the clock.
 
-    `useful_seconds` is the time of the steps that are still part of the run: not the first one after each start,
-    which compiles, nor those that a kill made it do again; evaluation, restoring and waiting for checkpoints lie
-    between the steps. `goodput` is its share of the wall time since the run's first start, pauses included.
+    `useful_seconds` is the time of the steps that are still part of the run, without the first one after each start,
+    which compiles, and those that were repeated after a kill. Evaluation, restoring and waiting for checkpoints are not
+    part of a step. `goodput` is its share of the wall time since the run's first start, including pauses.
     """
 
     def __init__(self, began: float, useful_seconds: float, flops_per_token: float | None):
-        """`useful_seconds` of the steps before this start, from the last row of the log that still counts."""
+        """`useful_seconds` is that of the steps before this start, from the last row of the log that still counts."""
         self._began, self._useful, self._flops = began, useful_seconds, flops_per_token
         self._last: float | None = None
 
     def row(self, began: float, tokens: int) -> dict[str, float]:
-        """Of the step that ends now.
+        """Returns the metrics of the step that ends now.
 
         Args:
-          began: when its batch was asked for, by `time.monotonic`; the step counts from there or, if that is later,
-            from the end of the step before it, with which it overlaps.
-          tokens: of its global batch, padding included; 0 if it has none.
+          began: when its batch was requested, by `time.monotonic`; the step counts from there or, if that is later,
+            from the end of the previous step, which overlaps with it.
+          tokens: of its global batch, including padding; 0 if it has none.
         """
         now = time.monotonic()
         seconds = now - (began if self._last is None else max(began, self._last))

@@ -1,6 +1,6 @@
-"""The pieces of a training loop, which pre-training, SFT, reward models and RL share: restore, step, settle, save.
+"""The training loop of pre-training, SFT, reward models and RL: restore, step, log, save.
 
-with TrainLoop(folder, settings, layout, state) as loop:  # restores the newest sound checkpoint
+with TrainLoop(folder, settings, layout, state) as loop:  # restores the newest valid checkpoint
     for step in loop.steps():
         loop.update(train_step, batch_at(step))
 checkpoint.save(folder / "params", loop.state.params)
@@ -24,24 +24,24 @@ from dsmath_jax.sharding import Layout
 from dsmath_jax.training.checkpoint import Checkpoints, steps_in
 from dsmath_jax.training.goodput import Stopwatch, first_start
 from dsmath_jax.training.metrics import Metrics, load_wandb
-from dsmath_jax.training.optimizer import first_other_rate, make_schedule
-from dsmath_jax.training.preemption import Notice, Preempted
+from dsmath_jax.training.optimizer import first_changed_lr, make_schedule
+from dsmath_jax.training.preemption import Preempted, PreemptionListener
 from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.training.profiling import Trace
 from dsmath_jax.training.settings import TrainingSettings
-from dsmath_jax.training.step import TrainState, TrainStep, check_rows
+from dsmath_jax.training.step import TrainState, TrainStep, check_batch_size
 from dsmath_jax.workdir import UserError, remove, write_json
 
 NOT_FINITE = "not_finite.json"
-# What the loop writes besides checkpoints; without one, a run begins at step 0 and writes them again.
+# Files of the loop other than checkpoints. Without a checkpoint, a run starts at step 0 and rewrites them.
 LOGS = (
     "metrics.jsonl", "timing.jsonl", "first_start.json", NOT_FINITE, "tensorboard/**/*", "profile/**/*", "wandb/**/*"
 )  # fmt: skip
-PERPLEXITY_LIMIT = 700.0  # nats; e to the power of more is no float
+MAX_LOG_PERPLEXITY = 700.0  # nats; larger ones overflow a float
 
 
 class _Pending(NamedTuple):
-    """A step that is dispatched: what the devices have yet to report, and what the host knows of it."""
+    """A dispatched step: its results on the devices, and what the host knows of it."""
 
     step: int
     scalars: dict[str, Array]
@@ -53,20 +53,20 @@ class _Pending(NamedTuple):
 
 
 def check(settings: TrainingSettings, rows: int, layout: Layout) -> None:
-    """Raises a `UserError` where batches of this size cannot be trained on, or metrics cannot be sent."""
-    check_rows(rows, settings.grad_accum_steps, layout)
+    """Raises a `UserError` where batches of `rows` do not divide over the mesh, or Weights & Biases is missing."""
+    check_batch_size(rows, settings.grad_accum_steps, layout)
     if settings.wandb:
         load_wandb(settings.wandb)
 
 
 def why_not_longer(folder: Path, settings: TrainingSettings, steps: int) -> str:
-    """Why a stage that was to take `steps` steps cannot take `settings.steps`, "" where it can.
+    """Returns why a stage of `steps` steps cannot be extended to `settings.steps`, "" if it can.
 
-    It resumes from its newest checkpoint. A run of `settings.steps` from scratch has the same one where the learning
-    rates of all steps before it are the same.
+    It resumes from its newest checkpoint, which a run of `settings.steps` from scratch would have too if the learning
+    rates of all steps before it are equal.
     """
     taken = max(steps_in(folder / "checkpoints"), default=0)
-    first = first_other_rate(settings, steps, taken)
+    first = first_changed_lr(settings, steps, taken)
     if first is None:
         return ""
     return (
@@ -76,14 +76,14 @@ def why_not_longer(folder: Path, settings: TrainingSettings, steps: int) -> str:
 
 
 class TrainLoop:
-    """The training state of a stage, and the steps that it has yet to take.
+    """The training state of a stage and its remaining steps.
 
     The host is one step ahead of the devices: the scalars of a step are read when the next one is dispatched, and
-    before anything is saved, so that no checkpoint holds an update that came of a loss that is not finite.
+    before anything is saved, so that no checkpoint has an update from a loss that is not finite.
 
     Attributes:
-      state: parameters and optimizer state as of the last update.
-      first: the step that the loop begins with: that of the newest sound checkpoint, or 0.
+      state: parameters and optimizer state after the last update.
+      first_step: the step that the loop starts at: that of the newest valid checkpoint, or 0.
     """
 
     def __init__(
@@ -99,15 +99,15 @@ class TrainLoop:
     ):
         """
         Args:
-          folder: gets `checkpoints/`, `metrics.jsonl`, `timing.jsonl` and `tensorboard/`; its name stands in messages.
-          settings: the loop's and the optimizer's.
-          layout: where batches are put.
-          state: the state at step 0; donated, and freed where a checkpoint takes its place.
-          records_at: ids of the records in a step's batch, for the report of a loss that is not finite.
+          folder: gets `checkpoints/`, `metrics.jsonl`, `timing.jsonl` and `tensorboard/`; messages use its name.
+          settings: of the loop and the optimizer.
+          layout: of the batches.
+          state: the state at step 0; donated, and freed where a checkpoint replaces it.
+          records_at: returns the ids of the records in a step's batch, for the report of a loss that is not finite.
           flops_per_token: of the model, for MFU.
-          perplexity: the loss is in nats per token; its exponential is logged with it.
+          perplexity: whether the exponential of the loss (nats per token) is logged too.
         """
-        self.state, self.first = state, 0
+        self.state, self.first_step = state, 0
         self._name, self._folder, self._settings, self._layout = folder.name, folder, settings, layout
         self._records_at, self._flops_per_token, self._perplexity = records_at, flops_per_token, perplexity
         self._checkpoints = Checkpoints(folder / "checkpoints", settings.keep_checkpoints)
@@ -117,15 +117,15 @@ class TrainLoop:
         self._updated_at: float | None = None
 
     def __enter__(self) -> Self:
-        """Restores the newest sound checkpoint, and opens what steps write to."""
+        """Restores the newest valid checkpoint, and opens the logs."""
         settings = self._settings
         with contextlib.ExitStack() as stack:
             checkpoints = stack.enter_context(self._checkpoints)
-            self.state, self.first = checkpoints.restore_latest(self.state)
-            self._metrics = stack.enter_context(Metrics(self._folder, self.first, settings.wandb))
+            self.state, self.first_step = checkpoints.restore_latest(self.state)
+            self._metrics = stack.enter_context(Metrics(self._folder, self.first_step, settings.wandb))
             self._trace = stack.enter_context(Trace(self._folder / "profile", settings.profile))
-            self._notice = stack.enter_context(Notice(self._layout))
-            # All rates at once: a schedule asked step by step would queue behind the step on the device.
+            self._preemption = stack.enter_context(PreemptionListener(self._layout))
+            # All learning rates at once: step by step, each would queue behind the step on the device.
             self._rates = np.asarray(jax.vmap(make_schedule(settings))(jnp.arange(settings.steps)))
             self._stopwatch: Stopwatch | None = None
             if jax.process_index() == 0:
@@ -141,10 +141,10 @@ class TrainLoop:
         self._stack.__exit__(kind, error, trace)
 
     def steps(self, until: int | None = None) -> Iterator[int]:
-        """Yields the numbers of the steps to take, and after each saves what is due.
+        """Yields the step numbers, and saves a checkpoint after a step where one is due.
 
         Args:
-          until: number of the step to end after, with a checkpoint from which the next call resumes; None for the last.
+          until: stop before this step, with a checkpoint from which the next call resumes; None for the last step.
 
         Raises:
           UserError: a loss or a gradient norm is not finite; the newest checkpoint is from before it.
@@ -152,47 +152,47 @@ class TrainLoop:
         """
         settings = self._settings
         end = settings.steps if until is None else until
-        for step in track(range(self.first, end), self._name, settings.steps, self.first):
+        for step in track(range(self.first_step, end), self._name, settings.steps, self.first_step):
             if step == self._trace.first:
-                self.settle()
+                self.flush()
                 self._trace.start()
             self._step, self._began = step, time.monotonic()
             self._lap = self._began
             yield step
             last = step + 1 == end
             if last or step == self._trace.last:
-                self.settle()
+                self.flush()
             if step == self._trace.last:
                 self._trace.stop()
             due = end < settings.steps if last else (step + 1) % settings.checkpoint_every == 0
             if self._preempted or due:
-                self.settle()
+                self.flush()
                 self._checkpoints.save(step + 1, self.state)
             if self._preempted:
                 self._checkpoints.wait()
                 raise Preempted(
-                    f"{self._name}: told to end, saved at step {step + 1} of {settings.steps}; run the same command "
-                    "again, it resumes there."
+                    f"{self._name}: preempted, saved at step {step + 1} of {settings.steps}; run the same command "
+                    "again to resume."
                 )
             self._checkpoints.check()
 
     def eval_due(self, step: int) -> bool:
-        """Whether the parameters are to be evaluated before this step."""
+        """Whether an evaluation is due before this step."""
         return step == 0 or (self._settings.eval_every > 0 and step % self._settings.eval_every == 0)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes a row of metrics, such as those of an evaluation, after those of the steps before."""
-        self.settle()
+        """Writes a row of metrics, such as those of an evaluation, after the rows of earlier steps."""
+        self.flush()
         self._metrics.write(step, dict(metrics))
         self._began = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """Notes the seconds since the last lap, or the step's start, for the next update's row of `timing.jsonl`."""
+        """Records the seconds since the last lap, or the step's start, for the next update's row of `timing.jsonl`."""
         now = time.monotonic()
         self._seconds[name], self._lap = now - self._lap, now
 
     def wait(self) -> None:
-        """Waits until the devices have made the last update; `update_seconds` are logged with the next one."""
+        """Waits until the devices have finished the last update; `update_seconds` are logged with the next one."""
         if self._updated_at is not None:
             jax.block_until_ready(self.state.params)
             self._seconds["update_seconds"] = time.monotonic() - self._updated_at
@@ -204,18 +204,20 @@ class TrainLoop:
         Args:
           train_step: from `make_train_step`.
           batch: this process's rows.
-          metrics: of making the batch, written with the step's own.
+          metrics: of the batch, logged with the step's own.
         """
         self._updated_at, seconds, self._seconds = time.monotonic(), self._seconds, {}
         placed = self._layout.batch(batch)
         tokens = placed["tokens"].size if "tokens" in placed else 0
         self.state, scalars = train_step(self.state, placed)
-        pending = _Pending(self._step, scalars, metrics or {}, seconds, self._notice.ask(), self._began, tokens)
-        self.settle()
+        pending = _Pending(
+            self._step, scalars, metrics or {}, seconds, self._preemption.received(), self._began, tokens
+        )
+        self.flush()
         self._pending = pending
 
-    def settle(self) -> None:
-        """Waits for the step under way, if there is one, and writes its row.
+    def flush(self) -> None:
+        """Waits for the dispatched step, if there is one, and logs it.
 
         Raises:
           UserError: its loss or its gradient norm is not finite.
@@ -230,7 +232,7 @@ class TrainLoop:
             if name in values and not math.isfinite(values[name]):
                 raise self._not_finite(done.step, name, values)
         if self._perplexity:
-            values["perplexity"] = math.exp(min(values["loss"], PERPLEXITY_LIMIT))
+            values["perplexity"] = math.exp(min(values["loss"], MAX_LOG_PERPLEXITY))
         values |= {**done.metrics, "lr": float(self._rates[done.step])}
         timing = {**self._stopwatch.row(done.began, done.tokens), **done.seconds} if self._stopwatch else None
         self._metrics.write(done.step, values, timing)
@@ -238,9 +240,9 @@ class TrainLoop:
     def _not_finite(self, step: int, name: str, values: dict[str, float]) -> UserError:
         report = self._folder / NOT_FINITE
         if jax.process_index() == 0:
-            found = {key: str(values[key]) for key in ("loss", "grad_norm") if key in values}
+            not_finite = {key: str(values[key]) for key in ("loss", "grad_norm") if key in values}
             records = list(self._records_at(step)) if self._records_at else []
-            write_json(report, {"step": step} | found | {"records": records})
+            write_json(report, {"step": step} | not_finite | {"records": records})
         return UserError(
             f"{self._name}: the {name.replace('grad_norm', 'gradient norm')} of step {step} is {values[name]}; the run "
             f"stops before it is saved: lower peak_lr, or look at the records that {report} names."

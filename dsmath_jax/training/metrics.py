@@ -1,4 +1,4 @@
-"""Metrics of a stage: `metrics.jsonl`, `timing.jsonl`, TensorBoard events and, when asked for, Weights & Biases."""
+"""Logs the metrics of a stage to `metrics.jsonl`, `timing.jsonl`, TensorBoard and, optionally, Weights & Biases."""
 
 import json
 import time
@@ -17,29 +17,30 @@ from dsmath_jax.workdir import hash_json, write_jsonl
 
 
 class StepLog:
-    """A JSONL file with a row a step. A resumed run drops the rows of steps that it will do again.
+    """A JSONL file with one row per step. A resumed run drops the rows of steps that it will repeat.
 
-    `last` is the row before the first one that is to come, if there is one.
+    `last` is the last row that is left, None without rows.
     """
 
     def __init__(self, path: Path, first_step: int):
-        kept = []
+        rows = []
         if path.is_file():
             for line in path.read_bytes().splitlines():
                 try:
                     row = json.loads(line)
                 except ValueError:  # of JSON or of UTF-8
-                    break  # a kill or a full disk cut this line off; nothing follows it, and its step is done again
+                    break  # cut off by a kill or a full disk; it is the last line, and its step is repeated
                 if row["step"] < first_step:
-                    kept.append(row)
-        self.last: dict[str, Any] | None = kept[-1] if kept else None
+                    rows.append(row)
+        self.last: dict[str, Any] | None = rows[-1] if rows else None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO | None = None
         if jax.process_index() == 0:
-            write_jsonl(path, kept)
+            write_jsonl(path, rows)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until `close`
 
     def write(self, row: dict) -> None:
+        """Appends a row and flushes it."""
         if self._file is not None:
             self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -50,20 +51,20 @@ class StepLog:
 
 
 class Metrics:
-    """Scalars by step. `step` counts from 0; a row with `eval_` names tells of the parameters before that step.
+    """Writes scalars by step. Steps count from 0; `eval_` metrics are of the parameters before the step.
 
-    What depends on the clock goes to `timing.jsonl`, so that `metrics.jsonl` of a resumed run is that of an undisturbed
-    one, byte for byte. TensorBoard and Weights & Biases show both. Process 0 alone writes.
+    Metrics that depend on the clock go to `timing.jsonl`, so that `metrics.jsonl` of a resumed run equals that of an
+    undisturbed one, byte for byte. TensorBoard and Weights & Biases get both. Only process 0 writes.
 
-    Events are written here, not by tensorboardX's thread: a full disk would end that thread alone, and the next `put`
-    into its queue would wait for ever.
+    Events are written here, not by tensorboardX's thread: a full disk would end only that thread, and the next `put`
+    into its queue would block forever.
     """
 
     def __init__(self, folder: Path, first_step: int, wandb: str = ""):
-        """`wandb` is the project of Weights & Biases to send to, "" for none.
+        """`wandb` is the project of Weights & Biases to log to, "" for none.
 
         Raises:
-          UserError: a project is named, but the package is not installed.
+          UserError: there is a project, but the package is not installed.
         """
         self._log = StepLog(folder / "metrics.jsonl", first_step)
         self._timing = StepLog(folder / "timing.jsonl", first_step)
@@ -73,23 +74,24 @@ class Metrics:
         if jax.process_index() == 0:
             (folder / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._board = EventsWriter(str(folder / "tensorboard" / "events"))
-            restart = SessionLog(status=SessionLog.START)  # what was shown from this step on no longer counts
+            restart = SessionLog(status=SessionLog.START)  # discards events from this step on
             self._board.write_event(Event(wall_time=time.time(), step=first_step, session_log=restart))
             if wandb:
                 self._run = _wandb_run(folder, wandb)
 
     def write(self, step: int, scalars: dict[str, float], timing: dict[str, float] | None = None) -> None:
+        """Logs the metrics of a step."""
         self._log.write({"step": step, **scalars})
         if timing:
             self._timing.write({"step": step, **timing})
-        shown = scalars | (timing or {})
+        logged = scalars | (timing or {})
         if self._board is not None:
-            for name, value in shown.items():
+            for name, value in logged.items():
                 scalar = summary.scalar(name, value)
                 self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar))
             self._board.flush()
         if self._run is not None:
-            self._run.log(shown | {"train_step": step})
+            self._run.log(logged | {"train_step": step})
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +108,7 @@ class Metrics:
 
 
 def load_wandb(project: str) -> Any:
-    """The module of Weights & Biases.
+    """Imports the module of Weights & Biases.
 
     Raises:
       UserError: it is not installed.
@@ -117,11 +119,11 @@ def load_wandb(project: str) -> Any:
 
 
 def _wandb_run(folder: Path, project: str) -> Any:
-    """The run of this folder, resumed where there is one already."""
-    wandb, where = load_wandb(project), str(folder.absolute())
-    identity = hash_json([where, first_start(folder)])[:16]
+    """Returns the run of this folder, resumed if it exists."""
+    wandb, directory = load_wandb(project), str(folder.absolute())
+    identity = hash_json([directory, first_start(folder)])[:16]
     run = wandb.init(
-        project=project, name=f"{folder.parent.name}/{folder.name}", id=identity, resume="allow", dir=where
+        project=project, name=f"{folder.parent.name}/{folder.name}", id=identity, resume="allow", dir=directory
     )
-    run.define_metric("*", step_metric="train_step")  # a resumed run shows some steps again
+    run.define_metric("*", step_metric="train_step")  # a resumed run repeats some steps
     return run

@@ -1,4 +1,4 @@
-"""A stage's model below the workdir: `params/` (a checkpoint) and `model.json` (its sizes)."""
+"""The model files of a stage: `params/` (a checkpoint), `model.json` (the model config) and `chat.json`."""
 
 import contextlib
 import dataclasses
@@ -23,15 +23,15 @@ HUGGING_FACE = "hf:"
 
 
 class LanguageModel(NamedTuple):
-    """A decoder with its parameters, its tokenizer and how it is asked.
+    """A decoder with its parameters, its tokenizer and its chat template.
 
     Attributes:
       chat: its tokenizer, chat template and instruction.
-      layout: where the parameters are.
-      tokenizer_file: where the tokenizer was read from, None if unknown.
-      identity: stands for the parameters, the tokenizer and the compute dtype: other ones have another; "" if unknown.
-      chat_stored: whether `chat` is how the model was trained to be asked; else it has no instruction, and the template
-        that lies next to the tokenizer or the paper's.
+      layout: of the parameters.
+      tokenizer_file: the file that the tokenizer was read from, None if unknown.
+      identity: a hash of the parameters, the tokenizer and the compute dtype; "" if unknown.
+      chat_stored: whether `chat` is the one that the model was trained with; else it has no instruction, and the
+        template next to the tokenizer or the paper's.
     """
 
     model: Llama
@@ -48,32 +48,32 @@ class LanguageModel(NamedTuple):
 
 
 def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype: str = "") -> LanguageModel:
-    """Reads `hf:DIR` in Hugging Face's format, or the folder of a stage that trains.
+    """Loads a model from `hf:DIR` in Hugging Face's format, or from the folder of a stage that trains.
 
     Args:
-      checkpoint: what to read.
-      layout: its devices hold the parameters.
+      checkpoint: `hf:DIR` or the folder.
+      layout: of the parameters.
       tokenizer_path: a file or folder; "" for the model's own.
-      dtype: to compute in; "" for the stage's own, and bfloat16 for Hugging Face's (float32 on CPUs).
+      dtype: the compute dtype; "" for the stage's own, and for Hugging Face's bfloat16 (float32 on CPUs).
 
     Raises:
-      UserError: there is no model, no tokenizer, or one that is another model's.
+      UserError: there is no model or no tokenizer, or the tokenizer is another model's.
     """
     folder = local_path(checkpoint.removeprefix(HUGGING_FACE), "checkpoint")
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
-    found = tokenizers.find(Path(tokenizer_path)) if tokenizer_path else find_tokenizer(folder)
-    if found is None:
+    tokenizer_file = tokenizers.find(Path(tokenizer_path)) if tokenizer_path else find_tokenizer(folder)
+    if tokenizer_file is None:
         where = tokenizer_path or f"{folder} or next to it"
         raise UserError(f"There is no tokenizer in {where}; give its .model or tokenizer.json as --tokenizer.")
-    tokenizer = tokenizers.load(found)
+    tokenizer = tokenizers.load(tokenizer_file)
     read = _read_hugging_face if checkpoint.startswith(HUGGING_FACE) else _read_stage
     model, params, files = read(folder, layout, dtype)
-    tokenizers.vocabulary_fits(tokenizer, model.config.vocab_size, str(folder))
-    identity = hash_json([stamp(path) for path in (*files, found)] + [model.config.compute_dtype])
+    tokenizers.check_vocab_size(tokenizer, model.config.vocab_size, str(folder))
+    identity = hash_json([stamp(path) for path in (*files, tokenizer_file)] + [model.config.compute_dtype])
     stored = chats.load(folder, tokenizer)
-    chat = stored or Chat(tokenizer, chats.stored_template(found.parent) or chats.DEEPSEEK_MATH)
-    return LanguageModel(model, params, chat, layout, found, identity, stored is not None)
+    chat = stored or Chat(tokenizer, chats.stored_template(tokenizer_file.parent) or chats.DEEPSEEK_MATH)
+    return LanguageModel(model, params, chat, layout, tokenizer_file, identity, stored is not None)
 
 
 def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
@@ -85,7 +85,7 @@ def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama,
 def _read_stage(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
     if not (folder / "model.json").is_file():
         raise UserError(
-            f"{folder} has no model.json; give the folder of a stage that trains and is done, such as RUN/rl, or "
+            f"{folder} has no model.json; give the folder of a finished stage that trains, such as RUN/rl, or "
             f"{HUGGING_FACE}DIR for one in Hugging Face's format."
         )
     model = read_model(folder, layout)
@@ -103,23 +103,23 @@ def export_params(
     max_file_bytes: int = 5 * huggingface.GIGABYTE,
     chat: Chat | None = None,
 ) -> None:
-    """Writes a model, its tokenizer's files and how it is asked in Hugging Face's format.
+    """Exports a model, its tokenizer's files and its chat template in Hugging Face's format.
 
     Args:
-      target: the folder to make; it appears when it is complete.
-      config: the model's sizes.
-      params: its parameters.
-      tokenizer_file: goes with it, where there is one.
+      target: the folder to create; it appears when it is complete.
+      config: the model config.
+      params: the parameters.
+      tokenizer_file: copied too, if there is one.
       dtype: of the tensors in the files.
       max_file_bytes: a larger model is split into several files, with an index.
-      chat: how the model is asked, where that is known: as `chat_template.jinja` for others, `chat.json` for us.
+      chat: the chat template and instruction, where known: written to `chat_template.jinja` and `chat.json`.
 
     Raises:
-      UserError: something is at `target`, the tokenizer is another model's, or the parameters are no plain decoder's.
+      UserError: `target` exists, the tokenizer is another model's, or the parameters are not those of a decoder.
     """
     tokenizer = tokenizers.load(tokenizer_file) if tokenizer_file else None
     if tokenizer:
-        tokenizers.vocabulary_fits(tokenizer, config.vocab_size, str(tokenizer_file))
+        tokenizers.check_vocab_size(tokenizer, config.vocab_size, str(tokenizer_file))
     ids = (tokenizer.bos_id, tokenizer.stop_ids) if tokenizer else (None, ())
     with new_folder(target) as folder:
         if tokenizer_file:
@@ -131,9 +131,9 @@ def export_params(
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that gets its name when it is complete; what a killed command left of one is removed."""
+    """Yields a temporary folder that gets its name when it is complete; first removes that of a killed command."""
     if target.exists():
-        raise UserError(f"{target} is there already; give another folder, or remove it.")
+        raise UserError(f"{target} exists already; give another folder, or remove it.")
     sweep(target)
     with atomic_path(target.absolute()) as folder:
         folder.mkdir()
@@ -141,17 +141,17 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def build_model(config: ModelConfig, layout: Layout) -> Llama:
-    """The decoder as it runs on the layout's mesh."""
+    """Returns the decoder for the layout's mesh."""
     return Llama(config, layout.constrain, attention_on(layout, config.attention), layout.by_rows)
 
 
 def abstract_params(config: ModelConfig, layout: Layout) -> Any:
-    """Shapes, dtypes and shardings of the model's parameters; nothing is allocated."""
+    """Returns shapes, dtypes and shardings of the model's parameters; nothing is allocated."""
     return layout.abstract(jax.eval_shape(lambda: initial_params(Llama(config), jax.random.key(0))))
 
 
 def write_config(folder: Path, config: ModelConfig, chat: Chat | None = None) -> None:
-    """Writes a model's sizes, and how it is asked where it was trained to be."""
+    """Writes the model config and, for a model trained on chats, the chat template and instruction."""
     if jax.process_index() == 0:
         write_json(folder / "model.json", dataclasses.asdict(config))
         if chat:
@@ -159,7 +159,7 @@ def write_config(folder: Path, config: ModelConfig, chat: Chat | None = None) ->
 
 
 def read_sizes(folder: Path) -> ModelConfig:
-    """Returns the sizes of a finished stage's model.
+    """Returns the model config of a finished stage.
 
     Raises:
       UserError: a field of its `model.json` is unknown, missing or invalid.
@@ -169,40 +169,40 @@ def read_sizes(folder: Path) -> ModelConfig:
 
 
 def read_model(folder: Path, layout: Layout) -> Llama:
-    """The decoder of a finished stage, without its parameters."""
+    """Returns the decoder of a finished stage, without its parameters."""
     return build_model(read_sizes(folder), layout)
 
 
 def read_params(folder: Path, config: ModelConfig, layout: Layout) -> Any:
-    """The parameters of a finished stage, in their shards."""
+    """Restores the parameters of a finished stage, sharded."""
     return checkpoint.restore(folder / "params", abstract_params(config, layout))
 
 
 def find_tokenizer(folder: Path) -> Path | None:
-    """The file of the tokenizer of a stage's model: in its folder, as imported models have it, or the run's."""
+    """Returns the tokenizer's file of a stage's model: in its folder, where imports put it, or the run's."""
     return tokenizers.find(folder) or tokenizers.find(folder.parent / "tokenizer")
 
 
 def check_import(folder: Path, sizes: ModelConfig, layout: Layout) -> None:
-    """Raises a `UserError` where `import_params` would; looks at the files' headers alone."""
-    huggingface.readers(folder, sizes, _flat(abstract_params(sizes, layout), "float32"))
+    """Raises a `UserError` where `import_params` would; reads only the headers of the files."""
+    huggingface.readers(folder, sizes, _abstract_flat(abstract_params(sizes, layout), "float32"))
 
 
-def _flat(like: Any, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+def _abstract_flat(like: Any, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
     leaves = jax.tree_util.tree_leaves_with_path(like)
     return {path_name(path): jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding) for path, x in leaves}
 
 
 def import_params(folder: Path, sizes: ModelConfig, layout: Layout, dtype: str = "float32") -> Any:
-    """The parameters of a Hugging Face folder in their shards.
+    """Imports the parameters of a Hugging Face folder, sharded.
 
-    In host memory are one device's shard of one leaf, and one layer of that as the file holds it, at a time.
+    In host memory are one device's shard of one parameter, and one layer of it as stored in the file, at a time.
 
     Raises:
       UserError: a file cannot be read, or its tensors are not those of its `config.json`.
     """
     like = abstract_params(sizes, layout)
-    flat = _flat(like, dtype)
+    flat = _abstract_flat(like, dtype)
     leaves = {
         path: _in_shards(reader, flat[path].sharding)
         for path, reader in huggingface.readers(folder, sizes, flat).items()
@@ -211,11 +211,11 @@ def import_params(folder: Path, sizes: ModelConfig, layout: Layout, dtype: str =
 
 
 def _in_shards(reader: huggingface.Reader, sharding: jax.sharding.Sharding) -> jax.Array:
-    parts: dict[str, jax.Array] = {}  # by their place: devices that hold the same part copy it from each other
+    parts: dict[str, jax.Array] = {}  # by index: devices with the same part copy it from each other
     shards = []
     for device, index in sharding.addressable_devices_indices_map(reader.shape).items():
-        place = str(index)
-        source = parts[place] if place in parts else reader(index)
-        parts[place] = jax.block_until_ready(jax.device_put(source, device))
-        shards.append(parts[place])
+        index_key = str(index)
+        source = parts[index_key] if index_key in parts else reader(index)
+        parts[index_key] = jax.block_until_ready(jax.device_put(source, device))
+        shards.append(parts[index_key])
     return jax.make_array_from_single_device_arrays(reader.shape, sharding, shards)

@@ -1,6 +1,6 @@
 """Objectives: pure functions `(model, params, batch) -> (loss_sum, weight_sum), metric_sums`.
 
-The step divides by the global weight, so gradient accumulation and data parallelism never change the mathematics.
+The train step divides by the global weight, so gradient accumulation and data parallelism never change the loss.
 Batches are those of `data.packing.batch_of_rows`.
 """
 
@@ -20,13 +20,13 @@ Objective = Callable[[Llama, Any, Batch], Sums]
 
 
 def batch_logprobs(model: Llama, params: Any, batch: Batch, temperature: float = 1.0) -> tuple[Array, Array]:
-    """Log-probability of each target and the entropy at it, both `[B,T] float32`."""
+    """Returns the log-probability of each target and the entropy at it, both `[B,T] float32`."""
     hidden: Any = model.apply({"params": params}, batch["tokens"], batch["positions"], batch["segment_ids"])
     logprobs = functools.partial(token_logprobs, temperature=temperature)
     return model.by_rows(logprobs, (hidden, batch["targets"]), head(params, model.config))
 
 
 def next_token(model: Llama, params: Any, batch: Batch) -> Sums:
-    """Cross-entropy (nats) of the targets that carry weight: pre-training (paper §2.2) and SFT (§3)."""
+    """Computes the weighted cross-entropy (nats) of the targets: pre-training (paper §2.2) and SFT (§3)."""
     logprobs, _ = batch_logprobs(model, params, batch)
     return (-jnp.sum(logprobs * batch["loss_weights"]), jnp.sum(batch["loss_weights"])), {}

@@ -13,7 +13,7 @@ from dsmath_jax.training.settings import TrainingSettings
 
 
 def multi_step(peak: float, warmup: int, total: int) -> optax.Schedule:
-    """The paper's schedule: linear warm-up, the peak until 80 % of training, 31.6 % of it until 90 %, 10 % after."""
+    """Returns the paper's schedule: linear warm-up, the peak until 80 % of training, then 31.6 %, from 90 % on 10 %."""
 
     def schedule(step: Any) -> Any:
         late = jnp.where(step < 0.8 * total, 1.0, jnp.where(step < 0.9 * total, 0.316, 0.1))
@@ -23,7 +23,7 @@ def multi_step(peak: float, warmup: int, total: int) -> optax.Schedule:
 
 
 def constant(peak: float, warmup: int, total: int) -> optax.Schedule:
-    """Linear warm-up, then the peak (SFT and RL of the paper)."""
+    """Returns a schedule of linear warm-up, then the peak (SFT and RL of the paper)."""
     del total
 
     def schedule(step: Any) -> Any:
@@ -36,56 +36,56 @@ SCHEDULES = {"multi_step": multi_step, "constant": constant}
 
 
 def make_schedule(settings: TrainingSettings) -> optax.Schedule:
-    """The learning rate by step."""
+    """Returns the learning rate by step."""
     return SCHEDULES[settings.schedule](settings.peak_lr, settings.warmup_steps, settings.steps)
 
 
-def first_other_rate(settings: TrainingSettings, steps: int, taken: int) -> int | None:
-    """The first of the `taken` steps whose learning rate is another with `steps` steps in all; None where all agree."""
+def first_changed_lr(settings: TrainingSettings, steps: int, taken: int) -> int | None:
+    """Returns the first of the `taken` steps whose learning rate differs with `steps` in all, None if none does."""
     totals = (settings.steps, steps)
     schedules = [SCHEDULES[settings.schedule](settings.peak_lr, settings.warmup_steps, total) for total in totals]
     rates = [np.asarray(jax.vmap(schedule)(jnp.arange(taken))) for schedule in schedules]
     return next(iter(np.flatnonzero(rates[0] != rates[1]).tolist()), None)
 
 
-def stored_as(inner: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:
-    """Keeps the state of `inner` in another dtype between steps; it computes in the parameters' own."""
+def with_state_dtype(inner: optax.GradientTransformation, dtype: str) -> optax.GradientTransformation:
+    """Stores the state of `inner` in another dtype between steps; the update is computed in the gradients' dtype."""
 
     def cast(state: Any, to: Any) -> Any:
         return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        wide = jnp.result_type(*jax.tree.leaves(updates))
-        updates, state = inner.update(updates, cast(state, wide), params)
+        compute_dtype = jnp.result_type(*jax.tree.leaves(updates))
+        updates, state = inner.update(updates, cast(state, compute_dtype), params)
         return updates, cast(state, dtype)
 
     return optax.GradientTransformation(lambda params: cast(inner.init(params), dtype), update)
 
 
-def is_matrix(params: Any) -> Any:
-    """True for what weight decay acts on: everything but norm scales and biases."""
+def decay_mask(params: Any) -> Any:
+    """Returns the weight-decay mask: True for everything but norm scales and biases."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path_name(path).split("/")[-1] not in ("scale", "bias"), params
     )
 
 
 def make_optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
-    """Global-norm clipping, then AdamW 0.9/0.95 with decay on matrices only (paper §2.2)."""
+    """Returns AdamW 0.9/0.95 with global-norm clipping and weight decay on matrices only (paper §2.2)."""
     schedule = make_schedule(settings)
-    adam = optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=settings.weight_decay, mask=is_matrix)
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), stored_as(adam, settings.state_dtype))
+    adam = optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=settings.weight_decay, mask=decay_mask)
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), with_state_dtype(adam, settings.state_dtype))
 
 
-def unless(skipped: Array, after: Any, before: Any) -> Any:
-    """The tree `after` a step or, where that is skipped, the tree `before` it.
+def select_updated(skipped: Array, after: Any, before: Any) -> Any:
+    """Returns the tree `after` a step or, where that is skipped, the tree `before` it.
 
-    Of an optimizer's state the count of the learning-rate schedule is always the one after the step.
+    The step count of the learning-rate schedule in an optimizer's state always advances.
     """
 
-    def choose(new: Any, old: Any) -> Any:
+    def select(new: Any, old: Any) -> Any:
         return new if _is_schedule(new) else jnp.where(skipped, old, new)
 
-    return jax.tree.map(choose, after, before, is_leaf=_is_schedule)
+    return jax.tree.map(select, after, before, is_leaf=_is_schedule)
 
 
 def _is_schedule(state: Any) -> bool:

@@ -1,11 +1,9 @@
-"""Stage `pretrain` (paper §2.2): next-token training on packed documents, from scratch or from a given model."""
+"""Stage `pretrain` (paper §2.2): next-token training on packed documents, from scratch or from a model."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 
 from dsmath_jax.data import shards, sources
 from dsmath_jax.data import tokenizer as tokenizers
@@ -16,59 +14,57 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training import loop
-from dsmath_jax.training.fitting import fit_next_token
 from dsmath_jax.training.model_files import abstract_params, build_model, check_import, import_params, write_config
+from dsmath_jax.training.next_token import train_next_token
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.settings import PackedSettings, PretrainSettings
-from dsmath_jax.training.step import init_state, state_of
+from dsmath_jax.training.step import init_state, state_from_params
 from dsmath_jax.workdir import UserError
 
-RUN_CHOOSES = ("compute_dtype", "remat", "attention")  # fields of config.model that no Hugging Face folder states
+RUN_FIELDS = ("compute_dtype", "remat", "attention")  # fields of config.model that a Hugging Face folder lacks
 
 
 def run(
     settings: PretrainSettings, sizes: ModelConfig | None, workdir: Path, data_dir: Path, layout: Layout, seed: int
 ) -> dict[str, int]:
-    """Reads the sources of `pretrain.mixture` and `tokenizer/`; writes `pretrain/{rows,params,model.json,...}`.
+    """Runs the stage: reads the sources of `pretrain.mixture` and `tokenizer/`, writes `pretrain/{rows,params,...}`.
 
     Args:
       settings: of the stage.
-      sizes: the recipe's part `model`.
+      sizes: the recipe's `model` section.
       workdir: of the run.
       data_dir: the folder of the user's data.
-      layout: where the model is trained.
+      layout: of the model and the batches.
       seed: of the parameters and the order of the rows.
 
     Raises:
-      UserError: a source, the tokenizer or the model to start from cannot be used.
+      UserError: a source, the tokenizer or the initial model is invalid.
     """
     folder, tokenizer = workdir / "pretrain", tokenizers.load(workdir / "tokenizer")
     config = model_config(settings.init, sizes, data_dir, tokenizer)
     check_length("pretrain", settings.sequence_length, config)
-    mine = layout.my_rows(settings.batch_size)
+    my_rows = layout.my_rows(settings.batch_size)
     folders = write_rows(settings, workdir, data_dir)
     write_config(folder, config)
     model = build_model(config, layout)
     weights = list(zip(folders, settings.mixture.values(), strict=True))
-    batches = Batches(
-        weights, settings.sequence_length, settings.batch_size, seed, mine, settings.mask_documents
-    )  # fmt: skip
-    held_out, optimizer = shards.held_out_of(folders), make_optimizer(settings)
+    batches = Batches(weights, settings.sequence_length, settings.batch_size, seed, my_rows, settings.mask_documents)
+    held_out, optimizer = shards.held_out_folders(folders), make_optimizer(settings)
     if settings.init:
         source = data_dir / settings.init.removeprefix("hf:")
-        state = state_of(import_params(source, config, layout), optimizer, layout)
+        state = state_from_params(import_params(source, config, layout), optimizer, layout)
     else:
         state = init_state(lambda: initial_params(model, jax.random.key(seed)), optimizer, layout)
-    fit_next_token(folder, settings, layout, model, state, batches, held_out)
-    return {"parameters": _count(abstract_params(config, layout))}
+    train_next_token(folder, settings, layout, model, state, batches, held_out)
+    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config, layout)))}
 
 
 def check(
     settings: PretrainSettings, sizes: ModelConfig | None, data_dir: Path, tokenizer: Tokenizer | None, layout: Layout
 ) -> None:
-    """Raises a `UserError` where `run` with these arguments would, as far as that is known before the run.
+    """Raises a `UserError` where `run` would, as far as that is known before the run.
 
-    A tokenizer that the run has yet to train is None.
+    `tokenizer` is None where the run has yet to train it.
     """
     for name in settings.mixture:
         sources.check(name, data_dir)
@@ -76,7 +72,7 @@ def check(
 
 
 def check_packed(stage: str, settings: PackedSettings, config: ModelConfig, data_dir: Path, layout: Layout) -> None:
-    """Raises a `UserError` where packed rows cannot be trained on, or the model to start from cannot be read."""
+    """Raises a `UserError` where the settings do not fit the model or the mesh, or the initial model is invalid."""
     check_length(stage, settings.sequence_length, config)
     layout.check_context(settings.sequence_length)
     loop.check(settings, settings.batch_size, layout)
@@ -86,16 +82,16 @@ def check_packed(stage: str, settings: PackedSettings, config: ModelConfig, data
 
 
 def model_config(init: str, sizes: ModelConfig | None, data_dir: Path, tokenizer: Tokenizer | None) -> ModelConfig:
-    """The model that a stage starts from: that of the part `model`, or that of the folder of "hf:DIR".
+    """Returns the config of a stage's model: from the recipe's `model` section, or from the folder of "hf:DIR".
 
-    A `vocab_size` of 0 is the tokenizer's; it stays 0 where the tokenizer is not known yet.
+    A `vocab_size` of 0 becomes the tokenizer's; it stays 0 where the tokenizer is not known yet.
 
     Raises:
-      UserError: there is neither, the tokenizer's vocabulary is not the model's, or the folder cannot be used.
+      UserError: there is neither, the tokenizer does not fit the model, or the folder is invalid.
     """
     if init:
         where = str(data_dir / init.removeprefix("hf:"))
-        chosen = {name: getattr(sizes, name) for name in RUN_CHOOSES} if sizes else {}
+        chosen = {name: getattr(sizes, name) for name in RUN_FIELDS} if sizes else {}
         config = huggingface.read_config(Path(where), **chosen)
     elif sizes is None:
         raise UserError("The recipe has no part model; add it, or name a model to start from as init=hf:DIR.")
@@ -104,12 +100,12 @@ def model_config(init: str, sizes: ModelConfig | None, data_dir: Path, tokenizer
         vocab_size = sizes.vocab_size or (tokenizer.vocab_size if tokenizer else 0)
         config = dataclasses.replace(sizes, vocab_size=vocab_size)
     if tokenizer:
-        tokenizers.vocabulary_fits(tokenizer, config.vocab_size, where)
+        tokenizers.check_vocab_size(tokenizer, config.vocab_size, where)
     return config
 
 
 def check_length(stage: str, length: int, config: ModelConfig) -> None:
-    """Raises a `UserError` where a stage's sequences are longer than what the model can read."""
+    """Raises a `UserError` where a stage's sequences are longer than the model's context."""
     if length > config.max_position_embeddings:
         raise UserError(
             f"{stage}.sequence_length {length} exceeds the model's context {config.max_position_embeddings}; lower it."
@@ -117,23 +113,19 @@ def check_length(stage: str, length: int, config: ModelConfig) -> None:
 
 
 def write_rows(settings: PretrainSettings, workdir: Path, data_dir: Path) -> list[Path]:
-    """Makes the packed rows of every source, each process its part; returns their folders."""
+    """Writes the packed rows of every source, each process its part; returns their folders."""
     rows, documents = workdir / "pretrain" / "rows", workdir / "corpus" / "documents"
     folders = [rows / name.replace("/", "-") for name in settings.mixture]
 
     def plans() -> list[list[shards.Shard]]:
         texts = [sources.find(name, data_dir, documents) for name in settings.mixture]
-        made = (workdir / "tokenizer", settings.sequence_length, settings.eval_rows)
-        return [shards.plan(folder, one, *made) for folder, one in zip(folders, texts, strict=True)]
+        options = (workdir / "tokenizer", settings.sequence_length, settings.eval_rows)
+        return [shards.plan(folder, source, *options) for folder, source in zip(folders, texts, strict=True)]
 
-    if jax.process_index() == 0:  # what is on the web is listed once
+    if jax.process_index() == 0:  # lists of remote files are fetched once
         for plan in plans():
-            shards.settle(plan)
+            shards.check_file_list(plan)
     barrier("pretrain sources")
     shards.write([shard for plan in plans() for shard in plan], jax.process_index(), jax.process_count())
     barrier("pretrain rows")
     return folders
-
-
-def _count(params: Any) -> int:
-    return int(sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)))

@@ -1,4 +1,4 @@
-"""A profiler trace of some steps, on request."""
+"""Profiler traces of training steps."""
 
 from pathlib import Path
 from types import TracebackType
@@ -8,7 +8,7 @@ import jax
 
 
 class Trace:
-    """Traces the steps `first` to `last`, both included, into a folder that TensorBoard and Perfetto read."""
+    """Traces the steps `first` to `last`, inclusive, into a folder for TensorBoard and Perfetto."""
 
     def __init__(self, folder: Path, steps: tuple[int, ...]):
         """`steps` is (first, last), or () for no trace."""
@@ -17,11 +17,12 @@ class Trace:
         self._running = False
 
     def start(self) -> None:
+        """Starts the trace."""
         jax.profiler.start_trace(str(self._folder))
         self._running = True
 
     def stop(self) -> None:
-        """Writes the trace, if there is one under way."""
+        """Stops and writes the trace, if one is running."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

@@ -11,7 +11,7 @@ SCHEDULES = ("multi_step", "constant")  # the keys of optimizer.SCHEDULES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSettings(Settings):
-    """AdamW 0.9/0.95 with a learning-rate schedule (paper §2.2)."""
+    """Settings of AdamW 0.9/0.95 and its learning-rate schedule (paper §2.2)."""
 
     peak_lr: float = setting(1e-4, "learning rate at the schedule's peak", least=0)
     warmup_steps: int = setting(0, "steps of linear warm-up to the peak", least=0, most=INT32)
@@ -25,7 +25,7 @@ class OptimizerSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopSettings(Settings):
-    """The training loop: how long, how often it saves, what it logs."""
+    """Settings of the training loop: steps, checkpoints, evaluations, logs."""
 
     steps: int = setting(1000, "optimizer steps", least=1, most=INT32)
     checkpoint_every: int = setting(100, "steps between checkpoints", least=1)
@@ -51,12 +51,12 @@ class LoopSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSettings(LoopSettings, OptimizerSettings):
-    """What every training stage has: the loop and the optimizer."""
+    """Settings of every training stage: the loop and the optimizer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackedSettings(TrainingSettings):
-    """Next-token training on packed rows."""
+    """Settings of next-token training on packed rows."""
 
     init: str = setting(
         "", "the model to start from: '' or hf:DIR below data_dir, in Hugging Face's format", local=True
@@ -73,7 +73,7 @@ class PackedSettings(TrainingSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainSettings(PackedSettings):
-    """Stage `pretrain` (paper §2.2, §2.3); without `init` it starts from random parameters of the part `model`."""
+    """Settings of stage `pretrain` (paper §2.2, §2.3); without `init`, parameters are random."""
 
     steps: int = setting(
         47_684, "optimizer steps (paper §2.3: 500 billion tokens, 10 million a step)", least=1, most=INT32
@@ -91,7 +91,7 @@ class PretrainSettings(PackedSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SFTSettings(PackedSettings):
-    """Stage `sft` (paper §3); without `init` it starts from the stage `pretrain`."""
+    """Settings of stage `sft` (paper §3); without `init`, it starts from the stage `pretrain`."""
 
     steps: int = setting(500, "optimizer steps (paper: 500)", least=1, most=INT32)
     peak_lr: float = setting(5e-5, "learning rate at the schedule's peak (paper: 5e-5)", least=0)

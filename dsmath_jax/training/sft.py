@@ -1,4 +1,4 @@
-"""Stage `sft`: instructions with solutions through the chat template, loss on the solution only (paper §3)."""
+"""Stage `sft`: training on instructions in the chat template, with loss on the solution only (paper §3)."""
 
 import logging
 from pathlib import Path
@@ -12,12 +12,12 @@ from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sharding import Layout, barrier
-from dsmath_jax.training.fitting import fit_next_token
 from dsmath_jax.training.model_files import build_model, import_params, read_model, read_params, write_config
+from dsmath_jax.training.next_token import train_next_token
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.pretrain import check_length, model_config
 from dsmath_jax.training.settings import SFTSettings
-from dsmath_jax.training.step import state_of
+from dsmath_jax.training.step import state_from_params
 
 
 def run(
@@ -29,10 +29,10 @@ def run(
     layout: Layout,
     seed: int,
 ) -> dict[str, int]:
-    """Reads `sft.data` (names and paths, see `data.instructions`), `tokenizer/` and the model to start from.
+    """Runs the stage: reads `sft.data` (see `data.instructions`), `tokenizer/` and the initial model.
 
-    That is what the stage `pretrain` left, or `sft.init`. Writes `sft/{rows,params,model.json,chat.json,...}`. The
-    arguments are those of `pretrain.run`, and how the model is asked.
+    The initial model is `sft.init`, by default that of the stage `pretrain`. Writes `sft/{rows,params,model.json,...}`.
+    The arguments are those of `pretrain.run` and the chat settings.
     """
     folder, init, source = workdir / "sft", settings.init, chats.Source(workdir / "tokenizer", chat)
     if init:
@@ -41,28 +41,28 @@ def run(
     else:
         model = read_model(workdir / "pretrain", layout)
     check_length("sft", settings.sequence_length, model.config)
-    mine = layout.my_rows(settings.batch_size)
+    my_rows = layout.my_rows(settings.batch_size)
     train = folder / "rows" / "train"
     if jax.process_index() == 0 and not (train / rows.shard_name(0)).exists():
         _write_rows(settings, source, data_dir, train, seed)
     barrier("sft rows")
     write_config(folder, model.config, chats.read(source))
     batches = Batches(
-        [(train, 1.0)], settings.sequence_length, settings.batch_size, seed, mine, settings.mask_documents
+        [(train, 1.0)], settings.sequence_length, settings.batch_size, seed, my_rows, settings.mask_documents
     )  # fmt: skip
     if init:
         params = import_params(data_dir / init.removeprefix("hf:"), model.config, layout)
     else:
         params = read_params(workdir / "pretrain", model.config, layout)
-    state = state_of(params, make_optimizer(settings), layout)
+    state = state_from_params(params, make_optimizer(settings), layout)
     del params
-    fit_next_token(folder, settings, layout, model, state, batches, shards.held_out_of([train]))
+    train_next_token(folder, settings, layout, model, state, batches, shards.held_out_folders([train]))
     return {}
 
 
 def _write_rows(settings: SFTSettings, source: chats.Source, data_dir: Path, train: Path, seed: int) -> None:
     counts = instruction_rows.write(
-        (one for name in settings.data for one in instructions.load(name, data_dir)),
+        (record for name in settings.data for record in instructions.load(name, data_dir)),
         source, settings.sequence_length, seed, settings.eval_rows,
         train / rows.shard_name(0), shards.held_out_folder(train) / rows.shard_name(0),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One train step for every objective."""
+"""The train step, one for every objective."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from jaxtyping import Array
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import Batch, Objective
-from dsmath_jax.training.optimizer import unless
+from dsmath_jax.training.optimizer import select_updated
 from dsmath_jax.workdir import UserError
 
 
 class TrainState(NamedTuple):
-    """What a checkpoint holds besides the step number."""
+    """The contents of a checkpoint."""
 
     params: Any
     opt_state: Any
@@ -28,7 +28,7 @@ TrainStep = Any  # the jitted (state, batch) -> state, metrics
 def init_state(
     make_params: Callable[..., Any], optimizer: optax.GradientTransformation, layout: Layout, *inputs: Any
 ) -> TrainState:
-    """Makes the state under jit, straight into its shards. `make_params(*inputs)` is traced."""
+    """Initializes the state under jit, sharded from the start. `make_params(*inputs)` is traced."""
 
     def make(*inputs: Any) -> TrainState:
         params = make_params(*inputs)
@@ -37,8 +37,8 @@ def init_state(
     return jax.jit(make, out_shardings=layout.params(jax.eval_shape(make, *inputs)))(*inputs)
 
 
-def state_of(params: Any, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
-    """The state at the first step of training that begins with `params`, which become part of it."""
+def state_from_params(params: Any, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
+    """Returns the state at step 0 for existing parameters, which become part of it."""
     shardings = layout.params(jax.eval_shape(optimizer.init, params))
     return TrainState(params, jax.jit(optimizer.init, out_shardings=shardings)(params))
 
@@ -46,12 +46,12 @@ def state_of(params: Any, optimizer: optax.GradientTransformation, layout: Layou
 def abstract_state(
     make_params: Callable[..., Any], optimizer: optax.GradientTransformation, layout: Layout
 ) -> TrainState:
-    """Shapes, dtypes and shardings of what `init_state` makes; nothing is allocated."""
+    """Returns shapes, dtypes and shardings of the result of `init_state`; nothing is allocated."""
     shapes = jax.eval_shape(lambda: TrainState(params := make_params(), optimizer.init(params)))
     return layout.abstract(shapes)
 
 
-def check_rows(rows: int, grad_accum_steps: int, layout: Layout) -> None:
+def check_batch_size(rows: int, grad_accum_steps: int, layout: Layout) -> None:
     """Raises a `UserError` where the rows of a batch do not divide by the micro-batches and the mesh."""
     if rows % (grad_accum_steps * layout.batch_shards):
         raise UserError(
@@ -68,22 +68,22 @@ def make_train_step(
     state: TrainState,
     grad_accum_steps: int = 1,
 ) -> TrainStep:
-    """A jitted `(state, batch) -> state, metrics`; the state given is donated.
+    """Returns the jitted train step `(state, batch) -> state, metrics`; the state is donated.
 
     A batch without any weight is skipped: momentum and weight decay would move the parameters without a gradient. The
-    state stays as it was, bit for bit, apart from the learning-rate schedule, which goes by the number of the step.
+    state stays bitwise the same, apart from the count of the learning-rate schedule.
 
     Args:
       objective: sums of loss, weight and metrics over a batch.
-      model: handed to the objective.
-      optimizer: its update is applied to the gradient of loss_sum / weight_sum over the whole batch.
-      layout: where the state is.
+      model: passed to the objective.
+      optimizer: updates with the gradient of loss_sum / weight_sum over the whole batch.
+      layout: of the state and the batch.
       state: real or abstract, for its shapes.
-      grad_accum_steps: micro-batches of one step, each of which must divide by the mesh's replica x fsdp.
+      grad_accum_steps: micro-batches of a step, each of which must divide by the mesh's replica x fsdp.
 
     Returns:
-      metrics are scalars: loss, grad_norm, param_norm, step_skipped (1 where the batch has no weight, else 0), and the
-        objective's metric sums over weight_sum.
+      the step; its metrics are loss, grad_norm, param_norm, step_skipped (1 where the batch has no weight, else 0) and
+        the objective's metric sums over weight_sum.
 
     Raises:
       UserError: at the first call, where the rows do not divide by the micro-batches and the mesh.
@@ -95,18 +95,18 @@ def make_train_step(
         return loss, (weight, metrics)
 
     def gradient(params: Any, batch: Batch) -> tuple[tuple[Array, Any], Any]:
-        found, gradients = jax.value_and_grad(sums, has_aux=True)(params, batch)
+        outputs, gradients = jax.value_and_grad(sums, has_aux=True)(params, batch)
         gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
-        # The barrier keeps each micro-batch's sums over the devices in its turn of the loop. XLA for TPU would move
-        # them behind it, where every device would hold whole gradients, and fails over the reduce-scatters on the way.
-        return found, jax.lax.optimization_barrier(gradients)
+        # The barrier keeps the reductions over devices inside the loop over micro-batches. XLA for TPU would move them
+        # behind it, where every device would hold whole gradients, and fails at the reduce-scatters on the way.
+        return outputs, jax.lax.optimization_barrier(gradients)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        check_rows(len(jax.tree.leaves(batch)[0]), grad_accum_steps, layout)
+        check_batch_size(len(jax.tree.leaves(batch)[0]), grad_accum_steps, layout)
         if grad_accum_steps == 1:
             total = gradient(state.params, batch)
         else:
-            # Strided micro-batches: every device keeps rows of its own in each of them.
+            # Strided micro-batches: every device has some of its rows in each of them.
             micro = {n: jnp.moveaxis(x.reshape(-1, grad_accum_steps, *x.shape[1:]), 1, 0) for n, x in batch.items()}
             shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], micro))
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -116,12 +116,12 @@ def make_train_step(
             )
         (loss, (weight, metrics)), gradients = total
         skipped = weight == 0
-        weight = jnp.maximum(weight, 1e-9)  # so that the loss and the gradient of a skipped step are 0
+        weight = jnp.maximum(weight, 1e-9)  # a skipped step has a loss and a gradient of 0
         gradients = jax.tree.map(lambda g: g / weight, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        # A choice by element is part of the update's own loops: it takes no memory, which `lax.cond` would.
-        params = unless(skipped, optax.apply_updates(state.params, updates), state.params)
-        opt_state = unless(skipped, opt_state, state.opt_state)
+        # An elementwise select is fused into the update; `lax.cond` would need more memory.
+        params = select_updated(skipped, optax.apply_updates(state.params, updates), state.params)
+        opt_state = select_updated(skipped, opt_state, state.opt_state)
         scalars = {name: value / weight for name, value in metrics.items()}
         scalars |= {
             "loss": loss / weight,

@@ -13,13 +13,13 @@ from dsmath_jax.data import web
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` by path; answers as `behaviours` say, one a request, and well when there is none left.
+    """Serves `files` by path; answers as `behaviors` say, one a request, and well when there is none left.
 
     `asked` are the requests: (path, Range header).
     """
 
     files: dict[str, bytes]
-    behaviours: list[dict]
+    behaviors: list[dict]
     asked: list[tuple[str, str | None]]
 
     @property
@@ -36,13 +36,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.asked.append((self.path, asked))
-        behaviour = self.server.behaviours.pop(0) if self.server.behaviours else {}
-        content = behaviour.get("content", self.server.files.get(self.path))
-        status = behaviour.get("status", 200 if content is not None else 404)
+        behavior = self.server.behaviors.pop(0) if self.server.behaviors else {}
+        content = behavior.get("content", self.server.files.get(self.path))
+        status = behavior.get("status", 200 if content is not None else 404)
         if status != 200:
             self.send_response(status)
             self.send_header("Content-Length", "0")
-            for name, value in behaviour.get("headers", {}).items():
+            for name, value in behavior.get("headers", {}).items():
                 self.send_header(name, value)
             self.end_headers()
             return
@@ -52,19 +52,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start : behaviour.get("until", len(content))])
+        self.wfile.write(content[start : behavior.get("until", len(content))])
         self.close_connection = True
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(web, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(web, "LONGEST_DELAY", 0.002)
+    monkeypatch.setattr(web, "MAX_DELAY", 0.002)
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     with Server(("127.0.0.1", 0), Handler) as running:
-        running.files, running.behaviours, running.asked = {}, [], []
+        running.files, running.behaviors, running.asked = {}, [], []
         monkeypatch.setenv("HF_ENDPOINT", running.address)
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

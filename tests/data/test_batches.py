@@ -78,14 +78,14 @@ def test_sources_are_mixed_by_their_weights(source: Callable[..., Path]) -> None
 
 
 def test_what_is_missing_is_named(source: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent holds no \*\.array_record file; run the stage"):
+    with pytest.raises(UserError, match=r"absent has no \*\.array_record file; run the stage"):
         Batches([(tmp_path / "absent", 1.0)], LENGTH, 8, 0)
     write_rows(tmp_path / "empty" / shard_name(0), [])
-    with pytest.raises(UserError, match="empty holds no rows: its source has no text"):
+    with pytest.raises(UserError, match="empty has no rows, since its source has no text"):
         Batches([(tmp_path / "empty", 1.0)], LENGTH, 8, 0)
 
 
-def test_a_damaged_record_is_one_sentence_through_grain(source: Callable[..., Path]) -> None:
+def test_a_damaged_record_is_an_error_through_grain(source: Callable[..., Path]) -> None:
     folder = source("a", 0)
     with pytest.raises(UserError, match=r"array_record, record \d+: it is a row for sequences of 3 tokens, not 5"):
         Batches([(folder, 1.0)], 5, 40, 0)(0)

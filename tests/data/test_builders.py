@@ -28,7 +28,7 @@ def test_texts_are_read_back_in_order(server, hub, tmp_path):
             "arxiv/train/arXiv_001.jsonl.zst": zstd.compress(lines([{"text": text} for text in texts[4:]])),
         },
     )
-    made = builders.prepare(builders.texts("arxiv", tmp_path), tmp_path / "tfds")
+    made = builders.prepare(builders.text_config("arxiv", tmp_path), tmp_path / "tfds")
     server.files.clear()
     source = tfds.builder_from_directory(made.data_dir).as_data_source(split="train")
     assert [row["text"].decode() for row in source] == texts
@@ -36,7 +36,7 @@ def test_texts_are_read_back_in_order(server, hub, tmp_path):
         "arxiv/train/arXiv_000.jsonl.zst:4",
         "arxiv/train/arXiv_001.jsonl.zst:1",
     ]
-    assert builders.prepare(builders.texts("arxiv", tmp_path), tmp_path / "tfds").data_dir == made.data_dir
+    assert builders.prepare(builders.text_config("arxiv", tmp_path), tmp_path / "tfds").data_dir == made.data_dir
 
 
 TORA = "```python\nprint(2)\n```\n```output\n2\n```\nTwo."
@@ -45,7 +45,7 @@ TORA = "```python\nprint(2)\n```\n```output\n2\n```\nTwo."
 def test_instructions_are_read_back_with_their_parts(tmp_path):
     rows = [{"question": "Q", "solution": TORA}, {"instruction": "问", "output": "答"}]
     write_jsonl(tmp_path / "mine.jsonl", rows)
-    made = builders.prepare(builders.instruction_data("mine.jsonl", tmp_path), tmp_path / "tfds")
+    made = builders.prepare(builders.instruction_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     source = made.as_data_source(split="train")
     found = [
         (
@@ -70,7 +70,7 @@ def test_instructions_are_read_back_with_their_parts(tmp_path):
         for one in instructions.load("mine.jsonl", tmp_path)
     ]
     write_jsonl(tmp_path / "mine.jsonl", [*rows, rows[0]])
-    changed = builders.prepare(builders.instruction_data("mine.jsonl", tmp_path), tmp_path / "tfds")
+    changed = builders.prepare(builders.instruction_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     assert len(changed.as_data_source(split="train")) == 3
     assert len(made.as_data_source(split="train")) == 2
 
@@ -78,7 +78,7 @@ def test_instructions_are_read_back_with_their_parts(tmp_path):
 def test_many_examples_are_cut_into_shards(tmp_path, monkeypatch):
     (tmp_path / "mine.jsonl").write_bytes(lines([{"text": f"{number} " + "x" * 100} for number in range(50)]))
     monkeypatch.setattr(builders, "SHARD_BYTES", 1_000)
-    made = builders.prepare(builders.texts("mine.jsonl", tmp_path), tmp_path / "tfds")
+    made = builders.prepare(builders.text_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     assert len(made.info.splits["train"].shard_lengths) > 5
     found = [row["text"].decode().split()[0] for row in made.as_data_source(split="train")]
     assert found == [str(number) for number in range(50)]
@@ -104,14 +104,14 @@ def test_the_command_says_how_to_load_without_tensorflow_or_jax(tmp_path, argume
     *_, counts, imports, load, look, loaded = done.stdout.splitlines()
     assert counts == "1 examples in 1 shard(s); to load them:"
     assert loaded == "[]"
-    told = "\n".join(line.strip() for line in (imports, load, f"assert {look.strip()} == {first!r}"))
-    subprocess.run([sys.executable, "-c", told], check=True)
+    script = "\n".join(line.strip() for line in (imports, load, f"assert {look.strip()} == {first!r}"))
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_bad_record_is_one_sentence_and_leaves_nothing(tmp_path):
+def test_an_invalid_record_is_an_error_and_leaves_no_files(tmp_path):
     write_jsonl(tmp_path / "mine.jsonl", [{"question": "Q"}])
     with pytest.raises(UserError, match=r"mine.jsonl, record 1: the field 'solution' is missing"):
-        builders.prepare(builders.instruction_data("mine.jsonl", tmp_path), tmp_path / "tfds")
+        builders.prepare(builders.instruction_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     with pytest.raises(UserError, match=r"mine.jsonl, record 1: the field 'text' is missing"):
-        builders.prepare(builders.texts("mine.jsonl", tmp_path), tmp_path / "tfds")
+        builders.prepare(builders.text_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     assert not list((tmp_path / "tfds").glob("*/*/*"))

@@ -25,7 +25,7 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         return [ord(character) for character in text]
 
-    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
         return self.encode(text), list(range(len(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -60,10 +60,10 @@ def test_all_turns_of_the_assistant_are_learned_but_not_what_its_tools_print() -
     messages = [
         Message("system", (("Be brief.", False),)), chat.user("A?"), chat.assistant("a"), chat.user("B?"), said,
     ]  # fmt: skip
-    tokens = ML.dialogue(messages)
+    tokens = ML.tokenize(messages)
     learned = TOKENIZER.decode([i for i, learn in zip(*tokens, strict=True) if learn])
     assert learned == "a[<|im_end|>]print(1)\n```output\nOne.[<|im_end|>]"
-    assert TOKENIZER.decode(CHAT.dialogue(messages).ids) == (
+    assert TOKENIZER.decode(CHAT.tokenize(messages).ids) == (
         "[<BOS>]Be brief.\n\nUser: A?\n\nAssistant: a[<EOS>]User: B?\n\nAssistant: print(1)\n```output\n1\n```\nOne. "
         "[<EOS>]"
     )
@@ -113,7 +113,7 @@ def test_a_template_that_cannot_be_used_is_refused_in_a_sentence(template: str, 
         Chat(TOKENIZER, template).solution(RECORD)
 
 
-def test_a_model_is_asked_as_it_was_trained(tmp_path) -> None:
+def test_a_model_is_prompted_as_it_was_trained(tmp_path) -> None:
     chat.check_same(CHAT, tmp_path)  # a base model
     chat.save(Chat(TOKENIZER, instruction="Be brief."), tmp_path)
     assert chat.load(tmp_path, TOKENIZER) == Chat(TOKENIZER, instruction="Be brief.")

@@ -64,7 +64,7 @@ def files(folder: str) -> dict[str, bytes]:
 
 
 def test_random_access_gives_every_field_in_the_order_of_ids(documents, tmp_path):
-    made = corpus_builder.prepare(documents, tmp_path / "tfds")
+    made = builders.prepare(corpus_builder.config(documents), tmp_path / "tfds")
     source = made.as_data_source(split="train")
     assert len(source) == 23
     expected = [document("00000-a", n) for n in range(10)] + [document("00001-b", n) for n in range(10, 23)]
@@ -80,7 +80,7 @@ def test_random_access_gives_every_field_in_the_order_of_ids(documents, tmp_path
 
 
 def test_it_is_read_without_the_documents_and_through_a_pickle(documents, tmp_path):
-    made = corpus_builder.prepare(documents, tmp_path / "tfds")
+    made = builders.prepare(corpus_builder.config(documents), tmp_path / "tfds")
     again = pickle.loads(pickle.dumps(made))
     for file in documents.iterdir():
         file.unlink()
@@ -89,9 +89,9 @@ def test_it_is_read_without_the_documents_and_through_a_pickle(documents, tmp_pa
 
 
 def test_many_documents_are_cut_into_shards_of_one_order(documents, tmp_path, monkeypatch, capsys):
-    one = corpus_builder.prepare(documents, tmp_path / "one")
+    one = builders.prepare(corpus_builder.config(documents), tmp_path / "one")
     monkeypatch.setattr(builders, "SHARD_BYTES", 1_000)
-    several = corpus_builder.prepare(documents, tmp_path / "several")
+    several = builders.prepare(corpus_builder.config(documents), tmp_path / "several")
     lengths = several.info.splits["train"].shard_lengths
     assert one.info.splits["train"].shard_lengths == [23]
     assert len(lengths) > 2
@@ -103,18 +103,20 @@ def test_many_documents_are_cut_into_shards_of_one_order(documents, tmp_path, mo
 
 
 def test_two_preparations_write_the_same_bytes(documents, tmp_path):
-    first, second = (corpus_builder.prepare(documents, tmp_path / name) for name in ("first", "second"))
+    first, second = (
+        builders.prepare(corpus_builder.config(documents), tmp_path / name) for name in ("first", "second")
+    )
     assert files(first.data_dir) == files(second.data_dir)
 
 
 def test_the_same_documents_are_prepared_once_and_others_beside_them(documents, tmp_path):
-    first = corpus_builder.prepare(documents, tmp_path / "tfds")
+    first = builders.prepare(corpus_builder.config(documents), tmp_path / "tfds")
     stamps = {path: path.stat().st_mtime_ns for path in Path(first.data_dir).iterdir()}
-    assert corpus_builder.prepare(documents, tmp_path / "tfds").data_dir == first.data_dir
+    assert builders.prepare(corpus_builder.config(documents), tmp_path / "tfds").data_dir == first.data_dir
     assert {path: path.stat().st_mtime_ns for path in Path(first.data_dir).iterdir()} == stamps
 
     write(documents, "00000-a", [document("00000-a", 0, "another text")])
-    other = corpus_builder.prepare(documents, tmp_path / "tfds")
+    other = builders.prepare(corpus_builder.config(documents), tmp_path / "tfds")
     assert other.data_dir != first.data_dir
     assert other.as_data_source(split="train")[0]["text"] == b"another text"
     assert len(first.as_data_source(split="train")) == 23
@@ -132,7 +134,7 @@ def until_killed(files):
         yield example
 corpus_builder.examples = until_killed
 builders.SHARD_BYTES = 1_000
-corpus_builder.prepare(Path(sys.argv[1]), Path(sys.argv[2]))
+builders.prepare(corpus_builder.config(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
@@ -144,10 +146,12 @@ def test_a_killed_preparation_leaves_nothing_that_the_next_one_keeps(documents, 
     place = Path(builders.builder(corpus_builder.config(documents), tmp_path / "tfds").data_dir)
     assert not place.exists()
     assert list(place.parent.glob("incomplete.*/*"))
-    made = corpus_builder.prepare(documents, tmp_path / "tfds")
+    made = builders.prepare(corpus_builder.config(documents), tmp_path / "tfds")
     assert len(made.as_data_source(split="train")) == 23
     assert [path.name for path in place.parent.iterdir()] == ["1.0.0"]
-    assert files(made.data_dir) == files(corpus_builder.prepare(documents, tmp_path / "undisturbed").data_dir)
+    assert files(made.data_dir) == files(
+        builders.prepare(corpus_builder.config(documents), tmp_path / "undisturbed").data_dir
+    )
 
 
 def test_the_command_says_how_to_load_without_tensorflow_or_jax(documents, tmp_path):
@@ -161,24 +165,24 @@ def test_the_command_says_how_to_load_without_tensorflow_or_jax(documents, tmp_p
     *_, counts, imports, load, look, loaded = done.stdout.splitlines()
     assert counts == "23 examples in 1 shard(s); to load them:"
     assert loaded == "[]"
-    told = "\n".join(line.strip() for line in (imports, load, f"assert {look.strip()}.startswith('Seite 0')"))
-    subprocess.run([sys.executable, "-c", told], check=True)
+    script = "\n".join(line.strip() for line in (imports, load, f"assert {look.strip()}.startswith('Seite 0')"))
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda folder: [path.unlink() for path in folder.iterdir()], "There are no documents"),
-        (lambda folder: [write(folder, path.stem, []) for path in folder.iterdir()], "hold no document"),
+        (lambda folder: [write(folder, path.stem, []) for path in folder.iterdir()], "have no documents"),
         (lambda folder: (folder / "00000-a.parquet").write_bytes(b"no Parquet"), "cannot be read"),
         (lambda folder: pq.write_table(pa.table({"id": ["a"]}), folder / "00000-a.parquet"), "has no field 'url'"),
         (lambda folder: write(folder, "00002-c", [document("00001-b", 12)]), "comes after '00001-b/000022'"),
     ],
 )
-def test_bad_documents_are_one_sentence(documents, tmp_path, spoil, words):
+def test_invalid_documents_are_refused(documents, tmp_path, spoil, words):
     spoil(documents)
     with pytest.raises(UserError, match=words) as error:
-        corpus_builder.prepare(documents, tmp_path / "tfds")
+        builders.prepare(corpus_builder.config(documents), tmp_path / "tfds")
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "tfds").glob("*/*/*"))
 

@@ -1,4 +1,4 @@
-"""Records of data sets: every format on rows of its own, the real sets in full, and rows that do not fit."""
+"""Records of data sets: every format on small rows, the real sets in full, and invalid rows."""
 
 import contextlib
 import csv
@@ -202,10 +202,10 @@ def test_bbh_prompts_are_worked_examples(tmp_path: Path) -> None:
     solution = "Let us see.\n\nIt was B. So the answer is (B)."
     first = f"Q: Which day?\nOptions:\n(A) Monday\n(B) Sunday\nA: {solution}"
     path.write_text(f"Canary\n-----\nTell dates.\n\n{first}\n\nQ: And then?\nA: So the answer is No.\n")
-    told: dict[str, Any] = {"category": "date", "heading": "Tell dates.", "instruction": STEPS}
+    fields: dict[str, Any] = {"category": "date", "heading": "Tell dates.", "instruction": STEPS}
     assert datasets.load("bbh/dev", tmp_path) == [
-        Record("bbh/dev/date/0", "Which day?", solution, "B", ("Monday", "Sunday"), kind="choice", **told),
-        Record("bbh/dev/date/1", "And then?", "So the answer is No.", "No", (), kind="text", **told),
+        Record("bbh/dev/date/0", "Which day?", solution, "B", ("Monday", "Sunday"), kind="choice", **fields),
+        Record("bbh/dev/date/1", "And then?", "So the answer is No.", "No", (), kind="text", **fields),
     ]  # fmt: skip
 
 
@@ -235,7 +235,7 @@ def test_a_cell_of_the_prompts_is_data_and_never_run(tmp_path: Path) -> None:
 
 def test_math_as_published(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"wants the file .*MATH/test/\*/\*\.json or .*math/test\.jsonl, .* unpack the MATH"
+        UserError, match=r"needs the file .*MATH/test/\*/\*\.json or .*math/test\.jsonl, .* unpack the MATH"
     ):
         datasets.load("math/test", tmp_path)
     write_jsonl(tmp_path / "math" / "test.jsonl", [MATH])
@@ -296,7 +296,7 @@ def test_real_sets_are_whole(real_data: Path) -> None:
     assert {len({record.category for record in sets[name]}) for name in ("mmlu/dev", "mmlu/test")} == {57}
 
 
-def test_all_is_what_lies_there(real_data: Path, tmp_path: Path) -> None:
+def test_all_is_every_available_data_set(real_data: Path, tmp_path: Path) -> None:
     before = time.process_time()
     records = datasets.load("all", real_data)
     assert time.process_time() - before < 3
@@ -356,7 +356,7 @@ def without(row: dict[str, Any], name: str) -> dict[str, Any]:
         ("mbpp/dev", "mbpp/mbpp.jsonl", MBPP | {"task_id": "2"}, "the field 'task_id' is not a number"),
     ],
 )
-def test_rows_that_do_not_fit_are_named(tmp_path: Path, name: str, file: str, row: dict, message: str) -> None:
+def test_invalid_rows_are_named(tmp_path: Path, name: str, file: str, row: dict, message: str) -> None:
     good = {"gsm8k": GSM8K, "math": MATH, "mgsm_zh": MGSM, "sat": SAT, "mmlu_stem": MMLU, "gaokao_mathqa": QA}
     first = good.get(name.split("/")[0], MBPP | {"task_id": 1})
     write_jsonl(tmp_path / file, [first, row])
@@ -364,7 +364,7 @@ def test_rows_that_do_not_fit_are_named(tmp_path: Path, name: str, file: str, ro
         datasets.load(name, tmp_path)
 
 
-def test_other_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+def test_other_invalid_files_are_named(tmp_path: Path) -> None:
     write_json(tmp_path / "bbh" / "tasks" / "x.json", {"examples": [{"input": "?", "target": "1"}, {"target": "1"}]})
     with pytest.raises(UserError, match=r"x\.json, example 2: the field 'input' is missing"):
         datasets.load("bbh/test", tmp_path)
@@ -393,11 +393,11 @@ def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
     ):
         datasets.load("gsm9k/test", tmp_path)
     with pytest.raises(
-        UserError, match=r"'toy/rl' wants the file .*problems/rl\.jsonl, which is not there; set --config"
+        UserError, match=r"'toy/rl' needs the file .*problems/rl\.jsonl, which is missing; set --config"
     ):
         datasets.load("toy/rl", tmp_path)
     write_jsonl(tmp_path / "gsm8k" / "test.jsonl", [])
-    with pytest.raises(UserError, match=r"test\.jsonl holds no records"):
+    with pytest.raises(UserError, match=r"test\.jsonl has no records"):
         datasets.load("gsm8k/test", tmp_path)
     (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps(GSM8K) + "\n\nnot json\n")
     with pytest.raises(UserError, match=r"test\.jsonl, line 3: not a JSON object; fix or remove that line"):
@@ -427,7 +427,7 @@ def test_a_users_row_may_have_the_fields_of_a_record(tmp_path: Path, fields: dic
     assert datasets.load("mine.jsonl", tmp_path) == [record]
 
 
-def test_a_file_of_the_users_own(tmp_path: Path) -> None:
+def test_a_users_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.v2.jsonl"
     full = {"id": 7, "question": " Why? ", "solution": "So.", "answer": 4, "note": []}
     write_jsonl(path, [full, {"question": "What?", "solution": None}])
@@ -449,11 +449,11 @@ def test_a_file_of_the_users_own(tmp_path: Path) -> None:
             r"line 1: the field 'answer' names none of the options A",
         ),
         ('{"question": "?", "kind": "sum"}', r"line 1: the field 'kind' must be one of number, math, choice, choices"),
-        ("\n", r"mine\.jsonl holds no records"),
+        ("\n", r"mine\.jsonl has no records"),
         (None, r"mine\.jsonl cannot be read \(No such file or directory\)"),
     ],
 )
-def test_a_file_of_the_users_own_that_does_not_fit(tmp_path: Path, text: str | None, message: str) -> None:
+def test_an_invalid_users_file_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "mine.jsonl").write_text(text)
     with pytest.raises(UserError, match=message):

@@ -36,7 +36,7 @@ def test_more_rows_than_one_batch_of_the_reader(tmp_path: Path) -> None:
     assert list(texts(tmp_path)) == many
 
 
-def test_what_holds_no_text_is_named(tmp_path: Path) -> None:
+def test_records_without_text_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No text files at"):
         list(texts(tmp_path / "absent"))
     write_jsonl(tmp_path / "a.jsonl", [{"text": "good"}, {"words": "none"}])

@@ -39,8 +39,8 @@ def test_a_file_is_fetched_once_and_read_from_then_on(server, file, tmp_path):
     assert there(tmp_path) == ["set/deep/a.bin"]
 
 
-def test_a_fetch_goes_on_after_cuts_and_refusals(server, file, tmp_path):
-    server.behaviours = [{"until": 100_000}, {"status": 503}, {"status": 302, "headers": {"Location": "/set/a.bin"}}]
+def test_a_download_resumes_after_lost_connections_and_refusals(server, file, tmp_path):
+    server.behaviors = [{"until": 100_000}, {"status": 503}, {"status": 302, "headers": {"Location": "/set/a.bin"}}]
     assert fetch(file, tmp_path, tmp_path).read_bytes() == CONTENT
     assert [asked for _, asked in server.asked] == [None, "bytes=100000-", "bytes=100000-", "bytes=100000-"]
 
@@ -60,7 +60,7 @@ downloads.fetch(downloads.File("a.bin", sys.argv[1], sys.argv[2]), Path(sys.argv
 """
 
 
-def test_a_killed_fetch_is_taken_up_where_it_was(server, file, tmp_path):
+def test_a_killed_download_is_resumed(server, file, tmp_path):
     command = [sys.executable, "-c", KILLED, file.url, DIGEST, str(tmp_path)]
     assert subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True).returncode < 0
     (part,) = there(tmp_path)
@@ -72,22 +72,22 @@ def test_a_killed_fetch_is_taken_up_where_it_was(server, file, tmp_path):
     assert there(tmp_path) == ["a.bin"]
 
 
-def test_a_part_that_is_whole_already_is_finished(server, file, tmp_path):
+def test_a_complete_part_is_finished(server, file, tmp_path):
     (tmp_path / ".a.bin.part").write_bytes(CONTENT)
     assert fetch(File("a.bin", file.url, DIGEST), tmp_path, tmp_path).read_bytes() == CONTENT
     assert server.asked == [("/set/a.bin", f"bytes={len(CONTENT) - 1}-")]
 
 
 @pytest.mark.parametrize("lie", [CONTENT[:-1] + b"x", CONTENT[:99], CONTENT + b"x"])
-def test_a_server_that_lies_leaves_nothing(server, file, tmp_path, lie):
-    server.behaviours = [{"content": lie}]
-    with pytest.raises(UserError, match=r"/set/a.bin gave a file of SHA-256 .* is stated; it was dropped, run again"):
+def test_a_wrong_file_from_the_server_is_removed(server, file, tmp_path, lie):
+    server.behaviors = [{"content": lie}]
+    with pytest.raises(UserError, match=r"/set/a.bin gave a file of SHA-256 .* is stated; it was removed, run again"):
         fetch(file, tmp_path, tmp_path)
     assert there(tmp_path) == []
     assert fetch(file, tmp_path, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_part_of_another_file_is_found_out(server, file, tmp_path):
+def test_a_part_of_another_file_is_detected(server, file, tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/.a.bin.part").write_bytes(b"x" * 5_000)
     with pytest.raises(UserError, match="run again"):
@@ -95,7 +95,7 @@ def test_a_part_of_another_file_is_found_out(server, file, tmp_path):
     assert fetch(file, tmp_path, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_mirrored_file_that_differs_is_one_sentence(tmp_path):
+def test_a_mirrored_file_that_differs_is_refused(tmp_path):
     (tmp_path / "a.bin").write_bytes(CONTENT + b"x")
     with pytest.raises(UserError, match=r"a.bin has the SHA-256 .* and not .*, as its source states") as error:
         fetch(File("a.bin", "", DIGEST), tmp_path, tmp_path)
@@ -116,7 +116,7 @@ def test_without_a_stated_checksum_the_first_use_decides(tmp_path):
         fetch(File("a.bin"), folder, tmp_path)
 
 
-def test_a_mirror_that_cannot_be_written_is_read_and_said(tmp_path, caplog, monkeypatch):
+def test_a_read_only_mirror_is_read_with_a_warning(tmp_path, caplog, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -169,14 +169,14 @@ def test_a_mirror_needs_no_web(server, tmp_path, folder):
         (b'{"sha": "1", "siblings": [{"rfilename": "README.md"}]}', "has no file data/train-.* any more"),
     ],
 )
-def test_a_list_that_is_none_is_one_sentence(server, tmp_path, answer, words):
+def test_an_invalid_list_of_files_is_an_error(server, tmp_path, answer, words):
     server.files["/api/datasets/some/set/revision/main?blobs=true"] = answer
     with pytest.raises(UserError, match=words):
         TRAIN.find(tmp_path)
 
 
-def test_what_takes_a_login_is_only_mirrored(tmp_path):
-    with pytest.raises(UserError, match=r"has no file \*.parquet, and they take a login \(terms\); mirror them"):
+def test_data_sets_that_need_a_login_are_only_mirrored(tmp_path):
+    with pytest.raises(UserError, match=r"has no file \*.parquet, and they need a login \(terms\); mirror them"):
         Repository("", "*.parquet", "terms").find(tmp_path)
 
 
@@ -190,7 +190,7 @@ def tar_of(names: list[str]) -> bytes:
     return packed.getvalue()
 
 
-def test_an_archive_is_unpacked_whole_or_not_at_all(tmp_path):
+def test_an_archive_is_unpacked_completely_or_not_at_all(tmp_path):
     archive = tmp_path / "MATH.tar"
     archive.write_bytes(tar_of(["MATH/train/algebra/1.json", "MATH/test/algebra/2.json"]))
     downloads.unpack(archive, tmp_path / "MATH")

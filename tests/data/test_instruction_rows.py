@@ -10,7 +10,7 @@ from dsmath_jax.data import chat, instruction_rows, rows, tokenizer
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.instructions import Instruction, split
-from dsmath_jax.data.packing import batch_of_rows, fit_whole
+from dsmath_jax.data.packing import batch_of_rows, pack_whole
 from dsmath_jax.workdir import UserError
 
 LENGTH = 63
@@ -51,7 +51,7 @@ def test_the_loss_is_on_the_solution_and_eos_but_not_on_the_tools_output(folder)
     text_tokenizer = tokenizer.load(folder)
     instruction = make("a:1", "What is 2 + 3?", TORA, "tora")
     examples = [instruction_rows.example(chat.Chat(text_tokenizer), one) for one in (*numbered(1), instruction)]
-    batch = batch_of_rows(np.stack([packed.row for packed in fit_whole(examples, 200)]))
+    batch = batch_of_rows(np.stack([packed.row for packed in pack_whole(examples, 200)]))
     weighted = batch["loss_weights"][0] > 0
     second = batch["segment_ids"][0] == 2
     learned = text_tokenizer.decode(batch["targets"][0][weighted & second].tolist())
@@ -109,7 +109,7 @@ def test_workers_make_the_same_files(folder, tmp_path, monkeypatch):
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_examples_longer_than_a_row_are_counted_and_too_few_are_told(folder, tmp_path):
+def test_examples_longer_than_a_row_are_counted_and_too_few_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match="gives 0 examples that fit 8 tokens; at least 10 are needed"):
         write(folder, tmp_path, 20, length=8)
     long = [make("toy/long", "x" * 99, "y" * 99)]

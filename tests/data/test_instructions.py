@@ -95,7 +95,7 @@ def test_conversations():
         ({"messages": [{"role": "user"}]}, "the field 'content' is missing"),
     ],
 )
-def test_what_does_not_fit(fields, words):
+def test_invalid_records_are_refused(fields, words):
     with pytest.raises(BadField, match=words):
         parse("a:1", fields)
 
@@ -208,14 +208,14 @@ def test_own_files_in_every_packing(tmp_path):
         ("a.json", b'[{"question": "Q"', "a.json cannot be read"),
     ],
 )  # fmt: skip
-def test_a_bad_record_is_one_sentence(tmp_path, name, content, words):
+def test_an_invalid_record_is_an_error(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=words) as error:
         list(load(name, tmp_path))
     assert "\n" not in str(error.value)
 
 
-def test_names_that_are_none(tmp_path):
+def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"no instructions at .*mathinstuct \(the nearest is 'mathinstruct'\); .*such as gsm8k/train"
     ):

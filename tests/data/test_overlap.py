@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dsmath_jax.data import overlap
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.data.overlap import Found
+from dsmath_jax.data.overlap import Overlap
 from dsmath_jax.workdir import UserError, write_json, write_jsonl
 
 HELD_OUT = [
@@ -22,7 +22,7 @@ HELD_OUT = [
 
 
 def places_in(*questions: Record) -> list[int]:
-    return overlap.find(HELD_OUT, {"it": questions})["it"].places
+    return overlap.find(HELD_OUT, {"it": questions})["it"].indices
 
 
 def test_case_white_space_and_forms_of_characters_do_not_count() -> None:
@@ -41,7 +41,7 @@ def test_every_turn_of_a_conversation_asks(tmp_path: Path) -> None:
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
     write_jsonl(tmp_path / "chats.jsonl", [{"messages": messages}])
     training = overlap.training_questions({"sft.data": ["chats.jsonl"]}, tmp_path)
-    assert overlap.find(HELD_OUT, training) == {"sft.data 'chats.jsonl'": Found([1])}
+    assert overlap.find(HELD_OUT, training) == {"sft.data 'chats.jsonl'": Overlap([1])}
 
 
 @given(st.lists(st.text("ab \n", max_size=4), max_size=8), st.lists(st.text("AB \t", max_size=4), max_size=8))
@@ -49,19 +49,19 @@ def test_every_common_question_is_found(trained: list[str], held_out: list[str])
     records = [Record(str(i), text) for i, text in enumerate(held_out)]
     found = overlap.find(records, {"it": (Record(str(i), text) for i, text in enumerate(trained))})
     known = {"".join(text.split()) for text in trained}
-    assert found["it"].places == [i for i, text in enumerate(held_out) if "".join(text.lower().split()) in known]
+    assert found["it"].indices == [i for i, text in enumerate(held_out) if "".join(text.lower().split()) in known]
 
 
 def test_questions_are_counted_once_however_many_sets_have_them() -> None:
-    found = [Found([0, 2]), Found([2, 3]), Found([])]
+    found = [Overlap([0, 2]), Overlap([2, 3]), Overlap([])]
     assert overlap.count(found) == 3
     assert overlap.count([]) == 0
-    assert overlap.count([*found, Found([], "is not there")]) is None
+    assert overlap.count([*found, Overlap([], "is not there")]) is None
 
 
 def test_common_questions_are_refused_or_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    overlap.check("evaluate.tasks", HELD_OUT, {"sft.data 'a'": Found([])}, False)
-    found = {"sft.data 'a'": Found([]), "rl.data 'b'": Found([1, 2])}
+    overlap.check("evaluate.tasks", HELD_OUT, {"sft.data 'a'": Overlap([])}, False)
+    found = {"sft.data 'a'": Overlap([]), "rl.data 'b'": Overlap([1, 2])}
     with pytest.raises(UserError) as refused:
         overlap.check("evaluate.tasks", HELD_OUT, found, False)
     assert str(refused.value) == (
@@ -100,7 +100,7 @@ def test_what_stages_were_made_from_is_trained_on(tmp_path: Path) -> None:
     stage(workdir, "process_model", {"data_dir": str(mine), "process_model.data": ["unused.jsonl"]}, "sft")
     stage(workdir, "rl", {"data_dir": str(mine), "rl.data": ["rl.jsonl"], "rl.eval_data": ["rl.jsonl"]}, "sft")
     found = overlap.find(HELD_OUT, overlap.questions_of_stages(["rl"], workdir))
-    assert found == {"rl.data 'rl.jsonl'": Found([0, 3]), "sft.data 'chats.jsonl'": Found([1])}
+    assert found == {"rl.data 'rl.jsonl'": Overlap([0, 3]), "sft.data 'chats.jsonl'": Overlap([1])}
     assert overlap.questions_of_stages(["pretrain"], workdir) == {}
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.data.packing import Example, batch_of_rows, concatenate, fit_whole
+from dsmath_jax.data.packing import Example, batch_of_rows, concatenate, pack_whole
 
 
 @st.composite
@@ -43,7 +43,7 @@ def test_concatenate_keeps_every_token_in_order_and_leaves_only_the_last_row_ope
 
 @given(examples(longest=9), st.integers(8, 15))
 def test_fit_whole_splits_nothing(problems: list[Example], length: int) -> None:
-    rows = [packed.row for packed in fit_whole(problems, length)]
+    rows = [packed.row for packed in pack_whole(problems, length)]
     assert kept(rows, 0) == [token for e in problems for token in e.tokens]
     assert kept(rows, 2) == [flag for e in problems for flag in e.learn]
     segments = [[int(t) for t in row[0][row[1] == s]] for row in rows for s in range(1, row[1].max() + 1)]
@@ -51,9 +51,9 @@ def test_fit_whole_splits_nothing(problems: list[Example], length: int) -> None:
 
 
 def test_fit_whole_refuses_what_is_longer_than_a_row() -> None:
-    assert len(list(fit_whole([Example([1, 2, 3], [True] * 3)], 2))) == 1
+    assert len(list(pack_whole([Example([1, 2, 3], [True] * 3)], 2))) == 1
     with pytest.raises(ValueError, match="4 tokens does not fit a row of 3"):
-        list(fit_whole([Example([1, 2, 3, 4], [True] * 4)], 2))
+        list(pack_whole([Example([1, 2, 3, 4], [True] * 4)], 2))
 
 
 @given(examples(), st.integers(2, 12))
@@ -84,7 +84,7 @@ def test_no_weight_crosses_from_one_document_to_the_next() -> None:
 
 def test_without_the_mask_a_row_is_one_segment() -> None:
     rows = np.stack([p.row for p in concatenate([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 5)])
-    batch = batch_of_rows(rows, masked=False)
+    batch = batch_of_rows(rows, mask_documents=False)
     assert batch["loss_weights"].tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0]]
     assert batch["segment_ids"].tolist() == [[1, 1, 1, 1, 0]]
     assert batch["positions"].tolist() == [[0, 1, 2, 3, 0]]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.data import rows
-from dsmath_jax.data.packing import Example, Packed, concatenate, fit_whole
+from dsmath_jax.data.packing import Example, Packed, concatenate, pack_whole
 from dsmath_jax.workdir import UserError
 
 LENGTH = 7
@@ -34,7 +34,7 @@ def same(one: Packed, other: Packed) -> bool:
 )
 def test_a_record_gives_its_row_back(documents: list[tuple[list[tuple[int, bool]], str]]) -> None:
     examples = [Example([t for t, _ in marked], [learn for _, learn in marked], name) for marked, name in documents]
-    for packed in [*concatenate(examples, LENGTH), *fit_whole(examples, 8)]:
+    for packed in [*concatenate(examples, LENGTH), *pack_whole(examples, 8)]:
         assert same(rows.decode(rows.encode(packed), packed.row.shape[1] - 1), packed)
 
 
@@ -75,11 +75,11 @@ def flip(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("spoil", [lambda d: d[: len(d) // 2], lambda d: b"", lambda d: b"some text\n" * 9999, flip])
-def test_a_damaged_shard_is_one_sentence(tmp_path: Path, spoil) -> None:
+def test_a_damaged_shard_is_an_error(tmp_path: Path, spoil) -> None:
     path = tmp_path / rows.shard_name(0)
     rows.write_rows(path, some(20_000, 99))
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(UserError, match=r"00000\.array_record.* (no whole ArrayRecord file|it is damaged)") as error:
+    with pytest.raises(UserError, match=r"00000\.array_record.* (a damaged ArrayRecord file|it is damaged)") as error:
         rows.read_rows(tmp_path, 99)
     assert "\n" not in str(error.value)
 
@@ -94,19 +94,19 @@ def record_of(data: bytes, path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda record: b"a record of another program", "record 0: it is no packed row"),
-        (lambda record: b"", "record 0: it is no packed row"),
-        (lambda record: record[:40], "record 0: it is no whole packed row"),
-        (lambda record: record[:12] + b"\x05" + record[13:], "record 0: it is no whole packed row"),
+        (lambda record: b"a record of another program", "record 0: it is not a packed row"),
+        (lambda record: b"", "record 0: it is not a packed row"),
+        (lambda record: record[:40], "record 0: it is an incomplete packed row"),
+        (lambda record: record[:12] + b"\x05" + record[13:], "record 0: it is an incomplete packed row"),
     ],
 )
-def test_a_record_that_is_none_of_ours_is_one_sentence(tmp_path: Path, change, words: str) -> None:
+def test_a_foreign_record_is_an_error(tmp_path: Path, change, words: str) -> None:
     record_of(change(rows.encode(some(1)[0])), tmp_path / rows.shard_name(0))
     with pytest.raises(UserError, match=words):
         rows.Rows(tmp_path, LENGTH)[0]
 
 
-def test_rows_of_another_length_are_one_sentence(tmp_path: Path) -> None:
+def test_rows_of_another_length_are_refused(tmp_path: Path) -> None:
     rows.write_rows(tmp_path / rows.shard_name(0), some(3))
     with pytest.raises(UserError, match=r"00000.array_record, record 1: it is a row for sequences of 7 tokens, not 8"):
         rows.Rows(tmp_path, 8)[1]

@@ -96,7 +96,7 @@ def test_no_more_is_held_out_than_the_evaluation_reads(tmp_path, source, tokeniz
     shards.write(plan(tmp_path, source, tokenizer))
     assert 8 <= len(rows.Rows(tmp_path / "arxiv.held-out", LENGTH)) <= 8 + 4 * 4  # a document of each shard goes beyond
     shards.write(shards.plan(tmp_path / "none", source, tokenizer, LENGTH, held_out=0))
-    assert shards.held_out_of([tmp_path / "none", tmp_path / "arxiv"]) == [tmp_path / "arxiv.held-out"]
+    assert shards.held_out_folders([tmp_path / "none", tmp_path / "arxiv"]) == [tmp_path / "arxiv.held-out"]
 
 
 def test_workers_and_hosts_make_the_same_files(tmp_path, source, tokenizer, monkeypatch):
@@ -113,7 +113,7 @@ def test_workers_and_hosts_make_the_same_files(tmp_path, source, tokenizer, monk
         assert contents(tmp_path / f"{name}.held-out") == contents(tmp_path / "arxiv.held-out")
 
 
-def test_what_is_there_is_not_made_again(tmp_path, source, tokenizer, monkeypatch):
+def test_existing_shards_are_not_rewritten(tmp_path, source, tokenizer, monkeypatch):
     shards.write(plan(tmp_path, source, tokenizer))
     before = contents(tmp_path / "arxiv")
     (tmp_path / "arxiv" / rows.shard_name(2)).unlink()
@@ -166,13 +166,13 @@ def test_a_killed_process_leaves_whole_shards_and_the_next_one_makes_the_others(
     assert contents(tmp_path / "killed.held-out") == contents(tmp_path / "arxiv.held-out")
 
 
-def test_other_files_than_at_the_beginning_are_refused(tmp_path, source, tokenizer):
+def test_a_changed_list_of_files_is_refused(tmp_path, source, tokenizer):
     for _ in range(2):
-        shards.settle(plan(tmp_path, source, tokenizer))
+        shards.check_file_list(plan(tmp_path, source, tokenizer))
     (source.root / "arXiv_0005.jsonl.zst").write_bytes(zstd.compress(b'{"text": "one more"}'))
     changed = sources.find("arxiv", source.root.parent, tmp_path)
-    with pytest.raises(UserError, match=r"files in .*arxiv are not those that .*arxiv was begun with; put them back"):
-        shards.settle(plan(tmp_path, changed, tokenizer))
+    with pytest.raises(UserError, match=r"files in .*arxiv are not those that .*arxiv was started with; restore them"):
+        shards.check_file_list(plan(tmp_path, changed, tokenizer))
 
 
 WAITING = """

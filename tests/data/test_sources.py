@@ -91,7 +91,7 @@ def test_paths_below_the_data_folder(tmp_path):
     ]
 
 
-def test_a_name_that_is_none_is_told_the_names(tmp_path):
+def test_an_unknown_name_lists_the_known_ones(tmp_path):
     with pytest.raises(UserError, match=r"no texts at .*arxive; .*\(corpus, corpus/en, .*openwebmath.*\) or paths"):
         sources.find("arxive", tmp_path, tmp_path)
     (tmp_path / "empty").mkdir()
@@ -110,19 +110,19 @@ def test_a_name_that_is_none_is_told_the_names(tmp_path):
         ("a.txt", b"\xff\xfe"),
     ],
 )
-def test_a_broken_file_is_one_sentence(tmp_path, name, content):
+def test_a_broken_file_is_an_error(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name} cannot be read .*; fix or remove it") as error:
         list(documents.texts(tmp_path))
     assert "\n" not in str(error.value)
 
 
-def test_records_that_do_not_fit_are_named(tmp_path):
+def test_invalid_records_are_named(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(LINES + b"[1]\n")
     with pytest.raises(UserError, match=r"a.jsonl, line 4: not a JSON object"):
         list(documents.texts(tmp_path))
     (tmp_path / "a.jsonl").write_bytes(LINES + b'{"text": 3}\n')
-    with pytest.raises(UserError, match=r"a.jsonl, record 3: the field 'text' is missing or no text"):
+    with pytest.raises(UserError, match=r"a.jsonl, record 3: the field 'text' is missing or not text"):
         list(documents.texts(tmp_path))
     with pytest.raises(UserError, match=r"a.jsonl, record 1: the field 'code' is missing"):
         list(documents.documents(tmp_path / "a.jsonl", "code"))
@@ -137,7 +137,7 @@ def test_records_that_do_not_fit_are_named(tmp_path):
         ([0, 0], [[0, 1]]),
     ],
 )
-def test_small_neighbours_share_a_shard_and_public_files_do_not(tmp_path, sizes, groups):
+def test_small_files_share_a_shard_and_public_files_do_not(tmp_path, sizes, groups):
     for number, size in enumerate(sizes):
         (tmp_path / str(number)).write_bytes(b"x" * size)
     files = tuple(File(str(number)) for number in range(len(sizes)))
@@ -146,7 +146,7 @@ def test_small_neighbours_share_a_shard_and_public_files_do_not(tmp_path, sizes,
     assert sources.grouped(sources.Texts(tmp_path, files, public=True), 10) == [(file,) for file in files]
 
 
-def test_a_data_set_that_changed_after_its_first_use_is_told(tmp_path):
+def test_a_data_set_that_changed_after_its_first_use_is_refused(tmp_path):
     mirror = tmp_path / "arxiv"
     mirror.mkdir()
     (mirror / "a.jsonl.zst").write_bytes(zstd.compress(LINES))

@@ -29,13 +29,13 @@ class TestTraining:
     # SentencePiece writes a space as U+2581, so that character itself comes back as a space.
     @settings(max_examples=150, deadline=None)
     @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=40))
-    def test_any_text_comes_back(self, trained: tokenizer.Tokenizer, text: str) -> None:
+    def test_any_text_round_trips(self, trained: tokenizer.Tokenizer, text: str) -> None:
         assert trained.decode(trained.encode(text)) == text
 
     @pytest.mark.parametrize(
         "text", ["  a  b ", "\n\na\n", "\t\r\n", " ", "User: a\n\nAssistant: b", "<s> </s> <0x0A>"]
     )
-    def test_white_space_and_markup_come_back(self, trained: tokenizer.Tokenizer, text: str) -> None:
+    def test_white_space_and_markup_round_trip(self, trained: tokenizer.Tokenizer, text: str) -> None:
         ids = trained.encode(text)
         assert trained.decode(ids) == text
         assert not {trained.bos_id, trained.eos_id} & set(ids)
@@ -66,7 +66,7 @@ class TestTraining:
         assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
     @pytest.mark.parametrize("texts", [["ab"], []])
-    def test_too_little_text_is_told(self, tmp_path: Path, texts: list[str]) -> None:
+    def test_too_little_text_is_an_error(self, tmp_path: Path, texts: list[str]) -> None:
         with pytest.raises(UserError, match=r"could not train 400 pieces .*set tokenizer\.vocab_size"):
             tokenizer.train_sentencepiece(texts, tmp_path / "tokenizer.model", 400)
         assert list(tmp_path.iterdir()) == []
@@ -92,7 +92,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class TestHuggingFace:
-    def test_text_comes_back_without_special_tokens(self, folder: Path) -> None:
+    def test_text_round_trips_without_special_tokens(self, folder: Path) -> None:
         loaded = tokenizer.load(folder)
         ids = loaded.encode("Tom has 5 apples.\n\n語")
         assert loaded.bos_id not in ids
@@ -144,7 +144,7 @@ def test_real_sentencepiece_models_without_bytes_give_known_words_back(real_data
 
 
 class TestStopIds:
-    """What ends a completion, from the files beside a tokenizer."""
+    """Stop ids, from the files next to a tokenizer."""
 
     def test_eos_alone_without_such_files(self, folder: Path) -> None:
         assert tokenizer.load(folder).stop_ids == (1,)
@@ -178,14 +178,14 @@ class TestVocabularyFits:
 
     @pytest.mark.parametrize("rows", [300, 315])
     def test_padding_of_a_twentieth_is_fine(self, folder: Path, rows: int) -> None:
-        tokenizer.vocabulary_fits(tokenizer.load(folder), rows, "the model")
+        tokenizer.check_vocab_size(tokenizer.load(folder), rows, "the model")
 
     @pytest.mark.parametrize("rows", [299, 316])
     def test_another_models_tokenizer_is_refused(self, folder: Path, rows: int) -> None:
         with pytest.raises(UserError, match=rf"ids up to 299 and runs/x/sft a vocabulary of {rows}; give the model"):
-            tokenizer.vocabulary_fits(tokenizer.load(folder), rows, "runs/x/sft")
+            tokenizer.check_vocab_size(tokenizer.load(folder), rows, "runs/x/sft")
 
-    def test_ids_behind_a_gap_count(self, folder: Path) -> None:
+    def test_ids_after_a_gap_count(self, folder: Path) -> None:
         made = json.loads((folder / "tokenizer.json").read_text())
         [last] = [token for token in made["added_tokens"] if token["content"] == "</s>"]
         last["id"] = made["model"]["vocab"]["</s>"] = 400
@@ -193,9 +193,9 @@ class TestVocabularyFits:
         loaded = tokenizer.load(folder)
         assert (loaded.vocab_size, loaded.eos_id) == (401, 400)
         with pytest.raises(UserError, match="ids up to 400"):
-            tokenizer.vocabulary_fits(loaded, 400, "the model")
+            tokenizer.check_vocab_size(loaded, 400, "the model")
 
     def test_a_stop_id_without_a_row_is_refused(self, folder: Path) -> None:
         write_json(folder / "generation_config.json", {"eos_token_id": [1, 305]})
         with pytest.raises(UserError, match="ids up to 305"):
-            tokenizer.vocabulary_fits(tokenizer.load(folder), 300, "the model")
+            tokenizer.check_vocab_size(tokenizer.load(folder), 300, "the model")

@@ -111,9 +111,9 @@ def test_special_tokens_and_padded_vocabularies(
 ) -> None:
     loaded = load(name)
     assert (loaded.bos_id, loaded.eos_id, loaded.stop_ids, loaded.vocab_size) == (bos, eos, (eos,), size)
-    tokenizer.vocabulary_fits(loaded, rows, "the model")
+    tokenizer.check_vocab_size(loaded, rows, "the model")
     with pytest.raises(UserError, match=f"ids up to {size - 1:,} and the model a vocabulary of {size - 1:,}"):
-        tokenizer.vocabulary_fits(loaded, size - 1, "the model")
+        tokenizer.check_vocab_size(loaded, size - 1, "the model")
 
 
 @pytest.mark.parametrize("name", SPLITS)

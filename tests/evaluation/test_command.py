@@ -180,7 +180,7 @@ def test_proofs_are_exported_and_never_counted_unchecked(
     [
         (["--tasks=gsm8"], r"Unknown task 'gsm8', did you mean 'gsm8k'"),
         (["--tasks=sat", "--mode=pot"], r"'sat' has no mode pot; use one of cot"),
-        (["--tasks=math"], r"'math/test' wants the file .*; unpack the MATH data set's own archive"),
+        (["--tasks=math"], r"'math/test' needs the file .*; unpack the MATH data set's own archive"),
         (["--tasks=sat", "--out=gs://bucket/out"], r"gs://bucket/out is an address, and object storage is not"),
         (["--tasks=sat", "--data_dir=s3://bucket/data"], r"s3://bucket/data is an address, and object storage"),
         (["--tasks=sat", "--temperature=-1"], r"--temperature is -1.0; it must be at least 0"),

@@ -362,5 +362,5 @@ def test_files_without_examples(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data set 'gsm8k/train' has no record 4, a few-shot example"):
         exemplars.load(GSM8K, "cot", tmp_path)
     write_json(tmp_path / "empty" / "x.json", {})
-    with pytest.raises(UserError, match=r"'gsm8k/train' wants the file .*; set .*, or take it from github"):
+    with pytest.raises(UserError, match=r"'gsm8k/train' needs the file .*; set .*, or take it from github"):
         exemplars.load(GSM8K, "cot", tmp_path / "empty")

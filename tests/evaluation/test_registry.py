@@ -260,7 +260,7 @@ def test_records_say_how_a_chat_model_is_asked(data: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("gsm8k", r"gsm8k/test\.jsonl, which is not there; .*--data_dir, or take it from github\.com/openai/grade"),
+        ("gsm8k", r"gsm8k/test\.jsonl, which is missing; .*--data_dir, or take it from github\.com/openai/grade"),
         ("math", r"MATH/test.*; unpack .*: curl -L https://people\.eecs\.berkeley\.edu/\S+ \| tar x -C /\S+\.$"),
         ("bbh", r"or take it from github\.com/suzgunmirac/BIG-Bench-Hard"),
     ],

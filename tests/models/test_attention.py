@@ -26,20 +26,20 @@ def compiled(block: int) -> Callable[..., Any]:
     """Output and gradients for blocks of this size, compiled once for each shape: segments and `first` are traced."""
 
     def loss(q: Array, k: Array, v: Array, segments: Array, weight: Array, first: Array) -> tuple[Array, Array]:
-        with mock.patch.object(module, "BLOCK", block):
+        with mock.patch.object(module, "BLOCK_SIZE", block):
             out = packed_attention(q, k, v, segments, first)
         return jnp.sum(out * weight), out
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
-def ours(given: Case, dtype: Any = jnp.float32, block: int = module.BLOCK) -> tuple[Array, tuple[Array, ...]]:
+def ours(given: Case, dtype: Any = jnp.float32, block: int = module.BLOCK_SIZE) -> tuple[Array, tuple[Array, ...]]:
     q, k, v = (jnp.asarray(x, dtype) for x in given[:3])
     (_, out), gradients = compiled(block)(q, k, v, given.segments, jnp.asarray(given.weight, dtype), given.first)
     return out, gradients
 
 
-def assert_equals_numpy(given: Case, atol: float, dtype: Any = jnp.float32, block: int = module.BLOCK) -> None:
+def assert_equals_numpy(given: Case, atol: float, dtype: Any = jnp.float32, block: int = module.BLOCK_SIZE) -> None:
     out, gradients = ours(given, dtype, block)
     expected, by_inputs = attention(given)
     np.testing.assert_allclose(out, expected, atol=atol)
@@ -66,7 +66,7 @@ def test_any_segments_and_any_part_of_the_queries_equal_numpy_in_float64(
         assert_equals_numpy(case(segments, 4, 2, 2, length, first), atol=1e-12, dtype=jnp.float64, block=block)
 
 
-def test_half_precision_stays_half_and_near() -> None:
+def test_half_precision_outputs_are_half_precision_and_close() -> None:
     given_ = case(segments_of(300, (200, 60)), 4, 2, 16)
     out, gradients = ours(given_, jnp.bfloat16)
     expected, by_inputs = attention(given_)
@@ -94,7 +94,7 @@ def test_large_scores_neither_overflow_nor_lose_the_sum() -> None:
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_what_is_not_needed_is_not_computed() -> None:
+def test_masked_blocks_are_not_computed() -> None:
     """Blocks above the diagonal and of other segments: what they hold, be it no number, does not matter."""
     given_ = case(segments_of(16, (8, 4)), 1, 1, size=4, length=4)
     for first, seen in ((4, np.s_[0:8]), (8, np.s_[8:12]), (12, np.s_[12:16])):
@@ -115,10 +115,10 @@ def test_memory_is_far_below_that_of_the_scores() -> None:
     assert used.temp_size_in_bytes < 4 * tokens * tokens * heads / 50
 
 
-def test_a_policy_that_keeps_the_residuals_saves_the_second_forward_pass() -> None:
+def test_saved_residuals_avoid_a_second_forward_pass() -> None:
     def loops(policy: Any) -> int:
         q, k, v = (jnp.float32(x) for x in case(SEGMENTS, 2, 1, size=4)[:3])
-        with mock.patch.object(module, "BLOCK", 4):
+        with mock.patch.object(module, "BLOCK_SIZE", 4):
             layer = jax.checkpoint(lambda q: packed_attention(q, k, v, SEGMENTS), policy=policy)
             return str(jax.make_jaxpr(jax.grad(lambda q: jnp.sum(layer(q))))(q)).count("while[")
 

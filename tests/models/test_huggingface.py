@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from dsmath_jax.models import huggingface
-from dsmath_jax.models.huggingface import INDEX_FILE, LEAVES, SINGLE_FILE, Reader
+from dsmath_jax.models.huggingface import INDEX_FILE, SINGLE_FILE, Reader
+from dsmath_jax.models.huggingface.names import PARAMS
 from dsmath_jax.workdir import UserError, write_json
 
 CONFIG: dict[str, Any] = {
@@ -98,10 +99,10 @@ class Recorder:
 def test_a_part_is_that_of_the_whole_and_only_it_is_read(data: st.DataObject) -> None:
     """Whatever the part. The size of a head, which no mesh splits, is read whole and cut then."""
     path = data.draw(st.sampled_from(sorted(SHAPES)))
-    leaf, shape = LEAVES[path], SHAPES[path]
+    leaf, shape = PARAMS[path], SHAPES[path]
     count = shape[0] if leaf.stacked else 1
     noise = np.random.default_rng(3)
-    tensors = [Recorder(noise.normal(size=leaf.their_shape(shape))) for _ in range(count)]
+    tensors = [Recorder(noise.normal(size=leaf.tensor_shape(shape))) for _ in range(count)]
     reader = Reader(leaf, tensors, shape, np.dtype(np.float64))
     whole = reader()
     assert sum(tensor.numbers for tensor in tensors) == whole.size
@@ -178,7 +179,7 @@ def test_all_that_does_not_fit_is_named_in_one_sentence(read: Read) -> None:
     assert (
         "(missing: model.layers.1.mlp.up_proj.weight; unexpected: model.layers.0.mlp.bias; "
         "misshapen: model.norm.weight has (3,) and must have (4,); "
-        "quantised: model.layers.0.mlp.up_proj.weight of type I8)"
+        "quantized: model.layers.0.mlp.up_proj.weight of type I8)"
     ) in str(caught.value)
 
 
@@ -259,7 +260,7 @@ def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
     other = {"model-1.safetensors": "model-2.safetensors", "model-2.safetensors": "model-1.safetensors"}
     moved = {"lm_head.weight": other[index["weight_map"]["lm_head.weight"]]}
     write_json(tmp_path / INDEX_FILE, {"weight_map": index["weight_map"] | moved})
-    with pytest.raises(UserError, match=r"places the tensor lm_head\.weight in model-.*, which does not hold it"):
+    with pytest.raises(UserError, match=r"places the tensor lm_head\.weight in model-.*, which does not have it"):
         read_all(tmp_path)
     write_json(tmp_path / INDEX_FILE, {"metadata": {}})
     with pytest.raises(UserError, match=r"the field weight_map, which .*, is missing"):

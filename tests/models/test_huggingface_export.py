@@ -20,7 +20,7 @@ from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.huggingface.__main__ import main
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.rl.reward_model.model import with_head
+from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params, read_model, read_params
@@ -66,7 +66,7 @@ class TestFiles:
             equal(import_params(folder, sizes, layout), params)
         assert len(list(folder.glob("*.safetensors"))) > 3
 
-    def test_a_model_is_parted_into_files_only_where_it_is_larger(
+    def test_a_model_is_split_into_files_only_where_it_is_larger(
         self, model: Llama, export: Callable[..., Path]
     ) -> None:
         params = random_params(model.config)
@@ -80,7 +80,7 @@ class TestFiles:
         assert index["metadata"]["total_size"] == size
         assert index["weight_map"] == {name: file for file, tensors in files.items() for name in tensors}
 
-    def test_a_tensor_larger_than_a_file_has_one_of_its_own(self, model: Llama, export: Callable[..., Path]) -> None:
+    def test_a_tensor_larger_than_a_file_gets_its_own(self, model: Llama, export: Callable[..., Path]) -> None:
         folder = export(random_params(model.config), model.config, "float32", 1)
         tensors = 3 + 9 * model.config.num_hidden_layers
         assert [len(load_file(file)) for file in folder.glob("*.safetensors")] == [1] * tensors
@@ -97,7 +97,7 @@ class TestFiles:
     ) -> None:
         params = random_params(model.config)
         with pytest.raises(UserError, match=r"not those of a language model \(missing: embedding\)"):
-            export(with_head(params, model.config.hidden_size), model.config)
+            export(with_reward_head(params, model.config.hidden_size), model.config)
         with pytest.raises(UserError, match="cannot be written as 'int8'"):
             huggingface.write(tmp_path, params, model.config, "int8")
 
@@ -142,7 +142,7 @@ class TestCommand:
         model = read_model(tmp_path / "stage", layout)
         params = read_params(tmp_path / "stage", model.config, layout)
         sampler = Sampler(
-            Llama(ModelConfig(**vars(model.config) | {"compute_dtype": "float32"})), layout, [], 63, rows=1
+            Llama(ModelConfig(**vars(model.config) | {"compute_dtype": "float32"})), layout, [], 63, decode_slots=1
         )
         [[completion]] = sampler.generate(params, [golden[:1]], SamplingParams(temperature=0.0))
         assert golden[:1] + completion.tokens == golden
@@ -186,7 +186,7 @@ class TestCommand:
         for name, tensor in theirs.items():
             np.testing.assert_array_equal(ours[name], tensor)
 
-    def test_what_is_wrong_is_said_in_a_sentence(
+    def test_invalid_arguments_are_refused(
         self, stories: Path, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def error(*arguments: str | Path) -> str:
@@ -194,7 +194,7 @@ class TestCommand:
             return capsys.readouterr().err
 
         (tmp_path / "there").mkdir()
-        assert "there is there already" in error("import", f"--from={stories}", f"--to={tmp_path / 'there'}")
+        assert "there exists already" in error("import", f"--from={stories}", f"--to={tmp_path / 'there'}")
         assert "has no model.json" in error("export", f"--from={stories}", f"--to={tmp_path / 'hf'}")
         assert "config.json is missing" in error("import", f"--from={tmp_path}", f"--to={tmp_path / 'stage'}")
         assert run("import", f"--from={stories}", f"--to={tmp_path / 'stage'}") == 0
@@ -227,7 +227,7 @@ print(memory("VmHWM") - before - sum(shards), max(shards))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_an_import_needs_less_than_one_leaf_beside_the_arrays(export: Callable[..., Path]) -> None:
+def test_an_import_needs_less_than_one_parameter_more_than_the_arrays(export: Callable[..., Path]) -> None:
     """Peak resident memory of a process with 8 devices that reads 0.5 GB in several files into float32 shards."""
     sizes = ModelConfig(
         vocab_size=1000,

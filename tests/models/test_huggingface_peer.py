@@ -103,13 +103,13 @@ def test_logits_and_gradients_equal(made: Path, layout: Layout, name: str) -> No
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_we_export_is_the_same_model_to_transformers(made: Path, name: str) -> None:
+def test_transformers_loads_the_exported_model(made: Path, name: str) -> None:
     np.testing.assert_allclose(
         np.load(made / name / "exported.npy"), np.load(made / name / "logits.npy"), rtol=0, atol=1e-6
     )
 
 
-def test_files_of_both_are_parted_by_size(made: Path) -> None:
+def test_both_split_files_by_size(made: Path) -> None:
     assert len(list((made / "several files" / "hf").glob("*.safetensors"))) > 3
     index = read_json(made / "several files" / "exported" / huggingface.INDEX_FILE)
     assert len(set(index["weight_map"].values())) > 3

@@ -73,14 +73,14 @@ def test_remat_changes_no_gradient(make_model: Callable[..., Llama], params: Any
     assert_trees_close(together[1], gradient, atol=3e-5)
 
 
-def test_tied_embeddings_have_no_head_of_their_own(make_model: Callable[..., Llama], params: Any) -> None:
+def test_tied_embeddings_have_no_head(make_model: Callable[..., Llama], params: Any) -> None:
     model = make_model(tie_word_embeddings=True)
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     assert "head" not in shapes
     np.testing.assert_array_equal(head(params, model.config), params["embedding"].T)
 
 
-def test_rotary_turns_by_the_distance_alone() -> None:
+def test_rotary_scores_depend_on_the_distance_only() -> None:
     noise = np.random.default_rng(0)
     q, k = (jnp.float32(noise.normal(size=(1, 1, 1, 8))) for _ in range(2))
 
@@ -106,12 +106,12 @@ def load(folder: Path, layout: Layout) -> tuple[Llama, Any]:
     return Llama(config), import_params(folder, config, layout)
 
 
-def test_a_real_checkpoint_says_its_golden_text(real_data: Path, layout: Layout) -> None:
+def test_a_real_checkpoint_generates_its_golden_text(real_data: Path, layout: Layout) -> None:
     """stories260K: grouped queries, tied embeddings; greedy decoding from BOS through prefill and cache."""
     folder = real_data / "checkpoints" / "stories260k_hf"
     golden = read_json(folder / "golden_greedy.json")["greedy_tokens"]
     model, params = load(folder, layout)
-    sampler = Sampler(model, layout, [], max_new_tokens=len(golden) - 1, rows=1)
+    sampler = Sampler(model, layout, [], max_new_tokens=len(golden) - 1, decode_slots=1)
     [[completion]] = sampler.generate(params, [golden[:1]], SamplingParams(temperature=0.0))
     assert golden[:1] + completion.tokens == golden
     assert not completion.finished

@@ -33,7 +33,7 @@ def plain(hidden: jax.Array, head: jax.Array, targets: np.ndarray, temperature: 
 @pytest.mark.parametrize(
     ("batch", "length", "chunk", "temperature"), [(2, 7, 4, 0.7), (1, 3, 8, 1.3), (3, 4, 12, 1.0), (2, 5, 1, 1.0)]
 )
-def test_equals_the_plain_form(batch: int, length: int, chunk: int, temperature: float) -> None:
+def test_equals_plain_log_softmax(batch: int, length: int, chunk: int, temperature: float) -> None:
     hidden, head, targets = inputs(batch, length)
     weight = np.random.default_rng(1).normal(size=targets.shape)
     found = token_logprobs(hidden, targets, head, temperature, chunk)

@@ -35,7 +35,7 @@ def test_every_size_is_a_whole_config_once_it_has_a_vocabulary(name: str) -> Non
     assert (config.vocab_size, config.num_key_value_heads, config.remat) == (100, 2, "full")
 
 
-def test_a_size_or_field_that_is_not_there_is_told() -> None:
+def test_an_unknown_size_or_field_is_refused() -> None:
     with pytest.raises(UserError, match="no model size '8b'; give one of 1m, 134m, 1b3, 7b"):
         sizes("8b")
     with pytest.raises(UserError, match=r"model\.rope_tehta is no setting \(the nearest is 'rope_theta'\)"):

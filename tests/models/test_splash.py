@@ -73,6 +73,6 @@ def test_the_queries_of_each_shard_equal_those_of_the_whole() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "size"), [(200, 64), (128, 32)])
-def test_shapes_that_the_kernel_does_not_take_go_to_the_plain_form(tokens: int, size: int) -> None:
+def test_unsupported_shapes_go_to_packed_attention(tokens: int, size: int) -> None:
     given = case(segments_of(tokens, (100, 20)), 2, 1, size)
     assert_close(ours(given, interpret=False), expected(given))  # the kernel itself would fail on a CPU

@@ -10,7 +10,7 @@ import pytest
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
-from dsmath_jax.rl.reward_model.model import with_head
+from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.rl.settings import RLSettings, with_method
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
@@ -72,7 +72,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Path:
     write_config(folder / "sft", config)
     checkpoint.save(folder / "sft" / "params", params)
     for number, name in enumerate(("reward_model", "process_model"), 1):
-        reward_params = with_head(params, config.hidden_size)
+        reward_params = with_reward_head(params, config.hidden_size)
         reward_params["reward"]["kernel"] = jax.random.normal(jax.random.key(number), (config.hidden_size, 1))
         write_config(folder / name, config)
         checkpoint.save(folder / name / "params", reward_params)

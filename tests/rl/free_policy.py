@@ -1,6 +1,6 @@
 """Policies whose log-probabilities a test chooses, for the losses in float64.
 
-`FreePolicy` has a hidden state of its own for every place, so that gradients can be worked out by hand; `GivenLogprobs`
+`FreePolicy` has a hidden state for every position, so that gradients can be worked out by hand; `GivenLogprobs`
 has the log-probabilities themselves as its parameters.
 """
 
@@ -20,7 +20,7 @@ TEMPERATURE = 0.7
 
 
 class FreePolicy:
-    """Stands for the decoder: the hidden state of every place is a parameter of its own."""
+    """Replaces the decoder: the hidden state of every position is a parameter."""
 
     config = types.SimpleNamespace(tie_word_embeddings=False, compute_dtype="float64")
     by_rows = staticmethod(all_rows)

@@ -13,9 +13,9 @@ from dsmath_jax.rl.advantages import (
     Scores,
     gae,
     group_relative,
-    outcome,
+    outcome_scores,
     ppo_token_rewards,
-    to_go,
+    rewards_to_go,
     zero_std_groups,
 )
 from dsmath_jax.rl.algorithms import GRPO, PPO, Likelihood
@@ -75,7 +75,7 @@ def test_an_example_of_process_supervision() -> None:
     st.lists(st.floats(-5, 5, width=16), min_size=4, max_size=4), st.lists(st.integers(1, 9), min_size=4, max_size=4)
 )
 def test_outcome_supervision_gives_every_token_the_same(rewards: list[float], lengths: list[int]) -> None:
-    found = group_relative(outcome(rewards, lengths), 4, lengths)
+    found = group_relative(outcome_scores(rewards, lengths), 4, lengths)
     mean, deviation = statistics.fmean(rewards), statistics.stdev(rewards)
     for reward, length, tokens in zip(rewards, lengths, found, strict=True):
         expected = 0.0 if len(set(rewards)) == 1 else (reward - mean) / (deviation + 1e-6)
@@ -83,7 +83,7 @@ def test_outcome_supervision_gives_every_token_the_same(rewards: list[float], le
 
 
 def test_population_deviation_and_epsilon_are_settings() -> None:
-    scores = outcome([0.0, 1.0, 1.0, 0.0], [1] * 4)
+    scores = outcome_scores([0.0, 1.0, 1.0, 0.0], [1] * 4)
     for settings, expected in (({"ddof": 0, "epsilon": 0.0}, 1.0), ({"ddof": 0, "epsilon": 0.5}, 0.5)):
         found = np.concatenate(group_relative(scores, 4, [1] * 4, **settings))
         np.testing.assert_allclose(found, [-expected, expected, expected, -expected])
@@ -93,7 +93,7 @@ def test_population_deviation_and_epsilon_are_settings() -> None:
 @pytest.mark.parametrize("divide_by_std", [True, False])
 def test_equal_rewards_give_exactly_zero(reward: float, divide_by_std: bool) -> None:
     """Also where their floating-point mean is not quite them."""
-    scores = outcome([reward] * 7, [3] * 7)
+    scores = outcome_scores([reward] * 7, [3] * 7)
     assert all((a == 0.0).all() for a in group_relative(scores, 7, [3] * 7, divide_by_std=divide_by_std))
     assert zero_std_groups(scores, 7).tolist() == [True]
 
@@ -111,7 +111,7 @@ def test_rewards_that_differ_by_rounding_are_equal(
 ) -> None:
     rewards = [reward * (1 + error) for error in errors]
     lengths = [3] * len(rewards)
-    scores = outcome(rewards, lengths)
+    scores = outcome_scores(rewards, lengths)
     if process:
         scores = Scores([np.array([0, 2])] * len(rewards), [np.array([reward, r]) for r in rewards])
     found = group_relative(scores, len(rewards), lengths, divide_by_std=divide_by_std)
@@ -127,14 +127,14 @@ def test_rewards_that_differ_by_rounding_are_equal(
 def test_small_differences_count(one: float, other: float, group_size: int) -> None:
     """Also of one completion of many, whose standard deviation is small."""
     rewards = [other] + [one] * (group_size - 1)
-    scores = outcome(rewards, [1] * group_size)
+    scores = outcome_scores(rewards, [1] * group_size)
     assert zero_std_groups(scores, group_size).tolist() == [False]
     found = np.concatenate(group_relative(scores, group_size, [1] * group_size, epsilon=0.0))
     assert abs(found[0]) == pytest.approx((group_size - 1) / group_size**0.5, rel=1e-2)
 
 
-def test_a_group_without_spread_or_with_a_failure_does_not_touch_the_others() -> None:
-    scores = outcome([1.0, 1.0, 1.0, NAN, 0.0, 1.0, NAN, NAN], [1] * 8)
+def test_a_group_of_equal_or_missing_rewards_does_not_affect_the_others() -> None:
+    scores = outcome_scores([1.0, 1.0, 1.0, NAN, 0.0, 1.0, NAN, NAN], [1] * 8)
     with np.errstate(all="raise"):
         found = np.concatenate(group_relative(scores, 2, [1] * 8))
     half = np.sqrt(0.5)
@@ -143,13 +143,13 @@ def test_a_group_without_spread_or_with_a_failure_does_not_touch_the_others() ->
 
 
 def test_a_failure_is_left_out_of_the_pool() -> None:
-    with_failure = group_relative(outcome([0.0, NAN, 1.0, 1.0], [2] * 4), 4, [2] * 4)
-    without = group_relative(outcome([0.0, 1.0, 1.0], [2] * 3), 3, [2] * 3)
+    with_failure = group_relative(outcome_scores([0.0, NAN, 1.0, 1.0], [2] * 4), 4, [2] * 4)
+    without = group_relative(outcome_scores([0.0, 1.0, 1.0], [2] * 3), 3, [2] * 3)
     np.testing.assert_array_equal(with_failure, [without[0], np.full(2, NAN), *without[1:]])
 
 
 def test_an_empty_completion_has_no_advantages_and_counts_in_the_pool() -> None:
-    empty, other = group_relative(outcome([0.0, 1.0], [0, 2]), 2, [0, 2])
+    empty, other = group_relative(outcome_scores([0.0, 1.0], [0, 2]), 2, [0, 2])
     assert empty.shape == (0,)
     np.testing.assert_allclose(other, [0.5**0.5] * 2, atol=2e-6)
 
@@ -157,7 +157,7 @@ def test_an_empty_completion_has_no_advantages_and_counts_in_the_pool() -> None:
 @given(scored())
 def test_rewards_to_go_are_the_advantages_of_likelihood(case: tuple[Scores, int, list[int]]) -> None:
     scores, group_size, lengths = case
-    for found in (to_go(scores, lengths), Likelihood().advantages(ScoredRollout(scores, lengths, group_size))):
+    for found in (rewards_to_go(scores, lengths), Likelihood().advantages(ScoredRollout(scores, lengths, group_size))):
         for ends, rewards, length, tokens in zip(*scores, lengths, found, strict=True):
             assert tokens.shape == (length,)
             if np.isnan(rewards).any():
@@ -170,7 +170,7 @@ def test_rewards_to_go_are_the_advantages_of_likelihood(case: tuple[Scores, int,
 @pytest.mark.parametrize("options", [{}, {"ddof": 0}, {"epsilon": 0.5}, {"divide_by_std": False}])
 def test_grpo_normalizes_within_groups_by_its_own_settings(options: dict) -> None:
     lengths = [2, 1, 3, 1]
-    scores = outcome([1.0, 0.25, -2.0, 0.0], lengths)
+    scores = outcome_scores([1.0, 0.25, -2.0, 0.0], lengths)
     found = GRPO(**options).advantages(ScoredRollout(scores, lengths, 2))
     for tokens, expected in zip(found, group_relative(scores, 2, lengths, **options), strict=True):
         np.testing.assert_array_equal(tokens, expected)
@@ -185,7 +185,7 @@ def test_grpo_normalizes_within_groups_by_its_own_settings(options: dict) -> Non
 def test_ppo_estimates_advantages_by_its_own_settings() -> None:
     lengths, noise = [3, 1], np.random.default_rng(0)
     old, reference, values = ([noise.normal(size=n) for n in lengths] for _ in range(3))
-    scores = outcome([1.0, -0.5], lengths)
+    scores = outcome_scores([1.0, -0.5], lengths)
     rollout = ScoredRollout(scores, lengths, 2, old, reference, values)
     found = PPO(gamma=0.9, lam=0.8, kl_coef=0.3).advantages(rollout)
     rewards = ppo_token_rewards(scores, old, reference, 0.3)
@@ -195,7 +195,7 @@ def test_ppo_estimates_advantages_by_its_own_settings() -> None:
 
 def test_ppo_without_a_reference_rewards_the_score_alone() -> None:
     values = [np.array([0.5, 0.25]), np.array([1.0])]
-    rollout = ScoredRollout(outcome([1.0, NAN], [2, 1]), [2, 1], 2, [np.array([-1.0, -2.0]), np.array([-1.0])])
+    rollout = ScoredRollout(outcome_scores([1.0, NAN], [2, 1]), [2, 1], 2, [np.array([-1.0, -2.0]), np.array([-1.0])])
     first, second = PPO(kl_coef=0.0, gamma=1.0, lam=1.0).advantages(rollout._replace(old_values=values))
     np.testing.assert_allclose(first, [0.5, 0.75])
     assert np.isnan(second).all()  # no reward
@@ -214,7 +214,7 @@ def test_ppo_rewards_hold_the_kl_of_every_token_and_the_score_at_its_end() -> No
 
 
 @given(st.integers(1, 8), st.floats(0, 1), st.floats(0, 1), st.integers(0, 3))
-def test_gae_is_the_discounted_sum_of_surprises(length: int, gamma: float, lam: float, filled: int) -> None:
+def test_gae_is_the_discounted_sum_of_td_errors(length: int, gamma: float, lam: float, filled: int) -> None:
     noise = np.random.default_rng(length)
     rewards, values = noise.normal(size=(2, length))
     following = [*values[1:], 0.0]

@@ -80,7 +80,7 @@ def test_sums_add_up_over_micro_batches_of_any_size(name: str) -> None:
 
 @EACH
 @pytest.mark.parametrize("wild", [np.nan, np.inf])
-def test_what_lies_outside_the_completions_never_matters(name: str, wild: float) -> None:
+def test_values_outside_completions_never_matter(name: str, wild: float) -> None:
     params, batch = params_of(name), batch_of(name)
     spoilt = {}
     for field, x in batch.items():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.batches import batch_of, gather_per_completion, scatter_to_batch, width_of
+from dsmath_jax.rl.batches import batch_of, bucketed_length, gather_per_completion, scatter_to_batch
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
@@ -46,7 +46,7 @@ def test_eos_carries_weight_and_its_logprob() -> None:
 def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: Any, layout: Layout) -> None:
     """So that the first update on a rollout has a ratio of one."""
     temperature = 0.6
-    sampler = Sampler(model, layout, [EOS, 5], 6, rows=8)
+    sampler = Sampler(model, layout, [EOS, 5], 6, decode_slots=8)
     groups = sampler.generate(params, PROMPTS, SamplingParams(samples=4, temperature=temperature, seed=3))
     batch = batch_of(PROMPTS, [completion for group in groups for completion in group], 9)
     scored, _ = jax.jit(lambda params: batch_logprobs(model, params, batch, temperature))(params)
@@ -55,7 +55,7 @@ def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: A
     assert not batch["sampler_logprobs"][~mask].any()
 
 
-def test_values_come_back_from_where_they_were_placed() -> None:
+def test_gather_inverts_scatter() -> None:
     values = [np.array([0.5, 1.0, 2.0]), np.array([3.0]), np.array([4.0])]
     field = scatter_to_batch(values, PROMPTS, COMPLETIONS, 6)
     assert field.tolist() == [[0, 0, 0.5, 1, 2, 0], [0, 0, 3, 0, 0, 0], [0, 4, 0, 0, 0, 0]]
@@ -64,10 +64,10 @@ def test_values_come_back_from_where_they_were_placed() -> None:
 
 
 @given(st.integers(1, 2000), st.data())
-def test_batches_have_one_of_few_widths(limit: int, data: st.DataObject) -> None:
+def test_batches_have_one_of_few_lengths(limit: int, data: st.DataObject) -> None:
     longest, multiple = data.draw(st.integers(1, limit)), data.draw(st.sampled_from([1, 2, 8]))
-    width = width_of(longest, limit, multiple)
+    width = bucketed_length(longest, limit, multiple)
     assert longest <= width
     assert width % multiple == 0
-    assert len({width_of(n, limit, multiple) for n in range(1, limit + 1)}) <= 4
-    assert width_of(limit, limit, 1) < limit + 4
+    assert len({bucketed_length(n, limit, multiple) for n in range(1, limit + 1)}) <= 4
+    assert bucketed_length(limit, limit, 1) < limit + 4

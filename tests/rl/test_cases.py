@@ -13,9 +13,9 @@ import pytest
 from dsmath_jax.data import datasets, tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.advantages import group_relative, outcome
+from dsmath_jax.rl.advantages import group_relative, outcome_scores
 from dsmath_jax.rl.rewards import RewardFunctions
-from dsmath_jax.rl.rollouts import indices_of_step, load_prompts, read_rollout
+from dsmath_jax.rl.rollouts import load_prompts, read_rollout, step_indices
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.stages import STAGES
@@ -36,7 +36,7 @@ def test_a_rollout_without_rewards_leaves_the_policy_as_it_is(
     """rasbt/reasoning-from-scratch 186, PrimeIntellect-ai/prime-rl 1563 and 3595, redai-studio/Relax 239."""
     settings = recipe("grpo_rule").settings
     records = load_prompts(settings, start / "data", Chat(tokenizer.load(start / "tokenizer")), 256).records
-    asked = [records[i].id for i in indices_of_step(SEED, 2, settings.prompts_per_step, len(records))]
+    asked = [records[i].id for i in step_indices(SEED, 2, settings.prompts_per_step, len(records))]
     (start / "rewards" / "without_reward").write_text(" ".join(asked))
     changes = {"reward_fns": (("trainer_rewards:nan_for_listed", 1.0),), "kl_coef": 0.0, "weight_decay": 0.0}
     folder = workdir("run")
@@ -54,7 +54,7 @@ def test_a_rollout_without_rewards_leaves_the_policy_as_it_is(
 def test_equal_completions_have_no_advantage() -> None:
     """NVIDIA-NeMo/RL 4158: equal completions that a reward model scores in different batches differ by rounding."""
     score = 0.37
-    rewards = outcome([score, score * (1 + 1e-7), score, score], [3] * 4)
+    rewards = outcome_scores([score, score * (1 + 1e-7), score, score], [3] * 4)
     advantages = group_relative(rewards, 4, [3] * 4)
     assert np.abs(advantages).max() < 1e-3
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.rl import algorithms
-from dsmath_jax.rl.advantages import ScoredRollout, Scores, outcome
+from dsmath_jax.rl.advantages import ScoredRollout, Scores, outcome_scores
 from dsmath_jax.rl.algorithms import DPO, GRPO, METHODS, PPO, Algorithm, Likelihood
 
 from .free_policy import (
@@ -93,7 +93,7 @@ def test_sft(algorithm: type[Likelihood], params: dict, batch: dict) -> None:
 def test_rft_and_online_rft(algorithm: type[Likelihood], params: dict, batch: dict, normalize_by_correct: bool) -> None:
     """1 where the completion is correct, else 0; the mean is over all completions or over the correct ones."""
     likelihood = algorithm(temperature=TEMPERATURE, normalize_by_correct=normalize_by_correct)
-    advantages = laid_out(likelihood.advantages(ScoredRollout(outcome(CORRECT, LENGTHS), list(LENGTHS), GROUP)))
+    advantages = laid_out(likelihood.advantages(ScoredRollout(outcome_scores(CORRECT, LENGTHS), list(LENGTHS), GROUP)))
     coefficients = [np.full(n, float(reward == 1.0)) for n, reward in zip(LENGTHS, CORRECT, strict=True)]
     rows = 2 if normalize_by_correct else GROUP
     check(likelihood, params, batch | {"advantages": advantages}, coefficients, rows)
@@ -130,7 +130,7 @@ def test_ppo(algorithm: type[PPO], params: dict, batch: dict) -> None:
     ppo = algorithm(gamma=GAMMA, lam=LAM, kl_coef=BETA, temperature=TEMPERATURE)
     logprobs, references = completions(batch["old_logprobs"]), completions(batch["ref_logprobs"])
     values = completions(batch["old_values"])
-    rollout = ScoredRollout(outcome(SCORES, LENGTHS), list(LENGTHS), GROUP, logprobs, references, values)
+    rollout = ScoredRollout(outcome_scores(SCORES, LENGTHS), list(LENGTHS), GROUP, logprobs, references, values)
     coefficients = []
     for ours, theirs, value, score in zip(logprobs, references, values, SCORES, strict=True):
         n = len(ours)
@@ -151,7 +151,7 @@ def test_ppo(algorithm: type[PPO], params: dict, batch: dict) -> None:
 def test_grpo_with_outcome_supervision(algorithm: type[GRPO], params: dict, batch: dict) -> None:
     """A_it = (r_i - mean) / std."""
     grpo = algorithm(kl_coef=BETA, temperature=TEMPERATURE)
-    advantages = laid_out(grpo.advantages(ScoredRollout(outcome(SCORES, LENGTHS), list(LENGTHS), GROUP)))
+    advantages = laid_out(grpo.advantages(ScoredRollout(outcome_scores(SCORES, LENGTHS), list(LENGTHS), GROUP)))
     mean = sum(SCORES) / 4
     deviation = np.sqrt(sum((r - mean) ** 2 for r in SCORES) / 3) + 1e-6
     coefficients = [(r - mean) / deviation + k for r, k in zip(SCORES, kl_term(params, batch), strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsmath_jax.rl.advantages import gae, group_relative, outcome
+from dsmath_jax.rl.advantages import gae, group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import DPO, GRPO, PPO
 
 from .free_policy import FreePolicy, GivenLogprobs, given, mean_loss
@@ -129,7 +129,7 @@ def test_gae(golden: dict, inputs: dict, case: str) -> None:
 )
 def test_outcome_advantages(golden: dict, inputs: dict, case: str, divide_by_std: bool) -> None:
     lengths = inputs["mask"].sum(axis=1).astype(int)
-    found = group_relative(outcome(inputs["rewards"], lengths), 3, lengths, divide_by_std=divide_by_std)
+    found = group_relative(outcome_scores(inputs["rewards"], lengths), 3, lengths, divide_by_std=divide_by_std)
     theirs = golden[f"{case}/advantages"]
     for ours, length, row in zip(found, lengths, theirs, strict=True):
         close(ours, {f"{case}/": np.broadcast_to(row, length) if row.ndim == 0 else row[:length]}, case, "")

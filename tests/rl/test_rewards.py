@@ -75,14 +75,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_what_has_no_reward_is_counted_and_the_others_keep_theirs(bad: str) -> None:
+def test_completions_without_a_reward_are_counted_and_the_others_keep_theirs(bad: str) -> None:
     rewards, errors = score({f"{USERS}:as_asked": 2.0}, ["", bad, "fine"])
     assert rewards[[0, 2]].tolist() == [2.0, 2.0]
     assert np.isnan(rewards[1])
     assert errors == NONE | {BAD[bad]: 1}
 
 
-def test_a_reward_that_hangs_is_late_on_every_thread() -> None:
+def test_a_reward_that_hangs_times_out_on_every_thread() -> None:
     found = []
     thread = threading.Thread(
         target=lambda: found.append(score({"correct": 1.0, f"{USERS}:as_asked": 1.0}, ["hang", CORRECT], seconds=1.0))
@@ -95,7 +95,7 @@ def test_a_reward_that_hangs_is_late_on_every_thread() -> None:
     assert errors == NONE | {"timed_out": 1}
 
 
-def test_an_error_of_one_function_leaves_no_part_of_the_sum() -> None:
+def test_an_error_of_one_function_removes_the_whole_sum() -> None:
     rewards, errors = score({"correct": 1.0, f"{USERS}:as_asked": 0.0}, ["nan", CORRECT])
     assert np.isnan(rewards[0])
     assert rewards[1] == 1.0

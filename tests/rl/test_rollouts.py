@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.rl.batches import batch_of
-from dsmath_jax.rl.rollouts import indices_of_step, keys_of_prompts, read_rollout, write_rollout
+from dsmath_jax.rl.rollouts import prompt_key_ids, read_rollout, step_indices, write_rollout
 from dsmath_jax.sampling.completions import Completion
 
 EOS = 2
@@ -22,23 +22,21 @@ COMPLETIONS = [
 @given(st.integers(0, 100), st.integers(1, 9), st.integers(1, 20))
 def test_every_epoch_goes_through_all_prompts_once(seed: int, prompts: int, count: int) -> None:
     steps = -(-3 * count // prompts)
-    taken = [i for step in range(steps) for i in indices_of_step(seed, step, prompts, count)]
+    taken = [i for step in range(steps) for i in step_indices(seed, step, prompts, count)]
     for epoch in range(3):
         assert sorted(taken[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
 def test_orders_differ_by_epoch_and_seed() -> None:
-    orders = [tuple(indices_of_step(seed, epoch, 30, 30)) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [tuple(step_indices(seed, epoch, 30, 30)) for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(orders)) == 4
-    assert orders[0] == tuple(indices_of_step(0, 0, 30, 30))
+    assert orders[0] == tuple(step_indices(0, 0, 30, 30))
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 30), st.integers(1, 12))
-def test_keys_of_prompts_are_their_indices_and_never_the_same_twice(
-    seed: int, step: int, prompts: int, count: int
-) -> None:
-    chosen = indices_of_step(seed, step, prompts, count)
-    keys = keys_of_prompts(chosen, count)
+def test_prompt_key_ids_are_their_indices_and_never_repeat(seed: int, step: int, prompts: int, count: int) -> None:
+    chosen = step_indices(seed, step, prompts, count)
+    keys = prompt_key_ids(chosen, count)
     assert len(set(keys)) == prompts
     assert [key % count for key in keys] == chosen
     if len(set(chosen)) == prompts:

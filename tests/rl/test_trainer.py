@@ -138,7 +138,7 @@ def test_a_rollout_that_is_gone_within_its_updates_is_refused(
     rl.interrupt(folder, monkeypatch, 1)
     path = folder / "rl" / "rollouts" / "00000000.npz"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"00000000\.npz cannot be read \(.*\); remove it, and it is drawn again"):
+    with pytest.raises(UserError, match=r"00000000\.npz cannot be read \(.*\); remove it to generate it again"):
         rl.run(folder)
     path.unlink()
     with pytest.raises(UserError, match=r"00000000\.npz is gone, .* remove \S+/rl to redo"):
@@ -152,7 +152,7 @@ def test_a_round_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     """Its steps would be taken again with the reference and the reward model of a later round."""
     trainer.check_resumes_in_round(4, 4, tmp_path)
     trainer.check_resumes_in_round(6, 4, tmp_path)
-    with pytest.raises(UserError, match=r"no checkpoint of step 4 or later in .* is sound, .*; remove "):
+    with pytest.raises(UserError, match=r"no checkpoint of step 4 or later in .* is valid, .*; remove "):
         trainer.check_resumes_in_round(3, 4, tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_rounds_train_the_reward_model_and_move_the_reference(
     rl.interrupt(cut, monkeypatch, 2)
     rl.run(cut)
     assert_same_results(whole, cut, layout)
-    # Without a checkpoint of its own the second round is not begun again from the first one's start.
+    # Without its own checkpoint the second round is not restarted from the first one's start.
     for path in (cut / "rl" / "checkpoints").glob("*.sha256.json"):
         path.unlink()
     with pytest.raises(UserError, match="this round cannot resume"):
@@ -230,7 +230,7 @@ def test_sigterm_in_a_round_saves_and_resumes(
 
     with monkeypatch.context() as patch:
         patch.setattr(RolloutFiles, "read", preempt)
-        with pytest.raises(Preempted, match=rf"rl: told to end, saved at step {saved} of "):
+        with pytest.raises(Preempted, match=rf"rl: preempted, saved at step {saved} of "):
             rl.run(cut)
     assert not (cut / "rl" / "rounds" / "1" / "params").exists()
     rl.run(cut)

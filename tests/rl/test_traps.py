@@ -19,10 +19,10 @@ from dsmath_jax.corpus.decontaminate import Benchmarks
 from dsmath_jax.corpus.normalize import normalize
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome
+from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import DPO, GRPO, Algorithm
 from dsmath_jax.rl.batches import batch_of
-from dsmath_jax.rl.losses import surrogate
+from dsmath_jax.rl.losses import clipped_surrogate
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -106,7 +106,9 @@ def test_2_the_kl_is_k3_within_the_sum_not_clipped_and_not_in_the_reward() -> No
         def loss(self, model: Any, params: Any, batch: dict) -> Any:
             log_ratios = params["hidden"][batch["tokens"][:, 0]] - batch["old_logprobs"]
             d = batch["ref_logprobs"] - params["hidden"][batch["tokens"][:, 0]]
-            gain, _, _ = surrogate(log_ratios, batch["advantages"] - BETA * (jax.numpy.exp(d) - d - 1), EPS, EPS)
+            gain, _, _ = clipped_surrogate(
+                log_ratios, batch["advantages"] - BETA * (jax.numpy.exp(d) - d - 1), EPS, EPS
+            )
             return (-(gain * mask / np.array(LENGTHS)[:, None]).sum(), float(GROUP)), {}
 
     check(GRPO(clip_eps=EPS, kl_coef=BETA))
@@ -136,16 +138,16 @@ def test_3_a_completion_ends_at_the_first_of_several_stop_ids_and_says_how(sampl
     def check(group: Sequence[Completion]) -> None:
         for completion in group:
             stops = [place for place, token in enumerate(completion.tokens) if token in STOP_IDS]
-            assert stops == ([len(completion.tokens) - 1] if completion.finish == "eos" else [])
-            assert completion.finish == "eos" or len(completion.tokens) == LIMIT
+            assert stops == ([len(completion.tokens) - 1] if completion.finish_reason == "eos" else [])
+            assert completion.finish_reason == "eos" or len(completion.tokens) == LIMIT
 
     (group,) = sampler.generate(params, [[1, 7, 3]], SamplingParams(samples=16))
     check(group)
-    assert {completion.finish for completion in group} == {"eos", "length"}
-    ended = next(completion for completion in group if completion.finish == "eos")
+    assert {completion.finish_reason for completion in group} == {"eos", "length"}
+    ended = next(completion for completion in group if completion.finish_reason == "eos")
     fails(check, [dataclasses.replace(ended, tokens=[*ended.tokens, 4])])
     fails(check, [dataclasses.replace(ended, tokens=ended.tokens[:-1])])
-    fails(check, [dataclasses.replace(ended, finish="length")])
+    fails(check, [dataclasses.replace(ended, finish_reason="length")])
 
 
 def test_4_clipping_for_both_signs_of_the_advantage() -> None:
@@ -154,7 +156,7 @@ def test_4_clipping_for_both_signs_of_the_advantage() -> None:
     def check(gain: Callable[[Any, Any], Any]) -> None:
         np.testing.assert_allclose(gain(np.log(ratios), advantages), [[2.4, 1.0, -3.0, -1.6]], rtol=1e-6)
 
-    check(lambda log_ratios, a: surrogate(log_ratios, a, EPS, EPS)[0])
+    check(lambda log_ratios, a: clipped_surrogate(log_ratios, a, EPS, EPS)[0])
     fails(check, lambda log_ratios, a: np.clip(np.exp(log_ratios), 1 - EPS, 1 + EPS) * a)
     fails(check, lambda log_ratios, a: np.minimum(np.exp(log_ratios), np.clip(np.exp(log_ratios), 0.8, 1.2)) * a)
     fails(check, lambda log_ratios, a: np.maximum(np.exp(log_ratios) * a, np.clip(np.exp(log_ratios), 0.8, 1.2) * a))
@@ -185,7 +187,7 @@ def test_6_the_deviation_is_the_samples_and_equal_rewards_give_exactly_zero() ->
 
     def ours(rewards: list[float], ddof: int = 1) -> np.ndarray:
         lengths = [1] * len(rewards)
-        return np.concatenate(group_relative(outcome(rewards, lengths), len(rewards), lengths, ddof=ddof))
+        return np.concatenate(group_relative(outcome_scores(rewards, lengths), len(rewards), lengths, ddof=ddof))
 
     check(ours)
     fails(check, lambda rewards: ours(rewards, ddof=0))
@@ -207,12 +209,12 @@ def test_7_process_supervision_pools_the_steps_of_the_group_and_sums_those_to_co
     ours = group_relative(scores, 2, lengths)
     check(ours)
     fails(check, [*alone(0), *alone(1)])  # normalized within a completion
-    summed = outcome([r.sum() for r in scores.rewards], lengths)
+    summed = outcome_scores([r.sum() for r in scores.rewards], lengths)
     fails(check, group_relative(summed, 2, lengths))  # summed before it is normalized
     fails(check, [np.array([0.0, 0, -1, -1, 0]), ours[1]])  # a step's reward for its own tokens alone
 
 
-def test_8_every_rollout_has_random_numbers_of_its_own(sampler: Sampler, params: Any) -> None:
+def test_8_every_rollout_has_its_own_random_numbers(sampler: Sampler, params: Any) -> None:
     def draw(step: int, prompt_id: int = 0) -> list[list[int]]:
         sampling = SamplingParams(samples=16, seed=5)
         (group,) = sampler.generate(params, [[1, 7, 3]], sampling, step=step, prompt_ids=[prompt_id])

@@ -1,4 +1,4 @@
-"""The sampler: completions belong to their keys alone, say their true log-probabilities, and end where they should."""
+"""The sampler: completions depend on their keys alone, have their true log-probabilities, and end where they should."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.models.llama import Llama, head
-from dsmath_jax.sampling import schedule
+from dsmath_jax.sampling import scheduler
 from dsmath_jax.sampling.sampler import Completion, Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
@@ -22,7 +22,7 @@ PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8, 20, 11], [1], [1, 13, 7, 7]]
 
 @pytest.fixture(scope="module")
 def sampler(model: Llama, layout: Layout) -> Sampler:
-    return Sampler(model, layout, STOPS, MOST, rows=12)
+    return Sampler(model, layout, STOPS, MOST, decode_slots=12)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def logits_of(model: Llama, params: Any) -> Callable[[Sequence[int]], np.ndarray
 
     @jax.jit
     def forward(tokens: jax.Array) -> jax.Array:
-        places = jnp.arange(16)[None]
-        hidden = model.apply({"params": params}, tokens, places, jnp.ones_like(tokens))
+        positions = jnp.arange(16)[None]
+        hidden = model.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))
         return hidden[0] @ head(params, model.config)
 
     def logits(tokens: Sequence[int]) -> np.ndarray:
@@ -48,7 +48,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def drawn(sampler: Sampler, params: Any, prompts: Sequence[Sequence[int]], **how: Any) -> list[list[Completion]]:
+def generate(sampler: Sampler, params: Any, prompts: Sequence[Sequence[int]], **how: Any) -> list[list[Completion]]:
     """The completions; what is neither `step`, `prompt_ids` nor `decode` is a field of `SamplingParams`."""
     calls = {name: how.pop(name) for name in ("step", "prompt_ids", "decode") if name in how}
     return list(sampler.generate(params, prompts, SamplingParams(**how), **calls))
@@ -58,112 +58,114 @@ def tokens(groups: list[list[Completion]]) -> list[list[list[int]]]:
     return [[completion.tokens for completion in group] for group in groups]
 
 
-def test_a_completion_does_not_depend_on_the_batch_it_was_drawn_in(
-    sampler: Sampler, model: Llama, params: Any, layout: Layout
-) -> None:
-    whole = drawn(sampler, params, PROMPTS, samples=3, seed=4, step=2)
+def test_a_completion_does_not_depend_on_its_batch(sampler: Sampler, model: Llama, params: Any, layout: Layout) -> None:
+    whole = generate(sampler, params, PROMPTS, samples=3, seed=4, step=2)
     assert [[(c.prompt, c.sample) for c in group] for group in whole] == [[(p, s) for s in range(3)] for p in range(5)]
-    # With other slots, two samples of each, in another order and beside a prompt so long that all are padded to another
-    # width.
+    # With other slots, two samples of each, in another order and with a prompt so long that all are padded to another
+    # length.
     order = [3, 0, 4, 1, 2]
-    other = Sampler(model, layout, STOPS, MOST, rows=4)
+    other = Sampler(model, layout, STOPS, MOST, decode_slots=4)
     prompts = [[1] * 40, *(PROMPTS[i] for i in order)]
-    moved = drawn(other, params, prompts, samples=2, seed=4, step=2, prompt_ids=[99, *order])[1:]
+    moved = generate(other, params, prompts, samples=2, seed=4, step=2, prompt_ids=[99, *order])[1:]
     assert tokens(moved) == [tokens(whole)[i][:2] for i in order]
     for i, group in zip(order, moved, strict=True):
         for one, same in zip(group, whole[i], strict=False):
             np.testing.assert_allclose(one.logprobs, same.logprobs, atol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("decode_slots", [1, 64])
 def test_slots_and_their_refill_do_not_change_tokens(
-    sampler: Sampler, model: Llama, params: Any, layout: Layout, rows: int
+    sampler: Sampler, model: Llama, params: Any, layout: Layout, decode_slots: int
 ) -> None:
     how = {"samples": 5, "seed": 1, "temperature": 1.5}
-    groups = drawn(Sampler(model, layout, STOPS, MOST, rows=rows, chunk=4), params, PROMPTS, **how)
-    assert tokens(groups) == tokens(drawn(sampler, params, PROMPTS, **how))
+    groups = generate(Sampler(model, layout, STOPS, MOST, decode_slots=decode_slots, chunk=4), params, PROMPTS, **how)
+    assert tokens(groups) == tokens(generate(sampler, params, PROMPTS, **how))
     assert len({len(t) for group in tokens(groups) for t in group}) > 2
 
 
 def test_rings_that_wrap_grow_and_shrink_do_not_change_tokens(
     model: Llama, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rings of 6 and 12 places; lengths are mixed, so that old and young samples share them."""
-    monkeypatch.setattr(schedule, "NARROWEST", 6)
-    sampler = Sampler(model, layout, STOPS, 12, rows=4, chunk=2)
-    widths: list[int] = []
+    """Rings of 6 and 12 positions; lengths are mixed, so that long and short completions share them."""
+    monkeypatch.setattr(scheduler, "MIN_CACHE_LENGTH", 6)
+    sampler = Sampler(model, layout, STOPS, 12, decode_slots=4, chunk=2)
+    lengths: list[int] = []
     resize = sampler.engine.resize
     monkeypatch.setattr(
-        sampler.engine, "resize", lambda own, place, width: widths.append(width) or resize(own, place, width)
+        sampler.engine,
+        "resize",
+        lambda cache, position, length: lengths.append(length) or resize(cache, position, length),
     )
-    for group in drawn(sampler, params, [[1, 7], [1, 9, 3]], samples=9, temperature=1.4, seed=3):
+    for group in generate(sampler, params, [[1, 7], [1, 9, 3]], samples=9, temperature=1.4, seed=3):
         for completion in group:
             prompt = [[1, 7], [1, 9, 3]][completion.prompt]
             expected = log_softmax(logits_of(prompt + completion.tokens[:-1]) / 1.4)[len(prompt) - 1 :]
             expected = expected[np.arange(len(completion.tokens)), completion.tokens]
             np.testing.assert_allclose(completion.logprobs, expected, atol=2e-5)
-    assert widths[:2] == [12, 6]
+    assert lengths[:2] == [12, 6]
 
 
 def test_a_slot_does_not_wait_for_the_longest(model: Llama, params: Any, layout: Layout) -> None:
     """One prefill of the prompts, and fewer decode steps than batches of as many rows would take."""
-    sampler = Sampler(model, layout, range(2, 7), 12, rows=8, chunk=1)
+    sampler = Sampler(model, layout, range(2, 7), 12, decode_slots=8, chunk=1)
     calls = {name: mock.Mock(wraps=getattr(sampler.engine, name)) for name in ("prefill", "decode")}
     for name, call in calls.items():
         setattr(sampler.engine, name, call)
-    lengths = [len(t) for group in tokens(drawn(sampler, params, PROMPTS[:2], samples=24, seed=2)) for t in group]
+    lengths = [len(t) for group in tokens(generate(sampler, params, PROMPTS[:2], samples=24, seed=2)) for t in group]
     assert calls["prefill"].call_count == 1
     batches = sum(max(lengths[i : i + 8]) for i in range(0, 48, 8))
     assert sum(lengths) / 8 <= calls["decode"].call_count < 0.75 * batches
 
 
 def test_fewer_and_fewer_prompts_share_programs(model: Llama, params: Any, layout: Layout) -> None:
-    """As in tool dialogues, of which some end in every turn: lanes are a power of two, so that each compiles once."""
-    sampler, found = Sampler(model, layout, STOPS, MOST, rows=64), []
+    """As in tool dialogues, some of which end in every turn: prompt slots are a power of two, so each compiles once."""
+    sampler, found = Sampler(model, layout, STOPS, MOST, decode_slots=64), []
     for count in (40, 33, 27, 21, 14, 9, 5):
-        found.append(tokens(drawn(sampler, params, (PROMPTS * 8)[:count], seed=4)))
+        found.append(tokens(generate(sampler, params, (PROMPTS * 8)[:count], seed=4)))
         assert found[-1] == found[0][:count]
-    programs = {name: getattr(sampler.engine, name)._cache_size() for name in ("empty", "prefill", "decode")}
-    assert programs == dict.fromkeys(programs, 4)  # of 64, 32, 16 and 8 lanes
+    programs = {name: getattr(sampler.engine, name)._cache_size() for name in ("empty_state", "prefill", "decode")}
+    assert programs == dict.fromkeys(programs, 4)  # of 64, 32, 16 and 8 prompt slots
 
 
 def test_a_completion_ends_where_it_fills_the_context(
     sampler: Sampler, model: Llama, params: Any, layout: Layout
 ) -> None:
-    """Of 8 tokens, which leave other prompts room for all of a completion; an EOS in the last place is still one."""
+    """Of 8 tokens, which leave other prompts room for all of a completion; an EOS in the last position still counts."""
     narrow = model.clone(config=dataclasses.replace(model.config, max_position_embeddings=8))
     how, shortened = {"samples": 6, "seed": 4}, 0
-    whole, ended = (drawn(each, params, PROMPTS, **how) for each in (sampler, Sampler(narrow, layout, STOPS, MOST)))
+    whole, ended = (generate(each, params, PROMPTS, **how) for each in (sampler, Sampler(narrow, layout, STOPS, MOST)))
     for before, after in zip((c for group in whole for c in group), (c for g in ended for c in g), strict=True):
         room = 8 - len(PROMPTS[before.prompt])
         assert after.tokens == before.tokens[:room]
         assert len(after.logprobs) == len(after.sampled_logprobs) == len(after.tokens)
-        assert after.finish == (before.finish if len(before.tokens) <= room else "length")
+        assert after.finish_reason == (before.finish_reason if len(before.tokens) <= room else "length")
         shortened += len(before.tokens) > room
     assert shortened > 3
 
 
-def test_nothing_but_the_arguments_decides(model: Llama, params: Any, layout: Layout, sampler: Sampler) -> None:
+def test_equal_calls_are_bitwise_equal(model: Llama, params: Any, layout: Layout, sampler: Sampler) -> None:
     """Bitwise the same again, whatever the sampler did before."""
     how = {"samples": 4, "seed": 6, "top_k": 9, "top_p": 0.9}
-    first = drawn(sampler, params, PROMPTS, **how)
-    drawn(sampler, params, [[1] * 40], samples=3)
-    assert drawn(sampler, params, PROMPTS, **how) == first
-    assert drawn(Sampler(model, layout, STOPS, MOST, rows=12), params, PROMPTS, **how) == first
+    first = generate(sampler, params, PROMPTS, **how)
+    generate(sampler, params, [[1] * 40], samples=3)
+    assert generate(sampler, params, PROMPTS, **how) == first
+    assert generate(Sampler(model, layout, STOPS, MOST, decode_slots=12), params, PROMPTS, **how) == first
 
 
-def test_filters_say_what_was_drawn_from(sampler: Sampler, params: Any, logits_of: Callable[..., np.ndarray]) -> None:
-    for group in drawn(sampler, params, PROMPTS, samples=4, seed=6, top_k=5, top_p=0.8, temperature=1.2):
+def test_sampled_logprobs_are_those_after_the_filters(
+    sampler: Sampler, params: Any, logits_of: Callable[..., np.ndarray]
+) -> None:
+    for group in generate(sampler, params, PROMPTS, samples=4, seed=6, top_k=5, top_p=0.8, temperature=1.2):
         for c in group:
             prompt = PROMPTS[c.prompt]
             every = np.exp(log_softmax(logits_of(prompt + c.tokens[:-1])[len(prompt) - 1 :] / 1.2))
-            for place, (token, probabilities) in enumerate(zip(c.tokens, every, strict=True)):
+            for position, (token, probabilities) in enumerate(zip(c.tokens, every, strict=True)):
                 likeliest = np.sort(probabilities)[::-1][:5]
                 count = 1 + np.argmax(np.cumsum(likeliest) / likeliest.sum() >= 0.8)
                 assert probabilities[token] >= likeliest[count - 1] * (1 - 1e-6)
-                assert c.logprobs[place] == pytest.approx(np.log(probabilities[token]), abs=2e-5)
+                assert c.logprobs[position] == pytest.approx(np.log(probabilities[token]), abs=2e-5)
                 share = np.log(probabilities[token] / likeliest[:count].sum())
-                assert c.sampled_logprobs[place] == pytest.approx(share, abs=2e-5)
+                assert c.sampled_logprobs[position] == pytest.approx(share, abs=2e-5)
 
 
 def test_a_stop_string_ends_a_completion_where_it_is_complete(sampler: Sampler, params: Any) -> None:
@@ -174,31 +176,33 @@ def test_a_stop_string_ends_a_completion_where_it_is_complete(sampler: Sampler, 
         return "".join(letters[i] + letters[-1 - i] for i in ids)
 
     how = {"samples": 6, "seed": 4}
-    plain = [c for group in drawn(sampler, params, PROMPTS, **how) for c in group]
+    plain = [c for group in generate(sampler, params, PROMPTS, **how) for c in group]
     example = next(c for c in plain if len(c.tokens) > 3)
     string = decode(example.tokens[1:3])[1:3]
     stopped = [
-        c for group in drawn(sampler, params, PROMPTS, **how, stop_strings=[string], decode=decode) for c in group
+        c for group in generate(sampler, params, PROMPTS, **how, stop_strings=[string], decode=decode) for c in group
     ]
     for before, after in zip(plain, stopped, strict=True):
         ends = [n for n in range(1, len(before.tokens) + 1) if string in decode(before.tokens[:n])]
         if ends:
             count = ends[0]
-            assert after.finish == "stop" or (count == len(before.tokens) and before.finish == "eos")
+            assert after.finish_reason == "stop" or (count == len(before.tokens) and before.finish_reason == "eos")
             assert after.finished
             assert (after.tokens, after.logprobs) == (before.tokens[:count], before.logprobs[:count])
         else:
             assert after == before
-    assert any(after.finish == "stop" for after in stopped)
+    assert any(after.finish_reason == "stop" for after in stopped)
 
 
-def test_a_narrow_cache_is_near(
+def test_a_bfloat16_cache_is_close(
     model: Llama, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray]
 ) -> None:
-    narrow = Sampler(model, layout, [], MOST, rows=12, cache_dtype="bfloat16")
-    assert {leaf.dtype for leaf in jax.tree.leaves(narrow.engine.empty(1, 1, 32, 8).own)} == {jnp.dtype("bfloat16")}
+    narrow = Sampler(model, layout, [], MOST, decode_slots=12, cache_dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(narrow.engine.empty_state(1, 1, 32, 8).cache)} == {
+        jnp.dtype("bfloat16")
+    }
     differences = []
-    for group in drawn(narrow, params, PROMPTS, samples=2):
+    for group in generate(narrow, params, PROMPTS, samples=2):
         for c in group:
             prompt = PROMPTS[c.prompt]
             logprobs = log_softmax(logits_of(prompt + c.tokens[:-1]))[len(prompt) - 1 :]
@@ -206,41 +210,41 @@ def test_a_narrow_cache_is_near(
     assert 1e-5 < np.abs(differences).max() < 0.1
 
 
-def test_no_prompts_are_no_completions(sampler: Sampler, params: Any) -> None:
-    assert drawn(sampler, params, []) == []
+def test_no_prompts_give_no_completions(sampler: Sampler, params: Any) -> None:
+    assert generate(sampler, params, []) == []
 
 
-def test_what_cannot_be_sampled_is_one_sentence(sampler: Sampler, model: Llama, params: Any, layout: Layout) -> None:
+def test_invalid_arguments_are_refused(sampler: Sampler, model: Llama, params: Any, layout: Layout) -> None:
     with pytest.raises(UserError, match=r"Prompt 1 is empty; give it at least one token"):
         sampler.generate(params, [[1], []])
     with pytest.raises(UserError, match=r"Prompt 1 has 64 tokens, which leaves no room .* the model's context of 64;"):
         sampler.generate(params, [[1], [1] * 64])
     with pytest.raises(UserError, match=r"Prompt 0 has the token 23, but the model's vocabulary ends at 22"):
         sampler.generate(params, [[1, 23]])
-    wrong = {"samples": [0], "temperature": [-1.0], "top_k": [-1], "top_p": [0.0, 1.5], "seed": [-1, 2**31]}
-    for name, value in ((name, value) for name, values in wrong.items() for value in values):
+    invalid = {"samples": [0], "temperature": [-1.0], "top_k": [-1], "top_p": [0.0, 1.5], "seed": [-1, 2**31]}
+    for name, value in ((name, value) for name, values in invalid.items() for value in values):
         with pytest.raises(UserError, match=f"Sampling with {name}={value} is invalid; give "):
             SamplingParams(**{name: value})  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"max_new_tokens=0 and rows=12; both must be at least 1"):
-        Sampler(model, layout, STOPS, 0, rows=12)
+    with pytest.raises(UserError, match=r"max_new_tokens=0 and decode_slots=12 must both be at least 1"):
+        Sampler(model, layout, STOPS, 0, decode_slots=12)
 
 
-def test_seed_step_prompt_and_sample_each_make_another_key(sampler: Sampler, params: Any) -> None:
+def test_seed_step_prompt_and_sample_each_change_the_key(sampler: Sampler, params: Any) -> None:
     same_prompt = [PROMPTS[0]] * 4
     base = {"samples": 3, "seed": 4, "step": 2, "prompt_ids": [0, 1, 2, 3]}
-    first = tokens(drawn(sampler, params, same_prompt, **base))
-    assert first == tokens(drawn(sampler, params, same_prompt, **base))
+    first = tokens(generate(sampler, params, same_prompt, **base))
+    assert first == tokens(generate(sampler, params, same_prompt, **base))
     assert len({tuple(t) for group in first for t in group}) == 12
     for change in ({"seed": 5}, {"step": 3}, {"prompt_ids": [4, 5, 6, 7]}):
-        others = tokens(drawn(sampler, params, same_prompt, **base | change))
+        others = tokens(generate(sampler, params, same_prompt, **base | change))
         assert all(one != other for one, other in zip(first, others, strict=True))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_logprobs_are_those_of_one_pass_over_the_whole_text(
+def test_logprobs_equal_those_of_one_pass_over_the_whole_text(
     sampler: Sampler, params: Any, logits_of: Callable[..., np.ndarray], temperature: float
 ) -> None:
-    for group in drawn(sampler, params, PROMPTS, samples=3, temperature=temperature, seed=1):
+    for group in generate(sampler, params, PROMPTS, samples=3, temperature=temperature, seed=1):
         for completion in group:
             prompt = PROMPTS[completion.prompt]
             logprobs = log_softmax(logits_of(prompt + completion.tokens[:-1]) / temperature)[len(prompt) - 1 :]
@@ -251,8 +255,8 @@ def test_logprobs_are_those_of_one_pass_over_the_whole_text(
 def test_greedy_takes_the_likeliest_token_whatever_the_seed(
     sampler: Sampler, params: Any, logits_of: Callable[..., np.ndarray]
 ) -> None:
-    greedy = drawn(sampler, params, PROMPTS, temperature=0.0, seed=1)
-    assert tokens(greedy) == tokens(drawn(sampler, params, PROMPTS, temperature=0.0, seed=2, step=7))
+    greedy = generate(sampler, params, PROMPTS, temperature=0.0, seed=1)
+    assert tokens(greedy) == tokens(generate(sampler, params, PROMPTS, temperature=0.0, seed=2, step=7))
     for prompt, [completion] in zip(PROMPTS, greedy, strict=True):
         text = list(prompt)
         while len(text) < len(prompt) + MOST and text[-1] not in STOPS:
@@ -267,13 +271,13 @@ def test_greedy_takes_the_likeliest_token_whatever_the_seed(
 
 def test_a_completion_ends_with_its_first_eos_or_at_the_limit(sampler: Sampler, params: Any) -> None:
     completions = [
-        c for step in range(25) for group in drawn(sampler, params, PROMPTS, samples=3, step=step) for c in group
+        c for step in range(25) for group in generate(sampler, params, PROMPTS, samples=3, step=step) for c in group
     ]
     for c in completions:
         assert 1 <= len(c.tokens) == len(c.logprobs) <= MOST
         assert not set(c.tokens[:-1]) & set(STOPS)
-        assert c.finish == ("eos" if c.tokens[-1] in STOPS else "length")
-        assert c.finished == (c.finish == "eos")
+        assert c.finish_reason == ("eos" if c.tokens[-1] in STOPS else "length")
+        assert c.finished == (c.finish_reason == "eos")
         assert c.finished or len(c.tokens) == MOST
     assert {c.tokens[-1] for c in completions if c.finished} == set(STOPS)
     assert any(not c.finished for c in completions)
@@ -283,10 +287,10 @@ def test_a_completion_ends_with_its_first_eos_or_at_the_limit(sampler: Sampler, 
 def test_two_tokens_are_distributed_as_the_model_says(
     model: Llama, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray]
 ) -> None:
-    """Chi-square over pairs: a wrong temperature, or noise used twice, is far outside."""
+    """Chi-square over pairs: a wrong temperature, or a key used twice, is far outside."""
     prompt, temperature, count = [1, 7], 1.3, 6000
-    sampler = Sampler(model, layout, [], 2, rows=count)
-    [group] = drawn(sampler, params, [prompt], samples=count, temperature=temperature, seed=0)
+    sampler = Sampler(model, layout, [], 2, decode_slots=count)
+    [group] = generate(sampler, params, [prompt], samples=count, temperature=temperature, seed=0)
     seen = np.zeros((23, 23))
     np.add.at(seen, tuple(np.array([c.tokens for c in group]).T), 1)
     first = np.exp(log_softmax(logits_of(prompt)[-1] / temperature))

@@ -1,4 +1,4 @@
-"""Eight devices, whatever mesh they make, draw the tokens that one draws; and what is compiled is what runs."""
+"""Eight devices on any mesh generate the tokens that one generates; abstract inputs are those of a run."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import numpy as np
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sampling.abstract import abstract_inputs
-from dsmath_jax.sampling.choosing import Kind
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import build_model
 
@@ -30,17 +30,17 @@ MESHES = (
 )
 
 
-def draw(trained: Layout, layout: Layout, rows: int) -> list[list[list[int]]]:
+def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[list[int]]]:
     model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(1)))()
     params["embedding"] *= 50
     params = jax.device_put(params, trained.params(params))
-    sampler = Sampler(model, layout, [2], 9, rows=rows)
+    sampler = Sampler(model, layout, [2], 9, decode_slots=decode_slots)
     groups = sampler.generate(params, PROMPTS, SamplingParams(samples=4, seed=3, top_p=0.95))
     return [[completion.tokens for completion in group] for group in groups]
 
 
-def test_eight_devices_draw_what_one_draws(layout: Layout, tmp_path: Path) -> None:
+def test_eight_devices_generate_what_one_generates(layout: Layout, tmp_path: Path) -> None:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -48,7 +48,7 @@ def test_eight_devices_draw_what_one_draws(layout: Layout, tmp_path: Path) -> No
     }
     out = tmp_path / "tokens.json"
     with subprocess.Popen([sys.executable, __file__, out], env=environment) as process:
-        one = draw(layout, layout, 12)
+        one = generate(layout, layout, 12)
     assert process.returncode == 0
     for case, eight in zip(MESHES, json.loads(out.read_text()), strict=True):
         assert eight == one, case
@@ -56,24 +56,29 @@ def test_eight_devices_draw_what_one_draws(layout: Layout, tmp_path: Path) -> No
 
 def test_abstract_inputs_are_those_of_a_run(layout: Layout) -> None:
     model = build_model(ModelConfig(**SIZES), layout)
-    sampler = Sampler(model, layout, [2], 9, rows=8)
+    sampler = Sampler(model, layout, [2], 9, decode_slots=8)
     engine, calls = sampler.engine, {}
     for name in ("prefill", "decode"):
         calls[name] = mock.Mock(wraps=getattr(engine, name))
         setattr(engine, name, calls[name])
     params = jax.jit(lambda: initial_params(model, jax.random.key(1)))()
     list(sampler.generate(params, [[1, 2], [3]], SamplingParams(samples=4)))
-    inputs = abstract_inputs(engine, lanes=2, group=4, prompt_tokens=32, width=9)
+    inputs = abstract_inputs(engine, prompt_slots=2, slots_per_prompt=4, prompt_length=32, cache_length=9)
     for name, expected in inputs._asdict().items():
         seen = jax.tree.map(lambda x: (np.shape(x), jax.dtypes.result_type(x)), calls[name].call_args.args)
         assert seen == jax.tree.map(lambda x: (x.shape, x.dtype), expected), name
     compiled = (
-        Sampler(model, layout, [2], 9).engine.decode.lower(*inputs.decode, kind=Kind(False, False, False)).compile()
+        Sampler(model, layout, [2], 9)
+        .engine.decode.lower(*inputs.decode, mode=SamplingMode(False, False, False))
+        .compile()
     )
     assert compiled.memory_analysis().temp_size_in_bytes > 0
 
 
 if __name__ == "__main__":
     layouts = [[Layout(make_mesh(MeshSettings(**axes))) for axes in meshes] for *meshes, _ in MESHES]
-    found = [draw(trained, layout, rows) for (trained, layout), (*_, rows) in zip(layouts, MESHES, strict=True)]
+    found = [
+        generate(trained, layout, decode_slots)
+        for (trained, layout), (*_, decode_slots) in zip(layouts, MESHES, strict=True)
+    ]
     Path(sys.argv[1]).write_text(json.dumps(found))

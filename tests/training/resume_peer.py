@@ -3,7 +3,7 @@
     python tests/training/resume_peer.py FOLDER '{"fsdp": 4, "tensor": 2}' PAUSE [PORT PROCESS]
 
 PAUSE is how many seconds every batch takes longer, so that there is time to kill. With PORT it is process PROCESS of
-two. It ends with 0, or as `main` does when it was told to end.
+two. It ends with 0, or as `main` does when it was preempted.
 """
 
 import json
@@ -22,9 +22,9 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.training import checkpoint
-from dsmath_jax.training.fitting import next_token_step
 from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.model_files import build_model
+from dsmath_jax.training.next_token import next_token_step
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.preemption import Preempted
 from dsmath_jax.training.prefetch import Prefetch
@@ -59,7 +59,7 @@ def main(folder: Path, sizes: dict[str, int], pause: float) -> None:
     barrier("rows")
     sources = [(rows / name, weight) for name, weight in SOURCES.items()]
     whole = Batches(sources, LENGTH, ROWS, seed=0)
-    mine = Batches(sources, LENGTH, ROWS, seed=0, mine=layout.my_rows(ROWS))
+    mine = Batches(sources, LENGTH, ROWS, seed=0, my_rows=layout.my_rows(ROWS))
     model = build_model(SIZES, layout)
     state = init_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(SETTINGS), layout)
     step = next_token_step(SETTINGS, model, layout, state)
@@ -82,9 +82,9 @@ if __name__ == "__main__":
     code = 0
     try:
         main(Path(sys.argv[1]), json.loads(sys.argv[2]), float(sys.argv[3]))
-    except Preempted as told:
-        code = told.code
-        print(told, file=sys.stderr, flush=True)
+    except Preempted as error:
+        code = error.code
+        print(error, file=sys.stderr, flush=True)
     if sys.argv[4:]:
         jax.distributed.shutdown()
     sys.exit(code)

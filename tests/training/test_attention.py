@@ -100,8 +100,8 @@ def layout_of(platform: str, **axes: int) -> Layout:
     ("platform", "backend", "message"),
     [
         ("cpu", "flash", r"There is no attention 'flash'; set config\.model\.attention to auto, xla, splash, cudnn\."),
-        ("cpu", "splash", r"The attention 'splash' needs a TPU and the mesh lies on CPU; .* to auto\."),
-        ("tpu", "cudnn", r"The attention 'cudnn' needs a GPU and the mesh lies on TPU"),
+        ("cpu", "splash", r"The attention 'splash' needs a TPU and the mesh is on CPU; .* to auto\."),
+        ("tpu", "cudnn", r"The attention 'cudnn' needs a GPU and the mesh is on TPU"),
     ],
 )
 def test_a_backend_that_is_unknown_or_that_the_platform_lacks_is_refused(
@@ -140,7 +140,7 @@ def test_the_mask_for_cudnn_is_the_one_of_packed_attention() -> None:
 @pytest.mark.parametrize(
     ("tokens", "size", "dtype"), [(24, 8, jnp.float32), (25, 8, jnp.bfloat16), (24, 12, jnp.bfloat16)]
 )
-def test_cudnn_leaves_what_it_does_not_take_to_the_plain_form(
+def test_cudnn_passes_unsupported_inputs_to_packed_attention(
     tokens: int, size: int, dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cudnn, "packed_attention", lambda *given: given)

@@ -1,4 +1,4 @@
-"""Checkpoints: written in the background, hashed, kept in number; what is damaged is told and not used."""
+"""Checkpoints: written in the background, hashed, kept in number; damaged ones are reported and not used."""
 
 import errno
 import logging
@@ -53,7 +53,7 @@ def test_a_training_state_comes_back_bit_by_bit(tmp_path: Path, tree: dict[str, 
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_flipped_byte_is_told_and_the_checkpoint_before_is_used(
+def test_a_flipped_byte_is_reported_and_the_previous_checkpoint_is_used(
     tmp_path: Path, tree: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = checkpoint.Checkpoints(tmp_path)
@@ -151,7 +151,7 @@ def test_a_state_is_saved_as_it_was_when_its_buffers_are_used_again(tmp_path: Pa
             np.testing.assert_array_equal(leaf, np.full(leaf.shape, 2.0**step))
 
 
-def test_a_save_goes_on_in_the_background_and_the_older_ones_stay_meanwhile(
+def test_a_save_runs_in_the_background_and_older_ones_are_kept_meanwhile(
     tmp_path: Path, tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
@@ -168,7 +168,7 @@ def test_a_save_goes_on_in_the_background_and_the_older_ones_stay_meanwhile(
     assert names(tmp_path) == ["00000002", "00000002.sha256.json"]
 
 
-def test_a_save_that_fails_in_the_background_is_told_and_costs_no_checkpoint(
+def test_a_failed_background_save_is_reported_and_costs_no_checkpoint(
     tmp_path: Path, tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path) -> str:
@@ -273,7 +273,7 @@ def test_restored_onto_other_meshes(tmp_path: Path, layout: Layout) -> None:
             np.testing.assert_array_equal(again[path], leaf)
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path, tree: dict[str, Any], layout: Layout) -> None:
+def test_a_mismatch_is_named(tmp_path: Path, tree: dict[str, Any], layout: Layout) -> None:
     checkpoint.save(tmp_path / "params", tree)
     wide = tree | {"embedding": jax.ShapeDtypeStruct((3, 4), jnp.float32, sharding=layout.replicated)}
     with pytest.raises(UserError, match=r"embedding has shape \(3, 2\) there and \(3, 4\) in the config's model"):

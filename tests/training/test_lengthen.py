@@ -18,7 +18,7 @@ from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.loop import TrainLoop, why_not_longer
 from dsmath_jax.training.model_files import read_params, read_sizes
-from dsmath_jax.training.optimizer import first_other_rate, make_schedule
+from dsmath_jax.training.optimizer import first_changed_lr, make_schedule
 from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError, read_jsonl, write_jsonl
 
@@ -157,13 +157,13 @@ def test_a_stage_without_a_checkpoint_takes_new_settings(
     schedule=st.sampled_from(["constant", "multi_step"]), steps=st.integers(1, 60), more=st.integers(0, 60),
     taken=st.integers(0, 60), warmup=st.integers(0, 20),
 )  # fmt: skip
-def test_the_first_other_rate_is_that_of_the_schedules(
+def test_the_first_changed_lr_is_that_of_the_schedules(
     schedule: str, steps: int, more: int, taken: int, warmup: int
 ) -> None:
     settings = TrainingSettings(schedule=schedule, steps=steps + more, warmup_steps=warmup)
     before, after = (make_schedule(dataclasses.replace(settings, steps=n)) for n in (steps, steps + more))
     others = [step for step in range(taken) if float(before(step)) != float(after(step))]
-    assert first_other_rate(settings, steps, taken) == next(iter(others), None)
+    assert first_changed_lr(settings, steps, taken) == next(iter(others), None)
     if schedule == "constant":
         assert others == []
 

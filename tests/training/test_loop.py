@@ -1,4 +1,4 @@
-"""The training loop: a run that is cut off and goes on is bitwise the undisturbed one; a loss that is lost stops it."""
+"""The training loop: a resumed run is bitwise the undisturbed one; a loss that is not finite stops it."""
 
 import dataclasses
 import math
@@ -116,7 +116,7 @@ def test_a_resumed_run_is_bitwise_the_undisturbed_one(run: Callable[..., TrainSt
     np.testing.assert_array_equal(stored["embedding"], whole.params["embedding"])
 
 
-def test_a_run_goes_on_from_its_newest_checkpoint(run: Callable[..., TrainState], tmp_path: Path) -> None:
+def test_a_run_resumes_from_its_newest_checkpoint(run: Callable[..., TrainState], tmp_path: Path) -> None:
     with pytest.raises(Cut):
         run(tmp_path, 8)
     with pytest.raises(Cut):
@@ -150,7 +150,7 @@ def spoil_x_of(step: int, value: float) -> Callable[[int, dict[str, np.ndarray]]
     ("value", "what"),
     [(np.nan, "the loss of step 8 is nan"), (1e12, "the gradient norm of step 8 is inf")],
 )
-def test_what_is_not_finite_stops_the_run(
+def test_a_loss_that_is_not_finite_stops_the_run(
     run: Callable[..., TrainState], tmp_path: Path, value: float, what: str
 ) -> None:
     records = lambda step: [f"document {step}", "another"]  # noqa: E731
@@ -163,7 +163,7 @@ def test_what_is_not_finite_stops_the_run(
     report = read_json(tmp_path / "not_finite.json")
     assert (report["step"], report["records"]) == (8, ["document 8", "another"])
     assert "nan" in (report["loss"], report["grad_norm"]) or report["grad_norm"] == "inf"
-    same(run(tmp_path), run(tmp_path / "other"))  # fixed, it goes on
+    same(run(tmp_path), run(tmp_path / "other"))  # fixed, it resumes
     assert not (tmp_path / "not_finite.json").exists()
 
 
@@ -171,19 +171,19 @@ def test_the_host_does_not_wait_for_the_step_that_it_has_just_sent(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The scalars of a step are asked for only when the next step is on its way."""
-    told = []
+    events = []
 
     class Scalar:
         def __init__(self, step: int):
             self.step = step
 
         def __float__(self) -> float:
-            told.append(("read", self.step))
+            events.append(("read", self.step))
             return 1.0
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Any]:
         number = int(batch["number"][0])
-        told.append(("sent", number))
+        events.append(("sent", number))
         return state, {"loss": Scalar(number)}
 
     monkeypatch.setattr(jax, "device_get", lambda tree: tree)
@@ -191,7 +191,7 @@ def test_the_host_does_not_wait_for_the_step_that_it_has_just_sent(
     settings = dataclasses.replace(SETTINGS, steps=4, checkpoint_every=9)
     fit(tmp_path, settings, layout, state, step, lambda n, _: ({"number": np.array([n])}, {}))
     sent_and_read = [("sent", 0), ("sent", 1), ("read", 0), ("sent", 2), ("read", 1), ("sent", 3), ("read", 2)]
-    assert told == [*sent_and_read, ("read", 3)]
+    assert events == [*sent_and_read, ("read", 3)]
 
 
 def test_batches_are_made_ahead_in_order_and_errors_come_at_their_step() -> None:
@@ -216,13 +216,13 @@ def test_batches_are_made_ahead_in_order_and_errors_come_at_their_step() -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_run_that_is_told_to_end_saves_and_goes_on(
+def test_a_preempted_run_saves_and_resumes(
     run: Callable[..., TrainState], tmp_path: Path, number: signal.Signals
 ) -> None:
     tell = lambda at: lambda step, batch: os.kill(os.getpid(), number) if step == at else None  # noqa: E731
     before = signal.getsignal(number)
     with pytest.raises(
-        Preempted, match=rf"^{tmp_path.name}: told to end, saved at step 6 of 12; run the same command again"
+        Preempted, match=rf"^{tmp_path.name}: preempted, saved at step 6 of 12; run the same command again"
     ):
         run(tmp_path, spoil=tell(4))
     assert signal.getsignal(number) == before
@@ -233,7 +233,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(
     assert rows[0] == rows[1]
 
 
-def test_told_to_end_in_the_last_step(run: Callable[..., TrainState], tmp_path: Path) -> None:
+def test_preempted_in_the_last_step(run: Callable[..., TrainState], tmp_path: Path) -> None:
     tell = lambda step, batch: os.kill(os.getpid(), signal.SIGTERM) if step == 11 else None  # noqa: E731
     with pytest.raises(Preempted, match="saved at step 12 of 12"):
         run(tmp_path, spoil=tell)
@@ -289,7 +289,7 @@ def test_times_go_to_a_file_of_their_own(
     assert (tmp_path / "cut" / "first_start.json").read_bytes() == first_start
 
 
-def test_tokens_and_their_flops_are_told(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_and_mfu_are_logged(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(flops.PEAK_FLOPS, jax.devices()[0].device_kind, 1e9)
     state = TrainState({"embedding": jnp.ones((2, 2))}, ())
     settings = dataclasses.replace(SETTINGS, steps=3)

@@ -23,7 +23,7 @@ def test_a_log_drops_the_steps_to_come_and_a_line_cut_off(tmp_path: Path) -> Non
     assert list(read_jsonl(path)) == [{"step": step} for step in range(4)] + [{"step": 4, "again": True}]
 
 
-def test_what_depends_on_the_clock_is_kept_apart_and_shown_together(tmp_path: Path) -> None:
+def test_clock_dependent_metrics_have_their_own_file_and_are_shown_together(tmp_path: Path) -> None:
     with Metrics(tmp_path, 0) as metrics:
         metrics.write(0, {"eval_loss": 3.0})
         metrics.write(0, {"loss": 2.0}, {"seconds": 0.5})
@@ -58,7 +58,7 @@ class FakeWandb(types.ModuleType):
         self.ended.append(exit_code)
 
 
-def test_weights_and_biases_goes_on_with_the_run_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_resumes_the_run_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
 
@@ -80,7 +80,7 @@ def test_weights_and_biases_goes_on_with_the_run_of_the_folder(tmp_path: Path, m
     assert fake.ended == [1, 1, 0]
 
 
-def test_weights_and_biases_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_and_biases_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"^wandb='mathematics' needs the package wandb: .*\[wandb\]'.$"):
         Metrics(tmp_path, 0, wandb="mathematics")
@@ -106,5 +106,5 @@ def test_a_stopwatch_counts_every_second_once(monkeypatch: pytest.MonkeyPatch) -
     assert "mfu" not in third
 
 
-def test_memory_is_told_where_the_device_knows_nothing() -> None:
+def test_memory_is_reported_without_device_statistics() -> None:
     assert memory().get("memory_peak", 0) > 1e7

@@ -9,7 +9,7 @@ import pytest
 
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import path_name
-from dsmath_jax.training.optimizer import is_matrix, make_optimizer, make_schedule
+from dsmath_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
 from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError
 
@@ -56,7 +56,7 @@ def test_weight_decay_acts_on_matrices_only(model: Llama) -> None:
         name = path_name(path)
         expected = 0.0 if name.endswith(("norm/scale", "bias")) else -0.5 * 0.1 * 2.0
         np.testing.assert_allclose(update, expected, rtol=1e-6, err_msg=name)
-    assert sum(jax.tree.leaves(jax.tree.map(lambda flag: not flag, is_matrix(params)))) == 4
+    assert sum(jax.tree.leaves(jax.tree.map(lambda flag: not flag, decay_mask(params)))) == 4
 
 
 @pytest.mark.parametrize("norm", [0.5, 4.0])

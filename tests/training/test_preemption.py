@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from dsmath_jax.sharding import Layout
-from dsmath_jax.training.preemption import SIGNALS, Notice, Preempted
+from dsmath_jax.training.preemption import SIGNALS, Preempted, PreemptionListener
 from dsmath_jax.workdir import UserError
 
 
@@ -19,17 +19,17 @@ def processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_told_at_the_next_question_and_once_more_at_the_end(
+def test_a_signal_is_reported_and_delivered_again_at_the_end(
     layout: Layout, processes: int, number: signal.Signals
 ) -> None:
     received = []
     before = signal.signal(number, lambda number, frame: received.append(number))
     try:
-        with Notice(layout) as notice:
-            assert not bool(notice.ask())
+        with PreemptionListener(layout) as preemption:
+            assert not bool(preemption.received())
             os.kill(os.getpid(), number)
-            assert isinstance(notice.ask(), bool) == (processes == 1)
-            assert bool(notice.ask())
+            assert isinstance(preemption.received(), bool) == (processes == 1)
+            assert bool(preemption.received())
             os.kill(os.getpid(), number)  # a second one changes nothing
             assert not received
         assert received == [number]
@@ -40,13 +40,13 @@ def test_a_signal_is_told_at_the_next_question_and_once_more_at_the_end(
 
 
 def test_a_run_that_saved_does_not_get_the_signal_again(layout: Layout) -> None:
-    def told() -> None:
-        with Notice(layout):
+    def check() -> None:
+        with PreemptionListener(layout):
             os.kill(os.getpid(), signal.SIGTERM)
             raise Preempted("saved")
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(UserError, match="saved") as error:
-        told()
+        check()
     assert error.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == before

@@ -50,7 +50,7 @@ def recipe(data: Path) -> dict[str, Any]:
 def untrained(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """Leaves the training out of the stage; a list of what it would have been called with."""
     calls: list[tuple] = []
-    monkeypatch.setattr(pretrain, "fit_next_token", lambda *arguments, **_: calls.append(arguments))
+    monkeypatch.setattr(pretrain, "train_next_token", lambda *arguments, **_: calls.append(arguments))
     return calls
 
 

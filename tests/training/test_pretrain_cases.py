@@ -66,7 +66,7 @@ def refusal(action: Callable[[], object]) -> str:
     """The sentence that the user reads.
 
     Raises:
-      AssertionError: there is none, but a traceback or a run that goes on.
+      AssertionError: there is none, but a traceback or a run that continues.
     """
     try:
         action()

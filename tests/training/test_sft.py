@@ -56,7 +56,7 @@ def test_it_begins_with_a_hugging_face_folder_and_needs_no_other_stage(recipe: d
 
 
 def test_changed_records_are_noticed(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sft, "fit_next_token", lambda *_, **__: None)
+    monkeypatch.setattr(sft, "train_next_token", lambda *_, **__: None)
     run(recipe, tmp_path / "run")
     with open(tmp_path / "data/mine/a.jsonl", "a") as file:
         file.write('{"question": "Q", "solution": "S"}\n')
@@ -70,7 +70,7 @@ def test_without_init_it_reads_the_pretrained_stage(recipe: dict[str, Any], tmp_
         run(recipe, tmp_path / "run")
 
 
-def test_bad_records_and_lengths_are_one_sentence(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_records_and_lengths_are_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe["sft"]["sequence_length"] = 2048
     with pytest.raises(UserError, match=r"sft.sequence_length 2048 exceeds the model's context 512"):
         run(recipe, tmp_path / "one")

@@ -82,7 +82,7 @@ def test_a_token_weighs_the_same_in_every_micro_batch(run_step: Callable[..., An
     assert run_step(batch, 4)[1]["loss"] != pytest.approx(means, rel=1e-2)
 
 
-def test_scalars_tell_the_norms(run_step: Callable[..., Any], params: Any) -> None:
+def test_scalars_include_the_norms(run_step: Callable[..., Any], params: Any) -> None:
     gradient, scalars = run_step(make_batch("even"), 1)
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
     assert scalars["grad_norm"] == pytest.approx(norm, rel=1e-4)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from dsmath_jax.data.web import STEP, HttpStream
+from dsmath_jax.data.web import READ_BYTES, HttpStream
 from dsmath_jax.extras import required_by
 from dsmath_jax.workdir import UserError
 
@@ -123,7 +123,7 @@ def _read_list(source: str, root: str) -> list[str]:
     root = root if root.endswith("/") else f"{root}/"
     try:
         with open_stream(source) as stream:
-            content = b"".join(iter(lambda: stream.read(STEP), b""))
+            content = b"".join(iter(lambda: stream.read(READ_BYTES), b""))
         names = (gzip.decompress(content) if _path(source).endswith(".gz") else content).decode("utf-8", "replace")
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(f"The list {source} is no complete gzip file; download it again.") from None

@@ -1,22 +1,11 @@
-"""LLaMA folders in Hugging Face's layout: `config.json`, safetensors in one file or several, both ways.
+"""Import and export of LLaMA folders in Hugging Face's format: `config.json` and safetensors.
 
-`python -m dsmath_jax.models.huggingface import|export` is the command line of it.
+The command line is `python -m dsmath_jax.models.huggingface import|export`.
 """
 
-from dsmath_jax.models.huggingface.config_file import config_json, read_config
-from dsmath_jax.models.huggingface.names import INDEX_FILE, LEAVES, SINGLE_FILE, Leaf
+from dsmath_jax.models.huggingface.config_file import read_config
+from dsmath_jax.models.huggingface.names import INDEX_FILE, SINGLE_FILE
 from dsmath_jax.models.huggingface.reading import Reader, readers
 from dsmath_jax.models.huggingface.writing import GIGABYTE, write
 
-__all__ = [
-    "GIGABYTE",
-    "INDEX_FILE",
-    "LEAVES",
-    "SINGLE_FILE",
-    "Leaf",
-    "Reader",
-    "config_json",
-    "read_config",
-    "readers",
-    "write",
-]
+__all__ = ["GIGABYTE", "INDEX_FILE", "SINGLE_FILE", "Reader", "read_config", "readers", "write"]

@@ -1,11 +1,11 @@
-"""Hugging Face folders into a run's layout and back.
+"""Converts models between Hugging Face folders and the folders of a run.
 
 dsmath convert import --from=DIR --to=STAGEDIR
 dsmath convert export --from=STAGEDIR --to=DIR
 
-A STAGEDIR is the folder of a stage that trains: `params/` (a checkpoint) and `model.json` (its sizes). The tokenizer's
-files go with the model. Either folder appears when it is whole. This file is a tool above the floors: the rest of
-`models` knows nothing of meshes, checkpoints or data.
+A STAGEDIR is the folder of a stage that trains: `params/` (a checkpoint) and `model.json` (the model config). The
+tokenizer's files are copied too. The new folder appears when it is complete. This file is a tool above the layers: the
+rest of `models` knows nothing of meshes, checkpoints or data.
 """
 
 import argparse
@@ -34,62 +34,63 @@ from dsmath_jax.workdir import UserError, exit_code, local_path
 
 
 def import_model(source: Path, target: Path, dtype: str) -> str:
-    """Hugging Face to a stage's folder; returns what it did in words.
+    """Converts a Hugging Face folder to a stage's folder; returns a message.
 
     Raises:
-      UserError: the folder or its tokenizer cannot be used, or something is at `target`.
+      UserError: the folder or its tokenizer is invalid, or `target` exists.
     """
-    sizes = read_config(source)
+    config = read_config(source)
     text_tokenizer = tokenizer.load(source) if tokenizer.find(source) else None
     if text_tokenizer:
-        tokenizer.vocabulary_fits(text_tokenizer, sizes.vocab_size, str(source))
+        tokenizer.check_vocab_size(text_tokenizer, config.vocab_size, str(source))
     with new_folder(target) as folder:
-        params = import_params(source, sizes, Layout(make_mesh()), dtype)
+        params = import_params(source, config, Layout(make_mesh()), dtype)
         checkpoint.save(folder / "params", params)
-        write_config(folder, sizes, chat.load(source, text_tokenizer) if text_tokenizer else None)
+        write_config(folder, config, chat.load(source, text_tokenizer) if text_tokenizer else None)
         if text_tokenizer:
             tokenizer.copy(source, folder)
-    return _done(target, params, dtype, text_tokenizer)
+    return _message(target, params, dtype, text_tokenizer)
 
 
 def export_model(source: Path, target: Path, dtype: str, max_file_bytes: int, tokenizer_path: Path | None) -> str:
-    """A stage's folder to Hugging Face; returns what it did in words.
+    """Converts a stage's folder to a Hugging Face folder; returns a message.
 
     Raises:
-      UserError: the stage has no whole model, the tokenizer is another model's, or something is at `target`.
+      UserError: the stage's model is incomplete, the tokenizer is another model's, or `target` exists.
     """
     if not (source / "model.json").is_file():
-        raise UserError(f"{source} has no model.json; give the folder of a stage that trains and is done.")
-    sizes = read_sizes(source)
-    place = tokenizer_path or find_tokenizer(source)
-    params = read_params(source, sizes, Layout(make_mesh()))
-    text_tokenizer = tokenizer.load(place) if place else None
-    trained_with = chat.load(source, text_tokenizer) if text_tokenizer else None
-    export_params(target, sizes, params, place, dtype, max_file_bytes, trained_with)
-    return _done(target, params, dtype, text_tokenizer)
+        raise UserError(f"{source} has no model.json; give the folder of a finished stage that trains.")
+    config = read_sizes(source)
+    tokenizer_file = tokenizer_path or find_tokenizer(source)
+    params = read_params(source, config, Layout(make_mesh()))
+    text_tokenizer = tokenizer.load(tokenizer_file) if tokenizer_file else None
+    model_chat = chat.load(source, text_tokenizer) if text_tokenizer else None
+    export_params(target, config, params, tokenizer_file, dtype, max_file_bytes, model_chat)
+    return _message(target, params, dtype, text_tokenizer)
 
 
-def _done(target: Path, params: Any, dtype: str, text_tokenizer: tokenizer.Tokenizer | None) -> str:
+def _message(target: Path, params: Any, dtype: str, text_tokenizer: tokenizer.Tokenizer | None) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     pieces = f"a tokenizer of {text_tokenizer.vocab_size:,} ids" if text_tokenizer else "no tokenizer"
     return f"{target}: {count:,} parameters in {dtype}, {pieces}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Imports or exports a model."""
     parser = argparse.ArgumentParser(
         "dsmath convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, source, target, dtype in (
-        ("import", "a Hugging Face folder of a LlamaForCausalLM", "the stage's folder to make", "float32"),
-        ("export", "the folder of a stage that trains", "the Hugging Face folder to make", "bfloat16"),
+        ("import", "a Hugging Face folder of a LlamaForCausalLM", "the stage's folder to create", "float32"),
+        ("export", "the folder of a stage that trains", "the Hugging Face folder to create", "bfloat16"),
     ):
         command = commands.add_parser(name)
         command.add_argument("--from", dest="source", type=local_path, required=True, help=source)
         command.add_argument("--to", dest="target", type=local_path, required=True, help=target)
         command.add_argument("--dtype", choices=TYPES, default=dtype, help=f"of the written arrays (default: {dtype})")
     command.add_argument("--tokenizer", type=local_path, help="its file or folder (default: the stage's, or the run's)")
-    command.add_argument("--file-gigabytes", type=float, default=5.0, help="at most so much in a file (default: 5)")
+    command.add_argument("--file-gigabytes", type=float, default=5.0, help="maximum size of a file (default: 5)")
     values = parser.parse_args(arguments)
     if values.command == "import":
         print(import_model(values.source, values.target, values.dtype))

@@ -1,7 +1,7 @@
-"""Safetensors out: files of bounded size, written tensor by tensor.
+"""Writes safetensors: files of bounded size, one tensor at a time.
 
-A safetensors file is the length of its header (8 bytes, little-endian), the header (JSON: each tensor's type, shape and
-place among the data), and the data. All of the header is known before the first tensor is.
+A safetensors file is the length of its header (8 bytes, little-endian), the header (JSON: dtype, shape and offsets of
+each tensor), and the data. The header is known before the first tensor is fetched.
 """
 
 import json
@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.huggingface.config_file import config_json
-from dsmath_jax.models.huggingface.names import INDEX_FILE, LEAVES, SINGLE_FILE
+from dsmath_jax.models.huggingface.names import INDEX_FILE, PARAMS, SINGLE_FILE
 from dsmath_jax.workdir import UserError, atomic_write, json_object, write_json
 
 GIGABYTE = 10**9
@@ -24,18 +24,18 @@ TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
 class Tensor(NamedTuple):
-    """One of their tensors and where it is found in our parameters."""
+    """A tensor of the files and the parameter that it is part of."""
 
     name: str
-    path: str  # of our leaf
-    layer: int | None  # its place in a stacked leaf
+    path: str  # of the parameter
+    layer: int | None  # its index in a stacked parameter
     shape: tuple[int, ...]
 
 
 def write(
     folder: Path,
     params: Any,
-    sizes: ModelConfig,
+    config: ModelConfig,
     dtype: str = "bfloat16",
     max_file_bytes: int = 5 * GIGABYTE,
     bos_id: int | None = None,
@@ -43,59 +43,59 @@ def write(
 ) -> None:
     """Writes a model's `config.json`, `generation_config.json` and tensors into `folder`.
 
-    In host memory is one tensor at a time. The folder is whole only at the end: the caller gives a temporary one.
+    One tensor at a time is in host memory. The folder is complete only at the end: pass a temporary one.
 
     Args:
       folder: an existing one.
-      params: our parameters, every array within this process's reach; of any floating-point type.
-      sizes: the model's.
+      params: of any floating-point dtype; every array fully addressable by this process.
+      config: of the model.
       dtype: of the tensors in the files.
-      max_file_bytes: a larger model is parted into several files, with an index.
-      bos_id: the tokenizer's, None without one.
-      stop_ids: the tokenizer's, EOS first.
+      max_file_bytes: a larger model is split into several files, with an index.
+      bos_id: of the tokenizer, None without one.
+      stop_ids: of the tokenizer, EOS first.
 
     Raises:
-      UserError: the dtype is none of `TYPES`, or the parameters are not a plain decoder's.
+      UserError: the dtype is not one of `TYPES`, or the parameters are not those of a decoder.
     """
     if dtype not in TYPES:
         raise UserError(f"Tensors cannot be written as '{dtype}'; give one of {', '.join(TYPES)}.")
-    leaves = flatten_dict(params, sep="/")
-    wanted = LEAVES.keys() - ({"head"} if sizes.tie_word_embeddings else set())
-    for path in sorted(leaves.keys() ^ wanted):
+    flat = flatten_dict(params, sep="/")
+    wanted = PARAMS.keys() - ({"head"} if config.tie_word_embeddings else set())
+    for path in sorted(flat.keys() ^ wanted):
         raise UserError(
-            f"The parameters are not those of a language model ({'unexpected' if path in leaves else 'missing'}: "
+            f"The parameters are not those of a language model ({'unexpected' if path in flat else 'missing'}: "
             f"{path}); export a stage that trains one."
         )
-    write_json(folder / "config.json", config_json(sizes, dtype, bos_id, stop_ids[0] if stop_ids else None))
+    write_json(folder / "config.json", config_json(config, dtype, bos_id, stop_ids[0] if stop_ids else None))
     if stop_ids:
         eos = stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)
-        path = folder / "generation_config.json"  # it may have come with the tokenizer
-        before = json_object(path.read_bytes(), str(path), "it") if path.is_file() else {}
-        write_json(path, before | {"bos_token_id": bos_id, "eos_token_id": eos})
-    files = list(_files(_tensors(leaves, sizes.num_hidden_layers), jnp.dtype(dtype).itemsize, max_file_bytes))
+        path = folder / "generation_config.json"  # the tokenizer's files may include it
+        existing = json_object(path.read_bytes(), str(path), "it") if path.is_file() else {}
+        write_json(path, existing | {"bos_token_id": bos_id, "eos_token_id": eos})
+    files = list(_files(_tensors(flat, config.num_hidden_layers), jnp.dtype(dtype).itemsize, max_file_bytes))
     names = [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
     names = names if len(files) > 1 else [SINGLE_FILE]
     for name, tensors in zip(names, files, strict=True):
-        _write_file(folder / name, tensors, leaves, dtype)
+        _write_file(folder / name, tensors, flat, dtype)
     if len(files) > 1:
         total = sum(math.prod(tensor.shape) for tensors in files for tensor in tensors) * jnp.dtype(dtype).itemsize
-        places = {tensor.name: name for name, tensors in zip(names, files, strict=True) for tensor in tensors}
-        write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": places})
+        weight_map = {tensor.name: name for name, tensors in zip(names, files, strict=True) for tensor in tensors}
+        write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _tensors(leaves: dict[str, Any], layers: int) -> Iterator[Tensor]:
-    """Their tensors as the decoder uses them: embedding, layer by layer, norm and head."""
-    stacked = [path for path in LEAVES if path in leaves and LEAVES[path].stacked]
+def _tensors(flat: dict[str, Any], layers: int) -> Iterator[Tensor]:
+    """Yields the tensors in the decoder's order: embedding, layer by layer, norm and head."""
+    stacked = [path for path in PARAMS if path in flat and PARAMS[path].stacked]
     order: list[tuple[str, int | None]] = [("embedding", None)]
     order += [(path, layer) for layer in range(layers) for path in stacked]
-    order += [(path, None) for path in ("final_norm/scale", "head") if path in leaves]
+    order += [(path, None) for path in ("final_norm/scale", "head") if path in flat]
     for path, layer in order:
-        leaf = LEAVES[path]
-        yield Tensor(leaf.name.format(i=layer), path, layer, leaf.their_shape(leaves[path].shape))
+        spec = PARAMS[path]
+        yield Tensor(spec.name.format(i=layer), path, layer, spec.tensor_shape(flat[path].shape))
 
 
 def _files(tensors: Iterator[Tensor], itemsize: int, max_bytes: int) -> Iterator[list[Tensor]]:
-    """Parts tensors into files of at most `max_bytes`; a larger tensor has a file of its own."""
+    """Splits tensors into files of at most `max_bytes`; a larger tensor gets its own file."""
     file: list[Tensor] = []
     size = 0
     for tensor in tensors:
@@ -108,19 +108,19 @@ def _files(tensors: Iterator[Tensor], itemsize: int, max_bytes: int) -> Iterator
     yield file
 
 
-def _write_file(path: Path, tensors: list[Tensor], leaves: dict[str, Any], dtype: str) -> None:
+def _write_file(path: Path, tensors: list[Tensor], flat: dict[str, Any], dtype: str) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
         start, end = end, end + math.prod(tensor.shape) * jnp.dtype(dtype).itemsize
         header[tensor.name] = {"dtype": TYPES[dtype], "shape": tensor.shape, "data_offsets": (start, end)}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # aligns the data to 8 bytes
     with atomic_write(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            leaf = leaves[tensor.path]
-            array = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer])
-            if LEAVES[tensor.path].inputs:
+            param = flat[tensor.path]
+            array = np.asarray(param if tensor.layer is None else param[tensor.layer])
+            if PARAMS[tensor.path].inputs:
                 array = array.reshape(tensor.shape[::-1]).T
             file.write(np.ascontiguousarray(array, jnp.dtype(dtype)).view(np.uint8).data)

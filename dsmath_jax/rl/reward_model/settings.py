@@ -1,4 +1,4 @@
-"""Settings of the stages `reward_model` and `process_model`, and of the samples that they learn from."""
+"""Settings of the stages `reward_model` and `process_model`, and of their samples."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ ESTIMATIONS = ("hard", "soft")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplesSettings(Settings):
-    """What is sampled from the policy, and how it is labelled (paper §4.1.2, §4.1.3)."""
+    """Settings of samples of the policy and their labels (paper §4.1.2, §4.1.3)."""
 
     data: tuple[str, ...] = setting(("toy/train",), "data sets whose questions are sampled from", filled=True)
     kind: str = setting(
@@ -36,7 +36,7 @@ class SamplesSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardModelSettings(TrainingSettings, SamplesSettings):
-    """A reward model (paper §4.1.2-4.1.4): the samples, and the training on them."""
+    """Settings of a reward model (paper §4.1.2-4.1.4): the samples and the training."""
 
     peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)", least=0)
     init: str = setting("pretrain", "the stage whose model it is trained from: pretrain (paper §4.2) or sft")
@@ -52,13 +52,13 @@ class RewardModelSettings(TrainingSettings, SamplesSettings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProcessModelSettings(RewardModelSettings):
-    """A reward model of steps (paper §4.1.3)."""
+    """Settings of a process reward model (paper §4.1.3)."""
 
     kind: str = setting("process", "process: a score for each step", choices=("process",))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RetrainSettings(RewardModelSettings):
-    """How a reward model is trained further between two rounds of iterative GRPO (Algorithm 1)."""
+    """Settings of retraining the reward model between rounds of iterative GRPO (Algorithm 1)."""
 
     data: tuple[str, ...] = setting((), "data sets whose questions are sampled from; () for those of rl.data")

@@ -1,4 +1,4 @@
-"""Stages `reward_model` and `process_model`: trained on the SFT model's own samples (paper §4.1.2-4.1.4)."""
+"""Stages `reward_model` and `process_model`: training on labeled samples of the SFT model (paper §4.1.2-4.1.4)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ from dsmath_jax.data.datasets import Record, check_answers
 from dsmath_jax.data.draw import load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.rl.reward_model.labels import short_prompts, write_rows
-from dsmath_jax.rl.reward_model.model import RewardModel, with_head
+from dsmath_jax.rl.reward_model.labels import fitting_prompts, write_rows
+from dsmath_jax.rl.reward_model.model import RewardModel, with_reward_head
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings
 from dsmath_jax.rl.reward_model.training import ROWS, train
 from dsmath_jax.settings import check_choice
@@ -25,29 +25,29 @@ def check(
     name: str, settings: RewardModelSettings, read: Callable[[str], Sequence[Record]], chat: Chat | None,
     sampled: ModelConfig | None, layout: Layout, seed: int,
 ) -> None:  # fmt: skip
-    """Raises a `UserError` where the stage cannot work, as far as that is known before the run.
+    """Raises a `UserError` where `run` would, as far as that is known before the run.
 
     Args:
       name: of the stage, a key of KINDS.
       settings: of the stage.
-      read: from the name of a data set to its records, none where they are yet to be made.
-      chat: None where the tokenizer is yet to be trained.
-      sampled: the SFT model, None where its sizes are not known.
-      layout: where the model is trained.
-      seed: of the draw.
+      read: returns the records of a data set by name, none where the run has yet to make them.
+      chat: None where the tokenizer has yet to be trained.
+      sampled: config of the SFT model, None where it is not known yet.
+      layout: of the model and the batches.
+      seed: of the sampled questions.
     """
     check_choice(f"{name}.kind", settings.kind, KINDS[name])
     loop.check(settings, settings.batch_size, layout)
     records = sample_evenly([read(source) for source in settings.data], settings.problems, seed)
     check_answers(records)
     if records and chat and sampled:
-        short_prompts(settings, chat, sampled.max_position_embeddings, records)
+        fitting_prompts(settings, chat, sampled.max_position_embeddings, records)
 
 
 def run(
     folder: Path, settings: RewardModelSettings, chat_settings: ChatSettings, data_dir: Path, layout: Layout, seed: int
 ) -> dict:
-    """Samples from `sft/` on the data sets of `data`, labels, and trains from the stage that `init` names.
+    """Runs the stage: samples from `sft/` on `data`, labels the samples, and trains the model of the stage `init`.
 
     Writes `<stage>/{samples.jsonl,params,model.json,metrics.jsonl,summary.json}`. The folder's name is a key of KINDS.
     """
@@ -61,10 +61,10 @@ def run(
         params = read_params(workdir / "sft", model.config, layout)
         policy = LanguageModel(model, params, chat, layout)
         write_rows(path, settings, policy, records, seed)
-        del params, policy  # there is not always room for two models
+        del params, policy  # two models may not fit into memory
     model = read_model(workdir / settings.init, layout)
     write_config(folder, model.config, chat)
-    params = with_head(read_params(workdir / settings.init, model.config, layout), model.config.hidden_size)
+    params = with_reward_head(read_params(workdir / settings.init, model.config, layout), model.config.hidden_size)
     params["reward"] = layout.replicate(params["reward"])
     _, summary = train(folder, settings, RewardModel(model, params), layout, seed, [path])
     return summary

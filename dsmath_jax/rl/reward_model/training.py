@@ -1,4 +1,4 @@
-"""Training of a reward model on labelled rows (paper §4.1.2-4.1.4), the first time and between rounds (Algorithm 1)."""
+"""Trains a reward model on labeled rows (paper §4.1.2-4.1.4), at first and between rounds (Algorithm 1)."""
 
 import functools
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from dsmath_jax.rl.reward_model.rows import (
     Rows,
     batch_of,
     check_labels,
-    drawn,
+    example_positions,
     examples_of,
     index_of,
-    places_of,
+    sample_examples,
 )
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings
 from dsmath_jax.sharding import Layout, barrier
@@ -28,7 +28,7 @@ from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import Prefetch
-from dsmath_jax.training.step import make_train_step, state_of
+from dsmath_jax.training.step import make_train_step, state_from_params
 from dsmath_jax.workdir import write_json
 
 ROWS, SUMMARY = "samples.jsonl", "summary.json"
@@ -43,18 +43,17 @@ def train(
     rows: Sequence[Path],
     old_rows: Sequence[Path] = (),
 ) -> tuple[RewardModel, dict]:
-    """Trains a reward model on the rows whose problems are not held out, and measures it on the others.
+    """Trains a reward model on the rows that are not held out, and evaluates it on the others.
 
-    The optimizer and its schedule start from scratch. With old rows, a share `settings.replay` of the examples is drawn
-    from those of them that are not held out: floor(n x batch_size x replay) of the first n batches together, all old
-    examples once before any comes again, in an order that the seed alone decides.
+    The optimizer and its schedule start from scratch. With old rows, a share `settings.replay` of the examples is from
+    those of them that are not held out: floor(n x batch_size x replay) of the first n batches together, every old
+    example once per epoch, in an order given by the seed.
 
     Args:
-      folder: gets the loop's files, `params/`, `model.json` and, last, `summary.json`.
-        Its name stands in messages.
+      folder: gets the loop's files, `params/`, `model.json` and, last, `summary.json`; messages use its name.
       settings: of the stage, or of the training between rounds.
-      start: where training starts; the parameters are donated.
-      layout: where the parameters are.
+      start: the initial model; its parameters are donated.
+      layout: of the parameters and the batches.
       seed: of the order of the rows.
       rows: JSONL files of `labels.write_rows`.
       old_rows: files of earlier rounds.
@@ -63,14 +62,14 @@ def train(
       the trained model and the summary.
 
     Raises:
-      NothingToLearn: the labels of the training or the held-out rows are all alike.
+      NothingToLearn: the labels of the training or the held-out rows are all equal.
     """
     kind, model = settings.kind, start.model
     with Rows(rows) as new, Rows(old_rows) as old:
         index, old_index = index_of(new), index_of(old)
-        learned = examples_of(kind, index, ~index.held_out)
+        train_examples = examples_of(kind, index, ~index.held_out)
         held_out = examples_of(kind, index, index.held_out)
-        check_labels(folder.name, kind, index, learned, "training")
+        check_labels(folder.name, kind, index, train_examples, "training")
         check_labels(folder.name, kind, index, held_out, "held-out")
         replayed = examples_of(kind, old_index, ~old_index.held_out)
         share = settings.replay if replayed else 0.0
@@ -78,20 +77,20 @@ def train(
         width = padded_length(longest, layout)
 
         def make_batch(step: int) -> dict[str, np.ndarray]:
-            new_places, old_places = places_of(step, settings.batch_size, share)
-            taken = [
+            new_positions, old_positions = example_positions(step, settings.batch_size, share)
+            batch_examples = [
                 [source[number] for number in example]
-                for source, examples, stream, places in (
-                    (new, learned, NEW, new_places),
-                    (old, replayed, OLD, old_places),
+                for source, examples, stream, positions in (
+                    (new, train_examples, NEW, new_positions),
+                    (old, replayed, OLD, old_positions),
                 )
-                for example in drawn(examples, seed, stream, places)
+                for example in sample_examples(examples, seed, stream, positions)
             ]
-            return layout.share(batch_of(kind, taken, width))
+            return layout.share(batch_of(kind, batch_examples, width))
 
         write_config(folder, model.config)
         optimizer = make_optimizer(settings)
-        state = state_of(start.params, optimizer, layout)
+        state = state_from_params(start.params, optimizer, layout)
         train_step = make_train_step(OBJECTIVES[kind], model, optimizer, layout, state, settings.grad_accum_steps)
         batch_at = Prefetch(make_batch, settings.steps)
         with TrainLoop(folder, settings, layout, state) as loop:

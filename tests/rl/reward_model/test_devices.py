@@ -17,7 +17,7 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model import labels
 from dsmath_jax.rl.reward_model.labels import write_rows
-from dsmath_jax.rl.reward_model.model import RewardModel, scorer, with_head
+from dsmath_jax.rl.reward_model.model import RewardModel, scorer, with_reward_head
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings, SamplesSettings
 from dsmath_jax.rl.reward_model.training import train
 from dsmath_jax.sampling.completions import Completion
@@ -42,7 +42,7 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         return [max(ALPHABET.find(character), 3) for character in text]
 
-    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
         return self.encode(text), list(range(len(text)))
 
     def decode(self, ids: Any) -> str:
@@ -52,7 +52,7 @@ class Characters:
 def compute(layout: Layout, folder: Path, training: bool) -> dict[str, np.ndarray]:
     """Returns scores of some completions and, with `training`, the head after a few steps and its held-out AUC."""
     model = build_model(ModelConfig(**SIZES), layout)
-    params = jax.jit(lambda: with_head(initial_params(Llama(model.config), jax.random.key(1)), 16))()
+    params = jax.jit(lambda: with_reward_head(initial_params(Llama(model.config), jax.random.key(1)), 16))()
     params["reward"]["kernel"] = jax.random.normal(jax.random.key(2), (16, 1))
     params = jax.device_put(params, layout.params(params))
     noise = np.random.default_rng(0)

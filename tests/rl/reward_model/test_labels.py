@@ -1,4 +1,4 @@
-"""Labels by the rule: of outcomes, and of steps by the completions of their prefixes; and the file of labelled rows."""
+"""Labels by the rule reward: of outcomes, and of steps by the continuations of their prefixes; and their file."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.grading import grade
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.rl.reward_model import labels
-from dsmath_jax.rl.reward_model.labels import labelled, write_rows
+from dsmath_jax.rl.reward_model.labels import label_completions, write_rows
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import SamplingParams
@@ -37,7 +37,7 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         return [ALPHABET.index(character) for character in text]
 
-    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
         return self.encode(text), list(range(len(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -93,9 +93,9 @@ SCRIPT = {
         ("soft", [[1 / 3, 2 / 3, 1], [1 / 3, 0, 0], [1], [1, 0]]),
     ],
 )
-def test_steps_are_labelled_by_the_completions_of_their_prefixes(estimation: str, expected: list[list[float]]) -> None:
+def test_steps_are_labeled_by_the_completions_of_their_prefixes(estimation: str, expected: list[list[float]]) -> None:
     policy = Scripted(SCRIPT)
-    rows = labelled(PROMPTS, Characters(), settings(estimation=estimation), policy, correct)
+    rows = label_completions(PROMPTS, Characters(), settings(estimation=estimation), policy, correct)
     assert [row["labels"] for row in rows] == expected
     assert [row["problem"] for row in rows] == [0, 0, 1, 1]
     assert [row["prompt"] for row in rows] == [PROMPTS[0][1]] * 2 + [PROMPTS[1][1]] * 2
@@ -109,7 +109,7 @@ def test_steps_are_labelled_by_the_completions_of_their_prefixes(estimation: str
 
 def test_equal_prefixes_are_completed_once_and_keep_their_number() -> None:
     policy = Scripted(SCRIPT)
-    labelled(PROMPTS, Characters(), settings(), policy, correct)
+    label_completions(PROMPTS, Characters(), settings(), policy, correct)
     assert [asked[:2] for asked in policy.asked] == [
         (A, 2), (B, 2), (A + "a\n", 3), (A + "a\nb\n", 3), (A + "a\nc\n", 3), (B + "d\n", 3)
     ]  # fmt: skip
@@ -117,13 +117,13 @@ def test_equal_prefixes_are_completed_once_and_keep_their_number() -> None:
     assert len(set(numbers.values())) == 6
     assert all(0 <= number < 2**31 for number in numbers.values())
     alone = Scripted(SCRIPT)
-    labelled(PROMPTS[1:], Characters(), settings(), alone, correct)
+    label_completions(PROMPTS[1:], Characters(), settings(), alone, correct)
     assert all(numbers[text] == number for text, _, number in alone.asked)
 
 
 def test_outcomes_need_no_prefixes() -> None:
     policy = Scripted(SCRIPT)
-    rows = labelled(PROMPTS, Characters(), settings(kind="pointwise"), policy, correct)
+    rows = label_completions(PROMPTS, Characters(), settings(kind="pointwise"), policy, correct)
     assert [row["labels"] for row in rows] == [[1], [0], [1], [0]]
     assert [row["ends"] for row in rows] == [[len(row["completion"]) - 1] for row in rows]
     assert len(policy.asked) == 2
@@ -133,12 +133,12 @@ def test_tokens_beyond_the_length_limit_do_not_count() -> None:
     """A completion of the policy itself would end there."""
     short = settings(max_new_tokens=len("a\n" + CORRECT) - 3)
     policy = Scripted(SCRIPT | {A: ["a\n" + CORRECT] * 2})
-    rows = labelled(PROMPTS[:1], Characters(), short, policy, correct)
+    rows = label_completions(PROMPTS[:1], Characters(), short, policy, correct)
     assert [row["labels"] for row in rows] == [[0, 1]] * 2
 
 
 def test_a_completion_of_nothing_but_eos_is_one_incorrect_step() -> None:
-    rows = labelled(PROMPTS[:1], Characters(), settings(), Scripted({A: ["$", "$"]}), correct)
+    rows = label_completions(PROMPTS[:1], Characters(), settings(), Scripted({A: ["$", "$"]}), correct)
     assert [(row["ends"], row["labels"]) for row in rows] == [([0], [0.0])] * 2
 
 

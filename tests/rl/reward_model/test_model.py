@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.models.llama import Llama
-from dsmath_jax.rl.reward_model.model import OBJECTIVES, SIDES, auc, read, scorer, token_scores, with_head
+from dsmath_jax.rl.reward_model.model import OBJECTIVES, SIDES, auc, read, scorer, token_scores, with_reward_head
 from dsmath_jax.rl.reward_model.rows import batch_of
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout
@@ -223,7 +223,7 @@ def test_micro_batches_never_change_the_step(layout: Layout, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_a_new_head_knows_nothing(kind: str) -> None:
-    reward_params = with_head(lookup_params()["model"], WIDTH)
+    reward_params = with_reward_head(lookup_params()["model"], WIDTH)
     (loss, weight), _ = OBJECTIVES[kind](LOOKUP, reward_params, batch(kind, 6 // len(SIDES[kind])))
     assert float(loss / weight) == pytest.approx(np.log(2))
 

@@ -20,17 +20,17 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model import labels, stage, training
 from dsmath_jax.rl.reward_model.held_out import held_out_metrics
-from dsmath_jax.rl.reward_model.model import RewardModel, with_head
+from dsmath_jax.rl.reward_model.model import RewardModel, with_reward_head
 from dsmath_jax.rl.reward_model.rows import (
     HELD_OUT,
     NothingToLearn,
     Rows,
     batch_of,
     check_labels,
-    drawn,
+    example_positions,
     examples_of,
     index_of,
-    places_of,
+    sample_examples,
 )
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings
 from dsmath_jax.rl.reward_model.stage import run
@@ -90,7 +90,7 @@ class Counter:
 def counter(model: Llama) -> RewardModel:
     embedding = np.random.default_rng(0).normal(size=(23, 16)).astype(np.float32)
     untrained: Any = Counter(model.config)
-    return RewardModel(untrained, with_head({"embedding": jnp.asarray(embedding)}, 16))
+    return RewardModel(untrained, with_reward_head({"embedding": jnp.asarray(embedding)}, 16))
 
 
 @pytest.fixture
@@ -148,9 +148,9 @@ def test_rows_are_read_by_number_from_several_files(tmp_path: Path) -> None:
         assert len(found) == len(rows)
         assert [found[i] for i in reversed(range(len(rows)))] == rows[::-1]
         index = index_of(found)
-    assert index.labels.tolist() == [len(row["labels"]) for row in rows]
-    assert index.right_labels.tolist() == [sum(row["labels"]) for row in rows]
-    assert index.right.tolist() == [row["labels"][-1] == 1 for row in rows]
+    assert index.num_labels.tolist() == [len(row["labels"]) for row in rows]
+    assert index.num_correct_labels.tolist() == [sum(row["labels"]) for row in rows]
+    assert index.correct.tolist() == [row["labels"][-1] == 1 for row in rows]
     assert index.tokens.tolist() == [len(row["prompt"]) + len(row["completion"]) for row in rows]
     (tmp_path / "b.jsonl").write_text('{"a": 1}\n[]\n')
     with pytest.raises(UserError, match=r"b\.jsonl, at byte 9: not a JSON object; fix or remove that line"):
@@ -174,7 +174,7 @@ def test_pairs_are_of_one_problem_and_one_is_correct(written: Callable[..., Rows
     examples = examples_of("pairwise", index, np.ones(len(rows), bool))
     mixed = {r["problem"] for r in rows if r["labels"] == [1]} & {r["problem"] for r in rows if r["labels"] == [0]}
     assert len(examples) == len(mixed)
-    for correct, incorrect in drawn(examples, 0, 0, range(3 * len(examples))):
+    for correct, incorrect in sample_examples(examples, 0, 0, range(3 * len(examples))):
         assert rows[correct]["problem"] == rows[incorrect]["problem"]
         assert (rows[correct]["labels"], rows[incorrect]["labels"]) == ([1], [0])
 
@@ -183,7 +183,7 @@ def test_pairs_are_of_one_problem_and_one_is_correct(written: Callable[..., Rows
 def test_the_share_of_old_rows_is_exact_over_batches(batch_size: int, share: float, steps: int) -> None:
     new, old = [], []
     for step in range(steps, steps + 20):
-        fresh, replayed = places_of(step, batch_size, share)
+        fresh, replayed = example_positions(step, batch_size, share)
         assert len(fresh) + len(replayed) == batch_size
         assert abs(len(replayed) - batch_size * share) <= 1
         new, old = [*new, *fresh], [*old, *replayed]
@@ -195,11 +195,11 @@ def test_the_share_of_old_rows_is_exact_over_batches(batch_size: int, share: flo
 @given(st.integers(0, 9), st.integers(1, 12), st.integers(0, 50))
 def test_every_epoch_has_every_example_once(seed: int, count: int, first: int) -> None:
     examples = [([i],) for i in range(count)]
-    whole = [i for (i,) in drawn(examples, seed, 0, range(3 * count))]
+    whole = [i for (i,) in sample_examples(examples, seed, 0, range(3 * count))]
     for epoch in range(3):
         assert sorted(whole[epoch * count : (epoch + 1) * count]) == list(range(count))
     first %= 3 * count
-    assert [i for (i,) in drawn(examples, seed, 0, range(first, 3 * count))] == whole[first:]
+    assert [i for (i,) in sample_examples(examples, seed, 0, range(first, 3 * count))] == whole[first:]
 
 
 def test_ten_percent_of_the_batches_are_old_rows(
@@ -235,9 +235,11 @@ def test_labels_that_are_alike_are_refused(tmp_path: Path, counter: RewardModel,
     rows = [row | {"labels": [1.0] * len(row["ends"])} for row in planted(kind, 30)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     why = (
-        "none of the problems has a right and a wrong completion" if kind == "pairwise" else r"all \d+ labels are alike"
+        "none of the problems has a correct and an incorrect completion"
+        if kind == "pairwise"
+        else r"all \d+ labels are alike"
     )
-    with pytest.raises(NothingToLearn, match=rf"^process_model: {why} in the training rows, so nothing can be told"):
+    with pytest.raises(NothingToLearn, match=rf"^process_model: {why} in the training rows, so there is nothing"):
         train(tmp_path / "process_model", settings_of(kind, 3), counter, layout, 0, [tmp_path / "rows.jsonl"])
     assert not (tmp_path / "process_model").exists()
 
@@ -301,10 +303,10 @@ def test_a_process_model_is_measured_by_steps_and_by_completions(written: Callab
 
 
 def test_pairs_are_measured_within_their_problem(written: Callable[..., Rows]) -> None:
-    labelled = [(0, 1.0), (0, 0.0), (0, 0.0), (1, 1.0), (1, 0.0), (2, 1.0)]  # the last problem has no pair
+    labeled = [(0, 1.0), (0, 0.0), (0, 0.0), (1, 1.0), (1, 0.0), (2, 1.0)]  # the last problem has no pair
     rows = [
         {"problem": p, "prompt": [p], "completion": [i], "ends": [0], "labels": [label]}
-        for i, (p, label) in enumerate(labelled)
+        for i, (p, label) in enumerate(labeled)
     ]
     logits = [5.0, 4.0, 6.0, -8.0, -9.0]
     found = written(rows)
@@ -358,7 +360,7 @@ def test_a_stage_runs_from_the_sft_model(
     changes = {"init": "sft", "completions": 2, "problems": 40, "max_new_tokens": 30, "batch_size": 16}
     arguments = folder, settings_of("process", 60, **changes), ChatSettings(), tmp_path / "data", layout, 0
     summary = run(*arguments)
-    assert summary["last_auc"] > 0.95  # the first steps are labelled by chance
+    assert summary["last_auc"] > 0.95  # the first steps are labeled by chance
     assert {"metrics.jsonl", "samples.jsonl", "summary.json", "model.json", "params"} <= {
         path.name for path in folder.iterdir()
     }
@@ -378,17 +380,17 @@ def test_questions_are_drawn_evenly_over_the_data_sets(
     model = make_model(vocab_size=268)
     write_config(tmp_path / "sft", model.config)
     save(tmp_path / "sft" / "params", jax.jit(lambda: initial_params(model, jax.random.key(1)))())
-    drawn: list[Record] = []
+    sampled: list[Record] = []
 
     def record(path: Path, settings: Any, policy: Any, records: list[Record], seed: int) -> None:
-        drawn.extend(records)
+        sampled.extend(records)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stage, "write_rows", record)
     settings = settings_of("process", 3, data=("one.jsonl", "other.jsonl", "short.jsonl"), problems=12)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "process_model", settings, ChatSettings(), tmp_path / "data", layout, 0)
-    names = [one.id.split("/")[0] for one in drawn]
+    names = [record.id.split("/")[0] for record in sampled]
     assert names == ["one"] * 5 + ["other"] * 5 + ["short"] * 2
 
 

@@ -1,4 +1,4 @@
-"""What pre-training and SFT share: the next-token objective over packed rows, with a held-out loss."""
+"""Next-token training on packed rows with a held-out loss, for pre-training and SFT."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from dsmath_jax.training.settings import PackedSettings
 from dsmath_jax.training.step import TrainState, TrainStep, abstract_state, make_train_step
 
 
-def fit_next_token(
+def train_next_token(
     folder: Path,
     settings: PackedSettings,
     layout: Layout,
@@ -36,10 +36,10 @@ def fit_next_token(
     Args:
       folder: of the stage.
       settings: of the stage.
-      layout: where state and batches are.
+      layout: of the state and the batches.
       model: the decoder.
-      state: at step 0; donated.
-      batches: this process's rows by step.
+      state: the state at step 0; donated.
+      batches: returns this process's rows of a step.
       held_out: folders of held-out rows.
     """
     train_step = next_token_step(settings, model, layout, state)
@@ -60,7 +60,7 @@ def fit_next_token(
 
 
 def next_token_step(settings: PackedSettings, model: Llama, layout: Layout, state: TrainState) -> TrainStep:
-    """The step of pre-training and SFT; `state` may be abstract."""
+    """Returns the train step of pre-training and SFT; `state` may be abstract."""
     optimizer = make_optimizer(settings)
     return make_train_step(next_token, model, optimizer, layout, state, settings.grad_accum_steps)
 
@@ -68,19 +68,19 @@ def next_token_step(settings: PackedSettings, model: Llama, layout: Layout, stat
 def held_out_loss(
     settings: PackedSettings, model: Llama, layout: Layout, folders: Sequence[Path]
 ) -> Callable[[Any], dict[str, float]] | None:
-    """A function from parameters to the loss (nats per token) of `eval_rows` held-out rows, fewer if there are fewer.
+    """Returns a function from parameters to the held-out loss (nats per token), None without held-out rows.
 
-    They are taken evenly from those of all sources; None without rows.
+    It evaluates up to `eval_rows` rows, evenly spaced over those of all sources.
     """
     if not folders or not settings.eval_rows:
         return None
     rows = np.concatenate([read_rows(folder, settings.sequence_length) for folder in folders])
-    most = min(settings.eval_rows, len(rows))
-    rows = rows[np.arange(most) * len(rows) // most]
-    rows = np.concatenate([rows, np.zeros((-most % settings.batch_size, *rows.shape[1:]), np.int32)])
-    mine = layout.my_rows(settings.batch_size)
+    count = min(settings.eval_rows, len(rows))
+    rows = rows[np.arange(count) * len(rows) // count]
+    rows = np.concatenate([rows, np.zeros((-count % settings.batch_size, *rows.shape[1:]), np.int32)])
+    my_rows = layout.my_rows(settings.batch_size)
     parts = np.split(rows, len(rows) // settings.batch_size)
-    batches = [batch_of_rows(part[mine], settings.mask_documents) for part in parts]
+    batches = [batch_of_rows(part[my_rows], settings.mask_documents) for part in parts]
     sums = jax.jit(lambda params, batch: next_token(model, params, batch)[0])
 
     def loss(params: Any) -> dict[str, float]:
@@ -93,7 +93,7 @@ def held_out_loss(
 def abstract_inputs(
     settings: PackedSettings, model: Llama, layout: Layout
 ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
-    """Shapes, dtypes and shardings of what that step is called with; nothing is allocated."""
+    """Returns shapes, dtypes and shardings of the inputs of `next_token_step`; nothing is allocated."""
     state = abstract_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(settings), layout)
     example = batch_of_rows(np.zeros((1, 3, settings.sequence_length + 1), np.int32))
     return state, layout.abstract_batch(example, settings.batch_size)

@@ -1,0 +1,119 @@
+"""The host's side of sampling: every sample is drawn once, slots do not wait, shapes are few."""
+
+import numpy as np
+from hypothesis import given, strategies
+
+from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sampling.scheduler import Scheduler, bucket_length, cache_lengths, next_cache_length, slot_shape
+from dsmath_jax.sampling.stopping import StoppingCriteria
+
+EOS, LIMIT, CHUNK = 1, 12, 4
+
+
+def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: int = 1) -> tuple[list, list, list]:
+    """Decodes random lengths; returns the groups, the sizes of the prefills, and how many slots worked in each step."""
+    noise = np.random.default_rng(seed)
+    lengths = noise.integers(1, LIMIT + 1, (prompts, samples))
+    texts = [[7] * int(n) for n in noise.integers(1, 40, prompts)]
+    prompt_slots, slots_per_prompt = slot_shape(decode_slots, prompts, samples, shards)
+    ids = [100 + i for i in range(prompts)]
+    scheduler = Scheduler(
+        texts, ids, samples, prompt_slots, slots_per_prompt, StoppingCriteria([EOS], (), None, LIMIT), context=100
+    )
+    groups: list[list[Completion]] = []
+    prefills, working, prefilled = [], [], {}
+    while scheduler.unfinished:
+        for batch in scheduler.admit():
+            real = batch.prompt_slots < prompt_slots
+            prefills.append(int(real.sum()))
+            assert (batch.tokens > 0).sum(axis=1)[real].tolist() == batch.lengths[real].tolist()
+            prefilled |= dict(zip(batch.prompt_slots[real].tolist(), batch.lengths[real].tolist(), strict=True))
+        slots = scheduler.assign()
+        assert not slots.idle.all()
+        assert {slot: int(slots.prompt_lengths[slot]) for slot in prefilled} == prefilled
+        for row in np.flatnonzero(~slots.idle):
+            assert len(texts[slots.prompt_ids[row] - 100]) == slots.prompt_lengths[row // slots_per_prompt]
+        planned = np.where(slots.idle, 0, lengths[np.maximum(slots.prompt_ids - 100, 0), slots.samples])
+        positions = slots.num_generated + np.arange(CHUNK)[:, None]
+        drawn = np.where(positions == planned - 1, EOS, 1000 + 100 * slots.samples + positions)
+        live = ~slots.idle & (positions < planned)
+        steps = next((n for n in range(1, CHUNK) if (~live[n]).sum() >= scheduler.refill_threshold), CHUNK)
+        working += live[:steps].sum(axis=1).tolist()
+        scheduler.record(*(np.asarray(x[:steps]) for x in (drawn, -positions, -2 * positions)))
+        groups += scheduler.pop_completed()
+    for i, one in enumerate(groups):
+        assert [(c.prompt, c.sample) for c in one] == [(i, s) for s in range(samples)]
+        for c in one:
+            assert len(c.tokens) == len(c.logprobs) == len(c.sampled_logprobs) == lengths[i, c.sample]
+            assert c.tokens == [*(1000 + 100 * c.sample + t for t in range(len(c.tokens) - 1)), EOS]
+            assert c.sampled_logprobs == [-2 * t for t in range(len(c.tokens))]
+            assert c.finish_reason == "eos"
+    assert len(groups) == prompts
+    return groups, prefills, working
+
+
+@given(
+    strategies.integers(1, 20), strategies.integers(1, 9), strategies.integers(1, 40), strategies.integers(0, 99),
+    strategies.sampled_from([1, 2, 8]),
+)  # fmt: skip
+def test_every_sample_is_decoded_once_and_in_order(
+    prompts: int, samples: int, decode_slots: int, seed: int, shards: int
+) -> None:
+    simulate(prompts, samples, decode_slots, seed, shards)
+
+
+def test_slots_are_refilled() -> None:
+    """Without refill a batch of 16 takes the steps of its longest: of 12, where 6.5 are the mean."""
+    groups, prefills, working = simulate(8, 16, 16, seed=0)
+    tokens = sum(len(c.tokens) for group in groups for c in group)
+    assert sum(working) == tokens
+    assert tokens / (16 * len(working)) > 0.8
+    assert sum(prefills) <= 8 + 2  # one for each prompt, and a few more where a prompt slot took another's samples
+
+
+def test_a_prompt_is_prefilled_once_where_all_fit() -> None:
+    assert simulate(6, 4, 24, seed=1)[1] == [6]
+
+
+@given(strategies.integers(1, 5000))
+def test_buckets_are_few_and_near(length: int) -> None:
+    found = bucket_length(length)
+    assert length <= found <= max(32, 2 * length)
+    assert found == 32 or found < 1.5 * length + 1
+    assert bucket_length(found) == found
+    assert len({bucket_length(n) for n in range(1, 4097)}) == 15
+
+
+def test_rings_are_the_limit_and_its_halves() -> None:
+    assert cache_lengths(42) == [42]
+    assert cache_lengths(128) == [64, 128]
+    assert cache_lengths(1024) == [64, 128, 256, 512, 1024]
+    assert next_cache_length([64, 128, 256], 64, 65) == 128
+    assert next_cache_length([64, 128, 256], 128, 60) == 128, "it would soon have to grow again"
+    assert next_cache_length([64, 128, 256], 256, 40) == 64
+
+
+@given(
+    strategies.integers(1, 300), strategies.integers(1, 50), strategies.integers(1, 70), strategies.sampled_from([1, 8])
+)
+def test_the_shape_fits_the_decode_slots(decode_slots: int, prompts: int, samples: int, shards: int) -> None:
+    prompt_slots, slots_per_prompt = slot_shape(decode_slots, prompts, samples, shards)
+    assert 1 <= slots_per_prompt <= samples
+    assert prompt_slots >= 1
+    assert prompt_slots * slots_per_prompt <= decode_slots
+    assert prompt_slots < 2 * prompts + shards
+    if prompts * samples <= decode_slots:
+        assert slots_per_prompt == samples
+        assert prompt_slots >= prompts
+
+
+@given(strategies.integers(1, 300), strategies.integers(1, 70), strategies.sampled_from([1, 8]))
+def test_all_numbers_of_prompts_share_a_few_shapes(decode_slots: int, samples: int, shards: int) -> None:
+    shapes = {slot_shape(decode_slots, prompts, samples, shards) for prompts in range(1, 2 * decode_slots + 1)}
+    assert len(shapes) <= decode_slots.bit_length() + 2
+
+
+def test_a_call_that_fills_the_slots_has_a_prompt_slot_for_each_prompt() -> None:
+    """The slots of a rollout are one for every completion: none is idle, whatever the number of prompts."""
+    for prompts in range(1, 70):
+        assert slot_shape(prompts * 6, prompts, 6, 1) == (prompts, 6)
