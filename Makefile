@@ -16,8 +16,9 @@ install: $(VENV)/.installed
 # A file's tests stay together: they share what they compile.
 PYTEST := $(PY) -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
+# make test ROOM=rl runs the tests of dsmath_jax/rl alone.
 test: lint
-	$(PYTEST)
+	$(PYTEST) $(addprefix tests/,$(ROOM))
 
 test-all: lint
 	$(PYTEST) -m ''

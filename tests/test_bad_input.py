@@ -226,6 +226,7 @@ cp -r "$1" "$1.out"
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_the_run_after_it(finished, tmp_path):
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(tmp_path)]
     if not shutil.which("unshare") or subprocess.run(probe, capture_output=True, check=False).returncode:

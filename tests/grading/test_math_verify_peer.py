@@ -186,6 +186,7 @@ def test_math_verify_agrees_with_these_cases() -> None:
     assert not disagreeing
 
 
+@pytest.mark.slow
 def test_no_group_of_labelled_pairs_is_graded_worse_than_by_math_verify() -> None:
     """Math-Verify is given answers in LaTeX between dollars, others as they are.
 
