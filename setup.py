@@ -53,6 +53,7 @@ EXTRAS = {
     "wandb": ["wandb"],
     "dev": [
         "dsmath-jax[all]",
+        "codespell",
         "fsspec",
         "hypothesis",
         "import-linter",

@@ -126,7 +126,7 @@ def test_the_reward_is_the_sum_over_those_that_do_not_abstain(words: list[list[s
 
 
 def test_a_function_that_abstains_throughout_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    """It may lack a return, and nothing else tells of it where other functions reward."""
+    """It may lack a return, and nothing else shows that where other functions reward."""
     reward_fns = ((f"{USERS}:as_asked", 1.0), (f"{USERS}:length", 1.0))
     with caplog.at_level(logging.WARNING), RewardFunctions(reward_fns, 60.0, 1) as reward:
         for texts in (["none", "fine"], ["none", "none"], ["none", "none"]):
