@@ -4,7 +4,7 @@
 
 Both sides read the same files, remove near-duplicates by 14 x 8 MinHash of 5-grams and score with the same fastText
 model. Each run is a new process, and the sides take turns. Totals are of all processes, from their start to their end.
-The peer has no separate step for normal forms (its MinHash has another one) and detects no languages. Decontamination
+The peer has no separate normalization (its MinHash normalizes on its own) and detects no languages. Decontamination
 is measured on our texts of the pages, against the same data sets by 10-grams. With `--repeat=10`, peak memory of the
 whole corpus is measured on the input and on ten copies of it under other hosts. Writes FILE.json and, as a table,
 FILE.md.
@@ -29,7 +29,7 @@ STEPS = {
     "read": "reading WARC",
     "extract": "HTML to text",
     "language": "language",
-    "normalize": "normal form",
+    "normalize": "normalization",
     "minhash": "MinHash signatures",
     "duplicates": "near-duplicates",
     "score": "fastText scores",
@@ -199,7 +199,7 @@ def table(result: dict) -> str:
                 decontamination["peer_megabytes_per_second"],
                 decontamination[f"ratio{kind}"],
             )
-            for name, kind in (("from text", ""), ("from the normal form", "_from_normal"))
+            for name, kind in (("from text", ""), ("from the normalized text", "_from_normal"))
         ]
         parts.append(comparison.table("decontamination | MB/s | datatrove, MB/s | ratio", rows))
     if result["memory"]:

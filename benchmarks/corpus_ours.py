@@ -78,7 +78,7 @@ def _count(meter: Meter, module: Any, names: dict[str, str]) -> None:
 
 
 def decontaminate(texts: str, records: str, ngram: int) -> dict:
-    """Returns CPU seconds of searching texts and their normal forms for data sets, and how many are contaminated."""
+    """Returns CPU seconds of searching texts, as they are and normalized, for data sets; how many are contaminated."""
     known = Benchmarks((Record(**row) for row in read_json(records)), ngram)
     raw = read_json(texts)
     normals = [normalize(text) for text in raw]

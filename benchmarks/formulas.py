@@ -5,7 +5,7 @@
 Another parser than the extractor's (the standard library's) and other rules list the formulas of a page from its
 source. One survives if it occurs in the text, ignoring white space and the like, as often as on the page; one of a few
 letters must stand between delimiters. MathML without a source survives if a formula of the text has its letters and
-digits. Formulas in menus and the like are not separated: one that is dropped with a frame is lost.
+digits. Formulas in menus and the like are not separated: one that is removed with boilerplate counts as lost.
 """
 
 import argparse

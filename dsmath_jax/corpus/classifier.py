@@ -43,12 +43,12 @@ ARGUMENTS = {
 
 
 def line(normal: str) -> str:
-    """Returns the input line of fastText for a normal form; all numbers become the same word."""
+    """Returns the input line of fastText for a normalized text; all numbers become the same word."""
     return NUMBER.sub("0", normal) + "\n"
 
 
 def train(examples: Iterable[tuple[bool, str]], settings: FastTextSettings, seed: int, folder: Path) -> Path:
-    """Trains on (is it mathematics, normal form of the text) in the order given; returns the path of the model.
+    """Trains on (is it mathematics, normalized text) in the order given; returns the path of the model.
 
     Args:
       settings: the settings of this one classifier; `models` is ignored.

@@ -68,7 +68,7 @@ def read_crawl(shards: list[Path], folder: Path, min_tokens: int = 1) -> Crawl:
     Args:
       shards: files that `pages` wrote.
       folder: receives `duplicates/`, `candidates/` and `shards.json`; existing files are reused.
-      min_tokens: pages of fewer tokens are no candidates: they are too short to classify, and mostly stubs.
+      min_tokens: pages of fewer tokens are not candidates: they are too short to classify, and mostly stubs.
 
     Raises:
       UserError: there is no candidate.
@@ -104,7 +104,7 @@ def write_file(target: Path, frame: DataFrame) -> None:
 
 
 def write_candidates(target: str, shard: str, duplicates: str, min_tokens: str) -> None:
-    """Writes the candidates of one shard: pages that are no duplicates and have at least `min_tokens`, in order."""
+    """Writes the candidates of one shard: pages that are not duplicates and have at least `min_tokens`, in order."""
     table = pq.read_table(shard, columns=["number", "canonical_url", "host", "tokens"])
     dropped = read_duplicates(Path(duplicates), pages.shard_number(Path(shard))).column("number").to_numpy()
     kept = ~np.isin(table.column("number").to_numpy(), dropped) & (table.column("tokens").to_numpy() >= int(min_tokens))

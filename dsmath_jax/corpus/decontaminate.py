@@ -16,13 +16,13 @@ WORDLESS = re.compile(r"(?:(?:[a-z]|[\d.]+)(?: |$))*")
 
 
 def words(normal: str) -> str:
-    """Removes `= + < >` from a normal form: pages lose them where formulas are pictures or punctuation is stripped."""
+    """Removes `= + < >` from a normalized text: pages lose them with formulas as pictures or without punctuation."""
     return SIGNS.sub("", f"{normal} ").rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
 class Gram:
-    """An n-gram in normal form and the first benchmark record that has it."""
+    """A normalized n-gram and the first benchmark record that has it."""
 
     record: str
     ngram: str
@@ -40,9 +40,9 @@ class Match:
 class Benchmarks:
     """The n-grams of benchmark questions and worked solutions. Bare answers are left out: any page may have them.
 
-    Texts of at least `ngram` tokens give each run of `ngram` tokens, shorter ones the whole text, and those of fewer
-    than `min_ngram` tokens nothing. (English by word, Chinese by character: see `normalize`.) Runs of bare numbers and
-    single letters are left out: any page may have 1 to 10, or x_1 to x_5.
+    Texts of at least `ngram` tokens give each n-gram of `ngram` tokens, shorter ones the whole text, and those of fewer
+    than `min_ngram` tokens nothing. (English by word, Chinese by character: see `normalize`.) N-grams of bare numbers
+    and single letters are left out: any page may have 1 to 10, or x_1 to x_5.
     """
 
     def __init__(self, records: Iterable[Record], ngram: int = 10, min_ngram: int = 3):
@@ -62,7 +62,7 @@ class Benchmarks:
             sieve[np.fromiter(self.grams[n], np.uint64, len(self.grams[n])) >> np.uint64(64 - SIEVE_BITS)] = True
 
     def matches(self, normal: str) -> Iterator[Match]:
-        """Yields all matches in a page's normal form, longer n-grams before shorter ones."""
+        """Yields all matches in a page's normalized text, longer n-grams before shorter ones."""
         spans = Spans(words(normal))
         for n, sieve in self.sieves.items():
             hashes = spans.hashes(n)

@@ -67,7 +67,7 @@ def prefixes(scored: DataFrame, by_host: DataFrame) -> DataFrame:
 def new_positives(
     scored: DataFrame, by_host: DataFrame, by_prefix: DataFrame, annotations: Sequence[Annotation] | None
 ) -> DataFrame:
-    """Returns the number of each uncollected page that joins the positives.
+    """Returns the page numbers of the uncollected pages that join the positives.
 
     With annotations: the pages below a prefix annotated as mathematics, on any domain (the math-related domains show
     the annotator where to look). Without: those of `mostly_collected` on math-related domains.

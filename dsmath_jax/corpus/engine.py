@@ -1,7 +1,7 @@
-"""Runs the work of the corpus with Daft, on this machine or on a Ray cluster.
+"""Runs the corpus's tasks with Daft, on this machine or on a Ray cluster.
 
 Page work is a function from input shards to one output file; a restart skips the files that exist. Only dataframes of
-numbers, hashes and addresses pass between shards. On a cluster all machines share the file system of the paths.
+numbers, hashes and URLs pass between shards. On a cluster all machines share the file system of the paths.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ ADDRESS = re.compile(r"(?:ray://)?(?P<host>[^\s:/]+):(?P<port>\d{1,5})")
 CONNECT_SECONDS = 10.0
 ADVICE = "start it with launch/ray_cluster.sh, or fix --config.corpus.ray_address"
 TRIES = 3  # of a query that makes no progress because machines die
-PARTS_PER_CPU = 8  # each part starts a process, which takes a second; large last parts leave CPUs idle
+PARTS_PER_CPU = 8  # more cost process starts, a second each; fewer leave CPUs idle at the end
 
 _cluster = ""  # the address of the Ray cluster that this process works on, "" for none
 _workers = 0  # processes on this machine, 0 for one per CPU
@@ -91,7 +91,7 @@ def _check_reachable(address: str) -> None:
     match = ADDRESS.fullmatch(address)
     if not match:
         raise UserError(
-            f"--config.corpus.ray_address={address} is no address of a Ray cluster; "
+            f"--config.corpus.ray_address={address} is not the address of a Ray cluster; "
             "give auto, HOST:PORT or ray://HOST:PORT."
         )
     try:
@@ -204,7 +204,7 @@ def retry(query: Callable[[], Result], progress: Callable[[], int]) -> Result:
         try:
             return query()
         except Exception as error:
-            if not _is_loss(error):
+            if not _is_machine_loss(error):
                 raise
             before, done = done, progress()
             tries = 1 if done > before else tries + 1
@@ -213,7 +213,7 @@ def retry(query: Callable[[], Result], progress: Callable[[], int]) -> Result:
             print(f"A machine of the cluster was lost ({type(error).__name__}); retrying.", file=sys.stderr, flush=True)
 
 
-def _is_loss(error: Exception) -> bool:
+def _is_machine_loss(error: Exception) -> bool:
     """Returns whether a query failed because a machine or a process of the cluster died."""
     if not _cluster:
         return False

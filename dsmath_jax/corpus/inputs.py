@@ -20,7 +20,7 @@ def read_seeds(path: Path) -> list[str]:
     """Reads URL prefixes, one a line, in canonical form; skips empty lines and # comments.
 
     Raises:
-      UserError: the file is missing or has no prefix, or a line is no URL prefix.
+      UserError: the file is missing or has no prefix, or a line is not a URL prefix.
     """
     if not path.is_file():
         raise UserError(f"The seed file {path} is missing; write URL prefixes into it, one a line.")
@@ -30,7 +30,7 @@ def read_seeds(path: Path) -> list[str]:
         if not prefix or prefix.startswith("#"):
             continue
         if not urls.host(prefix):
-            raise UserError(f"{path}, line {number}: '{prefix}' is no URL prefix such as https://a.org/b/; fix it.")
+            raise UserError(f"{path}, line {number}: '{prefix}' is not a URL prefix such as https://a.org/b/; fix it.")
         prefixes.append(urls.canonical_prefix(prefix))
     if not prefixes:
         raise UserError(f"The seed file {path} holds no URL prefix; add some, one a line.")
@@ -41,7 +41,7 @@ def read_labels(path: Path) -> dict[str, dict]:
     """Reads page labels: rows with `url`, `label` ("math" or "other") and optionally `contaminated`, by canonical URL.
 
     Raises:
-      UserError: the file is missing or empty, or a line is no such row.
+      UserError: the file is missing or empty, or a line is not such a row.
     """
     labels = {}
     for number, row in enumerate(read_jsonl(path), 1):

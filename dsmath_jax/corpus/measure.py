@@ -91,7 +91,7 @@ def measures(labeled: Labeled, scores: np.ndarray, cut: Cut, seed: int) -> dict:
     Precision and recall have Wilson intervals, F1 and average precision bootstrap intervals over the pages. Undefined
     values are None.
     """
-    collected, outside = cut.is_before(scores, labeled.numbers), labeled.outside
+    collected, outside = cut.is_collected(scores, labeled.numbers), labeled.outside
     return _measures(scores, collected, labeled.math, seed) | {
         "unprefixed": _measures(scores[outside], collected[outside], labeled.math[outside], seed)
     }

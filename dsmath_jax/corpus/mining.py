@@ -42,7 +42,7 @@ class Iteration:
 
     def scored(self) -> DataFrame:
         """Returns all candidates with number, canonical_url, host, tokens, first, before, score and collected."""
-        return daft.read_parquet(f"{self.folder}/scores/*.parquet").with_column("collected", self.cut.before())
+        return daft.read_parquet(f"{self.folder}/scores/*.parquet").with_column("collected", self.cut.collected())
 
 
 def iterate(
@@ -83,7 +83,7 @@ def iterate(
 
 
 def seed_pages(crawl: Crawl, prefixes: Sequence[str]) -> DataFrame:
-    """Returns the number of each candidate below one of the canonical prefixes."""
+    """Returns the page numbers of the candidates below one of the canonical prefixes."""
 
     @daft.func.batch(return_dtype=DataType.bool())
     def below(canonical_urls: Any) -> list[bool]:
@@ -93,7 +93,7 @@ def seed_pages(crawl: Crawl, prefixes: Sequence[str]) -> DataFrame:
 
 
 def extend_positives(last: Iteration, annotations: Sequence[Annotation] | None) -> DataFrame:
-    """Returns the number of each positive of an iteration and of each page that joins them."""
+    """Returns the page numbers of an iteration's positives and of the pages that join them."""
     by_host, by_prefix = (daft.read_parquet(f"{last.folder}/{name}/*.parquet") for name in ("hosts", "prefixes"))
     joining = domains.new_positives(last.scored(), by_host, by_prefix, annotations)
     return daft.read_parquet(f"{last.folder}/positives/*.parquet").concat(joining).distinct().sort("number")
@@ -139,7 +139,7 @@ def draw_sample(candidates: DataFrame, folder: Path, settings: CorpusSettings, s
 
 
 @daft.func.batch(return_dtype=DataType.uint64())
-def _shuffled(numbers: Any, seed: int) -> Any:
+def _random_keys(numbers: Any, seed: int) -> Any:
     """Returns a pseudo-random key of each page number."""
     start = mix(np.array([seed], np.uint64))
     return mix(numbers.to_arrow().to_numpy(zero_copy_only=False).astype(np.uint64) ^ start)
@@ -150,7 +150,7 @@ def _draw(frame: DataFrame, count: int, seed: int) -> np.ndarray:
 
     The key of a page depends on its number and the seed alone, so that the order of work does not matter.
     """
-    keyed = frame.select("number", _shuffled(col("number"), seed).alias("key"))
+    keyed = frame.select("number", _random_keys(col("number"), seed).alias("key"))
     return np.array(keyed.sort(["key", "number"]).limit(count).to_pydict()["number"], np.int64)
 
 
@@ -188,7 +188,7 @@ def examples(shards: Sequence[Path], sample: pa.Table, seed: int) -> Iterator[tu
 
 
 def score(crawl: Crawl, folder: Path, last: Iteration | None) -> None:
-    """Scores all candidates, shard by shard; each file also has what the previous iteration collected."""
+    """Scores all candidates, shard by shard; each file also says which pages the previous iteration collected."""
     before = [last.folder / "scores" / shard.name for shard in crawl.shards] if last else crawl.candidates
     cut = json.dumps(dataclasses.asdict(last.cut) | {"iteration": last.number} if last else None)
     tasks = [
@@ -214,7 +214,7 @@ def write_scores(target: str, shard: str, candidates: str, models: str, last: st
     cut = json.loads(last)
     if cut:
         iteration = cut.pop("iteration")
-        before = Cut(**cut).is_before(table.column("score").to_numpy(), numbers)
+        before = Cut(**cut).is_collected(table.column("score").to_numpy(), numbers)
         first = np.where(before & (first == 0), iteration, first)
     total, paths = np.zeros(len(numbers)), sorted(path for path in Path(models).iterdir() if path.name.isdigit())
     for path in paths:
@@ -239,7 +239,7 @@ def collect(
         return Iteration(number, folder, Cut(**result["cut"]), result["row"])
     scored = daft.read_parquet(f"{folder}/scores/*.parquet")
     cut = top_tokens(scored, settings.top_tokens, settings.min_score)
-    scored = scored.with_column("collected", cut.before())
+    scored = scored.with_column("collected", cut.collected())
     counts = _counts(scored)
     if not counts["left"]:
         raise UserError(
@@ -274,7 +274,7 @@ def collect(
 
 
 def _counts(scored: DataFrame) -> dict:
-    """Counts the collected pages, their tokens, those that were collected before, and the other pages; lowest score."""
+    """Counts pages and tokens collected, pages collected again and pages left; `threshold` is the lowest score."""
     integer = DataType.int64()
     counts = scored.agg(
         col("collected").cast(integer).sum().alias("pages"),
@@ -289,11 +289,11 @@ def _counts(scored: DataFrame) -> dict:
 def ablation(
     last: Iteration, limits: Sequence[int], labeled: Labeled | None, settings: CorpusSettings, seed: int
 ) -> list[dict]:
-    """Returns a row for each of other token limits than N: what it would collect from the scores of one iteration."""
+    """Returns a row for each token limit in `limits`: what it would collect from the scores of one iteration."""
     rows = []
     for limit in limits:
         cut = top_tokens(last.scored(), limit, settings.min_score)
-        counts = _counts(last.scored().with_column("collected", cut.before()))
+        counts = _counts(last.scored().with_column("collected", cut.collected()))
         row = {"top_tokens": limit} | {name: counts[name] for name in ("pages", "tokens", "threshold")}
         rows.append(row | measure(labeled, last.scored(), cut, seed))
     return rows

@@ -1,9 +1,9 @@
-"""The normal form of a page's text, which fastText, MinHash and decontamination work on.
+"""Normalizes text for fastText, MinHash and decontamination.
 
-The form is a line of tokens separated by single spaces. A token is a word, a number, a single Chinese or Japanese
-character, a LaTeX command or one of `= + < >`. Mathematical characters become commands. Punctuation, `$` and commands
-that only set type (`\\left`, `\\,`, `\\mathrm`) are dropped, so that texts that differ in layout or in the spelling of
-formulas are equal.
+A normalized text is a line of tokens separated by single spaces. A token is a word, a number, a single Chinese or
+Japanese character, a LaTeX command or one of `= + < >`. Mathematical characters become commands. Punctuation, `$` and
+commands that only set type (`\\left`, `\\,`, `\\mathrm`) are dropped, so that texts that differ in layout or in the
+spelling of formulas are equal.
 """
 
 import re
@@ -43,7 +43,7 @@ BASE_INVERSE = pow(BASE, -1, 2**64)
 
 
 def normalize(text: str) -> str:
-    """Returns the normal form of a text: its tokens, separated by single spaces."""
+    """Returns the normalized text: its tokens, separated by single spaces."""
     text = unicodedata.normalize("NFKC", text).lower()
     if COMMA.search(text):
         text = THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
@@ -54,7 +54,7 @@ def normalize(text: str) -> str:
 
 
 def token_bounds(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the byte offsets, int64 [tokens], of the beginnings and the ends of tokens in an encoded normal form."""
+    """Returns the byte offsets, int64 [tokens], of the starts and the ends of tokens in an encoded normalized text."""
     if not data:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     spaces = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(" "))
@@ -62,7 +62,7 @@ def token_bounds(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Spans:
-    """Hashes of the n-grams of one normal form, for any n; the same in every process and on every machine."""
+    """Hashes of the n-grams of one normalized text, for any n; the same in every process and on every machine."""
 
     def __init__(self, normal: str):
         self.data = normal.encode()

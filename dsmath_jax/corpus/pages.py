@@ -82,7 +82,7 @@ def write_shard(target: str, source: str, shard: str, settings: str) -> None:
 
     Args:
       target: the Parquet file.
-      source: the path or address of the WARC or WET file.
+      source: the path or URL of the WARC or WET file.
       shard: the number of the shard.
       settings: `page_settings` as JSON.
 
@@ -123,7 +123,7 @@ def _metadata(shard: Path) -> dict:
     metadata = pq.read_metadata(shard).metadata or {}
     if b"dsmath" not in metadata:
         raise UserError(
-            f"{shard} is no file of pages; give WARC or WET files, or files that dsmath_jax.corpus.pages wrote."
+            f"{shard} is not a file of pages; give WARC or WET files, or files that dsmath_jax.corpus.pages wrote."
         )
     return json.loads(metadata[b"dsmath"])
 
@@ -201,7 +201,7 @@ def bodies(shard: Path, column: str, numbers: np.ndarray) -> Iterator[tuple[int,
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m dsmath_jax.corpus.pages", description=__doc__)
-    parser.add_argument("--input", required=True, nargs="+", help="files, folders, globs, lists, addresses")
+    parser.add_argument("--input", required=True, nargs="+", help="files, folders, globs, lists, URLs")
     parser.add_argument("--output", required=True, type=Path, help="folder of the Parquet files, one per input file")
     parser.add_argument("--tokenizer", default="", help="tokenizer file that counts tokens; without it: characters / 4")
     parser.add_argument("--ray-address", default="", help='"auto", HOST:PORT or ray://...: run on a Ray cluster')

@@ -3,7 +3,7 @@
     pages -> one per URL -> one per group of near-duplicates -> [ fastText on seeds against random pages -> scores ->
     top-N tokens -> math-related domains -> more seeds ] until little new is collected -> decontamination -> documents
 
-Page work is a function from one shard file to another; only dataframes of page numbers, hashes and addresses pass
+Page work is a function from one shard file to another; only dataframes of page numbers, hashes and URLs pass
 between shards (`engine`). A resumed run reuses the complete files of a killed one.
 """
 
@@ -54,7 +54,7 @@ def read_inputs(settings: CorpusSettings, data_dir: Path) -> Inputs:
 
 
 def check(settings: CorpusSettings, data_dir: Path) -> None:
-    """Raises a `UserError` if an input is missing or invalid; opens neither addresses nor the files of pages."""
+    """Raises a `UserError` if an input is missing or invalid; opens no URL and no page file."""
     specs = [settings.input] if isinstance(settings.input, str) else settings.input
     local = [spec for spec in specs if "://" not in spec]
     for spec in (*specs, settings.input_root):
@@ -142,7 +142,7 @@ def summarize(crawl: Crawl, iterations: list[mining.Iteration], labeled: measure
         "unprefixed": last.row["unprefixed"],
         "labels_unknown": labeled.unknown if labeled else None,
         "contaminated_removed": contaminated,
-        **planted(labeled, crawl, decisions, documents),
+        **count_planted(labeled, crawl, decisions, documents),
         "funnel": [
             ["pages read", read],
             ["after URL de-duplication", read - same_url],
@@ -158,7 +158,7 @@ def summarize(crawl: Crawl, iterations: list[mining.Iteration], labeled: measure
     }
 
 
-def planted(
+def count_planted(
     labeled: measure.Labeled | None, crawl: Crawl, decisions: daft.DataFrame, documents: daft.DataFrame
 ) -> dict[str, int | None]:
     """Counts the candidates that are labeled as contaminated, and those of them that are documents."""

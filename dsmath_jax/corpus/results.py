@@ -40,7 +40,7 @@ DECISIONS = pa.schema(
         ("language", pa.string()),
         ("tokens", pa.int64()),
         ("duplicate_of", pa.string()),  # id of the page that is kept instead
-        ("score", pa.float32()),  # of the last iteration; null for pages that are no candidates
+        ("score", pa.float32()),  # of the last iteration; null for pages that are not candidates
         ("iteration", pa.int64()),  # the first that collected it; null if the last one did not
         ("contaminated_by", pa.string()),  # id of the benchmark record
         ("contaminated_ngram", pa.string()),  # the n-gram that both have
@@ -85,7 +85,7 @@ def write_shard(target: str, out: str, shard: str, scores: str, duplicates: str,
     numbers = table.column("number").to_numpy()
     scored = pq.read_table(scores)
     rows = np.searchsorted(numbers, scored.column("number").to_numpy())
-    collected = Cut(**rule["cut"]).is_before(scored.column("score").to_numpy(), scored.column("number").to_numpy())
+    collected = Cut(**rule["cut"]).is_collected(scored.column("score").to_numpy(), scored.column("number").to_numpy())
     first = scored.column("first").to_numpy()
     score, iteration = np.full(len(numbers), np.nan, np.float32), np.zeros(len(numbers), np.int64)
     score[rows] = scored.column("score").to_numpy()

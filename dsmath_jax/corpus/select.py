@@ -19,11 +19,11 @@ class Cut:
     score: float
     number: int
 
-    def before(self) -> Expression:
-        """Returns, over the columns score and number, whether a page is ranked before the cut."""
+    def collected(self) -> Expression:
+        """Returns, over the columns score and number, whether a page is collected."""
         return (col("score") > self.score) | ((col("score") == self.score) & (col("number") < self.number))
 
-    def is_before(self, scores: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    def is_collected(self, scores: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Returns bool [pages]: the same over arrays."""
         return (scores > self.score) | ((scores == self.score) & (numbers < self.number))
 

@@ -47,11 +47,11 @@ class CorpusSettings(Settings):
 
     input: str | tuple[str, ...] = setting(
         "crawl",
-        "WARC or WET files, or pages extracted before: a folder, glob, list of paths or address, or several",
+        "WARC or WET files, or pages extracted before: a folder, glob, list of paths or URL, or several",
         filled=True,
     )
     input_root: str = setting(
-        "https://data.commoncrawl.org/", "address or folder that relative paths in lists of paths are relative to"
+        "https://data.commoncrawl.org/", "URL or folder that relative paths in lists of paths are relative to"
     )
     seeds: str = setting(
         "crawl/seeds.txt", "file of URL prefixes whose pages are the first positives (section 2.1)", local=True

@@ -258,7 +258,7 @@ def _sessions(imports: str) -> list[str]:
 def _write(
     folder: Path, name: str, text: str, session: str, parent: str, others: Sequence[str], seconds: float
 ) -> None:
-    """Writes a theory and its own session; 0 seconds are no limit."""
+    """Writes a theory and its own session; 0 seconds mean no limit."""
     options = f"document = false, quick_and_dirty = false, threads = 1, timeout = {seconds:g}"
     sessions = "".join(f'\n    "{other}"' for other in others)
     with atomic_write(folder / name / f"{name}.thy") as file:

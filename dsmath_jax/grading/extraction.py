@@ -88,7 +88,7 @@ def extract(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | N
     Args:
       completion: the text of a model.
       kind: the kind of answer; it decides which part of a sentence is the answer, and what is an implied answer.
-      options: the choices without letters; letters beyond them are no answers.
+      options: the choices without letters; letters beyond them are not answers.
 
     Raises:
       ValueError: the kind is "program" or "theory".

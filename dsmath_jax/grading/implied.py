@@ -20,7 +20,7 @@ NUMERAL = re.compile(
 BOLD = re.compile(r"\*\*([^*\n]+)\*\*([:：]?)")
 LABEL = re.compile(r"\d+[.)](?:\s|$)|.*[:：]\s*$")  # of a step or a line
 ASIDE = re.compile(r"[(（]([^()（）]*)[)）][\s.。]*$")
-# Before a number that is no result: "18 dollars from 9 eggs at 2 dollars".
+# Before a number that is not a result: "18 dollars from 9 eggs at 2 dollars".
 GOVERNED = re.compile(
     r"\b(?:from|than|at|among|out of|(?:of|in|for|to)(?: all| each of)? (?:the|his|her|its|their|these|those))"
     r"(?:\s+[a-z]+ing)?(?:\s+the)?\s*$"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 
-LONGEST = 2000  # characters; longer values are no answers
+LONGEST = 2000  # characters; longer values are not answers
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 HANDWRITTEN = re.compile(r"\[[^\]]*,\S")  # Python writes a space after commas, so "[0,5]" is an interval
 SHORT = ((10, 6), (15, 12))  # (digits to round to, maximum digits of a short number)
@@ -45,7 +45,7 @@ RELATIONS: dict[type[ast.cmpop], str] = {
 
 
 class _NoValue(Exception):
-    """The text is no value that can be an answer."""
+    """The text is not a value that can be an answer."""
 
 
 def latex(text: str) -> str | None:

@@ -17,7 +17,7 @@ from dsmath_jax.toy.warc import Capture, write_warc
 from dsmath_jax.workdir import atomic_write, write_jsonl
 
 CONTAMINATED_SHARE = 0.05  # of the distinct mathematical pages
-DUPLICATE_SHARE = 0.07  # of all pages: the same bytes under another address, captured earlier
+DUPLICATE_SHARE = 0.07  # of all pages: the same bytes under another URL, captured earlier
 NEAR_DUPLICATE_SHARE = 0.04  # of all pages: different only in the last block
 NOT_PAGES_SHARE = 0.1  # redirects, errors and files other than HTML, in addition to the pages
 PAGES_PER_FILE = 400
@@ -133,16 +133,16 @@ def _near_duplicate(style: Style, page: Page, number: int, overlap: Overlap, rng
 
 
 def _duplicate(page: Page, rng: random.Random) -> Page:
-    """Returns the same page under another address, captured earlier."""
-    addresses = [
+    """Returns the same page under another URL, captured earlier."""
+    urls = [
         f"{page.url}?utm_source=feed{rng.randint(1, 9)}&utm_medium=social",
         f"{page.url}#part-{rng.randint(2, 9)}",
         page.url.replace("https://", "http://"),
         page.url.replace(page.host.name, page.host.name.upper()),
     ]
     if page.url.endswith("/"):
-        addresses.append(f"{page.url}index.html")
-    return dataclasses.replace(page, url=rng.choice(addresses), captured=_earlier(page.captured, rng))
+        urls.append(f"{page.url}index.html")
+    return dataclasses.replace(page, url=rng.choice(urls), captured=_earlier(page.captured, rng))
 
 
 def _url(host: Host, section: Section, text: Text, number: int) -> str:

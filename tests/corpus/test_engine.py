@@ -140,7 +140,9 @@ def test_a_cluster_that_does_not_answer_is_a_one_sentence_error(prefix):
 @pytest.mark.parametrize("address", ["local", "10.0.0.1", "http://10.0.0.1:6379", "a:b"])
 def test_a_wrong_address_is_named(address):
     pytest.importorskip("ray", reason="Ray is not installed: it comes with the extra `cluster`")
-    with pytest.raises(UserError, match=f"^--config.corpus.ray_address={address} is no address of a Ray cluster; "):
+    with pytest.raises(
+        UserError, match=f"^--config.corpus.ray_address={address} is not the address of a Ray cluster; "
+    ):
         engine.connect(address)
 
 

@@ -22,8 +22,8 @@ def collected(scores: list[float], tokens: list[int], limit: int, floor: float =
         col("tokens").cast(DataType.int64()),
     )
     cut = top_tokens(frame, limit, floor)
-    numbers_collected = sorted(frame.where(cut.before()).to_pydict()["number"])
-    before = cut.is_before(np.array(scores, np.float32), np.array(numbers))
+    numbers_collected = sorted(frame.where(cut.collected()).to_pydict()["number"])
+    before = cut.is_collected(np.array(scores, np.float32), np.array(numbers))
     assert numbers_collected == sorted(np.array(numbers)[before].tolist())
     return [row for row, number in enumerate(numbers) if number in numbers_collected]
 

@@ -1,4 +1,4 @@
-"""The normal form of texts, and hashes of its n-grams."""
+"""Normalized texts, and hashes of their n-grams."""
 
 import numpy as np
 import pytest

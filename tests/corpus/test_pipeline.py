@@ -144,7 +144,7 @@ def test_extracted_pages_give_the_same_corpus(web, tmp_path, capsys):
     with pytest.raises(UserError, match="mixes files of pages"):
         pipeline.mine(corpus_settings(input=(str(folder), "crawl/a.warc.gz")), 0, web, tmp_path / "third")
     (folder / "0.parquet").write_bytes((tmp_path / "corpus/prefixes.parquet").read_bytes())
-    with pytest.raises(UserError, match="is no file of pages"):
+    with pytest.raises(UserError, match="is not a file of pages"):
         pipeline.mine(corpus_settings(input=str(folder)), 0, web, tmp_path / "third")
 
 
@@ -207,7 +207,7 @@ def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
         (("crawl/seeds.txt", "# none\n"), {}, "holds no URL prefix"),
         (None, {"seeds": "crawl/none.txt"}, "is missing"),
         (("crawl/seeds.txt", "http://nowhere.test/\n"), {}, "No page read is below"),
-        (("crawl/seeds.txt", "http://\nseed.test\n"), {}, "is no URL prefix"),
+        (("crawl/seeds.txt", "http://\nseed.test\n"), {}, "is not a URL prefix"),
         (("crawl/labels.jsonl", '{"url": "http://far.test/", "label": "maths"}\n'), {}, "line 1"),
         (("crawl/labels.jsonl", "no json\n"), {}, "line 1"),
         (("crawl/labels.jsonl", '{"url": "http://nowhere.test/", "label": "math"}\n'), {}, "None of the labeled URLs"),

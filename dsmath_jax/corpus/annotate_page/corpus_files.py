@@ -168,7 +168,7 @@ class CorpusFiles:
         try:
             dataset = ds.dataset(path, format="parquet")
         except (OSError, pa.ArrowInvalid):
-            raise UserError(f"{path} is no valid Parquet file; run the corpus stage again.") from None
+            raise UserError(f"{path} is not a valid Parquet file; run the corpus stage again.") from None
         missing = [column for column in columns if column not in dataset.schema.names]
         if missing:
             raise UserError(f"{path} lacks the column '{missing[0]}'; run the corpus stage again.")

@@ -66,7 +66,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The address of the page."""
+        """The URL of the page."""
         return f"http://{self.hosts[0]}/"
 
 
@@ -87,12 +87,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> tuple[str, bytes]:
         session = self.server.session
-        address = urlsplit(self.path)
-        if address.path in FILES:
-            name, kind = FILES[address.path]
+        url = urlsplit(self.path)
+        if url.path in FILES:
+            name, kind = FILES[url.path]
             return kind, (FOLDER / name).read_bytes()
-        fields = {name: values[-1] for name, values in parse_qs(address.query, keep_blank_values=True).items()}
-        match address.path:
+        fields = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+        match url.path:
             case "/api/changes":
                 return _json(session.changes())
             case "/api/domains":
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
                 return _json(session.samples(_text(fields, "host"), _text(fields, "prefix"), _number(fields, "number")))
             case "/api/page":
                 return _json(session.page(_text(fields, "id")))
-        raise Refused(HTTPStatus.NOT_FOUND, "There is nothing at this address; open / instead.")
+        raise Refused(HTTPStatus.NOT_FOUND, "There is nothing at this URL; open / instead.")
 
     def _post(self, content: bytes) -> tuple[str, bytes]:
         session = self.server.session
@@ -122,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
                 return _json(session.mark(_text(body, "host"), _text(body, "prefix"), math, note))
             case "/api/undo":
                 return _json(session.undo())
-        raise Refused(HTTPStatus.NOT_FOUND, "There is nothing at this address; open / instead.")
+        raise Refused(HTTPStatus.NOT_FOUND, "There is nothing at this URL; open / instead.")
 
     def _answer(self, respond: Callable[[bytes], tuple[str, bytes]]) -> None:
         try:
@@ -196,5 +196,5 @@ def _text(fields: dict, name: str) -> str:
 def _number(fields: dict, name: str) -> int:
     value = fields.get(name, "0")
     if not (value.isascii() and value.isdigit() and len(value) <= 9):
-        raise Refused(HTTPStatus.BAD_REQUEST, f"'{name}' is no number; fix the request.")
+        raise Refused(HTTPStatus.BAD_REQUEST, f"'{name}' is not a number; fix the request.")
     return int(value)

@@ -134,6 +134,6 @@ class Session:
 
     def _check(self, host: str, prefix: str | None = None) -> None:
         if host not in self._domains:
-            raise Unknown(f"'{host}' is no math-related domain of this corpus; reload the annotation page.")
+            raise Unknown(f"'{host}' is not a math-related domain of this corpus; reload the annotation page.")
         if prefix is not None and not self.corpus.tree(host).contains(prefix):
             raise Unknown(f"No page of {host} is below '{prefix}'; reload the annotation page.")

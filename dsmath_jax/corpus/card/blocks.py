@@ -25,7 +25,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The beginning of a page's text, with the page's address, score and tokens in `about`."""
+    """The beginning of a page's text, with the page's URL, score and tokens in `about`."""
 
     heading: str
     about: str

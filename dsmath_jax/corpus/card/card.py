@@ -4,7 +4,7 @@
 stage's files and settings alone: the same input gives the same bytes.
 
 `sections` makes blocks of plain text (paragraphs, tables, pictures, samples). The two templates lay the blocks out and
-escape all of them, since addresses and texts come from untrusted pages.
+escape all of them, since URLs and texts come from untrusted pages.
 """
 
 import argparse

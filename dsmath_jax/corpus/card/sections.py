@@ -12,7 +12,7 @@ from dsmath_jax.formatting import number, percent
 TITLE = "Data card: mathematics mined from web pages"
 LICENSE = (
     "The documents keep the licenses of their authors; most pages state none. What you may do with them depends on "
-    "these and on your local law. The address of each document is in its field url."
+    "these and on your local law. The URL of each document is in its field url."
 )
 REMOVED = {"page": "each page", "segment": "each line of a page"}
 Settings = Mapping[str, Any]  # by full name, such as fasttext.dim
@@ -76,7 +76,7 @@ def method(facts: Facts, settings: Settings) -> list[Block]:
     benchmarks = ", ".join([*settings["benchmarks"], *settings["benchmark_files"]])
     least, most = settings["min_ngram"], settings["ngram"]
     return [
-        "Pages were converted to text with formulas as LaTeX. Of pages with the same address, and of pages with "
+        "Pages were converted to text with formulas as LaTeX. Of pages with the same URL, and of pages with "
         f"nearly the same text (MinHash, {settings['minhash.bands']} bands of {settings['minhash.rows']} rows over "
         f"{settings['minhash.shingle']}-grams), one was kept before anything was scored; pages of fewer than "
         f"{settings['min_tokens']} tokens were dropped.",

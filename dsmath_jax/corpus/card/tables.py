@@ -96,7 +96,7 @@ def scores(facts: Facts) -> list[Block]:
     description = f"{number(int(collected.sum()))} pages were collected, {number(int(left_out.sum()))} left out."
     series = {"collected": collected, "left out": left_out}
     return [
-        "The last iteration's scores of all candidates (pages with text that are no duplicates); those above the "
+        "The last iteration's scores of all candidates (pages with text that are not duplicates); those above the "
         f"threshold of {score(threshold)} were collected. Scores rank pages; they are not calibrated probabilities.",
         Picture(title, pictures.histogram("scores", title, description, series, threshold)),
         Table("Candidates by score", ("score", "left out", "collected"), rows),
@@ -146,7 +146,7 @@ def domains(facts: Facts, math_share: float) -> list[Block]:
 
 
 def lengths(facts: Facts) -> list[Block]:
-    """Quantiles of the tokens, the address lengths and the scores of the documents."""
+    """Quantiles of the tokens, the URL lengths and the scores of the documents."""
     if not len(facts.scores):
         return []
     columns = [quantiles(values) for values in (facts.tokens, facts.url_lengths, facts.scores)]
@@ -156,11 +156,11 @@ def lengths(facts: Facts) -> list[Block]:
         (name, number(tokens), number(characters), score(reached)) for name, tokens, characters, reached in by_share
     ]
     return [
-        "Tokens, characters of the address and score over all documents. The row 25 % means that a quarter of the "
+        "Tokens, characters of the URL and score over all documents. The row 25 % means that a quarter of the "
         "documents has this value or a lower one.",
         Table(
             "Quantiles of the documents",
-            ("share", "tokens", "characters of the address", "score"),
+            ("share", "tokens", "characters of the URL", "score"),
             rows,
         ),
     ]

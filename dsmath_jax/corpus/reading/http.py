@@ -14,7 +14,7 @@ import brotli
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
 LARGEST_BODY = 1 << 24  # bytes after each decoding: a page has a few 100 kB; stops decompression bombs
-MOST_ENCODINGS = 4
+MAX_ENCODINGS = 4
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 HEADERS_END = re.compile(rb"\r?\n\r?\n")
 STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)? +(\d{3})\b")
@@ -87,7 +87,7 @@ def decode_body(body: bytes, fields: dict[str, str], damage: Counter[str]) -> by
     """
     names = f"{fields.get('content-encoding', '')},{fields.get('transfer-encoding', '')}".lower().split(",")
     encodings = [name for name in map(str.strip, names) if name not in ("", "identity", "none")]
-    if len(encodings) > MOST_ENCODINGS:
+    if len(encodings) > MAX_ENCODINGS:
         raise Damaged("more than four content encodings")
     for encoding in reversed(encodings):
         if not body:

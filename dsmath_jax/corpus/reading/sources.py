@@ -33,13 +33,13 @@ def find(spec: str | Sequence[str], data_dir: Path, root: str = COMMON_CRAWL) ->
     """Returns the input files of one or several specifications, in their order, each file once.
 
     A specification is a file, a folder (all files below it with a known suffix), a glob, or a list of paths such as
-    Common Crawl's `warc.paths.gz`: a local path or an address of https, s3, gs or another protocol of fsspec. The files
+    Common Crawl's `warc.paths.gz`: a local path or a URL of https, s3, gs or another protocol of fsspec. The files
     of a folder or a glob are sorted; a list keeps its order.
 
     Args:
       spec: the specification or specifications.
       data_dir: the folder that relative local paths are relative to.
-      root: the address or folder that relative paths in lists are relative to.
+      root: the URL or folder that relative paths in lists are relative to.
 
     Raises:
       UserError: a specification matches nothing, cannot be read, or names a file of an unknown kind.
@@ -47,7 +47,7 @@ def find(spec: str | Sequence[str], data_dir: Path, root: str = COMMON_CRAWL) ->
     specs = [spec] if isinstance(spec, str) else list(spec)
     files = [file for one in specs for file in _find(one, data_dir, root)]
     if not files:
-        raise UserError("No input is given; set --config.corpus.input to a file, folder, glob, list or address.")
+        raise UserError("No input is given; set --config.corpus.input to a file, folder, glob, list or URL.")
     return list(dict.fromkeys(files))
 
 
@@ -56,7 +56,7 @@ def _find(spec: str, data_dir: Path, root: str) -> list[str]:
         return _read_list(_below(data_dir, spec), _below(data_dir, root))
     if spec.startswith(WEB):
         if "*" in _path(spec):
-            raise UserError(f"{spec}: a web address cannot have a pattern; give a file or a list of paths.")
+            raise UserError(f"{spec}: an https URL cannot have a pattern; give a file or a list of paths.")
         files = [spec]
     else:
         files = _find_remote(spec) if "://" in spec else _find_local(spec, data_dir)
@@ -65,17 +65,17 @@ def _find(spec: str, data_dir: Path, root: str) -> list[str]:
     if not files:
         raise UserError(f"No input file matches {where}; fix --config.data_dir or --config.corpus.input.")
     if not known:
-        raise UserError(f"{where} is no input file: its name must end in one of {', '.join((*SUFFIXES, *LISTS))}.")
+        raise UserError(f"{where} is not an input file: its name must end in one of {', '.join((*SUFFIXES, *LISTS))}.")
     return known
 
 
 def _below(data_dir: Path, spec: str) -> str:
-    """Joins a local path to `data_dir`; returns an address unchanged."""
+    """Joins a local path to `data_dir`; returns a URL unchanged."""
     return spec if "://" in spec else str(data_dir / spec)
 
 
 def _path(source: str) -> str:
-    """Removes the query from a web address; returns anything else unchanged."""
+    """Removes the query from an https URL; returns anything else unchanged."""
     return source.partition("?")[0] if source.startswith(WEB) else source
 
 
@@ -94,7 +94,7 @@ def _find_local(spec: str, data_dir: Path) -> list[str]:
 
 
 def import_store(source: str) -> None:
-    """Raises a `UserError` where the package that an address needs is not installed; other sources need none."""
+    """Raises a `UserError` where the package that a URL needs is not installed; other sources need none."""
     package = STORES.get(source.partition("://")[0])
     if package:
         with required_by(source):
@@ -102,13 +102,13 @@ def import_store(source: str) -> None:
 
 
 def _file_system(source: str) -> tuple[Any, str]:
-    """The file system of fsspec that an address is in, and the path there."""
+    """Returns the fsspec file system of a URL, and the path in it."""
     import_store(source)
     return importlib.import_module("fsspec.core").url_to_fs(source)
 
 
 def _find_remote(spec: str) -> list[str]:
-    """Returns the files of an address in an object store; does not check that a single file exists."""
+    """Returns the files of a URL in an object store; does not check that a single file exists."""
     with _user_errors(spec):
         system, path = _file_system(spec)
         if glob.has_magic(path):
@@ -119,30 +119,32 @@ def _find_remote(spec: str) -> list[str]:
 
 
 def _read_list(source: str, root: str) -> list[str]:
-    """Reads a list of paths or addresses, one a line, relative ones below `root`; skips empty lines."""
+    """Reads a list of paths or URLs, one per line, relative ones below `root`; skips empty lines."""
     root = root if root.endswith("/") else f"{root}/"
     try:
         with open_stream(source) as stream:
             content = b"".join(iter(lambda: stream.read(READ_BYTES), b""))
         names = (gzip.decompress(content) if _path(source).endswith(".gz") else content).decode("utf-8", "replace")
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise UserError(f"The list {source} is no complete gzip file; download it again.") from None
+        raise UserError(f"The list {source} is not a complete gzip file; download it again.") from None
     files = []
     for number, line in enumerate(names.splitlines(), 1):
         name = line.strip()
         if not name:
             continue
         if not _known([name]):
-            raise UserError(f"{source}, line {number}: '{name[:200]}' is no path of a WARC or WET file; fix the list.")
+            raise UserError(
+                f"{source}, line {number}: '{name[:200]}' is not a path of a WARC or WET file; fix the list."
+            )
         files.append(name if "://" in name or name.startswith("/") else root + name)
     if not files:
-        raise UserError(f"The list {source} is empty; write paths or addresses into it, one a line.")
+        raise UserError(f"The list {source} is empty; write paths or URLs into it, one per line.")
     return files
 
 
 @contextlib.contextmanager
 def open_stream(source: str) -> Iterator[Stream]:
-    """Opens a local path or an address as a stream.
+    """Opens a local path or a URL as a stream.
 
     Over https, a connection that is cut or refused is retried and resumes at the same byte.
 
@@ -190,5 +192,5 @@ def _user_errors(source: str) -> Iterator[None]:
         if not protocol and not isinstance(error, OSError):
             raise
         what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else f"{error!r}"
-        advice = "check the address and your access to it" if protocol else "check the path and its permissions"
+        advice = "check the URL and your access to it" if protocol else "check the path and its permissions"
         raise UserError(f"{source} cannot be read ({what}); {advice}.") from error

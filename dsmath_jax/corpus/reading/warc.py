@@ -57,7 +57,7 @@ def read_pages(source: str, damage: Counter[str]) -> Iterator[Page]:
     """Yields the HTML pages of successful responses and the texts of conversion records, in file order.
 
     Args:
-      source: a path or an address, see `sources.open_stream`.
+      source: a path or a URL, see `sources.open_stream`.
       damage: counts the damage that was skipped, by reason.
 
     Raises:

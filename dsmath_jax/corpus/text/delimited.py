@@ -1,6 +1,6 @@
 """Repairs delimited formulas (`delimiters`, and AsciiMath's backticks) that have markup inside.
 
-Markdown processors without support for mathematics turn underscores into <em>, line ends into <br> and addresses into
+Markdown processors without support for mathematics turn underscores into <em>, line ends into <br> and URLs into
 links; this module restores the characters. Formulas of plain text need no repair.
 """
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 START = re.compile(r"\$\$?|\\[(\[]|\\begin\{(\w+\*?)\}|\\.", re.DOTALL)
 CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
 # Maximum characters between two delimiters; the smallest for dollar signs, which prose has too.
-LONGEST = {"$$": 5_000, "$": 600, "\\(": 3_000, "\\[": 5_000}
-LONGEST_ENVIRONMENT = 10_000
+MAX_CHARS = {"$$": 5_000, "$": 600, "\\(": 3_000, "\\[": 5_000}
+MAX_ENVIRONMENT_CHARS = 10_000
 BARRIER = "\0"  # a placeholder for code and the like, which no formula spans
 
 
@@ -32,9 +32,9 @@ def find_formulas(text: str) -> Iterator[Span]:
         position = opening.end()
         mark = opening[0]
         if opening[1]:
-            closing, limit = f"\\end{{{opening[1]}}}", LONGEST_ENVIRONMENT
+            closing, limit = f"\\end{{{opening[1]}}}", MAX_ENVIRONMENT_CHARS
         elif mark in CLOSING:
-            closing, limit = CLOSING[mark], LONGEST[mark]
+            closing, limit = CLOSING[mark], MAX_CHARS[mark]
         else:
             continue  # an escaped character
         end = (
@@ -52,7 +52,7 @@ def _dollar(text: str, start: int, position: int) -> int:
     if text[position : position + 1].isspace() or (start and text[start - 1].isalnum() and text[start - 1].isascii()):
         return -1
     end = position - 1
-    limit = min(len(text), position + LONGEST["$"])
+    limit = min(len(text), position + MAX_CHARS["$"])
     blank = re.compile(r"\n\s*\n").search(text, position, limit)
     limit = blank.start() if blank else limit
     while (end := text.find("$", end + 1, limit)) >= 0:

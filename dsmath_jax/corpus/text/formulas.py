@@ -53,7 +53,7 @@ DISPLAY_STYLE = re.compile(
 )  # the wrapper of every MediaWiki formula
 DELIMITERS = re.compile(r"(\$\$?|\\\(|\\\[)(.*?)(\$\$?|\\\)|\\\])", re.DOTALL)
 DELIMITED = re.compile(r"\$|\\[(\[]|\\begin\s*\{")
-LONGEST_INLINE = 2_000
+MAX_INLINE_CHARS = 2_000
 
 
 class Formulas:
@@ -181,7 +181,7 @@ def _from_script(node: Any) -> str:
         math = _parse_math(source)
         return mathml.to_latex(of_node(math)) if math is not None else ""
     if kind.startswith("math/asciimath"):
-        return asciimath.to_latex(entities.unescape(source)[:LONGEST_INLINE])
+        return asciimath.to_latex(entities.unescape(source)[:MAX_INLINE_CHARS])
     source = CDATA.sub("", source)
     return _clean(source.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 
@@ -199,7 +199,7 @@ def _from_marked_text(node: Any, classes: list[str]) -> str:
     text = node.text or ""
     if (
         node.first_element_child is not None
-        or len(text) > LONGEST_INLINE
+        or len(text) > MAX_INLINE_CHARS
         or DELIMITED.search(text)
         or TOKEN_START in text
     ):

@@ -1,4 +1,4 @@
-"""Converts HTML to plain text with formulas as LaTeX and without the frame of the page (menus, banners, footers).
+"""Converts HTML to plain text with formulas as LaTeX and without boilerplate (menus, banners, footers).
 
 Every kind of formula element becomes `$...$` (display: `$$...$$`), once (`formulas`). Delimited formulas in the text
 stay as they are (`delimited`).
@@ -10,12 +10,12 @@ from typing import Any
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
+from dsmath_jax.corpus.text.boilerplate import remove_boilerplate
 from dsmath_jax.corpus.text.definitions import drop_definitions
 from dsmath_jax.corpus.text.delimited import repair_delimited
 from dsmath_jax.corpus.text.depth import limit_depth
 from dsmath_jax.corpus.text.dom import select
 from dsmath_jax.corpus.text.formulas import Formulas, replace_formulas
-from dsmath_jax.corpus.text.frame import drop_frame
 from dsmath_jax.corpus.text.scripts import write_scripts
 
 # XML's empty elements: an HTML parser leaves them open, and an open <script> hides the rest of the page.
@@ -45,7 +45,7 @@ def html_to_text(html: str) -> str:
         return ""
     formulas = Formulas()
     replace_formulas(tree, html, formulas)
-    drop_frame(tree, html)
+    remove_boilerplate(tree, html)
     repair_delimited(tree, html, formulas)
     write_scripts(tree, html)
     _flatten_cells(tree)

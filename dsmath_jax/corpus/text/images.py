@@ -1,10 +1,10 @@
-"""Reads the LaTeX of formula images from their address or their alternative text."""
+"""Reads the LaTeX of formula images from their URL or their alternative text."""
 
 import re
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-# Services that render the formula in their address: in the whole query, in one field of it, or in the path.
+# Services that render the formula in their URL: in the whole query, in one field of it, or in the path.
 DRAWN = re.compile(
     r"codecogs\.com|latex\.php|cht=tx|mimetex|mathtex|texify|mathurl|/equation\?|/tex2(?:png|img|svg)|render/math|math\.now\.sh|"
     r"upmath\.me|s2cms\.ru|[?&;](?:latex|tex|math|eqn?|equation|formula|chl)=",
@@ -24,12 +24,12 @@ DELIMITED = re.compile(r"^\s*(\$\$?|\\\(|\\\[)(.+?)(\$\$?|\\\)|\\\])\s*$", re.DO
 
 
 def image_latex(image: Any) -> str:
-    """Returns the LaTeX of an image (a resiliparse node), "" if it is no formula."""
+    """Returns the LaTeX of an image (a resiliparse node), "" if it is not a formula."""
     alt = (image.getattr("alt") or "").strip()
     for name in ("src", "data-src", "data-lazy-src", "data-original"):
-        address = image.getattr(name) or ""
-        if address and not address.startswith("data:") and DRAWN.search(address):
-            latex = _from_address(address)
+        url = image.getattr(name) or ""
+        if url and not url.startswith("data:") and DRAWN.search(url):
+            latex = _from_url(url)
             if latex:
                 return latex
     if not alt:
@@ -43,9 +43,9 @@ def image_latex(image: Any) -> str:
     return alt if len(commands) >= 2 or (commands and "=" in alt) else ""
 
 
-def _from_address(address: str) -> str:
-    """Returns the unquoted formula in an address; a plus sign is a blank in fields and a plus sign in a bare query."""
-    parts = urlsplit(address.replace("&amp;", "&"), allow_fragments=False)
+def _from_url(url: str) -> str:
+    """Returns the unquoted formula in a URL; a plus sign is a blank in fields and a plus sign in a bare query."""
+    parts = urlsplit(url.replace("&amp;", "&"), allow_fragments=False)
     fields = dict(piece.partition("=")[::2] for piece in re.split(r"[&;](?=\w+=)", parts.query))
     for name in FIELDS:
         if fields.get(name):

@@ -5,7 +5,7 @@ from typing import Any
 
 from dsmath_jax.corpus.text.dom import select
 
-LONGEST = 30
+MAX_CHARS = 30
 NOTE_CLASS = re.compile(r"reference|footnote|note|cite|fn", re.IGNORECASE)
 NOTE_TEXT = re.compile(r"\[.*\]|\(\d+\)|[*†‡§¶#]+|(?:\d+\s*,\s*)+\d+")
 ORDINAL = re.compile(r"st|nd|rd|th|e|er|re|ème|o|a|º|ª", re.IGNORECASE)
@@ -37,7 +37,7 @@ def _is_note(node: Any, text: str) -> bool:
 
 
 def _is_script(node: Any, text: str) -> bool:
-    if not text or len(text) > LONGEST or text[0] in "^_" or SIGN.fullmatch(text) or "\ufdd0" in text:
+    if not text or len(text) > MAX_CHARS or text[0] in "^_" or SIGN.fullmatch(text) or "\ufdd0" in text:
         return False
     before = _text_before(node)
     if node.tag == "sup" and ORDINAL.fullmatch(text) and (len(text) > 1 or text in "ºª") and before[-1:].isalnum():

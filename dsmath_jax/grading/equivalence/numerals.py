@@ -16,7 +16,7 @@ _PER_CENT = re.compile(rf"百分之({_PART})")
 _FRACTION = re.compile(rf"(?:({_PART})又)?({_PART})分之({_PART})")
 _WITH_UNIT = re.compile(rf"(\d+(?:\.\d+)?)\s*([百千]?[万亿]|百(?!分)|{_THOUSAND})")
 _WHOLE = re.compile(_NUMERAL)
-# Words in which the character of a numeral is no number.
+# Words in which the character of a numeral is not a number.
 _NO_NUMBER = re.compile(
     "一次函数|一样|一定|一共|一致|一元|二元|二次|十分|万一|三角|四边|平行四|四面|六面|五边|六边|八边"
 )

@@ -68,7 +68,7 @@ def number(text: str) -> Number | None:
     if (match := _MIXED.fullmatch(text)) is not None:
         whole, numerator, denominator = (int(part) for part in match.groups()[1:] if part is not None)
         if numerator >= denominator:
-            return None  # 11 7/6 is no mixed number
+            return None  # 11 7/6 is not a mixed number
         return Number(_signed(match[1], whole + Fraction(numerator, denominator)))
     if (match := _QUOTIENT.fullmatch(text)) is not None:
         above, below = (_plain(part) for part in match.groups()[1:] if part is not None)
@@ -144,7 +144,7 @@ def quantity(text: str) -> Quantity | None:
     """Parses a normalized text that is a number with or without a unit; None for other texts.
 
     The unit is the words after the number, or the currency before it. Words that may be factors of a product (single
-    letters that are no unit) or contain mathematics are not units.
+    letters that are not units) or contain mathematics are not units.
     """
     text = words(text)
     sign, currency = "", ""

@@ -60,9 +60,9 @@ def test_local_inputs(data, spec, names):
     [
         ("none.warc.gz", "No input file matches .*none.warc.gz"),
         ("none/*.warc.gz", "No input file matches .*none"),
-        ("c/notes.txt", r"notes.txt is no input file: its name must end in one of .warc, .warc.gz"),
-        ("c/*.txt", "is no input file"),
-        ("https://a.test/page.html", r"https://a.test/page.html is no input file"),
+        ("c/notes.txt", r"notes.txt is not an input file: its name must end in one of .warc, .warc.gz"),
+        ("c/*.txt", "is not an input file"),
+        ("https://a.test/page.html", r"https://a.test/page.html is not an input file"),
         ("https://a.test/*.warc.gz", r"https://a.test/\*.warc.gz: .* give a file or a list"),
         ("memory://nothing/here", "No input file matches memory://nothing/here"),
         ("memory://nothing/*.warc", "No input file matches memory"),
@@ -110,7 +110,7 @@ def test_lists_of_paths(tmp_path, name, root, below):
     ("content", "message"),
     [
         (b"", "list .* is empty"),
-        (b"a.warc.gz\n<html>\n", "line 2: '<html>' is no path of a WARC or WET file"),
+        (b"a.warc.gz\n<html>\n", "line 2: '<html>' is not a path of a WARC or WET file"),
         (b"\xff\xfe", "line 1"),
     ],
 )
@@ -125,7 +125,7 @@ def test_invalid_lists_are_refused(tmp_path, content, message):
 )
 def test_a_list_that_is_no_gzip_file_is_refused(tmp_path, content):
     (tmp_path / "a.paths.gz").write_bytes(content)
-    with pytest.raises(UserError, match="no complete gzip file"):
+    with pytest.raises(UserError, match="not a complete gzip file"):
         find("a.paths.gz", tmp_path)
 
 
@@ -167,7 +167,7 @@ def test_sources_that_cannot_be_opened_or_read(memory, tmp_path, monkeypatch):
     memory.pipe("/a.warc", CONTENT)
     with open_stream("memory://a.warc") as stream:
         monkeypatch.setattr(MemoryFile, "read", slow_down)
-        with pytest.raises(UserError, match=r"memory://a.warc cannot be read \(RuntimeError.*check the address"):
+        with pytest.raises(UserError, match=r"memory://a.warc cannot be read \(RuntimeError.*check the URL"):
             stream.read(1)
 
 
@@ -256,7 +256,7 @@ def test_an_address_is_not_requested_again_after_its_end(server):
 @pytest.mark.parametrize(
     ("behaviors", "message"),
     [
-        ([{"status": 404}], "a.warc.gz answers 404 Not Found; check the address"),
+        ([{"status": 404}], "a.warc.gz answers 404 Not Found; check the URL"),
         ([{"status": 503}] * 8, r"cannot be read \(503 Service Unavailable, 8 times in a row\); try again later"),
         ([{"until": 9}] + [{"until": 9}] * 8, r"cut after 9 of 300000 bytes, 8 times"),
         ([{"until": 9}, {"content": CONTENT + b"x"}], "has changed while it was read"),

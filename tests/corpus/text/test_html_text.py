@@ -1,4 +1,4 @@
-"""HTML to text: the content in readable form, without the frame. (Formulas: test_formulas.py.)"""
+"""HTML to text: the content in readable form, without boilerplate. (Formulas: test_formulas.py.)"""
 
 import re
 
@@ -15,7 +15,7 @@ LINKS = "".join(f'<li><a href="/{number}">Gone{number}</a></li>' for number in r
 
 
 @pytest.mark.parametrize(
-    "frame",
+    "boilerplate",
     [
         f"<nav><ul>{LINKS}</ul></nav>",
         "<header><a href='/'>Gone</a></header>",
@@ -45,8 +45,8 @@ LINKS = "".join(f'<li><a href="/{number}">Gone{number}</a></li>' for number in r
         "<select><option>Gone</select><button>Gone</button><textarea>Gone</textarea>",
     ],
 )
-def test_frames_are_dropped(frame):
-    for html in (f"<body>{frame}<main>{MAIN}</main></body>", f"<body><main>{MAIN}</main>{frame}</body>"):
+def test_boilerplate_is_removed(boilerplate):
+    for html in (f"<body>{boilerplate}<main>{MAIN}</main></body>", f"<body><main>{MAIN}</main>{boilerplate}</body>"):
         text = html_to_text(html)
         assert not re.search("Gone|\U0001f517", text)
         assert text.startswith("Sums\n\nWe add")

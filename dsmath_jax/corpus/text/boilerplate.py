@@ -1,4 +1,4 @@
-"""Removes the frame of a page: menus, banners, comments, footers, hidden elements.
+"""Removes the boilerplate of a page: menus, banners, comments, footers, hidden elements.
 
 An element, a role or a name only makes a block a candidate. It is removed if most text of the page is outside of it, or
 if it has hardly more than links.
@@ -16,7 +16,7 @@ NO_TEXT = (
     "script, style, template, noscript, iframe, img, button, input, select, textarea, svg, canvas, object, video, "
     "audio, dialog, datalist"
 )
-FRAME = (
+BOILERPLATE = (
     "nav, footer, header, [role=navigation], [role=banner], [role=contentinfo], [role=search], "
     "[role=complementary], [role=dialog], [role=alertdialog], [role=menu], [role=menubar], [role=tooltip]"
 )
@@ -24,7 +24,7 @@ FIELDS = "textarea, [type=text], [type=email], [type=search], [type=password], i
 HIDDEN = "[hidden], [style*='display:none'], [style*='display: none'], [aria-hidden='true']"
 NAMES = re.compile(r"""(?:class|id|CLASS|ID)\s*=\s*["']?([^"'>]*)""")
 PLAIN_NAME = re.compile(r"[A-Za-z][\w-]*", re.ASCII)
-FRAME_NAME = re.compile(
+BOILERPLATE_NAME = re.compile(
     r"(?:\w+[-_]{1,2})*?(?:nav|subnav|topnav|mainnav|navbar|navigation|menu|mainmenu|submenu|"
     r"menubar|topbar|sidebar|sphinxsidebar|breadcrumbs?|footer|masthead|"
     r"cookies?|cookie(?:consent|bar|hint|banner|notice|law|content|box|popup)|gdpr|consent|toc|tableofcontents|comments?|disqus|respond|shar(?:e|ing)|sharedaddy|social|"
@@ -43,7 +43,7 @@ FRAME_NAME = re.compile(
 )
 # Line numbers next to code.
 GUTTER = re.compile(r"gutter|line-?n", re.IGNORECASE)
-# Names of content that refer to a frame elsewhere (has-sidebar).
+# Names of content that refer to boilerplate elsewhere (has-sidebar).
 STATE = re.compile(r"(?:^|[-_])(?:has|with|no|non|without|hide|show|open|is|main-content)(?:[-_]|$)", re.IGNORECASE)
 # Elements that a removed block must not contain, and elements that are kept whatever their name.
 CONTENT = "h1, main, article"
@@ -62,18 +62,18 @@ CONSENT = re.compile(
 AGREEMENT = re.compile(
     r"accept|agree|consent|allow|got it|akzept|ablehn|zustimm|einverstanden|acept|accett|同意|接受", re.IGNORECASE
 )
-LONGEST_NOTICE = 1_500
+MAX_NOTICE_CHARS = 1_500
 FORMULA = re.compile(r"\ufdd0|\$|\\[(\[]")  # a token of `formulas`, or a delimiter
 # A block of at least MENU_LINKS links that have more than MENU_LINK_SHARE of its text is a menu.
 MENU_LINKS, MENU_LINK_SHARE = 4, 0.8
-LARGEST_FRAME_SHARE = 0.5
-SMALLEST_REST_SHARE = 0.1
-LONGEST_HIDDEN, SHORT_ARTICLE, LONGEST_NAME = 200, 200, 60
-MOST_SELECTORS, LONG_BLOCK = 60, 1_000
+MAX_BOILERPLATE_SHARE = 0.5
+MIN_REST_SHARE = 0.1
+MAX_HIDDEN_CHARS, MIN_CONTENT_CHARS, MAX_NAME_CHARS = 200, 200, 60
+MAX_SELECTORS, LONG_BLOCK = 60, 1_000
 
 
-def drop_frame(tree: Any, html: str) -> None:
-    """Removes the frame of a parsed page.
+def remove_boilerplate(tree: Any, html: str) -> None:
+    """Removes the boilerplate of a parsed page.
 
     Args:
       tree: the page.
@@ -82,24 +82,24 @@ def drop_frame(tree: Any, html: str) -> None:
     forms = [node for node in select(tree.body, "form") if node.query_selector(FIELDS) is not None]
     _remove(select(tree.body, NO_TEXT))
     whole, prose = len(tree.body.text), _prose(tree.body)
-    candidates = select(tree.body, FRAME) + forms
+    candidates = select(tree.body, BOILERPLATE) + forms
     candidates += [node for node in select(tree.body, "aside") if _is_outside_content(node)]
-    candidates += [node for node in select(tree.body, HIDDEN) if len(node.text) < LONGEST_HIDDEN or _is_menu(node)]
+    candidates += [node for node in select(tree.body, HIDDEN) if len(node.text) < MAX_HIDDEN_CHARS or _is_menu(node)]
     _remove([node for node in candidates if _is_removable(node, whole)])
-    frames = []
+    found = []
     for nodes in _named(tree, html):
-        if sum(len(node.text) for node in nodes) < LARGEST_FRAME_SHARE * whole:
-            frames += [node for node in nodes if node.tag not in KEPT_TAGS and not _has_content(node)]
+        if sum(len(node.text) for node in nodes) < MAX_BOILERPLATE_SHARE * whole:
+            found += [node for node in nodes if node.tag not in KEPT_TAGS and not _has_content(node)]
         else:
-            frames += [node for node in nodes if _is_menu(node) and _is_removable(node, whole)]
-    frames += [link for link in select(tree.body, "a[href^='#']") if SKIP_LINK.fullmatch((link.text or "").strip())]
+            found += [node for node in nodes if _is_menu(node) and _is_removable(node, whole)]
+    found += [link for link in select(tree.body, "a[href^='#']") if SKIP_LINK.fullmatch((link.text or "").strip())]
     if "ookie" in html:
-        frames += [node for node in select(tree.body, "div, section, p, aside") if _is_notice(node)]
-    _remove([node for node in frames if len(node.text or "") < LONG_BLOCK or 2 * _prose(node) <= prose])
-    lists = [*outermost(select(tree.body, "ul, ol")), *_link_heaps(tree)]
+        found += [node for node in select(tree.body, "div, section, p, aside") if _is_notice(node)]
+    _remove([node for node in found if len(node.text or "") < LONG_BLOCK or 2 * _prose(node) <= prose])
+    lists = [*outermost(select(tree.body, "ul, ol")), *_link_lists(tree)]
     menus = [node for node in lists if _is_menu(node) and not FORMULA.search(node.text or "")]
     rest = len(tree.body.text) - sum(len(node.text) for node in menus)
-    if rest > SMALLEST_REST_SHARE * whole:
+    if rest > MIN_REST_SHARE * whole:
         _remove(menus)
 
 
@@ -109,41 +109,43 @@ def _remove(nodes: list[Any]) -> None:
 
 
 def _prose(block: Any) -> int:
-    """Returns the length of the text in paragraphs: a block with most of the page's is no frame."""
+    """Returns the length of the text in paragraphs: a block with most of the page's is not boilerplate."""
     return sum(len(paragraph.text or "") for paragraph in select(block, "p"))
 
 
 def _is_removable(node: Any, whole: int) -> bool:
     if node.tag in KEPT_TAGS:
         return False
-    small = len(node.text) < LARGEST_FRAME_SHARE * whole
+    small = len(node.text) < MAX_BOILERPLATE_SHARE * whole
     return (small and not _has_content(node)) or _is_menu(node)
 
 
 def _has_content(block: Any) -> bool:
-    return any(part.tag == "h1" or len(_squeeze(part.text or "")) > SHORT_ARTICLE for part in select(block, CONTENT))
+    return any(
+        part.tag == "h1" or len(_squeeze(part.text or "")) > MIN_CONTENT_CHARS for part in select(block, CONTENT)
+    )
 
 
 def _is_notice(block: Any) -> bool:
     """Returns whether a block is a cookie notice."""
     text = block.text or ""
     return (
-        len(text) < LONGEST_NOTICE and "ookie" in text and bool(CONSENT.search(text)) and bool(AGREEMENT.search(text))
+        len(text) < MAX_NOTICE_CHARS and "ookie" in text and bool(CONSENT.search(text)) and bool(AGREEMENT.search(text))
     )
 
 
-def _link_heaps(tree: Any) -> list[Any]:
+def _link_lists(tree: Any) -> list[Any]:
     """Returns elements with many links as children, which may be a menu or a tag cloud."""
     parents = [link.parent for link in select(tree.body, "a")]
     parents = [
         parent.parent if parent.first_element_child == parent.last_element_child else parent for parent in parents
     ]
-    heaps: list[Any] = []
+    lists: list[Any] = []
     for number, parent in enumerate(parents):
         many = number >= MENU_LINKS and parent == parents[number - MENU_LINKS]
-        if many and parent.tag not in (*KEPT_TAGS, "li") and not (heaps and heaps[-1] == parent):
-            heaps.append(parent)
-    return heaps
+        if many and parent.tag not in (*KEPT_TAGS, "li") and not (lists and lists[-1] == parent):
+            lists.append(parent)
+    return lists
 
 
 def _is_outside_content(aside: Any) -> bool:
@@ -155,23 +157,23 @@ def _is_outside_content(aside: Any) -> bool:
 
 
 def _named(tree: Any, html: str) -> list[list[Any]]:
-    """Returns the elements of each frame name that the page uses."""
-    used = {name for names in set(NAMES.findall(html)) for name in names.split()}
-    frames = {name for name in used if _is_frame_name(name)}
-    if not frames:
+    """Returns the elements of each boilerplate name that the page uses."""
+    used = {name for value in set(NAMES.findall(html)) for name in value.split()}
+    names = {name for name in used if _is_boilerplate_name(name)}
+    if not names:
         return []
     groups: dict[str, list[Any]] = defaultdict(list)
-    few = len(frames) <= MOST_SELECTORS
-    selector = ", ".join(f".{name}, #{name}" for name in sorted(frames)) if few else "[class], [id]"
+    few = len(names) <= MAX_SELECTORS
+    selector = ", ".join(f".{name}, #{name}" for name in sorted(names)) if few else "[class], [id]"
     nodes = select(tree.body, selector)
-    for node in outermost(nodes if few else [node for node in nodes if any(name in frames for name in _names(node))]):
+    for node in outermost(nodes if few else [node for node in nodes if any(name in names for name in _names(node))]):
         if (
             node.tag == "span"
             and node.closest("pre, code") is not None
             and not GUTTER.search(node.getattr("class") or "")
         ):
             continue  # a comment in a program, not on the page
-        groups[next(name for name in _names(node) if name in frames)].append(node)
+        groups[next(name for name in _names(node) if name in names)].append(node)
     return list(groups.values())
 
 
@@ -180,10 +182,10 @@ def _names(node: Any) -> list[str]:
 
 
 @lru_cache(100_000)
-def _is_frame_name(name: str) -> bool:
-    if len(name) > LONGEST_NAME or not PLAIN_NAME.fullmatch(name) or STATE.search(name):
+def _is_boilerplate_name(name: str) -> bool:
+    if len(name) > MAX_NAME_CHARS or not PLAIN_NAME.fullmatch(name) or STATE.search(name):
         return False
-    return FRAME_NAME.fullmatch(name) is not None
+    return BOILERPLATE_NAME.fullmatch(name) is not None
 
 
 def _is_menu(block: Any) -> bool:
