@@ -65,7 +65,7 @@ class HttpStream:
             except urllib.error.HTTPError as error:
                 cause = f"{error.code} {error.reason}"
                 if error.code not in RETRY_CODES:
-                    raise UserError(f"{self._url} answers {cause}; check the address.") from None
+                    raise UserError(f"{self._url} answers {cause}; check the URL.") from None
                 after = error.headers.get("Retry-After", "")
                 retry_after = min(float(after), MAX_DELAY) if after.isascii() and after.isdigit() else 0.0
             except (ValueError, http.client.InvalidURL) as error:
@@ -73,7 +73,7 @@ class HttpStream:
             except (OSError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, ssl.SSLCertVerificationError):
-                    raise UserError(f"{self._url} shows no valid certificate ({reason}); check the address.") from None
+                    raise UserError(f"{self._url} shows no valid certificate ({reason}); check the URL.") from None
                 cause = str(reason) or type(reason).__name__
             self.close()
             if number + 1 < TRIES:
