@@ -223,7 +223,7 @@ class _Program:
 
 
 def _later_step(i: Instruction, scope: Computation) -> bool:
-    """Whether this is a further step of a collective that another computation starts."""
+    """Returns whether this is a further step of a collective that another computation starts."""
     if not i.attribute(r"frontend_attributes=\{[^}]*(chain_id=)"):
         return False
     return not any(other.opcode == "custom-call" and "AsyncCollectiveStart" in other.text for other in scope.values())

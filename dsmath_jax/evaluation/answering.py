@@ -17,9 +17,9 @@ from dsmath_jax.evaluation import prompts as prompting
 from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.registry import Style, Task
 from dsmath_jax.evaluation.samples import Key
-from dsmath_jax.evaluation.statistics import MOST_SAMPLES
+from dsmath_jax.evaluation.statistics import MAX_SAMPLES
 from dsmath_jax.evaluation.summary import GREEDY
-from dsmath_jax.grading.code import Runner, until
+from dsmath_jax.grading.code import Runner, cut_at_stop
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.settings import INT32, MOST_TEMPERATURE, setting
 from dsmath_jax.workdir import UserError
@@ -33,7 +33,7 @@ class Settings(base.Settings):
 
     mode: Mode = setting("cot", "chain of thought (cot), program of thought (pot) or with tools (tir)")
     style: Style = setting("few_shot", "how the model is asked: few_shot, or chat for a model after instruction tuning")
-    samples: int = setting(0, "K: samples of each problem, in addition to the greedy one", least=0, most=MOST_SAMPLES)
+    samples: int = setting(0, "K: samples of each problem, in addition to the greedy one", least=0, most=MAX_SAMPLES)
     temperature: float = setting(0.7, "of the samples", least=0, most=MOST_TEMPERATURE)
     top_p: float = setting(1.0, "of the samples", above=0, most=1)
     seed: int = setting(0, "of the samples", least=0, most=INT32)
@@ -183,7 +183,7 @@ def _completions(
     )
     groups = policy.complete([job.prompts[i] for i in chosen], sampling, numbers=chosen)
     for problem, group in zip(chosen, groups, strict=True):
-        texts = [until(completion.text, job.stops) for completion in group]
+        texts = [cut_at_stop(completion.text, job.stops) for completion in group]
         yield Group(problem, numbers, [Answer(t, t, c.finish) for t, c in zip(texts, group, strict=True)])
 
 

@@ -18,7 +18,7 @@ from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation.registry import DEFAULT, Shots, Task
 from dsmath_jax.workdir import UserError
 
-LONGEST = 600  # characters of a solution that is chosen by its text
+MAX_CHARS = 600  # characters of a solution that is chosen by its text
 MARK = re.compile(r"<<([^<>=]+)=[^<>]*>>")
 RESULT = re.compile(r"\s*=\s*\$?<<[^<>]*>>\s*\$?[\d.,]*\d")  # "= <<48/2=24>>24", which comments omit
 REMARKS = re.compile(r"\s*(?:Alternate approach:|Choices? (?:\$?[A-D]|\$?\\math)).*", re.DOTALL)
@@ -122,7 +122,7 @@ def by_text(records: Sequence[Record], count: int) -> list[Record]:
     Long solutions come last, and so do those with drawings.
     """
     ordered = sorted(records, key=lambda record: hashlib.sha256(_words(record.question).encode()).digest())
-    ordered.sort(key=lambda record: len(record.solution) > LONGEST or "[asy]" in record.question + record.solution)
+    ordered.sort(key=lambda record: len(record.solution) > MAX_CHARS or "[asy]" in record.question + record.solution)
     firsts = {record.category: record.id for record in reversed(ordered)}
     return sorted(ordered, key=lambda record: record.id != firsts[record.category])[:count]
 

@@ -9,7 +9,7 @@ from dsmath_jax.evaluation import isabelle
 from dsmath_jax.evaluation.answering import Answer, Group, Job
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading import code
-from dsmath_jax.grading.code import Runner, Tested
+from dsmath_jax.grading.code import Runner, TestedProgram
 from dsmath_jax.grading.grade import Grader, Item
 
 
@@ -77,7 +77,7 @@ def _grade(flat: Sequence[Sample], job: Job, folder: Path, grader: Grader, runne
     return _grade_texts(flat, [sample.answer.prose for sample in flat], grader)
 
 
-def _tested(job: Job, sample: Sample) -> Tested | None:
+def _tested(job: Job, sample: Sample) -> TestedProgram | None:
     """Returns a program with its tests."""
     if job.task.source.startswith("humaneval/"):
         return code.humaneval(sample.answer.text, sample.record.question, sample.record.answer)
@@ -88,19 +88,19 @@ def _grade_texts(flat: Sequence[Sample], texts: Sequence[str], grader: Grader) -
     """Grades texts by their final answers, also by the paper's lenient grader."""
     records = [sample.record for sample in flat]
     items = [Item(text, r.answer, r.kind, r.options) for r, text in zip(records, texts, strict=True)]
-    grades, lenient = grader.grades(items), grader.lenient(items)
+    grades, lenient = grader.grades(items), grader.correct_deepseek(items)
     return [grade._asdict() | {"correct_deepseek": correct} for grade, correct in zip(grades, lenient, strict=True)]
 
 
 def _grade_thoughts(flat: Sequence[Sample], grader: Grader, runner: Runner) -> Lines:
     """Runs programs of thought and grades their answers."""
-    results = code.run_thoughts(runner, [sample.answer.prose for sample in flat])
+    results = code.run_programs_of_thought(runner, [sample.answer.prose for sample in flat])
     lines = _grade_texts(flat, [code.statement(result) if result else "" for result in results], grader)
     for line, result in zip(lines, results, strict=True):
         if result is None:
             line["reason"] = "no program"
         else:
             line |= {"ran": result.status, "output": result.output}
-            if not code.ended_well(result):
+            if not code.succeeded(result):
                 line["reason"] = code.last_line(result.error) if result.status == "raised" else result.status
     return lines

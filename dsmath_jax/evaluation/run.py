@@ -61,7 +61,7 @@ class SharedSandbox:
 
 
 def needs_programs(job: Job) -> bool:
-    """Whether answers are programs or contain programs."""
+    """Returns whether answers are programs or contain programs."""
     return job.settings.mode != "cot" or job.kind == "program"
 
 

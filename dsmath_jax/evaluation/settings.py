@@ -3,7 +3,7 @@
 import dataclasses
 
 from dsmath_jax.evaluation import registry
-from dsmath_jax.evaluation.statistics import MOST_SAMPLES
+from dsmath_jax.evaluation.statistics import MAX_SAMPLES
 from dsmath_jax.settings import MOST_TEMPERATURE, Settings, setting
 from dsmath_jax.workdir import UserError
 
@@ -20,7 +20,7 @@ class EvaluateSettings(Settings):
         0, "maximum number of problems of each task, drawn evenly over its subjects and levels; 0 for all", least=0
     )
     samples: int = setting(
-        8, "K: completions of each problem, in addition to the greedy one (section 5.2.2)", least=1, most=MOST_SAMPLES
+        8, "K: completions of each problem, in addition to the greedy one (section 5.2.2)", least=1, most=MAX_SAMPLES
     )
     temperature: float = setting(0.7, "sampling temperature (section 5.2.2)", least=0, most=MOST_TEMPERATURE)
     max_new_tokens: int = setting(1024, "length limit of a completion, in tokens", least=1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MOST_SAMPLES = 1000  # of a problem; the binomials of more overflow float64
+MAX_SAMPLES = 1000  # of a problem; the binomials of more overflow float64
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -44,11 +44,11 @@ def maj_at_k(votes: Sequence[int | None], correct: Sequence[bool], ks: Sequence[
       ks: sizes of choices.
 
     Raises:
-      ValueError: a size is not between 1 and n, or n is above `MOST_SAMPLES`.
+      ValueError: a size is not between 1 and n, or n is above `MAX_SAMPLES`.
     """
     n = len(votes)
-    if min(ks) < 1 or max(ks) > n or n > MOST_SAMPLES:
-        raise ValueError(f"maj@k needs 1 <= k <= n <= {MOST_SAMPLES}; got n = {n}, k = {list(ks)}.")
+    if min(ks) < 1 or max(ks) > n or n > MAX_SAMPLES:
+        raise ValueError(f"maj@k needs 1 <= k <= n <= {MAX_SAMPLES}; got n = {n}, k = {list(ks)}.")
     sizes = Counter(vote for vote in votes if vote is not None)
     chances = np.zeros(n + 1)
     for first, size in sizes.items():
@@ -82,7 +82,7 @@ def _wins(size: int, others: tuple[int, ...], n: int) -> np.ndarray:
     return won / _binomials(n)
 
 
-@functools.lru_cache(maxsize=MOST_SAMPLES + 1)
+@functools.lru_cache(maxsize=MAX_SAMPLES + 1)
 def _binomials(n: int) -> np.ndarray:
     return np.array([float(math.comb(n, k)) for k in range(n + 1)])
 

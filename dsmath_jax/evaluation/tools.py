@@ -18,7 +18,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from dsmath_jax.grading.code import FENCED, LABELS, Runner, ended_well, statement
+from dsmath_jax.grading.code import FENCED, LABELS, Runner, statement, succeeded
 from dsmath_jax.grading.extraction import CUE
 from dsmath_jax.grading.sandbox import Program, ProgramResult
 
@@ -167,7 +167,7 @@ def _append_output(dialogue: _Open, output: str) -> None:
 
 def _output(result: ProgramResult) -> str:
     """Returns what a program printed and its error, without fences."""
-    if ended_well(result):
+    if succeeded(result):
         error = ""
     elif result.status == "raised":
         lines = result.error[max(0, result.error.find(OWN_FRAME)) :].strip().splitlines()

@@ -24,8 +24,8 @@ ENTRY_POINT = re.compile(r"^check\((\w+)\)\s*\Z", re.MULTILINE)
 # What a model writes after a function (Chen et al. 2021, section 2), and the closing fence of chat models.
 AFTER_FUNCTION = ("\nclass", "\ndef", "\n#", "\n@", "\nif", "\nprint", "\nassert", "\n```")
 BODY = re.compile(r"\n*[ \t]+(?!`)\S")  # a completion that continues within a function
-LEFT = re.compile(r"^SystemExit(?:: (?:0|None))?\s*\Z", re.MULTILINE)
-LONGEST_REASON = 500  # characters of an exception
+EXITED = re.compile(r"^SystemExit(?:: (?:0|None))?\s*\Z", re.MULTILINE)
+MAX_REASON_CHARS = 500  # characters of an exception
 MBPP_BEGIN, MBPP_DONE = "[BEGIN]", "[DONE]"
 
 
@@ -35,7 +35,7 @@ class Runner(Protocol):
     def run(self, programs: Sequence[Program]) -> list[ProgramResult]: ...
 
 
-class Tested(NamedTuple):
+class TestedProgram(NamedTuple):
     """A solution as a program, and the test to run after it, which raises where the solution is incorrect."""
 
     solution: str
@@ -57,20 +57,20 @@ def program_of(completion: str) -> str | None:
 
 
 def _begins(text: str) -> bool:
-    """Whether a text begins like a program, after comments."""
+    """Returns whether a text begins like a program, after comments."""
     lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
     return bool(PROGRAM.match(next(lines, "")))
 
 
-def thought(program: str) -> Program:
+def program_of_thought(program: str) -> Program:
     """Returns a program of thought for the sandbox; it calls `solution()` where that is defined."""
     return Program(program, "solution" if SOLUTION.search(program) else "")
 
 
-def run_thoughts(runner: Runner, completions: Sequence[str]) -> list[ProgramResult | None]:
+def run_programs_of_thought(runner: Runner, completions: Sequence[str]) -> list[ProgramResult | None]:
     """Runs the programs of thought in completions in parallel; None where a completion has none."""
     programs = [program_of(completion) for completion in completions]
-    results = iter(runner.run([thought(program) for program in programs if program]))
+    results = iter(runner.run([program_of_thought(program) for program in programs if program]))
     return [next(results) if program else None for program in programs]
 
 
@@ -96,22 +96,22 @@ def statement(ran: ProgramResult) -> str:
     return rf"The answer is $\boxed{{{value}}}$." if is_value else value
 
 
-def ended_well(ran: ProgramResult) -> bool:
-    """Whether a program reached its end, or called `exit()` without an error code."""
-    return ran.status == "ok" or (ran.status == "raised" and bool(LEFT.search(ran.error)))
+def succeeded(ran: ProgramResult) -> bool:
+    """Returns whether a program reached its end, or called `exit()` without an error code."""
+    return ran.status == "ok" or (ran.status == "raised" and bool(EXITED.search(ran.error)))
 
 
 def _returned(ran: ProgramResult) -> str:
     text = (ran.value or "").strip()
-    return text if ended_well(ran) and text != "None" else ""
+    return text if succeeded(ran) and text != "None" else ""
 
 
 def _printed(ran: ProgramResult) -> str:
     lines = [line.strip() for line in ran.output.splitlines() if line.strip()]
-    return lines[-1] if ended_well(ran) and lines and lines[-1] != "None" else ""
+    return lines[-1] if succeeded(ran) and lines and lines[-1] != "None" else ""
 
 
-def humaneval(completion: str, prompt: str, test: str) -> Tested:
+def humaneval(completion: str, prompt: str, test: str) -> TestedProgram:
     """Makes a program of a completion of HumanEval's prompt, with its test, which ends in `check(ENTRY_POINT)`.
 
     A completion that defines the entry point is a whole program; it follows the prompt, whose imports and helpers it
@@ -122,21 +122,21 @@ def humaneval(completion: str, prompt: str, test: str) -> Tested:
     whole = re.compile(rf"^(?:async )?def {entry[1] if entry else ''}\s*\(", re.MULTILINE)
     program = program_of(completion)
     if entry and program and whole.search(program):
-        return Tested(f"{prompt}\n\n{program}\n", test)
+        return TestedProgram(f"{prompt}\n\n{program}\n", test)
     blocks = FENCED.findall(completion)
     if blocks and not BODY.match(completion):
         completion = blocks[0][1]
-    return Tested(prompt + _indented(until(completion, AFTER_FUNCTION)) + "\n", test)
+    return TestedProgram(prompt + _indented(cut_at_stop(completion, AFTER_FUNCTION)) + "\n", test)
 
 
-def mbpp(completion: str, test: str) -> Tested | None:
+def mbpp(completion: str, test: str) -> TestedProgram | None:
     """Returns the program of an MBPP completion, fenced or up to "[DONE]", with its asserts; None without a program."""
-    text = until(completion.partition(MBPP_BEGIN)[2] or completion, (MBPP_DONE,))
+    text = cut_at_stop(completion.partition(MBPP_BEGIN)[2] or completion, (MBPP_DONE,))
     program = program_of(text) or FENCE.split(text, maxsplit=1)[0]
-    return Tested(program.strip("\n") + "\n", test) if program.strip() else None
+    return TestedProgram(program.strip("\n") + "\n", test) if program.strip() else None
 
 
-def grade_programs(runner: Runner, tested: Sequence[Tested | None]) -> list[Grade]:
+def grade_programs(runner: Runner, tested: Sequence[TestedProgram | None]) -> list[Grade]:
     """Runs solutions with their tests in parallel; None stands for a completion without a program.
 
     A program passes if it returns its own secret after the tests, so one that exits early does not pass. Not prevented:
@@ -159,7 +159,7 @@ def grade_programs(runner: Runner, tested: Sequence[Tested | None]) -> list[Grad
     ]
 
 
-def _grade(tested: Tested, ran: ProgramResult, word: str) -> Grade:
+def _grade(tested: TestedProgram, ran: ProgramResult, word: str) -> Grade:
     if ran.status == "ok":
         passed = ran.value == word
         return Grade(tested.solution, passed, "passed" if passed else "ended before its tests did")
@@ -168,10 +168,10 @@ def _grade(tested: Tested, ran: ProgramResult, word: str) -> Grade:
 
 def last_line(error: str) -> str:
     """Returns the last line of a traceback, the exception."""
-    return (error.strip().splitlines() or ["raised"])[-1][:LONGEST_REASON]
+    return (error.strip().splitlines() or ["raised"])[-1][:MAX_REASON_CHARS]
 
 
-def until(text: str, stops: Sequence[str]) -> str:
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     """Cuts a text at the first of the stop strings."""
     return text[: min([index for stop in stops if (index := text.find(stop)) >= 0], default=len(text))]
 

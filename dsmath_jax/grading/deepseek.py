@@ -60,7 +60,7 @@ REWRITTEN = tuple(
 
 
 def correct(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -> bool:
-    """Whether the paper's evaluation counts a completion as correct; run it in a worker, since it may not end."""
+    """Returns whether the paper's evaluation counts a completion as correct; run it in a worker: it may not end."""
     del options
     own = NEXT_QUESTION.split(completion, maxsplit=1)[0]
     if kind == "choice":
@@ -86,7 +86,7 @@ def cleaned(answer: str) -> str:
 
 
 def same(answer: str, gold: str) -> bool:
-    """Whether two cleaned answers count as equal."""
+    """Returns whether two cleaned answers count as equal."""
     if answer == gold:
         return True
     number, expected = _number(answer), _number(gold)
@@ -171,7 +171,7 @@ def _cells(text: str) -> list[str]:
 
 
 def _same_value(one: str, other: str) -> bool:
-    """Whether SymPy finds two expressions equal, or their values within 0.001."""
+    """Returns whether SymPy finds two expressions equal, or their values within 0.001."""
     from latex2sympy2_extended import latex2sympy  # takes seconds to import
     from sympy import N, simplify
 

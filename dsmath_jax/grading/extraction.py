@@ -26,7 +26,7 @@ from dsmath_jax.data.dataset_formats import CALCULATOR_MARK
 from dsmath_jax.grading import implied, spans
 from dsmath_jax.grading.grades import Kind
 
-LONGEST = 200_000  # characters at the end of a completion that are read
+MAX_CHARS = 200_000  # characters at the end of a completion that are read
 NEXT_QUESTION = re.compile(
     r"\n[ \t>#*]*(?:(?:Q|Question|Problem|User|Human|Instruction|Informal)(?:\s+\d+)?[ *]*:|"
     r"(?:问题|题目|用户)\s*\d*\s*[:：.．])|<\|(?:im_start|user|User)"
@@ -96,16 +96,16 @@ def extract(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | N
     _check_kind(kind)
     for part in _parts(completion):
         answer = _last_statement(part, kind, options)
-        if answer is None and spans.open_box(part):
+        if answer is None and spans.has_unclosed_box(part):
             return None
         answer = answer or _implied(part, kind, options)
         if answer:
             return answer
-    printed = OUTPUT.findall(completion[-LONGEST:])
-    return _read(printed[-1].strip().split("\n")[-1], kind, options, crisp=True) if printed else None
+    printed = OUTPUT.findall(completion[-MAX_CHARS:])
+    return _answer_in(printed[-1].strip().split("\n")[-1], kind, options, begins=True) if printed else None
 
 
-def stated(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | None:
+def extract_stated(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | None:
     """Returns the answer that a completion states; None where it only implies one (rule 3)."""
     _check_kind(kind)
     parts = _parts(completion)
@@ -136,7 +136,7 @@ def _has_statement(field: str) -> bool:
 
 def _parts(completion: str) -> list[str]:
     """Splits a completion at the questions that it asks itself; the first part is the model's answer."""
-    text = LONG_BLANK.sub(lambda match: "\n\n" if "\n" in match[0] else " ", completion[-LONGEST:])
+    text = LONG_BLANK.sub(lambda match: "\n\n" if "\n" in match[0] else " ", completion[-MAX_CHARS:])
     text = text.rpartition("</think>")[2]
     text = END_OF_TEXT.split(PROGRAM.sub("\n", text), maxsplit=1)[0]
     text = HOPE.sub("", CALCULATOR_MARK.sub("", text))
@@ -145,25 +145,25 @@ def _parts(completion: str) -> list[str]:
 
 def _last_statement(part: str, kind: Kind, options: Sequence[str]) -> str | None:
     """Returns the answer of the last statement of a part (rule 2)."""
-    crisp: list[tuple[int, str]] = []
-    loose: list[tuple[int, str]] = []
+    leading: list[tuple[int, str]] = []  # statements that begin with an answer, by position
+    others: list[tuple[int, str]] = []
     for start, statement in _boxed_lists(part):
-        if answer := _read(statement, kind, options, crisp=True):
-            crisp.append((start, answer))
+        if answer := _answer_in(statement, kind, options, begins=True):
+            leading.append((start, answer))
     if kind in ("choice", "choices"):
-        for match in spans.last_of(CORRECT.finditer(spans.plain(part))):
+        for match in spans.last_matches(CORRECT.finditer(spans.plain(part))):
             if letters := _first_letters(match[1], kind, options):
-                crisp.append((match.start(), letters))
-    for match in spans.last_of(CUE.finditer(part)):
-        statement = _tail(part, match.end(), heading=match["heading"] is not None)
+                leading.append((match.start(), letters))
+    for match in spans.last_matches(CUE.finditer(part)):
+        statement = _sentence_after(part, match.end(), heading=match["heading"] is not None)
         statement = statement if kind == "text" else _trimmed(statement)
         named = match["heading"] or match[0].endswith((":", "：")) or "final" in match[0].lower()
         begins = _begins(statement, kind, options) or (named and len(statement) <= SHORT / 2)
         if match["hashes"] and (not begins or STEP.match(part, match.end())):
             continue  # a level-4 heading
-        if answer := _read(statement, kind, options, begins and not match["reply"]):
-            (crisp if begins else loose).append((match.start(), answer))
-    return max(crisp or loose)[1] if crisp or loose else None
+        if answer := _answer_in(statement, kind, options, begins and not match["reply"]):
+            (leading if begins else others).append((match.start(), answer))
+    return max(leading or others)[1] if leading or others else None
 
 
 def _boxed_lists(part: str) -> Iterator[tuple[int, str]]:
@@ -183,9 +183,9 @@ def _joined(group: Sequence[spans.Span]) -> str:
     return ", ".join(dict.fromkeys(box.text for box in group))
 
 
-def _tail(part: str, start: int, heading: bool) -> str:
+def _sentence_after(part: str, start: int, heading: bool) -> str:
     """Returns the sentence after a cue, from the next line with text where the rest of the cue's line is empty."""
-    rest = part[start : start + spans.LONGEST_SENTENCE].replace('\\"', '"')
+    rest = part[start : start + spans.MAX_SENTENCE_CHARS].replace('\\"', '"')
     if not heading and not rest.split("\n", 1)[0].strip(AROUND_CUE):
         heading = True
     rest = rest.lstrip(AROUND_CUE) if heading else rest.lstrip(AROUND_CUE.replace("\n", ""))
@@ -201,27 +201,27 @@ def _trimmed(statement: str) -> str:
 
 
 def _begins(statement: str, kind: Kind, options: Sequence[str]) -> bool:
-    """Whether a tail begins with an answer."""
+    """Returns whether a statement begins with an answer."""
     if kind in ("choice", "choices"):
         return bool(_first_letters(statement, kind, options)) or spans.bare(statement) in options
     return kind == "text" or BEGINS.match(statement) is not None
 
 
-def _read(statement: str, kind: Kind, options: Sequence[str], crisp: bool) -> str | None:
-    """Returns the answer in a statement; None where it has none of this kind."""
+def _answer_in(statement: str, kind: Kind, options: Sequence[str], begins: bool) -> str | None:
+    """Returns the answer in a statement, None if it has none of this kind; `begins`: it begins with the answer."""
     if kind == "number":
-        return _number(statement, crisp)
+        return _number(statement, begins)
     if kind == "math":
-        return _math(statement, crisp)
+        return _math(statement, begins)
     if kind == "text":
         return spans.bare(statement) or None
     if kind == "choice" and EITHER.match(spans.plain(statement)):
         return spans.bare(statement)
     letters = _first_letters(statement, kind, options) or _last_letter(statement, options)
-    return letters or (spans.bare(spans.plain(statement)) or None if crisp or len(statement) <= SHORT else None)
+    return letters or (spans.bare(spans.plain(statement)) or None if begins or len(statement) <= SHORT else None)
 
 
-def _number(statement: str, crisp: bool) -> str | None:
+def _number(statement: str, begins: bool) -> str | None:
     """Returns the number of a sentence: the first if it begins with one, else the last; 18 of "5 + 13 = 18"."""
     text = spans.bare(spans.plain(statement))
     if text.endswith("}") and "{" not in text:
@@ -233,9 +233,9 @@ def _number(statement: str, crisp: bool) -> str | None:
         return text if 0 < len(text) <= SHORT / 2 and len(text.split()) <= 3 else None
     around = "".join(_between(text, numbers))
     listed = any(map(LISTED.fullmatch, _between(text, numbers)[1:-1][:1]))
-    if OPERATORS.search(around) or (crisp and listed):
+    if OPERATORS.search(around) or (begins and listed):
         return text  # more than a number; the grader compares the whole text
-    return numbers[0 if crisp else -1].text
+    return numbers[0 if begins else -1].text
 
 
 def _between(text: str, numbers: Sequence[spans.Span]) -> list[str]:
@@ -244,16 +244,16 @@ def _between(text: str, numbers: Sequence[spans.Span]) -> list[str]:
     return [text[end:start] for end, start in zip(ends, starts, strict=True)]
 
 
-def _math(statement: str, crisp: bool) -> str | None:
+def _math(statement: str, begins: bool) -> str | None:
     """Returns the mathematics of a sentence as a list ("$2$ and $3$") with its unit; without mathematics the words."""
     verbs = list(implied.VERB.finditer(statement))
     if verbs and not BEGINS.match(statement):
         statement = statement[verbs[-1].end() :].strip()  # "the largest $n$ is 34"
-    formulas = spans.maths(statement)
+    formulas = spans.formulas(statement)
     before = statement[: formulas[0].start] if formulas else statement
     joined = LIST_BEFORE.fullmatch(before)
     if not formulas or (BEGINS.match(before) and not joined):
-        return _words(spans.bare(before), crisp)
+        return _words(spans.bare(before), begins)
     last = 0
     while last + 1 < len(formulas) and spans.joins(statement[formulas[last].end : formulas[last + 1].start]):
         last += 1
@@ -261,12 +261,12 @@ def _math(statement: str, crisp: bool) -> str | None:
     return spans.bare((before if joined else "") + pieces) or None
 
 
-def _words(text: str, crisp: bool) -> str | None:
+def _words(text: str, begins: bool) -> str | None:
     """Returns an answer without mathematics; of a longer sentence with a single number that number."""
     values = spans.numbers(text)
     if len(values) == 1 and len(implied.WORD.findall(text)) > 2 and not BEGINS.match(text):
         return values[0].text
-    return text or None if crisp or len(text) <= SHORT else None
+    return text or None if begins or len(text) <= SHORT else None
 
 
 def _letters_allowed(options: Sequence[str]) -> str:

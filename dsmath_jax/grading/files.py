@@ -43,7 +43,7 @@ class _Line:
     number: int
     fields: dict[str, Any]
     task: str = ""
-    item: Item | code.Tested | None = None
+    item: Item | code.TestedProgram | None = None
     error: str = ""
 
 
@@ -119,12 +119,12 @@ class FileGrader:
     def _grade_answers(self, read: list[_Line]) -> None:
         chosen = [(line, line.item) for line in read if isinstance(line.item, Item)]
         items = [item for _, item in chosen]
-        grades, lenient = self._grader.grades(items), self._grader.lenient(items)
+        grades, lenient = self._grader.grades(items), self._grader.correct_deepseek(items)
         for (line, _), grade, deepseek in zip(chosen, grades, lenient, strict=True):
             self._add(line, grade, deepseek)
 
     def _grade_programs(self, read: list[_Line]) -> None:
-        chosen = [(line, line.item) for line in read if isinstance(line.item, code.Tested)]
+        chosen = [(line, line.item) for line in read if isinstance(line.item, code.TestedProgram)]
         if chosen and self._sandbox is None:
             self._sandbox = self._stack.enter_context(self._start_sandbox())
             self.level = self._sandbox.level
@@ -160,7 +160,7 @@ def _chunks(lines: Iterable[bytes]) -> Iterator[list[tuple[int, bytes]]]:
         yield chunk
 
 
-def _item(fields: dict[str, Any], kind: Kind) -> Item | code.Tested:
+def _item(fields: dict[str, Any], kind: Kind) -> Item | code.TestedProgram:
     """Returns the item to grade in a line.
 
     Raises:
@@ -177,13 +177,13 @@ def _item(fields: dict[str, Any], kind: Kind) -> Item | code.Tested:
     return Item(completion, gold, kind, _options(fields.get("options")))
 
 
-def _program(fields: dict[str, Any], test: str, completion: str) -> code.Tested:
+def _program(fields: dict[str, Any], test: str, completion: str) -> code.TestedProgram:
     """Returns a program of HumanEval where the line has a prompt or entry point, else of MBPP."""
     if "prompt" in fields or "entry_point" in fields:
         test = test if CHECK.search(test) else f"{test}\n\ncheck({_text(fields, 'entry_point')})"
         prompt = _text(fields, "prompt") if "prompt" in fields else ""
         return code.humaneval(completion, prompt, test)
-    return code.mbpp(completion, test) or code.Tested("", test)
+    return code.mbpp(completion, test) or code.TestedProgram("", test)
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from dsmath_jax.grading.grades import Grade, Kind
 from dsmath_jax.grading.workers import Outcome, Workers
 
 NO_ANSWER = "no answer"
-HERE = "dsmath_jax.grading.grade"
-LENIENT = "dsmath_jax.grading.deepseek:correct"
+MODULE = "dsmath_jax.grading.grade"
+DEEPSEEK = "dsmath_jax.grading.deepseek:correct"
 # Slow imports, done once for all workers.
 PRELOAD = ("dsmath_jax.grading.equivalence.symbolic", "dsmath_jax.grading.equivalence.forms")
 
@@ -44,11 +44,11 @@ def grade(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -
 
 
 def is_correct(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -> bool:
-    """Whether a completion states the correct answer, the reward in training; runs in a worker.
+    """Returns whether a completion states the correct answer, the reward in training; runs in a worker.
 
     An answer that is only implied counts in evaluations, but is not rewarded.
     """
-    answer = extraction.stated(completion, kind, options)
+    answer = extraction.extract_stated(completion, kind, options)
     return answer is not None and equivalence.equal(gold, answer, kind, options).equal
 
 
@@ -73,7 +73,7 @@ class Grader:
 
     def grades(self, items: Sequence[Item]) -> list[Grade]:
         """Returns the grades of completions in order."""
-        outcomes = self._workers.map(f"{HERE}:grade", items)
+        outcomes = self._workers.map(f"{MODULE}:grade", items)
         lost = [index for index, outcome in enumerate(outcomes) if outcome.status != "ok"]
         arguments = [(items[index].completion, items[index].kind, items[index].options) for index in lost]
         answers = dict(zip(lost, self._workers.map("dsmath_jax.grading.extraction:extract", arguments), strict=True))
@@ -82,15 +82,15 @@ class Grader:
             for index, outcome in enumerate(outcomes)
         ]
 
-    def lenient(self, items: Sequence[Item]) -> list[bool]:
-        """Whether the paper's evaluation counts each completion as correct; a lost one is incorrect."""
-        return [outcome.value is True for outcome in self._workers.map(LENIENT, items)]
+    def correct_deepseek(self, items: Sequence[Item]) -> list[bool]:
+        """Returns whether the paper's evaluation counts each completion as correct; a lost one is incorrect."""
+        return [outcome.value is True for outcome in self._workers.map(DEEPSEEK, items)]
 
     def classes(self, groups: Sequence[tuple[Sequence[str | None], Kind, Sequence[str]]]) -> list[list[int | None]]:
         """Returns `equivalence.classes` of each group of answers to one question; by text where its worker was lost."""
-        outcomes = self._workers.map(f"{HERE}:classes", groups)
+        outcomes = self._workers.map(f"{MODULE}:classes", groups)
         return [
-            outcome.value if outcome.status == "ok" else _same_texts(answers)
+            outcome.value if outcome.status == "ok" else _classes_by_text(answers)
             for outcome, (answers, *_) in zip(outcomes, groups, strict=True)
         ]
 
@@ -109,6 +109,6 @@ def _message(outcome: Outcome) -> str:
     return f"{outcome.status}{'' if outcome.status == 'timed out' else ':'} {outcome.reason}"
 
 
-def _same_texts(answers: Sequence[str | None]) -> list[int | None]:
+def _classes_by_text(answers: Sequence[str | None]) -> list[int | None]:
     first: dict[str, int] = {}
     return [None if answer is None else first.setdefault(answer, index) for index, answer in enumerate(answers)]

@@ -46,13 +46,13 @@ def number(text: str) -> str | None:
         return None
     if NUMERAL.fullmatch(text):
         return text
-    line = text.rpartition("\n")[2][-spans.LONGEST_SENTENCE :]
+    line = text.rpartition("\n")[2][-spans.MAX_SENTENCE_CHARS :]
     bold = [spans.numbers(text) for text, colon in BOLD.findall(line) if not (colon or LABEL.match(text))]
     right = spans.sides(spans.plain(line))[1:]
     for candidates in (bold[-1][-1:] if bold else [], spans.numbers(right[-1])[:1] if right else []):
         if candidates:
             return candidates[0].text
-    text = spans.plain(text[-spans.LONGEST_SENTENCE :])
+    text = spans.plain(text[-spans.MAX_SENTENCE_CHARS :])
     aside = ASIDE.search(text)
     if aside and (aside[1][:1].isalpha() or len(spans.numbers(aside[1])) > 1):
         text = text[: aside.start()] if spans.numbers(text[: aside.start()]) else text
@@ -74,7 +74,7 @@ def formula(part: str) -> str | None:
     condition = CONDITION.search(last)
     if condition and re.search(r"[\d$\\]", last[: condition.start()]):
         last = last[: condition.start()]
-    if parts := spans.maths(last):
+    if parts := spans.formulas(last):
         run = _run(last, parts)
         values = spans.numbers(last[parts[-1].end :])  # "for the largest $n$ we find 34"
         return values[-1].text if values and LETTER.fullmatch(run) else _side(run) or None
@@ -82,14 +82,14 @@ def formula(part: str) -> str | None:
         return _side(spans.bare(last)) or None
     if parts := spans.numbers(last):
         return _side(parts[-1].text + spans.unit(last[parts[-1].end :])) or None
-    parts = spans.maths(part[-spans.LONGEST_ANSWER :])[-1:]
-    parts = parts or spans.numbers(part[-spans.LONGEST_SENTENCE :])[-1:]
+    parts = spans.formulas(part[-spans.MAX_ANSWER_CHARS :])[-1:]
+    parts = parts or spans.numbers(part[-spans.MAX_SENTENCE_CHARS :])[-1:]
     return _side(parts[0].text) or None if parts else None
 
 
 def _is_formula(text: str) -> bool:
-    """Whether a text is one short line of mathematics without a sentence."""
-    if len(text) > spans.LONGEST_SENTENCE or "\n" in text or PROSE.search(text) or VERB.search(text):
+    """Returns whether a text is one short line of mathematics without a sentence."""
+    if len(text) > spans.MAX_SENTENCE_CHARS or "\n" in text or PROSE.search(text) or VERB.search(text):
         return False
     around = spans.MATH.sub(" ", text)
     return around == text or not WORD.search(around)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 
-LONGEST = 2000  # characters; longer values are not answers
+MAX_CHARS = 2000  # characters; longer values are not answers
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 HANDWRITTEN = re.compile(r"\[[^\]]*,\S")  # Python writes a space after commas, so "[0,5]" is an interval
 SHORT = ((10, 6), (15, 12))  # (digits to round to, maximum digits of a short number)
@@ -51,7 +51,7 @@ class _NoValue(Exception):
 def latex(text: str) -> str | None:
     """Converts a value in Python's notation to LaTeX; None for other texts: prose, LaTeX, None."""
     text = text.strip()
-    if len(text) > LONGEST or "\\" in text:
+    if len(text) > MAX_CHARS or "\\" in text:
         return None
     if THOUSANDS.fullmatch(text) or HANDWRITTEN.match(text):
         return text
@@ -165,7 +165,7 @@ def _dict(node: ast.Dict) -> tuple[str, int]:
 
 
 def _rows(items: Sequence[ast.expr]) -> bool:
-    """Whether these are the rows of a matrix: two or more lists of one length."""
+    """Returns whether these are the rows of a matrix: two or more lists of one length."""
     lengths = {len(item.elts) if isinstance(item, ast.List) else 0 for item in items}
     return len(items) > 1 and len(lengths) == 1 and 0 not in lengths
 

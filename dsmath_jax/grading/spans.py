@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from dsmath_jax.data.dataset_formats import BOXED
 
-LONGEST_SENTENCE = 2000  # characters
-LONGEST_ANSWER = 10_000  # characters of a box
-MOST = 100  # boxes, or other statements, of a completion that are read
+MAX_SENTENCE_CHARS = 2000  # characters
+MAX_ANSWER_CHARS = 10_000  # characters of a box
+MAX_STATEMENTS = 100  # boxes, or other statements, of a completion that are read
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 # As in Pandoc: an opening dollar has no space after it, a closing one no space before and no digit after it; so "$5 for
@@ -69,7 +69,7 @@ def boxes(text: str) -> Iterator[Span]:
     A percent sign after a box belongs to it.
     """
     position = 0
-    for match in last_of(BOXED.finditer(text)):
+    for match in last_matches(BOXED.finditer(text)):
         if match.start() < position:
             continue  # nested
         start, braced = match.end(), text.startswith("{", match.end())
@@ -84,13 +84,13 @@ def boxes(text: str) -> Iterator[Span]:
         position = end
 
 
-def last_of(matches: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
-    """Returns the last `MOST` matches."""
-    return collections.deque(matches, maxlen=MOST)
+def last_matches(matches: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
+    """Returns the last `MAX_STATEMENTS` matches."""
+    return collections.deque(matches, maxlen=MAX_STATEMENTS)
 
 
-def open_box(text: str) -> bool:
-    """Whether the last box of a text is never closed because the text was cut off."""
+def has_unclosed_box(text: str) -> bool:
+    """Returns whether the last box of a text is never closed because the text was cut off."""
     starts = [match.end() for match in BOXED.finditer(text)]
     if not starts:
         return False
@@ -101,7 +101,7 @@ def open_box(text: str) -> bool:
 def closing_brace(text: str, start: int) -> int | None:
     """Returns the index after the brace that closes the one at `start`; None where there is none."""
     depth = 0
-    for match in BRACE.finditer(text, start, start + LONGEST_ANSWER):
+    for match in BRACE.finditer(text, start, start + MAX_ANSWER_CHARS):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
         if depth == 0:
             return match.end()
@@ -114,7 +114,7 @@ def _word_end(text: str, start: int) -> int:
     return match.end()
 
 
-def maths(text: str) -> list[Span]:
+def formulas(text: str) -> list[Span]:
     """Returns the mathematics between delimiters in a text."""
     return [Span(match.start(), match.end(), _content(match)) for match in MATH.finditer(text)]
 
@@ -125,7 +125,7 @@ def _content(match: re.Match[str]) -> str:
 
 
 def joins(between: str) -> bool:
-    r"""Whether the text between two formulas makes them a list: a comma, "and", `\text{ or }`."""
+    r"""Returns whether the text between two formulas makes them a list: a comma, "and", `\text{ or }`."""
     return JOINTS.fullmatch(re.sub(r"\\[()\[\]]|\\q?quad|\$", " ", TEXT_COMMAND.sub(r" \1 ", between))) is not None
 
 
@@ -152,7 +152,7 @@ def sides(text: str) -> list[str]:
 
 def sentence(text: str) -> str:
     """Returns the first sentence or line of a text; full stops within mathematics do not end it."""
-    text = text[:LONGEST_SENTENCE]
+    text = text[:MAX_SENTENCE_CHARS]
     position = 0
     while position < len(text):
         if text[position] in "$\\" and (math := MATH.match(text, position) or ENVIRONMENT.match(text, position)):
@@ -168,7 +168,7 @@ def sentence(text: str) -> str:
 
 def last_sentence(text: str) -> str:
     """Returns the last sentence of the last line of a text."""
-    rest = text.strip().split("\n")[-1][-LONGEST_SENTENCE:]
+    rest = text.strip().split("\n")[-1][-MAX_SENTENCE_CHARS:]
     last = ""
     while rest:
         last = sentence(rest)

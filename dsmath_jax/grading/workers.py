@@ -26,8 +26,8 @@ from typing import IO, Any, Literal, NoReturn, Self
 from dsmath_jax.grading.process_groups import reap
 
 GIB = 1 << 30
-STARTING = 60.0  # seconds for the import of a function, before the time limit of the first item starts
-LARGEST_CHUNK = 64  # items that are sent to a worker at once
+START_SECONDS = 60.0  # seconds for the import of a function, before the time limit of the first item starts
+MAX_CHUNK = 64  # items that are sent to a worker at once
 OUT_OF_MEMORY = 97  # exit code of a worker
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # a grader that imports JAX must not take the run's accelerators
@@ -148,7 +148,7 @@ class _Worker:
         self.allowed, self.deadline, self.used = seconds, time.monotonic() + seconds, _processor_time(self.process)
 
     def starved(self) -> bool:
-        """Whether it is late because the machine is busy; the deadline moves by the processor time that it lacks."""
+        """Returns whether it is late because the machine is busy; moves the deadline by the processor time it lacks."""
         left = self.allowed - (_processor_time(self.process) - self.used)
         with open(f"/proc/{self.process}/stat", encoding="ascii", errors="replace") as file:
             runnable = file.read().rpartition(")")[2].split()[0] == "R"
@@ -214,9 +214,9 @@ class _ForkServer:
             if not idle and len(self.workers) == self.count:
                 return
             worker = idle[0] if idle else self._fork()
-            size = max(1, min(LARGEST_CHUNK, len(waiting) // (4 * self.count)))
+            size = max(1, min(MAX_CHUNK, len(waiting) // (4 * self.count)))
             worker.todo.extend(waiting.popleft() for _ in range(size))
-            worker.allow(STARTING)
+            worker.allow(START_SECONDS)
             with contextlib.suppress(BrokenPipeError):  # it died while idle, which `select` reports soon
                 pickle.dump((function, [pickled[index] for index in worker.todo]), worker.items)
                 worker.items.flush()

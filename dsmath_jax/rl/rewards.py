@@ -18,7 +18,7 @@ from jaxtyping import Float
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.grading import extraction
 from dsmath_jax.grading.grade import PRELOAD
-from dsmath_jax.grading.workers import STARTING, Outcome, Workers, resolve
+from dsmath_jax.grading.workers import START_SECONDS, Outcome, Workers, resolve
 from dsmath_jax.workdir import UserError
 
 ERRORS = ("raised", "timed_out", "died", "not_finite")
@@ -154,7 +154,7 @@ def reward_function(name: str) -> RewardFunction:
             f"Unknown reward function '{name}' in rl.reward_fns{guess}; known ones are {', '.join(BUILT_IN)}, and your "
             "own as package.module:function."
         )
-    with Workers(1, STARTING) as workers:
+    with Workers(1, START_SECONDS) as workers:
         (outcome,) = workers.map("dsmath_jax.rl.rewards:check", [(name,)])
     if outcome.status != "ok":
         raise UserError(
@@ -198,7 +198,7 @@ def check(name: str) -> None:
 def well_formed(completion: str, finished: bool) -> float:
     """Returns 1 if a completion ended by itself and its last nonempty line states the final answer, else 0."""
     lines = completion.rstrip().splitlines()
-    return float(finished and bool(lines) and extraction.stated(lines[-1], "math") is not None)
+    return float(finished and bool(lines) and extraction.extract_stated(lines[-1], "math") is not None)
 
 
 def _error(outcome: Outcome) -> str | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dsmath_jax.evaluation.policy import Policy
-from dsmath_jax.grading.code import until
+from dsmath_jax.grading.code import cut_at_stop
 from dsmath_jax.models.huggingface.__main__ import import_model
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.sharding import Layout
@@ -19,8 +19,8 @@ def checkpoint(real_data: Path) -> Path:
 
 
 def test_a_text_ends_before_the_first_stop_string() -> None:
-    assert until("a\n\nQ: b\nQ: c", ("\n\nQ:", "\nQ:")) == "a"
-    assert until("abc", ()) == until("abc", ("d",)) == "abc"
+    assert cut_at_stop("a\n\nQ: b\nQ: c", ("\n\nQ:", "\nQ:")) == "a"
+    assert cut_at_stop("abc", ()) == cut_at_stop("abc", ("d",)) == "abc"
 
 
 def test_a_trained_checkpoint_generates_its_golden_story_in_both_formats(

@@ -125,7 +125,7 @@ def test_programs_that_return_gold_answers_are_correct(data: Path, sandbox: Sand
     incorrect = {}
     for style in STYLES:
         completions = [prompts.ideal(TASKS[name], record, "pot", style) for record in found]
-        ran = sandbox.run([code.thought(code.program_of(text) or "") for text in completions])
+        ran = sandbox.run([code.program_of_thought(code.program_of(text) or "") for text in completions])
         answers = [code.statement(each) for each in ran]
         assert not missed(found, answers)
         incorrect[style] = missed(found, [answers[other] for other in deranged(found)])

@@ -65,9 +65,11 @@ def test_the_program_of_a_completion(completion: str, program: str | None) -> No
 
 
 def test_a_program_that_defines_solution_is_asked_for_its_value() -> None:
-    assert code.thought("def solution():\n    return 1") == Program("def solution():\n    return 1", "solution")
-    assert code.thought("print(1)") == Program("print(1)", "")
-    assert code.thought("def solution_of(x):\n    return x").call == ""
+    assert code.program_of_thought("def solution():\n    return 1") == Program(
+        "def solution():\n    return 1", "solution"
+    )
+    assert code.program_of_thought("print(1)") == Program("print(1)", "")
+    assert code.program_of_thought("def solution_of(x):\n    return x").call == ""
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,9 @@ def test_programs_of_thought_answer_with_their_return_value(sandbox: Sandbox) ->
         "def solution(x):\n    return x",
         "def solution(:\n",
     ]
-    results = code.run_thoughts(sandbox, ["No program.", *(f"So:\n```python\n{each}\n```" for each in programs)])
+    results = code.run_programs_of_thought(
+        sandbox, ["No program.", *(f"So:\n```python\n{each}\n```" for each in programs)]
+    )
     assert results[0] is None
     found = [code.value_of(ran) for ran in results if ran]
     assert found == [r"\frac{4}{3}", "0.3", r"-\sqrt{2}, \sqrt{2}", "5", "42", None, None, None]
@@ -234,7 +238,7 @@ def test_a_whole_function_may_use_the_prompts_imports_and_helpers(sandbox: Sandb
     ],
 )
 def test_a_program_that_exits_before_its_tests_does_not_pass(sandbox: Sandbox, leave: str) -> None:
-    at_once = code.Tested(leave, "assert False")
+    at_once = code.TestedProgram(leave, "assert False")
     when_called = code.humaneval(f"    {leave}\n", ADD, ADD_TEST)
     for grade in code.grade_programs(sandbox, [at_once, when_called]):
         assert not grade.correct
@@ -243,7 +247,7 @@ def test_a_program_that_exits_before_its_tests_does_not_pass(sandbox: Sandbox, l
 
 def test_a_solution_cannot_report_that_it_passed(sandbox: Sandbox) -> None:
     forged = "finished = finished_0 = passed = lambda: 'passed'\nprint('passed')\nraise SystemExit"
-    (grade,) = code.grade_programs(sandbox, [code.Tested(forged, "assert False")])
+    (grade,) = code.grade_programs(sandbox, [code.TestedProgram(forged, "assert False")])
     assert not grade.correct
 
 
@@ -254,7 +258,9 @@ def test_secrets_differ_between_programs_and_are_not_reported() -> None:
             return [ProgramResult("ok", "", "passed") for _ in programs]
 
     recorder = Recorder()
-    grades = code.grade_programs(recorder, [code.Tested("x = 1", "assert x"), None, code.Tested("x = 1", "assert x")])
+    grades = code.grade_programs(
+        recorder, [code.TestedProgram("x = 1", "assert x"), None, code.TestedProgram("x = 1", "assert x")]
+    )
     assert grades == [
         Grade("x = 1", False, "ended before its tests did"),
         Grade(None, False, "no program"),
@@ -272,9 +278,9 @@ def test_programs_that_hang_or_fill_memory_lose_only_their_own_grade() -> None:
         pytest.skip(f"no sandbox here: {why}")
     with tight as sandbox:
         tested = [
-            code.Tested("while True:\n    pass", ""),
-            code.Tested("x = bytearray(1 << 40)", ""),
-            code.Tested("x = 1", "assert x == 1"),
+            code.TestedProgram("while True:\n    pass", ""),
+            code.TestedProgram("x = bytearray(1 << 40)", ""),
+            code.TestedProgram("x = 1", "assert x == 1"),
         ]
         hung, hungry, good = code.grade_programs(sandbox, tested)
     assert (hung.correct, hung.reason) == (False, "timed out")
@@ -300,22 +306,22 @@ def test_the_program_of_an_mbpp_completion(completion: str, solution: str | None
     assert (tested.solution if tested else None) == solution
 
 
-def _humaneval(record: Record, solution: str) -> code.Tested:
+def _humaneval(record: Record, solution: str) -> code.TestedProgram:
     return code.humaneval(solution, record.question, record.answer)
 
 
-def _mbpp(record: Record, solution: str) -> code.Tested | None:
+def _mbpp(record: Record, solution: str) -> code.TestedProgram | None:
     return code.mbpp(f"{solution}\n[DONE]", record.answer)
 
 
-def _all_pass_and_none_that_raises(sandbox: Sandbox, tested: list[list[code.Tested | None]]) -> None:
+def _all_pass_and_none_that_raises(sandbox: Sandbox, tested: list[list[code.TestedProgram | None]]) -> None:
     canonical, raising = tested
     grades = code.grade_programs(sandbox, canonical)
     assert [(grade.reason, grade.answer) for grade in grades if not grade.correct] == []
     assert not any(grade.correct for grade in code.grade_programs(sandbox, raising))
 
 
-def _solutions(name: str, folder: Path, every: int) -> list[list[code.Tested | None]]:
+def _solutions(name: str, folder: Path, every: int) -> list[list[code.TestedProgram | None]]:
     records = datasets.load(name, folder)[::every]
     if name.startswith("humaneval"):
         good = [_humaneval(r, r.solution) for r in records]

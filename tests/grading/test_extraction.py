@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.data import datasets
-from dsmath_jax.grading.extraction import LONGEST, extract, gold_of, stated
+from dsmath_jax.grading.extraction import MAX_CHARS, extract, extract_stated, gold_of
 from dsmath_jax.grading.grades import Kind
 
 FOUR = ("2", "4", "9", "10")
@@ -200,8 +200,8 @@ def test_the_final_answer_is_found(kind: Kind, completion: str, answer: str | No
 
 
 def test_stated_and_implied_answers_are_distinguished() -> None:
-    assert [stated(text, "number") for text in ("The answer is 5.", "There are 5.", "")] == ["5", None, None]
-    assert stated("There are 5.\n\nQ: How many?\nThe answer is 6.", "number") is None
+    assert [extract_stated(text, "number") for text in ("The answer is 5.", "There are 5.", "")] == ["5", None, None]
+    assert extract_stated("There are 5.\n\nQ: How many?\nThe answer is 6.", "number") is None
 
 
 def test_without_options_any_letter_may_be_the_answer() -> None:
@@ -288,26 +288,26 @@ def test_letters_are_found_in_solutions(real_data: Path) -> None:
 
 
 def test_the_end_of_a_very_long_completion_is_read() -> None:
-    assert extract("The answer is 5.\n" + "word " * LONGEST, "number") is None
-    assert extract("word " * LONGEST + "The answer is 5.", "number") == "5"
+    assert extract("The answer is 5.\n" + "word " * MAX_CHARS, "number") is None
+    assert extract("word " * MAX_CHARS + "The answer is 5.", "number") == "5"
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "{" * LONGEST,
-        "\\boxed{" * (LONGEST // 7),
-        "$" * LONGEST,
-        "$ " * (LONGEST // 2),
-        "the answer is " * (LONGEST // 14),
-        "\\[" * (LONGEST // 2),
-        "1," * (LONGEST // 2),
-        "=\n" * (LONGEST // 2),
-        "\n" * LONGEST,
-        " \n" * (LONGEST // 2),
-        "**" * (LONGEST // 2),
-        "\nQ:" * (LONGEST // 3),
-        "answer for" * (LONGEST // 10),
+        "{" * MAX_CHARS,
+        "\\boxed{" * (MAX_CHARS // 7),
+        "$" * MAX_CHARS,
+        "$ " * (MAX_CHARS // 2),
+        "the answer is " * (MAX_CHARS // 14),
+        "\\[" * (MAX_CHARS // 2),
+        "1," * (MAX_CHARS // 2),
+        "=\n" * (MAX_CHARS // 2),
+        "\n" * MAX_CHARS,
+        " \n" * (MAX_CHARS // 2),
+        "**" * (MAX_CHARS // 2),
+        "\nQ:" * (MAX_CHARS // 3),
+        "answer for" * (MAX_CHARS // 10),
     ],
     ids=lambda text: text[:14],
 )

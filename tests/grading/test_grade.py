@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from dsmath_jax import grading
-from dsmath_jax.grading.extraction import LONGEST
+from dsmath_jax.grading.extraction import MAX_CHARS
 from dsmath_jax.grading.grade import Grader, Item, grade
 from dsmath_jax.grading.grades import Grade
 
@@ -50,7 +50,7 @@ def test_without_an_answer_nothing_is_correct(grader: Grader) -> None:
 
 def test_no_items_give_no_grades(grader: Grader) -> None:
     assert grader.grades([]) == []
-    assert grader.lenient([]) == []
+    assert grader.correct_deepseek([]) == []
     assert grader.classes([]) == []
 
 
@@ -113,7 +113,7 @@ def test_answers_of_a_group_fall_into_classes(grader: Grader) -> None:
 
 def test_the_lenient_grader_is_the_papers(grader: Grader) -> None:
     items = [Item("\\boxed{50}", "0.5", "number"), Item("\\boxed{51}", "0.5", "number")]
-    assert grader.lenient(items) == [True, False]
+    assert grader.correct_deepseek(items) == [True, False]
     assert [found.correct for found in grader.grades(items)] == [False, False]
 
 
@@ -124,7 +124,7 @@ def test_a_grade_is_a_json_value() -> None:
 
 
 def test_the_end_of_a_long_completion_is_graded(grader: Grader) -> None:
-    (found,) = grader.grades([Item("5 " * LONGEST + "The answer is 7.", "7", "number")])
+    (found,) = grader.grades([Item("5 " * MAX_CHARS + "The answer is 7.", "7", "number")])
     assert found.correct
 
 

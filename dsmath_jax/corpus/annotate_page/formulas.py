@@ -32,7 +32,7 @@ ATTRIBUTES = set(
     "symmetric largeop movablelimits accent accentunder linethickness width height depth voffset columnalign".split()
 )
 VALUE = re.compile(r"[\w.%+ -]{1,40}")
-DEEPEST = 60
+MAX_DEPTH = 60
 
 Tree = list  # [element, {attribute: value}, child Tree or text...]
 
@@ -68,7 +68,7 @@ def mathml(latex: str, display: bool) -> Tree | None:
 
 def _tree(element: Element, depth: int) -> Tree:
     """Copies an element; unknown elements become rows, unknown attributes are dropped."""
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise ValueError("a formula nested too deeply")
     tag = element.tag if element.tag in ELEMENTS else "mrow"
     attributes = {

@@ -57,7 +57,7 @@ _WORD = "|".join(map(re.escape, _WORDS))
 TOKEN = re.compile(rf'"[^"]*"|(?:text|mbox)\([^)]*\)|\d+(?:\.\d+)?|{_WORD}|\\?\S')
 KNOWN = re.compile(f"(?:{_WORD})+")
 MATRICES = {("[", "]"): "bmatrix", ("(", ")"): "pmatrix", ("{", ""): "cases", (r"\{", ""): "cases"}
-DEEPEST, DEEPEST_MATRIX = 40, 3
+MAX_DEPTH, MAX_MATRIX_DEPTH = 40, 3
 # A word that AsciiMath does not know means code or prose.
 LONG_WORD = re.compile(r"[A-Za-z]{3,}")
 
@@ -124,13 +124,13 @@ class _Parser:
 
     def simple(self) -> str:
         token = self.take() if self.more() else ""
-        if token in OPEN and self.depth < DEEPEST:
+        if token in OPEN and self.depth < MAX_DEPTH:
             return self.bracketed(token)
         if token.startswith(('"', "text(", "mbox(")):
             return rf"\text{{{token.removeprefix('text(').removeprefix('mbox(').strip(chr(34)).removesuffix(')')}}}"
-        if token in UNARY and self.more() and self.depth < DEEPEST:
+        if token in UNARY and self.more() and self.depth < MAX_DEPTH:
             return UNARY[token] % self.argument()
-        if token in BINARY and self.more() and self.depth < DEEPEST:
+        if token in BINARY and self.more() and self.depth < MAX_DEPTH:
             return BINARY[token] % (self.argument(), self.argument())
         return CONSTANTS.get(token, token)
 
@@ -146,10 +146,10 @@ class _Parser:
         inner = self.expression()
         self.depth -= 1
         closing = CLOSE[self.take()] if self.more() and self.peek() in CLOSE else ""
-        rows = _rows(self.tokens[start : self.position - 1]) if self.depth < DEEPEST_MATRIX else []
+        rows = _rows(self.tokens[start : self.position - 1]) if self.depth < MAX_MATRIX_DEPTH else []
         if rows:
             environment = MATRICES.get((OPEN[opening], closing), "matrix")
-            cells = r" \\ ".join(" & ".join(_latex(cell, DEEPEST_MATRIX) for cell in row) for row in rows)
+            cells = r" \\ ".join(" & ".join(_latex(cell, MAX_MATRIX_DEPTH) for cell in row) for row in rows)
             return rf"\begin{{{environment}}} {cells} \end{{{environment}}}"
         return join([OPEN[opening], inner, closing])
 

@@ -2,7 +2,7 @@
 
 import re
 
-DEEPEST = 150
+MAX_DEPTH = 150
 # A page with about as many end tags as start tags that never closes many elements in a row is not deep.
 MANY_UNCLOSED = 300
 MANY_CLOSED = re.compile(r"</(?:\w++>\s*+</){39}")
@@ -26,7 +26,7 @@ LOOK_BACK = 200
 
 
 def limit_depth(html: str) -> str:
-    """Returns the source without the tags of elements nested deeper than `DEEPEST`; their text stays."""
+    """Returns the source without the tags of elements nested deeper than `MAX_DEPTH`; their text stays."""
     if html.count("<") - 2 * html.count("</") < MANY_UNCLOSED and not MANY_CLOSED.search(html):
         return html
     pieces: list[str] = []
@@ -38,12 +38,12 @@ def limit_depth(html: str) -> str:
             continue
         if tag[2]:
             depth = _depth_of(name, open_names)
-            deep = depth >= DEEPEST
+            deep = depth >= MAX_DEPTH
             del open_names[depth:]
         else:
             if name in ENDED_BY_NEXT:
                 del open_names[_depth_of(name, open_names, ENDED_BY_NEXT[name].split()) :]
-            deep = len(open_names) >= DEEPEST
+            deep = len(open_names) >= MAX_DEPTH
             open_names.append(name)
         if deep:
             pieces.append(html[position : tag.start()])

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-DEEPEST = 60  # deeper elements give only their text
+MAX_DEPTH = 60  # deeper elements give only their text
 ATTRIBUTES = frozenset(
     "mathvariant open close separators notation columnalign accent width linebreak displaystyle type base "
     "linethickness".split()
@@ -29,7 +29,7 @@ def of_node(node: Any, depth: int = 0) -> Element:
     names = [name for name in node.attrs if name in ATTRIBUTES]
     attributes = {name: node.getattr(name) or "" for name in names}
     children = node.children.values()
-    if not children or depth > DEEPEST:
+    if not children or depth > MAX_DEPTH:
         return Element(tag, BLANKS.sub(" ", node.text or "").strip(" "), [], attributes)
     if tag in TOKENS:  # HTML inside <mtext>, <sep> inside <cn>
         pieces = [(child.text or "").strip() for child in node.child_nodes.values()]

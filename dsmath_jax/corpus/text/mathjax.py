@@ -7,7 +7,7 @@ Both outputs keep the tree of the MathML: HTML in the names of its elements (`mj
 import re
 from typing import Any
 
-from dsmath_jax.corpus.text.math_element import DEEPEST, TOKENS, Element
+from dsmath_jax.corpus.text.math_element import MAX_DEPTH, TOKENS, Element
 
 CODE = re.compile(r"\bmjx-c([0-9A-F]{2,5})\b")
 HEX = re.compile(r"[0-9A-F]{2,5}")
@@ -34,7 +34,7 @@ def _name(node: Any) -> str:
 def _parts(node: Any, depth: int) -> list[Element]:
     """Returns the nearest named elements below a node, skipping wrappers."""
     parts: list[Element] = []
-    if depth > 2 * DEEPEST:
+    if depth > 2 * MAX_DEPTH:
         return parts
     for child in node.children.values():
         if child.tag in ("mjx-assistive-mml", "mjx-surd", "mjx-root", "mjx-stretchy-v", "mjx-stretchy-h"):

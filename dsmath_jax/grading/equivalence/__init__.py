@@ -16,7 +16,7 @@ from dsmath_jax.grading.equivalence.numerals import in_digits
 from dsmath_jax.grading.equivalence.quantities import Number, close, number
 from dsmath_jax.grading.grades import Kind, Verdict
 
-LONGEST = 1000  # characters; longer answers are compared as text only
+MAX_CHARS = 1000  # characters; longer answers are compared as text only
 _PLAIN = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d{1,99})(?:\.\d{1,99})?")  # most answers, decided at once
 _NUMBER_IN_WORDS = re.compile(
     r"(?<![A-Za-z0-9_.,/^])[-+]?[$€£¥]?\s*(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?"
@@ -37,7 +37,7 @@ def equal(gold: str, answer: str, kind: Kind = "math", options: Sequence[str] = 
         return Verdict(bool(gold.strip()), "same text")
     if kind in ("number", "math") and _PLAIN.fullmatch(gold) and _PLAIN.fullmatch(answer):
         return _numbers(number(gold), number(answer))
-    if max(len(gold), len(answer)) > LONGEST:
+    if max(len(gold), len(answer)) > MAX_CHARS:
         return Verdict(False, "too long to compare")
     try:
         return _KINDS[kind](gold, answer, options)
@@ -90,7 +90,7 @@ def number_in_words(text: str) -> Number | None:
 def _choice(gold: str, answer: str, options: Sequence[str]) -> Verdict:
     wanted, given = letters.letter(gold, options), letters.letter(answer, options)
     if given is None and options and wanted is not None and ord(wanted) - ord("A") < len(options):
-        verdict = _math(letters.unlabelled(options[ord(wanted) - ord("A")]), answer, ())
+        verdict = _math(letters.without_label(options[ord(wanted) - ord("A")]), answer, ())
         return Verdict(verdict.equal, "the option's text" if verdict.equal else "another option's text, or none's")
     if wanted is None or given is None:
         return _math(gold, answer, options)

@@ -15,5 +15,5 @@ def symbols(tree: Tree) -> set[str]:
 
 
 def is_complex(tree: Tree) -> bool:
-    """Whether a tree contains the imaginary unit."""
+    """Returns whether a tree contains the imaginary unit."""
     return tree == ("const", "i") or any(is_complex(part) for part in tree[1:] if isinstance(part, tuple))

@@ -63,7 +63,7 @@ def _each(wanted: Sequence[str], given: Sequence[str], what: str) -> Verdict:
 
 
 def _matched(ones: Sequence[Any], others: Sequence[Any], equal: Callable[[Any, Any], bool]) -> bool:
-    """Whether the elements of two collections are equal in some order."""
+    """Returns whether the elements of two collections are equal in some order."""
     if len(ones) != len(others):
         return False
     left = list(others)
@@ -239,7 +239,7 @@ def _head(name: str) -> str:
 
 
 def _names_are_irrelevant(one: str, other: str) -> bool:
-    """Whether the left sides of equations do not matter: words, sums that were worked out, y and f(x)."""
+    """Returns whether the left sides of equations do not matter: words, sums that were worked out, y and f(x)."""
     in_words = any(len(name.strip("\\")) > 3 and wording.is_words(name) for name in (one, other))
     return in_words or any(map(_no_variables, (one, other))) or all(map(_FUNCTION.match, (one, other)))
 

@@ -31,7 +31,7 @@ def compare(gold: str, answer: str) -> Verdict | None:
 
 
 def _rounded(gold: str, answer: str, one: Tree, other: Tree) -> bool | None:
-    """Whether one is a decimal of at least six places and the other an irrational number that it is rounded from."""
+    """Returns whether one is an irrational number and the other its value rounded to at least six decimal places."""
     for text, tree in ((gold, other), (answer, one)):
         decimal = quantities.number(text)
         if decimal is None or decimal.decimals is None:

@@ -17,7 +17,7 @@ def _clean(text: str) -> str:
     return words(normalize(text)).strip(" .*")
 
 
-def unlabelled(option: str) -> str:
+def without_label(option: str) -> str:
     """Removes the letter of an option: "(B) 5" and "B. 5" become "5"."""
     return _LABEL.sub("", option.strip(), count=1)
 
@@ -29,12 +29,12 @@ def letter(text: str, options: Sequence[str] = ()) -> str | None:
         return text.upper()
     if (match := _ALONE.match(text)) is not None and _is_label(match, text):
         return match[1].upper()
-    matching = [i for i, option in enumerate(options) if _clean(unlabelled(option)).lower() == text.lower()]
+    matching = [i for i, option in enumerate(options) if _clean(without_label(option)).lower() == text.lower()]
     return chr(ord("A") + matching[0]) if len(matching) == 1 else None
 
 
 def _is_label(match: re.Match[str], text: str) -> bool:
-    """Whether a letter is a label, as alone or in "A. 5" and "(A) 5", not the start of "A dog"."""
+    """Returns whether a letter is a label, as alone or in "A. 5" and "(A) 5", not the start of "A dog"."""
     return match[1].isupper() or match.end() == len(text)
 
 

@@ -7,7 +7,7 @@ import re
 import unicodedata
 
 OPENING, CLOSING = "([{", ")]}"
-LONGEST = 2000  # characters; longer answers are compared as text only
+MAX_CHARS = 2000  # characters; longer answers are compared as text only
 
 # Unicode characters for which LaTeX has commands.
 _CHARACTERS = str.maketrans(
@@ -104,7 +104,7 @@ def normalize(text: str) -> str:
       text: an answer as a data set or a model wrote it, with or without dollars or a box around it.
     """
     text = text.strip()
-    if len(text) > LONGEST:
+    if len(text) > MAX_CHARS:
         return text
     text = _unicode(text)
     text = _MARKDOWN.sub(lambda match: match[1] or match[2] or match[3], text)

@@ -43,7 +43,7 @@ def time(text: str) -> Time | None:
 
 
 def same_time(one: Time, other: Time) -> bool:
-    """Whether two times are equal; one without a.m. or p.m. equals both."""
+    """Returns whether two times are equal; one without a.m. or p.m. equals both."""
     if one.minute != other.minute:
         return False
     if (one.half is None) == (other.half is None):

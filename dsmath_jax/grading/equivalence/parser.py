@@ -10,7 +10,7 @@ from dsmath_jax.grading.equivalence.expressions import Tree
 from dsmath_jax.grading.equivalence.quantities import LARGEST_POWER, periodic
 from dsmath_jax.grading.equivalence.tokenizer import FUNCTIONS, ParseError, tokenize
 
-DEEPEST = 60  # nested brackets
+MAX_DEPTH = 60  # nested brackets
 _ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot"}
 _GREEK = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
@@ -146,7 +146,7 @@ class _Parser:
 
     def group(self, closing: str) -> Tree:
         self.depth += 1
-        if self.depth > DEEPEST:
+        if self.depth > MAX_DEPTH:
             raise ParseError("too deep")
         bars, self.bars = self.bars, 0
         self.brackets += closing != "}"

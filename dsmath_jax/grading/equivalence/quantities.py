@@ -112,7 +112,7 @@ def periodic(digits: str) -> Fraction:
 
 
 def close(one: Number, other: Number) -> bool:
-    """Whether two numbers are equal.
+    """Returns whether two numbers are equal.
 
     They must be exactly equal, with two exceptions: a decimal of at least six places equals a value that it is rounded
     or cut from (0.333333 and 1/3), and a decimal of fifteen digits or more may have the error of a float
@@ -203,7 +203,7 @@ def _parts(text: str) -> list[tuple[Number, str]]:
 
 
 def _is_name(name: str, before: str) -> bool:
-    """Whether letters after a number name a unit or a noun, not variables of a product."""
+    """Returns whether letters after a number name a unit or a noun, not variables of a product."""
     if units.known(name):
         return True
     return bool(re.search(r"[A-Za-z]{3}|[\u4e00-\u9fff]", name)) and (before == " " or not name[0].isascii())

@@ -60,7 +60,7 @@ _EVERYTHING = Piece(End(-mpmath.inf, False), End(mpmath.inf, False))
 
 
 def looks_like(text: str) -> bool:
-    """Whether a normalized text can only be a set of real numbers, not a pair of numbers."""
+    """Returns whether a normalized text can only be a set of real numbers, not a pair of numbers."""
     return bool(_SIGNS.search(text) or _CLOSED.search(text))
 
 
@@ -73,7 +73,7 @@ def real_set(text: str) -> RealSet | None:
 
 
 def same(one: RealSet, other: RealSet) -> bool:
-    """Whether two sets have the same elements; names of variables do not matter."""
+    """Returns whether two sets have the same elements; names of variables do not matter."""
     return len(one.pieces) == len(other.pieces) and all(
         a.closed == b.closed and _same(a.at, b.at)
         for left, right in zip(one.pieces, other.pieces, strict=True)
@@ -82,7 +82,7 @@ def same(one: RealSet, other: RealSet) -> bool:
 
 
 def contains(real: RealSet, at: Any) -> bool:
-    """Whether a set contains a number."""
+    """Returns whether a set contains a number."""
     return bool(_intersect(real.pieces, [_point(at)]))
 
 

@@ -41,7 +41,7 @@ _SIGN_BEFORE = re.compile(r"^([$€£¥])\s*(.*)$")
 
 
 def readable(text: str) -> bool:
-    """Whether the parser knows the notation of a formula."""
+    """Returns whether the parser knows the notation of a formula."""
     try:
         parse(text)
     except ParseError:
@@ -64,7 +64,7 @@ def sides(text: str) -> tuple[str, str] | None:
 
 
 def is_name(text: str) -> bool:
-    """Whether the left side of an equation only names the right one."""
+    """Returns whether the left side of an equation only names the right one."""
     return bool(_NAME.match(text)) and not re.fullmatch(r"\([^A-Za-z\\]*\)|\|[^A-Za-z\\]*\|", text)
 
 

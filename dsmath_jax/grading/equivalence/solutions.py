@@ -43,7 +43,7 @@ def links(text: str) -> list[Link] | None:
 
 
 def same_link(one: Link, other: Link) -> bool:
-    """Whether two inequalities are equal up to a positive factor."""
+    """Returns whether two inequalities are equal up to a positive factor."""
     factor = values.proportional(one[0], other[0]) if one[1] == other[1] else None
     return factor is not None and bool(factor > 0 or one[1] == "\\ne")
 
@@ -54,7 +54,7 @@ def variables(chain: list[Link]) -> set[str]:
 
 
 def solved_by(chain: list[Link], real: sets.RealSet) -> bool | None:
-    """Whether inequalities in one variable hold exactly in a set, tried at its ends, near them and between them."""
+    """Returns whether inequalities in one variable hold exactly in a set; tests its ends, and near and between them."""
     names = variables(chain)
     if len(names) != 1 or (real.variable and {real.variable} != names):
         return None
@@ -87,7 +87,7 @@ def _holds(chain: list[Link], name: str, at: Any) -> bool:
 
 
 def same_equation(one: Tree, other: Tree) -> bool | None:
-    """Whether two formulas of the same variables have the same zeros; None where too few are found."""
+    """Returns whether two formulas of the same variables have the same zeros; None where too few are found."""
     names = sorted(symbols(one) | symbols(other))
     if symbols(one) != symbols(other) or is_complex(one) or is_complex(other):
         return None
@@ -123,7 +123,7 @@ def _root(tree: Tree, point: values.Point, name: str) -> Any | None:
 
 
 def _is_zero(tree: Tree, point: dict[str, Any], name: str) -> bool | None:
-    """Whether a formula is zero at a point relative to its value nearby; None where it has no value."""
+    """Returns whether a formula is zero at a point relative to its value nearby; None where it has no value."""
     with mpmath.workdps(values.DIGITS):
         try:
             at, nearby = (_along(tree, point, name)(point[name] + shift) for shift in (0, mpmath.mpf(1) / 1000))

@@ -12,16 +12,16 @@ for _name in ("math_verify.parser", "math_verify.grader"):
     logging.getLogger(_name).setLevel(logging.ERROR)  # it warns about the missing time limit, which workers have
 
 # What takes hours to compute: powers of powers of powers, factorials of factorials or of large numbers.
-MONSTER = re.compile(
+TOO_EXPENSIVE = re.compile(
     r"\^[^,;=]*\^[^,;=]*\^|\^\W*\d{5}|!\W*!\W*!|\d{5}\W*!|\^[^()]*\)\W*!|\d[eE][-+]?\d{4}|exp\W*exp|binom\W*\d+\W*\^"
 )
-DEEPEST = 40  # nested brackets
+MAX_DEPTH = 40  # nested brackets
 _CONFIGS = (math_verify.LatexExtractionConfig(boxed_match_priority=-1), math_verify.ExprExtractionConfig())
 
 
 def equal(gold: str, answer: str) -> bool:
-    """Whether Math-Verify finds two normalized formulas equal; False for what it cannot parse, and for monsters."""
-    if any(MONSTER.search(text) or text.count("{") + text.count("(") > DEEPEST for text in (gold, answer)):
+    """Returns whether Math-Verify finds two normalized formulas equal; False if it cannot parse or afford them."""
+    if any(TOO_EXPENSIVE.search(text) or text.count("{") + text.count("(") > MAX_DEPTH for text in (gold, answer)):
         return False
     parsed = [
         math_verify.parse(f"${text}$", _CONFIGS, fallback_mode="no_fallback", parsing_timeout=None)

@@ -105,7 +105,7 @@ def unit(name: str) -> Unit:
 
 
 def known(name: str) -> bool:
-    """Whether a name is that of a unit, not a counted noun."""
+    """Returns whether a name is that of a unit, not a counted noun."""
     return not unit(name).dimension.startswith(_COUNTED)
 
 

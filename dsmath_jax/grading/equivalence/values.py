@@ -39,7 +39,7 @@ def value(tree: Tree, point: Point | None = None, real: bool = True) -> Value:
 
 
 def same(one: Value, other: Value) -> bool:
-    """Whether two values are the same number."""
+    """Returns whether two values are the same number."""
     if isinstance(one, Fraction) and isinstance(other, Fraction):
         return one == other
     with mpmath.workdps(DIGITS):
@@ -81,7 +81,7 @@ def sampled(trees: list[Tree]) -> list[list[Value]]:
 
 
 def equal(one: Tree, other: Tree) -> bool | None:
-    """Whether two formulas are equal; None where no point has a value of both. Raises TooLarge."""
+    """Returns whether two formulas are equal; None where no point has a value of both. Raises TooLarge."""
     rows = sampled([one, other])
     return all(same(left, right) for left, right in rows) if rows else None
 
@@ -124,7 +124,7 @@ def _value(tree: Tree, point: Point, real: bool) -> Value:
 
 
 def is_real(number: Value) -> bool:
-    """Whether a value is not complex."""
+    """Returns whether a value is not complex."""
     return not isinstance(number, mpmath.mpc)
 
 

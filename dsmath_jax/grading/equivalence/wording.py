@@ -6,7 +6,7 @@ from dsmath_jax.grading.equivalence.normalization import words
 
 
 def is_words(text: str) -> bool:
-    """Whether a normalized text is words rather than mathematics."""
+    """Returns whether a normalized text is words rather than mathematics."""
     if re.fullmatch(r"\\(?:text|mbox|textbf|mathrm|textit)\s*\{[^{}]*\}", text) and not re.search(r"\d", text):
         return True
     bare = re.sub(r"\\(?:begin|end)\{[^{}]*\}(?:\{[^{}]*\})?|\\[A-Za-z]+|_\{[^{}]*\}", " ", words(text))
@@ -44,6 +44,6 @@ def folded(text: str) -> str:
 
 
 def same_letter(gold: str, answer: str) -> bool:
-    """Whether two answers are the same letter, such as C and (C); case matters."""
+    """Returns whether two answers are the same letter, such as C and (C); case matters."""
     one, other = (words(text).strip("() ") for text in (gold, answer))
     return len(one) == 1 and one == other

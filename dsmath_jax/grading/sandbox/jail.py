@@ -127,7 +127,7 @@ class Prepared:
         return f"{self.jail.folder}/{number}"
 
     def overfull(self, number: int) -> bool:
-        """Whether a program's files exceed their limit. With namespaces the kernel enforces it.
+        """Returns whether a program's files exceed their limit. With namespaces the kernel enforces it.
 
         Deleted files that the program holds open are not counted; file sizes and descriptors have limits of their own.
         """

@@ -81,7 +81,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def has_capabilities(*wanted: int) -> bool:
-    """Whether all of these capabilities are in effect."""
+    """Returns whether all of these capabilities are in effect."""
     header, sets = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     _checked("capget", _libc.capget(header, sets))
     return all(sets[0] >> number & 1 for number in wanted)

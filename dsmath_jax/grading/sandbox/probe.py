@@ -31,7 +31,7 @@ def missing(folder: str, packages: Sequence[str], withheld: Collection[str]) -> 
 
 
 def contain(mechanisms: Collection[str]) -> bool:
-    """Whether mechanisms contain a program.
+    """Returns whether mechanisms contain a program.
 
     Namespaces or Landlock protect files; namespaces or seccomp protect the network and other processes.
     """

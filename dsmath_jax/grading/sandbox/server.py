@@ -124,7 +124,7 @@ def _warm_up(packages: Sequence[str]) -> None:
 
 
 def _own(finder: object) -> bool:
-    """Whether a finder belongs to the interpreter."""
+    """Returns whether a finder belongs to the interpreter."""
     return str(getattr(finder, "__module__", "")).startswith("_frozen_importlib")
 
 
