@@ -24,7 +24,7 @@ from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.settings import INT32, MOST_TEMPERATURE, setting
 from dsmath_jax.workdir import UserError
 
-DIALOGUES = 256  # in one batch of tool-integrated reasoning, or all samples of one problem where those are more
+DIALOGUES_PER_BATCH = 256  # with tools; at least all samples of one problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def check_instruction(asked: Settings, instruction: str | None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The prompts of a task.
+    """A task in one mode, with its prompts.
 
     Attributes:
       task: the task.
@@ -97,7 +97,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A completion.
+    """A completion of a prompt, in one or more turns.
 
     Attributes:
       text: the whole text after the prompt.
@@ -138,17 +138,17 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
         examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars, settings.shots)
     texts, shots, lengths = [], [], []
     for record in records:
-        chosen = examples.of(record) if examples else ()
+        chosen = examples.for_record(record) if examples else ()
         for count in range(len(chosen), -1, -1):
             text = prompting.prompt(policy.chat, entry, record, settings.mode, settings.style, chosen, count)
-            length = len(policy.ids(text))
-            if length <= policy.room:
+            length = len(policy.encode(text))
+            if length <= policy.max_prompt_tokens:
                 break
         texts.append(text)
         shots.append(count)
         lengths.append(length)
     stops = prompting.stops(entry, settings.mode, settings.style)
-    if long := sum(length > policy.room for length in lengths):
+    if long := sum(length > policy.max_prompt_tokens for length in lengths):
         logging.warning(
             "%s: %d of %d prompts leave less of the model's context than max_new_tokens; completions that fill it are "
             "truncated, and counted as such.", name, long, len(lengths),
@@ -167,8 +167,8 @@ def check_records(name: str, records: Sequence[Record]) -> None:
 def answers(policy: Policy, job: Job, done: int, runner: Runner | None) -> Iterator[Group]:
     """Yields the groups after the first `done` ones; a group does not depend on `done`."""
     problems, draw = len(job.records), _dialogues if job.settings.mode == "tir" else _completions
-    for turn, (numbers, temperature) in enumerate(job.passes):
-        start = min(max(0, done - turn * problems), problems)
+    for index, (numbers, temperature) in enumerate(job.passes):
+        start = min(max(0, done - index * problems), problems)
         if start < problems:
             yield from draw(policy, job, range(start, problems), numbers, temperature, runner)
 
@@ -192,7 +192,7 @@ def _dialogues(
 ) -> Iterator[Group]:
     assert runner is not None
     settings, count = job.settings, len(numbers)
-    for start in range(chosen.start, chosen.stop, step := max(1, DIALOGUES // count)):
+    for start in range(chosen.start, chosen.stop, step := max(1, DIALOGUES_PER_BATCH // count)):
         part = range(start, min(start + step, chosen.stop))
         keys = [problem * count + i for problem in part for i in range(count)]
         generate = _turns(policy, settings, temperature, keys)

@@ -39,8 +39,8 @@ def stage_of(model: str) -> str:
 def data_sets(settings: EvaluateSettings) -> tuple[str, ...]:
     """Returns the data sets and files of the tasks and the few-shot examples."""
     tasks = [registry.task(name) for name in settings.tasks]
-    own = [task.shots["cot"].source for task in tasks if "cot" in task.shots]
-    return tuple(dict.fromkeys([*(task.source for task in tasks), *(settings.examples or own)]))
+    own_examples = [task.shots["cot"].source for task in tasks if "cot" in task.shots]
+    return tuple(dict.fromkeys([*(task.source for task in tasks), *(settings.examples or own_examples)]))
 
 
 def check(
@@ -49,13 +49,13 @@ def check(
     read: Callable[[str], Sequence[Record]],
     trained_on: Mapping[str, Questions],
 ) -> None:
-    """Raises a `UserError` where tasks cannot be asked or graded, or have questions that the models are trained on.
+    """Raises a `UserError` if a task has no prompts or cannot be graded, or its questions are in training data.
 
     Args:
       settings: the stage's settings.
       data_dir: the data folder.
       read: returns the records of a data set; none where an earlier stage makes them.
-      trained_on: as for `overlap.find`.
+      trained_on: the questions of the training data by name, see `overlap.find`.
     """
     known = {name: read(name) for name in data_sets(settings)}
     for name in evaluation.distinct(settings.tasks):
@@ -64,25 +64,25 @@ def check(
         if all(known.values()) and any(few_shot for _, few_shot in map(MODELS.__getitem__, settings.models)):
             exemplars.load(task, "cot", data_dir, settings.examples, settings.shots)
     if not settings.allow_overlap:
-        records = asked_records(settings, known.__getitem__)
+        records = evaluated_records(settings, known.__getitem__)
         overlap.check("evaluate.tasks", records, overlap.find(records, trained_on), allow=False)
 
 
-def asked_records(settings: EvaluateSettings, read: Callable[[str], Sequence[Record]]) -> list[Record]:
-    """Returns the problems of all tasks that are asked."""
+def evaluated_records(settings: EvaluateSettings, read: Callable[[str], Sequence[Record]]) -> list[Record]:
+    """Returns the problems of all tasks that the stage evaluates."""
     sources = dict.fromkeys(registry.task(name).source for name in settings.tasks)
     return [one for source in sources for one in sample_evenly([read(source)], settings.problems, EVALUATION_SEED)]
 
 
 def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> dict[str, int | None]:
-    """Counts the asked questions that each model was trained on, according to the stages' manifests.
+    """Counts the evaluated problems that each model was trained on, according to the stages' manifests.
 
     Few-shot examples do not count, since no question is its own example.
 
     Raises:
       UserError: there are some, and `evaluate.allow_overlap` is off.
     """
-    records = asked_records(settings, lambda name: datasets.load(name, data_dir))
+    records = evaluated_records(settings, lambda name: datasets.load(name, data_dir))
     trained_on = {model: overlap.questions_of_stages([stage_of(model)], workdir) for model in settings.models}
     overlaps = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
     overlap.check("evaluate.tasks", records, overlaps, settings.allow_overlap)
@@ -108,14 +108,14 @@ def run(
         if not (folder / name / "summary.json").exists():
             chats.check_same(chat, workdir / stage)
             policy = Policy.of(load_model(str(workdir / stage), layout), settings.max_new_tokens, settings.decode_slots)
-            asked = Settings(
+            run_settings = Settings(
                 style="few_shot" if few_shot else "chat", samples=settings.samples, temperature=settings.temperature,
                 seed=seed, limit=settings.problems, exemplars=settings.examples if few_shot else (),
                 shots=settings.shots if few_shot else 0,
             )  # fmt: skip
             # The stage's name, so that two workdirs of one recipe have the same files.
             provenance = evaluation.Provenance(stage, "the stage evaluate")
-            evaluation.run(policy, settings.tasks, asked, data_dir, folder / name, provenance, Sandbox)
+            evaluation.run(policy, settings.tasks, run_settings, data_dir, folder / name, provenance, Sandbox)
         barrier(f"evaluate {name}")
         results = read_json(folder / name / "summary.json")
         (pooled,) = results["pooled"].values()  # one mode

@@ -53,7 +53,7 @@ class Exemplars:
     count: int
     same_category: bool = False
 
-    def of(self, record: Record) -> tuple[Exemplar, ...]:
+    def for_record(self, record: Record) -> tuple[Exemplar, ...]:
         """Returns the examples for a record, without the record itself, which may be in two splits."""
         chosen = [
             example

@@ -13,7 +13,7 @@ from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import LanguageModel, build_model
 
-BEFORE = 8  # prompt tokens decoded together with a completion, so that its first tokens keep their white space
+CONTEXT_TOKENS = 8  # prompt tokens decoded together with a completion, so that its first tokens keep their white space
 
 
 class TextCompletion(NamedTuple):
@@ -26,11 +26,11 @@ class TextCompletion(NamedTuple):
 GREEDY = SamplingParams(temperature=0.0)
 
 
-def instructed(model: LanguageModel, instruction: str | None = None) -> LanguageModel:
+def with_instruction(model: LanguageModel, instruction: str | None = None) -> LanguageModel:
     """Returns a model with the instruction for its evaluation in a chat.
 
-    For None that is the instruction of its training; where that is unknown (a Hugging Face folder of others, a base
-    model), it is the paper's instruction, as for the paper's chat models.
+    For None that is the instruction of its training; where that is unknown (a base model, another project's checkpoint)
+    it is the paper's.
     """
     if instruction is None:
         instruction = model.chat.instruction if model.chat_stored else questions.PAPER
@@ -63,11 +63,11 @@ class Policy:
         return cls(language_model.params, language_model.chat, sampler, context, max_new_tokens, identity)
 
     @property
-    def room(self) -> int:
+    def max_prompt_tokens(self) -> int:
         """The maximum number of prompt tokens that leave room for a whole completion."""
         return self.context - self.max_new_tokens
 
-    def ids(self, prompt: str) -> list[int]:
+    def encode(self, prompt: str) -> list[int]:
         """Encodes a rendered text (`Chat.render`, `Chat.plain`)."""
         return self.chat.encode(prompt)
 
@@ -86,7 +86,7 @@ class Policy:
           sampling: the sampling parameters.
           step, numbers: `step` and `prompt_ids` of `Sampler.generate`.
         """
-        encoded = [self.ids(prompt) for prompt in prompts]
+        encoded = [self.encode(prompt) for prompt in prompts]
         numbers = range(len(prompts)) if numbers is None else numbers
         fitting = [i for i, prompt in enumerate(encoded) if len(prompt) < self.context]
         groups = self.sampler.generate(
@@ -101,7 +101,7 @@ class Policy:
 
     def _text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """Decodes tokens in their context: alone, SentencePiece would drop white space at their start."""
-        before = prompt[-BEFORE:]
+        before = prompt[-CONTEXT_TOKENS:]
         decode = self.chat.tokenizer.decode
         start, whole = decode(before), decode([*before, *tokens])
         return whole.removeprefix(start) if whole.startswith(start) else decode(tokens)

@@ -35,12 +35,12 @@ def prompt(
       record: the problem.
       mode: one of the task's modes.
       style: "few_shot" or "chat".
-      exemplars: few-shot examples, `Exemplars.of(record)`; in a chat they are earlier turns.
+      exemplars: few-shot examples, `Exemplars.for_record(record)`; in a chat they are earlier turns.
       shots: maximum number of examples.
     """
     if style == "few_shot":
         return chat.plain(few_shot(task, record, mode, exemplars, shots))
-    solved = [(example.record, worked(task, example, mode, style)) for example in exemplars[:shots]]
+    solved = [(example.record, worked_solution(task, example, mode, style)) for example in exemplars[:shots]]
     return chat.prompt(record, mode, solved)
 
 
@@ -52,10 +52,12 @@ def few_shot(
     published = exemplars[0].record.heading if exemplars else ""
     heading = form.heading.format(category=record.category.replace("_", " "), heading=published)
     solved = [
-        form.problem.format(asked(form, example.record)) + form.lead + worked(task, example, mode, "few_shot")
+        form.problem.format(format_question(form, example.record))
+        + form.lead
+        + worked_solution(task, example, mode, "few_shot")
         for example in exemplars[:shots]
     ]
-    parts = [*solved, form.problem.format(asked(form, record))]
+    parts = [*solved, form.problem.format(format_question(form, record))]
     return (f"{heading}\n\n" if heading else "") + form.separator.join(parts)
 
 
@@ -64,7 +66,7 @@ def stops(task: Task, mode: Mode, style: Style) -> tuple[str, ...]:
     return (DIALOGUE if style == "chat" else task.formats[mode]).stops
 
 
-def ideal(task: Task, record: Record, mode: Mode, style: Style = "few_shot") -> str:
+def ideal_completion(task: Task, record: Record, mode: Mode, style: Style = "few_shot") -> str:
     """Returns a completion with the gold answer, which a grader must count as correct.
 
     Raises:
@@ -75,22 +77,22 @@ def ideal(task: Task, record: Record, mode: Mode, style: Style = "few_shot") -> 
     solution = record.solution if record.kind == "program" else ""
     program = f"def solution():\n    return {record.answer!r}"
     bare = dataclasses.replace(record, solution=solution)
-    return worked(task, Exemplar(bare, program, record.answer), mode, style)
+    return worked_solution(task, Exemplar(bare, program, record.answer), mode, style)
 
 
-def asked(form: Format, record: Record) -> str:
+def format_question(form: Format, record: Record) -> str:
     """Returns a record's question with its options in the format of a base model."""
     text = record.prompt or record.question
     if record.options:
-        lettered = questions.lettered(record) or not form.choices.dashed
-        each = form.choices.each if lettered else form.choices.dashed
-        lines = (each.format(letter=chr(ord("A") + i), text=text) for i, text in enumerate(record.options))
-        text += form.choices.before + form.choices.between.join(lines)
+        lettered = questions.lettered(record) or not form.choices.unlettered
+        option_format = form.choices.option if lettered else form.choices.unlettered
+        lines = (option_format.format(letter=chr(ord("A") + i), text=text) for i, text in enumerate(record.options))
+        text += form.choices.prefix + form.choices.separator.join(lines)
     return text
 
 
-def worked(task: Task, example: Exemplar, mode: Mode, style: Style) -> str:
-    """Returns the whole solution that follows a problem.
+def worked_solution(task: Task, example: Exemplar, mode: Mode, style: Style) -> str:
+    """Returns the whole solution of a few-shot example.
 
     In a chat the answer is boxed, as the paper's instruction asks, unless the record has its own instruction.
     """

@@ -1,4 +1,4 @@
-"""The registry of tasks: one entry each, as data.
+"""The registry of tasks.
 
 An entry has the records (a source of `data.datasets`, against which the corpus is decontaminated), the kind of answer,
 and for each mode the format for a base model and its few-shot examples. The numbers of examples are the paper's
@@ -27,12 +27,12 @@ Style = Literal["few_shot", "chat"]  # for a base model, and for one after instr
 
 @dataclass(frozen=True)
 class Choices:
-    """The format of options: the text `before` them, the format of `each`, and the text `between`."""
+    """The format of options: the text before them, the format of each option, and the separator between them."""
 
-    before: str
-    each: str
-    between: str
-    dashed: str = ""  # the format of each without letters
+    prefix: str
+    option: str
+    separator: str
+    unlettered: str = ""  # the format of an option without a letter
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Shots:
 
 @dataclass(frozen=True)
 class Task:
-    """A task.
+    """An evaluation task: its records, how answers are compared, and its formats and few-shot examples.
 
     Attributes:
       name: its name on the command line.
@@ -100,12 +100,12 @@ class Task:
 
     @property
     def modes(self) -> tuple[Mode, ...]:
-        """The modes of the task."""
+        """The modes that the task has."""
         return tuple(self.formats)
 
     @property
     def folder(self) -> str:
-        """Its name in folder names."""
+        """The task's name in folder names."""
         return re.sub(r"[^\w.-]+", "_", self.name.removesuffix(".jsonl")).strip("._")
 
 
@@ -141,7 +141,7 @@ BBH = Format(
     "Q: {}\nA:",
     "So the answer is {}.",
     ("\nQ:",),
-    choices=Choices("\nOptions:\n", "({letter}) {text}", "\n", dashed="- {text}"),
+    choices=Choices("\nOptions:\n", "({letter}) {text}", "\n", unlettered="- {text}"),
     letters="({})",
     lead=" ",
     heading="{heading}",
@@ -159,7 +159,7 @@ DIALOGUE = Format(
     "User: {}\n\nAssistant:",
     "The answer is {}.",
     ("\n\nUser:",),
-    choices=Choices("\n", "({letter}) {text}", "\n", dashed="- {text}"),
+    choices=Choices("\n", "({letter}) {text}", "\n", unlettered="- {text}"),
     lead=" ",
 )
 DEFAULT: dict[Mode, Format] = {"cot": DIALOGUE, "pot": QA_PROGRAM, "tir": DIALOGUE}

@@ -74,7 +74,7 @@ def run(
     provenance: Provenance,
     make_sandbox: Callable[[], Sandbox],
 ) -> str:
-    """Evaluates a model on tasks; returns the table.
+    """Evaluates a model on tasks; returns the table of results in Markdown.
 
     Args:
       policy: the model, the same on every process.
@@ -99,9 +99,9 @@ def run(
         if sandbox:
             print(f"sandbox: {sandbox.level}", file=sys.stderr)
         if first:
-            samples.claim(out, shared | {"model": policy.identity})
+            samples.write_or_check_settings(out, shared | {"model": policy.identity})
             for job in jobs:
-                samples.claim(out / job.name, {"prompts": hash_json([*job.prompts])})
+                samples.write_or_check_settings(out / job.name, {"prompts": hash_json([*job.prompts])})
                 write_jsonl(out / job.name / PROBLEMS, map(_problem, job.records))
         grader = stack.enter_context(Grader())
         for job in jobs:
@@ -109,7 +109,7 @@ def run(
             draw = functools.partial(answers, policy, job, runner=SharedSandbox(sandbox))
             folder = out / job.name
             grade = functools.partial(_grade, level=level, job=job, folder=folder, grader=grader, runner=sandbox)
-            fill(folder / samples.NAME, job, draw, grade)
+            draw_missing(folder / samples.NAME, job, draw, grade)
             if first:
                 write_json(folder / "summary.json", _summary(folder / samples.NAME, job, level, provenance.command))
     page = _write_summary(out, shared | {"checkpoint": provenance.checkpoint}) if first else ""
@@ -135,10 +135,10 @@ def _problem(record: Record) -> dict[str, str]:
     return {"id": record.id, "question": question, "answer": record.answer}
 
 
-def fill(
+def draw_missing(
     path: Path, job: Job, draw: Callable[[int], Iterator[Group]], grade: Callable[[Sequence[Group]], Lines]
 ) -> None:
-    """Draws and grades the missing samples of a file.
+    """Draws and grades the samples that a file lacks.
 
     A thread grades in batches while further groups are drawn. Process 0 grades and writes.
     """

@@ -12,8 +12,8 @@ NAME = "samples.jsonl"
 Key = tuple[str, int]  # a record's id and the number of a sample; -1 is the greedy one
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings of a folder of samples, or checks that they are those of its samples.
+def write_or_check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings of a folder; if the folder has samples, checks that they were drawn with these settings.
 
     Raises:
       UserError: the folder has samples of other settings, or its settings are damaged.

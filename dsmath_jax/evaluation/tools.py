@@ -58,7 +58,7 @@ class Dialogue:
 
 
 @dataclasses.dataclass
-class _Open:
+class _DialogueState:
     """A dialogue in progress."""
 
     number: int
@@ -94,7 +94,7 @@ def solve(
     Returns:
       the dialogues, in the order of the prompts.
     """
-    dialogues = [_Open(number) for number in range(len(prompts))]
+    dialogues = [_DialogueState(number) for number in range(len(prompts))]
     active = dialogues
     for turn in range(rounds + 1):
         if not active:
@@ -110,11 +110,11 @@ def solve(
                 _append_output(each, MISSING)
         results = runner.run([_with_replay(each.replayed, each.program) for each in calling])
         for each, result in zip(calling, results, strict=True):
-            _take_result(each, result, output_chars)
-    return [_closed(each) for each in dialogues]
+            _append_result(each, result, output_chars)
+    return [_finish(each) for each in dialogues]
 
 
-def _parse_turn(dialogue: _Open, text: str, called: str, finish: str, stops: Sequence[str]) -> None:
+def _parse_turn(dialogue: _DialogueState, text: str, called: str, finish: str, stops: Sequence[str]) -> None:
     """Adds a turn of the model to a dialogue, with the program to run or the finish reason.
 
     Args:
@@ -148,7 +148,7 @@ def _with_replay(earlier: Sequence[str], program: str) -> Program:
     return Program("\n".join(lines))
 
 
-def _take_result(dialogue: _Open, result: ProgramResult, output_chars: int) -> None:
+def _append_result(dialogue: _DialogueState, result: ProgramResult, output_chars: int) -> None:
     """Appends the output of a program to its dialogue."""
     output = shortened(_output(result), output_chars)
     dialogue.programs.append(dialogue.program)
@@ -159,7 +159,7 @@ def _take_result(dialogue: _Open, result: ProgramResult, output_chars: int) -> N
     _append_output(dialogue, output)
 
 
-def _append_output(dialogue: _Open, output: str) -> None:
+def _append_output(dialogue: _DialogueState, output: str) -> None:
     if not dialogue.text.endswith("\n"):
         dialogue.text += "\n"
     dialogue.text += f"{CALL}\n{output}\n```\n"
@@ -185,7 +185,7 @@ def shortened(text: str, length: int) -> str:
     return text[: max(0, length - 3) - tail] + "..." + text[len(text) - tail :]
 
 
-def _closed(dialogue: _Open) -> Dialogue:
+def _finish(dialogue: _DialogueState) -> Dialogue:
     prose = dialogue.prose
     if not (BOX.search(prose) or CUE.search(prose)):
         prose += f"\n{dialogue.printed}"

@@ -13,7 +13,7 @@ from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation.evaluate import data_sets, run, stage_of
-from dsmath_jax.evaluation.policy import Policy, instructed
+from dsmath_jax.evaluation.policy import Policy, with_instruction
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.grading.grade import grade
 from dsmath_jax.models.llama import Llama, initial_params
@@ -155,17 +155,17 @@ def test_the_command_gives_the_numbers_of_the_stage(
 
 def test_a_model_of_unknown_training_is_asked_with_the_papers_instruction(workdir: Path, layout: Layout) -> None:
     load = functools.partial(model_files.load_model, layout=layout)
-    assert instructed(load(str(workdir / "pretrain"))).chat.instruction == questions.PAPER
+    assert with_instruction(load(str(workdir / "pretrain"))).chat.instruction == questions.PAPER
     sft = load(str(workdir / "sft"))
-    assert instructed(sft).chat == sft.chat
-    assert instructed(sft, "").chat.instruction == ""
+    assert with_instruction(sft).chat == sft.chat
+    assert with_instruction(sft, "").chat.instruction == ""
     model_files.export_params(
         workdir / "hf", sft.model.config, sft.params, sft.tokenizer_file, chat=sft.chat
     )  # fmt: skip
-    assert instructed(load(f"hf:{workdir / 'hf'}")).chat.instruction == "Go on."
+    assert with_instruction(load(f"hf:{workdir / 'hf'}")).chat.instruction == "Go on."
     assert (workdir / "hf" / "chat_template.jinja").read_text() == chat.DEEPSEEK_MATH
     (workdir / "hf" / "chat.json").unlink()
-    assert instructed(load(f"hf:{workdir / 'hf'}")).chat.instruction == questions.PAPER
+    assert with_instruction(load(f"hf:{workdir / 'hf'}")).chat.instruction == questions.PAPER
 
 
 def test_a_checkpoint_with_another_chat_is_refused(workdir: Path, layout: Layout) -> None:

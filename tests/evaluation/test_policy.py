@@ -55,9 +55,9 @@ def test_a_prompt_that_fills_the_context_is_cut_at_once(layout: Layout, checkpoi
 
 def test_a_completion_keeps_the_white_space_it_begins_with(layout: Layout, checkpoint: Path) -> None:
     policy = Policy.of(load_model(f"hf:{checkpoint}", layout), 4, 2)
-    prompt = policy.ids(policy.chat.plain("Once upon a time"))
+    prompt = policy.encode(policy.chat.plain("Once upon a time"))
     for text in ("    return there", "\n\tone", " there"):
-        tokens = policy.ids(policy.chat.plain(f"Once upon a time{text}"))[len(prompt) :]
+        tokens = policy.encode(policy.chat.plain(f"Once upon a time{text}"))[len(prompt) :]
         assert policy._text(prompt, tokens) == text
 
 

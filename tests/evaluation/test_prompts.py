@@ -13,7 +13,7 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation import exemplars, prompts
 from dsmath_jax.evaluation.exemplars import Exemplar
-from dsmath_jax.evaluation.prompts import few_shot, ideal, prompt, stops
+from dsmath_jax.evaluation.prompts import few_shot, ideal_completion, prompt, stops
 from dsmath_jax.evaluation.registry import TASKS, Style, Task, task
 from dsmath_jax.workdir import UserError, write_json, write_jsonl
 from tests.evaluation.math_files import write_archive, write_mirror
@@ -185,12 +185,12 @@ def test_the_published_heading_stays_where_no_example_fits() -> None:
     ],
 )  # fmt: skip
 def test_ideal_completions(name: str, mode: Mode, style: Style, record: Record, expected: str) -> None:
-    assert ideal(TASKS[name], record, mode, style) == expected
+    assert ideal_completion(TASKS[name], record, mode, style) == expected
 
 
 def test_proofs_have_no_gold_answer() -> None:
     with pytest.raises(ValueError, match="minif2f has no gold answers"):
-        ideal(TASKS["minif2f"], THEORY, "cot")
+        ideal_completion(TASKS["minif2f"], THEORY, "cot")
 
 
 @pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, entry in TASKS.items() for mode in entry.modes])
@@ -198,7 +198,7 @@ def test_a_stop_string_ends_the_next_problem(name: str, mode: Mode) -> None:
     entry = TASKS[name]
     record = Record("x", "Q?", "So.", "2", category="c", kind=entry.kind)
     example = Exemplar(record, "def solution():\n    return 2", "2")
-    solution = prompts.worked(entry, example, mode, "few_shot")
+    solution = prompts.worked_solution(entry, example, mode, "few_shot")
     continued = few_shot(entry, record, mode, [example, example])  # the second: what a model would continue with
     after = continued.split(solution, 1)[1]
     if name == "humaneval":
@@ -286,23 +286,25 @@ GSM8K: Task = TASKS["gsm8k"]
 def test_a_users_own_examples(tmp_path: Path) -> None:
     path = given(tmp_path, FULL, FULL | {"question": "Second?"})
     loaded = exemplars.load(GSM8K, "pot", tmp_path, [path.name])
-    assert loaded.of(ADD) == (
+    assert loaded.for_record(ADD) == (
         Exemplar(Record("mine/0", "Mine?", "So.", "4", kind="number"), "def solution():\n    return 4", "4"),
         Exemplar(Record("mine/1", "Second?", "So.", "4", kind="number"), "def solution():\n    return 4", "4"),
     )
     found = exemplars.load(GSM8K, "cot", tmp_path, [str(path)])  # an absolute path works too
-    assert few_shot(GSM8K, ADD, "cot", found.of(ADD)).startswith("Q: Mine?\nA: So.\nThe answer is 4.\n\n\nQ: Second?")
+    assert few_shot(GSM8K, ADD, "cot", found.for_record(ADD)).startswith(
+        "Q: Mine?\nA: So.\nThe answer is 4.\n\n\nQ: Second?"
+    )
     one = exemplars.load(GSM8K, "cot", tmp_path, [path.name], shots=1)
-    assert [each.record.question for each in one.of(ADD)] == ["Mine?"]
+    assert [each.record.question for each in one.for_record(ADD)] == ["Mine?"]
 
 
 def test_records_of_a_data_set_are_few_shot_examples(tmp_path: Path) -> None:
     rows = [{"id": f"train/{n}", "question": f"{n}?", "solution": f"The answer is {n}.", "answer": n} for n in range(9)]
     write_jsonl(tmp_path / "problems" / "train.jsonl", rows)
     found = exemplars.load(task("toy/test"), "cot", tmp_path, ["toy/train"], shots=2)
-    assert [each.record.question for each in found.of(ADD)] == ["0?", "1?"]
+    assert [each.record.question for each in found.for_record(ADD)] == ["0?", "1?"]
     itself = found.examples[0].record  # for a problem among them, the next one takes its place
-    assert [each.record.question for each in found.of(itself)] == ["1?", "2?"]
+    assert [each.record.question for each in found.for_record(itself)] == ["1?", "2?"]
     with pytest.raises(UserError, match="few-shot examples are the data set 'toy/train'; give their number as shots"):
         exemplars.load(task("toy/test"), "cot", tmp_path, ["toy/train"])
 
@@ -335,7 +337,7 @@ def given_sat(folder: Path, **changes: object) -> Path:
 
 def test_a_users_own_examples_have_options(tmp_path: Path) -> None:
     path = given_sat(tmp_path)
-    (example,) = exemplars.load(TASKS["sat"], "cot", tmp_path, [path.name]).of(CHOICE)
+    (example,) = exemplars.load(TASKS["sat"], "cot", tmp_path, [path.name]).for_record(CHOICE)
     assert (example.record.options, example.record.kind) == (("1", "2"), "choice")
     text = few_shot(TASKS["sat"], CHOICE, "cot", [example])
     assert "(A) 1, (B) 2\nSolution:\nSo.\nFinal Answer: The final answer is (B)." in text

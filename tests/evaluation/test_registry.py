@@ -68,10 +68,10 @@ def test_ideal_completions_are_correct_and_those_of_other_problems_are_not(data:
     for name in ANSWERED:
         entry, found = TASKS[name], registry.records(name, data)
         for mode, style in itertools.product(set(entry.modes) - {"pot"}, STYLES):
-            completions = [prompts.ideal(entry, record, mode, style) for record in found]
+            completions = [prompts.ideal_completion(entry, record, mode, style) for record in found]
             assert not missed(found, completions), f"{mode} {style}"
         others = deranged(found)
-        completions = [prompts.ideal(entry, found[other], "cot") for other in others]
+        completions = [prompts.ideal_completion(entry, found[other], "cot") for other in others]
         incorrect[name] = len(missed(found, completions))
     assert incorrect == {name: COUNTS[name] for name in ANSWERED}
 
@@ -124,7 +124,7 @@ def test_programs_that_return_gold_answers_are_correct(data: Path, sandbox: Sand
     found = registry.records(name, data)
     incorrect = {}
     for style in STYLES:
-        completions = [prompts.ideal(TASKS[name], record, "pot", style) for record in found]
+        completions = [prompts.ideal_completion(TASKS[name], record, "pot", style) for record in found]
         ran = sandbox.run([code.program_of_thought(code.program_of(text) or "") for text in completions])
         answers = [code.statement(each) for each in ran]
         assert not missed(found, answers)
@@ -136,7 +136,7 @@ def test_programs_that_return_gold_answers_are_correct(data: Path, sandbox: Sand
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_canonical_solutions_pass_and_those_of_others_do_not(data: Path, sandbox: Sandbox, name: str) -> None:
     found = registry.records(name, data)
-    completions = [prompts.ideal(TASKS[name], record, "cot") for record in found]
+    completions = [prompts.ideal_completion(TASKS[name], record, "cot") for record in found]
     for texts, passed in ((completions, len(found)), (completions[1:] + completions[:1], 0)):
         pairs = zip(texts, found, strict=True)
         if name == "humaneval":
@@ -174,7 +174,7 @@ def test_no_record_is_its_own_example(data: Path, name: str) -> None:
     loaded = exemplars.load(TASKS[name], "cot", data)
     counts = collections.Counter[int]()
     for record in registry.records(name, data):
-        chosen = loaded.of(record)
+        chosen = loaded.for_record(record)
         counts[len(chosen)] += 1
         assert all(example.record.category == record.category for example in chosen)
         assert all((each.record.question, each.record.options) != (record.question, record.options) for each in chosen)
@@ -185,7 +185,7 @@ def test_no_record_is_its_own_example(data: Path, name: str) -> None:
 def test_as_many_examples_as_in_the_paper(data: Path) -> None:
     for name, entry in TASKS.items():
         loaded = exemplars.load(entry, "cot", data)
-        assert len(loaded.of(registry.records(name, data, 5)[2])) == SHOTS[name]
+        assert len(loaded.for_record(registry.records(name, data, 5)[2])) == SHOTS[name]
     assert {name: entry.shots["pot"].count for name, entry in TASKS.items() if "pot" in entry.modes} == {
         "gsm8k": 8, "math": 4,
     }  # fmt: skip
@@ -202,9 +202,9 @@ def test_bbh_is_asked_as_it_is_published(real_data: Path) -> None:
     found = registry.records("bbh", real_data)
     assert [record.id for record in found] == [identity for identity, _ in published]
     differ = [
-        (prompts.asked(form, record), text)
+        (prompts.format_question(form, record), text)
         for record, (_, text) in zip(found, published, strict=True)
-        if squeezed(prompts.asked(form, record)) != squeezed(text)
+        if squeezed(prompts.format_question(form, record)) != squeezed(text)
     ]
     assert not differ
 
@@ -282,5 +282,5 @@ def test_completions_end_before_a_stop(data: Path) -> None:
         for mode, style in itertools.product(entry.modes, STYLES):
             stops = prompts.stops(entry, mode, style)
             for record in registry.records(name, data):
-                completion = prompts.ideal(entry, record, mode, style)
+                completion = prompts.ideal_completion(entry, record, mode, style)
                 assert not [stop for stop in stops if stop in completion], record.id
