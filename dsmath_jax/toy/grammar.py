@@ -44,7 +44,7 @@ class Grammar:
 
 
 def polish(line: str) -> str:
-    """Fixes the joints between parts: "a" before a vowel, and lower-case letters that begin a sentence."""
+    """Fixes the grammar of an expanded line: "an" before a vowel, and a capital at the start of a sentence."""
     return _START.sub(lambda letter: letter[0].upper(), _VOWEL.sub(r"\1n ", line))
 
 

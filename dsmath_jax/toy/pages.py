@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from dsmath_jax.toy.formulas import Markup, dollar, paren, script
 from dsmath_jax.toy.grammar import Grammar, polish
-from dsmath_jax.toy.overlap import Overlap
+from dsmath_jax.toy.held_out import HeldOutNgrams
 from dsmath_jax.toy.quantities import TOPICS
 from dsmath_jax.toy.templates import Host, Section, Skeleton, Style
 
@@ -47,34 +47,34 @@ class Text:
         return "\n".join([self.title, *(line for block in self.blocks for line in block)])
 
 
-def compose(style: Style, language: str, topic: str, overlap: Overlap, rng: random.Random) -> Text:
+def compose(style: Style, language: str, topic: str, ngrams: HeldOutNgrams, rng: random.Random) -> Text:
     """Composes a page about `topic`: a mathematical one (a key of `quantities.TOPICS`) or another one of the grammar.
 
-    Neither a block nor the whole page shares an n-gram with the held-out problems of `overlap`.
+    Neither a block nor the whole page has one of the n-grams.
     """
-    return clear(lambda: _compose(style, language, topic, overlap, rng), Text.plain, overlap)
+    return make_clean(lambda: _compose(style, language, topic, ngrams, rng), Text.plain, ngrams)
 
 
-def clear(make: Callable[[], Piece], plain: Callable[[Piece], str], overlap: Overlap) -> Piece:
-    """Makes pieces until one shares no n-gram with the held-out problems. Raises ValueError if all share one."""
+def make_clean(make: Callable[[], Piece], plain: Callable[[Piece], str], ngrams: HeldOutNgrams) -> Piece:
+    """Makes pieces of text until one has none of the n-grams. Raises ValueError after `ATTEMPTS` pieces."""
     for _ in range(ATTEMPTS):
         piece = make()
-        if not overlap.found_in(plain(piece)):
+        if not ngrams.occur_in(plain(piece)):
             return piece
     raise ValueError(f"{ATTEMPTS} pieces of text in a row share words with held-out problems; change the templates")
 
 
-def _compose(style: Style, language: str, topic: str, overlap: Overlap, rng: random.Random) -> Text:
+def _compose(style: Style, language: str, topic: str, ngrams: HeldOutNgrams, rng: random.Random) -> Text:
     if topic not in TOPICS:
         grammar = style.other[language]
         title = polish(grammar.expand(rng, f"@title_{topic}"))
         return Text(
-            topic, title, tuple(_until_long(_paragraphs(grammar, topic, rng), OTHER_LENGTHS[language], overlap, rng))
+            topic, title, tuple(_until_long(_paragraphs(grammar, topic, rng), OTHER_LENGTHS[language], ngrams, rng))
         )
     grammar = style.math[language]
     blocks = [
         _block(grammar.expand(rng, f"@intro_{topic}")),
-        *_until_long(_lessons(grammar, topic, rng), MATH_LENGTHS[language], overlap, rng),
+        *_until_long(_lessons(grammar, topic, rng), MATH_LENGTHS[language], ngrams, rng),
         _ending(style, language, topic, rng),
     ]
     times, over = rng.choice(style.signs[language])
@@ -82,12 +82,12 @@ def _compose(style: Style, language: str, topic: str, overlap: Overlap, rng: ran
     return Text(topic, polish(grammar.expand(rng, f"@title_{topic}")), signed)
 
 
-def with_new_ending(style: Style, language: str, text: Text, overlap: Overlap, rng: random.Random) -> Text:
+def with_new_ending(style: Style, language: str, text: Text, ngrams: HeldOutNgrams, rng: random.Random) -> Text:
     """Returns the text with another ending, as a near-duplicate."""
     blocks = text.blocks[:-1] if text.topic in TOPICS else text.blocks
     ending = text.blocks[-1]
     while ending == text.blocks[-1]:
-        ending = clear(lambda: _ending(style, language, text.topic, rng), "\n".join, overlap)
+        ending = make_clean(lambda: _ending(style, language, text.topic, rng), "\n".join, ngrams)
     return dataclasses.replace(text, blocks=(*blocks, ending))
 
 
@@ -98,11 +98,11 @@ def _ending(style: Style, language: str, topic: str, rng: random.Random) -> tupl
 
 
 def _until_long(
-    blocks: Iterator[tuple[str, ...]], length: tuple[int, int], overlap: Overlap, rng: random.Random
+    blocks: Iterator[tuple[str, ...]], length: tuple[int, int], ngrams: HeldOutNgrams, rng: random.Random
 ) -> Iterator[tuple[str, ...]]:
     remaining = rng.randint(*length)
     while remaining > 0:
-        block = clear(lambda: next(blocks), "\n".join, overlap)
+        block = make_clean(lambda: next(blocks), "\n".join, ngrams)
         yield block
         remaining -= sum(map(len, block))
 

@@ -41,49 +41,49 @@ GROUPED = "{name} has {a} {containers} with {b} {things} in each."
 QUESTIONS = ("How many {things} does {name} have?", "How many {things} are left?")
 
 
-def problem(random_state: random.Random, steps: Sequence[int], largest: int) -> tuple[str, str, str]:
+def problem(rng: random.Random, steps: Sequence[int], largest: int) -> tuple[str, str, str]:
     """Generates one problem.
 
     Args:
-      random_state: the source of all random choices.
+      rng: the source of all random choices.
       steps: the numbers of steps to choose from, such as (1, 2, 3).
       largest: the largest number in the story or the solution; at least 4.
 
     Returns:
       question, solution, answer.
     """
-    name, he = random_state.choice(PEOPLE)
+    name, he = rng.choice(PEOPLE)
     words = {
         "name": name,
         "he": he,
         "she": he.lower(),
-        "things": random_state.choice(THINGS),
-        "containers": random_state.choice(CONTAINERS),
+        "things": rng.choice(THINGS),
+        "containers": rng.choice(CONTAINERS),
     }
-    count = random_state.choice(steps)
+    count = rng.choice(steps)
     lines: list[str] = []
-    if random_state.random() < 0.25:
-        a = random_state.randint(2, min(9, largest // 2))
-        b = random_state.randint(2, max(2, min(9, largest // a)))
+    if rng.random() < 0.25:
+        a = rng.randint(2, min(9, largest // 2))
+        b = rng.randint(2, max(2, min(9, largest // a)))
         value = a * b
         story = [GROUPED.format(a=a, b=b, **words)]
         lines.append(f"{a} * {b} = {value}")
     else:
-        value = random_state.randint(2, largest)
-        story = [random_state.choice(OPENINGS).format(n=value, **words)]
+        value = rng.randint(2, largest)
+        story = [rng.choice(OPENINGS).format(n=value, **words)]
     while len(lines) < count:
-        possible = list(_possible(value, largest))
-        step = random_state.choice([step for step in STEPS if any(step is s for s, _ in possible)])
-        n = random_state.choice([n for s, n in possible if s is step])
+        possible = list(_possible_steps(value, largest))
+        step = rng.choice([step for step in STEPS if any(step is s for s, _ in possible)])
+        n = rng.choice([n for s, n in possible if s is step])
         after = {"+": value + n, "-": value - n, "*": value * n, "/": value // n}[step.sign]
-        story.append(random_state.choice(step.sentences).format(n=n, **words))
+        story.append(rng.choice(step.sentences).format(n=n, **words))
         lines.append(f"{value} {step.sign} {n} = {after}")
         value = after
-    story.append(random_state.choice(QUESTIONS).format(**words))
+    story.append(rng.choice(QUESTIONS).format(**words))
     return " ".join(story), "\n".join([*lines, f"The answer is {value}."]), str(value)
 
 
-def _possible(value: int, largest: int) -> Iterator[tuple[Step, int]]:
+def _possible_steps(value: int, largest: int) -> Iterator[tuple[Step, int]]:
     add, take, times, share = STEPS
     yield from ((add, n) for n in range(2, largest - value + 1))
     yield from ((take, n) for n in range(2, value))
@@ -93,12 +93,12 @@ def _possible(value: int, largest: int) -> Iterator[tuple[Step, int]]:
 
 def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int) -> list[tuple[str, str, str]]:
     """Generates `count` problems with distinct questions. Raises a `UserError` if there are fewer."""
-    random_state = random.Random(f"problems {seed}")
+    rng = random.Random(f"problems {seed}")
     problems: dict[str, tuple[str, str, str]] = {}
     for _ in range(20 * count):
         if len(problems) == count:
             break
-        new = problem(random_state, steps, largest)
+        new = problem(rng, steps, largest)
         problems.setdefault(new[0], new)
     if len(problems) < count:
         raise UserError(

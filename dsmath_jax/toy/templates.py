@@ -1,4 +1,4 @@
-"""The parts of a style of the toy web: hosts, HTML frames and grammars. The style itself is in templates_default.py."""
+"""The parts of a toy web's style: hosts, HTML skeletons and grammars. The style itself is in templates_default.py."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """One site.
+    """One web site.
 
     Attributes:
       language: "en" or "zh".
-      skeleton: the name of its HTML frame.
+      skeleton: the name of its HTML skeleton.
       markups: the formula markups of its pages.
       slug: the format of page names, with "{words}" of the title and "{number}".
       charset_in: where the charset is declared, "header" or "meta".
@@ -47,7 +47,7 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class Skeleton:
-    """The HTML around the text: `string.Template` strings with $title, $menu, $main, ... and the elements of the text.
+    """An HTML skeleton around the text: `string.Template` strings with $title, $menu, $main, ... and the elements of the text.
 
     Attributes:
       elements: paragraph, heading, list, item, code and strong, each with {} for its content.
@@ -67,7 +67,7 @@ class Style:
 
     Attributes:
       name: part of the random seed.
-      skeletons: HTML frames by name.
+      skeletons: HTML skeletons by name.
       math: grammars of mathematical pages by language.
       other: grammars of other pages by language.
       signs: pairs of multiplication and division signs in plain text, by language.
@@ -85,7 +85,7 @@ class Style:
         return [(host, section) for host in self.hosts for section in host.sections]
 
 
-def everything(**weights: float) -> dict[str, float]:
-    """Returns the default weights of all mathematical topics, updated by `weights`."""
+def math_topics(**weights: float) -> dict[str, float]:
+    """Returns the weights of all mathematical topics: the defaults, updated by `weights`."""
     usual = {"algebra": 0.6, "geometry": 0.6, "probability": 0.5, "number_theory": 0.5, "calculus": 0.5}
     return {"arithmetic": 7.0} | usual | weights

@@ -1,9 +1,9 @@
-"""The default style of the toy web: its hosts and HTML frames."""
+"""The default style of the toy web: its hosts and HTML skeletons."""
 
 from dsmath_jax.toy import templates_default_en, templates_default_other, templates_default_zh
 from dsmath_jax.toy.formulas import dollar, katex, mathml, mathml_annotated, paren, script
 from dsmath_jax.toy.grammar import parse
-from dsmath_jax.toy.templates import Host, Section, Skeleton, Style, everything
+from dsmath_jax.toy.templates import Host, Section, Skeleton, Style, math_topics
 
 ARTICLE = Skeleton(
     page="""<!DOCTYPE html>
@@ -94,27 +94,27 @@ HOSTS = (
         "mathlane.example",
         "en",
         "article",
-        (Section("/lessons/", everything(), 9, seeded=True), Section("/worksheets/", everything(), 5)),
+        (Section("/lessons/", math_topics(), 9, seeded=True), Section("/worksheets/", math_topics(), 5)),
         markups=(script, katex, dollar),
     ),
-    Host("sumsdaily.example", "en", "plain", (Section("/", everything(), 8, seeded=True),), markups=(paren, mathml)),
+    Host("sumsdaily.example", "en", "plain", (Section("/", math_topics(), 8, seeded=True),), markups=(paren, mathml)),
     Host(
         "shuxue-ketang.example",
         "zh",
         "article",
         (
-            Section("/kecheng/", everything(arithmetic=3), 7, seeded=True),
-            Section("/xiti/", everything(arithmetic=3), 3),
+            Section("/kecheng/", math_topics(arithmetic=3), 7, seeded=True),
+            Section("/xiti/", math_topics(arithmetic=3), 3),
         ),
         markups=(katex, dollar),
         slug="{number}.html",
     ),
-    Host("theoremgarden.example", "en", "article", (Section("/", everything(arithmetic=5), 7),), markups=(katex,)),
+    Host("theoremgarden.example", "en", "article", (Section("/", math_topics(arithmetic=5), 7),), markups=(katex,)),
     Host(
         "numbercraft.example",
         "en",
         "plain",
-        (Section("/practice/", everything(), 8),),
+        (Section("/practice/", math_topics(), 8),),
         markups=(dollar, mathml_annotated),
         slug="{words}{number}.html",
     ),
@@ -122,7 +122,7 @@ HOSTS = (
         "suanshu-yuan.example",
         "zh",
         "plain",
-        (Section("/", everything(arithmetic=3), 6),),
+        (Section("/", math_topics(arithmetic=3), 6),),
         markups=(script, mathml),
         slug="a{number}.html",
         charset="gb18030",
@@ -133,7 +133,7 @@ HOSTS = (
         "en",
         "forum",
         (
-            Section("/maths/", everything(), 6),
+            Section("/maths/", math_topics(), 6),
             Section("/history/", {"news": 1, "travel": 1}, 4),
             Section("/lounge/", {"chat": 3, "sport": 1}, 6),
         ),
@@ -145,7 +145,7 @@ HOSTS = (
         "en",
         "article",
         (
-            Section("/departments/mathematics/", everything(), 5),
+            Section("/departments/mathematics/", math_topics(), 5),
             Section("/departments/science/", {"physics": 1}, 4),
             Section("/sports/", {"sport": 1}, 4),
             Section("/parents/", {"chat": 2, "recipe": 1}, 4),
@@ -157,7 +157,7 @@ HOSTS = (
         "en",
         "article",
         (
-            Section("/numbers/", everything(), 4),
+            Section("/numbers/", math_topics(), 4),
             Section("/scripts/", {"shell": 1}, 6),
             Section("/trips/", {"travel": 1}, 4),
         ),
@@ -169,7 +169,7 @@ HOSTS = (
         "zh",
         "forum",
         (
-            Section("/shuxue/", everything(arithmetic=3), 5),
+            Section("/shuxue/", math_topics(arithmetic=3), 5),
             Section("/shenghuo/", {"recipe": 1, "chat": 1}, 6),
             Section("/xianliao/", {"chat": 2, "travel": 1}, 4),
         ),

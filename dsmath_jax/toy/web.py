@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dsmath_jax.toy.overlap import NGRAM, Overlap, words
+from dsmath_jax.toy.held_out import NGRAM, HeldOutNgrams, words
 from dsmath_jax.toy.pages import Text, compose, plant, render, with_new_ending
 from dsmath_jax.toy.quantities import TOPICS
 from dsmath_jax.toy.templates import Host, Section, Style
@@ -19,7 +19,7 @@ from dsmath_jax.workdir import atomic_write, write_jsonl
 CONTAMINATED_SHARE = 0.05  # of the distinct mathematical pages
 DUPLICATE_SHARE = 0.07  # of all pages: the same bytes under another URL, captured earlier
 NEAR_DUPLICATE_SHARE = 0.04  # of all pages: different only in the last block
-NOT_PAGES_SHARE = 0.1  # redirects, errors and files other than HTML, in addition to the pages
+NON_PAGE_SHARE = 0.1  # redirects, errors and files other than HTML, in addition to the pages
 PAGES_PER_FILE = 400
 FIRST_NUMBER = 1001
 FIRST_DAY = datetime.datetime(2024, 3, 1)
@@ -55,7 +55,7 @@ def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, styl
         pages contain one of those with at least 10 words; no other page shares 10 consecutive words with any of them,
         or contains a whole one of 3 to 9 words.
       pages: HTML pages with status 200, duplicates included. Redirects, errors and other files are in addition.
-      style: the hosts, HTML frames and grammars that the pages are made from.
+      style: the hosts, HTML skeletons and grammars that the pages are made from.
 
     Raises:
       ValueError: every text that the grammar writes shares words with `held_out`.
@@ -63,7 +63,7 @@ def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, styl
     rng = random.Random(f"web {style.name} {seed}")
     written = make_pages(style, held_out, pages, rng)
     captures = [_capture(style, page, rng) for page in written]
-    captures += [_not_a_page(style, number, rng) for number in range(round(NOT_PAGES_SHARE * pages))]
+    captures += [_non_page(style, number, rng) for number in range(round(NON_PAGE_SHARE * pages))]
     rng.shuffle(captures)
     files = max(2, -(-len(captures) // PAGES_PER_FILE))
     for index in range(files):
@@ -80,21 +80,21 @@ def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, styl
 
 def make_pages(style: Style, held_out: Sequence[str], count: int, rng: random.Random) -> list[Page]:
     """Generates `count` pages: distinct ones (some with a held-out problem), near-duplicates and duplicates."""
-    overlap = Overlap(held_out)
+    ngrams = HeldOutNgrams(held_out)
     near, same = round(NEAR_DUPLICATE_SHARE * count), round(DUPLICATE_SHARE * count)
     pages = [
-        _new_page(style, host, section, number, overlap, rng)
-        for number, (host, section) in enumerate(_allot(style, count - near - same), FIRST_NUMBER)
+        _new_page(style, host, section, number, ngrams, rng)
+        for number, (host, section) in enumerate(_assign_sections(style, count - near - same), FIRST_NUMBER)
     ]
     _plant(pages, [text for text in held_out if len(words(text)) >= NGRAM], rng)
     for page in rng.sample(pages, near):
-        pages.append(_near_duplicate(style, page, FIRST_NUMBER + len(pages), overlap, rng))
+        pages.append(_near_duplicate(style, page, FIRST_NUMBER + len(pages), ngrams, rng))
     pages += [_duplicate(page, rng) for page in rng.sample(pages, same)]
     return pages
 
 
-def _allot(style: Style, count: int) -> Iterator[tuple[Host, Section]]:
-    """Yields the section of each of `count` pages: rounded shares, the rest to the largest fractions."""
+def _assign_sections(style: Style, count: int) -> Iterator[tuple[Host, Section]]:
+    """Yields the section of each of `count` pages, by the sections' shares (largest-remainder rounding)."""
     sections = style.sections()
     total = sum(section.share for _, section in sections)
     exact = [count * section.share / total for _, section in sections]
@@ -106,12 +106,16 @@ def _allot(style: Style, count: int) -> Iterator[tuple[Host, Section]]:
         yield from itertools.repeat(section, number)
 
 
-def _new_page(style: Style, host: Host, section: Section, number: int, overlap: Overlap, rng: random.Random) -> Page:
+def _new_page(
+    style: Style, host: Host, section: Section, number: int, ngrams: HeldOutNgrams, rng: random.Random
+) -> Page:
     topic = rng.choices(list(section.topics), list(section.topics.values()))[0]
-    text = compose(style, host.language, topic, overlap, rng)
+    text = compose(style, host.language, topic, ngrams, rng)
     captured = FIRST_DAY + datetime.timedelta(seconds=rng.randrange(DAYS * 86_400))
     written = captured - datetime.timedelta(days=rng.randint(1, 900))
-    return Page(host, section, text, _url(host, section, text, number), number, _stamp(written), _stamp(captured))
+    return Page(
+        host, section, text, _url(host, section, text, number), number, _timestamp(written), _timestamp(captured)
+    )
 
 
 def _plant(pages: list[Page], problems: Sequence[str], rng: random.Random) -> None:
@@ -125,9 +129,9 @@ def _plant(pages: list[Page], problems: Sequence[str], rng: random.Random) -> No
         pages[index] = dataclasses.replace(pages[index], text=text, contaminated=True)
 
 
-def _near_duplicate(style: Style, page: Page, number: int, overlap: Overlap, rng: random.Random) -> Page:
+def _near_duplicate(style: Style, page: Page, number: int, ngrams: HeldOutNgrams, rng: random.Random) -> Page:
     """Returns another page of the same section with a new ending, captured earlier."""
-    text = with_new_ending(style, page.host.language, page.text, overlap, rng)
+    text = with_new_ending(style, page.host.language, page.text, ngrams, rng)
     url = _url(page.host, page.section, text, number)
     return dataclasses.replace(page, text=text, url=url, number=number, captured=_earlier(page.captured, rng))
 
@@ -150,13 +154,13 @@ def _url(host: Host, section: Section, text: Text, number: int) -> str:
     return f"https://{host.name}{section.path}" + host.slug.format(words=slug, number=number)
 
 
-def _stamp(moment: datetime.datetime) -> str:
+def _timestamp(moment: datetime.datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _earlier(stamp: str, rng: random.Random) -> str:
     moment = datetime.datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ")
-    return _stamp(moment - datetime.timedelta(days=rng.randint(20, 400), seconds=rng.randint(1, 86_000)))
+    return _timestamp(moment - datetime.timedelta(days=rng.randint(20, 400), seconds=rng.randint(1, 86_000)))
 
 
 def _capture(style: Style, page: Page, rng: random.Random) -> Capture:
@@ -168,11 +172,11 @@ def _capture(style: Style, page: Page, rng: random.Random) -> Capture:
     return Capture(page.url, page.captured, 200, headers, source.encode(charset, "xmlcharrefreplace"), coding)
 
 
-def _not_a_page(style: Style, number: int, rng: random.Random) -> Capture:
+def _non_page(style: Style, number: int, rng: random.Random) -> Capture:
     """Returns a redirect, an error page, or a file other than HTML."""
     host = rng.choice(style.hosts)
     base = f"https://{host.name}{rng.choice(host.sections).path}"
-    date = _stamp(FIRST_DAY + datetime.timedelta(seconds=rng.randrange(DAYS * 86_400)))
+    date = _timestamp(FIRST_DAY + datetime.timedelta(seconds=rng.randrange(DAYS * 86_400)))
     moved = f'<html><body>Moved: <a href="{base}">here</a></body></html>'.encode()
     gone = b"<html><head><title>404</title></head><body><h1>Not found</h1><p>Nothing is here.</p></body></html>"
     html = "text/html; charset=utf-8"

@@ -1,4 +1,4 @@
-"""Writes the whole generated data folder: word problems and a web."""
+"""Generates a data folder: word problems and a web crawl."""
 
 from pathlib import Path
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmath_jax.evaluation.samples import append, claim, resume
+from dsmath_jax.evaluation.samples import append, resume, write_or_check_settings
 from dsmath_jax.workdir import UserError, read_jsonl
 
 GROUPS = [[("a", -1)], [("b", -1)], [("a", 0), ("a", 1)], [("b", 0), ("b", 1)]]
@@ -49,13 +49,15 @@ def test_lines_of_other_samples_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_belongs_to_the_settings_of_its_samples(tmp_path: Path) -> None:
-    claim(tmp_path, {"seed": -1})
-    claim(tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)})  # nothing was drawn with other settings
+    write_or_check_settings(tmp_path, {"seed": -1})
+    write_or_check_settings(
+        tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)}
+    )  # nothing was drawn with other settings
     (tmp_path / "gsm8k-cot").mkdir()
     append(tmp_path / "gsm8k-cot" / "samples.jsonl", rows(0))
-    claim(tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)})
+    write_or_check_settings(tmp_path, {"samples": 4, "seed": 0, "stops": ("a",)})
     with pytest.raises(UserError, match=r"made with other settings \(samples, temperature\); give another --out"):
-        claim(tmp_path, {"samples": 8, "seed": 0, "stops": ("a",), "temperature": 1.0})
+        write_or_check_settings(tmp_path, {"samples": 8, "seed": 0, "stops": ("a",), "temperature": 1.0})
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", "3"])
@@ -63,7 +65,7 @@ def test_damaged_settings_are_reported(tmp_path: Path, damaged: str) -> None:
     append(tmp_path / "samples.jsonl", rows(0))
     (tmp_path / "settings.json").write_text(damaged)
     with pytest.raises(UserError, match=r"settings\.json: not a JSON object; fix or remove the folder"):
-        claim(tmp_path, {"seed": 0})
+        write_or_check_settings(tmp_path, {"seed": 0})
 
 
 def test_a_file_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A second style of the toy web: other hosts, HTML frames, ways to write formulas, subjects, sentences and words.
+"""A second style of the toy web: other hosts, HTML skeleton, ways to write formulas, subjects, sentences and words.
 
 It shows that the corpus is not tuned to the default style.
 """
@@ -8,7 +8,7 @@ import zlib
 
 from dsmath_jax.toy.formulas import dollar, mathml, mathml_annotated, paren, script
 from dsmath_jax.toy.grammar import parse
-from dsmath_jax.toy.templates import Host, Section, Skeleton, Style, everything
+from dsmath_jax.toy.templates import Host, Section, Skeleton, Style, math_topics
 from tests.toy import templates_unseen_en, templates_unseen_other, templates_unseen_zh
 
 
@@ -131,7 +131,7 @@ HOSTS = (
         "units.figura.test",
         "en",
         "magazine",
-        (Section("/course-a/", everything(), 8, seeded=True), Section("/course-b/", everything(), 5)),
+        (Section("/course-a/", math_topics(), 8, seeded=True), Section("/course-b/", math_topics(), 5)),
         markups=(chtml, script, paren),
         slug="{number}-{words}",
     ),
@@ -139,7 +139,7 @@ HOSTS = (
         "handbook.quanta.test",
         "en",
         "wiki",
-        (Section("/wiki/", everything(), 8, seeded=True),),
+        (Section("/wiki/", math_topics(), 8, seeded=True),),
         markups=(wiki, latexml),
         slug="{words}_{number}",
     ),
@@ -147,7 +147,7 @@ HOSTS = (
         "danyuan.test",
         "zh",
         "magazine",
-        (Section("/a/", everything(arithmetic=3), 7, seeded=True), Section("/b/", everything(arithmetic=3), 3)),
+        (Section("/a/", math_topics(arithmetic=3), 7, seeded=True), Section("/b/", math_topics(arithmetic=3), 3)),
         markups=(chtml, dollar),
         slug="?id={number}",
     ),
@@ -155,16 +155,16 @@ HOSTS = (
         "tutor.abaco.test",
         "en",
         "cards",
-        (Section("/units/", everything(), 9),),
+        (Section("/units/", math_topics(), 9),),
         markups=(dollar, mathml),
         slug="{number}",
     ),
-    Host("www.reckon.test", "en", "wiki", (Section("/", everything(arithmetic=5), 7),), markups=(latexml, wiki)),
+    Host("www.reckon.test", "en", "wiki", (Section("/", math_topics(arithmetic=5), 7),), markups=(latexml, wiki)),
     Host(
         "lianxi.test",
         "zh",
         "cards",
-        (Section("/dy/", everything(arithmetic=3), 6),),
+        (Section("/dy/", math_topics(arithmetic=3), 6),),
         markups=(latexml, script),
         slug="{number}.htm",
         charset="gb18030",
@@ -175,7 +175,7 @@ HOSTS = (
         "en",
         "magazine",
         (
-            Section("/faculty/maths/", everything(), 6),
+            Section("/faculty/maths/", math_topics(), 6),
             Section("/faculty/chemistry/", {"chemistry": 1}, 4),
             Section("/clubs/", {"concert": 1, "garden": 1}, 9),
         ),
@@ -186,7 +186,7 @@ HOSTS = (
         "en",
         "cards",
         (
-            Section("/figures/", everything(), 5),
+            Section("/figures/", math_topics(), 5),
             Section("/garden/", {"garden": 1}, 6),
             Section("/root/", {"server": 1}, 6),
         ),
@@ -198,7 +198,7 @@ HOSTS = (
         "zh",
         "wiki",
         (
-            Section("/suanti/", everything(arithmetic=3), 5),
+            Section("/suanti/", math_topics(arithmetic=3), 5),
             Section("/yanghua/", {"garden": 1, "medicine": 1}, 6),
             Section("/dianying/", {"cinema": 1, "concert": 1}, 6),
         ),

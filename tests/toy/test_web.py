@@ -14,7 +14,7 @@ import pytest
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from dsmath_jax.toy import formulas, grammar, templates_default
-from dsmath_jax.toy.overlap import Overlap
+from dsmath_jax.toy.held_out import HeldOutNgrams
 from dsmath_jax.toy.problems import distinct_problems
 from dsmath_jax.toy.quantities import TOPICS
 from dsmath_jax.toy.web import make_pages, write_web
@@ -168,9 +168,9 @@ def test_text_that_is_held_out_is_regenerated(style):
     numbers = [line for line in taken if sum(character.isdigit() for character in line) > 5][:40]
     assert numbers
     guarded = make_pages(STYLES[style], numbers, 60, random.Random(1))
-    overlap = Overlap(numbers)
-    assert any(overlap.found_in(page.text.plain()) for page in unguarded)
-    assert not any(overlap.found_in(page.text.plain()) for page in guarded if not page.contaminated)
+    ngrams = HeldOutNgrams(numbers)
+    assert any(ngrams.occur_in(page.text.plain()) for page in unguarded)
+    assert not any(ngrams.occur_in(page.text.plain()) for page in guarded if not page.contaminated)
 
 
 def test_a_style_that_cannot_avoid_held_out_text_raises(style):
@@ -192,7 +192,7 @@ def test_a_style_that_cannot_avoid_held_out_text_raises(style):
 )
 def test_overlap(text, found):
     held_out = ["Now he has 12 apples and then he gets exactly seven more.", "12 * 7 = 84\nThe answer is 84."]
-    assert Overlap(held_out).found_in(text) == found
+    assert HeldOutNgrams(held_out).occur_in(text) == found
 
 
 def test_no_held_out_problems_no_contamination(style):
