@@ -92,11 +92,11 @@ def _heading(result: dict[str, Any]) -> str:
 def step_text(result: dict[str, Any]) -> str:
     """Formats the result of `compile_step`."""
     lines = [
-        _heading(result) + f"; {result['tokens']:,} tokens a step in {result['grad_accum_steps']} parts, "
+        _heading(result) + f"; {result['tokens']:,} tokens a step in {result['grad_accum_steps']} micro-batches, "
         f"remat {result['model']['remat']}",
     ]
     if result["memory"] is None:
-        lines += ["XLA refuses to compile it for its memory."]
+        lines += ["XLA refuses to compile it: not enough memory."]
     else:
         lines += [f"{name:<12}{gib(size)}" for name, size in result["memory"].items()]
     lines += [

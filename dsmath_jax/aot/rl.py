@@ -1,7 +1,7 @@
 """Compiles the programs of the stage `rl` for a TPU topology, without TPUs, and sums up its memory in each phase.
 
 The programs are those that the stage runs: the sampler's, the reference's log-probabilities, the reward model's scores
-and the update. In addition to its program, a phase needs what stays on the devices throughout: policy, optimizer,
+and the update. In addition to its program, a phase needs memory for what stays on the devices: policy, optimizer,
 reference and reward model. Each term is XLA's peak or exact; their sum assumes that buffers are not shared.
 """
 
@@ -40,7 +40,7 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
     """Lowers and compiles the programs of the stage `rl` of `recipe` for `topology`.
 
     Returns:
-      `Slice.facts`, and per device:
+      `Slice.describe`, and per device:
       `programs`: by name, see `step.compile_program`: "prefill" and "decode" (the sampler), "reference"
         (log-probabilities of one micro-batch), "reward model" (scores of a rollout) and "update".
       `residents`: bytes of what stays on the devices: "policy", "optimizer", "reference", "reward model".
@@ -70,20 +70,20 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
     if settings.reward_stage:
         residents["reward model"] = shard_bytes(reward_params(target))
     by_phase = phases(programs, residents, weights, on_host=settings.reference == "host")
-    most = max(sum(parts.values()) for parts in by_phase.values())
+    peak = max(sum(parts.values()) for parts in by_phase.values())
     capacity = HBM_BYTES[target.kind]
-    return target.facts() | {
+    return target.describe() | {
         "stage": "rl",
         "method": settings.method,
         "rows": settings.samples_per_step,
         "new_tokens": settings.max_new_tokens,
-        "tokens": tokens_of_row(settings, target.layout),
+        "tokens": row_length(settings, target.layout),
         "grad_accum_steps": settings.grad_accum_steps,
         "programs": programs,
         "residents": residents,
         "phases": by_phase,
-        "hbm_bytes": most,
-        "fits": most <= capacity and all(each["memory"] is not None for each in programs.values()),
+        "hbm_bytes": peak,
+        "fits": peak <= capacity and all(each["memory"] is not None for each in programs.values()),
         "full_rematerializations": warnings[0].count(FULL_REMAT),
     }
 
@@ -100,15 +100,15 @@ def compile_sampler(recipe: Recipe, topology: str) -> dict[str, Any]:
         lowered, weights = sampling_programs(settings, target)
         programs = {name: compile_program(lower) for name, lower in lowered.items()}
     parts = sampling_parts(programs, weights)
-    most = sum(parts.values())
-    fits = most <= HBM_BYTES[target.kind] and all(each["memory"] is not None for each in programs.values())
-    return target.facts() | {
+    peak = sum(parts.values())
+    fits = peak <= HBM_BYTES[target.kind] and all(each["memory"] is not None for each in programs.values())
+    return target.describe() | {
         "stage": "sample",
         "rows": settings.slots,
         "new_tokens": settings.max_new_tokens,
         "programs": programs,
         "phases": {"sample": parts},
-        "hbm_bytes": most,
+        "hbm_bytes": peak,
         "fits": fits,
         "full_rematerializations": warnings[0].count(FULL_REMAT),
     }
@@ -146,8 +146,8 @@ def sampling_parts(programs: dict[str, dict], weights: int) -> dict[str, int]:
     return {"weights to decode with": weights, "cache, and sampling above it": max(sizes.values())}
 
 
-def tokens_of_row(settings: RLSettings, layout: Layout) -> int:
-    """Returns T of a batch with a row of the largest allowed length."""
+def row_length(settings: RLSettings, layout: Layout) -> int:
+    """Returns the length T of a batch that has a row of the largest allowed length."""
     longest = settings.max_prompt_tokens + settings.max_new_tokens - 1
     return bucketed_length(longest, longest, length_multiple(longest, layout))
 
@@ -173,7 +173,7 @@ def policy_state(settings: RLSettings, target: Slice) -> TrainState:
 
 def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the abstract batch of an update, with the fields that a rollout makes."""
-    example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], tokens_of_row(settings, layout))
+    example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], row_length(settings, layout))
     extra = {
         "advantages": True,
         "old_logprobs": settings.num_updates > 1 or settings.algorithm.has_values or settings.old_logprobs == "sampler",

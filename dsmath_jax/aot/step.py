@@ -90,7 +90,7 @@ def model_sizes(recipe: Recipe) -> ModelConfig:
 
 
 class Slice(NamedTuple):
-    """A TPU slice, which need not exist, and the model on it."""
+    """A TPU slice, whose hardware need not exist, and the model on it."""
 
     topology: str
     devices: Sequence[Any]
@@ -102,7 +102,7 @@ class Slice(NamedTuple):
         """The kind of its devices, such as "TPU v5"."""
         return self.devices[0].device_kind
 
-    def facts(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Returns the fields of a result that describe the slice and the model."""
         sizes = self.model.config
         return {
@@ -132,17 +132,17 @@ def make_slice(recipe: Recipe, topology: str) -> Slice:
 
 
 def compile_program(lower: Callable[[], Any]) -> dict[str, Any]:
-    """Lowers and compiles a program; returns its costs per device for one call.
+    """Compiles a program and returns its costs per device for one call.
 
     Returns:
       `memory`: the bytes of `arguments`, `temporaries`, `output`, `aliased` (output in donated buffers) and `code`;
-        None if XLA refused the program for its memory.
+        None if XLA refused the program because it needs too much memory.
       `hbm_bytes`: the peak memory (see `memory_of`), or what XLA says that a refused program needs.
       `flops`: FLOPs as compiled, with rematerialized work.
       `collectives`: `kind -> {"count", "bytes"}`, bytes as sent (see `aot.hlo`).
       `kernels`: the custom kernels. All of these are None for a refused program.
       `lower_seconds`, `compile_seconds`: time taken.
-      `notes`: what the counts leave out.
+      `notes`: what is not counted.
     """
     began = time.monotonic()
     lowered = lower()
@@ -168,7 +168,7 @@ def compile_step(recipe: Recipe, stage: str, topology: str) -> dict[str, Any]:
     """Lowers and compiles the train step of `recipe` for `topology`.
 
     Returns:
-      The fields of `compile_program` and `Slice.facts`, per device and step, and:
+      The fields of `compile_program` and `Slice.describe`, per device and step, and:
       `fits`: whether the step fits the chip.
       `model_flops`: FLOPs by the formula; `flops_ratio`: compiled FLOPs over these, None if XLA refused the program.
       `step_seconds`, `run_days`: times by the formula at `expected_mfu` of the chip's peak.
@@ -188,7 +188,7 @@ def compile_step(recipe: Recipe, stage: str, topology: str) -> dict[str, Any]:
     step_seconds = model_flops / PEAK_FLOPS[target.kind] / EXPECTED_MFU
     return (
         program
-        | target.facts()
+        | target.describe()
         | {
             "fits": program["memory"] is not None and program["hbm_bytes"] <= HBM_BYTES[target.kind],
             "model_flops": model_flops,
@@ -224,7 +224,7 @@ def memory_of(compiled: Any) -> dict[str, Any]:
 
 
 def refused_memory(message: str) -> dict[str, Any]:
-    """Returns the same for a program that XLA refused for its memory, from the error message.
+    """Returns `hbm_bytes`, and None as `memory`, of a program that needs too much memory, from XLA's error message.
 
     Raises:
       UserError: it was refused for another reason.

@@ -37,8 +37,8 @@ from dsmath_jax.workdir import (
 )
 
 EVAL = "eval_greedy"  # the RL metric that is accuracy during training
-# Student's t at 97.5 % for 1, 2, ... degrees of freedom; for more, the last value is slightly conservative.
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+# The 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; for more, the last is slightly conservative.
+STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 Interval = tuple[float, float]
 
 
@@ -71,7 +71,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """The runs of one method, one per seed; `greedy` is `[seeds, problems]`, 1 where the answer is correct."""
+    """The runs of one method, one per seed; `greedy` is `[seeds, problems]`: 1 where the greedy answer is correct."""
 
     name: str
     results: Sequence[Result]
@@ -166,7 +166,7 @@ def estimate(values: np.ndarray) -> Estimate:
     runs = values.mean(axis=1)
     over_seeds = None
     if len(runs) > 1:
-        margin = T[min(len(runs) - 1, len(T)) - 1] * float(np.std(runs, ddof=1)) / math.sqrt(len(runs))
+        margin = STUDENT_T[min(len(runs) - 1, len(STUDENT_T)) - 1] * float(np.std(runs, ddof=1)) / math.sqrt(len(runs))
         over_seeds = (float(runs.mean()) - margin, float(runs.mean()) + margin)
     return Estimate(float(values.mean()), bootstrap_interval(values.mean(axis=0), seed=0), over_seeds)
 
@@ -203,7 +203,7 @@ def difference(method: Method, baseline: Method, values: np.ndarray, baseline_va
     return estimate((values.mean(axis=0) - baseline_values.mean(axis=0))[None])
 
 
-def numbers(methods: Sequence[Method]) -> list[dict[str, Any]]:
+def comparison_rows(methods: Sequence[Method]) -> list[dict[str, Any]]:
     """Returns a row per method: the contents of `comparison.json`, from which tables and plots are made."""
     rows: list[dict[str, Any]] = []
     for index, method in enumerate(methods):
@@ -299,13 +299,13 @@ def _gain_row(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
 
 
 def write(runs: Sequence[Path], out: Path) -> str:
-    """Compares the runs, writes the files that the module's docstring lists below `out`, and returns the Markdown.
+    """Compares runs: writes `accuracy.svg`, `votes.svg`, `comparison.json` and `comparison.md`; returns the Markdown.
 
     Raises:
       UserError: a run cannot be read, or cannot be compared with the others.
     """
     methods = group(result for run in runs for result in read(run))
-    rows = numbers(methods)
+    rows = comparison_rows(methods)
     text = markdown(rows, methods[0].greedy.shape[1])
     plots = {"accuracy.svg": comparison_plots.accuracy(rows), "votes.svg": comparison_plots.votes(rows)}
     for name, svg in plots.items():

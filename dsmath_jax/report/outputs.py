@@ -1,4 +1,4 @@
-"""Reads the outputs of a run's stages back from its workdir.
+"""Reads the outputs of a run's stages from its workdir.
 
 A stage is finished once its `manifest.json` exists. Stages that are unfinished or were not asked for are left out and
 listed in `missing`.
@@ -78,8 +78,8 @@ SAMPLES_SHOWN = 3  # for each of three steps
 
 DEFINITIONS = {
     "*_first, *_last": "mean over the first and the last tenth of the steps at which it was measured (at least one)",
-    "evaluate": "fractions of n held-out problems, of all tasks together and of each; intervals are 95 %; "
-    "num_overlapping of the problems are in the data sets that the model was trained on (null: not known)",
+    "evaluate": "fractions of n held-out problems, over all tasks and for each task; intervals are 95 %; "
+    "num_overlapping counts the problems that are in the model's training data (null: not known)",
     "corpus.precision, corpus.recall": "of the documents kept, against page labels; null without labels",
     "rl": "means over a step's completions, or tokens; reward_std is over completions, reward_errors, reward_abstained "
     "and num_masked count; step_skipped is 1 or 0",

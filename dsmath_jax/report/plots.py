@@ -114,7 +114,7 @@ def draw(run: Run) -> dict[str, list[Plot]]:
     drawn: dict[str, list[Measured]] = {}
     for curve in CURVES:
         measured = _measured(curve, run)
-        # Metrics that are always 0 (`flat` lists them) and repetitions of an earlier curve are not drawn.
+        # Metrics that are always 0 (`zero_curves` lists them) and repetitions of an earlier curve are not drawn.
         if any(any(values) for _, values in measured.values()):
             earlier = drawn.setdefault(curve.stage, [])
             if not any(points in other.values() for points in measured.values() for other in earlier):
@@ -123,7 +123,7 @@ def draw(run: Run) -> dict[str, list[Plot]]:
     return plots
 
 
-def flat(run: Run) -> list[str]:
+def zero_curves(run: Run) -> list[str]:
     """Returns the titles of the RL curves that are 0 at all steps and therefore not drawn."""
     curves = {curve.title: _measured(curve, run) for curve in CURVES if curve.stage == "rl"}
     return [title for title, data in curves.items() if data and not any(any(values) for _, values in data.values())]

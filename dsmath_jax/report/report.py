@@ -1,4 +1,4 @@
-"""The last stage: writes a run's numbers as `report.json` and as one self-contained page, `index.html`."""
+"""Stage `report`: writes a run's results as `report.json` and as one self-contained page, `index.html`."""
 
 import importlib.resources
 import json
@@ -12,8 +12,8 @@ from dsmath_jax.formatting import duration, interval, number, percent
 from dsmath_jax.report import outputs, plots
 from dsmath_jax.workdir import atomic_write, write_json
 
-DOMAINS_SHOWN = 15  # further hosts are folded away
-FOLD = 300  # characters of a sample that are shown; the rest of a longer one is folded away
+DOMAINS_SHOWN = 15  # further hosts are collapsed
+CHARS_SHOWN = 300  # of a sample; longer ones are collapsed
 ITERATION_COLUMNS = (
     "iteration",
     "positives",
@@ -99,8 +99,8 @@ def _render(name: str, run: outputs.Run) -> str:
         domains_shown=DOMAINS_SHOWN,
         completions=run.completions,
         samples=run.samples,
-        fold=FOLD,
-        flat=plots.flat(run),
+        chars_shown=CHARS_SHOWN,
+        zero_curves=plots.zero_curves(run),
         manifests=run.manifests,
         stage_labels=outputs.STAGE_LABELS,
         model_labels=outputs.MODEL_LABELS,

@@ -47,7 +47,7 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class Skeleton:
-    """An HTML skeleton around the text: `string.Template` strings with $title, $menu, $main, ... and the elements of the text.
+    """The HTML around the text: `string.Template` strings with $title, $menu, $main, ... and the elements of the text.
 
     Attributes:
       elements: paragraph, heading, list, item, code and strong, each with {} for its content.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.report import comparison
-from dsmath_jax.report.comparison import estimate, gain, group, numbers, read, write
+from dsmath_jax.report.comparison import comparison_rows, estimate, gain, group, read, write
 from dsmath_jax.workdir import UserError, exit_code, read_json, write_json, write_jsonl
 
 PROBLEMS = 40
@@ -96,7 +96,7 @@ def test_other_seeds_give_no_interval_over_seeds(make: Make) -> None:
 
 def test_curves_are_means_between_the_lowest_and_the_highest_seed(make: Make) -> None:
     runs = [make("start", 10), make("a0", 20, "rft", 0), make("a1", 20, "rft", 1)]
-    sft, rft = numbers(group(result for run in runs for result in read(run)))
+    sft, rft = comparison_rows(group(result for run in runs for result in read(run)))
     assert rft["training"]["step"] == [0, 10, 20]
     assert rft["training"]["accuracy"] == pytest.approx([0.31, 0.41, 0.51])
     assert rft["training"]["ends"] == [pytest.approx([x, x + 0.02]) for x in (0.3, 0.4, 0.5)]
