@@ -1,13 +1,13 @@
-"""Time and peak memory of attention, forward and backward, compared with the plain form and torch.
+"""Time and peak memory of attention, forward and backward, compared with a plain implementation and torch.
 
     python -m benchmarks.attention --peer=.venv-peers/bin/python --json=attention.json
 
-Ours is the backend that `training/attention.py` chooses on the machine (on CPUs the blocks of `models/attention.py`).
-The plain form makes all T x T scores. torch's is `scaled_dot_product_attention`, causal where a row is one document,
-with a mask where it is several. Each side is a process on the same `--threads` CPUs; they take turns. A weighted sum of
-the outputs and the norms of the gradients show that all compute the same. Float32 on CPUs, bfloat16 on a GPU. Memory is
-the peak of the process above what it held before the first run (on a GPU its allocator's peak above the inputs); it
-includes the gradients.
+Our side is the backend that `training/attention.py` chooses on the machine (on CPUs the blocks of
+`models/attention.py`). The plain implementation materializes all T x T scores. torch's is
+`scaled_dot_product_attention`, causal where a row is one document, with a mask where it is several. Each side is a
+process on the same `--threads` CPUs; they take turns. A weighted sum of the outputs and the norms of the gradients show
+that all compute the same. Float32 on CPUs, bfloat16 on a GPU. Memory is the peak of the process above what it held
+before the first run (on a GPU its allocator's peak above the inputs); it includes the gradients.
 """
 
 import sys
@@ -25,8 +25,8 @@ from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.attention import attention_on
 from dsmath_jax.workdir import UserError, exit_code
 
-SIDES = {"ours": "ours", "plain": "plain form", "torch": "torch"}
-ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2}  # largest difference, relative to the largest value
+SIDES = {"ours": "ours", "plain": "plain implementation", "torch": "torch"}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # largest difference, relative to the largest value
 
 
 def measure(
@@ -36,7 +36,7 @@ def measure(
 
     Args:
       shape: of queries, keys and values, B, T, N and H.
-      documents: of equal length, in every row.
+      documents: number of documents in a row, all of equal length.
 
     Raises:
       RuntimeError: a side failed, or the sides' values differ.
@@ -100,7 +100,7 @@ def compare(results: turns.Results) -> dict[str, dict]:
             "values": ready["values"],
             "cpu_seconds_of_turns": [report["cpu_seconds"] for report in reports],
         }
-    ours, allowed = sides["ours"], ALLOWED[results["ours"][0]["dtype"]]
+    ours, allowed = sides["ours"], TOLERANCE[results["ours"][0]["dtype"]]
     for name, side in sides.items():
         side["difference"] = comparison.difference(name, side["values"], ours["values"], allowed, max(ours["values"]))
         side |= comparison.ratios(side, ours, time="seconds", cpu="cpu_seconds", memory="added_bytes")
@@ -124,7 +124,7 @@ def table(result: dict) -> str:
         for case in result["cases"]
         for name, row in case["sides"].items()
     ]
-    titles = "T | documents | form | CPU s | of ours | seconds | of ours | peak memory added, MB | of ours"
+    titles = "T | documents | implementation | CPU s | × ours | seconds | × ours | peak memory added, MB | × ours"
     return comparison.table(titles, rows, text_columns=3)
 
 

@@ -1,4 +1,4 @@
-"""What all comparisons share: options, the check that two sides compute the same, ratios and tables."""
+"""Options, checks that two sides compute the same, ratios and tables, shared by all comparisons."""
 
 import argparse
 import os
@@ -56,7 +56,7 @@ def backend() -> str:
 
 
 def machine() -> dict:
-    """Returns what the numbers are measured on."""
+    """Describes the machine: processor, number of CPUs, Python."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     processor = models[0] if models else platform.machine()
@@ -86,7 +86,7 @@ def difference(
 
 
 def ratios(side: Mapping[str, Any], ours: Mapping[str, Any], **fields: str) -> dict[str, float]:
-    """Returns a side's fields over ours, as NAME_ratio for each NAME=FIELD."""
+    """Returns the ratios of a side's fields to ours, as NAME_ratio for each NAME=FIELD."""
     return {f"{name}_ratio": side[field] / ours[field] for name, field in fields.items()}
 
 

@@ -57,10 +57,10 @@ class Bench:
         return folder
 
     def ours(self, task: str, **arguments: object) -> tuple[dict, Usage]:
-        """Runs a task of `corpus_ours`; returns its result and what it took."""
+        """Runs a task of `corpus_tasks`; returns its result and what it took."""
         folder = self.folder()
         write_json(folder / "arguments.json", arguments)
-        command = [sys.executable, "-m", "benchmarks.corpus_ours", task, str(folder / "arguments.json")]
+        command = [sys.executable, "-m", "benchmarks.corpus_tasks", task, str(folder / "arguments.json")]
         return self._run(command, folder)
 
     def peers(self, task: str, texts: Path, known: Path) -> tuple[dict, Usage]:

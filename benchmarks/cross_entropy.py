@@ -1,12 +1,12 @@
-"""Peak memory and time of cross-entropy from hidden states (forward, backward), compared with the plain form and torch.
+"""Peak memory and time of cross-entropy from hidden states, compared with a plain implementation and torch.
 
     python -m benchmarks.cross_entropy --peer=.venv-peers/bin/python --json=cross_entropy.json
 
-Ours is `models/logprobs.py`, a chunk of logits at a time. The plain form makes all of them in float32 and then their
-log-softmax. torch's is its `cross_entropy` of all logits. Each side is a process on the same `--threads` CPUs; they
-take turns. The loss and the norms of both gradients show that all compute the same. Memory is the peak of the process
-above what it held before the first run (on a GPU its allocator's peak above the inputs); it includes the gradients.
-XLA's plan for temporaries stands next to it.
+Our side is `models/logprobs.py`, a chunk of logits at a time. The plain implementation materializes all logits in
+float32 and then their log-softmax. torch's is its `cross_entropy` of all logits. Forward and backward. Each side is a
+process on the same `--threads` CPUs; they take turns. The loss and the norms of both gradients show that all compute
+the same. Memory is the peak of the process above what it held before the first run (on a GPU its allocator's peak above
+the inputs); it includes the gradients. XLA's plan for temporaries is in the table too.
 """
 
 import math
@@ -24,8 +24,8 @@ from benchmarks import comparison, turns
 from dsmath_jax.models.logprobs import token_logprobs
 from dsmath_jax.workdir import exit_code
 
-SIDES = {"chunked": "ours, in chunks", "plain": "plain form", "torch": "torch"}
-ALLOWED = 1e-4  # largest relative difference of loss and norms
+SIDES = {"chunked": "ours, in chunks", "plain": "plain implementation", "torch": "torch"}
+TOLERANCE = 1e-4  # largest relative difference of loss and norms
 
 
 def measure(tokens: int, hidden_size: int, vocabulary: int, peer: str, repetitions: int, threads: int) -> dict:
@@ -100,7 +100,7 @@ def compare(results: turns.Results) -> dict[str, dict]:
         }
     ours = sides["chunked"]
     for name, side in sides.items():
-        side["difference"] = comparison.difference(name, side["values"], ours["values"], ALLOWED)
+        side["difference"] = comparison.difference(name, side["values"], ours["values"], TOLERANCE)
         side |= comparison.ratios(side, ours, time="seconds", cpu="cpu_seconds", memory="added_bytes")
     return sides
 
@@ -120,7 +120,9 @@ def table(result: dict) -> str:
         ]
         for name, row in result["sides"].items()
     ]
-    titles = "form | seconds | of ours | CPU s | of ours | peak memory added, GB | of ours | XLA's temporaries, GB"
+    titles = (
+        "implementation | seconds | × ours | CPU s | × ours | peak memory added, GB | × ours | XLA's temporaries, GB"
+    )
     return comparison.table(titles, rows)
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.formulas --input='crawl/*.warc.gz'
 
-Another parser than the extractor's (the standard library's) and other rules list the formulas of a page from its
-source. One survives if it occurs in the text, ignoring white space and the like, as often as on the page; one of a few
-letters must stand between delimiters. MathML without a source survives if a formula of the text has its letters and
+The formulas of a page are listed from its source with another parser than the extractor's (the standard library's) and
+other rules. One survives if it occurs in the text, ignoring white space and the like, as often as on the page; one of a
+few letters must stand between delimiters. MathML without a source survives if a formula of the text has its letters and
 digits. Formulas in menus and the like are not separated: one that is removed with boilerplate counts as lost.
 """
 
@@ -37,7 +37,7 @@ DELIMITED = re.compile(
     re.DOTALL,
 )
 SCRIPT_TYPE = re.compile(r"math/tex\b")
-ADDRESS = re.compile(
+IMAGE_URL = re.compile(
     r"(?:codecogs\.com/[\w.]+\?|latex\.php\?(?:.*?&)?latex=|[?&](?:tex|chl|math)=|math?tex\.cgi\?)([^&]+)"
 )
 DEFINITION = re.compile(r"\s*\\(?:re|provide)?(?:newcommand|DeclareMathOperator|def|require|let)\b")
@@ -71,10 +71,10 @@ class Lister(HTMLParser):
                 self.formulas.append(("alttext", values["alttext"]))
                 self.listed = True
         elif tag == "img":
-            address = ADDRESS.search(values.get("src", ""))
+            url = IMAGE_URL.search(values.get("src", ""))
             named = re.search(r"\b(?:latex|tex|math)\b", values.get("class", ""))
-            if address:
-                self.formulas.append(("image", (unquote_plus if "latex=" in values["src"] else unquote)(address[1])))
+            if url:
+                self.formulas.append(("image", (unquote_plus if "latex=" in values["src"] else unquote)(url[1])))
             elif values.get("alt") and named:
                 self.formulas.append(("image", values["alt"]))
         within = len(self.open) > self.listed_at  # in an element whose formula is listed

@@ -4,7 +4,7 @@
 
 Cases: `gsm8k`, worked solutions of the test split (of generated sums where the data folder does not have it), half of
 them with another problem's gold answer; `math`, completions with boxed answers in several forms, half of them
-incorrect; `programs`, short programs of thought, run in the sandbox and, as its peer, each in a new unprotected Python
+incorrect; `programs`, short programs of thought, run in the sandbox and, as its peer, each in a new unsandboxed Python
 process that imports its own modules. The peer of a grader is `math_verify.parse` and `verify` with their defaults, in
 worker processes like ours. All sides have the same number of workers and CPUs and take turns, with other items in every
 turn; medians over the turns. The workers' start, imports included, and a first turn to warm up are not counted. CPU
@@ -32,7 +32,7 @@ from dsmath_jax.grading.sandbox import Program, Sandbox
 from dsmath_jax.grading.workers import Workers
 from dsmath_jax.workdir import UserError, exit_code
 
-BAR = 300  # graded answers per second on two CPUs
+TARGET = 300  # graded answers per second on two CPUs
 SECONDS = 10.0  # time limit of an answer or a program
 GSM8K = "gsm8k/test"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -131,13 +131,13 @@ def math_verify(gold: str, completion: str) -> bool:
 
 
 def run_plainly(task: Task) -> bool:
-    """Runs a program of thought in a new unprotected Python process; returns whether it gives the expected value."""
+    """Runs a program of thought in a new unsandboxed Python process; returns whether it gives the expected value."""
     code = f"{task.text}\nprint(solution())"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     return process.returncode == 0 and process.stdout.strip() == task.gold
 
 
-def ours_of_answers(workers: int, stack: contextlib.ExitStack) -> Side:
+def our_grader(workers: int, stack: contextlib.ExitStack) -> Side:
     """Starts our grader."""
     grader = stack.enter_context(Grader(workers, SECONDS))
 
@@ -147,7 +147,7 @@ def ours_of_answers(workers: int, stack: contextlib.ExitStack) -> Side:
     return side
 
 
-def peer_of_answers(workers: int, stack: contextlib.ExitStack) -> Side:
+def math_verify_workers(workers: int, stack: contextlib.ExitStack) -> Side:
     """Starts plain Math-Verify in workers like those of our grader."""
     pool = stack.enter_context(Workers(workers, SECONDS, preload=("math_verify",)))
 
@@ -158,7 +158,7 @@ def peer_of_answers(workers: int, stack: contextlib.ExitStack) -> Side:
     return side
 
 
-def ours_of_programs(workers: int, stack: contextlib.ExitStack) -> Side:
+def our_sandbox(workers: int, stack: contextlib.ExitStack) -> Side:
     """Starts our sandbox."""
     sandbox = stack.enter_context(Sandbox(workers))
 
@@ -169,7 +169,7 @@ def ours_of_programs(workers: int, stack: contextlib.ExitStack) -> Side:
     return side
 
 
-def peer_of_programs(workers: int, stack: contextlib.ExitStack) -> Side:
+def plain_python(workers: int, stack: contextlib.ExitStack) -> Side:
     """Starts threads that run a new Python process for every program."""
     threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers))
     return lambda tasks: list(threads.map(run_plainly, tasks))
@@ -189,11 +189,11 @@ class Case(NamedTuple):
     share: float
 
 
-ANSWERS = {"ours": ours_of_answers, "Math-Verify": peer_of_answers}
+ANSWERS = {"ours": our_grader, "Math-Verify": math_verify_workers}
 CASES = {
     "gsm8k": Case(word_problems, ANSWERS, 1),
     "math": Case(problems, ANSWERS, 1 / 4),
-    "programs": Case(programs, {"ours": ours_of_programs, "plain process": peer_of_programs}, 1 / 40),
+    "programs": Case(programs, {"ours": our_sandbox, "plain process": plain_python}, 1 / 40),
 }
 
 
@@ -287,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             name: measure(CASES[name], options.answers, options.workers, options.repetitions, options.data_dir)
             for name in names
         }
-    result = {"answers": options.answers, "workers": options.workers, "bar": BAR, "cases": cases}
+    result = {"answers": options.answers, "workers": options.workers, "bar": TARGET, "cases": cases}
     comparison.publish(options, result, table(result))
 
 

@@ -8,13 +8,13 @@ have the same prompts and lengths: each completion has a planned length, from a 
 limit as its median, drawn by a fixed seed (`grpo_iteration_task.lengths_of`).
 
 Random weights do not end completions. A logits processor ends TRL's: it forbids EOS before the planned position and
-forces it there; TRL's own code does the rest, masking included. Ours are sampled to the limit and cut to the plan, the
-most work that our sampler can have with it. Neither has an advantage: both decode all rows to the end of the longest,
-which is at the limit or near.
+forces it there; TRL's own code does the rest, masking included. Ours are sampled to the limit and cut to the planned
+lengths, which is the most work for our sampler. Neither has an advantage: both decode all rows to the end of the
+longest, which is at or near the limit.
 
-Both compute loss and gradient norm of one rollout whose old and reference log-probabilities are off the policy's, so
-that clipping and KL count; these must agree. Sides take turns on the same `--threads` CPUs, in float32. TRL runs as one
-would set it for speed here: no gradient checkpointing, fused AdamW, no logging, one batch.
+Both compute loss and gradient norm of one rollout whose old and reference log-probabilities differ from the policy's,
+so that clipping and KL count; the results must agree. Sides take turns on the same `--threads` CPUs, in float32. TRL is
+configured for speed: no gradient checkpointing, fused AdamW, no logging, one batch.
 """
 
 import dataclasses
@@ -29,7 +29,17 @@ import jax
 import numpy as np
 
 from benchmarks import comparison, turns
-from benchmarks.grpo_iteration_task import EOS, PAD, PHASES, Laps, Task, lengths_of, prompts_of, reward_of, text_of
+from benchmarks.grpo_iteration_task import (
+    EOS,
+    PAD,
+    PHASES,
+    PhaseTimer,
+    Task,
+    lengths_of,
+    prompts_of,
+    reward_of,
+    text_of,
+)
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
@@ -48,8 +58,8 @@ from dsmath_jax.training.step import init_state, make_train_step
 from dsmath_jax.workdir import exit_code, read_json, write_json
 
 SIDES = {"ours": "ours", "trl": "TRL"}
-ALLOWED = 1e-3  # largest relative difference of loss and norm
-OFF = 0.3  # nats between the policy's log-probabilities and the common rollout's: some ratios are clipped
+TOLERANCE = 1e-3  # largest relative difference of loss and norm
+LOGPROB_NOISE = 0.3  # nats, added to the common rollout's log-probabilities so that some ratios are clipped
 
 
 def measure(task: Task, model: dict, peer: str, repetitions: int, threads: int) -> dict[str, dict]:
@@ -88,7 +98,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
     sampler = Sampler(model, layout, (), task.new_tokens, task.rows)
     length = task.prompt_tokens + task.new_tokens - 1
     score_reference = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, task.temperature)[0])
-    laps = Laps()
+    timer = PhaseTimer()
 
     def sample(iteration: int) -> list[Completion]:
         sampling = SamplingParams(samples=task.group_size, temperature=task.temperature)
@@ -109,20 +119,23 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
 
     def run(iteration: int) -> dict:
         nonlocal state
-        laps.start()
+        timer.start()
         completions = sample(iteration)
-        laps.end_of("sample")
+        timer.end("sample")
         batch = score(iteration, completions)
-        laps.end_of("score")
+        timer.end("score")
         state, scalars = step(state, layout.batch(batch))
         float(scalars["loss"])
-        laps.end_of("update")
-        return laps.seconds | {"tokens": sum(len(each.tokens) for each in completions)}
+        timer.end("update")
+        return timer.seconds | {"tokens": sum(len(each.tokens) for each in completions)}
 
     def loss_and_norm() -> list[float]:
         completions = sample(0)
         batch = score(0, completions)
-        mask, noise = batch["loss_weights"] > 0, np.random.default_rng(0).normal(0, OFF, (2, *batch["tokens"].shape))
+        mask, noise = (
+            batch["loss_weights"] > 0,
+            np.random.default_rng(0).normal(0, LOGPROB_NOISE, (2, *batch["tokens"].shape)),
+        )
         old, ref = (((batch["ref_logprobs"] + each) * mask).astype(np.float32) for each in noise)
         batch |= {"old_logprobs": old, "ref_logprobs": ref}
         fields: dict[str, Any] = trl_fields(task, completions, batch)
@@ -189,7 +202,7 @@ def compare(results: turns.Results) -> dict[str, dict]:
     ours = sides["ours"]
     for name, side in sides.items():
         comparison.difference(name, [side["tokens"]], [ours["tokens"]], allowed=0)
-        side["difference"] = comparison.difference(name, side["values"], ours["values"], ALLOWED)
+        side["difference"] = comparison.difference(name, side["values"], ours["values"], TOLERANCE)
         side |= comparison.ratios(side, ours, time="seconds", cpu="cpu_seconds")
     return sides
 
@@ -208,7 +221,7 @@ def table(sides: Mapping[str, dict]) -> str:
         ]
         for name, side in sides.items()
     ]
-    titles = "side | s an iteration | of ours | CPU s | of ours | sample, s (CPU s) | score | update | peak memory, GB"
+    titles = "side | s an iteration | × ours | CPU s | × ours | sample, s (CPU s) | score | update | peak memory, GB"
     return comparison.table(titles, rows)
 
 

@@ -10,7 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 EOS, PAD = 0, 1  # ids that are not in the prompts
-MEDIAN, SPREAD, SHORTEST = (
+MEDIAN, SPREAD, MIN_SHARE = (
     0.5,
     0.6,
     0.1,
@@ -47,12 +47,12 @@ def lengths_of(task: Task, iteration: int) -> list[int]:
     random = Random(f"lengths {iteration}")
     shares = (random.lognormvariate(math.log(MEDIAN), SPREAD) for _ in range(task.rows))
     return [
-        min(max(round(share * task.new_tokens), math.ceil(SHORTEST * task.new_tokens)), task.new_tokens)
+        min(max(round(share * task.new_tokens), math.ceil(MIN_SHARE * task.new_tokens)), task.new_tokens)
         for share in shares
     ]
 
 
-class Laps:
+class PhaseTimer:
     """Wall and CPU seconds of an iteration by phase, as `sample` and `sample_cpu`."""
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class Laps:
         self.seconds: dict[str, float] = defaultdict(float)
         self._last = time.perf_counter(), time.process_time()
 
-    def end_of(self, phase: str) -> None:
+    def end(self, phase: str) -> None:
         """Counts the time since the last call as this phase's."""
         now = time.perf_counter(), time.process_time()
         self.seconds[phase] += now[0] - self._last[0]

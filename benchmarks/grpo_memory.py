@@ -1,11 +1,11 @@
-"""Peak memory of one GRPO update at a large vocabulary, compared with the plain form of it and with PPO's.
+"""Peak memory of one GRPO update at a large vocabulary, compared with a plain implementation and with PPO's update.
 
     python -m benchmarks.grpo_memory --json=grpo_memory.json
 
-Ours makes log-probabilities a chunk of logits at a time. The plain form is the same update with all logits at once in
-float32 and their log-softmax. PPO's update is ours plus a value model of the policy's size with its own optimizer: the
-memory that GRPO saves (paper §4.1.1). Each side is a process; they run one after the other. Losses and gradient norms
-show that the first two compute the same.
+Our update computes log-probabilities a chunk of logits at a time. The plain implementation is the same update with all
+logits at once in float32 and their log-softmax. PPO's update is ours plus a value model of the policy's size with its
+own optimizer: the memory that GRPO saves (paper §4.1.1). Each side is a process; they run one after the other. Losses
+and gradient norms show that the first two compute the same.
 
 State is parameters and both AdamW moments, all float32. Added is the peak of the process (VmHWM; on a GPU its
 allocator's) above what it held when everything was compiled and placed; temporaries are XLA's plan for that. The
@@ -36,8 +36,12 @@ from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.training.step import init_state, make_train_step
 from dsmath_jax.workdir import exit_code, read_json, write_json
 
-SIDES = {"chunked": "GRPO, ours, in chunks", "plain": "GRPO, plain form", "ppo": "PPO, in chunks, with its value model"}
-ALLOWED = 1e-4  # largest relative difference of the losses and norms of `chunked` and `plain`
+SIDES = {
+    "chunked": "GRPO, ours, in chunks",
+    "plain": "GRPO, plain",
+    "ppo": "PPO, in chunks, with its value model",
+}
+TOLERANCE = 1e-4  # largest relative difference of the losses and norms of `chunked` and `plain`
 PROMPT_SHARE = 1 / 4  # of a row's tokens
 
 
@@ -145,7 +149,7 @@ def compare(results: turns.Results) -> dict[str, dict]:
             "values": ready["values"],
         }
     ours = sides["chunked"]
-    comparison.difference("the plain form", sides["plain"]["values"], ours["values"], ALLOWED)
+    comparison.difference("the plain implementation", sides["plain"]["values"], ours["values"], TOLERANCE)
     for side in sides.values():
         side |= comparison.ratios(side, ours, memory="peak_bytes")
     return sides
@@ -163,7 +167,7 @@ def table(sides: Mapping[str, dict]) -> str:
         ]
         for name, side in sides.items()
     ]
-    titles = "update | state, GB | added at the peak, GB | XLA's temporaries, GB | together, GB | of ours | CPU s"
+    titles = "update | state, GB | added at the peak, GB | XLA's temporaries, GB | together, GB | × ours | CPU s"
     return comparison.table(titles, rows)
 
 

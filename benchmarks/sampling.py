@@ -3,14 +3,14 @@
     python -m benchmarks.sampling --peer=.venv-peers/bin/python --json=sampling.json
 
 All sides have the same random weights, prompts and rows (64 completions decoded at a time), and sample at temperature 1
-from the whole vocabulary. On all of them STOP_SHARE of the vocabulary's ids end a completion. Random weights draw these
-with nearly that probability, so that lengths are geometric, cut at the limit. A token counts if it belongs to a
+from the whole vocabulary. On all of them STOP_SHARE of the vocabulary's ids end a completion. Random weights sample
+these with nearly that probability, so that lengths are geometric, cut at the limit. A token counts if it belongs to a
 completion, its end included. The peers decode batches of that many rows, each to its longest completion; ours refills.
 With `--stop_share=0` all lengths are equal.
 
 The sides are processes on the same `--threads` CPUs that take turns; medians over the turns. On a GPU ours alone is
-measured, with a roofline: the time to read the weights, and the keys and values that the tokens attend to, once a step
-with all rows at work, as a fraction of the time taken.
+measured, with a roofline: the time to read the weights once per decode step of a full batch, and the keys and values
+that the tokens attend to, as a fraction of the time taken.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from dsmath_jax.workdir import UserError, exit_code, read_json, write_json
 
 SIDES = {"ours": "ours", "transformers": "transformers generate", "tunix": "Tunix, vanilla sampler"}
 STOP_SHARE = 1 / 64
-ERRORS_ALLOWED = 4  # standard errors between the mean lengths of two sides, which draw other random numbers
+MAX_STANDARD_ERRORS = 4  # standard errors between the mean lengths of two sides, which draw other random numbers
 GREEDY = 8  # tokens by which the sides are compared
 # Memory bandwidth in bytes per second, from the vendor's data sheets.
 BANDWIDTH = {"NVIDIA H200": 4.8e12, "NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA A100-SXM4-80GB": 2.039e12}
@@ -44,7 +44,7 @@ BANDWIDTH = {"NVIDIA H200": 4.8e12, "NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA A1
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model, and what a turn samples from it."""
+    """A model, and the prompts and completions of a turn."""
 
     model: dict
     group: int
@@ -159,7 +159,7 @@ def compare(case: Case, results: turns.Results) -> dict:
         side["ratio"] = ours["tokens_per_second"] / side["tokens_per_second"]
         side |= comparison.ratios(side, ours, cpu="cpu_seconds_per_1000_tokens")
         # A geometric length deviates by its mean.
-        allowed = ERRORS_ALLOWED * (2 / (len(reports) * case.prompts * case.group)) ** 0.5
+        allowed = MAX_STANDARD_ERRORS * (2 / (len(reports) * case.prompts * case.group)) ** 0.5
         if abs(side["mean_length"] / ours["mean_length"] - 1) > allowed:
             lengths = f"{side['mean_length']:.1f} tokens against {ours['mean_length']:.1f}"
             raise RuntimeError(f"{name} does not draw what ours does: completions of {lengths}")

@@ -41,7 +41,7 @@ from dsmath_jax.workdir import exit_code, read_json, write_json
 
 PEERS = {"eager": "transformers", "compiled": "transformers, compiled"}
 STEPS = 2  # optimizer steps a turn
-ALLOWED = {"float32": 1e-4, "bfloat16": 1e-2}  # largest relative difference of two sides' losses
+TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}  # largest relative difference of two sides' losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def compare(case: Case, results: turns.Results) -> dict:
             "losses": first["losses"] + [loss for report in reports for loss in report["losses"]],
             "seconds_of_turns": [report["seconds"] for report in reports],
         }
-    ours, allowed = sides["ours"], ALLOWED[case.model["compute_dtype"]]
+    ours, allowed = sides["ours"], TOLERANCE[case.model["compute_dtype"]]
     for name, side in sides.items():
         side["ratio"] = ours["tokens_per_second"] / side["tokens_per_second"]
         side["loss_difference"] = comparison.difference(name, side["losses"], ours["losses"], allowed)

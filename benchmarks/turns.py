@@ -1,9 +1,9 @@
-"""Processes that are measured in turns: each keeps what it has built and compiled while the others work.
+"""Measures processes in turns: each keeps what it has built and compiled while the others work.
 
     python -m benchmarks.turns MODULE FOLDER [ARGUMENT ...]
 
-is one side. It calls `MODULE.prepare(FOLDER, ...)` and writes a line of JSON when that is ready; after each line that
-it reads it does its work once and writes what that took. A machine's slower minutes so fall on all sides alike. Linux
+runs one side. It calls `MODULE.prepare(FOLDER, ...)` and writes a line of JSON when that is ready; after each line that
+it reads it does its work once and writes what that took. So a machine's slower minutes affect all sides alike. Linux
 only (/proc). This module needs only the standard library, so that a peer's environment can import it.
 """
 

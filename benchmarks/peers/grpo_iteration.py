@@ -14,7 +14,7 @@ import transformers  # type: ignore[import-not-found]
 import trl  # type: ignore[import-not-found]
 
 from benchmarks import turns
-from benchmarks.grpo_iteration_task import EOS, PAD, Laps, Task, lengths_of, prompts_of, reward_of, text_of
+from benchmarks.grpo_iteration_task import EOS, PAD, PhaseTimer, Task, lengths_of, prompts_of, reward_of, text_of
 
 
 class Planned(transformers.LogitsProcessor):
@@ -36,7 +36,7 @@ class Timed(trl.GRPOTrainer):
     """The trainer, with planned lengths and a clock for its phases."""
 
     task: Task
-    laps: Laps
+    timer: PhaseTimer
     num_rollouts = 0
 
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
@@ -44,36 +44,36 @@ class Timed(trl.GRPOTrainer):
         self.num_rollouts += 1
         generate = self.model.generate
         self.model.generate = lambda **given: generate(**given, logits_processor=[plan])
-        self.laps.end_of("score")
+        self.timer.end("score")
         try:
             output = super()._generate_single_turn(*arguments, **options)
         finally:
             del self.model.generate
-        self.laps.end_of("sample")
-        self.laps.seconds["tokens"] += sum(map(len, output[0]))
+        self.timer.end("sample")
+        self.timer.seconds["tokens"] += sum(map(len, output[0]))
         return output
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         output = super()._generate_and_score_completions(inputs)
-        self.laps.end_of("score")
+        self.timer.end("score")
         return output
 
 
 class OnDemand(transformers.TrainerCallback):
     """Lets the training loop do one step per call; a call returns the times of the step."""
 
-    def __init__(self, laps: Laps) -> None:
-        self._laps = laps
+    def __init__(self, timer: PhaseTimer) -> None:
+        self._timer = timer
         self.requests: queue.Queue[None] = queue.Queue()
         self.done: queue.Queue[dict | None] = queue.Queue()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.requests.get()
-        self._laps.start()
+        self._timer.start()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._laps.end_of("update")
-        self.done.put(dict(self._laps.seconds))
+        self._timer.end("update")
+        self.done.put(dict(self._timer.seconds))
 
     def __call__(self) -> dict | None:
         self.requests.put(None)
@@ -111,8 +111,8 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
     )
     iterations = range(setup["turns"] + 2)
     rows = [{"prompt": text_of(prompt)} for number in iterations for prompt in prompts_of(task, number)]
-    laps = Laps()
-    on_demand = OnDemand(laps)
+    timer = PhaseTimer()
+    on_demand = OnDemand(timer)
     settings = trl.GRPOConfig(
         output_dir=str(folder / "trl"), use_cpu=not torch.cuda.is_available(), bf16=False, report_to=[],
         disable_tqdm=True, logging_strategy="no", save_strategy="no", max_steps=len(iterations),
@@ -130,7 +130,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
         processing_class=word_tokenizer(task.vocabulary),
         callbacks=[on_demand],
     )
-    trainer.task, trainer.laps = task, laps
+    trainer.task, trainer.timer = task, timer
     with np.load(folder / "rollout.npz") as rollout:
         values = loss_and_norm(trainer, rollout)
     errors: list[BaseException] = []

@@ -25,14 +25,14 @@ def check(result: dict, sides: list[str]) -> None:
             assert side["difference"] < 1e-5, name
 
 
-def test_ours_and_the_plain_form_compute_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ours_and_the_plain_implementation_compute_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(tmp_path / "out.json", "no/python", "--tokens=48")
     printed = capsys.readouterr()
     assert "make peers" in printed.err
     assert [(case["tokens"], case["documents"]) for case in result["cases"]] == [(48, 3)]
     check(result, ["ours", "plain"])
     assert printed.out == attention.table(result) + "\n"
-    assert "| 48 | 3 | plain form | " in printed.out
+    assert "| 48 | 3 | plain implementation | " in printed.out
 
 
 def test_sides_that_differ_are_an_error() -> None:

@@ -100,5 +100,5 @@ def test_forms_that_differ_are_an_error() -> None:
     results = {name: (ready, [{"cpu_seconds": 1.0, "peak_bytes": 9}]) for name in grpo_memory.SIDES}
     grpo_memory.compare(results)
     results["plain"] = (ready | {"values": [1.0, 2.01]}, results["plain"][1])
-    with pytest.raises(RuntimeError, match="the plain form does not compute what ours does"):
+    with pytest.raises(RuntimeError, match="the plain implementation does not compute what ours does"):
         grpo_memory.compare(results)

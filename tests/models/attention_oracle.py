@@ -1,4 +1,4 @@
-"""Attention and its gradients in NumPy and float64, in the plain form: what every backend is held against."""
+"""Attention and its gradients in NumPy and float64 from all scores: the reference that every backend is compared with."""
 
 from typing import NamedTuple
 

@@ -1,6 +1,6 @@
-"""Our side of `benchmarks.corpus`: each task is a function of a JSON file, and runs in a new process.
+"""The tasks of `benchmarks.corpus` on our side: functions of a JSON file, each run in a new process.
 
-python -m benchmarks.corpus_ours TASK ARGUMENTS.json OUT.json
+python -m benchmarks.corpus_tasks TASK ARGUMENTS.json OUT.json
 """
 
 import json
