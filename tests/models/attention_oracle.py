@@ -1,4 +1,4 @@
-"""Attention and its gradients in NumPy and float64 from all scores: the reference that every backend is compared with."""
+"""Attention and its gradients in NumPy and float64 from all scores: the reference for every backend."""
 
 from typing import NamedTuple
 
