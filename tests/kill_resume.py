@@ -1,9 +1,9 @@
-"""Proves that a run killed at random moments ends as an undisturbed one: the same files, byte for byte.
+"""Proves that a run killed at random moments ends as an uninterrupted one: the same files, byte for byte.
 
     python tests/kill_resume.py --config=configs/tiny.py --kills=10
     python tests/kill_resume.py --small --kills=2
 
-It runs the recipe in `DIR/undisturbed`, then in `DIR/killed`, where it kills -9 the whole process group at random
+It runs the recipe in `DIR/uninterrupted`, then in `DIR/killed`, where it kills -9 the whole process group at random
 moments and starts it again. Two runs of one seed on one machine must leave the same files apart from seconds, event
 files and checkpoints kept for resuming; parameters are compared as arrays, since Orbax writes times into its own files.
 """
@@ -76,7 +76,7 @@ def stage_seconds(workdir: Path) -> dict[str, float]:
 def run_killed(args: argparse.Namespace, workdir: Path, seconds: dict[str, float], startup: float) -> int:
     """Runs and kills until the recipe is finished; returns how often it was killed.
 
-    Each moment is the first of as many uniform ones as kills are left, over what an undisturbed run would still need:
+    Each moment is the first of as many uniform ones as kills are left, over what an uninterrupted run would still need:
     so the moments lie evenly over all stages.
     """
     rng, log = random.Random(args.seed), workdir.with_suffix(".log")
@@ -146,19 +146,19 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         sys.exit(f"{folder} is not empty; give a new --dir.")
-    undisturbed, killed = folder.absolute() / "undisturbed", folder.absolute() / "killed"
+    uninterrupted, killed = folder.absolute() / "uninterrupted", folder.absolute() / "killed"
     began = time.monotonic()
-    log = undisturbed.with_suffix(".log")
-    finish(launch(args, undisturbed, log), log)
-    seconds = stage_seconds(undisturbed)
+    log = uninterrupted.with_suffix(".log")
+    finish(launch(args, uninterrupted, log), log)
+    seconds = stage_seconds(uninterrupted)
     whole = time.monotonic() - began
-    print(f"undisturbed: {whole:.1f} s in {undisturbed}", flush=True)
+    print(f"uninterrupted: {whole:.1f} s in {uninterrupted}", flush=True)
     kills = run_killed(args, killed, seconds, max(0.0, whole - sum(seconds.values())))
 
-    one, other = contents(undisturbed), contents(killed)
+    one, other = contents(uninterrupted), contents(killed)
     different = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
     for name in different:
-        where = "differs" if name in one and name in other else f"is only in {undisturbed if name in one else killed}"
+        where = "differs" if name in one and name in other else f"is only in {uninterrupted if name in one else killed}"
         print(f"{name} {where}")
     print(f"{kills} of {args.kills} kills, {len(one)} files compared: {len(different) or 'no'} differences", flush=True)
     sys.exit(bool(different))

@@ -1,4 +1,4 @@
-"""A run killed twice ends as an undisturbed one (the script does it with the whole recipe and ten kills)."""
+"""A run killed twice ends as an uninterrupted one (the script does it with the whole recipe and ten kills)."""
 
 import re
 import runpy
@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("kill_resume.py")
 CONTENTS = runpy.run_path(str(SCRIPT))["contents"]
 
 
-def test_a_run_killed_twice_ends_as_an_undisturbed_one(tmp_path):
+def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path):
     command = [sys.executable, str(SCRIPT), "--small", "--kills=2", "--seed=10", f"--dir={tmp_path / 'runs'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -24,7 +24,7 @@ def test_a_run_killed_twice_ends_as_an_undisturbed_one(tmp_path):
     assert verdict, done.stdout
     assert int(verdict[1]) >= 1
     assert int(verdict[2]) > 20
-    runs = [tmp_path / "runs" / name for name in ("undisturbed", "killed")]
+    runs = [tmp_path / "runs" / name for name in ("uninterrupted", "killed")]
     assert all((run / "report" / "report.json").is_file() for run in runs)
 
 

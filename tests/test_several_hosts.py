@@ -1,4 +1,4 @@
-"""The small recipe end to end in two processes that share a folder, as two hosts would: undisturbed, and killed."""
+"""The small recipe end to end in two processes that share a folder, as two hosts would: uninterrupted, and killed."""
 
 import os
 import runpy
@@ -62,15 +62,15 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     run = Run(folder)
     assert run.end() == [0, 0], "\n".join(run.output(process)[-2000:] for process in range(2))
     return folder, run
 
 
-def test_two_processes_run_the_whole_recipe(undisturbed: tuple[Path, Run]) -> None:
-    folder, run = undisturbed
+def test_two_processes_run_the_whole_recipe(uninterrupted: tuple[Path, Run]) -> None:
+    folder, run = uninterrupted
     report = read_json(folder / "report" / "report.json")
     assert report["evaluate"]["rl"]["n"] == 4
     assert report["rl"]["steps"] == 6
@@ -78,8 +78,8 @@ def test_two_processes_run_the_whole_recipe(undisturbed: tuple[Path, Run]) -> No
     assert ["index.html" in run.output(process) for process in range(2)] == [True, False]
 
 
-def test_one_process_killed_ends_the_other_and_resumed_the_run_is_the_undisturbed_one(
-    undisturbed: tuple[Path, Run], tmp_path: Path
+def test_one_process_killed_ends_the_other_and_resumed_the_run_is_the_uninterrupted_one(
+    uninterrupted: tuple[Path, Run], tmp_path: Path
 ) -> None:
     """In training and among rollouts; with a compilation cache, which is cold at first and then warm."""
     folder = tmp_path / "run"
@@ -97,5 +97,5 @@ def test_one_process_killed_ends_the_other_and_resumed_the_run_is_the_undisturbe
     assert resumed.end() == [0, 0], "\n".join(resumed.output(process)[-2000:] for process in range(2))
     assert list((tmp_path / "cache").rglob("*-cache"))
 
-    one, other = SCRIPT["contents"](undisturbed[0]), SCRIPT["contents"](folder)
+    one, other = SCRIPT["contents"](uninterrupted[0]), SCRIPT["contents"](folder)
     assert sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)) == []

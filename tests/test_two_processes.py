@@ -103,8 +103,8 @@ def kill(run: Run) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     finish(Run(folder, EIGHT, processes=2, devices=4, pause=0.0))
     return folder
 
@@ -138,25 +138,25 @@ def assert_bitwise(one: Path, other: Path) -> None:
         assert mine[name].tobytes() == expected[name].tobytes(), name
 
 
-def test_killed_and_resumed_on_the_same_mesh_is_bitwise_the_undisturbed_run(
-    start: Callable[..., Run], undisturbed: Path, killed: Path, tmp_path: Path
+def test_killed_and_resumed_on_the_same_mesh_is_bitwise_the_uninterrupted_run(
+    start: Callable[..., Run], uninterrupted: Path, killed: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(killed, tmp_path / "run")
     finish(start(tmp_path / "run"))
-    assert_bitwise(tmp_path / "run", undisturbed)
-    losses = [row["loss"] for row in read_jsonl(undisturbed / "metrics.jsonl")]
+    assert_bitwise(tmp_path / "run", uninterrupted)
+    losses = [row["loss"] for row in read_jsonl(uninterrupted / "metrics.jsonl")]
     assert len(losses) == 12
     assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(("mesh", "devices"), [(EIGHT, 8), (ONE, 1)])
 def test_resumed_as_one_process(
-    start: Callable[..., Run], undisturbed: Path, killed: Path, tmp_path: Path, mesh: str, devices: int
+    start: Callable[..., Run], uninterrupted: Path, killed: Path, tmp_path: Path, mesh: str, devices: int
 ) -> None:
     """Of eight devices, and of one: the data are the same, and the losses but for the order of sums."""
     shutil.copytree(killed, tmp_path / "run")
     finish(start(tmp_path / "run", mesh, processes=1, devices=devices))
-    rows, expected = (list(read_jsonl(folder / "metrics.jsonl")) for folder in (tmp_path / "run", undisturbed))
+    rows, expected = (list(read_jsonl(folder / "metrics.jsonl")) for folder in (tmp_path / "run", uninterrupted))
     assert rows[:8] == expected[:8]  # the steps before the checkpoint are not done again
     assert [row["step"] for row in rows] == list(range(12))
     assert [row["data"] for row in rows] == [row["data"] for row in expected]
@@ -164,13 +164,13 @@ def test_resumed_as_one_process(
         np.testing.assert_allclose(
             [row[name] for row in rows], [row[name] for row in expected], rtol=1e-5, err_msg=name
         )
-    mine, others = params(tmp_path / "run"), params(undisturbed)
+    mine, others = params(tmp_path / "run"), params(uninterrupted)
     for name in others:
         np.testing.assert_allclose(mine[name], others[name], atol=1e-4, err_msg=name)
 
 
 def test_a_damaged_checkpoint_is_reported_and_all_processes_use_the_one_before(
-    start: Callable[..., Run], undisturbed: Path, killed: Path, tmp_path: Path
+    start: Callable[..., Run], uninterrupted: Path, killed: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(killed, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "00000008"
@@ -182,12 +182,12 @@ def test_a_damaged_checkpoint_is_reported_and_all_processes_use_the_one_before(
     finish(run)
     message = f"{newest} is not used: its file {path.relative_to(newest)} is not the one that was written"
     assert [message in output for output in run.outputs()] == [True, False]  # process 0 reports it
-    assert_bitwise(tmp_path / "run", undisturbed)
+    assert_bitwise(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_sigterm_to_one_process_makes_both_save_and_end(
-    start: Callable[..., Run], undisturbed: Path, tmp_path: Path, number: int
+    start: Callable[..., Run], uninterrupted: Path, tmp_path: Path, number: int
 ) -> None:
     run = start(tmp_path / "run", pause=0.5)
     run.reach(5)
@@ -200,4 +200,4 @@ def test_sigterm_to_one_process_makes_both_save_and_end(
     rows = [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")]
     assert rows == list(range(steps[1]))
     finish(start(tmp_path / "run"))
-    assert_bitwise(tmp_path / "run", undisturbed)
+    assert_bitwise(tmp_path / "run", uninterrupted)

@@ -54,7 +54,7 @@ class Metrics:
     """Writes scalars by step. Steps count from 0; `eval_` metrics are of the parameters before the step.
 
     Metrics that depend on the clock go to `timing.jsonl`, so that `metrics.jsonl` of a resumed run equals that of an
-    undisturbed one, byte for byte. TensorBoard and Weights & Biases get both. Only process 0 writes.
+    uninterrupted one, byte for byte. TensorBoard and Weights & Biases get both. Only process 0 writes.
 
     Events are written here, not by tensorboardX's thread: a full disk would end only that thread, and the next `put`
     into its queue would block forever.

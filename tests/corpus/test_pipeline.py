@@ -180,7 +180,7 @@ def run(data: Path, out: Path) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
-    pipeline.mine(corpus_settings(), 0, web, tmp_path / "undisturbed")
+    pipeline.mine(corpus_settings(), 0, web, tmp_path / "uninterrupted")
     out = tmp_path / "killed"
     landmarks = ("pages/*.parquet", "duplicates", "iterations/1/models/.*", "iterations/1/scores/*", "documents/*")
     for landmark in landmarks:
@@ -193,7 +193,7 @@ def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
         process.join()
     stamps = {path: path.stat().st_mtime_ns for path in [*out.glob("pages/*"), *out.glob("iterations/1/scores/*")]}
     pipeline.mine(corpus_settings(), 0, web, out)
-    assert outputs(out) == outputs(tmp_path / "undisturbed")
+    assert outputs(out) == outputs(tmp_path / "uninterrupted")
     assert stamps
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 

@@ -150,7 +150,7 @@ def test_a_killed_preparation_leaves_nothing_that_the_next_one_keeps(documents, 
     assert len(made.as_data_source(split="train")) == 23
     assert [path.name for path in place.parent.iterdir()] == ["1.0.0"]
     assert files(made.data_dir) == files(
-        builders.prepare(corpus_builder.config(documents), tmp_path / "undisturbed").data_dir
+        builders.prepare(corpus_builder.config(documents), tmp_path / "uninterrupted").data_dir
     )
 
 

@@ -99,7 +99,7 @@ def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeW
         pytest.param("ppo", {"checkpoint_every": 2, "steps": 4}, (2,), marks=pytest.mark.slow),
     ],
 )
-def test_an_interrupted_run_ends_as_an_undisturbed_one(
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     method: str, changes: dict, stops: tuple[int, ...], recipe: Recipe, workdir: MakeWorkdir, layout: Layout,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""The training loop: a resumed run is bitwise the undisturbed one; a loss that is not finite stops it."""
+"""The training loop: a resumed run is bitwise the uninterrupted one; a loss that is not finite stops it."""
 
 import dataclasses
 import math
@@ -103,7 +103,7 @@ def same(one: TrainState, other: TrainState) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_a_resumed_run_is_bitwise_the_undisturbed_one(run: Callable[..., TrainState], tmp_path: Path) -> None:
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(run: Callable[..., TrainState], tmp_path: Path) -> None:
     whole = run(tmp_path / "whole")
     for cut_at in (2, 8, 11):
         with pytest.raises(Cut):

@@ -203,8 +203,8 @@ def test_another_step_samples_other_completions(tmp_path: Path, model: Llama, la
 
 
 def test_kill_9_between_chunks_loses_nothing(tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake]) -> None:
-    """The process kills itself when the second chunk is to be written; the same command then ends as undisturbed."""
-    files = [tmp_path / name / "rows.jsonl" for name in ("undisturbed", "killed")]
+    """The process kills itself when the second chunk is to be written; the same command then ends as uninterrupted."""
+    files = [tmp_path / name / "rows.jsonl" for name in ("uninterrupted", "killed")]
     command = [sys.executable, __file__]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"}
     assert write(files[0], model, layout)
