@@ -83,7 +83,7 @@ def prepare(folder: Path, form: str) -> tuple[dict, turns.Work]:
 def plain(
     q: Float[Array, "B T N H"], k: Float[Array, "B T N H"], v: Float[Array, "B T N H"], segment_ids: Int[Array, "B T"]
 ) -> Float[Array, "B T N H"]:
-    """Computes all scores at once, in float32; autodiff keeps them."""
+    """Computes attention from all T x T scores at once, in float32; autodiff keeps them."""
     mask = jnp.tril(segment_ids[:, :, None] == segment_ids[:, None, :])
     scores = jnp.einsum("BTNH,BSNH->BNTS", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf))

@@ -48,7 +48,7 @@ def _record(page: Page, number: int) -> bytes:
 
 
 def exchange(html: str, random: Random) -> str:
-    """Exchanges some words of the visible text for other words of it."""
+    """Replaces some words of the visible text by other words of it."""
     words = list(_words(html))
 
     def other(word: re.Match[str]) -> str:

@@ -57,14 +57,14 @@ class Bench:
         return folder
 
     def ours(self, task: str, **arguments: object) -> tuple[dict, Usage]:
-        """Runs a task of `corpus_tasks`; returns its result and what it took."""
+        """Runs a task of `corpus_tasks`; returns its result and its usage."""
         folder = self.folder()
         write_json(folder / "arguments.json", arguments)
         command = [sys.executable, "-m", "benchmarks.corpus_tasks", task, str(folder / "arguments.json")]
         return self._run(command, folder)
 
     def peers(self, task: str, texts: Path, known: Path) -> tuple[dict, Usage]:
-        """Runs a task of `peers/corpus`; returns its result and what it took."""
+        """Runs a task of `peers/corpus`; returns its result and its usage."""
         folder = self.folder()
         command = [self.peer, "-m", "benchmarks.peers.corpus", task, str(texts), str(known), str(folder / "work")]
         return self._run(command, folder)
@@ -76,7 +76,7 @@ class Bench:
 
 
 def measure_steps(bench: Bench, files: Sequence[str], prepared: Path, repetitions: int) -> dict:
-    """Measures the way from WARC to scored documents; returns the counts and by step the CPU seconds of both sides."""
+    """Measures the steps from WARC to scored documents; returns counts, and the CPU seconds of both sides by step."""
     listed, models = bench.scratch / "files.json", prepared / "models"
     write_json(listed, files)
     ours: list[dict] = []

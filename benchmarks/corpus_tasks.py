@@ -53,7 +53,7 @@ def whole(files: list[str], models: str, folder: str) -> dict:
 
 
 def steps(files: list[str], models: str, folder: str) -> dict:
-    """Does the same work in this one process; returns CPU seconds by step."""
+    """Turns WARC files into scored pages in this one process; returns CPU seconds by step."""
     meter, here = Meter(), Path(folder)
     _count(meter, pages, {"html_to_text": "extract", "normalize": "normalize", "language": "language"})
     _count(meter, dedup, {"bands": "minhash"})

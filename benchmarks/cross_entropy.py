@@ -77,7 +77,7 @@ def chunked(hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], head: Flo
 
 
 def plain(hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], head: Float[Array, "D V"]) -> Float[Array, ""]:
-    """Computes the same from all logits at once, in float32."""
+    """Computes the mean cross-entropy from all logits at once, in float32."""
     logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1))
 

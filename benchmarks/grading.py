@@ -176,7 +176,7 @@ def plain_python(workers: int, stack: contextlib.ExitStack) -> Side:
 
 
 class Case(NamedTuple):
-    """A measurement.
+    """A benchmark case.
 
     Attributes:
       make: returns the tasks of a turn from their number, a seed and the data folder.

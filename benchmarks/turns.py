@@ -3,8 +3,8 @@
     python -m benchmarks.turns MODULE FOLDER [ARGUMENT ...]
 
 runs one side. It calls `MODULE.prepare(FOLDER, ...)` and writes a line of JSON when that is ready; after each line that
-it reads it does its work once and writes what that took. So a machine's slower minutes affect all sides alike. Linux
-only (/proc). This module needs only the standard library, so that a peer's environment can import it.
+it reads, it does its work once and writes the time and memory. So a machine's slower minutes affect all sides alike.
+Linux only (/proc). This module needs only the standard library, so that a peer's environment can import it.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ def _status(field: str) -> int:
 
 
 class Side:
-    """The process of a side, as seen by the one that measures; `ready` is its first report."""
+    """The process of a side, seen from the measuring process; `ready` is its first report."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self._command, self._log = command, log
@@ -95,7 +95,7 @@ class Side:
             raise
 
     def turn(self) -> dict:
-        """Has it do its work once, and returns its report.
+        """Makes the process do its work once, and returns its report.
 
         Raises:
           RuntimeError: it failed, with the end of what it wrote.

@@ -15,7 +15,7 @@ from benchmarks import turns
 
 
 class Numbers:
-    """A tokenizer whose texts are ids."""
+    """A tokenizer whose text is the token ids."""
 
     def encode(self, text: str) -> list[int]:
         return [int(number) for number in text.split()]

@@ -1,4 +1,4 @@
-"""Computes the costs of one run of a compiled program on one device from the text of its optimized HLO.
+"""Computes the FLOPs and collective bytes of a compiled program on one device, from the text of its optimized HLO.
 
 XLA's own `cost_analysis` counts the body of a loop once, whatever its trip count, and knows no bytes of collectives.
 Here a loop's body is counted as often as it runs, fusions and calls are counted where they are called, and a
@@ -33,7 +33,7 @@ SPLASH = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """A line of a computation."""
+    """An HLO instruction, one line of a computation."""
 
     name: str
     arrays: tuple[tuple[str, tuple[int, ...]], ...]  # (dtype, dimensions) of each array in its type

@@ -89,7 +89,7 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
 
 
 def compile_sampler(recipe: Recipe, topology: str) -> dict[str, Any]:
-    """Compiles only the sampler, by the fields of the recipe's part `rl`; returns a part of what `compile_rl` returns.
+    """Compiles only the sampler, as configured by the recipe's part `rl`; returns some fields of `compile_rl`'s result.
 
     Raises:
       UserError: the topology, the mesh or a field is invalid, or libtpu is missing.

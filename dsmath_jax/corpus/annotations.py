@@ -23,7 +23,7 @@ from dsmath_jax.workdir import UserError, atomic_write
 
 @dataclasses.dataclass(frozen=True)
 class Annotation:
-    """Whether all pages below a URL prefix (canonical form) are mathematics."""
+    """An annotated URL prefix (canonical form): whether all pages below it are mathematics."""
 
     prefix: str
     math: bool

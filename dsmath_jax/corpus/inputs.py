@@ -17,13 +17,13 @@ def files(settings: CorpusSettings, data_dir: Path) -> list[Path]:
 
 
 def read_seeds(path: Path) -> list[str]:
-    """Reads URL prefixes, one a line, in canonical form; skips empty lines and # comments.
+    """Reads URL prefixes, one per line, in canonical form; skips empty lines and # comments.
 
     Raises:
       UserError: the file is missing or has no prefix, or a line is not a URL prefix.
     """
     if not path.is_file():
-        raise UserError(f"The seed file {path} is missing; write URL prefixes into it, one a line.")
+        raise UserError(f"The seed file {path} is missing; write URL prefixes into it, one per line.")
     prefixes = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         prefix = line.strip()
@@ -33,7 +33,7 @@ def read_seeds(path: Path) -> list[str]:
             raise UserError(f"{path}, line {number}: '{prefix}' is not a URL prefix such as https://a.org/b/; fix it.")
         prefixes.append(urls.canonical_prefix(prefix))
     if not prefixes:
-        raise UserError(f"The seed file {path} holds no URL prefix; add some, one a line.")
+        raise UserError(f"The seed file {path} holds no URL prefix; add some, one per line.")
     return prefixes
 
 

@@ -112,7 +112,7 @@ def _printed(ran: ProgramResult) -> str:
 
 
 def humaneval(completion: str, prompt: str, test: str) -> TestedProgram:
-    """Makes a program of a completion of HumanEval's prompt, with its test, which ends in `check(ENTRY_POINT)`.
+    """Builds a program from a HumanEval completion, with its test, which ends in `check(ENTRY_POINT)`.
 
     A completion that defines the entry point is a whole program; it follows the prompt, whose imports and helpers it
     may use. Any other completion continues the prompt up to the end of the function; its first line is indented where a

@@ -12,7 +12,7 @@ The rules, in this order:
 3. Without a statement, the kind of answer decides. "number": the last number, or the first one after the equals sign of
    the last line, but none if the text is cut off within a calculation. "math": a completion that is one short formula,
    else the last mathematics or number of the last sentence, else the last mathematics; of a chain of equations its last
-   side (`implied`). "choice" and "choices": a letter at the start, else the last letter that stands alone. "text": a
+   side (`implied`). "choice" and "choices": a letter at the start, else the last single letter. "text": a
    completion of one short line.
 4. Programs and their outputs (```python, ```output) are not statements; the last line of the last output counts if the
    text around them has no answer.

@@ -201,7 +201,7 @@ def plant(text: Text, problem: str, rng: random.Random) -> Text:
 
 
 def render(style: Style, host: Host, section: Section, text: Text, number: int, date: str) -> str:
-    """Renders the HTML page. `number` selects the formula markup and fills counters of the frame."""
+    """Renders the HTML page. `number` selects the formula markup and fills counters in the skeleton."""
     skeleton = style.skeletons[host.skeleton]
     markup = host.markups[number % len(host.markups)]
     fills: dict[str, object] = {

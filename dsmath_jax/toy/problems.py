@@ -92,7 +92,7 @@ def _possible_steps(value: int, largest: int) -> Iterator[tuple[Step, int]]:
 
 
 def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int) -> list[tuple[str, str, str]]:
-    """Generates `count` problems with distinct questions. Raises a `UserError` if there are fewer."""
+    """Generates `count` problems with distinct questions. Raises a `UserError` if there are not that many."""
     rng = random.Random(f"problems {seed}")
     problems: dict[str, tuple[str, str, str]] = {}
     for _ in range(20 * count):

@@ -79,7 +79,7 @@ def write_web(folder: Path, seed: int, held_out: Sequence[str], pages: int, styl
 
 
 def make_pages(style: Style, held_out: Sequence[str], count: int, rng: random.Random) -> list[Page]:
-    """Generates `count` pages: distinct ones (some with a held-out problem), near-duplicates and duplicates."""
+    """Generates `count` pages: unique ones (some with a held-out problem), near-duplicates and duplicates."""
     ngrams = HeldOutNgrams(held_out)
     near, same = round(NEAR_DUPLICATE_SHARE * count), round(DUPLICATE_SHARE * count)
     pages = [

@@ -39,7 +39,7 @@ def languages(facts: Facts) -> list[Block]:
 
 
 def iterations(facts: Facts) -> list[Block]:
-    """What each iteration collected, and its precision and recall where pages are labeled."""
+    """Tables of the pages that each iteration collected, with precision and recall where pages are labeled."""
     table = facts.summary["iterations"]
     fields = "iteration positives negatives new_domains pages tokens"
     mined = [[*numbers_of(row, fields), percent(row["overlap"]), score(row["threshold"])] for row in table]
@@ -104,7 +104,7 @@ def scores(facts: Facts) -> list[Block]:
 
 
 def ablation(facts: Facts) -> list[Block]:
-    """What other token limits would have collected."""
+    """A table of the pages that other token limits would have collected."""
     rows = [
         [
             *numbers_of(row, "top_tokens pages tokens"),
