@@ -14,7 +14,7 @@ from dsmath_jax.data.dataset_formats import Record as Record
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import run as evaluation
 from dsmath_jax.evaluation.answering import Settings, check_instruction
-from dsmath_jax.evaluation.policy import GREEDY, Policy, instructed
+from dsmath_jax.evaluation.policy import GREEDY, Policy, with_instruction
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.grades import Grade, Kind
 from dsmath_jax.grading.sandbox import Sandbox
@@ -149,7 +149,7 @@ def evaluate(
         raise UserError(f"evaluate has no setting '{name}'{nearest(name, known)}.")
     options, out = Settings(**settings), local_path(out, "out")
     check_instruction(options, instruction)
-    policy = Policy.of(instructed(model, instruction), max_new_tokens, decode_slots)
+    policy = Policy.of(with_instruction(model, instruction), max_new_tokens, decode_slots)
     provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
         evaluation.run(policy, tasks, options, local_path(data_dir, "data_dir"), out, provenance, Sandbox)

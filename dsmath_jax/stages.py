@@ -226,7 +226,7 @@ def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
     if path is None:
         chat.check_template(recipe.chat.template)
         return None
-    prompts = chat.read(chat.Source(path, recipe.chat))
+    prompts = chat.read(chat.ChatSource(path, recipe.chat))
     prompts.tokenize([chat.user("Question"), chat.assistant("Solution")])
     for name in stages:
         if getattr(recipe, name) is None:

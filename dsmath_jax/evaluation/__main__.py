@@ -22,7 +22,7 @@ import jax
 from dsmath_jax.compilation import use_compilation_cache
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation.answering import Settings, check_instruction
-from dsmath_jax.evaluation.policy import Policy, instructed
+from dsmath_jax.evaluation.policy import Policy, with_instruction
 from dsmath_jax.evaluation.registry import TASKS, Style, task
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.grading.sandbox import Sandbox
@@ -118,7 +118,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
             layout = Layout(make_mesh(MeshSettings(**values.mesh)))
             model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
-            policy = Policy.of(instructed(model, values.instruction), values.max_new_tokens, values.rows)
+            policy = Policy.of(with_instruction(model, values.instruction), values.max_new_tokens, values.rows)
             make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
             provenance = Provenance(values.checkpoint, command)
             page = run(policy, values.tasks, settings, values.data_dir, values.out, provenance, make_sandbox)

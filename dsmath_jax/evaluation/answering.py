@@ -10,8 +10,8 @@ from dsmath_jax import settings as base
 from dsmath_jax.data import datasets
 from dsmath_jax.data.dataset_formats import Kind
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.data.draw import EVALUATION_SEED, sample_evenly
 from dsmath_jax.data.questions import Mode
+from dsmath_jax.data.subsample import EVALUATION_SEED, subsample
 from dsmath_jax.evaluation import exemplars, registry, tools
 from dsmath_jax.evaluation import prompts as prompting
 from dsmath_jax.evaluation.policy import Policy
@@ -131,7 +131,7 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
     if settings.mode not in entry.modes:
         raise UserError(f"The task '{name}' has no mode {settings.mode}; use one of {', '.join(entry.modes)}.")
     all_records = registry.records(name, data_dir)
-    records = sample_evenly([all_records], settings.limit, EVALUATION_SEED)
+    records = subsample([all_records], settings.limit, EVALUATION_SEED)
     check_records(name, records)
     examples = None
     if settings.style == "few_shot" or settings.exemplars:

@@ -26,7 +26,7 @@ class TextCompletion(NamedTuple):
 GREEDY = SamplingParams(temperature=0.0)
 
 
-def instructed(model: LanguageModel, instruction: str | None = None) -> LanguageModel:
+def with_instruction(model: LanguageModel, instruction: str | None = None) -> LanguageModel:
     """Returns a model with the instruction for its evaluation in a chat.
 
     For None that is the instruction of its training; where that is unknown (a Hugging Face folder of others, a base

@@ -82,7 +82,7 @@ def asked(form: Format, record: Record) -> str:
     """Returns a record's question with its options in the format of a base model."""
     text = record.prompt or record.question
     if record.options:
-        lettered = questions.lettered(record) or not form.choices.dashed
+        lettered = questions.has_lettered_options(record) or not form.choices.dashed
         each = form.choices.each if lettered else form.choices.dashed
         lines = (each.format(letter=chr(ord("A") + i), text=text) for i, text in enumerate(record.options))
         text += form.choices.before + form.choices.between.join(lines)

@@ -131,7 +131,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def _problem(record: Record) -> dict[str, str]:
-    question = questions.ask(dataclasses.replace(record, instruction=""))
+    question = questions.user_message(dataclasses.replace(record, instruction=""))
     return {"id": record.id, "question": question, "answer": record.answer}
 
 

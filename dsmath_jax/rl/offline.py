@@ -26,8 +26,8 @@ def solution_rows(records: Sequence[Record], chat: Chat, limit: int) -> list[Row
       UserError: none is short enough.
     """
     rows = []
-    for ids, learned in map(chat.solution, records):
-        start, end = learned.index(True), len(learned) - learned[::-1].index(True)
+    for ids, loss_mask in map(chat.solution, records):
+        start, end = loss_mask.index(True), len(loss_mask) - loss_mask[::-1].index(True)
         if end - start <= limit:
             rows.append((ids[:start], ids[start:end]))
     if not rows:

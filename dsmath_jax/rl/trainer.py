@@ -15,8 +15,8 @@ from dsmath_jax.data import chat as chats
 from dsmath_jax.data import overlap
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record, check_answers
-from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample, subsample
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, Params
 from dsmath_jax.rl import offline
@@ -106,7 +106,7 @@ def check(
     sets: Sequence[Sequence[Record]] = [read(name) for name in settings.data]
     for name in settings.retrain_data:
         read(name)
-    held_out = sample_evenly([read(name) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED)
+    held_out = subsample([read(name) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED)
     check_answers(held_out)
     if held_out and not settings.allow_overlap:
         overlap.check("rl.eval_data", held_out, overlap.find(held_out, trained_on), allow=False)
@@ -118,7 +118,7 @@ def check(
     elif start:
         check_context(1 + settings.max_new_tokens, start.max_position_embeddings)
     if method.data in ("correct", "pairs"):
-        check_answers(sample_evenly(sets, settings.offline_prompts, seed))
+        check_answers(subsample(sets, settings.offline_prompts, seed))
     if settings.reward_source == "rule" and "correct" in dict(settings.reward_fns):
         check_answers(record for records in sets for record in records)
 
@@ -142,14 +142,14 @@ def run(
     Raises:
       UserError: the settings do not fit the data or the model, or a model or a record is missing.
     """
-    chat = chats.read(chats.Source(workdir / "tokenizer", chat_settings))
+    chat = chats.read(chats.ChatSource(workdir / "tokenizer", chat_settings))
     for stage in filter(None, (settings.init, settings.reward_stage)):
         chats.check_same(chat, workdir / stage)
     model = read_model(workdir / settings.init, layout)
     prompts = load_prompts(settings, data_dir, chat, model.config.max_position_embeddings)
     retrain_count = settings.retrain.problems if settings.retrain else 0
-    retrain_records = load_evenly(settings.retrain_data, data_dir, retrain_count, seed)
-    eval_records = load_evenly(settings.eval_data, data_dir, settings.eval_problems, EVALUATION_SEED)
+    retrain_records = load_subsample(settings.retrain_data, data_dir, retrain_count, seed)
+    eval_records = load_subsample(settings.eval_data, data_dir, settings.eval_problems, EVALUATION_SEED)
     num_overlapping = check_overlap(settings, workdir, data_dir, eval_records) if eval_records else 0
     sampler = Sampler(
         model, layout, chat.tokenizer.stop_ids, settings.max_new_tokens, settings.slots, settings.cache_dtype
@@ -334,7 +334,7 @@ def samples_of_start(ctx: Context) -> Path:
     """Returns the file of graded samples of the initial policy, after making it if it is missing."""
     settings, path = ctx.settings, ctx.folder / "samples_of_init.jsonl"
     if not path.is_file():
-        records = sample_evenly(ctx.prompts.sets, settings.offline_prompts, ctx.seed)
+        records = subsample(ctx.prompts.sets, settings.offline_prompts, ctx.seed)
         samples = SamplesSettings(
             data=settings.data, kind="pointwise", problems=len(records), samples=settings.group_size,
             max_new_tokens=settings.max_new_tokens, decode_slots=settings.slots,

@@ -18,7 +18,7 @@ import pytest
 
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import samples
-from dsmath_jax.evaluation.policy import Policy, TextCompletion, instructed
+from dsmath_jax.evaluation.policy import Policy, TextCompletion, with_instruction
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
@@ -30,7 +30,7 @@ POLICY_OF = Policy.of
 @functools.cache
 def policy_of(arguments: tuple, max_new_tokens: int, decode_slots: int) -> Policy:
     *load_arguments, instruction = arguments
-    return POLICY_OF(instructed(load_model(*load_arguments), instruction), max_new_tokens, decode_slots)
+    return POLICY_OF(with_instruction(load_model(*load_arguments), instruction), max_new_tokens, decode_slots)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def files(out: Path) -> dict[str, bytes]:
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares one model, since each sampler would compile again."""
     monkeypatch.setattr(command, "load_model", lambda *arguments: arguments)
-    monkeypatch.setattr(command, "instructed", lambda loaded, instruction: (*loaded, instruction))
+    monkeypatch.setattr(command, "with_instruction", lambda loaded, instruction: (*loaded, instruction))
     monkeypatch.setattr(Policy, "of", policy_of)
 
 

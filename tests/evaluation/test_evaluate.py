@@ -9,11 +9,11 @@ import jax
 import pytest
 
 from dsmath_jax.data import chat, questions, tokenizer
-from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation.evaluate import data_sets, run, stage_of
-from dsmath_jax.evaluation.policy import Policy, instructed
+from dsmath_jax.evaluation.policy import Policy, with_instruction
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.grading.grade import grade
 from dsmath_jax.models.llama import Llama, initial_params
@@ -44,7 +44,7 @@ def workdir(tmp_path: Path, make_model: Any) -> Path:
     tokenizer.train_sentencepiece(texts, tmp_path / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)
     model = make_model(vocab_size=300, num_hidden_layers=1, tie_word_embeddings=True, max_position_embeddings=128)
     params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(0)))()
-    own = chat.read(chat.Source(tmp_path / "tokenizer", CHAT))
+    own = chat.read(chat.ChatSource(tmp_path / "tokenizer", CHAT))
     for stage in ("pretrain", "sft", "rl"):
         checkpoint.save(tmp_path / stage / "params", params)
         model_files.write_config(tmp_path / stage, model.config, None if stage == "pretrain" else own)
@@ -92,7 +92,7 @@ def test_each_model_answers_each_task(workdir: Path, layout: Layout, monkeypatch
     base, sft = asked[""], asked["Go on."]
     # The first training problem is the first test problem, so that the second is its example.
     assert base[0].endswith("User: 1+1?\n\nAssistant: The answer is 2.\n\nUser: 0+0?\n\nAssistant:")
-    drawn = load_evenly(("toy/test",), workdir, 3, EVALUATION_SEED)
+    drawn = load_subsample(("toy/test",), workdir, 3, EVALUATION_SEED)
     other = drawn[1].question
     assert base[1].endswith(f"User: 0+0?\n\nAssistant: The answer is 0.\n\nUser: {other}\n\nAssistant:")
     assert any(prompt.endswith("User: Which?\n(A) one\n(B) two\nGo on.\n\nAssistant:") for prompt in sft)
@@ -155,17 +155,17 @@ def test_the_command_gives_the_numbers_of_the_stage(
 
 def test_a_model_of_unknown_training_is_asked_with_the_papers_instruction(workdir: Path, layout: Layout) -> None:
     load = functools.partial(model_files.load_model, layout=layout)
-    assert instructed(load(str(workdir / "pretrain"))).chat.instruction == questions.PAPER
+    assert with_instruction(load(str(workdir / "pretrain"))).chat.instruction == questions.PAPER
     sft = load(str(workdir / "sft"))
-    assert instructed(sft).chat == sft.chat
-    assert instructed(sft, "").chat.instruction == ""
+    assert with_instruction(sft).chat == sft.chat
+    assert with_instruction(sft, "").chat.instruction == ""
     model_files.export_params(
         workdir / "hf", sft.model.config, sft.params, sft.tokenizer_file, chat=sft.chat
     )  # fmt: skip
-    assert instructed(load(f"hf:{workdir / 'hf'}")).chat.instruction == "Go on."
+    assert with_instruction(load(f"hf:{workdir / 'hf'}")).chat.instruction == "Go on."
     assert (workdir / "hf" / "chat_template.jinja").read_text() == chat.DEEPSEEK_MATH
     (workdir / "hf" / "chat.json").unlink()
-    assert instructed(load(f"hf:{workdir / 'hf'}")).chat.instruction == questions.PAPER
+    assert with_instruction(load(f"hf:{workdir / 'hf'}")).chat.instruction == questions.PAPER
 
 
 def test_a_checkpoint_with_another_chat_is_refused(workdir: Path, layout: Layout) -> None:

@@ -37,7 +37,7 @@ def batches(real_data: Path) -> dict[str, np.ndarray]:
     with open(real_data / "gsm8k" / "train.jsonl", encoding="utf-8") as lines:
         texts = [f"{record['question']}\n{record['answer']}" for record in map(json.loads, lines)]
     ids = ([text_tokenizer.bos_id, *text_tokenizer.encode(text), text_tokenizer.eos_id] for text in texts)
-    rows = packing.concatenate((packing.Example(each, [True] * len(each)) for each in ids), LENGTH)
+    rows = packing.concat_and_chunk((packing.Example(each, [True] * len(each)) for each in ids), LENGTH)
     chosen = np.stack([next(rows).row for _ in range(STEPS * ROWS)])
     np.random.default_rng(0).shuffle(chosen)
     batch = packing.batch_of_rows(chosen)

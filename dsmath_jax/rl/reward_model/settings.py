@@ -18,7 +18,7 @@ class SamplesSettings(Settings):
     kind: str = setting(
         "pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)", choices=KINDS
     )
-    problems: int = setting(15_000, "number of questions, drawn evenly over `data` (data/draw.py)", least=1)
+    problems: int = setting(15_000, "number of questions, drawn evenly over `data` (data/subsample.py)", least=1)
     samples: int = setting(8, "completions of each question", least=1)
     completions: int = setting(8, "completions of each prefix of steps, N of Math-Shepherd", least=1)
     estimation: str = setting(
