@@ -114,7 +114,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
         laps.end_of("sample")
         batch = score(iteration, completions)
         laps.end_of("score")
-        state, scalars = step(state, layout.batch(batch))
+        state, scalars = step(state, layout.put_batch(batch))
         float(scalars["loss"])
         laps.end_of("update")
         return laps.seconds | {"tokens": sum(len(each.tokens) for each in completions)}

@@ -21,7 +21,7 @@ from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.runner import Planned
 from dsmath_jax.settings import describe
-from dsmath_jax.sharding import from_first
+from dsmath_jax.sharding import broadcast_json
 from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import UserError, data_folder, exit_code, exit_now, local_path, read_json
 
@@ -62,7 +62,7 @@ def check_same_settings(recipe: Recipe, values: flags.FlagValues) -> None:
     """Raises a `UserError` if this process was started with other settings than process 0."""
     mine = {field.name: repr(field.value) for field in describe(recipe)}
     mine |= {f"--{name}": repr(values[name].value) for name in ("stages", "overwrite")}
-    first = from_first(mine)
+    first = broadcast_json(mine)
     for name in sorted(mine.keys() | first.keys()):
         if mine.get(name) != first.get(name):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Checks the stages of a run, then runs, skips, resumes, lengthens or refuses each of them.
+"""Checks the stages of a run, then runs, skips, resumes, extends or refuses each of them.
 
 `plan` decides the action for each stage and checks everything that is known before the first one starts. `run` raises
 the errors of the plan, or carries it out.
@@ -29,20 +29,20 @@ from dsmath_jax.workdir import (
     MANIFEST,
     STARTED,
     UserError,
+    file_fingerprint,
     hash_file,
     hash_json,
     lock,
     read_json,
     remove,
-    stamp,
-    sweep,
+    remove_temporaries,
     write_json,
 )
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
 CHANGES_SHOWN = 5  # further changes of a stage are only counted
-LENGTHENED = "lengthened"  # replaces the hash of a stage that will be lengthened
-Action = Literal["complete", "to do", "resume", "lengthen", "redo"]
+EXTENDED = "extended"  # replaces the hash of a stage that will be extended
+Action = Literal["complete", "to do", "resume", "extend", "redo"]
 TO_DO: Action = "to do"
 
 
@@ -64,8 +64,8 @@ class Stage:
         outputs are in the workdir (see `folder_of`).
       logs: patterns of files that need not be kept. An interrupted stage with no other files starts from scratch, with
         any settings.
-      why_not_longer: `(recipe, workdir, steps)` returns the reason why a stage made with `steps` steps cannot be
-        lengthened to those of the recipe, or "" if it can; None for a stage without steps.
+      why_not_extendable: `(recipe, workdir, steps)` returns the reason why a stage made with `steps` steps cannot be
+        extended to those of the recipe, or "" if it can; None for a stage without steps.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Stage:
     input_files: Callable[[Any, Path], Sequence[Path]] = lambda recipe, workdir: ()
     check: Callable[[Any, Path], None] = lambda recipe, workdir: None
     logs: tuple[str, ...] = ()
-    why_not_longer: Callable[[Any, Path, int], str] | None = None
+    why_not_extendable: Callable[[Any, Path, int], str] | None = None
 
 
 class Planned(NamedTuple):
@@ -147,8 +147,8 @@ def plan(
             redo = redo or any(planned[name].redo for name in reads if name in planned)
             settled = [name for name in reads if name not in planned or planned[name].action == "complete"]
             results = {name: _results(folder_of(name, recipe, workdir)) for name in settled}
-            # The outputs of a stage that is yet to run are compared later; a lengthened one will have changed them.
-            results |= {name: LENGTHENED for name in reads if name in planned and planned[name].action == "lengthen"}
+            # The outputs of a stage that is yet to run are compared later; a extended one will have changed them.
+            results |= {name: EXTENDED for name in reads if name in planned and planned[name].action == "extend"}
             action = _decide(stage, parts, workdir, redo, _fingerprint(stage, parts, workdir, results))
             if action != "complete":
                 stage.check(known, workdir)
@@ -279,13 +279,13 @@ def _decide(stage: Stage, recipe: Any, workdir: Path, redo: bool, now: dict) -> 
     if not complete and not _has_work(stage, folder):
         return "redo"
     changed, made, reason = [*changes.values()], "made with other settings", ""
-    if stage.why_not_longer and [*changes] == [f"{stage.name}.steps"]:
+    if stage.why_not_extendable and [*changes] == [f"{stage.name}.steps"]:
         steps = before["config"][f"{stage.name}.steps"]
         if getattr(recipe, stage.name).steps > steps:
-            reason = stage.why_not_longer(recipe, workdir, steps)
+            reason = stage.why_not_extendable(recipe, workdir, steps)
             if not reason:
-                return "lengthen"
-            made, reason = "made with fewer steps", f" and cannot be lengthened, since {reason}"
+                return "extend"
+            made, reason = "made with fewer steps", f" and cannot be extended, since {reason}"
     more = f"; and {len(changed) - CHANGES_SHOWN} more" if len(changed) > CHANGES_SHOWN else ""
     raise UserError(
         f"Stage {stage.name} in {workdir} was {made} ({'; '.join(changed[:CHANGES_SHOWN])}{more}){reason}: give "
@@ -310,7 +310,7 @@ def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, redo: bool) -> None:
         return
     folder, redo = workdir / stage.name, action == "redo"
     if jax.process_index() == 0:
-        sweep(folder)
+        remove_temporaries(folder)
         if redo:
             os.replace(folder, _backup(folder))
     barrier(f"clear {stage.name}")
@@ -330,7 +330,7 @@ def _run_one(stage: Stage, recipe: Any, workdir: Path, now: dict) -> None:
     print(f"{stage.name}: started", flush=True)
     if jax.process_index() == 0:
         write_json(folder / STARTED, now)
-        (folder / MANIFEST).unlink(missing_ok=True)  # exists if the stage is lengthened
+        (folder / MANIFEST).unlink(missing_ok=True)  # exists if the stage is extended
     barrier(f"start {stage.name}")
     counts = stage.run(recipe, workdir)
     barrier(f"end {stage.name}")
@@ -352,7 +352,9 @@ def _results(folder: Path) -> str:
 
 
 def _fingerprint(stage: Stage, recipe: Any, workdir: Path, results: Mapping[str, str]) -> dict[str, Any]:
-    files = {str(path): stamp(path) if path.is_file() else None for path in stage.input_files(recipe, workdir)}
+    files = {
+        str(path): file_fingerprint(path) if path.is_file() else None for path in stage.input_files(recipe, workdir)
+    }
     settings = {name: value for name, value in sorted(fingerprint(recipe).items()) if value is not None}
     return {"format": FORMAT, "config": settings, "inputs": dict(results), "files": files}
 
@@ -364,7 +366,7 @@ def _changes(before: dict, now: dict) -> dict[str, str]:
     changes = {n: f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in fields if old.get(n) != new.get(n)}
     for name, result in sorted(now["inputs"].items()):
         if result != before["inputs"].get(name):
-            changes[name] = f"the files of {name} {'will change' if result == LENGTHENED else 'have changed'}"
+            changes[name] = f"the files of {name} {'will change' if result == EXTENDED else 'have changed'}"
     old, new = before["files"], now["files"]
     return changes | {n: f"{n} was changed" for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)}
 
@@ -372,6 +374,6 @@ def _changes(before: dict, now: dict) -> dict[str, str]:
 def _backup(folder: Path) -> Path:
     """Returns where a stage's files are kept while it is redone.
 
-    They are restored if bad input ends that before any work is done. `sweep` deletes them after a kill.
+    They are restored if bad input ends that before any work is done. `remove_temporaries` deletes them after a kill.
     """
     return folder.with_name(f".{folder.name}.dropped.tmp")

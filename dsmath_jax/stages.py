@@ -23,7 +23,7 @@ from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import Layout, barrier, make_mesh
 from dsmath_jax.toy import world
 from dsmath_jax.training import loop, pretrain, sft
-from dsmath_jax.training.model_files import read_sizes
+from dsmath_jax.training.model_files import read_model_config
 from dsmath_jax.training.settings import PretrainSettings, SFTSettings
 from dsmath_jax.workdir import UserError, data_folder
 
@@ -144,7 +144,7 @@ def check_sft(recipe: Recipe, workdir: Path) -> None:
     for name in settings.data:
         if not _made_in_run(name, recipe, data_dir):
             instructions.check(name, data_dir)
-    if config := _sizes("sft", recipe, workdir):
+    if config := _model_config("sft", recipe, workdir):
         pretrain.check_packed("sft", settings, config, data_dir, _layout(recipe))
 
 
@@ -152,8 +152,8 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
     """Returns the check of the stage `name`: its data, models and batch."""
 
     def check(recipe: Recipe, workdir: Path) -> None:
-        settings, policy = required(getattr(recipe, name)), _sizes("sft", recipe, workdir)
-        _sizes(settings.init, recipe, workdir)
+        settings, policy = required(getattr(recipe, name)), _model_config("sft", recipe, workdir)
+        _model_config(settings.init, recipe, workdir)
         read, prompts = _reader(name, recipe, workdir), _chat(recipe, workdir, "sft")
         reward_model.check(name, settings, read, prompts, policy, _layout(recipe), recipe.seed)
 
@@ -163,7 +163,7 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
 def check_rl(recipe: Recipe, workdir: Path) -> None:
     """Checks the prompts, the reward functions, the models and the batch."""
     settings = required(recipe.rl)
-    start = _sizes(settings.init, recipe, workdir)
+    start = _model_config(settings.init, recipe, workdir)
     prompts = _chat(recipe, workdir, *filter(None, (settings.init, settings.reward_stage)))
     read, trained_on = _reader("rl", recipe, workdir), _trained_on(["rl"], recipe, workdir)
     trainer.check(settings, read, prompts, start, trained_on, _layout(recipe), recipe.seed)
@@ -265,7 +265,7 @@ def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
     return path in (datasets.ALL, *(f"problems/{split}.jsonl" for split in recipe.toy.problems))
 
 
-def _sizes(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
+def _model_config(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
     """Returns the sizes of the model that a stage trains; None if they are not known before the run.
 
     Raises:
@@ -275,10 +275,10 @@ def _sizes(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
     if name in ("corpus", "tokenizer", "reward_model", "process_model"):
         raise UserError(f"Stage {name} trains no language model to start from; set init to pretrain or sft.")
     if settings is None:  # an earlier run trained it
-        return read_sizes(file.parent) if file.is_file() else None
+        return read_model_config(file.parent) if file.is_file() else None
     if name == "pretrain" or (name == "sft" and settings.init):
         return pretrain.model_config(settings.init, recipe.model, _data(recipe, workdir), _tokenizer(recipe, workdir))
-    return _sizes("pretrain" if name == "sft" else settings.init, recipe, workdir)
+    return _model_config("pretrain" if name == "sft" else settings.init, recipe, workdir)
 
 
 # --- depends_on and input_files ---
@@ -346,15 +346,15 @@ def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     return [*_record_files(_rl_data)(recipe, workdir), *rewards.source_files(required(recipe.rl).reward_fns)]
 
 
-# --- why_not_longer ---
+# --- why_not_extendable ---
 
 
-def _longer(name: str) -> Callable[[Recipe, Path, int], str]:
-    return lambda recipe, workdir, steps: loop.why_not_longer(workdir / name, getattr(recipe, name), steps)
+def _extendable(name: str) -> Callable[[Recipe, Path, int], str]:
+    return lambda recipe, workdir, steps: loop.why_not_extendable(workdir / name, getattr(recipe, name), steps)
 
 
-def _rl_longer(recipe: Recipe, workdir: Path, steps: int) -> str:
-    return trainer.why_not_longer(required(recipe.rl), workdir / "rl", steps)
+def _rl_extendable(recipe: Recipe, workdir: Path, steps: int) -> str:
+    return trainer.why_not_extendable(required(recipe.rl), workdir / "rl", steps)
 
 
 PARAMS = ("params.sha256.json", "model.json", "chat.json")
@@ -373,27 +373,27 @@ STAGES = (
     Stage(
         "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), _pretrain_inputs, PARAMS,
         input_files=_user_files(lambda recipe, data: _pretrain_files(required(recipe.pretrain), data)),
-        check=check_pretrain, logs=LOGS, why_not_longer=_longer("pretrain"),
+        check=check_pretrain, logs=LOGS, why_not_extendable=_extendable("pretrain"),
     ),
     Stage(
         "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), _sft_inputs, PARAMS,
         input_files=_user_files(lambda recipe, data: _sft_files(required(recipe.sft), data)),
-        check=check_sft, logs=LOGS, why_not_longer=_longer("sft"),
+        check=check_sft, logs=LOGS, why_not_extendable=_extendable("sft"),
     ),
     Stage(
         "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "reward_model"), _reward_inputs("reward_model"),
         (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.reward_model).data),
-        check=check_reward_model("reward_model"), logs=LOGS, why_not_longer=_longer("reward_model"),
+        check=check_reward_model("reward_model"), logs=LOGS, why_not_extendable=_extendable("reward_model"),
     ),
     Stage(
         "process_model", run_process_model, ("data_dir", "mesh", "chat", "process_model"),
         _reward_inputs("process_model"), (*PARAMS, reward_model.ROWS),
         input_files=_record_files(lambda recipe: required(recipe.process_model).data),
-        check=check_reward_model("process_model"), logs=LOGS, why_not_longer=_longer("process_model"),
+        check=check_reward_model("process_model"), logs=LOGS, why_not_extendable=_extendable("process_model"),
     ),
     Stage(
         "rl", run_rl, ("data_dir", "mesh", "chat", "rl"), _rl_inputs, PARAMS,
-        input_files=_rl_files, check=check_rl, logs=LOGS, why_not_longer=_rl_longer,
+        input_files=_rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_extendable,
     ),
     Stage(
         "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs,

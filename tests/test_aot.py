@@ -408,7 +408,7 @@ def test_described_topologies() -> None:
     mesh, slices, one_replica, unknown, odd, single, relaid = json.loads(run.stdout)
     assert mesh == {"replica": 2, "fsdp": 4, "context": 1, "tensor": 1}
     assert slices == [[0], [1]]  # each replica is within one slice
-    assert "does not divide by the 2 TPU slices" in one_replica
+    assert "is not divisible by the 2 TPU slices" in one_replica
     assert "libtpu knows no topology 'v9e:2x2' (INVALID_ARGUMENT" in unknown
     assert "libtpu knows no topology 'v5e:3x5'" in odd
     assert single == 1

@@ -126,7 +126,7 @@ WRONG_FIELDS = [
     ("rl.init", "reward_model", "rl", "Stage reward_model trains no language model to start from"),
     ("rl.max_new_tokens", 120, "rl", "more than the model's context of 128; lower rl.max_prompt_tokens"),
     ("rl.max_prompt_tokens", 4, "rl", "no prompt of rl.data has at most 4 tokens"),
-    ("rl.grad_accum_steps", 3, "rl", "A batch of 16 rows does not divide by grad_accum_steps=3"),
+    ("rl.grad_accum_steps", 3, "rl", "A batch of 16 rows is not divisible by grad_accum_steps=3"),
     ("rl.wandb", "project", "rl", "needs the package wandb: pip install 'dsmath-jax[wandb]'."),
     ("rl.retrain.kind", "pointwise", "rl", "rl.retrain.kind must be one of 'process'; got 'pointwise'"),
     ("process_model", None, "rl", "add process_model to --stages and the part process_model to the recipe"),

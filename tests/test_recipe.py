@@ -289,7 +289,7 @@ def outside(kind: type, limits: Limits) -> st.SearchStrategy[float]:
 def test_a_number_that_cannot_work_is_refused_in_a_sentence(name: str, data: st.DataObject) -> None:
     method, one = NUMBERS[name]
     (kind,) = number_types(one.hint)
-    value: Any = data.subsample(outside(kind, one.field.metadata["limits"]))
+    value: Any = data.draw(outside(kind, one.field.metadata["limits"]))
     full = name
     if typing.get_origin(one.hint) is tuple:
         value, full = (value,), f"{name}[0]"

@@ -17,7 +17,7 @@ from dsmath_jax.data import datasets, instructions
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.instructions import Conversation
 from dsmath_jax.data.questions import options
-from dsmath_jax.sharding import from_first
+from dsmath_jax.sharding import broadcast_json
 from dsmath_jax.workdir import MANIFEST, UserError, data_folder, read_json
 
 # The fields of a recipe with training data.
@@ -88,7 +88,7 @@ def find(held_out: Sequence[Record], training: Mapping[str, Questions]) -> dict[
             return Overlap([], str(error))
 
     first = jax.process_index() == 0
-    overlaps = from_first([overlap_with(each) for each in training.values()] if first else None)
+    overlaps = broadcast_json([overlap_with(each) for each in training.values()] if first else None)
     return {name: Overlap(*each) for name, each in zip(training, overlaps, strict=True)}
 
 

@@ -40,11 +40,11 @@ class ModelConfig(Settings):
         "bfloat16", "dtype of activations and matrix products; parameters are float32", choices=DTYPES
     )
     remat: str = setting(
-        "minimal", "what the backward pass recomputes of a layer: a key of llama.REMAT",
+        "minimal", "rematerialization policy of a layer: a key of llama.REMAT",
         choices=REMAT, changes_result=False,
     )  # fmt: skip
     attention: str = setting(
-        "auto", "attention backend of training; auto: the one made for the platform",
+        "auto", "attention backend of training; auto: the platform's",
         choices=ATTENTION, changes_result=False,
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class ModelConfig(Settings):
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
                 f"num_attention_heads is {self.num_attention_heads}; it must be a multiple of num_key_value_heads, "
-                f"which is {self.num_key_value_heads}, since each key/value head serves equally many query heads."
+                f"which is {self.num_key_value_heads}, since each key/value head serves the same number of query heads."
             )
         if self.head_dim % 2:
             raise UserError(

@@ -89,7 +89,7 @@ def likelihood_batches(
 
     def make(step: int) -> HostBatch:
         batch = _batch([rows[i] for i in step_indices(seed, step, size, len(rows))], length)
-        return layout.share(batch | {"advantages": weight * batch["loss_weights"]})
+        return layout.take_my_rows(batch | {"advantages": weight * batch["loss_weights"]})
 
     return Prefetch(make, settings.steps)
 
@@ -112,6 +112,6 @@ def pair_batches(
             fields = _batch([pair[number] for pair in batch_pairs], length)
             fields["ref_logprobs"] = ref_logprobs(fields) * fields["loss_weights"]
             batch |= {f"{side}_{name}": values for name, values in fields.items()}
-        return layout.share(batch)
+        return layout.take_my_rows(batch)
 
     return make

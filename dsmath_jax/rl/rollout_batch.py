@@ -50,7 +50,7 @@ def pack_rollout(rollout: Rollout, longest: int, layout: Layout) -> HostBatch:
     Args:
       rollout: P x G = B completions.
       longest: the maximum number of tokens of a prompt with its completion in the run.
-      layout: T divides by what its mesh needs.
+      layout: its mesh needs a T that is divisible by its axes.
     """
     limit = longest - 1
     tokens = max(len(rollout.prompts_P[c.prompt]) + len(c.tokens) for c in rollout.completions_PG) - 1

@@ -39,6 +39,6 @@ class TokenScorer:
         micro = zip(*(np.array_split(batch[name], self._parts) for name in INPUTS), strict=True)
         outputs = []
         for fields in micro:
-            share = self._layout.share(dict(zip(INPUTS, fields, strict=True)))
-            outputs.append(to_host(self._function(params, self._layout.batch(share))))
+            share = self._layout.take_my_rows(dict(zip(INPUTS, fields, strict=True)))
+            outputs.append(to_host(self._function(params, self._layout.put_batch(share))))
         return np.concatenate(outputs)

@@ -137,7 +137,7 @@ class RLSettings(TrainingSettings):
             raise UserError("retrain is missing; method=grpo_iterative trains the reward model further with it.")
         if self.steps % self.rounds or self.steps // self.rounds % self.num_updates:
             raise UserError(
-                f"steps is {self.steps}, which does not divide into rounds={self.rounds} of whole rollouts of "
+                f"steps is {self.steps}, which is not divisible into rounds={self.rounds} of whole rollouts of "
                 f"num_updates={self.num_updates} steps; change one of them."
             )
 

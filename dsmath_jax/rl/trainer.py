@@ -123,11 +123,11 @@ def check(
         check_answers(record for records in sets for record in records)
 
 
-def why_not_longer(settings: RLSettings, folder: Path, steps: int) -> str:
+def why_not_extendable(settings: RLSettings, folder: Path, steps: int) -> str:
     """Returns why a run of `steps` steps cannot be extended to `settings.steps`, "" if it can."""
     if settings.rounds > 1:
         return f"its rounds={settings.rounds} would end at other steps"
-    return loops.why_not_longer(folder, settings, steps)
+    return loops.why_not_extendable(folder, settings, steps)
 
 
 def run(
@@ -193,7 +193,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
             read_reference = functools.partial(read_params, policy_folder, ctx.model.config, ctx.layout)
             reward_folder = retrain_reward_model(ctx, round_number - 1, reward_folder)
         end_of_round = folder / "rounds" / str(round_number) / "params"
-        if round_number < settings.rounds and not checkpoint.damage(end_of_round):
+        if round_number < settings.rounds and not checkpoint.why_invalid(end_of_round):
             continue
         reference = ReferenceModel(read_reference(), settings.reference) if algorithm.needs_reference else None
         reward_model = read_reward_model(ctx, reward_folder) if settings.reward_stage else None
@@ -246,7 +246,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
 
                 # --- update: one of mu optimizer steps on the rollout ---
                 batch, metrics = rollouts.read(step)
-                loop.update(train_step, ctx.layout.share(batch), metrics)
+                loop.update(train_step, ctx.layout.take_my_rows(batch), metrics)
 
             if evaluate and round_number == settings.rounds:
                 loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))

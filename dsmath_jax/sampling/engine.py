@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import PREFILLED, Block, Cache, Llama, Prefix, RMSNorm, head
+from dsmath_jax.models.llama import PREFILLED, Block, Cache, Llama, Prefix, RMSNorm, lm_head
 from dsmath_jax.sampling.token_sampling import HostArray, SampledTokens, SamplingArrays, SamplingMode, sample_tokens
 from dsmath_jax.sharding import Layout, path_name
 
@@ -211,7 +211,7 @@ def decode_params(params: Any, config: ModelConfig) -> Any:
             for i in range(config.num_hidden_layers)
         ),
         "final_norm": params["final_norm"],
-        "output": head(params, config),
+        "output": lm_head(params, config),
     }
 
 

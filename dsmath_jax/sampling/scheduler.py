@@ -47,8 +47,8 @@ def slot_shape(decode_slots: int, prompts: int, samples: int, shards: int) -> tu
     """Returns the number of prompt slots and of decode slots of each.
 
     There are as many prompt slots as prompts, rounded up to a power of two, if the decode slots suffice: so all numbers
-    of prompts share a few shapes, each compiled once. Prompt slots divide by the mesh's batch shards where that takes
-    no more than `decode_slots`.
+    of prompts share a few shapes, each compiled once. Prompt slots are rounded up to a multiple of the mesh's batch
+    shards if `decode_slots` suffices.
     """
     wanted = 1 << (prompts - 1).bit_length()
     fewer = min(samples, max(MIN_SLOTS_PER_PROMPT, decode_slots // wanted), decode_slots)

@@ -18,7 +18,7 @@ class OptimizerSettings(Settings):
     schedule: str = setting(
         "constant", "after the warm-up: constant, or multi_step (the paper's three steps)", choices=SCHEDULES
     )
-    weight_decay: float = setting(0.1, "decoupled weight decay of matrices; norms and biases have none", least=0)
+    weight_decay: float = setting(0.1, "decoupled weight decay of matrices, not of norms and biases", least=0)
     clip_norm: float = setting(1.0, "gradients are scaled down to this global norm", above=0)
     state_dtype: str = setting("float32", "dtype in which both moments are stored between steps", choices=DTYPES)
 
@@ -101,6 +101,6 @@ class SFTSettings(PackedSettings):
 
 
 def check_micro_batches(batch_size: int, grad_accum_steps: int) -> None:
-    """Raises a `UserError` where a batch does not divide into `grad_accum_steps` micro-batches."""
+    """Raises a `UserError` where a batch is not divisible into `grad_accum_steps` micro-batches."""
     if batch_size % grad_accum_steps:
         raise UserError(f"batch_size is {batch_size}; it must be a multiple of grad_accum_steps={grad_accum_steps}.")

@@ -22,7 +22,7 @@ from dsmath_jax.training.step import state_from_params
 
 def run(
     settings: SFTSettings,
-    sizes: ModelConfig | None,
+    model_section: ModelConfig | None,
     chat: ChatSettings,
     workdir: Path,
     data_dir: Path,
@@ -37,7 +37,7 @@ def run(
     folder, init, source = workdir / "sft", settings.init, chats.ChatSource(workdir / "tokenizer", chat)
     if init:
         tokenizer = tokenizers.load(workdir / "tokenizer")
-        model = build_model(model_config(init, sizes, data_dir, tokenizer), layout)
+        model = build_model(model_config(init, model_section, data_dir, tokenizer), layout)
     else:
         model = read_model(workdir / "pretrain", layout)
     check_length("sft", settings.sequence_length, model.config)

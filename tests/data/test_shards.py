@@ -17,7 +17,7 @@ from backports import zstd
 
 from dsmath_jax.data import rows, shards, sources, workers
 from dsmath_jax.data.tokenizer import load
-from dsmath_jax.workdir import UserError, sweep
+from dsmath_jax.workdir import UserError, remove_temporaries
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 15
@@ -159,7 +159,7 @@ def test_a_killed_process_leaves_whole_shards_and_the_next_one_makes_the_others(
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = {name for name in contents(tmp_path / "killed") if not name.endswith(".tmp")}
     assert left == {rows.shard_name(0), rows.shard_name(1)}
-    sweep(tmp_path / "killed")
+    remove_temporaries(tmp_path / "killed")
     shards.write(planned)
     shards.write(plan(tmp_path, source, tokenizer))
     assert contents(tmp_path / "killed") == contents(tmp_path / "arxiv")

@@ -60,8 +60,8 @@ def test_any_segments_and_any_part_of_the_queries_equal_numpy_in_float64(
 ) -> None:
     row = st.lists(st.integers(0, 3), min_size=tokens, max_size=tokens)
     in_order = row.map(lambda ids: sorted(ids, key=lambda i: (i == 0, i)))
-    segments = np.array(data.subsample(st.lists(st.one_of(in_order, row), min_size=2, max_size=2)))
-    first = data.subsample(st.integers(0, tokens - length))
+    segments = np.array(data.draw(st.lists(st.one_of(in_order, row), min_size=2, max_size=2)))
+    first = data.draw(st.integers(0, tokens - length))
     with jax.enable_x64(True):
         assert_equals_numpy(case(segments, 4, 2, 2, length, first), atol=1e-12, dtype=jnp.float64, block=block)
 

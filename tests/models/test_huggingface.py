@@ -98,7 +98,7 @@ class Recorder:
 @given(data=st.data())
 def test_a_part_is_that_of_the_whole_and_only_it_is_read(data: st.DataObject) -> None:
     """Whatever the part. The size of a head, which no mesh splits, is read whole and cut then."""
-    path = data.subsample(st.sampled_from(sorted(SHAPES)))
+    path = data.draw(st.sampled_from(sorted(SHAPES)))
     leaf, shape = PARAMS[path], SHAPES[path]
     count = shape[0] if leaf.stacked else 1
     noise = np.random.default_rng(3)
@@ -108,7 +108,7 @@ def test_a_part_is_that_of_the_whole_and_only_it_is_read(data: st.DataObject) ->
     assert sum(tensor.numbers for tensor in tensors) == whole.size
     for tensor in tensors:
         tensor.numbers = 0
-    bounds = [sorted(data.subsample(st.tuples(st.integers(0, n - 1), st.integers(1, n)))) for n in shape]
+    bounds = [sorted(data.draw(st.tuples(st.integers(0, n - 1), st.integers(1, n)))) for n in shape]
     split = {"layers/q": 3, "layers/k": 3, "layers/v": 3, "layers/o": 2}.get(path)
     index = tuple(slice(None) if first == last else slice(first, last) for first, last in bounds)
     part = reader(index)

@@ -179,17 +179,17 @@ def test_the_settings_win_over_an_algorithm_that_was_given_other_values() -> Non
         ),
         (
             {"steps": 10, "num_updates": 3},
-            "rl.steps is 10, which does not divide into rounds=1 of whole rollouts of num_updates=3 steps; change one "
+            "rl.steps is 10, which is not divisible into rounds=1 of whole rollouts of num_updates=3 steps; change one "
             "of them.",
         ),
         (
             {"method": "grpo_iterative", "rounds": 3, "steps": 10, "retrain": {}},
-            "rl.steps is 10, which does not divide into rounds=3 of whole rollouts of num_updates=1 steps; change one "
+            "rl.steps is 10, which is not divisible into rounds=3 of whole rollouts of num_updates=1 steps; change one "
             "of them.",
         ),
         (
             {"method": "grpo_iterative", "rounds": 2, "steps": 6, "num_updates": 2, "retrain": {}},
-            "rl.steps is 6, which does not divide into rounds=2 of whole rollouts of num_updates=2 steps; change one "
+            "rl.steps is 6, which is not divisible into rounds=2 of whole rollouts of num_updates=2 steps; change one "
             "of them.",
         ),
         ({"kl": "k4"}, "rl.kl must be one of 'k1', 'k2', 'k3'; got 'k4'."),

@@ -416,7 +416,7 @@ def test_an_evaluation_prompt_that_fills_the_context_is_refused_before_training(
         ("grpo_rule", {"group_size": 1}, r"^rl\.group_size is 1; it must be at least 2"),
         ("grpo_rule", {"temperature": 0.0}, r"^rl\.temperature is 0\.0"),
         ("grpo_rule", {"num_updates": 0}, r"^rl\.num_updates is 0; it must be at least 1"),
-        ("grpo_rule", {"num_updates": 2, "steps": 3}, r"^rl\.steps is 3, which does not divide"),
+        ("grpo_rule", {"num_updates": 2, "steps": 3}, r"^rl\.steps is 3, which is not divisible"),
         ("grpo_rule", {"reward_fns": (("correct",),)}, r"^rl\.reward_fns\[0\] is \('correct',\); it must be of the"),
         ("grpo_rule", {"reward_fns": ()}, r"^rl\.reward_fns is empty; give it at least one value"),
         ("grpo_rule", {"rounds": 2}, r"^rl\.rounds is 2; method=grpo_rule takes 1"),

@@ -29,7 +29,7 @@ COMPLETE = ["00000010", "00000010.sha256.json", "00000015", "00000015.sha256.jso
 @pytest.fixture
 def tree(layout: Layout) -> dict[str, Any]:
     plain = {"embedding": jnp.arange(6.0).reshape(3, 2), "final_norm": {"scale": jnp.ones(2, jnp.bfloat16)}}
-    return jax.device_put(plain, layout.params(plain))
+    return jax.device_put(plain, layout.param_shardings(plain))
 
 
 def flip_a_byte(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def flip_a_byte(folder: Path) -> Path:
 
 def test_a_training_state_comes_back_bit_by_bit(tmp_path: Path, tree: dict[str, Any], layout: Layout) -> None:
     state = TrainState(tree, optax.adamw(1e-3).init(tree))
-    state = jax.device_put(state, layout.params(state))
+    state = jax.device_put(state, layout.param_shardings(state))
     checkpoint.save(tmp_path / "state", state)
     restored = checkpoint.restore(tmp_path / "state", jax.tree.map(jnp.zeros_like, state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -101,10 +101,10 @@ def test_a_damaged_list_of_hashes_is_damage(tmp_path: Path, tree: dict[str, Any]
 
 def test_a_file_that_came_later_is_damage(tmp_path: Path, tree: dict[str, Any]) -> None:
     checkpoint.save(tmp_path / "params", tree)
-    assert checkpoint.damage(tmp_path / "params") is None
+    assert checkpoint.why_invalid(tmp_path / "params") is None
     (tmp_path / "params" / "d" / "more").parent.mkdir(exist_ok=True)
     (tmp_path / "params" / "d" / "more").touch()
-    assert checkpoint.damage(tmp_path / "params") == "it has a file that was not written with it"
+    assert checkpoint.why_invalid(tmp_path / "params") == "it has a file that was not written with it"
 
 
 def names(folder: Path) -> list[str]:
@@ -137,7 +137,7 @@ def test_a_damaged_one_does_not_count_among_those_kept(tmp_path: Path, tree: dic
 def test_a_state_is_saved_as_it_was_when_its_buffers_are_used_again(tmp_path: Path, layout: Layout) -> None:
     shapes = {"embedding": (1000, 300), "layers": {"q": (2, 64, 4, 4)}, "final_norm": {"scale": (3,)}}
     state = jax.tree.map(jnp.ones, shapes, is_leaf=lambda x: isinstance(x, tuple))
-    state = jax.device_put(state, layout.params(state))
+    state = jax.device_put(state, layout.param_shardings(state))
     double = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)
     with checkpoint.Checkpoints(tmp_path, keep=9) as checkpoints:
         for step in range(1, 5):

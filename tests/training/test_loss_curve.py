@@ -69,7 +69,7 @@ def test_the_loss_curve_is_that_of_transformers_and_torch(batches, layout, tmp_p
     ours: dict[str, list[float]] = {"loss": [], "grad_norm": []}
     for number in range(STEPS):
         batch = {name: values[number] for name, values in batches.items()}
-        state, scalars = step(state, layout.batch(batch))
+        state, scalars = step(state, layout.put_batch(batch))
         for name, values in ours.items():
             values.append(float(scalars[name]))
     assert ours["loss"][-1] < 0.6 * ours["loss"][0], "nothing was learned"
