@@ -132,7 +132,7 @@ def check_tokenizer(recipe: Recipe, workdir: Path) -> None:
 
 
 def check_pretrain(recipe: Recipe, workdir: Path) -> None:
-    """Checks the mixture, the start model, the tokenizer and the batch."""
+    """Checks the mixture, the initial model, the tokenizer and the batch."""
     data_dir, layout = _data(recipe, workdir), _layout(recipe)
     pretrain.check(required(recipe.pretrain), recipe.model, data_dir, _tokenizer(recipe, workdir), layout)
 
@@ -181,7 +181,7 @@ def check_evaluate(recipe: Recipe, workdir: Path) -> None:
 
 
 def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[str, overlap.Questions]:
-    """Returns the questions that the stages and their start models train on, as far as the data exist already."""
+    """Returns the questions that the stages and their initial models train on, as far as the data exist already."""
     data_dir, config, questions = _data(recipe, workdir), fingerprint(recipe), dict[str, overlap.Questions]()
     for name in stages:
         if getattr(recipe, name, None) is None:
@@ -269,7 +269,7 @@ def _model_config(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | Non
     """Returns the sizes of the model that a stage trains; None if they are not known before the run.
 
     Raises:
-      UserError: the stage trains no language model, or its start model cannot be used.
+      UserError: the stage trains no language model, or its initial model cannot be used.
     """
     settings, file = getattr(recipe, name, None), folder_of(name, recipe, workdir) / "model.json"
     if name in ("corpus", "tokenizer", "reward_model", "process_model"):
@@ -332,7 +332,7 @@ def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
 
 
 def _init_files(init: str, data: Path) -> list[Path]:
-    """Returns the files of a start model in Hugging Face's format: its sizes and its tensors."""
+    """Returns the files of a initial model in Hugging Face's format: its sizes and its tensors."""
     folder = data / init.removeprefix("hf:")
     return [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if init else []
 

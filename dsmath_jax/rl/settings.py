@@ -12,9 +12,9 @@ from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError
 
 DEFAULT_METHOD = "grpo_rule"
-DAY = 86_400  # seconds; timeouts of libraries are bounded
-# Fields of rollouts. Methods without rollouts ignore them: their completions are in the data, or sampled once from all
-# tokens at temperature 1 and graded by `correct`.
+DAY = 86_400  # seconds; libraries refuse much longer timeouts
+# Fields of rollouts. Methods without rollouts ignore them: their completions are in the data, or sampled once at
+# temperature 1, without top_p and top_k, and graded by `correct`.
 ROLLOUT_FIELDS = frozenset(
     ("reward_fns", "top_p", "top_k", "num_updates", "old_logprobs", "mask_truncated", "filter_zero_std_groups")
 )
@@ -37,7 +37,7 @@ def _fields_of_method(fields: Mapping[str, Any]) -> set[str]:
     """Returns the fields that a method has and others may lack: its algorithm's own, and those of rollouts."""
     classes = algorithm_of(fields), RLSettings
     algorithm, shared = ({field.name for field in dataclasses.fields(cls)} for cls in classes)
-    data = METHODS[fields.get("method", DEFAULT_METHOD)].data
+    data = METHODS[fields.get("method", DEFAULT_METHOD)].completions
     return algorithm - shared | (ROLLOUT_FIELDS if data == "policy" else frozenset())
 
 
@@ -62,24 +62,24 @@ class RLSettings(TrainingSettings):
     peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)", least=0)
     method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}", choices=METHODS)
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
-    init: str = setting("sft", "the stage whose model the policy starts from; it is the reference too")
+    init: str = setting("sft", "the stage whose model is the initial policy and the reference model")
     data: tuple[str, ...] = setting(
         ("toy/rl",), "questions: data sets, or own .jsonl files below data_dir (question, answer)", filled=True
     )
     prompts_per_step: int = setting(16, "prompts of a rollout, P", least=1)
     group_size: int = setting(64, "completions of each prompt, G", least=2)
-    max_prompt_tokens: int = setting(512, "longer prompts are left out, and counted", least=1)
+    max_prompt_tokens: int = setting(512, "longer prompts are dropped; their number is logged", least=1)
     max_new_tokens: int = setting(1024, "length limit of a completion, tokens", least=1)
     temperature: float = setting(
-        1.0, "of the sampling; what RFT and DPO draw beforehand is drawn at 1", above=0, most=MOST_TEMPERATURE
+        1.0, "of the sampling; RFT and DPO sample their data at 1", above=0, most=MOST_TEMPERATURE
     )
     top_p: float = setting(
-        1.0, "nucleus sampling: the likeliest tokens with this much probability; 1 for all", above=0, most=1
+        1.0, "nucleus sampling: the most likely tokens with this total probability; 1 for all", above=0, most=1
     )
-    top_k: int = setting(0, "the k likeliest tokens are sampled from; 0 for all", least=0, most=INT32)
-    decode_slots: int = setting(0, "completions that are decoded at a time; 0 for all of a rollout", least=0)
+    top_k: int = setting(0, "sample from the k most likely tokens; 0 for all", least=0, most=INT32)
+    decode_slots: int = setting(0, "completions decoded at a time; 0 for all of a rollout", least=0)
     cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype", choices=("", *DTYPES))
-    reward: str = setting("", "rule, outcome or process: a reward in place of the method's own", choices=("", *REWARDS))
+    reward: str = setting("", "rule, outcome or process: replaces the method's own reward", choices=("", *REWARDS))
     reward_fns: tuple[tuple[str, float], ...] = setting(
         (("correct", 1.0),), "the rule reward, a weighted sum: correct, format or package.module:function", filled=True
     )
@@ -87,7 +87,7 @@ class RLSettings(TrainingSettings):
         5.0, "time limit of one reward function on one completion, seconds", above=0, most=DAY
     )
     reward_workers: int = setting(1, "processes that grade; 0 for one per processor", least=0)
-    step_delimiter: str = setting("\n", "splits a completion into its steps", filled=True)
+    step_delimiter: str = setting("\n", "text between the steps of a completion", filled=True)
     num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", least=1)
     rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", least=1)
     retrain: RetrainSettings | None = setting(None, "how the reward model is retrained between two rounds")
@@ -97,10 +97,10 @@ class RLSettings(TrainingSettings):
     mask_truncated: bool = setting(False, "completions cut at the length limit carry no loss (DAPO)")
     filter_zero_std_groups: bool = setting(False, "groups whose rewards are all equal carry no loss (DAPO)")
     reference: str = setting(
-        "device", "where the reference's parameters are between uses: device or host", choices=("device", "host")
+        "device", "where the reference model's parameters are between uses: device or host", choices=("device", "host")
     )
     offline_prompts: int = setting(
-        0, "questions that RFT and DPO sample beforehand, drawn evenly over `data`; 0 for all", least=0
+        0, "questions that RFT and DPO sample from, drawn evenly over `data`; 0 for all", least=0
     )
     eval_data: tuple[str, ...] = setting((), "data sets evaluated greedily every `eval_every` steps")
     eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", least=0)
@@ -119,9 +119,9 @@ class RLSettings(TrainingSettings):
             raise UserError(
                 f"algorithm is {type(self.algorithm).__name__}; method={self.method} needs {method.algorithm.__name__}."
             )
-        if self.reward and method.data != "policy" and self.reward != method.reward:
+        if self.reward and method.completions != "policy" and self.reward != method.reward:
             raise UserError(f"reward is {self.reward}, which method={self.method} cannot take; leave it empty.")
-        for field in dataclasses.fields(self) if method.data != "policy" else ():
+        for field in dataclasses.fields(self) if method.completions != "policy" else ():
             value = getattr(self, field.name)
             if field.name in ROLLOUT_FIELDS and value != field.default:
                 raise UserError(
@@ -167,6 +167,6 @@ class RLSettings(TrainingSettings):
         return self.prompts_per_step * self.group_size
 
     @property
-    def slots(self) -> int:
+    def num_decode_slots(self) -> int:
         """Completions that are decoded at a time."""
         return self.decode_slots or self.samples_per_step

@@ -70,8 +70,8 @@ def why_not_extendable(folder: Path, settings: TrainingSettings, steps: int) -> 
     if first is None:
         return ""
     return (
-        f"its newest checkpoint is of step {steps_done}, and with schedule={settings.schedule} and steps={settings.steps} "
-        f"the learning rate differs from step {first} on"
+        f"its newest checkpoint is of step {steps_done}, and with schedule={settings.schedule} and "
+        f"steps={settings.steps} the learning rate differs from step {first} on"
     )
 
 

@@ -71,7 +71,7 @@ METRICS = {
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "grpo_iterative"])
 def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeWorkdir, layout: Layout) -> None:
     folder = workdir("run")
-    if METHODS[name].data in ("correct", "pairs"):
+    if METHODS[name].completions in ("correct", "pairs"):
         write_graded_samples(folder)
     rl = recipe(name, max_new_tokens=40 if name == "sft" else 12)
     rl.run(folder)
@@ -80,7 +80,7 @@ def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeW
     assert METRICS[name.split("_")[0] if name.startswith("grpo") else name] <= rows[0].keys()
     assert all(np.isfinite(value) for row in rows for value in row.values())
     assert all(row["grad_norm"] > 0 for row in rows)
-    if METHODS[name].data == "policy":
+    if METHODS[name].completions == "policy":
         # What is compiled ahead of time is what is run.
         batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
         expected = abstract_batch(rl.settings, layout)

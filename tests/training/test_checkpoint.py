@@ -65,7 +65,7 @@ def test_a_flipped_byte_is_reported_and_the_previous_checkpoint_is_used(
         restored, step = checkpoints.restore_latest(jax.tree.map(jnp.copy, tree))
     assert step == 5
     np.testing.assert_array_equal(restored["embedding"], tree["embedding"] + 5)
-    assert f"00000010 is not used: its file {name} is not the one that was written" in caplog.text
+    assert f"00000010 is not used: its file {name} does not match its hash" in caplog.text
     with pytest.raises(UserError, match="cannot be used: its file"):
         checkpoint.restore(tmp_path / "00000010", tree)
 
@@ -104,7 +104,7 @@ def test_a_file_that_came_later_is_damage(tmp_path: Path, tree: dict[str, Any]) 
     assert checkpoint.why_invalid(tmp_path / "params") is None
     (tmp_path / "params" / "d" / "more").parent.mkdir(exist_ok=True)
     (tmp_path / "params" / "d" / "more").touch()
-    assert checkpoint.why_invalid(tmp_path / "params") == "it has a file that was not written with it"
+    assert checkpoint.why_invalid(tmp_path / "params") == "it has a file without a hash"
 
 
 def names(folder: Path) -> list[str]:
@@ -119,7 +119,7 @@ def test_the_newest_are_kept(tmp_path: Path, tree: dict[str, Any]) -> None:
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(20, tree)
     assert names(tmp_path) == ["00000020", "00000020.sha256.json"]
-    with pytest.raises(UserError, match="keep is 0; at least one checkpoint must be kept"):
+    with pytest.raises(UserError, match="keep is 0; it must be at least 1"):
         checkpoint.Checkpoints(tmp_path, keep=0)
 
 

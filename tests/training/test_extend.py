@@ -129,7 +129,7 @@ def test_a_schedule_that_has_begun_to_fall_is_the_reason_not_to(
     assert str(caught.value) == (
         f"Stage pretrain in {tmp_path / 'run'} was made with fewer steps (pretrain.steps was 10, is 20) and cannot be "
         "extended, since its newest checkpoint is of step 9, and with schedule=multi_step and steps=20 the learning "
-        "rate is another from step 8 on: give --overwrite=pretrain to redo it and the stages after it, or another "
+        "rate differs from step 8 on: give --overwrite=pretrain to redo it and the stages after it, or another "
         "--workdir."
     )
 

@@ -18,15 +18,15 @@ class SamplesSettings(Settings):
     kind: str = setting(
         "pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)", choices=KINDS
     )
-    problems: int = setting(15_000, "number of questions, drawn evenly over `data` (data/subsample.py)", least=1)
+    problems: int = setting(15_000, "number of questions, sampled evenly over `data` (data/subsample.py)", least=1)
     samples: int = setting(8, "completions of each question", least=1)
     completions: int = setting(8, "completions of each prefix of steps, N of Math-Shepherd", least=1)
     estimation: str = setting(
         "hard", "a step's label: hard (any of them is correct) or soft (the share that is)", choices=ESTIMATIONS
     )
-    step_delimiter: str = setting("\n", "splits a completion into its steps", filled=True)
+    step_delimiter: str = setting("\n", "text between the steps of a completion", filled=True)
     max_new_tokens: int = setting(1024, "length limit of a completion, tokens", least=1)
-    decode_slots: int = setting(256, "completions that are decoded at a time", least=1)
+    decode_slots: int = setting(256, "completions decoded at a time", least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
