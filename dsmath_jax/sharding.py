@@ -46,10 +46,10 @@ LETTERS: dict[str, str | tuple[str, ...]] = {
 class MeshSettings(Settings):
     """The sizes of the mesh axes, whose product is the number of devices."""
 
-    replica: int = setting(1, "copies of the model; the axis that may cross TPU slices", least=1, changes_result=False)
-    fsdp: int = setting(-1, "shards of rows and parameters; -1: the remaining devices", least=-1, changes_result=False)
-    context: int = setting(1, "parts of a row's tokens", least=1, changes_result=False)
-    tensor: int = setting(1, "parts of heads, feed-forward and vocabulary", least=1, changes_result=False)
+    replica: int = setting(1, "copies of the model; the axis that may cross TPU slices", ge=1, changes_result=False)
+    fsdp: int = setting(-1, "shards of rows and parameters; -1: the remaining devices", ge=-1, changes_result=False)
+    context: int = setting(1, "parts of a row's tokens", ge=1, changes_result=False)
+    tensor: int = setting(1, "parts of heads, feed-forward and vocabulary", ge=1, changes_result=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

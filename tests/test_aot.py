@@ -431,7 +431,7 @@ def test_the_error_says_how_to_install_libtpu(monkeypatch: pytest.MonkeyPatch) -
     ("flags", "sentence"),
     [
         ((), "--topology is missing"),
-        (("--topology=v5e:2x2", "--stage=sft"), "The config has no part 'sft'"),
+        (("--topology=v5e:2x2", "--stage=sft"), "The config has no section 'sft'"),
         (("--topology=v5e:2x2", "--config.tokenizer.vocab_size=0"), "tokenizer.vocab_size is 0; it must be at least 1"),
         (("--topology=v5e:2x2", "--config.tokenizer.path=hf"), "give it as --config.model.vocab_size=N"),
         (("--topology=v5e:2x2", "--stage=rl", "--config.rl.method=dpo"), "rl.method=dpo learns from stored samples"),

@@ -36,7 +36,7 @@ def read(name: str, variant: str = "") -> Recipe:
 
 def lacks(recipe: Recipe, stage: Stage) -> set[str]:
     """The parts that the stage sees and the recipe does not have."""
-    return {part for part in stage.parts if getattr(recipe, part) is None}
+    return {part for part in stage.sections if getattr(recipe, part) is None}
 
 
 @pytest.mark.parametrize(

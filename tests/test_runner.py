@@ -303,7 +303,7 @@ def test_a_missing_earlier_stage_is_named_before_anything_is_written(project, re
 
 
 def test_a_missing_part_of_the_config_is_named_before_anything_is_written(project):
-    with pytest.raises(UserError, match="The recipe has no part 'second', which stage second needs; add it"):
+    with pytest.raises(UserError, match="The recipe has no section 'second', which stage second needs; add it"):
         project.run(Recipe(first=First()))
     assert not project.workdir.exists()
 

@@ -65,11 +65,11 @@ def stage_of(recipe: Recipe, name: str) -> Any:
     """Returns the settings of a stage.
 
     Raises:
-      UserError: the recipe lacks the stage's part or the model's sizes.
+      UserError: the recipe lacks the section of the stage or of the model.
     """
-    for part in ("model", name):
-        if getattr(recipe, part) is None:
-            raise UserError(f"The config has no part '{part}', which stage {name} needs; add it.")
+    for section in ("model", name):
+        if getattr(recipe, section) is None:
+            raise UserError(f"The config has no section '{section}', which stage {name} needs; add it.")
     return getattr(recipe, name)
 
 

@@ -16,7 +16,7 @@ from dsmath_jax.data import chat, dataset_formats, datasets, documents, download
 from dsmath_jax.data.chat import Message
 from dsmath_jax.data.downloads import File, Repository
 from dsmath_jax.settings import nearest
-from dsmath_jax.workdir import LARGE, UserError
+from dsmath_jax.workdir import LARGE_FILE, UserError
 
 LANGUAGES = ("en", "zh")
 STYLES = ("cot", "pot", "tora")  # chain of thought, program of thought, tool-integrated reasoning
@@ -113,7 +113,7 @@ def check(name: str, data_dir: Path) -> None:
     folder = data_dir / name
     local = [folder / file.path for file in PUBLIC[name].local_files(folder)] if name in PUBLIC else None
     for file in _own_files(name, data_dir) if local is None else local:
-        small = file.stat().st_size <= LARGE
+        small = file.stat().st_size <= LARGE_FILE
         collections.deque(itertools.islice(_records(name, file), None if small else 1), maxlen=0)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
-from dsmath_jax.settings import INT32, MOST_TEMPERATURE, check_choice, setting
+from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
 from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError
 
@@ -37,8 +37,8 @@ def _fields_of_method(fields: Mapping[str, Any]) -> set[str]:
     """Returns the fields that a method has and others may lack: its algorithm's own, and those of rollouts."""
     classes = algorithm_of(fields), RLSettings
     algorithm, shared = ({field.name for field in dataclasses.fields(cls)} for cls in classes)
-    data = METHODS[fields.get("method", DEFAULT_METHOD)].completions
-    return algorithm - shared | (ROLLOUT_FIELDS if data == "policy" else frozenset())
+    completions = METHODS[fields.get("method", DEFAULT_METHOD)].completions
+    return algorithm - shared | (ROLLOUT_FIELDS if completions == "policy" else frozenset())
 
 
 def with_weights(reward_fns: Any) -> Any:
@@ -56,40 +56,36 @@ class RLSettings(TrainingSettings):
     Where both have a field (`temperature`, `max_new_tokens`), the algorithm gets the value from here.
     """
 
-    steps: int = setting(
-        9000, "optimizer steps (the paper's 144 thousand questions, 16 at a time)", least=1, most=INT32
-    )
-    peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)", least=0)
+    steps: int = setting(9000, "optimizer steps (the paper's 144 thousand questions, 16 at a time)", ge=1, le=INT32)
+    peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)", ge=0)
     method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}", choices=METHODS)
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting("sft", "the stage whose model is the initial policy and the reference model")
     data: tuple[str, ...] = setting(
-        ("toy/rl",), "questions: data sets, or own .jsonl files below data_dir (question, answer)", filled=True
+        ("toy/rl",), "questions: data sets, or own .jsonl files below data_dir (question, answer)", nonempty=True
     )
-    prompts_per_step: int = setting(16, "prompts of a rollout, P", least=1)
-    group_size: int = setting(64, "completions of each prompt, G", least=2)
-    max_prompt_tokens: int = setting(512, "longer prompts are dropped; their number is logged", least=1)
-    max_new_tokens: int = setting(1024, "length limit of a completion, tokens", least=1)
-    temperature: float = setting(
-        1.0, "of the sampling; RFT and DPO sample their data at 1", above=0, most=MOST_TEMPERATURE
-    )
+    prompts_per_step: int = setting(16, "prompts of a rollout, P", ge=1)
+    group_size: int = setting(64, "completions of each prompt, G", ge=2)
+    max_prompt_tokens: int = setting(512, "longer prompts are dropped; their number is logged", ge=1)
+    max_new_tokens: int = setting(1024, "length limit of a completion, tokens", ge=1)
+    temperature: float = setting(1.0, "of the sampling; RFT and DPO sample their data at 1", gt=0, le=MAX_TEMPERATURE)
     top_p: float = setting(
-        1.0, "nucleus sampling: the most likely tokens with this total probability; 1 for all", above=0, most=1
+        1.0, "nucleus sampling: the most likely tokens with this total probability; 1 for all", gt=0, le=1
     )
-    top_k: int = setting(0, "sample from the k most likely tokens; 0 for all", least=0, most=INT32)
-    decode_slots: int = setting(0, "completions decoded at a time; 0 for all of a rollout", least=0)
+    top_k: int = setting(0, "sample from the k most likely tokens; 0 for all", ge=0, le=INT32)
+    decode_slots: int = setting(0, "completions decoded at a time; 0 for all of a rollout", ge=0)
     cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype", choices=("", *DTYPES))
     reward: str = setting("", "rule, outcome or process: replaces the method's own reward", choices=("", *REWARDS))
     reward_fns: tuple[tuple[str, float], ...] = setting(
-        (("correct", 1.0),), "the rule reward, a weighted sum: correct, format or package.module:function", filled=True
+        (("correct", 1.0),),
+        "the rule reward, a weighted sum: correct, format or package.module:function",
+        nonempty=True,
     )
-    reward_seconds: float = setting(
-        5.0, "time limit of one reward function on one completion, seconds", above=0, most=DAY
-    )
-    reward_workers: int = setting(1, "processes that grade; 0 for one per processor", least=0)
-    step_delimiter: str = setting("\n", "text between the steps of a completion", filled=True)
-    num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", least=1)
-    rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", least=1)
+    reward_seconds: float = setting(5.0, "time limit of one reward function on one completion, seconds", gt=0, le=DAY)
+    reward_workers: int = setting(1, "processes that grade; 0 for one per processor", ge=0)
+    step_delimiter: str = setting("\n", "text between the steps of a completion", nonempty=True)
+    num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", ge=1)
+    rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", ge=1)
     retrain: RetrainSettings | None = setting(None, "how the reward model is retrained between two rounds")
     old_logprobs: str = setting(
         "trainer", "whose log-probabilities the ratio divides by: trainer or sampler", choices=("trainer", "sampler")
@@ -100,10 +96,10 @@ class RLSettings(TrainingSettings):
         "device", "where the reference model's parameters are between uses: device or host", choices=("device", "host")
     )
     offline_prompts: int = setting(
-        0, "questions that RFT and DPO sample from, drawn evenly over `data`; 0 for all", least=0
+        0, "questions that RFT and DPO sample from, drawn evenly over `data`; 0 for all", ge=0
     )
     eval_data: tuple[str, ...] = setting((), "data sets evaluated greedily every `eval_every` steps")
-    eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", least=0)
+    eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", ge=0)
     allow_overlap: bool = setting(
         False, "questions of `eval_data` that are trained on are counted, not refused", changes_result=False
     )

@@ -107,7 +107,7 @@ def model_config(
         chosen = {name: getattr(model_section, name) for name in RUNTIME_FIELDS} if model_section else {}
         config = huggingface.read_config(Path(where), **chosen)
     elif model_section is None:
-        raise UserError("The recipe has no part model; add it, or name a model to start from as init=hf:DIR.")
+        raise UserError("The recipe has no section 'model'; add it, or name a model to start from as init=hf:DIR.")
     else:
         where = "config.model.vocab_size"
         vocab_size = model_section.vocab_size or (tokenizer.vocab_size if tokenizer else 0)
