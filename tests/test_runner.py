@@ -560,7 +560,7 @@ def test_fewer_steps_are_refused_and_more_steps_with_other_changes(project, reci
     assert project.text("second/model.txt") == "3 rows of 0 at 0.5"  # from scratch
 
 
-def test_the_reason_why_a_stage_cannot_be_lengthened_is_given(project, recipe):
+def test_the_reason_why_a_stage_cannot_be_extended_is_given(project, recipe):
     project.run(recipe)
     project.reason = "its learning rates were others"
     with pytest.raises(UserError) as caught:
@@ -572,7 +572,7 @@ def test_the_reason_why_a_stage_cannot_be_lengthened_is_given(project, recipe):
     )
 
 
-def test_what_reads_a_lengthened_stage_is_refused_before_that_is_lengthened(project, recipe):
+def test_what_reads_a_extended_stage_is_refused_before_that_is_lengthened(project, recipe):
     reads = Stage("third", project.third, (), lambda recipe: ("second",), ("*.txt",))
     project.stages = (*project.stages[:2], reads)
     project.run(recipe)

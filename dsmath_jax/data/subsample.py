@@ -11,7 +11,7 @@ from pathlib import Path
 from dsmath_jax.data import datasets
 from dsmath_jax.data.datasets import Record
 
-EVALUATION_SEED = 0  # of evaluations: runs with other seeds answer the same questions
+EVALUATION_SEED = 0  # so that runs with different seeds are evaluated on the same questions
 
 
 def load_subsample(names: Sequence[str], data_dir: str | Path, count: int, seed: int) -> list[Record]:

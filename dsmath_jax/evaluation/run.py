@@ -99,7 +99,7 @@ def run(
         if sandbox:
             print(f"sandbox: {sandbox.level}", file=sys.stderr)
         if first:
-            samples.claim(out, shared | {"model": policy.identity})
+            samples.claim(out, shared | {"model": policy.fingerprint})
             for job in jobs:
                 samples.claim(out / job.name, {"prompts": hash_json([*job.prompts])})
                 write_jsonl(out / job.name / PROBLEMS, map(_problem, job.records))

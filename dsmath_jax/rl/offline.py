@@ -55,7 +55,7 @@ def correct_rows(path: Path) -> tuple[list[Row], float]:
 
 
 def pair_rows(path: Path) -> list[tuple[Row, Row]]:
-    """Returns the pairs of DPO: each question's correct samples, each with an incorrect one; none is in two pairs.
+    """Returns the pairs of DPO: each question's correct samples, each with a different incorrect one.
 
     Raises:
       UserError: no question has both.
@@ -64,7 +64,9 @@ def pair_rows(path: Path) -> list[tuple[Row, Row]]:
     for row in read_jsonl(path):
         side = sides[row["problem"]][0 if row["labels"][-1] == 1 else 1]
         side.setdefault(tuple(row["completion"]), (row["prompt"], row["completion"]))
-    pairs = [pair for yes, no in sides.values() for pair in zip(yes.values(), no.values(), strict=False)]
+    pairs = [
+        pair for chosen, rejected in sides.values() for pair in zip(chosen.values(), rejected.values(), strict=False)
+    ]
     if not pairs:
         raise UserError(f"rl: no question in {path} has both correct and incorrect samples; raise rl.group_size.")
     return pairs

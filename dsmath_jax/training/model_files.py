@@ -38,9 +38,9 @@ class LanguageModel(NamedTuple):
       chat: its tokenizer, chat template and instruction.
       layout: of the parameters.
       tokenizer_file: the file that the tokenizer was read from, None if unknown.
-      identity: a hash of the parameters, the tokenizer and the compute dtype; "" if unknown.
+      fingerprint: a hash of the parameters, the tokenizer and the compute dtype; "" if unknown.
       chat_stored: whether `chat` is the one that the model was trained with; else it has no instruction, and the
-        template next to the tokenizer or the paper's.
+        template next to the tokenizer, else the paper's.
     """
 
     model: Llama
@@ -48,7 +48,7 @@ class LanguageModel(NamedTuple):
     chat: Chat
     layout: Layout
     tokenizer_file: Path | None = None
-    identity: str = ""
+    fingerprint: str = ""
     chat_stored: bool = False
 
     @property
@@ -79,10 +79,12 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
     read = _read_hugging_face if checkpoint.startswith(HUGGING_FACE) else _read_stage
     model, params, files = read(folder, layout, dtype)
     tokenizers.check_vocab_size(tokenizer, model.config.vocab_size, str(folder))
-    identity = hash_json([file_fingerprint(path) for path in (*files, tokenizer_file)] + [model.config.compute_dtype])
+    fingerprint = hash_json(
+        [file_fingerprint(path) for path in (*files, tokenizer_file)] + [model.config.compute_dtype]
+    )
     stored = chats.load(folder, tokenizer)
     chat = stored or Chat(tokenizer, chats.stored_template(tokenizer_file.parent) or chats.DEEPSEEK_MATH)
-    return LanguageModel(model, params, chat, layout, tokenizer_file, identity, stored is not None)
+    return LanguageModel(model, params, chat, layout, tokenizer_file, fingerprint, stored is not None)
 
 
 def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
@@ -140,7 +142,7 @@ def export_params(
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yields a temporary folder that gets its name when it is complete; first removes that of a killed command."""
+    """Yields a temporary folder, renamed to `target` when it is complete; first removes that of a killed command."""
     if target.exists():
         raise UserError(f"{target} exists already; give another folder, or remove it.")
     remove_temporaries(target)
