@@ -205,7 +205,7 @@ def test_a_large_file_is_stamped_without_reading_it(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"1234")
     assert workdir.file_fingerprint(path) == workdir.hash_file(path)
-    monkeypatch.setattr(workdir, "LARGE", 3)
+    monkeypatch.setattr(workdir, "LARGE_FILE", 3)
     monkeypatch.setattr(workdir, "hash_file", None)
     first = workdir.file_fingerprint(path)
     assert first.startswith("4 bytes of ")

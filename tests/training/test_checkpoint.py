@@ -213,12 +213,12 @@ checkpoints.save(1, {"embedding": jnp.full((64, 64), 1.0)})
 checkpoints.wait()
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if moment == "writing":
-    checkpoint._finish = kill
+    checkpoint._finish_save = kill
 elif moment == "hashing":
     checkpoint.hash_file = kill
 elif moment == "dropping":
-    finish = checkpoint._finish
-    checkpoint._finish = lambda *arguments: (finish(*arguments), setattr(checkpoint, "remove", kill))
+    finish = checkpoint._finish_save
+    checkpoint._finish_save = lambda *arguments: (finish(*arguments), setattr(checkpoint, "remove", kill))
 checkpoints.save(2, {"embedding": jnp.full((64, 64), 2.0)})
 checkpoints.wait()
 """
