@@ -124,7 +124,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
         timer.end("sample")
         batch = score(iteration, completions)
         timer.end("score")
-        state, scalars = step(state, layout.batch(batch))
+        state, scalars = step(state, layout.put_batch(batch))
         float(scalars["loss"])
         timer.end("update")
         return timer.seconds | {"tokens": sum(len(each.tokens) for each in completions)}

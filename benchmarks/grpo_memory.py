@@ -88,9 +88,9 @@ def prepare(folder: Path, form: str) -> tuple[dict, turns.Work]:
         return {"policy": policy, "value": with_reward_head(initial_params(model, jax.random.key(1)), hidden_size)}
 
     if form == "plain":
-        model = model.clone(by_rows=all_logits)
+        model = model.clone(map_row_shards=all_logits)
     state = init_state(make_params, optimizer, layout)
-    placed = layout.batch(fields)
+    placed = layout.put_batch(fields)
     step = make_train_step(algorithm.loss, model, optimizer, layout, state).lower(state, placed).compile()
 
     def run() -> dict:
@@ -127,7 +127,7 @@ def random_batch(vocabulary: int, rows: int, tokens: int) -> dict[str, np.ndarra
 def all_logits(
     chunked: Callable[..., Any], rows: Sequence[Array], head: Float[Array, "D V"]
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """Computes log-probabilities and entropies from all logits at once, in float32: the model's `by_rows`."""
+    """Computes log-probabilities and entropies from all logits at once, in float32: the model's `map_row_shards`."""
     del chunked
     hidden, targets = rows
     logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)

@@ -111,7 +111,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
         (folder / "hf").mkdir()
         huggingface.write(folder / "hf", state.params, config, "float32")
         np.savez(folder / "batch.npz", tokens=host_batch["tokens"], targets=host_batch["targets"])
-    batch = layout.batch(host_batch)
+    batch = layout.put_batch(host_batch)
     step = next_token_step(settings, model, layout, state)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 

@@ -28,7 +28,7 @@ QUESTIONS, PROMPTS, GROUP, LENGTH = 144_000, 16, 64, 1024  # 16 x 64 completions
 ROUNDS = 3  # of the iterative variant
 DATA = ("gsm8k/train", "math/train")
 KINDS = {"reward_model": "pointwise", "process_model": "process"}
-VARIANTS = [name for name, method in METHODS.items() if method.data == "policy"]
+VARIANTS = [name for name, method in METHODS.items() if method.completions == "policy"]
 
 
 def get_config(variant: str = "grpo_ps") -> ConfigDict:

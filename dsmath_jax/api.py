@@ -173,7 +173,7 @@ def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwri
     Args:
       recipe: from `load_recipe`, or built in code.
       workdir: the folder of the run.
-      stages: names of stages; () for all that the recipe has a part for.
+      stages: names of stages; () for all that the recipe has a section for.
       overwrite: the stages to redo, with those that read them.
 
     Raises:

@@ -1,7 +1,7 @@
 """The command line: flags, the config file, and the fields set by `--config.PART.FIELD=VALUE`.
 
 These are not absl flags. The fields are those of the settings classes, whether or not a config file sets them, so that
-a dict can get a new key and a part can be switched on or off.
+a dict can get a new key and a section can be switched on or off.
 """
 
 import ast
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import with_method
-from dsmath_jax.settings import Declared, build, declared, describe, nearest, range_words
+from dsmath_jax.settings import FieldSpec, build, field_specs, field_values, nearest, range_text
 from dsmath_jax.workdir import UserError
 
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
@@ -42,7 +42,7 @@ def define_flags() -> flags.FlagValues:
     """Returns the flags of `dsmath_jax.main`."""
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "The folder of the run's files, local or shared.", values)
-    flags.DEFINE_list("stages", None, "Stages to run; by default all that the config has a part for.", values)
+    flags.DEFINE_list("stages", None, "Stages to run; by default all that the config has a section for.", values)
     flags.DEFINE_list("overwrite", [], "Stages to redo, with those of --stages that read them.", values)
     flags.DEFINE_bool("distributed", False, "Run as one of several processes, which JAX detects (TPU, SLURM).", values)
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, if JAX cannot detect it.", values)
@@ -144,26 +144,26 @@ def _changed(argument: str, changes: Sequence[Change]) -> dict[str, Any]:
 
 
 def _set(tree: dict[str, Any], change: Change, argument: str) -> None:
-    """Sets one field, part or key of a dict in the nested fields of a recipe.
+    """Sets one field, section or key of a dict in the nested fields of a recipe.
 
     Raises:
       UserError: the field is unknown, or its value is missing.
     """
-    fields = {field.name: field for field in declared(Recipe, tree)}
+    fields = {field.name: field for field in field_specs(Recipe, tree)}
     field = fields.get(change.name) or _dict_of(change.name, fields)
     if field is None:
         raise UserError(f"The config has no field '{change.name}'{nearest(change.name, fields)}; see {argument}.")
-    *parts, last = field.name.split(".")
-    for depth, part in enumerate(parts, 1):
-        if tree.get(part) is None:
-            name = ".".join(parts[:depth])
+    *sections, last = field.name.split(".")
+    for depth, section in enumerate(sections, 1):
+        if tree.get(section) is None:
+            name = ".".join(sections[:depth])
             if fields[name].default is None:
-                logging.warning("%s has no part %s; --config.%s switches it on.", argument, name, change.name)
-            tree[part] = {}
-        if not isinstance(tree[part], dict):
-            name = ".".join(parts[:depth])
-            raise UserError(f"{name} is {tree[part]!r}, so that {change.name} cannot be set; give {name} as a dict.")
-        tree = tree[part]
+                logging.warning("%s has no section %s; --config.%s switches it on.", argument, name, change.name)
+            tree[section] = {}
+        if not isinstance(tree[section], dict):
+            name = ".".join(sections[:depth])
+            raise UserError(f"{name} is {tree[section]!r}, so that {change.name} cannot be set; give {name} as a dict.")
+        tree = tree[section]
     hint = field.hint
     if change.name != field.name:  # a key of a dict, by default of the field's default
         tree, last = tree.setdefault(last, field.default), change.name.removeprefix(f"{field.name}.")
@@ -173,7 +173,7 @@ def _set(tree: dict[str, Any], change: Change, argument: str) -> None:
     tree[last] = from_text(hint, change.text) if isinstance(change.text, str) else change.text
 
 
-def _dict_of(name: str, fields: Mapping[str, Declared]) -> Declared | None:
+def _dict_of(name: str, fields: Mapping[str, FieldSpec]) -> FieldSpec | None:
     """Returns the dict field of a key: pretrain.mixture for pretrain.mixture.corpus/en."""
     dicts = (field for field in fields.values() if typing.get_origin(field.hint) is dict)
     return next((field for field in dicts if name.startswith(f"{field.name}.") and name != f"{field.name}."), None)
@@ -215,40 +215,40 @@ def help_text(about: str, argv: Sequence[str], values: flags.FlagValues) -> str:
 
 
 def field_lines(recipe: Recipe, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yields a line for each field, with its value, help and range; fields of parts that are off come last.
+    """Yields a line for each field, with its value, help and range; fields of sections that are off come last.
 
     Args:
       recipe: the recipe built from `config`.
       config: the nested fields that a config sets.
     """
-    fields = [field for field in declared(Recipe, config) if not field.is_part]
-    values = {field.name: field.value for field in describe(recipe)}
+    fields = [field for field in field_specs(Recipe, config) if not field.is_section]
+    values = {field.name: field.value for field in field_values(recipe)}
     for field in fields:
         if field.name in values:
             yield _field_line(field, repr(values[field.name]), "")
     for field in fields:
         if field.name not in values:
-            part = field.name.rpartition(".")[0]
-            yield _field_line(field, "REQUIRED" if field.required else repr(field.default), f"{part} is off: ")
+            section = field.name.rpartition(".")[0]
+            yield _field_line(field, "REQUIRED" if field.required else repr(field.default), f"{section} is off: ")
 
 
-def _field_line(declaration: Declared, value: str, prefix: str) -> str:
+def _field_line(declaration: FieldSpec, value: str, prefix: str) -> str:
     metadata = declaration.field.metadata
-    words = range_words(metadata["limits"])
+    words = range_text(metadata["limits"])
     return f"config.{declaration.name} = {value}  # {prefix}{metadata['help']}" + (f" ({words})" if words else "")
 
 
 def config_file(recipe: Recipe) -> str:
     """Returns the recipe as the text of a config file that sets every field."""
-    lines, parts = list[str](), set[str]()
-    for field in describe(recipe):
+    lines, sections = list[str](), set[str]()
+    for field in field_values(recipe):
         if field.value is None:
             continue
         path = field.name.split(".")
-        for part in (".".join(path[:depth]) for depth in range(1, len(path))):
-            if part not in parts:
-                parts.add(part)
-                lines.append(f"config.{part} = ConfigDict()")
+        for section in (".".join(path[:depth]) for depth in range(1, len(path))):
+            if section not in sections:
+                sections.add(section)
+                lines.append(f"config.{section} = ConfigDict()")
         lines.append(f"config.{field.name} = {field.value!r}")
     body = "\n".join(f"    {line}" for line in ("config = ConfigDict()", *lines, "return config"))
     return f"from ml_collections import ConfigDict\n\n\ndef get_config() -> ConfigDict:\n{body}"

@@ -20,8 +20,8 @@ from dsmath_jax.processes import join_processes
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report.report import summary_table
 from dsmath_jax.runner import Planned
-from dsmath_jax.settings import describe
-from dsmath_jax.sharding import from_first
+from dsmath_jax.settings import field_values
+from dsmath_jax.sharding import broadcast_json
 from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import UserError, data_folder, exit_code, exit_now, local_path, read_json
 
@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
     if values.workdir is None:
         raise UserError("--workdir is missing; see dsmath run --help.")
     workdir = local_path(values.workdir, "--workdir")
-    several = values.distributed or values.coordinator
+    is_distributed = values.distributed or values.coordinator
     address = values.coordinator, values.processes, values.process
-    with join_processes(*address) if several else contextlib.nullcontext():
+    with join_processes(*address) if is_distributed else contextlib.nullcontext():
         if values.dry_run:
             planned = runner.plan(STAGES, recipe, workdir, values.stages or (), values.overwrite)
             if jax.process_index() == 0:
@@ -60,13 +60,13 @@ def main(argv: Sequence[str]) -> None:
 
 def check_same_settings(recipe: Recipe, values: flags.FlagValues) -> None:
     """Raises a `UserError` if this process was started with other settings than process 0."""
-    mine = {field.name: repr(field.value) for field in describe(recipe)}
-    mine |= {f"--{name}": repr(values[name].value) for name in ("stages", "overwrite")}
-    first = from_first(mine)
-    for name in sorted(mine.keys() | first.keys()):
-        if mine.get(name) != first.get(name):
+    own = {field.name: repr(field.value) for field in field_values(recipe)}
+    own |= {f"--{name}": repr(values[name].value) for name in ("stages", "overwrite")}
+    first = broadcast_json(own)
+    for name in sorted(own.keys() | first.keys()):
+        if own.get(name) != first.get(name):
             raise UserError(
-                f"{name} is {mine.get(name)} in this process and {first.get(name)} in process 0; start all "
+                f"{name} is {own.get(name)} in this process and {first.get(name)} in process 0; start all "
                 "processes with the same command."
             )
 

@@ -123,7 +123,7 @@ class Watch:
 
     def fail(self, error: BaseException) -> NoReturn:
         """Ends this process with its error message or traceback, and all others with it."""
-        if isinstance(error, UserError) and error.everywhere:
+        if isinstance(error, UserError) and error.on_all_processes:
             print(f"error: {error}", file=sys.stderr)
             self.leave()
             exit_now(error.code)

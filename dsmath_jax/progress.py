@@ -14,13 +14,13 @@ Item = TypeVar("Item")
 LINE_EVERY_SECONDS = 10.0
 
 
-def track(items: Iterable[Item], what: str, total: int, start: int = 0) -> Iterator[Item]:
+def track(items: Iterable[Item], description: str, total: int, start: int = 0) -> Iterator[Item]:
     """Yields `items` and shows how many of `total` are done; a resumed run has done `start` of them before."""
     console = Console(stderr=True)
-    yield from (_bar if console.is_terminal else _lines)(items, what, total, start, console)
+    yield from (_bar if console.is_terminal else _lines)(items, description, total, start, console)
 
 
-def _bar(items: Iterable[Item], what: str, total: int, start: int, console: Console) -> Iterator[Item]:
+def _bar(items: Iterable[Item], description: str, total: int, start: int, console: Console) -> Iterator[Item]:
     columns = (
         TextColumn("{task.description:>24}"),
         BarColumn(),
@@ -29,13 +29,13 @@ def _bar(items: Iterable[Item], what: str, total: int, start: int, console: Cons
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total, completed=start)
+        task = progress.add_task(description, total=total, completed=start)
         for item in items:
             yield item
             progress.advance(task)
 
 
-def _lines(items: Iterable[Item], what: str, total: int, start: int, console: Console) -> Iterator[Item]:
+def _lines(items: Iterable[Item], description: str, total: int, start: int, console: Console) -> Iterator[Item]:
     del console
     began = last = time.monotonic()
     done = start
@@ -47,4 +47,4 @@ def _lines(items: Iterable[Item], what: str, total: int, start: int, console: Co
             last = now
             rate = (done - start) / max(now - began, 1e-9)
             left = (total - done) / rate
-            print(f"{what}: {done}/{total}  {rate:.1f}/s  {duration(left)} left", file=sys.stderr, flush=True)
+            print(f"{description}: {done}/{total}  {rate:.1f}/s  {duration(left)} left", file=sys.stderr, flush=True)

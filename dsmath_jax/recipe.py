@@ -16,9 +16,9 @@ from dsmath_jax.training.settings import PretrainSettings, SFTSettings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Settings):
-    """All settings of a run. A stage whose part is None does not run unless `--stages` names it."""
+    """All settings of a run. A stage whose section is None does not run unless `--stages` names it."""
 
-    seed: int = setting(0, "seed of all random draws", least=0, most=INT32)
+    seed: int = setting(0, "seed of all random draws", ge=0, le=INT32)
     data_dir: str = setting("data", "the folder of your data; toy: generated in the workdir", local=True)
     start: str = setting(
         "", "another run's workdir, whose finished stages this one builds on", local=True, changes_result=False

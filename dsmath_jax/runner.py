@@ -1,9 +1,9 @@
-"""Checks the stages of a run, then runs, skips, resumes, lengthens or refuses each of them.
+"""Plans and runs the stages of a run: each is run, skipped, resumed, extended, redone or refused.
 
 `plan` decides the action for each stage and checks everything that is known before the first one starts. `run` raises
-the errors of the plan, or carries it out.
+the errors of the plan, or executes it.
 
-A stage's fingerprint is the part of the recipe that it uses and the hashes of the stages and files that it reads. It is
+A stage's fingerprint has its sections of the recipe and the hashes of the stages and files that it reads. It is
 written to `started.json` before the stage's first file and to `manifest.json` after its last one. The manifest's
 `seconds` are the wall time of the run that finished the stage, without that of killed runs before it.
 """
@@ -29,20 +29,20 @@ from dsmath_jax.workdir import (
     MANIFEST,
     STARTED,
     UserError,
+    file_fingerprint,
     hash_file,
     hash_json,
     lock,
     read_json,
     remove,
-    stamp,
-    sweep,
+    remove_temporaries,
     write_json,
 )
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
 CHANGES_SHOWN = 5  # further changes of a stage are only counted
-LENGTHENED = "lengthened"  # replaces the hash of a stage that will be lengthened
-Action = Literal["complete", "to do", "resume", "lengthen", "redo"]
+EXTENDED = "extended"  # in place of the hash of a stage that will be extended
+Action = Literal["complete", "to do", "resume", "extend", "redo"]
 TO_DO: Action = "to do"
 
 
@@ -51,33 +51,33 @@ class Stage:
     """One stage of a recipe.
 
     Attributes:
-      name: the name of its folder below the workdir and of its part of the recipe.
+      name: the name of its folder below the workdir and of its section of the recipe.
       run: `(recipe, workdir) -> counts`; after a kill it is called again and resumes from the files it finds. The
-        recipe has only the stage's parts; the others are None.
-      parts: the parts of the recipe that the stage uses, in addition to `seed`.
+        recipe has only the stage's sections; the others are None.
+      sections: the sections of the recipe that the stage uses, in addition to `seed`.
       depends_on: `recipe -> names` of the stages whose files it reads.
       outputs: patterns of the files that later stages read; the stage is identified by their hash.
-      always_rerun: whether every run makes it from scratch, from all finished stages.
+      always_rerun: whether every run redoes it, from all finished stages.
       input_files: `(recipe, workdir) -> paths` of the user's files that it reads; a change of one changes the stage.
       check: `(recipe, workdir)` raises a `UserError` if the stage cannot work, as far as that is known before the first
-        stage starts. It is quick and writes nothing. The recipe lacks the parts of stages that do not run; their
+        stage starts. It is quick and writes nothing. The recipe lacks the sections of stages that do not run; their
         outputs are in the workdir (see `folder_of`).
       logs: patterns of files that need not be kept. An interrupted stage with no other files starts from scratch, with
         any settings.
-      why_not_longer: `(recipe, workdir, steps)` returns the reason why a stage made with `steps` steps cannot be
-        lengthened to those of the recipe, or "" if it can; None for a stage without steps.
+      why_not_extendable: `(recipe, workdir, steps)` returns the reason why a stage made with `steps` steps cannot be
+        extended to those of the recipe, or "" if it can; None for a stage without steps.
     """
 
     name: str
     run: Callable[[Any, Path], dict]
-    parts: tuple[str, ...]
+    sections: tuple[str, ...]
     depends_on: Callable[[Any], tuple[str, ...]]
     outputs: tuple[str, ...]
     always_rerun: bool = False
     input_files: Callable[[Any, Path], Sequence[Path]] = lambda recipe, workdir: ()
     check: Callable[[Any, Path], None] = lambda recipe, workdir: None
     logs: tuple[str, ...] = ()
-    why_not_longer: Callable[[Any, Path, int], str] | None = None
+    why_not_extendable: Callable[[Any, Path, int], str] | None = None
 
 
 class Planned(NamedTuple):
@@ -101,9 +101,9 @@ def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str
 
     Args:
       stages: all stages.
-      recipe: a dataclass of settings with `seed`, `start` and a field for each part that the stages use.
+      recipe: a dataclass of settings with `seed`, `start` and a field for each section that the stages use.
       workdir: the run's workdir, which is locked during the run.
-      names: the stages to run; empty for all that the recipe has a part for.
+      names: the stages to run; empty for all that the recipe has a section for.
       overwrite: the stages to redo, with those that read them.
 
     Raises:
@@ -117,7 +117,7 @@ def run(stages: Sequence[Stage], recipe: Any, workdir: Path, names: Sequence[str
         _link(_links(stages, recipe, workdir, [step.stage for step in planned]))
     with lock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         for step in planned:
-            _run_or_skip(step.stage, _parts_of(step.stage, recipe), workdir, step.redo)
+            _run_or_skip(step.stage, _stage_recipe(step.stage, recipe), workdir, step.redo)
 
 
 def plan(
@@ -134,24 +134,24 @@ def plan(
     if recipe.start:
         _links(stages, recipe, workdir, chosen)  # raises if a link cannot be made
     others = {stage.name for stage in stages} - {stage.name for stage in chosen}
-    known = dataclasses.replace(recipe, **{name: None for name in others if hasattr(recipe, name)})
+    checked_recipe = dataclasses.replace(recipe, **{name: None for name in others if hasattr(recipe, name)})
     planned: dict[str, Planned] = {}
     for stage in chosen:
         redo, action, error = stage.always_rerun or stage.name in overwrite, TO_DO, None
         try:
-            parts = _parts_of(stage, recipe)
+            stage_recipe = _stage_recipe(stage, recipe)
             reads = stage.depends_on(recipe)
             for name in reads:
                 if name not in planned:
                     _check_made(stage, name, stages, recipe, workdir)
             redo = redo or any(planned[name].redo for name in reads if name in planned)
-            settled = [name for name in reads if name not in planned or planned[name].action == "complete"]
-            results = {name: _results(folder_of(name, recipe, workdir)) for name in settled}
-            # The outputs of a stage that is yet to run are compared later; a lengthened one will have changed them.
-            results |= {name: LENGTHENED for name in reads if name in planned and planned[name].action == "lengthen"}
-            action = _decide(stage, parts, workdir, redo, _fingerprint(stage, parts, workdir, results))
+            known = [name for name in reads if name not in planned or planned[name].action == "complete"]
+            results = {name: _outputs_hash(folder_of(name, recipe, workdir)) for name in known}
+            # The outputs of a stage that is yet to run are compared later; a extended one will have changed them.
+            results |= {name: EXTENDED for name in reads if name in planned and planned[name].action == "extend"}
+            action = _decide(stage, stage_recipe, workdir, redo, _fingerprint(stage, stage_recipe, workdir, results))
             if action != "complete":
-                stage.check(known, workdir)
+                stage.check(checked_recipe, workdir)
         except UserError as raised:
             error = raised
         planned[stage.name] = Planned(stage, redo, action, error)
@@ -165,7 +165,7 @@ def folder_of(name: str, recipe: Any, workdir: Path) -> Path:
 
 
 def select(stages: Sequence[Stage], recipe: Any, names: Sequence[str], overwrite: Sequence[str] = ()) -> list[Stage]:
-    """Returns the named stages in their order; without names, those that the recipe has a part for.
+    """Returns the named stages in their order; without names, those that the recipe has a section for.
 
     Raises:
       UserError: a name is unknown, or `overwrite` names a stage that does not run.
@@ -181,11 +181,11 @@ def select(stages: Sequence[Stage], recipe: Any, names: Sequence[str], overwrite
     return chosen
 
 
-def _parts_of(stage: Stage, recipe: Any) -> Any:
-    """Returns the recipe with only the stage's parts."""
-    if stage.name in stage.parts and getattr(recipe, stage.name) is None:
-        raise UserError(f"The recipe has no part '{stage.name}', which stage {stage.name} needs; add it.")
-    others = {field.name for field in dataclasses.fields(recipe)} - {"seed", *stage.parts}
+def _stage_recipe(stage: Stage, recipe: Any) -> Any:
+    """Returns the recipe with only the stage's sections."""
+    if stage.name in stage.sections and getattr(recipe, stage.name) is None:
+        raise UserError(f"The recipe has no section '{stage.name}', which stage {stage.name} needs; add it.")
+    others = {field.name for field in dataclasses.fields(recipe)} - {"seed", *stage.sections}
     return dataclasses.replace(recipe, **dict.fromkeys(others))
 
 
@@ -209,9 +209,10 @@ def _check_made(stage: Stage, name: str, stages: Sequence[Stage], recipe: Any, w
             f"{', '.join(earlier)}."
         )
     if not (folder_of(name, recipe, workdir) / MANIFEST).is_file():
-        part = "" if getattr(recipe, name, None) is not None else f" and the part {name} to the recipe"
+        section = "" if getattr(recipe, name, None) is not None else f" and the section {name} to the recipe"
         raise UserError(
-            f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; add {name} to --stages{part}."
+            f"Stage {stage.name} reads stage {name}, which is not complete in {workdir}; add {name} to "
+            f"--stages{section}."
         )
 
 
@@ -248,15 +249,15 @@ def _link(links: Mapping[Path, Path]) -> None:
     barrier("link stages")
 
 
-def _decide(stage: Stage, recipe: Any, workdir: Path, redo: bool, now: dict) -> Action:
+def _decide(stage: Stage, recipe: Any, workdir: Path, redo: bool, current: dict) -> Action:
     """Returns the action for a stage.
 
     Args:
       stage: the stage.
-      recipe: its parts of the recipe.
+      recipe: its sections of the recipe.
       workdir: the run's workdir.
       redo: whether to redo it if it is complete or was made with other settings.
-      now: its fingerprint, with the hashes of the stages that it reads as far as they are known.
+      current: its fingerprint, with the hashes of the stages that it reads as far as they are known.
 
     Raises:
       UserError: it was made with other settings or from other files, or it belongs to another run.
@@ -270,8 +271,8 @@ def _decide(stage: Stage, recipe: Any, workdir: Path, redo: bool, now: dict) -> 
     complete = (folder / MANIFEST).is_file()
     if not complete and not (folder / STARTED).is_file():
         return TO_DO
-    before = read_json(folder / (MANIFEST if complete else STARTED))
-    changes = _changes(before, now)
+    previous = read_json(folder / (MANIFEST if complete else STARTED))
+    changes = _changes(previous, current)
     if redo and (complete or changes):
         return "redo"
     if not changes:
@@ -279,13 +280,13 @@ def _decide(stage: Stage, recipe: Any, workdir: Path, redo: bool, now: dict) -> 
     if not complete and not _has_work(stage, folder):
         return "redo"
     changed, made, reason = [*changes.values()], "made with other settings", ""
-    if stage.why_not_longer and [*changes] == [f"{stage.name}.steps"]:
-        steps = before["config"][f"{stage.name}.steps"]
+    if stage.why_not_extendable and [*changes] == [f"{stage.name}.steps"]:
+        steps = previous["config"][f"{stage.name}.steps"]
         if getattr(recipe, stage.name).steps > steps:
-            reason = stage.why_not_longer(recipe, workdir, steps)
+            reason = stage.why_not_extendable(recipe, workdir, steps)
             if not reason:
-                return "lengthen"
-            made, reason = "made with fewer steps", f" and cannot be lengthened, since {reason}"
+                return "extend"
+            made, reason = "made with fewer steps", f" and cannot be extended, since {reason}"
     more = f"; and {len(changed) - CHANGES_SHOWN} more" if len(changed) > CHANGES_SHOWN else ""
     raise UserError(
         f"Stage {stage.name} in {workdir} was {made} ({'; '.join(changed[:CHANGES_SHOWN])}{more}){reason}: give "
@@ -300,22 +301,22 @@ def _has_work(stage: Stage, folder: Path) -> bool:
 
 
 def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, redo: bool) -> None:
-    """Carries out the action for one stage."""
-    results = {name: _results(workdir / name) for name in stage.depends_on(recipe)}
-    now = _fingerprint(stage, recipe, workdir, results)
-    action = _decide(stage, recipe, workdir, redo, now)
+    """Executes the action for one stage."""
+    results = {name: _outputs_hash(workdir / name) for name in stage.depends_on(recipe)}
+    current = _fingerprint(stage, recipe, workdir, results)
+    action = _decide(stage, recipe, workdir, redo, current)
     barrier(f"decide on {stage.name}")  # all processes decide before the first changes a file
     if action == "complete":
         print(f"{stage.name}: complete, skipped", flush=True)
         return
     folder, redo = workdir / stage.name, action == "redo"
     if jax.process_index() == 0:
-        sweep(folder)
+        remove_temporaries(folder)
         if redo:
             os.replace(folder, _backup(folder))
     barrier(f"clear {stage.name}")
     try:
-        _run_one(stage, recipe, workdir, now)
+        _run_one(stage, recipe, workdir, current)
     except UserError:
         if redo and jax.process_index() == 0 and not _has_work(stage, folder):
             remove(folder)
@@ -325,19 +326,19 @@ def _run_or_skip(stage: Stage, recipe: Any, workdir: Path, redo: bool) -> None:
         remove(_backup(folder))
 
 
-def _run_one(stage: Stage, recipe: Any, workdir: Path, now: dict) -> None:
+def _run_one(stage: Stage, recipe: Any, workdir: Path, current: dict) -> None:
     folder, began = workdir / stage.name, time.monotonic()
     print(f"{stage.name}: started", flush=True)
     if jax.process_index() == 0:
-        write_json(folder / STARTED, now)
-        (folder / MANIFEST).unlink(missing_ok=True)  # exists if the stage is lengthened
+        write_json(folder / STARTED, current)
+        (folder / MANIFEST).unlink(missing_ok=True)  # exists if the stage is extended
     barrier(f"start {stage.name}")
     counts = stage.run(recipe, workdir)
     barrier(f"end {stage.name}")
     seconds = time.monotonic() - began
     if jax.process_index() == 0:
         files = sorted({p for pattern in stage.outputs for p in folder.glob(pattern) if p.is_file()})
-        manifest = {"stage": stage.name, "seconds": round(seconds, 3), "counts": counts} | now
+        manifest = {"stage": stage.name, "seconds": round(seconds, 3), "counts": counts} | current
         manifest["results"] = hash_json({str(p.relative_to(folder)): hash_file(p) for p in files})
         versions = {"dsmath-jax": __version__, "python": platform.python_version()}
         manifest["versions"] = versions | {name: version(name) for name in VERSIONS}
@@ -346,32 +347,35 @@ def _run_one(stage: Stage, recipe: Any, workdir: Path, now: dict) -> None:
     print(f"{stage.name}: done in {duration(seconds)}", flush=True)
 
 
-def _results(folder: Path) -> str:
+def _outputs_hash(folder: Path) -> str:
     """Returns the hash of a complete stage's outputs."""
     return read_json(folder / MANIFEST)["results"]
 
 
 def _fingerprint(stage: Stage, recipe: Any, workdir: Path, results: Mapping[str, str]) -> dict[str, Any]:
-    files = {str(path): stamp(path) if path.is_file() else None for path in stage.input_files(recipe, workdir)}
+    files = {
+        str(path): file_fingerprint(path) if path.is_file() else None for path in stage.input_files(recipe, workdir)
+    }
     settings = {name: value for name, value in sorted(fingerprint(recipe).items()) if value is not None}
     return {"format": FORMAT, "config": settings, "inputs": dict(results), "files": files}
 
 
-def _changes(before: dict, now: dict) -> dict[str, str]:
+def _changes(previous: dict, current: dict) -> dict[str, str]:
     """Describes the differences between two fingerprints, by the names of settings, stages and files."""
-    old, new = before["config"], now["config"]
+    old, new = previous["config"], current["config"]
     fields = sorted(old.keys() | new.keys())
     changes = {n: f"{n} was {old.get(n)!r}, is {new.get(n)!r}" for n in fields if old.get(n) != new.get(n)}
-    for name, result in sorted(now["inputs"].items()):
-        if result != before["inputs"].get(name):
-            changes[name] = f"the files of {name} {'will change' if result == LENGTHENED else 'have changed'}"
-    old, new = before["files"], now["files"]
+    for name, result in sorted(current["inputs"].items()):
+        if result != previous["inputs"].get(name):
+            changes[name] = f"the files of {name} {'will change' if result == EXTENDED else 'have changed'}"
+    old, new = previous["files"], current["files"]
     return changes | {n: f"{n} was changed" for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)}
 
 
 def _backup(folder: Path) -> Path:
     """Returns where a stage's files are kept while it is redone.
 
-    They are restored if bad input ends that before any work is done. `sweep` deletes them after a kill.
+    They are restored if invalid input ends that before any work is done.
+    `remove_temporaries` deletes them after a kill.
     """
     return folder.with_name(f".{folder.name}.dropped.tmp")

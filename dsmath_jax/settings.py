@@ -1,9 +1,9 @@
 """Settings as typed, frozen dataclasses, built from a recipe's nested fields.
 
-Each part of a recipe is a dataclass, a subclass of `Settings`, whose fields are declared with their limits by
-`setting(default, help, least=1)`. `Settings` converts values to the types of their fields and checks the limits; a
+Each section of a recipe is a dataclass, a subclass of `Settings`, whose fields are declared with their limits by
+`setting(default, help, ge=1)`. `Settings` converts values to the types of their fields and checks the limits; a
 class's own `__post_init__` checks how its fields relate. Errors begin with the field's name, so that `build` can prefix
-the part's name: `rl.` + `group_size is 1; it must be at least 2.`
+the section's name: `rl.` + `group_size is 1; it must be at least 2.`
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 from dsmath_jax.workdir import UserError, local_path
 
 T = TypeVar("T")
-INTS = INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest numbers that libraries take
-MOST_TEMPERATURE = 1000  # of sampling; tokens are uniformly likely long before
+INTS = INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest numbers that libraries accept
+MAX_TEMPERATURE = 1000  # of sampling; far lower ones already make tokens uniformly likely
 RANGE: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
-    "least": ("at least", operator.ge), "above": ("above", operator.gt), "most": ("at most", operator.le)
+    "ge": ("at least", operator.ge), "gt": ("above", operator.gt), "le": ("at most", operator.le)
 }  # fmt: skip
 
 
@@ -32,19 +32,19 @@ class Limits(TypedDict, total=False):
     """Limits of a field's value, or of each value in a tuple or dict. Numbers must always be finite.
 
     Attributes:
-      least: inclusive lower bound of a number.
-      above: exclusive lower bound of a number.
-      most: inclusive upper bound of a number.
+      ge: inclusive lower bound of a number.
+      gt: exclusive lower bound of a number.
+      le: inclusive upper bound of a number.
       choices: the allowed strings.
-      filled: whether a string, tuple or dict must not be empty.
+      nonempty: whether a string, tuple or dict must not be empty.
       local: whether a string must be a local path, not an address such as gs://bucket/run.
     """
 
-    least: float
-    above: float
-    most: float
+    ge: float
+    gt: float
+    le: float
     choices: Collection[str]
-    filled: bool
+    nonempty: bool
     local: bool
 
 
@@ -64,7 +64,7 @@ def setting(
       changes_result: False for a field that changes a stage's outputs not at all or only by rounding, so that a run may
         resume with another value.
       fields_of: for a field that is itself a settings dataclass, but whose fields are written directly in the recipe's
-        part: maps that part to the class (`rl.method` selects the class of its algorithm).
+        section: maps that section to the class (`rl.method` selects the class of its algorithm).
       limits: see `Limits`.
     """
     metadata = {"help": help, "changes_result": changes_result, "fields_of": fields_of, "limits": limits}
@@ -76,7 +76,7 @@ def setting(
 class Settings:
     """Base class of settings dataclasses; converts values to the types of their fields and checks them.
 
-    None is always accepted, since a stage gets a recipe without the parts of other stages.
+    None is always accepted, since a stage gets a recipe without the sections of other stages.
 
     Raises:
       UserError: a value has the wrong type or is not within its field's limits.
@@ -92,25 +92,25 @@ class Settings:
                 object.__setattr__(self, field.name, value)
 
 
-class Described(NamedTuple):
+class FieldValue(NamedTuple):
     """A field of nested settings, with its value."""
 
-    name: str  # with its parts: rl.kl_coef
+    name: str  # with its sections: rl.kl_coef
     value: Any
     help: str
     changes_result: bool
 
 
-class Declared(NamedTuple):
-    """A field of a settings class or of one of its parts; parts are fields, too."""
+class FieldSpec(NamedTuple):
+    """A field of a settings class or of one of its sections; sections are fields, too."""
 
-    name: str  # with its parts: rl.kl_coef
+    name: str  # with its sections: rl.kl_coef
     hint: Any  # the annotation
     field: dataclasses.Field[Any]
 
     @property
-    def is_part(self) -> bool:
-        return part_class(self.hint) is not None
+    def is_section(self) -> bool:
+        return section_class(self.hint) is not None
 
     @property
     def required(self) -> bool:
@@ -140,11 +140,11 @@ def build(cls: type[T], config: Mapping[str, Any], path: str = "") -> T:
     known = {field.name for field in (*direct, *(each for inner in flat.values() for each in _fields(inner)))}
     for name in map(str, config):
         if name not in known:
-            raise UserError(f"{path}{name} is no setting{nearest(name, known)}; remove it or correct its name.")
+            raise UserError(f"{path}{name} is not a setting{nearest(name, known)}; remove it or correct its name.")
     values: dict[str, Any] = {}
     for field in direct:
         if field.name not in config:
-            if Declared(field.name, None, field).required:
+            if FieldSpec(field.name, None, field).required:
                 raise UserError(f"{path}{field.name} is missing; give it a value.")
             continue
         values[field.name] = config[field.name]
@@ -168,8 +168,8 @@ def _flat_classes(cls: type, config: Mapping[str, Any]) -> dict[str, type]:
     return {f.name: f.metadata["fields_of"](config) for f in _fields(cls) if f.metadata.get("fields_of")}
 
 
-def part_class(hint: Any) -> type | None:
-    """Returns the settings dataclass in a part's annotation, such as `RLSettings | None`; None for other fields."""
+def section_class(hint: Any) -> type | None:
+    """Returns the settings dataclass in a section's annotation, such as `RLSettings | None`; None for other fields."""
     for candidate in (hint, *typing.get_args(hint)):
         if dataclasses.is_dataclass(candidate):
             return typing.cast(type, candidate)
@@ -218,7 +218,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
 
 def _check(name: str, value: Any, limits: Limits) -> None:
     """Raises a `UserError` if a value, or one in a tuple or dict, is not within the limits."""
-    if limits.get("filled") and value in ("", (), {}):
+    if limits.get("nonempty") and value in ("", (), {}):
         raise UserError(f"{name} is empty; give it {'a text' if value == '' else 'at least one value'}.")
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -244,7 +244,7 @@ def _check_number(name: str, value: float, limits: Limits) -> None:
             raise UserError(f"{name} is {value}; it must be {RANGE[limit][0]} {bound:,}.")
 
 
-def range_words(limits: Limits) -> str:
+def range_text(limits: Limits) -> str:
     """Describes the limits of a number, "above 0 and at most 1"; "" if there are none but the largest integer."""
     words = [f"{RANGE[limit][0]} {bound:,}" for limit, bound in limits.items() if limit in RANGE and bound not in INTS]
     return " and ".join(words)
@@ -271,22 +271,24 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return tree
 
 
-def describe(settings: Any, path: str = "", changes_result: bool = True) -> Iterator[Described]:
-    """Yields every field of nested settings; a part with `changes_result=False` applies it to all its fields."""
+def field_values(settings: Any, path: str = "", changes_result: bool = True) -> Iterator[FieldValue]:
+    """Yields every field of nested settings; a section with `changes_result=False` applies it to all its fields."""
     names = {field.name for field in dataclasses.fields(settings)}
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), path + field.name
         changes = changes_result and field.metadata["changes_result"]
         if field.metadata["fields_of"]:
-            yield from (inner for inner in describe(value, path, changes) if inner.name.removeprefix(path) not in names)
+            yield from (
+                inner for inner in field_values(value, path, changes) if inner.name.removeprefix(path) not in names
+            )
         elif dataclasses.is_dataclass(value):
-            yield from describe(value, f"{name}.", changes)
+            yield from field_values(value, f"{name}.", changes)
         else:
-            yield Described(name, value, field.metadata["help"], changes)
+            yield FieldValue(name, value, field.metadata["help"], changes)
 
 
-def declared(cls: type, config: Mapping[str, Any], path: str = "") -> Iterator[Declared]:
-    """Yields every field that settings of this class can have, including those of parts that are off.
+def field_specs(cls: type, config: Mapping[str, Any], path: str = "") -> Iterator[FieldSpec]:
+    """Yields every field that settings of this class can have, including those of sections that are off.
 
     Args:
       cls: the settings class.
@@ -296,18 +298,18 @@ def declared(cls: type, config: Mapping[str, Any], path: str = "") -> Iterator[D
     flat, names = _flat_classes(cls, config), {field.name for field in _fields(cls)}
     for field in _fields(cls):
         if field.name in flat:
-            yield from (inner for inner in declared(flat[field.name], {}, path) if inner.field.name not in names)
+            yield from (inner for inner in field_specs(flat[field.name], {}, path) if inner.field.name not in names)
             continue
-        declaration = Declared(path + field.name, typing.get_type_hints(cls)[field.name], field)
+        declaration = FieldSpec(path + field.name, typing.get_type_hints(cls)[field.name], field)
         yield declaration
-        if part := part_class(declaration.hint):
+        if section := section_class(declaration.hint):
             nested = config.get(field.name)
-            yield from declared(part, nested if isinstance(nested, Mapping) else {}, f"{declaration.name}.")
+            yield from field_specs(section, nested if isinstance(nested, Mapping) else {}, f"{declaration.name}.")
 
 
 def fingerprint(settings: Any, path: str = "", changes_result: bool = True) -> dict[str, Any]:
     """Returns the fields that change results, by full name, as JSON values (tuples become lists)."""
-    fields = describe(settings, path, changes_result)
+    fields = field_values(settings, path, changes_result)
     return {field.name: json.loads(json.dumps(field.value)) for field in fields if field.changes_result}
 
 

@@ -1,4 +1,4 @@
-"""The mesh, the layout of parameters, batches and activations on it, and collectives of host values."""
+"""The mesh, the shardings of parameters, batches and activations, and collectives of host values."""
 
 import dataclasses
 import json
@@ -46,10 +46,10 @@ LETTERS: dict[str, str | tuple[str, ...]] = {
 class MeshSettings(Settings):
     """The sizes of the mesh axes, whose product is the number of devices."""
 
-    replica: int = setting(1, "copies of the model; the axis that may cross TPU slices", least=1, changes_result=False)
-    fsdp: int = setting(-1, "shards of rows and parameters; -1: the remaining devices", least=-1, changes_result=False)
-    context: int = setting(1, "parts of a row's tokens", least=1, changes_result=False)
-    tensor: int = setting(1, "parts of heads, feed-forward and vocabulary", least=1, changes_result=False)
+    replica: int = setting(1, "copies of the model; the axis that may cross TPU slices", ge=1, changes_result=False)
+    fsdp: int = setting(-1, "shards of rows and parameters; -1: the remaining devices", ge=-1, changes_result=False)
+    context: int = setting(1, "parts of a row's tokens", ge=1, changes_result=False)
+    tensor: int = setting(1, "parts of heads, feed-forward and vocabulary", ge=1, changes_result=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +78,7 @@ def make_mesh(settings: MeshSettings = MeshSettings(), devices: Sequence[Any] | 
         raise UserError(f"mesh {shape} does not multiply to the {len(devices)} devices; change config.mesh.")
     slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
     if replica % slices:
-        raise UserError(f"mesh replica={replica} does not divide by the {slices} TPU slices; change config.mesh.")
+        raise UserError(f"mesh replica={replica} is not divisible by the {slices} TPU slices; change config.mesh.")
     within = (replica // slices, *sizes[1:])
     try:
         if slices > 1:
@@ -102,7 +102,7 @@ class Layout:
 
     # --- parameters ---
 
-    def params(self, tree: Any) -> Any:
+    def param_shardings(self, tree: Any) -> Any:
         """Returns the sharding of each leaf of parameters, or of optimizer state with the parameters' paths."""
 
         def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -112,7 +112,7 @@ class Layout:
         return jax.tree_util.tree_map_with_path(sharding, tree)
 
     def param_spec(self, path: str, shape: Sequence[int]) -> PartitionSpec:
-        """Returns the partition of a parameter; a dimension that does not divide is not split.
+        """Returns the partition of a parameter; a dimension that is not divisible is not split.
 
         Raises:
           ValueError: no rule matches the path.
@@ -124,7 +124,7 @@ class Layout:
 
     def abstract(self, shapes: Any) -> Any:
         """Returns abstract parameters or optimizer state with shardings; nothing is allocated."""
-        return abstract(shapes, self.params(shapes))
+        return abstract(shapes, self.param_shardings(shapes))
 
     # --- batches ---
 
@@ -147,17 +147,17 @@ class Layout:
         shards = self.batch_shards
         if n % shards:
             raise UserError(
-                f"A batch of {n} rows does not divide by the mesh's replica x fsdp = {shards}; change batch_size or "
+                f"A batch of {n} rows is not divisible by the mesh's replica x fsdp = {shards}; change batch_size or "
                 "config.mesh."
             )
         each = n // shards
         return [shard * each + i for shard in self._my_shards() for i in range(each)]
 
-    def share(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns this process's rows of a batch that every process has as a whole."""
+    def take_my_rows(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns this process's rows of a batch that every process holds completely."""
         return {name: rows[self.my_rows(len(rows))] for name, rows in batch.items()}
 
-    def batch(self, rows: dict[str, np.ndarray]) -> dict[str, Array]:
+    def put_batch(self, rows: dict[str, np.ndarray]) -> dict[str, Array]:
         """Puts each process's rows (`my_rows`) on its devices as one global batch.
 
         Raises:
@@ -191,7 +191,7 @@ class Layout:
         """Raises a `UserError` if `tokens`, the length of a row, is not divisible by the mesh's context axis."""
         if tokens % self.size_of("context"):
             raise UserError(
-                f"Rows of {tokens} tokens do not divide by the mesh's context={self.size_of('context')}; change "
+                f"Rows of {tokens} tokens are not divisible by the mesh's context={self.size_of('context')}; change "
                 "sequence_length or config.mesh."
             )
 
@@ -206,7 +206,7 @@ class Layout:
         """Constrains an array's sharding by its axis letters: `constrain(x, "BTD")`."""
         return jax.lax.with_sharding_constraint(x, self.sharding(x.shape, axes))
 
-    def by_rows(self, f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any:
+    def map_row_shards(self, f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any:
         """Computes `f(*rows, matrix)`, each device on its own rows.
 
         `rows` and the results are arrays `[B, T, ...]`; `matrix` is a weight `[D, ...]`. It is gathered once before
@@ -235,7 +235,7 @@ class Layout:
     # --- any array ---
 
     def spec(self, shape: Sequence[int], axes: str) -> PartitionSpec:
-        """Returns the partition of an array with these axis letters; a dimension that does not divide is not split."""
+        """Returns the partition of an array with these axis letters; a dimension that is not divisible is not split."""
         return self._fitting(shape, [LETTERS.get(axis) for axis in axes])
 
     def sharding(self, shape: Sequence[int], axes: str) -> NamedSharding:
@@ -256,7 +256,7 @@ class Layout:
         return math.prod(self.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
     def _fitting(self, shape: Sequence[int], wanted: Sequence[str | tuple[str, ...] | None]) -> PartitionSpec:
-        """Returns the partition with the wanted mesh axes of each dimension, where they divide it."""
+        """Returns the partition with the wanted mesh axes of each dimension that is divisible by them."""
         return PartitionSpec(
             *(axes if axes and n % self.size_of(axes) == 0 else None for n, axes in zip(shape, wanted, strict=True))
         )
@@ -281,8 +281,8 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def from_first(value: Any) -> Any:
-    """Broadcasts the JSON value of process 0 to all processes; those of the others are ignored."""
+def broadcast_json(value: Any) -> Any:
+    """Returns process 0's JSON value on all processes; the values of the others are ignored."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils

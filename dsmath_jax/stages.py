@@ -1,4 +1,4 @@
-"""The stages of a run in order: the parts of the recipe that each uses, its inputs, checks and outputs."""
+"""The stages of a run in order: the sections of the recipe that each uses, its inputs, checks and outputs."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,17 +23,17 @@ from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import Layout, barrier, make_mesh
 from dsmath_jax.toy import world
 from dsmath_jax.training import loop, pretrain, sft
-from dsmath_jax.training.model_files import read_sizes
+from dsmath_jax.training.model_files import read_model_config
 from dsmath_jax.training.settings import PretrainSettings, SFTSettings
 from dsmath_jax.workdir import UserError, data_folder
 
 T = TypeVar("T")
 
 
-def required(part: T | None) -> T:
-    """Returns a part of the recipe; the runner guarantees that a running stage has its part."""
-    assert part is not None
-    return part
+def required(section: T | None) -> T:
+    """Returns a section of the recipe; the runner guarantees that a running stage has its section."""
+    assert section is not None
+    return section
 
 
 # --- run ---
@@ -121,7 +121,7 @@ def check_corpus(recipe: Recipe, workdir: Path) -> None:
         engine.import_ray(settings.ray_address)
     if recipe.data_dir == "toy":
         for name in settings.benchmarks:
-            _read("corpus", name, recipe, workdir)
+            _read_records("corpus", name, recipe, workdir)
     else:
         pipeline.check(settings, Path(recipe.data_dir))
 
@@ -132,19 +132,19 @@ def check_tokenizer(recipe: Recipe, workdir: Path) -> None:
 
 
 def check_pretrain(recipe: Recipe, workdir: Path) -> None:
-    """Checks the mixture, the start model, the tokenizer and the batch."""
-    data_dir, layout = _data(recipe, workdir), _layout(recipe)
+    """Checks the mixture, the initial model, the tokenizer and the batch."""
+    data_dir, layout = _data_dir(recipe, workdir), _layout(recipe)
     pretrain.check(required(recipe.pretrain), recipe.model, data_dir, _tokenizer(recipe, workdir), layout)
 
 
 def check_sft(recipe: Recipe, workdir: Path) -> None:
     """Checks the instructions, the chat template and the batch."""
-    settings, data_dir = required(recipe.sft), _data(recipe, workdir)
+    settings, data_dir = required(recipe.sft), _data_dir(recipe, workdir)
     _chat(recipe, workdir)
     for name in settings.data:
         if not _made_in_run(name, recipe, data_dir):
             instructions.check(name, data_dir)
-    if config := _sizes("sft", recipe, workdir):
+    if config := _model_config("sft", recipe, workdir):
         pretrain.check_packed("sft", settings, config, data_dir, _layout(recipe))
 
 
@@ -152,10 +152,10 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
     """Returns the check of the stage `name`: its data, models and batch."""
 
     def check(recipe: Recipe, workdir: Path) -> None:
-        settings, policy = required(getattr(recipe, name)), _sizes("sft", recipe, workdir)
-        _sizes(settings.init, recipe, workdir)
-        read, prompts = _reader(name, recipe, workdir), _chat(recipe, workdir, "sft")
-        reward_model.check(name, settings, read, prompts, policy, _layout(recipe), recipe.seed)
+        settings, policy = required(getattr(recipe, name)), _model_config("sft", recipe, workdir)
+        _model_config(settings.init, recipe, workdir)
+        read, chat_format = _records_reader(name, recipe, workdir), _chat(recipe, workdir, "sft")
+        reward_model.check(name, settings, read, chat_format, policy, _layout(recipe), recipe.seed)
 
     return check
 
@@ -163,10 +163,10 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
 def check_rl(recipe: Recipe, workdir: Path) -> None:
     """Checks the prompts, the reward functions, the models and the batch."""
     settings = required(recipe.rl)
-    start = _sizes(settings.init, recipe, workdir)
-    prompts = _chat(recipe, workdir, *filter(None, (settings.init, settings.reward_stage)))
-    read, trained_on = _reader("rl", recipe, workdir), _trained_on(["rl"], recipe, workdir)
-    trainer.check(settings, read, prompts, start, trained_on, _layout(recipe), recipe.seed)
+    initial_config = _model_config(settings.init, recipe, workdir)
+    chat_format = _chat(recipe, workdir, *filter(None, (settings.init, settings.reward_stage)))
+    read, trained_on = _records_reader("rl", recipe, workdir), _trained_on(["rl"], recipe, workdir)
+    trainer.check(settings, read, chat_format, initial_config, trained_on, _layout(recipe), recipe.seed)
 
 
 def check_evaluate(recipe: Recipe, workdir: Path) -> None:
@@ -176,13 +176,16 @@ def check_evaluate(recipe: Recipe, workdir: Path) -> None:
     models = [evaluate.stage_of(model) for model in settings.models]
     _chat(recipe, workdir, *models)
     evaluate.check(
-        settings, _data(recipe, workdir), _reader("evaluate", recipe, workdir), _trained_on(models, recipe, workdir)
+        settings,
+        _data_dir(recipe, workdir),
+        _records_reader("evaluate", recipe, workdir),
+        _trained_on(models, recipe, workdir),
     )
 
 
 def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[str, overlap.Questions]:
-    """Returns the questions that the stages and their start models train on, as far as the data exist already."""
-    data_dir, config, questions = _data(recipe, workdir), fingerprint(recipe), dict[str, overlap.Questions]()
+    """Returns the questions that the stages and their initial models train on, as far as the data exist already."""
+    data_dir, config, questions = _data_dir(recipe, workdir), fingerprint(recipe), dict[str, overlap.Questions]()
     for name in stages:
         if getattr(recipe, name, None) is None:
             questions |= overlap.questions_of_stages([name], folder_of(name, recipe, workdir).parent)
@@ -206,14 +209,14 @@ def _layout(recipe: Recipe) -> Layout:
     return Layout(make_mesh(recipe.mesh))
 
 
-def _data(recipe: Recipe, workdir: Path) -> Path:
+def _data_dir(recipe: Recipe, workdir: Path) -> Path:
     """Returns the data folder, which may not exist yet."""
     return data_folder(recipe.data_dir, folder_of("corpus", recipe, workdir).parent)
 
 
-def _reader(stage: str, recipe: Recipe, workdir: Path) -> Callable[[str], list[Record]]:
+def _records_reader(stage: str, recipe: Recipe, workdir: Path) -> Callable[[str], list[Record]]:
     """Returns the function that reads the data sets of a stage."""
-    return lambda name: _read(stage, name, recipe, workdir)
+    return lambda name: _read_records(stage, name, recipe, workdir)
 
 
 def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
@@ -226,12 +229,12 @@ def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
     if path is None:
         chat.check_template(recipe.chat.template)
         return None
-    prompts = chat.read(chat.Source(path, recipe.chat))
-    prompts.tokenize([chat.user("Question"), chat.assistant("Solution")])
+    chat_format = chat.read(chat.ChatSource(path, recipe.chat))
+    chat_format.tokenize([chat.user("Question"), chat.assistant("Solution")])
     for name in stages:
         if getattr(recipe, name) is None:
-            chat.check_same(prompts, folder_of(name, recipe, workdir))
-    return prompts
+            chat.check_same(chat_format, folder_of(name, recipe, workdir))
+    return chat_format
 
 
 def _tokenizer(recipe: Recipe, workdir: Path) -> Tokenizer | None:
@@ -243,12 +246,12 @@ def _tokenizer(recipe: Recipe, workdir: Path) -> Tokenizer | None:
 def _tokenizer_path(recipe: Recipe, workdir: Path) -> Path | None:
     if recipe.tokenizer is None:
         return folder_of("tokenizer", recipe, workdir)
-    return _data(recipe, workdir) / recipe.tokenizer.path if recipe.tokenizer.path else None
+    return _data_dir(recipe, workdir) / recipe.tokenizer.path if recipe.tokenizer.path else None
 
 
-def _read(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
+def _read_records(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
     """Returns the records of a stage's data set; none if this run generates or downloads it."""
-    data_dir = _data(recipe, workdir)
+    data_dir = _data_dir(recipe, workdir)
     try:
         return [] if _made_in_run(name, recipe, data_dir) else datasets.load(name, data_dir)
     except UserError as error:
@@ -265,20 +268,22 @@ def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
     return path in (datasets.ALL, *(f"problems/{split}.jsonl" for split in recipe.toy.problems))
 
 
-def _sizes(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
-    """Returns the sizes of the model that a stage trains; None if they are not known before the run.
+def _model_config(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
+    """Returns the config of the model that a stage trains; None if it is not known before the run.
 
     Raises:
-      UserError: the stage trains no language model, or its start model cannot be used.
+      UserError: the stage trains no language model, or its initial model cannot be used.
     """
     settings, file = getattr(recipe, name, None), folder_of(name, recipe, workdir) / "model.json"
     if name in ("corpus", "tokenizer", "reward_model", "process_model"):
         raise UserError(f"Stage {name} trains no language model to start from; set init to pretrain or sft.")
     if settings is None:  # an earlier run trained it
-        return read_sizes(file.parent) if file.is_file() else None
+        return read_model_config(file.parent) if file.is_file() else None
     if name == "pretrain" or (name == "sft" and settings.init):
-        return pretrain.model_config(settings.init, recipe.model, _data(recipe, workdir), _tokenizer(recipe, workdir))
-    return _sizes("pretrain" if name == "sft" else settings.init, recipe, workdir)
+        return pretrain.model_config(
+            settings.init, recipe.model, _data_dir(recipe, workdir), _tokenizer(recipe, workdir)
+        )
+    return _model_config("pretrain" if name == "sft" else settings.init, recipe, workdir)
 
 
 # --- depends_on and input_files ---
@@ -310,12 +315,12 @@ def _evaluate_inputs(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Recipe, Path], Sequence[Path]]:
-    """Makes `input_files` of `(recipe, data folder) -> files`; generated data are not input files."""
+    """Returns `input_files` from `(recipe, data folder) -> files`; generated data are not input files."""
     return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, Path(recipe.data_dir))
 
 
 def _record_files(names: Callable[[Recipe], Sequence[str]]) -> Callable[[Recipe, Path], Sequence[Path]]:
-    """Makes `input_files` of the names of data sets."""
+    """Returns `input_files` from the names of data sets."""
     return _user_files(lambda recipe, data: [file for name in names(recipe) for file in datasets.files(name, data)])
 
 
@@ -332,7 +337,7 @@ def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
 
 
 def _init_files(init: str, data: Path) -> list[Path]:
-    """Returns the files of a start model in Hugging Face's format: its sizes and its tensors."""
+    """Returns the files of an initial model in Hugging Face's format: its config and its tensors."""
     folder = data / init.removeprefix("hf:")
     return [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if init else []
 
@@ -346,15 +351,15 @@ def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     return [*_record_files(_rl_data)(recipe, workdir), *rewards.source_files(required(recipe.rl).reward_fns)]
 
 
-# --- why_not_longer ---
+# --- why_not_extendable ---
 
 
-def _longer(name: str) -> Callable[[Recipe, Path, int], str]:
-    return lambda recipe, workdir, steps: loop.why_not_longer(workdir / name, getattr(recipe, name), steps)
+def _extendable(name: str) -> Callable[[Recipe, Path, int], str]:
+    return lambda recipe, workdir, steps: loop.why_not_extendable(workdir / name, getattr(recipe, name), steps)
 
 
-def _rl_longer(recipe: Recipe, workdir: Path, steps: int) -> str:
-    return trainer.why_not_longer(required(recipe.rl), workdir / "rl", steps)
+def _rl_extendable(recipe: Recipe, workdir: Path, steps: int) -> str:
+    return trainer.why_not_extendable(required(recipe.rl), workdir / "rl", steps)
 
 
 PARAMS = ("params.sha256.json", "model.json", "chat.json")
@@ -373,27 +378,27 @@ STAGES = (
     Stage(
         "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), _pretrain_inputs, PARAMS,
         input_files=_user_files(lambda recipe, data: _pretrain_files(required(recipe.pretrain), data)),
-        check=check_pretrain, logs=LOGS, why_not_longer=_longer("pretrain"),
+        check=check_pretrain, logs=LOGS, why_not_extendable=_extendable("pretrain"),
     ),
     Stage(
         "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), _sft_inputs, PARAMS,
         input_files=_user_files(lambda recipe, data: _sft_files(required(recipe.sft), data)),
-        check=check_sft, logs=LOGS, why_not_longer=_longer("sft"),
+        check=check_sft, logs=LOGS, why_not_extendable=_extendable("sft"),
     ),
     Stage(
         "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "reward_model"), _reward_inputs("reward_model"),
         (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.reward_model).data),
-        check=check_reward_model("reward_model"), logs=LOGS, why_not_longer=_longer("reward_model"),
+        check=check_reward_model("reward_model"), logs=LOGS, why_not_extendable=_extendable("reward_model"),
     ),
     Stage(
         "process_model", run_process_model, ("data_dir", "mesh", "chat", "process_model"),
         _reward_inputs("process_model"), (*PARAMS, reward_model.ROWS),
         input_files=_record_files(lambda recipe: required(recipe.process_model).data),
-        check=check_reward_model("process_model"), logs=LOGS, why_not_longer=_longer("process_model"),
+        check=check_reward_model("process_model"), logs=LOGS, why_not_extendable=_extendable("process_model"),
     ),
     Stage(
         "rl", run_rl, ("data_dir", "mesh", "chat", "rl"), _rl_inputs, PARAMS,
-        input_files=_rl_files, check=check_rl, logs=LOGS, why_not_longer=_rl_longer,
+        input_files=_rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_extendable,
     ),
     Stage(
         "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs,

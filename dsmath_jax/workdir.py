@@ -26,7 +26,7 @@ FORMAT = 3  # of a workdir's files; increased by changes after which older files
 # As JSON writes them: escaped (mostly halves of a pair) or as bytes that are invalid in UTF-8.
 SURROGATE = re.compile(rb"\\u[dD][89abcdefABCDEF]|\xed[\xa0-\xbf]")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # a pair has become one character
-LARGE = 64 << 20  # bytes; `stamp` does not hash larger files
+LARGE_FILE = 64 << 20  # bytes; `file_fingerprint` does not hash larger files
 # Also after `Path`, which turns gs://bucket/run into the relative path gs:/bucket/run.
 ADDRESS = re.compile(r"\w[\w+.-]*://|(?:gs|s3|az|abfs|hdfs|https?|file):/")
 
@@ -35,7 +35,7 @@ class UserError(Exception):
     """An error that the user can fix; its sentence says what is wrong, where, and what to do."""
 
     code = 2  # exit code of the process
-    everywhere = False  # whether all processes of a run raise it at the same point
+    on_all_processes = False  # whether all processes of a run raise it at the same point
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
+def remove_temporaries(folder: Path) -> None:
     """Deletes the temporary files and folders that killed processes left, below `folder` and next to it."""
     for path in [*folder.parent.glob(f".{folder.name}.*.tmp"), *folder.rglob(".*.tmp")]:
         remove(path)
@@ -166,10 +166,10 @@ def hash_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stamp(path: Path) -> str:
+def file_fingerprint(path: Path) -> str:
     """Returns the SHA-256 of a file or, if it is large, its size and modification time."""
     stat = path.stat()
-    return hash_file(path) if stat.st_size <= LARGE else f"{stat.st_size} bytes of {stat.st_mtime_ns}"
+    return hash_file(path) if stat.st_size <= LARGE_FILE else f"{stat.st_size} bytes of {stat.st_mtime_ns}"
 
 
 def hash_json(value: Any) -> str:

@@ -408,7 +408,7 @@ def test_described_topologies() -> None:
     mesh, slices, one_replica, unknown, odd, single, relaid = json.loads(run.stdout)
     assert mesh == {"replica": 2, "fsdp": 4, "context": 1, "tensor": 1}
     assert slices == [[0], [1]]  # each replica is within one slice
-    assert "does not divide by the 2 TPU slices" in one_replica
+    assert "is not divisible by the 2 TPU slices" in one_replica
     assert "libtpu knows no topology 'v9e:2x2' (INVALID_ARGUMENT" in unknown
     assert "libtpu knows no topology 'v5e:3x5'" in odd
     assert single == 1
@@ -431,7 +431,7 @@ def test_the_error_says_how_to_install_libtpu(monkeypatch: pytest.MonkeyPatch) -
     ("flags", "sentence"),
     [
         ((), "--topology is missing"),
-        (("--topology=v5e:2x2", "--stage=sft"), "The config has no part 'sft'"),
+        (("--topology=v5e:2x2", "--stage=sft"), "The config has no section 'sft'"),
         (("--topology=v5e:2x2", "--config.tokenizer.vocab_size=0"), "tokenizer.vocab_size is 0; it must be at least 1"),
         (("--topology=v5e:2x2", "--config.tokenizer.path=hf"), "give it as --config.model.vocab_size=N"),
         (("--topology=v5e:2x2", "--stage=rl", "--config.rl.method=dpo"), "rl.method=dpo learns from stored samples"),

@@ -78,7 +78,7 @@ def test_other_settings_or_prompts_are_refused(folder: Path) -> None:
     assert dm.generate(again, ["What is 1 + 1?"], max_new_tokens=4) == dm.generate(
         model, ["What is 1 + 1?"], max_new_tokens=4
     )
-    with pytest.raises(UserError, match=r"rl\.beta is no setting"):
+    with pytest.raises(UserError, match=r"rl\.beta is not a setting"):
         dm.train(checkpoint, prompts, folder / "other", beta=0.1)
     with pytest.raises(UserError, match="method=grpo_os needs a reward model"):
         dm.train(checkpoint, prompts, folder / "other", method="grpo_os")

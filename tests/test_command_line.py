@@ -10,7 +10,7 @@ from dsmath_jax import main
 from dsmath_jax.command_line import from_text, load_recipe, parse
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import RLSettings
-from dsmath_jax.settings import build, declared, to_dict
+from dsmath_jax.settings import build, field_specs, to_dict
 from dsmath_jax.training.settings import PretrainSettings
 from dsmath_jax.workdir import UserError
 
@@ -119,7 +119,7 @@ def test_a_part_that_is_off_is_switched_on_with_a_word(caplog: pytest.LogCapture
     ).retrain
     assert retrain is not None
     assert retrain.problems == 10
-    assert caplog.messages == [f"{TINY[9:]} has no part rl.retrain; --config.rl.retrain.problems switches it on."]
+    assert caplog.messages == [f"{TINY[9:]} has no section rl.retrain; --config.rl.retrain.problems switches it on."]
     process = given("--config.process_model.kind=process").process_model
     assert process is not None
     assert process.kind == "process"
@@ -133,7 +133,7 @@ def test_the_method_switches_rl_on_and_comes_first(caplog: pytest.LogCaptureFixt
     rl = given("--config.rl.lam=0.5", "--config.rl.method=ppo", config=config).rl
     assert rl is not None
     assert to_dict(rl)["lam"] == 0.5
-    assert caplog.messages == [f"{config[9:]} has no part rl; --config.rl.method switches it on."]
+    assert caplog.messages == [f"{config[9:]} has no section rl; --config.rl.method switches it on."]
 
 
 def test_a_part_set_as_a_whole_brings_its_method() -> None:
@@ -197,10 +197,10 @@ def printed(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.M
 def test_help_has_a_line_for_every_field(printed: Callable[..., str]) -> None:
     out = printed(TINY, "--help", "--config.rl.kl_coef=0.1", "--config.reward_model=None", "--workdir=W")
     lines = dict(line.split(" = ", 1) for line in out.splitlines() if line.startswith("config."))
-    fields = {f"config.{one.name}" for one in declared(Recipe, to_dict(load_recipe(TINY[9:]))) if not one.is_part}
+    fields = {f"config.{one.name}" for one in field_specs(Recipe, to_dict(load_recipe(TINY[9:]))) if not one.is_section}
     assert lines.keys() == fields
     assert len(fields) > 200
-    assert lines["config.rl.kl_coef"].startswith("0.1  # coefficient beta of the KL to the reference; with 0 no")
+    assert lines["config.rl.kl_coef"].startswith("0.1  # coefficient beta of the KL to the reference model")
     assert lines["config.rl.kl_coef"].endswith(" (at least 0)")
     assert lines["config.pretrain.mixture"].startswith("{'corpus/en': 0.9, 'corpus/zh': 0.1}  # weight of each")
     assert lines["config.reward_model.samples"] == "8  # reward_model is off: completions of each question (at least 1)"
@@ -216,7 +216,7 @@ def test_help_without_a_config_has_the_flags(printed: Callable[..., str]) -> Non
 def test_help_of_a_part_that_cannot_do_without_a_field(printed: Callable[..., str], tmp_path: Path) -> None:
     path = tmp_path / "recipe.py"
     path.write_text(EMPTY)
-    assert "config.evaluate.tasks = REQUIRED  # evaluate is off: what is asked" in printed(f"--config={path}", "-h")
+    assert "config.evaluate.tasks = REQUIRED  # evaluate is off: tasks (gsm8k)" in printed(f"--config={path}", "-h")
 
 
 def test_help_of_an_invalid_config_is_one_sentence(printed: Callable[..., str]) -> None:
@@ -240,7 +240,7 @@ def test_print_config_prints_a_config_file_of_the_recipe_in_effect(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (["--config.chat={1: {}}"], r"^chat\.1 is no setting"),
+        (["--config.chat={1: {}}"], r"^chat\.1 is not a setting"),
         (
             ["--config.corpus=()", "--config.corpus.min_score=1"],
             r"^corpus is \(\), so that corpus\.min_score",

@@ -100,7 +100,7 @@ class TestMeanIntervals:
             for j in range(3):
                 assert tuple(found[i, j]) == pytest.approx(bootstrap_interval(values[:, i, j], 4, 300), abs=1e-12)
 
-    def test_draw_what_stands_in_a_row_together(self) -> None:
+    def test_subsample_what_stands_in_a_row_together(self) -> None:
         first = np.random.default_rng(1).random(30)
         means = bootstrap_means(np.stack([first, 1 - first], axis=1), seed=0, resamples=50)
         assert means.shape == (50, 2)

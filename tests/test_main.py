@@ -259,6 +259,6 @@ def test_processes_that_were_started_with_other_settings_are_refused(monkeypatch
     values, recipe = parse(["main", f"--config={ROOT / 'configs' / 'tiny.py'}", "--workdir=run"])
     main.check_same_settings(recipe, values)
     for name, other in (("sft.peak_lr", "0.1"), ("--overwrite", "['sft']")):
-        monkeypatch.setattr(main, "from_first", lambda own, name=name, other=other: own | {name: other})
+        monkeypatch.setattr(main, "broadcast_json", lambda own, name=name, other=other: own | {name: other})
         with pytest.raises(UserError, match=rf"^{name} is .* in this process and .* in process 0; start all processes"):
             main.check_same_settings(recipe, values)

@@ -65,7 +65,7 @@ def test_tensor_and_context_join_neighbors_in_every_mesh_of_a_slice(
     devices = chips(kind, sides, slices)
     for sizes in shapes(len(devices)):
         if sizes["replica"] % slices:
-            with pytest.raises(UserError, match=f"replica={sizes['replica']} does not divide by the {slices} TPU"):
+            with pytest.raises(UserError, match=f"replica={sizes['replica']} is not divisible by the {slices} TPU"):
                 make_mesh(MeshSettings(**sizes), devices)
             continue
         mesh = make_mesh(MeshSettings(**sizes), devices)

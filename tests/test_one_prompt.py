@@ -72,14 +72,14 @@ def workdir(data: Path, tmp_path_factory: pytest.TempPathFactory, make_model: An
     model = make_model(vocab_size=300, num_hidden_layers=1, tie_word_embeddings=True, max_position_embeddings=1024)
     params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(0)))()
     checkpoint.save(workdir / "sft" / "params", params)
-    own = chat.read(chat.Source(workdir / "tokenizer", SETTINGS))
+    own = chat.read(chat.ChatSource(workdir / "tokenizer", SETTINGS))
     model_files.write_config(workdir / "sft", model.config, own)
     return workdir
 
 
 @pytest.fixture(scope="module")
 def own(workdir: Path) -> Chat:
-    return chat.read(chat.Source(workdir / "tokenizer", SETTINGS))
+    return chat.read(chat.ChatSource(workdir / "tokenizer", SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_sft(own: Chat, data: Path) -> None:
             end = len(ids) + len(completion)
             assert prompt == ids
             assert row.tokens[:end].tolist() == ids + completion
-            assert row.learn.tolist() == [len(ids) <= place < end for place in range(len(row.tokens))]
+            assert row.loss_mask.tolist() == [len(ids) <= place < end for place in range(len(row.tokens))]
 
 
 def test_rl(own: Chat, data: Path, expected: list[list[int]], asked: list[list[int]], workdir: Path, layout) -> None:

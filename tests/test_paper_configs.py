@@ -36,7 +36,7 @@ def read(name: str, variant: str = "") -> Recipe:
 
 def lacks(recipe: Recipe, stage: Stage) -> set[str]:
     """The parts that the stage sees and the recipe does not have."""
-    return {part for part in stage.parts if getattr(recipe, part) is None}
+    return {part for part in stage.sections if getattr(recipe, part) is None}
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_every_matrix_is_split_over_the_chips(name: str) -> None:
     others = [mesh.replica, mesh.context, mesh.tensor]
     fsdp = chips // int(np.prod(others))
     layout = Layout(AbstractMesh((others[0], fsdp, *others[1:]), AXES))
-    for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(layout.params(shapes)), strict=True):
+    for leaf, sharding in zip(jax.tree.leaves(shapes), jax.tree.leaves(layout.param_shardings(shapes)), strict=True):
         parts = np.prod(leaf.shape) // np.prod(sharding.shard_shape(leaf.shape))
         assert parts == (fsdp * mesh.tensor if leaf.ndim > 2 or leaf.size > 1e8 else 1)
 

@@ -52,7 +52,7 @@ def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def stages_of(recipe: Recipe) -> list[runner.Stage]:
-    """What the command runs: the stages that the recipe has a part for, but for the report."""
+    """What the command runs: the stages that the recipe has a section for, but for the report."""
     return [stage for stage in STAGES if getattr(recipe, stage.name, None) is not None]
 
 

@@ -20,7 +20,7 @@ from dsmath_jax.command_line import load_recipe, parse
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS, PPO
 from dsmath_jax.rl.reward_model.settings import ProcessModelSettings, RetrainSettings
-from dsmath_jax.settings import Limits, build, declared, describe, fingerprint, to_dict
+from dsmath_jax.settings import Limits, build, field_specs, field_values, fingerprint, to_dict
 from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import UserError
 
@@ -138,7 +138,7 @@ FULL = full_recipe()
 
 def test_the_fields_that_change_no_result_are_these_and_no_others() -> None:
     assert all(getattr(FULL, field.name) is not None for field in dataclasses.fields(Recipe))
-    assert {one.name for one in describe(FULL) if not one.changes_result} == CHANGE_NO_RESULT
+    assert {one.name for one in field_values(FULL) if not one.changes_result} == CHANGE_NO_RESULT
     for method in METHODS.values():  # nor is one of an algorithm
         assert all(field.metadata["changes_result"] for field in dataclasses.fields(method.algorithm))
 
@@ -228,13 +228,13 @@ def test_a_run_is_refused_with_another_value_of_any_other_field(
 
 
 def test_the_fingerprint_of_a_stage_has_all_its_other_fields() -> None:
-    seen = {one.name for one in describe(FULL) if one.value is not None}
+    seen = {one.name for one in field_values(FULL) if one.value is not None}
     assert fingerprint(FULL).keys() == seen - CHANGE_NO_RESULT
 
 
 # --- what numbers may be ---
 
-RANGE = {"least", "above", "most"}
+RANGE = {"ge", "gt", "le"}
 ANY_FINITE = {"rl.reward_fns"}  # a reward function may count against a completion
 
 
@@ -257,8 +257,8 @@ TREES = {method: tree_of(method) for method in METHODS}
 NUMBERS = {  # every number of every method's recipe, with a method that has it
     one.name: (method, one)
     for method, tree in TREES.items()
-    for one in declared(Recipe, tree)
-    if not one.is_part and number_types(one.hint) and one.name not in ANY_FINITE
+    for one in field_specs(Recipe, tree)
+    if not one.is_section and number_types(one.hint) and one.name not in ANY_FINITE
 }
 
 
@@ -278,9 +278,9 @@ def test_every_default_is_one_that_its_field_may_have(method: str) -> None:
 def outside(kind: type, limits: Limits) -> st.SearchStrategy[float]:
     """Numbers that a field may not be."""
     numbers = st.integers if kind is int else st.floats
-    beyond = [numbers(max_value=limits["least"]).filter(lambda x: x < limits["least"])] if "least" in limits else []
-    beyond += [numbers(max_value=limits["above"])] if "above" in limits else []
-    beyond += [numbers(min_value=limits["most"]).filter(lambda x: x > limits["most"])] if "most" in limits else []
+    beyond = [numbers(max_value=limits["ge"]).filter(lambda x: x < limits["ge"])] if "ge" in limits else []
+    beyond += [numbers(max_value=limits["gt"])] if "gt" in limits else []
+    beyond += [numbers(min_value=limits["le"]).filter(lambda x: x > limits["le"])] if "le" in limits else []
     return st.one_of(*beyond, *([st.sampled_from([math.nan, math.inf, -math.inf])] if kind is float else []))
 
 
@@ -412,9 +412,9 @@ def test_a_field_of_another_algorithm_in_a_file_is_refused(tmp_path: Path) -> No
     assert isinstance(recipe.rl.algorithm, PPO)
     for field in ("kl", "normalise"):
         path.write_text(path.read_text().replace("grpo_rule", "ppo").replace("'kl'", f"'{field}'"))
-        with pytest.raises(UserError, match=rf"^rl\.{field} is no setting; remove it or correct its name\.$"):
+        with pytest.raises(UserError, match=rf"^rl\.{field} is not a setting; remove it or correct its name\.$"):
             load_recipe(str(path))
-        with pytest.raises(UserError, match=r"^rl\.normalise is no setting|^rl\.kl is no setting"):
+        with pytest.raises(UserError, match=r"^rl\.normalise is not a setting|^rl\.kl is not a setting"):
             parse(["main.py", f"--config={path}", "--config.rl.method=dpo"])
 
 

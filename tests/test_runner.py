@@ -60,7 +60,7 @@ class Project:
         self.workdir = workdir
         self.ran: list[str] = []
         self.killed_in = ""
-        self.reason = ""  # why the second stage cannot be lengthened
+        self.reason = ""  # why the second stage cannot be extended
         self.checked: list[Recipe] = []
         self.stages = (
             Stage(
@@ -69,7 +69,7 @@ class Project:
             ),
             Stage(
                 "second", self.second, ("second",), lambda recipe: ("first",), ("*.txt",), check=self.check,
-                logs=("logs/**/*",), why_not_longer=lambda recipe, workdir, steps: self.reason,
+                logs=("logs/**/*",), why_not_extendable=lambda recipe, workdir, steps: self.reason,
             ),
             Stage("third", self.third, (), lambda recipe: (), ("*.txt",), always_rerun=True),
         )  # fmt: skip
@@ -303,7 +303,7 @@ def test_a_missing_earlier_stage_is_named_before_anything_is_written(project, re
 
 
 def test_a_missing_part_of_the_config_is_named_before_anything_is_written(project):
-    with pytest.raises(UserError, match="The recipe has no part 'second', which stage second needs; add it"):
+    with pytest.raises(UserError, match="The recipe has no section 'second', which stage second needs; add it"):
         project.run(Recipe(first=First()))
     assert not project.workdir.exists()
 
@@ -462,7 +462,7 @@ def test_the_plan_says_what_is_done_with_each_stage_and_writes_nothing(project, 
     assert contents(project.workdir) == before
     project.run(recipe)
     assert project.plan(recipe) == ["complete", "complete", "redo"]
-    assert project.plan(changed(recipe, second__steps=3)) == ["complete", "lengthen", "redo"]
+    assert project.plan(changed(recipe, second__steps=3)) == ["complete", "extend", "redo"]
 
 
 def test_the_plan_of_a_run_that_builds_on_another_makes_no_links(project, recipe, tmp_path):
@@ -533,7 +533,7 @@ def test_a_stage_with_rows_takes_none(project, recipe):
 # --- more steps ---
 
 
-def test_more_steps_lengthen_a_stage_that_is_complete_or_not(project, recipe):
+def test_more_steps_extend_a_stage_that_is_complete_or_not(project, recipe):
     project.run(recipe)
     path = project.workdir / "second" / "model.txt"
     path.write_text("two steps")
@@ -560,19 +560,19 @@ def test_fewer_steps_are_refused_and_more_steps_with_other_changes(project, reci
     assert project.text("second/model.txt") == "3 rows of 0 at 0.5"  # from scratch
 
 
-def test_the_reason_why_a_stage_cannot_be_lengthened_is_given(project, recipe):
+def test_the_reason_why_a_stage_cannot_be_extended_is_given(project, recipe):
     project.run(recipe)
     project.reason = "its learning rates were others"
     with pytest.raises(UserError) as caught:
         project.run(changed(recipe, second__steps=3))
     assert str(caught.value) == (
         f"Stage second in {project.workdir} was made with fewer steps (second.steps was 2, is 3) and cannot be "
-        "lengthened, since its learning rates were others: give --overwrite=second to redo it and the stages after it, "
+        "extended, since its learning rates were others: give --overwrite=second to redo it and the stages after it, "
         "or another --workdir."
     )
 
 
-def test_what_reads_a_lengthened_stage_is_refused_before_that_is_lengthened(project, recipe):
+def test_what_reads_a_extended_stage_is_refused_before_that_is_lengthened(project, recipe):
     reads = Stage("third", project.third, (), lambda recipe: ("second",), ("*.txt",))
     project.stages = (*project.stages[:2], reads)
     project.run(recipe)

@@ -10,20 +10,20 @@ import pytest
 from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation.settings import EvaluateSettings
-from dsmath_jax.settings import Settings, build, check_choice, describe, fingerprint, nearest, setting, to_dict
+from dsmath_jax.settings import Settings, build, check_choice, field_values, fingerprint, nearest, setting, to_dict
 from dsmath_jax.toy.settings import ToySettings
 from dsmath_jax.workdir import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inner(Settings):
-    size: int = setting(3, "a size", least=1)
-    rate: float = setting(0.5, "a rate", above=0, most=1)
+    size: int = setting(3, "a size", ge=1)
+    rate: float = setting(0.5, "a rate", gt=0, le=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sgd(Settings):
-    momentum: float = setting(0.9, "decay of the momentum", least=0)
+    momentum: float = setting(0.9, "decay of the momentum", ge=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def test_fields_that_stand_flat_are_those_of_the_chosen_class() -> None:
     assert adam.algorithm == Adam(beta=0.5)
     assert to_dict(adam)["beta"] == 0.5
     assert "algorithm" not in to_dict(adam)
-    with pytest.raises(UserError, match=r"^rl\.momentum is no setting"):
+    with pytest.raises(UserError, match=r"^rl\.momentum is not a setting"):
         build(Outer, {"name": "x", "method": "adam", "momentum": 0.5}, "rl.")
 
 
@@ -81,10 +81,13 @@ def test_fields_that_stand_flat_are_those_of_the_chosen_class() -> None:
     ("given", "sentence"),
     [
         ({}, r"^part\.name is missing; give it a value\.$"),
-        ({"name": "x", "szies": (1,)}, r"^part\.szies is no setting \(the nearest is 'sizes'\); remove it or correct"),
-        ({"name": "x", "qqqq": 1}, r"^part\.qqqq is no setting; remove it"),
-        ({"name": "x", "algorithm": {}}, r"^part\.algorithm is no setting"),
-        ({"name": "x", "inner": {"siz": 1}}, r"^part\.inner\.siz is no setting \(the nearest is 'size'\)"),
+        (
+            {"name": "x", "szies": (1,)},
+            r"^part\.szies is not a setting \(the nearest is 'sizes'\); remove it or correct",
+        ),
+        ({"name": "x", "qqqq": 1}, r"^part\.qqqq is not a setting; remove it"),
+        ({"name": "x", "algorithm": {}}, r"^part\.algorithm is not a setting"),
+        ({"name": "x", "inner": {"siz": 1}}, r"^part\.inner\.siz is not a setting \(the nearest is 'size'\)"),
         ({"name": 1}, r"^part\.name is 1; it must be of the type str\.$"),
         ({"name": "x", "on": 1}, r"^part\.on is 1; it must be of the type bool\.$"),
         ({"name": "x", "inner": {"size": True}}, r"^part\.inner\.size is True; it must be of the type int\.$"),
@@ -128,7 +131,7 @@ def test_a_mapping_of_the_settings_builds_them_again() -> None:
 
 
 def test_every_field_is_described_by_its_full_name() -> None:
-    found = {one.name: one for one in describe(Outer(name="x"), "part.")}
+    found = {one.name: one for one in field_values(Outer(name="x"), "part.")}
     assert found["part.inner.size"] == ("part.inner.size", 3, "a size", True)
     assert found["part.maybe"].value is None
     assert found["part.momentum"].help == "decay of the momentum"
@@ -151,7 +154,7 @@ def test_the_fingerprint_has_what_changes_a_result_as_json_has_it() -> None:
     ids=lambda settings: type(settings).__name__,
 )
 def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> None:
-    assert all(one.help for one in describe(settings))
+    assert all(one.help for one in field_values(settings))
     assert build(type(settings), json.loads(json.dumps(to_dict(settings)))) == settings
 
 
@@ -161,7 +164,7 @@ def test_the_parts_of_a_recipe_are_described_and_built_again(settings: Any) -> N
         (CorpusSettings, {"remove": "line"}, r"^p\.remove must be one of 'page', 'segment'; got 'line'"),
         (CorpusSettings, {"input": 3}, r"^p\.input is 3; it must be of the type str \| tuple"),
         (CorpusSettings, {"fasttext": {"epochs": 0}}, r"^p\.fasttext\.epochs is 0; it must be at least 1"),
-        (CorpusSettings, {"minhash": {"band": 2}}, r"^p\.minhash\.band is no setting \(the nearest is 'bands'\)"),
+        (CorpusSettings, {"minhash": {"band": 2}}, r"^p\.minhash\.band is not a setting \(the nearest is 'bands'\)"),
         (ToySettings, {"problems": {"rl": -1}}, r"^p\.problems\.rl is -1; it must be at least 0"),
         (ToySettings, {"steps": ()}, r"^p\.steps is empty; give it at least one value\."),
         (TokenizerSettings, {"vocab_size": 0}, r"^p\.vocab_size is 0; it must be at least 1"),

@@ -55,7 +55,7 @@ def test_every_parameter_is_matched_by_exactly_one_rule(make_model: Callable[...
 def test_optimizer_state_lies_where_its_parameters_do(model: Llama, layout: Layout) -> None:
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     state = jax.eval_shape(optax.adamw(1e-3).init, shapes)
-    assert len(jax.tree.leaves(layout.params(state))) == len(jax.tree.leaves(state))
+    assert len(jax.tree.leaves(layout.param_shardings(state))) == len(jax.tree.leaves(state))
     assert FOUR.param_spec("0/mu/layers/q", (2, 16, 4, 4)) == FOUR.param_spec("layers/q", (2, 16, 4, 4))
 
 
@@ -93,14 +93,14 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused() -> None:
 def test_rows_that_do_not_divide_are_refused(model: Llama, layout: Layout) -> None:
     step = make_train_step(next_token, model, optax.sgd(1.0), layout, TrainState({}, ()), grad_accum_steps=3)
     with pytest.raises(
-        UserError, match=r"A batch of 8 rows does not divide by grad_accum_steps=3 times .* = 1; change"
+        UserError, match=r"A batch of 8 rows is not divisible by grad_accum_steps=3 times .* = 1; change"
     ):
         step.lower(TrainState({}, ()), {"tokens": jnp.zeros((8, 4), jnp.int32)})
 
 
 def test_batches_arrive_whole(layout: Layout) -> None:
     batch = {"tokens": np.arange(12).reshape(4, 3), "labels": np.arange(4)}
-    for name, values in layout.batch(layout.share(batch)).items():
+    for name, values in layout.put_batch(layout.take_my_rows(batch)).items():
         np.testing.assert_array_equal(values, batch[name])
 
 
@@ -121,13 +121,13 @@ def starting_params(config: ModelConfig) -> Any:
 def compute(layout: Layout, config: ModelConfig, params: Any, sample: bool) -> dict[str, np.ndarray]:
     """The gradient of the first of twenty steps, all their losses, and sampled completions."""
     model = build_model(config, layout)
-    params = jax.device_put(params, layout.params(params))
+    params = jax.device_put(params, layout.param_shardings(params))
     found: dict[str, np.ndarray] = {}
     if sample:
         groups = Sampler(model, layout, [2], 5, 8).generate(params, PROMPTS, SamplingParams(samples=2, seed=3))
         found |= {f"tokens/{c.prompt}/{c.sample}": np.array(c.tokens) for group in groups for c in group}
 
-    batch = layout.batch(layout.share(packed_batch()))
+    batch = layout.put_batch(layout.take_my_rows(packed_batch()))
     optimizer = make_optimizer(TrainingSettings(steps=STEPS, peak_lr=3e-3, warmup_steps=2, clip_norm=1e9))
     state = state_from_params(params, optimizer, layout)
     step = make_train_step(next_token, model, optimizer, layout, state, grad_accum_steps=8 // layout.batch_shards)
@@ -141,7 +141,7 @@ def compute(layout: Layout, config: ModelConfig, params: Any, sample: bool) -> d
                 found[f"gradient/{path_name(path)}"] = np.asarray(moment) / (1 - 0.9)
     before = jax.tree.map(np.asarray, state)
     state, scalars = step(state, batch | {"loss_weights": jnp.zeros_like(batch["loss_weights"])})
-    assert jax.tree.map(lambda x: x.sharding, state) == layout.params(state)
+    assert jax.tree.map(lambda x: x.sharding, state) == layout.param_shardings(state)
     found["skipped"] = scalars["step_skipped"]
     changed = jax.tree.map(lambda x, y: (x != np.asarray(y)).sum(), before, state)
     found["changed by a skipped step"] = sum(jax.tree.leaves(changed))
@@ -191,7 +191,7 @@ def test_eight_devices_compute_what_one_does(
 
 
 def test_eight_cpu_devices_train_in_bfloat16(make_model: Callable[..., Llama], layout: Layout, tmp_path: Path) -> None:
-    """XLA for CPUs aborts over a sum of bfloat16 that `by_rows` makes; the losses are those of one device, rounded."""
+    """XLA for CPUs aborts over a bfloat16 sum of `map_row_shards`; the losses are those of one device, rounded."""
     config = make_model(vocab_size=24, num_hidden_layers=1, compute_dtype="bfloat16").config
     with on_eight_devices(config, [{"replica": 2, "fsdp": 2, "context": 2}], tmp_path) as process:
         one = compute(layout, config, starting_params(config), sample=False)

@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_is_reported_and_all_processes_use_the_one_before(
     path.write_bytes(data)
     run = start(tmp_path / "run")
     finish(run)
-    message = f"{newest} is not used: its file {path.relative_to(newest)} is not the one that was written"
+    message = f"{newest} is not used: its file {path.relative_to(newest)} does not match its hash"
     assert [message in output for output in run.outputs()] == [True, False]  # process 0 reports it
     assert_bitwise(tmp_path / "run", uninterrupted)
 

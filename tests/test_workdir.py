@@ -22,7 +22,7 @@ from dsmath_jax.workdir import (
     lock,
     read_json,
     read_jsonl,
-    sweep,
+    remove_temporaries,
     write_json,
     write_jsonl,
 )
@@ -115,7 +115,7 @@ with atomic_write({str(folder / "a.json")!r}) as file, atomic_path({str(folder /
     (tmp_path / ".stage-of-another-name.tmp").touch()
     (folder / "kept.tmp").touch()
     assert len(names(folder)) == 5
-    sweep(folder)
+    remove_temporaries(folder)
     assert names(folder) == ["kept.tmp", "rows"]
     assert names(tmp_path) == [".stage-of-another-name.tmp", "stage", "stage/kept.tmp", "stage/rows"]
 
@@ -204,13 +204,13 @@ def test_other_errors_are_no_full_disk(error):
 def test_a_large_file_is_stamped_without_reading_it(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"1234")
-    assert workdir.stamp(path) == workdir.hash_file(path)
-    monkeypatch.setattr(workdir, "LARGE", 3)
+    assert workdir.file_fingerprint(path) == workdir.hash_file(path)
+    monkeypatch.setattr(workdir, "LARGE_FILE", 3)
     monkeypatch.setattr(workdir, "hash_file", None)
-    first = workdir.stamp(path)
+    first = workdir.file_fingerprint(path)
     assert first.startswith("4 bytes of ")
     os.utime(path, ns=(0, 1))
-    assert workdir.stamp(path) != first
+    assert workdir.file_fingerprint(path) != first
 
 
 def test_half_a_character_becomes_a_replacement_character_and_is_counted(

@@ -2,7 +2,7 @@
 --config=pretrain_7b --topology=v5p:4x4x8`. The exit code is 0 whether it fits or not.
 
 The stages are pretrain and sft (the train step), rl (all of its programs, and the memory of each phase) and sample
-(only the sampler, as configured by the part rl). The default is the first of pretrain, sft and rl that the config has.
+(only the sampler, by the section rl). The default is the first of pretrain, sft and rl that the config has.
 
 `--config.pretrain.grad_accum_steps=4` sets a field of the config.
 """

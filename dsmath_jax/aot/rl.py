@@ -52,7 +52,7 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
       UserError: the topology, the mesh or a field is invalid, libtpu is missing, or batch sizes depend on data.
     """
     settings: RLSettings = stage_of(recipe, "rl")
-    if METHODS[settings.method].data != "policy":
+    if METHODS[settings.method].completions != "policy":
         raise UserError(
             f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
             "use a method that samples from the policy."
@@ -104,7 +104,7 @@ def compile_sampler(recipe: Recipe, topology: str) -> dict[str, Any]:
     fits = peak <= HBM_BYTES[target.kind] and all(each["memory"] is not None for each in programs.values())
     return target.describe() | {
         "stage": "sample",
-        "rows": settings.slots,
+        "rows": settings.num_decode_slots,
         "new_tokens": settings.max_new_tokens,
         "programs": programs,
         "phases": {"sample": parts},
@@ -219,7 +219,7 @@ def sampling_programs(settings: RLSettings, target: Slice) -> tuple[Programs, in
     "prefill" computes the prompts of a rollout, "decode" a chunk of decode steps. "grow" doubles the length of the
     cache before the last chunks, while the old cache still exists.
     """
-    rows, layout = settings.slots, target.layout
+    rows, layout = settings.num_decode_slots, target.layout
     engine = Engine(target.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
     slots = slot_shape(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
     *shorter, longest = cache_lengths(settings.max_new_tokens)

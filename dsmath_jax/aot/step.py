@@ -65,28 +65,28 @@ def stage_of(recipe: Recipe, name: str) -> Any:
     """Returns the settings of a stage.
 
     Raises:
-      UserError: the recipe lacks the stage's part or the model's sizes.
+      UserError: the recipe lacks the section of the stage or of the model.
     """
-    for part in ("model", name):
-        if getattr(recipe, part) is None:
-            raise UserError(f"The config has no part '{part}', which stage {name} needs; add it.")
+    for section in ("model", name):
+        if getattr(recipe, section) is None:
+            raise UserError(f"The config has no section '{section}', which stage {name} needs; add it.")
     return getattr(recipe, name)
 
 
-def model_sizes(recipe: Recipe) -> ModelConfig:
-    """Returns the model's sizes; a vocab_size of 0 becomes that of the tokenizer that the recipe trains.
+def model_config(recipe: Recipe) -> ModelConfig:
+    """Returns the model config; a vocab_size of 0 becomes that of the tokenizer that the recipe trains.
 
     Raises:
       UserError: the vocabulary size is that of an existing tokenizer.
     """
-    sizes, tokenizer = recipe.model, recipe.tokenizer
-    assert sizes is not None
-    vocab_size = sizes.vocab_size or (tokenizer.vocab_size if tokenizer and not tokenizer.path else 0)
+    config, tokenizer = recipe.model, recipe.tokenizer
+    assert config is not None
+    vocab_size = config.vocab_size or (tokenizer.vocab_size if tokenizer and not tokenizer.path else 0)
     if not vocab_size:
         raise UserError(
             "model.vocab_size is 0 and the tokenizer is not trained here; give it as --config.model.vocab_size=N."
         )
-    return dataclasses.replace(sizes, vocab_size=vocab_size)
+    return dataclasses.replace(config, vocab_size=vocab_size)
 
 
 class Slice(NamedTuple):
@@ -104,13 +104,13 @@ class Slice(NamedTuple):
 
     def describe(self) -> dict[str, Any]:
         """Returns the fields of a result that describe the slice and the model."""
-        sizes = self.model.config
+        config = self.model.config
         return {
             "topology": self.topology,
             "device_kind": self.kind,
             "devices": len(self.devices),
             "mesh": dict(self.layout.mesh.shape),
-            "model": {name: getattr(sizes, name) for name in SHOWN_SIZES},
+            "model": {name: getattr(config, name) for name in SHOWN_SIZES},
             "chip_bytes": HBM_BYTES[self.kind],
         }
 
@@ -121,14 +121,14 @@ def make_slice(recipe: Recipe, topology: str) -> Slice:
     Raises:
       UserError: the topology, the mesh or the model is invalid, or libtpu is missing.
     """
-    sizes, devices = model_sizes(recipe), topology_devices(topology)
+    config, devices = model_config(recipe), topology_devices(topology)
     kind = devices[0].device_kind
     if kind not in HBM_BYTES or kind not in PEAK_FLOPS:
         raise UserError(
             f"The memory and peak FLOPs of the chip '{kind}' of {topology} are not known; use a v5e, v5p or v6e."
         )
     layout = Layout(make_mesh(recipe.mesh, devices))
-    return Slice(topology, devices, layout, build_model(sizes, layout))
+    return Slice(topology, devices, layout, build_model(config, layout))
 
 
 def compile_program(lower: Callable[[], Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import grain
 import numpy as np
 
-from dsmath_jax.data.packing import Packed, batch_of_rows
+from dsmath_jax.data.packing import PackedRow, batch_of_rows
 from dsmath_jax.data.rows import Rows
 from dsmath_jax.workdir import UserError
 
@@ -61,5 +61,5 @@ class Batches:
         return [record for i in range(self._batch_size) for record in self._rows[first + i].ids]
 
 
-def _with_source(packed: Packed, name: str) -> Packed:
+def _with_source(packed: PackedRow, name: str) -> PackedRow:
     return packed._replace(ids=[f"{name}/{record}" for record in packed.ids])

@@ -40,7 +40,7 @@ TEXT_FEATURES: dict[str, Any] = {"id": tfds.features.Text(), "text": tfds.featur
 INSTRUCTION_FEATURES: dict[str, Any] = {
     "id": tfds.features.Text(),
     "question": tfds.features.Text(),
-    # The parts of all messages in order: index of the message, its role, text, and whether it is learned.
+    # The parts of all messages in order: index of the message, its role, text, and whether it has loss.
     "parts": tfds.features.Sequence(
         {"message": np.int32, "role": tfds.features.Text(), "text": tfds.features.Text(), "learn": np.bool_}
     ),
@@ -138,11 +138,11 @@ def text_config(name: str, data_dir: Path) -> DatasetConfig:
     return _config(f"{name}-{digest}", f"Documents of {name}.", TEXT_FEATURES, examples)
 
 
-def _texts(source: sources.Texts) -> Iterator[Example]:
+def _texts(source: sources.TextSource) -> Iterator[Example]:
     for file in source.files:
         for number, text in documents.documents(source.root / file.path, source.text):
-            identity = f"{file.path}:{number}"
-            yield identity, {"id": identity, "text": text}
+            record_id = f"{file.path}:{number}"
+            yield record_id, {"id": record_id, "text": text}
 
 
 def instruction_config(name: str, data_dir: Path) -> DatasetConfig:
@@ -157,14 +157,14 @@ def instruction_config(name: str, data_dir: Path) -> DatasetConfig:
 
 
 def _instructions(name: str, data_dir: Path) -> Iterator[Example]:
-    for instruction in instructions.load(name, data_dir):
+    for conversation in instructions.load(name, data_dir):
         parts = [
-            {"message": number, "role": message.role, "text": text, "learn": learn}
-            for number, message in enumerate(instruction.messages)
-            for text, learn in message.parts
+            {"message": number, "role": message.role, "text": text, "learn": has_loss}
+            for number, message in enumerate(conversation.messages)
+            for text, has_loss in message.parts
         ]
-        fields = {"id": instruction.id, "question": instruction.question, "parts": parts}
-        yield instruction.id, {**fields, "language": instruction.language, "style": instruction.style}
+        fields = {"id": conversation.id, "question": conversation.question, "parts": parts}
+        yield conversation.id, {**fields, "language": conversation.language, "style": conversation.style}
 
 
 def _config(

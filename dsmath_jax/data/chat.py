@@ -46,7 +46,7 @@ class Message(NamedTuple):
 
     Attributes:
       role: "system", "user" or "assistant".
-      parts: of its text, in order: (text, whether it is learned); only an assistant's are learned.
+      parts: of its text, in order: (text, whether it has loss); only the assistant's parts may.
     """
 
     role: str
@@ -64,15 +64,15 @@ def user(text: str) -> Message:
 
 
 def assistant(text: str) -> Message:
-    """Returns a message of the assistant, all of it learned."""
+    """Returns a message of the assistant, with loss on all of it."""
     return Message("assistant", ((text, True),))
 
 
 class Tokens(NamedTuple):
-    """Token ids, and the loss mask: whether each is learned."""
+    """Token ids, and the loss mask: whether each has loss."""
 
     ids: list[int]
-    learned: list[bool]
+    loss_mask: list[bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Chat:
     Attributes:
       template: Jinja, of `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, as in Hugging Face's
         tokenizer_config.json.
-      instruction: see `questions.ask`.
+      instruction: see `questions.user_message`.
     """
 
     tokenizer: Tokenizer
@@ -108,9 +108,9 @@ class Chat:
         turns = [
             message
             for example, solution in examples
-            for message in (user(questions.ask(example, self.instruction, mode)), assistant(solution))
+            for message in (user(questions.user_message(example, self.instruction, mode)), assistant(solution))
         ]
-        return self.render([*turns, user(questions.ask(record, self.instruction, mode))], generate=True)
+        return self.render([*turns, user(questions.user_message(record, self.instruction, mode))], generate=True)
 
     def prompt_ids(self, record: Record, mode: Mode = "cot") -> list[int]:
         """Returns `prompt` as token ids."""
@@ -156,15 +156,15 @@ class Chat:
         return ids
 
     def tokenize(self, messages: Sequence[Message]) -> Tokens:
-        """Tokenizes a conversation; the learned parts of the assistant's turns and the end of each turn are learned.
+        """Tokenizes a conversation, with loss on the assistant's turns and their ends, except for parts without loss.
 
-        Texts between control tokens are encoded as a whole; a token is learned if its last character is.
+        Texts between control tokens are encoded as a whole; a token has loss if its last character has.
 
         Raises:
           UserError: the template fails, rewrites earlier turns, or ends the assistant's turn without a stop token.
         """
         text = self.render(messages)
-        learned = [False] * len(text)
+        loss_mask = [False] * len(text)
         for number, message in enumerate(messages):
             if message.role == "assistant":
                 start = self.render(messages[:number], generate=True)
@@ -172,9 +172,9 @@ class Chat:
                 if not (turn.startswith(start) and text.startswith(turn)):
                     raise UserError("chat.template changes earlier turns when later ones follow; give another.")
                 end = len(start) + self._end_of_turn(turn[len(start) :])
-                learned[len(start) : end] = [True] * (end - len(start))
-                for begin, stop in _read_only(message, turn[len(start) :]):
-                    learned[len(start) + begin : len(start) + stop] = [False] * (stop - begin)
+                loss_mask[len(start) : end] = [True] * (end - len(start))
+                for begin, stop in _spans_without_loss(message, turn[len(start) :]):
+                    loss_mask[len(start) + begin : len(start) + stop] = [False] * (stop - begin)
         tokens = Tokens([], [])
         at = 0
         for number, part in enumerate(text.split(MARK)):
@@ -183,13 +183,13 @@ class Chat:
             else:
                 ids, offsets = self.tokenizer.encode_with_offsets(part)
             tokens.ids.extend(ids)
-            tokens.learned.extend(learned[min(at + offset, len(learned) - 1)] for offset in offsets)
+            tokens.loss_mask.extend(loss_mask[min(at + offset, len(loss_mask) - 1)] for offset in offsets)
             at += len(part) + 1
         return tokens
 
     def solution(self, record: Record, mode: Mode = "cot") -> Tokens:
         """Tokenizes a record's prompt and its solution."""
-        question = user(questions.ask(record, self.instruction, mode))
+        question = user(questions.user_message(record, self.instruction, mode))
         return self.tokenize([question, assistant(record.solution)])
 
     def _mark(self, token: int | None) -> str:
@@ -209,13 +209,13 @@ class Chat:
         return min(ends)
 
 
-def _read_only(message: Message, turn: str) -> list[tuple[int, int]]:
-    """Returns the spans of the parts that are not learned, in the rendered text of a turn.
+def _spans_without_loss(message: Message, turn: str) -> list[tuple[int, int]]:
+    """Returns the spans of the parts without loss, in the rendered text of a turn.
 
     Raises:
       UserError: there are such parts, and the template changed the text.
     """
-    if all(learn for _, learn in message.parts):
+    if all(has_loss for _, has_loss in message.parts):
         return []
     content = _without_marks(message.content)
     lead = len(content) - len(content.lstrip())
@@ -223,8 +223,8 @@ def _read_only(message: Message, turn: str) -> list[tuple[int, int]]:
     if first < 0:
         raise UserError("chat.template changes the text of a turn with a tool's outputs; give another.")
     spans, at = [], first - lead
-    for text, learn in message.parts:
-        if not learn:
+    for text, has_loss in message.parts:
+        if not has_loss:
             spans.append((max(at, 0), at + len(text)))
         at += len(text)
     return spans
@@ -251,14 +251,14 @@ def _refuse(reason: str) -> None:
 # --- files ---
 
 
-class Source(NamedTuple):
-    """The source of a run's chat: the tokenizer's file or folder, and the recipe's section `chat`."""
+class ChatSource(NamedTuple):
+    """The inputs of `read`: the tokenizer's file or folder, and the recipe's section `chat`."""
 
     tokenizer: Path
     settings: ChatSettings = ChatSettings()
 
 
-def read(source: Source) -> Chat:
+def read(source: ChatSource) -> Chat:
     """Reads the chat of a run: the template is the setting's or, if empty, the tokenizer's own, else the paper's.
 
     The tokenizer's own is in `chat_template.jinja` or `tokenizer_config.json` in its folder.
@@ -278,7 +278,7 @@ def check_template(template: str) -> None:
     try:
         _compiled(template)
     except jinja2.TemplateError as error:
-        raise UserError(f"chat.template is no Jinja template ({error}); correct it.") from None
+        raise UserError(f"chat.template is not a Jinja template ({error}); correct it.") from None
 
 
 def stored_template(folder: Path) -> str:

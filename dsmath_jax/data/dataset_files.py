@@ -1,4 +1,4 @@
-"""Readers of published data files, as rows: JSON lines, tables, one JSON per task or problem, prompts.
+"""Readers of published data files: JSON lines, tables, one JSON per task or problem, prompts.
 
 A reader yields the rows of one file with their keys; `dataset_formats.py` makes records from their fields. Errors are
 `UserError`s that name the file and the row.
@@ -24,7 +24,7 @@ LOOSE_END = re.compile(r"[\s,]+\.?\s*\Z")
 
 
 class Row(NamedTuple):
-    """One row: `key` is its id within the data set, `place` its position in the file, in words ("line 3")."""
+    """One row: `key` is its id within the data set, `place` its position in the file for errors ("line 3")."""
 
     key: str
     place: str
@@ -57,7 +57,7 @@ def json_lines_between(field: str, first: int, last: int) -> Reader:
     return read
 
 
-def json_problem(path: Path) -> Iterator[Row]:
+def math_json(path: Path) -> Iterator[Row]:
     """Reads MATH as published, a folder per subject and a file per problem, or as JSON lines of mirrors."""
     if path.suffix == ".jsonl":
         yield from json_lines(path)
@@ -66,7 +66,7 @@ def json_problem(path: Path) -> Iterator[Row]:
         yield Row(f"{path.parent.name}/{path.stem}", "its problem", row)
 
 
-def json_task(path: Path) -> Iterator[Row]:
+def bbh_json(path: Path) -> Iterator[Row]:
     """Reads BIG-Bench Hard: a file per task, whose rows are the list `examples`; adds the field `task`."""
     examples = json_object(_read(path), str(path), "that file").get("examples")
     if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
@@ -75,7 +75,7 @@ def json_task(path: Path) -> Iterator[Row]:
         yield Row(f"{path.stem}/{number}", f"example {number + 1}", {**example, "task": path.stem})
 
 
-def prompt_examples(path: Path) -> Iterator[Row]:
+def bbh_prompts(path: Path) -> Iterator[Row]:
     """Reads BIG-Bench Hard's prompts, a file per task: a heading and examples "Q: ... A: ... So the answer is X."."""
     text = _text(path)
     heading = text.partition("\n\nQ: ")[0].rpartition("-----\n")[2].strip()
@@ -85,7 +85,7 @@ def prompt_examples(path: Path) -> Iterator[Row]:
         yield Row(f"{path.stem}/{number}", f"example {number + 1}", fields)
 
 
-def choice_table(path: Path) -> Iterator[Row]:
+def mmlu_csv(path: Path) -> Iterator[Row]:
     """Reads MMLU: a table without header per subject, with columns for the question, its options and the answer."""
     topic = path.stem.rpartition("_")[0]
     for number, cells in enumerate(_table(path)):
@@ -98,7 +98,7 @@ def choice_table(path: Path) -> Iterator[Row]:
         yield Row(f"{topic}/{number}", f"row {number + 1}", fields)
 
 
-def few_shot_column(column: str) -> Reader:
+def agieval_prompts(column: str) -> Reader:
     """Returns a reader of AGIEval's table of prompts: a column per test, with each sample's explanation below it.
 
     Rows are the samples (Python literals), with the field `explanation`.
@@ -130,7 +130,7 @@ def _read(path: Path) -> bytes:
         return gzip.decompress(data) if path.suffix == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read ({why}); check the path and that the file is whole.") from None
+        raise UserError(f"{path} cannot be read ({why}); check the path and that the file is complete.") from None
 
 
 def _text(path: Path) -> str:

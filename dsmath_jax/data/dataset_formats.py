@@ -111,20 +111,20 @@ def columns(
 ) -> Parse:
     """Returns a parser of rows that have a record's fields under these names ("" for none)."""
 
-    def parse(identity: str, fields: Fields) -> Record:
+    def parse(record_id: str, fields: Fields) -> Record:
         worked = _text(fields, solution) if solution else ""
         graded = _text(fields, level) if level else ""
-        return Record(identity, _question(fields, question), worked, _text(fields, answer), level=graded, kind=kind)
+        return Record(record_id, _question(fields, question), worked, _text(fields, answer), level=graded, kind=kind)
 
     return parse
 
 
-def toy(identity: str, fields: Fields) -> Record:
+def toy(record_id: str, fields: Fields) -> Record:
     """Parses the toy problems: rows are records."""
-    return dataclasses.replace(columns(solution="solution")(identity, fields), id=_text(fields, "id"))
+    return dataclasses.replace(columns(solution="solution")(record_id, fields), id=_text(fields, "id"))
 
 
-def user(identity: str, fields: Fields) -> Record:
+def user(record_id: str, fields: Fields) -> Record:
     """Parses a user's rows: "question" and, optionally, other fields of a `Record`.
 
     With options and no "kind", the answer decides it: one of the options itself, or letters.
@@ -140,7 +140,7 @@ def user(identity: str, fields: Fields) -> Record:
         answer = _choice(answer, options, "answer")
         kind = "choices" if len(answer) > 1 else kind
     return Record(
-        _optional(fields, "id") or identity, question, _optional(fields, "solution"), answer, options,
+        _optional(fields, "id") or record_id, question, _optional(fields, "solution"), answer, options,
         _optional(fields, "category"), _optional(fields, "level"), kind, _optional(fields, "prompt"),
         _optional(fields, "instruction"),
     )  # fmt: skip
@@ -153,22 +153,22 @@ def _options(texts: list[str]) -> tuple[str, ...]:
     return _strip_letters(texts) if has_letters else tuple(texts)
 
 
-def gsm8k(identity: str, fields: Fields) -> Record:
+def gsm8k(record_id: str, fields: Fields) -> Record:
     """Parses GSM8K: `answer` has the solution with `<<48/2=24>>` calculator annotations and ends in `#### N`."""
     steps, mark, answer = _text(fields, "answer").rpartition("####")
     if not mark:
         raise BadField("the field 'answer' has no '####' before the final answer")
     answer = answer.strip().replace(",", "")
     steps = CALCULATOR_MARK.sub("", steps).strip()
-    return Record(identity, _question(fields, "question"), f"{steps}\nThe answer is {answer}.", answer, kind="number")
+    return Record(record_id, _question(fields, "question"), f"{steps}\nThe answer is {answer}.", answer, kind="number")
 
 
-def gsm8k_marked(identity: str, fields: Fields) -> Record:
+def gsm8k_marked(record_id: str, fields: Fields) -> Record:
     """Parses GSM8K with its calculator annotations."""
-    return dataclasses.replace(gsm8k(identity, fields), solution=_text(fields, "answer").rpartition("####")[0].strip())
+    return dataclasses.replace(gsm8k(record_id, fields), solution=_text(fields, "answer").rpartition("####")[0].strip())
 
 
-def math(identity: str, fields: Fields) -> Record:
+def math(record_id: str, fields: Fields) -> Record:
     """Parses MATH: the answer is the last box of the solution; mirrors call `type` also `subject`."""
     solution = _text(fields, "solution")
     answer = boxed(solution) or _optional(fields, "answer")
@@ -176,7 +176,7 @@ def math(identity: str, fields: Fields) -> Record:
         raise BadField("the field 'solution' boxes no answer")
     subject = _text(fields, "subject" if "subject" in fields else "type")
     level = _text(fields, "level").removeprefix("Level ")
-    return Record(identity, _question(fields, "problem"), solution, answer, category=subject, level=level)
+    return Record(record_id, _question(fields, "problem"), solution, answer, category=subject, level=level)
 
 
 def boxed(solution: str) -> str:
@@ -207,9 +207,9 @@ def _box(solution: str, start: int) -> tuple[str, int]:
     return "", len(solution)
 
 
-def mgsm(identity: str, fields: Fields) -> Record:
+def mgsm(record_id: str, fields: Fields) -> Record:
     """Parses MGSM: chat messages, the first of which is the question."""
-    return Record(identity, _question(fields, "messages", 0, "content"), "", _text(fields, "answer"), kind="number")
+    return Record(record_id, _question(fields, "messages", 0, "content"), "", _text(fields, "answer"), kind="number")
 
 
 def _strip_letters(options: Iterable[str]) -> tuple[str, ...]:
@@ -232,7 +232,7 @@ def _choice(letters: str, options: tuple[str, ...], name: str) -> str:
     return letters
 
 
-def mmlu(identity: str, fields: Fields) -> Record:
+def mmlu(record_id: str, fields: Fields) -> Record:
     """Parses MMLU and its STEM subset: the options are a list without letters.
 
     The published STEM subset has NaN for the option "None", which a table reader parsed as a missing value.
@@ -242,17 +242,17 @@ def mmlu(identity: str, fields: Fields) -> Record:
         fields = {**fields, "options": ["None" if option != option else option for option in listed]}
     options = tuple(option.strip() for option in _texts(fields, "options"))
     answer = _choice(_text(fields, "answer"), options, "answer")
-    return Record(identity, _question(fields, "question"), "", answer, options, _text(fields, "topic"), kind="choice")
+    return Record(record_id, _question(fields, "question"), "", answer, options, _text(fields, "topic"), kind="choice")
 
 
-def sat(identity: str, fields: Fields) -> Record:
+def sat(record_id: str, fields: Fields) -> Record:
     """Parses SAT: `options` is one text "A) ... B) ..." or "A. ... B. ..."."""
     options = _strip_letters(OPTION_STARTS.split(_text(fields, "options")))
     answer = _choice(_text(fields, "Answer"), options, "Answer")
-    return Record(identity, _question(fields, "question"), "", answer, options, kind="choice")
+    return Record(record_id, _question(fields, "question"), "", answer, options, kind="choice")
 
 
-def agieval(identity: str, fields: Fields) -> Record:
+def agieval(record_id: str, fields: Fields) -> Record:
     """Parses AGIEval: with a `label` among `options` or an `answer`; a `passage` is part of the question.
 
     `other` has the solution (SAT) or the exam (Gaokao); samples of the prompts have an `explanation`.
@@ -265,13 +265,13 @@ def agieval(identity: str, fields: Fields) -> Record:
     solution = _optional(fields, "explanation") or _optional(other, "solution")
     category = _optional(other, "source")
     if fields.get("options") is None:
-        return Record(identity, question, solution, _text(fields, "answer"), category=category)
+        return Record(record_id, question, solution, _text(fields, "answer"), category=category)
     options = _strip_letters(_texts(fields, "options"))
     letters = _choice(_text(fields, "label"), options, "label")
-    return Record(identity, question, solution, letters, options, category, kind="choices")
+    return Record(record_id, question, solution, letters, options, category, kind="choices")
 
 
-def bbh(identity: str, fields: Fields) -> Record:
+def bbh(record_id: str, fields: Fields) -> Record:
     """Parses BIG-Bench Hard: options, lettered or after dashes, are the lines below "Options:" at the end of `input`.
 
     Three published problems, whose options were split at their commas, have a target that is no letter: it is kept.
@@ -287,43 +287,43 @@ def bbh(identity: str, fields: Fields) -> Record:
     else:
         options = tuple(line.removeprefix("-").strip() for line in lines)
     return Record(
-        identity, question, _optional(fields, "solution"), answer, options, _text(fields, "task"), kind=kind,
+        record_id, question, _optional(fields, "solution"), answer, options, _text(fields, "task"), kind=kind,
         instruction='Think step by step, and end with "So the answer is" and the answer.',
         heading=_optional(fields, "heading"),
     )  # fmt: skip
 
 
-def humaneval(identity: str, fields: Fields) -> Record:
+def humaneval(record_id: str, fields: Fields) -> Record:
     """Parses HumanEval: the solution continues the prompt, so both are unstripped."""
     prompt, solution = _verbatim(fields, "prompt"), _verbatim(fields, "canonical_solution")
     test = f"{_text(fields, 'test')}\n\ncheck({_text(fields, 'entry_point')})"
     instruction = "Complete this function, and put the whole program in a ```python block."
-    return Record(identity, prompt, solution, test, kind="program", instruction=instruction)
+    return Record(record_id, prompt, solution, test, kind="program", instruction=instruction)
 
 
-def mbpp(identity: str, fields: Fields) -> Record:
+def mbpp(record_id: str, fields: Fields) -> Record:
     """Parses MBPP: the answer is the setup code (of a few problems) and the asserts."""
     tests = [_text(fields, "test_setup_code"), *_texts(fields, "test_list")]
     solution, answer = (text.replace("\r\n", "\n") for text in (_text(fields, "code"), "\n".join(tests).strip()))
     question = _question(fields, "text")
     return Record(
-        identity, question, solution, answer, kind="program",
+        record_id, question, solution, answer, kind="program",
         prompt=f"{question} Your code should pass these tests:\n\n{answer}",
         instruction="Put the program in a ```python block.",
     )  # fmt: skip
 
 
-def minif2f(identity: str, fields: Fields) -> Record:
+def minif2f(record_id: str, fields: Fields) -> Record:
     """Parses miniF2F: the category is the competition, the first part of the problem's name."""
     answer = _text(fields, "header") + "\n\n" + _text(fields, "formal_statement")
     question, solution = _question(fields, "informal_statement"), _text(fields, "informal_proof")
     return Record(
-        identity, question, solution, answer, category=_text(fields, "problem_name").split("_")[0], kind="theory",
+        record_id, question, solution, answer, category=_text(fields, "problem_name").split("_")[0], kind="theory",
         prompt=f"(*### Problem\n\n{question}\n\n### Solution\n\n{solution} *)\n\nFormal:\n{answer}",
         instruction="Go on with the proof in Isabelle/HOL, from where the statement ends.",
     )  # fmt: skip
 
 
-def minif2f_formal(identity: str, fields: Fields) -> Record:
+def minif2f_formal(record_id: str, fields: Fields) -> Record:
     """Parses miniF2F's formal statements as questions: the beginning of a proof."""
-    return dataclasses.replace(minif2f(identity, fields), question=_question(fields, "formal_statement"), solution="")
+    return dataclasses.replace(minif2f(record_id, fields), question=_question(fields, "formal_statement"), solution="")

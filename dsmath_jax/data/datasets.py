@@ -3,9 +3,9 @@
 The corpus's decontamination and the evaluation both load data sets here, so that every data set that is evaluated is
 decontaminated against. Prompts and scores are in `evaluation`.
 
-A corpus must not have questions and worked solutions; options and answers are separate fields, since any page may have
-those. Formal statements (miniF2F) must not be in a corpus either: `minif2f_formal/...` has them as questions, while in
-`minif2f/...` they are the answers, the formalization of an informal statement.
+Decontamination removes questions and worked solutions from a corpus. Options and answers are separate fields that it
+ignores, since any page may contain them. Formal statements (miniF2F) are removed too: `minif2f_formal/...` has them as
+questions, while in `minif2f/...` they are the answers, the formalization of an informal statement.
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ from dsmath_jax.data import dataset_formats as formats
 from dsmath_jax.data.dataset_files import (
     Reader,
     Row,
-    choice_table,
-    few_shot_column,
+    agieval_prompts,
+    bbh_json,
+    bbh_prompts,
     json_lines,
     json_lines_between,
-    json_problem,
-    json_task,
-    prompt_examples,
+    math_json,
+    mmlu_csv,
 )
 from dsmath_jax.data.dataset_formats import BadField, Parse, Record
 from dsmath_jax.workdir import UserError
@@ -59,7 +59,7 @@ class Source:
 CMATH = formats.columns(answer="golden", level="grade")
 CMATH_DEV = formats.columns(question="input", answer="golden", level="grade")
 OCW = formats.columns(question="problem", solution="solution", kind="math")
-SHOTS = "agieval/few_shot_prompts.csv"
+FEW_SHOT_PROMPTS = "agieval/few_shot_prompts.csv"
 # MATH's license keeps it out of mirrors, and the archive has the right folders.
 MATH_HINT = "unpack the MATH data set's own archive: curl -L https://people.eecs.berkeley.edu/~hendrycks/MATH.tar | "
 MATH_HINT += "tar x -C {data_dir}"
@@ -72,28 +72,28 @@ SOURCES: dict[str, Source] = {
     "gsm8k/train": Source("gsm8k/train.jsonl", formats.gsm8k),
     "gsm8k/test": Source("gsm8k/test.jsonl", formats.gsm8k),
     "gsm8k_marked/train": Source("gsm8k/train.jsonl", formats.gsm8k_marked),
-    "math/train": Source("MATH/train/*/*.json", formats.math, json_problem, "math/train.jsonl", MATH_HINT),
-    "math/test": Source("MATH/test/*/*.json", formats.math, json_problem, "math/test.jsonl", MATH_HINT),
+    "math/train": Source("MATH/train/*/*.json", formats.math, math_json, "math/train.jsonl", MATH_HINT),
+    "math/test": Source("MATH/test/*/*.json", formats.math, math_json, "math/test.jsonl", MATH_HINT),
     "ocw/test": Source("ocw/test.jsonl", OCW),
     "sat/test": Source("sat/test.jsonl", formats.sat),
     "mmlu_stem/test": Source("mmlu_stem/test.jsonl", formats.mmlu),
-    "mmlu/dev": Source("mmlu/dev/*_dev.csv", formats.mmlu, choice_table),
-    "mmlu/test": Source("mmlu/test/*_test.csv", formats.mmlu, choice_table),
+    "mmlu/dev": Source("mmlu/dev/*_dev.csv", formats.mmlu, mmlu_csv),
+    "mmlu/test": Source("mmlu/test/*_test.csv", formats.mmlu, mmlu_csv),
     "cmath/dev": Source("cmath/dev.jsonl", CMATH_DEV),
     "cmath/test": Source("cmath/test.jsonl", CMATH),
     "mgsm_zh/test": Source("mgsm_zh/test.jsonl", formats.mgsm),
-    "gaokao_mathcloze/dev": Source(SHOTS, formats.agieval, few_shot_column("gaokao-mathcloze")),
+    "gaokao_mathcloze/dev": Source(FEW_SHOT_PROMPTS, formats.agieval, agieval_prompts("gaokao-mathcloze")),
     "gaokao_mathcloze/test": Source("agieval/gaokao-mathcloze.jsonl", formats.agieval),
-    "gaokao_mathqa/dev": Source(SHOTS, formats.agieval, few_shot_column("gaokao-mathqa")),
+    "gaokao_mathqa/dev": Source(FEW_SHOT_PROMPTS, formats.agieval, agieval_prompts("gaokao-mathqa")),
     "gaokao_mathqa/test": Source("agieval/gaokao-mathqa.jsonl", formats.agieval),
-    "agieval_sat_math/dev": Source(SHOTS, formats.agieval, few_shot_column("sat-math")),
+    "agieval_sat_math/dev": Source(FEW_SHOT_PROMPTS, formats.agieval, agieval_prompts("sat-math")),
     "agieval_sat_math/test": Source("agieval/sat-math.jsonl", formats.agieval),
     "minif2f/validation": Source("minif2f/validation.jsonl", formats.minif2f),
     "minif2f/test": Source("minif2f/test.jsonl", formats.minif2f),
     "minif2f_formal/validation": Source("minif2f/validation.jsonl", formats.minif2f_formal),
     "minif2f_formal/test": Source("minif2f/test.jsonl", formats.minif2f_formal),
-    "bbh/dev": Source("bbh/cot-prompts/*.txt", formats.bbh, prompt_examples),
-    "bbh/test": Source("bbh/tasks/*.json", formats.bbh, json_task),
+    "bbh/dev": Source("bbh/cot-prompts/*.txt", formats.bbh, bbh_prompts),
+    "bbh/test": Source("bbh/tasks/*.json", formats.bbh, bbh_json),
     "humaneval/test": Source("humaneval/HumanEval.jsonl.gz", formats.humaneval),
     "mbpp/dev": Source("mbpp/mbpp.jsonl", formats.mbpp, json_lines_between("task_id", 1, 10)),
     "mbpp/test": Source("mbpp/mbpp.jsonl", formats.mbpp, json_lines_between("task_id", 11, 510)),
@@ -116,15 +116,15 @@ PUBLISHED = {
     "mbpp": "github.com/google-research/google-research (mbpp)",
 }
 
-# What models are evaluated on: texts that must not be in a corpus.
+# The splits that models are evaluated on, which must not be in a corpus.
 TEST_SPLITS = tuple(name for name in SOURCES if name.endswith("/test") and not name.startswith("toy/"))
-# Other forms of the texts of another source.
-FORMS = ("gsm8k_marked/train",)
+# Sources with the texts of another source in another format.
+REFORMATTED = ("gsm8k_marked/train",)
 
 
 def available(data_dir: str | Path) -> list[str]:
     """Returns the names of the data sets below `data_dir`, in the order of `SOURCES`, including training splits."""
-    return [name for name, source in SOURCES.items() if name not in FORMS and source.files(Path(data_dir))]
+    return [name for name, source in SOURCES.items() if name not in REFORMATTED and source.files(Path(data_dir))]
 
 
 def files(name: str, data_dir: Path) -> list[Path]:
@@ -149,7 +149,7 @@ def load(name: str, data_dir: str | Path) -> list[Record]:
     if name == ALL:
         names = available(data_dir)
         if not names:
-            raise UserError(f"No data set is below {data_dir}; set --config.data_dir or name none.")
+            raise UserError(f"There is no data set in {data_dir}; set --config.data_dir, or remove '{ALL}'.")
         return [record for each in names for record in load(each, data_dir)]
     source = source_of(name)
     files = source.files(data_dir)
@@ -183,9 +183,7 @@ def check_answers(records: Iterable[Record]) -> None:
     """Raises a `UserError` where a record has no answer."""
     for record in records:
         if not record.answer.strip():
-            raise UserError(
-                f"The record {record.id} has no answer to grade completions by; add it, or name other data."
-            )
+            raise UserError(f"The record {record.id} has no answer to grade completions by; add it, or use other data.")
 
 
 def load_file(path: str | Path) -> list[Record]:

@@ -26,7 +26,7 @@ READ_BYTES = 1 << 20
 ROWS_PER_READ = 256
 
 
-def form(file: Path) -> str:
+def file_format(file: Path) -> str:
     """Returns the suffix of a file's format: ".jsonl" of "a.jsonl.zst"."""
     return Path(file.stem).suffix if file.suffix in OPENERS else file.suffix
 
@@ -54,11 +54,11 @@ def records(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict
       UserError: the file cannot be read, or a line is not a JSON object.
     """
     try:
-        if form(file) == ".parquet":
+        if file_format(file) == ".parquet":
             yield from _parquet(file, columns)
         else:
             with OPENERS.get(file.suffix, open)(file, "rb") as stream:
-                yield from (_json(file, stream) if form(file) in (".jsonl", ".json") else _whole(stream))
+                yield from (_json(file, stream) if file_format(file) in (".jsonl", ".json") else _whole(stream))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{file} cannot be read ({reason}); fix or remove it.") from None

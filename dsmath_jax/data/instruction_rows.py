@@ -14,7 +14,7 @@ import numpy as np
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data import packing, questions, rows, workers
 from dsmath_jax.data.chat import Chat
-from dsmath_jax.data.instructions import Instruction
+from dsmath_jax.data.instructions import Conversation
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.workdir import UserError
 
@@ -26,32 +26,34 @@ MIN_EXAMPLES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """A task of a worker: instructions, and the source of the chat."""
+    """A task of a worker: conversations, and the source of the chat template."""
 
-    instructions: Sequence[Instruction]
-    source: chats.Source
+    conversations: Sequence[Conversation]
+    source: chats.ChatSource
 
 
-def example(chat: Chat, instruction: Instruction) -> packing.Example:
-    """Tokenizes an instruction; the assistant's turns with their ends are learned."""
-    mode: Mode = "tir" if instruction.style == "tora" else "pot" if instruction.style == "pot" else "cot"
-    below = instruction.instruction or chat.instruction
+def example(chat: Chat, conversation: Conversation) -> packing.Example:
+    """Tokenizes a conversation, with loss on the assistant's turns and their ends."""
+    mode: Mode = "tir" if conversation.style == "tora" else "pot" if conversation.style == "pot" else "cot"
+    instruction = conversation.instruction or chat.instruction
     messages = [
-        chats.user(questions.instructed(message.content, below, mode)) if message.role == "user" else message
-        for message in instruction.messages
+        chats.user(questions.with_instruction(message.content, instruction, mode))
+        if message.role == "user"
+        else message
+        for message in conversation.messages
     ]
     tokens = chat.tokenize(messages)
-    return packing.Example(np.array(tokens.ids, np.int32), np.array(tokens.learned), instruction.id)
+    return packing.Example(np.array(tokens.ids, np.int32), np.array(tokens.loss_mask), conversation.id)
 
 
 def encode(chunk: Chunk) -> list[packing.Example]:
-    """Tokenizes a chunk of instructions."""
+    """Tokenizes a chunk of conversations."""
     chat = _chat(chunk.source)
-    return [example(chat, instruction) for instruction in chunk.instructions]
+    return [example(chat, conversation) for conversation in chunk.conversations]
 
 
 def write(
-    instructions: Iterable[Instruction], source: chats.Source, length: int, seed: int, held_out: int,
+    conversations: Iterable[Conversation], source: chats.ChatSource, length: int, seed: int, held_out: int,
     train_shard: Path, held_out_shard: Path,
 ) -> dict[str, int]:  # fmt: skip
     """Writes a training and a held-out shard of shuffled examples; returns counts. Longer ones are left out.
@@ -63,7 +65,7 @@ def write(
     Raises:
       UserError: there are fewer than `MIN_EXAMPLES` examples.
     """
-    records = list(instructions)
+    records = list(conversations)
     chunks = [Chunk(records[at : at + CHUNK], source) for at in range(0, len(records), CHUNK)]
     encoded = workers.run(encode, chunks, "tokenizing examples", 1 if len(records) < IN_PROCESS else 0)
     examples = [example for part in encoded for example in part if len(example.tokens) <= length + 1]

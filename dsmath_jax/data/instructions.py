@@ -1,7 +1,7 @@
 """Instruction data for SFT (paper section 3): questions with solutions as chains of thought, programs, or both.
 
-All records are conversations, in most data sets a question and its solution. An assistant's turn has parts that are
-learned and parts that are not (the output of a tool).
+All records are conversations, in most data sets a question and its solution. An assistant's turn has parts with
+loss and parts without (the output of a tool).
 """
 
 import collections
@@ -16,17 +16,17 @@ from dsmath_jax.data import chat, dataset_formats, datasets, documents, download
 from dsmath_jax.data.chat import Message
 from dsmath_jax.data.downloads import File, Repository
 from dsmath_jax.settings import nearest
-from dsmath_jax.workdir import LARGE, UserError
+from dsmath_jax.workdir import LARGE_FILE, UserError
 
 LANGUAGES = ("en", "zh")
 STYLES = ("cot", "pot", "tora")  # chain of thought, program of thought, tool-integrated reasoning
-# The roles of chat messages, and which may precede each ("": none, as the first).
+# The roles of chat messages, and those that may precede each ("": it may be the first).
 ROLES = {"system": ("",), "user": ("", "system", "assistant"), "assistant": ("user", "tool"), "tool": ("assistant",)}
 OUTPUT = re.compile(r"(?<=```output\n)(.*?\n?```(?:\n|\Z))", re.DOTALL)  # the tool's output with its closing fence
 PROGRAM = re.compile(r"^(?:```python|from [\w.]+ import |import \w|def \w+\(|print\()", re.MULTILINE)
 
 # Fields of question and solution in data sets; the first pair that a record has counts.
-SHAPES = (
+FIELD_PAIRS = (
     ("question", "solution"),
     ("problem", "solution"),  # MATH, NuminaMath
     ("instruction", "output"),  # MathInstruct, BELLE
@@ -59,7 +59,7 @@ FETCHED: dict[str, File] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruction:
+class Conversation:
     """A question with its solution, or a longer conversation.
 
     Attributes:
@@ -67,7 +67,7 @@ class Instruction:
       messages: of the user and the assistant in turn, optionally after a system message.
       language: "en" or "zh".
       style: one of `STYLES`.
-      instruction: below its questions, in place of the run's instruction; "" for that.
+      instruction: appended to its questions, in place of the run's instruction; "" for that.
     """
 
     id: str
@@ -82,7 +82,7 @@ class Instruction:
         return next(message.content for message in self.messages if message.role == "user")
 
 
-def load(name: str, data_dir: Path) -> Iterator[Instruction]:
+def load(name: str, data_dir: Path) -> Iterator[Conversation]:
     """Yields the records of a source: a data set ("gsm8k/train"), a name in `PUBLIC`, or a path below `data_dir`.
 
     Raises:
@@ -113,7 +113,7 @@ def check(name: str, data_dir: Path) -> None:
     folder = data_dir / name
     local = [folder / file.path for file in PUBLIC[name].local_files(folder)] if name in PUBLIC else None
     for file in _own_files(name, data_dir) if local is None else local:
-        small = file.stat().st_size <= LARGE
+        small = file.stat().st_size <= LARGE_FILE
         collections.deque(itertools.islice(_records(name, file), None if small else 1), maxlen=0)
 
 
@@ -127,7 +127,7 @@ def _own_files(name: str, data_dir: Path) -> list[Path]:
     return documents.files_below(data_dir / name)
 
 
-def _records(name: str, file: Path) -> Iterator[Instruction]:
+def _records(name: str, file: Path) -> Iterator[Conversation]:
     for place, fields in documents.records(file):
         try:
             yield parse(f"{name}/{file.name}:{place.removeprefix('record ')}", fields)
@@ -158,45 +158,45 @@ def _fetch_dataset(name: str, data_dir: Path) -> None:
         downloads.unpack(archive, archive.with_suffix(""))
 
 
-def _dataset(name: str, data_dir: Path) -> Iterator[Instruction]:
+def _dataset(name: str, data_dir: Path) -> Iterator[Conversation]:
     for record in datasets.load(name, data_dir):
         if not record.solution:
             raise UserError(f"The data set '{name}' has no worked solution ({record.id}); take it out of sft.data.")
-        yield _of_record(record, {})
+        yield _from_record(record, {})
 
 
-def _of_record(record: dataset_formats.Record, fields: dict[str, Any]) -> Instruction:
+def _from_record(record: dataset_formats.Record, fields: dict[str, Any]) -> Conversation:
     """Returns a record's question, with its options, and its solution."""
-    question, parts = questions.ask(dataclasses.replace(record, instruction="")), split(record.solution)
+    question, parts = questions.user_message(dataclasses.replace(record, instruction="")), split(record.solution)
     return dataclasses.replace(_instruction(record.id, question, parts, "", fields), instruction=record.instruction)
 
 
-def parse(identity: str, fields: dict[str, Any]) -> Instruction:
-    """Parses a record of one of the `SHAPES`, or of chat messages.
+def parse(record_id: str, fields: dict[str, Any]) -> Conversation:
+    """Parses a record of one of the `FIELD_PAIRS`, or of chat messages.
 
     GSM8K's calculator annotations are removed. Style and language are from the fields `style`, `language` and, as in
     MathInstruct, `source` ("PoT"), else guessed from the text.
 
     Raises:
-      BadField: no shape matches, or a field is empty or not text.
+      BadField: no pair matches, or a field is empty or not text.
     """
-    if isinstance(fields.get("messages"), list) and not any(_has(fields, *shape) for shape in SHAPES):
-        return _conversation(identity, fields)
-    question_field, solution_field = next((shape for shape in SHAPES if _has(fields, *shape)), SHAPES[0])
+    if isinstance(fields.get("messages"), list) and not any(_has(fields, *pair) for pair in FIELD_PAIRS):
+        return _conversation(record_id, fields)
+    question_field, solution_field = next((pair for pair in FIELD_PAIRS if _has(fields, *pair)), FIELD_PAIRS[0])
     question, solution = _text(fields, question_field).strip(), _text(fields, solution_field).strip()
-    if (question_field, solution_field) == SHAPES[0] and not fields.keys().isdisjoint(OWN_FIELDS):
-        record = dataclasses.replace(dataset_formats.user(identity, fields), id=identity)
-        return _of_record(record, fields)
+    if (question_field, solution_field) == FIELD_PAIRS[0] and not fields.keys().isdisjoint(OWN_FIELDS):
+        record = dataclasses.replace(dataset_formats.user(record_id, fields), id=record_id)
+        return _from_record(record, fields)
     if (extra := fields.get("input")) and question_field == "instruction":
         question = f"{question}\n{extra}"
     if solution_field == "answer" and "####" in solution:
-        solution = dataset_formats.gsm8k(identity, fields).solution
+        solution = dataset_formats.gsm8k(record_id, fields).solution
     style = "pot" if "/pot/" in str(fields.get("source", "")).lower() else ""
-    return _instruction(identity, question, split(solution), style, fields)
+    return _instruction(record_id, question, split(solution), style, fields)
 
 
-def _conversation(identity: str, fields: dict[str, Any]) -> Instruction:
-    """Parses chat messages: the assistant's are learned; a tool's between two of them joins their turn, not learned."""
+def _conversation(record_id: str, fields: dict[str, Any]) -> Conversation:
+    """Parses chat messages: the assistant's have loss; a tool's between two of them joins their turn, without loss."""
     turns = [(_text(m, "role"), _text(m, "content")) for m in fields["messages"] if isinstance(m, dict)]
     messages: list[Message] = []
     for i, (role, text) in enumerate(turns):
@@ -215,31 +215,31 @@ def _conversation(identity: str, fields: dict[str, Any]) -> Instruction:
             messages.append(Message(role, ((text.strip(), False),)))
     if not turns or turns[-1][0] != "assistant":
         raise dataset_formats.BadField("the field 'messages' does not end with a message of the assistant")
-    return _record(identity, messages, "", fields)
+    return _record(record_id, messages, "", fields)
 
 
 def _instruction(
-    identity: str, question: str, parts: list[tuple[str, bool]], style: str = "", fields: dict[str, Any] | None = None
-) -> Instruction:
+    record_id: str, question: str, parts: list[tuple[str, bool]], style: str = "", fields: dict[str, Any] | None = None
+) -> Conversation:
     """Returns a question with its solution."""
-    return _record(identity, [chat.user(question), Message("assistant", tuple(parts))], style, fields or {})
+    return _record(record_id, [chat.user(question), Message("assistant", tuple(parts))], style, fields or {})
 
 
-def _record(identity: str, messages: list[Message], style: str, fields: dict[str, Any]) -> Instruction:
+def _record(record_id: str, messages: list[Message], style: str, fields: dict[str, Any]) -> Conversation:
     """Returns the record; style and language are those of `fields`, else `style`, else guessed from the texts."""
     answers = [message for message in messages if message.role == "assistant"]
-    tools = not all(learn for message in answers for _, learn in message.parts)
+    tools = not all(has_loss for message in answers for _, has_loss in message.parts)
     guessed = "tora" if tools else "pot" if any(PROGRAM.search(message.content) for message in answers) else "cot"
-    instruction = Instruction(identity, tuple(messages), "", _choice(fields, "style", STYLES) or style or guessed)
-    language = _choice(fields, "language", LANGUAGES) or questions.language(instruction.question)
-    return dataclasses.replace(instruction, language=language)
+    conversation = Conversation(record_id, tuple(messages), "", _choice(fields, "style", STYLES) or style or guessed)
+    language = _choice(fields, "language", LANGUAGES) or questions.language(conversation.question)
+    return dataclasses.replace(conversation, language=language)
 
 
 def split(solution: str) -> list[tuple[str, bool]]:
-    """Splits a solution at the tool's outputs: returns (text, whether it is learned) parts.
+    """Splits a solution at the tool's outputs: returns (text, whether it has loss) parts.
 
     The opening "```output" is the model's call of the tool; the text up to the closing fence, and that fence, are the
-    tool's and not learned.
+    tool's and has no loss.
     """
     pieces = OUTPUT.split(solution)
     return [(piece, i % 2 == 0) for i, piece in enumerate(pieces) if piece]

@@ -15,15 +15,15 @@ import jax
 
 from dsmath_jax.data import datasets, instructions
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.data.instructions import Instruction
+from dsmath_jax.data.instructions import Conversation
 from dsmath_jax.data.questions import options
-from dsmath_jax.sharding import from_first
+from dsmath_jax.sharding import broadcast_json
 from dsmath_jax.workdir import MANIFEST, UserError, data_folder, read_json
 
 # The fields of a recipe with training data.
 TRAINING_FIELDS = ("sft.data", "reward_model.data", "process_model.data", "rl.data", "rl.retrain.data")
 
-Questions = Iterable[Record | Instruction]
+Questions = Iterable[Record | Conversation]
 
 
 def training_questions(config: Mapping[str, Any], data_dir: Path) -> dict[str, Questions]:
@@ -56,7 +56,7 @@ def questions_of_stages(stages: Iterable[str], workdir: Path) -> dict[str, Quest
     return questions
 
 
-def _questions(field: str, name: str, data_dir: Path) -> Iterator[Record | Instruction]:
+def _questions(field: str, name: str, data_dir: Path) -> Iterator[Record | Conversation]:
     if field == "sft.data" and name not in datasets.SOURCES:
         yield from instructions.load(name, data_dir)
     else:
@@ -88,11 +88,11 @@ def find(held_out: Sequence[Record], training: Mapping[str, Questions]) -> dict[
             return Overlap([], str(error))
 
     first = jax.process_index() == 0
-    overlaps = from_first([overlap_with(each) for each in training.values()] if first else None)
+    overlaps = broadcast_json([overlap_with(each) for each in training.values()] if first else None)
     return {name: Overlap(*each) for name, each in zip(training, overlaps, strict=True)}
 
 
-def _normalized(question: Record | Instruction) -> list[str]:
+def _normalized(question: Record | Conversation) -> list[str]:
     """Returns the texts of a question, normalized for comparison."""
     if isinstance(question, Record):
         texts = {question.question, question.prompt or question.question}

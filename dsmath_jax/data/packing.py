@@ -1,4 +1,4 @@
-"""Packs token sequences into rows of fixed length, and makes batches of rows.
+"""Packs token sequences into rows of fixed length, and builds batches of rows.
 
 A row is `[3, T+1] int32`: tokens, segment ids (1, 2, ... within the row; 0 is padding) and the loss mask. It has one
 token more than a training sequence, since the targets are the inputs shifted by one.
@@ -19,21 +19,21 @@ class Example:
     """Tokens of one document or one problem, the loss mask, and its id."""
 
     tokens: Sequence[int] | np.ndarray
-    learn: Sequence[bool] | np.ndarray
+    loss_mask: Sequence[bool] | np.ndarray
     id: str = ""
 
 
-class Packed(NamedTuple):
+class PackedRow(NamedTuple):
     """A row, and the ids of the examples in its segments 1, 2, ..."""
 
     row: Row
     ids: list[str]
 
 
-def concatenate(examples: Iterable[Example], length: int) -> Iterator[Packed]:
+def concat_and_chunk(examples: Iterable[Example], length: int) -> Iterator[PackedRow]:
     """Packs examples into full rows; one that does not fit continues in the next row (pre-training).
 
-    The last row is padded, so that every file can be packed by itself.
+    The last row is padded, so that files can be packed independently.
     """
     packed, used = _empty(length), 0
     for example in examples:
@@ -49,7 +49,7 @@ def concatenate(examples: Iterable[Example], length: int) -> Iterator[Packed]:
         yield packed
 
 
-def pack_whole(examples: Iterable[Example], length: int) -> Iterator[Packed]:
+def pack_whole(examples: Iterable[Example], length: int) -> Iterator[PackedRow]:
     """Packs whole examples in their order; one that does not fit starts a new row (SFT).
 
     Raises:
@@ -69,25 +69,25 @@ def pack_whole(examples: Iterable[Example], length: int) -> Iterator[Packed]:
         yield packed
 
 
-def _empty(length: int) -> Packed:
-    return Packed(np.zeros((3, length + 1), np.int32), [])
+def _empty(length: int) -> PackedRow:
+    return PackedRow(np.zeros((3, length + 1), np.int32), [])
 
 
-def _write(packed: Packed, at: int, example: Example, start: int, end: int) -> None:
+def _write(packed: PackedRow, at: int, example: Example, start: int, end: int) -> None:
     """Writes the tokens from `start` to `end` into the row as its next segment."""
     packed.ids.append(example.id)
     to = at + end - start
-    packed.row[:, at:to] = example.tokens[start:end], [len(packed.ids)] * (end - start), example.learn[start:end]
+    packed.row[:, at:to] = example.tokens[start:end], [len(packed.ids)] * (end - start), example.loss_mask[start:end]
 
 
 def batch_of_rows(rows: Int[np.ndarray, "B 3 T+1"], mask_documents: bool = True) -> dict[str, np.ndarray]:
     """Returns a language-model batch: tokens, targets, segment_ids, positions `[B,T] int32`, loss_weights `[B,T]
     float32`.
 
-    A target has weight 1 if it is learned and in the segment of its input token. Without `mask_documents` a row is one
-    segment: attention and loss cross the ends of documents.
+    A target has weight 1 if it is in the loss mask and in its input token's segment. Without `mask_documents` a row is
+    one segment: attention and loss cross the ends of documents.
     """
-    tokens, segments, learn = rows[:, 0], rows[:, 1], rows[:, 2]
+    tokens, segments, loss_mask = rows[:, 0], rows[:, 1], rows[:, 2]
     if not mask_documents:
         segments = (segments > 0).astype(np.int32)
     inputs = segments[:, :-1]
@@ -100,5 +100,5 @@ def batch_of_rows(rows: Int[np.ndarray, "B 3 T+1"], mask_documents: bool = True)
         "targets": tokens[:, 1:],
         "segment_ids": inputs,
         "positions": (index - start).astype(np.int32),
-        "loss_weights": (same & (learn[:, 1:] > 0)).astype(np.float32),
+        "loss_weights": (same & (loss_mask[:, 1:] > 0)).astype(np.float32),
     }

@@ -23,7 +23,7 @@ INSTRUCTIONS: dict[tuple[Mode, Language], str] = {
 }
 
 
-def ask(record: Record, instruction: str = "", mode: Mode = "cot") -> str:
+def user_message(record: Record, instruction: str = "", mode: Mode = "cot") -> str:
     """Returns the user's message: the question, its options on a line each, and the instruction on the last line.
 
     Args:
@@ -32,10 +32,10 @@ def ask(record: Record, instruction: str = "", mode: Mode = "cot") -> str:
       mode: how the model should answer.
     """
     text = "\n".join([record.prompt or record.question, *options(record)])
-    return instructed(text, record.instruction or instruction, mode)
+    return with_instruction(text, record.instruction or instruction, mode)
 
 
-def instructed(text: str, instruction: str, mode: Mode) -> str:
+def with_instruction(text: str, instruction: str, mode: Mode) -> str:
     """Appends the instruction to a question, `PAPER` in the question's language."""
     instruction = INSTRUCTIONS[mode, language(text)] if instruction == PAPER else instruction
     return f"{text.rstrip()}\n{instruction}" if instruction else text
@@ -43,12 +43,12 @@ def instructed(text: str, instruction: str, mode: Mode) -> str:
 
 def options(record: Record) -> list[str]:
     """Returns the lines of a record's options: "(A) 12", or "- Yes" for options without letters."""
-    if not lettered(record):
+    if not has_lettered_options(record):
         return [f"- {text}" for text in record.options]
     return [f"({chr(ord('A') + i)}) {text}" for i, text in enumerate(record.options)]
 
 
-def lettered(record: Record) -> bool:
+def has_lettered_options(record: Record) -> bool:
     """Whether a record's options have letters, rather than being the answers themselves ("Yes", "No")."""
     return bool(record.options) and record.answer not in record.options
 

@@ -17,31 +17,31 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module
 
-from dsmath_jax.data.packing import Packed
+from dsmath_jax.data.packing import PackedRow
 from dsmath_jax.workdir import UserError, atomic_path
 
 SUFFIX = ".array_record"
-SPARE_FILES = 256  # that a process may open in addition to shards
+SPARE_FILES = 256  # open files of a process other than shards
 MAGIC = b"dsm1"
 HEADER = struct.Struct("<4s3I")  # magic, T+1, tokens, runs
-RUN_BEGINS, RUN_LEARNED = 2, 1  # a run is `length << 2`, with these bits: a new segment, learned
+RUN_BEGINS, RUN_IN_LOSS = 2, 1  # a run is `length << 2` with these bits: it begins a segment, its tokens have loss
 
 
-def encode(packed: Packed) -> bytes:
+def encode(packed: PackedRow) -> bytes:
     """Encodes a row as the bytes of a record."""
-    tokens, segments, learn = packed.row
+    tokens, segments, loss_mask = packed.row
     used = int(np.count_nonzero(segments))
-    marks = segments[:used] * 2 + learn[:used]
+    marks = segments[:used] * 2 + loss_mask[:used]
     starts = np.flatnonzero(np.diff(marks, prepend=-1))
     lengths = np.diff(starts, append=used)
     begins = np.diff(segments[starts], prepend=0) > 0
-    runs = (lengths << 2) | (begins * RUN_BEGINS) | (learn[starts] * RUN_LEARNED)
+    runs = (lengths << 2) | (begins * RUN_BEGINS) | (loss_mask[starts] * RUN_IN_LOSS)
     head = HEADER.pack(MAGIC, packed.row.shape[1], used, len(runs))
     ids = json.dumps(packed.ids, ensure_ascii=False, separators=(",", ":")).encode()
     return b"".join((head, tokens[:used].astype("<u4").tobytes(), runs.astype("<u4").tobytes(), ids))
 
 
-def decode(record: bytes, length: int) -> Packed:
+def decode(record: bytes, length: int) -> PackedRow:
     """Decodes the row of a record.
 
     Raises:
@@ -62,23 +62,23 @@ def decode(record: bytes, length: int) -> Packed:
     row = np.zeros((3, width), np.int32)
     row[0, :used] = numbers[:used]
     row[1, :used] = np.repeat(np.cumsum(runs & RUN_BEGINS) // RUN_BEGINS, runs >> 2)
-    row[2, :used] = np.repeat(runs & RUN_LEARNED, runs >> 2)
+    row[2, :used] = np.repeat(runs & RUN_IN_LOSS, runs >> 2)
     try:
-        return Packed(row, json.loads(record[end:]))
+        return PackedRow(row, json.loads(record[end:]))
     except ValueError:
         raise ValueError("is an incomplete packed row") from None
 
 
 @contextlib.contextmanager
-def shard_writer(path: Path) -> Iterator[Callable[[Packed], int]]:
-    """Yields a function that appends a row to a shard, which gets its name at the end of the block.
+def shard_writer(path: Path) -> Iterator[Callable[[PackedRow], int]]:
+    """Yields a function that appends a row to a shard, which is renamed to `path` at the end of the block.
 
     The function returns 1, for counting.
     """
     with atomic_path(path) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
 
-        def write(packed: Packed) -> int:
+        def write(packed: PackedRow) -> int:
             writer.write(encode(packed))
             return 1
 
@@ -88,7 +88,7 @@ def shard_writer(path: Path) -> Iterator[Callable[[Packed], int]]:
             writer.close()
 
 
-def write_rows(path: Path, rows: Iterable[Packed]) -> int:
+def write_rows(path: Path, rows: Iterable[PackedRow]) -> int:
     """Writes rows to one shard, atomically; returns their number."""
     with shard_writer(path) as write:
         return sum(write(packed) for packed in rows)
@@ -98,7 +98,7 @@ class Rows:
     """Random access to the rows of a folder's shards, in the order of their names."""
 
     def __init__(self, folder: Path, length: int):
-        """Opens the shards for rows of `length` + 1 tokens.
+        """Opens the shards of rows of `length` + 1 tokens.
 
         Raises:
           UserError: there is no shard, one is damaged, or there are more than a process may open.
@@ -114,7 +114,7 @@ class Rows:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index: int) -> Packed:
+    def __getitem__(self, index: int) -> PackedRow:
         """Returns row `index`.
 
         Raises:

@@ -11,7 +11,7 @@ class TokenizerSettings(Settings):
     """Settings of stage `tokenizer`: an existing tokenizer, or SentencePiece trained on the corpus."""
 
     path: str = setting("", "file or folder of a tokenizer, below data_dir; '' trains one on the corpus", local=True)
-    vocab_size: int = setting(4096, "pieces of the tokenizer that is trained; ignored with a path", least=0, most=INT32)
+    vocab_size: int = setting(4096, "pieces of the tokenizer that is trained; ignored with a path", ge=0, le=INT32)
 
     def __post_init__(self) -> None:
         super().__post_init__()

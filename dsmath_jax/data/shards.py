@@ -36,7 +36,7 @@ class Shard:
     """
 
     path: Path
-    texts: sources.Texts
+    texts: sources.TextSource
     files: tuple[File, ...]
     tokenizer: Path
     length: int
@@ -53,7 +53,7 @@ def held_out_folders(folders: Sequence[Path]) -> list[Path]:
     return [folder for folder in map(held_out_folder, folders) if any(folder.glob(f"[!.]*{rows.SUFFIX}"))]
 
 
-def plan(folder: Path, texts: sources.Texts, tokenizer_path: Path, length: int, held_out: int) -> list[Shard]:
+def plan(folder: Path, texts: sources.TextSource, tokenizer_path: Path, length: int, held_out: int) -> list[Shard]:
     """Plans the shards of a source; `held_out` rows are taken evenly from all of them."""
     groups = sources.grouped(texts, GROUP_BYTES)
     share = -(-held_out // len(groups))
@@ -101,7 +101,7 @@ def write_shard(shard: Shard) -> int:
     held_out: list[packing.Example] = []
     enough = shard.held_out * (shard.length + 1)
 
-    def learned() -> Iterator[packing.Example]:
+    def trained_on() -> Iterator[packing.Example]:
         tokens = 0
         for number, example in enumerate(examples(shard)):
             if number % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 and tokens < enough:
@@ -111,17 +111,17 @@ def write_shard(shard: Shard) -> int:
                 yield example
 
     # Held-out documents are known at the end; the shard gets its name last, when both are complete.
-    packed = packing.concatenate(learned(), shard.length)
+    packed = packing.concat_and_chunk(trained_on(), shard.length)
     with rows.shard_writer(shard.path) as write:
         count = sum(write(row) for row in packed)
         if held_out:
             path = held_out_folder(shard.path.parent) / shard.path.name
-            rows.write_rows(path, packing.concatenate(held_out, shard.length))
+            rows.write_rows(path, packing.concat_and_chunk(held_out, shard.length))
     return count
 
 
 def examples(shard: Shard) -> Iterator[packing.Example]:
-    """Yields the tokenized documents of a shard, all learned; ids are "FILE:RECORD".
+    """Yields the tokenized documents of a shard, with loss on all tokens; ids are "FILE:RECORD".
 
     A document is BOS, if the tokenizer has one, the text, and EOS.
     """

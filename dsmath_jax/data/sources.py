@@ -43,7 +43,7 @@ PUBLIC: dict[str, Public] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
+class TextSource:
     """The files of one source, and how to read them.
 
     Attributes:
@@ -65,7 +65,7 @@ class Texts:
         return downloads.fetch(file, self.root, self.root.parent) if self.public else self.root / file.path
 
 
-def find(name: str, data_dir: Path, corpus: Path) -> Texts:
+def find(name: str, data_dir: Path, corpus: Path) -> TextSource:
     """Returns the files of a source: "corpus" or "corpus/LANGUAGE", a name in `PUBLIC`, or a path below `data_dir`.
 
     Of a public data set only the list of files is downloaded, unless it is mirrored.
@@ -78,14 +78,14 @@ def find(name: str, data_dir: Path, corpus: Path) -> Texts:
     """
     if name in PUBLIC:
         source, folder = PUBLIC[name], data_dir / name
-        return Texts(folder, source.find(folder), public=True, text=source.text)
+        return TextSource(folder, source.find(folder), public=True, text=source.text)
     path, language = (corpus, name.partition("/")[2]) if is_corpus(name) else (data_dir / name, "")
     if not path.exists():
         known = ", ".join((CORPUS, f"{CORPUS}/en", f"{CORPUS}/zh", *PUBLIC))
         raise UserError(f"There are no texts at {path}; pretrain.mixture names sources ({known}) or paths to them.")
     root = path.parent if path.is_file() else path
     paths = [file.relative_to(root).as_posix() for file in documents.files_below(path)]
-    return Texts(root, tuple(map(File, paths)), language=language)
+    return TextSource(root, tuple(map(File, paths)), language=language)
 
 
 def check(name: str, data_dir: Path) -> None:
@@ -96,7 +96,7 @@ def check(name: str, data_dir: Path) -> None:
         find(name, data_dir, data_dir)
 
 
-def grouped(texts: Texts, size: int) -> list[tuple[File, ...]]:
+def grouped(texts: TextSource, size: int) -> list[tuple[File, ...]]:
     """Groups the files, in their order, by shard.
 
     Each file of a public data set is a group, since they are large. Other files are grouped up to `size` bytes: a

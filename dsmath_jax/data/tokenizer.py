@@ -1,4 +1,4 @@
-"""Tokenizers behind one small interface: SentencePiece models and Hugging Face `tokenizer.json` files."""
+"""Tokenizers with one interface: SentencePiece models and Hugging Face `tokenizer.json` files."""
 
 import io
 import itertools
@@ -27,7 +27,7 @@ HUGGING_FACE_SPECIALS = {
 # Added tokens of this form mark turns and tools, even if their file does not call them special (DeepSeek's <｜User｜>).
 # Those that a model itself generates have other forms (<think>, <tool_call>).
 CONTROL = re.compile(r"<[|｜].*[|｜]>")
-MAX_PADDING = 1 / 20  # of a model's vocabulary over its tokenizer's; DeepSeek: 100,015 ids, 102,400 rows
+MAX_PADDING = 1 / 20  # unused rows of a model's embedding per id of its tokenizer; DeepSeek: 100,015 ids, 102,400 rows
 
 
 class Tokenizer(Protocol):
@@ -46,7 +46,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
-        """Returns the ids, and for each the index in `text` of its last character, or of the one its bytes start."""
+        """Returns the ids and, for each, the index in `text` of the character in which it ends."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
@@ -85,7 +85,7 @@ class SentencePieceTokenizer:
 
 
 class HuggingFaceTokenizer:
-    """A Hugging Face `tokenizer.json`; BOS and EOS are from `tokenizer_config.json` next to it, or of common names."""
+    """A Hugging Face `tokenizer.json`; BOS and EOS are those of `tokenizer_config.json`, or have common names."""
 
     def __init__(self, path: Path):
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
@@ -93,35 +93,35 @@ class HuggingFaceTokenizer:
         self._tokenizer.post_processor = None  # it would add special tokens, and trim offsets
         added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
         self._tokenizer.add_special_tokens([name for name in added if CONTROL.fullmatch(name)])
-        self.control_ids: Mapping[str, int] = self._controls()
+        self.control_ids: Mapping[str, int] = self._control_ids()
         # Ids may have gaps before special tokens.
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        self._verbatim = self._garbled()
+        self._verbatim = self._misdecoded_tokens()
         settings_path = path.with_name("tokenizer_config.json")
         settings = json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.is_file() else {}
         no_bos = "bos_token" in settings and settings["bos_token"] is None
-        self.bos_id = None if no_bos else self._control("bos", settings.get("bos_token"), path)
-        self.eos_id = self._control("eos", settings.get("eos_token"), path)
+        self.bos_id = None if no_bos else self._special_id("bos", settings.get("bos_token"), path)
+        self.eos_id = self._special_id("eos", settings.get("eos_token"), path)
         self.stop_ids = _stop_ids(path, self.eos_id)
 
-    def _garbled(self) -> dict[int, str]:
+    def _misdecoded_tokens(self) -> dict[int, str]:
         """Returns added tokens that a byte-level decoder would decode as bytes: DeepSeek's `ü` as a lone 0xFC."""
         if not isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel):
             return {}
         added = self._tokenizer.get_added_tokens_decoder().items()
         return {i: t.content for i, t in added if not t.special and self._tokenizer.decode([i]) != t.content}
 
-    def _controls(self) -> dict[str, int]:
+    def _control_ids(self) -> dict[str, int]:
         added = self._tokenizer.get_added_tokens_decoder().items()
         return {token.content: i for i, token in added if token.special}
 
-    def _control(self, kind: str, stated: str | dict | None, path: Path) -> int:
-        """Returns the id of BOS or EOS: the stated token, which becomes a control token, or the first common name."""
-        stated = stated["content"] if isinstance(stated, dict) else stated
-        if stated and stated not in self.control_ids and self._tokenizer.token_to_id(stated) is not None:
-            self._tokenizer.add_special_tokens([stated])
-            self.control_ids = self._controls()
-        names = (stated,) if stated else HUGGING_FACE_SPECIALS[kind]
+    def _special_id(self, kind: str, configured: str | dict | None, path: Path) -> int:
+        """Returns the id of BOS or EOS: the configured token, made a control token, or the first common name."""
+        configured = configured["content"] if isinstance(configured, dict) else configured
+        if configured and configured not in self.control_ids and self._tokenizer.token_to_id(configured) is not None:
+            self._tokenizer.add_special_tokens([configured])
+            self.control_ids = self._control_ids()
+        names = (configured,) if configured else HUGGING_FACE_SPECIALS[kind]
         for name in names:
             if name in self.control_ids:
                 return self.control_ids[name]
@@ -149,9 +149,9 @@ def _stop_ids(path: Path, eos_id: int) -> tuple[int, ...]:
     """Returns EOS and the EOS ids in `generation_config.json` (or else `config.json`) next to the tokenizer."""
     for settings in map(path.with_name, ("generation_config.json", "config.json")):
         if settings.is_file():
-            stated = json_object(settings.read_bytes(), str(settings), "it").get("eos_token_id")
-            stated = [stated] if isinstance(stated, int) else stated or []
-            return (eos_id, *(i for i in dict.fromkeys(stated) if i != eos_id))
+            configured = json_object(settings.read_bytes(), str(settings), "it").get("eos_token_id")
+            configured = [configured] if isinstance(configured, int) else configured or []
+            return (eos_id, *(i for i in dict.fromkeys(configured) if i != eos_id))
     return (eos_id,)
 
 
@@ -180,7 +180,7 @@ def load(path: str | Path) -> Tokenizer:
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    file = _existing(Path(path))
+    file = _find_file(Path(path))
     try:
         return (HuggingFaceTokenizer if file.suffix == ".json" else SentencePieceTokenizer)(file)
     except UserError:
@@ -196,7 +196,7 @@ def find(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _existing(path: Path) -> Path:
+def _find_file(path: Path) -> Path:
     file = find(path)
     if file is None:
         raise UserError(f"No tokenizer at {path}; give a .model or tokenizer.json file, or a folder with one.")
@@ -247,7 +247,7 @@ def files(source: Path) -> list[Path]:
 
 def copy(source: Path, folder: Path) -> None:
     """Copies a tokenizer's `files` to a folder, under the names that `load` finds."""
-    file = _existing(source)
+    file = _find_file(source)
     load(file)
     name = "tokenizer.json" if file.suffix == ".json" else "tokenizer.model"
     for path in files(file):

@@ -10,8 +10,8 @@ from dsmath_jax import settings as base
 from dsmath_jax.data import datasets
 from dsmath_jax.data.dataset_formats import Kind
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.data.draw import EVALUATION_SEED, sample_evenly
 from dsmath_jax.data.questions import Mode
+from dsmath_jax.data.subsample import EVALUATION_SEED, subsample
 from dsmath_jax.evaluation import exemplars, registry, tools
 from dsmath_jax.evaluation import prompts as prompting
 from dsmath_jax.evaluation.policy import Policy
@@ -21,7 +21,7 @@ from dsmath_jax.evaluation.statistics import MAX_SAMPLES
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading.code import Runner, cut_at_stop
 from dsmath_jax.sampling.sampler import SamplingParams
-from dsmath_jax.settings import INT32, MOST_TEMPERATURE, setting
+from dsmath_jax.settings import INT32, MAX_TEMPERATURE, setting
 from dsmath_jax.workdir import UserError
 
 DIALOGUES_PER_BATCH = 256  # with tools; at least all samples of one problem
@@ -33,17 +33,17 @@ class Settings(base.Settings):
 
     mode: Mode = setting("cot", "chain of thought (cot), program of thought (pot) or with tools (tir)")
     style: Style = setting("few_shot", "how the model is asked: few_shot, or chat for a model after instruction tuning")
-    samples: int = setting(0, "K: samples of each problem, in addition to the greedy one", least=0, most=MAX_SAMPLES)
-    temperature: float = setting(0.7, "of the samples", least=0, most=MOST_TEMPERATURE)
-    top_p: float = setting(1.0, "of the samples", above=0, most=1)
-    seed: int = setting(0, "of the samples", least=0, most=INT32)
-    limit: int = setting(0, "problems of a task, drawn evenly over its subjects, tasks and levels; 0 for all", least=0)
-    rounds: int = setting(tools.ROUNDS, "programs that a dialogue with tools may run", least=1)
-    output_chars: int = setting(tools.OUTPUT_CHARS, "characters of a program's output that the model sees", least=1)
+    samples: int = setting(0, "K: samples of each problem, in addition to the greedy one", ge=0, le=MAX_SAMPLES)
+    temperature: float = setting(0.7, "of the samples", ge=0, le=MAX_TEMPERATURE)
+    top_p: float = setting(1.0, "of the samples", gt=0, le=1)
+    seed: int = setting(0, "of the samples", ge=0, le=INT32)
+    limit: int = setting(0, "problems of a task, drawn evenly over its subjects, tasks and levels; 0 for all", ge=0)
+    rounds: int = setting(tools.ROUNDS, "programs that a dialogue with tools may run", ge=1)
+    output_chars: int = setting(tools.OUTPUT_CHARS, "characters of a program's output that the model sees", ge=1)
     exemplars: tuple[str, ...] = setting(
         (), "data sets and your own files of few-shot examples, below the data folder; () for the task's own"
     )
-    shots: int = setting(0, "few-shot examples before a question; 0 for the task's number, or all of a file", least=0)
+    shots: int = setting(0, "few-shot examples before a question; 0 for the task's number, or all of a file", ge=0)
 
 
 def check_instruction(asked: Settings, instruction: str | None) -> None:
@@ -131,7 +131,7 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
     if settings.mode not in entry.modes:
         raise UserError(f"The task '{name}' has no mode {settings.mode}; use one of {', '.join(entry.modes)}.")
     all_records = registry.records(name, data_dir)
-    records = sample_evenly([all_records], settings.limit, EVALUATION_SEED)
+    records = subsample([all_records], settings.limit, EVALUATION_SEED)
     check_records(name, records)
     examples = None
     if settings.style == "few_shot" or settings.exemplars:

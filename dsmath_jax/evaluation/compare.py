@@ -111,7 +111,7 @@ def markdown(first: Run, second: Run) -> str:
     rows, notes = [], []
     for key in keys:
         ones, others = first.problems(key), second.problems(key)
-        common = [identity for identity in ones if identity in others]
+        common = [record_id for record_id in ones if record_id in others]
         if not common:
             raise UserError(f"{first.folder} and {second.folder} answered no problem of {', '.join(key)} in common.")
         checked = first.results[key]["checked"] and second.results[key]["checked"]

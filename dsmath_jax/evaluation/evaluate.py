@@ -11,9 +11,9 @@ import jax
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data import datasets, overlap
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.data.draw import EVALUATION_SEED, sample_evenly
 from dsmath_jax.data.overlap import Questions
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.data.subsample import EVALUATION_SEED, subsample
 from dsmath_jax.evaluation import exemplars, registry
 from dsmath_jax.evaluation import run as evaluation
 from dsmath_jax.evaluation.answering import Settings, check_records
@@ -60,7 +60,7 @@ def check(
     known = {name: read(name) for name in data_sets(settings)}
     for name in evaluation.distinct(settings.tasks):
         task = registry.task(name)
-        check_records(name, sample_evenly([known[task.source]], settings.problems, EVALUATION_SEED))
+        check_records(name, subsample([known[task.source]], settings.problems, EVALUATION_SEED))
         if all(known.values()) and any(few_shot for _, few_shot in map(MODELS.__getitem__, settings.models)):
             exemplars.load(task, "cot", data_dir, settings.examples, settings.shots)
     if not settings.allow_overlap:
@@ -71,7 +71,7 @@ def check(
 def evaluated_records(settings: EvaluateSettings, read: Callable[[str], Sequence[Record]]) -> list[Record]:
     """Returns the problems of all tasks that the stage evaluates."""
     sources = dict.fromkeys(registry.task(name).source for name in settings.tasks)
-    return [one for source in sources for one in sample_evenly([read(source)], settings.problems, EVALUATION_SEED)]
+    return [one for source in sources for one in subsample([read(source)], settings.problems, EVALUATION_SEED)]
 
 
 def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> dict[str, int | None]:
@@ -100,7 +100,7 @@ def run(
       the greedy accuracy of each model over all problems; None where they could not be checked.
     """
     folder = workdir / "evaluate"
-    chat = chats.read(chats.Source(workdir / "tokenizer", chat_settings))
+    chat = chats.read(chats.ChatSource(workdir / "tokenizer", chat_settings))
     overlapping = find_overlap(settings, workdir, data_dir)
     summary: dict[str, dict] = {}
     for name in settings.models:

@@ -108,12 +108,12 @@ def _chosen(shots: Shots, data_dir: str | Path) -> Sequence[Record]:
     if not shots.ids:
         return by_text(records, shots.count)
     known = {record.id.removeprefix(f"{shots.source}/"): record for record in records}
-    if missing := [identity for identity in shots.ids if identity not in known]:
+    if missing := [record_id for record_id in shots.ids if record_id not in known]:
         raise UserError(
             f"The data set '{shots.source}' has no record {missing[0]}, a few-shot example; use the whole split as "
             "it is published, or give --exemplars."
         )
-    return [known[identity] for identity in shots.ids]
+    return [known[record_id] for record_id in shots.ids]
 
 
 def by_text(records: Sequence[Record], count: int) -> list[Record]:

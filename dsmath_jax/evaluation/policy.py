@@ -44,7 +44,7 @@ class Policy:
     Attributes:
       context: the maximum number of tokens of a prompt and its completion.
       max_new_tokens: the length limit of a completion.
-      identity: a hash that identifies the parameters and the tokenizer.
+      fingerprint: a hash of the parameters and the tokenizer.
     """
 
     params: Any
@@ -52,15 +52,15 @@ class Policy:
     sampler: Sampler
     context: int
     max_new_tokens: int
-    identity: str = ""
+    fingerprint: str = ""
 
     @classmethod
     def of(cls, language_model: LanguageModel, max_new_tokens: int, decode_slots: int) -> Self:
         """Builds a policy that draws completions of at most `max_new_tokens` tokens, `decode_slots` at a time."""
         config, stop_ids = language_model.model.config, tuple(language_model.chat.tokenizer.stop_ids)
         sampler = _sampler(config, language_model.layout, stop_ids, max_new_tokens, decode_slots)
-        context, identity = config.max_position_embeddings, language_model.identity
-        return cls(language_model.params, language_model.chat, sampler, context, max_new_tokens, identity)
+        context, fingerprint = config.max_position_embeddings, language_model.fingerprint
+        return cls(language_model.params, language_model.chat, sampler, context, max_new_tokens, fingerprint)
 
     @property
     def max_prompt_tokens(self) -> int:

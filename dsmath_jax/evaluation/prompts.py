@@ -84,7 +84,7 @@ def format_question(form: Format, record: Record) -> str:
     """Returns a record's question with its options in the format of a base model."""
     text = record.prompt or record.question
     if record.options:
-        lettered = questions.lettered(record) or not form.choices.unlettered
+        lettered = questions.has_lettered_options(record) or not form.choices.unlettered
         option_format = form.choices.option if lettered else form.choices.unlettered
         lines = (option_format.format(letter=chr(ord("A") + i), text=text) for i, text in enumerate(record.options))
         text += form.choices.prefix + form.choices.separator.join(lines)

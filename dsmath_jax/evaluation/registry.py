@@ -17,8 +17,8 @@ from typing import Literal
 
 from dsmath_jax.data import datasets
 from dsmath_jax.data.dataset_formats import Kind, Record
-from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
 from dsmath_jax.data.questions import Mode
+from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample
 from dsmath_jax.grading.code import AFTER_FUNCTION
 from dsmath_jax.workdir import UserError
 
@@ -223,9 +223,9 @@ def task(name: str) -> Task:
 
 
 def records(name: str, data_dir: str | Path, limit: int = 0) -> list[Record]:
-    """Returns the problems of a task in file order, at most `limit` of them by `sample_evenly` (0: no limit).
+    """Returns the problems of a task in file order, at most `limit` of them by `subsample` (0: no limit).
 
     Raises:
       UserError: the name is unknown, or its file is missing or damaged.
     """
-    return load_evenly((task(name).source,), data_dir, limit, EVALUATION_SEED)
+    return load_subsample((task(name).source,), data_dir, limit, EVALUATION_SEED)

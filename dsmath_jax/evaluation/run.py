@@ -32,7 +32,7 @@ from dsmath_jax.evaluation.summary import read_problems, summarize
 from dsmath_jax.grading.grade import Grader
 from dsmath_jax.grading.sandbox import Program, ProgramResult, Sandbox
 from dsmath_jax.progress import track
-from dsmath_jax.sharding import barrier, from_first
+from dsmath_jax.sharding import barrier, broadcast_json
 from dsmath_jax.workdir import UserError, atomic_write, hash_json, json_object, write_json, write_jsonl
 
 Lines = list[dict[str, Any]]
@@ -57,7 +57,7 @@ class SharedSandbox:
     def run(self, programs: Sequence[Program]) -> list[ProgramResult]:
         """Runs programs; all processes must call it together."""
         results = [dataclasses.asdict(each) for each in self._sandbox.run(programs)] if self._sandbox else None
-        return [ProgramResult(**fields) for fields in from_first(results)]
+        return [ProgramResult(**fields) for fields in broadcast_json(results)]
 
 
 def needs_programs(job: Job) -> bool:
@@ -99,7 +99,7 @@ def run(
         if sandbox:
             print(f"sandbox: {sandbox.level}", file=sys.stderr)
         if first:
-            samples.write_or_check_settings(out, shared | {"model": policy.identity})
+            samples.write_or_check_settings(out, shared | {"model": policy.fingerprint})
             for job in jobs:
                 samples.write_or_check_settings(out / job.name, {"prompts": hash_json([*job.prompts])})
                 write_jsonl(out / job.name / PROBLEMS, map(_problem, job.records))
@@ -131,7 +131,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def _problem(record: Record) -> dict[str, str]:
-    question = questions.ask(dataclasses.replace(record, instruction=""))
+    question = questions.user_message(dataclasses.replace(record, instruction=""))
     return {"id": record.id, "question": question, "answer": record.answer}
 
 
@@ -143,7 +143,7 @@ def draw_missing(
     A thread grades in batches while further groups are drawn. Process 0 grades and writes.
     """
     first = jax.process_index() == 0
-    done = from_first(samples.resume(path, job.groups) if first else None)
+    done = broadcast_json(samples.resume(path, job.groups) if first else None)
     stream = track(draw(done), job.name, len(job.groups), done)
     if not first:
         for _ in stream:

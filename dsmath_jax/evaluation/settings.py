@@ -4,7 +4,7 @@ import dataclasses
 
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation.statistics import MAX_SAMPLES
-from dsmath_jax.settings import MOST_TEMPERATURE, Settings, setting
+from dsmath_jax.settings import MAX_TEMPERATURE, Settings, setting
 from dsmath_jax.workdir import UserError
 
 # The models of a run: the stage that makes each, and whether it is asked with few-shot examples.
@@ -15,24 +15,24 @@ MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)
 class EvaluateSettings(Settings):
     """The stage `evaluate`: greedy accuracy, maj@k and pass@k of the models of a run (section 5.2.2)."""
 
-    tasks: tuple[str, ...] = setting(help="tasks (gsm8k), data sets (toy/test) and files of records", filled=True)
+    tasks: tuple[str, ...] = setting(help="tasks (gsm8k), data sets (toy/test) and files of records", nonempty=True)
     problems: int = setting(
-        0, "maximum number of problems of each task, drawn evenly over its subjects and levels; 0 for all", least=0
+        0, "maximum number of problems of each task, drawn evenly over its subjects and levels; 0 for all", ge=0
     )
     samples: int = setting(
-        8, "K: completions of each problem, in addition to the greedy one (section 5.2.2)", least=1, most=MAX_SAMPLES
+        8, "K: completions of each problem, in addition to the greedy one (section 5.2.2)", ge=1, le=MAX_SAMPLES
     )
-    temperature: float = setting(0.7, "sampling temperature (section 5.2.2)", least=0, most=MOST_TEMPERATURE)
-    max_new_tokens: int = setting(1024, "length limit of a completion, in tokens", least=1)
-    decode_slots: int = setting(256, "completions that are decoded at a time, on all devices", least=1)
+    temperature: float = setting(0.7, "sampling temperature (section 5.2.2)", ge=0, le=MAX_TEMPERATURE)
+    max_new_tokens: int = setting(1024, "length limit of a completion, in tokens", ge=1)
+    decode_slots: int = setting(256, "completions that are decoded at a time, on all devices", ge=1)
     models: tuple[str, ...] = setting(
-        ("base", "sft", "rl"), f"models to evaluate, of {', '.join(MODELS)}", choices=MODELS, filled=True
+        ("base", "sft", "rl"), f"models to evaluate, of {', '.join(MODELS)}", choices=MODELS, nonempty=True
     )
     examples: tuple[str, ...] = setting(
         (), "data sets or files of a base model's few-shot examples; () for the task's own"
     )
     shots: int = setting(
-        0, "few-shot examples before a question to a base model; 0 for the task's number, or all of a file", least=0
+        0, "few-shot examples before a question to a base model; 0 for the task's number, or all of a file", ge=0
     )
     allow_overlap: bool = setting(
         False, "count questions of `tasks` that a model was trained on instead of refusing them", changes_result=False

@@ -91,17 +91,17 @@ def read_problems(path: Path, groups: Mapping[str, Mapping[str, str]] | None = N
             raise UserError(f"{where}: sample {line['sample']} of {line['id']} occurs twice; remove one.")
         of_problem[line["sample"]] = {name: line[name] for name in FIELDS if name in line}
     expected = max(by_problem.values(), key=len, default={}).keys()
-    for identity, lines in by_problem.items():
+    for record_id, lines in by_problem.items():
         if lines.keys() != expected:
-            raise UserError(f"{path}: {identity} lacks samples; run the evaluation's command to the end.")
+            raise UserError(f"{path}: {record_id} lacks samples; run the evaluation's command to the end.")
     return [
         Problem(
-            identity,
+            record_id,
             lines.get(GREEDY),
             [lines[sample] for sample in sorted(lines.keys() - {GREEDY})],
-            (groups or {}).get(identity, {}),
+            (groups or {}).get(record_id, {}),
         )
-        for identity, lines in by_problem.items()
+        for record_id, lines in by_problem.items()
     ]
 
 

@@ -26,7 +26,7 @@ from dsmath_jax.grading.files import FileGrader, Tally
 from dsmath_jax.grading.grades import Kind
 from dsmath_jax.intervals import wilson_interval
 from dsmath_jax.progress import LINE_EVERY_SECONDS
-from dsmath_jax.workdir import UserError, atomic_write, exit_code, sweep
+from dsmath_jax.workdir import UserError, atomic_write, exit_code, remove_temporaries
 
 
 class SomeBad(UserError):
@@ -132,7 +132,7 @@ def _writing(path: str) -> Iterator[IO[bytes]]:
     other = target.exists() and not target.is_file()  # a device or folder, which must not be replaced
     if other or not os.access(target.parent, os.W_OK):
         raise UserError(f"{path} cannot be written; give a file in a folder that exists and is writable, or -.")
-    sweep(target)  # leftovers of a killed run
+    remove_temporaries(target)  # leftovers of a killed run
     with atomic_write(target, "wb") as file:
         yield file
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-MASK_VALUE = -1e30  # added to masked scores; finite, so that a query that sees nothing has no NaN
+MASK_VALUE = -1e30  # added to masked scores; finite, so that a query without visible keys gives no NaN
 BLOCK_SIZE = 128  # tokens; the scores of a few heads then stay in a CPU's cache
-RESIDUALS = "attention_residuals"  # the checkpoint name of what the backward pass reads in addition to q, k and v
+RESIDUALS = "attention_residuals"  # the checkpoint name of the residuals of the backward pass other than q, k and v
 
 
 class TokenBlocks(NamedTuple):
@@ -47,20 +47,22 @@ def packed_attention(
     """Computes causal attention within segments: a token sees itself and the earlier tokens of its own segment.
 
     Args:
-      q: queries of the tokens `query_offset` to `query_offset` + T - 1 of the S tokens that have keys.
-      segment_ids: of the tokens that have keys. Padding, 0, is a segment like the others.
+      q: queries of tokens `query_offset` to `query_offset` + T - 1 of the S tokens.
+      k: keys of all S tokens.
+      v: values of all S tokens.
+      segment_ids: of all S tokens. Padding, 0, is a segment like the others.
       query_offset: may be traced.
 
     Returns:
       the attention output in the dtype of `q`; scores and sums are float32, float64 where `q` is.
     """
     (batch, length, heads, size), kv_heads = q.shape, k.shape[2]
-    queries = _token_blocks(jax.lax.dynamic_slice_in_dim(segment_ids, query_offset, length, axis=1), query_offset)
+    q_tokens = _token_blocks(jax.lax.dynamic_slice_in_dim(segment_ids, query_offset, length, axis=1), query_offset)
     groups = heads // kv_heads
     q = _blocks(q * size**-0.5)
     grouped = q.reshape(*q.shape[:3], kv_heads, groups, size).transpose(0, 1, 3, 4, 2, 5)
     k, v = (_blocks(x).swapaxes(2, 3) for x in (k, v))
-    out = _attend(grouped.reshape(*grouped.shape[:3], -1, size), k, v, queries, _token_blocks(segment_ids, 0))
+    out = _attend(grouped.reshape(*grouped.shape[:3], -1, size), k, v, q_tokens, _token_blocks(segment_ids, 0))
     out = out.reshape(grouped.shape).transpose(1, 0, 4, 2, 3, 5)
     return out.reshape(batch, -1, heads, size)[:, :length]
 
@@ -79,68 +81,68 @@ def _token_blocks(segment_ids: Int[Array, "B T"], start: int | Array) -> TokenBl
     return TokenBlocks(ids, start + jnp.arange(ids.shape[0] * ids.shape[2]).reshape(ids.shape[0], -1))
 
 
-def _bias(queries: TokenBlocks, keys: TokenBlocks, i: Array, j: Array, groups: int) -> Float[Array, "B Q S"]:
-    visible = (queries.segment_ids[i][:, :, None] == keys.segment_ids[j][:, None, :]) & (
-        queries.positions[i][:, None] >= keys.positions[j][None, :]
+def _bias(q_tokens: TokenBlocks, k_tokens: TokenBlocks, i: Array, j: Array, groups: int) -> Float[Array, "B Q S"]:
+    visible = (q_tokens.segment_ids[i][:, :, None] == k_tokens.segment_ids[j][:, None, :]) & (
+        q_tokens.positions[i][:, None] >= k_tokens.positions[j][None, :]
     )
     return jnp.tile(jnp.where(visible, 0.0, MASK_VALUE), (1, groups, 1))
 
 
-def _needed(queries: TokenBlocks, keys: TokenBlocks) -> Bool[Array, "I J"]:
-    """Returns which pairs of blocks may see each other; exact where segment ids ascend."""
+def _visible_blocks(q_tokens: TokenBlocks, k_tokens: TokenBlocks) -> Bool[Array, "I J"]:
+    """Returns which blocks of queries may see which blocks of keys; exact where segment ids ascend."""
 
     def ends(ids: Array) -> tuple[Array, Array]:
         ordered = jnp.where(ids == 0, jnp.iinfo(ids.dtype).max, ids)  # padding comes last
         return jnp.min(ordered, axis=-1), jnp.max(ordered, axis=-1)
 
-    (q_low, q_high), (k_low, k_high) = ends(queries.segment_ids), ends(keys.segment_ids)
+    (q_low, q_high), (k_low, k_high) = ends(q_tokens.segment_ids), ends(k_tokens.segment_ids)
     overlap = (q_low[:, None] <= k_high[None]) & (k_low[None] <= q_high[:, None])
-    return jnp.any(overlap, axis=-1) & (queries.positions[:, None, -1] >= keys.positions[None, :, 0])
+    return jnp.any(overlap, axis=-1) & (q_tokens.positions[:, None, -1] >= k_tokens.positions[None, :, 0])
 
 
-def _spans(needed: Bool[Array, "I J"]) -> tuple[Int[Array, " I"], Int[Array, " I"]]:
-    """Returns the first needed J of each I and the end of the span (exclusive); both 0 where there is none."""
-    if needed.size == 1:  # plain attention; constants, so that XLA removes the loop
+def _visible_spans(visible: Bool[Array, "I J"]) -> tuple[Int[Array, " I"], Int[Array, " I"]]:
+    """Returns the first visible J of each I and the end of the span (exclusive); both 0 where there is none."""
+    if visible.size == 1:  # plain attention; constants, so that XLA removes the loop
         return jnp.zeros(1, jnp.int32), jnp.ones(1, jnp.int32)
-    return jnp.argmax(needed, axis=1), jnp.max(jnp.where(needed, jnp.arange(needed.shape[1]) + 1, 0), axis=1)
+    return jnp.argmax(visible, axis=1), jnp.max(jnp.where(visible, jnp.arange(visible.shape[1]) + 1, 0), axis=1)
 
 
 @jax.custom_vjp
-def _attend(q: Array, k: Array, v: Array, queries: TokenBlocks, keys: TokenBlocks) -> Array:
+def _attend(q: Array, k: Array, v: Array, q_tokens: TokenBlocks, k_tokens: TokenBlocks) -> Array:
     """Blockwise attention: q `[I,B,K,Q,H]` (scaled), k and v `[J,B,K,S,H]` -> `[I,B,K,Q,H]`."""
-    return _attend_forward(q, k, v, queries, keys)[0]
+    return _attend_forward(q, k, v, q_tokens, k_tokens)[0]
 
 
-def _attend_forward(q: Array, k: Array, v: Array, queries: TokenBlocks, keys: TokenBlocks) -> tuple[Array, tuple]:
-    groups = q.shape[3] // queries.segment_ids.shape[2]
-    start, stop = _spans(_needed(queries, keys))
+def _attend_forward(q: Array, k: Array, v: Array, q_tokens: TokenBlocks, k_tokens: TokenBlocks) -> tuple[Array, tuple]:
+    groups = q.shape[3] // q_tokens.segment_ids.shape[2]
+    start, stop = _visible_spans(_visible_blocks(q_tokens, k_tokens))
 
     def query_block(i: Array) -> tuple[Array, Array]:
         def part(j: Array) -> PartialSoftmax:
-            return _unnormalized(q[i], k[j], v[j], _bias(queries, keys, i, j, groups))
+            return _unnormalized(q[i], k[j], v[j], _bias(q_tokens, k_tokens, i, j, groups))
 
         last = stop[i] - 1
-        whole = jax.lax.fori_loop(start[i], last, lambda j, sofar: _merge(sofar, part(j)), part(last))
+        whole = jax.lax.fori_loop(start[i], last, lambda j, total: _merge(total, part(j)), part(last))
         return (whole.out / whole.total).astype(q.dtype), whole.largest + jnp.log(whole.total)
 
     out, logsumexp = jax.lax.map(query_block, jnp.arange(len(q)))
     out, logsumexp = checkpoint_name((out, logsumexp), RESIDUALS)
-    return out, (q, k, v, queries, keys, out, logsumexp)
+    return out, (q, k, v, q_tokens, k_tokens, out, logsumexp)
 
 
 def _attend_backward(residuals: tuple, d_out: Array) -> tuple[Array, Array, Array, None, None]:
-    q, k, v, queries, keys, out, logsumexp = residuals
-    groups, accum_dtype = q.shape[3] // queries.segment_ids.shape[2], logsumexp.dtype
-    start, stop = _spans(_needed(queries, keys).T)
-    mean = jnp.sum(d_out.astype(accum_dtype) * out.astype(accum_dtype), axis=-1, keepdims=True)
+    q, k, v, q_tokens, k_tokens, out, logsumexp = residuals
+    groups, accum_dtype = q.shape[3] // q_tokens.segment_ids.shape[2], logsumexp.dtype
+    start, stop = _visible_spans(_visible_blocks(q_tokens, k_tokens).T)
+    delta = jnp.sum(d_out.astype(accum_dtype) * out.astype(accum_dtype), axis=-1, keepdims=True)
 
     def key_block(d_q: Array, j: Array) -> tuple[Array, tuple[Array, Array]]:
         def add(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             d_q, d_k, d_v = sums
-            probabilities = jnp.exp(_scores(q[i], k[j], _bias(queries, keys, i, j, groups)) - logsumexp[i])
+            probabilities = jnp.exp(_scores(q[i], k[j], _bias(q_tokens, k_tokens, i, j, groups)) - logsumexp[i])
             d_v += _einsum("BKQS,BKQH->BKSH", probabilities.astype(v.dtype), d_out[i])
             d_probabilities = _einsum("BKQH,BKSH->BKQS", d_out[i], v[j])
-            d_scores = (probabilities * (d_probabilities - mean[i])).astype(q.dtype)
+            d_scores = (probabilities * (d_probabilities - delta[i])).astype(q.dtype)
             d_k += _einsum("BKQS,BKQH->BKSH", d_scores, q[i])
             return d_q.at[i].add(_einsum("BKQS,BKSH->BKQH", d_scores, k[j])), d_k, d_v
 
@@ -185,9 +187,9 @@ def cached_attention(
     mask: Bool[Array, "R T S"],
     prefix: tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"], Bool[Array, "P Z"]] | None,
 ) -> Float[Array, "R T N H"]:
-    """Computes attention over a row's cache and, with a prefix, over its prompt's, stored once per prompt.
+    """Computes attention over each row's cache and, with a prefix, over its prompt's, stored once per prompt.
 
-    Row r belongs to prompt r // (R/P). Not differentiated.
+    Row r belongs to prompt r // (R/P). Has no backward pass.
     """
     rows, length, heads, size = q.shape
     kv_heads = k.shape[1]

@@ -20,31 +20,31 @@ class ModelConfig(Settings):
       UserError: a size is invalid; the message begins with the first invalid field.
     """
 
-    vocab_size: int = setting(0, "V, rows of the embedding; 0 in recipes: the tokenizer's", least=0)
-    num_hidden_layers: int = setting(help="L, decoder layers", least=1)
-    hidden_size: int = setting(help="D, size of the hidden states", least=1)
-    num_attention_heads: int = setting(help="N, query heads of a layer", least=1)
+    vocab_size: int = setting(0, "V, rows of the embedding; 0 in recipes: the tokenizer's", ge=0)
+    num_hidden_layers: int = setting(help="L, decoder layers", ge=1)
+    hidden_size: int = setting(help="D, size of the hidden states", ge=1)
+    num_attention_heads: int = setting(help="N, query heads of a layer", ge=1)
     num_key_value_heads: int = setting(
-        0, "K, key/value heads, each shared by N/K query heads; 0: as many as num_attention_heads", least=0
+        0, "K, key/value heads, each shared by N/K query heads; 0: as many as num_attention_heads", ge=0
     )
-    head_dim: int = setting(help="H, size of a head, even; N x H may differ from D", least=1)
-    intermediate_size: int = setting(help="F, size of the feed-forward layer", least=1)
-    rope_theta: float = setting(10_000.0, "base of the rotary embedding's wavelengths", above=0)
+    head_dim: int = setting(help="H, size of a head, even; N x H may differ from D", ge=1)
+    intermediate_size: int = setting(help="F, size of the feed-forward layer", ge=1)
+    rope_theta: float = setting(10_000.0, "base of the rotary embedding's wavelengths", gt=0)
     rope_scaling: float = setting(
-        1.0, "positions are divided by it: the factor of Hugging Face's rope type 'linear'", above=0
+        1.0, "positions are divided by it: the factor of Hugging Face's rope type 'linear'", gt=0
     )
-    rms_norm_eps: float = setting(1e-6, "added to the mean square in RMSNorm", above=0)
+    rms_norm_eps: float = setting(1e-6, "added to the mean square in RMSNorm", gt=0)
     tie_word_embeddings: bool = setting(False, "whether the output matrix is the embedding's transpose")
-    max_position_embeddings: int = setting(4096, "longest sequence, tokens", least=1)
+    max_position_embeddings: int = setting(4096, "longest sequence, tokens", ge=1)
     compute_dtype: str = setting(
         "bfloat16", "dtype of activations and matrix products; parameters are float32", choices=DTYPES
     )
     remat: str = setting(
-        "minimal", "what the backward pass recomputes of a layer: a key of llama.REMAT",
+        "minimal", "rematerialization policy of a layer: a key of llama.REMAT",
         choices=REMAT, changes_result=False,
     )  # fmt: skip
     attention: str = setting(
-        "auto", "attention backend of training; auto: the one made for the platform",
+        "auto", "attention backend of training; auto: the platform's",
         choices=ATTENTION, changes_result=False,
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ class ModelConfig(Settings):
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
                 f"num_attention_heads is {self.num_attention_heads}; it must be a multiple of num_key_value_heads, "
-                f"which is {self.num_key_value_heads}, since each key/value head serves equally many query heads."
+                f"which is {self.num_key_value_heads}, since each key/value head serves the same number of query heads."
             )
         if self.head_dim % 2:
             raise UserError(

@@ -1,8 +1,8 @@
 """The LLaMA-architecture decoder (paper §2.2, §2.3): RMSNorm, rotary embeddings, grouped-query attention, SwiGLU.
 
 Axis letters: B batch, T tokens, D model, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
-L layers, S cache positions, R rows of a decode batch, P prompts. The model knows no mesh: it calls the
-`constrain(x, "BTD")`, `attention` and `by_rows` that it is given.
+L layers, S cache positions, R rows of a decode batch, P prompts. The model does not depend on the mesh: its attributes
+`constrain`, `attention` and `map_row_shards` do.
 """
 
 import math
@@ -21,7 +21,7 @@ Params = Any
 Constrain = Callable[[Array, str], Array]
 Attention = Callable[[Array, Array, Array, Array], Array]
 
-ByRows = Callable[[Callable[..., Any], Sequence[Array], Array], Any]
+MapRowShards = Callable[[Callable[..., Any], Sequence[Array], Array], Any]
 
 _policies = jax.checkpoint_policies
 # What is saved of a layer for the backward pass, from everything to its input alone; the rest is recomputed.
@@ -34,7 +34,7 @@ REMAT: dict[str, Any] = {
     "full": _policies.nothing_saveable,
 }
 
-PREFILLED = "prefilled"  # the variable collection of keys and values
+PREFILLED = "prefilled"  # Flax's variable collection of the keys and values of a prefill
 
 
 class Prefix(NamedTuple):
@@ -53,9 +53,9 @@ class Cache(NamedTuple):
 
     k: Float[Array, "R K S H"]
     v: Float[Array, "R K S H"]
-    mask: Bool[Array, "R T S"]  # which positions the tokens of this call see, their own included
+    mask: Bool[Array, "R T S"]  # the positions that the tokens of this call attend to, including their own
     position: Int[Array, ""]
-    prefix: Prefix  # every token sees it too
+    prefix: Prefix  # every token attends to it too
 
 
 def no_constraint(x: Array, axes: str) -> Array:
@@ -64,15 +64,15 @@ def no_constraint(x: Array, axes: str) -> Array:
     return x
 
 
-def all_rows(f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any:
-    """The `by_rows` of a single device."""
+def map_unsharded(f: Callable[..., Any], rows: Sequence[Array], matrix: Array) -> Any:
+    """The `map_row_shards` of a single device."""
     return f(*rows, matrix)
 
 
 def gather_weight(weight: Array, axes: str, constrain: Constrain) -> Array:
-    """Gathers a weight from its shards, by its axis letters; its gradient is reduce-scattered into them.
+    """Gathers a sharded weight, given by its axis letters; its gradient is reduce-scattered.
 
-    With a plain constraint, every device would first sum the whole gradient.
+    With a plain sharding constraint, every device would first sum the whole gradient.
     """
 
     @jax.custom_vjp
@@ -116,9 +116,9 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        wide = x.astype(jnp.float32)
-        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.eps)
-        return (wide * scale).astype(x.dtype)
+        x32 = x.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
+        return (x32 * scale).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -139,7 +139,7 @@ class Block(nn.Module):
         """Returns the layer's output and the updated keys and values of the cache.
 
         Without a cache, `attention` runs over the tokens and the second result is None; their keys and values
-        `[B,K,T,H]` are sown into the collection `PREFILLED` where it is mutable.
+        `[B,K,T,H]` are sown into the collection `PREFILLED` if it is mutable.
         """
         c, dtype = self.config, self.config.compute_dtype
 
@@ -167,7 +167,7 @@ class Block(nn.Module):
             self.sow(PREFILLED, "kv", (k.swapaxes(1, 2), v.swapaxes(1, 2)))
             out = self.attention(q, k, v, segment_ids)
         else:
-            # In place where the caller donates the cache.
+            # XLA writes in place if the caller donates the cache.
             new_kv = _write(cache.k, k, cache.position), _write(cache.v, v, cache.position)
             out = cached_attention(q, *new_kv, cache.mask, cache.prefix)
         x = self.constrain(x + project(out, weight("o", "NHD", inputs=2), inputs=2), "BTD")
@@ -183,18 +183,18 @@ def _write(old: Float[Array, "R K S H"], new: Float[Array, "R T K H"], position:
 
 
 class Llama(nn.Module):
-    """The decoder: tokens to final hidden states. Their product with `head` of the parameters is the logits.
+    """The decoder: maps tokens to final hidden states, whose product with `lm_head(params, config)` is the logits.
 
     Attributes:
       constrain: `constrain(x, "BTD")` sets an array's sharding by its axis letters.
       attention: `attention(q, k, v, segment_ids)`, causal within segments.
-      by_rows: `by_rows(f, rows, matrix)` calls `f(*rows, matrix)` on each device's part of the rows.
+      map_row_shards: `map_row_shards(f, rows, matrix)` calls `f(*rows, matrix)` on each device's shard of the rows.
     """
 
     config: ModelConfig
     constrain: Constrain = no_constraint
     attention: Attention = packed_attention
-    by_rows: ByRows = all_rows
+    map_row_shards: MapRowShards = map_unsharded
 
     @nn.compact
     def __call__(
@@ -218,8 +218,8 @@ class Llama(nn.Module):
         return RMSNorm(c.rms_norm_eps, name="final_norm")(x)
 
 
-def head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:
-    """Returns the output matrix in the compute dtype: the head, or the embedding's transpose where they are tied."""
+def lm_head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:
+    """Returns the output matrix in the compute dtype: the LM head or, if tied, the embedding's transpose."""
     return (params["embedding"].T if config.tie_word_embeddings else params["head"]).astype(config.compute_dtype)
 
 

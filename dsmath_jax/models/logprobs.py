@@ -1,20 +1,20 @@
-"""Log-probabilities of given tokens from hidden states, a chunk of tokens at a time.
+"""Computes log-probabilities of tokens from hidden states, a chunk of tokens at a time.
 
-`[B,T,V]` never exists: only the logits of one chunk do, in float32, and the backward pass recomputes them. It is
-written by hand, so that the gradient of the output matrix is accumulated in float32, whatever the matrix's dtype.
+The logits `[B,T,V]` are never in memory: only those of one chunk are, in float32. The backward pass recomputes them; it
+is written by hand, so that the gradient of the output matrix is accumulated in float32, whatever the matrix's dtype.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-CHUNK = 256  # tokens of every row whose logits exist at a time
+CHUNK = 256  # tokens of every row whose logits are in memory at a time
 
 
 def token_logprobs(
     hidden: Float[Array, "B T D"],
     targets: Int[Array, "B T"],
-    head: Float[Array, "D V"],
+    lm_head: Float[Array, "D V"],
     temperature: float | Float[Array, ""] = 1.0,
     chunk: int = CHUNK,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
@@ -29,7 +29,7 @@ def token_logprobs(
     # Chunks are strided, so that tokens which are split over devices are so in each chunk.
     ids = _split(jnp.pad(targets, padding), chunks)
     states = _split(jnp.pad(hidden, (*padding, (0, 0))), chunks)
-    outputs = _chunked(states, ids, head, jnp.asarray(temperature, _accum_dtype(hidden)))
+    outputs = _chunked(states, ids, lm_head, jnp.asarray(temperature, _accum_dtype(hidden)))
     logprobs, entropy = (jnp.moveaxis(x, 0, 2).reshape(batch, -1)[:, :length] for x in outputs)
     return logprobs, jax.lax.stop_gradient(entropy)
 
@@ -43,8 +43,8 @@ def _accum_dtype(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _logits(hidden: Array, head: Array, temperature: Array) -> Float[Array, "B T V"]:
-    return jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=temperature.dtype) / temperature
+def _logits(hidden: Array, lm_head: Array, temperature: Array) -> Float[Array, "B T V"]:
+    return jnp.einsum("BTD,DV->BTV", hidden, lm_head, preferred_element_type=temperature.dtype) / temperature
 
 
 def _one_hot(ids: Int[Array, "B T"], size: int) -> Array:
@@ -53,37 +53,37 @@ def _one_hot(ids: Int[Array, "B T"], size: int) -> Array:
 
 
 @jax.custom_vjp
-def _chunked(hidden: Array, ids: Array, head: Array, temperature: Array) -> tuple[Array, Array]:
+def _chunked(hidden: Array, ids: Array, lm_head: Array, temperature: Array) -> tuple[Array, Array]:
     """Maps chunks `[C,B,T,D]` and `[C,B,T]` to logprobs and entropy `[C,B,T]`."""
-    return _forward(hidden, ids, head, temperature)[0]
+    return _forward(hidden, ids, lm_head, temperature)[0]
 
 
-def _forward(hidden: Array, ids: Array, head: Array, temperature: Array) -> tuple[tuple[Array, Array], tuple]:
+def _forward(hidden: Array, ids: Array, lm_head: Array, temperature: Array) -> tuple[tuple[Array, Array], tuple]:
     def forward(part: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        logits = _logits(part[0], head, temperature)
+        logits = _logits(part[0], lm_head, temperature)
         logsumexp = jax.nn.logsumexp(logits, axis=-1)
-        target_logits = jnp.sum(jnp.where(_one_hot(part[1], head.shape[1]), logits, 0.0), axis=-1)
+        target_logits = jnp.sum(jnp.where(_one_hot(part[1], lm_head.shape[1]), logits, 0.0), axis=-1)
         entropy = logsumexp - jnp.sum(jnp.exp(logits - logsumexp[..., None]) * logits, axis=-1)
         return target_logits - logsumexp, entropy, logsumexp
 
     logprobs, entropy, logsumexp = jax.lax.map(forward, (hidden, ids))
-    return (logprobs, entropy), (hidden, ids, head, temperature, logsumexp)
+    return (logprobs, entropy), (hidden, ids, lm_head, temperature, logsumexp)
 
 
 def _backward(residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, None, Array, Array]:
-    hidden, ids, head, temperature, logsumexp = residuals
+    hidden, ids, lm_head, temperature, logsumexp = residuals
 
-    def backward(d_head: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
+    def backward(d_lm_head: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
         states, ids, logsumexp, d_logprobs = part
-        probabilities = jnp.exp(_logits(states, head, temperature) - logsumexp[..., None])
-        d_logits = (_one_hot(ids, head.shape[1]) - probabilities) * (d_logprobs / temperature)[..., None]
+        probabilities = jnp.exp(_logits(states, lm_head, temperature) - logsumexp[..., None])
+        d_logits = (_one_hot(ids, lm_head.shape[1]) - probabilities) * (d_logprobs / temperature)[..., None]
         d_logits = d_logits.astype(states.dtype)
-        d_head += jnp.einsum("BTD,BTV->DV", states, d_logits, preferred_element_type=d_head.dtype)
-        return d_head, jnp.einsum("BTV,DV->BTD", d_logits, head)
+        d_lm_head += jnp.einsum("BTD,BTV->DV", states, d_logits, preferred_element_type=d_lm_head.dtype)
+        return d_lm_head, jnp.einsum("BTV,DV->BTD", d_logits, lm_head)
 
-    zeros = jnp.zeros(head.shape, temperature.dtype)
-    d_head, d_hidden = jax.lax.scan(backward, zeros, (hidden, ids, logsumexp, gradients[0]))
-    return d_hidden, None, d_head.astype(head.dtype), jnp.zeros_like(temperature)
+    zeros = jnp.zeros(lm_head.shape, temperature.dtype)
+    d_lm_head, d_hidden = jax.lax.scan(backward, zeros, (hidden, ids, logsumexp, gradients[0]))
+    return d_hidden, None, d_lm_head.astype(lm_head.dtype), jnp.zeros_like(temperature)
 
 
 _chunked.defvjp(_forward, _backward)

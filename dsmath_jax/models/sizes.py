@@ -4,7 +4,7 @@ from typing import Any
 
 from dsmath_jax.workdir import UserError
 
-# Without a vocab_size the tokenizer's is taken; without num_key_value_heads every query head has its own.
+# Without vocab_size, the tokenizer's is used; without num_key_value_heads, every query head has its own.
 SIZES: dict[str, dict[str, Any]] = {
     # 1.0 M parameters with 1,536 pieces: the laptop demo. On a CPU recomputing values is quicker than storing them.
     "1m": {

@@ -1,4 +1,4 @@
-"""The paper's RL methods as data (§5.2, Eq. 5, Table 10), and the algorithms behind them.
+"""The RL methods of the paper (§5.2, Eq. 5, Table 10) and their algorithms.
 
 A method is a row of `METHODS`: the source of completions, the reward, the algorithm. An algorithm is a frozen dataclass
 of its settings with two functions: `advantages(rollout)`, on the host in float64, and `loss(model, params, batch)`,
@@ -34,7 +34,7 @@ from dsmath_jax.rl.losses import (
     value_loss,
 )
 from dsmath_jax.rl.reward_model.model import token_scores, with_reward_head
-from dsmath_jax.settings import MOST_TEMPERATURE, Settings, setting
+from dsmath_jax.settings import MAX_TEMPERATURE, Settings, setting
 from dsmath_jax.training.objectives import Batch, Sums, batch_logprobs
 
 
@@ -46,7 +46,7 @@ class Algorithm(Settings):
 
     temperature: float = setting(
         1.0, "of the sampling; log-probabilities are those of softmax(logits / temperature)",
-        above=0, most=MOST_TEMPERATURE,
+        gt=0, le=MAX_TEMPERATURE,
     )  # fmt: skip
 
     @property
@@ -90,8 +90,8 @@ class Likelihood(Algorithm):
         logprobs, entropy, mask = _logprobs_and_mask(model, params, batch, self.temperature)
         advantages = jnp.where(mask, batch["advantages"], 0.0)
         counted = mask & jnp.any(advantages != 0, axis=1, keepdims=True) if self.normalize_by_correct else mask
-        shares, weight = completion_mean(counted, 0)
-        loss = -jnp.sum(jnp.where(mask, logprobs, 0.0) * advantages * shares)
+        token_weights, weight = completion_mean(counted, 0)
+        loss = -jnp.sum(jnp.where(mask, logprobs, 0.0) * advantages * token_weights)
         metrics = {"entropy": entropy} | _sampler_logprob_diff(logprobs, batch)
         return (loss, weight.astype(loss.dtype)), metric_sums(metrics, counted, "completion")
 
@@ -105,7 +105,7 @@ class DPO(Algorithm):
     weight.
     """
 
-    beta: float = setting(0.1, "strength of the KL to the reference", above=0)
+    beta: float = setting(0.1, "strength of the KL to the reference model", gt=0)
     length_normalized: bool = setting(
         True, "Delta is a mean over the completion's tokens (Eq. 12); False: the sum of arXiv 2305.18290"
     )
@@ -141,9 +141,9 @@ class DPO(Algorithm):
 class ClippedAlgorithm(Algorithm):
     """Base class of PPO and GRPO: the clipped ratio to the old policy, and a KL to the reference model."""
 
-    clip_eps: float = setting(0.2, "the ratio is clipped to 1 - clip_eps and 1 + clip_eps", above=0)
-    clip_eps_high: float = setting(0.0, "epsilon of the upper bound (DAPO, arXiv 2503.14476); 0: clip_eps", least=0)
-    kl_coef: float = setting(0.04, "coefficient beta of the KL to the reference; with 0 no reference is kept", least=0)
+    clip_eps: float = setting(0.2, "the ratio is clipped to 1 - clip_eps and 1 + clip_eps", gt=0)
+    clip_eps_high: float = setting(0.0, "epsilon of the upper bound (DAPO, arXiv 2503.14476); 0: clip_eps", ge=0)
+    kl_coef: float = setting(0.04, "coefficient beta of the KL to the reference model; 0: no reference model", ge=0)
 
     @property
     def needs_reference(self) -> bool:
@@ -172,10 +172,10 @@ class PPO(ClippedAlgorithm):
 
     has_values: ClassVar[bool] = True
 
-    gamma: float = setting(1.0, "discount of generalized advantage estimation", least=0, most=1)
-    lam: float = setting(0.95, "trace decay of generalized advantage estimation", least=0, most=1)
-    value_clip: float = setting(0.2, "values are clipped to within this of the old ones; 0: no clipping", least=0)
-    value_coef: float = setting(0.5, "coefficient of the value loss", least=0)
+    gamma: float = setting(1.0, "discount of generalized advantage estimation", ge=0, le=1)
+    lam: float = setting(0.95, "trace decay of generalized advantage estimation", ge=0, le=1)
+    value_clip: float = setting(0.2, "values are clipped to within this of the old ones; 0: no clipping", ge=0)
+    value_coef: float = setting(0.5, "coefficient of the value loss", ge=0)
 
     def initial_params(self, read: Callable[[], Params], hidden_size: int) -> Params:
         return {"policy": read(), "value": with_reward_head(read(), hidden_size)}
@@ -198,8 +198,8 @@ class PPO(ClippedAlgorithm):
         returns, old = (jnp.where(mask, batch[name], 0.0) for name in ("returns", "old_values"))
         error = value_loss(jnp.where(mask, values, 0.0), old, returns, self.value_clip or math.inf)
         metrics |= {"entropy": entropy, "value_loss": error, "value": values}
-        shares, weight = completion_mean(mask, 0)
-        loss = jnp.sum((self.value_coef * error - gain) * shares)
+        token_weights, weight = completion_mean(mask, 0)
+        loss = jnp.sum((self.value_coef * error - gain) * token_weights)
         return (loss, weight.astype(loss.dtype)), metric_sums(metrics, mask, "completion")
 
 
@@ -213,12 +213,12 @@ class GRPO(ClippedAlgorithm):
 
     kl: str = setting("k3", "estimator of the KL: k1, k2 or k3 (Eq. 4)", choices=KL_ESTIMATORS)
     normalize: str = setting(
-        "completion", "tokens weigh by completion (Eq. 3), token (DAPO) or constant (Dr. GRPO)", choices=NORMALIZERS
+        "completion", "loss is averaged by completion (Eq. 3), token (DAPO) or constant (Dr. GRPO)", choices=NORMALIZERS
     )
-    max_new_tokens: int = setting(1024, "length limit of a completion, which normalize=constant divides by", least=1)
+    max_new_tokens: int = setting(1024, "length limit of a completion, which normalize=constant divides by", ge=1)
     divide_by_std: bool = setting(True, "divide by the group's standard deviation; False: Dr. GRPO, arXiv 2503.20783")
-    ddof: int = setting(1, "delta degrees of freedom of the standard deviation: 1 or 0", least=0, most=1)
-    epsilon: float = setting(1e-6, "added to the standard deviation", least=0)
+    ddof: int = setting(1, "delta degrees of freedom of the standard deviation: 1 or 0", ge=0, le=1)
+    epsilon: float = setting(1e-6, "added to the standard deviation", ge=0)
 
     def advantages(self, rollout: ScoredRollout) -> PerToken:
         """Returns the rewards to go, normalized within each group."""
@@ -234,8 +234,8 @@ class GRPO(ClippedAlgorithm):
         if self.kl_coef:
             kl = KL_ESTIMATORS[self.kl](-log_ratio(logprobs, batch["ref_logprobs"], mask))
             gain, metrics = gain - self.kl_coef * kl, metrics | {"kl": kl}
-        shares, weight = NORMALIZERS[self.normalize](mask, self.max_new_tokens)
-        return (-jnp.sum(gain * shares), weight.astype(gain.dtype)), metric_sums(metrics, mask, self.normalize)
+        token_weights, weight = NORMALIZERS[self.normalize](mask, self.max_new_tokens)
+        return (-jnp.sum(gain * token_weights), weight.astype(gain.dtype)), metric_sums(metrics, mask, self.normalize)
 
 
 def _logprobs_and_mask(
@@ -257,7 +257,7 @@ class Method:
     """One row of the paper's Table 10.
 
     Attributes:
-      data: the source of completions: "solutions" (of the data set), "correct" or "pairs" (of samples of the initial
+      completions: their source: "solutions" (of the data set), "correct" or "pairs" (of samples of the initial
         policy, drawn once: the correct ones, or each with an incorrect one) or "policy" (of the current policy).
       reward: "" for none, "rule", "outcome" (a reward model's score of the whole) or "process" (of each step).
       algorithm: its settings, advantages and loss.
@@ -266,7 +266,7 @@ class Method:
         (Algorithm 1).
     """
 
-    data: str
+    completions: str
     reward: str
     algorithm: type[Algorithm]
     coefficient: str

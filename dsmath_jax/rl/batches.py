@@ -64,7 +64,7 @@ def gather_per_completion(
 
 
 def length_multiple(length: int, layout: Layout) -> int:
-    """Returns what the length of rows of up to `length` tokens must divide by, for the mesh and attention kernels."""
+    """Returns the multiple that mesh and attention kernels need for the length of rows of up to `length` tokens."""
     return math.lcm(layout.size_of("context"), LANES if length > 4 * LANES else 8)
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 BT = Float[Array, "B T"]
 
-# Nats. Ratios of policies are clipped at e^20, where they have no gradient: sums and squares stay finite in float32,
-# and a single token does not dominate an update.
+# Nats. Ratios of policies are clipped at e^20, beyond which they have no gradient: sums and squares stay finite in
+# float32, and a single token does not dominate an update.
 LOG_RATIO_LIMIT = 20.0
 
 # Estimators of KL(pi || pi_ref) at a token drawn from pi, of d = log(pi_ref / pi) (Schulman 2020, "Approximating KL
@@ -56,14 +56,14 @@ def constant_mean(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
     return mask / limit, jnp.sum(jnp.any(mask, axis=1))
 
 
-# Token weights, and the weight of a batch.
+# By `rl.normalize`: (mask, length limit) -> token weights and the weight of the batch.
 NORMALIZERS = {"completion": completion_mean, "token": token_mean, "constant": constant_mean}
 
 
 def metric_sums(per_token: Mapping[str, BT], mask: Bool[Array, "B T"], normalize: str) -> dict[str, Array]:
-    """Returns sums that divided by the batch's weight are means: over tokens if `normalize` is, else completions."""
-    shares, _ = NORMALIZERS["token" if normalize == "token" else "completion"](mask, 0)
-    return {name: jax.lax.stop_gradient(masked_sum(x * shares, mask)) for name, x in per_token.items()}
+    """Returns sums that, over the batch's weight, are means by token (`normalize` "token") or by completion."""
+    token_weights, _ = NORMALIZERS["token" if normalize == "token" else "completion"](mask, 0)
+    return {name: jax.lax.stop_gradient(masked_sum(x * token_weights, mask)) for name, x in per_token.items()}
 
 
 def masked_sum(x: Array, mask: Array, axis: int | None = None) -> Array:

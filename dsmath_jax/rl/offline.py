@@ -26,8 +26,8 @@ def solution_rows(records: Sequence[Record], chat: Chat, limit: int) -> list[Row
       UserError: none is short enough.
     """
     rows = []
-    for ids, learned in map(chat.solution, records):
-        start, end = learned.index(True), len(learned) - learned[::-1].index(True)
+    for ids, loss_mask in map(chat.solution, records):
+        start, end = loss_mask.index(True), len(loss_mask) - loss_mask[::-1].index(True)
         if end - start <= limit:
             rows.append((ids[:start], ids[start:end]))
     if not rows:
@@ -55,7 +55,7 @@ def correct_rows(path: Path) -> tuple[list[Row], float]:
 
 
 def pair_rows(path: Path) -> list[tuple[Row, Row]]:
-    """Returns the pairs of DPO: each question's correct samples, each with an incorrect one; none is in two pairs.
+    """Returns the pairs of DPO: each question's correct samples, each with a different incorrect one.
 
     Raises:
       UserError: no question has both.
@@ -64,7 +64,9 @@ def pair_rows(path: Path) -> list[tuple[Row, Row]]:
     for row in read_jsonl(path):
         side = sides[row["problem"]][0 if row["labels"][-1] == 1 else 1]
         side.setdefault(tuple(row["completion"]), (row["prompt"], row["completion"]))
-    pairs = [pair for yes, no in sides.values() for pair in zip(yes.values(), no.values(), strict=False)]
+    pairs = [
+        pair for chosen, rejected in sides.values() for pair in zip(chosen.values(), rejected.values(), strict=False)
+    ]
     if not pairs:
         raise UserError(f"rl: no question in {path} has both correct and incorrect samples; raise rl.group_size.")
     return pairs
@@ -89,7 +91,7 @@ def likelihood_batches(
 
     def make(step: int) -> HostBatch:
         batch = _batch([rows[i] for i in step_indices(seed, step, size, len(rows))], length)
-        return layout.share(batch | {"advantages": weight * batch["loss_weights"]})
+        return layout.take_my_rows(batch | {"advantages": weight * batch["loss_weights"]})
 
     return Prefetch(make, settings.steps)
 
@@ -112,6 +114,6 @@ def pair_batches(
             fields = _batch([pair[number] for pair in batch_pairs], length)
             fields["ref_logprobs"] = ref_logprobs(fields) * fields["loss_weights"]
             batch |= {f"{side}_{name}": values for name, values in fields.items()}
-        return layout.share(batch)
+        return layout.take_my_rows(batch)
 
     return make

@@ -18,7 +18,7 @@ from dsmath_jax.training.prefetch import HostBatch
 
 
 def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, dict[str, float]]:
-    """Returns the rule rewards `[PG]` (NaN: none), and counts of completions without. Only process 0 grades."""
+    """Returns the rule rewards `[PG]`, NaN for none, and counts of completions without one. Only process 0 grades."""
     if jax.process_index():
         return np.zeros(len(rollout.texts_PG)), {}
     finished = [completion.finished for completion in rollout.completions_PG]
@@ -45,12 +45,12 @@ def compute_rewards(
 
 
 def pack_rollout(rollout: Rollout, longest: int, layout: Layout) -> HostBatch:
-    """Returns the rollout as a batch `[B,T]` of one of few lengths, so that few programs are compiled.
+    """Returns the rollout as a batch `[B,T]`, padded to one of a few lengths, so that few programs are compiled.
 
     Args:
       rollout: P x G = B completions.
       longest: the maximum number of tokens of a prompt with its completion in the run.
-      layout: T divides by what its mesh needs.
+      layout: its mesh needs a T that is divisible by its axes.
     """
     limit = longest - 1
     tokens = max(len(rollout.prompts_P[c.prompt]) + len(c.tokens) for c in rollout.completions_PG) - 1
@@ -76,8 +76,8 @@ def advantage_fields(rollout: Rollout, advantages: PerToken, batch: HostBatch) -
     return fields
 
 
-def loss_rows(settings: RLSettings, rollout: Rollout, advantages: PerToken, scores: Scores) -> np.ndarray:
-    """Returns which completions `[PG]` carry loss: those with a reward that no setting masks."""
+def rows_with_loss(settings: RLSettings, rollout: Rollout, advantages: PerToken, scores: Scores) -> np.ndarray:
+    """Returns which completions `[PG]` have loss: those with a reward that no setting masks."""
     keep = np.array([not np.isnan(a).any() for a in advantages])
     if settings.mask_truncated:
         keep &= np.array([c.finished for c in rollout.completions_PG])

@@ -33,23 +33,23 @@ class Prompts(NamedTuple):
       sets: the records of each data set whose prompts are short enough.
       records: all of these.
       ids: the token ids of their prompts.
-      longest: the maximum number of tokens of a prompt with its completion.
+      max_length: the maximum number of tokens of a prompt with its completion.
     """
 
     sets: list[list[Record]]
     records: list[Record]
     ids: list[list[int]]
-    longest: int
+    max_length: int
 
 
 def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int) -> Prompts:
-    """Loads the records of `rl.data` whose prompts are short enough; logs how many are not.
+    """Loads the records of `rl.data` whose prompts are short enough; logs the number of the others.
 
     Raises:
       UserError: none is, or a prompt with its completion may exceed the model's context.
     """
     sets = [datasets.load(name, data_dir) for name in settings.data]
-    prompts = short_prompts(settings, sets, chat, context)
+    prompts = filter_prompts(settings, sets, chat, context)
     count = sum(map(len, sets))
     if left_out := count - len(prompts.ids):
         limit = settings.max_prompt_tokens
@@ -57,7 +57,7 @@ def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int)
     return prompts
 
 
-def short_prompts(settings: RLSettings, sets: Sequence[Sequence[Record]], chat: Chat, context: int) -> Prompts:
+def filter_prompts(settings: RLSettings, sets: Sequence[Sequence[Record]], chat: Chat, context: int) -> Prompts:
     """Returns the records of the data sets whose prompts are short enough; raises as `load_prompts`."""
     pairs = [[(record, chat.prompt_ids(record)) for record in records] for records in sets]
     short = [[pair for pair in each if len(pair[1]) <= settings.max_prompt_tokens] for each in pairs]
@@ -66,18 +66,18 @@ def short_prompts(settings: RLSettings, sets: Sequence[Sequence[Record]], chat: 
         raise UserError(
             f"rl: no prompt of rl.data has at most {settings.max_prompt_tokens} tokens; raise rl.max_prompt_tokens."
         )
-    longest = max(len(prompt) for _, prompt in short_pairs) + settings.max_new_tokens
-    check_context(longest, context)
+    max_length = max(len(prompt) for _, prompt in short_pairs) + settings.max_new_tokens
+    check_context(max_length, context)
     by_set = [[record for record, _ in each] for each in short]
-    return Prompts(by_set, [record for record, _ in short_pairs], [prompt for _, prompt in short_pairs], longest)
+    return Prompts(by_set, [record for record, _ in short_pairs], [prompt for _, prompt in short_pairs], max_length)
 
 
-def check_context(longest: int, context: int) -> None:
+def check_context(max_length: int, context: int) -> None:
     """Raises a `UserError` where a prompt with its completion may exceed the model's context."""
-    if longest > context:
+    if max_length > context:
         raise UserError(
-            f"rl: a prompt and its completion may have {longest} tokens, more than the model's context of {context}; "
-            "lower rl.max_prompt_tokens or rl.max_new_tokens."
+            f"rl: a prompt and its completion may have {max_length} tokens, more than the model's context of "
+            f"{context}; lower rl.max_prompt_tokens or rl.max_new_tokens."
         )
 
 
@@ -144,7 +144,7 @@ class RolloutFiles:
     """The rollouts of a run on disk, as batches with rewards, written before they are used.
 
     A resumed run reads them and grades nothing again, since rewards with time limits are not deterministic. Files that
-    no checkpoint needs any more are removed. Process 0 writes, all processes read.
+    no checkpoint needs are removed. Process 0 writes, all processes read.
     """
 
     def __init__(self, folder: Path, settings: RLSettings, first_step: int):

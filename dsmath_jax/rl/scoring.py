@@ -1,4 +1,4 @@
-"""Model outputs at the tokens of a batch: log-probabilities of policy and reference model, and values."""
+"""Forward passes over a batch: log-probabilities of the policy and the reference model, and values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +28,8 @@ class ReferenceModel:
         return jax.device_put(self._params, self._shardings)
 
 
-class TokenScorer:
-    """Computes `function(params, batch) -> [B,T]` of host batches in micro-batches; every process gets all rows."""
+class MicroBatchedForward:
+    """Computes `function(params, batch) -> [B,T]` on host batches by micro-batches; every process gets all rows."""
 
     def __init__(self, function: Callable[[Any, dict[str, Array]], Array], layout: Layout, parts: int):
         """`parts` is the number of micro-batches."""
@@ -39,6 +39,6 @@ class TokenScorer:
         micro = zip(*(np.array_split(batch[name], self._parts) for name in INPUTS), strict=True)
         outputs = []
         for fields in micro:
-            share = self._layout.share(dict(zip(INPUTS, fields, strict=True)))
-            outputs.append(to_host(self._function(params, self._layout.batch(share))))
+            share = self._layout.take_my_rows(dict(zip(INPUTS, fields, strict=True)))
+            outputs.append(to_host(self._function(params, self._layout.put_batch(share))))
         return np.concatenate(outputs)

@@ -7,14 +7,14 @@ from typing import Any
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
-from dsmath_jax.settings import INT32, MOST_TEMPERATURE, check_choice, setting
+from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
 from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError
 
 DEFAULT_METHOD = "grpo_rule"
-DAY = 86_400  # seconds; timeouts of libraries are bounded
-# Fields of rollouts. Methods without rollouts ignore them: their completions are in the data, or sampled once from all
-# tokens at temperature 1 and graded by `correct`.
+DAY = 86_400  # seconds; libraries refuse much longer timeouts
+# Fields of rollouts. Methods without rollouts ignore them: their completions are in the data, or sampled once at
+# temperature 1, without top_p and top_k, and graded by `correct`.
 ROLLOUT_FIELDS = frozenset(
     ("reward_fns", "top_p", "top_k", "num_updates", "old_logprobs", "mask_truncated", "filter_zero_std_groups")
 )
@@ -37,8 +37,8 @@ def _fields_of_method(fields: Mapping[str, Any]) -> set[str]:
     """Returns the fields that a method has and others may lack: its algorithm's own, and those of rollouts."""
     classes = algorithm_of(fields), RLSettings
     algorithm, shared = ({field.name for field in dataclasses.fields(cls)} for cls in classes)
-    data = METHODS[fields.get("method", DEFAULT_METHOD)].data
-    return algorithm - shared | (ROLLOUT_FIELDS if data == "policy" else frozenset())
+    completions = METHODS[fields.get("method", DEFAULT_METHOD)].completions
+    return algorithm - shared | (ROLLOUT_FIELDS if completions == "policy" else frozenset())
 
 
 def with_weights(reward_fns: Any) -> Any:
@@ -56,40 +56,36 @@ class RLSettings(TrainingSettings):
     Where both have a field (`temperature`, `max_new_tokens`), the algorithm gets the value from here.
     """
 
-    steps: int = setting(
-        9000, "optimizer steps (the paper's 144 thousand questions, 16 at a time)", least=1, most=INT32
-    )
-    peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)", least=0)
+    steps: int = setting(9000, "optimizer steps (the paper's 144 thousand questions, 16 at a time)", ge=1, le=INT32)
+    peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)", ge=0)
     method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}", choices=METHODS)
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
-    init: str = setting("sft", "the stage whose model the policy starts from; it is the reference too")
+    init: str = setting("sft", "the stage whose model is the initial policy and the reference model")
     data: tuple[str, ...] = setting(
-        ("toy/rl",), "questions: data sets, or own .jsonl files below data_dir (question, answer)", filled=True
+        ("toy/rl",), "questions: data sets, or own .jsonl files below data_dir (question, answer)", nonempty=True
     )
-    prompts_per_step: int = setting(16, "prompts of a rollout, P", least=1)
-    group_size: int = setting(64, "completions of each prompt, G", least=2)
-    max_prompt_tokens: int = setting(512, "longer prompts are left out, and counted", least=1)
-    max_new_tokens: int = setting(1024, "length limit of a completion, tokens", least=1)
-    temperature: float = setting(
-        1.0, "of the sampling; what RFT and DPO draw beforehand is drawn at 1", above=0, most=MOST_TEMPERATURE
-    )
+    prompts_per_step: int = setting(16, "prompts of a rollout, P", ge=1)
+    group_size: int = setting(64, "completions of each prompt, G", ge=2)
+    max_prompt_tokens: int = setting(512, "longer prompts are dropped; their number is logged", ge=1)
+    max_new_tokens: int = setting(1024, "length limit of a completion, tokens", ge=1)
+    temperature: float = setting(1.0, "of the sampling; RFT and DPO sample their data at 1", gt=0, le=MAX_TEMPERATURE)
     top_p: float = setting(
-        1.0, "nucleus sampling: the likeliest tokens with this much probability; 1 for all", above=0, most=1
+        1.0, "nucleus sampling: the most likely tokens with this total probability; 1 for all", gt=0, le=1
     )
-    top_k: int = setting(0, "the k likeliest tokens are sampled from; 0 for all", least=0, most=INT32)
-    decode_slots: int = setting(0, "completions that are decoded at a time; 0 for all of a rollout", least=0)
+    top_k: int = setting(0, "sample from the k most likely tokens; 0 for all", ge=0, le=INT32)
+    decode_slots: int = setting(0, "completions decoded at a time; 0 for all of a rollout", ge=0)
     cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype", choices=("", *DTYPES))
-    reward: str = setting("", "rule, outcome or process: a reward in place of the method's own", choices=("", *REWARDS))
+    reward: str = setting("", "rule, outcome or process: replaces the method's own reward", choices=("", *REWARDS))
     reward_fns: tuple[tuple[str, float], ...] = setting(
-        (("correct", 1.0),), "the rule reward, a weighted sum: correct, format or package.module:function", filled=True
+        (("correct", 1.0),),
+        "the rule reward, a weighted sum: correct, format or package.module:function",
+        nonempty=True,
     )
-    reward_seconds: float = setting(
-        5.0, "time limit of one reward function on one completion, seconds", above=0, most=DAY
-    )
-    reward_workers: int = setting(1, "processes that grade; 0 for one per processor", least=0)
-    step_delimiter: str = setting("\n", "splits a completion into its steps", filled=True)
-    num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", least=1)
-    rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", least=1)
+    reward_seconds: float = setting(5.0, "time limit of one reward function on one completion, seconds", gt=0, le=DAY)
+    reward_workers: int = setting(1, "processes that grade; 0 for one per processor", ge=0)
+    step_delimiter: str = setting("\n", "text between the steps of a completion", nonempty=True)
+    num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", ge=1)
+    rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", ge=1)
     retrain: RetrainSettings | None = setting(None, "how the reward model is retrained between two rounds")
     old_logprobs: str = setting(
         "trainer", "whose log-probabilities the ratio divides by: trainer or sampler", choices=("trainer", "sampler")
@@ -97,13 +93,13 @@ class RLSettings(TrainingSettings):
     mask_truncated: bool = setting(False, "completions cut at the length limit carry no loss (DAPO)")
     filter_zero_std_groups: bool = setting(False, "groups whose rewards are all equal carry no loss (DAPO)")
     reference: str = setting(
-        "device", "where the reference's parameters are between uses: device or host", choices=("device", "host")
+        "device", "where the reference model's parameters are between uses: device or host", choices=("device", "host")
     )
     offline_prompts: int = setting(
-        0, "questions that RFT and DPO sample beforehand, drawn evenly over `data`; 0 for all", least=0
+        0, "questions that RFT and DPO sample from, drawn evenly over `data`; 0 for all", ge=0
     )
     eval_data: tuple[str, ...] = setting((), "data sets evaluated greedily every `eval_every` steps")
-    eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", least=0)
+    eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", ge=0)
     allow_overlap: bool = setting(
         False, "questions of `eval_data` that are trained on are counted, not refused", changes_result=False
     )
@@ -119,9 +115,9 @@ class RLSettings(TrainingSettings):
             raise UserError(
                 f"algorithm is {type(self.algorithm).__name__}; method={self.method} needs {method.algorithm.__name__}."
             )
-        if self.reward and method.data != "policy" and self.reward != method.reward:
+        if self.reward and method.completions != "policy" and self.reward != method.reward:
             raise UserError(f"reward is {self.reward}, which method={self.method} cannot take; leave it empty.")
-        for field in dataclasses.fields(self) if method.data != "policy" else ():
+        for field in dataclasses.fields(self) if method.completions != "policy" else ():
             value = getattr(self, field.name)
             if field.name in ROLLOUT_FIELDS and value != field.default:
                 raise UserError(
@@ -137,7 +133,7 @@ class RLSettings(TrainingSettings):
             raise UserError("retrain is missing; method=grpo_iterative trains the reward model further with it.")
         if self.steps % self.rounds or self.steps // self.rounds % self.num_updates:
             raise UserError(
-                f"steps is {self.steps}, which does not divide into rounds={self.rounds} of whole rollouts of "
+                f"steps is {self.steps}, which is not divisible into rounds={self.rounds} of whole rollouts of "
                 f"num_updates={self.num_updates} steps; change one of them."
             )
 
@@ -167,6 +163,6 @@ class RLSettings(TrainingSettings):
         return self.prompts_per_step * self.group_size
 
     @property
-    def slots(self) -> int:
+    def num_decode_slots(self) -> int:
         """Completions that are decoded at a time."""
         return self.decode_slots or self.samples_per_step

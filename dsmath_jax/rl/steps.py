@@ -11,7 +11,7 @@ from jaxtyping import Int
 from dsmath_jax.data.tokenizer import Tokenizer
 
 
-def cuts(text: str, delimiter: str) -> list[int]:
+def step_offsets(text: str, delimiter: str) -> list[int]:
     """Returns the character offsets at which the steps of a text end, except for the last step.
 
     A step is a part of the text between delimiters that is not only white space, with the delimiter after it. Blank
@@ -41,13 +41,13 @@ def step_ends(tokens: Sequence[int], tokenizer: Tokenizer, delimiter: str = "\n"
         return np.zeros(0, np.int64)
     ids, last = list(tokens), len(tokens) - 1
     text = tokenizer.decode(ids)
-    # First guess, for speed: tokens that contain the end of a delimiter.
+    # First, for speed, only tokens that contain the end of a delimiter.
     likely = {token for token in set(ids) if delimiter[-1] in tokenizer.decode([token])}
     candidates = (i for i, token in enumerate(ids) if token in likely)
     ends = [0]
-    for cut in cuts(text, delimiter):
+    for offset in step_offsets(text, delimiter):
         # Prefixes are decoded, not single tokens: characters and delimiters may span tokens.
-        complete = functools.partial(_starts_with, ids, tokenizer, text[:cut])
+        complete = functools.partial(_starts_with, ids, tokenizer, text[:offset])
         guess = next((i for i in candidates if complete(i)), last)
         ends.append(bisect.bisect_left(range(guess), True, lo=ends[-1], key=complete) if complete(guess - 1) else guess)
     return np.unique(np.array([*ends[1:], last], np.int64))

@@ -15,8 +15,8 @@ from dsmath_jax.data import chat as chats
 from dsmath_jax.data import overlap
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record, check_answers
-from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample, subsample
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, Params
 from dsmath_jax.rl import offline
@@ -34,12 +34,12 @@ from dsmath_jax.rl.rollout_batch import (
     examples_to_log,
     gather_token_values,
     grade_by_rules,
-    loss_rows,
     pack_rollout,
     rollout_metrics,
+    rows_with_loss,
 )
-from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, check_context, generate_rollout, load_prompts, short_prompts
-from dsmath_jax.rl.scoring import ReferenceModel, TokenScorer
+from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, check_context, filter_prompts, generate_rollout, load_prompts
+from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.settings import check_choice
@@ -58,7 +58,7 @@ Evaluate = Callable[[Params], dict[str, float]]
 
 
 class Context(NamedTuple):
-    """Everything that a run of the stage shares; `model` is the policy's decoder without parameters."""
+    """The shared state of a run of the stage; `model` is the policy's decoder without parameters."""
 
     settings: RLSettings
     folder: Path  # of the stage
@@ -70,35 +70,35 @@ class Context(NamedTuple):
     prompts: Prompts
     retrain_records: list[Record]  # the questions that the reward model is retrained on between rounds
     sampler: Sampler
-    policy_logprobs: TokenScorer
+    policy_logprobs: MicroBatchedForward
 
     def with_params(self, params: Params) -> LanguageModel:
         """Returns the policy's model with these parameters."""
         return LanguageModel(self.model, params, self.chat, self.layout)
 
-    def read_start(self) -> Params:
-        """Reads the initial parameters of the policy; at each call, since updates donate them."""
+    def read_initial_params(self) -> Params:
+        """Reads the initial parameters of the policy again at each call, since updates donate them."""
         return read_params(self.workdir / self.settings.init, self.model.config, self.layout)
 
 
 def check(
     settings: RLSettings, read: Callable[[str], Sequence[Record]], chat: Chat | None,
-    start: ModelConfig | None, trained_on: Mapping[str, overlap.Questions], layout: Layout, seed: int,
+    initial_config: ModelConfig | None, trained_on: Mapping[str, overlap.Questions], layout: Layout, seed: int,
 ) -> None:  # fmt: skip
     """Raises a `UserError` where `run` would, as far as that is known before the run.
 
     Args:
       settings: of the stage.
-      read: returns the records of a data set by name, none where the run has yet to make them.
+      read: returns the records of a data set by name, none if the run has yet to generate them.
       chat: None where the tokenizer has yet to be trained.
-      start: config of the initial policy, None where it is not known yet.
+      initial_config: config of the initial policy, None where it is not known yet.
       trained_on: what this stage and those before it train on, as for `overlap.find`.
       layout: where the model is trained.
-      seed: of the generate_rollout.
+      seed: of the rollouts.
     """
     method, retrain = METHODS[settings.method], settings.retrain
-    loops.check(settings, settings.samples_per_step // (2 if method.data == "pairs" else 1), layout)
-    if method.data == "policy":
+    loops.check(settings, settings.samples_per_step // (2 if method.completions == "pairs" else 1), layout)
+    if method.completions == "policy":
         RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers)
     if retrain and settings.reward_stage:
         check_choice("rl.retrain.kind", retrain.kind, KINDS[settings.reward_stage])
@@ -106,28 +106,28 @@ def check(
     sets: Sequence[Sequence[Record]] = [read(name) for name in settings.data]
     for name in settings.retrain_data:
         read(name)
-    held_out = sample_evenly([read(name) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED)
+    held_out = subsample([read(name) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED)
     check_answers(held_out)
     if held_out and not settings.allow_overlap:
         overlap.check("rl.eval_data", held_out, overlap.find(held_out, trained_on), allow=False)
-    if start and any(sets) and chat:
-        prompts = short_prompts(settings, sets, chat, start.max_position_embeddings)
+    if initial_config and any(sets) and chat:
+        prompts = filter_prompts(settings, sets, chat, initial_config.max_position_embeddings)
         sets = prompts.sets
-        if method.data == "solutions":
+        if method.completions == "solutions":
             offline.solution_rows(prompts.records, chat, settings.max_new_tokens)
-    elif start:
-        check_context(1 + settings.max_new_tokens, start.max_position_embeddings)
-    if method.data in ("correct", "pairs"):
-        check_answers(sample_evenly(sets, settings.offline_prompts, seed))
+    elif initial_config:
+        check_context(1 + settings.max_new_tokens, initial_config.max_position_embeddings)
+    if method.completions in ("correct", "pairs"):
+        check_answers(subsample(sets, settings.offline_prompts, seed))
     if settings.reward_source == "rule" and "correct" in dict(settings.reward_fns):
         check_answers(record for records in sets for record in records)
 
 
-def why_not_longer(settings: RLSettings, folder: Path, steps: int) -> str:
+def why_not_extendable(settings: RLSettings, folder: Path, steps: int) -> str:
     """Returns why a run of `steps` steps cannot be extended to `settings.steps`, "" if it can."""
     if settings.rounds > 1:
-        return f"its rounds={settings.rounds} would end at other steps"
-    return loops.why_not_longer(folder, settings, steps)
+        return f"its rounds={settings.rounds} would end at different steps"
+    return loops.why_not_extendable(folder, settings, steps)
 
 
 def run(
@@ -142,19 +142,19 @@ def run(
     Raises:
       UserError: the settings do not fit the data or the model, or a model or a record is missing.
     """
-    chat = chats.read(chats.Source(workdir / "tokenizer", chat_settings))
+    chat = chats.read(chats.ChatSource(workdir / "tokenizer", chat_settings))
     for stage in filter(None, (settings.init, settings.reward_stage)):
         chats.check_same(chat, workdir / stage)
     model = read_model(workdir / settings.init, layout)
     prompts = load_prompts(settings, data_dir, chat, model.config.max_position_embeddings)
     retrain_count = settings.retrain.problems if settings.retrain else 0
-    retrain_records = load_evenly(settings.retrain_data, data_dir, retrain_count, seed)
-    eval_records = load_evenly(settings.eval_data, data_dir, settings.eval_problems, EVALUATION_SEED)
+    retrain_records = load_subsample(settings.retrain_data, data_dir, retrain_count, seed)
+    eval_records = load_subsample(settings.eval_data, data_dir, settings.eval_problems, EVALUATION_SEED)
     num_overlapping = check_overlap(settings, workdir, data_dir, eval_records) if eval_records else 0
     sampler = Sampler(
-        model, layout, chat.tokenizer.stop_ids, settings.max_new_tokens, settings.slots, settings.cache_dtype
+        model, layout, chat.tokenizer.stop_ids, settings.max_new_tokens, settings.num_decode_slots, settings.cache_dtype
     )  # fmt: skip
-    logprobs = TokenScorer(
+    logprobs = MicroBatchedForward(
         lambda params, batch: batch_logprobs(model, params, batch, settings.temperature)[0],
         layout, settings.grad_accum_steps,
     )  # fmt: skip
@@ -164,7 +164,7 @@ def run(
     limits = settings.reward_seconds, settings.reward_workers
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
         evaluate = greedy_accuracy(ctx, eval_records, correct) if eval_records else None
-        if METHODS[settings.method].data == "policy":
+        if METHODS[settings.method].completions == "policy":
             with RewardFunctions(settings.reward_fns, *limits) as reward_fns:
                 train_online(ctx, reward_fns, evaluate)
         else:
@@ -178,13 +178,13 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
 
     # --- setup: the train state and the train step ---
     optimizer = make_optimizer(settings)
-    params = algorithm.initial_params(ctx.read_start, ctx.model.config.hidden_size)
+    params = algorithm.initial_params(ctx.read_initial_params, ctx.model.config.hidden_size)
     state = state_from_params(params, optimizer, ctx.layout)
     del params
     train_step = make_train_step(algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps)
-    values = TokenScorer(functools.partial(token_scores, ctx.model), ctx.layout, settings.grad_accum_steps)
+    values = MicroBatchedForward(functools.partial(token_scores, ctx.model), ctx.layout, settings.grad_accum_steps)
     steps_per_round = settings.steps // settings.rounds
-    read_reference, reward_folder = ctx.read_start, ctx.workdir / (settings.reward_stage or "")
+    read_reference, reward_folder = ctx.read_initial_params, ctx.workdir / (settings.reward_stage or "")
 
     for round_number in range(1, settings.rounds + 1):
         # --- new round: the policy becomes the reference, and the reward model is retrained on its samples ---
@@ -193,7 +193,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
             read_reference = functools.partial(read_params, policy_folder, ctx.model.config, ctx.layout)
             reward_folder = retrain_reward_model(ctx, round_number - 1, reward_folder)
         end_of_round = folder / "rounds" / str(round_number) / "params"
-        if round_number < settings.rounds and not checkpoint.damage(end_of_round):
+        if round_number < settings.rounds and not checkpoint.why_invalid(end_of_round):
             continue
         reference = ReferenceModel(read_reference(), settings.reference) if algorithm.needs_reference else None
         reward_model = read_reward_model(ctx, reward_folder) if settings.reward_stage else None
@@ -217,12 +217,12 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                     )
                     loop.lap("sample_seconds")
 
-                    # --- rewards: by rules, or of outcomes or steps by a reward model ---
+                    # --- rewards: by rules, or a reward model's scores of outcomes or steps ---
                     rule_rewards_PG, errors = grade_by_rules(reward_fns, rollout)
                     scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.chat.tokenizer)
 
                     # --- log-probabilities of old policy and reference model, values ---
-                    batch = pack_rollout(rollout, ctx.prompts.longest, ctx.layout)
+                    batch = pack_rollout(rollout, ctx.prompts.max_length, ctx.layout)
                     mask = batch["loss_weights"]
                     if settings.old_logprobs == "sampler":
                         batch["old_logprobs"] = batch["sampler_logprobs"]
@@ -237,7 +237,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                     scored = gather_token_values(rollout, scores_PG, batch, settings.group_size)
                     advantages_PG = algorithm.advantages(scored)
                     batch |= advantage_fields(rollout, advantages_PG, batch)
-                    batch["loss_weights"] = mask * loss_rows(settings, rollout, advantages_PG, scores_PG)[:, None]
+                    batch["loss_weights"] = mask * rows_with_loss(settings, rollout, advantages_PG, scores_PG)[:, None]
 
                     metrics = rollout_metrics(rollout, batch, scores_PG, rule_rewards_PG, settings.group_size)
                     samples = examples_to_log(rollout, scores_PG, settings.group_size)
@@ -246,7 +246,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
 
                 # --- update: one of mu optimizer steps on the rollout ---
                 batch, metrics = rollouts.read(step)
-                loop.update(train_step, ctx.layout.share(batch), metrics)
+                loop.update(train_step, ctx.layout.take_my_rows(batch), metrics)
 
             if evaluate and round_number == settings.rounds:
                 loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))
@@ -263,23 +263,23 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
 
     # --- data: solutions, correct samples of the initial model, or pairs of a correct and an incorrect one ---
     batches: Callable[[int], HostBatch]
-    if METHODS[settings.method].data == "solutions":
+    if METHODS[settings.method].completions == "solutions":
         rows = offline.solution_rows(prompts.records, ctx.chat, settings.max_new_tokens)
         batches = offline.likelihood_batches(settings, rows, 1.0, ctx.seed, ctx.layout)
-    elif METHODS[settings.method].data == "correct":
+    elif METHODS[settings.method].completions == "correct":
         assert isinstance(algorithm, Likelihood)
-        rows, share = offline.correct_rows(samples_of_start(ctx))
+        rows, share = offline.correct_rows(initial_policy_samples(ctx))
         weight = 1.0 if algorithm.normalize_by_correct else share
         batches = offline.likelihood_batches(settings, rows, weight, ctx.seed, ctx.layout)
     else:
-        pairs = offline.pair_rows(samples_of_start(ctx))
-        reference = ReferenceModel(ctx.read_start(), settings.reference)
+        pairs = offline.pair_rows(initial_policy_samples(ctx))
+        reference = ReferenceModel(ctx.read_initial_params(), settings.reference)
         logprobs = lambda batch: ctx.policy_logprobs(reference.params, batch)  # noqa: E731
         batches = offline.pair_batches(settings, pairs, ctx.seed, ctx.layout, logprobs)
 
     # --- setup: after sampling, since both may not fit into memory ---
     optimizer = make_optimizer(settings)
-    state = state_from_params(ctx.read_start(), optimizer, ctx.layout)
+    state = state_from_params(ctx.read_initial_params(), optimizer, ctx.layout)
     train_step = make_train_step(algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps)
 
     with TrainLoop(ctx.folder, settings, ctx.layout, state) as loop:
@@ -292,7 +292,7 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
     checkpoint.save(ctx.folder / "params", loop.state.params)
 
 
-# --- evaluation, and the start of a method or a round ---
+# --- evaluation, initial samples, reward models ---
 
 
 def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: Sequence[Record]) -> int | None:
@@ -330,16 +330,16 @@ def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunc
     return evaluate
 
 
-def samples_of_start(ctx: Context) -> Path:
-    """Returns the file of graded samples of the initial policy, after making it if it is missing."""
+def initial_policy_samples(ctx: Context) -> Path:
+    """Returns the file of graded samples of the initial policy; generates it if it is missing."""
     settings, path = ctx.settings, ctx.folder / "samples_of_init.jsonl"
     if not path.is_file():
-        records = sample_evenly(ctx.prompts.sets, settings.offline_prompts, ctx.seed)
+        records = subsample(ctx.prompts.sets, settings.offline_prompts, ctx.seed)
         samples = SamplesSettings(
             data=settings.data, kind="pointwise", problems=len(records), samples=settings.group_size,
-            max_new_tokens=settings.max_new_tokens, decode_slots=settings.slots,
+            max_new_tokens=settings.max_new_tokens, decode_slots=settings.num_decode_slots,
         )  # fmt: skip
-        write_rows(path, samples, ctx.with_params(ctx.read_start()), records, ctx.seed)
+        write_rows(path, samples, ctx.with_params(ctx.read_initial_params()), records, ctx.seed)
     return path
 
 
@@ -356,14 +356,14 @@ def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
     """Returns the `(prompts, completions, ends) -> scores` of the reward model in a folder."""
     settings, reward_model = ctx.settings, read(folder, ctx.layout)
     rows = settings.samples_per_step // settings.grad_accum_steps
-    score = scorer(reward_model.model, ctx.layout, ctx.prompts.longest, rows)
+    score = scorer(reward_model.model, ctx.layout, ctx.prompts.max_length, rows)
     return functools.partial(score, reward_model.params)
 
 
 def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
     """Retrains a folder's reward model on the policy's samples after a round; returns the folder of the new one.
 
-    Its files are complete or missing: a resumed run makes those that are missing.
+    Its files are complete or missing: a resumed run writes those that are missing.
     """
     settings, rounds = ctx.settings.retrain, ctx.folder / "rounds"
     assert settings is not None

@@ -1,9 +1,9 @@
 """The compiled part of the sampler: prefill of prompts, and chunks of decode steps over slots.
 
-Axis letters: see `llama.py`. There are P prompt slots, each with the same number of decode slots, R in all,
-prompt-major. The KV cache of a decode slot is a ring of S positions, and all slots write at the same position of it;
-keys carry their rotary position, so the ring position means nothing, and the `num_generated` last written entries are
-the slot's own.
+Axis letters: see `llama.py`; Z prompt positions, C decode steps of a chunk, p prompts of a prefill. There are P prompt
+slots, each with the same number of decode slots, R in all, prompt-major. The KV cache of a decode slot is a ring of S
+positions; all slots write at the same position. Keys are rotated before they are stored, so their order in the ring
+does not matter. The `num_generated` entries written last are the slot's own.
 """
 
 import functools
@@ -16,26 +16,26 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import PREFILLED, Block, Cache, Llama, Prefix, RMSNorm, head
+from dsmath_jax.models.llama import PREFILLED, Block, Cache, Llama, Prefix, RMSNorm, lm_head
 from dsmath_jax.sampling.token_sampling import HostArray, SampledTokens, SamplingArrays, SamplingMode, sample_tokens
 from dsmath_jax.sharding import Layout, path_name
 
-KeysValues = tuple[Array, Array]
+LayerKV = tuple[Array, Array]
 
 
 class DecodeState(NamedTuple):
-    """The state on the devices between chunks; donated to each."""
+    """The state on the devices between chunks, which each chunk donates."""
 
-    cache: tuple[KeysValues, ...]  # of each layer [R,K,S,H]
-    prefix: tuple[KeysValues, ...]  # of each layer [P,K,Z,H]: the prompts'
+    cache: tuple[LayerKV, ...]  # by layer, [R,K,S,H]: of completions
+    prefix: tuple[LayerKV, ...]  # by layer, [P,K,Z,H]: of prompts
     prompt_logits: Float[Array, "P V"]  # after each prompt
     logits: Float[Array, "R V"]  # after each slot's last token
 
 
 class Slots(NamedTuple):
-    """The host's state of the slots, the same on every process."""
+    """The state of the slots on the host, the same on every process."""
 
-    num_generated: Int[HostArray, " R"]  # tokens of the slot's completion so far; 0 starts from its prompt
+    num_generated: Int[HostArray, " R"]  # tokens of the slot's completion so far; at 0 it starts from its prompt
     prompt_ids: Int[HostArray, " R"]
     samples: Int[HostArray, " R"]
     idle: Bool[HostArray, " R"]
@@ -51,9 +51,9 @@ class ChunkPlan(NamedTuple):
 
 
 class DecodeOutput(NamedTuple):
-    """The tokens of a chunk: N rows, of which the first `num_steps` are filled."""
+    """The tokens of a chunk: C rows, of which the first `num_steps` are filled."""
 
-    sampled: SampledTokens  # of [N,R]
+    sampled: SampledTokens  # [C,R]
     num_steps: Int[Array, ""]
 
 
@@ -62,10 +62,10 @@ class Engine:
 
     Args:
       model: the decoder, built for `layout`.
-      layout: slots are split over its replica and fsdp axes where they divide, heads over tensor.
+      layout: slots are split over its replica and fsdp axes if divisible, heads over tensor.
       stop_ids: tokens that end a completion.
       max_new_tokens: its length limit.
-      chunk: N, the maximum number of decode steps of a chunk.
+      chunk: C, the maximum number of decode steps of a chunk.
       cache_dtype: of keys and values; "" for the model's compute dtype.
     """
 
@@ -85,7 +85,7 @@ class Engine:
         self.resize = jax.jit(self._resize, static_argnums=2)
         self._decode_params = jax.jit(functools.partial(decode_params, config=model.config))
 
-    def put(self, params: Any) -> Any:
+    def prepare_params(self, params: Any) -> Any:
         """Returns parameters in the decode layout, from any layout on the same devices."""
         params = self._decode_params(params)
         return jax.device_put(params, decode_shardings(params, self.layout))
@@ -94,7 +94,7 @@ class Engine:
         """Returns the state without any prompts."""
         c = self.model.config
 
-        def zeros(rows: int, positions: int) -> tuple[KeysValues, ...]:
+        def zeros(rows: int, positions: int) -> tuple[LayerKV, ...]:
             shape = (rows, c.num_key_value_heads, positions, c.head_dim)
             x = self._constrain(jnp.zeros(shape, self._cache_dtype), "BK..")
             return ((x, x),) * c.num_hidden_layers
@@ -136,7 +136,7 @@ class Engine:
         self, params: Any, state: DecodeState, slots: Slots, plan: ChunkPlan, key: Array, sampling: SamplingArrays, *,
         mode: SamplingMode,
     ) -> tuple[DecodeState, DecodeOutput]:  # fmt: skip
-        """Generates up to `plan.max_steps` tokens in each slot; those of idle slots are garbage."""
+        """Generates up to `plan.max_steps` tokens in each slot; tokens of idle slots are undefined."""
         rows, slots_per_prompt = len(slots.num_generated), len(slots.num_generated) // len(slots.prompt_lengths)
         cache_length, prompt_length = state.cache[0][0].shape[2], state.prefix[0][0].shape[2]
         ring = jnp.arange(cache_length)
@@ -157,8 +157,8 @@ class Engine:
             cache, logits, num_generated, idle, output = carry
             sampled = sample_tokens(logits, jax.vmap(jax.random.fold_in)(keys, num_generated), sampling, mode)
             position = (plan.position + output.num_steps) % cache_length
-            distances = jnp.where(ring > position, position + cache_length, position) - ring
-            mask = (distances <= num_generated[:, None])[:, None]
+            ages = jnp.where(ring > position, position + cache_length, position) - ring  # steps since each was written
+            mask = (ages <= num_generated[:, None])[:, None]
             x = self._embed(params, sampled.tokens[:, None])
             positions, segment_ids = (prompt_lengths + num_generated)[:, None], jnp.ones((rows, 1), jnp.int32)
             new_cache = []
@@ -179,7 +179,7 @@ class Engine:
         output = jax.lax.with_sharding_constraint(output, self.layout.replicated)
         return state._replace(cache=cache, logits=logits), output
 
-    def _resize(self, cache: tuple[KeysValues, ...], position: Array, length: int) -> tuple[KeysValues, ...]:
+    def _resize(self, cache: tuple[LayerKV, ...], position: Array, length: int) -> tuple[LayerKV, ...]:
         """Returns rings of `length` positions with the last written entries, in order from position 0 on."""
         old_length = cache[0][0].shape[2]
         count = min(old_length, length)
@@ -211,7 +211,7 @@ def decode_params(params: Any, config: ModelConfig) -> Any:
             for i in range(config.num_hidden_layers)
         ),
         "final_norm": params["final_norm"],
-        "output": head(params, config),
+        "output": lm_head(params, config),
     }
 
 

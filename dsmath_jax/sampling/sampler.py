@@ -1,7 +1,7 @@
 """In-process sampling with continuous batching: one prefill per prompt, shared by its samples; slots are refilled.
 
 The random numbers of a completion come from the key `fold_in(seed, step, prompt id, sample)` and the position of the
-token, so a completion does not depend on its slot or its batch. All processes have all tokens, and schedule alike.
+token, so a completion does not depend on its slot or batch. Every process has all tokens and runs the same schedule.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from dsmath_jax.settings import INT32
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
-CHUNK = 16  # the maximum number of decode steps before control returns to the host
+CHUNK = 16  # maximum number of decode steps before control returns to the host
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class SamplingParams:
     Attributes:
       samples: completions per prompt (the group size G).
       temperature: divides the logits; 0 is greedy.
-      top_k: sample from the k likeliest tokens; 0 for all.
-      top_p: sample from the likeliest tokens that together have this probability.
+      top_k: sample from the k most likely tokens; 0 for all.
+      top_p: sample from the most likely tokens that together have this probability.
       seed: seed of the random keys.
       stop_strings: a completion ends with the token that completes one of these.
 
@@ -53,7 +53,7 @@ class SamplingParams:
             ("samples", self.samples >= 1, "1 or more"),
             ("temperature", self.temperature >= 0, "0 (greedy) or more"),
             ("top_k", self.top_k >= 0, "0 (no limit) or more"),
-            ("top_p", 0 < self.top_p <= 1, "a share above 0, at most 1"),
+            ("top_p", 0 < self.top_p <= 1, "a number above 0, at most 1"),
             ("seed", 0 <= self.seed <= INT32, f"a number between 0 and {INT32:,}"),
         ):
             if not valid:
@@ -68,7 +68,7 @@ class Sampler:
       layout: slots are split over its replica and fsdp axes, heads over tensor; the model is built for it.
       stop_ids: a completion ends with the first of these.
       max_new_tokens: the length limit M.
-      decode_slots: completions that are decoded at a time.
+      decode_slots: number of completions decoded at a time.
       cache_dtype: of the KV cache; "" for the model's compute dtype.
       chunk: the maximum number of decode steps before control returns to the host.
     """
@@ -104,7 +104,7 @@ class Sampler:
         Args:
           params: the model's parameters, in any layout on the mesh's devices.
           prompts: token ids, none empty, each shorter than the model's context (`max_position_embeddings`). A
-            completion ends where it fills the context, with "length": the model knows no positions beyond.
+            completion ends where it fills the context, with "length": the model has no later positions.
           sampling: the sampling parameters.
           step: folded into the random keys, with the seed, the prompt's id and the sample's number.
           prompt_ids: stable ids of the prompts; by default their indices.
@@ -148,7 +148,7 @@ class Sampler:
     ) -> Iterator[list[Completion]]:  # fmt: skip
         engine, lengths = self.engine, cache_lengths(self._max_new)
         cache_length, position = lengths[0], 0
-        params = engine.put(params)
+        params = engine.prepare_params(params)
         state = engine.empty_state(scheduler.prompt_slots, scheduler.slots_per_prompt, prompt_length, cache_length)
         while scheduler.unfinished:
             for batch in scheduler.admit():

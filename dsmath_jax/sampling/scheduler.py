@@ -1,4 +1,4 @@
-"""Schedules samples to slots: the host's side of continuous batching, without any device arrays.
+"""Assigns samples to slots: the host side of continuous batching, without device arrays.
 
 A prompt slot holds one prompt and has a group of decode slots. A decode slot whose sample has ended takes the next
 waiting sample of its prompt slot; a prompt slot without waiting samples takes the next prompt or, when there is none,
@@ -15,15 +15,15 @@ from dsmath_jax.sampling.completions import Completion, FinishReason
 from dsmath_jax.sampling.engine import Slots
 from dsmath_jax.sampling.stopping import StoppingCriteria
 
-MIN_SLOTS_PER_PROMPT = 4  # where there are as many samples: they share what is read of their prompt
-REFILL_DIVISOR = 8  # prompts are prefilled when an eighth of the prompt slots are free: cheaper for several at once
+MIN_SLOTS_PER_PROMPT = 4  # if a prompt has as many samples: they share the reads of its KV cache
+REFILL_DIVISOR = 8  # an eighth of the prompt slots must be free before a prefill: several prompts at once are cheaper
 MAX_PREFILL_TOKENS = 32_768  # of all prompt slots at once
 MIN_BUCKET = 32  # tokens: shorter prompts are padded to it
 MIN_CACHE_LENGTH = 64  # positions
 
 
 def bucket_length(length: int) -> int:
-    """Returns the smallest of 32, 48, 64, 96, 128, 192, ... that is at least `length`: few shapes are compiled."""
+    """Rounds a length up to 32, 48, 64, 96, 128, 192, ..., so that few shapes are compiled."""
     power = max(MIN_BUCKET, 1 << (length - 1).bit_length())
     middle = 3 * power // 4
     return middle if MIN_BUCKET < length <= middle else power
@@ -38,24 +38,24 @@ def cache_lengths(max_new_tokens: int) -> list[int]:
 
 
 def next_cache_length(lengths: Sequence[int], current: int, needed: int) -> int:
-    """Returns the length that the cache should get: shorter than it is only where that lasts for a while."""
-    least = next(length for length in lengths if length >= needed)
-    return least if least > current or 4 * needed <= 3 * least else current
+    """Returns the length to resize the cache to; it shrinks only if the shorter one suffices for a while."""
+    smallest = next(length for length in lengths if length >= needed)
+    return smallest if smallest > current or 4 * needed <= 3 * smallest else current
 
 
 def slot_shape(decode_slots: int, prompts: int, samples: int, shards: int) -> tuple[int, int]:
-    """Returns the number of prompt slots and of decode slots of each.
+    """Returns the number of prompt slots, and of decode slots for each.
 
-    There are as many prompt slots as prompts, rounded up to a power of two, if the decode slots suffice: so all numbers
-    of prompts share a few shapes, each compiled once. Prompt slots divide by the mesh's batch shards where that takes
-    no more than `decode_slots`.
+    There are as many prompt slots as prompts, rounded up to a power of two, if the decode slots suffice: few shapes are
+    compiled, whatever the number of prompts. Prompt slots are rounded up to a multiple of the mesh's batch
+    shards if `decode_slots` suffices.
     """
     wanted = 1 << (prompts - 1).bit_length()
     fewer = min(samples, max(MIN_SLOTS_PER_PROMPT, decode_slots // wanted), decode_slots)
     each = samples if prompts * samples <= decode_slots else fewer
     prompt_slots = min(wanted, max(1, decode_slots // each))
-    even = -(-prompt_slots // shards) * shards
-    return (even if even * each <= max(decode_slots, prompt_slots * each) else prompt_slots), each
+    rounded = -(-prompt_slots // shards) * shards
+    return (rounded if rounded * each <= max(decode_slots, prompt_slots * each) else prompt_slots), each
 
 
 class PrefillBatch(NamedTuple):
@@ -66,7 +66,7 @@ class PrefillBatch(NamedTuple):
     prompt_slots: np.ndarray  # [p] int32; out of range where a row has no prompt
 
 
-class _Partial(NamedTuple):
+class _PartialCompletion(NamedTuple):
     """A completion that is being decoded."""
 
     prompt: int
@@ -98,8 +98,8 @@ class Scheduler:
         self._queue = deque(range(len(prompts)))
         self._prompt_in = [0] * prompt_slots
         self._waiting: list[deque[int]] = [deque() for _ in range(prompt_slots)]
-        self._decoding: list[_Partial | None] = [None] * (prompt_slots * slots_per_prompt)
-        self._started = False  # before the first `assign` all samples wait, those of which a slot will be free too
+        self._decoding: list[_PartialCompletion | None] = [None] * (prompt_slots * slots_per_prompt)
+        self._started = False  # before the first `assign`, `_waiting` has even the samples whose slots are free
         self._completed: dict[int, list[Completion]] = {}
         self._num_returned = 0  # prompts
 
@@ -109,29 +109,29 @@ class Scheduler:
         return self._num_returned < len(self._prompts)
 
     def admit(self) -> list[PrefillBatch]:
-        """Assigns prompts to free prompt slots, if enough are free; returns the prefills that this takes."""
-        free = [slot for slot in range(self.prompt_slots) if not self._waiting[slot] and not self._busy(slot)]
-        few = max(1, self.prompt_slots // REFILL_DIVISOR)
-        if len(free) < min(few, len(self._queue)):
+        """Assigns prompts to free prompt slots, if enough are free; returns the batches to prefill."""
+        free = [slot for slot in range(self.prompt_slots) if not self._waiting[slot] and not self._is_decoding(slot)]
+        refill_size = max(1, self.prompt_slots // REFILL_DIVISOR)
+        if len(free) < min(refill_size, len(self._queue)):
             return []
         admitted = []
         for slot in free:
-            work = self._next_work()
-            if work is None:
+            assigned = self._next_prompt()
+            if assigned is None:
                 break
-            self._prompt_in[slot], self._waiting[slot] = work
+            self._prompt_in[slot], self._waiting[slot] = assigned
             admitted.append(slot)
         length = bucket_length(max(map(len, self._prompts)))
         all_at_once = 2 * len(admitted) > self.prompt_slots and self.prompt_slots * length <= MAX_PREFILL_TOKENS
-        size = self.prompt_slots if all_at_once else few
+        size = self.prompt_slots if all_at_once else refill_size
         return [self._prefill_batch(admitted[i : i + size], size) for i in range(0, len(admitted), size)]
 
-    def _busy(self, slot: int) -> bool:
+    def _is_decoding(self, slot: int) -> bool:
         n = self.slots_per_prompt
         return any(partial is not None for partial in self._decoding[slot * n : (slot + 1) * n])
 
-    def _next_work(self) -> tuple[int, deque[int]] | None:
-        """Returns a prompt and its samples to decode: the next one, or half of the most that wait in another slot."""
+    def _next_prompt(self) -> tuple[int, deque[int]] | None:
+        """Returns the next prompt and its samples, or the fullest slot's prompt and half of its waiting samples."""
         if self._queue:
             return self._queue.popleft(), deque(range(self._samples))
         if not self._started:
@@ -159,8 +159,10 @@ class Scheduler:
         for row in range(len(self._decoding)):
             slot = row // self.slots_per_prompt
             if self._decoding[row] is None and self._waiting[slot]:
-                self._decoding[row] = _Partial(self._prompt_in[slot], self._waiting[slot].popleft(), [], [], [])
-        partials = [partial or _Partial(0, 0, [], [], []) for partial in self._decoding]
+                self._decoding[row] = _PartialCompletion(
+                    self._prompt_in[slot], self._waiting[slot].popleft(), [], [], []
+                )
+        partials = [partial or _PartialCompletion(0, 0, [], [], []) for partial in self._decoding]
         return Slots(
             np.array([len(partial.tokens) for partial in partials], np.int32),
             np.array([self._ids[partial.prompt] for partial in partials], np.int32),
@@ -171,7 +173,7 @@ class Scheduler:
 
     @property
     def refill_threshold(self) -> int:
-        """How many slots may be idle before the chunk stops for a refill: all of them when nothing waits."""
+        """The number of idle slots at which a chunk stops for a refill: all of them when nothing waits."""
         slots = len(self._decoding)
         if not self._queue and not any(self._waiting):
             return slots

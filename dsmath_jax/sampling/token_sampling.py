@@ -23,7 +23,7 @@ class SamplingArrays(NamedTuple):
 
 
 class SamplingMode(NamedTuple):
-    """Static sampling parameters: each combination is a program of its own."""
+    """Static sampling parameters: each combination is compiled separately."""
 
     greedy: bool
     top_k: bool
@@ -43,7 +43,7 @@ def sample_tokens(
 ) -> SampledTokens:
     """Samples one token per row.
 
-    Top-k keeps the k likeliest tokens, then top-p the likeliest of these that together have at least the share p of
+    Top-k keeps the k most likely tokens, then top-p the most likely of these that together have at least the share p of
     their probability. Tokens that tie with the last one are kept too, so that the order of ids decides nothing.
 
     Args:

@@ -9,9 +9,9 @@ from dsmath_jax.settings import Settings, setting
 class ToySettings(Settings):
     """The word problems and the synthetic web that are generated if `data_dir` is "toy"."""
 
-    problems: dict[str, int] = setting({"train": 600, "rl": 4000, "test": 300}, "problems in each split", least=0)
+    problems: dict[str, int] = setting({"train": 600, "rl": 4000, "test": 300}, "problems in each split", ge=0)
     steps: tuple[int, ...] = setting(
-        (1, 2, 3), "numbers of arithmetic steps that a problem may have", least=1, filled=True
+        (1, 2, 3), "numbers of arithmetic steps that a problem may have", ge=1, nonempty=True
     )
-    largest: int = setting(15, "largest number in a problem or its solution", least=4)
-    pages: int = setting(800, "HTML pages of the web, duplicates included", least=1)
+    largest: int = setting(15, "largest number in a problem or its solution", ge=4)
+    pages: int = setting(800, "HTML pages of the web, duplicates included", ge=1)

@@ -1,9 +1,9 @@
-"""Checkpoints: written by Orbax, verified by hashes of their files. The only module that imports Orbax.
+"""Saves and restores checkpoints with Orbax, and verifies them by hashes of their files.
 
 A tree is stored as a flat dict of `path -> array`. Orbax renames `<folder>/` to its final name when it is complete;
 `<folder>.sha256.json`, written after that, has the hash of every file: Orbax restores a file with a flipped byte
 without complaint, so a checkpoint is valid only if these match. All processes of a run must call every function here,
-on the same folder; each hashes its part of the files.
+on the same folder; each hashes its share of the files. No other module imports Orbax.
 """
 
 import logging
@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from dsmath_jax.sharding import abstract, barrier, from_first, path_name
+from dsmath_jax.sharding import abstract, barrier, broadcast_json, path_name
 from dsmath_jax.workdir import UserError, hash_file, read_json, remove, write_json
 
 KEEP_CHECKPOINTS = 2
@@ -30,7 +30,7 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def hashes_path(folder: Path, part: str = "") -> Path:
-    """Returns the path of the hashes of a checkpoint's files (`part`: of one process's part of them)."""
+    """Returns the path of the hashes of a checkpoint's files (`part`: of those that one process hashes)."""
     return folder.with_name(f"{folder.name}.sha256{part}.json")
 
 
@@ -55,7 +55,7 @@ def _global_min(value: int) -> int:
     return int(np.min(multihost_utils.process_allgather(np.int32(value)))) if jax.process_count() > 1 else value
 
 
-def _start(checkpointer: ocp.StandardCheckpointer, folder: Path, tree: Any) -> None:
+def _start_save(checkpointer: ocp.StandardCheckpointer, folder: Path, tree: Any) -> None:
     """Copies the arrays to host memory and starts to write them, after removing an earlier attempt."""
     folder = folder.absolute()
     if jax.process_index() == 0:
@@ -65,7 +65,7 @@ def _start(checkpointer: ocp.StandardCheckpointer, folder: Path, tree: Any) -> N
     checkpointer.save(folder, _flat(tree))
 
 
-def _finish(checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
+def _finish_save(checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
     """Waits for the files, then writes their hashes. Uses no devices, so it may run in another thread."""
     checkpointer.wait_until_finished()
     names, process = _files(folder), jax.process_index()
@@ -86,12 +86,12 @@ def _finish(checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
 def save(folder: Path, tree: Any) -> None:
     """Saves a pytree of arrays; the folder gets its final name when it is complete."""
     with ocp.StandardCheckpointer() as checkpointer:
-        _start(checkpointer, folder, tree)
-        _finish(checkpointer, folder)
+        _start_save(checkpointer, folder, tree)
+        _finish_save(checkpointer, folder)
     barrier(f"save {folder}")
 
 
-def damage(folder: Path) -> str | None:
+def why_invalid(folder: Path) -> str | None:
     """Returns why a checkpoint is invalid, None if it is valid; the same on every process."""
     try:
         expected: dict[str, str] = read_json(hashes_path(folder)) if folder.is_dir() else {}
@@ -104,8 +104,8 @@ def damage(folder: Path) -> str | None:
         next((i for i in _my_files(names) if _hash(folder / names[i]) != expected[names[i]]), len(names))
     )
     if first < len(names):
-        return f"its file {names[first]} is not the one that was written"
-    return None if _global_min(_files(folder) == names) else "it has a file that was not written with it"
+        return f"its file {names[first]} does not match its hash"
+    return None if _global_min(_files(folder) == names) else "it has a file without a hash"
 
 
 def restore(folder: Path, like: Any) -> Any:
@@ -116,7 +116,7 @@ def restore(folder: Path, like: Any) -> Any:
     Raises:
       UserError: it is missing or damaged, or does not match `like` (the first mismatch is named).
     """
-    reason = damage(folder)
+    reason = why_invalid(folder)
     if reason:
         raise UserError(f"The checkpoint {folder} cannot be used: {reason}; redo the stage that writes it.")
     return _read(folder, like)
@@ -158,7 +158,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = KEEP_CHECKPOINTS):
         if keep < 1:
-            raise UserError(f"keep is {keep}; at least one checkpoint must be kept.")
+            raise UserError(f"keep is {keep}; it must be at least 1.")
         self._folder, self._keep = folder, keep
         self._checkpointer: ocp.StandardCheckpointer | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -173,12 +173,12 @@ class Checkpoints:
         self.wait()
         if self._checkpointer is None:
             self._checkpointer = ocp.StandardCheckpointer()
-        _start(self._checkpointer, self._path(step), state)
+        _start_save(self._checkpointer, self._path(step), state)
         self._damaged.discard(step)
         self._writing = self._thread.submit(self._complete, self._checkpointer, self._path(step))
 
     def _complete(self, checkpointer: ocp.StandardCheckpointer, folder: Path) -> None:
-        _finish(checkpointer, folder)
+        _finish_save(checkpointer, folder)
         if jax.process_index() == 0:
             complete = [step for step in steps_in(self._folder) if hashes_path(self._path(step)).is_file()]
             newest = [step for step in complete if step not in self._damaged][-self._keep :]
@@ -207,8 +207,8 @@ class Checkpoints:
         """
         self.wait()
         steps = steps_in(self._folder)
-        while step := from_first(steps.pop() if steps else 0):
-            reason = damage(self._path(step))
+        while step := broadcast_json(steps.pop() if steps else 0):
+            reason = why_invalid(self._path(step))
             if reason is None:
                 return step
             self._damaged.add(step)

@@ -36,18 +36,18 @@ HBM_BYTES: dict[str, int] = {
 }
 
 
-def matmul_parameters(sizes: ModelConfig) -> int:
+def matmul_parameters(config: ModelConfig) -> int:
     """Returns the number of parameters in matrix products: the layers' matrices and the head (tied or not).
 
     The embedding is a lookup, and norm scales are not counted.
     """
-    heads = 2 * (sizes.num_attention_heads + sizes.num_key_value_heads)  # of q and o, k and v
-    attention = sizes.hidden_size * sizes.head_dim * heads
-    feed_forward = 3 * sizes.hidden_size * sizes.intermediate_size
-    return sizes.num_hidden_layers * (attention + feed_forward) + sizes.hidden_size * sizes.vocab_size
+    heads = 2 * (config.num_attention_heads + config.num_key_value_heads)  # of q and o, k and v
+    attention = config.hidden_size * config.head_dim * heads
+    feed_forward = 3 * config.hidden_size * config.intermediate_size
+    return config.num_hidden_layers * (attention + feed_forward) + config.hidden_size * config.vocab_size
 
 
-def model_flops_per_token(sizes: ModelConfig, sequence_length: int) -> float:
+def model_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
     """Returns the model FLOPs of training per token, forward and backward.
 
         6 x (matmul parameters) + 6 x L x N x H x T
@@ -57,8 +57,8 @@ def model_flops_per_token(sizes: ModelConfig, sequence_length: int) -> float:
     causal: a token sees T/2 others on average, so the masked half is not counted. Neither are rematerialization, norms,
     softmax and the optimizer; packing is ignored.
     """
-    attention = 6 * sizes.num_hidden_layers * sizes.num_attention_heads * sizes.head_dim * sequence_length
-    return float(6 * matmul_parameters(sizes) + attention)
+    attention = 6 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * sequence_length
+    return float(6 * matmul_parameters(config) + attention)
 
 
 def mfu(flops_per_token: float, tokens_per_second: float) -> float | None:

@@ -31,8 +31,8 @@ def memory() -> dict[str, float]:
 class Stopwatch:
     """Measures the metrics of a step that depend on the clock.
 
-    `useful_seconds` is the time of the steps that are still part of the run, without the first one after each start,
-    which compiles, and those that were repeated after a kill. Evaluation, restoring and waiting for checkpoints are not
+    `useful_seconds` is the time of all steps except the first after each start, which compiles, and those that were
+    repeated after a kill. Evaluation, restoring and waiting for checkpoints are not
     part of a step. `goodput` is its share of the wall time since the run's first start, including pauses.
     """
 

@@ -41,7 +41,7 @@ MAX_LOG_PERPLEXITY = 700.0  # nats; larger ones overflow a float
 
 
 class _Pending(NamedTuple):
-    """A dispatched step: its results on the devices, and what the host knows of it."""
+    """A dispatched step: its results on the devices and its data on the host."""
 
     step: int
     scalars: dict[str, Array]
@@ -53,33 +53,33 @@ class _Pending(NamedTuple):
 
 
 def check(settings: TrainingSettings, rows: int, layout: Layout) -> None:
-    """Raises a `UserError` where batches of `rows` do not divide over the mesh, or Weights & Biases is missing."""
+    """Raises a `UserError` where batches of `rows` are not divisible over the mesh, or wandb is not installed."""
     check_batch_size(rows, settings.grad_accum_steps, layout)
     if settings.wandb:
         load_wandb(settings.wandb)
 
 
-def why_not_longer(folder: Path, settings: TrainingSettings, steps: int) -> str:
+def why_not_extendable(folder: Path, settings: TrainingSettings, steps: int) -> str:
     """Returns why a stage of `steps` steps cannot be extended to `settings.steps`, "" if it can.
 
-    It resumes from its newest checkpoint, which a run of `settings.steps` from scratch would have too if the learning
-    rates of all steps before it are equal.
+    It resumes from its newest checkpoint. A run of `settings.steps` from scratch reaches the same checkpoint if the
+    learning rates of all earlier steps are equal.
     """
-    taken = max(steps_in(folder / "checkpoints"), default=0)
-    first = first_changed_lr(settings, steps, taken)
+    steps_done = max(steps_in(folder / "checkpoints"), default=0)
+    first = first_changed_lr(settings, steps, steps_done)
     if first is None:
         return ""
     return (
-        f"its newest checkpoint is of step {taken}, and with schedule={settings.schedule} and steps={settings.steps} "
-        f"the learning rate is another from step {first} on"
+        f"its newest checkpoint is of step {steps_done}, and with schedule={settings.schedule} and "
+        f"steps={settings.steps} the learning rate differs from step {first} on"
     )
 
 
 class TrainLoop:
-    """The training state of a stage and its remaining steps.
+    """Runs the training loop of a stage: holds its state, counts its steps, logs and saves them.
 
-    The host is one step ahead of the devices: the scalars of a step are read when the next one is dispatched, and
-    before anything is saved, so that no checkpoint has an update from a loss that is not finite.
+    The host is one step ahead of the devices: it reads the scalars of a step after it has dispatched the next one, and
+    before it saves anything, so that no checkpoint has an update from a loss that is not finite.
 
     Attributes:
       state: parameters and optimizer state after the last update.
@@ -103,9 +103,9 @@ class TrainLoop:
           settings: of the loop and the optimizer.
           layout: of the batches.
           state: the state at step 0; donated, and freed where a checkpoint replaces it.
-          records_at: returns the ids of the records in a step's batch, for the report of a loss that is not finite.
+          records_at: returns the ids of the records in a step's batch, for the report on a loss that is not finite.
           flops_per_token: of the model, for MFU.
-          perplexity: whether the exponential of the loss (nats per token) is logged too.
+          perplexity: whether to log the exponential of the loss (nats per token) too.
         """
         self.state, self.first_step = state, 0
         self._name, self._folder, self._settings, self._layout = folder.name, folder, settings, layout
@@ -141,7 +141,7 @@ class TrainLoop:
         self._stack.__exit__(kind, error, trace)
 
     def steps(self, until: int | None = None) -> Iterator[int]:
-        """Yields the step numbers, and saves a checkpoint after a step where one is due.
+        """Yields the step numbers; saves checkpoints in between.
 
         Args:
           until: stop before this step, with a checkpoint from which the next call resumes; None for the last step.
@@ -199,7 +199,7 @@ class TrainLoop:
         self._lap = time.monotonic()
 
     def update(self, train_step: TrainStep, batch: HostBatch, metrics: Mapping[str, float] | None = None) -> None:
-        """Dispatches one optimizer step, then settles the one before it.
+        """Dispatches one optimizer step, then waits for the one before it and logs that.
 
         Args:
           train_step: from `make_train_step`.
@@ -207,7 +207,7 @@ class TrainLoop:
           metrics: of the batch, logged with the step's own.
         """
         self._updated_at, seconds, self._seconds = time.monotonic(), self._seconds, {}
-        placed = self._layout.batch(batch)
+        placed = self._layout.put_batch(batch)
         tokens = placed["tokens"].size if "tokens" in placed else 0
         self.state, scalars = train_step(self.state, placed)
         pending = _Pending(

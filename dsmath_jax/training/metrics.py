@@ -17,9 +17,9 @@ from dsmath_jax.workdir import hash_json, write_jsonl
 
 
 class StepLog:
-    """A JSONL file with one row per step. A resumed run drops the rows of steps that it will repeat.
+    """A JSONL file with a row per step. A resumed run drops the rows of steps that it repeats.
 
-    `last` is the last row that is left, None without rows.
+    `last` is the last row kept, None without rows.
     """
 
     def __init__(self, path: Path, first_step: int):
@@ -121,9 +121,9 @@ def load_wandb(project: str) -> Any:
 def _wandb_run(folder: Path, project: str) -> Any:
     """Returns the run of this folder, resumed if it exists."""
     wandb, directory = load_wandb(project), str(folder.absolute())
-    identity = hash_json([directory, first_start(folder)])[:16]
+    run_id = hash_json([directory, first_start(folder)])[:16]
     run = wandb.init(
-        project=project, name=f"{folder.parent.name}/{folder.name}", id=identity, resume="allow", dir=directory
+        project=project, name=f"{folder.parent.name}/{folder.name}", id=run_id, resume="allow", dir=directory
     )
     run.define_metric("*", step_metric="train_step")  # a resumed run repeats some steps
     return run

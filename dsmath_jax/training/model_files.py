@@ -17,7 +17,16 @@ from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
-from dsmath_jax.workdir import UserError, atomic_path, hash_json, local_path, read_json, stamp, sweep, write_json
+from dsmath_jax.workdir import (
+    UserError,
+    atomic_path,
+    file_fingerprint,
+    hash_json,
+    local_path,
+    read_json,
+    remove_temporaries,
+    write_json,
+)
 
 HUGGING_FACE = "hf:"
 
@@ -29,9 +38,9 @@ class LanguageModel(NamedTuple):
       chat: its tokenizer, chat template and instruction.
       layout: of the parameters.
       tokenizer_file: the file that the tokenizer was read from, None if unknown.
-      identity: a hash of the parameters, the tokenizer and the compute dtype; "" if unknown.
+      fingerprint: a hash of the parameters, the tokenizer and the compute dtype; "" if unknown.
       chat_stored: whether `chat` is the one that the model was trained with; else it has no instruction, and the
-        template next to the tokenizer or the paper's.
+        template next to the tokenizer, else the paper's.
     """
 
     model: Llama
@@ -39,7 +48,7 @@ class LanguageModel(NamedTuple):
     chat: Chat
     layout: Layout
     tokenizer_file: Path | None = None
-    identity: str = ""
+    fingerprint: str = ""
     chat_stored: bool = False
 
     @property
@@ -70,16 +79,18 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
     read = _read_hugging_face if checkpoint.startswith(HUGGING_FACE) else _read_stage
     model, params, files = read(folder, layout, dtype)
     tokenizers.check_vocab_size(tokenizer, model.config.vocab_size, str(folder))
-    identity = hash_json([stamp(path) for path in (*files, tokenizer_file)] + [model.config.compute_dtype])
+    fingerprint = hash_json(
+        [file_fingerprint(path) for path in (*files, tokenizer_file)] + [model.config.compute_dtype]
+    )
     stored = chats.load(folder, tokenizer)
     chat = stored or Chat(tokenizer, chats.stored_template(tokenizer_file.parent) or chats.DEEPSEEK_MATH)
-    return LanguageModel(model, params, chat, layout, tokenizer_file, identity, stored is not None)
+    return LanguageModel(model, params, chat, layout, tokenizer_file, fingerprint, stored is not None)
 
 
 def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
-    sizes = huggingface.read_config(folder, dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-    params = import_params(folder, sizes, layout, sizes.compute_dtype)
-    return build_model(sizes, layout), params, sorted(folder.glob("*.safetensors"))
+    config = huggingface.read_config(folder, dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+    params = import_params(folder, config, layout, config.compute_dtype)
+    return build_model(config, layout), params, sorted(folder.glob("*.safetensors"))
 
 
 def _read_stage(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
@@ -131,10 +142,10 @@ def export_params(
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yields a temporary folder that gets its name when it is complete; first removes that of a killed command."""
+    """Yields a temporary folder, renamed to `target` when it is complete; first removes that of a killed command."""
     if target.exists():
         raise UserError(f"{target} exists already; give another folder, or remove it.")
-    sweep(target)
+    remove_temporaries(target)
     with atomic_path(target.absolute()) as folder:
         folder.mkdir()
         yield folder
@@ -142,7 +153,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def build_model(config: ModelConfig, layout: Layout) -> Llama:
     """Returns the decoder for the layout's mesh."""
-    return Llama(config, layout.constrain, attention_on(layout, config.attention), layout.by_rows)
+    return Llama(config, layout.constrain, attention_on(layout, config.attention), layout.map_row_shards)
 
 
 def abstract_params(config: ModelConfig, layout: Layout) -> Any:
@@ -158,7 +169,7 @@ def write_config(folder: Path, config: ModelConfig, chat: Chat | None = None) ->
             chats.save(chat, folder)
 
 
-def read_sizes(folder: Path) -> ModelConfig:
+def read_model_config(folder: Path) -> ModelConfig:
     """Returns the model config of a finished stage.
 
     Raises:
@@ -170,7 +181,7 @@ def read_sizes(folder: Path) -> ModelConfig:
 
 def read_model(folder: Path, layout: Layout) -> Llama:
     """Returns the decoder of a finished stage, without its parameters."""
-    return build_model(read_sizes(folder), layout)
+    return build_model(read_model_config(folder), layout)
 
 
 def read_params(folder: Path, config: ModelConfig, layout: Layout) -> Any:
@@ -183,9 +194,9 @@ def find_tokenizer(folder: Path) -> Path | None:
     return tokenizers.find(folder) or tokenizers.find(folder.parent / "tokenizer")
 
 
-def check_import(folder: Path, sizes: ModelConfig, layout: Layout) -> None:
+def check_import(folder: Path, config: ModelConfig, layout: Layout) -> None:
     """Raises a `UserError` where `import_params` would; reads only the headers of the files."""
-    huggingface.readers(folder, sizes, _abstract_flat(abstract_params(sizes, layout), "float32"))
+    huggingface.readers(folder, config, _abstract_flat(abstract_params(config, layout), "float32"))
 
 
 def _abstract_flat(like: Any, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
@@ -193,7 +204,7 @@ def _abstract_flat(like: Any, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
     return {path_name(path): jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding) for path, x in leaves}
 
 
-def import_params(folder: Path, sizes: ModelConfig, layout: Layout, dtype: str = "float32") -> Any:
+def import_params(folder: Path, config: ModelConfig, layout: Layout, dtype: str = "float32") -> Any:
     """Imports the parameters of a Hugging Face folder, sharded.
 
     In host memory are one device's shard of one parameter, and one layer of it as stored in the file, at a time.
@@ -201,11 +212,11 @@ def import_params(folder: Path, sizes: ModelConfig, layout: Layout, dtype: str =
     Raises:
       UserError: a file cannot be read, or its tensors are not those of its `config.json`.
     """
-    like = abstract_params(sizes, layout)
+    like = abstract_params(config, layout)
     flat = _abstract_flat(like, dtype)
     leaves = {
         path: _in_shards(reader, flat[path].sharding)
-        for path, reader in huggingface.readers(folder, sizes, flat).items()
+        for path, reader in huggingface.readers(folder, config, flat).items()
     }
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_name(path)], like)
 

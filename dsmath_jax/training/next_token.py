@@ -84,7 +84,7 @@ def held_out_loss(
     sums = jax.jit(lambda params, batch: next_token(model, params, batch)[0])
 
     def loss(params: Any) -> dict[str, float]:
-        parts = [sums(params, layout.batch(batch)) for batch in batches]
+        parts = [sums(params, layout.put_batch(batch)) for batch in batches]
         return {"eval_loss": float(sum(part[0] for part in parts)) / float(sum(part[1] for part in parts))}
 
     return loss

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.models.llama import Llama, lm_head
 from dsmath_jax.models.logprobs import token_logprobs
 
 Batch = dict[str, Array]
@@ -23,7 +23,7 @@ def batch_logprobs(model: Llama, params: Any, batch: Batch, temperature: float =
     """Returns the log-probability of each target and the entropy at it, both `[B,T] float32`."""
     hidden: Any = model.apply({"params": params}, batch["tokens"], batch["positions"], batch["segment_ids"])
     logprobs = functools.partial(token_logprobs, temperature=temperature)
-    return model.by_rows(logprobs, (hidden, batch["targets"]), head(params, model.config))
+    return model.map_row_shards(logprobs, (hidden, batch["targets"]), lm_head(params, model.config))
 
 
 def next_token(model: Llama, params: Any, batch: Batch) -> Sums:

@@ -21,7 +21,7 @@ class Preempted(UserError):
     """The run received SIGTERM or SIGUSR1 and saved its state; the same command resumes it."""
 
     code = 128 + signal.SIGTERM  # the exit code of a process killed by SIGTERM
-    everywhere = True
+    on_all_processes = True
 
 
 class PreemptionListener:

@@ -10,7 +10,7 @@ DEPTH = 2  # batches that are ready while a step runs
 
 
 class Prefetch:
-    """Returns batches by step; while a step runs, a thread makes the next ones."""
+    """Returns batches by step; while a step runs, a thread prepares the next ones."""
 
     def __init__(self, make: Callable[[int], HostBatch], steps: int):
         """`make` returns this process's rows of a step's batch; it is not called for step `steps` or later."""

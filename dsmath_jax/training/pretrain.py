@@ -1,4 +1,4 @@
-"""Stage `pretrain` (paper §2.2): next-token training on packed documents, from scratch or from a model."""
+"""Stage `pretrain` (paper §2.2): next-token training on packed documents, from scratch or an existing model."""
 
 import dataclasses
 from pathlib import Path
@@ -21,17 +21,22 @@ from dsmath_jax.training.settings import PackedSettings, PretrainSettings
 from dsmath_jax.training.step import init_state, state_from_params
 from dsmath_jax.workdir import UserError
 
-RUN_FIELDS = ("compute_dtype", "remat", "attention")  # fields of config.model that a Hugging Face folder lacks
+RUNTIME_FIELDS = ("compute_dtype", "remat", "attention")  # fields of config.model that a Hugging Face folder lacks
 
 
 def run(
-    settings: PretrainSettings, sizes: ModelConfig | None, workdir: Path, data_dir: Path, layout: Layout, seed: int
+    settings: PretrainSettings,
+    model_section: ModelConfig | None,
+    workdir: Path,
+    data_dir: Path,
+    layout: Layout,
+    seed: int,
 ) -> dict[str, int]:
     """Runs the stage: reads the sources of `pretrain.mixture` and `tokenizer/`, writes `pretrain/{rows,params,...}`.
 
     Args:
       settings: of the stage.
-      sizes: the recipe's `model` section.
+      model_section: the recipe's `model` section.
       workdir: of the run.
       data_dir: the folder of the user's data.
       layout: of the model and the batches.
@@ -41,7 +46,7 @@ def run(
       UserError: a source, the tokenizer or the initial model is invalid.
     """
     folder, tokenizer = workdir / "pretrain", tokenizers.load(workdir / "tokenizer")
-    config = model_config(settings.init, sizes, data_dir, tokenizer)
+    config = model_config(settings.init, model_section, data_dir, tokenizer)
     check_length("pretrain", settings.sequence_length, config)
     my_rows = layout.my_rows(settings.batch_size)
     folders = write_rows(settings, workdir, data_dir)
@@ -60,7 +65,11 @@ def run(
 
 
 def check(
-    settings: PretrainSettings, sizes: ModelConfig | None, data_dir: Path, tokenizer: Tokenizer | None, layout: Layout
+    settings: PretrainSettings,
+    model_section: ModelConfig | None,
+    data_dir: Path,
+    tokenizer: Tokenizer | None,
+    layout: Layout,
 ) -> None:
     """Raises a `UserError` where `run` would, as far as that is known before the run.
 
@@ -68,7 +77,9 @@ def check(
     """
     for name in settings.mixture:
         sources.check(name, data_dir)
-    check_packed("pretrain", settings, model_config(settings.init, sizes, data_dir, tokenizer), data_dir, layout)
+    check_packed(
+        "pretrain", settings, model_config(settings.init, model_section, data_dir, tokenizer), data_dir, layout
+    )
 
 
 def check_packed(stage: str, settings: PackedSettings, config: ModelConfig, data_dir: Path, layout: Layout) -> None:
@@ -81,7 +92,9 @@ def check_packed(stage: str, settings: PackedSettings, config: ModelConfig, data
         check_import(data_dir / settings.init.removeprefix("hf:"), config, layout)
 
 
-def model_config(init: str, sizes: ModelConfig | None, data_dir: Path, tokenizer: Tokenizer | None) -> ModelConfig:
+def model_config(
+    init: str, model_section: ModelConfig | None, data_dir: Path, tokenizer: Tokenizer | None
+) -> ModelConfig:
     """Returns the config of a stage's model: from the recipe's `model` section, or from the folder of "hf:DIR".
 
     A `vocab_size` of 0 becomes the tokenizer's; it stays 0 where the tokenizer is not known yet.
@@ -91,14 +104,14 @@ def model_config(init: str, sizes: ModelConfig | None, data_dir: Path, tokenizer
     """
     if init:
         where = str(data_dir / init.removeprefix("hf:"))
-        chosen = {name: getattr(sizes, name) for name in RUN_FIELDS} if sizes else {}
+        chosen = {name: getattr(model_section, name) for name in RUNTIME_FIELDS} if model_section else {}
         config = huggingface.read_config(Path(where), **chosen)
-    elif sizes is None:
-        raise UserError("The recipe has no part model; add it, or name a model to start from as init=hf:DIR.")
+    elif model_section is None:
+        raise UserError("The recipe has no section 'model'; add it, or name a model to start from as init=hf:DIR.")
     else:
         where = "config.model.vocab_size"
-        vocab_size = sizes.vocab_size or (tokenizer.vocab_size if tokenizer else 0)
-        config = dataclasses.replace(sizes, vocab_size=vocab_size)
+        vocab_size = model_section.vocab_size or (tokenizer.vocab_size if tokenizer else 0)
+        config = dataclasses.replace(model_section, vocab_size=vocab_size)
     if tokenizer:
         tokenizers.check_vocab_size(tokenizer, config.vocab_size, where)
     return config
@@ -113,7 +126,7 @@ def check_length(stage: str, length: int, config: ModelConfig) -> None:
 
 
 def write_rows(settings: PretrainSettings, workdir: Path, data_dir: Path) -> list[Path]:
-    """Writes the packed rows of every source, each process its part; returns their folders."""
+    """Writes the packed rows of every source, each process its share; returns their folders."""
     rows, documents = workdir / "pretrain" / "rows", workdir / "corpus" / "documents"
     folders = [rows / name.replace("/", "-") for name in settings.mixture]
 

@@ -13,13 +13,13 @@ SCHEDULES = ("multi_step", "constant")  # the keys of optimizer.SCHEDULES
 class OptimizerSettings(Settings):
     """Settings of AdamW 0.9/0.95 and its learning-rate schedule (paper §2.2)."""
 
-    peak_lr: float = setting(1e-4, "learning rate at the schedule's peak", least=0)
-    warmup_steps: int = setting(0, "steps of linear warm-up to the peak", least=0, most=INT32)
+    peak_lr: float = setting(1e-4, "learning rate at the schedule's peak", ge=0)
+    warmup_steps: int = setting(0, "steps of linear warm-up to the peak", ge=0, le=INT32)
     schedule: str = setting(
         "constant", "after the warm-up: constant, or multi_step (the paper's three steps)", choices=SCHEDULES
     )
-    weight_decay: float = setting(0.1, "decoupled weight decay of matrices; norms and biases have none", least=0)
-    clip_norm: float = setting(1.0, "gradients are scaled down to this global norm", above=0)
+    weight_decay: float = setting(0.1, "decoupled weight decay of matrices, not of norms and biases", ge=0)
+    clip_norm: float = setting(1.0, "gradients are scaled down to this global norm", gt=0)
     state_dtype: str = setting("float32", "dtype in which both moments are stored between steps", choices=DTYPES)
 
 
@@ -27,15 +27,13 @@ class OptimizerSettings(Settings):
 class LoopSettings(Settings):
     """Settings of the training loop: steps, checkpoints, evaluations, logs."""
 
-    steps: int = setting(1000, "optimizer steps", least=1, most=INT32)
-    checkpoint_every: int = setting(100, "steps between checkpoints", least=1)
-    keep_checkpoints: int = setting(2, "checkpoints kept", least=1, changes_result=False)
-    eval_every: int = setting(0, "steps between evaluations; 0: only before the first step and after the last", least=0)
-    grad_accum_steps: int = setting(
-        1, "micro-batches whose gradients are summed in a step", least=1, changes_result=False
-    )
+    steps: int = setting(1000, "optimizer steps", ge=1, le=INT32)
+    checkpoint_every: int = setting(100, "steps between checkpoints", ge=1)
+    keep_checkpoints: int = setting(2, "checkpoints kept", ge=1, changes_result=False)
+    eval_every: int = setting(0, "steps between evaluations; 0: only before the first step and after the last", ge=0)
+    grad_accum_steps: int = setting(1, "micro-batches whose gradients are summed in a step", ge=1, changes_result=False)
     profile: tuple[int, ...] = setting(
-        (), "first and last step of a profiler trace, from 0; () for none", least=0, changes_result=False
+        (), "first and last step of a profiler trace, from 0; () for none", ge=0, changes_result=False
     )
     wandb: str = setting("", "project of Weights & Biases, '' for none", changes_result=False)
 
@@ -61,10 +59,10 @@ class PackedSettings(TrainingSettings):
     init: str = setting(
         "", "the model to start from: '' or hf:DIR below data_dir, in Hugging Face's format", local=True
     )
-    sequence_length: int = setting(4096, "tokens of a row, T", least=1)
-    batch_size: int = setting(256, "rows of a step", least=1)
+    sequence_length: int = setting(4096, "tokens of a row, T", ge=1)
+    batch_size: int = setting(256, "rows of a step", ge=1)
     mask_documents: bool = setting(True, "attention and loss stay within the documents of a row")
-    eval_rows: int = setting(64, "held-out rows in an evaluation, at most", least=0)
+    eval_rows: int = setting(64, "held-out rows in an evaluation, at most", ge=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,17 +73,15 @@ class PackedSettings(TrainingSettings):
 class PretrainSettings(PackedSettings):
     """Settings of stage `pretrain` (paper §2.2, §2.3); without `init`, parameters are random."""
 
-    steps: int = setting(
-        47_684, "optimizer steps (paper §2.3: 500 billion tokens, 10 million a step)", least=1, most=INT32
-    )
-    batch_size: int = setting(2560, "rows of a step", least=1)
-    peak_lr: float = setting(4.2e-4, "learning rate at the schedule's peak (paper §2.3: 4.2e-4)", least=0)
-    warmup_steps: int = setting(2000, "steps of linear warm-up to the peak (paper §2.2)", least=0, most=INT32)
+    steps: int = setting(47_684, "optimizer steps (paper §2.3: 500 billion tokens, 10 million a step)", ge=1, le=INT32)
+    batch_size: int = setting(2560, "rows of a step", ge=1)
+    peak_lr: float = setting(4.2e-4, "learning rate at the schedule's peak (paper §2.3: 4.2e-4)", ge=0)
+    warmup_steps: int = setting(2000, "steps of linear warm-up to the peak (paper §2.2)", ge=0, le=INT32)
     schedule: str = setting(
         "multi_step", "after the warm-up: constant, or multi_step (the paper's three steps)", choices=SCHEDULES
     )
     mixture: dict[str, float] = setting(
-        {"corpus": 1.0}, "weight of each source by its name in data/sources.py", above=0, filled=True
+        {"corpus": 1.0}, "weight of each source by its name in data/sources.py", gt=0, nonempty=True
     )
 
 
@@ -93,14 +89,14 @@ class PretrainSettings(PackedSettings):
 class SFTSettings(PackedSettings):
     """Settings of stage `sft` (paper §3); without `init`, it starts from the stage `pretrain`."""
 
-    steps: int = setting(500, "optimizer steps (paper: 500)", least=1, most=INT32)
-    peak_lr: float = setting(5e-5, "learning rate at the schedule's peak (paper: 5e-5)", least=0)
+    steps: int = setting(500, "optimizer steps (paper: 500)", ge=1, le=INT32)
+    peak_lr: float = setting(5e-5, "learning rate at the schedule's peak (paper: 5e-5)", ge=0)
     data: tuple[str, ...] = setting(
-        ("toy/train",), "instruction data: names and paths, see data/instructions.py", filled=True
+        ("toy/train",), "instruction data: names and paths, see data/instructions.py", nonempty=True
     )
 
 
 def check_micro_batches(batch_size: int, grad_accum_steps: int) -> None:
-    """Raises a `UserError` where a batch does not divide into `grad_accum_steps` micro-batches."""
+    """Raises a `UserError` where a batch is not divisible into `grad_accum_steps` micro-batches."""
     if batch_size % grad_accum_steps:
         raise UserError(f"batch_size is {batch_size}; it must be a multiple of grad_accum_steps={grad_accum_steps}.")

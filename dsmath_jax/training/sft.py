@@ -22,7 +22,7 @@ from dsmath_jax.training.step import state_from_params
 
 def run(
     settings: SFTSettings,
-    sizes: ModelConfig | None,
+    model_section: ModelConfig | None,
     chat: ChatSettings,
     workdir: Path,
     data_dir: Path,
@@ -34,10 +34,10 @@ def run(
     The initial model is `sft.init`, by default that of the stage `pretrain`. Writes `sft/{rows,params,model.json,...}`.
     The arguments are those of `pretrain.run` and the chat settings.
     """
-    folder, init, source = workdir / "sft", settings.init, chats.Source(workdir / "tokenizer", chat)
+    folder, init, source = workdir / "sft", settings.init, chats.ChatSource(workdir / "tokenizer", chat)
     if init:
         tokenizer = tokenizers.load(workdir / "tokenizer")
-        model = build_model(model_config(init, sizes, data_dir, tokenizer), layout)
+        model = build_model(model_config(init, model_section, data_dir, tokenizer), layout)
     else:
         model = read_model(workdir / "pretrain", layout)
     check_length("sft", settings.sequence_length, model.config)
@@ -60,7 +60,7 @@ def run(
     return {}
 
 
-def _write_rows(settings: SFTSettings, source: chats.Source, data_dir: Path, train: Path, seed: int) -> None:
+def _write_rows(settings: SFTSettings, source: chats.ChatSource, data_dir: Path, train: Path, seed: int) -> None:
     counts = instruction_rows.write(
         (record for name in settings.data for record in instructions.load(name, data_dir)),
         source, settings.sequence_length, seed, settings.eval_rows,

@@ -1,4 +1,4 @@
-"""The train step, one for every objective."""
+"""The jitted train step of every objective, and its state."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from dsmath_jax.workdir import UserError
 
 
 class TrainState(NamedTuple):
-    """The contents of a checkpoint."""
+    """Parameters and optimizer state: the contents of a checkpoint."""
 
     params: Any
     opt_state: Any
@@ -34,12 +34,12 @@ def init_state(
         params = make_params(*inputs)
         return TrainState(params, optimizer.init(params))
 
-    return jax.jit(make, out_shardings=layout.params(jax.eval_shape(make, *inputs)))(*inputs)
+    return jax.jit(make, out_shardings=layout.param_shardings(jax.eval_shape(make, *inputs)))(*inputs)
 
 
 def state_from_params(params: Any, optimizer: optax.GradientTransformation, layout: Layout) -> TrainState:
-    """Returns the state at step 0 for existing parameters, which become part of it."""
-    shardings = layout.params(jax.eval_shape(optimizer.init, params))
+    """Returns the state at step 0 for existing parameters, which it takes over."""
+    shardings = layout.param_shardings(jax.eval_shape(optimizer.init, params))
     return TrainState(params, jax.jit(optimizer.init, out_shardings=shardings)(params))
 
 
@@ -52,10 +52,10 @@ def abstract_state(
 
 
 def check_batch_size(rows: int, grad_accum_steps: int, layout: Layout) -> None:
-    """Raises a `UserError` where the rows of a batch do not divide by the micro-batches and the mesh."""
+    """Raises a `UserError` where a batch is not divisible into micro-batches and shards of the mesh."""
     if rows % (grad_accum_steps * layout.batch_shards):
         raise UserError(
-            f"A batch of {rows} rows does not divide by grad_accum_steps={grad_accum_steps} times the mesh's "
+            f"A batch of {rows} rows is not divisible by grad_accum_steps={grad_accum_steps} times the mesh's "
             f"replica x fsdp = {layout.batch_shards}; change batch_size, grad_accum_steps or config.mesh."
         )
 
@@ -70,25 +70,25 @@ def make_train_step(
 ) -> TrainStep:
     """Returns the jitted train step `(state, batch) -> state, metrics`; the state is donated.
 
-    A batch without any weight is skipped: momentum and weight decay would move the parameters without a gradient. The
-    state stays bitwise the same, apart from the count of the learning-rate schedule.
+    A batch whose weights are all 0 is skipped, since momentum and weight decay would change the parameters without a
+    gradient. The state stays bitwise the same, apart from the count of the learning-rate schedule.
 
     Args:
       objective: sums of loss, weight and metrics over a batch.
       model: passed to the objective.
-      optimizer: updates with the gradient of loss_sum / weight_sum over the whole batch.
+      optimizer: gets the gradient of loss_sum / weight_sum over the whole batch.
       layout: of the state and the batch.
       state: real or abstract, for its shapes.
-      grad_accum_steps: micro-batches of a step, each of which must divide by the mesh's replica x fsdp.
+      grad_accum_steps: micro-batches of a step, each of which must be divisible by the mesh's replica x fsdp.
 
     Returns:
       the step; its metrics are loss, grad_norm, param_norm, step_skipped (1 where the batch has no weight, else 0) and
         the objective's metric sums over weight_sum.
 
     Raises:
-      UserError: at the first call, where the rows do not divide by the micro-batches and the mesh.
+      UserError: at the first call, where the rows are not divisible by micro-batches and mesh.
     """
-    shardings = layout.params(state)
+    shardings = layout.param_shardings(state)
 
     def sums(params: Any, batch: Batch) -> tuple[Array, Any]:
         (loss, weight), metrics = objective(model, params, batch)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.data.batches import Batches
-from dsmath_jax.data.packing import Packed
+from dsmath_jax.data.packing import PackedRow
 from dsmath_jax.data.rows import shard_name, write_rows
 from dsmath_jax.workdir import UserError
 
@@ -21,7 +21,7 @@ def source(tmp_path: Path) -> Callable[[str, int], Path]:
     def write(name: str, first: int) -> Path:
         folder = tmp_path / name
         rows = [
-            Packed(np.stack([np.full(LENGTH + 1, first + i), np.ones(4), np.ones(4)]).astype(np.int32), [f"doc:{i}"])
+            PackedRow(np.stack([np.full(LENGTH + 1, first + i), np.ones(4), np.ones(4)]).astype(np.int32), [f"doc:{i}"])
             for i in range(ROWS)
         ]
         for number, (start, end) in enumerate([(0, 17), (17, 17), (17, ROWS)]):

@@ -51,7 +51,7 @@ def test_a_completion_and_the_token_that_ends_it_are_learned(a_chat: Chat, learn
     tokens = a_chat.solution(RECORD)
     prompt = a_chat.prompt_ids(RECORD)
     assert tokens.ids[: len(prompt)] == prompt
-    assert not any(tokens.learned[: len(prompt)])
+    assert not any(tokens.loss_mask[: len(prompt)])
     assert TOKENIZER.decode([i for i, learn in zip(*tokens, strict=True) if learn]) == learned
 
 
@@ -89,13 +89,13 @@ def test_a_plain_text_cannot_write_control_tokens() -> None:
 def test_options_and_the_instruction_stand_below_the_question() -> None:
     choice = Record("x/2", "Which?", answer="B", options=("one", "two"), kind="choice")
     asked = f"Which?\n(A) one\n(B) two\n{questions.INSTRUCTIONS['cot', 'en']}"
-    assert questions.ask(choice, questions.PAPER) == asked
-    assert questions.ask(Record("x/3", "真的吗？", answer="Yes", options=("Yes", "No")), questions.PAPER) == (
+    assert questions.user_message(choice, questions.PAPER) == asked
+    assert questions.user_message(Record("x/3", "真的吗？", answer="Yes", options=("Yes", "No")), questions.PAPER) == (
         f"真的吗？\n- Yes\n- No\n{questions.INSTRUCTIONS['cot', 'zh']}"
     )
-    assert questions.ask(RECORD, "Be brief.") == "What is 1 + 1?\nBe brief."
+    assert questions.user_message(RECORD, "Be brief.") == "What is 1 + 1?\nBe brief."
     own = Record("x/4", "def f():", prompt="Complete f.", instruction="In a block.", kind="program")
-    assert questions.ask(own, questions.PAPER) == "Complete f.\nIn a block."
+    assert questions.user_message(own, questions.PAPER) == "Complete f.\nIn a block."
 
 
 @pytest.mark.parametrize(

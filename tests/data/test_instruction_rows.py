@@ -9,7 +9,7 @@ import pytest
 from dsmath_jax.data import chat, instruction_rows, rows, tokenizer
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.data.instructions import Instruction, split
+from dsmath_jax.data.instructions import Conversation, split
 from dsmath_jax.data.packing import batch_of_rows, pack_whole
 from dsmath_jax.workdir import UserError
 
@@ -27,23 +27,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path.parent
 
 
-def numbered(count: int) -> list[Instruction]:
+def numbered(count: int) -> list[Conversation]:
     return [make(f"toy/{i}", f"What is {i} + 1?", f"So {i + 1}.") for i in range(count)]
 
 
-def make(identity: str, question: str, solution: str, style: str = "cot") -> Instruction:
+def make(identity: str, question: str, solution: str, style: str = "cot") -> Conversation:
     messages = chat.user(question), chat.Message("assistant", tuple(split(solution)))
-    return Instruction(identity, messages, "en", style)
+    return Conversation(identity, messages, "en", style)
 
 
 def test_a_plain_solution_is_the_completion_of_the_chat_template(folder):
-    text_chat = chat.read(chat.Source(folder))
+    text_chat = chat.read(chat.ChatSource(folder))
     (instruction,) = numbered(1)
     made = instruction_rows.example(text_chat, instruction)
     prompt = text_chat.prompt_ids(Record("", instruction.question))
     completion = [*text_chat.tokenizer.encode(" So 1."), text_chat.tokenizer.eos_id]
     assert made.tokens.tolist() == prompt + completion
-    assert made.learn.tolist() == [False] * len(prompt) + [True] * len(completion)
+    assert made.loss_mask.tolist() == [False] * len(prompt) + [True] * len(completion)
     assert made.id == "toy/0"
 
 
@@ -65,7 +65,7 @@ def write(folder: Path, target: Path, count: int, **changes: int) -> dict[str, i
     settings = {"length": LENGTH, "seed": 3, "held_out": 4} | changes
     train, apart = target / "train" / rows.shard_name(0), target / "apart" / rows.shard_name(0)
     return instruction_rows.write(
-        numbered(count), chat.Source(folder), train_shard=train, held_out_shard=apart, **settings
+        numbered(count), chat.ChatSource(folder), train_shard=train, held_out_shard=apart, **settings
     )
 
 
@@ -114,6 +114,6 @@ def test_examples_longer_than_a_row_are_counted_and_too_few_are_refused(folder, 
         write(folder, tmp_path, 20, length=8)
     long = [make("toy/long", "x" * 99, "y" * 99)]
     counts = instruction_rows.write(
-        numbered(20) + long, chat.Source(folder), LENGTH, 0, 4, tmp_path / "a", tmp_path / "b"
+        numbered(20) + long, chat.ChatSource(folder), LENGTH, 0, 4, tmp_path / "a", tmp_path / "b"
     )
     assert counts == {"examples": 20, "too_long": 1, "held_out": 2}

@@ -16,7 +16,7 @@ from dsmath_jax.data import instructions
 from dsmath_jax.data.chat import Message, assistant, user
 from dsmath_jax.data.dataset_formats import BadField
 from dsmath_jax.data.downloads import File
-from dsmath_jax.data.instructions import Instruction, load, parse, split
+from dsmath_jax.data.instructions import Conversation, load, parse, split
 from dsmath_jax.workdir import UserError, write_jsonl
 
 TORA = (
@@ -77,7 +77,7 @@ def test_conversations():
     found = parse("a:1", {"messages": [{"role": role, "content": text} for role, text in said]})
     parts = (("```python\nprint(1)\n```", True), ("1\n", False), ("One.", True))
     system = Message("system", (("Be good.", False),))
-    assert found == Instruction("a:1", (system, user("Q"), Message("assistant", parts)), "en", "tora")
+    assert found == Conversation("a:1", (system, user("Q"), Message("assistant", parts)), "en", "tora")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_gsm8k_is_fetched_and_its_marks_dropped(server, tmp_path, monkeypatch):
     file = File("gsm8k/train.jsonl", f"{server.address}/train.jsonl", hashlib.sha256(line).hexdigest())
     monkeypatch.setitem(instructions.FETCHED, "gsm8k/train", file)
     (found,) = load("gsm8k/train", tmp_path)
-    assert found == Instruction("gsm8k/train/0", (user("Q"), assistant("4+5=9\nThe answer is 9.")), "en", "cot")
+    assert found == Conversation("gsm8k/train/0", (user("Q"), assistant("4+5=9\nThe answer is 9.")), "en", "cot")
     (tmp_path / "gsm8k/train.jsonl").write_bytes(line + line)
     with pytest.raises(UserError, match=r"gsm8k/train.jsonl has the SHA-256"):
         list(load("gsm8k/train", tmp_path))

@@ -89,7 +89,7 @@ def stage(workdir: Path, name: str, config: dict[str, Any], *inputs: str) -> Non
 
 
 def test_what_stages_were_made_from_is_trained_on(tmp_path: Path) -> None:
-    """A recipe may lack the parts of stages that another run made: their manifests have them, and their folder."""
+    """A recipe may lack the sections of stages that another run made: their manifests have them, and their folder."""
     mine, others = tmp_path / "mine", tmp_path / "others"
     write_jsonl(others / "chats.jsonl", [{"problem": "What is 3 - 4?", "solution": "The answer is -1."}])
     write_jsonl(mine / "rl.jsonl", [{"question": "What is 3 + 4?", "answer": "7"}])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.data.packing import Example, batch_of_rows, concatenate, pack_whole
+from dsmath_jax.data.packing import Example, batch_of_rows, concat_and_chunk, pack_whole
 
 
 @st.composite
@@ -27,9 +27,9 @@ def kept(rows: list[np.ndarray], name: int) -> list[int]:
 def test_concatenate_keeps_every_token_in_order_and_leaves_only_the_last_row_open(
     documents: list[Example], length: int
 ) -> None:
-    rows = [packed.row for packed in concatenate(documents, length)]
+    rows = [packed.row for packed in concat_and_chunk(documents, length)]
     assert kept(rows, 0) == [token for e in documents for token in e.tokens]
-    assert kept(rows, 2) == [flag for e in documents for flag in e.learn]
+    assert kept(rows, 2) == [flag for e in documents for flag in e.loss_mask]
     assert all(row.shape == (3, length + 1) and row.dtype == np.int32 for row in rows)
     assert all((row[1] > 0).all() for row in rows[:-1])
     owner = {token: number for number, e in enumerate(documents) for token in e.tokens}
@@ -45,7 +45,7 @@ def test_concatenate_keeps_every_token_in_order_and_leaves_only_the_last_row_ope
 def test_fit_whole_splits_nothing(problems: list[Example], length: int) -> None:
     rows = [packed.row for packed in pack_whole(problems, length)]
     assert kept(rows, 0) == [token for e in problems for token in e.tokens]
-    assert kept(rows, 2) == [flag for e in problems for flag in e.learn]
+    assert kept(rows, 2) == [flag for e in problems for flag in e.loss_mask]
     segments = [[int(t) for t in row[0][row[1] == s]] for row in rows for s in range(1, row[1].max() + 1)]
     assert segments == [e.tokens for e in problems]
 
@@ -58,7 +58,7 @@ def test_fit_whole_refuses_what_is_longer_than_a_row() -> None:
 
 @given(examples(), st.integers(2, 12))
 def test_batch_of_rows_equals_a_loop(documents: list[Example], length: int) -> None:
-    rows = [packed.row for packed in concatenate(documents, length)]
+    rows = [packed.row for packed in concat_and_chunk(documents, length)]
     if not rows:
         return
     batch = batch_of_rows(np.stack(rows))
@@ -78,12 +78,12 @@ def test_batch_of_rows_equals_a_loop(documents: list[Example], length: int) -> N
 
 
 def test_no_weight_crosses_from_one_document_to_the_next() -> None:
-    rows = np.stack([p.row for p in concatenate([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 4)])
+    rows = np.stack([p.row for p in concat_and_chunk([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 4)])
     assert batch_of_rows(rows)["loss_weights"].tolist() == [[1.0, 0.0, 1.0, 0.0]]
 
 
 def test_without_the_mask_a_row_is_one_segment() -> None:
-    rows = np.stack([p.row for p in concatenate([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 5)])
+    rows = np.stack([p.row for p in concat_and_chunk([Example([5, 6], [True] * 2), Example([7, 8], [True] * 2)], 5)])
     batch = batch_of_rows(rows, mask_documents=False)
     assert batch["loss_weights"].tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0]]
     assert batch["segment_ids"].tolist() == [[1, 1, 1, 1, 0]]
@@ -92,8 +92,8 @@ def test_without_the_mask_a_row_is_one_segment() -> None:
 
 @given(examples(), st.integers(1, 12))
 def test_every_segment_has_the_id_of_its_example(documents: list[Example], length: int) -> None:
-    named = [Example(e.tokens, e.learn, f"example {number}") for number, e in enumerate(documents)]
+    named = [Example(e.tokens, e.loss_mask, f"example {number}") for number, e in enumerate(documents)]
     owner = {token: e.id for e in named for token in e.tokens}
-    for row, ids in concatenate(named, length):
+    for row, ids in concat_and_chunk(named, length):
         assert len(ids) == row[1].max()
         assert all(ids[segment - 1] == owner[token] for token, segment in row[:2].T if segment)

@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.data import rows
-from dsmath_jax.data.packing import Example, Packed, concatenate, pack_whole
+from dsmath_jax.data.packing import Example, PackedRow, concat_and_chunk, pack_whole
 from dsmath_jax.workdir import UserError
 
 LENGTH = 7
 
 
-def some(count: int, length: int = LENGTH) -> list[Packed]:
+def some(count: int, length: int = LENGTH) -> list[PackedRow]:
     documents = (Example(range(1 + i, 12 + i), [True] * 11, f"a.jsonl:{i}") for i in range(count))
-    return list(concatenate(documents, length))
+    return list(concat_and_chunk(documents, length))
 
 
-def same(one: Packed, other: Packed) -> bool:
+def same(one: PackedRow, other: PackedRow) -> bool:
     return one.ids == other.ids and one.row.dtype == other.row.dtype and np.array_equal(one.row, other.row)
 
 
@@ -34,7 +34,7 @@ def same(one: Packed, other: Packed) -> bool:
 )
 def test_a_record_gives_its_row_back(documents: list[tuple[list[tuple[int, bool]], str]]) -> None:
     examples = [Example([t for t, _ in marked], [learn for _, learn in marked], name) for marked, name in documents]
-    for packed in [*concatenate(examples, LENGTH), *pack_whole(examples, 8)]:
+    for packed in [*concat_and_chunk(examples, LENGTH), *pack_whole(examples, 8)]:
         assert same(rows.decode(rows.encode(packed), packed.row.shape[1] - 1), packed)
 
 
@@ -55,7 +55,7 @@ def test_a_folder_of_empty_shards_has_no_rows(tmp_path: Path) -> None:
 
 
 def test_padding_and_marks_cost_next_to_nothing() -> None:
-    (packed,) = concatenate([Example(range(100), [True] * 100, "a:1")], 4096)
+    (packed,) = concat_and_chunk([Example(range(100), [True] * 100, "a:1")], 4096)
     assert len(rows.encode(packed)) < 4 * 100 + 40
 
 

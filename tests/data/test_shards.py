@@ -17,7 +17,7 @@ from backports import zstd
 
 from dsmath_jax.data import rows, shards, sources, workers
 from dsmath_jax.data.tokenizer import load
-from dsmath_jax.workdir import UserError, sweep
+from dsmath_jax.workdir import UserError, remove_temporaries
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 15
@@ -42,7 +42,7 @@ TEXTS = [[f"file {file}, document {number}: " + "x" * (number % 37) for number i
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> sources.Texts:
+def source(tmp_path: Path) -> sources.TextSource:
     folder = tmp_path / "data" / "arxiv"
     folder.mkdir(parents=True)
     for number, texts in enumerate(TEXTS):
@@ -51,7 +51,7 @@ def source(tmp_path: Path) -> sources.Texts:
     return sources.find("arxiv", tmp_path / "data", tmp_path)
 
 
-def plan(tmp_path: Path, source: sources.Texts, tokenizer: Path, name: str = "arxiv") -> list[shards.Shard]:
+def plan(tmp_path: Path, source: sources.TextSource, tokenizer: Path, name: str = "arxiv") -> list[shards.Shard]:
     return shards.plan(tmp_path / name, source, tokenizer, LENGTH, held_out=8)
 
 
@@ -139,13 +139,13 @@ def test_a_broken_file_ends_the_work_and_leaves_no_shard_of_it(tmp_path, source,
 KILLED = """
 import os, pickle, signal, sys
 from dsmath_jax.data import packing, shards
-real = packing.concatenate
+real = packing.concat_and_chunk
 def killed(examples, length):
     for number, packed in enumerate(real(examples, length)):
         if number == 40 and "00002" in current:
             os.kill(os.getpid(), signal.SIGKILL)
         yield packed
-packing.concatenate = killed
+packing.concat_and_chunk = killed
 for shard in pickle.load(sys.stdin.buffer):
     current = shard.path.name
     shards.write([shard])
@@ -159,7 +159,7 @@ def test_a_killed_process_leaves_whole_shards_and_the_next_one_makes_the_others(
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = {name for name in contents(tmp_path / "killed") if not name.endswith(".tmp")}
     assert left == {rows.shard_name(0), rows.shard_name(1)}
-    sweep(tmp_path / "killed")
+    remove_temporaries(tmp_path / "killed")
     shards.write(planned)
     shards.write(plan(tmp_path, source, tokenizer))
     assert contents(tmp_path / "killed") == contents(tmp_path / "arxiv")

@@ -36,7 +36,7 @@ PUBLISHED = {
 OTHERS = ("README.md", "arxiv/test/arXiv_0.jsonl.zst", "multilingual/c4-zh-validation.tfrecord-00000-of-00002.json.gz")
 
 
-def texts(found: sources.Texts) -> list[str]:
+def texts(found: sources.TextSource) -> list[str]:
     return [
         text for file in found.files
         for _, text in documents.documents(found.fetch(file), found.text, found.language)
@@ -141,9 +141,9 @@ def test_small_files_share_a_shard_and_public_files_do_not(tmp_path, sizes, grou
     for number, size in enumerate(sizes):
         (tmp_path / str(number)).write_bytes(b"x" * size)
     files = tuple(File(str(number)) for number in range(len(sizes)))
-    found = sources.grouped(sources.Texts(tmp_path, files), 10)
+    found = sources.grouped(sources.TextSource(tmp_path, files), 10)
     assert [[int(file.path) for file in group] for group in found] == groups
-    assert sources.grouped(sources.Texts(tmp_path, files, public=True), 10) == [(file,) for file in files]
+    assert sources.grouped(sources.TextSource(tmp_path, files, public=True), 10) == [(file,) for file in files]
 
 
 def test_a_data_set_that_changed_after_its_first_use_is_refused(tmp_path):

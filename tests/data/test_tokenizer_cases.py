@@ -27,7 +27,7 @@ def encode_record(text_tokenizer: tokenizer.Tokenizer, record: dict[str, Any]) -
     """A record of SFT data as the stage reads it: its style, its token ids, and the ids that the model learns."""
     instruction = instructions.parse("cases/1", record)
     example = instruction_rows.example(chat.Chat(text_tokenizer), instruction)
-    return instruction.style, example.tokens.tolist(), example.tokens[example.learn].tolist()
+    return instruction.style, example.tokens.tolist(), example.tokens[example.loss_mask].tolist()
 
 
 def encode_prompt(text_tokenizer: tokenizer.Tokenizer, question: str) -> list[int]:

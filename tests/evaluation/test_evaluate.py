@@ -9,8 +9,8 @@ import jax
 import pytest
 
 from dsmath_jax.data import chat, questions, tokenizer
-from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation.evaluate import data_sets, run, stage_of
 from dsmath_jax.evaluation.policy import Policy, with_instruction
@@ -44,7 +44,7 @@ def workdir(tmp_path: Path, make_model: Any) -> Path:
     tokenizer.train_sentencepiece(texts, tmp_path / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)
     model = make_model(vocab_size=300, num_hidden_layers=1, tie_word_embeddings=True, max_position_embeddings=128)
     params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(0)))()
-    own = chat.read(chat.Source(tmp_path / "tokenizer", CHAT))
+    own = chat.read(chat.ChatSource(tmp_path / "tokenizer", CHAT))
     for stage in ("pretrain", "sft", "rl"):
         checkpoint.save(tmp_path / stage / "params", params)
         model_files.write_config(tmp_path / stage, model.config, None if stage == "pretrain" else own)
@@ -92,7 +92,7 @@ def test_each_model_answers_each_task(workdir: Path, layout: Layout, monkeypatch
     base, sft = asked[""], asked["Go on."]
     # The first training problem is the first test problem, so that the second is its example.
     assert base[0].endswith("User: 1+1?\n\nAssistant: The answer is 2.\n\nUser: 0+0?\n\nAssistant:")
-    drawn = load_evenly(("toy/test",), workdir, 3, EVALUATION_SEED)
+    drawn = load_subsample(("toy/test",), workdir, 3, EVALUATION_SEED)
     other = drawn[1].question
     assert base[1].endswith(f"User: 0+0?\n\nAssistant: The answer is 0.\n\nUser: {other}\n\nAssistant:")
     assert any(prompt.endswith("User: Which?\n(A) one\n(B) two\nGo on.\n\nAssistant:") for prompt in sft)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from dsmath_jax.models import huggingface
-from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.models.llama import Llama, lm_head
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import write_json
@@ -104,7 +104,7 @@ def test_logits_are_those_of_a_plain_decoder(tmp_path: Path, layout: Layout, nam
     def logits(params: Any) -> jax.Array:
         row = (tokens[None], jnp.arange(LENGTH)[None], jnp.ones((1, LENGTH), jnp.int32))
         hidden = Llama(sizes).apply({"params": params}, *row)
-        return hidden[0] @ head(params, sizes)
+        return hidden[0] @ lm_head(params, sizes)
 
     expected = decode(config, tensors, tokens)
     np.testing.assert_allclose(logits(params), expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from dsmath_jax.models import huggingface
-from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.models.llama import Llama, lm_head
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import read_json, write_json
@@ -52,7 +52,7 @@ def read(folder: Path, layout: Layout) -> tuple[Llama, Any]:
 def logits_of(model: Llama, params: Any, tokens: np.ndarray) -> jax.Array:
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     hidden = model.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))
-    return hidden @ head(params, model.config)
+    return hidden @ lm_head(params, model.config)
 
 
 def close(ours: Any, theirs: np.ndarray) -> None:

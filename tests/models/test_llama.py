@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.models import huggingface
-from dsmath_jax.models.llama import REMAT, Llama, head, initial_params, rotary
+from dsmath_jax.models.llama import REMAT, Llama, initial_params, lm_head, rotary
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training.model_files import import_params
@@ -34,7 +34,7 @@ def rows_of(places: list[tuple[int, int]], length: int) -> dict[str, np.ndarray]
 
 def outputs(model: Llama, params: Any, tokens: Any, positions: Any, segment_ids: Any) -> jax.Array:
     hidden = model.apply({"params": params}, tokens, positions, segment_ids)
-    return hidden @ head(params, model.config)
+    return hidden @ lm_head(params, model.config)
 
 
 def gradients(model: Llama, params: Any, places: list[tuple[int, int]], length: int) -> tuple[jax.Array, Any]:
@@ -77,7 +77,7 @@ def test_tied_embeddings_have_no_head(make_model: Callable[..., Llama], params: 
     model = make_model(tie_word_embeddings=True)
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     assert "head" not in shapes
-    np.testing.assert_array_equal(head(params, model.config), params["embedding"].T)
+    np.testing.assert_array_equal(lm_head(params, model.config), params["embedding"].T)
 
 
 def test_rotary_scores_depend_on_the_distance_only() -> None:

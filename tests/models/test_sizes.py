@@ -8,7 +8,7 @@ import pytest
 from dsmath_jax.models import llama
 from dsmath_jax.models.config import REMAT, ModelConfig, trained_config
 from dsmath_jax.models.sizes import SIZES, sizes
-from dsmath_jax.settings import build, describe
+from dsmath_jax.settings import build, field_values
 from dsmath_jax.workdir import UserError
 
 SMALL: dict[str, Any] = {
@@ -38,7 +38,7 @@ def test_every_size_is_a_whole_config_once_it_has_a_vocabulary(name: str) -> Non
 def test_an_unknown_size_or_field_is_refused() -> None:
     with pytest.raises(UserError, match="no model size '8b'; give one of 1m, 134m, 1b3, 7b"):
         sizes("8b")
-    with pytest.raises(UserError, match=r"model\.rope_tehta is no setting \(the nearest is 'rope_theta'\)"):
+    with pytest.raises(UserError, match=r"model\.rope_tehta is not a setting \(the nearest is 'rope_theta'\)"):
         build(ModelConfig, sizes("7b", rope_tehta=8.0), "model.")
 
 
@@ -76,14 +76,14 @@ def test_a_trained_model_has_a_vocabulary_and_no_unknown_field() -> None:
     assert trained_config(SMALL, "run/sft/model.json") == ModelConfig(**SMALL)
     with pytest.raises(UserError, match=r"^run/sft/model\.json: vocab_size is 0; give the number of"):
         trained_config(SMALL | {"vocab_size": 0}, "run/sft/model.json")
-    with pytest.raises(UserError, match=r"^run/sft/model\.json: hiden_size is no setting \(the nearest is 'hidd"):
+    with pytest.raises(UserError, match=r"^run/sft/model\.json: hiden_size is not a setting \(the nearest is 'hidd"):
         trained_config(SMALL | {"hiden_size": 8}, "run/sft/model.json")
     with pytest.raises(UserError, match=r"^run/sft/model\.json: head_dim is 3; it must be even"):
         trained_config(SMALL | {"head_dim": 3}, "run/sft/model.json")
 
 
 def test_every_field_is_described_and_those_of_the_backward_pass_change_no_result() -> None:
-    fields = list(describe(ModelConfig(**SMALL)))
+    fields = list(field_values(ModelConfig(**SMALL)))
     assert all(field.help for field in fields)
     assert {field.name for field in fields if not field.changes_result} == {"remat", "attention"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsmath_jax.models.llama import all_rows
+from dsmath_jax.models.llama import map_unsharded
 from dsmath_jax.rl.algorithms import Algorithm
 
 GROUP, LENGTH, WIDTH, VOCABULARY = 4, 7, 3, 5
@@ -23,7 +23,7 @@ class FreePolicy:
     """Replaces the decoder: the hidden state of every position is a parameter."""
 
     config = types.SimpleNamespace(tie_word_embeddings=False, compute_dtype="float64")
-    by_rows = staticmethod(all_rows)
+    map_row_shards = staticmethod(map_unsharded)
 
     def apply(self, variables: dict, tokens: Any, positions: Any, segment_ids: Any) -> jax.Array:
         return variables["params"]["hidden"][tokens[:, 0]]  # the first token says which row this is
@@ -35,7 +35,7 @@ class GivenLogprobs(FreePolicy):
     config = types.SimpleNamespace(tie_word_embeddings=False, compute_dtype="float32")
 
     @staticmethod
-    def by_rows(function: Callable, rows: Sequence[jax.Array], matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def map_row_shards(function: Callable, rows: Sequence[jax.Array], matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
         return rows[0], jax.lax.stop_gradient(rows[0] ** 2)  # any number stands for the entropy
 
 

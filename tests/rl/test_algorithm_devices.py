@@ -52,7 +52,7 @@ def compute(axes: dict[str, int]) -> dict[str, np.ndarray]:
     found = {}
     for name, algorithm in ALGORITHMS.items():
         params = {"policy": plain, "value": value_params} if name == "ppo" else plain
-        params = jax.device_put(jax.tree.map(jnp.copy, params), layout.params(params))
+        params = jax.device_put(jax.tree.map(jnp.copy, params), layout.param_shardings(params))
         batch = batch_of(0)
         if name == "dpo":
             sides = {"chosen_": batch, "rejected_": batch_of(1)}
@@ -62,7 +62,7 @@ def compute(axes: dict[str, int]) -> dict[str, np.ndarray]:
             (loss, weight), metrics = algorithm.loss(model, params, batch)
             return loss, {"weight": weight, **metrics}
 
-        computed = jax.jit(jax.value_and_grad(sums, has_aux=True))(params, layout.batch(batch))
+        computed = jax.jit(jax.value_and_grad(sums, has_aux=True))(params, layout.put_batch(batch))
         for path, x in jax.tree_util.tree_leaves_with_path(computed):
             found[f"{name}: {path_name(path)}"] = to_host(x)
     return found

@@ -11,7 +11,7 @@ import pytest
 from dsmath_jax.rl.algorithms import DPO, GRPO, METHODS, PPO, REWARD_STAGES, Algorithm, Likelihood
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.rl.settings import DEFAULT_METHOD, RLSettings
-from dsmath_jax.settings import build, describe, to_dict
+from dsmath_jax.settings import build, field_values, to_dict
 from dsmath_jax.workdir import UserError
 
 EACH_METHOD = pytest.mark.parametrize("method", METHODS)
@@ -52,7 +52,7 @@ def test_without_a_method_the_default_is_built() -> None:
 def test_a_recipe_of_every_method_is_built_again_and_described(method: str) -> None:
     settings = rl_settings(given_for(method) | {"temperature": 0.7})
     assert rl_settings(json.loads(json.dumps(to_dict(settings)))) == settings
-    described = list(describe(settings, "rl."))
+    described = list(field_values(settings, "rl."))
     assert all(one.help for one in described)
     assert len({one.name for one in described}) == len(described)
     assert {f"rl.{field.name}" for field in dataclasses.fields(settings.algorithm)} <= {one.name for one in described}
@@ -85,7 +85,7 @@ def test_an_algorithms_fields_stand_flat_in_the_recipe(given: dict, algorithm: A
     ],
 )
 def test_a_recipe_takes_no_field_of_another_algorithm(method: str, field: str, value: Any) -> None:
-    with pytest.raises(UserError, match=rf"^rl\.{field} is no setting.*; remove it or correct its name\.$"):
+    with pytest.raises(UserError, match=rf"^rl\.{field} is not a setting.*; remove it or correct its name\.$"):
         rl_settings({"method": method, field: value})
 
 
@@ -108,7 +108,7 @@ def test_defaults_of_shared_fields_agree(algorithm: type[Algorithm]) -> None:
 def test_the_algorithm_samples_at_the_temperature_of_the_settings(method: str) -> None:
     settings = rl_settings(given_for(method) | {"temperature": 0.25})
     assert settings.algorithm.temperature == settings.temperature == 0.25
-    described = {one.name: one.value for one in describe(settings)}
+    described = {one.name: one.value for one in field_values(settings)}
     assert described["temperature"] == to_dict(settings)["temperature"] == 0.25
 
 
@@ -179,17 +179,17 @@ def test_the_settings_win_over_an_algorithm_that_was_given_other_values() -> Non
         ),
         (
             {"steps": 10, "num_updates": 3},
-            "rl.steps is 10, which does not divide into rounds=1 of whole rollouts of num_updates=3 steps; change one "
+            "rl.steps is 10, which is not divisible into rounds=1 of whole rollouts of num_updates=3 steps; change one "
             "of them.",
         ),
         (
             {"method": "grpo_iterative", "rounds": 3, "steps": 10, "retrain": {}},
-            "rl.steps is 10, which does not divide into rounds=3 of whole rollouts of num_updates=1 steps; change one "
+            "rl.steps is 10, which is not divisible into rounds=3 of whole rollouts of num_updates=1 steps; change one "
             "of them.",
         ),
         (
             {"method": "grpo_iterative", "rounds": 2, "steps": 6, "num_updates": 2, "retrain": {}},
-            "rl.steps is 6, which does not divide into rounds=2 of whole rollouts of num_updates=2 steps; change one "
+            "rl.steps is 6, which is not divisible into rounds=2 of whole rollouts of num_updates=2 steps; change one "
             "of them.",
         ),
         ({"kl": "k4"}, "rl.kl must be one of 'k1', 'k2', 'k3'; got 'k4'."),
@@ -200,7 +200,7 @@ def test_the_settings_win_over_an_algorithm_that_was_given_other_values() -> Non
             {"method": "grpo_iterative", "rounds": 2, "retrain": {"kind": "listwise"}},
             "rl.retrain.kind must be one of 'pointwise', 'pairwise', 'process'; got 'listwise'.",
         ),
-        ({"algorithm": {}}, "rl.algorithm is no setting; remove it or correct its name."),
+        ({"algorithm": {}}, "rl.algorithm is not a setting; remove it or correct its name."),
     ],
 )
 def test_invalid_settings_are_refused(given: dict[str, Any], message: str) -> None:
@@ -258,5 +258,5 @@ def test_a_given_reward_replaces_the_methods_own() -> None:
 
 def test_decode_slots_default_to_all_completions_of_a_rollout() -> None:
     sizes = {"prompts_per_step": 3, "group_size": 4}
-    assert rl_settings(sizes).slots == 12
-    assert rl_settings(sizes | {"decode_slots": 5}).slots == 5
+    assert rl_settings(sizes).num_decode_slots == 12
+    assert rl_settings(sizes | {"decode_slots": 5}).num_decode_slots == 5

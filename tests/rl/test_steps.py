@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.data import tokenizer as project_tokenizers
-from dsmath_jax.rl.steps import cuts, step_ends
+from dsmath_jax.rl.steps import step_ends, step_offsets
 
 WORDS = "we have 3 + 4 = 7\nThen 7 * 2 = 14.\n\nThe answer is 14\n天气 很好。 \r\n" * 20
 
@@ -90,7 +90,7 @@ def test_steps_hold_the_text_between_the_cuts(
     ends = step_ends(tokens, tokenizer, delimiter).tolist()
     text = tokenizer.decode(tokens)
     expected = []
-    for cut in cuts(text, delimiter):
+    for cut in step_offsets(text, delimiter):
         holds = [tokenizer.decode(tokens[: i + 1])[:cut] == text[:cut] for i in range(len(tokens))]
         expected.append(holds.index(True))
     assert ends == sorted({*expected, len(tokens) - 1})
@@ -98,7 +98,7 @@ def test_steps_hold_the_text_between_the_cuts(
 
 @given(st.text(st.sampled_from("ab \n."), max_size=30), st.sampled_from(["\n", "\n\n", ".", " "]))
 def test_every_step_is_one_part_that_is_not_blank(text: str, delimiter: str) -> None:
-    found = cuts(text, delimiter)
+    found = step_offsets(text, delimiter)
     steps = [text[start:end] for start, end in zip([0, *found], [*found, len(text)], strict=True)]
     assert "".join(steps) == text
     assert all(step.endswith(delimiter) for step in steps[:-1])

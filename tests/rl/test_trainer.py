@@ -71,7 +71,7 @@ METRICS = {
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "grpo_iterative"])
 def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeWorkdir, layout: Layout) -> None:
     folder = workdir("run")
-    if METHODS[name].data in ("correct", "pairs"):
+    if METHODS[name].completions in ("correct", "pairs"):
         write_graded_samples(folder)
     rl = recipe(name, max_new_tokens=40 if name == "sft" else 12)
     rl.run(folder)
@@ -80,7 +80,7 @@ def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeW
     assert METRICS[name.split("_")[0] if name.startswith("grpo") else name] <= rows[0].keys()
     assert all(np.isfinite(value) for row in rows for value in row.values())
     assert all(row["grad_norm"] > 0 for row in rows)
-    if METHODS[name].data == "policy":
+    if METHODS[name].completions == "policy":
         # What is compiled ahead of time is what is run.
         batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
         expected = abstract_batch(rl.settings, layout)
@@ -416,7 +416,7 @@ def test_an_evaluation_prompt_that_fills_the_context_is_refused_before_training(
         ("grpo_rule", {"group_size": 1}, r"^rl\.group_size is 1; it must be at least 2"),
         ("grpo_rule", {"temperature": 0.0}, r"^rl\.temperature is 0\.0"),
         ("grpo_rule", {"num_updates": 0}, r"^rl\.num_updates is 0; it must be at least 1"),
-        ("grpo_rule", {"num_updates": 2, "steps": 3}, r"^rl\.steps is 3, which does not divide"),
+        ("grpo_rule", {"num_updates": 2, "steps": 3}, r"^rl\.steps is 3, which is not divisible"),
         ("grpo_rule", {"reward_fns": (("correct",),)}, r"^rl\.reward_fns\[0\] is \('correct',\); it must be of the"),
         ("grpo_rule", {"reward_fns": ()}, r"^rl\.reward_fns is empty; give it at least one value"),
         ("grpo_rule", {"rounds": 2}, r"^rl\.rounds is 2; method=grpo_rule takes 1"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.models.llama import Llama, lm_head
 from dsmath_jax.sampling import scheduler
 from dsmath_jax.sampling.sampler import Completion, Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
@@ -33,7 +33,7 @@ def logits_of(model: Llama, params: Any) -> Callable[[Sequence[int]], np.ndarray
     def forward(tokens: jax.Array) -> jax.Array:
         positions = jnp.arange(16)[None]
         hidden = model.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))
-        return hidden[0] @ head(params, model.config)
+        return hidden[0] @ lm_head(params, model.config)
 
     def logits(tokens: Sequence[int]) -> np.ndarray:
         row = np.zeros((1, 16), np.int32)

@@ -34,7 +34,7 @@ def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[li
     model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(1)))()
     params["embedding"] *= 50
-    params = jax.device_put(params, trained.params(params))
+    params = jax.device_put(params, trained.param_shardings(params))
     sampler = Sampler(model, layout, [2], 9, decode_slots=decode_slots)
     groups = sampler.generate(params, PROMPTS, SamplingParams(samples=4, seed=3, top_p=0.95))
     return [[completion.tokens for completion in group] for group in groups]

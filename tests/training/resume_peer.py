@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from dsmath_jax.data.batches import Batches
-from dsmath_jax.data.packing import Example, concatenate
+from dsmath_jax.data.packing import Example, concat_and_chunk
 from dsmath_jax.data.rows import SUFFIX, write_rows
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
@@ -49,7 +49,7 @@ def write_sources(folder: Path) -> None:
         noise = np.random.default_rng(number)
         documents = [noise.integers(3, SIZES.vocab_size, noise.integers(4, 60)) for _ in range(200)]
         examples = [Example(tokens, np.ones(len(tokens), bool), str(i)) for i, tokens in enumerate(documents)]
-        write_rows(folder / name / f"0{SUFFIX}", concatenate(examples, LENGTH))
+        write_rows(folder / name / f"0{SUFFIX}", concat_and_chunk(examples, LENGTH))
 
 
 def main(folder: Path, sizes: dict[str, int], pause: float) -> None:

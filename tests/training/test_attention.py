@@ -59,7 +59,7 @@ def on_eight_devices() -> dict[str, np.ndarray]:
         layout = Layout(make_mesh(MeshSettings(**axes)))
         put = [jax.device_put(x, layout.batch_sharding()) for x in given]
         found |= {f"{name}/{key}": x for key, x in compute(attention_on(layout), *put).items()}
-    few = tuple(x[:3] for x in given)  # rows that do not divide
+    few = tuple(x[:3] for x in given)  # rows that are not divisible
     layout = Layout(make_mesh(MeshSettings(fsdp=4, tensor=2)))
     found |= {f"few/{key}": x for key, x in compute(attention_on(layout), *few).items()}
     layout = Layout(make_mesh(MeshSettings(context=4, tensor=2, fsdp=1)))
@@ -124,7 +124,7 @@ def test_auto_takes_the_kernel_made_for_the_platform(
 
 def test_rows_that_do_not_divide_by_the_context_axis_are_refused() -> None:
     given = inputs(2, 30, 2, 2, 4)
-    with pytest.raises(UserError, match=r"Rows of 30 tokens do not divide by the mesh's context=4; change seq"):
+    with pytest.raises(UserError, match=r"Rows of 30 tokens are not divisible by the mesh's context=4; change seq"):
         attention_on(layout_of("cpu", context=4))(*given[:3], given[4])
 
 

@@ -29,7 +29,7 @@ COMPLETE = ["00000010", "00000010.sha256.json", "00000015", "00000015.sha256.jso
 @pytest.fixture
 def tree(layout: Layout) -> dict[str, Any]:
     plain = {"embedding": jnp.arange(6.0).reshape(3, 2), "final_norm": {"scale": jnp.ones(2, jnp.bfloat16)}}
-    return jax.device_put(plain, layout.params(plain))
+    return jax.device_put(plain, layout.param_shardings(plain))
 
 
 def flip_a_byte(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def flip_a_byte(folder: Path) -> Path:
 
 def test_a_training_state_comes_back_bit_by_bit(tmp_path: Path, tree: dict[str, Any], layout: Layout) -> None:
     state = TrainState(tree, optax.adamw(1e-3).init(tree))
-    state = jax.device_put(state, layout.params(state))
+    state = jax.device_put(state, layout.param_shardings(state))
     checkpoint.save(tmp_path / "state", state)
     restored = checkpoint.restore(tmp_path / "state", jax.tree.map(jnp.zeros_like, state))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
@@ -65,7 +65,7 @@ def test_a_flipped_byte_is_reported_and_the_previous_checkpoint_is_used(
         restored, step = checkpoints.restore_latest(jax.tree.map(jnp.copy, tree))
     assert step == 5
     np.testing.assert_array_equal(restored["embedding"], tree["embedding"] + 5)
-    assert f"00000010 is not used: its file {name} is not the one that was written" in caplog.text
+    assert f"00000010 is not used: its file {name} does not match its hash" in caplog.text
     with pytest.raises(UserError, match="cannot be used: its file"):
         checkpoint.restore(tmp_path / "00000010", tree)
 
@@ -101,10 +101,10 @@ def test_a_damaged_list_of_hashes_is_damage(tmp_path: Path, tree: dict[str, Any]
 
 def test_a_file_that_came_later_is_damage(tmp_path: Path, tree: dict[str, Any]) -> None:
     checkpoint.save(tmp_path / "params", tree)
-    assert checkpoint.damage(tmp_path / "params") is None
+    assert checkpoint.why_invalid(tmp_path / "params") is None
     (tmp_path / "params" / "d" / "more").parent.mkdir(exist_ok=True)
     (tmp_path / "params" / "d" / "more").touch()
-    assert checkpoint.damage(tmp_path / "params") == "it has a file that was not written with it"
+    assert checkpoint.why_invalid(tmp_path / "params") == "it has a file without a hash"
 
 
 def names(folder: Path) -> list[str]:
@@ -119,7 +119,7 @@ def test_the_newest_are_kept(tmp_path: Path, tree: dict[str, Any]) -> None:
     with checkpoint.Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(20, tree)
     assert names(tmp_path) == ["00000020", "00000020.sha256.json"]
-    with pytest.raises(UserError, match="keep is 0; at least one checkpoint must be kept"):
+    with pytest.raises(UserError, match="keep is 0; it must be at least 1"):
         checkpoint.Checkpoints(tmp_path, keep=0)
 
 
@@ -137,7 +137,7 @@ def test_a_damaged_one_does_not_count_among_those_kept(tmp_path: Path, tree: dic
 def test_a_state_is_saved_as_it_was_when_its_buffers_are_used_again(tmp_path: Path, layout: Layout) -> None:
     shapes = {"embedding": (1000, 300), "layers": {"q": (2, 64, 4, 4)}, "final_norm": {"scale": (3,)}}
     state = jax.tree.map(jnp.ones, shapes, is_leaf=lambda x: isinstance(x, tuple))
-    state = jax.device_put(state, layout.params(state))
+    state = jax.device_put(state, layout.param_shardings(state))
     double = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)
     with checkpoint.Checkpoints(tmp_path, keep=9) as checkpoints:
         for step in range(1, 5):
@@ -213,12 +213,12 @@ checkpoints.save(1, {"embedding": jnp.full((64, 64), 1.0)})
 checkpoints.wait()
 kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if moment == "writing":
-    checkpoint._finish = kill
+    checkpoint._finish_save = kill
 elif moment == "hashing":
     checkpoint.hash_file = kill
 elif moment == "dropping":
-    finish = checkpoint._finish
-    checkpoint._finish = lambda *arguments: (finish(*arguments), setattr(checkpoint, "remove", kill))
+    finish = checkpoint._finish_save
+    checkpoint._finish_save = lambda *arguments: (finish(*arguments), setattr(checkpoint, "remove", kill))
 checkpoints.save(2, {"embedding": jnp.full((64, 64), 2.0)})
 checkpoints.wait()
 """

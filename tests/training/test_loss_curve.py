@@ -37,7 +37,7 @@ def batches(real_data: Path) -> dict[str, np.ndarray]:
     with open(real_data / "gsm8k" / "train.jsonl", encoding="utf-8") as lines:
         texts = [f"{record['question']}\n{record['answer']}" for record in map(json.loads, lines)]
     ids = ([text_tokenizer.bos_id, *text_tokenizer.encode(text), text_tokenizer.eos_id] for text in texts)
-    rows = packing.concatenate((packing.Example(each, [True] * len(each)) for each in ids), LENGTH)
+    rows = packing.concat_and_chunk((packing.Example(each, [True] * len(each)) for each in ids), LENGTH)
     chosen = np.stack([next(rows).row for _ in range(STEPS * ROWS)])
     np.random.default_rng(0).shuffle(chosen)
     batch = packing.batch_of_rows(chosen)
@@ -69,7 +69,7 @@ def test_the_loss_curve_is_that_of_transformers_and_torch(batches, layout, tmp_p
     ours: dict[str, list[float]] = {"loss": [], "grad_norm": []}
     for number in range(STEPS):
         batch = {name: values[number] for name, values in batches.items()}
-        state, scalars = step(state, layout.batch(batch))
+        state, scalars = step(state, layout.put_batch(batch))
         for name, values in ours.items():
             values.append(float(scalars[name]))
     assert ours["loss"][-1] < 0.6 * ours["loss"][0], "nothing was learned"

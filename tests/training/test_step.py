@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from dsmath_jax.models.llama import Llama, head
+from dsmath_jax.models.llama import Llama, lm_head
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer
@@ -49,7 +49,7 @@ def test_next_token_loss_is_numpys(model: Llama, params: Any, run_step: Callable
     batch = make_batch("uneven")
     read = {name: batch[name] for name in ("tokens", "positions", "segment_ids")}
     hidden = jax.jit(lambda params: model.apply({"params": params}, **read))(params)
-    logits = np.float64(hidden) @ np.float64(head(params, model.config))
+    logits = np.float64(hidden) @ np.float64(lm_head(params, model.config))
     loss = weight = 0.0
     for b, t in np.argwhere(batch["loss_weights"] > 0):
         probabilities = np.exp(logits[b, t] - logits[b, t].max())

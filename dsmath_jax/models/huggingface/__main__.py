@@ -26,8 +26,8 @@ from dsmath_jax.training.model_files import (
     find_tokenizer,
     import_params,
     new_folder,
+    read_model_config,
     read_params,
-    read_sizes,
     write_config,
 )
 from dsmath_jax.workdir import UserError, exit_code, local_path
@@ -60,7 +60,7 @@ def export_model(source: Path, target: Path, dtype: str, max_file_bytes: int, to
     """
     if not (source / "model.json").is_file():
         raise UserError(f"{source} has no model.json; give the folder of a finished stage that trains.")
-    config = read_sizes(source)
+    config = read_model_config(source)
     tokenizer_file = tokenizer_path or find_tokenizer(source)
     params = read_params(source, config, Layout(make_mesh()))
     text_tokenizer = tokenizer.load(tokenizer_file) if tokenizer_file else None

@@ -129,8 +129,8 @@ def scorer(model: Llama, layout: Layout, length: int, rows: int) -> Score:
             part = sequences[start : start + rows]
             filled = part + part[:1] * (rows - len(part))
             width = next(width for width in widths if width >= len(part[-1]))
-            batch = layout.share(token_rows(filled, width))
-            logits = to_host(compiled(params, layout.batch(batch)))
+            batch = layout.take_my_rows(token_rows(filled, width))
+            logits = to_host(compiled(params, layout.put_batch(batch)))
             for row, sequence in enumerate(part):
                 for i, columns in positions[sequence].items():
                     scores[i] = logits[row, columns].astype(np.float64)

@@ -14,19 +14,19 @@ ESTIMATIONS = ("hard", "soft")
 class SamplesSettings(Settings):
     """Settings of samples of the policy and their labels (paper §4.1.2, §4.1.3)."""
 
-    data: tuple[str, ...] = setting(("toy/train",), "data sets whose questions are sampled from", filled=True)
+    data: tuple[str, ...] = setting(("toy/train",), "data sets whose questions are sampled from", nonempty=True)
     kind: str = setting(
         "pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)", choices=KINDS
     )
-    problems: int = setting(15_000, "number of questions, drawn evenly over `data` (data/draw.py)", least=1)
-    samples: int = setting(8, "completions of each question", least=1)
-    completions: int = setting(8, "completions of each prefix of steps, N of Math-Shepherd", least=1)
+    problems: int = setting(15_000, "number of questions, sampled evenly over `data` (data/subsample.py)", ge=1)
+    samples: int = setting(8, "completions of each question", ge=1)
+    completions: int = setting(8, "completions of each prefix of steps, N of Math-Shepherd", ge=1)
     estimation: str = setting(
         "hard", "a step's label: hard (any of them is correct) or soft (the share that is)", choices=ESTIMATIONS
     )
-    step_delimiter: str = setting("\n", "splits a completion into its steps", filled=True)
-    max_new_tokens: int = setting(1024, "length limit of a completion, tokens", least=1)
-    decode_slots: int = setting(256, "completions that are decoded at a time", least=1)
+    step_delimiter: str = setting("\n", "text between the steps of a completion", nonempty=True)
+    max_new_tokens: int = setting(1024, "length limit of a completion, tokens", ge=1)
+    decode_slots: int = setting(256, "completions decoded at a time", ge=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,12 +38,10 @@ class SamplesSettings(Settings):
 class RewardModelSettings(TrainingSettings, SamplesSettings):
     """Settings of a reward model (paper §4.1.2-4.1.4): the samples and the training."""
 
-    peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)", least=0)
+    peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)", ge=0)
     init: str = setting("pretrain", "the stage whose model it is trained from: pretrain (paper §4.2) or sft")
-    replay: float = setting(
-        0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)", least=0, most=1
-    )
-    batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise", least=1)
+    replay: float = setting(0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)", ge=0, le=1)
+    batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise", ge=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

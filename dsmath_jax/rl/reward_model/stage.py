@@ -6,8 +6,8 @@ from pathlib import Path
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record, check_answers
-from dsmath_jax.data.draw import load_evenly, sample_evenly
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.data.subsample import load_subsample, subsample
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl.reward_model.labels import fitting_prompts, write_rows
 from dsmath_jax.rl.reward_model.model import RewardModel, with_reward_head
@@ -38,7 +38,7 @@ def check(
     """
     check_choice(f"{name}.kind", settings.kind, KINDS[name])
     loop.check(settings, settings.batch_size, layout)
-    records = sample_evenly([read(source) for source in settings.data], settings.problems, seed)
+    records = subsample([read(source) for source in settings.data], settings.problems, seed)
     check_answers(records)
     if records and chat and sampled:
         fitting_prompts(settings, chat, sampled.max_position_embeddings, records)
@@ -53,10 +53,10 @@ def run(
     """
     check_choice(f"{folder.name}.kind", settings.kind, KINDS[folder.name])
     workdir, path = folder.parent, folder / ROWS
-    chat = chats.read(chats.Source(workdir / "tokenizer", chat_settings))
+    chat = chats.read(chats.ChatSource(workdir / "tokenizer", chat_settings))
     chats.check_same(chat, workdir / "sft")
     if not path.is_file():
-        records = load_evenly(settings.data, data_dir, settings.problems, seed)
+        records = load_subsample(settings.data, data_dir, settings.problems, seed)
         model = read_model(workdir / "sft", layout)
         params = read_params(workdir / "sft", model.config, layout)
         policy = LanguageModel(model, params, chat, layout)

@@ -86,7 +86,7 @@ def train(
                 )
                 for example in sample_examples(examples, seed, stream, positions)
             ]
-            return layout.share(batch_of(kind, batch_examples, width))
+            return layout.take_my_rows(batch_of(kind, batch_examples, width))
 
         write_config(folder, model.config)
         optimizer = make_optimizer(settings)

@@ -54,7 +54,7 @@ def compute(layout: Layout, folder: Path, training: bool) -> dict[str, np.ndarra
     model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: with_reward_head(initial_params(Llama(model.config), jax.random.key(1)), 16))()
     params["reward"]["kernel"] = jax.random.normal(jax.random.key(2), (16, 1))
-    params = jax.device_put(params, layout.params(params))
+    params = jax.device_put(params, layout.param_shardings(params))
     noise = np.random.default_rng(0)
     completions = [Completion(0, i, noise.integers(2, 24, 1 + 3 * i).tolist(), [], [], "eos") for i in range(7)]
     ends = [np.unique([len(c.tokens) // 2, len(c.tokens) - 1]) for c in completions]

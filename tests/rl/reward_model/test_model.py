@@ -239,7 +239,7 @@ def test_logits_of_any_size_leave_loss_and_gradient_finite(kind: str, scale: flo
 def test_a_saved_model_scores_as_before(
     model: Llama, reward_params: Any, layout: Layout, tmp_path: Path, completions: list[Completion]
 ) -> None:
-    reward_params = jax.device_put(reward_params, layout.params(reward_params))
+    reward_params = jax.device_put(reward_params, layout.param_shardings(reward_params))
     write_config(tmp_path, model.config)
     save(tmp_path / "params", reward_params)
     again, params = read(tmp_path, layout)

@@ -39,18 +39,18 @@ def test_more_steps_leave_what_as_many_from_scratch_leave(
     whole, longer = workdir("whole"), workdir("longer")
     changes: dict[str, Any] = {"eval_data": ("toy/train",), "eval_problems": 4, "eval_every": 3, "checkpoint_every": 3}
     changes["max_new_tokens"] = 64 if method == "sft" else 12  # the solutions' tokens
-    if METHODS[method].data in ("correct", "pairs"):  # an untrained model is never right
-        monkeypatch.setattr(trainer, "samples_of_start", lambda ctx: _samples(ctx.folder))
+    if METHODS[method].completions in ("correct", "pairs"):  # an untrained model is never right
+        monkeypatch.setattr(trainer, "initial_policy_samples", lambda ctx: _samples(ctx.folder))
     make = lambda steps: recipe(method, steps=steps, **changes)  # noqa: E731
     make(8).run(whole)
     make(5).run(longer)
     assert [row["step"] for row in metrics(longer) if "eval_greedy" in row] == [0, 3, 5]
-    assert trainer.why_not_longer(make(8).settings, longer / "rl", 5) == ""
+    assert trainer.why_not_extendable(make(8).settings, longer / "rl", 5) == ""
     cut(make(8), longer, monkeypatch, 7)
     make(8).run(longer)
     assert [row["step"] for row in metrics(longer) if "eval_greedy" in row] == [0, 3, 6, 8]
     assert (whole / "rl/metrics.jsonl").read_bytes() == (longer / "rl/metrics.jsonl").read_bytes()
-    if METHODS[method].data == "policy":
+    if METHODS[method].completions == "policy":
         assert (whole / "rl/samples.jsonl").read_bytes() == (longer / "rl/samples.jsonl").read_bytes()
     assert equal(weights(whole, layout), weights(longer, layout))
 
@@ -68,4 +68,4 @@ def _samples(folder: Path) -> Path:
 def test_rounds_that_would_end_elsewhere_are_the_reason_not_to(recipe: MakeRun, tmp_path: Path) -> None:
     retrain = {"steps": 2, "data": ("toy/train",), "max_new_tokens": 12}
     settings = recipe("grpo_iterative", steps=4, rounds=2, retrain=retrain).settings
-    assert trainer.why_not_longer(settings, tmp_path, 2) == "its rounds=2 would end at other steps"
+    assert trainer.why_not_extendable(settings, tmp_path, 2) == "its rounds=2 would end at different steps"

@@ -16,8 +16,8 @@ from dsmath_jax.data import tokenizer
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
-from dsmath_jax.training.loop import TrainLoop, why_not_longer
-from dsmath_jax.training.model_files import read_params, read_sizes
+from dsmath_jax.training.loop import TrainLoop, why_not_extendable
+from dsmath_jax.training.model_files import read_model_config, read_params
 from dsmath_jax.training.optimizer import first_changed_lr, make_schedule
 from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.workdir import UserError, read_jsonl, write_jsonl
@@ -68,7 +68,7 @@ def kill(patch: pytest.MonkeyPatch, stage: str, at: int) -> None:
 
 
 def params(folder: Path, layout: Layout) -> Any:
-    return jax.tree.map(np.asarray, read_params(folder, read_sizes(folder), layout))
+    return jax.tree.map(np.asarray, read_params(folder, read_model_config(folder), layout))
 
 
 def eval_steps(folder: Path) -> list[int]:
@@ -79,7 +79,7 @@ def eval_steps(folder: Path) -> list[int]:
 def test_more_steps_leave_what_as_many_from_scratch_leave(
     run: Run, tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    """A stage that is complete is lengthened, killed on the way and lengthened again."""
+    """A stage that is complete is extended, killed on the way and extended again."""
     run("longer", NAMES[: NAMES.index(stage) + 1])
     assert eval_steps(tmp_path / "longer" / stage) == [0, 3, 5]
     for name in NAMES[: NAMES.index(stage)]:  # both from the same files
@@ -97,7 +97,7 @@ def test_more_steps_leave_what_as_many_from_scratch_leave(
     jax.tree.map(np.testing.assert_array_equal, params(whole, layout), params(longer, layout))
 
 
-def test_what_reads_a_lengthened_stage_is_refused_before_and_after(run: Run, tmp_path: Path) -> None:
+def test_what_reads_a_extended_stage_is_refused_before_and_after(run: Run, tmp_path: Path) -> None:
     run("run")
     sft = tmp_path / "run" / "sft"
     before = (sft / "manifest.json").read_bytes()
@@ -128,8 +128,8 @@ def test_a_schedule_that_has_begun_to_fall_is_the_reason_not_to(
         run("run", names, steps=20, schedule="multi_step")
     assert str(caught.value) == (
         f"Stage pretrain in {tmp_path / 'run'} was made with fewer steps (pretrain.steps was 10, is 20) and cannot be "
-        "lengthened, since its newest checkpoint is of step 9, and with schedule=multi_step and steps=20 the learning "
-        "rate is another from step 8 on: give --overwrite=pretrain to redo it and the stages after it, or another "
+        "extended, since its newest checkpoint is of step 9, and with schedule=multi_step and steps=20 the learning "
+        "rate differs from step 8 on: give --overwrite=pretrain to redo it and the stages after it, or another "
         "--workdir."
     )
 
@@ -169,4 +169,4 @@ def test_the_first_changed_lr_is_that_of_the_schedules(
 
 
 def test_a_folder_without_checkpoints_can_take_any_steps(tmp_path: Path) -> None:
-    assert why_not_longer(tmp_path, TrainingSettings(schedule="multi_step", steps=20), 10) == ""
+    assert why_not_extendable(tmp_path, TrainingSettings(schedule="multi_step", steps=20), 10) == ""

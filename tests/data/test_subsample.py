@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dsmath_jax.data import datasets
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.data.draw import EVALUATION_SEED, load_evenly, sample_evenly
+from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample, subsample
 from dsmath_jax.workdir import write_jsonl
 from tests.evaluation.math_files import write_archive
 
@@ -39,7 +39,7 @@ def parts_of(records: Sequence[Record]) -> Counter[tuple[str, str]]:
 @given(data_sets(), st.integers(0, 200), st.integers(0, 3))
 def test_a_draw_has_the_count_and_keeps_the_order(sets: Sets, count: int, seed: int) -> None:
     everything = [record for one in sets for record in one]
-    drawn = sample_evenly(sets, count, seed)
+    drawn = subsample(sets, count, seed)
     assert len(drawn) == (min(count, len(everything)) if count else len(everything))
     assert [record for record in everything if record in drawn] == drawn
     if count == 0 or count >= len(everything):
@@ -48,7 +48,7 @@ def test_a_draw_has_the_count_and_keeps_the_order(sets: Sets, count: int, seed: 
 
 @given(data_sets(), st.integers(1, 200), st.integers(0, 3))
 def test_sets_give_the_same_number_or_all_they_have(sets: Sets, count: int, seed: int) -> None:
-    numbers = set_sizes(sample_evenly(sets, count, seed))
+    numbers = set_sizes(subsample(sets, count, seed))
     not_whole = [numbers[str(n)] for n, one in enumerate(sets) if numbers[str(n)] < len(one)]
     if not_whole:
         assert max(numbers.values()) - min(not_whole) <= 1
@@ -57,7 +57,7 @@ def test_sets_give_the_same_number_or_all_they_have(sets: Sets, count: int, seed
 @given(data_sets(), st.integers(1, 200), st.integers(0, 3))
 def test_parts_of_a_set_give_one_each_and_then_their_share(sets: Sets, count: int, seed: int) -> None:
     one = sets[0]
-    drawn, sizes = sample_evenly([one], count, seed), parts_of(one)
+    drawn, sizes = subsample([one], count, seed), parts_of(one)
     numbers, categories = parts_of(drawn), {record.category for record in one}
     assert len({record.category for record in drawn}) == min(len(drawn), len(categories))
     assert len(numbers) == len(sizes) or len(drawn) < len(sizes)
@@ -69,26 +69,26 @@ def test_parts_of_a_set_give_one_each_and_then_their_share(sets: Sets, count: in
 
 @given(data_sets(), st.integers(1, 100), st.integers(0, 100), st.integers(0, 3))
 def test_a_larger_draw_has_all_of_a_smaller_one(sets: Sets, count: int, more: int, seed: int) -> None:
-    larger = {record.id for record in sample_evenly(sets, count + more, seed)}
-    assert {record.id for record in sample_evenly(sets, count, seed)} <= larger
+    larger = {record.id for record in subsample(sets, count + more, seed)}
+    assert {record.id for record in subsample(sets, count, seed)} <= larger
 
 
 @given(data_sets(), st.integers(1, 100), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_the_place_in_a_file_does_not_matter(sets: Sets, count: int, seed: int, random: Random) -> None:
     shuffled = [random.sample(one, len(one)) for one in sets]
-    questions = [{r.question for r in sample_evenly(each, count, seed)} for each in (sets, shuffled)]
+    questions = [{r.question for r in subsample(each, count, seed)} for each in (sets, shuffled)]
     assert questions[0] == questions[1]
 
 
 def test_seeds_draw_other_records() -> None:
     one = [Record(str(i), f"question {i}") for i in range(1000)]
-    draws = [{record.id for record in sample_evenly([one], 500, seed)} for seed in range(3)]
+    draws = [{record.id for record in subsample([one], 500, seed)} for seed in range(3)]
     assert all(200 < len(a & b) < 300 for a, b in ((draws[0], draws[1]), (draws[1], draws[2])))
 
 
 def test_equal_questions_are_drawn_once_each() -> None:
     one = [Record(str(i), "the same \ud800") for i in range(9)]
-    assert len({record.id for record in sample_evenly([one], 5, 0)}) == 5
+    assert len({record.id for record in subsample([one], 5, 0)}) == 5
 
 
 def test_all_subjects_and_levels_of_math_are_drawn(tmp_path: Path) -> None:
@@ -97,14 +97,14 @@ def test_all_subjects_and_levels_of_math_are_drawn(tmp_path: Path) -> None:
     rows = [{"question": f"{i} + 1?", "answer": str(i + 1)} for i in range(100)]
     write_jsonl(tmp_path / "sums.jsonl", rows)
     math = datasets.load("math/test", tmp_path)
-    drawn = load_evenly(("sums.jsonl", "math/test"), tmp_path, 20, EVALUATION_SEED)
+    drawn = load_subsample(("sums.jsonl", "math/test"), tmp_path, 20, EVALUATION_SEED)
     assert Counter(record.id.split("/")[0] for record in drawn) == {"sums": 10, "math": 10}
     assert {record.category for record in drawn[10:]} == {record.category for record in math}
 
 
 def test_real_benchmarks_give_every_subject_and_grade(real_data: Path) -> None:
     names = ("gsm8k/train", "mmlu_stem/test", "cmath/test", "bbh/test")
-    drawn = load_evenly(names, real_data, 400, 7)
+    drawn = load_subsample(names, real_data, 400, 7)
     for name in names:
         found = [record for record in drawn if record.id.startswith(f"{name}/")]
         assert len(found) == 100

@@ -11,19 +11,19 @@ from pathlib import Path
 from dsmath_jax.data import datasets
 from dsmath_jax.data.datasets import Record
 
-EVALUATION_SEED = 0  # of evaluations: runs with other seeds answer the same questions
+EVALUATION_SEED = 0  # so that runs with different seeds are evaluated on the same questions
 
 
-def load_evenly(names: Sequence[str], data_dir: str | Path, count: int, seed: int) -> list[Record]:
-    """Loads `count` records of the named data sets by `sample_evenly`; 0 for all.
+def load_subsample(names: Sequence[str], data_dir: str | Path, count: int, seed: int) -> list[Record]:
+    """Loads `count` records of the named data sets by `subsample`; 0 for all.
 
     Raises:
       UserError: a data set is unknown, missing or damaged.
     """
-    return sample_evenly([datasets.load(name, data_dir) for name in names], count, seed)
+    return subsample([datasets.load(name, data_dir) for name in names], count, seed)
 
 
-def sample_evenly(sets: Sequence[Sequence[Record]], count: int, seed: int) -> list[Record]:
+def subsample(sets: Sequence[Sequence[Record]], count: int, seed: int) -> list[Record]:
     """Samples `count` records from data sets; 0, or a count of at least their number, takes all.
 
     Each set gives the same number; a smaller set gives all, and the others share the rest. Within a set, every category
