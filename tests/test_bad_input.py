@@ -102,7 +102,7 @@ def empty_seeds(data: Path) -> str:
 
 def seeds_without_documents(data: Path) -> str:
     (data / "crawl" / "seeds.txt").write_text("https://nowhere.example/\n")
-    return "No page read lies below a prefix of"
+    return "No page read is below a prefix of"
 
 
 def missing_seeds(data: Path) -> str:

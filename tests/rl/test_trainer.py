@@ -141,7 +141,7 @@ def test_a_rollout_that_is_gone_within_its_updates_is_refused(
     with pytest.raises(UserError, match=r"00000000\.npz cannot be read \(.*\); remove it to generate it again"):
         rl.run(folder)
     path.unlink()
-    with pytest.raises(UserError, match=r"00000000\.npz is gone, .* remove \S+/rl to redo"):
+    with pytest.raises(UserError, match=r"00000000\.npz is missing, .* remove \S+/rl to redo"):
         rl.run(folder)
 
 
