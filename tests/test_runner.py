@@ -572,7 +572,7 @@ def test_the_reason_why_a_stage_cannot_be_extended_is_given(project, recipe):
     )
 
 
-def test_what_reads_a_extended_stage_is_refused_before_that_is_lengthened(project, recipe):
+def test_what_reads_an_extended_stage_is_refused_before_that_is_extended(project, recipe):
     reads = Stage("third", project.third, (), lambda recipe: ("second",), ("*.txt",))
     project.stages = (*project.stages[:2], reads)
     project.run(recipe)

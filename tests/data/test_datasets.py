@@ -302,7 +302,7 @@ def test_all_is_every_available_data_set(real_data: Path, tmp_path: Path) -> Non
     assert time.process_time() - before < 3
     assert len(records) >= sum(REAL_SETS.values())
 
-    with pytest.raises(UserError, match=r"No data set is below .*; set --config\.data_dir or name none"):
+    with pytest.raises(UserError, match=r"There is no data set in .*; set --config\.data_dir, or remove 'all'"):
         datasets.load("all", tmp_path)
     write_jsonl(tmp_path / "problems" / "train.jsonl", [TOY])
     write_jsonl(tmp_path / "gsm8k" / "test.jsonl", [GSM8K])

@@ -97,5 +97,5 @@ def test_invalid_files_are_refused(workdir):
     with pytest.raises(UserError, match="lacks the column 'prefix'"):
         CorpusFiles(workdir)
     (workdir / "corpus/prefixes.parquet").write_text("no Parquet")
-    with pytest.raises(UserError, match="no valid Parquet file"):
+    with pytest.raises(UserError, match="is not a valid Parquet file"):
         CorpusFiles(workdir)

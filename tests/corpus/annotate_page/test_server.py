@@ -53,7 +53,7 @@ def test_another_host_name_is_refused(ask, workdir, host, path, body):
         ({**MARK, "prefix": None}, {}, 400, "lacks 'prefix'"),
         ({**MARK, "prefix": "math.example/none/"}, {}, 404, "No page of math.example is below"),
         ({**MARK, "prefix": "old.example:8080/notes/"}, {}, 404, "No page of math.example is below"),
-        ({**MARK, "host": "shop.example"}, {}, 404, "no math-related domain"),
+        ({**MARK, "host": "shop.example"}, {}, 404, "is not a math-related domain"),
     ],
 )
 def test_an_invalid_mark_is_refused(ask, workdir, body, headers, status, message):

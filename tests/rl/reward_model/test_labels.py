@@ -237,7 +237,7 @@ def test_records_without_answers_or_room_are_reported(
     path, one_sample = tmp_path / "rows.jsonl", settings(max_new_tokens=20, samples=1)
     policy = LanguageModel(model, None, Chat(Characters()), layout)
     without_answer = [*RECORDS, Record("x/2", "what?", "", " ")]
-    with pytest.raises(UserError, match=r"The record x/2 has no answer to grade completions by; add it, or name other"):
+    with pytest.raises(UserError, match=r"The record x/2 has no answer to grade completions by; add it, or use other"):
         write_rows(path, one_sample, policy, without_answer, 0)
     long = Record("x/2", "a" * 30, "", "1")
     with pytest.raises(UserError, match=r"None of 1 prompts fits the model's context of 64 with 39 sampled tokens"):
