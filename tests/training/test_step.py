@@ -61,6 +61,13 @@ def test_next_token_loss_is_numpys(model: Llama, params: Any, run_step: Callable
     assert run_step(batch, 1)[1]["loss"] == pytest.approx(loss / weight, rel=1e-5)
 
 
+def test_the_update_is_the_gradient_of_the_mean_loss(model: Llama, params: Any, run_step: Callable[..., Any]) -> None:
+    batch = make_batch("uneven")
+    gradient = jax.jit(jax.grad(lambda params: next_token(model, params, batch)[0][0] / 28))(params)
+    update, _ = run_step(batch, 1)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), update, gradient)
+
+
 @pytest.mark.parametrize("weights", ["even", "uneven"])
 def test_accumulation_changes_nothing(run_step: Callable[..., Any], weights: str) -> None:
     batch = make_batch(weights)
