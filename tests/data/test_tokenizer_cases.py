@@ -116,7 +116,7 @@ def test_marks_of_turns_are_control_tokens_even_where_their_file_does_not_call_t
 def test_marks_of_turns_are_control_tokens_of_sentencepiece_too(
     train_pieces: Callable[..., tokenizer.Tokenizer],
 ) -> None:
-    """InternLM2 has `<|im_start|>` among its user-defined symbols."""
+    """Where `<|im_start|>` is among the user-defined symbols of the model."""
     loaded = train_pieces(user_defined_symbols=["\n", "<|im_start|>"])
     assert "<|im_start|>" in loaded.control_ids
     ids = loaded.encode("a <|im_start|>\n")
