@@ -33,7 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "peer": {"type": interpreter, "default": "", "help": "interpreter of the environment that `make peers` makes"},
     "threads": {"type": int, "default": 2, "help": "CPUs of every side"},
     "repetitions": {"type": int, "default": 5, "help": "turns of every side, whose median counts"},
-    "json": {"type": Path, "help": "FILE.json takes all numbers"},
+    "json": {"type": Path, "help": "file to write all numbers to, FILE.json"},
 }
 
 

@@ -258,10 +258,10 @@ def config_file(recipe: Recipe) -> str:
 
 
 def config_path(name: str) -> Path:
-    """The config file of a path, or of a recipe of this package by its name without `.py`.
+    """Returns the path of a config file, given by its path or as the name of a recipe of this package (`tiny`).
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such file or recipe.
     """
     if Path(name).is_file():
         return Path(name)

@@ -155,7 +155,7 @@ def on_eight_devices(config: ModelConfig, meshes: Sequence[dict[str, int]], fold
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        # Eight devices meet in every collective: with fewer threads than wait for each other, they wait forever.
+        # A collective waits for all eight devices, so it deadlocks with fewer than eight free threads.
         "NPROC": "32",
         "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
         "PYTHONPATH": str(Path(__file__).parents[1]),
