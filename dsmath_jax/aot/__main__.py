@@ -1,5 +1,8 @@
-"""Compiles a stage for a TPU slice, without TPUs, and reports whether it fits: `dsmath aot
---config=pretrain_7b --topology=v5p:4x4x8`. The exit code is 0 whether it fits or not.
+"""Compiles a stage for a TPU slice, without TPUs, and reports whether it fits.
+
+dsmath aot --config=pretrain_7b --topology=v5p:4x4x8
+
+The exit code is 0 whether it fits or not.
 
 The stages are pretrain and sft (the train step), rl (all of its programs, and the memory of each phase) and sample
 (only the sampler, by the section rl). The default is the first of pretrain, sft and rl that the config has.

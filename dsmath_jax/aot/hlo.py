@@ -1,6 +1,6 @@
 """Computes the FLOPs and collective bytes of a compiled program on one device, from the text of its optimized HLO.
 
-XLA's own `cost_analysis` counts the body of a loop once, whatever its trip count, and knows no bytes of collectives.
+XLA's own `cost_analysis` counts the body of a loop once, whatever its trip count, and omits the bytes of collectives.
 Here a loop's body is counted as often as it runs, fusions and calls are counted where they are called, and a
 conditional counts as its branch with the most FLOPs.
 
@@ -10,8 +10,9 @@ Elementwise work is left out. Rematerialized work is counted again.
 
 Bytes of a collective are those that a device sends in the ring algorithm, from its operand of `b` bytes in a group of
 `g` devices: all-gather b (g - 1), reduce-scatter and all-to-all b (g - 1) / g, all-reduce 2 b (g - 1) / g,
-collective-permute b. A start and its done are one collective. TPU compilers split an all-gather into steps that overlap
-with other work, even with iterations of another loop; each step repeats the instruction, and only the first counts.
+collective-permute b. A `-start` and its `-done` are one collective. TPU compilers split an all-gather into steps that
+overlap with other work, even with iterations of another loop; each step repeats the instruction, and only the first
+counts.
 """
 
 import dataclasses

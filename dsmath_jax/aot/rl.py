@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsmath_jax.aot.step import FULL_REMAT, Slice, capture_stderr, compile_program, make_slice, stage_of
+from dsmath_jax.aot.step import FULL_REMAT, Slice, capture_stderr, compile_program, make_slice, stage_settings
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
@@ -24,7 +24,7 @@ from dsmath_jax.sampling.abstract import abstract_inputs
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.engine import Engine
 from dsmath_jax.sampling.sampler import CHUNK
-from dsmath_jax.sampling.scheduler import bucket_length, cache_lengths, slot_shape
+from dsmath_jax.sampling.scheduler import cache_lengths, prompt_bucket, slot_shape
 from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.flops import HBM_BYTES
@@ -51,7 +51,7 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
     Raises:
       UserError: the topology, the mesh or a field is invalid, libtpu is missing, or batch sizes depend on data.
     """
-    settings: RLSettings = stage_of(recipe, "rl")
+    settings: RLSettings = stage_settings(recipe, "rl")
     if METHODS[settings.method].completions != "policy":
         raise UserError(
             f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
@@ -89,12 +89,12 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
 
 
 def compile_sampler(recipe: Recipe, topology: str) -> dict[str, Any]:
-    """Compiles only the sampler, as configured by the recipe's part `rl`; returns some fields of `compile_rl`'s result.
+    """Compiles only the sampler, as configured by the section `rl`; returns some fields of `compile_rl`'s result.
 
     Raises:
       UserError: the topology, the mesh or a field is invalid, or libtpu is missing.
     """
-    settings: RLSettings = stage_of(recipe, "rl")
+    settings: RLSettings = stage_settings(recipe, "rl")
     with capture_stderr() as warnings:
         target = make_slice(recipe, topology)
         lowered, weights = sampling_programs(settings, target)
@@ -128,7 +128,7 @@ def phases(
         return max(0, programs[program]["hbm_bytes"] - sum(residents[name] for name in arguments))
 
     scoring = [above(name, name) for name in ("reference", "reward model") if name in programs]
-    moved = {"reference, brought in": residents["reference"]} if "reference" in residents and on_host else {}
+    moved = {"reference, from host memory": residents["reference"]} if "reference" in residents and on_host else {}
     return {
         "sample": permanent | sampling_parts(programs, weights),
         "score": permanent | moved | {"scoring, above its model": max(scoring, default=0)},
@@ -223,7 +223,7 @@ def sampling_programs(settings: RLSettings, target: Slice) -> tuple[Programs, in
     engine = Engine(target.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
     slots = slot_shape(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
     *shorter, longest = cache_lengths(settings.max_new_tokens)
-    shape = (engine, *slots, bucket_length(settings.max_prompt_tokens))
+    shape = (engine, *slots, prompt_bucket(settings.max_prompt_tokens))
     widest = abstract_inputs(*shape, longest)
     mode = SamplingMode(False, settings.top_k > 0, settings.top_p < 1)
     programs: Programs = {

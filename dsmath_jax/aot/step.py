@@ -61,7 +61,7 @@ def topology_devices(topology: str) -> Sequence[Any]:
         raise UserError(f"libtpu cannot be used ({reason}); fix that and run the same command again.") from None
 
 
-def stage_of(recipe: Recipe, name: str) -> Any:
+def stage_settings(recipe: Recipe, name: str) -> Any:
     """Returns the settings of a stage.
 
     Raises:
@@ -178,13 +178,14 @@ def compile_step(recipe: Recipe, stage: str, topology: str) -> dict[str, Any]:
     Raises:
       UserError: the topology, the mesh or the batch is invalid, or libtpu is missing.
     """
-    part = stage_of(recipe, stage)
+    settings = stage_settings(recipe, stage)
     with capture_stderr() as warnings:
         target = make_slice(recipe, topology)
-        state, batch = abstract_inputs(part, target.model, target.layout)
-        program = compile_program(lambda: next_token_step(part, target.model, target.layout, state).lower(state, batch))
-    tokens = part.batch_size * part.sequence_length
-    model_flops = model_flops_per_token(target.model.config, part.sequence_length) * tokens / len(target.devices)
+        state, batch = abstract_inputs(settings, target.model, target.layout)
+        step = next_token_step(settings, target.model, target.layout, state)
+        program = compile_program(lambda: step.lower(state, batch))
+    tokens = settings.batch_size * settings.sequence_length
+    model_flops = model_flops_per_token(target.model.config, settings.sequence_length) * tokens / len(target.devices)
     step_seconds = model_flops / PEAK_FLOPS[target.kind] / EXPECTED_MFU
     return (
         program
@@ -195,11 +196,11 @@ def compile_step(recipe: Recipe, stage: str, topology: str) -> dict[str, Any]:
             "flops_ratio": program["flops"] / model_flops if program["flops"] is not None else None,
             "expected_mfu": EXPECTED_MFU,
             "step_seconds": step_seconds,
-            "run_days": step_seconds * part.steps / 86_400,
+            "run_days": step_seconds * settings.steps / 86_400,
             "stage": stage,
             "tokens": tokens,
-            "steps": part.steps,
-            "grad_accum_steps": part.grad_accum_steps,
+            "steps": settings.steps,
+            "grad_accum_steps": settings.grad_accum_steps,
             "full_rematerializations": warnings[0].count(FULL_REMAT),
         }
     )
