@@ -16,6 +16,7 @@ SCRIPT = Path(__file__).with_name("kill_resume.py")
 CONTENTS = runpy.run_path(str(SCRIPT))["contents"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_as_an_uninterrupted_one(tmp_path):
     command = [sys.executable, str(SCRIPT), "--small", "--kills=2", "--seed=10", f"--dir={tmp_path / 'runs'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

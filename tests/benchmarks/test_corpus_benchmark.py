@@ -58,6 +58,7 @@ def run(data_dir: Path, peer: Path | str) -> dict:
     return read_json(out)
 
 
+@pytest.mark.slow
 def test_ours_alone_measures_every_step_and_reports_that_the_peer_is_missing(data_dir, capsys):
     result = run(data_dir, data_dir / "no" / "python")
     printed = capsys.readouterr()

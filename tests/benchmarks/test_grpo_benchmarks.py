@@ -49,6 +49,7 @@ def run_iteration(peer: list[str], folder: Path, capsys: pytest.CaptureFixture[s
     return sides
 
 
+@pytest.mark.slow
 def test_an_iteration_of_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sides = run_iteration([], tmp_path, capsys)
     assert list(sides) == ["ours"]
@@ -76,6 +77,7 @@ def test_sides_of_an_iteration_that_differ_are_an_error() -> None:
             grpo_iteration.compare({"ours": (ready, [turn]), "trl": other})
 
 
+@pytest.mark.slow
 def test_chunks_need_less_memory_than_all_logits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "result.json"
     sizes = {"vocabulary": 20_000, "hidden_size": 32, "num_hidden_layers": 1, "rows": 1, "tokens": 1024}

@@ -24,6 +24,7 @@ def run(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) 
     return case
 
 
+@pytest.mark.slow
 def test_sampling_measures_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(run([], tmp_path, capsys)["sides"]) == ["ours"]
 

@@ -69,6 +69,7 @@ def check_cross_entropy(sizes: dict[str, int], peer: str, folder: Path, capsys: 
     return result["sides"]
 
 
+@pytest.mark.slow
 def test_cross_entropy_needs_less_memory_than_all_logits(tmp_path, capsys):
     sizes = {"tokens": 1024, "hidden_size": 8, "vocabulary": 20_000}
     sides = check_cross_entropy(sizes, "", tmp_path, capsys)
@@ -120,6 +121,7 @@ def run_train_step(arguments: list[str], folder: Path, capsys: pytest.CaptureFix
     return case
 
 
+@pytest.mark.slow
 def test_train_step_measures_ours_alone(tmp_path, capsys):
     case = run_train_step(["--rows=1"], tmp_path, capsys)
     assert list(case["sides"]) == ["ours"]
