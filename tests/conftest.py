@@ -1,12 +1,16 @@
 """What several test files share: a tiny decoder in float32, a layout on one device, the real data if there is some."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 # Tests compile much and compute little: code that is not optimized computes the same and is compiled in half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+# Programs are compiled once for all tests and their subprocesses, and not again the next time.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
@@ -69,28 +73,6 @@ def checkpoint_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = jax.jit(lambda: initial_params(Llama(config), jax.random.key(0)))()
     export_params(folder / "hf", config, params, folder / "tokenizer.model", "float32")
     return folder / "hf"
-
-
-@pytest.fixture(scope="session")
-def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what `compiled_once` keeps."""
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def compiled_once(compiled_programs: Path) -> Iterator[None]:
-    """Runs of a stage share what they compile, although each makes its own jitted functions."""
-    changed = {
-        "jax_compilation_cache_dir": str(compiled_programs),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in changed}
-    for name, value in changed.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture

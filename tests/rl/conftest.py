@@ -87,7 +87,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Path:
 
 
 @pytest.fixture
-def recipe(start: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, compiled_once: None) -> Callable[..., RLRun]:
+def recipe(start: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RLRun]:
     """Makes a run of a method, with some of its settings changed: `recipe("ppo", steps=4).run(workdir("run"))`."""
     monkeypatch.syspath_prepend(str(start / "rewards"))
 

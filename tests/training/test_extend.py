@@ -33,7 +33,7 @@ Run = Callable[..., None]
 
 
 @pytest.fixture
-def run(tmp_path: Path, compiled_once: None) -> Run:
+def run(tmp_path: Path) -> Run:
     """Runs a recipe in a workdir, with fields of both stages that train changed."""
     data = tmp_path / "data"
     write_jsonl(data / "mine/a.jsonl", [{"text": text} for text in TEXTS])

@@ -88,13 +88,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_the_recipe_itself_is_accepted(data: Path, tmp_path: Path) -> None:
     run_stage(make_recipe(data), tmp_path / "run")
     assert (tmp_path / "run/pretrain/manifest.json").is_file()
 
 
-@pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -152,7 +150,6 @@ def train_word_pieces(path: Path) -> None:
     model.save(str(path))
 
 
-@pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize("kind", ["SentencePiece", "Hugging Face"])
 def test_half_a_character_in_a_document(data: Path, tmp_path: Path, kind: str) -> None:
     """Either U+FFFD takes its place, or one sentence names the file and the record."""
