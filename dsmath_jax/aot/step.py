@@ -1,4 +1,4 @@
-"""Compiles the train step of a config for a TPU topology, without TPUs, and reports its costs per device.
+"""Compiles the train step of a config for a topology, without its devices, and reports its costs per device.
 
 Nothing is allocated: parameters, optimizer state and batch are abstract arrays with shardings. The functions are those
 that training runs.
@@ -10,55 +10,29 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import topologies
 
-from dsmath_jax.aot.hlo import costs
-from dsmath_jax.extras import required_by
+from dsmath_jax.aot.bound import bound_of
+from dsmath_jax.aot.costs import costs
+from dsmath_jax.aot.topology import Topology, topology
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.sharding import Layout, make_mesh
-from dsmath_jax.training.flops import HBM_BYTES, PEAK_FLOPS, model_flops_per_token
+from dsmath_jax.training.flops import model_flops_per_token
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.next_token import abstract_inputs, next_token_step
 from dsmath_jax.workdir import UserError
 
 SHOWN_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results
-EXPECTED_MFU = 0.4  # assumed for expected times, since nothing is run
-TOPOLOGY = re.compile(r"(?:([1-9]\d*)x)?(v\d\w*:\d+(?:x\d+){1,2})")
+# A GPU's compiler would try kernels on the GPU.
+COMPILER_OPTIONS: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_autotune_level": 0}, "cuda": {"xla_gpu_autotune_level": 0}}
 FULL_REMAT = "Involuntary full rematerialization"  # the partitioner's warning: it gathers an array to reshard it
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-
-
-def topology_devices(topology: str) -> Sequence[Any]:
-    """Returns the devices of a topology such as `v5p:4x4x8`, or of several slices: `2xv5p:4x4x4`.
-
-    Raises:
-      UserError: libtpu is not installed, or does not know the topology.
-    """
-    match = TOPOLOGY.fullmatch(topology)
-    if match is None:
-        raise UserError(f"The topology '{topology}' is not understood; give one as v5e:4x4, v5p:4x4x8 or 2xv5p:4x4x4.")
-    slices, name = match.groups()
-    options: dict[str, Any] = {"num_slices": int(slices)} if slices else {}
-    if set(name.split(":")[1].split("x")) == {"1"}:
-        options["chips_per_host_bounds"] = [1, 1, 1]  # the default is a host of four chips
-    if name.startswith("v4:"):
-        options["chip_config_name"] = "megacore"  # one device per chip, as in JAX on v4; the default is two
-    with required_by("Compiling for TPUs"):
-        import libtpu  # noqa: F401
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
-        if "INVALID_ARGUMENT" in reason:
-            raise UserError(f"libtpu knows no topology '{topology}' ({reason}); give an existing one.") from None
-        raise UserError(f"libtpu cannot be used ({reason}); fix that and run the same command again.") from None
 
 
 def stage_of(recipe: Recipe, name: str) -> Any:
@@ -89,57 +63,53 @@ def model_config(recipe: Recipe) -> ModelConfig:
     return dataclasses.replace(config, vocab_size=vocab_size)
 
 
-class Slice(NamedTuple):
-    """A TPU slice, whose hardware need not exist, and the model on it."""
+class Target(NamedTuple):
+    """A topology, the mesh of its devices, and the model on it."""
 
-    topology: str
-    devices: Sequence[Any]
+    topology: Topology
     layout: Layout
     model: Llama
 
-    @property
-    def kind(self) -> str:
-        """The kind of its devices, such as "TPU v5"."""
-        return self.devices[0].device_kind
-
     def describe(self) -> dict[str, Any]:
-        """Returns the fields of a result that describe the slice and the model."""
+        """Returns the fields of a result that describe the devices and the model."""
         config = self.model.config
         return {
-            "topology": self.topology,
-            "device_kind": self.kind,
-            "devices": len(self.devices),
+            "topology": self.topology.name,
+            "device_kind": self.topology.devices[0].device_kind,
+            "devices": len(self.topology.devices),
             "mesh": dict(self.layout.mesh.shape),
             "model": {name: getattr(config, name) for name in SHOWN_SIZES},
-            "chip_bytes": HBM_BYTES[self.kind],
+            "chip": dataclasses.asdict(self.topology.chip),
+            "chip_bytes": self.topology.usable_bytes,
         }
 
 
-def make_slice(recipe: Recipe, topology: str) -> Slice:
-    """Returns the slice `topology` with the mesh and the model of `recipe`.
+def make_target(recipe: Recipe, name: str) -> Target:
+    """Returns the topology `name` with the mesh and the model of `recipe`.
 
     Raises:
-      UserError: the topology, the mesh or the model is invalid, or libtpu is missing.
+      UserError: the topology, the mesh or the model is invalid, or the compiler's package is missing.
     """
-    config, devices = model_config(recipe), topology_devices(topology)
-    kind = devices[0].device_kind
-    if kind not in HBM_BYTES or kind not in PEAK_FLOPS:
-        raise UserError(
-            f"The memory and peak FLOPs of the chip '{kind}' of {topology} are not known; use a v5e, v5p or v6e."
-        )
-    layout = Layout(make_mesh(recipe.mesh, devices))
-    return Slice(topology, devices, layout, build_model(config, layout))
+    config, found = model_config(recipe), topology(name)
+    layout = Layout(make_mesh(recipe.mesh, found.devices))
+    return Target(found, layout, build_model(config, layout))
 
 
-def compile_program(lower: Callable[[], Any]) -> dict[str, Any]:
+def compile_program(lower: Callable[[], Any], target: Target, trips: int = 1) -> dict[str, Any]:
     """Compiles a program and returns its costs per device for one call.
+
+    Args:
+      lower: lowers the program.
+      target: what it is compiled for.
+      trips: how often loops run whose trip count depends on data.
 
     Returns:
       `memory`: the bytes of `arguments`, `temporaries`, `output`, `aliased` (output in donated buffers) and `code`;
         None if XLA refused the program because it needs too much memory.
       `hbm_bytes`: the peak memory (see `memory_of`), or what XLA says that a refused program needs.
-      `flops`: FLOPs as compiled, with rematerialized work.
-      `collectives`: `kind -> {"count", "bytes"}`, bytes as sent (see `aot.hlo`).
+      `flops`: FLOPs as compiled, with rematerialized work; `traffic`: bytes read from and written to HBM.
+      `collectives`: rows of `kind`, mesh `axes`, `count` and `bytes`, as sent (see `aot.collectives`).
+      `bound`: the seconds that each resource is busy at least (see `aot.bound`).
       `kernels`: the custom kernels. All of these are None for a refused program.
       `lower_seconds`, `compile_seconds`: time taken.
       `notes`: what is not counted.
@@ -147,55 +117,58 @@ def compile_program(lower: Callable[[], Any]) -> dict[str, Any]:
     began = time.monotonic()
     lowered = lower()
     lowered_at = time.monotonic()
+    chip, mesh = target.topology.chip, target.layout.mesh
+    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {})
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        memory, counted = refused_memory(str(error)), None
+        found = refused_memory(str(error)) | dict.fromkeys(("flops", "traffic", "collectives", "bound", "kernels"))
+        found["notes"] = []
     else:
-        memory, counted = memory_of(compiled), costs(compiled.as_text())
-    ended = time.monotonic()
-    return memory | {
-        "flops": counted.flops if counted else None,
-        "collectives": counted.by_kind() if counted else None,
-        "kernels": sorted(counted.kernels) if counted else None,
-        "lower_seconds": round(lowered_at - began, 1),
-        "compile_seconds": round(ended - lowered_at, 1),
-        "notes": sorted(counted.unknown) if counted else [],
-    }
+        counted = costs(compiled.as_text(), chip.cache, trips)
+        totals = counted.totals(lambda each: (each.kind, each.axes(mesh.shape)))
+        found = memory_of(compiled) | {
+            "flops": counted.flops,
+            "traffic": counted.hbm_bytes,
+            "collectives": [{"kind": kind, "axes": axes} | total for (kind, axes), total in totals.items()],
+            "bound": bound_of(counted, chip, mesh.devices.flat)._asdict(),
+            "kernels": sorted(counted.kernels),
+            "notes": sorted(counted.unknown),
+        }
+    seconds = {"lower_seconds": lowered_at - began, "compile_seconds": time.monotonic() - lowered_at}
+    return found | {name: round(value, 1) for name, value in seconds.items()}
 
 
-def compile_step(recipe: Recipe, stage: str, topology: str) -> dict[str, Any]:
-    """Lowers and compiles the train step of `recipe` for `topology`.
+def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
+    """Lowers and compiles the train step of `recipe` for the topology `name`.
 
     Returns:
-      The fields of `compile_program` and `Slice.describe`, per device and step, and:
-      `fits`: whether the step fits the chip.
+      The fields of `compile_program` and `Target.describe`, per device and step, and:
+      `fits`: whether the step fits the device.
       `model_flops`: FLOPs by the formula; `flops_ratio`: compiled FLOPs over these, None if XLA refused the program.
-      `step_seconds`, `run_days`: times by the formula at `expected_mfu` of the chip's peak.
       `stage`, `tokens` (per step), `steps`, `grad_accum_steps`: settings of the stage.
       `full_rematerializations`: number of arrays that the partitioner gathers whole to reshard them.
 
     Raises:
-      UserError: the topology, the mesh or the batch is invalid, or libtpu is missing.
+      UserError: the topology, the mesh or the batch is invalid, or the compiler's package is missing.
     """
     part = stage_of(recipe, stage)
     with capture_stderr() as warnings:
-        target = make_slice(recipe, topology)
+        target = make_target(recipe, name)
         state, batch = abstract_inputs(part, target.model, target.layout)
-        program = compile_program(lambda: next_token_step(part, target.model, target.layout, state).lower(state, batch))
+        program = compile_program(
+            lambda: next_token_step(part, target.model, target.layout, state).lower(state, batch), target
+        )
     tokens = part.batch_size * part.sequence_length
-    model_flops = model_flops_per_token(target.model.config, part.sequence_length) * tokens / len(target.devices)
-    step_seconds = model_flops / PEAK_FLOPS[target.kind] / EXPECTED_MFU
+    devices = len(target.topology.devices)
+    model_flops = model_flops_per_token(target.model.config, part.sequence_length) * tokens / devices
     return (
         program
         | target.describe()
         | {
-            "fits": program["memory"] is not None and program["hbm_bytes"] <= HBM_BYTES[target.kind],
+            "fits": program["memory"] is not None and program["hbm_bytes"] <= target.topology.usable_bytes,
             "model_flops": model_flops,
             "flops_ratio": program["flops"] / model_flops if program["flops"] is not None else None,
-            "expected_mfu": EXPECTED_MFU,
-            "step_seconds": step_seconds,
-            "run_days": step_seconds * part.steps / 86_400,
             "stage": stage,
             "tokens": tokens,
             "steps": part.steps,
