@@ -20,7 +20,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("dsmath_jax.main", "run the stages of a recipe: corpus, tokenizer, training, evaluation, report"),
-    "evaluate": Command("dsmath_jax.evaluation", "measure a checkpoint on tasks"),
+    "evaluate": Command("dsmath_jax.evaluation", "evaluate a checkpoint on tasks"),
     "grade": Command("dsmath_jax.grading", "grade completions from any source"),
     "mine": Command("dsmath_jax.main", "run a recipe's stage corpus: web crawl to mathematics", ("--stages=corpus",)),
     "aot": Command("dsmath_jax.aot", "compile a stage for a TPU slice and print its memory, FLOPs and traffic"),

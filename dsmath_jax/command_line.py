@@ -1,4 +1,4 @@
-"""The command line: flags, the config file, and the fields set by `--config.PART.FIELD=VALUE`.
+"""The command line: flags, the config file, and the fields set by `--config.SECTION.FIELD=VALUE`.
 
 These are not absl flags. The fields are those of the settings classes, whether or not a config file sets them, so that
 a dict can get a new key and a section can be switched on or off.
@@ -162,7 +162,7 @@ def _set(tree: dict[str, Any], change: Change, argument: str) -> None:
             tree[section] = {}
         if not isinstance(tree[section], dict):
             name = ".".join(sections[:depth])
-            raise UserError(f"{name} is {tree[section]!r}, so that {change.name} cannot be set; give {name} as a dict.")
+            raise UserError(f"{name} is {tree[section]!r}, so {change.name} cannot be set; give {name} as a dict.")
         tree = tree[section]
     hint = field.hint
     if change.name != field.name:  # a key of a dict, by default of the field's default

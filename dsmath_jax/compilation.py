@@ -13,7 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 FOLDER = ".compilation_cache"
 OFF = "off"
-LIMIT = 10 << 30  # bytes of programs that are kept at a start
+LIMIT = 10 << 30  # bytes of programs that a starting run keeps
 FOLDERS, ENTRIES = "jaxlib-*", "*-cache"
 CPUINFO = Path("/proc/cpuinfo")
 

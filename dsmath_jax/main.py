@@ -84,7 +84,7 @@ def print_plan(planned: Sequence[Planned], recipe: Recipe, workdir: Path) -> Non
         else:
             reads = step.stage.depends_on(recipe)
             pending = [name for name in reads if step.action == "complete" and name in incomplete]
-            condition = f" if {' and '.join(pending)} end with the same files" if pending else ""
+            condition = f" if the files of {' and '.join(pending)} do not change" if pending else ""
             print(f"{step.stage.name}: {step.action}{condition}, reads {', '.join(reads) or 'no other stage'}")
     for error in (step.error for step in planned if step.error):
         raise error

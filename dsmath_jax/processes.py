@@ -195,7 +195,7 @@ class Watch:
             connection.sendall(f"{token} {self._process}\n".encode())
         except OSError as error:
             logging.warning(
-                "Process %d cannot connect to %s:%d (%s), so that the end of a process is noticed only after 100 "
+                "Process %d cannot connect to %s:%d (%s), so the end of a process is noticed only after 100 "
                 "seconds; open the ports between the hosts.", self._process, host, port, error,
             )  # fmt: skip
             return
@@ -212,7 +212,7 @@ class Watch:
         line = b""
         with contextlib.suppress(OSError):
             line = connection.makefile("rb").readline()
-        lost = "was killed, or its host is gone; run the same command again on all, it resumes."
+        lost = "was killed, or its host is gone; run the same command again on all to resume."
         ended = Ended(*json.loads(line)) if line else Ended(process, LOST, lost)
         with self._changed:
             del self._connections[process]

@@ -34,7 +34,7 @@ class Recipe(Settings):
     corpus: CorpusSettings | None = setting(None, "stage corpus: mining (paper §2.1)")
     tokenizer: TokenizerSettings | None = setting(None, "stage tokenizer (§2.2)")
     chat: ChatSettings = setting(ChatSettings(), "prompt format of all stages")
-    model: ModelConfig | None = setting(None, "sizes of a model that starts from scratch")
+    model: ModelConfig | None = setting(None, "config of a model trained from scratch")
     pretrain: PretrainSettings | None = setting(None, "stage pretrain (§2.2, §2.3)")
     sft: SFTSettings | None = setting(None, "stage sft (§3)")
     reward_model: RewardModelSettings | None = setting(None, "stage reward_model: outcomes (§4.1.2)")

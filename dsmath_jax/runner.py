@@ -147,7 +147,7 @@ def plan(
             redo = redo or any(planned[name].redo for name in reads if name in planned)
             known = [name for name in reads if name not in planned or planned[name].action == "complete"]
             results = {name: _outputs_hash(folder_of(name, recipe, workdir)) for name in known}
-            # The outputs of a stage that is yet to run are compared later; a extended one will have changed them.
+            # The outputs of a stage that is yet to run are compared later; an extended one will have changed them.
             results |= {name: EXTENDED for name in reads if name in planned and planned[name].action == "extend"}
             action = _decide(stage, stage_recipe, workdir, redo, _fingerprint(stage, stage_recipe, workdir, results))
             if action != "complete":
@@ -174,8 +174,8 @@ def select(stages: Sequence[Stage], recipe: Any, names: Sequence[str], overwrite
     for name in (*names, *overwrite):
         if name not in known:
             raise UserError(f"Unknown stage '{name}'{nearest(name, known)}; the stages are {', '.join(known)}.")
-    has_part = {stage.name for stage in stages if stage.always_rerun or getattr(recipe, stage.name, None) is not None}
-    chosen = [stage for stage in stages if stage.name in (names or has_part)]
+    default = {stage.name for stage in stages if stage.always_rerun or getattr(recipe, stage.name, None) is not None}
+    chosen = [stage for stage in stages if stage.name in (names or default)]
     for name in set(overwrite) - {stage.name for stage in chosen}:
         raise UserError(f"--overwrite={name} names a stage that does not run; add {name} to --stages.")
     return chosen
@@ -375,7 +375,7 @@ def _changes(previous: dict, current: dict) -> dict[str, str]:
 def _backup(folder: Path) -> Path:
     """Returns where a stage's files are kept while it is redone.
 
-    They are restored if invalid input ends that before any work is done.
+    They are restored if it fails on invalid input before any work is done.
     `remove_temporaries` deletes them after a kill.
     """
     return folder.with_name(f".{folder.name}.dropped.tmp")

@@ -219,7 +219,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
 def _check(name: str, value: Any, limits: Limits) -> None:
     """Raises a `UserError` if a value, or one in a tuple or dict, is not within the limits."""
     if limits.get("nonempty") and value in ("", (), {}):
-        raise UserError(f"{name} is empty; give it {'a text' if value == '' else 'at least one value'}.")
+        raise UserError(f"{name} is empty; give it {'a string' if value == '' else 'at least one value'}.")
     if isinstance(value, Mapping):
         for key, item in value.items():
             _check(f"{name}.{key}", item, limits)

@@ -354,11 +354,11 @@ def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
 # --- why_not_extendable ---
 
 
-def _extendable(name: str) -> Callable[[Recipe, Path, int], str]:
+def _why_not_extendable(name: str) -> Callable[[Recipe, Path, int], str]:
     return lambda recipe, workdir, steps: loop.why_not_extendable(workdir / name, getattr(recipe, name), steps)
 
 
-def _rl_extendable(recipe: Recipe, workdir: Path, steps: int) -> str:
+def _rl_why_not_extendable(recipe: Recipe, workdir: Path, steps: int) -> str:
     return trainer.why_not_extendable(required(recipe.rl), workdir / "rl", steps)
 
 
@@ -378,27 +378,27 @@ STAGES = (
     Stage(
         "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), _pretrain_inputs, PARAMS,
         input_files=_user_files(lambda recipe, data: _pretrain_files(required(recipe.pretrain), data)),
-        check=check_pretrain, logs=LOGS, why_not_extendable=_extendable("pretrain"),
+        check=check_pretrain, logs=LOGS, why_not_extendable=_why_not_extendable("pretrain"),
     ),
     Stage(
         "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), _sft_inputs, PARAMS,
         input_files=_user_files(lambda recipe, data: _sft_files(required(recipe.sft), data)),
-        check=check_sft, logs=LOGS, why_not_extendable=_extendable("sft"),
+        check=check_sft, logs=LOGS, why_not_extendable=_why_not_extendable("sft"),
     ),
     Stage(
         "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "reward_model"), _reward_inputs("reward_model"),
         (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.reward_model).data),
-        check=check_reward_model("reward_model"), logs=LOGS, why_not_extendable=_extendable("reward_model"),
+        check=check_reward_model("reward_model"), logs=LOGS, why_not_extendable=_why_not_extendable("reward_model"),
     ),
     Stage(
         "process_model", run_process_model, ("data_dir", "mesh", "chat", "process_model"),
         _reward_inputs("process_model"), (*PARAMS, reward_model.ROWS),
         input_files=_record_files(lambda recipe: required(recipe.process_model).data),
-        check=check_reward_model("process_model"), logs=LOGS, why_not_extendable=_extendable("process_model"),
+        check=check_reward_model("process_model"), logs=LOGS, why_not_extendable=_why_not_extendable("process_model"),
     ),
     Stage(
         "rl", run_rl, ("data_dir", "mesh", "chat", "rl"), _rl_inputs, PARAMS,
-        input_files=_rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_extendable,
+        input_files=_rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_why_not_extendable,
     ),
     Stage(
         "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs,

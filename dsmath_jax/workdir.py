@@ -195,12 +195,12 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, UserError):
         return str(error), error.code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; run the same command again, it resumes.", INTERRUPTED
+        return "interrupted; run the same command again to resume.", INTERRUPTED
     reason = full_disk(error)
     if reason is None:
         return None
     return (
-        f"A file cannot be written ({reason}); free space and run the same command again, it resumes.",
+        f"A file cannot be written ({reason}); free space and run the same command again to resume.",
         UserError.code,
     )
 

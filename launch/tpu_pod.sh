@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a recipe on every worker of a Cloud TPU slice: sends the committed code, installs it, starts main on all hosts.
-# The workdir must be a folder that all workers share. A run that broke off resumes when started again.
+# The workdir must be a folder that all workers share. An interrupted run resumes when started again.
 set -euo pipefail
 
 usage() {

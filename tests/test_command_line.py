@@ -164,7 +164,7 @@ def test_reward_functions_are_pairs_however_they_are_given(reward_fns: Any, pair
     ("reward_fns", "sentence"),
     [
         ((), "rl.reward_fns is empty; give it at least one value."),
-        ("", "rl.reward_fns[0][0] is empty; give it a text."),
+        ("", "rl.reward_fns[0][0] is empty; give it a string."),
         (3, "rl.reward_fns is 3; it must be of the type tuple[tuple[str, float], ...]."),
         (("my:fn", 2.0), "rl.reward_fns[1] is 2.0; it must be of the type tuple[str, float]."),
         (("my:fn", "my:fn"), "rl.reward_fns names my:fn twice; give each function one weight."),
@@ -243,7 +243,7 @@ def test_print_config_prints_a_config_file_of_the_recipe_in_effect(
         (["--config.chat={1: {}}"], r"^chat\.1 is not a setting"),
         (
             ["--config.corpus=()", "--config.corpus.min_score=1"],
-            r"^corpus is \(\), so that corpus\.min_score",
+            r"^corpus is \(\), so corpus\.min_score",
         ),
         (["--config.sft.peak_lr", "-.5"], r"^sft\.peak_lr is -0\.5; it must be at least 0"),
         (["--config.pretrain.mixture={'a': 1, 1: 'x'}"], r"^pretrain\.mixture\.1 is 'x'; it must be of the type float"),

@@ -174,7 +174,7 @@ def test_evaluation(
     evaluate.run(settings, SETTINGS, workdir, data, layout, seed=0)
     by_stage = list(asked)
     assert [ids for place, ids in enumerate(by_stage) if place in greedy_places()] == expected
-    common = [f"--data_dir={data}", "--style=chat", "--samples=1", "--max_new_tokens=8", "--rows=8"]
+    common = [f"--data_dir={data}", "--style=chat", "--samples=1", "--max_new_tokens=8", "--decode_slots=8"]
     checkpoint = f"--checkpoint={workdir / 'sft'}"
     command.main([checkpoint, f"--tasks={','.join(NAMES)}", f"--out={tmp_path / 'out'}", *common])
     assert asked == by_stage * 2

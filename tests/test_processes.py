@@ -14,7 +14,7 @@ from dsmath_jax.workdir import UserError
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120  # after which the test gives up; JAX would wait for 100 to 300
-KILLED = "was killed, or its host is gone; run the same command again on all, it resumes."
+KILLED = "was killed, or its host is gone; run the same command again on all to resume."
 
 # ADDRESS PROCESSES PROCESS, then who ends, how, and where the others are meanwhile.
 PEER = """

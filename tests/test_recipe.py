@@ -330,7 +330,7 @@ def test_numbers_are_checked_where_settings_are_made_in_code() -> None:
         ("pretrain.mixture", {}, "pretrain.mixture is empty; give it at least one value."),
         ("pretrain.state_dtype", "bf16", "pretrain.state_dtype must be one of 'bfloat16', 'float32', 'float64'; got"),
         ("rl.cache_dtype", "int8", "rl.cache_dtype must be one of '', 'bfloat16', 'float32', 'float64'; got 'int8'."),
-        ("rl.step_delimiter", "", "rl.step_delimiter is empty; give it a text."),
+        ("rl.step_delimiter", "", "rl.step_delimiter is empty; give it a string."),
         ("mesh.fsdp", 0, "mesh.fsdp is 0; give -1 for the remaining devices, or at least 1."),
         ("corpus.fasttext.bucket", 0, "corpus.fasttext.bucket is 0; word_ngrams=3 needs hash buckets for its n-grams."),
         ("tokenizer.vocab_size", 0, "tokenizer.vocab_size is 0; it must be at least 1, or path name a tokenizer."),

@@ -1,5 +1,9 @@
 """Compiles a stage for TPUs or GPUs that need not exist: does it fit, and how long does it take at least?
-`dsmath aot --config=pretrain_7b --topology=v5p:4x4x8`, or `--topology=h100:8x8`. The exit code is 0 whether it fits or not.
+
+dsmath aot --config=pretrain_7b --topology=v5p:4x4x8
+dsmath aot --config=grpo_7b --stage=rl --topology=h100:8
+
+The exit code is 0 whether it fits or not.
 
 The stages are pretrain and sft (the train step), rl (all of its programs, and the memory of each phase) and sample
 (only the sampler, by the section rl). The default is the first of pretrain, sft and rl that the config has.

@@ -1,11 +1,11 @@
 """Computes what a compiled program costs on one device, from its optimized HLO: FLOPs, HBM bytes, bytes sent to others.
 
-XLA's own `cost_analysis` counts the body of a loop once, whatever its trip count, and knows no bytes of collectives.
+XLA's own `cost_analysis` counts the body of a loop once, whatever its trip count, and omits the bytes of collectives.
 Here a loop's body is counted as often as it runs, fusions and calls are counted where they are called, and a
 conditional counts as its branch with the most FLOPs. Rematerialized work is counted again. `kernels.py` says which FLOPs
 are counted, `traffic.py` which bytes.
 
-A start and its done are one collective. TPU compilers split an all-gather into steps that overlap with other work, even
+A `-start` and its `-done` are one collective. TPU compilers split an all-gather into steps that overlap with other work, even
 with iterations of another loop; each step repeats the instruction, and only the first counts.
 """
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from dsmath_jax.aot.bound import Bound
-from dsmath_jax.aot.step import FULL_REMAT, Target, capture_stderr, compile_program, make_target, stage_of
+from dsmath_jax.aot.step import FULL_REMAT, Target, capture_stderr, compile_program, make_target, stage_settings
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
@@ -27,7 +27,7 @@ from dsmath_jax.sampling.abstract import abstract_inputs
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.engine import Engine
 from dsmath_jax.sampling.sampler import CHUNK
-from dsmath_jax.sampling.scheduler import bucket_length, cache_lengths, slot_shape
+from dsmath_jax.sampling.scheduler import cache_lengths, prompt_bucket, slot_shape
 from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import batch_logprobs
@@ -56,7 +56,7 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
     Raises:
       UserError: the topology, the mesh or a field is invalid, libtpu is missing, or batch sizes depend on data.
     """
-    settings: RLSettings = stage_of(recipe, "rl")
+    settings: RLSettings = stage_settings(recipe, "rl")
     if METHODS[settings.method].completions != "policy":
         raise UserError(
             f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
@@ -96,12 +96,12 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def compile_sampler(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Compiles only the sampler, as configured by the recipe's part `rl`; returns some fields of `compile_rl`'s result.
+    """Compiles only the sampler, as configured by the section `rl`; returns some fields of `compile_rl`'s result.
 
     Raises:
       UserError: the topology, the mesh or a field is invalid, or libtpu is missing.
     """
-    settings: RLSettings = stage_of(recipe, "rl")
+    settings: RLSettings = stage_settings(recipe, "rl")
     with capture_stderr() as warnings:
         target = make_target(recipe, name)
         lowered, weights = sampling_programs(settings, target)
@@ -137,7 +137,7 @@ def phases(
 
     models = {"logprobs": "reference" if "reference" in residents else "policy", "reward model": "reward model"}
     scoring = [above(name, model) for name, model in models.items() if name in programs]
-    moved = {"reference, brought in": residents["reference"]} if "reference" in residents and on_host else {}
+    moved = {"reference, from host memory": residents["reference"]} if "reference" in residents and on_host else {}
     return {
         "sample": permanent | sampling_parts(programs, weights),
         "score": permanent | moved | {"scoring, above its model": max(scoring, default=0)},
@@ -284,7 +284,7 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
     engine = Engine(target.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
     slots = slot_shape(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
     *shorter, longest = cache_lengths(settings.max_new_tokens)
-    shape = (engine, *slots, bucket_length(settings.max_prompt_tokens))
+    shape = (engine, *slots, prompt_bucket(settings.max_prompt_tokens))
     widest = abstract_inputs(*shape, longest)
     mode = SamplingMode(False, settings.top_k > 0, settings.top_p < 1)
     programs: Programs = {

@@ -35,7 +35,7 @@ FULL_REMAT = "Involuntary full rematerialization"  # the partitioner's warning: 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
-def stage_of(recipe: Recipe, name: str) -> Any:
+def stage_settings(recipe: Recipe, name: str) -> Any:
     """Returns the settings of a stage.
 
     Raises:
@@ -152,16 +152,15 @@ def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
     Raises:
       UserError: the topology, the mesh or the batch is invalid, or the compiler's package is missing.
     """
-    part = stage_of(recipe, stage)
+    settings = stage_settings(recipe, stage)
     with capture_stderr() as warnings:
         target = make_target(recipe, name)
-        state, batch = abstract_inputs(part, target.model, target.layout)
-        program = compile_program(
-            lambda: next_token_step(part, target.model, target.layout, state).lower(state, batch), target
-        )
-    tokens = part.batch_size * part.sequence_length
+        state, batch = abstract_inputs(settings, target.model, target.layout)
+        step = next_token_step(settings, target.model, target.layout, state)
+        program = compile_program(lambda: step.lower(state, batch), target)
+    tokens = settings.batch_size * settings.sequence_length
     devices = len(target.topology.devices)
-    model_flops = model_flops_per_token(target.model.config, part.sequence_length) * tokens / devices
+    model_flops = model_flops_per_token(target.model.config, settings.sequence_length) * tokens / devices
     return (
         program
         | target.describe()
@@ -171,8 +170,8 @@ def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
             "flops_ratio": program["flops"] / model_flops if program["flops"] is not None else None,
             "stage": stage,
             "tokens": tokens,
-            "steps": part.steps,
-            "grad_accum_steps": part.grad_accum_steps,
+            "steps": settings.steps,
+            "grad_accum_steps": settings.grad_accum_steps,
             "full_rematerializations": warnings[0].count(FULL_REMAT),
         }
     )

@@ -63,7 +63,7 @@ def _names(shards: tuple[Path, ...]) -> dict[int, str]:
 
 
 def read_crawl(shards: list[Path], folder: Path, min_tokens: int = 1) -> Crawl:
-    """Finds the duplicates among the pages of some shards and writes the candidates: the remaining pages with text.
+    """Finds the duplicates among the pages of some shards and writes the candidates: the rest, if long enough.
 
     Args:
       shards: files that `pages` wrote.
@@ -83,7 +83,9 @@ def read_crawl(shards: list[Path], folder: Path, min_tokens: int = 1) -> Crawl:
     ]
     engine.run_tasks(write_candidates, tasks, "listing candidates")
     if not any(pq.read_metadata(path).num_rows for path in candidates):
-        raise UserError(f"The {len(shards)} input file(s), {shards[0].name} first, have no text; give others.")
+        raise UserError(
+            f"No page of the {len(shards)} input file(s), {shards[0].name} first, has {min_tokens} tokens; give others."
+        )
     write_json(folder / "shards.json", [os.path.relpath(shard, folder) for shard in shards])
     return Crawl(shards, folder / "shards.json", duplicates, candidates)
 

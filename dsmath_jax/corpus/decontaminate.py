@@ -72,7 +72,7 @@ class Benchmarks:
                     yield Match(gram, position, position + n)
 
 
-def without(text: str, matches: Iterable[Match]) -> str:
+def remove_matches(text: str, matches: Iterable[Match]) -> str:
     """Returns a page's text without the lines that overlap a match."""
     lines = text.split("\n")
     lengths = [len(words(normalize(line)).split()) for line in lines]

@@ -1,6 +1,6 @@
 """Runs the corpus's tasks with Daft, on this machine or on a Ray cluster.
 
-Page work is a function from input shards to one output file; a restart skips the files that exist. Only dataframes of
+Work on pages maps input shards to one output file; a restart skips the files that exist. Only dataframes of
 numbers, hashes and URLs pass between shards. On a cluster all machines share the file system of the paths.
 """
 

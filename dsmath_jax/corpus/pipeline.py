@@ -3,7 +3,7 @@
     pages -> one per URL -> one per group of near-duplicates -> [ fastText on seeds against random pages -> scores ->
     top-N tokens -> math-related domains -> more seeds ] until little new is collected -> decontamination -> documents
 
-Page work is a function from one shard file to another; only dataframes of page numbers, hashes and URLs pass
+Work on pages maps one shard file to another; only dataframes of page numbers, hashes and URLs pass
 between shards (`engine`). A resumed run reuses the complete files of a killed one.
 """
 

@@ -21,7 +21,7 @@ ONCE = ("read", "extract", "language", "normalize", "minhash", "files", "duplica
 EACH_ITERATION = ("score",)
 CANDIDATES = 0.9  # share of the pages read, without duplicates and stubs
 ASSUMPTIONS = f"""\
-Assumed: {PAGES_PER_SHARD:,} HTML pages a WARC file; {CANDIDATES:.0%} of the pages are candidates; every page costs as
+Assumed: {PAGES_PER_SHARD:,} HTML pages per WARC file; {CANDIDATES:.0%} of the pages are candidates; every page costs as
 much as a page of the measured crawl. Not counted: the network, start-up, joins and sorts between shards beyond those
 measured. Scores were measured with a classifier of dim 64; the paper's 256 takes up to four times as long. Training (a
 process for each classifier) and decontamination of the collected pages are small in comparison."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from dsmath_jax.corpus import engine, pages
 from dsmath_jax.corpus.crawl import Crawl, read_duplicates
-from dsmath_jax.corpus.decontaminate import Benchmarks, Match, without
+from dsmath_jax.corpus.decontaminate import Benchmarks, Match, remove_matches
 from dsmath_jax.corpus.mining import Iteration
 from dsmath_jax.corpus.select import Cut
 from dsmath_jax.corpus.settings import CorpusSettings
@@ -127,7 +127,7 @@ def _decontaminate(
             matches = list(benchmarks.matches(normal))
             if matches:
                 matches_by_page[number] = matches
-                text = without(text, matches) if rule["remove"] == "segment" else ""
+                text = remove_matches(text, matches) if rule["remove"] == "segment" else ""
                 page["tokens"] = count_tokens(text)
             if text:
                 del page["number"]

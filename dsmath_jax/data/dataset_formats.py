@@ -169,7 +169,7 @@ def gsm8k_marked(record_id: str, fields: Fields) -> Record:
 
 
 def math(record_id: str, fields: Fields) -> Record:
-    """Parses MATH: the answer is the last box of the solution; mirrors call `type` also `subject`."""
+    """Parses MATH: the answer is the last box of the solution; some mirrors name `type` `subject`."""
     solution = _text(fields, "solution")
     answer = boxed(solution) or _optional(fields, "answer")
     if not answer:

@@ -40,7 +40,7 @@ def files_below(path: Path) -> list[Path]:
     candidates = [path] if path.is_file() else sorted(below for below in path.rglob("*") if below.is_file())
     files = [file for file in candidates if not any(part[0] == "." for part in file.relative_to(path).parts)]
     if not files:
-        raise UserError(f"No text files at {path}; check the mixture of the config.")
+        raise UserError(f"No text files at {path}; check the path.")
     return files
 
 

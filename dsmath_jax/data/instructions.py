@@ -122,7 +122,7 @@ def _own_files(name: str, data_dir: Path) -> list[Path]:
         known = (*datasets.SOURCES, *PUBLIC)
         raise UserError(
             f"There are no instructions at {data_dir / name}{nearest(name, known)}; sft.data names data sets "
-            f"({', '.join(PUBLIC)}, or such as gsm8k/train) or paths to records."
+            f"({', '.join(PUBLIC)}, gsm8k/train, ...) or paths to records."
         )
     return documents.files_below(data_dir / name)
 
@@ -239,7 +239,7 @@ def split(solution: str) -> list[tuple[str, bool]]:
     """Splits a solution at the tool's outputs: returns (text, whether it has loss) parts.
 
     The opening "```output" is the model's call of the tool; the text up to the closing fence, and that fence, are the
-    tool's and has no loss.
+    tool's and have no loss.
     """
     pieces = OUTPUT.split(solution)
     return [(piece, i % 2 == 0) for i, piece in enumerate(pieces) if piece]

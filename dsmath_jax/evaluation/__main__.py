@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         help="below every question in a chat: a text, 'paper' for the paper's, '' for none " + INSTRUCTION_DEFAULT,
     )
     add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
-    add("--rows", type=int, default=256, help="completions that are decoded at a time")
+    add("--decode_slots", type=int, default=256, help="completions that are decoded at a time")
     add("--tokenizer", default="", help="its file or folder (default: the model's)")
     add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's; Hugging Face: bfloat16)")
     add("--mesh", type=_mesh, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
@@ -102,7 +102,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
     Raises:
       UserError: an option, or something that it names, is invalid.
     """
-    for name in ("max_new_tokens", "rows"):
+    for name in ("max_new_tokens", "decode_slots"):
         if getattr(values, name) < 1:
             raise UserError(f"--{name} is {getattr(values, name)}; it must be at least 1.")
     try:
@@ -118,7 +118,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
             layout = Layout(make_mesh(MeshSettings(**values.mesh)))
             model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
-            policy = Policy.of(with_instruction(model, values.instruction), values.max_new_tokens, values.rows)
+            policy = Policy.of(with_instruction(model, values.instruction), values.max_new_tokens, values.decode_slots)
             make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
             provenance = Provenance(values.checkpoint, command)
             page = run(policy, values.tasks, settings, values.data_dir, values.out, provenance, make_sandbox)

@@ -16,7 +16,7 @@ NONE = "–"
 SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$])")
 PAPER = (
     "Percent; in brackets 95 % intervals: Wilson's for greedy answers, bootstrap over problems for samples. maj@k: the "
-    "vote of k samples, by equal answers; pass@k: one of k is right; both are means over all choices of k. The right "
+    "vote of k samples, by equal answers; pass@k: one of k is correct; both are means over all choices of k. The right "
     "columns are DeepSeekMath 7B in the paper (arXiv 2402.03300, Tables 2 to 5): whole data sets, its own grader, "
     "Base with its own few-shot examples (HumanEval: none), Instruct and RL without any. "
     '"DeepSeek\'s grader" follows that grader, which is more lenient than this one.'
@@ -46,7 +46,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def percent(fraction: float | None, ends: Sequence[float] | None = None) -> str:
-    """A fraction in percent, with its interval behind it; a dash where it was not measured."""
+    """A fraction in percent, with its interval after it; a dash where it was not measured."""
     if fraction is None:
         return NONE
     return points(fraction) + ("" if ends is None else f" ({interval(ends, '–')})")

@@ -85,7 +85,7 @@ def _line(name: str, tally: Tally) -> str:
     low, high = wilson_interval(tally.correct, tally.graded)
     return (
         f"{name}: {tally.graded} graded, {tally.correct} correct, {tally.correct / tally.graded:.2%} "
-        f"[{low:.2%}, {high:.2%}], as the paper's evaluation has it {tally.deepseek / tally.graded:.2%}"
+        f"[{low:.2%}, {high:.2%}], by the paper's evaluation {tally.deepseek / tally.graded:.2%}"
     )
 
 

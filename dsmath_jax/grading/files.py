@@ -107,7 +107,7 @@ class FileGrader:
             return line
         try:
             line.fields = _object(text)
-            # Published files of labelled outputs call the task "benchmark".
+            # Published files of labeled outputs call the task "benchmark".
             line.task = _text(line.fields, "benchmark" if "benchmark" in line.fields else "task")
             line.item = _item(line.fields, self._kind_of(line.task))
         except UserError as error:

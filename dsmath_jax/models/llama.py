@@ -1,8 +1,8 @@
 """The LLaMA-architecture decoder (paper §2.2, §2.3): RMSNorm, rotary embeddings, grouped-query attention, SwiGLU.
 
 Axis letters: B batch, T tokens, D model, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
-L layers, S cache positions, R rows of a decode batch, P prompts. The model does not depend on the mesh: its attributes
-`constrain`, `attention` and `map_row_shards` do.
+L layers, S cache positions, Z prompt positions, R rows of a decode batch, P prompts. The model does not depend on the
+mesh: its attributes `constrain`, `attention` and `map_row_shards` do.
 """
 
 import math
@@ -40,9 +40,9 @@ PREFILLED = "prefilled"  # Flax's variable collection of the keys and values of 
 class Prefix(NamedTuple):
     """One layer's keys and values of P prompts, read-only, each shared by the R/P rows of its group (prompt-major)."""
 
-    k: Float[Array, "P K S H"]
-    v: Float[Array, "P K S H"]
-    mask: Bool[Array, "P S"]
+    k: Float[Array, "P K Z H"]
+    v: Float[Array, "P K Z H"]
+    mask: Bool[Array, "P Z"]
 
 
 class Cache(NamedTuple):

@@ -26,7 +26,7 @@ def token_logprobs(
     batch, length, _ = hidden.shape
     chunks = -(-length // chunk)
     padding = ((0, 0), (0, -length % chunks))
-    # Chunks are strided, so that tokens which are split over devices are so in each chunk.
+    # Strided, so that every chunk is split over the same devices as all tokens.
     ids = _split(jnp.pad(targets, padding), chunks)
     states = _split(jnp.pad(hidden, (*padding, (0, 0))), chunks)
     outputs = _chunked(states, ids, lm_head, jnp.asarray(temperature, _accum_dtype(hidden)))

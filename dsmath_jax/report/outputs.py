@@ -80,9 +80,9 @@ DEFINITIONS = {
     "*_first, *_last": "mean over the first and the last tenth of the steps at which it was measured (at least one)",
     "evaluate": "fractions of n held-out problems, over all tasks and for each task; intervals are 95 %; "
     "num_overlapping counts the problems that are in the model's training data (null: not known)",
-    "corpus.precision, corpus.recall": "of the documents kept, against page labels; null without labels",
-    "rl": "means over a step's completions, or tokens; reward_std is over completions, reward_errors, reward_abstained "
-    "and num_masked count; step_skipped is 1 or 0",
+    "corpus.precision, corpus.recall": "of the pages collected, against page labels; null without labels",
+    "rl": "means over a step's completions, or tokens; reward_std is over completions; reward_errors, reward_abstained "
+    "and num_masked are counts; step_skipped is 1 or 0",
     "seconds": "wall time; the only values here that differ between two runs of the same seed on one machine",
 }
 

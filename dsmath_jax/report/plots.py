@@ -95,7 +95,7 @@ CURVES = (
     Curve(
         "rl",
         "Completions without effect",
-        "a step",
+        "per step",
         {"reward_errors": "reward failed", "reward_abstained": "no function rewards it", "num_masked": "no weight"},
     ),
     Curve("rl", "Skipped steps", "1: no completion has weight", {"step_skipped": "skipped"}),

@@ -17,7 +17,7 @@ PerToken = list[np.ndarray]
 # Real differences are larger: 100.001 and 100.002 are ten times the bound apart. The range is compared, since the
 # standard deviation shrinks with the group size where one reward differs. Where a score is a sum that cancels, rounding
 # exceeds the bound; so equal completions are scored once (`reward_model.model.scorer`).
-EQUAL_REWARDS = 8 * float(np.finfo(np.float32).eps)
+REWARD_RTOL = 8 * float(np.finfo(np.float32).eps)
 
 
 class Scores(NamedTuple):
@@ -83,7 +83,7 @@ def group_relative(
     """Computes GRPO's advantages: the rewards to go, normalized within each group (paper §4.1.2, §4.1.3).
 
     A reward is normalized over all rewards of its prompt's G completions: G numbers with outcome supervision, all step
-    rewards with process supervision. Groups of equal rewards, within EQUAL_REWARDS, give exactly 0. A completion with a
+    rewards with process supervision. Groups of equal rewards, within REWARD_RTOL, give exactly 0. A completion with a
     NaN reward is left out of its group, and its advantages are NaN.
 
     Args:
@@ -106,7 +106,7 @@ def group_relative(
 
 
 def zero_std_groups(scores: Scores, group_size: int) -> Bool[np.ndarray, " P"]:
-    """Returns which groups have equal rewards, within EQUAL_REWARDS, and so zero advantages."""
+    """Returns which groups have equal rewards, within REWARD_RTOL, and so zero advantages."""
     return np.array([not _has_spread(_pool(group)) for group in _groups(scores, group_size)], bool)
 
 
@@ -123,7 +123,7 @@ def _pool(group: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _has_spread(pool: np.ndarray) -> bool:
-    return bool(pool.size) and bool(np.ptp(pool) > EQUAL_REWARDS * np.abs(pool).max())
+    return bool(pool.size) and bool(np.ptp(pool) > REWARD_RTOL * np.abs(pool).max())
 
 
 def ppo_token_rewards(
@@ -157,7 +157,7 @@ def gae(
       rewards: of each token.
       values: of the state before each token.
       gamma: discount.
-      lam: trace decay.
+      lam: lambda of GAE.
     """
     rewards, values = np.asarray(rewards, np.float64), np.asarray(values, np.float64)
     next_values = np.concatenate([values[..., 1:], np.zeros((*values.shape[:-1], 1))], axis=-1)[..., : values.shape[-1]]

@@ -173,7 +173,7 @@ class PPO(ClippedAlgorithm):
     has_values: ClassVar[bool] = True
 
     gamma: float = setting(1.0, "discount of generalized advantage estimation", ge=0, le=1)
-    lam: float = setting(0.95, "trace decay of generalized advantage estimation", ge=0, le=1)
+    lam: float = setting(0.95, "lambda of generalized advantage estimation", ge=0, le=1)
     value_clip: float = setting(0.2, "values are clipped to within this of the old ones; 0: no clipping", ge=0)
     value_coef: float = setting(0.5, "coefficient of the value loss", ge=0)
 

@@ -58,8 +58,8 @@ class RewardFunctions:
           workers: grading processes; 0 for one per processor.
 
         Raises:
-          UserError: there is none, a name is unknown, a function cannot be imported or does not take two arguments, or
-            a number is invalid.
+          UserError: `reward_fns` is empty, a name is unknown, a function cannot be imported or does not take two
+            arguments, or a number is invalid.
         """
         if not reward_fns:
             raise UserError("rl.reward_fns is empty; give a name and its weight, such as (('correct', 1.0),).")
@@ -87,7 +87,7 @@ class RewardFunctions:
 
         Returns:
           the rewards in float64: the weighted sum over the functions that did not abstain, NaN where all did or one
-          failed; and the number of failed completions by kind of error (`ERRORS`, the first of each).
+          failed; and the number of failed completions by kind of their first error (`ERRORS`).
         """
         if self._workers is None:
             # Computer algebra takes seconds to import, outside the time limit; numbers do not need it.

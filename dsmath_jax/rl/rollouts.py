@@ -46,7 +46,7 @@ def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int)
     """Loads the records of `rl.data` whose prompts are short enough; logs the number of the others.
 
     Raises:
-      UserError: none is, or a prompt with its completion may exceed the model's context.
+      UserError: all are too long, or a prompt with its completion may exceed the context.
     """
     sets = [datasets.load(name, data_dir) for name in settings.data]
     prompts = filter_prompts(settings, sets, chat, context)
@@ -158,7 +158,7 @@ class RolloutFiles:
     def missing(self, step: int) -> bool:
         """Whether the rollout of this step has yet to be generated.
 
-        Called by all processes, and by each before any writes it: generating takes all of them.
+        All processes call it before any writes the file, since all take part in generating.
 
         Raises:
           UserError: its file is missing, and the policy that generated it is too.

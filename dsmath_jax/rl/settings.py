@@ -62,7 +62,7 @@ class RLSettings(TrainingSettings):
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting("sft", "the stage whose model is the initial policy and the reference model")
     data: tuple[str, ...] = setting(
-        ("toy/rl",), "questions: data sets, or own .jsonl files below data_dir (question, answer)", nonempty=True
+        ("toy/rl",), "questions: data sets, or your .jsonl files below data_dir (question, answer)", nonempty=True
     )
     prompts_per_step: int = setting(16, "prompts of a rollout, P", ge=1)
     group_size: int = setting(64, "completions of each prompt, G", ge=2)

@@ -41,7 +41,7 @@ def step_ends(tokens: Sequence[int], tokenizer: Tokenizer, delimiter: str = "\n"
         return np.zeros(0, np.int64)
     ids, last = list(tokens), len(tokens) - 1
     text = tokenizer.decode(ids)
-    # First, for speed, only tokens that contain the end of a delimiter.
+    # For speed, tokens that contain the end of a delimiter are tried first.
     likely = {token for token in set(ids) if delimiter[-1] in tokenizer.decode([token])}
     candidates = (i for i, token in enumerate(ids) if token in likely)
     ends = [0]

@@ -94,7 +94,7 @@ def check(
       initial_config: config of the initial policy, None where it is not known yet.
       trained_on: what this stage and those before it train on, as for `overlap.find`.
       layout: where the model is trained.
-      seed: of the rollouts.
+      seed: of the sampled questions.
     """
     method, retrain = METHODS[settings.method], settings.retrain
     loops.check(settings, settings.samples_per_step // (2 if method.completions == "pairs" else 1), layout)
@@ -353,7 +353,7 @@ def check_resumes_in_round(step: int, first_step: int, folder: Path) -> None:
 
 
 def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
-    """Returns the `(prompts, completions, ends) -> scores` of the reward model in a folder."""
+    """Returns `(prompts, completions, ends) -> scores` for the reward model in a folder."""
     settings, reward_model = ctx.settings, read(folder, ctx.layout)
     rows = settings.samples_per_step // settings.grad_accum_steps
     score = scorer(reward_model.model, ctx.layout, ctx.prompts.max_length, rows)

@@ -1,9 +1,9 @@
 """The compiled part of the sampler: prefill of prompts, and chunks of decode steps over slots.
 
-Axis letters: see `llama.py`; Z prompt positions, C decode steps of a chunk, p prompts of a prefill. There are P prompt
-slots, each with the same number of decode slots, R in all, prompt-major. The KV cache of a decode slot is a ring of S
-positions; all slots write at the same position. Keys are rotated before they are stored, so their order in the ring
-does not matter. The `num_generated` entries written last are the slot's own.
+Axis letters: see `llama.py`; C decode steps of a chunk, p prompts of a prefill. There are P prompt slots, each with the
+same number of decode slots, R in all, prompt-major. The KV cache of a decode slot is a ring of S positions; all slots
+write at the same position. Keys are rotated before they are stored, so their order in the ring does not matter. The
+`num_generated` entries written last are the slot's own.
 """
 
 import functools

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.engine import ChunkPlan, Engine
-from dsmath_jax.sampling.scheduler import Scheduler, bucket_length, cache_lengths, next_cache_length, slot_shape
+from dsmath_jax.sampling.scheduler import Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
 from dsmath_jax.sampling.stopping import StoppingCriteria
 from dsmath_jax.sampling.token_sampling import SamplingArrays, SamplingMode
 from dsmath_jax.settings import INT32
@@ -67,7 +67,7 @@ class Sampler:
       model: the decoder.
       layout: slots are split over its replica and fsdp axes, heads over tensor; the model is built for it.
       stop_ids: a completion ends with the first of these.
-      max_new_tokens: the length limit M.
+      max_new_tokens: the length limit.
       decode_slots: number of completions decoded at a time.
       cache_dtype: of the KV cache; "" for the model's compute dtype.
       chunk: the maximum number of decode steps before control returns to the host.
@@ -123,7 +123,7 @@ class Sampler:
         key = jax.random.fold_in(jax.random.key(sampling.seed), step)
         shape = slot_shape(self._decode_slots, len(prompts), sampling.samples, self._shards)
         scheduler = Scheduler(prompts, ids, sampling.samples, *shape, stopping, self._context)
-        return self._run(params, scheduler, bucket_length(max(map(len, prompts))), key, arrays, mode)
+        return self._run(params, scheduler, prompt_bucket(max(map(len, prompts))), key, arrays, mode)
 
     def check(self, prompts: Sequence[Sequence[int]]) -> None:
         """Raises a `UserError` where a prompt is empty, fills the context, or has a token outside the vocabulary."""

@@ -22,15 +22,15 @@ MIN_BUCKET = 32  # tokens: shorter prompts are padded to it
 MIN_CACHE_LENGTH = 64  # positions
 
 
-def bucket_length(length: int) -> int:
-    """Rounds a length up to 32, 48, 64, 96, 128, 192, ..., so that few shapes are compiled."""
+def prompt_bucket(length: int) -> int:
+    """Rounds a prompt's length up to 32, 48, 64, 96, 128, 192, ..., so that few shapes are compiled."""
     power = max(MIN_BUCKET, 1 << (length - 1).bit_length())
     middle = 3 * power // 4
     return middle if MIN_BUCKET < length <= middle else power
 
 
 def cache_lengths(max_new_tokens: int) -> list[int]:
-    """Returns the cache lengths for completions of up to `max_new_tokens`, ascending: the limit and its halves."""
+    """Returns the cache lengths for completions of up to `max_new_tokens`, ascending, by halving the limit."""
     lengths = [max_new_tokens]
     while lengths[0] >= 2 * MIN_CACHE_LENGTH:
         lengths.insert(0, -(-lengths[0] // 2))
@@ -99,7 +99,7 @@ class Scheduler:
         self._prompt_in = [0] * prompt_slots
         self._waiting: list[deque[int]] = [deque() for _ in range(prompt_slots)]
         self._decoding: list[_PartialCompletion | None] = [None] * (prompt_slots * slots_per_prompt)
-        self._started = False  # before the first `assign`, `_waiting` has even the samples whose slots are free
+        self._started = False  # until the first `assign`, `_waiting` includes samples that have a free slot
         self._completed: dict[int, list[Completion]] = {}
         self._num_returned = 0  # prompts
 
@@ -121,7 +121,7 @@ class Scheduler:
                 break
             self._prompt_in[slot], self._waiting[slot] = assigned
             admitted.append(slot)
-        length = bucket_length(max(map(len, self._prompts)))
+        length = prompt_bucket(max(map(len, self._prompts)))
         all_at_once = 2 * len(admitted) > self.prompt_slots and self.prompt_slots * length <= MAX_PREFILL_TOKENS
         size = self.prompt_slots if all_at_once else refill_size
         return [self._prefill_batch(admitted[i : i + size], size) for i in range(0, len(admitted), size)]
@@ -145,7 +145,7 @@ class Scheduler:
     def _prefill_batch(self, slots: Sequence[int], size: int) -> PrefillBatch:
         prompts = [self._prompts[self._prompt_in[slot]] for slot in slots]
         batch = PrefillBatch(
-            np.zeros((size, bucket_length(max(map(len, prompts)))), np.int32),
+            np.zeros((size, prompt_bucket(max(map(len, prompts)))), np.int32),
             np.ones(size, np.int32),
             np.full(size, self.prompt_slots, np.int32),
         )

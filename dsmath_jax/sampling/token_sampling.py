@@ -1,8 +1,8 @@
 """Samples the next token of each row from its logits: greedy, or temperature with top-k and top-p.
 
 Axis letters: R rows, V vocabulary. Rows are independent: the result of a row does not depend on the others. A token is
-sampled by inverting the distribution function in two stages, first a block of the vocabulary and then a token of the
-block, with one random number each: exact, and far cheaper than noise for every token of the vocabulary.
+sampled by inverting the CDF in two stages, first a block of the vocabulary and then a token of the block, with one
+random number each: exact, and far cheaper than noise for every token of the vocabulary.
 """
 
 from typing import Any, NamedTuple

@@ -49,7 +49,7 @@ def polish(line: str) -> str:
 
 
 def parse(*tables: str) -> Grammar:
-    """Parses grammar tables. Raises ValueError for a name defined twice or an indented line below no name."""
+    """Parses grammar tables. Raises ValueError for a name defined twice or an indented line after no name."""
     rules: dict[str, list[str]] = {}
     name = ""
     for line in re.sub(r"\n {4,}", " ", "\n".join(tables)).splitlines():
@@ -57,7 +57,7 @@ def parse(*tables: str) -> Grammar:
             continue
         if line[0].isspace():
             if not name:
-                raise ValueError(f"grammar: the pattern {line.strip()!r} is below no name")
+                raise ValueError(f"grammar: the pattern {line.strip()!r} follows no name")
             rules[name].append(line.strip())
             continue
         key, equals, words = line.partition(" = ")

@@ -1,6 +1,6 @@
 """The pages of the default toy web that are not mathematics, in English and Chinese, as grammar tables.
 
-Prices, scores, dates, shell variables and physics formulas stand in them on purpose: hard negatives.
+Prices, scores, dates, shell variables and physics formulas in them are deliberate hard negatives.
 """
 
 ENGLISH = r"""

@@ -20,7 +20,7 @@ def first_start(folder: Path) -> float:
 
 
 def memory() -> dict[str, float]:
-    """Returns bytes in use and at peak on this process's first device, or the process's peak without statistics."""
+    """Returns bytes in use and at peak on the first local device or, if it has no statistics, the process's peak."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_in_use" in stats:
         return {"memory": stats["bytes_in_use"], "memory_peak": stats.get("peak_bytes_in_use", stats["bytes_in_use"])}
@@ -32,8 +32,8 @@ class Stopwatch:
     """Measures the metrics of a step that depend on the clock.
 
     `useful_seconds` is the time of all steps except the first after each start, which compiles, and those that were
-    repeated after a kill. Evaluation, restoring and waiting for checkpoints are not
-    part of a step. `goodput` is its share of the wall time since the run's first start, including pauses.
+    repeated after a kill. Evaluation, restoring and waiting for checkpoints are not part of a step. `goodput` is its
+    share of the wall time since the run's first start, including pauses.
     """
 
     def __init__(self, began: float, useful_seconds: float, flops_per_token: float | None):

@@ -245,5 +245,5 @@ class TrainLoop:
             write_json(report, {"step": step} | not_finite | {"records": records})
         return UserError(
             f"{self._name}: the {name.replace('grad_norm', 'gradient norm')} of step {step} is {values[name]}; the run "
-            f"stops before it is saved: lower peak_lr, or look at the records that {report} names."
+            f"stops before saving it: lower peak_lr, or look at the records that {report} names."
         )

@@ -63,7 +63,7 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
       checkpoint: `hf:DIR` or the folder.
       layout: of the parameters.
       tokenizer_path: a file or folder; "" for the model's own.
-      dtype: the compute dtype; "" for the stage's own, and for Hugging Face's bfloat16 (float32 on CPUs).
+      dtype: the compute dtype; "" for the stage's own or, with `hf:`, bfloat16 (float32 on CPUs).
 
     Raises:
       UserError: there is no model or no tokenizer, or the tokenizer is another model's.
@@ -207,7 +207,7 @@ def _abstract_flat(like: Any, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
 def import_params(folder: Path, config: ModelConfig, layout: Layout, dtype: str = "float32") -> Any:
     """Imports the parameters of a Hugging Face folder, sharded.
 
-    In host memory are one device's shard of one parameter, and one layer of it as stored in the file, at a time.
+    Host memory holds one device's shard of one parameter at a time, and one layer of it as stored in the file.
 
     Raises:
       UserError: a file cannot be read, or its tensors are not those of its `config.json`.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsmath_jax.corpus.decontaminate import Benchmarks, without
+from dsmath_jax.corpus.decontaminate import Benchmarks, remove_matches
 from dsmath_jax.corpus.normalize import normalize
 from dsmath_jax.data.datasets import Record
 
@@ -57,8 +57,8 @@ def test_only_the_lines_of_a_match_are_removed():
     first, second = QUESTION.split(" before ")
     page = f"Homework.\n{first}\nbefore {second}\nWrite it down.\n\nDone."
     matches = list(Benchmarks(PROBLEMS).matches(normalize(page)))
-    assert without(page, matches) == "Homework.\nWrite it down.\n\nDone."
-    assert without(page, []) == page
+    assert remove_matches(page, matches) == "Homework.\nWrite it down.\n\nDone."
+    assert remove_matches(page, []) == page
 
 
 def test_runs_of_bare_numbers_and_letters_do_not_count():

@@ -218,7 +218,7 @@ def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
         (None, {"remove": "line"}, "remove must be one of 'page', 'segment'; got 'line'"),
         (None, {"iterations": 0}, "iterations is 0; it must be at least 1"),
         (None, {"tokenizer": "none.model"}, "none.model"),
-        (None, {"min_tokens": 10_000}, "have no text"),
+        (None, {"min_tokens": 10_000}, "No page of the"),
         (None, {"top_tokens": 1}, "collected no page"),
     ],
 )
@@ -264,5 +264,5 @@ def test_a_crawl_without_html_is_refused(web, tmp_path, record, write_warc):
     write_warc(
         "data/only/a.warc.gz", [record("http://a.test/", b"GIF89a", head="HTTP/1.1 200 OK\r\nContent-Type: image/gif")]
     )
-    with pytest.raises(UserError, match="have no text"):
+    with pytest.raises(UserError, match="No page of the"):
         pipeline.mine(corpus_settings(input="only/*"), 0, web, tmp_path / "corpus")

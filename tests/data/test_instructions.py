@@ -217,7 +217,7 @@ def test_an_invalid_record_is_an_error(tmp_path, name, content, words):
 
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"no instructions at .*mathinstuct \(the nearest is 'mathinstruct'\); .*such as gsm8k/train"
+        UserError, match=r"no instructions at .*mathinstuct \(the nearest is 'mathinstruct'\); .*gsm8k/train, \.\.\."
     ):
         list(load("mathinstuct", tmp_path))
     write_jsonl(tmp_path / "cmath/test.jsonl", [{"question": "Q", "golden": "3", "grade": 1}])

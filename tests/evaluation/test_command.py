@@ -38,7 +38,7 @@ def arguments(real_data: Path) -> Arguments:
     def make(out: Path, *more: str) -> list[str]:
         return [
             f"--checkpoint=hf:{real_data}/checkpoints/stories260k_hf", f"--data_dir={real_data}", f"--out={out}",
-            "--limit=3", "--samples=2", "--max_new_tokens=8", "--rows=8", *more,
+            "--limit=3", "--samples=2", "--max_new_tokens=8", "--decode_slots=8", *more,
         ]  # fmt: skip
 
     return make
@@ -242,7 +242,7 @@ def test_a_killed_process_repeats_no_finished_sample(tmp_path: Path, arguments: 
     environment = os.environ | {"JAX_PLATFORMS": jax.default_backend()}
     for mode, tasks in (("cot", names), ("pot", "gsm8k"), ("tir", "gsm8k")):
         run = [sys.executable, "-m", "dsmath_jax.evaluation"]
-        run += arguments(tmp_path / "out", f"--tasks={tasks}", f"--mode={mode}", "--limit=50", "--rows=32")
+        run += arguments(tmp_path / "out", f"--tasks={tasks}", f"--mode={mode}", "--limit=50", "--decode_slots=32")
         seen: dict[str, bytes] = {}
         for pause in (20, 25, 30, 900):
             process = subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL)

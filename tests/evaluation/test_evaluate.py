@@ -129,7 +129,7 @@ def test_the_command_gives_the_numbers_of_the_stage(
 ) -> None:
     """The command asks a checkpoint as the stage does, down to the samples."""
     run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
-    common = [f"--data_dir={workdir}", "--limit=3", "--samples=2", "--max_new_tokens=4", "--rows=8"]
+    common = [f"--data_dir={workdir}", "--limit=3", "--samples=2", "--max_new_tokens=4", "--decode_slots=8"]
     common.append("--tasks=toy/test,mine.jsonl")
     sft, base = f"--checkpoint={workdir / 'sft'}", f"--checkpoint={workdir / 'pretrain'}"
     command.main([sft, "--style=chat", f"--out={workdir / 'sft_out'}", *common])

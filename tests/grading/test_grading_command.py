@@ -53,7 +53,7 @@ def test_lines_keep_their_order_and_fields_and_get_grades(tmp_path: Path, capsys
     assert {row["answer"] for row in graded} == {"41", "42"}
     assert all(row["reason"] for row in graded)
     assert capsys.readouterr().out == (
-        "gsm8k: 12 graded, 8 correct, 66.67% [39.06%, 86.19%], as the paper's evaluation has it 66.67%\n"
+        "gsm8k: 12 graded, 8 correct, 66.67% [39.06%, 86.19%], by the paper's evaluation 66.67%\n"
     )
 
 

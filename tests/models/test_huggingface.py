@@ -178,7 +178,7 @@ def test_all_that_does_not_fit_is_named_in_one_sentence(read: Read) -> None:
         read(tensors)
     assert (
         "(missing: model.layers.1.mlp.up_proj.weight; unexpected: model.layers.0.mlp.bias; "
-        "misshapen: model.norm.weight has (3,) and must have (4,); "
+        "shape mismatch: model.norm.weight has (3,) and must have (4,); "
         "quantized: model.layers.0.mlp.up_proj.weight of type I8)"
     ) in str(caught.value)
 
@@ -190,10 +190,10 @@ def test_many_wrong_tensors_are_counted(read: Read) -> None:
 
 @pytest.mark.parametrize("name", ["model.layers.1.self_attn.k_proj.weight", "model.norm.weight", "lm_head.weight"])
 @pytest.mark.parametrize("change", [lambda x: x[:-1], lambda x: x[..., None]], ids=["cut", "one axis more"])
-def test_a_misshapen_tensor_is_named(read: Read, name: str, change: Callable[..., Any]) -> None:
+def test_a_shape_mismatch_is_named(read: Read, name: str, change: Callable[..., Any]) -> None:
     tensors = theirs()
     tensors[name] = change(tensors[name])
-    with pytest.raises(UserError, match=f"misshapen: {name} has"):
+    with pytest.raises(UserError, match=f"shape mismatch: {name} has"):
         read(tensors)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, strategies
 
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sampling.scheduler import Scheduler, bucket_length, cache_lengths, next_cache_length, slot_shape
+from dsmath_jax.sampling.scheduler import Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
 from dsmath_jax.sampling.stopping import StoppingCriteria
 
 EOS, LIMIT, CHUNK = 1, 12, 4
@@ -77,11 +77,11 @@ def test_a_prompt_is_prefilled_once_where_all_fit() -> None:
 
 @given(strategies.integers(1, 5000))
 def test_buckets_are_few_and_near(length: int) -> None:
-    found = bucket_length(length)
+    found = prompt_bucket(length)
     assert length <= found <= max(32, 2 * length)
     assert found == 32 or found < 1.5 * length + 1
-    assert bucket_length(found) == found
-    assert len({bucket_length(n) for n in range(1, 4097)}) == 15
+    assert prompt_bucket(found) == found
+    assert len({prompt_bucket(n) for n in range(1, 4097)}) == 15
 
 
 def test_rings_are_the_limit_and_its_halves() -> None:

@@ -340,5 +340,5 @@ def test_grammar_keeps_capitalized_names_and_polishes():
     assert grammar.polish("a orange is a useful thing. it is round") == "An orange is a useful thing. It is round"
     with pytest.raises(ValueError, match="defined twice"):
         grammar.parse("a = x\na = y")
-    with pytest.raises(ValueError, match="below no name"):
+    with pytest.raises(ValueError, match="follows no name"):
         grammar.parse("  pattern")

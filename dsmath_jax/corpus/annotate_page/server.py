@@ -167,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _fail(self, status: HTTPStatus, error: object) -> None:
-        self.close_connection = True  # a too large body is unread
+        self.close_connection = True  # an oversized body is unread
         self._send(status, *_json({"error": str(error)}))
 
     def _send(self, status: HTTPStatus, kind: str, content: bytes) -> None:

@@ -15,7 +15,7 @@ from dsmath_jax.workdir import UserError, read_json
 
 ROWS_PER_READ = 1 << 16
 BINS = 20  # of the score histogram, 0 to 1
-QUANTILES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "half": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
+QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
 QUARTERS, SAMPLES = 4, 5  # quarters of the documents by score; samples of each
 EXAMPLES = 3  # contaminated pages shown for each data set
 

@@ -108,7 +108,7 @@ def limits(facts: Facts) -> list[Block]:
         Points(
             [
                 f"Only {number(labeled)} pages are labeled: precision and recall are known no better than their "
-                "intervals say; duplicates and pages without text are not among them."
+                "intervals say."
                 if labeled
                 else "Nothing was measured against labels: how much of this is mathematics is unknown.",
                 "Near-duplicates were removed before anything was scored: each group is represented by its newest "

@@ -252,7 +252,7 @@ def _seek_member(window: Window, form: Format) -> None:
 
 
 class Member:
-    """The content of the member at a window's position; the position moves behind it once its checksum is verified."""
+    """The content of the member at a window's position; the position moves past it once its checksum is verified."""
 
     def __init__(self, window: Window, decompressor: Decompressor) -> None:
         self._window = window
@@ -314,7 +314,7 @@ def _skip_newlines(content: Window) -> bool:
 
 
 def _record(content: Window) -> Record:
-    """Reads the record at the position and moves behind it, or behind its header if its length is wrong."""
+    """Reads the record at the position and moves past it, or past its header if its length is wrong."""
     header = _header(content)
     fields = header_fields(header)
     length = fields.get("content-length", "")

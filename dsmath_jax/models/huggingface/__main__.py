@@ -4,9 +4,10 @@ dsmath convert import --from=DIR --to=STAGEDIR
 dsmath convert export --from=STAGEDIR --to=DIR
 
 A STAGEDIR is the folder of a stage that trains: `params/` (a checkpoint) and `model.json` (the model config). The
-tokenizer's files are copied too. The new folder appears when it is complete. This file is a tool above the layers: the
-rest of `models` knows nothing of meshes, checkpoints or data.
+tokenizer's files are copied too. The new folder appears when it is complete.
 """
+
+# Unlike this command, the rest of `models` does not depend on meshes, checkpoints or data.
 
 import argparse
 import sys

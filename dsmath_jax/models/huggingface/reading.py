@@ -21,7 +21,7 @@ MAX_LISTED = 4  # tensors of an error message; the rest is counted
 class Reader:
     """Reads one parameter: called with an index, as by `jax.make_array_from_callback`, it returns that slice.
 
-    In memory are the slice and one layer's part of it as stored in the file.
+    Memory holds the slice, and one layer's part of it as stored in the file.
     """
 
     spec: ParamSpec
@@ -87,7 +87,7 @@ def readers(folder: Path, config: ModelConfig, like: Mapping[str, Any]) -> dict[
     problems = {
         "missing": sorted(expected.keys() - tensors.keys()),
         "unexpected": sorted(tensors.keys() - expected.keys() - ignored),
-        "misshapen": [
+        "shape mismatch": [
             f"{n} has {shapes[n]} and must have {expected[n]}" for n in sorted(both) if shapes[n] != expected[n]
         ],
         "quantized": [

@@ -27,7 +27,7 @@ Example = tuple[Sequence[int], ...]
 
 
 class NothingToLearn(UserError):
-    """All labels are equal."""
+    """All labels are correct, or all incorrect."""
 
 
 class Rows:
@@ -64,7 +64,7 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 class Index(NamedTuple):
-    """Facts about all rows that fit into memory, one entry per row."""
+    """An in-memory index of all rows, one entry per row."""
 
     problem: Int[np.ndarray, " R"]  # a digest of the prompt
     correct: Bool[np.ndarray, " R"]  # the last label
@@ -114,13 +114,13 @@ def group_by_problem(index: Index, numbers: Int[np.ndarray, " C"]) -> list[tuple
 
 
 def check_labels(what: str, kind: str, index: Index, examples: Sequence[Example], part: str) -> None:
-    """Raises `NothingToLearn` where the labels of the examples of the split `part` are all equal."""
+    """Raises `NothingToLearn` where the labels of the examples of the split `part` are all correct or all incorrect."""
     if kind == "pairwise":
         valid, reason = bool(examples), "none of the problems has a correct and an incorrect completion"
     else:
         numbers = [number for (side,) in examples for number in side]
         labels, correct = int(index.num_labels[numbers].sum()), int(index.num_correct_labels[numbers].sum())
-        valid, reason = 0 < correct < labels, f"all {labels} labels are alike"
+        valid, reason = 0 < correct < labels, f"all {labels} labels are {'correct' if correct else 'incorrect'}"
     if not valid:
         raise NothingToLearn(
             f"{what}: {reason} in the {part} rows, so there is nothing to learn; raise {what}.problems or samples, "

@@ -23,7 +23,7 @@ KINDS = {"reward_model": ("pointwise", "pairwise"), "process_model": ("process",
 
 def check(
     name: str, settings: RewardModelSettings, read: Callable[[str], Sequence[Record]], chat: Chat | None,
-    sampled: ModelConfig | None, layout: Layout, seed: int,
+    policy_config: ModelConfig | None, layout: Layout, seed: int,
 ) -> None:  # fmt: skip
     """Raises a `UserError` where `run` would, as far as that is known before the run.
 
@@ -32,7 +32,7 @@ def check(
       settings: of the stage.
       read: returns the records of a data set by name, none where the run has yet to make them.
       chat: None where the tokenizer has yet to be trained.
-      sampled: config of the SFT model, None where it is not known yet.
+      policy_config: config of the SFT model, None where it is not known yet.
       layout: of the model and the batches.
       seed: of the sampled questions.
     """
@@ -40,8 +40,8 @@ def check(
     loop.check(settings, settings.batch_size, layout)
     records = subsample([read(source) for source in settings.data], settings.problems, seed)
     check_answers(records)
-    if records and chat and sampled:
-        fitting_prompts(settings, chat, sampled.max_position_embeddings, records)
+    if records and chat and policy_config:
+        fitting_prompts(settings, chat, policy_config.max_position_embeddings, records)
 
 
 def run(

@@ -62,7 +62,7 @@ def train(
       the trained model and the summary.
 
     Raises:
-      NothingToLearn: the labels of the training or the held-out rows are all equal.
+      NothingToLearn: the labels of the training or the held-out rows are all correct or all incorrect.
     """
     kind, model = settings.kind, start.model
     with Rows(rows) as new, Rows(old_rows) as old:

@@ -142,9 +142,9 @@ def test_numbers_come_from_the_files(out):
     assert bins["0.55 to 0.60"] == ["1", "0"]
     assert bins["0.60 to 0.65"] == ["0", "2"]
     lengths = {row[0]: row[1:] for row in table(text, "Quantiles of the documents")[1:]}
-    assert lengths["least"][0] == "100"
-    assert lengths["half"] == ["500", "21", "0.7450"]
-    assert lengths["most"][0] == "1,100"
+    assert lengths["min"][0] == "100"
+    assert lengths["median"] == ["500", "21", "0.7450"]
+    assert lengths["max"][0] == "1,100"
     assert lengths["mean"][0] == "600"
     assert table(text, "Pages that repeat a benchmark")[1:] == [["gsm8k/test", "4"], ["math/test", "0"]]
     assert [row[2] for row in table(text, "At most 3 pages of each benchmark")[1:]] == ["gram 0", "gram 3", "gram 6"]

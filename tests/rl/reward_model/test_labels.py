@@ -223,7 +223,7 @@ def test_kill_9_between_chunks_loses_nothing(tmp_path: Path, model: Llama, layou
         ({"kind": "pairwise", "samples": 1}, r"^process_model\.samples is 1; kind=pairwise needs at least 2"),
         ({"completions": 0}, r"^process_model\.completions is 0; it must be at least 1"),
         ({"estimation": "mean"}, r"^process_model\.estimation must be one of 'hard', 'soft'; got 'mean'"),
-        ({"step_delimiter": ""}, r"^process_model\.step_delimiter is empty; give it a text\."),
+        ({"step_delimiter": ""}, r"^process_model\.step_delimiter is empty; give it a string\."),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict, message: str) -> None:

@@ -237,7 +237,7 @@ def test_labels_that_are_alike_are_refused(tmp_path: Path, counter: RewardModel,
     why = (
         "none of the problems has a correct and an incorrect completion"
         if kind == "pairwise"
-        else r"all \d+ labels are alike"
+        else r"all \d+ labels are correct"
     )
     with pytest.raises(NothingToLearn, match=rf"^process_model: {why} in the training rows, so there is nothing"):
         train(tmp_path / "process_model", settings_of(kind, 3), counter, layout, 0, [tmp_path / "rows.jsonl"])
