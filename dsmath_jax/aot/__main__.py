@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+
 STAGES = ("pretrain", "sft", "rl")
 # Read when JAX and libtpu are loaded: no TPU is searched for, several processes may use libtpu at once, and libtpu
 # prints warnings, which `aot.step` counts.
@@ -37,15 +38,20 @@ def main(argv: Sequence[str]) -> None:
 
     from dsmath_jax.aot.rl import compile_rl, compile_sampler
     from dsmath_jax.aot.step import compile_step
+    from dsmath_jax.aot.suggest import suggest, suggestion_text
     from dsmath_jax.aot.text import result_text
     from dsmath_jax.command_line import HELP, define_config, help_text, parse
     from dsmath_jax.workdir import UserError, local_path, write_json
 
     def define() -> flags.FlagValues:
         values = flags.FlagValues()
-        flags.DEFINE_string("topology", None, "v5e:4x4, v5p-32, 2xv5p:4x4x4 (two slices), h100:8, h100:4x8 (four hosts).", values)
+        flags.DEFINE_string(
+            "topology", None, "v5e:4x4, v5p-32, 2xv5p:4x4x4 (slices), h100:8, h100:4x8 (hosts).", values
+        )
         flags.DEFINE_enum("stage", "", ["", *STAGES, "sample"], "What to compile.", values)
         flags.DEFINE_string("json", "", "A JSON file for the numbers; --json alone prints them.", values)
+        flags.DEFINE_string("page", "", "An HTML page for the result.", values)
+        flags.DEFINE_bool("suggest", False, "Search mesh, micro-batches, remat and decode slots.", values)
         define_config(values)
         return values
 
@@ -56,7 +62,12 @@ def main(argv: Sequence[str]) -> None:
     values, recipe = parse(argv, define, "dsmath aot")
     if values.topology is None:
         raise UserError("--topology is missing; give it as --topology=v5p:4x4x8 or --topology=h100:8.")
+    if values.suggest and values.stage == "sample":
+        raise UserError("--suggest searches for pretrain, sft or rl; give one of these as --stage.")
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])
+    if values.suggest:
+        print(suggestion_text(*suggest(recipe, stage, values.topology), stage))
+        return
     compiler = {"rl": compile_rl, "sample": compile_sampler}.get(stage)
     result = compiler(recipe, values.topology) if compiler else compile_step(recipe, stage, values.topology)
     if values.json == "-":

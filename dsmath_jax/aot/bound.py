@@ -2,8 +2,8 @@
 
 Four resources work at their peaks: the matrix units, the HBM, the links between the devices of a slice or host, and the
 network between slices or hosts. No program is faster than the busiest of them (`overlapped`). If no transfer between
-devices overlaps with other work, it takes `serial` at least. What is left out only adds time: elementwise work, latencies,
-kernels below their peak, hosts, and dependences between the resources.
+devices overlaps with other work, it takes `serial` at least. What is left out only adds time: elementwise work,
+latencies, kernels below their peak, hosts, and dependences between the resources.
 """
 
 from collections.abc import Sequence
@@ -61,4 +61,4 @@ def bound_of(costs: Costs, chip: Chip, devices: Sequence[Any]) -> Bound:
 
 def island(device: Any) -> int:
     """Returns the slice of a TPU, or the host of a GPU: the devices that links join."""
-    return device.slice_index if device.platform == "tpu" else device.process_index
+    return getattr(device, "slice_index", 0) if device.platform == "tpu" else device.process_index

@@ -37,7 +37,7 @@ class Collective:
         """Returns the bytes that a device sends in one run over links and over the network.
 
         `islands[i]` is the slice or host of device `i`: devices of one island are joined by links, islands by a
-        network. With b bytes of operand in a group of g devices on h islands, m = g / h on each, a device sends at least
+        network. With b bytes of operand in a group of g devices on h islands, m = g / h on each, a device sends
 
             all-gather          links b (g - h),              network b (h - 1)
             all-reduce          links 2 b (m - 1) / m,        network 2 b / m (h - 1) / h
@@ -65,9 +65,7 @@ class Collective:
     def axes(self, mesh: dict[str, int]) -> tuple[str, ...]:
         """Returns the axes of the mesh along which it communicates."""
         coordinates = np.stack(np.unravel_index(self.groups, tuple(mesh.values())))  # [axis, n, g]
-        return tuple(
-            name for name, along in zip(mesh, coordinates, strict=True) if (along != along[:, :1]).any()
-        )
+        return tuple(name for name, along in zip(mesh, coordinates, strict=True) if (along != along[:, :1]).any())
 
 
 def collective(i: Instruction, kind: str, scope: Computation, devices: int) -> Collective:

@@ -2,11 +2,11 @@
 
 XLA's own `cost_analysis` counts the body of a loop once, whatever its trip count, and omits the bytes of collectives.
 Here a loop's body is counted as often as it runs, fusions and calls are counted where they are called, and a
-conditional counts as its branch with the most FLOPs. Rematerialized work is counted again. `kernels.py` says which FLOPs
-are counted, `traffic.py` which bytes.
+conditional counts as its branch with the most FLOPs. Rematerialized work is counted again. `kernels.py` says which
+FLOPs are counted, `traffic.py` which bytes.
 
-A `-start` and its `-done` are one collective. TPU compilers split an all-gather into steps that overlap with other work, even
-with iterations of another loop; each step repeats the instruction, and only the first counts.
+A `-start` and its `-done` are one collective. TPU compilers split an all-gather into steps that overlap with other
+work, even with iterations of another loop; each step repeats the instruction, and only the first counts.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ from dsmath_jax.aot.collectives import KINDS, Collective, collective
 from dsmath_jax.aot.hlo import Computation, Instruction, Program
 from dsmath_jax.aot.kernels import convolution_flops, dot_flops, kernel_flops
 from dsmath_jax.aot.traffic import hbm_bytes
-
 
 K = TypeVar("K")
 
@@ -56,9 +55,7 @@ class Costs:
             (where, *key): dataclasses.replace(value, runs=value.runs * runs)
             for key, value in self.collectives.items()
         }  # fmt: skip
-        return dataclasses.replace(
-            self, flops=self.flops * runs, hbm_bytes=self.hbm_bytes * runs, collectives=moved
-        )
+        return dataclasses.replace(self, flops=self.flops * runs, hbm_bytes=self.hbm_bytes * runs, collectives=moved)
 
     def totals(self, key: Callable[[Collective], K]) -> dict[K, dict[str, float]]:
         """Returns `{"count": runs, "bytes": bytes sent}` of the collectives by `key`, the most bytes first."""
@@ -93,8 +90,7 @@ class _Counter:
         return functools.reduce(
             Costs.__add__,
             (
-                self._called(i, computation)
-                + Costs(hbm_bytes=hbm_bytes(i, computation, self.program, self.cache))
+                self._called(i, computation) + Costs(hbm_bytes=hbm_bytes(i, computation, self.program, self.cache))
                 for i in computation.values()
             ),
             Costs(),

@@ -61,8 +61,7 @@ def _num_products(
 def kernel_flops(i: Instruction, scope: Computation) -> tuple[str, float | None]:
     """Returns the name of a kernel and its FLOPs, None if they are not known; ("", 0) for other custom calls.
 
-    The FLOPs of a Pallas kernel are those of its cost estimate. Splash attention's are counted for half of the pairs, as
-    in a causal mask; cuDNN's attention computes all of them where the mask is an array.
+    The FLOPs of a Pallas kernel are those of its cost estimate. Attention under a causal mask counts half of the pairs.
     """
     target = i.attribute(r'custom_call_target="([^"]+)"') or ""
     if target == "tpu_custom_call":

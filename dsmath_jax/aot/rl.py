@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from dsmath_jax.aot.bound import Bound
-from dsmath_jax.aot.step import FULL_REMAT, Target, capture_stderr, compile_program, make_target, stage_settings
+from dsmath_jax.aot.program import capture_stderr, compile_program
+from dsmath_jax.aot.step import Target, make_target, shard_bytes, stage_settings
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
@@ -62,13 +63,13 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
             f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
             "use a method that samples from the policy."
         )
-    with capture_stderr() as warnings:
+    with capture_stderr():
         target = make_target(recipe, name)
-        state = policy_state(settings, target)
-        sampling, weights = sampling_programs(settings, target)
-        lowered = sampling | scoring_programs(settings, target)
-        lowered["update"] = functools.partial(_lower_update, settings, target, state)
-        programs = compile_all(lowered, target)
+    state = policy_state(settings, target)
+    sampling, weights = sampling_programs(settings, target)
+    lowered = sampling | scoring_programs(settings, target)
+    lowered["update"] = functools.partial(_lower_update, settings, target, state)
+    programs = compile_all(lowered, target)
     residents = {"policy": shard_bytes(state.params), "optimizer": shard_bytes(state.opt_state)}
     if settings.algorithm.needs_reference:
         residents["reference"] = shard_bytes(model_params(target))
@@ -91,7 +92,7 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
         "rollouts": settings.steps // settings.num_updates,
         "hbm_bytes": peak,
         "fits": peak <= capacity and not refused(programs),
-        "full_rematerializations": warnings[0].count(FULL_REMAT),
+        "full_rematerializations": sum(each["full_rematerializations"] for each in programs.values()),
     }
 
 
@@ -102,10 +103,10 @@ def compile_sampler(recipe: Recipe, name: str) -> dict[str, Any]:
       UserError: the topology, the mesh or a field is invalid, or libtpu is missing.
     """
     settings: RLSettings = stage_settings(recipe, "rl")
-    with capture_stderr() as warnings:
+    with capture_stderr():
         target = make_target(recipe, name)
-        lowered, weights = sampling_programs(settings, target)
-        programs = compile_all(lowered, target)
+    lowered, weights = sampling_programs(settings, target)
+    programs = compile_all(lowered, target)
     parts = sampling_parts(programs, weights)
     peak = sum(parts.values())
     fits = peak <= target.topology.usable_bytes and not refused(programs)
@@ -118,7 +119,7 @@ def compile_sampler(recipe: Recipe, name: str) -> dict[str, Any]:
         "bounds": {} if refused(programs) else {"sample": sampling_bound(programs, settings)._asdict()},
         "hbm_bytes": peak,
         "fits": fits,
-        "full_rematerializations": warnings[0].count(FULL_REMAT),
+        "full_rematerializations": sum(each["full_rematerializations"] for each in programs.values()),
     }
 
 
@@ -152,7 +153,7 @@ def refused(programs: dict[str, dict]) -> bool:
 
 def compile_all(lowered: Programs, target: Target) -> dict[str, dict[str, Any]]:
     """Returns `compile_program` of each program."""
-    return {name: compile_program(lower, target, trips=CHUNK) for name, lower in lowered.items()}
+    return {name: compile_program(lower, target.topology, target.layout, CHUNK) for name, lower in lowered.items()}
 
 
 def phase_bounds(programs: dict[str, dict], settings: RLSettings) -> dict[str, Bound]:
@@ -297,8 +298,3 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
         state, position = abstract_inputs(*shape, shorter[-1]).decode[1], widest.decode[3].position
         programs["grow"] = lambda: engine.resize.lower(state.cache, position, longest)
     return programs, shard_bytes(widest.decode[0])
-
-
-def shard_bytes(tree: Any) -> int:
-    """Returns the bytes of abstract arrays on one device."""
-    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

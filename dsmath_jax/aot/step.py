@@ -4,20 +4,13 @@ Nothing is allocated: parameters, optimizer state and batch are abstract arrays 
 that training runs.
 """
 
-import contextlib
 import dataclasses
-import os
-import re
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from dsmath_jax.aot.bound import bound_of
-from dsmath_jax.aot.costs import costs
+from dsmath_jax.aot.program import capture_stderr, compile_program
 from dsmath_jax.aot.topology import Topology, topology
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama
@@ -29,10 +22,6 @@ from dsmath_jax.training.next_token import abstract_inputs, next_token_step
 from dsmath_jax.workdir import UserError
 
 SHOWN_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results
-# A GPU's compiler would try kernels on the GPU.
-COMPILER_OPTIONS: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_autotune_level": 0}, "cuda": {"xla_gpu_autotune_level": 0}}
-FULL_REMAT = "Involuntary full rematerialization"  # the partitioner's warning: it gathers an array to reshard it
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def stage_settings(recipe: Recipe, name: str) -> Any:
@@ -95,50 +84,6 @@ def make_target(recipe: Recipe, name: str) -> Target:
     return Target(found, layout, build_model(config, layout))
 
 
-def compile_program(lower: Callable[[], Any], target: Target, trips: int = 1) -> dict[str, Any]:
-    """Compiles a program and returns its costs per device for one call.
-
-    Args:
-      lower: lowers the program.
-      target: what it is compiled for.
-      trips: how often loops run whose trip count depends on data.
-
-    Returns:
-      `memory`: the bytes of `arguments`, `temporaries`, `output`, `aliased` (output in donated buffers) and `code`;
-        None if XLA refused the program because it needs too much memory.
-      `hbm_bytes`: the peak memory (see `memory_of`), or what XLA says that a refused program needs.
-      `flops`: FLOPs as compiled, with rematerialized work; `traffic`: bytes read from and written to HBM.
-      `collectives`: rows of `kind`, mesh `axes`, `count` and `bytes`, as sent (see `aot.collectives`).
-      `bound`: the seconds that each resource is busy at least (see `aot.bound`).
-      `kernels`: the custom kernels. All of these are None for a refused program.
-      `lower_seconds`, `compile_seconds`: time taken.
-      `notes`: what is not counted.
-    """
-    began = time.monotonic()
-    lowered = lower()
-    lowered_at = time.monotonic()
-    chip, mesh = target.topology.chip, target.layout.mesh
-    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {})
-    try:
-        compiled = lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-        found = refused_memory(str(error)) | dict.fromkeys(("flops", "traffic", "collectives", "bound", "kernels"))
-        found["notes"] = []
-    else:
-        counted = costs(compiled.as_text(), chip.cache, trips)
-        totals = counted.totals(lambda each: (each.kind, each.axes(mesh.shape)))
-        found = memory_of(compiled) | {
-            "flops": counted.flops,
-            "traffic": counted.hbm_bytes,
-            "collectives": [{"kind": kind, "axes": axes} | total for (kind, axes), total in totals.items()],
-            "bound": bound_of(counted, chip, mesh.devices.flat)._asdict(),
-            "kernels": sorted(counted.kernels),
-            "notes": sorted(counted.unknown),
-        }
-    seconds = {"lower_seconds": lowered_at - began, "compile_seconds": time.monotonic() - lowered_at}
-    return found | {name: round(value, 1) for name, value in seconds.items()}
-
-
 def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
     """Lowers and compiles the train step of `recipe` for the topology `name`.
 
@@ -147,17 +92,16 @@ def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
       `fits`: whether the step fits the device.
       `model_flops`: FLOPs by the formula; `flops_ratio`: compiled FLOPs over these, None if XLA refused the program.
       `stage`, `tokens` (per step), `steps`, `grad_accum_steps`: settings of the stage.
-      `full_rematerializations`: number of arrays that the partitioner gathers whole to reshard them.
 
     Raises:
       UserError: the topology, the mesh or the batch is invalid, or the compiler's package is missing.
     """
     settings = stage_settings(recipe, stage)
-    with capture_stderr() as warnings:
+    with capture_stderr():
         target = make_target(recipe, name)
-        state, batch = abstract_inputs(settings, target.model, target.layout)
-        step = next_token_step(settings, target.model, target.layout, state)
-        program = compile_program(lambda: step.lower(state, batch), target)
+    state, batch = abstract_inputs(settings, target.model, target.layout)
+    step = next_token_step(settings, target.model, target.layout, state)
+    program = compile_program(lambda: step.lower(state, batch), target.topology, target.layout)
     tokens = settings.batch_size * settings.sequence_length
     devices = len(target.topology.devices)
     model_flops = model_flops_per_token(target.model.config, settings.sequence_length) * tokens / devices
@@ -172,55 +116,10 @@ def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
             "tokens": tokens,
             "steps": settings.steps,
             "grad_accum_steps": settings.grad_accum_steps,
-            "full_rematerializations": warnings[0].count(FULL_REMAT),
         }
     )
 
 
-def memory_of(compiled: Any) -> dict[str, Any]:
-    """Returns `hbm_bytes` and `memory` of a compiled program, from XLA's buffer assignment.
-
-    The peak decides whether a program fits: all buffers that are alive at the same time, donated arguments counted
-    once. XLA itself compares it with the chip's memory. The size of the temporaries is a sum over buffers that are not
-    all alive at the same time.
-    """
-    analysis = compiled.memory_analysis()
-    memory = {
-        "arguments": analysis.argument_size_in_bytes,
-        "temporaries": analysis.temp_size_in_bytes,
-        "output": analysis.output_size_in_bytes,
-        "aliased": analysis.alias_size_in_bytes,
-        "code": analysis.generated_code_size_in_bytes,
-    }
-    return {"hbm_bytes": analysis.peak_memory_in_bytes, "memory": memory}
-
-
-def refused_memory(message: str) -> dict[str, Any]:
-    """Returns `hbm_bytes`, and None as `memory`, of a program that needs too much memory, from XLA's error message.
-
-    Raises:
-      UserError: it was refused for another reason.
-    """
-    size = r"([\d.]+)([KMG]?)"
-    used = re.search(rf"[Uu]sed {size} of {size} hbm|required for \w+ \w+ \({size}\) exceeds", message)
-    if "RESOURCE_EXHAUSTED" not in message or used is None:
-        raise UserError(f"XLA cannot compile this step: {message.splitlines()[0]}") from None
-    number, unit = [part for part in used.groups() if part is not None][:2]
-    return {"hbm_bytes": int(float(number) * UNITS[unit]), "memory": None}
-
-
-@contextlib.contextmanager
-def capture_stderr() -> Iterator[list[str]]:
-    """Captures what native code writes to stderr; the list contains it after the block."""
-    captured: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "stderr"
-        stderr = os.dup(2)
-        try:
-            with path.open("wb") as file:
-                os.dup2(file.fileno(), 2)
-            yield captured
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            captured.append(path.read_text(encoding="utf-8", errors="replace"))
+def shard_bytes(tree: Any) -> int:
+    """Returns the bytes of abstract arrays on one device."""
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

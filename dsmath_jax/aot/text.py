@@ -33,12 +33,12 @@ def _step_heading(result: dict[str, Any]) -> str:
     return (
         f"{result['stage']} on {result['topology']}: {devices_text(result)}; {result['tokens']:,} tokens a step in "
         f"{result['grad_accum_steps']} micro-batches, remat {result['model']['remat']}; "
-        f"compiled in {duration(result['lower_seconds'] + result['compile_seconds'])}"
+        f"compiled in {duration(result['seconds'])}"
     )
 
 
 def _rl_heading(result: dict[str, Any]) -> str:
-    seconds = sum(each["lower_seconds"] + each["compile_seconds"] for each in result["programs"].values())
+    seconds = sum(each["seconds"] for each in result["programs"].values())
     return (
         f"{result['stage']} on {result['topology']}: {devices_text(result)}; {result['rows']:,} completions of up to "
         f"{result['new_tokens']:,} tokens; compiled in {duration(seconds)}"
@@ -76,7 +76,8 @@ def bounds_lines(result: dict[str, Any]) -> list[str]:
     if not bounds:
         return []
     columns = ("compute", "memory", "links", "network")
-    lines = [f"{'seconds, at least':<18}" + "".join(f"{name:>10}" for name in (*columns, "at least", "serial")) + "  limit"]
+    names = "".join(f"{name:>10}" for name in (*columns, "at least", "serial"))
+    lines = [f"{'seconds, at least':<18}{names}  limit"]
     for phase, bound in bounds.items():
         values = "".join(f"{seconds:>10.3g}" for seconds in (*bound, bound.overlapped, bound.serial))
         lines += [f"{phase:<18}{values}  {bound.limit}"]
@@ -97,9 +98,7 @@ def run_lines(result: dict[str, Any], bounds: dict[str, Bound]) -> list[str]:
         mfu = result["model_flops"] / result["chip"]["peak_flops"] / seconds
         lines = [f"a step takes at least {duration(seconds)}, {duration(serial)} without overlap"]
         lines += [f"at most {result['tokens'] / seconds:,.0f} tokens per second and {100 * mfu:.0f} % MFU"]
-        lines += [
-            f"FLOPs: {result['flops_ratio']:.2f} times the formula's (rematerialization, and masked halves of attention)"
-        ]
+        lines += [f"FLOPs: {result['flops_ratio']:.2f} times the formula's"]
         repeats, what = result["steps"], "steps"
     return [*lines, f"all {repeats:,} {what}: at least {duration(repeats * seconds)}"] if repeats else lines
 

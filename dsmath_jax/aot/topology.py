@@ -1,8 +1,8 @@
 """Topologies by name: TPU slices and hosts of GPUs, whose hardware need not exist.
 
-`v5p:2x2x4` is a TPU slice of 16 chips and `2xv5p:2x2x4` two of them, joined by a network; Google's names, `v5p-32` (which
-counts TensorCores) and `v5litepod-16` (which counts chips), mean the same. `h100:8` is one host of eight GPUs and
-`h100:4x8` four hosts; `my_card.txtpb:8` describes another GPU by a file with the text of XLA's `GpuTargetConfigProto`.
+`v5p:2x2x4` is a TPU slice of 16 chips and `2xv5p:2x2x4` two of them, joined by a network. Google's accelerator types are
+understood too: `v5p-32` counts TensorCores, `v5litepod-16` chips. `h100:8` is one host of eight GPUs and `h100:4x8` four
+hosts; `my_card.txtpb:8` describes another GPU by a file with the text of XLA's `GpuTargetConfigProto`.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ FAMILIES: dict[str, Family] = {
     "tpu7x": Family("tpu7x", _CUBE, 2),
 }
 TPU = re.compile(r"(?:([1-9]\d*)x)?([a-z]+\d\w*)(?::(\d+(?:x\d+){1,2})|-(\d+))")
-GPU = re.compile(r"([a-z]+\d[\w-]*?|.*\.(?:txtpb|pbtxt))(?:[:-]([1-9]\d*)(?:x([1-9]\d*))?)?")
+GPU = re.compile(rf"({'|'.join(ARCHITECTURES)}|.*\.(?:txtpb|pbtxt))(?:[:-]([1-9]\d*)(?:x([1-9]\d*))?)?")
 MEMORY_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX reads it too: the part of a GPU's memory that XLA takes
 
 
@@ -74,7 +74,7 @@ def topology(name: str) -> Topology:
     if tpu and tpu[2] in FAMILIES:
         return _tpu(name, *tpu.groups())
     gpu = GPU.fullmatch(name)
-    if gpu and (gpu[1] in ARCHITECTURES or Path(gpu[1]).suffix):
+    if gpu:
         return _gpu(gpu[1], int(gpu[2]) if gpu[3] else 1, int(gpu[3] or gpu[2] or 1))
     raise UserError(
         f"--topology={name} is not understood; give TPUs as v5e:4x4, v5p-32 or 2xv5p:4x4x4 ({', '.join(FAMILIES)}), or "
@@ -88,7 +88,7 @@ def _tpu(name: str, slices: str | None, family: str, shape: str | None, count: s
         shape = shapes.get(int(count or 0) // counted) if int(count or 0) % counted == 0 else None
         if shape is None:
             known = ", ".join(f"{family}-{n * counted}" for n in shapes)
-            raise UserError(f"--topology={name}: there is no such slice; give one of {known}, or a shape as {chip}:2x2.")
+            raise UserError(f"--topology={name}: there is no such slice; give one of {known}, or a shape: {chip}:2x2.")
     options: dict[str, Any] = {"num_slices": int(slices)} if slices else {}
     if math.prod(int(n) for n in shape.split("x")) == 1:
         options["chips_per_host_bounds"] = [1, 1, 1]  # the default is a host of four chips
@@ -121,7 +121,7 @@ def _gpu(card: str, hosts: int, gpus: int) -> Topology:
         ).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"XLA cannot compile for {card} ({reason}); correct that and run the same command again.") from None
+        raise UserError(f"XLA cannot compile for {card} ({reason}); correct the topology.") from None
     return Topology(f"{card}:{hosts}x{gpus}" if hosts > 1 else f"{card}:{gpus}", devices, chip)
 
 

@@ -2,8 +2,8 @@
 
 An instruction reads its operands and writes its result once. Of an operand that is only sliced or gathered from, also
 within a fusion, it reads those parts; of an array that is updated in place, it writes the update. Arrays in a TPU's
-on-chip memory are free, as are arrays that fit a GPU's or CPU's cache, since they may never leave it: what is counted is
-a lower bound of what moves.
+on-chip memory are free, as are arrays that fit a GPU's or CPU's cache, since they may never leave it: at least the
+bytes that are counted move.
 """
 
 from dsmath_jax.aot.hlo import ArrayType, Computation, Instruction, Program
@@ -35,7 +35,8 @@ def hbm_bytes(i: Instruction, scope: Computation, program: Program, cache: float
             for array in scope[operand].arrays[:1]
         )
         return reads + _written(i, next(reversed(inner.values())), inner, program, cache)
-    reads = sum(_read_by(i, k, array, scope, program, cache) for k, n in enumerate(i.operands) for array in scope[n].arrays)
+    operands = [(k, array) for k, name in enumerate(i.operands) for array in scope[name].arrays]
+    reads = sum(_read_by(i, k, array, scope, program, cache) for k, array in operands)
     return reads + _written(i, i, scope, program, cache)
 
 
@@ -61,9 +62,7 @@ def _read(source: Instruction, array: ArrayType, scope: Computation, program: Pr
     return min(whole, parts)
 
 
-def _read_by(
-    user: Instruction, k: int, array: ArrayType, scope: Computation, program: Program, cache: float
-) -> float:
+def _read_by(user: Instruction, k: int, array: ArrayType, scope: Computation, program: Program, cache: float) -> float:
     """Returns the bytes of `array`, operand `k` of `user`, that it reads."""
     whole = _counted(array, cache)
     if not whole:
@@ -80,9 +79,7 @@ def _read_by(
     return whole
 
 
-def _written(
-    i: Instruction, root: Instruction, scope: Computation, program: Program, cache: float
-) -> float:
+def _written(i: Instruction, root: Instruction, scope: Computation, program: Program, cache: float) -> float:
     """Returns the bytes that an instruction, whose results `root` computes in `scope`, writes."""
     arrays = i.arrays
     if i.opcode.endswith("-start"):  # its type is a tuple of operands, results and context

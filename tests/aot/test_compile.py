@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmath_jax.aot import rl, step
+from dsmath_jax.aot import program, rl
 from dsmath_jax.aot.text import result_text
 from dsmath_jax.workdir import UserError
 
@@ -30,7 +30,7 @@ needs_cuda = pytest.mark.skipif(
 def test_donated_arguments_are_counted_once() -> None:
     def memory(donate: tuple[int, ...]) -> dict[str, Any]:
         f = jax.jit(lambda x: x + 1, donate_argnums=donate)
-        return step.memory_of(f.lower(jax.ShapeDtypeStruct((1 << 20,), jnp.float32)).compile())
+        return program.memory_of(f.lower(jax.ShapeDtypeStruct((1 << 20,), jnp.float32)).compile())
 
     kept, donated = memory(()), memory((0,))
     assert donated["memory"]["aliased"] == 1 << 22
@@ -39,17 +39,17 @@ def test_donated_arguments_are_counted_once() -> None:
 
 def test_a_program_that_xla_refuses_for_its_memory() -> None:
     message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 33.25G of 31.25G hbm. Exceeded"
-    assert step.refused_memory(message) == {"hbm_bytes": int(33.25 * 2**30), "memory": None}
+    assert program.refused_memory(message) == {"hbm_bytes": int(33.25 * 2**30), "memory": None}
     message = (
         "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (512.5M) exceeds available HBM (31.25G)."
     )
-    assert step.refused_memory(message)["hbm_bytes"] == int(512.5 * 2**20)
+    assert program.refused_memory(message)["hbm_bytes"] == int(512.5 * 2**20)
     with pytest.raises(UserError, match="XLA cannot compile this step: INTERNAL: RET_CHECK"):
-        step.refused_memory("INTERNAL: RET_CHECK failure\nand more")
+        program.refused_memory("INTERNAL: RET_CHECK failure\nand more")
 
 
 def test_what_native_code_says_is_kept_off_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
-    with step.capture_stderr() as captured:
+    with program.capture_stderr() as captured:
         os.write(2, b"noise\n")
     os.write(2, b"after\n")
     assert captured == ["noise\n"]
@@ -83,9 +83,8 @@ def aot(tmp_path: Path, *flags: str) -> tuple[subprocess.CompletedProcess[str], 
     config, out = tmp_path / "small.py", tmp_path / "out.json"
     config.write_text(CONFIG, encoding="utf-8")
     command = [sys.executable, "-m", "dsmath_jax.aot", f"--config={config}", f"--json={out}", *flags]
-    run = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600, check=False
-    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path.parent / "cache")}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     return run, json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
 
 
@@ -108,7 +107,12 @@ def test_a_small_config_compiles_for_v5e_with_splash_attention(tmp_path: Path) -
     assert 1.3 < found["flops_ratio"] < 1.5
     assert found["notes"] == []
     # Each matrix is gathered in bfloat16 for each of two micro-batches and twice of them, forward and to remake.
-    assert found["collectives"]["all-gather"]["bytes"] >= 2 * 2 * (2 * 7 * 256 * 256) * 2 * 3 / 4
+    gathered = [row["bytes"] for row in found["collectives"] if (row["kind"], row["axes"]) == ("all-gather", ["fsdp"])]
+    assert sum(gathered) >= 2 * 2 * (2 * 7 * 256 * 256) * 2 * 3 / 4
+    assert found["bound"]["compute"] == found["flops"] / 197e12
+    assert found["traffic"] > memory["arguments"]  # every parameter and moment is read and written
+    assert found["bound"]["links"] > 0
+    assert "seconds, at least" in run.stdout
     assert found["full_rematerializations"] == 0
     assert "fits" in run.stdout
     assert result_text(found) == run.stdout.strip()
@@ -127,7 +131,9 @@ def test_a_config_made_too_large_does_not_fit(tmp_path: Path) -> None:
 def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl")
     assert (run.returncode, run.stderr) == (0, ""), run.stderr
-    assert list(found["programs"]) == ["prefill", "decode", "grow", "reference", "update"]
+    assert list(found["programs"]) == [
+        "prefill", "decode", "decode, shortest cache", "grow", "logprobs", "update"
+    ]  # fmt: skip
     weights = 2 * 7 * 256 * 256 + 2 * 512 * 256
     norms = 5 * 256  # whole on every device
     assert found["residents"]["policy"] == found["residents"]["reference"] == weights + 4 * norms  # float32 over four
@@ -140,6 +146,8 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
     assert parts["cache, and sampling above it"] > cache
     assert found["programs"]["decode"]["memory"]["aliased"] > 0.9 * cache  # the state is donated
     assert "splash_mha_dq" in str(found["programs"]["update"]["kernels"])
+    assert found["bounds"]["sample"]["memory"] > 128 * 2 * weights / 819e9  # a decode step reads all weights
+    assert found["bounds"]["update"] == found["programs"]["update"]["bound"]
     assert found["hbm_bytes"] == max(sum(parts.values()) for parts in found["phases"].values())
     assert found["fits"] is True
     assert found["full_rematerializations"] == 0
@@ -150,15 +158,39 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
 def test_the_sampler_alone(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:1x1", "--stage=sample", "--config.rl.cache_dtype=float32")
     assert (run.returncode, run.stderr) == (0, ""), run.stderr
-    assert list(found["programs"]) == ["prefill", "decode", "grow"]
+    assert list(found["programs"]) == ["prefill", "decode", "decode, shortest cache", "grow"]
     cache = 2 * 2 * 256 * 4 * (16 * 128 + 4 * 192)
     assert found["programs"]["decode"]["memory"]["arguments"] > cache
     assert "phase sample: " in run.stdout
 
 
+@needs_cuda
+def test_a_small_config_compiles_for_gpus_on_two_hosts(tmp_path: Path) -> None:
+    run, found = aot(tmp_path, "--topology=h100:2x2", "--config.model.attention=xla", "--config.mesh.replica=2")
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    assert found["fits"] is True
+    assert (found["device_kind"], found["devices"]) == ("NVIDIA H100 80GB HBM3", 4)
+    assert found["chip_bytes"] == int(0.75 * 84_942_979_072)
+    assert 0.8 < found["flops_ratio"] < 1.7
+    axes = {axis for row in found["collectives"] for axis in row["axes"]}
+    assert axes == {"replica", "fsdp"}
+    assert found["bound"]["network"] > 0 < found["bound"]["links"]  # gradients cross hosts, weights are gathered within
+    assert "without the workspace of cuDNN" in run.stdout
+
+
+@pytest.mark.slow
+@needs_cuda
+@pytest.mark.skipif(importlib.util.find_spec("nvidia") is None, reason="cuDNN's library is missing")
+def test_attention_of_cudnn_compiles_without_a_gpu(tmp_path: Path) -> None:
+    run, found = aot(tmp_path, "--topology=a100-80:2")
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    assert "__cudnn$fmhaScaleBiasSoftmaxBackward" in found["kernels"]
+    assert 1.3 < found["flops_ratio"] < 1.6
+
+
 def test_what_rl_holds_in_each_phase() -> None:
     residents = {"policy": 10, "optimizer": 20, "reference": 10, "reward model": 11}
-    needed = {"prefill": 12, "decode": 30, "grow": 40, "reference": 14, "reward model": 19, "update": 70}
+    needed = {"prefill": 12, "decode": 30, "grow": 40, "logprobs": 14, "reward model": 19, "update": 70}
     programs = {name: {"hbm_bytes": size} for name, size in needed.items()}
     found = rl.phases(programs, residents, weights=5, on_host=False)
     assert {name: sum(parts.values()) for name, parts in found.items()} == {

@@ -26,7 +26,7 @@ needs_cuda = pytest.mark.skipif(
 DESCRIBED = """
 import json, jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from dsmath_jax.aot import step
+from dsmath_jax.aot import program
 from dsmath_jax.aot.topology import ARCHITECTURES, topology
 from dsmath_jax.sharding import MeshSettings, make_mesh
 from dsmath_jax.workdir import UserError
@@ -37,7 +37,7 @@ def message(f):
     except UserError as error:
         return str(error)
 
-with step.capture_stderr() as captured:
+with program.capture_stderr() as captured:
     two = topology("2xv5e:2x2").devices
     mesh = make_mesh(MeshSettings(replica=2), two)
     one_replica = message(lambda: make_mesh(devices=two))
@@ -52,7 +52,7 @@ with step.capture_stderr() as captured:
     found = [(t.name, len(t.devices), t.chip.device_kinds[0], t.usable_bytes) for t in map(topology, names)]
     kinds = [topology(name).devices[0].device_kind in topology(name).chip.device_kinds for name in names]
 slices = [sorted({device.slice_index for device in replica.flat}) for replica in mesh.devices]
-relaid = captured[0].count(step.FULL_REMAT)
+relaid = captured[0].count(program.FULL_REMAT)
 print(json.dumps([mesh.shape, slices, one_replica, odd, relaid, found, kinds]))
 """
 
@@ -155,9 +155,8 @@ def test_a_target_file_that_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "name", "extra"), [("libtpu", "v5e:2x2", "tpu"), ("jax_cuda13_plugin", "h100:8", "aot-gpu")]
 )
-def test_the_error_says_what_to_install(
-    package: str, name: str, extra: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_says_what_to_install(package: str, name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"^Compiling for .PUs needs the package {package}: .*'dsmath-jax\[{extra}\]'.$"):
+    needed = rf"^Compiling for .PUs needs the package {package}: .*'dsmath-jax\[{extra}\]'.$"
+    with pytest.raises(UserError, match=needed):
         topology(name)
