@@ -51,7 +51,7 @@ CHIPS: dict[str, Chip] = {
         link_bandwidth=400e9, network_bandwidth=12.5e9, source=_CLOUD + "v6e",
     ),
     "tpu7x": Chip(  # a chip is two JAX devices
-        device_kinds=("TPU7x", "TPU v7x"), peak_flops=2307e12 / 2, memory=int(94.75 * 2**30), memory_bandwidth=7380e9 / 2,
+        device_kinds=("TPU7x",), peak_flops=2307e12 / 2, memory=int(94.75 * 2**30), memory_bandwidth=7380e9 / 2,
         link_bandwidth=600e9 / 2, network_bandwidth=12.5e9 / 2, source=_CLOUD + "tpu7x, halved",
     ),
     # NVIDIA states NVLink and PCIe rates in both directions together; half of that is sent.

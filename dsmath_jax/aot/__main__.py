@@ -36,18 +36,17 @@ def main(argv: Sequence[str]) -> None:
     """
     from absl import flags
 
+    from dsmath_jax.aot.page import page
     from dsmath_jax.aot.rl import compile_rl, compile_sampler
     from dsmath_jax.aot.step import compile_step
     from dsmath_jax.aot.suggest import suggest, suggestion_text
     from dsmath_jax.aot.text import result_text
     from dsmath_jax.command_line import HELP, define_config, help_text, parse
-    from dsmath_jax.workdir import UserError, local_path, write_json
+    from dsmath_jax.workdir import UserError, atomic_write, local_path, write_json
 
     def define() -> flags.FlagValues:
         values = flags.FlagValues()
-        flags.DEFINE_string(
-            "topology", None, "v5e:4x4, v5p-32, 2xv5p:4x4x4 (slices), h100:8, h100:4x8 (hosts).", values
-        )
+        flags.DEFINE_string("topology", None, "v5e:4x4, v5p-32, 2xv5p:4x4x4 (slices), h100:8, h100:4x8.", values)
         flags.DEFINE_enum("stage", "", ["", *STAGES, "sample"], "What to compile.", values)
         flags.DEFINE_string("json", "", "A JSON file for the numbers; --json alone prints them.", values)
         flags.DEFINE_string("page", "", "An HTML page for the result.", values)
@@ -75,6 +74,9 @@ def main(argv: Sequence[str]) -> None:
         return
     if values.json:
         write_json(local_path(values.json, "--json"), result)
+    if values.page:
+        with atomic_write(local_path(values.page, "--page")) as file:
+            file.write(page(result))
     print(result_text(result))
 
 

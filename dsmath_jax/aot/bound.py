@@ -6,7 +6,7 @@ devices overlaps with other work, it takes `serial` at least. What is left out o
 latencies, kernels below their peak, hosts, and dependences between the resources.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,7 @@ class Bound(NamedTuple):
         return max(self._asdict().items(), key=lambda item: item[1])[0]
 
 
-def bound_of(costs: Costs, chip: Chip, devices: Sequence[Any]) -> Bound:
+def bound_of(costs: Costs, chip: Chip, devices: Iterable[Any]) -> Bound:
     """Returns the bound of a program on devices in the order of its mesh."""
     islands = np.array([island(device) for device in devices])
     sent = [np.array(each.sent_over(islands)) * each.runs for each in costs.collectives.values()]

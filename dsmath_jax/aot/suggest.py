@@ -1,10 +1,10 @@
 """Searches the settings that change a stage's speed and memory, but not its result, for those with the best bound.
 
-A candidate is a mesh, a remat policy and a number of micro-batches; for RL, a number of decode slots too. Candidates are
+A candidate is a mesh, a remat policy and a number of micro-batches; for RL, a number of decode slots too. They are
 compiled in the order of a bound that needs no compiler: the products, and the gathers and reductions that their mesh
 cannot do without. One whose bound is above the best compiled one is skipped, as is one whose state and saved layer
-inputs alone exceed the memory. Of the micro-batches of a mesh, the largest that fits is taken, since smaller ones gather
-the weights more often.
+inputs alone exceed the memory. Of the micro-batches of a mesh, the largest that fits is taken, since smaller ones
+gather the weights more often.
 """
 
 import dataclasses
@@ -53,6 +53,7 @@ class Candidate(NamedTuple):
         Raises:
           UserError: they are invalid together.
         """
+        assert recipe.model is not None  # `stage_settings` has checked it
         changed = {"grad_accum_steps": self.grad_accum_steps}
         changed |= {"decode_slots": self.decode_slots} if self.decode_slots else {}
         return dataclasses.replace(
@@ -73,7 +74,7 @@ class Tried(NamedTuple):
 
 
 def suggest(recipe: Recipe, stage: str, name: str) -> tuple[list[Tried], int]:
-    """Returns the candidates that were compiled, those that fit and have the best bound first, and how many were skipped.
+    """Returns the candidates that were compiled, the best that fits first, and how many were skipped.
 
     Raises:
       UserError: the recipe, the stage or the topology is invalid.

@@ -1,8 +1,8 @@
 """Topologies by name: TPU slices and hosts of GPUs, whose hardware need not exist.
 
-`v5p:2x2x4` is a TPU slice of 16 chips and `2xv5p:2x2x4` two of them, joined by a network. Google's accelerator types are
-understood too: `v5p-32` counts TensorCores, `v5litepod-16` chips. `h100:8` is one host of eight GPUs and `h100:4x8` four
-hosts; `my_card.txtpb:8` describes another GPU by a file with the text of XLA's `GpuTargetConfigProto`.
+`v5p:2x2x4` is a TPU slice of 16 chips and `2xv5p:2x2x4` two of them, joined by a network. Google's accelerator types
+are understood too: `v5p-32` counts TensorCores, `v5litepod-16` chips. `h100:8` is one host of eight GPUs and `h100:4x8`
+four hosts; `my_card.txtpb:8` describes another GPU by a file with the text of XLA's `GpuTargetConfigProto`.
 """
 
 import dataclasses

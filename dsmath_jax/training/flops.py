@@ -5,6 +5,7 @@ import jax
 from dsmath_jax.hardware import chip_of
 from dsmath_jax.models.config import ModelConfig
 
+
 def matmul_parameters(config: ModelConfig) -> int:
     """Returns the number of parameters in matrix products: the layers' matrices and the head (tied or not).
 
