@@ -72,10 +72,10 @@ def find_labeled(
 
 
 def look_up(labeled: Labeled, scored: DataFrame) -> np.ndarray:
-    """Returns float [labeled]: the scores of the labeled pages, 0 for a page without text."""
+    """Returns float [labeled]: the scores of the labeled pages, -1 for a page without one, which no cut collects."""
     rows = scored.where(col("number").is_in(labeled.numbers.tolist())).select("number", "score").to_pydict()
     scores = dict(zip(rows["number"], rows["score"], strict=True))
-    return np.array([scores.get(number, 0.0) for number in labeled.numbers.tolist()])
+    return np.array([scores.get(number, -1.0) for number in labeled.numbers.tolist()])
 
 
 def measure(labeled: Labeled | None, scored: DataFrame, cut: Cut, seed: int) -> dict:

@@ -151,7 +151,7 @@ def write_shards(sources: Sequence[str], folder: Path, settings: dict) -> list[P
 
 
 def take_shards(sources: Sequence[str], folder: Path, settings: dict) -> list[Path]:
-    """Returns the shards of an input: converts WARC and WET files below `folder`, uses files of pages as they are.
+    """Returns the shards of an input: converts WARC and WET files below `folder`, links to files of pages there.
 
     Raises:
       UserError: the input mixes both, or files of pages have other settings or are from several runs.
@@ -168,6 +168,11 @@ def take_shards(sources: Sequence[str], folder: Path, settings: dict) -> list[Pa
     numbers = [fields["shard"] for fields in metadata]
     if sorted(set(numbers)) != numbers:
         raise UserError(f"The pages below {ready[0].parent} are from several runs; give the output of one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in ready:
+        link = folder / shard.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(shard.resolve())
     return ready
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.corpus.measure import Labeled, average_precision, f1, look_up, measures
-from dsmath_jax.corpus.select import Cut
+from dsmath_jax.corpus.select import LAST, Cut
 
 
 def table(rows: list[tuple[float, int]]) -> np.ndarray:
@@ -52,7 +52,8 @@ def test_measures_of_all_pages_and_of_pages_below_no_prefix():
     )
     frame = daft.from_pydict({"number": [1, 3, 5, 7], "score": [1.0, 0.9, 0.6, 0.8]})
     scores = look_up(labeled, frame.with_column("number", daft.col("number").cast(DataType.int64())))
-    assert scores.tolist() == [0.9, 0.6, 0.8, 0.0]  # page 9 has no text
+    assert scores.tolist() == [0.9, 0.6, 0.8, -1.0]  # page 9 has no text
+    assert not Cut(0.0, LAST).is_collected(scores, labeled.numbers)[-1]  # also where all candidates are
     row = measures(labeled, scores, Cut(0.8, 8), seed=0)
     assert (row["labelled"], row["precision"], row["recall"], row["f1"]) == (4, 0.5, 1 / 3, 0.4)
     assert row["precision_interval"][0] < 0.5 < row["precision_interval"][1]

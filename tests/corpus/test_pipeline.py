@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dsmath_jax.corpus import pages, pipeline
+from dsmath_jax.corpus.annotate_page.corpus_files import CorpusFiles
 from dsmath_jax.corpus.settings import CorpusSettings, FastTextSettings, MinHashSettings
 from dsmath_jax.data import tokenizer
 from dsmath_jax.workdir import UserError, write_jsonl
@@ -138,7 +139,9 @@ def test_extracted_pages_give_the_same_corpus(web, tmp_path, capsys):
 
     summary = pipeline.mine(corpus_settings(input=str(folder)), 0, web, tmp_path / "corpus")
     assert summary == pipeline.mine(corpus_settings(), 0, web, tmp_path / "other")
-    assert not (tmp_path / "corpus/pages").exists()
+    assert all(path.is_symlink() for path in (tmp_path / "corpus/pages").iterdir())
+    page = pq.read_table(tmp_path / "corpus/decisions.parquet").to_pylist()[0]["id"]
+    assert CorpusFiles(tmp_path).text(page)  # what the annotation page shows
     with pytest.raises(UserError, match="was made with"):
         pipeline.mine(corpus_settings(input=str(folder), minhash=MinHashSettings(rows=4)), 0, web, tmp_path / "third")
     with pytest.raises(UserError, match="mixes files of pages"):

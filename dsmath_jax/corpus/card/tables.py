@@ -96,8 +96,8 @@ def scores(facts: Facts) -> list[Block]:
     description = f"{number(int(collected.sum()))} pages were collected, {number(int(left_out.sum()))} left out."
     series = {"collected": collected, "left out": left_out}
     return [
-        "The last iteration's scores of all candidates (long enough, and no duplicates); those above the "
-        f"threshold of {score(threshold)} were collected. Scores rank pages; they are not calibrated probabilities.",
+        "The last iteration's scores of all candidates (long enough, and no duplicates); those at or above "
+        f"{score(threshold)} were collected. Scores rank pages; they are not calibrated probabilities.",
         Picture(title, pictures.histogram("scores", title, description, series, threshold)),
         Table("Candidates by score", ("score", "left out", "collected"), rows),
     ]
