@@ -47,6 +47,7 @@ EXTRAS = {
     ],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
+    "aot-gpu": ["jax-cuda13-pjrt", "jax-cuda13-plugin", "nvidia-cudnn-cu13"],  # compiles for GPUs, without one
     "cluster": ["dsmath-jax[corpus]", "daft[ray]", "ray"],
     "gcp": ["gcsfs", "google-cloud-storage"],
     "s3": ["s3fs"],
@@ -94,6 +95,7 @@ setup(
     package_dir={"dsmath_jax.configs": "configs"},  # the recipes, which the command line finds by name
     package_data={
         "dsmath_jax": ["py.typed"],
+        "dsmath_jax.aot": ["*.j2"],
         "dsmath_jax.report": ["*.j2"],
         "dsmath_jax.corpus": ["rates.json"],
         "dsmath_jax.corpus.card": ["*.j2"],

@@ -25,13 +25,14 @@ import numpy as np
 
 from benchmarks import comparison, turns
 from dsmath_jax.data.packing import batch_of_rows
+from dsmath_jax.hardware import chip_of
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout, make_mesh
-from dsmath_jax.training.flops import PEAK_FLOPS, model_flops_per_token
+from dsmath_jax.training.flops import model_flops_per_token
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.next_token import next_token_step
 from dsmath_jax.training.optimizer import make_optimizer
@@ -127,7 +128,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
         "parameters": parameters,
         "devices": [str(each.device_kind) for each in jax.devices()],
         "flops_per_token": model_flops_per_token(config, task["length"]),
-        "peak_flops": PEAK_FLOPS.get(jax.devices()[0].device_kind),
+        "peak_flops": chip.peak_flops if (chip := chip_of(jax.devices()[0].device_kind)) else None,
         "version": f"jax {jax.__version__}",
     }
     return ready, lambda: run(task["steps"])

@@ -17,6 +17,7 @@ EXTRAS = {
     "gcsfs": "gcp",
     "s3fs": "s3",
     "libtpu": "tpu",
+    "jax_cuda13_plugin": "aot-gpu",
     "wandb": "wandb",
 }
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+DAY = 86_400  # seconds
+
 
 def points(fraction: float, spec: str = ".1f") -> str:
     """Returns a fraction in percentage points, without a unit; `spec="+.1f"` gives differences their sign."""
@@ -25,9 +27,11 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns `34.5 s`, `1 min 15 s` or `2 h 30 min`."""
+    """Returns `34.5 s`, `1 min 15 s`, `2 h 30 min` or, from two days on, `10.3 days`."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s"
+    if whole >= 2 * DAY:
+        return f"{seconds / DAY:.1f} days"
     minutes, rest = divmod(whole, 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,6 +1,7 @@
-"""Compiles a stage for a TPU slice, without TPUs, and reports whether it fits.
+"""Compiles a stage for TPUs or GPUs that need not exist: does it fit, and how long does it take at least?
 
 dsmath aot --config=pretrain_7b --topology=v5p:4x4x8
+dsmath aot --config=grpo_7b --stage=rl --topology=h100:8
 
 The exit code is 0 whether it fits or not.
 
@@ -14,9 +15,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
-
-from dsmath_jax.formatting import duration
 
 STAGES = ("pretrain", "sft", "rl")
 # Read when JAX and libtpu are loaded: no TPU is searched for, several processes may use libtpu at once, and libtpu
@@ -38,16 +36,21 @@ def main(argv: Sequence[str]) -> None:
     """
     from absl import flags
 
+    from dsmath_jax.aot.page import page
     from dsmath_jax.aot.rl import compile_rl, compile_sampler
     from dsmath_jax.aot.step import compile_step
+    from dsmath_jax.aot.suggest import suggest, suggestion_text
+    from dsmath_jax.aot.text import result_text
     from dsmath_jax.command_line import HELP, define_config, help_text, parse
-    from dsmath_jax.workdir import UserError, local_path, write_json
+    from dsmath_jax.workdir import UserError, atomic_write, local_path, write_json
 
     def define() -> flags.FlagValues:
         values = flags.FlagValues()
-        flags.DEFINE_string("topology", None, "The slice: v5e:4x4, v5p:4x4x8, 2xv5p:4x4x4 (two slices).", values)
+        flags.DEFINE_string("topology", None, "v5e:4x4, v5p-32, 2xv5p:4x4x4 (slices), h100:8, h100:4x8.", values)
         flags.DEFINE_enum("stage", "", ["", *STAGES, "sample"], "What to compile.", values)
         flags.DEFINE_string("json", "", "A JSON file for the numbers; --json alone prints them.", values)
+        flags.DEFINE_string("page", "", "An HTML page for the result.", values)
+        flags.DEFINE_bool("suggest", False, "Search mesh, micro-batches, remat and decode slots.", values)
         define_config(values)
         return values
 
@@ -57,8 +60,13 @@ def main(argv: Sequence[str]) -> None:
         return
     values, recipe = parse(argv, define, "dsmath aot")
     if values.topology is None:
-        raise UserError("--topology is missing; give the TPU slice as --topology=v5p:4x4x8.")
+        raise UserError("--topology is missing; give it as --topology=v5p:4x4x8 or --topology=h100:8.")
+    if values.suggest and values.stage == "sample":
+        raise UserError("--suggest searches for pretrain, sft or rl; give one of these as --stage.")
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])
+    if values.suggest:
+        print(suggestion_text(*suggest(recipe, stage, values.topology), stage))
+        return
     compiler = {"rl": compile_rl, "sample": compile_sampler}.get(stage)
     result = compiler(recipe, values.topology) if compiler else compile_step(recipe, stage, values.topology)
     if values.json == "-":
@@ -66,69 +74,10 @@ def main(argv: Sequence[str]) -> None:
         return
     if values.json:
         write_json(local_path(values.json, "--json"), result)
-    print(step_text(result) if compiler is None else programs_text(result))
-
-
-def programs_text(result: dict[str, Any]) -> str:
-    """Formats the result of `compile_rl` or `compile_sampler`."""
-    lines = [_heading(result) + f"; {result['rows']:,} completions of up to {result['new_tokens']:,} tokens", ""]
-    for name, program in result["programs"].items():
-        memory = program["memory"]
-        parts = ", ".join(f"{part} {gib(size).strip()}" for part, size in memory.items()) if memory else "refused"
-        peak, seconds = gib(program["hbm_bytes"]), duration(program["compile_seconds"])
-        lines.append(f"{name:<16}{peak} at its peak ({parts}); {seconds}")
-    for phase, parts in result["phases"].items():
-        lines += ["", f"phase {phase}: {gib(sum(parts.values())).strip()}, the sum of"]
-        lines += [f"  {part:<28}{gib(size)}" for part, size in parts.items()]
-    fits = "fits" if result["fits"] else "DOES NOT FIT"
-    lines += ["", f"at most {gib(result['hbm_bytes']).strip()} of {gib(result['chip_bytes']).strip()}: {fits}"]
-    if result["full_rematerializations"]:
-        lines += [f"arrays gathered whole to reshard them: {result['full_rematerializations']}"]
-    return "\n".join(lines)
-
-
-def _heading(result: dict[str, Any]) -> str:
-    mesh = " x ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1) or "one device"
-    return f"{result['stage']} on {result['topology']}: {result['devices']} x {result['device_kind']}, {mesh}"
-
-
-def step_text(result: dict[str, Any]) -> str:
-    """Formats the result of `compile_step`."""
-    lines = [
-        _heading(result) + f"; {result['tokens']:,} tokens a step in {result['grad_accum_steps']} micro-batches, "
-        f"remat {result['model']['remat']}",
-    ]
-    if result["memory"] is None:
-        lines += ["XLA refuses to compile it: not enough memory."]
-    else:
-        lines += [f"{name:<12}{gib(size)}" for name, size in result["memory"].items()]
-    lines += [
-        f"{'at the peak':<12}{gib(result['hbm_bytes'])} of {gib(result['chip_bytes']).strip()}: "
-        + ("fits" if result["fits"] else "DOES NOT FIT"),
-    ]
-    if result["memory"] is not None:
-        lines += [
-            f"FLOPs a step and device: {result['flops']:.3e} compiled, {result['model_flops']:.3e} by the formula: "
-            f"{result['flops_ratio']:.2f} times (rematerialization, and masked halves of attention)",
-            *(
-                f"{kind:<20}{total['count']:>8,} times {gib(total['bytes'])} sent by each device"
-                for kind, total in result["collectives"].items()
-            ),
-        ]
-    if result["full_rematerializations"]:
-        lines += [f"arrays gathered whole to reshard them: {result['full_rematerializations']}"]
-    lines += [f"not counted: {note}" for note in result["notes"]]
-    lines += [
-        f"at {100 * result['expected_mfu']:.0f} % MFU (assumed): {result['step_seconds']:.3g} s a step, "
-        f"{result['run_days']:.3g} days for {result['steps']:,} steps",
-        f"compiled in {duration(result['compile_seconds'])} after {duration(result['lower_seconds'])} of tracing",
-    ]
-    return "\n".join(lines)
-
-
-def gib(size: float) -> str:
-    """Formats bytes as GiB, right-aligned."""
-    return f"{size / 2**30:>10.3f} GiB"
+    if values.page:
+        with atomic_write(local_path(values.page, "--page")) as file:
+            file.write(page(result))
+    print(result_text(result))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Compiles the programs of the stage `rl` for a TPU topology, without TPUs, and sums up its memory in each phase.
+"""Compiles the programs of the stage `rl` for a topology, without its devices: memory and time of each phase.
 
 The programs are those that the stage runs: the sampler's, the reference's log-probabilities, the reward model's scores
 and the update. In addition to its program, a phase needs memory for what stays on the devices: policy, optimizer,
 reference and reward model. Each term is XLA's peak or exact; their sum assumes that buffers are not shared.
+
+The time of a phase is at least the sum of its programs' bounds, each as often as it runs for one rollout.
 """
 
 import functools
@@ -12,7 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsmath_jax.aot.step import FULL_REMAT, Slice, capture_stderr, compile_program, make_slice, stage_settings
+from dsmath_jax.aot.bound import Bound
+from dsmath_jax.aot.program import capture_stderr, compile_program
+from dsmath_jax.aot.step import Target, make_target, shard_bytes, stage_settings
 from dsmath_jax.models.llama import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
@@ -27,24 +31,26 @@ from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.sampling.scheduler import cache_lengths, prompt_bucket, slot_shape
 from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout
-from dsmath_jax.training.flops import HBM_BYTES
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.step import TrainState, abstract_state, make_train_step
 from dsmath_jax.workdir import UserError
 
 Programs = dict[str, Callable[[], Any]]  # name -> function that lowers it
+NOTHING = Bound(0.0, 0.0, 0.0, 0.0)
 
 
-def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
-    """Lowers and compiles the programs of the stage `rl` of `recipe` for `topology`.
+def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
+    """Lowers and compiles the programs of the stage `rl` of `recipe` for the topology `name`.
 
     Returns:
-      `Slice.describe`, and per device:
-      `programs`: by name, see `step.compile_program`: "prefill" and "decode" (the sampler), "reference"
-        (log-probabilities of one micro-batch), "reward model" (scores of a rollout) and "update".
+      `Target.describe`, and per device:
+      `programs`: by name, see `step.compile_program`: "prefill", "decode" and "grow" (the sampler),
+        "logprobs" (of one micro-batch), "reward model" (scores of a rollout) and "update".
       `residents`: bytes of what stays on the devices: "policy", "optimizer", "reference", "reward model".
       `phases`: bytes in the phases "sample", "score" and "update", by part.
+      `bounds`: the seconds that each resource is busy at least in each phase (see `phase_bounds`).
+      `rollouts`: of the whole run.
       `hbm_bytes`: the bytes of the largest phase; `fits`: whether the chip has them and no program was refused.
       `stage`, `method`, `rows` of a batch, their `tokens`, `grad_accum_steps`, `full_rematerializations`.
 
@@ -57,13 +63,13 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
             f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
             "use a method that samples from the policy."
         )
-    with capture_stderr() as warnings:
-        target = make_slice(recipe, topology)
-        state = policy_state(settings, target)
-        sampling, weights = sampling_programs(settings, target)
-        lowered = sampling | scoring_programs(settings, target)
-        lowered["update"] = functools.partial(_lower_update, settings, target, state)
-        programs = {name: compile_program(lower) for name, lower in lowered.items()}
+    with capture_stderr():
+        target = make_target(recipe, name)
+    state = policy_state(settings, target)
+    sampling, weights = sampling_programs(settings, target)
+    lowered = sampling | scoring_programs(settings, target)
+    lowered["update"] = functools.partial(_lower_update, settings, target, state)
+    programs = compile_all(lowered, target)
     residents = {"policy": shard_bytes(state.params), "optimizer": shard_bytes(state.opt_state)}
     if settings.algorithm.needs_reference:
         residents["reference"] = shard_bytes(model_params(target))
@@ -71,7 +77,7 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
         residents["reward model"] = shard_bytes(reward_params(target))
     by_phase = phases(programs, residents, weights, on_host=settings.reference == "host")
     peak = max(sum(parts.values()) for parts in by_phase.values())
-    capacity = HBM_BYTES[target.kind]
+    capacity = target.topology.usable_bytes
     return target.describe() | {
         "stage": "rl",
         "method": settings.method,
@@ -82,35 +88,38 @@ def compile_rl(recipe: Recipe, topology: str) -> dict[str, Any]:
         "programs": programs,
         "residents": residents,
         "phases": by_phase,
+        "bounds": {phase: bound._asdict() for phase, bound in phase_bounds(programs, settings).items()},
+        "rollouts": settings.steps // settings.num_updates,
         "hbm_bytes": peak,
-        "fits": peak <= capacity and all(each["memory"] is not None for each in programs.values()),
-        "full_rematerializations": warnings[0].count(FULL_REMAT),
+        "fits": peak <= capacity and not refused(programs),
+        "full_rematerializations": sum(each["full_rematerializations"] for each in programs.values()),
     }
 
 
-def compile_sampler(recipe: Recipe, topology: str) -> dict[str, Any]:
+def compile_sampler(recipe: Recipe, name: str) -> dict[str, Any]:
     """Compiles only the sampler, as configured by the section `rl`; returns some fields of `compile_rl`'s result.
 
     Raises:
       UserError: the topology, the mesh or a field is invalid, or libtpu is missing.
     """
     settings: RLSettings = stage_settings(recipe, "rl")
-    with capture_stderr() as warnings:
-        target = make_slice(recipe, topology)
-        lowered, weights = sampling_programs(settings, target)
-        programs = {name: compile_program(lower) for name, lower in lowered.items()}
+    with capture_stderr():
+        target = make_target(recipe, name)
+    lowered, weights = sampling_programs(settings, target)
+    programs = compile_all(lowered, target)
     parts = sampling_parts(programs, weights)
     peak = sum(parts.values())
-    fits = peak <= HBM_BYTES[target.kind] and all(each["memory"] is not None for each in programs.values())
+    fits = peak <= target.topology.usable_bytes and not refused(programs)
     return target.describe() | {
         "stage": "sample",
         "rows": settings.num_decode_slots,
         "new_tokens": settings.max_new_tokens,
         "programs": programs,
         "phases": {"sample": parts},
+        "bounds": {} if refused(programs) else {"sample": sampling_bound(programs, settings)._asdict()},
         "hbm_bytes": peak,
         "fits": fits,
-        "full_rematerializations": warnings[0].count(FULL_REMAT),
+        "full_rematerializations": sum(each["full_rematerializations"] for each in programs.values()),
     }
 
 
@@ -127,13 +136,66 @@ def phases(
     def above(program: str, *arguments: str) -> int:
         return max(0, programs[program]["hbm_bytes"] - sum(residents[name] for name in arguments))
 
-    scoring = [above(name, name) for name in ("reference", "reward model") if name in programs]
+    models = {"logprobs": "reference" if "reference" in residents else "policy", "reward model": "reward model"}
+    scoring = [above(name, model) for name, model in models.items() if name in programs]
     moved = {"reference, from host memory": residents["reference"]} if "reference" in residents and on_host else {}
     return {
         "sample": permanent | sampling_parts(programs, weights),
         "score": permanent | moved | {"scoring, above its model": max(scoring, default=0)},
         "update": permanent | {"update, above its state": above("update", "policy", "optimizer")},
     }
+
+
+def refused(programs: dict[str, dict]) -> bool:
+    """Returns whether XLA refused a program."""
+    return any(program["memory"] is None for program in programs.values())
+
+
+def compile_all(lowered: Programs, target: Target) -> dict[str, dict[str, Any]]:
+    """Returns `compile_program` of each program."""
+    return {name: compile_program(lower, target.topology, target.layout, CHUNK) for name, lower in lowered.items()}
+
+
+def phase_bounds(programs: dict[str, dict], settings: RLSettings) -> dict[str, Bound]:
+    """Returns the bounds of "sample", "score" and "update" for one rollout; none if a program was refused.
+
+    Every completion is taken to have `max_new_tokens` tokens.
+    """
+    if refused(programs):
+        return {}
+    runs = {"logprobs": num_forwards(settings) * settings.grad_accum_steps, "reward model": 1}
+    score = [Bound(**programs[name]["bound"]).times(n) for name, n in runs.items() if name in programs]
+    return {
+        "sample": sampling_bound(programs, settings),
+        "score": sum(score, start=NOTHING),
+        "update": Bound(**programs["update"]["bound"]).times(settings.num_updates),
+    }
+
+
+def num_forwards(settings: RLSettings) -> int:
+    """Returns how many forward passes score a rollout: by the reference, the policy and the value model."""
+    algorithm = settings.algorithm
+    recomputed = settings.old_logprobs != "sampler" and (settings.num_updates > 1 or algorithm.has_values)
+    return algorithm.needs_reference + recomputed + algorithm.has_values
+
+
+def sampling_bound(programs: dict[str, dict], settings: RLSettings) -> Bound:
+    """Returns the bound of sampling the completions of one rollout.
+
+    The costs of a decode step grow linearly with the length of the cache: between the two lengths for which it is
+    compiled, they are interpolated. All prompts are computed once.
+    """
+    lengths = cache_lengths(settings.max_new_tokens)
+    longest = Bound(**programs["decode"]["bound"])
+    shortest = Bound(**programs["decode, shortest cache"]["bound"]) if len(lengths) > 1 else longest
+    rounds = settings.samples_per_step / settings.num_decode_slots
+    total, begin = Bound(**programs["prefill"]["bound"]).times(rounds), 0
+    for length in lengths:
+        share = (length - lengths[0]) / max(lengths[-1] - lengths[0], 1)
+        chunk = shortest.times(1 - share) + longest.times(share)
+        total += chunk.times(rounds * (length - begin) / CHUNK)
+        begin = length
+    return total
 
 
 def sampling_parts(programs: dict[str, dict], weights: int) -> dict[str, int]:
@@ -152,19 +214,19 @@ def row_length(settings: RLSettings, layout: Layout) -> int:
     return bucketed_length(longest, longest, length_multiple(longest, layout))
 
 
-def model_params(target: Slice) -> Any:
+def model_params(target: Target) -> Any:
     """Returns the abstract parameters of the decoder with their shardings."""
     return target.layout.abstract(jax.eval_shape(lambda: initial_params(target.model, jax.random.key(0))))
 
 
-def reward_params(target: Slice) -> Any:
+def reward_params(target: Target) -> Any:
     """Returns the abstract parameters of a decoder with a reward head."""
     hidden_size = target.model.config.hidden_size
     shapes = jax.eval_shape(lambda: with_reward_head(initial_params(target.model, jax.random.key(0)), hidden_size))
     return target.layout.abstract(shapes)
 
 
-def policy_state(settings: RLSettings, target: Slice) -> TrainState:
+def policy_state(settings: RLSettings, target: Target) -> TrainState:
     """Returns the abstract train state: the policy, with PPO's value model, and AdamW's moments."""
     read = functools.partial(initial_params, target.model, jax.random.key(0))
     make = functools.partial(settings.algorithm.initial_params, read, target.model.config.hidden_size)
@@ -185,25 +247,25 @@ def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeD
     return layout.abstract_batch(example, settings.samples_per_step)
 
 
-def _lower_update(settings: RLSettings, target: Slice, state: TrainState) -> Any:
+def _lower_update(settings: RLSettings, target: Target, state: TrainState) -> Any:
     step = make_train_step(
         settings.algorithm.loss, target.model, make_optimizer(settings), target.layout, state, settings.grad_accum_steps
     )
     return step.lower(state, abstract_batch(settings, target.layout))
 
 
-def scoring_programs(settings: RLSettings, target: Slice) -> Programs:
-    """Returns the programs of frozen models: the reference for a micro-batch, the reward model for a rollout."""
+def scoring_programs(settings: RLSettings, target: Target) -> Programs:
+    """Returns the programs that score: log-probabilities of a micro-batch, and the reward model for a rollout."""
     model, layout, rows = target.model, target.layout, settings.samples_per_step
     programs: Programs = {}
-    if settings.algorithm.needs_reference:
+    if num_forwards(settings):
         logprobs = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, settings.temperature)[0])
         fields = {name: x for name, x in abstract_batch(settings, layout).items() if name in INPUTS}
         micro = {
             name: jax.ShapeDtypeStruct((rows // settings.grad_accum_steps, *x.shape[1:]), x.dtype, sharding=x.sharding)
             for name, x in fields.items()
         }
-        programs["reference"] = lambda: logprobs.lower(model_params(target), micro)
+        programs["logprobs"] = lambda: logprobs.lower(model_params(target), micro)
     if settings.reward_stage:
         scores = jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
         length = padded_length(settings.max_prompt_tokens + settings.max_new_tokens, layout)
@@ -213,11 +275,11 @@ def scoring_programs(settings: RLSettings, target: Slice) -> Programs:
     return programs
 
 
-def sampling_programs(settings: RLSettings, target: Slice) -> tuple[Programs, int]:
-    """Returns the sampler's programs with the largest cache, and the bytes of the weights that they read.
+def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, int]:
+    """Returns the sampler's programs, and the bytes of the weights that they read.
 
-    "prefill" computes the prompts of a rollout, "decode" a chunk of decode steps. "grow" doubles the length of the
-    cache before the last chunks, while the old cache still exists.
+    "prefill" computes the prompts of a rollout, "decode" a chunk of decode steps with the largest cache. "grow" doubles
+    the length of the cache before the last chunks, while the old cache still exists.
     """
     rows, layout = settings.num_decode_slots, target.layout
     engine = Engine(target.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
@@ -231,11 +293,8 @@ def sampling_programs(settings: RLSettings, target: Slice) -> tuple[Programs, in
         "decode": lambda: engine.decode.lower(*widest.decode, mode=mode),
     }
     if shorter:
+        small = abstract_inputs(*shape, shorter[0])
+        programs["decode, shortest cache"] = lambda: engine.decode.lower(*small.decode, mode=mode)
         state, position = abstract_inputs(*shape, shorter[-1]).decode[1], widest.decode[3].position
         programs["grow"] = lambda: engine.resize.lower(state.cache, position, longest)
     return programs, shard_bytes(widest.decode[0])
-
-
-def shard_bytes(tree: Any) -> int:
-    """Returns the bytes of abstract arrays on one device."""
-    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

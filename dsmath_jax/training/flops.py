@@ -1,39 +1,9 @@
-"""Model FLOPs by formula and peak FLOP/s of devices, for MFU."""
+"""Model FLOPs by formula, and MFU."""
 
 import jax
 
+from dsmath_jax.hardware import chip_of
 from dsmath_jax.models.config import ModelConfig
-
-# Dense bfloat16 FLOP/s of one JAX device by its `device_kind`, from the vendors' data sheets.
-PEAK_FLOPS: dict[str, float] = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,  # v5e
-    "TPU v5": 459e12,  # v5p, as libtpu names it
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,  # v6e
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-# Memory available to a program, in bytes. TPUs: XLA's "available HBM", which leaves out what the runtime reserves;
-# GPUs: the data sheet's.
-HBM_BYTES: dict[str, int] = {
-    "TPU v4": int(30.5 * 2**30),
-    "TPU v5 lite": int(15.75 * 2**30),
-    "TPU v5": int(95.74 * 2**30),
-    "TPU v5p": int(95.74 * 2**30),
-    "TPU v6 lite": int(31.25 * 2**30),
-    "NVIDIA A100-SXM4-40GB": 40 * 10**9,
-    "NVIDIA A100-SXM4-80GB": 80 * 10**9,
-    "NVIDIA A100 80GB PCIe": 80 * 10**9,
-    "NVIDIA H100 PCIe": 80 * 10**9,
-    "NVIDIA H100 80GB HBM3": 80 * 10**9,
-    "NVIDIA H200": 141 * 10**9,
-}
 
 
 def matmul_parameters(config: ModelConfig) -> int:
@@ -63,5 +33,5 @@ def model_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
 
 def mfu(flops_per_token: float, tokens_per_second: float) -> float | None:
     """Returns the model FLOPs utilization: model FLOP/s over the peak of all devices; None for unknown devices."""
-    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return None if peak is None else flops_per_token * tokens_per_second / (peak * jax.device_count())
+    chip = chip_of(jax.devices()[0].device_kind)
+    return None if chip is None else flops_per_token * tokens_per_second / (chip.peak_flops * jax.device_count())

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsmath_jax.hardware import CHIPS, chip_of
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.training import flops
@@ -85,9 +86,13 @@ def test_what_xla_counts_grows_with_the_parameters_as_the_formula_says() -> None
 
 def test_mfu_is_left_out_where_the_chip_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert flops.mfu(1e9, 1e3) is None
-    monkeypatch.setitem(flops.PEAK_FLOPS, jax.devices()[0].device_kind, 4e12)
+    chip = dataclasses.replace(CHIPS["h100"], device_kinds=(jax.devices()[0].device_kind,), peak_flops=4e12)
+    monkeypatch.setitem(CHIPS, "here", chip)
     assert flops.mfu(1e9, 1e3) == pytest.approx(0.25 / jax.device_count())
 
 
-def test_every_chip_has_its_memory() -> None:
-    assert flops.PEAK_FLOPS.keys() == flops.HBM_BYTES.keys()
+def test_a_device_kind_is_of_one_chip() -> None:
+    kinds = [kind for chip in CHIPS.values() for kind in chip.device_kinds]
+    assert len(kinds) == len(set(kinds))
+    assert chip_of("TPU v5 lite") is CHIPS["v5e"]
+    assert chip_of("TPU v5 heavy") is None

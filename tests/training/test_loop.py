@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsmath_jax.hardware import CHIPS
 from dsmath_jax.sharding import Layout
-from dsmath_jax.training import checkpoint, flops
+from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.preemption import Preempted
@@ -290,7 +291,8 @@ def test_times_go_to_a_file_of_their_own(
 
 
 def test_tokens_and_mfu_are_logged(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(flops.PEAK_FLOPS, jax.devices()[0].device_kind, 1e9)
+    chip = dataclasses.replace(CHIPS["h100"], device_kinds=(jax.devices()[0].device_kind,), peak_flops=1e9)
+    monkeypatch.setitem(CHIPS, "here", chip)
     state = TrainState({"embedding": jnp.ones((2, 2))}, ())
     settings = dataclasses.replace(SETTINGS, steps=3)
 

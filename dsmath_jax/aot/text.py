@@ -1,0 +1,114 @@
+"""Formats results of `aot` for the terminal."""
+
+from typing import Any
+
+from dsmath_jax.aot.bound import Bound
+from dsmath_jax.formatting import duration
+
+GIB = 2**30
+
+
+def result_text(result: dict[str, Any]) -> str:
+    """Formats the result of `compile_step`, `compile_rl` or `compile_sampler`."""
+    heading, memory = (_rl_heading, _rl_memory) if "programs" in result else (_step_heading, _step_memory)
+    lines = [heading(result), "", *memory(result)]
+    fits = "fits" if result["fits"] else "DOES NOT FIT"
+    lines += [f"{'at the peak':<28}{gib(result['hbm_bytes'])} of {gib(result['chip_bytes']).strip()}: {fits}"]
+    if not result["device_kind"].startswith("TPU"):
+        lines += ["(without the workspace of cuDNN and cuBLAS and the buffers of NCCL, which XLA does not plan)"]
+    lines += ["", *bounds_lines(result)]
+    lines += [f"not counted: {note}" for note in notes(result)]
+    if result["full_rematerializations"]:
+        lines += [f"arrays gathered whole to reshard them: {result['full_rematerializations']}"]
+    return "\n".join(lines)
+
+
+def devices_text(result: dict[str, Any]) -> str:
+    """Returns the devices and their mesh: `16 x TPU v5, fsdp 16`."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1) or "one device"
+    return f"{result['devices']} x {result['device_kind']}, {mesh}"
+
+
+def _step_heading(result: dict[str, Any]) -> str:
+    return (
+        f"{result['stage']} on {result['topology']}: {devices_text(result)}; {result['tokens']:,} tokens a step in "
+        f"{result['grad_accum_steps']} micro-batches, remat {result['model']['remat']}; "
+        f"compiled in {duration(result['seconds'])}"
+    )
+
+
+def _rl_heading(result: dict[str, Any]) -> str:
+    seconds = sum(each["seconds"] for each in result["programs"].values())
+    return (
+        f"{result['stage']} on {result['topology']}: {devices_text(result)}; {result['rows']:,} completions of up to "
+        f"{result['new_tokens']:,} tokens; compiled in {duration(seconds)}"
+    )
+
+
+def _step_memory(result: dict[str, Any]) -> list[str]:
+    if result["memory"] is None:
+        return ["XLA refuses to compile it: not enough memory."]
+    return [f"{name:<28}{gib(size)}" for name, size in result["memory"].items()]
+
+
+def _rl_memory(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, program in result["programs"].items():
+        memory = program["memory"]
+        parts = ", ".join(f"{part} {gib(size).strip()}" for part, size in memory.items()) if memory else "refused"
+        lines += [f"{name:<28}{gib(program['hbm_bytes'])} at its peak ({parts})"]
+    for phase, parts in result["phases"].items():
+        lines += ["", f"phase {phase}: {gib(sum(parts.values())).strip()}, the sum of"]
+        lines += [f"  {part:<28}{gib(size)}" for part, size in parts.items()]
+    return [*lines, ""]
+
+
+def phase_bounds(result: dict[str, Any]) -> dict[str, Bound]:
+    """Returns the bounds of a result's phases: those of RL, or of the step; none if a program was refused."""
+    if "bounds" in result:
+        return {phase: Bound(**bound) for phase, bound in result["bounds"].items()}
+    return {"step": Bound(**result["bound"])} if result["bound"] else {}
+
+
+def bounds_lines(result: dict[str, Any]) -> list[str]:
+    """Formats the bounds of the phases as a table, and what follows from them for the run."""
+    bounds = phase_bounds(result)
+    if not bounds:
+        return []
+    columns = ("compute", "memory", "links", "network")
+    names = "".join(f"{name:>10}" for name in (*columns, "at least", "serial"))
+    lines = [f"{'seconds, at least':<18}{names}  limit"]
+    for phase, bound in bounds.items():
+        values = "".join(f"{seconds:>10.3g}" for seconds in (*bound, bound.overlapped, bound.serial))
+        lines += [f"{phase:<18}{values}  {bound.limit}"]
+    return [*lines, "", *run_lines(result, bounds)]
+
+
+def run_lines(result: dict[str, Any], bounds: dict[str, Bound]) -> list[str]:
+    """Returns what the bounds allow: tokens per second, MFU and the time of the whole run."""
+    seconds, serial = (sum(getattr(b, name) for b in bounds.values()) for name in ("overlapped", "serial"))
+    if not seconds:
+        return []
+    if "programs" in result:
+        tokens = result["rows"] * result["new_tokens"]
+        lines = [f"a rollout and its updates take at least {duration(seconds)}, {duration(serial)} without overlap"]
+        lines += [f"at most {tokens / seconds:,.0f} sampled tokens per second"]
+        repeats, what = result.get("rollouts", 0), "rollouts"
+    else:
+        mfu = result["model_flops"] / result["chip"]["peak_flops"] / seconds
+        lines = [f"a step takes at least {duration(seconds)}, {duration(serial)} without overlap"]
+        lines += [f"at most {result['tokens'] / seconds:,.0f} tokens per second and {100 * mfu:.0f} % MFU"]
+        lines += [f"FLOPs: {result['flops_ratio']:.2f} times the formula's"]
+        repeats, what = result["steps"], "steps"
+    return [*lines, f"all {repeats:,} {what}: at least {duration(repeats * seconds)}"] if repeats else lines
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """Returns what was not counted in any program."""
+    programs = result.get("programs", {"": result}).values()
+    return sorted({note for program in programs for note in program["notes"]})
+
+
+def gib(size: float) -> str:
+    """Formats bytes as GiB, right-aligned."""
+    return f"{size / GIB:>10.3f} GiB"

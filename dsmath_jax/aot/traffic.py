@@ -1,0 +1,106 @@
+"""HBM bytes of HLO instructions: what each must read and write, if nothing is kept between instructions.
+
+An instruction reads its operands and writes its result once. Of an operand that is only sliced or gathered from, also
+within a fusion, it reads those parts; of an array that is updated in place, it writes the update. Arrays in a TPU's
+on-chip memory are free, as are arrays that fit a GPU's or CPU's cache, since they may never leave it: at least the
+bytes that are counted move.
+"""
+
+from dsmath_jax.aot.hlo import ArrayType, Computation, Instruction, Program
+
+# They move nothing themselves: what they refer to is moved by others, or by the start of an asynchronous pair.
+FREE = frozenset((
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency", "opt-barrier",
+    "partition-id", "replica-id", "while", "conditional", "call", "async-start", "async-update", "async-done", "domain",
+    "copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done", "send-done", "recv-done", "iota",
+))  # fmt: skip
+SLICES = ("dynamic-slice", "slice", "gather")
+RENAMES = ("bitcast", "get-tuple-element")
+
+
+def hbm_bytes(i: Instruction, scope: Computation, program: Program, cache: float) -> float:
+    """Returns the bytes that an instruction moves; those of the computations that it calls are not counted.
+
+    Args:
+      cache: bytes of the chip's cache; arrays up to this size are free.
+    """
+    if i.opcode in FREE:
+        return 0.0
+    if i.opcode == "fusion":
+        (name,) = i.called()
+        inner = program.computations[name]
+        reads = sum(
+            _read(parameter, array, inner, program, cache)
+            for operand, parameter in zip(i.operands, _parameters(inner), strict=True)
+            for array in scope[operand].arrays[:1]
+        )
+        return reads + _written(i, next(reversed(inner.values())), inner, program, cache)
+    operands = [(k, array) for k, name in enumerate(i.operands) for array in scope[name].arrays]
+    reads = sum(_read_by(i, k, array, scope, program, cache) for k, array in operands)
+    return reads + _written(i, i, scope, program, cache)
+
+
+def _counted(array: ArrayType, cache: float) -> float:
+    return array.bytes if array.space == 0 and array.bytes > cache else 0.0
+
+
+def _parameters(computation: Computation) -> list[Instruction]:
+    found = [i for i in computation.values() if i.opcode == "parameter"]
+    return sorted(found, key=lambda i: int(i.argument))
+
+
+def _read(source: Instruction, array: ArrayType, scope: Computation, program: Program, cache: float) -> float:
+    """Returns the bytes of `array` that the users of `source`, which stands for it in `scope`, read."""
+    whole = _counted(array, cache)
+    if not whole:
+        return 0.0
+    parts = 0.0
+    for user in scope.values():
+        for k, operand in enumerate(user.operands):
+            if operand == source.name:
+                parts += _read_by(user, k, array, scope, program, cache)
+    return min(whole, parts)
+
+
+def _read_by(user: Instruction, k: int, array: ArrayType, scope: Computation, program: Program, cache: float) -> float:
+    """Returns the bytes of `array`, operand `k` of `user`, that it reads."""
+    whole = _counted(array, cache)
+    if not whole:
+        return 0.0
+    if user.opcode in RENAMES:
+        return _read(user, array, scope, program, cache)
+    if user.opcode in SLICES and k == 0:
+        return min(whole, user.bytes)
+    if user.opcode in ("dynamic-update-slice", "scatter") and k == 0:
+        return 0.0  # in place
+    if user.opcode == "fusion":
+        inner = program.computations[user.called()[0]]
+        return _read(_parameters(inner)[k], array, inner, program, cache)
+    return whole
+
+
+def _written(i: Instruction, root: Instruction, scope: Computation, program: Program, cache: float) -> float:
+    """Returns the bytes that an instruction, whose results `root` computes in `scope`, writes."""
+    arrays = i.arrays
+    if i.opcode.endswith("-start"):  # its type is a tuple of operands, results and context
+        arrays = i.arrays[: len(i.arrays) // 2] if i.opcode == "copy-start" else i.arrays[len(i.operands) :]
+    if root.opcode == "tuple":
+        results = [(array, scope[name]) for array, name in zip(arrays, root.operands, strict=False)]
+    else:
+        results = [(array, root) for array in arrays]
+    return sum(_written_as(array, result, scope, program, cache) for array, result in results)
+
+
+def _written_as(array: ArrayType, result: Instruction, scope: Computation, program: Program, cache: float) -> float:
+    whole = _counted(array, cache)
+    while result.opcode in ("bitcast", "convert", "copy") and result.operands:
+        result = scope[result.operands[0]]
+    if result.opcode == "dynamic-update-slice":
+        return min(whole, scope[result.operands[1]].bytes)
+    if result.opcode == "scatter":
+        return min(whole, scope[result.operands[-1]].bytes)
+    if result.opcode == "fusion":
+        inner = program.computations[result.called()[0]]
+        last = next(reversed(inner.values()))
+        return _written_as(array, last, inner, program, cache) if last.opcode != "tuple" else whole
+    return whole

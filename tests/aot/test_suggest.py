@@ -1,0 +1,141 @@
+"""The search for settings with the best bound, with a compiler that says at once how much memory each would need."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import pytest
+
+from dsmath_jax.aot import suggest as search
+from dsmath_jax.aot.bound import Bound
+from dsmath_jax.aot.page import page
+from dsmath_jax.aot.step import Target
+from dsmath_jax.aot.suggest import Candidate, floor, suggest, suggestion_text
+from dsmath_jax.aot.text import result_text
+from dsmath_jax.aot.topology import Topology
+from dsmath_jax.hardware import CHIPS
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.llama import Llama
+from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
+from dsmath_jax.training.settings import PretrainSettings
+
+MODEL = ModelConfig(
+    vocab_size=1024, num_hidden_layers=4, hidden_size=256, num_attention_heads=8, head_dim=32, intermediate_size=512,
+    max_position_embeddings=512,
+)  # fmt: skip
+TRAINING = {"steps": 10, "checkpoint_every": 10, "peak_lr": 1e-3, "warmup_steps": 1}
+RECIPE = Recipe(
+    model=MODEL,
+    pretrain=PretrainSettings(sequence_length=512, batch_size=64, **TRAINING),
+    rl=RLSettings(
+        method="grpo_rule", prompts_per_step=8, group_size=8, max_prompt_tokens=128, max_new_tokens=128, **TRAINING
+    ),
+)
+CHIP = dataclasses.replace(CHIPS["h100"], memory=10**9)
+
+
+def fake_target(recipe: Recipe, name: str) -> Target:
+    del name
+    layout = Layout(make_mesh(recipe.mesh, jax.devices()))
+    return Target(Topology("here:1", jax.devices(), CHIP), layout, Llama(recipe.model))
+
+
+def result(recipe: Recipe, hbm_bytes: int, seconds: float) -> dict[str, Any]:
+    bound = Bound(seconds, seconds / 2, 0.0, 0.0)._asdict()
+    return fake_target(recipe, "").describe() | {
+        "stage": "pretrain", "hbm_bytes": hbm_bytes, "fits": hbm_bytes <= CHIP.memory * 0.75, "bound": bound,
+        "memory": {"arguments": hbm_bytes // 2, "temporaries": hbm_bytes, "output": 0, "aliased": 0, "code": 10},
+        "collectives": [{"kind": "all-gather", "axes": ("fsdp",), "count": 3, "bytes": 2.0**30}], "notes": ["a loop"],
+        "grad_accum_steps": recipe.pretrain.grad_accum_steps, "tokens": 64 * 512, "steps": 10, "model_flops": 1e12,
+        "flops_ratio": 1.1, "full_rematerializations": 0, "seconds": 1.0,
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "make_target", fake_target)
+
+
+def test_the_largest_micro_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[str, int]] = []
+
+    def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
+        compiled.append((recipe.model.remat, recipe.pretrain.grad_accum_steps))
+        full = recipe.model.remat == "full"
+        return result(recipe, (1 if full else 4) * 2 * 10**9 // recipe.pretrain.grad_accum_steps, 4 / 3 if full else 1)
+
+    monkeypatch.setattr(search, "compile_step", compile_step)
+    tried, skipped = suggest(RECIPE, "pretrain", "here:1")
+    # 64 rows in micro-batches of at most 16, until 8e9 bytes over the micro-batches fit.
+    assert compiled == [("minimal", 4), ("minimal", 8), ("minimal", 16), ("full", 4)]
+    assert tried[0].fits
+    assert tried[0].candidate == Candidate(MeshSettings(fsdp=1), "minimal", 16, 0)
+    text = suggestion_text(tried, skipped, "pretrain")
+    assert "DOES NOT FIT" in text
+    assert text.endswith(
+        "--config.mesh.replica=1 --config.mesh.fsdp=1 --config.mesh.context=1 --config.mesh.tensor=1 "
+        "--config.model.remat=minimal --config.pretrain.grad_accum_steps=16"
+    )
+
+
+def test_where_nothing_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "compile_step", lambda recipe, stage, name: result(recipe, 10**12, 1.0))
+    tried, skipped = suggest(RECIPE, "pretrain", "here:1")
+    assert {each.candidate.grad_accum_steps for each in tried} == {4, 8, 16, 32, 64}
+    assert "Nothing fits: take more devices" in suggestion_text(tried, skipped, "pretrain")
+
+
+def test_settings_whose_state_alone_is_too_large_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "least_bytes", lambda candidate, target, settings: 10**12 // candidate.grad_accum_steps)
+    monkeypatch.setattr(search, "compile_step", lambda recipe, stage, name: pytest.fail("compiled"))
+    assert suggest(RECIPE, "pretrain", "here:1")[0] == []
+
+
+def test_rl_takes_fewer_decode_slots_where_sampling_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[int, int]] = []
+
+    def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
+        slots, accum = recipe.rl.num_decode_slots, recipe.rl.grad_accum_steps
+        compiled.append((slots, accum))
+        phases = {"sample": {"cache": slots * 3 * 10**7}, "update": {"activations": 4 * 10**9 // accum}}
+        peak = max(sum(parts.values()) for parts in phases.values())
+        usable = int(0.75 * CHIP.memory)
+        return {
+            "phases": phases, "hbm_bytes": peak, "fits": peak <= usable, "chip_bytes": usable,
+            "bounds": {"sample": Bound(0, 1.0, 0, 0)._asdict(), "update": Bound(2.0, 1.0, 0, 0)._asdict()},
+        }  # fmt: skip
+
+    monkeypatch.setattr(search, "compile_rl", compile_rl)
+    tried, _ = suggest(RECIPE, "rl", "here:1")
+    assert compiled[:4] == [(64, 4), (32, 4), (16, 4), (16, 8)]
+    assert tried[0].candidate[2:] == (8, 16)
+    assert (tried[0].seconds, tried[0].limit) == (3.0, "compute")
+    assert "--config.rl.decode_slots=16" in suggestion_text(tried, 0, "rl")
+
+
+def test_the_bound_before_compiling_is_that_of_the_products_on_one_device() -> None:
+    recipe = dataclasses.replace(RECIPE, mesh=MeshSettings(fsdp=1))
+    one, eight_thirds = (
+        floor(Candidate(recipe.mesh, remat, 4, 0), fake_target(recipe, ""), recipe.pretrain)
+        for remat in ("minimal", "full")
+    )
+    assert one == pytest.approx(search.model_flops_per_token(MODEL, 512) * 64 * 512 / 989e12)
+    assert eight_thirds == pytest.approx(one * 8 / 6)
+
+
+def test_the_page_and_the_text_of_a_step() -> None:
+    found = result(RECIPE, 5 * 10**8, 2.0)
+    html = page(found)
+    assert html.startswith("<!doctype html>")
+    assert "0.466 GiB of 0.698 GiB" in html
+    assert "fsdp" in html
+    assert "http" not in html.replace(CHIP.source, "")  # self-contained
+    text = result_text(found)
+    assert "at the peak" in text
+    assert "a step takes at least 2.0 s, 2.0 s without overlap" in text
+    assert "at most 16,384 tokens per second" in text
+    refused = found | {"memory": None, "bound": None, "fits": False, "collectives": None}
+    assert "does not fit" in page(refused)
+    assert "XLA refuses to compile it" in result_text(refused)
