@@ -22,7 +22,7 @@ Objective = Callable[[Llama, Any, Batch], Sums]
 def batch_logprobs(model: Llama, params: Any, batch: Batch, temperature: float = 1.0) -> tuple[Array, Array]:
     """Returns the log-probability of each target and the entropy at it, both `[B,T] float32`."""
     hidden: Any = model.apply({"params": params}, batch["tokens"], batch["positions"], batch["segment_ids"])
-    logprobs = functools.partial(token_logprobs, temperature=temperature)
+    logprobs = functools.partial(token_logprobs, temperature=temperature, cap=model.config.final_logit_softcapping)
     return model.map_row_shards(logprobs, (hidden, batch["targets"]), lm_head(params, model.config))
 
 

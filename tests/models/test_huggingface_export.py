@@ -52,7 +52,9 @@ def export(tmp_path: Path) -> Callable[..., Path]:
 
 class TestFiles:
     @pytest.mark.parametrize(
-        "changes", [{}, {"tie_word_embeddings": True, "head_dim": 6, "rope_scaling": 4.0}], ids=str
+        "changes",
+        [{}, {"tie_word_embeddings": True, "head_dim": 6, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}],
+        ids=str,
     )
     def test_what_is_written_is_read_again(
         self, make_model: Callable[..., Llama], layout: Layout, export: Callable[..., Path], changes: dict

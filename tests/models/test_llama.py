@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmath_jax.models import huggingface
+from dsmath_jax.models import huggingface, rope
 from dsmath_jax.models.llama import REMAT, Llama, initial_params, lm_head, rotary
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout, path_name
@@ -85,10 +85,10 @@ def test_rotary_scores_depend_on_the_distance_only() -> None:
     q, k = (jnp.float32(noise.normal(size=(1, 1, 1, 8))) for _ in range(2))
 
     def score(at: int, other: int) -> float:
-        turned = [rotary(x, jnp.array([[place]]), 100.0) for x, place in ((q, at), (k, other))]
+        turned = [rotary(x, jnp.array([[place]]), rope.unscaled(100.0, 8)) for x, place in ((q, at), (k, other))]
         return float(jnp.sum(turned[0] * turned[1]))
 
-    np.testing.assert_allclose(rotary(q, jnp.zeros((1, 1), jnp.int32), 100.0), q)
+    np.testing.assert_allclose(rotary(q, jnp.zeros((1, 1), jnp.int32), rope.unscaled(100.0, 8)), q)
     assert score(7, 4) == pytest.approx(score(23, 20), abs=1e-5)
     assert score(7, 4) != pytest.approx(score(7, 5), abs=1e-3)
 

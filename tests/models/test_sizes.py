@@ -53,7 +53,7 @@ def test_an_unknown_size_or_field_is_refused() -> None:
         ({"hidden_size": 0}, r"hidden_size is 0; it must be at least 1\."),
         ({"vocab_size": -1}, r"vocab_size is -1; it must be at least 0\."),
         ({"num_hidden_layers": 2.0}, r"num_hidden_layers is 2\.0; it must be of the type int\."),
-        ({"rope_scaling": 0.0}, r"rope_scaling is 0\.0; it must be above 0\."),
+        ({"rope_scaling": {"factor": 0.0}}, r"rope_scaling\.factor is 0\.0; it must be above 0\."),
         ({"rms_norm_eps": "1e-6"}, r"rms_norm_eps is '1e-6'; it must be of the type float\."),
         ({"remat": "some"}, "remat must be one of 'none', 'full', 'dots', 'minimal'; got 'some'"),
         ({"attention": "flash"}, "attention must be one of 'auto', 'xla', 'splash', 'cudnn'; got 'flash'"),

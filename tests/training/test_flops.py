@@ -65,6 +65,18 @@ def test_attention_counts_what_a_causal_token_sees() -> None:
     assert counted * length == pytest.approx(3 * forward, rel=2 / length)
 
 
+@pytest.mark.parametrize("length", [50, 1000])
+def test_attention_counts_what_a_token_sees_in_its_window(length: int) -> None:
+    """One of three layers has a window of 100."""
+    types = ("full_attention", "sliding_attention", "full_attention")
+    sizes = dataclasses.replace(GROUPED, sliding_window=100, layer_types=types)
+    full = sum(range(1, length + 1))
+    windowed = sum(min(seen, 100) for seen in range(1, length + 1))
+    forward = (2 * full + windowed) * 4 * 6 * (2 + 2)
+    counted = flops.model_flops_per_token(sizes, length) - flops.model_flops_per_token(sizes, 0)
+    assert counted * length == pytest.approx(3 * forward, rel=2 / length)
+
+
 def test_what_xla_counts_grows_with_the_parameters_as_the_formula_says() -> None:
     """By the difference of two feed-forward sizes, so that it does not matter how attention and loss are computed."""
 
