@@ -37,6 +37,13 @@ SLOW = (
     {"fsdp": 8}, {"tensor": 8, "fsdp": 1}, {"context": 8, "fsdp": 1}, {"replica": 2, "fsdp": 4},
     {"fsdp": 4, "context": 2}, {"fsdp": 1, "context": 4, "tensor": 2}, {"fsdp": 2, "context": 2, "tensor": 2},
 )  # fmt: skip
+# What families add to LLaMA, together; the windows of the layers differ.
+ALL_FIELDS = {
+    "attention_bias": True, "qk_norm": "all", "norm_placement": "both", "rms_norm_offset": 1.0,
+    "scale_embeddings": True, "hidden_act": "gelu_pytorch_tanh", "query_pre_attn_scalar": 3, "sliding_window": 5,
+    "layer_types": ("sliding_attention", "full_attention"), "rope_local_base_freq": 50.0,
+    "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0,
+}  # fmt: skip
 SAMPLED = QUICK[0]  # the mesh on which the sampler is tried
 STEPS = 20
 
@@ -164,14 +171,25 @@ def on_eight_devices(config: ModelConfig, meshes: Sequence[dict[str, int]], fold
     return subprocess.Popen(command, env=environment)
 
 
-@pytest.mark.parametrize("meshes", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
+@pytest.mark.parametrize(
+    ("changes", "meshes"),
+    [
+        pytest.param({}, QUICK, id="quick"),
+        pytest.param({}, SLOW, id="slow", marks=pytest.mark.slow),
+        pytest.param(ALL_FIELDS, QUICK[1:], id="all fields, quick"),
+        pytest.param(ALL_FIELDS, QUICK[:1] + SLOW, id="all fields, slow", marks=pytest.mark.slow),
+    ],
+)
 def test_eight_devices_compute_what_one_does(
-    make_model: Callable[..., Llama], layout: Layout, tmp_path: Path, meshes: Sequence[dict[str, int]]
+    make_model: Callable[..., Llama],
+    layout: Layout,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    meshes: Sequence[dict[str, int]],
 ) -> None:
     """fsdp, tensor, context, replica and their products: loss, gradients, twenty steps, and the sampler's tokens."""
-    config = make_model(
-        vocab_size=24, hidden_size=16, num_attention_heads=8, num_key_value_heads=8, intermediate_size=24, remat="dots"
-    ).config
+    sizes = {"hidden_size": 16, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 24}
+    config = make_model(vocab_size=24, remat="dots", **sizes | changes).config
     with on_eight_devices(config, meshes, tmp_path) as process:
         one = compute(layout, config, starting_params(config), sample=SAMPLED in meshes)
     assert process.returncode == 0

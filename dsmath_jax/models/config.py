@@ -90,7 +90,7 @@ class ModelConfig(Settings):
     )
     attention_bias: bool = setting(False, "whether the projections to q, k, v and from the heads have a bias")
     qkv_bias: bool = setting(False, "whether the projections to q, k and v have a bias")
-    query_pre_attn_scalar: float = setting(0.0, "scores are divided by its square root; 0: head_dim", ge=0)
+    query_pre_attn_scalar: int = setting(0, "scores are divided by its square root; 0: head_dim", ge=0)
     attn_logit_softcapping: float = setting(0.0, "c in c x tanh(scores / c) of attention; 0: no cap", ge=0)
     final_logit_softcapping: float = setting(0.0, "c in c x tanh(logits / c) of the output; 0: no cap", ge=0)
     sliding_window: int = setting(0, "tokens that a token sees, itself included; 0: all earlier ones", ge=0)

@@ -14,7 +14,8 @@ import pytest
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.huggingface.families import FAMILIES, architecture_of
-from dsmath_jax.models.llama import REMAT, Llama, lm_head, output_logits
+from dsmath_jax.models.llama import Llama, lm_head, output_logits
+from dsmath_jax.rl.reward_model.model import token_scores, with_reward_head
 from dsmath_jax.sampling import scheduler
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import RULES, Layout, path_name
@@ -25,11 +26,8 @@ from dsmath_jax.workdir import UserError, read_json, write_json
 
 from .hf_configs import CONFIGS, model_config, random_params
 
-# One config of every family that has something of its own.
-VARIED = (
-    "llama, biases", "mistral, window", "qwen2, some windows", "qwen3, biases and windows", "olmo2", "gemma2",
-    "gemma3, of transformers 5",
-)  # fmt: skip
+# Configs that together have all that differs from LLaMA.
+VARIED = ("qwen2, some windows", "qwen3, biases and windows", "olmo2", "gemma2", "gemma3, of transformers 5")
 LENGTHS = (9, 11)  # of two texts, longer than any window
 
 
@@ -75,16 +73,18 @@ def test_packed_equals_unpacked(tmp_path: Path, name: str) -> None:
         assert_close(one, other)
 
 
-@pytest.mark.parametrize("policy", REMAT)
-def test_rematerialization_changes_no_gradient_of_alternating_layers(tmp_path: Path, policy: str) -> None:
+def test_rematerialization_changes_no_gradient_of_alternating_layers(tmp_path: Path) -> None:
     config = model_config("gemma2", tmp_path)
     params = random_params(config)
-    _, expected = logits_and_gradient(dataclasses.replace(config, remat="none"), params, packed=True)
-    _, found = logits_and_gradient(dataclasses.replace(config, remat=policy), params, packed=True)
-    assert_close(found, expected)
+    expected, *others = (
+        logits_and_gradient(dataclasses.replace(config, remat=policy), params, packed=True)[1]
+        for policy in ("none", "minimal", "full")
+    )
+    for found in others:
+        assert_close(found, expected)
 
 
-@pytest.mark.parametrize("name", [*VARIED, "llama, yarn"])
+@pytest.mark.parametrize("name", ["mistral, window", *VARIED])
 def test_decoding_with_a_cache_equals_the_full_forward_pass(
     tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -142,14 +142,28 @@ def test_a_stage_keeps_the_config(tmp_path: Path, name: str) -> None:
     assert read_model_config(tmp_path) == config
 
 
-@pytest.mark.parametrize("name", VARIED)
+@pytest.mark.parametrize("name", ["llama, biases", *VARIED])
 def test_every_parameter_has_one_rule_and_only_matrices_decay(tmp_path: Path, name: str) -> None:
-    params = random_params(model_config(name, tmp_path))
+    config = model_config(name, tmp_path)
+    params = with_reward_head(random_params(config), config.hidden_size)
     decays = jax.tree_util.tree_leaves_with_path(decay_mask(params))
     for (path, decay), leaf in zip(decays, jax.tree.leaves(params), strict=True):
         matching = [axes for pattern, axes in RULES if re.search(pattern, path_name(path))]
-        assert [len(axes) for axes in matching] == [leaf.ndim], path_name(path)
-        assert decay == (leaf.ndim > (2 if path_name(path).startswith("layers/") else 1)), path_name(path)
+        assert len(matching) == 1, path_name(path)
+        assert len(matching[0]) in (leaf.ndim, 0), path_name(path)
+        assert decay == (leaf.ndim > (2 if "layers/" in path_name(path) else 1)), path_name(path)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "olmo2"])
+def test_a_reward_model_scores_packed_rows_as_others(tmp_path: Path, name: str) -> None:
+    config = model_config(name, tmp_path)
+    params = with_reward_head(random_params(config), config.hidden_size)
+    params["reward"]["kernel"] = np.random.default_rng(5).normal(size=(config.hidden_size, 1))
+    names = ("tokens", "positions", "segment_ids")
+    score = lambda packed: token_scores(Llama(config), params, dict(zip(names, rows(packed), strict=True)))  # noqa: E731
+    together, apart = (np.asarray(score(packed)) for packed in (True, False))
+    expected = np.concatenate([apart[i, :n] for i, n in enumerate(LENGTHS)])
+    np.testing.assert_allclose(together[0], expected, atol=2e-5 * np.abs(expected).max())
 
 
 def test_a_decoder_of_no_family_is_not_exported(make_model: Callable[..., Llama], tmp_path: Path) -> None:
