@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dsmath_jax.aot.step import FULL_REMAT, Slice, capture_stderr, compile_program, make_slice, stage_of
-from dsmath_jax.models.llama import initial_params
+from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
 from dsmath_jax.rl.batches import batch_of, bucketed_length, length_multiple, padded_length

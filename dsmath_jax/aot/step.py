@@ -20,7 +20,7 @@ from jax.experimental import topologies
 from dsmath_jax.aot.hlo import costs
 from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.flops import HBM_BYTES, PEAK_FLOPS, model_flops_per_token
@@ -95,7 +95,7 @@ class Slice(NamedTuple):
     topology: str
     devices: Sequence[Any]
     layout: Layout
-    model: Llama
+    model: Decoder
 
     @property
     def kind(self) -> str:

@@ -13,7 +13,7 @@ ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 NORM_PLACEMENTS = ("before", "after", "both")
 QK_NORMS = ("none", "head", "all")
 LAYER_TYPES = FULL, SLIDING = "full_attention", "sliding_attention"
-REMAT = ("none", "full", "dots", "minimal")  # the keys of llama.REMAT
+REMAT = ("none", "full", "dots", "minimal")  # the keys of decoder.REMAT
 ATTENTION = ("auto", "xla", "splash", "cudnn")
 
 
@@ -106,7 +106,7 @@ class ModelConfig(Settings):
         "bfloat16", "dtype of activations and matrix products; parameters are float32", choices=DTYPES
     )
     remat: str = setting(
-        "minimal", "rematerialization policy of a layer: a key of llama.REMAT",
+        "minimal", "rematerialization policy of a layer: a key of decoder.REMAT",
         choices=REMAT, changes_result=False,
     )  # fmt: skip
     attention: str = setting(

@@ -1,9 +1,9 @@
 """The compiled part of the sampler: prefill of prompts, and chunks of decode steps over slots.
 
-Axis letters: see `llama.py`; Z prompt positions, C decode steps of a chunk, p prompts of a prefill. There are P prompt
-slots, each with the same number of decode slots, R in all, prompt-major. The KV cache of a decode slot is a ring of S
-positions; all slots write at the same position. Keys are rotated before they are stored, so their order in the ring
-does not matter. The `num_generated` entries written last are the slot's own.
+Axis letters: see `decoder.py`; Z prompt positions, C decode steps of a chunk, p prompts of a prefill. There are P
+prompt slots, each with the same number of decode slots, R in all, prompt-major. The KV cache of a decode slot is a ring
+of S positions; all slots write at the same position. Keys are rotated before they are stored, so their order in the
+ring does not matter. The `num_generated` entries written last are the slot's own.
 """
 
 import functools
@@ -16,7 +16,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import PREFILLED, Block, Cache, Llama, Prefix, embed, final_norm, lm_head, output_logits
+from dsmath_jax.models.decoder import (
+    PREFILLED,
+    Block,
+    Cache,
+    Decoder,
+    Prefix,
+    embed,
+    final_norm,
+    lm_head,
+    output_logits,
+)
 from dsmath_jax.sampling.token_sampling import HostArray, SampledTokens, SamplingArrays, SamplingMode, sample_tokens
 from dsmath_jax.sharding import Layout, path_name
 
@@ -70,7 +80,13 @@ class Engine:
     """
 
     def __init__(
-        self, model: Llama, layout: Layout, stop_ids: tuple[int, ...], max_new_tokens: int, chunk: int, cache_dtype: str
+        self,
+        model: Decoder,
+        layout: Layout,
+        stop_ids: tuple[int, ...],
+        max_new_tokens: int,
+        chunk: int,
+        cache_dtype: str,
     ) -> None:
         self.model, self.layout, self.chunk = model, layout, chunk
         self._stop_ids, self._max_new = stop_ids, max_new_tokens

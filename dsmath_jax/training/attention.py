@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from dsmath_jax.models.attention import PLAIN, AttentionSpec, packed_attention
 from dsmath_jax.models.cudnn import cudnn_attention
-from dsmath_jax.models.llama import Attention
+from dsmath_jax.models.decoder import Attention
 from dsmath_jax.models.splash import splash_attention
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError

@@ -8,7 +8,7 @@ import numpy as np
 
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import path_name
 from dsmath_jax.workdir import write_json
 
@@ -79,7 +79,7 @@ def model_config(name: str, folder: Path, **changes: Any) -> ModelConfig:
 
 def random_params(config: ModelConfig) -> Any:
     """Random parameters: no scale is 1, no bias 0, and the context matters to the logits."""
-    shapes = jax.eval_shape(lambda: initial_params(Llama(config), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: initial_params(Decoder(config), jax.random.key(0)))
     noise = np.random.default_rng(0)
 
     def values(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:

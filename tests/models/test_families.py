@@ -13,8 +13,8 @@ import pytest
 
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.decoder import Decoder, lm_head, output_logits
 from dsmath_jax.models.huggingface.families import FAMILIES, architecture_of
-from dsmath_jax.models.llama import Llama, lm_head, output_logits
 from dsmath_jax.rl.reward_model.model import token_scores, with_reward_head
 from dsmath_jax.sampling import scheduler
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -32,7 +32,7 @@ LENGTHS = (9, 11)  # of two texts, longer than any window
 
 
 def forward(config: ModelConfig, params: Any, tokens: Any, positions: Any, segment_ids: Any) -> jax.Array:
-    hidden = Llama(config).apply({"params": params}, tokens, positions, segment_ids)
+    hidden = Decoder(config).apply({"params": params}, tokens, positions, segment_ids)
     return output_logits(hidden, lm_head(params, config), config)
 
 
@@ -91,7 +91,7 @@ def test_decoding_with_a_cache_equals_the_full_forward_pass(
     """Prompts and completions that are longer than the window, in rings that grow and wrap; and scored as trained."""
     monkeypatch.setattr(scheduler, "MIN_CACHE_LENGTH", 4)
     config = model_config(name, tmp_path)
-    model, params = Llama(config), random_params(config)
+    model, params = Decoder(config), random_params(config)
     prompts = [[1, 7, 3, 9, 4, 4, 8, 20], [1, 9], [1, 13, 5]]
     sampler = Sampler(model, layout, [2], 12, decode_slots=4, chunk=3)
 
@@ -160,13 +160,13 @@ def test_a_reward_model_scores_packed_rows_as_others(tmp_path: Path, name: str) 
     params = with_reward_head(random_params(config), config.hidden_size)
     params["reward"]["kernel"] = np.random.default_rng(5).normal(size=(config.hidden_size, 1))
     names = ("tokens", "positions", "segment_ids")
-    score = lambda packed: token_scores(Llama(config), params, dict(zip(names, rows(packed), strict=True)))  # noqa: E731
+    score = lambda packed: token_scores(Decoder(config), params, dict(zip(names, rows(packed), strict=True)))  # noqa: E731
     together, apart = (np.asarray(score(packed)) for packed in (True, False))
     expected = np.concatenate([apart[i, :n] for i, n in enumerate(LENGTHS)])
     np.testing.assert_allclose(together[0], expected, atol=2e-5 * np.abs(expected).max())
 
 
-def test_a_decoder_of_no_family_is_not_exported(make_model: Callable[..., Llama], tmp_path: Path) -> None:
+def test_a_decoder_of_no_family_is_not_exported(make_model: Callable[..., Decoder], tmp_path: Path) -> None:
     config = make_model(qk_norm="head", norm_placement="after").config
     message = r"No architecture of transformers has a decoder with .*norm_placement='after'.*Keep the model in"
     with pytest.raises(UserError, match=message):
@@ -196,12 +196,12 @@ def test_gemma_is_not_exported_in_float16(tmp_path: Path) -> None:
         ({"norm_placement": "between"}, "norm_placement must be one of 'before', 'after', 'both'; got 'between'"),
     ],
 )
-def test_fields_that_make_no_decoder(make_model: Callable[..., Llama], changes: dict[str, Any], message: str) -> None:
+def test_fields_that_make_no_decoder(make_model: Callable[..., Decoder], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_model(**changes)
 
 
-def test_layers_that_are_all_alike_need_no_types(make_model: Callable[..., Llama]) -> None:
+def test_layers_that_are_all_alike_need_no_types(make_model: Callable[..., Decoder]) -> None:
     make = lambda **changes: make_model(**changes).config  # noqa: E731
     assert make(layer_types=("full_attention",) * 2, sliding_window=4) == make()
     assert make(layer_types=("sliding_attention",) * 2, sliding_window=4) == make(sliding_window=4)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from dsmath_jax.models import huggingface
-from dsmath_jax.models.llama import Llama, lm_head, output_logits
+from dsmath_jax.models.decoder import Decoder, lm_head, output_logits
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import write_json
@@ -35,7 +35,7 @@ def test_logits_are_those_of_a_plain_decoder(tmp_path: Path, layout: Layout, nam
     @jax.jit
     def logits(params: Any) -> jax.Array:
         row = (tokens[None], jnp.arange(LENGTH)[None], jnp.ones((1, LENGTH), jnp.int32))
-        hidden: Any = Llama(sizes).apply({"params": params}, *row)
+        hidden: Any = Decoder(sizes).apply({"params": params}, *row)
         return output_logits(hidden[0], lm_head(params, sizes), sizes)
 
     expected = decode(config, tensors, tokens)

@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from dsmath_jax.models import huggingface, rope
-from dsmath_jax.models.llama import Llama, lm_head, output_logits
+from dsmath_jax.models.decoder import Decoder, lm_head, output_logits
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params
@@ -117,12 +117,12 @@ def peer(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def read(folder: Path, layout: Layout) -> tuple[Llama, Any]:
+def read(folder: Path, layout: Layout) -> tuple[Decoder, Any]:
     config = huggingface.read_config(folder, compute_dtype="float32")
-    return Llama(config), import_params(folder, config, layout)
+    return Decoder(config), import_params(folder, config, layout)
 
 
-def logits_of(model: Llama, params: Any, tokens: np.ndarray) -> jax.Array:
+def logits_of(model: Decoder, params: Any, tokens: np.ndarray) -> jax.Array:
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     hidden: Any = model.apply({"params": params}, tokens, positions, jnp.ones_like(tokens))
     return output_logits(hidden, lm_head(params, model.config), model.config)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.training import flops
 
 SMALL = ModelConfig(
@@ -51,7 +51,7 @@ def test_the_papers_sizes_in_round_numbers() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_matmul_parameters_are_those_of_the_model(tied: bool) -> None:
     sizes = dataclasses.replace(GROUPED, tie_word_embeddings=tied)
-    params = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
+    params = jax.eval_shape(lambda: initial_params(Decoder(sizes), jax.random.key(0)))
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     norms, looked_up = (2 * 3 + 1) * 16, 0 if tied else 50 * 16
     assert flops.matmul_parameters(sizes) == total - norms - looked_up
@@ -85,7 +85,7 @@ def test_what_xla_counts_grows_with_the_parameters_as_the_formula_says() -> None
             vocab_size=32, num_hidden_layers=1, hidden_size=64, num_attention_heads=2, head_dim=32,
             intermediate_size=intermediate_size, compute_dtype="float32",
         )  # fmt: skip
-        model, tokens = Llama(sizes), jnp.ones((2, 16), jnp.int32)
+        model, tokens = Decoder(sizes), jnp.ones((2, 16), jnp.int32)
         params = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
         total = lambda params: jnp.sum(model.apply({"params": params}, tokens, tokens, tokens))  # noqa: E731
         counted = jax.jit(jax.grad(total)).lower(params).compile().cost_analysis()["flops"]

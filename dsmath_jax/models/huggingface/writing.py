@@ -16,10 +16,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.models.huggingface.config_file import config_json
 from dsmath_jax.models.huggingface.families import FAMILIES, architecture_of, params_of
 from dsmath_jax.models.huggingface.names import INDEX_FILE, SINGLE_FILE, ParamSpec
-from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.workdir import UserError, atomic_write, json_object, write_json
 
 GIGABYTE = 10**9
@@ -69,7 +69,7 @@ def write(
             f"{architecture} cannot be written as 'float16', which its activations overflow; give bfloat16."
         )
     flat = flatten_dict(params, sep="/")
-    decoder = jax.eval_shape(lambda: initial_params(Llama(config), jax.random.key(0)))
+    decoder = jax.eval_shape(lambda: initial_params(Decoder(config), jax.random.key(0)))
     for path in sorted(flat.keys() ^ flatten_dict(decoder, sep="/").keys()):
         raise UserError(
             f"The parameters are not those of a language model ({'unexpected' if path in flat else 'missing'}: "

@@ -251,7 +251,7 @@ def _write(old: Float[Array, "R K S H"], new: Float[Array, "R T K H"], position:
     return jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), (0, 0, position, 0))
 
 
-class Llama(nn.Module):
+class Decoder(nn.Module):
     """The decoder: maps tokens to final hidden states, of which `output_logits` computes the logits.
 
     Attributes:
@@ -313,7 +313,7 @@ def lm_head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:
     return (params["embedding"].T if config.tie_word_embeddings else params["head"]).astype(config.compute_dtype)
 
 
-def initial_params(model: Llama, key: Array) -> Params:
+def initial_params(model: Decoder, key: Array) -> Params:
     """Returns random parameters: a nested dict of float32 arrays, layers stacked on their first axis."""
     one = jnp.ones((1, 1), jnp.int32)
     return model.init(key, one, one, one)["params"]
