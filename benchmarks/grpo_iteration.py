@@ -42,7 +42,7 @@ from benchmarks.grpo_iteration_task import (
 )
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import initial_params
+from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.advantages import group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import GRPO

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from benchmarks import comparison, turns
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import initial_params
+from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.algorithms import GRPO, PPO
 from dsmath_jax.rl.reward_model.model import with_reward_head

@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import comparison, turns
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import initial_params
+from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout, make_mesh

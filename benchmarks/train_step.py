@@ -28,7 +28,7 @@ from dsmath_jax.data.packing import batch_of_rows
 from dsmath_jax.hardware import chip_of
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import initial_params
+from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout, make_mesh

@@ -31,6 +31,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"layers/o$", (None, "tensor", None, "fsdp")),
     (r"layers/(gate|up)$", (None, "fsdp", "tensor")),
     (r"layers/down$", (None, "tensor", "fsdp")),
+    (r"layers/[qkv]_bias$", (None, "tensor")),
+    (r"layers/o_bias$", (None, None)),
     (r"layers/\w+_norm/scale$", (None, None)),
     (r"final_norm/scale$", (None,)),
     (r"reward/(kernel|bias)$", ()),

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.model_files import export_params
 
@@ -43,18 +43,18 @@ def layout() -> Layout:
 
 
 @pytest.fixture(scope="session")
-def make_model() -> Callable[..., Llama]:
+def make_model() -> Callable[..., Decoder]:
     """The tiny decoder (grouped queries), with some of its sizes changed."""
-    return lambda **changes: Llama(ModelConfig(**SIZES | changes))
+    return lambda **changes: Decoder(ModelConfig(**SIZES | changes))
 
 
 @pytest.fixture(scope="session")
-def model(make_model: Callable[..., Llama]) -> Llama:
+def model(make_model: Callable[..., Decoder]) -> Decoder:
     return make_model()
 
 
 @pytest.fixture(scope="session")
-def params(model: Llama) -> Any:
+def params(model: Decoder) -> Any:
     """Parameters of `model`. Its embedding is scaled up, so that the context matters to its logits."""
     embedding = jax.random.normal(jax.random.key(2), (model.config.vocab_size, model.config.hidden_size))
     return jax.jit(lambda: initial_params(model, jax.random.key(1)))() | {"embedding": embedding}
@@ -70,7 +70,7 @@ def checkpoint_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=300, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, head_dim=8, intermediate_size=24,
         max_position_embeddings=256, compute_dtype="float32",
     )  # fmt: skip
-    params = jax.jit(lambda: initial_params(Llama(config), jax.random.key(0)))()
+    params = jax.jit(lambda: initial_params(Decoder(config), jax.random.key(0)))()
     export_params(folder / "hf", config, params, folder / "tokenizer.model", "float32")
     return folder / "hf"
 

@@ -22,11 +22,11 @@ def test_four_examples_of_at_most_25_lines() -> None:
 
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_an_example_prints_what_the_page_shows(title: str, tmp_path: Path, checkpoint_hf: Path) -> None:
-    mistral = tmp_path / "models" / "mistral"
-    for folder in (tmp_path / "models" / "mine", mistral):
+    gemma = tmp_path / "models" / "gemma"
+    for folder in (tmp_path / "models" / "mine", gemma):
         shutil.copytree(checkpoint_hf, folder)
-    stated = json.loads((mistral / "config.json").read_text()) | {"architectures": ["MistralForCausalLM"]}
-    (mistral / "config.json").write_text(json.dumps(stated))
+    stated = json.loads((gemma / "config.json").read_text()) | {"architectures": ["GemmaForCausalLM"]}
+    (gemma / "config.json").write_text(json.dumps(stated))
     code, printed = EXAMPLES[title]
     (tmp_path / "example.py").write_text(code, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -16,7 +16,7 @@ from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import evaluate
 from dsmath_jax.evaluation.settings import EvaluateSettings
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.rl import offline, trainer
 from dsmath_jax.rl.reward_model import labels
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
@@ -70,7 +70,7 @@ def workdir(data: Path, tmp_path_factory: pytest.TempPathFactory, make_model: An
     texts = [f"Tom has {i} apples.\nThe answer is {i}." for i in range(100)]
     tokenizer.train_sentencepiece(texts, workdir / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)
     model = make_model(vocab_size=300, num_hidden_layers=1, tie_word_embeddings=True, max_position_embeddings=1024)
-    params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(0)))()
+    params = jax.jit(lambda: initial_params(Decoder(model.config), jax.random.key(0)))()
     checkpoint.save(workdir / "sft" / "params", params)
     own = chat.read(chat.ChatSource(workdir / "tokenizer", SETTINGS))
     model_files.write_config(workdir / "sft", model.config, own)

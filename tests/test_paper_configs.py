@@ -12,7 +12,7 @@ from dsmath_jax.data import instructions, sources
 from dsmath_jax.data.datasets import SOURCES
 from dsmath_jax.data.overlap import TRAINING_FIELDS
 from dsmath_jax.evaluation.registry import task
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import GRPO, METHODS, PPO, REWARD_STAGES, Likelihood
 from dsmath_jax.runner import Stage
@@ -153,7 +153,7 @@ def test_a_variant_that_learns_from_stored_samples_is_none_of_rl() -> None:
 def test_every_matrix_is_split_over_the_chips(name: str) -> None:
     recipe, chips = read(name), RECIPES[name][1] if name in RECIPES else RL_CHIPS
     sizes, mesh = recipe.model, recipe.mesh
-    shapes = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: initial_params(Decoder(sizes), jax.random.key(0)))
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     assert round(count / 1e9, 2) == {24: 1.63, 30: 6.91}[sizes.num_hidden_layers]
     others = [mesh.replica, mesh.context, mesh.tensor]

@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -37,12 +37,19 @@ SLOW = (
     {"fsdp": 8}, {"tensor": 8, "fsdp": 1}, {"context": 8, "fsdp": 1}, {"replica": 2, "fsdp": 4},
     {"fsdp": 4, "context": 2}, {"fsdp": 1, "context": 4, "tensor": 2}, {"fsdp": 2, "context": 2, "tensor": 2},
 )  # fmt: skip
+# What families add to LLaMA, together; the windows of the layers differ.
+ALL_FIELDS = {
+    "attention_bias": True, "qk_norm": "all", "norm_placement": "both", "rms_norm_offset": 1.0,
+    "scale_embeddings": True, "hidden_act": "gelu_pytorch_tanh", "query_pre_attn_scalar": 3, "sliding_window": 5,
+    "layer_types": ("sliding_attention", "full_attention"), "rope_local_base_freq": 50.0,
+    "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0,
+}  # fmt: skip
 SAMPLED = QUICK[0]  # the mesh on which the sampler is tried
 STEPS = 20
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_every_parameter_is_matched_by_exactly_one_rule(make_model: Callable[..., Llama], tied: bool) -> None:
+def test_every_parameter_is_matched_by_exactly_one_rule(make_model: Callable[..., Decoder], tied: bool) -> None:
     model = make_model(tie_word_embeddings=tied)
     decoder = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     reward = jax.eval_shape(lambda: with_reward_head(decoder, model.config.hidden_size))
@@ -52,7 +59,7 @@ def test_every_parameter_is_matched_by_exactly_one_rule(make_model: Callable[...
         assert len(matching[0]) in (leaf.ndim, 0), path_name(path)
 
 
-def test_optimizer_state_lies_where_its_parameters_do(model: Llama, layout: Layout) -> None:
+def test_optimizer_state_lies_where_its_parameters_do(model: Decoder, layout: Layout) -> None:
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     state = jax.eval_shape(optax.adamw(1e-3).init, shapes)
     assert len(jax.tree.leaves(layout.param_shardings(state))) == len(jax.tree.leaves(state))
@@ -71,7 +78,7 @@ def test_an_axis_that_does_not_divide_is_left_whole() -> None:
 @pytest.mark.parametrize("tensor", [1, 2, 4, 8])
 def test_dimensions_of_the_papers_sizes_divide(name: str, tensor: int) -> None:
     """No parameter is left whole on an axis that its rule names: over 256 devices by fsdp, heads by tensor."""
-    model = Llama(ModelConfig(**sizes(name)))
+    model = Decoder(ModelConfig(**sizes(name)))
     layout = Layout(AbstractMesh((1, 256, 1, tensor), AXES))
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
@@ -90,7 +97,7 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused() -> None:
         make_mesh(MeshSettings(tensor=0))
 
 
-def test_rows_that_do_not_divide_are_refused(model: Llama, layout: Layout) -> None:
+def test_rows_that_do_not_divide_are_refused(model: Decoder, layout: Layout) -> None:
     step = make_train_step(next_token, model, optax.sgd(1.0), layout, TrainState({}, ()), grad_accum_steps=3)
     with pytest.raises(
         UserError, match=r"A batch of 8 rows is not divisible by grad_accum_steps=3 times .* = 1; change"
@@ -115,7 +122,7 @@ def packed_batch() -> dict[str, np.ndarray]:
 
 
 def starting_params(config: ModelConfig) -> Any:
-    return jax.device_get(jax.jit(lambda: initial_params(Llama(config), jax.random.key(1)))())
+    return jax.device_get(jax.jit(lambda: initial_params(Decoder(config), jax.random.key(1)))())
 
 
 def compute(layout: Layout, config: ModelConfig, params: Any, sample: bool) -> dict[str, np.ndarray]:
@@ -164,14 +171,25 @@ def on_eight_devices(config: ModelConfig, meshes: Sequence[dict[str, int]], fold
     return subprocess.Popen(command, env=environment)
 
 
-@pytest.mark.parametrize("meshes", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["quick", "slow"])
+@pytest.mark.parametrize(
+    ("changes", "meshes"),
+    [
+        pytest.param({}, QUICK, id="quick"),
+        pytest.param({}, SLOW, id="slow", marks=pytest.mark.slow),
+        pytest.param(ALL_FIELDS, QUICK[1:], id="all fields, quick"),
+        pytest.param(ALL_FIELDS, QUICK[:1] + SLOW, id="all fields, slow", marks=pytest.mark.slow),
+    ],
+)
 def test_eight_devices_compute_what_one_does(
-    make_model: Callable[..., Llama], layout: Layout, tmp_path: Path, meshes: Sequence[dict[str, int]]
+    make_model: Callable[..., Decoder],
+    layout: Layout,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    meshes: Sequence[dict[str, int]],
 ) -> None:
     """fsdp, tensor, context, replica and their products: loss, gradients, twenty steps, and the sampler's tokens."""
-    config = make_model(
-        vocab_size=24, hidden_size=16, num_attention_heads=8, num_key_value_heads=8, intermediate_size=24, remat="dots"
-    ).config
+    sizes = {"hidden_size": 16, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 24}
+    config = make_model(vocab_size=24, remat="dots", **sizes | changes).config
     with on_eight_devices(config, meshes, tmp_path) as process:
         one = compute(layout, config, starting_params(config), sample=SAMPLED in meshes)
     assert process.returncode == 0
@@ -190,7 +208,9 @@ def test_eight_devices_compute_what_one_does(
                 np.testing.assert_allclose(value, one[name], atol=1e-5, rtol=1e-5, err_msg=f"{shape} {name}")
 
 
-def test_eight_cpu_devices_train_in_bfloat16(make_model: Callable[..., Llama], layout: Layout, tmp_path: Path) -> None:
+def test_eight_cpu_devices_train_in_bfloat16(
+    make_model: Callable[..., Decoder], layout: Layout, tmp_path: Path
+) -> None:
     """XLA for CPUs aborts over a bfloat16 sum of `map_row_shards`; the losses are those of one device, rounded."""
     config = make_model(vocab_size=24, num_hidden_layers=1, compute_dtype="bfloat16").config
     with on_eight_devices(config, [{"replica": 2, "fsdp": 2, "context": 2}], tmp_path) as process:

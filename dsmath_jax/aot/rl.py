@@ -17,7 +17,7 @@ import numpy as np
 from dsmath_jax.aot.bound import Bound
 from dsmath_jax.aot.program import capture_stderr, compile_program
 from dsmath_jax.aot.step import Target, make_target, shard_bytes, stage_settings
-from dsmath_jax.models.llama import initial_params
+from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
 from dsmath_jax.rl.batches import batch_of, bucketed_length, length_multiple, padded_length

@@ -13,7 +13,7 @@ import numpy as np
 from dsmath_jax.aot.program import capture_stderr, compile_program
 from dsmath_jax.aot.topology import Topology, topology
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.flops import model_flops_per_token
@@ -57,7 +57,7 @@ class Target(NamedTuple):
 
     topology: Topology
     layout: Layout
-    model: Llama
+    model: Decoder
 
     def describe(self) -> dict[str, Any]:
         """Returns the fields of a result that describe the devices and the model."""

@@ -1,12 +1,12 @@
 """Attention over packed sequences and over a KV cache.
 
-Axis letters: see `llama.py`; S is the position of a key; the G = N/K query heads of a key head and their tokens share
+Axis letters: see `decoder.py`; S is the position of a key; the G = N/K query heads of a key head and their tokens share
 the axis Q = G x T, so that every product is a batched matrix product. I and J count the blocks of queries and of keys.
 
 Packed attention is blockwise with the online softmax of FlashAttention (arXiv 2205.14135): memory grows with T, not
-with T x T, and pairs of blocks that do not see each other are skipped: those above the diagonal, and those of different
-segments. With one block it is plain attention: XLA removes loops of one iteration. The backward pass is written by hand
-and recomputes the probabilities of a block from the log-sum-exp.
+with T x T, and pairs of blocks that do not see each other are skipped: those above the diagonal, those before a sliding
+window, and those of different segments. With one block it is plain attention: XLA removes loops of one iteration. The
+backward pass is written by hand and recomputes the probabilities of a block from the log-sum-exp.
 """
 
 import functools
@@ -17,16 +17,47 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+NO_WINDOW = 1 << 30  # tokens; more than any sequence has
 MASK_VALUE = -1e30  # added to masked scores; finite, so that a query without visible keys gives no NaN
 BLOCK_SIZE = 128  # tokens; the scores of a few heads then stay in a CPU's cache
 RESIDUALS = "attention_residuals"  # the checkpoint name of the residuals of the backward pass other than q, k and v
 
 
+class AttentionSpec(NamedTuple):
+    """How a layer computes and masks its scores.
+
+    Attributes:
+      scale: factor of the scores; None for H ** -0.5.
+      softcap: c of `softcap`; 0 for none.
+      window: tokens that a token sees, itself included; 0 for all earlier ones of its segment.
+      sliding: whether this layer has the window, where layers alternate: a traced bool. None: it has.
+    """
+
+    scale: float | None = None
+    softcap: float = 0.0
+    window: int = 0
+    sliding: Bool[Array, ""] | None = None
+
+    def traced_window(self) -> int | Int[Array, ""] | None:
+        """Returns the window as a value that may be traced, None for none."""
+        if self.sliding is None:
+            return self.window or None
+        return jnp.where(self.sliding, self.window, NO_WINDOW)
+
+    def scaled(self, q: Array) -> Array:
+        """Returns the queries `[..., H]` times the scale."""
+        return q * (q.shape[-1] ** -0.5 if self.scale is None else self.scale)
+
+
+PLAIN = AttentionSpec()
+
+
 class TokenBlocks(NamedTuple):
-    """Segment ids and positions of tokens, in n blocks of b."""
+    """Segment ids and positions of tokens, in n blocks of b; of queries also the sliding window."""
 
     segment_ids: Int[Array, "n B b"]
     positions: Int[Array, "n b"]
+    window: int | Int[Array, ""] | None = None
 
 
 class PartialSoftmax(NamedTuple):
@@ -43,6 +74,7 @@ def packed_attention(
     v: Float[Array, "B S K H"],
     segment_ids: Int[Array, "B S"],
     query_offset: int | Int[Array, ""] = 0,
+    spec: AttentionSpec = PLAIN,
 ) -> Float[Array, "B T N H"]:
     """Computes causal attention within segments: a token sees itself and the earlier tokens of its own segment.
 
@@ -52,17 +84,20 @@ def packed_attention(
       v: values of all S tokens.
       segment_ids: of all S tokens. Padding, 0, is a segment like the others.
       query_offset: may be traced.
+      spec: scale, soft cap and sliding window.
 
     Returns:
       the attention output in the dtype of `q`; scores and sums are float32, float64 where `q` is.
     """
     (batch, length, heads, size), kv_heads = q.shape, k.shape[2]
     q_tokens = _token_blocks(jax.lax.dynamic_slice_in_dim(segment_ids, query_offset, length, axis=1), query_offset)
+    q_tokens = q_tokens._replace(window=spec.traced_window())
     groups = heads // kv_heads
-    q = _blocks(q * size**-0.5)
+    q = _blocks(spec.scaled(q))
     grouped = q.reshape(*q.shape[:3], kv_heads, groups, size).transpose(0, 1, 3, 4, 2, 5)
     k, v = (_blocks(x).swapaxes(2, 3) for x in (k, v))
-    out = _attend(grouped.reshape(*grouped.shape[:3], -1, size), k, v, q_tokens, _token_blocks(segment_ids, 0))
+    grouped_q, k_tokens = grouped.reshape(*grouped.shape[:3], -1, size), _token_blocks(segment_ids, 0)
+    out = _attend(grouped_q, k, v, q_tokens, k_tokens, spec.softcap)
     out = out.reshape(grouped.shape).transpose(1, 0, 4, 2, 3, 5)
     return out.reshape(batch, -1, heads, size)[:, :length]
 
@@ -85,6 +120,8 @@ def _bias(q_tokens: TokenBlocks, k_tokens: TokenBlocks, i: Array, j: Array, grou
     visible = (q_tokens.segment_ids[i][:, :, None] == k_tokens.segment_ids[j][:, None, :]) & (
         q_tokens.positions[i][:, None] >= k_tokens.positions[j][None, :]
     )
+    if q_tokens.window is not None:
+        visible &= q_tokens.positions[i][:, None] - k_tokens.positions[j][None, :] < q_tokens.window
     return jnp.tile(jnp.where(visible, 0.0, MASK_VALUE), (1, groups, 1))
 
 
@@ -97,7 +134,10 @@ def _visible_blocks(q_tokens: TokenBlocks, k_tokens: TokenBlocks) -> Bool[Array,
 
     (q_low, q_high), (k_low, k_high) = ends(q_tokens.segment_ids), ends(k_tokens.segment_ids)
     overlap = (q_low[:, None] <= k_high[None]) & (k_low[None] <= q_high[:, None])
-    return jnp.any(overlap, axis=-1) & (q_tokens.positions[:, None, -1] >= k_tokens.positions[None, :, 0])
+    visible = jnp.any(overlap, axis=-1) & (q_tokens.positions[:, None, -1] >= k_tokens.positions[None, :, 0])
+    if q_tokens.window is not None:
+        visible &= q_tokens.positions[:, None, 0] - k_tokens.positions[None, :, -1] < q_tokens.window
+    return visible
 
 
 def _visible_spans(visible: Bool[Array, "I J"]) -> tuple[Int[Array, " I"], Int[Array, " I"]]:
@@ -107,19 +147,21 @@ def _visible_spans(visible: Bool[Array, "I J"]) -> tuple[Int[Array, " I"], Int[A
     return jnp.argmax(visible, axis=1), jnp.max(jnp.where(visible, jnp.arange(visible.shape[1]) + 1, 0), axis=1)
 
 
-@jax.custom_vjp
-def _attend(q: Array, k: Array, v: Array, q_tokens: TokenBlocks, k_tokens: TokenBlocks) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(q: Array, k: Array, v: Array, q_tokens: TokenBlocks, k_tokens: TokenBlocks, cap: float) -> Array:
     """Blockwise attention: q `[I,B,K,Q,H]` (scaled), k and v `[J,B,K,S,H]` -> `[I,B,K,Q,H]`."""
-    return _attend_forward(q, k, v, q_tokens, k_tokens)[0]
+    return _attend_forward(q, k, v, q_tokens, k_tokens, cap)[0]
 
 
-def _attend_forward(q: Array, k: Array, v: Array, q_tokens: TokenBlocks, k_tokens: TokenBlocks) -> tuple[Array, tuple]:
+def _attend_forward(
+    q: Array, k: Array, v: Array, q_tokens: TokenBlocks, k_tokens: TokenBlocks, cap: float
+) -> tuple[Array, tuple]:
     groups = q.shape[3] // q_tokens.segment_ids.shape[2]
     start, stop = _visible_spans(_visible_blocks(q_tokens, k_tokens))
 
     def query_block(i: Array) -> tuple[Array, Array]:
         def part(j: Array) -> PartialSoftmax:
-            return _unnormalized(q[i], k[j], v[j], _bias(q_tokens, k_tokens, i, j, groups))
+            return _unnormalized(q[i], k[j], v[j], _bias(q_tokens, k_tokens, i, j, groups), cap)
 
         last = stop[i] - 1
         whole = jax.lax.fori_loop(start[i], last, lambda j, total: _merge(total, part(j)), part(last))
@@ -130,7 +172,7 @@ def _attend_forward(q: Array, k: Array, v: Array, q_tokens: TokenBlocks, k_token
     return out, (q, k, v, q_tokens, k_tokens, out, logsumexp)
 
 
-def _attend_backward(residuals: tuple, d_out: Array) -> tuple[Array, Array, Array, None, None]:
+def _attend_backward(cap: float, residuals: tuple, d_out: Array) -> tuple[Array, Array, Array, None, None]:
     q, k, v, q_tokens, k_tokens, out, logsumexp = residuals
     groups, accum_dtype = q.shape[3] // q_tokens.segment_ids.shape[2], logsumexp.dtype
     start, stop = _visible_spans(_visible_blocks(q_tokens, k_tokens).T)
@@ -139,10 +181,12 @@ def _attend_backward(residuals: tuple, d_out: Array) -> tuple[Array, Array, Arra
     def key_block(d_q: Array, j: Array) -> tuple[Array, tuple[Array, Array]]:
         def add(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             d_q, d_k, d_v = sums
-            probabilities = jnp.exp(_scores(q[i], k[j], _bias(q_tokens, k_tokens, i, j, groups)) - logsumexp[i])
+            scores = _scores(q[i], k[j], cap)
+            bias = _bias(q_tokens, k_tokens, i, j, groups)[:, None]
+            probabilities = jnp.exp(scores + bias - logsumexp[i])
             d_v += _einsum("BKQS,BKQH->BKSH", probabilities.astype(v.dtype), d_out[i])
             d_probabilities = _einsum("BKQH,BKSH->BKQS", d_out[i], v[j])
-            d_scores = (probabilities * (d_probabilities - delta[i])).astype(q.dtype)
+            d_scores = softcap_gradient(probabilities * (d_probabilities - delta[i]), scores, cap).astype(q.dtype)
             d_k += _einsum("BKQS,BKQH->BKSH", d_scores, q[i])
             return d_q.at[i].add(_einsum("BKQS,BKSH->BKQH", d_scores, k[j])), d_k, d_v
 
@@ -161,16 +205,26 @@ def _einsum(axes: str, x: Array, y: Array) -> Array:
     return jnp.einsum(axes, x, y, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _scores(q: Array, k: Array, bias: Array) -> Array:
-    return _einsum("BKQH,BKSH->BKQS", q, k) + bias[:, None]
+def _scores(q: Array, k: Array, cap: float) -> Array:
+    return softcap(_einsum("BKQH,BKSH->BKQS", q, k), cap)
 
 
-def _unnormalized(q: Array, k: Array, v: Array, bias: Array) -> PartialSoftmax:
-    scores = _scores(q, k, bias)
+def _unnormalized(q: Array, k: Array, v: Array, bias: Array, cap: float) -> PartialSoftmax:
+    scores = _scores(q, k, cap) + bias[:, None]
     largest = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
     out = _einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), v)
     return PartialSoftmax(out, jnp.sum(weights, axis=-1, keepdims=True), largest)
+
+
+def softcap(x: Array, cap: float) -> Array:
+    """Returns `cap x tanh(x / cap)`, which is x near 0 and stays within +-cap (Gemma 2); x itself for a cap of 0."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+def softcap_gradient(d_capped: Array, capped: Array, cap: float) -> Array:
+    """Returns the gradient by `x` from that by `capped = softcap(x, cap)`."""
+    return d_capped * (1 - jnp.square(capped / cap)) if cap else d_capped
 
 
 def _merge(a: PartialSoftmax, b: PartialSoftmax) -> PartialSoftmax:
@@ -185,24 +239,29 @@ def cached_attention(
     k: Float[Array, "R K S H"],
     v: Float[Array, "R K S H"],
     mask: Bool[Array, "R T S"],
-    prefix: tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"], Bool[Array, "P Z"]] | None,
+    prefix: tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"], Bool[Array, "P|R Z"]] | None,
+    spec: AttentionSpec = PLAIN,
 ) -> Float[Array, "R T N H"]:
     """Computes attention over each row's cache and, with a prefix, over its prompt's, stored once per prompt.
 
-    Row r belongs to prompt r // (R/P). Has no backward pass.
+    Row r belongs to prompt r // (R/P). The masks say what a row sees, so the window of `spec` is not used. A prefix's
+    mask is that of each prompt, or of each row. Has no backward pass.
     """
     rows, length, heads, size = q.shape
     kv_heads = k.shape[1]
-    q = (q * size**-0.5).transpose(0, 2, 1, 3).reshape(rows, kv_heads, -1, size)
+    q = spec.scaled(q).transpose(0, 2, 1, 3).reshape(rows, kv_heads, -1, size)
     bias = jnp.tile(jnp.where(mask, 0.0, MASK_VALUE), (1, heads // kv_heads, 1))
-    parts = [_unnormalized(q, k, v, bias)]
+    parts = [_unnormalized(q, k, v, bias, spec.softcap)]
     if prefix is not None:
         k, v, visible = prefix
         prompts = k.shape[0]
         # The queries of a prompt's rows are batched against its single copy of keys and values.
         batched = q.reshape(prompts, -1, *q.shape[1:]).swapaxes(1, 2)
         queries = batched.reshape(prompts, kv_heads, -1, size)
-        part = _unnormalized(queries, k, v, jnp.where(visible, 0.0, MASK_VALUE)[:, None])
+        bias = jnp.where(visible, 0.0, MASK_VALUE).reshape(prompts, -1, visible.shape[1])
+        if bias.shape[1] > 1:
+            bias = jnp.repeat(bias, q.shape[2], axis=1)  # of each row's queries
+        part = _unnormalized(queries, k, v, bias, spec.softcap)
         shape = (*batched.shape[:4], -1)
         parts.append(PartialSoftmax(*(x.reshape(shape).swapaxes(1, 2).reshape(*q.shape[:3], -1) for x in part)))
     whole = functools.reduce(_merge, parts)

@@ -4,9 +4,13 @@ The logits `[B,T,V]` are never in memory: only those of one chunk are, in float3
 is written by hand, so that the gradient of the output matrix is accumulated in float32, whatever the matrix's dtype.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from dsmath_jax.models.attention import softcap, softcap_gradient
 
 CHUNK = 256  # tokens of every row whose logits are in memory at a time
 
@@ -17,8 +21,11 @@ def token_logprobs(
     lm_head: Float[Array, "D V"],
     temperature: float | Float[Array, ""] = 1.0,
     chunk: int = CHUNK,
+    cap: float = 0.0,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Computes the log-probability of each target under softmax(logits / temperature), and its entropy (nats).
+
+    The logits are capped first (`softcap`), unless `cap` is 0.
 
     Returns:
       logprobs and entropy, float32 (float64 where `hidden` is). Neither entropy nor temperature has a gradient.
@@ -29,7 +36,7 @@ def token_logprobs(
     # Strided, so that every chunk is split over the same devices as all tokens.
     ids = _split(jnp.pad(targets, padding), chunks)
     states = _split(jnp.pad(hidden, (*padding, (0, 0))), chunks)
-    outputs = _chunked(states, ids, lm_head, jnp.asarray(temperature, _accum_dtype(hidden)))
+    outputs = _chunked(states, ids, lm_head, jnp.asarray(temperature, _accum_dtype(hidden)), cap)
     logprobs, entropy = (jnp.moveaxis(x, 0, 2).reshape(batch, -1)[:, :length] for x in outputs)
     return logprobs, jax.lax.stop_gradient(entropy)
 
@@ -43,8 +50,8 @@ def _accum_dtype(x: Array) -> jnp.dtype:
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _logits(hidden: Array, lm_head: Array, temperature: Array) -> Float[Array, "B T V"]:
-    return jnp.einsum("BTD,DV->BTV", hidden, lm_head, preferred_element_type=temperature.dtype) / temperature
+def _capped_logits(hidden: Array, lm_head: Array, dtype: jnp.dtype, cap: float) -> Float[Array, "B T V"]:
+    return softcap(jnp.einsum("BTD,DV->BTV", hidden, lm_head, preferred_element_type=dtype), cap)
 
 
 def _one_hot(ids: Int[Array, "B T"], size: int) -> Array:
@@ -52,15 +59,17 @@ def _one_hot(ids: Int[Array, "B T"], size: int) -> Array:
     return ids[..., None] == jnp.arange(size)
 
 
-@jax.custom_vjp
-def _chunked(hidden: Array, ids: Array, lm_head: Array, temperature: Array) -> tuple[Array, Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _chunked(hidden: Array, ids: Array, lm_head: Array, temperature: Array, cap: float) -> tuple[Array, Array]:
     """Maps chunks `[C,B,T,D]` and `[C,B,T]` to logprobs and entropy `[C,B,T]`."""
-    return _forward(hidden, ids, lm_head, temperature)[0]
+    return _forward(hidden, ids, lm_head, temperature, cap)[0]
 
 
-def _forward(hidden: Array, ids: Array, lm_head: Array, temperature: Array) -> tuple[tuple[Array, Array], tuple]:
+def _forward(
+    hidden: Array, ids: Array, lm_head: Array, temperature: Array, cap: float
+) -> tuple[tuple[Array, Array], tuple]:
     def forward(part: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        logits = _logits(part[0], lm_head, temperature)
+        logits = _capped_logits(part[0], lm_head, temperature.dtype, cap) / temperature
         logsumexp = jax.nn.logsumexp(logits, axis=-1)
         target_logits = jnp.sum(jnp.where(_one_hot(part[1], lm_head.shape[1]), logits, 0.0), axis=-1)
         entropy = logsumexp - jnp.sum(jnp.exp(logits - logsumexp[..., None]) * logits, axis=-1)
@@ -70,14 +79,15 @@ def _forward(hidden: Array, ids: Array, lm_head: Array, temperature: Array) -> t
     return (logprobs, entropy), (hidden, ids, lm_head, temperature, logsumexp)
 
 
-def _backward(residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, None, Array, Array]:
+def _backward(cap: float, residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, None, Array, Array]:
     hidden, ids, lm_head, temperature, logsumexp = residuals
 
     def backward(d_lm_head: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
         states, ids, logsumexp, d_logprobs = part
-        probabilities = jnp.exp(_logits(states, lm_head, temperature) - logsumexp[..., None])
-        d_logits = (_one_hot(ids, lm_head.shape[1]) - probabilities) * (d_logprobs / temperature)[..., None]
-        d_logits = d_logits.astype(states.dtype)
+        capped = _capped_logits(states, lm_head, temperature.dtype, cap)
+        probabilities = jnp.exp(capped / temperature - logsumexp[..., None])
+        d_capped = (_one_hot(ids, lm_head.shape[1]) - probabilities) * (d_logprobs / temperature)[..., None]
+        d_logits = softcap_gradient(d_capped, capped, cap).astype(states.dtype)
         d_lm_head += jnp.einsum("BTD,BTV->DV", states, d_logits, preferred_element_type=d_lm_head.dtype)
         return d_lm_head, jnp.einsum("BTV,DV->BTD", d_logits, lm_head)
 

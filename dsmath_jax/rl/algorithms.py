@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from dsmath_jax.models.llama import Llama, Params
+from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl.advantages import PerToken, ScoredRollout, gae, group_relative, ppo_token_rewards, rewards_to_go
 from dsmath_jax.rl.losses import (
     BT,
@@ -70,7 +70,7 @@ class Algorithm(Settings):
         """
         return rewards_to_go(rollout.scores, rollout.lengths)
 
-    def loss(self, model: Llama, params: Params, batch: Batch) -> Sums:
+    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
         """Computes the loss of a batch, as an `Objective`: `(loss_sum, weight_sum), metric_sums`."""
         raise NotImplementedError
 
@@ -86,7 +86,7 @@ class Likelihood(Algorithm):
         False, "divide by the number of correct completions (those whose reward is not 0), not of all (Eq. 8, 11)"
     )
 
-    def loss(self, model: Llama, params: Params, batch: Batch) -> Sums:
+    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
         logprobs, entropy, mask = _logprobs_and_mask(model, params, batch, self.temperature)
         advantages = jnp.where(mask, batch["advantages"], 0.0)
         counted = mask & jnp.any(advantages != 0, axis=1, keepdims=True) if self.normalize_by_correct else mask
@@ -114,7 +114,7 @@ class DPO(Algorithm):
     def needs_reference(self) -> bool:
         return True
 
-    def loss(self, model: Llama, params: Params, batch: Batch) -> Sums:
+    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
         chosen, rejected = (self._side(model, params, batch, f"{side}_") for side in ("chosen", "rejected"))
         pairs = chosen[1] & rejected[1]
         margin = jnp.where(pairs, self.beta * (chosen[0] - rejected[0]), 0.0)
@@ -128,7 +128,7 @@ class DPO(Algorithm):
         sums = {name: jax.lax.stop_gradient(masked_sum(value, pairs)) for name, value in metrics.items()}
         return (-masked_sum(jax.nn.log_sigmoid(margin), pairs), jnp.sum(pairs).astype(margin.dtype)), sums
 
-    def _side(self, model: Llama, params: Params, batch: Batch, prefix: str) -> tuple[Array, Array, Array]:
+    def _side(self, model: Decoder, params: Params, batch: Batch, prefix: str) -> tuple[Array, Array, Array]:
         """Returns for each row its log-ratio, whether it has any token, and the mean entropy."""
         fields = {n.removeprefix(prefix): x for n, x in batch.items() if n.startswith(prefix)}
         logprobs, entropy, mask = _logprobs_and_mask(model, params, fields, self.temperature)
@@ -189,7 +189,7 @@ class PPO(ClippedAlgorithm):
         rewards = ppo_token_rewards(rollout.scores, rollout.old_logprobs, reference, self.kl_coef)
         return [gae(r, v, self.gamma, self.lam) for r, v in zip(rewards, rollout.old_values, strict=True)]
 
-    def loss(self, model: Llama, params: Params, batch: Batch) -> Sums:
+    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
         logprobs, entropy, mask = _logprobs_and_mask(model, params["policy"], batch, self.temperature)
         gain, metrics = self.clipped_objective(logprobs, mask, batch)
         if "ref_logprobs" in batch:
@@ -227,7 +227,7 @@ class GRPO(ClippedAlgorithm):
             ddof=self.ddof, epsilon=self.epsilon, divide_by_std=self.divide_by_std,
         )  # fmt: skip
 
-    def loss(self, model: Llama, params: Params, batch: Batch) -> Sums:
+    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
         logprobs, entropy, mask = _logprobs_and_mask(model, params, batch, self.temperature)
         gain, metrics = self.clipped_objective(logprobs, mask, batch)
         metrics |= {"entropy": entropy}
@@ -239,7 +239,7 @@ class GRPO(ClippedAlgorithm):
 
 
 def _logprobs_and_mask(
-    model: Llama, params: Params, batch: Batch, temperature: float
+    model: Decoder, params: Params, batch: Batch, temperature: float
 ) -> tuple[BT, BT, Bool[Array, "B T"]]:
     """Returns log-probabilities, entropies, and the mask of completion tokens."""
     logprobs, entropy = batch_logprobs(model, params, batch, temperature)

@@ -17,7 +17,7 @@ from dsmath_jax.data import datasets
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.models.llama import Params
+from dsmath_jax.models.decoder import Params
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams

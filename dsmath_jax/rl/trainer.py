@@ -18,7 +18,7 @@ from dsmath_jax.data.datasets import Record, check_answers
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample, subsample
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, Params
+from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import METHODS, Likelihood
 from dsmath_jax.rl.reward_model.labels import write_rows
@@ -65,7 +65,7 @@ class Context(NamedTuple):
     workdir: Path
     seed: int
     layout: Layout
-    model: Llama
+    model: Decoder
     chat: Chat
     prompts: Prompts
     retrain_records: list[Record]  # the questions that the reward model is retrained on between rounds

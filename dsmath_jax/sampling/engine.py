@@ -1,9 +1,9 @@
 """The compiled part of the sampler: prefill of prompts, and chunks of decode steps over slots.
 
-Axis letters: see `llama.py`; C decode steps of a chunk, p prompts of a prefill. There are P prompt slots, each with the
-same number of decode slots, R in all, prompt-major. The KV cache of a decode slot is a ring of S positions; all slots
-write at the same position. Keys are rotated before they are stored, so their order in the ring does not matter. The
-`num_generated` entries written last are the slot's own.
+Axis letters: see `decoder.py`; C decode steps of a chunk, p prompts of a prefill. There are P prompt slots, each with
+the same number of decode slots, R in all, prompt-major. The KV cache of a decode slot is a ring of S positions; all
+slots write at the same position. Keys are rotated before they are stored, so their order in the ring does not matter.
+The `num_generated` entries written last are the slot's own.
 """
 
 import functools
@@ -16,7 +16,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import PREFILLED, Block, Cache, Llama, Prefix, RMSNorm, lm_head
+from dsmath_jax.models.decoder import (
+    PREFILLED,
+    Block,
+    Cache,
+    Decoder,
+    Prefix,
+    embed,
+    final_norm,
+    lm_head,
+    output_logits,
+)
 from dsmath_jax.sampling.token_sampling import HostArray, SampledTokens, SamplingArrays, SamplingMode, sample_tokens
 from dsmath_jax.sharding import Layout, path_name
 
@@ -70,7 +80,13 @@ class Engine:
     """
 
     def __init__(
-        self, model: Llama, layout: Layout, stop_ids: tuple[int, ...], max_new_tokens: int, chunk: int, cache_dtype: str
+        self,
+        model: Decoder,
+        layout: Layout,
+        stop_ids: tuple[int, ...],
+        max_new_tokens: int,
+        chunk: int,
+        cache_dtype: str,
     ) -> None:
         self.model, self.layout, self.chunk = model, layout, chunk
         self._stop_ids, self._max_new = stop_ids, max_new_tokens
@@ -78,7 +94,7 @@ class Engine:
         self._constrain = layout.constrain
         self._prefill_layer = Block(model.config, model.constrain, packed_attention)
         self._decode_layer = Block(model.config, model.constrain, model.attention)
-        self._norm = RMSNorm(model.config.rms_norm_eps)
+        self._norm = final_norm(model.config)
         self.empty_state = jax.jit(self._empty, static_argnums=(0, 1, 2, 3))
         self.prefill = jax.jit(self._prefill, donate_argnums=1)
         self.decode = jax.jit(self._decode, static_argnames="mode", donate_argnums=1)
@@ -121,8 +137,11 @@ class Engine:
         positions = jnp.broadcast_to(index, tokens.shape)
         x = self._embed(params, tokens)
         prefix = []
-        for layer, (old_k, old_v) in zip(params["layers"], state.prefix, strict=True):
-            (x, _), sown = self._prefill_layer.apply({"params": layer}, x, positions, segment_ids, mutable=[PREFILLED])
+        layers = zip(params["layers"], self.model.config.sliding_layers, state.prefix, strict=True)
+        for layer, sliding, (old_k, old_v) in layers:
+            (x, _), sown = self._prefill_layer.apply(
+                {"params": layer}, x, positions, segment_ids, sliding, mutable=[PREFILLED]
+            )
             [(k, v)] = sown[PREFILLED]["kv"]
             prefix.append((self._insert(old_k, k, prompt_slots), self._insert(old_v, v, prompt_slots)))
         last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
@@ -161,10 +180,16 @@ class Engine:
             mask = (ages <= num_generated[:, None])[:, None]
             x = self._embed(params, sampled.tokens[:, None])
             positions, segment_ids = (prompt_lengths + num_generated)[:, None], jnp.ones((rows, 1), jnp.int32)
+            masks = {False: (mask, prefix_mask)}  # by whether the layer has the sliding window
+            if window := self.model.config.sliding_window:
+                in_window = positions - jnp.arange(prompt_length) < window
+                masks[True] = mask & (ages < window), jnp.repeat(prefix_mask, slots_per_prompt, axis=0) & in_window
             new_cache = []
-            for layer, (k, v), (prefix_k, prefix_v) in zip(params["layers"], cache, state.prefix, strict=True):
-                layer_cache = Cache(k, v, mask, position, Prefix(prefix_k, prefix_v, prefix_mask))
-                x, new_kv = self._decode_layer.apply({"params": layer}, x, positions, segment_ids, layer_cache)
+            layers = zip(params["layers"], self.model.config.sliding_layers, cache, state.prefix, strict=True)
+            for layer, sliding, (k, v), prefix in layers:
+                own_mask, prompt_mask = masks[sliding]
+                layer_cache = Cache(k, v, own_mask, position, Prefix(*prefix, prompt_mask))
+                x, new_kv = self._decode_layer.apply({"params": layer}, x, positions, segment_ids, sliding, layer_cache)
                 new_cache.append(new_kv)
             ended = jnp.any(sampled.tokens[:, None] == jnp.array(self._stop_ids, jnp.int32), axis=1)
             history = jax.tree.map(lambda old, new: old.at[output.num_steps].set(new), output.sampled, sampled)
@@ -191,11 +216,12 @@ class Engine:
         return jax.tree.map(resize, cache)
 
     def _embed(self, params: Any, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return self._constrain(params["embedding"][tokens], "BTD")
+        return self._constrain(embed(params["embedding"], tokens, self.model.config), "BTD")
 
     def _logits(self, params: Any, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
         hidden: Any = self._norm.apply({"params": params["final_norm"]}, x)
-        return self._constrain(jnp.dot(hidden[:, 0], params["output"], preferred_element_type=jnp.float32), "B.")
+        logits = output_logits(hidden[:, 0], params["output"], self.model.config)
+        return self._constrain(logits.astype(jnp.float32), "B.")
 
 
 def decode_params(params: Any, config: ModelConfig) -> Any:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.engine import ChunkPlan, Engine
 from dsmath_jax.sampling.scheduler import Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
@@ -75,7 +75,7 @@ class Sampler:
 
     def __init__(
         self,
-        model: Llama,
+        model: Decoder,
         layout: Layout,
         stop_ids: Sequence[int],
         max_new_tokens: int,

@@ -6,14 +6,14 @@ import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from dsmath_jax.models.attention import packed_attention
+from dsmath_jax.models.attention import PLAIN, AttentionSpec, packed_attention
 from dsmath_jax.models.cudnn import cudnn_attention
-from dsmath_jax.models.llama import Attention
+from dsmath_jax.models.decoder import Attention
 from dsmath_jax.models.splash import splash_attention
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
-# (q, k, v, segment_ids, query_offset): the queries are those of the tokens from the offset on.
+# (q, k, v, segment_ids, query_offset, spec): the queries are those of the tokens from the offset on.
 Backend = Callable[..., Array]
 
 # Backends by their name in config.model.attention, with the platform that they need ("" for any).
@@ -23,7 +23,7 @@ BACKENDS: dict[str, tuple[Backend, str]] = {
 
 
 def attention_on(layout: Layout, backend: str = "auto") -> Attention:
-    """Returns `attention(q, k, v, segment_ids)` for the model: causal within segments, sharded over the mesh.
+    """Returns `attention(q, k, v, segment_ids, spec)` for the model: causal within segments, sharded over the mesh.
 
     Args:
       layout: its mesh may be of a topology description (no real devices).
@@ -57,22 +57,24 @@ def sharded(attend: Backend, layout: Layout) -> Attention:
     data, positions and losses.
     """
 
-    def attention(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
+    def attention(q: Array, k: Array, v: Array, segment_ids: Array, spec: AttentionSpec = PLAIN) -> Array:
         parts = layout.size_of("context")
         layout.check_context(q.shape[1])
         queries, keys = layout.spec(q.shape, "BTNH"), layout.spec(k.shape, "BTKH")
         rows, tokens, heads = queries[0], queries[1], queries[2] and keys[2]
 
-        def attend_shard(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
+        def attend_shard(q: Array, k: Array, v: Array, segment_ids: Array, sliding: Array | None) -> Array:
+            mine = spec._replace(sliding=sliding)
             if parts == 1:
-                return attend(q, k, v, segment_ids)
+                return attend(q, k, v, segment_ids, 0, mine)
             k, v, segment_ids = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v, segment_ids))
-            return attend(q, k, v, segment_ids, jax.lax.axis_index("context") * q.shape[1])
+            return attend(q, k, v, segment_ids, jax.lax.axis_index("context") * q.shape[1], mine)
 
         by_head = PartitionSpec(rows, tokens, heads)
         return jax.shard_map(
-            attend_shard, mesh=layout.mesh, in_specs=(by_head, by_head, by_head, PartitionSpec(rows, tokens)),
-            out_specs=by_head, check_vma=False,
-        )(q, k, v, segment_ids)  # fmt: skip
+            attend_shard, mesh=layout.mesh,
+            in_specs=(by_head, by_head, by_head, PartitionSpec(rows, tokens), PartitionSpec()), out_specs=by_head,
+            check_vma=False,
+        )(q, k, v, segment_ids, spec.sliding)  # fmt: skip
 
     return attention

@@ -22,13 +22,17 @@ def model_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
 
         6 x (matmul parameters) + 6 x L x N x H x T
 
+    With a sliding window of W < T tokens, T becomes 2 W - W^2 / T in the layers that have it.
+
     A product of a token with a matrix is 2 FLOPs per parameter, and the backward pass has two such products. Attention
     is scores and weighted values, 2 x 2 x N x H per pair of tokens and layer, times three with the backward pass. It is
     causal: a token sees T/2 others on average, so the masked half is not counted. Neither are rematerialization, norms,
     softmax and the optimizer; packing is ignored.
     """
-    attention = 6 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * sequence_length
-    return float(6 * matmul_parameters(config) + attention)
+    full, window = sequence_length, min(config.sliding_window, sequence_length)
+    within = 2 * window - window**2 / max(full, 1)
+    pairs = sum(within if sliding else full for sliding in config.sliding_layers)
+    return float(6 * (matmul_parameters(config) + config.num_attention_heads * config.head_dim * pairs))
 
 
 def mfu(flops_per_token: float, tokens_per_second: float) -> float | None:

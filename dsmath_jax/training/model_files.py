@@ -13,7 +13,7 @@ from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig, trained_config
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
@@ -43,7 +43,7 @@ class LanguageModel(NamedTuple):
         template next to the tokenizer, else the paper's.
     """
 
-    model: Llama
+    model: Decoder
     params: Any
     chat: Chat
     layout: Layout
@@ -87,13 +87,13 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
     return LanguageModel(model, params, chat, layout, tokenizer_file, fingerprint, stored is not None)
 
 
-def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
+def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Decoder, Any, list[Path]]:
     config = huggingface.read_config(folder, dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
     params = import_params(folder, config, layout, config.compute_dtype)
     return build_model(config, layout), params, sorted(folder.glob("*.safetensors"))
 
 
-def _read_stage(folder: Path, layout: Layout, dtype: str) -> tuple[Llama, Any, list[Path]]:
+def _read_stage(folder: Path, layout: Layout, dtype: str) -> tuple[Decoder, Any, list[Path]]:
     if not (folder / "model.json").is_file():
         raise UserError(
             f"{folder} has no model.json; give the folder of a finished stage that trains, such as RUN/rl, or "
@@ -151,14 +151,14 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield folder
 
 
-def build_model(config: ModelConfig, layout: Layout) -> Llama:
+def build_model(config: ModelConfig, layout: Layout) -> Decoder:
     """Returns the decoder for the layout's mesh."""
-    return Llama(config, layout.constrain, attention_on(layout, config.attention), layout.map_row_shards)
+    return Decoder(config, layout.constrain, attention_on(layout, config.attention), layout.map_row_shards)
 
 
 def abstract_params(config: ModelConfig, layout: Layout) -> Any:
     """Returns shapes, dtypes and shardings of the model's parameters; nothing is allocated."""
-    return layout.abstract(jax.eval_shape(lambda: initial_params(Llama(config), jax.random.key(0))))
+    return layout.abstract(jax.eval_shape(lambda: initial_params(Decoder(config), jax.random.key(0))))
 
 
 def write_config(folder: Path, config: ModelConfig, chat: Chat | None = None) -> None:
@@ -179,7 +179,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     return trained_config(read_json(path), str(path))
 
 
-def read_model(folder: Path, layout: Layout) -> Llama:
+def read_model(folder: Path, layout: Layout) -> Decoder:
     """Returns the decoder of a finished stage, without its parameters."""
     return build_model(read_model_config(folder), layout)
 

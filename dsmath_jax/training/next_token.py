@@ -10,7 +10,7 @@ import numpy as np
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.packing import batch_of_rows
 from dsmath_jax.data.rows import read_rows
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.flops import model_flops_per_token
@@ -26,7 +26,7 @@ def train_next_token(
     folder: Path,
     settings: PackedSettings,
     layout: Layout,
-    model: Llama,
+    model: Decoder,
     state: TrainState,
     batches: Batches,
     held_out: Sequence[Path],
@@ -59,14 +59,14 @@ def train_next_token(
     checkpoint.save(folder / "params", loop.state.params)
 
 
-def next_token_step(settings: PackedSettings, model: Llama, layout: Layout, state: TrainState) -> TrainStep:
+def next_token_step(settings: PackedSettings, model: Decoder, layout: Layout, state: TrainState) -> TrainStep:
     """Returns the train step of pre-training and SFT; `state` may be abstract."""
     optimizer = make_optimizer(settings)
     return make_train_step(next_token, model, optimizer, layout, state, settings.grad_accum_steps)
 
 
 def held_out_loss(
-    settings: PackedSettings, model: Llama, layout: Layout, folders: Sequence[Path]
+    settings: PackedSettings, model: Decoder, layout: Layout, folders: Sequence[Path]
 ) -> Callable[[Any], dict[str, float]] | None:
     """Returns a function from parameters to the held-out loss (nats per token), None without held-out rows.
 
@@ -91,7 +91,7 @@ def held_out_loss(
 
 
 def abstract_inputs(
-    settings: PackedSettings, model: Llama, layout: Layout
+    settings: PackedSettings, model: Decoder, layout: Layout
 ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """Returns shapes, dtypes and shardings of the inputs of `next_token_step`; nothing is allocated."""
     state = abstract_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(settings), layout)

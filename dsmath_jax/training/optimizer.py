@@ -64,9 +64,7 @@ def with_state_dtype(inner: optax.GradientTransformation, dtype: str) -> optax.G
 
 def decay_mask(params: Any) -> Any:
     """Returns the weight-decay mask: True for everything but norm scales and biases."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path_name(path).split("/")[-1] not in ("scale", "bias"), params
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, _: not path_name(path).endswith(("scale", "bias")), params)
 
 
 def make_optimizer(settings: TrainingSettings) -> optax.GradientTransformation:

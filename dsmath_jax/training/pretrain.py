@@ -11,7 +11,7 @@ from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import initial_params
+from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training import loop
 from dsmath_jax.training.model_files import abstract_params, build_model, check_import, import_params, write_config

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import Batch, Objective
 from dsmath_jax.training.optimizer import select_updated
@@ -62,7 +62,7 @@ def check_batch_size(rows: int, grad_accum_steps: int, layout: Layout) -> None:
 
 def make_train_step(
     objective: Objective,
-    model: Llama,
+    model: Decoder,
     optimizer: optax.GradientTransformation,
     layout: Layout,
     state: TrainState,

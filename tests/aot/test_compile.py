@@ -119,6 +119,19 @@ def test_a_small_config_compiles_for_v5e_with_splash_attention(tmp_path: Path) -
 
 
 @needs_libtpu
+def test_layers_with_and_without_a_window_compile_for_v5e(tmp_path: Path) -> None:
+    """As in Gemma 2, with kernels for both kinds of layer."""
+    types = "('sliding_attention', 'full_attention')"
+    changed = {"sliding_window": 128, "layer_types": types, "attn_logit_softcapping": 50.0, "attention_bias": True}
+    changed |= {"final_logit_softcapping": 30.0, "norm_placement": "both", "qk_norm": "head", "scale_embeddings": True}
+    run, found = aot(tmp_path, "--topology=v5e:2x2", *(f"--config.model.{k}={v}" for k, v in changed.items()))
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    assert found["fits"] is True
+    assert [name.split("_")[2] for name in found["kernels"]] == ["dkv", "dq", "fwd"]
+    assert found["full_rematerializations"] == 0
+
+
+@needs_libtpu
 def test_a_config_made_too_large_does_not_fit(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:2x2", "--config.pretrain.batch_size=262144")
     assert (run.returncode, run.stderr) == (0, "")

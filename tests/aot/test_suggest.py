@@ -15,7 +15,7 @@ from dsmath_jax.aot.text import result_text
 from dsmath_jax.aot.topology import Topology
 from dsmath_jax.hardware import CHIPS
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
@@ -39,7 +39,7 @@ CHIP = dataclasses.replace(CHIPS["h100"], memory=10**9)
 def fake_target(recipe: Recipe, name: str) -> Target:
     del name
     layout = Layout(make_mesh(recipe.mesh, jax.devices()))
-    return Target(Topology("here:1", jax.devices(), CHIP), layout, Llama(recipe.model))
+    return Target(Topology("here:1", jax.devices(), CHIP), layout, Decoder(recipe.model))
 
 
 def result(recipe: Recipe, hbm_bytes: int, seconds: float) -> dict[str, Any]:

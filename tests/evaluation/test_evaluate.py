@@ -16,7 +16,7 @@ from dsmath_jax.evaluation.evaluate import data_sets, run, stage_of
 from dsmath_jax.evaluation.policy import Policy, with_instruction
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.grading.grade import grade
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint, model_files
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_json, write_jsonl
@@ -43,7 +43,7 @@ def workdir(tmp_path: Path, make_model: Any) -> Path:
     texts = [f"Tom has {i} apples.\nThe answer is {i}." for i in range(100)]
     tokenizer.train_sentencepiece(texts, tmp_path / "tokenizer" / "tokenizer.model", 300, chat.MARKERS)
     model = make_model(vocab_size=300, num_hidden_layers=1, tie_word_embeddings=True, max_position_embeddings=128)
-    params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(0)))()
+    params = jax.jit(lambda: initial_params(Decoder(model.config), jax.random.key(0)))()
     own = chat.read(chat.ChatSource(tmp_path / "tokenizer", CHAT))
     for stage in ("pretrain", "sft", "rl"):
         checkpoint.save(tmp_path / stage / "params", params)

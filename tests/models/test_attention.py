@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jaxtyping import Array
 
 from dsmath_jax.models import attention as module
-from dsmath_jax.models.attention import cached_attention, packed_attention
+from dsmath_jax.models.attention import AttentionSpec, cached_attention, packed_attention
 
 from .attention_oracle import Case, attention, case, segments_of
 
@@ -22,12 +22,12 @@ SEGMENTS = segments_of(9, (4, 2, 1), (2, 7))
 
 
 @functools.cache
-def compiled(block: int) -> Callable[..., Any]:
+def compiled(block: int, spec: AttentionSpec) -> Callable[..., Any]:
     """Output and gradients for blocks of this size, compiled once for each shape: segments and `first` are traced."""
 
     def loss(q: Array, k: Array, v: Array, segments: Array, weight: Array, first: Array) -> tuple[Array, Array]:
         with mock.patch.object(module, "BLOCK_SIZE", block):
-            out = packed_attention(q, k, v, segments, first)
+            out = packed_attention(q, k, v, segments, first, spec)
         return jnp.sum(out * weight), out
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
@@ -35,7 +35,8 @@ def compiled(block: int) -> Callable[..., Any]:
 
 def ours(given: Case, dtype: Any = jnp.float32, block: int = module.BLOCK_SIZE) -> tuple[Array, tuple[Array, ...]]:
     q, k, v = (jnp.asarray(x, dtype) for x in given[:3])
-    (_, out), gradients = compiled(block)(q, k, v, given.segments, jnp.asarray(given.weight, dtype), given.first)
+    program = compiled(block, AttentionSpec(given.scale, given.softcap, given.window))
+    (_, out), gradients = program(q, k, v, given.segments, jnp.asarray(given.weight, dtype), given.first)
     return out, gradients
 
 
@@ -64,6 +65,24 @@ def test_any_segments_and_any_part_of_the_queries_equal_numpy_in_float64(
     first = data.draw(st.integers(0, tokens - length))
     with jax.enable_x64(True):
         assert_equals_numpy(case(segments, 4, 2, 2, length, first), atol=1e-12, dtype=jnp.float64, block=block)
+
+
+@pytest.mark.parametrize("block", [128, 4, 3])
+@pytest.mark.parametrize("window", [0, 1, 4, 6])
+def test_scale_soft_cap_and_sliding_window_equal_numpy(block: int, window: int) -> None:
+    given_ = case(segments_of(23, (12, 9), (20, 3)), 4, 2, size=4, length=17, first=5)
+    given_ = given_._replace(scale=0.8, softcap=1.3, window=window)
+    with jax.enable_x64(True):
+        assert_equals_numpy(given_, atol=1e-12, dtype=jnp.float64, block=block)
+
+
+@pytest.mark.parametrize("sliding", [True, False])
+def test_a_traced_layer_type_decides_about_the_window(sliding: bool) -> None:
+    given_ = case(SEGMENTS, 4, 2, size=4)
+    q, k, v = (jnp.float32(x) for x in given_[:3])
+    attend = lambda sliding: packed_attention(q, k, v, SEGMENTS, 0, AttentionSpec(window=3, sliding=sliding))  # noqa: E731
+    expected, _ = attention(given_._replace(window=3 if sliding else 0))
+    np.testing.assert_allclose(jax.jit(attend)(sliding), expected, atol=5e-6)
 
 
 def test_half_precision_outputs_are_half_precision_and_close() -> None:
@@ -104,6 +123,16 @@ def test_masked_blocks_are_not_computed() -> None:
         assert np.isfinite(out).all()
         assert np.isfinite(by_q).all()
         np.testing.assert_array_equal(np.isfinite(by_k).all(axis=(0, 2, 3)), np.full(16, True))
+
+
+def test_blocks_before_the_window_are_not_computed() -> None:
+    given_ = case(segments_of(16, (16,)), 1, 1, size=4, length=4, first=12)._replace(window=5)
+    k = np.full_like(given_.k, np.nan)
+    k[:, 8:] = given_.k[:, 8:]
+    out, (by_q, by_k, _) = ours(given_._replace(k=k), block=4)
+    assert np.isfinite(out).all()
+    assert np.isfinite(by_q).all()
+    assert np.isfinite(by_k).all()
 
 
 def test_memory_is_far_below_that_of_the_scores() -> None:

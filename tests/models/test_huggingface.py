@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from dsmath_jax.models import huggingface
+from dsmath_jax.models.config import RopeScaling
 from dsmath_jax.models.huggingface import INDEX_FILE, SINGLE_FILE, Reader
 from dsmath_jax.models.huggingface.names import PARAMS
+from dsmath_jax.sharding import Layout
+from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import UserError, write_json
+
+from .hf_configs import model_config, random_params
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "vocab_size": 7, "num_hidden_layers": 2, "hidden_size": 4,
@@ -137,7 +142,7 @@ def test_sizes_come_from_the_config(read: Read, tmp_path: Path) -> None:
     config = huggingface.read_config(tmp_path, compute_dtype="bfloat16", remat="full")
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (3, 1, 2)
     assert config.max_position_embeddings == 16
-    assert (config.rope_theta, config.rms_norm_eps, config.rope_scaling) == (77.0, 1e-5, 1.0)
+    assert (config.rope_theta, config.rms_norm_eps, config.rope_scaling) == (77.0, 1e-5, RopeScaling())
     assert (config.compute_dtype, config.remat) == ("bfloat16", "full")
 
 
@@ -152,7 +157,7 @@ def test_sizes_come_from_the_config(read: Read, tmp_path: Path) -> None:
 def test_linear_scaling_of_old_and_new_configs(read: Read, tmp_path: Path, changes: dict[str, Any]) -> None:
     read(theirs(), **changes)
     config = huggingface.read_config(tmp_path)
-    assert (config.rope_scaling, config.rope_theta) == (4.0, 1e5)
+    assert (config.rope_scaling, config.rope_theta) == (RopeScaling(rope_type="linear", factor=4.0), 1e5)
 
 
 def test_a_tied_head_may_be_there_twice_or_not(read: Read) -> None:
@@ -208,12 +213,27 @@ def test_a_transposed_matrix_is_refused_though_its_size_fits(read: Read) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope type 'llama3' is not supported"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 8.0}}, "rope type 'yarn' is not supported"),
-        ({"rope_scaling": {"type": "linear"}}, "rope type 'linear' has no factor"),
-        ({"architectures": ["MistralForCausalLM"]}, "MistralForCausalLM"),
-        ({"attention_bias": True}, "attention_bias = True is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope type 'llama3' has no low_freq_factor; add it"),
+        ({"rope_scaling": {"type": "linear"}}, "rope type 'linear' has no factor; add it to rope_scaling"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0]}},
+            "rope type 'longrope' is not supported",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "extrapolation_factor": 1.0}},
+            r"config\.json: rope_parameters has the field extrapolation_factor, which is not supported",
+        ),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": "8"}},
+            r"rope_scaling\.factor is '8'; it must be of the",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 8}},
+            "with the rope type 'dynamic', frequencies would depend on the length of a text beyond original_max",
+        ),
+        ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor is not supported; it must be 1\.0"),
+        ({"mlp_bias": True}, "mlp_bias = True is not supported; it must be False"),
+        ({"hidden_act": "relu"}, r"config\.json: hidden_act must be one of 'silu', 'gelu_pytorch_tanh'; got 'relu'"),
         ({"num_key_value_heads": 2}, r"config\.json: num_attention_heads is 3; it must be a multiple of num_key"),
         ({"vocab_size": "7"}, r"config\.json: vocab_size is '7'; it must be of the type int"),
         ({"vocab_size": 0}, r"config\.json: vocab_size is 0; give the number of the embedding's rows"),
@@ -222,6 +242,119 @@ def test_a_transposed_matrix_is_refused_though_its_size_fits(read: Read) -> None
 def test_what_the_decoder_cannot_do_is_refused(read: Read, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(theirs(), **changes)
+
+
+# Of config.json files of models that cannot be read, and what is said about each.
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "GPT-NeoX": (
+        {
+            "architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "gelu",
+            "hidden_size": 512, "initializer_range": 0.02, "intermediate_size": 2048, "layer_norm_eps": 1e-05,
+            "max_position_embeddings": 2048, "model_type": "gpt_neox", "num_attention_heads": 8,
+            "num_hidden_layers": 6, "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False,
+            "torch_dtype": "float16", "use_cache": True, "use_parallel_residual": True, "vocab_size": 50304,
+        },
+        r"architectures is \['GPTNeoXForCausalLM'\]; only LlamaForCausalLM, .*, Gemma3ForConditionalGeneration can be",
+    ),
+    "Mixtral": (
+        {
+            "architectures": ["MixtralForCausalLM"], "attention_dropout": 0.0, "hidden_act": "silu",
+            "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mixtral",
+            "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8,
+            "num_local_experts": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": None,
+            "tie_word_embeddings": False, "vocab_size": 32000,
+        },
+        r"architectures is \['MixtralForCausalLM'\]; only",
+    ),
+    "Phi-3": (
+        {
+            "architectures": ["Phi3ForCausalLM"], "hidden_act": "silu", "hidden_size": 3072, "intermediate_size": 8192,
+            "max_position_embeddings": 131072, "model_type": "phi3", "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 32, "original_max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-05, "rope_scaling": {"long_factor": [1.0], "short_factor": [1.0], "type": "longrope"},
+            "sliding_window": 262144, "vocab_size": 32064,
+        },
+        r"architectures is \['Phi3ForCausalLM'\]; only",
+    ),
+    "Qwen2.5, quantized by GPTQ": (
+        {
+            "architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu", "hidden_size": 896, "intermediate_size": 4864,
+            "max_position_embeddings": 32768, "max_window_layers": 21, "model_type": "qwen2",
+            "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2,
+            "quantization_config": {"bits": 4, "group_size": 128, "quant_method": "gptq", "sym": True},
+            "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+            "use_sliding_window": False, "vocab_size": 151936,
+        },
+        "the field quantization_config says that the tensors are quantized, which is not supported; give the model",
+    ),
+    "EmbeddingGemma": (
+        {
+            "architectures": ["Gemma3ForCausalLM"], "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+            "hidden_size": 768, "intermediate_size": 1152, "max_position_embeddings": 2048,
+            "model_type": "gemma3_text", "num_attention_heads": 3, "num_hidden_layers": 24, "num_key_value_heads": 1,
+            "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000.0,
+            "rope_theta": 1000000.0, "sliding_window": 257, "use_bidirectional_attention": True, "vocab_size": 262144,
+        },
+        "use_bidirectional_attention = True is not supported; it must be False",
+    ),
+    "Gemma 3 without its decoder": (
+        {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "mm_tokens_per_image": 256},
+        "the field text_config of Gemma3ForConditionalGeneration is missing",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_config_of_another_kind_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
+    config, message = REFUSED[name]
+    write_json(tmp_path / "config.json", config)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/config\.json: {message}"):
+        huggingface.read_config(tmp_path)
+
+
+def test_a_folder_of_bin_files_says_how_to_convert_it(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", CONFIG)
+    (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"has its tensors in pytorch_model\*\.bin, .*from_pretrained\('.*save_"):
+        read_all(tmp_path)
+
+
+GEMMA3_4B = {  # all that its config.json has of the decoder; the rest is transformers' default
+    "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999, "eos_token_id": [1, 106],
+    "initializer_range": 0.02, "mm_tokens_per_image": 256, "model_type": "gemma3", "torch_dtype": "bfloat16",
+    "text_config": {
+        "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model", "num_hidden_layers": 27},
+}  # fmt: skip
+
+
+def test_gemma_3_of_text_and_images_is_read_by_its_decoder(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", GEMMA3_4B)
+    config = huggingface.read_config(tmp_path)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (8, 4, 256)
+    assert (config.vocab_size, config.max_position_embeddings, config.rms_norm_eps) == (262_208, 131_072, 1e-6)
+    assert (config.rope_theta, config.rope_local_base_freq, config.sliding_window) == (1e6, 1e4, 1024)
+    assert (config.rope_scaling.factor, config.query_pre_attn_scalar, config.tie_word_embeddings) == (8.0, 256, True)
+    assert [i for i, sliding in enumerate(config.sliding_layers) if not sliding] == [5, 11, 17, 23, 29]
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_decoder_of_a_model_of_text_and_images_is_read(tmp_path: Path, layout: Layout, prefix: str) -> None:
+    config = model_config("gemma3, of transformers 5", tmp_path)
+    params = random_params(config)
+    huggingface.write(tmp_path, params, config, "float32")
+    tensors = load_file(tmp_path / SINGLE_FILE)
+    tensors = {name.replace("model.", prefix, 1): tensor for name, tensor in tensors.items()}
+    tensors["vision_tower.vision_model.post_layernorm.weight"] = np.ones(3, np.float32)
+    tensors["multi_modal_projector.mm_input_projection_weight"] = np.ones((3, 4), np.float32)
+    save_file(tensors, tmp_path / SINGLE_FILE)
+    text_config = json.loads((tmp_path / "config.json").read_text())
+    whole = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text_config}
+    write_json(tmp_path / "config.json", whole)
+    assert huggingface.read_config(tmp_path, "float32") == config
+    jax.tree.map(np.testing.assert_array_equal, import_params(tmp_path, config, layout), params)
 
 
 @given(

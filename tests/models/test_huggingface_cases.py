@@ -9,8 +9,8 @@ import tokenizers
 
 from dsmath_jax.data import chat, tokenizer
 from dsmath_jax.models import huggingface
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.models.huggingface.__main__ import main
-from dsmath_jax.models.llama import Llama
 from dsmath_jax.workdir import exit_code, read_json, write_json
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -18,7 +18,7 @@ GENERATION = {"eos_token_id": [1, 2], "temperature": 0.6, "top_p": 0.9, "do_samp
 
 
 @pytest.fixture
-def round_trip(model: Llama, params: Any, tmp_path: Path) -> Callable[[], Path]:
+def round_trip(model: Decoder, params: Any, tmp_path: Path) -> Callable[[], Path]:
     """Imports a folder as transformers 5 saves it, exports it, and returns the exported folder."""
     source = tmp_path / "source"
     source.mkdir()

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.models.huggingface.__main__ import main
-from dsmath_jax.models.llama import Llama, initial_params
 from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
@@ -30,7 +30,7 @@ MEGABYTE = 1 << 20
 
 
 def random_params(sizes: ModelConfig) -> Any:
-    shapes = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: initial_params(Decoder(sizes), jax.random.key(0)))
     noise = np.random.default_rng(5)
     return jax.tree.map(lambda leaf: noise.standard_normal(leaf.shape, np.float32), shapes)
 
@@ -52,10 +52,12 @@ def export(tmp_path: Path) -> Callable[..., Path]:
 
 class TestFiles:
     @pytest.mark.parametrize(
-        "changes", [{}, {"tie_word_embeddings": True, "head_dim": 6, "rope_scaling": 4.0}], ids=str
+        "changes",
+        [{}, {"tie_word_embeddings": True, "head_dim": 6, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}],
+        ids=str,
     )
     def test_what_is_written_is_read_again(
-        self, make_model: Callable[..., Llama], layout: Layout, export: Callable[..., Path], changes: dict
+        self, make_model: Callable[..., Decoder], layout: Layout, export: Callable[..., Path], changes: dict
     ) -> None:
         model = make_model(**changes)
         params = random_params(model.config)
@@ -67,7 +69,7 @@ class TestFiles:
         assert len(list(folder.glob("*.safetensors"))) > 3
 
     def test_a_model_is_split_into_files_only_where_it_is_larger(
-        self, model: Llama, export: Callable[..., Path]
+        self, model: Decoder, export: Callable[..., Path]
     ) -> None:
         params = random_params(model.config)
         size = 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -80,12 +82,12 @@ class TestFiles:
         assert index["metadata"]["total_size"] == size
         assert index["weight_map"] == {name: file for file, tensors in files.items() for name in tensors}
 
-    def test_a_tensor_larger_than_a_file_gets_its_own(self, model: Llama, export: Callable[..., Path]) -> None:
+    def test_a_tensor_larger_than_a_file_gets_its_own(self, model: Decoder, export: Callable[..., Path]) -> None:
         folder = export(random_params(model.config), model.config, "float32", 1)
         tensors = 3 + 9 * model.config.num_hidden_layers
         assert [len(load_file(file)) for file in folder.glob("*.safetensors")] == [1] * tensors
 
-    def test_bfloat16_is_rounded_to_the_nearest(self, model: Llama, export: Callable[..., Path]) -> None:
+    def test_bfloat16_is_rounded_to_the_nearest(self, model: Decoder, export: Callable[..., Path]) -> None:
         params = random_params(model.config)
         folder = export(params, model.config)
         weight = load_file(folder / huggingface.SINGLE_FILE)["model.layers.1.mlp.down_proj.weight"]
@@ -93,7 +95,7 @@ class TestFiles:
         np.testing.assert_array_equal(weight, np.asarray(params["layers"]["down"][1]).T.astype(ml_dtypes.bfloat16))
 
     def test_parameters_that_are_no_language_model(
-        self, model: Llama, export: Callable[..., Path], tmp_path: Path
+        self, model: Decoder, export: Callable[..., Path], tmp_path: Path
     ) -> None:
         params = random_params(model.config)
         with pytest.raises(UserError, match=r"not those of a language model \(missing: embedding\)"):
@@ -142,7 +144,7 @@ class TestCommand:
         model = read_model(tmp_path / "stage", layout)
         params = read_params(tmp_path / "stage", model.config, layout)
         sampler = Sampler(
-            Llama(ModelConfig(**vars(model.config) | {"compute_dtype": "float32"})), layout, [], 63, decode_slots=1
+            Decoder(ModelConfig(**vars(model.config) | {"compute_dtype": "float32"})), layout, [], 63, decode_slots=1
         )
         [[completion]] = sampler.generate(params, [golden[:1]], SamplingParams(temperature=0.0))
         assert golden[:1] + completion.tokens == golden

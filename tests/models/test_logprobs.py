@@ -51,6 +51,22 @@ def test_equals_plain_log_softmax(batch: int, length: int, chunk: int, temperatu
         np.testing.assert_allclose(one, other, atol=1e-13)
 
 
+def test_capped_logits_equal_the_plain_ones() -> None:
+    hidden, head, targets = inputs(2, 5)
+
+    def capped(hidden: jax.Array, head: jax.Array) -> jax.Array:
+        logits = 0.9 * jnp.tanh(hidden @ head / 0.9) / 0.7
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.array(targets)[..., None], axis=-1)[..., 0]
+
+    ours = lambda hidden, head: token_logprobs(hidden, targets, head, 0.7, chunk=2, cap=0.9)[0]  # noqa: E731
+    np.testing.assert_allclose(ours(hidden, head), capped(hidden, head), atol=1e-13)
+    found, expected = (
+        jax.grad(lambda *x, f=f: jnp.sum(f(*x) ** 2), argnums=(0, 1))(hidden, head) for f in (ours, capped)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-13)
+
+
 def test_no_gradient_flows_through_the_entropy() -> None:
     hidden, head, targets = inputs(1, 3)
     gradient = jax.grad(lambda hidden: jnp.sum(token_logprobs(hidden, targets, head)[1]))(hidden)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import pytest
 
-from dsmath_jax.models import llama
+from dsmath_jax.models import decoder
 from dsmath_jax.models.config import REMAT, ModelConfig, trained_config
 from dsmath_jax.models.sizes import SIZES, sizes
 from dsmath_jax.settings import build, field_values
@@ -18,7 +18,7 @@ SMALL: dict[str, Any] = {
 
 
 def parameters(config: ModelConfig) -> int:
-    shapes = jax.eval_shape(lambda: llama.initial_params(llama.Llama(config), jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: decoder.initial_params(decoder.Decoder(config), jax.random.key(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -53,7 +53,7 @@ def test_an_unknown_size_or_field_is_refused() -> None:
         ({"hidden_size": 0}, r"hidden_size is 0; it must be at least 1\."),
         ({"vocab_size": -1}, r"vocab_size is -1; it must be at least 0\."),
         ({"num_hidden_layers": 2.0}, r"num_hidden_layers is 2\.0; it must be of the type int\."),
-        ({"rope_scaling": 0.0}, r"rope_scaling is 0\.0; it must be above 0\."),
+        ({"rope_scaling": {"factor": 0.0}}, r"rope_scaling\.factor is 0\.0; it must be above 0\."),
         ({"rms_norm_eps": "1e-6"}, r"rms_norm_eps is '1e-6'; it must be of the type float\."),
         ({"remat": "some"}, "remat must be one of 'none', 'full', 'dots', 'minimal'; got 'some'"),
         ({"attention": "flash"}, "attention must be one of 'auto', 'xla', 'splash', 'cudnn'; got 'flash'"),
@@ -89,4 +89,4 @@ def test_every_field_is_described_and_those_of_the_backward_pass_change_no_resul
 
 
 def test_the_remat_policies_that_a_config_may_name_are_those_of_the_decoder() -> None:
-    assert set(REMAT) == set(llama.REMAT)
+    assert set(REMAT) == set(decoder.REMAT)

@@ -9,7 +9,7 @@ import pytest
 
 from dsmath_jax.data import tokenizer
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.rl.settings import RLSettings, with_method
 from dsmath_jax.settings import build
@@ -68,7 +68,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Path:
         intermediate_size=24, max_position_embeddings=256,
         compute_dtype="float32", remat="none",
     )  # fmt: skip
-    params = jax.jit(lambda: initial_params(Llama(config), jax.random.key(0)))()
+    params = jax.jit(lambda: initial_params(Decoder(config), jax.random.key(0)))()
     write_config(folder / "sft", config)
     checkpoint.save(folder / "sft" / "params", params)
     for number, name in enumerate(("reward_model", "process_model"), 1):

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsmath_jax.models.llama import map_unsharded
+from dsmath_jax.models.decoder import map_unsharded
 from dsmath_jax.rl.algorithms import Algorithm
 
 GROUP, LENGTH, WIDTH, VOCABULARY = 4, 7, 3, 5

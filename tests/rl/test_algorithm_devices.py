@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Likelihood
 from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh, path_name, to_host
@@ -46,8 +46,8 @@ def compute(axes: dict[str, int]) -> dict[str, np.ndarray]:
     """Loss, weight, metrics and gradients of every algorithm."""
     layout = Layout(make_mesh(MeshSettings(**axes)))
     model = build_model(ModelConfig(**SIZES), layout)
-    plain = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(1)))()
-    value_params = jax.jit(lambda: with_reward_head(initial_params(Llama(model.config), jax.random.key(2)), 16))()
+    plain = jax.jit(lambda: initial_params(Decoder(model.config), jax.random.key(1)))()
+    value_params = jax.jit(lambda: with_reward_head(initial_params(Decoder(model.config), jax.random.key(2)), 16))()
     value_params["reward"]["kernel"] = jax.random.normal(jax.random.key(3), (16, 1))
     found = {}
     for name, algorithm in ALGORITHMS.items():

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.batches import batch_of, bucketed_length, gather_per_completion, scatter_to_batch
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -43,7 +43,7 @@ def test_eos_carries_weight_and_its_logprob() -> None:
     np.testing.assert_allclose(batch["sampler_logprobs"][ends], [-0.3, -0.5])
 
 
-def test_training_sees_the_logprobs_that_the_sampler_saw(model: Llama, params: Any, layout: Layout) -> None:
+def test_training_sees_the_logprobs_that_the_sampler_saw(model: Decoder, params: Any, layout: Layout) -> None:
     """So that the first update on a rollout has a ratio of one."""
     temperature = 0.6
     sampler = Sampler(model, layout, [EOS, 5], 6, decode_slots=8)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.algorithms import GRPO, PPO
 from dsmath_jax.rl.batches import batch_of
 from dsmath_jax.rl.reward_model.model import token_scores
@@ -55,7 +55,7 @@ def test_a_value_beyond_its_clip_is_pulled_back_but_not_pushed_further(both: dic
         np.testing.assert_array_equal(moved, (batch["loss_weights"] > 0) & moves)
 
 
-def test_the_value_before_a_token_does_not_see_it(model: Llama, params: Any) -> None:
+def test_the_value_before_a_token_does_not_see_it(model: Decoder, params: Any) -> None:
     """A change of the last token changes no value of the completion but those after it."""
     value_params = {
         "model": params,

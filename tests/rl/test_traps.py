@@ -18,7 +18,7 @@ import pytest
 from dsmath_jax.corpus.decontaminate import Benchmarks
 from dsmath_jax.corpus.normalize import normalize
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import DPO, GRPO, Algorithm
 from dsmath_jax.rl.batches import batch_of
@@ -37,7 +37,7 @@ STOP_IDS, LIMIT = (2, 5, 9, 11), 6
 
 
 @pytest.fixture(scope="module")
-def sampler(model: Llama, layout: Layout) -> Sampler:
+def sampler(model: Decoder, layout: Layout) -> Sampler:
     return Sampler(model, layout, STOP_IDS, LIMIT)
 
 
@@ -162,7 +162,7 @@ def test_4_clipping_for_both_signs_of_the_advantage() -> None:
     fails(check, lambda log_ratios, a: np.maximum(np.exp(log_ratios) * a, np.clip(np.exp(log_ratios), 0.8, 1.2) * a))
 
 
-def test_5_logprobs_are_those_of_the_temperature_before_top_p(model: Llama, sampler: Sampler, params: Any) -> None:
+def test_5_logprobs_are_those_of_the_temperature_before_top_p(model: Decoder, sampler: Sampler, params: Any) -> None:
     """So that the first update on a rollout has a ratio of one."""
     prompts = [[1, 7, 3]]
     sampling = SamplingParams(samples=16, temperature=0.6, top_p=0.7, seed=3)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmath_jax.models.llama import Llama, lm_head
+from dsmath_jax.models.decoder import Decoder, lm_head
 from dsmath_jax.sampling import scheduler
 from dsmath_jax.sampling.sampler import Completion, Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
@@ -21,12 +21,12 @@ PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8, 20, 11], [1], [1, 13, 7, 7]]
 
 
 @pytest.fixture(scope="module")
-def sampler(model: Llama, layout: Layout) -> Sampler:
+def sampler(model: Decoder, layout: Layout) -> Sampler:
     return Sampler(model, layout, STOPS, MOST, decode_slots=12)
 
 
 @pytest.fixture(scope="module")
-def logits_of(model: Llama, params: Any) -> Callable[[Sequence[int]], np.ndarray]:
+def logits_of(model: Decoder, params: Any) -> Callable[[Sequence[int]], np.ndarray]:
     """Next-token logits after every token of a sequence, in one pass without any cache."""
 
     @jax.jit
@@ -58,7 +58,9 @@ def tokens(groups: list[list[Completion]]) -> list[list[list[int]]]:
     return [[completion.tokens for completion in group] for group in groups]
 
 
-def test_a_completion_does_not_depend_on_its_batch(sampler: Sampler, model: Llama, params: Any, layout: Layout) -> None:
+def test_a_completion_does_not_depend_on_its_batch(
+    sampler: Sampler, model: Decoder, params: Any, layout: Layout
+) -> None:
     whole = generate(sampler, params, PROMPTS, samples=3, seed=4, step=2)
     assert [[(c.prompt, c.sample) for c in group] for group in whole] == [[(p, s) for s in range(3)] for p in range(5)]
     # With other slots, two samples of each, in another order and with a prompt so long that all are padded to another
@@ -75,7 +77,7 @@ def test_a_completion_does_not_depend_on_its_batch(sampler: Sampler, model: Llam
 
 @pytest.mark.parametrize("decode_slots", [1, 64])
 def test_slots_and_their_refill_do_not_change_tokens(
-    sampler: Sampler, model: Llama, params: Any, layout: Layout, decode_slots: int
+    sampler: Sampler, model: Decoder, params: Any, layout: Layout, decode_slots: int
 ) -> None:
     how = {"samples": 5, "seed": 1, "temperature": 1.5}
     groups = generate(Sampler(model, layout, STOPS, MOST, decode_slots=decode_slots, chunk=4), params, PROMPTS, **how)
@@ -84,7 +86,7 @@ def test_slots_and_their_refill_do_not_change_tokens(
 
 
 def test_rings_that_wrap_grow_and_shrink_do_not_change_tokens(
-    model: Llama, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+    model: Decoder, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rings of 6 and 12 positions; lengths are mixed, so that long and short completions share them."""
     monkeypatch.setattr(scheduler, "MIN_CACHE_LENGTH", 6)
@@ -105,7 +107,7 @@ def test_rings_that_wrap_grow_and_shrink_do_not_change_tokens(
     assert lengths[:2] == [12, 6]
 
 
-def test_a_slot_does_not_wait_for_the_longest(model: Llama, params: Any, layout: Layout) -> None:
+def test_a_slot_does_not_wait_for_the_longest(model: Decoder, params: Any, layout: Layout) -> None:
     """One prefill of the prompts, and fewer decode steps than batches of as many rows would take."""
     sampler = Sampler(model, layout, range(2, 7), 12, decode_slots=8, chunk=1)
     calls = {name: mock.Mock(wraps=getattr(sampler.engine, name)) for name in ("prefill", "decode")}
@@ -117,7 +119,7 @@ def test_a_slot_does_not_wait_for_the_longest(model: Llama, params: Any, layout:
     assert sum(lengths) / 8 <= calls["decode"].call_count < 0.75 * batches
 
 
-def test_fewer_and_fewer_prompts_share_programs(model: Llama, params: Any, layout: Layout) -> None:
+def test_fewer_and_fewer_prompts_share_programs(model: Decoder, params: Any, layout: Layout) -> None:
     """As in tool dialogues, some of which end in every turn: prompt slots are a power of two, so each compiles once."""
     sampler, found = Sampler(model, layout, STOPS, MOST, decode_slots=64), []
     for count in (40, 33, 27, 21, 14, 9, 5):
@@ -128,7 +130,7 @@ def test_fewer_and_fewer_prompts_share_programs(model: Llama, params: Any, layou
 
 
 def test_a_completion_ends_where_it_fills_the_context(
-    sampler: Sampler, model: Llama, params: Any, layout: Layout
+    sampler: Sampler, model: Decoder, params: Any, layout: Layout
 ) -> None:
     """Of 8 tokens, which leave other prompts room for all of a completion; an EOS in the last position still counts."""
     narrow = model.clone(config=dataclasses.replace(model.config, max_position_embeddings=8))
@@ -143,7 +145,7 @@ def test_a_completion_ends_where_it_fills_the_context(
     assert shortened > 3
 
 
-def test_equal_calls_are_bitwise_equal(model: Llama, params: Any, layout: Layout, sampler: Sampler) -> None:
+def test_equal_calls_are_bitwise_equal(model: Decoder, params: Any, layout: Layout, sampler: Sampler) -> None:
     """Bitwise the same again, whatever the sampler did before."""
     how = {"samples": 4, "seed": 6, "top_k": 9, "top_p": 0.9}
     first = generate(sampler, params, PROMPTS, **how)
@@ -195,7 +197,7 @@ def test_a_stop_string_ends_a_completion_where_it_is_complete(sampler: Sampler, 
 
 
 def test_a_bfloat16_cache_is_close(
-    model: Llama, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray]
+    model: Decoder, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray]
 ) -> None:
     narrow = Sampler(model, layout, [], MOST, decode_slots=12, cache_dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow.engine.empty_state(1, 1, 32, 8).cache)} == {
@@ -214,7 +216,7 @@ def test_no_prompts_give_no_completions(sampler: Sampler, params: Any) -> None:
     assert generate(sampler, params, []) == []
 
 
-def test_invalid_arguments_are_refused(sampler: Sampler, model: Llama, params: Any, layout: Layout) -> None:
+def test_invalid_arguments_are_refused(sampler: Sampler, model: Decoder, params: Any, layout: Layout) -> None:
     with pytest.raises(UserError, match=r"Prompt 1 is empty; give it at least one token"):
         sampler.generate(params, [[1], []])
     with pytest.raises(UserError, match=r"Prompt 1 has 64 tokens, which leaves no room .* the model's context of 64;"):
@@ -285,7 +287,7 @@ def test_a_completion_ends_with_its_first_eos_or_at_the_limit(sampler: Sampler, 
 
 
 def test_two_tokens_are_distributed_as_the_model_says(
-    model: Llama, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray]
+    model: Decoder, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray]
 ) -> None:
     """Chi-square over pairs: a wrong temperature, or a key used twice, is far outside."""
     prompt, temperature, count = [1, 7], 1.3, 6000

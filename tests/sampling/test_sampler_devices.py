@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sampling.abstract import abstract_inputs
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.token_sampling import SamplingMode
@@ -32,7 +32,7 @@ MESHES = (
 
 def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[list[int]]]:
     model = build_model(ModelConfig(**SIZES), layout)
-    params = jax.jit(lambda: initial_params(Llama(model.config), jax.random.key(1)))()
+    params = jax.jit(lambda: initial_params(Decoder(model.config), jax.random.key(1)))()
     params["embedding"] *= 50
     params = jax.device_put(params, trained.param_shardings(params))
     sampler = Sampler(model, layout, [2], 9, decode_slots=decode_slots)

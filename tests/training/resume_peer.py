@@ -19,7 +19,7 @@ from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.packing import Example, concat_and_chunk
 from dsmath_jax.data.rows import SUFFIX, write_rows
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import initial_params
+from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import TrainLoop

@@ -15,7 +15,7 @@ import pytest
 
 from dsmath_jax.models import cudnn
 from dsmath_jax.models.attention import packed_attention
-from dsmath_jax.models.cudnn import segment_mask
+from dsmath_jax.models.cudnn import visible_mask
 from dsmath_jax.models.splash import splash_attention
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.attention import attention_on, sharded
@@ -130,11 +130,11 @@ def test_rows_that_do_not_divide_by_the_context_axis_are_refused() -> None:
 
 def test_the_mask_for_cudnn_is_the_one_of_packed_attention() -> None:
     given = inputs(2, 24, 4, 2, 8)
-    by_mask = lambda q, k, v, ids: jax.nn.dot_product_attention(q, k, v, mask=segment_mask(ids, 24))  # noqa: E731
+    by_mask = lambda q, k, v, ids: jax.nn.dot_product_attention(q, k, v, mask=visible_mask(ids, 24))  # noqa: E731
     one, other = compute(by_mask, *given), compute(packed_attention, *given)
     for name, value in one.items():
         np.testing.assert_allclose(value, other[name], atol=5e-6, err_msg=name)
-    np.testing.assert_array_equal(segment_mask(given[4], 8, jnp.int32(16)), segment_mask(given[4], 24)[:, :, 16:])
+    np.testing.assert_array_equal(visible_mask(given[4], 8, jnp.int32(16)), visible_mask(given[4], 24)[:, :, 16:])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from dsmath_jax.hardware import CHIPS, chip_of
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.training import flops
 
 SMALL = ModelConfig(
@@ -52,7 +52,7 @@ def test_the_papers_sizes_in_round_numbers() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_matmul_parameters_are_those_of_the_model(tied: bool) -> None:
     sizes = dataclasses.replace(GROUPED, tie_word_embeddings=tied)
-    params = jax.eval_shape(lambda: initial_params(Llama(sizes), jax.random.key(0)))
+    params = jax.eval_shape(lambda: initial_params(Decoder(sizes), jax.random.key(0)))
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     norms, looked_up = (2 * 3 + 1) * 16, 0 if tied else 50 * 16
     assert flops.matmul_parameters(sizes) == total - norms - looked_up
@@ -66,6 +66,18 @@ def test_attention_counts_what_a_causal_token_sees() -> None:
     assert counted * length == pytest.approx(3 * forward, rel=2 / length)
 
 
+@pytest.mark.parametrize("length", [50, 1000])
+def test_attention_counts_what_a_token_sees_in_its_window(length: int) -> None:
+    """One of three layers has a window of 100."""
+    types = ("full_attention", "sliding_attention", "full_attention")
+    sizes = dataclasses.replace(GROUPED, sliding_window=100, layer_types=types)
+    full = sum(range(1, length + 1))
+    windowed = sum(min(seen, 100) for seen in range(1, length + 1))
+    forward = (2 * full + windowed) * 4 * 6 * (2 + 2)
+    counted = flops.model_flops_per_token(sizes, length) - flops.model_flops_per_token(sizes, 0)
+    assert counted * length == pytest.approx(3 * forward, rel=2 / length)
+
+
 def test_what_xla_counts_grows_with_the_parameters_as_the_formula_says() -> None:
     """By the difference of two feed-forward sizes, so that it does not matter how attention and loss are computed."""
 
@@ -74,7 +86,7 @@ def test_what_xla_counts_grows_with_the_parameters_as_the_formula_says() -> None
             vocab_size=32, num_hidden_layers=1, hidden_size=64, num_attention_heads=2, head_dim=32,
             intermediate_size=intermediate_size, compute_dtype="float32",
         )  # fmt: skip
-        model, tokens = Llama(sizes), jnp.ones((2, 16), jnp.int32)
+        model, tokens = Decoder(sizes), jnp.ones((2, 16), jnp.int32)
         params = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
         total = lambda params: jnp.sum(model.apply({"params": params}, tokens, tokens, tokens))  # noqa: E731
         counted = jax.jit(jax.grad(total)).lower(params).compile().cost_analysis()["flops"]

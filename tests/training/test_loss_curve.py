@@ -13,7 +13,7 @@ import pytest
 from dsmath_jax.data import packing, tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import initial_params
+from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import path_name
 from dsmath_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
 from dsmath_jax.training.settings import TrainingSettings
@@ -44,7 +44,7 @@ def test_an_unknown_schedule_is_refused() -> None:
         settings(schedule="cosine")
 
 
-def test_weight_decay_acts_on_matrices_only(model: Llama) -> None:
+def test_weight_decay_acts_on_matrices_only(model: Decoder) -> None:
     """With gradients of zero only decay moves anything: matrices by -lr x decay x themselves."""
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     params = {"model": shapes, "reward": {"kernel": jnp.ones((16, 1)), "bias": jnp.ones(1)}}

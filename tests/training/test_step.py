@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from dsmath_jax.models.llama import Llama, lm_head
+from dsmath_jax.models.decoder import Decoder, lm_head
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer
@@ -30,7 +30,7 @@ def make_batch(weights: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def run_step(model: Llama, params: Any, layout: Layout) -> Callable[..., tuple[Any, dict[str, float]]]:
+def run_step(model: Decoder, params: Any, layout: Layout) -> Callable[..., tuple[Any, dict[str, float]]]:
     """One step of plain gradient descent (rate 1), so that the update is the gradient."""
     optimizer = optax.sgd(1.0)
     compiled = {}
@@ -45,7 +45,7 @@ def run_step(model: Llama, params: Any, layout: Layout) -> Callable[..., tuple[A
     return run
 
 
-def test_next_token_loss_is_numpys(model: Llama, params: Any, run_step: Callable[..., Any]) -> None:
+def test_next_token_loss_is_numpys(model: Decoder, params: Any, run_step: Callable[..., Any]) -> None:
     batch = make_batch("uneven")
     read = {name: batch[name] for name in ("tokens", "positions", "segment_ids")}
     hidden = jax.jit(lambda params: model.apply({"params": params}, **read))(params)
@@ -61,7 +61,7 @@ def test_next_token_loss_is_numpys(model: Llama, params: Any, run_step: Callable
     assert run_step(batch, 1)[1]["loss"] == pytest.approx(loss / weight, rel=1e-5)
 
 
-def test_the_update_is_the_gradient_of_the_mean_loss(model: Llama, params: Any, run_step: Callable[..., Any]) -> None:
+def test_the_update_is_the_gradient_of_the_mean_loss(model: Decoder, params: Any, run_step: Callable[..., Any]) -> None:
     batch = make_batch("uneven")
     gradient = jax.jit(jax.grad(lambda params: next_token(model, params, batch)[0][0] / 28))(params)
     update, _ = run_step(batch, 1)
@@ -99,7 +99,7 @@ def test_scalars_include_the_norms(run_step: Callable[..., Any], params: Any) ->
 
 
 @pytest.fixture(scope="module", params=[(1, "float32"), (4, "bfloat16")], ids=["whole", "accumulated"])
-def adamw(request: pytest.FixtureRequest, model: Llama, params: Any, layout: Layout) -> tuple[Any, TrainState]:
+def adamw(request: pytest.FixtureRequest, model: Decoder, params: Any, layout: Layout) -> tuple[Any, TrainState]:
     """The compiled step with AdamW, and the state that it starts from."""
     accumulate, state_dtype = request.param
     settings = TrainingSettings(

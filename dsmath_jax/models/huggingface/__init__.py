@@ -1,4 +1,4 @@
-"""Import and export of LLaMA folders in Hugging Face's format: `config.json` and safetensors.
+"""Import and export of models in Hugging Face's format: `config.json` and safetensors.
 
 The command line is `python -m dsmath_jax.models.huggingface import|export`.
 """

@@ -83,7 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, source, target, dtype in (
-        ("import", "a Hugging Face folder of a LlamaForCausalLM", "the stage's folder to create", "float32"),
+        (
+            "import",
+            "a Hugging Face folder of a family in docs/models.md",
+            "the stage's folder to create",
+            "float32",
+        ),
         ("export", "the folder of a stage that trains", "the Hugging Face folder to create", "bfloat16"),
     ):
         command = commands.add_parser(name)

@@ -10,7 +10,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.huggingface.names import INDEX_FILE, PARAMS, SINGLE_FILE, ParamSpec
+from dsmath_jax.models.huggingface.families import params_of
+from dsmath_jax.models.huggingface.names import IGNORED, INDEX_FILE, SINGLE_FILE, ParamSpec, text_name
 from dsmath_jax.workdir import UserError, json_object
 
 FLOATS = ("BF16", "F16", "F32", "F64")  # other dtypes are quantized
@@ -73,15 +74,15 @@ def readers(folder: Path, config: ModelConfig, like: Mapping[str, Any]) -> dict[
     Raises:
       UserError: a file cannot be read, or tensors are missing, unexpected, of another shape or not floating-point.
     """
-    tensors = _tensors(folder)
+    tensors, params = {text_name(name): tensor for name, tensor in _tensors(folder).items()}, params_of(config)
     expected = {
-        name: PARAMS[path].tensor_shape(tuple(array.shape))
+        name: params[path].tensor_shape(tuple(array.shape))
         for path, array in like.items()
-        for name in PARAMS[path].names(config.num_hidden_layers)
+        for name in params[path].names(config.num_hidden_layers)
     }
-    # Old exports have the rotary frequencies of every layer, and a tied head may be stored too.
-    ignored = {name for name in tensors if name.endswith("rotary_emb.inv_freq")}
-    ignored |= {PARAMS["head"].name} if config.tie_word_embeddings else set()
+    ignored = {name for name in tensors if IGNORED.search(name)}
+    # A tied head may be stored too.
+    ignored |= {params["head"].name} if config.tie_word_embeddings else set()
     shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
     both = expected.keys() & tensors.keys()
     problems = {
@@ -102,8 +103,8 @@ def readers(folder: Path, config: ModelConfig, like: Mapping[str, Any]) -> dict[
         )
     return {
         path: Reader(
-            PARAMS[path],
-            [tensors[name] for name in PARAMS[path].names(config.num_hidden_layers)],
+            params[path],
+            [tensors[name] for name in params[path].names(config.num_hidden_layers)],
             tuple(array.shape),
             np.dtype(array.dtype),
         )
@@ -122,6 +123,12 @@ def _tensors(folder: Path) -> dict[str, Any]:
     if (folder / SINGLE_FILE).is_file():
         return _open(folder / SINGLE_FILE)
     if not index.is_file():
+        if any(folder.glob("pytorch_model*.bin")):
+            raise UserError(
+                f"{folder} has its tensors in pytorch_model*.bin, which can run code when it is read; convert it where "
+                f'it is trusted: python -c "from transformers import AutoModelForCausalLM as M; '
+                f"M.from_pretrained('{folder}').save_pretrained('{folder}', safe_serialization=True)\""
+            )
         raise UserError(f"{folder} has no {SINGLE_FILE} and no {INDEX_FILE}; give the folder of a Hugging Face model.")
     weight_map = json_object(index.read_bytes(), str(index), "it").get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):

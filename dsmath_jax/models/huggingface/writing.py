@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.models.huggingface.config_file import config_json
-from dsmath_jax.models.huggingface.names import INDEX_FILE, PARAMS, SINGLE_FILE
+from dsmath_jax.models.huggingface.families import FAMILIES, architecture_of, params_of
+from dsmath_jax.models.huggingface.names import INDEX_FILE, SINGLE_FILE, ParamSpec
 from dsmath_jax.workdir import UserError, atomic_write, json_object, write_json
 
 GIGABYTE = 10**9
@@ -55,13 +58,19 @@ def write(
       stop_ids: of the tokenizer, EOS first.
 
     Raises:
-      UserError: the dtype is not one of `TYPES`, or the parameters are not those of a decoder.
+      UserError: the dtype is not one of `TYPES` or too narrow for the family, no family has the decoder, or the
+        parameters are not those of a decoder.
     """
     if dtype not in TYPES:
         raise UserError(f"Tensors cannot be written as '{dtype}'; give one of {', '.join(TYPES)}.")
+    architecture, specs = architecture_of(config), params_of(config)
+    if dtype == "float16" and not FAMILIES[architecture].float16:
+        raise UserError(
+            f"{architecture} cannot be written as 'float16', which its activations overflow; give bfloat16."
+        )
     flat = flatten_dict(params, sep="/")
-    wanted = PARAMS.keys() - ({"head"} if config.tie_word_embeddings else set())
-    for path in sorted(flat.keys() ^ wanted):
+    decoder = jax.eval_shape(lambda: initial_params(Decoder(config), jax.random.key(0)))
+    for path in sorted(flat.keys() ^ flatten_dict(decoder, sep="/").keys()):
         raise UserError(
             f"The parameters are not those of a language model ({'unexpected' if path in flat else 'missing'}: "
             f"{path}); export a stage that trains one."
@@ -72,25 +81,25 @@ def write(
         path = folder / "generation_config.json"  # the tokenizer's files may include it
         existing = json_object(path.read_bytes(), str(path), "it") if path.is_file() else {}
         write_json(path, existing | {"bos_token_id": bos_id, "eos_token_id": eos})
-    files = list(_files(_tensors(flat, config.num_hidden_layers), jnp.dtype(dtype).itemsize, max_file_bytes))
+    files = list(_files(_tensors(flat, specs, config.num_hidden_layers), jnp.dtype(dtype).itemsize, max_file_bytes))
     names = [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
     names = names if len(files) > 1 else [SINGLE_FILE]
     for name, tensors in zip(names, files, strict=True):
-        _write_file(folder / name, tensors, flat, dtype)
+        _write_file(folder / name, tensors, flat, specs, dtype)
     if len(files) > 1:
         total = sum(math.prod(tensor.shape) for tensors in files for tensor in tensors) * jnp.dtype(dtype).itemsize
         weight_map = {tensor.name: name for name, tensors in zip(names, files, strict=True) for tensor in tensors}
         write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _tensors(flat: dict[str, Any], layers: int) -> Iterator[Tensor]:
+def _tensors(flat: dict[str, Any], specs: dict[str, ParamSpec], layers: int) -> Iterator[Tensor]:
     """Yields the tensors in the decoder's order: embedding, layer by layer, norm and head."""
-    stacked = [path for path in PARAMS if path in flat and PARAMS[path].stacked]
+    stacked = [path for path, spec in specs.items() if path in flat and spec.stacked]
     order: list[tuple[str, int | None]] = [("embedding", None)]
     order += [(path, layer) for layer in range(layers) for path in stacked]
     order += [(path, None) for path in ("final_norm/scale", "head") if path in flat]
     for path, layer in order:
-        spec = PARAMS[path]
+        spec = specs[path]
         yield Tensor(spec.name.format(i=layer), path, layer, spec.tensor_shape(flat[path].shape))
 
 
@@ -108,7 +117,9 @@ def _files(tensors: Iterator[Tensor], itemsize: int, max_bytes: int) -> Iterator
     yield file
 
 
-def _write_file(path: Path, tensors: list[Tensor], flat: dict[str, Any], dtype: str) -> None:
+def _write_file(
+    path: Path, tensors: list[Tensor], flat: dict[str, Any], specs: dict[str, ParamSpec], dtype: str
+) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in tensors:
@@ -121,6 +132,6 @@ def _write_file(path: Path, tensors: list[Tensor], flat: dict[str, Any], dtype: 
         for tensor in tensors:
             param = flat[tensor.path]
             array = np.asarray(param if tensor.layer is None else param[tensor.layer])
-            if PARAMS[tensor.path].inputs:
+            if specs[tensor.path].inputs:
                 array = array.reshape(tensor.shape[::-1]).T
             file.write(np.ascontiguousarray(array, jnp.dtype(dtype)).view(np.uint8).data)

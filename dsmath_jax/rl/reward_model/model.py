@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.batches import padded_length, token_rows
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout, to_host
@@ -34,7 +34,7 @@ ScoreRows = Callable[[Sequence[Sequence[int]], Sequence[Completion], Sequence[np
 class RewardModel(NamedTuple):
     """A decoder, and parameters `{"model": ..., "reward": {"kernel" [D,1], "bias" [1]}}` with the reward head."""
 
-    model: Llama
+    model: Decoder
     params: Any
 
 
@@ -51,7 +51,7 @@ def read(folder: Path, layout: Layout) -> RewardModel:
     return RewardModel(model, checkpoint.restore(folder / "params", layout.abstract(shapes)))
 
 
-def token_scores(model: Llama, params: Any, batch: Batch) -> Float[Array, "B T"]:
+def token_scores(model: Decoder, params: Any, batch: Batch) -> Float[Array, "B T"]:
     """Computes the score of every token, from the tokens up to it."""
     hidden = model.apply({"params": params["model"]}, batch["tokens"], batch["positions"], batch["segment_ids"])
     head = params["reward"]
@@ -59,7 +59,7 @@ def token_scores(model: Llama, params: Any, batch: Batch) -> Float[Array, "B T"]
     return jnp.sum(hidden * head["kernel"][:, 0], axis=-1) + head["bias"][0]
 
 
-def cross_entropy(model: Llama, params: Any, batch: Batch) -> Sums:
+def cross_entropy(model: Decoder, params: Any, batch: Batch) -> Sums:
     """Computes the binary cross-entropy (nats) of `labels [B,T]`, which may be soft, with `weights [B,T]`.
 
     Every labeled token has the same weight, whatever its completion, as in the sum over steps of Math-Shepherd (Wang et
@@ -71,7 +71,7 @@ def cross_entropy(model: Llama, params: Any, batch: Batch) -> Sums:
     return (jnp.sum(losses * weights), jnp.sum(weights)), {"accuracy": jnp.sum(correct * weights)}
 
 
-def bradley_terry(model: Llama, params: Any, batch: Batch) -> Sums:
+def bradley_terry(model: Decoder, params: Any, batch: Batch) -> Sums:
     """Computes the Bradley-Terry loss -log sigmoid(r+ - r-) (nats) of pairs of completions of the same problem.
 
     The fields are those of `cross_entropy` twice, as `chosen_*` and `rejected_*`; `*_weights` is 1 at the token of each
@@ -85,7 +85,7 @@ def bradley_terry(model: Llama, params: Any, batch: Batch) -> Sums:
     return (loss, jnp.sum(counts)), {"accuracy": jnp.sum(order * counts)}
 
 
-def _marked_score(model: Llama, params: Any, batch: Batch, side: str) -> Float[Array, " B"]:
+def _marked_score(model: Decoder, params: Any, batch: Batch, side: str) -> Float[Array, " B"]:
     fields = {name.removeprefix(side): value for name, value in batch.items() if name.startswith(side)}
     return jnp.sum(token_scores(model, params, fields) * fields["weights"], axis=1)
 
@@ -95,7 +95,7 @@ OBJECTIVES: dict[str, Objective] = {"pointwise": cross_entropy, "pairwise": brad
 SIDES: dict[str, tuple[str, ...]] = {"pointwise": ("",), "pairwise": ("chosen_", "rejected_"), "process": ("",)}
 
 
-def scorer(model: Llama, layout: Layout, length: int, rows: int) -> Score:
+def scorer(model: Decoder, layout: Layout, length: int, rows: int) -> Score:
     """Returns `score(params, prompts, completions, ends) -> scores at the ends [float64]`, one array per completion.
 
     Completions are scored in the order of their lengths, `rows` at a time, in rows of a few widths, each compiled once;

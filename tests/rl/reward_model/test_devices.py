@@ -14,7 +14,7 @@ import pytest
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.rl.reward_model import labels
 from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import RewardModel, scorer, with_reward_head
@@ -52,7 +52,7 @@ class Characters:
 def compute(layout: Layout, folder: Path, training: bool) -> dict[str, np.ndarray]:
     """Returns scores of some completions and, with `training`, the head after a few steps and its held-out AUC."""
     model = build_model(ModelConfig(**SIZES), layout)
-    params = jax.jit(lambda: with_reward_head(initial_params(Llama(model.config), jax.random.key(1)), 16))()
+    params = jax.jit(lambda: with_reward_head(initial_params(Decoder(model.config), jax.random.key(1)), 16))()
     params["reward"]["kernel"] = jax.random.normal(jax.random.key(2), (16, 1))
     params = jax.device_put(params, layout.param_shardings(params))
     noise = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import pytest
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.grading import grade
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.reward_model import labels
 from dsmath_jax.rl.reward_model.labels import label_completions, write_rows
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
@@ -169,7 +169,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
     return Fake
 
 
-def write(path: Path, model: Llama, layout: Layout, count: int = 8, step: int = 0, **changes: Any) -> list[dict]:
+def write(path: Path, model: Decoder, layout: Layout, count: int = 8, step: int = 0, **changes: Any) -> list[dict]:
     records = [Record(f"x/{i}", "1", "", str(i % 3)) for i in range(count)]
     policy = LanguageModel(model, None, Chat(Characters()), layout)
     write_rows(path, settings(max_new_tokens=20, decode_slots=2, **changes), policy, records, 0, step)
@@ -178,7 +178,7 @@ def write(path: Path, model: Llama, layout: Layout, count: int = 8, step: int = 
 
 @pytest.mark.parametrize("done", [[], [0], [0, 3], [0, 3, 6]])
 def test_a_killed_run_resumes_with_the_same_rows(
-    tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake], done: list[int]
+    tmp_path: Path, model: Decoder, layout: Layout, fake: type[Fake], done: list[int]
 ) -> None:
     whole = write(tmp_path / "whole" / "rows.jsonl", model, layout)
     assert len(whole) == 16
@@ -196,13 +196,15 @@ def test_a_killed_run_resumes_with_the_same_rows(
     assert fake.calls == 0
 
 
-def test_another_step_samples_other_completions(tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake]) -> None:
+def test_another_step_samples_other_completions(
+    tmp_path: Path, model: Decoder, layout: Layout, fake: type[Fake]
+) -> None:
     first, second = (write(tmp_path / f"{step}.jsonl", model, layout, step=step) for step in (0, 1))
     assert first != second
     assert fake.calls
 
 
-def test_kill_9_between_chunks_loses_nothing(tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake]) -> None:
+def test_kill_9_between_chunks_loses_nothing(tmp_path: Path, model: Decoder, layout: Layout, fake: type[Fake]) -> None:
     """The process kills itself when the second chunk is to be written; the same command then ends as uninterrupted."""
     files = [tmp_path / name / "rows.jsonl" for name in ("uninterrupted", "killed")]
     command = [sys.executable, __file__]
@@ -232,7 +234,7 @@ def test_settings_that_cannot_work_are_refused(changes: dict, message: str) -> N
 
 
 def test_records_without_answers_or_room_are_reported(
-    tmp_path: Path, model: Llama, layout: Layout, fake: type[Fake], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, model: Decoder, layout: Layout, fake: type[Fake], caplog: pytest.LogCaptureFixture
 ) -> None:
     path, one_sample = tmp_path / "rows.jsonl", settings(max_new_tokens=20, samples=1)
     policy = LanguageModel(model, None, Chat(Characters()), layout)
@@ -266,4 +268,4 @@ if __name__ == "__main__":  # FILE [CHUNK]: writes rows with the stand-in sample
             whole(path, rows)
 
         labels.write_jsonl = dying  # type: ignore[assignment]
-    write(Path(sys.argv[1]), Llama(ModelConfig(**sizes)), Layout(make_mesh()))
+    write(Path(sys.argv[1]), Decoder(ModelConfig(**sizes)), Layout(make_mesh()))

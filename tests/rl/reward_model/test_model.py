@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.models.llama import Llama
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.reward_model.model import OBJECTIVES, SIDES, auc, read, scorer, token_scores, with_reward_head
 from dsmath_jax.rl.reward_model.rows import batch_of
 from dsmath_jax.sampling.completions import Completion
@@ -64,7 +64,7 @@ def completions() -> list[Completion]:
     return [Completion(i, 0, tokens, [], [], "eos") for i, (_, tokens) in enumerate(SEQUENCES)]
 
 
-def hidden_of(model: Llama, params: Any, sequence: list[int]) -> np.ndarray:
+def hidden_of(model: Decoder, params: Any, sequence: list[int]) -> np.ndarray:
     tokens = np.array([sequence], np.int32)
     hidden = jax.jit(model.apply)({"params": params}, tokens, np.arange(tokens.size)[None], tokens * 0 + 1)
     return np.asarray(hidden[0])
@@ -75,7 +75,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def test_scores_are_read_at_the_ends_whatever_the_padding(
-    model: Llama, reward_params: Any, layout: Layout, completions: list[Completion]
+    model: Decoder, reward_params: Any, layout: Layout, completions: list[Completion]
 ) -> None:
     prompts = [prompt for prompt, _ in SEQUENCES]
     ends = [np.array(e) for e in ENDS[:-1]] + [np.zeros(0, np.int64)]
@@ -94,7 +94,7 @@ def test_scores_are_read_at_the_ends_whatever_the_padding(
 
 
 def test_few_programs_score_all_lengths(
-    model: Llama, reward_params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    model: Decoder, reward_params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths = []
     monkeypatch.setattr(
@@ -108,12 +108,12 @@ def test_few_programs_score_all_lengths(
 
 
 def test_equal_completions_are_scored_once(
-    model: Llama, reward_params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    model: Decoder, reward_params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A score depends on the batch here, as rounding makes it; equal completions are one row of one batch."""
     batches = []
 
-    def scores(model: Llama, params: Any, batch: Any) -> Any:
+    def scores(model: Decoder, params: Any, batch: Any) -> Any:
         del model, params
         jax.debug.callback(lambda tokens: batches.append(tokens), batch["tokens"])
         return jnp.sum(batch["tokens"]) + jnp.cumsum(batch["tokens"], axis=1) / 64.0
@@ -237,7 +237,7 @@ def test_logits_of_any_size_leave_loss_and_gradient_finite(kind: str, scale: flo
 
 
 def test_a_saved_model_scores_as_before(
-    model: Llama, reward_params: Any, layout: Layout, tmp_path: Path, completions: list[Completion]
+    model: Decoder, reward_params: Any, layout: Layout, tmp_path: Path, completions: list[Completion]
 ) -> None:
     reward_params = jax.device_put(reward_params, layout.param_shardings(reward_params))
     write_config(tmp_path, model.config)
@@ -251,7 +251,7 @@ def test_a_saved_model_scores_as_before(
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_a_score_sees_no_later_token(model: Llama, reward_params: Any) -> None:
+def test_a_score_sees_no_later_token(model: Decoder, reward_params: Any) -> None:
     data = batch("process")
     other = data | {"tokens": np.where(np.arange(8) > 3, 11, data["tokens"])}
     before, after = (np.asarray(jax.jit(lambda b: token_scores(model, reward_params, b))(b)) for b in (data, other))

@@ -17,7 +17,7 @@ from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.llama import Llama, initial_params
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.rl.reward_model import labels, stage, training
 from dsmath_jax.rl.reward_model.held_out import held_out_metrics
 from dsmath_jax.rl.reward_model.model import RewardModel, with_reward_head
@@ -87,7 +87,7 @@ class Counter:
 
 
 @pytest.fixture
-def counter(model: Llama) -> RewardModel:
+def counter(model: Decoder) -> RewardModel:
     embedding = np.random.default_rng(0).normal(size=(23, 16)).astype(np.float32)
     untrained: Any = Counter(model.config)
     return RewardModel(untrained, with_reward_head({"embedding": jnp.asarray(embedding)}, 16))
@@ -344,7 +344,7 @@ TOKENIZER: Any = None
 
 
 def test_a_stage_runs_from_the_sft_model(
-    tmp_path: Path, make_model: Callable[..., Llama], layout: Layout, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_model: Callable[..., Decoder], layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     global TOKENIZER
     texts = ["The answer is 7.", "1 + 6 = 7 9 9", "User: what is 6 + 1?\n\nAssistant:"]
@@ -371,7 +371,7 @@ def test_a_stage_runs_from_the_sft_model(
 
 
 def test_questions_are_drawn_evenly_over_the_data_sets(
-    tmp_path: Path, make_model: Callable[..., Llama], layout: Layout, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_model: Callable[..., Decoder], layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, size in {"one": 20, "other": 20, "short": 2}.items():
         rows = [{"question": f"{name} {i}?", "answer": str(i)} for i in range(size)]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsmath_jax.models import huggingface
-from dsmath_jax.models.llama import REMAT, Llama, initial_params, lm_head, rotary
+from dsmath_jax.models import huggingface, rope
+from dsmath_jax.models.decoder import REMAT, Decoder, initial_params, lm_head, rotary
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training.model_files import import_params
@@ -32,12 +32,12 @@ def rows_of(places: list[tuple[int, int]], length: int) -> dict[str, np.ndarray]
     return rows
 
 
-def outputs(model: Llama, params: Any, tokens: Any, positions: Any, segment_ids: Any) -> jax.Array:
+def outputs(model: Decoder, params: Any, tokens: Any, positions: Any, segment_ids: Any) -> jax.Array:
     hidden = model.apply({"params": params}, tokens, positions, segment_ids)
     return hidden @ lm_head(params, model.config)
 
 
-def gradients(model: Llama, params: Any, places: list[tuple[int, int]], length: int) -> tuple[jax.Array, Any]:
+def gradients(model: Decoder, params: Any, places: list[tuple[int, int]], length: int) -> tuple[jax.Array, Any]:
     """Logits of the documents, one after another, and the gradient of their sum with fixed random weights."""
     weight = np.random.default_rng(0).normal(size=(sum(map(len, DOCUMENTS)), model.config.vocab_size))
 
@@ -56,24 +56,24 @@ def assert_trees_close(one: Any, other: Any, atol: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def together(model: Llama, params: Any) -> tuple[jax.Array, Any]:
+def together(model: Decoder, params: Any) -> tuple[jax.Array, Any]:
     return gradients(model, params, TOGETHER, 17)
 
 
-def test_packed_equals_unpacked_in_outputs_and_gradients(model: Llama, params: Any, together: Any) -> None:
+def test_packed_equals_unpacked_in_outputs_and_gradients(model: Decoder, params: Any, together: Any) -> None:
     logits, gradient = gradients(model, params, APART, 9)
     np.testing.assert_allclose(together[0], logits, atol=1e-5)
     assert_trees_close(together[1], gradient, atol=3e-5)
 
 
 @pytest.mark.parametrize("policy", sorted(REMAT.keys() - {"none"}))
-def test_remat_changes_no_gradient(make_model: Callable[..., Llama], params: Any, together: Any, policy: str) -> None:
+def test_remat_changes_no_gradient(make_model: Callable[..., Decoder], params: Any, together: Any, policy: str) -> None:
     _, gradient = gradients(make_model(remat=policy), params, TOGETHER, 17)
     assert np.abs(gradient["layers"]["q"]).max() > 0.1
     assert_trees_close(together[1], gradient, atol=3e-5)
 
 
-def test_tied_embeddings_have_no_head(make_model: Callable[..., Llama], params: Any) -> None:
+def test_tied_embeddings_have_no_head(make_model: Callable[..., Decoder], params: Any) -> None:
     model = make_model(tie_word_embeddings=True)
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     assert "head" not in shapes
@@ -85,15 +85,15 @@ def test_rotary_scores_depend_on_the_distance_only() -> None:
     q, k = (jnp.float32(noise.normal(size=(1, 1, 1, 8))) for _ in range(2))
 
     def score(at: int, other: int) -> float:
-        turned = [rotary(x, jnp.array([[place]]), 100.0) for x, place in ((q, at), (k, other))]
+        turned = [rotary(x, jnp.array([[place]]), rope.unscaled(100.0, 8)) for x, place in ((q, at), (k, other))]
         return float(jnp.sum(turned[0] * turned[1]))
 
-    np.testing.assert_allclose(rotary(q, jnp.zeros((1, 1), jnp.int32), 100.0), q)
+    np.testing.assert_allclose(rotary(q, jnp.zeros((1, 1), jnp.int32), rope.unscaled(100.0, 8)), q)
     assert score(7, 4) == pytest.approx(score(23, 20), abs=1e-5)
     assert score(7, 4) != pytest.approx(score(7, 5), abs=1e-3)
 
 
-def test_compute_dtype_is_that_of_activations_not_of_parameters(make_model: Callable[..., Llama]) -> None:
+def test_compute_dtype_is_that_of_activations_not_of_parameters(make_model: Callable[..., Decoder]) -> None:
     model, row = make_model(compute_dtype="bfloat16"), rows_of(TOGETHER, 17)
     params = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
@@ -101,9 +101,9 @@ def test_compute_dtype_is_that_of_activations_not_of_parameters(make_model: Call
     assert hidden.dtype == jnp.bfloat16
 
 
-def load(folder: Path, layout: Layout) -> tuple[Llama, Any]:
+def load(folder: Path, layout: Layout) -> tuple[Decoder, Any]:
     config = huggingface.read_config(folder, "float32")
-    return Llama(config), import_params(folder, config, layout)
+    return Decoder(config), import_params(folder, config, layout)
 
 
 def test_a_real_checkpoint_generates_its_golden_text(real_data: Path, layout: Layout) -> None:

@@ -1,26 +1,29 @@
-"""The LLaMA-architecture decoder (paper §2.2, §2.3): RMSNorm, rotary embeddings, grouped-query attention, SwiGLU.
+"""The decoder (paper §2.2, §2.3): RMSNorm, rotary embeddings, grouped-query attention, gated feed-forward layers.
+
+By default it is LLaMA's; fields of `ModelConfig` make it that of other families (`huggingface/families.py`).
 
 Axis letters: B batch, T tokens, D model, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
 L layers, S cache positions, Z prompt positions, R rows of a decode batch, P prompts. The model does not depend on the
 mesh: its attributes `constrain`, `attention` and `map_row_shards` do.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from dsmath_jax.models.attention import RESIDUALS, cached_attention, packed_attention
+from dsmath_jax.models.attention import RESIDUALS, AttentionSpec, cached_attention, packed_attention, softcap
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.rope import attention_scaling, frequencies, local_frequencies
 
 Params = Any
 Constrain = Callable[[Array, str], Array]
-Attention = Callable[[Array, Array, Array, Array], Array]
-
 MapRowShards = Callable[[Callable[..., Any], Sequence[Array], Array], Any]
 
 _policies = jax.checkpoint_policies
@@ -34,7 +37,18 @@ REMAT: dict[str, Any] = {
     "full": _policies.nothing_saveable,
 }
 
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": nn.silu,
+    "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
+}
+
 PREFILLED = "prefilled"  # Flax's variable collection of the keys and values of a prefill
+
+
+class Attention(Protocol):
+    """Attention over packed rows, causal within segments."""
+
+    def __call__(self, q: Array, k: Array, v: Array, segment_ids: Array, *, spec: AttentionSpec = ...) -> Array: ...
 
 
 class Prefix(NamedTuple):
@@ -42,7 +56,7 @@ class Prefix(NamedTuple):
 
     k: Float[Array, "P K Z H"]
     v: Float[Array, "P K Z H"]
-    mask: Bool[Array, "P Z"]
+    mask: Bool[Array, "P|R Z"]  # of each prompt, or of each row
 
 
 class Cache(NamedTuple):
@@ -55,7 +69,7 @@ class Cache(NamedTuple):
     v: Float[Array, "R K S H"]
     mask: Bool[Array, "R T S"]  # the positions that the tokens of this call attend to, including their own
     position: Int[Array, ""]
-    prefix: Prefix  # every token attends to it too
+    prefix: Prefix  # tokens attend to it too
 
 
 def no_constraint(x: Array, axes: str) -> Array:
@@ -84,16 +98,23 @@ def gather_weight(weight: Array, axes: str, constrain: Constrain) -> Array:
 
 
 def rotary(
-    x: Float[Array, "B T N H"], positions: Int[Array, "B T"], theta: float, scaling: float = 1.0
+    x: Float[Array, "B T N H"],
+    positions: Int[Array, "B T"],
+    frequencies: Float[Array | np.ndarray, " H/2"],
+    scaling: float = 1.0,
 ) -> Float[Array, "B T N H"]:
     """Applies rotary position embeddings, in float32; the two halves of a head are paired as in Hugging Face's LLaMA.
 
-    Linear `scaling` divides the positions (Chen et al. 2023, arXiv 2306.15595).
+    Args:
+      x: queries or keys.
+      positions: in their documents.
+      frequencies: see `rope.py`.
+      scaling: factor of the result.
     """
-    half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half) / scaling
-    angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
+    angles = positions[:, :, None, None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)
     sin, cos = jnp.sin(angles), jnp.cos(angles)
+    if scaling != 1.0:
+        sin, cos = scaling * sin, scaling * cos
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
 
@@ -109,20 +130,30 @@ def project(x: Array, weight: Array, inputs: int = 1) -> Array:
 
 
 class RMSNorm(nn.Module):
-    """RMS normalization with a learned scale, computed in float32."""
+    """RMS normalization over the last `axes` axes with a learned scale, computed in float32.
+
+    Attributes:
+      eps: added to the mean square.
+      offset: added to the scale.
+      axes: their number; the scale is flat.
+    """
 
     eps: float
+    offset: float = 0.0
+    axes: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+    def __call__(self, x: Array) -> Array:
+        shape = x.shape[-self.axes :]
+        scale = self.param("scale", nn.initializers.constant(1 - self.offset), (math.prod(shape),), jnp.float32)
         x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
-        return (x32 * scale).astype(x.dtype)
+        mean = jnp.mean(jnp.square(x32), axis=tuple(range(-self.axes, 0)), keepdims=True)
+        x32 = x32 * jax.lax.rsqrt(mean + self.eps)
+        return (x32 * (scale + self.offset if self.offset else scale).reshape(shape)).astype(x.dtype)
 
 
 class Block(nn.Module):
-    """One decoder layer: attention and feed-forward, each with a norm before and a residual connection."""
+    """One decoder layer: attention and feed-forward, each with norms and a residual connection."""
 
     config: ModelConfig
     constrain: Constrain
@@ -134,14 +165,18 @@ class Block(nn.Module):
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"],
+        sliding: bool | Bool[Array, ""] | None = None,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple[Array, Array] | None]:
         """Returns the layer's output and the updated keys and values of the cache.
 
         Without a cache, `attention` runs over the tokens and the second result is None; their keys and values
-        `[B,K,T,H]` are sown into the collection `PREFILLED` if it is mutable.
+        `[B,K,T,H]` are sown into the collection `PREFILLED` if it is mutable. `sliding` says whether the layer has
+        the sliding window; it is traced in a scan over layers that differ in it, and None where all are alike.
         """
         c, dtype = self.config, self.config.compute_dtype
+        sliding = c.sliding_layers[0] if sliding is None else sliding
+        spec, rope = attention_spec(c, sliding), layer_frequencies(c, sliding)
 
         sizes = {
             "D": c.hidden_size, "N": c.num_attention_heads, "K": c.num_key_value_heads, "H": c.head_dim,
@@ -154,40 +189,74 @@ class Block(nn.Module):
             initial = nn.initializers.normal(math.prod(shape[:inputs]) ** -0.5)
             return gather_weight(self.param(name, initial, shape, jnp.float32).astype(dtype), axes, self.constrain)
 
-        def rotated(x: Array) -> Array:
-            return rotary(x, positions, c.rope_theta, c.rope_scaling)
+        def biased(x: Array, name: str, present: bool, axes: int = 1) -> Array:
+            if not present:
+                return x
+            shape = x.shape[-axes:]
+            return x + self.param(name, nn.initializers.zeros, (math.prod(shape),)).astype(dtype).reshape(shape)
 
-        y = RMSNorm(c.rms_norm_eps, name="attention_norm")(x)
-        q = rotated(project(y, weight("q", "DNH")))
-        k = rotated(project(y, weight("k", "DKH")))
-        v = project(y, weight("v", "DKH"))
+        def norm(x: Array, name: str, axes: int = 1) -> Array:
+            return RMSNorm(c.rms_norm_eps, c.rms_norm_offset, axes, name=name)(x)
+
+        def norm_before(x: Array, name: str) -> Array:
+            return x if c.norm_placement == "after" else norm(x, f"{name}_norm")
+
+        def norm_after(x: Array, name: str) -> Array:
+            return x if c.norm_placement == "before" else norm(x, f"{name}_post_norm")
+
+        def heads(y: Array, name: str, axes: str) -> Array:
+            return biased(project(y, weight(name, axes)), f"{name}_bias", c.attention_bias or c.qkv_bias, axes=2)
+
+        def rotated(x: Array, name: str) -> Array:
+            if c.qk_norm != "none":
+                x = norm(x, f"{name}_norm", axes=1 if c.qk_norm == "head" else 2)
+            return rotary(x, positions, rope, attention_scaling(c))
+
+        y = norm_before(x, "attention")
+        q, k, v = rotated(heads(y, "q", "DNH"), "q"), rotated(heads(y, "k", "DKH"), "k"), heads(y, "v", "DKH")
         q, k, v = self.constrain(q, "BTNH"), self.constrain(k, "BTKH"), self.constrain(v, "BTKH")
         if cache is None:
             new_kv = None
             self.sow(PREFILLED, "kv", (k.swapaxes(1, 2), v.swapaxes(1, 2)))
-            out = self.attention(q, k, v, segment_ids)
+            out = self.attention(q, k, v, segment_ids, spec=spec)
         else:
             # XLA writes in place if the caller donates the cache.
             new_kv = _write(cache.k, k, cache.position), _write(cache.v, v, cache.position)
-            out = cached_attention(q, *new_kv, cache.mask, cache.prefix)
-        x = self.constrain(x + project(out, weight("o", "NHD", inputs=2), inputs=2), "BTD")
+            out = cached_attention(q, *new_kv, cache.mask, cache.prefix, spec)
+        out = biased(project(out, weight("o", "NHD", inputs=2), inputs=2), "o_bias", c.attention_bias)
+        x = self.constrain(x + norm_after(out, "attention"), "BTD")
 
-        y = RMSNorm(c.rms_norm_eps, name="feed_forward_norm")(x)
-        inner = self.constrain(nn.silu(project(y, weight("gate", "DF"))) * project(y, weight("up", "DF")), "BTF")
-        x = x + project(inner, weight("down", "FD"))
+        y, activation = norm_before(x, "feed_forward"), ACTIVATIONS[c.hidden_act]
+        inner = self.constrain(activation(project(y, weight("gate", "DF"))) * project(y, weight("up", "DF")), "BTF")
+        x = x + norm_after(project(inner, weight("down", "FD")), "feed_forward")
         return self.constrain(x, "BTD"), new_kv
+
+
+def attention_spec(c: ModelConfig, sliding: bool | Bool[Array, ""]) -> AttentionSpec:
+    """Returns how a layer attends; `sliding` is whether it has the sliding window, and may be traced."""
+    scale = c.query_pre_attn_scalar**-0.5 if c.query_pre_attn_scalar else None
+    if isinstance(sliding, bool):
+        return AttentionSpec(scale, c.attn_logit_softcapping, c.sliding_window if sliding else 0)
+    return AttentionSpec(scale, c.attn_logit_softcapping, c.sliding_window, sliding)
+
+
+def layer_frequencies(c: ModelConfig, sliding: bool | Bool[Array, ""]) -> Float[Array | np.ndarray, " H/2"]:
+    """Returns the frequencies of a layer's rotary embedding."""
+    if isinstance(sliding, bool):
+        return local_frequencies(c) if sliding else frequencies(c)
+    return jnp.where(sliding, local_frequencies(c), frequencies(c))
 
 
 def _write(old: Float[Array, "R K S H"], new: Float[Array, "R T K H"], position: Int[Array, ""]) -> Array:
     return jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), (0, 0, position, 0))
 
 
-class Llama(nn.Module):
-    """The decoder: maps tokens to final hidden states, whose product with `lm_head(params, config)` is the logits.
+class Decoder(nn.Module):
+    """The decoder: maps tokens to final hidden states, of which `output_logits` computes the logits.
 
     Attributes:
       constrain: `constrain(x, "BTD")` sets an array's sharding by its axis letters.
-      attention: `attention(q, k, v, segment_ids)`, causal within segments.
+      attention: `attention(q, k, v, segment_ids, spec=AttentionSpec(...))`, causal within segments.
       map_row_shards: `map_row_shards(f, rows, matrix)` calls `f(*rows, matrix)` on each device's shard of the rows.
     """
 
@@ -208,14 +277,35 @@ class Llama(nn.Module):
         embedding = self.param("embedding", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size), jnp.float32)
         if not c.tie_word_embeddings:
             self.param("head", nn.initializers.normal(c.hidden_size**-0.5), (c.hidden_size, c.vocab_size), jnp.float32)
-        x = self.constrain(gather_weight(embedding.astype(c.compute_dtype), "VD", self.constrain)[tokens], "BTD")
+        table = gather_weight(embedding.astype(c.compute_dtype), "VD", self.constrain)
+        x = self.constrain(embed(table, tokens, c), "BTD")
         block = nn.remat(Block, policy=REMAT[c.remat], prevent_cse=False) if c.remat != "none" else Block
+        alike = len(set(c.sliding_layers)) == 1
         layers = nn.scan(
-            block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast,
-            length=c.num_hidden_layers,
+            block, variable_axes={"params": 0}, split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast if alike else 0), length=c.num_hidden_layers,
         )(c, self.constrain, self.attention, name="layers")  # fmt: skip
-        x, _ = layers(x, positions, segment_ids)
-        return RMSNorm(c.rms_norm_eps, name="final_norm")(x)
+        x, _ = layers(x, positions, segment_ids, None if alike else jnp.array(c.sliding_layers))
+        return final_norm(c, name="final_norm")(x)
+
+
+def embed(table: Float[Array, "V D"], tokens: Int[Array, "B T"], config: ModelConfig) -> Float[Array, "B T D"]:
+    """Returns the embeddings of tokens."""
+    x = table[tokens]
+    return x * jnp.asarray(config.hidden_size**0.5, x.dtype) if config.scale_embeddings else x
+
+
+def final_norm(config: ModelConfig, name: str | None = None) -> RMSNorm:
+    """Returns the norm after the last layer."""
+    return RMSNorm(config.rms_norm_eps, config.rms_norm_offset, name=name)
+
+
+def output_logits(
+    hidden: Float[Array, "... D"], lm_head: Float[Array, "D V"], config: ModelConfig
+) -> Float[Array, "... V"]:
+    """Returns the logits of final hidden states, float32 (float64 where `hidden` is)."""
+    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+    return softcap(jnp.dot(hidden, lm_head, preferred_element_type=dtype), config.final_logit_softcapping)
 
 
 def lm_head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:
@@ -223,7 +313,7 @@ def lm_head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:
     return (params["embedding"].T if config.tie_word_embeddings else params["head"]).astype(config.compute_dtype)
 
 
-def initial_params(model: Llama, key: Array) -> Params:
+def initial_params(model: Decoder, key: Array) -> Params:
     """Returns random parameters: a nested dict of float32 arrays, layers stacked on their first axis."""
     one = jnp.ones((1, 1), jnp.int32)
     return model.init(key, one, one, one)["params"]
