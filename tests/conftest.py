@@ -93,7 +93,7 @@ def compiled_once(compiled_programs: Path) -> Iterator[None]:
         jax.config.update(name, value)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     folder = Path(os.environ.get("DSMATH_DATA", Path(__file__).parents[1] / "../shared/data"))
     if not folder.is_dir():

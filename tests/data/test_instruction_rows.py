@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsmath_jax.data import chat, instruction_rows, rows, tokenizer
+from dsmath_jax.data import chat, chat_template, instruction_rows, rows, tokenizer
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.instructions import Conversation, split
@@ -24,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.train_sentencepiece(
         ["What is 1 + 1? Add. So 2.", "```python print(2+3) ```output"], path, 320, chat.MARKERS
     )
+    chat_template.write(path.parent, chat_template.DEEPSEEK_MATH)
     return path.parent
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import tokenizers
 
-from dsmath_jax.data import chat, tokenizer
+from dsmath_jax.data import chat, chat_template, tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.huggingface.__main__ import main
 from dsmath_jax.models.llama import Llama
 from dsmath_jax.workdir import exit_code, read_json, write_json
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
-GENERATION = {"eos_token_id": [1, 2], "temperature": 0.6, "top_p": 0.9, "do_sample": True}
+GENERATION = {"bos_token_id": 5, "eos_token_id": [2, 1], "temperature": 0.6, "top_p": 0.9, "do_sample": True}
 
 
 @pytest.fixture
@@ -62,5 +62,5 @@ def test_a_trained_models_template_and_instruction_are_exported(round_trip: Call
     text_tokenizer = tokenizer.load(stage)
     chat.save(chat.Chat(text_tokenizer, "Q: {{ messages[0].content }}", "Be brief."), stage)
     assert not exit_code(lambda: main(["export", f"--from={stage}", f"--to={target}"]))
-    assert chat.stored_template(target) == "Q: {{ messages[0].content }}"
+    assert chat_template.stored(target) == "Q: {{ messages[0].content }}"
     assert chat.load(target, text_tokenizer) == chat.load(stage, text_tokenizer)
