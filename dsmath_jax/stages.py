@@ -373,7 +373,8 @@ STAGES = (
         check=check_corpus,
     ),
     Stage(
-        "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*", chat_template.FILE),
+        "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs,
+        ("tokenizer*", *tokenizer.COMPANION_FILES),
         input_files=_user_files(lambda recipe, data: _tokenizer_files(required(recipe.tokenizer).path, data)),
         check=check_tokenizer,
     ),

@@ -1,5 +1,6 @@
 """Instructions as rows: what is learned, whole examples, random order, some held out."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def test_a_plain_solution_is_the_completion_of_the_chat_template(folder):
     assert made.tokens.tolist() == prompt + completion
     assert made.loss_mask.tolist() == [False] * len(prompt) + [True] * len(completion)
     assert made.id == "toy/0"
+
+
+def test_a_conversation_that_the_template_refuses_is_named(folder):
+    refusing = dataclasses.replace(chat.read(chat.ChatSource(folder)), template="{{ raise_exception('too short') }}")
+    with pytest.raises(UserError, match=r"toy/0: chat\.template fails \(too short\); correct it, or the messages"):
+        instruction_rows.example(refusing, *numbered(1))
 
 
 def test_the_loss_is_on_the_solution_and_eos_but_not_on_the_tools_output(folder):
