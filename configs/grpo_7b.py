@@ -37,7 +37,7 @@ def get_config(variant: str = "grpo_ps") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
-    config.chat = {"instruction": "paper"}
+    config.chat = {"template": "paper", "instruction": "paper"}
     config.model = sizes("7b", remat="minimal")
     method = METHODS[variant]
     reward_model = {

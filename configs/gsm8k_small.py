@@ -29,6 +29,7 @@ def get_config(variant: str = "scratch") -> ConfigDict:
         "fasttext": {"dim": 64, "lr": 0.5, "epochs": 25, "bucket": 200_000},
     }  # fmt: skip
     config.tokenizer = {"path": STORIES if stories else "", "vocab_size": 4096}
+    config.chat = {"template": "paper"}  # the checkpoint has none
     config.model = sizes(
         "1m", hidden_size=192, num_attention_heads=6, intermediate_size=512, max_position_embeddings=1024
     )

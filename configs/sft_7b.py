@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.data_dir = "data"
     config.tokenizer = {"path": "deepseek-math-7b-base"}
-    config.chat = {"instruction": "paper"}
+    config.chat = {"template": "paper", "instruction": "paper"}
     config.model = sizes("7b", remat="minimal")
     config.sft = {
         "init": "hf:deepseek-math-7b-base",

@@ -13,8 +13,8 @@ from dsmath_jax.data import chat as chats
 from dsmath_jax.data.dataset_formats import Record as Record
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import run as evaluation
-from dsmath_jax.evaluation.answering import Settings, check_instruction
-from dsmath_jax.evaluation.policy import GREEDY, Policy, with_instruction
+from dsmath_jax.evaluation.answering import Settings, check_chat_settings
+from dsmath_jax.evaluation.policy import GREEDY, Policy, with_chat_settings
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.grades import Grade, Kind
 from dsmath_jax.grading.sandbox import Sandbox
@@ -122,7 +122,6 @@ def evaluate(
     *,
     max_new_tokens: int = 1024,
     decode_slots: int = 256,
-    instruction: str | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Evaluates a model on tasks as `python -m dsmath_jax.evaluation` does; after a kill, the same call resumes.
@@ -134,9 +133,9 @@ def evaluate(
       out: the folder for samples, summaries and the table.
       max_new_tokens: length limit of a completion.
       decode_slots: number of completions decoded at a time.
-      instruction: the instruction after every question in a chat, "paper" for the paper's; None for the one that the
-        model was trained with or, if that is unknown, the paper's.
-      settings: fields of `evaluation.answering.Settings`: style="chat", samples=8, limit=100.
+      settings: fields of `evaluation.answering.Settings`: style="chat", samples=8, limit=100; in a chat also fields of
+        `ChatSettings`, by default those of the model's training: instruction="paper" (the default where that is
+        unknown), template="paper".
 
     Returns:
       The summary of each task, as in `summary.json`.
@@ -144,12 +143,13 @@ def evaluate(
     Raises:
       UserError: a task or its data cannot be used, or `out` has the results of other settings.
     """
-    known = {field.name for field in dataclasses.fields(Settings)}
+    known = {*chats.SETTINGS, *(field.name for field in dataclasses.fields(Settings))}
     for name in settings.keys() - known:
         raise UserError(f"evaluate has no setting '{name}'{nearest(name, known)}.")
+    chat = {name: settings.pop(name) for name in chats.SETTINGS if name in settings}
     options, out = Settings(**settings), local_path(out, "out")
-    check_instruction(options, instruction)
-    policy = Policy.of(with_instruction(model, instruction), max_new_tokens, decode_slots)
+    check_chat_settings(options, chat)
+    policy = Policy.of(with_chat_settings(model, chat), max_new_tokens, decode_slots)
     provenance = evaluation.Provenance("a model in memory", "dsmath_jax.evaluate")
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
         evaluation.run(policy, tasks, options, local_path(data_dir, "data_dir"), out, provenance, Sandbox)
@@ -202,7 +202,8 @@ def train(
       workdir: the folder for `tokenizer/`, `model/` (the start), `rl/` (the trained model and its logs) and `data/`.
       seed: seed of all random draws.
       mesh: the sizes of the mesh axes.
-      settings: fields of the stage `rl`: steps=100, kl_coef=0.0, reward_fns=(("my_rewards:brief", 1.0),).
+      settings: fields of the stage `rl`: steps=100, kl_coef=0.0, reward_fns=(("my_rewards:brief", 1.0),); or of
+        `ChatSettings`, where the model's training is unknown: template="paper".
 
     Returns:
       The trained model; `load_model("WORKDIR/rl")` loads it again.
@@ -223,12 +224,15 @@ def train(
     tokenizer = model_files.find_tokenizer(folder)
     if tokenizer is None:
         raise UserError(f"There is no tokenizer in {folder} or next to it; add its .model or tokenizer.json.")
+    chat = dataclasses.replace(
+        chats.stored_settings(folder), **{name: settings.pop(name) for name in chats.SETTINGS if name in settings}
+    )
     rows = [dataclasses.asdict(record) for record in prompts]
     data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts get another file
     fields = {"init": "model", "data": (name,)} | settings
     recipe = Recipe(
         seed=seed, data_dir=str(data), mesh=mesh, tokenizer=TokenizerSettings(path=str(tokenizer)),
-        chat=chats.stored_settings(folder), rl=build(RLSettings, fields, "rl."),
+        chat=chat, rl=build(RLSettings, fields, "rl."),
     )  # fmt: skip
     if required(recipe.rl).reward_stage:
         raise UserError(f"rl.method={required(recipe.rl).method} needs a reward model; `run` a recipe that trains one.")
@@ -251,7 +255,7 @@ def _stages(checkpoint: str, folder: Path) -> tuple[Stage, ...]:
         model = model_files.load_model(checkpoint, layout)
         params = jax.tree.map(lambda x: x.astype("float32"), model.params)
         checkpoints.save(target / "params", params)
-        model_files.write_config(target, model.model.config, model.chat)
+        model_files.write_config(target, model.model.config, model.chat if model.chat_stored else None)
         return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
 
     known = {stage.name: stage for stage in STAGES}

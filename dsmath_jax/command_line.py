@@ -185,9 +185,10 @@ def from_text(hint: Any, text: str) -> Any:
     Tuples, dicts and numbers are Python literals. Other text stays a string, for a tuple field its only item.
     """
     arguments = typing.get_args(hint)
-    if hint is bool:
+    if hint is bool or (bool in arguments and text.lower() in ("true", "false")):
         return BOOLS.get(text.lower(), text)
-    if hint is str or (isinstance(hint, types.UnionType) and str in arguments and not text.startswith(("(", "["))):
+    is_text = isinstance(hint, types.UnionType) and str in arguments and float not in arguments
+    if hint is str or (is_text and not text.startswith(("(", "["))):
         return text
     if typing.get_origin(hint) is tuple and arguments[-1] is ... and not text.startswith(("(", "[")):
         return (from_text(arguments[0], text),) if text else ()

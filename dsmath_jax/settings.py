@@ -69,7 +69,7 @@ def setting(
     """
     metadata = {"help": help, "changes_result": changes_result, "fields_of": fields_of, "limits": limits}
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(sorted(default.items())), metadata=metadata)
+        return dataclasses.field(default_factory=lambda: dict(sorted(default.items())), hash=False, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import jax
 
 from dsmath_jax.corpus import inputs as corpus_inputs
-from dsmath_jax.data import chat, datasets, documents, instructions, overlap, sources, tokenizer
+from dsmath_jax.data import chat, chat_template, datasets, documents, instructions, overlap, sources, tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
@@ -52,7 +52,7 @@ def run_corpus(recipe: Recipe, workdir: Path) -> dict:
 
 
 def run_tokenizer(recipe: Recipe, workdir: Path) -> dict:
-    """Trains SentencePiece on the corpus, or copies the tokenizer at `tokenizer.path`."""
+    """Trains SentencePiece on the corpus, with the paper's chat template, or copies the one at `tokenizer.path`."""
     folder, settings = workdir / "tokenizer", required(recipe.tokenizer)
     if jax.process_index() == 0:
         if settings.path:
@@ -61,6 +61,7 @@ def run_tokenizer(recipe: Recipe, workdir: Path) -> dict:
             texts = documents.texts(workdir / "corpus" / "documents")
             path = folder / "tokenizer.model"
             tokenizer.train_sentencepiece(texts, path, settings.vocab_size, chat.MARKERS)
+            chat_template.write(folder, chat_template.DEEPSEEK_MATH)
     barrier("tokenizer")
     return {"pieces": tokenizer.load(folder).vocab_size}
 
@@ -174,7 +175,8 @@ def check_evaluate(recipe: Recipe, workdir: Path) -> None:
     _layout(recipe)
     settings = required(recipe.evaluate)
     models = [evaluate.stage_of(model) for model in settings.models]
-    _chat(recipe, workdir, *models)
+    if any(map(evaluate.asked_in_chat, settings.models)):
+        _chat(recipe, workdir, *models)
     evaluate.check(
         settings,
         _data_dir(recipe, workdir),
@@ -227,7 +229,7 @@ def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
     """
     path = _tokenizer_path(recipe, workdir)
     if path is None:
-        chat.check_template(recipe.chat.template)
+        chat.checked(recipe.chat)
         return None
     chat_format = chat.read(chat.ChatSource(path, recipe.chat))
     chat_format.tokenize([chat.user("Question"), chat.assistant("Solution")])
@@ -371,7 +373,8 @@ STAGES = (
         check=check_corpus,
     ),
     Stage(
-        "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs, ("tokenizer*",),
+        "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs,
+        ("tokenizer*", *tokenizer.COMPANION_FILES),
         input_files=_user_files(lambda recipe, data: _tokenizer_files(required(recipe.tokenizer).path, data)),
         check=check_tokenizer,
     ),

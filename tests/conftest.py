@@ -16,7 +16,7 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-from dsmath_jax.data import tokenizer
+from dsmath_jax.data import chat_template, tokenizer
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import Layout, make_mesh
@@ -62,7 +62,7 @@ def params(model: Decoder) -> Any:
 
 @pytest.fixture(scope="session")
 def checkpoint_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with a tokenizer in Hugging Face's format."""
+    """A tiny model with a tokenizer and a chat template in Hugging Face's format."""
     folder = tmp_path_factory.mktemp("checkpoint")
     texts = [f"What is {n} + {n}? The answer is {2 * n}." for n in range(100)]
     tokenizer.train_sentencepiece(texts, folder / "tokenizer.model", 300)
@@ -71,11 +71,12 @@ def checkpoint_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=256, compute_dtype="float32",
     )  # fmt: skip
     params = jax.jit(lambda: initial_params(Decoder(config), jax.random.key(0)))()
+    chat_template.write(folder, chat_template.DEEPSEEK_MATH)
     export_params(folder / "hf", config, params, folder / "tokenizer.model", "float32")
     return folder / "hf"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     folder = Path(os.environ.get("DSMATH_DATA", Path(__file__).parents[1] / "../shared/data"))
     if not folder.is_dir():

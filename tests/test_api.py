@@ -15,6 +15,7 @@ import pytest
 
 import dsmath_jax as dm
 from dsmath_jax.command_line import parse
+from dsmath_jax.data.chat_template import DEEPSEEK_MATH
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_json, write_jsonl
 
 DOCS = Path(__file__).parents[1] / "docs" / "api.md"
@@ -150,6 +151,7 @@ def test_a_recipe_is_run(tmp_path: Path) -> None:
     corpus = dataclasses.replace(recipe.corpus, iterations=1, ablation_tokens=())
     dm.run(dataclasses.replace(small, corpus=corpus), tmp_path, stages=("corpus", "tokenizer"))
     assert (tmp_path / "tokenizer" / "manifest.json").is_file()
+    assert (tmp_path / "tokenizer" / "chat_template.jinja").read_text() == DEEPSEEK_MATH  # of models trained here
 
 
 def test_a_recipe_is_the_same_on_the_command_line_and_in_code(tmp_path: Path) -> None:
@@ -167,6 +169,7 @@ def test_a_model_goes_on_as_it_was_trained_to_be_asked(folder: Path, tmp_path: P
     dm.save_model(dm.load_model(f"hf:{folder / 'models' / 'mine'}"), export, "float32")
     assert not (export / "chat.json").exists()  # nobody knows how that one was trained
     own = {"template": "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", "instruction": "Add."}
+    own |= {"system": "", "template_kwargs": {}, "date": "2024-07-26"}
     write_json(export / "chat.json", own)
     prompts = [dm.Record("mine/0", "What is 1 + 1?", answer="2"), dm.Record("mine/1", "What is 2 + 2?", answer="4")]
     small = {"steps": 1, "prompts_per_step": 2, "group_size": 2, "max_new_tokens": 4}
@@ -183,7 +186,9 @@ def test_a_model_is_measured_on_a_task(folder: Path, tmp_path: Path) -> None:
     rows = [{"question": f"What is {n} + {n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(3)]
     write_jsonl(tmp_path / "gsm8k" / "test.jsonl", rows)
     model = dm.load_model(f"hf:{folder / 'models' / 'mine'}")
-    [found] = dm.evaluate(model, ["gsm8k"], tmp_path, tmp_path / "out", style="chat", max_new_tokens=4)
+    [found] = dm.evaluate(
+        model, ["gsm8k"], tmp_path, tmp_path / "out", style="chat", template="paper", max_new_tokens=4
+    )
     assert (found["task"], found["total"]) == ("gsm8k", 3)
     with pytest.raises(UserError, match=r"evaluate has no setting 'stile' \(the nearest is 'style'\)"):
         dm.evaluate(model, ["gsm8k"], tmp_path, tmp_path / "other", stile="chat")

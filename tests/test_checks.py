@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dsmath_jax import runner
-from dsmath_jax.data import downloads, tokenizer
+from dsmath_jax.data import chat_template, downloads, tokenizer
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.settings import build
 from dsmath_jax.stages import STAGES
@@ -39,6 +39,7 @@ def data(tmp_path: Path) -> Path:
     for name in ("a/b", "a_b"):
         write_jsonl(folder / f"{name}.jsonl", [{"question": "What is 8 + 9?", "answer": "17"}])
     tokenizer.train_sentencepiece(TEXTS, folder / "tokenizer" / "tokenizer.model", 285)
+    chat_template.write(folder / "tokenizer", chat_template.DEEPSEEK_MATH)
     (folder / "crawl").mkdir()
     (folder / "crawl/a.warc.gz").touch()
     (folder / "crawl/seeds.txt").write_text("https://a.org/\n")
@@ -112,6 +113,10 @@ WRONG_FIELDS = [
     ("sft.data", ("cmath/test",), "sft", "The data set 'cmath/test' needs the file"),
     ("sft.sequence_length", 256, "sft", "sft.sequence_length 256 exceeds the model's context 128"),
     ("sft.init", "hf:none", "sft", "none/config.json is missing"),
+    ("chat", {"template": "{% if %}"}, "sft", "chat.template is not a Jinja template"),
+    ("chat", {"template": "{{ messages[0].content }}"}, "sft", "chat.template must end the assistant's turn with a"),
+    ("chat", {"template_kwargs": {"thinks": False}}, "sft", "chat.template_kwargs.thinks is not a variable of the"),
+    ("chat", {"template": "{{ raise_exception('no') }}"}, "rl", "chat.template fails (no)"),
     ("reward_model.kind", "process", "reward_model", "reward_model.kind must be one of 'pointwise', 'pairwise'"),
     ("reward_model.init", "sftt", "reward_model", "Stage reward_model reads 'sftt', which must be an earlier stage"),
     ("reward_model.init", "rl", "reward_model", "Stage reward_model reads 'rl', which must be an earlier stage"),
@@ -158,6 +163,18 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_without_a_template_needs_one_where_it_is_asked_in_a_chat(
+    recipe: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    (data / "tokenizer" / chat_template.FILE).unlink()
+    errors = planned(recipe, tmp_path / "run")
+    assert [*errors] == ["sft", "reward_model", "process_model", "rl", "evaluate"]
+    assert all("have no chat template" in str(error) for error in errors.values())
+    assert planned(recipe | {"chat": {"template": "paper"}}, tmp_path / "run") == {}
+    base = recipe | {"evaluate": recipe["evaluate"] | {"models": ("base",)}}
+    assert "evaluate" not in planned(base, tmp_path / "run")
+
+
 def broken_line(data: Path) -> None:
     with open(data / "gsm8k/train.jsonl", "a") as file:
         file.write('{"question": "cut o')
@@ -201,6 +218,7 @@ def test_a_model_to_start_from_is_held_against_its_files(
     """The headers of its tensors are read, which costs nothing."""
     shutil.copytree(real_data / "checkpoints/stories260k_hf", data / "stories", copy_function=shutil.copyfile)
     valid = with_field(with_field(recipe, "tokenizer.path", "stories"), "pretrain.init", "hf:stories")
+    valid = with_field(valid, "chat", {"template": "paper"})
     assert planned(valid, tmp_path / "run") == {}
     config = json.loads((data / "stories/config.json").read_text())
     write_json(data / "stories/config.json", config | {"num_hidden_layers": 9})
@@ -292,7 +310,7 @@ def test_a_stage_of_another_workdir_is_looked_at_before_it_is_linked(
             tmp_path / "before" / name / "manifest.json", {"format": FORMAT, "results": "0", "config": {}, "inputs": {}}
         )
         write_json(tmp_path / "before" / name / "model.json", {**SIZES, "vocab_size": 285})
-    shutil.copy(data / "tokenizer/tokenizer.model", tmp_path / "before/tokenizer")
+    shutil.copytree(data / "tokenizer", tmp_path / "before/tokenizer", dirs_exist_ok=True)
     rl = {name: value for name, value in recipe["rl"].items() if name not in ("reward", "rounds", "retrain", "method")}
     given = {"data_dir": str(data), "start": str(tmp_path / "before"), "rl": rl}
     assert planned(given, tmp_path / "run") == {}

@@ -46,6 +46,8 @@ def pretrain_of(*arguments: str) -> PretrainSettings:
         (str, "3", "3"), (str, "('a',)", "('a',)"), (str, "None", "None"),
         (str | tuple[str, ...], "2024", "2024"), (str | tuple[str, ...], "('a', 'b')", ("a", "b")),
         (str | tuple[str, ...], "(a", "(a"),
+        (bool | int | float | str, "False", False), (bool | int | float | str, "1", 1),
+        (bool | int | float | str, "0.5", 0.5), (bool | int | float | str, "1 Jan 2020", "1 Jan 2020"),
         (tuple[str, ...], "a.jsonl", ("a.jsonl",)), (tuple[str, ...], "3", ("3",)), (tuple[str, ...], "", ()),
         (tuple[str, ...], '("a","b")', ("a", "b")), (tuple[str, ...], "['a']", ["a"]),
         (tuple[int, ...], "5", (5,)), (tuple[int, ...], "(5, 6)", (5, 6)), (tuple[int, ...], "()", ()),

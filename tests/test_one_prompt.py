@@ -1,4 +1,4 @@
-"""Every stage asks a record with the same token ids: its model's chat template and instruction, and nothing else."""
+"""Every stage asks a record with the same token ids: those of its model's chat settings, and nothing else."""
 
 import types
 from collections.abc import Iterator, Sequence
@@ -31,10 +31,11 @@ from dsmath_jax.training import checkpoint, model_files
 from dsmath_jax.workdir import write_json, write_jsonl
 
 SETTINGS = ChatSettings(
-    template="{% for m in messages %}[{{ m.role }}] {{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
-    "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
-    instruction="Answer in one line.",
-)
+    template="{{ tone }}\n{% for m in messages %}[{{ m.role }}] {{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
+    instruction="Answer in one line.", system="Be brief.", template_kwargs={"tone": "calm"},
+)  # fmt: skip
 MINE = (
     {"question": "Which is even?", "options": ["3", "4"], "answer": "B", "solution": "4 is twice 2."},
     {"question": "Is 4 even?", "options": ["Yes", "No"], "answer": "Yes", "solution": "It is twice 2."},
@@ -109,7 +110,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 def test_the_records_are_asked_with_all_that_belongs_to_them(own: Chat, records: Sequence[Record]) -> None:
-    begin, below, end = "[user] ", "\nAnswer in one line.", "\n[assistant]"
+    begin, below, end = "calm\n[system] Be brief.\n[user] ", "\nAnswer in one line.", "\n[assistant]"
     program = "Write f. Your code should pass these tests:\n\nassert f() == 1\nPut the program in a ```python block."
     assert [
         own.prompt(record).removeprefix(begin).removesuffix(end) for record in records if record.kind != "theory"

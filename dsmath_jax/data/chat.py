@@ -1,44 +1,33 @@
-"""Chat templates: messages to text and token ids, the same for SFT, RL, reward models and evaluation.
+"""The prompt format of a model: messages to text and token ids, for SFT, RL, reward models and evaluation.
 
-In a rendered text the control tokens of the template (BOS, EOS, turn markers) are between two `MARK`s, and `encode`
-maps only these to control ids. So a control token that is spelled out in a question is plain text, and can neither end
-nor forge a turn.
+A record becomes a prompt on one path: its question with the instruction (`questions.user_message`), the system message
+and the turns (`Chat.render`), the template (`chat_template.render`), the ids (`Tokenizer.encode_marked`). In a rendered
+text the control tokens of the template (BOS, EOS, turn markers) are marked, see `special_tokens`.
 """
 
 import dataclasses
 import functools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2.ext
-import jinja2.sandbox
-
-from dsmath_jax.data import questions
+from dsmath_jax.data import chat_template, questions
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.data.special_tokens import MARK, mark, without_marks
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.settings import build
-from dsmath_jax.workdir import UserError, atomic_write, json_object, write_json
+from dsmath_jax.workdir import UserError, json_object, write_json
 
-FILE = "chat.json"  # next to model.json: the template and the instruction of the model's training
-TEMPLATE = "chat_template.jinja"  # Hugging Face's file of the template
-# Two Unicode noncharacters; in messages U+FFFD replaces them.
-MARK, HIDDEN = "\ufdd0", "\ufdd1"
-
-# The paper's own models' template: `User: 6*7?\n\nAssistant: 42</s>`.
-DEEPSEEK_MATH = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{% if message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}"
-    "{% else %}{{ 'User: ' if message.role == 'user' }}{{ message.content }}{{ '\n\n' }}{% endif %}"
-    "{% endfor %}"
-    "{{ 'Assistant:' if add_generation_prompt }}"
-)
+FILE = "chat.json"  # next to model.json: the settings of the model's training
+SETTINGS = tuple(field.name for field in dataclasses.fields(ChatSettings))
 MARKERS = ("User:", "Assistant:")  # single tokens in a tokenizer trained here
+HIDDEN = "\ufdd1"  # a Unicode noncharacter; in messages U+FFFD replaces it
+PLAIN = MARK + MARK  # begins a text without a template
 
 
 class Message(NamedTuple):
@@ -56,6 +45,11 @@ class Message(NamedTuple):
     def content(self) -> str:
         """The whole text."""
         return "".join(text for text, _ in self.parts)
+
+
+def system(text: str) -> Message:
+    """Returns a system message."""
+    return Message("system", ((text, False),))
 
 
 def user(text: str) -> Message:
@@ -77,17 +71,25 @@ class Tokens(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-    """The prompt format of a model: its tokenizer, its chat template and the instruction below every question.
+    """The prompt format of a model: its tokenizer, its chat template and the settings of prompts.
 
     Attributes:
-      template: Jinja, of `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, as in Hugging Face's
-        tokenizer_config.json.
-      instruction: see `questions.user_message`.
+      template: Jinja, as in Hugging Face's tokenizer_config.json; "" if the model has none: then it can only continue
+        `plain` texts.
+      instruction, system, template_kwargs, date: see `ChatSettings`.
     """
 
     tokenizer: Tokenizer
-    template: str = DEEPSEEK_MATH
-    instruction: str = ""
+    template: str = chat_template.DEEPSEEK_MATH
+    instruction: str = ChatSettings.instruction
+    system: str = ChatSettings.system
+    template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    date: str = ChatSettings.date
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but the tokenizer."""
+        return {name: getattr(self, name) for name in SETTINGS}
 
     @functools.cached_property
     def _names(self) -> tuple[dict[str, int], re.Pattern[str]]:
@@ -117,16 +119,18 @@ class Chat:
         return self.encode(self.prompt(record, mode))
 
     def plain(self, text: str) -> str:
-        """Renders a text to continue, without the template: BOS, if the tokenizer has one, and the text."""
-        return self._mark(self.tokenizer.bos_id) + _without_marks(text)
+        """Renders a text to continue, without the template; its ids begin with what the tokenizer puts before texts."""
+        return PLAIN + without_marks(text)
 
     # --- messages ---
 
     def render(self, messages: Sequence[Message], generate: bool = False) -> str:
-        """Renders messages; `generate` adds the beginning of the assistant's next turn.
+        """Renders messages, after the system message of the settings if they have none.
+
+        `generate` adds the beginning of the assistant's next turn.
 
         Raises:
-          UserError: the template fails, or refuses the messages.
+          UserError: there is no template, or it fails, refuses the messages or leaves out the system message.
         """
         names, pattern = self._names
 
@@ -135,82 +139,82 @@ class Chat:
             text = _without_marks(text)
             return pattern.sub(lambda match: f"{HIDDEN}{names[match[0]]}{HIDDEN}", text)
 
-        escaped = [{"role": message.role, "content": hide(message.content)} for message in messages]
-        bos, eos = (self._mark(i).strip(MARK) for i in (self.tokenizer.bos_id, self.tokenizer.eos_id))
-        try:
-            text = _compiled(self.template).render(
-                messages=escaped, add_generation_prompt=generate, bos_token=bos, eos_token=eos
-            )
-        except Exception as error:  # templates are third-party code
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise UserError(f"chat.template fails ({reason}); correct it, or the messages.") from None
-        text = pattern.sub(lambda match: f"{MARK}{match[0]}{MARK}", text)
+        if self.system and not (messages and messages[0].role == "system"):
+            messages = [system(self.system), *messages]
+        hidden = [{"role": message.role, "content": hide(message.content)} for message in messages]
+        text = chat_template.render(
+            self.template, hidden, generate, self.tokenizer.special_tokens, self.template_kwargs, self.date
+        )
+        if messages[0].role == "system" and hidden[0]["content"].strip() not in text:
+            raise UserError("chat.template leaves out the system message; remove it, or give another template.")
+        text = pattern.sub(lambda match: mark(match[0]), text)
         listed = list(names)
         return re.sub(f"{HIDDEN}(\\d+){HIDDEN}", lambda match: listed[int(match[1])], text)
 
     def encode(self, rendered: str) -> list[int]:
         """Returns the token ids of a rendered text."""
-        ids: list[int] = []
-        for number, part in enumerate(rendered.split(MARK)):
-            ids += [self.tokenizer.control_ids[part]] if number % 2 else self.tokenizer.encode(part)
-        return ids
+        if rendered.startswith(PLAIN):
+            bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
+            return bos + self.tokenizer.encode(rendered.removeprefix(PLAIN))
+        return self.tokenizer.encode_marked(rendered)[0]
 
     def tokenize(self, messages: Sequence[Message]) -> Tokens:
         """Tokenizes a conversation, with loss on the assistant's turns and their ends, except for parts without loss.
 
-        Texts between control tokens are encoded as a whole; a token has loss if its last character has.
+        The conversation is encoded as a whole; a token has loss if its last character has. A turn begins where the
+        prompt for it ends or, if the template renders earlier turns in another way than the last (Qwen3 leaves out
+        their thoughts), where the two begin to differ. It ends with the first token that ends a completion.
 
         Raises:
-          UserError: the template fails, rewrites earlier turns, or ends the assistant's turn without a stop token.
+          UserError: the template fails, changes the messages before a turn, or does not end the assistant's turn.
         """
         text = self.render(messages)
         loss_mask = [False] * len(text)
         for number, message in enumerate(messages):
             if message.role == "assistant":
-                start = self.render(messages[:number], generate=True)
-                turn = self.render(messages[: number + 1])
-                if not (turn.startswith(start) and text.startswith(turn)):
+                before, prompt = (self.render(messages[:number], generate) for generate in (False, True))
+                if not text.startswith(before):
                     raise UserError("chat.template changes earlier turns when later ones follow; give another.")
-                end = len(start) + self._end_of_turn(turn[len(start) :])
-                loss_mask[len(start) : end] = [True] * (end - len(start))
-                for begin, stop in _spans_without_loss(message, turn[len(start) :]):
-                    loss_mask[len(start) + begin : len(start) + stop] = [False] * (stop - begin)
-        tokens = Tokens([], [])
-        at = 0
-        for number, part in enumerate(text.split(MARK)):
-            if number % 2:
-                ids, offsets = [self.tokenizer.control_ids[part]], [0]
-            else:
-                ids, offsets = self.tokenizer.encode_with_offsets(part)
-            tokens.ids.extend(ids)
-            tokens.loss_mask.extend(loss_mask[min(at + offset, len(loss_mask) - 1)] for offset in offsets)
-            at += len(part) + 1
-        return tokens
+                start = max(len(before), len(os.path.commonprefix((text, prompt))))  # noqa: RUF071 - they are no paths
+                turn = text[start:]
+                end = start + self._end_of_turn(turn)
+                loss_mask[start:end] = [True] * (end - start)
+                for begin, stop in _spans_without_loss(message, turn):
+                    loss_mask[start + begin : start + stop] = [False] * (stop - begin)
+        ids, offsets = self.tokenizer.encode_marked(text)
+        return Tokens(ids, [loss_mask[min(offset, len(loss_mask) - 1)] for offset in offsets])
 
     def solution(self, record: Record, mode: Mode = "cot") -> Tokens:
         """Tokenizes a record's prompt and its solution."""
         question = user(questions.user_message(record, self.instruction, mode))
         return self.tokenize([question, assistant(record.solution)])
 
-    def _mark(self, token: int | None) -> str:
-        """Returns a control token as it is in a rendered text; "" for None."""
-        name = next((name for name, i in self.tokenizer.control_ids.items() if i == token), "")
-        return f"{MARK}{name}{MARK}" if name else ""
+    # --- the end of a turn ---
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end a completion: the tokenizer's and the one that ends the template's assistant turn."""
+        try:
+            text = self.render([user("Question"), assistant("Solution")])
+        except UserError:  # of a base model, which is asked without a template
+            text = ""
+        after = text.rpartition("Solution")[2].split(MARK)
+        own = self.tokenizer.stop_ids
+        return own if len(after) == 1 else tuple(dict.fromkeys((*own, self.tokenizer.control_ids[after[1]])))
 
     def _end_of_turn(self, turn: str) -> int:
         """Returns the end of the first stop token in the rendered text of an assistant's turn."""
-        stops = (self._mark(i) for i in self.tokenizer.stop_ids)
-        ends = [turn.find(stop) + len(stop) for stop in stops if stop and stop in turn]
+        stops = [mark(name) for name, i in self.tokenizer.control_ids.items() if i in self.stop_ids]
+        ends = [turn.find(stop) + len(stop) for stop in stops if stop in turn]
         if not ends:
             raise UserError(
-                "chat.template must end the assistant's turn with one of the tokens that end a completion; name its "
-                "token as eos_token_id in generation_config.json next to the tokenizer."
+                "chat.template must end the assistant's turn with a special token, such as EOS; correct it."
             )
         return min(ends)
 
 
 def _spans_without_loss(message: Message, turn: str) -> list[tuple[int, int]]:
-    """Returns the spans of the parts without loss, in the rendered text of a turn.
+    """Returns the spans of the parts without loss, in the rendered text from a turn on.
 
     Raises:
       UserError: there are such parts, and the template changed the text.
@@ -231,21 +235,7 @@ def _spans_without_loss(message: Message, turn: str) -> list[tuple[int, int]]:
 
 
 def _without_marks(text: str) -> str:
-    return text.replace(MARK, "\ufffd").replace(HIDDEN, "\ufffd")
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled(template: str) -> Any:
-    """Compiles a template as transformers' `apply_chat_template` does."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.globals["raise_exception"] = _refuse
-    return environment.from_string(template)
-
-
-def _refuse(reason: str) -> None:
-    raise jinja2.TemplateError(reason)
+    return without_marks(text).replace(HIDDEN, "\ufffd")
 
 
 # --- files ---
@@ -259,56 +249,45 @@ class ChatSource(NamedTuple):
 
 
 def read(source: ChatSource) -> Chat:
-    """Reads the chat of a run: the template is the setting's or, if empty, the tokenizer's own, else the paper's.
-
-    The tokenizer's own is in `chat_template.jinja` or `tokenizer_config.json` in its folder.
+    """Reads the chat of a run; the template is the setting's or, if empty, the one next to the tokenizer, if any.
 
     Raises:
       UserError: the tokenizer or the template cannot be read.
     """
     tokenizer, file = tokenizers.load(source.tokenizer), tokenizers.find(source.tokenizer)
-    stored = stored_template(file.parent) if file else ""
-    template = source.settings.template or stored or DEEPSEEK_MATH
-    check_template(template)
-    return Chat(tokenizer, template, source.settings.instruction)
+    assert file is not None
+    template = source.settings.template or chat_template.stored(file.parent)
+    settings = dataclasses.replace(source.settings, template=template)
+    return Chat(tokenizer, **checked(settings))
 
 
-def check_template(template: str) -> None:
-    """Raises a `UserError` where a text is not a Jinja template."""
-    try:
-        _compiled(template)
-    except jinja2.TemplateError as error:
-        raise UserError(f"chat.template is not a Jinja template ({error}); correct it.") from None
+def checked(settings: ChatSettings) -> dict[str, Any]:
+    """Returns the settings with the text of the template; "" for none.
 
-
-def stored_template(folder: Path) -> str:
-    """Returns the template in Hugging Face's `chat_template.jinja` or `tokenizer_config.json`; "" without one."""
-    if (path := folder / TEMPLATE).is_file():
-        return path.read_text(encoding="utf-8")
-    if not (path := folder / "tokenizer_config.json").is_file():
-        return ""
-    template = json_object(path.read_bytes(), str(path), "it").get("chat_template") or ""
-    if isinstance(template, list):  # several by name
-        return next((named["template"] for named in template if named["name"] == "default"), "")
-    return template
+    Raises:
+      UserError: the template is not Jinja, or does not use a variable of `template_kwargs`.
+    """
+    template = chat_template.DEEPSEEK_MATH if settings.template == chat_template.PAPER else settings.template
+    if template:
+        chat_template.check(template, settings.template_kwargs)
+    return vars(settings) | {"template": template}
 
 
 def save(chat: Chat, folder: Path) -> None:
-    """Saves the template and the instruction next to a model."""
-    write_json(folder / FILE, {"template": chat.template, "instruction": chat.instruction})
+    """Saves the settings next to a model."""
+    write_json(folder / FILE, chat.settings)
 
 
 def export(chat: Chat, folder: Path) -> None:
     """Saves to a Hugging Face folder, with the template in `chat_template.jinja`."""
     save(chat, folder)
-    with atomic_write(folder / TEMPLATE) as file:
-        file.write(chat.template)
+    if chat.template:
+        chat_template.write(folder, chat.template)
 
 
 def load(folder: Path, tokenizer: Tokenizer) -> Chat | None:
     """Loads the chat that `save` wrote next to a model, None if there is none."""
-    settings = stored_settings(folder)
-    return Chat(tokenizer, settings.template, settings.instruction) if settings.template else None
+    return Chat(tokenizer, **vars(stored_settings(folder))) if (folder / FILE).is_file() else None
 
 
 def stored_settings(folder: Path) -> ChatSettings:
@@ -324,9 +303,9 @@ def stored_settings(folder: Path) -> ChatSettings:
 
 
 def check_same(chat: Chat, folder: Path) -> None:
-    """Raises a `UserError` where the model in a folder was trained with another template or instruction."""
+    """Raises a `UserError` where the model in a folder was trained with other settings."""
     trained = load(folder, chat.tokenizer)
-    for name in ("template", "instruction"):
+    for name in SETTINGS:
         if trained and getattr(trained, name) != getattr(chat, name):
             raise UserError(
                 f"chat.{name} is {getattr(chat, name)!r}, but the model in {folder} was trained with "

@@ -33,7 +33,11 @@ class Chunk:
 
 
 def example(chat: Chat, conversation: Conversation) -> packing.Example:
-    """Tokenizes a conversation, with loss on the assistant's turns and their ends."""
+    """Tokenizes a conversation, with loss on the assistant's turns and their ends.
+
+    Raises:
+      UserError: the chat template cannot be used for it.
+    """
     mode: Mode = "tir" if conversation.style == "tora" else "pot" if conversation.style == "pot" else "cot"
     instruction = conversation.instruction or chat.instruction
     messages = [
@@ -42,7 +46,10 @@ def example(chat: Chat, conversation: Conversation) -> packing.Example:
         else message
         for message in conversation.messages
     ]
-    tokens = chat.tokenize(messages)
+    try:
+        tokens = chat.tokenize(messages)
+    except UserError as error:
+        raise UserError(f"{conversation.id}: {error}") from None
     return packing.Example(np.array(tokens.ids, np.int32), np.array(tokens.loss_mask), conversation.id)
 
 

@@ -1,6 +1,7 @@
 """Settings of the tokenizer and of the chat template."""
 
 import dataclasses
+import datetime
 
 from dsmath_jax.settings import INT32, Settings, setting
 from dsmath_jax.workdir import UserError
@@ -19,9 +20,28 @@ class TokenizerSettings(Settings):
             raise UserError("vocab_size is 0; it must be at least 1, or path name a tokenizer.")
 
 
+# Variables of a chat template that `chat_template.render` sets.
+RESERVED = ("messages", "add_generation_prompt", "tools", "documents", "strftime_now")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChatSettings(Settings):
-    """Settings of prompts in all stages: the chat template, and the instruction below every question."""
+    """Settings of prompts in all stages: the chat template, its variables, and the instruction below every question."""
 
-    template: str = setting("", "Jinja chat template; '' for the tokenizer's own, else the paper's")
+    template: str = setting("", "Jinja chat template; 'paper' for DeepSeekMath's, '' for the tokenizer's own")
     instruction: str = setting("", "below every question: a text, or 'paper' for the paper's by mode and language")
+    system: str = setting("", "system message of conversations that have none; '' for none")
+    template_kwargs: dict[str, bool | int | float | str] = setting(
+        {}, "variables of the template, such as enable_thinking"
+    )
+    date: str = setting("2024-07-26", "date of the template's strftime_now: prompts are the same on every day")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.template_kwargs:
+            if name in RESERVED or name.endswith("_token"):
+                raise UserError(f"template_kwargs.{name} is set by the messages and the tokenizer; remove it.")
+        try:
+            datetime.datetime.fromisoformat(self.date)
+        except ValueError:
+            raise UserError(f"date is {self.date!r}; it must be an ISO date such as 2024-07-26.") from None

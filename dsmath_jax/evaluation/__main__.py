@@ -3,7 +3,7 @@
 CHECKPOINT is the folder of a stage that trains (RUN/sft, RUN/rl), or hf:DIR in Hugging Face's format. Use
 --style=few_shot for a base model, and --style=chat for a model after instruction tuning: it is asked with the chat
 template and the instruction of its training, in chat.json next to the model. Without that file the template is the
-tokenizer's or else the paper's, and the instruction is the paper's. The same command resumes a killed evaluation.
+tokenizer's or --template, and the instruction is the paper's. The same command resumes a killed evaluation.
 """
 
 import argparse
@@ -15,14 +15,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 
 from dsmath_jax.compilation import use_compilation_cache
+from dsmath_jax.data.chat import SETTINGS
 from dsmath_jax.data.questions import Mode
-from dsmath_jax.evaluation.answering import Settings, check_instruction
-from dsmath_jax.evaluation.policy import Policy, with_instruction
+from dsmath_jax.evaluation.answering import Settings, check_chat_settings
+from dsmath_jax.evaluation.policy import Policy, with_chat_settings
 from dsmath_jax.evaluation.registry import TASKS, Style, task
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.grading.sandbox import Sandbox
@@ -63,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         "--instruction",
         help="below every question in a chat: a text, 'paper' for the paper's, '' for none " + INSTRUCTION_DEFAULT,
     )
+    add("--template", help="Jinja chat template, or 'paper' for DeepSeekMath's (default: the model's)")
+    add("--system", help="system message in a chat, '' for none (default: that of the training)")
+    add(
+        "--template_kwargs", type=_object, help="variables of the chat template, such as '{\"enable_thinking\": false}'"
+    )
     add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
     add("--decode_slots", type=int, default=256, help="completions that are decoded at a time")
     add("--tokenizer", default="", help="its file or folder (default: the model's)")
@@ -81,18 +87,28 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
+def _object(text: str, of: str = "") -> dict[str, Any]:
+    """Parses a JSON object.
+
+    Raises:
+      argparse.ArgumentTypeError: the text is something else; the error says what it must consist `of`.
+    """
+    with contextlib.suppress(ValueError):
+        if isinstance(value := json.loads(text), dict):
+            return value
+    raise argparse.ArgumentTypeError(f"'{text}' is not a JSON object{of}")
+
+
 def _mesh(text: str) -> dict[str, int]:
     """Parses the sizes of mesh axes.
 
     Raises:
       argparse.ArgumentTypeError: the text is something else.
     """
-    try:
-        sizes = json.loads(text)
-    except ValueError:
-        sizes = None
-    if not (isinstance(sizes, dict) and sizes.keys() <= {*AXES} and all(type(size) is int for size in sizes.values())):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a JSON object of integers by axis of {', '.join(AXES)}")
+    of = f" of integers by axis of {', '.join(AXES)}"
+    sizes = _object(text, of)
+    if not (sizes.keys() <= {*AXES} and all(type(size) is int for size in sizes.values())):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a JSON object{of}")
     return sizes
 
 
@@ -111,14 +127,16 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         raise UserError(f"--{error}") from None
     for name in values.tasks:
         task(name)  # reports a misspelled one before anything is read
-    check_instruction(settings, values.instruction)
+    chat = {name: value for name in SETTINGS if (value := vars(values).get(name)) is not None}
+    check_chat_settings(settings, chat)
     several = values.distributed or values.coordinator
     with join_processes(values.coordinator, values.processes, values.process) if several else contextlib.nullcontext():
         use_compilation_cache(values.compilation_cache, values.out)
         with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
             layout = Layout(make_mesh(MeshSettings(**values.mesh)))
             model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
-            policy = Policy.of(with_instruction(model, values.instruction), values.max_new_tokens, values.decode_slots)
+            model = with_chat_settings(model, chat)
+            policy = Policy.of(model, values.max_new_tokens, values.decode_slots)
             make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
             provenance = Provenance(values.checkpoint, command)
             page = run(policy, values.tasks, settings, values.data_dir, values.out, provenance, make_sandbox)

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dsmath_jax import settings as base
@@ -46,10 +46,10 @@ class Settings(base.Settings):
     shots: int = setting(0, "few-shot examples before a question; 0 for the task's number, or all of a file", ge=0)
 
 
-def check_instruction(asked: Settings, instruction: str | None) -> None:
-    """Raises a `UserError` where an instruction is given, but the style is not chat."""
-    if instruction is not None and asked.style != "chat":
-        raise UserError("instruction belongs to questions in a chat; set style to chat, or leave it out.")
+def check_chat_settings(asked: Settings, given: Iterable[str]) -> None:
+    """Raises a `UserError` where settings of a chat are given, but the style is not chat."""
+    for name in given if asked.style != "chat" else ():
+        raise UserError(f"{name} belongs to questions in a chat; set style to chat, or leave it out.")
 
 
 @dataclasses.dataclass(frozen=True)

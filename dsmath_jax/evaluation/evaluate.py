@@ -36,6 +36,11 @@ def stage_of(model: str) -> str:
     return MODELS[model][0]
 
 
+def asked_in_chat(model: str) -> bool:
+    """Whether a model is asked with the chat template, not with few-shot examples."""
+    return not MODELS[model][1]
+
+
 def data_sets(settings: EvaluateSettings) -> tuple[str, ...]:
     """Returns the data sets and files of the tasks and the few-shot examples."""
     tasks = [registry.task(name) for name in settings.tasks]

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
+from dsmath_jax.data import chat as chats
 from dsmath_jax.data import questions
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sampling.completions import FinishReason
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -24,17 +26,22 @@ class TextCompletion(NamedTuple):
 
 
 GREEDY = SamplingParams(temperature=0.0)
+NO_CHANGES: Mapping[str, Any] = {}  # of chat settings
 
 
-def with_instruction(model: LanguageModel, instruction: str | None = None) -> LanguageModel:
-    """Returns a model with the instruction for its evaluation in a chat.
+def with_chat_settings(model: LanguageModel, changes: Mapping[str, Any] = NO_CHANGES) -> LanguageModel:
+    """Returns a model with the settings for its evaluation in a chat.
 
-    For None that is the instruction of its training; where that is unknown (a base model, another project's checkpoint)
-    it is the paper's.
+    Args:
+      changes: fields of `ChatSettings`; the others are those of its training. Where that is unknown (a base model,
+        another project's checkpoint), the instruction is the paper's.
+
+    Raises:
+      UserError: a setting is invalid.
     """
-    if instruction is None:
-        instruction = model.chat.instruction if model.chat_stored else questions.PAPER
-    return model._replace(chat=dataclasses.replace(model.chat, instruction=instruction))
+    default = {} if model.chat_stored else {"instruction": questions.PAPER}
+    settings = ChatSettings(**{**model.chat.settings, **default, **changes})
+    return model._replace(chat=Chat(model.tokenizer, **chats.checked(settings)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +64,7 @@ class Policy:
     @classmethod
     def of(cls, language_model: LanguageModel, max_new_tokens: int, decode_slots: int) -> Self:
         """Builds a policy that draws completions of at most `max_new_tokens` tokens, `decode_slots` at a time."""
-        config, stop_ids = language_model.model.config, tuple(language_model.chat.tokenizer.stop_ids)
+        config, stop_ids = language_model.model.config, language_model.chat.stop_ids
         sampler = _sampler(config, language_model.layout, stop_ids, max_new_tokens, decode_slots)
         context, fingerprint = config.max_position_embeddings, language_model.fingerprint
         return cls(language_model.params, language_model.chat, sampler, context, max_new_tokens, fingerprint)

@@ -93,7 +93,7 @@ def run(
     shared = dataclasses.asdict(settings) | {"max_new_tokens": policy.max_new_tokens}
     del shared["mode"]  # modes may share a folder
     if settings.style == "chat":
-        shared |= {"template": policy.chat.template, "instruction": policy.chat.instruction}
+        shared |= policy.chat.settings
     with contextlib.ExitStack() as stack:
         sandbox = stack.enter_context(make_sandbox()) if first and any(map(needs_programs, jobs)) else None
         if sandbox:

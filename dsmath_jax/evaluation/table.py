@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsmath_jax.data import questions
-from dsmath_jax.data.chat import DEEPSEEK_MATH
+from dsmath_jax.data.chat_template import DEEPSEEK_MATH
 from dsmath_jax.evaluation.paper import MODELS, RL_MAJ_AT_64, published
 from dsmath_jax.evaluation.summary import NOT_CHECKED
 from dsmath_jax.formatting import interval, points
@@ -145,13 +145,14 @@ def _origin(run: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
 
 
 def _chat(run: Mapping[str, Any]) -> str:
-    """Describes the template and instruction of a chat model."""
+    """Describes how a chat model is asked."""
     if run["style"] != "chat":
         return ""
     template = "the paper's template" if run["template"] == DEEPSEEK_MATH else "its own template (settings.json)"
     known = {questions.PAPER: "the paper's instruction", "": "no instruction"}
     own = f"the instruction {json.dumps(run['instruction'], ensure_ascii=False)}"
-    return f" in {template} with {known.get(run['instruction'], own)}"
+    system = f" and the system message {json.dumps(run['system'], ensure_ascii=False)}" if run["system"] else ""
+    return f" in {template} with {known.get(run['instruction'], own)}{system}"
 
 
 def _curves(entries: Sequence[Entry]) -> list[str]:

@@ -18,6 +18,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
+from dsmath_jax.data.special_tokens import without_marks
 from dsmath_jax.grading.code import FENCED, LABELS, Runner, statement, succeeded
 from dsmath_jax.grading.extraction import CUE
 from dsmath_jax.grading.sandbox import Program, ProgramResult
@@ -99,7 +100,7 @@ def solve(
     for turn in range(rounds + 1):
         if not active:
             break
-        texts = [prompts[each.number] + each.text for each in active]
+        texts = [prompts[each.number] + without_marks(each.text) for each in active]
         completions = generate(texts, [each.number for each in active], turn, (CALL, *stops))
         for each, (text, finish) in zip(active, completions, strict=True):
             _parse_turn(each, text, "rounds" if turn == rounds else "", finish, stops)

@@ -152,7 +152,7 @@ def run(
     eval_records = load_subsample(settings.eval_data, data_dir, settings.eval_problems, EVALUATION_SEED)
     num_overlapping = check_overlap(settings, workdir, data_dir, eval_records) if eval_records else 0
     sampler = Sampler(
-        model, layout, chat.tokenizer.stop_ids, settings.max_new_tokens, settings.num_decode_slots, settings.cache_dtype
+        model, layout, chat.stop_ids, settings.max_new_tokens, settings.num_decode_slots, settings.cache_dtype
     )  # fmt: skip
     logprobs = MicroBatchedForward(
         lambda params, batch: batch_logprobs(model, params, batch, settings.temperature)[0],

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dsmath_jax.data import chat as chats
+from dsmath_jax.data import chat_template
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.models import huggingface
@@ -40,7 +41,7 @@ class LanguageModel(NamedTuple):
       tokenizer_file: the file that the tokenizer was read from, None if unknown.
       fingerprint: a hash of the parameters, the tokenizer and the compute dtype; "" if unknown.
       chat_stored: whether `chat` is the one that the model was trained with; else it has no instruction, and the
-        template next to the tokenizer, else the paper's.
+        template next to the tokenizer, if any.
     """
 
     model: Decoder
@@ -83,7 +84,7 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
         [file_fingerprint(path) for path in (*files, tokenizer_file)] + [model.config.compute_dtype]
     )
     stored = chats.load(folder, tokenizer)
-    chat = stored or Chat(tokenizer, chats.stored_template(tokenizer_file.parent) or chats.DEEPSEEK_MATH)
+    chat = stored or Chat(tokenizer, chat_template.stored(tokenizer_file.parent))
     return LanguageModel(model, params, chat, layout, tokenizer_file, fingerprint, stored is not None)
 
 
@@ -131,7 +132,7 @@ def export_params(
     tokenizer = tokenizers.load(tokenizer_file) if tokenizer_file else None
     if tokenizer:
         tokenizers.check_vocab_size(tokenizer, config.vocab_size, str(tokenizer_file))
-    ids = (tokenizer.bos_id, tokenizer.stop_ids) if tokenizer else (None, ())
+    ids = (tokenizer.bos_id, (chat or tokenizer).stop_ids) if tokenizer else (None, ())
     with new_folder(target) as folder:
         if tokenizer_file:
             tokenizers.copy(tokenizer_file, folder)

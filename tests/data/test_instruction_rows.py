@@ -1,12 +1,13 @@
 """Instructions as rows: what is learned, whole examples, random order, some held out."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dsmath_jax.data import chat, instruction_rows, rows, tokenizer
+from dsmath_jax.data import chat, chat_template, instruction_rows, rows, tokenizer
 from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.instructions import Conversation, split
@@ -24,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.train_sentencepiece(
         ["What is 1 + 1? Add. So 2.", "```python print(2+3) ```output"], path, 320, chat.MARKERS
     )
+    chat_template.write(path.parent, chat_template.DEEPSEEK_MATH)
     return path.parent
 
 
@@ -45,6 +47,12 @@ def test_a_plain_solution_is_the_completion_of_the_chat_template(folder):
     assert made.tokens.tolist() == prompt + completion
     assert made.loss_mask.tolist() == [False] * len(prompt) + [True] * len(completion)
     assert made.id == "toy/0"
+
+
+def test_a_conversation_that_the_template_refuses_is_named(folder):
+    refusing = dataclasses.replace(chat.read(chat.ChatSource(folder)), template="{{ raise_exception('too short') }}")
+    with pytest.raises(UserError, match=r"toy/0: chat\.template fails \(too short\); correct it, or the messages"):
+        instruction_rows.example(refusing, *numbered(1))
 
 
 def test_the_loss_is_on_the_solution_and_eos_but_not_on_the_tools_output(folder):

@@ -17,7 +17,7 @@ from backports import zstd
 
 from dsmath_jax.data import rows, shards, sources, workers
 from dsmath_jax.data.tokenizer import load
-from dsmath_jax.workdir import UserError, remove_temporaries
+from dsmath_jax.workdir import UserError, remove_temporaries, write_json
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 15
@@ -35,6 +35,7 @@ def tokenizer(tmp_path: Path) -> Path:
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     byte.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True})
     return folder
 
 

@@ -63,7 +63,7 @@ def byte_level(tmp_path: Path) -> Callable[..., tokenizer.Tokenizer]:
         model.decoder = tokenizers.decoders.ByteLevel()
         model.add_special_tokens([EOS, *(name for name in settings.values() if isinstance(name, str))])
         model.save(str(tmp_path / "tokenizer.json"))
-        write_json(tmp_path / "tokenizer_config.json", {"eos_token": EOS, **settings})
+        write_json(tmp_path / "tokenizer_config.json", {"eos_token": EOS, "add_bos_token": True, **settings})
         return tokenizer.load(tmp_path)
 
     return build
@@ -182,3 +182,12 @@ class TestConversations:
         _, tokens, learned = encode_record(loaded, {"messages": messages})
         assert decode_turns(loaded, tokens) == ["Be brief.\n\nUser: What is 2+2?\n\nAssistant: 4"]
         assert decode_turns(loaded, learned) == [" 4"]
+
+
+def test_the_papers_template_as_ids_of_llama(real_data: Path) -> None:
+    llama = chat.Chat(tokenizer.load(real_data / "tokenizers" / "llama32k.model"))
+    record = Record("", "What is 1 + 12?", "It is 13.")
+    prompt = [1, 4911, 29901, 1724, 338, 29871, 29896, 718, 29871, 29896, 29906, 29973, 13, 13, 7900, 22137, 29901]
+    completion = [739, 338, 29871, 29896, 29941, 29889, 2]
+    assert llama.prompt_ids(record) == prompt
+    assert llama.solution(record) == (prompt + completion, [False] * len(prompt) + [True] * len(completion))

@@ -18,7 +18,7 @@ import pytest
 
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import samples
-from dsmath_jax.evaluation.policy import Policy, TextCompletion, with_instruction
+from dsmath_jax.evaluation.policy import Policy, TextCompletion, with_chat_settings
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
@@ -29,8 +29,8 @@ POLICY_OF = Policy.of
 
 @functools.cache
 def policy_of(arguments: tuple, max_new_tokens: int, decode_slots: int) -> Policy:
-    *load_arguments, instruction = arguments
-    return POLICY_OF(with_instruction(load_model(*load_arguments), instruction), max_new_tokens, decode_slots)
+    *load_arguments, chat = arguments
+    return POLICY_OF(with_chat_settings(load_model(*load_arguments), dict(chat)), max_new_tokens, decode_slots)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def files(out: Path) -> dict[str, bytes]:
 def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares one model, since each sampler would compile again."""
     monkeypatch.setattr(command, "load_model", lambda *arguments: arguments)
-    monkeypatch.setattr(command, "with_instruction", lambda loaded, instruction: (*loaded, instruction))
+    monkeypatch.setattr(command, "with_chat_settings", lambda loaded, chat: (*loaded, tuple(chat.items())))
     monkeypatch.setattr(Policy, "of", policy_of)
 
 
@@ -63,7 +63,7 @@ class Killed(BaseException):
 def test_a_killed_evaluation_resumes_to_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Arguments
 ) -> None:
-    more = ("--tasks=gsm8k,sat", "--style=chat", "--seed=3")
+    more = ("--tasks=gsm8k,sat", "--style=chat", "--template=paper", "--seed=3")
     command.main(arguments(tmp_path / "whole", *more))
     assert "| gsm8k | cot |" in capsys.readouterr().out
     whole = files(tmp_path / "whole")
@@ -106,7 +106,7 @@ def test_a_killed_evaluation_resumes_to_the_same_result(
     command.main(arguments(tmp_path / "killed", *more))
     assert files(tmp_path / "killed") == whole
     with pytest.raises(UserError, match=r"holds samples made with other settings \(seed\); give another --out"):
-        command.main(arguments(tmp_path / "killed", *more[:2], "--seed=4"))
+        command.main(arguments(tmp_path / "killed", *more[:3], "--seed=4"))
 
 
 def test_programs_and_dialogues_are_graded(
@@ -308,7 +308,7 @@ def in_two_processes(command: Sequence[str], address: Callable[[str, int], list[
 
 @pytest.mark.slow
 def test_two_processes_give_the_answers_of_one(tmp_path: Path, arguments: Arguments) -> None:
-    more = ("--tasks=sat", "--style=chat", "--dtype=float32")
+    more = ("--tasks=sat", "--style=chat", "--template=paper", "--dtype=float32")
     command.main(arguments(tmp_path / "one", *more))
 
     def address(coordinator: str, process: int) -> list[str]:

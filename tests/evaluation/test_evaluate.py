@@ -9,11 +9,12 @@ import jax
 import pytest
 
 from dsmath_jax.data import chat, questions, tokenizer
+from dsmath_jax.data.chat_template import DEEPSEEK_MATH
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation.evaluate import data_sets, run, stage_of
-from dsmath_jax.evaluation.policy import Policy, with_instruction
+from dsmath_jax.evaluation.policy import Policy, with_chat_settings
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.grading.grade import grade
 from dsmath_jax.models.decoder import Decoder, initial_params
@@ -59,7 +60,7 @@ def workdir(tmp_path: Path, make_model: Any) -> Path:
     return tmp_path
 
 
-CHAT = ChatSettings(instruction="Go on.")
+CHAT = ChatSettings(template="paper", instruction="Go on.")
 SETTINGS = EvaluateSettings(
     models=("base", "sft", "rl"), tasks=("toy/test", "mine.jsonl"), problems=3, samples=2, temperature=0.7,
     max_new_tokens=4, decode_slots=8, examples=("toy/train",), shots=1,
@@ -145,7 +146,7 @@ def test_the_command_gives_the_numbers_of_the_stage(
         ]
         assert pooled[0] == pooled[1]
     settings = read_json(workdir / "sft_out" / "settings.json")
-    assert (settings["instruction"], settings["template"]) == ("Go on.", chat.DEEPSEEK_MATH)
+    assert (settings["instruction"], settings["template"]) == ("Go on.", DEEPSEEK_MATH)
     for more, instruction in ((["--instruction="], ""), (["--instruction=paper"], "paper")):
         command.main([sft, "--style=chat", f"--out={workdir / f'out{instruction}'}", *common, *more])
         assert read_json(workdir / f"out{instruction}" / "settings.json")["instruction"] == instruction
@@ -155,22 +156,22 @@ def test_the_command_gives_the_numbers_of_the_stage(
 
 def test_a_model_of_unknown_training_is_asked_with_the_papers_instruction(workdir: Path, layout: Layout) -> None:
     load = functools.partial(model_files.load_model, layout=layout)
-    assert with_instruction(load(str(workdir / "pretrain"))).chat.instruction == questions.PAPER
+    assert with_chat_settings(load(str(workdir / "pretrain"))).chat.instruction == questions.PAPER
     sft = load(str(workdir / "sft"))
-    assert with_instruction(sft).chat == sft.chat
-    assert with_instruction(sft, "").chat.instruction == ""
+    assert with_chat_settings(sft).chat == sft.chat
+    assert with_chat_settings(sft, {"instruction": ""}).chat.instruction == ""
     model_files.export_params(
         workdir / "hf", sft.model.config, sft.params, sft.tokenizer_file, chat=sft.chat
     )  # fmt: skip
-    assert with_instruction(load(f"hf:{workdir / 'hf'}")).chat.instruction == "Go on."
-    assert (workdir / "hf" / "chat_template.jinja").read_text() == chat.DEEPSEEK_MATH
+    assert with_chat_settings(load(f"hf:{workdir / 'hf'}")).chat.instruction == "Go on."
+    assert (workdir / "hf" / "chat_template.jinja").read_text() == DEEPSEEK_MATH
     (workdir / "hf" / "chat.json").unlink()
-    assert with_instruction(load(f"hf:{workdir / 'hf'}")).chat.instruction == questions.PAPER
+    assert with_chat_settings(load(f"hf:{workdir / 'hf'}")).chat.instruction == questions.PAPER
 
 
 def test_a_checkpoint_with_another_chat_is_refused(workdir: Path, layout: Layout) -> None:
     with pytest.raises(UserError, match=r"chat\.instruction is '', but the model in .*sft was trained with 'Go on.'"):
-        run(SETTINGS, ChatSettings(), workdir, workdir, layout, seed=0)
+        run(SETTINGS, ChatSettings(template="paper"), workdir, workdir, layout, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from dsmath_jax.data import dataset_formats as formats
 from dsmath_jax.data import questions
-from dsmath_jax.data.chat import MARK, Chat
+from dsmath_jax.data.chat import MARK, PLAIN, Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation import exemplars, prompts
@@ -41,6 +41,7 @@ class Tokenizer:
     """A tokenizer's control tokens."""
 
     control_ids = {"<s>": 1, "</s>": 2}  # noqa: RUF012
+    special_tokens = {"bos_token": "<s>", "eos_token": "</s>"}  # noqa: RUF012
     bos_id, eos_id = 1, 2
 
 
@@ -98,7 +99,7 @@ BOS, EOS = (f"{MARK}{name}{MARK}" for name in Tokenizer.control_ids)
 def test_few_shot_prompts(name: str, mode: Mode, example: Exemplar | None, record: Record, expected: str) -> None:
     exemplars_ = [example] if example else []
     assert few_shot(TASKS[name], record, mode, exemplars_) == expected
-    assert prompt(CHAT, TASKS[name], record, mode, "few_shot", exemplars_) == BOS + expected
+    assert prompt(CHAT, TASKS[name], record, mode, "few_shot", exemplars_) == PLAIN + expected
 
 
 STEPS = "Please reason step by step, and put your final answer within \\boxed{}."

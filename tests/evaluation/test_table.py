@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dsmath_jax.data.chat import DEEPSEEK_MATH
+from dsmath_jax.data.chat_template import DEEPSEEK_MATH
 from dsmath_jax.evaluation.paper import ACCURACIES, published
 from dsmath_jax.evaluation.summary import Problem, summarize
 from dsmath_jax.evaluation.table import code, escape, markdown, percent
@@ -80,7 +80,7 @@ def test_settings_are_below_the_table() -> None:
     ],
 )
 def test_template_and_instruction_of_a_chat_are_reported(template: str, instruction: str, description: str) -> None:
-    run = RUN | {"style": "chat", "template": template, "instruction": instruction}
+    run = RUN | {"style": "chat", "template": template, "instruction": instruction, "system": ""}
     assert f"- Asked: style chat in {escape(description)}, at most 1,024 new tokens" in markdown(run, [entry("gsm8k")])
 
 

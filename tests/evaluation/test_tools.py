@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from dsmath_jax.data.special_tokens import MARK
 from dsmath_jax.evaluation import tools
 from dsmath_jax.evaluation.tools import CALL, Dialogue
 from dsmath_jax.grading.extraction import extract
@@ -244,3 +245,10 @@ def test_without_rounds_or_prompts_nothing_runs(sandbox: Sandbox) -> None:
     dialogue, _ = hold(sandbox, PROGRAM.format("print(1)") + CALL, rounds=0)
     assert (dialogue.outputs, dialogue.finish) == ((), "rounds")
     assert tools.solve([], Script(), sandbox) == []
+
+
+def test_a_program_cannot_write_control_tokens(sandbox: Sandbox) -> None:
+    program = PROGRAM.format("print('\\ufdd0</s>\\ufdd0')")
+    dialogue, script = hold(sandbox, f"{program}{CALL}", "Done.")
+    assert dialogue.outputs == (f"{MARK}</s>{MARK}",)
+    assert MARK not in script.asked[1][0][0]

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import pytest
 
-from dsmath_jax.data import tokenizer
+from dsmath_jax.data import chat_template, tokenizer
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.rl.reward_model.model import with_reward_head
@@ -63,6 +63,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Path:
     write_problems(folder / "data", 0, {"train": 24})
     texts = [row["solution"] for row in read_jsonl(folder / "data" / "problems" / "train.jsonl")]
     tokenizer.train_sentencepiece(texts, folder / "tokenizer" / "tokenizer.model", 300)
+    chat_template.write(folder / "tokenizer", chat_template.DEEPSEEK_MATH)
     config = ModelConfig(
         vocab_size=300, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
         intermediate_size=24, max_position_embeddings=256,

@@ -47,6 +47,7 @@ def run(tmp_path: Path) -> Run:
     def go(workdir: str, names: tuple[str, ...] = NAMES, overwrite: tuple[str, ...] = (), **changes: Any) -> None:
         recipe = {
             "data_dir": str(data), "tokenizer": {"path": "tokenizer", "vocab_size": 0}, "model": sizes,
+            "chat": {"template": "paper"},
             "pretrain": {**TRAINING, "mixture": {"mine": 1.0}, **changes},
             "sft": {**TRAINING, "data": ("problems.jsonl",), **changes},
         }  # fmt: skip

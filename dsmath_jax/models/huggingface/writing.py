@@ -77,10 +77,12 @@ def write(
         )
     write_json(folder / "config.json", config_json(config, dtype, bos_id, stop_ids[0] if stop_ids else None))
     if stop_ids:
-        eos = stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)
         path = folder / "generation_config.json"  # the tokenizer's files may include it
         existing = json_object(path.read_bytes(), str(path), "it") if path.is_file() else {}
-        write_json(path, existing | {"bos_token_id": bos_id, "eos_token_id": eos})
+        stated = existing.get("eos_token_id") or []
+        eos = list(dict.fromkeys([*(stated if isinstance(stated, list) else [stated]), *stop_ids]))
+        eos_field = {"eos_token_id": eos[0] if len(eos) == 1 else eos}
+        write_json(path, {"bos_token_id": bos_id} | existing | eos_field)
     files = list(_files(_tensors(flat, specs, config.num_hidden_layers), jnp.dtype(dtype).itemsize, max_file_bytes))
     names = [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
     names = names if len(files) > 1 else [SINGLE_FILE]

@@ -86,7 +86,7 @@ def write_rows(
 
         sampling_seed = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0] >> 1)
         sampler = Sampler(
-            policy.model, policy.layout, tokenizer.stop_ids, settings.max_new_tokens, settings.decode_slots
+            policy.model, policy.layout, policy.chat.stop_ids, settings.max_new_tokens, settings.decode_slots
         )  # fmt: skip
 
         def generate(prefixes: Sequence[Sequence[int]], samples: int, ids: Sequence[int]) -> Iterable[list[Completion]]:

@@ -13,6 +13,7 @@ import pytest
 
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.special_tokens import Encoded, encode_parts
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.rl.reward_model import labels
@@ -38,12 +39,13 @@ class Characters:
 
     vocab_size, bos_id, eos_id, stop_ids = len(ALPHABET), 0, 1, (1,)
     control_ids = {"^": 0, "$": 1}  # noqa: RUF012
+    special_tokens = {"bos_token": "^", "eos_token": "$"}  # noqa: RUF012
 
     def encode(self, text: str) -> list[int]:
         return [max(ALPHABET.find(character), 3) for character in text]
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
-        return self.encode(text), list(range(len(text)))
+    def encode_marked(self, text: str) -> Encoded:
+        return encode_parts(text, self.control_ids, lambda part, _: (self.encode(part), [*range(len(part))]))
 
     def decode(self, ids: Any) -> str:
         return "".join(ALPHABET[i] for i in ids if i > 1)

@@ -12,6 +12,7 @@ import pytest
 
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.special_tokens import Encoded, encode_parts
 from dsmath_jax.grading import grade
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.reward_model import labels
@@ -33,12 +34,13 @@ class Characters:
 
     vocab_size, bos_id, eos_id, stop_ids = len(ALPHABET), 0, EOS, (EOS,)
     control_ids = {"^": 0, "$": EOS}  # noqa: RUF012
+    special_tokens = {"bos_token": "^", "eos_token": "$"}  # noqa: RUF012
 
     def encode(self, text: str) -> list[int]:
         return [ALPHABET.index(character) for character in text]
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
-        return self.encode(text), list(range(len(text)))
+    def encode_marked(self, text: str) -> Encoded:
+        return encode_parts(text, self.control_ids, lambda part, _: (self.encode(part), [*range(len(part))]))
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(ALPHABET[i] for i in ids).strip("^$")
