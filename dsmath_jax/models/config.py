@@ -78,7 +78,7 @@ class ModelConfig(Settings):
         0.0, "rope_theta of the layers with a sliding window, not stretched; 0: as in the other layers", ge=0
     )
     rms_norm_eps: float = setting(1e-6, "added to the mean square in RMSNorm", gt=0)
-    rms_norm_offset: float = setting(0.0, "added to the learned scale in RMSNorm; 1 in Gemma")
+    rms_norm_offset: float = setting(0.0, "added to the learned scale in RMSNorm; 1 in Gemma", ge=0, le=1)
     norm_placement: str = setting(
         "before", "where attention and feed-forward are normalized: before (their input), after (their output) or both",
         choices=NORM_PLACEMENTS,

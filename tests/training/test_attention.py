@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.models import cudnn
-from dsmath_jax.models.attention import packed_attention
+from dsmath_jax.models.attention import AttentionSpec, packed_attention
 from dsmath_jax.models.cudnn import visible_mask
 from dsmath_jax.models.splash import splash_attention
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
@@ -128,33 +128,45 @@ def test_rows_that_do_not_divide_by_the_context_axis_are_refused() -> None:
         attention_on(layout_of("cpu", context=4))(*given[:3], given[4])
 
 
-def test_the_mask_for_cudnn_is_the_one_of_packed_attention() -> None:
+@pytest.mark.parametrize("spec", [AttentionSpec(), AttentionSpec(scale=0.3, window=5)])
+def test_the_mask_for_cudnn_is_the_one_of_packed_attention(spec: AttentionSpec) -> None:
     given = inputs(2, 24, 4, 2, 8)
-    by_mask = lambda q, k, v, ids: jax.nn.dot_product_attention(q, k, v, mask=visible_mask(ids, 24))  # noqa: E731
-    one, other = compute(by_mask, *given), compute(packed_attention, *given)
+
+    def by_mask(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(q, k, v, mask=visible_mask(ids, 24, spec=spec), scale=spec.scale)
+
+    one, other = compute(by_mask, *given), compute(functools.partial(packed_attention, spec=spec), *given)
     for name, value in one.items():
         np.testing.assert_allclose(value, other[name], atol=5e-6, err_msg=name)
     np.testing.assert_array_equal(visible_mask(given[4], 8, jnp.int32(16)), visible_mask(given[4], 24)[:, :, 16:])
 
 
 @pytest.mark.parametrize(
-    ("tokens", "size", "dtype"), [(24, 8, jnp.float32), (25, 8, jnp.bfloat16), (24, 12, jnp.bfloat16)]
+    ("tokens", "size", "dtype", "spec"),
+    [
+        (24, 8, jnp.float32, AttentionSpec(window=4)),
+        (25, 8, jnp.bfloat16, AttentionSpec()),
+        (24, 12, jnp.bfloat16, AttentionSpec()),
+        (24, 8, jnp.bfloat16, AttentionSpec(softcap=50.0)),
+    ],
 )
 def test_cudnn_passes_unsupported_inputs_to_packed_attention(
-    tokens: int, size: int, dtype: Any, monkeypatch: pytest.MonkeyPatch
+    tokens: int, size: int, dtype: Any, spec: AttentionSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cudnn, "packed_attention", lambda *given: given)
     q, k, v, _, ids = inputs(1, tokens, 2, 2, size)
     q = q.astype(dtype)
-    assert cudnn.cudnn_attention(q, k, v, ids, 0) == (q, k, v, ids, 0)
+    assert cudnn.cudnn_attention(q, k, v, ids, 0, spec) == (q, k, v, ids, 0, spec)
 
 
-def test_cudnn_equals_packed_attention_on_a_gpu(layout: Layout) -> None:
+@pytest.mark.parametrize("spec", [AttentionSpec(), AttentionSpec(scale=0.3, window=100)])
+def test_cudnn_equals_packed_attention_on_a_gpu(layout: Layout, spec: AttentionSpec) -> None:
     if layout.mesh.devices.flat[0].platform != "gpu":
         pytest.skip("the cuDNN kernel needs an NVIDIA GPU")
     given = inputs(2, 512, 4, 2, 64)
     arrays = (*(x.astype(jnp.bfloat16) for x in given[:4]), given[4])
-    one, other = compute(attention_on(layout, "cudnn"), *arrays), compute(attention_on(layout, "xla"), *arrays)
+    attend = {name: functools.partial(attention_on(layout, name), spec=spec) for name in ("cudnn", "xla")}
+    one, other = (compute(attend[name], *arrays) for name in ("cudnn", "xla"))
     for name, value in one.items():
         assert np.isfinite(np.float32(value)).all(), name
         largest = np.abs(np.float32(other[name])).max()
