@@ -11,7 +11,7 @@ from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.settings import INT32, Settings, setting
 from dsmath_jax.sharding import MeshSettings
 from dsmath_jax.toy.settings import ToySettings
-from dsmath_jax.training.settings import PretrainSettings, SFTSettings
+from dsmath_jax.training.settings import HUGGING_FACE, PretrainSettings, SFTSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,3 +41,11 @@ class Recipe(Settings):
     process_model: ProcessModelSettings | None = setting(None, "stage process_model: steps (§4.1.3)")
     rl: RLSettings | None = setting(None, "stage rl (§4, §5.2)")
     evaluate: EvaluateSettings | None = setting(None, "stage evaluate (§5.2.2)")
+
+    def __post_init__(self) -> None:
+        """Gives a tokenizer without a path, and without a corpus to train it on, that of the model to start from."""
+        super().__post_init__()
+        inits = [section.init for section in (self.pretrain, self.sft, self.rl) if section]
+        folder = next((init.removeprefix(HUGGING_FACE) for init in inits if init.startswith(HUGGING_FACE)), "")
+        if folder and self.tokenizer and not self.tokenizer.path and self.corpus is None:
+            object.__setattr__(self, "tokenizer", dataclasses.replace(self.tokenizer, path=folder))

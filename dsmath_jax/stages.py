@@ -23,8 +23,8 @@ from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import Layout, barrier, make_mesh
 from dsmath_jax.toy import world
 from dsmath_jax.training import loop, pretrain, sft
-from dsmath_jax.training.model_files import read_model_config
-from dsmath_jax.training.settings import PretrainSettings, SFTSettings
+from dsmath_jax.training.model_files import check_import, read_model_config
+from dsmath_jax.training.settings import HUGGING_FACE, PretrainSettings, SFTSettings
 from dsmath_jax.workdir import UserError, data_folder
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ def run_process_model(recipe: Recipe, workdir: Path) -> dict:
 
 def run_rl(recipe: Recipe, workdir: Path) -> dict:
     """Trains the policy by RL."""
-    return trainer.run(required(recipe.rl), recipe.chat, workdir, *_environment(recipe, workdir))
+    return trainer.run(required(recipe.rl), recipe.model, recipe.chat, workdir, *_environment(recipe, workdir))
 
 
 def run_evaluate(recipe: Recipe, workdir: Path) -> dict:
@@ -164,8 +164,8 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
 def check_rl(recipe: Recipe, workdir: Path) -> None:
     """Checks the prompts, the reward functions, the models and the batch."""
     settings = required(recipe.rl)
-    initial_config = _model_config(settings.init, recipe, workdir)
-    chat_format = _chat(recipe, workdir, *filter(None, (settings.init, settings.reward_stage)))
+    initial_config = _initial_config(settings.init, recipe, workdir)
+    chat_format = _chat(recipe, workdir, *settings.model_stages)
     read, trained_on = _records_reader("rl", recipe, workdir), _trained_on(["rl"], recipe, workdir)
     trainer.check(settings, read, chat_format, initial_config, trained_on, _layout(recipe), recipe.seed)
 
@@ -270,6 +270,16 @@ def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
     return path in (datasets.ALL, *(f"problems/{split}.jsonl" for split in recipe.toy.problems))
 
 
+def _initial_config(init: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
+    """Returns the config of the model that a stage starts from, `hf:DIR` or another stage's; see `_model_config`."""
+    if not init.startswith(HUGGING_FACE):
+        return _model_config(init, recipe, workdir)
+    data_dir = _data_dir(recipe, workdir)
+    config = pretrain.model_config(init, recipe.model, data_dir, _tokenizer(recipe, workdir))
+    check_import(data_dir / init.removeprefix(HUGGING_FACE), config, _layout(recipe))
+    return config
+
+
 def _model_config(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
     """Returns the config of the model that a stage trains; None if it is not known before the run.
 
@@ -308,8 +318,7 @@ def _reward_inputs(name: str) -> Callable[[Recipe], tuple[str, ...]]:
 
 
 def _rl_inputs(recipe: Recipe) -> tuple[str, ...]:
-    reward_stage = required(recipe.rl).reward_stage
-    return ("tokenizer", required(recipe.rl).init, *([reward_stage] if reward_stage else []))
+    return ("tokenizer", *required(recipe.rl).model_stages)
 
 
 def _evaluate_inputs(recipe: Recipe) -> tuple[str, ...]:
@@ -340,7 +349,7 @@ def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
 
 def _init_files(init: str, data: Path) -> list[Path]:
     """Returns the files of an initial model in Hugging Face's format: its config and its tensors."""
-    folder = data / init.removeprefix("hf:")
+    folder = data / init.removeprefix(HUGGING_FACE)
     return [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if init else []
 
 
@@ -350,7 +359,10 @@ def _rl_data(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
-    return [*_record_files(_rl_data)(recipe, workdir), *rewards.source_files(required(recipe.rl).reward_fns)]
+    settings = required(recipe.rl)
+    init = settings.init if settings.init.startswith(HUGGING_FACE) else ""
+    models = _user_files(lambda recipe, data: _init_files(init, data))(recipe, workdir)
+    return [*_record_files(_rl_data)(recipe, workdir), *models, *rewards.source_files(settings.reward_fns)]
 
 
 # --- why_not_extendable ---

@@ -11,7 +11,11 @@ from dsmath_jax.workdir import UserError
 class TokenizerSettings(Settings):
     """Settings of stage `tokenizer`: an existing tokenizer, or SentencePiece trained on the corpus."""
 
-    path: str = setting("", "file or folder of a tokenizer, below data_dir; '' trains one on the corpus", local=True)
+    path: str = setting(
+        "",
+        "file or folder of a tokenizer, below data_dir; '': that of an initial model hf:DIR, else trained",
+        local=True,
+    )
     vocab_size: int = setting(4096, "pieces of the tokenizer that is trained; ignored with a path", ge=0, le=INT32)
 
     def __post_init__(self) -> None:

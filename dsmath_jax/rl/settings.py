@@ -8,7 +8,7 @@ from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
-from dsmath_jax.training.settings import TrainingSettings
+from dsmath_jax.training.settings import HUGGING_FACE, TrainingSettings
 from dsmath_jax.workdir import UserError
 
 DEFAULT_METHOD = "grpo_rule"
@@ -60,7 +60,10 @@ class RLSettings(TrainingSettings):
     peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)", ge=0)
     method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}", choices=METHODS)
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
-    init: str = setting("sft", "the stage whose model is the initial policy and the reference model")
+    init: str = setting(
+        "sft", "initial policy and reference model: a stage's, or hf:DIR below data_dir, in Hugging Face's format",
+        local=True,
+    )  # fmt: skip
     data: tuple[str, ...] = setting(
         ("toy/rl",), "questions: data sets, or your .jsonl files below data_dir (question, answer)", nonempty=True
     )
@@ -151,6 +154,12 @@ class RLSettings(TrainingSettings):
     def reward_stage(self) -> str | None:
         """The stage of the reward model, None without one."""
         return REWARD_STAGES.get(self.reward_source)
+
+    @property
+    def model_stages(self) -> tuple[str, ...]:
+        """The stages whose models this one reads: the reward model's and, unless `init` is `hf:DIR`, the policy's."""
+        init = () if self.init.startswith(HUGGING_FACE) else (self.init,)
+        return (*init, *([self.reward_stage] if self.reward_stage else []))
 
     @property
     def retrain_data(self) -> tuple[str, ...]:

@@ -47,10 +47,11 @@ from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training import loop as loops
 from dsmath_jax.training.loop import TrainLoop
-from dsmath_jax.training.model_files import LanguageModel, read_model, read_params, write_config
+from dsmath_jax.training.model_files import LanguageModel, read_params, write_config
 from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
+from dsmath_jax.training.pretrain import initial_model
 from dsmath_jax.training.step import make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
 
@@ -58,7 +59,11 @@ Evaluate = Callable[[Params], dict[str, float]]
 
 
 class Context(NamedTuple):
-    """The shared state of a run of the stage; `model` is the policy's decoder without parameters."""
+    """The shared state of a run of the stage.
+
+    `model` is the policy's decoder without parameters. `read_initial_params` reads its initial ones again at each call,
+    since updates donate them.
+    """
 
     settings: RLSettings
     folder: Path  # of the stage
@@ -71,14 +76,11 @@ class Context(NamedTuple):
     retrain_records: list[Record]  # the questions that the reward model is retrained on between rounds
     sampler: Sampler
     policy_logprobs: MicroBatchedForward
+    read_initial_params: Callable[[], Params]
 
     def with_params(self, params: Params) -> LanguageModel:
         """Returns the policy's model with these parameters."""
         return LanguageModel(self.model, params, self.chat, self.layout)
-
-    def read_initial_params(self) -> Params:
-        """Reads the initial parameters of the policy again at each call, since updates donate them."""
-        return read_params(self.workdir / self.settings.init, self.model.config, self.layout)
 
 
 def check(
@@ -131,11 +133,17 @@ def why_not_extendable(settings: RLSettings, folder: Path, steps: int) -> str:
 
 
 def run(
-    settings: RLSettings, chat_settings: ChatSettings, workdir: Path, data_dir: Path, layout: Layout, seed: int
+    settings: RLSettings,
+    model_section: ModelConfig | None,
+    chat_settings: ChatSettings,
+    workdir: Path,
+    data_dir: Path,
+    layout: Layout,
+    seed: int,
 ) -> dict[str, int | None]:
     """Runs the stage: trains the policy.
 
-    Reads `rl.data`, the stage `rl.init` and, where the method has one, the reward model's. Writes
+    Reads `rl.data`, the model `rl.init` and, where the method has one, the reward model's stage. Writes
     `rl/{params,model.json,chat.json,metrics.jsonl,timing.jsonl,samples.jsonl}`, `rl/rollouts/` (those that a checkpoint
     may still need), `rl/samples_of_init.jsonl` (RFT, DPO) and `rl/rounds/` (iterative GRPO).
 
@@ -143,9 +151,9 @@ def run(
       UserError: the settings do not fit the data or the model, or a model or a record is missing.
     """
     chat = chats.read(chats.ChatSource(workdir / "tokenizer", chat_settings))
-    for stage in filter(None, (settings.init, settings.reward_stage)):
+    for stage in settings.model_stages:
         chats.check_same(chat, workdir / stage)
-    model = read_model(workdir / settings.init, layout)
+    model, read_initial_params = initial_model(settings.init, model_section, workdir, data_dir, chat.tokenizer, layout)
     prompts = load_prompts(settings, data_dir, chat, model.config.max_position_embeddings)
     retrain_count = settings.retrain.problems if settings.retrain else 0
     retrain_records = load_subsample(settings.retrain_data, data_dir, retrain_count, seed)
@@ -160,7 +168,10 @@ def run(
     )  # fmt: skip
     folder = workdir / "rl"
     write_config(folder, model.config, chat)
-    ctx = Context(settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, logprobs)
+    ctx = Context(
+        settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, logprobs,
+        read_initial_params,
+    )  # fmt: skip
     limits = settings.reward_seconds, settings.reward_workers
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
         evaluate = greedy_accuracy(ctx, eval_records, correct) if eval_records else None
@@ -301,10 +312,9 @@ def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: 
     Raises:
       UserError: some are, without `rl.allow_overlap`.
     """
-    before = [settings.init, *([settings.reward_stage] if settings.reward_stage else [])]
     own = {"rl.data": settings.data, "rl.retrain.data": settings.retrain_data}
     overlaps = overlap.find(
-        records, overlap.questions_of_stages(before, workdir) | overlap.training_questions(own, data_dir)
+        records, overlap.questions_of_stages(settings.model_stages, workdir) | overlap.training_questions(own, data_dir)
     )  # fmt: skip
     overlap.check("rl.eval_data", records, overlaps, settings.allow_overlap)
     return overlap.count(overlaps.values())

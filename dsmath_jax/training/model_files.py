@@ -18,6 +18,7 @@ from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
+from dsmath_jax.training.settings import HUGGING_FACE
 from dsmath_jax.workdir import (
     UserError,
     atomic_path,
@@ -28,8 +29,6 @@ from dsmath_jax.workdir import (
     remove_temporaries,
     write_json,
 )
-
-HUGGING_FACE = "hf:"
 
 
 class LanguageModel(NamedTuple):

@@ -1,6 +1,8 @@
 """Stage `pretrain` (paper §2.2): next-token training on packed documents, from scratch or an existing model."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,13 +13,21 @@ from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.models.decoder import initial_params
+from dsmath_jax.models.decoder import Decoder, Params, initial_params
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training import loop
-from dsmath_jax.training.model_files import abstract_params, build_model, check_import, import_params, write_config
+from dsmath_jax.training.model_files import (
+    abstract_params,
+    build_model,
+    check_import,
+    import_params,
+    read_model,
+    read_params,
+    write_config,
+)
 from dsmath_jax.training.next_token import train_next_token
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.settings import PackedSettings, PretrainSettings
+from dsmath_jax.training.settings import HUGGING_FACE, PackedSettings, PretrainSettings
 from dsmath_jax.training.step import init_state, state_from_params
 from dsmath_jax.workdir import UserError
 
@@ -56,7 +66,7 @@ def run(
     batches = Batches(weights, settings.sequence_length, settings.batch_size, seed, my_rows, settings.mask_documents)
     held_out, optimizer = shards.held_out_folders(folders), make_optimizer(settings)
     if settings.init:
-        source = data_dir / settings.init.removeprefix("hf:")
+        source = data_dir / settings.init.removeprefix(HUGGING_FACE)
         state = state_from_params(import_params(source, config, layout), optimizer, layout)
     else:
         state = init_state(lambda: initial_params(model, jax.random.key(seed)), optimizer, layout)
@@ -89,7 +99,7 @@ def check_packed(stage: str, settings: PackedSettings, config: ModelConfig, data
     loop.check(settings, settings.batch_size, layout)
     build_model(config, layout)
     if settings.init:
-        check_import(data_dir / settings.init.removeprefix("hf:"), config, layout)
+        check_import(data_dir / settings.init.removeprefix(HUGGING_FACE), config, layout)
 
 
 def model_config(
@@ -103,7 +113,7 @@ def model_config(
       UserError: there is neither, the tokenizer does not fit the model, or the folder is invalid.
     """
     if init:
-        where = str(data_dir / init.removeprefix("hf:"))
+        where = str(data_dir / init.removeprefix(HUGGING_FACE))
         chosen = {name: getattr(model_section, name) for name in RUNTIME_FIELDS} if model_section else {}
         config = huggingface.read_config(Path(where), **chosen)
     elif model_section is None:
@@ -115,6 +125,35 @@ def model_config(
     if tokenizer:
         tokenizers.check_vocab_size(tokenizer, config.vocab_size, where)
     return config
+
+
+def initial_model(
+    init: str,
+    model_section: ModelConfig | None,
+    workdir: Path,
+    data_dir: Path,
+    tokenizer: Tokenizer | None,
+    layout: Layout,
+) -> tuple[Decoder, Callable[[], Params]]:
+    """Returns the decoder that training starts from, and a function that reads its parameters.
+
+    Args:
+      init: a finished stage of `workdir`, or "hf:DIR" below `data_dir`.
+      model_section: of the recipe: what an imported model is computed in.
+      workdir: of the run.
+      data_dir: the data folder.
+      tokenizer: of the run.
+      layout: of the parameters.
+
+    Raises:
+      UserError: as `model_config`, or the stage has no model.
+    """
+    if not init.startswith(HUGGING_FACE):
+        model = read_model(workdir / init, layout)
+        return model, functools.partial(read_params, workdir / init, model.config, layout)
+    config = model_config(init, model_section, data_dir, tokenizer)
+    folder = data_dir / init.removeprefix(HUGGING_FACE)
+    return build_model(config, layout), functools.partial(import_params, folder, config, layout)
 
 
 def check_length(stage: str, length: int, config: ModelConfig) -> None:

@@ -47,6 +47,9 @@ class LoopSettings(Settings):
             )
 
 
+HUGGING_FACE = "hf:"  # before the folder of a model in Hugging Face's format
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSettings(LoopSettings, OptimizerSettings):
     """Settings of every training stage: the loop and the optimizer."""

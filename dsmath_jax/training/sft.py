@@ -12,10 +12,10 @@ from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sharding import Layout, barrier
-from dsmath_jax.training.model_files import build_model, import_params, read_model, read_params, write_config
+from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.next_token import train_next_token
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.pretrain import check_length, model_config
+from dsmath_jax.training.pretrain import check_length, initial_model
 from dsmath_jax.training.settings import SFTSettings
 from dsmath_jax.training.step import state_from_params
 
@@ -34,12 +34,11 @@ def run(
     The initial model is `sft.init`, by default that of the stage `pretrain`. Writes `sft/{rows,params,model.json,...}`.
     The arguments are those of `pretrain.run` and the chat settings.
     """
-    folder, init, source = workdir / "sft", settings.init, chats.ChatSource(workdir / "tokenizer", chat)
-    if init:
-        tokenizer = tokenizers.load(workdir / "tokenizer")
-        model = build_model(model_config(init, model_section, data_dir, tokenizer), layout)
-    else:
-        model = read_model(workdir / "pretrain", layout)
+    folder, source = workdir / "sft", chats.ChatSource(workdir / "tokenizer", chat)
+    tokenizer = tokenizers.load(workdir / "tokenizer")
+    model, read_initial_params = initial_model(
+        settings.init or "pretrain", model_section, workdir, data_dir, tokenizer, layout
+    )
     check_length("sft", settings.sequence_length, model.config)
     my_rows = layout.my_rows(settings.batch_size)
     train = folder / "rows" / "train"
@@ -50,12 +49,7 @@ def run(
     batches = Batches(
         [(train, 1.0)], settings.sequence_length, settings.batch_size, seed, my_rows, settings.mask_documents
     )  # fmt: skip
-    if init:
-        params = import_params(data_dir / init.removeprefix("hf:"), model.config, layout)
-    else:
-        params = read_params(workdir / "pretrain", model.config, layout)
-    state = state_from_params(params, make_optimizer(settings), layout)
-    del params
+    state = state_from_params(read_initial_params(), make_optimizer(settings), layout)
     train_next_token(folder, settings, layout, model, state, batches, shards.held_out_folders([train]))
     return {}
 

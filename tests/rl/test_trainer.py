@@ -374,7 +374,7 @@ def test_questions_that_are_trained_on_are_not_measured_on(
         dataclasses.replace(rl, data_dir=tmp_path).run(folder)
     monkeypatch.setattr(trainer, "train_online", lambda *_: None)
     allowed = recipe("grpo_rule", data=("rl.jsonl",), eval_data=("test.jsonl",), allow_overlap=True)
-    counts = trainer.run(allowed.settings, ChatSettings(), folder, tmp_path, allowed.layout, 0)
+    counts = trainer.run(allowed.settings, None, ChatSettings(), folder, tmp_path, allowed.layout, 0)
     assert counts == {"questions": 4, "num_overlapping": 2}
 
 

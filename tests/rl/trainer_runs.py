@@ -28,7 +28,7 @@ class RLRun:
     layout: Layout
 
     def run(self, workdir: Path) -> None:
-        trainer.run(self.settings, ChatSettings(), workdir, self.data_dir, self.layout, SEED)
+        trainer.run(self.settings, None, ChatSettings(), workdir, self.data_dir, self.layout, SEED)
 
     def interrupt(self, workdir: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         """Runs until the rollout of this step is read, and no further."""
