@@ -37,7 +37,7 @@ def recipe(tmp_path: Path, checkpoint_hf: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_policy_starts_from_the_folder(recipe: Recipe, tmp_path: Path, checkpoint_hf: Path) -> None:
     workdir = tmp_path / "run"
     dm.run(recipe, workdir)
-    assert len(read_jsonl(workdir / "rl" / "metrics.jsonl")) == 2
+    assert len(list(read_jsonl(workdir / "rl" / "metrics.jsonl"))) == 2
     layout = Layout(make_mesh())
     start = import_params(checkpoint_hf, read_config(checkpoint_hf, "float32"), layout)
     model = load_model(str(workdir / "rl"), layout)
@@ -59,13 +59,13 @@ def test_another_model_in_the_folder_is_noticed(recipe: Recipe, tmp_path: Path, 
     dm.run(recipe, workdir)
     config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}), encoding="utf-8")
-    with pytest.raises(UserError, match="rl.*config.json"):
+    with pytest.raises(UserError, match=r"rl.*config\.json"):
         dm.run(recipe, workdir)
 
 
 def test_a_folder_that_is_missing_is_refused_before_anything_is_made(recipe: Recipe, tmp_path: Path) -> None:
     tokenizer = dataclasses.replace(recipe.tokenizer, path="model")
     elsewhere = dataclasses.replace(recipe.rl, init="hf:elsewhere")
-    with pytest.raises(UserError, match="elsewhere.*is missing; give the folder of a Hugging Face model"):
+    with pytest.raises(UserError, match=r"elsewhere.*is missing; give the folder of a Hugging Face model"):
         dm.run(dataclasses.replace(recipe, rl=elsewhere, tokenizer=tokenizer), tmp_path / "run")
     assert not (tmp_path / "run" / "tokenizer").exists()
