@@ -166,6 +166,13 @@ def test_a_reward_model_scores_packed_rows_as_others(tmp_path: Path, name: str) 
     np.testing.assert_allclose(together[0], expected, atol=2e-5 * np.abs(expected).max())
 
 
+def test_layers_with_a_window_may_be_stretched_as_the_others_are(tmp_path: Path) -> None:
+    """Gemma 3's rotary embedding has a base of its own there; a decoder without one comes back as it was."""
+    config = model_config("gemma3, of transformers 5", tmp_path, rope_local_base_freq=0.0)
+    huggingface.write(tmp_path, random_params(config), config, "float32")
+    assert huggingface.read_config(tmp_path, "float32") == config
+
+
 def test_a_decoder_of_no_family_is_not_exported(make_model: Callable[..., Decoder], tmp_path: Path) -> None:
     config = make_model(qk_norm="head", norm_placement="after").config
     message = r"No architecture of transformers has a decoder with .*norm_placement='after'.*Keep the model in"

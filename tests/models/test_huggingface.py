@@ -22,7 +22,7 @@ from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import import_params
 from dsmath_jax.workdir import UserError, write_json
 
-from .hf_configs import model_config, random_params
+from .hf_configs import CONFIGS, model_config, random_params
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "vocab_size": 7, "num_hidden_layers": 2, "hidden_size": 4,
@@ -214,7 +214,7 @@ def test_a_transposed_matrix_is_refused_though_its_size_fits(read: Read) -> None
     ("changes", "message"),
     [
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope type 'llama3' has no low_freq_factor; add it"),
-        ({"rope_scaling": {"type": "linear"}}, "rope type 'linear' has no factor; add it to rope_scaling"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling: the rope type 'linear' has no factor; add it"),
         (
             {"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0]}},
             "rope type 'longrope' is not supported",
@@ -357,17 +357,25 @@ def test_the_decoder_of_a_model_of_text_and_images_is_read(tmp_path: Path, layou
     jax.tree.map(np.testing.assert_array_equal, import_params(tmp_path, config, layout), params)
 
 
-@given(
-    field=st.sampled_from([*CONFIG, "rope_parameters", "rope_scaling", "tie_word_embeddings"]),
-    value=st.sampled_from([None, -1, 0, 2.5, "4", True, [], {}, {"rope_type": 3}, {"type": "linear", "factor": "2"}]),
+VALUES: list[Any] = [
+    None, -1, 0, 2.5, "4", True, [], ["a"], {}, {"rope_type": 3}, {"rope_type": []}, {"type": "linear", "factor": "2"},
+    {"full_attention": 3}, {"full_attention": {"rope_type": "yarn"}, "sliding_attention": {"rope_theta": None}},
+]  # fmt: skip
+FIELDS = sorted(
+    {*CONFIG, "rope_parameters", "rope_scaling", "sliding_window_pattern", "quantization_config"}.union(
+        *CONFIGS.values()
+    )
 )
+
+
+@given(name=st.sampled_from([*CONFIGS]), field=st.sampled_from(FIELDS), value=st.sampled_from(VALUES))
 def test_a_field_of_whatever_kind_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, field: str, value: Any
+    tmp_path_factory: pytest.TempPathFactory, name: str, field: str, value: Any
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
-    write_json(folder / "config.json", CONFIG | {field: value})
+    write_json(folder / "config.json", CONFIGS[name] | {field: value})
     with contextlib.suppress(UserError):
-        assert huggingface.read_config(folder).num_hidden_layers == 2
+        assert huggingface.read_config(folder).num_hidden_layers == 3
 
 
 def test_a_config_that_is_missing_or_broken(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ TEMPERATURE = 0.7
 class FreePolicy:
     """Replaces the decoder: the hidden state of every position is a parameter."""
 
-    config = types.SimpleNamespace(tie_word_embeddings=False, compute_dtype="float64")
+    config = types.SimpleNamespace(tie_word_embeddings=False, final_logit_softcapping=0.0, compute_dtype="float64")
     map_row_shards = staticmethod(map_unsharded)
 
     def apply(self, variables: dict, tokens: Any, positions: Any, segment_ids: Any) -> jax.Array:
@@ -32,7 +32,7 @@ class FreePolicy:
 class GivenLogprobs(FreePolicy):
     """The "hidden states" are the targets' log-probabilities."""
 
-    config = types.SimpleNamespace(tie_word_embeddings=False, compute_dtype="float32")
+    config = types.SimpleNamespace(tie_word_embeddings=False, final_logit_softcapping=0.0, compute_dtype="float32")
 
     @staticmethod
     def map_row_shards(function: Callable, rows: Sequence[jax.Array], matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -82,10 +82,8 @@ def _check_values(hf_config: dict[str, Any], family: Family, path: Path) -> None
 
 def _fields(hf_config: dict[str, Any], family: Family) -> dict[str, Any]:
     """Returns the fields of `ModelConfig` that are read as they are."""
-    fields = {
-        "head_dim": hf_config["hidden_size"] // max(hf_config["num_attention_heads"], 1)
-    }  # unless the file has it
-    fields |= dict(family.decoder) | {field: hf_config[field] for field in REQUIRED}
+    fields = dict(family.decoder) | {field: hf_config[field] for field in REQUIRED}
+    fields["head_dim"] = hf_config["hidden_size"] // max(hf_config["num_attention_heads"], 1)  # unless the file has it
     optional = (*OPTIONAL, *family.fields)
     return fields | {field: hf_config[field] for field in optional if hf_config.get(field) is not None}
 
@@ -99,7 +97,7 @@ def _windows(hf_config: dict[str, Any]) -> dict[str, Any]:
     if types is None and "max_window_layers" in hf_config:
         types = [SLIDING if i >= hf_config["max_window_layers"] else FULL for i in layers]
     elif types is None and "sliding_window_pattern" in hf_config:
-        types = [SLIDING if (i + 1) % hf_config["sliding_window_pattern"] else FULL for i in layers]
+        types = [SLIDING if (i + 1) % max(hf_config["sliding_window_pattern"], 1) else FULL for i in layers]
     return {"sliding_window": window, "layer_types": types or ()}
 
 
@@ -114,33 +112,38 @@ def _rope(hf_config: dict[str, Any], path: Path) -> dict[str, Any]:
         rope, local = rope.get(FULL) or {}, rope.get(SLIDING) or {}
         if not (isinstance(rope, dict) and isinstance(local, dict)):
             raise UserError(f"{path}: {name} is {hf_config[name]!r}, which has the wrong type; fix it.")
+    fields = {"rope_theta": rope.get("rope_theta", hf_config.get("rope_theta", 10_000.0))}
+    if scaling := _scaling(rope, hf_config, f"{path}: {name}"):
+        fields["rope_scaling"] = scaling
+    if local == rope:
+        fields["rope_local_base_freq"] = 0.0
+    elif local is not None:
+        if _rope_type(local) != "default":
+            raise UserError(f"{path}: {name} has a rope type of {SLIDING} that is not supported; it must be 'default'.")
+        fields["rope_local_base_freq"] = local.get("rope_theta", hf_config.get("rope_local_base_freq"))
+    return fields
+
+
+def _scaling(rope: dict[str, Any], hf_config: dict[str, Any], where: str) -> dict[str, Any]:
+    """Returns the fields of `RopeScaling`, none for the rope type "default"."""
     rope_type = _rope_type(rope)
     if rope_type not in ROPE_TYPES:
-        raise UserError(f"{path}: the rope type {rope_type!r} is not supported; only {', '.join(ROPE_TYPES)} are.")
-    theta = rope.get("rope_theta", hf_config.get("rope_theta", 10_000.0))
+        raise UserError(f"{where}: the rope type {rope_type!r} is not supported; only {', '.join(ROPE_TYPES)} are.")
     scaling = {field: value for field, value in rope.items() if field not in NOT_SCALING and value is not None}
     for field in ROPE_FIELDS[rope_type]:
         if field not in scaling:
-            raise UserError(f"{path}: the rope type '{rope_type}' has no {field}; add it to {name}.")
-    known = {field.name for field in dataclasses.fields(RopeScaling)}
-    if unknown := sorted(scaling.keys() - known):
-        raise UserError(f"{path}: {name} has the field {unknown[0]}, which is not supported.")
+            raise UserError(f"{where}: the rope type '{rope_type}' has no {field}; add it.")
+    if unknown := sorted(scaling.keys() - {field.name for field in dataclasses.fields(RopeScaling)}):
+        raise UserError(f"{where} has the field {unknown[0]}, which is not supported.")
     if rope.get("partial_rotary_factor", hf_config.get("partial_rotary_factor")) not in (1, None):
-        raise UserError(f"{path}: partial_rotary_factor is not supported; it must be 1.0.")
+        raise UserError(f"{where}: partial_rotary_factor is not supported; it must be 1.0.")
     context = hf_config["max_position_embeddings"]
     if rope_type == "dynamic" and scaling.get("original_max_position_embeddings", context) != context:
         raise UserError(
-            f"{path}: with the rope type 'dynamic', frequencies would depend on the length of a text beyond "
-            f"original_max_position_embeddings, which is not supported; set max_position_embeddings to it."
+            f"{where}: with the rope type 'dynamic', frequencies would depend on the length of a text beyond "
+            "original_max_position_embeddings, which is not supported; set max_position_embeddings to it."
         )
-    fields = {"rope_theta": theta}
-    if rope_type != "default":
-        fields["rope_scaling"] = scaling | {"rope_type": rope_type}
-    if local is not None and local != rope:
-        if _rope_type(local) != "default":
-            raise UserError(f"{path}: the rope type of {SLIDING} in {name} is not supported; it must be 'default'.")
-        fields["rope_local_base_freq"] = local.get("rope_theta", hf_config.get("rope_local_base_freq"))
-    return fields
+    return {} if rope_type == "default" else scaling | {"rope_type": rope_type}
 
 
 def _rope_type(rope: dict[str, Any]) -> Any:
