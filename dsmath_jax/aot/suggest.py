@@ -172,12 +172,15 @@ def _from_largest_micro_batch(
             changed = candidate.recipe(recipe, stage)
             with capture_stderr():
                 target = make_target(changed, name)
+            rows, _ = _batch(settings, target)
+            if rows % (candidate.grad_accum_steps * target.layout.batch_shards):
+                return  # the batch cannot be split further
             if least_bytes(candidate, target, stage_settings(changed, stage)) > target.topology.usable_bytes:
                 candidate = candidate._replace(grad_accum_steps=2 * candidate.grad_accum_steps)
                 continue
             result = compile_rl(changed, name) if stage == "rl" else compile_step(changed, stage, name)
         except UserError:
-            return  # the batch cannot be split further
+            return  # these settings do not go together
         yield _outcome(candidate, result)
         if result["fits"]:
             return

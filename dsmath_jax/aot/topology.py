@@ -61,7 +61,10 @@ class Topology(NamedTuple):
         """Bytes of a device that programs may use: a GPU's pool is 75 % of its memory unless the environment says."""
         if self.devices[0].platform == "tpu":
             return self.chip.memory
-        return int(self.chip.memory * float(os.environ.get(MEMORY_FRACTION, "0.75")))
+        fraction = os.environ.get(MEMORY_FRACTION, "0.75")
+        if not re.fullmatch(r"0?\.\d+|1(\.0*)?", fraction):
+            raise UserError(f"{MEMORY_FRACTION} is '{fraction}'; it must be a number from 0 to 1.")
+        return int(self.chip.memory * float(fraction))
 
 
 def topology(name: str) -> Topology:

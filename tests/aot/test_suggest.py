@@ -93,6 +93,13 @@ def test_settings_whose_state_alone_is_too_large_are_not_compiled(monkeypatch: p
     assert suggest(RECIPE, "pretrain", "here:1")[0] == []
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "rl"])
+def test_a_model_that_never_fits_ends_the_search(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "least_bytes", lambda candidate, target, settings: 10**15)
+    tried, skipped = suggest(RECIPE, stage, "here:1")
+    assert "Nothing fits" in suggestion_text(tried, skipped, stage)
+
+
 def test_rl_takes_fewer_decode_slots_where_sampling_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[tuple[int, int]] = []
 

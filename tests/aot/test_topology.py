@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dsmath_jax.aot.__main__ import ENVIRONMENT
-from dsmath_jax.aot.topology import ARCHITECTURES, topology
+from dsmath_jax.aot.topology import ARCHITECTURES, Topology, topology
+from dsmath_jax.hardware import CHIPS
 from dsmath_jax.workdir import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +137,13 @@ def test_described_gpus(tmp_path: Path) -> None:
 def test_a_topology_that_is_not_understood(name: str) -> None:
     with pytest.raises(UserError, match="is not understood; give TPUs as v5e:4x4"):
         topology(name)
+
+
+def test_a_memory_fraction_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "most")
+    here = Topology("h100:1", [SimpleNamespace(platform="gpu")], CHIPS["h100"])
+    with pytest.raises(UserError, match="MEM_FRACTION is 'most'; it must be a number from 0 to 1"):
+        here.usable_bytes  # noqa: B018
 
 
 def test_a_slice_that_is_not_sold_names_those_that_are() -> None:
