@@ -15,6 +15,7 @@ import pytest
 
 from dsmath_jax.aot import program, rl
 from dsmath_jax.aot.text import result_text
+from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.workdir import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -159,7 +160,8 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
     assert parts["cache, and sampling above it"] > cache
     assert found["programs"]["decode"]["memory"]["aliased"] > 0.9 * cache  # the state is donated
     assert "splash_mha_dq" in str(found["programs"]["update"]["kernels"])
-    assert found["bounds"]["sample"]["memory"] > 128 * 2 * weights / 819e9  # a decode step reads all weights
+    # A chunk of decode steps reads all weights at least once: so small a model stays in on-chip memory during it.
+    assert found["bounds"]["sample"]["memory"] > 128 / CHUNK * 2 * weights / 819e9
     assert found["bounds"]["update"] == found["programs"]["update"]["bound"]
     assert found["hbm_bytes"] == max(sum(parts.values()) for parts in found["phases"].values())
     assert found["fits"] is True
