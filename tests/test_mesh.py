@@ -99,7 +99,7 @@ def test_devices_that_make_no_mesh_are_one_sentence(devices: list[Chip]) -> None
 # its environment when it is loaded.
 TRY_SHAPES = """
 import itertools, json, sys
-from dsmath_jax.aot.step import topology_devices
+from dsmath_jax.aot.topology import topology
 from dsmath_jax.sharding import MeshSettings, make_mesh
 from dsmath_jax.workdir import UserError
 
@@ -107,8 +107,8 @@ def mesh_of(devices, sizes):
     return dict(make_mesh(MeshSettings(**sizes), devices).shape)
 
 outcomes = []
-for topology in sys.argv[1:]:
-    devices = topology_devices(topology)
+for name in sys.argv[1:]:
+    devices = topology(name).devices
     for replica, context, tensor in itertools.product((1, 2, 4, 8), (1, 2), (1, 2, 4, 8)):
         fsdp, rest = divmod(len(devices), replica * context * tensor)
         if rest or not fsdp:
@@ -118,7 +118,7 @@ for topology in sys.argv[1:]:
             outcome = "mesh" if mesh_of(devices, sizes) == sizes else "another mesh"
         except Exception as error:
             outcome = f"{type(error).__name__}: {error}"
-        outcomes.append([topology, sizes, outcome])
+        outcomes.append([name, sizes, outcome])
 print(json.dumps(outcomes))
 """
 
@@ -128,7 +128,7 @@ print(json.dumps(outcomes))
 )
 def test_every_shape_that_multiplies_to_a_described_slice_is_a_mesh() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", TRY_SHAPES, "v4:2x2x2", "v5e:4x4", "v5e:16x16", "v5p:4x4x8", "2xv5p:4x4x4"],
+        [sys.executable, "-c", TRY_SHAPES, "v4:2x2x2", "v5e:4x4", "v5e:16x16", "v5p:4x4x8", "2xv5p:4x4x4", "tpu7x:2x2x2"],
         env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     if done.returncode:
