@@ -95,6 +95,7 @@ def test_devices_that_make_no_mesh_are_one_sentence(devices: list[Chip]) -> None
         make_mesh(MeshSettings(replica=2), devices)
 
 
+SLICES = ("v4:2x2x2", "v5e:4x4", "v5e:16x16", "v5p:4x4x8", "2xv5p:4x4x4", "tpu7x:2x2x2")
 # Tries every shape that multiplies to the slice; prints [topology, sizes, outcome]. A separate process: libtpu reads
 # its environment when it is loaded.
 TRY_SHAPES = """
@@ -128,7 +129,7 @@ print(json.dumps(outcomes))
 )
 def test_every_shape_that_multiplies_to_a_described_slice_is_a_mesh() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", TRY_SHAPES, "v4:2x2x2", "v5e:4x4", "v5e:16x16", "v5p:4x4x8", "2xv5p:4x4x4", "tpu7x:2x2x2"],
+        [sys.executable, "-c", TRY_SHAPES, *SLICES],
         env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     if done.returncode:
