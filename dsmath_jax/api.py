@@ -146,7 +146,7 @@ def evaluate(
     known = {*chats.SETTINGS, *(field.name for field in dataclasses.fields(Settings))}
     for name in settings.keys() - known:
         raise UserError(f"evaluate has no setting '{name}'{nearest(name, known)}.")
-    chat = {name: settings.pop(name) for name in chats.SETTINGS if name in settings}
+    chat = _pop_chat_settings(settings)
     options, out = Settings(**settings), local_path(out, "out")
     check_chat_settings(options, chat)
     policy = Policy.of(with_chat_settings(model, chat), max_new_tokens, decode_slots)
@@ -154,6 +154,11 @@ def evaluate(
     with lock(out, "out") if jax.process_index() == 0 else contextlib.nullcontext():
         evaluation.run(policy, tasks, options, local_path(data_dir, "data_dir"), out, provenance, Sandbox)
     return read_json(out / "summary.json")["results"]
+
+
+def _pop_chat_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Removes the fields of `ChatSettings` from keyword arguments, and returns them."""
+    return {name: settings.pop(name) for name in chats.SETTINGS if name in settings}
 
 
 def load_recipe(config: str) -> Recipe:
@@ -224,9 +229,7 @@ def train(
     tokenizer = model_files.find_tokenizer(folder)
     if tokenizer is None:
         raise UserError(f"There is no tokenizer in {folder} or next to it; add its .model or tokenizer.json.")
-    chat = dataclasses.replace(
-        chats.stored_settings(folder), **{name: settings.pop(name) for name in chats.SETTINGS if name in settings}
-    )
+    chat = dataclasses.replace(chats.stored_settings(folder), **_pop_chat_settings(settings))
     rows = [dataclasses.asdict(record) for record in prompts]
     data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts get another file
     fields = {"init": "model", "data": (name,)} | settings

@@ -24,7 +24,7 @@ from dsmath_jax.sharding import Layout, barrier, make_mesh
 from dsmath_jax.toy import world
 from dsmath_jax.training import loop, pretrain, sft
 from dsmath_jax.training.model_files import check_import, read_model_config
-from dsmath_jax.training.settings import HUGGING_FACE, PretrainSettings, SFTSettings
+from dsmath_jax.training.settings import PretrainSettings, SFTSettings, hugging_face_folder
 from dsmath_jax.workdir import UserError, data_folder
 
 T = TypeVar("T")
@@ -272,11 +272,12 @@ def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
 
 def _initial_config(init: str, recipe: Recipe, workdir: Path) -> ModelConfig | None:
     """Returns the config of the model that a stage starts from, `hf:DIR` or another stage's; see `_model_config`."""
-    if not init.startswith(HUGGING_FACE):
-        return _model_config(init, recipe, workdir)
     data_dir = _data_dir(recipe, workdir)
+    folder = hugging_face_folder(init, data_dir)
+    if folder is None:
+        return _model_config(init, recipe, workdir)
     config = pretrain.model_config(init, recipe.model, data_dir, _tokenizer(recipe, workdir))
-    check_import(data_dir / init.removeprefix(HUGGING_FACE), config, _layout(recipe))
+    check_import(folder, config, _layout(recipe))
     return config
 
 
@@ -348,9 +349,9 @@ def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
 
 
 def _init_files(init: str, data: Path) -> list[Path]:
-    """Returns the files of an initial model in Hugging Face's format: its config and its tensors."""
-    folder = data / init.removeprefix(HUGGING_FACE)
-    return [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if init else []
+    """Returns the files of an initial model in Hugging Face's format, its config and its tensors; none of a stage's."""
+    folder = hugging_face_folder(init, data)
+    return [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if folder else []
 
 
 def _rl_data(recipe: Recipe) -> tuple[str, ...]:
@@ -359,10 +360,10 @@ def _rl_data(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
-    settings = required(recipe.rl)
-    init = settings.init if settings.init.startswith(HUGGING_FACE) else ""
-    models = _user_files(lambda recipe, data: _init_files(init, data))(recipe, workdir)
-    return [*_record_files(_rl_data)(recipe, workdir), *models, *rewards.source_files(settings.reward_fns)]
+    models = _user_files(lambda recipe, data: _init_files(required(recipe.rl).init, data))(recipe, workdir)
+    return [
+        *_record_files(_rl_data)(recipe, workdir), *models, *rewards.source_files(required(recipe.rl).reward_fns)
+    ]  # fmt: skip
 
 
 # --- why_not_extendable ---

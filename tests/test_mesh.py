@@ -1,7 +1,6 @@
 """Meshes on TPU slices: every factorization is valid; axes with the most communication join neighbors."""
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import os
@@ -16,6 +15,7 @@ import pytest
 from dsmath_jax.aot.__main__ import ENVIRONMENT
 from dsmath_jax.sharding import AXES, MeshSettings, make_mesh
 from dsmath_jax.workdir import UserError
+from tests.aot.compilers import needs_libtpu
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,9 +124,7 @@ print(json.dumps(outcomes))
 """
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install -e '.[tpu]' -c constraints.txt"
-)
+@needs_libtpu
 def test_every_shape_that_multiplies_to_a_described_slice_is_a_mesh() -> None:
     done = subprocess.run(
         [sys.executable, "-c", TRY_SHAPES, *SLICES],

@@ -63,6 +63,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--topology is missing; give it as --topology=v5p:4x4x8 or --topology=h100:8.")
     if values.suggest and values.stage == "sample":
         raise UserError("--suggest searches for pretrain, sft or rl; give one of these as --stage.")
+    if values.suggest and (values.json or values.page):
+        raise UserError(
+            "--suggest prints a table; remove --json and --page, or give them with the settings that it finds."
+        )
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])
     if values.suggest:
         print(suggestion_text(*suggest(recipe, stage, values.topology), stage))

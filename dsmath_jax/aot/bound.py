@@ -3,7 +3,7 @@
 Four resources work at their peaks: the matrix units, the HBM, the links between the devices of a slice or host, and the
 network between slices or hosts. No program is faster than the busiest of them (`overlapped`). If no transfer between
 devices overlaps with other work, it takes `serial` at least. What is left out only adds time: elementwise work,
-latencies, kernels below their peak, hosts, and dependences between the resources.
+latencies, kernels below their peak, hosts, and waits of one resource for another.
 """
 
 from collections.abc import Iterable
@@ -53,7 +53,7 @@ def bound_of(costs: Costs, chip: Chip, devices: Iterable[Any]) -> Bound:
     links, network = np.sum(sent, axis=0) if sent else (0.0, 0.0)
     return Bound(
         costs.flops / chip.peak_flops,
-        costs.hbm_bytes / chip.memory_bandwidth,
+        costs.traffic / chip.memory_bandwidth,
         float(links) / chip.link_bandwidth,
         float(network) / chip.network_bandwidth,
     )

@@ -45,8 +45,8 @@ class Collective:
             all-to-all          links b (m - 1) / g,          network b (g - m) / g
             collective-permute  b, over the network if a pair crosses it
 
-        which a ring within each island and one across them reach. Groups that no island shares evenly are taken as
-        lying on the least islands.
+        which a ring within each island and one across them reach. Where groups are on different numbers of islands, h
+        is the least.
         """
         g = self.groups.shape[1]
         h = min(len(set(islands[group])) for group in self.groups)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from dsmath_jax.aot.collectives import KINDS, Collective, collective
 from dsmath_jax.aot.hlo import Computation, Instruction, Program
 from dsmath_jax.aot.kernels import convolution_flops, dot_flops, kernel_flops
-from dsmath_jax.aot.traffic import hbm_bytes
+from dsmath_jax.aot.traffic import moved_bytes
 
 K = TypeVar("K")
 
@@ -28,14 +28,14 @@ class Costs:
 
     Attributes:
       flops: FLOPs of matrix products and of kernels with a known cost.
-      hbm_bytes: bytes read from and written to HBM.
+      traffic: bytes read from and written to HBM.
       collectives: collectives by the path of the instructions that they are in.
       unknown: loops with an unknown trip count and kernels with unknown FLOPs.
       kernels: names of the custom kernels.
     """
 
     flops: float = 0.0
-    hbm_bytes: float = 0.0
+    traffic: float = 0.0
     collectives: dict[tuple[str, ...], Collective] = dataclasses.field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
     kernels: frozenset[str] = frozenset()
@@ -43,7 +43,7 @@ class Costs:
     def __add__(self, other: "Costs") -> "Costs":
         return Costs(
             self.flops + other.flops,
-            self.hbm_bytes + other.hbm_bytes,
+            self.traffic + other.traffic,
             self.collectives | other.collectives,
             self.unknown | other.unknown,
             self.kernels | other.kernels,
@@ -55,7 +55,7 @@ class Costs:
             (where, *key): dataclasses.replace(value, runs=value.runs * runs)
             for key, value in self.collectives.items()
         }  # fmt: skip
-        return dataclasses.replace(self, flops=self.flops * runs, hbm_bytes=self.hbm_bytes * runs, collectives=moved)
+        return dataclasses.replace(self, flops=self.flops * runs, traffic=self.traffic * runs, collectives=moved)
 
     def totals(self, key: Callable[[Collective], K]) -> dict[K, dict[str, float]]:
         """Returns `{"count": runs, "bytes": bytes sent}` of the collectives by `key`, the most bytes first."""
@@ -84,20 +84,17 @@ class _Counter:
         self.program, self.cache, self.trips = program, cache, trips
 
     @functools.cache  # noqa: B019 - a counter lives for one call of `costs`
-    def costs(self, name: str) -> Costs:
-        """Returns the costs of a computation."""
+    def costs(self, name: str, fused: bool = False) -> Costs:
+        """Returns the costs of a computation; the results of one that is `fused` never reach HBM."""
         computation = self.program.computations[name]
-        return functools.reduce(
-            Costs.__add__,
-            (
-                self._called(i, computation) + Costs(hbm_bytes=hbm_bytes(i, computation, self.program, self.cache))
-                for i in computation.values()
-            ),
-            Costs(),
-        )
+        called = functools.reduce(Costs.__add__, (self._called(i, computation) for i in computation.values()), Costs())
+        if fused:
+            return called
+        moved = (moved_bytes(i, computation, self.program, self.cache) for i in computation.values())
+        return called + Costs(traffic=sum(moved))
 
     def _called(self, i: Instruction, scope: Computation) -> Costs:
-        """Returns an instruction's costs without the HBM bytes of its operands and results."""
+        """Returns an instruction's costs without the traffic of its operands and results."""
         opcode = i.opcode.removesuffix("-start")
         if opcode in KINDS:
             if _later_step(i, scope):
@@ -126,9 +123,8 @@ class _Counter:
         return Costs()
 
     def _fusion(self, i: Instruction) -> Costs:
-        """Returns the costs inside a fusion, whose intermediate results never reach HBM."""
         (name,) = i.called()
-        inner = dataclasses.replace(self.costs(name).times(1, i.name), hbm_bytes=0.0)
+        inner = self.costs(name, fused=True).times(1, i.name)
         if not name.startswith("all-reduce-scatter"):
             return inner
         # TPU compilers write a reduce-scatter as an all-reduce fused with a slice of its result.

@@ -5,17 +5,17 @@ from typing import Any
 
 import jinja2
 
-from dsmath_jax.aot.text import devices_text, gib, notes, phase_bounds, run_lines
+from dsmath_jax.aot.text import bounds_of, devices_text, gib, notes, programs_of, run_lines
 
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
 
 def page(result: dict[str, Any]) -> str:
     """Returns the page: memory by kind against the device's, the bounds by phase, and transfers by mesh axis."""
-    programs = result.get("programs", {"": result})
+    sent = {name: program["collectives"] for name, program in programs_of(result).items()}
     memory = result.get("phases") or {"the step": _parts(result)}
     largest = max(result["chip_bytes"], *(sum(parts.values()) for parts in memory.values()))
-    bounds = phase_bounds(result)
+    bounds = bounds_of(result)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     source = (importlib.resources.files(__package__) / "page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
@@ -26,9 +26,9 @@ def page(result: dict[str, Any]) -> str:
         colors=COLORS,
         bounds=bounds,
         run=run_lines(result, bounds),
-        collectives={name: program["collectives"] for name, program in programs.items() if program["collectives"]},
+        collectives={name: rows for name, rows in sent.items() if rows},
         notes=notes(result),
-        gib=lambda size: gib(size).strip(),
+        gib=gib,
     )
 
 

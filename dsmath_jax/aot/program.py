@@ -66,7 +66,7 @@ def compile_program(lower: Callable[[], Any], topology: Topology, layout: Layout
     totals = counted.totals(lambda each: (each.kind, each.axes(layout.mesh.shape)))
     return found | {
         "flops": counted.flops,
-        "traffic": counted.hbm_bytes,
+        "traffic": counted.traffic,
         "collectives": [{"kind": kind, "axes": axes} | total for (kind, axes), total in totals.items()],
         "bound": bound_of(counted, topology.chip, layout.mesh.devices.flat)._asdict(),
         "kernels": sorted(counted.kernels),

@@ -152,8 +152,11 @@ def refused(programs: dict[str, dict]) -> bool:
 
 
 def compile_all(lowered: Programs, target: Target) -> dict[str, dict[str, Any]]:
-    """Returns `compile_program` of each program."""
-    return {name: compile_program(lower, target.topology, target.layout, CHUNK) for name, lower in lowered.items()}
+    """Returns `compile_program` of each program; the loop of the decode programs runs for a whole chunk."""
+    return {
+        name: compile_program(lower, target.topology, target.layout, CHUNK if name.startswith("decode") else 1)
+        for name, lower in lowered.items()
+    }
 
 
 def phase_bounds(programs: dict[str, dict], settings: RLSettings) -> dict[str, Bound]:

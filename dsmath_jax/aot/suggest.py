@@ -20,7 +20,7 @@ from dsmath_jax.aot.costs import Costs
 from dsmath_jax.aot.program import capture_stderr
 from dsmath_jax.aot.rl import compile_rl, policy_state, row_length
 from dsmath_jax.aot.step import Target, compile_step, make_target, shard_bytes, stage_settings
-from dsmath_jax.aot.text import gib, phase_bounds
+from dsmath_jax.aot.text import bounds_of, gib
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sharding import MeshSettings
@@ -62,7 +62,7 @@ class Candidate(NamedTuple):
         )  # fmt: skip
 
 
-class Tried(NamedTuple):
+class Trial(NamedTuple):
     """A candidate and its outcome."""
 
     candidate: Candidate
@@ -73,7 +73,7 @@ class Tried(NamedTuple):
     limit: str  # the busiest resource of the longest phase
 
 
-def suggest(recipe: Recipe, stage: str, name: str) -> tuple[list[Tried], int]:
+def suggest(recipe: Recipe, stage: str, name: str) -> tuple[list[Trial], int]:
     """Returns the candidates that were compiled, the best that fits first, and how many were skipped.
 
     Raises:
@@ -83,16 +83,15 @@ def suggest(recipe: Recipe, stage: str, name: str) -> tuple[list[Tried], int]:
     with capture_stderr():
         given = make_target(recipe, name)
     starts = sorted(_starts(recipe, stage, given), key=lambda start: start[0])
-    tried: list[Tried] = []
+    trials: list[Trial] = []
     skipped = 0
-    for floor, first in starts:
-        best = min((each.seconds for each in tried if each.fits), default=float("inf"))
-        if floor >= best:
+    for bound, first in starts:
+        best = min((each.seconds for each in trials if each.fits), default=float("inf"))
+        if bound >= best:
             skipped += 1
             continue
-        for each in _from_largest_micro_batch(recipe, stage, name, first, settings):
-            tried.append(each)
-    return sorted(tried, key=lambda each: (not each.fits, each.seconds, each.serial)), skipped
+        trials += _from_largest_micro_batch(recipe, stage, name, first, settings)
+    return sorted(trials, key=lambda each: (not each.fits, each.seconds, each.serial)), skipped
 
 
 def _starts(recipe: Recipe, stage: str, given: Target) -> Iterator[tuple[float, Candidate]]:
@@ -108,14 +107,15 @@ def _starts(recipe: Recipe, stage: str, given: Target) -> Iterator[tuple[float, 
             if rows % shards:
                 continue
             micro_batches = next(n for n in _powers(rows) if rows // shards <= n * MAX_ROWS or rows % (2 * n * shards))
+            candidate = Candidate(mesh, "minimal", micro_batches, 0)
+            try:
+                with capture_stderr():
+                    target = make_target(candidate.recipe(recipe, stage), given.topology.name)
+            except UserError:
+                continue  # no mesh of these devices, or settings that do not go together
             for remat in REMAT_FLOPS:
-                candidate = Candidate(mesh, remat, micro_batches, 0)
-                try:
-                    with capture_stderr():
-                        target = make_target(candidate.recipe(recipe, stage), given.topology.name)
-                except UserError:
-                    continue  # no mesh of these devices, or settings that do not go together
-                yield floor(candidate, target, settings), candidate
+                policy = candidate._replace(remat=remat)
+                yield analytic_bound(policy, target, settings), policy
 
 
 def _powers(largest: int) -> Iterator[int]:
@@ -126,7 +126,7 @@ def _powers(largest: int) -> Iterator[int]:
         n *= 2
 
 
-def floor(candidate: Candidate, target: Target, settings: Any) -> float:
+def analytic_bound(candidate: Candidate, target: Target, settings: Any) -> float:
     """Returns a bound of the seconds of a step that is known before compiling.
 
     Every weight is gathered in bfloat16 for the forward and the backward pass of each micro-batch, its gradient is
@@ -165,7 +165,7 @@ def _batch(settings: Any, target: Target) -> tuple[int, int]:
 
 def _from_largest_micro_batch(
     recipe: Recipe, stage: str, name: str, candidate: Candidate, settings: Any
-) -> Iterator[Tried]:
+) -> Iterator[Trial]:
     """Yields the outcomes of a candidate with smaller micro-batches, and fewer decode slots, until one fits."""
     while True:
         try:
@@ -206,21 +206,21 @@ def least_bytes(candidate: Candidate, target: Target, settings: Any) -> int:
     return shard_bytes(state) + int(2 * tokens * config.hidden_size * config.num_hidden_layers)
 
 
-def _outcome(candidate: Candidate, result: dict[str, Any]) -> Tried:
-    bounds = list(phase_bounds(result).values())
+def _outcome(candidate: Candidate, result: dict[str, Any]) -> Trial:
+    bounds = list(bounds_of(result).values())
     seconds = sum(bound.overlapped for bound in bounds) if bounds else float("inf")
     serial = sum(bound.serial for bound in bounds) if bounds else float("inf")
     limit = max(bounds, key=lambda bound: bound.overlapped).limit if bounds else "memory"
-    return Tried(candidate, result["hbm_bytes"], result["fits"], seconds, serial, limit)
+    return Trial(candidate, result["hbm_bytes"], result["fits"], seconds, serial, limit)
 
 
-def suggestion_text(tried: list[Tried], skipped: int, stage: str) -> str:
+def suggestion_text(trials: list[Trial], skipped: int, stage: str) -> str:
     """Formats the outcomes as a table, and the best one as options to paste."""
     lines = [
         f"{'replica':>8}{'fsdp':>6}{'tensor':>8}  {'remat':<9}{'micro-batches':>14}{'slots':>7}{'peak':>16}"
         f"{'at least, s':>13}{'serial, s':>11}  limit"
     ]
-    for each in tried:
+    for each in trials:
         mesh, remat, micro_batches, slots = each.candidate
         lines += [
             f"{mesh.replica:>8}{mesh.fsdp:>6}{mesh.tensor:>8}  {remat:<9}{micro_batches:>14}{slots or '':>7}"
@@ -228,7 +228,7 @@ def suggestion_text(tried: list[Tried], skipped: int, stage: str) -> str:
             + (each.limit if each.fits else "DOES NOT FIT")
         ]
     lines += [f"{skipped} more meshes and policies have a bound above the best one's."] if skipped else []
-    if not tried or not tried[0].fits:
+    if not trials or not trials[0].fits:
         return "\n".join([*lines, "", "Nothing fits: take more devices, or larger ones."])
-    options = " ".join(f"--config.{field}={value}" for field, value in tried[0].candidate.overrides(stage).items())
+    options = " ".join(f"--config.{field}={value}" for field, value in trials[0].candidate.overrides(stage).items())
     return "\n".join([*lines, "", options])

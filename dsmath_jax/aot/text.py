@@ -13,7 +13,7 @@ def result_text(result: dict[str, Any]) -> str:
     heading, memory = (_rl_heading, _rl_memory) if "programs" in result else (_step_heading, _step_memory)
     lines = [heading(result), "", *memory(result)]
     fits = "fits" if result["fits"] else "DOES NOT FIT"
-    lines += [f"{'at the peak':<28}{gib(result['hbm_bytes'])} of {gib(result['chip_bytes']).strip()}: {fits}"]
+    lines += [f"{'at the peak':<28}{gib(result['hbm_bytes']):>14} of {gib(result['chip_bytes'])}: {fits}"]
     if not result["device_kind"].startswith("TPU"):
         lines += ["(without the workspace of cuDNN and cuBLAS and the buffers of NCCL, which XLA does not plan)"]
     lines += ["", *bounds_lines(result)]
@@ -48,22 +48,22 @@ def _rl_heading(result: dict[str, Any]) -> str:
 def _step_memory(result: dict[str, Any]) -> list[str]:
     if result["memory"] is None:
         return ["XLA refuses to compile it: not enough memory."]
-    return [f"{name:<28}{gib(size)}" for name, size in result["memory"].items()]
+    return [f"{name:<28}{gib(size):>14}" for name, size in result["memory"].items()]
 
 
 def _rl_memory(result: dict[str, Any]) -> list[str]:
     lines = []
     for name, program in result["programs"].items():
         memory = program["memory"]
-        parts = ", ".join(f"{part} {gib(size).strip()}" for part, size in memory.items()) if memory else "refused"
-        lines += [f"{name:<28}{gib(program['hbm_bytes'])} at its peak ({parts})"]
+        parts = ", ".join(f"{part} {gib(size)}" for part, size in memory.items()) if memory else "refused"
+        lines += [f"{name:<28}{gib(program['hbm_bytes']):>14} at its peak ({parts})"]
     for phase, parts in result["phases"].items():
-        lines += ["", f"phase {phase}: {gib(sum(parts.values())).strip()}, the sum of"]
-        lines += [f"  {part:<28}{gib(size)}" for part, size in parts.items()]
+        lines += ["", f"phase {phase}: {gib(sum(parts.values()))}, the sum of"]
+        lines += [f"  {part:<28}{gib(size):>14}" for part, size in parts.items()]
     return [*lines, ""]
 
 
-def phase_bounds(result: dict[str, Any]) -> dict[str, Bound]:
+def bounds_of(result: dict[str, Any]) -> dict[str, Bound]:
     """Returns the bounds of a result's phases: those of RL, or of the step; none if a program was refused."""
     if "bounds" in result:
         return {phase: Bound(**bound) for phase, bound in result["bounds"].items()}
@@ -72,7 +72,7 @@ def phase_bounds(result: dict[str, Any]) -> dict[str, Bound]:
 
 def bounds_lines(result: dict[str, Any]) -> list[str]:
     """Formats the bounds of the phases as a table, and what follows from them for the run."""
-    bounds = phase_bounds(result)
+    bounds = bounds_of(result)
     if not bounds:
         return []
     columns = ("compute", "memory", "links", "network")
@@ -105,10 +105,14 @@ def run_lines(result: dict[str, Any], bounds: dict[str, Bound]) -> list[str]:
 
 def notes(result: dict[str, Any]) -> list[str]:
     """Returns what was not counted in any program."""
-    programs = result.get("programs", {"": result}).values()
-    return sorted({note for program in programs for note in program["notes"]})
+    return sorted({note for program in programs_of(result).values() for note in program["notes"]})
+
+
+def programs_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the programs of a result by name; "" is that of a train step."""
+    return result.get("programs", {"": result})
 
 
 def gib(size: float) -> str:
-    """Formats bytes as GiB, right-aligned."""
-    return f"{size / GIB:>10.3f} GiB"
+    """Formats bytes as GiB."""
+    return f"{size / GIB:.3f} GiB"

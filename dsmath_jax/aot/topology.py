@@ -6,6 +6,7 @@ four hosts; `my_card.txtpb:8` describes another GPU by a file with the text of X
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -67,6 +68,7 @@ class Topology(NamedTuple):
         return int(self.chip.memory * float(fraction))
 
 
+@functools.cache
 def topology(name: str) -> Topology:
     """Returns the topology of a name.
 

@@ -18,7 +18,7 @@ SLICES = ("dynamic-slice", "slice", "gather")
 RENAMES = ("bitcast", "get-tuple-element")
 
 
-def hbm_bytes(i: Instruction, scope: Computation, program: Program, cache: float) -> float:
+def moved_bytes(i: Instruction, scope: Computation, program: Program, cache: float) -> float:
     """Returns the bytes that an instruction moves; those of the computations that it calls are not counted.
 
     Args:

@@ -55,7 +55,8 @@ def read(tokenizer_file: Path) -> SpecialTokens:
       UserError: a file is not a JSON object, or a field has the wrong type.
     """
     config = tokenizer_file.with_name("tokenizer_config.json")
-    fields = _fields(tokenizer_file.with_name("special_tokens_map.json")) | _fields(config)
+    stated = _fields(config)
+    fields = _fields(tokenizer_file.with_name("special_tokens_map.json")) | stated
     roles = {role: _name(config, role, fields[role]) for role in ROLES if role in fields}
     extra: list[str | None] = []
     for field in EXTRA:
@@ -67,8 +68,8 @@ def read(tokenizer_file: Path) -> SpecialTokens:
     if not isinstance(add_bos, bool | None):
         raise UserError(f"{config}: add_bos_token is {add_bos!r}; it must be true or false.")
     legacy = fields.get("legacy") is not False
-    stop_ids = _stop_ids(tokenizer_file)
-    return SpecialTokens(roles, tuple(filter(None, extra)), _added(tokenizer_file), add_bos, legacy, stop_ids)
+    added = _added(tokenizer_file, stated.get("added_tokens_decoder") or {})
+    return SpecialTokens(roles, tuple(filter(None, extra)), added, add_bos, legacy, _stop_ids(tokenizer_file))
 
 
 def _fields(path: Path) -> dict[str, Any]:
@@ -83,13 +84,12 @@ def _name(path: Path, field: str, value: Any) -> str | None:
     return name or None
 
 
-def _added(tokenizer_file: Path) -> dict[str, int]:
-    """Returns the tokens in `added_tokens.json` and those in the field `added_tokens_decoder`."""
+def _added(tokenizer_file: Path, decoder: Any) -> dict[str, int]:
+    """Returns the tokens in `added_tokens.json` and those of the field `added_tokens_decoder`."""
     path, config = (tokenizer_file.with_name(name) for name in ("added_tokens.json", "tokenizer_config.json"))
     added = _fields(path)
     if not all(type(i) is int for i in added.values()):
         raise UserError(f"{path}: not all values are token ids; fix or remove it.")
-    decoder = _fields(config).get("added_tokens_decoder") or {}
     try:
         return added | {token["content"]: int(i) for i, token in decoder.items()}
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -40,10 +40,10 @@ def cudnn_attention(
 def visible_mask(
     segment_ids: Int[Array, "B S"], length: int, query_offset: int | Int[Array, ""] = 0, spec: AttentionSpec = PLAIN
 ) -> Bool[Array, "B 1 T S"]:
-    """Returns which keys the `length` queries from `query_offset` on see: their own and earlier ones of their segment,
-    within the sliding window of `spec`.
+    """Returns which keys the `length` queries from `query_offset` on see.
 
-    Padding sees padding: no row of the mask is empty, so that no softmax divides by zero.
+    These are their own and earlier ones of their segment, within the sliding window of `spec`. Padding sees padding: no
+    row of the mask is empty, so that no softmax divides by zero.
     """
     ids = jax.lax.dynamic_slice_in_dim(segment_ids, query_offset, length, axis=1)
     distance = query_offset + jnp.arange(length)[:, None] - jnp.arange(segment_ids.shape[1])

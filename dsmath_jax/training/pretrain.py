@@ -14,6 +14,7 @@ from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, Params, initial_params
+from dsmath_jax.models.huggingface.families import RUNTIME
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training import loop
 from dsmath_jax.training.model_files import (
@@ -27,11 +28,9 @@ from dsmath_jax.training.model_files import (
 )
 from dsmath_jax.training.next_token import train_next_token
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.settings import HUGGING_FACE, PackedSettings, PretrainSettings
+from dsmath_jax.training.settings import PackedSettings, PretrainSettings, hugging_face_folder
 from dsmath_jax.training.step import init_state, state_from_params
 from dsmath_jax.workdir import UserError
-
-RUNTIME_FIELDS = ("compute_dtype", "remat", "attention")  # fields of config.model that a Hugging Face folder lacks
 
 
 def run(
@@ -65,8 +64,7 @@ def run(
     weights = list(zip(folders, settings.mixture.values(), strict=True))
     batches = Batches(weights, settings.sequence_length, settings.batch_size, seed, my_rows, settings.mask_documents)
     held_out, optimizer = shards.held_out_folders(folders), make_optimizer(settings)
-    if settings.init:
-        source = data_dir / settings.init.removeprefix(HUGGING_FACE)
+    if source := hugging_face_folder(settings.init, data_dir):
         state = state_from_params(import_params(source, config, layout), optimizer, layout)
     else:
         state = init_state(lambda: initial_params(model, jax.random.key(seed)), optimizer, layout)
@@ -98,8 +96,8 @@ def check_packed(stage: str, settings: PackedSettings, config: ModelConfig, data
     layout.check_context(settings.sequence_length)
     loop.check(settings, settings.batch_size, layout)
     build_model(config, layout)
-    if settings.init:
-        check_import(data_dir / settings.init.removeprefix(HUGGING_FACE), config, layout)
+    if folder := hugging_face_folder(settings.init, data_dir):
+        check_import(folder, config, layout)
 
 
 def model_config(
@@ -112,10 +110,10 @@ def model_config(
     Raises:
       UserError: there is neither, the tokenizer does not fit the model, or the folder is invalid.
     """
-    if init:
-        where = str(data_dir / init.removeprefix(HUGGING_FACE))
-        chosen = {name: getattr(model_section, name) for name in RUNTIME_FIELDS} if model_section else {}
-        config = huggingface.read_config(Path(where), **chosen)
+    if folder := hugging_face_folder(init, data_dir):
+        where = str(folder)
+        chosen = {name: getattr(model_section, name) for name in RUNTIME} if model_section else {}
+        config = huggingface.read_config(folder, **chosen)
     elif model_section is None:
         raise UserError("The recipe has no section 'model'; add it, or name a model to start from as init=hf:DIR.")
     else:
@@ -148,12 +146,11 @@ def initial_model(
     Raises:
       UserError: as `model_config`, or the stage has no model.
     """
-    if not init.startswith(HUGGING_FACE):
-        model = read_model(workdir / init, layout)
-        return model, functools.partial(read_params, workdir / init, model.config, layout)
-    config = model_config(init, model_section, data_dir, tokenizer)
-    folder = data_dir / init.removeprefix(HUGGING_FACE)
-    return build_model(config, layout), functools.partial(import_params, folder, config, layout)
+    if folder := hugging_face_folder(init, data_dir):
+        config = model_config(init, model_section, data_dir, tokenizer)
+        return build_model(config, layout), functools.partial(import_params, folder, config, layout)
+    model = read_model(workdir / init, layout)
+    return model, functools.partial(read_params, workdir / init, model.config, layout)
 
 
 def check_length(stage: str, length: int, config: ModelConfig) -> None:

@@ -1,6 +1,7 @@
 """Settings of the training loop, the optimizer, and the stages `pretrain` (paper §2.2) and `sft` (§3)."""
 
 import dataclasses
+from pathlib import Path
 
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.settings import INT32, Settings, setting
@@ -48,6 +49,11 @@ class LoopSettings(Settings):
 
 
 HUGGING_FACE = "hf:"  # before the folder of a model in Hugging Face's format
+
+
+def hugging_face_folder(init: str, data_dir: Path) -> Path | None:
+    """Returns the folder of a model to start from that is given as `hf:DIR`; None for a stage's name or ""."""
+    return data_dir / init.removeprefix(HUGGING_FACE) if init.startswith(HUGGING_FACE) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,15 +17,9 @@ from dsmath_jax.aot import program, rl
 from dsmath_jax.aot.text import result_text
 from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.workdir import UserError
+from tests.aot.compilers import needs_cuda, needs_libtpu
 
 ROOT = Path(__file__).parents[2]
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install -e '.[tpu]' -c constraints.txt"
-)
-needs_cuda = pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is None,
-    reason="the compiler for GPUs is missing: pip install -e '.[aot-gpu]' -c constraints.txt",
-)
 
 
 def test_donated_arguments_are_counted_once() -> None:
@@ -224,6 +218,8 @@ def test_what_rl_holds_in_each_phase() -> None:
     [
         ((), "--topology is missing"),
         (("--topology=v5e:2x2", "--stage=sft"), "The config has no section 'sft'"),
+        (("--topology=v5e:2x2", "--suggest"), "--suggest prints a table; remove --json and --page"),
+        (("--topology=v5e:2x2", "--suggest", "--stage=sample"), "--suggest searches for pretrain, sft or rl"),
         (("--topology=v5e:2x2", "--config.tokenizer.vocab_size=0"), "tokenizer.vocab_size is 0; it must be at least 1"),
         (("--topology=v5e:2x2", "--config.tokenizer.path=hf"), "give it as --config.model.vocab_size=N"),
         (("--topology=v5e:2x2", "--stage=rl", "--config.rl.method=dpo"), "rl.method=dpo learns from stored samples"),

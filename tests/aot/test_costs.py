@@ -250,7 +250,7 @@ def test_bytes_that_an_instruction_moves(line: str, moved: float) -> None:
     }
     entry = f"{P}%z = s32[] parameter(1)\n%row = f32[1,16] parameter(2)\n%ids = s32[2] parameter(3)\nROOT %c = {line}"
     found = costs(module(entry, *(computation(name, lines) for name, lines in parts.items())))
-    assert found.hbm_bytes == moved
+    assert found.traffic == moved
 
 
 def test_arrays_that_fit_the_cache_are_free_and_slices_of_larger_ones_are_not() -> None:
@@ -258,16 +258,16 @@ def test_arrays_that_fit_the_cache_are_free_and_slices_of_larger_ones_are_not() 
         P + "%z = s32[] constant(0)\n%row = f32[1,16]{1,0} dynamic-slice(%p, %z, %z), dynamic_slice_sizes={1,16}\n"
         "ROOT %c = f32[1,16]{1,0} add(%row, %row)"
     )
-    assert costs(module(entry), cache=0).hbm_bytes == 2 * 64 + 2 * 4 + 3 * 64
-    assert costs(module(entry), cache=64).hbm_bytes == 64  # the row is read from the array, which is larger
-    assert costs(module(entry), cache=512).hbm_bytes == 0
+    assert costs(module(entry), cache=0).traffic == 2 * 64 + 2 * 4 + 3 * 64
+    assert costs(module(entry), cache=64).traffic == 64  # the row is read from the array, which is larger
+    assert costs(module(entry), cache=512).traffic == 0
 
 
 def test_a_loop_moves_bytes_in_each_turn() -> None:
     found = costs(loop())
     turn = 3 * 4 + 2 * 512 + (512 + 16 * 32 * 2 + 8 * 32 * 4)  # counter, all-reduce, product
     test = 0  # conditions are not counted
-    assert found.hbm_bytes == 5 * (2 * 4 + 3 * (turn + test))
+    assert found.traffic == 5 * (2 * 4 + 3 * (turn + test))
 
 
 def test_bytes_over_links_and_network() -> None:

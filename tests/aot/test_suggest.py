@@ -10,7 +10,7 @@ from dsmath_jax.aot import suggest as search
 from dsmath_jax.aot.bound import Bound
 from dsmath_jax.aot.page import page
 from dsmath_jax.aot.step import Target
-from dsmath_jax.aot.suggest import Candidate, floor, suggest, suggestion_text
+from dsmath_jax.aot.suggest import Candidate, analytic_bound, suggest, suggestion_text
 from dsmath_jax.aot.text import result_text
 from dsmath_jax.aot.topology import Topology
 from dsmath_jax.hardware import CHIPS
@@ -67,12 +67,12 @@ def test_the_largest_micro_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> N
         return result(recipe, (1 if full else 4) * 2 * 10**9 // recipe.pretrain.grad_accum_steps, 4 / 3 if full else 1)
 
     monkeypatch.setattr(search, "compile_step", compile_step)
-    tried, skipped = suggest(RECIPE, "pretrain", "here:1")
+    trials, skipped = suggest(RECIPE, "pretrain", "here:1")
     # 64 rows in micro-batches of at most 16, until 8e9 bytes over the micro-batches fit.
     assert compiled == [("minimal", 4), ("minimal", 8), ("minimal", 16), ("full", 4)]
-    assert tried[0].fits
-    assert tried[0].candidate == Candidate(MeshSettings(fsdp=1), "minimal", 16, 0)
-    text = suggestion_text(tried, skipped, "pretrain")
+    assert trials[0].fits
+    assert trials[0].candidate == Candidate(MeshSettings(fsdp=1), "minimal", 16, 0)
+    text = suggestion_text(trials, skipped, "pretrain")
     assert "DOES NOT FIT" in text
     assert text.endswith(
         "--config.mesh.replica=1 --config.mesh.fsdp=1 --config.mesh.context=1 --config.mesh.tensor=1 "
@@ -82,9 +82,9 @@ def test_the_largest_micro_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_where_nothing_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "compile_step", lambda recipe, stage, name: result(recipe, 10**12, 1.0))
-    tried, skipped = suggest(RECIPE, "pretrain", "here:1")
-    assert {each.candidate.grad_accum_steps for each in tried} == {4, 8, 16, 32, 64}
-    assert "Nothing fits: take more devices" in suggestion_text(tried, skipped, "pretrain")
+    trials, skipped = suggest(RECIPE, "pretrain", "here:1")
+    assert {each.candidate.grad_accum_steps for each in trials} == {4, 8, 16, 32, 64}
+    assert "Nothing fits: take more devices" in suggestion_text(trials, skipped, "pretrain")
 
 
 def test_settings_whose_state_alone_is_too_large_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,8 +96,8 @@ def test_settings_whose_state_alone_is_too_large_are_not_compiled(monkeypatch: p
 @pytest.mark.parametrize("stage", ["pretrain", "rl"])
 def test_a_model_that_never_fits_ends_the_search(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "least_bytes", lambda candidate, target, settings: 10**15)
-    tried, skipped = suggest(RECIPE, stage, "here:1")
-    assert "Nothing fits" in suggestion_text(tried, skipped, stage)
+    trials, skipped = suggest(RECIPE, stage, "here:1")
+    assert "Nothing fits" in suggestion_text(trials, skipped, stage)
 
 
 def test_rl_takes_fewer_decode_slots_where_sampling_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,17 +115,17 @@ def test_rl_takes_fewer_decode_slots_where_sampling_does_not_fit(monkeypatch: py
         }  # fmt: skip
 
     monkeypatch.setattr(search, "compile_rl", compile_rl)
-    tried, _ = suggest(RECIPE, "rl", "here:1")
+    trials, _ = suggest(RECIPE, "rl", "here:1")
     assert compiled[:4] == [(64, 4), (32, 4), (16, 4), (16, 8)]
-    assert tried[0].candidate[2:] == (8, 16)
-    assert (tried[0].seconds, tried[0].limit) == (3.0, "compute")
-    assert "--config.rl.decode_slots=16" in suggestion_text(tried, 0, "rl")
+    assert trials[0].candidate[2:] == (8, 16)
+    assert (trials[0].seconds, trials[0].limit) == (3.0, "compute")
+    assert "--config.rl.decode_slots=16" in suggestion_text(trials, 0, "rl")
 
 
 def test_the_bound_before_compiling_is_that_of_the_products_on_one_device() -> None:
     recipe = dataclasses.replace(RECIPE, mesh=MeshSettings(fsdp=1))
     one, eight_thirds = (
-        floor(Candidate(recipe.mesh, remat, 4, 0), fake_target(recipe, ""), recipe.pretrain)
+        analytic_bound(Candidate(recipe.mesh, remat, 4, 0), fake_target(recipe, ""), recipe.pretrain)
         for remat in ("minimal", "full")
     )
     assert one == pytest.approx(search.model_flops_per_token(MODEL, 512) * 64 * 512 / 989e12)

@@ -1,6 +1,5 @@
 """Topologies by name."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,15 +13,9 @@ from dsmath_jax.aot.__main__ import ENVIRONMENT
 from dsmath_jax.aot.topology import ARCHITECTURES, Topology, topology
 from dsmath_jax.hardware import CHIPS
 from dsmath_jax.workdir import UserError
+from tests.aot.compilers import needs_cuda, needs_libtpu
 
 ROOT = Path(__file__).parents[2]
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install -e '.[tpu]' -c constraints.txt"
-)
-needs_cuda = pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda13_plugin") is None,
-    reason="the compiler for GPUs is missing: pip install -e '.[aot-gpu]' -c constraints.txt",
-)
 
 
 DESCRIBED = """

@@ -71,9 +71,9 @@ def test_texts_have_the_ids_of_transformers(root: Path, answered: dict[str, Any]
     chat = Chat(tokenizer.load(root / kind))
     encode = chat.tokenizer.encode if kind in SPLITS else lambda text: chat.encode(chat.plain(text))
     different = [
-        (text, ours, theirs)
-        for text, theirs in zip(TEXTS, answered["texts"][kind], strict=True)
-        if (ours := encode(text)) != theirs
+        (text, ids, expected)
+        for text, expected in zip(TEXTS, answered["texts"][kind], strict=True)
+        if (ids := encode(text)) != expected
         and not (kind == "gemma" and "_of_turn" in text)
         and not ("sentencepiece" in kind and text[:1] in (" ", "▁"))
     ]
@@ -86,15 +86,15 @@ def test_prompts_and_conversations_have_the_ids_of_transformers(
     root: Path, answered: dict[str, Any], name: str, template: str, kind: str, arguments: dict[str, Any]
 ) -> None:
     chat = Chat(tokenizer.load(root / kind), template, template_kwargs=arguments, date=DATE)
-    for conversation, theirs in zip(CONVERSATIONS, answered["chats"][name], strict=True):
+    for conversation, expected in zip(CONVERSATIONS, answered["chats"][name], strict=True):
         messages = [Message(m["role"], ((m["content"], m["role"] == "assistant"),)) for m in conversation]
-        if theirs is None:
+        if expected is None:
             with pytest.raises(UserError, match=r"chat\.template fails"):
                 chat.render(messages, generate=True)
         elif conversation[-1]["role"] == "user":
-            assert chat.encode(chat.render(messages, generate=True)) == theirs["ids"]
+            assert chat.encode(chat.render(messages, generate=True)) == expected["ids"]
         else:
             tokens = chat.tokenize(messages)
-            assert tokens.ids == theirs["ids"]
-            if any(theirs["mask"]):  # the template says what the model writes
-                assert [int(has_loss) for has_loss in tokens.loss_mask] == theirs["mask"]
+            assert tokens.ids == expected["ids"]
+            if any(expected["mask"]):  # the template says what the model writes
+                assert [int(has_loss) for has_loss in tokens.loss_mask] == expected["mask"]

@@ -33,7 +33,7 @@ def compiled(block: int, spec: AttentionSpec) -> Callable[..., Any]:
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
-def ours(given: Case, dtype: Any = jnp.float32, block: int = module.BLOCK_SIZE) -> tuple[Array, tuple[Array, ...]]:
+def actual(given: Case, dtype: Any = jnp.float32, block: int = module.BLOCK_SIZE) -> tuple[Array, tuple[Array, ...]]:
     q, k, v = (jnp.asarray(x, dtype) for x in given[:3])
     program = compiled(block, AttentionSpec(given.scale, given.softcap, given.window))
     (_, out), gradients = program(q, k, v, given.segments, jnp.asarray(given.weight, dtype), given.first)
@@ -41,7 +41,7 @@ def ours(given: Case, dtype: Any = jnp.float32, block: int = module.BLOCK_SIZE) 
 
 
 def assert_equals_numpy(given: Case, atol: float, dtype: Any = jnp.float32, block: int = module.BLOCK_SIZE) -> None:
-    out, gradients = ours(given, dtype, block)
+    out, gradients = actual(given, dtype, block)
     expected, by_inputs = attention(given)
     np.testing.assert_allclose(out, expected, atol=atol)
     for name, one, other in zip("qkv", gradients, by_inputs, strict=True):
@@ -87,7 +87,7 @@ def test_a_traced_layer_type_decides_about_the_window(sliding: bool) -> None:
 
 def test_half_precision_outputs_are_half_precision_and_close() -> None:
     given_ = case(segments_of(300, (200, 60)), 4, 2, 16)
-    out, gradients = ours(given_, jnp.bfloat16)
+    out, gradients = actual(given_, jnp.bfloat16)
     expected, by_inputs = attention(given_)
     for one, other in zip((out, *gradients), (expected, *by_inputs), strict=True):
         assert one.dtype == jnp.bfloat16
@@ -97,18 +97,18 @@ def test_half_precision_outputs_are_half_precision_and_close() -> None:
 def test_packed_equals_each_segment_by_itself() -> None:
     lengths = (130, 130)
     whole = case(segments_of(270, lengths), 2, 1, 8)
-    out, gradients = ours(whole)
+    out, gradients = actual(whole)
     for start in (0, 130):
         part = np.s_[:, start : start + 130]
         alone = Case(*(x[part] for x in whole[:5]))
-        found, by_inputs = ours(alone)
+        found, by_inputs = actual(alone)
         for one, other in zip((out, *gradients), (found, *by_inputs), strict=True):
             np.testing.assert_allclose(one[part], other, atol=5e-6)
 
 
 def test_large_scores_neither_overflow_nor_lose_the_sum() -> None:
     given_ = case(SEGMENTS, 4, 2, size=4)
-    out, gradients = ours(given_._replace(q=1e4 * given_.q, v=np.ones_like(given_.v)), block=4)
+    out, gradients = actual(given_._replace(q=1e4 * given_.q, v=np.ones_like(given_.v)), block=4)
     np.testing.assert_allclose(out, np.ones(out.shape), atol=1e-6)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
@@ -119,7 +119,7 @@ def test_masked_blocks_are_not_computed() -> None:
     for first, seen in ((4, np.s_[0:8]), (8, np.s_[8:12]), (12, np.s_[12:16])):
         k = np.full_like(given_.k, np.nan)
         k[:, seen] = given_.k[:, seen]
-        out, (by_q, by_k, _) = ours(given_._replace(k=k, first=first), block=4)
+        out, (by_q, by_k, _) = actual(given_._replace(k=k, first=first), block=4)
         assert np.isfinite(out).all()
         assert np.isfinite(by_q).all()
         np.testing.assert_array_equal(np.isfinite(by_k).all(axis=(0, 2, 3)), np.full(16, True))
@@ -129,7 +129,7 @@ def test_blocks_before_the_window_are_not_computed() -> None:
     given_ = case(segments_of(16, (16,)), 1, 1, size=4, length=4, first=12)._replace(window=5)
     k = np.full_like(given_.k, np.nan)
     k[:, 8:] = given_.k[:, 8:]
-    out, (by_q, by_k, _) = ours(given_._replace(k=k), block=4)
+    out, (by_q, by_k, _) = actual(given_._replace(k=k), block=4)
     assert np.isfinite(out).all()
     assert np.isfinite(by_q).all()
     assert np.isfinite(by_k).all()

@@ -128,9 +128,9 @@ def logits_of(model: Decoder, params: Any, tokens: np.ndarray) -> jax.Array:
     return output_logits(hidden, lm_head(params, model.config), model.config)
 
 
-def close(ours: Any, theirs: np.ndarray, name: str = "") -> None:
+def close(found: Any, expected: np.ndarray, name: str = "") -> None:
     """Within 1e-5 of the largest number."""
-    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=0, atol=1e-5 * np.abs(theirs).max(), err_msg=name)
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=1e-5 * np.abs(expected).max(), err_msg=name)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -173,10 +173,10 @@ def test_logits_and_gradients_equal(made: Path, layout: Layout, name: str) -> No
     gradients, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
     close(logits, np.load(made / name / "logits.npy"))
     flat = flatten_dict(gradients, sep="/")
-    theirs = huggingface.readers(made / name / "gradients", model.config, flat)
-    assert theirs.keys() == flat.keys()
+    expected = huggingface.readers(made / name / "gradients", model.config, flat)
+    assert expected.keys() == flat.keys()
     for path, gradient in flat.items():
-        close(gradient, theirs[path](), path)
+        close(gradient, expected[path](), path)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -212,6 +212,6 @@ def test_frequencies_equal(tmp_path: Path) -> None:
         )
     peer("rope", tmp_path)
     for name in ROPES:
-        config, theirs = huggingface.read_config(tmp_path / name), np.load(tmp_path / name / "rope.npz")
-        np.testing.assert_allclose(rope.frequencies(config), theirs["frequencies"], rtol=2e-6, err_msg=name)
-        assert rope.attention_scaling(config) == pytest.approx(float(theirs["factor"]), rel=1e-7), name
+        config, expected = huggingface.read_config(tmp_path / name), np.load(tmp_path / name / "rope.npz")
+        np.testing.assert_allclose(rope.frequencies(config), expected["frequencies"], rtol=2e-6, err_msg=name)
+        assert rope.attention_scaling(config) == pytest.approx(float(expected["factor"]), rel=1e-7), name

@@ -46,8 +46,8 @@ def test_equals_plain_log_softmax(batch: int, length: int, chunk: int, temperatu
             return jnp.sum(plain(hidden, head, targets, temperature)[0] * weight)
         return jnp.sum(token_logprobs(hidden, targets, head, temperature, chunk)[0] * weight)
 
-    ours, theirs = (jax.grad(loss, argnums=(1, 2))(form, hidden, head) for form in ("ours", "plain"))
-    for one, other in zip(ours, theirs, strict=True):
+    chunked, theirs = (jax.grad(loss, argnums=(1, 2))(form, hidden, head) for form in ("chunked", "plain"))
+    for one, other in zip(chunked, theirs, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-13)
 
 
@@ -58,10 +58,10 @@ def test_capped_logits_equal_the_plain_ones() -> None:
         logits = 0.9 * jnp.tanh(hidden @ head / 0.9) / 0.7
         return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.array(targets)[..., None], axis=-1)[..., 0]
 
-    ours = lambda hidden, head: token_logprobs(hidden, targets, head, 0.7, chunk=2, cap=0.9)[0]  # noqa: E731
-    np.testing.assert_allclose(ours(hidden, head), capped(hidden, head), atol=1e-13)
+    chunked = lambda hidden, head: token_logprobs(hidden, targets, head, 0.7, chunk=2, cap=0.9)[0]  # noqa: E731
+    np.testing.assert_allclose(chunked(hidden, head), capped(hidden, head), atol=1e-13)
     found, expected = (
-        jax.grad(lambda *x, f=f: jnp.sum(f(*x) ** 2), argnums=(0, 1))(hidden, head) for f in (ours, capped)
+        jax.grad(lambda *x, f=f: jnp.sum(f(*x) ** 2), argnums=(0, 1))(hidden, head) for f in (chunked, capped)
     )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-13)

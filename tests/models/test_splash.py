@@ -33,7 +33,7 @@ def compiled(
     return out, *gradients
 
 
-def ours(given: Case, interpret: bool = True, sliding: bool | None = None) -> tuple[Array, ...]:
+def actual(given: Case, interpret: bool = True, sliding: bool | None = None) -> tuple[Array, ...]:
     inputs, spec = tuple(map(jnp.float32, given[:3])), AttentionSpec(given.scale, given.softcap, given.window)
     return compiled(inputs, given.segments, jnp.float32(given.weight), given.first, sliding, spec, interpret)
 
@@ -53,28 +53,28 @@ def assert_close(found: Any, wanted: Any) -> None:
 def test_outputs_and_gradients_equal_numpy(heads: int, kv_heads: int) -> None:
     given = case(segments_of(384, (200, 50, 100), (384,)), heads, kv_heads, size=64)
     with mock.patch.object(splash, "packed_attention", side_effect=AssertionError("this is for the kernel")):
-        assert_close(ours(given), expected(given))
+        assert_close(actual(given), expected(given))
 
 
 @pytest.mark.parametrize("window", [0, 100, 200])
 def test_scale_soft_cap_and_sliding_window_equal_numpy(window: int) -> None:
     given = case(segments_of(384, (200, 50, 100)), 2, 1, size=64)
-    assert_close(*(f(given._replace(scale=0.2, softcap=2.0, window=window)) for f in (ours, expected)))
+    assert_close(*(f(given._replace(scale=0.2, softcap=2.0, window=window)) for f in (actual, expected)))
 
 
 @pytest.mark.parametrize("sliding", [True, False])
 def test_a_traced_layer_type_decides_about_the_window(sliding: bool) -> None:
     given = case(segments_of(256, (200,)), 1, 1, size=64)._replace(window=70)
-    assert_close(ours(given, sliding=sliding), expected(given._replace(window=70 if sliding else 0)))
+    assert_close(actual(given, sliding=sliding), expected(given._replace(window=70 if sliding else 0)))
 
 
 def test_packed_equals_each_segment_by_itself() -> None:
     packed = case(segments_of(384, (128, 128, 128)), 2, 1, size=64)
-    found = ours(packed)
+    found = actual(packed)
     for start in (0, 128, 256):
         part = np.s_[:, start : start + 128]
         alone = Case(*(x[part] for x in packed[:5]))
-        assert_close([x[part] for x in found], ours(alone))
+        assert_close([x[part] for x in found], actual(alone))
 
 
 def test_the_queries_of_each_shard_equal_those_of_the_whole() -> None:
@@ -83,7 +83,7 @@ def test_the_queries_of_each_shard_equal_those_of_the_whole() -> None:
     parts = []
     for first in range(0, 512, 128):
         mine = np.s_[:, first : first + 128]
-        parts.append(ours(whole._replace(q=whole.q[mine], weight=whole.weight[mine], first=first)))
+        parts.append(actual(whole._replace(q=whole.q[mine], weight=whole.weight[mine], first=first)))
     joined = [np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1)]
     assert_close([*joined, sum(part[2] for part in parts), sum(part[3] for part in parts)], expected(whole))
 
@@ -93,11 +93,11 @@ def test_the_queries_of_each_shard_have_the_window() -> None:
     out = []
     for first in range(0, 512, 128):
         mine = np.s_[:, first : first + 128]
-        out.append(ours(whole._replace(q=whole.q[mine], weight=whole.weight[mine], first=first))[0])
+        out.append(actual(whole._replace(q=whole.q[mine], weight=whole.weight[mine], first=first))[0])
     np.testing.assert_allclose(np.concatenate(out, axis=1), expected(whole)[0], atol=ATOL)
 
 
 @pytest.mark.parametrize(("tokens", "size"), [(200, 64), (128, 32)])
 def test_unsupported_shapes_go_to_packed_attention(tokens: int, size: int) -> None:
     given = case(segments_of(tokens, (100, 20)), 2, 1, size)
-    assert_close(ours(given, interpret=False), expected(given))  # the kernel itself would fail on a CPU
+    assert_close(actual(given, interpret=False), expected(given))  # the kernel itself would fail on a CPU

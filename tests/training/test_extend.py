@@ -98,7 +98,7 @@ def test_more_steps_leave_what_as_many_from_scratch_leave(
     jax.tree.map(np.testing.assert_array_equal, params(whole, layout), params(longer, layout))
 
 
-def test_what_reads_a_extended_stage_is_refused_before_and_after(run: Run, tmp_path: Path) -> None:
+def test_what_reads_an_extended_stage_is_refused_before_and_after(run: Run, tmp_path: Path) -> None:
     run("run")
     sft = tmp_path / "run" / "sft"
     before = (sft / "manifest.json").read_bytes()

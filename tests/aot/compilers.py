@@ -1,0 +1,13 @@
+"""Marks of tests that need a compiler for TPUs or GPUs."""
+
+import importlib.util
+
+import pytest
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install -e '.[tpu]' -c constraints.txt"
+)
+needs_cuda = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="the compiler for GPUs is missing: pip install -e '.[aot-gpu]' -c constraints.txt",
+)
