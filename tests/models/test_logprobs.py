@@ -46,8 +46,8 @@ def test_equals_plain_log_softmax(batch: int, length: int, chunk: int, temperatu
             return jnp.sum(plain(hidden, head, targets, temperature)[0] * weight)
         return jnp.sum(token_logprobs(hidden, targets, head, temperature, chunk)[0] * weight)
 
-    chunked, theirs = (jax.grad(loss, argnums=(1, 2))(form, hidden, head) for form in ("chunked", "plain"))
-    for one, other in zip(chunked, theirs, strict=True):
+    chunked, whole = (jax.grad(loss, argnums=(1, 2))(form, hidden, head) for form in ("chunked", "plain"))
+    for one, other in zip(chunked, whole, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-13)
 
 
