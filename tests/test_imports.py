@@ -1,6 +1,7 @@
 """The import arrows: the contracts in pyproject.toml bite; what a fresh interpreter loads; what setup.py declares."""
 
 import ast
+import functools
 import importlib.metadata
 import itertools
 import re
@@ -138,7 +139,10 @@ def imported() -> set[str]:
 
 def distribution(module: str) -> str:
     """The distribution that has a top-level module; of one that is not installed, the module's name."""
-    return normalized(importlib.metadata.packages_distributions().get(module, [module])[0])
+    return normalized(distributions_of_modules().get(module, [module])[0])
+
+
+distributions_of_modules = functools.cache(importlib.metadata.packages_distributions)
 
 
 def test_setup_declares_what_is_imported_and_no_more():

@@ -176,8 +176,7 @@ def on_eight_devices(config: ModelConfig, meshes: Sequence[dict[str, int]], fold
     [
         pytest.param({}, QUICK, id="quick"),
         pytest.param({}, SLOW, id="slow", marks=pytest.mark.slow),
-        pytest.param(ALL_FIELDS, QUICK[1:], id="all fields, quick"),
-        pytest.param(ALL_FIELDS, QUICK[:1] + SLOW, id="all fields, slow", marks=pytest.mark.slow),
+        pytest.param(ALL_FIELDS, QUICK + SLOW, id="all fields", marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_compute_what_one_does(

@@ -21,8 +21,8 @@ from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import METHODS
 from dsmath_jax.rl.batches import batch_of, bucketed_length, length_multiple, padded_length
-from dsmath_jax.rl.reward_model.model import token_scores, with_reward_head
-from dsmath_jax.rl.scoring import INPUTS
+from dsmath_jax.rl.reward_model.model import jitted_scores, with_reward_head
+from dsmath_jax.rl.scoring import INPUTS, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.abstract import abstract_inputs
 from dsmath_jax.sampling.completions import Completion
@@ -31,7 +31,6 @@ from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.sampling.scheduler import cache_lengths, prompt_bucket, slot_shape
 from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout
-from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.step import TrainState, abstract_state, make_train_step
 from dsmath_jax.workdir import UserError
@@ -262,7 +261,7 @@ def scoring_programs(settings: RLSettings, target: Target) -> Programs:
     model, layout, rows = target.model, target.layout, settings.samples_per_step
     programs: Programs = {}
     if num_forwards(settings):
-        logprobs = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, settings.temperature)[0])
+        logprobs = jitted_logprobs(model, settings.temperature)
         fields = {name: x for name, x in abstract_batch(settings, layout).items() if name in INPUTS}
         micro = {
             name: jax.ShapeDtypeStruct((rows // settings.grad_accum_steps, *x.shape[1:]), x.dtype, sharding=x.sharding)
@@ -270,7 +269,7 @@ def scoring_programs(settings: RLSettings, target: Target) -> Programs:
         }
         programs["logprobs"] = lambda: logprobs.lower(model_params(target), micro)
     if settings.reward_stage:
-        scores = jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
+        scores: Any = jitted_scores(model, layout)
         length = padded_length(settings.max_prompt_tokens + settings.max_new_tokens, layout)
         example = {name: np.zeros((1, length), np.int32) for name in INPUTS if name != "targets"}
         batch = layout.abstract_batch(example, rows)

@@ -1,13 +1,14 @@
 """Forward passes over a batch: log-probabilities of the policy and the reference model, and values."""
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
+from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.sharding import Layout, to_host
+from dsmath_jax.training.objectives import batch_logprobs
 
 MEMORY_KINDS = {"device": "device", "host": "pinned_host"}
 INPUTS = ("tokens", "targets", "segment_ids", "positions")
@@ -28,17 +29,26 @@ class ReferenceModel:
         return jax.device_put(self._params, self._shardings)
 
 
-class MicroBatchedForward:
-    """Computes `function(params, batch) -> [B,T]` on host batches by micro-batches; every process gets all rows."""
+Forward = Any  # a jitted (params, batch) -> [B,T]
 
-    def __init__(self, function: Callable[[Any, dict[str, Array]], Array], layout: Layout, parts: int):
+
+@functools.cache
+def jitted_logprobs(model: Decoder, temperature: float) -> Forward:
+    """Returns the jitted log-probabilities `[B,T]` of a batch's targets at a temperature."""
+    return jax.jit(lambda params, batch: batch_logprobs(model, params, batch, temperature)[0])
+
+
+class MicroBatchedForward:
+    """Computes a jitted forward pass on host batches by micro-batches; every process gets all rows."""
+
+    def __init__(self, forward: Forward, layout: Layout, parts: int):
         """`parts` is the number of micro-batches."""
-        self._function, self._layout, self._parts = jax.jit(function), layout, parts
+        self._forward, self._layout, self._parts = forward, layout, parts
 
     def __call__(self, params: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
         micro = zip(*(np.array_split(batch[name], self._parts) for name in INPUTS), strict=True)
         outputs = []
         for fields in micro:
             share = self._layout.take_my_rows(dict(zip(INPUTS, fields, strict=True)))
-            outputs.append(to_host(self._function(params, self._layout.put_batch(share))))
+            outputs.append(to_host(self._forward(params, self._layout.put_batch(share))))
         return np.concatenate(outputs)

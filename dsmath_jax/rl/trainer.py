@@ -22,7 +22,7 @@ from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import METHODS, Likelihood
 from dsmath_jax.rl.reward_model.labels import write_rows
-from dsmath_jax.rl.reward_model.model import ScoreRows, read, scorer, token_scores
+from dsmath_jax.rl.reward_model.model import ScoreRows, jitted_scores, read, scorer
 from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
 from dsmath_jax.rl.reward_model.stage import KINDS
@@ -39,7 +39,7 @@ from dsmath_jax.rl.rollout_batch import (
     rows_with_loss,
 )
 from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, check_context, filter_prompts, generate_rollout, load_prompts
-from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel
+from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.settings import check_choice
@@ -48,7 +48,6 @@ from dsmath_jax.training import checkpoint
 from dsmath_jax.training import loop as loops
 from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.model_files import LanguageModel, read_params, write_config
-from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.training.pretrain import initial_model
@@ -162,10 +161,7 @@ def run(
     sampler = Sampler(
         model, layout, chat.stop_ids, settings.max_new_tokens, settings.num_decode_slots, settings.cache_dtype
     )  # fmt: skip
-    logprobs = MicroBatchedForward(
-        lambda params, batch: batch_logprobs(model, params, batch, settings.temperature)[0],
-        layout, settings.grad_accum_steps,
-    )  # fmt: skip
+    logprobs = MicroBatchedForward(jitted_logprobs(model, settings.temperature), layout, settings.grad_accum_steps)
     folder = workdir / "rl"
     write_config(folder, model.config, chat)
     ctx = Context(
@@ -193,7 +189,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
     state = state_from_params(params, optimizer, ctx.layout)
     del params
     train_step = make_train_step(algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps)
-    values = MicroBatchedForward(functools.partial(token_scores, ctx.model), ctx.layout, settings.grad_accum_steps)
+    values = MicroBatchedForward(jitted_scores(ctx.model, ctx.layout), ctx.layout, settings.grad_accum_steps)
     steps_per_round = settings.steps // settings.rounds
     read_reference, reward_folder = ctx.read_initial_params, ctx.workdir / (settings.reward_stage or "")
 

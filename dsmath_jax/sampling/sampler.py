@@ -5,6 +5,7 @@ token, so a completion does not depend on its slot or batch. Every process has a
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from dsmath_jax.settings import INT32
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
+_engine = functools.cache(Engine)  # samplers of equal settings share what they have compiled
 CHUNK = 16  # maximum number of decode steps before control returns to the host
 
 
@@ -85,7 +87,7 @@ class Sampler:
     ) -> None:
         if max_new_tokens < 1 or decode_slots < 1:
             raise UserError(f"max_new_tokens={max_new_tokens} and decode_slots={decode_slots} must both be at least 1.")
-        self.engine = Engine(model, layout, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
+        self.engine = _engine(model, layout, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
         self._stop_ids, self._max_new, self._decode_slots = tuple(stop_ids), max_new_tokens, decode_slots
         self._context, self._shards = model.config.max_position_embeddings, layout.batch_shards
 

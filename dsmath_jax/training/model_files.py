@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,14 +152,20 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield folder
 
 
+@functools.cache
 def build_model(config: ModelConfig, layout: Layout) -> Decoder:
-    """Returns the decoder for the layout's mesh."""
+    """Returns the decoder for the layout's mesh: the same one each time, whose programs are compiled once."""
     return Decoder(config, layout.constrain, attention_on(layout, config.attention), layout.map_row_shards)
 
 
 def abstract_params(config: ModelConfig, layout: Layout) -> Any:
     """Returns shapes, dtypes and shardings of the model's parameters; nothing is allocated."""
-    return layout.abstract(jax.eval_shape(lambda: initial_params(Decoder(config), jax.random.key(0))))
+    return layout.abstract(_param_shapes(config))
+
+
+@functools.cache
+def _param_shapes(config: ModelConfig) -> Any:
+    return jax.eval_shape(lambda: initial_params(Decoder(config), jax.random.key(0)))
 
 
 def write_config(folder: Path, config: ModelConfig, chat: Chat | None = None) -> None:

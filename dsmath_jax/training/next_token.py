@@ -21,6 +21,8 @@ from dsmath_jax.training.prefetch import Prefetch
 from dsmath_jax.training.settings import PackedSettings
 from dsmath_jax.training.step import TrainState, TrainStep, abstract_state, make_train_step
 
+_next_token = jax.jit(next_token, static_argnums=0)
+
 
 def train_next_token(
     folder: Path,
@@ -81,10 +83,9 @@ def held_out_loss(
     my_rows = layout.my_rows(settings.batch_size)
     parts = np.split(rows, len(rows) // settings.batch_size)
     batches = [batch_of_rows(part[my_rows], settings.mask_documents) for part in parts]
-    sums = jax.jit(lambda params, batch: next_token(model, params, batch)[0])
 
     def loss(params: Any) -> dict[str, float]:
-        parts = [sums(params, layout.put_batch(batch)) for batch in batches]
+        parts = [_next_token(model, params, layout.put_batch(batch))[0] for batch in batches]
         return {"eval_loss": float(sum(part[0] for part in parts)) / float(sum(part[1] for part in parts))}
 
     return loss

@@ -1,5 +1,6 @@
 """AdamW and its learning-rate schedules (paper §2.2)."""
 
+import functools
 from typing import Any
 
 import jax
@@ -69,9 +70,19 @@ def decay_mask(params: Any) -> Any:
 
 def make_optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
     """Returns AdamW 0.9/0.95 with global-norm clipping and weight decay on matrices only (paper §2.2)."""
-    schedule = make_schedule(settings)
-    adam = optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=settings.weight_decay, mask=decay_mask)
-    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), with_state_dtype(adam, settings.state_dtype))
+    schedule = (settings.schedule, settings.peak_lr, settings.warmup_steps, settings.steps)
+    return _adamw(schedule, settings.weight_decay, settings.clip_norm, settings.state_dtype)
+
+
+@functools.cache
+def _adamw(
+    schedule: tuple[str, float, int, int], weight_decay: float, clip_norm: float, state_dtype: str
+) -> optax.GradientTransformation:
+    """Returns the optimizer; the same one for equal arguments, so that equal train steps are compiled once."""
+    name, peak_lr, warmup_steps, steps = schedule
+    rate = SCHEDULES[name](peak_lr, warmup_steps, steps)
+    adam = optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=weight_decay, mask=decay_mask)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), with_state_dtype(adam, state_dtype))
 
 
 def select_updated(skipped: Array, after: Any, before: Any) -> Any:

@@ -1,11 +1,13 @@
 """The jitted train step of every objective, and its state."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from dsmath_jax.models.decoder import Decoder
@@ -88,7 +90,22 @@ def make_train_step(
     Raises:
       UserError: at the first call, where the rows are not divisible by micro-batches and mesh.
     """
-    shardings = layout.param_shardings(state)
+    leaves, tree = jax.tree.flatten(layout.param_shardings(state))
+    return _jitted_step(objective, model, optimizer, layout, tuple(leaves), tree, grad_accum_steps)
+
+
+@functools.cache
+def _jitted_step(
+    objective: Objective,
+    model: Decoder,
+    optimizer: optax.GradientTransformation,
+    layout: Layout,
+    leaves: tuple[NamedSharding, ...],
+    tree: Any,
+    grad_accum_steps: int,
+) -> TrainStep:
+    """Returns the train step; the same one, with what it has compiled, for equal arguments."""
+    shardings = jax.tree.unflatten(tree, leaves)
 
     def sums(params: Any, batch: Batch) -> tuple[Array, Any]:
         (loss, weight), metrics = objective(model, params, batch)

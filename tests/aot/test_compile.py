@@ -113,6 +113,7 @@ def test_a_small_config_compiles_for_v5e_with_splash_attention(tmp_path: Path) -
     assert result_text(found) == run.stdout.strip()
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_layers_with_and_without_a_window_compile_for_v5e(tmp_path: Path) -> None:
     """As in Gemma 2, with kernels for both kinds of layer."""
@@ -173,6 +174,7 @@ def test_the_sampler_alone(tmp_path: Path) -> None:
     assert "phase sample: " in run.stdout
 
 
+@pytest.mark.slow
 @needs_cuda
 def test_a_small_config_compiles_for_gpus_on_two_hosts(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=h100:2x2", "--config.model.attention=xla", "--config.mesh.replica=2")

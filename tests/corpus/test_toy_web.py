@@ -17,7 +17,11 @@ TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 
 @pytest.mark.parametrize(
     ("style", "seed"),
-    [(templates_default.STYLE, 1), (templates_unseen.STYLE, 0), (templates_unseen.STYLE, 2)],
+    [
+        (templates_unseen.STYLE, 0),
+        pytest.param(templates_unseen.STYLE, 2, marks=pytest.mark.slow),
+        pytest.param(templates_default.STYLE, 1, marks=pytest.mark.slow),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_mathematics_is_found_and_planted_pages_are_removed(tmp_path, style, seed):

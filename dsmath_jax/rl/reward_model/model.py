@@ -26,6 +26,7 @@ from dsmath_jax.training.objectives import Batch, Objective, Sums
 MIN_WIDTH = 32  # tokens of the shortest rows that the scorer compiles
 
 # (params, prompts, completions, ends) -> the scores at the ends of each completion
+Forward = Any  # a jitted (params, batch) -> [B,T]
 Score = Callable[[Any, Sequence[Sequence[int]], Sequence[Completion], Sequence[np.ndarray]], list[np.ndarray]]
 # The same with the parameters bound.
 ScoreRows = Callable[[Sequence[Sequence[int]], Sequence[Completion], Sequence[np.ndarray]], list[np.ndarray]]
@@ -95,6 +96,12 @@ OBJECTIVES: dict[str, Objective] = {"pointwise": cross_entropy, "pairwise": brad
 SIDES: dict[str, tuple[str, ...]] = {"pointwise": ("",), "pairwise": ("chosen_", "rejected_"), "process": ("",)}
 
 
+@functools.cache
+def jitted_scores(model: Decoder, layout: Layout) -> Forward:
+    """Returns the jitted `token_scores(params, batch)` of a model; every process gets all scores."""
+    return jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
+
+
 def scorer(model: Decoder, layout: Layout, length: int, rows: int) -> Score:
     """Returns `score(params, prompts, completions, ends) -> scores at the ends [float64]`, one array per completion.
 
@@ -108,7 +115,7 @@ def scorer(model: Decoder, layout: Layout, length: int, rows: int) -> Score:
       length: maximum number of tokens of a prompt with its completion.
       rows: completions per batch, rounded up to what divides over the mesh.
     """
-    compiled = jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
+    compiled = jitted_scores(model, layout)
     rows = -(-rows // layout.batch_shards) * layout.batch_shards
     max_width = padded_length(length, layout)
     doubled = [padded_length(MIN_WIDTH << i, layout) for i in range(max_width.bit_length())]
