@@ -19,6 +19,7 @@ from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.special_tokens import MARK, mark, without_marks
+from dsmath_jax.data.thoughts import OPEN
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.settings import build
 from dsmath_jax.workdir import UserError, json_object, write_json
@@ -189,7 +190,20 @@ class Chat:
         question = user(questions.user_message(record, self.instruction, mode))
         return self.tokenize([question, assistant(record.solution)])
 
-    # --- the end of a turn ---
+    # --- the beginning and the end of a turn ---
+
+    @functools.cached_property
+    def opens_thought(self) -> str:
+        """The opening mark of a thought where the template's prompts end with it (DeepSeek-R1, QwQ), else ""."""
+        try:
+            prompt = self.render([user("Question")], generate=True)
+        except UserError:  # of a base model, which is asked without a template
+            return ""
+        return OPEN if without_marks(prompt).rstrip().endswith(OPEN) else ""
+
+    def completion(self, ids: Sequence[int]) -> str:
+        """Decodes a completion of a `prompt`, with the mark of a thought that the prompt opened."""
+        return self.opens_thought + self.tokenizer.decode(ids)
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:

@@ -101,7 +101,8 @@ class Answer:
 
     Attributes:
       text: the whole text after the prompt.
-      prose: the text that a final answer is extracted from, without programs and their outputs.
+      prose: the text that a final answer is extracted from: with the mark of a thought that the prompt opened; in
+        dialogues without programs and their outputs.
       finish: "eos", "stop", "length", or "rounds".
     """
 
@@ -177,30 +178,34 @@ def _completions(
     policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner | None
 ) -> Iterator[Group]:
     del runner  # programs run when they are graded
-    settings = job.settings
+    settings, thought = job.settings, _opened_thought(policy, job.settings)
     sampling = SamplingParams(
         samples=len(numbers), temperature=temperature, top_p=settings.top_p, seed=settings.seed, stop_strings=job.stops
     )
     groups = policy.complete([job.prompts[i] for i in chosen], sampling, numbers=chosen)
     for problem, group in zip(chosen, groups, strict=True):
         texts = [cut_at_stop(completion.text, job.stops) for completion in group]
-        yield Group(problem, numbers, [Answer(t, t, c.finish) for t, c in zip(texts, group, strict=True)])
+        yield Group(problem, numbers, [Answer(t, thought + t, c.finish) for t, c in zip(texts, group, strict=True)])
 
 
 def _dialogues(
     policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner | None
 ) -> Iterator[Group]:
     assert runner is not None
-    settings, count = job.settings, len(numbers)
+    settings, count, thought = job.settings, len(numbers), _opened_thought(policy, job.settings)
     for start in range(chosen.start, chosen.stop, step := max(1, DIALOGUES_PER_BATCH // count)):
         part = range(start, min(start + step, chosen.stop))
         keys = [problem * count + i for problem in part for i in range(count)]
         generate = _turns(policy, settings, temperature, keys)
         prompts = [job.prompts[problem] for problem in part for _ in numbers]
         dialogues = tools.solve(prompts, generate, runner, settings.rounds, settings.output_chars, job.stops)
-        drawn = iter(Answer(each.text, each.prose, each.finish) for each in dialogues)
+        drawn = iter(Answer(each.text, thought + each.prose, each.finish) for each in dialogues)
         for problem in part:
             yield Group(problem, numbers, list(itertools.islice(drawn, count)))
+
+
+def _opened_thought(policy: Policy, settings: Settings) -> str:
+    return policy.chat.opens_thought if settings.style == "chat" else ""
 
 
 def _turns(policy: Policy, settings: Settings, temperature: float, keys: Sequence[int]) -> tools.Generate:

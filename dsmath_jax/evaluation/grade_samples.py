@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.thoughts import after_thoughts
 from dsmath_jax.evaluation import isabelle
 from dsmath_jax.evaluation.answering import Answer, Group, Job
 from dsmath_jax.evaluation.summary import GREEDY
@@ -67,7 +68,7 @@ def _grade(flat: Sequence[Sample], job: Job, folder: Path, grader: Grader, runne
     if job.kind == "theory":
         names = [isabelle.theory_name(sample.record.answer, sample.number) for sample in flat]
         attempts = [
-            isabelle.Attempt(name, sample.record.answer, sample.answer.text)
+            isabelle.Attempt(name, sample.record.answer, after_thoughts(sample.answer.prose))
             for name, sample in zip(names, flat, strict=True)
         ]
         return [grade._asdict() for grade in isabelle.grade_theories(attempts, folder / "theories")]
@@ -80,8 +81,8 @@ def _grade(flat: Sequence[Sample], job: Job, folder: Path, grader: Grader, runne
 def _tested(job: Job, sample: Sample) -> TestedProgram | None:
     """Returns a program with its tests."""
     if job.task.source.startswith("humaneval/"):
-        return code.humaneval(sample.answer.text, sample.record.question, sample.record.answer)
-    return code.mbpp(sample.answer.text, sample.record.answer)
+        return code.humaneval(sample.answer.prose, sample.record.question, sample.record.answer)
+    return code.mbpp(sample.answer.prose, sample.record.answer)
 
 
 def _grade_texts(flat: Sequence[Sample], texts: Sequence[str], grader: Grader) -> Lines:

@@ -1,7 +1,6 @@
 """Generates completions as text from prompts as text."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -9,11 +8,9 @@ from dsmath_jax.data import chat as chats
 from dsmath_jax.data import questions
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.settings import ChatSettings
-from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sampling.completions import FinishReason
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
-from dsmath_jax.sharding import Layout
-from dsmath_jax.training.model_files import LanguageModel, build_model
+from dsmath_jax.training.model_files import LanguageModel
 
 CONTEXT_TOKENS = 8  # prompt tokens decoded together with a completion, so that its first tokens keep their white space
 
@@ -65,7 +62,7 @@ class Policy:
     def of(cls, language_model: LanguageModel, max_new_tokens: int, decode_slots: int) -> Self:
         """Builds a policy that draws completions of at most `max_new_tokens` tokens, `decode_slots` at a time."""
         config, stop_ids = language_model.model.config, language_model.chat.stop_ids
-        sampler = _sampler(config, language_model.layout, stop_ids, max_new_tokens, decode_slots)
+        sampler = Sampler(language_model.model, language_model.layout, stop_ids, max_new_tokens, decode_slots)
         context, fingerprint = config.max_position_embeddings, language_model.fingerprint
         return cls(language_model.params, language_model.chat, sampler, context, max_new_tokens, fingerprint)
 
@@ -112,11 +109,3 @@ class Policy:
         decode = self.chat.tokenizer.decode
         start, whole = decode(before), decode([*before, *tokens])
         return whole.removeprefix(start) if whole.startswith(start) else decode(tokens)
-
-
-@functools.lru_cache(maxsize=4)
-def _sampler(
-    config: ModelConfig, layout: Layout, stop_ids: tuple[int, ...], max_new_tokens: int, decode_slots: int
-) -> Sampler:
-    """Returns one sampler for all models of a shape, so that they share its compiled programs."""
-    return Sampler(build_model(config, layout), layout, stop_ids, max_new_tokens, decode_slots)

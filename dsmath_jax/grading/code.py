@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from dsmath_jax.data.thoughts import after_thoughts
 from dsmath_jax.grading import python_values
 from dsmath_jax.grading.grades import Grade
 from dsmath_jax.grading.sandbox import Program, ProgramResult
@@ -49,6 +50,7 @@ def program_of(completion: str) -> str | None:
     all blocks fenced as Python make one program; without any, the blocks without a language. The last block may lack
     its closing fence, because of the length limit or a stop string. Text around the program is ignored.
     """
+    completion = after_thoughts(completion)
     if _begins(bare := FENCE.split(completion, maxsplit=1)[0]):
         return bare.strip("\n")
     blocks = [(label.lower(), text.strip("\n")) for label, text in FENCED.findall(completion)]
@@ -118,7 +120,7 @@ def humaneval(completion: str, prompt: str, test: str) -> TestedProgram:
     may use. Any other completion continues the prompt up to the end of the function; its first line is indented where a
     tokenizer dropped the white space.
     """
-    entry = ENTRY_POINT.search(test)
+    completion, entry = after_thoughts(completion), ENTRY_POINT.search(test)
     whole = re.compile(rf"^(?:async )?def {entry[1] if entry else ''}\s*\(", re.MULTILINE)
     program = program_of(completion)
     if entry and program and whole.search(program):
@@ -131,6 +133,7 @@ def humaneval(completion: str, prompt: str, test: str) -> TestedProgram:
 
 def mbpp(completion: str, test: str) -> TestedProgram | None:
     """Returns the program of an MBPP completion, fenced or up to "[DONE]", with its asserts; None without a program."""
+    completion = after_thoughts(completion)
     text = cut_at_stop(completion.partition(MBPP_BEGIN)[2] or completion, (MBPP_DONE,))
     program = program_of(text) or FENCE.split(text, maxsplit=1)[0]
     return TestedProgram(program.strip("\n") + "\n", test) if program.strip() else None

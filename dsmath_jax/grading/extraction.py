@@ -2,8 +2,9 @@ r"""Extracts the final answer of a completion, and the gold answer from a field 
 
 The rules, in this order:
 
-1. The thoughts of a reasoning model up to `</think>` do not count. Nor does text after a new question that a base model
-   asks itself ("Q:", "Problem:", "问题：", "User:" at the start of a line), if there is an answer before it.
+1. The thoughts of a reasoning model do not count: text up to `</think>`, or from a `<think>` on that is never closed.
+   Nor does text after a new question that a base model asks itself ("Q:", "Problem:", "问题：", "User:" at the start
+   of a line), if there is an answer before it.
 2. The last *statement* counts. Statements are `\boxed{...}` (boxes with commas or "and" between them are a list),
    "#### 72", "# Answer" or "Final Answer" as a heading, "A: 72" as a line, "the answer is ...", "Answer: ...",
    "the correct option is ...", "答案是…", "答：…", "故选…" and the like, up to the end of the sentence. One that
@@ -23,6 +24,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from dsmath_jax.data.dataset_formats import CALCULATOR_MARK
+from dsmath_jax.data.thoughts import after_thoughts
 from dsmath_jax.grading import implied, spans
 from dsmath_jax.grading.grades import Kind
 
@@ -101,7 +103,7 @@ def extract(completion: str, kind: Kind, options: Sequence[str] = ()) -> str | N
         answer = answer or _implied(part, kind, options)
         if answer:
             return answer
-    printed = OUTPUT.findall(completion[-MAX_CHARS:])
+    printed = OUTPUT.findall(after_thoughts(completion)[-MAX_CHARS:])
     return _answer_in(printed[-1].strip().split("\n")[-1], kind, options, begins=True) if printed else None
 
 
@@ -136,8 +138,8 @@ def _has_statement(field: str) -> bool:
 
 def _parts(completion: str) -> list[str]:
     """Splits a completion at the questions that it asks itself; the first part is the model's answer."""
-    text = LONG_BLANK.sub(lambda match: "\n\n" if "\n" in match[0] else " ", completion[-MAX_CHARS:])
-    text = text.rpartition("</think>")[2]
+    text = after_thoughts(completion)[-MAX_CHARS:]
+    text = LONG_BLANK.sub(lambda match: "\n\n" if "\n" in match[0] else " ", text)
     text = END_OF_TEXT.split(PROGRAM.sub("\n", text), maxsplit=1)[0]
     text = HOPE.sub("", CALCULATOR_MARK.sub("", text))
     return [part for part in NEXT_QUESTION.split(text) if part.strip()]

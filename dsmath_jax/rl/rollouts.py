@@ -16,7 +16,6 @@ import numpy as np
 from dsmath_jax.data import datasets
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models.decoder import Params
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
@@ -54,7 +53,19 @@ def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int)
     if left_out := count - len(prompts.ids):
         limit = settings.max_prompt_tokens
         logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", left_out, count, limit)
+    if jax.process_index() == 0:
+        print(f"rl: {describe_lengths(prompts, context)}", flush=True)
     return prompts
+
+
+def describe_lengths(prompts: Prompts, context: int) -> str:
+    """Returns one line about the number of tokens of prompts, and what remains of the model's context."""
+    lengths = [len(ids) for ids in prompts.ids]
+    low, median, high = np.quantile(lengths, (0.0, 0.5, 0.95), method="lower")
+    return (
+        f"{len(lengths):,} prompts of {low} to {max(lengths)} tokens (median {median}, 95 % at most {high}); with a "
+        f"completion at most {prompts.max_length:,} of the {context:,} of the model's context"
+    )
 
 
 def filter_prompts(settings: RLSettings, sets: Sequence[Sequence[Record]], chat: Chat, context: int) -> Prompts:
@@ -117,8 +128,7 @@ class Rollout(NamedTuple):
 
 
 def generate_rollout(
-    sampler: Sampler, params: Params, prompts: Prompts, tokenizer: Tokenizer, settings: RLSettings, seed: int,
-    number: int,
+    sampler: Sampler, params: Params, prompts: Prompts, chat: Chat, settings: RLSettings, seed: int, number: int
 ) -> Rollout:  # fmt: skip
     """Generates rollout `number`: `group_size` completions of each of its `prompts_per_step` prompts.
 
@@ -136,7 +146,7 @@ def generate_rollout(
     completions = [completion for group in groups for completion in group]
     return Rollout(
         prompts_P, completions, [prompts.records[chosen[c.prompt]] for c in completions],
-        [tokenizer.decode(c.tokens) for c in completions],
+        [chat.completion(c.tokens) for c in completions],
     )  # fmt: skip
 
 

@@ -219,9 +219,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                 if rollouts.missing(step):
                     # --- rollout: G completions of each of P prompts from the current policy ---
                     policy, number = algorithm.policy(params), step // settings.num_updates
-                    rollout = generate_rollout(
-                        ctx.sampler, policy, ctx.prompts, ctx.chat.tokenizer, settings, ctx.seed, number
-                    )
+                    rollout = generate_rollout(ctx.sampler, policy, ctx.prompts, ctx.chat, settings, ctx.seed, number)
                     loop.lap("sample_seconds")
 
                     # --- rewards: by rules, or a reward model's scores of outcomes or steps ---
@@ -329,7 +327,7 @@ def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunc
 
     def evaluate(params: Params) -> dict[str, float]:
         groups = ctx.sampler.generate(params, prompts, SamplingParams(temperature=0.0))
-        texts = [ctx.chat.tokenizer.decode(group[0].tokens) for group in groups]
+        texts = [ctx.chat.completion(group[0].tokens) for group in groups]
         rewards, _ = correct.score(texts, records, [True] * len(texts))
         return {"eval_greedy": float(np.mean(rewards == 1))}
 

@@ -49,6 +49,15 @@ def test_a_prompt_ends_where_the_assistant_speaks() -> None:
     assert TOKENIZER.decode(ML.prompt_ids(RECORD)) == asked
 
 
+def test_a_thought_that_the_prompt_opens_belongs_to_the_completion() -> None:
+    """As in the templates of DeepSeek-R1 and QwQ: what follows the prompt is a thought until it is closed."""
+    thinking = Chat(TOKENIZER, CHATML.replace("assistant\n{%", "assistant\n<think>\n{%"))
+    assert TOKENIZER.decode(thinking.prompt_ids(RECORD)).endswith("[<|im_start|>]assistant\n<think>\n")
+    assert thinking.completion(TOKENIZER.encode("It is 3.")) == "<think>It is 3."
+    for other in (CHAT, ML, Chat(TOKENIZER, "")):
+        assert other.completion(TOKENIZER.encode("It is 3.")) == "It is 3."
+
+
 @pytest.mark.parametrize(
     ("a_chat", "learned"), [(CHAT, " The answer is 2.[<EOS>]"), (ML, "The answer is 2.[<|im_end|>]")]
 )

@@ -36,6 +36,8 @@ def sandbox() -> Iterator[Sandbox]:
     ("completion", "program"),
     [
         ("```python\nx = 1\nprint(x)\n```", "x = 1\nprint(x)"),
+        ("<think>\n```python\nprint(0)\n```\n</think>\n```python\nprint(1)\n```", "print(1)"),
+        ("<think>\n```python\nprint(0)\n```\n", None),
         ("Let us see.\n\n```python\nprint(1)\n```\nThe answer is 1.", "print(1)"),
         ("```py\nprint(1)\n```", "print(1)"),
         ("```Python3 \nprint(1)\n```", "print(1)"),

@@ -15,6 +15,14 @@ from dsmath_jax.grading.grades import Kind
 FOUR = ("2", "4", "9", "10")
 
 STATED: list[tuple[Kind, str, str | None]] = [
+    # Thoughts.
+    ("number", "<think>The answer is 3, or rather 4.</think>\n\nThe answer is 5.", "5"),
+    ("number", "The answer is 3.</think>So it is 5.", "5"),
+    ("number", "<think>The answer is 3, so", None),
+    ("math", "<think>\\boxed{3}</think> <think>\\boxed{4}", None),
+    ("math", "<think>```output\n3\n```\nSo it", None),
+    ("number", f"<think>{'7 ' * MAX_CHARS}", None),
+    ("number", "The answer is 5. <think>Is it 6?", "5"),
     # Boxes.
     ("number", "So she has $\\boxed{18}$ eggs left.", "18"),
     ("number", "\\boxed{\\$18.00}", "18.00"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.rl.batches import batch_of
-from dsmath_jax.rl.rollouts import prompt_key_ids, read_rollout, step_indices, write_rollout
+from dsmath_jax.rl.rollouts import Prompts, describe_lengths, prompt_key_ids, read_rollout, step_indices, write_rollout
 from dsmath_jax.sampling.completions import Completion
 
 EOS = 2
@@ -41,6 +41,14 @@ def test_prompt_key_ids_are_their_indices_and_never_repeat(seed: int, step: int,
     assert [key % count for key in keys] == chosen
     if len(set(chosen)) == prompts:
         assert keys == chosen
+
+
+def test_lengths_of_prompts_are_described() -> None:
+    prompts = Prompts([], [], [[1] * n for n in range(1, 101)], max_length=1124)
+    assert describe_lengths(prompts, 4096) == (
+        "100 prompts of 1 to 100 tokens (median 50, 95 % at most 95); with a completion at most 1,124 of the 4,096 of "
+        "the model's context"
+    )
 
 
 def test_a_rollout_is_read_as_it_was_written(tmp_path: Path) -> None:

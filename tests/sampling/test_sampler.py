@@ -121,7 +121,7 @@ def test_a_slot_does_not_wait_for_the_longest(model: Decoder, params: Any, layou
 
 def test_fewer_and_fewer_prompts_share_programs(model: Decoder, params: Any, layout: Layout) -> None:
     """As in tool dialogues, some of which end in every turn: prompt slots are a power of two, so each compiles once."""
-    sampler, found = Sampler(model, layout, STOPS, MOST, decode_slots=64), []
+    sampler, found = Sampler(model, layout, STOPS, MOST + 1, decode_slots=64), []
     for count in (40, 33, 27, 21, 14, 9, 5):
         found.append(tokens(generate(sampler, params, (PROMPTS * 8)[:count], seed=4)))
         assert found[-1] == found[0][:count]
@@ -151,7 +151,10 @@ def test_equal_calls_are_bitwise_equal(model: Decoder, params: Any, layout: Layo
     first = generate(sampler, params, PROMPTS, **how)
     generate(sampler, params, [[1] * 40], samples=3)
     assert generate(sampler, params, PROMPTS, **how) == first
-    assert generate(Sampler(model, layout, STOPS, MOST, decode_slots=12), params, PROMPTS, **how) == first
+    again = Sampler(model, layout, STOPS, MOST, decode_slots=12)
+    programs = again.engine.decode._cache_size()
+    assert generate(again, params, PROMPTS, **how) == first
+    assert again.engine.decode._cache_size() == programs > 0  # a sampler of equal settings has compiled them
 
 
 def test_sampled_logprobs_are_those_after_the_filters(

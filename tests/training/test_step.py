@@ -33,13 +33,10 @@ def make_batch(weights: str) -> dict[str, np.ndarray]:
 def run_step(model: Decoder, params: Any, layout: Layout) -> Callable[..., tuple[Any, dict[str, float]]]:
     """One step of plain gradient descent (rate 1), so that the update is the gradient."""
     optimizer = optax.sgd(1.0)
-    compiled = {}
 
     def run(batch: dict[str, np.ndarray], accumulate: int) -> tuple[Any, dict[str, float]]:
         state = TrainState(jax.tree.map(jnp.array, params), optimizer.init(params))
-        if accumulate not in compiled:
-            compiled[accumulate] = make_train_step(next_token, model, optimizer, layout, state, accumulate)
-        after, scalars = compiled[accumulate](state, batch)
+        after, scalars = make_train_step(next_token, model, optimizer, layout, state, accumulate)(state, batch)
         return jax.tree.map(np.subtract, params, after.params), {name: float(x) for name, x in scalars.items()}
 
     return run
@@ -109,6 +106,14 @@ def adamw(request: pytest.FixtureRequest, model: Decoder, params: Any, layout: L
     start = TrainState(params, optimizer.init(params))
     step = make_train_step(next_token, model, optimizer, layout, start, accumulate)
     return step.lower(start, make_batch("even")).compile(), start
+
+
+def test_equal_steps_are_compiled_once(model: Decoder, params: Any, layout: Layout) -> None:
+    def step(**changes: Any) -> Any:
+        optimizer = make_optimizer(TrainingSettings(steps=10, **changes))
+        return make_train_step(next_token, model, optimizer, layout, TrainState(params, optimizer.init(params)))
+
+    assert step(peak_lr=1e-2) is step(peak_lr=1e-2) is not step(peak_lr=2e-2)
 
 
 def test_a_batch_without_weight_is_skipped(adamw: tuple[Any, TrainState]) -> None:

@@ -79,7 +79,7 @@ def write_rows(
     with RewardFunctions((("correct", 1.0),), SECONDS, 0) as correct:
 
         def is_correct(completions: Sequence[tuple[int, Sequence[int]]]) -> list[bool]:
-            texts = [tokenizer.decode(tokens) for _, tokens in completions]
+            texts = [policy.chat.completion(tokens) for _, tokens in completions]
             answered = [records[problem] for problem, _ in completions]
             rewards, _ = correct.score(texts, answered, [True] * len(completions))
             return (rewards == 1).tolist()
