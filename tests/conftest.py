@@ -1,5 +1,6 @@
 """What several test files share: a tiny decoder in float32, a layout on one device, the real data if there is some."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 # Tests compile much and compute little: code that is not optimized computes the same and is compiled in half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")  # a quarter less to compile
 # Programs are compiled once for all tests and their subprocesses, and not again the next time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -26,6 +28,9 @@ from dsmath_jax.training.model_files import export_params
 if not any(next(Path("/dev").glob(name), None) for name in ("nvidia*", "accel*", "vfio")):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+
+# What is traced is kept: the collector would look through it again and again.
+gc.set_threshold(20_000, 20, 20)
 
 # Tests assert no wall-clock time: an example that compiles, or that a busy machine holds up, is no failure.
 settings.register_profile("dsmath", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.training.step import TrainState, make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
+from tests.devices import cpu_devices
 
 FOUR = Layout(AbstractMesh((1, 2, 1, 2), AXES))
 PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8]]
@@ -159,14 +159,8 @@ def compute(layout: Layout, config: ModelConfig, params: Any, sample: bool) -> d
 
 def on_eight_devices(config: ModelConfig, meshes: Sequence[dict[str, int]], folder: Path) -> "subprocess.Popen[bytes]":
     """Starts what computes the same on every mesh; the results are in `folder`, by number."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        # A collective waits for all eight devices, so it deadlocks with fewer than eight free threads.
-        "NPROC": "32",
-        "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
+    # A collective waits for all eight devices, so it deadlocks with fewer than eight free threads.
+    environment = cpu_devices(8) | {"NPROC": "32", "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false"}
     command = [sys.executable, __file__, str(folder), json.dumps(dataclasses.asdict(config)), json.dumps(meshes)]
     return subprocess.Popen(command, env=environment)
 

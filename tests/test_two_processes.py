@@ -1,6 +1,5 @@
 """Two real processes train, are killed or preempted, and resume: as two, as one process, on one device."""
 
-import os
 import runpy
 import shutil
 import signal
@@ -19,6 +18,7 @@ from dsmath_jax.sharding import Layout, make_mesh, path_name
 from dsmath_jax.training.checkpoint import restore
 from dsmath_jax.training.model_files import abstract_params
 from dsmath_jax.workdir import read_jsonl
+from tests.devices import cpu_devices
 
 ROOT = Path(__file__).parents[1]
 PEER = Path(__file__).parent / "training" / "resume_peer.py"
@@ -34,11 +34,7 @@ class Run:
     """A run in `folder`: its processes, each with its log next to the folder."""
 
     def __init__(self, folder: Path, mesh: str, processes: int, devices: int, pause: float):
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        }
+        environment = cpu_devices(devices)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])

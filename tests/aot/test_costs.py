@@ -1,7 +1,6 @@
 """Costs of a program, read from its HLO."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from dsmath_jax.aot.bound import Bound, bound_of
 from dsmath_jax.aot.collectives import Collective
 from dsmath_jax.aot.costs import Costs, costs
 from dsmath_jax.hardware import CHIPS
+from tests.devices import cpu_devices
 
 ROOT = Path(__file__).parents[2]
 
@@ -199,11 +199,8 @@ print(json.dumps([found.flops, totals, sorted(found.unknown), memory_of(compiled
 
 
 def test_a_compile_program_of_eight_devices() -> None:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(ROOT)
-    }  # fmt: skip
     run = subprocess.run(
-        [sys.executable, "-c", COUNTED], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", COUNTED], env=cpu_devices(8), capture_output=True, text=True, timeout=300, check=False
     )
     assert run.returncode == 0, run.stderr
     flops, kinds, unknown, memory = json.loads(run.stdout)

@@ -1,6 +1,5 @@
 """The losses on eight devices, with rows, tokens and parameters sharded: the same sums as on one."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Likelihood
 from dsmath_jax.rl.reward_model.model import with_reward_head
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh, path_name, to_host
 from dsmath_jax.training.model_files import build_model
+from tests.devices import cpu_devices
 
 SIZES = {
     "vocab_size": 24, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -70,10 +70,8 @@ def compute(axes: dict[str, int]) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_sums_and_gradients_are_those_of_one_device(tmp_path: Path) -> None:
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, __file__, tmp_path / "eight.npz"], env=os.environ | flags | {"PYTHONPATH": path},
+        [sys.executable, __file__, tmp_path / "eight.npz"], env=cpu_devices(8),
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,7 +1,6 @@
 """Eight devices on any mesh generate the tokens that one generates; abstract inputs are those of a run."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import build_model
+from tests.devices import cpu_devices
 
 SIZES = {
     "vocab_size": 24, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 8, "num_key_value_heads": 4,
@@ -41,13 +41,8 @@ def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[li
 
 
 def test_eight_devices_generate_what_one_generates(layout: Layout, tmp_path: Path) -> None:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
     out = tmp_path / "tokens.json"
-    with subprocess.Popen([sys.executable, __file__, out], env=environment) as process:
+    with subprocess.Popen([sys.executable, __file__, out], env=cpu_devices(8)) as process:
         one = generate(layout, layout, 12)
     assert process.returncode == 0
     for case, eight in zip(MESHES, json.loads(out.read_text()), strict=True):

@@ -1,7 +1,6 @@
 """Attention over a mesh: eight devices compute what one does, by every way to part the work; who may use which."""
 
 import functools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from dsmath_jax.models.splash import splash_attention
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.attention import attention_on, sharded
 from dsmath_jax.workdir import UserError
+from tests.devices import cpu_devices
 
 MESHES: dict[str, dict[str, int]] = {
     "fsdp": {"fsdp": 8},
@@ -69,12 +69,7 @@ def on_eight_devices() -> dict[str, np.ndarray]:
 
 
 def test_eight_devices_compute_what_one_does(tmp_path: Path) -> None:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    with subprocess.Popen([sys.executable, __file__, str(tmp_path / "eight.npz")], env=environment) as process:
+    with subprocess.Popen([sys.executable, __file__, str(tmp_path / "eight.npz")], env=cpu_devices(8)) as process:
         given = inputs(ROWS, TOKENS, HEADS, KV_HEADS, SIZE)
         one = compute(packed_attention, *given)
         few = compute(packed_attention, *(x[:3] for x in given))

@@ -21,6 +21,7 @@ from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.step import TrainState
 from dsmath_jax.workdir import UserError, full_disk
+from tests.devices import cpu_devices
 
 ROOT = Path(__file__).parents[2]
 COMPLETE = ["00000010", "00000010.sha256.json", "00000015", "00000015.sha256.json"]
@@ -263,10 +264,7 @@ def test_restored_onto_other_meshes(tmp_path: Path, layout: Layout) -> None:
     tree = {"embedding": noise.normal(size=(64, 24)), "head": noise.normal(size=(24, 64))}
     tree = jax.device_put({name: x.astype(np.float32) for name, x in tree.items()}, layout.replicated)
     checkpoint.save(tmp_path / "one", tree)
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
-    }  # fmt: skip
-    subprocess.run([sys.executable, "-c", EIGHT, str(tmp_path)], env=environment, timeout=120, check=True)
+    subprocess.run([sys.executable, "-c", EIGHT, str(tmp_path)], env=cpu_devices(8), timeout=120, check=True)
     for name in ("eight", "other"):
         again = checkpoint.restore(tmp_path / name, tree)
         for path, leaf in tree.items():

@@ -1,6 +1,5 @@
 """Reward models on eight devices score and train as on one; the real sampler gives the same rows after a kill."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh, to_host
 from dsmath_jax.training.model_files import LanguageModel, build_model
 from dsmath_jax.workdir import read_jsonl, write_jsonl
+from tests.devices import cpu_devices
 
 SIZES = {
     "vocab_size": 24, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -78,12 +78,8 @@ def compute(layout: Layout, folder: Path, training: bool) -> dict[str, np.ndarra
 
 @pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_eight_devices_score_and_train_as_one(tmp_path: Path, layout: Layout, training: bool) -> None:
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }  # fmt: skip
     command = [sys.executable, __file__, str(tmp_path / "eight"), str(tmp_path / "eight.npz"), "training" * training]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=cpu_devices(8), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     one, eight = compute(layout, tmp_path / "one", training), np.load(tmp_path / "eight.npz")
     assert np.std(one["scores"]) > 0.1

@@ -97,10 +97,8 @@ def test_few_programs_score_all_lengths(
     model: Decoder, reward_params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths = []
-    monkeypatch.setattr(
-        "dsmath_jax.rl.reward_model.model.token_scores",
-        lambda model, params, batch: widths.append(batch["tokens"].shape) or batch["tokens"] * 0.0,
-    )
+    scores = jax.jit(lambda params, batch: widths.append(batch["tokens"].shape) or batch["tokens"] * 0.0)
+    monkeypatch.setattr("dsmath_jax.rl.reward_model.model.jitted_scores", lambda *_: scores)
     score = scorer(model, layout, 60, 4)
     completions = [Completion(0, i, [3] * n, [], [], "eos") for i, n in enumerate([1, 59, 30, 31, 32, 7, 58, 12, 15])]
     score(reward_params, [[1]], completions, [np.array([len(c.tokens) - 1]) for c in completions])
@@ -113,12 +111,13 @@ def test_equal_completions_are_scored_once(
     """A score depends on the batch here, as rounding makes it; equal completions are one row of one batch."""
     batches = []
 
-    def scores(model: Decoder, params: Any, batch: Any) -> Any:
-        del model, params
+    @jax.jit
+    def scores(params: Any, batch: Any) -> Any:
+        del params
         jax.debug.callback(lambda tokens: batches.append(tokens), batch["tokens"])
         return jnp.sum(batch["tokens"]) + jnp.cumsum(batch["tokens"], axis=1) / 64.0
 
-    monkeypatch.setattr("dsmath_jax.rl.reward_model.model.token_scores", scores)
+    monkeypatch.setattr("dsmath_jax.rl.reward_model.model.jitted_scores", lambda *_: scores)
     texts = [[3, 4, 5], [7, 8], [3, 4, 5], [9], [7, 8], [3, 4, 5], [6], [3, 4, 5]]
     prompts = [[1], [1], [1, 3], [1]]  # the third, which has the first token of a completion, is another
     completions = [Completion(i // 2, i % 2, tokens, [], [], "eos") for i, tokens in enumerate(texts)]
