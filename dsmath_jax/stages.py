@@ -6,12 +6,24 @@ from typing import TypeVar
 
 import jax
 
+from dsmath_jax import user_code
 from dsmath_jax.corpus import inputs as corpus_inputs
-from dsmath_jax.data import chat, chat_template, datasets, documents, instructions, overlap, sources, tokenizer
+from dsmath_jax.data import (
+    chat,
+    chat_template,
+    datasets,
+    documents,
+    hub,
+    instructions,
+    overlap,
+    own_data,
+    sources,
+    tokenizer,
+)
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.evaluation import evaluate
+from dsmath_jax.evaluation import evaluate, registry
 from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.recipe import Recipe
@@ -122,7 +134,7 @@ def check_corpus(recipe: Recipe, workdir: Path) -> None:
         engine.import_ray(settings.ray_address)
     if recipe.data_dir == "toy":
         for name in settings.benchmarks:
-            _read_records("corpus", name, recipe, workdir)
+            _records_reader("corpus", recipe, workdir)(name, settings.columns)
     else:
         pipeline.check(settings, Path(recipe.data_dir))
 
@@ -144,7 +156,7 @@ def check_sft(recipe: Recipe, workdir: Path) -> None:
     _chat(recipe, workdir)
     for name in settings.data:
         if not _made_in_run(name, recipe, data_dir):
-            instructions.check(name, data_dir)
+            instructions.check(name, data_dir, settings.columns)
     if config := _model_config("sft", recipe, workdir):
         pretrain.check_packed("sft", settings, config, data_dir, _layout(recipe))
 
@@ -197,6 +209,7 @@ def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[st
                 for field in overlap.TRAINING_FIELDS
                 if field.startswith(f"{name}.") and field in config
             }
+            fields |= {overlap.columns_of(field): config[overlap.columns_of(field)] for field in fields}
             (stage,) = (stage for stage in STAGES if stage.name == name)
             questions |= overlap.training_questions(fields, data_dir)
             questions |= _trained_on(stage.depends_on(recipe), recipe, workdir)
@@ -204,7 +217,9 @@ def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[st
 
 
 def _exists(name: str, recipe: Recipe, data_dir: Path) -> bool:
-    return name not in instructions.PUBLIC and not _made_in_run(name, recipe, data_dir)
+    """Whether a data set can be read before the run, which generates or downloads the others."""
+    is_remote = datasets.is_own(name) and hub.data_set(name, data_dir) and not own_data.find_local(name, data_dir)
+    return not (is_remote or _made_in_run(name, recipe, data_dir))
 
 
 def _layout(recipe: Recipe) -> Layout:
@@ -216,9 +231,17 @@ def _data_dir(recipe: Recipe, workdir: Path) -> Path:
     return data_folder(recipe.data_dir, folder_of("corpus", recipe, workdir).parent)
 
 
-def _records_reader(stage: str, recipe: Recipe, workdir: Path) -> Callable[[str], list[Record]]:
-    """Returns the function that reads the data sets of a stage."""
-    return lambda name: _read_records(stage, name, recipe, workdir)
+def _records_reader(stage: str, recipe: Recipe, workdir: Path) -> datasets.ReadRecords:
+    """Returns the function that reads the data sets of a stage; it returns none if this run makes or downloads them."""
+    data_dir = _data_dir(recipe, workdir)
+
+    def read(name: str, columns: own_data.Columns) -> list[Record]:
+        try:
+            return datasets.load(name, data_dir, columns) if _exists(name, recipe, data_dir) else []
+        except UserError as error:
+            raise UserError(f"Stage {stage}: {error}") from None
+
+    return read
 
 
 def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
@@ -249,15 +272,6 @@ def _tokenizer_path(recipe: Recipe, workdir: Path) -> Path | None:
     if recipe.tokenizer is None:
         return folder_of("tokenizer", recipe, workdir)
     return _data_dir(recipe, workdir) / recipe.tokenizer.path if recipe.tokenizer.path else None
-
-
-def _read_records(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
-    """Returns the records of a stage's data set; none if this run generates or downloads it."""
-    data_dir = _data_dir(recipe, workdir)
-    try:
-        return [] if _made_in_run(name, recipe, data_dir) else datasets.load(name, data_dir)
-    except UserError as error:
-        raise UserError(f"Stage {stage}: {error}") from None
 
 
 def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
@@ -366,6 +380,14 @@ def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     ]  # fmt: skip
 
 
+def _evaluate_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
+    settings = required(recipe.evaluate)
+    return [
+        *_record_files(lambda recipe: evaluate.data_sets(settings))(recipe, workdir),
+        *user_code.source_files(filter(registry.is_registered, settings.tasks)),
+    ]
+
+
 # --- why_not_extendable ---
 
 
@@ -419,7 +441,7 @@ STAGES = (
     Stage(
         "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs,
         ("summary.json", "*/*/samples.jsonl"),
-        input_files=_record_files(lambda recipe: evaluate.data_sets(required(recipe.evaluate))), check=check_evaluate,
+        input_files=_evaluate_files, check=check_evaluate,
     ),
     Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),
 )  # fmt: skip

@@ -13,7 +13,7 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +28,7 @@ from dsmath_jax.evaluation.registry import TASKS, Style, task
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.processes import join_processes
+from dsmath_jax.settings import field_specs
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, exit_code, local_path, lock
@@ -46,19 +47,20 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks",
         required=True,
         type=_names,
-        help=f"of {', '.join(TASKS)}, data sets (toy/test), your own files (mine.jsonl); joined by commas",
+        help=f"of {', '.join(TASKS)}, data sets (toy/test), your own (mine.jsonl, folder/, hf:OWNER/NAME/SPLIT, "
+        "package.module:TASK); joined by commas",
     )
     add("--data_dir", type=local_path, default=Path("data"), help="the folder of the data sets (default: data)")
     add("--out", type=local_path, required=True, help="the folder of the results")
     choices = {"mode": get_args(Mode), "style": get_args(Style)}
-    for field in dataclasses.fields(Settings):
-        kind = type(field.default)
+    for spec in field_specs(Settings, {}):
+        kind = type(spec.default)
         add(
-            f"--{field.name}",
-            type=_names if kind is tuple else kind,
-            default=field.default,
-            choices=choices.get(field.name),
-            help=field.metadata["help"],
+            f"--{spec.name}",
+            type=PARSERS.get(kind, kind),
+            default=spec.default,
+            choices=choices.get(spec.name),
+            help=spec.field.metadata["help"],
         )
     add(
         "--instruction",
@@ -110,6 +112,9 @@ def _mesh(text: str) -> dict[str, int]:
     if not (sizes.keys() <= {*AXES} and all(type(size) is int for size in sizes.values())):
         raise argparse.ArgumentTypeError(f"'{text}' is not a JSON object{of}")
     return sizes
+
+
+PARSERS: dict[type, Callable[[str], Any]] = {tuple: _names, dict: _object}  # of options, by their types
 
 
 def evaluate(values: argparse.Namespace, command: str) -> None:

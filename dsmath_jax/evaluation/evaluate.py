@@ -10,7 +10,7 @@ import jax
 
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data import datasets, overlap
-from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.datasets import ReadRecords, Record
 from dsmath_jax.data.overlap import Questions
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, subsample
@@ -51,7 +51,7 @@ def data_sets(settings: EvaluateSettings) -> tuple[str, ...]:
 def check(
     settings: EvaluateSettings,
     data_dir: Path,
-    read: Callable[[str], Sequence[Record]],
+    read: ReadRecords,
     trained_on: Mapping[str, Questions],
 ) -> None:
     """Raises a `UserError` if a task has no prompts or cannot be graded, or its questions are in training data.
@@ -59,15 +59,15 @@ def check(
     Args:
       settings: the stage's settings.
       data_dir: the data folder.
-      read: returns the records of a data set; none where an earlier stage makes them.
+      read: see `datasets.ReadRecords`; returns none where an earlier stage makes them.
       trained_on: the questions of the training data by name, see `overlap.find`.
     """
-    known = {name: read(name) for name in data_sets(settings)}
+    known = {name: read(name, settings.columns) for name in data_sets(settings)}
     for name in evaluation.distinct(settings.tasks):
         task = registry.task(name)
         check_records(name, subsample([known[task.source]], settings.problems, EVALUATION_SEED))
         if all(known.values()) and any(few_shot for _, few_shot in map(MODELS.__getitem__, settings.models)):
-            exemplars.load(task, "cot", data_dir, settings.examples, settings.shots)
+            exemplars.load(task, "cot", data_dir, settings.examples, settings.shots, settings.columns)
     if not settings.allow_overlap:
         records = evaluated_records(settings, known.__getitem__)
         overlap.check("evaluate.tasks", records, overlap.find(records, trained_on), allow=False)
@@ -87,7 +87,7 @@ def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> d
     Raises:
       UserError: there are some, and `evaluate.allow_overlap` is off.
     """
-    records = evaluated_records(settings, lambda name: datasets.load(name, data_dir))
+    records = evaluated_records(settings, lambda name: datasets.load(name, data_dir, settings.columns))
     trained_on = {model: overlap.questions_of_stages([stage_of(model)], workdir) for model in settings.models}
     overlaps = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
     overlap.check("evaluate.tasks", records, overlaps, settings.allow_overlap)
@@ -116,7 +116,7 @@ def run(
             run_settings = Settings(
                 style="few_shot" if few_shot else "chat", samples=settings.samples, temperature=settings.temperature,
                 seed=seed, limit=settings.problems, exemplars=settings.examples if few_shot else (),
-                shots=settings.shots if few_shot else 0,
+                shots=settings.shots if few_shot else 0, columns=settings.columns,
             )  # fmt: skip
             # The stage's name, so that two workdirs of one recipe have the same files.
             provenance = evaluation.Provenance(stage, "the stage evaluate")

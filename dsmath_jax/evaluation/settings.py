@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from dsmath_jax.data import datasets
+from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation.statistics import MAX_SAMPLES
-from dsmath_jax.settings import MAX_TEMPERATURE, Settings, setting
+from dsmath_jax.settings import MAX_TEMPERATURE, setting
 from dsmath_jax.workdir import UserError
 
 # The models of a run: the stage that makes each, and whether it is asked with few-shot examples.
@@ -12,10 +14,13 @@ MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Settings):
+class EvaluateSettings(DataSettings):
     """The stage `evaluate`: greedy accuracy, maj@k and pass@k of the models of a run (section 5.2.2)."""
 
-    tasks: tuple[str, ...] = setting(help="tasks (gsm8k), data sets (toy/test) and files of records", nonempty=True)
+    tasks: tuple[str, ...] = setting(
+        help="tasks (gsm8k), data sets (toy/test), your files and folders/, hf:OWNER/NAME/SPLIT, package.module:TASK",
+        nonempty=True,
+    )
     problems: int = setting(
         0, "maximum number of problems of each task, drawn evenly over its subjects and levels; 0 for all", ge=0
     )
@@ -46,5 +51,5 @@ class EvaluateSettings(Settings):
             except UserError as error:
                 raise UserError(f"tasks: {error}") from None
         for name in self.examples:
-            if not name.endswith(".jsonl") and not self.shots:
+            if not datasets.is_own(name) and not self.shots:
                 raise UserError(f"shots is 0, but examples names the data set '{name}'; give the number of examples.")

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from dsmath_jax.data.own_data import Columns
+from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
@@ -50,7 +52,7 @@ def with_weights(reward_fns: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RLSettings(TrainingSettings):
+class RLSettings(TrainingSettings, DataSettings):
     """Settings of stage `rl`. The algorithm's own are next to these in the recipe: `rl.kl_coef`, `rl.beta`.
 
     Where both have a field (`temperature`, `max_new_tokens`), the algorithm gets the value from here.
@@ -65,7 +67,7 @@ class RLSettings(TrainingSettings):
         local=True,
     )  # fmt: skip
     data: tuple[str, ...] = setting(
-        ("toy/rl",), "questions: data sets, or your .jsonl files below data_dir (question, answer)", nonempty=True
+        ("toy/rl",), "questions: data sets, your files and folders, hf:OWNER/NAME/SPLIT (docs/data.md)", nonempty=True
     )
     prompts_per_step: int = setting(16, "prompts of a rollout, P", ge=1)
     group_size: int = setting(64, "completions of each prompt, G", ge=2)
@@ -165,6 +167,11 @@ class RLSettings(TrainingSettings):
     def retrain_data(self) -> tuple[str, ...]:
         """The data sets that the reward model is retrained on between rounds, () for one round."""
         return () if self.retrain is None else self.retrain.data or self.data
+
+    @property
+    def retrain_columns(self) -> Columns:
+        """The columns of `retrain_data`."""
+        return self.retrain.columns if self.retrain and self.retrain.data else self.columns
 
     @property
     def samples_per_step(self) -> int:

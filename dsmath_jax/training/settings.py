@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.settings import INT32, Settings, setting
 from dsmath_jax.workdir import UserError
@@ -95,13 +96,15 @@ class PretrainSettings(PackedSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SFTSettings(PackedSettings):
+class SFTSettings(PackedSettings, DataSettings):
     """Settings of stage `sft` (paper §3); without `init`, it starts from the stage `pretrain`."""
 
     steps: int = setting(500, "optimizer steps (paper: 500)", ge=1, le=INT32)
     peak_lr: float = setting(5e-5, "learning rate at the schedule's peak (paper: 5e-5)", ge=0)
     data: tuple[str, ...] = setting(
-        ("toy/train",), "instruction data: names and paths, see data/instructions.py", nonempty=True
+        ("toy/train",),
+        "instructions: data sets, your files and folders, hf:OWNER/NAME/SPLIT (docs/data.md)",
+        nonempty=True,
     )
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from dsmath_jax.settings import Settings, setting
+from dsmath_jax.data.settings import DataSettings
+from dsmath_jax.settings import setting
 from dsmath_jax.training.settings import TrainingSettings, check_micro_batches
 from dsmath_jax.workdir import UserError
 
@@ -11,10 +12,10 @@ ESTIMATIONS = ("hard", "soft")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplesSettings(Settings):
+class SamplesSettings(DataSettings):
     """Settings of samples of the policy and their labels (paper §4.1.2, §4.1.3)."""
 
-    data: tuple[str, ...] = setting(("toy/train",), "data sets whose questions are sampled from", nonempty=True)
+    data: tuple[str, ...] = setting(("toy/train",), "questions that are sampled from: as rl.data", nonempty=True)
     kind: str = setting(
         "pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)", choices=KINDS
     )
@@ -59,4 +60,4 @@ class ProcessModelSettings(RewardModelSettings):
 class RetrainSettings(RewardModelSettings):
     """Settings of retraining the reward model between rounds of iterative GRPO (Algorithm 1)."""
 
-    data: tuple[str, ...] = setting((), "data sets whose questions are sampled from; () for those of rl.data")
+    data: tuple[str, ...] = setting((), "questions that are sampled from, as rl.data; () for those of rl.data")

@@ -1,11 +1,10 @@
 """Stages `reward_model` and `process_model`: training on labeled samples of the SFT model (paper §4.1.2-4.1.4)."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data.chat import Chat
-from dsmath_jax.data.datasets import Record, check_answers
+from dsmath_jax.data.datasets import ReadRecords, check_answers
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.subsample import load_subsample, subsample
 from dsmath_jax.models.config import ModelConfig
@@ -22,7 +21,7 @@ KINDS = {"reward_model": ("pointwise", "pairwise"), "process_model": ("process",
 
 
 def check(
-    name: str, settings: RewardModelSettings, read: Callable[[str], Sequence[Record]], chat: Chat | None,
+    name: str, settings: RewardModelSettings, read: ReadRecords, chat: Chat | None,
     policy_config: ModelConfig | None, layout: Layout, seed: int,
 ) -> None:  # fmt: skip
     """Raises a `UserError` where `run` would, as far as that is known before the run.
@@ -30,7 +29,7 @@ def check(
     Args:
       name: of the stage, a key of KINDS.
       settings: of the stage.
-      read: returns the records of a data set by name, none where the run has yet to make them.
+      read: see `datasets.ReadRecords`; returns none where the run has yet to make them.
       chat: None where the tokenizer has yet to be trained.
       policy_config: config of the SFT model, None where it is not known yet.
       layout: of the model and the batches.
@@ -38,7 +37,7 @@ def check(
     """
     check_choice(f"{name}.kind", settings.kind, KINDS[name])
     loop.check(settings, settings.batch_size, layout)
-    records = subsample([read(source) for source in settings.data], settings.problems, seed)
+    records = subsample([read(source, settings.columns) for source in settings.data], settings.problems, seed)
     check_answers(records)
     if records and chat and policy_config:
         fitting_prompts(settings, chat, policy_config.max_position_embeddings, records)
@@ -56,7 +55,7 @@ def run(
     chat = chats.read(chats.ChatSource(workdir / "tokenizer", chat_settings))
     chats.check_same(chat, workdir / "sft")
     if not path.is_file():
-        records = load_subsample(settings.data, data_dir, settings.problems, seed)
+        records = load_subsample(settings.data, data_dir, settings.problems, seed, settings.columns)
         model = read_model(workdir / "sft", layout)
         params = read_params(workdir / "sft", model.config, layout)
         policy = LanguageModel(model, params, chat, layout)

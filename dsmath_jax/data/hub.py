@@ -1,0 +1,111 @@
+"""Data sets and models of the Hugging Face Hub, by name, in folders of their names in the data folder.
+
+    hf:OWNER/NAME/SPLIT                  a split of a data set: the files that have it as a word of their path
+    hf:OWNER/NAME/CONFIG/SPLIT           the same below a folder of the repository
+    hf:OWNER/NAME/FOLDER/FILE.jsonl      one file
+    hf:OWNER/NAME                        a model; hf:FOLDER is one in a folder
+
+`downloads` says what a mirror is, and how files are downloaded and verified.
+"""
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from dsmath_jax.data.documents import RECORDS, file_format
+from dsmath_jax.data.downloads import LISTING, Repository, fetch
+from dsmath_jax.workdir import UserError
+
+HUGGING_FACE = "hf:"  # before the name of a data set or model of the Hub, and before a folder in Hugging Face's format
+TRAIN = "train"  # also the split of a repository whose files name none
+SPLITS = (TRAIN, "test", "validation", "valid", "dev", "eval")
+MODEL_FILES = (
+    "config.json", "model*.safetensors*", "*token*.json", "*.model", "chat_template.*", "generation_config.json"
+)  # fmt: skip
+
+# Public data sets of instructions, by short names.
+PUBLIC: dict[str, Repository] = {
+    "mathinstruct": Repository("TIGER-Lab/MathInstruct", "MathInstruct.json", "MIT; its parts have their own"),
+    "numina_tir": Repository("AI-MO/NuminaMath-TIR", "data/train-*.parquet", "Apache-2.0"),
+    "belle_math_zh": Repository("BelleGroup/school_math_0.25M", "school_math_0.25M.json", "GPL-3.0, for research"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(Repository):
+    """A split, or a file, of a data set of the Hub; `files` is its path in the repository: `main/train`."""
+
+    license: str = ""
+
+    def matching(self, paths: Sequence[str]) -> list[str]:
+        """Returns the files of the split, sorted."""
+        if file_format(Path(self.files)) in RECORDS:
+            return [path for path in paths if path == self.files]
+        folder, _, split = self.files.rpartition("/")
+        below = [path for path in paths if path.startswith(f"{folder}/" if folder else "")]
+        records = sorted(path for path in below if file_format(Path(path)) in RECORDS)
+        found = [path for path in records if _has_word(split, path)]
+        return records if split == TRAIN and not any(_has_word(each, p) for each in SPLITS for p in records) else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Repository):
+    """A model of the Hub: its config, its safetensors and the files of its tokenizer."""
+
+    files: str = "config.json"
+    license: str = ""
+    kind: ClassVar[str] = "models"
+
+    def matching(self, paths: Sequence[str]) -> list[str]:
+        """Returns the model's files, sorted; those in folders of the repository have other formats."""
+        here = [path for path in paths if "/" not in path]
+        return sorted({path for pattern in MODEL_FILES for path in fnmatch.filter(here, pattern)})
+
+
+def _has_word(word: str, path: str) -> bool:
+    return re.search(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z])", path) is not None
+
+
+def data_set(name: str, data_dir: Path) -> tuple[Repository, Path] | None:
+    """Returns the repository of a data set of the Hub and its folder below `data_dir`; None for another name.
+
+    Raises:
+      UserError: "hf:..." is not of the form in this module's docstring.
+    """
+    if name in PUBLIC:
+        return PUBLIC[name], data_dir / name
+    if not name.startswith(HUGGING_FACE):
+        return None
+    parts = PurePosixPath(name.removeprefix(HUGGING_FACE)).parts
+    if len(parts) < 3 or ".." in parts or parts[0] == "/":
+        raise UserError(f"The data set '{name}' must be hf:OWNER/NAME/SPLIT, such as hf:openai/gsm8k/main/train.")
+    repository = "/".join(parts[:2])
+    return Split(repository, "/".join(parts[2:])), data_dir / repository
+
+
+def missing_model(name: str, data_dir: Path) -> Model | None:
+    """Returns the repository of a model "OWNER/NAME" that is not, or not completely, in its folder below `data_dir`.
+
+    None for a folder that is there, and for a path that can be no name of the Hub.
+    """
+    parts = PurePosixPath(name).parts
+    if len(parts) != 2 or ".." in name or parts[0] == "/":
+        return None
+    model, folder = Model(name), data_dir / name
+    if (folder / LISTING).exists():
+        return None if all((folder / file.path).exists() for file in model.find(folder)) else model
+    return None if folder.is_dir() else model
+
+
+def fetch_model(name: str, data_dir: Path) -> None:
+    """Downloads the files of a model "OWNER/NAME" that are missing in its folder; does nothing for a folder.
+
+    Raises:
+      UserError: the Hub has no such model, or a file cannot be downloaded.
+    """
+    if model := missing_model(name, data_dir):
+        for file in model.find(data_dir / name):
+            fetch(file, data_dir / name, data_dir)
