@@ -24,19 +24,20 @@ from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.evaluation import evaluate, registry
+from dsmath_jax.evaluation.settings import MODELS
 from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.recipe import Recipe
+from dsmath_jax.recipe import MODEL_STAGES, Recipe
 from dsmath_jax.report import report
 from dsmath_jax.rl import rewards, trainer
 from dsmath_jax.rl.reward_model import stage as reward_model
-from dsmath_jax.runner import Stage, folder_of
+from dsmath_jax.runner import Stage, folder_of, select
 from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import Layout, barrier, make_mesh
 from dsmath_jax.toy import world
 from dsmath_jax.training import loop, pretrain, sft
 from dsmath_jax.training.model_files import check_import, read_model_config
-from dsmath_jax.training.settings import PretrainSettings, SFTSettings, hugging_face_folder
+from dsmath_jax.training.settings import PretrainSettings, SFTSettings, hugging_face_folder, stages_of
 from dsmath_jax.workdir import UserError, data_folder
 
 T = TypeVar("T")
@@ -90,16 +91,14 @@ def run_sft(recipe: Recipe, workdir: Path) -> dict:
 
 def run_reward_model(recipe: Recipe, workdir: Path) -> dict:
     """Trains the outcome reward model."""
-    return reward_model.run(
-        workdir / "reward_model", required(recipe.reward_model), recipe.chat, *_environment(recipe, workdir)
-    )
+    settings, folder = required(recipe.reward_model), workdir / "reward_model"
+    return reward_model.run(folder, settings, recipe.model, recipe.chat, *_environment(recipe, workdir))
 
 
 def run_process_model(recipe: Recipe, workdir: Path) -> dict:
     """Trains the process reward model."""
-    return reward_model.run(
-        workdir / "process_model", required(recipe.process_model), recipe.chat, *_environment(recipe, workdir)
-    )
+    settings, folder = required(recipe.process_model), workdir / "process_model"
+    return reward_model.run(folder, settings, recipe.model, recipe.chat, *_environment(recipe, workdir))
 
 
 def run_rl(recipe: Recipe, workdir: Path) -> dict:
@@ -120,6 +119,28 @@ def run_report(recipe: Recipe, workdir: Path) -> dict:
 def _environment(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
     """Returns the data folder, the layout of arrays on devices, and the seed."""
     return data_folder(recipe.data_dir, workdir), _layout(recipe), recipe.seed
+
+
+# --- models of the Hub: downloaded before the checks of a run, since these read them ---
+
+
+def fetch_models(recipe: Recipe, workdir: Path, names: Sequence[str] = ()) -> None:
+    """Downloads the models of the Hub that the stages `names` read, () for all of the recipe, into the data folder.
+
+    Raises:
+      UserError: the Hub has no such model, or a file cannot be downloaded.
+    """
+    models = recipe.hugging_face_models(stage.name for stage in select(STAGES, recipe, names))
+    if jax.process_index() == 0:
+        for name in models:
+            hub.fetch_model(name, _data_dir(recipe, workdir))
+    barrier("models of the Hub")
+
+
+def _is_here(init: str, recipe: Recipe, workdir: Path) -> bool:
+    """Whether a model to start from is no model of the Hub that is yet to be downloaded."""
+    name = init.removeprefix(hub.HUGGING_FACE)
+    return name == init or hub.missing_model(name, _data_dir(recipe, workdir)) is None
 
 
 # --- check: before the first stage of a run starts ---
@@ -146,8 +167,8 @@ def check_tokenizer(recipe: Recipe, workdir: Path) -> None:
 
 def check_pretrain(recipe: Recipe, workdir: Path) -> None:
     """Checks the mixture, the initial model, the tokenizer and the batch."""
-    data_dir, layout = _data_dir(recipe, workdir), _layout(recipe)
-    pretrain.check(required(recipe.pretrain), recipe.model, data_dir, _tokenizer(recipe, workdir), layout)
+    config = _model_config("pretrain", recipe, workdir)
+    pretrain.check(required(recipe.pretrain), config, _data_dir(recipe, workdir), _layout(recipe))
 
 
 def check_sft(recipe: Recipe, workdir: Path) -> None:
@@ -158,16 +179,16 @@ def check_sft(recipe: Recipe, workdir: Path) -> None:
         if not _made_in_run(name, recipe, data_dir):
             instructions.check(name, data_dir, settings.columns)
     if config := _model_config("sft", recipe, workdir):
-        pretrain.check_packed("sft", settings, config, data_dir, _layout(recipe))
+        pretrain.check_packed("sft", settings, config, _layout(recipe))
 
 
 def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
     """Returns the check of the stage `name`: its data, models and batch."""
 
     def check(recipe: Recipe, workdir: Path) -> None:
-        settings, policy = required(getattr(recipe, name)), _model_config("sft", recipe, workdir)
-        _model_config(settings.init, recipe, workdir)
-        read, chat_format = _records_reader(name, recipe, workdir), _chat(recipe, workdir, "sft")
+        settings = required(getattr(recipe, name))
+        policy, _ = (_initial_config(model, recipe, workdir) for model in settings.models)
+        read, chat_format = _records_reader(name, recipe, workdir), _chat(recipe, workdir, *stages_of(settings.models))
         reward_model.check(name, settings, read, chat_format, policy, _layout(recipe), recipe.seed)
 
     return check
@@ -185,16 +206,16 @@ def check_rl(recipe: Recipe, workdir: Path) -> None:
 def check_evaluate(recipe: Recipe, workdir: Path) -> None:
     """Checks the tasks, and warns of problems that the models were trained on."""
     _layout(recipe)
-    settings = required(recipe.evaluate)
-    models = [evaluate.stage_of(model) for model in settings.models]
-    if any(map(evaluate.asked_in_chat, settings.models)):
-        _chat(recipe, workdir, *models)
-    evaluate.check(
-        settings,
-        _data_dir(recipe, workdir),
-        _records_reader("evaluate", recipe, workdir),
-        _trained_on(models, recipe, workdir),
-    )
+    settings, data_dir = required(recipe.evaluate), _data_dir(recipe, workdir)
+    stages = evaluate.stages_of_models(settings.models)
+    few_shot = {model: is_few_shot for model, (_, is_few_shot) in MODELS.items() if model in settings.models}
+    if not all(few_shot.values()):
+        _chat(recipe, workdir, *stages)
+    for model in settings.models:
+        if (folder := hugging_face_folder(model, data_dir)) and _is_here(model, recipe, workdir):
+            few_shot[model] = evaluate.check_folder(folder, recipe.chat, _layout(recipe))
+    read, trained_on = _records_reader("evaluate", recipe, workdir), _trained_on(stages, recipe, workdir)
+    evaluate.check(settings, any(few_shot.values()), data_dir, read, trained_on)
 
 
 def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[str, overlap.Questions]:
@@ -269,9 +290,12 @@ def _tokenizer(recipe: Recipe, workdir: Path) -> Tokenizer | None:
 
 
 def _tokenizer_path(recipe: Recipe, workdir: Path) -> Path | None:
+    """Returns the tokenizer's file or folder; None where this run trains or downloads it."""
     if recipe.tokenizer is None:
         return folder_of("tokenizer", recipe, workdir)
-    return _data_dir(recipe, workdir) / recipe.tokenizer.path if recipe.tokenizer.path else None
+    path, data_dir = recipe.tokenizer.path, _data_dir(recipe, workdir)
+    is_remote = path in recipe.hugging_face_models(MODEL_STAGES) and hub.missing_model(path, data_dir)
+    return data_dir / path if path and not is_remote else None
 
 
 def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
@@ -290,6 +314,8 @@ def _initial_config(init: str, recipe: Recipe, workdir: Path) -> ModelConfig | N
     folder = hugging_face_folder(init, data_dir)
     if folder is None:
         return _model_config(init, recipe, workdir)
+    if not _is_here(init, recipe, workdir):
+        return None
     config = pretrain.model_config(init, recipe.model, data_dir, _tokenizer(recipe, workdir))
     check_import(folder, config, _layout(recipe))
     return config
@@ -306,11 +332,10 @@ def _model_config(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | Non
         raise UserError(f"Stage {name} trains no language model to start from; set init to pretrain or sft.")
     if settings is None:  # an earlier run trained it
         return read_model_config(file.parent) if file.is_file() else None
-    if name == "pretrain" or (name == "sft" and settings.init):
-        return pretrain.model_config(
-            settings.init, recipe.model, _data_dir(recipe, workdir), _tokenizer(recipe, workdir)
-        )
-    return _model_config("pretrain" if name == "sft" else settings.init, recipe, workdir)
+    if name == "pretrain" and not settings.init:
+        return pretrain.model_config("", recipe.model, _data_dir(recipe, workdir), _tokenizer(recipe, workdir))
+    (init,) = settings.models
+    return _initial_config(init, recipe, workdir)
 
 
 # --- depends_on and input_files ---
@@ -325,11 +350,11 @@ def _pretrain_inputs(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _sft_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ("tokenizer",) if required(recipe.sft).init else ("tokenizer", "pretrain")
+    return ("tokenizer", *stages_of(required(recipe.sft).models))
 
 
 def _reward_inputs(name: str) -> Callable[[Recipe], tuple[str, ...]]:
-    return lambda recipe: tuple(dict.fromkeys(("tokenizer", "sft", required(getattr(recipe, name)).init)))
+    return lambda recipe: ("tokenizer", *stages_of(required(getattr(recipe, name)).models))
 
 
 def _rl_inputs(recipe: Recipe) -> tuple[str, ...]:
@@ -337,7 +362,8 @@ def _rl_inputs(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _evaluate_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ("tokenizer", *(evaluate.stage_of(name) for name in required(recipe.evaluate).models))
+    stages = evaluate.stages_of_models(required(recipe.evaluate).models)
+    return ("tokenizer", *stages) if stages else ()
 
 
 def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Recipe, Path], Sequence[Path]]:
@@ -355,17 +381,26 @@ def _tokenizer_files(path: str, data: Path) -> list[Path]:
 
 
 def _pretrain_files(settings: PretrainSettings, data: Path) -> list[Path]:
-    return [*sources.user_files(settings.mixture, data), *_init_files(settings.init, data)]
+    return [*sources.user_files(settings.mixture, data), *_model_files(settings.models, data)]
 
 
 def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
-    return [*instructions.user_files(settings.data, data), *_init_files(settings.init, data)]
+    return [*instructions.user_files(settings.data, data), *_model_files(settings.models, data)]
 
 
-def _init_files(init: str, data: Path) -> list[Path]:
-    """Returns the files of an initial model in Hugging Face's format, its config and its tensors; none of a stage's."""
-    folder = hugging_face_folder(init, data)
-    return [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if folder else []
+def _model_files(models: Iterable[str], data: Path) -> list[Path]:
+    """Returns the configs and the tensors of models in Hugging Face's format; none of a stage's."""
+    folders = [folder for folder in (hugging_face_folder(model, data) for model in models) if folder]
+    return [file for folder in folders for file in (folder / "config.json", *sorted(folder.glob("*.safetensors*")))]
+
+
+def _reward_files(name: str) -> Callable[[Recipe, Path], Sequence[Path]]:
+    def files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
+        settings = required(getattr(recipe, name))
+        models = _user_files(lambda recipe, data: _model_files(settings.models, data))(recipe, workdir)
+        return [*_record_files(lambda recipe: settings.data)(recipe, workdir), *models]
+
+    return files
 
 
 def _rl_data(recipe: Recipe) -> tuple[str, ...]:
@@ -374,7 +409,7 @@ def _rl_data(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
-    models = _user_files(lambda recipe, data: _init_files(required(recipe.rl).init, data))(recipe, workdir)
+    models = _user_files(lambda recipe, data: _model_files(required(recipe.rl).models, data))(recipe, workdir)
     return [
         *_record_files(_rl_data)(recipe, workdir), *models, *rewards.source_files(required(recipe.rl).reward_fns)
     ]  # fmt: skip
@@ -384,6 +419,7 @@ def _evaluate_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     settings = required(recipe.evaluate)
     return [
         *_record_files(lambda recipe: evaluate.data_sets(settings))(recipe, workdir),
+        *_user_files(lambda recipe, data: _model_files(settings.models, data))(recipe, workdir),
         *user_code.source_files(filter(registry.is_registered, settings.tasks)),
     ]
 
@@ -424,18 +460,17 @@ STAGES = (
         check=check_sft, logs=LOGS, why_not_extendable=_why_not_extendable("sft"),
     ),
     Stage(
-        "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "reward_model"), _reward_inputs("reward_model"),
-        (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.reward_model).data),
+        "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "model", "reward_model"),
+        _reward_inputs("reward_model"), (*PARAMS, reward_model.ROWS), input_files=_reward_files("reward_model"),
         check=check_reward_model("reward_model"), logs=LOGS, why_not_extendable=_why_not_extendable("reward_model"),
     ),
     Stage(
-        "process_model", run_process_model, ("data_dir", "mesh", "chat", "process_model"),
-        _reward_inputs("process_model"), (*PARAMS, reward_model.ROWS),
-        input_files=_record_files(lambda recipe: required(recipe.process_model).data),
+        "process_model", run_process_model, ("data_dir", "mesh", "chat", "model", "process_model"),
+        _reward_inputs("process_model"), (*PARAMS, reward_model.ROWS), input_files=_reward_files("process_model"),
         check=check_reward_model("process_model"), logs=LOGS, why_not_extendable=_why_not_extendable("process_model"),
     ),
     Stage(
-        "rl", run_rl, ("data_dir", "mesh", "chat", "rl"), _rl_inputs, PARAMS,
+        "rl", run_rl, ("data_dir", "mesh", "chat", "model", "rl"), _rl_inputs, PARAMS,
         input_files=_rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_why_not_extendable,
     ),
     Stage(

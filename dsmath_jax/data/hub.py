@@ -10,6 +10,7 @@
 
 import dataclasses
 import fnmatch
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -89,7 +90,7 @@ def data_set(name: str, data_dir: Path) -> tuple[Repository, Path] | None:
 def missing_model(name: str, data_dir: Path) -> Model | None:
     """Returns the repository of a model "OWNER/NAME" that is not, or not completely, in its folder below `data_dir`.
 
-    None for a folder that is there, and for a path that can be no name of the Hub.
+    Returns None for a model that is there, and for a path that can be no name of the Hub.
     """
     parts = PurePosixPath(name).parts
     if len(parts) != 2 or ".." in name or parts[0] == "/":
@@ -100,12 +101,24 @@ def missing_model(name: str, data_dir: Path) -> Model | None:
     return None if folder.is_dir() else model
 
 
-def fetch_model(name: str, data_dir: Path) -> None:
-    """Downloads the files of a model "OWNER/NAME" that are missing in its folder; does nothing for a folder.
+def fetch_model(name: str, data_dir: Path) -> Path:
+    """Returns the folder of a model below `data_dir`, after downloading the files of "OWNER/NAME" that are missing.
 
     Raises:
       UserError: the Hub has no such model, or a file cannot be downloaded.
     """
+    folder = data_dir / name
     if model := missing_model(name, data_dir):
-        for file in model.find(data_dir / name):
-            fetch(file, data_dir / name, data_dir)
+        logging.warning("%s is missing and is downloaded from the Hub.", folder)
+        for file in model.find(folder):
+            fetch(file, folder, data_dir)
+    return folder
+
+
+def local_checkpoint(checkpoint: str, data_dir: Path) -> str:
+    """Returns "hf:DIR" with the folder in `data_dir` where DIR is none here, see `fetch_model`; others as they are."""
+    name = checkpoint.removeprefix(HUGGING_FACE)
+    if name == checkpoint or Path(name).is_dir():
+        return checkpoint
+    folder = fetch_model(name, data_dir)
+    return f"{HUGGING_FACE}{folder}" if folder.is_dir() else checkpoint

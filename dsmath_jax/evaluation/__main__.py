@@ -20,6 +20,7 @@ from typing import Any, get_args
 import jax
 
 from dsmath_jax.compilation import use_compilation_cache
+from dsmath_jax.data import hub
 from dsmath_jax.data.chat import SETTINGS
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation.answering import Settings, check_chat_settings
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "dsmath evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, help="the folder of a stage, or hf:DIR")
+    add("--checkpoint", required=True, help="the folder of a stage, hf:DIR, or hf:OWNER/NAME of the Hub")
     add(
         "--tasks",
         required=True,
@@ -74,7 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
     add("--decode_slots", type=int, default=256, help="completions that are decoded at a time")
     add("--tokenizer", default="", help="its file or folder (default: the model's)")
-    add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's; Hugging Face: bfloat16)")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        default="",
+        help="to compute in (default: the stage's; Hugging Face: bfloat16, on CPUs float32)",
+    )
     add("--mesh", type=_mesh, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
     add("--compilation_cache", default="", help="folder of compiled programs, as config.compilation_cache has it")
     add("--allow-unsandboxed", action="store_true", help="run model-written programs even if nothing contains them")
@@ -139,7 +145,8 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         use_compilation_cache(values.compilation_cache, values.out)
         with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
             layout = Layout(make_mesh(MeshSettings(**values.mesh)))
-            model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
+            checkpoint = hub.local_checkpoint(values.checkpoint, values.data_dir)
+            model = load_model(checkpoint, layout, values.tokenizer, values.dtype)
             model = with_chat_settings(model, chat)
             policy = Policy.of(model, values.max_new_tokens, values.decode_slots)
             make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)

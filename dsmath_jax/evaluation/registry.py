@@ -108,7 +108,12 @@ class Task:
     @property
     def folder(self) -> str:
         """The task's name in folder names."""
-        return re.sub(r"[^\w.-]+", "_", own_data.stem(self.name)).strip("._")
+        return folder_name(own_data.stem(self.name))
+
+
+def folder_name(name: str) -> str:
+    """Returns a name as that of a folder: "hf_Qwen_Qwen2.5-0.5B" of "hf:Qwen/Qwen2.5-0.5B"."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")
 
 
 QA = Format("Q: {}\nA:", "The answer is {}.", ("\nQ:",), lead=" ", separator="\n\n\n")

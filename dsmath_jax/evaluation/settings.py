@@ -3,10 +3,11 @@
 import dataclasses
 
 from dsmath_jax.data import datasets
+from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation.statistics import MAX_SAMPLES
-from dsmath_jax.settings import MAX_TEMPERATURE, setting
+from dsmath_jax.settings import MAX_TEMPERATURE, check_choice, setting
 from dsmath_jax.workdir import UserError
 
 # The models of a run: the stage that makes each, and whether it is asked with few-shot examples.
@@ -31,7 +32,10 @@ class EvaluateSettings(DataSettings):
     max_new_tokens: int = setting(1024, "length limit of a completion, in tokens", ge=1)
     decode_slots: int = setting(256, "completions that are decoded at a time, on all devices", ge=1)
     models: tuple[str, ...] = setting(
-        ("base", "sft", "rl"), f"models to evaluate, of {', '.join(MODELS)}", choices=MODELS, nonempty=True
+        ("base", "sft", "rl"),
+        f"models to evaluate: of {', '.join(MODELS)}, or hf:DIR below data_dir or of the Hub",
+        nonempty=True,
+        local=True,
     )
     examples: tuple[str, ...] = setting(
         (), "data sets or files of a base model's few-shot examples; () for the task's own"
@@ -45,6 +49,9 @@ class EvaluateSettings(DataSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for number, name in enumerate(self.models):
+            if not name.startswith(HUGGING_FACE):
+                check_choice(f"models[{number}]", name, [*MODELS, f"{HUGGING_FACE}DIR"])
         for name in self.tasks:
             try:
                 registry.task(name)

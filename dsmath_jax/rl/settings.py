@@ -10,7 +10,7 @@ from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
-from dsmath_jax.training.settings import HUGGING_FACE, TrainingSettings
+from dsmath_jax.training.settings import TrainingSettings, stages_of
 from dsmath_jax.workdir import UserError
 
 DEFAULT_METHOD = "grpo_rule"
@@ -63,7 +63,7 @@ class RLSettings(TrainingSettings, DataSettings):
     method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}", choices=METHODS)
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting(
-        "sft", "initial policy and reference model: a stage's, or hf:DIR below data_dir, in Hugging Face's format",
+        "sft", "initial policy and reference model: a stage's, or hf:DIR below data_dir or of the Hub",
         local=True,
     )  # fmt: skip
     data: tuple[str, ...] = setting(
@@ -159,9 +159,13 @@ class RLSettings(TrainingSettings, DataSettings):
 
     @property
     def model_stages(self) -> tuple[str, ...]:
-        """The stages whose models this one reads: the reward model's and, unless `init` is `hf:DIR`, the policy's."""
-        init = () if self.init.startswith(HUGGING_FACE) else (self.init,)
-        return (*init, *([self.reward_stage] if self.reward_stage else []))
+        """The stages whose models this one reads: the policy's, unless it is `hf:DIR`, and the reward model's."""
+        return (*stages_of(self.models), *([self.reward_stage] if self.reward_stage else []))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model that the policy starts from: a stage, or `hf:DIR`."""
+        return (self.init,)
 
     @property
     def retrain_data(self) -> tuple[str, ...]:

@@ -40,13 +40,22 @@ class RewardModelSettings(TrainingSettings, SamplesSettings):
     """Settings of a reward model (paper §4.1.2-4.1.4): the samples and the training."""
 
     peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)", ge=0)
-    init: str = setting("pretrain", "the stage whose model it is trained from: pretrain (paper §4.2) or sft")
+    init: str = setting(
+        "pretrain", "the model it is trained from: a stage's (paper §4.2: pretrain) or hf:DIR",
+        local=True,
+    )  # fmt: skip
+    policy: str = setting("sft", "the model whose completions are labeled: a stage's, or hf:DIR", local=True)
     replay: float = setting(0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)", ge=0, le=1)
     batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise", ge=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_micro_batches(self.batch_size, self.grad_accum_steps)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The policy and the model that the stage starts from: stages, or `hf:DIR`."""
+        return (self.policy, self.init)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

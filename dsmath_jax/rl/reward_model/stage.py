@@ -1,4 +1,4 @@
-"""Stages `reward_model` and `process_model`: training on labeled samples of the SFT model (paper §4.1.2-4.1.4)."""
+"""Stages `reward_model` and `process_model`: training on labeled samples of a policy (paper §4.1.2-4.1.4)."""
 
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from dsmath_jax.rl.reward_model.training import ROWS, train
 from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import loop
-from dsmath_jax.training.model_files import LanguageModel, read_model, read_params, write_config
+from dsmath_jax.training.model_files import LanguageModel, write_config
+from dsmath_jax.training.pretrain import initial_model
+from dsmath_jax.training.settings import stages_of
 
 KINDS = {"reward_model": ("pointwise", "pairwise"), "process_model": ("process",)}  # of each stage
 
@@ -31,7 +33,7 @@ def check(
       settings: of the stage.
       read: see `datasets.ReadRecords`; returns none where the run has yet to make them.
       chat: None where the tokenizer has yet to be trained.
-      policy_config: config of the SFT model, None where it is not known yet.
+      policy_config: config of the policy, None where it is not known yet.
       layout: of the model and the batches.
       seed: of the sampled questions.
     """
@@ -44,26 +46,32 @@ def check(
 
 
 def run(
-    folder: Path, settings: RewardModelSettings, chat_settings: ChatSettings, data_dir: Path, layout: Layout, seed: int
+    folder: Path,
+    settings: RewardModelSettings,
+    model_section: ModelConfig | None,
+    chat_settings: ChatSettings,
+    data_dir: Path,
+    layout: Layout,
+    seed: int,
 ) -> dict:
-    """Runs the stage: samples from `sft/` on `data`, labels the samples, and trains the model of the stage `init`.
+    """Runs the stage: samples from the model `policy` on `data`, labels the samples, and trains the model `init`.
 
     Writes `<stage>/{samples.jsonl,params,model.json,metrics.jsonl,summary.json}`. The folder's name is a key of KINDS.
     """
     check_choice(f"{folder.name}.kind", settings.kind, KINDS[folder.name])
     workdir, path = folder.parent, folder / ROWS
     chat = chats.read(chats.ChatSource(workdir / "tokenizer", chat_settings))
-    chats.check_same(chat, workdir / "sft")
+    for stage in stages_of(settings.models):
+        chats.check_same(chat, workdir / stage)
     if not path.is_file():
         records = load_subsample(settings.data, data_dir, settings.problems, seed, settings.columns)
-        model = read_model(workdir / "sft", layout)
-        params = read_params(workdir / "sft", model.config, layout)
-        policy = LanguageModel(model, params, chat, layout)
-        write_rows(path, settings, policy, records, seed)
-        del params, policy  # two models may not fit into memory
-    model = read_model(workdir / settings.init, layout)
+        model, read_params = initial_model(settings.policy, model_section, workdir, data_dir, chat.tokenizer, layout)
+        params = read_params()
+        write_rows(path, settings, LanguageModel(model, params, chat, layout), records, seed)
+        del params  # two models may not fit into memory
+    model, read_params = initial_model(settings.init, model_section, workdir, data_dir, chat.tokenizer, layout)
     write_config(folder, model.config, chat)
-    params = with_reward_head(read_params(workdir / settings.init, model.config, layout), model.config.hidden_size)
+    params = with_reward_head(read_params(), model.config.hidden_size)
     params["reward"] = layout.replicate(params["reward"])
     _, summary = train(folder, settings, RewardModel(model, params), layout, seed, [path])
     return summary
