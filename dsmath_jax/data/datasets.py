@@ -137,7 +137,7 @@ def files(name: str, data_dir: Path) -> list[Path]:
     Raises:
       UserError: the name is one of the user's data, and there is no file.
     """
-    if is_own(name, data_dir):
+    if is_own(name):
         return own_data.user_files(name, data_dir)
     if is_registered(name):
         return [*user_code.source_files([name]), *source_of(name).files(data_dir)]
@@ -145,9 +145,9 @@ def files(name: str, data_dir: Path) -> list[Path]:
     return [path for each in names for path in SOURCES[each].files(data_dir)]
 
 
-def is_own(name: str, data_dir: Path | None = None) -> bool:
+def is_own(name: str) -> bool:
     """Whether a name is of a user's file, folder or data set of the Hub, see `own_data`."""
-    return name not in SOURCES and own_data.is_own(name, data_dir)
+    return name not in SOURCES and own_data.is_own(name)
 
 
 def load(name: str, data_dir: str | Path, columns: Columns = NO_COLUMNS) -> list[Record]:
@@ -168,7 +168,7 @@ def stream(name: str, data_dir: str | Path, columns: Columns = NO_COLUMNS) -> It
       UserError: the name is unknown, the file is missing, unreadable or empty, or a row is invalid.
     """
     data_dir = Path(data_dir)
-    if is_own(name, data_dir):
+    if is_own(name):
         yield from own_data.load(name, data_dir, columns, formats.user)
         return
     if name == ALL:

@@ -42,14 +42,26 @@ class Split(Repository):
     license: str = ""
 
     def matching(self, paths: Sequence[str]) -> list[str]:
-        """Returns the files of the split, sorted."""
+        """Returns the files of the split, sorted.
+
+        Raises:
+          UserError: they belong to several sets, such as main/train.parquet and socratic/train.parquet.
+        """
         if file_format(Path(self.files)) in RECORDS:
             return [path for path in paths if path == self.files]
-        folder, _, split = self.files.rpartition("/")
-        below = [path for path in paths if path.startswith(f"{folder}/" if folder else "")]
+        folder, slash, split = self.files.rpartition("/")
+        below = [path for path in paths if path.startswith(folder + slash)]
         records = sorted(path for path in below if file_format(Path(path)) in RECORDS)
-        found = [path for path in records if _has_word(split, path)]
-        return records if split == TRAIN and not any(_has_word(each, p) for each in SPLITS for p in records) else found
+        parts = {path: _before_word(split, path) for path in records}
+        found = [path for path, part in parts.items() if part is not None]
+        if not found and split == TRAIN:
+            return [] if any(_before_word(each, path) is not None for each in SPLITS for path in records) else records
+        if len({parts[path] for path in found}) > 1:
+            raise UserError(
+                f"{self.name} has several sets of the split {self.files} ({found[0]}, {found[-1]}); name a folder, "
+                f"as hf:{self.name}/FOLDER/{split}, or a file."
+            )
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +78,10 @@ class Model(Repository):
         return sorted({path for pattern in MODEL_FILES for path in fnmatch.filter(here, pattern)})
 
 
-def _has_word(word: str, path: str) -> bool:
-    return re.search(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z])", path) is not None
+def _before_word(word: str, path: str) -> str | None:
+    """Returns the part of a path before a word; None where it lacks the word."""
+    found = re.search(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z])", path)
+    return path[: found.start()] if found else None
 
 
 def data_set(name: str, data_dir: Path) -> tuple[Repository, Path] | None:

@@ -82,7 +82,7 @@ def load(name: str, data_dir: Path, columns: Columns = NO_COLUMNS) -> Iterator[C
     Raises:
       UserError: it is missing and cannot be downloaded, or a record is invalid (file, record and field are named).
     """
-    if datasets.is_own(name, data_dir):
+    if datasets.is_own(name):
         yield from own_data.load(name, data_dir, columns, _parser(columns))
         return
     _fetch_dataset(name, data_dir)
@@ -94,7 +94,7 @@ def check(name: str, data_dir: Path, columns: Columns = NO_COLUMNS) -> None:
 
     Parses every record of small files, and the first one of large files.
     """
-    if datasets.is_own(name, data_dir):
+    if datasets.is_own(name):
         for file in own_data.find_local(name, data_dir):
             small = file.path.stat().st_size <= LARGE_FILE
             records = own_data.read(file, columns, _parser(columns))

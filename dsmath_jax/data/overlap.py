@@ -63,7 +63,7 @@ def questions_of_stages(stages: Iterable[str], workdir: Path) -> dict[str, Quest
 
 
 def _questions(field: str, name: str, data_dir: Path, columns: Columns) -> Iterator[Record | Conversation]:
-    if field == "sft.data" and datasets.is_own(name, data_dir):
+    if field == "sft.data" and datasets.is_own(name):
         yield from instructions.load(name, data_dir, columns)
     else:
         yield from datasets.stream(name, data_dir, columns)

@@ -29,10 +29,10 @@ class RecordFile(NamedTuple):
     id: str
 
 
-def is_own(name: str, data_dir: Path | None = None) -> bool:
-    """Whether a name is of this module's forms; a folder below `data_dir`, if given, may lack the slash at its end."""
-    by_form = name in hub.PUBLIC or name.startswith(hub.HUGGING_FACE) or name.endswith("/")
-    return by_form or stem(name) != name or (data_dir is not None and (data_dir / name).is_dir())
+def is_own(name: str) -> bool:
+    """Whether a name is of this module's forms. A folder has a slash at its end: "gsm8k" is none by mistake."""
+    is_hub = name in hub.PUBLIC or name.startswith(hub.HUGGING_FACE)
+    return is_hub or name.endswith("/") or stem(name) != name
 
 
 def stem(name: str) -> str:

@@ -91,7 +91,7 @@ def load(
         return Exemplars(chosen, shots or own.count, own.same_category)
     examples: list[Exemplar] = []
     for name in names:
-        if datasets.is_own(name, Path(data_dir)):
+        if datasets.is_own(name):
             examples += _from_own_data(name, task, mode, Path(data_dir), columns)
         elif not shots:
             raise UserError(f"The few-shot examples are the data set '{name}'; give their number as shots, such as 4.")

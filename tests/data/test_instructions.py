@@ -191,11 +191,11 @@ def test_own_files_in_every_packing(tmp_path):
     (folder / "c.jsonl.zst").write_bytes(zstd.compress(lines))
     (folder / "d.json").write_bytes(b"[" + lines + b"]")
     (folder / "e.parquet").write_bytes(parquet([{"question": "Q", "solution": "S"}]))
-    found = list(load("mine", tmp_path))
+    found = list(load("mine/", tmp_path))
     names = ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json", "e.parquet")
     assert [one.id for one in found] == [f"mine/{name}/0" for name in names]
     assert {one.messages for one in found} == {(user("Q"), assistant("S"))}
-    assert [path.name for path in instructions.user_files(("mine", "numina_tir", "gsm8k/train"), tmp_path)] == list(
+    assert [path.name for path in instructions.user_files(("mine/", "numina_tir", "gsm8k/train"), tmp_path)] == list(
         names
     )
 

@@ -123,11 +123,14 @@ def test_a_folder(tmp_path: Path) -> None:
         (tmp_path / "mine" / name).write_bytes(FORMATS[name.rpartition(".")[2]]([{"question": name}]))
     (tmp_path / "mine/README.md").write_text("About these.")
     expected = [("mine/a.csv/0", "a.csv"), ("mine/b.jsonl/0", "b.jsonl"), ("mine/deep/a.csv/0", "deep/a.csv")]
-    for name in ("mine", "mine/"):
-        assert [(record.id, record.question) for record in datasets.load(name, tmp_path)] == expected
+    assert [(record.id, record.question) for record in datasets.load("mine/", tmp_path)] == expected
+    with pytest.raises(UserError, match=r"Unknown data set 'mine', .* your own as mine\.jsonl, .* folder/"):
+        datasets.load("mine", tmp_path)
     assert registry.task("mine/").folder == "mine"
     assert len(registry.records("mine/", tmp_path)) == 3
-    assert datasets.files("mine", tmp_path) == [tmp_path / "mine" / name for name in ("a.csv", "b.jsonl", "deep/a.csv")]
+    assert datasets.files("mine/", tmp_path) == [
+        tmp_path / "mine" / name for name in ("a.csv", "b.jsonl", "deep/a.csv")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -196,10 +199,10 @@ REPOSITORY = {
     [
         ("hf:some/set/main/train", ["1?", "2?"]),
         ("hf:some/set/test", ["3?"]),
-        ("hf:some/set/train", ["1?", "2?", "4?"]),
         ("hf:some/set/socratic/train.jsonl", ["4?"]),
         ("hf:some/set/train.jsonl", None),
         ("hf:some/set/rain", None),
+        ("hf:some/set/validation", None),
     ],
 )
 def test_a_split_of_the_hub(server, hub, tmp_path: Path, name: str, questions: list[str] | None) -> None:
@@ -219,6 +222,12 @@ def test_a_split_of_the_hub(server, hub, tmp_path: Path, name: str, questions: l
     assert len(own_data.find_local(name, tmp_path)) == len(own_data.find(name, tmp_path))
     training = overlap.training_questions({"rl.data": [name], "rl.columns": columns}, tmp_path)
     assert overlap.find(records[:1], training) == {f"rl.data '{name}'": overlap.Overlap([0])}
+
+
+def test_a_split_of_several_sets_is_refused(server, hub, tmp_path: Path) -> None:
+    hub("some/set", REPOSITORY)
+    with pytest.raises(UserError, match=r"several sets of the split train \(main/train-0\S+, socratic/train\.jsonl\);"):
+        datasets.load("hf:some/set/train", tmp_path)
 
 
 def test_a_repository_without_splits_is_one_of_training(server, hub, tmp_path: Path) -> None:

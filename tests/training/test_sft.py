@@ -33,7 +33,7 @@ def recipe(real_data: Path, tmp_path: Path) -> dict[str, Any]:
         "tokenizer": {"path": INIT, "vocab_size": 0},
         "chat": {"template": "paper"},
         "sft": {
-            "init": f"hf:{INIT}", "data": ("mine",), "sequence_length": 96, "batch_size": 4, "steps": 2,
+            "init": f"hf:{INIT}", "data": ("mine/",), "sequence_length": 96, "batch_size": 4, "steps": 2,
             "checkpoint_every": 2, "eval_every": 2, "eval_rows": 4, "peak_lr": 1e-3, "warmup_steps": 1,
         },
     }  # fmt: skip
