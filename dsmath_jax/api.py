@@ -25,7 +25,8 @@ from dsmath_jax.runner import Stage
 from dsmath_jax.sampling.sampler import SamplingParams as SamplingParams
 from dsmath_jax.settings import build, nearest
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
-from dsmath_jax.stages import PARAMS, STAGES, fetch_models, required
+from dsmath_jax.stage_inputs import required
+from dsmath_jax.stages import PARAMS, STAGES, fetch_models
 from dsmath_jax.training import checkpoint as checkpoints
 from dsmath_jax.training import model_files
 from dsmath_jax.training.model_files import LanguageModel

@@ -1,13 +1,11 @@
-"""The stages of a run in order: the sections of the recipe that each uses, its inputs, checks and outputs."""
+"""The stages of a run in order: the sections of the recipe that each uses, its checks and outputs."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 
-from dsmath_jax import user_code
-from dsmath_jax.corpus import inputs as corpus_inputs
+from dsmath_jax import stage_inputs as inputs
 from dsmath_jax.data import (
     chat,
     chat_template,
@@ -17,37 +15,28 @@ from dsmath_jax.data import (
     instructions,
     overlap,
     own_data,
-    sources,
     tokenizer,
 )
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.evaluation import evaluate, registry
+from dsmath_jax.evaluation import evaluate
 from dsmath_jax.evaluation.settings import MODELS
 from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.recipe import MODEL_STAGES, Recipe
 from dsmath_jax.report import report
-from dsmath_jax.rl import rewards, trainer
+from dsmath_jax.rl import trainer
 from dsmath_jax.rl.reward_model import stage as reward_model
 from dsmath_jax.runner import Stage, folder_of, select
 from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import Layout, barrier, make_mesh
+from dsmath_jax.stage_inputs import required
 from dsmath_jax.toy import world
 from dsmath_jax.training import loop, pretrain, sft
 from dsmath_jax.training.model_files import check_import, read_model_config
-from dsmath_jax.training.settings import PretrainSettings, SFTSettings, hugging_face_folder, stages_of
+from dsmath_jax.training.settings import hugging_face_folder, stages_of
 from dsmath_jax.workdir import UserError, data_folder
-
-T = TypeVar("T")
-
-
-def required(section: T | None) -> T:
-    """Returns a section of the recipe; the runner guarantees that a running stage has its section."""
-    assert section is not None
-    return section
-
 
 # --- run ---
 
@@ -338,92 +327,6 @@ def _model_config(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | Non
     return _initial_config(init, recipe, workdir)
 
 
-# --- depends_on and input_files ---
-
-
-def _tokenizer_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return () if required(recipe.tokenizer).path else ("corpus",)
-
-
-def _pretrain_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return (*(["corpus"] if any(map(sources.is_corpus, required(recipe.pretrain).mixture)) else []), "tokenizer")
-
-
-def _sft_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ("tokenizer", *stages_of(required(recipe.sft).models))
-
-
-def _reward_inputs(name: str) -> Callable[[Recipe], tuple[str, ...]]:
-    return lambda recipe: ("tokenizer", *stages_of(required(getattr(recipe, name)).models))
-
-
-def _rl_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ("tokenizer", *required(recipe.rl).model_stages)
-
-
-def _evaluate_inputs(recipe: Recipe) -> tuple[str, ...]:
-    stages = evaluate.stages_of_models(required(recipe.evaluate).models)
-    return ("tokenizer", *stages) if stages else ()
-
-
-def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Recipe, Path], Sequence[Path]]:
-    """Returns `input_files` from `(recipe, data folder) -> files`; generated data are not input files."""
-    return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, Path(recipe.data_dir))
-
-
-def _record_files(names: Callable[[Recipe], Sequence[str]]) -> Callable[[Recipe, Path], Sequence[Path]]:
-    """Returns `input_files` from the names of data sets."""
-    return _user_files(lambda recipe, data: [file for name in names(recipe) for file in datasets.files(name, data)])
-
-
-def _tokenizer_files(path: str, data: Path) -> list[Path]:
-    return tokenizer.files(data / path) if path else []
-
-
-def _pretrain_files(settings: PretrainSettings, data: Path) -> list[Path]:
-    return [*sources.user_files(settings.mixture, data), *_model_files(settings.models, data)]
-
-
-def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
-    return [*instructions.user_files(settings.data, data), *_model_files(settings.models, data)]
-
-
-def _model_files(models: Iterable[str], data: Path) -> list[Path]:
-    """Returns the configs and the tensors of models in Hugging Face's format; none of a stage's."""
-    folders = [folder for folder in (hugging_face_folder(model, data) for model in models) if folder]
-    return [file for folder in folders for file in (folder / "config.json", *sorted(folder.glob("*.safetensors*")))]
-
-
-def _reward_files(name: str) -> Callable[[Recipe, Path], Sequence[Path]]:
-    def files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
-        settings = required(getattr(recipe, name))
-        models = _user_files(lambda recipe, data: _model_files(settings.models, data))(recipe, workdir)
-        return [*_record_files(lambda recipe: settings.data)(recipe, workdir), *models]
-
-    return files
-
-
-def _rl_data(recipe: Recipe) -> tuple[str, ...]:
-    settings = required(recipe.rl)
-    return settings.data + settings.eval_data + settings.retrain_data
-
-
-def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
-    models = _user_files(lambda recipe, data: _model_files(required(recipe.rl).models, data))(recipe, workdir)
-    return [
-        *_record_files(_rl_data)(recipe, workdir), *models, *rewards.source_files(required(recipe.rl).reward_fns)
-    ]  # fmt: skip
-
-
-def _evaluate_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
-    settings = required(recipe.evaluate)
-    return [
-        *_record_files(lambda recipe: evaluate.data_sets(settings))(recipe, workdir),
-        *_user_files(lambda recipe, data: _model_files(settings.models, data))(recipe, workdir),
-        *user_code.source_files(filter(registry.is_registered, settings.tasks)),
-    ]
-
-
 # --- why_not_extendable ---
 
 
@@ -440,43 +343,42 @@ LOGS = (*loop.LOGS, "model.json", "chat.json", "rows/*/files.json")
 STAGES = (
     Stage(
         "corpus", run_corpus, ("data_dir", "toy", "corpus"), lambda recipe: (), ("documents/*",),
-        input_files=_user_files(lambda recipe, data: corpus_inputs.files(required(recipe.corpus), data)),
-        check=check_corpus,
+        input_files=inputs.corpus_files, check=check_corpus,
     ),
     Stage(
-        "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs,
+        "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), inputs.tokenizer_stages,
         ("tokenizer*", *tokenizer.COMPANION_FILES),
-        input_files=_user_files(lambda recipe, data: _tokenizer_files(required(recipe.tokenizer).path, data)),
-        check=check_tokenizer,
+        input_files=inputs.tokenizer_files, check=check_tokenizer,
     ),
     Stage(
-        "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), _pretrain_inputs, PARAMS,
-        input_files=_user_files(lambda recipe, data: _pretrain_files(required(recipe.pretrain), data)),
-        check=check_pretrain, logs=LOGS, why_not_extendable=_why_not_extendable("pretrain"),
+        "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), inputs.pretrain_stages, PARAMS,
+        input_files=inputs.pretrain_files, check=check_pretrain, logs=LOGS,
+        why_not_extendable=_why_not_extendable("pretrain"),
     ),
     Stage(
-        "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), _sft_inputs, PARAMS,
-        input_files=_user_files(lambda recipe, data: _sft_files(required(recipe.sft), data)),
-        check=check_sft, logs=LOGS, why_not_extendable=_why_not_extendable("sft"),
+        "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), inputs.sft_stages, PARAMS,
+        input_files=inputs.sft_files, check=check_sft, logs=LOGS, why_not_extendable=_why_not_extendable("sft"),
     ),
     Stage(
         "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "model", "reward_model"),
-        _reward_inputs("reward_model"), (*PARAMS, reward_model.ROWS), input_files=_reward_files("reward_model"),
+        inputs.reward_stages("reward_model"), (*PARAMS, reward_model.ROWS),
+        input_files=inputs.record_files("reward_model", lambda settings: settings.data),
         check=check_reward_model("reward_model"), logs=LOGS, why_not_extendable=_why_not_extendable("reward_model"),
     ),
     Stage(
         "process_model", run_process_model, ("data_dir", "mesh", "chat", "model", "process_model"),
-        _reward_inputs("process_model"), (*PARAMS, reward_model.ROWS), input_files=_reward_files("process_model"),
+        inputs.reward_stages("process_model"), (*PARAMS, reward_model.ROWS),
+        input_files=inputs.record_files("process_model", lambda settings: settings.data),
         check=check_reward_model("process_model"), logs=LOGS, why_not_extendable=_why_not_extendable("process_model"),
     ),
     Stage(
-        "rl", run_rl, ("data_dir", "mesh", "chat", "model", "rl"), _rl_inputs, PARAMS,
-        input_files=_rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_why_not_extendable,
+        "rl", run_rl, ("data_dir", "mesh", "chat", "model", "rl"), inputs.rl_stages, PARAMS,
+        input_files=inputs.rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_why_not_extendable,
     ),
     Stage(
-        "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs,
+        "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), inputs.evaluate_stages,
         ("summary.json", "*/*/samples.jsonl"),
-        input_files=_evaluate_files, check=check_evaluate,
+        input_files=inputs.evaluate_files, check=check_evaluate,
     ),
     Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),
 )  # fmt: skip

@@ -25,18 +25,21 @@ from dsmath_jax.stages import STAGES
 from dsmath_jax.training.model_files import import_params, load_model
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_jsonl
 
-REWARD = "def brief(completion, record):\n    return 1 / (1 + len(completion))\n"
+REWARD = "def brief(completion, record):\n    return record.extra['scale'] / (1 + len(completion))\n"
+COLUMNS = {"question": "problem"}
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, checkpoint_hf: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    write_jsonl(tmp_path / "mine.jsonl", [{"question": f"What is {n} + 2?", "answer": str(n + 2)} for n in range(8)])
+    rows = [{"problem": f"What is {n} + 2?", "answer": str(n + 2), "scale": 1.0} for n in range(8)]
+    write_jsonl(tmp_path / "mine.jsonl", rows)
     (tmp_path / "brief_reward.py").write_text(REWARD, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "model").symlink_to(checkpoint_hf)
     recipe = dm.load_recipe("grpo")
     changes = {
-        "data": ("mine.jsonl",), "reward_fns": (("correct", 1.0), ("brief_reward:brief", 0.5)), "prompts_per_step": 2,
+        "data": ("mine.jsonl",), "columns": COLUMNS, "reward_fns": (("correct", 1.0), ("brief_reward:brief", 0.5)),
+        "prompts_per_step": 2,
         "group_size": 2, "max_prompt_tokens": 64, "max_new_tokens": 8, "steps": 2, "checkpoint_every": 1,
         "grad_accum_steps": 1, "peak_lr": 1e-3, "warmup_steps": 0,
     }  # fmt: skip
@@ -46,7 +49,9 @@ def recipe(tmp_path: Path, checkpoint_hf: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_policy_starts_from_the_folder(recipe: Recipe, tmp_path: Path, checkpoint_hf: Path) -> None:
     workdir = tmp_path / "run"
     dm.run(recipe, workdir)
-    assert len(list(read_jsonl(workdir / "rl" / "metrics.jsonl"))) == 2
+    rows = list(read_jsonl(workdir / "rl" / "metrics.jsonl"))
+    assert [row["reward_errors"] for row in rows] == [0, 0]
+    assert rows[0]["reward"] > 0
     layout = Layout(make_mesh())
     start = import_params(checkpoint_hf, read_config(checkpoint_hf, "float32"), layout)
     model = load_model(str(workdir / "rl"), layout)
@@ -95,10 +100,14 @@ def test_reward_models_and_evaluation_start_from_the_folder_too(
 ) -> None:
     monkeypatch.setattr(labels, "RewardFunctions", lambda *_: EverySecond())
     rewarded = {
-        "policy": "hf:model", "init": "hf:model", "data": ("mine.jsonl",), "problems": 4, "samples": 2, "steps": 1,
+        "policy": "hf:model", "init": "hf:model", "data": ("mine.jsonl",), "columns": COLUMNS, "problems": 4,
+        "samples": 2, "steps": 1,
         "max_new_tokens": 8, "batch_size": 4,
     }  # fmt: skip
-    asked = {"models": ("hf:model", "rl"), "tasks": ("mine.jsonl",), "samples": 1, "max_new_tokens": 8, "problems": 2}
+    asked = {
+        "models": ("hf:model", "rl"), "tasks": ("mine.jsonl",), "columns": COLUMNS, "samples": 1, "max_new_tokens": 8,
+        "problems": 2,
+    }  # fmt: skip
     rl = dataclasses.replace(recipe.rl, steps=1, method="grpo_os", reward="outcome")
     recipe = dataclasses.replace(
         recipe, rl=rl, reward_model=RewardModelSettings(**rewarded),

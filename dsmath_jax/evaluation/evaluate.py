@@ -113,9 +113,8 @@ def find_overlap(settings: EvaluateSettings, workdir: Path, data_dir: Path) -> d
       UserError: there are some, and `evaluate.allow_overlap` is off.
     """
     records = evaluated_records(settings, lambda name: datasets.load(name, data_dir, settings.columns))
-    trained_on = {
-        model: overlap.questions_of_stages(stages_of_models([model]), workdir) for model in settings.models
-    }  # fmt: skip
+    models = settings.models
+    trained_on = {model: overlap.questions_of_stages(stages_of_models([model]), workdir) for model in models}
     overlaps = overlap.find(records, {name: each for sets in trained_on.values() for name, each in sets.items()})
     overlap.check("evaluate.tasks", records, overlaps, settings.allow_overlap)
     return {
