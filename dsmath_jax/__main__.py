@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": Command("dsmath_jax.evaluation", "evaluate a checkpoint on tasks"),
     "grade": Command("dsmath_jax.grading", "grade completions from any source"),
     "mine": Command("dsmath_jax.main", "run a recipe's stage corpus: web crawl to mathematics", ("--stages=corpus",)),
+    "doctor": Command("dsmath_jax.doctor", "check a Hugging Face model: import, tokenizer, template, SFT and GRPO"),
     "aot": Command("dsmath_jax.aot", "compile a stage for a TPU slice and print its memory, FLOPs and traffic"),
     "convert": Command("dsmath_jax.models.huggingface", "import and export checkpoints in Hugging Face's format"),
     "report": Command("dsmath_jax.report.comparison", "compare finished runs in tables and plots"),

@@ -11,6 +11,7 @@ import jax
 from dsmath_jax import command_line, runner
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data.dataset_formats import Record as Record
+from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation import run as evaluation
 from dsmath_jax.evaluation.answering import Settings, check_chat_settings
@@ -24,13 +25,15 @@ from dsmath_jax.runner import Stage
 from dsmath_jax.sampling.sampler import SamplingParams as SamplingParams
 from dsmath_jax.settings import build, nearest
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
-from dsmath_jax.stages import PARAMS, STAGES, required
+from dsmath_jax.stage_inputs import required
+from dsmath_jax.stages import PARAMS, STAGES, fetch_models
 from dsmath_jax.training import checkpoint as checkpoints
 from dsmath_jax.training import model_files
-from dsmath_jax.training.model_files import HUGGING_FACE, LanguageModel
+from dsmath_jax.training.model_files import LanguageModel
 from dsmath_jax.workdir import UserError, hash_json, local_path, lock, read_json, write_jsonl
 
 ALL_DEVICES = MeshSettings()
+START = "model"  # the stage of `train` that copies the model of another run's stage
 
 
 def load_model(
@@ -184,7 +187,9 @@ def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwri
     Raises:
       UserError: the recipe, an input or the workdir cannot be used.
     """
-    runner.run(STAGES, recipe, local_path(workdir, "workdir"), stages, overwrite)
+    workdir = local_path(workdir, "workdir")
+    fetch_models(recipe, workdir, stages)
+    runner.run(STAGES, recipe, workdir, stages, overwrite)
 
 
 def train(
@@ -204,7 +209,8 @@ def train(
       checkpoint: the model to start from, as in `load_model`; its parameters are trained in float32.
       prompts: questions with the fields that the reward functions need: `answer` for "correct". They are rendered with
         the chat template and the instruction that the model was trained with, if it has any.
-      workdir: the folder for `tokenizer/`, `model/` (the start), `rl/` (the trained model and its logs) and `data/`.
+      workdir: the folder for `tokenizer/`, `rl/` (the trained model and its logs), `data/` and, with a stage's model,
+        `model/`, a copy of it.
       seed: seed of all random draws.
       mesh: the sizes of the mesh axes.
       settings: fields of the stage `rl`: steps=100, kl_coef=0.0, reward_fns=(("my_rewards:brief", 1.0),); or of
@@ -220,7 +226,7 @@ def train(
     for record in prompts:
         if not isinstance(record, Record):
             raise UserError(f"prompts must be Records; got {record!r}: give Record(id, question, answer=...).")
-    for name in ("init", "data"):
+    for name in ("init", "data", "columns"):
         if name in settings:
             raise UserError(f"train takes the model as checkpoint and the questions as prompts; remove {name}.")
     folder = local_path(checkpoint.removeprefix(HUGGING_FACE), "checkpoint").resolve()
@@ -231,8 +237,9 @@ def train(
         raise UserError(f"There is no tokenizer in {folder} or next to it; add its .model or tokenizer.json.")
     chat = dataclasses.replace(chats.stored_settings(folder), **_pop_chat_settings(settings))
     rows = [dataclasses.asdict(record) for record in prompts]
-    data, name = workdir / "data", f"prompts-{hash_json(rows)[:12]}.jsonl"  # other prompts get another file
-    fields = {"init": "model", "data": (name,)} | settings
+    data, name = workdir / "data", f"prompts-{_hash(rows)}.jsonl"  # other prompts get another file
+    is_stage = not checkpoint.startswith(HUGGING_FACE)
+    fields = {"init": START if is_stage else f"{HUGGING_FACE}{folder}", "data": (name,)} | settings
     recipe = Recipe(
         seed=seed, data_dir=str(data), mesh=mesh, tokenizer=TokenizerSettings(path=str(tokenizer)),
         chat=chat, rl=build(RLSettings, fields, "rl."),
@@ -243,19 +250,27 @@ def train(
         with lock(workdir, "workdir"):
             write_jsonl(data / name, rows)
     barrier("prompts")
-    runner.run(_stages(checkpoint, folder), recipe, workdir, ("tokenizer", "model", "rl"), ())
+    stages, start = (_stages_after(folder), (START,)) if is_stage else (STAGES, ())
+    runner.run(stages, recipe, workdir, ("tokenizer", *start, "rl"), ())
     return load_model(str(workdir / "rl"), mesh=mesh)
 
 
-def _stages(checkpoint: str, folder: Path) -> tuple[Stage, ...]:
-    """Returns the stages of `train`: tokenizer, model (which copies the start parameters) and rl."""
+def _hash(rows: list[dict[str, Any]]) -> str:
+    try:
+        return hash_json(rows)[:12]
+    except TypeError as error:
+        raise UserError(f"The field extra of a record must be JSON ({error}); correct it.") from None
+
+
+def _stages_after(folder: Path) -> tuple[Stage, ...]:
+    """Returns the stages of `train` from a stage's model: tokenizer, `START` (which copies the parameters) and rl."""
 
     def files(recipe: Recipe, workdir: Path) -> list[Path]:
         return sorted(path for path in folder.glob("*") if path.is_file())
 
-    def run_model(recipe: Recipe, workdir: Path) -> dict[str, int]:
-        target, layout = workdir / "model", Layout(make_mesh(recipe.mesh))
-        model = model_files.load_model(checkpoint, layout)
+    def run_start(recipe: Recipe, workdir: Path) -> dict[str, int]:
+        target, layout = workdir / START, Layout(make_mesh(recipe.mesh))
+        model = model_files.load_model(str(folder), layout)
         params = jax.tree.map(lambda x: x.astype("float32"), model.params)
         checkpoints.save(target / "params", params)
         model_files.write_config(target, model.model.config, model.chat if model.chat_stored else None)
@@ -264,6 +279,6 @@ def _stages(checkpoint: str, folder: Path) -> tuple[Stage, ...]:
     known = {stage.name: stage for stage in STAGES}
     return (
         dataclasses.replace(known["tokenizer"], input_files=files),
-        Stage("model", run_model, ("mesh",), lambda recipe: (), PARAMS, input_files=files),
-        dataclasses.replace(known["rl"], depends_on=lambda recipe: ("tokenizer", "model")),
+        Stage(START, run_start, ("mesh",), lambda recipe: (), PARAMS, input_files=files),
+        dataclasses.replace(known["rl"], depends_on=lambda recipe: ("tokenizer", START)),
     )

@@ -22,7 +22,7 @@ from dsmath_jax.report.report import summary_table
 from dsmath_jax.runner import Planned
 from dsmath_jax.settings import field_values
 from dsmath_jax.sharding import broadcast_json
-from dsmath_jax.stages import STAGES
+from dsmath_jax.stages import STAGES, fetch_models
 from dsmath_jax.workdir import UserError, data_folder, exit_code, exit_now, local_path, read_json
 
 
@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
             return
         check_same_settings(recipe, values)
         use_compilation_cache(recipe.compilation_cache, workdir)
+        fetch_models(recipe, workdir, values.stages or ())
         runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
         if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
             print(summary_table(read_json(workdir / "report" / "report.json")))

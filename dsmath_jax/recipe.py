@@ -1,8 +1,10 @@
 """The typed settings of a whole recipe, built by `settings.build(Recipe, get_config().to_dict())`."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from dsmath_jax.corpus.settings import CorpusSettings
+from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.data.settings import ChatSettings, TokenizerSettings
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.models.config import ModelConfig
@@ -11,7 +13,9 @@ from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.settings import INT32, Settings, setting
 from dsmath_jax.sharding import MeshSettings
 from dsmath_jax.toy.settings import ToySettings
-from dsmath_jax.training.settings import HUGGING_FACE, PretrainSettings, SFTSettings
+from dsmath_jax.training.settings import PretrainSettings, SFTSettings
+
+MODEL_STAGES = ("pretrain", "sft", "reward_model", "process_model", "rl", "evaluate")  # their sections have `models`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,12 @@ class Recipe(Settings):
     def __post_init__(self) -> None:
         """Gives a tokenizer without a path, and without a corpus to train it on, that of the model to start from."""
         super().__post_init__()
-        inits = [section.init for section in (self.pretrain, self.sft, self.rl) if section]
-        folder = next((init.removeprefix(HUGGING_FACE) for init in inits if init.startswith(HUGGING_FACE)), "")
+        folder = next(iter(self.hugging_face_models(MODEL_STAGES)), "")
         if folder and self.tokenizer and not self.tokenizer.path and self.corpus is None:
             object.__setattr__(self, "tokenizer", dataclasses.replace(self.tokenizer, path=folder))
+
+    def hugging_face_models(self, stages: Iterable[str]) -> tuple[str, ...]:
+        """Returns the folders, or names of the Hub, of the models `hf:DIR` that these stages read, in their order."""
+        sections = [getattr(self, stage) for stage in stages if stage in MODEL_STAGES]
+        models = [model for section in sections if section for model in section.models]
+        return tuple(name.removeprefix(HUGGING_FACE) for name in models if name.startswith(HUGGING_FACE))

@@ -1,40 +1,42 @@
-"""The stages of a run in order: the sections of the recipe that each uses, its inputs, checks and outputs."""
+"""The stages of a run in order: the sections of the recipe that each uses, its checks and outputs."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 
-from dsmath_jax.corpus import inputs as corpus_inputs
-from dsmath_jax.data import chat, chat_template, datasets, documents, instructions, overlap, sources, tokenizer
+from dsmath_jax import stage_inputs as inputs
+from dsmath_jax.data import (
+    chat,
+    chat_template,
+    datasets,
+    documents,
+    hub,
+    instructions,
+    overlap,
+    own_data,
+    tokenizer,
+)
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.evaluation import evaluate
+from dsmath_jax.evaluation.settings import MODELS
 from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.recipe import Recipe
+from dsmath_jax.recipe import MODEL_STAGES, Recipe
 from dsmath_jax.report import report
-from dsmath_jax.rl import rewards, trainer
+from dsmath_jax.rl import trainer
 from dsmath_jax.rl.reward_model import stage as reward_model
-from dsmath_jax.runner import Stage, folder_of
+from dsmath_jax.runner import Stage, folder_of, select
 from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import Layout, barrier, make_mesh
+from dsmath_jax.stage_inputs import required
 from dsmath_jax.toy import world
 from dsmath_jax.training import loop, pretrain, sft
 from dsmath_jax.training.model_files import check_import, read_model_config
-from dsmath_jax.training.settings import PretrainSettings, SFTSettings, hugging_face_folder
+from dsmath_jax.training.settings import hugging_face_folder, stages_of
 from dsmath_jax.workdir import UserError, data_folder
-
-T = TypeVar("T")
-
-
-def required(section: T | None) -> T:
-    """Returns a section of the recipe; the runner guarantees that a running stage has its section."""
-    assert section is not None
-    return section
-
 
 # --- run ---
 
@@ -78,16 +80,14 @@ def run_sft(recipe: Recipe, workdir: Path) -> dict:
 
 def run_reward_model(recipe: Recipe, workdir: Path) -> dict:
     """Trains the outcome reward model."""
-    return reward_model.run(
-        workdir / "reward_model", required(recipe.reward_model), recipe.chat, *_environment(recipe, workdir)
-    )
+    settings, folder = required(recipe.reward_model), workdir / "reward_model"
+    return reward_model.run(folder, settings, recipe.model, recipe.chat, *_environment(recipe, workdir))
 
 
 def run_process_model(recipe: Recipe, workdir: Path) -> dict:
     """Trains the process reward model."""
-    return reward_model.run(
-        workdir / "process_model", required(recipe.process_model), recipe.chat, *_environment(recipe, workdir)
-    )
+    settings, folder = required(recipe.process_model), workdir / "process_model"
+    return reward_model.run(folder, settings, recipe.model, recipe.chat, *_environment(recipe, workdir))
 
 
 def run_rl(recipe: Recipe, workdir: Path) -> dict:
@@ -110,6 +110,28 @@ def _environment(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
     return data_folder(recipe.data_dir, workdir), _layout(recipe), recipe.seed
 
 
+# --- models of the Hub: downloaded before the checks of a run, since these read them ---
+
+
+def fetch_models(recipe: Recipe, workdir: Path, names: Sequence[str] = ()) -> None:
+    """Downloads the models of the Hub that the stages `names` read, () for all of the recipe, into the data folder.
+
+    Raises:
+      UserError: the Hub has no such model, or a file cannot be downloaded.
+    """
+    models = recipe.hugging_face_models(stage.name for stage in select(STAGES, recipe, names))
+    if jax.process_index() == 0:
+        for name in models:
+            hub.fetch_model(name, _data_dir(recipe, workdir))
+    barrier("models of the Hub")
+
+
+def _is_here(init: str, recipe: Recipe, workdir: Path) -> bool:
+    """Whether a model to start from is no model of the Hub that is yet to be downloaded."""
+    name = init.removeprefix(hub.HUGGING_FACE)
+    return name == init or hub.missing_model(name, _data_dir(recipe, workdir)) is None
+
+
 # --- check: before the first stage of a run starts ---
 
 
@@ -122,7 +144,7 @@ def check_corpus(recipe: Recipe, workdir: Path) -> None:
         engine.import_ray(settings.ray_address)
     if recipe.data_dir == "toy":
         for name in settings.benchmarks:
-            _read_records("corpus", name, recipe, workdir)
+            _records_reader("corpus", recipe, workdir)(name, settings.columns)
     else:
         pipeline.check(settings, Path(recipe.data_dir))
 
@@ -134,8 +156,8 @@ def check_tokenizer(recipe: Recipe, workdir: Path) -> None:
 
 def check_pretrain(recipe: Recipe, workdir: Path) -> None:
     """Checks the mixture, the initial model, the tokenizer and the batch."""
-    data_dir, layout = _data_dir(recipe, workdir), _layout(recipe)
-    pretrain.check(required(recipe.pretrain), recipe.model, data_dir, _tokenizer(recipe, workdir), layout)
+    config = _model_config("pretrain", recipe, workdir)
+    pretrain.check(required(recipe.pretrain), config, _data_dir(recipe, workdir), _layout(recipe))
 
 
 def check_sft(recipe: Recipe, workdir: Path) -> None:
@@ -144,18 +166,18 @@ def check_sft(recipe: Recipe, workdir: Path) -> None:
     _chat(recipe, workdir)
     for name in settings.data:
         if not _made_in_run(name, recipe, data_dir):
-            instructions.check(name, data_dir)
+            instructions.check(name, data_dir, settings.columns)
     if config := _model_config("sft", recipe, workdir):
-        pretrain.check_packed("sft", settings, config, data_dir, _layout(recipe))
+        pretrain.check_packed("sft", settings, config, _layout(recipe))
 
 
 def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
     """Returns the check of the stage `name`: its data, models and batch."""
 
     def check(recipe: Recipe, workdir: Path) -> None:
-        settings, policy = required(getattr(recipe, name)), _model_config("sft", recipe, workdir)
-        _model_config(settings.init, recipe, workdir)
-        read, chat_format = _records_reader(name, recipe, workdir), _chat(recipe, workdir, "sft")
+        settings = required(getattr(recipe, name))
+        policy, _ = (_initial_config(model, recipe, workdir) for model in settings.models)
+        read, chat_format = _records_reader(name, recipe, workdir), _chat(recipe, workdir, *stages_of(settings.models))
         reward_model.check(name, settings, read, chat_format, policy, _layout(recipe), recipe.seed)
 
     return check
@@ -173,16 +195,16 @@ def check_rl(recipe: Recipe, workdir: Path) -> None:
 def check_evaluate(recipe: Recipe, workdir: Path) -> None:
     """Checks the tasks, and warns of problems that the models were trained on."""
     _layout(recipe)
-    settings = required(recipe.evaluate)
-    models = [evaluate.stage_of(model) for model in settings.models]
-    if any(map(evaluate.asked_in_chat, settings.models)):
-        _chat(recipe, workdir, *models)
-    evaluate.check(
-        settings,
-        _data_dir(recipe, workdir),
-        _records_reader("evaluate", recipe, workdir),
-        _trained_on(models, recipe, workdir),
-    )
+    settings, data_dir = required(recipe.evaluate), _data_dir(recipe, workdir)
+    stages = evaluate.stages_of_models(settings.models)
+    few_shot = {model: is_few_shot for model, (_, is_few_shot) in MODELS.items() if model in settings.models}
+    if not all(few_shot.values()):
+        _chat(recipe, workdir, *stages)
+    for model in settings.models:
+        if (folder := hugging_face_folder(model, data_dir)) and _is_here(model, recipe, workdir):
+            few_shot[model] = evaluate.check_folder(folder, recipe.chat, _layout(recipe))
+    read, trained_on = _records_reader("evaluate", recipe, workdir), _trained_on(stages, recipe, workdir)
+    evaluate.check(settings, any(few_shot.values()), data_dir, read, trained_on)
 
 
 def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[str, overlap.Questions]:
@@ -197,6 +219,7 @@ def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[st
                 for field in overlap.TRAINING_FIELDS
                 if field.startswith(f"{name}.") and field in config
             }
+            fields |= {overlap.columns_of(field): config[overlap.columns_of(field)] for field in fields}
             (stage,) = (stage for stage in STAGES if stage.name == name)
             questions |= overlap.training_questions(fields, data_dir)
             questions |= _trained_on(stage.depends_on(recipe), recipe, workdir)
@@ -204,7 +227,9 @@ def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[st
 
 
 def _exists(name: str, recipe: Recipe, data_dir: Path) -> bool:
-    return name not in instructions.PUBLIC and not _made_in_run(name, recipe, data_dir)
+    """Whether a data set can be read before the run, which generates or downloads the others."""
+    is_remote = datasets.is_own(name) and hub.data_set(name, data_dir) and not own_data.find_local(name, data_dir)
+    return not (is_remote or _made_in_run(name, recipe, data_dir))
 
 
 def _layout(recipe: Recipe) -> Layout:
@@ -216,9 +241,17 @@ def _data_dir(recipe: Recipe, workdir: Path) -> Path:
     return data_folder(recipe.data_dir, folder_of("corpus", recipe, workdir).parent)
 
 
-def _records_reader(stage: str, recipe: Recipe, workdir: Path) -> Callable[[str], list[Record]]:
-    """Returns the function that reads the data sets of a stage."""
-    return lambda name: _read_records(stage, name, recipe, workdir)
+def _records_reader(stage: str, recipe: Recipe, workdir: Path) -> datasets.ReadRecords:
+    """Returns the function that reads the data sets of a stage; it returns none if this run makes or downloads them."""
+    data_dir = _data_dir(recipe, workdir)
+
+    def read(name: str, columns: own_data.Columns) -> list[Record]:
+        try:
+            return datasets.load(name, data_dir, columns) if _exists(name, recipe, data_dir) else []
+        except UserError as error:
+            raise UserError(f"Stage {stage}: {error}") from None
+
+    return read
 
 
 def _chat(recipe: Recipe, workdir: Path, *stages: str) -> Chat | None:
@@ -246,18 +279,12 @@ def _tokenizer(recipe: Recipe, workdir: Path) -> Tokenizer | None:
 
 
 def _tokenizer_path(recipe: Recipe, workdir: Path) -> Path | None:
+    """Returns the tokenizer's file or folder; None where this run trains or downloads it."""
     if recipe.tokenizer is None:
         return folder_of("tokenizer", recipe, workdir)
-    return _data_dir(recipe, workdir) / recipe.tokenizer.path if recipe.tokenizer.path else None
-
-
-def _read_records(stage: str, name: str, recipe: Recipe, workdir: Path) -> list[Record]:
-    """Returns the records of a stage's data set; none if this run generates or downloads it."""
-    data_dir = _data_dir(recipe, workdir)
-    try:
-        return [] if _made_in_run(name, recipe, data_dir) else datasets.load(name, data_dir)
-    except UserError as error:
-        raise UserError(f"Stage {stage}: {error}") from None
+    path, data_dir = recipe.tokenizer.path, _data_dir(recipe, workdir)
+    is_remote = path in recipe.hugging_face_models(MODEL_STAGES) and hub.missing_model(path, data_dir)
+    return data_dir / path if path and not is_remote else None
 
 
 def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:
@@ -276,6 +303,8 @@ def _initial_config(init: str, recipe: Recipe, workdir: Path) -> ModelConfig | N
     folder = hugging_face_folder(init, data_dir)
     if folder is None:
         return _model_config(init, recipe, workdir)
+    if not _is_here(init, recipe, workdir):
+        return None
     config = pretrain.model_config(init, recipe.model, data_dir, _tokenizer(recipe, workdir))
     check_import(folder, config, _layout(recipe))
     return config
@@ -292,78 +321,10 @@ def _model_config(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | Non
         raise UserError(f"Stage {name} trains no language model to start from; set init to pretrain or sft.")
     if settings is None:  # an earlier run trained it
         return read_model_config(file.parent) if file.is_file() else None
-    if name == "pretrain" or (name == "sft" and settings.init):
-        return pretrain.model_config(
-            settings.init, recipe.model, _data_dir(recipe, workdir), _tokenizer(recipe, workdir)
-        )
-    return _model_config("pretrain" if name == "sft" else settings.init, recipe, workdir)
-
-
-# --- depends_on and input_files ---
-
-
-def _tokenizer_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return () if required(recipe.tokenizer).path else ("corpus",)
-
-
-def _pretrain_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return (*(["corpus"] if any(map(sources.is_corpus, required(recipe.pretrain).mixture)) else []), "tokenizer")
-
-
-def _sft_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ("tokenizer",) if required(recipe.sft).init else ("tokenizer", "pretrain")
-
-
-def _reward_inputs(name: str) -> Callable[[Recipe], tuple[str, ...]]:
-    return lambda recipe: tuple(dict.fromkeys(("tokenizer", "sft", required(getattr(recipe, name)).init)))
-
-
-def _rl_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ("tokenizer", *required(recipe.rl).model_stages)
-
-
-def _evaluate_inputs(recipe: Recipe) -> tuple[str, ...]:
-    return ("tokenizer", *(evaluate.stage_of(name) for name in required(recipe.evaluate).models))
-
-
-def _user_files(files: Callable[[Recipe, Path], Sequence[Path]]) -> Callable[[Recipe, Path], Sequence[Path]]:
-    """Returns `input_files` from `(recipe, data folder) -> files`; generated data are not input files."""
-    return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, Path(recipe.data_dir))
-
-
-def _record_files(names: Callable[[Recipe], Sequence[str]]) -> Callable[[Recipe, Path], Sequence[Path]]:
-    """Returns `input_files` from the names of data sets."""
-    return _user_files(lambda recipe, data: [file for name in names(recipe) for file in datasets.files(name, data)])
-
-
-def _tokenizer_files(path: str, data: Path) -> list[Path]:
-    return tokenizer.files(data / path) if path else []
-
-
-def _pretrain_files(settings: PretrainSettings, data: Path) -> list[Path]:
-    return [*sources.user_files(settings.mixture, data), *_init_files(settings.init, data)]
-
-
-def _sft_files(settings: SFTSettings, data: Path) -> list[Path]:
-    return [*instructions.user_files(settings.data, data), *_init_files(settings.init, data)]
-
-
-def _init_files(init: str, data: Path) -> list[Path]:
-    """Returns the files of an initial model in Hugging Face's format, its config and its tensors; none of a stage's."""
-    folder = hugging_face_folder(init, data)
-    return [folder / "config.json", *sorted(folder.glob("*.safetensors*"))] if folder else []
-
-
-def _rl_data(recipe: Recipe) -> tuple[str, ...]:
-    settings = required(recipe.rl)
-    return settings.data + settings.eval_data + settings.retrain_data
-
-
-def _rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
-    models = _user_files(lambda recipe, data: _init_files(required(recipe.rl).init, data))(recipe, workdir)
-    return [
-        *_record_files(_rl_data)(recipe, workdir), *models, *rewards.source_files(required(recipe.rl).reward_fns)
-    ]  # fmt: skip
+    if name == "pretrain" and not settings.init:
+        return pretrain.model_config("", recipe.model, _data_dir(recipe, workdir), _tokenizer(recipe, workdir))
+    (init,) = settings.models
+    return _initial_config(init, recipe, workdir)
 
 
 # --- why_not_extendable ---
@@ -382,44 +343,42 @@ LOGS = (*loop.LOGS, "model.json", "chat.json", "rows/*/files.json")
 STAGES = (
     Stage(
         "corpus", run_corpus, ("data_dir", "toy", "corpus"), lambda recipe: (), ("documents/*",),
-        input_files=_user_files(lambda recipe, data: corpus_inputs.files(required(recipe.corpus), data)),
-        check=check_corpus,
+        input_files=inputs.corpus_files, check=check_corpus,
     ),
     Stage(
-        "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), _tokenizer_inputs,
+        "tokenizer", run_tokenizer, ("data_dir", "tokenizer"), inputs.tokenizer_stages,
         ("tokenizer*", *tokenizer.COMPANION_FILES),
-        input_files=_user_files(lambda recipe, data: _tokenizer_files(required(recipe.tokenizer).path, data)),
-        check=check_tokenizer,
+        input_files=inputs.tokenizer_files, check=check_tokenizer,
     ),
     Stage(
-        "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), _pretrain_inputs, PARAMS,
-        input_files=_user_files(lambda recipe, data: _pretrain_files(required(recipe.pretrain), data)),
-        check=check_pretrain, logs=LOGS, why_not_extendable=_why_not_extendable("pretrain"),
+        "pretrain", run_pretrain, ("data_dir", "mesh", "model", "pretrain"), inputs.pretrain_stages, PARAMS,
+        input_files=inputs.pretrain_files, check=check_pretrain, logs=LOGS,
+        why_not_extendable=_why_not_extendable("pretrain"),
     ),
     Stage(
-        "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), _sft_inputs, PARAMS,
-        input_files=_user_files(lambda recipe, data: _sft_files(required(recipe.sft), data)),
-        check=check_sft, logs=LOGS, why_not_extendable=_why_not_extendable("sft"),
+        "sft", run_sft, ("data_dir", "mesh", "chat", "model", "sft"), inputs.sft_stages, PARAMS,
+        input_files=inputs.sft_files, check=check_sft, logs=LOGS, why_not_extendable=_why_not_extendable("sft"),
     ),
     Stage(
-        "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "reward_model"), _reward_inputs("reward_model"),
-        (*PARAMS, reward_model.ROWS), input_files=_record_files(lambda recipe: required(recipe.reward_model).data),
+        "reward_model", run_reward_model, ("data_dir", "mesh", "chat", "model", "reward_model"),
+        inputs.reward_stages("reward_model"), (*PARAMS, reward_model.ROWS),
+        input_files=inputs.record_files("reward_model", lambda settings: settings.data),
         check=check_reward_model("reward_model"), logs=LOGS, why_not_extendable=_why_not_extendable("reward_model"),
     ),
     Stage(
-        "process_model", run_process_model, ("data_dir", "mesh", "chat", "process_model"),
-        _reward_inputs("process_model"), (*PARAMS, reward_model.ROWS),
-        input_files=_record_files(lambda recipe: required(recipe.process_model).data),
+        "process_model", run_process_model, ("data_dir", "mesh", "chat", "model", "process_model"),
+        inputs.reward_stages("process_model"), (*PARAMS, reward_model.ROWS),
+        input_files=inputs.record_files("process_model", lambda settings: settings.data),
         check=check_reward_model("process_model"), logs=LOGS, why_not_extendable=_why_not_extendable("process_model"),
     ),
     Stage(
-        "rl", run_rl, ("data_dir", "mesh", "chat", "rl"), _rl_inputs, PARAMS,
-        input_files=_rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_why_not_extendable,
+        "rl", run_rl, ("data_dir", "mesh", "chat", "model", "rl"), inputs.rl_stages, PARAMS,
+        input_files=inputs.rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_why_not_extendable,
     ),
     Stage(
-        "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), _evaluate_inputs,
+        "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), inputs.evaluate_stages,
         ("summary.json", "*/*/samples.jsonl"),
-        input_files=_record_files(lambda recipe: evaluate.data_sets(required(recipe.evaluate))), check=check_evaluate,
+        input_files=inputs.evaluate_files, check=check_evaluate,
     ),
     Stage("report", run_report, (), lambda recipe: (), ("report.json",), always_rerun=True),
 )  # fmt: skip

@@ -87,13 +87,22 @@ def test_a_valid_recipe_has_no_errors(recipe: dict[str, Any], tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+def test_data_sets_of_the_hub_are_not_downloaded(recipe: dict[str, Any], tmp_path: Path) -> None:
+    for field in ("sft.data", "reward_model.data", "rl.data", "evaluate.tasks"):
+        recipe = with_field(
+            recipe, field, ("hf:some/set/train", *recipe[field.partition(".")[0]][field.partition(".")[2]])
+        )
+    assert planned(recipe, tmp_path / "run") == {}
+    assert not (tmp_path / "data/some").exists()
+
+
 WRONG_FIELDS = [
     ("corpus.input", "crawl/*.wet.gz", "corpus", "No input file matches"),
     ("corpus.seeds", "crawl/sedes.txt", "corpus", "The seed file"),
     ("corpus.labels", "crawl/labels.jsonl", "corpus", "labels.jsonl cannot be read"),
     ("corpus.annotations", "crawl/annotations.jsonl", "corpus", "annotations.jsonl"),
     ("corpus.benchmarks", ("gsm8k/tset",), "corpus", "Unknown data set 'gsm8k/tset'"),
-    ("corpus.benchmark_files", ("none.jsonl",), "corpus", "none.jsonl cannot be read"),
+    ("corpus.benchmarks", ("none.jsonl",), "corpus", "There is no file or folder"),
     ("corpus.tokenizer", "none.model", "corpus", "No tokenizer at"),
     ("corpus.ray_address", "auto", "corpus", "needs the package ray: pip install 'dsmath-jax[cluster]'."),
     ("corpus.input", "s3://a/*.warc.gz", "corpus", "needs the package s3fs: pip install 'dsmath-jax[s3]'."),
@@ -108,8 +117,8 @@ WRONG_FIELDS = [
     ("pretrain.mixture", {"the_stack": 1.0}, "pretrain", "mirror them"),
     ("pretrain.init", "hf:none", "pretrain", "none/config.json is missing"),
     ("pretrain.wandb", "project", "pretrain", "needs the package wandb: pip install 'dsmath-jax[wandb]'."),
-    ("sft.data", ("instructoins.jsonl",), "sft", "There are no instructions at"),
-    ("sft.data", ("mine/a.jsonl",), "sft", "a.jsonl, record 1: the field 'question' is missing"),
+    ("sft.data", ("instructoins.jsonl",), "sft", "There is no file or folder"),
+    ("sft.data", ("mine/a.jsonl",), "sft", "a.jsonl, line 1: the field 'question' is missing"),
     ("sft.data", ("cmath/test",), "sft", "The data set 'cmath/test' needs the file"),
     ("sft.sequence_length", 256, "sft", "sft.sequence_length 256 exceeds the model's context 128"),
     ("sft.init", "hf:none", "sft", "none/config.json is missing"),
@@ -122,10 +131,10 @@ WRONG_FIELDS = [
     ("reward_model.init", "rl", "reward_model", "Stage reward_model reads 'rl', which must be an earlier stage"),
     ("reward_model.init", "tokenizer", "reward_model", "Stage tokenizer trains no language model"),
     ("process_model.max_new_tokens", 60, "process_model", "None of 20 prompts fits the model's context of 128"),
-    ("process_model.data", ("none.jsonl",), "process_model", "none.jsonl cannot be read"),
+    ("process_model.data", ("none.jsonl",), "process_model", "There is no file or folder"),
     ("rl.data", ("gsm8k/tran",), "rl", "Stage rl: Unknown data set 'gsm8k/tran', did you mean 'gsm8k/train'"),
     ("rl.data", ("mine/a.jsonl",), "rl", "a.jsonl, line 1: the field 'question' is missing"),
-    ("rl.eval_data", ("none.jsonl",), "rl", "none.jsonl cannot be read"),
+    ("rl.eval_data", ("none.jsonl",), "rl", "There is no file or folder"),
     ("rl.reward_fns", (("corect", 1.0),), "rl", "Unknown reward function 'corect'"),
     ("rl.init", "sfft", "rl", "Stage rl reads 'sfft', which must be an earlier stage (the nearest is 'sft')"),
     ("rl.init", "reward_model", "rl", "Stage reward_model trains no language model to start from"),
@@ -139,6 +148,12 @@ WRONG_FIELDS = [
     ("evaluate.tasks", ("unanswered.jsonl",), "evaluate", "The record unanswered/0 has no answer"),
     ("evaluate.tasks", ("a/b.jsonl", "a_b.jsonl"), "evaluate", "would have one folder; rename a file"),
     ("rl", {"data": ("unanswered.jsonl",), "max_new_tokens": 16}, "rl", "The record unanswered/0 has no answer"),
+    ("rl", {"data": ("instructions.jsonl",), "columns": {"question": "q"}, "max_new_tokens": 16}, "rl",
+     "instructions.jsonl, line 1: the field 'q' is missing"),
+    ("sft", {**TRAINING, "columns": {"messages": "talk"}, "data": ("instructions.jsonl",)}, "sft",
+     "instructions.jsonl, line 1: the field 'talk' is missing"),
+    ("evaluate", {"tasks": ("unanswered.jsonl",), "columns": {"answer": "final"}}, "evaluate",
+     "unanswered.jsonl, line 1: the field 'final' is missing"),
     ("rl.eval_data", ("unanswered.jsonl",), "rl", "The record unanswered/0 has no answer"),
     ("evaluate.tasks", ("gsm8k/train",), "evaluate", "evaluate.tasks: 20 of 20 questions are also in the"),
     ("rl.eval_data", ("gsm8k/train",), "rl", "rl.eval_data: 20 of 20 questions are also in the training data"),

@@ -43,8 +43,7 @@ def read_inputs(settings: CorpusSettings, data_dir: Path) -> Inputs:
     Raises:
       UserError: one is missing or invalid.
     """
-    records = [record for name in settings.benchmarks for record in datasets.load(name, data_dir)]
-    records += [record for name in settings.benchmark_files for record in datasets.load_file(data_dir / name)]
+    records = [one for name in settings.benchmarks for one in datasets.stream(name, data_dir, settings.columns)]
     return Inputs(
         inputs.read_seeds(data_dir / settings.seeds),
         inputs.read_labels(data_dir / settings.labels) if settings.labels else {},

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.settings import INT32, INT64, Settings, setting
 from dsmath_jax.workdir import UserError
 
@@ -42,7 +43,7 @@ class FastTextSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CorpusSettings(Settings):
+class CorpusSettings(DataSettings):
     """The stage `corpus`: mines mathematical pages from Common Crawl (section 2.1)."""
 
     input: str | tuple[str, ...] = setting(
@@ -60,9 +61,8 @@ class CorpusSettings(Settings):
     annotations: str = setting(
         "", "file of annotated URL prefixes (section 2.1); '' uses the automatic domain rule", local=True
     )
-    benchmarks: tuple[str, ...] = setting((), "data sets whose texts are removed from the corpus")
-    benchmark_files: tuple[str, ...] = setting(
-        (), "JSON lines files of more texts to remove: 'question' and optionally 'solution'", local=True
+    benchmarks: tuple[str, ...] = setting(
+        (), "data sets and your own files whose questions and solutions are removed from the corpus"
     )
     tokenizer: str = setting(
         "",

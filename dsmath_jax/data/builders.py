@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from dsmath_jax.data import datasets, documents, instructions, sources
+from dsmath_jax.data import datasets, documents, hub, instructions, sources
 from dsmath_jax.progress import track
 from dsmath_jax.workdir import exit_code, hash_file, local_path, lock, remove
 
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dsmath_jax.data.builders", description="Prepares texts or instructions as a TFDS dataset."
     )
-    known = ", ".join((*sources.PUBLIC, *instructions.PUBLIC, *instructions.FETCHED))
+    known = ", ".join((*sources.PUBLIC, *hub.PUBLIC, *instructions.FETCHED))
     parser.add_argument("--source", required=True, help=f"{known}, a data set, or a path to texts")
     parser.add_argument(
         "--data_dir", type=local_path, required=True, help="the data folder: mirrors, downloads and tfds/"
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--instructions", action="store_true", help="the path is one to instructions")
     options = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is defined while it runs
-    is_instructions = options.instructions or options.source in (*instructions.PUBLIC, *datasets.SOURCES)
+    is_instructions = options.instructions or options.source in (*hub.PUBLIC, *datasets.SOURCES)
     config = (instruction_config if is_instructions else text_config)(options.source, options.data_dir)
     print_usage(prepare(config, options.data_dir / "tfds"), "question" if is_instructions else "text")
 

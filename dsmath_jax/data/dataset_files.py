@@ -6,15 +6,13 @@ A reader yields the rows of one file with their keys; `dataset_formats.py` makes
 
 import ast
 import csv
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsmath_jax import workdir
+from dsmath_jax.data import documents
 from dsmath_jax.workdir import UserError, json_object
 
 PROMPT_EXAMPLE = re.compile(r"^Q: (.*?)\nA: (.*?)(?=\n\nQ: |\Z)", re.DOTALL | re.MULTILINE)
@@ -35,9 +33,9 @@ Reader = Callable[[Path], Iterator[Row]]
 
 
 def json_lines(path: Path) -> Iterator[Row]:
-    """Reads one JSON object per line, optionally gzipped; keys count the rows from 0, blank lines are skipped."""
-    for key, (number, fields) in enumerate(workdir.json_lines(path, _read(path).split(b"\n"))):
-        yield Row(str(key), f"line {number}", fields)
+    """Reads one JSON object per line, optionally compressed; keys count the rows from 0, blank lines are skipped."""
+    for key, (place, fields) in enumerate(documents.records(path)):
+        yield Row(str(key), place, fields)
 
 
 def json_lines_between(field: str, first: int, last: int) -> Reader:
@@ -126,11 +124,11 @@ def _explanation(cell: str) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read ({why}); check the path and that the file is complete.") from None
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); check the path and that the file is complete."
+        ) from None
 
 
 def _text(path: Path) -> str:

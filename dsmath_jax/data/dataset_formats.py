@@ -6,7 +6,7 @@ except code.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
@@ -43,6 +43,7 @@ class Record:
         program, with a formal statement; "" for the question.
       instruction: the answer format below the question, where the set has its own; "" for the run's instruction.
       heading: for a few-shot example, the text above the examples in the published prompt of its category.
+      extra: the other fields of a row of the user's, by name, for the user's reward functions.
     """
 
     id: str
@@ -56,10 +57,29 @@ class Record:
     prompt: str = ""
     instruction: str = ""
     heading: str = ""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
+RECORD_FIELDS = frozenset(field.name for field in dataclasses.fields(Record))
+# What a column of a user's file can be (`own_data`): a record's fields, and those that only some readers have.
+FIELDS = (
+    "id", "question", "solution", "answer", "options", "category", "level", "kind", "prompt", "instruction",
+    "messages", "style", "language", "program",
+)  # fmt: skip
+LISTS = ("options", "messages")  # the fields that are lists; a CSV file has them as JSON
 
 
 class BadField(Exception):
-    """A field of a row is invalid; the message follows the row's position."""
+    """A field of a row is invalid.
+
+    Attributes:
+      field: its name.
+      problem: what is wrong with it: "is missing".
+    """
+
+    def __init__(self, field: str, problem: str):
+        super().__init__(f"the field '{field}' {problem}")
+        self.field, self.problem = field, problem
 
 
 Fields = dict[str, Any]
@@ -72,7 +92,7 @@ def _field(fields: Fields, *names: str | int) -> Any:
         try:
             value = value[name]
         except (KeyError, IndexError, TypeError):
-            raise BadField(f"the field '{'.'.join(map(str, names))}' is missing") from None
+            raise BadField(".".join(map(str, names)), "is missing") from None
     return value
 
 
@@ -80,7 +100,7 @@ def _verbatim(fields: Fields, *names: str | int) -> str:
     """Returns a text, or a number as a text, unstripped."""
     value = _field(fields, *names)
     if type(value) not in (str, int, float):
-        raise BadField(f"the field '{'.'.join(map(str, names))}' is not text")
+        raise BadField(".".join(map(str, names)), "is not text")
     return str(value)
 
 
@@ -91,7 +111,7 @@ def _text(fields: Fields, *names: str | int) -> str:
 def _question(fields: Fields, *names: str | int) -> str:
     text = _text(fields, *names)
     if not text:
-        raise BadField(f"the field '{'.'.join(map(str, names))}' is empty")
+        raise BadField(".".join(map(str, names)), "is empty")
     return text
 
 
@@ -102,7 +122,7 @@ def _optional(fields: Fields, name: str) -> str:
 def _texts(fields: Fields, name: str) -> list[str]:
     value = _field(fields, name)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise BadField(f"the field '{name}' is not a list of texts")
+        raise BadField(name, "is not a list of texts")
     return value
 
 
@@ -125,7 +145,7 @@ def toy(record_id: str, fields: Fields) -> Record:
 
 
 def user(record_id: str, fields: Fields) -> Record:
-    """Parses a user's rows: "question" and, optionally, other fields of a `Record`.
+    """Parses a user's rows: "question" and, optionally, other fields of a `Record`; the rest is its `extra`.
 
     With options and no "kind", the answer decides it: one of the options itself, or letters.
     """
@@ -133,7 +153,7 @@ def user(record_id: str, fields: Fields) -> Record:
     options = _options(_texts(fields, "options")) if fields.get("options") else ()
     kind: Kind = fields.get("kind") or "math"
     if kind not in KINDS:
-        raise BadField(f"the field 'kind' must be one of {', '.join(KINDS)}")
+        raise BadField("kind", f"must be one of {', '.join(KINDS)}")
     if options and answer and not fields.get("kind"):
         kind = "text" if answer in options else "choice"
     if kind in ("choice", "choices") and answer:
@@ -142,8 +162,17 @@ def user(record_id: str, fields: Fields) -> Record:
     return Record(
         _optional(fields, "id") or record_id, question, _optional(fields, "solution"), answer, options,
         _optional(fields, "category"), _optional(fields, "level"), kind, _optional(fields, "prompt"),
-        _optional(fields, "instruction"),
+        _optional(fields, "instruction"), extra=_extra(fields),
     )  # fmt: skip
+
+
+def _extra(fields: Fields) -> Fields:
+    """Returns the fields that a `Record` does not have, and those of an object `extra`; without nulls."""
+    nested = fields.get("extra") or {}
+    if not isinstance(nested, Mapping):
+        raise BadField("extra", "is not an object")
+    others = {name: value for name, value in fields.items() if name not in RECORD_FIELDS}
+    return {name: value for name, value in {**others, **nested}.items() if value is not None}
 
 
 def _options(texts: list[str]) -> tuple[str, ...]:
@@ -157,7 +186,7 @@ def gsm8k(record_id: str, fields: Fields) -> Record:
     """Parses GSM8K: `answer` has the solution with `<<48/2=24>>` calculator annotations and ends in `#### N`."""
     steps, mark, answer = _text(fields, "answer").rpartition("####")
     if not mark:
-        raise BadField("the field 'answer' has no '####' before the final answer")
+        raise BadField("answer", "has no '####' before the final answer")
     answer = answer.strip().replace(",", "")
     steps = CALCULATOR_MARK.sub("", steps).strip()
     return Record(record_id, _question(fields, "question"), f"{steps}\nThe answer is {answer}.", answer, kind="number")
@@ -173,7 +202,7 @@ def math(record_id: str, fields: Fields) -> Record:
     solution = _text(fields, "solution")
     answer = boxed(solution) or _optional(fields, "answer")
     if not answer:
-        raise BadField("the field 'solution' boxes no answer")
+        raise BadField("solution", "boxes no answer")
     subject = _text(fields, "subject" if "subject" in fields else "type")
     level = _text(fields, "level").removeprefix("Level ")
     return Record(record_id, _question(fields, "problem"), solution, answer, category=subject, level=level)
@@ -218,7 +247,7 @@ def _strip_letters(options: Iterable[str]) -> tuple[str, ...]:
     for i, option in enumerate(options):
         label = OPTION_LABEL.match(option.strip())
         if not label or label[1] != chr(ord("A") + i):
-            raise BadField("the field 'options' is not lettered A, B, C and so on")
+            raise BadField("options", "is not lettered A, B, C and so on")
         texts.append(option.strip()[label.end() :])
     return tuple(texts)
 
@@ -228,7 +257,7 @@ def _choice(letters: str, options: tuple[str, ...], name: str) -> str:
     known = "".join(chr(ord("A") + i) for i in range(len(options)))
     letters = "".join(re.findall(r"\w", letters))
     if not letters or set(letters) - set(known):
-        raise BadField(f"the field '{name}' names none of the options {known}")
+        raise BadField(name, f"names none of the options {known}")
     return letters
 
 
@@ -261,7 +290,7 @@ def agieval(record_id: str, fields: Fields) -> Record:
     question = TRAILING_BREAKS.sub("", f"{passage}\n{_question(fields, 'question')}".strip())
     other = fields.get("other") or {}
     if not isinstance(other, dict):
-        raise BadField("the field 'other' is not an object")
+        raise BadField("other", "is not an object")
     solution = _optional(fields, "explanation") or _optional(other, "solution")
     category = _optional(other, "source")
     if fields.get("options") is None:

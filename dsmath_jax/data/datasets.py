@@ -10,10 +10,12 @@ questions, while in `minif2f/...` they are the answers, the formalization of an 
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from dsmath_jax import user_code
 from dsmath_jax.data import dataset_formats as formats
+from dsmath_jax.data import hub, own_data
 from dsmath_jax.data.dataset_files import (
     Reader,
     Row,
@@ -26,9 +28,11 @@ from dsmath_jax.data.dataset_files import (
     mmlu_csv,
 )
 from dsmath_jax.data.dataset_formats import BadField, Parse, Record
+from dsmath_jax.data.own_data import NO_COLUMNS, Columns
 from dsmath_jax.workdir import UserError
 
 ALL = "all"
+ReadRecords = Callable[[str, Columns], list[Record]]  # of a data set by its name, and of own data with these columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,29 +132,52 @@ def available(data_dir: str | Path) -> list[str]:
 
 
 def files(name: str, data_dir: Path) -> list[Path]:
-    """Returns the files below `data_dir` that `load` reads for a name; none if they are missing."""
-    if name.endswith(".jsonl"):
-        return [data_dir / name]
+    """Returns the user's files that `load` reads for a name; none if they are missing, or of the Hub.
+
+    Raises:
+      UserError: the name is one of the user's data, and there is no file.
+    """
+    if is_own(name):
+        return own_data.user_files(name, data_dir)
+    if is_registered(name):
+        return [*user_code.source_files([name]), *source_of(name).files(data_dir)]
     names = available(data_dir) if name == ALL else [name] if name in SOURCES else []
     return [path for each in names for path in SOURCES[each].files(data_dir)]
 
 
-def load(name: str, data_dir: str | Path) -> list[Record]:
-    """Loads a data set such as "gsm8k/test" from below `data_dir`, in file order; "all" loads the `available` ones.
+def is_own(name: str) -> bool:
+    """Whether a name is of a user's file, folder or data set of the Hub, see `own_data`."""
+    return name not in SOURCES and own_data.is_own(name)
 
-    A name that ends in ".jsonl" is the user's own file below `data_dir`, see `load_file`.
+
+def load(name: str, data_dir: str | Path, columns: Columns = NO_COLUMNS) -> list[Record]:
+    """Loads a data set, see `stream`."""
+    return list(stream(name, data_dir, columns))
+
+
+def stream(name: str, data_dir: str | Path, columns: Columns = NO_COLUMNS) -> Iterator[Record]:
+    """Yields the records of a data set such as "gsm8k/test" below `data_dir`, in file order.
+
+    Args:
+      name: of `SOURCES`; "all" for the `available` ones; "package.module:NAME" of the user's `Source`; or the user's
+        own data (`own_data`): "mine.jsonl", "folder/", "hf:OWNER/NAME/SPLIT".
+      data_dir: the data folder.
+      columns: of the user's own data.
 
     Raises:
       UserError: the name is unknown, the file is missing, unreadable or empty, or a row is invalid.
     """
     data_dir = Path(data_dir)
-    if name.endswith(".jsonl"):
-        return load_file(data_dir / name)
+    if is_own(name):
+        yield from own_data.load(name, data_dir, columns, formats.user)
+        return
     if name == ALL:
         names = available(data_dir)
         if not names:
             raise UserError(f"There is no data set in {data_dir}; set --config.data_dir, or remove '{ALL}'.")
-        return [record for each in names for record in load(each, data_dir)]
+        for each in names:
+            yield from stream(each, data_dir)
+        return
     source = source_of(name)
     files = source.files(data_dir)
     if not files:
@@ -158,23 +185,33 @@ def load(name: str, data_dir: str | Path) -> list[Record]:
         published = PUBLISHED.get(name.split("/")[0])
         hint = source.hint.format(data_dir=data_dir) + (f", or take it from {published}" if published else "")
         raise UserError(f"The data set '{name}' needs the file {wanted}, which is missing; {hint}.")
-    records = [record for path in files for record in _records(source.read(path), path, name, source.parse)]
-    if not records:
+    record = None
+    for record in (record for path in files for record in _records(source.read(path), path, name, source.parse)):
+        yield record
+    if record is None:
         raise UserError(f"The data set '{name}': the file {files[0]} has no records.")
-    return records
+
+
+def is_registered(name: str) -> bool:
+    """Whether a name is "package.module:NAME", of a `Source` of the user's."""
+    return ":" in name and not is_own(name)
 
 
 def source_of(name: str) -> Source:
     """Returns the source of a data set.
 
     Raises:
-      UserError: the name is unknown.
+      UserError: the name is unknown, or "package.module:NAME" is no `Source`.
     """
+    if is_registered(name):
+        return user_code.load(name, Source)
     if name not in SOURCES:
-        nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
+        known = [*SOURCES, *hub.PUBLIC]
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
         raise UserError(
-            f"Unknown data set '{name}', did you mean '{nearest}'; known ones are {', '.join(sorted(SOURCES))} "
-            f"and '{ALL}' for those in the data folder."
+            f"Unknown data set '{name}', did you mean '{nearest}'; known ones are {', '.join(sorted(known))}, "
+            f"'{ALL}' for those in the data folder, and your own as mine.jsonl, mine.csv, mine.parquet, folder/, "
+            "hf:OWNER/NAME/SPLIT or package.module:NAME."
         )
     return SOURCES[name]
 
@@ -184,21 +221,6 @@ def check_answers(records: Iterable[Record]) -> None:
     for record in records:
         if not record.answer.strip():
             raise UserError(f"The record {record.id} has no answer to grade completions by; add it, or use other data.")
-
-
-def load_file(path: str | Path) -> list[Record]:
-    """Loads a user's own file: JSON lines with "question" and, optionally, other fields of `Record`.
-
-    A row without an id is named after the file and its index: "mine/0" is the first of mine.jsonl.
-
-    Raises:
-      UserError: the file is missing, unreadable or empty, or a row is invalid.
-    """
-    path = Path(path)
-    records = list(_records(json_lines(path), path, path.name.split(".")[0], formats.user))
-    if not records:
-        raise UserError(f"The file {path} has no records.")
-    return records
 
 
 def _records(rows: Iterable[Row], path: Path, name: str, parse: Parse) -> Iterator[Record]:

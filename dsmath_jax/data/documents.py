@@ -1,8 +1,9 @@
-"""Reads records and texts from files: Parquet, JSON (lines or one list) and plain text.
+"""Reads records and texts from files: Parquet, JSON (lines or one list), CSV and plain text.
 
 Everything is streamed, with a few records in memory at a time; `.gz` and `.zst` are decompressed.
 """
 
+import csv
 import gzip
 import io
 import itertools
@@ -21,7 +22,8 @@ OPENERS: dict[str, Callable[..., Any]] = {  # of compressed files, by suffix
     ".gz": gzip.open,
     ".zst": lambda file, mode: io.BufferedReader(pa.input_stream(file, compression="zstd")),
 }
-FORMATS = (".parquet", ".jsonl", ".json", ".txt")
+RECORDS = (".parquet", ".jsonl", ".json", ".csv")  # the formats of records; any other is plain text
+MAX_CELL = 1 << 30  # characters of a cell of a CSV file; Python's default is 128 K
 READ_BYTES = 1 << 20
 ROWS_PER_READ = 256
 
@@ -45,23 +47,25 @@ def files_below(path: Path) -> list[Path]:
 
 
 def records(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (position in words, fields) of a file's records; a format that is not in `FORMATS` is plain text.
+    """Yields (position in words, fields) of a file's records; a format that is not in `RECORDS` is plain text.
+
+    Fields of a CSV file are texts, named by its first row.
 
     Args:
       columns: the only fields to read of a Parquet file; () for all.
 
     Raises:
-      UserError: the file cannot be read, or a line is not a JSON object.
+      UserError: the file cannot be read, a line is not a JSON object, or a row has not the cells of the first one.
     """
     try:
         if file_format(file) == ".parquet":
             yield from _parquet(file, columns)
         else:
             with OPENERS.get(file.suffix, open)(file, "rb") as stream:
-                yield from (_json(file, stream) if file_format(file) in (".jsonl", ".json") else _whole(stream))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{file} cannot be read ({reason}); fix or remove it.") from None
+                yield from READERS.get(file_format(file), _whole)(file, stream)
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+        raise UserError(f"{file} cannot be read ({reason}); check the path and that the file is complete.") from None
 
 
 def documents(file: Path, field: str = "text", language: str = "") -> Iterator[tuple[int, str]]:
@@ -112,9 +116,30 @@ def _json(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise UserError(f"{file}, record {number}: not a JSON object; fix or remove it.")
             yield f"record {number}", without_surrogates(row)
         return
-    for number, (_, row) in enumerate(json_lines(file, itertools.chain(head, stream)), 1):
-        yield f"record {number}", row
+    for number, row in json_lines(file, itertools.chain(head, stream)):
+        yield f"line {number}", row
 
 
-def _whole(stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(MAX_CELL)
+    table = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), strict=True)  # Excel writes the mark
+    header = next(table, [])
+    if len(set(header)) < len(header):
+        raise UserError(f"{file}, line 1: the column '{max(header, key=header.count)}' is there twice; rename one.")
+    end = table.line_num  # of the row before; a row may have several lines
+    for cells in table:
+        place, end = f"line {end + 1}", table.line_num
+        if cells and len(cells) != len(header):
+            raise UserError(
+                f"{file}, {place}: {len(cells)} cells, but line 1 names {len(header)} columns; fix or remove the row."
+            )
+        if cells:
+            yield place, dict(zip(header, cells, strict=True))
+
+
+def _whole(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    del file
     yield "record 1", {"text": stream.read().decode()}
+
+
+READERS = {".jsonl": _json, ".json": _json, ".csv": _csv}

@@ -14,8 +14,9 @@ import logging
 import os
 import tarfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from dsmath_jax.data import web
 from dsmath_jax.workdir import UserError, atomic_path, hash_file, json_object, write_json
@@ -24,6 +25,7 @@ CHECKSUMS = "checksums.json"
 LISTING = ".files.json"
 HUGGING_FACE = "https://huggingface.co"
 MAX_LISTING_BYTES = 1 << 28
+MAX_FILES_SHOWN = 8  # of a repository, in an error
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -127,17 +129,23 @@ def _locked(path: Path) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Repository:
-    """A public data set: files of a Hugging Face repository.
+    """A public data set or model: files of a Hugging Face repository.
 
     Attributes:
       name: of the repository; "" where downloads need a login, so that only a mirror is read.
       files: pattern of the paths in it.
       license: as its publisher states it; the user must comply with it.
+      kind: "datasets" or "models".
     """
 
     name: str
     files: str
     license: str
+    kind: ClassVar[str] = "datasets"
+
+    def matching(self, paths: Sequence[str]) -> list[str]:
+        """Returns the paths of its files among those of the repository, sorted."""
+        return sorted(fnmatch.filter(paths, self.files))
 
     def find(self, folder: Path) -> tuple[File, ...]:
         """Returns the files, sorted: those of the stored list in `folder`, else those of a mirror there.
@@ -152,10 +160,14 @@ class Repository:
             return tuple(map(File, mirrored))
         if not self.name:
             raise UserError(f"{folder} has no file {self.files}, and they need a login ({self.license}); mirror them.")
-        listed = _listing(self.name, folder / LISTING)
-        paths = sorted(fnmatch.filter(listed, self.files))
+        listed = _listing(self.kind, self.name, folder / LISTING)
+        paths = self.matching([*listed])
         if not paths:
-            raise UserError(f"{self.name} has no file {self.files} any more; mirror the data set in {folder}.")
+            known = ", ".join([*listed][:MAX_FILES_SHOWN])
+            raise UserError(
+                f"{self.name} has no file {self.files} (its files are {known}); correct the name, or mirror it in "
+                f"{folder}."
+            )
         return tuple(File(path, listed[path]["url"], listed[path]["sha256"]) for path in paths)
 
     def local_files(self, folder: Path) -> tuple[File, ...]:
@@ -172,11 +184,11 @@ class Repository:
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         shown = [path for path in paths if not path.startswith(".") and "/." not in path]
         flat = f"*{self.files.rpartition('*')[2]}"
-        return fnmatch.filter(shown, self.files) or [path for path in fnmatch.filter(shown, flat) if "/" not in path]
+        return self.matching(shown) or [path for path in fnmatch.filter(shown, flat) if "/" not in path]
 
 
-def _listing(repository: str, path: Path) -> dict[str, dict[str, str]]:
-    """Returns the files of a Hugging Face data set, `{path: {"url", "sha256"}}`, stored in the file `path`.
+def _listing(kind: str, repository: str, path: Path) -> dict[str, dict[str, str]]:
+    """Returns the files of a Hugging Face repository, `{path: {"url", "sha256"}}`, stored in the file `path`.
 
     Addresses are pinned to the newest commit at the time of the list.
     """
@@ -184,11 +196,11 @@ def _listing(repository: str, path: Path) -> dict[str, dict[str, str]]:
         listed: dict[str, dict[str, str]] = json_object(path.read_bytes(), str(path), "that file")
         return listed
     root = os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/")
-    address = f"{root}/api/datasets/{repository}/revision/main?blobs=true"
+    address = f"{root}/api/{kind}/{repository}/revision/main?blobs=true"
     with contextlib.closing(web.HttpStream(address)) as stream:
         answer = json_object(stream.read(MAX_LISTING_BYTES), address, "what it answers")
     try:
-        base = f"{root}/datasets/{repository}/resolve/{answer['sha']}"
+        base = f"{root}/{'' if kind == 'models' else f'{kind}/'}{repository}/resolve/{answer['sha']}"
         files = {
             file["rfilename"]: {
                 "url": f"{base}/{urllib.parse.quote(file['rfilename'])}",

@@ -8,14 +8,14 @@ import collections
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dsmath_jax.data import chat, dataset_formats, datasets, documents, downloads, questions
+from dsmath_jax.data import chat, dataset_formats, datasets, downloads, own_data, questions
 from dsmath_jax.data.chat import Message
-from dsmath_jax.data.downloads import File, Repository
-from dsmath_jax.settings import nearest
+from dsmath_jax.data.downloads import File
+from dsmath_jax.data.own_data import NO_COLUMNS, Columns
 from dsmath_jax.workdir import LARGE_FILE, UserError
 
 LANGUAGES = ("en", "zh")
@@ -35,12 +35,6 @@ FIELD_PAIRS = (
     ("question", "answer"),  # GSM8K
 )
 OWN_FIELDS = ("options", "prompt", "instruction")  # of a `Record`, which change its prompt
-
-PUBLIC: dict[str, Repository] = {
-    "mathinstruct": Repository("TIGER-Lab/MathInstruct", "MathInstruct.json", "MIT; its parts have their own"),
-    "numina_tir": Repository("AI-MO/NuminaMath-TIR", "data/train-*.parquet", "Apache-2.0"),
-    "belle_math_zh": Repository("BelleGroup/school_math_0.25M", "school_math_0.25M.json", "GPL-3.0, for research"),
-}
 
 GSM8K = "https://raw.githubusercontent.com/openai/grade-school-math/master/grade_school_math/data"
 # Data sets that can be downloaded to where `datasets` reads them; archives are unpacked.
@@ -82,57 +76,41 @@ class Conversation:
         return next(message.content for message in self.messages if message.role == "user")
 
 
-def load(name: str, data_dir: Path) -> Iterator[Conversation]:
-    """Yields the records of a source: a data set ("gsm8k/train"), a name in `PUBLIC`, or a path below `data_dir`.
+def load(name: str, data_dir: Path, columns: Columns = NO_COLUMNS) -> Iterator[Conversation]:
+    """Yields the conversations of a data set ("gsm8k/train") or of the user's own data (`own_data`).
 
     Raises:
       UserError: it is missing and cannot be downloaded, or a record is invalid (file, record and field are named).
     """
-    if name in datasets.SOURCES:
-        _fetch_dataset(name, data_dir)
-        yield from _dataset(name, data_dir)
+    if datasets.is_own(name):
+        yield from own_data.load(name, data_dir, columns, _parser(columns))
         return
-    if name in PUBLIC:
-        folder = data_dir / name
-        files = [downloads.fetch(file, folder, data_dir) for file in PUBLIC[name].find(folder)]
-    else:
-        files = _own_files(name, data_dir)
-    for file in files:
-        yield from _records(name, file)
+    _fetch_dataset(name, data_dir)
+    yield from _dataset(name, data_dir)
 
 
-def check(name: str, data_dir: Path) -> None:
+def check(name: str, data_dir: Path, columns: Columns = NO_COLUMNS) -> None:
     """Raises a `UserError` where `load` would, as far as that is known without downloads.
 
     Parses every record of small files, and the first one of large files.
     """
-    if name in datasets.SOURCES:
-        if datasets.SOURCES[name].files(data_dir) or name not in FETCHED:
-            collections.deque(_dataset(name, data_dir), maxlen=0)
-        return
-    folder = data_dir / name
-    local = [folder / file.path for file in PUBLIC[name].local_files(folder)] if name in PUBLIC else None
-    for file in _own_files(name, data_dir) if local is None else local:
-        small = file.stat().st_size <= LARGE_FILE
-        collections.deque(itertools.islice(_records(name, file), None if small else 1), maxlen=0)
+    if datasets.is_own(name):
+        for file in own_data.find_local(name, data_dir):
+            small = file.path.stat().st_size <= LARGE_FILE
+            records = own_data.read(file, columns, _parser(columns))
+            collections.deque(itertools.islice(records, None if small else 1), maxlen=0)
+    elif datasets.files(name, data_dir) or name not in FETCHED:
+        collections.deque(_dataset(name, data_dir), maxlen=0)
 
 
-def _own_files(name: str, data_dir: Path) -> list[Path]:
-    if not (data_dir / name).exists():
-        known = (*datasets.SOURCES, *PUBLIC)
-        raise UserError(
-            f"There are no instructions at {data_dir / name}{nearest(name, known)}; sft.data names data sets "
-            f"({', '.join(PUBLIC)}, gsm8k/train, ...) or paths to records."
-        )
-    return documents.files_below(data_dir / name)
-
-
-def _records(name: str, file: Path) -> Iterator[Conversation]:
-    for place, fields in documents.records(file):
-        try:
-            yield parse(f"{name}/{file.name}:{place.removeprefix('record ')}", fields)
-        except dataset_formats.BadField as error:
-            raise UserError(f"{file}, {place}: {error}; fix or remove it.") from None
+def _parser(columns: Columns) -> Callable[[str, dict[str, Any]], Conversation]:
+    """Returns `parse`; where `columns` names the messages, they are the conversation in records with questions too."""
+    if "messages" not in columns:
+        return parse
+    questions = {name for pair in FIELD_PAIRS for name in pair}
+    return lambda record_id, fields: parse(
+        record_id, {name: value for name, value in fields.items() if name not in questions}
+    )
 
 
 def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:
@@ -140,13 +118,7 @@ def user_files(names: Iterable[str], data_dir: Path) -> list[Path]:
 
     They include data sets that cannot be downloaded; checksums of downloads are verified when they are read.
     """
-    files: list[Path] = []
-    for name in names:
-        if name in datasets.SOURCES and name not in FETCHED:
-            files += datasets.SOURCES[name].files(data_dir)
-        elif name not in PUBLIC and (data_dir / name).exists():
-            files += documents.files_below(data_dir / name)
-    return files
+    return [file for name in names if name not in FETCHED for file in datasets.files(name, data_dir)]
 
 
 def _fetch_dataset(name: str, data_dir: Path) -> None:
@@ -159,7 +131,7 @@ def _fetch_dataset(name: str, data_dir: Path) -> None:
 
 
 def _dataset(name: str, data_dir: Path) -> Iterator[Conversation]:
-    for record in datasets.load(name, data_dir):
+    for record in datasets.stream(name, data_dir):
         if not record.solution:
             raise UserError(f"The data set '{name}' has no worked solution ({record.id}); take it out of sft.data.")
         yield _from_record(record, {})
@@ -202,10 +174,10 @@ def _conversation(record_id: str, fields: dict[str, Any]) -> Conversation:
     for i, (role, text) in enumerate(turns):
         before = turns[i - 1][0] if i else ""
         if role not in ROLES:
-            raise dataset_formats.BadField(f"a role in the field 'messages' must be one of {', '.join(ROLES)}")
+            raise dataset_formats.BadField("messages", f"has a role that is not one of {', '.join(ROLES)}")
         if before not in ROLES[role]:
             where = f"after that of the {before}" if before else "at its beginning"
-            raise dataset_formats.BadField(f"the field 'messages' has a message of the {role} {where}")
+            raise dataset_formats.BadField("messages", f"has a message of the {role} {where}")
         if role == "tool" or before == "tool":
             more = tuple(split(text)) if role == "assistant" else ((text, False),)
             messages[-1] = Message("assistant", messages[-1].parts + more)
@@ -214,7 +186,7 @@ def _conversation(record_id: str, fields: dict[str, Any]) -> Conversation:
         else:
             messages.append(Message(role, ((text.strip(), False),)))
     if not turns or turns[-1][0] != "assistant":
-        raise dataset_formats.BadField("the field 'messages' does not end with a message of the assistant")
+        raise dataset_formats.BadField("messages", "does not end with a message of the assistant")
     return _record(record_id, messages, "", fields)
 
 
@@ -251,17 +223,17 @@ def _has(fields: dict[str, Any], *names: str) -> bool:
 
 def _text(fields: dict[str, Any], name: str) -> str:
     if name not in fields:
-        raise dataset_formats.BadField(f"the field '{name}' is missing")
+        raise dataset_formats.BadField(name, "is missing")
     text = fields[name]
     if not isinstance(text, str):
-        raise dataset_formats.BadField(f"the field '{name}' is not text")
+        raise dataset_formats.BadField(name, "is not text")
     if not text.strip():
-        raise dataset_formats.BadField(f"the field '{name}' is empty")
+        raise dataset_formats.BadField(name, "is empty")
     return text
 
 
 def _choice(fields: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
     value = fields.get(name) or ""
     if value and value not in known:
-        raise dataset_formats.BadField(f"the field '{name}' must be one of {', '.join(known)}")
+        raise dataset_formats.BadField(name, f"must be one of {', '.join(known)}")
     return value

@@ -16,6 +16,7 @@ import jax
 from dsmath_jax.data import datasets, instructions
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.instructions import Conversation
+from dsmath_jax.data.own_data import NO_COLUMNS, Columns
 from dsmath_jax.data.questions import options
 from dsmath_jax.sharding import broadcast_json
 from dsmath_jax.workdir import MANIFEST, UserError, data_folder, read_json
@@ -37,10 +38,15 @@ def training_questions(config: Mapping[str, Any], data_dir: Path) -> dict[str, Q
       questions by field and data set: "sft.data 'gsm8k/train'".
     """
     return {
-        f"{field} '{name}'": _questions(field, name, data_dir)
+        f"{field} '{name}'": _questions(field, name, data_dir, config.get(columns_of(field), NO_COLUMNS))
         for field in TRAINING_FIELDS
         for name in config.get(field, ())
     }
+
+
+def columns_of(field: str) -> str:
+    """Returns the field of the columns of a field's data: "sft.columns" of "sft.data"."""
+    return f"{field.rpartition('.')[0]}.columns"
 
 
 def questions_of_stages(stages: Iterable[str], workdir: Path) -> dict[str, Questions]:
@@ -56,11 +62,11 @@ def questions_of_stages(stages: Iterable[str], workdir: Path) -> dict[str, Quest
     return questions
 
 
-def _questions(field: str, name: str, data_dir: Path) -> Iterator[Record | Conversation]:
-    if field == "sft.data" and name not in datasets.SOURCES:
-        yield from instructions.load(name, data_dir)
+def _questions(field: str, name: str, data_dir: Path, columns: Columns) -> Iterator[Record | Conversation]:
+    if field == "sft.data" and datasets.is_own(name):
+        yield from instructions.load(name, data_dir, columns)
     else:
-        yield from datasets.load(name, data_dir)
+        yield from datasets.stream(name, data_dir, columns)
 
 
 class Overlap(NamedTuple):

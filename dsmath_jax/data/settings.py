@@ -3,8 +3,29 @@
 import dataclasses
 import datetime
 
-from dsmath_jax.settings import INT32, Settings, setting
+from dsmath_jax.data.dataset_formats import FIELDS
+from dsmath_jax.settings import INT32, Settings, nearest, setting
 from dsmath_jax.workdir import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings(Settings):
+    """Base class of the settings of stages that read records."""
+
+    columns: dict[str, str] = setting(
+        {}, "columns of your own files by field of a record: {'question': 'problem', 'answer': 'final'}"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field, column in self.columns.items():
+            if field not in FIELDS:
+                raise UserError(
+                    f"columns.{field} is not a field of a record{nearest(field, FIELDS)}; give one of "
+                    f"{', '.join(FIELDS)}."
+                )
+            if not column:
+                raise UserError(f"columns.{field} is empty; give the name of a column, or remove it.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

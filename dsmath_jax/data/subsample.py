@@ -10,17 +10,20 @@ from pathlib import Path
 
 from dsmath_jax.data import datasets
 from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.own_data import NO_COLUMNS, Columns
 
 EVALUATION_SEED = 0  # so that runs with different seeds are evaluated on the same questions
 
 
-def load_subsample(names: Sequence[str], data_dir: str | Path, count: int, seed: int) -> list[Record]:
-    """Loads `count` records of the named data sets by `subsample`; 0 for all.
+def load_subsample(
+    names: Sequence[str], data_dir: str | Path, count: int, seed: int, columns: Columns = NO_COLUMNS
+) -> list[Record]:
+    """Loads `count` records of the named data sets by `subsample`; 0 for all. `columns` are those of own data.
 
     Raises:
       UserError: a data set is unknown, missing or damaged.
     """
-    return subsample([datasets.load(name, data_dir) for name in names], count, seed)
+    return subsample([datasets.load(name, data_dir, columns) for name in names], count, seed)
 
 
 def subsample(sets: Sequence[Sequence[Record]], count: int, seed: int) -> list[Record]:

@@ -13,13 +13,14 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import jax
 
 from dsmath_jax.compilation import use_compilation_cache
+from dsmath_jax.data import hub
 from dsmath_jax.data.chat import SETTINGS
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation.answering import Settings, check_chat_settings
@@ -28,6 +29,7 @@ from dsmath_jax.evaluation.registry import TASKS, Style, task
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.processes import join_processes
+from dsmath_jax.settings import field_specs
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, exit_code, local_path, lock
@@ -41,24 +43,25 @@ def _parser() -> argparse.ArgumentParser:
         "dsmath evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, help="the folder of a stage, or hf:DIR")
+    add("--checkpoint", required=True, help="the folder of a stage, hf:DIR, or hf:OWNER/NAME of the Hub")
     add(
         "--tasks",
         required=True,
         type=_names,
-        help=f"of {', '.join(TASKS)}, data sets (toy/test), your own files (mine.jsonl); joined by commas",
+        help=f"of {', '.join(TASKS)}, data sets (toy/test), your own (mine.jsonl, folder/, hf:OWNER/NAME/SPLIT, "
+        "package.module:TASK); joined by commas",
     )
     add("--data_dir", type=local_path, default=Path("data"), help="the folder of the data sets (default: data)")
     add("--out", type=local_path, required=True, help="the folder of the results")
     choices = {"mode": get_args(Mode), "style": get_args(Style)}
-    for field in dataclasses.fields(Settings):
-        kind = type(field.default)
+    for spec in field_specs(Settings, {}):
+        kind = type(spec.default)
         add(
-            f"--{field.name}",
-            type=_names if kind is tuple else kind,
-            default=field.default,
-            choices=choices.get(field.name),
-            help=field.metadata["help"],
+            f"--{spec.name}",
+            type=PARSERS.get(kind, kind),
+            default=spec.default,
+            choices=choices.get(spec.name),
+            help=spec.field.metadata["help"],
         )
     add(
         "--instruction",
@@ -72,7 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--max_new_tokens", type=int, default=1024, help="length limit of a completion, or of a turn with tools")
     add("--decode_slots", type=int, default=256, help="completions that are decoded at a time")
     add("--tokenizer", default="", help="its file or folder (default: the model's)")
-    add("--dtype", choices=DTYPES, default="", help="to compute in (default: the stage's; Hugging Face: bfloat16)")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        default="",
+        help="to compute in (default: the stage's; Hugging Face: bfloat16, on CPUs float32)",
+    )
     add("--mesh", type=_mesh, default={}, help="sizes of its axes, such as '{\"tensor\": 4}'; fsdp takes the rest")
     add("--compilation_cache", default="", help="folder of compiled programs, as config.compilation_cache has it")
     add("--allow-unsandboxed", action="store_true", help="run model-written programs even if nothing contains them")
@@ -112,6 +120,9 @@ def _mesh(text: str) -> dict[str, int]:
     return sizes
 
 
+PARSERS: dict[type, Callable[[str], Any]] = {tuple: _names, dict: _object}  # of options, by their types
+
+
 def evaluate(values: argparse.Namespace, command: str) -> None:
     """Runs an evaluation and prints its table, which contains `command`.
 
@@ -134,7 +145,8 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         use_compilation_cache(values.compilation_cache, values.out)
         with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
             layout = Layout(make_mesh(MeshSettings(**values.mesh)))
-            model = load_model(values.checkpoint, layout, values.tokenizer, values.dtype)
+            checkpoint = hub.local_checkpoint(values.checkpoint, values.data_dir)
+            model = load_model(checkpoint, layout, values.tokenizer, values.dtype)
             model = with_chat_settings(model, chat)
             policy = Policy.of(model, values.max_new_tokens, values.decode_slots)
             make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)

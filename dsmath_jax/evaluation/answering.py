@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from dsmath_jax import settings as base
 from dsmath_jax.data import datasets
 from dsmath_jax.data.dataset_formats import Kind
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.questions import Mode
+from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, subsample
 from dsmath_jax.evaluation import exemplars, registry, tools
 from dsmath_jax.evaluation import prompts as prompting
@@ -28,7 +28,7 @@ DIALOGUES_PER_BATCH = 256  # with tools; at least all samples of one problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(base.Settings):
+class Settings(DataSettings):
     """The settings of an evaluation."""
 
     mode: Mode = setting("cot", "chain of thought (cot), program of thought (pot) or with tools (tir)")
@@ -131,12 +131,12 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
     entry = registry.task(name)
     if settings.mode not in entry.modes:
         raise UserError(f"The task '{name}' has no mode {settings.mode}; use one of {', '.join(entry.modes)}.")
-    all_records = registry.records(name, data_dir)
+    all_records = registry.records(name, data_dir, columns=settings.columns)
     records = subsample([all_records], settings.limit, EVALUATION_SEED)
     check_records(name, records)
     examples = None
     if settings.style == "few_shot" or settings.exemplars:
-        examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars, settings.shots)
+        examples = exemplars.load(entry, settings.mode, data_dir, settings.exemplars, settings.shots, settings.columns)
     texts, shots, lengths = [], [], []
     for record in records:
         chosen = examples.for_record(record) if examples else ()

@@ -9,11 +9,12 @@ import dataclasses
 import hashlib
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dsmath_jax.data import dataset_files, dataset_formats, datasets
-from dsmath_jax.data.dataset_formats import BadField, Record
+from dsmath_jax.data import dataset_formats, datasets, own_data
+from dsmath_jax.data.dataset_formats import BadField, Fields, Record
+from dsmath_jax.data.own_data import NO_COLUMNS, Columns
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation.registry import DEFAULT, Shots, Task
 from dsmath_jax.workdir import UserError
@@ -64,15 +65,19 @@ class Exemplars:
         return tuple(chosen[: self.count])
 
 
-def load(task: Task, mode: Mode, data_dir: str | Path, names: Sequence[str] = (), shots: int = 0) -> Exemplars:
+def load(
+    task: Task, mode: Mode, data_dir: str | Path, names: Sequence[str] = (), shots: int = 0,
+    columns: Columns = NO_COLUMNS,
+) -> Exemplars:  # fmt: skip
     """Loads the few-shot examples of a task in a mode: its own, or those of the user.
 
     Args:
       task: the task.
       mode: the mode.
       data_dir: the data folder.
-      names: the user's files below it (.jsonl), and data sets; () for the task's own examples.
-      shots: number of examples before a question; 0 for all of a file, or the task's number.
+      names: the user's own data, and data sets; () for the task's own examples.
+      shots: number of examples before a question; 0 for all of own data, or the task's number.
+      columns: of own data, also of the task.
 
     Raises:
       UserError: a split or a file is missing or damaged, a row of a file is a test problem, or `shots` is 0 for a data
@@ -86,8 +91,8 @@ def load(task: Task, mode: Mode, data_dir: str | Path, names: Sequence[str] = ()
         return Exemplars(chosen, shots or own.count, own.same_category)
     examples: list[Exemplar] = []
     for name in names:
-        if name.endswith(".jsonl"):
-            examples += _from_file(Path(data_dir) / name, task, mode, Path(data_dir))
+        if datasets.is_own(name):
+            examples += _from_own_data(name, task, mode, Path(data_dir), columns)
         elif not shots:
             raise UserError(f"The few-shot examples are the data set '{name}'; give their number as shots, such as 4.")
         else:  # one more, since a question is not its own example
@@ -193,29 +198,25 @@ class _Named(ast.NodeTransformer):
         return ast.Name(name) if name else node
 
 
-def _from_file(path: Path, task: Task, mode: Mode, data_dir: Path) -> tuple[Exemplar, ...]:
-    """Reads a user's file: "question", optionally "options", "solution", "answer" and, where needed, "program"."""
+def _from_own_data(name: str, task: Task, mode: Mode, data_dir: Path, columns: Columns) -> Iterator[Exemplar]:
+    """Reads a user's examples: "question", optionally "options", "solution", "answer" and, where needed, "program"."""
     wanted = "program" if mode != "cot" or task.kind == "theory" else "answer"
     wanted = "solution" if task.kind == "program" else wanted
-    tested = {_words(record.question): record.id for record in datasets.load(task.source, data_dir)}
-    examples = []
-    for row in dataset_files.json_lines(path):
-        try:
-            record = dataset_formats.user(f"{path.stem}/{row.key}", row.fields)
-            program = row.fields.get("program") or ""
-            if not isinstance(program, str):
-                raise BadField("the field 'program' is not text")
-            if not {"program": program, "solution": record.solution, "answer": record.answer}[wanted]:
-                raise BadField(f"the field '{wanted}' is missing, which examples of {task.name} ({mode}) need")
-            record = dataclasses.replace(record, kind=task.kind) if record.kind == "math" else record
-            if _words(record.question) in tested:
-                raise BadField(f"its question is the test problem {tested[_words(record.question)]}")
-        except BadField as error:
-            raise UserError(f"{path}, {row.place}: {error}; fix or remove it.") from None
-        examples.append(Exemplar(record, program.rstrip(), record.answer))
-    if not examples:
-        raise UserError(f"The file of few-shot examples {path} has no records.")
-    return tuple(examples)
+    tested = {_words(record.question): record.id for record in datasets.stream(task.source, data_dir, columns)}
+
+    def parse(record_id: str, fields: Fields) -> Exemplar:
+        program = fields.pop("program", None) or ""
+        record = dataset_formats.user(record_id, fields)
+        if not isinstance(program, str):
+            raise BadField("program", "is not text")
+        if not {"program": program, "solution": record.solution, "answer": record.answer}[wanted]:
+            raise BadField(wanted, f"is missing, which examples of {task.name} ({mode}) need")
+        record = dataclasses.replace(record, kind=task.kind) if record.kind == "math" else record
+        if _words(record.question) in tested:
+            raise BadField("question", f"is that of the test problem {tested[_words(record.question)]}")
+        return Exemplar(record, program.rstrip(), record.answer)
+
+    return own_data.load(name, data_dir, columns, parse)
 
 
 def _words(question: str) -> str:

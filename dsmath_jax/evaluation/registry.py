@@ -5,7 +5,7 @@ and for each mode the format for a base model and its few-shot examples. The num
 (section 2.3, Tables 2 to 4); where the paper's examples are in no data set, others are used (`exemplars`). `prompts`
 builds the texts. The prompt of a chat model depends on its chat template and instruction only (`data.chat`).
 
-Any other data set or user file has the `DIALOGUE` format.
+Any other data set, and the user's own data, have the `DIALOGUE` format; "package.module:TASK" is a user's `Task`.
 """
 
 import difflib
@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dsmath_jax.data import datasets
+from dsmath_jax import user_code
+from dsmath_jax.data import datasets, own_data
 from dsmath_jax.data.dataset_formats import Kind, Record
+from dsmath_jax.data.own_data import NO_COLUMNS, Columns
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample
 from dsmath_jax.grading.code import AFTER_FUNCTION
@@ -84,7 +86,7 @@ class Task:
 
     Attributes:
       name: its name on the command line.
-      source: its records, a split in `datasets.SOURCES` or a user's file.
+      source: its records, any name that `datasets.stream` takes.
       kind: the kind of its answers, unless a record has its own (BIG-Bench Hard's letters).
       formats: the format for a base model by mode.
       shots: its few-shot examples by mode; none where the mode is missing.
@@ -106,7 +108,12 @@ class Task:
     @property
     def folder(self) -> str:
         """The task's name in folder names."""
-        return re.sub(r"[^\w.-]+", "_", self.name.removesuffix(".jsonl")).strip("._")
+        return folder_name(own_data.stem(self.name))
+
+
+def folder_name(name: str) -> str:
+    """Returns a name as that of a folder: "hf_Qwen_Qwen2.5-0.5B" of "hf:Qwen/Qwen2.5-0.5B"."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")
 
 
 QA = Format("Q: {}\nA:", "The answer is {}.", ("\nQ:",), lead=" ", separator="\n\n\n")
@@ -201,20 +208,22 @@ TASKS: dict[str, Task] = {entry.name: entry for entry in _ALL}
 
 
 def task(name: str) -> Task:
-    """Returns the task of a name, of a data set ("toy/test") or of a user's file in the data folder ("mine.jsonl").
+    """Returns the task of a name, of a data set ("toy/test"), or of the user's: own data or "package.module:TASK".
 
     Another split of a task's data set ("math/train") has the task's format.
 
     Raises:
-      UserError: the name is unknown; the message has the nearest one.
+      UserError: the name is unknown, and the message has the nearest one; or it is no `Task` of a module.
     """
     if name in TASKS:
         return TASKS[name]
-    if not (name.endswith(".jsonl") or name in datasets.SOURCES):
+    if is_registered(name):
+        return replace(user_code.load(name, Task), name=name)
+    if not (datasets.is_own(name) or name in datasets.SOURCES):
         nearest = difflib.get_close_matches(name, [*TASKS, *datasets.SOURCES], n=1, cutoff=0)[0]
         raise UserError(
-            f"Unknown task '{name}', did you mean '{nearest}'; known ones are {', '.join(TASKS)}, and any "
-            "data set such as toy/test or file of records such as mine.jsonl."
+            f"Unknown task '{name}', did you mean '{nearest}'; known ones are {', '.join(TASKS)}, any data set such "
+            "as toy/test, and your own as mine.jsonl, folder/, hf:OWNER/NAME/SPLIT or package.module:TASK."
         )
     entry = TASKS.get(name.partition("/")[0])
     if entry and name in datasets.SOURCES:
@@ -222,10 +231,15 @@ def task(name: str) -> Task:
     return Task(name, name, "math", DEFAULT)
 
 
-def records(name: str, data_dir: str | Path, limit: int = 0) -> list[Record]:
+def is_registered(name: str) -> bool:
+    """Whether a name is "package.module:TASK", of a `Task` of the user's."""
+    return name not in TASKS and datasets.is_registered(name)
+
+
+def records(name: str, data_dir: str | Path, limit: int = 0, columns: Columns = NO_COLUMNS) -> list[Record]:
     """Returns the problems of a task in file order, at most `limit` of them by `subsample` (0: no limit).
 
     Raises:
       UserError: the name is unknown, or its file is missing or damaged.
     """
-    return load_subsample((task(name).source,), data_dir, limit, EVALUATION_SEED)
+    return load_subsample((task(name).source,), data_dir, limit, EVALUATION_SEED, columns)

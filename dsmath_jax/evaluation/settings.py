@@ -2,9 +2,12 @@
 
 import dataclasses
 
+from dsmath_jax.data import datasets
+from dsmath_jax.data.hub import HUGGING_FACE
+from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation.statistics import MAX_SAMPLES
-from dsmath_jax.settings import MAX_TEMPERATURE, Settings, setting
+from dsmath_jax.settings import MAX_TEMPERATURE, check_choice, setting
 from dsmath_jax.workdir import UserError
 
 # The models of a run: the stage that makes each, and whether it is asked with few-shot examples.
@@ -12,10 +15,13 @@ MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Settings):
+class EvaluateSettings(DataSettings):
     """The stage `evaluate`: greedy accuracy, maj@k and pass@k of the models of a run (section 5.2.2)."""
 
-    tasks: tuple[str, ...] = setting(help="tasks (gsm8k), data sets (toy/test) and files of records", nonempty=True)
+    tasks: tuple[str, ...] = setting(
+        help="tasks (gsm8k), data sets (toy/test), your files and folders/, hf:OWNER/NAME/SPLIT, package.module:TASK",
+        nonempty=True,
+    )
     problems: int = setting(
         0, "maximum number of problems of each task, drawn evenly over its subjects and levels; 0 for all", ge=0
     )
@@ -26,7 +32,10 @@ class EvaluateSettings(Settings):
     max_new_tokens: int = setting(1024, "length limit of a completion, in tokens", ge=1)
     decode_slots: int = setting(256, "completions that are decoded at a time, on all devices", ge=1)
     models: tuple[str, ...] = setting(
-        ("base", "sft", "rl"), f"models to evaluate, of {', '.join(MODELS)}", choices=MODELS, nonempty=True
+        ("base", "sft", "rl"),
+        f"models to evaluate: of {', '.join(MODELS)}, or hf:DIR below data_dir or of the Hub",
+        nonempty=True,
+        local=True,
     )
     examples: tuple[str, ...] = setting(
         (), "data sets or files of a base model's few-shot examples; () for the task's own"
@@ -40,11 +49,14 @@ class EvaluateSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for number, name in enumerate(self.models):
+            if not name.startswith(HUGGING_FACE):
+                check_choice(f"models[{number}]", name, [*MODELS, f"{HUGGING_FACE}DIR"])
         for name in self.tasks:
             try:
                 registry.task(name)
             except UserError as error:
                 raise UserError(f"tasks: {error}") from None
         for name in self.examples:
-            if not name.endswith(".jsonl") and not self.shots:
+            if not datasets.is_own(name) and not self.shots:
                 raise UserError(f"shots is 0, but examples names the data set '{name}'; give the number of examples.")

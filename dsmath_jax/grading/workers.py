@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, Literal, NoReturn, Self
 
+from dsmath_jax import user_code
 from dsmath_jax.grading.process_groups import reap
 
 GIB = 1 << 30
@@ -302,13 +303,10 @@ def _run_chunk(name: str, pickled: list[bytes], results: int) -> None:
 
 def resolve(name: str) -> Callable[..., Any]:
     """Returns the function "package.module:function"; raises what its import raises, ValueError or AttributeError."""
-    module, separator, function = name.partition(":")
-    if not (module and separator and function):
-        raise ValueError(f"'{name}' is not of the form package.module:function")
-    attribute = getattr(importlib.import_module(module), function)
-    if not callable(attribute):
+    function = user_code.resolve(name)
+    if not callable(function):
         raise ValueError(f"'{name}' is not a function")
-    return attribute
+    return function
 
 
 def _line(*result: Any) -> bytes:

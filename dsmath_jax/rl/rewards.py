@@ -7,7 +7,6 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
-from importlib.machinery import PathFinder
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float
 
+from dsmath_jax import user_code
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.grading import extraction
 from dsmath_jax.grading.grade import PRELOAD
@@ -166,23 +166,7 @@ def reward_function(name: str) -> RewardFunction:
 
 def source_files(reward_fns: Sequence[tuple[str, float]]) -> list[Path]:
     """Returns the source files of the user's functions without importing them; relative to the working directory."""
-    modules = [name.partition(":")[0] for name, _ in reward_fns if name not in BUILT_IN]
-    files = [file.resolve() for file in map(_source_file, modules) if file]
-    here = Path.cwd()
-    return [file.relative_to(here) if file.is_relative_to(here) else file for file in files]
-
-
-def _source_file(module: str) -> Path | None:
-    """Returns the file that an import of the module would load, None if there is none."""
-    path: Sequence[str] | None = None
-    *packages, last = module.split(".")
-    for package in packages:
-        spec = PathFinder.find_spec(package, path)
-        path = spec.submodule_search_locations if spec else None
-        if path is None:
-            return None
-    spec = PathFinder.find_spec(last, path)
-    return Path(spec.origin) if spec and spec.has_location and spec.origin else None
+    return user_code.source_files(name for name, _ in reward_fns if name not in BUILT_IN)
 
 
 def check(name: str) -> None:

@@ -47,7 +47,7 @@ def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int)
     Raises:
       UserError: all are too long, or a prompt with its completion may exceed the context.
     """
-    sets = [datasets.load(name, data_dir) for name in settings.data]
+    sets = [datasets.load(name, data_dir, settings.columns) for name in settings.data]
     prompts = filter_prompts(settings, sets, chat, context)
     count = sum(map(len, sets))
     if left_out := count - len(prompts.ids):

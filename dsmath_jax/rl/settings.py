@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from dsmath_jax.data.own_data import Columns
+from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
-from dsmath_jax.training.settings import HUGGING_FACE, TrainingSettings
+from dsmath_jax.training.settings import TrainingSettings, stages_of
 from dsmath_jax.workdir import UserError
 
 DEFAULT_METHOD = "grpo_rule"
@@ -50,7 +52,7 @@ def with_weights(reward_fns: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RLSettings(TrainingSettings):
+class RLSettings(TrainingSettings, DataSettings):
     """Settings of stage `rl`. The algorithm's own are next to these in the recipe: `rl.kl_coef`, `rl.beta`.
 
     Where both have a field (`temperature`, `max_new_tokens`), the algorithm gets the value from here.
@@ -61,11 +63,11 @@ class RLSettings(TrainingSettings):
     method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}", choices=METHODS)
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting(
-        "sft", "initial policy and reference model: a stage's, or hf:DIR below data_dir, in Hugging Face's format",
+        "sft", "initial policy and reference model: a stage's, or hf:DIR below data_dir or of the Hub",
         local=True,
     )  # fmt: skip
     data: tuple[str, ...] = setting(
-        ("toy/rl",), "questions: data sets, or your .jsonl files below data_dir (question, answer)", nonempty=True
+        ("toy/rl",), "questions: data sets, your files and folders, hf:OWNER/NAME/SPLIT (docs/data.md)", nonempty=True
     )
     prompts_per_step: int = setting(16, "prompts of a rollout, P", ge=1)
     group_size: int = setting(64, "completions of each prompt, G", ge=2)
@@ -157,14 +159,23 @@ class RLSettings(TrainingSettings):
 
     @property
     def model_stages(self) -> tuple[str, ...]:
-        """The stages whose models this one reads: the reward model's and, unless `init` is `hf:DIR`, the policy's."""
-        init = () if self.init.startswith(HUGGING_FACE) else (self.init,)
-        return (*init, *([self.reward_stage] if self.reward_stage else []))
+        """The stages whose models this one reads: the policy's, unless it is `hf:DIR`, and the reward model's."""
+        return (*stages_of(self.models), *([self.reward_stage] if self.reward_stage else []))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model that the policy starts from: a stage, or `hf:DIR`."""
+        return (self.init,)
 
     @property
     def retrain_data(self) -> tuple[str, ...]:
         """The data sets that the reward model is retrained on between rounds, () for one round."""
         return () if self.retrain is None else self.retrain.data or self.data
+
+    @property
+    def retrain_columns(self) -> Columns:
+        """The columns of `retrain_data`."""
+        return self.retrain.columns if self.retrain and self.retrain.data else self.columns
 
     @property
     def samples_per_step(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data import overlap
 from dsmath_jax.data.chat import Chat
-from dsmath_jax.data.datasets import Record, check_answers
+from dsmath_jax.data.datasets import ReadRecords, Record, check_answers
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample, subsample
 from dsmath_jax.models.config import ModelConfig
@@ -83,14 +83,14 @@ class Context(NamedTuple):
 
 
 def check(
-    settings: RLSettings, read: Callable[[str], Sequence[Record]], chat: Chat | None,
+    settings: RLSettings, read: ReadRecords, chat: Chat | None,
     initial_config: ModelConfig | None, trained_on: Mapping[str, overlap.Questions], layout: Layout, seed: int,
 ) -> None:  # fmt: skip
     """Raises a `UserError` where `run` would, as far as that is known before the run.
 
     Args:
       settings: of the stage.
-      read: returns the records of a data set by name, none if the run has yet to generate them.
+      read: see `datasets.ReadRecords`; returns none if the run has yet to generate them.
       chat: None where the tokenizer has yet to be trained.
       initial_config: config of the initial policy, None where it is not known yet.
       trained_on: what this stage and those before it train on, as for `overlap.find`.
@@ -104,10 +104,12 @@ def check(
     if retrain and settings.reward_stage:
         check_choice("rl.retrain.kind", retrain.kind, KINDS[settings.reward_stage])
         loops.check(retrain, retrain.batch_size, layout)
-    sets: Sequence[Sequence[Record]] = [read(name) for name in settings.data]
+    sets: Sequence[Sequence[Record]] = [read(name, settings.columns) for name in settings.data]
     for name in settings.retrain_data:
-        read(name)
-    held_out = subsample([read(name) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED)
+        read(name, settings.retrain_columns)
+    held_out = subsample(
+        [read(name, settings.columns) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED
+    )
     check_answers(held_out)
     if held_out and not settings.allow_overlap:
         overlap.check("rl.eval_data", held_out, overlap.find(held_out, trained_on), allow=False)
@@ -155,8 +157,12 @@ def run(
     model, read_initial_params = initial_model(settings.init, model_section, workdir, data_dir, chat.tokenizer, layout)
     prompts = load_prompts(settings, data_dir, chat, model.config.max_position_embeddings)
     retrain_count = settings.retrain.problems if settings.retrain else 0
-    retrain_records = load_subsample(settings.retrain_data, data_dir, retrain_count, seed)
-    eval_records = load_subsample(settings.eval_data, data_dir, settings.eval_problems, EVALUATION_SEED)
+    retrain_records = load_subsample(
+        settings.retrain_data, data_dir, retrain_count, seed, settings.retrain_columns
+    )  # fmt: skip
+    eval_records = load_subsample(
+        settings.eval_data, data_dir, settings.eval_problems, EVALUATION_SEED, settings.columns
+    )  # fmt: skip
     num_overlapping = check_overlap(settings, workdir, data_dir, eval_records) if eval_records else 0
     sampler = Sampler(
         model, layout, chat.stop_ids, settings.max_new_tokens, settings.num_decode_slots, settings.cache_dtype
@@ -306,7 +312,10 @@ def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: 
     Raises:
       UserError: some are, without `rl.allow_overlap`.
     """
-    own = {"rl.data": settings.data, "rl.retrain.data": settings.retrain_data}
+    own = {
+        "rl.data": settings.data, "rl.columns": settings.columns,
+        "rl.retrain.data": settings.retrain_data, "rl.retrain.columns": settings.retrain_columns,
+    }  # fmt: skip
     overlaps = overlap.find(
         records, overlap.questions_of_stages(settings.model_stages, workdir) | overlap.training_questions(own, data_dir)
     )  # fmt: skip

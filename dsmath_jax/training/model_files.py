@@ -13,13 +13,13 @@ from dsmath_jax.data import chat as chats
 from dsmath_jax.data import chat_template
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig, trained_config
 from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import Layout, path_name
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
-from dsmath_jax.training.settings import HUGGING_FACE
 from dsmath_jax.workdir import (
     UserError,
     atomic_path,
@@ -89,9 +89,14 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
 
 
 def _read_hugging_face(folder: Path, layout: Layout, dtype: str) -> tuple[Decoder, Any, list[Path]]:
-    config = huggingface.read_config(folder, dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+    config = huggingface.read_config(folder, dtype or default_compute_dtype())
     params = import_params(folder, config, layout, config.compute_dtype)
     return build_model(config, layout), params, sorted(folder.glob("*.safetensors"))
+
+
+def default_compute_dtype() -> str:
+    """Returns the compute dtype of imported models: bfloat16, but float32 on CPUs, where that is faster."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def _read_stage(folder: Path, layout: Layout, dtype: str) -> tuple[Decoder, Any, list[Path]]:

@@ -20,7 +20,7 @@ from dsmath_jax.training import loop
 from dsmath_jax.training.model_files import (
     abstract_params,
     build_model,
-    check_import,
+    default_compute_dtype,
     import_params,
     read_model,
     read_params,
@@ -72,32 +72,23 @@ def run(
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config, layout)))}
 
 
-def check(
-    settings: PretrainSettings,
-    model_section: ModelConfig | None,
-    data_dir: Path,
-    tokenizer: Tokenizer | None,
-    layout: Layout,
-) -> None:
+def check(settings: PretrainSettings, config: ModelConfig | None, data_dir: Path, layout: Layout) -> None:
     """Raises a `UserError` where `run` would, as far as that is known before the run.
 
-    `tokenizer` is None where the run has yet to train it.
+    `config` is that of the model, None where it is not known yet.
     """
     for name in settings.mixture:
         sources.check(name, data_dir)
-    check_packed(
-        "pretrain", settings, model_config(settings.init, model_section, data_dir, tokenizer), data_dir, layout
-    )
+    if config:
+        check_packed("pretrain", settings, config, layout)
 
 
-def check_packed(stage: str, settings: PackedSettings, config: ModelConfig, data_dir: Path, layout: Layout) -> None:
-    """Raises a `UserError` where the settings do not fit the model or the mesh, or the initial model is invalid."""
+def check_packed(stage: str, settings: PackedSettings, config: ModelConfig, layout: Layout) -> None:
+    """Raises a `UserError` where the settings do not fit the model or the mesh."""
     check_length(stage, settings.sequence_length, config)
     layout.check_context(settings.sequence_length)
     loop.check(settings, settings.batch_size, layout)
     build_model(config, layout)
-    if folder := hugging_face_folder(settings.init, data_dir):
-        check_import(folder, config, layout)
 
 
 def model_config(
@@ -112,7 +103,9 @@ def model_config(
     """
     if folder := hugging_face_folder(init, data_dir):
         where = str(folder)
-        chosen = {name: getattr(model_section, name) for name in RUNTIME} if model_section else {}
+        chosen = {"compute_dtype": default_compute_dtype()}
+        if model_section:
+            chosen = {name: getattr(model_section, name) for name in RUNTIME}
         config = huggingface.read_config(folder, **chosen)
     elif model_section is None:
         raise UserError("The recipe has no section 'model'; add it, or name a model to start from as init=hf:DIR.")

@@ -1,8 +1,11 @@
 """Settings of the training loop, the optimizer, and the stages `pretrain` (paper §2.2) and `sft` (§3)."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
+from dsmath_jax.data.hub import HUGGING_FACE
+from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.settings import INT32, Settings, setting
 from dsmath_jax.workdir import UserError
@@ -48,7 +51,9 @@ class LoopSettings(Settings):
             )
 
 
-HUGGING_FACE = "hf:"  # before the folder of a model in Hugging Face's format
+def stages_of(models: Iterable[str]) -> tuple[str, ...]:
+    """Returns the stages among the names of models; the others are `hf:DIR`."""
+    return tuple(dict.fromkeys(name for name in models if not name.startswith(HUGGING_FACE)))
 
 
 def hugging_face_folder(init: str, data_dir: Path) -> Path | None:
@@ -66,7 +71,7 @@ class PackedSettings(TrainingSettings):
     """Settings of next-token training on packed rows."""
 
     init: str = setting(
-        "", "the model to start from: '' or hf:DIR below data_dir, in Hugging Face's format", local=True
+        "", "the model to start from: '', or hf:DIR below data_dir or of the Hub, in Hugging Face's format", local=True
     )
     sequence_length: int = setting(4096, "tokens of a row, T", ge=1)
     batch_size: int = setting(256, "rows of a step", ge=1)
@@ -76,6 +81,11 @@ class PackedSettings(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_micro_batches(self.batch_size, self.grad_accum_steps)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that the stage reads: stages, or `hf:DIR`."""
+        return (self.init,) if self.init else ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,14 +105,20 @@ class PretrainSettings(PackedSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SFTSettings(PackedSettings):
+class SFTSettings(PackedSettings, DataSettings):
     """Settings of stage `sft` (paper §3); without `init`, it starts from the stage `pretrain`."""
 
     steps: int = setting(500, "optimizer steps (paper: 500)", ge=1, le=INT32)
     peak_lr: float = setting(5e-5, "learning rate at the schedule's peak (paper: 5e-5)", ge=0)
     data: tuple[str, ...] = setting(
-        ("toy/train",), "instruction data: names and paths, see data/instructions.py", nonempty=True
+        ("toy/train",),
+        "instructions: data sets, your files and folders, hf:OWNER/NAME/SPLIT (docs/data.md)",
+        nonempty=True,
     )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return super().models or ("pretrain",)
 
 
 def check_micro_batches(batch_size: int, grad_accum_steps: int) -> None:

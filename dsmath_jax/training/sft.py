@@ -56,7 +56,7 @@ def run(
 
 def _write_rows(settings: SFTSettings, source: chats.ChatSource, data_dir: Path, train: Path, seed: int) -> None:
     counts = instruction_rows.write(
-        (record for name in settings.data for record in instructions.load(name, data_dir)),
+        (record for name in settings.data for record in instructions.load(name, data_dir, settings.columns)),
         source, settings.sequence_length, seed, settings.eval_rows,
         train / rows.shard_name(0), shards.held_out_folder(train) / rows.shard_name(0),
     )  # fmt: skip

@@ -216,7 +216,7 @@ def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
         (("crawl/labels.jsonl", '{"url": "http://nowhere.test/", "label": "math"}\n'), {}, "None of the labeled URLs"),
         (None, {"min_score": 0.0}, "collected every page"),
         (None, {"benchmarks": ("toy/none",)}, "Unknown data set"),
-        (None, {"benchmark_files": ("own.jsonl",)}, "own.jsonl"),
+        (None, {"benchmarks": ("own.jsonl",)}, "own.jsonl"),
         (("crawl/annotations.jsonl", "{}\n"), {"annotations": "crawl/annotations.jsonl"}, "line 1"),
         (None, {"remove": "line"}, "remove must be one of 'page', 'segment'; got 'line'"),
         (None, {"iterations": 0}, "iterations is 0; it must be at least 1"),
@@ -250,9 +250,9 @@ def test_without_labels_nothing_is_measured(web, tmp_path):
     assert (tmp_path / "corpus/card.html").is_file()
 
 
-def test_benchmark_files_are_removed_too(web, tmp_path):
-    write_jsonl(web / "own.jsonl", [{"question": QUESTION}])
-    settings = corpus_settings(benchmarks=(), benchmark_files=("own.jsonl",), iterations=1)
+def test_a_users_questions_are_removed_too(web, tmp_path):
+    write_jsonl(web / "own.jsonl", [{"asked": QUESTION}])
+    settings = corpus_settings(benchmarks=("own.jsonl",), columns={"question": "asked"}, iterations=1)
     assert pipeline.mine(settings, 0, web, tmp_path / "corpus")["contaminated_removed"] == 1
 
 

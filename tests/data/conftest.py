@@ -75,9 +75,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def hub(server: Server):
-    """Puts a data set onto the server as Hugging Face has it: (repository, {path: content}) -> None."""
+    """Puts a repository onto the server as Hugging Face has it: (name, {path: content}) -> None."""
 
-    def publish(repository: str, files: dict[str, bytes], commit: str = "c0ffee") -> None:
+    def publish(repository: str, files: dict[str, bytes], commit: str = "c0ffee", kind: str = "datasets") -> None:
         siblings = [
             {
                 "rfilename": path,
@@ -87,8 +87,9 @@ def hub(server: Server):
             for path, content in files.items()
         ]
         listing = {"id": repository, "sha": commit, "siblings": [{"rfilename": "README.md", "size": 3}, *siblings]}
-        server.files[f"/api/datasets/{repository}/revision/main?blobs=true"] = json.dumps(listing).encode()
+        server.files[f"/api/{kind}/{repository}/revision/main?blobs=true"] = json.dumps(listing).encode()
         for path, content in files.items():
-            server.files[f"/datasets/{repository}/resolve/{commit}/{path}"] = content
+            folder = repository if kind == "models" else f"{kind}/{repository}"
+            server.files[f"/{folder}/resolve/{commit}/{path}"] = content
 
     return publish

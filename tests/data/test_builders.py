@@ -110,8 +110,8 @@ def test_the_command_says_how_to_load_without_tensorflow_or_jax(tmp_path, argume
 
 def test_an_invalid_record_is_an_error_and_leaves_no_files(tmp_path):
     write_jsonl(tmp_path / "mine.jsonl", [{"question": "Q"}])
-    with pytest.raises(UserError, match=r"mine.jsonl, record 1: the field 'solution' is missing"):
+    with pytest.raises(UserError, match=r"mine.jsonl, line 1: the field 'solution' is missing"):
         builders.prepare(builders.instruction_config("mine.jsonl", tmp_path), tmp_path / "tfds")
-    with pytest.raises(UserError, match=r"mine.jsonl, record 1: the field 'text' is missing"):
+    with pytest.raises(UserError, match=r"mine.jsonl, line 1: the field 'text' is missing"):
         builders.prepare(builders.text_config("mine.jsonl", tmp_path), tmp_path / "tfds")
     assert not list((tmp_path / "tfds").glob("*/*/*"))

@@ -431,8 +431,9 @@ def test_a_users_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.v2.jsonl"
     full = {"id": 7, "question": " Why? ", "solution": "So.", "answer": 4, "note": []}
     write_jsonl(path, [full, {"question": "What?", "solution": None}])
-    assert datasets.load_file(path) == [Record("7", "Why?", "So.", "4"), Record("mine/1", "What?", "", "")]
-    assert datasets.load_file(str(path)) == datasets.load_file(path)
+    expected = [Record("7", "Why?", "So.", "4", extra={"note": []}), Record("mine.v2/1", "What?", "", "")]
+    assert datasets.load("mine.v2.jsonl", tmp_path) == expected
+    assert datasets.load(str(path), "elsewhere")[0] == expected[0]
 
 
 @pytest.mark.parametrize(
@@ -450,14 +451,14 @@ def test_a_users_file(tmp_path: Path) -> None:
         ),
         ('{"question": "?", "kind": "sum"}', r"line 1: the field 'kind' must be one of number, math, choice, choices"),
         ("\n", r"mine\.jsonl has no records"),
-        (None, r"mine\.jsonl cannot be read \(No such file or directory\)"),
+        (None, r"There is no file or folder .*mine\.jsonl; correct the name, or set data_dir"),
     ],
 )
 def test_an_invalid_users_file_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "mine.jsonl").write_text(text)
     with pytest.raises(UserError, match=message):
-        datasets.load_file(tmp_path / "mine.jsonl")
+        datasets.load("mine.jsonl", tmp_path)
 
 
 def test_a_users_rows_may_state_what_a_record_has(tmp_path: Path) -> None:
@@ -467,7 +468,7 @@ def test_a_users_rows_may_state_what_a_record_has(tmp_path: Path) -> None:
         {"question": "Yes?", "options": ["Yes", "No"], "answer": "No", "kind": "text"},
     ]
     write_jsonl(tmp_path / "mine.jsonl", rows)
-    assert datasets.load_file(tmp_path / "mine.jsonl") == [
+    assert datasets.load("mine.jsonl", tmp_path) == [
         Record("mine/0", "Which?", answer="B", options=("one", "two"), kind="choice"),
         Record("mine/1", "How many?", answer="2", kind="number", instruction="In one word."),
         Record("mine/2", "Yes?", answer="No", options=("Yes", "No"), kind="text"),
@@ -475,4 +476,4 @@ def test_a_users_rows_may_state_what_a_record_has(tmp_path: Path) -> None:
     rows[1]["kind"] = "numeral"
     write_jsonl(tmp_path / "mine.jsonl", rows)
     with pytest.raises(UserError, match=r"mine.jsonl, line 2: the field 'kind' must be one of number, math, choice"):
-        datasets.load_file(tmp_path / "mine.jsonl")
+        datasets.load("mine.jsonl", tmp_path)

@@ -40,7 +40,7 @@ def test_records_without_text_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No text files at"):
         list(texts(tmp_path / "absent"))
     write_jsonl(tmp_path / "a.jsonl", [{"text": "good"}, {"words": "none"}])
-    with pytest.raises(UserError, match=r"a\.jsonl, record 2: the field 'text' is missing"):
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: the field 'text' is missing"):
         list(texts(tmp_path))
     pq.write_table(pa.table({"id": [1]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a\.parquet, record 1: the field 'text' is missing"):

@@ -16,6 +16,7 @@ from dsmath_jax.data import instructions
 from dsmath_jax.data.chat import Message, assistant, user
 from dsmath_jax.data.dataset_formats import BadField
 from dsmath_jax.data.downloads import File
+from dsmath_jax.data.hub import PUBLIC
 from dsmath_jax.data.instructions import Conversation, load, parse, split
 from dsmath_jax.workdir import UserError, write_jsonl
 
@@ -91,7 +92,7 @@ def test_conversations():
         ({"question": "Q", "solution": "S", "language": "fr"}, "the field 'language' must be one of en, zh"),
         ({"messages": [{"role": "assistant", "content": "A"}]}, "message of the assistant at its beginning"),
         ({"messages": [{"role": "user", "content": "Q"}]}, "does not end with a message of the assistant"),
-        ({"messages": [{"role": "judge", "content": "Q"}]}, "must be one of system, user, assistant, tool"),
+        ({"messages": [{"role": "judge", "content": "Q"}]}, "has a role that is not one of system, user"),
         ({"messages": [{"role": "user"}]}, "the field 'content' is missing"),
     ],
 )
@@ -117,24 +118,24 @@ def parquet(rows: list[dict]) -> bytes:
 PUBLISHED = {
     "mathinstruct": (
         "MathInstruct.json", json.dumps(MATHINSTRUCT, indent=4).encode(),
-        [("mathinstruct/MathInstruct.json:1", "cot", "en"), ("mathinstruct/MathInstruct.json:2", "pot", "en")],
+        [("mathinstruct/0", "cot", "en"), ("mathinstruct/1", "pot", "en")],
     ),
     "numina_tir": (
         "data/train-00000-of-00001.parquet",
         parquet([{"problem": "P", "solution": TORA, "messages": [{"content": "P", "role": "user"}]}]),
-        [("numina_tir/train-00000-of-00001.parquet:1", "tora", "en")],
+        [("numina_tir/0", "tora", "en")],
     ),
     "belle_math_zh": (
         "school_math_0.25M.json", json.dumps(BELLE, ensure_ascii=False).encode() + b"\n",
-        [("belle_math_zh/school_math_0.25M.json:1", "cot", "zh")],
+        [("belle_math_zh/0", "cot", "zh")],
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", instructions.PUBLIC)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_data_set_is_fetched(server, hub, tmp_path, name):
     path, content, expected = PUBLISHED[name]
-    hub(instructions.PUBLIC[name].name, {path: content, "other.json": b"", "data/test-00000-of-00001.parquet": b""})
+    hub(PUBLIC[name].name, {path: content, "other.json": b"", "data/test-00000-of-00001.parquet": b""})
     assert [(one.id, one.style, one.language) for one in load(name, tmp_path)] == expected
     assert (tmp_path / name / path).read_bytes() == content
     server.files.clear()
@@ -190,11 +191,11 @@ def test_own_files_in_every_packing(tmp_path):
     (folder / "c.jsonl.zst").write_bytes(zstd.compress(lines))
     (folder / "d.json").write_bytes(b"[" + lines + b"]")
     (folder / "e.parquet").write_bytes(parquet([{"question": "Q", "solution": "S"}]))
-    found = list(load("mine", tmp_path))
+    found = list(load("mine/", tmp_path))
     names = ("a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.json", "e.parquet")
-    assert [one.id for one in found] == [f"mine/{name}:1" for name in names]
+    assert [one.id for one in found] == [f"mine/{name}/0" for name in names]
     assert {one.messages for one in found} == {(user("Q"), assistant("S"))}
-    assert [path.name for path in instructions.user_files(("mine", "numina_tir", "gsm8k/train"), tmp_path)] == list(
+    assert [path.name for path in instructions.user_files(("mine/", "numina_tir", "gsm8k/train"), tmp_path)] == list(
         names
     )
 
@@ -202,7 +203,7 @@ def test_own_files_in_every_packing(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", b'{"query": "Q", "response": "S"}\n{"question": "Q"}', "record 2: the field 'solution' is missing"),
+        ("a.jsonl", b'{"query": "Q", "response": "S"}\n{"question": "Q"}', "line 2: the field 'solution' is missing"),
         ("a.jsonl", b'{"question": "Q"', "a.jsonl, line 1: not a JSON object"),
         ("a.json", b'[{"question": "Q", "solution": "S"}, 3]', "a.json, record 2: not a JSON object"),
         ("a.json", b'[{"question": "Q"', "a.json cannot be read"),
@@ -217,7 +218,7 @@ def test_an_invalid_record_is_an_error(tmp_path, name, content, words):
 
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"no instructions at .*mathinstuct \(the nearest is 'mathinstruct'\); .*gsm8k/train, \.\.\."
+        UserError, match=r"Unknown data set 'mathinstuct', did you mean 'mathinstruct'; .*gsm8k/train, .*your own as"
     ):
         list(load("mathinstuct", tmp_path))
     write_jsonl(tmp_path / "cmath/test.jsonl", [{"question": "Q", "golden": "3", "grade": 1}])

@@ -78,7 +78,9 @@ def test_common_questions_are_refused_or_warned_of(caplog: pytest.LogCaptureFixt
 def test_a_data_set_that_is_gone_is_refused_or_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     training = overlap.training_questions({"rl.data": ["gone.jsonl"]}, tmp_path)
     found = overlap.find(HELD_OUT, training)
-    with pytest.raises(UserError, match=r"^rl\.eval_data: whether rl\.data 'gone\.jsonl' has .*gone\.jsonl cannot"):
+    with pytest.raises(
+        UserError, match=r"^rl\.eval_data: whether rl\.data 'gone\.jsonl' has .*no file or folder .*gone\.jsonl"
+    ):
         overlap.check("rl.eval_data", HELD_OUT, found, False)
     overlap.check("rl.eval_data", HELD_OUT, found, True)
     assert len(caplog.messages) == 1

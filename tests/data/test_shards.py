@@ -131,7 +131,7 @@ def test_a_broken_file_ends_the_work_and_leaves_no_shard_of_it(tmp_path, source,
         file.write(zstd.compress(b'{"text": 1}\n'))
     monkeypatch.setattr(shards, "IN_PROCESS_BYTES", 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    with pytest.raises(UserError, match=r"arXiv_001.jsonl.zst, record 61: the field 'text'"):
+    with pytest.raises(UserError, match=r"arXiv_001.jsonl.zst, line 61: the field 'text'"):
         shards.write(plan(tmp_path, source, tokenizer))
     assert "00001.array_record" not in contents(tmp_path / "arxiv")
     assert not [name for name in contents(tmp_path) if name.endswith(".tmp")]

@@ -112,7 +112,9 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
 )
 def test_a_broken_file_is_an_error(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name} cannot be read .*; fix or remove it") as error:
+    with pytest.raises(
+        UserError, match=f"{name} cannot be read .*; check the path and that the file is complete"
+    ) as error:
         list(documents.texts(tmp_path))
     assert "\n" not in str(error.value)
 
@@ -122,9 +124,9 @@ def test_invalid_records_are_named(tmp_path):
     with pytest.raises(UserError, match=r"a.jsonl, line 4: not a JSON object"):
         list(documents.texts(tmp_path))
     (tmp_path / "a.jsonl").write_bytes(LINES + b'{"text": 3}\n')
-    with pytest.raises(UserError, match=r"a.jsonl, record 3: the field 'text' is missing or not text"):
+    with pytest.raises(UserError, match=r"a.jsonl, line 4: the field 'text' is missing or not text"):
         list(documents.texts(tmp_path))
-    with pytest.raises(UserError, match=r"a.jsonl, record 1: the field 'code' is missing"):
+    with pytest.raises(UserError, match=r"a.jsonl, line 1: the field 'code' is missing"):
         list(documents.documents(tmp_path / "a.jsonl", "code"))
 
 

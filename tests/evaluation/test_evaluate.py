@@ -13,7 +13,7 @@ from dsmath_jax.data.chat_template import DEEPSEEK_MATH
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample
 from dsmath_jax.evaluation import __main__ as command
-from dsmath_jax.evaluation.evaluate import data_sets, run, stage_of
+from dsmath_jax.evaluation.evaluate import data_sets, run, stages_of_models
 from dsmath_jax.evaluation.policy import Policy, with_chat_settings
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.grading.grade import grade
@@ -24,16 +24,15 @@ from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_json, wri
 
 
 def test_an_unknown_model_is_refused() -> None:
-    assert [stage_of(name) for name in ("base", "sft", "rl")] == ["pretrain", "sft", "rl"]
-    with pytest.raises(UserError, match=r"evaluate\.models must be one of 'base', 'sft', 'rl'; got 'dpo'"):
-        stage_of("dpo")
-    with pytest.raises(UserError, match=r"models\[1\] must be one of 'base', 'sft', 'rl'; got 'dpo'"):
+    assert stages_of_models(("base", "hf:model", "sft", "rl")) == ("pretrain", "sft", "rl")
+    with pytest.raises(UserError, match=r"models\[1\] must be one of 'base', 'sft', 'rl', 'hf:DIR'; got 'dpo'"):
         EvaluateSettings(tasks=("toy/test",), models=("sft", "dpo"))
 
 
 def test_the_data_sets_of_tasks_are_known() -> None:
     settings = EvaluateSettings(tasks=("gsm8k", "toy/test", "mine.jsonl"))
     assert data_sets(settings) == ("gsm8k/test", "toy/test", "mine.jsonl", "gsm8k/train")
+    assert data_sets(settings, few_shot=False) == ("gsm8k/test", "toy/test", "mine.jsonl")
     chosen = dataclasses.replace(settings, tasks=("gsm8k",), examples=("toy/train",), shots=1)
     assert data_sets(chosen) == ("gsm8k/test", "toy/train")
 

@@ -317,12 +317,12 @@ def test_records_of_a_data_set_are_few_shot_examples(tmp_path: Path) -> None:
         ("pot", {"program": 3}, "the field 'program' is not text"),
         ("cot", {"answer": ""}, r"the field 'answer' is missing, which examples of gsm8k \(cot\) need"),
         ("cot", {"question": ""}, "the field 'question' is empty"),
-        ("cot", {"question": "Asked? "}, "its question is the test problem gsm8k/test/0"),
+        ("cot", {"question": "Asked? "}, "the field 'question' is that of the test problem gsm8k/test/0"),
     ],
 )
 def test_invalid_examples_of_a_user(tmp_path: Path, mode: Mode, row: dict, message: str) -> None:
     path = given(tmp_path, FULL, FULL | row)
-    with pytest.raises(UserError, match=rf"mine\.jsonl, line 2: {message}; fix or remove it\.$"):
+    with pytest.raises(UserError, match=rf"mine\.jsonl, line 2: {message}; fix or remove it, or set columns\.$"):
         exemplars.load(GSM8K, mode, tmp_path, [path.name])
 
 
@@ -354,12 +354,12 @@ def test_a_users_own_examples_have_options(tmp_path: Path) -> None:
 )
 def test_invalid_options_of_a_users_examples(tmp_path: Path, change: dict, message: str) -> None:
     path = given_sat(tmp_path, **change)
-    with pytest.raises(UserError, match=rf"mine\.jsonl, line 1: {message}; fix or remove it\.$"):
+    with pytest.raises(UserError, match=rf"mine\.jsonl, line 1: {message}; fix or remove it, or set columns\.$"):
         exemplars.load(TASKS["sat"], "cot", tmp_path, [path.name])
 
 
 def test_files_without_examples(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"few-shot examples .*mine\.jsonl has no records"):
+    with pytest.raises(UserError, match=r"The file .*mine\.jsonl has no records"):
         exemplars.load(GSM8K, "cot", tmp_path, [given(tmp_path).name])
     write_jsonl(tmp_path / "gsm8k" / "train.jsonl", [{"question": "?", "answer": "<<1=1>>1\n#### 1"}])
     with pytest.raises(UserError, match=r"data set 'gsm8k/train' has no record 4, a few-shot example"):

@@ -233,7 +233,7 @@ def test_kinds_of_bbh(real_data: Path) -> None:
     assert len(kinds["choice"]) == 17
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("gsm8", "gsm8k"), ("toy/tset", "toy/test"), ("mine.json", "")])
+@pytest.mark.parametrize(("name", "nearest"), [("gsm8", "gsm8k"), ("toy/tset", "toy/test"), ("mine.txt", "")])
 def test_an_unknown_name_is_reported_with_the_nearest(name: str, nearest: str) -> None:
     message = rf"Unknown task '{name}', did you mean '{nearest}.*; known ones are gsm8k, math,.* any data set such as"
     with pytest.raises(UserError, match=message):

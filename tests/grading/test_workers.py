@@ -238,7 +238,7 @@ class TestNothingIsLeft:
 
 @pytest.mark.parametrize("name", ["math.sqrt", "math:", ":sqrt", ""])
 def test_a_name_of_another_form_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"not of the form package\.module:function"):
+    with pytest.raises(ValueError, match=r"not of the form package\.module:NAME"):
         resolve(name)
 
 

@@ -33,7 +33,7 @@ def recipe(real_data: Path, tmp_path: Path) -> dict[str, Any]:
         "tokenizer": {"path": INIT, "vocab_size": 0},
         "chat": {"template": "paper"},
         "sft": {
-            "init": f"hf:{INIT}", "data": ("mine",), "sequence_length": 96, "batch_size": 4, "steps": 2,
+            "init": f"hf:{INIT}", "data": ("mine/",), "sequence_length": 96, "batch_size": 4, "steps": 2,
             "checkpoint_every": 2, "eval_every": 2, "eval_rows": 4, "peak_lr": 1e-3, "warmup_steps": 1,
         },
     }  # fmt: skip
@@ -51,7 +51,7 @@ def test_it_begins_with_a_hugging_face_folder_and_needs_no_other_stage(recipe: d
     assert np.isfinite([row["loss"] for row in metrics if "loss" in row]).all()
     assert np.isfinite(metrics[-1]["eval_loss"])
     learned = rows.Rows(tmp_path / "run/sft/rows/train", 96)
-    assert sorted(one for i in range(len(learned)) for one in learned[i].ids)[0].startswith("mine/a.jsonl:")
+    assert sorted(one for i in range(len(learned)) for one in learned[i].ids)[0].startswith("mine/")
     manifest = read_json(tmp_path / "run/sft/manifest.json")
     assert [Path(name).name for name in manifest["files"]] == ["a.jsonl", "config.json", "model.safetensors"]
 
@@ -78,6 +78,6 @@ def test_invalid_records_and_lengths_are_refused(recipe: dict[str, Any], tmp_pat
     recipe["sft"]["sequence_length"] = 96
     with open(tmp_path / "data/mine/a.jsonl", "a") as file:
         file.write('{"question": "Q"}\n')
-    with pytest.raises(UserError, match=r"mine/a.jsonl, record 41: the field 'solution' is missing; fix or remove it"):
+    with pytest.raises(UserError, match=r"mine/a.jsonl, line 41: the field 'solution' is missing; fix or remove it"):
         run(recipe, tmp_path / "two")
     assert not (tmp_path / "two/sft/rows").exists()

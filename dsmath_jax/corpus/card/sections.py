@@ -30,7 +30,7 @@ def sections(facts: Facts, settings: Settings) -> list[Section]:
         "Other sizes": tables.ablation(facts),
         "Domains": tables.domains(facts, settings["domain_share"]),
         "Lengths": tables.lengths(facts),
-        "Benchmark texts": tables.contamination(facts, [*settings["benchmarks"], *settings["benchmark_files"]]),
+        "Benchmark texts": tables.contamination(facts, settings["benchmarks"]),
         "Damaged records": tables.damage(facts),
         "Samples": samples.samples(facts),
         "Known limits": limits(facts),
@@ -73,7 +73,7 @@ def method(facts: Facts, settings: Settings) -> list[Block]:
     averaged = f", {models} classifiers averaged" if models > 1 else ""
     sample = "as many" if settings["negatives"] == 1 else f"{settings['negatives']:g} times as many"
     seed = f" The seed of all random choices is {settings['seed']}." if "seed" in settings else ""
-    benchmarks = ", ".join([*settings["benchmarks"], *settings["benchmark_files"]])
+    benchmarks = ", ".join(settings["benchmarks"])
     least, most = settings["min_ngram"], settings["ngram"]
     return [
         "Pages were converted to text with formulas as LaTeX. Of pages with the same URL, and of pages with "

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from dsmath_jax.settings import Settings, setting
+from dsmath_jax.data.settings import DataSettings
+from dsmath_jax.settings import setting
 from dsmath_jax.training.settings import TrainingSettings, check_micro_batches
 from dsmath_jax.workdir import UserError
 
@@ -11,10 +12,10 @@ ESTIMATIONS = ("hard", "soft")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplesSettings(Settings):
+class SamplesSettings(DataSettings):
     """Settings of samples of the policy and their labels (paper §4.1.2, §4.1.3)."""
 
-    data: tuple[str, ...] = setting(("toy/train",), "data sets whose questions are sampled from", nonempty=True)
+    data: tuple[str, ...] = setting(("toy/train",), "questions that are sampled from: as rl.data", nonempty=True)
     kind: str = setting(
         "pointwise", "pointwise (cross-entropy), pairwise (Bradley-Terry) or process (per step)", choices=KINDS
     )
@@ -39,13 +40,22 @@ class RewardModelSettings(TrainingSettings, SamplesSettings):
     """Settings of a reward model (paper §4.1.2-4.1.4): the samples and the training."""
 
     peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)", ge=0)
-    init: str = setting("pretrain", "the stage whose model it is trained from: pretrain (paper §4.2) or sft")
+    init: str = setting(
+        "pretrain", "the model it is trained from: a stage's (paper §4.2: pretrain) or hf:DIR",
+        local=True,
+    )  # fmt: skip
+    policy: str = setting("sft", "the model whose completions are labeled: a stage's, or hf:DIR", local=True)
     replay: float = setting(0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)", ge=0, le=1)
     batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise", ge=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_micro_batches(self.batch_size, self.grad_accum_steps)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The policy and the model that the stage starts from: stages, or `hf:DIR`."""
+        return (self.policy, self.init)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,4 +69,4 @@ class ProcessModelSettings(RewardModelSettings):
 class RetrainSettings(RewardModelSettings):
     """Settings of retraining the reward model between rounds of iterative GRPO (Algorithm 1)."""
 
-    data: tuple[str, ...] = setting((), "data sets whose questions are sampled from; () for those of rl.data")
+    data: tuple[str, ...] = setting((), "questions that are sampled from, as rl.data; () for those of rl.data")

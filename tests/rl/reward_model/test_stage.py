@@ -361,6 +361,7 @@ def test_a_stage_runs_from_the_sft_model(
     arguments = (
         folder,
         settings_of("process", 60, **changes),
+        None,
         ChatSettings(template="paper"),
         tmp_path / "data",
         layout,
@@ -396,11 +397,11 @@ def test_questions_are_drawn_evenly_over_the_data_sets(
     monkeypatch.setattr(stage, "write_rows", record)
     settings = settings_of("process", 3, data=("one.jsonl", "other.jsonl", "short.jsonl"), problems=12)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "process_model", settings, ChatSettings(template="paper"), tmp_path / "data", layout, 0)
+        run(tmp_path / "process_model", settings, None, ChatSettings(template="paper"), tmp_path / "data", layout, 0)
     names = [record.id.split("/")[0] for record in sampled]
     assert names == ["one"] * 5 + ["other"] * 5 + ["short"] * 2
 
 
 def test_a_kind_of_the_other_stage_is_refused(tmp_path: Path, layout: Layout) -> None:
     with pytest.raises(UserError, match=r"reward_model\.kind must be one of 'pointwise', 'pairwise'; got 'process'"):
-        run(tmp_path / "reward_model", settings_of("process", 3), ChatSettings(template="paper"), tmp_path, layout, 0)
+        run(tmp_path / "reward_model", settings_of("process", 3), None, ChatSettings(), tmp_path, layout, 0)

@@ -1,0 +1,138 @@
+"""Data sets and models of the Hugging Face Hub, by name, in folders of their names in the data folder.
+
+    hf:OWNER/NAME/SPLIT                  a split of a data set: the files that have it as a word of their path
+    hf:OWNER/NAME/CONFIG/SPLIT           the same below a folder of the repository
+    hf:OWNER/NAME/FOLDER/FILE.jsonl      one file
+    hf:OWNER/NAME                        a model; hf:FOLDER is one in a folder
+
+`downloads` says what a mirror is, and how files are downloaded and verified.
+"""
+
+import dataclasses
+import fnmatch
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from dsmath_jax.data.documents import RECORDS, file_format
+from dsmath_jax.data.downloads import LISTING, Repository, fetch
+from dsmath_jax.workdir import UserError
+
+HUGGING_FACE = "hf:"  # before the name of a data set or model of the Hub, and before a folder in Hugging Face's format
+TRAIN = "train"  # also the split of a repository whose files name none
+SPLITS = (TRAIN, "test", "validation", "valid", "dev", "eval")
+MODEL_FILES = (
+    "config.json", "model*.safetensors*", "*token*.json", "*.model", "chat_template.*", "generation_config.json"
+)  # fmt: skip
+
+# Public data sets of instructions, by short names.
+PUBLIC: dict[str, Repository] = {
+    "mathinstruct": Repository("TIGER-Lab/MathInstruct", "MathInstruct.json", "MIT; its parts have their own"),
+    "numina_tir": Repository("AI-MO/NuminaMath-TIR", "data/train-*.parquet", "Apache-2.0"),
+    "belle_math_zh": Repository("BelleGroup/school_math_0.25M", "school_math_0.25M.json", "GPL-3.0, for research"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(Repository):
+    """A split, or a file, of a data set of the Hub; `files` is its path in the repository: `main/train`."""
+
+    license: str = ""
+
+    def matching(self, paths: Sequence[str]) -> list[str]:
+        """Returns the files of the split, sorted.
+
+        Raises:
+          UserError: they belong to several sets, such as main/train.parquet and socratic/train.parquet.
+        """
+        if file_format(Path(self.files)) in RECORDS:
+            return [path for path in paths if path == self.files]
+        folder, slash, split = self.files.rpartition("/")
+        below = [path for path in paths if path.startswith(folder + slash)]
+        records = sorted(path for path in below if file_format(Path(path)) in RECORDS)
+        parts = {path: _before_word(split, path) for path in records}
+        found = [path for path, part in parts.items() if part is not None]
+        if not found and split == TRAIN:
+            return [] if any(_before_word(each, path) is not None for each in SPLITS for path in records) else records
+        if len({parts[path] for path in found}) > 1:
+            raise UserError(
+                f"{self.name} has several sets of the split {self.files} ({found[0]}, {found[-1]}); name a folder, "
+                f"as hf:{self.name}/FOLDER/{split}, or a file."
+            )
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Repository):
+    """A model of the Hub: its config, its safetensors and the files of its tokenizer."""
+
+    files: str = "config.json"
+    license: str = ""
+    kind: ClassVar[str] = "models"
+
+    def matching(self, paths: Sequence[str]) -> list[str]:
+        """Returns the model's files, sorted; those in folders of the repository have other formats."""
+        here = [path for path in paths if "/" not in path]
+        return sorted({path for pattern in MODEL_FILES for path in fnmatch.filter(here, pattern)})
+
+
+def _before_word(word: str, path: str) -> str | None:
+    """Returns the part of a path before a word; None where it lacks the word."""
+    found = re.search(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z])", path)
+    return path[: found.start()] if found else None
+
+
+def data_set(name: str, data_dir: Path) -> tuple[Repository, Path] | None:
+    """Returns the repository of a data set of the Hub and its folder below `data_dir`; None for another name.
+
+    Raises:
+      UserError: "hf:..." is not of the form in this module's docstring.
+    """
+    if name in PUBLIC:
+        return PUBLIC[name], data_dir / name
+    if not name.startswith(HUGGING_FACE):
+        return None
+    parts = PurePosixPath(name.removeprefix(HUGGING_FACE)).parts
+    if len(parts) < 3 or ".." in parts or parts[0] == "/":
+        raise UserError(f"The data set '{name}' must be hf:OWNER/NAME/SPLIT, such as hf:openai/gsm8k/main/train.")
+    repository = "/".join(parts[:2])
+    return Split(repository, "/".join(parts[2:])), data_dir / repository
+
+
+def missing_model(name: str, data_dir: Path) -> Model | None:
+    """Returns the repository of a model "OWNER/NAME" that is not, or not completely, in its folder below `data_dir`.
+
+    Returns None for a model that is there, and for a path that can be no name of the Hub.
+    """
+    parts = PurePosixPath(name).parts
+    if len(parts) != 2 or ".." in name or parts[0] == "/":
+        return None
+    model, folder = Model(name), data_dir / name
+    if (folder / LISTING).exists():
+        return None if all((folder / file.path).exists() for file in model.find(folder)) else model
+    return None if folder.is_dir() else model
+
+
+def fetch_model(name: str, data_dir: Path) -> Path:
+    """Returns the folder of a model below `data_dir`, after downloading the files of "OWNER/NAME" that are missing.
+
+    Raises:
+      UserError: the Hub has no such model, or a file cannot be downloaded.
+    """
+    folder = data_dir / name
+    if model := missing_model(name, data_dir):
+        logging.warning("%s is missing and is downloaded from the Hub.", folder)
+        for file in model.find(folder):
+            fetch(file, folder, data_dir)
+    return folder
+
+
+def local_checkpoint(checkpoint: str, data_dir: Path) -> str:
+    """Returns "hf:DIR" with the folder in `data_dir` where DIR is none here, see `fetch_model`; others as they are."""
+    name = checkpoint.removeprefix(HUGGING_FACE)
+    if name == checkpoint or Path(name).is_dir():
+        return checkpoint
+    folder = fetch_model(name, data_dir)
+    return f"{HUGGING_FACE}{folder}" if folder.is_dir() else checkpoint

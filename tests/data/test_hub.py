@@ -1,0 +1,42 @@
+"""Models of the Hub: which files are downloaded, when, and what counts as a folder of the user's."""
+
+from pathlib import Path
+
+import pytest
+
+from dsmath_jax.data import hub as hubs
+from dsmath_jax.workdir import UserError
+
+MODEL = {
+    "config.json": b"{}", "model-00001-of-00001.safetensors": b"1", "model.safetensors.index.json": b"{}",
+    "tokenizer.json": b"{}", "tokenizer_config.json": b"{}", "chat_template.jinja": b"", "generation_config.json": b"",
+}  # fmt: skip
+OTHERS = {"consolidated.safetensors": b"1", "pytorch_model.bin": b"1", "onnx/config.json": b"{}", "LICENSE": b""}
+
+
+def test_a_model_is_downloaded_once(server, hub, tmp_path: Path) -> None:
+    hub("some/model", MODEL | OTHERS, kind="models")
+    assert hubs.missing_model("some/model", tmp_path)
+    folder = hubs.fetch_model("some/model", tmp_path)
+    assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {*MODEL}
+    assert hubs.missing_model("some/model", tmp_path) is None
+    asked = len(server.asked)
+    assert hubs.local_checkpoint("hf:some/model", tmp_path) == f"hf:{tmp_path}/some/model"
+    assert len(server.asked) == asked
+    (folder / "tokenizer.json").unlink()  # as after a kill
+    assert hubs.missing_model("some/model", tmp_path)
+    assert hubs.fetch_model("some/model", tmp_path) == folder
+    assert (folder / "tokenizer.json").is_file()
+
+
+def test_folders_are_no_models_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "models/mine").mkdir(parents=True)
+    for name in ("models/mine", "model", "a/b/c", str(tmp_path / "x"), "../x", "/x"):
+        assert hubs.missing_model(name, tmp_path) is None
+    assert hubs.local_checkpoint("runs/tiny/sft", tmp_path) == "runs/tiny/sft"
+    assert hubs.local_checkpoint(f"hf:{tmp_path}/models/mine", tmp_path) == f"hf:{tmp_path}/models/mine"
+
+
+def test_a_model_that_the_hub_lacks(server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"/api/models/some/model/\S+ answers 404"):
+        hubs.fetch_model("some/model", tmp_path)
