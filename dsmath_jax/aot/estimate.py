@@ -15,10 +15,9 @@ from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
 from dsmath_jax.training.next_token import abstract_inputs
 
-# The least FLOPs of a step over the formula's, for products of layers and for attention: a backward pass of attention
-# computes the scores again, and `full` the whole forward pass. Logits are computed again in any case.
-RECOMPUTED = {"minimal": (1.0, 7 / 6), "full": (8 / 6, 9 / 6)}
-LOGITS = 8 / 6
+# The least products of attention, in the six of the formula: a backward pass computes the scores again, and `full` the
+# forward pass too.
+RECOMPUTED = {"minimal": 7, "full": 9}
 
 
 def least_bounds(target: Target, settings: Any) -> list[Bound]:
@@ -83,33 +82,56 @@ def _update_bound(target: Target, settings: Any) -> Bound:
         Collective("all-reduce", 1, weights / sizes["fsdp"], along("replica")),
         Collective("all-reduce", 4 * config.num_hidden_layers, 2 * tokens * config.hidden_size, along("tensor")),
     ]
-    logits = 6.0 * config.hidden_size * config.vocab_size
-    layers = 6.0 * matmul_parameters(config) - logits
-    attention = model_flops_per_token(config, length) - layers - logits
-    products, scores = RECOMPUTED[config.remat]
-    flops = (products * layers + LOGITS * logits + scores * attention) * rows * length / devices
+    flops = _step_flops_per_token(config, length) * rows * length / devices
     costs = Costs(flops, collectives={(str(i),): each for i, each in enumerate(needed)})
     return bound_of(costs, target.topology.chip, mesh.devices.flat)
 
 
+def _step_flops_per_token(config: ModelConfig, length: int) -> float:
+    """Returns the least FLOPs of a step: `full` repeats all products of a layer but the last, and logits always are."""
+    logits = 2.0 * config.hidden_size * config.vocab_size
+    products = 2.0 * matmul_parameters(config) - logits
+    attention = model_flops_per_token(config, length) - 3 * products - 3 * logits
+    last = 2.0 * config.num_hidden_layers * config.hidden_size * config.intermediate_size
+    again = products - last if config.remat == "full" else 0.0
+    return 3 * products + again + 4 * logits + RECOMPUTED[config.remat] / 6 * attention
+
+
 def _scoring_bound(target: Target, settings: RLSettings) -> Bound:
-    """Bounds the products of the forward passes."""
-    rows, length = _batch_shape(target, settings)
-    forwards = num_forwards(settings) + bool(settings.reward_stage)
-    flops = forwards * model_flops_per_token(target.model.config, length) / 3 * rows * length / target.layout.mesh.size
-    return NOTHING._replace(compute=flops / target.topology.chip.peak_flops)
+    """Bounds the products of the forward passes; a reward model computes no logits."""
+    config, (rows, length) = target.model.config, _batch_shape(target, settings)
+    forward = model_flops_per_token(config, length) / 3
+    flops = num_forwards(settings) * forward
+    if settings.reward_stage:
+        flops += forward - 2 * config.hidden_size * config.vocab_size
+    return NOTHING._replace(compute=flops * rows * length / target.layout.mesh.size / target.topology.chip.peak_flops)
 
 
 def _sampling_bound(target: Target, settings: RLSettings) -> Bound:
-    """Bounds the products of decoding, and reading weights and cache: the weights are not split over fsdp."""
+    """Bounds the products of decoding, and reading the weights, which are not split over fsdp, and the KV cache.
+
+    Arrays that a GPU's cache may hold are free, as in `aot.traffic`; among them are short KV caches.
+    """
     config, mesh, chip = target.model.config, target.layout.mesh, target.topology.chip
     samples, new_tokens = settings.samples_per_step, settings.max_new_tokens
-    parameters, tensor = matmul_parameters(config), mesh.shape["tensor"]
     cached = 4 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers  # bytes of a token
-    read = samples / settings.num_decode_slots * new_tokens * 2 * parameters / tensor
-    read += samples * new_tokens**2 / 2 * cached / mesh.size
-    flops = 2.0 * parameters * samples * new_tokens / mesh.size
+    read = samples / settings.num_decode_slots * new_tokens * _weight_bytes(config, mesh.shape["tensor"], chip.cache)
+    read += 0 if chip.cache else samples * new_tokens**2 / 2 * cached / mesh.size
+    flops = 2.0 * matmul_parameters(config) * samples * new_tokens / mesh.size
     return NOTHING._replace(compute=flops / chip.peak_flops, memory=read / chip.memory_bandwidth)
+
+
+def _weight_bytes(config: ModelConfig, tensor: int, cache: int) -> float:
+    """Returns the bytes of a device's weights in bfloat16, without matrices that fit its cache."""
+    layers, width, head = config.num_hidden_layers, config.hidden_size, config.head_dim
+    matrices = [
+        (2 * layers, width * head * config.num_attention_heads),
+        (2 * layers, width * head * config.num_key_value_heads),
+        (3 * layers, width * config.intermediate_size),
+        (1, width * config.vocab_size),
+    ]
+    sizes = [(count, 2 * size / tensor) for count, size in matrices]
+    return sum(count * size for count, size in sizes if size > cache)
 
 
 def _groups(sizes: dict[str, int], axis: str) -> np.ndarray:
