@@ -9,14 +9,13 @@ Hardware: 2 CPU cores, 4 GB. Time: below 20 minutes. Expected: an accuracy near 
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.workdir import UserError
+from dsmath_jax.variants import choose
 
 STORIES = "checkpoints/stories260k_hf"
 
 
-def get_config(variant: str = "scratch") -> ConfigDict:
-    if variant not in ("scratch", "stories260k"):
-        raise UserError(f"configs/gsm8k_small.py has no variant '{variant}'; it has scratch and stories260k.")
+def get_config(variant: str = "") -> ConfigDict:
+    (variant,) = choose("configs/gsm8k_small.py", variant, ("scratch", "stories260k"))
     stories = variant == "stories260k"
     length = 512 if stories else 384
     config = ConfigDict()

@@ -6,17 +6,16 @@ Command, in the workdir of a finished corpus (configs/corpus.py):
 `data` contains `deepseek-tokenizer/tokenizer.json` (102,400 ids). The paper starts from DeepSeek-LLM 1.3B, which is not
 public; this config starts from scratch, or from your model: `--config.pretrain.init=hf:models/mine` (below `data`).
 
-Hardware: 16 TPU v5p (`v5p:2x2x4`) or more, a power of two up to 128. To fit another slice, change `grad_accum_steps`
-and `model.remat` and compile for it:
-`python -m dsmath_jax.aot --config=configs/pretrain_1b3.py --topology=v5e:4x8`.
-Time: 5.8 days on 16 v5p, computed for 40 % MFU, not measured. Memory: 40.0 GiB per chip (docs/aot.md).
+Hardware: 16 TPU v5p by default; `:v5e-16` and `:h100-8` set what another accelerator needs, `:openwebmath,h100-8`
+together with a corpus. For others see `dsmath aot --config=pretrain_1b3 --topology=v6e-8 --suggest`.
+Memory and time, computed and not measured: docs/aot.md.
 Expected: the paper's 1.3B model reaches 23.8 % on GSM8K and 13.6 % on MATH (few-shot) after its corpus.
 """
 
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.workdir import UserError
+from dsmath_jax.variants import choose
 
 TOKENS, SEQUENCES, LENGTH = 150_000_000_000, 1024, 4096  # 4 M tokens a step
 MIXTURES = {
@@ -24,20 +23,25 @@ MIXTURES = {
     "openwebmath": {"openwebmath": 1.0},
     "proof_pile_2": {"arxiv": 2 / 7, "openwebmath": 4 / 7, "algebraic_stack": 1 / 7},  # its authors' 2:4:1
 }
+ACCELERATORS = {
+    "v5p-32": {"pretrain": {"grad_accum_steps": 8}},
+    "v5e-16": {"pretrain": {"grad_accum_steps": 32}},
+    "h100-8": {"pretrain": {"grad_accum_steps": 16}},
+}
 
 
-def get_config(variant: str = "corpus") -> ConfigDict:
-    if variant not in MIXTURES:
-        raise UserError(f"configs/pretrain_1b3.py has no variant '{variant}'; it has {', '.join(MIXTURES)}.")
+def get_config(variant: str = "") -> ConfigDict:
+    mixture, accelerator = choose("configs/pretrain_1b3.py", variant, MIXTURES, ACCELERATORS)
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
     config.tokenizer = {"path": "deepseek-tokenizer"}
     config.model = sizes("1b3", remat="minimal")
     config.pretrain = {
-        "mixture": MIXTURES[variant], "mask_documents": True, "sequence_length": LENGTH, "batch_size": SEQUENCES,
+        "mixture": MIXTURES[mixture], "mask_documents": True, "sequence_length": LENGTH, "batch_size": SEQUENCES,
         "steps": -(-TOKENS // (SEQUENCES * LENGTH)), "checkpoint_every": 500, "keep_checkpoints": 3,
-        "eval_every": 1000, "eval_rows": 1024, "grad_accum_steps": 8,
+        "eval_every": 1000, "eval_rows": 1024,
         "peak_lr": 5.3e-4, "warmup_steps": 2000, "schedule": "multi_step",
     }  # fmt: skip
+    config.update(ACCELERATORS[accelerator])
     return config

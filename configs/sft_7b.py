@@ -6,19 +6,27 @@ into it unless they are mirrored there. In the workdir of configs/pretrain_7b.py
 config's `--config.tokenizer.path` starts from its model. The paper's 776 thousand examples are not public: these are
 open data sets of the same kinds, and `--config.sft.data` can add your files.
 
-Hardware: 16 TPU v5p (`v5p:2x2x4`); 4, 8, 32 or 64 work as well. To fit another slice, change `grad_accum_steps` and
-`model.remat` and compile for it:
-`python -m dsmath_jax.aot --config=configs/sft_7b.py --topology=v5e:4x8`.
-Time: 2.1 hours on 16 v5p, computed for 40 % MFU, not measured. Memory: 56.4 GiB per chip (docs/aot.md).
+Hardware: 16 TPU v5p by default (`:v5p-32`); `:v5e-16`, `:v6e-8` and `:h100-8` set what another accelerator needs. For
+others see `dsmath aot --config=sft_7b --topology=v4-32 --suggest`.
+Memory and time, computed and not measured: docs/aot.md.
 Expected: the paper's model reaches 82.9 % on GSM8K and 46.8 % on MATH (chains of thought) with its own examples.
 """
 
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
+from dsmath_jax.variants import choose
+
+ACCELERATORS = {
+    "v5p-32": {"sft": {"grad_accum_steps": 4}},
+    "v5e-16": {"model": {"remat": "full"}, "sft": {"grad_accum_steps": 16}},
+    "v6e-8": {"model": {"remat": "full"}, "sft": {"grad_accum_steps": 32}},
+    "h100-8": {"sft": {"grad_accum_steps": 16}},
+}
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
+    (accelerator,) = choose("configs/sft_7b.py", variant, ACCELERATORS)
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "data"
@@ -29,7 +37,8 @@ def get_config() -> ConfigDict:
         "init": "hf:deepseek-math-7b-base",
         "data": ("gsm8k/train", "math/train", "mathinstruct", "numina_tir", "belle_math_zh"),
         "sequence_length": 4096, "batch_size": 256,
-        "steps": 500, "checkpoint_every": 100, "eval_every": 100, "eval_rows": 256, "grad_accum_steps": 4,
+        "steps": 500, "checkpoint_every": 100, "eval_every": 100, "eval_rows": 256,
         "peak_lr": 5e-5, "schedule": "constant",
     }  # fmt: skip
+    config.update(ACCELERATORS[accelerator])
     return config

@@ -12,16 +12,15 @@ stage, with an annealed learning rate (stages corpus, tokenizer, pretrain, sft, 
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.workdir import UserError
+from dsmath_jax.variants import choose
 
 # RL's cost in SFT steps of 1,024 tokens. An RL step has 16 x 8 rows of about 70 tokens: forward passes to sample and of
 # the reference (2 + 2 of SFT's 6 units per token), then forward and backward (6): 220 x 128 x 70 x 10 / (1,024 x 6).
 RL_AS_SFT_STEPS = 3208
 
 
-def get_config(variant: str = "full") -> ConfigDict:
-    if variant not in ("full", "sft_continued"):
-        raise UserError(f"configs/tiny.py has no variant '{variant}'; it has full and sft_continued.")
+def get_config(variant: str = "") -> ConfigDict:
+    (variant,) = choose("configs/tiny.py", variant, ("full", "sft_continued"))
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "toy"  # generated below the workdir

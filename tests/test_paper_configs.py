@@ -145,7 +145,7 @@ def test_no_recipe_is_measured_on_what_it_trains_on(path: Path) -> None:
 
 
 def test_a_variant_that_learns_from_stored_samples_is_none_of_rl() -> None:
-    with pytest.raises(UserError, match=r"has no variant 'dpo'; it has online_rft, ppo, grpo_rule"):
+    with pytest.raises(UserError, match=r"has no variant 'dpo'; it has grpo_ps, online_rft, ppo, grpo_rule"):
         read("grpo_7b", ":dpo")
 
 

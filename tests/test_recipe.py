@@ -52,7 +52,7 @@ def test_every_variant_is_found() -> None:
     pretrain = runpy.run_path(str(CONFIGS / "pretrain_1b3.py"))
     assert {f"grpo_7b.py:{name}" for name in grpo["VARIANTS"]} <= names
     assert {f"paper/fig5_rl_methods.py:{name}" for name in ("start", *fig5["METHODS"])} <= names
-    assert {f"pretrain_1b3.py:{name}" for name in pretrain["MIXTURES"]} <= names
+    assert {f"pretrain_1b3.py:{name}" for name in (*pretrain["MIXTURES"], *pretrain["ACCELERATORS"])} <= names
 
 
 @pytest.mark.parametrize("name", RECIPES, ids=lambda name: name.removeprefix(f"{CONFIGS}/"))

@@ -13,15 +13,14 @@ chosen on `toy/dev`; the figure is measured on `toy/test`.
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.workdir import UserError
+from dsmath_jax.variants import choose
 
 STEPS, PROMPTS, GROUP = 40, 16, 8
 METHODS = ("rft", "online_rft", "grpo_os", "grpo_ps", "grpo_rule")
 
 
 def get_config(variant: str = "grpo_ps") -> ConfigDict:
-    if variant not in ("start", *METHODS):
-        raise UserError(f"fig5_rl_methods.py has no variant '{variant}'; it has start, {', '.join(METHODS)}.")
+    (variant,) = choose("configs/paper/fig5_rl_methods.py", variant, ("start", *METHODS))
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "toy"

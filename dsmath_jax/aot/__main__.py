@@ -8,7 +8,8 @@ The exit code is 0 whether it fits or not.
 The stages are pretrain and sft (the train step), rl (all of its programs, and the memory of each phase) and sample
 (only the sampler, by the section rl). The default is the first of pretrain, sft and rl that the config has.
 
-`--config.pretrain.grad_accum_steps=4` sets a field of the config.
+`--config.pretrain.grad_accum_steps=4` sets a field of the config. Of a model that the stage starts from as `hf:DIR`,
+only `config.json` is read.
 """
 
 import json
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
 
     from dsmath_jax.aot.page import page
     from dsmath_jax.aot.rl import compile_rl, compile_sampler
-    from dsmath_jax.aot.step import compile_step
+    from dsmath_jax.aot.step import compile_step, with_initial_model
     from dsmath_jax.aot.suggest import suggest, suggestion_text
     from dsmath_jax.aot.text import result_text
     from dsmath_jax.command_line import HELP, define_config, help_text, parse
@@ -68,6 +69,7 @@ def main(argv: Sequence[str]) -> None:
             "--suggest prints a table; remove --json and --page, or give them with the settings that it finds."
         )
     stage = values.stage or next((name for name in STAGES if getattr(recipe, name) is not None), STAGES[0])
+    recipe = with_initial_model(recipe, "rl" if stage == "sample" else stage)
     if values.suggest:
         print(suggestion_text(*suggest(recipe, stage, values.topology), stage))
         return

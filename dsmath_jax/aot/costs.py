@@ -21,6 +21,8 @@ from dsmath_jax.aot.traffic import moved_bytes
 
 K = TypeVar("K")
 
+TRIP_COUNT = "trip count of"  # a loop, in `Costs.unknown`
+
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
@@ -116,7 +118,7 @@ class _Counter:
             case "while":
                 runs = self.program.trip_count(i, scope)
                 body = self.costs(i.called()[0]).times(self.trips if runs is None else runs, i.name)
-                return body if runs is not None else body + Costs(unknown=frozenset({f"trip count of {i.name}"}))
+                return body if runs is not None else body + Costs(unknown=frozenset({f"{TRIP_COUNT} {i.name}"}))
             case "conditional":
                 branches = [self.costs(name).times(1, i.name) for name in i.called()]
                 return max(branches, key=lambda branch: branch.flops)

@@ -5,6 +5,8 @@ that training runs.
 """
 
 import dataclasses
+import logging
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +18,11 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.sharding import Layout, make_mesh
+from dsmath_jax.training import pretrain
 from dsmath_jax.training.flops import model_flops_per_token
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.next_token import abstract_inputs, next_token_step
+from dsmath_jax.training.settings import hugging_face_folder
 from dsmath_jax.workdir import UserError
 
 SHOWN_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results
@@ -34,6 +38,22 @@ def stage_settings(recipe: Recipe, name: str) -> Any:
         if getattr(recipe, section) is None:
             raise UserError(f"The config has no section '{section}', which stage {name} needs; add it.")
     return getattr(recipe, name)
+
+
+def with_initial_model(recipe: Recipe, stage: str) -> Recipe:
+    """Returns the recipe with the sizes of the model that a stage starts from, if it is `hf:DIR`: its `config.json`.
+
+    Raises:
+      UserError: the file is invalid.
+    """
+    settings, data_dir = getattr(recipe, stage), Path(recipe.data_dir)
+    folder = hugging_face_folder(settings.init, data_dir) if settings else None
+    if folder is None:
+        return recipe
+    if not folder.is_dir():
+        logging.warning("%s is missing: compiling the recipe's own model.", folder)
+        return recipe
+    return dataclasses.replace(recipe, model=pretrain.model_config(settings.init, recipe.model, data_dir, None))
 
 
 def model_config(recipe: Recipe) -> ModelConfig:

@@ -1,36 +1,30 @@
 """Searches the settings that change a stage's speed and memory, but not its result, for those with the best bound.
 
 A candidate is a mesh, a remat policy and a number of micro-batches; for RL, a number of decode slots too. They are
-compiled in the order of a bound that needs no compiler: the products, and the gathers and reductions that their mesh
-cannot do without. One whose bound is above the best compiled one is skipped, as is one whose state and saved layer
-inputs alone exceed the memory. Of the micro-batches of a mesh, the largest that fits is taken, since smaller ones
-gather the weights more often.
+compiled in the order of a bound that needs no compiler (`aot.estimate`). One whose bound is above the best compiled one
+is skipped, as is one that needs more than the memory in any case, and the search ends after PATIENCE meshes and
+policies that are no better than the best. Of the micro-batches of a mesh, the largest that fits is taken, since smaller
+ones gather the weights more often.
 """
 
 import dataclasses
-import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from dsmath_jax.aot.bound import bound_of
-from dsmath_jax.aot.collectives import Collective
-from dsmath_jax.aot.costs import Costs
+from dsmath_jax.aot.estimate import RECOMPUTED, least_bounds, least_bytes, num_rows
 from dsmath_jax.aot.program import capture_stderr
-from dsmath_jax.aot.rl import compile_rl, policy_state, row_length
-from dsmath_jax.aot.step import Target, compile_step, make_target, shard_bytes, stage_settings
+from dsmath_jax.aot.rl import compile_rl
+from dsmath_jax.aot.step import Target, compile_step, make_target, model_config, stage_settings
 from dsmath_jax.aot.text import bounds_of, gib
+from dsmath_jax.aot.topology import topology
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sharding import MeshSettings
-from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
-from dsmath_jax.training.next_token import abstract_inputs
 from dsmath_jax.workdir import UserError
 
-REMAT_FLOPS = {"minimal": 1.0, "full": 8 / 6}  # the searched policies, and their least FLOPs by the formula's
-MAX_REPLICAS, MAX_TENSOR = 8, 8
+SIZES = (1, 2, 4, 8)  # of replica and of tensor; fsdp is the rest
 MAX_ROWS = 16  # of a device in a micro-batch
+PATIENCE, BETTER = 3, 0.99  # a bound is better below 99 % of the best one
 
 
 class Candidate(NamedTuple):
@@ -79,131 +73,77 @@ def suggest(recipe: Recipe, stage: str, name: str) -> tuple[list[Trial], int]:
     Raises:
       UserError: the recipe, the stage or the topology is invalid.
     """
-    settings = stage_settings(recipe, stage)
-    with capture_stderr():
-        given = make_target(recipe, name)
-    starts = sorted(_starts(recipe, stage, given), key=lambda start: start[0])
+    starts = sorted(_starts(recipe, stage, name), key=lambda start: start[:2])
     trials: list[Trial] = []
-    skipped = 0
-    for bound, first in starts:
-        best = min((each.seconds for each in trials if each.fits), default=float("inf"))
-        if bound >= best:
+    best, no_better, skipped = float("inf"), 0, 0
+    for bound, _, first in starts:
+        if bound >= best or no_better == PATIENCE:
             skipped += 1
             continue
-        trials += _from_largest_micro_batch(recipe, stage, name, first, settings)
+        found = list(_until_one_fits(recipe, stage, name, first))
+        seconds = min((each.seconds for each in found if each.fits), default=float("inf"))
+        no_better = no_better + 1 if seconds >= BETTER * best < float("inf") else 0
+        best = min(best, seconds)
+        trials += found
     return sorted(trials, key=lambda each: (not each.fits, each.seconds, each.serial)), skipped
 
 
-def _starts(recipe: Recipe, stage: str, given: Target) -> Iterator[tuple[float, Candidate]]:
-    """Yields the candidates with the largest micro-batches, each with its bound before compiling."""
-    devices, settings = given.topology.devices, stage_settings(recipe, stage)
-    rows = settings.samples_per_step if isinstance(settings, RLSettings) else settings.batch_size
-    for replica in _powers(MAX_REPLICAS):
-        for tensor in _powers(MAX_TENSOR):
-            if len(devices) % (replica * tensor) or given.model.config.num_key_value_heads % tensor:
-                continue
-            mesh = MeshSettings(replica=replica, fsdp=len(devices) // (replica * tensor), tensor=tensor)
-            shards = replica * mesh.fsdp
-            if rows % shards:
-                continue
-            micro_batches = next(n for n in _powers(rows) if rows // shards <= n * MAX_ROWS or rows % (2 * n * shards))
-            candidate = Candidate(mesh, "minimal", micro_batches, 0)
+def _starts(recipe: Recipe, stage: str, name: str) -> Iterator[tuple[float, float, Candidate]]:
+    """Yields the candidates with the largest micro-batches, each with its bounds before compiling."""
+    rows = num_rows(stage_settings(recipe, stage))
+    with capture_stderr():
+        devices = len(topology(name).devices)
+    for replica, tensor in itertools.product(SIZES, SIZES):
+        shards = devices // tensor
+        if devices % (replica * tensor) or model_config(recipe).num_key_value_heads % tensor or rows % shards:
+            continue
+        mesh = MeshSettings(replica=replica, fsdp=shards // replica, tensor=tensor)
+        for remat in RECOMPUTED:
+            candidate = Candidate(mesh, remat, micro_batches(rows // shards)[0], 0)
             try:
-                with capture_stderr():
-                    target = make_target(candidate.recipe(recipe, stage), given.topology.name)
+                target, settings = _target(candidate, recipe, stage, name)
             except UserError:
                 continue  # no mesh of these devices, or settings that do not go together
-            for remat in REMAT_FLOPS:
-                policy = candidate._replace(remat=remat)
-                yield analytic_bound(policy, target, settings), policy
+            bounds = least_bounds(target, settings)
+            yield sum(each.overlapped for each in bounds), sum(each.serial for each in bounds), candidate
 
 
-def _powers(largest: int) -> Iterator[int]:
-    """Yields 1, 2, 4, ... up to `largest`."""
-    n = 1
-    while n <= largest:
-        yield n
-        n *= 2
+def micro_batches(rows: int) -> list[int]:
+    """Returns the numbers of micro-batches into which the rows of a device can be split, ascending."""
+    return [n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= MAX_ROWS]
 
 
-def analytic_bound(candidate: Candidate, target: Target, settings: Any) -> float:
-    """Returns a bound of the seconds of a step that is known before compiling.
-
-    Every weight is gathered in bfloat16 for the forward and the backward pass of each micro-batch, its gradient is
-    scattered once for each and reduced over replicas once, and a layer reduces its activations four times over tensor.
-    """
-    config, mesh = target.model.config, target.layout.mesh
-    rows, length = _batch(settings, target)
-    sizes, devices = dict(mesh.shape), mesh.size
-    weights = 2 * matmul_parameters(config) / sizes["tensor"]
-    tokens = rows * length * sizes["tensor"] / devices  # of a device in a step
-    n = candidate.grad_accum_steps
-    along = functools.partial(_groups, sizes)
-    needed = [
-        Collective("all-gather", 2 * n, weights / sizes["fsdp"], along("fsdp")),
-        Collective("reduce-scatter", n, weights, along("fsdp")),
-        Collective("all-reduce", 1, weights / sizes["fsdp"], along("replica")),
-        Collective("all-reduce", 4 * config.num_hidden_layers, 2 * tokens * config.hidden_size, along("tensor")),
-    ]
-    flops = REMAT_FLOPS[candidate.remat] * model_flops_per_token(config, length) * rows * length / devices
-    costs = Costs(flops, collectives={(str(i),): each for i, each in enumerate(needed)})
-    return bound_of(costs, target.topology.chip, mesh.devices.flat).overlapped
+def _target(candidate: Candidate, recipe: Recipe, stage: str, name: str) -> tuple[Target, Any]:
+    """Returns the devices and the model of a candidate, and its settings of the stage."""
+    changed = candidate.recipe(recipe, stage)
+    with capture_stderr():
+        return make_target(changed, name), stage_settings(changed, stage)
 
 
-def _groups(sizes: dict[str, int], axis: str) -> np.ndarray:
-    """Returns the groups of devices along an axis of the mesh."""
-    grid = np.arange(int(np.prod(list(sizes.values())))).reshape(tuple(sizes.values()))
-    return np.moveaxis(grid, list(sizes).index(axis), -1).reshape(-1, sizes[axis])
-
-
-def _batch(settings: Any, target: Target) -> tuple[int, int]:
-    """Returns the rows and the tokens of a row of a step's batch."""
-    if isinstance(settings, RLSettings):
-        return settings.samples_per_step, row_length(settings, target.layout)
-    return settings.batch_size, settings.sequence_length
-
-
-def _from_largest_micro_batch(
-    recipe: Recipe, stage: str, name: str, candidate: Candidate, settings: Any
-) -> Iterator[Trial]:
+def _until_one_fits(recipe: Recipe, stage: str, name: str, candidate: Candidate) -> Iterator[Trial]:
     """Yields the outcomes of a candidate with smaller micro-batches, and fewer decode slots, until one fits."""
     while True:
+        sampling_fits = True
         try:
-            changed = candidate.recipe(recipe, stage)
-            with capture_stderr():
-                target = make_target(changed, name)
-            rows, _ = _batch(settings, target)
-            if rows % (candidate.grad_accum_steps * target.layout.batch_shards):
-                return  # the batch cannot be split further
-            if least_bytes(candidate, target, stage_settings(changed, stage)) > target.topology.usable_bytes:
-                candidate = candidate._replace(grad_accum_steps=2 * candidate.grad_accum_steps)
-                continue
-            result = compile_rl(changed, name) if stage == "rl" else compile_step(changed, stage, name)
+            target, settings = _target(candidate, recipe, stage, name)
+            if least_bytes(target, settings) <= target.topology.usable_bytes:
+                changed = candidate.recipe(recipe, stage)
+                result = compile_rl(changed, name) if stage == "rl" else compile_step(changed, stage, name)
+                yield _outcome(candidate, result)
+                if result["fits"]:
+                    return
+                sampling_fits = sum(result.get("phases", {}).get("sample", {}).values()) <= result["chip_bytes"]
         except UserError:
             return  # these settings do not go together
-        yield _outcome(candidate, result)
-        if result["fits"]:
-            return
-        phases = result.get("phases", {})
-        if sum(phases.get("sample", {}).values()) > result["chip_bytes"]:
-            slots = candidate.decode_slots or settings.num_decode_slots
-            if slots < 2:
-                return
-            candidate = candidate._replace(decode_slots=slots // 2)
+        if sampling_fits:
+            rows = num_rows(settings) // target.layout.batch_shards
+            more = next((n for n in micro_batches(rows) if n > settings.grad_accum_steps), 0)
+            candidate = candidate._replace(grad_accum_steps=more)
         else:
-            candidate = candidate._replace(grad_accum_steps=2 * candidate.grad_accum_steps)
-
-
-def least_bytes(candidate: Candidate, target: Target, settings: Any) -> int:
-    """Returns bytes that a device needs in any case: parameters, optimizer state and the inputs of all layers."""
-    if isinstance(settings, RLSettings):
-        state = policy_state(settings, target)
-    else:
-        state, _ = abstract_inputs(settings, target.model, target.layout)
-    rows, length = _batch(settings, target)
-    config, sizes = target.model.config, target.layout.mesh.shape
-    tokens = rows * length / candidate.grad_accum_steps / (sizes["replica"] * sizes["fsdp"])
-    return shard_bytes(state) + int(2 * tokens * config.hidden_size * config.num_hidden_layers)
+            candidate = candidate._replace(decode_slots=settings.num_decode_slots // 2)
+            more = candidate.decode_slots
+        if not more:
+            return  # it cannot be split further
 
 
 def _outcome(candidate: Candidate, result: dict[str, Any]) -> Trial:
@@ -227,7 +167,8 @@ def suggestion_text(trials: list[Trial], skipped: int, stage: str) -> str:
             f"{gib(each.hbm_bytes):>16}{each.seconds:>13.3g}{each.serial:>11.3g}  "
             + (each.limit if each.fits else "DOES NOT FIT")
         ]
-    lines += [f"{skipped} more meshes and policies have a bound above the best one's."] if skipped else []
+    if skipped:
+        lines += [f"{skipped} more meshes and policies were left out: they cannot be better, or those before were not."]
     if not trials or not trials[0].fits:
         return "\n".join([*lines, "", "Nothing fits: take more devices, or larger ones."])
     options = " ".join(f"--config.{field}={value}" for field, value in trials[0].candidate.overrides(stage).items())

@@ -8,13 +8,12 @@ bytes that are counted move.
 
 from dsmath_jax.aot.hlo import ArrayType, Computation, Instruction, Program
 
-# They move nothing themselves: what they refer to is moved by others, or by the start of an asynchronous pair.
+# They move nothing themselves: what they refer to is moved by others, for a `-done` by its `-start`.
 FREE = frozenset((
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency", "opt-barrier",
-    "partition-id", "replica-id", "while", "conditional", "call", "async-start", "async-update", "async-done", "domain",
-    "copy-done", "all-gather-done", "all-reduce-done", "collective-permute-done", "send-done", "recv-done", "iota",
+    "partition-id", "replica-id", "while", "conditional", "call", "async-start", "async-update", "domain", "iota",
 ))  # fmt: skip
-SLICES = ("dynamic-slice", "slice", "gather")
+SLICES = ("dynamic-slice", "slice", "gather", "dynamic-slice-start", "slice-start")
 RENAMES = ("bitcast", "get-tuple-element")
 
 
@@ -24,7 +23,7 @@ def moved_bytes(i: Instruction, scope: Computation, program: Program, cache: flo
     Args:
       cache: bytes of the chip's cache; arrays up to this size are free.
     """
-    if i.opcode in FREE:
+    if i.opcode in FREE or i.opcode.endswith("-done"):
         return 0.0
     if i.opcode == "fusion":
         (name,) = i.called()
@@ -70,7 +69,7 @@ def _read_by(user: Instruction, k: int, array: ArrayType, scope: Computation, pr
     if user.opcode in RENAMES:
         return _read(user, array, scope, program, cache)
     if user.opcode in SLICES and k == 0:
-        return min(whole, user.bytes)
+        return min(whole, _results(user)[0].bytes)
     if user.opcode in ("dynamic-update-slice", "scatter") and k == 0:
         return 0.0  # in place
     if user.opcode == "fusion":
@@ -81,14 +80,19 @@ def _read_by(user: Instruction, k: int, array: ArrayType, scope: Computation, pr
 
 def _written(i: Instruction, root: Instruction, scope: Computation, program: Program, cache: float) -> float:
     """Returns the bytes that an instruction, whose results `root` computes in `scope`, writes."""
-    arrays = i.arrays
-    if i.opcode.endswith("-start"):  # its type is a tuple of operands, results and context
-        arrays = i.arrays[: len(i.arrays) // 2] if i.opcode == "copy-start" else i.arrays[len(i.operands) :]
+    arrays = _results(i)
     if root.opcode == "tuple":
         results = [(array, scope[name]) for array, name in zip(arrays, root.operands, strict=False)]
     else:
         results = [(array, root) for array in arrays]
     return sum(_written_as(array, result, scope, program, cache) for array, result in results)
+
+
+def _results(i: Instruction) -> tuple[ArrayType, ...]:
+    """Returns the arrays that an instruction computes: the type of a `-start` has its operands and a context too."""
+    if not i.opcode.endswith("-start"):
+        return i.arrays
+    return i.arrays[: len(i.arrays) // 2] if i.opcode == "copy-start" else i.arrays[len(i.operands) :]
 
 
 def _written_as(array: ArrayType, result: Instruction, scope: Computation, program: Program, cache: float) -> float:

@@ -4,6 +4,10 @@ from typing import Any
 
 from dsmath_jax.workdir import UserError
 
+_QWEN = {  # of Qwen2.5 up to 3B
+    "vocab_size": 151_936, "num_key_value_heads": 2, "rope_theta": 1e6, "max_position_embeddings": 32_768,
+    "qkv_bias": True, "tie_word_embeddings": True,
+}  # fmt: skip
 # Without vocab_size, the tokenizer's is used; without num_key_value_heads, every query head has its own.
 SIZES: dict[str, dict[str, Any]] = {
     # 1.0 M parameters with 1,536 pieces: the laptop demo. On a CPU recomputing values is quicker than storing them.
@@ -25,6 +29,19 @@ SIZES: dict[str, dict[str, Any]] = {
     "7b": {
         "vocab_size": 102_400, "num_hidden_layers": 30, "hidden_size": 4096, "num_attention_heads": 32,
         "head_dim": 128, "intermediate_size": 11_008,
+    },
+    # Qwen2.5 and its Instruct, Math and Coder models: for configs/sft.py and configs/grpo.py.
+    "qwen2.5-0.5b": _QWEN | {
+        "num_hidden_layers": 24, "hidden_size": 896, "num_attention_heads": 14, "head_dim": 64,
+        "intermediate_size": 4864,
+    },
+    "qwen2.5-1.5b": _QWEN | {
+        "num_hidden_layers": 28, "hidden_size": 1536, "num_attention_heads": 12, "head_dim": 128,
+        "intermediate_size": 8960,
+    },
+    "qwen2.5-3b": _QWEN | {
+        "num_hidden_layers": 36, "hidden_size": 2048, "num_attention_heads": 16, "head_dim": 128,
+        "intermediate_size": 11_008,
     },
 }  # fmt: skip
 

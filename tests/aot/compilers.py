@@ -1,4 +1,4 @@
-"""Marks of tests that need a compiler for TPUs or GPUs."""
+"""Marks of tests that need a compiler for TPUs or GPUs, or cuDNN."""
 
 import importlib.util
 
@@ -10,4 +10,7 @@ needs_libtpu = pytest.mark.skipif(
 needs_cuda = pytest.mark.skipif(
     importlib.util.find_spec("jax_cuda13_plugin") is None,
     reason="the compiler for GPUs is missing: pip install -e '.[aot-gpu]' -c constraints.txt",
+)
+needs_cudnn = pytest.mark.skipif(
+    importlib.util.find_spec("nvidia") is None, reason="cuDNN's library is missing: pip install -e '.[aot-gpu]'"
 )

@@ -1,6 +1,5 @@
 """Compiling for TPUs and GPUs that are not there: the stages of a small config, from the command line."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ from dsmath_jax.aot import program, rl
 from dsmath_jax.aot.text import result_text
 from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.workdir import UserError
-from tests.aot.compilers import needs_cuda, needs_libtpu
+from tests.aot.compilers import needs_cuda, needs_cudnn, needs_libtpu
 
 ROOT = Path(__file__).parents[2]
 
@@ -191,7 +190,7 @@ def test_a_small_config_compiles_for_gpus_on_two_hosts(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_cuda
-@pytest.mark.skipif(importlib.util.find_spec("nvidia") is None, reason="cuDNN's library is missing")
+@needs_cudnn
 def test_attention_of_cudnn_compiles_without_a_gpu(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=a100-80:2")
     assert (run.returncode, run.stderr) == (0, ""), run.stderr

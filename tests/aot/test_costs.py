@@ -227,6 +227,9 @@ def test_a_compile_program_of_eight_devices() -> None:
         ("f32[2,16]{1,0} gather(%p, %ids), offset_dims={1}", 2 * 128 + 8),
         ("f32[8,16]{1,0:T(8,128)S(1)} add(%p, %p)", 2 * 512),  # the result is in on-chip memory
         ("(f32[8,16]{1,0:S(1)}, f32[8,16]{1,0}, u32[]) copy-start(%p)", 512),
+        ("((f32[8,16]{1,0}), f32[2,16]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%p), slice={[0:2], [0:16]}", 128),
+        ("f32[2,16]{1,0:S(1)} slice-done(%p)", 0),  # moved by the start
+        ("f32[2,16]{1,0} reduce-scatter-done(%p)", 0),
         ("f32[8,16]{1,0} bitcast(%p)", 0),
         ("(f32[8,16], f32[1,16]) tuple(%p, %row)", 0),
         ("f32[8,16]{1,0} fusion(%p, %z), kind=kLoop, calls=%sliced", 64 + 4 + 512),

@@ -1,22 +1,25 @@
 """The search for settings with the best bound, with a compiler that says at once how much memory each would need."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import pytest
 
+from dsmath_jax.aot import estimate
 from dsmath_jax.aot import suggest as search
 from dsmath_jax.aot.bound import Bound
 from dsmath_jax.aot.page import page
 from dsmath_jax.aot.step import Target
-from dsmath_jax.aot.suggest import Candidate, analytic_bound, suggest, suggestion_text
+from dsmath_jax.aot.suggest import Candidate, micro_batches, suggest, suggestion_text
 from dsmath_jax.aot.text import result_text
 from dsmath_jax.aot.topology import Topology
 from dsmath_jax.hardware import CHIPS
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.algorithms import GRPO
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.settings import PretrainSettings
@@ -33,7 +36,7 @@ RECIPE = Recipe(
         method="grpo_rule", prompts_per_step=8, group_size=8, max_prompt_tokens=128, max_new_tokens=128, **TRAINING
     ),
 )
-CHIP = dataclasses.replace(CHIPS["h100"], memory=10**9)
+CHIP = dataclasses.replace(CHIPS["h100"], memory=10**9, cache=0)
 
 
 def fake_target(recipe: Recipe, name: str) -> Target:
@@ -56,6 +59,7 @@ def result(recipe: Recipe, hbm_bytes: int, seconds: float) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "make_target", fake_target)
+    monkeypatch.setattr(search, "topology", lambda name: fake_target(RECIPE, name).topology)
 
 
 def test_the_largest_micro_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,14 +92,14 @@ def test_where_nothing_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_whose_state_alone_is_too_large_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "least_bytes", lambda candidate, target, settings: 10**12 // candidate.grad_accum_steps)
+    monkeypatch.setattr(search, "least_bytes", lambda target, settings: 10**12 // settings.grad_accum_steps)
     monkeypatch.setattr(search, "compile_step", lambda recipe, stage, name: pytest.fail("compiled"))
     assert suggest(RECIPE, "pretrain", "here:1")[0] == []
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "rl"])
 def test_a_model_that_never_fits_ends_the_search(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "least_bytes", lambda candidate, target, settings: 10**15)
+    monkeypatch.setattr(search, "least_bytes", lambda target, settings: 10**15)
     trials, skipped = suggest(RECIPE, stage, "here:1")
     assert "Nothing fits" in suggestion_text(trials, skipped, stage)
 
@@ -122,14 +126,70 @@ def test_rl_takes_fewer_decode_slots_where_sampling_does_not_fit(monkeypatch: py
     assert "--config.rl.decode_slots=16" in suggestion_text(trials, 0, "rl")
 
 
+def test_a_search_ends_where_nothing_gets_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as little work in every bound before compiling as if the products took no time."""
+    compiled: list[MeshSettings] = []
+
+    def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
+        compiled.append(recipe.mesh)
+        return result(RECIPE, 10**8, 1.0 if len(compiled) == 1 else 0.995)
+
+    devices = [SimpleNamespace(platform="gpu", process_index=0)] * 8
+    monkeypatch.setattr(search, "topology", lambda name: Topology("here:8", devices, CHIP))
+    monkeypatch.setattr(search, "_target", lambda *_: (fake_target(RECIPE, ""), RECIPE.pretrain))
+    monkeypatch.setattr(search, "least_bounds", lambda target, settings: [Bound(0.1, 0.0, 0.0, 0.0)])
+    monkeypatch.setattr(search, "compile_step", compile_step)
+    trials, skipped = suggest(RECIPE, "pretrain", "here:8")
+    assert len(trials) == len(compiled) == 1 + search.PATIENCE
+    assert {len(trials) + skipped} == {2 * 10}  # meshes of 8 devices with replica and tensor, and two policies
+    assert trials[0].seconds == 0.995
+
+
+def test_micro_batches_of_every_size_that_divides_the_rows() -> None:
+    assert micro_batches(20) == [2, 4, 5, 10, 20]
+    assert micro_batches(64) == [4, 8, 16, 32, 64]
+    assert micro_batches(3) == [1, 3]
+
+
 def test_the_bound_before_compiling_is_that_of_the_products_on_one_device() -> None:
-    recipe = dataclasses.replace(RECIPE, mesh=MeshSettings(fsdp=1))
-    one, eight_thirds = (
-        analytic_bound(Candidate(recipe.mesh, remat, 4, 0), fake_target(recipe, ""), recipe.pretrain)
-        for remat in ("minimal", "full")
-    )
-    assert one == pytest.approx(search.model_flops_per_token(MODEL, 512) * 64 * 512 / 989e12)
-    assert eight_thirds == pytest.approx(one * 8 / 6)
+    def compute(remat: str) -> float:
+        model = dataclasses.replace(MODEL, remat=remat)
+        recipe = dataclasses.replace(RECIPE, model=model, mesh=MeshSettings(fsdp=1))
+        (bound,) = estimate.least_bounds(fake_target(recipe, ""), RECIPE.pretrain)
+        return bound.compute * 989e12 / (64 * 512)  # FLOPs of a token
+
+    logits, attention = 6 * 256 * 1024, 6 * 4 * 8 * 32 * 512
+    layers = estimate.model_flops_per_token(MODEL, 512) - logits - attention
+    assert compute("minimal") == pytest.approx(layers + 8 / 6 * logits + 7 / 6 * attention)
+    last = 2 * 4 * 256 * 512  # nothing needs a layer's last product again
+    assert compute("full") == pytest.approx(8 / 6 * (layers + logits) - last + 9 / 6 * attention)
+
+
+def test_the_bounds_of_rl_before_compiling_have_its_three_phases() -> None:
+    update, score, sample = estimate.least_bounds(fake_target(RECIPE, ""), RECIPE.rl)
+    assert update.compute > 2 * score.compute > 0  # the reference's forward pass
+    weights = 2 * estimate.matmul_parameters(MODEL)  # in bfloat16, read in each of 128 decode steps
+    assert sample.memory > 128 * weights / 3350e9
+    half = dataclasses.replace(RECIPE.rl, decode_slots=32)
+    assert (
+        estimate.least_bounds(fake_target(RECIPE, ""), half)[2].memory > 1.2 * sample.memory
+    )  # the weights twice as often
+
+
+def test_what_a_device_needs_in_any_case() -> None:
+    def needed(settings: Any, **changes: Any) -> int:
+        recipe = dataclasses.replace(RECIPE, model=dataclasses.replace(MODEL, **changes))
+        return estimate.least_bytes(fake_target(recipe, ""), settings)
+
+    layers = 4 * (4 * 256 * 256 + 3 * 256 * 512 + 2 * 256)
+    parameters = layers + 2 * 1024 * 256 + 256
+    tokens = 64 * 512 / jax.device_count()
+    inputs = needed(RECIPE.pretrain, remat="full") - 4 * (3 + 1) * parameters / jax.device_count()
+    assert inputs == pytest.approx(2 * tokens * 4 * 256, rel=0.02)  # bfloat16; float32 state and gradients
+    products = needed(RECIPE.pretrain, remat="minimal") - needed(RECIPE.pretrain, remat="full")
+    assert products == pytest.approx(2 * tokens * 4 * (256 + 3 * 256 + 2 * 512))
+    without = dataclasses.replace(RECIPE.rl, algorithm=GRPO(kl_coef=0.0))
+    assert needed(RECIPE.rl) - needed(without) == pytest.approx(4 * parameters / jax.device_count(), rel=0.02)
 
 
 def test_the_page_and_the_text_of_a_step() -> None:

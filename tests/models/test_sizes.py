@@ -29,6 +29,11 @@ def test_the_papers_sizes(name: str, billions: float) -> None:
     assert (config.vocab_size, config.max_position_embeddings, config.rope_theta) == (102_400, 4096, 10_000.0)
 
 
+@pytest.mark.parametrize(("name", "billions"), [("0.5b", 0.494), ("1.5b", 1.544), ("3b", 3.086)])
+def test_the_sizes_of_qwen(name: str, billions: float) -> None:
+    assert round(parameters(ModelConfig(**sizes(f"qwen2.5-{name}"))) / 1e9, 3) == billions
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_every_size_is_a_whole_config_once_it_has_a_vocabulary(name: str) -> None:
     config = ModelConfig(**sizes(name, vocab_size=100, num_key_value_heads=2, remat="full"))
@@ -36,7 +41,7 @@ def test_every_size_is_a_whole_config_once_it_has_a_vocabulary(name: str) -> Non
 
 
 def test_an_unknown_size_or_field_is_refused() -> None:
-    with pytest.raises(UserError, match="no model size '8b'; give one of 1m, 134m, 1b3, 7b"):
+    with pytest.raises(UserError, match="no model size '8b'; give one of 1m, 134m, 1b3, 7b, "):
         sizes("8b")
     with pytest.raises(UserError, match=r"model\.rope_tehta is not a setting \(the nearest is 'rope_theta'\)"):
         build(ModelConfig, sizes("7b", rope_tehta=8.0), "model.")

@@ -1,0 +1,140 @@
+"""What is known of a step or a rollout before compiling: bounds of its time, and bytes that it needs in any case."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from dsmath_jax.aot.bound import Bound, bound_of
+from dsmath_jax.aot.collectives import Collective
+from dsmath_jax.aot.costs import Costs
+from dsmath_jax.aot.rl import NOTHING, model_params, num_forwards, policy_state, reward_params, row_length
+from dsmath_jax.aot.step import Target, shard_bytes
+from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
+from dsmath_jax.training.next_token import abstract_inputs
+
+# The least products of attention, in the six of the formula: a backward pass computes the scores again, and `full` the
+# forward pass too.
+RECOMPUTED = {"minimal": 7, "full": 9}
+
+
+def least_bounds(target: Target, settings: Any) -> list[Bound]:
+    """Returns a bound for the train step, or for each phase of RL, that is known before compiling."""
+    update = _update_bound(target, settings)
+    if not isinstance(settings, RLSettings):
+        return [update]
+    return [update.times(settings.num_updates), _scoring_bound(target, settings), _sampling_bound(target, settings)]
+
+
+def least_bytes(target: Target, settings: Any) -> int:
+    """Returns bytes that a device needs in any case: the models, gradients, and what `remat` saves of the layers."""
+    models = 0
+    if isinstance(settings, RLSettings):
+        state = policy_state(settings, target)
+        if settings.algorithm.needs_reference and settings.reference == "device":
+            models += shard_bytes(model_params(target))
+        if settings.reward_stage:
+            models += shard_bytes(reward_params(target))
+    else:
+        state, _ = abstract_inputs(settings, target.model, target.layout)
+    rows, length = _batch_shape(target, settings)
+    tokens = rows * length / settings.grad_accum_steps / target.layout.batch_shards
+    saved = 2 * tokens * _saved_per_token(target.model.config, target.layout.mesh.shape["tensor"])
+    return shard_bytes(state) + shard_bytes(state.params) + models + int(saved)
+
+
+def num_rows(settings: Any) -> int:
+    """Returns the rows of a step's batch."""
+    return settings.samples_per_step if isinstance(settings, RLSettings) else settings.batch_size
+
+
+def _batch_shape(target: Target, settings: Any) -> tuple[int, int]:
+    """Returns the rows of a step's batch, and the tokens of a row."""
+    is_rl = isinstance(settings, RLSettings)
+    return num_rows(settings), row_length(settings, target.layout) if is_rl else settings.sequence_length
+
+
+def _saved_per_token(config: ModelConfig, tensor: int) -> float:
+    """Returns how many numbers of a token are saved in all layers: their inputs, and with `minimal` the products."""
+    if config.remat != "minimal":
+        return config.num_hidden_layers * config.hidden_size
+    heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    return config.num_hidden_layers * (2 * config.hidden_size + (heads + 2 * config.intermediate_size) / tensor)
+
+
+def _update_bound(target: Target, settings: Any) -> Bound:
+    """Bounds the products, and the gathers and reductions that the mesh cannot do without.
+
+    Every weight is gathered in bfloat16 for the forward and the backward pass of each micro-batch, its gradient is
+    scattered once for each and reduced over replicas once, and a layer reduces its activations four times over tensor.
+    """
+    config, mesh = target.model.config, target.layout.mesh
+    rows, length = _batch_shape(target, settings)
+    sizes, devices, n = dict(mesh.shape), mesh.size, settings.grad_accum_steps
+    weights = 2 * matmul_parameters(config) / sizes["tensor"]
+    tokens = rows * length * sizes["tensor"] / devices  # of a device in a step
+    along = functools.partial(_groups, sizes)
+    needed = [
+        Collective("all-gather", 2 * n, weights / sizes["fsdp"], along("fsdp")),
+        Collective("reduce-scatter", n, weights, along("fsdp")),
+        Collective("all-reduce", 1, weights / sizes["fsdp"], along("replica")),
+        Collective("all-reduce", 4 * config.num_hidden_layers, 2 * tokens * config.hidden_size, along("tensor")),
+    ]
+    flops = _step_flops_per_token(config, length) * rows * length / devices
+    costs = Costs(flops, collectives={(str(i),): each for i, each in enumerate(needed)})
+    return bound_of(costs, target.topology.chip, mesh.devices.flat)
+
+
+def _step_flops_per_token(config: ModelConfig, length: int) -> float:
+    """Returns the least FLOPs of a step: `full` repeats all products of a layer but the last, and logits always are."""
+    logits = 2.0 * config.hidden_size * config.vocab_size
+    products = 2.0 * matmul_parameters(config) - logits
+    attention = model_flops_per_token(config, length) - 3 * products - 3 * logits
+    last = 2.0 * config.num_hidden_layers * config.hidden_size * config.intermediate_size
+    again = products - last if config.remat == "full" else 0.0
+    return 3 * products + again + 4 * logits + RECOMPUTED[config.remat] / 6 * attention
+
+
+def _scoring_bound(target: Target, settings: RLSettings) -> Bound:
+    """Bounds the products of the forward passes; a reward model computes no logits."""
+    config, (rows, length) = target.model.config, _batch_shape(target, settings)
+    forward = model_flops_per_token(config, length) / 3
+    flops = num_forwards(settings) * forward
+    if settings.reward_stage:
+        flops += forward - 2 * config.hidden_size * config.vocab_size
+    return NOTHING._replace(compute=flops * rows * length / target.layout.mesh.size / target.topology.chip.peak_flops)
+
+
+def _sampling_bound(target: Target, settings: RLSettings) -> Bound:
+    """Bounds the products of decoding, and reading the weights, which are not split over fsdp, and the KV cache.
+
+    Arrays that a GPU's cache may hold are free, as in `aot.traffic`; among them are short KV caches.
+    """
+    config, mesh, chip = target.model.config, target.layout.mesh, target.topology.chip
+    samples, new_tokens = settings.samples_per_step, settings.max_new_tokens
+    cached = 4 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers  # bytes of a token
+    read = samples / settings.num_decode_slots * new_tokens * _weight_bytes(config, mesh.shape["tensor"], chip.cache)
+    read += 0 if chip.cache else samples * new_tokens**2 / 2 * cached / mesh.size
+    flops = 2.0 * matmul_parameters(config) * samples * new_tokens / mesh.size
+    return NOTHING._replace(compute=flops / chip.peak_flops, memory=read / chip.memory_bandwidth)
+
+
+def _weight_bytes(config: ModelConfig, tensor: int, cache: int) -> float:
+    """Returns the bytes of a device's weights in bfloat16, without matrices that fit its cache."""
+    layers, width, head = config.num_hidden_layers, config.hidden_size, config.head_dim
+    matrices = [
+        (2 * layers, width * head * config.num_attention_heads),
+        (2 * layers, width * head * config.num_key_value_heads),
+        (3 * layers, width * config.intermediate_size),
+        (1, width * config.vocab_size),
+    ]
+    sizes = [(count, 2 * size / tensor) for count, size in matrices]
+    return sum(count * size for count, size in sizes if size > cache)
+
+
+def _groups(sizes: dict[str, int], axis: str) -> np.ndarray:
+    """Returns the groups of devices along an axis of the mesh."""
+    grid = np.arange(int(np.prod(list(sizes.values())))).reshape(tuple(sizes.values()))
+    return np.moveaxis(grid, list(sizes).index(axis), -1).reshape(-1, sizes[axis])
