@@ -47,7 +47,6 @@ TEXTS = ("The answer is 42.", "f(x) = x**2 - 3*x", "Tom has 3 apples,\nand Ann h
 STEPS, ANSWERS, MAX_NEW_TOKENS = 5, 5, 32
 MAX_LOGITS_ERROR = 1e-3  # relative to the largest logit; float32 of both gives 1e-5
 MAX_LOGPROB_DIFF = {"float32": 1e-3, "bfloat16": 0.1}  # sampler to trainer, nats per token
-TRAINING: dict[str, Any] = {"steps": STEPS, "checkpoint_every": STEPS, "peak_lr": 1e-4, "weight_decay": 0.0}
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
 
 
@@ -72,26 +71,25 @@ def brief(completion: str, record: Record) -> float:
 
 def examine(folder: Path, workdir: Path) -> Iterator[Line]:
     """Yields the outcome of each check of the model in a folder; its runs are written to `workdir`."""
-    loaded: list[LanguageModel] = []
-
-    def load() -> str:
-        loaded.append(api.load_model(f"{HUGGING_FACE}{folder}", dtype="float32"))
-        return _sizes(loaded[0])
-
-    yield (line := _line("import", load))
-    if line.outcome != PASSED:
-        return
     own = chat_template.stored(folder)
     settings = ChatSettings(template="" if own else chat_template.PAPER)
-    model = loaded[0]._replace(chat=chats.read(ChatSource(folder, settings)))
-    yield _line("logits", lambda: compare_logits(model, folder))
-    yield _line("tokenizer", lambda: check_tokenizer(model, folder))
-    yield _line("template", lambda: check_template(model, folder, own))
-    yield _line("sampling", lambda: sample(model))
-    recipe = make_recipe(folder, settings, model)
-    write_jsonl(workdir / "data" / "sums.jsonl", map(dataclasses.asdict, RECORDS))
-    recipe = dataclasses.replace(recipe, data_dir=str(workdir / "data"))
-    yield _line("sft", lambda: run_sft(recipe, workdir, model.model.config.vocab_size))
+    models: list[LanguageModel] = []
+
+    def load() -> str:
+        model = api.load_model(f"{HUGGING_FACE}{folder}", dtype="float32")
+        models.append(model._replace(chat=chats.read(ChatSource(folder, settings))))
+        return _sizes(model)
+
+    yield _line("import", load)
+    if not models:
+        return
+    yield _line("logits", lambda: compare_logits(models[0], folder))
+    yield _line("tokenizer", lambda: check_tokenizer(models[0], folder))
+    yield _line("template", lambda: check_template(models[0], folder, own))
+    yield _line("sampling", lambda: sample(models[0]))
+    config = models.pop().model.config  # training may not fit into memory with it
+    recipe = make_recipe(folder, workdir / "data", settings, config.max_position_embeddings)
+    yield _line("sft", lambda: run_sft(recipe, workdir, config.vocab_size))
     yield _line("grpo", lambda: run_grpo(recipe, workdir))
 
 
@@ -204,22 +202,19 @@ def sample(model: LanguageModel) -> str:
     return f"{filled} of {ANSWERS} answers have text" + "".join(shown)
 
 
-def make_recipe(folder: Path, chat: ChatSettings, model: LanguageModel) -> Recipe:
-    """Returns the recipe of five steps of SFT and of GRPO from the model."""
-    init, context = f"{HUGGING_FACE}{folder}", model.model.config.max_position_embeddings
-    prompt = max(len(model.chat.prompt_ids(record)) for record in RECORDS)
-    return Recipe(
-        tokenizer=TokenizerSettings(path=str(folder)),
-        chat=chat,
-        sft=SFTSettings(
-            **TRAINING, init=init, data=("sums.jsonl",), sequence_length=min(context, 256), batch_size=8, eval_rows=0
-        ),
-        rl=RLSettings(
-            **TRAINING, init=init, data=("sums.jsonl",), prompts_per_step=2, group_size=4, max_prompt_tokens=prompt,
-            max_new_tokens=min(MAX_NEW_TOKENS, context - prompt),
-            reward_fns=(("correct", 1.0), ("dsmath_jax.doctor:brief", 0.1)),
-        ),
+def make_recipe(folder: Path, data_dir: Path, chat: ChatSettings, context: int) -> Recipe:
+    """Writes the built-in questions; returns the recipe of five steps of SFT and of GRPO on them."""
+    write_jsonl(data_dir / "sums.jsonl", map(dataclasses.asdict, RECORDS))
+    shared: dict[str, Any] = {
+        "steps": STEPS, "checkpoint_every": STEPS, "peak_lr": 1e-4, "weight_decay": 0.0, "data": ("sums.jsonl",),
+        "init": f"{HUGGING_FACE}{folder}",
+    }  # fmt: skip
+    sft = SFTSettings(**shared, sequence_length=min(context, 256), batch_size=8, eval_rows=0)
+    rl = RLSettings(
+        **shared, prompts_per_step=2, group_size=4, max_prompt_tokens=context, max_new_tokens=MAX_NEW_TOKENS,
+        reward_fns=(("correct", 1.0), ("dsmath_jax.doctor:brief", 0.1)),
     )  # fmt: skip
+    return Recipe(data_dir=str(data_dir), tokenizer=TokenizerSettings(path=str(folder)), chat=chat, sft=sft, rl=rl)
 
 
 def _run(recipe: Recipe, workdir: Path, stage: str) -> list[dict[str, Any]]:
