@@ -48,9 +48,11 @@ def smallest(recipes: Sequence[str], kinds: Sequence[str]) -> Iterator[list[str]
             for devices, topology in topologies(kind):
                 if least_bytes(recipe) > devices * CHIPS[kind].memory:
                     continue
-                found = compile_for(f"--config={name}", f"--topology={topology}", *tightest(recipe, devices))
+                settings = ["mesh.replica=1", "model.remat=full", *tightest(recipe, devices)]
+                options = [f"--config.{setting}" for setting in settings]
+                found = compile_for(f"--config={name}", f"--topology={topology}", *options)
                 if found and found["fits"]:
-                    yield [f"`{name}`", f"`{topology}`", " ".join(tightest(recipe, devices)[1:]), *cells(found)]
+                    yield [f"`{name}`", f"`{topology}`", ", ".join(tightest(recipe, devices)), *cells(found)]
                     break
 
 
@@ -68,13 +70,12 @@ def least_bytes(recipe: Recipe) -> int:
 
 
 def tightest(recipe: Recipe, devices: int) -> list[str]:
-    """Returns the settings that need the least memory on so many devices."""
+    """Returns the settings of the stage that need the least memory on a number of devices."""
     stage = next(name for name in ("pretrain", "sft", "rl") if getattr(recipe, name) is not None)
     settings = getattr(recipe, stage)
     rows = settings.samples_per_step if stage == "rl" else settings.batch_size
-    options = [f"{stage}.grad_accum_steps={max(1, rows // devices)}"]
-    options += [f"rl.decode_slots={SLOTS * devices}"] if stage == "rl" else []
-    return [f"--config.{option}" for option in ("mesh.replica=1", "model.remat=full", *options)]
+    slots = [f"rl.decode_slots={SLOTS * devices}"] if stage == "rl" else []
+    return [f"{stage}.grad_accum_steps={max(1, rows // devices)}", *slots]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -27,10 +27,8 @@ def test_the_smallest_topology_that_fits(monkeypatch: pytest.MonkeyPatch) -> Non
     (row,) = aot_recipes.smallest(["sft_7b"], ["v5e"])
     # 4 chips have 63 GiB, of the 103 that 6.9 B parameters need with moments and gradients.
     assert [arguments[1].partition("=")[2] for arguments in tried] == ["v5e:2x4", "v5e:4x4"]
-    assert row[:3] == [
-        "`sft_7b`", "`v5e:4x4`",
-        "--config.model.remat=full --config.sft.grad_accum_steps=16",
-    ]  # fmt: skip
+    assert "--config.model.remat=full" in tried[-1]
+    assert row[:3] == ["`sft_7b`", "`v5e:4x4`", "sft.grad_accum_steps=16"]
     assert row[3:] == ["8.0 of 16.0", "2 s", "compute", "75 %", "2 h 00 min"]
 
 
