@@ -109,7 +109,7 @@ def _require(condition: bool, problem: str) -> None:
         raise UserError(problem)
 
 
-# --- the model, beside transformers ---
+# --- the model, compared with transformers ---
 
 
 def _sizes(model: LanguageModel) -> str:
@@ -133,14 +133,15 @@ def compare_logits(model: LanguageModel, folder: Path) -> str:
     transformers = _transformers()
     tokens = np.array([model.tokenizer.encode(RECORDS[0].solution)], np.int32)
     positions = np.arange(tokens.shape[1])[None]
-    hidden: Any = model.model.apply({"params": model.params}, tokens, positions, np.ones_like(tokens))
     config = model.model.config
-    ours = np.asarray(output_logits(hidden, lm_head(model.params, config), config))
+    with jax.default_matmul_precision("highest"):  # TPUs and GPUs would round the inputs of products
+        hidden: Any = model.model.apply({"params": model.params}, tokens, positions, np.ones_like(tokens))
+        logits = np.asarray(output_logits(hidden, lm_head(model.params, config), config))
     torch = importlib.import_module("torch")
     peer = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
-        theirs = peer(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
-    error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+        expected = peer(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+    error = float(np.abs(logits - expected).max() / np.abs(expected).max())
     _require(error < MAX_LOGITS_ERROR, f"the logits differ from transformers' by {error:.1e} of the largest")
     return f"equal to transformers' up to {error:.1e} of the largest"
 
@@ -164,8 +165,8 @@ def check_tokenizer(model: LanguageModel, folder: Path) -> str:
     with contextlib.suppress(Skipped):
         peer = _peer_tokenizer(folder)
         for text in TEXTS:
-            ours, theirs = model.tokenizer.encode(text), peer(text, add_special_tokens=False)["input_ids"]
-            _require(ours == theirs, f"{text!r} has the ids {ours}, and {theirs} by transformers")
+            ids, expected = model.tokenizer.encode(text), peer(text, add_special_tokens=False)["input_ids"]
+            _require(ids == expected, f"{text!r} has the ids {ids}, and {expected} by transformers")
         found += ", with transformers' ids"
     return found
 
@@ -182,8 +183,8 @@ def check_template(model: LanguageModel, folder: Path, own: str) -> str:
         if own:
             peer = _peer_tokenizer(folder)
             messages = [{"role": "user", "content": record.question}]
-            theirs = peer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-            _require(prompt == theirs, f"the prompt has the ids {prompt}, and {theirs} by transformers")
+            expected = peer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            _require(prompt == expected, f"the prompt has the ids {prompt}, and {expected} by transformers")
             found += ", the same by transformers"
     return f"{found}, and {learned} tokens of a solution with loss"
 

@@ -16,11 +16,11 @@ from dsmath_jax.models.sizes import sizes
 from dsmath_jax.variants import choose
 
 STEPS, PROMPTS, GROUP = 40, 16, 8
-METHODS = ("rft", "online_rft", "grpo_os", "grpo_ps", "grpo_rule")
+METHODS = ("grpo_ps", "grpo_os", "grpo_rule", "rft", "online_rft")
 
 
-def get_config(variant: str = "grpo_ps") -> ConfigDict:
-    (variant,) = choose("configs/paper/fig5_rl_methods.py", variant, ("start", *METHODS))
+def get_config(variant: str = "") -> ConfigDict:
+    (variant,) = choose("configs/paper/fig5_rl_methods.py", variant, (*METHODS, "start"))
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "toy"

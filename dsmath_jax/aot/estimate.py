@@ -15,9 +15,9 @@ from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
 from dsmath_jax.training.next_token import abstract_inputs
 
-# The least products of attention, in the six of the formula: a backward pass computes the scores again, and `full` the
-# forward pass too.
-RECOMPUTED = {"minimal": 7, "full": 9}
+# The least number of products of attention by remat policy; the formula has six. A backward pass computes the scores
+# again, and `full` the forward pass too.
+ATTENTION_PRODUCTS = {"minimal": 7, "full": 9}
 
 
 def least_bounds(target: Target, settings: Any) -> list[Bound]:
@@ -94,7 +94,7 @@ def _step_flops_per_token(config: ModelConfig, length: int) -> float:
     attention = model_flops_per_token(config, length) - 3 * products - 3 * logits
     last = 2.0 * config.num_hidden_layers * config.hidden_size * config.intermediate_size
     again = products - last if config.remat == "full" else 0.0
-    return 3 * products + again + 4 * logits + RECOMPUTED[config.remat] / 6 * attention
+    return 3 * products + again + 4 * logits + ATTENTION_PRODUCTS[config.remat] / 6 * attention
 
 
 def _scoring_bound(target: Target, settings: RLSettings) -> Bound:

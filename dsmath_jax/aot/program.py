@@ -77,7 +77,8 @@ def compile_program(lower: Callable[[], Any], topology: Topology, layout: Layout
 def _compiled(lowered: Any, topology: Topology) -> dict[str, Any]:
     """Returns the cache's entry for a lowered program, after compiling it where there is none."""
     options = COMPILER_OPTIONS.get(topology.devices[0].platform, {})
-    parts = [lowered.as_text(), topology.name, str(topology.chip), str(options), *map(_version, COMPILERS)]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {jax.config.values['jax_disable_most_optimizations']}"
+    parts = [lowered.as_text(), topology.name, str(topology.chip), str(options), flags, *map(_version, COMPILERS)]
     path = cache_folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}.json.gz"
     if path.is_file():
         return json.loads(gzip.decompress(path.read_bytes()))

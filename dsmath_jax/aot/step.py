@@ -53,7 +53,10 @@ def with_initial_model(recipe: Recipe, stage: str) -> Recipe:
     if not folder.is_dir():
         logging.warning("%s is missing: compiling the recipe's own model.", folder)
         return recipe
-    return dataclasses.replace(recipe, model=pretrain.model_config(settings.init, recipe.model, data_dir, None))
+    model = pretrain.model_config(settings.init, recipe.model, data_dir, None)
+    if recipe.model is None:
+        model = dataclasses.replace(model, compute_dtype="bfloat16")  # that of TPUs and GPUs, whatever compiles here
+    return dataclasses.replace(recipe, model=model)
 
 
 def model_config(recipe: Recipe) -> ModelConfig:

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dsmath_jax.aot.estimate import RECOMPUTED, least_bounds, least_bytes, num_rows
+from dsmath_jax.aot.estimate import ATTENTION_PRODUCTS, least_bounds, least_bytes, num_rows
 from dsmath_jax.aot.program import capture_stderr
 from dsmath_jax.aot.rl import compile_rl
 from dsmath_jax.aot.step import Target, compile_step, make_target, model_config, stage_settings
@@ -98,7 +98,7 @@ def _starts(recipe: Recipe, stage: str, name: str) -> Iterator[tuple[float, floa
         if devices % (replica * tensor) or model_config(recipe).num_key_value_heads % tensor or rows % shards:
             continue
         mesh = MeshSettings(replica=replica, fsdp=shards // replica, tensor=tensor)
-        for remat in RECOMPUTED:
+        for remat in ATTENTION_PRODUCTS:
             candidate = Candidate(mesh, remat, micro_batches(rows // shards)[0], 0)
             try:
                 target, settings = _target(candidate, recipe, stage, name)

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from dsmath_jax.data.special_tokens import without_marks
+from dsmath_jax.data.thoughts import after_thoughts
 from dsmath_jax.grading.code import FENCED, LABELS, Runner, statement, succeeded
 from dsmath_jax.grading.extraction import CUE
 from dsmath_jax.grading.sandbox import Program, ProgramResult
@@ -187,8 +188,8 @@ def shortened(text: str, length: int) -> str:
 
 
 def _finish(dialogue: _DialogueState) -> Dialogue:
-    prose = dialogue.prose
-    if not (BOX.search(prose) or CUE.search(prose)):
+    prose, answer = dialogue.prose, after_thoughts(dialogue.prose)
+    if not (BOX.search(answer) or CUE.search(answer)):
         prose += f"\n{dialogue.printed}"
     programs, outputs = tuple(dialogue.programs), tuple(dialogue.outputs)
     return Dialogue(dialogue.text, prose, programs, outputs, dialogue.turns, dialogue.finish)

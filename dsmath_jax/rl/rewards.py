@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from dsmath_jax import user_code
 from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.thoughts import after_thoughts
 from dsmath_jax.grading import extraction
 from dsmath_jax.grading.grade import PRELOAD
 from dsmath_jax.grading.workers import START_SECONDS, Outcome, Workers, resolve
@@ -180,8 +181,11 @@ def check(name: str) -> None:
 
 
 def well_formed(completion: str, finished: bool) -> float:
-    """Returns 1 if a completion ended by itself and its last nonempty line states the final answer, else 0."""
-    lines = completion.rstrip().splitlines()
+    """Returns 1 if a completion ended by itself and its last nonempty line states the final answer, else 0.
+
+    Thoughts are left out.
+    """
+    lines = after_thoughts(completion).rstrip().splitlines()
     return float(finished and bool(lines) and extraction.extract_stated(lines[-1], "math") is not None)
 
 

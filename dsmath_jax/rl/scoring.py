@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dsmath_jax.models.decoder import Decoder
+from dsmath_jax.rl.reward_model.model import Forward
 from dsmath_jax.sharding import Layout, to_host
 from dsmath_jax.training.objectives import batch_logprobs
 
@@ -29,10 +30,7 @@ class ReferenceModel:
         return jax.device_put(self._params, self._shardings)
 
 
-Forward = Any  # a jitted (params, batch) -> [B,T]
-
-
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def jitted_logprobs(model: Decoder, temperature: float) -> Forward:
     """Returns the jitted log-probabilities `[B,T]` of a batch's targets at a temperature."""
     return jax.jit(lambda params, batch: batch_logprobs(model, params, batch, temperature)[0])

@@ -1,6 +1,7 @@
 """Settings of the stage `rl`, with the paper's values (§4) where known."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,12 @@ def with_method(fields: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Returns a recipe's section `rl` with another method, without the fields that only its old method has."""
     left_out = _fields_of_method(fields) - _fields_of_method({"method": method})
     return {name: value for name, value in fields.items() if name not in left_out} | {"method": method}
+
+
+@functools.cache
+def _one_of_equal(algorithm: Algorithm) -> Algorithm:
+    """Returns the first of equal algorithms: the train step of its `loss` is compiled once."""
+    return algorithm
 
 
 def _fields_of_method(fields: Mapping[str, Any]) -> set[str]:
@@ -145,7 +152,7 @@ class RLSettings(TrainingSettings, DataSettings):
         own = {field.name for field in dataclasses.fields(self)}
         shared = own & {field.name for field in dataclasses.fields(self.algorithm)}
         algorithm = dataclasses.replace(self.algorithm, **{name: getattr(self, name) for name in shared})
-        object.__setattr__(self, "algorithm", algorithm)
+        object.__setattr__(self, "algorithm", _one_of_equal(algorithm))
 
     @property
     def reward_source(self) -> str:

@@ -23,7 +23,7 @@ from dsmath_jax.settings import INT32
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
-_engine = functools.cache(Engine)  # samplers of equal settings share what they have compiled
+_engine = functools.lru_cache(maxsize=8)(Engine)  # samplers of equal settings share what they have compiled
 CHUNK = 16  # maximum number of decode steps before control returns to the host
 
 

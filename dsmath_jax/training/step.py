@@ -94,7 +94,7 @@ def make_train_step(
     return _jitted_step(objective, model, optimizer, layout, tuple(leaves), tree, grad_accum_steps)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)  # an evicted one frees its programs
 def _jitted_step(
     objective: Objective,
     model: Decoder,

@@ -43,6 +43,8 @@ def test_the_correct_answer_is_worth_one() -> None:
         (CORRECT, False, 0.0),  # cut at the limit: it had not said that it was done
         (f"{CORRECT}\n3 + 4 = 7", True, 0.0),
         ("The answer is .", True, 0.0),
+        (f"<think>7?</think>{CORRECT}", True, 1.0),
+        (f"<think>{CORRECT}", True, 0.0),
         ("7", True, 0.0),
         ("", True, 0.0),
         ("\n", True, 0.0),

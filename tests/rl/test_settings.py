@@ -122,6 +122,12 @@ def test_the_settings_win_over_an_algorithm_that_was_given_other_values() -> Non
     assert rl_settings({"max_new_tokens": 12}).algorithm == GRPO(max_new_tokens=12)
 
 
+def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None:
+    one, same, other = (rl_settings({"kl_coef": kl_coef}).algorithm for kl_coef in (0.1, 0.1, 0.2))
+    assert one is same
+    assert one != other
+
+
 # --- refusals ---
 
 

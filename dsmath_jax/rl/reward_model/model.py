@@ -25,8 +25,8 @@ from dsmath_jax.training.objectives import Batch, Objective, Sums
 
 MIN_WIDTH = 32  # tokens of the shortest rows that the scorer compiles
 
-# (params, prompts, completions, ends) -> the scores at the ends of each completion
 Forward = Any  # a jitted (params, batch) -> [B,T]
+# (params, prompts, completions, ends) -> the scores at the ends of each completion
 Score = Callable[[Any, Sequence[Sequence[int]], Sequence[Completion], Sequence[np.ndarray]], list[np.ndarray]]
 # The same with the parameters bound.
 ScoreRows = Callable[[Sequence[Sequence[int]], Sequence[Completion], Sequence[np.ndarray]], list[np.ndarray]]
@@ -96,7 +96,7 @@ OBJECTIVES: dict[str, Objective] = {"pointwise": cross_entropy, "pairwise": brad
 SIDES: dict[str, tuple[str, ...]] = {"pointwise": ("",), "pairwise": ("chosen_", "rejected_"), "process": ("",)}
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)
 def jitted_scores(model: Decoder, layout: Layout) -> Forward:
     """Returns the jitted `token_scores(params, batch)` of a model; every process gets all scores."""
     return jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
