@@ -201,7 +201,7 @@ def test_a_box_in_a_program_is_not_the_models_answer(sandbox: Sandbox) -> None:
     ("lines", "answer"),
     [
         # What a thought says is no statement.
-        ([r"<think>\boxed{3}?</think>" + PROGRAM.format("print(12)"), "That is it."], "12"),
+        (["<think>\\boxed{3}?</think>\n" + PROGRAM.format("print(12)"), "That is it."], "12"),
         (["Given 9 apples:\n" + PROGRAM.format("print(2)\nprint(12.0)") + CALL, ("", "length")], "12"),
         ([PROGRAM.format("print(12)"), "That is it, out of 40."], "12"),  # nothing is stated
         ([PROGRAM.format("print(12)"), PROGRAM.format("print(1 / 0)"), "Alas."], "12"),
