@@ -107,7 +107,9 @@ def test_what_is_measured_is_not_learnt_from() -> None:
 
 
 def test_an_unknown_variant_is_refused() -> None:
-    with pytest.raises(UserError, match="has no variant 'ppo'; it has grpo_ps, grpo_os, grpo_rule, rft, online_rft, start"):
+    with pytest.raises(
+        UserError, match="has no variant 'ppo'; it has grpo_ps, grpo_os, grpo_rule, rft, online_rft, start"
+    ):
         load_config(f"{FIG5}:ppo")
 
 

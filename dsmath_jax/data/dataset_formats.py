@@ -5,11 +5,13 @@ except code.
 """
 
 import dataclasses
+import math as numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+GSM8K_END = re.compile(r"####[ ]*[^\s\d]?[.,]?\d[^\n]*\s*\Z")  # "#### 72" at the end of a solution; no heading
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
 BETWEEN_BOXES = re.compile(r"(?:[\s$,;]|\\[()\[\]]|\band\b|\bor\b|\\text(?:rm)?\s*\{\s*(?:,|and|or)\s*\})*")
 OPTION_LABEL = re.compile(r"\(?([A-Z])[.)]\s*")
@@ -101,6 +103,8 @@ def _verbatim(fields: Fields, *names: str | int) -> str:
     value = _field(fields, *names)
     if type(value) not in (str, int, float):
         raise BadField(".".join(map(str, names)), "is not text")
+    if isinstance(value, float) and not numbers.isfinite(value):
+        raise BadField(".".join(map(str, names)), f"is {value}, which is no finite number")
     return str(value)
 
 
@@ -116,7 +120,9 @@ def _question(fields: Fields, *names: str | int) -> str:
 
 
 def _optional(fields: Fields, name: str) -> str:
-    return "" if fields.get(name) is None else _text(fields, name)
+    """Returns a text; "" for a missing field, null, and NaN, which stands for null in columns of numbers."""
+    value = fields.get(name)
+    return "" if value is None or value != value else _text(fields, name)
 
 
 def _texts(fields: Fields, name: str) -> list[str]:
@@ -147,9 +153,18 @@ def toy(record_id: str, fields: Fields) -> Record:
 def user(record_id: str, fields: Fields) -> Record:
     """Parses a user's rows: "question" and, optionally, other fields of a `Record`; the rest is its `extra`.
 
-    With options and no "kind", the answer decides it: one of the options itself, or letters.
+    With options and no "kind", the answer decides it: one of the options itself, or letters. A worked answer that ends
+    in `#### N`, as in GSM8K, is a solution and the number N.
     """
-    question, answer = _question(fields, "question"), _optional(fields, "answer")
+    question, answer, solution = (
+        _question(fields, "question"),
+        _optional(fields, "answer"),
+        _optional(fields, "solution"),
+    )
+    if GSM8K_END.search(answer):
+        worked = gsm8k(record_id, fields)
+        fields = {"kind": worked.kind} | fields
+        answer, solution = worked.answer, solution or worked.solution
     options = _options(_texts(fields, "options")) if fields.get("options") else ()
     kind: Kind = fields.get("kind") or "math"
     if kind not in KINDS:
@@ -160,7 +175,7 @@ def user(record_id: str, fields: Fields) -> Record:
         answer = _choice(answer, options, "answer")
         kind = "choices" if len(answer) > 1 else kind
     return Record(
-        _optional(fields, "id") or record_id, question, _optional(fields, "solution"), answer, options,
+        _optional(fields, "id") or record_id, question, solution, answer, options,
         _optional(fields, "category"), _optional(fields, "level"), kind, _optional(fields, "prompt"),
         _optional(fields, "instruction"), extra=_extra(fields),
     )  # fmt: skip

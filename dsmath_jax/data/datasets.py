@@ -229,3 +229,8 @@ def _records(rows: Iterable[Row], path: Path, name: str, parse: Parse) -> Iterat
             yield parse(f"{name}/{row.key}", row.fields)
         except BadField as error:
             raise UserError(f"{path}, {row.place}: {error}; fix or remove it.") from None
+        except Exception as error:  # the user's `Source` may raise anything
+            if not is_registered(name):
+                raise
+            problem = f"{type(error).__name__}: {error}"
+            raise UserError(f"{path}, {row.place}: the parser of {name} raises {problem}; correct it.") from error

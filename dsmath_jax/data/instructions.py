@@ -156,20 +156,22 @@ def parse(record_id: str, fields: dict[str, Any]) -> Conversation:
         return _conversation(record_id, fields)
     question_field, solution_field = next((pair for pair in FIELD_PAIRS if _has(fields, *pair)), FIELD_PAIRS[0])
     question, solution = _text(fields, question_field).strip(), _text(fields, solution_field).strip()
-    if (question_field, solution_field) == FIELD_PAIRS[0] and not fields.keys().isdisjoint(OWN_FIELDS):
-        record = dataclasses.replace(dataset_formats.user(record_id, fields), id=record_id)
-        return _from_record(record, fields)
-    if (extra := fields.get("input")) and question_field == "instruction":
-        question = f"{question}\n{extra}"
-    if solution_field == "answer" and "####" in solution:
+    if solution_field == "answer" and dataset_formats.GSM8K_END.search(solution):
         solution = dataset_formats.gsm8k(record_id, fields).solution
+    if question_field == "question" and not fields.keys().isdisjoint(OWN_FIELDS):
+        record = dataset_formats.user(record_id, fields | {"solution": solution})
+        return _from_record(dataclasses.replace(record, id=record_id), fields)
+    if fields.get("input") and question_field == "instruction":
+        question = f"{question}\n{_text(fields, 'input')}"
     style = "pot" if "/pot/" in str(fields.get("source", "")).lower() else ""
     return _instruction(record_id, question, split(solution), style, fields)
 
 
 def _conversation(record_id: str, fields: dict[str, Any]) -> Conversation:
     """Parses chat messages: the assistant's have loss; a tool's between two of them joins their turn, without loss."""
-    turns = [(_text(m, "role"), _text(m, "content")) for m in fields["messages"] if isinstance(m, dict)]
+    if not all(isinstance(message, dict) for message in fields["messages"]):
+        raise dataset_formats.BadField("messages", "has an item that is not an object")
+    turns = [(_text(message, "role"), _text(message, "content")) for message in fields["messages"]]
     messages: list[Message] = []
     for i, (role, text) in enumerate(turns):
         before = turns[i - 1][0] if i else ""

@@ -1,5 +1,6 @@
 """Draws a model's answers to the problems of a task: greedy ones, then samples, always in the same order."""
 
+import collections
 import dataclasses
 import itertools
 import logging
@@ -160,6 +161,10 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
 def check_records(name: str, records: Sequence[Record]) -> None:
     """Raises a `UserError` where the records of a task cannot be graded."""
     datasets.check_answers(records)
+    if twice := [key for key, count in collections.Counter(record.id for record in records).items() if count > 1]:
+        raise UserError(
+            f"{len(twice)} ids of {name} occur more than once, such as {twice[0]}; leave them out, or fix them."
+        )
     kinds = {record.kind for record in records}
     if len(kinds) > 1 and kinds & {"program", "theory"}:
         raise UserError(f"The records of {name} are of the kinds {', '.join(sorted(kinds))}; give each its own file.")

@@ -58,6 +58,8 @@ def test_odd_outputs(solution, parts):
         ({"problem": "P", "solution": TORA, "messages": []}, "P", TORA, "tora", "en"),
         ({"question": " Q ", "answer": "<<2=2>>2.\n#### 1,024"}, "Q", "2.\nThe answer is 1024.", "cot", "en"),
         ({"question": "Q", "answer": "plain"}, "Q", "plain", "cot", "en"),
+        ({"question": "Q", "answer": "Ways:\n#### Sort\nCall it."}, "Q", "Ways:\n#### Sort\nCall it.", "cot", "en"),
+        ({"question": "Q", "answer": "B", "options": ["3", "4"]}, "Q\n(A) 3\n(B) 4", "B", "cot", "en"),
         ({"question": "Q", "solution": "S", "style": "pot", "language": "zh"}, "Q", "S", "pot", "zh"),
         ({"query": "Q", "response": "R"}, "Q", "R", "cot", "en"),
         ({"prompt": "Q", "completion": "R"}, "Q", "R", "cot", "en"),
@@ -94,6 +96,11 @@ def test_conversations():
         ({"messages": [{"role": "user", "content": "Q"}]}, "does not end with a message of the assistant"),
         ({"messages": [{"role": "judge", "content": "Q"}]}, "has a role that is not one of system, user"),
         ({"messages": [{"role": "user"}]}, "the field 'content' is missing"),
+        (
+            {"messages": [None, {"role": "user", "content": "Q"}]},
+            "the field 'messages' has an item that is not an object",
+        ),
+        ({"instruction": "Q", "input": ["X"], "output": "S"}, "the field 'input' is not text"),
     ],
 )
 def test_invalid_records_are_refused(fields, words):

@@ -243,6 +243,7 @@ from dsmath_jax.data.datasets import Source
 from dsmath_jax.evaluation.registry import CHOICE, Task
 
 SUMS = Source("sums.jsonl", columns(question="sum", answer="is"))
+BAD = Source("sums.jsonl", lambda record_id, fields: fields["misspelt"])
 TASK = Task("sums", "own_sums:SUMS", "number", {"cot": CHOICE})
 FILE = Task("file", "mine.csv", "math", {"cot": CHOICE})
 """
@@ -260,5 +261,7 @@ def test_data_sets_and_tasks_of_a_module(tmp_path: Path, monkeypatch: pytest.Mon
     assert (task.name, task.folder, task.modes) == ("own_sums:TASK", "own_sums_TASK", ("cot",))
     assert [record.answer for record in registry.records("own_sums:TASK", tmp_path)] == ["2"]
     assert [record.question for record in registry.records("own_sums:FILE", tmp_path)] == ["1 + 1?"]
+    with pytest.raises(UserError, match=r"sums\.jsonl, line 1: the parser of own_sums:BAD raises KeyError: 'misspelt'"):
+        datasets.load("own_sums:BAD", tmp_path)
     with pytest.raises(UserError, match=r"'own_sums:SUMS' is of the type Source; it must be a Task"):
         registry.task("own_sums:SUMS")
