@@ -1,15 +1,22 @@
 """`dsmath doctor`: the checks of a model that works, and what is said of one that does not."""
 
+import contextlib
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from dsmath_jax import doctor
+from dsmath_jax import api, doctor
+from dsmath_jax.workdir import UserError
 
 CHECKS = ["import", "logits", "tokenizer", "template", "sampling", "sft", "grpo"]
 
 
+@pytest.mark.slow
 def test_a_model_passes_every_check(checkpoint_hf: Path, capsys: pytest.CaptureFixture) -> None:
     doctor.main([f"--model=hf:{checkpoint_hf}"])
     lines = [line for line in capsys.readouterr().out.splitlines() if line[0] != " "]
@@ -38,3 +45,19 @@ def test_checks_that_fail_do_not_end_the_others(checkpoint_hf: Path, tmp_path: P
     for name in ("template", "sft", "grpo"):
         assert lines[name].outcome == doctor.FAILED
         assert "chat.template must end the assistant's turn" in lines[name].finding
+
+
+def test_logits_that_differ_from_transformers_fail(checkpoint_hf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = api.load_model(f"hf:{checkpoint_hf}", dtype="float32")
+
+    def peer(tokens: np.ndarray) -> Any:
+        return SimpleNamespace(logits=SimpleNamespace(numpy=lambda: np.ones((*tokens.shape, 300), np.float32)))
+
+    torch = SimpleNamespace(
+        float32="float32", long="long", tensor=lambda values, dtype: values, no_grad=contextlib.nullcontext
+    )
+    loader = SimpleNamespace(from_pretrained=lambda folder, dtype: peer)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(doctor, "_transformers", lambda: SimpleNamespace(AutoModelForCausalLM=loader))
+    with pytest.raises(UserError, match=r"the logits differ from transformers' by \d\.\de[+-]\d\d of the largest"):
+        doctor.compare_logits(model, checkpoint_hf)

@@ -95,6 +95,7 @@ class EverySecond(contextlib.AbstractContextManager):
         return np.arange(len(texts)) % 2.0, {}
 
 
+@pytest.mark.slow
 def test_reward_models_and_evaluation_start_from_the_folder_too(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

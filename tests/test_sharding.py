@@ -201,6 +201,7 @@ def test_eight_devices_compute_what_one_does(
                 np.testing.assert_allclose(value, one[name], atol=1e-5, rtol=1e-5, err_msg=f"{shape} {name}")
 
 
+@pytest.mark.slow
 def test_eight_cpu_devices_train_in_bfloat16(
     make_model: Callable[..., Decoder], layout: Layout, tmp_path: Path
 ) -> None:

@@ -135,6 +135,7 @@ def test_a_config_made_too_large_does_not_fit(tmp_path: Path) -> None:
     assert "DOES NOT FIT" in run.stdout
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl")

@@ -60,6 +60,7 @@ class Killed(BaseException):
     """Simulates the end of the process."""
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_resumes_to_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: Arguments
 ) -> None:
