@@ -135,6 +135,7 @@ def _is_here(init: str, recipe: Recipe, workdir: Path) -> bool:
 # --- check: before the first stage of a run starts ---
 
 
+@own_data.local_only()
 def check_corpus(recipe: Recipe, workdir: Path) -> None:
     """Checks the input files and the decontamination data."""
     settings = required(recipe.corpus)
@@ -174,6 +175,7 @@ def check_sft(recipe: Recipe, workdir: Path) -> None:
 def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
     """Returns the check of the stage `name`: its data, models and batch."""
 
+    @own_data.local_only()
     def check(recipe: Recipe, workdir: Path) -> None:
         settings = required(getattr(recipe, name))
         policy, _ = (_initial_config(model, recipe, workdir) for model in settings.models)
@@ -183,6 +185,7 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
     return check
 
 
+@own_data.local_only()
 def check_rl(recipe: Recipe, workdir: Path) -> None:
     """Checks the prompts, the reward functions, the models and the batch."""
     settings = required(recipe.rl)
@@ -192,6 +195,7 @@ def check_rl(recipe: Recipe, workdir: Path) -> None:
     trainer.check(settings, read, chat_format, initial_config, trained_on, _layout(recipe), recipe.seed)
 
 
+@own_data.local_only()
 def check_evaluate(recipe: Recipe, workdir: Path) -> None:
     """Checks the tasks, and warns of problems that the models were trained on."""
     _layout(recipe)

@@ -33,6 +33,14 @@ def file_format(file: Path) -> str:
     return Path(file.stem).suffix if file.suffix in OPENERS else file.suffix
 
 
+def stem(name: str) -> str:
+    """Returns the name of a file of records without its suffixes, "mine" of "mine.jsonl.gz"; others as they are."""
+    path = Path(name)
+    if file_format(path) not in RECORDS:
+        return name
+    return name.removesuffix(path.suffix if path.suffix in OPENERS else "").rpartition(".")[0]
+
+
 def files_below(path: Path) -> list[Path]:
     """Returns a file itself, or the files below a folder except hidden ones, sorted by path.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from dsmath_jax import user_code
-from dsmath_jax.data import datasets, own_data
+from dsmath_jax.data import datasets, documents
 from dsmath_jax.data.dataset_formats import Kind, Record
 from dsmath_jax.data.own_data import NO_COLUMNS, Columns
 from dsmath_jax.data.questions import Mode
@@ -108,7 +108,7 @@ class Task:
     @property
     def folder(self) -> str:
         """The task's name in folder names."""
-        return folder_name(own_data.stem(self.name))
+        return folder_name(documents.stem(self.name))
 
 
 def folder_name(name: str) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dsmath_jax.data import datasets
 from dsmath_jax.data import hub as hubs
 from dsmath_jax.workdir import UserError
 
@@ -27,6 +28,17 @@ def test_a_model_is_downloaded_once(server, hub, tmp_path: Path) -> None:
     assert hubs.missing_model("some/model", tmp_path)
     assert hubs.fetch_model("some/model", tmp_path) == folder
     assert (folder / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("first", ["model", "data set"])
+def test_a_model_and_a_data_set_of_one_name(server, hub, tmp_path: Path, first: str) -> None:
+    hub("me/math", MODEL, kind="models")
+    hub("me/math", {"train.jsonl": b'{"question": "?"}', "config.json": b"[]"})
+    if first == "model":
+        hubs.fetch_model("me/math", tmp_path)
+    assert [record.question for record in datasets.load("hf:me/math/train", tmp_path)] == ["?"]
+    assert (hubs.missing_model("me/math", tmp_path) is None) == (first == "model")
+    assert (hubs.fetch_model("me/math", tmp_path) / "config.json").read_bytes() == MODEL["config.json"]
 
 
 def test_folders_are_no_models_of_the_hub(tmp_path: Path) -> None:

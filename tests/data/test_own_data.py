@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmath_jax.data import datasets, instructions, overlap, own_data
+from dsmath_jax.data import hub as hubs
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.own_data import Columns
 from dsmath_jax.data.settings import DataSettings
@@ -224,10 +225,55 @@ def test_a_split_of_the_hub(server, hub, tmp_path: Path, name: str, questions: l
     assert overlap.find(records[:1], training) == {f"rl.data '{name}'": overlap.Overlap([0])}
 
 
+def test_checks_download_nothing_and_compute_no_checksums(server, hub, tmp_path: Path) -> None:
+    hub("some/set", REPOSITORY)
+    name, columns = "hf:some/set/main/train", {"question": "q"}
+    datasets.load(name, tmp_path, columns)
+    first, second = sorted((tmp_path / "some/set/main").iterdir())
+    whole = second.read_bytes()
+    second.unlink()  # as if a download was interrupted
+    asked = len(server.asked)
+    with own_data.local_only():
+        assert datasets.load(name, tmp_path, columns) == []
+    assert (len(server.asked), second.exists()) == (asked, False)
+    second.write_bytes(whole)
+    first.write_bytes(whole)  # `fetch` notices this, at the cost of reading it
+    with own_data.local_only():
+        assert [record.question for record in datasets.load(name, tmp_path, columns)] == ["2?", "2?"]
+    with pytest.raises(UserError, match="SHA-256"):
+        datasets.load(name, tmp_path, columns)
+
+
 def test_a_split_of_several_sets_is_refused(server, hub, tmp_path: Path) -> None:
     hub("some/set", REPOSITORY)
-    with pytest.raises(UserError, match=r"several sets of the split train \(main/train-0\S+, socratic/train\.jsonl\);"):
+    with pytest.raises(
+        UserError, match=r"several sets of the split train \(main/train, socratic/train\); name one, as"
+    ):
         datasets.load("hf:some/set/train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("split", "paths", "found"),
+    [
+        ("train", ["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], 1),
+        ("train", ["train_0000.jsonl", "train_0001.jsonl"], 2),
+        ("train", ["data/train/a.jsonl", "data/train/b.jsonl", "README.md"], 2),
+        ("train", ["data/train_sft-00000-of-00002-a3ecf.parquet", "data/train_sft-00001-of-00002-b3ec.parquet"], 2),
+        ("train", ["data/train_sft-00000-of-00001.parquet", "data/train_gen-00000-of-00001.parquet"], None),
+        ("data/train_sft", ["data/train_sft-00000-of-00001.parquet", "data/train_gen-00000-of-00001.parquet"], 1),
+        ("train", ["data/train_1M-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"], 1),
+        ("train", ["train.jsonl", "train.parquet"], None),
+        ("train", ["MetaMath.json", "dataset_infos.json"], 1),
+        ("train", ["a.parquet", "b.parquet", "config.json", "statistics.json"], 2),
+        ("train", ["test.jsonl", "data.jsonl"], 0),
+    ],
+)
+def test_files_of_a_split(split: str, paths: list[str], found: int | None) -> None:
+    if found is None:
+        with pytest.raises(UserError, match=r"o/n has several sets of the split train \(.*\); name one, as hf:o/n/"):
+            hubs.Split("o/n", split).matching(paths)
+    else:
+        assert len(hubs.Split("o/n", split).matching(paths)) == found
 
 
 def test_a_repository_without_splits_is_one_of_training(server, hub, tmp_path: Path) -> None:
