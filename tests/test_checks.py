@@ -335,6 +335,15 @@ def test_files_of_data_sets_are_part_of_what_a_stage_is_made_with(
     assert not any(list(stage.input_files(toy, tmp_path)) for stage in STAGES)  # generated
 
 
+def test_all_files_of_a_model_are_part_of_what_a_stage_is_made_with(recipe: dict[str, Any], tmp_path: Path) -> None:
+    for name in (names := ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / name).touch()
+    recipe = with_field(recipe | {"data_dir": "toy"}, "evaluate.models", (f"hf:{tmp_path / 'model'}",))
+    (evaluate,) = (stage for stage in STAGES if stage.name == "evaluate")
+    assert {*evaluate.input_files(build(Recipe, recipe), tmp_path)} == {tmp_path / "model" / name for name in names}
+
+
 def test_a_stage_of_another_workdir_is_looked_at_before_it_is_linked(
     recipe: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ from dsmath_jax.models import huggingface
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training.model_files import LanguageModel, check_import, load_model
 from dsmath_jax.training.settings import hugging_face_folder
-from dsmath_jax.workdir import read_json, write_json
+from dsmath_jax.workdir import folder_name, read_json, write_json
 
 
 def stages_of_models(models: Iterable[str]) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ def run(
     overlapping = find_overlap(settings, workdir, data_dir)
     summary: dict[str, dict] = {}
     for name in settings.models:
-        target = folder / registry.folder_name(name)
+        target = folder / folder_name(name)
         if not (target / "summary.json").exists():
             model, few_shot = read_model(name, chat_settings, workdir, data_dir, layout)
             policy = Policy.of(model, settings.max_new_tokens, settings.decode_slots)

@@ -9,7 +9,6 @@ Any other data set, and the user's own data, have the `DIALOGUE` format; "packag
 """
 
 import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from dsmath_jax.data.own_data import NO_COLUMNS, Columns
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample
 from dsmath_jax.grading.code import AFTER_FUNCTION
-from dsmath_jax.workdir import UserError
+from dsmath_jax.workdir import UserError, folder_name
 
 Style = Literal["few_shot", "chat"]  # for a base model, and for one after instruction tuning
 
@@ -109,11 +108,6 @@ class Task:
     def folder(self) -> str:
         """The task's name in folder names."""
         return folder_name(documents.stem(self.name))
-
-
-def folder_name(name: str) -> str:
-    """Returns a name as that of a folder: "hf_Qwen_Qwen2.5-0.5B" of "hf:Qwen/Qwen2.5-0.5B"."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._")
 
 
 QA = Format("Q: {}\nA:", "The answer is {}.", ("\nQ:",), lead=" ", separator="\n\n\n")

@@ -195,6 +195,11 @@ def test_two_files_of_one_name_do_not_share_results(workdir: Path, layout: Layou
         UserError, match=r"results of toy/test and toy_test\.jsonl would have one folder; rename a file"
     ):
         run(dataclasses.replace(SETTINGS, tasks=("toy/test", "toy_test.jsonl")), CHAT, workdir, workdir, layout, seed=0)
+    for models in (("hf:a/b", "hf:a_b"), ("sft", "sft")):
+        with pytest.raises(
+            UserError, match=rf"results of {models[0]} and {models[1]} would have one folder; remove one"
+        ):
+            dataclasses.replace(SETTINGS, models=models)
     with pytest.raises(UserError, match=r"Unknown task 'toy/tset', did you mean 'toy/test'"):
         dataclasses.replace(SETTINGS, tasks=("toy/tset",))
 
