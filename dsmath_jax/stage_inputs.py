@@ -90,8 +90,8 @@ sft_files = user_files("sft", lambda section, data: instructions.user_files(sect
 
 def tokenizer_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     """Returns the files of an existing tokenizer."""
-    path = required(recipe.tokenizer).path
-    return tokenizer.files(data_folder(recipe.data_dir, workdir) / path) if path else []
+    location = required(recipe.tokenizer).location(data_folder(recipe.data_dir, workdir))
+    return tokenizer.files(location) if location else []
 
 
 def rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from dsmath_jax.command_line import load_recipe
-from dsmath_jax.data import instructions, sources
+from dsmath_jax.data import hub, instructions, sources
 from dsmath_jax.data.datasets import SOURCES
 from dsmath_jax.data.overlap import TRAINING_FIELDS
 from dsmath_jax.evaluation.registry import task
@@ -96,7 +96,7 @@ def test_the_corpora_of_the_1b3_experiments(variant: str) -> None:
 
 def test_sources_of_instructions_are_known() -> None:
     for name in read("sft_7b").sft.data:
-        assert name in instructions.PUBLIC or (name in SOURCES and name in instructions.FETCHED), name
+        assert name in hub.PUBLIC or (name in SOURCES and name in instructions.FETCHED), name
 
 
 @pytest.mark.parametrize("variant", ["", *(f":{name}" for name in RL_VARIANTS)])

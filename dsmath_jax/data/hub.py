@@ -131,16 +131,11 @@ def fetch_model(name: str, data_dir: Path) -> Path:
     """
     folder = data_dir / name
     if model := missing_model(name, data_dir):
+        try:
+            files = model.find(folder)
+        except UserError as error:
+            raise UserError(f"The model {folder} is missing; correct hf:{name}, or mirror it. {error}") from None
         logging.warning("%s is missing and is downloaded from the Hub.", folder)
-        for file in model.find(folder):
+        for file in files:
             fetch(file, folder, data_dir)
     return folder
-
-
-def local_checkpoint(checkpoint: str, data_dir: Path) -> str:
-    """Returns "hf:DIR" with the folder in `data_dir` where DIR is none here, see `fetch_model`; others as they are."""
-    name = checkpoint.removeprefix(HUGGING_FACE)
-    if name == checkpoint or Path(name).is_dir():
-        return checkpoint
-    folder = fetch_model(name, data_dir)
-    return f"{HUGGING_FACE}{folder}" if folder.is_dir() else checkpoint

@@ -2,8 +2,10 @@
 
 import dataclasses
 import datetime
+from pathlib import Path
 
 from dsmath_jax.data.dataset_formats import FIELDS
+from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.settings import INT32, Settings, nearest, setting
 from dsmath_jax.workdir import UserError
 
@@ -34,7 +36,7 @@ class TokenizerSettings(Settings):
 
     path: str = setting(
         "",
-        "file or folder of a tokenizer, below data_dir; '': that of an initial model hf:DIR, else trained",
+        "tokenizer below data_dir: a file, a folder or hf:DIR; '': of an initial model hf:DIR, else trained",
         local=True,
     )
     vocab_size: int = setting(4096, "pieces of the tokenizer that is trained; ignored with a path", ge=0, le=INT32)
@@ -43,6 +45,15 @@ class TokenizerSettings(Settings):
         super().__post_init__()
         if not (self.path or self.vocab_size):
             raise UserError("vocab_size is 0; it must be at least 1, or path name a tokenizer.")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model `hf:DIR` whose tokenizer it is; none for another path."""
+        return (self.path,) if self.path.startswith(HUGGING_FACE) else ()
+
+    def location(self, data_dir: Path) -> Path | None:
+        """Returns the file or folder of an existing tokenizer; None if the stage trains one."""
+        return data_dir / self.path.removeprefix(HUGGING_FACE) if self.path else None
 
 
 # Variables of a chat template that `chat_template.render` sets.

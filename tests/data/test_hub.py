@@ -6,6 +6,7 @@ import pytest
 
 from dsmath_jax.data import datasets
 from dsmath_jax.data import hub as hubs
+from dsmath_jax.training.model_files import local_checkpoint
 from dsmath_jax.workdir import UserError
 
 MODEL = {
@@ -22,7 +23,7 @@ def test_a_model_is_downloaded_once(server, hub, tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {*MODEL}
     assert hubs.missing_model("some/model", tmp_path) is None
     asked = len(server.asked)
-    assert hubs.local_checkpoint("hf:some/model", tmp_path) == f"hf:{tmp_path}/some/model"
+    assert local_checkpoint("hf:some/model", tmp_path) == f"hf:{tmp_path}/some/model"
     assert len(server.asked) == asked
     (folder / "tokenizer.json").unlink()  # as after a kill
     assert hubs.missing_model("some/model", tmp_path)
@@ -45,10 +46,13 @@ def test_folders_are_no_models_of_the_hub(tmp_path: Path) -> None:
     (tmp_path / "models/mine").mkdir(parents=True)
     for name in ("models/mine", "model", "a/b/c", str(tmp_path / "x"), "../x", "/x"):
         assert hubs.missing_model(name, tmp_path) is None
-    assert hubs.local_checkpoint("runs/tiny/sft", tmp_path) == "runs/tiny/sft"
-    assert hubs.local_checkpoint(f"hf:{tmp_path}/models/mine", tmp_path) == f"hf:{tmp_path}/models/mine"
+    assert local_checkpoint("runs/tiny/sft", tmp_path) == "runs/tiny/sft"
+    assert local_checkpoint(f"hf:{tmp_path}/models/mine", tmp_path) == f"hf:{tmp_path}/models/mine"
 
 
 def test_a_model_that_the_hub_lacks(server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"/api/models/some/model/\S+ answers 404"):
+    with pytest.raises(
+        UserError,
+        match=r"model \S+/some/model is missing; correct hf:some/model, .*/api/models/some/model/\S+ answers 404",
+    ):
         hubs.fetch_model("some/model", tmp_path)
