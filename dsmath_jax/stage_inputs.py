@@ -8,6 +8,7 @@ from dsmath_jax import user_code
 from dsmath_jax.corpus import inputs as corpus_inputs
 from dsmath_jax.data import datasets, hub, instructions, sources, tokenizer
 from dsmath_jax.evaluation import evaluate, registry
+from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl import rewards
 from dsmath_jax.rl.settings import RLSettings
@@ -102,12 +103,16 @@ def rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
 
 def evaluate_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     """Returns the files of the problems and few-shot examples, of the models `hf:DIR` and of the user's tasks."""
-    tasks = filter(registry.is_registered, required(recipe.evaluate).tasks)
-    return [*record_files("evaluate", evaluate.data_sets)(recipe, workdir), *user_code.source_files(tasks)]
+    tasks = filter(registry.is_in_module, required(recipe.evaluate).tasks)
+    return [*record_files("evaluate", _evaluate_data)(recipe, workdir), *user_code.source_files(tasks)]
 
 
 def _rl_data(settings: RLSettings) -> tuple[str, ...]:
     return settings.data + settings.eval_data + settings.retrain_data
+
+
+def _evaluate_data(settings: EvaluateSettings) -> tuple[str, ...]:
+    return evaluate.data_sets(settings, evaluate.may_be_few_shot(settings.models))
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -331,6 +331,9 @@ def test_files_of_data_sets_are_part_of_what_a_stage_is_made_with(
     }
     assert files["reward_model"] == files["process_model"] == {"gsm8k/train.jsonl"}
     assert files["rl"] == files["evaluate"] == {"gsm8k/train.jsonl", "gsm8k/test.jsonl"}
+    in_a_chat = build(Recipe, with_field(recipe, "evaluate.models", ("sft", "rl")))
+    (evaluate,) = (stage for stage in STAGES if stage.name == "evaluate")
+    assert evaluate.input_files(in_a_chat, tmp_path) == [data / "gsm8k/test.jsonl"]
     toy = build(Recipe, {**recipe, "data_dir": "toy"})
     assert not any(list(stage.input_files(toy, tmp_path)) for stage in STAGES)  # generated
 

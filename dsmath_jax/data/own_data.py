@@ -33,7 +33,7 @@ class RecordFile(NamedTuple):
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is of this module's forms. A folder has a slash at its end: "gsm8k" is none by mistake."""
+    """Whether a name is of this module's forms; a folder needs a slash at its end, which "gsm8k" lacks."""
     is_hub = name in hub.PUBLIC or name.startswith(hub.HUGGING_FACE)
     return is_hub or name.endswith("/") or documents.stem(name) != name
 

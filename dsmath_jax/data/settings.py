@@ -2,8 +2,10 @@
 
 import dataclasses
 import datetime
+import itertools
 from pathlib import Path
 
+from dsmath_jax.data import documents
 from dsmath_jax.data.dataset_formats import FIELDS
 from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.settings import INT32, Settings, nearest, setting
@@ -28,6 +30,9 @@ class DataSettings(Settings):
                 )
             if not column:
                 raise UserError(f"columns.{field} is empty; give the name of a column, or remove it.")
+        for one, other in itertools.combinations(dict.fromkeys(getattr(self, "data", ())), 2):
+            if documents.stem(one).rstrip("/") == documents.stem(other).rstrip("/"):
+                raise UserError(f"data: the records of {one} and {other} would have the same ids; rename one of them.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,12 @@ def check_folder(folder: Path, chat_settings: ChatSettings, layout: Layout) -> b
     return not chat.template
 
 
-def data_sets(settings: EvaluateSettings, few_shot: bool = True) -> tuple[str, ...]:
+def may_be_few_shot(models: Iterable[str]) -> bool:
+    """Whether a model may be asked with few-shot examples; of `hf:DIR` that depends on its chat template."""
+    return any(model not in MODELS or MODELS[model][1] for model in models)
+
+
+def data_sets(settings: EvaluateSettings, few_shot: bool) -> tuple[str, ...]:
     """Returns the data sets of the tasks and, with `few_shot`, of the few-shot examples."""
     tasks = [registry.task(name) for name in settings.tasks]
     examples = settings.examples or [task.shots["cot"].source for task in tasks if "cot" in task.shots]

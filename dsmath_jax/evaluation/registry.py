@@ -207,11 +207,11 @@ def task(name: str) -> Task:
     Another split of a task's data set ("math/train") has the task's format.
 
     Raises:
-      UserError: the name is unknown, and the message has the nearest one; or it is no `Task` of a module.
+      UserError: the name is unknown (the message has the nearest one), or what it names in a module is not a `Task`.
     """
     if name in TASKS:
         return TASKS[name]
-    if is_registered(name):
+    if is_in_module(name):
         return replace(user_code.load(name, Task), name=name)
     if not (datasets.is_own(name) or name in datasets.SOURCES):
         nearest = difflib.get_close_matches(name, [*TASKS, *datasets.SOURCES], n=1, cutoff=0)[0]
@@ -225,9 +225,9 @@ def task(name: str) -> Task:
     return Task(name, name, "math", DEFAULT)
 
 
-def is_registered(name: str) -> bool:
-    """Whether a name is "package.module:TASK", of a `Task` of the user's."""
-    return name not in TASKS and datasets.is_registered(name)
+def is_in_module(name: str) -> bool:
+    """Whether a name is "package.module:TASK", a `Task` in a user's module."""
+    return name not in TASKS and datasets.is_in_module(name)
 
 
 def records(name: str, data_dir: str | Path, limit: int = 0, columns: Columns = NO_COLUMNS) -> list[Record]:

@@ -21,6 +21,7 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.own_data import Columns
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.evaluation import registry
+from dsmath_jax.training.settings import SFTSettings
 from dsmath_jax.workdir import UserError, write_jsonl
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -144,8 +145,9 @@ def test_a_folder(tmp_path: Path) -> None:
         ("a.json", b'[{"question": "?"}, {"question": " "}]', {}, r"a\.json, record 2: the field 'question' is empty"),
         ("a.csv", b'question,answer\n"a\nb",1\n,2\n', {}, r"a\.csv, line 4: the field 'question' is empty"),
         ("a.csv", b"question,answer\n?,1,2\n", {}, r"a\.csv, line 2: 3 cells, but line 1 names 2 columns"),
-        ("a.csv", b"question,question\n?,1\n", {}, r"a\.csv, line 1: the column 'question' is there twice"),
-        ("a.csv", b'question\n"?', {}, r"a\.csv cannot be read \(unexpected end of data\)"),
+        ("a.csv", b"question,question\n?,1\n", {}, r"line 1: the column 'question' has the same name as another"),
+        ("a.csv", b'question\n"?', {}, r"a\.csv, line 2: unexpected end of data; fix or remove the row"),
+        ("a.csv", b'question\n?\n"a"b\n', {}, r"a\.csv, line 3: ',' expected after '\"'; fix or remove the row"),
         ("a.csv", b"question\n\xff\n", {}, r"a\.csv cannot be read \(.*utf-8.*\)"),
         ("a.csv", b'question,options\n?,"[3"\n', {}, r"a\.csv, line 2: the field 'options' is not a list of texts"),
         ("a.parquet", as_parquet([{"q": "?"}]), {}, r"a\.parquet, record 1: the field 'question' is missing"),
@@ -183,6 +185,12 @@ def test_refusals(tmp_path: Path, name: str, content: bytes | None, columns: Col
 def test_columns_are_checked_as_settings(columns: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         DataSettings(columns=columns)
+
+
+def test_files_whose_records_would_have_the_same_ids_are_refused() -> None:
+    for other in ("mine.csv", "mine/"):
+        with pytest.raises(UserError, match=rf"data: the records of mine\.jsonl and {other} would have the same ids"):
+            SFTSettings(data=("mine.jsonl", other))
 
 
 # --- the Hub ---

@@ -31,10 +31,10 @@ def test_an_unknown_model_is_refused() -> None:
 
 def test_the_data_sets_of_tasks_are_known() -> None:
     settings = EvaluateSettings(tasks=("gsm8k", "toy/test", "mine.jsonl"))
-    assert data_sets(settings) == ("gsm8k/test", "toy/test", "mine.jsonl", "gsm8k/train")
+    assert data_sets(settings, few_shot=True) == ("gsm8k/test", "toy/test", "mine.jsonl", "gsm8k/train")
     assert data_sets(settings, few_shot=False) == ("gsm8k/test", "toy/test", "mine.jsonl")
     chosen = dataclasses.replace(settings, tasks=("gsm8k",), examples=("toy/train",), shots=1)
-    assert data_sets(chosen) == ("gsm8k/test", "toy/train")
+    assert data_sets(chosen, few_shot=True) == ("gsm8k/test", "toy/train")
 
 
 @pytest.fixture
