@@ -164,5 +164,8 @@ def test_models_are_downloaded_for_the_tokenizer_and_after_the_plan(
     with pytest.raises(UserError, match=r"gone\.jsonl"):
         stages.fetch_models(invalid, tmp_path / "run")
     assert asked == ["some/model"]
+    (tmp_path / "run/rl").mkdir(parents=True)  # it was started with the files of its model, which the plan lacks
+    stages.fetch_models(invalid, tmp_path / "run", ["rl"])
+    assert asked == ["some/model"] * 2
     only = Recipe(tokenizer=TokenizerSettings(), evaluate=recipe.evaluate)
     assert only.tokenizer.path == "hf:other/model"

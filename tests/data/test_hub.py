@@ -6,6 +6,7 @@ import pytest
 
 from dsmath_jax.data import datasets
 from dsmath_jax.data import hub as hubs
+from dsmath_jax.training import model_files
 from dsmath_jax.training.model_files import local_checkpoint
 from dsmath_jax.workdir import UserError
 
@@ -29,6 +30,15 @@ def test_a_model_is_downloaded_once(server, hub, tmp_path: Path) -> None:
     assert hubs.missing_model("some/model", tmp_path)
     assert hubs.fetch_model("some/model", tmp_path) == folder
     assert (folder / "tokenizer.json").is_file()
+
+
+def test_only_process_0_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hubs, "fetch_model", lambda *_: pytest.fail("process 1 downloads"))
+    waited: list[str] = []
+    monkeypatch.setattr(model_files, "barrier", waited.append)
+    local_checkpoint("hf:some/model", tmp_path)
+    assert waited == ["models of the Hub"]
 
 
 @pytest.mark.parametrize("first", ["model", "data set"])
