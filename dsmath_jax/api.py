@@ -188,7 +188,7 @@ def run(recipe: Recipe, workdir: str | Path, stages: Sequence[str] = (), overwri
       UserError: the recipe, an input or the workdir cannot be used.
     """
     workdir = local_path(workdir, "workdir")
-    fetch_models(recipe, workdir, stages)
+    fetch_models(recipe, workdir, stages, overwrite)
     runner.run(STAGES, recipe, workdir, stages, overwrite)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from dsmath_jax import api
 from dsmath_jax.data import chat as chats
-from dsmath_jax.data import chat_template, hub
+from dsmath_jax.data import chat_template
 from dsmath_jax.data.chat import ChatSource
 from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.hub import HUGGING_FACE
@@ -34,7 +34,7 @@ from dsmath_jax.formatting import duration
 from dsmath_jax.models.decoder import lm_head, output_logits
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import RLSettings
-from dsmath_jax.training.model_files import LanguageModel, default_compute_dtype
+from dsmath_jax.training.model_files import LanguageModel, default_compute_dtype, local_checkpoint
 from dsmath_jax.training.settings import SFTSettings
 from dsmath_jax.workdir import UserError, exit_code, local_path, read_jsonl, write_jsonl
 
@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", type=local_path, default=Path("data"), help="where the Hub's are downloaded to")
     values = parser.parse_args(argv)
     name = str(local_path(values.model, "--model")).removeprefix(HUGGING_FACE)
-    checkpoint = hub.local_checkpoint(f"{HUGGING_FACE}{name}", values.data_dir)
+    checkpoint = local_checkpoint(f"{HUGGING_FACE}{name}", values.data_dir)
     outcomes = []
     with tempfile.TemporaryDirectory() as workdir:
         for line in examine(Path(checkpoint.removeprefix(HUGGING_FACE)).resolve(), Path(workdir)):

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
             return
         check_same_settings(recipe, values)
         use_compilation_cache(recipe.compilation_cache, workdir)
-        fetch_models(recipe, workdir, values.stages or ())
+        fetch_models(recipe, workdir, values.stages or (), values.overwrite)
         runner.run(STAGES, recipe, workdir, values.stages or (), values.overwrite)
         if jax.process_index() == 0 and (workdir / "report" / "report.json").is_file():
             print(summary_table(read_json(workdir / "report" / "report.json")))

@@ -15,7 +15,8 @@ from dsmath_jax.sharding import MeshSettings
 from dsmath_jax.toy.settings import ToySettings
 from dsmath_jax.training.settings import PretrainSettings, SFTSettings
 
-MODEL_STAGES = ("pretrain", "sft", "reward_model", "process_model", "rl", "evaluate")  # their sections have `models`
+TRAINING_STAGES = ("pretrain", "sft", "reward_model", "process_model", "rl")
+MODEL_STAGES = ("tokenizer", *TRAINING_STAGES, "evaluate")  # their sections have `models`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,11 +48,16 @@ class Recipe(Settings):
     evaluate: EvaluateSettings | None = setting(None, "stage evaluate (§5.2.2)")
 
     def __post_init__(self) -> None:
-        """Gives a tokenizer without a path, and without a corpus to train it on, that of the model to start from."""
+        """Gives a tokenizer without a path, and without a corpus to train it on, that of the model to start from.
+
+        Where the recipe trains no model, that is the first one that it evaluates.
+        """
         super().__post_init__()
-        folder = next(iter(self.hugging_face_models(MODEL_STAGES)), "")
-        if folder and self.tokenizer and not self.tokenizer.path and self.corpus is None:
-            object.__setattr__(self, "tokenizer", dataclasses.replace(self.tokenizer, path=folder))
+        is_training = any(getattr(self, stage) is not None for stage in TRAINING_STAGES)
+        models = self.hugging_face_models(TRAINING_STAGES if is_training else ["evaluate"])
+        if models and self.tokenizer and not self.tokenizer.path and self.corpus is None:
+            path = f"{HUGGING_FACE}{models[0]}"
+            object.__setattr__(self, "tokenizer", dataclasses.replace(self.tokenizer, path=path))
 
     def hugging_face_models(self, stages: Iterable[str]) -> tuple[str, ...]:
         """Returns the folders, or names of the Hub, of the models `hf:DIR` that these stages read, in their order."""

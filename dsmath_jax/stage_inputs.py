@@ -1,17 +1,19 @@
 """What the stages read: `depends_on`, the stages before each, and `input_files`, the files of the user."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dsmath_jax import user_code
 from dsmath_jax.corpus import inputs as corpus_inputs
-from dsmath_jax.data import datasets, instructions, sources, tokenizer
+from dsmath_jax.data import datasets, hub, instructions, sources, tokenizer
 from dsmath_jax.evaluation import evaluate, registry
+from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl import rewards
 from dsmath_jax.rl.settings import RLSettings
-from dsmath_jax.training.settings import hugging_face_folder, stages_of
+from dsmath_jax.training.settings import stages_of
+from dsmath_jax.workdir import data_folder
 
 T = TypeVar("T")
 InputFiles = Callable[[Recipe, Path], Sequence[Path]]
@@ -60,47 +62,37 @@ def evaluate_stages(recipe: Recipe) -> tuple[str, ...]:
 # --- input_files ---
 
 
-def user_files(files: InputFiles) -> InputFiles:
-    """Returns `input_files` from `(recipe, data folder) -> files`; generated data are not input files."""
-    return lambda recipe, workdir: [] if recipe.data_dir == "toy" else files(recipe, Path(recipe.data_dir))
+def user_files(stage: str, files: Callable[[Any, Path], Sequence[Path]]) -> InputFiles:
+    """Returns `input_files` of a stage from `(section, data folder) -> files`, and the files of its models `hf:DIR`.
+
+    Generated data are not input files.
+    """
+
+    def files_with_models(recipe: Recipe, workdir: Path) -> list[Path]:
+        data_dir = data_folder(recipe.data_dir, workdir)
+        data = [] if recipe.data_dir == "toy" else files(getattr(recipe, stage), data_dir)
+        models = [data_dir / name for name in recipe.hugging_face_models([stage])]
+        return [*data, *(file for folder in models for file in _model_files(folder))]
+
+    return files_with_models
 
 
 def record_files(stage: str, names: Callable[[Any], Sequence[str]]) -> InputFiles:
-    """Returns `input_files` of a stage from `settings -> names of data sets`: their files, and those of its models."""
-
-    def files(recipe: Recipe, data: Path) -> list[Path]:
-        settings = required(getattr(recipe, stage))
-        records = [file for name in names(settings) for file in datasets.files(name, data)]
-        return [*records, *_model_files(settings.models, data)]
-
-    return user_files(files)
+    """Returns `input_files` of a stage from `section -> names of data sets`."""
+    return user_files(
+        stage, lambda section, data: [file for name in names(section) for file in datasets.files(name, data)]
+    )
 
 
-@user_files
-def corpus_files(recipe: Recipe, data: Path) -> Sequence[Path]:
-    """Returns the seeds, labels, annotations and the user's own benchmarks."""
-    return corpus_inputs.files(required(recipe.corpus), data)
+corpus_files = user_files("corpus", corpus_inputs.files)
+pretrain_files = user_files("pretrain", lambda section, data: sources.user_files(section.mixture, data))
+sft_files = user_files("sft", lambda section, data: instructions.user_files(section.data, data))
 
 
-@user_files
-def tokenizer_files(recipe: Recipe, data: Path) -> Sequence[Path]:
+def tokenizer_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     """Returns the files of an existing tokenizer."""
-    path = required(recipe.tokenizer).path
-    return tokenizer.files(data / path) if path else []
-
-
-@user_files
-def pretrain_files(recipe: Recipe, data: Path) -> Sequence[Path]:
-    """Returns the user's texts and the initial model's files."""
-    settings = required(recipe.pretrain)
-    return [*sources.user_files(settings.mixture, data), *_model_files(settings.models, data)]
-
-
-@user_files
-def sft_files(recipe: Recipe, data: Path) -> Sequence[Path]:
-    """Returns the user's instructions and the initial model's files."""
-    settings = required(recipe.sft)
-    return [*instructions.user_files(settings.data, data), *_model_files(settings.models, data)]
+    location = required(recipe.tokenizer).location(data_folder(recipe.data_dir, workdir))
+    return tokenizer.files(location) if location else []
 
 
 def rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
@@ -111,15 +103,19 @@ def rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
 
 def evaluate_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     """Returns the files of the problems and few-shot examples, of the models `hf:DIR` and of the user's tasks."""
-    tasks = filter(registry.is_registered, required(recipe.evaluate).tasks)
-    return [*record_files("evaluate", evaluate.data_sets)(recipe, workdir), *user_code.source_files(tasks)]
+    tasks = filter(registry.is_in_module, required(recipe.evaluate).tasks)
+    return [*record_files("evaluate", _evaluate_data)(recipe, workdir), *user_code.source_files(tasks)]
 
 
 def _rl_data(settings: RLSettings) -> tuple[str, ...]:
     return settings.data + settings.eval_data + settings.retrain_data
 
 
-def _model_files(models: Iterable[str], data: Path) -> list[Path]:
-    """Returns the configs and the tensors of models in Hugging Face's format; none of a stage's."""
-    folders = [folder for folder in (hugging_face_folder(model, data) for model in models) if folder]
-    return [file for folder in folders for file in (folder / "config.json", *sorted(folder.glob("*.safetensors*")))]
+def _evaluate_data(settings: EvaluateSettings) -> tuple[str, ...]:
+    return evaluate.data_sets(settings, evaluate.may_be_few_shot(settings.models))
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Returns the files of a model in Hugging Face's format that a stage may read; the config even if it is missing."""
+    names = hub.Model("").matching([path.name for path in folder.glob("*")])
+    return [folder / name for name in dict.fromkeys(["config.json", *names])]

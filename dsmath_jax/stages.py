@@ -24,16 +24,16 @@ from dsmath_jax.evaluation import evaluate
 from dsmath_jax.evaluation.settings import MODELS
 from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
-from dsmath_jax.recipe import MODEL_STAGES, Recipe
+from dsmath_jax.recipe import Recipe
 from dsmath_jax.report import report
 from dsmath_jax.rl import trainer
 from dsmath_jax.rl.reward_model import stage as reward_model
-from dsmath_jax.runner import Stage, folder_of, select
+from dsmath_jax.runner import Stage, folder_of, plan, select
 from dsmath_jax.settings import fingerprint
-from dsmath_jax.sharding import Layout, barrier, make_mesh
+from dsmath_jax.sharding import Layout, barrier, broadcast_json, make_mesh
 from dsmath_jax.stage_inputs import required
 from dsmath_jax.toy import world
-from dsmath_jax.training import loop, pretrain, sft
+from dsmath_jax.training import loop, model_files, pretrain, sft
 from dsmath_jax.training.model_files import check_import, read_model_config
 from dsmath_jax.training.settings import hugging_face_folder, stages_of
 from dsmath_jax.workdir import UserError, data_folder
@@ -57,8 +57,8 @@ def run_tokenizer(recipe: Recipe, workdir: Path) -> dict:
     """Trains SentencePiece on the corpus, with the paper's chat template, or copies the one at `tokenizer.path`."""
     folder, settings = workdir / "tokenizer", required(recipe.tokenizer)
     if jax.process_index() == 0:
-        if settings.path:
-            tokenizer.copy(data_folder(recipe.data_dir, workdir) / settings.path, folder)
+        if location := settings.location(data_folder(recipe.data_dir, workdir)):
+            tokenizer.copy(location, folder)
         else:
             texts = documents.texts(workdir / "corpus" / "documents")
             path = folder / "tokenizer.model"
@@ -113,21 +113,26 @@ def _environment(recipe: Recipe, workdir: Path) -> tuple[Path, Layout, int]:
 # --- models of the Hub: downloaded before the checks of a run, since these read them ---
 
 
-def fetch_models(recipe: Recipe, workdir: Path, names: Sequence[str] = ()) -> None:
+def fetch_models(recipe: Recipe, workdir: Path, names: Sequence[str] = (), overwrite: Sequence[str] = ()) -> None:
     """Downloads the models of the Hub that the stages `names` read, () for all of the recipe, into the data folder.
 
+    Where one is missing, the run is planned first, since a download may take hours. The plan of a stage that was
+    started before does not count: it may be refused only because the files of its model are missing.
+
     Raises:
-      UserError: the Hub has no such model, or a file cannot be downloaded.
+      UserError: the Hub has no such model, a file cannot be downloaded, or `runner.run` would refuse a stage.
     """
+    data_dir = _data_dir(recipe, workdir)
     models = recipe.hugging_face_models(stage.name for stage in select(STAGES, recipe, names))
-    if jax.process_index() == 0:
-        for name in models:
-            hub.fetch_model(name, _data_dir(recipe, workdir))
-    barrier("models of the Hub")
+    if broadcast_json([name for name in models if hub.missing_model(name, data_dir)]):
+        for step in plan(STAGES, recipe, workdir, names, overwrite):
+            if step.error and not folder_of(step.stage.name, recipe, workdir).exists():
+                raise step.error
+        model_files.fetch(models, data_dir)
 
 
 def _is_here(init: str, recipe: Recipe, workdir: Path) -> bool:
-    """Whether a model to start from is no model of the Hub that is yet to be downloaded."""
+    """Whether a model is a stage's or in its folder; False if it is yet to be downloaded from the Hub."""
     name = init.removeprefix(hub.HUGGING_FACE)
     return name == init or hub.missing_model(name, _data_dir(recipe, workdir)) is None
 
@@ -135,6 +140,7 @@ def _is_here(init: str, recipe: Recipe, workdir: Path) -> bool:
 # --- check: before the first stage of a run starts ---
 
 
+@own_data.local_only()
 def check_corpus(recipe: Recipe, workdir: Path) -> None:
     """Checks the input files and the decontamination data."""
     settings = required(recipe.corpus)
@@ -174,6 +180,7 @@ def check_sft(recipe: Recipe, workdir: Path) -> None:
 def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
     """Returns the check of the stage `name`: its data, models and batch."""
 
+    @own_data.local_only()
     def check(recipe: Recipe, workdir: Path) -> None:
         settings = required(getattr(recipe, name))
         policy, _ = (_initial_config(model, recipe, workdir) for model in settings.models)
@@ -183,6 +190,7 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
     return check
 
 
+@own_data.local_only()
 def check_rl(recipe: Recipe, workdir: Path) -> None:
     """Checks the prompts, the reward functions, the models and the batch."""
     settings = required(recipe.rl)
@@ -192,6 +200,7 @@ def check_rl(recipe: Recipe, workdir: Path) -> None:
     trainer.check(settings, read, chat_format, initial_config, trained_on, _layout(recipe), recipe.seed)
 
 
+@own_data.local_only()
 def check_evaluate(recipe: Recipe, workdir: Path) -> None:
     """Checks the tasks, and warns of problems that the models were trained on."""
     _layout(recipe)
@@ -282,9 +291,8 @@ def _tokenizer_path(recipe: Recipe, workdir: Path) -> Path | None:
     """Returns the tokenizer's file or folder; None where this run trains or downloads it."""
     if recipe.tokenizer is None:
         return folder_of("tokenizer", recipe, workdir)
-    path, data_dir = recipe.tokenizer.path, _data_dir(recipe, workdir)
-    is_remote = path in recipe.hugging_face_models(MODEL_STAGES) and hub.missing_model(path, data_dir)
-    return data_dir / path if path and not is_remote else None
+    is_here = _is_here(recipe.tokenizer.path, recipe, workdir)
+    return recipe.tokenizer.location(_data_dir(recipe, workdir)) if is_here else None
 
 
 def _made_in_run(name: str, recipe: Recipe, data_dir: Path) -> bool:

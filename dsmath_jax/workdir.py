@@ -274,6 +274,11 @@ def local_path(path: str | Path, name: str = "") -> Path:
     return Path(path)
 
 
+def folder_name(name: str) -> str:
+    """Returns the name of the folder of a model or task: "hf_Qwen_Qwen2.5-0.5B" of "hf:Qwen/Qwen2.5-0.5B"."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")
+
+
 def data_folder(data_dir: str, workdir: Path) -> Path:
     """Returns the folder of a recipe's `data_dir`; for "toy", the one that the corpus stage generates."""
     return workdir / "corpus" / "toy" if data_dir == "toy" else Path(data_dir)

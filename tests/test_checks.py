@@ -87,13 +87,31 @@ def test_a_valid_recipe_has_no_errors(recipe: dict[str, Any], tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_data_sets_of_the_hub_are_not_downloaded(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_data_sets_of_the_hub_are_not_downloaded(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for field in ("sft.data", "reward_model.data", "rl.data", "evaluate.tasks"):
         recipe = with_field(
             recipe, field, ("hf:some/set/train", *recipe[field.partition(".")[0]][field.partition(".")[2]])
         )
+    recipe = with_field(recipe, "corpus.benchmarks", ("hf:other/set/test",))
     assert planned(recipe, tmp_path / "run") == {}
     assert not (tmp_path / "data/some").exists()
+    shards = [f"{split}-0000{number}-of-00002.jsonl" for split in ("train", "test") for number in range(2)]
+    for name in ("some/set", "other/set"):  # as if their downloads were interrupted
+        folder = tmp_path / "data" / name
+        write_json(folder / ".datasets.json", {shard: {"url": "https://a.invalid", "sha256": ""} for shard in shards})
+        for shard in shards[::2]:
+            write_jsonl(folder / shard, [PROBLEM])
+    monkeypatch.setattr(downloads.web, "HttpStream", lambda *_: pytest.fail("a check downloads"))
+    monkeypatch.setattr(downloads, "hash_file", lambda _: pytest.fail("a check computes a checksum"))
+    assert planned(recipe, tmp_path / "run") == {}
+    for name in ("some/set", "other/set"):
+        for shard in shards[1::2]:
+            write_jsonl(tmp_path / "data" / name / shard, [{"text": "no question"}])
+    errors = planned(recipe, tmp_path / "run")
+    assert {*errors} == {"corpus", "sft", "reward_model", "rl", "evaluate"}
+    assert all("the field 'question' is missing" in str(error) for error in errors.values())
 
 
 WRONG_FIELDS = [
@@ -313,8 +331,20 @@ def test_files_of_data_sets_are_part_of_what_a_stage_is_made_with(
     }
     assert files["reward_model"] == files["process_model"] == {"gsm8k/train.jsonl"}
     assert files["rl"] == files["evaluate"] == {"gsm8k/train.jsonl", "gsm8k/test.jsonl"}
+    in_a_chat = build(Recipe, with_field(recipe, "evaluate.models", ("sft", "rl")))
+    (evaluate,) = (stage for stage in STAGES if stage.name == "evaluate")
+    assert evaluate.input_files(in_a_chat, tmp_path) == [data / "gsm8k/test.jsonl"]
     toy = build(Recipe, {**recipe, "data_dir": "toy"})
     assert not any(list(stage.input_files(toy, tmp_path)) for stage in STAGES)  # generated
+
+
+def test_all_files_of_a_model_are_part_of_what_a_stage_is_made_with(recipe: dict[str, Any], tmp_path: Path) -> None:
+    for name in (names := ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")):
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / name).touch()
+    recipe = with_field(recipe | {"data_dir": "toy"}, "evaluate.models", (f"hf:{tmp_path / 'model'}",))
+    (evaluate,) = (stage for stage in STAGES if stage.name == "evaluate")
+    assert {*evaluate.input_files(build(Recipe, recipe), tmp_path)} == {tmp_path / "model" / name for name in names}
 
 
 def test_a_stage_of_another_workdir_is_looked_at_before_it_is_linked(

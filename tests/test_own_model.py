@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import dsmath_jax as dm
-from dsmath_jax import runner
+from dsmath_jax import runner, stages
+from dsmath_jax.data import hub
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import TokenizerSettings
 from dsmath_jax.evaluation.settings import EvaluateSettings
@@ -146,3 +147,26 @@ def test_a_model_of_the_hub_is_not_downloaded_by_checks(recipe: Recipe, tmp_path
     )  # fmt: skip
     assert [one.error for one in runner.plan(STAGES, recipe, tmp_path / "run", (), ())] == [None] * 3
     assert not (tmp_path / "some").exists()
+
+
+def test_models_are_downloaded_for_the_tokenizer_and_after_the_plan(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "fetch_model", lambda name, _: asked.append(name))
+    recipe = dataclasses.replace(
+        recipe, rl=dataclasses.replace(recipe.rl, init="hf:some/model"), tokenizer=TokenizerSettings(),
+        evaluate=EvaluateSettings(models=("hf:other/model",), tasks=("mine.jsonl",), columns=COLUMNS),
+    )  # fmt: skip
+    assert recipe.tokenizer.path == "hf:some/model"
+    stages.fetch_models(recipe, tmp_path / "run", ["tokenizer"])
+    assert asked == ["some/model"]
+    invalid = dataclasses.replace(recipe, rl=dataclasses.replace(recipe.rl, data=("gone.jsonl",)))
+    with pytest.raises(UserError, match=r"gone\.jsonl"):
+        stages.fetch_models(invalid, tmp_path / "run")
+    assert asked == ["some/model"]
+    (tmp_path / "run/rl").mkdir(parents=True)  # it was started with the files of its model, which the plan lacks
+    stages.fetch_models(invalid, tmp_path / "run", ["rl"])
+    assert asked == ["some/model"] * 2
+    only = Recipe(tokenizer=TokenizerSettings(), evaluate=recipe.evaluate)
+    assert only.tokenizer.path == "hf:other/model"

@@ -127,7 +127,9 @@ def full_recipe() -> Recipe:
     tiny = load_recipe(TINY)
     assert tiny.reward_model is not None
     assert tiny.rl is not None
-    retrain = build(RetrainSettings, to_dict(tiny.reward_model) | {"steps": 10})
+    models = ("init", "policy")  # a retrained model starts from the one before, and samples from the policy
+    settings = {name: value for name, value in to_dict(tiny.reward_model).items() if name not in models}
+    retrain = build(RetrainSettings, settings | {"steps": 10})
     rl = dataclasses.replace(tiny.rl, method="grpo_iterative", rounds=2, retrain=retrain)
     process_model = build(ProcessModelSettings, to_dict(tiny.reward_model) | {"kind": "process"})
     return dataclasses.replace(tiny, process_model=process_model, rl=rl)

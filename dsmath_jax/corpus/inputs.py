@@ -12,8 +12,8 @@ from dsmath_jax.workdir import UserError, read_jsonl
 
 
 def files(settings: CorpusSettings, data_dir: Path) -> list[Path]:
-    """Returns the paths of the small input files of the user's that the settings name."""
-    own = [name for name in settings.benchmarks if datasets.is_own(name) or datasets.is_registered(name)]
+    """Returns the paths of the user's small input files that the settings name."""
+    own = [name for name in settings.benchmarks if datasets.is_own(name) or datasets.is_in_module(name)]
     names = (settings.seeds, settings.labels, settings.annotations)
     return [*(data_dir / name for name in names if name), *(f for name in own for f in datasets.files(name, data_dir))]
 

@@ -139,7 +139,7 @@ def files(name: str, data_dir: Path) -> list[Path]:
     """
     if is_own(name):
         return own_data.user_files(name, data_dir)
-    if is_registered(name):
+    if is_in_module(name):
         return [*user_code.source_files([name]), *source_of(name).files(data_dir)]
     names = available(data_dir) if name == ALL else [name] if name in SOURCES else []
     return [path for each in names for path in SOURCES[each].files(data_dir)]
@@ -192,8 +192,8 @@ def stream(name: str, data_dir: str | Path, columns: Columns = NO_COLUMNS) -> It
         raise UserError(f"The data set '{name}': the file {files[0]} has no records.")
 
 
-def is_registered(name: str) -> bool:
-    """Whether a name is "package.module:NAME", of a `Source` of the user's."""
+def is_in_module(name: str) -> bool:
+    """Whether a name is "package.module:NAME", a `Source` in a user's module."""
     return ":" in name and not is_own(name)
 
 
@@ -201,9 +201,9 @@ def source_of(name: str) -> Source:
     """Returns the source of a data set.
 
     Raises:
-      UserError: the name is unknown, or "package.module:NAME" is no `Source`.
+      UserError: the name is unknown, or "package.module:NAME" is not a `Source`.
     """
-    if is_registered(name):
+    if is_in_module(name):
         return user_code.load(name, Source)
     if name not in SOURCES:
         known = [*SOURCES, *hub.PUBLIC]

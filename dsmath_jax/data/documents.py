@@ -33,6 +33,14 @@ def file_format(file: Path) -> str:
     return Path(file.stem).suffix if file.suffix in OPENERS else file.suffix
 
 
+def stem(name: str) -> str:
+    """Returns the name of a file of records without its suffixes, "mine" of "mine.jsonl.gz"; others as they are."""
+    path = Path(name)
+    if file_format(path) not in RECORDS:
+        return name
+    return name.removesuffix(path.suffix if path.suffix in OPENERS else "").rpartition(".")[0]
+
+
 def files_below(path: Path) -> list[Path]:
     """Returns a file itself, or the files below a folder except hidden ones, sorted by path.
 
@@ -55,7 +63,7 @@ def records(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict
       columns: the only fields to read of a Parquet file; () for all.
 
     Raises:
-      UserError: the file cannot be read, a line is not a JSON object, or a row has not the cells of the first one.
+      UserError: the file cannot be read, a line is not a JSON object, or the rows differ in length.
     """
     try:
         if file_format(file) == ".parquet":
@@ -63,7 +71,7 @@ def records(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict
         else:
             with OPENERS.get(file.suffix, open)(file, "rb") as stream:
                 yield from READERS.get(file_format(file), _whole)(file, stream)
-    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
         raise UserError(f"{file} cannot be read ({reason}); check the path and that the file is complete.") from None
 
@@ -123,11 +131,14 @@ def _json(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
 def _csv(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(MAX_CELL)
     table = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), strict=True)  # Excel writes the mark
-    header = next(table, [])
+    rows = _csv_rows(file, table)
+    header = next(rows, [])
     if len(set(header)) < len(header):
-        raise UserError(f"{file}, line 1: the column '{max(header, key=header.count)}' is there twice; rename one.")
+        raise UserError(
+            f"{file}, line 1: the column '{max(header, key=header.count)}' has the same name as another; rename one."
+        )
     end = table.line_num  # of the row before; a row may have several lines
-    for cells in table:
+    for cells in rows:
         place, end = f"line {end + 1}", table.line_num
         if cells and len(cells) != len(header):
             raise UserError(
@@ -135,6 +146,14 @@ def _csv(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
             )
         if cells:
             yield place, dict(zip(header, cells, strict=True))
+
+
+def _csv_rows(file: Path, table: Any) -> Iterator[list[str]]:
+    """Yields the rows of a CSV reader; its errors become a `UserError` with the line."""
+    try:
+        yield from table
+    except csv.Error as error:
+        raise UserError(f"{file}, line {table.line_num}: {error}; fix or remove the row.") from None
 
 
 def _whole(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:

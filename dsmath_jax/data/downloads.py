@@ -22,7 +22,7 @@ from dsmath_jax.data import web
 from dsmath_jax.workdir import UserError, atomic_path, hash_file, json_object, write_json
 
 CHECKSUMS = "checksums.json"
-LISTING = ".files.json"
+LISTINGS = {"datasets": ".datasets.json", "models": ".models.json"}  # of one folder, if both have one name
 HUGGING_FACE = "https://huggingface.co"
 MAX_LISTING_BYTES = 1 << 28
 MAX_FILES_SHOWN = 8  # of a repository, in an error
@@ -147,6 +147,10 @@ class Repository:
         """Returns the paths of its files among those of the repository, sorted."""
         return sorted(fnmatch.filter(paths, self.files))
 
+    def listing(self, folder: Path) -> Path:
+        """Returns the stored list of the repository's files."""
+        return folder / LISTINGS[self.kind]
+
     def find(self, folder: Path) -> tuple[File, ...]:
         """Returns the files, sorted: those of the stored list in `folder`, else those of a mirror there.
 
@@ -156,11 +160,11 @@ class Repository:
         Raises:
           UserError: the list cannot be downloaded, no file in it matches, or a required mirror is missing.
         """
-        if not (folder / LISTING).exists() and (mirrored := self._mirrored(folder)):
+        if not self.listing(folder).exists() and (mirrored := self._mirrored(folder)):
             return tuple(map(File, mirrored))
         if not self.name:
             raise UserError(f"{folder} has no file {self.files}, and they need a login ({self.license}); mirror them.")
-        listed = _listing(self.kind, self.name, folder / LISTING)
+        listed = _listing(self.kind, self.name, self.listing(folder))
         paths = self.matching([*listed])
         if not paths:
             known = ", ".join([*listed][:MAX_FILES_SHOWN])
@@ -171,20 +175,27 @@ class Repository:
         return tuple(File(path, listed[path]["url"], listed[path]["sha256"]) for path in paths)
 
     def local_files(self, folder: Path) -> tuple[File, ...]:
-        """Returns the files that can be read without any download.
+        """Returns the files; none if the list or one of the files is yet to be downloaded.
 
         Raises:
           UserError: a required mirror is missing.
         """
-        needs_download = self.name and not (folder / LISTING).exists() and not self._mirrored(folder)
-        files = () if needs_download else self.find(folder)
-        return tuple(file for file in files if (folder / file.path).is_file())
+        needs_list = self.name and not self.listing(folder).exists() and not self._mirrored(folder)
+        files = () if needs_list else self.find(folder)
+        return files if all((folder / file.path).is_file() for file in files) else ()
 
     def _mirrored(self, folder: Path) -> list[str]:
+        if is_downloaded(folder):
+            return []
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         shown = [path for path in paths if not path.startswith(".") and "/." not in path]
         flat = f"*{self.files.rpartition('*')[2]}"
         return self.matching(shown) or [path for path in fnmatch.filter(shown, flat) if "/" not in path]
+
+
+def is_downloaded(folder: Path) -> bool:
+    """Whether the files in a folder are those of downloads, of a data set or of a model, instead of the user's."""
+    return any((folder / name).exists() for name in LISTINGS.values())
 
 
 def _listing(kind: str, repository: str, path: Path) -> dict[str, dict[str, str]]:

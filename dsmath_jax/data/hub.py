@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from dsmath_jax.data.documents import RECORDS, file_format
-from dsmath_jax.data.downloads import LISTING, Repository, fetch
+from dsmath_jax.data.documents import RECORDS, file_format, stem
+from dsmath_jax.data.downloads import Repository, fetch, is_downloaded
 from dsmath_jax.workdir import UserError
 
 HUGGING_FACE = "hf:"  # before the name of a data set or model of the Hub, and before a folder in Hugging Face's format
 TRAIN = "train"  # also the split of a repository whose files name none
 SPLITS = (TRAIN, "test", "validation", "valid", "dev", "eval")
+METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 MODEL_FILES = (
     "config.json", "model*.safetensors*", "*token*.json", "*.model", "chat_template.*", "generation_config.json"
 )  # fmt: skip
@@ -45,23 +46,24 @@ class Split(Repository):
         """Returns the files of the split, sorted.
 
         Raises:
-          UserError: they belong to several sets, such as main/train.parquet and socratic/train.parquet.
+          UserError: they belong to several sets, such as train_sft and train_gen, or main/train and socratic/train.
         """
         if file_format(Path(self.files)) in RECORDS:
             return [path for path in paths if path == self.files]
         folder, slash, split = self.files.rpartition("/")
-        below = [path for path in paths if path.startswith(folder + slash)]
-        records = sorted(path for path in below if file_format(Path(path)) in RECORDS)
-        parts = {path: _before_word(split, path) for path in records}
-        found = [path for path, part in parts.items() if part is not None]
-        if not found and split == TRAIN:
-            return [] if any(_before_word(each, path) is not None for each in SPLITS for path in records) else records
-        if len({parts[path] for path in found}) > 1:
+        below = [Path(path) for path in paths if path.startswith(folder + slash)]
+        records = sorted(path for path in below if file_format(path) in RECORDS and path.name not in METADATA)
+        sets = {path: name for path in records if (name := _set_with_word(split, path))}
+        if not sets and split == TRAIN and not any(_set_with_word(each, path) for each in SPLITS for path in records):
+            others = [path for path in records if file_format(path) != ".json"]  # JSON next to these is metadata
+            return [path.as_posix() for path in others or records]
+        sets = {path: name for path, name in sets.items() if name.endswith(split)} or sets
+        if len({(name, file_format(path)) for path, name in sets.items()}) > 1:
             raise UserError(
-                f"{self.name} has several sets of the split {self.files} ({found[0]}, {found[-1]}); name a folder, "
-                f"as hf:{self.name}/FOLDER/{split}, or a file."
+                f"{self.name} has several sets of the split {self.files} ({', '.join(sorted({*sets.values()}))}); name "
+                f"one, as hf:{self.name}/{min(sets.values())}, or a file."
             )
-        return found
+        return [path.as_posix() for path in sets]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +80,16 @@ class Model(Repository):
         return sorted({path for pattern in MODEL_FILES for path in fnmatch.filter(here, pattern)})
 
 
-def _before_word(word: str, path: str) -> str | None:
-    """Returns the part of a path before a word; None where it lacks the word."""
-    found = re.search(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z])", path)
-    return path[: found.start()] if found else None
+def _set_with_word(word: str, path: Path) -> str:
+    """Returns the set of a file with a word in its path: the path before the number of the shard.
+
+    That of data/train_1M-00000-of-00002.parquet is data/train_1M, and that of main/train/0.csv is main/train. Returns
+    "" where the path lacks the word.
+    """
+    rest = r"([-_.]?[0-9]*[A-Za-z][A-Za-z0-9]*)*"  # words after it, with a letter each
+    name = stem(path.as_posix())
+    found = re.search(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z]){rest}", name)
+    return name[: found.end()] if found else ""
 
 
 def data_set(name: str, data_dir: Path) -> tuple[Repository, Path] | None:
@@ -110,9 +118,9 @@ def missing_model(name: str, data_dir: Path) -> Model | None:
     if len(parts) != 2 or ".." in name or parts[0] == "/":
         return None
     model, folder = Model(name), data_dir / name
-    if (folder / LISTING).exists():
-        return None if all((folder / file.path).exists() for file in model.find(folder)) else model
-    return None if folder.is_dir() else model
+    if folder.is_dir() and not is_downloaded(folder):
+        return None
+    return None if model.local_files(folder) else model
 
 
 def fetch_model(name: str, data_dir: Path) -> Path:
@@ -123,16 +131,11 @@ def fetch_model(name: str, data_dir: Path) -> Path:
     """
     folder = data_dir / name
     if model := missing_model(name, data_dir):
+        try:
+            files = model.find(folder)
+        except UserError as error:
+            raise UserError(f"The model {folder} is missing; correct hf:{name}, or mirror it. {error}") from None
         logging.warning("%s is missing and is downloaded from the Hub.", folder)
-        for file in model.find(folder):
+        for file in files:
             fetch(file, folder, data_dir)
     return folder
-
-
-def local_checkpoint(checkpoint: str, data_dir: Path) -> str:
-    """Returns "hf:DIR" with the folder in `data_dir` where DIR is none here, see `fetch_model`; others as they are."""
-    name = checkpoint.removeprefix(HUGGING_FACE)
-    if name == checkpoint or Path(name).is_dir():
-        return checkpoint
-    folder = fetch_model(name, data_dir)
-    return f"{HUGGING_FACE}{folder}" if folder.is_dir() else checkpoint

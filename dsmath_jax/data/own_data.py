@@ -6,9 +6,11 @@
 All stages read them here, one record at a time. `columns` says which column of a file is which field of a record.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +22,7 @@ from dsmath_jax.workdir import UserError
 T = TypeVar("T")
 Columns = Mapping[str, str]  # column by field; "answer.0.text" is within lists and objects
 NO_COLUMNS: Columns = {}
+_LOCAL_ONLY = ContextVar("_LOCAL_ONLY", default=False)
 
 
 class RecordFile(NamedTuple):
@@ -30,17 +33,19 @@ class RecordFile(NamedTuple):
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is of this module's forms. A folder has a slash at its end: "gsm8k" is none by mistake."""
+    """Whether a name is of this module's forms; a folder needs a slash at its end, which "gsm8k" lacks."""
     is_hub = name in hub.PUBLIC or name.startswith(hub.HUGGING_FACE)
-    return is_hub or name.endswith("/") or stem(name) != name
+    return is_hub or name.endswith("/") or documents.stem(name) != name
 
 
-def stem(name: str) -> str:
-    """Returns a name without its suffixes: "mine" of "mine.jsonl.gz"."""
-    path = Path(name)
-    if documents.file_format(path) not in documents.RECORDS:
-        return name
-    return name.removesuffix(path.suffix if path.suffix in documents.OPENERS else "").rpartition(".")[0]
+@contextlib.contextmanager
+def local_only() -> Iterator[None]:
+    """Makes `find` return what `find_local` does: a check neither downloads files nor computes their checksums."""
+    token = _LOCAL_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _LOCAL_ONLY.reset(token)
 
 
 def find(name: str, data_dir: Path) -> list[RecordFile]:
@@ -49,20 +54,22 @@ def find(name: str, data_dir: Path) -> list[RecordFile]:
     Raises:
       UserError: there is none, or it cannot be downloaded.
     """
+    if _LOCAL_ONLY.get():
+        return find_local(name, data_dir)
     if found := hub.data_set(name, data_dir):
         repository, folder = found
         paths = [fetch(file, folder, data_dir) for file in repository.find(folder)]
         return _named(name.removeprefix(hub.HUGGING_FACE), paths)
-    return _named(stem(name).rstrip("/"), user_files(name, data_dir))
+    return find_local(name, data_dir)
 
 
 def find_local(name: str, data_dir: Path) -> list[RecordFile]:
-    """Returns the files that can be read without a download; raises as `find`."""
+    """Returns the files that a name stands for; none if one is yet to be downloaded. Raises as `find`."""
     if found := hub.data_set(name, data_dir):
         repository, folder = found
         paths = [folder / file.path for file in repository.local_files(folder)]
         return _named(name.removeprefix(hub.HUGGING_FACE), paths)
-    return find(name, data_dir)
+    return _named(documents.stem(name).rstrip("/"), user_files(name, data_dir))
 
 
 def user_files(name: str, data_dir: Path) -> list[Path]:

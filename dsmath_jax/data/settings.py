@@ -2,8 +2,12 @@
 
 import dataclasses
 import datetime
+import itertools
+from pathlib import Path
 
+from dsmath_jax.data import documents
 from dsmath_jax.data.dataset_formats import FIELDS
+from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.settings import INT32, Settings, nearest, setting
 from dsmath_jax.workdir import UserError
 
@@ -26,6 +30,9 @@ class DataSettings(Settings):
                 )
             if not column:
                 raise UserError(f"columns.{field} is empty; give the name of a column, or remove it.")
+        for one, other in itertools.combinations(dict.fromkeys(getattr(self, "data", ())), 2):
+            if documents.stem(one).rstrip("/") == documents.stem(other).rstrip("/"):
+                raise UserError(f"data: the records of {one} and {other} would have the same ids; rename one of them.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +41,7 @@ class TokenizerSettings(Settings):
 
     path: str = setting(
         "",
-        "file or folder of a tokenizer, below data_dir; '': that of an initial model hf:DIR, else trained",
+        "tokenizer below data_dir: a file, a folder or hf:DIR; '': of an initial model hf:DIR, else trained",
         local=True,
     )
     vocab_size: int = setting(4096, "pieces of the tokenizer that is trained; ignored with a path", ge=0, le=INT32)
@@ -43,6 +50,15 @@ class TokenizerSettings(Settings):
         super().__post_init__()
         if not (self.path or self.vocab_size):
             raise UserError("vocab_size is 0; it must be at least 1, or path name a tokenizer.")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model `hf:DIR` whose tokenizer it is; none for another path."""
+        return (self.path,) if self.path.startswith(HUGGING_FACE) else ()
+
+    def location(self, data_dir: Path) -> Path | None:
+        """Returns the file or folder of an existing tokenizer; None if the stage trains one."""
+        return data_dir / self.path.removeprefix(HUGGING_FACE) if self.path else None
 
 
 # Variables of a chat template that `chat_template.render` sets.

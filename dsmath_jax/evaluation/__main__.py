@@ -20,7 +20,6 @@ from typing import Any, get_args
 import jax
 
 from dsmath_jax.compilation import use_compilation_cache
-from dsmath_jax.data import hub
 from dsmath_jax.data.chat import SETTINGS
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.evaluation.answering import Settings, check_chat_settings
@@ -31,7 +30,7 @@ from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.processes import join_processes
 from dsmath_jax.settings import field_specs
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
-from dsmath_jax.training.model_files import load_model
+from dsmath_jax.training.model_files import load_model, local_checkpoint
 from dsmath_jax.workdir import UserError, exit_code, local_path, lock
 
 INSTRUCTION_DEFAULT = "(default: what the checkpoint was trained with; the paper's where that is unknown)"
@@ -145,7 +144,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         use_compilation_cache(values.compilation_cache, values.out)
         with lock(values.out, "--out") if jax.process_index() == 0 else contextlib.nullcontext():
             layout = Layout(make_mesh(MeshSettings(**values.mesh)))
-            checkpoint = hub.local_checkpoint(values.checkpoint, values.data_dir)
+            checkpoint = local_checkpoint(values.checkpoint, values.data_dir)
             model = load_model(checkpoint, layout, values.tokenizer, values.dtype)
             model = with_chat_settings(model, chat)
             policy = Policy.of(model, values.max_new_tokens, values.decode_slots)

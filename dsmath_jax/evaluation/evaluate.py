@@ -27,7 +27,7 @@ from dsmath_jax.models import huggingface
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training.model_files import LanguageModel, check_import, load_model
 from dsmath_jax.training.settings import hugging_face_folder
-from dsmath_jax.workdir import read_json, write_json
+from dsmath_jax.workdir import folder_name, read_json, write_json
 
 
 def stages_of_models(models: Iterable[str]) -> tuple[str, ...]:
@@ -64,7 +64,12 @@ def check_folder(folder: Path, chat_settings: ChatSettings, layout: Layout) -> b
     return not chat.template
 
 
-def data_sets(settings: EvaluateSettings, few_shot: bool = True) -> tuple[str, ...]:
+def may_be_few_shot(models: Iterable[str]) -> bool:
+    """Whether a model may be asked with few-shot examples; of `hf:DIR` that depends on its chat template."""
+    return any(model not in MODELS or MODELS[model][1] for model in models)
+
+
+def data_sets(settings: EvaluateSettings, few_shot: bool) -> tuple[str, ...]:
     """Returns the data sets of the tasks and, with `few_shot`, of the few-shot examples."""
     tasks = [registry.task(name) for name in settings.tasks]
     examples = settings.examples or [task.shots["cot"].source for task in tasks if "cot" in task.shots]
@@ -137,7 +142,7 @@ def run(
     overlapping = find_overlap(settings, workdir, data_dir)
     summary: dict[str, dict] = {}
     for name in settings.models:
-        target = folder / registry.folder_name(name)
+        target = folder / folder_name(name)
         if not (target / "summary.json").exists():
             model, few_shot = read_model(name, chat_settings, workdir, data_dir, layout)
             policy = Policy.of(model, settings.max_new_tokens, settings.decode_slots)

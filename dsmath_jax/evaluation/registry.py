@@ -9,20 +9,19 @@ Any other data set, and the user's own data, have the `DIALOGUE` format; "packag
 """
 
 import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from dsmath_jax import user_code
-from dsmath_jax.data import datasets, own_data
+from dsmath_jax.data import datasets, documents
 from dsmath_jax.data.dataset_formats import Kind, Record
 from dsmath_jax.data.own_data import NO_COLUMNS, Columns
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample
 from dsmath_jax.grading.code import AFTER_FUNCTION
-from dsmath_jax.workdir import UserError
+from dsmath_jax.workdir import UserError, folder_name
 
 Style = Literal["few_shot", "chat"]  # for a base model, and for one after instruction tuning
 
@@ -108,12 +107,7 @@ class Task:
     @property
     def folder(self) -> str:
         """The task's name in folder names."""
-        return folder_name(own_data.stem(self.name))
-
-
-def folder_name(name: str) -> str:
-    """Returns a name as that of a folder: "hf_Qwen_Qwen2.5-0.5B" of "hf:Qwen/Qwen2.5-0.5B"."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._")
+        return folder_name(documents.stem(self.name))
 
 
 QA = Format("Q: {}\nA:", "The answer is {}.", ("\nQ:",), lead=" ", separator="\n\n\n")
@@ -213,11 +207,11 @@ def task(name: str) -> Task:
     Another split of a task's data set ("math/train") has the task's format.
 
     Raises:
-      UserError: the name is unknown, and the message has the nearest one; or it is no `Task` of a module.
+      UserError: the name is unknown (the message has the nearest one), or what it names in a module is not a `Task`.
     """
     if name in TASKS:
         return TASKS[name]
-    if is_registered(name):
+    if is_in_module(name):
         return replace(user_code.load(name, Task), name=name)
     if not (datasets.is_own(name) or name in datasets.SOURCES):
         nearest = difflib.get_close_matches(name, [*TASKS, *datasets.SOURCES], n=1, cutoff=0)[0]
@@ -231,9 +225,9 @@ def task(name: str) -> Task:
     return Task(name, name, "math", DEFAULT)
 
 
-def is_registered(name: str) -> bool:
-    """Whether a name is "package.module:TASK", of a `Task` of the user's."""
-    return name not in TASKS and datasets.is_registered(name)
+def is_in_module(name: str) -> bool:
+    """Whether a name is "package.module:TASK", a `Task` in a user's module."""
+    return name not in TASKS and datasets.is_in_module(name)
 
 
 def records(name: str, data_dir: str | Path, limit: int = 0, columns: Columns = NO_COLUMNS) -> list[Record]:

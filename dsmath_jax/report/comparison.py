@@ -30,6 +30,7 @@ from dsmath_jax.workdir import (
     UserError,
     atomic_write,
     exit_code,
+    folder_name,
     local_path,
     read_json,
     read_jsonl,
@@ -107,7 +108,7 @@ def _result(workdir: Path, model: str, scores: Mapping[str, Any]) -> Result:
         raise UserError(
             f"{workdir} was evaluated without maj@k and pass@k over k; evaluate it again with --overwrite=evaluate."
         )
-    answers = greedy_answers(workdir / "evaluate" / model)
+    answers = greedy_answers(workdir / "evaluate" / folder_name(model))
     correct = {f"{task.name}: {line['id']}": bool(line["correct"]) for task, line in answers}
     if model != "rl":
         return Result(workdir, model, {}, manifest["config"]["seed"], correct, scores["curve"], (), (), None)

@@ -3,21 +3,21 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from dsmath_jax.data import chat as chats
-from dsmath_jax.data import chat_template
+from dsmath_jax.data import chat_template, hub
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig, trained_config
 from dsmath_jax.models.decoder import Decoder, initial_params
-from dsmath_jax.sharding import Layout, path_name
+from dsmath_jax.sharding import Layout, barrier, path_name
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.attention import attention_on
 from dsmath_jax.workdir import (
@@ -55,6 +55,26 @@ class LanguageModel(NamedTuple):
     @property
     def tokenizer(self) -> tokenizers.Tokenizer:
         return self.chat.tokenizer
+
+
+def fetch(names: Iterable[str], data_dir: Path) -> None:
+    """Downloads models of the Hub, on process 0, see `hub.fetch_model`."""
+    if jax.process_index() == 0:
+        for name in names:
+            hub.fetch_model(name, data_dir)
+    barrier("models of the Hub")
+
+
+def local_checkpoint(checkpoint: str, data_dir: Path) -> str:
+    """Returns "hf:DIR" as it is if DIR is a folder, else with that folder of `data_dir`, see `fetch`.
+
+    Other checkpoints are returned as they are.
+    """
+    name = checkpoint.removeprefix(HUGGING_FACE)
+    if name == checkpoint or Path(name).is_dir():
+        return checkpoint
+    fetch([name], data_dir)
+    return f"{HUGGING_FACE}{data_dir / name}" if (data_dir / name).is_dir() else checkpoint
 
 
 def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype: str = "") -> LanguageModel:

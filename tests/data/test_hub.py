@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dsmath_jax.data import datasets
 from dsmath_jax.data import hub as hubs
+from dsmath_jax.training import model_files
+from dsmath_jax.training.model_files import local_checkpoint
 from dsmath_jax.workdir import UserError
 
 MODEL = {
@@ -21,7 +24,7 @@ def test_a_model_is_downloaded_once(server, hub, tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {*MODEL}
     assert hubs.missing_model("some/model", tmp_path) is None
     asked = len(server.asked)
-    assert hubs.local_checkpoint("hf:some/model", tmp_path) == f"hf:{tmp_path}/some/model"
+    assert local_checkpoint("hf:some/model", tmp_path) == f"hf:{tmp_path}/some/model"
     assert len(server.asked) == asked
     (folder / "tokenizer.json").unlink()  # as after a kill
     assert hubs.missing_model("some/model", tmp_path)
@@ -29,14 +32,37 @@ def test_a_model_is_downloaded_once(server, hub, tmp_path: Path) -> None:
     assert (folder / "tokenizer.json").is_file()
 
 
+def test_only_process_0_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hubs, "fetch_model", lambda *_: pytest.fail("process 1 downloads"))
+    waited: list[str] = []
+    monkeypatch.setattr(model_files, "barrier", waited.append)
+    local_checkpoint("hf:some/model", tmp_path)
+    assert waited == ["models of the Hub"]
+
+
+@pytest.mark.parametrize("first", ["model", "data set"])
+def test_a_model_and_a_data_set_of_one_name(server, hub, tmp_path: Path, first: str) -> None:
+    hub("me/math", MODEL, kind="models")
+    hub("me/math", {"train.jsonl": b'{"question": "?"}', "config.json": b"[]"})
+    if first == "model":
+        hubs.fetch_model("me/math", tmp_path)
+    assert [record.question for record in datasets.load("hf:me/math/train", tmp_path)] == ["?"]
+    assert (hubs.missing_model("me/math", tmp_path) is None) == (first == "model")
+    assert (hubs.fetch_model("me/math", tmp_path) / "config.json").read_bytes() == MODEL["config.json"]
+
+
 def test_folders_are_no_models_of_the_hub(tmp_path: Path) -> None:
     (tmp_path / "models/mine").mkdir(parents=True)
     for name in ("models/mine", "model", "a/b/c", str(tmp_path / "x"), "../x", "/x"):
         assert hubs.missing_model(name, tmp_path) is None
-    assert hubs.local_checkpoint("runs/tiny/sft", tmp_path) == "runs/tiny/sft"
-    assert hubs.local_checkpoint(f"hf:{tmp_path}/models/mine", tmp_path) == f"hf:{tmp_path}/models/mine"
+    assert local_checkpoint("runs/tiny/sft", tmp_path) == "runs/tiny/sft"
+    assert local_checkpoint(f"hf:{tmp_path}/models/mine", tmp_path) == f"hf:{tmp_path}/models/mine"
 
 
 def test_a_model_that_the_hub_lacks(server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"/api/models/some/model/\S+ answers 404"):
+    with pytest.raises(
+        UserError,
+        match=r"model \S+/some/model is missing; correct hf:some/model, .*/api/models/some/model/\S+ answers 404",
+    ):
         hubs.fetch_model("some/model", tmp_path)

@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmath_jax.data import datasets, instructions, overlap, own_data
+from dsmath_jax.data import hub as hubs
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.own_data import Columns
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.evaluation import registry
+from dsmath_jax.training.settings import SFTSettings
 from dsmath_jax.workdir import UserError, write_jsonl
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -143,8 +145,9 @@ def test_a_folder(tmp_path: Path) -> None:
         ("a.json", b'[{"question": "?"}, {"question": " "}]', {}, r"a\.json, record 2: the field 'question' is empty"),
         ("a.csv", b'question,answer\n"a\nb",1\n,2\n', {}, r"a\.csv, line 4: the field 'question' is empty"),
         ("a.csv", b"question,answer\n?,1,2\n", {}, r"a\.csv, line 2: 3 cells, but line 1 names 2 columns"),
-        ("a.csv", b"question,question\n?,1\n", {}, r"a\.csv, line 1: the column 'question' is there twice"),
-        ("a.csv", b'question\n"?', {}, r"a\.csv cannot be read \(unexpected end of data\)"),
+        ("a.csv", b"question,question\n?,1\n", {}, r"line 1: the column 'question' has the same name as another"),
+        ("a.csv", b'question\n"?', {}, r"a\.csv, line 2: unexpected end of data; fix or remove the row"),
+        ("a.csv", b'question\n?\n"a"b\n', {}, r"a\.csv, line 3: ',' expected after '\"'; fix or remove the row"),
         ("a.csv", b"question\n\xff\n", {}, r"a\.csv cannot be read \(.*utf-8.*\)"),
         ("a.csv", b'question,options\n?,"[3"\n', {}, r"a\.csv, line 2: the field 'options' is not a list of texts"),
         ("a.parquet", as_parquet([{"q": "?"}]), {}, r"a\.parquet, record 1: the field 'question' is missing"),
@@ -182,6 +185,12 @@ def test_refusals(tmp_path: Path, name: str, content: bytes | None, columns: Col
 def test_columns_are_checked_as_settings(columns: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         DataSettings(columns=columns)
+
+
+def test_files_whose_records_would_have_the_same_ids_are_refused() -> None:
+    for other in ("mine.csv", "mine/"):
+        with pytest.raises(UserError, match=rf"data: the records of mine\.jsonl and {other} would have the same ids"):
+            SFTSettings(data=("mine.jsonl", other))
 
 
 # --- the Hub ---
@@ -224,10 +233,55 @@ def test_a_split_of_the_hub(server, hub, tmp_path: Path, name: str, questions: l
     assert overlap.find(records[:1], training) == {f"rl.data '{name}'": overlap.Overlap([0])}
 
 
+def test_checks_download_nothing_and_compute_no_checksums(server, hub, tmp_path: Path) -> None:
+    hub("some/set", REPOSITORY)
+    name, columns = "hf:some/set/main/train", {"question": "q"}
+    datasets.load(name, tmp_path, columns)
+    first, second = sorted((tmp_path / "some/set/main").iterdir())
+    whole = second.read_bytes()
+    second.unlink()  # as if a download was interrupted
+    asked = len(server.asked)
+    with own_data.local_only():
+        assert datasets.load(name, tmp_path, columns) == []
+    assert (len(server.asked), second.exists()) == (asked, False)
+    second.write_bytes(whole)
+    first.write_bytes(whole)  # `fetch` notices this, at the cost of reading it
+    with own_data.local_only():
+        assert [record.question for record in datasets.load(name, tmp_path, columns)] == ["2?", "2?"]
+    with pytest.raises(UserError, match="SHA-256"):
+        datasets.load(name, tmp_path, columns)
+
+
 def test_a_split_of_several_sets_is_refused(server, hub, tmp_path: Path) -> None:
     hub("some/set", REPOSITORY)
-    with pytest.raises(UserError, match=r"several sets of the split train \(main/train-0\S+, socratic/train\.jsonl\);"):
+    with pytest.raises(
+        UserError, match=r"several sets of the split train \(main/train, socratic/train\); name one, as"
+    ):
         datasets.load("hf:some/set/train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("split", "paths", "found"),
+    [
+        ("train", ["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], 1),
+        ("train", ["train_0000.jsonl", "train_0001.jsonl"], 2),
+        ("train", ["data/train/a.jsonl", "data/train/b.jsonl", "README.md"], 2),
+        ("train", ["data/train_sft-00000-of-00002-a3ecf.parquet", "data/train_sft-00001-of-00002-b3ec.parquet"], 2),
+        ("train", ["data/train_sft-00000-of-00001.parquet", "data/train_gen-00000-of-00001.parquet"], None),
+        ("data/train_sft", ["data/train_sft-00000-of-00001.parquet", "data/train_gen-00000-of-00001.parquet"], 1),
+        ("train", ["data/train_1M-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"], 1),
+        ("train", ["train.jsonl", "train.parquet"], None),
+        ("train", ["MetaMath.json", "dataset_infos.json"], 1),
+        ("train", ["a.parquet", "b.parquet", "config.json", "statistics.json"], 2),
+        ("train", ["test.jsonl", "data.jsonl"], 0),
+    ],
+)
+def test_files_of_a_split(split: str, paths: list[str], found: int | None) -> None:
+    if found is None:
+        with pytest.raises(UserError, match=r"o/n has several sets of the split train \(.*\); name one, as hf:o/n/"):
+            hubs.Split("o/n", split).matching(paths)
+    else:
+        assert len(hubs.Split("o/n", split).matching(paths)) == found
 
 
 def test_a_repository_without_splits_is_one_of_training(server, hub, tmp_path: Path) -> None:

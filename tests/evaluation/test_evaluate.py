@@ -31,10 +31,10 @@ def test_an_unknown_model_is_refused() -> None:
 
 def test_the_data_sets_of_tasks_are_known() -> None:
     settings = EvaluateSettings(tasks=("gsm8k", "toy/test", "mine.jsonl"))
-    assert data_sets(settings) == ("gsm8k/test", "toy/test", "mine.jsonl", "gsm8k/train")
+    assert data_sets(settings, few_shot=True) == ("gsm8k/test", "toy/test", "mine.jsonl", "gsm8k/train")
     assert data_sets(settings, few_shot=False) == ("gsm8k/test", "toy/test", "mine.jsonl")
     chosen = dataclasses.replace(settings, tasks=("gsm8k",), examples=("toy/train",), shots=1)
-    assert data_sets(chosen) == ("gsm8k/test", "toy/train")
+    assert data_sets(chosen, few_shot=True) == ("gsm8k/test", "toy/train")
 
 
 @pytest.fixture
@@ -199,6 +199,11 @@ def test_two_files_of_one_name_do_not_share_results(workdir: Path, layout: Layou
         UserError, match=r"results of toy/test and toy_test\.jsonl would have one folder; rename a file"
     ):
         run(dataclasses.replace(SETTINGS, tasks=("toy/test", "toy_test.jsonl")), CHAT, workdir, workdir, layout, seed=0)
+    for models in (("hf:a/b", "hf:a_b"), ("sft", "sft")):
+        with pytest.raises(
+            UserError, match=rf"results of {models[0]} and {models[1]} would have one folder; remove one"
+        ):
+            dataclasses.replace(SETTINGS, models=models)
     with pytest.raises(UserError, match=r"Unknown task 'toy/tset', did you mean 'toy/test'"):
         dataclasses.replace(SETTINGS, tasks=("toy/tset",))
 

@@ -10,7 +10,7 @@ import pytest
 
 from dsmath_jax.report import comparison
 from dsmath_jax.report.comparison import comparison_rows, estimate, gain, group, read, write
-from dsmath_jax.workdir import UserError, exit_code, read_json, write_json, write_jsonl
+from dsmath_jax.workdir import UserError, exit_code, folder_name, read_json, write_json, write_jsonl
 
 PROBLEMS = 40
 Make = Callable[..., Path]
@@ -21,15 +21,21 @@ def make(tmp_path: Path) -> Make:
     """Makes up a finished run whose greedy answers are correct on the first `correct` problems."""
 
     def one(
-        name: str, correct: int, method: str = "", seed: int = 0, steps: int = 30, problems: int = PROBLEMS
+        name: str,
+        correct: int,
+        method: str = "",
+        seed: int = 0,
+        steps: int = 30,
+        problems: int = PROBLEMS,
+        others: str = "sft",
     ) -> Path:
-        workdir, model = tmp_path / name, "rl" if method else "sft"
+        workdir, model = tmp_path / name, "rl" if method else others
         curve = {"k": [1, 2, 4], "maj": [0.3, 0.4, 0.5], "pass": [0.3, 0.5, 0.7 + seed / 100]}
         curve |= {f"{kind}_interval": [[value - 0.1, value + 0.1] for value in curve[kind]] for kind in ("maj", "pass")}
         write_json(workdir / "evaluate" / "summary.json", {"base": {}, model: {"pooled": {"curve": curve}}})
         write_json(workdir / "evaluate" / "manifest.json", {"config": {"seed": seed}})
         lines = [{"id": f"toy/test/{i}", "sample": -1, "correct": i < correct} for i in range(problems)]
-        write_jsonl(workdir / "evaluate" / model / "toy_test-cot" / "samples.jsonl", lines)
+        write_jsonl(workdir / "evaluate" / folder_name(model) / "toy_test-cot" / "samples.jsonl", lines)
         if method:
             config = {"seed": seed, "rl.method": method, "rl.steps": steps}
             write_json(workdir / "rl" / "manifest.json", {"config": config, "seconds": 60.0 + seed})
@@ -49,6 +55,11 @@ def test_runs_that_differ_in_the_seed_alone_are_one_method(make: Make) -> None:
     assert [method.name for method in methods] == ["sft", "grpo_os rl.steps=30", "rft", "grpo_os rl.steps=60"]
     assert [[one.seed for one in method.results] for method in methods] == [[0], [1, 0], [0], [0]]
     assert methods[1].greedy.sum(axis=1).tolist() == [24, 22]
+
+
+def test_a_model_of_the_hub_is_compared(make: Make) -> None:
+    methods = group([*read(make("hub", 10, others="hf:a/b")), *read(make("rl", 24, "rft"))])
+    assert [(method.name, method.greedy.sum()) for method in methods] == [("hf:a/b", 10), ("rft", 24)]
 
 
 def test_an_estimate_has_an_interval_over_problems_and_one_over_seeds() -> None:

@@ -243,6 +243,7 @@ def test_valid_neighbors_of_what_is_refused() -> None:
         {"method": "grpo_iterative", "rounds": 2, "steps": 8, "num_updates": 2, "reward": "process", "retrain": {}}
     )
     assert iterative.retrain == RetrainSettings()
+    assert not {"init", "policy"} & {field.name for field in dataclasses.fields(RetrainSettings)}  # nothing reads them
     assert iterative.retrain_data == iterative.data == ("toy/rl",)
 
 

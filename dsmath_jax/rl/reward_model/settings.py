@@ -36,21 +36,27 @@ class SamplesSettings(DataSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardModelSettings(TrainingSettings, SamplesSettings):
-    """Settings of a reward model (paper §4.1.2-4.1.4): the samples and the training."""
+class RewardTrainingSettings(TrainingSettings, SamplesSettings):
+    """Settings of training on samples and their labels, in a stage or between the rounds of RL."""
 
     peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)", ge=0)
-    init: str = setting(
-        "pretrain", "the model it is trained from: a stage's (paper §4.2: pretrain) or hf:DIR",
-        local=True,
-    )  # fmt: skip
-    policy: str = setting("sft", "the model whose completions are labeled: a stage's, or hf:DIR", local=True)
     replay: float = setting(0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)", ge=0, le=1)
     batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise", ge=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_micro_batches(self.batch_size, self.grad_accum_steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardModelSettings(RewardTrainingSettings):
+    """Settings of a reward model (paper §4.1.2-4.1.4): its models, the samples and the training."""
+
+    init: str = setting(
+        "pretrain", "the model it is trained from: a stage's (paper §4.2: pretrain) or hf:DIR",
+        local=True,
+    )  # fmt: skip
+    policy: str = setting("sft", "the model whose completions are labeled: a stage's, or hf:DIR", local=True)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -66,7 +72,7 @@ class ProcessModelSettings(RewardModelSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RetrainSettings(RewardModelSettings):
+class RetrainSettings(RewardTrainingSettings):
     """Settings of retraining the reward model between rounds of iterative GRPO (Algorithm 1)."""
 
     data: tuple[str, ...] = setting((), "questions that are sampled from, as rl.data; () for those of rl.data")

@@ -21,7 +21,7 @@ from dsmath_jax.rl.reward_model.rows import (
     index_of,
     sample_examples,
 )
-from dsmath_jax.rl.reward_model.settings import RewardModelSettings
+from dsmath_jax.rl.reward_model.settings import RewardTrainingSettings
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import TrainLoop
@@ -36,7 +36,7 @@ ROWS, SUMMARY = "samples.jsonl", "summary.json"
 
 def train(
     folder: Path,
-    settings: RewardModelSettings,
+    settings: RewardTrainingSettings,
     start: RewardModel,
     layout: Layout,
     seed: int,
