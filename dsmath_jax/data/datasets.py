@@ -230,7 +230,7 @@ def _records(rows: Iterable[Row], path: Path, name: str, parse: Parse) -> Iterat
         except BadField as error:
             raise UserError(f"{path}, {row.place}: {error}; fix or remove it.") from None
         except Exception as error:  # the user's `Source` may raise anything
-            if not is_registered(name):
+            if not is_in_module(name):
                 raise
             problem = f"{type(error).__name__}: {error}"
             raise UserError(f"{path}, {row.place}: the parser of {name} raises {problem}; correct it.") from error

@@ -71,7 +71,7 @@ def records(file: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict
         else:
             with OPENERS.get(file.suffix, open)(file, "rb") as stream:
                 yield from READERS.get(file_format(file), _whole)(file, stream)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
         raise UserError(f"{file} cannot be read ({reason}); check the path and that the file is complete.") from None
 
@@ -104,12 +104,28 @@ def _parquet(file: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str
     # Without these two, Arrow reads whole columns of a row group before the first row.
     with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES) as parquet:
         present = parquet.schema_arrow.names
+        _check_distinct(f"{file}, schema", present)
         chosen = [name for name in columns if name in present] if columns else present
         number = 0
         for batch in parquet.iter_batches(batch_size=ROWS_PER_READ, columns=chosen):
-            for row in batch.to_pylist():
+            for row in _as_written(batch).to_pylist():
                 number += 1
                 yield f"record {number}", row
+
+
+def _as_written(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Returns a batch whose float32 columns are float64 with the same shortest decimals: 0.1 stays 0.1."""
+    for i, column in enumerate(batch.schema):
+        if column.type == pa.float32():
+            batch = batch.set_column(i, column.name, batch.column(i).cast(pa.string()).cast(pa.float64()))
+    return batch
+
+
+def _check_distinct(place: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"{place}: the column '{max(names, key=names.count)}' has the same name as another; rename one."
+        )
 
 
 def _json(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -133,10 +149,7 @@ def _csv(file: Path, stream: BinaryIO) -> Iterator[tuple[str, dict[str, Any]]]:
     table = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), strict=True)  # Excel writes the mark
     rows = _csv_rows(file, table)
     header = next(rows, [])
-    if len(set(header)) < len(header):
-        raise UserError(
-            f"{file}, line 1: the column '{max(header, key=header.count)}' has the same name as another; rename one."
-        )
+    _check_distinct(f"{file}, line 1", header)
     end = table.line_num  # of the row before; a row may have several lines
     for cells in rows:
         place, end = f"line {end + 1}", table.line_num

@@ -42,8 +42,12 @@ def as_csv(rows: list[dict[str, Any]]) -> bytes:
 
 
 def as_parquet(rows: list[dict[str, Any]]) -> bytes:
+    return table(pa.Table.from_pylist(rows))
+
+
+def table(content: pa.Table) -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), file)
+    pq.write_table(content, file)
     return file.getvalue()
 
 
@@ -135,6 +139,12 @@ def test_a_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_numbers_of_parquet_are_those_that_were_meant(tmp_path: Path) -> None:
+    values = pa.array([0.1, 2.0, None, 1e-7], pa.float32())
+    (tmp_path / "a.parquet").write_bytes(table(pa.table({"question": ["?"] * 4, "answer": values})))
+    assert [record.answer for record in datasets.load("a.parquet", tmp_path)] == ["0.1", "2.0", "", "1e-07"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "columns", "message"),
     [
@@ -152,6 +162,8 @@ def test_a_folder(tmp_path: Path) -> None:
         ("a.csv", b'question,options\n?,"[3"\n', {}, r"a\.csv, line 2: the field 'options' is not a list of texts"),
         ("a.parquet", as_parquet([{"q": "?"}]), {}, r"a\.parquet, record 1: the field 'question' is missing"),
         ("a.parquet", b"PAR1", {}, r"a\.parquet cannot be read"),
+        ("a.parquet", table(pa.table([["?"], ["!"]], names=["q", "q"])), {}, r"schema: the column 'q' has the same"),
+        ("a.json", b"[" * 100_000, {}, r"a\.json cannot be read \(.*recursion"),
         ("a.csv", b"question\n", {}, r"The file .*a\.csv has no records"),
         ("a.jsonl", b"", {}, r"The file .*a\.jsonl has no records"),
         ("a.jsonl.gz", b"", {}, r"The file .*a\.jsonl\.gz has no records"),
