@@ -217,6 +217,7 @@ def test_help():
         assert flag in out
 
 
+@pytest.mark.slow
 def test_two_workdirs_at_once_and_none_twice(tmp_path, command):
     """Also: a killed run releases its workdir; another run, killed and resumed, has the same files."""
     with (

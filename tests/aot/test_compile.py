@@ -164,6 +164,7 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
     assert result_text(found) == run.stdout.strip()
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_the_sampler_alone(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:1x1", "--stage=sample", "--config.rl.cache_dtype=float32")

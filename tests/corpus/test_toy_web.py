@@ -15,12 +15,13 @@ from tests.toy import templates_unseen
 TINY = Path(__file__).parents[2] / "configs" / "tiny.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("style", "seed"),
     [
         (templates_unseen.STYLE, 0),
-        pytest.param(templates_unseen.STYLE, 2, marks=pytest.mark.slow),
-        pytest.param(templates_default.STYLE, 1, marks=pytest.mark.slow),
+        (templates_unseen.STYLE, 2),
+        (templates_default.STYLE, 1),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

@@ -124,6 +124,7 @@ def test_a_killed_stage_resumes_to_the_same_files(workdir: Path, layout: Layout)
     assert {name for name in whole if whole[name] != resumed[name]} == set()
 
 
+@pytest.mark.slow
 def test_the_command_gives_the_numbers_of_the_stage(
     workdir: Path, layout: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ def test_a_limit_draws_problems_from_all_parts(data: Path) -> None:
     assert len({record.category for record in registry.records("mmlu", data, 57 * 4)}) == 57
 
 
+@pytest.mark.slow
 def test_ideal_completions_are_correct_and_those_of_other_problems_are_not(data: Path) -> None:
     incorrect = collections.Counter[str]()
     for name in ANSWERED:

@@ -31,7 +31,7 @@ Recipe = Callable[..., RLRun]
 MakeWorkdir = Callable[[str], Path]
 
 RETRAIN = {
-    "data": ("toy/train",), "kind": "pointwise", "problems": 24, "samples": 4, "completions": 2, "init": "sft",
+    "data": ("toy/train",), "kind": "pointwise", "problems": 24, "samples": 4, "completions": 2,
     "max_new_tokens": 12, "batch_size": 8, "steps": 2, "checkpoint_every": 10, "peak_lr": 1e-3, "warmup_steps": 1,
 }  # fmt: skip
 

@@ -53,7 +53,13 @@ def test_it_begins_with_a_hugging_face_folder_and_needs_no_other_stage(recipe: d
     learned = rows.Rows(tmp_path / "run/sft/rows/train", 96)
     assert sorted(one for i in range(len(learned)) for one in learned[i].ids)[0].startswith("mine/")
     manifest = read_json(tmp_path / "run/sft/manifest.json")
-    assert [Path(name).name for name in manifest["files"]] == ["a.jsonl", "config.json", "model.safetensors"]
+    assert [Path(name).name for name in manifest["files"]] == [
+        "a.jsonl",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.model",
+    ]
 
 
 def test_changed_records_are_noticed(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
