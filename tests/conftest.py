@@ -1,6 +1,7 @@
 """What several test files share: a tiny decoder in float32, a layout on one device, the real data if there is some."""
 
 import gc
+import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,11 @@ from typing import Any
 
 # Tests compile much and compute little: code that is not optimized computes the same and is compiled in half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_parallel_codegen_split_count=1"
+    + (" --xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib").startswith("0.10.") else ""),
+)
 # Programs are compiled once for all tests and their subprocesses, and not again the next time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
