@@ -58,11 +58,11 @@ class Task(NamedTuple):
 
 def tasks(names: Sequence[str]) -> dict[str, Task]:
     """Returns the rooflines' tasks, and a train step and a rollout of each model."""
-    made = {"product": product(SIDE), "copy": copy(COPIED)}
+    found = {"product": product(SIDE), "copy": copy(COPIED)}
     for name in names:
         target = target_of(CASES[name].model)
-        made |= {f"{name}, train step": train_step(CASES[name], target), f"{name}, sampling": sampling(target)}
-    return made
+        found |= {f"{name}, train step": train_step(CASES[name], target), f"{name}, sampling": sampling(target)}
+    return found
 
 
 def product(side: int) -> Task:
@@ -128,20 +128,20 @@ def sampling(target: Target) -> Task:
     return Task(bound.compute, bound.memory, lambda: list(sampler.generate(params, prompts.tolist(), rollout)))
 
 
-def measure(made: dict[str, Task], repetitions: int) -> dict[str, Any]:
+def measure(timed: dict[str, Task], repetitions: int) -> dict[str, Any]:
     """Returns the peak rates, and for each task the bound, the median seconds and their ratio."""
-    seconds: dict[str, list[float]] = {name: [] for name in made}
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(repetitions + 1):  # the first compiles
-        for name, task in made.items():
+        for name, task in timed.items():
             start = time.process_time()
             jax.block_until_ready(task.run())
             if turn:
                 seconds[name].append(time.process_time() - start)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
-    flops = made["product"].flops / medians["product"]
-    bandwidth = made["copy"].traffic / medians["copy"]
+    flops = timed["product"].flops / medians["product"]
+    bandwidth = timed["copy"].traffic / medians["copy"]
     results = {}
-    for name, task in made.items():
+    for name, task in timed.items():
         bound = max(task.flops / flops, task.traffic / bandwidth)
         limit = "compute" if bound == task.flops / flops else "memory"
         results[name] = {

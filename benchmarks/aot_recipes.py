@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks import comparison
 from benchmarks.aot_results import cells, compile_for
+from dsmath_jax.aot.__main__ import STAGES
+from dsmath_jax.aot.estimate import num_rows
 from dsmath_jax.aot.topology import FAMILIES
 from dsmath_jax.command_line import config_path, load_recipe
 from dsmath_jax.hardware import CHIPS
@@ -71,9 +73,8 @@ def least_bytes(recipe: Recipe) -> int:
 
 def tightest(recipe: Recipe, devices: int) -> list[str]:
     """Returns the settings of the stage that need the least memory on a number of devices."""
-    stage = next(name for name in ("pretrain", "sft", "rl") if getattr(recipe, name) is not None)
-    settings = getattr(recipe, stage)
-    rows = settings.samples_per_step if stage == "rl" else settings.batch_size
+    stage = next(name for name in STAGES if getattr(recipe, name) is not None)
+    rows = num_rows(getattr(recipe, stage))
     slots = [f"rl.decode_slots={SLOTS * devices}"] if stage == "rl" else []
     return [f"{stage}.grad_accum_steps={max(1, rows // devices)}", *slots]
 

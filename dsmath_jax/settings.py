@@ -9,6 +9,7 @@ the section's name: `rl.` + `group_size is 1; it must be at least 2.`
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import json
 import math
 import operator
@@ -255,6 +256,11 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     known = list(choices)
     if value not in known:
         raise UserError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.")
+
+
+def find_same(names: Iterable[str], key: Callable[[str], str]) -> tuple[str, str] | None:
+    """Returns the first two names with equal keys, such as the folders of their results; None if all keys differ."""
+    return next((pair for pair in itertools.combinations(names, 2) if key(pair[0]) == key(pair[1])), None)
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from dsmath_jax import user_code
 from dsmath_jax.corpus import inputs as corpus_inputs
 from dsmath_jax.data import datasets, hub, instructions, sources, tokenizer
-from dsmath_jax.evaluation import evaluate, registry
+from dsmath_jax.evaluation import evaluate
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl import rewards
@@ -103,7 +103,7 @@ def rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
 
 def evaluate_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
     """Returns the files of the problems and few-shot examples, of the models `hf:DIR` and of the user's tasks."""
-    tasks = filter(registry.is_in_module, required(recipe.evaluate).tasks)
+    tasks = filter(datasets.is_in_module, required(recipe.evaluate).tasks)
     return [*record_files("evaluate", _evaluate_data)(recipe, workdir), *user_code.source_files(tasks)]
 
 

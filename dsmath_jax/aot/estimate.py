@@ -1,7 +1,6 @@
-"""What is known of a step or a rollout before compiling: bounds of its time, and bytes that it needs in any case."""
+"""Lower bounds of the time and the memory of a step or a rollout, before anything is compiled."""
 
 import functools
-from typing import Any
 
 import numpy as np
 
@@ -14,13 +13,16 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
 from dsmath_jax.training.next_token import abstract_inputs
+from dsmath_jax.training.settings import PackedSettings
+
+StageSettings = PackedSettings | RLSettings
 
 # The least number of products of attention by remat policy; the formula has six. A backward pass computes the scores
 # again, and `full` the forward pass too.
 ATTENTION_PRODUCTS = {"minimal": 7, "full": 9}
 
 
-def least_bounds(target: Target, settings: Any) -> list[Bound]:
+def least_bounds(target: Target, settings: StageSettings) -> list[Bound]:
     """Returns a bound for the train step, or for each phase of RL, that is known before compiling."""
     update = _update_bound(target, settings)
     if not isinstance(settings, RLSettings):
@@ -28,7 +30,7 @@ def least_bounds(target: Target, settings: Any) -> list[Bound]:
     return [update.times(settings.num_updates), _scoring_bound(target, settings), _sampling_bound(target, settings)]
 
 
-def least_bytes(target: Target, settings: Any) -> int:
+def least_bytes(target: Target, settings: StageSettings) -> int:
     """Returns bytes that a device needs in any case: the models, gradients, and what `remat` saves of the layers."""
     models = 0
     if isinstance(settings, RLSettings):
@@ -45,15 +47,15 @@ def least_bytes(target: Target, settings: Any) -> int:
     return shard_bytes(state) + shard_bytes(state.params) + models + int(saved)
 
 
-def num_rows(settings: Any) -> int:
+def num_rows(settings: StageSettings) -> int:
     """Returns the rows of a step's batch."""
     return settings.samples_per_step if isinstance(settings, RLSettings) else settings.batch_size
 
 
-def _batch_shape(target: Target, settings: Any) -> tuple[int, int]:
+def _batch_shape(target: Target, settings: StageSettings) -> tuple[int, int]:
     """Returns the rows of a step's batch, and the tokens of a row."""
-    is_rl = isinstance(settings, RLSettings)
-    return num_rows(settings), row_length(settings, target.layout) if is_rl else settings.sequence_length
+    rows = num_rows(settings)
+    return rows, row_length(settings, target.layout) if isinstance(settings, RLSettings) else settings.sequence_length
 
 
 def _saved_per_token(config: ModelConfig, tensor: int) -> float:
@@ -64,7 +66,7 @@ def _saved_per_token(config: ModelConfig, tensor: int) -> float:
     return config.num_hidden_layers * (2 * config.hidden_size + (heads + 2 * config.intermediate_size) / tensor)
 
 
-def _update_bound(target: Target, settings: Any) -> Bound:
+def _update_bound(target: Target, settings: StageSettings) -> Bound:
     """Bounds the products, and the gathers and reductions that the mesh cannot do without.
 
     Every weight is gathered in bfloat16 for the forward and the backward pass of each micro-batch, its gradient is

@@ -5,13 +5,13 @@ except code.
 """
 
 import dataclasses
-import math as numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from typing import Any, Literal, get_args
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-GSM8K_END = re.compile(r"####[ ]*[^\s\d]?[.,]?\d[^\n]*\s*\Z")  # "#### 72" at the end of a solution; no heading
+GSM8K_END = re.compile(r"####[ ]*[^\s\d]?[.,]?\d[^\n]*\s*\Z")  # "#### 72" at the end, not a heading
 BOXED = re.compile(r"\\(?:boxed|fbox)\s*")
 BETWEEN_BOXES = re.compile(r"(?:[\s$,;]|\\[()\[\]]|\band\b|\bor\b|\\text(?:rm)?\s*\{\s*(?:,|and|or)\s*\})*")
 OPTION_LABEL = re.compile(r"\(?([A-Z])[.)]\s*")
@@ -103,8 +103,8 @@ def _verbatim(fields: Fields, *names: str | int) -> str:
     value = _field(fields, *names)
     if type(value) not in (str, int, float):
         raise BadField(".".join(map(str, names)), "is not text")
-    if isinstance(value, float) and not numbers.isfinite(value):
-        raise BadField(".".join(map(str, names)), f"is {value}, which is no finite number")
+    if isinstance(value, float) and not isfinite(value):
+        raise BadField(".".join(map(str, names)), f"is {value}, which is not a finite number")
     return str(value)
 
 
@@ -156,11 +156,8 @@ def user(record_id: str, fields: Fields) -> Record:
     With options and no "kind", the answer decides it: one of the options itself, or letters. A worked answer that ends
     in `#### N`, as in GSM8K, is a solution and the number N.
     """
-    question, answer, solution = (
-        _question(fields, "question"),
-        _optional(fields, "answer"),
-        _optional(fields, "solution"),
-    )
+    question = _question(fields, "question")
+    answer, solution = _optional(fields, "answer"), _optional(fields, "solution")
     if GSM8K_END.search(answer):
         worked = gsm8k(record_id, fields)
         fields = {"kind": worked.kind} | fields

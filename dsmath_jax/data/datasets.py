@@ -193,7 +193,7 @@ def stream(name: str, data_dir: str | Path, columns: Columns = NO_COLUMNS) -> It
 
 
 def is_in_module(name: str) -> bool:
-    """Whether a name is "package.module:NAME", a `Source` in a user's module."""
+    """Whether a name is "package.module:NAME", a `Source` or a task in a user's module."""
     return ":" in name and not is_own(name)
 
 

@@ -2,13 +2,12 @@
 
 import dataclasses
 import datetime
-import itertools
 from pathlib import Path
 
 from dsmath_jax.data import documents
 from dsmath_jax.data.dataset_formats import FIELDS
 from dsmath_jax.data.hub import HUGGING_FACE
-from dsmath_jax.settings import INT32, Settings, nearest, setting
+from dsmath_jax.settings import INT32, Settings, find_same, nearest, setting
 from dsmath_jax.workdir import UserError
 
 
@@ -30,9 +29,9 @@ class DataSettings(Settings):
                 )
             if not column:
                 raise UserError(f"columns.{field} is empty; give the name of a column, or remove it.")
-        for one, other in itertools.combinations(dict.fromkeys(getattr(self, "data", ())), 2):
-            if documents.stem(one).rstrip("/") == documents.stem(other).rstrip("/"):
-                raise UserError(f"data: the records of {one} and {other} would have the same ids; rename one of them.")
+        data = dict.fromkeys(getattr(self, "data", ()))
+        if same := find_same(data, lambda name: documents.stem(name).rstrip("/")):
+            raise UserError(f"data: the records of {' and '.join(same)} would have the same ids; rename one of them.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -162,9 +162,7 @@ def check_records(name: str, records: Sequence[Record]) -> None:
     """Raises a `UserError` where the records of a task cannot be graded."""
     datasets.check_answers(records)
     if twice := [key for key, count in collections.Counter(record.id for record in records).items() if count > 1]:
-        raise UserError(
-            f"{len(twice)} ids of {name} occur more than once, such as {twice[0]}; leave them out, or fix them."
-        )
+        raise UserError(f"{name} has several records with the id {twice[0]}; correct or remove the ids.")
     kinds = {record.kind for record in records}
     if len(kinds) > 1 and kinds & {"program", "theory"}:
         raise UserError(f"The records of {name} are of the kinds {', '.join(sorted(kinds))}; give each its own file.")

@@ -211,7 +211,7 @@ def task(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    if is_in_module(name):
+    if datasets.is_in_module(name):
         return replace(user_code.load(name, Task), name=name)
     if not (datasets.is_own(name) or name in datasets.SOURCES):
         nearest = difflib.get_close_matches(name, [*TASKS, *datasets.SOURCES], n=1, cutoff=0)[0]
@@ -223,11 +223,6 @@ def task(name: str) -> Task:
     if entry and name in datasets.SOURCES:
         return entry if name == entry.source else replace(entry, name=name, source=name)
     return Task(name, name, "math", DEFAULT)
-
-
-def is_in_module(name: str) -> bool:
-    """Whether a name is "package.module:TASK", a `Task` in a user's module."""
-    return name not in TASKS and datasets.is_in_module(name)
 
 
 def records(name: str, data_dir: str | Path, limit: int = 0, columns: Columns = NO_COLUMNS) -> list[Record]:

@@ -12,7 +12,6 @@ Samples in `samples.jsonl` are not drawn again: a killed evaluation resumes and 
 import contextlib
 import dataclasses
 import functools
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +31,7 @@ from dsmath_jax.evaluation.summary import read_problems, summarize
 from dsmath_jax.grading.grade import Grader
 from dsmath_jax.grading.sandbox import Program, ProgramResult, Sandbox
 from dsmath_jax.progress import track
+from dsmath_jax.settings import find_same
 from dsmath_jax.sharding import barrier, broadcast_json
 from dsmath_jax.workdir import UserError, atomic_write, hash_json, json_object, write_json, write_jsonl
 
@@ -124,9 +124,8 @@ def distinct(names: Sequence[str]) -> list[str]:
       UserError: a name is unknown, or the results of two tasks would have one folder.
     """
     tasks = {task.name: task for task in map(registry.task, names)}
-    for one, other in itertools.combinations(tasks.values(), 2):
-        if one.folder == other.folder:
-            raise UserError(f"The results of {one.name} and {other.name} would have one folder; rename a file.")
+    if same := find_same(tasks, lambda name: tasks[name].folder):
+        raise UserError(f"The results of {' and '.join(same)} would have one folder; rename a file.")
     return [*tasks]
 
 

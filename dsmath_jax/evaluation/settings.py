@@ -1,14 +1,13 @@
 """The settings of the stage `evaluate`."""
 
 import dataclasses
-import itertools
 
 from dsmath_jax.data import datasets
 from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation.statistics import MAX_SAMPLES
-from dsmath_jax.settings import MAX_TEMPERATURE, check_choice, setting
+from dsmath_jax.settings import MAX_TEMPERATURE, check_choice, find_same, setting
 from dsmath_jax.workdir import UserError, folder_name
 
 # The models of a run: the stage that makes each, and whether it is asked with few-shot examples.
@@ -53,9 +52,8 @@ class EvaluateSettings(DataSettings):
         for number, name in enumerate(self.models):
             if not name.startswith(HUGGING_FACE):
                 check_choice(f"models[{number}]", name, [*MODELS, f"{HUGGING_FACE}DIR"])
-        for one, other in itertools.combinations(self.models, 2):
-            if folder_name(one) == folder_name(other):
-                raise UserError(f"models: the results of {one} and {other} would have one folder; remove one.")
+        if same := find_same(self.models, folder_name):
+            raise UserError(f"models: the results of {' and '.join(same)} would have one folder; remove one.")
         for name in self.tasks:
             try:
                 registry.task(name)

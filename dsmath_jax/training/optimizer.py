@@ -38,13 +38,18 @@ SCHEDULES = {"multi_step": multi_step, "constant": constant}
 
 def make_schedule(settings: TrainingSettings) -> optax.Schedule:
     """Returns the learning rate by step."""
-    return SCHEDULES[settings.schedule](settings.peak_lr, settings.warmup_steps, settings.steps)
+    return _schedule(settings.schedule, settings.peak_lr, settings.warmup_steps, settings.steps)
+
+
+@functools.cache
+def _schedule(name: str, peak: float, warmup: int, total: int) -> optax.Schedule:
+    return SCHEDULES[name](peak, warmup, total)
 
 
 def first_changed_lr(settings: TrainingSettings, steps: int, taken: int) -> int | None:
     """Returns the first of the `taken` steps whose learning rate differs with `steps` in all, None if none does."""
     totals = (settings.steps, steps)
-    schedules = [SCHEDULES[settings.schedule](settings.peak_lr, settings.warmup_steps, total) for total in totals]
+    schedules = [_schedule(settings.schedule, settings.peak_lr, settings.warmup_steps, total) for total in totals]
     rates = [np.asarray(jax.vmap(schedule)(jnp.arange(taken))) for schedule in schedules]
     return next(iter(np.flatnonzero(rates[0] != rates[1]).tolist()), None)
 
@@ -70,18 +75,15 @@ def decay_mask(params: Any) -> Any:
 
 def make_optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
     """Returns AdamW 0.9/0.95 with global-norm clipping and weight decay on matrices only (paper §2.2)."""
-    schedule = (settings.schedule, settings.peak_lr, settings.warmup_steps, settings.steps)
-    return _adamw(schedule, settings.weight_decay, settings.clip_norm, settings.state_dtype)
+    return _adamw(make_schedule(settings), settings.weight_decay, settings.clip_norm, settings.state_dtype)
 
 
 @functools.cache
 def _adamw(
-    schedule: tuple[str, float, int, int], weight_decay: float, clip_norm: float, state_dtype: str
+    schedule: optax.Schedule, weight_decay: float, clip_norm: float, state_dtype: str
 ) -> optax.GradientTransformation:
     """Returns the optimizer; the same one for equal arguments, so that equal train steps are compiled once."""
-    name, peak_lr, warmup_steps, steps = schedule
-    rate = SCHEDULES[name](peak_lr, warmup_steps, steps)
-    adam = optax.adamw(rate, b1=0.9, b2=0.95, weight_decay=weight_decay, mask=decay_mask)
+    adam = optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=weight_decay, mask=decay_mask)
     return optax.chain(optax.clip_by_global_norm(clip_norm), with_state_dtype(adam, state_dtype))
 
 

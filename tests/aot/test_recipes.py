@@ -41,6 +41,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 MESHES = """
 import json, sys
 from dsmath_jax.aot.__main__ import STAGES
+from dsmath_jax.aot.estimate import num_rows
 from dsmath_jax.aot.program import capture_stderr
 from dsmath_jax.aot.topology import topology
 from dsmath_jax.command_line import load_recipe
@@ -48,8 +49,7 @@ from dsmath_jax.sharding import Layout, make_mesh
 
 def rows_left(recipe, layout):
     settings = next(each for each in (getattr(recipe, name) for name in STAGES) if each is not None)
-    rows = settings.batch_size if recipe.rl is None else settings.samples_per_step
-    return rows % (settings.grad_accum_steps * layout.batch_shards)
+    return num_rows(settings) % (settings.grad_accum_steps * layout.batch_shards)
 
 with capture_stderr():
     found = []

@@ -180,7 +180,7 @@ def test_a_checkpoint_with_another_chat_is_refused(workdir: Path, layout: Layout
         ([{"question": "1+1?", "answer": ""}], "The record mine/0 has no answer to grade completions by"),
         (
             [{"question": f"1+{n}?", "answer": "2", "id": "x"} for n in (1, 2)],
-            "1 ids of mine.jsonl occur more than once",
+            "mine.jsonl has several records with the id x",
         ),
         (
             [{"question": "f", "answer": "assert f()", "kind": "program"}, {"question": "1+1?", "answer": "2"}],
