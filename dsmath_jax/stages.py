@@ -224,7 +224,7 @@ def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[st
             questions |= overlap.questions_of_stages([name], folder_of(name, recipe, workdir).parent)
         else:
             fields = {
-                field: [data for data in config[field] if _exists(data, recipe, data_dir)]
+                field: [data for data in config[field] if not _made_in_run(data, recipe, data_dir)]
                 for field in overlap.TRAINING_FIELDS
                 if field.startswith(f"{name}.") and field in config
             }
@@ -233,12 +233,6 @@ def _trained_on(stages: Iterable[str], recipe: Recipe, workdir: Path) -> dict[st
             questions |= overlap.training_questions(fields, data_dir)
             questions |= _trained_on(stage.depends_on(recipe), recipe, workdir)
     return questions
-
-
-def _exists(name: str, recipe: Recipe, data_dir: Path) -> bool:
-    """Whether a data set can be read before the run, which generates or downloads the others."""
-    is_remote = datasets.is_own(name) and hub.data_set(name, data_dir) and not own_data.find_local(name, data_dir)
-    return not (is_remote or _made_in_run(name, recipe, data_dir))
 
 
 def _layout(recipe: Recipe) -> Layout:
@@ -251,12 +245,15 @@ def _data_dir(recipe: Recipe, workdir: Path) -> Path:
 
 
 def _records_reader(stage: str, recipe: Recipe, workdir: Path) -> datasets.ReadRecords:
-    """Returns the function that reads the data sets of a stage; it returns none if this run makes or downloads them."""
+    """Returns the function that reads the data sets of a stage; it returns none if this run makes or downloads them.
+
+    The checks that use it are `own_data.local_only`: they read no data set that is yet to be downloaded.
+    """
     data_dir = _data_dir(recipe, workdir)
 
     def read(name: str, columns: own_data.Columns) -> list[Record]:
         try:
-            return datasets.load(name, data_dir, columns) if _exists(name, recipe, data_dir) else []
+            return [] if _made_in_run(name, recipe, data_dir) else datasets.load(name, data_dir, columns)
         except UserError as error:
             raise UserError(f"Stage {stage}: {error}") from None
 
