@@ -9,6 +9,7 @@ the section's name: `rl.` + `group_size is 1; it must be at least 2.`
 import contextlib
 import dataclasses
 import difflib
+import functools
 import itertools
 import json
 import math
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 from dsmath_jax.workdir import UserError, local_path
 
 T = TypeVar("T")
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)  # the types of a class's fields
 INTS = INT32, INT64 = 2**31 - 1, 2**63 - 1  # the largest numbers that libraries accept
 MAX_TEMPERATURE = 1000  # of sampling; far lower ones already make tokens uniformly likely
 RANGE: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -84,7 +86,7 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))
         for field in _fields(type(self)):
             value = getattr(self, field.name)
             if value is not None:
@@ -136,7 +138,7 @@ def build(cls: type[T], config: Mapping[str, Any], path: str = "") -> T:
     Raises:
       UserError: a field is unknown, missing or of the wrong type, or the dataclass refuses its value.
     """
-    flat, hints = _flat_classes(cls, config), typing.get_type_hints(cls)
+    flat, hints = _flat_classes(cls, config), _hints(cls)
     direct = [field for field in _fields(cls) if field.name not in flat]
     known = {field.name for field in (*direct, *(each for inner in flat.values() for each in _fields(inner)))}
     for name in map(str, config):
@@ -306,7 +308,7 @@ def field_specs(cls: type, config: Mapping[str, Any], path: str = "") -> Iterato
         if field.name in flat:
             yield from (inner for inner in field_specs(flat[field.name], {}, path) if inner.field.name not in names)
             continue
-        declaration = FieldSpec(path + field.name, typing.get_type_hints(cls)[field.name], field)
+        declaration = FieldSpec(path + field.name, _hints(cls)[field.name], field)
         yield declaration
         if section := section_class(declaration.hint):
             nested = config.get(field.name)

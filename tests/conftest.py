@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Subprocesses import the package often, so its bytecode is kept even where the environment says otherwise.
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""
 # Tests compile much and compute little: code that is not optimized computes the same and is compiled in half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault(
@@ -75,7 +77,7 @@ def checkpoint_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a tokenizer and a chat template in Hugging Face's format."""
     folder = tmp_path_factory.mktemp("checkpoint")
     texts = [f"What is {n} + {n}? The answer is {2 * n}." for n in range(100)]
-    tokenizer.train_sentencepiece(texts, folder / "tokenizer.model", 300)
+    tokenizer.train_sentencepiece(texts, folder / "tokenizer.model", 300, ["<think>", "</think>"])
     config = ModelConfig(
         vocab_size=300, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, head_dim=8, intermediate_size=24,
         max_position_embeddings=256, compute_dtype="float32",

@@ -28,11 +28,15 @@ from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_jsonl
 
 REWARD = "def brief(completion, record):\n    return record.extra['scale'] / (1 + len(completion))\n"
 COLUMNS = {"question": "problem"}
+THINKING = (  # a chat template whose prompts open a thought
+    "{% for message in messages %}{{ message.content }}{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}"
+    "\n{% endfor %}{% if add_generation_prompt %}<think>{% endif %}"
+)
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, checkpoint_hf: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    rows = [{"problem": f"What is {n} + 2?", "answer": str(n + 2), "scale": 1.0} for n in range(8)]
+    rows = [{"problem": f"What is {n} + 2?", "answer": str(n + 2), "scale": 1.0} for n in range(24)]
     write_jsonl(tmp_path / "mine.jsonl", rows)
     (tmp_path / "brief_reward.py").write_text(REWARD, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -102,24 +106,31 @@ def test_reward_models_and_evaluation_start_from_the_folder_too(
 ) -> None:
     monkeypatch.setattr(labels, "RewardFunctions", lambda *_: EverySecond())
     rewarded = {
-        "policy": "hf:model", "init": "hf:model", "data": ("mine.jsonl",), "columns": COLUMNS, "problems": 4,
-        "samples": 2, "steps": 1,
-        "max_new_tokens": 8, "batch_size": 4,
+        "policy": "hf:model", "init": "hf:model", "data": ("mine.jsonl",), "columns": COLUMNS, "problems": 24,
+        "samples": 2, "steps": 1, "max_new_tokens": 8, "max_thinking_tokens": 3, "batch_size": 4,
     }  # fmt: skip
     asked = {
         "models": ("hf:model", "rl"), "tasks": ("mine.jsonl",), "columns": COLUMNS, "samples": 1, "max_new_tokens": 8,
-        "problems": 2,
+        "problems": 2, "max_thinking_tokens": 4,
     }  # fmt: skip
-    rl = dataclasses.replace(recipe.rl, steps=1, method="grpo_os", reward="outcome")
+    rl = dataclasses.replace(recipe.rl, steps=1, method="grpo_os", reward="outcome", max_thinking_tokens=2)
     recipe = dataclasses.replace(
-        recipe, rl=rl, reward_model=RewardModelSettings(**rewarded),
-        evaluate=EvaluateSettings(**asked, allow_overlap=True),
+        recipe, rl=rl, chat=dataclasses.replace(recipe.chat, template=THINKING),
+        reward_model=RewardModelSettings(**rewarded), evaluate=EvaluateSettings(**asked, allow_overlap=True),
     )  # fmt: skip
     workdir = tmp_path / "run"
     dm.run(recipe, workdir)
     made = {path.name for path in workdir.iterdir() if path.is_dir()}
     assert made == {"tokenizer", "reward_model", "rl", "evaluate", "report"}
-    assert len(list(read_jsonl(workdir / "reward_model" / "samples.jsonl"))) == 8
+    assert len(list(read_jsonl(workdir / "reward_model" / "samples.jsonl"))) == 48
+    tokens = load_model(str(workdir / "rl"), Layout(make_mesh())).tokenizer
+    [close] = tokens.encode("</think>")
+    drawn = [row["completion"] for row in read_jsonl(workdir / "reward_model" / "samples.jsonl")]
+    assert {ids.index(close) for ids in drawn if len(ids) > 3} == {3}  # the others ended before
+    in_rl = [row["completion"] for row in read_jsonl(workdir / "rl" / "samples.jsonl")]
+    evaluated = [row["completion"] for row in read_jsonl(workdir / "evaluate" / "rl" / "mine-cot" / "samples.jsonl")]
+    assert all(text.startswith("<think>") and "</think>" in text for text in in_rl)
+    assert all("</think>" in text for text in evaluated)
     summary = read_json(workdir / "evaluate" / "summary.json")
     assert [(name, one["pooled"]["num_overlapping"]) for name, one in summary.items()] == [
         ("hf:model", None),

@@ -28,6 +28,7 @@ from dsmath_jax.evaluation.registry import TASKS, Style, task
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.processes import join_processes
+from dsmath_jax.sampling.thinking import check_max_thinking_tokens
 from dsmath_jax.settings import field_specs
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import load_model, local_checkpoint
@@ -135,6 +136,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
         settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
     except UserError as error:
         raise UserError(f"--{error}") from None
+    check_max_thinking_tokens(settings.max_thinking_tokens, values.max_new_tokens)
     for name in values.tasks:
         task(name)  # reports a misspelled one before anything is read
     chat = {name: value for name in SETTINGS if (value := vars(values).get(name)) is not None}

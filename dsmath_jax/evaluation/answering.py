@@ -22,6 +22,7 @@ from dsmath_jax.evaluation.statistics import MAX_SAMPLES
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading.code import Runner, cut_at_stop
 from dsmath_jax.sampling.sampler import SamplingParams
+from dsmath_jax.sampling.thinking import ThinkingBudget
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, setting
 from dsmath_jax.workdir import UserError
 
@@ -38,6 +39,9 @@ class Settings(DataSettings):
     temperature: float = setting(0.7, "of the samples", ge=0, le=MAX_TEMPERATURE)
     top_p: float = setting(1.0, "of the samples", gt=0, le=1)
     seed: int = setting(0, "of the samples", ge=0, le=INT32)
+    max_thinking_tokens: int = setting(
+        0, "of max_new_tokens, those that a thought may take; then </think> is inserted; 0 for no limit", ge=0
+    )
     limit: int = setting(0, "problems of a task, drawn evenly over its subjects, tasks and levels; 0 for all", ge=0)
     rounds: int = setting(tools.ROUNDS, "programs that a dialogue with tools may run", ge=1)
     output_chars: int = setting(tools.OUTPUT_CHARS, "characters of a program's output that the model sees", ge=1)
@@ -182,8 +186,8 @@ def _completions(
 ) -> Iterator[Group]:
     del runner  # programs run when they are graded
     settings, thought = job.settings, _opened_thought(policy, job.settings)
-    sampling = SamplingParams(
-        samples=len(numbers), temperature=temperature, top_p=settings.top_p, seed=settings.seed, stop_strings=job.stops
+    sampling = dataclasses.replace(
+        _sampling(policy, settings, temperature), samples=len(numbers), stop_strings=job.stops
     )
     groups = policy.complete([job.prompts[i] for i in chosen], sampling, numbers=chosen)
     for problem, group in zip(chosen, groups, strict=True):
@@ -211,9 +215,14 @@ def _opened_thought(policy: Policy, settings: Settings) -> str:
     return policy.chat.opens_thought if settings.style == "chat" else ""
 
 
+def _sampling(policy: Policy, settings: Settings, temperature: float) -> SamplingParams:
+    thinking = ThinkingBudget.of(policy.chat.tokenizer, settings.max_thinking_tokens)
+    return SamplingParams(temperature=temperature, top_p=settings.top_p, seed=settings.seed, thinking=thinking)
+
+
 def _turns(policy: Policy, settings: Settings, temperature: float, keys: Sequence[int]) -> tools.Generate:
     """Returns a function that draws a turn of dialogues, with random keys by dialogue and turn."""
-    sampling = SamplingParams(temperature=temperature, top_p=settings.top_p, seed=settings.seed)
+    sampling = _sampling(policy, settings, temperature)
 
     def generate(
         texts: Sequence[str], dialogues: Sequence[int], turn: int, stops: Sequence[str]

@@ -148,7 +148,8 @@ def run(
             policy = Policy.of(model, settings.max_new_tokens, settings.decode_slots)
             run_settings = Settings(
                 style="few_shot" if few_shot else "chat", samples=settings.samples, temperature=settings.temperature,
-                seed=seed, limit=settings.problems, exemplars=settings.examples if few_shot else (),
+                seed=seed, max_thinking_tokens=settings.max_thinking_tokens, limit=settings.problems,
+                exemplars=settings.examples if few_shot else (),
                 shots=settings.shots if few_shot else 0, columns=settings.columns,
             )  # fmt: skip
             # Not the stage's folder, so that two workdirs of one recipe have the same files.

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import json
 import os
 import pickle
@@ -307,6 +308,16 @@ def resolve(name: str) -> Callable[..., Any]:
     if not callable(function):
         raise ValueError(f"'{name}' is not a function")
     return function
+
+
+def check(name: str, num_arguments: int) -> None:
+    """Raises where the function "package.module:function" cannot be imported, or called with so many arguments."""
+    function = resolve(name)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions in C have none
+        return
+    signature.bind(*[None] * num_arguments)
 
 
 def _line(*result: Any) -> bytes:

@@ -2,7 +2,6 @@
 
 import collections
 import difflib
-import inspect
 import logging
 import math
 import sys
@@ -19,7 +18,7 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.thoughts import after_thoughts
 from dsmath_jax.grading import extraction
 from dsmath_jax.grading.grade import PRELOAD
-from dsmath_jax.grading.workers import START_SECONDS, Outcome, Workers, resolve
+from dsmath_jax.grading.workers import START_SECONDS, Outcome, Workers
 from dsmath_jax.workdir import UserError
 
 ERRORS = ("raised", "timed_out", "died", "not_finite")
@@ -156,7 +155,7 @@ def reward_function(name: str) -> RewardFunction:
             "own as package.module:function."
         )
     with Workers(1, START_SECONDS) as workers:
-        (outcome,) = workers.map("dsmath_jax.rl.rewards:check", [(name,)])
+        (outcome,) = workers.map("dsmath_jax.grading.workers:check", [(name, 2)])
     if outcome.status != "ok":
         raise UserError(
             f"rl.reward_fns: '{name}' cannot be used ({outcome.status} {outcome.reason}); name a function that can be "
@@ -168,16 +167,6 @@ def reward_function(name: str) -> RewardFunction:
 def source_files(reward_fns: Sequence[tuple[str, float]]) -> list[Path]:
     """Returns the source files of the user's functions without importing them; relative to the working directory."""
     return user_code.source_files(name for name, _ in reward_fns if name not in BUILT_IN)
-
-
-def check(name: str) -> None:
-    """Raises where "package.module:function" cannot be imported or called with two arguments."""
-    function = resolve(name)
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some functions in C have none
-        return
-    signature.bind("", None)
 
 
 def well_formed(completion: str, finished: bool) -> float:

@@ -20,6 +20,7 @@ from dsmath_jax.models.decoder import Params
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sampling.thinking import ThinkingBudget
 from dsmath_jax.sharding import barrier
 from dsmath_jax.training.metrics import StepLog
 from dsmath_jax.workdir import UserError, atomic_write, remove
@@ -138,7 +139,7 @@ def generate_rollout(
     prompts_P = [prompts.ids[i] for i in chosen]
     sampling = SamplingParams(
         samples=settings.group_size, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
-        seed=seed,
+        seed=seed, thinking=ThinkingBudget.of(chat.tokenizer, settings.max_thinking_tokens),
     )  # fmt: skip
     groups = sampler.generate(
         params, prompts_P, sampling, step=number, prompt_ids=prompt_key_ids(chosen, len(prompts.ids))

@@ -42,6 +42,7 @@ from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, check_context, filter_
 from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sampling.thinking import ThinkingBudget
 from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
@@ -334,8 +335,11 @@ def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunc
                 f"model's context of {context}; remove the record."
             )
 
+    thinking = ThinkingBudget.of(ctx.chat.tokenizer, ctx.settings.max_thinking_tokens)
+    greedy = SamplingParams(temperature=0.0, thinking=thinking)
+
     def evaluate(params: Params) -> dict[str, float]:
-        groups = ctx.sampler.generate(params, prompts, SamplingParams(temperature=0.0))
+        groups = ctx.sampler.generate(params, prompts, greedy)
         texts = [ctx.chat.completion(group[0].tokens) for group in groups]
         rewards, _ = correct.score(texts, records, [True] * len(texts))
         return {"eval_greedy": float(np.mean(rewards == 1))}
@@ -350,7 +354,8 @@ def initial_policy_samples(ctx: Context) -> Path:
         records = subsample(ctx.prompts.sets, settings.offline_prompts, ctx.seed)
         samples = SamplesSettings(
             data=settings.data, kind="pointwise", problems=len(records), samples=settings.group_size,
-            max_new_tokens=settings.max_new_tokens, decode_slots=settings.num_decode_slots,
+            max_new_tokens=settings.max_new_tokens, max_thinking_tokens=settings.max_thinking_tokens,
+            decode_slots=settings.num_decode_slots,
         )  # fmt: skip
         write_rows(path, samples, ctx.with_params(ctx.read_initial_params()), records, ctx.seed)
     return path

@@ -29,13 +29,14 @@ def abstract_inputs(
     shapes = jax.eval_shape(lambda: decode_params(initial_params(engine.model, jax.random.key(0)), engine.model.config))
     params = abstract(shapes, decode_shardings(shapes, layout))
     empty = jax.eval_shape(lambda: engine.empty_state(prompt_slots, slots_per_prompt, prompt_length, cache_length))
-    axes = {4: "BK..", 2: "B."}  # keys and values, logits
+    axes = {4: "BK..", 2: "B.", 1: "B"}  # keys and values, logits, whether slots are in a thought
     state: DecodeState = abstract(empty, jax.tree.map(lambda x: layout.sharding(x.shape, axes[x.ndim]), empty))
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.replicated)
 
-    all_slots = Slots(array(slots), array(slots), array(slots), array(slots, dtype=bool), array(prompt_slots))
+    flags, prompt_flags = array(slots, dtype=bool), array(prompt_slots, dtype=bool)
+    all_slots = Slots(array(slots), array(slots), array(slots), flags, array(prompt_slots), prompt_flags)
     sampling = SamplingArrays(array(dtype=jnp.float32), array(), array(dtype=jnp.float32))
     key = array(dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
     return EngineInputs(

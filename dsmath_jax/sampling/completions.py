@@ -20,6 +20,7 @@ class Completion:
     logprobs: list[float]  # under softmax(logits / temperature) over the whole vocabulary; greedy: at temperature 1
     sampled_logprobs: list[float]  # under the distribution after top-k and top-p; greedy: 0
     finish_reason: FinishReason
+    inserted: tuple[int, ...] = ()  # indices of tokens that were not sampled: ends of thoughts (`ThinkingBudget`)
 
     @property
     def finished(self) -> bool:

@@ -27,7 +27,14 @@ from dsmath_jax.models.decoder import (
     lm_head,
     output_logits,
 )
-from dsmath_jax.sampling.token_sampling import HostArray, SampledTokens, SamplingArrays, SamplingMode, sample_tokens
+from dsmath_jax.sampling.token_sampling import (
+    HostArray,
+    SampledTokens,
+    SamplingArrays,
+    SamplingMode,
+    end_thoughts,
+    sample_tokens,
+)
 from dsmath_jax.sharding import Layout, path_name
 
 LayerKV = tuple[Array, Array]
@@ -40,6 +47,7 @@ class DecodeState(NamedTuple):
     prefix: tuple[LayerKV, ...]  # by layer, [P,K,Z,H]: of prompts
     prompt_logits: Float[Array, "P V"]  # after each prompt
     logits: Float[Array, "R V"]  # after each slot's last token
+    thinking: Bool[Array, " R"]  # whether the slot is in a thought, with a thinking budget
 
 
 class Slots(NamedTuple):
@@ -50,6 +58,7 @@ class Slots(NamedTuple):
     samples: Int[HostArray, " R"]
     idle: Bool[HostArray, " R"]
     prompt_lengths: Int[HostArray, " P"]
+    opens_thought: Bool[HostArray, " P"]  # whether completions start in a thought, with a thinking budget
 
 
 class ChunkPlan(NamedTuple):
@@ -122,6 +131,7 @@ class Engine:
             zeros(prompt_slots, prompt_length),
             self._constrain(logits((prompt_slots, c.vocab_size)), "B."),
             self._constrain(logits((slots, c.vocab_size)), "B."),
+            self._constrain(jnp.zeros(slots, bool), "B"),
         )
 
     def _prefill(
@@ -166,6 +176,8 @@ class Engine:
         )
         first = jnp.repeat(state.prompt_logits, slots_per_prompt, axis=0)
         logits = self._constrain(jnp.where((slots.num_generated == 0)[:, None], first, state.logits), "B.")
+        opened = jnp.repeat(slots.opens_thought, slots_per_prompt)
+        thinking = self._constrain(jnp.where(slots.num_generated == 0, opened, state.thinking), "B")
         blank = [jnp.zeros((self.chunk, rows), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32)]
 
         def keep_decoding(carry: tuple) -> Array:
@@ -173,8 +185,9 @@ class Engine:
             return (output.num_steps < plan.max_steps) & (jnp.sum(idle) < plan.max_idle)
 
         def decode_step(carry: tuple) -> tuple:
-            cache, logits, num_generated, idle, output = carry
+            cache, logits, thinking, num_generated, idle, output = carry
             sampled = sample_tokens(logits, jax.vmap(jax.random.fold_in)(keys, num_generated), sampling, mode)
+            sampled, thinking = end_thoughts(sampled, thinking, num_generated, sampling.thinking)
             position = (plan.position + output.num_steps) % cache_length
             ages = jnp.where(ring > position, position + cache_length, position) - ring  # steps since each was written
             mask = (ages <= num_generated[:, None])[:, None]
@@ -194,15 +207,15 @@ class Engine:
             ended = jnp.any(sampled.tokens[:, None] == jnp.array(self._stop_ids, jnp.int32), axis=1)
             history = jax.tree.map(lambda old, new: old.at[output.num_steps].set(new), output.sampled, sampled)
             return (
-                tuple(new_cache), self._logits(params, x), num_generated + ~idle,
+                tuple(new_cache), self._logits(params, x), thinking, num_generated + ~idle,
                 idle | ended | (num_generated + 1 >= self._max_new), DecodeOutput(history, output.num_steps + 1),
             )  # fmt: skip
 
         output = DecodeOutput(SampledTokens(*blank), jnp.int32(0))
-        carry = (state.cache, logits, slots.num_generated, slots.idle, output)
-        cache, logits, _, _, output = jax.lax.while_loop(keep_decoding, decode_step, carry)
+        carry = (state.cache, logits, thinking, slots.num_generated, slots.idle, output)
+        cache, logits, thinking, _, _, output = jax.lax.while_loop(keep_decoding, decode_step, carry)
         output = jax.lax.with_sharding_constraint(output, self.layout.replicated)
-        return state._replace(cache=cache, logits=logits), output
+        return state._replace(cache=cache, logits=logits, thinking=thinking), output
 
     def _resize(self, cache: tuple[LayerKV, ...], position: Array, length: int) -> tuple[LayerKV, ...]:
         """Returns rings of `length` positions with the last written entries, in order from position 0 on."""

@@ -18,6 +18,7 @@ from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.engine import ChunkPlan, Engine
 from dsmath_jax.sampling.scheduler import Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
 from dsmath_jax.sampling.stopping import StoppingCriteria
+from dsmath_jax.sampling.thinking import ThinkingBudget, check_max_thinking_tokens
 from dsmath_jax.sampling.token_sampling import SamplingArrays, SamplingMode
 from dsmath_jax.settings import INT32
 from dsmath_jax.sharding import Layout
@@ -38,6 +39,7 @@ class SamplingParams:
       top_p: sample from the most likely tokens that together have this probability.
       seed: seed of the random keys.
       stop_strings: a completion ends with the token that completes one of these.
+      thinking: the budget of thoughts; None for no limit of their own.
 
     Raises:
       UserError: a number is invalid.
@@ -49,6 +51,7 @@ class SamplingParams:
     top_p: float = 1.0
     seed: int = 0
     stop_strings: Sequence[str] = ()
+    thinking: ThinkingBudget | None = None
 
     def __post_init__(self) -> None:
         for name, valid, wanted in (
@@ -113,18 +116,22 @@ class Sampler:
           decode: token ids to text; needed for stop strings.
 
         Raises:
-          UserError: a prompt is invalid (see `check`), or stop strings lack `decode`.
+          UserError: a prompt is invalid (see `check`), stop strings lack `decode`, or a thought may take all tokens.
         """
         self.check(prompts)
+        thinking = sampling.thinking
+        if thinking is not None:
+            check_max_thinking_tokens(thinking.max_tokens, self._max_new)
         if not prompts:
             return iter(())
         stopping = StoppingCriteria(self._stop_ids, sampling.stop_strings, decode, self._max_new)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
-        arrays = SamplingArrays(np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p))
+        filters = np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p)
+        arrays = SamplingArrays(*filters, jax.tree.map(np.int32, thinking))
         mode = SamplingMode(sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1)
         key = jax.random.fold_in(jax.random.key(sampling.seed), step)
         shape = slot_shape(self._decode_slots, len(prompts), sampling.samples, self._shards)
-        scheduler = Scheduler(prompts, ids, sampling.samples, *shape, stopping, self._context)
+        scheduler = Scheduler(prompts, ids, sampling.samples, shape, stopping, self._context, thinking)
         return self._run(params, scheduler, prompt_bucket(max(map(len, prompts))), key, arrays, mode)
 
     def check(self, prompts: Sequence[Sequence[int]]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from dsmath_jax.sampling.completions import Completion, FinishReason
 from dsmath_jax.sampling.engine import Slots
 from dsmath_jax.sampling.stopping import StoppingCriteria
+from dsmath_jax.sampling.thinking import ThinkingBudget
 
 MIN_SLOTS_PER_PROMPT = 4  # if a prompt has as many samples: they share the reads of its KV cache
 REFILL_DIVISOR = 8  # an eighth of the prompt slots must be free before a prefill: several prompts at once are cheaper
@@ -83,18 +84,20 @@ class Scheduler:
       prompts: token ids.
       prompt_ids: their stable ids.
       samples: of each prompt.
-      prompt_slots, slots_per_prompt: from `slot_shape`.
+      shape: the number of prompt slots, and of decode slots for each (`slot_shape`).
       stopping: where completions end.
       context: the maximum number of tokens of a prompt with its completion, which ends there. Every prompt has fewer.
+      thinking: the budget of thoughts, if there is one.
     """
 
     def __init__(
-        self, prompts: Sequence[Sequence[int]], prompt_ids: Sequence[int], samples: int, prompt_slots: int,
-        slots_per_prompt: int, stopping: StoppingCriteria, context: int,
+        self, prompts: Sequence[Sequence[int]], prompt_ids: Sequence[int], samples: int, shape: tuple[int, int],
+        stopping: StoppingCriteria, context: int, thinking: ThinkingBudget | None = None,
     ) -> None:  # fmt: skip
         self._prompts, self._ids, self._samples = prompts, prompt_ids, samples
-        self._stopping, self._context = stopping, context
-        self.prompt_slots, self.slots_per_prompt = prompt_slots, slots_per_prompt
+        self._stopping, self._context, self._thinking = stopping, context, thinking
+        self._opens_thought = [thinking is not None and thinking.opens(prompt) for prompt in prompts]
+        self.prompt_slots, self.slots_per_prompt = prompt_slots, slots_per_prompt = shape
         self._queue = deque(range(len(prompts)))
         self._prompt_in = [0] * prompt_slots
         self._waiting: list[deque[int]] = [deque() for _ in range(prompt_slots)]
@@ -169,6 +172,7 @@ class Scheduler:
             np.array([partial.sample for partial in partials], np.int32),
             np.array([partial is None for partial in self._decoding]),
             np.array([len(self._prompts[prompt]) for prompt in self._prompt_in], np.int32),
+            np.array([self._opens_thought[prompt] for prompt in self._prompt_in]),
         )
 
     @property
@@ -194,7 +198,8 @@ class Scheduler:
                 count, reason = end
                 prompt, sample, generated, before_filters, after_filters = partial
                 values = generated[:count], before_filters[:count], after_filters[:count]
-                self._completed.setdefault(prompt, []).append(Completion(prompt, sample, *values, reason))
+                inserted = self._thinking.inserted(self._prompts[prompt], values[0]) if self._thinking else ()
+                self._completed.setdefault(prompt, []).append(Completion(prompt, sample, *values, reason, inserted))
                 self._decoding[row] = None
 
     def pop_completed(self) -> Iterator[list[Completion]]:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from dsmath_jax.sampling.thinking import ThinkingBudget
 
 HostArray = Any  # a NumPy array outside jit, a tracer inside
 
@@ -20,6 +22,7 @@ class SamplingArrays(NamedTuple):
     temperature: Float[HostArray, ""]
     top_k: Int[HostArray, ""]
     top_p: Float[HostArray, ""]
+    thinking: ThinkingBudget | None = None
 
 
 class SamplingMode(NamedTuple):
@@ -74,6 +77,29 @@ def sample_tokens(
     token_logits = jnp.take_along_axis(logits - largest, tokens[:, None], axis=-1)[:, 0]
     logprobs = token_logits - jnp.log(total)
     return SampledTokens(tokens, logprobs, token_logits - jnp.log(jnp.sum(filtered, axis=-1)))
+
+
+def end_thoughts(
+    sampled: SampledTokens, thinking: Bool[Array, " R"], num_generated: Int[Array, " R"], budget: ThinkingBudget | None
+) -> tuple[SampledTokens, Bool[Array, " R"]]:
+    """Replaces the next token by the closing mark in rows whose thought is too long.
+
+    Args:
+      sampled: the next token of each row.
+      thinking: whether the row is in a thought.
+      num_generated: the number of tokens before the next.
+      budget: the limit, if there is one.
+
+    Returns:
+      The tokens, with log-probability 0 where they are inserted, and `thinking` after them.
+    """
+    if budget is None:
+        return sampled, thinking
+    inserted = thinking & (num_generated >= budget.max_tokens)
+    tokens = jnp.where(inserted, budget.close_id, sampled.tokens)
+    logprobs, sampled_logprobs = (jnp.where(inserted, 0.0, x) for x in sampled[1:])
+    thinking = (thinking | (tokens == budget.open_id)) & (tokens != budget.close_id)
+    return SampledTokens(tokens, logprobs, sampled_logprobs), thinking
 
 
 def _sample_index(weights: Float[Array, "R V"], keys: Array) -> Int[Array, " R"]:

@@ -17,7 +17,7 @@ def test_a_thought_that_the_prompt_opened_is_graded_as_one(style: Any, graded: s
     settings = Settings(style=style)
     job = Job(TASKS["gsm8k"], settings, [Record("x/1", "1 + 2?", "", "3", "number")], ["1 + 2?"], (), (0, 0), 1)
     policy: Any = SimpleNamespace(
-        chat=SimpleNamespace(opens_thought="<think>"),
+        chat=SimpleNamespace(opens_thought="<think>", tokenizer=None),
         complete=lambda *_, **__: iter([[TextCompletion("It is 3.", "length")]]),
     )
     [group] = answers(policy, job, 0, None)

@@ -18,7 +18,7 @@ def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: i
     prompt_slots, slots_per_prompt = slot_shape(decode_slots, prompts, samples, shards)
     ids = [100 + i for i in range(prompts)]
     scheduler = Scheduler(
-        texts, ids, samples, prompt_slots, slots_per_prompt, StoppingCriteria([EOS], (), None, LIMIT), context=100
+        texts, ids, samples, (prompt_slots, slots_per_prompt), StoppingCriteria([EOS], (), None, LIMIT), context=100
     )
     groups: list[list[Completion]] = []
     prefills, working, prefilled = [], [], {}

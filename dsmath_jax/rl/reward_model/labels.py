@@ -27,6 +27,7 @@ from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sampling.thinking import ThinkingBudget
 from dsmath_jax.sharding import barrier
 from dsmath_jax.training.model_files import LanguageModel
 from dsmath_jax.workdir import UserError, atomic_write, remove, write_jsonl
@@ -84,13 +85,14 @@ def write_rows(
             rewards, _ = correct.score(texts, answered, [True] * len(completions))
             return (rewards == 1).tolist()
 
+        thinking = ThinkingBudget.of(tokenizer, settings.max_thinking_tokens)
         sampling_seed = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0] >> 1)
         sampler = Sampler(
             policy.model, policy.layout, policy.chat.stop_ids, settings.max_new_tokens, settings.decode_slots
         )  # fmt: skip
 
         def generate(prefixes: Sequence[Sequence[int]], samples: int, ids: Sequence[int]) -> Iterable[list[Completion]]:
-            sampling = SamplingParams(samples=samples, seed=sampling_seed)
+            sampling = SamplingParams(samples=samples, seed=sampling_seed, thinking=thinking)
             groups = sampler.generate(policy.params, prefixes, sampling, step=step, prompt_ids=ids)
             part = f"part {start // chunk + 1}/{len(starts)}"
             return track(groups, f"samples for {path.parent.name}, {part}", len(prefixes))
