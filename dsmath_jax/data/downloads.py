@@ -201,17 +201,19 @@ def is_downloaded(folder: Path) -> bool:
 def _listing(kind: str, repository: str, path: Path) -> dict[str, dict[str, str]]:
     """Returns the files of a Hugging Face repository, `{path: {"url", "sha256"}}`, stored in the file `path`.
 
-    Addresses are pinned to the newest commit at the time of the list.
+    `repository` is OWNER/NAME, or OWNER/NAME@REVISION with a branch, a tag or a commit. Addresses are pinned to the
+    commit that it is at the time of the list.
     """
     if path.exists():
         listed: dict[str, dict[str, str]] = json_object(path.read_bytes(), str(path), "that file")
         return listed
     root = os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/")
-    address = f"{root}/api/{kind}/{repository}/revision/main?blobs=true"
+    name, _, revision = repository.partition("@")
+    address = f"{root}/api/{kind}/{name}/revision/{urllib.parse.quote(revision or 'main')}?blobs=true"
     with contextlib.closing(web.HttpStream(address)) as stream:
         answer = json_object(stream.read(MAX_LISTING_BYTES), address, "what it answers")
     try:
-        base = f"{root}/{'' if kind == 'models' else f'{kind}/'}{repository}/resolve/{answer['sha']}"
+        base = f"{root}/{'' if kind == 'models' else f'{kind}/'}{name}/resolve/{answer['sha']}"
         files = {
             file["rfilename"]: {
                 "url": f"{base}/{urllib.parse.quote(file['rfilename'])}",

@@ -5,6 +5,8 @@
     hf:OWNER/NAME/FOLDER/FILE.jsonl      one file
     hf:OWNER/NAME                        a model; hf:FOLDER is one in a folder
 
+OWNER/NAME@REVISION names a branch, a tag or a commit of the repository; without it, the branch is main.
+
 `downloads` says what a mirror is, and how files are downloaded and verified.
 """
 

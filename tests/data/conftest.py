@@ -77,7 +77,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def hub(server: Server):
     """Puts a repository onto the server as Hugging Face has it: (name, {path: content}) -> None."""
 
-    def publish(repository: str, files: dict[str, bytes], commit: str = "c0ffee", kind: str = "datasets") -> None:
+    def publish(
+        repository: str, files: dict[str, bytes], commit: str = "c0ffee", kind: str = "datasets", revision: str = "main"
+    ) -> None:
         siblings = [
             {
                 "rfilename": path,
@@ -87,7 +89,7 @@ def hub(server: Server):
             for path, content in files.items()
         ]
         listing = {"id": repository, "sha": commit, "siblings": [{"rfilename": "README.md", "size": 3}, *siblings]}
-        server.files[f"/api/{kind}/{repository}/revision/main?blobs=true"] = json.dumps(listing).encode()
+        server.files[f"/api/{kind}/{repository}/revision/{revision}?blobs=true"] = json.dumps(listing).encode()
         for path, content in files.items():
             folder = repository if kind == "models" else f"{kind}/{repository}"
             server.files[f"/{folder}/resolve/{commit}/{path}"] = content

@@ -32,6 +32,19 @@ def test_a_model_is_downloaded_once(server, hub, tmp_path: Path) -> None:
     assert (folder / "tokenizer.json").is_file()
 
 
+def test_revisions_have_folders_of_their_own(server, hub, tmp_path: Path) -> None:
+    hub("me/math", MODEL, kind="models")
+    hub("me/math", MODEL | {"config.json": b"{}"}, "bead", kind="models", revision="v1.0")
+    hub("me/math", {"train.jsonl": b'{"question": "?"}'}, "feed", revision="v1.0")
+    folder = hubs.fetch_model("me/math@v1.0", tmp_path)
+    assert (folder / "config.json").read_bytes() == b"{}"
+    assert (hubs.fetch_model("me/math", tmp_path) / "config.json").read_bytes() == MODEL["config.json"]
+    assert folder == tmp_path / "me" / "math@v1.0"
+    assert [record.id for record in datasets.load("hf:me/math@v1.0/train", tmp_path)] == ["me/math@v1.0/train/0"]
+    with pytest.raises(UserError, match="404"):
+        hubs.fetch_model("me/math@v2", tmp_path)
+
+
 def test_only_process_0_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_files.jax, "process_index", lambda: 1)
     monkeypatch.setattr(hubs, "fetch_model", lambda *_: pytest.fail("process 1 downloads"))
