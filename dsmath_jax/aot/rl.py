@@ -56,12 +56,7 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
     Raises:
       UserError: the topology, the mesh or a field is invalid, libtpu is missing, or batch sizes depend on data.
     """
-    settings: RLSettings = stage_settings(recipe, "rl")
-    if METHODS[settings.method].completions != "policy":
-        raise UserError(
-            f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
-            "use a method that samples from the policy."
-        )
+    settings = rl_settings(recipe)
     with capture_stderr():
         target = make_target(recipe, name)
     state = policy_state(settings, target)
@@ -93,6 +88,21 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
         "fits": peak <= capacity and not refused(programs),
         "full_rematerializations": sum(each["full_rematerializations"] for each in programs.values()),
     }
+
+
+def rl_settings(recipe: Recipe) -> RLSettings:
+    """Returns the settings of the stage `rl`.
+
+    Raises:
+      UserError: the recipe has none, or batch sizes depend on data.
+    """
+    settings: RLSettings = stage_settings(recipe, "rl")
+    if METHODS[settings.method].completions != "policy":
+        raise UserError(
+            f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
+            "use a method that samples from the policy."
+        )
+    return settings
 
 
 def compile_sampler(recipe: Recipe, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from dsmath_jax.aot.estimate import ATTENTION_PRODUCTS, least_bounds, least_bytes, num_rows
 from dsmath_jax.aot.program import capture_stderr
-from dsmath_jax.aot.rl import compile_rl
+from dsmath_jax.aot.rl import compile_rl, rl_settings
 from dsmath_jax.aot.step import Target, compile_step, make_target, model_config, stage_settings
 from dsmath_jax.aot.text import bounds_of, gib
 from dsmath_jax.aot.topology import topology
@@ -71,8 +71,10 @@ def suggest(recipe: Recipe, stage: str, name: str) -> tuple[list[Trial], int]:
     """Returns the candidates that were compiled, the best that fits first, and how many were skipped.
 
     Raises:
-      UserError: the recipe, the stage or the topology is invalid.
+      UserError: the recipe, the stage or the topology is invalid, or batch sizes depend on data.
     """
+    if stage == "rl":
+        rl_settings(recipe)  # some methods have no programs to compile
     starts = sorted(_starts(recipe, stage, name), key=lambda start: start[:2])
     trials: list[Trial] = []
     best, no_better, skipped = float("inf"), 0, 0

@@ -19,10 +19,11 @@ from dsmath_jax.hardware import CHIPS
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.algorithms import GRPO
+from dsmath_jax.rl.algorithms import DPO, GRPO
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.settings import PretrainSettings
+from dsmath_jax.workdir import UserError
 
 MODEL = ModelConfig(
     vocab_size=1024, num_hidden_layers=4, hidden_size=256, num_attention_heads=8, head_dim=32, intermediate_size=512,
@@ -60,6 +61,12 @@ def result(recipe: Recipe, hbm_bytes: int, seconds: float) -> dict[str, Any]:
 def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "make_target", fake_target)
     monkeypatch.setattr(search, "topology", lambda name: fake_target(RECIPE, name).topology)
+
+
+def test_a_method_without_programs_is_refused() -> None:
+    recipe = dataclasses.replace(RECIPE, rl=RLSettings(method="dpo", algorithm=DPO(), **TRAINING))
+    with pytest.raises(UserError, match="method=dpo learns from stored samples, whose lengths are not known"):
+        suggest(recipe, "rl", "here:1")
 
 
 def test_the_largest_micro_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
