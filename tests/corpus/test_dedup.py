@@ -6,7 +6,7 @@ import daft
 import numpy as np
 import pytest
 from daft import DataType
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmath_jax.corpus.dedup import bands, components, duplicates
@@ -73,6 +73,7 @@ def test_components_of_a_long_chain():
 
 
 @given(st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)).filter(lambda edge: edge[0] != edge[1]), max_size=30))
+@settings(max_examples=25)
 def test_components_are_those_of_a_union_find(edges):
     parent = {node: node for edge in edges for node in edge}
 

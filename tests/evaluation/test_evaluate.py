@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation.evaluate import data_sets, run, stages_of_models
-from dsmath_jax.evaluation.policy import Policy, with_chat_settings
+from dsmath_jax.evaluation.policy import Policy, TextCompletion, with_chat_settings
 from dsmath_jax.evaluation.settings import EvaluateSettings
 from dsmath_jax.grading.grade import grade
 from dsmath_jax.models.decoder import Decoder, initial_params
+from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint, model_files
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_json, write_jsonl
@@ -213,8 +215,15 @@ def problem(number: int) -> dict[str, str]:
     return {"question": f"{number} and {number}?", "solution": "The answer.", "answer": str(2 * number)}
 
 
-def test_problems_that_a_model_was_trained_on_are_refused_or_counted(workdir: Path, layout: Layout) -> None:
+def test_problems_that_a_model_was_trained_on_are_refused_or_counted(
+    workdir: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Refuses rl.data 0 to 19, and 40 to 44 of the stage sft before it."""
+
+    def complete(_: Policy, prompts: Sequence[str], sampling: SamplingParams, **__: Any) -> list[list[TextCompletion]]:
+        return [[TextCompletion("The answer is 1.", "eos")] * sampling.samples for _ in prompts]
+
+    monkeypatch.setattr(Policy, "complete", complete)
     for name, numbers in {
         "rl": range(20),
         "chats": range(40, 45),

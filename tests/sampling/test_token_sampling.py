@@ -72,7 +72,7 @@ def test_tokens_that_tie_with_the_last_one_kept_are_kept() -> None:
 @pytest.mark.parametrize("size", [2, 23, 64, 1000])
 @pytest.mark.parametrize("filters", [{}, {"k": 12, "p": 0.9}])
 def test_tokens_are_sampled_as_often_as_they_are_likely(size: int, filters: dict[str, Any]) -> None:
-    count = 20_000
+    count = 5_000
     row = np.random.default_rng(size).normal(size=size) * 1.5
     expected = softmax(row)
     mask = filter_mask(expected, filters.get("k", size), filters.get("p", 1.0))
