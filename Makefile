@@ -29,7 +29,7 @@ lint: $(VENV)/.installed-dev
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/codespell dsmath_jax benchmarks configs launch docs *.md
-	! grep -rnwE --exclude-dir=toy "$(NOT_OUR_WORDS)" dsmath_jax benchmarks configs launch docs tests README.md CHANGELOG.md
+	! grep -rnwIE --exclude-dir=toy "$(NOT_OUR_WORDS)" dsmath_jax benchmarks configs launch docs tests README.md CHANGELOG.md
 
 # CONTRIBUTING.md says what to write instead.
 NOT_OUR_WORDS := mend(s|ed|ing)?|anew|nursery|parted|goes on|has no meaning|is none of|tells of|what became of|lies (in|beside)|so many

@@ -23,6 +23,7 @@ from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.runner import Stage
 from dsmath_jax.sampling.sampler import SamplingParams as SamplingParams
+from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.settings import build, nearest
 from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.stage_inputs import required
@@ -72,6 +73,7 @@ def generate(
     sampling: SamplingParams = GREEDY,
     *,
     max_new_tokens: int = 256,
+    max_thinking_tokens: int = 0,
     decode_slots: int = 256,
     chat: bool = True,
 ) -> list[list[str]]:
@@ -84,6 +86,7 @@ def generate(
       prompts: questions or, without `chat`, texts to continue.
       sampling: the sampling parameters; greedy by default.
       max_new_tokens: length limit of a completion.
+      max_thinking_tokens: those before an open thought is ended; 0 for no limit.
       decode_slots: number of completions decoded at a time.
       chat: whether to put each question into the model's chat template.
 
@@ -93,6 +96,9 @@ def generate(
     if isinstance(prompts, str):
         raise UserError("prompts must be a list of strings; got a string.")
     policy = Policy.of(model, max_new_tokens, decode_slots)
+    thinking = thinking_budget(model.chat, max_thinking_tokens, plain=not chat)
+    if thinking is not None:
+        sampling = dataclasses.replace(sampling, thinking=thinking)
     rendered = [model.chat.prompt(Record("", prompt)) if chat else model.chat.plain(prompt) for prompt in prompts]
     policy.sampler.check([policy.encode(prompt) for prompt in rendered])
     return [[completion.text for completion in group] for group in policy.complete(rendered, sampling)]

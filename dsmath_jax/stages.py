@@ -29,7 +29,8 @@ from dsmath_jax.report import report
 from dsmath_jax.rl import trainer
 from dsmath_jax.rl.reward_model import stage as reward_model
 from dsmath_jax.runner import Stage, folder_of, plan, select
-from dsmath_jax.settings import fingerprint
+from dsmath_jax.sampling.thinking import thinking_budget
+from dsmath_jax.settings import check_choice, fingerprint
 from dsmath_jax.sharding import Layout, barrier, broadcast_json, make_mesh
 from dsmath_jax.stage_inputs import required
 from dsmath_jax.toy import world
@@ -185,7 +186,8 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
         settings = required(getattr(recipe, name))
         policy, _ = (_initial_config(model, recipe, workdir) for model in settings.models)
         read, chat_format = _records_reader(name, recipe, workdir), _chat(recipe, workdir, *stages_of(settings.models))
-        reward_model.check(name, settings, read, chat_format, policy, _layout(recipe), recipe.seed)
+        check_choice(f"{name}.kind", settings.kind, reward_model.KINDS[name])
+        reward_model.check(settings, read, chat_format, policy, _layout(recipe), recipe.seed)
 
     return check
 
@@ -207,11 +209,11 @@ def check_evaluate(recipe: Recipe, workdir: Path) -> None:
     settings, data_dir = required(recipe.evaluate), _data_dir(recipe, workdir)
     stages = evaluate.stages_of_models(settings.models)
     few_shot = {model: is_few_shot for model, (_, is_few_shot) in MODELS.items() if model in settings.models}
-    if not all(few_shot.values()):
-        _chat(recipe, workdir, *stages)
+    if not all(few_shot.values()) and (chat_format := _chat(recipe, workdir, *stages)):
+        thinking_budget(chat_format, settings.max_thinking_tokens)
     for model in settings.models:
         if (folder := hugging_face_folder(model, data_dir)) and _is_here(model, recipe, workdir):
-            few_shot[model] = evaluate.check_folder(folder, recipe.chat, _layout(recipe))
+            few_shot[model] = evaluate.check_folder(folder, settings, recipe.chat, _layout(recipe))
     read, trained_on = _records_reader("evaluate", recipe, workdir), _trained_on(stages, recipe, workdir)
     evaluate.check(settings, any(few_shot.values()), data_dir, read, trained_on)
 

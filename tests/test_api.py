@@ -20,6 +20,7 @@ from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_json, wri
 
 DOCS = Path(__file__).parents[1] / "docs" / "api.md"
 EXAMPLE_LINES = 40  # with blank ones
+THINKING = "{{ bos_token }}{{ messages[0].content }}{% if add_generation_prompt %}<think>{% endif %}"
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,9 @@ def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None
     first = dm.generate(model, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6)
     assert [len(group) for group in first] == [2, 2]
     assert first == dm.generate(model, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6)
+    thinking = model._replace(chat=dataclasses.replace(model.chat, template=THINKING))
+    [[thought]] = dm.generate(thinking, ["What is 1 + 1?"], max_new_tokens=6, max_thinking_tokens=2)
+    assert "</think>" in thought
     with pytest.raises(UserError, match="a list of strings; got a string"):
         dm.generate(model, "What is 1 + 1?")
     with pytest.raises(UserError, match=r"Prompt 1 has \d+ tokens, which leaves no room .* the model's context of 256"):

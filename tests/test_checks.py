@@ -36,6 +36,7 @@ def data(tmp_path: Path) -> Path:
         rows = [{"question": f"What is 3 + {number}?", "answer": f"It is so.\n#### {3 + number}"}] * 20
         write_jsonl(folder / f"gsm8k/{split}.jsonl", rows)
     write_jsonl(folder / "unanswered.jsonl", [{"question": "What is 9 + 9?"}])
+    write_jsonl(folder / "long.jsonl", [{"question": "9 + " * 99, "answer": "891"}])
     for name in ("a/b", "a_b"):
         write_jsonl(folder / f"{name}.jsonl", [{"question": "What is 8 + 9?", "answer": "17"}])
     tokenizer.train_sentencepiece(TEXTS, folder / "tokenizer" / "tokenizer.model", 285)
@@ -160,6 +161,13 @@ WRONG_FIELDS = [
     ("rl.max_prompt_tokens", 4, "rl", "no prompt of rl.data has at most 4 tokens"),
     ("rl.grad_accum_steps", 3, "rl", "A batch of 16 rows is not divisible by grad_accum_steps=3"),
     ("rl.wandb", "project", "rl", "needs the package wandb: pip install 'dsmath-jax[wandb]'."),
+    ("rl.eval_data", ("long.jsonl",), "rl", "the record long/0 of rl.eval_data has"),
+    ("rl.retrain.data", ("unanswered.jsonl",), "rl", "The record unanswered/0 has no answer"),
+    ("rl.retrain.data", ("long.jsonl",), "rl", "None of 1 prompts fits the model's context of 128"),
+    ("rl.max_thinking_tokens", 8, "rl", "max_thinking_tokens is 8, but <think> is not a token"),
+    ("rl.retrain.max_thinking_tokens", 8, "rl", "max_thinking_tokens is 8, but <think> is not a token"),
+    ("process_model.max_thinking_tokens", 8, "process_model", "max_thinking_tokens is 8, but <think> is not a token"),
+    ("evaluate.max_thinking_tokens", 8, "evaluate", "max_thinking_tokens is 8, but <think> is not a token"),
     ("rl.retrain.kind", "pointwise", "rl", "rl.retrain.kind must be one of 'process'; got 'pointwise'"),
     ("process_model", None, "rl", "add process_model to --stages and the section process_model to the recipe"),
     ("pretrain", None, "evaluate", "Stage evaluate reads stage pretrain, which is not complete"),

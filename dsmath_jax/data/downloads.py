@@ -201,15 +201,15 @@ def is_downloaded(folder: Path) -> bool:
 def _listing(kind: str, repository: str, path: Path) -> dict[str, dict[str, str]]:
     """Returns the files of a Hugging Face repository, `{path: {"url", "sha256"}}`, stored in the file `path`.
 
-    `repository` is OWNER/NAME, or OWNER/NAME@REVISION with a branch, a tag or a commit. Addresses are pinned to the
-    commit that it is at the time of the list.
+    `repository` is OWNER/NAME or OWNER/NAME@REVISION. URLs are pinned to the commit of the revision at the time of the
+    download of the list.
     """
     if path.exists():
         listed: dict[str, dict[str, str]] = json_object(path.read_bytes(), str(path), "that file")
         return listed
     root = os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/")
     name, _, revision = repository.partition("@")
-    address = f"{root}/api/{kind}/{name}/revision/{urllib.parse.quote(revision or 'main')}?blobs=true"
+    address = f"{root}/api/{kind}/{name}/revision/{urllib.parse.quote(revision or 'main', safe='%')}?blobs=true"
     with contextlib.closing(web.HttpStream(address)) as stream:
         answer = json_object(stream.read(MAX_LISTING_BYTES), address, "what it answers")
     try:

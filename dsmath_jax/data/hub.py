@@ -5,7 +5,8 @@
     hf:OWNER/NAME/FOLDER/FILE.jsonl      one file
     hf:OWNER/NAME                        a model; hf:FOLDER is one in a folder
 
-OWNER/NAME@REVISION names a branch, a tag or a commit of the repository; without it, the branch is main.
+OWNER/NAME@REVISION names a branch, a tag or a commit hash of the repository, with %2F for a slash. Without it, the
+branch is main.
 
 `downloads` says what a mirror is, and how files are downloaded and verified.
 """
@@ -23,6 +24,7 @@ from dsmath_jax.data.downloads import Repository, fetch, is_downloaded
 from dsmath_jax.workdir import UserError
 
 HUGGING_FACE = "hf:"  # before the name of a data set or model of the Hub, and before a folder in Hugging Face's format
+REPOSITORY = re.compile(r"[^/@]+/[^/@]+(@[^/@]+)?")  # OWNER/NAME or OWNER/NAME@REVISION
 TRAIN = "train"  # also the split of a repository whose files name none
 SPLITS = (TRAIN, "test", "validation", "valid", "dev", "eval")
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
@@ -105,9 +107,9 @@ def data_set(name: str, data_dir: Path) -> tuple[Repository, Path] | None:
     if not name.startswith(HUGGING_FACE):
         return None
     parts = PurePosixPath(name.removeprefix(HUGGING_FACE)).parts
-    if len(parts) < 3 or ".." in parts or parts[0] == "/":
-        raise UserError(f"The data set '{name}' must be hf:OWNER/NAME/SPLIT, such as hf:openai/gsm8k/main/train.")
     repository = "/".join(parts[:2])
+    if len(parts) < 3 or ".." in parts or not REPOSITORY.fullmatch(repository):
+        raise UserError(f"The data set '{name}' must be hf:OWNER/NAME/SPLIT, such as hf:openai/gsm8k/main/train.")
     return Split(repository, "/".join(parts[2:])), data_dir / repository
 
 
@@ -116,8 +118,7 @@ def missing_model(name: str, data_dir: Path) -> Model | None:
 
     Returns None for a model that is there, and for a path that can be no name of the Hub.
     """
-    parts = PurePosixPath(name).parts
-    if len(parts) != 2 or ".." in name or parts[0] == "/":
+    if ".." in name or not REPOSITORY.fullmatch(name):
         return None
     model, folder = Model(name), data_dir / name
     if folder.is_dir() and not is_downloaded(folder):

@@ -134,9 +134,9 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
             raise UserError(f"--{name} is {getattr(values, name)}; it must be at least 1.")
     try:
         settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
+        check_max_thinking_tokens(settings.max_thinking_tokens, values.max_new_tokens)
     except UserError as error:
         raise UserError(f"--{error}") from None
-    check_max_thinking_tokens(settings.max_thinking_tokens, values.max_new_tokens)
     for name in values.tasks:
         task(name)  # reports a misspelled one before anything is read
     chat = {name: value for name in SETTINGS if (value := vars(values).get(name)) is not None}

@@ -22,7 +22,7 @@ from dsmath_jax.evaluation.statistics import MAX_SAMPLES
 from dsmath_jax.evaluation.summary import GREEDY
 from dsmath_jax.grading.code import Runner, cut_at_stop
 from dsmath_jax.sampling.sampler import SamplingParams
-from dsmath_jax.sampling.thinking import ThinkingBudget
+from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens, thinking_budget
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, setting
 from dsmath_jax.workdir import UserError
 
@@ -39,9 +39,7 @@ class Settings(DataSettings):
     temperature: float = setting(0.7, "of the samples", ge=0, le=MAX_TEMPERATURE)
     top_p: float = setting(1.0, "of the samples", gt=0, le=1)
     seed: int = setting(0, "of the samples", ge=0, le=INT32)
-    max_thinking_tokens: int = setting(
-        0, "of max_new_tokens, those that a thought may take; then </think> is inserted; 0 for no limit", ge=0
-    )
+    max_thinking_tokens: int = setting(0, THINKING_HELP, ge=0)
     limit: int = setting(0, "problems of a task, drawn evenly over its subjects, tasks and levels; 0 for all", ge=0)
     rounds: int = setting(tools.ROUNDS, "programs that a dialogue with tools may run", ge=1)
     output_chars: int = setting(tools.OUTPUT_CHARS, "characters of a program's output that the model sees", ge=1)
@@ -134,6 +132,8 @@ def make_job(policy: Policy, name: str, settings: Settings, data_dir: Path) -> J
       UserError: the task is unknown, lacks the mode, or its data are missing or have no answers.
     """
     entry = registry.task(name)
+    check_max_thinking_tokens(settings.max_thinking_tokens, policy.max_new_tokens)
+    thinking_budget(policy.chat, settings.max_thinking_tokens)
     if settings.mode not in entry.modes:
         raise UserError(f"The task '{name}' has no mode {settings.mode}; use one of {', '.join(entry.modes)}.")
     all_records = registry.records(name, data_dir, columns=settings.columns)
@@ -203,8 +203,8 @@ def _dialogues(
     for start in range(chosen.start, chosen.stop, step := max(1, DIALOGUES_PER_BATCH // count)):
         part = range(start, min(start + step, chosen.stop))
         keys = [problem * count + i for problem in part for i in range(count)]
-        generate = _turns(policy, settings, temperature, keys)
         prompts = [job.prompts[problem] for problem in part for _ in numbers]
+        generate = _turns(policy, settings, temperature, keys, prompts)
         dialogues = tools.solve(prompts, generate, runner, settings.rounds, settings.output_chars, job.stops)
         drawn = iter(Answer(each.text, thought + each.prose, each.finish) for each in dialogues)
         for problem in part:
@@ -216,20 +216,28 @@ def _opened_thought(policy: Policy, settings: Settings) -> str:
 
 
 def _sampling(policy: Policy, settings: Settings, temperature: float) -> SamplingParams:
-    thinking = ThinkingBudget.of(policy.chat.tokenizer, settings.max_thinking_tokens)
+    thinking = thinking_budget(policy.chat, settings.max_thinking_tokens, plain=settings.style != "chat")
     return SamplingParams(temperature=temperature, top_p=settings.top_p, seed=settings.seed, thinking=thinking)
 
 
-def _turns(policy: Policy, settings: Settings, temperature: float, keys: Sequence[int]) -> tools.Generate:
-    """Returns a function that draws a turn of dialogues, with random keys by dialogue and turn."""
+def _turns(
+    policy: Policy, settings: Settings, temperature: float, keys: Sequence[int], prompts: Sequence[str]
+) -> tools.Generate:
+    """Returns a function that draws a turn of dialogues, with random keys by dialogue and turn.
+
+    A thinking budget counts the tokens of the dialogue so far, with the outputs of its programs.
+    """
+    lengths = [len(policy.encode(prompt)) for prompt in prompts]
     sampling = _sampling(policy, settings, temperature)
 
     def generate(
         texts: Sequence[str], dialogues: Sequence[int], turn: int, stops: Sequence[str]
     ) -> list[tuple[str, str]]:
+        begun = [len(policy.encode(text)) - lengths[i] for text, i in zip(texts, dialogues, strict=True)]
         groups = policy.complete(
-            texts, dataclasses.replace(sampling, stop_strings=stops), step=turn, numbers=[keys[i] for i in dialogues]
-        )
+            texts, dataclasses.replace(sampling, stop_strings=stops), step=turn, numbers=[keys[i] for i in dialogues],
+            begun=begun,
+        )  # fmt: skip
         return [(completion.text, completion.finish) for (completion,) in groups]
 
     return generate

@@ -24,6 +24,7 @@ from dsmath_jax.evaluation.policy import Policy
 from dsmath_jax.evaluation.settings import MODELS, EvaluateSettings
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.models import huggingface
+from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training.model_files import LanguageModel, check_import, load_model
 from dsmath_jax.training.settings import hugging_face_folder
@@ -52,7 +53,7 @@ def read_model(
     return load_model(str(workdir / stage), layout), few_shot
 
 
-def check_folder(folder: Path, chat_settings: ChatSettings, layout: Layout) -> bool:
+def check_folder(folder: Path, settings: EvaluateSettings, chat_settings: ChatSettings, layout: Layout) -> bool:
     """Returns whether the model in a folder is asked with few-shot examples; reads only the headers of its files.
 
     Raises:
@@ -61,6 +62,7 @@ def check_folder(folder: Path, chat_settings: ChatSettings, layout: Layout) -> b
     config, chat = huggingface.read_config(folder), chats.read(chats.ChatSource(folder, chat_settings))
     tokenizers.check_vocab_size(chat.tokenizer, config.vocab_size, str(folder))
     check_import(folder, config, layout)
+    thinking_budget(chat, settings.max_thinking_tokens)
     return not chat.template
 
 

@@ -82,20 +82,23 @@ class Policy:
         *,
         step: int = 0,
         numbers: Sequence[int] | None = None,
+        begun: Sequence[int] | None = None,
     ) -> Iterator[list[TextCompletion]]:
         """Yields each prompt's completions in order; empty ones with "length" where the prompt fills the context.
 
         Args:
           prompts: rendered texts.
           sampling: the sampling parameters.
-          step, numbers: `step` and `prompt_ids` of `Sampler.generate`.
+          step, numbers, begun: `step`, `prompt_ids` and `begun` of `Sampler.generate`.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
         numbers = range(len(prompts)) if numbers is None else numbers
+        begun = [0] * len(prompts) if begun is None else begun
         fitting = [i for i, prompt in enumerate(encoded) if len(prompt) < self.context]
         groups = self.sampler.generate(
             self.params, [encoded[i] for i in fitting], sampling,
-            step=step, prompt_ids=[numbers[i] for i in fitting], decode=self.chat.tokenizer.decode,
+            step=step, prompt_ids=[numbers[i] for i in fitting], begun=[begun[i] for i in fitting],
+            decode=self.chat.tokenizer.decode,
         )  # fmt: skip
         for prompt in encoded:
             if len(prompt) < self.context:

@@ -7,7 +7,7 @@ from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation.statistics import MAX_SAMPLES
-from dsmath_jax.sampling.thinking import check_max_thinking_tokens
+from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import MAX_TEMPERATURE, check_choice, find_same, setting
 from dsmath_jax.workdir import UserError, folder_name
 
@@ -31,9 +31,7 @@ class EvaluateSettings(DataSettings):
     )
     temperature: float = setting(0.7, "sampling temperature (section 5.2.2)", ge=0, le=MAX_TEMPERATURE)
     max_new_tokens: int = setting(1024, "length limit of a completion, in tokens", ge=1)
-    max_thinking_tokens: int = setting(
-        0, "of max_new_tokens, those that a thought may take; then </think> is inserted; 0 for no limit", ge=0
-    )
+    max_thinking_tokens: int = setting(0, THINKING_HELP, ge=0)
     decode_slots: int = setting(256, "completions that are decoded at a time, on all devices", ge=1)
     models: tuple[str, ...] = setting(
         ("base", "sft", "rl"),

@@ -131,7 +131,7 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
 def _origin(run: Mapping[str, Any], entries: Sequence[Entry]) -> list[str]:
     """Returns the lines about the origin of the figures."""
     asked = f"style {run['style']}{_chat(run)}, at most {run['max_new_tokens']:,} new tokens"
-    if budget := run.get("max_thinking_tokens"):  # missing in results of earlier versions
+    if budget := run["max_thinking_tokens"]:
         asked += f", {budget:,} of them in a thought"
     if any(entry["k"] for entry in entries):
         asked += f"; samples at temperature {run['temperature']}, top_p {run['top_p']}, seed {run['seed']}"

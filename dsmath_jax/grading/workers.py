@@ -310,8 +310,8 @@ def resolve(name: str) -> Callable[..., Any]:
     return function
 
 
-def check(name: str, num_arguments: int) -> None:
-    """Raises where the function "package.module:function" cannot be imported, or called with so many arguments."""
+def check_callable(name: str, num_arguments: int) -> None:
+    """Raises where the function "package.module:function" cannot be imported, or called with `num_arguments`."""
     function = resolve(name)
     try:
         signature = inspect.signature(function)

@@ -4,8 +4,8 @@ A method is a row of `METHODS`: the source of completions, the reward, the algor
 of its settings with two functions: `advantages(rollout)`, on the host in float64, and `loss(model, params, batch)`,
 an objective of `make_train_step`: `(loss_sum, weight_sum), metric_sums` over rows, so that micro-batches and meshes
 never change the loss. Batches are those of `rl.batches.batch_of`, all fields `[B,T]`: `loss_weights` is 1 on targets
-that are completion tokens, including EOS. A row without any has no weight, and its other fields, even NaN, affect
-neither the loss nor a gradient.
+that have loss, the sampled tokens of completions with EOS. A row without any has no weight, and its other fields, even
+NaN, affect neither the loss nor a gradient.
 
 Metrics, where they apply: `entropy`, `kl` to the reference model, `clip_low` and `clip_high` (shares of tokens whose
 gradient is clipped), `sampler_logprob_diff` (absolute difference to the sampler's log-probability).

@@ -21,18 +21,18 @@ def batch_of(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
       length: T; prompt and completion together have at most T + 1 tokens.
 
     Returns:
-      the fields of a language-model batch `[B,T]`; `loss_weights` is 1 on completion tokens, including EOS, but not
-      on inserted ones, and `sampler_logprobs` is the sampler's log-probability of them; both are 0 elsewhere.
+      the fields of a language-model batch `[B,T]`; `loss_weights` is 1 on the sampled tokens of completions, including
+      EOS, and `sampler_logprobs` is the sampler's log-probability of these; both are 0 elsewhere.
     """
     rows = token_rows([[*prompts[c.prompt], *c.tokens] for c in completions], length + 1)
     return {name: values[:, :-1] for name, values in rows.items()} | {
         "targets": rows["tokens"][:, 1:],
-        "loss_weights": scatter_to_batch([_sampled(c) for c in completions], prompts, completions, length),
+        "loss_weights": scatter_to_batch([_loss_weights(c) for c in completions], prompts, completions, length),
         "sampler_logprobs": scatter_to_batch([c.logprobs for c in completions], prompts, completions, length),
     }
 
 
-def _sampled(completion: Completion) -> list[float]:
+def _loss_weights(completion: Completion) -> list[float]:
     """Returns 1 for each token of a completion that was sampled, 0 for an inserted one."""
     return [float(index not in completion.inserted) for index in range(len(completion.tokens))]
 

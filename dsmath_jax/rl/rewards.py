@@ -155,7 +155,7 @@ def reward_function(name: str) -> RewardFunction:
             "own as package.module:function."
         )
     with Workers(1, START_SECONDS) as workers:
-        (outcome,) = workers.map("dsmath_jax.grading.workers:check", [(name, 2)])
+        (outcome,) = workers.map("dsmath_jax.grading.workers:check_callable", [(name, 2)])
     if outcome.status != "ok":
         raise UserError(
             f"rl.reward_fns: '{name}' cannot be used ({outcome.status} {outcome.reason}); name a function that can be "

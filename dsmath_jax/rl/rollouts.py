@@ -20,7 +20,7 @@ from dsmath_jax.models.decoder import Params
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
-from dsmath_jax.sampling.thinking import ThinkingBudget
+from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.sharding import barrier
 from dsmath_jax.training.metrics import StepLog
 from dsmath_jax.workdir import UserError, atomic_write, remove
@@ -84,6 +84,22 @@ def filter_prompts(settings: RLSettings, sets: Sequence[Sequence[Record]], chat:
     return Prompts(by_set, [record for record, _ in short_pairs], [prompt for _, prompt in short_pairs], max_length)
 
 
+def eval_prompts(records: Sequence[Record], chat: Chat, context: int) -> list[list[int]]:
+    """Returns the prompts of `rl.eval_data` as token ids.
+
+    Raises:
+      UserError: one fills the model's context.
+    """
+    prompts = [chat.prompt_ids(record) for record in records]
+    for record, prompt in zip(records, prompts, strict=True):
+        if len(prompt) >= context:
+            raise UserError(
+                f"rl: the prompt of the record {record.id} of rl.eval_data has {len(prompt)} tokens, which fills the "
+                f"model's context of {context}; remove the record."
+            )
+    return prompts
+
+
 def check_context(max_length: int, context: int) -> None:
     """Raises a `UserError` where a prompt with its completion may exceed the model's context."""
     if max_length > context:
@@ -139,7 +155,7 @@ def generate_rollout(
     prompts_P = [prompts.ids[i] for i in chosen]
     sampling = SamplingParams(
         samples=settings.group_size, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
-        seed=seed, thinking=ThinkingBudget.of(chat.tokenizer, settings.max_thinking_tokens),
+        seed=seed, thinking=thinking_budget(chat, settings.max_thinking_tokens),
     )  # fmt: skip
     groups = sampler.generate(
         params, prompts_P, sampling, step=number, prompt_ids=prompt_key_ids(chosen, len(prompts.ids))

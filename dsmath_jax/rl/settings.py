@@ -10,7 +10,7 @@ from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
-from dsmath_jax.sampling.thinking import check_max_thinking_tokens
+from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
 from dsmath_jax.training.settings import TrainingSettings, stages_of
 from dsmath_jax.workdir import UserError
@@ -81,9 +81,7 @@ class RLSettings(TrainingSettings, DataSettings):
     group_size: int = setting(64, "completions of each prompt, G", ge=2)
     max_prompt_tokens: int = setting(512, "longer prompts are dropped; their number is logged", ge=1)
     max_new_tokens: int = setting(1024, "length limit of a completion, tokens", ge=1)
-    max_thinking_tokens: int = setting(
-        0, "of max_new_tokens, those that a thought may take; then </think> is inserted; 0 for no limit", ge=0
-    )
+    max_thinking_tokens: int = setting(0, THINKING_HELP, ge=0)
     temperature: float = setting(1.0, "of the sampling; RFT and DPO sample their data at 1", gt=0, le=MAX_TEMPERATURE)
     top_p: float = setting(
         1.0, "nucleus sampling: the most likely tokens with this total probability; 1 for all", gt=0, le=1

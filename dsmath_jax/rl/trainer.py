@@ -3,6 +3,7 @@
 Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a batch, T tokens.
 """
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import METHODS, Likelihood
+from dsmath_jax.rl.reward_model import stage as reward_stage
 from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import ScoreRows, jitted_scores, read, scorer
 from dsmath_jax.rl.reward_model.rows import NothingToLearn
@@ -38,11 +40,19 @@ from dsmath_jax.rl.rollout_batch import (
     rollout_metrics,
     rows_with_loss,
 )
-from dsmath_jax.rl.rollouts import Prompts, RolloutFiles, check_context, filter_prompts, generate_rollout, load_prompts
+from dsmath_jax.rl.rollouts import (
+    Prompts,
+    RolloutFiles,
+    check_context,
+    eval_prompts,
+    filter_prompts,
+    generate_rollout,
+    load_prompts,
+)
 from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
-from dsmath_jax.sampling.thinking import ThinkingBudget
+from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
@@ -102,18 +112,21 @@ def check(
     loops.check(settings, settings.samples_per_step // (2 if method.completions == "pairs" else 1), layout)
     if method.completions == "policy":
         RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers)
-    if retrain and settings.reward_stage:
-        check_choice("rl.retrain.kind", retrain.kind, KINDS[settings.reward_stage])
-        loops.check(retrain, retrain.batch_size, layout)
+    if chat:
+        thinking_budget(chat, settings.max_thinking_tokens)
     sets: Sequence[Sequence[Record]] = [read(name, settings.columns) for name in settings.data]
-    for name in settings.retrain_data:
-        read(name, settings.retrain_columns)
+    if retrain and settings.reward_stage:
+        rewarded = dataclasses.replace(retrain, data=settings.retrain_data, columns=dict(settings.retrain_columns))
+        check_choice("rl.retrain.kind", retrain.kind, KINDS[settings.reward_stage])
+        reward_stage.check(rewarded, read, chat, initial_config, layout, seed)
     held_out = subsample(
         [read(name, settings.columns) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED
     )
     check_answers(held_out)
     if held_out and not settings.allow_overlap:
         overlap.check("rl.eval_data", held_out, overlap.find(held_out, trained_on), allow=False)
+    if initial_config and chat:
+        eval_prompts(held_out, chat, initial_config.max_position_embeddings)
     if initial_config and any(sets) and chat:
         prompts = filter_prompts(settings, sets, chat, initial_config.max_position_embeddings)
         sets = prompts.sets
@@ -243,7 +256,8 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                     if reference is not None:
                         batch["ref_logprobs"] = ctx.policy_logprobs(reference.params, batch) * mask
                     if algorithm.has_values:
-                        batch["old_values"] = values(params["value"], batch) * mask
+                        # Of inserted tokens too, which have no loss: GAE bootstraps from the value after a token.
+                        batch["old_values"] = values(params["value"], batch) * batch["segment_ids"]
 
                     # --- advantages of every token ---
                     scored = gather_token_values(rollout, scores_PG, batch, settings.group_size)
@@ -326,16 +340,8 @@ def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: 
 
 def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Evaluate:
     """Returns a function from the policy's parameters to its greedy accuracy on these records."""
-    prompts = [ctx.chat.prompt_ids(record) for record in records]
-    context = ctx.model.config.max_position_embeddings
-    for record, prompt in zip(records, prompts, strict=True):
-        if len(prompt) >= context:
-            raise UserError(
-                f"rl: the prompt of the record {record.id} of rl.eval_data has {len(prompt)} tokens, which fills the "
-                f"model's context of {context}; remove the record."
-            )
-
-    thinking = ThinkingBudget.of(ctx.chat.tokenizer, ctx.settings.max_thinking_tokens)
+    prompts = eval_prompts(records, ctx.chat, ctx.model.config.max_position_embeddings)
+    thinking = thinking_budget(ctx.chat, ctx.settings.max_thinking_tokens)
     greedy = SamplingParams(temperature=0.0, thinking=thinking)
 
     def evaluate(params: Params) -> dict[str, float]:

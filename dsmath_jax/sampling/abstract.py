@@ -23,7 +23,8 @@ def abstract_inputs(
 ) -> EngineInputs:
     """Returns the inputs for `prompt_slots` prompts prefilled together, with `slots_per_prompt` decode slots each.
 
-    Prompts are padded to `prompt_length` tokens; the cache of a slot has `cache_length` positions.
+    Prompts are padded to `prompt_length` tokens; the cache of a slot has `cache_length` positions. There is no thinking
+    budget.
     """
     layout, slots = engine.layout, prompt_slots * slots_per_prompt
     shapes = jax.eval_shape(lambda: decode_params(initial_params(engine.model, jax.random.key(0)), engine.model.config))
@@ -35,8 +36,9 @@ def abstract_inputs(
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.replicated)
 
-    flags, prompt_flags = array(slots, dtype=bool), array(prompt_slots, dtype=bool)
-    all_slots = Slots(array(slots), array(slots), array(slots), flags, array(prompt_slots), prompt_flags)
+    idle, in_thought = array(slots, dtype=bool), array(prompt_slots, dtype=bool)
+    by_prompt = array(prompt_slots), in_thought, array(prompt_slots)
+    all_slots = Slots(array(slots), array(slots), array(slots), idle, *by_prompt)
     sampling = SamplingArrays(array(dtype=jnp.float32), array(), array(dtype=jnp.float32))
     key = array(dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
     return EngineInputs(

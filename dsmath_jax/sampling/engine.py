@@ -58,7 +58,8 @@ class Slots(NamedTuple):
     samples: Int[HostArray, " R"]
     idle: Bool[HostArray, " R"]
     prompt_lengths: Int[HostArray, " P"]
-    opens_thought: Bool[HostArray, " P"]  # whether completions start in a thought, with a thinking budget
+    in_thought: Bool[HostArray, " P"]  # whether completions start in a thought, with a thinking budget
+    thinking_left: Int[HostArray, " P"]  # tokens before a thought is ended
 
 
 class ChunkPlan(NamedTuple):
@@ -176,9 +177,9 @@ class Engine:
         )
         first = jnp.repeat(state.prompt_logits, slots_per_prompt, axis=0)
         logits = self._constrain(jnp.where((slots.num_generated == 0)[:, None], first, state.logits), "B.")
-        opened = jnp.repeat(slots.opens_thought, slots_per_prompt)
-        thinking = self._constrain(jnp.where(slots.num_generated == 0, opened, state.thinking), "B")
-        blank = [jnp.zeros((self.chunk, rows), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32)]
+        in_thought, thinking_left = (jnp.repeat(x, slots_per_prompt) for x in (slots.in_thought, slots.thinking_left))
+        thinking = self._constrain(jnp.where(slots.num_generated == 0, in_thought, state.thinking), "B")
+        blank = [jnp.zeros((self.chunk, rows), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32, bool)]
 
         def keep_decoding(carry: tuple) -> Array:
             idle, output = carry[-2:]
@@ -187,7 +188,7 @@ class Engine:
         def decode_step(carry: tuple) -> tuple:
             cache, logits, thinking, num_generated, idle, output = carry
             sampled = sample_tokens(logits, jax.vmap(jax.random.fold_in)(keys, num_generated), sampling, mode)
-            sampled, thinking = end_thoughts(sampled, thinking, num_generated, sampling.thinking)
+            sampled, thinking = end_thoughts(sampled, thinking, num_generated >= thinking_left, sampling.marks)
             position = (plan.position + output.num_steps) % cache_length
             ages = jnp.where(ring > position, position + cache_length, position) - ring  # steps since each was written
             mask = (ages <= num_generated[:, None])[:, None]

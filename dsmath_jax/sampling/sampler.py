@@ -18,7 +18,7 @@ from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.engine import ChunkPlan, Engine
 from dsmath_jax.sampling.scheduler import Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
 from dsmath_jax.sampling.stopping import StoppingCriteria
-from dsmath_jax.sampling.thinking import ThinkingBudget, check_max_thinking_tokens
+from dsmath_jax.sampling.thinking import ThinkingBudget, ThoughtState, check_max_thinking_tokens
 from dsmath_jax.sampling.token_sampling import SamplingArrays, SamplingMode
 from dsmath_jax.settings import INT32
 from dsmath_jax.sharding import Layout
@@ -39,7 +39,7 @@ class SamplingParams:
       top_p: sample from the most likely tokens that together have this probability.
       seed: seed of the random keys.
       stop_strings: a completion ends with the token that completes one of these.
-      thinking: the budget of thoughts; None for no limit of their own.
+      thinking: the limit of thoughts; None where only max_new_tokens limits them.
 
     Raises:
       UserError: a number is invalid.
@@ -102,6 +102,7 @@ class Sampler:
         *,
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
+        begun: Sequence[int] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
     ) -> Iterator[list[Completion]]:
         """Yields each prompt's completions, in the order of the prompts.
@@ -113,25 +114,29 @@ class Sampler:
           sampling: the sampling parameters.
           step: folded into the random keys, with the seed, the prompt's id and the sample's number.
           prompt_ids: stable ids of the prompts; by default their indices.
+          begun: how many tokens at the end of each prompt are the beginning of its completion, for the thinking budget;
+            none by default.
           decode: token ids to text; needed for stop strings.
 
         Raises:
           UserError: a prompt is invalid (see `check`), stop strings lack `decode`, or a thought may take all tokens.
         """
         self.check(prompts)
-        thinking = sampling.thinking
+        thinking, thoughts = sampling.thinking, [ThoughtState()] * len(prompts)
         if thinking is not None:
             check_max_thinking_tokens(thinking.max_tokens, self._max_new)
+            counts = [0] * len(prompts) if begun is None else begun
+            thoughts = [thinking.after(prompt[len(prompt) - n :]) for prompt, n in zip(prompts, counts, strict=True)]
         if not prompts:
             return iter(())
         stopping = StoppingCriteria(self._stop_ids, sampling.stop_strings, decode, self._max_new)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
         filters = np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p)
-        arrays = SamplingArrays(*filters, jax.tree.map(np.int32, thinking))
+        arrays = SamplingArrays(*filters, None if thinking is None else jax.tree.map(np.int32, thinking.marks))
         mode = SamplingMode(sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1)
         key = jax.random.fold_in(jax.random.key(sampling.seed), step)
         shape = slot_shape(self._decode_slots, len(prompts), sampling.samples, self._shards)
-        scheduler = Scheduler(prompts, ids, sampling.samples, shape, stopping, self._context, thinking)
+        scheduler = Scheduler(prompts, ids, sampling.samples, shape, stopping, self._context, thoughts)
         return self._run(params, scheduler, prompt_bucket(max(map(len, prompts))), key, arrays, mode)
 
     def check(self, prompts: Sequence[Sequence[int]]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from dsmath_jax.sampling.completions import Completion, FinishReason
 from dsmath_jax.sampling.engine import Slots
 from dsmath_jax.sampling.stopping import StoppingCriteria
-from dsmath_jax.sampling.thinking import ThinkingBudget
+from dsmath_jax.sampling.thinking import ThoughtState
 
 MIN_SLOTS_PER_PROMPT = 4  # if a prompt has as many samples: they share the reads of its KV cache
 REFILL_DIVISOR = 8  # an eighth of the prompt slots must be free before a prefill: several prompts at once are cheaper
@@ -75,6 +75,7 @@ class _PartialCompletion(NamedTuple):
     tokens: list[int]
     logprobs: list[float]
     sampled_logprobs: list[float]
+    inserted: list[bool]
 
 
 class Scheduler:
@@ -87,16 +88,15 @@ class Scheduler:
       shape: the number of prompt slots, and of decode slots for each (`slot_shape`).
       stopping: where completions end.
       context: the maximum number of tokens of a prompt with its completion, which ends there. Every prompt has fewer.
-      thinking: the budget of thoughts, if there is one.
+      thoughts: the state of each prompt's completions at their start; only read with a thinking budget.
     """
 
     def __init__(
         self, prompts: Sequence[Sequence[int]], prompt_ids: Sequence[int], samples: int, shape: tuple[int, int],
-        stopping: StoppingCriteria, context: int, thinking: ThinkingBudget | None = None,
+        stopping: StoppingCriteria, context: int, thoughts: Sequence[ThoughtState],
     ) -> None:  # fmt: skip
         self._prompts, self._ids, self._samples = prompts, prompt_ids, samples
-        self._stopping, self._context, self._thinking = stopping, context, thinking
-        self._opens_thought = [thinking is not None and thinking.opens(prompt) for prompt in prompts]
+        self._stopping, self._context, self._thoughts = stopping, context, thoughts
         self.prompt_slots, self.slots_per_prompt = prompt_slots, slots_per_prompt = shape
         self._queue = deque(range(len(prompts)))
         self._prompt_in = [0] * prompt_slots
@@ -163,16 +163,17 @@ class Scheduler:
             slot = row // self.slots_per_prompt
             if self._decoding[row] is None and self._waiting[slot]:
                 self._decoding[row] = _PartialCompletion(
-                    self._prompt_in[slot], self._waiting[slot].popleft(), [], [], []
+                    self._prompt_in[slot], self._waiting[slot].popleft(), [], [], [], []
                 )
-        partials = [partial or _PartialCompletion(0, 0, [], [], []) for partial in self._decoding]
+        partials = [partial or _PartialCompletion(0, 0, [], [], [], []) for partial in self._decoding]
         return Slots(
             np.array([len(partial.tokens) for partial in partials], np.int32),
             np.array([self._ids[partial.prompt] for partial in partials], np.int32),
             np.array([partial.sample for partial in partials], np.int32),
             np.array([partial is None for partial in self._decoding]),
             np.array([len(self._prompts[prompt]) for prompt in self._prompt_in], np.int32),
-            np.array([self._opens_thought[prompt] for prompt in self._prompt_in]),
+            np.array([self._thoughts[prompt].is_open for prompt in self._prompt_in]),
+            np.array([self._thoughts[prompt].left for prompt in self._prompt_in], np.int32),
         )
 
     @property
@@ -183,7 +184,9 @@ class Scheduler:
             return slots
         return min(slots, self._decoding.count(None) + max(1, slots // 16))
 
-    def record(self, tokens: np.ndarray, logprobs: np.ndarray, sampled_logprobs: np.ndarray) -> None:
+    def record(
+        self, tokens: np.ndarray, logprobs: np.ndarray, sampled_logprobs: np.ndarray, inserted: np.ndarray
+    ) -> None:
         """Appends a chunk's tokens `[n,R]` to the completions; those that end free their slots."""
         for row, partial in enumerate(self._decoding):
             if partial is None:
@@ -193,13 +196,14 @@ class Scheduler:
             del partial.tokens[room:]
             partial.logprobs.extend(logprobs[:, row].tolist())
             partial.sampled_logprobs.extend(sampled_logprobs[:, row].tolist())
+            partial.inserted.extend(inserted[:, row].tolist())
             full: tuple[int, FinishReason] | None = (room, "length") if len(partial.tokens) == room else None
             if (end := self._stopping.find_end(partial.tokens, start) or full) is not None:
                 count, reason = end
-                prompt, sample, generated, before_filters, after_filters = partial
+                prompt, sample, generated, before_filters, after_filters, marks = partial
                 values = generated[:count], before_filters[:count], after_filters[:count]
-                inserted = self._thinking.inserted(self._prompts[prompt], values[0]) if self._thinking else ()
-                self._completed.setdefault(prompt, []).append(Completion(prompt, sample, *values, reason, inserted))
+                indices = tuple(index for index, is_mark in enumerate(marks[:count]) if is_mark)
+                self._completed.setdefault(prompt, []).append(Completion(prompt, sample, *values, reason, indices))
                 self._decoding[row] = None
 
     def pop_completed(self) -> Iterator[list[Completion]]:

@@ -1,66 +1,79 @@
 """The thinking budget: a thought that has taken its part of a completion is ended by its closing mark.
 
-The mark is inserted in place of a sampled token, and the model continues with its answer. Prompts count too: a thought
-that a prompt opens (DeepSeek-R1's template) is one of the completion.
+The mark replaces the token that was sampled, and the model continues with its answer.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.thoughts import CLOSE, OPEN
 from dsmath_jax.workdir import UserError
 
-MARKS = ("<think>", "</think>")
+THINKING_HELP = f"maximum tokens of a completion before {CLOSE} is inserted into an open thought; 0 for no limit"
 
 
-class Encoder(Protocol):
-    """A tokenizer."""
+class Marks(NamedTuple):
+    """The ids of the marks around a thought: Python numbers, or arrays inside `jit`."""
 
-    def encode(self, text: str) -> list[int]: ...
-
-
-class ThinkingBudget(NamedTuple):
-    """How many tokens of a completion come before the closing mark at most, and the ids of both marks."""
-
-    max_tokens: Any  # Python numbers; arrays inside `jit`
     open_id: Any
     close_id: Any
 
-    @classmethod
-    def of(cls, tokenizer: Encoder, max_thinking_tokens: int) -> Self | None:
-        """Returns the budget of a model's completions; None, no limit, for 0.
 
-        Raises:
-          UserError: the marks are not tokens of the tokenizer.
-        """
-        if not max_thinking_tokens:
-            return None
-        ids = [tokenizer.encode(mark) for mark in MARKS]
-        if any(len(each) != 1 for each in ids):
+class ThoughtState(NamedTuple):
+    """Whether a completion is in a thought where sampling starts, and the tokens before a thought is ended there."""
+
+    is_open: bool = False
+    left: int = 0
+
+
+class ThinkingBudget(NamedTuple):
+    """The limit of the thoughts of a model.
+
+    Attributes:
+      max_tokens: of a completion before the closing mark.
+      marks: their ids.
+      opened: whether prompts end with the opening mark (`Chat.opens_thought`).
+    """
+
+    max_tokens: int
+    marks: Marks
+    opened: bool
+
+    def after(self, begun: Sequence[int]) -> ThoughtState:
+        """Returns the state of a completion after its first tokens."""
+        last = next((token for token in reversed(begun) if token in self.marks), None)
+        is_open = self.opened if last is None else last == self.marks.open_id
+        return ThoughtState(is_open, self.max_tokens - len(begun))
+
+
+def thinking_budget(chat: Chat, max_thinking_tokens: int, plain: bool = False) -> ThinkingBudget | None:
+    """Returns the budget of a model's completions; None, no limit, for 0.
+
+    Args:
+      chat: of the model.
+      max_thinking_tokens: the setting.
+      plain: whether the prompts are texts without the chat template.
+
+    Raises:
+      UserError: a mark is not a token of the tokenizer, or `decode` leaves it out.
+    """
+    if not max_thinking_tokens:
+        return None
+    ids = [chat.tokenizer.encode(mark)[-1:] for mark in (OPEN, CLOSE)]  # SentencePiece may begin with a blank
+    for mark, last in zip((OPEN, CLOSE), ids, strict=True):
+        if chat.tokenizer.decode(last) != mark:
             raise UserError(
-                f"max_thinking_tokens is {max_thinking_tokens}, but {' and '.join(MARKS)} are not single tokens of the "
-                "model's tokenizer; give 0, or a model that was trained to think."
+                f"max_thinking_tokens is {max_thinking_tokens}, but {mark} is not a token that the model's tokenizer "
+                "reads and writes in texts; give 0, or a model that was trained to think."
             )
-        return cls(max_thinking_tokens, ids[0][0], ids[1][0])
-
-    def opens(self, prompt: Sequence[int]) -> bool:
-        """Whether a prompt ends in a thought."""
-        return next((token == self.open_id for token in reversed(prompt) if token in self[1:]), False)
-
-    def inserted(self, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[int, ...]:
-        """Returns the indices of the closing marks of a completion that were inserted, not sampled."""
-        return tuple(self._inserted(self.opens(prompt), tokens))
-
-    def _inserted(self, thinking: bool, tokens: Sequence[int]) -> Iterator[int]:
-        for index, token in enumerate(tokens):
-            if thinking and index >= self.max_tokens:
-                yield index
-            thinking = (thinking or token == self.open_id) and token != self.close_id
+    return ThinkingBudget(max_thinking_tokens, Marks(ids[0][0], ids[1][0]), not plain and bool(chat.opens_thought))
 
 
 def check_max_thinking_tokens(max_thinking_tokens: int, max_new_tokens: int) -> None:
-    """Raises a `UserError` where a thought may take all tokens of a completion."""
-    if max_thinking_tokens >= max_new_tokens:
+    """Raises a `UserError` where a thought leaves no token for the answer."""
+    if max_thinking_tokens and max_thinking_tokens + 1 >= max_new_tokens:
         raise UserError(
-            f"max_thinking_tokens is {max_thinking_tokens}, which leaves no answer of max_new_tokens={max_new_tokens}; "
-            "lower it, or give 0 for no limit of its own."
+            f"max_thinking_tokens is {max_thinking_tokens}, which with {CLOSE} leaves no answer of "
+            f"max_new_tokens={max_new_tokens}; lower it, or give 0 for no limit."
         )

@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dsmath_jax.sampling.thinking import ThinkingBudget
+from dsmath_jax.sampling.thinking import Marks
 
 HostArray = Any  # a NumPy array outside jit, a tracer inside
 
 
 class SamplingArrays(NamedTuple):
-    """Sampling parameters that do not change the compiled program; those that do are in `SamplingMode`."""
+    """Sampling parameters whose values do not change the compiled program; those that do are in `SamplingMode`."""
 
     temperature: Float[HostArray, ""]
     top_k: Int[HostArray, ""]
     top_p: Float[HostArray, ""]
-    thinking: ThinkingBudget | None = None
+    marks: Marks | None = None  # of thoughts, with a thinking budget: another program than without
 
 
 class SamplingMode(NamedTuple):
@@ -39,6 +39,7 @@ class SampledTokens(NamedTuple):
     tokens: Int[Array, " R"]
     logprobs: Float[Array, " R"]  # under softmax(logits / temperature), before filters; greedy: at temperature 1
     sampled_logprobs: Float[Array, " R"]  # under the filtered distribution; greedy: 0
+    inserted: Bool[Array, " R"]  # not sampled: the end of a thought (`end_thoughts`)
 
 
 def sample_tokens(
@@ -63,7 +64,7 @@ def sample_tokens(
     if mode.greedy:
         ids = jnp.arange(logits.shape[1], dtype=jnp.int32)
         tokens = jnp.min(jnp.where(logits == largest, ids, ids[-1]), axis=-1)  # argmax is slow on CPUs
-        return SampledTokens(tokens, -jnp.log(total), jnp.zeros_like(total))
+        return SampledTokens(tokens, -jnp.log(total), jnp.zeros_like(total), jnp.zeros_like(total, bool))
     filtered = weights
     if mode.top_k or mode.top_p:
         order = _as_ordered_ints(logits)
@@ -76,30 +77,31 @@ def sample_tokens(
     tokens = _sample_index(filtered, keys)
     token_logits = jnp.take_along_axis(logits - largest, tokens[:, None], axis=-1)[:, 0]
     logprobs = token_logits - jnp.log(total)
-    return SampledTokens(tokens, logprobs, token_logits - jnp.log(jnp.sum(filtered, axis=-1)))
+    sampled_logprobs = token_logits - jnp.log(jnp.sum(filtered, axis=-1))
+    return SampledTokens(tokens, logprobs, sampled_logprobs, jnp.zeros_like(total, bool))
 
 
 def end_thoughts(
-    sampled: SampledTokens, thinking: Bool[Array, " R"], num_generated: Int[Array, " R"], budget: ThinkingBudget | None
+    sampled: SampledTokens, thinking: Bool[Array, " R"], over: Bool[Array, " R"], marks: Marks | None
 ) -> tuple[SampledTokens, Bool[Array, " R"]]:
     """Replaces the next token by the closing mark in rows whose thought is too long.
 
     Args:
       sampled: the next token of each row.
       thinking: whether the row is in a thought.
-      num_generated: the number of tokens before the next.
-      budget: the limit, if there is one.
+      over: whether its thinking budget is used up.
+      marks: None without a budget.
 
     Returns:
       The tokens, with log-probability 0 where they are inserted, and `thinking` after them.
     """
-    if budget is None:
+    if marks is None:
         return sampled, thinking
-    inserted = thinking & (num_generated >= budget.max_tokens)
-    tokens = jnp.where(inserted, budget.close_id, sampled.tokens)
-    logprobs, sampled_logprobs = (jnp.where(inserted, 0.0, x) for x in sampled[1:])
-    thinking = (thinking | (tokens == budget.open_id)) & (tokens != budget.close_id)
-    return SampledTokens(tokens, logprobs, sampled_logprobs), thinking
+    inserted = thinking & over
+    tokens = jnp.where(inserted, marks.close_id, sampled.tokens)
+    logprobs, sampled_logprobs = (jnp.where(inserted, 0.0, x) for x in (sampled.logprobs, sampled.sampled_logprobs))
+    thinking = (thinking | (tokens == marks.open_id)) & (tokens != marks.close_id)
+    return SampledTokens(tokens, logprobs, sampled_logprobs, inserted), thinking
 
 
 def _sample_index(weights: Float[Array, "R V"], keys: Array) -> Int[Array, " R"]:

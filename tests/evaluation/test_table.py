@@ -10,8 +10,8 @@ from dsmath_jax.evaluation.summary import Problem, summarize
 from dsmath_jax.evaluation.table import code, escape, markdown, percent
 
 RUN = {
-    "checkpoint": "runs/my_run|1/rl", "style": "few_shot", "max_new_tokens": 1024, "temperature": 0.7, "top_p": 1.0,
-    "seed": 3,
+    "checkpoint": "runs/my_run|1/rl", "style": "few_shot", "max_new_tokens": 1024, "max_thinking_tokens": 0,
+    "temperature": 0.7, "top_p": 1.0, "seed": 3,
     "grader": "dsmath_jax 0.1, math-verify 0.9.0",
     "sandbox": "namespaces, landlock, seccomp",
 }  # fmt: skip
@@ -68,6 +68,9 @@ def test_settings_are_below_the_table() -> None:
     text = markdown(RUN | {"sandbox": ""}, [entry("gsm8k", samples=4), entry("gsm8k", "tir", command="other")])
     assert "at most 1,024 new tokens; samples at temperature 0.7, top\\_p 1.0, seed 3\n" in text
     assert "- Sandbox: no program was run\n" in text
+    assert "at most 1,024 new tokens, 512 of them in a thought" in markdown(
+        RUN | {"max_thinking_tokens": 512}, [entry("gsm8k")]
+    )
     assert f"- Command: `{COMMAND}`\n- Command: `other`\n" in text
 
 

@@ -17,11 +17,12 @@ import pytest
 from dsmath_jax.aot.rl import abstract_batch
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
-from dsmath_jax.rl import trainer
+from dsmath_jax.rl import rollouts, trainer
 from dsmath_jax.rl.algorithms import METHODS
 from dsmath_jax.rl.reward_model.training import ROWS
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import RolloutFiles, read_rollout
+from dsmath_jax.sampling.thinking import Marks, ThinkingBudget
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.preemption import Preempted
 from dsmath_jax.workdir import UserError, read_jsonl, write_json, write_jsonl
@@ -66,6 +67,28 @@ METRICS = {
     "sft": {"entropy"},
     "dpo": {"margin", "accuracy"},
 }
+
+
+def test_inserted_tokens_have_no_loss_but_a_value(
+    recipe: Recipe, workdir: MakeWorkdir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GAE bootstraps from the value after each token."""
+    budget = ThinkingBudget(3, Marks(7, 8), opened=True)
+    monkeypatch.setattr(rollouts, "thinking_budget", lambda *_: budget)
+    folder = workdir("run")
+    recipe("ppo", steps=2).run(folder)  # the value model starts with values of 0
+    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000001.npz")
+    weighted = batch["loss_weights"] > 0
+    first = np.argmax(weighted, axis=1)
+    rows = np.flatnonzero(batch["targets"][np.arange(len(first)), first + budget.max_tokens] == 8)
+    assert len(rows) > len(first) // 2
+    for row in rows:
+        mark = first[row] + budget.max_tokens
+        assert weighted[row, first[row] : mark].all()
+        assert not weighted[row, mark]
+        assert weighted[row, mark + 1]
+        assert batch["sampler_logprobs"][row, mark] == batch["ref_logprobs"][row, mark] == 0
+        assert batch["old_values"][row, mark] != 0
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "grpo_iterative"])

@@ -6,6 +6,7 @@ from hypothesis import given, strategies
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.scheduler import Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
 from dsmath_jax.sampling.stopping import StoppingCriteria
+from dsmath_jax.sampling.thinking import ThoughtState
 
 EOS, LIMIT, CHUNK = 1, 12, 4
 
@@ -18,8 +19,9 @@ def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: i
     prompt_slots, slots_per_prompt = slot_shape(decode_slots, prompts, samples, shards)
     ids = [100 + i for i in range(prompts)]
     scheduler = Scheduler(
-        texts, ids, samples, (prompt_slots, slots_per_prompt), StoppingCriteria([EOS], (), None, LIMIT), context=100
-    )
+        texts, ids, samples, (prompt_slots, slots_per_prompt), StoppingCriteria([EOS], (), None, LIMIT), 100,
+        [ThoughtState(False, -i) for i in range(prompts)],
+    )  # fmt: skip
     groups: list[list[Completion]] = []
     prefills, working, prefilled = [], [], {}
     while scheduler.unfinished:
@@ -33,13 +35,14 @@ def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: i
         assert {slot: int(slots.prompt_lengths[slot]) for slot in prefilled} == prefilled
         for row in np.flatnonzero(~slots.idle):
             assert len(texts[slots.prompt_ids[row] - 100]) == slots.prompt_lengths[row // slots_per_prompt]
+            assert slots.thinking_left[row // slots_per_prompt] == 100 - slots.prompt_ids[row]
         planned = np.where(slots.idle, 0, lengths[np.maximum(slots.prompt_ids - 100, 0), slots.samples])
         positions = slots.num_generated + np.arange(CHUNK)[:, None]
         drawn = np.where(positions == planned - 1, EOS, 1000 + 100 * slots.samples + positions)
         live = ~slots.idle & (positions < planned)
         steps = next((n for n in range(1, CHUNK) if (~live[n]).sum() >= scheduler.refill_threshold), CHUNK)
         working += live[:steps].sum(axis=1).tolist()
-        scheduler.record(*(np.asarray(x[:steps]) for x in (drawn, -positions, -2 * positions)))
+        scheduler.record(*(np.asarray(x[:steps]) for x in (drawn, -positions, -2 * positions, positions % 3 == 0)))
         groups += scheduler.pop_completed()
     for i, one in enumerate(groups):
         assert [(c.prompt, c.sample) for c in one] == [(i, s) for s in range(samples)]
@@ -47,6 +50,7 @@ def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: i
             assert len(c.tokens) == len(c.logprobs) == len(c.sampled_logprobs) == lengths[i, c.sample]
             assert c.tokens == [*(1000 + 100 * c.sample + t for t in range(len(c.tokens) - 1)), EOS]
             assert c.sampled_logprobs == [-2 * t for t in range(len(c.tokens))]
+            assert c.inserted == tuple(range(0, len(c.tokens), 3))
             assert c.finish_reason == "eos"
     assert len(groups) == prompts
     return groups, prefills, working

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from dsmath_jax.data import tokenizer
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.batches import batch_of
 from dsmath_jax.sampling.sampler import Completion, Sampler, SamplingParams
-from dsmath_jax.sampling.thinking import ThinkingBudget
+from dsmath_jax.sampling.thinking import Marks, ThinkingBudget, ThoughtState, thinking_budget
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
 
 EOS, OPEN, CLOSE, LENGTH = 2, 3, 4, 12
-BUDGET = ThinkingBudget(5, OPEN, CLOSE)
-IN_THOUGHT, AFTER_THOUGHT, NO_THOUGHT = [1, 7, OPEN, 9], [1, OPEN, 8, CLOSE, 7], [1, 13, 7]
+BUDGET = ThinkingBudget(5, Marks(OPEN, CLOSE), opened=False)
+PROMPT = [1, 7, OPEN, 9]
 
 
 @pytest.fixture(scope="module")
@@ -25,64 +26,106 @@ def sampler(model: Decoder, layout: Layout) -> Sampler:
     return Sampler(model, layout, [EOS], LENGTH, decode_slots=6, chunk=3)
 
 
-def complete(sampler: Sampler, params: Any, *prompts: Sequence[int], **how: Any) -> list[list[Completion]]:
-    return list(sampler.generate(params, prompts, SamplingParams(**how)))
+def complete(
+    sampler: Sampler, params: Any, prompts: Sequence[Sequence[int]], begun: Sequence[int] | None = None, **how: Any
+) -> list[list[Completion]]:
+    return list(sampler.generate(params, prompts, SamplingParams(**how), begun=begun, decode=str))
 
 
-def test_a_greedy_thought_ends_at_its_budget_and_the_answer_continues_from_there(sampler: Sampler, params: Any) -> None:
-    [[free]] = complete(sampler, params, IN_THOUGHT, temperature=0.0)
+@pytest.mark.parametrize("begun", [0, 2])
+def test_a_greedy_thought_ends_at_its_budget_and_the_answer_continues_from_there(
+    sampler: Sampler, params: Any, begun: int
+) -> None:
+    """Of a completion that begins in the prompt, the budget counts these tokens too."""
+    opened = BUDGET._replace(opened=True)
+    prompt = [*PROMPT, 8, 9][: len(PROMPT) + begun]
+    [[free]] = complete(sampler, params, [prompt], temperature=0.0)
     assert len(free.tokens) == LENGTH
     assert CLOSE not in free.tokens
-    [[completion]] = complete(sampler, params, IN_THOUGHT, temperature=0.0, thinking=BUDGET)
-    thought = [*free.tokens[: BUDGET.max_tokens], CLOSE]
-    [[answer]] = complete(sampler, params, [*IN_THOUGHT, *thought], temperature=0.0)
+    [[completion]] = complete(sampler, params, [prompt], [begun], temperature=0.0, thinking=opened)
+    end = BUDGET.max_tokens - begun
+    thought = [*free.tokens[:end], CLOSE]
+    [[answer]] = complete(sampler, params, [[*prompt, *thought]], temperature=0.0)
     assert completion.tokens == [*thought, *answer.tokens][:LENGTH]
-    assert completion.inserted == (BUDGET.max_tokens,)
-    assert completion.logprobs[BUDGET.max_tokens] == 0
-    np.testing.assert_allclose(completion.logprobs[6:], answer.logprobs[: LENGTH - 6], atol=1e-5)
+    assert completion.inserted == (end,)
+    assert completion.logprobs[end] == completion.sampled_logprobs[end] == 0
+    np.testing.assert_allclose(completion.logprobs[end + 1 :], answer.logprobs[: LENGTH - end - 1], atol=1e-5)
 
 
-def test_completions_without_an_open_thought_are_what_they_were(sampler: Sampler, params: Any) -> None:
-    prompts, how = (AFTER_THOUGHT, NO_THOUGHT), {"temperature": 0.0}
-    assert complete(sampler, params, *prompts, **how) == complete(sampler, params, *prompts, **how, thinking=BUDGET)
+@pytest.mark.parametrize(
+    ("opened", "begun", "state"),
+    [
+        (False, [], ThoughtState(False, 5)),
+        (True, [], ThoughtState(True, 5)),
+        (True, [7, 8], ThoughtState(True, 3)),
+        (True, [7, CLOSE, 8], ThoughtState(False, 2)),
+        (False, [OPEN, 7], ThoughtState(True, 3)),
+        (False, [OPEN, 7, 8, 9, 7, 8], ThoughtState(True, -1)),
+    ],
+)
+def test_where_a_completion_is_after_its_first_tokens(opened: bool, begun: list[int], state: ThoughtState) -> None:
+    assert BUDGET._replace(opened=opened).after(begun) == state
 
 
-def test_sampled_thoughts_of_prompts_and_of_completions_are_ended(sampler: Sampler, params: Any) -> None:
+def test_a_mark_in_the_question_opens_no_thought(sampler: Sampler, params: Any) -> None:
+    how = {"temperature": 0.0}
+    assert complete(sampler, params, [PROMPT], **how) == complete(sampler, params, [PROMPT], **how, thinking=BUDGET)
+
+
+def replayed(opened: bool, tokens: Sequence[int]) -> list[int]:
+    """Where a mark must have been inserted, by the rule; every other token is one that may be sampled there."""
+    thinking, inserted = opened, []
+    for index, token in enumerate(tokens):
+        if thinking and index >= BUDGET.max_tokens:
+            assert token == CLOSE
+            inserted.append(index)
+        thinking = token != CLOSE and (thinking or token == OPEN)
+    return inserted
+
+
+@pytest.mark.parametrize("how", [{}, {"top_p": 0.9, "top_k": 20}, {"stop_strings": ("8, 8",)}], ids=str)
+@pytest.mark.parametrize("opened", [True, False])
+def test_sampled_thoughts_are_ended_and_nothing_else_changes(
+    sampler: Sampler, params: Any, opened: bool, how: dict[str, Any]
+) -> None:
     """With more samples than slots, so that slots are refilled; a hot model opens and closes thoughts by itself."""
-    prompts, how = (IN_THOUGHT, AFTER_THOUGHT, NO_THOUGHT), {"samples": 60, "temperature": 4.0, "seed": 1}
-    free, limited = (
-        complete(sampler, params, *prompts, **how),
-        complete(sampler, params, *prompts, **how, thinking=BUDGET),
-    )
-    num_inserted, own = 0, 0
-    for prompt, before, after in zip(prompts, free, limited, strict=True):
+    prompts, how = ([1, 7], [1, 9, 13]), {"samples": 60, "temperature": 4.0, "seed": 1} | how
+    free = complete(sampler, params, prompts, **how)
+    limited = complete(sampler, params, prompts, **how, thinking=BUDGET._replace(opened=opened))
+    num_inserted = 0
+    for before, after in zip(free, limited, strict=True):
         for old, new in zip(before, after, strict=True):
-            thinking, inserted = prompt == IN_THOUGHT, []
-            for index, token in enumerate(new.tokens):
-                if thinking and index >= BUDGET.max_tokens:
-                    assert token == CLOSE
-                    inserted.append(index)
-                thinking = token != CLOSE and (thinking or token == OPEN)
-            assert list(new.inserted) == inserted
-            first = inserted[0] if inserted else LENGTH
+            assert list(new.inserted) == replayed(opened, new.tokens)
+            first = new.inserted[0] if new.inserted else LENGTH
             assert new.tokens[:first] == old.tokens[:first]
-            own += prompt != IN_THOUGHT and bool(inserted)
-            num_inserted += len(inserted)
-    assert num_inserted > 20
-    assert own > 5
+            num_inserted += len(new.inserted)
+    assert num_inserted > (20 if opened else 5)
 
 
 def test_an_inserted_mark_carries_no_loss() -> None:
     completion = Completion(0, 0, [8, 9, CLOSE, 7, EOS], [-1.0, -1.0, 0.0, -1.0, -1.0], [], "eos", (2,))
-    batch = batch_of([IN_THOUGHT], [completion], 10)
+    batch = batch_of([PROMPT], [completion], 10)
     assert batch["loss_weights"][0].tolist() == [0, 0, 0, 1, 1, 0, 1, 1, 0, 0]
     assert batch["targets"][0][batch["loss_weights"][0] > 0].tolist() == [8, 9, 7, EOS]
 
 
 def test_a_budget_that_cannot_work_is_refused(sampler: Sampler, params: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="max_thinking_tokens is 12, which leaves no answer of max_new_tokens=12"):
-        complete(sampler, params, IN_THOUGHT, thinking=BUDGET._replace(max_tokens=LENGTH))
+    with pytest.raises(
+        UserError, match="max_thinking_tokens is 11, which with </think> leaves no answer of max_new_to"
+    ):
+        complete(sampler, params, [PROMPT], thinking=BUDGET._replace(max_tokens=LENGTH - 1))
     tokenizer.train_sentencepiece(["one two three"] * 9, tmp_path / "tokenizer.model", 280)
-    with pytest.raises(UserError, match="<think> and </think> are not single tokens"):
-        ThinkingBudget.of(tokenizer.load(tmp_path), 8)
-    assert ThinkingBudget.of(tokenizer.load(tmp_path), 0) is None
+    chat = Chat(tokenizer.load(tmp_path))
+    with pytest.raises(UserError, match="max_thinking_tokens is 8, but <think> is not a token that the model's token"):
+        thinking_budget(chat, 8)
+    assert thinking_budget(chat, 0) is None
+
+
+@pytest.mark.parametrize("template", ["{{ messages }}<think>\n", "{{ messages }}"])
+def test_marks_are_found_in_the_tokenizer_and_the_template(tmp_path: Path, template: str) -> None:
+    tokenizer.train_sentencepiece(["one two three"] * 9, tmp_path / "tokenizer.model", 280, ["<think>", "</think>"])
+    tokens = tokenizer.load(tmp_path)
+    budget = thinking_budget(Chat(tokens, template), 8)
+    marks = Marks(*(tokens.encode(mark)[0] for mark in ("<think>", "</think>")))
+    assert budget == ThinkingBudget(8, marks, opened="think" in template)
+    assert thinking_budget(Chat(tokens, template), 8, plain=True) == ThinkingBudget(8, marks, opened=False)

@@ -27,7 +27,7 @@ from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
-from dsmath_jax.sampling.thinking import ThinkingBudget
+from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.sharding import barrier
 from dsmath_jax.training.model_files import LanguageModel
 from dsmath_jax.workdir import UserError, atomic_write, remove, write_jsonl
@@ -43,7 +43,7 @@ ESTIMATES: dict[str, Callable[[Sequence[bool]], float]] = {
 }
 
 # (prompts, samples of each, their stable ids) -> each prompt's completions
-Generate = Callable[[Sequence[Sequence[int]], int, Sequence[int]], Iterable[list[Completion]]]
+Generate = Callable[..., Iterable[list[Completion]]]  # see `generate` in `write_rows`
 # [(index of the record, tokens of a completion), ...] -> whether each is correct
 IsCorrect = Callable[[Sequence[tuple[int, Sequence[int]]]], list[bool]]
 
@@ -85,15 +85,17 @@ def write_rows(
             rewards, _ = correct.score(texts, answered, [True] * len(completions))
             return (rewards == 1).tolist()
 
-        thinking = ThinkingBudget.of(tokenizer, settings.max_thinking_tokens)
+        thinking = thinking_budget(policy.chat, settings.max_thinking_tokens)
         sampling_seed = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0] >> 1)
         sampler = Sampler(
             policy.model, policy.layout, policy.chat.stop_ids, settings.max_new_tokens, settings.decode_slots
         )  # fmt: skip
 
-        def generate(prefixes: Sequence[Sequence[int]], samples: int, ids: Sequence[int]) -> Iterable[list[Completion]]:
+        def generate(
+            prefixes: Sequence[Sequence[int]], samples: int, ids: Sequence[int], begun: Sequence[int] | None = None
+        ) -> Iterable[list[Completion]]:
             sampling = SamplingParams(samples=samples, seed=sampling_seed, thinking=thinking)
-            groups = sampler.generate(policy.params, prefixes, sampling, step=step, prompt_ids=ids)
+            groups = sampler.generate(policy.params, prefixes, sampling, step=step, prompt_ids=ids, begun=begun)
             part = f"part {start // chunk + 1}/{len(starts)}"
             return track(groups, f"samples for {path.parent.name}, {part}", len(prefixes))
 
@@ -185,7 +187,8 @@ def _step_labels(
     prompts = {prefix: row["prompt"] for row in rows for prefix in _prefixes(row)}
     prefixes = [[*prompt, *tokens] for (_, tokens), prompt in prompts.items()]
     # A digest as the id: the continuations of a prefix do not depend on the other prefixes.
-    groups = generate(prefixes, settings.completions, [digest(prefix) >> 32 for prefix in prefixes])
+    ids, begun = [digest(prefix) >> 32 for prefix in prefixes], [len(tokens) for _, tokens in prompts]
+    groups = generate(prefixes, settings.completions, ids, begun)
     estimate, limit = ESTIMATES[settings.estimation], settings.max_new_tokens
     completed = {
         (problem, tokens): [(problem, [*tokens, *c.tokens][:limit]) for c in group]

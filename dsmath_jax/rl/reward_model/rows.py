@@ -120,8 +120,8 @@ def check_labels(what: str, kind: str, index: Index, examples: Sequence[Example]
     else:
         numbers = [number for (side,) in examples for number in side]
         labels, correct = int(index.num_labels[numbers].sum()), int(index.num_correct_labels[numbers].sum())
-        same = f"all {labels} labels are {'correct' if correct else 'incorrect'}"
-        valid, reason = 0 < correct < labels, same if labels else "there is no label"
+        alike = f"all {labels} labels are {'correct' if correct else 'incorrect'}"
+        valid, reason = 0 < correct < labels, alike if labels else "there is no label"
     if not valid:
         raise NothingToLearn(
             f"{what}: {reason} in the {part} rows, so there is nothing to learn; raise {what}.problems or samples, "

@@ -3,7 +3,7 @@
 import dataclasses
 
 from dsmath_jax.data.settings import DataSettings
-from dsmath_jax.sampling.thinking import check_max_thinking_tokens
+from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import setting
 from dsmath_jax.training.settings import TrainingSettings, check_micro_batches
 from dsmath_jax.workdir import UserError
@@ -28,9 +28,7 @@ class SamplesSettings(DataSettings):
     )
     step_delimiter: str = setting("\n", "text between the steps of a completion", nonempty=True)
     max_new_tokens: int = setting(1024, "length limit of a completion, tokens", ge=1)
-    max_thinking_tokens: int = setting(
-        0, "of max_new_tokens, those that a thought may take; then </think> is inserted; 0 for no limit", ge=0
-    )
+    max_thinking_tokens: int = setting(0, THINKING_HELP, ge=0)
     decode_slots: int = setting(256, "completions decoded at a time", ge=1)
 
     def __post_init__(self) -> None:

@@ -10,8 +10,9 @@ from dsmath_jax.data.subsample import load_subsample, subsample
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl.reward_model.labels import fitting_prompts, write_rows
 from dsmath_jax.rl.reward_model.model import RewardModel, with_reward_head
-from dsmath_jax.rl.reward_model.settings import RewardModelSettings
+from dsmath_jax.rl.reward_model.settings import RewardModelSettings, RewardTrainingSettings
 from dsmath_jax.rl.reward_model.training import ROWS, train
+from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import loop
@@ -23,21 +24,21 @@ KINDS = {"reward_model": ("pointwise", "pairwise"), "process_model": ("process",
 
 
 def check(
-    name: str, settings: RewardModelSettings, read: ReadRecords, chat: Chat | None,
-    policy_config: ModelConfig | None, layout: Layout, seed: int,
+    settings: RewardTrainingSettings, read: ReadRecords, chat: Chat | None, policy_config: ModelConfig | None,
+    layout: Layout, seed: int,
 ) -> None:  # fmt: skip
-    """Raises a `UserError` where `run` would, as far as that is known before the run.
+    """Raises a `UserError` where training a reward model would, as far as that is known before the run.
 
     Args:
-      name: of the stage, a key of KINDS.
-      settings: of the stage.
+      settings: of a stage, or `rl.retrain`.
       read: see `datasets.ReadRecords`; returns none where the run has yet to make them.
       chat: None where the tokenizer has yet to be trained.
       policy_config: config of the policy, None where it is not known yet.
       layout: of the model and the batches.
       seed: of the sampled questions.
     """
-    check_choice(f"{name}.kind", settings.kind, KINDS[name])
+    if chat:
+        thinking_budget(chat, settings.max_thinking_tokens)
     loop.check(settings, settings.batch_size, layout)
     records = subsample([read(source, settings.columns) for source in settings.data], settings.problems, seed)
     check_answers(records)
