@@ -11,6 +11,7 @@ RUNTIME = [
     "array_record>=0.8",
     "flax>=0.12",
     "grain>=0.2.12",
+    "huggingface-hub>=1",
     "importlib_resources>=6.5",  # tensorflow-datasets imports it without declaring it
     "jax>=0.10",
     "jaxtyping>=0.3",

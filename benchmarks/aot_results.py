@@ -34,8 +34,7 @@ def cells(found: dict[str, Any]) -> list[str]:
         return [peak, "", "", "", ""]
     seconds = sum(bound.overlapped for bound in bounds.values())
     limits = ", ".join(dict.fromkeys(bound.limit for bound in bounds.values()))
-    mfu = (
-        f"{100 * found['model_flops'] / found['chip']['peak_flops'] / seconds:.0f} %" if "model_flops" in found else ""
-    )
+    rate = found["chip"]["peak_flops"]
+    mfu = f"{100 * found['model_flops'] / rate / seconds:.0f} %" if rate and "model_flops" in found else ""
     runs = found["rollouts"] if "rollouts" in found else found["steps"]
     return [peak, f"{seconds:.3g} s", limits, mfu, duration(runs * seconds)]

@@ -13,6 +13,13 @@ from dsmath_jax.aot.hlo import Computation, Instruction
 # Splash attention's kernels: number of products like that of a query and a key vector for each pair of tokens.
 SPLASH = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
 
+NO_PRODUCTS = frozenset(  # custom calls of the TPU compiler that move or mark data
+    (
+        "AllocateBuffer", "AssumeGatherIndicesInBound", "AsyncCollectiveDone", "AsyncCollectiveStart", "ConcatBitcast",
+        "ConsumeFuture", "GatherScatterIndicesBitpacked", "Sharding",
+    )
+)  # fmt: skip
+
 
 def dot_flops(i: Instruction, scope: Computation) -> float:
     """Returns the FLOPs of a product: two for each multiplication and addition."""
@@ -59,7 +66,7 @@ def _num_products(
 
 
 def kernel_flops(i: Instruction, scope: Computation) -> tuple[str, float | None]:
-    """Returns the name of a kernel and its FLOPs, None if they are not known; ("", 0) for other custom calls.
+    """Returns the name of a kernel and its FLOPs, None if they are not known; ("", 0) for calls without products.
 
     The FLOPs of a Pallas kernel are those of its cost estimate. Attention under a causal mask counts half of the pairs.
     """
@@ -77,7 +84,7 @@ def kernel_flops(i: Instruction, scope: Computation) -> tuple[str, float | None]
         return target, _cudnn_attention_flops(i, scope, target)
     if target.startswith("__cublas$"):
         return target, _cublas_flops(i, scope)
-    return (target, None) if target.startswith(("__cudnn$", "triton")) else ("", 0.0)
+    return ("", 0.0) if target in NO_PRODUCTS else (target, None)
 
 
 def _cudnn_attention_flops(i: Instruction, scope: Computation, target: str) -> float:

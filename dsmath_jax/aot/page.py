@@ -5,7 +5,7 @@ from typing import Any
 
 import jinja2
 
-from dsmath_jax.aot.text import bounds_of, devices_text, gib, notes, programs_of, run_lines
+from dsmath_jax.aot.text import bounds_of, devices_text, gib, notes, programs_of, run_lines, unseen
 
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
@@ -28,6 +28,7 @@ def page(result: dict[str, Any]) -> str:
         run=run_lines(result, bounds),
         collectives={name: rows for name, rows in sent.items() if rows},
         notes=notes(result),
+        note=unseen(result),
         gib=gib,
     )
 

@@ -6,6 +6,7 @@ that training runs.
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from dsmath_jax.aot.program import capture_stderr, compile_program
 from dsmath_jax.aot.topology import Topology, topology
+from dsmath_jax.data import hub
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.recipe import Recipe
@@ -43,16 +45,21 @@ def stage_settings(recipe: Recipe, name: str) -> Any:
 def with_initial_model(recipe: Recipe, stage: str) -> Recipe:
     """Returns the recipe with the sizes of the model that a stage starts from, if it is `hf:DIR`: its `config.json`.
 
+    That of a model of the Hub is downloaded. Where there is no such folder, the recipe's own model stays.
+
     Raises:
-      UserError: the file is invalid.
+      UserError: the file is invalid, or cannot be downloaded.
     """
     settings, data_dir = getattr(recipe, stage), Path(recipe.data_dir)
     folder = hugging_face_folder(settings.init, data_dir) if settings else None
     if folder is None:
         return recipe
     if not folder.is_dir():
-        logging.warning("%s is missing: compiling the recipe's own model.", folder)
-        return recipe
+        name = settings.init.removeprefix(hub.HUGGING_FACE)
+        if hub.missing_model(name, data_dir) is None:
+            logging.warning("%s is missing: compiling the recipe's own model.", folder)
+            return recipe
+        hub.fetch_model(name, data_dir, "config.json")
     model = pretrain.model_config(settings.init, recipe.model, data_dir, None)
     if recipe.model is None:
         model = dataclasses.replace(model, compute_dtype="bfloat16")  # that of TPUs and GPUs, whatever compiles here
@@ -91,7 +98,7 @@ class Target(NamedTuple):
             "devices": len(self.topology.devices),
             "mesh": dict(self.layout.mesh.shape),
             "model": {name: getattr(config, name) for name in SHOWN_SIZES},
-            "chip": dataclasses.asdict(self.topology.chip),
+            "chip": {k: None if v == math.inf else v for k, v in dataclasses.asdict(self.topology.chip).items()},
             "chip_bytes": self.topology.usable_bytes,
         }
 

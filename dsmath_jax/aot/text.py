@@ -15,13 +15,19 @@ def result_text(result: dict[str, Any]) -> str:
     lines = [heading(result), "", *memory(result)]
     fits = "fits" if result["fits"] else "DOES NOT FIT"
     lines += [f"{'at the peak':<28}{gib(result['hbm_bytes']):>14} of {gib(result['chip_bytes'])}: {fits}"]
-    if not result["device_kind"].startswith("TPU"):
-        lines += ["(without the workspace of cuDNN and cuBLAS and the buffers of NCCL, which XLA does not plan)"]
+    lines += [f"({note})"] if (note := unseen(result)) else []
     lines += ["", *bounds_lines(result)]
     lines += [f"not counted: {note}" for note in notes(result)]
     if result["full_rematerializations"]:
         lines += [f"arrays gathered whole to reshard them: {result['full_rematerializations']}"]
     return "\n".join(lines)
+
+
+def unseen(result: dict[str, Any]) -> str:
+    """Returns what the memory of a result does not include; "" for nothing."""
+    if result["device_kind"].startswith("TPU"):
+        return ""
+    return "without the workspace of cuDNN and cuBLAS and the buffers of NCCL, which XLA does not plan"
 
 
 def devices_text(result: dict[str, Any]) -> str:
@@ -92,13 +98,15 @@ def run_lines(result: dict[str, Any], bounds: dict[str, Bound]) -> list[str]:
         return []
     if "programs" in result:
         tokens = result["rows"] * result["new_tokens"]
-        lines = [f"a rollout and its updates take at least {duration(seconds)}, {duration(serial)} without overlap"]
+        lines = [f"a rollout and its updates take at least {duration(seconds)}, {duration(serial)} without overlap,"]
+        lines += [f"if every completion has {result['new_tokens']:,} tokens"]
         lines += [f"at most {tokens / seconds:,.0f} sampled tokens per second"]
-        repeats, what = result.get("rollouts", 0), "rollouts"
+        repeats, what = result.get("rollouts", 0), "such rollouts"
     else:
-        mfu = result["model_flops"] / result["chip"]["peak_flops"] / seconds
+        peak = result["chip"]["peak_flops"]  # None of a user's GPU that is not in the table
+        mfu = f" and {100 * result['model_flops'] / peak / seconds:.0f} % MFU" if peak else ""
         lines = [f"a step takes at least {duration(seconds)}, {duration(serial)} without overlap"]
-        lines += [f"at most {result['tokens'] / seconds:,.0f} tokens per second and {100 * mfu:.0f} % MFU"]
+        lines += [f"at most {result['tokens'] / seconds:,.0f} tokens per second{mfu}"]
         lines += [f"FLOPs: {result['flops_ratio']:.2f} times the formula's"]
         repeats, what = result["steps"], "steps"
     return [*lines, f"all {repeats:,} {what}: at least {duration(repeats * seconds)}"] if repeats else lines

@@ -83,7 +83,7 @@ def _download(file: File, path: Path) -> None:
         # The last byte is requested again, so that the range of a complete part is valid.
         position = max(0, out.tell() - 1)
         out.truncate(position)
-        with contextlib.closing(web.HttpStream(file.url, position)) as stream:
+        with contextlib.closing(web.HttpStream(file.url, position, _token(file.url))) as stream:
             while piece := stream.read(web.READ_BYTES):
                 out.write(piece)
         out.flush()
@@ -207,10 +207,10 @@ def _listing(kind: str, repository: str, path: Path) -> dict[str, dict[str, str]
     if path.exists():
         listed: dict[str, dict[str, str]] = json_object(path.read_bytes(), str(path), "that file")
         return listed
-    root = os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/")
+    root = _endpoint()
     name, _, revision = repository.partition("@")
     address = f"{root}/api/{kind}/{name}/revision/{urllib.parse.quote(revision or 'main', safe='%')}?blobs=true"
-    with contextlib.closing(web.HttpStream(address)) as stream:
+    with contextlib.closing(web.HttpStream(address, token=_token(address))) as stream:
         answer = json_object(stream.read(MAX_LISTING_BYTES), address, "what it answers")
     try:
         base = f"{root}/{'' if kind == 'models' else f'{kind}/'}{name}/resolve/{answer['sha']}"
@@ -225,6 +225,19 @@ def _listing(kind: str, repository: str, path: Path) -> dict[str, dict[str, str]
         raise UserError(f"{address} gives no list of files ({error!r}); mirror {repository} instead.") from None
     write_json(path, files)
     return files
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/")
+
+
+def _token(url: str) -> str | None:
+    """Returns the user's token of the Hub (HF_TOKEN, or `hf auth login`) for a URL there; None for other hosts."""
+    if not url.startswith(f"{_endpoint()}/"):
+        return None
+    from huggingface_hub import get_token  # its import takes a while
+
+    return get_token()
 
 
 def unpack(archive: Path, folder: Path) -> None:

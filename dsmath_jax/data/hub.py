@@ -79,8 +79,17 @@ class Model(Repository):
     kind: ClassVar[str] = "models"
 
     def matching(self, paths: Sequence[str]) -> list[str]:
-        """Returns the model's files, sorted; those in folders of the repository have other formats."""
+        """Returns the model's files, sorted; those in folders of the repository have other formats.
+
+        Raises:
+          UserError: its weights are in another format.
+        """
         here = [path for path in paths if "/" not in path]
+        if self.name and fnmatch.filter(here, "*.bin") and not fnmatch.filter(here, "model*.safetensors"):
+            raise UserError(
+                f"{self.name} has its weights as .bin files only; load it with transformers, save it by "
+                "save_pretrained, and give the folder."
+            )
         return sorted({path for pattern in MODEL_FILES for path in fnmatch.filter(here, pattern)})
 
 
@@ -126,11 +135,16 @@ def missing_model(name: str, data_dir: Path) -> Model | None:
     return None if model.local_files(folder) else model
 
 
-def fetch_model(name: str, data_dir: Path) -> Path:
+def fetch_model(name: str, data_dir: Path, pattern: str = "*") -> Path:
     """Returns the folder of a model below `data_dir`, after downloading the files of "OWNER/NAME" that are missing.
 
+    Args:
+      name: of the model.
+      data_dir: the data folder.
+      pattern: of the names of the files that are needed.
+
     Raises:
-      UserError: the Hub has no such model, or a file cannot be downloaded.
+      UserError: the Hub has no such model, a file cannot be downloaded, or the weights are in another format.
     """
     folder = data_dir / name
     if model := missing_model(name, data_dir):
@@ -140,5 +154,6 @@ def fetch_model(name: str, data_dir: Path) -> Path:
             raise UserError(f"The model {folder} is missing; correct hf:{name}, or mirror it. {error}") from None
         logging.warning("%s is missing and is downloaded from the Hub.", folder)
         for file in files:
-            fetch(file, folder, data_dir)
+            if fnmatch.fnmatch(file.path, pattern):
+                fetch(file, folder, data_dir)
     return folder

@@ -16,6 +16,7 @@ FIRST_DELAY = 1.0  # seconds, doubled from try to try
 MAX_DELAY = 60.0  # seconds
 TIMEOUT = 60.0  # seconds without a byte
 RETRY_CODES = {403, 408, 425, 429, 500, 502, 503, 504}  # Common Crawl also answers 403 for too many requests
+HUB_REASON = "X-Error-Message"  # header of the Hugging Face Hub
 CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 READ_BYTES = 1 << 16  # of a read
 
@@ -23,9 +24,12 @@ READ_BYTES = 1 << 16  # of a read
 class HttpStream:
     """A sequential stream of a URL, resumed by Range requests after lost connections."""
 
-    def __init__(self, url: str, position: int = 0) -> None:
-        """Sends the request for everything after the first `position` bytes; raises as `read`."""
-        self._url = url
+    def __init__(self, url: str, position: int = 0, token: str | None = None) -> None:
+        """Sends the request for everything after the first `position` bytes; raises as `read`.
+
+        `token` is the user's at this host; a host that it redirects to does not get it.
+        """
+        self._url, self._token = url, token
         self._position = position
         self._total: int | None = None  # bytes, where the server says so
         self._response: http.client.HTTPResponse | None = None
@@ -64,6 +68,11 @@ class HttpStream:
                 cause = f"cut after {self._position} of {self._total} bytes"
             except urllib.error.HTTPError as error:
                 cause = f"{error.code} {error.reason}"
+                if (refusal := error.headers.get(HUB_REASON)) and error.code in (401, 403):
+                    raise UserError(
+                        f"{self._url} answers {cause} ({refusal}); check the name, or ask for access on the Hub and "
+                        "set HF_TOKEN."
+                    ) from None
                 if error.code not in RETRY_CODES:
                     raise UserError(f"{self._url} answers {cause}; check the URL.") from None
                 after = error.headers.get("Retry-After", "")
@@ -85,7 +94,10 @@ class HttpStream:
     def _request(self) -> http.client.HTTPResponse:
         """Requests everything after the position; skips what a server without ranges sends before it."""
         headers = {"User-Agent": "dsmath-jax"} | ({"Range": f"bytes={self._position}-"} if self._position else {})
-        response = urllib.request.urlopen(urllib.request.Request(self._url, headers=headers), timeout=TIMEOUT)
+        request = urllib.request.Request(self._url, headers=headers)
+        if self._token:
+            request.add_unredirected_header("Authorization", f"Bearer {self._token}")
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
         partial = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "")) if response.status == 206 else None
         length = partial[2] if partial else response.headers.get("Content-Length", "")
         total = int(length) if length.isascii() and length.isdigit() else self._total

@@ -8,6 +8,7 @@ import pytest
 
 from dsmath_jax.aot.step import with_initial_model
 from dsmath_jax.command_line import load_recipe
+from dsmath_jax.data.hub import fetch_model
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.workdir import UserError
 
@@ -38,6 +39,16 @@ def test_a_folder_that_is_missing_is_reported(tmp_path: Path, caplog: pytest.Log
     assert with_initial_model(recipe, "sft") == recipe
     assert f"{tmp_path}/yours is missing: compiling the recipe's own model." in caplog.text
     assert with_initial_model(recipe, "rl") == recipe  # no such section
+
+
+def test_of_a_model_of_the_hub_only_the_config_is_downloaded(server, hub, tmp_path: Path) -> None:
+    files = {"config.json": json.dumps(LLAMA).encode(), "model.safetensors": b"weights"}
+    hub("me/mine", files, kind="models")
+    model = with_initial_model(started_from("hf:me/mine", tmp_path), "sft").model
+    assert (model.num_hidden_layers, model.hidden_size, model.vocab_size) == (3, 16, 64)
+    assert [path.name for path in (tmp_path / "me/mine").glob("[!.]*")] == ["config.json"]
+    assert fetch_model("me/mine", tmp_path) / "model.safetensors"
+    assert (tmp_path / "me/mine/model.safetensors").is_file()
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:

@@ -210,6 +210,12 @@ def test_the_page_and_the_text_of_a_step() -> None:
     assert "at the peak" in text
     assert "a step takes at least 2.0 s, 2.0 s without overlap" in text
     assert "at most 16,384 tokens per second" in text
+    unknown = found | {"chip": found["chip"] | {"peak_flops": None}}
+    assert "MFU" not in result_text(unknown)
+    assert "Peak rates: unknown, HBM 3350 GB/s" in page(unknown)
+    for shown in (result_text(found), html):
+        assert "buffers of NCCL" in shown
+    assert "NCCL" not in result_text(found | {"device_kind": "TPU v5"})
     refused = found | {"memory": None, "bound": None, "fits": False, "collectives": None}
     assert "does not fit" in page(refused)
     assert "XLA refuses to compile it" in result_text(refused)

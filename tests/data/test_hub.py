@@ -45,6 +45,34 @@ def test_revisions_have_folders_of_their_own(server, hub, tmp_path: Path) -> Non
         hubs.fetch_model("me/math@v2", tmp_path)
 
 
+def test_the_hub_gets_the_users_token_and_hosts_that_it_redirects_to_do_not(
+    server, hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    hub("some/model", MODEL, kind="models")
+    elsewhere = f"{server.address.replace('127.0.0.1', 'localhost')}/elsewhere"
+    server.files["/elsewhere"] = MODEL[min(MODEL)]  # of the first file
+    server.behaviors = [{}, {"status": 302, "headers": {"Location": elsewhere}}]
+    hubs.fetch_model("some/model", tmp_path)
+    assert server.tokens == ["Bearer hf_mine", "Bearer hf_mine", None, *["Bearer hf_mine"] * (len(MODEL) - 1)]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_model_is_refused_at_once(server, hub, tmp_path: Path, status: int) -> None:
+    hub("some/model", MODEL, kind="models")
+    server.behaviors = [{"status": status, "headers": {"X-Error-Message": "Access to it is restricted."}}]
+    with pytest.raises(UserError, match=r"\(Access to it is restricted\.\); check the name, or ask for access"):
+        hubs.fetch_model("some/model", tmp_path)
+    assert len(server.asked) == 1
+
+
+def test_a_model_of_bin_files_is_refused_before_its_download(server, hub, tmp_path: Path) -> None:
+    hub("some/model", {"config.json": b"{}", "pytorch_model.bin": b""}, kind="models")
+    with pytest.raises(UserError, match=r"some/model has its weights as \.bin files only; load it with transformers"):
+        hubs.fetch_model("some/model", tmp_path)
+    assert len(server.asked) == 1
+
+
 def test_only_process_0_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_files.jax, "process_index", lambda: 1)
     monkeypatch.setattr(hubs, "fetch_model", lambda *_: pytest.fail("process 1 downloads"))

@@ -1,4 +1,4 @@
-"""A server that cuts and lies, for what is fetched from the web."""
+"""Fixtures: a server that cuts and lies, and repositories of the Hub on it, for what is fetched from the web."""
 
 import hashlib
 import http.server
@@ -15,12 +15,13 @@ from dsmath_jax.data import web
 class Server(http.server.ThreadingHTTPServer):
     """Serves `files` by path; answers as `behaviors` say, one a request, and well when there is none left.
 
-    `asked` are the requests: (path, Range header).
+    `asked` are the requests: (path, Range header); `tokens` are their Authorization headers.
     """
 
     files: dict[str, bytes]
     behaviors: list[dict]
     asked: list[tuple[str, str | None]]
+    tokens: list[str | None]
 
     @property
     def address(self) -> str:
@@ -36,6 +37,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.asked.append((self.path, asked))
+        self.server.tokens.append(self.headers.get("Authorization"))
         behavior = self.server.behaviors.pop(0) if self.server.behaviors else {}
         content = behavior.get("content", self.server.files.get(self.path))
         status = behavior.get("status", 200 if content is not None else 404)
@@ -64,7 +66,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     with Server(("127.0.0.1", 0), Handler) as running:
-        running.files, running.behaviors, running.asked = {}, [], []
+        running.files, running.behaviors, running.asked, running.tokens = {}, [], [], []
         monkeypatch.setenv("HF_ENDPOINT", running.address)
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
