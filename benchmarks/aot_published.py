@@ -3,7 +3,7 @@
     python -m benchmarks.aot_published                    # all cases
     python -m benchmarks.aot_published --cases=llama3.1-8b_v6e-8
 
-A bound must lie above every rate that was measured. The program that is compiled is this project's, with settings that
+A bound must be above every rate that was measured. The program that is compiled is this project's, with settings that
 fit; MaxText's meshes, kernels and saved activations are others. MaxText counted the masked half of attention too: its
 TFLOP/s give tokens per second, and MFU is by the formula of `training/flops.py`, which does not. The file is the config
 of its cases: `--config=benchmarks/aot_published.py:CASE`.

@@ -14,7 +14,7 @@ from dsmath_jax.formatting import duration
 def compile_for(*arguments: str) -> dict[str, Any] | None:
     """Returns the JSON of `dsmath aot` with these arguments; None where the settings are refused.
 
-    A process of its own gives the memory of the compiler back. What a refused command says goes to stderr.
+    A separate process gives the memory of the compiler back. What a refused command says goes to stderr.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "aot.json"

@@ -201,7 +201,7 @@ def measure(case: Case, count: int, workers: int, repetitions: int, data_dir: Pa
     """Measures a case on both sides in turns.
 
     Raises:
-      RuntimeError: our side gets a task of the case wrong, so that its rate means nothing.
+      RuntimeError: our side fails a task of the case, so that its rate means nothing.
     """
     count = max(2 * workers, round(count * case.share))
     few = case.make(2 * workers, 0, data_dir)
@@ -224,8 +224,8 @@ def measure(case: Case, count: int, workers: int, repetitions: int, data_dir: Pa
     for row in rows.values():
         row["ratio"] = rows["ours"]["rate"] / row["rate"]
         row |= comparison.ratios(row, rows["ours"], cpu="cpu_milliseconds")
-    if wrong := sum(turn["tasks"] - turn["agreed"] for turn in reports["ours"]):
-        raise RuntimeError(f"our side gets {wrong} of {count * repetitions} answers wrong")
+    if incorrect := sum(turn["tasks"] - turn["agreed"] for turn in reports["ours"]):
+        raise RuntimeError(f"our side has {incorrect} of {count * repetitions} answers incorrect")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Starts and ends the processes of a run on several hosts together.
+"""Connects the processes of a run on several hosts, and ends them together.
 
 Collectives and barriers wait for every process. If one ends, the others would wait until JAX's heartbeats abort them,
 or forever. So each process keeps a connection to process 0. The kernel closes it when the process ends, even by a kill;
@@ -42,7 +42,7 @@ def join_processes(coordinator: str = "", processes: int = 0, process: int = -1)
     Raises:
       UserError: only some arguments are given, or the processes cannot connect.
     """
-    start_processes(coordinator, processes, process)
+    initialize_distributed(coordinator, processes, process)
     watch = Watch(distributed.global_state)
     try:
         yield
@@ -51,7 +51,7 @@ def join_processes(coordinator: str = "", processes: int = 0, process: int = -1)
     watch.leave()
 
 
-def start_processes(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+def initialize_distributed(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     """Initializes `jax.distributed`; on Cloud TPU and under SLURM, JAX detects all three arguments.
 
     Args and errors are those of `join_processes`.

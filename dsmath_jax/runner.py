@@ -140,15 +140,15 @@ def plan(
         redo, action, error = stage.always_rerun or stage.name in overwrite, TO_DO, None
         try:
             stage_recipe = _stage_recipe(stage, recipe)
-            reads = stage.depends_on(recipe)
-            for name in reads:
+            dependencies = stage.depends_on(recipe)
+            for name in dependencies:
                 if name not in planned:
                     _check_made(stage, name, stages, recipe, workdir)
-            redo = redo or any(planned[name].redo for name in reads if name in planned)
-            known = [name for name in reads if name not in planned or planned[name].action == "complete"]
+            redo = redo or any(planned[name].redo for name in dependencies if name in planned)
+            known = [name for name in dependencies if name not in planned or planned[name].action == "complete"]
             results = {name: _outputs_hash(folder_of(name, recipe, workdir)) for name in known}
             # The outputs of a stage that is yet to run are compared later; an extended one will have changed them.
-            results |= {name: EXTENDED for name in reads if name in planned and planned[name].action == "extend"}
+            results |= {name: EXTENDED for name in dependencies if name in planned and planned[name].action == "extend"}
             action = _decide(stage, stage_recipe, workdir, redo, _fingerprint(stage, stage_recipe, workdir, results))
             if action != "complete":
                 stage.check(checked_recipe, workdir)

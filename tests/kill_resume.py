@@ -33,7 +33,7 @@ STARTED = re.compile(r"^(\w+): started$", re.MULTILINE)
 VOLATILE = {"seconds", "results", "inputs"}  # in JSON files; the last two hash files that Orbax writes times into
 
 # Settings that take configs/tiny.py through its stages in seconds. They leave the reward model out: after so few steps
-# every completion is wrong, so that it would have nothing to tell apart.
+# every completion is incorrect, so that it would have nothing to tell apart.
 SMALL = """
 --stages=corpus,tokenizer,pretrain,sft,rl,evaluate,report
 --config.toy.pages=150 --config.toy.problems.train=60 --config.toy.problems.rl=80 --config.toy.problems.test=20

@@ -167,7 +167,7 @@ def test_a_recipe_is_the_same_on_the_command_line_and_in_code(tmp_path: Path) ->
     assert [*recipe.pretrain.mixture] == [*loaded.pretrain.mixture]
 
 
-def test_a_model_goes_on_as_it_was_trained_to_be_asked(folder: Path, tmp_path: Path) -> None:
+def test_a_model_is_trained_further_with_the_prompts_of_its_training(folder: Path, tmp_path: Path) -> None:
     """Its instruction and template go from stage to stage, and with it into Hugging Face's format."""
     export = tmp_path / "start"
     dm.save_model(dm.load_model(f"hf:{folder / 'models' / 'mine'}"), export, "float32")

@@ -141,7 +141,7 @@ def test_spoilt_input_of_the_corpus(spoil, data, command, tmp_path):
     assert not {"corpus/manifest.json", "corpus/summary.json", "corpus/decisions.parquet"} & {*left}
 
 
-def test_a_spoilt_warc_once_mended_is_read(data, command, finished, tmp_path):
+def test_a_spoilt_warc_is_read_after_its_repair(data, command, finished, tmp_path):
     whole = (data / "crawl" / "toy-00001.warc.gz").read_bytes()
     (data / "crawl" / "toy-00001.warc.gz").write_text("no WARC")
     arguments = ["--stages=corpus", f"--config.data_dir={data}"]

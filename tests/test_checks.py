@@ -233,7 +233,7 @@ def test_every_record_of_questions_is_read(recipe: dict[str, Any], data: Path, t
     assert all("train.jsonl, line" in str(error) for error in errors.values())
 
 
-def test_records_without_answers_are_refused_where_samples_are_labelled(
+def test_records_without_answers_are_refused_where_samples_are_labeled(
     recipe: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
     write_jsonl(data / "open.jsonl", [PROBLEM, {"question": "Why?"}])

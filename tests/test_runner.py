@@ -213,7 +213,7 @@ def test_a_new_field_of_the_config_counts_as_a_change(project, recipe):
         project.run(changed(recipe, second__extra=1))
 
 
-def test_a_killed_stage_goes_on_with_its_files(project, recipe):
+def test_a_killed_stage_resumes_with_its_files(project, recipe):
     project.killed_in = "second"
     with pytest.raises(Killed):
         project.run(recipe)
@@ -225,7 +225,7 @@ def test_a_killed_stage_goes_on_with_its_files(project, recipe):
     assert not (project.workdir / "second" / ".rows.1234.tmp").exists()
 
 
-def test_a_killed_stage_is_not_gone_on_with_under_another_config(project, recipe):
+def test_a_killed_stage_is_not_resumed_with_another_config(project, recipe):
     project.killed_in = "second"
     with pytest.raises(Killed):
         project.run(recipe)

@@ -60,7 +60,7 @@ def test_every_parameter_is_matched_by_exactly_one_rule(make_model: Callable[...
         assert len(matching[0]) in (leaf.ndim, 0), path_name(path)
 
 
-def test_optimizer_state_lies_where_its_parameters_do(model: Decoder, layout: Layout) -> None:
+def test_optimizer_state_is_sharded_like_its_parameters(model: Decoder, layout: Layout) -> None:
     shapes = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
     state = jax.eval_shape(optax.adamw(1e-3).init, shapes)
     assert len(jax.tree.leaves(layout.param_shardings(state))) == len(jax.tree.leaves(state))

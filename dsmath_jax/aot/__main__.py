@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 STAGES = ("pretrain", "sft", "rl")
 # Read when JAX and libtpu are loaded: no TPU is searched for, several processes may use libtpu at once, and libtpu
-# prints warnings, which `aot.step` counts.
+# prints warnings, which `aot.program` counts.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

@@ -17,12 +17,12 @@ from dsmath_jax.training.settings import PackedSettings
 
 StageSettings = PackedSettings | RLSettings
 
-# The least number of products of attention by remat policy; the formula has six. A backward pass computes the scores
-# again, and `full` the forward pass too.
+# Matrix products of attention by remat policy, at least; `model_flops_per_token` counts six. A backward pass computes
+# the scores again, and `full` the forward pass too.
 ATTENTION_PRODUCTS = {"minimal": 7, "full": 9}
 
 
-def least_bounds(target: Target, settings: StageSettings) -> list[Bound]:
+def lower_bounds(target: Target, settings: StageSettings) -> list[Bound]:
     """Returns a bound for the train step, or for each phase of RL, that is known before compiling."""
     update = _update_bound(target, settings)
     if not isinstance(settings, RLSettings):
@@ -30,8 +30,8 @@ def least_bounds(target: Target, settings: StageSettings) -> list[Bound]:
     return [update.times(settings.num_updates), _scoring_bound(target, settings), _sampling_bound(target, settings)]
 
 
-def least_bytes(target: Target, settings: StageSettings) -> int:
-    """Returns bytes that a device needs in any case: the models, gradients, and what `remat` saves of the layers."""
+def min_bytes(target: Target, settings: StageSettings) -> int:
+    """Returns bytes that a device needs at least: the models, gradients, and what `remat` saves of the layers."""
     models = 0
     if isinstance(settings, RLSettings):
         state = policy_state(settings, target)
@@ -90,7 +90,7 @@ def _update_bound(target: Target, settings: StageSettings) -> Bound:
 
 
 def _step_flops_per_token(config: ModelConfig, length: int) -> float:
-    """Returns the least FLOPs of a step: `full` repeats all products of a layer but the last, and logits always are."""
+    """Returns the least FLOPs of a step: `full` repeats all products of a layer but the last; logits always are."""
     logits = 2.0 * config.hidden_size * config.vocab_size
     products = 2.0 * matmul_parameters(config) - logits
     attention = model_flops_per_token(config, length) - 3 * products - 3 * logits
@@ -112,7 +112,8 @@ def _scoring_bound(target: Target, settings: RLSettings) -> Bound:
 def _sampling_bound(target: Target, settings: RLSettings) -> Bound:
     """Bounds the products of decoding, and reading the weights, which are not split over fsdp, and the KV cache.
 
-    Arrays that a GPU's cache may hold are free, as in `aot.traffic`; among them are short KV caches.
+    Arrays that a GPU's L2 cache may hold are free, as in `aot.traffic`. A short KV cache may be one, so on GPUs the KV
+    cache is left out.
     """
     config, mesh, chip = target.model.config, target.layout.mesh, target.topology.chip
     samples, new_tokens = settings.samples_per_step, settings.max_new_tokens
@@ -125,12 +126,12 @@ def _sampling_bound(target: Target, settings: RLSettings) -> Bound:
 
 def _weight_bytes(config: ModelConfig, tensor: int, cache: int) -> float:
     """Returns the bytes of a device's weights in bfloat16, without matrices that fit its cache."""
-    layers, width, head = config.num_hidden_layers, config.hidden_size, config.head_dim
+    layers, hidden_size, head_dim = config.num_hidden_layers, config.hidden_size, config.head_dim
     matrices = [
-        (2 * layers, width * head * config.num_attention_heads),
-        (2 * layers, width * head * config.num_key_value_heads),
-        (3 * layers, width * config.intermediate_size),
-        (1, width * config.vocab_size),
+        (2 * layers, hidden_size * head_dim * config.num_attention_heads),
+        (2 * layers, hidden_size * head_dim * config.num_key_value_heads),
+        (3 * layers, hidden_size * config.intermediate_size),
+        (1, hidden_size * config.vocab_size),
     ]
     sizes = [(count, 2 * size / tensor) for count, size in matrices]
     return sum(count * size for count, size in sizes if size > cache)

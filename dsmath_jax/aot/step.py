@@ -27,7 +27,7 @@ from dsmath_jax.training.next_token import abstract_inputs, next_token_step
 from dsmath_jax.training.settings import hugging_face_folder
 from dsmath_jax.workdir import UserError
 
-SHOWN_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results
+SHOWN_FIELDS = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results
 
 
 def stage_settings(recipe: Recipe, name: str) -> Any:
@@ -97,7 +97,7 @@ class Target(NamedTuple):
             "device_kind": self.topology.devices[0].device_kind,
             "devices": len(self.topology.devices),
             "mesh": dict(self.layout.mesh.shape),
-            "model": {name: getattr(config, name) for name in SHOWN_SIZES},
+            "model": {name: getattr(config, name) for name in SHOWN_FIELDS},
             "chip": {k: None if v == math.inf else v for k, v in dataclasses.asdict(self.topology.chip).items()},
             "chip_bytes": self.topology.usable_bytes,
         }

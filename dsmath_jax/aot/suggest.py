@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dsmath_jax.aot.estimate import ATTENTION_PRODUCTS, least_bounds, least_bytes, num_rows
+from dsmath_jax.aot.estimate import ATTENTION_PRODUCTS, lower_bounds, min_bytes, num_rows
 from dsmath_jax.aot.program import capture_stderr
 from dsmath_jax.aot.rl import compile_rl, rl_settings
 from dsmath_jax.aot.step import Target, compile_step, make_target, model_config, stage_settings
@@ -106,7 +106,7 @@ def _starts(recipe: Recipe, stage: str, name: str) -> Iterator[tuple[float, floa
                 target, settings = _target(candidate, recipe, stage, name)
             except UserError:
                 continue  # no mesh of these devices, or settings that do not go together
-            bounds = least_bounds(target, settings)
+            bounds = lower_bounds(target, settings)
             yield sum(each.overlapped for each in bounds), sum(each.serial for each in bounds), candidate
 
 
@@ -128,7 +128,7 @@ def _until_one_fits(recipe: Recipe, stage: str, name: str, candidate: Candidate)
         sampling_fits = True
         try:
             target, settings = _target(candidate, recipe, stage, name)
-            if least_bytes(target, settings) <= target.topology.usable_bytes:
+            if min_bytes(target, settings) <= target.topology.usable_bytes:
                 changed = candidate.recipe(recipe, stage)
                 result = compile_rl(changed, name) if stage == "rl" else compile_step(changed, stage, name)
                 yield _outcome(candidate, result)

@@ -15,7 +15,7 @@ from dsmath_jax.workdir import UserError
 
 RESAMPLES = 1000
 RATES = ("precision", "recall", "f1", "average_precision")
-UNMEASURED: dict = {"labelled": 0, **{f"{rate}{of}": None for rate in RATES for of in ("", "_interval")}}
+UNMEASURED: dict = {"labeled": 0, **{f"{rate}{of}": None for rate in RATES for of in ("", "_interval")}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _measures(scores: np.ndarray, collected: np.ndarray, math: np.ndarray, seed:
     hits, predicted, positives = int((collected & math).sum()), int(collected.sum()), int(math.sum())
     table = np.stack([scores, collected, math], axis=1)
     return {
-        "labelled": len(math),
+        "labeled": len(math),
         "precision": hits / predicted if predicted else None,
         "precision_interval": list(wilson_interval(hits, predicted)) if predicted else None,
         "recall": hits / positives if positives else None,

@@ -73,7 +73,7 @@ def mine(settings: CorpusSettings, seed: int, data_dir: Path, out: Path) -> dict
     `decisions.parquet` (one row per page read), `prefixes.parquet`, `summary.json`, `card.md` and `card.html`.
 
     A labeled page counts as collected if the last iteration collected it, or the page that is kept instead of it,
-    before decontamination. `contaminated_planted` counts the candidates labeled as contaminated, `contaminated_left`
+    before decontamination. `contaminated_labeled` counts the candidates labeled as contaminated, `contaminated_left`
     those of them among the documents; both are null without such labels.
 
     Args:
@@ -162,8 +162,8 @@ def count_planted(
 ) -> dict[str, int | None]:
     """Counts the candidates that are labeled as contaminated, and those of them that are documents."""
     if labeled is None or not labeled.planted.any():
-        return {"contaminated_planted": None, "contaminated_left": None}
+        return {"contaminated_labeled": None, "contaminated_left": None}
     ids = crawl.ids(sorted(set(labeled.numbers[labeled.planted].tolist())))
     candidates = decisions.where(col("id").is_in(ids) & col("score").not_null())
     left = documents.where(col("id").is_in(ids))
-    return {"contaminated_planted": candidates.count_rows(), "contaminated_left": left.count_rows()}
+    return {"contaminated_labeled": candidates.count_rows(), "contaminated_left": left.count_rows()}

@@ -294,7 +294,7 @@ def _build(command: Sequence[str], seconds: float) -> str:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ends a process and its group; on SIGTERM Isabelle also ends the provers, which it runs in groups of their own."""
+    """Ends a process and its group; on SIGTERM Isabelle also ends the provers, which it runs in other groups."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(ChildProcessError):  # an interrupt that came as it ended has reaped it

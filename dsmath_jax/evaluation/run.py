@@ -37,12 +37,12 @@ from dsmath_jax.workdir import UserError, atomic_write, hash_json, json_object, 
 
 Lines = list[dict[str, Any]]
 PROBLEMS = "problems.jsonl"
-GRADER = f"Math-Verify {version('math-verify')} behind rules of its own"
+GRADER = f"Math-Verify {version('math-verify')} after our equivalence rules"
 
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """The origin of results: the checkpoint and the command line as the user gave them."""
+    """The origin of results: the checkpoint and the command as the user gave them, or the stage that evaluates."""
 
     checkpoint: str
     command: str

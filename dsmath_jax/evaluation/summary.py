@@ -186,7 +186,7 @@ def _groups(problems: Sequence[Problem]) -> dict[str, dict[str, dict[str, Any]]]
 
 def _accuracy(marks: Sequence[bool]) -> dict[str, Any]:
     correct, n = sum(marks), len(marks)
-    return {"n": n, "right": correct, "greedy": correct / n, "greedy_interval": list(wilson_interval(correct, n))}
+    return {"n": n, "correct": correct, "greedy": correct / n, "greedy_interval": list(wilson_interval(correct, n))}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -200,7 +200,7 @@ def _macro(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
         kind: {
             "of": len(names),
             "greedy": sum(each["greedy"] for each in names.values()) / len(names),
-            "greedy_interval": list(mean_share_interval([(each["right"], each["n"]) for each in names.values()])),
+            "greedy_interval": list(mean_share_interval([(each["correct"], each["n"]) for each in names.values()])),
         }
         for kind, names in groups.items()
         if kind in MEANS

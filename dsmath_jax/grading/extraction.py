@@ -1,6 +1,6 @@
 r"""Extracts the final answer of a completion, and the gold answer from a field of a data set.
 
-The rules, in this order:
+The rules:
 
 1. The thoughts of a reasoning model do not count: text up to `</think>`, or from a `<think>` on that is never closed.
    Nor does text after a new question that a base model asks itself ("Q:", "Problem:", "问题：", "User:" at the start
@@ -17,7 +17,8 @@ The rules, in this order:
    completion of one short line.
 4. Programs and their outputs (```python, ```output) are not statements; the last line of the last output counts if the
    text around them has no answer.
-5. A completion whose only statement is a box that is never closed was cut off and has no answer.
+5. A completion whose only statement is a box that is never closed was cut off and has no answer; rules 3 and 4 do not
+   apply.
 """
 
 import re

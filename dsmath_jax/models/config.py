@@ -36,7 +36,7 @@ class RopeScaling(Settings):
     beta_slow: float = setting(1.0, "yarn: frequencies with fewer rotations in the context are stretched", gt=0)
     truncate: bool = setting(True, "yarn: whether the bounds between the two are rounded to whole frequencies")
     attention_factor: float = setting(
-        0.0, "yarn: queries and keys are multiplied by it; 0: by the paper's formula, from mscale and mscale_all_dim",
+        0.0, "yarn: factor of queries and keys; 0: by YaRN's formula (arXiv 2309.00071) of mscale and mscale_all_dim",
         ge=0,
     )  # fmt: skip
     mscale: float = setting(0.0, "yarn: coefficient in that formula, with mscale_all_dim; 0: one for both", ge=0)
@@ -135,7 +135,7 @@ class ModelConfig(Settings):
             )
 
     def _check_layer_types(self) -> None:
-        """Gives a model whose layers are all alike an empty `layer_types`."""
+        """Checks `layer_types`, and replaces one whose layers are all alike by ()."""
         if len(self.layer_types) not in (0, self.num_hidden_layers):
             raise UserError(
                 f"layer_types has {len(self.layer_types)} entries; give one for each of the {self.num_hidden_layers} "

@@ -1,9 +1,9 @@
 """Compares methods: `dsmath report --runs runs/fig5/* --out docs/fig5`.
 
-Reads the `evaluate/` folders of finished runs and, where they have them, the `rl/` folders. Runs that differ only in
-the seed are one method; methods are in the order of their first runs. Writes `accuracy.svg` (greedy accuracy over the
-RL steps, or at the end if it was not measured during training), `votes.svg` (maj@k and pass@k over k),
-`comparison.json` with the numbers, and `comparison.md` with tables.
+Reads the `evaluate/` folders of finished runs and, where they have them, the `rl/` folders. RL runs that differ only in
+the seed are one method, and so are all SFT models; methods are in the order of their first runs. Writes `accuracy.svg`
+(greedy accuracy over the RL steps, or at the end if it was not measured during training), `votes.svg` (maj@k and pass@k
+over k), `comparison.json` with the numbers, and `comparison.md` with tables.
 
 Each mean over seeds has two 95 % intervals. Over problems: the problems are resampled (bootstrap), the models stay the
 same. Over seeds: Student's t for the means of the runs, the problems stay the same. The first covers other problems,

@@ -59,7 +59,7 @@ CORPUS_FIELDS = (
     "precision",
     "recall",
     "contaminated_removed",
-    "contaminated_planted",
+    "contaminated_labeled",
     "funnel",
     "iterations",
     "languages",

@@ -254,7 +254,7 @@ def _sampler_logprob_diff(logprobs: BT, batch: Batch) -> dict[str, BT]:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One row of the paper's Table 10.
+    """A row of the paper's Table 10 with a source of rewards.
 
     Attributes:
       completions: their source: "solutions" (of the data set), "correct" or "pairs" (of samples of the initial

@@ -1,4 +1,4 @@
-"""Stage `rl`: trains the policy by any method of the paper's Table 10; for GRPO and PPO this is Algorithm 1.
+"""Stage `rl`: trains the policy by any method of the paper's Table 10; for iterative GRPO this is Algorithm 1.
 
 Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a batch, T tokens.
 """
@@ -115,10 +115,6 @@ def check(
     if chat:
         thinking_budget(chat, settings.max_thinking_tokens)
     sets: Sequence[Sequence[Record]] = [read(name, settings.columns) for name in settings.data]
-    if retrain and settings.reward_stage:
-        rewarded = dataclasses.replace(retrain, data=settings.retrain_data, columns=dict(settings.retrain_columns))
-        check_choice("rl.retrain.kind", retrain.kind, KINDS[settings.reward_stage])
-        reward_stage.check(rewarded, read, chat, initial_config, layout, seed)
     held_out = subsample(
         [read(name, settings.columns) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED
     )
@@ -134,6 +130,10 @@ def check(
             offline.solution_rows(prompts.records, chat, settings.max_new_tokens)
     elif initial_config:
         check_context(1 + settings.max_new_tokens, initial_config.max_position_embeddings)
+    if retrain and settings.reward_stage:
+        rewarded = dataclasses.replace(retrain, data=settings.retrain_data, columns=dict(settings.retrain_columns))
+        check_choice("rl.retrain.kind", retrain.kind, KINDS[settings.reward_stage])
+        reward_stage.check(rewarded, read, chat, initial_config, layout, seed)
     if method.completions in ("correct", "pairs"):
         check_answers(subsample(sets, settings.offline_prompts, seed))
     if settings.reward_source == "rule" and "correct" in dict(settings.reward_fns):
@@ -200,7 +200,7 @@ def run(
 
 
 def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate | None) -> None:
-    """Trains by Algorithm 1: Online RFT, PPO and GRPO, in one or, for iterative GRPO, several rounds."""
+    """Trains on rollouts of the policy: Online RFT, PPO and GRPO, in one round or, for iterative GRPO, several."""
     settings, algorithm, folder = ctx.settings, ctx.settings.algorithm, ctx.folder
 
     # --- setup: the train state and the train step ---
@@ -257,7 +257,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                         batch["ref_logprobs"] = ctx.policy_logprobs(reference.params, batch) * mask
                     if algorithm.has_values:
                         # Of inserted tokens too, which have no loss: GAE bootstraps from the value after a token.
-                        batch["old_values"] = values(params["value"], batch) * batch["segment_ids"]
+                        batch["old_values"] = values(params["value"], batch) * (batch["segment_ids"] > 0)
 
                     # --- advantages of every token ---
                     scored = gather_token_values(rollout, scores_PG, batch, settings.group_size)

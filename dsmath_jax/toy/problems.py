@@ -1,7 +1,7 @@
-"""Generates word problems of one to three arithmetic steps with worked solutions.
+"""Generates word problems of a few arithmetic steps with worked solutions.
 
-A problem is a short story: a person has a number of things, then one to three steps change that number. The solution
-has one equation per line and ends in `The answer is N.`
+A problem is a short story: a person has a number of things, then `toy.steps` steps change that number, by default one
+to three. The solution has one equation per line and ends in `The answer is N.`
 """
 
 import dataclasses

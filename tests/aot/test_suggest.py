@@ -99,14 +99,14 @@ def test_where_nothing_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_whose_state_alone_is_too_large_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "least_bytes", lambda target, settings: 10**12 // settings.grad_accum_steps)
+    monkeypatch.setattr(search, "min_bytes", lambda target, settings: 10**12 // settings.grad_accum_steps)
     monkeypatch.setattr(search, "compile_step", lambda recipe, stage, name: pytest.fail("compiled"))
     assert suggest(RECIPE, "pretrain", "here:1")[0] == []
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "rl"])
 def test_a_model_that_never_fits_ends_the_search(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "least_bytes", lambda target, settings: 10**15)
+    monkeypatch.setattr(search, "min_bytes", lambda target, settings: 10**15)
     trials, skipped = suggest(RECIPE, stage, "here:1")
     assert "Nothing fits" in suggestion_text(trials, skipped, stage)
 
@@ -144,7 +144,7 @@ def test_a_search_ends_where_nothing_gets_better(monkeypatch: pytest.MonkeyPatch
     devices = [SimpleNamespace(platform="gpu", process_index=0)] * 8
     monkeypatch.setattr(search, "topology", lambda name: Topology("here:8", devices, CHIP))
     monkeypatch.setattr(search, "_target", lambda *_: (fake_target(RECIPE, ""), RECIPE.pretrain))
-    monkeypatch.setattr(search, "least_bounds", lambda target, settings: [Bound(0.1, 0.0, 0.0, 0.0)])
+    monkeypatch.setattr(search, "lower_bounds", lambda target, settings: [Bound(0.1, 0.0, 0.0, 0.0)])
     monkeypatch.setattr(search, "compile_step", compile_step)
     trials, skipped = suggest(RECIPE, "pretrain", "here:8")
     assert len(trials) == len(compiled) == 1 + search.PATIENCE
@@ -162,7 +162,7 @@ def test_the_bound_before_compiling_is_that_of_the_products_on_one_device() -> N
     def compute(remat: str) -> float:
         model = dataclasses.replace(MODEL, remat=remat)
         recipe = dataclasses.replace(RECIPE, model=model, mesh=MeshSettings(fsdp=1))
-        (bound,) = estimate.least_bounds(fake_target(recipe, ""), RECIPE.pretrain)
+        (bound,) = estimate.lower_bounds(fake_target(recipe, ""), RECIPE.pretrain)
         return bound.compute * 989e12 / (64 * 512)  # FLOPs of a token
 
     logits, attention = 6 * 256 * 1024, 6 * 4 * 8 * 32 * 512
@@ -173,20 +173,20 @@ def test_the_bound_before_compiling_is_that_of_the_products_on_one_device() -> N
 
 
 def test_the_bounds_of_rl_before_compiling_have_its_three_phases() -> None:
-    update, score, sample = estimate.least_bounds(fake_target(RECIPE, ""), RECIPE.rl)
+    update, score, sample = estimate.lower_bounds(fake_target(RECIPE, ""), RECIPE.rl)
     assert update.compute > 2 * score.compute > 0  # the reference's forward pass
     weights = 2 * estimate.matmul_parameters(MODEL)  # in bfloat16, read in each of 128 decode steps
     assert sample.memory > 128 * weights / 3350e9
     half = dataclasses.replace(RECIPE.rl, decode_slots=32)
     assert (
-        estimate.least_bounds(fake_target(RECIPE, ""), half)[2].memory > 1.2 * sample.memory
+        estimate.lower_bounds(fake_target(RECIPE, ""), half)[2].memory > 1.2 * sample.memory
     )  # the weights twice as often
 
 
 def test_what_a_device_needs_in_any_case() -> None:
     def needed(settings: Any, **changes: Any) -> int:
         recipe = dataclasses.replace(RECIPE, model=dataclasses.replace(MODEL, **changes))
-        return estimate.least_bytes(fake_target(recipe, ""), settings)
+        return estimate.min_bytes(fake_target(recipe, ""), settings)
 
     layers = 4 * (4 * 256 * 256 + 3 * 256 * 512 + 2 * 256)
     parameters = layers + 2 * 1024 * 256 + 256

@@ -55,11 +55,11 @@ def test_measures_of_all_pages_and_of_pages_below_no_prefix():
     assert scores.tolist() == [0.9, 0.6, 0.8, -1.0]  # page 9 has no text
     assert not Cut(0.0, LAST).is_collected(scores, labeled.numbers)[-1]  # also where all candidates are
     row = measures(labeled, scores, Cut(0.8, 8), seed=0)
-    assert (row["labelled"], row["precision"], row["recall"], row["f1"]) == (4, 0.5, 1 / 3, 0.4)
+    assert (row["labeled"], row["precision"], row["recall"], row["f1"]) == (4, 0.5, 1 / 3, 0.4)
     assert row["precision_interval"][0] < 0.5 < row["precision_interval"][1]
     assert row["f1_interval"][0] <= 0.4 <= row["f1_interval"][1]
     inner = row["unprefixed"]
-    assert (inner["labelled"], inner["precision"], inner["recall"]) == (2, 0.0, 0.0)
+    assert (inner["labeled"], inner["precision"], inner["recall"]) == (2, 0.0, 0.0)
     assert inner["average_precision"] == 0.5
 
 

@@ -83,7 +83,7 @@ def test_from_warc_to_documents(web, tmp_path):
     assert [count for _, count in summary["funnel"]] == [93, 92, 91, 91, 41, 40]
     assert summary["pages_read"] == 93
     assert summary["precision"] == summary["recall"] == 1.0
-    planted = [summary[f"contaminated_{name}"] for name in ("planted", "removed", "left")]
+    planted = [summary[f"contaminated_{name}"] for name in ("labeled", "removed", "left")]
     assert planted == [1, 1, 0]
     assert summary["damage"] == {"bytes between records": 1}
     assert summary["languages"] == {"en": 40}
@@ -245,7 +245,7 @@ def test_labels_of_unknown_urls_are_counted(web, tmp_path, capsys):
 
 def test_without_labels_nothing_is_measured(web, tmp_path):
     summary = pipeline.mine(corpus_settings(labels="", iterations=1), 0, web, tmp_path / "corpus")
-    assert [summary[name] for name in ("precision", "f1", "labels_unknown", "contaminated_planted")] == [None] * 4
+    assert [summary[name] for name in ("precision", "f1", "labels_unknown", "contaminated_labeled")] == [None] * 4
     assert summary["documents_kept"] == 40
     assert (tmp_path / "corpus/card.html").is_file()
 

@@ -33,6 +33,6 @@ def test_mathematics_is_found_and_planted_pages_are_removed(tmp_path, style, see
 
     assert summary["precision"] > 0.9
     assert summary["recall"] > 0.9
-    assert summary["contaminated_planted"] >= 10
+    assert summary["contaminated_labeled"] >= 10
     assert summary["contaminated_left"] == 0
-    assert summary["contaminated_removed"] >= summary["contaminated_planted"]
+    assert summary["contaminated_removed"] >= summary["contaminated_labeled"]

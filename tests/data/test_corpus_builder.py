@@ -109,7 +109,7 @@ def test_two_preparations_write_the_same_bytes(documents, tmp_path):
     assert files(first.data_dir) == files(second.data_dir)
 
 
-def test_the_same_documents_are_prepared_once_and_others_beside_them(documents, tmp_path):
+def test_the_same_documents_are_prepared_once_and_others_separately(documents, tmp_path):
     first = builders.prepare(corpus_builder.config(documents), tmp_path / "tfds")
     stamps = {path: path.stat().st_mtime_ns for path in Path(first.data_dir).iterdir()}
     assert builders.prepare(corpus_builder.config(documents), tmp_path / "tfds").data_dir == first.data_dir

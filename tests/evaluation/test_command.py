@@ -276,11 +276,11 @@ import sys
 import jax
 from dsmath_jax.evaluation.run import SharedSandbox
 from dsmath_jax.grading.sandbox import Program, Sandbox
-from dsmath_jax.processes import start_processes
+from dsmath_jax.processes import initialize_distributed
 from dsmath_jax.sharding import broadcast_json
 
 if __name__ == "__main__":
-    start_processes(sys.argv[1], 2, int(sys.argv[2]))
+    initialize_distributed(sys.argv[1], 2, int(sys.argv[2]))
     first = jax.process_index() == 0
     shared = SharedSandbox(Sandbox(1) if first else None)
     print("result:", [(ran.status, ran.output) for ran in shared.run([Program("print(6 * 7)"), Program("1 / 0")])])

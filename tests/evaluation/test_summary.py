@@ -90,7 +90,7 @@ def test_subjects_and_levels_are_broken_down() -> None:
     rows = [problem(str(i), "7" if i < 6 else "3", subject="algebra" if i < 8 else "geometry", level=f"Level {level}")
             for i, level in enumerate([1, 10, 9, 9, 9, 9, 9, 9, 1, 1])]  # fmt: skip
     found = summarize(rows)
-    assert {name: (one["n"], one["right"], one["greedy"]) for name, one in found["groups"]["subject"].items()} == {
+    assert {name: (one["n"], one["correct"], one["greedy"]) for name, one in found["groups"]["subject"].items()} == {
         "algebra": (8, 6, 0.75), "geometry": (2, 0, 0.0)
     }  # fmt: skip
     assert list(found["groups"]["level"]) == ["Level 1", "Level 9", "Level 10"]

@@ -1,4 +1,4 @@
-"""Compares the grader with Math-Verify: on cases like those of its tests, and on the labelled pairs of answers.
+"""Compares the grader with Math-Verify: on cases like those of its tests, and on the labeled pairs of answers.
 
 The cases were chosen by the kinds of Math-Verify's tests, with other values. Where its tests and the conventions here
 differ on purpose (a decimal comma, a point against an interval's text, rounded decimals), there is no case.
@@ -13,7 +13,7 @@ from benchmarks.grading import math_verify
 from dsmath_jax.grading.extraction import gold_of
 from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.workers import Workers
-from tests.grading.test_labelled import PAIRS, verdicts
+from tests.grading.test_labeled import PAIRS, verdicts
 
 # Kind of case: gold answer, completion, whether it is correct.
 CASES: dict[str, list[tuple[str, str, bool]]] = {
@@ -187,7 +187,7 @@ def test_math_verify_agrees_with_these_cases() -> None:
 
 
 @pytest.mark.slow
-def test_no_group_of_labelled_pairs_is_graded_worse_than_by_math_verify() -> None:
+def test_no_group_of_labeled_pairs_is_graded_worse_than_by_math_verify() -> None:
     """Math-Verify is given answers in LaTeX between dollars, others as they are.
 
     There is no comparison on the monsters: of those it says after its own time limits what was not found equal.

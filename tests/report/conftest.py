@@ -120,7 +120,7 @@ def _corpus(folder: Path) -> None:
         "precision": 0.968,
         "recall": 0.947,
         "contaminated_removed": 24,
-        "contaminated_planted": 24,
+        "contaminated_labeled": 24,
         "funnel": [
             ["pages read", 3620],
             ["after URL de-duplication", 3301],

@@ -63,7 +63,7 @@ def test_report_json_holds_the_numbers_of_the_stages(workdir: Path) -> None:
     assert report["missing"] == []
     corpus = {field: report["corpus"][field] for field in ("pages_read", "documents_kept", "precision", "recall")}
     assert corpus == {"pages_read": 3620, "documents_kept": 931, "precision": 0.968, "recall": 0.947}
-    assert report["corpus"]["contaminated_removed"] == report["corpus"]["contaminated_planted"] == 24
+    assert report["corpus"]["contaminated_removed"] == report["corpus"]["contaminated_labeled"] == 24
     assert report["corpus"]["funnel"][-1] == ["after decontamination", 931]
     assert [row["overlap"] for row in report["corpus"]["iterations"]] == [0.0, 0.84]
     assert report["evaluate"]["rl"]["greedy"] == 0.65

@@ -1,4 +1,4 @@
-"""Cases from users of other RL libraries: those that fail here for now are marked with what should happen."""
+"""Cases in which users of other RL libraries were surprised."""
 
 import dataclasses
 import json

@@ -1,7 +1,4 @@
-"""Stage `pretrain` given wrong numbers and half a character: faults that are known and not fixed yet.
-
-Each test that is marked as an expected failure asserts the correct behavior. When it passes, remove its mark.
-"""
+"""Stage `pretrain` given invalid numbers and half a character: one sentence each, before anything is written."""
 
 import dataclasses
 import re

@@ -52,9 +52,9 @@ def overview(facts: Facts, settings: Settings) -> list[Block]:
         "2402.03300): by a classifier that is trained again on what its last iteration found. The texts are meant for "
         "the pre-training of language models."
     ]
-    if last.get("labelled"):
+    if last.get("labeled"):
         blocks.append(
-            f"Measured on {number(last['labelled'])} labeled pages: precision {measure(last, 'precision')}, recall "
+            f"Measured on {number(last['labeled'])} labeled pages: precision {measure(last, 'precision')}, recall "
             f"{measure(last, 'recall')}, with 95 % intervals."
         )
     return blocks
@@ -102,7 +102,7 @@ def method(facts: Facts, settings: Settings) -> list[Block]:
 def limits(facts: Facts) -> list[Block]:
     """The known limits of the corpus."""
     summary = facts.summary
-    labeled = summary["iterations"][-1].get("labelled")
+    labeled = summary["iterations"][-1].get("labeled")
     annotated = summary["domain_rule"] == "annotations"
     return [
         Points(

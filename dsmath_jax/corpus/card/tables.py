@@ -49,11 +49,11 @@ def iterations(facts: Facts) -> list[Block]:
         "the lowest collected score.",
         Table("What each iteration collected", columns, mined),
     ]
-    if not table[-1].get("labelled"):
+    if not table[-1].get("labeled"):
         return [*blocks, "Precision and recall were not measured: there are no page labels."]
     rows = [_measures(number(row["iteration"]), row) for row in table]
     unprefixed = facts.summary["unprefixed"]
-    if unprefixed and unprefixed.get("labelled"):
+    if unprefixed and unprefixed.get("labeled"):
         rows.append(_measures("last, unprefixed", unprefixed))
     measured = [row for row in table if row["precision"] is not None and row["recall"] is not None]
     if measured:
@@ -81,7 +81,7 @@ def iterations(facts: Facts) -> list[Block]:
 
 def _measures(name: str, row: Mapping[str, Any]) -> list[str]:
     exact = [measure(row, "precision"), measure(row, "recall"), percent(row["f1"]), percent(row["average_precision"])]
-    return [name, number(row["labelled"]), *exact]
+    return [name, number(row["labeled"]), *exact]
 
 
 def scores(facts: Facts) -> list[Block]:
@@ -175,9 +175,9 @@ def contamination(facts: Facts, benchmarks: Sequence[str]) -> list[Block]:
         f"Collected pages that repeat a benchmark: {number(sum(facts.contaminated.values()))}. Text that "
         "differs from it by a word in every ten, translations and paraphrases are not found."
     ]
-    if summary["contaminated_planted"] is not None:
+    if summary["contaminated_labeled"] is not None:
         blocks.append(
-            f"The labels name {number(summary['contaminated_planted'])} contaminated pages; "
+            f"The labels name {number(summary['contaminated_labeled'])} contaminated pages; "
             f"{number(summary['contaminated_left'])} of them are among the documents."
         )
     counts = {name: 0 for name in benchmarks if name != "all"} | facts.contaminated

@@ -129,7 +129,7 @@ class Prepared:
     def overfull(self, number: int) -> bool:
         """Returns whether a program's files exceed their limit. With namespaces the kernel enforces it.
 
-        Deleted files that the program holds open are not counted; file sizes and descriptors have limits of their own.
+        Deleted files that the program holds open are not counted; file sizes and descriptors have separate limits.
         """
         if self.own >= 0:
             return False

@@ -21,7 +21,7 @@ class Limits:
       output_bytes: standard output and standard error together.
       file_bytes: its scratch folder, and each file in it.
       processes: threads, and without seccomp processes too. The kernel counts them by user: where programs cannot have
-        users of their own, concurrent ones share their sum.
+        separate users, concurrent ones share their sum.
     """
 
     seconds: float = 30.0

@@ -27,10 +27,10 @@ SETTINGS = fingerprint(
     )
 ) | {"seed": 7}
 MEASURED = {
-    "precision": 0.75, "recall": 0.5, "f1": 0.6, "average_precision": 0.812, "labelled": 1_200,
+    "precision": 0.75, "recall": 0.5, "f1": 0.6, "average_precision": 0.812, "labeled": 1_200,
     "precision_interval": [0.6, 0.85], "recall_interval": [0.4, 0.6],
 }  # fmt: skip
-UNMEASURED = dict.fromkeys(MEASURED) | {"labelled": 0}
+UNMEASURED = dict.fromkeys(MEASURED) | {"labeled": 0}
 
 
 def summary(**changes) -> dict:
@@ -39,7 +39,7 @@ def summary(**changes) -> dict:
         "pages_read": 98_765,
         "documents_kept": 8,
         "contaminated_removed": 4,
-        "contaminated_planted": 5,
+        "contaminated_labeled": 5,
         "contaminated_left": 1,
         "funnel": [["pages read", 98_765], ["with text", 20], ["collected", 12], ["after decontamination", 8]],
         "domains": [
@@ -48,7 +48,7 @@ def summary(**changes) -> dict:
         ],
         "domain_rule": "annotations",
         "iterations": [row | MEASURED | {"iteration": n, "overlap": 0.4 * n} for n in (1, 2)],
-        "unprefixed": MEASURED | {"labelled": 77},
+        "unprefixed": MEASURED | {"labeled": 77},
         "ablation": [row | MEASURED | {"top_tokens": 55_555}],
         "languages": {"en": 8},
         "damage": {"wrong checksum": 2},
@@ -244,7 +244,7 @@ def test_what_was_not_measured_is_not_on_the_card(out):
         out / "summary.json",
         summary(
             iterations=bare, unprefixed=UNMEASURED, ablation=[], damage={}, domain_rule="automatic: by folder",
-            contaminated_planted=None, contaminated_left=None,
+            contaminated_labeled=None, contaminated_left=None,
         ),
     )  # fmt: skip
     text, _ = write_card(out, benchmarks=(), annotations="", labels="")

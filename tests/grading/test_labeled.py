@@ -1,4 +1,4 @@
-"""Tests the grader on labelled pairs of answers and completions, each with the rule that decides it.
+"""Tests the grader on labeled pairs of answers and completions, each with the rule that decides it.
 
 The labels come from mathematics and from the conventions of the data sets, not from the grader. Pairs have
 `gold`, `answer`, `kind`, perhaps `options`; completions have a data set's own `gold` field and its `task`.
@@ -18,18 +18,18 @@ from dsmath_jax.grading.grade import Grader, Item
 from dsmath_jax.grading.grades import Kind
 from dsmath_jax.grading.workers import Workers
 
-FOLDER = Path(__file__).parent / "labelled"
+FOLDER = Path(__file__).parent / "labeled"
 KINDS: dict[str, Kind] = {
     "gsm8k": "number", "mgsm_zh": "number", "cmath": "number", "math": "math", "ocw": "math",
     "gaokao_mathcloze": "math", "gaokao_mathqa": "choices", "sat": "choice", "mmlu": "choice", "mmlu_stem": "choice",
 }  # fmt: skip
 
 
-def labelled(name: str) -> list[dict]:
+def labeled(name: str) -> list[dict]:
     return [json.loads(line) for line in (FOLDER / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
-PAIRS, COMPLETIONS = labelled("pairs"), labelled("completions")
+PAIRS, COMPLETIONS = labeled("pairs"), labeled("completions")
 
 
 @functools.cache
@@ -60,20 +60,20 @@ def disagreements(rows: Iterable[tuple[dict, bool | str]], label: str) -> list[s
 
     def message(row: dict, found: bool | str) -> str:
         what = row.get("answer") or row.get("completion") or ""
-        return f"gold {row['gold'][:200]!r}, given {what[:200]!r}: labelled {row[label]} ({row['rule']}), found {found}"
+        return f"gold {row['gold'][:200]!r}, given {what[:200]!r}: labeled {row[label]} ({row['rule']}), found {found}"
 
     return [message(row, found) for row, found in rows if (found is True) != row[label]]
 
 
 @pytest.mark.parametrize("group", dict.fromkeys(row["group"] for row in PAIRS))
-def test_pairs_are_graded_as_labelled(group: str) -> None:
+def test_pairs_are_graded_as_labeled(group: str) -> None:
     rows = [(row, found) for row, found in zip(PAIRS, verdicts(), strict=True) if row["group"] == group]
     disagreeing = disagreements(rows, "equal")
     assert not disagreeing, "\n".join(disagreeing)
 
 
 @pytest.mark.parametrize("task", dict.fromkeys(row["task"] for row in COMPLETIONS))
-def test_completions_are_graded_as_labelled(task: str) -> None:
+def test_completions_are_graded_as_labeled(task: str) -> None:
     rows = [(row, found) for row, found in zip(COMPLETIONS, graded(), strict=True) if row["task"] == task]
     disagreeing = disagreements(rows, "correct")
     assert not disagreeing, "\n".join(disagreeing)
