@@ -21,7 +21,7 @@ from benchmarks.aot_results import compile_for
 from dsmath_jax.aot.text import bounds_of
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
-from dsmath_jax.workdir import exit_code
+from dsmath_jax.workdir import UserError, exit_code
 
 
 class Case(NamedTuple):
@@ -113,6 +113,11 @@ def row(name: str, case: Case, found: dict[str, Any]) -> list[str]:
     config, bound, tokens = ModelConfig(**case.model), bounds_of(found)["step"], found["tokens"] / found["devices"]
     published = 1e12 * case.teraflops / maxtext_flops_per_token(config, case.length)
     rates = published, tokens / bound.overlapped, tokens / bound.serial
+    if published > rates[1]:
+        raise UserError(
+            f"{name}: {published:,.0f} tokens/s of a device are published ({case.source}), but the bound allows "
+            f"{rates[1]:,.0f}: it is none; correct dsmath_jax/aot or the case."
+        )
     mfu = [100 * rate * model_flops_per_token(config, case.length) / found["chip"]["peak_flops"] for rate in rates]
     return [
         name, f"{case.rows} x {case.length:,}", f"{case.teraflops:.0f}", f"{published:,.0f}", f"{mfu[0]:.1f} %",

@@ -95,7 +95,7 @@ print(*sorted(name for name in sys.argv[2:] if name in sys.modules))
 """
 
 
-@pytest.mark.parametrize("room", ["corpus", "toy", "report", "data.datasets"])
+@pytest.mark.parametrize("room", ["corpus", "toy", "report", "grading", "data.datasets"])
 def test_rooms_without_jax_load_none(room):
     """Also through third parties, which the contracts cannot follow."""
     command = [sys.executable, "-c", LOADED, f"dsmath_jax.{room}", "jax", "jaxlib", "grain"]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from dsmath_jax.evaluation import registry
+from dsmath_jax.formatting import interval, percent
 from dsmath_jax.grading.files import FileGrader, Tally
 from dsmath_jax.grading.grades import Kind
 from dsmath_jax.intervals import wilson_interval
@@ -84,8 +85,8 @@ def _line(name: str, tally: Tally) -> str:
         return f"{name}: 0 graded"
     low, high = wilson_interval(tally.correct, tally.graded)
     return (
-        f"{name}: {tally.graded} graded, {tally.correct} correct, {tally.correct / tally.graded:.2%} "
-        f"[{low:.2%}, {high:.2%}], by the paper's evaluation {tally.deepseek / tally.graded:.2%}"
+        f"{name}: {tally.graded} graded, {tally.correct} correct, {percent(tally.correct / tally.graded)} "
+        f"({interval((low, high))}), by the paper's evaluation {percent(tally.deepseek / tally.graded)}"
     )
 
 

@@ -9,6 +9,7 @@ from benchmarks.aot_measured import Task
 from dsmath_jax.aot.bound import Bound
 from dsmath_jax.command_line import load_recipe
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.workdir import UserError
 
 STEP: dict[str, Any] = {
     "hbm_bytes": 8 * 2**30, "chip_bytes": 16 * 2**30, "bound": Bound(2.0, 1.0, 0.5, 0.0)._asdict(), "fits": True,
@@ -63,6 +64,11 @@ def test_a_published_rate_and_its_bound() -> None:
     row = aot_published.row("llama", case, STEP | {"chip": {"peak_flops": 918e12}})
     assert row[:6] == ["llama", "3 x 8,192", "413", "7,139", "40.0 %", "12,288"]
     assert row[-2:] == ["compute", "0.58"]
+    faster = case._replace(teraflops=800.0)
+    with pytest.raises(
+        UserError, match=r"llama: 13,814 tokens/s of a device are published .* allows 12,288: it is none"
+    ):
+        aot_published.row("llama", faster, STEP | {"chip": {"peak_flops": 918e12}})
 
 
 def test_measured_times_are_compared_with_the_bounds_of_measured_peaks(monkeypatch: pytest.MonkeyPatch) -> None:

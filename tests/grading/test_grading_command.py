@@ -53,7 +53,7 @@ def test_lines_keep_their_order_and_fields_and_get_grades(tmp_path: Path, capsys
     assert {row["answer"] for row in graded} == {"41", "42"}
     assert all(row["reason"] for row in graded)
     assert capsys.readouterr().out == (
-        "gsm8k: 12 graded, 8 correct, 66.67% [39.06%, 86.19%], by the paper's evaluation 66.67%\n"
+        "gsm8k: 12 graded, 8 correct, 66.7 % (39.1 to 86.2), by the paper's evaluation 66.7 %\n"
     )
 
 
@@ -82,7 +82,7 @@ def test_tasks_are_graded_with_raw_gold_fields(tmp_path: Path, capsys: pytest.Ca
     assert [row["task"] for row in graded if not row["correct"]] == []
     *each, last = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in each] == list(dict.fromkeys(row["task"] for row in TASKS))
-    assert last.startswith("all: 12 graded, 12 correct, 100.00% [")
+    assert last.startswith("all: 12 graded, 12 correct, 100.0 % (")
 
 
 BAD = {

@@ -163,6 +163,21 @@ class TestCommand:
         assert (config["bos_token_id"], config["eos_token_id"], config["num_key_value_heads"]) == (1, 2, 4)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "stage"]
 
+    def test_a_whole_run_goes_out_and_in(self, stories: Path, tmp_path: Path) -> None:
+        for name in ("sft", "rl"):
+            assert run("import", f"--from={stories}", f"--to={tmp_path / 'run' / name}") == 0
+        (tmp_path / "run" / "reward_model").mkdir()
+        assert run("export", f"--from={tmp_path / 'run'}", f"--to={tmp_path / 'hf'}", "--dtype=float32") == 0
+        assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == ["rl", "sft"]
+        assert run("import", f"--from={tmp_path / 'hf'}", f"--to={tmp_path / 'again'}") == 0
+        for name in ("sft", "rl"):
+            assert read_json(tmp_path / "again" / name / "model.json") == read_json(
+                tmp_path / "run" / name / "model.json"
+            )
+            theirs, ours = (load_file(folder / huggingface.SINGLE_FILE) for folder in (stories, tmp_path / "hf" / name))
+            for tensor in theirs:
+                np.testing.assert_array_equal(ours[tensor], theirs[tensor])
+
     def test_a_run_stage_takes_the_tokenizer_of_its_run_and_says_where_it_stops(
         self, stories: Path, tmp_path: Path, layout: Layout
     ) -> None:

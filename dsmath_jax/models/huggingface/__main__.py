@@ -2,9 +2,11 @@
 
 dsmath convert import --from=DIR --to=STAGEDIR
 dsmath convert export --from=STAGEDIR --to=DIR
+dsmath convert export --from=RUN --to=FOLDER
 
 A STAGEDIR is the folder of a stage that trains: `params/` (a checkpoint) and `model.json` (the model config). The
-tokenizer's files are copied too. The new folder appears when it is complete.
+tokenizer's files are copied too. The new folder appears when it is complete. Of a RUN, all stages that train a language
+model are converted, each to the folder of its name; `import` takes such a FOLDER too.
 """
 
 # Unlike this command, the rest of `models` does not depend on meshes, checkpoints or data.
@@ -32,6 +34,8 @@ from dsmath_jax.training.model_files import (
     write_config,
 )
 from dsmath_jax.workdir import UserError, exit_code, local_path
+
+STAGES = ("pretrain", "sft", "rl")  # those that train language models
 
 
 def import_model(source: Path, target: Path, dtype: str) -> str:
@@ -70,6 +74,18 @@ def export_model(source: Path, target: Path, dtype: str, max_file_bytes: int, to
     return _message(target, params, dtype, text_tokenizer)
 
 
+def stages_in(source: Path, target: Path, file: str) -> list[tuple[Path, Path]]:
+    """Returns the folder with a model and its target, or, of the folder of a run, those of its language models.
+
+    `file` is in every folder with a model.
+    """
+    if not (source / file).is_file():
+        stages = [name for name in STAGES if (source / name / file).is_file()]
+        if stages:
+            return [(source / name, target / name) for name in stages]
+    return [(source, target)]
+
+
 def _message(target: Path, params: Any, dtype: str, text_tokenizer: tokenizer.Tokenizer | None) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     pieces = f"a tokenizer of {text_tokenizer.vocab_size:,} ids" if text_tokenizer else "no tokenizer"
@@ -85,11 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, source, target, dtype in (
         (
             "import",
-            "a Hugging Face folder of a family in docs/models.md",
-            "the stage's folder to create",
+            "a Hugging Face folder of a family in docs/models.md, or one with a folder for each stage",
+            "the folder to create",
             "float32",
         ),
-        ("export", "the folder of a stage that trains", "the Hugging Face folder to create", "bfloat16"),
+        ("export", "the folder of a stage that trains, or of a run", "the folder to create", "bfloat16"),
     ):
         command = commands.add_parser(name)
         command.add_argument("--from", dest="source", type=local_path, required=True, help=source)
@@ -98,11 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--tokenizer", type=local_path, help="its file or folder (default: the stage's, or the run's)")
     command.add_argument("--file-gigabytes", type=float, default=5.0, help="maximum size of a file (default: 5)")
     values = parser.parse_args(arguments)
-    if values.command == "import":
-        print(import_model(values.source, values.target, values.dtype))
-    else:
-        most = int(values.file_gigabytes * GIGABYTE)
-        print(export_model(values.source, values.target, values.dtype, most, values.tokenizer))
+    file = "config.json" if values.command == "import" else "model.json"
+    for source, target in stages_in(values.source, values.target, file):
+        if values.command == "import":
+            print(import_model(source, target, values.dtype))
+        else:
+            most = int(values.file_gigabytes * GIGABYTE)
+            print(export_model(source, target, values.dtype, most, values.tokenizer))
 
 
 if __name__ == "__main__":
