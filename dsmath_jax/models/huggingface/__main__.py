@@ -115,12 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--file-gigabytes", type=float, default=5.0, help="maximum size of a file (default: 5)")
     values = parser.parse_args(arguments)
     file = "config.json" if values.command == "import" else "model.json"
-    for source, target in stages_in(values.source, values.target, file):
+    for folder, new in stages_in(values.source, values.target, file):
         if values.command == "import":
-            print(import_model(source, target, values.dtype))
+            print(import_model(folder, new, values.dtype))
         else:
             most = int(values.file_gigabytes * GIGABYTE)
-            print(export_model(source, target, values.dtype, most, values.tokenizer))
+            print(export_model(folder, new, values.dtype, most, values.tokenizer))
 
 
 if __name__ == "__main__":
