@@ -6,12 +6,13 @@ Command, with the model's Hugging Face folder and your questions below `data`:
 A line of the file has `question` and, for the reward `correct`, `answer`. The tokenizer and the chat template are the
 model's; `--config.chat.instruction=paper` puts the paper's instruction below every question.
 
-Hardware: one H100 by default, for 1.5 B parameters. `grpo:v5e-1` and `grpo:t4` are for 0.5 B on one chip, `grpo:v5e-8`
-for 3 B on eight. A T4 has no bfloat16: it computes in float32, without its matrix units. For your model and device:
-`dsmath aot --config=grpo:v5e-8 --config.rl.init=hf:mine --topology=v5e-8 --stage=rl` reads its config.json and says
-whether it fits. `model` is what a variant was chosen for; of a model from `init`, it decides only `compute_dtype`,
-`remat` and `attention`. Where memory is short, raise `grad_accum_steps`, lower `decode_slots`, keep the reference on
-the host (`--config.rl.reference=host`) or train without one (`--config.rl.kl_coef=0`).
+Hardware: one H100 by default, for 1.5 B parameters; `grpo:h100-8` is for 7 B on eight. `grpo:v5e-1` and `grpo:t4` are
+for 0.5 B on one chip, `grpo:v5e-8` for 3 B on eight. A T4 has no bfloat16: it computes in float32, without its matrix
+units. For your model and device: `dsmath aot --config=grpo:v5e-8 --config.rl.init=hf:mine --topology=v5e-8
+--stage=rl` reads its config.json and says whether it fits. `model` is what a variant was chosen for; of a model from
+`init`, it decides only `compute_dtype`, `remat` and `attention`. Where memory is short, raise `grad_accum_steps`,
+lower `decode_slots`, keep the reference on the host (`--config.rl.reference=host`) or train without one
+(`--config.rl.kl_coef=0`).
 Expected: `runs/mine/rl/metrics.jsonl` with the reward of each step, and the policy, which
 `dsmath convert export --from=runs/mine/rl --to=mine_hf` writes in Hugging Face's format.
 """
@@ -24,6 +25,9 @@ from dsmath_jax.variants import choose
 ACCELERATORS = {
     "h100": {
         "model": sizes("qwen2.5-1.5b"), "rl": {"grad_accum_steps": 32, "decode_slots": 256},
+    },
+    "h100-8": {
+        "model": sizes("qwen2.5-7b"), "rl": {"grad_accum_steps": 16, "decode_slots": 256},
     },
     "v5e-1": {
         "model": sizes("qwen2.5-0.5b", remat="full"),

@@ -6,11 +6,12 @@ A line of the file has `messages`, or a question and its solution under the name
 the assistant's turns only. The tokenizer and the chat template are the model's; a model without a template needs
 `--config.chat.template=paper` or your own.
 
-Hardware: one H100 by default, for 1.5 B parameters. `sft:v5e-1` and `sft:t4` are for 0.5 B on one chip, `sft:v5e-8` for
-3 B on eight. A T4 has no bfloat16: it computes in float32, without its matrix units. For your model and device:
-`dsmath aot --config=sft:v5e-8 --config.sft.init=hf:mine --topology=v5e-8` reads its config.json and says whether it
-fits. `model` is what a variant was chosen for; of a model from `init`, it decides only `compute_dtype`, `remat` and
-`attention`. Where memory is short, raise `grad_accum_steps` or lower `sequence_length`.
+Hardware: one H100 by default, for 1.5 B parameters. `sft:h100-8` is for 7 B on eight. `sft:v5e-1` and `sft:t4` are
+for 0.5 B on one chip, `sft:v5e-8` for 3 B on eight. A T4 has no bfloat16: it computes in float32, without its matrix
+units. For your model and device: `dsmath aot --config=sft:v5e-8 --config.sft.init=hf:mine --topology=v5e-8` reads its
+config.json and says whether it fits. `model` is what a variant was chosen for; of a model from `init`, it decides
+only `compute_dtype`, `remat` and `attention`. Where memory is short, raise `grad_accum_steps` or lower
+`sequence_length`.
 Expected: `runs/mine/sft/metrics.jsonl` with the loss of each step, and the model, which
 `dsmath convert export --from=runs/mine/sft --to=mine_hf` writes in Hugging Face's format.
 """
@@ -22,6 +23,7 @@ from dsmath_jax.variants import choose
 
 ACCELERATORS = {
     "h100": {"model": sizes("qwen2.5-1.5b"), "sft": {"grad_accum_steps": 16}},
+    "h100-8": {"model": sizes("qwen2.5-7b"), "sft": {"grad_accum_steps": 4}},
     "v5e-1": {"model": sizes("qwen2.5-0.5b", remat="full"), "sft": {"grad_accum_steps": 32}},
     "v5e-8": {"model": sizes("qwen2.5-3b", remat="full"), "sft": {"grad_accum_steps": 8}},
     "t4": {

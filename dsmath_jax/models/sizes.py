@@ -43,6 +43,10 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 36, "hidden_size": 2048, "num_attention_heads": 16, "head_dim": 128,
         "intermediate_size": 11_008,
     },
+    "qwen2.5-7b": _QWEN | {
+        "vocab_size": 152_064, "num_hidden_layers": 28, "hidden_size": 3584, "num_attention_heads": 28,
+        "num_key_value_heads": 4, "head_dim": 128, "intermediate_size": 18_944, "tie_word_embeddings": False,
+    },
 }  # fmt: skip
 
 
