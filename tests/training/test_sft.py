@@ -4,14 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from dsmath_jax import runner, stages
 from dsmath_jax.data import rows
+from dsmath_jax.models.huggingface import read_config
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.settings import build
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training import sft
+from dsmath_jax.training.model_files import import_params, read_model_config, read_params
 from dsmath_jax.workdir import UserError, read_json, write_jsonl
 
 INIT = "checkpoints/stories260k_hf"
@@ -47,6 +51,11 @@ def test_it_begins_with_a_hugging_face_folder_and_needs_no_other_stage(recipe: d
     run(recipe, tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["sft", "tokenizer"]
     assert read_json(tmp_path / "run/sft/model.json")["num_hidden_layers"] == 5
+    layout, folder = Layout(make_mesh()), tmp_path / "data" / INIT
+    start = import_params(folder, read_config(folder, "float32"), layout)
+    trained = read_params(tmp_path / "run/sft", read_model_config(tmp_path / "run/sft"), layout)
+    for before, after in zip(jax.tree.leaves(start), jax.tree.leaves(trained), strict=True):
+        assert 0 < np.abs(np.asarray(before) - np.asarray(after)).max() < 0.01  # two steps of AdamW away
     metrics = [json.loads(line) for line in (tmp_path / "run/sft/metrics.jsonl").read_text().splitlines()]
     assert np.isfinite([row["loss"] for row in metrics if "loss" in row]).all()
     assert np.isfinite(metrics[-1]["eval_loss"])
