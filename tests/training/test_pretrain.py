@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from dsmath_jax import runner, stages
 from dsmath_jax.data import rows, tokenizer
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.settings import build
 from dsmath_jax.training import pretrain
+from dsmath_jax.training.model_files import export_params
+from dsmath_jax.training.step import TrainState
 from dsmath_jax.workdir import UserError, read_json, write_jsonl
 
 TEXTS = [f"The sum of {n} and {n + 1} is {2 * n + 1}." for n in range(300)]
@@ -110,6 +114,18 @@ def test_documents_that_are_not_masked(recipe: dict[str, Any], tmp_path: Path, u
     assert unmasked["segment_ids"].max() == 1
     assert unmasked["positions"][0].tolist() == list(range(32))
     np.testing.assert_array_equal(unmasked["tokens"], masked["tokens"])
+
+
+def test_it_begins_with_the_weights_of_a_hugging_face_folder(
+    recipe: dict[str, Any], data: Path, tmp_path: Path, untrained: list[tuple]
+) -> None:
+    model = Decoder(ModelConfig(**SIZES | {"vocab_size": 300}))
+    params = jax.jit(lambda: initial_params(model, jax.random.key(7)))()
+    export_params(data / "begun", model.config, params, data / "tokenizer" / "tokenizer.model", "float32")
+    recipe["pretrain"]["init"] = "hf:begun"
+    run(recipe, tmp_path / "run")
+    (state,) = (one for one in untrained[0] if isinstance(one, TrainState))
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
 
 
 @pytest.mark.parametrize(
