@@ -29,7 +29,7 @@ def moved_bytes(i: Instruction, scope: Computation, program: Program, cache: flo
         (name,) = i.called()
         inner = program.computations[name]
         reads = sum(
-            _read(parameter, array, inner, program, cache)
+            _counted(array, cache) if _is_result(parameter, inner) else _read(parameter, array, inner, program, cache)
             for operand, parameter in zip(i.operands, _parameters(inner), strict=True)
             for array in scope[operand].arrays[:1]
         )
@@ -74,8 +74,18 @@ def _read_by(user: Instruction, k: int, array: ArrayType, scope: Computation, pr
         return 0.0  # in place
     if user.opcode == "fusion":
         inner = program.computations[user.called()[0]]
-        return _read(_parameters(inner)[k], array, inner, program, cache)
+        parameter = _parameters(inner)[k]
+        passed_on = _read(user, array, scope, program, cache) if _is_result(parameter, inner) else 0.0
+        return min(whole, passed_on + _read(parameter, array, inner, program, cache))
     return whole
+
+
+def _is_result(parameter: Instruction, computation: Computation) -> bool:
+    """Returns whether a computation returns its parameter, with another shape or layout at most."""
+    result = next(reversed(computation.values()))
+    while result.opcode in RENAMES:
+        result = computation[result.operands[0]]
+    return result.name == parameter.name
 
 
 def _written(i: Instruction, root: Instruction, scope: Computation, program: Program, cache: float) -> float:

@@ -235,6 +235,9 @@ def test_a_compile_program_of_eight_devices() -> None:
         ("f32[8,16]{1,0} fusion(%p, %z), kind=kLoop, calls=%sliced", 64 + 4 + 512),
         ("f32[8,16]{1,0} fusion(%p, %row, %z), kind=kLoop, calls=%updated", 2 * 64 + 4),
         ("f32[8,16]{1,0} fusion(%p, %z), kind=kLoop, calls=%nested", 64 + 4 + 512),
+        ("f32[8,16]{1,0} fusion(%p), kind=kLoop, calls=%renamed", 2 * 512),
+        ("f32[8,16]{1,0} fusion(%p), kind=kOutput, calls=%of_renamed", 2 * 512),  # TPUs read weights in this way
+        ("f32[8,16]{1,0} fusion(%p, %z), kind=kLoop, calls=%sliced_renamed", 64 + 4 + 512),
     ],
 )  # fmt: skip
 def test_bytes_that_an_instruction_moves(line: str, moved: float) -> None:
@@ -247,6 +250,11 @@ def test_bytes_that_an_instruction_moves(line: str, moved: float) -> None:
         "ROOT %u = f32[8,16]{1,0} dynamic-update-slice(%a, %r, %i, %i)",
         "nested": f"{inner}{at}%v = f32[8,16] bitcast(%a)\n"
         "ROOT %n = f32[8,16]{1,0} fusion(%v, %i), kind=kLoop, calls=%sliced",
+        "renamed": f"{inner}ROOT %v = f32[8,16] bitcast(%a)",
+        "of_renamed": f"{inner}%n = f32[8,16] fusion(%a), kind=kLoop, calls=%renamed\n"
+        "ROOT %d = f32[8,16]{1,0} negate(%n)",
+        "sliced_renamed": f"{inner}{at}%n = f32[8,16] fusion(%a), kind=kLoop, calls=%renamed\n"
+        f"{row.replace('%a', '%n')}ROOT %b = f32[8,16]{{1,0}} broadcast(%s), dimensions={{0,1}}",
     }
     entry = f"{P}%z = s32[] parameter(1)\n%row = f32[1,16] parameter(2)\n%ids = s32[2] parameter(3)\nROOT %c = {line}"
     found = costs(module(entry, *(computation(name, lines) for name, lines in parts.items())))
