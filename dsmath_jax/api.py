@@ -79,7 +79,8 @@ def generate(
 ) -> list[list[str]]:
     """Generates `sampling.samples` completions of each prompt, in the order of the prompts.
 
-    A completion ends after `max_new_tokens` or where it fills the model's context.
+    A completion ends after `max_new_tokens` or where it fills the model's context. In a chat it begins with the mark of
+    a thought that the prompt opened, so that `grade` knows what is a thought.
 
     Args:
       model: from `load_model` or `train`.
@@ -101,7 +102,8 @@ def generate(
         sampling = dataclasses.replace(sampling, thinking=thinking)
     rendered = [model.chat.prompt(Record("", prompt)) if chat else model.chat.plain(prompt) for prompt in prompts]
     policy.sampler.check([policy.encode(prompt) for prompt in rendered])
-    return [[completion.text for completion in group] for group in policy.complete(rendered, sampling)]
+    opened = model.chat.opens_thought if chat else ""
+    return [[opened + completion.text for completion in group] for group in policy.complete(rendered, sampling)]
 
 
 def grade(completions: Sequence[str], answers: Sequence[str], kind: Kind = "math") -> list[Grade]:
@@ -228,6 +230,8 @@ def train(
     Raises:
       UserError: a setting, a record or the model cannot be used, or `workdir` was made with others.
     """
+    if not isinstance(checkpoint, str):
+        raise UserError(f"checkpoint is a {type(checkpoint).__name__}; give the name of a folder, or hf:DIR.")
     prompts, workdir = list(prompts), local_path(workdir, "workdir").resolve()
     for record in prompts:
         if not isinstance(record, Record):

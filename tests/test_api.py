@@ -122,6 +122,7 @@ def test_a_model_is_read_asked_and_written(folder: Path, tmp_path: Path) -> None
     assert first == dm.generate(model, ["What is 1 + 1?", "What is 2 + 2?"], sampling, max_new_tokens=6)
     thinking = model._replace(chat=dataclasses.replace(model.chat, template=THINKING))
     [[thought]] = dm.generate(thinking, ["What is 1 + 1?"], max_new_tokens=6, max_thinking_tokens=2)
+    assert thought.startswith("<think>")
     assert "</think>" in thought
     with pytest.raises(UserError, match="a list of strings; got a string"):
         dm.generate(model, "What is 1 + 1?")

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "dsmath evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", required=True, help="the folder of a stage, hf:DIR, or hf:OWNER/NAME of the Hub")
+    add("--checkpoint", required=True, help="the folder of a stage, hf:DIR, or hf:OWNER/NAME[@REVISION] of the Hub")
     add(
         "--tasks",
         required=True,

@@ -103,9 +103,8 @@ class Answer:
     """A completion of a prompt, in one or more turns.
 
     Attributes:
-      text: the whole text after the prompt.
-      prose: the text that a final answer is extracted from: with the mark of a thought that the prompt opened; in
-        dialogues without programs and their outputs.
+      text: the whole text after the prompt, with the mark of a thought that the prompt opened.
+      prose: the text that a final answer is extracted from; in dialogues without programs and their outputs.
       finish: "eos", "stop", "length", or "rounds".
     """
 
@@ -191,8 +190,8 @@ def _completions(
     )
     groups = policy.complete([job.prompts[i] for i in chosen], sampling, numbers=chosen)
     for problem, group in zip(chosen, groups, strict=True):
-        texts = [cut_at_stop(completion.text, job.stops) for completion in group]
-        yield Group(problem, numbers, [Answer(t, thought + t, c.finish) for t, c in zip(texts, group, strict=True)])
+        texts = [thought + cut_at_stop(completion.text, job.stops) for completion in group]
+        yield Group(problem, numbers, [Answer(text, text, c.finish) for text, c in zip(texts, group, strict=True)])
 
 
 def _dialogues(
@@ -206,7 +205,7 @@ def _dialogues(
         prompts = [job.prompts[problem] for problem in part for _ in numbers]
         generate = _turns(policy, settings, temperature, keys, prompts)
         dialogues = tools.solve(prompts, generate, runner, settings.rounds, settings.output_chars, job.stops)
-        drawn = iter(Answer(each.text, thought + each.prose, each.finish) for each in dialogues)
+        drawn = iter(Answer(thought + each.text, thought + each.prose, each.finish) for each in dialogues)
         for problem in part:
             yield Group(problem, numbers, list(itertools.islice(drawn, count)))
 

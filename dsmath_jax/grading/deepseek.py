@@ -22,6 +22,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+from dsmath_jax.data.thoughts import after_thoughts
 from dsmath_jax.grading import spans
 from dsmath_jax.grading.grades import Kind
 
@@ -60,9 +61,12 @@ REWRITTEN = tuple(
 
 
 def correct(completion: str, gold: str, kind: Kind, options: Sequence[str] = ()) -> bool:
-    """Returns whether the paper's evaluation counts a completion as correct; run it in a worker: it may not end."""
+    """Returns whether the paper's evaluation counts a completion as correct, without its thoughts.
+
+    Run it in a worker: it may not end.
+    """
     del options
-    own = NEXT_QUESTION.split(completion, maxsplit=1)[0]
+    own = NEXT_QUESTION.split(after_thoughts(completion), maxsplit=1)[0]
     if kind == "choice":
         letter = CHOICE.search(own.lower())
         return letter is not None and letter[1] == gold.lower()

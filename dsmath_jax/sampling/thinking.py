@@ -10,7 +10,7 @@ from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.thoughts import CLOSE, OPEN
 from dsmath_jax.workdir import UserError
 
-THINKING_HELP = f"maximum tokens of a completion before {CLOSE} is inserted into an open thought; 0 for no limit"
+THINKING_HELP = f"a thought still open after as many tokens of a completion is ended by {CLOSE}; 0 for no limit"
 
 
 class Marks(NamedTuple):
@@ -58,6 +58,8 @@ def thinking_budget(chat: Chat, max_thinking_tokens: int, plain: bool = False) -
     Raises:
       UserError: a mark is not a token of the tokenizer, or `decode` leaves it out.
     """
+    if type(max_thinking_tokens) is not int or max_thinking_tokens < 0:
+        raise UserError(f"max_thinking_tokens is {max_thinking_tokens!r}; it must be an integer of at least 0.")
     if not max_thinking_tokens:
         return None
     ids = [chat.tokenizer.encode(mark)[-1:] for mark in (OPEN, CLOSE)]  # SentencePiece may begin with a blank
@@ -74,6 +76,6 @@ def check_max_thinking_tokens(max_thinking_tokens: int, max_new_tokens: int) -> 
     """Raises a `UserError` where a thought leaves no token for the answer."""
     if max_thinking_tokens and max_thinking_tokens + 1 >= max_new_tokens:
         raise UserError(
-            f"max_thinking_tokens is {max_thinking_tokens}, which with {CLOSE} leaves no answer of "
-            f"max_new_tokens={max_new_tokens}; lower it, or give 0 for no limit."
+            f"max_thinking_tokens is {max_thinking_tokens}: with {CLOSE} it leaves none of "
+            f"max_new_tokens={max_new_tokens} for the answer; lower it, or give 0 for no limit."
         )

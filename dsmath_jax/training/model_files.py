@@ -91,7 +91,9 @@ def load_model(checkpoint: str, layout: Layout, tokenizer_path: str = "", dtype:
     """
     folder = local_path(checkpoint.removeprefix(HUGGING_FACE), "checkpoint")
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; give that of a stage, or hf:DIR, as the checkpoint.")
+        raise UserError(
+            f"There is no folder {folder}; give that of a stage, hf:DIR, or hf:OWNER/NAME@REVISION of the Hub."
+        )
     tokenizer_file = tokenizers.find(Path(tokenizer_path)) if tokenizer_path else find_tokenizer(folder)
     if tokenizer_file is None:
         where = tokenizer_path or f"{folder} or next to it"

@@ -21,4 +21,4 @@ def test_a_thought_that_the_prompt_opened_is_graded_as_one(style: Any, graded: s
         complete=lambda *_, **__: iter([[TextCompletion("It is 3.", "length")]]),
     )
     [group] = answers(policy, job, 0, None)
-    assert [(answer.text, answer.prose) for answer in group.answers] == [("It is 3.", graded)]
+    assert [(answer.text, answer.prose) for answer in group.answers] == [(graded, graded)]

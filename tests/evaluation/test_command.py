@@ -188,9 +188,9 @@ def test_proofs_are_exported_and_never_counted_unchecked(
         (["--tasks=sat", "--temperature=nan"], r"--temperature is nan; it must be a finite number"),
         (["--tasks=sat", "--top_p=0"], r"--top_p is 0.0; it must be above 0"),
         (["--tasks=sat", "--max_thinking_tokens=1023", "--max_new_tokens=1024"],
-         r"--max_thinking_tokens is 1023, which with </think> leaves no answer of max_new_tokens=1024"),
+         r"--max_thinking_tokens is 1023: with </think> it leaves none of max_new_tokens=1024"),
         (["--tasks=sat", "--samples=1001"], r"--samples is 1001; it must be at most 1,000"),
-        (["--tasks=sat", "--checkpoint=hf:nowhere"], r"There is no folder nowhere; give that of a stage, or hf:"),
+        (["--tasks=sat", "--checkpoint=hf:nowhere"], r"There is no folder nowhere; give that of a stage, hf:"),
         (["--tasks=sat", "--mesh={\"tensor\": 3}"], r"does not multiply to the"),
     ],
 )  # fmt: skip

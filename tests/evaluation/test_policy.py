@@ -69,7 +69,7 @@ def test_bad_checkpoints_are_one_sentence(layout: Layout, tmp_path: Path) -> Non
 def test_a_folder_without_a_model_is_refused(layout: Layout, tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(UserError, match=r"has no model\.json; give the folder of a finished stage"):
         load_model(str(tmp_path), layout, tokenizer_path=str(checkpoint))
-    with pytest.raises(UserError, match=r"There is no folder .*none; give that of a stage, or hf:DIR"):
+    with pytest.raises(UserError, match=r"There is no folder .*none; give that of a stage, hf:DIR, or hf:OWNER"):
         load_model(f"hf:{tmp_path}/none", layout, tokenizer_path=str(checkpoint))
     with pytest.raises(UserError, match=r"config\.json is missing"):
         load_model(f"hf:{tmp_path}", layout, tokenizer_path=str(checkpoint))

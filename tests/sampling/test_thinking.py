@@ -111,7 +111,7 @@ def test_an_inserted_mark_carries_no_loss() -> None:
 
 def test_a_budget_that_cannot_work_is_refused(sampler: Sampler, params: Any, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="max_thinking_tokens is 11, which with </think> leaves no answer of max_new_to"
+        UserError, match="max_thinking_tokens is 11: with </think> it leaves none of max_new_tokens=12 f"
     ):
         complete(sampler, params, [PROMPT], thinking=BUDGET._replace(max_tokens=LENGTH - 1))
     tokenizer.train_sentencepiece(["one two three"] * 9, tmp_path / "tokenizer.model", 280)
@@ -119,6 +119,9 @@ def test_a_budget_that_cannot_work_is_refused(sampler: Sampler, params: Any, tmp
     with pytest.raises(UserError, match="max_thinking_tokens is 8, but <think> is not a token that the model's token"):
         thinking_budget(chat, 8)
     assert thinking_budget(chat, 0) is None
+    for bad in (-1, 1.5, "4"):
+        with pytest.raises(UserError, match=f"max_thinking_tokens is {bad!r}; it must be an integer of at least 0"):
+            thinking_budget(chat, bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("template", ["{{ messages }}<think>\n", "{{ messages }}"])
