@@ -37,7 +37,7 @@ def test_the_variants_of_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = STEP | {"bound": None, "fits": False}
     monkeypatch.setattr(aot_recipes, "compile_for", lambda config, topology: None if "t4" in topology else refused)
     rows = list(aot_recipes.variants(["sft"]))
-    assert [row[0] for row in rows] == ["`sft:h100`", "`sft:v5e-1`", "`sft:v5e-8`"]
+    assert [row[0] for row in rows] == ["`sft:h100`", "`sft:h100-8`", "`sft:v5e-1`", "`sft:v5e-8`"]
     assert rows[0][1:] == ["8.0 of 16.0", "", "", "", ""]
 
 

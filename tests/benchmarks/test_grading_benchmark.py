@@ -63,7 +63,7 @@ def test_incorrect_verdicts_of_our_side_are_an_error(tmp_path: Path) -> None:
     def credulous(workers: int, stack: contextlib.ExitStack) -> grading.Side:
         return lambda tasks: [True] * len(tasks)
 
-    with pytest.raises(RuntimeError, match="our side gets 5 of 10 answers wrong"):
+    with pytest.raises(RuntimeError, match="our side has 5 of 10 answers incorrect"):
         grading.measure(grading.Case(grading.problems, {"ours": credulous}, 1), 10, 1, 1, tmp_path)
 
 

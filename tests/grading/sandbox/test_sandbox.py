@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -141,10 +142,11 @@ def test_the_status_of_a_program(code: str, run: Callable[..., ProgramResult]) -
 
 
 def test_a_traceback_begins_in_the_program(run: Callable[..., ProgramResult]) -> None:
-    assert run("def f(x):\n    return 1 / x\nf(0)").error == (
+    error = run("def f(x):\n    return 1 / x\nf(0)").error
+    assert re.sub(r"\n +[~^]+(?=\n)", "", error) == (  # Python 3.13 marks calls too
         "Traceback (most recent call last):\n"
         '  File "program.py", line 3, in <module>\n    f(0)\n'
-        '  File "program.py", line 2, in f\n    return 1 / x\n           ~~^~~\n'
+        '  File "program.py", line 2, in f\n    return 1 / x\n'
         "ZeroDivisionError: division by zero"
     )
 

@@ -64,11 +64,12 @@ class Scripted:
     """A policy with scripted completions for each prompt's text, which records the prompts that it is given."""
 
     def __init__(self, script: dict[str, list[str]]):
-        self.script, self.asked = script, []
+        self.script, self.asked, self.begun = script, [], {}
 
     def __call__(
-        self, prompts: Sequence[Sequence[int]], samples: int, ids: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], samples: int, ids: Sequence[int], begun: Sequence[int] | None = None
     ) -> Iterable[list[Completion]]:
+        self.begun |= zip(map(Characters().decode, prompts), begun or [0] * len(prompts), strict=True)
         for place, (prompt, number) in enumerate(zip(prompts, ids, strict=True)):
             text = Characters().decode(prompt)
             self.asked.append((text, samples, number))
@@ -115,6 +116,7 @@ def test_equal_prefixes_are_completed_once_and_keep_their_number() -> None:
     assert [asked[:2] for asked in policy.asked] == [
         (A, 2), (B, 2), (A + "a\n", 3), (A + "a\nb\n", 3), (A + "a\nc\n", 3), (B + "d\n", 3)
     ]  # fmt: skip
+    assert policy.begun == {A: 0, B: 0, A + "a\n": 2, A + "a\nb\n": 4, A + "a\nc\n": 4, B + "d\n": 2}
     numbers = {text: number for text, _, number in policy.asked}
     assert len(set(numbers.values())) == 6
     assert all(0 <= number < 2**31 for number in numbers.values())
@@ -154,7 +156,7 @@ class Fake:
 
     def generate(
         self, params: Any, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, step: int,
-        prompt_ids: Sequence[int],
+        prompt_ids: Sequence[int], begun: Sequence[int] | None,
     ) -> Iterable[list[Completion]]:  # fmt: skip
         del params
         type(self).calls += len(prompts)
