@@ -46,7 +46,7 @@ def test_the_package_alone_imports_no_jax() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_example_of_the_documentation_runs_and_resumes(folder: Path) -> None:
+def test_the_example_of_the_documentation_runs(folder: Path) -> None:
     rewards, example = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert len(example.splitlines()) <= EXAMPLE_LINES
     (folder / "my_rewards.py").write_text(rewards, encoding="utf-8")
@@ -59,9 +59,6 @@ def test_the_example_of_the_documentation_runs_and_resumes(folder: Path) -> None
     assert len(re.findall(r"^.* (?:True|False)$", ran.stdout, re.MULTILINE)) == 4
     rows = list(read_jsonl(folder / "runs" / "mine" / "rl" / "metrics.jsonl"))
     assert [row["step"] for row in rows] == [0, 1]
-    again = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    assert "rl: complete, skipped" in again.stdout
-    assert again.returncode == 0, again.stderr
 
 
 def test_other_settings_or_prompts_are_refused(folder: Path) -> None:

@@ -141,6 +141,7 @@ def test_spoilt_input_of_the_corpus(spoil, data, command, tmp_path):
     assert not {"corpus/manifest.json", "corpus/summary.json", "corpus/decisions.parquet"} & {*left}
 
 
+@pytest.mark.slow
 def test_a_spoilt_warc_is_read_after_its_repair(data, command, finished, tmp_path):
     whole = (data / "crawl" / "toy-00001.warc.gz").read_bytes()
     (data / "crawl" / "toy-00001.warc.gz").write_text("no WARC")
@@ -151,6 +152,7 @@ def test_a_spoilt_warc_is_read_after_its_repair(data, command, finished, tmp_pat
     assert contents(tmp_path / "run", "corpus/documents/*") == contents(finished, "corpus/documents/*")
 
 
+@pytest.mark.slow
 def test_unreadable_warc_in_a_process_of_its_own(data, tmp_path):
     """The reading workers are cut off in their work: their end must not change the program's."""
     text_for_warc(data)
@@ -253,6 +255,7 @@ def test_a_full_disk_and_the_run_after_it(finished, tmp_path):
         np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow(finished, command, tmp_path):
     """The same through a limit on the size of files, which needs no privileges."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -58,6 +58,7 @@ def program(folder: Path) -> tuple[str, int]:
     return result, int(hits)
 
 
+@pytest.mark.slow
 def test_a_second_process_loads_what_the_first_compiled_and_an_entry_that_a_kill_cut_off_is_written_again(tmp_path):
     cold, none = program(tmp_path)
     entries = sorted(tmp_path.rglob("*-cache"))

@@ -1,4 +1,4 @@
-"""Compiles a stage for TPUs or GPUs that need not exist: does it fit, and how long does it take at least?
+"""Compiles a stage ahead of time for TPUs or GPUs: its peak memory, and a lower bound of its time.
 
 dsmath aot --config=pretrain_7b --topology=v5p:4x4x8
 dsmath aot --config=grpo_7b --stage=rl --topology=h100:8

@@ -120,7 +120,7 @@ class Chat:
         return self.encode(self.prompt(record, mode))
 
     def plain(self, text: str) -> str:
-        """Renders a text to continue, without the template; its ids begin with what the tokenizer puts before texts."""
+        """Renders a text to continue, without the template; its ids begin with BOS if the tokenizer has one."""
         return PLAIN + without_marks(text)
 
     # --- messages ---

@@ -138,7 +138,7 @@ def run(
     A finished model is skipped; an unfinished one resumes after its last complete group of samples.
 
     Returns:
-      the greedy accuracy of each model over all problems; None where they could not be checked.
+      the greedy accuracy of each model over all problems; None where proofs were not verified.
     """
     folder = workdir / "evaluate"
     overlapping = find_overlap(settings, workdir, data_dir)

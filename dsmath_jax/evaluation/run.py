@@ -199,7 +199,7 @@ def _write_summary(out: Path, run: dict[str, Any]) -> str:
 
 
 def _pooled(results: Sequence[dict[str, Any]], out: Path, seed: int) -> dict[str, dict[str, Any]]:
-    """Returns the summary of all problems by mode, without unchecked tasks unless all are unchecked.
+    """Returns the summary of all problems by mode, without tasks whose proofs were not verified unless all are such.
 
     `macro` is the mean of the tasks' accuracies.
     """

@@ -223,7 +223,7 @@ def softcap(x: Array, cap: float) -> Array:
 
 
 def softcap_gradient(d_capped: Array, capped: Array, cap: float) -> Array:
-    """Returns the gradient by `x` from that by `capped = softcap(x, cap)`."""
+    """Returns the gradient with respect to `x`, given that with respect to `capped = softcap(x, cap)`."""
     return d_capped * (1 - jnp.square(capped / cap)) if cap else d_capped
 
 

@@ -88,8 +88,8 @@ class ModelConfig(Settings):
         "RMSNorm of queries and keys: none, head (each head) or all (all heads together)",
         choices=QK_NORMS,
     )
-    attention_bias: bool = setting(False, "whether the projections to q, k, v and from the heads have a bias")
-    qkv_bias: bool = setting(False, "whether the projections to q, k and v have a bias")
+    attention_bias: bool = setting(False, "whether the q, k, v and output projections have biases")
+    qkv_bias: bool = setting(False, "whether the q, k and v projections have biases")
     query_pre_attn_scalar: int = setting(0, "scores are divided by its square root; 0: head_dim", ge=0)
     attn_logit_softcapping: float = setting(0.0, "c in c x tanh(scores / c) of attention; 0: no cap", ge=0)
     final_logit_softcapping: float = setting(0.0, "c in c x tanh(logits / c) of the output; 0: no cap", ge=0)

@@ -135,7 +135,7 @@ class RMSNorm(nn.Module):
     Attributes:
       eps: added to the mean square.
       offset: added to the scale.
-      axes: their number; the scale is flat.
+      axes: the number of trailing axes that are normalized together; the scale has one dimension.
     """
 
     eps: float

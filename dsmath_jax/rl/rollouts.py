@@ -42,34 +42,36 @@ class Prompts(NamedTuple):
     max_length: int
 
 
-def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, context: int) -> Prompts:
+def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, max_position_embeddings: int) -> Prompts:
     """Loads the records of `rl.data` whose prompts are short enough; logs the number of the others.
 
     Raises:
       UserError: all are too long, or a prompt with its completion may exceed the context.
     """
     sets = [datasets.load(name, data_dir, settings.columns) for name in settings.data]
-    prompts = filter_prompts(settings, sets, chat, context)
+    prompts = filter_prompts(settings, sets, chat, max_position_embeddings)
     count = sum(map(len, sets))
     if left_out := count - len(prompts.ids):
         limit = settings.max_prompt_tokens
         logging.warning("rl: %d of %d prompts exceed %d tokens and are left out.", left_out, count, limit)
     if jax.process_index() == 0:
-        print(f"rl: {describe_lengths(prompts, context)}", flush=True)
+        print(f"rl: {describe_lengths(prompts, max_position_embeddings)}", flush=True)
     return prompts
 
 
-def describe_lengths(prompts: Prompts, context: int) -> str:
+def describe_lengths(prompts: Prompts, max_position_embeddings: int) -> str:
     """Returns one line about the number of tokens of prompts, and what remains of the model's context."""
     lengths = [len(ids) for ids in prompts.ids]
     low, median, high = np.quantile(lengths, (0.0, 0.5, 0.95), method="lower")
     return (
         f"{len(lengths):,} prompts of {low} to {max(lengths)} tokens (median {median}, 95 % at most {high}); with a "
-        f"completion at most {prompts.max_length:,} of the {context:,} of the model's context"
+        f"completion at most {prompts.max_length:,} of the {max_position_embeddings:,} of the model's context"
     )
 
 
-def filter_prompts(settings: RLSettings, sets: Sequence[Sequence[Record]], chat: Chat, context: int) -> Prompts:
+def filter_prompts(
+    settings: RLSettings, sets: Sequence[Sequence[Record]], chat: Chat, max_position_embeddings: int
+) -> Prompts:
     """Returns the records of the data sets whose prompts are short enough; raises as `load_prompts`."""
     pairs = [[(record, chat.prompt_ids(record)) for record in records] for records in sets]
     short = [[pair for pair in each if len(pair[1]) <= settings.max_prompt_tokens] for each in pairs]
@@ -79,12 +81,12 @@ def filter_prompts(settings: RLSettings, sets: Sequence[Sequence[Record]], chat:
             f"rl: no prompt of rl.data has at most {settings.max_prompt_tokens} tokens; raise rl.max_prompt_tokens."
         )
     max_length = max(len(prompt) for _, prompt in short_pairs) + settings.max_new_tokens
-    check_context(max_length, context)
+    check_context(max_length, max_position_embeddings)
     by_set = [[record for record, _ in each] for each in short]
     return Prompts(by_set, [record for record, _ in short_pairs], [prompt for _, prompt in short_pairs], max_length)
 
 
-def eval_prompts(records: Sequence[Record], chat: Chat, context: int) -> list[list[int]]:
+def eval_prompts(records: Sequence[Record], chat: Chat, max_position_embeddings: int) -> list[list[int]]:
     """Returns the prompts of `rl.eval_data` as token ids.
 
     Raises:
@@ -92,20 +94,20 @@ def eval_prompts(records: Sequence[Record], chat: Chat, context: int) -> list[li
     """
     prompts = [chat.prompt_ids(record) for record in records]
     for record, prompt in zip(records, prompts, strict=True):
-        if len(prompt) >= context:
+        if len(prompt) >= max_position_embeddings:
             raise UserError(
                 f"rl: the prompt of the record {record.id} of rl.eval_data has {len(prompt)} tokens, which fills the "
-                f"model's context of {context}; remove the record."
+                f"model's context of {max_position_embeddings}; remove the record."
             )
     return prompts
 
 
-def check_context(max_length: int, context: int) -> None:
+def check_context(max_length: int, max_position_embeddings: int) -> None:
     """Raises a `UserError` where a prompt with its completion may exceed the model's context."""
-    if max_length > context:
+    if max_length > max_position_embeddings:
         raise UserError(
             f"rl: a prompt and its completion may have {max_length} tokens, more than the model's context of "
-            f"{context}; lower rl.max_prompt_tokens or rl.max_new_tokens."
+            f"{max_position_embeddings}; lower rl.max_prompt_tokens or rl.max_new_tokens."
         )
 
 

@@ -22,13 +22,15 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import METHODS, Likelihood
+from dsmath_jax.rl.reward_model import model as reward_models
 from dsmath_jax.rl.reward_model import stage as reward_stage
+from dsmath_jax.rl.reward_model import training as reward_training
 from dsmath_jax.rl.reward_model.labels import write_rows
-from dsmath_jax.rl.reward_model.model import ScoreRows, jitted_scores, read, scorer
+from dsmath_jax.rl.reward_model.model import ScoreRows, jitted_scores, scorer
 from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
 from dsmath_jax.rl.reward_model.stage import KINDS
-from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY, train
+from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollout_batch import (
     advantage_fields,
@@ -378,7 +380,7 @@ def check_resumes_in_round(step: int, first_step: int, folder: Path) -> None:
 
 def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
     """Returns `(prompts, completions, ends) -> scores` for the reward model in a folder."""
-    settings, reward_model = ctx.settings, read(folder, ctx.layout)
+    settings, reward_model = ctx.settings, reward_models.read(folder, ctx.layout)
     rows = settings.samples_per_step // settings.grad_accum_steps
     score = scorer(reward_model.model, ctx.layout, ctx.prompts.max_length, rows)
     return functools.partial(score, reward_model.params)
@@ -402,7 +404,9 @@ def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
     before = [stage_folder, *(rounds / str(earlier) / name for earlier in range(1, round_number))]
     old_rows = [earlier / ROWS for earlier in before]
     try:
-        train(new, settings, read(folder, ctx.layout), ctx.layout, ctx.seed, [new / ROWS], old_rows)
+        reward_training.train(
+            new, settings, reward_models.read(folder, ctx.layout), ctx.layout, ctx.seed, [new / ROWS], old_rows
+        )
     except NothingToLearn as error:
         logging.warning("rl: the reward model is not retrained after round %d. %s", round_number, error)
         return folder

@@ -190,14 +190,17 @@ class Engine:
             sampled = sample_tokens(logits, jax.vmap(jax.random.fold_in)(keys, num_generated), sampling, mode)
             sampled, thinking = end_thoughts(sampled, thinking, num_generated >= thinking_left, sampling.marks)
             position = (plan.position + output.num_steps) % cache_length
-            ages = jnp.where(ring > position, position + cache_length, position) - ring  # steps since each was written
-            mask = (ages <= num_generated[:, None])[:, None]
+            steps_since_write = jnp.where(ring > position, position + cache_length, position) - ring
+            mask = (steps_since_write <= num_generated[:, None])[:, None]
             x = self._embed(params, sampled.tokens[:, None])
             positions, segment_ids = (prompt_lengths + num_generated)[:, None], jnp.ones((rows, 1), jnp.int32)
             masks = {False: (mask, prefix_mask)}  # by whether the layer has the sliding window
             if window := self.model.config.sliding_window:
                 in_window = positions - jnp.arange(prompt_length) < window
-                masks[True] = mask & (ages < window), jnp.repeat(prefix_mask, slots_per_prompt, axis=0) & in_window
+                masks[True] = (
+                    mask & (steps_since_write < window),
+                    jnp.repeat(prefix_mask, slots_per_prompt, axis=0) & in_window,
+                )
             new_cache = []
             layers = zip(params["layers"], self.model.config.sliding_layers, cache, state.prefix, strict=True)
             for layer, sliding, (k, v), prefix in layers:

@@ -130,7 +130,7 @@ def initial_model(
 
     Args:
       init: a finished stage of `workdir`, or "hf:DIR" below `data_dir`.
-      model_section: of the recipe: what an imported model is computed in.
+      model_section: of the recipe; an imported model has its compute_dtype, remat and attention.
       workdir: of the run.
       data_dir: the data folder.
       tokenizer: of the run.

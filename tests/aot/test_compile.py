@@ -127,6 +127,7 @@ def test_layers_with_and_without_a_window_compile_for_v5e(tmp_path: Path) -> Non
 
 
 @needs_libtpu
+@pytest.mark.slow
 def test_a_config_made_too_large_does_not_fit(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:2x2", "--config.pretrain.batch_size=262144")
     assert (run.returncode, run.stderr) == (0, "")

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import dsmath_jax.corpus
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_example_runs_without_jax(tmp_path: Path) -> None:
     lines = inspect.getdoc(dsmath_jax.corpus).splitlines()
     example = "\n".join(line.removeprefix("    ") for line in lines if line.startswith("    "))

@@ -130,6 +130,7 @@ def test_uncollected_annotated_pages_become_positives(web, tmp_path):
     assert summary["domain_rule"] == "annotations"
 
 
+@pytest.mark.slow
 def test_extracted_pages_give_the_same_corpus(web, tmp_path, capsys):
     folder = tmp_path / "made"
     pages.main([f"--input={web}/crawl/*.warc.gz", f"--output={folder}"])
@@ -151,6 +152,7 @@ def test_extracted_pages_give_the_same_corpus(web, tmp_path, capsys):
         pipeline.mine(corpus_settings(input=str(folder)), 0, web, tmp_path / "third")
 
 
+@pytest.mark.slow
 def test_segments_several_models_and_a_quantized_classifier(web, tmp_path):
     fasttext = dataclasses.replace(corpus_settings().fasttext, models=2, quantize=True)
     out = tmp_path / "corpus"

@@ -108,6 +108,7 @@ def test_each_model_answers_each_task(workdir: Path, layout: Layout, monkeypatch
         assert [line["answer"], line["correct"], line["reason"]] == expected
 
 
+@pytest.mark.slow
 def test_a_killed_stage_resumes_to_the_same_files(workdir: Path, layout: Layout) -> None:
     run(SETTINGS, CHAT, workdir, workdir, layout, seed=0)
     whole = files(workdir / "evaluate")

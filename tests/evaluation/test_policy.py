@@ -23,6 +23,7 @@ def test_a_text_ends_before_the_first_stop_string() -> None:
     assert cut_at_stop("abc", ()) == cut_at_stop("abc", ("d",)) == "abc"
 
 
+@pytest.mark.slow
 def test_a_trained_checkpoint_generates_its_golden_story_in_both_formats(
     layout: Layout, tmp_path: Path, checkpoint: Path
 ) -> None:

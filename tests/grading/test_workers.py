@@ -248,6 +248,7 @@ def test_scalars_of_numpy_count_as_numbers(workers: Workers) -> None:
     assert [workers.map(name, [(1,)])[0].value for name in names] == [1.0, 1, True]
 
 
+@pytest.mark.slow
 def test_a_busy_machine_loses_no_item() -> None:
     """On one processor with four busy processes, half a second of work takes several."""
     processors = os.sched_getaffinity(0)

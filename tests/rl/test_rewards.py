@@ -158,7 +158,7 @@ def test_the_first_errors_are_logged_with_their_record(caplog: pytest.LogCapture
 
 
 @given(st.lists(st.sampled_from(["", CORRECT, "The answer is 8.", "raise", "exit", "nan"]), max_size=8))
-@settings(max_examples=4)
+@settings(max_examples=2)
 def test_rewards_do_not_depend_on_the_number_of_workers(texts: list[str]) -> None:
     reward_fns = {"correct": 1.0, f"{USERS}:as_asked": 0.25}
     (one, errors), (three, others) = (score(reward_fns, texts, workers=workers) for workers in (1, 3))

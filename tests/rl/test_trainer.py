@@ -314,6 +314,7 @@ def test_truncated_completions_and_groups_without_spread_are_masked(
 # --- what changes nothing, and what is logged ---
 
 
+@pytest.mark.slow
 def test_the_memory_of_the_reference_and_micro_batches_change_nothing(recipe: Recipe, workdir: MakeWorkdir) -> None:
     found = []
     for name, reference, grad_accum_steps in (("plain", "device", 1), ("host", "host", 1), ("cut", "device", 2)):

@@ -83,8 +83,9 @@ def replayed(opened: bool, tokens: Sequence[int]) -> list[int]:
     return inserted
 
 
-@pytest.mark.parametrize("how", [{}, {"top_p": 0.9, "top_k": 20}, {"stop_strings": ("8, 8",)}], ids=str)
-@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize(
+    ("opened", "how"), [(True, {"top_p": 0.9, "top_k": 20}), (True, {"stop_strings": ("8, 8",)}), (False, {})], ids=str
+)
 def test_sampled_thoughts_are_ended_and_nothing_else_changes(
     sampler: Sampler, params: Any, opened: bool, how: dict[str, Any]
 ) -> None:

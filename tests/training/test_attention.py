@@ -68,6 +68,7 @@ def on_eight_devices() -> dict[str, np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, __file__, str(tmp_path / "eight.npz")], env=cpu_devices(8)) as process:
         given = inputs(ROWS, TOKENS, HEADS, KV_HEADS, SIZE)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmath_jax import runner, stages
@@ -158,13 +158,14 @@ def test_a_stage_without_a_checkpoint_takes_new_settings(
     schedule=st.sampled_from(["constant", "multi_step"]), steps=st.integers(1, 60), more=st.integers(0, 60),
     taken=st.integers(0, 60), warmup=st.integers(0, 20),
 )  # fmt: skip
+@settings(max_examples=25)
 def test_the_first_changed_lr_is_that_of_the_schedules(
     schedule: str, steps: int, more: int, taken: int, warmup: int
 ) -> None:
-    settings = TrainingSettings(schedule=schedule, steps=steps + more, warmup_steps=warmup)
-    before, after = (make_schedule(dataclasses.replace(settings, steps=n)) for n in (steps, steps + more))
+    training = TrainingSettings(schedule=schedule, steps=steps + more, warmup_steps=warmup)
+    before, after = (make_schedule(dataclasses.replace(training, steps=n)) for n in (steps, steps + more))
     others = [step for step in range(taken) if float(before(step)) != float(after(step))]
-    assert first_changed_lr(settings, steps, taken) == next(iter(others), None)
+    assert first_changed_lr(training, steps, taken) == next(iter(others), None)
     if schedule == "constant":
         assert others == []
 

@@ -208,6 +208,7 @@ def test_another_step_samples_other_completions(
     assert fake.calls
 
 
+@pytest.mark.slow
 def test_kill_9_between_chunks_loses_nothing(tmp_path: Path, model: Decoder, layout: Layout, fake: type[Fake]) -> None:
     """The process kills itself when the second chunk is to be written; the same command then ends as uninterrupted."""
     files = [tmp_path / name / "rows.jsonl" for name in ("uninterrupted", "killed")]
