@@ -184,6 +184,7 @@ def run(data: Path, out: Path) -> None:
     pipeline.mine(corpus_settings(), 0, data, out)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_documents(web, tmp_path):
     pipeline.mine(corpus_settings(), 0, web, tmp_path / "uninterrupted")
     out = tmp_path / "killed"

@@ -147,6 +147,7 @@ def test_what_was_graded_is_not_graded_again(
     assert log.read_text().startswith(before)
 
 
+@pytest.mark.slow
 def test_rollouts_that_no_checkpoint_needs_are_removed(recipe: Recipe, workdir: MakeWorkdir) -> None:
     folder = workdir("run")
     recipe("grpo_rule", steps=5, checkpoint_every=1).run(folder)

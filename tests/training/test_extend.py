@@ -76,7 +76,8 @@ def eval_steps(folder: Path) -> list[int]:
     return [row["step"] for row in read_jsonl(folder / "metrics.jsonl") if "eval_loss" in row]
 
 
-@pytest.mark.parametrize("stage", [pytest.param("pretrain", marks=pytest.mark.slow), "sft"])
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+@pytest.mark.slow
 def test_more_steps_leave_what_as_many_from_scratch_leave(
     run: Run, tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:

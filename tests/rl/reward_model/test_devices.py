@@ -76,7 +76,8 @@ def compute(layout: Layout, folder: Path, training: bool) -> dict[str, np.ndarra
     return found
 
 
-@pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
 def test_eight_devices_score_and_train_as_one(tmp_path: Path, layout: Layout, training: bool) -> None:
     command = [sys.executable, __file__, str(tmp_path / "eight"), str(tmp_path / "eight.npz"), "training" * training]
     done = subprocess.run(command, env=cpu_devices(8), capture_output=True, text=True, check=False)
