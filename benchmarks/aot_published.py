@@ -116,7 +116,7 @@ def row(name: str, case: Case, found: dict[str, Any]) -> list[str]:
     if published > rates[1]:
         raise UserError(
             f"{name}: {published:,.0f} tokens/s of a device are published ({case.source}), but the bound allows "
-            f"{rates[1]:,.0f}: it is none; correct dsmath_jax/aot or the case."
+            f"{rates[1]:,.0f}, so it is not a bound; correct dsmath_jax/aot or the case."
         )
     mfu = [100 * rate * model_flops_per_token(config, case.length) / found["chip"]["peak_flops"] for rate in rates]
     return [

@@ -117,5 +117,5 @@ def _evaluate_data(settings: EvaluateSettings) -> tuple[str, ...]:
 
 def _model_files(folder: Path) -> list[Path]:
     """Returns the files of a model in Hugging Face's format that a stage may read; the config even if it is missing."""
-    names = hub.Model("").matching([path.name for path in folder.glob("*")])
+    names = hub.model_files([path.name for path in folder.glob("*")])
     return [folder / name for name in dict.fromkeys(["config.json", *names])]

@@ -1,15 +1,20 @@
 """Fixtures: a server that cuts and lies, and repositories of the Hub on it, for what is fetched from the web."""
 
+import contextlib
 import hashlib
 import http.server
 import json
 import os
+import socketserver
 import threading
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 
 from dsmath_jax.data import web
+
+S = TypeVar("S", bound=socketserver.BaseServer)
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -58,21 +63,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(server: S, monkeypatch: pytest.MonkeyPatch) -> Iterator[S]:
+    """Serves in a thread, to downloads that have no proxy and wait little between tries."""
     monkeypatch.setattr(web, "FIRST_DELAY", 0.001)
     monkeypatch.setattr(web, "MAX_DELAY", 0.002)
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    with Server(("127.0.0.1", 0), Handler) as running:
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with serving(Server(("127.0.0.1", 0), Handler), monkeypatch) as running:
         running.files, running.behaviors, running.asked, running.tokens = {}, [], [], []
         monkeypatch.setenv("HF_ENDPOINT", running.address)
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -55,11 +55,10 @@ def with_initial_model(recipe: Recipe, stage: str) -> Recipe:
     if folder is None:
         return recipe
     if not folder.is_dir():
-        name = settings.init.removeprefix(hub.HUGGING_FACE)
-        if hub.missing_model(name, data_dir) is None:
-            logging.warning("%s is missing: compiling the recipe's own model.", folder)
-            return recipe
-        hub.fetch_model(name, data_dir, "config.json")
+        hub.fetch_model(settings.init.removeprefix(hub.HUGGING_FACE), data_dir, "config.json")
+    if not folder.is_dir():  # it is not a name of the Hub
+        logging.warning("%s is missing: compiling the recipe's own model.", folder)
+        return recipe
     model = pretrain.model_config(settings.init, recipe.model, data_dir, None)
     if recipe.model is None:
         model = dataclasses.replace(model, compute_dtype="bfloat16")  # that of TPUs and GPUs, whatever compiles here

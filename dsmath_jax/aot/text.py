@@ -98,8 +98,9 @@ def run_lines(result: dict[str, Any], bounds: dict[str, Bound]) -> list[str]:
         return []
     if "programs" in result:
         tokens = result["rows"] * result["new_tokens"]
-        lines = [f"a rollout and its updates take at least {duration(seconds)}, {duration(serial)} without overlap,"]
-        lines += [f"if every completion has {result['new_tokens']:,} tokens"]
+        least = f"{duration(seconds)}, {duration(serial)} without overlap"
+        full = f"if every completion has {result['new_tokens']:,} tokens"
+        lines = [f"a rollout and its updates take at least {least}, {full}"]
         lines += [f"at most {tokens / seconds:,.0f} sampled tokens per second"]
         repeats, what = result.get("rollouts", 0), "such rollouts"
     else:

@@ -26,14 +26,14 @@ class Labeled:
       numbers: the numbers of the pages; for a duplicate, of the page that is kept instead.
       math: whether the label is "math".
       outside: whether the page is below no seed or annotated prefix.
-      planted: whether the page is labeled as contaminated.
+      contaminated: whether the page is labeled as contaminated.
       unknown: the number of labels whose URL was not read.
     """
 
     numbers: np.ndarray
     math: np.ndarray
     outside: np.ndarray
-    planted: np.ndarray
+    contaminated: np.ndarray
     unknown: int
 
 

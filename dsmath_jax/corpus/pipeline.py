@@ -141,7 +141,7 @@ def summarize(crawl: Crawl, iterations: list[mining.Iteration], labeled: measure
         "unprefixed": last.row["unprefixed"],
         "labels_unknown": labeled.unknown if labeled else None,
         "contaminated_removed": contaminated,
-        **count_planted(labeled, crawl, decisions, documents),
+        **count_contaminated(labeled, crawl, decisions, documents),
         "funnel": [
             ["pages read", read],
             ["after URL de-duplication", read - same_url],
@@ -157,13 +157,13 @@ def summarize(crawl: Crawl, iterations: list[mining.Iteration], labeled: measure
     }
 
 
-def count_planted(
+def count_contaminated(
     labeled: measure.Labeled | None, crawl: Crawl, decisions: daft.DataFrame, documents: daft.DataFrame
 ) -> dict[str, int | None]:
     """Counts the candidates that are labeled as contaminated, and those of them that are documents."""
-    if labeled is None or not labeled.planted.any():
+    if labeled is None or not labeled.contaminated.any():
         return {"contaminated_labeled": None, "contaminated_left": None}
-    ids = crawl.ids(sorted(set(labeled.numbers[labeled.planted].tolist())))
+    ids = crawl.ids(sorted(set(labeled.numbers[labeled.contaminated].tolist())))
     candidates = decisions.where(col("id").is_in(ids) & col("score").not_null())
     left = documents.where(col("id").is_in(ids))
     return {"contaminated_labeled": candidates.count_rows(), "contaminated_left": left.count_rows()}

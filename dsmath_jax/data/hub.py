@@ -85,12 +85,17 @@ class Model(Repository):
           UserError: its weights are in another format.
         """
         here = [path for path in paths if "/" not in path]
-        if self.name and fnmatch.filter(here, "*.bin") and not fnmatch.filter(here, "model*.safetensors"):
+        if fnmatch.filter(here, "*.bin") and not fnmatch.filter(here, "model*.safetensors"):
             raise UserError(
                 f"{self.name} has its weights as .bin files only; load it with transformers, save it by "
                 "save_pretrained, and give the folder."
             )
-        return sorted({path for pattern in MODEL_FILES for path in fnmatch.filter(here, pattern)})
+        return model_files(here)
+
+
+def model_files(names: Sequence[str]) -> list[str]:
+    """Returns a model's files among the names in its folder, sorted."""
+    return sorted({name for pattern in MODEL_FILES for name in fnmatch.filter(names, pattern)})
 
 
 def _set_with_word(word: str, path: Path) -> str:

@@ -226,16 +226,15 @@ def _turns(
 
     A thinking budget counts the tokens of the dialogue so far, with the outputs of its programs.
     """
-    lengths = [len(policy.encode(prompt)) for prompt in prompts]
     sampling = _sampling(policy, settings, temperature)
+    lengths = [len(policy.encode(prompt)) for prompt in prompts] if sampling.thinking else []
 
     def generate(
         texts: Sequence[str], dialogues: Sequence[int], turn: int, stops: Sequence[str]
     ) -> list[tuple[str, str]]:
-        begun = [len(policy.encode(text)) - lengths[i] for text, i in zip(texts, dialogues, strict=True)]
         groups = policy.complete(
             texts, dataclasses.replace(sampling, stop_strings=stops), step=turn, numbers=[keys[i] for i in dialogues],
-            begun=begun,
+            lengths=[lengths[i] for i in dialogues] if lengths else None,
         )  # fmt: skip
         return [(completion.text, completion.finish) for (completion,) in groups]
 

@@ -82,22 +82,24 @@ class Policy:
         *,
         step: int = 0,
         numbers: Sequence[int] | None = None,
-        begun: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Iterator[list[TextCompletion]]:
         """Yields each prompt's completions in order; empty ones with "length" where the prompt fills the context.
 
         Args:
           prompts: rendered texts.
           sampling: the sampling parameters.
-          step, numbers, begun: `step`, `prompt_ids` and `begun` of `Sampler.generate`.
+          step, numbers: `step` and `prompt_ids` of `Sampler.generate`.
+          lengths: the number of tokens of each prompt before the beginning of its completion, for the thinking budget;
+            None where no prompt has such a beginning.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
         numbers = range(len(prompts)) if numbers is None else numbers
-        begun = [0] * len(prompts) if begun is None else begun
+        lengths = [len(prompt) for prompt in encoded] if lengths is None else lengths
         fitting = [i for i, prompt in enumerate(encoded) if len(prompt) < self.context]
         groups = self.sampler.generate(
             self.params, [encoded[i] for i in fitting], sampling,
-            step=step, prompt_ids=[numbers[i] for i in fitting], begun=[begun[i] for i in fitting],
+            step=step, prompt_ids=[numbers[i] for i in fitting], begun=[len(encoded[i]) - lengths[i] for i in fitting],
             decode=self.chat.tokenizer.decode,
         )  # fmt: skip
         for prompt in encoded:

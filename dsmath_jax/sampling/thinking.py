@@ -10,7 +10,7 @@ from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.thoughts import CLOSE, OPEN
 from dsmath_jax.workdir import UserError
 
-THINKING_HELP = f"a thought still open after as many tokens of a completion is ended by {CLOSE}; 0 for no limit"
+THINKING_HELP = f"an open thought is ended by {CLOSE} after this many tokens of a completion; 0 for no limit"
 
 
 class Marks(NamedTuple):

@@ -47,7 +47,7 @@ def test_of_a_model_of_the_hub_only_the_config_is_downloaded(server, hub, tmp_pa
     model = with_initial_model(started_from("hf:me/mine", tmp_path), "sft").model
     assert (model.num_hidden_layers, model.hidden_size, model.vocab_size) == (3, 16, 64)
     assert [path.name for path in (tmp_path / "me/mine").glob("[!.]*")] == ["config.json"]
-    assert fetch_model("me/mine", tmp_path) / "model.safetensors"
+    assert fetch_model("me/mine", tmp_path) == tmp_path / "me/mine"
     assert (tmp_path / "me/mine/model.safetensors").is_file()
 
 

@@ -66,7 +66,7 @@ def test_a_published_rate_and_its_bound() -> None:
     assert row[-2:] == ["compute", "0.58"]
     faster = case._replace(teraflops=800.0)
     with pytest.raises(
-        UserError, match=r"llama: 13,814 tokens/s of a device are published .* allows 12,288: it is none"
+        UserError, match=r"llama: 13,814 tokens/s of a device are published .* allows 12,288, so it is not a bound"
     ):
         aot_published.row("llama", faster, STEP | {"chip": {"peak_flops": 918e12}})
 

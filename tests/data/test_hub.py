@@ -32,7 +32,7 @@ def test_a_model_is_downloaded_once(server, hub, tmp_path: Path) -> None:
     assert (folder / "tokenizer.json").is_file()
 
 
-def test_revisions_have_folders_of_their_own(server, hub, tmp_path: Path) -> None:
+def test_each_revision_has_its_folder(server, hub, tmp_path: Path) -> None:
     hub("me/math", MODEL, kind="models")
     hub("me/math", MODEL | {"config.json": b"{}"}, "bead", kind="models", revision="v1.0")
     hub("me/math", {"train.jsonl": b'{"question": "?"}'}, "feed", revision="v1.0")

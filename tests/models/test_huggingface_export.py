@@ -174,9 +174,10 @@ class TestCommand:
             assert read_json(tmp_path / "again" / name / "model.json") == read_json(
                 tmp_path / "run" / name / "model.json"
             )
-            theirs, ours = (load_file(folder / huggingface.SINGLE_FILE) for folder in (stories, tmp_path / "hf" / name))
-            for tensor in theirs:
-                np.testing.assert_array_equal(ours[tensor], theirs[tensor])
+            original = load_file(stories / huggingface.SINGLE_FILE)
+            exported = load_file(tmp_path / "hf" / name / huggingface.SINGLE_FILE)
+            for tensor in original:
+                np.testing.assert_array_equal(exported[tensor], original[tensor])
 
     def test_a_run_stage_takes_the_tokenizer_of_its_run_and_says_where_it_stops(
         self, stories: Path, tmp_path: Path, layout: Layout

@@ -42,8 +42,9 @@ ESTIMATES: dict[str, Callable[[Sequence[bool]], float]] = {
     "soft": lambda outcomes: sum(outcomes) / len(outcomes),
 }
 
-# (prompts, samples of each, their stable ids) -> each prompt's completions
-Generate = Callable[..., Iterable[list[Completion]]]  # see `generate` in `write_rows`
+# (prompts, samples of each, their stable ids, how many tokens at the end of each begin its completion) -> each prompt's
+# completions
+Generate = Callable[[Sequence[Sequence[int]], int, Sequence[int], Sequence[int]], Iterable[list[Completion]]]
 # [(index of the record, tokens of a completion), ...] -> whether each is correct
 IsCorrect = Callable[[Sequence[tuple[int, Sequence[int]]]], list[bool]]
 
@@ -92,7 +93,7 @@ def write_rows(
         )  # fmt: skip
 
         def generate(
-            prefixes: Sequence[Sequence[int]], samples: int, ids: Sequence[int], begun: Sequence[int] | None = None
+            prefixes: Sequence[Sequence[int]], samples: int, ids: Sequence[int], begun: Sequence[int]
         ) -> Iterable[list[Completion]]:
             sampling = SamplingParams(samples=samples, seed=sampling_seed, thinking=thinking)
             groups = sampler.generate(policy.params, prefixes, sampling, step=step, prompt_ids=ids, begun=begun)
@@ -154,7 +155,8 @@ def label_completions(
 ) -> list[dict]:
     """Samples completions of the prompts (with the index of their record) and labels them; one row per completion."""
     rows: list[dict[str, Any]] = []
-    groups = generate([prompt for _, prompt in prompts], settings.samples, [problem for problem, _ in prompts])
+    problems, texts = [problem for problem, _ in prompts], [prompt for _, prompt in prompts]
+    groups = generate(texts, settings.samples, problems, [0] * len(prompts))
     for (problem, prompt), group in zip(prompts, groups, strict=True):
         for tokens in (completion.tokens for completion in group):
             ends = (

@@ -2,11 +2,9 @@
 
 import gzip
 import http.server
-import os
 import random
 import ssl
 import sys
-import threading
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -17,8 +15,8 @@ from fsspec.implementations.memory import MemoryFile
 
 from dsmath_jax.corpus.reading.sources import find, open_stream
 from dsmath_jax.corpus.reading.warc import read_pages
-from dsmath_jax.data import web
 from dsmath_jax.workdir import UserError
+from tests.web_server import serving
 
 CONTENT = random.Random(0).randbytes(300_000)
 
@@ -207,18 +205,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(web, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(web, "MAX_DELAY", 0.002)
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    with Server(("127.0.0.1", 0), Handler) as running:
+    with serving(Server(("127.0.0.1", 0), Handler), monkeypatch) as running:
         running.behaviors, running.ranges = [], []
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def address(server, name="a.warc.gz"):

@@ -67,9 +67,9 @@ class Scripted:
         self.script, self.asked, self.begun = script, [], {}
 
     def __call__(
-        self, prompts: Sequence[Sequence[int]], samples: int, ids: Sequence[int], begun: Sequence[int] | None = None
+        self, prompts: Sequence[Sequence[int]], samples: int, ids: Sequence[int], begun: Sequence[int]
     ) -> Iterable[list[Completion]]:
-        self.begun |= zip(map(Characters().decode, prompts), begun or [0] * len(prompts), strict=True)
+        self.begun |= zip(map(Characters().decode, prompts), begun, strict=True)
         for place, (prompt, number) in enumerate(zip(prompts, ids, strict=True)):
             text = Characters().decode(prompt)
             self.asked.append((text, samples, number))
@@ -156,7 +156,7 @@ class Fake:
 
     def generate(
         self, params: Any, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, step: int,
-        prompt_ids: Sequence[int], begun: Sequence[int] | None,
+        prompt_ids: Sequence[int], begun: Sequence[int],
     ) -> Iterable[list[Completion]]:  # fmt: skip
         del params
         type(self).calls += len(prompts)

@@ -328,7 +328,7 @@ class Policy:
 
     def generate(
         self, params: Any, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, step: int,
-        prompt_ids: Sequence[int], begun: Sequence[int] | None,
+        prompt_ids: Sequence[int], begun: Sequence[int],
     ) -> Iterator[list[Completion]]:  # fmt: skip
         for place, number in enumerate(prompt_ids):
             noise = np.random.default_rng([number, sampling.seed, step])
