@@ -82,6 +82,7 @@ def aot(tmp_path: Path, *flags: str) -> tuple[subprocess.CompletedProcess[str], 
     return run, json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_small_config_compiles_for_v5e_with_splash_attention(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:2x2")

@@ -73,7 +73,7 @@ def test_components_of_a_long_chain():
 
 
 @given(st.lists(st.tuples(st.integers(0, 25), st.integers(0, 25)).filter(lambda edge: edge[0] != edge[1]), max_size=30))
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_components_are_those_of_a_union_find(edges):
     parent = {node: node for edge in edges for node in edge}
 

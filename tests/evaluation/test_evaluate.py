@@ -216,6 +216,7 @@ def problem(number: int) -> dict[str, str]:
     return {"question": f"{number} and {number}?", "solution": "The answer.", "answer": str(2 * number)}
 
 
+@pytest.mark.slow
 def test_problems_that_a_model_was_trained_on_are_refused_or_counted(
     workdir: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

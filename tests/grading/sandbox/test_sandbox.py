@@ -223,6 +223,7 @@ def test_every_program_starts_in_the_same_state(sandbox: Sandbox) -> None:
     assert outputs[0].endswith("\n0\n1\n2\n3\n")
 
 
+@pytest.mark.slow
 def test_threads_of_one_program_do_not_count_against_another() -> None:
     hog = "import threading, time\nfor _ in range(99):\n    threading.Thread(target=time.sleep, args=(600,)).start()"
     hold = f"import time\ntry:\n    exec({hog!r})\nexcept RuntimeError:\n    time.sleep(600)"
