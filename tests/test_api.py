@@ -46,6 +46,7 @@ def test_the_package_alone_imports_no_jax() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation_runs(folder: Path) -> None:
     rewards, example = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert len(example.splitlines()) <= EXAMPLE_LINES

@@ -167,6 +167,7 @@ def test_reward_models(
     assert asked == expected
 
 
+@pytest.mark.slow
 def test_evaluation(
     workdir: Path, data: Path, expected: list[list[int]], asked: list[list[int]], layout: Layout, tmp_path: Path
 ) -> None:

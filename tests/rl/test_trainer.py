@@ -69,6 +69,7 @@ METRICS = {
 }
 
 
+@pytest.mark.slow
 def test_inserted_tokens_have_no_loss_but_a_value(
     recipe: Recipe, workdir: MakeWorkdir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
@@ -40,6 +41,7 @@ def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[li
     return [[completion.tokens for completion in group] for group in groups]
 
 
+@pytest.mark.slow
 def test_eight_devices_generate_what_one_generates(layout: Layout, tmp_path: Path) -> None:
     out = tmp_path / "tokens.json"
     with subprocess.Popen([sys.executable, __file__, out], env=cpu_devices(8)) as process:

@@ -99,6 +99,7 @@ def test_more_steps_leave_what_as_many_from_scratch_leave(
     jax.tree.map(np.testing.assert_array_equal, params(whole, layout), params(longer, layout))
 
 
+@pytest.mark.slow
 def test_what_reads_an_extended_stage_is_refused_before_and_after(run: Run, tmp_path: Path) -> None:
     run("run")
     sft = tmp_path / "run" / "sft"
@@ -116,6 +117,7 @@ def test_what_reads_an_extended_stage_is_refused_before_and_after(run: Run, tmp_
     run("run", ("sft",), ("sft",))
 
 
+@pytest.mark.slow
 def test_a_schedule_that_has_begun_to_fall_is_the_reason_not_to(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
