@@ -83,7 +83,7 @@ def mean_loss(algorithm: Algorithm, params: Any, batch: dict, model: Any = None)
     """Loss over weight, its gradient, and the metrics over weight, as the train step computes them."""
 
     def mean(params: Any) -> tuple[jax.Array, dict]:
-        (loss, weight), metrics = algorithm.loss(model or FreePolicy(), params, batch)
+        (loss, weight), metrics = algorithm.objective(model or FreePolicy(), params, batch)
         return loss / weight, {name: value / weight for name, value in metrics.items()}
 
     with jax.disable_jit():  # every call would compile a loop over chunks again

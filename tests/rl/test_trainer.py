@@ -18,7 +18,7 @@ from dsmath_jax.aot.rl import abstract_batch
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl import rollouts, trainer
-from dsmath_jax.rl.algorithms import METHODS
+from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model.training import ROWS
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import RolloutFiles, read_rollout
@@ -302,11 +302,11 @@ def test_truncated_completions_and_groups_without_spread_are_masked(
     recipe: Recipe, workdir: MakeWorkdir, layout: Layout
 ) -> None:
     truncated, zero_std = workdir("truncated"), workdir("zero_std")
-    recipe("grpo_rule", steps=1, mask_truncated=True).run(truncated)
+    recipe("grpo_rule", steps=1, rollout_filter=("truncated",)).run(truncated)
     [row] = metrics(truncated)
     assert row["num_masked"] == 8 * row["frac_truncated"] > 0
     same = (("trainer_rewards:same", 1.0),)
-    recipe("grpo_rule", steps=1, reward_fns=same, filter_zero_std_groups=True).run(zero_std)
+    recipe("grpo_rule", steps=1, reward_fns=same, rollout_filter=("zero_std",)).run(zero_std)
     [row] = metrics(zero_std)
     assert row["num_masked"] == 8
     assert row["step_skipped"] == 1  # neither the KL nor weight decay moves anything
