@@ -107,7 +107,9 @@ def _scoring_bound(target: Target, settings: RLSettings) -> Bound:
     flops = num_forwards(settings) * forward
     if settings.reward_stage:
         flops += forward - 2 * config.hidden_size * config.vocab_size
-    return NOTHING._replace(compute=flops * settings.samples_per_step * length / target.layout.mesh.size / target.topology.chip.peak_flops)
+    return NOTHING._replace(
+        compute=flops * settings.samples_per_step * length / target.layout.mesh.size / target.topology.chip.peak_flops
+    )
 
 
 def _sampling_bound(target: Target, settings: RLSettings) -> Bound:

@@ -13,7 +13,7 @@ ratio is clipped), `sampler_logprob_diff` (absolute difference to the sampler's 
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax

@@ -185,8 +185,7 @@ class RLSettings(TrainingSettings, DataSettings):
         credit = getattr(self.algorithm, "process_credit", "sum")
         if credit != "sum" and self.reward_source != "process":
             raise UserError(
-                f"process_credit is {credit}, but the reward of method={self.method} has no "
-                "steps; set reward=process."
+                f"process_credit is {credit}, but the reward of method={self.method} has no steps; set reward=process."
             )
         if self.reward_mix and self.reward_stage is None:
             raise UserError("reward_mix is for a reward model's reward; set reward=outcome or reward=process.")

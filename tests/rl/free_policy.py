@@ -36,7 +36,8 @@ class GivenLogprobs(FreePolicy):
 
     @staticmethod
     def map_row_shards(function: Callable, rows: Sequence[jax.Array], matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return rows[0], jax.lax.stop_gradient(rows[0] ** 2)  # any number stands for the entropy
+        entropy = rows[0] ** 2  # any number stands for it
+        return rows[0], entropy if function.keywords["entropy_has_gradient"] else jax.lax.stop_gradient(entropy)
 
 
 def free_params(seed: int = 0, rows: int = GROUP) -> dict[str, np.ndarray]:
