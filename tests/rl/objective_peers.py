@@ -80,7 +80,8 @@ def trl_grpo(inputs: Arrays, loss_type: str, **changes: Any) -> Arrays:
         "current_gradient_accumulation_steps": 1, "model": types.SimpleNamespace(training=True),
         "_metrics": defaultdict(lambda: defaultdict(list)),
         "accelerator": types.SimpleNamespace(
-            num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, reduce=lambda x, reduction: x
+            num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, reduce=lambda x, reduction: x,
+            sync_gradients=False,
         ),
     }  # fmt: skip
     vars(trainer).update(settings | changes)
