@@ -64,7 +64,7 @@ METHODS = {
     "dr_grpo": Method(  # arXiv 2503.20783
         "policy", "rule", variant(GRPO, normalize="constant", divide_by_std=False, **NO_KL), CLIPPED
     ),
-    "dapo": Method(  # arXiv 2503.14476; its overlong penalty is the reward function `overlong`
+    "dapo": Method(  # arXiv 2503.14476; its overlong penalty is the reward function `soft_overlong`
         "policy", "rule",
         variant(GRPO, clip_eps_high=0.28, normalize="token", rollout_filter=("zero_std",), max_refills=9, **NO_KL),
         CLIPPED,
