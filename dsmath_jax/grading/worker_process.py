@@ -33,7 +33,8 @@ def run_worker(items: int, results: int, memory_bytes: int, seconds: float) -> N
     reader = os.fdopen(items, "rb")
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            _run_chunk(*pickle.load(reader), results, seconds)
+            name, pickled, in_flight = pickle.load(reader)
+            _run_chunk(name, pickled, in_flight, results, seconds)
     os._exit(0)
 
 

@@ -9,7 +9,7 @@ from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome_scores, zero_std_groups
 from dsmath_jax.rl.batches import batch_of, bucketed_length, gather_per_completion, length_multiple, scatter_to_batch
 from dsmath_jax.rl.reward_model.model import ScoreRows
-from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rewards import RewardFunctions, RewardInput, RuleRewards
 from dsmath_jax.rl.rollouts import Rollout
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.rl.steps import step_ends
@@ -17,14 +17,15 @@ from dsmath_jax.sharding import Layout
 from dsmath_jax.training.prefetch import HostBatch
 
 
-def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, dict[str, float]]:
-    """Returns the rule rewards `[PG]`, NaN for none, and counts of completions without one. Only process 0 grades."""
+def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout, group_size: int) -> RuleRewards:
+    """Returns the rule rewards `[PG]`. Only process 0 grades; the others get zeros."""
     if jax.process_index():
-        return np.zeros(len(rollout.texts_PG)), {}
-    finished = [completion.finished for completion in rollout.completions_PG]
-    rewards, errors = reward_fns.score(rollout.texts_PG, rollout.records_PG, finished)
-    failed = sum(errors.values())
-    return rewards, {"reward_errors": float(failed), "reward_abstained": float(np.isnan(rewards).sum() - failed)}
+        return RuleRewards(np.zeros(len(rollout.texts_PG)), {}, {})
+    inputs = [
+        RewardInput(text, record, completion.finished, len(completion.tokens))
+        for text, record, completion in zip(rollout.texts_PG, rollout.records_PG, rollout.completions_PG, strict=True)
+    ]
+    return reward_fns.score(inputs, group_size)
 
 
 def compute_rewards(
@@ -87,34 +88,40 @@ def rows_with_loss(settings: RLSettings, rollout: Rollout, advantages: PerToken,
 
 
 def rollout_metrics(
-    rollout: Rollout, batch: HostBatch, scores: Scores, rule_rewards_PG: np.ndarray, group_size: int
+    rollout: Rollout, batch: HostBatch, scores: Scores, rule_rewards: RuleRewards, group_size: int
 ) -> dict[str, float]:
     """Returns the metrics of a rollout, described in docs/rl.md."""
     rewards = np.array([r.mean() for r in scores.rewards])
     rewards = rewards[np.isfinite(rewards)]
-    graded = rule_rewards_PG[np.isfinite(rule_rewards_PG)]
+    graded, failed = rule_rewards.total[np.isfinite(rule_rewards.total)], sum(rule_rewards.errors.values())
     metrics = {
         "frac_reward_zero_std": np.mean(zero_std_groups(scores, group_size)),
         "completion_length": np.mean(rollout.lengths),
         "frac_truncated": np.mean([not c.finished for c in rollout.completions_PG]),
         "num_masked": np.sum(~batch["loss_weights"].any(axis=1)),
+        "reward_errors": failed,
+        "reward_abstained": len(rule_rewards.total) - len(graded) - failed,
     }
     if rewards.size:
         metrics |= {"reward": rewards.mean(), "reward_std": rewards.std()}
     if graded.size:
         metrics["rule_reward"] = graded.mean()
+    metrics |= {f"reward/{name}": mean for name, mean in rule_rewards.means.items()}
     return {name: float(value) for name, value in metrics.items()}
 
 
-def examples_to_log(rollout: Rollout, scores: Scores, group_size: int) -> list[dict[str, Any]]:
-    """Returns the best and the worst completion of the first prompt."""
+def examples_to_log(
+    rollout: Rollout, scores: Scores, rule_rewards: RuleRewards, group_size: int
+) -> list[dict[str, Any]]:
+    """Returns the best and the worst completion of the first prompt, with the rewards by function (None for none)."""
     rewards = [float(np.mean(r)) for r in scores.rewards[:group_size]]
     order = sorted((i for i in range(len(rewards)) if np.isfinite(rewards[i])), key=rewards.__getitem__)
     return [
         {
             "id": rollout.records_PG[i].id, "question": rollout.records_PG[i].question,
             "answer": rollout.records_PG[i].answer, "completion": rollout.texts_PG[i],
-            "reward": rewards[i], "finish": rollout.completions_PG[i].finish_reason,
+            "reward": rewards[i], "rewards": rule_rewards.of_completion(i),
+            "finish": rollout.completions_PG[i].finish_reason,
         }
         for i in dict.fromkeys([*order[-1:], *order[:1]])
     ]  # fmt: skip

@@ -9,6 +9,7 @@ from dsmath_jax.data.own_data import Columns
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
+from dsmath_jax.rl.builtin_rewards import BUILT_IN, OVERLONG_SHARE, Overlong
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
@@ -20,7 +21,16 @@ DAY = 86_400  # seconds; libraries refuse much longer timeouts
 # Fields of rollouts. Methods without rollouts ignore them: their completions are in the data, or sampled once at
 # temperature 1, without top_p and top_k, and graded by `correct`.
 ROLLOUT_FIELDS = frozenset(
-    ("reward_fns", "top_p", "top_k", "num_updates", "old_logprobs", "mask_truncated", "filter_zero_std_groups")
+    (
+        "reward_fns",
+        "overlong_cache_tokens",
+        "top_p",
+        "top_k",
+        "num_updates",
+        "old_logprobs",
+        "mask_truncated",
+        "filter_zero_std_groups",
+    )
 )
 
 
@@ -92,10 +102,13 @@ class RLSettings(TrainingSettings, DataSettings):
     reward: str = setting("", "rule, outcome or process: replaces the method's own reward", choices=("", *REWARDS))
     reward_fns: tuple[tuple[str, float], ...] = setting(
         (("correct", 1.0),),
-        "the rule reward, a weighted sum: correct, format or package.module:function",
+        f"the rule reward, a weighted sum: {', '.join(BUILT_IN)} or package.module:function",
         nonempty=True,
     )
-    reward_seconds: float = setting(5.0, "time limit of one reward function on one completion, seconds", gt=0, le=DAY)
+    overlong_cache_tokens: int = setting(
+        0, f"tokens before max_new_tokens over which soft_overlong falls; 0 for 1/{OVERLONG_SHARE} of it (DAPO)", ge=0
+    )
+    reward_seconds: float = setting(5.0, "time limit of one call of a reward function, seconds", gt=0, le=DAY)
     reward_workers: int = setting(1, "processes that grade; 0 for one per processor", ge=0)
     step_delimiter: str = setting("\n", "text between the steps of a completion", nonempty=True)
     num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", ge=1)
@@ -122,6 +135,11 @@ class RLSettings(TrainingSettings, DataSettings):
         object.__setattr__(self, "reward_fns", with_weights(self.reward_fns))
         super().__post_init__()
         check_max_thinking_tokens(self.max_thinking_tokens, self.max_new_tokens)
+        if self.overlong_cache_tokens > self.max_new_tokens:
+            raise UserError(
+                f"overlong_cache_tokens is {self.overlong_cache_tokens}; it must be at most "
+                f"max_new_tokens={self.max_new_tokens}."
+            )
         names = [name for name, _ in self.reward_fns]
         if len(set(names)) < len(names):
             raise UserError(f"reward_fns names {max(names, key=names.count)} twice; give each function one weight.")
@@ -156,6 +174,12 @@ class RLSettings(TrainingSettings, DataSettings):
         shared = own & {field.name for field in dataclasses.fields(self.algorithm)}
         algorithm = dataclasses.replace(self.algorithm, **{name: getattr(self, name) for name in shared})
         object.__setattr__(self, "algorithm", _one_of_equal(algorithm))
+
+    @property
+    def overlong(self) -> Overlong:
+        """The parameters of the reward function `soft_overlong`."""
+        limit = self.max_new_tokens
+        return Overlong(limit, self.overlong_cache_tokens or max(1, limit // OVERLONG_SHARE))
 
     @property
     def reward_source(self) -> str:

@@ -31,7 +31,7 @@ from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
 from dsmath_jax.rl.reward_model.stage import KINDS
 from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY
-from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rewards import NEED_ANSWERS, RewardFunctions, RewardInput
 from dsmath_jax.rl.rollout_batch import (
     advantage_fields,
     compute_rewards,
@@ -113,7 +113,7 @@ def check(
     method, retrain = METHODS[settings.method], settings.retrain
     loops.check(settings, settings.samples_per_step // (2 if method.completions == "pairs" else 1), layout)
     if method.completions == "policy":
-        RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers)
+        RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers, settings.overlong)
     if chat:
         thinking_budget(chat, settings.max_thinking_tokens)
     sets: Sequence[Sequence[Record]] = [read(name, settings.columns) for name in settings.data]
@@ -138,7 +138,7 @@ def check(
         reward_stage.check(rewarded, read, chat, initial_config, layout, seed)
     if method.completions in ("correct", "pairs"):
         check_answers(subsample(sets, settings.offline_prompts, seed))
-    if settings.reward_source == "rule" and "correct" in dict(settings.reward_fns):
+    if settings.reward_source == "rule" and NEED_ANSWERS & dict(settings.reward_fns).keys():
         check_answers(record for records in sets for record in records)
 
 
@@ -194,7 +194,7 @@ def run(
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
         evaluate = greedy_accuracy(ctx, eval_records, correct) if eval_records else None
         if METHODS[settings.method].completions == "policy":
-            with RewardFunctions(settings.reward_fns, *limits) as reward_fns:
+            with RewardFunctions(settings.reward_fns, *limits, settings.overlong) as reward_fns:
                 train_online(ctx, reward_fns, evaluate)
         else:
             train_offline(ctx, evaluate)
@@ -245,8 +245,8 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                     loop.lap("sample_seconds")
 
                     # --- rewards: by rules, or a reward model's scores of outcomes or steps ---
-                    rule_rewards_PG, errors = grade_by_rules(reward_fns, rollout)
-                    scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.chat.tokenizer)
+                    rule_rewards = grade_by_rules(reward_fns, rollout, settings.group_size)
+                    scores_PG = compute_rewards(rollout, rule_rewards.total, reward_model, settings, ctx.chat.tokenizer)
 
                     # --- log-probabilities of old policy and reference model, values ---
                     batch = pack_rollout(rollout, ctx.prompts.max_length, ctx.layout)
@@ -267,9 +267,9 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                     batch |= advantage_fields(rollout, advantages_PG, batch)
                     batch["loss_weights"] = mask * rows_with_loss(settings, rollout, advantages_PG, scores_PG)[:, None]
 
-                    metrics = rollout_metrics(rollout, batch, scores_PG, rule_rewards_PG, settings.group_size)
-                    samples = examples_to_log(rollout, scores_PG, settings.group_size)
-                    rollouts.write(step, batch, metrics | errors, samples)
+                    metrics = rollout_metrics(rollout, batch, scores_PG, rule_rewards, settings.group_size)
+                    samples = examples_to_log(rollout, scores_PG, rule_rewards, settings.group_size)
+                    rollouts.write(step, batch, metrics, samples)
                     loop.lap("score_seconds")
 
                 # --- update: one of mu optimizer steps on the rollout ---
@@ -349,8 +349,8 @@ def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunc
     def evaluate(params: Params) -> dict[str, float]:
         groups = ctx.sampler.generate(params, prompts, greedy)
         texts = [ctx.chat.completion(group[0].tokens) for group in groups]
-        rewards, _ = correct.score(texts, records, [True] * len(texts))
-        return {"eval_greedy": float(np.mean(rewards == 1))}
+        rewards = correct.score([RewardInput(*pair) for pair in zip(texts, records, strict=True)])
+        return {"eval_greedy": float(np.mean(rewards.total == 1))}
 
     return evaluate
 
