@@ -69,7 +69,7 @@ class RuleRewards(NamedTuple):
         return {name: None if np.isnan(values[i]) else float(values[i]) for name, values in self.by_function.items()}
 
 
-class UsersFunction(NamedTuple):
+class UserFunction(NamedTuple):
     """How a function of the user's is called.
 
     Attributes:
@@ -84,10 +84,10 @@ class UsersFunction(NamedTuple):
 class RewardFunctions:
     """The weighted sum of reward functions, as a context manager.
 
-    A reward function is one of `BUILT_IN` (docs/rl.md) or the user's own
-    "package.module:function". It takes `(completion: str, record: Record)` and returns a number, or None to abstain. If
-    its first parameter is named `completions`, it takes the list of all completions of a prompt and returns a list. It
-    may be an `async def`. If a call raises, hangs or crashes, its completions have no reward, and the run continues.
+    A reward function is one of `BUILT_IN` (docs/rl.md) or the user's own "package.module:function". It takes
+    `(completion: str, record: Record)` and returns a number, or None to abstain. If its first parameter is named
+    `completions`, it takes the list of all completions of a prompt and returns a list. It may be an `async def`. If a
+    call raises, hangs or crashes, its completions have no reward, and the run continues.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class RewardFunctions:
         if workers < 0:
             raise UserError(f"rl.reward_workers is {workers}; give 0 for one per processor, or their number.")
         self._weights = dict(reward_fns)
-        self._users = {name: users_function(name) for name in self._weights if name not in BUILT_IN}
+        self._users = user_functions([name for name in self._weights if name not in BUILT_IN])
         self._count, self._seconds, self._overlong = workers, seconds, overlong
         self._workers: Workers | None = None
         self._logged: collections.Counter[str] = collections.Counter()
@@ -174,13 +174,13 @@ class RewardFunctions:
                     for (_, outcome), value in zip(group, _lengths(group), strict=True)
                 ]
             case _:
-                return self._users_outcomes(name, inputs, group_size)
+                return self._user_outcomes(name, inputs, group_size)
 
     def _grade(self, inputs: Sequence[RewardInput]) -> list[Outcome]:
         items = [(each.text, each.record.answer, each.record.kind, each.record.options) for each in inputs]
         return self._map("dsmath_jax.grading.grade:is_correct", items)
 
-    def _users_outcomes(self, name: str, inputs: Sequence[RewardInput], group_size: int) -> list[Outcome]:
+    def _user_outcomes(self, name: str, inputs: Sequence[RewardInput], group_size: int) -> list[Outcome]:
         function = self._users[name]
         in_flight = MAX_IN_FLIGHT if function.is_async else 1
         if not function.takes_group:
@@ -215,28 +215,35 @@ class RewardFunctions:
             self._workers.close()
 
 
-def users_function(name: str) -> UsersFunction:
-    """Returns how the user's function is called; it is imported in a worker.
+def user_functions(names: Sequence[str]) -> dict[str, UserFunction]:
+    """Returns how the user's functions are called; they are imported in a worker.
 
     Raises:
-      UserError: it cannot be used.
+      UserError: one cannot be used.
     """
-    if ":" not in name:
-        near = difflib.get_close_matches(name, BUILT_IN, n=1)
-        guess = f", did you mean '{near[0]}'" if near else ""
-        raise UserError(
-            f"Unknown reward function '{name}' in rl.reward_fns{guess}; known ones are {', '.join(BUILT_IN)}, and your "
-            "own as package.module:function."
-        )
+    for name in names:
+        if ":" not in name:
+            near = difflib.get_close_matches(name, BUILT_IN, n=1)
+            guess = f", did you mean '{near[0]}'" if near else ""
+            raise UserError(
+                f"Unknown reward function '{name}' in rl.reward_fns{guess}; known ones are {', '.join(BUILT_IN)}, and "
+                "your own as package.module:function."
+            )
+    if not names:
+        return {}
     with Workers(1, START_SECONDS) as workers:
-        (outcome,) = workers.map("dsmath_jax.grading.worker_process:describe_callable", [(name, 2)])
-    if outcome.status != "ok":
-        raise UserError(
-            f"rl.reward_fns: '{name}' cannot be used ({outcome.status} {outcome.reason}); name a function that can be "
-            "imported from where the run starts and takes (completion, record), or (completions, record) for a group."
-        )
-    first_parameter, is_async = outcome.value
-    return UsersFunction(first_parameter == GROUP_PARAMETER, is_async)
+        described = workers.map("dsmath_jax.grading.worker_process:describe_callable", [(name, 2) for name in names])
+    found = {}
+    for name, outcome in zip(names, described, strict=True):
+        if outcome.status != "ok":
+            raise UserError(
+                f"rl.reward_fns: '{name}' cannot be used ({outcome.status} {outcome.reason}); name a function that can "
+                "be imported from where the run starts and takes (completion, record), or (completions, record) for a "
+                "group."
+            )
+        first_parameter, is_async = outcome.value
+        found[name] = UserFunction(first_parameter == GROUP_PARAMETER, is_async)
+    return found
 
 
 def source_files(reward_fns: Sequence[tuple[str, float]]) -> list[Path]:
