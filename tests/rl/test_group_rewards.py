@@ -15,7 +15,7 @@ from dsmath_jax.workdir import UserError, read_jsonl, write_jsonl
 from tests.rl.test_cases import MakeRun, MakeWorkdir
 from tests.rl.trainer_runs import metrics
 
-USERS = "tests.rl.reward_functions"
+LENGTH, USERS = "tests.rl.reward_functions:length", "tests.rl.group_reward_functions"
 NONE, NAN = dict.fromkeys(ERRORS, 0), float("nan")
 DOCS = Path(__file__).parents[2] / "docs" / "rl.md"
 
@@ -39,11 +39,11 @@ def test_a_function_of_completions_scores_each_group_by_itself(function: str) ->
 
 
 def test_functions_of_one_completion_and_of_a_group_add_up() -> None:
-    functions = {f"{USERS}:length": 1.0, f"{USERS}:ranks": 10.0, "correct": 100.0}
+    functions = {LENGTH: 1.0, f"{USERS}:ranks": 10.0, "correct": 100.0}
     assert score(functions, [["The answer is 7.", "a"]]).total.tolist() == [126.0, 1.0]
 
 
-@pytest.mark.parametrize("function", ["group_as_asked", "group_later"])
+@pytest.mark.parametrize("function", ["group_as_asked", pytest.param("group_later", marks=pytest.mark.slow)])
 def test_a_call_that_fails_costs_its_group_alone(function: str) -> None:
     groups = [[first, "fine"] for first in ("fine", "whole raise", "whole exit", "short", "number", "abstain")]
     rewards = score({f"{USERS}:{function}": 2.0}, groups)
@@ -51,7 +51,7 @@ def test_a_call_that_fails_costs_its_group_alone(function: str) -> None:
     assert rewards.errors == NONE | {"raised": 6, "died": 2}
 
 
-@pytest.mark.parametrize("function", ["group_as_asked", "group_later"])
+@pytest.mark.parametrize("function", ["group_as_asked", pytest.param("group_later", marks=pytest.mark.slow)])
 def test_a_call_that_hangs_costs_its_group_alone(function: str) -> None:
     groups = [["fine", "fine"], ["whole hang", "fine"], ["fine", "fine"]]
     rewards = score({f"{USERS}:{function}": 2.0}, groups, seconds=1.0)
@@ -60,11 +60,11 @@ def test_a_call_that_hangs_costs_its_group_alone(function: str) -> None:
 
 
 def test_a_value_of_a_group_that_is_no_number_costs_its_completion_alone() -> None:
-    rewards = score({f"{USERS}:group_as_asked": 1.0, f"{USERS}:length": 0.5}, [["fine", "nan", "none", "text"]])
+    rewards = score({f"{USERS}:group_as_asked": 1.0, LENGTH: 0.5}, [["fine", "nan", "none", "text"]])
     np.testing.assert_array_equal(rewards.total, [3.0, NAN, 2.0, NAN])  # None abstains
     assert rewards.errors == NONE | {"not_finite": 2}
     np.testing.assert_array_equal(rewards.by_function[f"{USERS}:group_as_asked"], [1.0, NAN, NAN, NAN])
-    assert rewards.means == {f"{USERS}:group_as_asked": 1.0, f"{USERS}:length": 3.75}
+    assert rewards.means == {f"{USERS}:group_as_asked": 1.0, LENGTH: 3.75}
 
 
 def test_the_error_of_a_group_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -85,10 +85,10 @@ def test_calls_of_an_asynchronous_function_wait_together() -> None:
 
 
 def test_an_asynchronous_call_that_fails_costs_its_completion_alone() -> None:
-    texts = ["fine", "raise", "none", "exit", "leave", "nan", "hang", "kill", "fine"]
+    texts = ["fine", "raise", "none", "exit", "nan", "hang", "fine"]
     rewards = score({f"{USERS}:later": 1.0}, [[text] for text in texts], seconds=1.0)
-    np.testing.assert_array_equal(rewards.total, [1.0, *7 * [NAN], 1.0])
-    assert rewards.errors == {"raised": 2, "timed_out": 1, "died": 2, "not_finite": 1}
+    np.testing.assert_array_equal(rewards.total, [1.0, *5 * [NAN], 1.0])
+    assert rewards.errors == dict.fromkeys(ERRORS, 1)
 
 
 def test_an_object_with_an_asynchronous_call_may_score_groups() -> None:
