@@ -410,7 +410,8 @@ def test_samples_and_seconds_are_written(recipe: Recipe, workdir: MakeWorkdir) -
     samples = list(read_jsonl(folder / "rl" / "samples.jsonl"))
     assert [row["step"] for row in samples] == [0, 0, 1, 1]
     assert samples[0]["reward"] >= samples[1]["reward"]
-    assert samples[0].keys() == {"step", "id", "question", "answer", "completion", "reward", "finish"}
+    assert samples[0].keys() == {"step", "id", "question", "answer", "completion", "reward", "rewards", "finish"}
+    assert all(row["rewards"] == {"trainer_rewards:digits": row["reward"]} for row in samples)
     timing = list(read_jsonl(folder / "rl" / "timing.jsonl"))
     assert all(row["sample_seconds"] > 0 and row["score_seconds"] > 0 for row in timing)
 
