@@ -3,7 +3,6 @@
 Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a batch, T tokens.
 """
 
-import collections
 import dataclasses
 import functools
 import logging
@@ -32,7 +31,7 @@ from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
 from dsmath_jax.rl.reward_model.stage import KINDS
 from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY
-from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rewards import NEED_ANSWERS, RewardFunctions, RewardInput
 from dsmath_jax.rl.rollout_batch import (
     ScoredCompletions,
     advantage_fields,
@@ -128,10 +127,12 @@ def check(
       seed: of the sampled questions.
     """
     method, retrain = settings.method_row, settings.retrain
+    if settings.algorithm.needs_teacher and not settings.teacher:
+        raise UserError(f"rl.teacher is empty; method={settings.method} needs one: a stage's model, or hf:DIR.")
     rows = settings.samples_per_step // settings.minibatches
     loops.check(settings, rows // (2 if method.completions == "pairs" else 1), layout)
     if method.completions == "policy":
-        RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers)
+        RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers, settings.overlong)
     if chat:
         thinking_budget(chat, settings.max_thinking_tokens)
     sets: Sequence[Sequence[Record]] = [read(name, settings.columns) for name in settings.data]
@@ -156,7 +157,7 @@ def check(
         reward_stage.check(rewarded, read, chat, initial_config, layout, seed)
     if method.completions in ("correct", "pairs"):
         check_answers(subsample(sets, settings.offline_prompts, seed))
-    if settings.reward_source == "rule" and "correct" in dict(settings.reward_fns):
+    if settings.reward_source == "rule" and NEED_ANSWERS & dict(settings.reward_fns).keys():
         check_answers(record for records in sets for record in records)
 
 
@@ -223,7 +224,7 @@ def run(
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
         evaluate = greedy_accuracy(ctx, eval_records, correct) if eval_records else None
         if settings.method_row.completions == "policy":
-            with RewardFunctions(settings.reward_fns, *limits) as reward_fns:
+            with RewardFunctions(settings.reward_fns, *limits, settings.overlong) as reward_fns:
                 train_online(ctx, reward_fns, evaluate)
         else:
             train_offline(ctx, evaluate)
@@ -272,9 +273,9 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                 if rollouts.missing(step):
                     # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
                     policy, number = algorithm.policy(params), step // settings.steps_per_rollout
-                    batches, errors = sample_and_score(ctx, policy, number, reward_fns, reward_model, loop)
+                    batches = sample_and_score(ctx, policy, number, reward_fns, reward_model, loop)
                     sampled = concatenate(batches)
-                    rollout, _, scores_PG, keep_PG = choose_groups(
+                    rollout, rule_rewards_PG, scores_PG, keep_PG = choose_groups(
                         sampled, settings.prompts_per_step, settings.group_size
                     )  # fmt: skip
 
@@ -304,8 +305,8 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
 
                     metrics = rollout_metrics(sampled, settings.group_size) | batch_metrics(algorithm, batch)
                     metrics["num_refills"] = len(batches) - 1.0
-                    samples = examples_to_log(rollout, scores_PG, settings.group_size)
-                    rollouts.write(step, batch, metrics | errors, samples)
+                    samples = examples_to_log(rollout, scores_PG, rule_rewards_PG, settings.group_size)
+                    rollouts.write(step, batch, metrics, samples)
                     loop.lap("score_seconds")
 
                 # --- update: one of mu optimizer steps on the rollout ---
@@ -324,28 +325,27 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
 def sample_and_score(
     ctx: Context, policy: Params, number: int, reward_fns: RewardFunctions, reward_model: ScoreRows | None,
     loop: TrainLoop,
-) -> tuple[list[ScoredCompletions], dict[str, float]]:  # fmt: skip
+) -> list[ScoredCompletions]:  # fmt: skip
     """Generates rollout `number` with its rewards, and refills while the filters leave fewer than P groups with loss.
 
     The prompts of a rollout and of its refills are fixed, whether they are needed or not.
 
     Returns:
-      the rollout and its refills (DAPO's dynamic sampling), and the counts of `grade_by_rules`.
+      the rollout and its refills (DAPO's dynamic sampling).
     """
-    settings, parts, errors = ctx.settings, [], collections.Counter[str]()
+    settings, parts = ctx.settings, list[ScoredCompletions]()
     batches = 1 + settings.algorithm.max_refills
     for batch in range(number * batches, (number + 1) * batches):
         rollout = generate_rollout(ctx.sampler, policy, ctx.prompts, ctx.chat, settings, ctx.seed, batch)
         loop.lap("sample_seconds")
-        rule_rewards_PG, failed = grade_by_rules(reward_fns, rollout)
-        scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.chat.tokenizer)
+        rule_rewards_PG = grade_by_rules(reward_fns, rollout, settings.group_size)
+        scores_PG = compute_rewards(rollout, rule_rewards_PG.total, reward_model, settings, ctx.chat.tokenizer)
         keep_PG = apply_filters(settings, rollout, scores_PG)
         parts.append(ScoredCompletions(rollout, rule_rewards_PG, scores_PG, keep_PG))
-        errors.update(failed)
         if num_groups_with_loss(parts, settings.group_size) >= settings.prompts_per_step:
             break
         loop.lap("score_seconds")
-    return parts, dict(errors)
+    return parts
 
 
 def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
@@ -413,8 +413,8 @@ def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunc
     def evaluate(params: Params) -> dict[str, float]:
         groups = ctx.sampler.generate(params, prompts, greedy)
         texts = [ctx.chat.completion(group[0].tokens) for group in groups]
-        rewards, _ = correct.score(texts, records, [True] * len(texts))
-        return {"eval_greedy": float(np.mean(rewards == 1))}
+        rewards = correct.score([RewardInput(*pair) for pair in zip(texts, records, strict=True)])
+        return {"eval_greedy": float(np.mean(rewards.total == 1))}
 
     return evaluate
 
