@@ -107,14 +107,14 @@ def rollout_metrics(
 
 
 def examples_to_log(rollout: Rollout, scores: Scores, group_size: int) -> list[dict[str, Any]]:
-    """Returns the best and the worst completion of the first prompt."""
+    """Returns the best and the worst completion of the first prompt; one of those without a reward if all are."""
     rewards = [float(np.mean(r)) for r in scores.rewards[:group_size]]
     order = sorted((i for i in range(len(rewards)) if np.isfinite(rewards[i])), key=rewards.__getitem__)
     return [
         {
             "id": rollout.records_PG[i].id, "question": rollout.records_PG[i].question,
             "answer": rollout.records_PG[i].answer, "completion": rollout.texts_PG[i],
-            "reward": rewards[i], "finish": rollout.completions_PG[i].finish_reason,
+            "reward": rewards[i] if order else None, "finish": rollout.completions_PG[i].finish_reason,
         }
-        for i in dict.fromkeys([*order[-1:], *order[:1]])
+        for i in dict.fromkeys([*order[-1:], *order[:1]] or [0])
     ]  # fmt: skip
