@@ -147,7 +147,8 @@ def read(workdir: Path) -> Run:
         report["rl"] |= {"seconds": seconds} if seconds else {}
         samples = _rollout_samples(workdir / "rl" / "samples.jsonl")
         findings = _findings(workdir / "rl" / "findings.jsonl")
-        report["rl"] |= {"findings": {each["kind"]: each["step"] for each in reversed(findings) if not each["normal"]}}
+        seen = {finding["kind"]: finding["step"] for finding in reversed(findings) if not finding["normal"]}
+        report["rl"] |= {"findings": seen} if seen else {}
         best = workdir / "rl" / "best" / "best.json"
         report["rl"] |= {"best": _pick(best, ("step", "eval_greedy"))} if best.is_file() else {}
     if "evaluate" in manifests:

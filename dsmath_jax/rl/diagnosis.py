@@ -287,8 +287,8 @@ def other_template(chat: Chat, folder: Path) -> list[Finding]:
     return [
         Finding(
             "other_template",
-            f"{fields} of this run differ{'s' if len(names) == 1 else ''} from the model's in {folder}: it gets other "
-            "prompts than it was trained on, and may not end its turns; leave the setting out to take the model's.",
+            f"{fields} of this run differ{'s' if len(names) == 1 else ''} from that of the model in {folder}: it gets "
+            "other prompts than it was trained on, and may not end its turns; take the model's.",
         )
     ]
 

@@ -401,7 +401,7 @@ def test_questions_that_are_trained_on_are_not_measured_on(
     monkeypatch.setattr(trainer, "train_online", lambda *_: None)
     allowed = recipe("grpo_rule", data=("rl.jsonl",), eval_data=("test.jsonl",), allow_overlap=True)
     counts = trainer.run(allowed.settings, None, ChatSettings(), folder, tmp_path, allowed.layout, 0)
-    assert counts == {"questions": 4, "num_overlapping": 2}
+    assert counts == {"questions": 4, "num_overlapping": 2, "steps": 2}
 
 
 def test_samples_and_seconds_are_written(recipe: Recipe, workdir: MakeWorkdir) -> None:
