@@ -172,9 +172,7 @@ def test_a_template_other_than_the_models_is_found(start: Path, tmp_path: Path) 
     [finding] = other_template(chat, tmp_path)
     assert finding.kind == "other_template"
     assert finding.message.startswith("config.chat.template of this run differs from that of the model in ")
-    chats.export(
-        Chat(text_tokenizer, system="Be brief.", instruction="paper"), tmp_path
-    )  # as `dsmath convert export` does
+    chats.export(Chat(text_tokenizer, system="Be brief.", instruction="paper"), tmp_path)
     [finding] = other_template(chat, tmp_path)
     assert finding.message.startswith("config.chat.instruction and config.chat.system of this run differ from that of ")
 
