@@ -82,4 +82,5 @@ def _report(step: int, finding: Finding, sample: dict[str, Any] | None) -> None:
     else:
         reward, completion = sample["reward"], sample["completion"]
         shown = "no reward" if reward is None else f"reward {reward:g}"
-        logging.warning("%s A sample (%s, ended by %s): %r", message, shown, sample["finish"], completion)
+        facts = f"{shown}, ended by {sample['finish']}, the record's answer is {sample['answer']!r}"
+        logging.warning("%s A sample (%s): %r", message, facts, completion)

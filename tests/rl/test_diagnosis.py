@@ -206,7 +206,10 @@ def test_findings_are_logged_with_a_sample_and_resume(
     with caplog.at_level(logging.WARNING):
         observe(folders[0], rows, 0, make)
     assert [record.message.split(":")[1] for record in caplog.records] == [" step 40", " step 42"]
-    assert re.search(r"raise .* A sample \(no reward, ended by length\): '40 so .* \[\.\.\.\] ", caplog.messages[0])
+    assert re.search(
+        r"raise .* A sample \(no reward, ended by length, the record's answer is '2'\): '40 so .* \[\.\.\.\] ",
+        caplog.messages[0],
+    )
     assert capsys.readouterr().out == "rl: step 0: This is as it should be.\n"
     written = list(read_jsonl(folders[0] / "findings.jsonl"))
     assert [(row["step"], row["kind"], row["normal"]) for row in written] == [

@@ -75,7 +75,7 @@ def test_a_run_says_that_all_completions_are_cut(
     logged = [message for message in caplog.messages if message.startswith("rl: step ")]
     assert len(logged) == 3
     assert logged[0].startswith("rl: step 0: 100.0 % of the 8 completions are cut at rl.max_new_tokens=2 before they ")
-    assert "A sample (reward 0.25, ended by length): " in logged[0]
+    assert "A sample (reward 0.25, ended by length, the record's answer is '" in logged[0]
     assert "rl: step 0: clip_low and clip_high are 0, as they should be" in capsys.readouterr().out
 
 
