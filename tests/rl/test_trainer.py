@@ -223,7 +223,7 @@ def test_a_kill_between_two_rounds_changes_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, function, stop)
+        patch.setattr(trainer if hasattr(trainer, function) else trainer.reward_training, function, stop)
         with pytest.raises(KeyboardInterrupt):
             rl.run(cut)
     rounds = cut / "rl" / "rounds" / "1"
