@@ -143,6 +143,9 @@ class RLSettings(TrainingSettings, DataSettings):
     )
     eval_data: tuple[str, ...] = setting((), "data sets evaluated greedily every `eval_every` steps")
     eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", ge=0)
+    patience: int = setting(
+        0, "the stage ends after this number of evaluations without a better `eval_greedy`; 0: never", ge=0
+    )  # fmt: skip
     allow_overlap: bool = setting(
         False, "questions of `eval_data` that are trained on are counted, not refused", changes_result=False
     )
@@ -159,6 +162,10 @@ class RLSettings(TrainingSettings, DataSettings):
         names = [name for name, _ in self.reward_fns]
         if len(set(names)) < len(names):
             raise UserError(f"reward_fns names {max(names, key=names.count)} twice; give each function one weight.")
+        if self.patience and not (self.eval_data and self.eval_every):
+            raise UserError(
+                f"patience is {self.patience}, but nothing is evaluated during training; give eval_data and eval_every."
+            )
         method = self.method_row
         if not isinstance(self.algorithm, method.algorithm):
             raise UserError(

@@ -232,7 +232,7 @@ def test_a_kill_between_two_rounds_changes_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, function, stop)
+        patch.setattr(trainer if hasattr(trainer, function) else trainer.reward_training, function, stop)
         with pytest.raises(KeyboardInterrupt):
             rl.run(cut)
     rounds = cut / "rl" / "rounds" / "1"
@@ -431,7 +431,7 @@ def test_questions_that_are_trained_on_are_not_measured_on(
     monkeypatch.setattr(trainer, "train_online", lambda *_: None)
     allowed = recipe("grpo_rule", data=("rl.jsonl",), eval_data=("test.jsonl",), allow_overlap=True)
     counts = trainer.run(allowed.settings, None, ChatSettings(), folder, tmp_path, allowed.layout, 0)
-    assert counts == {"questions": 4, "num_overlapping": 2}
+    assert counts == {"questions": 4, "num_overlapping": 2, "steps": 2}
 
 
 def test_samples_and_seconds_are_written(recipe: Recipe, workdir: MakeWorkdir) -> None:
