@@ -117,7 +117,8 @@ CHANGE_NO_RESULT = {
     "start", "compilation_cache",
     "mesh.replica", "mesh.fsdp", "mesh.context", "mesh.tensor",
     "model.remat", "model.attention",
-    "corpus.workers", "corpus.ray_address", "rl.allow_overlap", "evaluate.allow_overlap",
+    "corpus.workers", "corpus.ray_address", "rl.allow_overlap", "rl.log_samples",
+    "evaluate.allow_overlap",
     *(f"{part}.{field}" for part in TRAINING for field in LOOP),
 }  # fmt: skip
 

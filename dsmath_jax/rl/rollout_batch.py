@@ -1,7 +1,5 @@
 """The training batch of a rollout: rewards, rows, advantages, metrics (paper §4.1)."""
 
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -104,17 +102,3 @@ def rollout_metrics(
     if graded.size:
         metrics["rule_reward"] = graded.mean()
     return {name: float(value) for name, value in metrics.items()}
-
-
-def examples_to_log(rollout: Rollout, scores: Scores, group_size: int) -> list[dict[str, Any]]:
-    """Returns the best and the worst completion of the first prompt."""
-    rewards = [float(np.mean(r)) for r in scores.rewards[:group_size]]
-    order = sorted((i for i in range(len(rewards)) if np.isfinite(rewards[i])), key=rewards.__getitem__)
-    return [
-        {
-            "id": rollout.records_PG[i].id, "question": rollout.records_PG[i].question,
-            "answer": rollout.records_PG[i].answer, "completion": rollout.texts_PG[i],
-            "reward": rewards[i], "finish": rollout.completions_PG[i].finish_reason,
-        }
-        for i in dict.fromkeys([*order[-1:], *order[:1]])
-    ]  # fmt: skip

@@ -213,14 +213,18 @@ class RolloutFiles:
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Returns the batch `[PG,T]` and the metrics of this step's rollout; the same on every process."""
-        number, update = divmod(step, self._settings.num_updates)
+        number = step // self._settings.num_updates
         if number != self._number:
             self._batch, self._log = read_rollout(self._path(number))
             self._number = number
             self._remove_old(step)
-        for row in self._log["samples"] if update == 0 else ():
+        for row in self.samples(step):
             self._samples.write({"step": step} | row)
         return self._batch, self._log["metrics"]
+
+    def samples(self, step: int) -> list[dict[str, Any]]:
+        """Returns the logged samples of the rollout that was read for this step; none after its first update."""
+        return [] if step % self._settings.num_updates else self._log["samples"]
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.npz"

@@ -20,7 +20,7 @@ DAY = 86_400  # seconds; libraries refuse much longer timeouts
 # Fields of rollouts. Methods without rollouts ignore them: their completions are in the data, or sampled once at
 # temperature 1, without top_p and top_k, and graded by `correct`.
 ROLLOUT_FIELDS = frozenset(
-    ("reward_fns", "top_p", "top_k", "num_updates", "old_logprobs", "mask_truncated", "filter_zero_std_groups")
+    "reward_fns top_p top_k num_updates old_logprobs mask_truncated filter_zero_std_groups log_samples".split()
 )
 
 
@@ -106,6 +106,11 @@ class RLSettings(TrainingSettings, DataSettings):
     )
     mask_truncated: bool = setting(False, "completions cut at the length limit carry no loss (DAPO)")
     filter_zero_std_groups: bool = setting(False, "groups whose rewards are all equal carry no loss (DAPO)")
+    log_samples: str = setting(
+        "extremes",
+        "completions in samples.jsonl: extremes (best and worst of a rollout's first prompt), group (all of it) or all",
+        choices=("extremes", "group", "all"), changes_result=False,
+    )  # fmt: skip
     reference: str = setting(
         "device", "where the reference model's parameters are between uses: device or host", choices=("device", "host")
     )

@@ -35,7 +35,6 @@ from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollout_batch import (
     advantage_fields,
     compute_rewards,
-    examples_to_log,
     gather_token_values,
     grade_by_rules,
     pack_rollout,
@@ -51,6 +50,7 @@ from dsmath_jax.rl.rollouts import (
     generate_rollout,
     load_prompts,
 )
+from dsmath_jax.rl.sample_log import samples_to_log
 from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -268,13 +268,13 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                     batch["loss_weights"] = mask * rows_with_loss(settings, rollout, advantages_PG, scores_PG)[:, None]
 
                     metrics = rollout_metrics(rollout, batch, scores_PG, rule_rewards_PG, settings.group_size)
-                    samples = examples_to_log(rollout, scores_PG, settings.group_size)
+                    samples = samples_to_log(rollout, batch, scores_PG, rule_rewards_PG, settings, ctx.chat.tokenizer)
                     rollouts.write(step, batch, metrics | errors, samples)
                     loop.lap("score_seconds")
 
                 # --- update: one of mu optimizer steps on the rollout ---
                 batch, metrics = rollouts.read(step)
-                loop.update(train_step, ctx.layout.take_my_rows(batch), metrics)
+                loop.update(train_step, ctx.layout.take_my_rows(batch), metrics, rollouts.samples(step))
 
             if evaluate and round_number == settings.rounds:
                 loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))
