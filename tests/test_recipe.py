@@ -187,7 +187,8 @@ class Pretend:
 OTHER_VALUES = {
     "mesh.replica": 2, "mesh.fsdp": 2, "mesh.context": 2, "mesh.tensor": 2, "model.remat": "none",
     "model.attention": "xla", "corpus.workers": 3, "corpus.ray_address": "auto", "grad_accum_steps": 2,
-    "keep_checkpoints": 5, "profile": (1, 2), "wandb": "project", "allow_overlap": True, "compilation_cache": "off",
+    "keep_checkpoints": 5, "profile": (1, 2), "wandb": "project", "allow_overlap": True, "log_samples": "all",
+    "compilation_cache": "off",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Splits the text of a page into text and formulas, which become MathML trees of known elements only."""
+"""Splits a text into text and formulas, which become MathML trees of known elements only."""
 
 import html
 import re
