@@ -226,7 +226,7 @@ function facts(row) {
   return element("p", { className: "facts" }, ...found);
 }
 
-// Draws the texts of completions when they come near the visible part of the page.
+// Draws the texts of completions when they come near the visible part of the page and of their group.
 const bodies = new IntersectionObserver(
   (entries) => {
     for (const { isIntersecting, target } of entries.filter((entry) => entry.isIntersecting)) {
@@ -234,7 +234,7 @@ const bodies = new IntersectionObserver(
       drawBody(target, target.row);
     }
   },
-  { rootMargin: "400px" },
+  { rootMargin: "400px", scrollMargin: "400px" },
 );
 
 function card(row) {

@@ -22,10 +22,11 @@ import jinja2
 from markupsafe import Markup
 
 from dsmath_jax.extras import required_by
+from dsmath_jax.progress import track
 from dsmath_jax.workdir import UserError, atomic_write, exit_code, json_lines, local_path
 
 BLOCK_ROWS = 500  # rows that are compressed together
-CACHED_FORMULAS = 100_000
+CACHED_FORMULAS = 20_000
 TEXTS = ("question", "completion")  # the fields in which formulas are rendered
 Row = dict[str, Any]
 SplitText = Callable[[str], Sequence[str | dict]]  # see `mathml.parts`
@@ -148,14 +149,14 @@ def _encoded(rows: list[Row], split: SplitText | None) -> str:
 
 
 def formula_splitter() -> SplitText:
-    """Returns `mathml.parts` with a cache, since the completions of a prompt share its question.
+    """Returns `mathml.parts` with a cache of formulas: those of a prompt are in many of its completions.
 
     Raises:
       UserError: its package is not installed.
     """
     with required_by("The rendering of formulas"):
-        from dsmath_jax.mathml import parts
-    return functools.lru_cache(CACHED_FORMULAS)(parts)
+        from dsmath_jax.mathml import mathml, parts
+    return functools.partial(parts, convert=functools.lru_cache(CACHED_FORMULAS)(mathml))
 
 
 # --- the page ---
@@ -185,15 +186,25 @@ def write(workdir: Path, out: Path | None = None) -> str:
         notes.append(f"Formulas stay text. {error}")
     rows = Rows(path)
     with atomic_write(out) as file:
-        for piece in _page(workdir.resolve().name, blocks(rows, split)):
+        tracked = track(rows, "rollouts", _count_lines(path))
+        for piece in _page(workdir.resolve().name, blocks(tracked, split)):
             file.write(piece)
         if not rows.completions:
             raise UserError(f"{path} has no complete row yet; wait for the first step of the run.")
     if rows.damaged:
         notes.insert(0, "The last line of the samples is incomplete, as after a kill, and is left out.")
     size = f"{out.stat().st_size / 1e6:,.1f} MB"
-    about = f"{out}: {rows.completions:,} completions of {rows.prompts:,} prompts"
+    about = f"{out}: {_count(rows.completions, 'completion')} of {_count(rows.prompts, 'prompt')}"
     return "\n".join([f"{about}, steps {rows.first_step} to {rows.last_step}, {size}", *notes])
+
+
+def _count(value: int, noun: str) -> str:
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def _count_lines(path: Path) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)
 
 
 def _page(name: str, data: Iterator[str]) -> Iterator[str]:
