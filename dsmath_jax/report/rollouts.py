@@ -193,7 +193,8 @@ def write(workdir: Path, out: Path | None = None) -> str:
             raise UserError(f"{path} has no complete row yet; wait for the first step of the run.")
     if rows.damaged:
         notes.insert(0, "The last line of the samples is incomplete, as after a kill, and is left out.")
-    size = f"{out.stat().st_size / 1e6:,.1f} MB"
+    kilobytes = out.stat().st_size / 1e3
+    size = f"{kilobytes:,.0f} kB" if kilobytes < 1000 else f"{kilobytes / 1e3:,.1f} MB"
     about = f"{out}: {_count(rows.completions, 'completion')} of {_count(rows.prompts, 'prompt')}"
     return "\n".join([f"{about}, steps {rows.first_step} to {rows.last_step}, {size}", *notes])
 

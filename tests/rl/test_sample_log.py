@@ -72,14 +72,19 @@ def test_token_lengths_of_other_tokenizers(kind: str, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("method", "function"), [("grpo_ps", "digits"), pytest.param("grpo_rule", "nan_for_some", marks=pytest.mark.slow)]
+)
 def test_all_samples_have_the_advantages_that_are_trained_on(
-    recipe: Recipe, workdir: MakeWorkdir, tokenizer: Tokenizer
+    method: str, function: str, recipe: Recipe, workdir: MakeWorkdir, tokenizer: Tokenizer
 ) -> None:
     folder = workdir("run")
-    recipe("grpo_ps", steps=1, log_samples="all", mask_truncated=True).run(folder)
+    recipe(method, steps=1, log_samples="all", reward_fns=((f"trainer_rewards:{function}", 1.0),)).run(folder)
     rows = list(read_jsonl(folder / "rl" / "samples.jsonl"))
     assert [(row["prompt"], row["sample"]) for row in rows] == [(p, s) for p in range(2) for s in range(4)]
-    assert all(row.keys() == FIELDS | {"step_rewards", "advantages", "token_lengths"} for row in rows)
+    fields = FIELDS | {"advantages", "token_lengths"} | ({"step_rewards"} if method == "grpo_ps" else set())
+    assert all(row.keys() == fields for row in rows)
+    assert sum(row["reward"] is None for row in rows) in ([0] if method == "grpo_ps" else range(1, 8))
     batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
     starts = np.argmax(batch["sampler_logprobs"] != 0, axis=1)
     for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
@@ -89,8 +94,9 @@ def test_all_samples_have_the_advantages_that_are_trained_on(
         counts, values = zip(*row["advantages"], strict=True)
         found = np.repeat(np.array(values, float), counts)  # None becomes NaN
         np.testing.assert_allclose(found, np.where(weights > 0, advantages, np.nan), rtol=1e-5)
-        assert np.isnan(found).all() == (row["finish"] == "length")
-        assert np.mean(row["step_rewards"]) == pytest.approx(row["reward"], rel=1e-5)
+        assert np.isnan(found).all() == (row["reward"] is None)
+        if method == "grpo_ps":
+            assert np.mean(row["step_rewards"]) == pytest.approx(row["reward"], rel=1e-5)
         assert sum(row["token_lengths"]) == len(row["completion"])
 
 
