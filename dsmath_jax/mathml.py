@@ -1,4 +1,7 @@
-"""Splits a text into text and formulas, which become MathML trees of known elements only."""
+"""Splits a text into text and formulas, which become MathML trees of known elements only.
+
+Needs latex2mathml, of the extra `corpus`.
+"""
 
 import html
 import re
