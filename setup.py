@@ -97,7 +97,7 @@ setup(
     package_data={
         "dsmath_jax": ["py.typed"],
         "dsmath_jax.aot": ["*.j2"],
-        "dsmath_jax.report": ["*.j2"],
+        "dsmath_jax.report": ["*.j2", "*.css", "*.js"],
         "dsmath_jax.corpus": ["rates.json"],
         "dsmath_jax.corpus.card": ["*.j2"],
         "dsmath_jax.corpus.annotate_page": ["*.html", "*.css", "*.js"],

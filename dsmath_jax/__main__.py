@@ -27,6 +27,7 @@ COMMANDS = {
     "aot": Command("dsmath_jax.aot", "compile a stage for a TPU slice and print its memory, FLOPs and traffic"),
     "convert": Command("dsmath_jax.models.huggingface", "import and export checkpoints in Hugging Face's format"),
     "report": Command("dsmath_jax.report.comparison", "compare finished runs in tables and plots"),
+    "rollouts": Command("dsmath_jax.report.rollouts", "write a page of a run's rollouts, with rewards and advantages"),
 }
 HELP = "\n".join(
     [

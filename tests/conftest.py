@@ -30,9 +30,10 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.model_files import export_params
+from tests.browser import browser
 from tests.web_server import hub, server
 
-__all__ = ["hub", "server"]  # fixtures
+__all__ = ["browser", "hub", "server"]  # fixtures
 
 # libtpu, which the dev extra brings, looks for TPUs where nobody says which platform is meant, and complains at times.
 if not any(next(Path("/dev").glob(name), None) for name in ("nvidia*", "accel*", "vfio")):

@@ -28,7 +28,7 @@ class Missing:
 
 sys.meta_path.insert(0, Missing)
 for module in pkgutil.walk_packages(dm.__path__, "dsmath_jax."):
-    if not module.name.endswith("__main__") and module.name.split(".")[1] not in ("benchmarks", "corpus"):
+    if not module.name.endswith("__main__") and module.name.split(".")[1] not in ("benchmarks", "corpus", "mathml"):
         importlib.import_module(module.name)
 assert [grade.correct for grade in dm.grade(["It is \\\\boxed{0.5}.", "So 3."], ["1/2", "4"])] == [True, False]
 

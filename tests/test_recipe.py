@@ -118,7 +118,8 @@ CHANGE_NO_RESULT = {
     "start", "compilation_cache",
     "mesh.replica", "mesh.fsdp", "mesh.context", "mesh.tensor",
     "model.remat", "model.attention",
-    "corpus.workers", "corpus.ray_address", "rl.allow_overlap", "evaluate.allow_overlap",
+    "corpus.workers", "corpus.ray_address", "rl.allow_overlap", "rl.log_samples",
+    "evaluate.allow_overlap",
     *(f"{part}.{field}" for part in TRAINING for field in LOOP),
 }  # fmt: skip
 
@@ -187,7 +188,8 @@ class Pretend:
 OTHER_VALUES = {
     "mesh.replica": 2, "mesh.fsdp": 2, "mesh.context": 2, "mesh.tensor": 2, "model.remat": "none",
     "model.attention": "xla", "corpus.workers": 3, "corpus.ray_address": "auto", "grad_accum_steps": 2,
-    "keep_checkpoints": 5, "profile": (1, 2), "wandb": "project", "allow_overlap": True, "compilation_cache": "off",
+    "keep_checkpoints": 5, "profile": (1, 2), "wandb": "project", "allow_overlap": True, "log_samples": "all",
+    "compilation_cache": "off",
 }  # fmt: skip
 
 

@@ -213,23 +213,3 @@ def batch_metrics(algorithm: Algorithm, batch: HostBatch) -> dict[str, float]:
         "num_masked": float(np.sum(~batch["loss_weights"].any(axis=1))),
         "max_token_share": largest_token_share(algorithm, batch),
     }
-
-
-def examples_to_log(
-    rollout: Rollout, scores: Scores, rule_rewards: RuleRewards, group_size: int
-) -> list[dict[str, Any]]:
-    """Returns the best and the worst completion of the first prompt, with the rewards by function (None for none).
-
-    One of those without a reward if all are.
-    """
-    rewards = [float(np.mean(r)) for r in scores.rewards[:group_size]]
-    order = sorted((i for i in range(len(rewards)) if np.isfinite(rewards[i])), key=rewards.__getitem__)
-    return [
-        {
-            "id": rollout.records_PG[i].id, "question": rollout.records_PG[i].question,
-            "answer": rollout.records_PG[i].answer, "completion": rollout.texts_PG[i],
-            "reward": rewards[i] if order else None, "rewards": rule_rewards.of_completion(i),
-            "finish": rollout.completions_PG[i].finish_reason,
-        }
-        for i in dict.fromkeys([*order[-1:], *order[:1]] or [0])
-    ]  # fmt: skip

@@ -233,10 +233,14 @@ class RolloutFiles:
             self._batch, self._log = read_rollout(self._path(number))
             self._number = number
             self._remove_old(step)
-        for row in self._log["samples"] if update == 0 else ():
+        for row in self.samples(step):
             self._samples.write({"step": step} | row)
         rows = minibatch_rows(number, update, settings.prompts_per_step, settings.group_size, settings.minibatches)
         return {name: values[rows] for name, values in self._batch.items()}, self._log["metrics"]
+
+    def samples(self, step: int) -> list[dict[str, Any]]:
+        """Returns the logged samples of the rollout that was read for this step; none after its first update."""
+        return [] if step % self._settings.steps_per_rollout else self._log["samples"]
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.npz"

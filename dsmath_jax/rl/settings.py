@@ -24,7 +24,7 @@ DAY = 86_400  # seconds; libraries refuse much longer timeouts
 ROLLOUT_FIELDS = frozenset(
     (
         "reward_fns", "reward_mix", "overlong_cache_tokens", "top_p", "top_k", "num_updates", "minibatches",
-        "old_logprobs", "rollout_filter", "max_refills", "filtered_in_baseline",
+        "old_logprobs", "rollout_filter", "max_refills", "filtered_in_baseline", "log_samples",
     )
 )  # fmt: skip
 
@@ -135,6 +135,11 @@ class RLSettings(TrainingSettings, DataSettings):
     filtered_in_baseline: bool = setting(
         True, "completions without loss (rollout_filter) count in the mean and deviation of their group"
     )
+    log_samples: str = setting(
+        "extremes",
+        "completions in samples.jsonl: extremes (best and worst of a rollout's first prompt), group (all of it) or all",
+        choices=("extremes", "group", "all"), changes_result=False,
+    )  # fmt: skip
     reference: str = setting(
         "device", "where the reference model's parameters are between uses: device or host", choices=("device", "host")
     )

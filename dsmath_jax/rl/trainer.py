@@ -44,7 +44,6 @@ from dsmath_jax.rl.rollout_batch import (
     choose_groups,
     compute_rewards,
     concatenate,
-    examples_to_log,
     gather_token_values,
     grade_by_rules,
     num_groups_with_loss,
@@ -62,6 +61,7 @@ from dsmath_jax.rl.rollouts import (
     generate_rollout,
     load_prompts,
 )
+from dsmath_jax.rl.sample_log import samples_to_log
 from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -300,9 +300,8 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     policy, number = algorithm.policy(params), step // settings.steps_per_rollout
                     batches = sample_and_score(ctx, policy, number, reward_fns, reward_model, loop)
                     sampled = concatenate(batches)
-                    rollout, rule_rewards_PG, scores_PG, keep_PG = choose_groups(
-                        sampled, settings.prompts_per_step, settings.group_size
-                    )  # fmt: skip
+                    chosen = choose_groups(sampled, settings.prompts_per_step, settings.group_size)
+                    rollout, _, scores_PG, keep_PG = chosen
 
                     # --- log-probabilities of old policy, reference model and teacher, values ---
                     batch = pack_rollout(rollout, ctx.prompts.max_length, ctx.layout)
@@ -330,13 +329,13 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
 
                     metrics = rollout_metrics(sampled, settings.group_size) | batch_metrics(algorithm, batch)
                     metrics["num_refills"] = len(batches) - 1.0
-                    samples = examples_to_log(rollout, scores_PG, rule_rewards_PG, settings.group_size)
+                    samples = samples_to_log(chosen, batch, settings, ctx.chat.tokenizer)
                     rollouts.write(step, batch, metrics, samples)
                     loop.lap("score_seconds")
 
                 # --- update: one of mu optimizer steps on the rollout ---
                 batch, metrics = rollouts.read(step)
-                loop.update(train_step, ctx.layout.take_my_rows(batch), metrics)
+                loop.update(train_step, ctx.layout.take_my_rows(batch), metrics, rollouts.samples(step))
 
             stopped = evaluations is not None and evaluations.stopped
             if evaluations and not stopped and round_number == settings.rounds:

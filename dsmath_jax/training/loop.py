@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ class _Pending(NamedTuple):
     preempted: Array | bool
     began: float
     tokens: int
+    samples: Sequence[Mapping[str, Any]]
 
 
 def check(settings: TrainingSettings, rows: int, layout: Layout) -> None:
@@ -203,20 +204,24 @@ class TrainLoop:
             self._seconds["update_seconds"] = time.monotonic() - self._updated_at
         self._lap = time.monotonic()
 
-    def update(self, train_step: TrainStep, batch: HostBatch, metrics: Mapping[str, float] | None = None) -> None:
+    def update(
+        self, train_step: TrainStep, batch: HostBatch, metrics: Mapping[str, float] | None = None,
+        samples: Sequence[Mapping[str, Any]] = (),
+    ) -> None:  # fmt: skip
         """Dispatches one optimizer step, then waits for the one before it and logs that.
 
         Args:
           train_step: from `make_train_step`.
           batch: this process's rows.
           metrics: of the batch, logged with the step's own.
+          samples: of the batch, logged as a table; see `Metrics.write`.
         """
         self._updated_at, seconds, self._seconds = time.monotonic(), self._seconds, {}
         placed = self._layout.put_batch(batch)
         tokens = placed["tokens"].size if "tokens" in placed else 0
         self.state, scalars = train_step(self.state, placed)
         pending = _Pending(
-            self._step, scalars, metrics or {}, seconds, self._preemption.received(), self._began, tokens
+            self._step, scalars, metrics or {}, seconds, self._preemption.received(), self._began, tokens, samples
         )
         self.flush()
         self._pending = pending
@@ -240,7 +245,7 @@ class TrainLoop:
             values["perplexity"] = math.exp(min(values["loss"], MAX_LOG_PERPLEXITY))
         values |= {**done.metrics, "lr": float(self._rates[done.step])}
         timing = {**self._stopwatch.row(done.began, done.tokens), **done.seconds} if self._stopwatch else None
-        self._metrics.write(done.step, values, timing)
+        self._metrics.write(done.step, values, timing, done.samples)
         if self._observe:
             self._observe({"step": done.step, **values})
 

@@ -168,6 +168,7 @@ def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None
                 ("dpo", "top_p", 0.9),
                 ("rft", "top_k", 5),
                 ("dpo", "num_updates", 2),
+                ("rft", "log_samples", "all"),
                 ("sft", "old_logprobs", "sampler"),
                 ("sft", "filtered_in_baseline", False),
                 ("rft", "rollout_filter", ("zero_std",)),

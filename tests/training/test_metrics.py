@@ -1,5 +1,6 @@
 """Logs: rows of steps that are done again go, times have a file of their own, Weights & Biases on request."""
 
+import html
 import json
 import sys
 import types
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from dsmath_jax.training.goodput import Stopwatch, memory
 from dsmath_jax.training.metrics import Metrics, StepLog
+from dsmath_jax.training.sample_table import MAX_ROWS
 from dsmath_jax.workdir import UserError, read_jsonl
 
 
@@ -41,7 +44,7 @@ class FakeWandb(types.ModuleType):
     def __init__(self) -> None:
         super().__init__("wandb")
         self.runs: list[dict[str, Any]] = []
-        self.logged: list[dict[str, float]] = []
+        self.logged: list[dict[str, Any]] = []
         self.ended: list[int] = []
 
     def init(self, **arguments: Any) -> "FakeWandb":
@@ -51,8 +54,11 @@ class FakeWandb(types.ModuleType):
     def define_metric(self, name: str, step_metric: str) -> None:
         assert (name, step_metric) == ("*", "train_step")
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, row: dict[str, Any]) -> None:
         self.logged.append(row)
+
+    def Table(self, columns: list[str], data: list[list]) -> dict[str, list]:  # noqa: N802 - as wandb has it
+        return {"columns": columns, "data": data}
 
     def finish(self, exit_code: int) -> None:
         self.ended.append(exit_code)
@@ -78,6 +84,63 @@ def test_weights_and_biases_resumes_the_run_of_the_folder(tmp_path: Path, monkey
     assert other["id"] != one["id"]
     assert fake.logged == [{"loss": 2.0, "seconds": 0.5, "train_step": step} for step in (0, 4)]
     assert fake.ended == [1, 1, 0]
+
+
+SAMPLES = [
+    {
+        "prompt": 0,
+        "completion": "|x| = 3\n\n*so* <b>&amp; `5` [a](b) \\|",
+        "reward": 1.0,
+        "rule_reward": None,
+        "runs": [3],
+    },
+    {"prompt": 0, "completion": "y" * 5_000, "reward": -0.25, "rule_reward": 0.0, "runs": []},
+    *({"prompt": n, "completion": "", "reward": 0.0, "rule_reward": 0.0, "runs": []} for n in range(30)),
+]
+
+
+def read_events(path: Path) -> list[Event]:
+    """The events of a file of TensorBoard: TFRecords of a length, its checksum, the data and its checksum."""
+    data, events = path.read_bytes(), []
+    while data:
+        end = 12 + int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12:end]))
+        data = data[end + 4 :]
+    return events
+
+
+def test_samples_are_a_table_of_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with Metrics(tmp_path / "rl", 0, wandb="mathematics") as metrics:
+        metrics.write(4, {"loss": 2.0}, samples=SAMPLES)
+        metrics.write(5, {"loss": 1.0})
+    logged, without = fake.logged
+    assert without == {"loss": 1.0, "train_step": 5}
+    table = logged.pop("samples")
+    assert logged == {"loss": 2.0, "train_step": 4}
+    assert table["columns"] == ["prompt", "completion", "reward", "rule_reward"]
+    assert len(table["data"]) == MAX_ROWS
+    assert table["data"][0] == [0, SAMPLES[0]["completion"], 1.0, None]
+    assert table["data"][1][1] == "y" * 2_000 + " … (3,000 more characters)"
+
+
+def test_samples_are_a_markdown_table_of_tensorboard(tmp_path: Path) -> None:
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write(4, {"loss": 2.0}, samples=SAMPLES)
+    [path] = (tmp_path / "tensorboard").iterdir()
+    [text] = [
+        value for event in read_events(path) for value in event.summary.value if value.tag == "samples/text_summary"
+    ]
+    assert text.metadata.plugin_data.plugin_name == "text"
+    head, rule, first, *others = text.tensor.string_val[0].decode().splitlines()
+    assert head == "| prompt | completion | reward | rule_reward |"
+    assert rule == "| --- | --- | --- | --- |"
+    assert len(others) == MAX_ROWS - 1
+    assert {line.count("|") for line in (first, *others)} == {5}
+    cell = first.split(" | ")[1]
+    assert not set(cell.replace("<br>", "")) & set("|*<>`[]\\")
+    assert html.unescape(cell.replace("<br>", "\n")) == SAMPLES[0]["completion"]
 
 
 def test_missing_weights_and_biases_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

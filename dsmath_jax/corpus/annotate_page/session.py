@@ -5,8 +5,8 @@ from collections import defaultdict
 from typing import Any
 
 from dsmath_jax.corpus.annotate_page.corpus_files import CorpusFiles
-from dsmath_jax.corpus.annotate_page.formulas import parts
 from dsmath_jax.corpus.annotations import Line, Store, outermost
+from dsmath_jax.mathml import parts
 
 TREE_ROWS = 50
 SAMPLE_PAGES = 8

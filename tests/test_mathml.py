@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dsmath_jax.corpus.annotate_page.formulas import mathml, parts
+from dsmath_jax.mathml import mathml, parts
 
 
 def test_formulas_are_split_from_the_text():

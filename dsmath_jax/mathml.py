@@ -1,7 +1,11 @@
-"""Splits the text of a page into text and formulas, which become MathML trees of known elements only."""
+"""Splits a text into text and formulas, which become MathML trees of known elements only.
+
+Needs latex2mathml, of the extra `corpus`.
+"""
 
 import html
 import re
+from collections.abc import Callable
 from xml.etree.ElementTree import Element
 
 from latex2mathml.converter import Converter
@@ -37,8 +41,12 @@ MAX_DEPTH = 60
 Tree = list  # [element, {attribute: value}, child Tree or text...]
 
 
-def parts(text: str) -> list[str | dict]:
+def parts(text: str, convert: Callable[[str, bool], Tree | None] | None = None) -> list[str | dict]:
     """Splits a text into plain strings and formulas, in their order.
+
+    Args:
+      text: of a page or a model.
+      convert: `mathml`, the default, or that with a cache.
 
     Returns:
       Strings, and {"latex": the source in the text, "math": a `Tree`, or None if it cannot be converted}.
@@ -50,7 +58,7 @@ def parts(text: str) -> list[str | dict]:
             continue
         latex = next(match[name] for name in ("display", "bracket", "round", "block", "inline") if match[name])
         inline = match["inline"] or match["round"]
-        pieces += [text[end : match.start()], {"latex": match[0], "math": mathml(latex, not inline)}]
+        pieces += [text[end : match.start()], {"latex": match[0], "math": (convert or mathml)(latex, not inline)}]
         end = match.end()
     return [part for part in [*pieces, text[end:]] if part]
 
