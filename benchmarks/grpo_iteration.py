@@ -94,7 +94,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
     reference = jax.tree.map(lambda x: x.copy(), state.params)
     huggingface.write(folder / "hf", state.params, config, "float32")
     grpo = GRPO(clip_eps=task.clip_eps, kl_coef=task.kl_coef, temperature=task.temperature)
-    step = make_train_step(grpo.loss, model, optimizer, layout, state)
+    step = make_train_step(grpo.objective, model, optimizer, layout, state)
     sampler = Sampler(model, layout, (), task.new_tokens, task.rows)
     length = task.prompt_tokens + task.new_tokens - 1
     score_reference = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, task.temperature)[0])
@@ -142,7 +142,7 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
         np.savez(folder / "rollout.npz", **fields)
 
         def loss(params: Any) -> Any:
-            (total, weight), _ = grpo.loss(model, params, layout.replicate(batch))
+            (total, weight), _ = grpo.objective(model, params, layout.replicate(batch))
             return total / weight
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)

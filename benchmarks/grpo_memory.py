@@ -91,7 +91,7 @@ def prepare(folder: Path, form: str) -> tuple[dict, turns.Work]:
         model = model.clone(map_row_shards=all_logits)
     state = init_state(make_params, optimizer, layout)
     placed = layout.put_batch(fields)
-    step = make_train_step(algorithm.loss, model, optimizer, layout, state).lower(state, placed).compile()
+    step = make_train_step(algorithm.objective, model, optimizer, layout, state).lower(state, placed).compile()
 
     def run() -> dict:
         nonlocal state

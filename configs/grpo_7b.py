@@ -21,7 +21,8 @@ Expected: the paper's model reaches 88.2 % on GSM8K and 51.7 % on MATH (chains o
 from ml_collections import ConfigDict
 
 from dsmath_jax.models.sizes import sizes
-from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES
+from dsmath_jax.rl.algorithms import GRPO
+from dsmath_jax.rl.methods import METHODS, REWARD_STAGES
 from dsmath_jax.variants import choose
 
 QUESTIONS, PROMPTS, GROUP, LENGTH = 144_000, 16, 64, 1024  # 16 x 64 completions are the paper's batch of 1,024

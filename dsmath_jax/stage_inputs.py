@@ -96,9 +96,10 @@ def tokenizer_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
 
 
 def rl_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:
-    """Returns the files of the questions, of the initial policy and of the user's reward functions."""
-    functions = required(recipe.rl).reward_fns
-    return [*record_files("rl", _rl_data)(recipe, workdir), *rewards.source_files(functions)]
+    """Returns the files of the questions, of the models `hf:DIR`, and of the user's method and functions."""
+    settings = required(recipe.rl)
+    own = rewards.source_files(settings.reward_fns) + user_code.source_files(settings.user_code)
+    return [*record_files("rl", _rl_data)(recipe, workdir), *own]
 
 
 def evaluate_files(recipe: Recipe, workdir: Path) -> Sequence[Path]:

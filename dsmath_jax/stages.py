@@ -330,7 +330,7 @@ def _model_config(name: str, recipe: Recipe, workdir: Path) -> ModelConfig | Non
         return read_model_config(file.parent) if file.is_file() else None
     if name == "pretrain" and not settings.init:
         return pretrain.model_config("", recipe.model, _data_dir(recipe, workdir), _tokenizer(recipe, workdir))
-    (init,) = settings.models
+    init, *_ = settings.models
     return _initial_config(init, recipe, workdir)
 
 

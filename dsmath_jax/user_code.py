@@ -1,7 +1,8 @@
 """Objects of the user's modules, named in settings as "package.module:NAME"."""
 
 import importlib
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,27 @@ def load(name: str, kind: type[T]) -> T:
     if not isinstance(found, kind):
         raise UserError(f"'{name}' is of the type {type(found).__name__}; it must be a {kind.__name__}.")
     return found
+
+
+def function(field: str, name: str, known: Mapping[str, T]) -> T:
+    """Returns the known function of that name, or the user's own, "package.module:NAME".
+
+    Args:
+      field: the setting that names it, for the error.
+      name: a key of `known`, or where the user's function is.
+      known: the functions of this package.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if name in known:
+        return known[name]
+    if ":" not in name:
+        raise UserError(f"{field} must be one of {', '.join(map(repr, known))}, or package.module:NAME; got {name!r}.")
+    found = load(name, object)
+    if not callable(found):
+        raise UserError(f"{field}: '{name}' is of the type {type(found).__name__}; it must be a function.")
+    return typing.cast(T, found)
 
 
 def source_files(names: Iterable[str]) -> list[Path]:

@@ -65,15 +65,15 @@ def test_a_text_becomes_the_value_that_the_field_takes(hint: Any, text: str, val
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--config.rl.top_k=5", "--config.rl.mask_truncated=true", "--config.mesh.fsdp=-1"],
-        ["--config.rl.top_k", "5", "--config.rl.mask_truncated", "true", "--config.mesh.fsdp", "-1"],
-        ["-config.rl.top_k", "5", "--config.rl.mask_truncated", "--config.mesh.fsdp", "-1"],
-        ["--config.rl.top_k=3", "--noconfig.rl.mask_truncated", "--config.rl.top_k=5", "--config.rl.mask_truncated"],
+        ["--config.rl.top_k=5", "--config.rl.allow_overlap=true", "--config.mesh.fsdp=-1"],
+        ["--config.rl.top_k", "5", "--config.rl.allow_overlap", "true", "--config.mesh.fsdp", "-1"],
+        ["-config.rl.top_k", "5", "--config.rl.allow_overlap", "--config.mesh.fsdp", "-1"],
+        ["--config.rl.top_k=3", "--noconfig.rl.allow_overlap", "--config.rl.top_k=5", "--config.rl.allow_overlap"],
     ],
 )
 def test_fields_are_set_in_every_way_that_flags_are(arguments: list[str]) -> None:
-    assert (rl_of(*arguments).top_k, rl_of(*arguments).mask_truncated) == (5, True)
-    assert not rl_of(*arguments, "--noconfig.rl.mask_truncated").mask_truncated
+    assert (rl_of(*arguments).top_k, rl_of(*arguments).allow_overlap) == (5, True)
+    assert not rl_of(*arguments, "--noconfig.rl.allow_overlap").allow_overlap
     assert given(*arguments).mesh.fsdp == -1
 
 

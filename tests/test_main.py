@@ -95,8 +95,8 @@ INVALID = {
     "no value": ([CONFIG, "--workdir=W", "--config.rl.steps"], "--config.rl.steps has no value; give it as"),
     "no value, a flag": ([CONFIG, "--config.rl.steps", "--workdir=W"], "--config.rl.steps has no value; give it as"),
     "a value for --noconfig": (
-        [CONFIG, "--workdir=W", "--noconfig.rl.mask_truncated=1"],
-        "takes no value; give --noconfig.rl.mask_truncated or",
+        [CONFIG, "--workdir=W", "--noconfig.rl.allow_overlap=1"],
+        "takes no value; give --noconfig.rl.allow_overlap or",
     ),
     "a dict without a key": (
         [CONFIG, "--workdir=W", "--config.pretrain.mixture.=1"],
@@ -190,7 +190,7 @@ def test_fields_reach_the_stages(tmp_path, command, monkeypatch):
     (tmp_path / "recipe.py").write_text(
         "from ml_collections import ConfigDict\n"
         "def get_config(name):\n"
-        "    fields = {'top_p': 0.5, 'data': ('a',), 'mask_truncated': True, 'cache_dtype': name}\n"
+        "    fields = {'top_p': 0.5, 'data': ('a',), 'allow_overlap': True, 'cache_dtype': name}\n"
         "    return ConfigDict({'rl': fields})\n"
     )
     seen = []
@@ -198,12 +198,12 @@ def test_fields_reach_the_stages(tmp_path, command, monkeypatch):
     monkeypatch.setattr(main, "STAGES", (stage,))
     code, out, _ = command(
         "--config.seed=3", f"--config={tmp_path / 'recipe.py'}:bfloat16", f"--workdir={tmp_path / 'run'}",
-        "--config.rl.top_p", "1", "--config.rl.data=('b','c')", "--noconfig.rl.mask_truncated", "--config.toy.pages=7",
+        "--config.rl.top_p", "1", "--config.rl.data=('b','c')", "--noconfig.rl.allow_overlap", "--config.toy.pages=7",
     )  # fmt: skip
     assert (code, out.splitlines()[0]) == (0, "rl: started")
     [recipe] = seen
     assert (recipe.seed, recipe.rl.top_p, recipe.rl.data) == (3, 1.0, ("b", "c"))
-    assert (recipe.rl.mask_truncated, recipe.rl.cache_dtype) == (False, "bfloat16")
+    assert (recipe.rl.allow_overlap, recipe.rl.cache_dtype) == (False, "bfloat16")
     assert (recipe.toy, recipe.mesh, recipe.evaluate) == (None, None, None)  # the stage sees its own parts alone
     assert (tmp_path / "run" / "rl" / "manifest.json").is_file()
 

@@ -14,7 +14,8 @@ from dsmath_jax.data.overlap import TRAINING_FIELDS
 from dsmath_jax.evaluation.registry import task
 from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.algorithms import GRPO, METHODS, PPO, REWARD_STAGES, Likelihood
+from dsmath_jax.rl.algorithms import GRPO, PPO, Likelihood
+from dsmath_jax.rl.methods import METHODS, REWARD_STAGES
 from dsmath_jax.runner import Stage
 from dsmath_jax.settings import fingerprint
 from dsmath_jax.sharding import AXES, Layout

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from dsmath_jax import runner
 from dsmath_jax.command_line import load_config, load_recipe, parse
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.algorithms import METHODS, REWARD_STAGES
+from dsmath_jax.rl.methods import METHODS, REWARD_STAGES
 from dsmath_jax.stages import STAGES
 from dsmath_jax.workdir import UserError
 

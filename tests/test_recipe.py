@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from dsmath_jax import runner
 from dsmath_jax.command_line import load_recipe, parse
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.algorithms import METHODS, PPO
+from dsmath_jax.rl.algorithms import PPO
+from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model.settings import ProcessModelSettings, RetrainSettings
 from dsmath_jax.settings import Limits, build, field_specs, field_values, fingerprint, to_dict
 from dsmath_jax.stages import STAGES

@@ -27,7 +27,8 @@ def lower_bounds(target: Target, settings: StageSettings) -> list[Bound]:
     update = _update_bound(target, settings)
     if not isinstance(settings, RLSettings):
         return [update]
-    return [update.times(settings.num_updates), _scoring_bound(target, settings), _sampling_bound(target, settings)]
+    updates = update.times(settings.steps_per_rollout)
+    return [updates, _scoring_bound(target, settings), _sampling_bound(target, settings)]
 
 
 def min_bytes(target: Target, settings: StageSettings) -> int:
@@ -49,7 +50,7 @@ def min_bytes(target: Target, settings: StageSettings) -> int:
 
 def num_rows(settings: StageSettings) -> int:
     """Returns the rows of a step's batch."""
-    return settings.samples_per_step if isinstance(settings, RLSettings) else settings.batch_size
+    return settings.rows_per_step if isinstance(settings, RLSettings) else settings.batch_size
 
 
 def _batch_shape(target: Target, settings: StageSettings) -> tuple[int, int]:
@@ -101,12 +102,14 @@ def _step_flops_per_token(config: ModelConfig, length: int) -> float:
 
 def _scoring_bound(target: Target, settings: RLSettings) -> Bound:
     """Bounds the products of the forward passes; a reward model computes no logits."""
-    config, (rows, length) = target.model.config, _batch_shape(target, settings)
+    config, (_, length) = target.model.config, _batch_shape(target, settings)
     forward = model_flops_per_token(config, length) / 3
     flops = num_forwards(settings) * forward
     if settings.reward_stage:
         flops += forward - 2 * config.hidden_size * config.vocab_size
-    return NOTHING._replace(compute=flops * rows * length / target.layout.mesh.size / target.topology.chip.peak_flops)
+    return NOTHING._replace(
+        compute=flops * settings.samples_per_step * length / target.layout.mesh.size / target.topology.chip.peak_flops
+    )
 
 
 def _sampling_bound(target: Target, settings: RLSettings) -> Bound:

@@ -19,7 +19,6 @@ from dsmath_jax.aot.program import capture_stderr, compile_program
 from dsmath_jax.aot.step import Target, make_target, shard_bytes, stage_settings
 from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.algorithms import METHODS
 from dsmath_jax.rl.batches import batch_of, bucketed_length, length_multiple, padded_length
 from dsmath_jax.rl.reward_model.model import jitted_scores, with_reward_head
 from dsmath_jax.rl.scoring import INPUTS, jitted_logprobs
@@ -83,7 +82,7 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
         "residents": residents,
         "phases": by_phase,
         "bounds": {phase: bound._asdict() for phase, bound in phase_bounds(programs, settings).items()},
-        "rollouts": settings.steps // settings.num_updates,
+        "rollouts": settings.steps // settings.steps_per_rollout,
         "hbm_bytes": peak,
         "fits": peak <= capacity and not refused(programs),
         "full_rematerializations": sum(each["full_rematerializations"] for each in programs.values()),
@@ -97,11 +96,13 @@ def rl_settings(recipe: Recipe) -> RLSettings:
       UserError: the recipe has none, or batch sizes depend on data.
     """
     settings: RLSettings = stage_settings(recipe, "rl")
-    if METHODS[settings.method].completions != "policy":
+    if settings.method_row.completions != "policy":
         raise UserError(
             f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
             "use a method that samples from the policy."
         )
+    if settings.teacher or settings.reference_model:
+        raise UserError("rl.teacher and rl.reference_model are not compiled ahead of time; leave them empty.")
     return settings
 
 
@@ -180,15 +181,14 @@ def phase_bounds(programs: dict[str, dict], settings: RLSettings) -> dict[str, B
     return {
         "sample": sampling_bound(programs, settings),
         "score": sum(score, start=NOTHING),
-        "update": Bound(**programs["update"]["bound"]).times(settings.num_updates),
+        "update": Bound(**programs["update"]["bound"]).times(settings.steps_per_rollout),
     }
 
 
 def num_forwards(settings: RLSettings) -> int:
     """Returns how many forward passes score a rollout: by the reference, the policy and the value model."""
     algorithm = settings.algorithm
-    recomputed = settings.old_logprobs != "sampler" and (settings.num_updates > 1 or algorithm.has_values)
-    return algorithm.needs_reference + recomputed + algorithm.has_values
+    return algorithm.needs_reference + settings.computes_old_logprobs + algorithm.has_values
 
 
 def sampling_bound(programs: dict[str, dict], settings: RLSettings) -> Bound:
@@ -250,18 +250,24 @@ def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeD
     example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], row_length(settings, layout))
     extra = {
         "advantages": True,
-        "old_logprobs": settings.num_updates > 1 or settings.algorithm.has_values or settings.old_logprobs == "sampler",
+        "old_logprobs": settings.computes_old_logprobs or settings.old_logprobs == "sampler",
         "ref_logprobs": settings.algorithm.needs_reference,
         "old_values": settings.algorithm.has_values,
         "returns": settings.algorithm.has_values,
+        "entropy_coef": settings.algorithm.entropy_has_gradient,
     }
     example |= {name: example["sampler_logprobs"] for name, used in extra.items() if used}
-    return layout.abstract_batch(example, settings.samples_per_step)
+    return layout.abstract_batch(example, settings.rows_per_step)
 
 
 def _lower_update(settings: RLSettings, target: Target, state: TrainState) -> Any:
     step = make_train_step(
-        settings.algorithm.loss, target.model, make_optimizer(settings), target.layout, state, settings.grad_accum_steps
+        settings.algorithm.objective,
+        target.model,
+        make_optimizer(settings),
+        target.layout,
+        state,
+        settings.grad_accum_steps,
     )
     return step.lower(state, abstract_batch(settings, target.layout))
 

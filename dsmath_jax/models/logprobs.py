@@ -22,13 +22,15 @@ def token_logprobs(
     temperature: float | Float[Array, ""] = 1.0,
     chunk: int = CHUNK,
     cap: float = 0.0,
+    entropy_has_gradient: bool = False,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Computes the log-probability of each target under softmax(logits / temperature), and its entropy (nats).
 
     The logits are capped first (`softcap`), unless `cap` is 0.
 
     Returns:
-      logprobs and entropy, float32 (float64 where `hidden` is). Neither entropy nor temperature has a gradient.
+      logprobs and entropy, float32 (float64 where `hidden` is). The temperature has no gradient, and the entropy only
+      with `entropy_has_gradient`.
     """
     batch, length, _ = hidden.shape
     chunks = -(-length // chunk)
@@ -36,9 +38,9 @@ def token_logprobs(
     # Strided, so that every chunk is split over the same devices as all tokens.
     ids = _split(jnp.pad(targets, padding), chunks)
     states = _split(jnp.pad(hidden, (*padding, (0, 0))), chunks)
-    outputs = _chunked(states, ids, lm_head, jnp.asarray(temperature, _accum_dtype(hidden)), cap)
+    outputs = _chunked(states, ids, lm_head, jnp.asarray(temperature, _accum_dtype(hidden)), cap, entropy_has_gradient)
     logprobs, entropy = (jnp.moveaxis(x, 0, 2).reshape(batch, -1)[:, :length] for x in outputs)
-    return logprobs, jax.lax.stop_gradient(entropy)
+    return logprobs, entropy if entropy_has_gradient else jax.lax.stop_gradient(entropy)
 
 
 def _split(x: Array, chunks: int) -> Array:
@@ -59,14 +61,16 @@ def _one_hot(ids: Int[Array, "B T"], size: int) -> Array:
     return ids[..., None] == jnp.arange(size)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _chunked(hidden: Array, ids: Array, lm_head: Array, temperature: Array, cap: float) -> tuple[Array, Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _chunked(
+    hidden: Array, ids: Array, lm_head: Array, temperature: Array, cap: float, entropy_has_gradient: bool
+) -> tuple[Array, Array]:
     """Maps chunks `[C,B,T,D]` and `[C,B,T]` to logprobs and entropy `[C,B,T]`."""
-    return _forward(hidden, ids, lm_head, temperature, cap)[0]
+    return _forward(hidden, ids, lm_head, temperature, cap, entropy_has_gradient)[0]
 
 
 def _forward(
-    hidden: Array, ids: Array, lm_head: Array, temperature: Array, cap: float
+    hidden: Array, ids: Array, lm_head: Array, temperature: Array, cap: float, entropy_has_gradient: bool
 ) -> tuple[tuple[Array, Array], tuple]:
     def forward(part: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         logits = _capped_logits(part[0], lm_head, temperature.dtype, cap) / temperature
@@ -76,23 +80,29 @@ def _forward(
         return target_logits - logsumexp, entropy, logsumexp
 
     logprobs, entropy, logsumexp = jax.lax.map(forward, (hidden, ids))
-    return (logprobs, entropy), (hidden, ids, lm_head, temperature, logsumexp)
+    return (logprobs, entropy), (hidden, ids, lm_head, temperature, logsumexp, entropy)
 
 
-def _backward(cap: float, residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, None, Array, Array]:
-    hidden, ids, lm_head, temperature, logsumexp = residuals
+def _backward(
+    cap: float, entropy_has_gradient: bool, residuals: tuple, gradients: tuple[Array, Array]
+) -> tuple[Array, None, Array, Array]:
+    hidden, ids, lm_head, temperature, *per_token = residuals
 
     def backward(d_lm_head: Array, part: tuple[Array, ...]) -> tuple[Array, Array]:
-        states, ids, logsumexp, d_logprobs = part
+        states, ids, logsumexp, entropy, d_logprobs, d_entropy = part
         capped = _capped_logits(states, lm_head, temperature.dtype, cap)
-        probabilities = jnp.exp(capped / temperature - logsumexp[..., None])
+        log_probabilities = capped / temperature - logsumexp[..., None]
+        probabilities = jnp.exp(log_probabilities)
         d_capped = (_one_hot(ids, lm_head.shape[1]) - probabilities) * (d_logprobs / temperature)[..., None]
+        if entropy_has_gradient:  # dH/dz = -p (log p + H)
+            change = -probabilities * (log_probabilities + entropy[..., None])
+            d_capped += change * (d_entropy / temperature)[..., None]
         d_logits = softcap_gradient(d_capped, capped, cap).astype(states.dtype)
         d_lm_head += jnp.einsum("BTD,BTV->DV", states, d_logits, preferred_element_type=d_lm_head.dtype)
         return d_lm_head, jnp.einsum("BTV,DV->BTD", d_logits, lm_head)
 
     zeros = jnp.zeros(lm_head.shape, temperature.dtype)
-    d_lm_head, d_hidden = jax.lax.scan(backward, zeros, (hidden, ids, logsumexp, gradients[0]))
+    d_lm_head, d_hidden = jax.lax.scan(backward, zeros, (hidden, ids, *per_token, *gradients))
     return d_hidden, None, d_lm_head.astype(lm_head.dtype), jnp.zeros_like(temperature)
 
 

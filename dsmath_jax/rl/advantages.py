@@ -4,7 +4,7 @@ Completions are prompt-major: the G completions of a prompt are adjacent. Every 
 `[len_i]` per completion.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +40,8 @@ class ScoredRollout(NamedTuple):
       scores: the rewards and their tokens.
       lengths: tokens of each completion, including EOS.
       group_size: G.
-      old_logprobs, ref_logprobs, old_values: one number per token; empty where the algorithm does not need them.
+      old_logprobs, ref_logprobs, old_values, teacher_logprobs: one number per token; empty where the algorithm does
+        not need them.
     """
 
     scores: Scores
@@ -49,6 +50,7 @@ class ScoredRollout(NamedTuple):
     old_logprobs: Sequence[np.ndarray] = ()
     ref_logprobs: Sequence[np.ndarray] = ()
     old_values: Sequence[np.ndarray] = ()
+    teacher_logprobs: Sequence[np.ndarray] = ()
 
 
 def outcome_scores(rewards: Sequence[float] | np.ndarray, lengths: Sequence[int]) -> Scores:
@@ -63,12 +65,19 @@ def rewards_to_go(scores: Scores, lengths: Sequence[int]) -> PerToken:
 
     A completion with a NaN reward is NaN everywhere.
     """
-    return [
-        np.append(np.cumsum(rewards[::-1])[::-1], 0.0)[np.searchsorted(ends, np.arange(length))]
-        if _all_finite(rewards)
-        else np.full(length, np.nan)
-        for ends, rewards, length in zip(scores.ends, scores.rewards, lengths, strict=True)
-    ]
+    return _to_tokens(scores.ends, [_reverse_cumsum(rewards) for rewards in scores.rewards], lengths)
+
+
+# By `rl.process_credit`: (rewards of a completion's steps, all step rewards of its group) -> the return of each step,
+# which the group's returns normalize. None of them grows with the number of steps, as sums of normalized rewards do.
+PROCESS_CREDITS: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    # The smallest reward at or after the step (PURE, arXiv 2504.15275, at temperature 0).
+    "min": lambda rewards, pool: np.minimum.accumulate(rewards[::-1])[::-1],
+    # Rewards to go of min(r, eta) - eta, never above 0 (Clip, arXiv 2410.15115); eta is the group's mean.
+    "clip": lambda rewards, pool: _reverse_cumsum(np.minimum(rewards, pool.mean()) - pool.mean()),
+    # Rewards to go of r_k - r_(k+1), which add up to the step's own reward (Delta, arXiv 2410.15115).
+    "delta": lambda rewards, pool: rewards,
+}
 
 
 def group_relative(
@@ -79,6 +88,7 @@ def group_relative(
     ddof: int = 1,
     epsilon: float = 1e-6,
     divide_by_std: bool = True,
+    process_credit: str = "sum",
 ) -> PerToken:
     """Computes GRPO's advantages: the rewards to go, normalized within each group (paper §4.1.2, §4.1.3).
 
@@ -93,16 +103,70 @@ def group_relative(
       ddof: 1 divides the squared deviations by n - 1, 0 by n.
       epsilon: added to the standard deviation.
       divide_by_std: False only subtracts the mean (Dr. GRPO, arXiv 2503.20783).
+      process_credit: "sum" adds up the normalized rewards of the steps from a token's on, as the paper does; the others
+        are `PROCESS_CREDITS`, whose returns are normalized instead of the rewards.
     """
     normalized: list[np.ndarray] = []
     for group in _groups(scores, group_size):
         pool = _pool(group)
+        if process_credit != "sum" and pool.size:
+            group = [PROCESS_CREDITS[process_credit](rewards, pool) for rewards in group]
+            pool = _pool(group)
         if _has_spread(pool):
             mean, scale = pool.mean(), (pool.std(ddof=ddof) + epsilon if divide_by_std else 1.0)
         else:
             mean, scale = 0.0, np.inf
         normalized += [(rewards - mean) / scale for rewards in group]
-    return rewards_to_go(Scores(scores.ends, normalized), lengths)
+    if process_credit == "sum":
+        normalized = [_reverse_cumsum(rewards) for rewards in normalized]
+    return _to_tokens(scores.ends, normalized, lengths)
+
+
+def leave_one_out(scores: Scores, group_size: int, lengths: Sequence[int]) -> PerToken:
+    """Computes RLOO's advantages: a completion's reward less the mean of the others of its group (arXiv 2402.14740).
+
+    The reward is the sum of a completion's rewards. A completion with a NaN reward is left out; one without others has
+    the advantage 0.
+    """
+    totals = _totals(scores).reshape(-1, group_size)
+    valid = np.isfinite(totals)
+    others = valid.sum(axis=1, keepdims=True) - 1
+    sums = np.where(valid, totals, 0.0).sum(axis=1, keepdims=True)
+    baseline = np.where(others > 0, (sums - totals) / np.maximum(others, 1), totals)
+    return _per_completion((totals - baseline).ravel(), lengths)
+
+
+def signed_rewards(scores: Scores, lengths: Sequence[int]) -> PerToken:
+    """Returns 2 r - 1 of each completion's reward r: 1 for correct ones and -1 for others, where r is 1 or 0."""
+    return _per_completion(2 * _totals(scores) - 1, lengths)
+
+
+def whitened_returns(scores: Scores, lengths: Sequence[int], epsilon: float = 1e-6) -> PerToken:
+    """Computes REINFORCE++'s advantages: the rewards to go, normalized over all tokens (arXiv 2501.03262)."""
+    return _whiten(rewards_to_go(scores, lengths), epsilon)
+
+
+def whitened_group_centered(scores: Scores, group_size: int, lengths: Sequence[int], epsilon: float = 1e-6) -> PerToken:
+    """Computes the advantages of REINFORCE++-baseline: rewards less their group's mean, normalized over all tokens.
+
+    arXiv 2501.03262. The reward is the sum of a completion's rewards.
+    """
+    totals = _totals(scores)
+    mean = [np.full(group_size, _mean(group)) for group in totals.reshape(-1, group_size)]
+    return _whiten(_per_completion(totals - np.concatenate(mean), lengths), epsilon)
+
+
+def distillation(rollout: ScoredRollout, scale: float) -> PerToken:
+    """Computes the advantages of on-policy distillation: log pi_T - log pi_S of each token.
+
+    With a scale other than 1 they are scale log(pi_T / pi_ref) - log(pi_S / pi_ref) (G-OPD, arXiv 2602.12125).
+    """
+    reference = rollout.ref_logprobs if scale != 1 else [np.zeros(n) for n in rollout.lengths]
+    per_token = zip(rollout.teacher_logprobs, rollout.old_logprobs, reference, strict=True)
+    return [
+        scale * (np.asarray(teacher, np.float64) - ref) - (np.asarray(student, np.float64) - ref)
+        for teacher, student, ref in per_token
+    ]
 
 
 def zero_std_groups(scores: Scores, group_size: int) -> Bool[np.ndarray, " P"]:
@@ -114,8 +178,47 @@ def _groups(scores: Scores, group_size: int) -> list[list[np.ndarray]]:
     return [scores.rewards[start : start + group_size] for start in range(0, len(scores.rewards), group_size)]
 
 
+def _reverse_cumsum(rewards: np.ndarray) -> np.ndarray:
+    return np.cumsum(rewards[::-1])[::-1]
+
+
+def _to_tokens(ends: Sequence[np.ndarray], values: Sequence[np.ndarray], lengths: Sequence[int]) -> PerToken:
+    """Gives each token the value of the step that it is in, 0 after the last step, NaN if any of them is NaN."""
+    return [
+        np.append(steps, 0.0)[np.searchsorted(end, np.arange(length))]
+        if _all_finite(steps)
+        else np.full(length, np.nan)
+        for end, steps, length in zip(ends, values, lengths, strict=True)
+    ]
+
+
 def _all_finite(rewards: np.ndarray) -> bool:
     return not np.isnan(rewards).any()
+
+
+def _totals(scores: Scores) -> np.ndarray:
+    """Returns the sum of each completion's rewards, NaN where one is missing."""
+    return np.array([rewards.sum() for rewards in scores.rewards])
+
+
+def _mean(rewards: np.ndarray) -> float:
+    """Returns the mean of the rewards that are not NaN, 0 without any."""
+    valid = rewards[np.isfinite(rewards)]
+    return float(valid.mean()) if valid.size else 0.0
+
+
+def _per_completion(values: np.ndarray, lengths: Sequence[int]) -> PerToken:
+    """Gives every token of a completion its value."""
+    return [np.full(length, value) for value, length in zip(values, lengths, strict=True)]
+
+
+def _whiten(per_token: PerToken, epsilon: float) -> PerToken:
+    """Normalizes by mean and standard deviation over all tokens; equal values, within REWARD_RTOL, become 0."""
+    pool = np.concatenate([values for values in per_token if _all_finite(values)] or [np.empty(0)])
+    if not _has_spread(pool):
+        return [np.where(np.isnan(values), np.nan, 0.0) for values in per_token]
+    mean, scale = pool.mean(), pool.std(ddof=1) + epsilon
+    return [(values - mean) / scale for values in per_token]
 
 
 def _pool(group: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,32 +1,52 @@
-"""The RL methods of the paper (§5.2, Eq. 5, Table 10) and their algorithms.
+"""The RL algorithms (paper §4.1, §5.2): their settings, advantages and objectives.
 
-A method is a row of `METHODS`: the source of completions, the reward, the algorithm. An algorithm is a frozen dataclass
-of its settings with two functions: `advantages(rollout)`, on the host in float64, and `loss(model, params, batch)`,
-an objective of `make_train_step`: `(loss_sum, weight_sum), metric_sums` over rows, so that micro-batches and meshes
-never change the loss. Batches are those of `rl.batches.batch_of`, all fields `[B,T]`: `loss_weights` is 1 on targets
-that have loss, the sampled tokens of completions with EOS. A row without any has no weight, and its other fields, even
-NaN, affect neither the loss nor a gradient.
+An algorithm is a frozen dataclass of its settings with two functions: `advantages(rollout)`, on the host in float64,
+and `objective(model, params, batch)`, for `make_train_step`: `(loss_sum, weight_sum), metric_sums` over rows, so that
+micro-batches and meshes never change the loss. `rl.methods` names them in the rows of its table. Batches are those of
+`rl.batches.batch_of`, all fields `[B,T]`: `loss_weights` is 1 on targets that have loss, the sampled tokens of
+completions with EOS. A row without any has no weight, and its other fields, even NaN, affect neither the loss nor a
+gradient.
 
 Metrics, where they apply: `entropy`, `kl` to the reference model, `clip_low` and `clip_high` (shares of tokens whose
-gradient is clipped), `sampler_logprob_diff` (absolute difference to the sampler's log-probability).
+ratio is clipped), `sampler_logprob_diff` (absolute difference to the sampler's log-probability).
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+import numpy as np
+from jaxtyping import Array
 
+from dsmath_jax import user_code
 from dsmath_jax.models.decoder import Decoder, Params
-from dsmath_jax.rl.advantages import PerToken, ScoredRollout, gae, group_relative, ppo_token_rewards, rewards_to_go
+from dsmath_jax.rl.advantages import (
+    PROCESS_CREDITS,
+    PerToken,
+    ScoredRollout,
+    Scores,
+    distillation,
+    gae,
+    group_relative,
+    leave_one_out,
+    ppo_token_rewards,
+    rewards_to_go,
+    signed_rewards,
+    whitened_group_centered,
+    whitened_returns,
+)
+from dsmath_jax.rl.filters import ROLLOUT_FILTERS
 from dsmath_jax.rl.losses import (
     BT,
     KL_ESTIMATORS,
     NORMALIZERS,
-    clipped_surrogate,
+    SAMPLER_CORRECTIONS,
+    SURROGATES,
+    Tokens,
+    clip,
     completion_mean,
     log_ratio,
     masked_sum,
@@ -36,6 +56,9 @@ from dsmath_jax.rl.losses import (
 from dsmath_jax.rl.reward_model.model import token_scores, with_reward_head
 from dsmath_jax.settings import MAX_TEMPERATURE, Settings, setting
 from dsmath_jax.training.objectives import Batch, Sums, batch_logprobs
+from dsmath_jax.workdir import UserError
+
+HostBatch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,9 +72,37 @@ class Algorithm(Settings):
         gt=0, le=MAX_TEMPERATURE,
     )  # fmt: skip
 
+    rollout_filter: tuple[str, ...] = setting(
+        (), f"completions without loss: {', '.join(ROLLOUT_FILTERS)}, or package.module:function"
+    )
+    max_refills: int = setting(
+        0, "further batches of prompts, sampled until P groups have loss (DAPO's dynamic sampling); 0: fewer may have",
+        ge=0,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.rollout_filter:
+            user_code.function("rollout_filter", name, ROLLOUT_FILTERS)
+
     @property
     def needs_reference(self) -> bool:
         """Whether the algorithm uses log-probabilities of the reference model."""
+        return False
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the algorithm uses log-probabilities of a teacher."""
+        return False
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        """Whether `advantages` uses the old policy's log-probabilities."""
+        return self.has_values
+
+    @property
+    def entropy_has_gradient(self) -> bool:
+        """Whether the objective differentiates the entropy."""
         return False
 
     def initial_params(self, read: Callable[[], Params], hidden_size: int) -> Params:
@@ -70,8 +121,20 @@ class Algorithm(Settings):
         """
         return rewards_to_go(rollout.scores, rollout.lengths)
 
-    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
+    def batch_fields(self, batch: HostBatch) -> HostBatch:
+        """Returns further fields `[B,T]` that the objective reads of a rollout's batch."""
+        del batch
+        return {}
+
+    def objective(self, model: Decoder, params: Params, batch: Batch) -> Sums:
         """Computes the loss of a batch, as an `Objective`: `(loss_sum, weight_sum), metric_sums`."""
+        logprobs, entropy = batch_logprobs(
+            model, self.policy(params), batch, self.temperature, self.entropy_has_gradient
+        )  # fmt: skip
+        return self.policy_objective(logprobs, entropy, batch)
+
+    def policy_objective(self, logprobs: BT, entropy: BT, batch: Batch) -> Sums:
+        """Computes the policy's part of the loss, given log-probabilities and entropies of the batch's targets."""
         raise NotImplementedError
 
 
@@ -86,8 +149,8 @@ class Likelihood(Algorithm):
         False, "divide by the number of correct completions (those whose reward is not 0), not of all (Eq. 8, 11)"
     )
 
-    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
-        logprobs, entropy, mask = _logprobs_and_mask(model, params, batch, self.temperature)
+    def policy_objective(self, logprobs: BT, entropy: BT, batch: Batch) -> Sums:
+        mask = batch["loss_weights"] > 0
         advantages = jnp.where(mask, batch["advantages"], 0.0)
         counted = mask & jnp.any(advantages != 0, axis=1, keepdims=True) if self.normalize_by_correct else mask
         token_weights, weight = completion_mean(counted, 0)
@@ -114,7 +177,7 @@ class DPO(Algorithm):
     def needs_reference(self) -> bool:
         return True
 
-    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
+    def objective(self, model: Decoder, params: Params, batch: Batch) -> Sums:
         chosen, rejected = (self._side(model, params, batch, f"{side}_") for side in ("chosen", "rejected"))
         pairs = chosen[1] & rejected[1]
         margin = jnp.where(pairs, self.beta * (chosen[0] - rejected[0]), 0.0)
@@ -131,7 +194,8 @@ class DPO(Algorithm):
     def _side(self, model: Decoder, params: Params, batch: Batch, prefix: str) -> tuple[Array, Array, Array]:
         """Returns for each row its log-ratio, whether it has any token, and the mean entropy."""
         fields = {n.removeprefix(prefix): x for n, x in batch.items() if n.startswith(prefix)}
-        logprobs, entropy, mask = _logprobs_and_mask(model, params, fields, self.temperature)
+        logprobs, entropy = batch_logprobs(model, params, fields, self.temperature)
+        mask = fields["loss_weights"] > 0
         lengths = jnp.maximum(jnp.sum(mask, axis=1), 1)
         delta = masked_sum(logprobs - fields["ref_logprobs"], mask, axis=1) / (lengths if self.length_normalized else 1)
         return delta, jnp.any(mask, axis=1), masked_sum(entropy, mask, axis=1) / lengths
@@ -149,16 +213,20 @@ class ClippedAlgorithm(Algorithm):
     def needs_reference(self) -> bool:
         return self.kl_coef != 0
 
-    def clipped_objective(self, logprobs: BT, mask: Bool[Array, "B T"], batch: Batch) -> tuple[BT, dict[str, BT]]:
-        """Returns the clipped surrogate of each token, 0 outside completions, and its metrics.
+    @property
+    def ratio_bounds(self) -> tuple[float, float]:
+        """The lower and the upper bound of the ratio."""
+        return 1.0 - self.clip_eps, 1.0 + (self.clip_eps_high or self.clip_eps)
+
+    def tokens(self, logprobs: BT, batch: Batch) -> Tokens:
+        """Returns the input of a surrogate.
 
         Without `old_logprobs` (one update per rollout) the ratio is 1 and has the gradient of the log-probability.
         """
+        mask = batch["loss_weights"] > 0
         old = batch.get("old_logprobs", jax.lax.stop_gradient(logprobs))
         advantages = jnp.where(mask, batch["advantages"], 0.0)
-        above = self.clip_eps_high or self.clip_eps
-        gain, low, high = clipped_surrogate(log_ratio(logprobs, old, mask), advantages, self.clip_eps, above)
-        return gain, {"clip_low": low, "clip_high": high} | _sampler_logprob_diff(logprobs, batch)
+        return Tokens(jnp.where(mask, logprobs, 0.0), log_ratio(logprobs, old, mask), advantages, mask)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,100 +257,180 @@ class PPO(ClippedAlgorithm):
         rewards = ppo_token_rewards(rollout.scores, rollout.old_logprobs, reference, self.kl_coef)
         return [gae(r, v, self.gamma, self.lam) for r, v in zip(rewards, rollout.old_values, strict=True)]
 
-    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
-        logprobs, entropy, mask = _logprobs_and_mask(model, params["policy"], batch, self.temperature)
-        gain, metrics = self.clipped_objective(logprobs, mask, batch)
+    def policy_objective(self, logprobs: BT, entropy: BT, batch: Batch) -> Sums:
+        tokens = self.tokens(logprobs, batch)
+        gain, metrics = clip(tokens, *self.ratio_bounds)
+        metrics |= {"entropy": entropy} | _sampler_logprob_diff(logprobs, batch)
         if "ref_logprobs" in batch:
-            metrics["kl"] = KL_ESTIMATORS["k3"](-log_ratio(logprobs, batch["ref_logprobs"], mask))
-        values = token_scores(model, params["value"], batch)
+            metrics["kl"] = KL_ESTIMATORS["k3"](-log_ratio(logprobs, batch["ref_logprobs"], tokens.mask))
+        token_weights, weight = completion_mean(tokens.mask, 0)
+        loss = -jnp.sum(gain * token_weights)
+        return (loss, weight.astype(loss.dtype)), metric_sums(metrics, tokens.mask, "completion")
+
+    def objective(self, model: Decoder, params: Params, batch: Batch) -> Sums:
+        (loss, weight), metrics = super().objective(model, params, batch)
+        mask, values = batch["loss_weights"] > 0, token_scores(model, params["value"], batch)
         returns, old = (jnp.where(mask, batch[name], 0.0) for name in ("returns", "old_values"))
         error = value_loss(jnp.where(mask, values, 0.0), old, returns, self.value_clip or math.inf)
-        metrics |= {"entropy": entropy, "value_loss": error, "value": values}
-        token_weights, weight = completion_mean(mask, 0)
-        loss = jnp.sum((self.value_coef * error - gain) * token_weights)
-        return (loss, weight.astype(loss.dtype)), metric_sums(metrics, mask, "completion")
+        token_weights, _ = completion_mean(mask, 0)
+        loss += self.value_coef * jnp.sum(error * token_weights)
+        return (loss, weight), metrics | metric_sums({"value_loss": error, "value": values}, mask, "completion")
+
+
+# By `rl.advantage`: (rollout, algorithm) -> the advantage of every token.
+ADVANTAGES: dict[str, Callable[[ScoredRollout, Any], PerToken]] = {
+    "group": lambda rollout, algorithm: group_relative(
+        rollout.scores, rollout.group_size, rollout.lengths, ddof=algorithm.ddof, epsilon=algorithm.epsilon,
+        divide_by_std=algorithm.divide_by_std, process_credit=algorithm.process_credit,
+    ),
+    "leave_one_out": lambda rollout, _: leave_one_out(rollout.scores, rollout.group_size, rollout.lengths),
+    "batch": lambda rollout, algorithm: whitened_returns(rollout.scores, rollout.lengths, algorithm.epsilon),
+    "group_batch": lambda rollout, algorithm: whitened_group_centered(
+        rollout.scores, rollout.group_size, rollout.lengths, algorithm.epsilon
+    ),
+    "reward": lambda rollout, _: rewards_to_go(rollout.scores, rollout.lengths),
+    "signed_reward": lambda rollout, _: signed_rewards(rollout.scores, rollout.lengths),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GRPO(ClippedAlgorithm):
     """GRPO (Eq. 3) with the KL of Eq. 4 in the loss; outcome or process supervision (§4.1.2, §4.1.3) by the scores.
 
-    The batch has `advantages`, `ref_logprobs` unless kl_coef is 0, `old_logprobs` with several updates per rollout
-    (mu > 1), and `sampler_logprobs` for the metric.
+    Its variants are other values of the same fields (`rl.methods`). The batch has `advantages`, `ref_logprobs` unless
+    kl_coef is 0, `old_logprobs` with several updates per rollout, and `sampler_logprobs`.
     """
 
-    kl: str = setting("k3", "estimator of the KL: k1, k2 or k3 (Eq. 4)", choices=KL_ESTIMATORS)
-    normalize: str = setting(
-        "completion", "loss is averaged by completion (Eq. 3), token (DAPO) or constant (Dr. GRPO)", choices=NORMALIZERS
+    loss: str = setting("clip", f"surrogate of a token: {', '.join(SURROGATES)}, or package.module:function")
+    advantage: str = setting("group", f"advantages: {', '.join(ADVANTAGES)}, or package.module:function")
+    kl: str = setting("k3", "estimator of the KL in the loss: k1, k2 or k3 (Eq. 4)", choices=KL_ESTIMATORS)
+    kl_in: str = setting(
+        "loss", "where the KL is: in the loss (Eq. 3), or k1 in the reward (Eq. 2)", choices=("loss", "reward")
     )
+    kl_clip: float = setting(
+        0.0, "a token's KL estimate is clipped to within this and has no gradient beyond (verl: 10); 0: no limit", ge=0
+    )
+    normalize: str = setting(
+        "completion", "loss is averaged by completion (Eq. 3), token (DAPO), constant (Dr. GRPO) or sum (RLOO)",
+        choices=NORMALIZERS,
+    )  # fmt: skip
     max_new_tokens: int = setting(1024, "length limit of a completion, which normalize=constant divides by", ge=1)
     divide_by_std: bool = setting(True, "divide by the group's standard deviation; False: Dr. GRPO, arXiv 2503.20783")
     ddof: int = setting(1, "delta degrees of freedom of the standard deviation: 1 or 0", ge=0, le=1)
     epsilon: float = setting(1e-6, "added to the standard deviation", ge=0)
+    process_credit: str = setting(
+        "sum", "returns of steps: sum (§4.1.3), min (PURE), clip or delta (arXiv 2410.15115)",
+        choices=("sum", *PROCESS_CREDITS),
+    )  # fmt: skip
+    entropy_coef: float = setting(0.0, "coefficient of the entropy bonus; 0: none", ge=0)
+    entropy_target: float = setting(
+        0.0, "the bonus is left out of rollouts with more entropy (nats per token); 0: never", ge=0
+    )
+    sampler_correction: str = setting(
+        "none", "weights of tokens by pi_old / pi_sampler: none, truncate (TIS) or mask (MIS)",
+        choices=SAMPLER_CORRECTIONS,
+    )  # fmt: skip
+    sampler_ratio_limit: float = setting(
+        2.0, "weights are truncated at it, or masked above it and below its inverse", gt=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        user_code.function("loss", self.loss, SURROGATES)
+        user_code.function("advantage", self.advantage, ADVANTAGES)
+        if self.kl_in == "reward" and self.kl_coef and self.advantage == "group":
+            raise UserError(
+                "kl_in is reward, but advantage=group normalizes rewards within their group; choose another advantage, "
+                "or kl_in=loss."
+            )
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coef != 0
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        return self.kl_coef != 0 and self.kl_in == "reward"
+
+    @property
+    def entropy_has_gradient(self) -> bool:
+        return self.entropy_coef != 0
 
     def advantages(self, rollout: ScoredRollout) -> PerToken:
-        """Returns the rewards to go, normalized within each group."""
-        return group_relative(
-            rollout.scores, rollout.group_size, rollout.lengths,
-            ddof=self.ddof, epsilon=self.epsilon, divide_by_std=self.divide_by_std,
-        )  # fmt: skip
+        """Returns the advantages by `rl.advantage`, of rewards with the KL if `kl_in` is reward."""
+        if self.kl_coef and self.kl_in == "reward":
+            rewards = ppo_token_rewards(rollout.scores, rollout.old_logprobs, rollout.ref_logprobs, self.kl_coef)
+            rollout = rollout._replace(scores=Scores([np.arange(length) for length in rollout.lengths], rewards))
+        return user_code.function("advantage", self.advantage, ADVANTAGES)(rollout, self)
 
-    def loss(self, model: Decoder, params: Params, batch: Batch) -> Sums:
-        logprobs, entropy, mask = _logprobs_and_mask(model, params, batch, self.temperature)
-        gain, metrics = self.clipped_objective(logprobs, mask, batch)
-        metrics |= {"entropy": entropy}
-        if self.kl_coef:
-            kl = KL_ESTIMATORS[self.kl](-log_ratio(logprobs, batch["ref_logprobs"], mask))
-            gain, metrics = gain - self.kl_coef * kl, metrics | {"kl": kl}
-        token_weights, weight = NORMALIZERS[self.normalize](mask, self.max_new_tokens)
-        return (-jnp.sum(gain * token_weights), weight.astype(gain.dtype)), metric_sums(metrics, mask, self.normalize)
+    def batch_fields(self, batch: HostBatch) -> HostBatch:
+        """Returns the coefficient of the entropy bonus, which depends on the entropy estimated by the samples."""
+        if not self.entropy_coef:
+            return {}
+        mask = batch["loss_weights"] > 0
+        entropy = -np.mean(batch["sampler_logprobs"][mask]) if mask.any() else 0.0
+        applies = not self.entropy_target or entropy < self.entropy_target
+        return {"entropy_coef": np.full(mask.shape, self.entropy_coef * applies, np.float32)}
+
+    def policy_objective(self, logprobs: BT, entropy: BT, batch: Batch) -> Sums:
+        tokens = self.tokens(logprobs, batch)
+        gain, metrics = user_code.function("loss", self.loss, SURROGATES)(tokens, *self.ratio_bounds)
+        if self.sampler_correction != "none":
+            old = batch.get("old_logprobs", jax.lax.stop_gradient(logprobs))
+            ratio = jnp.exp(log_ratio(old, batch["sampler_logprobs"], tokens.mask))
+            correction = SAMPLER_CORRECTIONS[self.sampler_correction](ratio, self.sampler_ratio_limit)
+            gain, metrics = gain * correction, metrics | {"sampler_weight": correction}
+        if "ref_logprobs" in batch:
+            kl = KL_ESTIMATORS[self.kl](-log_ratio(logprobs, batch["ref_logprobs"], tokens.mask))
+            metrics = metrics | {"kl": kl}
+            if self.kl_coef and self.kl_in == "loss":
+                gain -= self.kl_coef * (jnp.clip(kl, -self.kl_clip, self.kl_clip) if self.kl_clip else kl)
+        if self.entropy_coef:
+            gain += jnp.where(tokens.mask, batch["entropy_coef"] * entropy, 0.0)
+        metrics = metrics | {"entropy": entropy} | _sampler_logprob_diff(logprobs, batch)
+        token_weights, weight = NORMALIZERS[self.normalize](tokens.mask, self.max_new_tokens)
+        sums = metric_sums(metrics, tokens.mask, self.normalize)
+        return (-jnp.sum(gain * token_weights), weight.astype(gain.dtype)), sums
 
 
-def _logprobs_and_mask(
-    model: Decoder, params: Params, batch: Batch, temperature: float
-) -> tuple[BT, BT, Bool[Array, "B T"]]:
-    """Returns log-probabilities, entropies, and the mask of completion tokens."""
-    logprobs, entropy = batch_logprobs(model, params, batch, temperature)
-    return logprobs, entropy, batch["loss_weights"] > 0
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distillation(GRPO):
+    """On-policy distillation: the advantage of a token is log pi_T - log pi_S, of the teacher and the policy.
+
+    G-OPD (arXiv 2602.12125) scales the teacher's part, relative to a reference model. Rewards are only logged.
+    """
+
+    teacher_scale: float = setting(
+        1.0, "lambda of G-OPD: lambda log(pi_T / pi_ref) - log(pi_S / pi_ref); 1: no reference model", gt=0
+    )
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coef != 0 or self.teacher_scale != 1
+
+    @property
+    def needs_teacher(self) -> bool:
+        return True
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        return True
+
+    def advantages(self, rollout: ScoredRollout) -> PerToken:
+        """Returns the advantages of on-policy distillation."""
+        return distillation(rollout, self.teacher_scale)
+
+
+def gradient_coefficients(algorithm: Algorithm, logprobs: BT, batch: Batch) -> BT:
+    """Returns each token's gradient coefficient, GC(q, o, t) times the weight of the token (Eq. 5).
+
+    That is what autodiff of the objective, without a mean over the batch, multiplies grad log pi(o_t) with.
+    """
+    loss = lambda logprobs: algorithm.policy_objective(logprobs, jnp.zeros_like(logprobs), batch)[0][0]  # noqa: E731
+    return -jax.grad(loss)(logprobs)
 
 
 def _sampler_logprob_diff(logprobs: BT, batch: Batch) -> dict[str, BT]:
     if "sampler_logprobs" not in batch:
         return {}
     return {"sampler_logprob_diff": jnp.abs(logprobs - batch["sampler_logprobs"])}
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """A row of the paper's Table 10 with a source of rewards.
-
-    Attributes:
-      completions: their source: "solutions" (of the data set), "correct" or "pairs" (of samples of the initial
-        policy, drawn once: the correct ones, or each with an incorrect one) or "policy" (of the current policy).
-      reward: "" for none, "rule", "outcome" (a reward model's score of the whole) or "process" (of each step).
-      algorithm: its settings, advantages and loss.
-      coefficient: GC(q, o, t) of its gradient E[(1/|o|) sum_t GC(q, o, t) grad log pi(o_t | q, o_<t)] (Eq. 5).
-      iterative: several rounds, each of which starts with the policy as the reference and a retrained reward model
-        (Algorithm 1).
-    """
-
-    completions: str
-    reward: str
-    algorithm: type[Algorithm]
-    coefficient: str
-    iterative: bool = False
-
-
-METHODS = {
-    "sft": Method("solutions", "", Likelihood, "1"),
-    "rft": Method("correct", "rule", Likelihood, "1 if correct, else 0"),
-    "online_rft": Method("policy", "rule", Likelihood, "1 if correct, else 0"),
-    "dpo": Method("pairs", "rule", DPO, "+- beta sigma(beta Delta- - beta Delta+)"),
-    "ppo": Method("policy", "outcome", PPO, "A_t by GAE"),
-    "grpo_rule": Method("policy", "rule", GRPO, "A_it + beta (pi_ref / pi - 1)"),
-    "grpo_os": Method("policy", "outcome", GRPO, "A_it + beta (pi_ref / pi - 1)"),
-    "grpo_ps": Method("policy", "process", GRPO, "A_it + beta (pi_ref / pi - 1)"),
-    "grpo_iterative": Method("policy", "outcome", GRPO, "A_it + beta (pi_ref / pi - 1)", iterative=True),
-}
-REWARD_STAGES = {"outcome": "reward_model", "process": "process_model"}  # the stage whose model gives a reward
-REWARDS = ("rule", *REWARD_STAGES)

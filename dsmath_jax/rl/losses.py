@@ -1,15 +1,36 @@
-"""Per-token terms of the RL losses (paper §4.1): ratios, the clipped surrogate, KL estimators, token weights.
+"""Per-token terms of the RL losses (paper §4.1): ratios, surrogates, KL estimators, token weights.
 
 Everything is `[B,T]`. Values outside the mask, even NaN, affect neither the loss nor a gradient.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 BT = Float[Array, "B T"]
+
+
+class Tokens(NamedTuple):
+    """The input of a surrogate, `[B,T]`; all but `mask` are 0 outside completions.
+
+    Attributes:
+      logprobs: log pi of the trained policy.
+      log_ratios: log(pi / pi_old), clipped at LOG_RATIO_LIMIT.
+      advantages: without a gradient.
+      mask: the tokens that have loss.
+    """
+
+    logprobs: BT
+    log_ratios: BT
+    advantages: BT
+    mask: Bool[Array, "B T"]
+
+
+# (tokens, lower and upper bound of the ratio) -> what is maximized at each token, and metrics of each token.
+Surrogate = Callable[[Tokens, float, float], tuple[BT, dict[str, BT]]]
 
 # Nats. Ratios of policies are clipped at e^20, beyond which they have no gradient: sums and squares stay finite in
 # float32, and a single token does not dominate an update.
@@ -27,15 +48,52 @@ KL_ESTIMATORS: Mapping[str, Callable[[BT], BT]] = {
 
 def log_ratio(logprobs: BT, others: BT, mask: Bool[Array, "B T"]) -> BT:
     """Returns log(pi / other) inside the mask, clipped at LOG_RATIO_LIMIT, and 0 outside."""
-    return jnp.clip(jnp.where(mask, logprobs - others, 0.0), -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return jnp.clip(jnp.where(mask, jnp.subtract(logprobs, others), 0.0), -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
-def clipped_surrogate(log_ratios: BT, advantages: BT, below: float, above: float) -> tuple[BT, BT, BT]:
-    """Returns min(r A, clip(r, 1 - below, 1 + above) A) (paper Eq. 1), and where the clip is active below and above."""
-    ratio = jnp.exp(log_ratios)
-    gain = jnp.minimum(ratio * advantages, jnp.clip(ratio, 1.0 - below, 1.0 + above) * advantages)
-    low, high = (ratio < 1.0 - below) & (advantages < 0), (ratio > 1.0 + above) & (advantages > 0)
-    return gain, low.astype(gain.dtype), high.astype(gain.dtype)
+def clip(tokens: Tokens, low: float, high: float) -> tuple[BT, dict[str, BT]]:
+    """Returns min(r A, clip(r) A), r the ratio pi / pi_old of the token (paper Eq. 1)."""
+    ratio, advantages = jnp.exp(tokens.log_ratios), tokens.advantages
+    gain = jnp.minimum(ratio * advantages, jnp.clip(ratio, low, high) * advantages)
+    below, above = (ratio < low) & (advantages < 0), (ratio > high) & (advantages > 0)
+    return gain, {"clip_low": below.astype(gain.dtype), "clip_high": above.astype(gain.dtype)}
+
+
+def sequence_clip(tokens: Tokens, low: float, high: float) -> tuple[BT, dict[str, BT]]:
+    """Returns `clip` with the completion's ratio s = exp(mean_t log r_t) (GSPO, arXiv 2507.18071).
+
+    In its form GSPO-token: each token has the value of s and the gradient of s grad log pi(o_t), so that advantages
+    may differ between the tokens of a completion.
+    """
+    lengths = jnp.maximum(jnp.sum(tokens.mask, axis=1, keepdims=True), 1)
+    mean = masked_sum(tokens.log_ratios, tokens.mask, axis=1)[:, None] / lengths
+    log_ratios = jax.lax.stop_gradient(mean - tokens.log_ratios) + tokens.log_ratios
+    return clip(tokens._replace(log_ratios=log_ratios), low, high)
+
+
+def cispo(tokens: Tokens, low: float, high: float) -> tuple[BT, dict[str, BT]]:
+    """Returns sg(clip(r)) A log pi: a clipped ratio is a constant weight, so every token has a gradient.
+
+    CISPO, MiniMax-M1, arXiv 2506.13585.
+    """
+    ratio = jnp.exp(tokens.log_ratios)
+    weight = jax.lax.stop_gradient(jnp.clip(ratio, low, high))
+    clipped = {"clip_low": ratio < low, "clip_high": ratio > high}
+    gain = weight * tokens.advantages * tokens.logprobs
+    return gain, {name: where.astype(gain.dtype) for name, where in clipped.items()}
+
+
+SURROGATES: Mapping[str, Surrogate] = {"clip": clip, "sequence_clip": sequence_clip, "cispo": cispo}
+
+
+# By `rl.sampler_correction`: weights of tokens, from pi_old / pi_sampler and a limit. They correct for a sampler whose
+# log-probabilities differ from the trainer's. "truncate" is TIS (Yao et al. 2025, "Your Efficient RL Framework
+# Secretly Brings You Off-Policy RL Training"), "mask" is MIS or IcePop (arXiv 2510.18855).
+SAMPLER_CORRECTIONS: Mapping[str, Callable[[BT, float], BT]] = {
+    "none": lambda ratio, limit: jnp.ones_like(ratio),
+    "truncate": jnp.minimum,
+    "mask": lambda ratio, limit: jnp.where((ratio >= 1 / limit) & (ratio <= limit), ratio, 0.0),
+}
 
 
 def completion_mean(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
@@ -56,8 +114,14 @@ def constant_mean(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
     return mask / limit, jnp.sum(jnp.any(mask, axis=1))
 
 
+def completion_sum(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
+    """Returns token weights 1 and the number of completions (REINFORCE and RLOO, arXiv 2402.14740)."""
+    del limit
+    return 1.0 * mask, jnp.sum(jnp.any(mask, axis=1))
+
+
 # By `rl.normalize`: (mask, length limit) -> token weights and the weight of the batch.
-NORMALIZERS = {"completion": completion_mean, "token": token_mean, "constant": constant_mean}
+NORMALIZERS = {"completion": completion_mean, "token": token_mean, "constant": constant_mean, "sum": completion_sum}
 
 
 def metric_sums(per_token: Mapping[str, BT], mask: Bool[Array, "B T"], normalize: str) -> dict[str, Array]:

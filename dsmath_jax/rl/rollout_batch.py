@@ -1,27 +1,54 @@
 """The training batch of a rollout: rewards, rows, advantages, metrics (paper §4.1)."""
 
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
 import jax
 import numpy as np
 
+from dsmath_jax import user_code
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome_scores, zero_std_groups
+from dsmath_jax.rl.algorithms import Algorithm, gradient_coefficients
 from dsmath_jax.rl.batches import batch_of, bucketed_length, gather_per_completion, length_multiple, scatter_to_batch
+from dsmath_jax.rl.filters import ROLLOUT_FILTERS
 from dsmath_jax.rl.reward_model.model import ScoreRows
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import Rollout
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.rl.steps import step_ends
-from dsmath_jax.sharding import Layout
+from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sharding import Layout, broadcast_json
 from dsmath_jax.training.prefetch import HostBatch
+
+
+class ScoredCompletions(NamedTuple):
+    """A rollout with its rewards.
+
+    Attributes:
+      rollout: P x G completions.
+      rule_rewards_PG: the rule rewards, NaN for none.
+      scores_PG: the rewards that are trained on.
+      keep_PG: whether the filters leave a completion its loss.
+    """
+
+    rollout: Rollout
+    rule_rewards_PG: np.ndarray
+    scores_PG: Scores
+    keep_PG: np.ndarray
 
 
 def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, dict[str, float]]:
     """Returns the rule rewards `[PG]`, NaN for none, and counts of completions without one. Only process 0 grades."""
-    if jax.process_index():
-        return np.zeros(len(rollout.texts_PG)), {}
-    finished = [completion.finished for completion in rollout.completions_PG]
-    rewards, errors = reward_fns.score(rollout.texts_PG, rollout.records_PG, finished)
-    failed = sum(errors.values())
+    graded: tuple[list[float], dict[str, int]] = [], {}
+    if jax.process_index() == 0:
+        finished = [completion.finished for completion in rollout.completions_PG]
+        rewards, errors = reward_fns.score(rollout.texts_PG, rollout.records_PG, finished)
+        graded = rewards.tolist(), errors
+    values, errors = broadcast_json(graded)
+    rewards, failed = np.array(values, np.float64), sum(errors.values())
     return rewards, {"reward_errors": float(failed), "reward_abstained": float(np.isnan(rewards).sum() - failed)}
 
 
@@ -32,14 +59,70 @@ def compute_rewards(
     settings: RLSettings,
     tokenizer: Tokenizer,
 ) -> Scores:
-    """Returns the rewards, at the last token or, with process supervision, at the end of each step."""
+    """Returns the rewards, at the last token or, with process supervision, at the end of each step.
+
+    With `rl.reward_mix`, a reward model's rewards have that share of the rule reward added at the last token.
+    """
     if reward_model is None:
         return outcome_scores(rule_rewards_PG, rollout.lengths)
     if settings.reward_source == "process":
         ends = [step_ends(c.tokens, tokenizer, settings.step_delimiter) for c in rollout.completions_PG]
     else:
         ends = [np.array([length - 1]) for length in rollout.lengths]
-    return Scores(ends, reward_model(rollout.prompts_P, rollout.completions_PG, ends))
+    rewards = reward_model(rollout.prompts_P, rollout.completions_PG, ends)
+    if share := settings.reward_mix:
+        rewards = [(1 - share) * each for each in rewards]
+        for each, rule in zip(rewards, rule_rewards_PG, strict=True):
+            each[-1:] += share * rule
+    return Scores(ends, rewards)
+
+
+def apply_filters(settings: RLSettings, rollout: Rollout, scores: Scores) -> np.ndarray:
+    """Returns which completions `[PG]` every filter of `rl.rollout_filter` keeps."""
+    keep = np.ones(len(rollout.completions_PG), bool)
+    for name in settings.algorithm.rollout_filter:
+        kept = user_code.function("rl.rollout_filter", name, ROLLOUT_FILTERS)(rollout, scores, settings.group_size)
+        keep &= np.asarray(kept, bool)
+    return keep
+
+
+def num_groups_with_loss(parts: Sequence[ScoredCompletions], group_size: int) -> int:
+    """Returns how many groups have a completion that the filters keep."""
+    return sum(int(part.keep_PG.reshape(-1, group_size).any(axis=1).sum()) for part in parts)
+
+
+def concatenate(parts: Sequence[ScoredCompletions]) -> ScoredCompletions:
+    """Returns one rollout of the groups of all parts, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    prompts: list[list[int]] = []
+    completions: list[Completion] = []
+    for part in parts:
+        completions += [dataclasses.replace(c, prompt=len(prompts) + c.prompt) for c in part.rollout.completions_PG]
+        prompts += part.rollout.prompts_P
+    rollout = Rollout(
+        prompts, completions, [record for part in parts for record in part.rollout.records_PG],
+        [text for part in parts for text in part.rollout.texts_PG],
+    )  # fmt: skip
+    rewards, keep = (np.concatenate([part[i] for part in parts]) for i in (1, 3))
+    ends, values = ([x for part in parts for x in part.scores_PG[i]] for i in (0, 1))
+    return ScoredCompletions(rollout, rewards, Scores(ends, values), keep)
+
+
+def choose_groups(scored: ScoredCompletions, num_prompts: int, group_size: int) -> ScoredCompletions:
+    """Returns the first `num_prompts` groups with loss; where they are fewer, the first of the others fill the rest."""
+    rollout, rule_rewards, scores, keep = scored
+    has_loss = keep.reshape(-1, group_size).any(axis=1)
+    groups = np.sort(np.argsort(~has_loss, kind="stable")[:num_prompts])
+    rows = (groups[:, None] * group_size + np.arange(group_size)).ravel()
+    new_index = {old: new for new, old in enumerate(groups)}
+    chosen = Rollout(
+        [rollout.prompts_P[i] for i in groups],
+        [dataclasses.replace(c, prompt=new_index[c.prompt]) for c in (rollout.completions_PG[row] for row in rows)],
+        [rollout.records_PG[row] for row in rows], [rollout.texts_PG[row] for row in rows],
+    )  # fmt: skip
+    ends, rewards = ([values[row] for row in rows] for values in scores)
+    return ScoredCompletions(chosen, rule_rewards[rows], Scores(ends, rewards), keep[rows])
 
 
 def pack_rollout(rollout: Rollout, longest: int, layout: Layout) -> HostBatch:
@@ -60,7 +143,7 @@ def gather_token_values(rollout: Rollout, scores: Scores, batch: HostBatch, grou
     """Returns the input of `Algorithm.advantages`: scores, and the batch's values `[B,T]` per completion."""
     per_token = {
         name: gather_per_completion(batch[name], rollout.prompts_P, rollout.completions_PG)
-        for name in ("old_logprobs", "ref_logprobs", "old_values") if name in batch
+        for name in ("old_logprobs", "ref_logprobs", "teacher_logprobs", "old_values") if name in batch
     }  # fmt: skip
     return ScoredRollout(scores, rollout.lengths, group_size, **per_token)
 
@@ -74,20 +157,35 @@ def advantage_fields(rollout: Rollout, advantages: PerToken, batch: HostBatch) -
     return fields
 
 
-def rows_with_loss(settings: RLSettings, rollout: Rollout, advantages: PerToken, scores: Scores) -> np.ndarray:
-    """Returns which completions `[PG]` have loss: those with a reward that no setting masks."""
-    keep = np.array([not np.isnan(a).any() for a in advantages])
-    if settings.mask_truncated:
-        keep &= np.array([c.finished for c in rollout.completions_PG])
-    if settings.filter_zero_std_groups:
-        keep &= ~np.repeat(zero_std_groups(scores, settings.group_size), settings.group_size)
-    return keep
+def without_filtered(scores: Scores, keep_PG: np.ndarray) -> Scores:
+    """Returns the scores with NaN for completions that the filters do not keep: they are left out of their group."""
+    pairs = zip(scores.rewards, keep_PG, strict=True)
+    return Scores(scores.ends, [values if keep else np.full_like(values, np.nan) for values, keep in pairs])
 
 
-def rollout_metrics(
-    rollout: Rollout, batch: HostBatch, scores: Scores, rule_rewards_PG: np.ndarray, group_size: int
-) -> dict[str, float]:
-    """Returns the metrics of a rollout, described in docs/rl.md."""
+def rows_with_loss(keep_PG: np.ndarray, advantages: PerToken) -> np.ndarray:
+    """Returns which completions `[PG]` have loss: those with advantages that the filters keep."""
+    return keep_PG & np.array([not np.isnan(values).any() for values in advantages])
+
+
+@functools.lru_cache(maxsize=8)
+def _jitted_coefficients(algorithm: Algorithm) -> Callable[[Any, Any], Any]:
+    return jax.jit(functools.partial(gradient_coefficients, algorithm))
+
+
+def largest_token_share(algorithm: Algorithm, batch: HostBatch) -> float:
+    """Returns the largest token's share of the sum of squared gradient coefficients over a rollout (Eq. 5).
+
+    A token far from the reference model may own most of it (k3 grows exponentially with the distance).
+    """
+    logprobs = batch.get("old_logprobs", batch["sampler_logprobs"])
+    squares = np.asarray(_jitted_coefficients(algorithm)(logprobs, batch), np.float64) ** 2
+    return float(squares.max() / squares.sum()) if squares.any() else 0.0
+
+
+def rollout_metrics(sampled: ScoredCompletions, group_size: int) -> dict[str, float]:
+    """Returns the metrics of all completions that were sampled for a rollout, described in docs/rl.md."""
+    rollout, rule_rewards_PG, scores, _ = sampled
     rewards = np.array([r.mean() for r in scores.rewards])
     rewards = rewards[np.isfinite(rewards)]
     graded = rule_rewards_PG[np.isfinite(rule_rewards_PG)]
@@ -95,10 +193,17 @@ def rollout_metrics(
         "frac_reward_zero_std": np.mean(zero_std_groups(scores, group_size)),
         "completion_length": np.mean(rollout.lengths),
         "frac_truncated": np.mean([not c.finished for c in rollout.completions_PG]),
-        "num_masked": np.sum(~batch["loss_weights"].any(axis=1)),
     }
     if rewards.size:
         metrics |= {"reward": rewards.mean(), "reward_std": rewards.std()}
     if graded.size:
         metrics["rule_reward"] = graded.mean()
     return {name: float(value) for name, value in metrics.items()}
+
+
+def batch_metrics(algorithm: Algorithm, batch: HostBatch) -> dict[str, float]:
+    """Returns the metrics of a rollout's training batch, described in docs/rl.md."""
+    return {
+        "num_masked": float(np.sum(~batch["loss_weights"].any(axis=1))),
+        "max_token_share": largest_token_share(algorithm, batch),
+    }

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from dsmath_jax.data import datasets
 from dsmath_jax.data.chat import Chat
@@ -169,6 +170,16 @@ def generate_rollout(
     )  # fmt: skip
 
 
+def minibatch_rows(
+    number: int, update: int, num_prompts: int, group_size: int, minibatches: int
+) -> Int[np.ndarray, " rows"]:
+    """Returns the rows of an update on rollout `number`, in order: whole groups, each once in a pass."""
+    pass_number, part = divmod(update, minibatches)
+    order = np.random.default_rng([number, pass_number]).permutation(num_prompts)
+    groups = np.sort(np.split(order, minibatches)[part])
+    return (groups[:, None] * group_size + np.arange(group_size)).ravel()
+
+
 class RolloutFiles:
     """The rollouts of a run on disk, as batches with rewards, written before they are used.
 
@@ -192,7 +203,7 @@ class RolloutFiles:
         Raises:
           UserError: its file is missing, and the policy that generated it is too.
         """
-        number, update = divmod(step, self._settings.num_updates)
+        number, update = divmod(step, self._settings.steps_per_rollout)
         if number == self._number or self._path(number).is_file():
             return False
         if update:
@@ -206,25 +217,30 @@ class RolloutFiles:
         self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, float], samples: list[dict[str, Any]]
     ) -> None:
         """Writes the rollout of this step; called by all processes."""
-        number = step // self._settings.num_updates
+        number = step // self._settings.steps_per_rollout
         if jax.process_index() == 0:
             write_rollout(self._path(number), batch, {"metrics": metrics, "samples": samples})
         barrier(f"rollout {number}")
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Returns the batch `[PG,T]` and the metrics of this step's rollout; the same on every process."""
-        number = step // self._settings.num_updates
+        """Returns the batch of this step and the metrics of its rollout; the same on every process.
+
+        The batch is `[PG,T]`, or a minibatch: as many groups in each, those of a pass in a random order.
+        """
+        settings = self._settings
+        number, update = divmod(step, settings.steps_per_rollout)
         if number != self._number:
             self._batch, self._log = read_rollout(self._path(number))
             self._number = number
             self._remove_old(step)
         for row in self.samples(step):
             self._samples.write({"step": step} | row)
-        return self._batch, self._log["metrics"]
+        rows = minibatch_rows(number, update, settings.prompts_per_step, settings.group_size, settings.minibatches)
+        return {name: values[rows] for name, values in self._batch.items()}, self._log["metrics"]
 
     def samples(self, step: int) -> list[dict[str, Any]]:
         """Returns the logged samples of the rollout that was read for this step; none after its first update."""
-        return [] if step % self._settings.num_updates else self._log["samples"]
+        return [] if step % self._settings.steps_per_rollout else self._log["samples"]
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.npz"
@@ -232,7 +248,7 @@ class RolloutFiles:
     def _remove_old(self, step: int) -> None:
         """Removes the rollouts before the oldest checkpoint from which the run may resume."""
         settings = self._settings
-        oldest = (step - (settings.keep_checkpoints + 1) * settings.checkpoint_every) // settings.num_updates
+        oldest = (step - (settings.keep_checkpoints + 1) * settings.checkpoint_every) // settings.steps_per_rollout
         if jax.process_index() == 0:
             for path in self._folder.glob("*.npz"):
                 if int(path.stem) < oldest:

@@ -8,10 +8,11 @@ from typing import Any
 from dsmath_jax.data.own_data import Columns
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
-from dsmath_jax.rl.algorithms import GRPO, METHODS, REWARD_STAGES, REWARDS, Algorithm
+from dsmath_jax.rl.algorithms import GRPO, Algorithm
+from dsmath_jax.rl.methods import METHODS, REWARD_STAGES, REWARDS, Method, method_of
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
-from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
+from dsmath_jax.settings import INT32, MAX_TEMPERATURE, setting
 from dsmath_jax.training.settings import TrainingSettings, stages_of
 from dsmath_jax.workdir import UserError
 
@@ -20,21 +21,31 @@ DAY = 86_400  # seconds; libraries refuse much longer timeouts
 # Fields of rollouts. Methods without rollouts ignore them: their completions are in the data, or sampled once at
 # temperature 1, without top_p and top_k, and graded by `correct`.
 ROLLOUT_FIELDS = frozenset(
-    "reward_fns top_p top_k num_updates old_logprobs mask_truncated filter_zero_std_groups log_samples".split()
-)
+    (
+        "reward_fns", "reward_mix", "top_p", "top_k", "num_updates", "minibatches", "old_logprobs", "rollout_filter",
+        "max_refills", "filtered_in_baseline", "log_samples",
+    )
+)  # fmt: skip
 
 
 def algorithm_of(fields: Mapping[str, Any]) -> type[Algorithm]:
     """Returns the algorithm class of the method in a recipe's section `rl`."""
-    method = fields.get("method", DEFAULT_METHOD)
-    check_choice("rl.method", method, METHODS)
-    return METHODS[method].algorithm
+    return method_of(fields.get("method", DEFAULT_METHOD)).algorithm
 
 
 def with_method(fields: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """Returns a recipe's section `rl` with another method, without the fields that only its old method has."""
+    """Returns a recipe's section `rl` with another method, without the fields that were chosen for its old method.
+
+    Those are fields that only the old method has, or that have another default with the new one.
+    """
     left_out = _fields_of_method(fields) - _fields_of_method({"method": method})
+    old, new = (_defaults(algorithm_of(each)) for each in (fields, {"method": method}))
+    left_out |= {name for name, value in new.items() if name in old and value != old[name]}
     return {name: value for name, value in fields.items() if name not in left_out} | {"method": method}
+
+
+def _defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(algorithm)}
 
 
 @functools.cache
@@ -47,8 +58,8 @@ def _fields_of_method(fields: Mapping[str, Any]) -> set[str]:
     """Returns the fields that a method has and others may lack: its algorithm's own, and those of rollouts."""
     classes = algorithm_of(fields), RLSettings
     algorithm, shared = ({field.name for field in dataclasses.fields(cls)} for cls in classes)
-    completions = METHODS[fields.get("method", DEFAULT_METHOD)].completions
-    return algorithm - shared | (ROLLOUT_FIELDS if completions == "policy" else frozenset())
+    online = method_of(fields.get("method", DEFAULT_METHOD)).completions == "policy"
+    return (algorithm - shared) | ROLLOUT_FIELDS if online else algorithm - shared - ROLLOUT_FIELDS
 
 
 def with_weights(reward_fns: Any) -> Any:
@@ -68,12 +79,19 @@ class RLSettings(TrainingSettings, DataSettings):
 
     steps: int = setting(9000, "optimizer steps (the paper's 144 thousand questions, 16 at a time)", ge=1, le=INT32)
     peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)", ge=0)
-    method: str = setting(DEFAULT_METHOD, f"a row of Table 10: {', '.join(METHODS)}", choices=METHODS)
+    method: str = setting(DEFAULT_METHOD, f"{', '.join(METHODS)}, or your own package.module:NAME")
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting(
         "sft", "initial policy and reference model: a stage's, or hf:DIR below data_dir or of the Hub",
         local=True,
     )  # fmt: skip
+    reference_model: str = setting(
+        "", "reference model, where it is not the initial policy: a stage's, or hf:DIR, with the policy's tokenizer",
+        local=True,
+    )  # fmt: skip
+    teacher: str = setting(
+        "", "teacher of method=distill: a stage's model, or hf:DIR, with the policy's tokenizer", local=True
+    )
     data: tuple[str, ...] = setting(
         ("toy/rl",), "questions: data sets, your files and folders, hf:OWNER/NAME/SPLIT (docs/data.md)", nonempty=True
     )
@@ -98,14 +116,21 @@ class RLSettings(TrainingSettings, DataSettings):
     reward_seconds: float = setting(5.0, "time limit of one reward function on one completion, seconds", gt=0, le=DAY)
     reward_workers: int = setting(1, "processes that grade; 0 for one per processor", ge=0)
     step_delimiter: str = setting("\n", "text between the steps of a completion", nonempty=True)
-    num_updates: int = setting(1, "optimizer steps on each rollout, mu; `steps` counts all of them", ge=1)
+    reward_mix: float = setting(
+        0.0, "share of the rule reward, given at the last token, in a reward model's reward", ge=0, le=1
+    )
+    num_updates: int = setting(1, "passes over each rollout, mu", ge=1)
+    minibatches: int = setting(
+        1, "optimizer steps of a pass, each on as many of the groups; `steps` counts all of them", ge=1
+    )
     rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", ge=1)
     retrain: RetrainSettings | None = setting(None, "how the reward model is retrained between two rounds")
     old_logprobs: str = setting(
         "trainer", "whose log-probabilities the ratio divides by: trainer or sampler", choices=("trainer", "sampler")
     )
-    mask_truncated: bool = setting(False, "completions cut at the length limit carry no loss (DAPO)")
-    filter_zero_std_groups: bool = setting(False, "groups whose rewards are all equal carry no loss (DAPO)")
+    filtered_in_baseline: bool = setting(
+        True, "completions without loss (rollout_filter) count in the mean and deviation of their group"
+    )
     log_samples: str = setting(
         "extremes",
         "completions in samples.jsonl: extremes (best and worst of a rollout's first prompt), group (all of it) or all",
@@ -130,20 +155,21 @@ class RLSettings(TrainingSettings, DataSettings):
         names = [name for name, _ in self.reward_fns]
         if len(set(names)) < len(names):
             raise UserError(f"reward_fns names {max(names, key=names.count)} twice; give each function one weight.")
-        method = METHODS[self.method]
+        method = self.method_row
         if not isinstance(self.algorithm, method.algorithm):
             raise UserError(
                 f"algorithm is {type(self.algorithm).__name__}; method={self.method} needs {method.algorithm.__name__}."
             )
         if self.reward and method.completions != "policy" and self.reward != method.reward:
             raise UserError(f"reward is {self.reward}, which method={self.method} cannot take; leave it empty.")
-        for field in dataclasses.fields(self) if method.completions != "policy" else ():
-            value = getattr(self, field.name)
-            if field.name in ROLLOUT_FIELDS and value != field.default:
-                raise UserError(
-                    f"{field.name} is {value!r}, but method={self.method} has no rollouts of the policy and ignores "
-                    "it; leave it out."
-                )
+        for part in (self, self.algorithm) if method.completions != "policy" else ():
+            for field in dataclasses.fields(part):
+                value = getattr(part, field.name)
+                if field.name in ROLLOUT_FIELDS and value != field.default:
+                    raise UserError(
+                        f"{field.name} is {value!r}, but method={self.method} has no rollouts of the policy and "
+                        "ignores it; leave it out."
+                    )
         if method.iterative != (self.rounds > 1):
             wanted = "at least 2" if method.iterative else "1"
             raise UserError(f"rounds is {self.rounds}; method={self.method} takes {wanted}.")
@@ -151,11 +177,32 @@ class RLSettings(TrainingSettings, DataSettings):
             raise UserError("reward is rule, but method=grpo_iterative trains a reward model; give outcome or process.")
         if method.iterative and self.retrain is None:
             raise UserError("retrain is missing; method=grpo_iterative trains the reward model further with it.")
-        if self.steps % self.rounds or self.steps // self.rounds % self.num_updates:
+        if self.steps % self.rounds or self.steps // self.rounds % self.steps_per_rollout:
             raise UserError(
                 f"steps is {self.steps}, which is not divisible into rounds={self.rounds} of whole rollouts of "
-                f"num_updates={self.num_updates} steps; change one of them."
+                f"num_updates={self.num_updates} x minibatches={self.minibatches} steps; change one of them."
             )
+        if self.prompts_per_step % self.minibatches:
+            raise UserError(
+                f"prompts_per_step is {self.prompts_per_step}, which is not divisible by minibatches="
+                f"{self.minibatches}; a minibatch has whole groups."
+            )
+        credit = getattr(self.algorithm, "process_credit", "sum")
+        if credit != "sum" and self.reward_source != "process":
+            raise UserError(
+                f"process_credit is {credit}, but the reward of method={self.method} has no steps; set reward=process."
+            )
+        if self.reward_mix and self.reward_stage is None:
+            raise UserError("reward_mix is for a reward model's reward; set reward=outcome or reward=process.")
+        if self.algorithm.needs_teacher != bool(self.teacher):
+            needed = "a stage's model or hf:DIR" if self.algorithm.needs_teacher else "none"
+            raise UserError(f"teacher is {self.teacher!r}; method={self.method} needs {needed}.")
+        if self.reference_model and (method.iterative or not self.algorithm.needs_reference):
+            raise UserError(
+                f"reference_model is {self.reference_model!r}, which method={self.method} does not use; leave it out."
+            )
+        if self.old_logprobs == "sampler" and getattr(self.algorithm, "sampler_correction", "none") != "none":
+            raise UserError("sampler_correction needs the trainer's log-probabilities; set old_logprobs=trainer.")
 
         own = {field.name for field in dataclasses.fields(self)}
         shared = own & {field.name for field in dataclasses.fields(self.algorithm)}
@@ -163,9 +210,25 @@ class RLSettings(TrainingSettings, DataSettings):
         object.__setattr__(self, "algorithm", _one_of_equal(algorithm))
 
     @property
+    def method_row(self) -> Method:
+        """The row of the method in the table, or the user's own."""
+        return method_of(self.method)
+
+    @property
+    def user_code(self) -> tuple[str, ...]:
+        """The names of the user's own method and functions, but for reward functions, as package.module:NAME."""
+        parts = (getattr(self.algorithm, name, "") for name in ("loss", "advantage"))
+        return tuple(name for name in (self.method, *parts, *self.algorithm.rollout_filter) if ":" in name)
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps on each rollout: mu passes over its minibatches."""
+        return self.num_updates * self.minibatches
+
+    @property
     def reward_source(self) -> str:
         """The source of rewards: "rule", "outcome", "process", or "" for a method without rewards."""
-        return self.reward or METHODS[self.method].reward
+        return self.reward or self.method_row.reward
 
     @property
     def reward_stage(self) -> str | None:
@@ -179,8 +242,8 @@ class RLSettings(TrainingSettings, DataSettings):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The model that the policy starts from: a stage, or `hf:DIR`."""
-        return (self.init,)
+        """The initial policy and, if they are other models, reference model and teacher: a stage, or `hf:DIR`."""
+        return (self.init, *filter(None, (self.reference_model, self.teacher)))
 
     @property
     def retrain_data(self) -> tuple[str, ...]:
@@ -193,9 +256,19 @@ class RLSettings(TrainingSettings, DataSettings):
         return self.retrain.columns if self.retrain and self.retrain.data else self.columns
 
     @property
+    def computes_old_logprobs(self) -> bool:
+        """Whether the trainer computes the log-probabilities of a rollout before its first update."""
+        return self.old_logprobs == "trainer" and (self.steps_per_rollout > 1 or self.algorithm.needs_old_logprobs)
+
+    @property
     def samples_per_step(self) -> int:
         """Completions of a rollout, P x G."""
         return self.prompts_per_step * self.group_size
+
+    @property
+    def rows_per_step(self) -> int:
+        """Completions of an optimizer step: those of a minibatch."""
+        return self.samples_per_step // self.minibatches
 
     @property
     def num_decode_slots(self) -> int:

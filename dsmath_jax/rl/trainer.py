@@ -3,6 +3,7 @@
 Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a batch, T tokens.
 """
 
+import collections
 import dataclasses
 import functools
 import logging
@@ -21,7 +22,7 @@ from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample, subsample
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
-from dsmath_jax.rl.algorithms import METHODS, Likelihood
+from dsmath_jax.rl.algorithms import Likelihood
 from dsmath_jax.rl.reward_model import model as reward_models
 from dsmath_jax.rl.reward_model import stage as reward_stage
 from dsmath_jax.rl.reward_model import training as reward_training
@@ -33,13 +34,20 @@ from dsmath_jax.rl.reward_model.stage import KINDS
 from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollout_batch import (
+    ScoredCompletions,
     advantage_fields,
+    apply_filters,
+    batch_metrics,
+    choose_groups,
     compute_rewards,
+    concatenate,
     gather_token_values,
     grade_by_rules,
+    num_groups_with_loss,
     pack_rollout,
     rollout_metrics,
     rows_with_loss,
+    without_filtered,
 )
 from dsmath_jax.rl.rollouts import (
     Prompts,
@@ -70,6 +78,13 @@ from dsmath_jax.workdir import UserError
 Evaluate = Callable[[Params], dict[str, float]]
 
 
+class FrozenModel(NamedTuple):
+    """A model that only scores: its log-probabilities `(params, batch) -> [B,T]`, and a function that reads it."""
+
+    logprobs: MicroBatchedForward
+    read_params: Callable[[], Params]
+
+
 class Context(NamedTuple):
     """The shared state of a run of the stage.
 
@@ -89,6 +104,8 @@ class Context(NamedTuple):
     sampler: Sampler
     policy_logprobs: MicroBatchedForward
     read_initial_params: Callable[[], Params]
+    reference: FrozenModel  # that of the first round
+    teacher: FrozenModel | None
 
     def with_params(self, params: Params) -> LanguageModel:
         """Returns the policy's model with these parameters."""
@@ -110,8 +127,9 @@ def check(
       layout: where the model is trained.
       seed: of the sampled questions.
     """
-    method, retrain = METHODS[settings.method], settings.retrain
-    loops.check(settings, settings.samples_per_step // (2 if method.completions == "pairs" else 1), layout)
+    method, retrain = settings.method_row, settings.retrain
+    rows = settings.samples_per_step // settings.minibatches
+    loops.check(settings, rows // (2 if method.completions == "pairs" else 1), layout)
     if method.completions == "policy":
         RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers)
     if chat:
@@ -183,17 +201,28 @@ def run(
     sampler = Sampler(
         model, layout, chat.stop_ids, settings.max_new_tokens, settings.num_decode_slots, settings.cache_dtype
     )  # fmt: skip
-    logprobs = MicroBatchedForward(jitted_logprobs(model, settings.temperature), layout, settings.grad_accum_steps)
+
+    def logprobs(model: Decoder) -> MicroBatchedForward:
+        return MicroBatchedForward(jitted_logprobs(model, settings.temperature), layout, settings.grad_accum_steps)
+
+    def frozen(init: str) -> FrozenModel:
+        other, read = initial_model(init, model_section, workdir, data_dir, chat.tokenizer, layout)
+        return FrozenModel(logprobs(other), read)
+
+    policy_logprobs = logprobs(model)
     folder = workdir / "rl"
     write_config(folder, model.config, chat)
     ctx = Context(
-        settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, logprobs,
+        settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, policy_logprobs,
         read_initial_params,
+        reference=frozen(settings.reference_model) if settings.reference_model
+        else FrozenModel(policy_logprobs, read_initial_params),
+        teacher=frozen(settings.teacher) if settings.teacher else None,
     )  # fmt: skip
     limits = settings.reward_seconds, settings.reward_workers
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
         evaluate = greedy_accuracy(ctx, eval_records, correct) if eval_records else None
-        if METHODS[settings.method].completions == "policy":
+        if settings.method_row.completions == "policy":
             with RewardFunctions(settings.reward_fns, *limits) as reward_fns:
                 train_online(ctx, reward_fns, evaluate)
         else:
@@ -210,10 +239,12 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
     params = algorithm.initial_params(ctx.read_initial_params, ctx.model.config.hidden_size)
     state = state_from_params(params, optimizer, ctx.layout)
     del params
-    train_step = make_train_step(algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps)
-    values = MicroBatchedForward(jitted_scores(ctx.model, ctx.layout), ctx.layout, settings.grad_accum_steps)
+    parts, objective = settings.grad_accum_steps, algorithm.objective
+    train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts)
+    values = MicroBatchedForward(jitted_scores(ctx.model, ctx.layout), ctx.layout, parts)
     steps_per_round = settings.steps // settings.rounds
-    read_reference, reward_folder = ctx.read_initial_params, ctx.workdir / (settings.reward_stage or "")
+    read_reference, reward_folder = ctx.reference.read_params, ctx.workdir / (settings.reward_stage or "")
+    teacher = ReferenceModel(ctx.teacher.read_params(), settings.reference) if ctx.teacher else None
 
     for round_number in range(1, settings.rounds + 1):
         # --- new round: the policy becomes the reference, and the reward model is retrained on its samples ---
@@ -239,35 +270,40 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                 params = loop.state.params
 
                 if rollouts.missing(step):
-                    # --- rollout: G completions of each of P prompts from the current policy ---
-                    policy, number = algorithm.policy(params), step // settings.num_updates
-                    rollout = generate_rollout(ctx.sampler, policy, ctx.prompts, ctx.chat, settings, ctx.seed, number)
-                    loop.lap("sample_seconds")
+                    # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
+                    policy, number = algorithm.policy(params), step // settings.steps_per_rollout
+                    batches, errors = sample_and_score(ctx, policy, number, reward_fns, reward_model, loop)
+                    sampled = concatenate(batches)
+                    rollout, rule_rewards_PG, scores_PG, keep_PG = choose_groups(
+                        sampled, settings.prompts_per_step, settings.group_size
+                    )  # fmt: skip
 
-                    # --- rewards: by rules, or a reward model's scores of outcomes or steps ---
-                    rule_rewards_PG, errors = grade_by_rules(reward_fns, rollout)
-                    scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.chat.tokenizer)
-
-                    # --- log-probabilities of old policy and reference model, values ---
+                    # --- log-probabilities of old policy, reference model and teacher, values ---
                     batch = pack_rollout(rollout, ctx.prompts.max_length, ctx.layout)
                     mask = batch["loss_weights"]
                     if settings.old_logprobs == "sampler":
                         batch["old_logprobs"] = batch["sampler_logprobs"]
-                    elif settings.num_updates > 1 or algorithm.has_values:
+                    elif settings.computes_old_logprobs:
                         batch["old_logprobs"] = ctx.policy_logprobs(policy, batch) * mask
                     if reference is not None:
-                        batch["ref_logprobs"] = ctx.policy_logprobs(reference.params, batch) * mask
+                        batch["ref_logprobs"] = ctx.reference.logprobs(reference.params, batch) * mask
+                    if ctx.teacher and teacher:
+                        batch["teacher_logprobs"] = ctx.teacher.logprobs(teacher.params, batch) * mask
                     if algorithm.has_values:
                         # Of inserted tokens too, which have no loss: GAE bootstraps from the value after a token.
                         batch["old_values"] = values(params["value"], batch) * (batch["segment_ids"] > 0)
 
                     # --- advantages of every token ---
-                    scored = gather_token_values(rollout, scores_PG, batch, settings.group_size)
+                    counted = scores_PG if settings.filtered_in_baseline else without_filtered(scores_PG, keep_PG)
+                    scored = gather_token_values(rollout, counted, batch, settings.group_size)
                     advantages_PG = algorithm.advantages(scored)
                     batch |= advantage_fields(rollout, advantages_PG, batch)
-                    batch["loss_weights"] = mask * rows_with_loss(settings, rollout, advantages_PG, scores_PG)[:, None]
+                    batch.pop("teacher_logprobs", None)  # its part is in the advantages
+                    batch["loss_weights"] = mask * rows_with_loss(keep_PG, advantages_PG)[:, None]
+                    batch |= algorithm.batch_fields(batch)
 
-                    metrics = rollout_metrics(rollout, batch, scores_PG, rule_rewards_PG, settings.group_size)
+                    metrics = rollout_metrics(sampled, settings.group_size) | batch_metrics(algorithm, batch)
+                    metrics["num_refills"] = len(batches) - 1.0
                     samples = samples_to_log(rollout, batch, scores_PG, rule_rewards_PG, settings, ctx.chat.tokenizer)
                     rollouts.write(step, batch, metrics | errors, samples)
                     loop.lap("score_seconds")
@@ -285,30 +321,58 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
     checkpoint.save(folder / "params", algorithm.policy(state.params))
 
 
+def sample_and_score(
+    ctx: Context, policy: Params, number: int, reward_fns: RewardFunctions, reward_model: ScoreRows | None,
+    loop: TrainLoop,
+) -> tuple[list[ScoredCompletions], dict[str, float]]:  # fmt: skip
+    """Generates rollout `number` with its rewards, and refills while the filters leave fewer than P groups with loss.
+
+    The prompts of a rollout and of its refills are fixed, whether they are needed or not.
+
+    Returns:
+      the rollout and its refills (DAPO's dynamic sampling), and the counts of `grade_by_rules`.
+    """
+    settings, parts, errors = ctx.settings, [], collections.Counter[str]()
+    batches = 1 + settings.algorithm.max_refills
+    for batch in range(number * batches, (number + 1) * batches):
+        rollout = generate_rollout(ctx.sampler, policy, ctx.prompts, ctx.chat, settings, ctx.seed, batch)
+        loop.lap("sample_seconds")
+        rule_rewards_PG, failed = grade_by_rules(reward_fns, rollout)
+        scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.chat.tokenizer)
+        keep_PG = apply_filters(settings, rollout, scores_PG)
+        parts.append(ScoredCompletions(rollout, rule_rewards_PG, scores_PG, keep_PG))
+        errors.update(failed)
+        if num_groups_with_loss(parts, settings.group_size) >= settings.prompts_per_step:
+            break
+        loop.lap("score_seconds")
+    return parts, dict(errors)
+
+
 def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
     """Trains by SFT, RFT and DPO, on completions that do not depend on the policy."""
     settings, algorithm, prompts = ctx.settings, ctx.settings.algorithm, ctx.prompts
 
     # --- data: solutions, correct samples of the initial model, or pairs of a correct and an incorrect one ---
     batches: Callable[[int], HostBatch]
-    if METHODS[settings.method].completions == "solutions":
+    if settings.method_row.completions == "solutions":
         rows = offline.solution_rows(prompts.records, ctx.chat, settings.max_new_tokens)
         batches = offline.likelihood_batches(settings, rows, 1.0, ctx.seed, ctx.layout)
-    elif METHODS[settings.method].completions == "correct":
+    elif settings.method_row.completions == "correct":
         assert isinstance(algorithm, Likelihood)
         rows, share = offline.correct_rows(initial_policy_samples(ctx))
         weight = 1.0 if algorithm.normalize_by_correct else share
         batches = offline.likelihood_batches(settings, rows, weight, ctx.seed, ctx.layout)
     else:
         pairs = offline.pair_rows(initial_policy_samples(ctx))
-        reference = ReferenceModel(ctx.read_initial_params(), settings.reference)
-        logprobs = lambda batch: ctx.policy_logprobs(reference.params, batch)  # noqa: E731
+        reference = ReferenceModel(ctx.reference.read_params(), settings.reference)
+        logprobs = lambda batch: ctx.reference.logprobs(reference.params, batch)  # noqa: E731
         batches = offline.pair_batches(settings, pairs, ctx.seed, ctx.layout, logprobs)
 
     # --- setup: after sampling, since both may not fit into memory ---
     optimizer = make_optimizer(settings)
     state = state_from_params(ctx.read_initial_params(), optimizer, ctx.layout)
-    train_step = make_train_step(algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps)
+    parts, objective = settings.grad_accum_steps, algorithm.objective
+    train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts)
 
     with TrainLoop(ctx.folder, settings, ctx.layout, state) as loop:
         for step in loop.steps():

@@ -19,10 +19,15 @@ Sums = tuple[tuple[Array, Array], dict[str, Array]]
 Objective = Callable[[Decoder, Any, Batch], Sums]
 
 
-def batch_logprobs(model: Decoder, params: Any, batch: Batch, temperature: float = 1.0) -> tuple[Array, Array]:
+def batch_logprobs(
+    model: Decoder, params: Any, batch: Batch, temperature: float = 1.0, entropy_has_gradient: bool = False
+) -> tuple[Array, Array]:
     """Returns the log-probability of each target and the entropy at it, both `[B,T] float32`."""
     hidden: Any = model.apply({"params": params}, batch["tokens"], batch["positions"], batch["segment_ids"])
-    logprobs = functools.partial(token_logprobs, temperature=temperature, cap=model.config.final_logit_softcapping)
+    logprobs = functools.partial(
+        token_logprobs, temperature=temperature, cap=model.config.final_logit_softcapping,
+        entropy_has_gradient=entropy_has_gradient,
+    )  # fmt: skip
     return model.map_row_shards(logprobs, (hidden, batch["targets"]), lm_head(params, model.config))
 
 

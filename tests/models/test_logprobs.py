@@ -67,7 +67,23 @@ def test_capped_logits_equal_the_plain_ones() -> None:
         np.testing.assert_allclose(one, other, atol=1e-13)
 
 
-def test_no_gradient_flows_through_the_entropy() -> None:
+def test_the_gradient_of_the_entropy_is_that_of_the_plain_one() -> None:
+    hidden, head, targets = inputs(2, 5)
+    weights = np.random.default_rng(1).normal(size=(2, *targets.shape))
+
+    def chunked(hidden: jax.Array, head: jax.Array) -> jax.Array:
+        outputs = token_logprobs(hidden, targets, head, 0.7, chunk=2, entropy_has_gradient=True)
+        return sum(jnp.sum(x * w) for x, w in zip(outputs, weights, strict=True))
+
+    def whole(hidden: jax.Array, head: jax.Array) -> jax.Array:
+        return sum(jnp.sum(x * w) for x, w in zip(plain(hidden, head, targets, 0.7), weights, strict=True))
+
+    found, expected = (jax.grad(f, argnums=(0, 1))(hidden, head) for f in (chunked, whole))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-13)
+
+
+def test_no_gradient_flows_through_the_entropy_otherwise() -> None:
     hidden, head, targets = inputs(1, 3)
     gradient = jax.grad(lambda hidden: jnp.sum(token_logprobs(hidden, targets, head)[1]))(hidden)
     np.testing.assert_array_equal(gradient, 0.0)

@@ -1,5 +1,6 @@
 """A start for RL: a workdir with a tokenizer, an untrained decoder as `sft`, reward models, and problems."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ def none(completion, record):
 def same(completion, record):
     return 0.25
 
+def for_every_third_question(completion, record):
+    return digits(completion, record) if int(record.id.split("/")[-1]) % 3 == 0 else 0.0
+
 def of_some(completion, record):
     return digits(completion, record) if len(completion) % 2 else None
 """
@@ -72,6 +76,10 @@ def start(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> Path:
     params = jax.jit(lambda: initial_params(Decoder(config), jax.random.key(0)))()
     write_config(folder / "sft", config)
     checkpoint.save(folder / "sft" / "params", params)
+    larger = dataclasses.replace(config, hidden_size=24)
+    teacher = jax.jit(lambda: initial_params(Decoder(larger), jax.random.key(5)))()
+    write_config(folder / "pretrain", larger)
+    checkpoint.save(folder / "pretrain" / "params", teacher)
     for number, name in enumerate(("reward_model", "process_model"), 1):
         reward_params = with_reward_head(params, config.hidden_size)
         reward_params["reward"]["kernel"] = jax.random.normal(jax.random.key(number), (config.hidden_size, 1))
@@ -106,7 +114,7 @@ def workdir(start: Path, tmp_path: Path) -> Callable[[str], Path]:
     def make(name: str) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        for stage in ("tokenizer", "sft", "reward_model", "process_model"):
+        for stage in ("tokenizer", "pretrain", "sft", "reward_model", "process_model"):
             (folder / stage).symlink_to(start / stage, target_is_directory=True)
         return folder
 

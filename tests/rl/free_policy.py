@@ -36,7 +36,8 @@ class GivenLogprobs(FreePolicy):
 
     @staticmethod
     def map_row_shards(function: Callable, rows: Sequence[jax.Array], matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return rows[0], jax.lax.stop_gradient(rows[0] ** 2)  # any number stands for the entropy
+        entropy = rows[0] ** 2  # any number stands for it
+        return rows[0], entropy if function.keywords["entropy_has_gradient"] else jax.lax.stop_gradient(entropy)
 
 
 def free_params(seed: int = 0, rows: int = GROUP) -> dict[str, np.ndarray]:
@@ -83,7 +84,7 @@ def mean_loss(algorithm: Algorithm, params: Any, batch: dict, model: Any = None)
     """Loss over weight, its gradient, and the metrics over weight, as the train step computes them."""
 
     def mean(params: Any) -> tuple[jax.Array, dict]:
-        (loss, weight), metrics = algorithm.loss(model or FreePolicy(), params, batch)
+        (loss, weight), metrics = algorithm.objective(model or FreePolicy(), params, batch)
         return loss / weight, {name: value / weight for name, value in metrics.items()}
 
     with jax.disable_jit():  # every call would compile a loop over chunks again

@@ -28,6 +28,8 @@ from tunix.rl import algo_core, common
 
 GROUP, ROWS, LENGTH, VOCABULARY, LIMIT = 3, 6, 9, 7, 12
 EPS, HIGH, BETA, GAMMA, LAM, VALUE_CLIP = 0.2, 0.28, 0.04, 0.97, 0.9, 0.3
+IS_HIGH, RATIO_LIMIT, ENTROPY_COEF = 0.5, 1.3, 0.05  # of CISPO, of the correction for the sampler, of the bonus
+CORRECTED = {"use_vllm": True, "vllm_importance_sampling_correction": True}
 Arrays = dict[str, np.ndarray]
 
 
@@ -52,6 +54,9 @@ def make_inputs() -> Arrays:
         "pair_logits": noise.normal(size=(ROWS, LENGTH + 2, VOCABULARY)),
         "pair_ref_logits": noise.normal(size=(ROWS, LENGTH + 2, VOCABULARY)),
         "pair_tokens": noise.integers(0, VOCABULARY, (ROWS, LENGTH + 2)),
+        "completion_advantages": np.repeat(noise.normal(size=(ROWS, 1)), LENGTH, axis=1),
+        "sampler_logprobs": logprobs + noise.normal(0, 0.5, shape),
+        "far_ref_logprobs": logprobs + noise.normal(0, 3.0, shape),  # beyond the bound of verl's k3
     }
 
 
@@ -64,7 +69,8 @@ def differentiated(function: Any, x: np.ndarray) -> Arrays:
 
 
 def trl_grpo(inputs: Arrays, loss_type: str, **changes: Any) -> Arrays:
-    on_policy = changes.pop("on_policy", False)
+    on_policy, correction = changes.pop("on_policy", False), changes.pop("correction", None)
+    advantages = inputs["completion_advantages" if "importance_sampling_level" in changes else "advantages"]
     trainer = object.__new__(GRPOTrainer)
     settings = {
         "loss_type": loss_type, "beta": BETA, "epsilon_low": EPS, "epsilon_high": EPS, "max_completion_length": LIMIT,
@@ -74,7 +80,8 @@ def trl_grpo(inputs: Arrays, loss_type: str, **changes: Any) -> Arrays:
         "current_gradient_accumulation_steps": 1, "model": types.SimpleNamespace(training=True),
         "_metrics": defaultdict(lambda: defaultdict(list)),
         "accelerator": types.SimpleNamespace(
-            num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, reduce=lambda x, reduction: x
+            num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, reduce=lambda x, reduction: x,
+            sync_gradients=False,
         ),
     }  # fmt: skip
     vars(trainer).update(settings | changes)
@@ -82,12 +89,19 @@ def trl_grpo(inputs: Arrays, loss_type: str, **changes: Any) -> Arrays:
     batch = {
         "prompt_ids": torch.ones((ROWS, 1), dtype=torch.int64), "prompt_mask": torch.ones((ROWS, 1)),
         "completion_ids": torch.ones((ROWS, LENGTH), dtype=torch.int64), "completion_mask": tensors["mask"],
-        "advantages": tensors["advantages"], "ref_per_token_logps": tensors["ref_logprobs"],
+        "advantages": torch.tensor(advantages), "ref_per_token_logps": tensors["ref_logprobs"],
         "num_items_in_batch": tensors["mask"].sum(),
     } | ({} if on_policy else {"old_per_token_logps": tensors["old_logprobs"]})  # fmt: skip
+    if correction:  # what `_generate_and_score_completions` adds
+        ratio = torch.exp(tensors["old_logprobs"] - tensors["sampler_logprobs"])
+        cut = {
+            "truncate": ratio.clamp(max=RATIO_LIMIT),
+            "mask": ratio.masked_fill((ratio < 1 / RATIO_LIMIT) | (ratio > RATIO_LIMIT), 0.0),
+        }
+        batch["importance_sampling_ratio"] = cut[correction]
 
     def loss(logprobs: torch.Tensor) -> torch.Tensor:
-        trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logprobs, torch.zeros_like(logprobs), None)
+        trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logprobs, logprobs**2, None)
         return trainer._compute_loss(None, batch)
 
     return differentiated(loss, inputs["logprobs"])
@@ -195,6 +209,20 @@ def verl_results(inputs: Arrays) -> dict[str, Arrays]:
 
             found[f"verl grpo {mode} {kl}"] = differentiated(loss, inputs["logprobs"])
 
+    actor = sys.modules["verl.workers.config"].ActorConfig()
+    vars(actor).update(clip_ratio_low=EPS, clip_ratio_high=IS_HIGH, global_batch_info={})
+    for name, mode in (("gspo", "seq-mean-token-mean"), ("cispo", "token-mean")):
+        surrogate = algos.get_policy_loss_fn(name)
+        fields = tensors["advantages"], mask, mode, actor
+        function = lambda logprobs, s=surrogate, f=fields: s(tensors["old_logprobs"], logprobs, *f)[0]  # noqa: E731
+        found[f"verl {name}"] = differentiated(function, inputs["logprobs"])
+
+    def far(logprobs: torch.Tensor) -> torch.Tensor:
+        divergence = algos.kl_penalty(logprobs, tensors["far_ref_logprobs"], "k3")
+        return algos.agg_loss(divergence, mask, "token-mean")
+
+    found["verl bounded k3"] = differentiated(far, inputs["logprobs"])
+
     def value_loss(values: torch.Tensor) -> torch.Tensor:
         return algos.compute_value_loss(
             values, tensors["returns"], tensors["old_values"], mask, VALUE_CLIP, "seq-mean-token-mean"
@@ -211,7 +239,20 @@ def verl_results(inputs: Arrays) -> dict[str, Arrays]:
             torch.tensor(outcome), mask, index, epsilon=1e-6, norm_adv_by_std_in_grpo=divide
         )
         found[name] = {"advantages": advantages.numpy()}
+    at_the_end = torch.tensor(outcome.sum(axis=1, keepdims=True) * last_token(inputs["mask"]))
+    advantages, _ = algos.compute_rloo_outcome_advantage(torch.tensor(outcome), mask, index)
+    found["verl rloo"] = {"advantages": advantages.numpy()}
+    gamma = types.SimpleNamespace(gamma=1.0)
+    rewards = at_the_end + 0.1 * tensors["token_rewards"] * mask  # such as a KL in the reward
+    advantages, _ = algos.compute_reinforce_plus_plus_outcome_advantage(rewards, mask, gamma)
+    found["verl reinforce_pp"] = {"advantages": advantages.numpy()}
+    advantages, _ = algos.compute_reinforce_plus_plus_baseline_outcome_advantage(torch.tensor(outcome), mask, index)
+    found["verl reinforce_pp_baseline"] = {"advantages": advantages.numpy()}
     return found
+
+
+def last_token(mask: np.ndarray) -> np.ndarray:
+    return mask * (np.cumsum(mask, axis=1) == mask.sum(axis=1, keepdims=True))
 
 
 def main(out: Path) -> None:
@@ -224,6 +265,13 @@ def main(out: Path) -> None:
         "trl bnpo": trl_grpo(inputs, "bnpo"),
         "trl dapo": trl_grpo(inputs, "dapo"),
         "trl dr_grpo": trl_grpo(inputs, "dr_grpo"),
+        "trl gspo": trl_grpo(inputs, "grpo", importance_sampling_level="sequence"),
+        "trl cispo": trl_grpo(inputs, "cispo", epsilon_high=1 + IS_HIGH, beta=0.0),
+        "trl truncated": trl_grpo(inputs, "dapo", correction="truncate", **CORRECTED),
+        "trl masked": trl_grpo(inputs, "dapo", correction="mask", **CORRECTED),
+        "trl entropy bonus": trl_grpo(
+            inputs, "dapo", _entropy_bonus_enabled=True, entropy_coef=ENTROPY_COEF, use_adaptive_entropy=False
+        ),
         "trl dpo sigmoid": trl_dpo(inputs, "sigmoid"),
         "trl dpo sigmoid_norm": trl_dpo(inputs, "sigmoid_norm"),
         "tunix grpo": tunix_grpo(inputs, "sequence-mean-token-mean"),

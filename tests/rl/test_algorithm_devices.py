@@ -59,7 +59,7 @@ def compute(axes: dict[str, int]) -> dict[str, np.ndarray]:
             batch = {f"{side}{n}": x for side, fields in sides.items() for n, x in fields.items()}
 
         def sums(params: Any, batch: Any, algorithm: Algorithm = algorithm) -> Any:
-            (loss, weight), metrics = algorithm.loss(model, params, batch)
+            (loss, weight), metrics = algorithm.objective(model, params, batch)
             return loss, {"weight": weight, **metrics}
 
         computed = jax.jit(jax.value_and_grad(sums, has_aux=True))(params, layout.put_batch(batch))

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmath_jax.rl.algorithms import DPO, GRPO, METHODS, PPO, Algorithm, Likelihood
+from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Distillation, Likelihood
+from dsmath_jax.rl.losses import SURROGATES
+from dsmath_jax.rl.methods import METHODS
 
 from .free_policy import (
     GROUP,
@@ -30,6 +32,12 @@ ALGORITHMS: dict[str, Algorithm] = {
     "grpo, a constant": GRPO(normalize="constant", max_new_tokens=9, kl="k1"),
     "grpo, k2": GRPO(kl="k2"),
     "grpo without kl": GRPO(kl_coef=0.0),
+    "grpo, bounded kl, an entropy bonus, masked tokens": GRPO(
+        kl_clip=0.5, entropy_coef=0.1, sampler_correction="mask", normalize="sum"
+    ),
+    "gspo": GRPO(loss="sequence_clip", clip_eps=0.1),
+    "cispo": GRPO(loss="cispo", sampler_correction="truncate"),
+    "distill": Distillation(),
     "likelihood": Likelihood(),
     "likelihood, a mean over correct ones": Likelihood(normalize_by_correct=True),
     "dpo": DPO(),
@@ -51,21 +59,23 @@ def params_of(name: str) -> Any:
 
 
 def batch_of(name: str) -> dict[str, np.ndarray]:
-    return free_pairs() if name.startswith("dpo") else free_batch()
+    return free_pairs() if name.startswith("dpo") else free_batch() | {"entropy_coef": np.full((GROUP, LENGTH), 0.1)}
 
 
 def everything(name: str, params: Any, batch: dict) -> list[np.ndarray]:
     """Loss, weight, metrics and the gradient of the loss, as sums."""
 
     def sums(params: Any) -> tuple[jax.Array, Any]:
-        (loss, weight), metrics = ALGORITHMS[name].loss(GivenLogprobs(), params, batch)
+        (loss, weight), metrics = ALGORITHMS[name].objective(GivenLogprobs(), params, batch)
         return loss, (weight, metrics)
 
     return [np.asarray(x) for x in jax.tree.leaves(jax.value_and_grad(sums, has_aux=True)(params))]
 
 
 def test_every_algorithm_of_a_method_is_among_them() -> None:
-    assert {type(algorithm) for algorithm in ALGORITHMS.values()} == {m.algorithm for m in METHODS.values()}
+    names = {type(algorithm).__name__ for algorithm in ALGORITHMS.values()}
+    assert names == {method.algorithm.__name__ for method in METHODS.values()}
+    assert {getattr(algorithm, "loss", "clip") for algorithm in ALGORITHMS.values()} == {*SURROGATES}
 
 
 @EACH

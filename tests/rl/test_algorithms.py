@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dsmath_jax.rl.algorithms import DPO, GRPO, METHODS, PPO, Algorithm, Likelihood
+from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Likelihood
 from dsmath_jax.rl.losses import KL_ESTIMATORS
+from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.workdir import UserError
 
 from .free_policy import (
@@ -123,7 +124,7 @@ def test_likelihood_is_the_mean_of_weighted_logprobs(params: dict, batch: dict, 
     ("settings", "message"),
     [
         ({"kl": "k4"}, "kl must be one of 'k1', 'k2', 'k3'; got 'k4'."),
-        ({"normalize": "mean"}, "normalize must be one of 'completion', 'token', 'constant'; got 'mean'."),
+        ({"normalize": "mean"}, "normalize must be one of 'completion', 'token', 'constant', 'sum'; got 'mean'."),
         ({"normalize": "constant", "max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1."),
     ],
 )
@@ -135,7 +136,7 @@ def test_invalid_settings_are_refused(settings: dict, message: str) -> None:
 
 def test_a_row_without_a_completion_counts_for_nothing(params: dict, batch: dict) -> None:
     empty = batch | {"loss_weights": batch["loss_weights"] * np.array([[1], [1], [0], [1]])}
-    (loss, weight), _ = GRPO().loss(FreePolicy(), params, empty)
+    (loss, weight), _ = GRPO().objective(FreePolicy(), params, empty)
     assert weight == 3
     assert np.isfinite(loss)
 
@@ -171,4 +172,4 @@ def test_a_value_model_is_trained_with_ppo_alone(method: str) -> None:
 
 def test_algorithms_other_than_these_have_to_define_a_loss(params: dict, batch: dict) -> None:
     with pytest.raises(NotImplementedError):
-        Algorithm().loss(FreePolicy(), params, batch)
+        Algorithm().objective(FreePolicy(), params, batch)

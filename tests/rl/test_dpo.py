@@ -71,5 +71,5 @@ def test_margins_of_any_size_leave_loss_and_gradient_finite(params: dict) -> Non
 
 
 def test_rows_are_pairs(params: dict) -> None:
-    (_, weight), _ = DPO().loss(FreePolicy(), params, free_pairs())
+    (_, weight), _ = DPO().objective(FreePolicy(), params, free_pairs())
     assert weight == GROUP

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dsmath_jax.rl import trainer
-from dsmath_jax.rl.algorithms import METHODS
+from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.workdir import write_jsonl

@@ -1,16 +1,22 @@
 """The paper's unified view (Eq. 5, Table 10, appendix A.1), in float64.
 
-For every method, the gradient of its loss, negated, is (1/|o|) sum_t GC grad log pi(o_t): at the first update on a
-rollout, with the advantages of its algorithm held fixed. The coefficients below are written from the table, the rewards
-are computed by hand.
+For every method, the gradient of its loss, negated, is (1/|o|) sum_t GC grad log pi(o_t), with the advantages of its
+algorithm held fixed: for the paper's methods at the first update on a rollout, as the table has it, and for every
+method with a ratio also off policy. The coefficients below are written from the sources, the rewards are computed by
+hand.
 """
+
+import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dsmath_jax.rl import algorithms
 from dsmath_jax.rl.advantages import ScoredRollout, Scores, outcome_scores
-from dsmath_jax.rl.algorithms import DPO, GRPO, METHODS, PPO, Algorithm, Likelihood
+from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Likelihood, gradient_coefficients
+from dsmath_jax.rl.methods import METHODS, method_of
 
 from .free_policy import (
     GROUP,
@@ -30,6 +36,7 @@ CORRECT = [1.0, 0.0, 0.0, 1.0]
 SCORES = [0.3, -1.2, 2.0, 0.4]  # of an outcome reward model
 STEP_ENDS = [[0], [1, 2, 4], [0, 2], [1]]  # completions of 1, 5, 3 and 2 tokens
 STEP_SCORES = [[0.5], [1.0, -0.5, 0.2], [-1.0, 0.1], [0.9]]
+DOCS = Path(__file__).parents[2] / "docs" / "rl.md"
 TESTED: dict[str, str] = {}  # the coefficients of the tests below, by method
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -38,6 +45,16 @@ def of_methods(coefficient: str, *names: str) -> pytest.MarkDecorator:
     """Runs a test for some methods: `algorithm` is the class behind each, `coefficient` what the test expects."""
     TESTED.update(dict.fromkeys(names, coefficient))
     return pytest.mark.parametrize("algorithm", [METHODS[name].algorithm for name in names], ids=names)
+
+
+@pytest.fixture(autouse=True)
+def _own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/rl.md as a module."""
+    (code,) = re.findall(r"```python\n(# own_method.py.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code.splitlines()) <= 20
+    (tmp_path / "own_method.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_method", raising=False)
 
 
 @pytest.fixture
@@ -124,7 +141,7 @@ def test_dpo(algorithm: type[DPO], length_normalized: bool) -> None:
     assert np.abs(expected).max() > 0.001
 
 
-@of_methods("A_t by GAE", "ppo")
+@of_methods("r A [clip], A_t by GAE", "ppo")
 def test_ppo(algorithm: type[PPO], params: dict, batch: dict) -> None:
     """GAE is over the rewards of Eq. 2."""
     ppo = algorithm(gamma=GAMMA, lam=LAM, kl_coef=BETA, temperature=TEMPERATURE)
@@ -147,7 +164,7 @@ def test_ppo(algorithm: type[PPO], params: dict, batch: dict) -> None:
     check(GRPO(kl_coef=0.0, temperature=TEMPERATURE), params, whole, coefficients)
 
 
-@of_methods("A_it + beta (pi_ref / pi - 1)", "grpo_rule", "grpo_os", "grpo_iterative")
+@of_methods("r A [clip] + beta (pi_ref / pi - 1)", "grpo_rule", "grpo_os", "grpo_iterative")
 def test_grpo_with_outcome_supervision(algorithm: type[GRPO], params: dict, batch: dict) -> None:
     """A_it = (r_i - mean) / std."""
     grpo = algorithm(kl_coef=BETA, temperature=TEMPERATURE)
@@ -158,7 +175,7 @@ def test_grpo_with_outcome_supervision(algorithm: type[GRPO], params: dict, batc
     check(grpo, params, batch | {"advantages": advantages}, coefficients)
 
 
-@of_methods("A_it + beta (pi_ref / pi - 1)", "grpo_ps")
+@of_methods("r A [clip] + beta (pi_ref / pi - 1)", "grpo_ps")
 def test_grpo_with_process_supervision(algorithm: type[GRPO], params: dict, batch: dict) -> None:
     """A_it is the sum of the normalized rewards of the steps that end at or after the token."""
     grpo = algorithm(kl_coef=BETA, temperature=TEMPERATURE)
@@ -174,13 +191,97 @@ def test_grpo_with_process_supervision(algorithm: type[GRPO], params: dict, batc
     check(grpo, params, batch | {"advantages": advantages}, coefficients)
 
 
+# --- off policy: ratios inside, above and below the bounds, with both signs of the advantage ---
+
+
+def clipped(ratio: np.ndarray, advantages: np.ndarray, low: float, high: float) -> np.ndarray:
+    """r A, but 0 where a positive advantage has a ratio above the bound, or a negative one a ratio below."""
+    stopped = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
+    return np.where(stopped, 0.0, ratio * advantages)
+
+
+def sequence_ratio(ratio: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    lengths = mask.sum(axis=1, keepdims=True)
+    return np.exp((np.log(ratio) * mask).sum(axis=1, keepdims=True) / lengths) * np.ones_like(ratio)
+
+
+PAPER_CLIP, DAPO_CLIP, GSPO_CLIP = (0.8, 1.2), (0.8, 1.28), (1 - 3e-4, 1 + 4e-4)
+# Of the bounds and the rest of a method's defaults, its coefficient at (ratio, advantage, pi_ref / pi, mask), and the
+# weight of a token, times the number of completions or tokens.
+BY_COMPLETION, BY_TOKEN, BY_LIMIT, BY_SUM = (
+    lambda mask, limit: mask / mask.sum(axis=1, keepdims=True) / len(mask),
+    lambda mask, limit: mask / mask.sum(),
+    lambda mask, limit: mask / limit / len(mask),
+    lambda mask, limit: mask / len(mask),
+)
+OFF_POLICY = {
+    name: (lambda r, a, ref, mask, beta: clipped(r, a, *PAPER_CLIP) + beta * (ref - 1), BY_COMPLETION, 0.04)
+    for name in ("grpo_rule", "grpo_os", "grpo_ps", "grpo_iterative")
+} | {
+    "ppo": (lambda r, a, ref, mask, beta: clipped(r, a, *PAPER_CLIP), BY_COMPLETION, 0.04),
+    "dr_grpo": (lambda r, a, ref, mask, beta: clipped(r, a, *PAPER_CLIP), BY_LIMIT, 0.0),
+    "dapo": (lambda r, a, ref, mask, beta: clipped(r, a, *DAPO_CLIP), BY_TOKEN, 0.0),
+    "gspo": (lambda r, a, ref, mask, beta: clipped(sequence_ratio(r, mask), a, *GSPO_CLIP), BY_COMPLETION, 0.0),
+    "cispo": (lambda r, a, ref, mask, beta: np.minimum(r, 5.0) * a, BY_TOKEN, 0.0),
+    "rloo": (lambda r, a, ref, mask, beta: clipped(r, a, *PAPER_CLIP), BY_SUM, 0.05),
+    "reinforce_pp": (lambda r, a, ref, mask, beta: clipped(r, a, *PAPER_CLIP), BY_TOKEN, 0.01),
+    "reinforce_pp_baseline": (
+        lambda r, a, ref, mask, beta: clipped(r, a, *PAPER_CLIP) + beta * np.log(ref), BY_TOKEN, 0.01,
+    ),
+    "raft_pp": (lambda r, a, ref, mask, beta: clipped(r, a, *PAPER_CLIP), BY_COMPLETION, 0.0),
+    "reinforce_rej": (lambda r, a, ref, mask, beta: clipped(r, a, *PAPER_CLIP), BY_COMPLETION, 0.0),
+    "distill": (lambda r, a, ref, mask, beta: clipped(r, a, *PAPER_CLIP), BY_COMPLETION, 0.0),
+    # The example of docs/rl.md.
+    "own_method:SOFT_GATE": (
+        lambda r, a, ref, mask, beta: 4 * sigmoid(r - 1) * (1 - sigmoid(r - 1)) * r * a, BY_TOKEN, 0.0,
+    ),
+}  # fmt: skip
+RATIOS = np.exp([[-0.9, 0.0, 0.1, 0.3], [1.8, -0.1, -0.3, 0.2], [2e-4, -2e-4, 3e-4, -4e-4]])  # cispo's bound is 5
+LIMIT = 12
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_off_policy(name: str, sign: float) -> None:
+    coefficient, weights, beta = OFF_POLICY[name]
+    algorithm = method_of(name).algorithm(**({} if name == "ppo" else {"max_new_tokens": LIMIT}))
+    assert getattr(algorithm, "kl_coef", 0.0) == beta
+    mask = np.ones(RATIOS.shape)
+    mask[1, 3] = mask[2, 2:] = 0  # completions of 4, 3 and 2 tokens
+    noise = np.random.default_rng(3)
+    logprobs, far = -noise.exponential(1.5, mask.shape), noise.normal(size=mask.shape)
+    advantages = sign * noise.exponential(1.0, (3, 1)) * mask
+    batch = {
+        "loss_weights": mask, "advantages": advantages, "old_logprobs": logprobs - np.log(RATIOS),
+        "ref_logprobs": logprobs + far,
+    }  # fmt: skip
+    if not beta:
+        del batch["ref_logprobs"]
+    (_, weight), _ = algorithm.policy_objective(logprobs, np.zeros_like(logprobs), batch)
+    expected = coefficient(RATIOS, advantages, np.exp(far), mask, beta) * weights(mask, LIMIT)
+    found = gradient_coefficients(algorithm, logprobs, batch) / weight
+    np.testing.assert_allclose(found, expected * mask, atol=1e-13)
+    assert np.abs(expected).max() > 1e-3
+
+
+def test_every_method_with_a_ratio_is_tested_off_policy() -> None:
+    clipped_methods = {name for name, method in METHODS.items() if issubclass(method.algorithm, GRPO | PPO)}
+    assert clipped_methods == {name for name in OFF_POLICY if ":" not in name}
+
+
 def test_every_method_has_the_coefficient_that_is_tested() -> None:
     assert all(method.coefficient for method in METHODS.values())
-    assert {name: method.coefficient for name, method in METHODS.items()} == TESTED
+    paper = {name: method.coefficient for name, method in METHODS.items() if name in TESTED}
+    assert paper == TESTED
+    assert set(METHODS) == {*TESTED, *OFF_POLICY} - {"own_method:SOFT_GATE"}
 
 
 def test_every_algorithm_is_tested() -> None:
     classes = [x for x in vars(algorithms).values() if isinstance(x, type) and issubclass(x, Algorithm)]
-    complete = {cls for cls in classes if cls is not Algorithm and "loss" in vars(cls)}
+    complete = {cls for cls in classes if cls is not Algorithm and vars(cls).keys() & {"objective", "policy_objective"}}
     assert complete == {Likelihood, DPO, PPO, GRPO}
     assert complete == {METHODS[name].algorithm for name in TESTED}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsmath_jax.rl.losses import KL_ESTIMATORS, LOG_RATIO_LIMIT, clipped_surrogate, log_ratio
+from dsmath_jax.rl.losses import KL_ESTIMATORS, LOG_RATIO_LIMIT, Tokens, clip, log_ratio
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,8 +28,9 @@ def test_clipping_in_every_quadrant(
     ratio: float, advantage: float, value: float, slope: float, low: int, high: int
 ) -> None:
     def gain(log_ratios: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        gains, *flags = clipped_surrogate(log_ratios, jnp.array([[advantage]]), 0.2, 0.2)
-        return jnp.sum(gains), tuple(flags)
+        tokens = Tokens(log_ratios, log_ratios, jnp.array([[advantage]]), jnp.array([[True]]))
+        gains, metrics = clip(tokens, 0.8, 1.2)
+        return jnp.sum(gains), (metrics["clip_low"], metrics["clip_high"])
 
     (found, flags), gradient = jax.value_and_grad(gain, has_aux=True)(jnp.log(jnp.array([[ratio]])))
     assert float(found) == pytest.approx(value, abs=1e-12)

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsmath_jax.rl.advantages import gae, group_relative, outcome_scores
+from dsmath_jax.rl.advantages import (
+    Scores,
+    gae,
+    group_relative,
+    leave_one_out,
+    outcome_scores,
+    whitened_group_centered,
+    whitened_returns,
+)
 from dsmath_jax.rl.algorithms import DPO, GRPO, PPO
 
 from .free_policy import FreePolicy, GivenLogprobs, given, mean_loss
@@ -24,6 +32,7 @@ from importlib.util import find_spec
 sys.exit(not all(map(find_spec, ("torch", "transformers", "trl", "tunix", "verl", "omegaconf"))))
 """
 LIMIT, EPS, HIGH, BETA, GAMMA, LAM, VALUE_CLIP = 12, 0.2, 0.28, 0.04, 0.97, 0.9, 0.3
+IS_HIGH, RATIO_LIMIT, ENTROPY_COEF = 0.5, 1.3, 0.05
 CONSTANT = {"normalize": "constant", "max_new_tokens": LIMIT}
 GRPO_CASES = {
     "trl grpo": GRPO(clip_eps=EPS, kl_coef=BETA),
@@ -33,6 +42,13 @@ GRPO_CASES = {
     "trl bnpo": GRPO(clip_eps=EPS, kl_coef=BETA, normalize="token"),
     "trl dapo": GRPO(clip_eps=EPS, kl_coef=BETA, normalize="token"),
     "trl dr_grpo": GRPO(clip_eps=EPS, kl_coef=BETA, **CONSTANT),
+    "trl gspo": GRPO(loss="sequence_clip", clip_eps=EPS, kl_coef=BETA),
+    "trl cispo": GRPO(loss="cispo", clip_eps=1.0, clip_eps_high=IS_HIGH, kl_coef=0.0, normalize="token"),
+    "trl truncated": GRPO(normalize="token", sampler_correction="truncate", sampler_ratio_limit=RATIO_LIMIT),
+    "trl masked": GRPO(normalize="token", sampler_correction="mask", sampler_ratio_limit=RATIO_LIMIT),
+    "trl entropy bonus": GRPO(normalize="token", entropy_coef=ENTROPY_COEF),
+    "verl gspo": GRPO(loss="sequence_clip", clip_eps=EPS, clip_eps_high=IS_HIGH, kl_coef=0.0),
+    "verl cispo": GRPO(loss="cispo", clip_eps=EPS, clip_eps_high=IS_HIGH, kl_coef=0.0, normalize="token"),
     "tunix grpo": GRPO(clip_eps=EPS, clip_eps_high=HIGH, kl_coef=BETA),
     "tunix grpo token mean": GRPO(clip_eps=EPS, clip_eps_high=HIGH, kl_coef=BETA, normalize="token"),
 } | {
@@ -71,7 +87,12 @@ def close(found: Any, golden: dict, case: str, name: str) -> None:
 
 @pytest.mark.parametrize("case", GRPO_CASES)
 def test_grpo(golden: dict, inputs: dict, case: str) -> None:
-    fields = {name: inputs[name] for name in ("advantages", "old_logprobs", "ref_logprobs")}
+    fields = {name: inputs[name] for name in ("advantages", "old_logprobs", "ref_logprobs", "sampler_logprobs")}
+    fields["entropy_coef"] = np.full(fields["advantages"].shape, ENTROPY_COEF)
+    if case == "trl gspo":  # which has no advantages of tokens
+        fields["advantages"] = inputs["completion_advantages"]
+    if not GRPO_CASES[case].kl_coef:
+        del fields["ref_logprobs"]
     if "on-policy" in case:
         del fields["old_logprobs"]
     params, batch = given(inputs["logprobs"], inputs["mask"], **fields)
@@ -79,7 +100,33 @@ def test_grpo(golden: dict, inputs: dict, case: str) -> None:
     close(loss, golden, case, "loss")
     close(gradient["hidden"], golden, case, "gradient")
     if "on-policy" not in case:
-        assert min(metrics["clip_low"], metrics["clip_high"]) > 0.05
+        assert max(metrics["clip_low"], metrics["clip_high"]) > 0.05
+
+
+def test_a_bounded_kl(golden: dict, inputs: dict) -> None:
+    fields = {"advantages": 0 * inputs["mask"], "ref_logprobs": inputs["far_ref_logprobs"]}
+    params, batch = given(inputs["logprobs"], inputs["mask"], **fields)
+    bounded = GRPO(kl_coef=1.0, kl_clip=10.0, normalize="token")
+    loss, gradient, metrics = mean_loss(bounded, params, batch, GivenLogprobs())
+    close(loss, golden, "verl bounded k3", "loss")
+    close(gradient["hidden"], golden, "verl bounded k3", "gradient")
+    assert metrics["kl"] > 2 * loss  # the metric is not bounded
+
+
+def test_advantages_of_other_baselines(golden: dict, inputs: dict) -> None:
+    mask, rewards = inputs["mask"], inputs["rewards"]
+    lengths = mask.sum(axis=1).astype(int)
+    scores = outcome_scores(rewards, lengths)
+    per_token = [0.1 * row[:n] for row, n in zip(inputs["token_rewards"], lengths, strict=True)]
+    for tokens, reward in zip(per_token, rewards, strict=True):
+        tokens[-1] += reward
+    found = {
+        "verl rloo": leave_one_out(scores, 3, lengths),
+        "verl reinforce_pp": whitened_returns(Scores([np.arange(n) for n in lengths], per_token), lengths, 1e-9),
+        "verl reinforce_pp_baseline": whitened_group_centered(scores, 3, lengths, 1e-9),
+    }
+    for case, advantages in found.items():
+        close(np.concatenate(advantages), {f"{case}/": golden[f"{case}/advantages"][mask > 0]}, case, "")
 
 
 @pytest.mark.parametrize(("case", "length_normalized"), [("trl dpo sigmoid_norm", True), ("trl dpo sigmoid", False)])
@@ -137,6 +184,7 @@ def test_outcome_advantages(golden: dict, inputs: dict, case: str, divide_by_std
 
 def test_every_peers_result_is_compared(golden: dict) -> None:
     compared = {*GRPO_CASES, "trl dpo sigmoid", "trl dpo sigmoid_norm", "verl value", "verl gae", "tunix gae"}
+    compared |= {"verl bounded k3", "verl rloo", "verl reinforce_pp", "verl reinforce_pp_baseline"}
     compared |= {"verl outcome advantages", "verl outcome advantages without std", "tunix outcome advantages", "inputs"}
     assert {name.split("/")[0] for name in golden} == compared
 

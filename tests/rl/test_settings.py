@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dsmath_jax.rl.algorithms import DPO, GRPO, METHODS, PPO, REWARD_STAGES, Algorithm, Likelihood
+from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Likelihood
+from dsmath_jax.rl.methods import METHODS, REWARD_STAGES
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.rl.settings import DEFAULT_METHOD, RLSettings
 from dsmath_jax.settings import build, field_values, to_dict
@@ -170,8 +171,8 @@ def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None
                 ("dpo", "num_updates", 2),
                 ("rft", "log_samples", "all"),
                 ("sft", "old_logprobs", "sampler"),
-                ("sft", "mask_truncated", True),
-                ("rft", "filter_zero_std_groups", True),
+                ("sft", "filtered_in_baseline", False),
+                ("rft", "rollout_filter", ("zero_std",)),
             )
         ),
         ({"rounds": 2}, "rl.rounds is 2; method=grpo_rule takes 1."),
@@ -186,8 +187,8 @@ def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None
         ),
         (
             {"steps": 10, "num_updates": 3},
-            "rl.steps is 10, which is not divisible into rounds=1 of whole rollouts of num_updates=3 steps; change one "
-            "of them.",
+            "rl.steps is 10, which is not divisible into rounds=1 of whole rollouts of num_updates=3 x minibatches=1 "
+            "steps; change one of them.",
         ),
         (
             {"method": "grpo_iterative", "rounds": 3, "steps": 10, "retrain": {}},

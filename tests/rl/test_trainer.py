@@ -18,7 +18,7 @@ from dsmath_jax.aot.rl import abstract_batch
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl import rollouts, trainer
-from dsmath_jax.rl.algorithms import METHODS
+from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model.training import ROWS
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import RolloutFiles, read_rollout
@@ -66,7 +66,15 @@ METRICS = {
     "rft": {"entropy"},
     "sft": {"entropy"},
     "dpo": {"margin", "accuracy"},
+    "rloo": {"kl", "entropy", "reward", "num_refills", "max_token_share"},
+    "distill": {"entropy", "clip_low", "rule_reward"},
 }
+ONLY_OTHER_SETTINGS = ("dr_grpo", "dapo", "gspo", "cispo", "reinforce_pp", "reinforce_pp_baseline", "raft_pp")
+ONLY_OTHER_SETTINGS += ("reinforce_rej",)
+OF_ONE_ROUND = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in ONLY_OTHER_SETTINGS else [])
+    for name in METHODS if name != "grpo_iterative"
+]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -92,16 +100,17 @@ def test_inserted_tokens_have_no_loss_but_a_value(
         assert batch["old_values"][row, mark] != 0
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "grpo_iterative"])
+@pytest.mark.parametrize("name", OF_ONE_ROUND)
 def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeWorkdir, layout: Layout) -> None:
     folder = workdir("run")
     if METHODS[name].completions in ("correct", "pairs"):
         write_graded_samples(folder)
-    rl = recipe(name, max_new_tokens=40 if name == "sft" else 12)
+    teacher = {"teacher": "pretrain"} if name == "distill" else {}
+    rl = recipe(name, max_new_tokens=40 if name == "sft" else 12, **teacher)
     rl.run(folder)
     rows = metrics(folder)
     assert [row["step"] for row in rows] == [0, 1]
-    assert METRICS[name.split("_")[0] if name.startswith("grpo") else name] <= rows[0].keys()
+    assert METRICS.get("grpo" if name.startswith("grpo") else name, METRICS["grpo"] - {"kl"}) <= rows[0].keys()
     assert all(np.isfinite(value) for row in rows for value in row.values())
     assert all(row["grad_norm"] > 0 for row in rows)
     if METHODS[name].completions == "policy":
@@ -302,15 +311,36 @@ def test_truncated_completions_and_groups_without_spread_are_masked(
     recipe: Recipe, workdir: MakeWorkdir, layout: Layout
 ) -> None:
     truncated, zero_std = workdir("truncated"), workdir("zero_std")
-    recipe("grpo_rule", steps=1, mask_truncated=True).run(truncated)
+    recipe("grpo_rule", steps=1, rollout_filter=("truncated",)).run(truncated)
     [row] = metrics(truncated)
     assert row["num_masked"] == 8 * row["frac_truncated"] > 0
     same = (("trainer_rewards:same", 1.0),)
-    recipe("grpo_rule", steps=1, reward_fns=same, filter_zero_std_groups=True).run(zero_std)
+    recipe("grpo_rule", steps=1, reward_fns=same, rollout_filter=("zero_std",)).run(zero_std)
     [row] = metrics(zero_std)
     assert row["num_masked"] == 8
     assert row["step_skipped"] == 1  # neither the KL nor weight decay moves anything
     assert equal(weights(zero_std, layout), weights(zero_std, layout, "sft"))
+
+
+def test_a_rollout_is_refilled_until_it_is_full_and_learned_in_minibatches(
+    recipe: Recipe, workdir: MakeWorkdir, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DAPO's dynamic sampling; a killed run ends the same."""
+    whole, cut = workdir("whole"), workdir("cut")
+    rewards = (("trainer_rewards:for_every_third_question", 1.0),)
+    rl = recipe("dapo", steps=4, minibatches=2, max_refills=4, reward_fns=rewards, checkpoint_every=1)
+    rl.run(whole)
+    rows = metrics(whole)
+    assert rows[0]["num_refills"] > 0
+    assert rows[0]["frac_reward_zero_std"] > 0.4  # of all that were sampled
+    batch, _ = read_rollout(whole / "rl" / "rollouts" / "00000000.npz")
+    assert len(batch["tokens"]) == 8
+    assert batch["advantages"].reshape(2, 4, -1).any(axis=(1, 2)).all()
+    assert rows[0]["num_masked"] == 0
+    for step in (1, 2):
+        rl.interrupt(cut, monkeypatch, step)
+    rl.run(cut)
+    assert_same_results(whole, cut, layout)
 
 
 # --- what changes nothing, and what is logged ---
@@ -436,7 +466,7 @@ def test_an_evaluation_prompt_that_fills_the_context_is_refused_before_training(
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("ppg", {}, r"^rl\.method must be one of 'sft', 'rft', .*; got 'ppg'"),
+        ("ppg", {}, r"^rl\.method must be one of sft, rft, .*; got 'ppg' \(the nearest is 'ppo'\)"),
         ("grpo_rule", {"reward": "rules"}, r"^rl\.reward must be one of '', 'rule', 'outcome', 'process'; got 'rules'"),
         ("rft", {"reward": "outcome"}, r"^rl\.reward is outcome, which method=rft cannot take"),
         ("grpo_rule", {"group_size": 1}, r"^rl\.group_size is 1; it must be at least 2"),

@@ -22,7 +22,7 @@ from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import DPO, GRPO, Algorithm
 from dsmath_jax.rl.batches import batch_of
-from dsmath_jax.rl.losses import clipped_surrogate
+from dsmath_jax.rl.losses import Tokens, clip
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -54,7 +54,7 @@ def logprobs_of(seed: int = 3) -> np.ndarray:
 def sums_of(algorithm: Algorithm, logprobs: np.ndarray, batch: dict, rows: Sequence[int]) -> tuple[float, float]:
     params, rest = given(logprobs, batch["loss_weights"])
     part = {n: x[list(rows)] for n, x in (batch | rest).items()}
-    (loss, weight), _ = algorithm.loss(GivenLogprobs(), params, part)
+    (loss, weight), _ = algorithm.objective(GivenLogprobs(), params, part)
     return float(loss), float(weight)
 
 
@@ -71,8 +71,8 @@ def test_1_each_completion_is_divided_by_its_own_length_under_any_micro_batches(
             assert sum(losses) / sum(weights) == pytest.approx(expected, abs=1e-12)
 
     class MeanOfMicroBatch(GRPO):
-        def loss(self, model: Any, params: Any, batch: dict) -> Any:
-            (loss, weight), metrics = super().loss(model, params, batch)
+        def objective(self, model: Any, params: Any, batch: dict) -> Any:
+            (loss, weight), metrics = super().objective(model, params, batch)
             return (loss / weight, 1.0), metrics
 
     check(GRPO(clip_eps=EPS, kl_coef=0.0))
@@ -98,17 +98,16 @@ def test_2_the_kl_is_k3_within_the_sum_not_clipped_and_not_in_the_reward() -> No
         np.testing.assert_allclose(gradient["hidden"], expected, atol=1e-12)
 
     class InTheReward(GRPO):
-        def loss(self, model: Any, params: Any, batch: dict) -> Any:
+        def objective(self, model: Any, params: Any, batch: dict) -> Any:
             advantages = batch["advantages"] - BETA * (batch["old_logprobs"] - batch["ref_logprobs"])
-            return super().loss(model, params, batch | {"advantages": advantages})
+            return super().objective(model, params, batch | {"advantages": advantages})
 
     class ClippedWithTheGain(GRPO):
-        def loss(self, model: Any, params: Any, batch: dict) -> Any:
+        def objective(self, model: Any, params: Any, batch: dict) -> Any:
             log_ratios = params["hidden"][batch["tokens"][:, 0]] - batch["old_logprobs"]
             d = batch["ref_logprobs"] - params["hidden"][batch["tokens"][:, 0]]
-            gain, _, _ = clipped_surrogate(
-                log_ratios, batch["advantages"] - BETA * (jax.numpy.exp(d) - d - 1), EPS, EPS
-            )
+            gains = batch["advantages"] - BETA * (jax.numpy.exp(d) - d - 1)
+            gain, _ = clip(Tokens(log_ratios, log_ratios, gains, mask > 0), 1 - EPS, 1 + EPS)
             return (-(gain * mask / np.array(LENGTHS)[:, None]).sum(), float(GROUP)), {}
 
     check(GRPO(clip_eps=EPS, kl_coef=BETA))
@@ -156,7 +155,7 @@ def test_4_clipping_for_both_signs_of_the_advantage() -> None:
     def check(gain: Callable[[Any, Any], Any]) -> None:
         np.testing.assert_allclose(gain(np.log(ratios), advantages), [[2.4, 1.0, -3.0, -1.6]], rtol=1e-6)
 
-    check(lambda log_ratios, a: clipped_surrogate(log_ratios, a, EPS, EPS)[0])
+    check(lambda log_ratios, a: clip(Tokens(log_ratios, log_ratios, a, a != 0), 1 - EPS, 1 + EPS)[0])
     fails(check, lambda log_ratios, a: np.clip(np.exp(log_ratios), 1 - EPS, 1 + EPS) * a)
     fails(check, lambda log_ratios, a: np.minimum(np.exp(log_ratios), np.clip(np.exp(log_ratios), 0.8, 1.2)) * a)
     fails(check, lambda log_ratios, a: np.maximum(np.exp(log_ratios) * a, np.clip(np.exp(log_ratios), 0.8, 1.2) * a))
