@@ -33,6 +33,7 @@ from dsmath_jax.data.settings import ChatSettings, TokenizerSettings
 from dsmath_jax.formatting import duration
 from dsmath_jax.models.decoder import lm_head, output_logits
 from dsmath_jax.recipe import Recipe
+from dsmath_jax.rl.diagnosis import MAX_LOGPROB_DIFF
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.training.model_files import LanguageModel, default_compute_dtype, local_checkpoint
 from dsmath_jax.training.settings import SFTSettings
@@ -46,7 +47,6 @@ RECORDS = [
 TEXTS = ("The answer is 42.", "f(x) = x**2 - 3*x", "Tom has 3 apples,\nand Ann has 4.", RECORDS[0].solution)
 STEPS, ANSWERS, MAX_NEW_TOKENS = 5, 5, 32
 MAX_LOGITS_ERROR = 1e-3  # relative to the largest logit; float32 of both gives 1e-5
-MAX_LOGPROB_DIFF = {"float32": 1e-3, "bfloat16": 0.1}  # sampler to trainer, nats per token
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
 
 

@@ -26,7 +26,7 @@ from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report import report
-from dsmath_jax.rl import trainer
+from dsmath_jax.rl import findings, trainer
 from dsmath_jax.rl.reward_model import stage as reward_model
 from dsmath_jax.runner import Stage, folder_of, plan, select
 from dsmath_jax.sampling.thinking import thinking_budget
@@ -380,7 +380,8 @@ STAGES = (
     ),
     Stage(
         "rl", run_rl, ("data_dir", "mesh", "chat", "model", "rl"), inputs.rl_stages, PARAMS,
-        input_files=inputs.rl_files, check=check_rl, logs=LOGS, why_not_extendable=_rl_why_not_extendable,
+        input_files=inputs.rl_files, check=check_rl, logs=(*LOGS, findings.FILE),
+        why_not_extendable=_rl_why_not_extendable,
     ),
     Stage(
         "evaluate", run_evaluate, ("data_dir", "mesh", "chat", "evaluate"), inputs.evaluate_stages,

@@ -28,7 +28,8 @@ LEFT_OUT = re.compile(
     r"^\.lock$|/checkpoints/|/tensorboard/|/(timing\.jsonl|first_start\.json|started\.json)$|\.sha256\.json$"
     r"|^report/index\.html$|^evaluate/\w+/settings\.json$"  # which names a model by files that Orbax wrote
 )
-PARAMS = re.compile(r"^(\w+(/rounds/\d+(/\w+)?)?/params)/")  # of a stage; of iterative GRPO's rounds and reward models
+# Of a stage; of RL's best policy; of iterative GRPO's rounds and reward models.
+PARAMS = re.compile(r"^(\w+(/best|/rounds/\d+(/\w+)?)?/params)/")
 STARTED = re.compile(r"^(\w+): started$", re.MULTILINE)
 VOLATILE = {"seconds", "results", "inputs"}  # in JSON files; the last two hash files that Orbax writes times into
 
@@ -45,6 +46,7 @@ SMALL = """
 --config.sft.steps=20 --config.sft.batch_size=8 --config.sft.checkpoint_every=4
 --config.rl.steps=6 --config.rl.prompts_per_step=2 --config.rl.group_size=4 --config.rl.max_new_tokens=8
 --config.rl.checkpoint_every=2
+--config.rl.eval_data=toy/test --config.rl.eval_problems=4 --config.rl.eval_every=2
 --config.evaluate.models=('base','rl') --config.evaluate.problems=4 --config.evaluate.samples=2
 --config.evaluate.max_new_tokens=8 --config.evaluate.shots=1
 """.split()

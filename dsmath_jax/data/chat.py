@@ -202,8 +202,15 @@ class Chat:
         return OPEN if without_marks(prompt).rstrip().endswith(OPEN) else ""
 
     def completion(self, ids: Sequence[int]) -> str:
-        """Decodes a completion of a `prompt`, with the mark of a thought that the prompt opened."""
-        return self.opens_thought + self.tokenizer.decode(ids)
+        """Decodes a completion of a `prompt`, with the mark of a thought that the prompt opened and without EOS."""
+        return self.opens_thought + self.tokenizer.decode(self.without_eos(ids))
+
+    def without_eos(self, ids: Sequence[int]) -> Sequence[int]:
+        """Returns a completion's tokens without the one of `stop_ids` that ended it, if one did.
+
+        Such a token may be an ordinary piece, which `Tokenizer.decode` does not skip.
+        """
+        return ids[:-1] if len(ids) and ids[-1] in self.stop_ids else ids
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:

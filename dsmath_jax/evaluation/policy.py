@@ -16,7 +16,7 @@ CONTEXT_TOKENS = 8  # prompt tokens decoded together with a completion, so that 
 
 
 class TextCompletion(NamedTuple):
-    """A completion as text, including a stop string that ended it, and its finish reason."""
+    """A completion as text, without EOS but with a stop string that ended it, and its finish reason."""
 
     text: str
     finish: FinishReason
@@ -109,8 +109,8 @@ class Policy:
                 yield [TextCompletion("", "length")] * sampling.samples
 
     def _text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """Decodes tokens in their context: alone, SentencePiece would drop white space at their start."""
-        before = prompt[-CONTEXT_TOKENS:]
+        """Decodes tokens in their context, without EOS: alone, SentencePiece would drop white space at their start."""
+        before, tokens = prompt[-CONTEXT_TOKENS:], self.chat.without_eos(tokens)
         decode = self.chat.tokenizer.decode
         start, whole = decode(before), decode([*before, *tokens])
         return whole.removeprefix(start) if whole.startswith(start) else decode(tokens)

@@ -4,33 +4,35 @@ The run's process talks to a fork server, a small Python process in its own sess
 server forks the workers, sends them items, watches their time limits and kills those that hang. So no process with
 threads or devices is forked, no time limit needs a signal, and any thread may call `map`. When the run is killed, the
 fork server sees the end of its pipe and kills the workers.
+
+A worker runs one call of a function at a time, or several of an `async def`, which mostly wait. Where a worker with
+several calls dies or its event loop is blocked, it is not known which of them does that: they are repeated in halves,
+until it is alone.
 """
 
 import collections
 import contextlib
 import dataclasses
 import importlib
-import inspect
+import itertools
 import json
 import os
 import pickle
-import resource
 import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any, Literal, NoReturn, Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, Literal, Self
 
-from dsmath_jax import user_code
 from dsmath_jax.grading.process_groups import reap
+from dsmath_jax.grading.worker_process import OUT_OF_MEMORY, after, run_worker
 
 GIB = 1 << 30
 START_SECONDS = 60.0  # seconds for the import of a function, before the time limit of the first item starts
 MAX_CHUNK = 64  # items that are sent to a worker at once
-OUT_OF_MEMORY = 97  # exit code of a worker
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # a grader that imports JAX must not take the run's accelerators
     "OMP_NUM_THREADS": "1",  # threads of BLAS reserve address space on each of many processors
@@ -68,14 +70,15 @@ class Workers:
         self._lock = threading.Lock()
         self._fork_server: subprocess.Popen[bytes] | None = None
 
-    def map(self, function: str, items: Iterable[Sequence[Any]]) -> list[Outcome]:
+    def map(self, function: str, items: Iterable[Sequence[Any]], in_flight: int = 1) -> list[Outcome]:
         """Calls `function(*item)` for every item.
 
         A worker that hangs or dies loses its current item only. What the function prints goes to stderr.
 
         Args:
-          function: "package.module:function"; it must return a JSON value or a NumPy scalar.
+          function: "package.module:function", may be asynchronous; it must return a JSON value or an array.
           items: tuples of arguments, which are pickled.
+          in_flight: maximum number of calls of an asynchronous function at a time in a worker.
 
         Returns:
           the outcomes in the order of the items.
@@ -83,7 +86,7 @@ class Workers:
         pickled = [pickle.dumps(tuple(item)) for item in items]
         with self._lock:
             try:
-                lines = list(self._request(function, pickled))
+                lines = list(self._request(function, pickled, in_flight))
             except BaseException:
                 self._stop()  # its remaining lines would be read as results of the next call
                 raise
@@ -102,7 +105,7 @@ class Workers:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _request(self, function: str, pickled: list[bytes]) -> Iterator[bytes]:
+    def _request(self, function: str, pickled: list[bytes], in_flight: int) -> Iterator[bytes]:
         if self._fork_server is None or self._fork_server.poll() is not None:
             self._fork_server = subprocess.Popen(
                 [sys.executable, "-c", START_FORK_SERVER, *self._arguments, *sys.path],
@@ -112,7 +115,7 @@ class Workers:
         assert jobs is not None
         assert results is not None
         with contextlib.suppress(BrokenPipeError):  # the fork server was killed: no line comes
-            pickle.dump((function, pickled), jobs)
+            pickle.dump((function, pickled, in_flight), jobs)
             jobs.flush()
         for _ in pickled:
             line = results.readline()
@@ -132,15 +135,40 @@ class Workers:
         server.wait()
 
 
+class _Job:
+    """The items of a call of `map`.
+
+    Attributes:
+      function, pickled, in_flight: of the call.
+      waiting: indices of the items that no worker has.
+      max_chunk: the number of items that may be sent together with an item; set where a worker died with several calls.
+    """
+
+    def __init__(self, function: str, pickled: list[bytes], in_flight: int):
+        self.function, self.pickled, self.in_flight = function, pickled, in_flight
+        self.waiting = collections.deque(range(len(pickled)))
+        self.max_chunk: dict[int, int] = {}
+
+    def chunk_size(self, count: int, free: int) -> int:
+        """Returns the number of items for one of `free` workers, out of `count`.
+
+        One call at a time: fewer towards the end, so that all finish at about the same time. Else an equal share.
+        """
+        size = len(self.waiting) // (4 * count) if self.in_flight == 1 else -(-len(self.waiting) // free)
+        most = MAX_CHUNK if self.in_flight == 1 else len(self.waiting)
+        return max(1, min(size, most, self.max_chunk.get(self.waiting[0], most)))
+
+
 @dataclasses.dataclass(eq=False)
 class _Worker:
-    """A forked worker, as the fork server sees it; it writes a line when it is ready, and one for every item."""
+    """A forked worker (`worker_process`), as the fork server sees it."""
 
     process: int
     items: IO[bytes]
     results: int
     todo: collections.deque[int] = dataclasses.field(default_factory=collections.deque)
     unread: bytes = b""
+    has_late_call: bool = False  # an asynchronous one, which may still run
     allowed: float = 0.0
     deadline: float = 0.0
     used: float = 0.0  # processor time before its time limit was started
@@ -174,7 +202,7 @@ def serve_forks() -> None:
     server = _ForkServer(count, seconds, memory_bytes, jobs, results)
     try:
         while True:
-            server.work(*pickle.load(jobs))
+            server.work(_Job(*pickle.load(jobs)))
     except (EOFError, pickle.UnpicklingError, BrokenPipeError):
         pass  # the run has ended or closed the pool
     finally:
@@ -192,35 +220,38 @@ class _ForkServer:
         self.events = selectors.DefaultSelector()
         self.events.register(jobs, selectors.EVENT_READ)
 
-    def work(self, function: str, pickled: list[bytes]) -> None:
+    def work(self, job: _Job) -> None:
         """Processes all items and writes their results."""
-        waiting = collections.deque(range(len(pickled)))
-        while waiting or any(worker.todo for worker in self.workers):
-            self._send_items(function, pickled, waiting)
+        while job.waiting or any(worker.todo for worker in self.workers):
+            self._send_items(job)
             # The time is taken first: a worker whose deadline passed before it, and that has written nothing, is late.
             now = time.monotonic()
             first = min(worker.deadline for worker in self.workers if worker.todo)
             for key, _ in self.events.select(max(0.0, first - now)):
                 if key.fileobj is self.jobs:  # one job runs at a time, so this is the end of the pipe
                     raise EOFError
-                if not self._read_results(key.data):
-                    self._end_worker(key.data, "died", waiting)
+                worker = key.data
+                if not self._read_results(worker):
+                    self._end_worker(worker, "died", job)
+                elif worker.has_late_call and not worker.todo:
+                    self._end_worker(worker, "timed out", job)
             for worker in [w for w in self.workers if w.todo and w.deadline <= now and not w.starved()]:
-                self._end_worker(worker, "timed out", waiting)
+                self._end_worker(worker, "timed out", job)
             self.results.flush()
 
-    def _send_items(self, function: str, pickled: list[bytes], waiting: collections.deque[int]) -> None:
-        """Sends items to idle workers, fewer towards the end, so that all finish at about the same time."""
-        while waiting:
+    def _send_items(self, job: _Job) -> None:
+        """Sends items to idle workers."""
+        while job.waiting:
             idle = [worker for worker in self.workers if not worker.todo]
-            if not idle and len(self.workers) == self.count:
+            free = len(idle) + self.count - len(self.workers)
+            if not free:
                 return
             worker = idle[0] if idle else self._fork()
-            size = max(1, min(MAX_CHUNK, len(waiting) // (4 * self.count)))
-            worker.todo.extend(waiting.popleft() for _ in range(size))
+            worker.todo.extend(job.waiting.popleft() for _ in range(job.chunk_size(self.count, free)))
             worker.allow(START_SECONDS)
             with contextlib.suppress(BrokenPipeError):  # it died while idle, which `select` reports soon
-                pickle.dump((function, [pickled[index] for index in worker.todo]), worker.items)
+                pickled = [(index, job.pickled[index]) for index in worker.todo]
+                pickle.dump((job.function, pickled, job.in_flight), worker.items)
                 worker.items.flush()
 
     def _fork(self) -> _Worker:
@@ -231,7 +262,7 @@ class _ForkServer:
             others = [w.results for w in self.workers] + [w.items.fileno() for w in self.workers]
             for descriptor in (to_worker, from_worker, self.jobs.fileno(), self.results.fileno(), *others):
                 os.close(descriptor)  # else the ends of other workers would go unnoticed
-            _run_worker(items, results, self.memory_bytes)
+            run_worker(items, results, self.memory_bytes, self.seconds)
         os.close(items)
         os.close(results)
         with contextlib.suppress(OSError):  # the worker does it too; either may come first
@@ -247,100 +278,32 @@ class _ForkServer:
         *lines, worker.unread = (worker.unread + data).split(b"\n")
         for line in lines:
             worker.allow(self.seconds)
-            if line:  # an empty one says that it is ready
-                self.results.write(b"[%d, %s]\n" % (worker.todo.popleft(), line))
+            if line:  # else it is alive
+                index, status, _ = line.split(b", ", 2)
+                worker.todo.remove(int(index))
+                worker.has_late_call |= status == b'"timed out"'
+                self.results.write(b"[%s]\n" % line)
         return bool(data)
 
-    def _end_worker(self, worker: _Worker, status: str, waiting: collections.deque[int]) -> None:
-        """Ends a worker; its current item is lost, the others return to the front of the queue."""
+    def _end_worker(self, worker: _Worker, status: str, job: _Job) -> None:
+        """Ends a worker; its current item is lost, the others return to the front of the queue.
+
+        Several items in flight return too, for chunks of half as many.
+        """
         self.workers.remove(worker)
         self.events.unregister(worker.results)
         os.close(worker.results)
         with contextlib.suppress(BrokenPipeError):
             worker.items.close()
         wait_status = reap(worker.process, grace=1.0 if status == "died" else 0.0)  # it may be about to end by itself
-        if worker.todo:
-            reason = f"after {worker.allowed:g} s" if status == "timed out" else _cause(wait_status)
+        current = list(itertools.islice(worker.todo, job.in_flight))
+        if len(current) > 1:
+            job.max_chunk |= dict.fromkeys(current, len(current) // 2)
+        elif current:
+            reason = after(worker.allowed) if status == "timed out" else _cause(wait_status)
             line = json.dumps([worker.todo.popleft(), status, None, reason]).encode()
             self.results.write(line + b"\n")
-            waiting.extendleft(reversed(worker.todo))
-
-
-def _run_worker(items: int, results: int, memory_bytes: int) -> NoReturn:
-    """Runs a worker: reads chunks of items and writes each result at once."""
-    with contextlib.suppress(OSError):
-        os.setpgid(0, 0)
-    most = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = memory_bytes if most == resource.RLIM_INFINITY else min(memory_bytes, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    reader = os.fdopen(items, "rb")
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            name, pickled = pickle.load(reader)
-            _run_chunk(name, pickled, results)
-    os._exit(0)
-
-
-def _run_chunk(name: str, pickled: list[bytes], results: int) -> None:
-    process = os.getpid()
-    try:
-        function, items = resolve(name), [pickle.loads(item) for item in pickled]
-    except BaseException as error:
-        os.write(results, b"\n" + len(pickled) * _line("raised", None, _message(error)))
-        return
-    os.write(results, b"\n")
-    for item in items:
-        try:
-            line = _line("ok", function(*item))
-        except MemoryError:
-            os._exit(OUT_OF_MEMORY)  # the memory may still be full for the next items
-        except BaseException as error:
-            line = _line("raised", None, _message(error))
-        if os.getpid() != process:
-            os._exit(0)  # the function forked, and the child returned as well
-        _write(results, line)
-
-
-def resolve(name: str) -> Callable[..., Any]:
-    """Returns the function "package.module:function"; raises what its import raises, ValueError or AttributeError."""
-    function = user_code.resolve(name)
-    if not callable(function):
-        raise ValueError(f"'{name}' is not a function")
-    return function
-
-
-def check_callable(name: str, num_arguments: int) -> None:
-    """Raises where the function "package.module:function" cannot be imported, or called with `num_arguments`."""
-    function = resolve(name)
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some functions in C have none
-        return
-    signature.bind(*[None] * num_arguments)
-
-
-def _line(*result: Any) -> bytes:
-    return json.dumps(result, default=_scalar)[1:-1].encode() + b"\n"
-
-
-def _scalar(value: Any) -> Any:
-    """Converts a NumPy scalar to a Python number."""
-    if not hasattr(value, "item"):
-        raise TypeError(f"the function returned a value of type {type(value).__name__}, which JSON cannot hold")
-    return value.item()
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {str(error)[:500]}"
-    except Exception:  # an error whose own text raises
-        return type(error).__name__
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+        job.waiting.extendleft(reversed(worker.todo))
 
 
 def _processor_time(process: int) -> float:

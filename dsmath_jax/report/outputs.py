@@ -82,7 +82,7 @@ DEFINITIONS = {
     "num_overlapping counts the problems that are in the model's training data (null: not known)",
     "corpus.precision, corpus.recall": "of the pages collected, against page labels; null without labels",
     "rl": "means over a step's completions, or tokens; reward_std is over completions; reward_errors, reward_abstained "
-    "and num_masked are counts; step_skipped is 1 or 0",
+    "and num_masked are counts; step_skipped is 1 or 0; findings has the first step of each",
     "seconds": "wall time; the only values here that differ between two runs of the same seed on one machine",
 }
 
@@ -98,6 +98,7 @@ class Run:
       domains: hosts of the crawl, most collected first.
       completions: model -> "correct" or "incorrect" -> greedy completions of the evaluation.
       samples: rollout samples of the first, a middle and the last RL step.
+      findings: reasons why the RL run may not have learned, each with the step where it was seen and a sample.
     """
 
     report: dict[str, Any]
@@ -106,6 +107,7 @@ class Run:
     domains: list[dict[str, Any]]
     completions: dict[str, dict[str, list[dict[str, Any]]]]
     samples: list[dict[str, Any]]
+    findings: list[dict[str, Any]]
 
 
 def read(workdir: Path) -> Run:
@@ -124,7 +126,7 @@ def read(workdir: Path) -> Run:
     report: dict[str, Any] = {
         "missing": [stage for stage in STAGE_LABELS if stage not in manifests and stage not in REWARD_STAGES]
     }
-    metrics, domains, completions, samples = {}, [], {}, []
+    metrics, domains, completions, samples, findings = {}, [], {}, [], []
     if "corpus" in manifests:
         path = workdir / "corpus" / "summary.json"
         report["corpus"] = _pick(path, CORPUS_FIELDS)
@@ -144,6 +146,11 @@ def read(workdir: Path) -> Run:
         seconds = {name: math.fsum(series(rows, phase)[1]) for phase, name in PHASES.items() if series(rows, phase)[1]}
         report["rl"] |= {"seconds": seconds} if seconds else {}
         samples = _rollout_samples(workdir / "rl" / "samples.jsonl")
+        findings = _findings(workdir / "rl" / "findings.jsonl")
+        seen = {finding["kind"]: finding["step"] for finding in reversed(findings) if not finding["normal"]}
+        report["rl"] |= {"findings": seen} if seen else {}
+        best = workdir / "rl" / "best" / "best.json"
+        report["rl"] |= {"best": _pick(best, ("step", "eval_greedy"))} if best.is_file() else {}
     if "evaluate" in manifests:
         path = workdir / "evaluate" / "summary.json"
         scores = {model: _scores(summary, path) for model, summary in _json(path).items()}
@@ -156,7 +163,7 @@ def read(workdir: Path) -> Run:
         }
     report["definitions"] = DEFINITIONS
     report["seconds"] = {stage: manifest["seconds"] for stage, manifest in manifests.items()}
-    return Run(report, manifests, metrics, domains, completions, samples)
+    return Run(report, manifests, metrics, domains, completions, samples, findings)
 
 
 def greedy_answers(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -230,6 +237,11 @@ def _rollout_samples(path: Path) -> list[dict[str, Any]]:
     steps = sorted(by_step)
     shown = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
     return [row for step in shown for row in by_step[step][:SAMPLES_SHOWN]]
+
+
+def _findings(path: Path) -> list[dict[str, Any]]:
+    fields = ("step", "kind", "message", "normal", "sample")
+    return [_require(row, fields, path) for row in read_jsonl(path)] if path.is_file() else []
 
 
 def _json(path: Path) -> dict[str, Any]:

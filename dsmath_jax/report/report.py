@@ -99,6 +99,8 @@ def _render(name: str, run: outputs.Run) -> str:
         domains_shown=DOMAINS_SHOWN,
         completions=run.completions,
         samples=run.samples,
+        findings=[finding for finding in run.findings if not finding["normal"]],
+        notes=[finding["message"] for finding in run.findings if finding["normal"]],
         chars_shown=CHARS_SHOWN,
         zero_curves=plots.zero_curves(run),
         manifests=run.manifests,

@@ -9,7 +9,6 @@ from typing import Any
 
 from dsmath_jax import user_code
 from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Distillation, Likelihood
-from dsmath_jax.settings import nearest
 from dsmath_jax.workdir import UserError
 
 
@@ -116,10 +115,8 @@ def method_of(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     if ":" not in name:
-        raise UserError(
-            f"rl.method must be one of {', '.join(METHODS)}, or package.module:NAME; got {name!r}"
-            f"{nearest(name, METHODS)}."
-        )
+        known = ", ".join(map(repr, METHODS))
+        raise UserError(f"rl.method must be one of {known}, or package.module:NAME; got {name!r}.")
     found = user_code.load(name, object)
     if isinstance(found, type) and issubclass(found, Algorithm):
         return Method("policy", "rule", found, "")

@@ -15,7 +15,7 @@ from dsmath_jax.rl.algorithms import Algorithm, gradient_coefficients
 from dsmath_jax.rl.batches import batch_of, bucketed_length, gather_per_completion, length_multiple, scatter_to_batch
 from dsmath_jax.rl.filters import ROLLOUT_FILTERS
 from dsmath_jax.rl.reward_model.model import ScoreRows
-from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rewards import RewardFunctions, RewardInput, RuleRewards, join
 from dsmath_jax.rl.rollouts import Rollout
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.rl.steps import step_ends
@@ -29,27 +29,30 @@ class ScoredCompletions(NamedTuple):
 
     Attributes:
       rollout: P x G completions.
-      rule_rewards_PG: the rule rewards, NaN for none.
+      rule_rewards_PG: the rule rewards, by function too.
       scores_PG: the rewards that are trained on.
       keep_PG: whether the filters leave a completion its loss.
     """
 
     rollout: Rollout
-    rule_rewards_PG: np.ndarray
+    rule_rewards_PG: RuleRewards
     scores_PG: Scores
     keep_PG: np.ndarray
 
 
-def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout) -> tuple[np.ndarray, dict[str, float]]:
-    """Returns the rule rewards `[PG]`, NaN for none, and counts of completions without one. Only process 0 grades."""
-    graded: tuple[list[float], dict[str, int]] = [], {}
+def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout, group_size: int) -> RuleRewards:
+    """Returns the rule rewards `[PG]`. Process 0 grades, and all get its rewards."""
+    graded = RuleRewards(np.empty(0), {}, {})
     if jax.process_index() == 0:
-        finished = [completion.finished for completion in rollout.completions_PG]
-        rewards, errors = reward_fns.score(rollout.texts_PG, rollout.records_PG, finished)
-        graded = rewards.tolist(), errors
-    values, errors = broadcast_json(graded)
-    rewards, failed = np.array(values, np.float64), sum(errors.values())
-    return rewards, {"reward_errors": float(failed), "reward_abstained": float(np.isnan(rewards).sum() - failed)}
+        inputs = [
+            RewardInput(text, record, completion.finished, len(completion.tokens))
+            for text, record, completion in zip(
+                rollout.texts_PG, rollout.records_PG, rollout.completions_PG, strict=True
+            )
+        ]
+        graded = reward_fns.score(inputs, group_size)
+    total, by_function, errors = broadcast_json(graded.to_json())
+    return RuleRewards(np.array(total), {name: np.array(values) for name, values in by_function.items()}, errors)
 
 
 def compute_rewards(
@@ -104,9 +107,9 @@ def concatenate(parts: Sequence[ScoredCompletions]) -> ScoredCompletions:
         prompts, completions, [record for part in parts for record in part.rollout.records_PG],
         [text for part in parts for text in part.rollout.texts_PG],
     )  # fmt: skip
-    rewards, keep = (np.concatenate([part[i] for part in parts]) for i in (1, 3))
+    rule_rewards, keep = join([p.rule_rewards_PG for p in parts]), np.concatenate([p.keep_PG for p in parts])
     ends, values = ([x for part in parts for x in part.scores_PG[i]] for i in (0, 1))
-    return ScoredCompletions(rollout, rewards, Scores(ends, values), keep)
+    return ScoredCompletions(rollout, rule_rewards, Scores(ends, values), keep)
 
 
 def choose_groups(scored: ScoredCompletions, num_prompts: int, group_size: int) -> ScoredCompletions:
@@ -122,7 +125,7 @@ def choose_groups(scored: ScoredCompletions, num_prompts: int, group_size: int) 
         [rollout.records_PG[row] for row in rows], [rollout.texts_PG[row] for row in rows],
     )  # fmt: skip
     ends, rewards = ([values[row] for row in rows] for values in scores)
-    return ScoredCompletions(chosen, rule_rewards[rows], Scores(ends, rewards), keep[rows])
+    return ScoredCompletions(chosen, rule_rewards.rows(rows), Scores(ends, rewards), keep[rows])
 
 
 def pack_rollout(rollout: Rollout, longest: int, layout: Layout) -> HostBatch:
@@ -185,19 +188,22 @@ def largest_token_share(algorithm: Algorithm, batch: HostBatch) -> float:
 
 def rollout_metrics(sampled: ScoredCompletions, group_size: int) -> dict[str, float]:
     """Returns the metrics of all completions that were sampled for a rollout, described in docs/rl.md."""
-    rollout, rule_rewards_PG, scores, _ = sampled
+    rollout, rule_rewards, scores, _ = sampled
     rewards = np.array([r.mean() for r in scores.rewards])
     rewards = rewards[np.isfinite(rewards)]
-    graded = rule_rewards_PG[np.isfinite(rule_rewards_PG)]
+    graded, failed = rule_rewards.total[np.isfinite(rule_rewards.total)], sum(rule_rewards.errors.values())
     metrics = {
         "frac_reward_zero_std": np.mean(zero_std_groups(scores, group_size)),
         "completion_length": np.mean(rollout.lengths),
         "frac_truncated": np.mean([not c.finished for c in rollout.completions_PG]),
+        "reward_errors": failed,
+        "reward_abstained": len(rule_rewards.total) - len(graded) - failed,
     }
     if rewards.size:
         metrics |= {"reward": rewards.mean(), "reward_std": rewards.std()}
     if graded.size:
         metrics["rule_reward"] = graded.mean()
+    metrics |= {f"reward/{name}": mean for name, mean in rule_rewards.means.items()}
     return {name: float(value) for name, value in metrics.items()}
 
 

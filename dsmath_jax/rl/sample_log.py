@@ -11,6 +11,7 @@ import numpy as np
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.rl.advantages import Scores
 from dsmath_jax.rl.batches import gather_per_completion
+from dsmath_jax.rl.rewards import RuleRewards
 from dsmath_jax.rl.rollouts import Rollout
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.training.prefetch import HostBatch
@@ -23,7 +24,7 @@ def samples_to_log(
     rollout: Rollout,
     batch: HostBatch,
     scores: Scores,
-    rule_rewards_PG: np.ndarray,
+    rule_rewards_PG: RuleRewards,
     settings: RLSettings,
     tokenizer: Tokenizer,
 ) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def samples_to_log(
       rollout: P x G completions.
       batch: of the rollout, with `advantages` and the final `loss_weights`, `[B,T]`.
       scores: the rewards.
-      rule_rewards_PG: the rewards by rules, NaN for none.
+      rule_rewards_PG: the rewards by rules, by function too.
       settings: of the stage.
       tokenizer: decodes the tokens.
     """
@@ -54,8 +55,9 @@ def samples_to_log(
         row = {
             "prompt": completion.prompt, "sample": completion.sample, "id": record.id, "question": record.question,
             "answer": record.answer, "completion": rollout.texts_PG[i], "reward": _number(rewards_PG[i]),
-            "rule_reward": _number(rule_rewards_PG[i]), "finish": completion.finish_reason,
-            "num_tokens": len(completion.tokens),
+            "rule_reward": _number(rule_rewards_PG.total[i]),
+            "rewards": {name: _number(values[i]) for name, values in rule_rewards_PG.by_function.items()},
+            "finish": completion.finish_reason, "num_tokens": len(completion.tokens),
         }  # fmt: skip
         if settings.reward_source == "process":
             row["step_rewards"] = [_number(reward) for reward in scores.rewards[i]]
@@ -68,9 +70,9 @@ def samples_to_log(
 
 
 def extremes(rewards_G: Sequence[float]) -> list[int]:
-    """Returns the indices of the best and the worst completion of a group; one or none if too few have a reward."""
+    """Returns the indices of the best and the worst completion of a group; the first one if none has a reward."""
     order = sorted((i for i, reward in enumerate(rewards_G) if math.isfinite(reward)), key=rewards_G.__getitem__)
-    return list(dict.fromkeys([*order[-1:], *order[:1]]))
+    return list(dict.fromkeys([*order[-1:], *order[:1]] or [0]))
 
 
 def runs(values: Iterable[float | None]) -> list[tuple[int, float | None]]:

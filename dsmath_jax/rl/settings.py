@@ -9,6 +9,7 @@ from dsmath_jax.data.own_data import Columns
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, Algorithm
+from dsmath_jax.rl.builtin_rewards import BUILT_IN, OVERLONG_SHARE, Overlong
 from dsmath_jax.rl.methods import METHODS, REWARD_STAGES, REWARDS, Method, method_of
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
@@ -22,8 +23,8 @@ DAY = 86_400  # seconds; libraries refuse much longer timeouts
 # temperature 1, without top_p and top_k, and graded by `correct`.
 ROLLOUT_FIELDS = frozenset(
     (
-        "reward_fns", "reward_mix", "top_p", "top_k", "num_updates", "minibatches", "old_logprobs", "rollout_filter",
-        "max_refills", "filtered_in_baseline", "log_samples",
+        "reward_fns", "reward_mix", "overlong_cache_tokens", "top_p", "top_k", "num_updates", "minibatches",
+        "old_logprobs", "rollout_filter", "max_refills", "filtered_in_baseline", "log_samples",
     )
 )  # fmt: skip
 
@@ -110,10 +111,13 @@ class RLSettings(TrainingSettings, DataSettings):
     reward: str = setting("", "rule, outcome or process: replaces the method's own reward", choices=("", *REWARDS))
     reward_fns: tuple[tuple[str, float], ...] = setting(
         (("correct", 1.0),),
-        "the rule reward, a weighted sum: correct, format or package.module:function",
+        f"the rule reward, a weighted sum: {', '.join(BUILT_IN)} or package.module:function",
         nonempty=True,
     )
-    reward_seconds: float = setting(5.0, "time limit of one reward function on one completion, seconds", gt=0, le=DAY)
+    overlong_cache_tokens: int = setting(
+        0, f"tokens before max_new_tokens over which soft_overlong falls; 0 for 1/{OVERLONG_SHARE} of it (DAPO)", ge=0
+    )
+    reward_seconds: float = setting(5.0, "time limit of one call of a reward function, seconds", gt=0, le=DAY)
     reward_workers: int = setting(1, "processes that grade; 0 for one per processor", ge=0)
     step_delimiter: str = setting("\n", "text between the steps of a completion", nonempty=True)
     reward_mix: float = setting(
@@ -144,6 +148,9 @@ class RLSettings(TrainingSettings, DataSettings):
     )
     eval_data: tuple[str, ...] = setting((), "data sets evaluated greedily every `eval_every` steps")
     eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", ge=0)
+    patience: int = setting(
+        0, "the stage ends after this number of evaluations without a better `eval_greedy`; 0: never", ge=0
+    )  # fmt: skip
     allow_overlap: bool = setting(
         False, "questions of `eval_data` that are trained on are counted, not refused", changes_result=False
     )
@@ -152,9 +159,18 @@ class RLSettings(TrainingSettings, DataSettings):
         object.__setattr__(self, "reward_fns", with_weights(self.reward_fns))
         super().__post_init__()
         check_max_thinking_tokens(self.max_thinking_tokens, self.max_new_tokens)
+        if self.overlong_cache_tokens > self.max_new_tokens:
+            raise UserError(
+                f"overlong_cache_tokens is {self.overlong_cache_tokens}; it must be at most "
+                f"max_new_tokens={self.max_new_tokens}."
+            )
         names = [name for name, _ in self.reward_fns]
         if len(set(names)) < len(names):
             raise UserError(f"reward_fns names {max(names, key=names.count)} twice; give each function one weight.")
+        if self.patience and not (self.eval_data and self.eval_every):
+            raise UserError(
+                f"patience is {self.patience}, but nothing is evaluated during training; give eval_data and eval_every."
+            )
         method = self.method_row
         if not isinstance(self.algorithm, method.algorithm):
             raise UserError(
@@ -194,9 +210,8 @@ class RLSettings(TrainingSettings, DataSettings):
             )
         if self.reward_mix and self.reward_stage is None:
             raise UserError("reward_mix is for a reward model's reward; set reward=outcome or reward=process.")
-        if self.algorithm.needs_teacher != bool(self.teacher):
-            needed = "a stage's model or hf:DIR" if self.algorithm.needs_teacher else "none"
-            raise UserError(f"teacher is {self.teacher!r}; method={self.method} needs {needed}.")
+        if self.teacher and not self.algorithm.needs_teacher:
+            raise UserError(f"teacher is {self.teacher!r}, which method={self.method} does not use; leave it out.")
         if self.reference_model and (method.iterative or not self.algorithm.needs_reference):
             raise UserError(
                 f"reference_model is {self.reference_model!r}, which method={self.method} does not use; leave it out."
@@ -224,6 +239,12 @@ class RLSettings(TrainingSettings, DataSettings):
     def steps_per_rollout(self) -> int:
         """Optimizer steps on each rollout: mu passes over its minibatches."""
         return self.num_updates * self.minibatches
+
+    @property
+    def overlong(self) -> Overlong:
+        """The parameters of the reward function `soft_overlong`."""
+        limit = self.max_new_tokens
+        return Overlong(limit, self.overlong_cache_tokens or max(1, limit // OVERLONG_SHARE))
 
     @property
     def reward_source(self) -> str:

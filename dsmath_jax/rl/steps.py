@@ -31,7 +31,7 @@ def step_ends(tokens: Sequence[int], tokenizer: Tokenizer, delimiter: str = "\n"
 
     Args:
       tokens: a completion.
-      tokenizer: decodes the tokens.
+      tokenizer: decodes the tokens; the text of an EOS that is an ordinary piece is no step.
       delimiter: separates steps; not empty.
 
     Returns:
@@ -40,7 +40,7 @@ def step_ends(tokens: Sequence[int], tokenizer: Tokenizer, delimiter: str = "\n"
     if not tokens:
         return np.zeros(0, np.int64)
     ids, last = list(tokens), len(tokens) - 1
-    text = tokenizer.decode(ids)
+    text = tokenizer.decode(ids[:-1] if ids[-1] in tokenizer.stop_ids else ids)
     # For speed, tokens that contain the end of a delimiter are tried first.
     likely = {token for token in set(ids) if delimiter[-1] in tokenizer.decode([token])}
     candidates = (i for i, token in enumerate(ids) if token in likely)

@@ -3,7 +3,6 @@
 Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a batch, T tokens.
 """
 
-import collections
 import dataclasses
 import functools
 import logging
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from dsmath_jax.data import chat as chats
@@ -23,6 +23,9 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import Likelihood
+from dsmath_jax.rl.diagnosis import Diagnosis, Finding, logprob_dtype, other_template
+from dsmath_jax.rl.evaluations import Evaluations
+from dsmath_jax.rl.findings import Findings
 from dsmath_jax.rl.reward_model import model as reward_models
 from dsmath_jax.rl.reward_model import stage as reward_stage
 from dsmath_jax.rl.reward_model import training as reward_training
@@ -32,7 +35,7 @@ from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
 from dsmath_jax.rl.reward_model.stage import KINDS
 from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY
-from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rewards import NEED_ANSWERS, RewardFunctions, RewardInput
 from dsmath_jax.rl.rollout_batch import (
     ScoredCompletions,
     advantage_fields,
@@ -72,10 +75,9 @@ from dsmath_jax.training.model_files import LanguageModel, read_params, write_co
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.training.pretrain import initial_model
+from dsmath_jax.training.settings import hugging_face_folder
 from dsmath_jax.training.step import make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
-
-Evaluate = Callable[[Params], dict[str, float]]
 
 
 class FrozenModel(NamedTuple):
@@ -106,10 +108,19 @@ class Context(NamedTuple):
     read_initial_params: Callable[[], Params]
     reference: FrozenModel  # that of the first round
     teacher: FrozenModel | None
+    findings_at_start: list[Finding]
 
     def with_params(self, params: Params) -> LanguageModel:
         """Returns the policy's model with these parameters."""
         return LanguageModel(self.model, params, self.chat, self.layout)
+
+    def findings(self, loop: TrainLoop) -> Findings:
+        """Returns the findings of the run, which observe the loop's updates."""
+        dtype = logprob_dtype(self.model.config.compute_dtype, self.settings.cache_dtype, jax.default_backend())
+        diagnosis = Diagnosis(self.settings, dtype, self.findings_at_start)
+        findings = Findings(self.folder, diagnosis, loop.first_step, self.settings.steps_per_rollout)
+        loop.observe_updates(findings.observe)
+        return findings
 
 
 def check(
@@ -128,10 +139,12 @@ def check(
       seed: of the sampled questions.
     """
     method, retrain = settings.method_row, settings.retrain
+    if settings.algorithm.needs_teacher and not settings.teacher:
+        raise UserError(f"rl.teacher is empty; method={settings.method} needs one: a stage's model, or hf:DIR.")
     rows = settings.samples_per_step // settings.minibatches
     loops.check(settings, rows // (2 if method.completions == "pairs" else 1), layout)
     if method.completions == "policy":
-        RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers)
+        RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers, settings.overlong)
     if chat:
         thinking_budget(chat, settings.max_thinking_tokens)
     sets: Sequence[Sequence[Record]] = [read(name, settings.columns) for name in settings.data]
@@ -156,7 +169,7 @@ def check(
         reward_stage.check(rewarded, read, chat, initial_config, layout, seed)
     if method.completions in ("correct", "pairs"):
         check_answers(subsample(sets, settings.offline_prompts, seed))
-    if settings.reward_source == "rule" and "correct" in dict(settings.reward_fns):
+    if settings.reward_source == "rule" and NEED_ANSWERS & dict(settings.reward_fns).keys():
         check_answers(record for records in sets for record in records)
 
 
@@ -179,8 +192,9 @@ def run(
     """Runs the stage: trains the policy.
 
     Reads `rl.data`, the model `rl.init` and, where the method has one, the reward model's stage. Writes
-    `rl/{params,model.json,chat.json,metrics.jsonl,timing.jsonl,samples.jsonl}`, `rl/rollouts/` (those that a checkpoint
-    may still need), `rl/samples_of_init.jsonl` (RFT, DPO) and `rl/rounds/` (iterative GRPO).
+    `rl/{params,model.json,chat.json,metrics.jsonl,timing.jsonl,samples.jsonl,findings.jsonl}`, `rl/best/` (with
+    `rl.eval_data`), `rl/rollouts/` (those that a checkpoint may still need), `rl/samples_of_init.jsonl` (RFT, DPO) and
+    `rl/rounds/` (iterative GRPO).
 
     Raises:
       UserError: the settings do not fit the data or the model, or a model or a record is missing.
@@ -212,25 +226,32 @@ def run(
     policy_logprobs = logprobs(model)
     folder = workdir / "rl"
     write_config(folder, model.config, chat)
+    source = hugging_face_folder(settings.init, data_dir)
     ctx = Context(
         settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, policy_logprobs,
         read_initial_params,
         reference=frozen(settings.reference_model) if settings.reference_model
         else FrozenModel(policy_logprobs, read_initial_params),
         teacher=frozen(settings.teacher) if settings.teacher else None,
+        findings_at_start=other_template(chat, source) if source else [],
     )  # fmt: skip
     limits = settings.reward_seconds, settings.reward_workers
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
-        evaluate = greedy_accuracy(ctx, eval_records, correct) if eval_records else None
+        evaluations = None
+        if eval_records:
+            measure = greedy_accuracy(ctx, eval_records, correct)
+            write_best_config = functools.partial(write_config, config=model.config, chat=chat)
+            evaluations = Evaluations(folder, measure, write_best_config, settings.steps, settings.patience)
         if settings.method_row.completions == "policy":
-            with RewardFunctions(settings.reward_fns, *limits) as reward_fns:
-                train_online(ctx, reward_fns, evaluate)
+            with RewardFunctions(settings.reward_fns, *limits, settings.overlong) as reward_fns:
+                train_online(ctx, reward_fns, evaluations)
         else:
-            train_offline(ctx, evaluate)
-    return {"questions": len(prompts.ids), "num_overlapping": num_overlapping}
+            train_offline(ctx, evaluations)
+    counts = {"questions": len(prompts.ids), "num_overlapping": num_overlapping, "steps": settings.steps}
+    return counts | (evaluations.counts() if evaluations else {})
 
 
-def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate | None) -> None:
+def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluations | None) -> None:
     """Trains on rollouts of the policy: Online RFT, PPO and GRPO, in one round or, for iterative GRPO, several."""
     settings, algorithm, folder = ctx.settings, ctx.settings.algorithm, ctx.folder
 
@@ -261,18 +282,23 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
         with (  # restores the newest checkpoint; `loop.steps` saves one every `checkpoint_every` steps
             TrainLoop(folder, settings, ctx.layout, state) as loop,
             RolloutFiles(folder, settings, loop.first_step) as rollouts,
+            ctx.findings(loop),
         ):
             check_resumes_in_round(loop.first_step, (round_number - 1) * steps_per_round, folder)
+            if evaluations:
+                evaluations.resume(loop.first_step)
             for step in loop.steps(until=round_number * steps_per_round):
-                if evaluate and loop.eval_due(step):
-                    loop.log(step, evaluate(algorithm.policy(loop.state.params)))
+                if evaluations and loop.eval_due(step):
+                    evaluations.add(loop, step, algorithm.policy(loop.state.params))
+                    if evaluations.stopped:
+                        break
                 loop.wait()
                 params = loop.state.params
 
                 if rollouts.missing(step):
                     # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
                     policy, number = algorithm.policy(params), step // settings.steps_per_rollout
-                    batches, errors = sample_and_score(ctx, policy, number, reward_fns, reward_model, loop)
+                    batches = sample_and_score(ctx, policy, number, reward_fns, reward_model, loop)
                     sampled = concatenate(batches)
                     rollout, rule_rewards_PG, scores_PG, keep_PG = choose_groups(
                         sampled, settings.prompts_per_step, settings.group_size
@@ -305,16 +331,19 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                     metrics = rollout_metrics(sampled, settings.group_size) | batch_metrics(algorithm, batch)
                     metrics["num_refills"] = len(batches) - 1.0
                     samples = samples_to_log(rollout, batch, scores_PG, rule_rewards_PG, settings, ctx.chat.tokenizer)
-                    rollouts.write(step, batch, metrics | errors, samples)
+                    rollouts.write(step, batch, metrics, samples)
                     loop.lap("score_seconds")
 
                 # --- update: one of mu optimizer steps on the rollout ---
                 batch, metrics = rollouts.read(step)
                 loop.update(train_step, ctx.layout.take_my_rows(batch), metrics, rollouts.samples(step))
 
-            if evaluate and round_number == settings.rounds:
-                loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))
+            stopped = evaluations is not None and evaluations.stopped
+            if evaluations and not stopped and round_number == settings.rounds:
+                evaluations.add(loop, settings.steps, algorithm.policy(loop.state.params))
         state = loop.state
+        if stopped:
+            break
         del loop, reference, reward_model  # they may not fit into memory with the next round's
         if round_number < settings.rounds:
             checkpoint.save(end_of_round, state.params)
@@ -324,31 +353,30 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
 def sample_and_score(
     ctx: Context, policy: Params, number: int, reward_fns: RewardFunctions, reward_model: ScoreRows | None,
     loop: TrainLoop,
-) -> tuple[list[ScoredCompletions], dict[str, float]]:  # fmt: skip
+) -> list[ScoredCompletions]:  # fmt: skip
     """Generates rollout `number` with its rewards, and refills while the filters leave fewer than P groups with loss.
 
     The prompts of a rollout and of its refills are fixed, whether they are needed or not.
 
     Returns:
-      the rollout and its refills (DAPO's dynamic sampling), and the counts of `grade_by_rules`.
+      the rollout and its refills (DAPO's dynamic sampling).
     """
-    settings, parts, errors = ctx.settings, [], collections.Counter[str]()
+    settings, parts = ctx.settings, list[ScoredCompletions]()
     batches = 1 + settings.algorithm.max_refills
     for batch in range(number * batches, (number + 1) * batches):
         rollout = generate_rollout(ctx.sampler, policy, ctx.prompts, ctx.chat, settings, ctx.seed, batch)
         loop.lap("sample_seconds")
-        rule_rewards_PG, failed = grade_by_rules(reward_fns, rollout)
-        scores_PG = compute_rewards(rollout, rule_rewards_PG, reward_model, settings, ctx.chat.tokenizer)
+        rule_rewards_PG = grade_by_rules(reward_fns, rollout, settings.group_size)
+        scores_PG = compute_rewards(rollout, rule_rewards_PG.total, reward_model, settings, ctx.chat.tokenizer)
         keep_PG = apply_filters(settings, rollout, scores_PG)
         parts.append(ScoredCompletions(rollout, rule_rewards_PG, scores_PG, keep_PG))
-        errors.update(failed)
         if num_groups_with_loss(parts, settings.group_size) >= settings.prompts_per_step:
             break
         loop.lap("score_seconds")
-    return parts, dict(errors)
+    return parts
 
 
-def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
+def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:
     """Trains by SFT, RFT and DPO, on completions that do not depend on the policy."""
     settings, algorithm, prompts = ctx.settings, ctx.settings.algorithm, ctx.prompts
 
@@ -374,13 +402,17 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
     parts, objective = settings.grad_accum_steps, algorithm.objective
     train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts)
 
-    with TrainLoop(ctx.folder, settings, ctx.layout, state) as loop:
+    with TrainLoop(ctx.folder, settings, ctx.layout, state) as loop, ctx.findings(loop):
+        if evaluations:
+            evaluations.resume(loop.first_step)
         for step in loop.steps():
-            if evaluate and loop.eval_due(step):
-                loop.log(step, evaluate(loop.state.params))
+            if evaluations and loop.eval_due(step):
+                evaluations.add(loop, step, loop.state.params)
+                if evaluations.stopped:
+                    break
             loop.update(train_step, batches(step))
-        if evaluate:
-            loop.log(settings.steps, evaluate(loop.state.params))
+        if evaluations and not evaluations.stopped:
+            evaluations.add(loop, settings.steps, loop.state.params)
     checkpoint.save(ctx.folder / "params", loop.state.params)
 
 
@@ -404,19 +436,19 @@ def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: 
     return overlap.count(overlaps.values())
 
 
-def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Evaluate:
+def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Callable[[Params], float]:
     """Returns a function from the policy's parameters to its greedy accuracy on these records."""
     prompts = eval_prompts(records, ctx.chat, ctx.model.config.max_position_embeddings)
     thinking = thinking_budget(ctx.chat, ctx.settings.max_thinking_tokens)
     greedy = SamplingParams(temperature=0.0, thinking=thinking)
 
-    def evaluate(params: Params) -> dict[str, float]:
+    def measure(params: Params) -> float:
         groups = ctx.sampler.generate(params, prompts, greedy)
         texts = [ctx.chat.completion(group[0].tokens) for group in groups]
-        rewards, _ = correct.score(texts, records, [True] * len(texts))
-        return {"eval_greedy": float(np.mean(rewards == 1))}
+        rewards = correct.score([RewardInput(*pair) for pair in zip(texts, records, strict=True)])
+        return float(np.mean(rewards.total == 1))
 
-    return evaluate
+    return measure
 
 
 def initial_policy_samples(ctx: Context) -> Path:

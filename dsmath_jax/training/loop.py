@@ -116,6 +116,7 @@ class TrainLoop:
         self._pending: _Pending | None = None
         self._seconds: dict[str, float] = {}
         self._updated_at: float | None = None
+        self._observe: Callable[[Mapping[str, float]], None] | None = None
 
     def __enter__(self) -> Self:
         """Restores the newest valid checkpoint, and opens the logs."""
@@ -187,6 +188,10 @@ class TrainLoop:
         self._metrics.write(step, dict(metrics))
         self._began = time.monotonic()
 
+    def observe_updates(self, observe: Callable[[Mapping[str, float]], None]) -> None:
+        """Calls `observe` with the row of each update, when it is written and the next update is dispatched."""
+        self._observe = observe
+
     def lap(self, name: str) -> None:
         """Records the seconds since the last lap, or the step's start, for the next update's row of `timing.jsonl`."""
         now = time.monotonic()
@@ -241,6 +246,8 @@ class TrainLoop:
         values |= {**done.metrics, "lr": float(self._rates[done.step])}
         timing = {**self._stopwatch.row(done.began, done.tokens), **done.seconds} if self._stopwatch else None
         self._metrics.write(done.step, values, timing, done.samples)
+        if self._observe:
+            self._observe({"step": done.step, **values})
 
     def _not_finite(self, step: int, name: str, values: dict[str, float]) -> UserError:
         report = self._folder / NOT_FINITE

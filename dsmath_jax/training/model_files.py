@@ -224,8 +224,12 @@ def read_params(folder: Path, config: ModelConfig, layout: Layout) -> Any:
 
 
 def find_tokenizer(folder: Path) -> Path | None:
-    """Returns the tokenizer's file of a stage's model: in its folder, where imports put it, or the run's."""
-    return tokenizers.find(folder) or tokenizers.find(folder.parent / "tokenizer")
+    """Returns the tokenizer's file of a stage's model: in its folder, where imports put it, or the run's.
+
+    The folder may be one within a stage's, such as `rl/best`.
+    """
+    stage = folder.parent if (folder.parent / "model.json").is_file() else folder
+    return tokenizers.find(folder) or tokenizers.find(stage.parent / "tokenizer")
 
 
 def check_import(folder: Path, config: ModelConfig, layout: Layout) -> None:

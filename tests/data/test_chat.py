@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dsmath_jax.data import chat, chat_template, questions
+from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.chat import Chat, Message
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
@@ -56,6 +58,23 @@ def test_a_thought_that_the_prompt_opens_belongs_to_the_completion() -> None:
     assert thinking.completion(TOKENIZER.encode("It is 3.")) == "<think>It is 3."
     for other in (CHAT, ML, Chat(TOKENIZER, "")):
         assert other.completion(TOKENIZER.encode("It is 3.")) == "It is 3."
+
+
+@pytest.mark.parametrize("piece", ["###", "<im_end>"])
+def test_the_text_of_a_stop_token_that_is_an_ordinary_piece_is_not_part_of_a_completion(
+    piece: str, tmp_path: Path
+) -> None:
+    """`decode` skips control tokens alone, and generation_config.json may name any token."""
+    tokenizers.train_sentencepiece(20 * ["It is 3 or 4."], tmp_path / "tokenizer.model", 275, (piece,))
+    [stop] = tokenizers.load(tmp_path).encode(piece)
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [2, stop]})
+    small = Chat(tokenizers.load(tmp_path))
+    ids = small.tokenizer.encode("It is 3.")
+    assert small.tokenizer.decode([*ids, stop]) == f"It is 3.{piece}"
+    for ended in (ids, [*ids, stop], [*ids, small.tokenizer.eos_id]):
+        assert small.completion(ended) == small.completion(np.array(ended)) == "It is 3."
+    assert small.completion([*ids, stop, stop]) == f"It is 3.{piece}"  # only the last one ended it
+    assert small.completion([]) == small.completion([stop]) == ""
 
 
 @pytest.mark.parametrize(

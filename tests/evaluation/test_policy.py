@@ -1,5 +1,6 @@
 """Tests of loading a policy and of the text of its completions."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dsmath_jax.models.huggingface.__main__ import import_model
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import load_model
-from dsmath_jax.workdir import UserError, read_json
+from dsmath_jax.workdir import UserError, read_json, write_json
 
 
 @pytest.fixture
@@ -60,6 +61,19 @@ def test_a_completion_keeps_the_white_space_it_begins_with(layout: Layout, check
     for text in ("    return there", "\n\tone", " there"):
         tokens = policy.encode(policy.chat.plain(f"Once upon a time{text}"))[len(prompt) :]
         assert policy._text(prompt, tokens) == text
+
+
+def test_a_completion_is_without_the_text_of_its_stop_token(layout: Layout, tmp_path: Path, checkpoint: Path) -> None:
+    """A token that ends a completion may be an ordinary piece."""
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    tokens = load_model(f"hf:{checkpoint}", layout).tokenizer.encode("day.")
+    write_json(folder / "generation_config.json", {"eos_token_id": [2, tokens[-1]]})
+    policy = Policy.of(load_model(f"hf:{folder}", layout), 4, 2)
+    assert policy._text(policy.encode(policy.chat.plain("One")), tokens) == " day"
+    sampling = SamplingParams(samples=8, temperature=1.0, seed=1)
+    [group] = policy.complete([policy.chat.plain("Lily and Tom went to the park")], sampling)
+    assert {each.finish for each in group} == {"eos", "length"}
+    assert not any(each.text.endswith(".") for each in group)
 
 
 def test_bad_checkpoints_are_one_sentence(layout: Layout, tmp_path: Path) -> None:

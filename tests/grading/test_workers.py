@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmath_jax.grading.workers import Outcome, Workers, resolve
+from dsmath_jax.grading.worker_process import resolve
+from dsmath_jax.grading.workers import Outcome, Workers
 
 GRADERS = "tests.grading.graders"
 NO_JSON = "the function returned a value of type object, which JSON cannot hold"
@@ -78,6 +79,7 @@ def test_a_bad_item_is_lost_and_reported(workers: Workers, hasty: Workers, name:
         (f"{GRADERS}:alarm", (), Outcome("ok", 1)),
         ("builtins:object", (), Outcome("raised", None, f"TypeError: {NO_JSON}")),
         ("numpy:float32", (0.5,), Outcome("ok", 0.5)),
+        (f"{GRADERS}:two_numbers", (), Outcome("ok", [0.5, 2.0])),
         ("builtins:float", ("inf",), Outcome("ok", float("inf"))),
         ("builtins:str", ("a\nline and \ud800",), Outcome("ok", "a\nline and \ud800")),
         ("no_such_module:f", (), Outcome("raised", None, "ModuleNotFoundError: No module named 'no_such_module'")),
@@ -246,6 +248,79 @@ def test_scalars_of_numpy_count_as_numbers(workers: Workers) -> None:
     kinds: list[Any] = [np.float32, np.int64, np.bool_]
     names = [f"numpy:{kind.__name__}" for kind in kinds]
     assert [workers.map(name, [(1,)])[0].value for name in names] == [1.0, 1, True]
+
+
+# --- asynchronous functions ---
+
+
+def test_calls_of_an_asynchronous_function_are_in_flight_together(workers: Workers) -> None:
+    began = time.monotonic()
+    items = [(value, 0.2) for value in range(100)]
+    assert workers.map(f"{GRADERS}:square_later", items, in_flight=64) == [Outcome("ok", n * n) for n in range(100)]
+    assert time.monotonic() - began < 10  # one after the other they take 20 s
+    assert workers.map(f"{GRADERS}:square_later", items[:3]) == [Outcome("ok", n * n) for n in range(3)]
+    assert workers.map(f"{GRADERS}:square_later", [], in_flight=64) == []
+
+
+def test_no_more_calls_are_in_flight_than_allowed() -> None:
+    with Workers(1, 60.0) as one:
+        found = one.map(f"{GRADERS}:calls_at_a_time", 9 * [(0.02,)], in_flight=3)
+        assert {outcome.value for outcome in found} == {3}
+        assert {outcome.value for outcome in one.map(f"{GRADERS}:calls_at_a_time", 3 * [(0.01,)])} == {1}
+
+
+def test_a_client_may_live_as_long_as_its_worker() -> None:
+    with Workers(1, 60.0) as one:
+        for _ in range(2):
+            found = one.map(f"{GRADERS}:square_with_client", [(2,), (3,)], in_flight=2)
+            assert found == [Outcome("ok", 4), Outcome("ok", 9)]
+
+
+ASYNC_BAD = {
+    "raise": ("raised", "KeyError: 5"),
+    "leave": ("raised", "SystemExit: 1"),
+    "cancel": ("raised", "CancelledError: "),
+    "exit": ("died", "exit code 3"),
+    "kill": ("died", "SIGKILL"),
+    "memory": ("died", "out of memory"),
+    "wait": ("timed out", "after 0.5 s"),
+    "ignore": ("timed out", "after 0.5 s"),
+    "thread": ("timed out", "after 0.5 s"),
+    "block": ("timed out", "after 0.5 s"),
+}
+
+
+@pytest.mark.parametrize("how", ASYNC_BAD)
+def test_a_bad_asynchronous_call_is_lost_alone(workers: Workers, hasty: Workers, how: str) -> None:
+    """The calls in flight with it are repeated where it takes the worker with it."""
+    status, reason = ASYNC_BAD[how]
+    items = [(value, how if value == 5 else "") for value in range(12)]
+    several = hasty if status == "timed out" else workers
+    expected = [Outcome("ok", value * value) for value in range(12)]
+    expected[5] = Outcome(status, None, reason)
+    assert several.map(f"{GRADERS}:misbehave", items, in_flight=64) == expected
+    assert several.map(f"{GRADERS}:square", [(4,)]) == [Outcome("ok", 16)]
+
+
+def test_a_call_that_blocks_the_event_loop_costs_the_others_no_time() -> None:
+    """Four of them take more than the time limit of those that wait with them."""
+    items = [(value, "busy") for value in range(4)] + [(9, ""), (10, "wait")]
+    with Workers(1, 0.5) as one:
+        *found, waiting = one.map(f"{GRADERS}:misbehave", items, in_flight=64)
+    assert found == [Outcome("ok", value * value) for value in (0, 1, 2, 3, 9)]
+    assert waiting.status == "timed out"
+
+
+@pytest.mark.slow
+@given(st.lists(st.sampled_from(["", "", "", "raise", "exit", "kill"]), max_size=30), st.integers(1, 9))
+@settings(max_examples=15)
+def test_outcomes_of_asynchronous_calls_do_not_depend_on_the_workers(kinds: list[str], in_flight: int) -> None:
+    items, found = list(enumerate(kinds)), []
+    for count in (1, 3):
+        with Workers(count, 60.0) as several:
+            found.append(several.map(f"{GRADERS}:misbehave", items, in_flight))
+    assert found[0] == found[1]
+    assert [outcome.status == "ok" for outcome in found[0]] == [not kind for kind in kinds]
 
 
 @pytest.mark.slow

@@ -310,6 +310,40 @@ class TestReinforcementLearning:
         assert not {"Clipped tokens", "Truncated completions"} & set(seen.text("figcaption"))
         assert "Not drawn, always 0: clipped tokens, truncated completions." in seen.text("p")
 
+    def test_findings_are_listed_with_their_samples(self, workdir: Path) -> None:
+        sneaky = "<script>alert(1)</script>"
+        sample = {"question": "1 + 1?", "completion": sneaky, "reward": 0.0, "finish": "length"}
+        found = [
+            (0, "clip_shares_zero", "Clip shares are 0, as they should be.", True),
+            (3, "all_truncated", f"All are cut {sneaky}.", False),
+            (9, "all_truncated", "All are cut again.", False),
+        ]
+        rows = [
+            {"step": step, "kind": kind, "message": message, "normal": normal, "sample": sample if step else None}
+            for step, kind, message, normal in found
+        ]
+        write_jsonl(workdir / "rl" / "findings.jsonl", rows)
+        write_json(workdir / "rl" / "best" / "best.json", {"step": 90, "eval_greedy": 0.59})
+        report = write(workdir)
+        assert report["rl"]["findings"] == {"all_truncated": 3}
+        assert report["rl"]["best"] == {"step": 90, "eval_greedy": 0.59}
+        seen = page(workdir)
+        assert "Findings" in seen.text("h4")
+        assert {"Step 3.", "Step 9."} <= set(seen.text("strong"))
+        assert any(f"All are cut {sneaky}." in text for text in seen.text("li"))
+        assert sneaky in seen.text("pre")
+        assert any("The best greedy accuracy, 59.0 %, is that of step 90" in text for text in seen.text("p"))
+        # One that is normal explains the curves that are not drawn.
+        assert not any("as they should be" in text for text in (*seen.text("li"), *seen.text("p")))
+        path = workdir / "rl" / "metrics.jsonl"
+        write_jsonl(path, [row | {"clip_low": 0.0, "clip_high": 0.0} for row in read_jsonl(path)])
+        assert "Not drawn, always 0: clipped tokens. Clip shares are 0, as they should be." in page(workdir).text("p")
+
+    def test_a_run_without_findings_lists_none(self, workdir: Path) -> None:
+        write_jsonl(workdir / "rl" / "findings.jsonl", [])
+        assert not {"findings", "best"} & write(workdir)["rl"].keys()
+        assert "Findings" not in page(workdir).text("h4")
+
     def test_a_rule_that_is_the_reward_is_drawn_once(self, workdir: Path) -> None:
         path = workdir / "rl" / "metrics.jsonl"
         write_jsonl(

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from dsmath_jax.data.datasets import Record
+from dsmath_jax.data.dataset_formats import Record
 
 
 def length(completion: str, record: Record) -> int:

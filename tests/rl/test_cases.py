@@ -14,7 +14,7 @@ from dsmath_jax.data import datasets, tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.advantages import group_relative, outcome_scores
-from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rewards import RewardFunctions, RewardInput
 from dsmath_jax.rl.rollouts import load_prompts, read_rollout, step_indices
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
@@ -65,9 +65,9 @@ def test_a_reward_function_that_returns_none_is_left_out_of_the_sum(start: Path)
     records = datasets.load("toy/train", start / "data")[:2]
     reward_fns = (("trainer_rewards:same", 1.0), ("trainer_rewards:none", 1.0))
     with RewardFunctions(reward_fns, 5.0, 1) as functions:
-        rewards, errors = functions.score(["ab", "abc"], records, [True, True])
-    assert rewards.tolist() == [0.25, 0.25]
-    assert not any(errors.values())
+        rewards = functions.score([RewardInput("ab", records[0]), RewardInput("abc", records[1])])
+    assert rewards.total.tolist() == [0.25, 0.25]
+    assert not any(rewards.errors.values())
 
 
 def test_multiple_choice_prompts_have_the_options(recipe: MakeRun, start: Path, tmp_path: Path) -> None:

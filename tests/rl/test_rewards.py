@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.rl.rewards import ERRORS, RewardFunctions, well_formed
+from dsmath_jax.rl.rewards import ERRORS, RewardFunctions, RewardInput, RuleRewards
 from dsmath_jax.workdir import UserError
 
 USERS = "tests.rl.reward_functions"
@@ -22,9 +22,17 @@ def record(number: int = 0, answer: str = "7") -> Record:
     return Record(f"toy/train/{number}", "How many apples are there?", "", answer, kind="number")
 
 
-def score(reward_fns: dict[str, float], texts: list[str], seconds: float = 60.0, workers: int = 1) -> Any:
+def score_all(
+    reward_fns: dict[str, float], texts: list[str], seconds: float = 60.0, workers: int = 1, group_size: int = 1
+) -> RuleRewards:
+    inputs = [RewardInput(text, record(place // group_size)) for place, text in enumerate(texts)]
     with RewardFunctions(tuple(reward_fns.items()), seconds, workers) as reward:
-        return reward.score(texts, [record(place) for place in range(len(texts))], [True] * len(texts))
+        return reward.score(inputs, group_size)
+
+
+def score(reward_fns: dict[str, float], texts: list[str], **arguments: Any) -> tuple[np.ndarray, dict[str, int]]:
+    rewards = score_all(reward_fns, texts, **arguments)
+    return rewards.total, rewards.errors
 
 
 def test_the_correct_answer_is_worth_one() -> None:
@@ -32,26 +40,6 @@ def test_the_correct_answer_is_worth_one() -> None:
     assert rewards.dtype == np.float64
     assert rewards.tolist() == [1.0, 0.0, 0.0, 0.0]
     assert errors == NONE
-
-
-@pytest.mark.parametrize(
-    ("text", "finished", "worth"),
-    [
-        (CORRECT, True, 1.0),
-        ("So the answer is 8", True, 1.0),  # the format does not depend on correctness
-        (f"{CORRECT}\n\n", True, 1.0),
-        (CORRECT, False, 0.0),  # cut at the limit: it had not said that it was done
-        (f"{CORRECT}\n3 + 4 = 7", True, 0.0),
-        ("The answer is .", True, 0.0),
-        (f"<think>7?</think>{CORRECT}", True, 1.0),
-        (f"<think>{CORRECT}", True, 0.0),
-        ("7", True, 0.0),
-        ("", True, 0.0),
-        ("\n", True, 0.0),
-    ],
-)
-def test_format_wants_the_answer_at_the_end_that_the_model_chose(text: str, finished: bool, worth: float) -> None:
-    assert well_formed(text, finished) == worth
 
 
 def test_rewards_are_summed_with_their_weights() -> None:
@@ -65,8 +53,8 @@ def test_rewards_are_summed_with_their_weights() -> None:
 
 def test_the_format_depends_on_how_its_own_completion_finished() -> None:
     with RewardFunctions((("format", 1.0),), 60.0, 1) as reward:
-        rewards, _ = reward.score([CORRECT, CORRECT, CORRECT], 3 * [record()], [True, False, True])
-    assert rewards.tolist() == [1.0, 0.0, 1.0]
+        rewards = reward.score([RewardInput(CORRECT, record(), finished) for finished in (True, False, True)])
+    assert rewards.total.tolist() == [1.0, 0.0, 1.0]
 
 
 BAD = {
@@ -132,7 +120,7 @@ def test_a_function_that_abstains_throughout_is_named_once(caplog: pytest.LogCap
     reward_fns = ((f"{USERS}:as_asked", 1.0), (f"{USERS}:length", 1.0))
     with caplog.at_level(logging.WARNING), RewardFunctions(reward_fns, 60.0, 1) as reward:
         for texts in (["none", "fine"], ["none", "none"], ["none", "none"]):
-            reward.score(texts, [record(), record()], [True, True])
+            reward.score([RewardInput(text, record()) for text in texts])
     [line] = caplog.records
     assert line.getMessage() == f"rl: the reward function {USERS}:as_asked returned None for all 2 completions."
 

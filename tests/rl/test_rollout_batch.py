@@ -9,6 +9,7 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.rl.advantages import Scores, group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import GRPO
 from dsmath_jax.rl.filters import ROLLOUT_FILTERS
+from dsmath_jax.rl.rewards import RuleRewards
 from dsmath_jax.rl.rollout_batch import (
     ScoredCompletions,
     apply_filters,
@@ -17,6 +18,7 @@ from dsmath_jax.rl.rollout_batch import (
     concatenate,
     largest_token_share,
     num_groups_with_loss,
+    rollout_metrics,
     rows_with_loss,
     without_filtered,
 )
@@ -41,7 +43,8 @@ def scored(rewards_PG: list[float], truncated: tuple[int, ...] = (), first: int 
     prompts = [[100 + first + p] for p in range(len(rewards_PG) // G)]
     rollout = Rollout(prompts, completions, records, [f"text {first + i}" for i in range(len(rewards_PG))])
     scores = outcome_scores(rewards_PG, rollout.lengths)
-    return ScoredCompletions(rollout, np.array(rewards_PG), scores, np.ones(len(rewards_PG), bool))
+    rule_rewards = RuleRewards(np.array(rewards_PG), {"correct": np.array(rewards_PG)}, {"raised": 1})
+    return ScoredCompletions(rollout, rule_rewards, scores, np.ones(len(rewards_PG), bool))
 
 
 def settings(method: str = "grpo_rule", **fields: Any) -> RLSettings:
@@ -90,7 +93,10 @@ def test_refills_give_the_first_groups_with_loss_in_their_order() -> None:
     assert chosen.rollout.prompts_P == [[101], [111], [120]]
     assert [c.prompt for c in chosen.rollout.completions_PG] == [0, 0, 1, 1, 2, 2]
     assert [c.tokens[0] for c in chosen.rollout.completions_PG] == [2, 3, 12, 13, 20, 21]
-    assert chosen.rule_rewards_PG.tolist() == [1, 0, 0, 1, 1, 0]
+    assert chosen.rule_rewards_PG.total.tolist() == [1, 0, 0, 1, 1, 0]
+    assert chosen.rule_rewards_PG.by_function["correct"].tolist() == [1, 0, 0, 1, 1, 0]
+    metrics = rollout_metrics(concatenate(parts), G)
+    assert (metrics["reward"], metrics["reward/correct"], metrics["reward_errors"]) == (5 / 12, 5 / 12, 3)
     assert [float(r[0]) for r in chosen.scores_PG.rewards] == [1, 0, 0, 1, 1, 0]
     assert [int(e[0]) for e in chosen.scores_PG.ends] == [2, 3, 2, 3, 0, 1]
     assert chosen.keep_PG.all()
@@ -117,7 +123,7 @@ def test_minibatches_are_whole_groups_each_once_in_a_pass() -> None:
 def test_a_share_of_the_rule_reward_is_added_at_the_last_token() -> None:
     rollout, rule, _, _ = scored([1.0, 0.0])
     model = lambda prompts, completions, ends: [np.array([2.0, 4.0])[-len(e) :] for e in ends]  # noqa: E731
-    found = compute_rewards(rollout, rule, model, settings("grpo_os", reward_mix=0.25), None)  # type: ignore[arg-type]
+    found = compute_rewards(rollout, rule.total, model, settings("grpo_os", reward_mix=0.25), None)  # type: ignore[arg-type]
     assert [r.tolist() for r in found.rewards] == [[0.75 * 4 + 0.25], [0.75 * 4]]
 
 

@@ -1,14 +1,29 @@
 """Rollouts: which prompts a step takes, and their files."""
 
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsmath_jax.data import tokenizer as tokenizers
+from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.rl.batches import batch_of
-from dsmath_jax.rl.rollouts import Prompts, describe_lengths, prompt_key_ids, read_rollout, step_indices, write_rollout
+from dsmath_jax.rl.rollouts import (
+    Prompts,
+    describe_lengths,
+    generate_rollout,
+    prompt_key_ids,
+    read_rollout,
+    step_indices,
+    write_rollout,
+)
+from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.workdir import write_json
 
 EOS = 2
 PROMPTS = [[1, 7, 3], [1, 9]]
@@ -49,6 +64,24 @@ def test_lengths_of_prompts_are_described() -> None:
         "100 prompts of 1 to 100 tokens (median 50, 95 % at most 95); with a completion at most 1,124 of the 4,096 of "
         "the model's context"
     )
+
+
+def test_reward_functions_and_samples_get_no_text_of_a_stop_token(tmp_path: Path) -> None:
+    """generation_config.json may name an ordinary piece, which `decode` does not skip."""
+    tokenizers.train_sentencepiece(20 * ["It is 3 or 4."], tmp_path / "tokenizer.model", 275, ("###",))
+    [stop] = tokenizers.load(tmp_path).encode("###")
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [EOS, stop]})
+    chat, record = Chat(tokenizers.load(tmp_path)), Record("toy/0", "How many?")
+    text = chat.tokenizer.encode("It is 3.")
+    group = [
+        Completion(0, 0, [*text, stop], [], [], "eos"), Completion(0, 1, [*text, EOS], [], [], "eos"),
+        Completion(0, 2, text, [], [], "length"),
+    ]  # fmt: skip
+    sampler: Any = types.SimpleNamespace(generate=lambda *_, **__: iter([group]))
+    settings = RLSettings(prompts_per_step=1, group_size=3)
+    rollout = generate_rollout(sampler, {}, Prompts([[record]], [record], [[1, 7]], 9), chat, settings, 0, 0)
+    assert rollout.texts_PG == 3 * ["It is 3."]
+    assert rollout.lengths == [len(text) + 1, len(text) + 1, len(text)]  # with EOS, which has loss
 
 
 def test_a_rollout_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.rl.trainer_runs import RLRun
 
 Recipe = Callable[..., RLRun]
 MakeWorkdir = Callable[[str], Path]
-FIELDS = set("step prompt sample id question answer completion reward rule_reward finish num_tokens".split())
+FIELDS = set("step prompt sample id question answer completion reward rule_reward rewards finish num_tokens".split())
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_runs_are_counted() -> None:
 def test_extremes_are_the_best_and_the_worst_with_a_reward() -> None:
     assert extremes([0.1, float("nan"), 0.7, -2.0]) == [2, 3]
     assert extremes([float("nan"), 0.3]) == [1]
-    assert extremes([float("nan")] * 2) == []
+    assert extremes([float("nan")] * 2) == [0]
 
 
 @given(st.text(max_size=40))

@@ -137,8 +137,7 @@ def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None
     [
         (
             {"method": "grpo"},
-            "rl.method must be one of 'sft', 'rft', 'online_rft', 'dpo', 'ppo', 'grpo_rule', 'grpo_os', 'grpo_ps', "
-            "'grpo_iterative'; got 'grpo'.",
+            f"rl.method must be one of {', '.join(map(repr, METHODS))}, or package.module:NAME; got 'grpo'.",
         ),
         ({"reward": "rules"}, "rl.reward must be one of '', 'rule', 'outcome', 'process'; got 'rules'."),
         ({"old_logprobs": "policy"}, "rl.old_logprobs must be one of 'trainer', 'sampler'; got 'policy'."),
@@ -192,16 +191,16 @@ def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None
         ),
         (
             {"method": "grpo_iterative", "rounds": 3, "steps": 10, "retrain": {}},
-            "rl.steps is 10, which is not divisible into rounds=3 of whole rollouts of num_updates=1 steps; change one "
-            "of them.",
+            "rl.steps is 10, which is not divisible into rounds=3 of whole rollouts of num_updates=1 x "
+            "minibatches=1 steps; change one of them.",
         ),
         (
             {"method": "grpo_iterative", "rounds": 2, "steps": 6, "num_updates": 2, "retrain": {}},
-            "rl.steps is 6, which is not divisible into rounds=2 of whole rollouts of num_updates=2 steps; change one "
-            "of them.",
+            "rl.steps is 6, which is not divisible into rounds=2 of whole rollouts of num_updates=2 x "
+            "minibatches=1 steps; change one of them.",
         ),
         ({"kl": "k4"}, "rl.kl must be one of 'k1', 'k2', 'k3'; got 'k4'."),
-        ({"normalize": "mean"}, "rl.normalize must be one of 'completion', 'token', 'constant'; got 'mean'."),
+        ({"normalize": "mean"}, "rl.normalize must be one of 'completion', 'token', 'constant', 'sum'; got 'mean'."),
         ({"schedule": "cosine"}, "rl.schedule must be one of 'multi_step', 'constant'; got 'cosine'."),
         ({"keep_checkpoints": 0}, "rl.keep_checkpoints is 0; it must be at least 1."),
         (
@@ -232,7 +231,7 @@ def test_invalid_settings_are_refused_without_a_recipe(given: dict[str, Any], me
 
 
 def test_an_unknown_method_is_refused_without_a_recipe() -> None:
-    with pytest.raises(UserError, match=r"^method must be one of 'sft', .*; got 'grpo'\.$"):
+    with pytest.raises(UserError, match=r"^rl.method must be one of 'sft', .*; got 'grpo'\.$"):
         RLSettings(method="grpo")
 
 

@@ -21,7 +21,7 @@ class Pieces:
     def __init__(self, *texts: str):
         self._texts = [*texts, ""]
         self.vocab_size, self.eos_id = len(self._texts), len(texts)
-        self.stop_ids = (self.eos_id,)
+        self.stop_ids: tuple[int, ...] = (self.eos_id,)
 
     def encode(self, text: str) -> list[int]:
         raise NotImplementedError
@@ -76,6 +76,13 @@ def test_a_delimiter_may_be_made_of_several_tokens() -> None:
 def test_a_completion_cut_at_the_limit_ends_at_its_last_token() -> None:
     assert ends_of(["a", "\n", "b"], eos=False) == [1, 2]
     assert ends_of(["a", "\n"], eos=False) == [1]
+
+
+def test_an_eos_that_is_an_ordinary_piece_is_no_step() -> None:
+    pieces = Pieces("a", "\n", "b", "###")
+    pieces.stop_ids = (pieces.eos_id, 3)
+    assert step_ends([0, 1, 2, 1, 3], pieces).tolist() == [1, 4]
+    assert step_ends([0, 3, 1, 2], pieces).tolist() == [2, 3]  # not at the end
 
 
 def test_without_tokens_there_is_no_step() -> None:

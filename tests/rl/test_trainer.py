@@ -20,7 +20,7 @@ from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl import rollouts, trainer
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model.training import ROWS
-from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rewards import RewardFunctions, RewardInput, RuleRewards
 from dsmath_jax.rl.rollouts import RolloutFiles, read_rollout
 from dsmath_jax.sampling.thinking import Marks, ThinkingBudget
 from dsmath_jax.sharding import Layout
@@ -53,8 +53,8 @@ def write_graded_samples(folder: Path, rows: int = 12) -> None:
 def grade_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes completions with an even number of characters correct: an untrained decoder's would all be incorrect."""
 
-    def score(self: RewardFunctions, texts: list[str], *_: Any) -> tuple[np.ndarray, dict[str, int]]:
-        return np.array([float(len(text) % 2 == 0) for text in texts]), {}
+    def score(self: RewardFunctions, inputs: list[RewardInput], *_: Any) -> RuleRewards:
+        return RuleRewards(np.array([float(len(each.text) % 2 == 0) for each in inputs]), {}, {})
 
     monkeypatch.setattr(RewardFunctions, "score", score)
 
@@ -232,7 +232,7 @@ def test_a_kill_between_two_rounds_changes_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, function, stop)
+        patch.setattr(trainer if hasattr(trainer, function) else trainer.reward_training, function, stop)
         with pytest.raises(KeyboardInterrupt):
             rl.run(cut)
     rounds = cut / "rl" / "rounds" / "1"
@@ -431,7 +431,7 @@ def test_questions_that_are_trained_on_are_not_measured_on(
     monkeypatch.setattr(trainer, "train_online", lambda *_: None)
     allowed = recipe("grpo_rule", data=("rl.jsonl",), eval_data=("test.jsonl",), allow_overlap=True)
     counts = trainer.run(allowed.settings, None, ChatSettings(), folder, tmp_path, allowed.layout, 0)
-    assert counts == {"questions": 4, "num_overlapping": 2}
+    assert counts == {"questions": 4, "num_overlapping": 2, "steps": 2}
 
 
 def test_samples_and_seconds_are_written(recipe: Recipe, workdir: MakeWorkdir) -> None:
@@ -441,6 +441,7 @@ def test_samples_and_seconds_are_written(recipe: Recipe, workdir: MakeWorkdir) -
     assert [row["step"] for row in samples] == [0, 0, 1, 1]
     assert samples[0]["reward"] >= samples[1]["reward"]
     assert all(row["prompt"] == 0 for row in samples)
+    assert all(row["rewards"] == {"trainer_rewards:digits": row["reward"]} for row in samples)
     timing = list(read_jsonl(folder / "rl" / "timing.jsonl"))
     assert all(row["sample_seconds"] > 0 and row["score_seconds"] > 0 for row in timing)
 
@@ -466,7 +467,7 @@ def test_an_evaluation_prompt_that_fills_the_context_is_refused_before_training(
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("ppg", {}, r"^rl\.method must be one of sft, rft, .*; got 'ppg' \(the nearest is 'ppo'\)"),
+        ("ppg", {}, r"^rl\.method must be one of 'sft', 'rft', .*; got 'ppg'"),
         ("grpo_rule", {"reward": "rules"}, r"^rl\.reward must be one of '', 'rule', 'outcome', 'process'; got 'rules'"),
         ("rft", {"reward": "outcome"}, r"^rl\.reward is outcome, which method=rft cannot take"),
         ("grpo_rule", {"group_size": 1}, r"^rl\.group_size is 1; it must be at least 2"),

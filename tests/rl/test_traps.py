@@ -23,7 +23,7 @@ from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome_s
 from dsmath_jax.rl.algorithms import DPO, GRPO, Algorithm
 from dsmath_jax.rl.batches import batch_of
 from dsmath_jax.rl.losses import Tokens, clip
-from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rewards import RewardFunctions, RewardInput
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
@@ -261,9 +261,9 @@ def test_10_a_reward_that_hangs_off_the_main_thread_is_stopped_and_not_zero() ->
 
     def by_workers(text: str, record: Record) -> float:
         with RewardFunctions((("tests.rl.reward_functions:as_asked", 1.0),), 0.5, 1) as reward:
-            rewards, errors = reward.score([text], [record], [True])
-        assert errors["timed_out"] == 1
-        return float(rewards[0])
+            rewards = reward.score([RewardInput(text, record)])
+        assert rewards.errors["timed_out"] == 1
+        return float(rewards.total[0])
 
     def check(grade: Callable[[str, Record], float]) -> None:
         found: list[float] = []

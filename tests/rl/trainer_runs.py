@@ -17,6 +17,7 @@ from dsmath_jax.training.model_files import read_model, read_params
 from dsmath_jax.workdir import read_jsonl
 
 SEED = 3
+LOGS = ("metrics.jsonl", "samples.jsonl", "findings.jsonl", "best/best.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,13 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def assert_same_results(one: Path, other: Path, layout: Layout) -> None:
-    """Asserts that two workdirs have the same metrics, samples and parameters, byte by byte."""
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        assert (one / "rl" / name).read_bytes() == (other / "rl" / name).read_bytes()
+    """Asserts that two workdirs have the same logs, findings, parameters and best policy, byte by byte."""
+    logs = [
+        {name: path.read_bytes() for name in LOGS if (path := workdir / "rl" / name).is_file()}
+        for workdir in (one, other)
+    ]
+    assert logs[0] == logs[1]
+    assert {"metrics.jsonl", "findings.jsonl"} <= logs[0].keys()
     assert equal(weights(one, layout), weights(other, layout))
+    if "best/best.json" in logs[0]:
+        assert equal(*(weights(workdir, layout, "rl/best") for workdir in (one, other)))

@@ -23,7 +23,7 @@ from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.progress import track
 from dsmath_jax.rl.reward_model.rows import digest
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
-from dsmath_jax.rl.rewards import RewardFunctions
+from dsmath_jax.rl.rewards import RewardFunctions, RewardInput
 from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -81,10 +81,8 @@ def write_rows(
     with RewardFunctions((("correct", 1.0),), SECONDS, 0) as correct:
 
         def is_correct(completions: Sequence[tuple[int, Sequence[int]]]) -> list[bool]:
-            texts = [policy.chat.completion(tokens) for _, tokens in completions]
-            answered = [records[problem] for problem, _ in completions]
-            rewards, _ = correct.score(texts, answered, [True] * len(completions))
-            return (rewards == 1).tolist()
+            inputs = [RewardInput(policy.chat.completion(tokens), records[n]) for n, tokens in completions]
+            return (correct.score(inputs).total == 1).tolist()
 
         thinking = thinking_budget(policy.chat, settings.max_thinking_tokens)
         sampling_seed = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0] >> 1)
