@@ -222,6 +222,8 @@ function facts(row) {
     add(`advantage ${decimal(low, true)}${low === high ? "" : " to " + decimal(high, true)}`);
   } else if (row.advantages.length) add("no loss");
   if (row.rule_reward !== null && row.rule_reward !== row.reward) add(`rule reward ${decimal(row.rule_reward)}`);
+  const functions = Object.entries(row.rewards);
+  if (functions.length > 1) for (const [name, value] of functions) add(`${name} ${decimal(value)}`);
   if (row.step_rewards.length) add(`step rewards ${row.step_rewards.map((reward) => decimal(reward)).join(", ")}`);
   return element("p", { className: "facts" }, ...found);
 }

@@ -100,7 +100,7 @@ def _checked(row: Row, where: str) -> Row:
         "step": row["step"], "prompt": row.get("prompt", 0), "sample": row.get("sample"), "id": str(row.get("id", "")),
         "question": row["question"], "answer": str(row.get("answer", "")), "completion": row["completion"],
         "reward": _finite(row["reward"]), "rule_reward": _finite(row.get("rule_reward")),
-        "step_rewards": [_finite(reward) for reward in row.get("step_rewards", ())],
+        "rewards": row.get("rewards", {}), "step_rewards": [_finite(reward) for reward in row.get("step_rewards", ())],
         "finish": str(row.get("finish", "")), "num_tokens": row.get("num_tokens"),
         "advantages": row.get("advantages", []), "token_lengths": row.get("token_lengths", []),
     }  # fmt: skip

@@ -73,10 +73,6 @@ class RuleRewards(NamedTuple):
         """Returns the fields as JSON values."""
         return self.total.tolist(), {name: x.tolist() for name, x in self.by_function.items()}, self.errors
 
-    def of_completion(self, i: int) -> dict[str, float | None]:
-        """Returns the value of each function for a completion; None where it abstained or failed."""
-        return {name: None if np.isnan(values[i]) else float(values[i]) for name, values in self.by_function.items()}
-
 
 class UserFunction(NamedTuple):
     """How a function of the user's is called.

@@ -48,9 +48,9 @@ def samples_to_log(
         row = {
             "prompt": completion.prompt, "sample": completion.sample, "id": record.id, "question": record.question,
             "answer": record.answer, "completion": rollout.texts_PG[i], "reward": _number(rewards_PG[i]),
-            "rule_reward": _number(rule_rewards.total[i]), "rewards": rule_rewards.of_completion(i),
-            "finish": completion.finish_reason,
-            "num_tokens": len(completion.tokens),
+            "rule_reward": _number(rule_rewards.total[i]),
+            "rewards": {name: _number(values[i]) for name, values in rule_rewards.by_function.items()},
+            "finish": completion.finish_reason, "num_tokens": len(completion.tokens),
         }  # fmt: skip
         if settings.reward_source == "process":
             row["step_rewards"] = [_number(reward) for reward in scores.rewards[i]]

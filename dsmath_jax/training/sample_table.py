@@ -17,8 +17,8 @@ class SampleTable(NamedTuple):
 
 
 def sample_table(samples: Sequence[Mapping[str, Any]]) -> SampleTable:
-    """Returns the table of samples, which have the same fields; fields that are lists have no column."""
-    columns = [name for name, value in samples[0].items() if not isinstance(value, list | tuple)]
+    """Returns the table of samples, which have the same fields; fields that are lists or dicts have no column."""
+    columns = [name for name, value in samples[0].items() if not isinstance(value, list | dict)]
     return SampleTable(columns, [[_cell(sample[name]) for name in columns] for sample in samples[:MAX_ROWS]])
 
 
