@@ -60,10 +60,11 @@ from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training import loop as loops
 from dsmath_jax.training.loop import TrainLoop
+from dsmath_jax.training.lora import Adapters, Trainable, abstract_adapters, trainable, write_adapters
 from dsmath_jax.training.model_files import LanguageModel, read_params, write_config
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
-from dsmath_jax.training.pretrain import initial_model
+from dsmath_jax.training.pretrain import initial_model, model_location
 from dsmath_jax.training.step import make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
 
@@ -73,8 +74,8 @@ Evaluate = Callable[[Params], dict[str, float]]
 class Context(NamedTuple):
     """The shared state of a run of the stage.
 
-    `model` is the policy's decoder without parameters. `read_initial_params` reads its initial ones again at each call,
-    since updates donate them.
+    `model` is the policy's decoder without parameters. `trainable` has its initial ones, and reads those that are
+    trained again at each call, since updates donate them.
     """
 
     settings: RLSettings
@@ -88,11 +89,19 @@ class Context(NamedTuple):
     retrain_records: list[Record]  # the questions that the reward model is retrained on between rounds
     sampler: Sampler
     policy_logprobs: MicroBatchedForward
-    read_initial_params: Callable[[], Params]
+    trainable: Trainable
 
     def with_params(self, params: Params) -> LanguageModel:
         """Returns the policy's model with these parameters."""
         return LanguageModel(self.model, params, self.chat, self.layout)
+
+    def read_round(self, round_number: int) -> Params:
+        """Returns the policy's parameters at the end of a round; with LoRA the frozen ones are not read again."""
+        folder, config, lora = self.folder / "rounds" / str(round_number), self.model.config, self.settings.lora
+        if lora is None:
+            return read_params(folder, config, self.layout)
+        adapters = checkpoint.restore(folder / "params", abstract_adapters(config, lora, self.layout))
+        return self.trainable.frozen.combine(adapters)
 
 
 def check(
@@ -186,9 +195,11 @@ def run(
     logprobs = MicroBatchedForward(jitted_logprobs(model, settings.temperature), layout, settings.grad_accum_steps)
     folder = workdir / "rl"
     write_config(folder, model.config, chat)
+    if settings.lora:
+        write_adapters(folder, Adapters(settings.lora, model_location(settings.init, workdir, data_dir)))
     ctx = Context(
         settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, logprobs,
-        read_initial_params,
+        trainable(settings.lora, read_initial_params, model, layout, seed),
     )  # fmt: skip
     limits = settings.reward_seconds, settings.reward_workers
     with RewardFunctions((("correct", 1.0),), *limits) as correct:
@@ -207,19 +218,19 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
 
     # --- setup: the train state and the train step ---
     optimizer = make_optimizer(settings)
-    params = algorithm.initial_params(ctx.read_initial_params, ctx.model.config.hidden_size)
-    state = state_from_params(params, optimizer, ctx.layout)
-    del params
-    train_step = make_train_step(algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps)
+    trained = ctx.trainable.wrap(lambda read: algorithm.initial_params(read, ctx.model.config.hidden_size))
+    state, frozen = state_from_params(trained.read(), optimizer, ctx.layout), trained.frozen
+    train_step = make_train_step(
+        algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps, frozen
+    )
     values = MicroBatchedForward(jitted_scores(ctx.model, ctx.layout), ctx.layout, settings.grad_accum_steps)
     steps_per_round = settings.steps // settings.rounds
-    read_reference, reward_folder = ctx.read_initial_params, ctx.workdir / (settings.reward_stage or "")
+    read_reference, reward_folder = ctx.trainable.initial_model, ctx.workdir / (settings.reward_stage or "")
 
     for round_number in range(1, settings.rounds + 1):
         # --- new round: the policy becomes the reference, and the reward model is retrained on its samples ---
         if round_number > 1:
-            policy_folder = folder / "rounds" / str(round_number - 1)
-            read_reference = functools.partial(read_params, policy_folder, ctx.model.config, ctx.layout)
+            read_reference = functools.partial(ctx.read_round, round_number - 1)
             reward_folder = retrain_reward_model(ctx, round_number - 1, reward_folder)
         end_of_round = folder / "rounds" / str(round_number) / "params"
         if round_number < settings.rounds and not checkpoint.why_invalid(end_of_round):
@@ -234,9 +245,9 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
             check_resumes_in_round(loop.first_step, (round_number - 1) * steps_per_round, folder)
             for step in loop.steps(until=round_number * steps_per_round):
                 if evaluate and loop.eval_due(step):
-                    loop.log(step, evaluate(algorithm.policy(loop.state.params)))
+                    loop.log(step, evaluate(algorithm.policy(frozen.combine(loop.state.params))))
                 loop.wait()
-                params = loop.state.params
+                params = frozen.combine(loop.state.params)
 
                 if rollouts.missing(step):
                     # --- rollout: G completions of each of P prompts from the current policy ---
@@ -277,7 +288,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluate: Evaluate |
                 loop.update(train_step, ctx.layout.take_my_rows(batch), metrics)
 
             if evaluate and round_number == settings.rounds:
-                loop.log(settings.steps, evaluate(algorithm.policy(loop.state.params)))
+                loop.log(settings.steps, evaluate(algorithm.policy(frozen.combine(loop.state.params))))
         state = loop.state
         del loop, reference, reward_model  # they may not fit into memory with the next round's
         if round_number < settings.rounds:
@@ -301,22 +312,24 @@ def train_offline(ctx: Context, evaluate: Evaluate | None) -> None:
         batches = offline.likelihood_batches(settings, rows, weight, ctx.seed, ctx.layout)
     else:
         pairs = offline.pair_rows(initial_policy_samples(ctx))
-        reference = ReferenceModel(ctx.read_initial_params(), settings.reference)
+        reference = ReferenceModel(ctx.trainable.initial_model(), settings.reference)
         logprobs = lambda batch: ctx.policy_logprobs(reference.params, batch)  # noqa: E731
         batches = offline.pair_batches(settings, pairs, ctx.seed, ctx.layout, logprobs)
 
     # --- setup: after sampling, since both may not fit into memory ---
     optimizer = make_optimizer(settings)
-    state = state_from_params(ctx.read_initial_params(), optimizer, ctx.layout)
-    train_step = make_train_step(algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps)
+    state, frozen = state_from_params(ctx.trainable.read(), optimizer, ctx.layout), ctx.trainable.frozen
+    train_step = make_train_step(
+        algorithm.loss, ctx.model, optimizer, ctx.layout, state, settings.grad_accum_steps, frozen
+    )
 
     with TrainLoop(ctx.folder, settings, ctx.layout, state) as loop:
         for step in loop.steps():
             if evaluate and loop.eval_due(step):
-                loop.log(step, evaluate(loop.state.params))
+                loop.log(step, evaluate(frozen.combine(loop.state.params)))
             loop.update(train_step, batches(step))
         if evaluate:
-            loop.log(settings.steps, evaluate(loop.state.params))
+            loop.log(settings.steps, evaluate(frozen.combine(loop.state.params)))
     checkpoint.save(ctx.folder / "params", loop.state.params)
 
 
@@ -365,7 +378,7 @@ def initial_policy_samples(ctx: Context) -> Path:
             max_new_tokens=settings.max_new_tokens, max_thinking_tokens=settings.max_thinking_tokens,
             decode_slots=settings.num_decode_slots,
         )  # fmt: skip
-        write_rows(path, samples, ctx.with_params(ctx.read_initial_params()), records, ctx.seed)
+        write_rows(path, samples, ctx.with_params(ctx.trainable.initial_model()), records, ctx.seed)
     return path
 
 
@@ -398,15 +411,16 @@ def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
     if (new / SUMMARY).is_file():
         return new
     if not (new / ROWS).is_file():
-        params = read_params(rounds / str(round_number), ctx.model.config, ctx.layout)
+        params = ctx.read_round(round_number)
         write_rows(new / ROWS, settings, ctx.with_params(params), ctx.retrain_records, ctx.seed, round_number)
         del params
     before = [stage_folder, *(rounds / str(earlier) / name for earlier in range(1, round_number))]
     old_rows = [earlier / ROWS for earlier in before]
+    if settings.lora:
+        write_adapters(new, Adapters(settings.lora, str(folder), base_is_reward_model=True))
+    start = reward_models.read(folder, ctx.layout, frozen=settings.lora is not None)
     try:
-        reward_training.train(
-            new, settings, reward_models.read(folder, ctx.layout), ctx.layout, ctx.seed, [new / ROWS], old_rows
-        )
+        reward_training.train(new, settings, start, ctx.layout, ctx.seed, [new / ROWS], old_rows)
     except NothingToLearn as error:
         logging.warning("rl: the reward model is not retrained after round %d. %s", round_number, error)
         return folder
