@@ -126,10 +126,11 @@ class Adapters:
 def write_adapters(folder: Path, adapters: Adapters | None) -> None:
     """Writes `lora.json` into the folder of a stage or a round; nothing without adapters."""
     if adapters is not None and jax.process_index() == 0:
-        base = adapters.base_folder.resolve()
-        is_hugging_face = adapters.base.startswith(HUGGING_FACE)
-        # A run may be moved as a whole, so that its own folders are relative.
-        where = f"{HUGGING_FACE}{base}" if is_hugging_face else os.path.relpath(base, folder.resolve())
+        base = adapters.base_folder
+        if adapters.base.startswith(HUGGING_FACE):
+            where = f"{HUGGING_FACE}{base.resolve()}"
+        else:  # relative, so that a run may be moved as a whole; a stage may be a link to another run's
+            where = os.path.relpath(base.parent.resolve() / base.name, folder.resolve())
         fields = {"base": where, "base_is_reward_model": adapters.base_is_reward_model}
         write_json(folder / FILE, fields | {"fingerprint": _fingerprint(adapters)} | to_dict(adapters.settings))
     barrier(f"adapters of {folder}")

@@ -89,7 +89,7 @@ def test_the_state_has_the_adapters_alone(model: Decoder, params: Any, layout: L
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"targets": "layers/query"}, "lora.targets is 'layers/query', which matches no matrix; the paths are layers/q, "),
+        ({"targets": "layers/x"}, "lora.targets is 'layers/x', which matches no matrix; the paths are layers/q, "),
         ({"targets": "layers/(q"}, r"lora.targets is 'layers/\(q', which is no regular expression"),
         ({"rank": 0}, "lora.rank is 0; it must be at least 1"),
     ],
