@@ -91,7 +91,7 @@ def combine(frozen: Params, trained: Params, scale: float) -> Params:
 
 def adapters_of(params: Params) -> dict[str, tuple[Array, Array]]:
     """Returns A and B by the names of the matrices of a decoder that have them."""
-    layers = params["layers"]
+    layers = params.get("layers", {})
     return {name: (layers[name + LORA_A], layers[name + LORA_B]) for name in MATRICES if name + LORA_A in layers}
 
 

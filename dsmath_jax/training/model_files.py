@@ -17,7 +17,7 @@ from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig, trained_config
 from dsmath_jax.models.decoder import Decoder, initial_params
-from dsmath_jax.models.lora import combine, frozen_dtypes
+from dsmath_jax.models.lora import adapters_of, combine, frozen_dtypes, merge
 from dsmath_jax.sharding import Layout, barrier, path_name
 from dsmath_jax.training import checkpoint, lora
 from dsmath_jax.training.attention import attention_on
@@ -149,7 +149,7 @@ def export_params(
     Args:
       target: the folder to create; it appears when it is complete.
       config: the model config.
-      params: the parameters.
+      params: the parameters; adapters of LoRA are merged.
       tokenizer_file: copied too, if there is one.
       dtype: of the tensors in the files.
       max_file_bytes: a larger model is split into several files, with an index.
@@ -162,12 +162,45 @@ def export_params(
     if tokenizer:
         tokenizers.check_vocab_size(tokenizer, config.vocab_size, str(tokenizer_file))
     ids = (tokenizer.bos_id, (chat or tokenizer).stop_ids) if tokenizer else (None, ())
+    if adapters_of(params):
+        params = merge(params)
     with new_folder(target) as folder:
-        if tokenizer_file:
-            tokenizers.copy(tokenizer_file, folder)
-        if chat:
-            chats.export(chat, folder)
+        _write_text_files(folder, tokenizer_file, chat)
         huggingface.write(folder, params, config, dtype, max_file_bytes, *ids)
+
+
+def export_adapters(
+    source: Path, target: Path, params: Any, tokenizer_file: Path | None, dtype: str = "float32",
+    chat: Chat | None = None,
+) -> None:  # fmt: skip
+    """Exports the adapters of a stage's model, and those of the stages before it, in the format of peft.
+
+    Args:
+      source: the folder of the stage.
+      target: the folder to create; it appears when it is complete.
+      params: the parameters of the model, from `read_params`.
+      tokenizer_file, chat: as for `export_params`.
+      dtype: of the tensors in the file.
+    """
+    own = lora.read_adapters(source)
+    assert own is not None
+    below = own
+    while (below.base_folder / lora.FILE).is_file():
+        earlier = lora.read_adapters(below.base_folder)
+        assert earlier is not None
+        below = earlier
+    scale = own.settings.scale if below is own else 1.0  # those of several trainings are one pair
+    base = below.base.removeprefix(HUGGING_FACE)
+    with new_folder(target) as folder:
+        _write_text_files(folder, tokenizer_file, chat)
+        huggingface.write_adapters(folder, adapters_of(params), read_model_config(source), base, scale, dtype)
+
+
+def _write_text_files(folder: Path, tokenizer_file: Path | None, chat: Chat | None) -> None:
+    if tokenizer_file:
+        tokenizers.copy(tokenizer_file, folder)
+    if chat:
+        chats.export(chat, folder)
 
 
 @contextlib.contextmanager
