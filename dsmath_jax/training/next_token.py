@@ -11,15 +11,16 @@ from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.packing import batch_of_rows
 from dsmath_jax.data.rows import read_rows
 from dsmath_jax.models.decoder import Decoder, initial_params
-from dsmath_jax.models.lora import Frozen
+from dsmath_jax.models.lora import Frozen, frozen_dtypes, initial_adapters
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.flops import model_flops_per_token
 from dsmath_jax.training.loop import TrainLoop
+from dsmath_jax.training.model_files import abstract_params
 from dsmath_jax.training.objectives import next_token
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import Prefetch
-from dsmath_jax.training.settings import PackedSettings
+from dsmath_jax.training.settings import PackedSettings, SFTSettings
 from dsmath_jax.training.step import ALL_TRAINED, TrainState, TrainStep, abstract_state, make_train_step
 
 _next_token = jax.jit(next_token, static_argnums=0)
@@ -101,6 +102,18 @@ def abstract_inputs(
     settings: PackedSettings, model: Decoder, layout: Layout
 ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """Returns shapes, dtypes and shardings of the inputs of `next_token_step`; nothing is allocated."""
-    state = abstract_state(lambda: initial_params(model, jax.random.key(0)), make_optimizer(settings), layout)
+    make = lambda: initial_params(model, jax.random.key(0))  # noqa: E731
+    if isinstance(settings, SFTSettings) and (lora := settings.lora):
+        shapes = abstract_params(model.config, layout)
+        make = lambda: initial_adapters(shapes, lora.targets, lora.rank, jax.random.key(0))  # noqa: E731
+    state = abstract_state(make, make_optimizer(settings), layout)
     example = batch_of_rows(np.zeros((1, 3, settings.sequence_length + 1), np.int32))
     return state, layout.abstract_batch(example, settings.batch_size)
+
+
+def abstract_frozen(settings: PackedSettings, model: Decoder, layout: Layout) -> Frozen:
+    """Returns the abstract parameters that are not in the state: with LoRA those of the whole decoder."""
+    if not isinstance(settings, SFTSettings) or settings.lora is None:
+        return ALL_TRAINED
+    params = frozen_dtypes(abstract_params(model.config, layout), model.config.compute_dtype)
+    return Frozen(params, settings.lora.scale)
