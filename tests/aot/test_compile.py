@@ -194,7 +194,7 @@ def test_sft_with_adapters_has_no_product_of_gradients_of_matrices(tmp_path: Pat
     flags = ["--topology=v5e:2x2", "--stage=sft", *(f"--config.sft.{name}={value}" for name, value in sft.items())]
     (_, whole), (run, found) = aot(tmp_path, *flags), aot(tmp_path, *flags, "--config.sft.lora.rank=8")
     assert run.returncode == 0, run.stderr
-    assert found["memory"]["arguments"] < 0.25 * whole["memory"]["arguments"]
+    assert found["memory"]["arguments"] < 0.4 * whole["memory"]["arguments"]
     assert found["flops"] < 0.85 * whole["flops"]
     assert 1.0 < found["flops_ratio"] < 2.0
     assert found["full_rematerializations"] == 0
