@@ -1,5 +1,6 @@
 """RL with LoRA: what is trained and kept, the reference model, and a start that has adapters itself."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from dsmath_jax.models import lora
 from dsmath_jax.rl.algorithms import METHODS
 from dsmath_jax.rl.reward_model import model as reward_models
 from dsmath_jax.rl.rollouts import read_rollout
-from dsmath_jax.rl.scoring import jitted_logprobs
+from dsmath_jax.rl.scoring import ReferenceModel, jitted_logprobs
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
-from dsmath_jax.training.lora import Adapters, abstract_adapters, write_adapters
+from dsmath_jax.training.lora import Adapters, abstract_adapters, trainable, write_adapters
 from dsmath_jax.training.model_files import read_model, read_params, write_config
 from dsmath_jax.training.settings import LoraSettings
 from dsmath_jax.workdir import UserError, read_json
@@ -139,6 +140,20 @@ def test_rounds_keep_adapters_alone(
     rl.interrupt(cut, monkeypatch, 2)
     rl.run(cut)
     assert_same_results(whole, cut, layout)
+
+
+def test_the_reference_is_no_copy(workdir: MakeWorkdir, layout: Layout) -> None:
+    folder = workdir("run") / "sft"
+    model = read_model(folder, layout)
+    read = functools.partial(read_params, folder, model.config, layout)
+    trained = trainable(LoraSettings(**LORA), read, model, layout, seed=0)
+
+    def addresses(params: object) -> list[int]:
+        return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)]
+
+    reference = ReferenceModel(trained.initial_model(), "device").params
+    assert addresses(reference) == addresses(trained.frozen.params)
+    assert addresses(lora.without_adapters(trained.frozen.combine(trained.read()))) == addresses(reference)
 
 
 def test_a_host_reference_is_refused(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file
 
+import dsmath_jax as dm
 from dsmath_jax import runner, stages
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.models.huggingface import read_config
@@ -230,3 +231,19 @@ def test_merging_is_an_option_that_says_what_it_loses(workdir: Path, layout: Lay
             jax.tree.leaves(expected), jax.tree.leaves(import_params(target, config, layout)), strict=True
         ):
             np.testing.assert_array_equal(one.astype(dtype), other.astype(dtype))
+
+
+@pytest.mark.slow
+def test_a_model_with_adapters_is_saved_merged_and_trained_further(workdir: Path, layout: Layout) -> None:
+    model = load_model(str(workdir / "sft"), layout)
+    target = workdir.parent / "saved"
+    dm.save_model(model, target, "float32")
+    config = read_config(target, "float32")
+    assert equal(import_params(target, config, layout), merge(model.params))
+    records = [dm.Record(str(n), f"Say {n}.", answer=str(n)) for n in range(4)]
+    trained = dm.train(
+        str(workdir / "sft"), records, workdir.parent / "trained", steps=1, prompts_per_step=2, group_size=2,
+        max_new_tokens=4, lora={"rank": 1}, eval_every=0,
+    )  # fmt: skip
+    assert equal(without_adapters(trained.params), merge(model.params))
+    assert trained.params["layers"]["q_lora_a"].shape[-1] == 1
