@@ -11,8 +11,8 @@ for 0.5 B on one chip, `grpo:v5e-8` for 3 B on eight. A T4 has no bfloat16: it c
 units. For your model and device: `dsmath aot --config=grpo:v5e-8 --config.rl.init=hf:mine --topology=v5e-8
 --stage=rl` reads its config.json and says whether it fits. `model` is what a variant was chosen for; of a model from
 `init`, it decides only `compute_dtype`, `remat` and `attention`. Where memory is short, raise `grad_accum_steps`,
-lower `decode_slots`, keep the reference on the host (`--config.rl.reference=host`) or train without one
-(`--config.rl.kl_coef=0`).
+lower `decode_slots`, keep the reference on the host (`--config.rl.reference=host`), train without one
+(`--config.rl.kl_coef=0`), or train adapters (`--config.rl.lora.rank=16 --config.rl.reference=device`).
 Expected: `runs/mine/rl/metrics.jsonl` with the reward of each step, and the policy, which
 `dsmath convert export --from=runs/mine/rl --to=mine_hf` writes in Hugging Face's format.
 """

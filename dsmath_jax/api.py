@@ -29,7 +29,7 @@ from dsmath_jax.sharding import Layout, MeshSettings, barrier, make_mesh
 from dsmath_jax.stage_inputs import required
 from dsmath_jax.stages import PARAMS, STAGES, fetch_models
 from dsmath_jax.training import checkpoint as checkpoints
-from dsmath_jax.training import model_files
+from dsmath_jax.training import lora, model_files
 from dsmath_jax.training.model_files import LanguageModel
 from dsmath_jax.workdir import UserError, hash_json, local_path, lock, read_json, write_jsonl
 
@@ -281,7 +281,7 @@ def _stages_after(folder: Path) -> tuple[Stage, ...]:
     def run_start(recipe: Recipe, workdir: Path) -> dict[str, int]:
         target, layout = workdir / START, Layout(make_mesh(recipe.mesh))
         model = model_files.load_model(str(folder), layout)
-        params = jax.tree.map(lambda x: x.astype("float32"), model.params)
+        params = jax.tree.map(lambda x: x.astype("float32"), lora.merged(model.params, layout))
         checkpoints.save(target / "params", params)
         model_files.write_config(target, model.model.config, model.chat if model.chat_stored else None)
         return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}

@@ -345,8 +345,8 @@ def _rl_why_not_extendable(recipe: Recipe, workdir: Path, steps: int) -> str:
     return trainer.why_not_extendable(required(recipe.rl), workdir / "rl", steps)
 
 
-PARAMS = ("params.sha256.json", "model.json", "chat.json")
-LOGS = (*loop.LOGS, "model.json", "chat.json", "rows/*/files.json")
+PARAMS = ("params.sha256.json", "lora.json", "model.json", "chat.json")
+LOGS = (*loop.LOGS, "lora.json", "model.json", "chat.json", "rows/*/files.json")
 STAGES = (
     Stage(
         "corpus", run_corpus, ("data_dir", "toy", "corpus"), lambda recipe: (), ("documents/*",),

@@ -7,13 +7,21 @@ import numpy as np
 from dsmath_jax.aot.bound import Bound, bound_of
 from dsmath_jax.aot.collectives import Collective
 from dsmath_jax.aot.costs import Costs
-from dsmath_jax.aot.rl import NOTHING, model_params, num_forwards, policy_state, reward_params, row_length
+from dsmath_jax.aot.rl import (
+    NOTHING,
+    frozen_params,
+    model_params,
+    num_forwards,
+    policy_state,
+    reward_params,
+    row_length,
+)
 from dsmath_jax.aot.step import Target, shard_bytes
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
-from dsmath_jax.training.next_token import abstract_inputs
-from dsmath_jax.training.settings import PackedSettings
+from dsmath_jax.training.next_token import abstract_frozen, abstract_inputs
+from dsmath_jax.training.settings import PackedSettings, SFTSettings
 
 StageSettings = PackedSettings | RLSettings
 
@@ -36,12 +44,15 @@ def min_bytes(target: Target, settings: StageSettings) -> int:
     models = 0
     if isinstance(settings, RLSettings):
         state = policy_state(settings, target)
-        if settings.algorithm.needs_reference and settings.reference == "device":
+        if settings.lora:
+            models += shard_bytes(frozen_params(target))
+        elif settings.algorithm.needs_reference and settings.reference == "device":
             models += shard_bytes(model_params(target))
         if settings.reward_stage:
             models += shard_bytes(reward_params(target))
     else:
         state, _ = abstract_inputs(settings, target.model, target.layout)
+        models += shard_bytes(abstract_frozen(settings, target.model, target.layout).params)
     rows, length = _batch_shape(target, settings)
     tokens = rows * length / settings.grad_accum_steps / target.layout.batch_shards
     saved = 2 * tokens * _saved_per_token(target.model.config, target.layout.mesh.shape["tensor"])
@@ -72,6 +83,7 @@ def _update_bound(target: Target, settings: StageSettings) -> Bound:
 
     Every weight is gathered in bfloat16 for the forward and the backward pass of each micro-batch, its gradient is
     scattered once for each and reduced over replicas once, and a layer reduces its activations four times over tensor.
+    With LoRA, weights have no gradients; adapters are not counted.
     """
     config, mesh = target.model.config, target.layout.mesh
     rows, length = _batch_shape(target, settings)
@@ -79,25 +91,36 @@ def _update_bound(target: Target, settings: StageSettings) -> Bound:
     weights = 2 * matmul_parameters(config) / sizes["tensor"]
     tokens = rows * length * sizes["tensor"] / devices  # of a device in a step
     along = functools.partial(_groups, sizes)
-    needed = [
-        Collective("all-gather", 2 * n, weights / sizes["fsdp"], along("fsdp")),
+    of_gradients = [
         Collective("reduce-scatter", n, weights, along("fsdp")),
         Collective("all-reduce", 1, weights / sizes["fsdp"], along("replica")),
+    ]
+    needed = [
+        *([] if _frozen(settings) else of_gradients),
+        Collective("all-gather", 2 * n, weights / sizes["fsdp"], along("fsdp")),
         Collective("all-reduce", 4 * config.num_hidden_layers, 2 * tokens * config.hidden_size, along("tensor")),
     ]
-    flops = _step_flops_per_token(config, length) * rows * length / devices
+    flops = _step_flops_per_token(config, length, _frozen(settings)) * rows * length / devices
     costs = Costs(flops, collectives={(str(i),): each for i, each in enumerate(needed)})
     return bound_of(costs, target.topology.chip, mesh.devices.flat)
 
 
-def _step_flops_per_token(config: ModelConfig, length: int) -> float:
-    """Returns the least FLOPs of a step: `full` repeats all products of a layer but the last; logits always are."""
+def _frozen(settings: StageSettings) -> bool:
+    """Whether the matrices are not trained, but adapters."""
+    return isinstance(settings, RLSettings | SFTSettings) and settings.lora is not None
+
+
+def _step_flops_per_token(config: ModelConfig, length: int, frozen: bool = False) -> float:
+    """Returns the least FLOPs of a step: `full` repeats all products of a layer but the last; logits always are.
+
+    Frozen matrices have no product of their gradients.
+    """
     logits = 2.0 * config.hidden_size * config.vocab_size
     products = 2.0 * matmul_parameters(config) - logits
     attention = model_flops_per_token(config, length) - 3 * products - 3 * logits
     last = 2.0 * config.num_hidden_layers * config.hidden_size * config.intermediate_size
     again = products - last if config.remat == "full" else 0.0
-    return 3 * products + again + 4 * logits + ATTENTION_PRODUCTS[config.remat] / 6 * attention
+    return (3 - frozen) * products + again + (4 - frozen) * logits + ATTENTION_PRODUCTS[config.remat] / 6 * attention
 
 
 def _scoring_bound(target: Target, settings: RLSettings) -> Bound:

@@ -18,6 +18,7 @@ from dsmath_jax.aot.bound import Bound
 from dsmath_jax.aot.program import capture_stderr, compile_program
 from dsmath_jax.aot.step import Target, make_target, shard_bytes, stage_settings
 from dsmath_jax.models.decoder import initial_params
+from dsmath_jax.models.lora import Frozen, frozen_dtypes, initial_adapters
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.batches import batch_of, bucketed_length, length_multiple, padded_length
 from dsmath_jax.rl.reward_model.model import jitted_scores, with_reward_head
@@ -30,8 +31,9 @@ from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.sampling.scheduler import cache_lengths, prompt_bucket, slot_shape
 from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout
+from dsmath_jax.training.lora import abstract_adapters
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.step import TrainState, abstract_state, make_train_step
+from dsmath_jax.training.step import ALL_TRAINED, TrainState, abstract_state, make_train_step
 from dsmath_jax.workdir import UserError
 
 Programs = dict[str, Callable[[], Any]]  # name -> function that lowers it
@@ -45,7 +47,8 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
       `Target.describe`, and per device:
       `programs`: by name, see `step.compile_program`: "prefill", "decode" and "grow" (the sampler),
         "logprobs" (of one micro-batch), "reward model" (scores of a rollout) and "update".
-      `residents`: bytes of what stays on the devices: "policy", "optimizer", "reference", "reward model".
+      `residents`: bytes of what stays on the devices: "policy", "optimizer", "reference", "reward model"; with LoRA
+        "base" and "adapters" in place of policy and reference.
       `phases`: bytes in the phases "sample", "score" and "update", by part.
       `bounds`: the seconds that each resource is busy at least in each phase (see `phase_bounds`).
       `rollouts`: of the whole run.
@@ -64,11 +67,15 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
     lowered["update"] = functools.partial(_lower_update, settings, target, state)
     programs = compile_all(lowered, target)
     residents = {"policy": shard_bytes(state.params), "optimizer": shard_bytes(state.opt_state)}
-    if settings.algorithm.needs_reference:
+    if settings.lora:  # the reference model is the base
+        residents = {"base": shard_bytes(frozen_params(target)), "adapters": residents["policy"]} | residents
+        del residents["policy"]
+    elif settings.algorithm.needs_reference:
         residents["reference"] = shard_bytes(model_params(target))
     if settings.reward_stage:
         residents["reward model"] = shard_bytes(reward_params(target))
-    by_phase = phases(programs, residents, weights, on_host=settings.reference == "host")
+    frozen_copies = 1 + settings.algorithm.has_values  # among the arguments of the update, in one place
+    by_phase = phases(programs, residents, weights, settings.reference == "host", frozen_copies)
     peak = max(sum(parts.values()) for parts in by_phase.values())
     capacity = target.topology.usable_bytes
     return target.describe() | {
@@ -134,25 +141,33 @@ def compile_sampler(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def phases(
-    programs: dict[str, dict], residents: dict[str, int], weights: int, on_host: bool
+    programs: dict[str, dict], residents: dict[str, int], weights: int, on_host: bool, frozen_copies: int = 1
 ) -> dict[str, dict[str, int]]:
     """Returns the bytes on a device in each phase, by part.
 
     A program counts as what it needs above the residents among its arguments. A reference in host memory is on the
-    devices only while it scores. `weights` are the bytes of the sampler's weights.
+    devices only while it scores. `weights` are the bytes of the sampler's weights, `frozen_copies` how often the frozen
+    model of LoRA is among the arguments of the update.
     """
     permanent = {name: size for name, size in residents.items() if not (on_host and name == "reference")}
 
     def above(program: str, *arguments: str) -> int:
         return max(0, programs[program]["hbm_bytes"] - sum(residents[name] for name in arguments))
 
-    models = {"logprobs": "reference" if "reference" in residents else "policy", "reward model": "reward model"}
-    scoring = [above(name, model) for name, model in models.items() if name in programs]
+    policy = ("base", "adapters") if "base" in residents else ("policy",)
+    updated = ("adapters", *["base"] * frozen_copies) if "base" in residents else policy
+    scoring = [
+        above(name, *models)
+        for name, models in (
+            ("logprobs", ("reference",) if "reference" in residents else policy), ("reward model", ("reward model",))
+        )
+        if name in programs
+    ]  # fmt: skip
     moved = {"reference, from host memory": residents["reference"]} if "reference" in residents and on_host else {}
     return {
         "sample": permanent | sampling_parts(programs, weights),
         "score": permanent | moved | {"scoring, above its model": max(scoring, default=0)},
-        "update": permanent | {"update, above its state": above("update", "policy", "optimizer")},
+        "update": permanent | {"update, above its state": above("update", *updated, "optimizer")},
     }
 
 
@@ -231,6 +246,19 @@ def model_params(target: Target) -> Any:
     return target.layout.abstract(jax.eval_shape(lambda: initial_params(target.model, jax.random.key(0))))
 
 
+def frozen_params(target: Target) -> Any:
+    """Returns the abstract parameters of a decoder that is frozen."""
+    return frozen_dtypes(model_params(target), target.model.config.compute_dtype)
+
+
+def policy_params(settings: RLSettings, target: Target) -> Any:
+    """Returns the abstract parameters that the policy is applied with: with LoRA the frozen ones and the adapters."""
+    if settings.lora is None:
+        return model_params(target)
+    params, adapters = frozen_params(target), abstract_adapters(target.model.config, settings.lora, target.layout)
+    return {**params, "layers": params["layers"] | adapters["layers"]}
+
+
 def reward_params(target: Target) -> Any:
     """Returns the abstract parameters of a decoder with a reward head."""
     hidden_size = target.model.config.hidden_size
@@ -241,6 +269,9 @@ def reward_params(target: Target) -> Any:
 def policy_state(settings: RLSettings, target: Target) -> TrainState:
     """Returns the abstract train state: the policy, with PPO's value model, and AdamW's moments."""
     read = functools.partial(initial_params, target.model, jax.random.key(0))
+    if lora := settings.lora:
+        shapes = model_params(target)
+        read = functools.partial(initial_adapters, shapes, lora.targets, lora.rank, jax.random.key(0))
     make = functools.partial(settings.algorithm.initial_params, read, target.model.config.hidden_size)
     return abstract_state(make, make_optimizer(settings), target.layout)
 
@@ -261,14 +292,14 @@ def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeD
 
 
 def _lower_update(settings: RLSettings, target: Target, state: TrainState) -> Any:
+    frozen = ALL_TRAINED
+    if settings.lora:
+        make = lambda params: settings.algorithm.initial_params(lambda: params, target.model.config.hidden_size)  # noqa: E731
+        frozen = Frozen(target.layout.abstract(jax.eval_shape(make, frozen_params(target))), settings.lora.scale)
     step = make_train_step(
-        settings.algorithm.objective,
-        target.model,
-        make_optimizer(settings),
-        target.layout,
-        state,
-        settings.grad_accum_steps,
-    )
+        settings.algorithm.objective, target.model, make_optimizer(settings), target.layout, state,
+        settings.grad_accum_steps, frozen,
+    )  # fmt: skip
     return step.lower(state, abstract_batch(settings, target.layout))
 
 
@@ -283,7 +314,7 @@ def scoring_programs(settings: RLSettings, target: Target) -> Programs:
             name: jax.ShapeDtypeStruct((rows // settings.grad_accum_steps, *x.shape[1:]), x.dtype, sharding=x.sharding)
             for name, x in fields.items()
         }
-        programs["logprobs"] = lambda: logprobs.lower(model_params(target), micro)
+        programs["logprobs"] = lambda: logprobs.lower(policy_params(settings, target), micro)
     if settings.reward_stage:
         scores: Any = jitted_scores(model, layout)
         length = padded_length(settings.max_prompt_tokens + settings.max_new_tokens, layout)
@@ -304,15 +335,16 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
     slots = slot_shape(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
     *shorter, longest = cache_lengths(settings.max_new_tokens)
     shape = (engine, *slots, prompt_bucket(settings.max_prompt_tokens))
-    widest = abstract_inputs(*shape, longest)
+    params = policy_params(settings, target)
+    widest = abstract_inputs(*shape, longest, params)
     mode = SamplingMode(False, settings.top_k > 0, settings.top_p < 1)
     programs: Programs = {
         "prefill": lambda: engine.prefill.lower(*widest.prefill),
         "decode": lambda: engine.decode.lower(*widest.decode, mode=mode),
     }
     if shorter:
-        small = abstract_inputs(*shape, shorter[0])
+        small = abstract_inputs(*shape, shorter[0], params)
         programs["decode, shortest cache"] = lambda: engine.decode.lower(*small.decode, mode=mode)
-        state, position = abstract_inputs(*shape, shorter[-1]).decode[1], widest.decode[3].position
+        state, position = abstract_inputs(*shape, shorter[-1], params).decode[1], widest.decode[3].position
         programs["grow"] = lambda: engine.resize.lower(state.cache, position, longest)
     return programs, shard_bytes(widest.decode[0])

@@ -23,7 +23,7 @@ from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training import pretrain
 from dsmath_jax.training.flops import model_flops_per_token
 from dsmath_jax.training.model_files import build_model
-from dsmath_jax.training.next_token import abstract_inputs, next_token_step
+from dsmath_jax.training.next_token import abstract_frozen, abstract_inputs, next_token_step
 from dsmath_jax.training.settings import hugging_face_folder
 from dsmath_jax.workdir import UserError
 
@@ -129,11 +129,14 @@ def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
     with capture_stderr():
         target = make_target(recipe, name)
     state, batch = abstract_inputs(settings, target.model, target.layout)
-    step = next_token_step(settings, target.model, target.layout, state)
+    frozen = abstract_frozen(settings, target.model, target.layout)
+    step = next_token_step(settings, target.model, target.layout, state, frozen)
     program = compile_program(lambda: step.lower(state, batch), target.topology, target.layout)
     tokens = settings.batch_size * settings.sequence_length
     devices = len(target.topology.devices)
-    model_flops = model_flops_per_token(target.model.config, settings.sequence_length) * tokens / devices
+    adapters = 0 if frozen.params is None else sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    flops_per_token = model_flops_per_token(target.model.config, settings.sequence_length, adapters)
+    model_flops = flops_per_token * tokens / devices
     return (
         program
         | target.describe()

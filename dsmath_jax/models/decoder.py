@@ -3,8 +3,8 @@
 By default it is LLaMA's; fields of `ModelConfig` make it that of other families (`huggingface/families.py`).
 
 Axis letters: B batch, T tokens, D model, N query heads, K key/value heads, H head size, F feed-forward, V vocabulary,
-L layers, S cache positions, Z prompt positions, R rows of a decode batch, P prompts. The model does not depend on the
-mesh: its attributes `constrain`, `attention` and `map_row_shards` do.
+L layers, S cache positions, Z prompt positions, R rows of a decode batch, P prompts, r rank of LoRA. The model does not
+depend on the mesh: its attributes `constrain`, `attention` and `map_row_shards` do.
 """
 
 import functools
@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dsmath_jax.models.attention import RESIDUALS, AttentionSpec, cached_attention, packed_attention, softcap
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.lora import LORA_A, LORA_B
 from dsmath_jax.models.rope import attention_scaling, frequencies, local_frequencies
 
 Params = Any
@@ -189,6 +190,16 @@ class Block(nn.Module):
             initial = nn.initializers.normal(math.prod(shape[:inputs]) ** -0.5)
             return gather_weight(self.param(name, initial, shape, jnp.float32).astype(dtype), axes, self.constrain)
 
+        def product(x: Array, name: str, axes: str, inputs: int = 1) -> Array:
+            out = project(x, weight(name, axes, inputs), inputs)
+            if not self.has_variable("params", name + LORA_A):
+                return out
+            a, b = (
+                gather_weight(self.get_variable("params", path).astype(dtype), letters, self.constrain)
+                for path, letters in ((name + LORA_A, f"{axes[:inputs]}r"), (name + LORA_B, f"r{axes[inputs:]}"))
+            )
+            return out + project(project(x, a, inputs), b)
+
         def biased(x: Array, name: str, present: bool, axes: int = 1) -> Array:
             if not present:
                 return x
@@ -205,7 +216,7 @@ class Block(nn.Module):
             return x if c.norm_placement == "before" else norm(x, f"{name}_post_norm")
 
         def heads(y: Array, name: str, axes: str) -> Array:
-            return biased(project(y, weight(name, axes)), f"{name}_bias", c.attention_bias or c.qkv_bias, axes=2)
+            return biased(product(y, name, axes), f"{name}_bias", c.attention_bias or c.qkv_bias, axes=2)
 
         def rotated(x: Array, name: str) -> Array:
             if c.qk_norm != "none":
@@ -223,12 +234,12 @@ class Block(nn.Module):
             # XLA writes in place if the caller donates the cache.
             new_kv = _write(cache.k, k, cache.position), _write(cache.v, v, cache.position)
             out = cached_attention(q, *new_kv, cache.mask, cache.prefix, spec)
-        out = biased(project(out, weight("o", "NHD", inputs=2), inputs=2), "o_bias", c.attention_bias)
+        out = biased(product(out, "o", "NHD", inputs=2), "o_bias", c.attention_bias)
         x = self.constrain(x + norm_after(out, "attention"), "BTD")
 
         y, activation = norm_before(x, "feed_forward"), ACTIVATIONS[c.hidden_act]
-        inner = self.constrain(activation(project(y, weight("gate", "DF"))) * project(y, weight("up", "DF")), "BTF")
-        x = x + norm_after(project(inner, weight("down", "FD")), "feed_forward")
+        inner = self.constrain(activation(product(y, "gate", "DF")) * product(y, "up", "DF"), "BTF")
+        x = x + norm_after(product(inner, "down", "FD"), "feed_forward")
         return self.constrain(x, "BTD"), new_kv
 
 

@@ -34,7 +34,7 @@ class Evaluations:
         """
         Args:
           folder: of the stage; it gets `best/`, a folder like that of a stage that trains, and `best/best.json`.
-          measure: returns a policy's greedy accuracy; called by all processes.
+          measure: returns the greedy accuracy by the trained parameters of the policy; called by all processes.
           write_config: writes the policy's config and chat into a folder.
           steps: of the whole run.
           patience: evaluations without a better value after which the run ends; 0 for none.

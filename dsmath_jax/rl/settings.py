@@ -14,7 +14,7 @@ from dsmath_jax.rl.methods import METHODS, REWARD_STAGES, REWARDS, Method, metho
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, setting
-from dsmath_jax.training.settings import TrainingSettings, stages_of
+from dsmath_jax.training.settings import LORA_HELP, LoraSettings, TrainingSettings, stages_of
 from dsmath_jax.workdir import UserError
 
 DEFAULT_METHOD = "grpo_rule"
@@ -143,6 +143,7 @@ class RLSettings(TrainingSettings, DataSettings):
     reference: str = setting(
         "device", "where the reference model's parameters are between uses: device or host", choices=("device", "host")
     )
+    lora: LoraSettings | None = setting(None, f"{LORA_HELP}; the reference model shares their base")
     offline_prompts: int = setting(
         0, "questions that RFT and DPO sample from, drawn evenly over `data`; 0 for all", ge=0
     )
@@ -193,6 +194,8 @@ class RLSettings(TrainingSettings, DataSettings):
             raise UserError("reward is rule, but method=grpo_iterative trains a reward model; give outcome or process.")
         if method.iterative and self.retrain is None:
             raise UserError("retrain is missing; method=grpo_iterative trains the reward model further with it.")
+        if self.lora and self.reference == "host":
+            raise UserError("reference is host, but with lora the reference model is the base itself; leave it out.")
         if self.steps % self.rounds or self.steps // self.rounds % self.steps_per_rollout:
             raise UserError(
                 f"steps is {self.steps}, which is not divisible into rounds={self.rounds} of whole rollouts of "

@@ -71,10 +71,11 @@ from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training import loop as loops
 from dsmath_jax.training.loop import TrainLoop
+from dsmath_jax.training.lora import Adapters, Trainable, abstract_adapters, trainable, write_adapters
 from dsmath_jax.training.model_files import LanguageModel, read_params, write_config
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
-from dsmath_jax.training.pretrain import initial_model
+from dsmath_jax.training.pretrain import initial_model, model_location
 from dsmath_jax.training.settings import hugging_face_folder
 from dsmath_jax.training.step import make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
@@ -90,8 +91,8 @@ class FrozenModel(NamedTuple):
 class Context(NamedTuple):
     """The shared state of a run of the stage.
 
-    `model` is the policy's decoder without parameters. `read_initial_params` reads its initial ones again at each call,
-    since updates donate them.
+    `model` is the policy's decoder without parameters. `trainable` has its initial ones, and reads those that are
+    trained again at each call, since updates donate them.
     """
 
     settings: RLSettings
@@ -105,7 +106,7 @@ class Context(NamedTuple):
     retrain_records: list[Record]  # the questions that the reward model is retrained on between rounds
     sampler: Sampler
     policy_logprobs: MicroBatchedForward
-    read_initial_params: Callable[[], Params]
+    trainable: Trainable
     reference: FrozenModel  # that of the first round
     teacher: FrozenModel | None
     findings_at_start: list[Finding]
@@ -121,6 +122,14 @@ class Context(NamedTuple):
         findings = Findings(self.folder, diagnosis, loop.first_step, self.settings.steps_per_rollout)
         loop.observe_updates(findings.observe)
         return findings
+
+    def read_round(self, round_number: int) -> Params:
+        """Returns the policy's parameters at the end of a round; with LoRA the frozen ones are not read again."""
+        folder, config, lora = self.folder / "rounds" / str(round_number), self.model.config, self.settings.lora
+        if lora is None:
+            return read_params(folder, config, self.layout)
+        adapters = checkpoint.restore(folder / "params", abstract_adapters(config, lora, self.layout))
+        return self.trainable.frozen.combine(adapters)
 
 
 def check(
@@ -226,12 +235,17 @@ def run(
     policy_logprobs = logprobs(model)
     folder = workdir / "rl"
     write_config(folder, model.config, chat)
+    adapters = None
+    if settings.lora:
+        adapters = Adapters(settings.lora, model_location(settings.init, workdir, data_dir))
+    write_adapters(folder, adapters)
     source = hugging_face_folder(settings.init, data_dir)
+    trained = trainable(settings.lora, read_initial_params, model, layout, seed)
     ctx = Context(
         settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, policy_logprobs,
-        read_initial_params,
+        trained,
         reference=frozen(settings.reference_model) if settings.reference_model
-        else FrozenModel(policy_logprobs, read_initial_params),
+        else FrozenModel(policy_logprobs, trained.initial_model),
         teacher=frozen(settings.teacher) if settings.teacher else None,
         findings_at_start=other_template(chat, source) if source else [],
     )  # fmt: skip
@@ -240,7 +254,11 @@ def run(
         evaluations = None
         if eval_records:
             measure = greedy_accuracy(ctx, eval_records, correct)
-            write_best_config = functools.partial(write_config, config=model.config, chat=chat)
+
+            def write_best_config(best: Path) -> None:
+                write_config(best, model.config, chat)
+                write_adapters(best, adapters)
+
             evaluations = Evaluations(folder, measure, write_best_config, settings.steps, settings.patience)
         if settings.method_row.completions == "policy":
             with RewardFunctions(settings.reward_fns, *limits, settings.overlong) as reward_fns:
@@ -257,11 +275,10 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
 
     # --- setup: the train state and the train step ---
     optimizer = make_optimizer(settings)
-    params = algorithm.initial_params(ctx.read_initial_params, ctx.model.config.hidden_size)
-    state = state_from_params(params, optimizer, ctx.layout)
-    del params
+    trained = ctx.trainable.wrap(lambda read: algorithm.initial_params(read, ctx.model.config.hidden_size))
+    state, frozen = state_from_params(trained.read(), optimizer, ctx.layout), trained.frozen
     parts, objective = settings.grad_accum_steps, algorithm.objective
-    train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts)
+    train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts, frozen)
     values = MicroBatchedForward(jitted_scores(ctx.model, ctx.layout), ctx.layout, parts)
     steps_per_round = settings.steps // settings.rounds
     read_reference, reward_folder = ctx.reference.read_params, ctx.workdir / (settings.reward_stage or "")
@@ -270,8 +287,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
     for round_number in range(1, settings.rounds + 1):
         # --- new round: the policy becomes the reference, and the reward model is retrained on its samples ---
         if round_number > 1:
-            policy_folder = folder / "rounds" / str(round_number - 1)
-            read_reference = functools.partial(read_params, policy_folder, ctx.model.config, ctx.layout)
+            read_reference = functools.partial(ctx.read_round, round_number - 1)
             reward_folder = retrain_reward_model(ctx, round_number - 1, reward_folder)
         end_of_round = folder / "rounds" / str(round_number) / "params"
         if round_number < settings.rounds and not checkpoint.why_invalid(end_of_round):
@@ -293,7 +309,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     if evaluations.stopped:
                         break
                 loop.wait()
-                params = loop.state.params
+                params = frozen.combine(loop.state.params)
 
                 if rollouts.missing(step):
                     # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
@@ -397,9 +413,9 @@ def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:
 
     # --- setup: after sampling, since both may not fit into memory ---
     optimizer = make_optimizer(settings)
-    state = state_from_params(ctx.read_initial_params(), optimizer, ctx.layout)
+    state, frozen = state_from_params(ctx.trainable.read(), optimizer, ctx.layout), ctx.trainable.frozen
     parts, objective = settings.grad_accum_steps, algorithm.objective
-    train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts)
+    train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts, frozen)
 
     with TrainLoop(ctx.folder, settings, ctx.layout, state) as loop, ctx.findings(loop):
         if evaluations:
@@ -436,12 +452,13 @@ def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: 
 
 
 def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Callable[[Params], float]:
-    """Returns a function from the policy's parameters to its greedy accuracy on these records."""
+    """Returns a function from the trained parameters of the policy to its greedy accuracy on these records."""
     prompts = eval_prompts(records, ctx.chat, ctx.model.config.max_position_embeddings)
     thinking = thinking_budget(ctx.chat, ctx.settings.max_thinking_tokens)
     greedy = SamplingParams(temperature=0.0, thinking=thinking)
 
-    def measure(params: Params) -> float:
+    def measure(trained: Params) -> float:
+        params = ctx.trainable.frozen.combine(trained)
         groups = ctx.sampler.generate(params, prompts, greedy)
         texts = [ctx.chat.completion(group[0].tokens) for group in groups]
         rewards = correct.score([RewardInput(*pair) for pair in zip(texts, records, strict=True)])
@@ -460,7 +477,7 @@ def initial_policy_samples(ctx: Context) -> Path:
             max_new_tokens=settings.max_new_tokens, max_thinking_tokens=settings.max_thinking_tokens,
             decode_slots=settings.num_decode_slots,
         )  # fmt: skip
-        write_rows(path, samples, ctx.with_params(ctx.read_initial_params()), records, ctx.seed)
+        write_rows(path, samples, ctx.with_params(ctx.trainable.initial_model()), records, ctx.seed)
     return path
 
 
@@ -493,15 +510,16 @@ def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
     if (new / SUMMARY).is_file():
         return new
     if not (new / ROWS).is_file():
-        params = read_params(rounds / str(round_number), ctx.model.config, ctx.layout)
+        params = ctx.read_round(round_number)
         write_rows(new / ROWS, settings, ctx.with_params(params), ctx.retrain_records, ctx.seed, round_number)
         del params
     before = [stage_folder, *(rounds / str(earlier) / name for earlier in range(1, round_number))]
     old_rows = [earlier / ROWS for earlier in before]
+    if settings.lora:
+        write_adapters(new, Adapters(settings.lora, str(folder), base_is_reward_model=True))
+    start = reward_models.read(folder, ctx.layout, frozen=settings.lora is not None)
     try:
-        reward_training.train(
-            new, settings, reward_models.read(folder, ctx.layout), ctx.layout, ctx.seed, [new / ROWS], old_rows
-        )
+        reward_training.train(new, settings, start, ctx.layout, ctx.seed, [new / ROWS], old_rows)
     except NothingToLearn as error:
         logging.warning("rl: the reward model is not retrained after round %d. %s", round_number, error)
         return folder

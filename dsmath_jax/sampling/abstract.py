@@ -19,15 +19,16 @@ class EngineInputs(NamedTuple):
 
 
 def abstract_inputs(
-    engine: Engine, prompt_slots: int, slots_per_prompt: int, prompt_length: int, cache_length: int
+    engine: Engine, prompt_slots: int, slots_per_prompt: int, prompt_length: int, cache_length: int, params: Any = None
 ) -> EngineInputs:
     """Returns the inputs for `prompt_slots` prompts prefilled together, with `slots_per_prompt` decode slots each.
 
     Prompts are padded to `prompt_length` tokens; the cache of a slot has `cache_length` positions. There is no thinking
-    budget.
+    budget. `params` are the abstract parameters, by default those of the decoder in float32.
     """
     layout, slots = engine.layout, prompt_slots * slots_per_prompt
-    shapes = jax.eval_shape(lambda: decode_params(initial_params(engine.model, jax.random.key(0)), engine.model.config))
+    params = jax.eval_shape(lambda: initial_params(engine.model, jax.random.key(0))) if params is None else params
+    shapes = jax.eval_shape(lambda params: decode_params(params, engine.model.config), params)
     params = abstract(shapes, decode_shardings(shapes, layout))
     empty = jax.eval_shape(lambda: engine.empty_state(prompt_slots, slots_per_prompt, prompt_length, cache_length))
     axes = {4: "BK..", 2: "B.", 1: "B"}  # keys and values, logits, whether slots are in a thought

@@ -17,7 +17,7 @@ def matmul_parameters(config: ModelConfig) -> int:
     return config.num_hidden_layers * (attention + feed_forward) + config.hidden_size * config.vocab_size
 
 
-def model_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
+def model_flops_per_token(config: ModelConfig, sequence_length: int, adapters: int = 0) -> float:
     """Returns the model FLOPs of training per token, forward and backward.
 
         6 x (matmul parameters) + 6 x L x N x H x T
@@ -28,11 +28,15 @@ def model_flops_per_token(config: ModelConfig, sequence_length: int) -> float:
     is scores and weighted values, 2 x 2 x N x H per pair of tokens and layer, times three with the backward pass. It is
     causal: a token sees T/2 others on average, so the masked half is not counted. Neither are rematerialization, norms,
     softmax and the optimizer; packing is ignored.
+
+    With LoRA the gradients of matrices are not computed: 4 x (matmul parameters) + 6 x `adapters`, the number of the
+    adapters' parameters, in place of the first term.
     """
     full, window = sequence_length, min(config.sliding_window, sequence_length)
     within = 2 * window - window**2 / max(full, 1)
     pairs = sum(within if sliding else full for sliding in config.sliding_layers)
-    return float(6 * (matmul_parameters(config) + config.num_attention_heads * config.head_dim * pairs))
+    products = 4 * matmul_parameters(config) + 6 * adapters if adapters else 6 * matmul_parameters(config)
+    return float(products + 6 * config.num_attention_heads * config.head_dim * pairs)
 
 
 def mfu(flops_per_token: float, tokens_per_second: float) -> float | None:

@@ -17,8 +17,9 @@ from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig, trained_config
 from dsmath_jax.models.decoder import Decoder, initial_params
+from dsmath_jax.models.lora import adapters_of, combine, frozen_dtypes, merge
 from dsmath_jax.sharding import Layout, barrier, path_name
-from dsmath_jax.training import checkpoint
+from dsmath_jax.training import checkpoint, lora
 from dsmath_jax.training.attention import attention_on
 from dsmath_jax.workdir import (
     UserError,
@@ -130,7 +131,8 @@ def _read_stage(folder: Path, layout: Layout, dtype: str) -> tuple[Decoder, Any,
     model = read_model(folder, layout)
     if dtype:
         model = build_model(dataclasses.replace(model.config, compute_dtype=dtype), layout)
-    return model, read_params(folder, model.config, layout), [checkpoint.hashes_path(folder / "params")]
+    files = [checkpoint.hashes_path(folder / "params"), folder / lora.FILE]
+    return model, read_params(folder, model.config, layout), [path for path in files if path.is_file()]
 
 
 def export_params(
@@ -147,7 +149,7 @@ def export_params(
     Args:
       target: the folder to create; it appears when it is complete.
       config: the model config.
-      params: the parameters.
+      params: the parameters; adapters of LoRA are merged.
       tokenizer_file: copied too, if there is one.
       dtype: of the tensors in the files.
       max_file_bytes: a larger model is split into several files, with an index.
@@ -160,12 +162,45 @@ def export_params(
     if tokenizer:
         tokenizers.check_vocab_size(tokenizer, config.vocab_size, str(tokenizer_file))
     ids = (tokenizer.bos_id, (chat or tokenizer).stop_ids) if tokenizer else (None, ())
+    if adapters_of(params):
+        params = merge(params)
     with new_folder(target) as folder:
-        if tokenizer_file:
-            tokenizers.copy(tokenizer_file, folder)
-        if chat:
-            chats.export(chat, folder)
+        _write_text_files(folder, tokenizer_file, chat)
         huggingface.write(folder, params, config, dtype, max_file_bytes, *ids)
+
+
+def export_adapters(
+    source: Path, target: Path, params: Any, tokenizer_file: Path | None, dtype: str = "float32",
+    chat: Chat | None = None,
+) -> None:  # fmt: skip
+    """Exports the adapters of a stage's model, and those of the stages before it, in the format of peft.
+
+    Args:
+      source: the folder of the stage.
+      target: the folder to create; it appears when it is complete.
+      params: the parameters of the model, from `read_params`.
+      tokenizer_file, chat: as for `export_params`.
+      dtype: of the tensors in the file.
+    """
+    own = lora.read_adapters(source)
+    assert own is not None
+    below = own
+    while (below.base_folder / lora.FILE).is_file():
+        earlier = lora.read_adapters(below.base_folder)
+        assert earlier is not None
+        below = earlier
+    scale = own.settings.scale if below is own else 1.0  # those of several trainings are one pair
+    base = below.base.removeprefix(HUGGING_FACE)
+    with new_folder(target) as folder:
+        _write_text_files(folder, tokenizer_file, chat)
+        huggingface.write_adapters(folder, adapters_of(params), read_model_config(source), base, scale, dtype)
+
+
+def _write_text_files(folder: Path, tokenizer_file: Path | None, chat: Chat | None) -> None:
+    if tokenizer_file:
+        tokenizers.copy(tokenizer_file, folder)
+    if chat:
+        chats.export(chat, folder)
 
 
 @contextlib.contextmanager
@@ -218,9 +253,31 @@ def read_model(folder: Path, layout: Layout) -> Decoder:
     return build_model(read_model_config(folder), layout)
 
 
-def read_params(folder: Path, config: ModelConfig, layout: Layout) -> Any:
-    """Restores the parameters of a finished stage, sharded."""
-    return checkpoint.restore(folder / "params", abstract_params(config, layout))
+def read_params(folder: Path, config: ModelConfig, layout: Layout, *, frozen: bool = False) -> Any:
+    """Restores the parameters of a finished stage, sharded; adapters of LoRA with those of the model they belong to.
+
+    Args:
+      folder: of the stage.
+      config: of its model.
+      layout: of the parameters.
+      frozen: whether matrices are restored in the compute dtype (`frozen_dtypes`), as for a model that is not trained;
+        else all parameters are float32.
+
+    Raises:
+      UserError: the checkpoint cannot be used, or the model that its adapters belong to is missing.
+    """
+    if adapters := lora.read_adapters(folder):
+        base = read_base(adapters, config, layout, frozen)
+        like = lora.abstract_adapters(config, adapters.settings, layout)
+        return combine(base, checkpoint.restore(folder / "params", like), adapters.settings.scale)
+    like = abstract_params(config, layout)
+    return checkpoint.restore(folder / "params", frozen_dtypes(like, config.compute_dtype) if frozen else like)
+
+
+def read_base(adapters: lora.Adapters, config: ModelConfig, layout: Layout, frozen: bool) -> Any:
+    """Returns the parameters of the model that adapters belong to, see `read_params`."""
+    read = import_params if adapters.base.startswith(HUGGING_FACE) else read_params
+    return read(adapters.base_folder, config, layout, frozen=frozen)
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -238,12 +295,17 @@ def check_import(folder: Path, config: ModelConfig, layout: Layout) -> None:
 
 
 def _abstract_flat(like: Any, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
-    leaves = jax.tree_util.tree_leaves_with_path(like)
-    return {path_name(path): jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding) for path, x in leaves}
+    return {path: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding) for path, x in _flat(like).items()}
 
 
-def import_params(folder: Path, config: ModelConfig, layout: Layout, dtype: str = "float32") -> Any:
-    """Imports the parameters of a Hugging Face folder, sharded.
+def _flat(tree: Any) -> dict[str, Any]:
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def import_params(
+    folder: Path, config: ModelConfig, layout: Layout, dtype: str = "float32", *, frozen: bool = False
+) -> Any:
+    """Imports the parameters of a Hugging Face folder, sharded, in one dtype or, with `frozen`, as `read_params`.
 
     Host memory holds one device's shard of one parameter at a time, and one layer of it as stored in the file.
 
@@ -252,6 +314,8 @@ def import_params(folder: Path, config: ModelConfig, layout: Layout, dtype: str 
     """
     like = abstract_params(config, layout)
     flat = _abstract_flat(like, dtype)
+    if frozen:
+        flat = _flat(frozen_dtypes(like, config.compute_dtype))
     leaves = {
         path: _in_shards(reader, flat[path].sharding)
         for path, reader in huggingface.readers(folder, config, flat).items()

@@ -10,6 +10,7 @@ import jax
 from dsmath_jax.data import shards, sources
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.batches import Batches
+from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.models import huggingface
 from dsmath_jax.models.config import ModelConfig
@@ -125,8 +126,10 @@ def initial_model(
     data_dir: Path,
     tokenizer: Tokenizer | None,
     layout: Layout,
-) -> tuple[Decoder, Callable[[], Params]]:
+) -> tuple[Decoder, Callable[..., Params]]:
     """Returns the decoder that training starts from, and a function that reads its parameters.
+
+    That takes `frozen=True` for parameters that are not trained, see `model_files.read_params`.
 
     Args:
       init: a finished stage of `workdir`, or "hf:DIR" below `data_dir`.
@@ -144,6 +147,12 @@ def initial_model(
         return build_model(config, layout), functools.partial(import_params, folder, config, layout)
     model = read_model(workdir / init, layout)
     return model, functools.partial(read_params, workdir / init, model.config, layout)
+
+
+def model_location(init: str, workdir: Path, data_dir: Path) -> str:
+    """Returns where the model `init` of `initial_model` is: the folder of its stage, or "hf:" and its folder."""
+    folder = hugging_face_folder(init, data_dir)
+    return f"{HUGGING_FACE}{folder}" if folder else str(workdir / init)
 
 
 def check_length(stage: str, length: int, config: ModelConfig) -> None:

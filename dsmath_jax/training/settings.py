@@ -1,12 +1,14 @@
 """Settings of the training loop, the optimizer, and the stages `pretrain` (paper §2.2) and `sft` (§3)."""
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
+from dsmath_jax.models.lora import MATRICES, targeted
 from dsmath_jax.settings import INT32, Settings, setting
 from dsmath_jax.workdir import UserError
 
@@ -49,6 +51,37 @@ class LoopSettings(Settings):
             raise UserError(
                 f"profile is {self.profile}, but the run's steps are 0 to {self.steps - 1}; give steps of the run."
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraSettings(Settings):
+    """Settings of LoRA (arXiv 2106.09685): adapters of some matrices are trained, all other parameters are frozen."""
+
+    rank: int = setting(16, "rank r of the adapters", ge=1, le=INT32)
+    alpha: float = setting(32.0, "the product of a pair of adapters is multiplied by alpha / rank", gt=0)
+    targets: str = setting(
+        "layers/(q|k|v|o|gate|up|down)",
+        "regular expression that matches the paths of the matrices with adapters: layers/q, k, v, o, gate, up, down",
+        nonempty=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            matched = targeted(self.targets)
+        except re.error as error:
+            raise UserError(f"targets is {self.targets!r}, which is no regular expression ({error}).") from None
+        if not matched:
+            paths = ", ".join(f"layers/{name}" for name in MATRICES)
+            raise UserError(f"targets is {self.targets!r}, which matches no matrix; the paths are {paths}.")
+
+    @property
+    def scale(self) -> float:
+        """The factor of the adapters' product."""
+        return self.alpha / self.rank
+
+
+LORA_HELP = "trains adapters in place of all parameters (docs/training.md)"
 
 
 def stages_of(models: Iterable[str]) -> tuple[str, ...]:
@@ -115,6 +148,7 @@ class SFTSettings(PackedSettings, DataSettings):
         "instructions: data sets, your files and folders, hf:OWNER/NAME/SPLIT (docs/data.md)",
         nonempty=True,
     )
+    lora: LoraSettings | None = setting(None, LORA_HELP)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -12,10 +12,11 @@ from dsmath_jax.data.batches import Batches
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.sharding import Layout, barrier
+from dsmath_jax.training.lora import Adapters, trainable, write_adapters
 from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.next_token import train_next_token
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.pretrain import check_length, initial_model
+from dsmath_jax.training.pretrain import check_length, initial_model, model_location
 from dsmath_jax.training.settings import SFTSettings
 from dsmath_jax.training.step import state_from_params
 
@@ -31,14 +32,14 @@ def run(
 ) -> dict[str, int]:
     """Runs the stage: reads `sft.data` (see `data.instructions`), `tokenizer/` and the initial model.
 
-    The initial model is `sft.init`, by default that of the stage `pretrain`. Writes `sft/{rows,params,model.json,...}`.
+    The initial model is `sft.init`, by default that of the stage `pretrain`. Writes `sft/{rows,params,model.json,...}`;
+    with LoRA, `params` are the adapters, and `lora.json` names the initial model.
     The arguments are those of `pretrain.run` and the chat settings.
     """
     folder, source = workdir / "sft", chats.ChatSource(workdir / "tokenizer", chat)
     tokenizer = tokenizers.load(workdir / "tokenizer")
-    model, read_initial_params = initial_model(
-        settings.init or "pretrain", model_section, workdir, data_dir, tokenizer, layout
-    )
+    (init,) = settings.models
+    model, read_initial_params = initial_model(init, model_section, workdir, data_dir, tokenizer, layout)
     check_length("sft", settings.sequence_length, model.config)
     my_rows = layout.my_rows(settings.batch_size)
     train = folder / "rows" / "train"
@@ -46,11 +47,15 @@ def run(
         _write_rows(settings, source, data_dir, train, seed)
     barrier("sft rows")
     write_config(folder, model.config, chats.read(source))
+    if settings.lora:
+        write_adapters(folder, Adapters(settings.lora, model_location(init, workdir, data_dir)))
     batches = Batches(
         [(train, 1.0)], settings.sequence_length, settings.batch_size, seed, my_rows, settings.mask_documents
     )  # fmt: skip
-    state = state_from_params(read_initial_params(), make_optimizer(settings), layout)
-    train_next_token(folder, settings, layout, model, state, batches, shards.held_out_folders([train]))
+    trained = trainable(settings.lora, read_initial_params, model, layout, seed)
+    state = state_from_params(trained.read(), make_optimizer(settings), layout)
+    held_out = shards.held_out_folders([train])
+    train_next_token(folder, settings, layout, model, state, batches, held_out, trained.frozen)
     return {}
 
 

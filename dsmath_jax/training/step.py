@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from dsmath_jax.models.decoder import Decoder
+from dsmath_jax.models.lora import Frozen
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.objectives import Batch, Objective
 from dsmath_jax.training.optimizer import select_updated
@@ -25,6 +26,21 @@ class TrainState(NamedTuple):
 
 
 TrainStep = Any  # the jitted (state, batch) -> state, metrics
+ALL_TRAINED = Frozen()
+
+
+class StepWithFrozen:
+    """A jitted step `(state, batch, frozen) -> state, metrics` with its frozen parameters: `(state, batch)`."""
+
+    def __init__(self, step: Any, frozen: Any):
+        self._step, self._frozen = step, frozen
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        return self._step(state, batch, self._frozen)
+
+    def lower(self, state: Any, batch: Any) -> Any:
+        """Lowers the step for these arguments, which may be abstract, as the frozen parameters may."""
+        return self._step.lower(state, batch, self._frozen)
 
 
 def init_state(
@@ -69,6 +85,7 @@ def make_train_step(
     layout: Layout,
     state: TrainState,
     grad_accum_steps: int = 1,
+    frozen: Frozen = ALL_TRAINED,
 ) -> TrainStep:
     """Returns the jitted train step `(state, batch) -> state, metrics`; the state is donated.
 
@@ -82,6 +99,8 @@ def make_train_step(
       layout: of the state and the batch.
       state: real or abstract, for its shapes.
       grad_accum_steps: micro-batches of a step, each of which must be divisible by the mesh's replica x fsdp.
+      frozen: parameters that the objective gets with the state's, but that have no gradient: arguments of the compiled
+        step, not part of its program. By default all parameters are the state's.
 
     Returns:
       the step; its metrics are loss, grad_norm, param_norm, step_skipped (1 where the batch has no weight, else 0) and
@@ -91,11 +110,12 @@ def make_train_step(
       UserError: at the first call, where the rows are not divisible by micro-batches and mesh.
     """
     leaves, tree = jax.tree.flatten(layout.param_shardings(state))
-    return _jitted_step(objective, model, optimizer, layout, tuple(leaves), tree, grad_accum_steps)
+    step = _jitted_step(objective, model, optimizer, layout, tuple(leaves), tree, grad_accum_steps, frozen.scale)
+    return step if frozen.params is None else StepWithFrozen(step, frozen.params)
 
 
 @functools.lru_cache(maxsize=8)  # an evicted one frees its programs
-def _jitted_step(
+def _jitted_step(  # noqa: PLR0913
     objective: Objective,
     model: Decoder,
     optimizer: optax.GradientTransformation,
@@ -103,33 +123,36 @@ def _jitted_step(
     leaves: tuple[NamedSharding, ...],
     tree: Any,
     grad_accum_steps: int,
+    scale: float,
 ) -> TrainStep:
     """Returns the train step; the same one, with what it has compiled, for equal arguments."""
     shardings = jax.tree.unflatten(tree, leaves)
 
-    def sums(params: Any, batch: Batch) -> tuple[Array, Any]:
-        (loss, weight), metrics = objective(model, params, batch)
+    def sums(params: Any, frozen: Any, batch: Batch) -> tuple[Array, Any]:
+        (loss, weight), metrics = objective(model, Frozen(frozen, scale).combine(params), batch)
         return loss, (weight, metrics)
 
-    def gradient(params: Any, batch: Batch) -> tuple[tuple[Array, Any], Any]:
-        outputs, gradients = jax.value_and_grad(sums, has_aux=True)(params, batch)
+    def gradient(params: Any, frozen: Any, batch: Batch) -> tuple[tuple[Array, Any], Any]:
+        outputs, gradients = jax.value_and_grad(sums, has_aux=True)(params, frozen, batch)
         gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
         # The barrier keeps the reductions over devices inside the loop over micro-batches. XLA for TPU would move them
         # behind it, where every device would hold whole gradients, and fails at the reduce-scatters on the way.
         return outputs, jax.lax.optimization_barrier(gradients)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: Batch, frozen: Any = None) -> tuple[TrainState, dict[str, Array]]:
         check_batch_size(len(jax.tree.leaves(batch)[0]), grad_accum_steps, layout)
         if grad_accum_steps == 1:
-            total = gradient(state.params, batch)
+            total = gradient(state.params, frozen, batch)
         else:
             # Strided micro-batches: every device has some of its rows in each of them.
             micro = {n: jnp.moveaxis(x.reshape(-1, grad_accum_steps, *x.shape[1:]), 1, 0) for n, x in batch.items()}
-            shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], micro))
+            shapes = jax.eval_shape(gradient, state.params, frozen, jax.tree.map(lambda x: x[0], micro))
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             zeros = (zeros[0], jax.lax.with_sharding_constraint(zeros[1], shardings.params))
             total, _ = jax.lax.scan(
-                lambda carry, part: (jax.tree.map(jnp.add, carry, gradient(state.params, part)), None), zeros, micro
+                lambda carry, part: (jax.tree.map(jnp.add, carry, gradient(state.params, frozen, part)), None),
+                zeros,
+                micro,
             )
         (loss, (weight, metrics)), gradients = total
         skipped = weight == 0

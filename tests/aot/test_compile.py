@@ -168,6 +168,40 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_libtpu
+def test_rl_with_adapters_has_one_model_in_its_compute_dtype(tmp_path: Path) -> None:
+    run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl", "--config.rl.lora.rank=8")
+    assert run.returncode == 0, run.stderr
+    weights, norms = 2 * 7 * 256 * 256 + 2 * 512 * 256, 5 * 256
+    adapters = 2 * 7 * 8 * (256 + 256)  # float32; those of q, k, v, gate, up and of o and down are split on one side
+    residents = found["residents"]
+    assert residents.keys() == {"base", "adapters", "optimizer"}  # the reference is the base
+    assert residents["base"] == 2 * weights / 4 + 4 * norms
+    assert adapters < residents["adapters"] < 4 * adapters
+    assert residents["optimizer"] == pytest.approx(2 * residents["adapters"], rel=1e-3)
+    parts = found["phases"]["sample"]
+    assert parts["weights to decode with"] == 2 * (weights + adapters) + 4 * norms
+    update = found["programs"]["update"]
+    assert update["memory"]["arguments"] > sum(residents.values())
+    assert update["memory"]["aliased"] < 2 * sum(residents[name] for name in ("adapters", "optimizer"))
+    assert found["full_rematerializations"] == 0
+    assert result_text(found) == run.stdout.strip()
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_sft_with_adapters_has_no_product_of_gradients_of_matrices(tmp_path: Path) -> None:
+    sft = {"sequence_length": 256, "batch_size": 16, "grad_accum_steps": 2, "steps": 100}
+    flags = ["--topology=v5e:2x2", "--stage=sft", *(f"--config.sft.{name}={value}" for name, value in sft.items())]
+    (_, whole), (run, found) = aot(tmp_path, *flags), aot(tmp_path, *flags, "--config.sft.lora.rank=8")
+    assert run.returncode == 0, run.stderr
+    assert found["memory"]["arguments"] < 0.4 * whole["memory"]["arguments"]
+    assert found["flops"] < 0.85 * whole["flops"]
+    assert 1.0 < found["flops_ratio"] < 2.0
+    assert found["full_rematerializations"] == 0
+
+
+@pytest.mark.slow
+@needs_libtpu
 def test_the_sampler_alone(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:1x1", "--stage=sample", "--config.rl.cache_dtype=float32")
     assert (run.returncode, run.stderr) == (0, ""), run.stderr

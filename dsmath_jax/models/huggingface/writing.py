@@ -6,7 +6,7 @@ each tensor), and the data. The header is known before the first tensor is fetch
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,18 +122,29 @@ def _files(tensors: Iterator[Tensor], itemsize: int, max_bytes: int) -> Iterator
 def _write_file(
     path: Path, tensors: list[Tensor], flat: dict[str, Any], specs: dict[str, ParamSpec], dtype: str
 ) -> None:
+    by_name = {tensor.name: tensor for tensor in tensors}
+
+    def fetch(name: str) -> np.ndarray:
+        tensor = by_name[name]
+        param = flat[tensor.path]
+        array = np.asarray(param if tensor.layer is None else param[tensor.layer])
+        return array.reshape(tensor.shape[::-1]).T if specs[tensor.path].inputs else array
+
+    write_safetensors(path, {tensor.name: tensor.shape for tensor in tensors}, fetch, dtype)
+
+
+def write_safetensors(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], fetch: Callable[[str], np.ndarray], dtype: str
+) -> None:
+    """Writes the tensors of these names and shapes, one after the other as `fetch(name)` returns them, as `dtype`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for tensor in tensors:
-        start, end = end, end + math.prod(tensor.shape) * jnp.dtype(dtype).itemsize
-        header[tensor.name] = {"dtype": TYPES[dtype], "shape": tensor.shape, "data_offsets": (start, end)}
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * jnp.dtype(dtype).itemsize
+        header[name] = {"dtype": TYPES[dtype], "shape": shape, "data_offsets": (start, end)}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # aligns the data to 8 bytes
     with atomic_write(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors:
-            param = flat[tensor.path]
-            array = np.asarray(param if tensor.layer is None else param[tensor.layer])
-            if specs[tensor.path].inputs:
-                array = array.reshape(tensor.shape[::-1]).T
-            file.write(np.ascontiguousarray(array, jnp.dtype(dtype)).view(np.uint8).data)
+        for name in shapes:
+            file.write(np.ascontiguousarray(fetch(name), jnp.dtype(dtype)).view(np.uint8).data)

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dsmath_jax.models.decoder import Decoder
+from dsmath_jax.models.lora import combine, frozen_dtypes
 from dsmath_jax.rl.batches import padded_length, token_rows
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout, to_host
-from dsmath_jax.training import checkpoint
-from dsmath_jax.training.model_files import abstract_params, read_model
+from dsmath_jax.training import checkpoint, lora
+from dsmath_jax.training.model_files import abstract_params, read_base, read_model
 from dsmath_jax.training.objectives import Batch, Objective, Sums
 
 MIN_WIDTH = 32  # tokens of the shortest rows that the scorer compiles
@@ -44,12 +45,30 @@ def with_reward_head(params: Any, hidden_size: int) -> Any:
     return {"model": params, "reward": {"kernel": jnp.zeros((hidden_size, 1)), "bias": jnp.zeros(1)}}
 
 
-def read(folder: Path, layout: Layout) -> RewardModel:
-    """Reads a finished reward model, `folder/{model.json,params}`, its parameters sharded."""
+def read(folder: Path, layout: Layout, *, frozen: bool = False) -> RewardModel:
+    """Reads a finished reward model, `folder/{model.json,params}`, its parameters sharded.
+
+    Adapters of LoRA come with the parameters of the model they belong to; `frozen` is as for `model_files.read_params`.
+    """
     model = read_model(folder, layout)
-    decoder = abstract_params(model.config, layout)
-    shapes = jax.eval_shape(lambda params: with_reward_head(params, model.config.hidden_size), decoder)
-    return RewardModel(model, checkpoint.restore(folder / "params", layout.abstract(shapes)))
+    config = model.config
+    if adapters := lora.read_adapters(folder):
+        if adapters.base_is_reward_model:
+            base = read(adapters.base_folder, layout, frozen=frozen).params["model"]
+        else:
+            base = read_base(adapters, config, layout, frozen)
+        decoder = lora.abstract_adapters(config, adapters.settings, layout)
+        params = checkpoint.restore(folder / "params", _with_abstract_head(decoder, config.hidden_size, layout))
+        return RewardModel(model, combine({"model": base}, params, adapters.settings.scale))
+    decoder = abstract_params(config, layout)
+    decoder = frozen_dtypes(decoder, config.compute_dtype) if frozen else decoder
+    return RewardModel(
+        model, checkpoint.restore(folder / "params", _with_abstract_head(decoder, config.hidden_size, layout))
+    )
+
+
+def _with_abstract_head(decoder: Any, hidden_size: int, layout: Layout) -> Any:
+    return layout.abstract(jax.eval_shape(lambda params: with_reward_head(params, hidden_size), decoder))
 
 
 def token_scores(model: Decoder, params: Any, batch: Batch) -> Float[Array, "B T"]:

@@ -5,7 +5,7 @@ import dataclasses
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import setting
-from dsmath_jax.training.settings import TrainingSettings, check_micro_batches
+from dsmath_jax.training.settings import LORA_HELP, LoraSettings, TrainingSettings, check_micro_batches
 from dsmath_jax.workdir import UserError
 
 KINDS = ("pointwise", "pairwise", "process")
@@ -45,6 +45,7 @@ class RewardTrainingSettings(TrainingSettings, SamplesSettings):
     peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)", ge=0)
     replay: float = setting(0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)", ge=0, le=1)
     batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise", ge=1)
+    lora: LoraSettings | None = setting(None, f"{LORA_HELP}, with the whole reward head")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,8 +16,9 @@ from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import loop
+from dsmath_jax.training.lora import Adapters, write_adapters
 from dsmath_jax.training.model_files import LanguageModel, write_config
-from dsmath_jax.training.pretrain import initial_model
+from dsmath_jax.training.pretrain import initial_model, model_location
 from dsmath_jax.training.settings import stages_of
 
 KINDS = {"reward_model": ("pointwise", "pairwise"), "process_model": ("process",)}  # of each stage
@@ -67,12 +68,14 @@ def run(
     if not path.is_file():
         records = load_subsample(settings.data, data_dir, settings.problems, seed, settings.columns)
         model, read_params = initial_model(settings.policy, model_section, workdir, data_dir, chat.tokenizer, layout)
-        params = read_params()
+        params = read_params(frozen=True)
         write_rows(path, settings, LanguageModel(model, params, chat, layout), records, seed)
         del params  # two models may not fit into memory
     model, read_params = initial_model(settings.init, model_section, workdir, data_dir, chat.tokenizer, layout)
     write_config(folder, model.config, chat)
-    params = with_reward_head(read_params(), model.config.hidden_size)
+    if settings.lora:
+        write_adapters(folder, Adapters(settings.lora, model_location(settings.init, workdir, data_dir)))
+    params = with_reward_head(read_params(frozen=settings.lora is not None), model.config.hidden_size)
     params["reward"] = layout.replicate(params["reward"])
     _, summary = train(folder, settings, RewardModel(model, params), layout, seed, [path])
     return summary

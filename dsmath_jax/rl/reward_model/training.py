@@ -25,6 +25,7 @@ from dsmath_jax.rl.reward_model.settings import RewardTrainingSettings
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import TrainLoop
+from dsmath_jax.training.lora import trainable
 from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import Prefetch
@@ -45,14 +46,15 @@ def train(
 ) -> tuple[RewardModel, dict]:
     """Trains a reward model on the rows that are not held out, and evaluates it on the others.
 
-    The optimizer and its schedule start from scratch. With old rows, a share `settings.replay` of the examples is from
-    those of them that are not held out: floor(n x batch_size x replay) of the first n batches together, every old
-    example once per epoch, in an order given by the seed.
+    With `settings.lora`, the adapters and the whole head are trained, and `params/` has these alone; the caller writes
+    `lora.json`. The optimizer and its schedule start from scratch. With old rows, a share `settings.replay` of the
+    examples is from those of them that are not held out: floor(n x batch_size x replay) of the first n batches
+    together, every old example once per epoch, in an order given by the seed.
 
     Args:
       folder: gets the loop's files, `params/`, `model.json` and, last, `summary.json`; messages use its name.
       settings: of the stage, or of the training between rounds.
-      start: the initial model; its parameters are donated.
+      start: the initial model; its parameters are donated or, with `settings.lora`, frozen.
       layout: of the parameters and the batches.
       seed: of the order of the rows.
       rows: JSONL files of `labels.write_rows`.
@@ -90,14 +92,20 @@ def train(
 
         write_config(folder, model.config)
         optimizer = make_optimizer(settings)
-        state = state_from_params(start.params, optimizer, layout)
-        train_step = make_train_step(OBJECTIVES[kind], model, optimizer, layout, state, settings.grad_accum_steps)
+        decoder = trainable(settings.lora, lambda frozen=False: start.params["model"], model, layout, seed)
+        frozen = decoder.frozen
+        if frozen.params is not None:
+            frozen = frozen._replace(params={"model": frozen.params})
+        state = state_from_params({"model": decoder.read(), "reward": start.params["reward"]}, optimizer, layout)
+        train_step = make_train_step(
+            OBJECTIVES[kind], model, optimizer, layout, state, settings.grad_accum_steps, frozen
+        )
         batch_at = Prefetch(make_batch, settings.steps)
         with TrainLoop(folder, settings, layout, state) as loop:
             for step in loop.steps():
                 loop.update(train_step, batch_at(step))
-        trained = loop.state.params
-        checkpoint.save(folder / "params", trained)
+        checkpoint.save(folder / "params", loop.state.params)
+        trained = frozen.combine(loop.state.params)
         score = functools.partial(scorer(model, layout, longest, settings.batch_size), trained)
         summary = held_out_metrics(kind, new, held_out, score, settings.batch_size)
     if jax.process_index() == 0:
