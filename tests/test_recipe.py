@@ -23,6 +23,7 @@ from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model.settings import ProcessModelSettings, RetrainSettings
 from dsmath_jax.settings import Limits, build, field_specs, field_values, fingerprint, to_dict
 from dsmath_jax.stages import STAGES
+from dsmath_jax.training.settings import LoraSettings
 from dsmath_jax.workdir import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -127,14 +128,18 @@ CHANGE_NO_RESULT = {
 def full_recipe() -> Recipe:
     """A recipe that has every part."""
     tiny = load_recipe(TINY)
+    assert tiny.sft is not None
     assert tiny.reward_model is not None
     assert tiny.rl is not None
     models = ("init", "policy")  # a retrained model starts from the one before, and samples from the policy
     settings = {name: value for name, value in to_dict(tiny.reward_model).items() if name not in models}
-    retrain = build(RetrainSettings, settings | {"steps": 10})
-    rl = dataclasses.replace(tiny.rl, method="grpo_iterative", rounds=2, retrain=retrain)
-    process_model = build(ProcessModelSettings, to_dict(tiny.reward_model) | {"kind": "process"})
-    return dataclasses.replace(tiny, process_model=process_model, rl=rl)
+    lora = LoraSettings()
+    retrain = build(RetrainSettings, settings | {"steps": 10, "lora": to_dict(lora)})
+    rl = dataclasses.replace(tiny.rl, method="grpo_iterative", rounds=2, retrain=retrain, lora=lora)
+    reward_model = dataclasses.replace(tiny.reward_model, lora=lora)
+    process_model = build(ProcessModelSettings, to_dict(reward_model) | {"kind": "process"})
+    sft = dataclasses.replace(tiny.sft, lora=lora)
+    return dataclasses.replace(tiny, sft=sft, reward_model=reward_model, process_model=process_model, rl=rl)
 
 
 FULL = full_recipe()
@@ -255,7 +260,7 @@ def tree_of(method: str) -> dict[str, Any]:
     """The nested fields of a recipe with every part, and with the method."""
     tree = to_dict(FULL)
     if method != "grpo_iterative":
-        tree["rl"] = {"method": method, "retrain": tree["rl"]["retrain"]}
+        tree["rl"] = {"method": method, "retrain": tree["rl"]["retrain"], "lora": tree["rl"]["lora"]}
     return tree
 
 
