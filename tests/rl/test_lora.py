@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.models import lora
-from dsmath_jax.rl.algorithms import METHODS
+from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model import model as reward_models
 from dsmath_jax.rl.rollouts import read_rollout
 from dsmath_jax.rl.scoring import ReferenceModel, jitted_logprobs
