@@ -10,7 +10,7 @@ from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, Algorithm
 from dsmath_jax.rl.builtin_rewards import BUILT_IN, OVERLONG_SHARE, Overlong
-from dsmath_jax.rl.methods import METHODS, REWARD_STAGES, REWARDS, Method, method_of
+from dsmath_jax.rl.methods import REWARD_STAGES, REWARDS, Method, method_of
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, setting
@@ -80,7 +80,7 @@ class RLSettings(TrainingSettings, DataSettings):
 
     steps: int = setting(9000, "optimizer steps (the paper's 144 thousand questions, 16 at a time)", ge=1, le=INT32)
     peak_lr: float = setting(1e-6, "learning rate at the schedule's peak (paper: 1e-6)", ge=0)
-    method: str = setting(DEFAULT_METHOD, f"{', '.join(METHODS)}, or your own package.module:NAME")
+    method: str = setting(DEFAULT_METHOD, "a row of METHODS (docs/rl.md), or your own package.module:NAME")
     algorithm: Algorithm = setting(GRPO(), "the settings of the method's algorithm", fields_of=algorithm_of)
     init: str = setting(
         "sft", "initial policy and reference model: a stage's, or hf:DIR below data_dir or of the Hub",
