@@ -135,10 +135,7 @@ class RewardFunctions:
 
     def score(self, inputs: Sequence[RewardInput], group_size: int = 1) -> RuleRewards:
         """Computes the rewards of completions, each `group_size` of which are of one prompt."""
-        if self._workers is None:
-            # Computer algebra takes seconds to import, outside the time limit; numbers do not need it.
-            preload = PRELOAD if any(each.record.kind == "math" for each in inputs) else ()
-            self._workers = Workers(self._count, self._seconds, preload=preload)
+        self._started([each.record for each in inputs])
         graded = self._grade(inputs) if NEED_ANSWERS & self._weights.keys() else []
         total, by_function = np.zeros(len(inputs)), dict[str, np.ndarray]()
         errors: dict[int, tuple[str, str]] = {}
@@ -164,6 +161,42 @@ class RewardFunctions:
             self._log(record_id, error, message)
         counts = collections.Counter(error for error, _ in errors.values())
         return RuleRewards(total, by_function, {error: counts[error] for error in ERRORS})
+
+    def score_steps(
+        self, name: str, steps: Sequence[Sequence[str]], records: Sequence[Record]
+    ) -> list[Float[np.ndarray, " steps"]]:
+        """Computes the rewards of steps by the user's function `(record, steps) -> rewards`.
+
+        Args:
+          name: of the function, package.module:function.
+          steps: the texts of each completion's steps.
+          records: the problem of each completion.
+
+        Returns:
+          the rewards of each completion's steps; NaN where the call failed or returned anything but one number each.
+        """
+        outcomes = self._started(records).map(name, list(zip(records, map(list, steps), strict=True)))
+        found = []
+        for record, texts, outcome in zip(records, steps, outcomes, strict=True):
+            values = outcome.value if outcome.status == "ok" and isinstance(outcome.value, list | tuple) else ()
+            valid = all(value is not None and _error(Outcome("ok", value)) is None for value in values)
+            if not valid or len(values) != len(texts):
+                self._log(record.id, _error(outcome) or "not_finite", f"{name} {_message(outcome)}")
+                values = [math.nan] * len(texts)
+            found.append(np.array(values, np.float64))
+        return found
+
+    def are_correct(self, inputs: Sequence[RewardInput]) -> list[bool]:
+        """Returns whether each completion is correct, as "correct" decides; a failure is not."""
+        self._started([each.record for each in inputs])
+        return [outcome.status == "ok" and outcome.value == 1 for outcome in self._grade(inputs)]
+
+    def _started(self, records: Sequence[Record]) -> Workers:
+        if self._workers is None:
+            # Computer algebra takes seconds to import, outside the time limit; numbers do not need it.
+            preload = PRELOAD if any(record.kind == "math" for record in records) else ()
+            self._workers = Workers(self._count, self._seconds, preload=preload)
+        return self._workers
 
     def _outcomes(
         self, name: str, inputs: Sequence[RewardInput], group_size: int, graded: list[Outcome]
@@ -229,8 +262,12 @@ class RewardFunctions:
             self._workers.close()
 
 
-def user_functions(names: Sequence[str]) -> dict[str, UserFunction]:
+def user_functions(names: Sequence[str], field: str = "rl.reward_fns") -> dict[str, UserFunction]:
     """Returns how the user's functions are called; they are imported in a worker.
+
+    Args:
+      names: of the functions.
+      field: the setting that names them, for errors.
 
     Raises:
       UserError: one cannot be used.
@@ -251,7 +288,7 @@ def user_functions(names: Sequence[str]) -> dict[str, UserFunction]:
     for name, outcome in zip(names, described, strict=True):
         if outcome.status != "ok":
             raise UserError(
-                f"rl.reward_fns: '{name}' cannot be used ({outcome.status} {outcome.reason}); name a function that can "
+                f"{field}: '{name}' cannot be used ({outcome.status} {outcome.reason}); name a function that can "
                 "be imported from where the run starts and takes (completion, record), or (completions, record) for a "
                 "group."
             )

@@ -14,7 +14,6 @@ from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome_sc
 from dsmath_jax.rl.algorithms import Algorithm, gradient_coefficients
 from dsmath_jax.rl.batches import batch_of, bucketed_length, gather_per_completion, length_multiple, scatter_to_batch
 from dsmath_jax.rl.filters import ROLLOUT_FILTERS
-from dsmath_jax.rl.reward_model.model import ScoreRows
 from dsmath_jax.rl.rewards import RewardFunctions, RewardInput, RuleRewards, join
 from dsmath_jax.rl.rollouts import Rollout
 from dsmath_jax.rl.settings import RLSettings
@@ -22,6 +21,9 @@ from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout, broadcast_json
 from dsmath_jax.training.prefetch import HostBatch
+
+# (rollout, indices of the rewarded tokens of each completion) -> the rewards at these, NaN for none
+ScoreEnds = Callable[[Rollout, Sequence[np.ndarray]], list[np.ndarray]]
 
 
 class ScoredCompletions(NamedTuple):
@@ -58,21 +60,21 @@ def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout, group_size: in
 def compute_rewards(
     rollout: Rollout,
     rule_rewards_PG: np.ndarray,
-    reward_model: ScoreRows | None,
+    score: ScoreEnds | None,
     settings: RLSettings,
     tokenizer: Tokenizer,
 ) -> Scores:
     """Returns the rewards, at the last token or, with process supervision, at the end of each step.
 
-    With `rl.reward_mix`, a reward model's rewards have that share of the rule reward added at the last token.
+    With `rl.reward_mix`, the rewards of `score` have that share of the rule reward added at the last token.
     """
-    if reward_model is None:
+    if score is None:
         return outcome_scores(rule_rewards_PG, rollout.lengths)
     if settings.reward_source == "process":
         ends = [step_ends(c.tokens, tokenizer, settings.step_delimiter) for c in rollout.completions_PG]
     else:
         ends = [np.array([length - 1]) for length in rollout.lengths]
-    rewards = reward_model(rollout.prompts_P, rollout.completions_PG, ends)
+    rewards = score(rollout, ends)
     if share := settings.reward_mix:
         rewards = [(1 - share) * each for each in rewards]
         for each, rule in zip(rewards, rule_rewards_PG, strict=True):

@@ -13,7 +13,7 @@ from dsmath_jax.rl.builtin_rewards import BUILT_IN, OVERLONG_SHARE, Overlong
 from dsmath_jax.rl.methods import REWARD_STAGES, REWARDS, Method, method_of
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
-from dsmath_jax.settings import INT32, MAX_TEMPERATURE, setting
+from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
 from dsmath_jax.training.settings import LORA_HELP, LoraSettings, TrainingSettings, stages_of
 from dsmath_jax.workdir import UserError
 
@@ -119,9 +119,13 @@ class RLSettings(TrainingSettings, DataSettings):
     )
     reward_seconds: float = setting(5.0, "time limit of one call of a reward function, seconds", gt=0, le=DAY)
     reward_workers: int = setting(1, "processes that grade; 0 for one per processor", ge=0)
+    step_rewards: str = setting(
+        "model", "rewards of steps with reward=process: model (process_model), monte_carlo or package.module:function"
+    )
+    step_completions: int = setting(8, "continuations of each step with step_rewards=monte_carlo", ge=1)
     step_delimiter: str = setting("\n", "text between the steps of a completion", nonempty=True)
     reward_mix: float = setting(
-        0.0, "share of the rule reward, given at the last token, in a reward model's reward", ge=0, le=1
+        0.0, "share of the rule reward, given at the last token, in the reward of outcomes or steps", ge=0, le=1
     )
     num_updates: int = setting(1, "passes over each rollout, mu", ge=1)
     minibatches: int = setting(
@@ -211,8 +215,15 @@ class RLSettings(TrainingSettings, DataSettings):
             raise UserError(
                 f"process_credit is {credit}, but the reward of method={self.method} has no steps; set reward=process."
             )
-        if self.reward_mix and self.reward_stage is None:
-            raise UserError("reward_mix is for a reward model's reward; set reward=outcome or reward=process.")
+        if self.reward_mix and self.reward_source not in REWARD_STAGES:
+            raise UserError("reward_mix is for other rewards than the rule's; set reward=outcome or reward=process.")
+        if self.step_rewards != "model" and (self.reward_source != "process" or method.iterative):
+            raise UserError(
+                f"step_rewards is {self.step_rewards!r}, which method={self.method} with reward={self.reward_source} "
+                "does not use; leave it out."
+            )
+        if ":" not in self.step_rewards:
+            check_choice("step_rewards", self.step_rewards, ("model", "monte_carlo"))
         if self.teacher and not self.algorithm.needs_teacher:
             raise UserError(f"teacher is {self.teacher!r}, which method={self.method} does not use; leave it out.")
         if self.reference_model and (method.iterative or not self.algorithm.needs_reference):
@@ -236,7 +247,8 @@ class RLSettings(TrainingSettings, DataSettings):
     def user_code(self) -> tuple[str, ...]:
         """The names of the user's own method and functions, but for reward functions, as package.module:NAME."""
         parts = (getattr(self.algorithm, name, "") for name in ("loss", "advantage"))
-        return tuple(name for name in (self.method, *parts, *self.algorithm.rollout_filter) if ":" in name)
+        names = (self.method, self.step_rewards, *parts, *self.algorithm.rollout_filter)
+        return tuple(name for name in names if ":" in name)
 
     @property
     def steps_per_rollout(self) -> int:
@@ -257,7 +269,8 @@ class RLSettings(TrainingSettings, DataSettings):
     @property
     def reward_stage(self) -> str | None:
         """The stage of the reward model, None without one."""
-        return REWARD_STAGES.get(self.reward_source)
+        has_model = self.reward_source != "process" or self.step_rewards == "model"
+        return REWARD_STAGES.get(self.reward_source) if has_model else None
 
     @property
     def model_stages(self) -> tuple[str, ...]:

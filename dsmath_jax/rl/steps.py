@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.tokenizer import Tokenizer
 
 
@@ -51,6 +52,14 @@ def step_ends(tokens: Sequence[int], tokenizer: Tokenizer, delimiter: str = "\n"
         guess = next((i for i in candidates if complete(i)), last)
         ends.append(bisect.bisect_left(range(guess), True, lo=ends[-1], key=complete) if complete(guess - 1) else guess)
     return np.unique(np.array([*ends[1:], last], np.int64))
+
+
+def step_texts(tokens: Sequence[int], ends: Sequence[int] | np.ndarray, chat: Chat) -> list[str]:
+    """Returns the texts of the steps that end at these tokens; together they are the completion's text."""
+    whole = chat.completion(tokens)
+    before = len(chat.opens_thought)
+    cuts = [0, *(before + len(chat.tokenizer.decode(list(tokens[: end + 1]))) for end in ends[:-1]), len(whole)]
+    return [whole[start:stop] for start, stop in itertools.pairwise(cuts)]
 
 
 def _starts_with(ids: list[int], tokenizer: Tokenizer, text: str, token: int) -> bool:

@@ -8,9 +8,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dsmath_jax.data import chat as chats
@@ -23,21 +21,22 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import Likelihood
-from dsmath_jax.rl.diagnosis import Diagnosis, Finding, logprob_dtype, other_template
+from dsmath_jax.rl.context import Context, FrozenModel
+from dsmath_jax.rl.diagnosis import other_template
 from dsmath_jax.rl.evaluations import Evaluations
-from dsmath_jax.rl.findings import Findings
 from dsmath_jax.rl.reward_model import model as reward_models
 from dsmath_jax.rl.reward_model import stage as reward_stage
 from dsmath_jax.rl.reward_model import training as reward_training
 from dsmath_jax.rl.reward_model.labels import write_rows
-from dsmath_jax.rl.reward_model.model import ScoreRows, jitted_scores, scorer
+from dsmath_jax.rl.reward_model.model import jitted_scores, scorer
 from dsmath_jax.rl.reward_model.rows import NothingToLearn
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
 from dsmath_jax.rl.reward_model.stage import KINDS
 from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY
-from dsmath_jax.rl.rewards import NEED_ANSWERS, RewardFunctions, RewardInput
+from dsmath_jax.rl.rewards import NEED_ANSWERS, RewardFunctions, RewardInput, user_functions
 from dsmath_jax.rl.rollout_batch import (
     ScoredCompletions,
+    ScoreEnds,
     advantage_fields,
     apply_filters,
     batch_metrics,
@@ -53,7 +52,6 @@ from dsmath_jax.rl.rollout_batch import (
     without_filtered,
 )
 from dsmath_jax.rl.rollouts import (
-    Prompts,
     RolloutFiles,
     check_context,
     eval_prompts,
@@ -64,6 +62,7 @@ from dsmath_jax.rl.rollouts import (
 from dsmath_jax.rl.sample_log import samples_to_log
 from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.rl.step_rewards import step_scorer
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.settings import check_choice
@@ -71,65 +70,14 @@ from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training import loop as loops
 from dsmath_jax.training.loop import TrainLoop
-from dsmath_jax.training.lora import Adapters, Trainable, abstract_adapters, trainable, write_adapters
-from dsmath_jax.training.model_files import LanguageModel, read_params, write_config
+from dsmath_jax.training.lora import Adapters, trainable, write_adapters
+from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.training.pretrain import initial_model, model_location
 from dsmath_jax.training.settings import hugging_face_folder
 from dsmath_jax.training.step import make_train_step, state_from_params
 from dsmath_jax.workdir import UserError
-
-
-class FrozenModel(NamedTuple):
-    """A model that only scores: its log-probabilities `(params, batch) -> [B,T]`, and a function that reads it."""
-
-    logprobs: MicroBatchedForward
-    read_params: Callable[[], Params]
-
-
-class Context(NamedTuple):
-    """The shared state of a run of the stage.
-
-    `model` is the policy's decoder without parameters. `trainable` has its initial ones, and reads those that are
-    trained again at each call, since updates donate them.
-    """
-
-    settings: RLSettings
-    folder: Path  # of the stage
-    workdir: Path
-    seed: int
-    layout: Layout
-    model: Decoder
-    chat: Chat
-    prompts: Prompts
-    retrain_records: list[Record]  # the questions that the reward model is retrained on between rounds
-    sampler: Sampler
-    policy_logprobs: MicroBatchedForward
-    trainable: Trainable
-    reference: FrozenModel  # that of the first round
-    teacher: FrozenModel | None
-    findings_at_start: list[Finding]
-
-    def with_params(self, params: Params) -> LanguageModel:
-        """Returns the policy's model with these parameters."""
-        return LanguageModel(self.model, params, self.chat, self.layout)
-
-    def findings(self, loop: TrainLoop) -> Findings:
-        """Returns the findings of the run, which observe the loop's updates."""
-        dtype = logprob_dtype(self.model.config.compute_dtype, self.settings.cache_dtype, jax.default_backend())
-        diagnosis = Diagnosis(self.settings, dtype, self.findings_at_start)
-        findings = Findings(self.folder, diagnosis, loop.first_step, self.settings.steps_per_rollout)
-        loop.observe_updates(findings.observe)
-        return findings
-
-    def read_round(self, round_number: int) -> Params:
-        """Returns the policy's parameters at the end of a round; with LoRA the frozen ones are not read again."""
-        folder, config, lora = self.folder / "rounds" / str(round_number), self.model.config, self.settings.lora
-        if lora is None:
-            return read_params(folder, config, self.layout)
-        adapters = checkpoint.restore(folder / "params", abstract_adapters(config, lora, self.layout))
-        return self.trainable.frozen.combine(adapters)
 
 
 def check(
@@ -178,7 +126,10 @@ def check(
         reward_stage.check(rewarded, read, chat, initial_config, layout, seed)
     if method.completions in ("correct", "pairs"):
         check_answers(subsample(sets, settings.offline_prompts, seed))
-    if settings.reward_source == "rule" and NEED_ANSWERS & dict(settings.reward_fns).keys():
+    if ":" in settings.step_rewards:
+        user_functions([settings.step_rewards], "rl.step_rewards")
+    graded = settings.reward_source == "rule" and NEED_ANSWERS & dict(settings.reward_fns).keys()
+    if graded or settings.step_rewards == "monte_carlo":
         check_answers(record for records in sets for record in records)
 
 
@@ -314,7 +265,8 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                 if rollouts.missing(step):
                     # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
                     policy, number = algorithm.policy(params), step // settings.steps_per_rollout
-                    batches = sample_and_score(ctx, policy, number, reward_fns, reward_model, loop)
+                    score = reward_model or step_scorer(ctx, policy, number, reward_fns)
+                    batches = sample_and_score(ctx, policy, number, reward_fns, score, loop)
                     sampled = concatenate(batches)
                     chosen = choose_groups(sampled, settings.prompts_per_step, settings.group_size)
                     rollout, _, scores_PG, keep_PG = chosen
@@ -366,7 +318,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
 
 
 def sample_and_score(
-    ctx: Context, policy: Params, number: int, reward_fns: RewardFunctions, reward_model: ScoreRows | None,
+    ctx: Context, policy: Params, number: int, reward_fns: RewardFunctions, score: ScoreEnds | None,
     loop: TrainLoop,
 ) -> list[ScoredCompletions]:  # fmt: skip
     """Generates rollout `number` with its rewards, and refills while the filters leave fewer than P groups with loss.
@@ -382,7 +334,7 @@ def sample_and_score(
         rollout = generate_rollout(ctx.sampler, policy, ctx.prompts, ctx.chat, settings, ctx.seed, batch)
         loop.lap("sample_seconds")
         rule_rewards_PG = grade_by_rules(reward_fns, rollout, settings.group_size)
-        scores_PG = compute_rewards(rollout, rule_rewards_PG.total, reward_model, settings, ctx.chat.tokenizer)
+        scores_PG = compute_rewards(rollout, rule_rewards_PG.total, score, settings, ctx.chat.tokenizer)
         keep_PG = apply_filters(settings, rollout, scores_PG)
         parts.append(ScoredCompletions(rollout, rule_rewards_PG, scores_PG, keep_PG))
         if num_groups_with_loss(parts, settings.group_size) >= settings.prompts_per_step:
@@ -490,12 +442,12 @@ def check_resumes_in_round(step: int, first_step: int, folder: Path) -> None:
         )
 
 
-def read_reward_model(ctx: Context, folder: Path) -> ScoreRows:
-    """Returns `(prompts, completions, ends) -> scores` for the reward model in a folder."""
+def read_reward_model(ctx: Context, folder: Path) -> ScoreEnds:
+    """Returns the scores by the reward model in a folder."""
     settings, reward_model = ctx.settings, reward_models.read(folder, ctx.layout)
     rows = settings.samples_per_step // settings.grad_accum_steps
     score = scorer(reward_model.model, ctx.layout, ctx.prompts.max_length, rows)
-    return functools.partial(score, reward_model.params)
+    return lambda rollout, ends: score(reward_model.params, rollout.prompts_P, rollout.completions_PG, ends)
 
 
 def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:

@@ -8,6 +8,7 @@ import dataclasses
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from dsmath_jax.workdir import UserError, write_jsonl
 
@@ -119,3 +120,12 @@ def write_problems(
             question, solution, answer = next(problems)
             rows.append({"id": f"toy/{split}/{index}", "question": question, "solution": solution, "answer": answer})
         write_jsonl(folder / "problems" / f"{split}.jsonl", rows)
+
+
+def check_steps(record: Any, steps: Sequence[str]) -> list[float]:
+    """Returns 1 for each step that is the line of the solution at its place, else 0, for `rl.step_rewards`.
+
+    A problem has one way to its answer, so this decides whether a step is correct.
+    """
+    lines = [" ".join(line.split()) for line in record.solution.splitlines()]
+    return [float([" ".join(step.split())] == lines[i : i + 1]) for i, step in enumerate(steps)]

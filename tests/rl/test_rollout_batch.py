@@ -39,7 +39,7 @@ def scored(rewards_PG: list[float], truncated: tuple[int, ...] = (), first: int 
         Completion(i // G, i % G, [first + i] * (1 + i), [-1.0] * (1 + i), [], finish[i])
         for i in range(len(rewards_PG))
     ]
-    records = [Record(f"{first + i // G}", "q", "1") for i in range(len(rewards_PG))]
+    records = [Record(f"{first + i // G}", "q", answer="1") for i in range(len(rewards_PG))]
     prompts = [[100 + first + p] for p in range(len(rewards_PG) // G)]
     rollout = Rollout(prompts, completions, records, [f"text {first + i}" for i in range(len(rewards_PG))])
     scores = outcome_scores(rewards_PG, rollout.lengths)
@@ -122,7 +122,7 @@ def test_minibatches_are_whole_groups_each_once_in_a_pass() -> None:
 
 def test_a_share_of_the_rule_reward_is_added_at_the_last_token() -> None:
     rollout, rule, _, _ = scored([1.0, 0.0])
-    model = lambda prompts, completions, ends: [np.array([2.0, 4.0])[-len(e) :] for e in ends]  # noqa: E731
+    model = lambda rollout, ends: [np.array([2.0, 4.0])[-len(e) :] for e in ends]  # noqa: E731
     found = compute_rewards(rollout, rule.total, model, settings("grpo_os", reward_mix=0.25), None)  # type: ignore[arg-type]
     assert [r.tolist() for r in found.rewards] == [[0.75 * 4 + 0.25], [0.75 * 4]]
 

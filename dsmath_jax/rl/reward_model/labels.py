@@ -37,7 +37,8 @@ SECONDS = 10.0  # time limit of grading a completion
 STREAM = 0x6C6162  # of the seed, so that rollouts with the same seed sample other completions of the same problems
 
 # A step's label from whether its continuations are correct, by `SamplesSettings.estimation`.
-ESTIMATES: dict[str, Callable[[Sequence[bool]], float]] = {
+Estimate = Callable[[Sequence[bool]], float]
+ESTIMATES: dict[str, Estimate] = {
     "hard": lambda outcomes: float(any(outcomes)),
     "soft": lambda outcomes: sum(outcomes) / len(outcomes),
 }
@@ -166,9 +167,10 @@ def label_completions(
     for row, label in zip(rows, is_correct([(row["problem"], row["completion"]) for row in rows]), strict=True):
         row["labels"] = [float(label)]
     if settings.kind == "process":
-        values = _step_labels(rows, settings, generate, is_correct)
-        for row in rows:
-            row["labels"] = [*(values[prefix] for prefix in _prefixes(row)), *row["labels"]]
+        estimate = ESTIMATES[settings.estimation]
+        before = estimate_steps(rows, settings.completions, estimate, settings.max_new_tokens, generate, is_correct)
+        for row, labels in zip(rows, before, strict=True):
+            row["labels"] = [*labels, *row["labels"]]
     return rows
 
 
@@ -177,22 +179,29 @@ def _prefixes(row: dict[str, Any]) -> list[tuple[int, tuple[int, ...]]]:
     return [(row["problem"], tuple(row["completion"][: end + 1])) for end in row["ends"][:-1]]
 
 
-def _step_labels(
-    rows: Sequence[dict[str, Any]],
-    settings: SamplesSettings,
-    generate: Generate,
+def estimate_steps(
+    rows: Sequence[dict[str, Any]], completions: int, estimate: Estimate, limit: int, generate: Generate,
     is_correct: IsCorrect,
-) -> dict[tuple[int, tuple[int, ...]], float]:
-    """Returns the label of every prefix; equal prefixes are continued once."""
+) -> list[list[float]]:  # fmt: skip
+    """Returns an estimate for each step but the last, by continuing from its end; equal prefixes are continued once.
+
+    Args:
+      rows: with `problem`, `prompt`, `completion` and `ends`, as `reward_model.rows` describes them.
+      completions: continuations of each prefix.
+      estimate: of the outcomes of a prefix.
+      limit: maximum number of tokens of a prefix with its continuation; more are cut off before grading.
+      generate: samples the continuations.
+      is_correct: grades them.
+    """
     prompts = {prefix: row["prompt"] for row in rows for prefix in _prefixes(row)}
     prefixes = [[*prompt, *tokens] for (_, tokens), prompt in prompts.items()]
     # A digest as the id: the continuations of a prefix do not depend on the other prefixes.
     ids, begun = [digest(prefix) >> 32 for prefix in prefixes], [len(tokens) for _, tokens in prompts]
-    groups = generate(prefixes, settings.completions, ids, begun)
-    estimate, limit = ESTIMATES[settings.estimation], settings.max_new_tokens
+    groups = generate(prefixes, completions, ids, begun)
     completed = {
         (problem, tokens): [(problem, [*tokens, *c.tokens][:limit]) for c in group]
         for (problem, tokens), group in zip(prompts, groups, strict=True)
     }
     outcomes = iter(is_correct([completion for group in completed.values() for completion in group]))
-    return {prefix: estimate([next(outcomes) for _ in group]) for prefix, group in completed.items()}
+    values = {prefix: estimate([next(outcomes) for _ in group]) for prefix, group in completed.items()}
+    return [[values[prefix] for prefix in _prefixes(row)] for row in rows]
