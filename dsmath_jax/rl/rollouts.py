@@ -148,13 +148,15 @@ class Rollout(NamedTuple):
 
 
 def generate_rollout(
-    sampler: Sampler, params: Params, prompts: Prompts, chat: Chat, settings: RLSettings, seed: int, number: int
+    policy: tuple[Sampler, Params], prompts: Prompts, chosen: Sequence[int], chat: Chat, settings: RLSettings,
+    seed: int, number: int,
 ) -> Rollout:  # fmt: skip
-    """Generates rollout `number`: `group_size` completions of each of its `prompts_per_step` prompts.
+    """Generates `group_size` completions of each of the prompts with these indices.
 
     The random key of a completion depends on the seed, the number, the prompt's id (`prompt_key_ids`) and the sample.
+    `number` counts batches of prompts: rollouts and their refills.
     """
-    chosen = step_indices(seed, number, settings.prompts_per_step, len(prompts.ids))
+    sampler, params = policy
     prompts_P = [prompts.ids[i] for i in chosen]
     sampling = SamplingParams(
         samples=settings.group_size, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
@@ -214,12 +216,12 @@ class RolloutFiles:
         return True
 
     def write(
-        self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, float], samples: list[dict[str, Any]]
+        self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, float], **lists: Sequence[Any]
     ) -> None:
-        """Writes the rollout of this step; called by all processes."""
+        """Writes the rollout of this step; called by all processes. `lists` are its `samples` and `asked`."""
         number = step // self._settings.steps_per_rollout
         if jax.process_index() == 0:
-            write_rollout(self._path(number), batch, {"metrics": metrics, "samples": samples})
+            write_rollout(self._path(number), batch, {"metrics": metrics, **lists})
         barrier(f"rollout {number}")
 
     def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
@@ -241,6 +243,10 @@ class RolloutFiles:
     def samples(self, step: int) -> list[dict[str, Any]]:
         """Returns the logged samples of the rollout that was read for this step; none after its first update."""
         return [] if step % self._settings.steps_per_rollout else self._log["samples"]
+
+    def asked(self, step: int) -> list[Any]:
+        """Returns the questions and pass rates of each batch of prompts (`curriculum.Asked`), as `samples`."""
+        return [] if step % self._settings.steps_per_rollout else self._log["asked"]
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.npz"

@@ -24,7 +24,7 @@ DAY = 86_400  # seconds; libraries refuse much longer timeouts
 ROLLOUT_FIELDS = frozenset(
     (
         "reward_fns", "reward_mix", "overlong_cache_tokens", "top_p", "top_k", "num_updates", "minibatches",
-        "old_logprobs", "rollout_filter", "max_refills", "filtered_in_baseline", "log_samples",
+        "old_logprobs", "rollout_filter", "max_refills", "filtered_in_baseline", "curriculum", "log_samples",
     )
 )  # fmt: skip
 
@@ -149,8 +149,14 @@ class RLSettings(TrainingSettings, DataSettings):
     )
     lora: LoraSettings | None = setting(None, f"{LORA_HELP}; the reference model shares their base")
     offline_prompts: int = setting(
-        0, "questions that RFT and DPO sample from, drawn evenly over `data`; 0 for all", ge=0
+        0, "questions that RFT, DPO and curriculum=init sample from, drawn evenly over `data`; 0 for all", ge=0
     )
+    curriculum: str = setting(
+        "none", "leaves out questions by pass rates: of samples of the initial policy (init), or in the run (run)",
+        choices=("none", "init", "run"),
+    )  # fmt: skip
+    min_pass_rate: float = setting(0.1, "curriculum: questions that are solved less often are left out", ge=0, le=1)
+    max_pass_rate: float = setting(0.9, "curriculum: questions that are solved more often are left out", ge=0, le=1)
     eval_data: tuple[str, ...] = setting((), "data sets evaluated greedily every `eval_every` steps")
     eval_problems: int = setting(256, "number of questions, drawn evenly over `eval_data`; 0 for all", ge=0)
     patience: int = setting(
@@ -214,6 +220,10 @@ class RLSettings(TrainingSettings, DataSettings):
         if credit != "sum" and self.reward_source != "process":
             raise UserError(
                 f"process_credit is {credit}, but the reward of method={self.method} has no steps; set reward=process."
+            )
+        if self.min_pass_rate > self.max_pass_rate:
+            raise UserError(
+                f"min_pass_rate is {self.min_pass_rate:g}, above max_pass_rate={self.max_pass_rate:g}; swap them."
             )
         if self.reward_mix and self.reward_source not in REWARD_STAGES:
             raise UserError("reward_mix is for other rewards than the rule's; set reward=outcome or reward=process.")

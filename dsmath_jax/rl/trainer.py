@@ -6,7 +6,7 @@ Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import Likelihood
 from dsmath_jax.rl.context import Context, FrozenModel
+from dsmath_jax.rl.curriculum import Asked, Questions, by_initial_pass_rate, pass_rates
 from dsmath_jax.rl.diagnosis import other_template
 from dsmath_jax.rl.evaluations import Evaluations
 from dsmath_jax.rl.reward_model import model as reward_models
@@ -77,7 +78,9 @@ from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.training.pretrain import initial_model, model_location
 from dsmath_jax.training.settings import hugging_face_folder
 from dsmath_jax.training.step import make_train_step, state_from_params
-from dsmath_jax.workdir import UserError
+from dsmath_jax.workdir import UserError, read_jsonl
+
+SAMPLES_OF_INIT = "samples_of_init.jsonl"
 
 
 def check(
@@ -129,7 +132,7 @@ def check(
     if ":" in settings.step_rewards:
         user_functions([settings.step_rewards], "rl.step_rewards")
     graded = settings.reward_source == "rule" and NEED_ANSWERS & dict(settings.reward_fns).keys()
-    if graded or settings.step_rewards == "monte_carlo":
+    if graded or settings.step_rewards == "monte_carlo" or settings.curriculum == "init":
         check_answers(record for records in sets for record in records)
 
 
@@ -211,12 +214,17 @@ def run(
                 write_adapters(best, adapters)
 
             evaluations = Evaluations(folder, measure, write_best_config, settings.steps, settings.patience)
+        if settings.curriculum == "init":
+            sampled = subsample(prompts.sets, settings.offline_prompts, seed)
+            chosen = by_initial_pass_rate(prompts, sampled, read_jsonl(initial_policy_samples(ctx)), settings)
+            logging.info("rl: %d of %d questions are left by their pass rates.", len(chosen.ids), len(prompts.ids))
+            ctx = ctx._replace(prompts=chosen)
         if settings.method_row.completions == "policy":
             with RewardFunctions(settings.reward_fns, *limits, settings.overlong) as reward_fns:
                 train_online(ctx, reward_fns, evaluations)
         else:
             train_offline(ctx, evaluations)
-    counts = {"questions": len(prompts.ids), "num_overlapping": num_overlapping, "steps": settings.steps}
+    counts = {"questions": len(ctx.prompts.ids), "num_overlapping": num_overlapping, "steps": settings.steps}
     return counts | (evaluations.counts() if evaluations else {})
 
 
@@ -249,6 +257,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
         with (  # restores the newest checkpoint; `loop.steps` saves one every `checkpoint_every` steps
             TrainLoop(folder, settings, ctx.layout, state) as loop,
             RolloutFiles(folder, settings, loop.first_step) as rollouts,
+            Questions(folder, settings, ctx.seed, len(ctx.prompts.ids), loop.first_step) as questions,
             ctx.findings(loop),
         ):
             check_resumes_in_round(loop.first_step, (round_number - 1) * steps_per_round, folder)
@@ -266,7 +275,8 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
                     policy, number = algorithm.policy(params), step // settings.steps_per_rollout
                     score = reward_model or step_scorer(ctx, policy, number, reward_fns)
-                    batches = sample_and_score(ctx, policy, number, reward_fns, score, loop)
+                    to_ask = enumerate(questions.batches(number), number * (1 + algorithm.max_refills))
+                    batches, asked = sample_and_score(ctx, policy, to_ask, reward_fns, score, loop)
                     sampled = concatenate(batches)
                     chosen = choose_groups(sampled, settings.prompts_per_step, settings.group_size)
                     rollout, _, scores_PG, keep_PG = chosen
@@ -298,11 +308,12 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     metrics = rollout_metrics(sampled, settings.group_size) | batch_metrics(algorithm, batch)
                     metrics["num_refills"] = len(batches) - 1.0
                     samples = samples_to_log(chosen, batch, settings, ctx.chat.tokenizer)
-                    rollouts.write(step, batch, metrics, samples)
+                    rollouts.write(step, batch, metrics, samples=samples, asked=asked)
                     loop.lap("score_seconds")
 
                 # --- update: one of mu optimizer steps on the rollout ---
                 batch, metrics = rollouts.read(step)
+                questions.observe(step, [Asked(*each) for each in rollouts.asked(step)])
                 loop.update(train_step, ctx.layout.take_my_rows(batch), metrics, rollouts.samples(step))
 
             stopped = evaluations is not None and evaluations.stopped
@@ -318,29 +329,35 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
 
 
 def sample_and_score(
-    ctx: Context, policy: Params, number: int, reward_fns: RewardFunctions, score: ScoreEnds | None,
-    loop: TrainLoop,
-) -> list[ScoredCompletions]:  # fmt: skip
-    """Generates rollout `number` with its rewards, and refills while the filters leave fewer than P groups with loss.
+    ctx: Context, policy: Params, to_ask: Iterable[tuple[int, list[int]]], reward_fns: RewardFunctions,
+    score: ScoreEnds | None, loop: TrainLoop,
+) -> tuple[list[ScoredCompletions], list[Asked]]:  # fmt: skip
+    """Generates a rollout with its rewards, and refills while the filters leave fewer than P groups with loss.
 
-    The prompts of a rollout and of its refills are fixed, whether they are needed or not.
+    Args:
+      ctx: of the run.
+      policy: its parameters.
+      to_ask: the number and the questions of the rollout and of each refill, whether they are needed or not.
+      reward_fns: the rule rewards.
+      score: the rewards of outcomes or steps, None for the rule rewards.
+      loop: measures the seconds.
 
     Returns:
-      the rollout and its refills (DAPO's dynamic sampling).
+      the rollout and its refills (DAPO's dynamic sampling), and what was asked in each.
     """
-    settings, parts = ctx.settings, list[ScoredCompletions]()
-    batches = 1 + settings.algorithm.max_refills
-    for batch in range(number * batches, (number + 1) * batches):
-        rollout = generate_rollout(ctx.sampler, policy, ctx.prompts, ctx.chat, settings, ctx.seed, batch)
+    settings, parts, asked = ctx.settings, list[ScoredCompletions](), list[Asked]()
+    for number, chosen in to_ask:
+        rollout = generate_rollout((ctx.sampler, policy), ctx.prompts, chosen, ctx.chat, settings, ctx.seed, number)
         loop.lap("sample_seconds")
         rule_rewards_PG = grade_by_rules(reward_fns, rollout, settings.group_size)
         scores_PG = compute_rewards(rollout, rule_rewards_PG.total, score, settings, ctx.chat.tokenizer)
         keep_PG = apply_filters(settings, rollout, scores_PG)
         parts.append(ScoredCompletions(rollout, rule_rewards_PG, scores_PG, keep_PG))
+        asked.append(Asked(chosen, pass_rates(rule_rewards_PG, settings.group_size)))
         if num_groups_with_loss(parts, settings.group_size) >= settings.prompts_per_step:
             break
         loop.lap("score_seconds")
-    return parts
+    return parts, asked
 
 
 def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:
@@ -421,7 +438,7 @@ def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunc
 
 def initial_policy_samples(ctx: Context) -> Path:
     """Returns the file of graded samples of the initial policy; generates it if it is missing."""
-    settings, path = ctx.settings, ctx.folder / "samples_of_init.jsonl"
+    settings, path = ctx.settings, ctx.folder / SAMPLES_OF_INIT
     if not path.is_file():
         records = subsample(ctx.prompts.sets, settings.offline_prompts, ctx.seed)
         samples = SamplesSettings(

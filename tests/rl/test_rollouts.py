@@ -79,7 +79,8 @@ def test_reward_functions_and_samples_get_no_text_of_a_stop_token(tmp_path: Path
     ]  # fmt: skip
     sampler: Any = types.SimpleNamespace(generate=lambda *_, **__: iter([group]))
     settings = RLSettings(prompts_per_step=1, group_size=3)
-    rollout = generate_rollout(sampler, {}, Prompts([[record]], [record], [[1, 7]], 9), chat, settings, 0, 0)
+    prompts = Prompts([[record]], [record], [[1, 7]], 9)
+    rollout = generate_rollout((sampler, {}), prompts, [0], chat, settings, 0, 0)
     assert rollout.texts_PG == 3 * ["It is 3."]
     assert rollout.lengths == [len(text) + 1, len(text) + 1, len(text)]  # with EOS, which has loss
 
