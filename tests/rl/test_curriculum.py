@@ -70,9 +70,8 @@ def test_a_resumed_run_asks_the_same(refills: int, tmp_path: Path) -> None:
     rest = asked_in(tmp_path / "cut", range(5, 12), refills)  # the last checkpoint was before two rollouts
     batches = 1 + refills
     assert first[: 5 * batches] + rest == whole
-    assert (tmp_path / "cut" / "pass_rates.jsonl").read_bytes() == (
-        tmp_path / "whole" / "pass_rates.jsonl"
-    ).read_bytes()
+    one, other = (tmp_path / name / "pass_rates.jsonl" for name in ("cut", "whole"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_batches_that_are_not_sampled_are_asked_later(tmp_path: Path) -> None:
@@ -121,4 +120,4 @@ def test_a_killed_run_with_a_curriculum_ends_the_same(
     assert_same_results(whole, cut, layout)
     rates = (whole / "rl" / "pass_rates.jsonl", cut / "rl" / "pass_rates.jsonl")
     assert rates[0].read_bytes() == rates[1].read_bytes()
-    assert metrics(whole)[-1]["frac_reward_zero_std"] < metrics(whole)[0]["frac_reward_zero_std"]
+    assert len(list(read_jsonl(rates[0]))) == len(metrics(whole)) == 10
