@@ -30,7 +30,8 @@ ROUNDS = 3  # of the iterative variant
 DATA = ("gsm8k/train", "math/train")
 KINDS = {"reward_model": "pointwise", "process_model": "process"}
 DEFAULT = "grpo_ps"
-VARIANTS = [DEFAULT, *(name for name, method in METHODS.items() if method.completions == "policy" and name != DEFAULT)]
+ONLINE = [name for name, method in METHODS.items() if method.completions == "policy" and name != "distill"]
+VARIANTS = [DEFAULT, *(name for name in ONLINE if name != DEFAULT)]
 ACCELERATORS = {
     "v5p-32": {"rl": {"grad_accum_steps": 8, "decode_slots": 1024}},
     "v5p-8": {"rl": {"grad_accum_steps": 64, "decode_slots": 128}},
