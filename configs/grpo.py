@@ -11,8 +11,8 @@ for 0.5 B on one chip, `grpo:v5e-8` for 3 B on eight. A T4 has no bfloat16: it c
 units. For your model and device: `dsmath aot --config=grpo:v5e-8 --config.rl.init=hf:mine --topology=v5e-8
 --stage=rl` reads its config.json and says whether it fits. `model` is what a variant was chosen for; of a model from
 `init`, it decides only `compute_dtype`, `remat` and `attention`. Where memory is short, raise `grad_accum_steps`,
-lower `decode_slots`, keep the reference on the host (`--config.rl.reference=host`), train without one
-(`--config.rl.kl_coef=0`), or train adapters (`--config.rl.lora.rank=16 --config.rl.reference=device`).
+lower `decode_slots`, keep the reference on the host (`--config.rl.reference_memory=host`), train without one
+(`--config.rl.kl_coef=0`), or train adapters (`--config.rl.lora.rank=16 --config.rl.reference_memory=device`).
 Expected: `runs/mine/rl/metrics.jsonl` with the reward of each step, and the policy, which
 `dsmath convert export --from=runs/mine/rl --to=mine_hf` writes in Hugging Face's format.
 """
@@ -31,14 +31,14 @@ ACCELERATORS = {
     },
     "v5e-1": {
         "model": sizes("qwen2.5-0.5b", remat="full"),
-        "rl": {"grad_accum_steps": 64, "decode_slots": 64, "reference": "host"},
+        "rl": {"grad_accum_steps": 64, "decode_slots": 64, "reference_memory": "host"},
     },
     "v5e-8": {
         "model": sizes("qwen2.5-3b", remat="full"), "rl": {"grad_accum_steps": 32, "decode_slots": 64},
     },
     "t4": {
         "model": sizes("qwen2.5-0.5b", remat="full", compute_dtype="float32", attention="xla"),
-        "rl": {"grad_accum_steps": 256, "decode_slots": 32, "reference": "host"},
+        "rl": {"grad_accum_steps": 256, "decode_slots": 32, "reference_memory": "host"},
     },
 }  # fmt: skip
 

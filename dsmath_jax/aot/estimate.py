@@ -46,7 +46,7 @@ def min_bytes(target: Target, settings: StageSettings) -> int:
         state = policy_state(settings, target)
         if settings.lora:
             models += shard_bytes(frozen_params(target))
-        elif settings.algorithm.needs_reference and settings.reference == "device":
+        elif settings.algorithm.needs_reference and settings.reference_memory == "device":
             models += shard_bytes(model_params(target))
         if settings.reward_stage:
             models += shard_bytes(reward_params(target))

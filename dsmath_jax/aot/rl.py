@@ -75,7 +75,7 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
     if settings.reward_stage:
         residents["reward model"] = shard_bytes(reward_params(target))
     frozen_copies = 1 + settings.algorithm.has_values  # among the arguments of the update, in one place
-    by_phase = phases(programs, residents, weights, settings.reference == "host", frozen_copies)
+    by_phase = phases(programs, residents, weights, settings.reference_memory == "host", frozen_copies)
     peak = max(sum(parts.values()) for parts in by_phase.values())
     capacity = target.topology.usable_bytes
     return target.describe() | {
@@ -108,8 +108,11 @@ def rl_settings(recipe: Recipe) -> RLSettings:
             f"rl.method={settings.method} learns from stored samples, whose lengths are not known; "
             "use a method that samples from the policy."
         )
-    if settings.teacher or settings.reference_model:
-        raise UserError("rl.teacher and rl.reference_model are not compiled ahead of time; leave them empty.")
+    if settings.teacher or settings.reference_model or settings.step_rewards == "monte_carlo":
+        raise UserError(
+            "rl.teacher, rl.reference_model and rl.step_rewards=monte_carlo are not compiled ahead of time; leave them "
+            "out."
+        )
     return settings
 
 

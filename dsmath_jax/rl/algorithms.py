@@ -56,9 +56,8 @@ from dsmath_jax.rl.losses import (
 from dsmath_jax.rl.reward_model.model import token_scores, with_reward_head
 from dsmath_jax.settings import MAX_TEMPERATURE, Settings, setting
 from dsmath_jax.training.objectives import Batch, Sums, batch_logprobs
+from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.workdir import UserError
-
-HostBatch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,15 +74,18 @@ class Algorithm(Settings):
     rollout_filter: tuple[str, ...] = setting(
         (), f"completions without loss: {', '.join(ROLLOUT_FILTERS)}, or package.module:function"
     )
-    max_refills: int = setting(
-        0, "further batches of prompts, sampled until P groups have loss (DAPO's dynamic sampling); 0: fewer may have",
-        ge=0,
-    )  # fmt: skip
+    max_gen_batches: int = setting(
+        1, "batches of P prompts that are sampled at most, until P groups have loss (DAPO's dynamic sampling)", ge=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.rollout_filter:
             user_code.function("rollout_filter", name, ROLLOUT_FILTERS)
+        if self.max_gen_batches > 1 and not self.rollout_filter:
+            raise UserError(
+                f"max_gen_batches is {self.max_gen_batches}, but without rollout_filter every group has loss; set it."
+            )
 
     @property
     def needs_reference(self) -> bool:
@@ -284,12 +286,13 @@ ADVANTAGES: dict[str, Callable[[ScoredRollout, Any], PerToken]] = {
         divide_by_std=algorithm.divide_by_std, process_credit=algorithm.process_credit,
     ),
     "leave_one_out": lambda rollout, _: leave_one_out(rollout.scores, rollout.group_size, rollout.lengths),
-    "batch": lambda rollout, algorithm: whitened_returns(rollout.scores, rollout.lengths, algorithm.epsilon),
-    "group_batch": lambda rollout, algorithm: whitened_group_centered(
+    "reinforce_pp": lambda rollout, algorithm: whitened_returns(rollout.scores, rollout.lengths, algorithm.epsilon),
+    "reinforce_pp_baseline": lambda rollout, algorithm: whitened_group_centered(
         rollout.scores, rollout.group_size, rollout.lengths, algorithm.epsilon
     ),
     "reward": lambda rollout, _: rewards_to_go(rollout.scores, rollout.lengths),
     "signed_reward": lambda rollout, _: signed_rewards(rollout.scores, rollout.lengths),
+    "teacher": lambda rollout, algorithm: distillation(rollout, algorithm.teacher_scale),
 }  # fmt: skip
 
 
@@ -322,6 +325,9 @@ class GRPO(ClippedAlgorithm):
         "sum", "returns of steps: sum (§4.1.3), min (PURE), clip or delta (arXiv 2410.15115)",
         choices=("sum", *PROCESS_CREDITS),
     )  # fmt: skip
+    teacher_scale: float = setting(
+        1.0, "lambda of G-OPD, of advantage=teacher: lambda log(pi_T / pi_ref) - log(pi_S / pi_ref)", gt=0
+    )
     entropy_coef: float = setting(0.0, "coefficient of the entropy bonus; 0: none", ge=0)
     entropy_target: float = setting(
         0.0, "the bonus is left out of rollouts with more entropy (nats per token); 0: never", ge=0
@@ -338,19 +344,32 @@ class GRPO(ClippedAlgorithm):
         super().__post_init__()
         user_code.function("loss", self.loss, SURROGATES)
         user_code.function("advantage", self.advantage, ADVANTAGES)
-        if self.kl_in == "reward" and self.kl_coef and self.advantage == "group":
+        if self.kl_in == "reward" and self.kl_coef and self.advantage in ("group", "teacher"):
             raise UserError(
-                "kl_in is reward, but advantage=group normalizes rewards within their group; choose another advantage, "
-                "or kl_in=loss."
+                f"kl_in is reward, but advantage={self.advantage} is not made of rewards with a KL; choose another "
+                "advantage, or kl_in=loss."
             )
+        for name, used in (
+            ("process_credit", self.advantage == "group" or ":" in self.advantage), ("teacher_scale", self.needs_teacher),
+            ("kl_clip", self.kl_coef != 0 and self.kl_in == "loss"), ("entropy_target", self.entropy_coef != 0),
+            ("sampler_ratio_limit", self.sampler_correction != "none"),
+        ):  # fmt: skip
+            if not used and getattr(self, name) != getattr(GRPO, name):
+                raise UserError(
+                    f"{name} is {getattr(self, name)}, which nothing uses with these settings; leave it out."
+                )
 
     @property
     def needs_reference(self) -> bool:
-        return self.kl_coef != 0
+        return self.kl_coef != 0 or self.teacher_scale != 1
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.advantage == "teacher"
 
     @property
     def needs_old_logprobs(self) -> bool:
-        return self.kl_coef != 0 and self.kl_in == "reward"
+        return self.needs_teacher or (self.kl_coef != 0 and self.kl_in == "reward")
 
     @property
     def entropy_has_gradient(self) -> bool:
@@ -386,39 +405,11 @@ class GRPO(ClippedAlgorithm):
             if self.kl_coef and self.kl_in == "loss":
                 gain -= self.kl_coef * (jnp.clip(kl, -self.kl_clip, self.kl_clip) if self.kl_clip else kl)
         if self.entropy_coef:
-            gain += jnp.where(tokens.mask, batch["entropy_coef"] * entropy, 0.0)
+            gain += jnp.where(tokens.mask, batch["entropy_coef"], 0.0) * jnp.where(tokens.mask, entropy, 0.0)
         metrics = metrics | {"entropy": entropy} | _sampler_logprob_diff(logprobs, batch)
         token_weights, weight = NORMALIZERS[self.normalize](tokens.mask, self.max_new_tokens)
         sums = metric_sums(metrics, tokens.mask, self.normalize)
         return (-jnp.sum(gain * token_weights), weight.astype(gain.dtype)), sums
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Distillation(GRPO):
-    """On-policy distillation: the advantage of a token is log pi_T - log pi_S, of the teacher and the policy.
-
-    G-OPD (arXiv 2602.12125) scales the teacher's part, relative to a reference model. Rewards are only logged.
-    """
-
-    teacher_scale: float = setting(
-        1.0, "lambda of G-OPD: lambda log(pi_T / pi_ref) - log(pi_S / pi_ref); 1: no reference model", gt=0
-    )
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.kl_coef != 0 or self.teacher_scale != 1
-
-    @property
-    def needs_teacher(self) -> bool:
-        return True
-
-    @property
-    def needs_old_logprobs(self) -> bool:
-        return True
-
-    def advantages(self, rollout: ScoredRollout) -> PerToken:
-        """Returns the advantages of on-policy distillation."""
-        return distillation(rollout, self.teacher_scale)
 
 
 def gradient_coefficients(algorithm: Algorithm, logprobs: BT, batch: Batch) -> BT:

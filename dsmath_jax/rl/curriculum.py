@@ -57,7 +57,7 @@ class Questions:
 
     def batches(self, number: int) -> Iterator[list[int]]:
         """Yields the questions of rollout `number` and of its refills, as indices."""
-        size, batches = self._settings.prompts_per_step, 1 + self._settings.algorithm.max_refills
+        size, batches = self._settings.prompts_per_step, self._settings.algorithm.max_gen_batches
         if self._log is None:
             yield from (step_indices(self._seed, number * batches + k, size, self._count) for k in range(batches))
         else:

@@ -131,9 +131,10 @@ def all_truncated(history: History, settings: RLSettings) -> Finding | None:
     """Nearly all completions of the newest rollout are cut at the length limit."""
     if not history.rollouts or history.rollouts[-1]["frac_truncated"] < TRUNCATED:
         return None
+    row = history.rollouts[-1]
     return Finding(
         "all_truncated",
-        f"{percent(history.rollouts[-1]['frac_truncated'])} of the {settings.samples_per_step} completions are cut at "
+        f"{percent(row['frac_truncated'])} of the {_sampled(row, settings)} completions are cut at "
         f"rl.max_new_tokens={settings.max_new_tokens} before they end, so that few can state an answer: raise "
         "rl.max_new_tokens, or train SFT on solutions that end in EOS.",
     )
@@ -145,10 +146,15 @@ def no_eos(history: History, settings: RLSettings) -> Finding | None:
         return None
     return Finding(
         "no_eos",
-        f"None of the {history.num_rollouts * settings.samples_per_step:,} completions of this run has ended by EOS: "
+        f"None of the completions of this run, in {history.num_rollouts} rollouts, has ended by EOS: "
         "the model may not know the token that ends its turn; check that the SFT data end in it, and that "
         "config.chat.template is the one that the model was trained with.",
     )
+
+
+def _sampled(row: Row, settings: RLSettings) -> int:
+    """Returns how many completions were sampled for a rollout."""
+    return round(row.get("num_gen_batches", 1.0)) * settings.samples_per_step
 
 
 # --- rewards ---
@@ -158,10 +164,11 @@ def no_reward(history: History, settings: RLSettings) -> Finding | None:
     """No completion of the newest rollout has a reward."""
     if not history.rollouts or "reward" in history.rollouts[-1]:
         return None
-    errors, abstained = (history.rollouts[-1].get(f"reward_{name}", 0.0) for name in ("errors", "abstained"))
+    row = history.rollouts[-1]
+    errors, abstained = (row.get(f"reward_{name}", 0.0) for name in ("errors", "abstained"))
     return Finding(
         "no_reward",
-        f"None of the {settings.samples_per_step} completions has a reward: a reward function failed on {errors:.0f} "
+        f"None of the {_sampled(row, settings)} completions has a reward: a reward function failed on {errors:.0f} "
         f"of them, and all abstained on {abstained:.0f}; see the reasons in the log, and call rl.reward_fns on the "
         "sample.",
     )
@@ -186,7 +193,7 @@ def equal_rewards(history: History, settings: RLSettings) -> Finding | None:
             cause = f"{' and '.join(names)} returned 0 for every completion; call rl.reward_fns on the sample"
         elif set(names) <= UP_TO_ONE and min(rewards) > top - 1e-6:
             kind, cause = "all_correct", f"all are correct, with a reward of {number(top)}; take harder questions"
-    groups = len(rows) * settings.prompts_per_step
+    groups = sum(_sampled(row, settings) for row in rows) // settings.group_size
     return Finding(
         kind,
         f"None of the {groups:,} groups of {settings.group_size} completions in the last {len(rows)} rollouts has "

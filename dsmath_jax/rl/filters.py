@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 Filter = Callable[["Rollout", Scores, int], Bool[np.ndarray, " PG"]]
 
 
-def finished(rollout: "Rollout", scores: Scores, group_size: int) -> Bool[np.ndarray, " PG"]:
+def without_truncated(rollout: "Rollout", scores: Scores, group_size: int) -> Bool[np.ndarray, " PG"]:
     """Keeps completions that ended by themselves, not at the length limit (DAPO, arXiv 2503.14476)."""
     return np.array([completion.finished for completion in rollout.completions_PG])
 
 
-def different_rewards(rollout: "Rollout", scores: Scores, group_size: int) -> Bool[np.ndarray, " PG"]:
+def without_zero_std(rollout: "Rollout", scores: Scores, group_size: int) -> Bool[np.ndarray, " PG"]:
     """Keeps groups whose rewards are not all equal, and so teach something (DAPO; Reinforce-Rej, arXiv 2504.11343)."""
     return ~np.repeat(zero_std_groups(scores, group_size), group_size)
 
 
-def positive(rollout: "Rollout", scores: Scores, group_size: int) -> Bool[np.ndarray, " PG"]:
+def without_incorrect(rollout: "Rollout", scores: Scores, group_size: int) -> Bool[np.ndarray, " PG"]:
     """Keeps completions whose rewards add up to more than 0 (RAFT, arXiv 2304.06767)."""
     return np.array([rewards.sum() > 0 for rewards in scores.rewards])
 
 
 # Named after what they take the loss from.
 ROLLOUT_FILTERS: Mapping[str, Filter] = {
-    "truncated": finished, "zero_std": different_rewards, "incorrect": positive
+    "truncated": without_truncated, "zero_std": without_zero_std, "incorrect": without_incorrect
 }  # fmt: skip

@@ -14,6 +14,7 @@ from dsmath_jax.workdir import read_jsonl
 
 FILE = "findings.jsonl"
 SAMPLE_CHARS = 300  # of a sample's question or completion; of longer ones the middle is left out
+TAIL_BYTES = 2**24  # of samples.jsonl, which may have all completions of a long run
 
 
 class Findings:
@@ -58,14 +59,25 @@ class Findings:
 
 
 def sample_of(path: Path, step: int) -> dict[str, Any] | None:
-    """Returns the first row of a step in `samples.jsonl`, near its end, with shortened texts; None without one."""
+    """Returns the first row of a step near the end of `samples.jsonl`, with shortened texts; None without one.
+
+    If the rows of the step are more than TAIL_BYTES, it is the first one within these.
+    """
     found = None
-    for line in reversed(path.read_bytes().splitlines()) if path.is_file() else ():
+    for line in reversed(_tail(path)) if path.is_file() else ():
         row = json.loads(line)
         if row["step"] < step:
             break
         found = row if row["step"] == step else found
     return found and {name: shorten(x) if isinstance(x, str) else x for name, x in found.items() if name != "step"}
+
+
+def _tail(path: Path) -> list[bytes]:
+    """Returns the whole lines in the last TAIL_BYTES of a file."""
+    with open(path, "rb") as file:
+        start = max(0, path.stat().st_size - TAIL_BYTES)
+        file.seek(start)
+        return file.read().splitlines()[1 if start else 0 :]
 
 
 def shorten(text: str, chars: int = SAMPLE_CHARS) -> str:

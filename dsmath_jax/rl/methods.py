@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from dsmath_jax import user_code
-from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Distillation, Likelihood
+from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Likelihood
 from dsmath_jax.workdir import UserError
 
 
@@ -38,6 +38,8 @@ class Method:
 def variant(algorithm: type[Algorithm], **defaults: Any) -> type[Algorithm]:
     """Returns the algorithm with other default values of its settings."""
     fields = {field.name: field for field in dataclasses.fields(algorithm)}
+    if unknown := defaults.keys() - fields:
+        raise TypeError(f"{algorithm.__name__} has no setting {', '.join(sorted(unknown))}")
     return dataclasses.make_dataclass(
         algorithm.__name__,
         [(n, fields[n].type, dataclasses.field(default=v, metadata=fields[n].metadata)) for n, v in defaults.items()],
@@ -65,7 +67,7 @@ METHODS = {
     ),
     "dapo": Method(  # arXiv 2503.14476; its overlong penalty is the reward function `soft_overlong`
         "policy", "rule",
-        variant(GRPO, clip_eps_high=0.28, normalize="token", rollout_filter=("zero_std",), max_refills=9, **NO_KL),
+        variant(GRPO, clip_eps_high=0.28, normalize="token", rollout_filter=("zero_std",), max_gen_batches=10, **NO_KL),
         CLIPPED,
     ),
     "gspo": Method(  # arXiv 2507.18071, section 5.1
@@ -82,11 +84,11 @@ METHODS = {
         f"{CLIPPED}, A leave-one-out, with the KL in the reward",
     ),
     "reinforce_pp": Method(  # arXiv 2501.03262
-        "policy", "rule", variant(GRPO, advantage="batch", normalize="token", kl_in="reward", kl_coef=0.01),
+        "policy", "rule", variant(GRPO, advantage="reinforce_pp", normalize="token", kl_in="reward", kl_coef=0.01),
         f"{CLIPPED}, A_t rewards to go normalized over the batch, with the KL in the reward",
     ),
     "reinforce_pp_baseline": Method(  # arXiv 2501.03262
-        "policy", "rule", variant(GRPO, advantage="group_batch", normalize="token", kl="k2", kl_coef=0.01),
+        "policy", "rule", variant(GRPO, advantage="reinforce_pp_baseline", normalize="token", kl="k2", kl_coef=0.01),
         f"{CLIPPED} - beta log(pi / pi_ref)",
     ),
     "raft_pp": Method(  # arXiv 2504.11343
@@ -98,7 +100,9 @@ METHODS = {
         f"{CLIPPED}, A = 1 if correct, else -1; no loss if all or none of the group are",
     ),
     # From a teacher, rl.teacher (https://thinkingmachines.ai/blog/on-policy-distillation; G-OPD arXiv 2602.12125).
-    "distill": Method("policy", "rule", variant(Distillation, **NO_KL), f"{CLIPPED}, A_t = log pi_T - log pi_old"),
+    "distill": Method(
+        "policy", "rule", variant(GRPO, advantage="teacher", **NO_KL), f"{CLIPPED}, A_t = log pi_T - log pi_old"
+    ),
 }  # fmt: skip
 REWARD_STAGES = {"outcome": "reward_model", "process": "process_model"}  # the stage whose model gives a reward
 REWARDS = ("rule", *REWARD_STAGES)

@@ -262,12 +262,17 @@ class RewardFunctions:
             self._workers.close()
 
 
-def user_functions(names: Sequence[str], field: str = "rl.reward_fns") -> dict[str, UserFunction]:
+def user_functions(
+    names: Sequence[str],
+    field: str = "rl.reward_fns",
+    takes: str = "(completion, record), or (completions, record) for a group",
+) -> dict[str, UserFunction]:
     """Returns how the user's functions are called; they are imported in a worker.
 
     Args:
       names: of the functions.
       field: the setting that names them, for errors.
+      takes: their parameters, for errors.
 
     Raises:
       UserError: one cannot be used.
@@ -289,8 +294,7 @@ def user_functions(names: Sequence[str], field: str = "rl.reward_fns") -> dict[s
         if outcome.status != "ok":
             raise UserError(
                 f"{field}: '{name}' cannot be used ({outcome.status} {outcome.reason}); name a function that can "
-                "be imported from where the run starts and takes (completion, record), or (completions, record) for a "
-                "group."
+                f"be imported from where the run starts and takes {takes}."
             )
         first_parameter, is_async = outcome.value
         found[name] = UserFunction(first_parameter == GROUP_PARAMETER, is_async)

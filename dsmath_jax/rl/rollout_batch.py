@@ -211,7 +211,7 @@ def rollout_metrics(sampled: ScoredCompletions, group_size: int) -> dict[str, fl
 
 def batch_metrics(algorithm: Algorithm, batch: HostBatch) -> dict[str, float]:
     """Returns the metrics of a rollout's training batch, described in docs/rl.md."""
-    return {
-        "num_masked": float(np.sum(~batch["loss_weights"].any(axis=1))),
-        "max_token_share": largest_token_share(algorithm, batch),
-    }
+    metrics = {"num_masked": float(np.sum(~batch["loss_weights"].any(axis=1)))}
+    if type(algorithm).policy_objective is not Algorithm.policy_objective:
+        metrics["max_token_share"] = largest_token_share(algorithm, batch)
+    return metrics

@@ -173,11 +173,14 @@ def generate_rollout(
 
 
 def minibatch_rows(
-    number: int, update: int, num_prompts: int, group_size: int, minibatches: int
+    key: Sequence[int], update: int, num_prompts: int, group_size: int, minibatches: int
 ) -> Int[np.ndarray, " rows"]:
-    """Returns the rows of an update on rollout `number`, in order: whole groups, each once in a pass."""
+    """Returns the rows of an update on a rollout, in order: whole groups, each once in a pass.
+
+    `key` seeds the split: the run's seed and the rollout's number.
+    """
     pass_number, part = divmod(update, minibatches)
-    order = np.random.default_rng([number, pass_number]).permutation(num_prompts)
+    order = np.random.default_rng([*key, pass_number]).permutation(num_prompts)
     groups = np.sort(np.split(order, minibatches)[part])
     return (groups[:, None] * group_size + np.arange(group_size)).ravel()
 
@@ -189,9 +192,9 @@ class RolloutFiles:
     no checkpoint needs are removed. Process 0 writes, all processes read.
     """
 
-    def __init__(self, folder: Path, settings: RLSettings, first_step: int):
+    def __init__(self, folder: Path, settings: RLSettings, seed: int, first_step: int):
         """`folder` is of the stage; it gets `rollouts/` and, from `first_step` on, `samples.jsonl`."""
-        self._folder, self._settings = folder / "rollouts", settings
+        self._folder, self._settings, self._seed = folder / "rollouts", settings, seed
         self._samples = StepLog(folder / "samples.jsonl", first_step)
         self._number = -1
         self._batch: dict[str, np.ndarray] = {}
@@ -237,7 +240,8 @@ class RolloutFiles:
             self._remove_old(step)
         for row in self.samples(step):
             self._samples.write({"step": step} | row)
-        rows = minibatch_rows(number, update, settings.prompts_per_step, settings.group_size, settings.minibatches)
+        key = self._seed, number
+        rows = minibatch_rows(key, update, settings.prompts_per_step, settings.group_size, settings.minibatches)
         return {name: values[rows] for name, values in self._batch.items()}, self._log["metrics"]
 
     def samples(self, step: int) -> list[dict[str, Any]]:

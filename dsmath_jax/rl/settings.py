@@ -24,7 +24,7 @@ DAY = 86_400  # seconds; libraries refuse much longer timeouts
 ROLLOUT_FIELDS = frozenset(
     (
         "reward_fns", "reward_mix", "overlong_cache_tokens", "top_p", "top_k", "num_updates", "minibatches",
-        "old_logprobs", "rollout_filter", "max_refills", "filtered_in_baseline", "curriculum", "log_samples",
+        "old_logprobs", "rollout_filter", "max_gen_batches", "filtered_in_baseline", "curriculum", "log_samples",
     )
 )  # fmt: skip
 
@@ -51,7 +51,7 @@ def _defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
 
 @functools.cache
 def _one_of_equal(algorithm: Algorithm) -> Algorithm:
-    """Returns the first of equal algorithms: the train step of its `loss` is compiled once."""
+    """Returns the first of equal algorithms: the train step of its `objective` is compiled once."""
     return algorithm
 
 
@@ -129,7 +129,7 @@ class RLSettings(TrainingSettings, DataSettings):
     )
     num_updates: int = setting(1, "passes over each rollout, mu", ge=1)
     minibatches: int = setting(
-        1, "optimizer steps of a pass, each on as many of the groups; `steps` counts all of them", ge=1
+        1, "optimizer steps of a pass, each on its share of the groups; `steps` counts all of them", ge=1
     )
     rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", ge=1)
     retrain: RetrainSettings | None = setting(None, "how the reward model is retrained between two rounds")
@@ -144,9 +144,10 @@ class RLSettings(TrainingSettings, DataSettings):
         "completions in samples.jsonl: extremes (best and worst of a rollout's first prompt), group (all of it) or all",
         choices=("extremes", "group", "all"), changes_result=False,
     )  # fmt: skip
-    reference: str = setting(
-        "device", "where the reference model's parameters are between uses: device or host", choices=("device", "host")
-    )
+    reference_memory: str = setting(
+        "device", "where the parameters of reference model and teacher are between uses: device or host",
+        choices=("device", "host"),
+    )  # fmt: skip
     lora: LoraSettings | None = setting(None, f"{LORA_HELP}; the reference model shares their base")
     offline_prompts: int = setting(
         0, "questions that RFT, DPO and curriculum=init sample from, drawn evenly over `data`; 0 for all", ge=0
@@ -183,6 +184,8 @@ class RLSettings(TrainingSettings, DataSettings):
                 f"patience is {self.patience}, but nothing is evaluated during training; give eval_data and eval_every."
             )
         method = self.method_row
+        if self.algorithm == GRPO() and not isinstance(self.algorithm, method.algorithm):  # the default of the field
+            object.__setattr__(self, "algorithm", method.algorithm())
         if not isinstance(self.algorithm, method.algorithm):
             raise UserError(
                 f"algorithm is {type(self.algorithm).__name__}; method={self.method} needs {method.algorithm.__name__}."
@@ -204,8 +207,10 @@ class RLSettings(TrainingSettings, DataSettings):
             raise UserError("reward is rule, but method=grpo_iterative trains a reward model; give outcome or process.")
         if method.iterative and self.retrain is None:
             raise UserError("retrain is missing; method=grpo_iterative trains the reward model further with it.")
-        if self.lora and self.reference == "host":
-            raise UserError("reference is host, but with lora the reference model is the base itself; leave it out.")
+        if self.lora and self.reference_memory == "host" and not self.teacher and not self.reference_model:
+            raise UserError(
+                "reference_memory is host, but with lora the reference model is the base itself; leave it out."
+            )
         if self.steps % self.rounds or self.steps // self.rounds % self.steps_per_rollout:
             raise UserError(
                 f"steps is {self.steps}, which is not divisible into rounds={self.rounds} of whole rollouts of "
@@ -232,6 +237,8 @@ class RLSettings(TrainingSettings, DataSettings):
                 f"step_rewards is {self.step_rewards!r}, which method={self.method} with reward={self.reward_source} "
                 "does not use; leave it out."
             )
+        if self.step_rewards != "monte_carlo" and self.step_completions != 8:
+            raise UserError("step_completions is only used with step_rewards=monte_carlo; leave it out.")
         if ":" not in self.step_rewards:
             check_choice("step_rewards", self.step_rewards, ("model", "monte_carlo"))
         if self.teacher and not self.algorithm.needs_teacher:
@@ -316,6 +323,11 @@ class RLSettings(TrainingSettings, DataSettings):
     def rows_per_step(self) -> int:
         """Completions of an optimizer step: those of a minibatch."""
         return self.samples_per_step // self.minibatches
+
+    @property
+    def scoring_parts(self) -> int:
+        """Micro-batches in which a rollout is scored: with as many rows as those of an update."""
+        return self.grad_accum_steps * self.minibatches
 
     @property
     def num_decode_slots(self) -> int:

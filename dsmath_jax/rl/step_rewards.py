@@ -22,7 +22,8 @@ def step_scorer(ctx: Context, policy: Params, number: int, reward_fns: RewardFun
     """Returns the rewards of steps without a reward model, by `rl.step_rewards`; None where steps have none.
 
     "monte_carlo" is the share of correct ones among `rl.step_completions` continuations by the policy, which samples
-    rollout `number` (VinePPO, arXiv 2410.01679); that of the last step is whether the completion is correct.
+    rollout `number`, as Math-Shepherd's soft labels (arXiv 2312.08935); that of the last step is whether the completion
+    is correct.
     """
     settings = ctx.settings
     if settings.reward_source != "process":
@@ -38,7 +39,10 @@ def step_scorer(ctx: Context, policy: Params, number: int, reward_fns: RewardFun
 
     def by_continuations(rollout: Rollout, ends: Sequence[np.ndarray]) -> list[np.ndarray]:
         thinking = thinking_budget(ctx.chat, settings.max_thinking_tokens)
-        sampling = SamplingParams(samples=settings.step_completions, seed=ctx.seed, thinking=thinking)
+        sampling = SamplingParams(
+            samples=settings.step_completions, temperature=settings.temperature, top_k=settings.top_k,
+            top_p=settings.top_p, seed=ctx.seed, thinking=thinking,
+        )  # fmt: skip
 
         def generate(
             prefixes: Sequence[Sequence[int]], samples: int, ids: Sequence[int], begun: Sequence[int]

@@ -101,8 +101,7 @@ def check(
     method, retrain = settings.method_row, settings.retrain
     if settings.algorithm.needs_teacher and not settings.teacher:
         raise UserError(f"rl.teacher is empty; method={settings.method} needs one: a stage's model, or hf:DIR.")
-    rows = settings.samples_per_step // settings.minibatches
-    loops.check(settings, rows // (2 if method.completions == "pairs" else 1), layout)
+    loops.check(settings, settings.rows_per_step // (2 if method.completions == "pairs" else 1), layout)
     if method.completions == "policy":
         RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers, settings.overlong)
     if chat:
@@ -130,7 +129,7 @@ def check(
     if method.completions in ("correct", "pairs"):
         check_answers(subsample(sets, settings.offline_prompts, seed))
     if ":" in settings.step_rewards:
-        user_functions([settings.step_rewards], "rl.step_rewards")
+        user_functions([settings.step_rewards], "rl.step_rewards", "(record, steps)")
     graded = settings.reward_source == "rule" and NEED_ANSWERS & dict(settings.reward_fns).keys()
     if graded or settings.step_rewards == "monte_carlo" or settings.curriculum == "init":
         check_answers(record for records in sets for record in records)
@@ -180,11 +179,11 @@ def run(
     )  # fmt: skip
 
     def logprobs(model: Decoder) -> MicroBatchedForward:
-        return MicroBatchedForward(jitted_logprobs(model, settings.temperature), layout, settings.grad_accum_steps)
+        return MicroBatchedForward(jitted_logprobs(model, settings.temperature), layout, settings.scoring_parts)
 
     def frozen(init: str) -> FrozenModel:
         other, read = initial_model(init, model_section, workdir, data_dir, chat.tokenizer, layout)
-        return FrozenModel(logprobs(other), read)
+        return FrozenModel(logprobs(other), functools.partial(read, frozen=True))
 
     policy_logprobs = logprobs(model)
     folder = workdir / "rl"
@@ -238,10 +237,10 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
     state, frozen = state_from_params(trained.read(), optimizer, ctx.layout), trained.frozen
     parts, objective = settings.grad_accum_steps, algorithm.objective
     train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts, frozen)
-    values = MicroBatchedForward(jitted_scores(ctx.model, ctx.layout), ctx.layout, parts)
+    values = MicroBatchedForward(jitted_scores(ctx.model, ctx.layout), ctx.layout, settings.scoring_parts)
     steps_per_round = settings.steps // settings.rounds
     read_reference, reward_folder = ctx.reference.read_params, ctx.workdir / (settings.reward_stage or "")
-    teacher = ReferenceModel(ctx.teacher.read_params(), settings.reference) if ctx.teacher else None
+    teacher = ReferenceModel(ctx.teacher.read_params(), settings.reference_memory) if ctx.teacher else None
 
     for round_number in range(1, settings.rounds + 1):
         # --- new round: the policy becomes the reference, and the reward model is retrained on its samples ---
@@ -251,12 +250,12 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
         end_of_round = folder / "rounds" / str(round_number) / "params"
         if round_number < settings.rounds and not checkpoint.why_invalid(end_of_round):
             continue
-        reference = ReferenceModel(read_reference(), settings.reference) if algorithm.needs_reference else None
+        reference = ReferenceModel(read_reference(), settings.reference_memory) if algorithm.needs_reference else None
         reward_model = read_reward_model(ctx, reward_folder) if settings.reward_stage else None
 
         with (  # restores the newest checkpoint; `loop.steps` saves one every `checkpoint_every` steps
             TrainLoop(folder, settings, ctx.layout, state) as loop,
-            RolloutFiles(folder, settings, loop.first_step) as rollouts,
+            RolloutFiles(folder, settings, ctx.seed, loop.first_step) as rollouts,
             Questions(folder, settings, ctx.seed, len(ctx.prompts.ids), loop.first_step) as questions,
             ctx.findings(loop),
         ):
@@ -275,7 +274,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
                     policy, number = algorithm.policy(params), step // settings.steps_per_rollout
                     score = reward_model or step_scorer(ctx, policy, number, reward_fns)
-                    to_ask = enumerate(questions.batches(number), number * (1 + algorithm.max_refills))
+                    to_ask = enumerate(questions.batches(number), number * algorithm.max_gen_batches)
                     batches, asked = sample_and_score(ctx, policy, to_ask, reward_fns, score, loop)
                     sampled = concatenate(batches)
                     chosen = choose_groups(sampled, settings.prompts_per_step, settings.group_size)
@@ -306,7 +305,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     batch |= algorithm.batch_fields(batch)
 
                     metrics = rollout_metrics(sampled, settings.group_size) | batch_metrics(algorithm, batch)
-                    metrics["num_refills"] = len(batches) - 1.0
+                    metrics["num_gen_batches"] = float(len(batches))
                     samples = samples_to_log(chosen, batch, settings, ctx.chat.tokenizer)
                     rollouts.write(step, batch, metrics, samples=samples, asked=asked)
                     loop.lap("score_seconds")
@@ -376,7 +375,7 @@ def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:
         batches = offline.likelihood_batches(settings, rows, weight, ctx.seed, ctx.layout)
     else:
         pairs = offline.pair_rows(initial_policy_samples(ctx))
-        reference = ReferenceModel(ctx.reference.read_params(), settings.reference)
+        reference = ReferenceModel(ctx.reference.read_params(), settings.reference_memory)
         logprobs = lambda batch: ctx.reference.logprobs(reference.params, batch)  # noqa: E731
         batches = offline.pair_batches(settings, pairs, ctx.seed, ctx.layout, logprobs)
 

@@ -193,9 +193,9 @@ class TrainLoop:
         self._observe = observe
 
     def lap(self, name: str) -> None:
-        """Records the seconds since the last lap, or the step's start, for the next update's row of `timing.jsonl`."""
+        """Adds the seconds since the last lap, or the step's start, to the next update's row of `timing.jsonl`."""
         now = time.monotonic()
-        self._seconds[name], self._lap = now - self._lap, now
+        self._seconds[name], self._lap = self._seconds.get(name, 0.0) + now - self._lap, now
 
     def wait(self) -> None:
         """Waits until the devices have finished the last update; `update_seconds` are logged with the next one."""

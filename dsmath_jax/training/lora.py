@@ -5,6 +5,7 @@ The `params/` of such a stage has the adapters alone. `lora.json` next to it say
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from dsmath_jax.training.step import ALL_TRAINED
 from dsmath_jax.workdir import UserError, hash_json, read_json, write_json
 
 FILE = "lora.json"
-FIRST_BYTES = 2**20  # of a Hugging Face model's file, which its fingerprint has
+NUM_BLOCKS, BLOCK_BYTES = 64, 2**16  # of a Hugging Face model's file, which its fingerprint has
 
 
 class Trainable(NamedTuple):
@@ -140,7 +141,7 @@ def read_adapters(folder: Path) -> Adapters | None:
     """Returns what `lora.json` says; None for a model without adapters.
 
     Raises:
-      UserError: the model that the adapters belong to is missing, or another one has its place.
+      UserError: the model that the adapters belong to is missing, or was replaced by another one.
     """
     path = folder / FILE
     if not path.is_file():
@@ -162,15 +163,21 @@ def read_adapters(folder: Path) -> Adapters | None:
 
 
 def _fingerprint(adapters: Adapters) -> str:
-    """Returns a hash that tells models apart; of large files only the beginning counts."""
+    """Returns a hash that tells models apart; of Hugging Face files only evenly spaced blocks count."""
     folder = adapters.base_folder
     if adapters.base.startswith(HUGGING_FACE):
         paths = sorted([folder / "config.json", *folder.glob("*.safetensors")])
-        return hash_json([[path.name, path.stat().st_size, _beginning(path)] for path in paths])
+        return hash_json([[path.name, path.stat().st_size, _blocks(path)] for path in paths])
     paths = [path for path in (hashes_path(folder / "params"), folder / FILE) if path.is_file()]
     return hash_json([read_json(path) for path in paths])
 
 
-def _beginning(path: Path) -> str:
+def _blocks(path: Path) -> list[str]:
+    """Returns hashes of evenly spaced blocks of a file, the first and the last among them."""
+    last = max(0, path.stat().st_size - BLOCK_BYTES)
+    hashes = []
     with open(path, "rb") as file:
-        return file.read(FIRST_BYTES).hex()
+        for number in range(NUM_BLOCKS):
+            file.seek(last * number // (NUM_BLOCKS - 1))
+            hashes.append(hashlib.sha256(file.read(BLOCK_BYTES)).hexdigest())
+    return hashes

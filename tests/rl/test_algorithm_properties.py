@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Distillation, Likelihood
+from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Likelihood
 from dsmath_jax.rl.losses import SURROGATES
 from dsmath_jax.rl.methods import METHODS
 
@@ -37,7 +37,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "gspo": GRPO(loss="sequence_clip", clip_eps=0.1),
     "cispo": GRPO(loss="cispo", sampler_correction="truncate"),
-    "distill": Distillation(),
+    "distill": GRPO(advantage="teacher"),
     "likelihood": Likelihood(),
     "likelihood, a mean over correct ones": Likelihood(normalize_by_correct=True),
     "dpo": DPO(),

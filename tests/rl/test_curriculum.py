@@ -33,7 +33,7 @@ def rate_of(question: int) -> float | None:
 def asked_in(folder: Path, rollouts: range, refills: int = 0) -> list[list[int]]:
     """The batches of these rollouts of a run that begins, or resumes, at the first of them."""
     found = []
-    own = settings(method="dapo", max_refills=refills) if refills else settings()
+    own = settings(method="dapo", max_gen_batches=1 + refills) if refills else settings()
     with Questions(folder, own, 3, COUNT, rollouts.start) as questions:
         for number in rollouts:
             batches = list(questions.batches(number))
@@ -44,7 +44,7 @@ def asked_in(folder: Path, rollouts: range, refills: int = 0) -> list[list[int]]
 
 
 def test_without_a_curriculum_every_epoch_asks_all_once(tmp_path: Path) -> None:
-    own = settings("none", method="dapo", max_refills=1)
+    own = settings("none", method="dapo", max_gen_batches=2)
     questions = Questions(tmp_path, own, 3, COUNT, 0)
     batches = [batch for number in range(3) for batch in questions.batches(number)]
     assert batches == [step_indices(3, number, 3, COUNT) for number in range(6)]
@@ -75,7 +75,7 @@ def test_a_resumed_run_asks_the_same(refills: int, tmp_path: Path) -> None:
 
 
 def test_batches_that_are_not_sampled_are_asked_later(tmp_path: Path) -> None:
-    with Questions(tmp_path, settings(method="dapo", max_refills=2), 3, COUNT, 0) as questions:
+    with Questions(tmp_path, settings(method="dapo", max_gen_batches=3), 3, COUNT, 0) as questions:
         first, second, _ = questions.batches(0)
         questions.observe(0, [Asked(first, [0.5] * 3)])
         assert next(questions.batches(1)) == second
@@ -111,7 +111,13 @@ def test_a_killed_run_with_a_curriculum_ends_the_same(
     whole, cut = workdir("whole"), workdir("cut")
     rewards = (("trainer_rewards:for_every_third_question", 1.0),)
     rl = recipe(
-        "dapo", steps=10, max_refills=1, curriculum="run", min_pass_rate=0.01, reward_fns=rewards, checkpoint_every=2
+        "dapo",
+        steps=10,
+        max_gen_batches=2,
+        curriculum="run",
+        min_pass_rate=0.01,
+        reward_fns=rewards,
+        checkpoint_every=2,
     )
     rl.run(whole)
     for step in (3, 7):

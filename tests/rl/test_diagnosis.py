@@ -92,7 +92,7 @@ def test_a_kind_is_found_once(kind: str, step: int, fields: dict, settings: dict
 def test_no_eos_needs_rollouts_that_are_all_cut_from_the_start() -> None:
     cut = found(changed(start=0, frac_truncated=1.0))
     assert [(step, finding.kind) for step, finding in cut] == [(0, "all_truncated"), (4, "no_eos")]
-    assert cut[1][1].message.startswith("None of the 5,120 completions of this run has ended by EOS")
+    assert cut[1][1].message.startswith("None of the completions of this run, in 5 rollouts, has ended by EOS")
     assert [finding.kind for _, finding in found(changed(start=1, frac_truncated=1.0))] == ["all_truncated"]
 
 

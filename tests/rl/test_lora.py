@@ -156,8 +156,10 @@ def test_the_reference_is_no_copy(workdir: MakeWorkdir, layout: Layout) -> None:
 
 
 def test_a_host_reference_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match=r"rl.reference is host, but with lora the reference model is the base itself"):
-        recipe("grpo_rule", lora=LORA, reference="host")
+    with pytest.raises(
+        UserError, match=r"rl.reference_memory is host, but with lora the reference model is the base itself"
+    ):
+        recipe("grpo_rule", lora=LORA, reference_memory="host")
 
 
 def test_a_base_that_is_missing_or_another_one_is_refused(workdir: MakeWorkdir, layout: Layout) -> None:

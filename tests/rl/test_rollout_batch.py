@@ -111,13 +111,13 @@ def test_where_refills_are_used_up_groups_without_loss_fill_the_rest() -> None:
 
 
 def test_minibatches_are_whole_groups_each_once_in_a_pass() -> None:
-    rows = [minibatch_rows(5, update, num_prompts=6, group_size=3, minibatches=2) for update in range(4)]
+    rows = [minibatch_rows((0, 5), update, num_prompts=6, group_size=3, minibatches=2) for update in range(4)]
     assert all(len(each) == 9 for each in rows)
     assert all((each.reshape(-1, 3) // 3 == each[::3, None] // 3).all() for each in rows)
     for one, other in ((0, 1), (2, 3)):
         assert sorted([*rows[one], *rows[other]]) == list(range(18))
     assert rows[0].tolist() != rows[2].tolist()
-    np.testing.assert_array_equal(minibatch_rows(5, 3, 6, 3, 1), np.arange(18))
+    np.testing.assert_array_equal(minibatch_rows((0, 5), 3, 6, 3, 1), np.arange(18))
 
 
 def test_a_share_of_the_rule_reward_is_added_at_the_last_token() -> None:

@@ -141,7 +141,7 @@ def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None
         ),
         ({"reward": "rules"}, "rl.reward must be one of '', 'rule', 'outcome', 'process'; got 'rules'."),
         ({"old_logprobs": "policy"}, "rl.old_logprobs must be one of 'trainer', 'sampler'; got 'policy'."),
-        ({"reference": "disk"}, "rl.reference must be one of 'device', 'host'; got 'disk'."),
+        ({"reference_memory": "disk"}, "rl.reference_memory must be one of 'device', 'host'; got 'disk'."),
         ({"group_size": 1}, "rl.group_size is 1; it must be at least 2."),
         ({"temperature": 0}, "rl.temperature is 0.0; it must be above 0."),
         ({"temperature": -0.5}, "rl.temperature is -0.5; it must be above 0."),

@@ -13,9 +13,11 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import Rollout
+from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.rl.step_rewards import step_scorer
 from dsmath_jax.rl.steps import step_ends, step_texts
 from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.settings import build
 from dsmath_jax.toy.problems import check_steps
 from tests.rl.trainer_runs import RLRun, assert_same_results, metrics
 
@@ -51,8 +53,8 @@ def rollout_of(texts: list[str], chat: chats.Chat) -> tuple[Rollout, list[np.nda
 
 
 def context(chat: chats.Chat, step_rewards: str, sampler: Any = None) -> Any:
-    fields = {"reward_source": "process", "max_thinking_tokens": 0, "step_completions": 4, "max_new_tokens": 99}
-    settings = SimpleNamespace(step_rewards=step_rewards, **fields)
+    fields = {"method": "grpo_ps", "temperature": 0.8, "max_new_tokens": 99, "step_rewards": step_rewards}
+    settings = build(RLSettings, fields | ({"step_completions": 4} if step_rewards == "monte_carlo" else {}))
     return SimpleNamespace(settings=settings, chat=chat, sampler=sampler, seed=0)
 
 
@@ -72,7 +74,7 @@ def test_continuations_estimate_the_value_of_each_step(chat: chats.Chat) -> None
 
     class Sampler:
         def generate(self, policy: Any, prefixes: Any, sampling: Any, step: int, prompt_ids: Any, begun: Any) -> Any:
-            assert (policy, step, sampling.samples) == ("policy", 7, 4)
+            assert (policy, step, sampling.samples, sampling.temperature) == ("policy", 7, 4, 0.8)
             for prefix, length in zip(prefixes, begun, strict=True):
                 done = chat.tokenizer.decode(prefix[-length:])
                 rest = SOLUTION.removeprefix(done.strip()) if SOLUTION.startswith(done.strip()) else ""

@@ -66,7 +66,7 @@ METRICS = {
     "rft": {"entropy"},
     "sft": {"entropy"},
     "dpo": {"margin", "accuracy"},
-    "rloo": {"kl", "entropy", "reward", "num_refills", "max_token_share"},
+    "rloo": {"kl", "entropy", "reward", "num_gen_batches", "max_token_share"},
     "distill": {"entropy", "clip_low", "rule_reward"},
 }
 ONLY_OTHER_SETTINGS = ("dr_grpo", "dapo", "gspo", "cispo", "reinforce_pp", "reinforce_pp_baseline", "raft_pp")
@@ -328,10 +328,10 @@ def test_a_rollout_is_refilled_until_it_is_full_and_learned_in_minibatches(
     """DAPO's dynamic sampling; a killed run ends the same."""
     whole, cut = workdir("whole"), workdir("cut")
     rewards = (("trainer_rewards:for_every_third_question", 1.0),)
-    rl = recipe("dapo", steps=4, minibatches=2, max_refills=4, reward_fns=rewards, checkpoint_every=1)
+    rl = recipe("dapo", steps=4, minibatches=2, max_gen_batches=5, reward_fns=rewards, checkpoint_every=1)
     rl.run(whole)
     rows = metrics(whole)
-    assert rows[0]["num_refills"] > 0
+    assert rows[0]["num_gen_batches"] > 1
     assert rows[0]["frac_reward_zero_std"] > 0.4  # of all that were sampled
     batch, _ = read_rollout(whole / "rl" / "rollouts" / "00000000.npz")
     assert len(batch["tokens"]) == 8
@@ -351,7 +351,7 @@ def test_the_memory_of_the_reference_and_micro_batches_change_nothing(recipe: Re
     found = []
     for name, reference, grad_accum_steps in (("plain", "device", 1), ("host", "host", 1), ("cut", "device", 2)):
         folder = workdir(name)
-        recipe("grpo_rule", reference=reference, grad_accum_steps=grad_accum_steps).run(folder)
+        recipe("grpo_rule", reference_memory=reference, grad_accum_steps=grad_accum_steps).run(folder)
         found.append(metrics(folder))
     plain, host, cut = found
     assert plain == host
@@ -480,7 +480,11 @@ def test_an_evaluation_prompt_that_fills_the_context_is_refused_before_training(
         ("grpo_iterative", {}, r"^rl\.rounds is 1; method=grpo_iterative takes at least 2"),
         ("grpo_iterative", {"rounds": 2, "reward": "rule"}, r"^rl\.reward is rule, .* trains a reward model"),
         ("grpo_rule", {"old_logprobs": "both"}, r"^rl\.old_logprobs must be one of 'trainer', 'sampler'; got 'both'"),
-        ("grpo_rule", {"reference": "disk"}, r"^rl\.reference must be one of 'device', 'host'; got 'disk'"),
+        (
+            "grpo_rule",
+            {"reference_memory": "disk"},
+            r"^rl\.reference_memory must be one of 'device', 'host'; got 'disk'",
+        ),
         ("grpo_rule", {"max_prompt_tokens": 2}, r"no prompt of rl\.data has at most 2 tokens"),
         ("grpo_rule", {"max_new_tokens": 250}, r"more than the model's context of 256"),
         ("sft", {"max_new_tokens": 3}, r"no solution of rl\.data has at most 3 tokens"),
