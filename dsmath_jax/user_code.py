@@ -26,12 +26,13 @@ def load(name: str, kind: type[T]) -> T:
     Raises:
       UserError: it cannot be imported from where the run starts, or is of another type.
     """
+    what = "an object" if kind is object else f"a {kind.__name__}"
     try:
         found = resolve(name)
     except Exception as error:  # user code may raise anything
         raise UserError(
-            f"'{name}' cannot be used ({type(error).__name__}: {error}); name a {kind.__name__} that can be imported "
-            "from where the run starts, as package.module:NAME."
+            f"'{name}' cannot be used ({type(error).__name__}: {error}); name {what} that can be imported from where the "
+            "run starts, as package.module:NAME."
         ) from None
     if not isinstance(found, kind):
         raise UserError(f"'{name}' is of the type {type(found).__name__}; it must be a {kind.__name__}.")
@@ -53,7 +54,10 @@ def function(field: str, name: str, known: Mapping[str, T]) -> T:
         return known[name]
     if ":" not in name:
         raise UserError(f"{field} must be one of {', '.join(map(repr, known))}, or package.module:NAME; got {name!r}.")
-    found = load(name, object)
+    try:
+        found = load(name, object)
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
     if not callable(found):
         raise UserError(f"{field}: '{name}' is of the type {type(found).__name__}; it must be a function.")
     return typing.cast(T, found)

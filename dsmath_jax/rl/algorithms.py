@@ -350,7 +350,8 @@ class GRPO(ClippedAlgorithm):
                 "advantage, or kl_in=loss."
             )
         for name, used in (
-            ("process_credit", self.advantage == "group" or ":" in self.advantage), ("teacher_scale", self.needs_teacher),
+            ("process_credit", self.advantage == "group" or ":" in self.advantage),
+            ("teacher_scale", self.needs_teacher),
             ("kl_clip", self.kl_coef != 0 and self.kl_in == "loss"), ("entropy_target", self.entropy_coef != 0),
             ("sampler_ratio_limit", self.sampler_correction != "none"),
         ):  # fmt: skip

@@ -121,7 +121,10 @@ def method_of(name: str) -> Method:
     if ":" not in name:
         known = ", ".join(map(repr, METHODS))
         raise UserError(f"rl.method must be one of {known}, or package.module:NAME; got {name!r}.")
-    found = user_code.load(name, object)
+    try:
+        found = user_code.load(name, object)
+    except UserError as error:
+        raise UserError(f"rl.method: {error}") from None
     if isinstance(found, type) and issubclass(found, Algorithm):
         return Method("policy", "rule", found, "")
     if not isinstance(found, Method):

@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 from dsmath_jax.rl.advantages import (
     ScoredRollout,
     Scores,
+    distillation,
     gae,
     group_relative,
+    leave_one_out,
     outcome_scores,
     ppo_token_rewards,
     rewards_to_go,
+    signed_rewards,
+    whitened_group_centered,
+    whitened_returns,
     zero_std_groups,
 )
 from dsmath_jax.rl.algorithms import GRPO, PPO, Likelihood
@@ -229,3 +234,28 @@ def test_gae_without_discount_and_decay_is_the_return_less_the_value() -> None:
     rewards, values = np.array([0.0, 1.0, 2.0]), np.array([0.5, 0.25, 1.0])
     np.testing.assert_allclose(gae(rewards, values) + values, [3.0, 3.0, 2.0])
     assert gae(np.empty(0), np.empty(0)).shape == (0,)
+
+
+def test_distillation_is_the_teachers_log_ratio() -> None:
+    """G-OPD: the teacher's part, relative to a reference model, is scaled."""
+    student, teacher, reference = [np.array([-1.0, -2.0])], [np.array([-0.5, -4.0])], [np.array([-1.5, -1.0])]
+    rollout = ScoredRollout(outcome_scores([0.0], [2]), [2], 1, student, reference, (), teacher)
+    np.testing.assert_allclose(distillation(rollout, 1.0), [[0.5, -2.0]])
+    np.testing.assert_allclose(distillation(rollout._replace(ref_logprobs=()), 1.0), [[0.5, -2.0]])
+    np.testing.assert_allclose(distillation(rollout, 2.0), [[2 * 1.0 - 0.5, 2 * -3.0 + 1.0]])
+
+
+def test_the_baselines_of_rloo_leave_completions_without_a_reward_out() -> None:
+    scores = outcome_scores([1.0, np.nan, 0.0, 0.5, np.nan, np.nan], [1] * 6)
+    found = np.concatenate(leave_one_out(scores, 3, [1] * 6))
+    np.testing.assert_allclose(found, [1.0, np.nan, -1.0, 0.0, np.nan, np.nan])
+
+
+def test_equal_rewards_are_whitened_to_zero() -> None:
+    scores = outcome_scores([0.1 + 0.2, 0.3, np.nan], [2, 1, 1])
+    assert [x.tolist() for x in whitened_returns(scores, [2, 1, 1])[:2]] == [[0.0, 0.0], [0.0]]
+    assert np.isnan(whitened_group_centered(scores, 3, [2, 1, 1])[2]).all()
+
+
+def test_signed_rewards() -> None:
+    assert np.concatenate(signed_rewards(outcome_scores([1.0, 0.0], [2, 1]), [2, 1])).tolist() == [1.0, 1.0, -1.0]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,59 @@ def test_a_changed_data_file_is_a_change_of_the_stage(stage: str, changes: dict,
 def test_a_changed_reward_function_is_a_change_of_the_stage(start: Path) -> None:
     found = input_files("rl", start / "data", {"reward_fns": (("trainer_rewards:digits", 1.0),)})
     assert start / "rewards" / "trainer_rewards.py" in found
+
+
+def test_changed_functions_of_the_users_are_a_change_of_the_stage(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_parts.py").write_text(PARTS)
+    names = {"loss": "my_parts:loss", "advantage": "my_parts:advantage", "rollout_filter": ("my_parts:keep",)}
+    for changes in ({"method": "my_parts:METHOD"}, *({name: value} for name, value in names.items())):
+        assert tmp_path / "my_parts.py" in input_files("rl", start / "data", changes)
+
+
+def test_a_method_is_made_of_the_users_parts(
+    recipe: MakeRun, workdir: MakeWorkdir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each of them says is in the batch and in the metrics."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_parts.py").write_text(PARTS)
+    monkeypatch.delitem(sys.modules, "my_parts", raising=False)
+    folder = workdir("run")
+    recipe("my_parts:METHOD", steps=1, strength=0.5).run(folder)
+    (row,) = list(read_jsonl(folder / "rl" / "metrics.jsonl"))
+    assert row["gap"] == pytest.approx(0.5)
+    assert row["num_masked"] == 4
+    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+    assert set(np.unique(batch["advantages"])) == {0.0, 7.0}
+
+
+PARTS = """
+import dataclasses
+import numpy as np
+from dsmath_jax.rl.algorithms import GRPO
+from dsmath_jax.rl.methods import Method
+from dsmath_jax.settings import setting
+
+def loss(tokens, low, high):
+    return tokens.advantages * tokens.log_ratios, {"gap": 0.5 + 0 * tokens.logprobs}
+
+def advantage(rollout, settings):
+    return [np.full(length, 14 * settings.strength) for length in rollout.lengths]
+
+def keep(rollout, scores, group_size):
+    return [completion.sample % 2 == 0 for completion in rollout.completions_PG]
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine(GRPO):
+    strength: float = setting(1.0, "of the advantage", gt=0)
+    loss: str = setting("my_parts:loss")
+    advantage: str = setting("my_parts:advantage")
+    rollout_filter: tuple[str, ...] = setting(("my_parts:keep",))
+
+METHOD = Method("policy", "rule", Mine, "A")
+"""
 
 
 def input_files(stage: str, data_dir: Path, changes: dict[str, Any]) -> list[Path]:

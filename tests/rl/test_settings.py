@@ -208,6 +208,63 @@ def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None
             "rl.retrain.kind must be one of 'pointwise', 'pairwise', 'process'; got 'listwise'.",
         ),
         ({"algorithm": {}}, "rl.algorithm is not a setting; remove it or correct its name."),
+        (
+            {"loss": "clap"},
+            "rl.loss must be one of 'clip', 'sequence_clip', 'cispo', or package.module:NAME; got 'clap'.",
+        ),
+        ({"loss": "math:pi"}, "rl.loss: 'math:pi' is of the type float; it must be a function."),
+        (
+            {"advantage": "nowhere:f"},
+            "rl.'nowhere:f' cannot be used (ModuleNotFoundError: No module named 'nowhere'); name an object that can be "
+            "imported from where the run starts, as package.module:NAME.",
+        ),
+        (
+            {"rollout_filter": "zero"},
+            "rl.rollout_filter must be one of 'truncated', 'zero_std', 'incorrect', or package.module:NAME; got 'zero'.",
+        ),
+        (
+            {"method": "math:pi"},
+            "rl.method: 'math:pi' is of the type float; it must be a Method or a class of Algorithm.",
+        ),
+        (
+            {"prompts_per_step": 3, "minibatches": 2},
+            "rl.prompts_per_step is 3, which is not divisible by minibatches=2; a minibatch has whole groups.",
+        ),
+        (
+            {"process_credit": "min"},
+            "rl.process_credit is min, but the reward of method=grpo_rule has no steps; set reward=process.",
+        ),
+        (
+            {"method": "rloo", "process_credit": "min"},
+            "rl.process_credit is min, which nothing uses with these settings; leave it out.",
+        ),
+        ({"kl_coef": 0.0, "kl_clip": 9.0}, "rl.kl_clip is 9.0, which nothing uses with these settings; leave it out."),
+        (
+            {"max_gen_batches": 2},
+            "rl.max_gen_batches is 2, but without rollout_filter every group has loss; set it.",
+        ),
+        (
+            {"kl_in": "reward"},
+            "rl.kl_in is reward, but advantage=group is not made of rewards with a KL; choose another advantage, or "
+            "kl_in=loss.",
+        ),
+        ({"teacher": "sft"}, "rl.teacher is 'sft', which method=grpo_rule does not use; leave it out."),
+        (
+            {"reference_model": "sft", "kl_coef": 0.0},
+            "rl.reference_model is 'sft', which method=grpo_rule does not use; leave it out.",
+        ),
+        (
+            {"old_logprobs": "sampler", "sampler_correction": "mask"},
+            "rl.sampler_correction needs the trainer's log-probabilities; set old_logprobs=trainer.",
+        ),
+        (
+            {"min_pass_rate": 0.8, "max_pass_rate": 0.2},
+            "rl.min_pass_rate is 0.8, above max_pass_rate=0.2; swap them.",
+        ),
+        (
+            {"step_rewards": "monte_carlo"},
+            "rl.step_rewards is 'monte_carlo', which method=grpo_rule with reward=rule does not use; leave it out.",
+        ),
     ],
 )
 def test_invalid_settings_are_refused(given: dict[str, Any], message: str) -> None:
@@ -219,7 +276,7 @@ def test_invalid_settings_are_refused(given: dict[str, Any], message: str) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "dpo"}, "algorithm is GRPO; method=dpo needs DPO."),
+        ({"method": "dpo", "algorithm": PPO()}, "algorithm is PPO; method=dpo needs DPO."),
         ({"method": "grpo_os", "algorithm": PPO()}, "algorithm is PPO; method=grpo_os needs GRPO."),
         ({"temperature": float("nan")}, "temperature is nan; it must be a finite number."),
     ],
