@@ -31,8 +31,8 @@ def load(name: str, kind: type[T]) -> T:
         found = resolve(name)
     except Exception as error:  # user code may raise anything
         raise UserError(
-            f"'{name}' cannot be used ({type(error).__name__}: {error}); name {what} that can be imported from where the "
-            "run starts, as package.module:NAME."
+            f"'{name}' cannot be used ({type(error).__name__}: {error}); name {what} that can be imported from where "
+            "the run starts, as package.module:NAME."
         ) from None
     if not isinstance(found, kind):
         raise UserError(f"'{name}' is of the type {type(found).__name__}; it must be a {kind.__name__}.")

@@ -20,7 +20,7 @@ from dsmath_jax.rl.rollouts import load_prompts, read_rollout, step_indices
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.stages import STAGES
-from dsmath_jax.workdir import write_jsonl
+from dsmath_jax.workdir import read_jsonl, write_jsonl
 from tests.rl.trainer_runs import SEED, RLRun, assert_same_results, equal, metrics, weights
 
 MakeRun = Callable[..., RLRun]

@@ -215,12 +215,13 @@ def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None
         ({"loss": "math:pi"}, "rl.loss: 'math:pi' is of the type float; it must be a function."),
         (
             {"advantage": "nowhere:f"},
-            "rl.'nowhere:f' cannot be used (ModuleNotFoundError: No module named 'nowhere'); name an object that can be "
-            "imported from where the run starts, as package.module:NAME.",
+            "rl.advantage: 'nowhere:f' cannot be used (ModuleNotFoundError: No module named 'nowhere'); name an object "
+            "that can be imported from where the run starts, as package.module:NAME.",
         ),
         (
             {"rollout_filter": "zero"},
-            "rl.rollout_filter must be one of 'truncated', 'zero_std', 'incorrect', or package.module:NAME; got 'zero'.",
+            "rl.rollout_filter must be one of 'truncated', 'zero_std', 'incorrect', or package.module:NAME; got "
+            "'zero'.",
         ),
         (
             {"method": "math:pi"},
