@@ -196,7 +196,7 @@ def check_reward_model(name: str) -> Callable[[Recipe, Path], None]:
 def check_rl(recipe: Recipe, workdir: Path) -> None:
     """Checks the prompts, the reward functions, the models and the batch."""
     settings = required(recipe.rl)
-    initial_config = _initial_config(settings.init, recipe, workdir)
+    initial_config, *_ = [_initial_config(model, recipe, workdir) for model in settings.models]
     chat_format = _chat(recipe, workdir, *settings.model_stages)
     read, trained_on = _records_reader("rl", recipe, workdir), _trained_on(["rl"], recipe, workdir)
     trainer.check(settings, read, chat_format, initial_config, trained_on, _layout(recipe), recipe.seed)

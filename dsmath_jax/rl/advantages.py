@@ -128,7 +128,7 @@ def leave_one_out(scores: Scores, group_size: int, lengths: Sequence[int]) -> Pe
     The reward is the sum of a completion's rewards. A completion with a NaN reward is left out; one without others has
     the advantage 0.
     """
-    totals = _totals(scores).reshape(-1, group_size)
+    totals = _equalized(_totals(scores).reshape(-1, group_size))
     valid = np.isfinite(totals)
     others = valid.sum(axis=1, keepdims=True) - 1
     sums = np.where(valid, totals, 0.0).sum(axis=1, keepdims=True)
@@ -151,9 +151,9 @@ def whitened_group_centered(scores: Scores, group_size: int, lengths: Sequence[i
 
     arXiv 2501.03262. The reward is the sum of a completion's rewards.
     """
-    totals = _totals(scores)
-    mean = [np.full(group_size, _mean(group)) for group in totals.reshape(-1, group_size)]
-    return _whiten(_per_completion(totals - np.concatenate(mean), lengths), epsilon)
+    totals = _equalized(_totals(scores).reshape(-1, group_size))
+    means = np.array([[_mean(group)] for group in totals])
+    return _whiten(_per_completion((totals - means).ravel(), lengths), epsilon)
 
 
 def distillation(rollout: ScoredRollout, scale: float) -> PerToken:
@@ -199,6 +199,15 @@ def _all_finite(rewards: np.ndarray) -> bool:
 def _totals(scores: Scores) -> np.ndarray:
     """Returns the sum of each completion's rewards, NaN where one is missing."""
     return np.array([rewards.sum() for rewards in scores.rewards])
+
+
+def _equalized(totals: np.ndarray) -> np.ndarray:
+    """Returns rewards `[P,G]` with those of a group that are equal, within REWARD_RTOL, exactly equal."""
+    rows = []
+    for group in totals:
+        valid = group[np.isfinite(group)]
+        rows.append(group if _has_spread(valid) or not valid.size else np.where(np.isfinite(group), valid[0], np.nan))
+    return np.array(rows)
 
 
 def _mean(rewards: np.ndarray) -> float:

@@ -381,7 +381,13 @@ class GRPO(ClippedAlgorithm):
         if self.kl_coef and self.kl_in == "reward":
             rewards = ppo_token_rewards(rollout.scores, rollout.old_logprobs, rollout.ref_logprobs, self.kl_coef)
             rollout = rollout._replace(scores=Scores([np.arange(length) for length in rollout.lengths], rewards))
-        return user_code.function("advantage", self.advantage, ADVANTAGES)(rollout, self)
+        advantages = user_code.function("advantage", self.advantage, ADVANTAGES)(rollout, self)
+        if [np.shape(each) for each in advantages] != [(length,) for length in rollout.lengths]:
+            raise UserError(
+                f"rl.advantage: '{self.advantage}' must return a list with one array per completion, of one number per "
+                "token, NaN for none."
+            )
+        return advantages
 
     def batch_fields(self, batch: HostBatch) -> HostBatch:
         """Returns the coefficient of the entropy bonus, which depends on the entropy estimated by the samples."""
@@ -394,7 +400,10 @@ class GRPO(ClippedAlgorithm):
 
     def policy_objective(self, logprobs: BT, entropy: BT, batch: Batch) -> Sums:
         tokens = self.tokens(logprobs, batch)
-        gain, metrics = user_code.function("loss", self.loss, SURROGATES)(tokens, *self.ratio_bounds)
+        found = user_code.function("loss", self.loss, SURROGATES)(tokens, *self.ratio_bounds)
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
+            raise UserError(f"rl.loss: '{self.loss}' must return (gain, metrics): an array [B,T] and a dict of such.")
+        gain, metrics = found
         if self.sampler_correction != "none":
             old = batch.get("old_logprobs", jax.lax.stop_gradient(logprobs))
             ratio = jnp.exp(log_ratio(old, batch["sampler_logprobs"], tokens.mask))

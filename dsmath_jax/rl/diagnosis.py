@@ -169,8 +169,8 @@ def no_reward(history: History, settings: RLSettings) -> Finding | None:
     return Finding(
         "no_reward",
         f"None of the {_sampled(row, settings)} completions has a reward: a reward function failed on {errors:.0f} "
-        f"of them, and all abstained on {abstained:.0f}; see the reasons in the log, and call rl.reward_fns on the "
-        "sample.",
+        f"of them, and all abstained on {abstained:.0f}; see the reasons in the log, and call rl.reward_fns, or "
+        "rl.step_rewards, on the sample.",
     )
 
 

@@ -60,6 +60,11 @@ class Evaluations:
         self._values.append(value)
         self._step = step
         self.stopped = step < self._steps and 0 < self._patience <= without_improvement(self._values)
+        if self.stopped and jax.process_index() == 0:
+            print(
+                f"rl: stops before step {step}: none of the last {self._patience} evaluations (rl.patience) is above "
+                f"eval_greedy={max(self._values):g}; that policy is in {self._folder / BEST}.", flush=True,
+            )  # fmt: skip
         loop.log(step, {METRIC: value} | ({"early_stop": 1.0} if self.stopped else {}))
         best = self._best()
         if not best or value > best[METRIC]:

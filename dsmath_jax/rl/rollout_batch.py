@@ -21,6 +21,7 @@ from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout, broadcast_json
 from dsmath_jax.training.prefetch import HostBatch
+from dsmath_jax.workdir import UserError
 
 # (rollout, indices of the rewarded tokens of each completion) -> the rewards at these, NaN for none
 ScoreEnds = Callable[[Rollout, Sequence[np.ndarray]], list[np.ndarray]]
@@ -83,10 +84,22 @@ def compute_rewards(
 
 
 def apply_filters(settings: RLSettings, rollout: Rollout, scores: Scores) -> np.ndarray:
-    """Returns which completions `[PG]` every filter of `rl.rollout_filter` keeps."""
-    keep = np.ones(len(rollout.completions_PG), bool)
+    """Returns which completions `[PG]` have a reward and are kept by every filter of `rl.rollout_filter`, in order.
+
+    With `rl.filtered_in_baseline=False`, a filter sees NaN as the rewards of those that earlier ones do not keep.
+
+    Raises:
+      UserError: a filter returned anything but a bool for each completion.
+    """
+    keep = np.array([np.isfinite(rewards).all() for rewards in scores.rewards])
     for name in settings.algorithm.rollout_filter:
-        kept = user_code.function("rl.rollout_filter", name, ROLLOUT_FILTERS)(rollout, scores, settings.group_size)
+        seen = scores if settings.filtered_in_baseline else without_filtered(scores, keep)
+        kept = user_code.function("rl.rollout_filter", name, ROLLOUT_FILTERS)(rollout, seen, settings.group_size)
+        if np.shape(kept) != keep.shape:
+            raise UserError(
+                f"rl.rollout_filter: '{name}' returned values of shape {np.shape(kept)}; it must return a bool for "
+                f"each of the {len(keep)} completions."
+            )
         keep &= np.asarray(kept, bool)
     return keep
 
@@ -193,12 +206,14 @@ def rollout_metrics(sampled: ScoredCompletions, group_size: int) -> dict[str, fl
     rollout, rule_rewards, scores, _ = sampled
     rewards = np.array([r.mean() for r in scores.rewards])
     rewards = rewards[np.isfinite(rewards)]
-    graded, failed = rule_rewards.total[np.isfinite(rule_rewards.total)], sum(rule_rewards.errors.values())
+    has_rule_reward = np.isfinite(rule_rewards.total)
+    graded, failed = rule_rewards.total[has_rule_reward], sum(rule_rewards.errors.values())
+    without_score = sum(np.isnan(r).any() for r, ok in zip(scores.rewards, has_rule_reward, strict=True) if ok)
     metrics = {
         "frac_reward_zero_std": np.mean(zero_std_groups(scores, group_size)),
         "completion_length": np.mean(rollout.lengths),
         "frac_truncated": np.mean([not c.finished for c in rollout.completions_PG]),
-        "reward_errors": failed,
+        "reward_errors": failed + without_score,
         "reward_abstained": len(rule_rewards.total) - len(graded) - failed,
     }
     if rewards.size:
@@ -212,6 +227,8 @@ def rollout_metrics(sampled: ScoredCompletions, group_size: int) -> dict[str, fl
 def batch_metrics(algorithm: Algorithm, batch: HostBatch) -> dict[str, float]:
     """Returns the metrics of a rollout's training batch, described in docs/rl.md."""
     metrics = {"num_masked": float(np.sum(~batch["loss_weights"].any(axis=1)))}
+    if "teacher_logprobs" in batch and (mask := batch["loss_weights"] > 0).any():
+        metrics["teacher_kl"] = float(np.mean((batch["old_logprobs"] - batch["teacher_logprobs"])[mask]))
     if type(algorithm).policy_objective is not Algorithm.policy_objective:
         metrics["max_token_share"] = largest_token_share(algorithm, batch)
     return metrics

@@ -276,6 +276,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     score = reward_model or step_scorer(ctx, policy, number, reward_fns)
                     to_ask = enumerate(questions.batches(number), number * algorithm.max_gen_batches)
                     batches, asked = sample_and_score(ctx, policy, to_ask, reward_fns, score, loop)
+                    del score  # which may hold the reward model
                     sampled = concatenate(batches)
                     chosen = choose_groups(sampled, settings.prompts_per_step, settings.group_size)
                     rollout, _, scores_PG, keep_PG = chosen
@@ -300,12 +301,12 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     scored = gather_token_values(rollout, counted, batch, settings.group_size)
                     advantages_PG = algorithm.advantages(scored)
                     batch |= advantage_fields(rollout, advantages_PG, batch)
-                    batch.pop("teacher_logprobs", None)  # its part is in the advantages
                     batch["loss_weights"] = mask * rows_with_loss(keep_PG, advantages_PG)[:, None]
                     batch |= algorithm.batch_fields(batch)
 
                     metrics = rollout_metrics(sampled, settings.group_size) | batch_metrics(algorithm, batch)
                     metrics["num_gen_batches"] = float(len(batches))
+                    batch.pop("teacher_logprobs", None)  # its part is in the advantages
                     samples = samples_to_log(chosen, batch, settings, ctx.chat.tokenizer)
                     rollouts.write(step, batch, metrics, samples=samples, asked=asked)
                     loop.lap("score_seconds")

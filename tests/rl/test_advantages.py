@@ -257,5 +257,12 @@ def test_equal_rewards_are_whitened_to_zero() -> None:
     assert np.isnan(whitened_group_centered(scores, 3, [2, 1, 1])[2]).all()
 
 
+@pytest.mark.parametrize("advantages", [leave_one_out, whitened_group_centered])
+def test_rounding_is_no_difference_of_rewards(advantages: Callable) -> None:
+    scores = outcome_scores([5.0, 5.0 + 2e-6, 5.0, 5.0 - 2e-6], [1] * 4)
+    assert zero_std_groups(scores, 4).all()
+    assert [x.tolist() for x in advantages(scores, 4, [1] * 4)] == [[0.0]] * 4
+
+
 def test_signed_rewards() -> None:
     assert np.concatenate(signed_rewards(outcome_scores([1.0, 0.0], [2, 1]), [2, 1])).tolist() == [1.0, 1.0, -1.0]

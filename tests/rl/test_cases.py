@@ -20,7 +20,7 @@ from dsmath_jax.rl.rollouts import load_prompts, read_rollout, step_indices
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.stages import STAGES
-from dsmath_jax.workdir import read_jsonl, write_jsonl
+from dsmath_jax.workdir import UserError, read_jsonl, write_jsonl
 from tests.rl.trainer_runs import SEED, RLRun, assert_same_results, equal, metrics, weights
 
 MakeRun = Callable[..., RLRun]
@@ -128,6 +128,29 @@ def test_a_method_is_made_of_the_users_parts(
     assert row["num_masked"] == 4
     batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
     assert set(np.unique(batch["advantages"])) == {0.0, 7.0}
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "message"),
+    [
+        ("loss", "tokens.advantages", r"^rl\.loss: 'bad:f' must return \(gain, metrics\): an array \[B,T\] and a dict"),
+        ("advantage", "[[0.0]]", r"^rl\.advantage: 'bad:f' must return a list with one array per completion"),
+        (
+            "rollout_filter",
+            "[True]",
+            r"^rl\.rollout_filter: 'bad:f' returned values of shape \(1,\); it must",
+        ),
+    ],
+)
+def test_what_a_users_function_must_return(
+    setting: str, code: str, message: str, recipe: MakeRun, workdir: MakeWorkdir, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "bad.py").write_text(f"def f(tokens, *rest):\n    return {code}\n")
+    monkeypatch.delitem(sys.modules, "bad", raising=False)
+    with pytest.raises(UserError, match=message):
+        recipe("grpo_rule", steps=1, **{setting: "bad:f"}).run(workdir("run"))
 
 
 PARTS = """

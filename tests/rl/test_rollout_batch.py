@@ -73,6 +73,16 @@ def test_a_completion_has_loss_where_all_filters_keep_it_and_it_has_an_advantage
     assert rows_with_loss(np.ones(6, bool), advantages).tolist() == [True] * 5 + [False]
 
 
+def test_a_group_without_rewards_has_no_loss_and_later_filters_judge_what_is_left() -> None:
+    nan = float("nan")
+    rollout, _, scores, _ = scored([nan, nan, 1, 0], truncated=(2,))
+    assert apply_filters(settings("raft_pp", rollout_filter=()), rollout, scores).tolist() == [False, False, True, True]
+    both = settings(rollout_filter=("truncated", "zero_std"), filtered_in_baseline=False)
+    assert not apply_filters(both, rollout, scores).any()  # what is left of the second group has one reward
+    both = settings(rollout_filter=("truncated", "zero_std"))
+    assert apply_filters(both, rollout, scores).tolist() == [False, False, False, True]
+
+
 def test_filtered_completions_move_the_baseline_unless_they_are_left_out() -> None:
     _, _, scores, _ = scored([1, 0, 0.5, 0.0])
     lengths, keep = [1, 2, 3, 4], np.array([True, True, True, False])

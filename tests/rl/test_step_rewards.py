@@ -96,11 +96,13 @@ def test_a_run_needs_no_process_model(
     whole, cut = workdir("whole"), workdir("cut")
     for folder in (whole, cut):
         (folder / "process_model").unlink()
+    completions = {"step_completions": 2} if step_rewards == "monte_carlo" else {}
     rl = recipe(
-        "grpo_ps", steps=2, checkpoint_every=1, step_rewards=step_rewards, step_completions=2, process_credit="delta"
-    )
+        "grpo_ps", steps=2, checkpoint_every=1, step_rewards=step_rewards, process_credit="delta",
+        reward_fns=(("trainer_rewards:nan", 1.0),), **completions,
+    )  # fmt: skip
     rl.run(whole)
     rl.interrupt(cut, monkeypatch, 1)
     rl.run(cut)
     assert_same_results(whole, cut, layout)
-    assert all(np.isfinite(row["reward"]) for row in metrics(whole))
+    assert all(np.isfinite(row["reward"]) and row["num_masked"] == 0 for row in metrics(whole))  # nor rule rewards
