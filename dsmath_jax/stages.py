@@ -197,6 +197,11 @@ def check_rl(recipe: Recipe, workdir: Path) -> None:
     """Checks the prompts, the reward functions, the models and the batch."""
     settings = required(recipe.rl)
     initial_config, *_ = [_initial_config(model, recipe, workdir) for model in settings.models]
+    own, data_dir = _tokenizer(recipe, workdir), _data_dir(recipe, workdir)
+    for model in (settings.reference_model, settings.teacher):
+        folder = hugging_face_folder(model, data_dir)
+        if own and folder and tokenizer.find(folder):
+            tokenizer.check_same_pieces(own, tokenizer.load(folder), model)
     chat_format = _chat(recipe, workdir, *settings.model_stages)
     read, trained_on = _records_reader("rl", recipe, workdir), _trained_on(["rl"], recipe, workdir)
     trainer.check(settings, read, chat_format, initial_config, trained_on, _layout(recipe), recipe.seed)

@@ -115,6 +115,7 @@ def test_data_sets_of_the_hub_are_not_downloaded(
     assert all("the field 'question' is missing" in str(error) for error in errors.values())
 
 
+RL: dict[str, Any] = {"data": ("gsm8k/train",), "max_new_tokens": 16, "prompts_per_step": 2, "group_size": 2}
 WRONG_FIELDS = [
     ("corpus.input", "crawl/*.wet.gz", "corpus", "No input file matches"),
     ("corpus.seeds", "crawl/sedes.txt", "corpus", "The seed file"),
@@ -168,6 +169,11 @@ WRONG_FIELDS = [
     ("rl.retrain.max_thinking_tokens", 8, "rl", "max_thinking_tokens is 8, but <think> is not a token"),
     ("process_model.max_thinking_tokens", 8, "process_model", "max_thinking_tokens is 8, but <think> is not a token"),
     ("evaluate.max_thinking_tokens", 8, "evaluate", "max_thinking_tokens is 8, but <think> is not a token"),
+    ("rl", {**RL, "method": "distill"}, "rl", "rl.teacher is empty; method=distill needs one: a stage's model, or hf:DIR."),
+    ("rl", {**RL, "method": "distill", "teacher": "hf:none"}, "rl", "none/config.json is missing"),
+    ("rl", {**RL, "method": "grpo_rule", "reference_model": "hf:none"}, "rl", "none/config.json is missing"),
+    ("rl", {**RL, "method": "grpo_ps", "step_rewards": "nowhere:f"}, "rl",
+     "rl.step_rewards: 'nowhere:f' cannot be used (raised ModuleNotFoundError: No module named 'nowhere')"),
     ("rl.retrain.kind", "pointwise", "rl", "rl.retrain.kind must be one of 'process'; got 'pointwise'"),
     ("process_model", None, "rl", "add process_model to --stages and the section process_model to the recipe"),
     ("pretrain", None, "evaluate", "Stage evaluate reads stage pretrain, which is not complete"),

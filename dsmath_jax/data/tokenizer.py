@@ -131,6 +131,26 @@ def check_vocab_size(tokenizer: Tokenizer, vocab_size: int, model: str) -> None:
         )
 
 
+def check_same_pieces(tokenizer: Tokenizer, other: Tokenizer, model: str) -> None:
+    """Raises where two tokenizers give ids other meanings, judged by 1,000 evenly spaced ids.
+
+    Args:
+      tokenizer: of the run.
+      other: of a model that scores the run's tokens; it may have more control tokens.
+      model: its name, for the message.
+
+    Raises:
+      UserError: an id has another text.
+    """
+    count = min(tokenizer.vocab_size, other.vocab_size)
+    for token in range(0, count, max(1, count // 1000)):
+        if tokenizer.decode([token]) != other.decode([token]):
+            raise UserError(
+                f"{model} has another tokenizer than the run: the token {token} is {other.decode([token])!r} there and "
+                f"{tokenizer.decode([token])!r} here; name a model with the same tokenizer."
+            )
+
+
 def load(path: str | Path) -> Tokenizer:
     """Loads a `.model` or `tokenizer.json` file, or the one in a folder.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dsmath_jax import user_code
 from dsmath_jax.rl.algorithms import DPO, GRPO, PPO, Algorithm, Likelihood
+from dsmath_jax.settings import nearest
 from dsmath_jax.workdir import UserError
 
 
@@ -120,7 +121,9 @@ def method_of(name: str) -> Method:
         return METHODS[name]
     if ":" not in name:
         known = ", ".join(map(repr, METHODS))
-        raise UserError(f"rl.method must be one of {known}, or package.module:NAME; got {name!r}.")
+        raise UserError(
+            f"rl.method must be one of {known}, or package.module:NAME; got {name!r}{nearest(name, METHODS)}."
+        )
     try:
         found = user_code.load(name, object)
     except UserError as error:
