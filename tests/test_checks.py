@@ -169,7 +169,7 @@ WRONG_FIELDS = [
     ("rl.retrain.max_thinking_tokens", 8, "rl", "max_thinking_tokens is 8, but <think> is not a token"),
     ("process_model.max_thinking_tokens", 8, "process_model", "max_thinking_tokens is 8, but <think> is not a token"),
     ("evaluate.max_thinking_tokens", 8, "evaluate", "max_thinking_tokens is 8, but <think> is not a token"),
-    ("rl", {**RL, "method": "distill"}, "rl", "rl.teacher is empty; method=distill needs one: a stage's model, or hf:DIR."),
+    ("rl", {**RL, "method": "distill"}, "rl", "rl.teacher is empty; method=distill needs one"),
     ("rl", {**RL, "method": "distill", "teacher": "hf:none"}, "rl", "none/config.json is missing"),
     ("rl", {**RL, "method": "grpo_rule", "reference_model": "hf:none"}, "rl", "none/config.json is missing"),
     ("rl", {**RL, "method": "grpo_ps", "step_rewards": "nowhere:f"}, "rl",
