@@ -26,6 +26,7 @@ from dsmath_jax.extras import required_by
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.report import report
+from dsmath_jax.rl import checks as rl_checks
 from dsmath_jax.rl import findings, trainer
 from dsmath_jax.rl.reward_model import stage as reward_model
 from dsmath_jax.runner import Stage, folder_of, plan, select
@@ -204,7 +205,7 @@ def check_rl(recipe: Recipe, workdir: Path) -> None:
             tokenizer.check_same_pieces(own, tokenizer.load(folder), model)
     chat_format = _chat(recipe, workdir, *settings.model_stages)
     read, trained_on = _records_reader("rl", recipe, workdir), _trained_on(["rl"], recipe, workdir)
-    trainer.check(settings, read, chat_format, initial_config, trained_on, _layout(recipe), recipe.seed)
+    rl_checks.check(settings, read, chat_format, initial_config, trained_on, _layout(recipe), recipe.seed)
 
 
 @own_data.local_only()
@@ -347,7 +348,7 @@ def _why_not_extendable(name: str) -> Callable[[Recipe, Path, int], str]:
 
 
 def _rl_why_not_extendable(recipe: Recipe, workdir: Path, steps: int) -> str:
-    return trainer.why_not_extendable(required(recipe.rl), workdir / "rl", steps)
+    return rl_checks.why_not_extendable(required(recipe.rl), workdir / "rl", steps)
 
 
 PARAMS = ("params.sha256.json", "lora.json", "model.json", "chat.json")

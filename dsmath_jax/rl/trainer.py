@@ -3,38 +3,30 @@
 Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a batch, T tokens.
 """
 
-import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dsmath_jax.data import chat as chats
-from dsmath_jax.data import overlap
-from dsmath_jax.data.chat import Chat
-from dsmath_jax.data.datasets import ReadRecords, Record, check_answers
+from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample, subsample
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import Likelihood
+from dsmath_jax.rl.checks import check_overlap
 from dsmath_jax.rl.context import Context, FrozenModel
 from dsmath_jax.rl.curriculum import Asked, Questions, by_initial_pass_rate, pass_rates
 from dsmath_jax.rl.diagnosis import other_template
 from dsmath_jax.rl.evaluations import Evaluations
-from dsmath_jax.rl.reward_model import model as reward_models
-from dsmath_jax.rl.reward_model import stage as reward_stage
-from dsmath_jax.rl.reward_model import training as reward_training
 from dsmath_jax.rl.reward_model.labels import write_rows
-from dsmath_jax.rl.reward_model.model import jitted_scores, scorer
-from dsmath_jax.rl.reward_model.rows import NothingToLearn
+from dsmath_jax.rl.reward_model.model import jitted_scores
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
-from dsmath_jax.rl.reward_model.stage import KINDS
-from dsmath_jax.rl.reward_model.training import ROWS, SUMMARY
-from dsmath_jax.rl.rewards import NEED_ANSWERS, RewardFunctions, RewardInput, user_functions
+from dsmath_jax.rl.rewards import RewardFunctions, RewardInput
 from dsmath_jax.rl.rollout_batch import (
     ScoredCompletions,
     ScoreEnds,
@@ -54,22 +46,19 @@ from dsmath_jax.rl.rollout_batch import (
 )
 from dsmath_jax.rl.rollouts import (
     RolloutFiles,
-    check_context,
     eval_prompts,
-    filter_prompts,
     generate_rollout,
     load_prompts,
 )
+from dsmath_jax.rl.rounds import check_resumes_in_round, read_reward_model, retrain_reward_model
 from dsmath_jax.rl.sample_log import samples_to_log
 from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.rl.step_rewards import step_scorer
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.thinking import thinking_budget
-from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
-from dsmath_jax.training import loop as loops
 from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.lora import Adapters, trainable, write_adapters
 from dsmath_jax.training.model_files import write_config
@@ -78,68 +67,9 @@ from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.training.pretrain import initial_model, model_location
 from dsmath_jax.training.settings import hugging_face_folder
 from dsmath_jax.training.step import make_train_step, state_from_params
-from dsmath_jax.workdir import UserError, read_jsonl
+from dsmath_jax.workdir import read_jsonl
 
 SAMPLES_OF_INIT = "samples_of_init.jsonl"
-
-
-def check(
-    settings: RLSettings, read: ReadRecords, chat: Chat | None,
-    initial_config: ModelConfig | None, trained_on: Mapping[str, overlap.Questions], layout: Layout, seed: int,
-) -> None:  # fmt: skip
-    """Raises a `UserError` where `run` would, as far as that is known before the run.
-
-    Args:
-      settings: of the stage.
-      read: see `datasets.ReadRecords`; returns none if the run has yet to generate them.
-      chat: None where the tokenizer has yet to be trained.
-      initial_config: config of the initial policy, None where it is not known yet.
-      trained_on: what this stage and those before it train on, as for `overlap.find`.
-      layout: where the model is trained.
-      seed: of the sampled questions.
-    """
-    method, retrain = settings.method_row, settings.retrain
-    if settings.algorithm.needs_teacher and not settings.teacher:
-        raise UserError(f"rl.teacher is empty; method={settings.method} needs one: a stage's model, or hf:DIR.")
-    loops.check(settings, settings.rows_per_step // (2 if method.completions == "pairs" else 1), layout)
-    if method.completions == "policy":
-        RewardFunctions(settings.reward_fns, settings.reward_seconds, settings.reward_workers, settings.overlong)
-    if chat:
-        thinking_budget(chat, settings.max_thinking_tokens)
-    sets: Sequence[Sequence[Record]] = [read(name, settings.columns) for name in settings.data]
-    held_out = subsample(
-        [read(name, settings.columns) for name in settings.eval_data], settings.eval_problems, EVALUATION_SEED
-    )
-    check_answers(held_out)
-    if held_out and not settings.allow_overlap:
-        overlap.check("rl.eval_data", held_out, overlap.find(held_out, trained_on), allow=False)
-    if initial_config and chat:
-        eval_prompts(held_out, chat, initial_config.max_position_embeddings)
-    if initial_config and any(sets) and chat:
-        prompts = filter_prompts(settings, sets, chat, initial_config.max_position_embeddings)
-        sets = prompts.sets
-        if method.completions == "solutions":
-            offline.solution_rows(prompts.records, chat, settings.max_new_tokens)
-    elif initial_config:
-        check_context(1 + settings.max_new_tokens, initial_config.max_position_embeddings)
-    if retrain and settings.reward_stage:
-        rewarded = dataclasses.replace(retrain, data=settings.retrain_data, columns=dict(settings.retrain_columns))
-        check_choice("rl.retrain.kind", retrain.kind, KINDS[settings.reward_stage])
-        reward_stage.check(rewarded, read, chat, initial_config, layout, seed)
-    if method.completions in ("correct", "pairs"):
-        check_answers(subsample(sets, settings.offline_prompts, seed))
-    if ":" in settings.step_rewards:
-        user_functions([settings.step_rewards], "rl.step_rewards", "(record, steps)")
-    graded = settings.reward_source == "rule" and NEED_ANSWERS & dict(settings.reward_fns).keys()
-    if graded or settings.step_rewards == "monte_carlo" or settings.curriculum == "init":
-        check_answers(record for records in sets for record in records)
-
-
-def why_not_extendable(settings: RLSettings, folder: Path, steps: int) -> str:
-    """Returns why a run of `steps` steps cannot be extended to `settings.steps`, "" if it can."""
-    if settings.rounds > 1:
-        return f"its rounds={settings.rounds} would end at different steps"
-    return loops.why_not_extendable(folder, settings, steps)
 
 
 def run(
@@ -400,24 +330,7 @@ def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:
     checkpoint.save(ctx.folder / "params", loop.state.params)
 
 
-# --- evaluation, initial samples, reward models ---
-
-
-def check_overlap(settings: RLSettings, workdir: Path, data_dir: Path, records: Sequence[Record]) -> int | None:
-    """Returns how many records of `rl.eval_data` are in the training data of this stage or those before it.
-
-    Raises:
-      UserError: some are, without `rl.allow_overlap`.
-    """
-    own = {
-        "rl.data": settings.data, "rl.columns": settings.columns,
-        "rl.retrain.data": settings.retrain_data, "rl.retrain.columns": settings.retrain_columns,
-    }  # fmt: skip
-    overlaps = overlap.find(
-        records, overlap.questions_of_stages(settings.model_stages, workdir) | overlap.training_questions(own, data_dir)
-    )  # fmt: skip
-    overlap.check("rl.eval_data", records, overlaps, settings.allow_overlap)
-    return overlap.count(overlaps.values())
+# --- evaluation, initial samples ---
 
 
 def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Callable[[Params], float]:
@@ -448,48 +361,3 @@ def initial_policy_samples(ctx: Context) -> Path:
         )  # fmt: skip
         write_rows(path, samples, ctx.with_params(ctx.trainable.initial_model()), records, ctx.seed)
     return path
-
-
-def check_resumes_in_round(step: int, first_step: int, folder: Path) -> None:
-    """Raises a `UserError` where a round has no checkpoint: its steps would be repeated with a later reference."""
-    if step < first_step:
-        raise UserError(
-            f"rl: no checkpoint of step {first_step} or later in {folder / 'checkpoints'} is valid, so this round "
-            f"cannot resume; remove {folder} to redo the stage."
-        )
-
-
-def read_reward_model(ctx: Context, folder: Path) -> ScoreEnds:
-    """Returns the scores by the reward model in a folder."""
-    settings, reward_model = ctx.settings, reward_models.read(folder, ctx.layout)
-    rows = settings.samples_per_step // settings.grad_accum_steps
-    score = scorer(reward_model.model, ctx.layout, ctx.prompts.max_length, rows)
-    return lambda rollout, ends: score(reward_model.params, rollout.prompts_P, rollout.completions_PG, ends)
-
-
-def retrain_reward_model(ctx: Context, round_number: int, folder: Path) -> Path:
-    """Retrains a folder's reward model on the policy's samples after a round; returns the folder of the new one.
-
-    Its files are complete or missing: a resumed run writes those that are missing.
-    """
-    settings, rounds = ctx.settings.retrain, ctx.folder / "rounds"
-    assert settings is not None
-    name = folder.name
-    new, stage_folder = rounds / str(round_number) / name, ctx.workdir / name
-    if (new / SUMMARY).is_file():
-        return new
-    if not (new / ROWS).is_file():
-        params = ctx.read_round(round_number)
-        write_rows(new / ROWS, settings, ctx.with_params(params), ctx.retrain_records, ctx.seed, round_number)
-        del params
-    before = [stage_folder, *(rounds / str(earlier) / name for earlier in range(1, round_number))]
-    old_rows = [earlier / ROWS for earlier in before]
-    if settings.lora:
-        write_adapters(new, Adapters(settings.lora, str(folder), base_is_reward_model=True))
-    start = reward_models.read(folder, ctx.layout, frozen=settings.lora is not None)
-    try:
-        reward_training.train(new, settings, start, ctx.layout, ctx.seed, [new / ROWS], old_rows)
-    except NothingToLearn as error:
-        logging.warning("rl: the reward model is not retrained after round %d. %s", round_number, error)
-        return folder
-    return new

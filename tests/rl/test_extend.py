@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dsmath_jax.rl import trainer
+from dsmath_jax.rl import checks, trainer
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.loop import TrainLoop
@@ -46,7 +46,7 @@ def test_more_steps_leave_what_as_many_from_scratch_leave(
     make(8).run(whole)
     make(5).run(longer)
     assert [row["step"] for row in metrics(longer) if "eval_greedy" in row] == [0, 3, 5]
-    assert trainer.why_not_extendable(make(8).settings, longer / "rl", 5) == ""
+    assert checks.why_not_extendable(make(8).settings, longer / "rl", 5) == ""
     cut(make(8), longer, monkeypatch, 7)
     make(8).run(longer)
     assert [row["step"] for row in metrics(longer) if "eval_greedy" in row] == [0, 3, 6, 8]
@@ -69,4 +69,4 @@ def _samples(folder: Path) -> Path:
 def test_rounds_that_would_end_elsewhere_are_the_reason_not_to(recipe: MakeRun, tmp_path: Path) -> None:
     retrain = {"steps": 2, "data": ("toy/train",), "max_new_tokens": 12}
     settings = recipe("grpo_iterative", steps=4, rounds=2, retrain=retrain).settings
-    assert trainer.why_not_extendable(settings, tmp_path, 2) == "its rounds=2 would end at different steps"
+    assert checks.why_not_extendable(settings, tmp_path, 2) == "its rounds=2 would end at different steps"

@@ -17,7 +17,7 @@ import pytest
 from dsmath_jax.aot.rl import abstract_batch
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
-from dsmath_jax.rl import rollouts, trainer
+from dsmath_jax.rl import rollouts, rounds, trainer
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model.training import ROWS
 from dsmath_jax.rl.rewards import RewardFunctions, RewardInput, RuleRewards
@@ -184,10 +184,10 @@ def test_a_rollout_that_is_gone_within_its_updates_is_refused(
 
 def test_a_round_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     """Its steps would be taken again with the reference and the reward model of a later round."""
-    trainer.check_resumes_in_round(4, 4, tmp_path)
-    trainer.check_resumes_in_round(6, 4, tmp_path)
+    rounds.check_resumes_in_round(4, 4, tmp_path)
+    rounds.check_resumes_in_round(6, 4, tmp_path)
     with pytest.raises(UserError, match=r"no checkpoint of step 4 or later in .* is valid, .*; remove "):
-        trainer.check_resumes_in_round(3, 4, tmp_path)
+        rounds.check_resumes_in_round(3, 4, tmp_path)
 
 
 def test_rounds_train_the_reward_model_and_move_the_reference(
@@ -232,12 +232,13 @@ def test_a_kill_between_two_rounds_changes_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer if hasattr(trainer, function) else trainer.reward_training, function, stop)
+        used_in = {"retrain_reward_model": trainer, "write_rows": rounds, "train": rounds.reward_training}
+        patch.setattr(used_in[function], function, stop)
         with pytest.raises(KeyboardInterrupt):
             rl.run(cut)
-    rounds = cut / "rl" / "rounds" / "1"
-    assert (rounds / "params").is_dir()
-    assert not (rounds / "reward_model" / "params").exists()
+    first = cut / "rl" / "rounds" / "1"
+    assert (first / "params").is_dir()
+    assert not (first / "reward_model" / "params").exists()
     rl.run(cut)
     assert_same_results(whole, cut, layout)
     retrained = [folder / "rl" / "rounds" / "1" / "reward_model" for folder in (whole, cut)]
