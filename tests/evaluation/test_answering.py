@@ -46,8 +46,9 @@ def test_a_thinking_budget_counts_the_dialogue_so_far(
     monkeypatch.setattr(answering, "thinking_budget", lambda *_, **__: budget)
     sampler = Noting()
     chat: Any = SimpleNamespace(
-        encode=lambda text: list(map(ord, text)), tokenizer=SimpleNamespace(decode=lambda _: "")
-    )
+        encode=lambda text: list(map(ord, text)), tokenizer=SimpleNamespace(decode=lambda _: ""),
+        without_eos=lambda ids: ids,
+    )  # fmt: skip
     policy = Policy({}, chat, sampler, 50, 8)  # type: ignore[arg-type]
     draw = answering._turns(policy, Settings(style="chat", mode="tir"), 0.0, [0, 1, 2], ["ab", "cde", "f" * 60])
     draw(["ab", "cde", "f" * 60], [0, 1, 2], 0, ())

@@ -39,6 +39,7 @@ def test_more_steps_leave_what_as_many_from_scratch_leave(
     whole, longer = workdir("whole"), workdir("longer")
     changes: dict[str, Any] = {"eval_data": ("toy/train",), "eval_problems": 4, "eval_every": 3, "checkpoint_every": 3}
     changes["allow_overlap"] = True
+    changes |= {"teacher": "pretrain"} if method == "distill" else {}
     changes["max_new_tokens"] = 64 if method == "sft" else 12  # the solutions' tokens
     if METHODS[method].completions in ("correct", "pairs"):  # an untrained model is never correct
         monkeypatch.setattr(trainer, "initial_policy_samples", lambda ctx: _samples(ctx.folder))
