@@ -28,6 +28,7 @@ from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint, model_files
+from dsmath_jax.training.lora import Trainable
 from dsmath_jax.workdir import write_json, write_jsonl
 
 SETTINGS = ChatSettings(
