@@ -7,7 +7,6 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dsmath_jax.settings import nearest
 from dsmath_jax.workdir import UserError
 
 T = TypeVar("T")
@@ -54,10 +53,7 @@ def function(field: str, name: str, known: Mapping[str, T]) -> T:
     if name in known:
         return known[name]
     if ":" not in name:
-        raise UserError(
-            f"{field} must be one of {', '.join(map(repr, known))}, or package.module:NAME; got {name!r}"
-            f"{nearest(name, known)}."
-        )
+        raise UserError(f"{field} must be one of {', '.join(map(repr, known))}, or package.module:NAME; got {name!r}.")
     try:
         found = load(name, object)
     except UserError as error:
