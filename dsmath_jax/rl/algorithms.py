@@ -305,7 +305,7 @@ class GRPO(ClippedAlgorithm):
     """
 
     loss: str = setting("clip", f"surrogate of a token: {', '.join(SURROGATES)}, or package.module:function")
-    advantage: str = setting("group", f"advantages: {', '.join(ADVANTAGES)}, or package.module:function")
+    advantage: str = setting("group", "the advantage: group (§4.1.2), others of docs/rl.md, or package.module:function")
     kl: str = setting("k3", "estimator of the KL in the loss: k1, k2 or k3 (Eq. 4)", choices=KL_ESTIMATORS)
     kl_in: str = setting(
         "loss", "where the KL is: in the loss (Eq. 3), or k1 in the reward (Eq. 2)", choices=("loss", "reward")
