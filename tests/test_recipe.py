@@ -430,7 +430,5 @@ def test_a_field_of_another_algorithm_in_a_file_is_refused(tmp_path: Path) -> No
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"^rl\.method must be one of 'sft', .*; got 'pppo' \(the nearest is 'ppo'\)"
-    ):
+    with pytest.raises(UserError, match=r"^rl\.method must be one of 'sft', .*; got 'pppo' \(the nearest is 'ppo'\)"):
         given("--config.rl.method=pppo")
