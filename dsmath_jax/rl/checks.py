@@ -13,11 +13,7 @@ from dsmath_jax.rl import offline
 from dsmath_jax.rl.reward_model import stage as reward_stage
 from dsmath_jax.rl.reward_model.stage import KINDS
 from dsmath_jax.rl.rewards import NEED_ANSWERS, RewardFunctions, user_functions
-from dsmath_jax.rl.rollouts import (
-    check_context,
-    eval_prompts,
-    filter_prompts,
-)
+from dsmath_jax.rl.rollouts import check_context, eval_prompts, filter_prompts
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.settings import check_choice

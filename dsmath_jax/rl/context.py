@@ -12,7 +12,7 @@ from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl.diagnosis import Diagnosis, Finding, logprob_dtype
 from dsmath_jax.rl.findings import Findings
 from dsmath_jax.rl.rollouts import Prompts
-from dsmath_jax.rl.scoring import MicroBatchedForward
+from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler
 from dsmath_jax.sharding import Layout
@@ -23,10 +23,14 @@ from dsmath_jax.training.model_files import LanguageModel, read_params
 
 
 class FrozenModel(NamedTuple):
-    """A model that only scores: its log-probabilities `(params, batch) -> [B,T]`, and a function that reads it."""
+    """A model that only scores: its log-probabilities `(params, batch) -> [B,T]`, and how its parameters are read."""
 
     logprobs: MicroBatchedForward
     read_params: Callable[[], Params]
+
+    def load(self, memory: str) -> ReferenceModel:
+        """Returns the model with its parameters, in this memory between uses."""
+        return ReferenceModel(self.logprobs, self.read_params(), memory)
 
 
 class Context(NamedTuple):

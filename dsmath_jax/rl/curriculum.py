@@ -8,7 +8,6 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -66,7 +65,7 @@ class Questions:
             yield from (ahead._draw(size) for _ in range(batches))
 
     def observe(self, step: int, asked: Sequence[Asked]) -> None:
-        """Takes notice of the pass rates of the rollout of this step, once for each rollout."""
+        """Records the pass rates of this step's rollout; `asked` is empty after its first update."""
         if self._log is not None and asked:
             self._log.write({"step": step, "batches": asked})
             self._advance(asked)
@@ -92,9 +91,7 @@ class Questions:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._log is not None:
             self._log.close()
 

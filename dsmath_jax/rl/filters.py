@@ -33,7 +33,7 @@ def without_incorrect(rollout: "Rollout", scores: Scores, group_size: int) -> Bo
     return np.array([rewards.sum() > 0 for rewards in scores.rewards])
 
 
-# Named after what they take the loss from.
+# A key says which completions the filter drops.
 ROLLOUT_FILTERS: Mapping[str, Filter] = {
     "truncated": without_truncated, "zero_std": without_zero_std, "incorrect": without_incorrect
 }  # fmt: skip

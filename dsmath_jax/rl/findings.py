@@ -3,7 +3,6 @@
 import json
 import logging
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -52,9 +51,7 @@ class Findings:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._log.close()
 
 

@@ -1,5 +1,6 @@
 """Rollouts: the prompts of a step, the completions that the policy generates, and their files."""
 
+import functools
 import json
 import logging
 import zipfile
@@ -7,7 +8,6 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -115,9 +115,12 @@ def check_context(max_length: int, max_position_embeddings: int) -> None:
 def step_indices(seed: int, step: int, per_step: int, count: int) -> list[int]:
     """Returns the `per_step` indices below `count` of a step; every epoch is a new permutation of all."""
     positions = range(step * per_step, (step + 1) * per_step)
-    epochs = {position // count for position in positions}
-    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs}
-    return [int(orders[position // count][position % count]) for position in positions]
+    return [int(_epoch_order(seed, position // count, count)[position % count]) for position in positions]
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " count"]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def prompt_key_ids(chosen: Sequence[int], count: int) -> list[int]:
@@ -147,6 +150,14 @@ class Rollout(NamedTuple):
         return [len(completion.tokens) for completion in self.completions_PG]
 
 
+def sampling_of(settings: RLSettings, chat: Chat, seed: int, samples: int) -> SamplingParams:
+    """Returns how the policy samples: `samples` completions of each prompt, or continuations of each prefix."""
+    return SamplingParams(
+        samples=samples, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, seed=seed,
+        thinking=thinking_budget(chat, settings.max_thinking_tokens),
+    )  # fmt: skip
+
+
 def generate_rollout(
     policy: tuple[Sampler, Params], prompts: Prompts, chosen: Sequence[int], chat: Chat, settings: RLSettings,
     seed: int, number: int,
@@ -158,10 +169,7 @@ def generate_rollout(
     """
     sampler, params = policy
     prompts_P = [prompts.ids[i] for i in chosen]
-    sampling = SamplingParams(
-        samples=settings.group_size, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
-        seed=seed, thinking=thinking_budget(chat, settings.max_thinking_tokens),
-    )  # fmt: skip
+    sampling = sampling_of(settings, chat, seed, settings.group_size)
     groups = sampler.generate(
         params, prompts_P, sampling, step=number, prompt_ids=prompt_key_ids(chosen, len(prompts.ids))
     )
@@ -267,9 +275,7 @@ class RolloutFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._samples.close()
 
 

@@ -15,21 +15,6 @@ MEMORY_KINDS = {"device": "device", "host": "pinned_host"}
 INPUTS = ("tokens", "targets", "segment_ids", "positions")
 
 
-class ReferenceModel:
-    """The reference model of the KL: on the devices or, with offload, in host memory between uses."""
-
-    def __init__(self, params: Any, memory: str):
-        """`memory` is "device" or "host"."""
-        self._shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
-        stored = jax.tree.map(lambda sharding: sharding.with_memory_kind(MEMORY_KINDS[memory]), self._shardings)
-        self._params = jax.device_put(params, stored)
-
-    @property
-    def params(self) -> Any:
-        """The parameters on the devices."""
-        return jax.device_put(self._params, self._shardings)
-
-
 @functools.lru_cache(maxsize=8)
 def jitted_logprobs(model: Decoder, temperature: float) -> Forward:
     """Returns the jitted log-probabilities `[B,T]` of a batch's targets at a temperature."""
@@ -50,3 +35,23 @@ class MicroBatchedForward:
             share = self._layout.take_my_rows(dict(zip(INPUTS, fields, strict=True)))
             outputs.append(to_host(self._forward(params, self._layout.put_batch(share))))
         return np.concatenate(outputs)
+
+
+class ReferenceModel:
+    """A model that only scores: on the devices or, with offload, in host memory between uses."""
+
+    def __init__(self, logprobs: MicroBatchedForward, params: Any, memory: str):
+        """`memory` is "device" or "host"."""
+        self._logprobs = logprobs
+        self._shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+        stored = jax.tree.map(lambda sharding: sharding.with_memory_kind(MEMORY_KINDS[memory]), self._shardings)
+        self._params = jax.device_put(params, stored)
+
+    @property
+    def params(self) -> Any:
+        """The parameters on the devices."""
+        return jax.device_put(self._params, self._shardings)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        """Returns the log-probabilities `[B,T]` of the batch's targets."""
+        return self._logprobs(self.params, batch)

@@ -10,11 +10,9 @@ from dsmath_jax.rl.context import Context
 from dsmath_jax.rl.reward_model.labels import ESTIMATES, estimate_steps
 from dsmath_jax.rl.rewards import RewardFunctions, RewardInput
 from dsmath_jax.rl.rollout_batch import ScoreEnds
-from dsmath_jax.rl.rollouts import Rollout
+from dsmath_jax.rl.rollouts import Rollout, sampling_of
 from dsmath_jax.rl.steps import step_texts
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sampling.sampler import SamplingParams
-from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.sharding import broadcast_json
 
 
@@ -38,16 +36,10 @@ def step_scorer(ctx: Context, policy: Params, number: int, reward_fns: RewardFun
         return [np.array(each) for each in broadcast_json(rewards)]
 
     def by_continuations(rollout: Rollout, ends: Sequence[np.ndarray]) -> list[np.ndarray]:
-        thinking = thinking_budget(ctx.chat, settings.max_thinking_tokens)
-        sampling = SamplingParams(
-            samples=settings.step_completions, temperature=settings.temperature, top_k=settings.top_k,
-            top_p=settings.top_p, seed=ctx.seed, thinking=thinking,
-        )  # fmt: skip
-
         def generate(
             prefixes: Sequence[Sequence[int]], samples: int, ids: Sequence[int], begun: Sequence[int]
         ) -> Iterable[list[Completion]]:
-            del samples  # those of `sampling`
+            sampling = sampling_of(settings, ctx.chat, ctx.seed, samples)
             return ctx.sampler.generate(policy, prefixes, sampling, step=number, prompt_ids=ids, begun=begun)
 
         def is_correct(completions: Sequence[tuple[int, Sequence[int]]]) -> list[bool]:

@@ -52,7 +52,7 @@ from dsmath_jax.rl.rollouts import (
 )
 from dsmath_jax.rl.rounds import check_resumes_in_round, read_reward_model, retrain_reward_model
 from dsmath_jax.rl.sample_log import samples_to_log
-from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel, jitted_logprobs
+from dsmath_jax.rl.scoring import MicroBatchedForward, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.rl.step_rewards import step_scorer
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
@@ -169,18 +169,18 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
     train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts, frozen)
     values = MicroBatchedForward(jitted_scores(ctx.model, ctx.layout), ctx.layout, settings.scoring_parts)
     steps_per_round = settings.steps // settings.rounds
-    read_reference, reward_folder = ctx.reference.read_params, ctx.workdir / (settings.reward_stage or "")
-    teacher = ReferenceModel(ctx.teacher.read_params(), settings.reference_memory) if ctx.teacher else None
+    reference_model, reward_folder = ctx.reference, ctx.workdir / (settings.reward_stage or "")
+    teacher = ctx.teacher.load(settings.reference_memory) if ctx.teacher else None
 
     for round_number in range(1, settings.rounds + 1):
         # --- new round: the policy becomes the reference, and the reward model is retrained on its samples ---
         if round_number > 1:
-            read_reference = functools.partial(ctx.read_round, round_number - 1)
+            reference_model = ctx.reference._replace(read_params=functools.partial(ctx.read_round, round_number - 1))
             reward_folder = retrain_reward_model(ctx, round_number - 1, reward_folder)
         end_of_round = folder / "rounds" / str(round_number) / "params"
         if round_number < settings.rounds and not checkpoint.why_invalid(end_of_round):
             continue
-        reference = ReferenceModel(read_reference(), settings.reference_memory) if algorithm.needs_reference else None
+        reference = reference_model.load(settings.reference_memory) if algorithm.needs_reference else None
         reward_model = read_reward_model(ctx, reward_folder) if settings.reward_stage else None
 
         with (  # restores the newest checkpoint; `loop.steps` saves one every `checkpoint_every` steps
@@ -219,9 +219,9 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     elif settings.computes_old_logprobs:
                         batch["old_logprobs"] = ctx.policy_logprobs(policy, batch) * mask
                     if reference is not None:
-                        batch["ref_logprobs"] = ctx.reference.logprobs(reference.params, batch) * mask
-                    if ctx.teacher and teacher:
-                        batch["teacher_logprobs"] = ctx.teacher.logprobs(teacher.params, batch) * mask
+                        batch["ref_logprobs"] = reference(batch) * mask
+                    if teacher is not None:
+                        batch["teacher_logprobs"] = teacher(batch) * mask
                     if algorithm.has_values:
                         # Of inserted tokens too, which have no loss: GAE bootstraps from the value after a token.
                         batch["old_values"] = values(params["value"], batch) * (batch["segment_ids"] > 0)
@@ -306,9 +306,8 @@ def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:
         batches = offline.likelihood_batches(settings, rows, weight, ctx.seed, ctx.layout)
     else:
         pairs = offline.pair_rows(initial_policy_samples(ctx))
-        reference = ReferenceModel(ctx.reference.read_params(), settings.reference_memory)
-        logprobs = lambda batch: ctx.reference.logprobs(reference.params, batch)  # noqa: E731
-        batches = offline.pair_batches(settings, pairs, ctx.seed, ctx.layout, logprobs)
+        reference = ctx.reference.load(settings.reference_memory)
+        batches = offline.pair_batches(settings, pairs, ctx.seed, ctx.layout, reference)
 
     # --- setup: after sampling, since both may not fit into memory ---
     optimizer = make_optimizer(settings)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from dsmath_jax.models import lora
+from dsmath_jax.rl.context import FrozenModel
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model import model as reward_models
 from dsmath_jax.rl.rollouts import read_rollout
-from dsmath_jax.rl.scoring import ReferenceModel, jitted_logprobs
+from dsmath_jax.rl.scoring import MicroBatchedForward, jitted_logprobs
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.lora import Adapters, abstract_adapters, trainable, write_adapters
@@ -150,7 +151,8 @@ def test_the_reference_is_no_copy(workdir: MakeWorkdir, layout: Layout) -> None:
     def addresses(params: object) -> list[int]:
         return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)]
 
-    reference = ReferenceModel(trained.initial_model(), "device").params
+    logprobs = MicroBatchedForward(jitted_logprobs(model, 1.0), layout, 1)
+    reference = FrozenModel(logprobs, trained.initial_model).load("device").params
     assert addresses(reference) == addresses(trained.frozen.params)
     assert addresses(lora.without_adapters(trained.frozen.combine(trained.read()))) == addresses(reference)
 
