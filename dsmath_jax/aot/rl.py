@@ -334,7 +334,7 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
     the length of the cache before the last chunks, while the old cache still exists.
     """
     rows, layout = settings.num_decode_slots, target.layout
-    engine = Engine(target.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
+    engine = Engine(target.model, layout, (0,), CHUNK, settings.cache_dtype)
     slots = slot_shape(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
     *shorter, longest = cache_lengths(settings.max_new_tokens)
     shape = (engine, *slots, prompt_bucket(settings.max_prompt_tokens))
@@ -349,5 +349,5 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
         small = abstract_inputs(*shape, shorter[0], params)
         programs["decode, shortest cache"] = lambda: engine.decode.lower(*small.decode, mode=mode)
         state, position = abstract_inputs(*shape, shorter[-1], params).decode[1], widest.decode[3].position
-        programs["grow"] = lambda: engine.resize.lower(state.cache, position, longest)
+        programs["grow"] = lambda: engine.resize.lower(state.cache, state.token_indices, position, longest)
     return programs, shard_bytes(widest.decode[0])
