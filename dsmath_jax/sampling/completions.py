@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-FinishReason = Literal["eos", "stop", "length", "turns"]
+FinishReason = Literal["eos", "stop", "length", "rounds"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Completion:
 
     `tokens` ends with its EOS, with the token that completes a stop string, or at the length limit (or where it fills
     the model's context, if that comes first); `finish_reason` says which. A completion in turns (`turns.py`) ends with
-    the last of its turns, or with "turns" where it would have had more than it may.
+    the last of its turns, or with "rounds" where it would have had more than it may.
     """
 
     prompt: int  # index into the prompts

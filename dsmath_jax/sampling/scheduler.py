@@ -294,7 +294,7 @@ class Scheduler:
             if reply is None:
                 self._complete(row, reason)
             elif self._is_last(partial):
-                self._complete(row, "turns")
+                self._complete(row, "rounds")
             elif length + len(reply.tokens) >= limit:
                 self._complete(row, "length")
             else:

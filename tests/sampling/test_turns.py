@@ -100,7 +100,7 @@ def test_turns_are_sampled_from_all_that_came_before(
         values[inserted] = 0.0
         np.testing.assert_allclose(completion.logprobs, values, atol=2e-5)
     assert len({turn.number for turn in partner.turns}) == 4
-    assert {c.finish_reason for c in completions} >= {"eos", "turns"}
+    assert {c.finish_reason for c in completions} >= {"eos", "rounds"}
 
 
 def test_slots_chunks_and_rings_change_no_token(
@@ -143,7 +143,7 @@ def test_limits_of_turns_and_of_completions(model: Decoder, params: Any, layout:
         for c in generate(model, params, layout, Scripted(limits=TurnLimits(1, 6, 40)))
         if c.tokens[-1] != 5
     }
-    assert one == "turns"
+    assert one == "rounds"
 
 
 def test_a_stop_string_in_a_reply_ends_no_turn(model: Decoder, params: Any, layout: Layout) -> None:
