@@ -191,9 +191,10 @@ class Engine:
         def decode_step(carry: tuple) -> tuple:
             cache, index, logits, thinking, num_tokens, idle, output = carry
             sampled = sample_tokens(logits, jax.vmap(jax.random.fold_in)(keys, num_tokens), sampling, mode)
-            sampled, thinking = end_thoughts(sampled, thinking, num_tokens >= slots.thinking_left, sampling.marks)
             given = slots.given[output.num_steps]
-            sampled = insert_tokens(sampled, given, given != SAMPLED)
+            is_given, over = given != SAMPLED, num_tokens >= slots.thinking_left
+            sampled = insert_tokens(sampled, given, is_given)
+            sampled, thinking = end_thoughts(sampled, thinking, over & ~is_given, sampling.marks)
             position = (plan.position + output.num_steps) % cache_length
             index = index.at[:, position].set(jnp.where(idle, UNUSED, num_tokens))
             mask = (index <= num_tokens[:, None])[:, None]
@@ -214,7 +215,7 @@ class Engine:
                 x, new_kv = self._decode_layer.apply({"params": layer}, x, positions, segment_ids, sliding, layer_cache)
                 new_cache.append(new_kv)
             is_stop = jnp.any(sampled.tokens[:, None] == jnp.array(self._stop_ids, jnp.int32), axis=1)
-            ended = is_stop & (given == SAMPLED) | (num_tokens + 1 >= slots.limits)
+            ended = (is_stop & ~is_given) | (num_tokens + 1 >= slots.limits)
             history = jax.tree.map(lambda old, new: old.at[output.num_steps].set(new), output.sampled, sampled)
             return (
                 tuple(new_cache), index, self._logits(params, x), thinking, num_tokens + ~idle, idle | ended,

@@ -251,20 +251,23 @@ class Scheduler:
             partial.positions += len(tokens)
             if partial.waits:
                 continue
-            start = len(partial.tokens) + len(partial.given)  # of the sampled tokens
+            before, begin = len(partial.tokens), partial.turn_start
+            first_sampled = before + len(partial.given)
             partial.tokens.extend(tokens[:, row].tolist())
             partial.logprobs.extend(logprobs[:, row].tolist())
             partial.sampled_logprobs.extend(sampled_logprobs[:, row].tolist())
             partial.inserted.extend(inserted[:, row].tolist())
             del partial.given[: len(tokens)]
-            begin, limit = partial.turn_start, self._prompts[partial.prompt].max_tokens - partial.turn_start
+            limit = self._prompts[partial.prompt].max_tokens - begin
             if self._turn_limits:
                 limit = min(limit, self._turn_limits.turn_tokens)
-            end = None if partial.given else self._stopping.find_end(partial.tokens[begin:], start - begin, limit)
+            end = None
+            if not partial.given:
+                end = self._stopping.find_end(partial.tokens[begin:], first_sampled - begin, limit)
             if end is not None:
                 partial.cut(begin + end[0])
             if self._marks is not None:
-                marks = [token for token in partial.tokens[start:] if token in self._marks]
+                marks = [token for token in partial.tokens[before:] if token in self._marks]
                 partial.in_thought = marks[-1] == self._marks.open_id if marks else partial.in_thought
             if end is not None and self._turn_limits is None:
                 self._complete(row, end[1])

@@ -12,6 +12,7 @@ from dsmath_jax.models.decoder import Decoder, lm_head
 from dsmath_jax.sampling import scheduler
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sampling.thinking import Marks, ThinkingBudget
 from dsmath_jax.sampling.turns import Reply, Turn, TurnLimits
 from dsmath_jax.sharding import Layout
 
@@ -151,3 +152,26 @@ def test_a_stop_string_in_a_reply_ends_no_turn(model: Decoder, params: Any, layo
     partner = Scripted(stop_strings=("c",))  # the text of 2, the last token of each reply
     generate(model, params, layout, partner, temperature=1.0)
     assert {turn.finish_reason for turn in partner.turns if turn.number} == {"eos", "length"}
+
+
+def test_a_thinking_budget_counts_the_replies_and_ends_no_thought_within_one(
+    model: Decoder, params: Any, layout: Layout
+) -> None:
+    """An opened thought is ended after 8 tokens, or with the first token of a turn after them."""
+    marks, partner = Marks(9, 10), Scripted()
+    for completion in generate(model, params, layout, partner, thinking=ThinkingBudget(8, marks, opened=True)):
+        turns = [t for t in partner.turns if (t.prompt, t.sample) == (completion.prompt, completion.sample)]
+        own = [i for i in range(len(completion.tokens)) if i not in completion.inserted]
+        is_open, expected = True, []
+        begin = 0
+        for turn in turns:
+            for i, token in enumerate(turn.tokens, start=begin):
+                if is_open and i >= 8:
+                    expected.append(i)
+                    assert token == marks.close_id
+                is_open = token == marks.open_id or (is_open and token != marks.close_id)
+            begin += len(turn.tokens) + partner.size
+        given = {i for i in completion.inserted if i not in expected}
+        assert set(expected) == {i for i in completion.inserted if completion.tokens[i] == marks.close_id}
+        assert len(given) % partner.size == 0
+        assert len(own) + len(completion.inserted) == len(completion.tokens)
