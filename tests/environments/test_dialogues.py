@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -178,3 +179,16 @@ def test_a_log_is_on_disk_before_a_reply_is_used(chat: Chat, tmp_path: Path, mon
     with ReplyLog(path) as log:
         hold(chat, Echo, [(0, 0, 0, "What?"), (1, 0, 0, "5?")], log=log)
     assert found == [2, 2]
+
+
+def test_the_example_of_the_docs_gives_four_guesses(chat: Chat) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rl.md").read_text()
+    code = page.partition("    # my_environments.py\n")[2].partition("\n\n`reset` returns")[0]
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(code), names)
+    record = Record("x/0", "One?", answer="5")
+    guess = names["Guess"]()
+    assert guess.reset(record) == "One?"
+    (again, right) = (guess.step(Said(text, "eos", False)) for text in ("It is 4.", "It is 5."))
+    assert (again.is_message, again.reward, bool(again.observation)) == (True, 0.0, True)
+    assert (right.observation, right.reward) == ("", 0.5)
