@@ -116,7 +116,7 @@ class RLSettings(TrainingSettings, DataSettings):
     reward: str = setting("", "rule, outcome or process: replaces the method's own reward", choices=("", *REWARDS))
     reward_fns: tuple[tuple[str, float], ...] = setting(
         (("correct", 1.0),),
-        f"the rule reward, a weighted sum: {', '.join(BUILT_IN)} or package.module:function",
+        f"the rule reward: weights of {', '.join(BUILT_IN)}, package.module:function",
         nonempty=True,
     )
     overlong_cache_tokens: int = setting(
