@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import inspect
 import logging
 import threading
@@ -20,6 +21,7 @@ from dsmath_jax.sampling.turns import Reply, Turn, TurnLimits
 from dsmath_jax.sharding import broadcast_json
 
 MAX_LOGGED = 3  # errors; the rest is only counted
+MAX_THREADS = 64  # steps of ordinary functions at the same time
 STEP_SECONDS = 60.0  # time limit of a step
 
 
@@ -80,6 +82,7 @@ class Dialogues:
         self._dialogues: dict[tuple[int, int], _Dialogue] = {}
         self._asked: list[Turn] = []
         self._steps: concurrent.futures.Future[list[Step]] | None = None
+        self._threads = asyncio.Semaphore(MAX_THREADS)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -126,13 +129,25 @@ class Dialogues:
         try:
             async with asyncio.timeout(self._seconds):
                 for earlier in known:
-                    await _call(environment, earlier)
+                    await self._call(environment, earlier)
                 known.clear()
-                step = await _call(environment, said)
+                step = await self._call(environment, said)
         except Exception as error:  # an environment may raise anything
             self._log_error(record.id, "took too long" if isinstance(error, TimeoutError) else repr(error))
             step = Step()
         return said, step, True
+
+    async def _call(self, environment: Environment, said: Said) -> Step:
+        """Takes a step, in a thread if it is an ordinary function."""
+        take: Callable[[Said], Any] = environment.step
+        if inspect.iscoroutinefunction(take):
+            found = await take(said)
+        else:
+            async with self._threads:
+                found = await _in_thread(lambda: take(said))
+        if not isinstance(found, Step):
+            raise TypeError(f"`step` returned {found!r:.100}; it must return a Step")
+        return found
 
     def _tokens(self, step: Step, turn: Turn) -> list[int]:
         """Returns the tokens of an observation; [] where there is none."""
@@ -167,10 +182,22 @@ def _key(turn: Turn) -> TurnKey:
     return TurnKey(turn.prompt, turn.sample, turn.number)
 
 
-async def _call(environment: Environment, said: Said) -> Step:
-    """Takes a step, in a thread if it is an ordinary function."""
-    take: Callable[[Said], Any] = environment.step
-    found = await (take(said) if inspect.iscoroutinefunction(take) else asyncio.to_thread(take, said))
-    if not isinstance(found, Step):
-        raise TypeError(f"`step` returned {found!r:.100}; it must return a Step")
-    return found
+async def _in_thread(call: Callable[[], Any]) -> Any:
+    """Calls a function in a thread of its own, which may hang without keeping the process from its end."""
+    loop = asyncio.get_running_loop()
+    result = loop.create_future()
+
+    def resolve(set_result: Callable[[Any], None], value: Any) -> None:
+        if not result.done():  # nobody waits for it any more
+            set_result(value)
+
+    def run() -> None:
+        try:
+            outcome = result.set_result, call()
+        except Exception as error:  # raised where the result is awaited
+            outcome = result.set_exception, error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(resolve, *outcome)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await result

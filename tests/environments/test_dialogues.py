@@ -3,6 +3,7 @@
 import asyncio
 import json
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -123,6 +124,22 @@ def test_ordinary_functions_run_at_the_same_time_and_must_return_a_step(
     assert [reply is None for reply in replies] == [False] * 4 + [True]
     assert "must return a Step" in caplog.text
     assert time.monotonic() - started < 5  # a hang, not a measurement
+
+
+def test_an_ordinary_function_that_hangs_does_not_keep_the_process(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_THREADS", 1)
+
+    class Hanging(Echo):
+        def step(self, said: Said) -> Any:
+            threading.Event().wait(20 if "4" in said.text else 0)
+            return Step("5")
+
+    replies, _ = hold(chat, Hanging, [(0, 0, 0, "4?"), (1, 0, 0, "5?")], seconds=0.5)
+    assert replies[0] is None
+    hung = [thread for thread in threading.enumerate() if thread.name.endswith("(run)")]
+    assert all(thread.daemon for thread in hung)
+    replies, _ = hold(chat, Hanging, [(1, 0, 0, "5?")])
+    assert replies != [None]
 
 
 def test_a_resumed_run_repeats_the_replies_and_goes_on(chat: Chat, tmp_path: Path) -> None:
