@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dsmath_jax.processes import LOST
-from dsmath_jax.workdir import read_json
+from dsmath_jax.workdir import read_json, read_jsonl
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = runpy.run_path(str(ROOT / "tests" / "kill_resume.py"))
@@ -99,3 +99,13 @@ def test_one_process_killed_ends_the_other_and_resumed_the_run_is_the_uninterrup
 
     one, other = SCRIPT["contents"](uninterrupted[0]), SCRIPT["contents"](folder)
     assert sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)) == []
+
+
+def test_dialogues_of_two_processes_have_the_same_replies(tmp_path: Path) -> None:
+    """Process 0 runs the environments; the other would end in an error if it sampled anything else."""
+    settings = ["--config.rl.environment.name=calculator", "--stages=corpus,tokenizer,pretrain,sft,rl"]
+    run = Run(tmp_path / "run", settings)
+    assert run.end() == [0, 0], "\n".join(run.output(process)[-2000:] for process in range(2))
+    turns = [row["turns"] for row in read_jsonl(tmp_path / "run" / "rl" / "metrics.jsonl") if "turns" in row]
+    assert len(turns) == 6
+    assert min(turns) >= 1
