@@ -261,6 +261,45 @@ def test_bytes_that_an_instruction_moves(line: str, moved: float) -> None:
     assert found.traffic == moved
 
 
+def test_an_operand_that_a_fusion_returns_is_copied_unless_it_stays_in_its_buffer() -> None:
+    row = "%r = f32[1,16] parameter(1)\n%n = f32[1,16] negate(%r)\n"
+    inner = computation("kept", f"{P}{row}ROOT %t = (f32[1,16], f32[8,16]) tuple(%n, %p)")
+    entry = f"{P}%row = f32[1,16] parameter(1)\nROOT %f = (f32[1,16], f32[8,16]) fusion(%p, %row), calls=%kept"
+    assert costs(module(entry, inner)).traffic == 2 * 64 + 2 * 512
+    aliased = entry + ", output_to_operand_aliasing={{1}: (0, {})}"
+    assert costs(module(aliased, inner)).traffic == 2 * 64
+
+
+def test_a_gather_in_steps_moves_its_arrays_once() -> None:
+    """As TPU compilers overlap a gather with products: each step has the operand and the result, in their buffers."""
+    parts, whole = "f32[8,16]{1,0:T(8,128)}", "f32[32,16]{1,0:T(8,128)}"
+    gather = (
+        f"%g = {whole} all-gather(%p), replica_groups=[1,4]<=[4], dimensions={{0}}, "
+        'frontend_attributes={chain_id="0"}\n'
+    )
+    both = f"%p = {parts} parameter(0)\n%q = {whole} parameter(1)\n"
+    context = f"({parts}, {whole}, u32[]{{:S(2)}})"
+    start = f'{P}{gather}ROOT %c = {context} custom-call(%g), custom_call_target="AsyncCollectiveStart"'
+    done = f'{both}{gather}ROOT %c = {whole} custom-call(%p, %q, %g), custom_call_target="AsyncCollectiveDone"'
+    step = (
+        f"{both}%r = f32[1,16] parameter(2)\n{gather}%n = f32[1,16]{{1,0:S(1)}} negate(%r)\n"
+        f"ROOT %t = (f32[1,16]{{1,0:S(1)}}, {parts}, {whole}, {whole}) tuple(%n, %p, %q, %g)"
+    )
+    entry = (
+        f"{P}%row = f32[1,16] parameter(1)\n"
+        f"%s = {context} fusion(%p), kind=kCustom, output_to_operand_aliasing={{{{0}}: (0, {{}})}}, calls=%start\n"
+        f"%s0 = {parts} get-tuple-element(%s), index=0\n%s1 = {whole} get-tuple-element(%s), index=1\n"
+        f"%m = (f32[1,16]{{1,0:S(1)}}, {parts}, {whole}, {whole}) fusion(%s0, %s1, %row), kind=kOutput, "
+        "output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {}), {3}: (1, {})}, calls=%step\n"
+        f"%m0 = {parts} get-tuple-element(%m), index=1\n%m1 = {whole} get-tuple-element(%m), index=3\n"
+        f"ROOT %d = {whole} fusion(%m0, %m1), kind=kCustom, output_to_operand_aliasing={{{{}}: (1, {{}})}}, calls=%done"
+    )
+    called = {"start": start, "step": step, "done": done}
+    found = costs(module(entry, *(computation(name, lines) for name, lines in called.items())))
+    assert found.traffic == 512 + 2048 + 64  # the part, all parts, and the row that the product reads
+    assert by_kind(found) == {"all-gather": {"count": 1, "bytes": 1536.0}}
+
+
 def test_arrays_that_fit_the_cache_are_free_and_slices_of_larger_ones_are_not() -> None:
     entry = (
         P + "%z = s32[] constant(0)\n%row = f32[1,16]{1,0} dynamic-slice(%p, %z, %z), dynamic_slice_sizes={1,16}\n"
