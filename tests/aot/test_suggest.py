@@ -1,6 +1,7 @@
 """The search for settings with the best bound, with a compiler that says at once how much memory each would need."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from dsmath_jax.aot import estimate
 from dsmath_jax.aot import suggest as search
 from dsmath_jax.aot.bound import Bound
-from dsmath_jax.aot.page import page
+from dsmath_jax.aot.page import page, size
 from dsmath_jax.aot.step import Target
 from dsmath_jax.aot.suggest import Candidate, micro_batches, suggest, suggestion_text
 from dsmath_jax.aot.text import result_text
@@ -203,7 +204,7 @@ def test_the_page_and_the_text_of_a_step() -> None:
     found = result(RECIPE, 5 * 10**8, 2.0)
     html = page(found)
     assert html.startswith("<!doctype html>")
-    assert "0.466 GiB of 0.698 GiB" in html
+    assert "477 MiB of 715 MiB" in html
     assert "fsdp" in html
     assert "http" not in html.replace(CHIP.source, "")  # self-contained
     text = result_text(found)
@@ -216,6 +217,35 @@ def test_the_page_and_the_text_of_a_step() -> None:
     for shown in (result_text(found), html):
         assert "buffers of NCCL" in shown
     assert "NCCL" not in result_text(found | {"device_kind": "TPU v5"})
+    assert "Programs" not in html
     refused = found | {"memory": None, "bound": None, "fits": False, "collectives": None}
     assert "does not fit" in page(refused)
     assert "XLA refuses to compile it" in result_text(refused)
+
+
+def test_the_page_of_rl_has_phases_and_programs() -> None:
+    step = result(RECIPE, 5 * 10**8, 2.0)
+    programs = {
+        "decode": step | {"flops": 1e12, "traffic": 1e9},
+        "update": step | {"memory": None, "bound": None, "collectives": None},
+    }
+    phases = {"sample": {"policy": 3 * 2**30, "cache": 2**20}, "update": {"policy": 3 * 2**30, "activations": 2**29}}
+    bounds = dict.fromkeys(phases, step["bound"])
+    html = page(
+        step | {"stage": "rl", "rows": 64, "new_tokens": 128, "rollouts": 10} | {"programs": programs}
+        | {"phases": phases, "bounds": bounds}
+    )  # fmt: skip
+    assert html.count("3.00 GiB") >= 2
+    assert "refused: not enough memory" in html
+    assert "a run of decode is a chunk of decode steps" in html
+    assert "All 10 such rollouts: at least 40.0 s." in html
+    colors = re.findall(r'class="key" style="background:(#\w+)"></span>([^<]+)', html)
+    assert [part for _, part in colors] == ["policy", "cache", "activations"]
+    assert len(dict(colors)) == 3  # a part has the same color in all phases, and no other part has it
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "0.98 KiB"), (12.9 * 2**30, "12.9 GiB")]
+)
+def test_sizes_have_three_digits(number: float, text: str) -> None:
+    assert size(number) == text
