@@ -7,6 +7,8 @@ Arrays in a TPU's on-chip memory are free, as are arrays that fit a GPU's or CPU
 at least the bytes that are counted move.
 """
 
+import dataclasses
+
 from dsmath_jax.aot.collectives import is_later_step
 from dsmath_jax.aot.hlo import ArrayType, Computation, Instruction, Program
 
@@ -17,6 +19,7 @@ FREE = frozenset((
 ))  # fmt: skip
 SLICES = ("dynamic-slice", "slice", "gather", "dynamic-slice-start", "slice-start")
 RENAMES = ("bitcast", "get-tuple-element")
+UNARY = ("pad", "convert", "copy", "transpose", "reshape", "reverse")  # their results have each element at most once
 
 
 def moved_bytes(i: Instruction, scope: Computation, program: Program, cache: float) -> float:
@@ -67,9 +70,23 @@ def _read(source: Instruction, array: ArrayType, scope: Computation, program: Pr
     parts = 0.0
     for user in scope.values():
         for k, operand in enumerate(user.operands):
-            if operand == source.name:
+            if operand != source.name:
+                continue
+            if user.opcode in UNARY and k == 0:
+                parts += whole * _share_read(user, scope, program)
+            else:
                 parts += _read_by(user, k, array, scope, program, cache)
     return min(whole, parts)
+
+
+def _share_read(source: Instruction, scope: Computation, program: Program) -> float:
+    """Returns the share of a fused instruction's array that its users read: the rest need not be computed."""
+    array = dataclasses.replace(source.arrays[0], space=0)
+    root = next(reversed(scope.values()))
+    results = root.operands if root.opcode == "tuple" else [root.name]
+    if not array.bytes or any(_source(scope[name], scope).name == source.name for name in results):
+        return 1.0
+    return _read(source, array, scope, program, cache=0.0) / array.bytes
 
 
 def _read_by(user: Instruction, k: int, array: ArrayType, scope: Computation, program: Program, cache: float) -> float:

@@ -238,6 +238,8 @@ def test_a_compile_program_of_eight_devices() -> None:
         ("f32[8,16]{1,0} fusion(%p), kind=kLoop, calls=%renamed", 2 * 512),
         ("f32[8,16]{1,0} fusion(%p), kind=kOutput, calls=%of_renamed", 2 * 512),  # TPUs read weights in this way
         ("f32[8,16]{1,0} fusion(%p, %z), kind=kLoop, calls=%sliced_renamed", 64 + 4 + 512),
+        ("f32[8,16]{1,0} fusion(%p, %z), kind=kLoop, calls=%sliced_padded", 64 + 4 + 512),
+        ("f32[8,16]{1,0} fusion(%p), kind=kLoop, calls=%padded", 512 + 512),
     ],
 )  # fmt: skip
 def test_bytes_that_an_instruction_moves(line: str, moved: float) -> None:
@@ -255,6 +257,13 @@ def test_bytes_that_an_instruction_moves(line: str, moved: float) -> None:
         "ROOT %d = f32[8,16]{1,0} negate(%n)",
         "sliced_renamed": f"{inner}{at}%n = f32[8,16] fusion(%a), kind=kLoop, calls=%renamed\n"
         f"{row.replace('%a', '%n')}ROOT %b = f32[8,16]{{1,0}} broadcast(%s), dimensions={{0,1}}",
+        # As TPU compilers write products that are split into steps: of two rows of twice as many, one is padding.
+        "sliced_padded": f"{inner}{at}%z = f32[] constant(0)\n"
+        "%v = f32[16,16]{1,0:S(1)} pad(%a, %z), padding=0_8x0_0\n%n = bf16[16,16]{1,0} convert(%v)\n"
+        "%s = bf16[2,16]{1,0} dynamic-slice(%n, %i, %i), dynamic_slice_sizes={2,16}\n"
+        "ROOT %b = f32[8,16]{1,0} broadcast(%s), dimensions={0,1}",
+        "padded": f"{inner}%z = f32[] constant(0)\n%v = f32[8,16]{{1,0}} pad(%a, %z), padding=0_0x0_0\n"
+        "ROOT %b = f32[8,16]{1,0} bitcast(%v)",
     }
     entry = f"{P}%z = s32[] parameter(1)\n%row = f32[1,16] parameter(2)\n%ids = s32[2] parameter(3)\nROOT %c = {line}"
     found = costs(module(entry, *(computation(name, lines) for name, lines in parts.items())))
