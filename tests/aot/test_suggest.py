@@ -22,6 +22,7 @@ from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import DPO, GRPO
 from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.sampling.scheduler import cache_lengths
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.settings import PretrainSettings
 from dsmath_jax.workdir import UserError
@@ -134,6 +135,21 @@ def test_rl_takes_fewer_decode_slots_where_sampling_does_not_fit(monkeypatch: py
     assert "--config.rl.decode_slots=16" in suggestion_text(trials, 0, "rl")
 
 
+def test_decode_slots_whose_cache_alone_is_too_large_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
+        compiled.append(recipe.rl.num_decode_slots)
+        bounds = {"sample": Bound(0, 1.0, 0, 0)._asdict()}
+        return {"phases": {}, "hbm_bytes": 1, "fits": True, "chip_bytes": 2, "bounds": bounds}
+
+    slots_that_fit = lambda target, settings: settings.num_decode_slots * 10**8  # noqa: E731
+    monkeypatch.setattr(search, "min_sampling_bytes", slots_that_fit)
+    monkeypatch.setattr(search, "compile_rl", compile_rl)
+    trials, _ = suggest(RECIPE, "rl", "here:1")
+    assert compiled[0] == trials[0].candidate.decode_slots == 4  # 64, 32, 16 and 8 need more than 750 MB
+
+
 def test_a_search_ends_where_nothing_gets_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """With as little work in every bound before compiling as if the products took no time."""
     compiled: list[MeshSettings] = []
@@ -198,6 +214,18 @@ def test_what_a_device_needs_in_any_case() -> None:
     assert products == pytest.approx(2 * tokens * 4 * (256 + 3 * 256 + 2 * 512))
     without = dataclasses.replace(RECIPE.rl, algorithm=GRPO(kl_coef=0.0))
     assert needed(RECIPE.rl) - needed(without) == pytest.approx(4 * parameters / jax.device_count(), rel=0.02)
+
+
+def test_what_a_device_needs_to_sample_in_any_case() -> None:
+    def needed(**changes: Any) -> int:
+        settings = dataclasses.replace(RECIPE.rl, **changes)
+        return estimate.min_sampling_bytes(fake_target(RECIPE, ""), settings)
+
+    tokens = 4 * 2 * 8 * 32 * 2 / jax.device_count()  # bytes of a slot's keys and values for a token, in bfloat16
+    lengths = sum(cache_lengths(128)[-2:])  # the cache while it grows
+    assert needed(decode_slots=64) - needed(decode_slots=32) == pytest.approx(32 * lengths * tokens, rel=0.25)
+    parameters = 4 * (4 * 256 * 256 + 3 * 256 * 512) + 2 * 1024 * 256
+    assert needed(decode_slots=8) > (3 + 1) * 4 * parameters / jax.device_count() + 2 * parameters
 
 
 def test_the_page_and_the_text_of_a_step() -> None:
