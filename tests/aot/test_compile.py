@@ -65,6 +65,9 @@ def get_config():
         "steps": 100, "checkpoint_every": 10, "grad_accum_steps": 2, "peak_lr": 1e-3, "warmup_steps": 10,
     }  # fmt: skip
     config.pretrain = {"sequence_length": 256, "batch_size": 16, **training}
+    labeled = {"max_new_tokens": 128, "batch_size": 16, **training}
+    config.reward_model = {"kind": "pairwise", **labeled}
+    config.process_model = {"lora": {"rank": 8}, **labeled}
     config.rl = {
         "method": "grpo_rule", "prompts_per_step": 4, "group_size": 4, "max_prompt_tokens": 129, "max_new_tokens": 128,
         **training,
@@ -168,6 +171,38 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_libtpu
+def test_ppo_trains_a_value_model_with_the_policy(tmp_path: Path) -> None:
+    run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl", "--config.rl.method=ppo")
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    assert list(found["programs"])[4:] == ["logprobs", "reward model", "update"]
+    residents = found["residents"]
+    assert residents.keys() == {"policy", "optimizer", "reference", "reward model"}
+    head = 4 * (256 + 1)
+    assert residents["reward model"] == pytest.approx(residents["reference"] + head, abs=2 * head)
+    assert residents["policy"] == pytest.approx(2 * residents["reference"] + head, abs=2 * head)
+    assert found["full_rematerializations"] == 0
+    assert result_text(found) == run.stdout.strip()
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_reward_models_compile_for_v5e(tmp_path: Path) -> None:
+    run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=reward_model")
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    length = 264  # 129 + 128 tokens, a multiple of 8
+    assert found["tokens"] == 2 * 16 * length  # pairs
+    assert 1.2 < found["flops_ratio"] < 1.6
+    assert found["full_rematerializations"] == 0
+    assert result_text(found) == run.stdout.strip()
+    run, adapted = aot(tmp_path, "--topology=v5e:2x2", "--stage=process_model")
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    assert adapted["tokens"] == 16 * length
+    assert adapted["memory"]["arguments"] < 0.4 * found["memory"]["arguments"]
+    assert adapted["flops"] < 0.45 * found["flops"]  # half of the rows, and no gradients of matrices
+
+
+@pytest.mark.slow
+@needs_libtpu
 def test_rl_with_adapters_has_one_model_in_its_compute_dtype(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl", "--config.rl.lora.rank=8")
     assert run.returncode == 0, run.stderr
@@ -259,6 +294,7 @@ def test_what_rl_holds_in_each_phase() -> None:
         (("--topology=v5e:2x2", "--stage=sft"), "The config has no section 'sft'"),
         (("--topology=v5e:2x2", "--suggest"), "--suggest prints a table; remove --json and --page"),
         (("--topology=v5e:2x2", "--suggest", "--stage=sample"), "--suggest searches for pretrain, sft or rl"),
+        (("--topology=v5e:2x2", "--suggest", "--stage=reward_model"), "--suggest searches for pretrain, sft or rl"),
         (("--topology=v5e:2x2", "--config.tokenizer.vocab_size=0"), "tokenizer.vocab_size is 0; it must be at least 1"),
         (("--topology=v5e:2x2", "--config.tokenizer.path=hf"), "give it as --config.model.vocab_size=N"),
         (("--topology=v5e:2x2", "--stage=rl", "--config.rl.method=dpo"), "rl.method=dpo learns from stored samples"),
