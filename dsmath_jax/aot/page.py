@@ -6,6 +6,7 @@ from typing import Any
 import jinja2
 
 from dsmath_jax.aot.text import bounds_of, description, notes, programs_of, run_lines, unseen
+from dsmath_jax.formatting import number
 
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#ee8866", "#44bb99")
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -35,12 +36,13 @@ def page(result: dict[str, Any]) -> str:
         notes=notes(result),
         note=unseen(result),
         size=size,
+        number=number,
     )
 
 
-def size(number: float) -> str:
+def size(count: float) -> str:
     """Formats bytes with three significant digits: `1.62 GiB`, `812 KiB`."""
-    value, unit = float(number), 0
+    value, unit = float(count), 0
     while value >= 1000 and unit < len(UNITS) - 1:
         value, unit = value / 1024, unit + 1
     digits = 2 if value < 10 else 1 if value < 100 else 0
