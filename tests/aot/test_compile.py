@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ import pytest
 
 from dsmath_jax.aot import program, rl
 from dsmath_jax.aot.text import result_text
+from dsmath_jax.aot.topology import Topology
+from dsmath_jax.hardware import CHIPS
 from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.workdir import UserError
 from tests.aot.compilers import needs_cuda, needs_cudnn, needs_libtpu
@@ -40,6 +43,25 @@ def test_a_program_that_xla_refuses_for_its_memory() -> None:
     assert program.refused_memory(message)["hbm_bytes"] == int(512.5 * 2**20)
     with pytest.raises(UserError, match="XLA cannot compile this step: INTERNAL: RET_CHECK"):
         program.refused_memory("INTERNAL: RET_CHECK failure\nand more")
+
+
+def test_a_program_is_compiled_again_for_another_version_of_its_own_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    versions, compiled = {"libtpu": "1", "jax-cuda13-plugin": "1"}, []
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+
+    def compile_now(compiler_options: dict[str, Any]) -> Any:
+        compiled.append(dict(versions))
+        return lowered.compile()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(program, "_version", lambda package: versions.get(package, ""))
+    topology = Topology("v5e:1x1", [SimpleNamespace(platform="tpu")], CHIPS["v5e"])
+    for version in ({}, {"jax-cuda13-plugin": "2"}, {"libtpu": "2"}):
+        versions |= version
+        program._compiled(SimpleNamespace(as_text=lowered.as_text, compile=compile_now), topology)
+    assert [each["libtpu"] for each in compiled] == ["1", "2"]
 
 
 def test_what_native_code_says_is_kept_off_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
