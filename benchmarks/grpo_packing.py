@@ -4,9 +4,9 @@
 
 A turn is the reference's log-probabilities of a rollout and one AdamW step of GRPO on it: 4 prompts, 16 completions
 each. Lengths are those of GSM8K divided by four: prompts of 25 tokens, completions of 50 on average, log-normal with a
-spread of 0.6, cut at 256. The padded side has a row for each completion, as long as the longest of the rollout (rounded
-up to 8 tokens). Both sides compute the same: losses and gradient norms must agree. They take turns on the same CPUs, in
-float32; each has compiled its shapes before it is measured.
+spread of 0.6, cut at 256. The padded side has a row for each completion, as long as the longest of the rollout, rounded
+up to a quarter of the limit so that few programs are compiled. Both sides compute the same: losses and gradient norms
+must agree. They take turns on the same CPUs, in float32; each has compiled its shapes before it is measured.
 """
 
 import sys
@@ -71,7 +71,7 @@ def prepare(folder: Path, side: str) -> tuple[dict, turns.Work]:
         sequences, fields = rollout(task, config.vocab_size, turn)
         timer.start()
         lengths = sequences.lengths
-        packing = pack(lengths, shapes) if side == "packed" else padded(lengths, layout)
+        packing = pack(lengths, shapes) if side == "packed" else padded(lengths, shapes)
         batch = packing.batch(sequences, {})
         inputs = layout.put_batch({name: batch[name] for name in INPUTS})
         fields["ref_logprobs"] = to_host(logprobs(reference, inputs)).ravel()[packing.targets(sequences)]
@@ -88,9 +88,10 @@ def prepare(folder: Path, side: str) -> tuple[dict, turns.Work]:
     return {}, lambda: work(next(numbers))
 
 
-def padded(lengths: np.ndarray, layout: Layout) -> Packing:
+def padded(lengths: np.ndarray, shapes: RowShapes) -> Packing:
     """Returns the packing with a row for each sequence."""
-    length = padded_length(int(lengths.max()), layout)
+    quarter = padded_length(-(-shapes.longest // 4), shapes.layout)
+    length = -(-int(lengths.max()) // quarter) * quarter
     return Packing(np.arange(len(lengths)) * length, np.ones_like(lengths), (len(lengths), length))
 
 
