@@ -82,8 +82,8 @@ class RowShapes(NamedTuple):
 
     Attributes:
       longest: maximum number of tokens of a prompt with its completion, or of those that share a row.
-      rows: the number of rows with one such in each, which a batch has at most.
-      grad_accum_steps: micro-batches of as many rows; fewer rows make fewer micro-batches, not smaller ones.
+      rows: the maximum number of rows, with one such in each.
+      grad_accum_steps: micro-batches of a batch of `rows` rows; fewer rows make fewer micro-batches, not smaller ones.
       layout: its mesh and attention kernels need multiples of rows and tokens.
     """
 
