@@ -7,6 +7,9 @@ GRPO 14 points more (README, Results).
 
 `configs/tiny.py:sft_continued` is the control: instead of RL, SFT continues for the floating-point operations of the RL
 stage, with an annealed learning rate (stages corpus, tokenizer, pretrain, sft, evaluate, report).
+
+`configs/tiny.py:tools` has a calculator in the loop of RL: the numbers are too large for the model, some of the
+solutions that SFT sees call the calculator, and GRPO makes that a habit (docs/rl.md).
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +23,7 @@ RL_AS_SFT_STEPS = 3208
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    (variant,) = choose("configs/tiny.py", variant, ("full", "sft_continued"))
+    (variant,) = choose("configs/tiny.py", variant, ("full", "sft_continued", "tools"))
     config = ConfigDict()
     config.seed = 0
     config.data_dir = "toy"  # generated below the workdir
@@ -60,4 +63,11 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sft.steps += RL_AS_SFT_STEPS
         config.sft.schedule = "multi_step"
         config.evaluate.models = ("base", "sft")
+    if variant == "tools":
+        config.toy.update({"steps": (1, 2), "largest": 999, "calculator": 0.3})
+        config.rl.update({
+            "environment": {"name": "calculator", "max_turns": 4}, "max_new_tokens": 48, "steps": 120,
+            "eval_data": ("toy/test",), "eval_every": 20, "eval_problems": 0,
+        })  # fmt: skip
+        del config.reward_model, config.evaluate  # which samples without the calculator
     return config

@@ -148,7 +148,7 @@ def test_sft(own: Chat, data: Path) -> None:
 def test_rl(own: Chat, data: Path, expected: list[list[int]], asked: list[list[int]], workdir: Path, layout) -> None:
     fields = {"data": NAMES, "eval_data": NAMES, "eval_problems": 99, "max_prompt_tokens": 900, "max_new_tokens": 8}
     settings = build(RLSettings, fields, "rl.")
-    assert load_prompts(settings, data, own, 1024).ids == expected
+    assert load_prompts(settings, data, own.prompt_ids, 1024).ids == expected
     model = model_files.load_model(str(workdir / "sft"), layout)
     sampler = Sampler(model.model, layout, own.tokenizer.stop_ids, 8, 8)
     ctx: Any = types.SimpleNamespace(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from dsmath_jax import runner
 from dsmath_jax.command_line import load_recipe, parse
+from dsmath_jax.environments.settings import EnvironmentSettings
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import PPO
 from dsmath_jax.rl.methods import METHODS
@@ -133,9 +134,11 @@ def full_recipe() -> Recipe:
     assert tiny.rl is not None
     models = ("init", "policy")  # a retrained model starts from the one before, and samples from the policy
     settings = {name: value for name, value in to_dict(tiny.reward_model).items() if name not in models}
-    lora = LoraSettings()
+    lora, environment = LoraSettings(), EnvironmentSettings()
     retrain = build(RetrainSettings, settings | {"steps": 10, "lora": to_dict(lora)})
-    rl = dataclasses.replace(tiny.rl, method="grpo_iterative", rounds=2, retrain=retrain, lora=lora)
+    rl = dataclasses.replace(
+        tiny.rl, method="grpo_iterative", rounds=2, retrain=retrain, lora=lora, environment=environment
+    )
     reward_model = dataclasses.replace(tiny.reward_model, lora=lora)
     process_model = build(ProcessModelSettings, to_dict(reward_model) | {"kind": "process"})
     sft = dataclasses.replace(tiny.sft, lora=lora)
@@ -260,7 +263,10 @@ def tree_of(method: str) -> dict[str, Any]:
     """The nested fields of a recipe with every part, and with the method."""
     tree = to_dict(FULL)
     if method != "grpo_iterative":
-        tree["rl"] = {"method": method, "retrain": tree["rl"]["retrain"], "lora": tree["rl"]["lora"]}
+        row = METHODS[method]
+        has_turns = row.completions == "policy" and row.reward != "process"
+        parts = ("retrain", "lora", *(["environment"] if has_turns else []))
+        tree["rl"] = {"method": method} | {name: tree["rl"][name] for name in parts}
     return tree
 
 

@@ -29,6 +29,7 @@ from dsmath_jax.sampling.engine import Engine
 from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.sampling.scheduler import cache_lengths, prompt_bucket, slot_shape
 from dsmath_jax.sampling.token_sampling import SamplingMode
+from dsmath_jax.sampling.turns import ring_positions
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.lora import abstract_adapters
 from dsmath_jax.training.optimizer import make_optimizer
@@ -216,7 +217,7 @@ def sampling_bound(programs: dict[str, dict], settings: RLSettings) -> Bound:
     The costs of a decode step grow linearly with the length of the cache: between the two lengths for which it is
     compiled, they are interpolated. All prompts are computed once.
     """
-    lengths = cache_lengths(settings.max_new_tokens)
+    lengths = ring_lengths(settings)
     longest = Bound(**programs["decode"]["bound"])
     shortest = Bound(**programs["decode, shortest cache"]["bound"]) if len(lengths) > 1 else longest
     rounds = settings.samples_per_step / settings.num_decode_slots
@@ -331,6 +332,12 @@ def scoring_programs(settings: RLSettings, target: Target) -> Programs:
     return programs
 
 
+def ring_lengths(settings: RLSettings) -> list[int]:
+    """Returns the lengths that the cache of a completion may have, ascending."""
+    environment, limit = settings.environment, settings.max_new_tokens
+    return cache_lengths(ring_positions(environment.limits(limit), CHUNK) if environment else limit)
+
+
 def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, int]:
     """Returns the sampler's programs, and the bytes of the weights that they read.
 
@@ -338,9 +345,9 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
     the length of the cache before the last chunks, while the old cache still exists.
     """
     rows, layout = settings.num_decode_slots, target.layout
-    engine = Engine(target.model, layout, (0,), settings.max_new_tokens, CHUNK, settings.cache_dtype)
+    engine = Engine(target.model, layout, (0,), CHUNK, settings.cache_dtype)
     slots = slot_shape(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
-    *shorter, longest = cache_lengths(settings.max_new_tokens)
+    *shorter, longest = ring_lengths(settings)
     shape = (engine, *slots, prompt_bucket(settings.max_prompt_tokens))
     params = policy_params(settings, target)
     widest = abstract_inputs(*shape, longest, params)
@@ -353,5 +360,5 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
         small = abstract_inputs(*shape, shorter[0], params)
         programs["decode, shortest cache"] = lambda: engine.decode.lower(*small.decode, mode=mode)
         state, position = abstract_inputs(*shape, shorter[-1], params).decode[1], widest.decode[3].position
-        programs["grow"] = lambda: engine.resize.lower(state.cache, position, longest)
+        programs["grow"] = lambda: engine.resize.lower(state.cache, state.token_indices, position, longest)
     return programs, shard_bytes(widest.decode[0])

@@ -152,6 +152,20 @@ class Chat:
         listed = list(names)
         return re.sub(f"{HIDDEN}(\\d+){HIDDEN}", lambda match: listed[int(match[1])], text)
 
+    def next_turn(self, text: str) -> str:
+        """Renders the user's next message, from the end of the assistant's turn before to the beginning of the next.
+
+        Raises:
+          UserError: the template fails, or changes the turn before.
+        """
+        rendered = self.render([user("Question"), assistant("Solution"), user(text)], generate=True)
+        _, found, after = rendered.partition("Solution")
+        if not (found and after.startswith(MARK)):
+            raise UserError(
+                "chat.template must end the assistant's turn with a special token, such as EOS; correct it."
+            )
+        return after
+
     def encode(self, rendered: str) -> list[int]:
         """Returns the token ids of a rendered text."""
         if rendered.startswith(PLAIN):

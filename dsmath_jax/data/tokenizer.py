@@ -15,6 +15,8 @@ from dsmath_jax.data.tokenizer_json import HuggingFaceTokenizer
 from dsmath_jax.workdir import UserError, atomic_write
 
 NAMES = ("tokenizer.json", "tokenizer.model")
+CONTEXT_TOKENS = 8  # before tokens that are decoded, so that the first of them keep their white space
+ANCHORS = ("a", "\n", "0")  # before a text that is encoded
 # Files next to a tokenizer's: special tokens, transformers' settings, stop ids, the chat template.
 COMPANION_FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
@@ -149,6 +151,25 @@ def check_same_pieces(tokenizer: Tokenizer, other: Tokenizer, model: str) -> Non
                 f"{model} has another tokenizer than the run: the token {token} is {other.decode([token])!r} there and "
                 f"{tokenizer.decode([token])!r} here; name a model with the same tokenizer."
             )
+
+
+def decode_after(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[int]) -> str:
+    """Decodes tokens in their context: alone, SentencePiece would drop white space at their start."""
+    before = before[-CONTEXT_TOKENS:]
+    start, whole = tokenizer.decode(before), tokenizer.decode([*before, *tokens])
+    return whole.removeprefix(start) if whole.startswith(start) else tokenizer.decode(tokens)
+
+
+def encode_after(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Encodes a text that follows another: alone, SentencePiece would put white space before it.
+
+    The text is encoded after a character whose tokens it leaves as they are; the tokens before it do not change.
+    """
+    for before in ANCHORS:
+        start, whole = tokenizer.encode(before), tokenizer.encode(before + text)
+        if whole[: len(start)] == start:
+            return whole[len(start) :]
+    return tokenizer.encode(text)
 
 
 def load(path: str | Path) -> Tokenizer:

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-import itertools
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,9 +13,10 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, subsample
-from dsmath_jax.evaluation import exemplars, registry, tools
+from dsmath_jax.environments.python_tool import OUTPUT_CHARS, Programs, PythonTool
+from dsmath_jax.evaluation import exemplars, registry
 from dsmath_jax.evaluation import prompts as prompting
-from dsmath_jax.evaluation.policy import Policy
+from dsmath_jax.evaluation.policy import Policy, TextCompletion
 from dsmath_jax.evaluation.registry import Style, Task
 from dsmath_jax.evaluation.samples import Key
 from dsmath_jax.evaluation.statistics import MAX_SAMPLES
@@ -26,7 +27,7 @@ from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_token
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, setting
 from dsmath_jax.workdir import UserError
 
-DIALOGUES_PER_BATCH = 256  # with tools; at least all samples of one problem
+ROUNDS = 4  # programs of a dialogue
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ class Settings(DataSettings):
     seed: int = setting(0, "of the samples", ge=0, le=INT32)
     max_thinking_tokens: int = setting(0, THINKING_HELP, ge=0)
     limit: int = setting(0, "problems of a task, drawn evenly over its subjects, tasks and levels; 0 for all", ge=0)
-    rounds: int = setting(tools.ROUNDS, "programs that a dialogue with tools may run", ge=1)
-    output_chars: int = setting(tools.OUTPUT_CHARS, "characters of a program's output that the model sees", ge=1)
+    rounds: int = setting(ROUNDS, "programs that a dialogue with tools may run", ge=1)
+    output_chars: int = setting(OUTPUT_CHARS, "characters of a program's output that the model sees", ge=1)
     exemplars: tuple[str, ...] = setting(
         (), "data sets and your own files of few-shot examples, below the data folder; () for the task's own"
     )
@@ -198,16 +199,22 @@ def _dialogues(
     policy: Policy, job: Job, chosen: range, numbers: Sequence[int], temperature: float, runner: Runner | None
 ) -> Iterator[Group]:
     assert runner is not None
-    settings, count, thought = job.settings, len(numbers), _opened_thought(policy, job.settings)
-    for start in range(chosen.start, chosen.stop, step := max(1, DIALOGUES_PER_BATCH // count)):
-        part = range(start, min(start + step, chosen.stop))
-        keys = [problem * count + i for problem in part for i in range(count)]
-        prompts = [job.prompts[problem] for problem in part for _ in numbers]
-        generate = _turns(policy, settings, temperature, keys, prompts)
-        dialogues = tools.solve(prompts, generate, runner, settings.rounds, settings.output_chars, job.stops)
-        drawn = iter(Answer(thought + each.text, thought + each.prose, each.finish) for each in dialogues)
-        for problem in part:
-            yield Group(problem, numbers, list(itertools.islice(drawn, count)))
+    settings, thought = job.settings, _opened_thought(policy, job.settings)
+    make = functools.partial(PythonTool, Programs(runner), settings.output_chars, job.stops)
+    sampling = dataclasses.replace(_sampling(policy, settings, temperature), samples=len(numbers))
+    prompts, records = [job.prompts[i] for i in chosen], [job.records[i] for i in chosen]
+    groups = policy.converse(prompts, records, make, settings.rounds + 1, sampling, numbers=chosen)
+    for problem, group in zip(chosen, groups, strict=True):
+        drawn = [
+            Answer(thought + _without_stop(c, job.stops), thought + (answer or c.text), c.finish) for c, answer in group
+        ]
+        yield Group(problem, numbers, drawn)
+
+
+def _without_stop(completion: TextCompletion, stops: Sequence[str]) -> str:
+    """Returns the text before the stop string that ended a completion, if one did."""
+    found = max((completion.text.rfind(stop) for stop in stops), default=-1) if completion.finish == "stop" else -1
+    return completion.text if found < 0 else completion.text[:found]
 
 
 def _opened_thought(policy: Policy, settings: Settings) -> str:
@@ -217,25 +224,3 @@ def _opened_thought(policy: Policy, settings: Settings) -> str:
 def _sampling(policy: Policy, settings: Settings, temperature: float) -> SamplingParams:
     thinking = thinking_budget(policy.chat, settings.max_thinking_tokens, plain=settings.style != "chat")
     return SamplingParams(temperature=temperature, top_p=settings.top_p, seed=settings.seed, thinking=thinking)
-
-
-def _turns(
-    policy: Policy, settings: Settings, temperature: float, keys: Sequence[int], prompts: Sequence[str]
-) -> tools.Generate:
-    """Returns a function that draws a turn of dialogues, with random keys by dialogue and turn.
-
-    A thinking budget counts the tokens of the dialogue so far, with the outputs of its programs.
-    """
-    sampling = _sampling(policy, settings, temperature)
-    lengths = [len(policy.encode(prompt)) for prompt in prompts] if sampling.thinking else []
-
-    def generate(
-        texts: Sequence[str], dialogues: Sequence[int], turn: int, stops: Sequence[str]
-    ) -> list[tuple[str, str]]:
-        groups = policy.complete(
-            texts, dataclasses.replace(sampling, stop_strings=stops), step=turn, numbers=[keys[i] for i in dialogues],
-            lengths=[lengths[i] for i in dialogues] if lengths else None,
-        )  # fmt: skip
-        return [(completion.text, completion.finish) for (completion,) in groups]
-
-    return generate

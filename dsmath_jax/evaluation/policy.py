@@ -1,18 +1,21 @@
 """Generates completions as text from prompts as text."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data import questions
 from dsmath_jax.data.chat import Chat
+from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.data.tokenizer import decode_after
+from dsmath_jax.environments.dialogues import Dialogues
+from dsmath_jax.environments.protocol import Environment
 from dsmath_jax.sampling.completions import FinishReason
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sampling.turns import TurnLimits
 from dsmath_jax.training.model_files import LanguageModel
-
-CONTEXT_TOKENS = 8  # prompt tokens decoded together with a completion, so that its first tokens keep their white space
 
 
 class TextCompletion(NamedTuple):
@@ -80,27 +83,21 @@ class Policy:
         prompts: Sequence[str],
         sampling: SamplingParams = GREEDY,
         *,
-        step: int = 0,
         numbers: Sequence[int] | None = None,
-        lengths: Sequence[int] | None = None,
     ) -> Iterator[list[TextCompletion]]:
         """Yields each prompt's completions in order; empty ones with "length" where the prompt fills the context.
 
         Args:
           prompts: rendered texts.
           sampling: the sampling parameters.
-          step, numbers: `step` and `prompt_ids` of `Sampler.generate`.
-          lengths: the number of tokens of each prompt before the beginning of its completion, for the thinking budget;
-            None where no prompt has such a beginning.
+          numbers: `prompt_ids` of `Sampler.generate`.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
         numbers = range(len(prompts)) if numbers is None else numbers
-        lengths = [len(prompt) for prompt in encoded] if lengths is None else lengths
         fitting = [i for i, prompt in enumerate(encoded) if len(prompt) < self.context]
         groups = self.sampler.generate(
             self.params, [encoded[i] for i in fitting], sampling,
-            step=step, prompt_ids=[numbers[i] for i in fitting], begun=[len(encoded[i]) - lengths[i] for i in fitting],
-            decode=self.chat.tokenizer.decode,
+            prompt_ids=[numbers[i] for i in fitting], decode=self.chat.tokenizer.decode,
         )  # fmt: skip
         for prompt in encoded:
             if len(prompt) < self.context:
@@ -108,9 +105,49 @@ class Policy:
             else:
                 yield [TextCompletion("", "length")] * sampling.samples
 
+    def converse(
+        self,
+        prompts: Sequence[str],
+        records: Sequence[Record],
+        make: Callable[[], Environment],
+        max_turns: int,
+        sampling: SamplingParams = GREEDY,
+        *,
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[list[tuple[TextCompletion, str | None]]]:
+        """Yields the dialogues about each prompt in order: their texts, and the texts that answers are extracted from.
+
+        `max_new_tokens` limits a turn, the context a dialogue; dialogues are empty where the prompt fills it.
+
+        Args:
+          prompts: rendered texts.
+          records: their problems.
+          make: returns a new environment.
+          max_turns: of the model.
+          sampling: the sampling parameters.
+          numbers: `prompt_ids` of `Sampler.generate`.
+        """
+        encoded = [self.encode(prompt) for prompt in prompts]
+        numbers = range(len(prompts)) if numbers is None else numbers
+        fitting = [i for i, prompt in enumerate(encoded) if len(prompt) < self.context]
+        ids, limits = [encoded[i] for i in fitting], TurnLimits(max_turns, self.max_new_tokens, self.context)
+        with Dialogues(make, [records[i] for i in fitting], ids, self.chat, limits) as dialogues:
+            groups = self.sampler.generate(
+                self.params, ids, dataclasses.replace(sampling, partner=dialogues),
+                prompt_ids=[numbers[i] for i in fitting], decode=self.chat.tokenizer.decode,
+            )  # fmt: skip
+            for prompt in encoded:
+                if len(prompt) < self.context:
+                    yield [
+                        (
+                            TextCompletion(self._text(prompt, c.tokens), c.finish_reason),
+                            dialogues.outcomes[c.prompt, c.sample].answer_text,
+                        )
+                        for c in next(groups)
+                    ]
+                else:
+                    yield [(TextCompletion("", "length"), None)] * sampling.samples
+
     def _text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """Decodes tokens in their context, without EOS: alone, SentencePiece would drop white space at their start."""
-        before, tokens = prompt[-CONTEXT_TOKENS:], self.chat.without_eos(tokens)
-        decode = self.chat.tokenizer.decode
-        start, whole = decode(before), decode([*before, *tokens])
-        return whole.removeprefix(start) if whole.startswith(start) else decode(tokens)
+        """Decodes the tokens of a completion in their context, without EOS."""
+        return decode_after(self.chat.tokenizer, prompt, self.chat.without_eos(tokens))

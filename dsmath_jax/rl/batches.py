@@ -61,9 +61,12 @@ def token_fields(completions: Sequence[Completion]) -> TokenFields:
     `loss_weights` is 1 for sampled tokens, including EOS, and 0 for inserted ones; `sampler_logprobs` is the sampler's
     log-probability.
     """
-    weights = [float(index not in c.inserted) for c in completions for index in range(len(c.tokens))]
+    weights = [1.0 - np.isin(np.arange(len(c.tokens)), c.inserted) for c in completions]
     logprobs = [logprob for c in completions for logprob in c.logprobs]
-    return {"loss_weights": np.array(weights, np.float32), "sampler_logprobs": np.array(logprobs, np.float32)}
+    return {
+        "loss_weights": np.concatenate(weights).astype(np.float32),
+        "sampler_logprobs": np.array(logprobs, np.float32),
+    }
 
 
 def split(values: np.ndarray, lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:

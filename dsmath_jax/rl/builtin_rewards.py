@@ -7,7 +7,8 @@ from dsmath_jax.data.thoughts import CLOSE, OPEN, after_thoughts
 from dsmath_jax.grading import extraction
 
 OVERLONG_SHARE = 5  # of `max_new_tokens`: DAPO's interval has 4,096 of 20,480 tokens
-BUILT_IN = ("correct", "format", "think_format", "soft_overlong", "length")
+ENVIRONMENT = "environment"  # the reward that the environment of a dialogue gave
+BUILT_IN = ("correct", "format", "think_format", "soft_overlong", "length", ENVIRONMENT)
 
 
 class Overlong(NamedTuple):

@@ -10,6 +10,7 @@ from dsmath_jax.data.datasets import ReadRecords, Record, check_answers
 from dsmath_jax.data.subsample import EVALUATION_SEED, subsample
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl import offline
+from dsmath_jax.rl.dialogues import open_environment, question_ids
 from dsmath_jax.rl.reward_model import stage as reward_stage
 from dsmath_jax.rl.reward_model.stage import KINDS
 from dsmath_jax.rl.rewards import NEED_ANSWERS, RewardFunctions, user_functions
@@ -52,10 +53,12 @@ def check(
     check_answers(held_out)
     if held_out and not settings.allow_overlap:
         overlap.check("rl.eval_data", held_out, overlap.find(held_out, trained_on), allow=False)
-    if initial_config and chat:
-        eval_prompts(held_out, chat, initial_config.max_position_embeddings)
-    if initial_config and any(sets) and chat:
-        prompts = filter_prompts(settings, sets, chat, initial_config.max_position_embeddings)
+    with open_environment(settings.environment) as make:
+        encode = question_ids(chat, make) if chat else None
+    if initial_config and encode:
+        eval_prompts(held_out, encode, initial_config.max_position_embeddings)
+    if initial_config and any(sets) and chat and encode:
+        prompts = filter_prompts(settings, sets, encode, initial_config.max_position_embeddings)
         sets = prompts.sets
         if method.completions == "solutions":
             offline.solution_rows(prompts.records, chat, settings.max_new_tokens)

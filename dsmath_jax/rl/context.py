@@ -8,6 +8,7 @@ import jax
 
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
+from dsmath_jax.environments.protocol import Environment
 from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl.batches import RowShapes
 from dsmath_jax.rl.diagnosis import Diagnosis, Finding, logprob_dtype
@@ -56,6 +57,7 @@ class Context(NamedTuple):
     trainable: Trainable
     reference: FrozenModel  # that of the first round
     teacher: FrozenModel | None
+    make_environment: Callable[[], Environment] | None
     findings_at_start: list[Finding]
 
     def with_params(self, params: Params) -> LanguageModel:

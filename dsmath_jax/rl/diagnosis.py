@@ -131,12 +131,13 @@ def all_truncated(history: History, settings: RLSettings) -> Finding | None:
     """Nearly all completions of the newest rollout are cut at the length limit."""
     if not history.rollouts or history.rollouts[-1]["frac_truncated"] < TRUNCATED:
         return None
-    row = history.rollouts[-1]
+    row, limit = history.rollouts[-1], f"rl.max_new_tokens={settings.max_new_tokens}"
+    if settings.environment:
+        limit += f" or rl.environment.max_turns={settings.environment.max_turns}"
     return Finding(
         "all_truncated",
-        f"{percent(row['frac_truncated'])} of the {_sampled(row, settings)} completions are cut at "
-        f"rl.max_new_tokens={settings.max_new_tokens} before they end, so that few can state an answer: raise "
-        "rl.max_new_tokens, or train SFT on solutions that end in EOS.",
+        f"{percent(row['frac_truncated'])} of the {_sampled(row, settings)} completions are cut at {limit} before they "
+        "end, so that few can state an answer: raise the limit, or train SFT on solutions that end in EOS.",
     )
 
 

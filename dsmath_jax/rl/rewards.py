@@ -36,12 +36,16 @@ class RewardInput(NamedTuple):
       record: its problem.
       finished: whether it ended by itself, not at the length limit.
       num_tokens: with EOS.
+      answer_text: the text that the final answer is extracted from, where it is not the whole completion.
+      environment_reward: of the environment, for a completion in turns.
     """
 
     text: str
     record: Record
     finished: bool = True
     num_tokens: int = 0
+    answer_text: str | None = None
+    environment_reward: float | None = None
 
 
 class RuleRewards(NamedTuple):
@@ -213,6 +217,8 @@ class RewardFunctions:
                 assert self._overlong is not None
                 values = [builtin_rewards.soft_overlong(each.num_tokens, self._overlong) for each in inputs]
                 return [Outcome("ok", value) for value in values]
+            case builtin_rewards.ENVIRONMENT:
+                return [Outcome("ok", each.environment_reward) for each in inputs]
             case "length":
                 return [
                     outcome if outcome.status != "ok" else Outcome("ok", value)
@@ -223,7 +229,13 @@ class RewardFunctions:
                 return self._user_outcomes(name, inputs, group_size)
 
     def _grade(self, inputs: Sequence[RewardInput]) -> list[Outcome]:
-        items = [(each.text, each.record.answer, each.record.kind, each.record.options) for each in inputs]
+        items = [
+            (
+                each.text if each.answer_text is None else each.answer_text,
+                each.record.answer, each.record.kind, each.record.options,
+            )
+            for each in inputs
+        ]  # fmt: skip
         return self._map("dsmath_jax.grading.grade:is_correct", items)
 
     def _user_outcomes(self, name: str, inputs: Sequence[RewardInput], group_size: int) -> list[Outcome]:

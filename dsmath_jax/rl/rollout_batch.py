@@ -10,6 +10,7 @@ import numpy as np
 
 from dsmath_jax import user_code
 from dsmath_jax.data.tokenizer import Tokenizer
+from dsmath_jax.environments.dialogues import Outcome
 from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome_scores, zero_std_groups
 from dsmath_jax.rl.algorithms import Algorithm, gradient_coefficients
 from dsmath_jax.rl.batches import RowShapes, TokenFields, pack_batch, sequences_of, split, token_fields
@@ -24,6 +25,7 @@ from dsmath_jax.sharding import broadcast_json
 from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.workdir import UserError
 
+NO_DIALOGUE = Outcome(1, None, None)
 # (rollout, indices of the rewarded tokens of each completion) -> the rewards at these, NaN for none
 ScoreEnds = Callable[[Rollout, Sequence[np.ndarray]], list[np.ndarray]]
 
@@ -48,10 +50,11 @@ def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout, group_size: in
     """Returns the rule rewards `[PG]`. Process 0 grades, and all get its rewards."""
     graded = RuleRewards(np.empty(0), {}, {})
     if jax.process_index() == 0:
+        outcomes = rollout.outcomes_PG or [NO_DIALOGUE] * len(rollout.completions_PG)
         inputs = [
-            RewardInput(text, record, completion.finished, len(completion.tokens))
-            for text, record, completion in zip(
-                rollout.texts_PG, rollout.records_PG, rollout.completions_PG, strict=True
+            RewardInput(text, record, c.finished, len(c.tokens), outcome.answer_text, outcome.reward)
+            for text, record, c, outcome in zip(
+                rollout.texts_PG, rollout.records_PG, rollout.completions_PG, outcomes, strict=True
             )
         ]
         graded = reward_fns.score(inputs, group_size)
@@ -122,6 +125,7 @@ def concatenate(parts: Sequence[ScoredCompletions]) -> ScoredCompletions:
     rollout = Rollout(
         prompts, completions, [record for part in parts for record in part.rollout.records_PG],
         [text for part in parts for text in part.rollout.texts_PG],
+        [outcome for part in parts for outcome in part.rollout.outcomes_PG],
     )  # fmt: skip
     rule_rewards, keep = join([p.rule_rewards_PG for p in parts]), np.concatenate([p.keep_PG for p in parts])
     ends, values = ([x for part in parts for x in part.scores_PG[i]] for i in (0, 1))
@@ -139,6 +143,7 @@ def choose_groups(scored: ScoredCompletions, num_prompts: int, group_size: int) 
         [rollout.prompts_P[i] for i in groups],
         [dataclasses.replace(c, prompt=new_index[c.prompt]) for c in (rollout.completions_PG[row] for row in rows)],
         [rollout.records_PG[row] for row in rows], [rollout.texts_PG[row] for row in rows],
+        [rollout.outcomes_PG[int(row)] for row in rows] if rollout.outcomes_PG else (),
     )  # fmt: skip
     ends, rewards = ([values[row] for row in rows] for values in scores)
     return ScoredCompletions(chosen, rule_rewards.rows(rows), Scores(ends, rewards), keep[rows])
@@ -210,6 +215,11 @@ def rollout_metrics(sampled: ScoredCompletions, group_size: int) -> dict[str, fl
         "reward_errors": failed + without_score,
         "reward_abstained": len(rule_rewards.total) - len(graded) - failed,
     }
+    if rollout.outcomes_PG:
+        metrics |= {
+            "turns": np.mean([outcome.turns for outcome in rollout.outcomes_PG]),
+            "frac_inserted": sum(len(c.inserted) for c in rollout.completions_PG) / sum(rollout.lengths),
+        }
     if rewards.size:
         metrics |= {"reward": rewards.mean(), "reward_std": rewards.std()}
     if graded.size:

@@ -17,6 +17,8 @@ from dsmath_jax.sharding import barrier
 from dsmath_jax.training.metrics import StepLog
 from dsmath_jax.workdir import UserError, atomic_write, remove
 
+REPLIES = "*.replies.jsonl"  # of environments, by batch of prompts, until their rollout is written
+
 
 class TrainingData(NamedTuple):
     """The completions of a rollout or of a minibatch, and what the objective reads of each of their tokens."""
@@ -84,6 +86,8 @@ class RolloutFiles:
         number = step // self._settings.steps_per_rollout
         if jax.process_index() == 0:
             write_rollout(self._path(number), data, {"metrics": metrics, **lists})
+            for path in self._folder.glob(REPLIES):
+                remove(path)
         barrier(f"rollout {number}")
 
     def read(self, step: int) -> tuple[TrainingData, dict[str, float]]:

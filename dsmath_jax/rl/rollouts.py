@@ -1,9 +1,10 @@
 """Rollouts: the prompts of a step, and the completions that the policy generates."""
 
+import dataclasses
 import functools
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +15,15 @@ from jaxtyping import Int
 from dsmath_jax.data import datasets
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
+from dsmath_jax.environments.dialogues import Dialogues, Outcome
 from dsmath_jax.models.decoder import Params
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.workdir import UserError
+
+PromptIds = Callable[[Record], list[int]]
 
 
 class Prompts(NamedTuple):
@@ -38,14 +42,16 @@ class Prompts(NamedTuple):
     max_length: int
 
 
-def load_prompts(settings: RLSettings, data_dir: Path, chat: Chat, max_position_embeddings: int) -> Prompts:
+def load_prompts(settings: RLSettings, data_dir: Path, encode: PromptIds, max_position_embeddings: int) -> Prompts:
     """Loads the records of `rl.data` whose prompts are short enough; logs the number of the others.
+
+    `encode` returns the token ids of a record's prompt.
 
     Raises:
       UserError: all are too long, or a prompt with its completion may exceed the context.
     """
     sets = [datasets.load(name, data_dir, settings.columns) for name in settings.data]
-    prompts = filter_prompts(settings, sets, chat, max_position_embeddings)
+    prompts = filter_prompts(settings, sets, encode, max_position_embeddings)
     count = sum(map(len, sets))
     if left_out := count - len(prompts.ids):
         limit = settings.max_prompt_tokens
@@ -66,10 +72,10 @@ def describe_lengths(prompts: Prompts, max_position_embeddings: int) -> str:
 
 
 def filter_prompts(
-    settings: RLSettings, sets: Sequence[Sequence[Record]], chat: Chat, max_position_embeddings: int
+    settings: RLSettings, sets: Sequence[Sequence[Record]], encode: PromptIds, max_position_embeddings: int
 ) -> Prompts:
     """Returns the records of the data sets whose prompts are short enough; raises as `load_prompts`."""
-    pairs = [[(record, chat.prompt_ids(record)) for record in records] for records in sets]
+    pairs = [[(record, encode(record)) for record in records] for records in sets]
     short = [[pair for pair in each if len(pair[1]) <= settings.max_prompt_tokens] for each in pairs]
     short_pairs = [pair for each in short for pair in each]
     if not short_pairs:
@@ -82,13 +88,13 @@ def filter_prompts(
     return Prompts(by_set, [record for record, _ in short_pairs], [prompt for _, prompt in short_pairs], max_length)
 
 
-def eval_prompts(records: Sequence[Record], chat: Chat, max_position_embeddings: int) -> list[list[int]]:
+def eval_prompts(records: Sequence[Record], encode: PromptIds, max_position_embeddings: int) -> list[list[int]]:
     """Returns the prompts of `rl.eval_data` as token ids.
 
     Raises:
       UserError: one fills the model's context.
     """
-    prompts = [chat.prompt_ids(record) for record in records]
+    prompts = [encode(record) for record in records]
     for record, prompt in zip(records, prompts, strict=True):
         if len(prompt) >= max_position_embeddings:
             raise UserError(
@@ -132,16 +138,21 @@ def prompt_key_ids(chosen: Sequence[int], count: int) -> list[int]:
 
 
 class Rollout(NamedTuple):
-    """P prompts with G completions each, prompt-major; `records_PG` and `texts_PG` are of the completions."""
+    """P prompts with G completions each, prompt-major; the other fields are of the completions.
+
+    Attributes:
+      outcomes_PG: of their dialogues; () where they have one turn.
+    """
 
     prompts_P: list[list[int]]
     completions_PG: list[Completion]
     records_PG: list[Record]
     texts_PG: list[str]
+    outcomes_PG: Sequence[Outcome] = ()
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each completion, including EOS."""
+        """Tokens of each completion, including EOS and the replies of an environment."""
         return [len(completion.tokens) for completion in self.completions_PG]
 
 
@@ -154,22 +165,23 @@ def sampling_of(settings: RLSettings, chat: Chat, seed: int, samples: int) -> Sa
 
 
 def generate_rollout(
-    policy: tuple[Sampler, Params], prompts: Prompts, chosen: Sequence[int], chat: Chat, settings: RLSettings,
-    seed: int, number: int,
+    policy: tuple[Sampler, Params], prompts: Prompts, chosen: Sequence[int], chat: Chat, sampling: SamplingParams,
+    number: int, dialogues: Dialogues | None = None,
 ) -> Rollout:  # fmt: skip
-    """Generates `group_size` completions of each of the prompts with these indices.
+    """Generates completions of each of the prompts with these indices, in turns if `dialogues` replies to them.
 
     The random key of a completion depends on the seed, the number, the prompt's id (`prompt_key_ids`) and the sample.
     `number` counts batches of prompts: rollouts and their refills.
     """
     sampler, params = policy
     prompts_P = [prompts.ids[i] for i in chosen]
-    sampling = sampling_of(settings, chat, seed, settings.group_size)
     groups = sampler.generate(
-        params, prompts_P, sampling, step=number, prompt_ids=prompt_key_ids(chosen, len(prompts.ids))
-    )
+        params, prompts_P, dataclasses.replace(sampling, partner=dialogues), step=number,
+        prompt_ids=prompt_key_ids(chosen, len(prompts.ids)), decode=chat.tokenizer.decode,
+    )  # fmt: skip
     completions = [completion for group in groups for completion in group]
     return Rollout(
         prompts_P, completions, [prompts.records[chosen[c.prompt]] for c in completions],
         [chat.completion(c.tokens) for c in completions],
+        [dialogues.outcomes[c.prompt, c.sample] for c in completions] if dialogues else (),
     )  # fmt: skip

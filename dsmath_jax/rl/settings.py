@@ -7,9 +7,10 @@ from typing import Any
 
 from dsmath_jax.data.own_data import Columns
 from dsmath_jax.data.settings import DataSettings
+from dsmath_jax.environments.settings import EnvironmentSettings
 from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, Algorithm
-from dsmath_jax.rl.builtin_rewards import BUILT_IN, OVERLONG_SHARE, Overlong
+from dsmath_jax.rl.builtin_rewards import BUILT_IN, ENVIRONMENT, OVERLONG_SHARE, Overlong
 from dsmath_jax.rl.methods import REWARD_STAGES, REWARDS, Method, method_of
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
@@ -25,6 +26,7 @@ ROLLOUT_FIELDS = frozenset(
     (
         "reward_fns", "reward_mix", "overlong_cache_tokens", "top_p", "top_k", "num_updates", "minibatches",
         "old_logprobs", "rollout_filter", "max_gen_batches", "filtered_in_baseline", "curriculum", "log_samples",
+        "environment",
     )
 )  # fmt: skip
 
@@ -108,10 +110,13 @@ class RLSettings(TrainingSettings, DataSettings):
     top_k: int = setting(0, "sample from the k most likely tokens; 0 for all", ge=0, le=INT32)
     decode_slots: int = setting(0, "completions decoded at a time; 0 for all of a rollout", ge=0)
     cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype", choices=("", *DTYPES))
+    environment: EnvironmentSettings | None = setting(
+        None, "completions in turns: the environment that replies to each (docs/rl.md); None: one turn"
+    )
     reward: str = setting("", "rule, outcome or process: replaces the method's own reward", choices=("", *REWARDS))
     reward_fns: tuple[tuple[str, float], ...] = setting(
         (("correct", 1.0),),
-        f"the rule reward, a weighted sum: {', '.join(BUILT_IN)} or package.module:function",
+        f"the rule reward: weights of {', '.join(BUILT_IN)}, package.module:function",
         nonempty=True,
     )
     overlong_cache_tokens: int = setting(
@@ -176,7 +181,19 @@ class RLSettings(TrainingSettings, DataSettings):
                 f"overlong_cache_tokens is {self.overlong_cache_tokens}; it must be at most "
                 f"max_new_tokens={self.max_new_tokens}."
             )
+        if self.environment and self.environment.max_turn_tokens > self.max_new_tokens:
+            raise UserError(
+                f"environment.max_turn_tokens is {self.environment.max_turn_tokens}; it must be at most "
+                f"max_new_tokens={self.max_new_tokens}, the limit of a whole dialogue."
+            )
+        if self.environment and (self.reward_source == "process" or self.curriculum == "init"):
+            raise UserError(
+                "environment is set, but reward=process and curriculum=init sample completions of one turn; leave one "
+                "of them out."
+            )
         names = [name for name, _ in self.reward_fns]
+        if ENVIRONMENT in names and not self.environment:
+            raise UserError("reward_fns has environment, but there is none; set environment.name.")
         if len(set(names)) < len(names):
             raise UserError(f"reward_fns names {max(names, key=names.count)} twice; give each function one weight.")
         if self.patience and not (self.eval_data and self.eval_every):
@@ -264,7 +281,8 @@ class RLSettings(TrainingSettings, DataSettings):
     def user_code(self) -> tuple[str, ...]:
         """The names of the user's own method and functions, but for reward functions, as package.module:NAME."""
         parts = (getattr(self.algorithm, name, "") for name in ("loss", "advantage"))
-        names = (self.method, self.step_rewards, *parts, *self.algorithm.rollout_filter)
+        environment = (self.environment.name,) if self.environment else ()
+        names = (self.method, self.step_rewards, *parts, *self.algorithm.rollout_filter, *environment)
         return tuple(name for name in names if ":" in name)
 
     @property

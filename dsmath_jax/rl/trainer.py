@@ -3,6 +3,8 @@
 Axis letters: P prompts of a rollout, G completions of each; B rows of a packed batch, T tokens.
 """
 
+import contextlib
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +25,7 @@ from dsmath_jax.rl.checks import check_overlap
 from dsmath_jax.rl.context import Context, FrozenModel
 from dsmath_jax.rl.curriculum import Asked, Questions, by_initial_pass_rate, pass_rates
 from dsmath_jax.rl.diagnosis import other_template
+from dsmath_jax.rl.dialogues import open_dialogues, open_environment, question_ids, reply_log
 from dsmath_jax.rl.evaluations import Evaluations
 from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import jitted_scores
@@ -46,7 +49,7 @@ from dsmath_jax.rl.rollout_batch import (
     without_filtered,
 )
 from dsmath_jax.rl.rollout_files import RolloutFiles
-from dsmath_jax.rl.rollouts import eval_prompts, generate_rollout, load_prompts
+from dsmath_jax.rl.rollouts import eval_prompts, generate_rollout, load_prompts, sampling_of
 from dsmath_jax.rl.rounds import check_resumes_in_round, read_reward_model, retrain_reward_model
 from dsmath_jax.rl.sample_log import samples_to_log
 from dsmath_jax.rl.scoring import PackedForward, jitted_logprobs
@@ -93,7 +96,10 @@ def run(
     for stage in settings.model_stages:
         chats.check_same(chat, workdir / stage)
     model, read_initial_params = initial_model(settings.init, model_section, workdir, data_dir, chat.tokenizer, layout)
-    prompts = load_prompts(settings, data_dir, chat, model.config.max_position_embeddings)
+    environments = contextlib.ExitStack()
+    make_environment = environments.enter_context(open_environment(settings.environment))
+    encode = question_ids(chat, make_environment)
+    prompts = load_prompts(settings, data_dir, encode, model.config.max_position_embeddings)
     retrain_count = settings.retrain.problems if settings.retrain else 0
     retrain_records = load_subsample(
         settings.retrain_data, data_dir, retrain_count, seed, settings.retrain_columns
@@ -130,10 +136,11 @@ def run(
         reference=frozen(settings.reference_model) if settings.reference_model
         else FrozenModel(policy_logprobs, trained.initial_model),
         teacher=frozen(settings.teacher) if settings.teacher else None,
+        make_environment=make_environment,
         findings_at_start=other_template(chat, source) if source else [],
     )  # fmt: skip
     limits = settings.reward_seconds, settings.reward_workers
-    with RewardFunctions((("correct", 1.0),), *limits) as correct:
+    with environments, RewardFunctions((("correct", 1.0),), *limits) as correct:
         evaluations = None
         if eval_records:
             measure = greedy_accuracy(ctx, eval_records, correct)
@@ -278,7 +285,11 @@ def sample_and_score(
     """
     settings, parts, asked = ctx.settings, list[ScoredCompletions](), list[Asked]()
     for number, chosen in to_ask:
-        rollout = generate_rollout((ctx.sampler, policy), ctx.prompts, chosen, ctx.chat, settings, ctx.seed, number)
+        records, ids = [ctx.prompts.records[i] for i in chosen], [ctx.prompts.ids[i] for i in chosen]
+        with open_dialogues(ctx, records, ids, reply_log(ctx.folder, number)) as dialogues:
+            sampling = sampling_of(settings, ctx.chat, ctx.seed, settings.group_size)
+            sampler = ctx.sampler, policy
+            rollout = generate_rollout(sampler, ctx.prompts, chosen, ctx.chat, sampling, number, dialogues)
         loop.lap("sample_seconds")
         rule_rewards_PG = grade_by_rules(reward_fns, rollout, settings.group_size)
         scores_PG = compute_rewards(rollout, rule_rewards_PG.total, score, settings, ctx.chat.tokenizer)
@@ -342,15 +353,22 @@ def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:
 
 def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunctions) -> Callable[[Params], float]:
     """Returns a function from the trained parameters of the policy to its greedy accuracy on these records."""
-    prompts = eval_prompts(records, ctx.chat, ctx.model.config.max_position_embeddings)
+    encode = question_ids(ctx.chat, ctx.make_environment)
+    prompts = eval_prompts(records, encode, ctx.model.config.max_position_embeddings)
     thinking = thinking_budget(ctx.chat, ctx.settings.max_thinking_tokens)
     greedy = SamplingParams(temperature=0.0, thinking=thinking)
 
     def measure(trained: Params) -> float:
         params = ctx.trainable.frozen.combine(trained)
-        groups = ctx.sampler.generate(params, prompts, greedy)
-        texts = [ctx.chat.completion(group[0].tokens) for group in groups]
-        rewards = correct.score([RewardInput(*pair) for pair in zip(texts, records, strict=True)])
+        with open_dialogues(ctx, records, prompts) as dialogues:
+            sampling = dataclasses.replace(greedy, partner=dialogues)
+            groups = ctx.sampler.generate(params, prompts, sampling, decode=ctx.chat.tokenizer.decode)
+            texts = [ctx.chat.completion(group[0].tokens) for group in groups]
+        inputs = [
+            RewardInput(text, record, answer_text=dialogues.outcomes[i, 0].answer_text if dialogues else None)
+            for i, (text, record) in enumerate(zip(texts, records, strict=True))
+        ]
+        rewards = correct.score(inputs)
         return float(np.mean(rewards.total == 1))
 
     return measure

@@ -31,15 +31,17 @@ def abstract_inputs(
     shapes = jax.eval_shape(lambda params: decode_params(params, engine.model.config), params)
     params = abstract(shapes, decode_shardings(shapes, layout))
     empty = jax.eval_shape(lambda: engine.empty_state(prompt_slots, slots_per_prompt, prompt_length, cache_length))
-    axes = {4: "BK..", 2: "B.", 1: "B"}  # keys and values, logits, whether slots are in a thought
+    axes = {4: "BK..", 2: "B."}  # keys and values; logits and indices
     state: DecodeState = abstract(empty, jax.tree.map(lambda x: layout.sharding(x.shape, axes[x.ndim]), empty))
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.replicated)
 
-    idle, in_thought = array(slots, dtype=bool), array(prompt_slots, dtype=bool)
-    by_prompt = array(prompt_slots), in_thought, array(prompt_slots)
-    all_slots = Slots(array(slots), array(slots), array(slots), idle, *by_prompt)
+    number, flag = array(slots), array(slots, dtype=bool)
+    all_slots = Slots(
+        num_tokens=number, limits=number, prompt_ids=number, samples=number, idle=flag, in_thought=flag,
+        thinking_left=number, given=array(engine.chunk, slots), prompt_lengths=array(prompt_slots),
+    )  # fmt: skip
     sampling = SamplingArrays(array(dtype=jnp.float32), array(), array(dtype=jnp.float32))
     key = array(dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
     return EngineInputs(

@@ -2,8 +2,8 @@
 
 Axis letters: see `decoder.py`; C decode steps of a chunk, p prompts of a prefill. There are P prompt slots, each with
 the same number of decode slots, R in all, prompt-major. The KV cache of a decode slot is a ring of S positions; all
-slots write at the same position. Keys are rotated before they are stored, so their order in the ring does not matter.
-The `num_generated` entries written last are the slot's own.
+slots write at the same position. Keys are rotated before they are stored, so their order in the ring does not matter:
+`token_indices` says which token of the slot's completion an entry is of. A slot that waits writes unused entries.
 """
 
 import functools
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -33,11 +34,14 @@ from dsmath_jax.sampling.token_sampling import (
     SamplingArrays,
     SamplingMode,
     end_thoughts,
+    insert_tokens,
     sample_tokens,
 )
 from dsmath_jax.sharding import Layout, path_name
 
 LayerKV = tuple[Array, Array]
+UNUSED = np.iinfo(np.int32).max  # the index of cache entries without a token
+SAMPLED = -1
 
 
 class DecodeState(NamedTuple):
@@ -45,21 +49,23 @@ class DecodeState(NamedTuple):
 
     cache: tuple[LayerKV, ...]  # by layer, [R,K,S,H]: of completions
     prefix: tuple[LayerKV, ...]  # by layer, [P,K,Z,H]: of prompts
+    token_indices: Int[Array, "R S"]  # of each cache entry's token in the slot's completion; UNUSED for none
     prompt_logits: Float[Array, "P V"]  # after each prompt
     logits: Float[Array, "R V"]  # after each slot's last token
-    thinking: Bool[Array, " R"]  # whether the slot is in a thought, with a thinking budget
 
 
 class Slots(NamedTuple):
     """The state of the slots on the host, the same on every process."""
 
-    num_generated: Int[HostArray, " R"]  # tokens of the slot's completion so far; at 0 it starts from its prompt
+    num_tokens: Int[HostArray, " R"]  # of the slot's completion so far; at 0 it starts from its prompt
+    limits: Int[HostArray, " R"]  # tokens of a completion at most
     prompt_ids: Int[HostArray, " R"]
     samples: Int[HostArray, " R"]
     idle: Bool[HostArray, " R"]
+    in_thought: Bool[HostArray, " R"]  # whether the slot is in a thought, with a thinking budget
+    thinking_left: Int[HostArray, " R"]  # tokens of a completion before its thought is ended
+    given: Int[HostArray, "C R"]  # the next tokens where they are not sampled; SAMPLED where they are
     prompt_lengths: Int[HostArray, " P"]
-    in_thought: Bool[HostArray, " P"]  # whether completions start in a thought, with a thinking budget
-    thinking_left: Int[HostArray, " P"]  # tokens before a thought is ended
 
 
 class ChunkPlan(NamedTuple):
@@ -84,7 +90,6 @@ class Engine:
       model: the decoder, built for `layout`.
       layout: slots are split over its replica and fsdp axes if divisible, heads over tensor.
       stop_ids: tokens that end a completion.
-      max_new_tokens: its length limit.
       chunk: C, the maximum number of decode steps of a chunk.
       cache_dtype: of keys and values; "" for the model's compute dtype.
     """
@@ -94,12 +99,11 @@ class Engine:
         model: Decoder,
         layout: Layout,
         stop_ids: tuple[int, ...],
-        max_new_tokens: int,
         chunk: int,
         cache_dtype: str,
     ) -> None:
         self.model, self.layout, self.chunk = model, layout, chunk
-        self._stop_ids, self._max_new = stop_ids, max_new_tokens
+        self._stop_ids = stop_ids
         self._cache_dtype = cache_dtype or model.config.compute_dtype
         self._constrain = layout.constrain
         self._prefill_layer = Block(model.config, model.constrain, packed_attention)
@@ -108,7 +112,7 @@ class Engine:
         self.empty_state = jax.jit(self._empty, static_argnums=(0, 1, 2, 3))
         self.prefill = jax.jit(self._prefill, donate_argnums=1)
         self.decode = jax.jit(self._decode, static_argnames="mode", donate_argnums=1)
-        self.resize = jax.jit(self._resize, static_argnums=2)
+        self.resize = jax.jit(self._resize, static_argnums=3)
         self._decode_params = jax.jit(functools.partial(decode_params, config=model.config))
 
     def prepare_params(self, params: Any) -> Any:
@@ -130,9 +134,9 @@ class Engine:
         return DecodeState(
             zeros(slots, cache_length),
             zeros(prompt_slots, prompt_length),
+            self._constrain(jnp.full((slots, cache_length), UNUSED), "B."),
             self._constrain(logits((prompt_slots, c.vocab_size)), "B."),
             self._constrain(logits((slots, c.vocab_size)), "B."),
-            self._constrain(jnp.zeros(slots, bool), "B"),
         )
 
     def _prefill(
@@ -167,18 +171,17 @@ class Engine:
         mode: SamplingMode,
     ) -> tuple[DecodeState, DecodeOutput]:  # fmt: skip
         """Generates up to `plan.max_steps` tokens in each slot; tokens of idle slots are undefined."""
-        rows, slots_per_prompt = len(slots.num_generated), len(slots.num_generated) // len(slots.prompt_lengths)
+        rows, slots_per_prompt = len(slots.num_tokens), len(slots.num_tokens) // len(slots.prompt_lengths)
         cache_length, prompt_length = state.cache[0][0].shape[2], state.prefix[0][0].shape[2]
-        ring = jnp.arange(cache_length)
         prompt_lengths = jnp.repeat(slots.prompt_lengths, slots_per_prompt)
         prefix_mask = jnp.arange(prompt_length) < slots.prompt_lengths[:, None]
         keys = jax.vmap(lambda prompt, sample: jax.random.fold_in(jax.random.fold_in(key, prompt), sample))(
             slots.prompt_ids, slots.samples
         )
         first = jnp.repeat(state.prompt_logits, slots_per_prompt, axis=0)
-        logits = self._constrain(jnp.where((slots.num_generated == 0)[:, None], first, state.logits), "B.")
-        in_thought, thinking_left = (jnp.repeat(x, slots_per_prompt) for x in (slots.in_thought, slots.thinking_left))
-        thinking = self._constrain(jnp.where(slots.num_generated == 0, in_thought, state.thinking), "B")
+        logits = self._constrain(jnp.where((slots.num_tokens == 0)[:, None], first, state.logits), "B.")
+        # Entries of an earlier completion of the slot, and of tokens after its end, which were dropped.
+        index = jnp.where(state.token_indices < slots.num_tokens[:, None], state.token_indices, UNUSED)
         blank = [jnp.zeros((self.chunk, rows), dtype) for dtype in (jnp.int32, jnp.float32, jnp.float32, bool)]
 
         def keep_decoding(carry: tuple) -> Array:
@@ -186,19 +189,22 @@ class Engine:
             return (output.num_steps < plan.max_steps) & (jnp.sum(idle) < plan.max_idle)
 
         def decode_step(carry: tuple) -> tuple:
-            cache, logits, thinking, num_generated, idle, output = carry
-            sampled = sample_tokens(logits, jax.vmap(jax.random.fold_in)(keys, num_generated), sampling, mode)
-            sampled, thinking = end_thoughts(sampled, thinking, num_generated >= thinking_left, sampling.marks)
+            cache, index, logits, thinking, num_tokens, idle, output = carry
+            sampled = sample_tokens(logits, jax.vmap(jax.random.fold_in)(keys, num_tokens), sampling, mode)
+            given = slots.given[output.num_steps]
+            is_given, over = given != SAMPLED, num_tokens >= slots.thinking_left
+            sampled = insert_tokens(sampled, given, is_given)
+            sampled, thinking = end_thoughts(sampled, thinking, over & ~is_given, sampling.marks)
             position = (plan.position + output.num_steps) % cache_length
-            steps_since_write = jnp.where(ring > position, position + cache_length, position) - ring
-            mask = (steps_since_write <= num_generated[:, None])[:, None]
+            index = index.at[:, position].set(jnp.where(idle, UNUSED, num_tokens))
+            mask = (index <= num_tokens[:, None])[:, None]
             x = self._embed(params, sampled.tokens[:, None])
-            positions, segment_ids = (prompt_lengths + num_generated)[:, None], jnp.ones((rows, 1), jnp.int32)
+            positions, segment_ids = (prompt_lengths + num_tokens)[:, None], jnp.ones((rows, 1), jnp.int32)
             masks = {False: (mask, prefix_mask)}  # by whether the layer has the sliding window
             if window := self.model.config.sliding_window:
                 in_window = positions - jnp.arange(prompt_length) < window
                 masks[True] = (
-                    mask & (steps_since_write < window),
+                    mask & (num_tokens[:, None] - index < window)[:, None],
                     jnp.repeat(prefix_mask, slots_per_prompt, axis=0) & in_window,
                 )
             new_cache = []
@@ -208,29 +214,33 @@ class Engine:
                 layer_cache = Cache(k, v, own_mask, position, Prefix(*prefix, prompt_mask))
                 x, new_kv = self._decode_layer.apply({"params": layer}, x, positions, segment_ids, sliding, layer_cache)
                 new_cache.append(new_kv)
-            ended = jnp.any(sampled.tokens[:, None] == jnp.array(self._stop_ids, jnp.int32), axis=1)
+            is_stop = jnp.any(sampled.tokens[:, None] == jnp.array(self._stop_ids, jnp.int32), axis=1)
+            ended = (is_stop & ~is_given) | (num_tokens + 1 >= slots.limits)
             history = jax.tree.map(lambda old, new: old.at[output.num_steps].set(new), output.sampled, sampled)
             return (
-                tuple(new_cache), self._logits(params, x), thinking, num_generated + ~idle,
-                idle | ended | (num_generated + 1 >= self._max_new), DecodeOutput(history, output.num_steps + 1),
+                tuple(new_cache), index, self._logits(params, x), thinking, num_tokens + ~idle, idle | ended,
+                DecodeOutput(history, output.num_steps + 1),
             )  # fmt: skip
 
         output = DecodeOutput(SampledTokens(*blank), jnp.int32(0))
-        carry = (state.cache, logits, thinking, slots.num_generated, slots.idle, output)
-        cache, logits, thinking, _, _, output = jax.lax.while_loop(keep_decoding, decode_step, carry)
+        carry = (state.cache, index, logits, slots.in_thought, slots.num_tokens, slots.idle, output)
+        cache, index, logits, _, _, _, output = jax.lax.while_loop(keep_decoding, decode_step, carry)
         output = jax.lax.with_sharding_constraint(output, self.layout.replicated)
-        return state._replace(cache=cache, logits=logits, thinking=thinking), output
+        return state._replace(cache=cache, token_indices=index, logits=logits), output
 
-    def _resize(self, cache: tuple[LayerKV, ...], position: Array, length: int) -> tuple[LayerKV, ...]:
+    def _resize(
+        self, cache: tuple[LayerKV, ...], index: Int[Array, "R S"], position: Array, length: int
+    ) -> tuple[tuple[LayerKV, ...], Array]:
         """Returns rings of `length` positions with the last written entries, in order from position 0 on."""
-        old_length = cache[0][0].shape[2]
+        old_length = index.shape[1]
         count = min(old_length, length)
         entries = (position - count + jnp.arange(count)) % old_length
 
         def resize(x: Array) -> Array:
             return self._constrain(jnp.pad(x[:, :, entries], ((0, 0), (0, 0), (0, length - count), (0, 0))), "BK..")
 
-        return jax.tree.map(resize, cache)
+        index = jnp.pad(index[:, entries], ((0, 0), (0, length - count)), constant_values=UNUSED)
+        return jax.tree.map(resize, cache), self._constrain(index, "B.")
 
     def _embed(self, params: Any, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return self._constrain(embed(params["embedding"], tokens, self.model.config), "BTD")

@@ -16,10 +16,11 @@ from jaxtyping import Array
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.engine import ChunkPlan, Engine
-from dsmath_jax.sampling.scheduler import Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
+from dsmath_jax.sampling.scheduler import Prompt, Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
 from dsmath_jax.sampling.stopping import StoppingCriteria
 from dsmath_jax.sampling.thinking import ThinkingBudget, ThoughtState, check_max_thinking_tokens
 from dsmath_jax.sampling.token_sampling import SamplingArrays, SamplingMode
+from dsmath_jax.sampling.turns import Partner, ring_positions
 from dsmath_jax.settings import INT32
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
@@ -40,6 +41,8 @@ class SamplingParams:
       seed: seed of the random keys.
       stop_strings: a completion ends with the token that completes one of these.
       thinking: the limit of thoughts; None where only max_new_tokens limits them.
+      partner: replies to the turns of completions in turns. Its limits replace max_new_tokens, and its stop strings are
+        added. None for completions of one turn.
 
     Raises:
       UserError: a number is invalid.
@@ -52,6 +55,7 @@ class SamplingParams:
     seed: int = 0
     stop_strings: Sequence[str] = ()
     thinking: ThinkingBudget | None = None
+    partner: Partner | None = None
 
     def __post_init__(self) -> None:
         for name, valid, wanted in (
@@ -90,7 +94,7 @@ class Sampler:
     ) -> None:
         if max_new_tokens < 1 or decode_slots < 1:
             raise UserError(f"max_new_tokens={max_new_tokens} and decode_slots={decode_slots} must both be at least 1.")
-        self.engine = _engine(model, layout, tuple(stop_ids), max_new_tokens, chunk, cache_dtype)
+        self.engine = _engine(model, layout, tuple(stop_ids), chunk, cache_dtype)
         self._stop_ids, self._max_new, self._decode_slots = tuple(stop_ids), max_new_tokens, decode_slots
         self._context, self._shards = model.config.max_position_embeddings, layout.batch_shards
 
@@ -122,22 +126,33 @@ class Sampler:
           UserError: a prompt is invalid (see `check`), stop strings lack `decode`, or a thought may take all tokens.
         """
         self.check(prompts)
-        thinking, thoughts = sampling.thinking, [ThoughtState()] * len(prompts)
+        thinking, partner = sampling.thinking, sampling.partner
+        turn_limits = None if partner is None else partner.limits
+        max_tokens = self._max_new if turn_limits is None else turn_limits.tokens
+        thoughts = [ThoughtState()] * len(prompts)
         if thinking is not None:
-            check_max_thinking_tokens(thinking.max_tokens, self._max_new)
+            check_max_thinking_tokens(thinking.max_tokens, max_tokens)
             counts = [0] * len(prompts) if begun is None else begun
             thoughts = [thinking.after(prompt[len(prompt) - n :]) for prompt, n in zip(prompts, counts, strict=True)]
         if not prompts:
             return iter(())
-        stopping = StoppingCriteria(self._stop_ids, sampling.stop_strings, decode, self._max_new)
-        ids = range(len(prompts)) if prompt_ids is None else prompt_ids
+        stop_strings = (*sampling.stop_strings, *(partner.stop_strings if partner else ()))
+        stopping = StoppingCriteria(self._stop_ids, stop_strings, decode)
         filters = np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p)
-        arrays = SamplingArrays(*filters, None if thinking is None else jax.tree.map(np.int32, thinking.marks))
+        marks = None if thinking is None else thinking.marks
+        arrays = SamplingArrays(*filters, jax.tree.map(np.int32, marks))
         mode = SamplingMode(sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1)
         key = jax.random.fold_in(jax.random.key(sampling.seed), step)
+        ids = range(len(prompts)) if prompt_ids is None else prompt_ids
+        requests = [
+            Prompt(prompt, id_, min(max_tokens, self._context - len(prompt)), thought)
+            for prompt, id_, thought in zip(prompts, ids, thoughts, strict=True)
+        ]
         shape = slot_shape(self._decode_slots, len(prompts), sampling.samples, self._shards)
-        scheduler = Scheduler(prompts, ids, sampling.samples, shape, stopping, self._context, thoughts)
-        return self._run(params, scheduler, prompt_bucket(max(map(len, prompts))), key, arrays, mode)
+        scheduler = Scheduler(requests, sampling.samples, shape, stopping, marks, turn_limits)
+        positions = max_tokens if turn_limits is None else ring_positions(turn_limits, self.engine.chunk)
+        shapes = prompt_bucket(max(map(len, prompts))), cache_lengths(positions)
+        return self._run(params, scheduler, shapes, key, arrays, mode, partner)
 
     def check(self, prompts: Sequence[Sequence[int]]) -> None:
         """Raises a `UserError` where a prompt is empty, fills the context, or has a token outside the vocabulary."""
@@ -157,26 +172,35 @@ class Sampler:
                 )
 
     def _run(
-        self, params: Any, scheduler: Scheduler, prompt_length: int, key: Array, sampling: SamplingArrays,
-        mode: SamplingMode,
+        self, params: Any, scheduler: Scheduler, shapes: tuple[int, list[int]], key: Array, sampling: SamplingArrays,
+        mode: SamplingMode, partner: Partner | None,
     ) -> Iterator[list[Completion]]:  # fmt: skip
-        engine, lengths = self.engine, cache_lengths(self._max_new)
+        """Runs the schedule; `shapes` are the length of the prompt slots and those that the rings may have."""
+        engine, (prompt_length, lengths) = self.engine, shapes
         cache_length, position = lengths[0], 0
         params = engine.prepare_params(params)
         state = engine.empty_state(scheduler.prompt_slots, scheduler.slots_per_prompt, prompt_length, cache_length)
+        asked = False
         while scheduler.unfinished:
             for batch in scheduler.admit():
                 state = engine.prefill(params, state, *batch)
-            slots = scheduler.assign()
-            num_generated = slots.num_generated[~slots.idle]
-            steps = min(engine.chunk, self._max_new - int(num_generated.min()))
-            needed = min(int(num_generated.max()) + steps, self._max_new)
-            if (new_length := next_cache_length(lengths, cache_length, needed)) != cache_length:
-                state = state._replace(cache=engine.resize(state.cache, position, new_length))
-                cache_length, position = new_length, min(cache_length, new_length) % new_length
-            plan = ChunkPlan(np.int32(position), np.int32(steps), np.int32(scheduler.refill_threshold))
-            state, output = engine.decode(params, state, slots, plan, key, sampling, mode=mode)
-            sampled, steps = jax.tree.map(np.asarray, output)
-            position = (position + int(steps)) % cache_length
-            scheduler.record(*(values[:steps] for values in sampled))
+            slots = scheduler.assign(engine.chunk)
+            if not slots.idle.all():
+                steps = min(engine.chunk, int((slots.limits - slots.num_tokens)[~slots.idle].max()))
+                needed = min(scheduler.positions + steps, lengths[-1])
+                if (new_length := next_cache_length(lengths, cache_length, needed)) != cache_length:
+                    cache, index = engine.resize(state.cache, state.token_indices, position, new_length)
+                    state = state._replace(cache=cache, token_indices=index)
+                    cache_length, position = new_length, min(cache_length, new_length) % new_length
+                plan = ChunkPlan(np.int32(position), np.int32(steps), np.int32(scheduler.refill_threshold))
+                state, output = engine.decode(params, state, slots, plan, key, sampling, mode=mode)
+                sampled, steps = jax.tree.map(np.asarray, output)
+                position = (position + int(steps)) % cache_length
+                scheduler.record(*(values[:steps] for values in sampled))
+            if partner is not None:
+                if asked:
+                    scheduler.reply(partner.replies())
+                turns = scheduler.ended_turns()
+                if asked := bool(turns):
+                    partner.ask(turns)
             yield from scheduler.pop_completed()

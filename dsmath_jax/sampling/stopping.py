@@ -15,28 +15,24 @@ class StoppingCriteria:
       stop_ids: tokens that end a completion.
       stop_strings: texts that end it.
       decode: token ids to text; needed for stop strings.
-      max_new_tokens: the length limit.
 
     Raises:
       UserError: a stop string is empty, or there is no `decode`.
     """
 
     def __init__(
-        self, stop_ids: Sequence[int], stop_strings: Sequence[str], decode: Callable[[Sequence[int]], str] | None,
-        max_new_tokens: int,
-    ) -> None:  # fmt: skip
+        self, stop_ids: Sequence[int], stop_strings: Sequence[str], decode: Callable[[Sequence[int]], str] | None
+    ) -> None:
         if stop_strings and (decode is None or not all(stop_strings)):
             raise UserError("Stop strings must not be empty, and need the `decode` of a tokenizer.")
         self._stop_ids, self._stop_strings, self._decode = frozenset(stop_ids), tuple(stop_strings), decode
-        self._max_new_tokens = max_new_tokens
         self._lookback = 1 + TOKENS_PER_CHARACTER * max(map(len, stop_strings), default=0)
 
-    def find_end(self, tokens: Sequence[int], start: int) -> tuple[int, FinishReason] | None:
-        """Returns the number of tokens of the completion and why it ends, None where it has not ended.
+    def find_end(self, tokens: Sequence[int], start: int, limit: int) -> tuple[int, FinishReason] | None:
+        """Returns the number of tokens of the completion, at most `limit`, and why it ends; None where it has not.
 
         No token before `start` may end it.
         """
-        limit = self._max_new_tokens
         end: tuple[int, FinishReason] | None = (limit, "length") if len(tokens) >= limit else None
         stop = next((i for i in range(start, min(len(tokens), limit)) if tokens[i] in self._stop_ids), None)
         if stop is not None:

@@ -39,7 +39,7 @@ class SampledTokens(NamedTuple):
     tokens: Int[Array, " R"]
     logprobs: Float[Array, " R"]  # under softmax(logits / temperature), before filters; greedy: at temperature 1
     sampled_logprobs: Float[Array, " R"]  # under the filtered distribution; greedy: 0
-    inserted: Bool[Array, " R"]  # not sampled: the end of a thought (`end_thoughts`)
+    inserted: Bool[Array, " R"]  # not sampled: the end of a thought (`end_thoughts`), or given (`insert_tokens`)
 
 
 def sample_tokens(
@@ -97,11 +97,16 @@ def end_thoughts(
     """
     if marks is None:
         return sampled, thinking
-    inserted = thinking & over
-    tokens = jnp.where(inserted, marks.close_id, sampled.tokens)
+    sampled = insert_tokens(sampled, marks.close_id, thinking & over)
+    return sampled, (thinking | (sampled.tokens == marks.open_id)) & (sampled.tokens != marks.close_id)
+
+
+def insert_tokens(sampled: SampledTokens, tokens: int | Int[Array, " R"], inserted: Bool[Array, " R"]) -> SampledTokens:
+    """Replaces the next token where `inserted` says so, with log-probability 0."""
     logprobs, sampled_logprobs = (jnp.where(inserted, 0.0, x) for x in (sampled.logprobs, sampled.sampled_logprobs))
-    thinking = (thinking | (tokens == marks.open_id)) & (tokens != marks.close_id)
-    return SampledTokens(tokens, logprobs, sampled_logprobs, inserted), thinking
+    return SampledTokens(
+        jnp.where(inserted, tokens, sampled.tokens), logprobs, sampled_logprobs, sampled.inserted | inserted
+    )
 
 
 def _sample_index(weights: Float[Array, "R V"], keys: Array) -> Int[Array, " R"]:

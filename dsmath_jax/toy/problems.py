@@ -6,6 +6,7 @@ to three. The solution has one equation per line and ends in `The answer is N.`
 
 import dataclasses
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,15 +110,26 @@ def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int)
     return list(problems.values())
 
 
+def with_calls(solution: str) -> str:
+    """Returns a solution whose equations call the calculator (`environments/calculator.py`): <<2 * 3>>6."""
+    return re.sub(r"^(.+) = (\d+)$", r"<<\1>>\2", solution, flags=re.MULTILINE)
+
+
 def write_problems(
-    folder: Path, seed: int, sizes: dict[str, int], steps: Sequence[int] = (1, 2, 3), largest: int = 99
-) -> None:
-    """Writes `problems/<split>.jsonl` below `folder`, `sizes[split]` problems each; splits share no question."""
-    problems = iter(distinct_problems(seed, sum(sizes.values()), steps, largest))
+    folder: Path, seed: int, sizes: dict[str, int], steps: Sequence[int] = (1, 2, 3), largest: int = 99,
+    calculator: float = 0.0,
+) -> None:  # fmt: skip
+    """Writes `problems/<split>.jsonl` below `folder`, `sizes[split]` problems each; splits share no question.
+
+    `calculator` is the share of solutions that call it.
+    """
+    problems, calls = iter(distinct_problems(seed, sum(sizes.values()), steps, largest)), random.Random(f"calls {seed}")
     for split, size in sizes.items():
         rows = []
         for index in range(size):
             question, solution, answer = next(problems)
+            if calls.random() < calculator:
+                solution = with_calls(solution)
             rows.append({"id": f"toy/{split}/{index}", "question": question, "solution": solution, "answer": answer})
         write_jsonl(folder / "problems" / f"{split}.jsonl", rows)
 

@@ -14,4 +14,5 @@ class ToySettings(Settings):
         (1, 2, 3), "numbers of arithmetic steps that a problem may have", ge=1, nonempty=True
     )
     largest: int = setting(15, "largest number in a problem or its solution", ge=4)
+    calculator: float = setting(0.0, "share of solutions whose equations call the calculator", ge=0, le=1)
     pages: int = setting(800, "HTML pages of the web, duplicates included", ge=1)

@@ -1,6 +1,7 @@
 """Tests of the command: a trained checkpoint on real problems, kills, resuming, and bad input."""
 
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -16,10 +17,13 @@ from typing import Any
 import jax
 import pytest
 
+from dsmath_jax.data.tokenizer import encode_after
 from dsmath_jax.evaluation import __main__ as command
 from dsmath_jax.evaluation import samples
 from dsmath_jax.evaluation.policy import Policy, TextCompletion, with_chat_settings
-from dsmath_jax.sampling.sampler import SamplingParams
+from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sampling.turns import Turn
 from dsmath_jax.training.model_files import load_model
 from dsmath_jax.workdir import UserError, read_json, read_jsonl
 
@@ -115,20 +119,37 @@ def test_programs_and_dialogues_are_graded(
 ) -> None:
     """A model with fixed completions, some of which are correct for the first problem (18)."""
     program = "```python\ndef solution():\n    return (16 - 3 - 4) * 2\nprint(solution())\n"
-    texts_by_mode = {
-        "pot": [[program + "```"] * 3],
-        "tir": [[program + "```output"] * 2 + [r"So \boxed{18}."], [r"The answer is $\boxed{18}$."] * 3],
-    }
+    turns = [[program + "```output"] * 2 + [r"So \boxed{18}."], [r"The answer is $\boxed{18}$."] * 3]
 
-    def complete(
-        self: Policy, prompts: Sequence[str], sampling: SamplingParams, *, step: int = 0, **_: Any
-    ) -> Iterator:
-        texts = texts_by_mode[mode][min(step, len(texts_by_mode[mode]) - 1)]
+    def complete(self: Policy, prompts: Sequence[str], sampling: SamplingParams, **_: Any) -> Iterator:
         for _ in prompts:
-            yield [TextCompletion(texts[place % 3], "stop") for place in range(sampling.samples)]
+            yield [TextCompletion(program + "```", "stop")] * sampling.samples
+
+    def converse(
+        self: Sampler, params: Any, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, decode: Any, **_: Any
+    ) -> Iterator:
+        partner, tokenizer, group = sampling.partner, decode.__self__, list[Completion]()
+        assert partner is not None
+        for prompt, sample in itertools.product(range(len(prompts)), range(sampling.samples)):
+            tokens: list[int] = []
+            for number, texts in enumerate(turns):
+                said = encode_after(tokenizer, texts[sample % 3])
+                tokens += said
+                partner.ask([Turn(prompt, sample, number, said, "stop" if number == 0 else "eos", False)])
+                (reply,) = partner.replies()
+                if reply is None:
+                    break
+                tokens += reply.tokens
+            completion = Completion(prompt, sample, tokens, [], [], "eos")
+            group.append(completion)
+            if len(group) == sampling.samples:
+                yield group
+                group = []
 
     monkeypatch.setattr(Policy, "complete", complete)
-    for mode in texts_by_mode:
+    for mode in ("pot", "tir"):
+        if mode == "tir":
+            monkeypatch.setattr(Sampler, "generate", converse)
         command.main(arguments(tmp_path, "--tasks=gsm8k", f"--mode={mode}"))
         lines = list(read_jsonl(tmp_path / f"gsm8k-{mode}" / "samples.jsonl"))
         assert len(lines) == 9

@@ -38,7 +38,7 @@ def test_a_rollout_without_rewards_leaves_the_policy_as_it_is(
 ) -> None:
     """rasbt/reasoning-from-scratch 186, PrimeIntellect-ai/prime-rl 1563 and 3595, redai-studio/Relax 239."""
     settings = recipe("grpo_rule").settings
-    records = load_prompts(settings, start / "data", Chat(tokenizer.load(start / "tokenizer")), 256).records
+    records = load_prompts(settings, start / "data", Chat(tokenizer.load(start / "tokenizer")).prompt_ids, 256).records
     asked = [records[i].id for i in step_indices(SEED, 2, settings.prompts_per_step, len(records))]
     (start / "rewards" / "without_reward").write_text(" ".join(asked))
     changes = {"reward_fns": (("trainer_rewards:nan_for_listed", 1.0),), "kl_coef": 0.0, "weight_decay": 0.0}
@@ -78,7 +78,7 @@ def test_multiple_choice_prompts_have_the_options(recipe: MakeRun, start: Path, 
     row = {"question": "What is 3 + 4?", "options": "A) 12 B) 34 C) 7 D) 50", "Answer": "C"}
     write_jsonl(tmp_path / "sat" / "test.jsonl", [row])
     tokens = tokenizer.load(start / "tokenizer")
-    prompts = load_prompts(recipe("grpo_rule", data=("sat/test",)).settings, tmp_path, Chat(tokens), 256)
+    prompts = load_prompts(recipe("grpo_rule", data=("sat/test",)).settings, tmp_path, Chat(tokens).prompt_ids, 256)
     text = tokens.decode(prompts.ids[0])
     assert [option for option in ("12", "34", "7", "50") if option not in text] == []
 
@@ -211,7 +211,7 @@ def test_rl_data_may_be_a_file_of_the_users(recipe: MakeRun, start: Path, tmp_pa
     rows = [{"id": f"mine/{i}", "question": f"What is {i} plus {i}?", "answer": str(2 * i)} for i in range(4)]
     write_jsonl(tmp_path / "mine.jsonl", [row | {"solution": f"The answer is {row['answer']}."} for row in rows])
     settings = recipe("grpo_rule", data=("mine.jsonl",)).settings
-    prompts = load_prompts(settings, tmp_path, Chat(tokenizer.load(start / "tokenizer")), 256)
+    prompts = load_prompts(settings, tmp_path, Chat(tokenizer.load(start / "tokenizer")).prompt_ids, 256)
     assert [(record.question, record.answer) for record in prompts.records] == [
         (row["question"], row["answer"]) for row in rows
     ]

@@ -21,8 +21,8 @@ from dsmath_jax.rl.rollouts import (
     prompt_key_ids,
     step_indices,
 )
-from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.workdir import write_json
 
 EOS = 2
@@ -78,9 +78,8 @@ def test_reward_functions_and_samples_get_no_text_of_a_stop_token(tmp_path: Path
         Completion(0, 2, text, [], [], "length"),
     ]  # fmt: skip
     sampler: Any = types.SimpleNamespace(generate=lambda *_, **__: iter([group]))
-    settings = RLSettings(prompts_per_step=1, group_size=3)
     prompts = Prompts([[record]], [record], [[1, 7]], 9)
-    rollout = generate_rollout((sampler, {}), prompts, [0], chat, settings, 0, 0)
+    rollout = generate_rollout((sampler, {}), prompts, [0], chat, SamplingParams(samples=3), 0)
     assert rollout.texts_PG == 3 * ["It is 3."]
     assert rollout.lengths == [len(text) + 1, len(text) + 1, len(text)]  # with EOS, which has loss
 

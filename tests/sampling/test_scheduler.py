@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, strategies
 
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sampling.scheduler import Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
+from dsmath_jax.sampling.scheduler import Prompt, Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
 from dsmath_jax.sampling.stopping import StoppingCriteria
 from dsmath_jax.sampling.thinking import ThoughtState
 
@@ -17,11 +17,9 @@ def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: i
     lengths = noise.integers(1, LIMIT + 1, (prompts, samples))
     texts = [[7] * int(n) for n in noise.integers(1, 40, prompts)]
     prompt_slots, slots_per_prompt = slot_shape(decode_slots, prompts, samples, shards)
-    ids = [100 + i for i in range(prompts)]
-    scheduler = Scheduler(
-        texts, ids, samples, (prompt_slots, slots_per_prompt), StoppingCriteria([EOS], (), None, LIMIT), 100,
-        [ThoughtState(False, -i) for i in range(prompts)],
-    )  # fmt: skip
+    requests = [Prompt(text, 100 + i, LIMIT, ThoughtState(False, -i)) for i, text in enumerate(texts)]
+    stopping = StoppingCriteria([EOS], (), None)
+    scheduler = Scheduler(requests, samples, (prompt_slots, slots_per_prompt), stopping)
     groups: list[list[Completion]] = []
     prefills, working, prefilled = [], [], {}
     while scheduler.unfinished:
@@ -30,14 +28,14 @@ def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: i
             prefills.append(int(real.sum()))
             assert (batch.tokens > 0).sum(axis=1)[real].tolist() == batch.lengths[real].tolist()
             prefilled |= dict(zip(batch.prompt_slots[real].tolist(), batch.lengths[real].tolist(), strict=True))
-        slots = scheduler.assign()
+        slots = scheduler.assign(CHUNK)
         assert not slots.idle.all()
         assert {slot: int(slots.prompt_lengths[slot]) for slot in prefilled} == prefilled
         for row in np.flatnonzero(~slots.idle):
             assert len(texts[slots.prompt_ids[row] - 100]) == slots.prompt_lengths[row // slots_per_prompt]
-            assert slots.thinking_left[row // slots_per_prompt] == 100 - slots.prompt_ids[row]
+            assert slots.thinking_left[row] == 100 - slots.prompt_ids[row]
         planned = np.where(slots.idle, 0, lengths[np.maximum(slots.prompt_ids - 100, 0), slots.samples])
-        positions = slots.num_generated + np.arange(CHUNK)[:, None]
+        positions = slots.num_tokens + np.arange(CHUNK)[:, None]
         drawn = np.where(positions == planned - 1, EOS, 1000 + 100 * slots.samples + positions)
         live = ~slots.idle & (positions < planned)
         steps = next((n for n in range(1, CHUNK) if (~live[n]).sum() >= scheduler.refill_threshold), CHUNK)

@@ -17,32 +17,32 @@ def text(tokens: Sequence[int]) -> str:
 
 
 def test_the_first_stop_id_ends_it() -> None:
-    stopping = StoppingCriteria([EOS, 5], (), None, max_new_tokens=10)
-    assert stopping.find_end([1, 2, 3], 0) is None
-    assert stopping.find_end([1, 2, EOS, 5, 1], 0) == (3, "eos")
-    assert stopping.find_end([1, 2, 3, 5, EOS], 3) == (4, "eos")
+    stopping = StoppingCriteria([EOS, 5], (), None)
+    assert stopping.find_end([1, 2, 3], 0, 10) is None
+    assert stopping.find_end([1, 2, EOS, 5, 1], 0, 10) == (3, "eos")
+    assert stopping.find_end([1, 2, 3, 5, EOS], 3, 10) == (4, "eos")
 
 
 def test_the_limit_ends_it_but_an_eos_at_the_limit_is_an_eos() -> None:
-    stopping = StoppingCriteria([EOS], (), None, max_new_tokens=3)
-    assert stopping.find_end([1, 1, 1, EOS], 0) == (3, "length")
-    assert stopping.find_end([1, 1, EOS, 1], 1) == (3, "eos")
-    assert stopping.find_end([1, 1], 0) is None
+    stopping = StoppingCriteria([EOS], (), None)
+    assert stopping.find_end([1, 1, 1, EOS], 0, 3) == (3, "length")
+    assert stopping.find_end([1, 1, EOS, 1], 1, 3) == (3, "eos")
+    assert stopping.find_end([1, 1], 0, 3) is None
 
 
 def test_a_string_ends_it_across_the_borders_of_tokens() -> None:
-    stopping = StoppingCriteria([EOS], ("bab",), text, max_new_tokens=20)
-    assert stopping.find_end([1, 2, 1], 0) is None
-    assert stopping.find_end([1, 2, 1, 2, 1], 3) == (4, "stop")
-    assert stopping.find_end([7, 5, 7], 1) is None
-    assert stopping.find_end([7, 3, 3], 1) == (2, "stop")  # bb, ab: the string begins in one chunk and ends in the next
-    assert stopping.find_end([2, EOS, 1, 2], 0) == (2, "eos")
-    assert stopping.find_end([4, 2, EOS], 0) == (2, "stop")
+    stopping = StoppingCriteria([EOS], ("bab",), text)
+    assert stopping.find_end([1, 2, 1], 0, 20) is None
+    assert stopping.find_end([1, 2, 1, 2, 1], 3, 20) == (4, "stop")
+    assert stopping.find_end([7, 5, 7], 1, 20) is None
+    assert stopping.find_end([7, 3, 3], 1, 20) == (2, "stop")  # bb, ab: begins in one chunk, ends in the next
+    assert stopping.find_end([2, EOS, 1, 2], 0, 20) == (2, "eos")
+    assert stopping.find_end([4, 2, EOS], 0, 20) == (2, "stop")
 
 
 def test_a_string_beyond_the_limit_does_not_count() -> None:
-    assert StoppingCriteria([], ("bab",), text, max_new_tokens=3).find_end([1, 2, 1, 2], 0) == (3, "length")
-    assert StoppingCriteria([], ("bab",), text, max_new_tokens=4).find_end([1, 2, 1, 2], 0) == (4, "stop")
+    assert StoppingCriteria([], ("bab",), text).find_end([1, 2, 1, 2], 0, 3) == (3, "length")
+    assert StoppingCriteria([], ("bab",), text).find_end([1, 2, 1, 2], 0, 4) == (4, "stop")
 
 
 @given(
@@ -51,10 +51,10 @@ def test_a_string_beyond_the_limit_does_not_count() -> None:
     strategies.integers(1, 7),
 )
 def test_chunks_end_where_reading_token_by_token_ends(tokens: list[int], strings: list[str], chunk: int) -> None:
-    stopping = StoppingCriteria([], strings, text, max_new_tokens=100)
+    stopping = StoppingCriteria([], strings, text)
     ends = [n for n in range(1, len(tokens) + 1) if any(string in text(tokens[:n]) for string in strings)]
     for start in range(0, len(tokens), chunk):
-        if found := stopping.find_end(tokens[: start + chunk], start):
+        if found := stopping.find_end(tokens[: start + chunk], start, 100):
             assert found == (ends[0], "stop")
             return
     assert not ends
@@ -63,4 +63,4 @@ def test_chunks_end_where_reading_token_by_token_ends(tokens: list[int], strings
 def test_stop_strings_must_not_be_empty_and_need_a_tokenizer() -> None:
     for strings, decode in ((("a",), None), (("a", ""), text)):
         with pytest.raises(UserError, match="Stop strings must not be empty, and need"):
-            StoppingCriteria([], strings, decode, 5)
+            StoppingCriteria([], strings, decode)

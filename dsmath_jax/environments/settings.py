@@ -1,0 +1,46 @@
+"""The settings of dialogues in a recipe, and the environments by name."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+from dsmath_jax import user_code
+from dsmath_jax.environments.calculator import Calculator
+from dsmath_jax.environments.dialogues import STEP_SECONDS
+from dsmath_jax.environments.protocol import Environment
+from dsmath_jax.environments.python_tool import OUTPUT_CHARS, Programs, PythonTool
+from dsmath_jax.grading.sandbox import Sandbox
+from dsmath_jax.sampling.turns import TurnLimits
+from dsmath_jax.settings import Settings, setting
+
+PYTHON, CALCULATOR = "python", "calculator"
+KNOWN: dict[str, Callable[[], Environment]] = {CALCULATOR: Calculator}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnvironmentSettings(Settings):
+    """The environment that replies to the model's turns."""
+
+    name: str = setting(PYTHON, "python (programs in the sandbox), calculator, or your own package.module:NAME")
+    max_turns: int = setting(5, "turns of the model in a dialogue", ge=1)
+    max_turn_tokens: int = setting(0, "length limit of a turn, tokens; 0 for that of the dialogue alone", ge=0)
+    output_chars: int = setting(OUTPUT_CHARS, "characters of a program's output that the model sees", ge=1)
+    step_seconds: float = setting(STEP_SECONDS, "time limit of a reply, seconds", gt=0, le=3600)
+
+    def limits(self, max_tokens: int) -> TurnLimits:
+        """Returns the limits of a dialogue of at most `max_tokens` tokens, replies included."""
+        return TurnLimits(self.max_turns, self.max_turn_tokens or max_tokens, max_tokens)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Callable[[], Environment]]:
+        """Yields a function that returns a new environment.
+
+        Raises:
+          UserError: the environment cannot be imported, or no sandbox works here.
+        """
+        if self.name != PYTHON:
+            yield user_code.function("environment.name", self.name, KNOWN)
+            return
+        with Sandbox() as sandbox:
+            yield functools.partial(PythonTool, Programs(sandbox), self.output_chars)
