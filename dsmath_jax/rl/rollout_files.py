@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from dsmath_jax.rl.batches import Sequences, TokenFields, take
+from dsmath_jax.rl.batches import Sequences, TokenFields, split, take
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sharding import barrier
 from dsmath_jax.training.metrics import StepLog
@@ -31,6 +31,11 @@ class TrainingData(NamedTuple):
         lengths = self.sequences.completion_lengths
         fields = {name: take(values, lengths, chosen) for name, values in self.fields.items()}
         return self._replace(sequences=self.sequences.take(chosen), fields=fields)
+
+    def with_loss(self) -> Self:
+        """Returns the completions that have loss; the others change neither the loss nor its gradient."""
+        weights = split(self.fields["loss_weights"], self.sequences.completion_lengths)
+        return self.take(np.flatnonzero([each.any() for each in weights]))
 
 
 def minibatch_completions(

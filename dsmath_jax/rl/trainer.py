@@ -252,7 +252,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                 # --- update: one of mu optimizer steps on the rollout ---
                 data, metrics = rollouts.read(step)
                 questions.observe(step, [Asked(*each) for each in rollouts.asked(step)])
-                update(loop, pack_batch(*data, ctx.shapes), metrics, rollouts.samples(step))
+                update(loop, pack_batch(*data.with_loss(), ctx.shapes), metrics, rollouts.samples(step))
 
             stopped = evaluations is not None and evaluations.stopped
             if evaluations and not stopped and round_number == settings.rounds:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.algorithms import GRPO, Algorithm
-from dsmath_jax.rl.batches import Packing, RowShapes, Sequences, TokenFields, pack
+from dsmath_jax.rl.batches import Packing, RowShapes, Sequences, TokenFields, pack, pack_batch
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model.model import with_reward_head
+from dsmath_jax.rl.rollout_files import TrainingData
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.step import TrainState, make_train_step
 
@@ -75,6 +76,14 @@ def sums(
     algorithm: Algorithm, packing: Packing, sequences: Sequences, fields: TokenFields, logprobs: Any, values: Any
 ) -> list[np.ndarray]:
     """Loss, weight and metrics, and the gradient for each token of the completions."""
+    return [
+        np.asarray(x) for x in jax.tree.leaves(unflattened(algorithm, packing, sequences, fields, logprobs, values))
+    ]
+
+
+def unflattened(
+    algorithm: Algorithm, packing: Packing, sequences: Sequences, fields: TokenFields, logprobs: Any, values: Any = 0.0
+) -> Any:
     batch, targets = packing.batch(sequences, fields), packing.targets(sequences)
 
     def laid_out(per_token: Any) -> Any:
@@ -88,8 +97,7 @@ def sums(
         (total, weight), metrics = algorithm.objective(GivenCells(), params, batch)
         return total, (weight, metrics)
 
-    found = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(logprobs, values)
-    return [np.asarray(x) for x in jax.tree.leaves(found)]
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(logprobs, jnp.asarray(values))
 
 
 LENGTHS = st.tuples(st.integers(1, LENGTH // 2), st.integers(1, LENGTH // 2))
@@ -109,6 +117,25 @@ def test_packed_rows_are_single_rows(layout: Layout, name: str, lengths: list[tu
     )
     for expected, found in zip(one, other, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_completions_without_loss_are_left_out(layout: Layout) -> None:
+    data = TrainingData(*random_data([(3, 5), (2, 9), (4, 1), (1, 7)], 0))
+    lengths = data.sequences.completion_lengths
+    data.fields["loss_weights"] = np.repeat([1, 0, 0, 1], lengths).astype(np.float32)
+    kept, shapes, algorithm = data.with_loss(), RowShapes(LENGTH, 4, 1, layout), GRPO()
+    assert kept.sequences.completion_lengths.tolist() == [5, 7]
+    found = []
+    for each in (data, kept):
+        zeros = np.zeros(each.sequences.completion_lengths.sum())
+        (loss, (weight, metrics)), _ = unflattened(algorithm, pack(each.sequences.lengths, shapes), *each, zeros)
+        found.append({name: float(x) for name, x in ({"loss": loss, "weight": weight} | metrics).items()})
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    none = data._replace(fields=data.fields | {"loss_weights": 0 * data.fields["loss_weights"]}).with_loss()
+    batch = pack_batch(*none, shapes)
+    assert batch["tokens"].shape == (1, LENGTH)
+    assert not batch["segment_ids"].any()
 
 
 @pytest.mark.usefixtures("float64")
