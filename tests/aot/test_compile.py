@@ -293,6 +293,17 @@ def test_attention_of_cudnn_compiles_without_a_gpu(tmp_path: Path) -> None:
     assert 1.3 < found["flops_ratio"] < 1.6
 
 
+@pytest.mark.slow
+@needs_libtpu
+def test_a_decode_step_gathers_the_logits_and_not_the_output_matrix(tmp_path: Path) -> None:
+    more = ("--stage=sample", "--config.mesh.tensor=2", "--config.mesh.fsdp=2", "--config.tokenizer.vocab_size=8192")
+    run, found = aot(tmp_path, "--topology=v5e:2x2", *more)
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    gathers = [each for each in found["programs"]["decode"]["collectives"] if each["kind"] == "all-gather"]
+    assert gathers
+    assert sum(each["bytes"] for each in gathers) < CHUNK * 8192 * 256 * 2 / 4  # a quarter of the matrix in each step
+
+
 def test_what_rl_holds_in_each_phase() -> None:
     residents = {"policy": 10, "optimizer": 20, "reference": 10, "reward model": 11}
     needed = {"prefill": 12, "decode": 30, "grow": 40, "logprobs": 14, "reward model": 19, "update": 70}
