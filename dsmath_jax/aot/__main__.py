@@ -5,8 +5,9 @@ dsmath aot --config=grpo_7b --stage=rl --topology=h100:8
 
 The exit code is 0 whether it fits or not.
 
-The stages are pretrain and sft (the train step), rl (all of its programs, and the memory of each phase) and sample
-(only the sampler, by the section rl). The default is the first of pretrain, sft and rl that the config has.
+The stages are pretrain, sft, reward_model and process_model (the train step), rl (all of its programs, and the memory
+of each phase) and sample (only the sampler, by the section rl). The default is the first of pretrain, sft and rl that
+the config has.
 
 `--config.pretrain.grad_accum_steps=4` sets a field of the config. Of a model that the stage starts from as `hf:DIR`,
 only `config.json` is read.
@@ -38,6 +39,8 @@ def main(argv: Sequence[str]) -> None:
     from absl import flags
 
     from dsmath_jax.aot.page import page
+    from dsmath_jax.aot.reward_model import STAGES as REWARD_STAGES
+    from dsmath_jax.aot.reward_model import compile_reward_step
     from dsmath_jax.aot.rl import compile_rl, compile_sampler
     from dsmath_jax.aot.step import compile_step, with_initial_model
     from dsmath_jax.aot.suggest import suggest, suggestion_text
@@ -48,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     def define() -> flags.FlagValues:
         values = flags.FlagValues()
         flags.DEFINE_string("topology", None, "v5e:4x4, v5p-32, 2xv5p:4x4x4 (slices), h100:8, h100:4x8.", values)
-        flags.DEFINE_enum("stage", "", ["", *STAGES, "sample"], "What to compile.", values)
+        flags.DEFINE_enum("stage", "", ["", *STAGES, *REWARD_STAGES, "sample"], "What to compile.", values)
         flags.DEFINE_string("json", "", "A JSON file for the numbers; --json alone prints them.", values)
         flags.DEFINE_string("page", "", "An HTML page for the result.", values)
         flags.DEFINE_bool("suggest", False, "Search mesh, micro-batches, remat and decode slots.", values)
@@ -62,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     values, recipe = parse(argv, define, "dsmath aot")
     if values.topology is None:
         raise UserError("--topology is missing; give it as --topology=v5p:4x4x8 or --topology=h100:8.")
-    if values.suggest and values.stage == "sample":
+    if values.suggest and values.stage not in ("", *STAGES):
         raise UserError("--suggest searches for pretrain, sft or rl; give one of these as --stage.")
     if values.suggest and (values.json or values.page):
         raise UserError(
@@ -73,8 +76,10 @@ def main(argv: Sequence[str]) -> None:
     if values.suggest:
         print(suggestion_text(*suggest(recipe, stage, values.topology), stage))
         return
-    compiler = {"rl": compile_rl, "sample": compile_sampler}.get(stage)
-    result = compiler(recipe, values.topology) if compiler else compile_step(recipe, stage, values.topology)
+    if stage in ("rl", "sample"):
+        result = (compile_rl if stage == "rl" else compile_sampler)(recipe, values.topology)
+    else:
+        result = (compile_reward_step if stage in REWARD_STAGES else compile_step)(recipe, stage, values.topology)
     if values.json == "-":
         print(json.dumps(result, indent=1))
         return

@@ -73,6 +73,16 @@ def collective(i: Instruction, kind: str, scope: Computation, devices: int) -> C
     return Collective(kind, 1, sum(scope[name].bytes for name in i.operands), _groups(i, kind, devices))
 
 
+def is_later_step(i: Instruction, scope: Computation) -> bool:
+    """Returns whether this is a further step of a collective that another computation starts.
+
+    TPU compilers split a collective into steps that overlap with other work. Each step repeats the instruction.
+    """
+    if not i.attribute(r"frontend_attributes=\{[^}]*(chain_id=)"):
+        return False
+    return not any(other.opcode == "custom-call" and "AsyncCollectiveStart" in other.text for other in scope.values())
+
+
 def _groups(i: Instruction, kind: str, devices: int) -> Int[np.ndarray, "n g"]:
     """Returns the groups, from any notation of HLO; by default all devices are one."""
     field = "source_target_pairs" if kind == "collective-permute" else "replica_groups"

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable
 from typing import TypeVar
 
-from dsmath_jax.aot.collectives import KINDS, Collective, collective
+from dsmath_jax.aot.collectives import KINDS, Collective, collective, is_later_step
 from dsmath_jax.aot.hlo import Computation, Instruction, Program
 from dsmath_jax.aot.kernels import convolution_flops, dot_flops, kernel_flops
 from dsmath_jax.aot.traffic import moved_bytes
@@ -99,7 +99,7 @@ class _Counter:
         """Returns an instruction's costs without the traffic of its operands and results."""
         opcode = i.opcode.removesuffix("-start")
         if opcode in KINDS:
-            if _later_step(i, scope):
+            if is_later_step(i, scope):
                 return Costs()
             return Costs(collectives={(i.name,): collective(i, opcode, scope, self.program.devices)})
         match opcode:
@@ -134,10 +134,3 @@ class _Counter:
             key: dataclasses.replace(value, kind="reduce-scatter") for key, value in inner.collectives.items()
         }  # fmt: skip
         return dataclasses.replace(inner, collectives=scattered)
-
-
-def _later_step(i: Instruction, scope: Computation) -> bool:
-    """Returns whether this is a further step of a collective that another computation starts."""
-    if not i.attribute(r"frontend_attributes=\{[^}]*(chain_id=)"):
-        return False
-    return not any(other.opcode == "custom-call" and "AsyncCollectiveStart" in other.text for other in scope.values())

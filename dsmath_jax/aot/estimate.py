@@ -12,16 +12,22 @@ from dsmath_jax.aot.rl import (
     frozen_params,
     model_params,
     num_forwards,
+    policy_params,
     policy_state,
     reward_params,
+    ring_lengths,
     row_length,
+    sampler_shape,
 )
 from dsmath_jax.aot.step import Target, shard_bytes
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.sampling.abstract import abstract_inputs
 from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
-from dsmath_jax.training.next_token import abstract_frozen, abstract_inputs
+from dsmath_jax.training.next_token import abstract_frozen
+from dsmath_jax.training.next_token import abstract_inputs as abstract_inputs_of_step
 from dsmath_jax.training.settings import PackedSettings, SFTSettings
+from dsmath_jax.training.step import TrainState
 
 StageSettings = PackedSettings | RLSettings
 
@@ -41,22 +47,39 @@ def lower_bounds(target: Target, settings: StageSettings) -> list[Bound]:
 
 def min_bytes(target: Target, settings: StageSettings) -> int:
     """Returns bytes that a device needs at least: the models, gradients, and what `remat` saves of the layers."""
-    models = 0
-    if isinstance(settings, RLSettings):
-        state = policy_state(settings, target)
-        if settings.lora:
-            models += shard_bytes(frozen_params(target))
-        elif settings.algorithm.needs_reference and settings.reference_memory == "device":
-            models += shard_bytes(model_params(target))
-        if settings.reward_stage:
-            models += shard_bytes(reward_params(target))
-    else:
-        state, _ = abstract_inputs(settings, target.model, target.layout)
-        models += shard_bytes(abstract_frozen(settings, target.model, target.layout).params)
+    state, others = _models(target, settings)
     rows, length = _batch_shape(target, settings)
     tokens = rows * length / settings.grad_accum_steps / target.layout.batch_shards
     saved = 2 * tokens * _saved_per_token(target.model.config, target.layout.mesh.shape["tensor"])
-    return shard_bytes(state) + shard_bytes(state.params) + models + int(saved)
+    return shard_bytes(state) + shard_bytes(state.params) + others + int(saved)
+
+
+def min_sampling_bytes(target: Target, settings: RLSettings) -> int:
+    """Returns bytes that a device needs at least to sample: the models, the weights to decode with, and the KV cache.
+
+    The cache doubles its length before the last chunks, while the shorter one still exists.
+    """
+    state, others = _models(target, settings)
+    shape, params = sampler_shape(settings, target), policy_params(settings, target)
+    *shorter, longest = ring_lengths(settings)
+    weights, decoding, *_ = abstract_inputs(*shape, longest, params).decode
+    growing = abstract_inputs(*shape, shorter[-1], params).decode[1].cache if shorter else ()
+    return shard_bytes(state) + others + shard_bytes((weights, decoding, growing))
+
+
+def _models(target: Target, settings: StageSettings) -> tuple[TrainState, int]:
+    """Returns the abstract train state, and the bytes of the other models that stay on a device."""
+    if not isinstance(settings, RLSettings):
+        state, _ = abstract_inputs_of_step(settings, target.model, target.layout)
+        return state, shard_bytes(abstract_frozen(settings, target.model, target.layout).params)
+    others = 0
+    if settings.lora:
+        others += shard_bytes(frozen_params(target))
+    elif settings.algorithm.needs_reference and settings.reference_memory == "device":
+        others += shard_bytes(model_params(target))
+    if settings.reward_stage:
+        others += shard_bytes(reward_params(target))
+    return policy_state(settings, target), others
 
 
 def num_rows(settings: StageSettings) -> int:

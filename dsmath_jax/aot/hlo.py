@@ -63,6 +63,11 @@ class Instruction:
         field = "body" if self.opcode == "while" else "(?:to_apply|calls)"
         return [self.required(rf"{field}=%?([\w.\-]+)")]
 
+    def aliases(self) -> dict[int, int]:
+        """Returns, for each result that is in the buffer of an operand, the number of that operand."""
+        aliases = self.attribute(r"output_to_operand_aliasing=\{(.*?\))\}") or ""
+        return {int(k or 0): int(operand) for k, operand in re.findall(r"\{(\d*)\}: \((\d+), \{\}\)", aliases)}
+
 
 Computation = dict[str, Instruction]  # by name, in the order of the text; the last is the root
 

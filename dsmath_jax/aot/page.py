@@ -5,32 +5,48 @@ from typing import Any
 
 import jinja2
 
-from dsmath_jax.aot.text import bounds_of, devices_text, gib, notes, programs_of, run_lines, unseen
+from dsmath_jax.aot.text import bounds_of, description, notes, programs_of, run_lines, unseen
+from dsmath_jax.formatting import number
 
-COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#ee8866", "#44bb99")
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def page(result: dict[str, Any]) -> str:
     """Returns the page: memory by kind against the device's, the bounds by phase, and transfers by mesh axis."""
-    sent = {name: program["collectives"] for name, program in programs_of(result).items()}
+    programs = programs_of(result)
     memory = result.get("phases") or {"the step": _parts(result)}
-    largest = max(result["chip_bytes"], *(sum(parts.values()) for parts in memory.values()))
+    parts = dict.fromkeys(part for phase in memory.values() for part in phase)
+    largest = max(result["chip_bytes"], *(sum(phase.values()) for phase in memory.values()))
     bounds = bounds_of(result)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     source = (importlib.resources.files(__package__) / "page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         result=result,
-        devices=devices_text(result),
+        description=description(result),
         memory=memory,
         scale=1.02 * largest,
-        colors=COLORS,
+        colors={part: COLORS[i % len(COLORS)] for i, part in enumerate(parts)},
         bounds=bounds,
+        longest=max((bound.overlapped for bound in bounds.values()), default=0.0),
+        bar=COLORS[0],
         run=run_lines(result, bounds),
-        collectives={name: rows for name, rows in sent.items() if rows},
+        programs=programs,
+        sent={name: program["collectives"] for name, program in programs.items() if program["collectives"]},
         notes=notes(result),
         note=unseen(result),
-        gib=gib,
+        size=size,
+        number=number,
     )
+
+
+def size(count: float) -> str:
+    """Formats bytes with three significant digits: `1.62 GiB`, `812 KiB`."""
+    value, unit = float(count), 0
+    while value >= 1000 and unit < len(UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits if unit else 0}f} {UNITS[unit]}"
 
 
 def _parts(result: dict[str, Any]) -> dict[str, int]:

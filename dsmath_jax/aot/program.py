@@ -29,7 +29,7 @@ FULL_REMAT = "Involuntary full rematerialization"  # the partitioner's warning: 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # A GPU's compiler would try kernels on the GPU.
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_autotune_level": 0}}
-COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin")
+COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-plugin",)}  # packages, with jax and jaxlib
 
 
 def cache_folder() -> Path:
@@ -76,9 +76,10 @@ def compile_program(lower: Callable[[], Any], topology: Topology, layout: Layout
 
 def _compiled(lowered: Any, topology: Topology) -> dict[str, Any]:
     """Returns the cache's entry for a lowered program, after compiling it where there is none."""
-    options = COMPILER_OPTIONS.get(topology.devices[0].platform, {})
+    platform = topology.devices[0].platform
+    options, packages = COMPILER_OPTIONS.get(platform, {}), ("jax", "jaxlib", *COMPILERS.get(platform, ()))
     flags = f"{os.environ.get('XLA_FLAGS', '')} {jax.config.values['jax_disable_most_optimizations']}"
-    parts = [lowered.as_text(), topology.name, str(topology.chip), str(options), flags, *map(_version, COMPILERS)]
+    parts = [lowered.as_text(), topology.name, str(topology.chip), str(options), flags, *map(_version, packages)]
     path = cache_folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}.json.gz"
     if path.is_file():
         return json.loads(gzip.decompress(path.read_bytes()))

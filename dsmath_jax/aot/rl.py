@@ -340,11 +340,8 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
     "prefill" computes the prompts of a rollout, "decode" a chunk of decode steps with the largest cache. "grow" doubles
     the length of the cache before the last chunks, while the old cache still exists.
     """
-    rows, layout = settings.num_decode_slots, target.layout
-    engine = Engine(target.model, layout, (0,), CHUNK, settings.cache_dtype)
-    slots = slot_shape(rows, settings.prompts_per_step, settings.group_size, layout.batch_shards)
     *shorter, longest = ring_lengths(settings)
-    shape = (engine, *slots, prompt_bucket(settings.max_prompt_tokens))
+    shape = engine, *_ = sampler_shape(settings, target)
     params = policy_params(settings, target)
     widest = abstract_inputs(*shape, longest, params)
     mode = SamplingMode(False, settings.top_k > 0, settings.top_p < 1)
@@ -358,3 +355,12 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
         state, position = abstract_inputs(*shape, shorter[-1], params).decode[1], widest.decode[3].position
         programs["grow"] = lambda: engine.resize.lower(state.cache, state.token_indices, position, longest)
     return programs, shard_bytes(widest.decode[0])
+
+
+def sampler_shape(settings: RLSettings, target: Target) -> tuple[Engine, int, int, int]:
+    """Returns the engine, its prompt slots, the decode slots of each, and the length of a padded prompt."""
+    engine = Engine(target.model, target.layout, (0,), CHUNK, settings.cache_dtype)
+    prompts, samples = slot_shape(
+        settings.num_decode_slots, settings.prompts_per_step, settings.group_size, target.layout.batch_shards
+    )
+    return engine, prompts, samples, prompt_bucket(settings.max_prompt_tokens)

@@ -7,6 +7,7 @@ that training runs.
 import dataclasses
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from dsmath_jax.training import pretrain
 from dsmath_jax.training.flops import model_flops_per_token
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.next_token import abstract_frozen, abstract_inputs, next_token_step
-from dsmath_jax.training.settings import hugging_face_folder
+from dsmath_jax.training.settings import TrainingSettings, hugging_face_folder
 from dsmath_jax.workdir import UserError
 
 SHOWN_FIELDS = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results
@@ -131,12 +132,19 @@ def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
     state, batch = abstract_inputs(settings, target.model, target.layout)
     frozen = abstract_frozen(settings, target.model, target.layout)
     step = next_token_step(settings, target.model, target.layout, state, frozen)
-    program = compile_program(lambda: step.lower(state, batch), target.topology, target.layout)
-    tokens = settings.batch_size * settings.sequence_length
-    devices = len(target.topology.devices)
     adapters = 0 if frozen.params is None else sum(leaf.size for leaf in jax.tree.leaves(state.params))
     flops_per_token = model_flops_per_token(target.model.config, settings.sequence_length, adapters)
-    model_flops = flops_per_token * tokens / devices
+    tokens = settings.batch_size * settings.sequence_length
+    return step_result(lambda: step.lower(state, batch), target, stage, settings, tokens, flops_per_token)
+
+
+def step_result(
+    lower: Callable[[], Any], target: Target, stage: str, settings: TrainingSettings, tokens: int,
+    flops_per_token: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Compiles the train step that `lower` lowers; returns the result of `compile_step`."""
+    program = compile_program(lower, target.topology, target.layout)
+    model_flops = flops_per_token * tokens / len(target.topology.devices)
     return (
         program
         | target.describe()

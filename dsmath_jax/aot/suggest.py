@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dsmath_jax.aot.estimate import ATTENTION_PRODUCTS, lower_bounds, min_bytes, num_rows
+from dsmath_jax.aot.estimate import ATTENTION_PRODUCTS, lower_bounds, min_bytes, min_sampling_bytes, num_rows
 from dsmath_jax.aot.program import capture_stderr
 from dsmath_jax.aot.rl import compile_rl, rl_settings
 from dsmath_jax.aot.step import Target, compile_step, make_target, model_config, stage_settings
@@ -125,10 +125,11 @@ def _target(candidate: Candidate, recipe: Recipe, stage: str, name: str) -> tupl
 def _until_one_fits(recipe: Recipe, stage: str, name: str, candidate: Candidate) -> Iterator[Trial]:
     """Yields the outcomes of a candidate with smaller micro-batches, and fewer decode slots, until one fits."""
     while True:
-        sampling_fits = True
         try:
             target, settings = _target(candidate, recipe, stage, name)
-            if min_bytes(target, settings) <= target.topology.usable_bytes:
+            usable = target.topology.usable_bytes
+            sampling_fits = stage != "rl" or min_sampling_bytes(target, settings) <= usable
+            if sampling_fits and min_bytes(target, settings) <= usable:
                 changed = candidate.recipe(recipe, stage)
                 result = compile_rl(changed, name) if stage == "rl" else compile_step(changed, stage, name)
                 yield _outcome(candidate, result)

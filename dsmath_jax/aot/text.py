@@ -11,8 +11,8 @@ GIB = 2**30
 
 def result_text(result: dict[str, Any]) -> str:
     """Formats the result of `compile_step`, `compile_rl` or `compile_sampler`."""
-    heading, memory = (_rl_heading, _rl_memory) if "programs" in result else (_step_heading, _step_memory)
-    lines = [heading(result), "", *memory(result)]
+    memory = _rl_memory if "programs" in result else _step_memory
+    lines = [f"{result['stage']} on {result['topology']}: {description(result)}", "", *memory(result)]
     fits = "fits" if result["fits"] else "DOES NOT FIT"
     lines += [f"{'at the peak':<28}{gib(result['hbm_bytes']):>14} of {gib(result['chip_bytes'])}: {fits}"]
     lines += [f"({note})"] if (note := unseen(result)) else []
@@ -30,26 +30,18 @@ def unseen(result: dict[str, Any]) -> str:
     return "without the workspace of cuDNN and cuBLAS and the buffers of NCCL, which XLA does not plan"
 
 
-def devices_text(result: dict[str, Any]) -> str:
-    """Returns the devices and their mesh: `16 x TPU v5, fsdp 16`."""
+def description(result: dict[str, Any]) -> str:
+    """Returns the devices with their mesh, the work and what compiling took: `16 x TPU v5, fsdp 16; ...`."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1) or "one device"
-    return f"{result['devices']} x {result['device_kind']}, {mesh}"
-
-
-def _step_heading(result: dict[str, Any]) -> str:
-    return (
-        f"{result['stage']} on {result['topology']}: {devices_text(result)}; {result['tokens']:,} tokens a step in "
-        f"{result['grad_accum_steps']} micro-batches, remat {result['model']['remat']}; "
-        f"compiled in {duration(result['seconds'])}"
-    )
-
-
-def _rl_heading(result: dict[str, Any]) -> str:
-    seconds = sum(each["seconds"] for each in result["programs"].values())
-    return (
-        f"{result['stage']} on {result['topology']}: {devices_text(result)}; {result['rows']:,} completions of up to "
-        f"{result['new_tokens']:,} tokens; compiled in {duration(seconds)}"
-    )
+    if "programs" in result:
+        work = f"{result['rows']:,} completions of up to {result['new_tokens']:,} tokens"
+    else:
+        work = (
+            f"{result['tokens']:,} tokens a step in {result['grad_accum_steps']} micro-batches, "
+            f"remat {result['model']['remat']}"
+        )
+    seconds = sum(program["seconds"] for program in programs_of(result).values())
+    return f"{result['devices']} x {result['device_kind']}, {mesh}; {work}; compiled in {duration(seconds)}"
 
 
 def _step_memory(result: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ import pytest
 
 from dsmath_jax.aot import program, rl
 from dsmath_jax.aot.text import result_text
+from dsmath_jax.aot.topology import Topology
+from dsmath_jax.hardware import CHIPS
 from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.workdir import UserError
 from tests.aot.compilers import needs_cuda, needs_cudnn, needs_libtpu
@@ -42,6 +45,25 @@ def test_a_program_that_xla_refuses_for_its_memory() -> None:
         program.refused_memory("INTERNAL: RET_CHECK failure\nand more")
 
 
+def test_a_program_is_compiled_again_for_another_version_of_its_own_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    versions, compiled = {"libtpu": "1", "jax-cuda13-plugin": "1"}, []
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+
+    def compile_now(compiler_options: dict[str, Any]) -> Any:
+        compiled.append(dict(versions))
+        return lowered.compile()
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(program, "_version", lambda package: versions.get(package, ""))
+    topology = Topology("v5e:1x1", [SimpleNamespace(platform="tpu")], CHIPS["v5e"])
+    for version in ({}, {"jax-cuda13-plugin": "2"}, {"libtpu": "2"}):
+        versions |= version
+        program._compiled(SimpleNamespace(as_text=lowered.as_text, compile=compile_now), topology)
+    assert [each["libtpu"] for each in compiled] == ["1", "2"]
+
+
 def test_what_native_code_says_is_kept_off_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
     with program.capture_stderr() as captured:
         os.write(2, b"noise\n")
@@ -65,6 +87,9 @@ def get_config():
         "steps": 100, "checkpoint_every": 10, "grad_accum_steps": 2, "peak_lr": 1e-3, "warmup_steps": 10,
     }  # fmt: skip
     config.pretrain = {"sequence_length": 256, "batch_size": 16, **training}
+    labeled = {"max_new_tokens": 128, "batch_size": 16, **training}
+    config.reward_model = {"kind": "pairwise", **labeled}
+    config.process_model = {"lora": {"rank": 8}, **labeled}
     config.rl = {
         "method": "grpo_rule", "prompts_per_step": 4, "group_size": 4, "max_prompt_tokens": 129, "max_new_tokens": 128,
         **training,
@@ -168,6 +193,38 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_libtpu
+def test_ppo_trains_a_value_model_with_the_policy(tmp_path: Path) -> None:
+    run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl", "--config.rl.method=ppo")
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    assert list(found["programs"])[4:] == ["logprobs", "reward model", "update"]
+    residents = found["residents"]
+    assert residents.keys() == {"policy", "optimizer", "reference", "reward model"}
+    head = 4 * (256 + 1)
+    assert residents["reward model"] == pytest.approx(residents["reference"] + head, abs=2 * head)
+    assert residents["policy"] == pytest.approx(2 * residents["reference"] + head, abs=2 * head)
+    assert found["full_rematerializations"] == 0
+    assert result_text(found) == run.stdout.strip()
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_reward_models_compile_for_v5e(tmp_path: Path) -> None:
+    run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=reward_model")
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    length = 264  # 129 + 128 tokens, a multiple of 8
+    assert found["tokens"] == 2 * 16 * length  # pairs
+    assert 1.2 < found["flops_ratio"] < 1.6
+    assert found["full_rematerializations"] == 0
+    assert result_text(found) == run.stdout.strip()
+    run, adapted = aot(tmp_path, "--topology=v5e:2x2", "--stage=process_model")
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    assert adapted["tokens"] == 16 * length
+    assert adapted["memory"]["arguments"] < 0.4 * found["memory"]["arguments"]
+    assert adapted["flops"] < 0.45 * found["flops"]  # half of the rows, and no gradients of matrices
+
+
+@pytest.mark.slow
+@needs_libtpu
 def test_rl_with_adapters_has_one_model_in_its_compute_dtype(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl", "--config.rl.lora.rank=8")
     assert run.returncode == 0, run.stderr
@@ -261,6 +318,7 @@ def test_what_rl_holds_in_each_phase() -> None:
         (("--topology=v5e:2x2", "--stage=sft"), "The config has no section 'sft'"),
         (("--topology=v5e:2x2", "--suggest"), "--suggest prints a table; remove --json and --page"),
         (("--topology=v5e:2x2", "--suggest", "--stage=sample"), "--suggest searches for pretrain, sft or rl"),
+        (("--topology=v5e:2x2", "--suggest", "--stage=reward_model"), "--suggest searches for pretrain, sft or rl"),
         (("--topology=v5e:2x2", "--config.tokenizer.vocab_size=0"), "tokenizer.vocab_size is 0; it must be at least 1"),
         (("--topology=v5e:2x2", "--config.tokenizer.path=hf"), "give it as --config.model.vocab_size=N"),
         (("--topology=v5e:2x2", "--stage=rl", "--config.rl.method=dpo"), "rl.method=dpo learns from stored samples"),

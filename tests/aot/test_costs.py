@@ -238,6 +238,8 @@ def test_a_compile_program_of_eight_devices() -> None:
         ("f32[8,16]{1,0} fusion(%p), kind=kLoop, calls=%renamed", 2 * 512),
         ("f32[8,16]{1,0} fusion(%p), kind=kOutput, calls=%of_renamed", 2 * 512),  # TPUs read weights in this way
         ("f32[8,16]{1,0} fusion(%p, %z), kind=kLoop, calls=%sliced_renamed", 64 + 4 + 512),
+        ("f32[8,16]{1,0} fusion(%p, %z), kind=kLoop, calls=%sliced_padded", 64 + 4 + 512),
+        ("f32[8,16]{1,0} fusion(%p), kind=kLoop, calls=%padded", 512 + 512),
     ],
 )  # fmt: skip
 def test_bytes_that_an_instruction_moves(line: str, moved: float) -> None:
@@ -255,10 +257,56 @@ def test_bytes_that_an_instruction_moves(line: str, moved: float) -> None:
         "ROOT %d = f32[8,16]{1,0} negate(%n)",
         "sliced_renamed": f"{inner}{at}%n = f32[8,16] fusion(%a), kind=kLoop, calls=%renamed\n"
         f"{row.replace('%a', '%n')}ROOT %b = f32[8,16]{{1,0}} broadcast(%s), dimensions={{0,1}}",
+        # As TPU compilers write products that are split into steps: of two rows of twice as many, one is padding.
+        "sliced_padded": f"{inner}{at}%z = f32[] constant(0)\n"
+        "%v = f32[16,16]{1,0:S(1)} pad(%a, %z), padding=0_8x0_0\n%n = bf16[16,16]{1,0} convert(%v)\n"
+        "%s = bf16[2,16]{1,0} dynamic-slice(%n, %i, %i), dynamic_slice_sizes={2,16}\n"
+        "ROOT %b = f32[8,16]{1,0} broadcast(%s), dimensions={0,1}",
+        "padded": f"{inner}%z = f32[] constant(0)\n%v = f32[8,16]{{1,0}} pad(%a, %z), padding=0_0x0_0\n"
+        "ROOT %b = f32[8,16]{1,0} bitcast(%v)",
     }
     entry = f"{P}%z = s32[] parameter(1)\n%row = f32[1,16] parameter(2)\n%ids = s32[2] parameter(3)\nROOT %c = {line}"
     found = costs(module(entry, *(computation(name, lines) for name, lines in parts.items())))
     assert found.traffic == moved
+
+
+def test_an_operand_that_a_fusion_returns_is_copied_unless_it_stays_in_its_buffer() -> None:
+    row = "%r = f32[1,16] parameter(1)\n%n = f32[1,16] negate(%r)\n"
+    inner = computation("kept", f"{P}{row}ROOT %t = (f32[1,16], f32[8,16]) tuple(%n, %p)")
+    entry = f"{P}%row = f32[1,16] parameter(1)\nROOT %f = (f32[1,16], f32[8,16]) fusion(%p, %row), calls=%kept"
+    assert costs(module(entry, inner)).traffic == 2 * 64 + 2 * 512
+    aliased = entry + ", output_to_operand_aliasing={{1}: (0, {})}"
+    assert costs(module(aliased, inner)).traffic == 2 * 64
+
+
+def test_a_gather_in_steps_moves_its_arrays_once() -> None:
+    """As TPU compilers overlap a gather with products: each step has the operand and the result, in their buffers."""
+    parts, whole = "f32[8,16]{1,0:T(8,128)}", "f32[32,16]{1,0:T(8,128)}"
+    gather = (
+        f"%g = {whole} all-gather(%p), replica_groups=[1,4]<=[4], dimensions={{0}}, "
+        'frontend_attributes={chain_id="0"}\n'
+    )
+    both = f"%p = {parts} parameter(0)\n%q = {whole} parameter(1)\n"
+    context = f"({parts}, {whole}, u32[]{{:S(2)}})"
+    start = f'{P}{gather}ROOT %c = {context} custom-call(%g), custom_call_target="AsyncCollectiveStart"'
+    done = f'{both}{gather}ROOT %c = {whole} custom-call(%p, %q, %g), custom_call_target="AsyncCollectiveDone"'
+    step = (
+        f"{both}%r = f32[1,16] parameter(2)\n{gather}%n = f32[1,16]{{1,0:S(1)}} negate(%r)\n"
+        f"ROOT %t = (f32[1,16]{{1,0:S(1)}}, {parts}, {whole}, {whole}) tuple(%n, %p, %q, %g)"
+    )
+    entry = (
+        f"{P}%row = f32[1,16] parameter(1)\n"
+        f"%s = {context} fusion(%p), kind=kCustom, output_to_operand_aliasing={{{{0}}: (0, {{}})}}, calls=%start\n"
+        f"%s0 = {parts} get-tuple-element(%s), index=0\n%s1 = {whole} get-tuple-element(%s), index=1\n"
+        f"%m = (f32[1,16]{{1,0:S(1)}}, {parts}, {whole}, {whole}) fusion(%s0, %s1, %row), kind=kOutput, "
+        "output_to_operand_aliasing={{1}: (0, {}), {2}: (1, {}), {3}: (1, {})}, calls=%step\n"
+        f"%m0 = {parts} get-tuple-element(%m), index=1\n%m1 = {whole} get-tuple-element(%m), index=3\n"
+        f"ROOT %d = {whole} fusion(%m0, %m1), kind=kCustom, output_to_operand_aliasing={{{{}}: (1, {{}})}}, calls=%done"
+    )
+    called = {"start": start, "step": step, "done": done}
+    found = costs(module(entry, *(computation(name, lines) for name, lines in called.items())))
+    assert found.traffic == 512 + 2048 + 64  # the part, all parts, and the row that the product reads
+    assert by_kind(found) == {"all-gather": {"count": 1, "bytes": 1536.0}}
 
 
 def test_arrays_that_fit_the_cache_are_free_and_slices_of_larger_ones_are_not() -> None:

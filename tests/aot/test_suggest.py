@@ -1,6 +1,7 @@
 """The search for settings with the best bound, with a compiler that says at once how much memory each would need."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from dsmath_jax.aot import estimate
 from dsmath_jax.aot import suggest as search
 from dsmath_jax.aot.bound import Bound
-from dsmath_jax.aot.page import page
+from dsmath_jax.aot.page import page, size
 from dsmath_jax.aot.step import Target
 from dsmath_jax.aot.suggest import Candidate, micro_batches, suggest, suggestion_text
 from dsmath_jax.aot.text import result_text
@@ -21,6 +22,7 @@ from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.algorithms import DPO, GRPO
 from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.sampling.scheduler import cache_lengths
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.settings import PretrainSettings
 from dsmath_jax.workdir import UserError
@@ -133,6 +135,21 @@ def test_rl_takes_fewer_decode_slots_where_sampling_does_not_fit(monkeypatch: py
     assert "--config.rl.decode_slots=16" in suggestion_text(trials, 0, "rl")
 
 
+def test_decode_slots_whose_cache_alone_is_too_large_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
+        compiled.append(recipe.rl.num_decode_slots)
+        bounds = {"sample": Bound(0, 1.0, 0, 0)._asdict()}
+        return {"phases": {}, "hbm_bytes": 1, "fits": True, "chip_bytes": 2, "bounds": bounds}
+
+    slots_that_fit = lambda target, settings: settings.num_decode_slots * 10**8  # noqa: E731
+    monkeypatch.setattr(search, "min_sampling_bytes", slots_that_fit)
+    monkeypatch.setattr(search, "compile_rl", compile_rl)
+    trials, _ = suggest(RECIPE, "rl", "here:1")
+    assert compiled[0] == trials[0].candidate.decode_slots == 4  # 64, 32, 16 and 8 need more than 750 MB
+
+
 def test_a_search_ends_where_nothing_gets_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """With as little work in every bound before compiling as if the products took no time."""
     compiled: list[MeshSettings] = []
@@ -199,11 +216,23 @@ def test_what_a_device_needs_in_any_case() -> None:
     assert needed(RECIPE.rl) - needed(without) == pytest.approx(4 * parameters / jax.device_count(), rel=0.02)
 
 
+def test_what_a_device_needs_to_sample_in_any_case() -> None:
+    def needed(**changes: Any) -> int:
+        settings = dataclasses.replace(RECIPE.rl, **changes)
+        return estimate.min_sampling_bytes(fake_target(RECIPE, ""), settings)
+
+    tokens = 4 * 2 * 8 * 32 * 2 / jax.device_count()  # bytes of a slot's keys and values for a token, in bfloat16
+    lengths = sum(cache_lengths(128)[-2:])  # the cache while it grows
+    assert needed(decode_slots=64) - needed(decode_slots=32) == pytest.approx(32 * lengths * tokens, rel=0.25)
+    parameters = 4 * (4 * 256 * 256 + 3 * 256 * 512) + 2 * 1024 * 256
+    assert needed(decode_slots=8) > (3 + 1) * 4 * parameters / jax.device_count() + 2 * parameters
+
+
 def test_the_page_and_the_text_of_a_step() -> None:
     found = result(RECIPE, 5 * 10**8, 2.0)
     html = page(found)
     assert html.startswith("<!doctype html>")
-    assert "0.466 GiB of 0.698 GiB" in html
+    assert "477 MiB of 715 MiB" in html
     assert "fsdp" in html
     assert "http" not in html.replace(CHIP.source, "")  # self-contained
     text = result_text(found)
@@ -216,6 +245,35 @@ def test_the_page_and_the_text_of_a_step() -> None:
     for shown in (result_text(found), html):
         assert "buffers of NCCL" in shown
     assert "NCCL" not in result_text(found | {"device_kind": "TPU v5"})
+    assert "Programs" not in html
     refused = found | {"memory": None, "bound": None, "fits": False, "collectives": None}
     assert "does not fit" in page(refused)
     assert "XLA refuses to compile it" in result_text(refused)
+
+
+def test_the_page_of_rl_has_phases_and_programs() -> None:
+    step = result(RECIPE, 5 * 10**8, 2.0)
+    programs = {
+        "decode": step | {"flops": 1e12, "traffic": 1e9},
+        "update": step | {"memory": None, "bound": None, "collectives": None},
+    }
+    phases = {"sample": {"policy": 3 * 2**30, "cache": 2**20}, "update": {"policy": 3 * 2**30, "activations": 2**29}}
+    bounds = dict.fromkeys(phases, step["bound"])
+    html = page(
+        step | {"stage": "rl", "rows": 64, "new_tokens": 128, "rollouts": 10} | {"programs": programs}
+        | {"phases": phases, "bounds": bounds}
+    )  # fmt: skip
+    assert html.count("3.00 GiB") >= 2
+    assert "refused: not enough memory" in html
+    assert "a run of decode is a chunk of decode steps" in html
+    assert "All 10 such rollouts: at least 40.0 s." in html
+    colors = re.findall(r'class="key" style="background:(#\w+)"></span>([^<]+)', html)
+    assert [part for _, part in colors] == ["policy", "cache", "activations"]
+    assert len(dict(colors)) == 3  # a part has the same color in all phases, and no other part has it
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "0.98 KiB"), (12.9 * 2**30, "12.9 GiB")]
+)
+def test_sizes_have_three_digits(number: float, text: str) -> None:
+    assert size(number) == text
