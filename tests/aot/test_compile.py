@@ -297,17 +297,18 @@ def test_attention_of_cudnn_compiles_without_a_gpu(tmp_path: Path) -> None:
 
 def test_what_rl_holds_in_each_phase() -> None:
     residents = {"policy": 10, "optimizer": 20, "reference": 10, "reward model": 11}
-    needed = {"prefill": 12, "decode": 30, "grow": 40, "logprobs": 14, "reward model": 19, "update": 70}
+    needed = {"prefill": 12, "decode": 30, "grow": 8, "logprobs": 14, "reward model": 19, "update": 70}
     programs = {name: {"hbm_bytes": size} for name, size in needed.items()}
-    found = rl.phases(programs, residents, weights=5, on_host=False)
+    memory = rl.SamplerMemory(weights=5, beside_grow=20)
+    found = rl.phases(programs, residents, memory, on_host=False)
     assert {name: sum(parts.values()) for name, parts in found.items()} == {
-        "sample": 51 + 5 + 40,  # growing the cache needs the most, and has no weights among its arguments
+        "sample": 51 + 5 + 20 + 8,  # growing the last ring needs the most, and has no weights among its arguments
         "score": 51 + max(14 - 10, 19 - 11),
         "update": 51 + 70 - 30,
     }
-    on_host = rl.phases(programs, residents, weights=5, on_host=True)
+    on_host = rl.phases(programs, residents, memory, on_host=True)
     assert {name: sum(parts.values()) for name, parts in on_host.items()} == {
-        "sample": 41 + 5 + 40, "score": 41 + 10 + 8, "update": 41 + 40
+        "sample": 41 + 5 + 28, "score": 41 + 10 + 8, "update": 41 + 40
     }  # fmt: skip
 
 
