@@ -46,12 +46,12 @@ from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.models.sizes import sizes
 from dsmath_jax.rl.advantages import group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import GRPO
-from dsmath_jax.rl.batches import batch_of
+from dsmath_jax.rl.batches import RowShapes, Sequences, TokenFields, pack_batch, sequences_of, token_fields
+from dsmath_jax.rl.scoring import PackedForward, jitted_logprobs
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
-from dsmath_jax.sharding import Layout, make_mesh, to_host
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.model_files import build_model
-from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.settings import TrainingSettings
 from dsmath_jax.training.step import init_state, make_train_step
@@ -96,8 +96,8 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
     grpo = GRPO(clip_eps=task.clip_eps, kl_coef=task.kl_coef, temperature=task.temperature)
     step = make_train_step(grpo.objective, model, optimizer, layout, state)
     sampler = Sampler(model, layout, (), task.new_tokens, task.rows)
-    length = task.prompt_tokens + task.new_tokens - 1
-    score_reference = jax.jit(lambda params, batch: batch_logprobs(model, params, batch, task.temperature)[0])
+    shapes = RowShapes(task.prompt_tokens + task.new_tokens, task.rows, 1, layout)
+    score_reference = PackedForward(jitted_logprobs(model, task.temperature), shapes)
     timer = PhaseTimer()
 
     def sample(iteration: int) -> list[Completion]:
@@ -106,43 +106,38 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
         completions = [completion for group in groups for completion in group]
         return [cut(each, planned) for each, planned in zip(completions, lengths_of(task, iteration), strict=True)]
 
-    def score(iteration: int, completions: list[Completion]) -> dict[str, np.ndarray]:
+    def score(iteration: int, completions: list[Completion]) -> tuple[Sequences, TokenFields]:
         lengths = [len(each.tokens) for each in completions]
         scores = outcome_scores([reward_of(text_of(each.tokens[:-1])) for each in completions], lengths)
-        batch = batch_of(prompts_of(task, iteration), completions, length)
-        batch["advantages"] = np.zeros_like(batch["loss_weights"])
-        batch["advantages"][batch["loss_weights"] > 0] = np.concatenate(
-            group_relative(scores, task.group_size, lengths)
-        )
-        batch["ref_logprobs"] = to_host(score_reference(reference, layout.replicate(batch)))
-        return batch
+        sequences, fields = sequences_of(prompts_of(task, iteration), completions), token_fields(completions)
+        fields["advantages"] = np.concatenate(group_relative(scores, task.group_size, lengths))
+        fields["ref_logprobs"] = score_reference(reference, sequences)
+        return sequences, fields
 
     def run(iteration: int) -> dict:
         nonlocal state
         timer.start()
         completions = sample(iteration)
         timer.end("sample")
-        batch = score(iteration, completions)
+        sequences, fields = score(iteration, completions)
         timer.end("score")
-        state, scalars = step(state, layout.put_batch(batch))
+        state, scalars = step(state, layout.put_batch(pack_batch(sequences, fields, shapes)))
         float(scalars["loss"])
         timer.end("update")
         return timer.seconds | {"tokens": sum(len(each.tokens) for each in completions)}
 
     def loss_and_norm() -> list[float]:
         completions = sample(0)
-        batch = score(0, completions)
-        mask, noise = (
-            batch["loss_weights"] > 0,
-            np.random.default_rng(0).normal(0, LOGPROB_NOISE, (2, *batch["tokens"].shape)),
-        )
-        old, ref = (((batch["ref_logprobs"] + each) * mask).astype(np.float32) for each in noise)
-        batch |= {"old_logprobs": old, "ref_logprobs": ref}
-        fields: dict[str, Any] = trl_fields(task, completions, batch)
-        np.savez(folder / "rollout.npz", **fields)
+        sequences, fields = score(0, completions)
+        noise = np.random.default_rng(0).normal(0, LOGPROB_NOISE, (2, len(fields["ref_logprobs"])))
+        old, ref = (fields["ref_logprobs"] + each for each in noise)
+        fields |= {"old_logprobs": old, "ref_logprobs": ref}
+        theirs: dict[str, Any] = trl_fields(task, completions, fields)
+        np.savez(folder / "rollout.npz", **theirs)
+        batch = layout.replicate(pack_batch(sequences, fields, shapes))
 
         def loss(params: Any) -> Any:
-            (total, weight), _ = grpo.objective(model, params, layout.replicate(batch))
+            (total, weight), _ = grpo.objective(model, params, batch)
             return total / weight
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
@@ -166,8 +161,8 @@ def cut(completion: Completion, length: int) -> Completion:
     )
 
 
-def trl_fields(task: Task, completions: list[Completion], batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the batch in TRL's fields: prompts and completions separate, each `[B,T]`."""
+def trl_fields(task: Task, completions: list[Completion], fields: TokenFields) -> dict[str, np.ndarray]:
+    """Returns the rollout in TRL's fields: prompts and completions separate, each `[B,T]`."""
     lengths = np.array([len(each.tokens) for each in completions])
     mask = np.arange(task.new_tokens) < lengths[:, None]
     ids = np.full(mask.shape, PAD)
@@ -175,15 +170,15 @@ def trl_fields(task: Task, completions: list[Completion], batch: dict[str, np.nd
 
     def of_completions(x: np.ndarray) -> np.ndarray:
         values = np.zeros(mask.shape, np.float32)
-        values[mask] = x[batch["loss_weights"] > 0]
+        values[mask] = x
         return values
 
     prompts = np.repeat(prompts_of(task, 0), task.group_size, axis=0)
     return {
         "prompt_ids": prompts, "prompt_mask": np.ones_like(prompts), "completion_ids": ids,
-        "completion_mask": mask.astype(np.int64), "advantages": of_completions(batch["advantages"])[:, 0],
-        "old_per_token_logps": of_completions(batch["old_logprobs"]),
-        "ref_per_token_logps": of_completions(batch["ref_logprobs"]),
+        "completion_mask": mask.astype(np.int64), "advantages": of_completions(fields["advantages"])[:, 0],
+        "old_per_token_logps": of_completions(fields["old_logprobs"]),
+        "ref_per_token_logps": of_completions(fields["ref_logprobs"]),
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from dsmath_jax.aot.rl import (
     policy_state,
     reward_params,
     ring_lengths,
-    row_length,
+    row_shapes,
     sampler_shape,
 )
 from dsmath_jax.aot.step import Target, shard_bytes
@@ -85,7 +85,9 @@ def num_rows(settings: StageSettings) -> int:
 def _batch_shape(target: Target, settings: StageSettings) -> tuple[int, int]:
     """Returns the rows of a step's batch, and the tokens of a row."""
     rows = num_rows(settings)
-    return rows, row_length(settings, target.layout) if isinstance(settings, RLSettings) else settings.sequence_length
+    return rows, row_shapes(settings, target.layout).row_length if isinstance(
+        settings, RLSettings
+    ) else settings.sequence_length
 
 
 def _saved_per_token(config: ModelConfig, tensor: int) -> float:

@@ -20,12 +20,11 @@ from dsmath_jax.aot.step import Target, make_target, shard_bytes, stage_settings
 from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.models.lora import Frozen, frozen_dtypes, initial_adapters
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.batches import batch_of, bucketed_length, length_multiple, padded_length
+from dsmath_jax.rl.batches import Packing, RowShapes, Sequences
 from dsmath_jax.rl.reward_model.model import jitted_scores, with_reward_head
 from dsmath_jax.rl.scoring import INPUTS, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.abstract import abstract_inputs
-from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.engine import Engine
 from dsmath_jax.sampling.sampler import CHUNK
 from dsmath_jax.sampling.scheduler import cache_lengths, prompt_bucket, slot_shape
@@ -59,7 +58,7 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
     Returns:
       `Target.describe`, and per device:
       `programs`: by name, see `step.compile_program`: "prefill", "decode" and "grow" (the sampler),
-        "logprobs" (of one micro-batch), "reward model" (scores of a rollout) and "update".
+        "logprobs" and "reward model" (of a micro-batch) and "update".
       `residents`: bytes of what stays on the devices: "policy", "optimizer", "reference", "reward model"; with LoRA
         "base" and "adapters" in place of policy and reference.
       `phases`: bytes in the phases "sample", "score" and "update", by part.
@@ -96,7 +95,7 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
         "method": settings.method,
         "rows": settings.samples_per_step,
         "new_tokens": settings.max_new_tokens,
-        "tokens": row_length(settings, target.layout),
+        "tokens": row_shapes(settings, target.layout).row_length,
         "grad_accum_steps": settings.grad_accum_steps,
         "programs": programs,
         "residents": residents,
@@ -203,11 +202,13 @@ def compile_all(lowered: Programs, target: Target) -> dict[str, dict[str, Any]]:
 def phase_bounds(programs: dict[str, dict], settings: RLSettings) -> dict[str, Bound]:
     """Returns the bounds of "sample", "score" and "update" for one rollout; none if a program was refused.
 
-    Every completion is taken to have `max_new_tokens` tokens.
+    Every prompt and every completion is taken to have the largest number of tokens, so that packing saves nothing;
+    shorter ones take fewer rows.
     """
     if refused(programs):
         return {}
-    runs = {"logprobs": num_forwards(settings) * settings.grad_accum_steps, "reward model": 1}
+    parts = settings.grad_accum_steps * settings.minibatches  # micro-batches of a rollout
+    runs = {"logprobs": num_forwards(settings) * parts, "reward model": parts}
     score = [Bound(**programs[name]["bound"]).times(n) for name, n in runs.items() if name in programs]
     return {
         "sample": sampling_bound(programs, settings),
@@ -249,10 +250,10 @@ def sampling_parts(programs: dict[str, dict], memory: SamplerMemory) -> dict[str
     return {"weights to decode with": memory.weights, "cache, and sampling above it": max(sizes)}
 
 
-def row_length(settings: RLSettings, layout: Layout) -> int:
-    """Returns the length T of a batch that has a row of the largest allowed length."""
-    longest = settings.max_prompt_tokens + settings.max_new_tokens - 1
-    return bucketed_length(longest, longest, length_multiple(longest, layout))
+def row_shapes(settings: RLSettings, layout: Layout) -> RowShapes:
+    """Returns the shapes of the run's batches, if a prompt has the largest allowed length."""
+    longest = settings.max_prompt_tokens + settings.max_new_tokens
+    return RowShapes(longest, settings.rows_per_step, settings.grad_accum_steps, layout)
 
 
 def model_params(target: Target) -> Any:
@@ -291,9 +292,13 @@ def policy_state(settings: RLSettings, target: Target) -> TrainState:
 
 
 def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the abstract batch of an update, with the fields that a rollout makes."""
-    example = batch_of([[0]], [Completion(0, 0, [0], [0.0], [0.0], "eos")], row_length(settings, layout))
-    extra = {
+    """Returns the abstract batch of an update, with the fields that a rollout makes.
+
+    It is the largest one, of completions that fill a row each; shorter ones are packed into fewer rows.
+    """
+    used = {
+        "loss_weights": True,
+        "sampler_logprobs": True,
         "advantages": True,
         "old_logprobs": settings.computes_old_logprobs or settings.old_logprobs == "sampler",
         "ref_logprobs": settings.algorithm.needs_reference,
@@ -301,8 +306,10 @@ def abstract_batch(settings: RLSettings, layout: Layout) -> dict[str, jax.ShapeD
         "returns": settings.algorithm.has_values,
         "entropy_coef": settings.algorithm.entropy_has_gradient,
     }
-    example |= {name: example["sampler_logprobs"] for name, used in extra.items() if used}
-    return layout.abstract_batch(example, settings.rows_per_step)
+    fields = {name: np.zeros(1, np.float32) for name, is_used in used.items() if is_used}
+    one, first = np.zeros(1, np.int32), np.ones(1, np.int32)
+    packing = Packing(one, first, (1, row_shapes(settings, layout).row_length))
+    return layout.abstract_batch(packing.batch(Sequences.of([([0], [0])]), fields), settings.rows_per_step)
 
 
 def _lower_update(settings: RLSettings, target: Target, state: TrainState) -> Any:
@@ -318,23 +325,20 @@ def _lower_update(settings: RLSettings, target: Target, state: TrainState) -> An
 
 
 def scoring_programs(settings: RLSettings, target: Target) -> Programs:
-    """Returns the programs that score: log-probabilities of a micro-batch, and the reward model for a rollout."""
-    model, layout, rows = target.model, target.layout, settings.samples_per_step
+    """Returns the programs that score a micro-batch: log-probabilities, and the reward model's scores."""
+    model, layout = target.model, target.layout
+    inputs = {name: x for name, x in abstract_batch(settings, layout).items() if name in INPUTS}
+    rows = row_shapes(settings, layout).micro_rows
+    micro = {
+        name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=x.sharding) for name, x in inputs.items()
+    }
     programs: Programs = {}
     if num_forwards(settings):
         logprobs = jitted_logprobs(model, settings.temperature)
-        fields = {name: x for name, x in abstract_batch(settings, layout).items() if name in INPUTS}
-        micro = {
-            name: jax.ShapeDtypeStruct((rows // settings.grad_accum_steps, *x.shape[1:]), x.dtype, sharding=x.sharding)
-            for name, x in fields.items()
-        }
         programs["logprobs"] = lambda: logprobs.lower(policy_params(settings, target), micro)
     if settings.reward_stage:
         scores: Any = jitted_scores(model, layout)
-        length = padded_length(settings.max_prompt_tokens + settings.max_new_tokens, layout)
-        example = {name: np.zeros((1, length), np.int32) for name in INPUTS if name != "targets"}
-        batch = layout.abstract_batch(example, rows)
-        programs["reward model"] = lambda: scores.lower(reward_params(target), batch)
+        programs["reward model"] = lambda: scores.lower(reward_params(target), micro)
     return programs
 
 

@@ -69,6 +69,34 @@ def pack_whole(examples: Iterable[Example], length: int) -> Iterator[PackedRow]:
         yield packed
 
 
+def first_fit_decreasing(sizes: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
+    """Packs items into rows: the largest first, each into the first row with enough room.
+
+    It needs at most 11/9 of the fewest possible rows, and one more (Johnson 1973).
+
+    Args:
+      sizes: of the items.
+      capacity: of a row.
+
+    Returns:
+      the indices of the items of each row.
+
+    Raises:
+      ValueError: an item is larger than a row.
+    """
+    if len(sizes) and max(sizes) > capacity:
+        raise ValueError(f"an item of {max(sizes)} does not fit a row of {capacity}")
+    room = np.full(len(sizes), capacity)
+    rows: list[list[int]] = []
+    for item in np.argsort(-np.asarray(sizes), kind="stable").tolist():
+        first = int(np.argmax(room >= sizes[item]))
+        if first == len(rows):
+            rows.append([])
+        rows[first].append(item)
+        room[first] -= sizes[item]
+    return rows
+
+
 def _empty(length: int) -> PackedRow:
     return PackedRow(np.zeros((3, length + 1), np.int32), [])
 

@@ -3,9 +3,9 @@
 An algorithm is a frozen dataclass of its settings with two functions: `advantages(rollout)`, on the host in float64,
 and `objective(model, params, batch)`, for `make_train_step`: `(loss_sum, weight_sum), metric_sums` over rows, so that
 micro-batches and meshes never change the loss. `rl.methods` names them in the rows of its table. Batches are those of
-`rl.batches.batch_of`, all fields `[B,T]`: `loss_weights` is 1 on targets that have loss, the sampled tokens of
-completions with EOS. A row without any has no weight, and its other fields, even NaN, affect neither the loss nor a
-gradient.
+`rl.batches.pack_batch`, all fields `[B,T]`: a row has several completions, each with its prompt a segment of
+`segment_ids`, and `loss_weights` is 1 on targets that have loss, the sampled tokens of completions with EOS. A
+completion without any has no weight, and its other fields, even NaN, affect neither the loss nor a gradient.
 
 Metrics, where they apply: `entropy`, `kl` to the reference model, `clip_low` and `clip_high` (shares of tokens whose
 ratio is clipped), `sampler_logprob_diff` (absolute difference to the sampler's log-probability).
@@ -38,6 +38,7 @@ from dsmath_jax.rl.advantages import (
     whitened_group_centered,
     whitened_returns,
 )
+from dsmath_jax.rl.batches import TokenFields
 from dsmath_jax.rl.filters import ROLLOUT_FILTERS
 from dsmath_jax.rl.losses import (
     BT,
@@ -46,17 +47,19 @@ from dsmath_jax.rl.losses import (
     SAMPLER_CORRECTIONS,
     SURROGATES,
     Tokens,
+    at_tokens,
     clip,
     completion_mean,
+    lengths_of,
     log_ratio,
     masked_sum,
     metric_sums,
+    segment_sums,
     value_loss,
 )
 from dsmath_jax.rl.reward_model.model import token_scores, with_reward_head
 from dsmath_jax.settings import MAX_TEMPERATURE, Settings, setting
 from dsmath_jax.training.objectives import Batch, Sums, batch_logprobs
-from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.workdir import UserError
 
 
@@ -123,9 +126,9 @@ class Algorithm(Settings):
         """
         return rewards_to_go(rollout.scores, rollout.lengths)
 
-    def batch_fields(self, batch: HostBatch) -> HostBatch:
-        """Returns further fields `[B,T]` that the objective reads of a rollout's batch."""
-        del batch
+    def batch_fields(self, fields: TokenFields) -> TokenFields:
+        """Returns further fields that the objective reads, from those of a whole rollout."""
+        del fields
         return {}
 
     def objective(self, model: Decoder, params: Params, batch: Batch) -> Sums:
@@ -152,22 +155,23 @@ class Likelihood(Algorithm):
     )
 
     def policy_objective(self, logprobs: BT, entropy: BT, batch: Batch) -> Sums:
-        mask = batch["loss_weights"] > 0
+        mask, segment_ids = batch["loss_weights"] > 0, batch["segment_ids"]
         advantages = jnp.where(mask, batch["advantages"], 0.0)
-        counted = mask & jnp.any(advantages != 0, axis=1, keepdims=True) if self.normalize_by_correct else mask
-        token_weights, weight = completion_mean(counted, 0)
+        counted = mask
+        if self.normalize_by_correct:
+            counted = mask & (at_tokens(lengths_of(advantages != 0, segment_ids), segment_ids) > 0)
+        token_weights, weight = completion_mean(counted, segment_ids, 0)
         loss = -jnp.sum(jnp.where(mask, logprobs, 0.0) * advantages * token_weights)
         metrics = {"entropy": entropy} | _sampler_logprob_diff(logprobs, batch)
-        return (loss, weight.astype(loss.dtype)), metric_sums(metrics, counted, "completion")
+        return (loss, weight.astype(loss.dtype)), metric_sums(metrics, counted, segment_ids, "completion")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DPO(Algorithm):
     """DPO: log sigma(beta Delta+ - beta Delta-), Delta the log-ratio of policy and reference (Eq. 12).
 
-    A row is a pair of completions of one prompt: the fields `tokens`, `targets`, `segment_ids`, `positions`,
-    `loss_weights` and `ref_logprobs`, once as `chosen_*` and once as `rejected_*`. A pair with an empty side has no
-    weight.
+    The segments 1 and 2 of a row, 3 and 4, and so on, are pairs of completions of one prompt: the chosen one and the
+    rejected one. The batch also has `ref_logprobs`. A pair with a side that has no loss has no weight.
     """
 
     beta: float = setting(0.1, "strength of the KL to the reference model", gt=0)
@@ -180,27 +184,30 @@ class DPO(Algorithm):
         return True
 
     def objective(self, model: Decoder, params: Params, batch: Batch) -> Sums:
-        chosen, rejected = (self._side(model, params, batch, f"{side}_") for side in ("chosen", "rejected"))
-        pairs = chosen[1] & rejected[1]
-        margin = jnp.where(pairs, self.beta * (chosen[0] - rejected[0]), 0.0)
+        logprobs, entropy = batch_logprobs(model, params, batch, self.temperature)
+        mask, segment_ids = batch["loss_weights"] > 0, batch["segment_ids"]
+        lengths = lengths_of(mask, segment_ids)
+        counts = jnp.maximum(lengths, 1)
+        deltas = segment_sums(jnp.where(mask, logprobs - batch["ref_logprobs"], 0.0), segment_ids)
+        chosen, rejected = _sides(deltas / counts if self.length_normalized else deltas)
+        pairs = jnp.minimum(*_sides(lengths)) > 0
+        margin = jnp.where(pairs, self.beta * (chosen - rejected), 0.0)
+        entropies = _sides(segment_sums(jnp.where(mask, entropy, 0.0), segment_ids) / counts)
         metrics = {
             "margin": margin,
             "accuracy": (margin > 0).astype(margin.dtype),
-            "chosen_reward": self.beta * chosen[0],
-            "rejected_reward": self.beta * rejected[0],
-            "entropy": 0.5 * (chosen[2] + rejected[2]),
+            "chosen_reward": self.beta * chosen,
+            "rejected_reward": self.beta * rejected,
+            "entropy": 0.5 * (entropies[0] + entropies[1]),
         }
         sums = {name: jax.lax.stop_gradient(masked_sum(value, pairs)) for name, value in metrics.items()}
         return (-masked_sum(jax.nn.log_sigmoid(margin), pairs), jnp.sum(pairs).astype(margin.dtype)), sums
 
-    def _side(self, model: Decoder, params: Params, batch: Batch, prefix: str) -> tuple[Array, Array, Array]:
-        """Returns for each row its log-ratio, whether it has any token, and the mean entropy."""
-        fields = {n.removeprefix(prefix): x for n, x in batch.items() if n.startswith(prefix)}
-        logprobs, entropy = batch_logprobs(model, params, fields, self.temperature)
-        mask = fields["loss_weights"] > 0
-        lengths = jnp.maximum(jnp.sum(mask, axis=1), 1)
-        delta = masked_sum(logprobs - fields["ref_logprobs"], mask, axis=1) / (lengths if self.length_normalized else 1)
-        return delta, jnp.any(mask, axis=1), masked_sum(entropy, mask, axis=1) / lengths
+
+def _sides(per_segment: Array) -> tuple[Array, Array]:
+    """Returns the values `[B,S]` of the segments 1, 3, ... and of the segments 2, 4, ..."""
+    pairs = (per_segment.shape[1] - 1) // 2
+    return per_segment[:, 1 : 2 * pairs : 2], per_segment[:, 2 : 2 * pairs + 1 : 2]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,7 +235,8 @@ class ClippedAlgorithm(Algorithm):
         mask = batch["loss_weights"] > 0
         old = batch.get("old_logprobs", jax.lax.stop_gradient(logprobs))
         advantages = jnp.where(mask, batch["advantages"], 0.0)
-        return Tokens(jnp.where(mask, logprobs, 0.0), log_ratio(logprobs, old, mask), advantages, mask)
+        log_ratios = log_ratio(logprobs, old, mask)
+        return Tokens(jnp.where(mask, logprobs, 0.0), log_ratios, advantages, mask, batch["segment_ids"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -265,18 +273,20 @@ class PPO(ClippedAlgorithm):
         metrics |= {"entropy": entropy} | _sampler_logprob_diff(logprobs, batch)
         if "ref_logprobs" in batch:
             metrics["kl"] = KL_ESTIMATORS["k3"](-log_ratio(logprobs, batch["ref_logprobs"], tokens.mask))
-        token_weights, weight = completion_mean(tokens.mask, 0)
+        token_weights, weight = completion_mean(tokens.mask, tokens.segment_ids, 0)
         loss = -jnp.sum(gain * token_weights)
-        return (loss, weight.astype(loss.dtype)), metric_sums(metrics, tokens.mask, "completion")
+        return (loss, weight.astype(loss.dtype)), metric_sums(metrics, tokens.mask, tokens.segment_ids, "completion")
 
     def objective(self, model: Decoder, params: Params, batch: Batch) -> Sums:
         (loss, weight), metrics = super().objective(model, params, batch)
         mask, values = batch["loss_weights"] > 0, token_scores(model, params["value"], batch)
         returns, old = (jnp.where(mask, batch[name], 0.0) for name in ("returns", "old_values"))
         error = value_loss(jnp.where(mask, values, 0.0), old, returns, self.value_clip or math.inf)
-        token_weights, _ = completion_mean(mask, 0)
+        segment_ids = batch["segment_ids"]
+        token_weights, _ = completion_mean(mask, segment_ids, 0)
         loss += self.value_coef * jnp.sum(error * token_weights)
-        return (loss, weight), metrics | metric_sums({"value_loss": error, "value": values}, mask, "completion")
+        own = metric_sums({"value_loss": error, "value": values}, mask, segment_ids, "completion")
+        return (loss, weight), metrics | own
 
 
 # By `rl.advantage`: (rollout, algorithm) -> the advantage of every token.
@@ -389,12 +399,12 @@ class GRPO(ClippedAlgorithm):
             )
         return advantages
 
-    def batch_fields(self, batch: HostBatch) -> HostBatch:
+    def batch_fields(self, fields: TokenFields) -> TokenFields:
         """Returns the coefficient of the entropy bonus, which depends on the entropy estimated by the samples."""
         if not self.entropy_coef:
             return {}
-        mask = batch["loss_weights"] > 0
-        entropy = -np.mean(batch["sampler_logprobs"][mask]) if mask.any() else 0.0
+        mask = fields["loss_weights"] > 0
+        entropy = -np.mean(fields["sampler_logprobs"][mask]) if mask.any() else 0.0
         applies = not self.entropy_target or entropy < self.entropy_target
         return {"entropy_coef": np.full(mask.shape, self.entropy_coef * applies, np.float32)}
 
@@ -417,8 +427,8 @@ class GRPO(ClippedAlgorithm):
         if self.entropy_coef:
             gain += jnp.where(tokens.mask, batch["entropy_coef"], 0.0) * jnp.where(tokens.mask, entropy, 0.0)
         metrics = metrics | {"entropy": entropy} | _sampler_logprob_diff(logprobs, batch)
-        token_weights, weight = NORMALIZERS[self.normalize](tokens.mask, self.max_new_tokens)
-        sums = metric_sums(metrics, tokens.mask, self.normalize)
+        token_weights, weight = NORMALIZERS[self.normalize](tokens.mask, tokens.segment_ids, self.max_new_tokens)
+        sums = metric_sums(metrics, tokens.mask, tokens.segment_ids, self.normalize)
         return (-jnp.sum(gain * token_weights), weight.astype(gain.dtype)), sums
 
 

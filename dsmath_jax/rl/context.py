@@ -10,10 +10,11 @@ from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.environments.protocol import Environment
 from dsmath_jax.models.decoder import Decoder, Params
+from dsmath_jax.rl.batches import RowShapes
 from dsmath_jax.rl.diagnosis import Diagnosis, Finding, logprob_dtype
 from dsmath_jax.rl.findings import Findings
 from dsmath_jax.rl.rollouts import Prompts
-from dsmath_jax.rl.scoring import MicroBatchedForward, ReferenceModel
+from dsmath_jax.rl.scoring import PackedForward, ReferenceModel
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.sampler import Sampler
 from dsmath_jax.sharding import Layout
@@ -24,9 +25,9 @@ from dsmath_jax.training.model_files import LanguageModel, read_params
 
 
 class FrozenModel(NamedTuple):
-    """A model that only scores: its log-probabilities `(params, batch) -> [B,T]`, and how its parameters are read."""
+    """A model that only scores: its log-probabilities of completions' tokens, and how its parameters are read."""
 
-    logprobs: MicroBatchedForward
+    logprobs: PackedForward
     read_params: Callable[[], Params]
 
     def load(self, memory: str) -> ReferenceModel:
@@ -49,9 +50,10 @@ class Context(NamedTuple):
     model: Decoder
     chat: Chat
     prompts: Prompts
+    shapes: RowShapes  # of the batches of updates and scoring
     retrain_records: list[Record]  # the questions that the reward model is retrained on between rounds
     sampler: Sampler
-    policy_logprobs: MicroBatchedForward
+    policy_logprobs: PackedForward
     trainable: Trainable
     reference: FrozenModel  # that of the first round
     teacher: FrozenModel | None

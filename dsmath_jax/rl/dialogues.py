@@ -14,7 +14,7 @@ from dsmath_jax.environments.protocol import Environment
 from dsmath_jax.environments.replies import ReplyLog
 from dsmath_jax.environments.settings import EnvironmentSettings
 from dsmath_jax.rl.context import Context
-from dsmath_jax.rl.rollouts import REPLIES
+from dsmath_jax.rl.rollout_files import REPLIES
 
 
 @contextlib.contextmanager

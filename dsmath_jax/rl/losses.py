@@ -1,16 +1,20 @@
 """Per-token terms of the RL losses (paper §4.1): ratios, surrogates, KL estimators, token weights.
 
-Everything is `[B,T]`. Values outside the mask, even NaN, affect neither the loss nor a gradient.
+Everything is `[B,T]`, but for sums over segments, `[B,S]`. A row has several completions, each with its prompt a
+segment. Values outside the mask, even NaN, affect neither the loss nor a gradient.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 BT = Float[Array, "B T"]
+Mask = Bool[Array, "B T"]
+SegmentIds = Int[Array, "B T"]
 
 
 class Tokens(NamedTuple):
@@ -21,12 +25,34 @@ class Tokens(NamedTuple):
       log_ratios: log(pi / pi_old), clipped at LOG_RATIO_LIMIT.
       advantages: without a gradient.
       mask: the tokens that have loss.
+      segment_ids: which tokens of a row are of one prompt and completion.
     """
 
     logprobs: BT
     log_ratios: BT
     advantages: BT
-    mask: Bool[Array, "B T"]
+    mask: Mask
+    segment_ids: SegmentIds
+
+    def completion_mean(self, x: BT) -> BT:
+        """Returns at each token the mean of x over the tokens of its completion that have loss."""
+        sums = segment_sums(jnp.where(self.mask, x, 0.0), self.segment_ids)
+        return at_tokens(sums / jnp.maximum(lengths_of(self.mask, self.segment_ids), 1), self.segment_ids)
+
+
+def segment_sums(x: Array, segment_ids: SegmentIds) -> Float[Array, "B S"]:
+    """Sums x `[B,T]` over each segment of each row. S is T + 1: the ids are 1, 2, ... and 0 for padding."""
+    return jax.vmap(functools.partial(jax.ops.segment_sum, num_segments=x.shape[1] + 1))(x, segment_ids)
+
+
+def at_tokens(per_segment: Float[Array, "B S"], segment_ids: SegmentIds) -> BT:
+    """Gives each token the value of its segment."""
+    return jnp.take_along_axis(per_segment, segment_ids, axis=1)
+
+
+def lengths_of(mask: Mask, segment_ids: SegmentIds) -> Int[Array, "B S"]:
+    """Returns how many tokens of each segment are in the mask."""
+    return segment_sums(mask.astype(int), segment_ids)
 
 
 # (tokens, lower and upper bound of the ratio) -> what is maximized at each token, and metrics of each token.
@@ -46,7 +72,7 @@ KL_ESTIMATORS: Mapping[str, Callable[[BT], BT]] = {
 }
 
 
-def log_ratio(logprobs: BT, others: BT, mask: Bool[Array, "B T"]) -> BT:
+def log_ratio(logprobs: BT, others: BT, mask: Mask) -> BT:
     """Returns log(pi / other) inside the mask, clipped at LOG_RATIO_LIMIT, and 0 outside."""
     return jnp.clip(jnp.where(mask, jnp.subtract(logprobs, others), 0.0), -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
@@ -65,8 +91,7 @@ def sequence_clip(tokens: Tokens, low: float, high: float) -> tuple[BT, dict[str
     In its form GSPO-token: each token has the value of s and the gradient of s grad log pi(o_t), so that advantages
     may differ between the tokens of a completion.
     """
-    lengths = jnp.maximum(jnp.sum(tokens.mask, axis=1, keepdims=True), 1)
-    mean = masked_sum(tokens.log_ratios, tokens.mask, axis=1)[:, None] / lengths
+    mean = tokens.completion_mean(tokens.log_ratios)
     log_ratios = jax.lax.stop_gradient(mean - tokens.log_ratios) + tokens.log_ratios
     return clip(tokens._replace(log_ratios=log_ratios), low, high)
 
@@ -96,43 +121,45 @@ SAMPLER_CORRECTIONS: Mapping[str, Callable[[BT, float], BT]] = {
 }
 
 
-def completion_mean(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
+def completion_mean(mask: Mask, segment_ids: SegmentIds, limit: int) -> tuple[BT, Array]:
     """Returns token weights 1/|o_i| and the number of completions: the paper's (1/G) sum_i (1/|o_i|) sum_t."""
     del limit
-    lengths = jnp.sum(mask, axis=1, keepdims=True)
-    return mask / jnp.maximum(lengths, 1), jnp.sum(lengths > 0)
+    lengths = lengths_of(mask, segment_ids)
+    return mask / jnp.maximum(at_tokens(lengths, segment_ids), 1), jnp.sum(lengths > 0)
 
 
-def token_mean(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
+def token_mean(mask: Mask, segment_ids: SegmentIds, limit: int) -> tuple[BT, Array]:
     """Returns token weights 1 and the number of tokens (DAPO, arXiv 2503.14476, over the whole batch)."""
-    del limit
+    del segment_ids, limit
     return 1.0 * mask, jnp.sum(mask)
 
 
-def constant_mean(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
+def constant_mean(mask: Mask, segment_ids: SegmentIds, limit: int) -> tuple[BT, Array]:
     """Returns token weights 1/limit and the number of completions (Dr. GRPO, arXiv 2503.20783)."""
-    return mask / limit, jnp.sum(jnp.any(mask, axis=1))
+    return mask / limit, jnp.sum(lengths_of(mask, segment_ids) > 0)
 
 
-def completion_sum(mask: Bool[Array, "B T"], limit: int) -> tuple[BT, Array]:
+def completion_sum(mask: Mask, segment_ids: SegmentIds, limit: int) -> tuple[BT, Array]:
     """Returns token weights 1 and the number of completions (REINFORCE and RLOO, arXiv 2402.14740)."""
     del limit
-    return 1.0 * mask, jnp.sum(jnp.any(mask, axis=1))
+    return 1.0 * mask, jnp.sum(lengths_of(mask, segment_ids) > 0)
 
 
-# By `rl.normalize`: (mask, length limit) -> token weights and the weight of the batch.
+# By `rl.normalize`: (mask, segment ids, length limit) -> token weights and the weight of the batch.
 NORMALIZERS = {"completion": completion_mean, "token": token_mean, "constant": constant_mean, "sum": completion_sum}
 
 
-def metric_sums(per_token: Mapping[str, BT], mask: Bool[Array, "B T"], normalize: str) -> dict[str, Array]:
+def metric_sums(
+    per_token: Mapping[str, BT], mask: Mask, segment_ids: SegmentIds, normalize: str
+) -> dict[str, Array]:  # fmt: skip
     """Returns sums that, over the batch's weight, are means by token (`normalize` "token") or by completion."""
-    token_weights, _ = NORMALIZERS["token" if normalize == "token" else "completion"](mask, 0)
+    token_weights, _ = NORMALIZERS["token" if normalize == "token" else "completion"](mask, segment_ids, 0)
     return {name: jax.lax.stop_gradient(masked_sum(x * token_weights, mask)) for name, x in per_token.items()}
 
 
-def masked_sum(x: Array, mask: Array, axis: int | None = None) -> Array:
+def masked_sum(x: Array, mask: Array) -> Array:
     """Sums x inside the mask, whatever x is outside."""
-    return jnp.sum(jnp.where(mask, x, 0.0), axis=axis)
+    return jnp.sum(jnp.where(mask, x, 0.0))
 
 
 def value_loss(values: BT, old: BT, returns: BT, value_clip: float) -> BT:

@@ -8,12 +8,11 @@ import numpy as np
 
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.rl.batches import batch_of, padded_length
+from dsmath_jax.rl.batches import RowShapes, Sequences, TokenFields, pack_batch
 from dsmath_jax.rl.rollouts import step_indices
 from dsmath_jax.rl.settings import RLSettings
-from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout
-from dsmath_jax.training.prefetch import HostBatch, Prefetch
+from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.workdir import UserError, read_jsonl
 
 Row = tuple[list[int], list[int]]  # token ids of a prompt and of its completion
@@ -72,48 +71,34 @@ def pair_rows(path: Path) -> list[tuple[Row, Row]]:
     return pairs
 
 
-def _batch(rows: Sequence[Row], length: int) -> dict[str, np.ndarray]:
-    completions = [Completion(i, 0, tokens, [0.0] * len(tokens), [], "eos") for i, (_, tokens) in enumerate(rows)]
-    batch = batch_of([prompt for prompt, _ in rows], completions, length)
-    del batch["sampler_logprobs"]  # not from the sampler
-    return batch
+def row_shapes(settings: RLSettings, examples: Sequence[Sequence[Row]], layout: Layout) -> RowShapes:
+    """Returns the shapes of the batches of examples, each one completion or a pair, which shares a row."""
+    longest = max(sum(len(prompt) + len(tokens) for prompt, tokens in example) for example in examples)
+    return RowShapes(longest, settings.samples_per_step // len(examples[0]), settings.grad_accum_steps, layout)
 
 
-def _padded_length(rows: Sequence[Row], layout: Layout) -> int:
-    return padded_length(max(len(prompt) + len(tokens) for prompt, tokens in rows) - 1, layout)
-
-
-def likelihood_batches(
-    settings: RLSettings, rows: Sequence[Row], weight: float, seed: int, layout: Layout
-) -> Callable[[int], HostBatch]:
-    """Returns `batch_at(step)` for `Likelihood`: this process's part of P x G rows, each with advantage `weight`."""
-    size, length = settings.samples_per_step, _padded_length(rows, layout)
-
-    def make(step: int) -> HostBatch:
-        batch = _batch([rows[i] for i in step_indices(seed, step, size, len(rows))], length)
-        return layout.take_my_rows(batch | {"advantages": weight * batch["loss_weights"]})
-
-    return Prefetch(make, settings.steps)
-
-
-def pair_batches(
+def batches(
     settings: RLSettings,
-    pairs: Sequence[tuple[Row, Row]],
+    examples: Sequence[Sequence[Row]],
     seed: int,
-    layout: Layout,
-    ref_logprobs: Callable[[HostBatch], np.ndarray],
+    shapes: RowShapes,
+    fields_of: Callable[[Sequences], TokenFields],
 ) -> Callable[[int], HostBatch]:
-    """Returns `batch_at(step)` for `DPO`: this process's part of P x G completions in pairs."""
-    size = settings.samples_per_step // 2
-    length = _padded_length([row for pair in pairs for row in pair], layout)
+    """Returns `batch_at(step)`: P x G completions of the examples, which come in epochs.
 
-    def make(step: int) -> HostBatch:
-        batch_pairs = [pairs[i] for i in step_indices(seed, step, size, len(pairs))]
-        batch: HostBatch = {}
-        for number, side in enumerate(("chosen", "rejected")):
-            fields = _batch([pair[number] for pair in batch_pairs], length)
-            fields["ref_logprobs"] = ref_logprobs(fields) * fields["loss_weights"]
-            batch |= {f"{side}_{name}": values for name, values in fields.items()}
-        return layout.take_my_rows(batch)
+    Args:
+      settings: of the stage.
+      examples: each of as many completions.
+      seed: of their order.
+      shapes: of the batches.
+      fields_of: returns what the objective reads of the tokens of completions, other than `loss_weights`.
+    """
+    together = len(examples[0])
+    count = settings.samples_per_step // together
 
-    return make
+    def batch_at(step: int) -> HostBatch:
+        sequences = Sequences.of([row for i in step_indices(seed, step, count, len(examples)) for row in examples[i]])
+        weights = np.ones(sequences.completion_lengths.sum(), np.float32)
+        return pack_batch(sequences, {"loss_weights": weights} | fields_of(sequences), shapes, together)
+
+    return batch_at

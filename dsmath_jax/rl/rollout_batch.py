@@ -1,4 +1,4 @@
-"""The training batch of a rollout: rewards, rows, advantages, metrics (paper §4.1)."""
+"""The training data of a rollout: rewards, filters, advantages, metrics (paper §4.1)."""
 
 import dataclasses
 import functools
@@ -13,14 +13,15 @@ from dsmath_jax.data.tokenizer import Tokenizer
 from dsmath_jax.environments.dialogues import Outcome
 from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome_scores, zero_std_groups
 from dsmath_jax.rl.algorithms import Algorithm, gradient_coefficients
-from dsmath_jax.rl.batches import batch_of, bucketed_length, gather_per_completion, length_multiple, scatter_to_batch
+from dsmath_jax.rl.batches import RowShapes, TokenFields, pack_batch, sequences_of, split, token_fields
 from dsmath_jax.rl.filters import ROLLOUT_FILTERS
 from dsmath_jax.rl.rewards import RewardFunctions, RewardInput, RuleRewards, join
+from dsmath_jax.rl.rollout_files import TrainingData
 from dsmath_jax.rl.rollouts import Rollout
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.rl.steps import step_ends
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sharding import Layout, broadcast_json
+from dsmath_jax.sharding import broadcast_json
 from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.workdir import UserError
 
@@ -148,36 +149,29 @@ def choose_groups(scored: ScoredCompletions, num_prompts: int, group_size: int) 
     return ScoredCompletions(chosen, rule_rewards.rows(rows), Scores(ends, rewards), keep[rows])
 
 
-def pack_rollout(rollout: Rollout, longest: int, layout: Layout) -> HostBatch:
-    """Returns the rollout as a batch `[B,T]`, padded to one of a few lengths, so that few programs are compiled.
-
-    Args:
-      rollout: P x G = B completions.
-      longest: the maximum number of tokens of a prompt with its completion in the run.
-      layout: its mesh needs a T that is divisible by its axes.
-    """
-    limit = longest - 1
-    tokens = max(len(rollout.prompts_P[c.prompt]) + len(c.tokens) for c in rollout.completions_PG) - 1
-    length = bucketed_length(tokens, limit, length_multiple(limit, layout))
-    return batch_of(rollout.prompts_P, rollout.completions_PG, length)
+def training_data(rollout: Rollout) -> TrainingData:
+    """Returns the completions of a rollout with what the sampler knows of their tokens."""
+    completions = rollout.completions_PG
+    return TrainingData(sequences_of(rollout.prompts_P, completions), token_fields(completions))
 
 
-def gather_token_values(rollout: Rollout, scores: Scores, batch: HostBatch, group_size: int) -> ScoredRollout:
-    """Returns the input of `Algorithm.advantages`: scores, and the batch's values `[B,T]` per completion."""
+def scored_rollout(data: TrainingData, scores: Scores, group_size: int) -> ScoredRollout:
+    """Returns the input of `Algorithm.advantages`: scores, and the fields of each completion's tokens."""
+    lengths = data.sequences.completion_lengths
     per_token = {
-        name: gather_per_completion(batch[name], rollout.prompts_P, rollout.completions_PG)
-        for name in ("old_logprobs", "ref_logprobs", "teacher_logprobs", "old_values") if name in batch
+        name: split(data.fields[name], lengths)
+        for name in ("old_logprobs", "ref_logprobs", "teacher_logprobs", "old_values") if name in data.fields
     }  # fmt: skip
-    return ScoredRollout(scores, rollout.lengths, group_size, **per_token)
+    return ScoredRollout(scores, lengths.tolist(), group_size, **per_token)
 
 
-def advantage_fields(rollout: Rollout, advantages: PerToken, batch: HostBatch) -> HostBatch:
-    """Returns the batch's fields `advantages [B,T]` and, with a value model, `returns [B,T]`; 0 where there is none."""
-    advantages_BT = scatter_to_batch(advantages, rollout.prompts_P, rollout.completions_PG, batch["tokens"].shape[1])
-    fields = {"advantages": np.nan_to_num(advantages_BT)}
-    if "old_values" in batch:
-        fields["returns"] = np.nan_to_num((advantages_BT + batch["old_values"]) * batch["loss_weights"])
-    return fields
+def advantage_fields(advantages: PerToken, fields: TokenFields) -> TokenFields:
+    """Returns the fields `advantages` and, with a value model, `returns`; 0 where there is none."""
+    of_tokens = np.concatenate(advantages).astype(np.float32)
+    new = {"advantages": np.nan_to_num(of_tokens)}
+    if "old_values" in fields:
+        new["returns"] = np.nan_to_num((of_tokens + fields["old_values"]) * fields["loss_weights"])
+    return new
 
 
 def without_filtered(scores: Scores, keep_PG: np.ndarray) -> Scores:
@@ -186,7 +180,7 @@ def without_filtered(scores: Scores, keep_PG: np.ndarray) -> Scores:
     return Scores(scores.ends, [values if keep else np.full_like(values, np.nan) for values, keep in pairs])
 
 
-def rows_with_loss(keep_PG: np.ndarray, advantages: PerToken) -> np.ndarray:
+def completions_with_loss(keep_PG: np.ndarray, advantages: PerToken) -> np.ndarray:
     """Returns which completions `[PG]` have loss: those with advantages that the filters keep."""
     return keep_PG & np.array([not np.isnan(values).any() for values in advantages])
 
@@ -197,7 +191,7 @@ def _jitted_coefficients(algorithm: Algorithm) -> Callable[[Any, Any], Any]:
 
 
 def largest_token_share(algorithm: Algorithm, batch: HostBatch) -> float:
-    """Returns the largest token's share of the sum of squared gradient coefficients over a rollout (Eq. 5).
+    """Returns the largest token's share of the sum of squared gradient coefficients over a batch (Eq. 5).
 
     A token far from the reference model may own most of it (k3 grows exponentially with the distance).
     """
@@ -234,11 +228,13 @@ def rollout_metrics(sampled: ScoredCompletions, group_size: int) -> dict[str, fl
     return {name: float(value) for name, value in metrics.items()}
 
 
-def batch_metrics(algorithm: Algorithm, batch: HostBatch) -> dict[str, float]:
-    """Returns the metrics of a rollout's training batch, described in docs/rl.md."""
-    metrics = {"num_masked": float(np.sum(~batch["loss_weights"].any(axis=1)))}
-    if "teacher_logprobs" in batch and (mask := batch["loss_weights"] > 0).any():
-        metrics["teacher_kl"] = float(np.mean((batch["old_logprobs"] - batch["teacher_logprobs"])[mask]))
+def training_metrics(algorithm: Algorithm, data: TrainingData, shapes: RowShapes) -> dict[str, float]:
+    """Returns the metrics of a rollout's training data, described in docs/rl.md."""
+    sequences, fields = data
+    weights = split(fields["loss_weights"], sequences.completion_lengths)
+    metrics = {"num_masked": float(sum(not each.any() for each in weights))}
+    if "teacher_logprobs" in fields and (mask := fields["loss_weights"] > 0).any():
+        metrics["teacher_kl"] = float(np.mean((fields["old_logprobs"] - fields["teacher_logprobs"])[mask]))
     if type(algorithm).policy_objective is not Algorithm.policy_objective:
-        metrics["max_token_share"] = largest_token_share(algorithm, batch)
+        metrics["max_token_share"] = largest_token_share(algorithm, pack_batch(sequences, fields, shapes))
     return metrics

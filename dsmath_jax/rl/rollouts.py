@@ -1,15 +1,12 @@
-"""Rollouts: the prompts of a step, the completions that the policy generates, and their files."""
+"""Rollouts: the prompts of a step, and the completions that the policy generates."""
 
 import dataclasses
 import functools
-import json
 import logging
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,11 +21,8 @@ from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.thinking import thinking_budget
-from dsmath_jax.sharding import barrier
-from dsmath_jax.training.metrics import StepLog
-from dsmath_jax.workdir import UserError, atomic_write, remove
+from dsmath_jax.workdir import UserError
 
-REPLIES = "*.replies.jsonl"  # of environments, by batch of prompts, until their rollout is written
 PromptIds = Callable[[Record], list[int]]
 
 
@@ -191,125 +185,3 @@ def generate_rollout(
         [chat.completion(c.tokens) for c in completions],
         [dialogues.outcomes[c.prompt, c.sample] for c in completions] if dialogues else (),
     )  # fmt: skip
-
-
-def minibatch_rows(
-    key: Sequence[int], update: int, num_prompts: int, group_size: int, minibatches: int
-) -> Int[np.ndarray, " rows"]:
-    """Returns the rows of an update on a rollout, in order: whole groups, each once in a pass.
-
-    `key` seeds the split: the run's seed and the rollout's number.
-    """
-    pass_number, part = divmod(update, minibatches)
-    order = np.random.default_rng([*key, pass_number]).permutation(num_prompts)
-    groups = np.sort(np.split(order, minibatches)[part])
-    return (groups[:, None] * group_size + np.arange(group_size)).ravel()
-
-
-class RolloutFiles:
-    """The rollouts of a run on disk, as batches with rewards, written before they are used.
-
-    A resumed run reads them and grades nothing again, since rewards with time limits are not deterministic. Files that
-    no checkpoint needs are removed. Process 0 writes, all processes read.
-    """
-
-    def __init__(self, folder: Path, settings: RLSettings, seed: int, first_step: int):
-        """`folder` is of the stage; it gets `rollouts/` and, from `first_step` on, `samples.jsonl`."""
-        self._folder, self._settings, self._seed = folder / "rollouts", settings, seed
-        self._samples = StepLog(folder / "samples.jsonl", first_step)
-        self._number = -1
-        self._batch: dict[str, np.ndarray] = {}
-        self._log: dict[str, Any] = {}
-
-    def missing(self, step: int) -> bool:
-        """Whether the rollout of this step has yet to be generated.
-
-        All processes call it before any writes the file, since all take part in generating.
-
-        Raises:
-          UserError: its file is missing, and the policy that generated it is too.
-        """
-        number, update = divmod(step, self._settings.steps_per_rollout)
-        if number == self._number or self._path(number).is_file():
-            return False
-        if update:
-            raise UserError(
-                f"{self._path(number)} is missing, and so is the policy that generated it; remove "
-                f"{self._folder.parent} to redo the stage."
-            )
-        return True
-
-    def write(
-        self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, float], **lists: Sequence[Any]
-    ) -> None:
-        """Writes the rollout of this step; called by all processes. `lists` are its `samples` and `asked`."""
-        number = step // self._settings.steps_per_rollout
-        if jax.process_index() == 0:
-            write_rollout(self._path(number), batch, {"metrics": metrics, **lists})
-            for path in self._folder.glob(REPLIES):
-                remove(path)
-        barrier(f"rollout {number}")
-
-    def read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Returns the batch of this step and the metrics of its rollout; the same on every process.
-
-        The batch is `[PG,T]`, or a minibatch: as many groups in each, those of a pass in a random order.
-        """
-        settings = self._settings
-        number, update = divmod(step, settings.steps_per_rollout)
-        if number != self._number:
-            self._batch, self._log = read_rollout(self._path(number))
-            self._number = number
-            self._remove_old(step)
-        for row in self.samples(step):
-            self._samples.write({"step": step} | row)
-        key = self._seed, number
-        rows = minibatch_rows(key, update, settings.prompts_per_step, settings.group_size, settings.minibatches)
-        return {name: values[rows] for name, values in self._batch.items()}, self._log["metrics"]
-
-    def samples(self, step: int) -> list[dict[str, Any]]:
-        """Returns the logged samples of the rollout that was read for this step; none after its first update."""
-        return [] if step % self._settings.steps_per_rollout else self._log["samples"]
-
-    def asked(self, step: int) -> list[Any]:
-        """Returns the questions and pass rates of each batch of prompts (`curriculum.Asked`), as `samples`."""
-        return [] if step % self._settings.steps_per_rollout else self._log["asked"]
-
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number:08d}.npz"
-
-    def _remove_old(self, step: int) -> None:
-        """Removes the rollouts before the oldest checkpoint from which the run may resume."""
-        settings = self._settings
-        oldest = (step - (settings.keep_checkpoints + 1) * settings.checkpoint_every) // settings.steps_per_rollout
-        if jax.process_index() == 0:
-            for path in self._folder.glob("*.npz"):
-                if int(path.stem) < oldest:
-                    remove(path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._samples.close()
-
-
-def write_rollout(path: Path, batch: Mapping[str, np.ndarray], log: Mapping[str, Any]) -> None:
-    """Writes a batch and its metrics and samples, atomically."""
-    with atomic_write(path, "wb") as file:
-        arrays: dict[str, Any] = {"facts": np.array(json.dumps(log)), **batch}
-        np.savez_compressed(file, **arrays)
-
-
-def read_rollout(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads the batch, and the metrics and samples, of `write_rollout`.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    try:
-        with np.load(path) as stored:
-            batch = {name: stored[name] for name in stored.files}
-        return batch, json.loads(str(batch.pop("facts")))
-    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"The rollout {path} cannot be read ({error}); remove it to generate it again.") from None

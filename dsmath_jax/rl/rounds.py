@@ -28,9 +28,8 @@ def check_resumes_in_round(step: int, first_step: int, folder: Path) -> None:
 
 def read_reward_model(ctx: Context, folder: Path) -> ScoreEnds:
     """Returns the scores by the reward model in a folder."""
-    settings, reward_model = ctx.settings, reward_models.read(folder, ctx.layout)
-    rows = settings.samples_per_step // settings.grad_accum_steps
-    score = scorer(reward_model.model, ctx.layout, ctx.prompts.max_length, rows)
+    reward_model = reward_models.read(folder, ctx.layout)
+    score = scorer(reward_model.model, ctx.shapes)
     return lambda rollout, ends: score(reward_model.params, rollout.prompts_P, rollout.completions_PG, ends)
 
 

@@ -9,24 +9,23 @@ import jax
 import numpy as np
 
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.rl.batches import gather_per_completion
+from dsmath_jax.rl.batches import TokenFields, split
 from dsmath_jax.rl.rollout_batch import ScoredCompletions
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.training.prefetch import HostBatch
 
 DIGITS = 6  # significant digits of a number in a row; rewards and advantages are float32 or coarser
 INCOMPLETE = "\ufffd"  # the decoded text of tokens that end within a character
 
 
 def samples_to_log(
-    scored: ScoredCompletions, batch: HostBatch, settings: RLSettings, tokenizer: Tokenizer
+    scored: ScoredCompletions, fields: TokenFields, settings: RLSettings, tokenizer: Tokenizer
 ) -> list[dict[str, Any]]:
     """Returns the rows of a rollout that `rl.log_samples` selects, described in docs/rl.md; none except on process 0.
 
     Args:
       scored: P x G completions with their rewards.
-      batch: of the rollout, with `advantages` and the final `loss_weights`, `[B,T]`.
+      fields: of the rollout, with `advantages` and the final `loss_weights`.
       settings: of the stage.
       tokenizer: decodes the tokens.
     """
@@ -38,10 +37,7 @@ def samples_to_log(
         chosen = extremes(rewards_PG[: settings.group_size])
     else:
         chosen = list(range(settings.group_size if settings.log_samples == "group" else len(rewards_PG)))
-    fields = [
-        gather_per_completion(batch[name], rollout.prompts_P, rollout.completions_PG)
-        for name in ("advantages", "loss_weights")
-    ]
+    per_token = [split(fields[name], rollout.lengths) for name in ("advantages", "loss_weights")]
     rows = []
     for i in chosen:
         completion, record = rollout.completions_PG[i], rollout.records_PG[i]
@@ -55,7 +51,7 @@ def samples_to_log(
         if settings.reward_source == "process":
             row["step_rewards"] = [_number(reward) for reward in scores.rewards[i]]
         if settings.log_samples != "extremes":
-            pairs = zip(*(field[i] for field in fields), strict=True)
+            pairs = zip(*(values[i] for values in per_token), strict=True)
             row["advantages"] = runs(_number(value) if weight else None for value, weight in pairs)
             row["token_lengths"] = _token_lengths_of(completion, tokenizer)
         rows.append(row)

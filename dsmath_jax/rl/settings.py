@@ -343,11 +343,6 @@ class RLSettings(TrainingSettings, DataSettings):
         return self.samples_per_step // self.minibatches
 
     @property
-    def scoring_parts(self) -> int:
-        """Micro-batches in which a rollout is scored: with as many rows as those of an update."""
-        return self.grad_accum_steps * self.minibatches
-
-    @property
     def num_decode_slots(self) -> int:
         """Completions that are decoded at a time."""
         return self.decode_slots or self.samples_per_step

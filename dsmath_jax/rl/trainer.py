@@ -1,6 +1,6 @@
 """Stage `rl`: trains the policy by any method of the paper's Table 10; for iterative GRPO this is Algorithm 1.
 
-Axis letters: P prompts of a rollout, G completions of each, B = P x G rows of a batch, T tokens.
+Axis letters: P prompts of a rollout, G completions of each; B rows of a packed batch, T tokens.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
 from dsmath_jax.rl.algorithms import Likelihood
+from dsmath_jax.rl.batches import RowShapes, Sequences, TokenFields, pack_batch
 from dsmath_jax.rl.checks import check_overlap
 from dsmath_jax.rl.context import Context, FrozenModel
 from dsmath_jax.rl.curriculum import Asked, Questions, by_initial_pass_rate, pass_rates
@@ -35,30 +36,26 @@ from dsmath_jax.rl.rollout_batch import (
     ScoreEnds,
     advantage_fields,
     apply_filters,
-    batch_metrics,
     choose_groups,
+    completions_with_loss,
     compute_rewards,
     concatenate,
-    gather_token_values,
     grade_by_rules,
     num_groups_with_loss,
-    pack_rollout,
     rollout_metrics,
-    rows_with_loss,
+    scored_rollout,
+    training_data,
+    training_metrics,
     without_filtered,
 )
-from dsmath_jax.rl.rollouts import (
-    RolloutFiles,
-    eval_prompts,
-    generate_rollout,
-    load_prompts,
-    sampling_of,
-)
+from dsmath_jax.rl.rollout_files import RolloutFiles
+from dsmath_jax.rl.rollouts import eval_prompts, generate_rollout, load_prompts, sampling_of
 from dsmath_jax.rl.rounds import check_resumes_in_round, read_reward_model, retrain_reward_model
 from dsmath_jax.rl.sample_log import samples_to_log
-from dsmath_jax.rl.scoring import MicroBatchedForward, jitted_logprobs
+from dsmath_jax.rl.scoring import PackedForward, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.rl.step_rewards import step_scorer
+from dsmath_jax.rl.updates import PackedUpdate
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.sharding import Layout
@@ -67,10 +64,10 @@ from dsmath_jax.training.loop import TrainLoop
 from dsmath_jax.training.lora import Adapters, trainable, write_adapters
 from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.optimizer import make_optimizer
-from dsmath_jax.training.prefetch import HostBatch
+from dsmath_jax.training.prefetch import Prefetch
 from dsmath_jax.training.pretrain import initial_model, model_location
 from dsmath_jax.training.settings import hugging_face_folder
-from dsmath_jax.training.step import make_train_step, state_from_params
+from dsmath_jax.training.step import state_from_params
 from dsmath_jax.workdir import read_jsonl
 
 SAMPLES_OF_INIT = "samples_of_init.jsonl"
@@ -115,8 +112,10 @@ def run(
         model, layout, chat.stop_ids, settings.max_new_tokens, settings.num_decode_slots, settings.cache_dtype
     )  # fmt: skip
 
-    def logprobs(model: Decoder) -> MicroBatchedForward:
-        return MicroBatchedForward(jitted_logprobs(model, settings.temperature), layout, settings.scoring_parts)
+    shapes = RowShapes(prompts.max_length, settings.rows_per_step, settings.grad_accum_steps, layout)
+
+    def logprobs(model: Decoder) -> PackedForward:
+        return PackedForward(jitted_logprobs(model, settings.temperature), shapes)
 
     def frozen(init: str) -> FrozenModel:
         other, read = initial_model(init, model_section, workdir, data_dir, chat.tokenizer, layout)
@@ -132,8 +131,8 @@ def run(
     source = hugging_face_folder(settings.init, data_dir)
     trained = trainable(settings.lora, read_initial_params, model, layout, seed)
     ctx = Context(
-        settings, folder, workdir, seed, layout, model, chat, prompts, retrain_records, sampler, policy_logprobs,
-        trained,
+        settings, folder, workdir, seed, layout, model, chat, prompts, shapes, retrain_records, sampler,
+        policy_logprobs, trained,
         reference=frozen(settings.reference_model) if settings.reference_model
         else FrozenModel(policy_logprobs, trained.initial_model),
         teacher=frozen(settings.teacher) if settings.teacher else None,
@@ -169,13 +168,12 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
     """Trains on rollouts of the policy: Online RFT, PPO and GRPO, in one round or, for iterative GRPO, several."""
     settings, algorithm, folder = ctx.settings, ctx.settings.algorithm, ctx.folder
 
-    # --- setup: the train state and the train step ---
+    # --- setup: the train state ---
     optimizer = make_optimizer(settings)
     trained = ctx.trainable.wrap(lambda read: algorithm.initial_params(read, ctx.model.config.hidden_size))
     state, frozen = state_from_params(trained.read(), optimizer, ctx.layout), trained.frozen
-    parts, objective = settings.grad_accum_steps, algorithm.objective
-    train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts, frozen)
-    values = MicroBatchedForward(jitted_scores(ctx.model, ctx.layout), ctx.layout, settings.scoring_parts)
+    update = PackedUpdate(algorithm.objective, ctx.model, optimizer, frozen, ctx.shapes)
+    values = PackedForward(jitted_scores(ctx.model, ctx.layout), ctx.shapes)
     steps_per_round = settings.steps // settings.rounds
     reference_model, reward_folder = ctx.reference, ctx.workdir / (settings.reward_stage or "")
     teacher = ctx.teacher.load(settings.reference_memory) if ctx.teacher else None
@@ -220,39 +218,41 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     rollout, _, scores_PG, keep_PG = chosen
 
                     # --- log-probabilities of old policy, reference model and teacher, values ---
-                    batch = pack_rollout(rollout, ctx.prompts.max_length, ctx.layout)
-                    mask = batch["loss_weights"]
+                    data = training_data(rollout)
+                    sequences, fields = data
+                    mask = fields["loss_weights"]
                     if settings.old_logprobs == "sampler":
-                        batch["old_logprobs"] = batch["sampler_logprobs"]
+                        fields["old_logprobs"] = fields["sampler_logprobs"]
                     elif settings.computes_old_logprobs:
-                        batch["old_logprobs"] = ctx.policy_logprobs(policy, batch) * mask
+                        fields["old_logprobs"] = ctx.policy_logprobs(policy, sequences) * mask
                     if reference is not None:
-                        batch["ref_logprobs"] = reference(batch) * mask
+                        fields["ref_logprobs"] = reference(sequences) * mask
                     if teacher is not None:
-                        batch["teacher_logprobs"] = teacher(batch) * mask
+                        fields["teacher_logprobs"] = teacher(sequences) * mask
                     if algorithm.has_values:
                         # Of inserted tokens too, which have no loss: GAE bootstraps from the value after a token.
-                        batch["old_values"] = values(params["value"], batch) * (batch["segment_ids"] > 0)
+                        fields["old_values"] = values(params["value"], sequences)
 
                     # --- advantages of every token ---
                     counted = scores_PG if settings.filtered_in_baseline else without_filtered(scores_PG, keep_PG)
-                    scored = gather_token_values(rollout, counted, batch, settings.group_size)
-                    advantages_PG = algorithm.advantages(scored)
-                    batch |= advantage_fields(rollout, advantages_PG, batch)
-                    batch["loss_weights"] = mask * rows_with_loss(keep_PG, advantages_PG)[:, None]
-                    batch |= algorithm.batch_fields(batch)
+                    advantages_PG = algorithm.advantages(scored_rollout(data, counted, settings.group_size))
+                    fields |= advantage_fields(advantages_PG, fields)
+                    has_loss_PG = completions_with_loss(keep_PG, advantages_PG)
+                    fields["loss_weights"] = mask * np.repeat(has_loss_PG, sequences.completion_lengths)
+                    fields |= algorithm.batch_fields(fields)
 
-                    metrics = rollout_metrics(sampled, settings.group_size) | batch_metrics(algorithm, batch)
+                    metrics = rollout_metrics(sampled, settings.group_size)
+                    metrics |= training_metrics(algorithm, data, ctx.shapes)
                     metrics["num_gen_batches"] = float(len(batches))
-                    batch.pop("teacher_logprobs", None)  # its part is in the advantages
-                    samples = samples_to_log(chosen, batch, settings, ctx.chat.tokenizer)
-                    rollouts.write(step, batch, metrics, samples=samples, asked=asked)
+                    fields.pop("teacher_logprobs", None)  # its part is in the advantages
+                    samples = samples_to_log(chosen, fields, settings, ctx.chat.tokenizer)
+                    rollouts.write(step, data, metrics, samples=samples, asked=asked)
                     loop.lap("score_seconds")
 
                 # --- update: one of mu optimizer steps on the rollout ---
-                batch, metrics = rollouts.read(step)
+                data, metrics = rollouts.read(step)
                 questions.observe(step, [Asked(*each) for each in rollouts.asked(step)])
-                loop.update(train_step, ctx.layout.take_my_rows(batch), metrics, rollouts.samples(step))
+                update(loop, pack_batch(*data.with_loss(), ctx.shapes), metrics, rollouts.samples(step))
 
             stopped = evaluations is not None and evaluations.stopped
             if evaluations and not stopped and round_number == settings.rounds:
@@ -307,25 +307,32 @@ def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:
     settings, algorithm, prompts = ctx.settings, ctx.settings.algorithm, ctx.prompts
 
     # --- data: solutions, correct samples of the initial model, or pairs of a correct and an incorrect one ---
-    batches: Callable[[int], HostBatch]
-    if settings.method_row.completions == "solutions":
-        rows = offline.solution_rows(prompts.records, ctx.chat, settings.max_new_tokens)
-        batches = offline.likelihood_batches(settings, rows, 1.0, ctx.seed, ctx.layout)
+    weight, reference = 1.0, None
+    examples: Sequence[Sequence[offline.Row]]
+    if settings.method_row.completions == "pairs":
+        examples = offline.pair_rows(initial_policy_samples(ctx))
+        reference = ctx.reference.load(settings.reference_memory)
     elif settings.method_row.completions == "correct":
         assert isinstance(algorithm, Likelihood)
         rows, share = offline.correct_rows(initial_policy_samples(ctx))
-        weight = 1.0 if algorithm.normalize_by_correct else share
-        batches = offline.likelihood_batches(settings, rows, weight, ctx.seed, ctx.layout)
+        examples, weight = [(row,) for row in rows], 1.0 if algorithm.normalize_by_correct else share
     else:
-        pairs = offline.pair_rows(initial_policy_samples(ctx))
-        reference = ctx.reference.load(settings.reference_memory)
-        batches = offline.pair_batches(settings, pairs, ctx.seed, ctx.layout, reference)
+        examples = [(row,) for row in offline.solution_rows(prompts.records, ctx.chat, settings.max_new_tokens)]
+
+    def fields_of(sequences: Sequences) -> TokenFields:
+        if reference is not None:
+            return {"ref_logprobs": reference(sequences)}
+        return {"advantages": np.full(sequences.completion_lengths.sum(), weight, np.float32)}
+
+    shapes = offline.row_shapes(settings, examples, ctx.layout)
+    batches = offline.batches(settings, examples, ctx.seed, shapes, fields_of)
+    if reference is None:  # which is not used from a thread
+        batches = Prefetch(batches, settings.steps)
 
     # --- setup: after sampling, since both may not fit into memory ---
     optimizer = make_optimizer(settings)
     state, frozen = state_from_params(ctx.trainable.read(), optimizer, ctx.layout), ctx.trainable.frozen
-    parts, objective = settings.grad_accum_steps, algorithm.objective
-    train_step = make_train_step(objective, ctx.model, optimizer, ctx.layout, state, parts, frozen)
+    update = PackedUpdate(algorithm.objective, ctx.model, optimizer, frozen, shapes)
 
     with TrainLoop(ctx.folder, settings, ctx.layout, state) as loop, ctx.findings(loop):
         if evaluations:
@@ -335,7 +342,7 @@ def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:
                 evaluations.add(loop, step, loop.state.params)
                 if evaluations.stopped:
                     break
-            loop.update(train_step, batches(step))
+            update(loop, batches(step), {})
         if evaluations and not evaluations.stopped:
             evaluations.add(loop, settings.steps, loop.state.params)
     checkpoint.save(ctx.folder / "params", loop.state.params)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import grpo_iteration, grpo_memory
+from benchmarks import grpo_iteration, grpo_memory, grpo_packing
 from benchmarks.grpo_iteration_task import EOS, PHASES, Task, lengths_of, prompts_of, reward_of, text_of
 from dsmath_jax.workdir import read_json
 
@@ -104,3 +104,15 @@ def test_forms_that_differ_are_an_error() -> None:
     results["plain"] = (ready | {"values": [1.0, 2.01]}, results["plain"][1])
     with pytest.raises(RuntimeError, match="the plain implementation does not compute what ours does"):
         grpo_memory.compare(results)
+
+
+@pytest.mark.slow
+def test_packed_rows_compute_what_padded_ones_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "result.json"
+    sizes = {"vocabulary": 64, "hidden_size": 32, "num_hidden_layers": 1, "prompts": 2, "group_size": 4}
+    flags = [f"--{name}={value}" for name, value in sizes.items()]
+    grpo_packing.main([*flags, "--new_tokens=128", "--threads=1", "--repetitions=1", f"--json={out}"])
+    sides = read_json(out)["sides"]
+    printed = capsys.readouterr().out
+    assert all(f"| {name} | " in printed for name in grpo_packing.SIDES.values())
+    assert sides["packed"]["padding"] < sides["padded"]["padding"]

@@ -40,20 +40,20 @@ class GivenLogprobs(FreePolicy):
         return rows[0], entropy if function.keywords["entropy_has_gradient"] else jax.lax.stop_gradient(entropy)
 
 
-def free_params(seed: int = 0, rows: int = GROUP) -> dict[str, np.ndarray]:
+def free_params(seed: int = 0, length: int = LENGTH) -> dict[str, np.ndarray]:
     noise = np.random.default_rng(seed)
-    return {"hidden": noise.normal(size=(rows, LENGTH, WIDTH)), "head": noise.normal(size=(WIDTH, VOCABULARY))}
+    return {"hidden": noise.normal(size=(GROUP, length, WIDTH)), "head": noise.normal(size=(WIDTH, VOCABULARY))}
 
 
 def free_batch(seed: int = 1) -> dict[str, np.ndarray]:
-    """Four completions that begin and end at different places; all fields that any algorithm but DPO reads."""
+    """Four completions that begin and end at different places, a row each; all fields that any algorithm reads."""
     noise = np.random.default_rng(seed)
     places, shape = np.arange(LENGTH), (GROUP, LENGTH)
     starts, lengths = np.array(STARTS)[:, None], np.array(LENGTHS)[:, None]
     mask = ((places >= starts) & (places < starts + lengths)).astype(np.float64)
     rows = np.repeat(np.arange(GROUP)[:, None], LENGTH, axis=1)
     return {
-        "tokens": rows, "positions": rows, "segment_ids": rows, "loss_weights": mask,
+        "tokens": rows, "positions": rows, "segment_ids": np.ones(shape, int), "loss_weights": mask,
         "targets": noise.integers(0, VOCABULARY, shape), "advantages": noise.normal(size=shape) * mask,
         "old_logprobs": -noise.exponential(1.5, shape) * mask, "ref_logprobs": -noise.exponential(1.5, shape) * mask,
         "sampler_logprobs": -noise.exponential(1.5, shape) * mask, "returns": noise.normal(size=shape) * mask,
@@ -63,11 +63,9 @@ def free_batch(seed: int = 1) -> dict[str, np.ndarray]:
 
 def free_pairs(seed: int = 2) -> dict[str, np.ndarray]:
     """DPO's batch: the completions of `free_batch` are the chosen sides, others of other lengths the rejected ones."""
-    names = ("tokens", "targets", "segment_ids", "positions", "loss_weights", "ref_logprobs")
     chosen, rejected = free_batch(seed), {n: x[::-1] for n, x in free_batch(seed + 1).items()}
-    rejected["tokens"] = chosen["tokens"] + GROUP  # rows of their own
-    pairs = {"chosen_": chosen, "rejected_": rejected}
-    return {f"{side}{name}": batch[name] for side, batch in pairs.items() for name in names}
+    rejected |= {"segment_ids": 2 * chosen["segment_ids"], "tokens": chosen["tokens"]}
+    return {name: np.concatenate([chosen[name], rejected[name]], axis=1) for name in chosen}
 
 
 def policy(params: dict, batch: dict, temperature: float = TEMPERATURE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,5 +93,6 @@ def mean_loss(algorithm: Algorithm, params: Any, batch: dict, model: Any = None)
 def given(logprobs: np.ndarray, mask: np.ndarray, **fields: np.ndarray) -> tuple[dict, dict]:
     """Parameters and batch for `GivenLogprobs`."""
     rows = np.repeat(np.arange(len(mask))[:, None], mask.shape[1], axis=1)
-    batch = {"tokens": rows, "positions": rows, "segment_ids": rows, "targets": rows, "loss_weights": mask} | fields
+    inputs = {"tokens": rows, "positions": rows, "segment_ids": np.ones_like(rows), "targets": rows}
+    batch = inputs | {"loss_weights": mask} | fields
     return {"hidden": np.asarray(logprobs), "head": np.zeros((1, 1))}, batch

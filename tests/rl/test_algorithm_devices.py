@@ -22,7 +22,7 @@ SIZES = {
     "vocab_size": 24, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2,
     "head_dim": 4, "intermediate_size": 24, "max_position_embeddings": 64, "compute_dtype": "float32",
 }  # fmt: skip
-ROWS, LENGTH = 4, 8
+ROWS, LENGTH = 4, 16
 ALGORITHMS: dict[str, Algorithm] = {
     "grpo": GRPO(), "token mean": GRPO(normalize="token"), "dpo": DPO(beta=1.0),
     "likelihood": Likelihood(normalize_by_correct=True), "ppo": PPO(value_coef=0.1),
@@ -30,16 +30,19 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def batch_of(seed: int) -> dict[str, np.ndarray]:
+    """Rows of two completions each, pairs for DPO."""
     noise = np.random.default_rng(seed)
-    lengths = noise.integers(1, LENGTH, (ROWS, 1))
+    lengths = noise.integers(2, LENGTH // 2, (ROWS, 2))
     places = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH))
     ids = {name: noise.integers(1, 24, (ROWS, LENGTH)).astype(np.int32) for name in ("tokens", "targets")}
     names = ("old_logprobs", "ref_logprobs", "advantages", "sampler_logprobs", "returns", "old_values")
     floats = {name: noise.normal(size=(ROWS, LENGTH)).astype(np.float32) for name in names}
     floats |= {name: floats[name] * 0.5 - 3.2 for name in names if "logprobs" in name}
-    mask = ((places > 0) & (places <= lengths)).astype(np.float32)
-    segments = (places <= lengths).astype(np.int32)
-    return ids | floats | {"positions": places, "segment_ids": segments, "loss_weights": mask}
+    first, both = lengths[:, :1], lengths.sum(axis=1, keepdims=True)
+    segments = ((places < both) + 1 * (places >= first) * (places < both)).astype(np.int32)
+    positions = (places - first * (places >= first)).astype(np.int32)
+    mask = ((segments > 0) & (positions > 0)).astype(np.float32)
+    return ids | floats | {"positions": positions, "segment_ids": segments, "loss_weights": mask}
 
 
 def compute(axes: dict[str, int]) -> dict[str, np.ndarray]:
@@ -54,9 +57,6 @@ def compute(axes: dict[str, int]) -> dict[str, np.ndarray]:
         params = {"policy": plain, "value": value_params} if name == "ppo" else plain
         params = jax.device_put(jax.tree.map(jnp.copy, params), layout.param_shardings(params))
         batch = batch_of(0)
-        if name == "dpo":
-            sides = {"chosen_": batch, "rejected_": batch_of(1)}
-            batch = {f"{side}{n}": x for side, fields in sides.items() for n, x in fields.items()}
 
         def sums(params: Any, batch: Any, algorithm: Algorithm = algorithm) -> Any:
             (loss, weight), metrics = algorithm.objective(model, params, batch)

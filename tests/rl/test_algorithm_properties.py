@@ -46,12 +46,12 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ppo without value clip": PPO(value_clip=0.0),
 }
 EACH = pytest.mark.parametrize("name", ALGORITHMS)
-WEIGHTS = ("loss_weights", "chosen_loss_weights", "rejected_loss_weights")
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 def params_of(name: str) -> Any:
-    logprobs = {"hidden": -np.random.default_rng(0).exponential(1.5, (2 * GROUP, LENGTH)), "head": np.zeros((1, 1))}
+    length = 2 * LENGTH if name.startswith("dpo") else LENGTH
+    logprobs = {"hidden": -np.random.default_rng(0).exponential(1.5, (GROUP, length)), "head": np.zeros((1, 1))}
     if name.startswith("ppo"):
         reward = {"kernel": np.full((WIDTH, 1), 0.7), "bias": np.array([0.2])}
         return {"policy": logprobs, "value": {"model": free_params(5), "reward": reward}}
@@ -92,11 +92,10 @@ def test_sums_add_up_over_micro_batches_of_any_size(name: str) -> None:
 @pytest.mark.parametrize("wild", [np.nan, np.inf])
 def test_values_outside_completions_never_matter(name: str, wild: float) -> None:
     params, batch = params_of(name), batch_of(name)
-    spoilt = {}
-    for field, x in batch.items():
-        prefix = field.split("_")[0] + "_" if name.startswith("dpo") else ""
-        free = x.dtype.kind == "f" and field not in WEIGHTS
-        spoilt[field] = np.where(batch[f"{prefix}loss_weights"] > 0, x, wild) if free else x
+    spoilt = {
+        field: np.where(batch["loss_weights"] > 0, x, wild) if x.dtype.kind == "f" and field != "loss_weights" else x
+        for field, x in batch.items()
+    }
     for plain, other in zip(everything(name, params, batch), everything(name, params, spoilt), strict=True):
         np.testing.assert_array_equal(plain, other)
 
@@ -107,7 +106,7 @@ def test_a_row_without_weight_gives_no_gradient_even_where_it_is_not_a_number(na
     params, batch = params_of(name), batch_of(name)
     last = np.arange(GROUP)[:, None] == GROUP - 1
     spoilt = {n: x if x.dtype.kind == "i" else np.where(last, np.nan, x) for n, x in batch.items()}
-    spoilt |= {n: np.where(last, 0.0, batch[n]) for n in WEIGHTS if n in batch}
+    spoilt["loss_weights"] = np.where(last, 0.0, batch["loss_weights"])
     shorter = {n: x[:-1] for n, x in batch.items()}
     for plain, other in zip(everything(name, params, shorter), everything(name, params, spoilt), strict=True):
         np.testing.assert_allclose(plain, other, atol=1e-13)
@@ -115,7 +114,8 @@ def test_a_row_without_weight_gives_no_gradient_even_where_it_is_not_a_number(na
 
 @EACH
 def test_a_batch_without_any_weight_gives_zeros(name: str) -> None:
-    batch = {n: np.zeros_like(x) if n in WEIGHTS else x for n, x in batch_of(name).items()}
+    batch = batch_of(name)
+    batch["loss_weights"] = np.zeros_like(batch["loss_weights"])
     assert all((x == 0).all() for x in everything(name, params_of(name), batch))
 
 

@@ -15,8 +15,10 @@ from dsmath_jax.data import datasets, tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.advantages import group_relative, outcome_scores
+from dsmath_jax.rl.batches import split
 from dsmath_jax.rl.rewards import RewardFunctions, RewardInput
-from dsmath_jax.rl.rollouts import load_prompts, read_rollout, step_indices
+from dsmath_jax.rl.rollout_files import read_rollout
+from dsmath_jax.rl.rollouts import load_prompts, step_indices
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout
 from dsmath_jax.stages import STAGES
@@ -126,8 +128,8 @@ def test_a_method_is_made_of_the_users_parts(
     (row,) = list(read_jsonl(folder / "rl" / "metrics.jsonl"))
     assert row["gap"] == pytest.approx(0.5)
     assert row["num_masked"] == 4
-    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
-    assert set(np.unique(batch["advantages"])) == {0.0, 7.0}
+    data, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+    assert set(np.unique(data.fields["advantages"])) == {7.0}
 
 
 @pytest.mark.parametrize(
@@ -195,11 +197,11 @@ def test_a_question_that_comes_twice_in_a_rollout_has_other_samples(
     (tmp_path / "data" / "problems" / "train.jsonl").write_text("".join(lines[:3]))
     folder, rl = workdir("run"), recipe("grpo_rule", steps=1, prompts_per_step=6)
     dataclasses.replace(rl, data_dir=tmp_path / "data").run(folder)
-    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
-    groups = {rows.tobytes() for rows in batch["tokens"].reshape(6, 4, -1)}
+    (sequences, fields), _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+    groups = {sequences.take(range(4 * p, 4 * p + 4)).tokens.tobytes() for p in range(6)}
     assert len(groups) == 6
-    lengths = batch["loss_weights"].sum(axis=1)
-    advantages_PG = (batch["advantages"].sum(axis=1) / lengths).reshape(6, 4)
+    advantages = split(fields["advantages"], sequences.completion_lengths)
+    advantages_PG = np.array([each.mean() for each in advantages]).reshape(6, 4)
     np.testing.assert_allclose(advantages_PG.mean(axis=1), 0, atol=1e-6)  # each group is normalized by itself
     assert (advantages_PG.std(axis=1) > 0.5).all()
 
@@ -260,7 +262,6 @@ def test_completions_of_one_token_are_trained_on(recipe: MakeRun, workdir: MakeW
     stop_ids = {"eos_token_id": [2, *range(20, 290)]}
     (folder / "tokenizer" / "generation_config.json").write_text(json.dumps(stop_ids))
     recipe("grpo_rule", steps=1).run(folder)
-    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
-    lengths = batch["loss_weights"].sum(axis=1)
-    assert lengths.min() == 1
+    data, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+    assert data.sequences.completion_lengths.min() == 1
     assert np.isfinite(metrics(folder)[0]["grad_norm"])

@@ -5,7 +5,7 @@ import pytest
 
 from dsmath_jax.rl.algorithms import DPO
 
-from .free_policy import GROUP, TEMPERATURE, FreePolicy, free_pairs, free_params, mean_loss, policy
+from .free_policy import GROUP, LENGTH, TEMPERATURE, FreePolicy, free_pairs, free_params, mean_loss, policy
 
 BETA = 0.3
 pytestmark = pytest.mark.usefixtures("float64")
@@ -13,20 +13,23 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 @pytest.fixture
 def params() -> dict[str, np.ndarray]:
-    return free_params(rows=2 * GROUP)
+    return free_params(length=2 * LENGTH)
+
+
+SIDES = {"chosen": slice(0, LENGTH), "rejected": slice(LENGTH, 2 * LENGTH)}
 
 
 def side(params: dict, pairs: dict, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Log-ratios with the reference at the completion's tokens, and its length, by hand."""
-    batch = {n.removeprefix(name): x for n, x in pairs.items() if n.startswith(name)}
-    logprobs, _, _ = policy(params, batch)
-    return (logprobs - batch["ref_logprobs"]) * batch["loss_weights"], batch["loss_weights"].sum(axis=1)
+    logprobs, _, _ = policy(params, pairs)
+    mask = pairs["loss_weights"][:, SIDES[name]]
+    return (logprobs - pairs["ref_logprobs"])[:, SIDES[name]] * mask, mask.sum(axis=1)
 
 
 @pytest.mark.parametrize("length_normalized", [True, False])
 def test_loss_and_metrics_are_equation_12(params: dict, length_normalized: bool) -> None:
     pairs = free_pairs()
-    (plus, plus_length), (minus, minus_length) = (side(params, pairs, name) for name in ("chosen_", "rejected_"))
+    (plus, plus_length), (minus, minus_length) = (side(params, pairs, name) for name in ("chosen", "rejected"))
     assert (plus_length != minus_length).any()
     deltas = [plus.sum(axis=1), minus.sum(axis=1)]
     if length_normalized:
@@ -50,13 +53,19 @@ def test_the_papers_form_is_the_default(params: dict) -> None:
     assert abs(losses[0] - losses[1]) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["chosen_", "rejected_"])
+@pytest.mark.parametrize("name", SIDES)
 def test_a_pair_with_an_empty_side_counts_for_nothing(params: dict, name: str) -> None:
     pairs = free_pairs()
     dropped = {n: x[1:] for n, x in pairs.items()}
-    spoilt = pairs | {f"{name}loss_weights": pairs[f"{name}loss_weights"] * np.arange(GROUP)[:, None].clip(max=1)}
-    spoilt |= {n: np.where(np.arange(GROUP)[:, None] > 0, x, np.nan) for n, x in spoilt.items() if "ref_" in n}
-    found, expected = (mean_loss(DPO(beta=BETA), params, batch) for batch in (spoilt, dropped))
+    empty = pairs["loss_weights"].copy()
+    empty[0, SIDES[name]] = 0
+    spoilt = pairs["ref_logprobs"].copy()
+    spoilt[0, SIDES[name]] = np.nan
+    spoilt[0] = np.where(empty[0] > 0, spoilt[0], np.nan)
+    found, expected = (
+        mean_loss(DPO(beta=BETA), params, batch)
+        for batch in (pairs | {"loss_weights": empty, "ref_logprobs": spoilt}, dropped)
+    )
     assert found[0] == pytest.approx(expected[0], abs=1e-14)
     np.testing.assert_allclose(found[1]["hidden"], expected[1]["hidden"], atol=1e-14)
     assert found[2] == pytest.approx(expected[2], abs=1e-12)
@@ -65,11 +74,13 @@ def test_a_pair_with_an_empty_side_counts_for_nothing(params: dict, name: str) -
 def test_margins_of_any_size_leave_loss_and_gradient_finite(params: dict) -> None:
     pairs = free_pairs()
     for sign in (1e4, -1e4):
-        loss, gradient, _ = mean_loss(DPO(beta=1.0), params, pairs | {"chosen_ref_logprobs": np.full((GROUP, 7), sign)})
+        reference = pairs["ref_logprobs"].copy()
+        reference[:, SIDES["chosen"]] = sign
+        loss, gradient, _ = mean_loss(DPO(beta=1.0), params, pairs | {"ref_logprobs": reference})
         assert loss == pytest.approx(max(sign, 0), rel=1e-3, abs=1e-6)
         assert np.isfinite(gradient["hidden"]).all()
 
 
-def test_rows_are_pairs(params: dict) -> None:
+def test_pairs_are_counted(params: dict) -> None:
     (_, weight), _ = DPO().objective(FreePolicy(), params, free_pairs())
     assert weight == GROUP

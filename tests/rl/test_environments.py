@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.environments.dialogues import Dialogues
-from dsmath_jax.rl.rollouts import read_rollout
+from dsmath_jax.rl.rollout_files import read_rollout
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError, read_jsonl
 from tests.rl.trainer_runs import RLRun, assert_same_results, metrics
@@ -56,14 +56,14 @@ SETTINGS: dict[str, Any] = {
 def test_replies_are_read_and_not_learned(recipe: Recipe, workdir: MakeWorkdir, noting: Path) -> None:
     folder = workdir("run")
     recipe("grpo_rule", steps=1, checkpoint_every=1, **SETTINGS).run(folder)
-    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+    data, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
     rows = list(read_jsonl(folder / "rl" / "samples.jsonl"))
     assert len(rows) == 8
     [row] = metrics(folder)
     assert row["turns"] > 1
     assert row["reward"] == pytest.approx(row["reward/environment"])
     total = sum(each["num_tokens"] for each in rows)
-    assert batch["loss_weights"].sum() == pytest.approx(total * (1 - row["frac_inserted"]))
+    assert data.fields["loss_weights"].sum() == pytest.approx(total * (1 - row["frac_inserted"]))
     assert 0 < row["frac_inserted"] < 1
     assert all("0 = 0" in each["completion"] for each in rows if each["num_tokens"] > 8)
     assert not list((folder / "rl" / "rollouts").glob("*.jsonl"))

@@ -20,6 +20,7 @@ from dsmath_jax.rl.methods import METHODS, method_of
 
 from .free_policy import (
     GROUP,
+    LENGTH,
     LENGTHS,
     STARTS,
     TEMPERATURE,
@@ -120,21 +121,17 @@ def test_rft_and_online_rft(algorithm: type[Likelihood], params: dict, batch: di
 @pytest.mark.parametrize("length_normalized", [True, False])
 def test_dpo(algorithm: type[DPO], length_normalized: bool) -> None:
     """Per token: divided by the length in the paper's form, not divided in the original one."""
-    params, pairs = free_params(rows=2 * GROUP), free_pairs()
-    sides = {}
-    for name in ("chosen_", "rejected_"):
-        batch = {n.removeprefix(name): x for n, x in pairs.items() if n.startswith(name)}
-        logprobs, slopes, _ = policy(params, batch)
-        mask = batch["loss_weights"]
-        lengths = mask.sum(axis=1) if length_normalized else np.ones(GROUP)
-        sides[name] = (((logprobs - batch["ref_logprobs"]) * mask).sum(axis=1) / lengths, slopes, mask, lengths)
-    doubt = 1 / (1 + np.exp(BETA * (sides["chosen_"][0] - sides["rejected_"][0])))
-    expected = np.concatenate(
-        [
-            (sign * BETA * doubt / sides[name][3])[:, None, None] * sides[name][1] * sides[name][2][..., None] / GROUP
-            for name, sign in (("chosen_", 1), ("rejected_", -1))
-        ]
-    )
+    params, pairs = free_params(length=2 * LENGTH), free_pairs()
+    logprobs, slopes, _ = policy(params, pairs)
+    mask = pairs["loss_weights"]
+    log_ratios, deltas, shares = (logprobs - pairs["ref_logprobs"]) * mask, [], []
+    for part in (slice(0, LENGTH), slice(LENGTH, 2 * LENGTH)):
+        lengths = mask[:, part].sum(axis=1) if length_normalized else np.ones(GROUP)
+        deltas.append(log_ratios[:, part].sum(axis=1) / lengths)
+        shares.append(mask[:, part] / lengths[:, None])
+    doubt = 1 / (1 + np.exp(BETA * (deltas[0] - deltas[1])))
+    coefficients = BETA * doubt[:, None] * np.concatenate([shares[0], -shares[1]], axis=1)
+    expected = coefficients[..., None] * slopes / GROUP
     dpo = algorithm(beta=BETA, length_normalized=length_normalized, temperature=TEMPERATURE)
     _, gradient, _ = mean_loss(dpo, params, pairs)
     np.testing.assert_allclose(-gradient["hidden"], expected, atol=1e-13)
@@ -257,7 +254,7 @@ def test_off_policy(name: str, sign: float) -> None:
     advantages = sign * noise.exponential(1.0, (3, 1)) * mask
     batch = {
         "loss_weights": mask, "advantages": advantages, "old_logprobs": logprobs - np.log(RATIOS),
-        "ref_logprobs": logprobs + far,
+        "ref_logprobs": logprobs + far, "segment_ids": np.ones(mask.shape, int),
     }  # fmt: skip
     if not beta:
         del batch["ref_logprobs"]

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from dsmath_jax.models import lora
+from dsmath_jax.rl.batches import RowShapes
 from dsmath_jax.rl.context import FrozenModel
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model import model as reward_models
-from dsmath_jax.rl.rollouts import read_rollout
-from dsmath_jax.rl.scoring import MicroBatchedForward, jitted_logprobs
+from dsmath_jax.rl.rollout_files import read_rollout
+from dsmath_jax.rl.scoring import PackedForward, jitted_logprobs
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.lora import Adapters, abstract_adapters, trainable, write_adapters
@@ -23,6 +24,7 @@ from dsmath_jax.training.settings import LoraSettings
 from dsmath_jax.workdir import UserError, read_json
 from tests.rl.test_trainer import RETRAIN, grade_by_length, write_graded_samples
 from tests.rl.trainer_runs import RLRun, assert_same_results, equal, metrics, weights
+from tests.rl.unpacked import unpacked_batch
 
 Recipe = Callable[..., RLRun]
 MakeWorkdir = Callable[[str], Path]
@@ -56,7 +58,8 @@ def test_the_reference_is_the_start(recipe: Recipe, workdir: MakeWorkdir, layout
     model = read_model(folder / "sft", layout)
     before = read_params(folder / "sft", model.config, layout)
     logprobs = jitted_logprobs(model, 1.0)
-    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000001.npz")
+    (sequences, fields), _ = read_rollout(folder / "rl" / "rollouts" / "00000001.npz")
+    batch = unpacked_batch(sequences, fields, int(sequences.lengths.max()))
     expected = np.asarray(logprobs(before, batch)) * batch["loss_weights"]
     np.testing.assert_allclose(batch["ref_logprobs"], expected, atol=1e-5)
     # What is kept are the adapters alone, and what they belong to.
@@ -151,7 +154,7 @@ def test_the_reference_is_no_copy(workdir: MakeWorkdir, layout: Layout) -> None:
     def addresses(params: object) -> list[int]:
         return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)]
 
-    logprobs = MicroBatchedForward(jitted_logprobs(model, 1.0), layout, 1)
+    logprobs = PackedForward(jitted_logprobs(model, 1.0), RowShapes(16, 4, 1, layout))
     reference = FrozenModel(logprobs, trained.initial_model).load("device").params
     assert addresses(reference) == addresses(trained.frozen.params)
     assert addresses(lora.without_adapters(trained.frozen.combine(trained.read()))) == addresses(reference)

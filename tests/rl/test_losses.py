@@ -28,7 +28,7 @@ def test_clipping_in_every_quadrant(
     ratio: float, advantage: float, value: float, slope: float, low: int, high: int
 ) -> None:
     def gain(log_ratios: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        tokens = Tokens(log_ratios, log_ratios, jnp.array([[advantage]]), jnp.array([[True]]))
+        tokens = Tokens(log_ratios, log_ratios, jnp.array([[advantage]]), jnp.array([[True]]), jnp.array([[1]]))
         gains, metrics = clip(tokens, 0.8, 1.2)
         return jnp.sum(gains), (metrics["clip_low"], metrics["clip_high"])
 

@@ -132,20 +132,23 @@ def test_advantages_of_other_baselines(golden: dict, inputs: dict) -> None:
 @pytest.mark.parametrize(("case", "length_normalized"), [("trl dpo sigmoid_norm", True), ("trl dpo sigmoid", False)])
 def test_dpo(golden: dict, inputs: dict, case: str, length_normalized: bool) -> None:
     """With logits as hidden states and the identity as the output matrix."""
-    rows, vocabulary = np.arange(6)[:, None].repeat(9, axis=1), inputs["pair_logits"].shape[-1]
-    logits, targets = inputs["pair_logits"][:, 1:-1], inputs["pair_tokens"][:, 2:]
+    vocabulary = inputs["pair_logits"].shape[-1]
     reference = inputs["pair_ref_logits"][:, 1:-1]
     reference = reference - np.log(np.exp(reference).sum(axis=-1, keepdims=True))
+    targets = inputs["pair_tokens"][:, 2:]
     fields = {
-        "tokens": rows, "positions": rows, "segment_ids": rows, "targets": targets, "loss_weights": inputs["mask"],
+        "hidden": inputs["pair_logits"][:, 1:-1], "targets": targets, "loss_weights": inputs["mask"],
         "ref_logprobs": np.take_along_axis(reference, targets[..., None], axis=-1)[..., 0],
     }  # fmt: skip
-    sides = {"chosen_": slice(0, 3), "rejected_": slice(3, 6)}
-    batch = {f"{side}{name}": x[part] for side, part in sides.items() for name, x in fields.items()}
-    params = {"hidden": logits, "head": np.eye(vocabulary)}
+    # The first half are chosen, the second half rejected: a pair is a row of two segments.
+    batch = {name: np.concatenate([x[:3], x[3:]], axis=1) for name, x in fields.items()}
+    rows = np.arange(3)[:, None].repeat(18, axis=1)
+    batch |= {"tokens": rows, "positions": rows, "segment_ids": np.ones_like(rows) + (np.arange(18) >= 9)}
+    params = {"hidden": batch.pop("hidden"), "head": np.eye(vocabulary)}
     loss, gradient, _ = mean_loss(DPO(beta=BETA, length_normalized=length_normalized), params, batch, FreePolicy())
     close(loss, golden, case, "loss")
-    close(gradient["hidden"], {f"{case}/": golden[f"{case}/gradient"][:, 1:-1]}, case, "")
+    found = np.concatenate(np.split(gradient["hidden"], 2, axis=1))
+    close(found, {f"{case}/": golden[f"{case}/gradient"][:, 1:-1]}, case, "")
 
 
 def test_values(golden: dict, inputs: dict) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.algorithms import GRPO, PPO
-from dsmath_jax.rl.batches import batch_of
 from dsmath_jax.rl.reward_model.model import token_scores
 from dsmath_jax.sampling.completions import Completion
+from tests.rl.unpacked import batch_of
 
 from .free_policy import LENGTHS, TEMPERATURE, WIDTH, FreePolicy, free_batch, free_params, mean_loss
 

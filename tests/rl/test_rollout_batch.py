@@ -14,15 +14,16 @@ from dsmath_jax.rl.rollout_batch import (
     ScoredCompletions,
     apply_filters,
     choose_groups,
+    completions_with_loss,
     compute_rewards,
     concatenate,
     largest_token_share,
     num_groups_with_loss,
     rollout_metrics,
-    rows_with_loss,
     without_filtered,
 )
-from dsmath_jax.rl.rollouts import Rollout, minibatch_rows
+from dsmath_jax.rl.rollout_files import minibatch_completions
+from dsmath_jax.rl.rollouts import Rollout
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.settings import build
@@ -70,7 +71,7 @@ def test_a_completion_has_loss_where_all_filters_keep_it_and_it_has_an_advantage
     keep = apply_filters(settings(rollout_filter=("truncated", "incorrect")), rollout, scores)
     assert keep.tolist() == [False, False, False, False, True, False]
     advantages = group_relative(scores, G, rollout.lengths)
-    assert rows_with_loss(np.ones(6, bool), advantages).tolist() == [True] * 5 + [False]
+    assert completions_with_loss(np.ones(6, bool), advantages).tolist() == [True] * 5 + [False]
 
 
 def test_a_group_without_rewards_has_no_loss_and_later_filters_judge_what_is_left() -> None:
@@ -121,13 +122,13 @@ def test_where_refills_are_used_up_groups_without_loss_fill_the_rest() -> None:
 
 
 def test_minibatches_are_whole_groups_each_once_in_a_pass() -> None:
-    rows = [minibatch_rows((0, 5), update, num_prompts=6, group_size=3, minibatches=2) for update in range(4)]
+    rows = [minibatch_completions((0, 5), update, num_prompts=6, group_size=3, minibatches=2) for update in range(4)]
     assert all(len(each) == 9 for each in rows)
     assert all((each.reshape(-1, 3) // 3 == each[::3, None] // 3).all() for each in rows)
     for one, other in ((0, 1), (2, 3)):
         assert sorted([*rows[one], *rows[other]]) == list(range(18))
     assert rows[0].tolist() != rows[2].tolist()
-    np.testing.assert_array_equal(minibatch_rows((0, 5), 3, 6, 3, 1), np.arange(18))
+    np.testing.assert_array_equal(minibatch_completions((0, 5), 3, 6, 3, 1), np.arange(18))
 
 
 def test_a_share_of_the_rule_reward_is_added_at_the_last_token() -> None:
@@ -139,7 +140,8 @@ def test_a_share_of_the_rule_reward_is_added_at_the_last_token() -> None:
 
 def test_the_share_of_a_token_far_from_the_reference() -> None:
     """k3 grows exponentially: one token 8 nats away owns the gradient, and a bound takes it away."""
-    batch = {name: x for name, x in free_batch().items() if name in ("loss_weights", "advantages")}
+    names = ("loss_weights", "advantages", "segment_ids")
+    batch = {name: x for name, x in free_batch().items() if name in names}
     mask = batch["loss_weights"]
     batch |= {"advantages": 0.5 * mask, "sampler_logprobs": -1.0 * mask, "ref_logprobs": -1.0 * mask}
     even = largest_token_share(GRPO(normalize="token"), batch)

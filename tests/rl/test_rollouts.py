@@ -4,6 +4,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,15 +12,14 @@ from hypothesis import strategies as st
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.rl.batches import batch_of
+from dsmath_jax.rl.batches import sequences_of, token_fields
+from dsmath_jax.rl.rollout_files import TrainingData, read_rollout, write_rollout
 from dsmath_jax.rl.rollouts import (
     Prompts,
     describe_lengths,
     generate_rollout,
     prompt_key_ids,
-    read_rollout,
     step_indices,
-    write_rollout,
 )
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import SamplingParams
@@ -85,14 +85,14 @@ def test_reward_functions_and_samples_get_no_text_of_a_stop_token(tmp_path: Path
 
 
 def test_a_rollout_is_read_as_it_was_written(tmp_path: Path) -> None:
-    batch = batch_of(PROMPTS, COMPLETIONS, 6)
+    data = TrainingData(sequences_of(PROMPTS, COMPLETIONS), token_fields(COMPLETIONS))
     facts = {"metrics": {"reward": 0.1}, "samples": [{"completion": "½ 的"}]}
     for name in ("one", "other"):
-        write_rollout(tmp_path / name, batch, facts)
+        write_rollout(tmp_path / name, data, facts)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
     stored, read_facts = read_rollout(tmp_path / "one")
     assert read_facts == facts
-    assert stored.keys() == batch.keys()
-    for name, values in batch.items():
-        assert stored[name].dtype == values.dtype
-        np.testing.assert_array_equal(stored[name], values)
+    assert stored.fields.keys() == data.fields.keys()
+    for found, values in zip(jax.tree.leaves(stored), jax.tree.leaves(data), strict=True):
+        assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found, values)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dsmath_jax.data import tokenizer as tokenizers
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.rl.rollouts import read_rollout
+from dsmath_jax.rl.batches import split
+from dsmath_jax.rl.rollout_files import read_rollout
 from dsmath_jax.rl.sample_log import extremes, runs, token_lengths
 from dsmath_jax.workdir import read_jsonl
 from tests.data import tokenizer_folders
@@ -85,12 +86,11 @@ def test_all_samples_have_the_advantages_that_are_trained_on(
     fields = FIELDS | {"advantages", "token_lengths"} | ({"step_rewards"} if method == "grpo_ps" else set())
     assert all(row.keys() == fields for row in rows)
     assert sum(row["reward"] is None for row in rows) in ([0] if method == "grpo_ps" else range(1, 8))
-    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
-    starts = np.argmax(batch["sampler_logprobs"] != 0, axis=1)
-    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
-        of_tokens = slice(start, start + row["num_tokens"])
-        targets, advantages, weights = (batch[name][i, of_tokens] for name in ("targets", "advantages", "loss_weights"))
-        assert tokenizer.decode(targets.tolist()) == row["completion"]
+    (sequences, data), _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+    tokens = split(sequences.tokens, sequences.lengths)
+    per_token = (split(data[name], sequences.completion_lengths) for name in ("advantages", "loss_weights"))
+    for row, ids, advantages, weights in zip(rows, tokens, *per_token, strict=True):
+        assert tokenizer.decode(ids[-row["num_tokens"] :].tolist()) == row["completion"]
         counts, values = zip(*row["advantages"], strict=True)
         found = np.repeat(np.array(values, float), counts)  # None becomes NaN
         np.testing.assert_allclose(found, np.where(weights > 0, advantages, np.nan), rtol=1e-5)

@@ -18,10 +18,11 @@ from dsmath_jax.aot.rl import abstract_batch
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl import rollouts, rounds, trainer
+from dsmath_jax.rl.batches import RowShapes, pack_batch, split
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model.training import ROWS
 from dsmath_jax.rl.rewards import RewardFunctions, RewardInput, RuleRewards
-from dsmath_jax.rl.rollouts import RolloutFiles, read_rollout
+from dsmath_jax.rl.rollout_files import RolloutFiles, read_rollout
 from dsmath_jax.sampling.thinking import Marks, ThinkingBudget
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.preemption import Preempted
@@ -86,18 +87,16 @@ def test_inserted_tokens_have_no_loss_but_a_value(
     monkeypatch.setattr(rollouts, "thinking_budget", lambda *_: budget)
     folder = workdir("run")
     recipe("ppo", steps=2).run(folder)  # the value model starts with values of 0
-    batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000001.npz")
-    weighted = batch["loss_weights"] > 0
-    first = np.argmax(weighted, axis=1)
-    rows = np.flatnonzero(batch["targets"][np.arange(len(first)), first + budget.max_tokens] == 8)
-    assert len(rows) > len(first) // 2
-    for row in rows:
-        mark = first[row] + budget.max_tokens
-        assert weighted[row, first[row] : mark].all()
-        assert not weighted[row, mark]
-        assert weighted[row, mark + 1]
-        assert batch["sampler_logprobs"][row, mark] == batch["ref_logprobs"][row, mark] == 0
-        assert batch["old_values"][row, mark] != 0
+    (sequences, fields), _ = read_rollout(folder / "rl" / "rollouts" / "00000001.npz")
+    lengths, mark = sequences.completion_lengths, budget.max_tokens
+    tokens = [ids[-n:] for ids, n in zip(split(sequences.tokens, sequences.lengths), lengths, strict=True)]
+    found = {name: split(values, lengths) for name, values in fields.items()}
+    marked = [i for i, ids in enumerate(tokens) if len(ids) > mark and ids[mark] == 8]
+    assert len(marked) > len(tokens) // 2
+    for i in marked:
+        assert found["loss_weights"][i][: mark + 2].tolist() == [1.0] * mark + [0.0, 1.0]
+        assert found["sampler_logprobs"][i][mark] == found["ref_logprobs"][i][mark] == 0
+        assert found["old_values"][i][mark] != 0
 
 
 @pytest.mark.parametrize("name", OF_ONE_ROUND)
@@ -115,11 +114,10 @@ def test_every_method_moves_the_policy(name: str, recipe: Recipe, workdir: MakeW
     assert all(row["grad_norm"] > 0 for row in rows)
     if METHODS[name].completions == "policy":
         # What is compiled ahead of time is what is run.
-        batch, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+        data, _ = read_rollout(folder / "rl" / "rollouts" / "00000000.npz")
+        batch = pack_batch(*data, RowShapes(140, 8, 1, layout))
         expected = abstract_batch(rl.settings, layout)
-        assert {n: (len(x), x.dtype) for n, x in batch.items()} == {
-            n: (x.shape[0], x.dtype) for n, x in expected.items()
-        }
+        assert {n: (x.shape, x.dtype) for n, x in batch.items()} == {n: (x.shape, x.dtype) for n, x in expected.items()}
     trained = weights(folder, layout)
     assert trained.keys() == weights(folder, layout, "sft").keys()
     assert not equal(trained, weights(folder, layout, "sft"))
@@ -139,6 +137,32 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     whole, cut, rl = workdir("whole"), workdir("cut"), recipe(method, **changes)
     rl.run(whole)
     for step in stops:
+        rl.interrupt(cut, monkeypatch, step)
+    rl.run(cut)
+    assert_same_results(whole, cut, layout)
+
+
+@pytest.mark.parametrize("method", ["grpo_os", pytest.param("ppo", marks=pytest.mark.slow)])
+def test_short_completions_share_rows(
+    method: str, recipe: Recipe, workdir: MakeWorkdir, start: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two minibatches of two micro-batches; a killed run ends the same."""
+    whole, cut = workdir("whole"), workdir("cut")
+    for folder in (whole, cut):
+        (folder / "tokenizer").unlink()
+        shutil.copytree(start / "tokenizer", folder / "tokenizer")
+        write_json(folder / "tokenizer" / "generation_config.json", {"eos_token_id": [2, *range(20, 290)]})
+    rl = recipe(
+        method, steps=8, minibatches=2, num_updates=2, grad_accum_steps=2, max_new_tokens=120, checkpoint_every=1
+    )  # fmt: skip
+    rl.run(whole)
+    (sequences, _), _ = read_rollout(whole / "rl" / "rollouts" / "00000001.npz")
+    assert 2 * sequences.lengths.max() < sequences.lengths.max() - sequences.completion_lengths.max() + 120
+    for row in metrics(whole):
+        assert row["frac_padding"] < 0.2
+        assert row["sampler_logprob_diff"] < 1e-4 or row["step"] % 4
+        assert row["grad_norm"] > 0
+    for step in (1, 5, 6):
         rl.interrupt(cut, monkeypatch, step)
     rl.run(cut)
     assert_same_results(whole, cut, layout)
@@ -334,9 +358,9 @@ def test_a_rollout_is_refilled_until_it_is_full_and_learned_in_minibatches(
     rows = metrics(whole)
     assert rows[0]["num_gen_batches"] > 1
     assert rows[0]["frac_reward_zero_std"] > 0.4  # of all that were sampled
-    batch, _ = read_rollout(whole / "rl" / "rollouts" / "00000000.npz")
-    assert len(batch["tokens"]) == 8
-    assert batch["advantages"].reshape(2, 4, -1).any(axis=(1, 2)).all()
+    (sequences, fields), _ = read_rollout(whole / "rl" / "rollouts" / "00000000.npz")
+    advantages = split(fields["advantages"], sequences.completion_lengths)
+    assert np.array([each.any() for each in advantages]).reshape(2, 4).any(axis=1).all()
     assert rows[0]["num_masked"] == 0
     for step in (1, 2):
         rl.interrupt(cut, monkeypatch, step)

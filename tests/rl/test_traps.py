@@ -21,7 +21,6 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.rl.advantages import PerToken, Scores, group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import DPO, GRPO, Algorithm
-from dsmath_jax.rl.batches import batch_of
 from dsmath_jax.rl.losses import Tokens, clip
 from dsmath_jax.rl.rewards import RewardFunctions, RewardInput
 from dsmath_jax.sampling.completions import Completion
@@ -31,6 +30,7 @@ from dsmath_jax.training.objectives import batch_logprobs
 from dsmath_jax.training.optimizer import SCHEDULES
 
 from .free_policy import GROUP, LENGTHS, GivenLogprobs, free_batch, given, mean_loss
+from .unpacked import batch_of
 
 EPS, BETA = 0.2, 0.04
 STOP_IDS, LIMIT = (2, 5, 9, 11), 6
@@ -107,7 +107,7 @@ def test_2_the_kl_is_k3_within_the_sum_not_clipped_and_not_in_the_reward() -> No
             log_ratios = params["hidden"][batch["tokens"][:, 0]] - batch["old_logprobs"]
             d = batch["ref_logprobs"] - params["hidden"][batch["tokens"][:, 0]]
             gains = batch["advantages"] - BETA * (jax.numpy.exp(d) - d - 1)
-            gain, _ = clip(Tokens(log_ratios, log_ratios, gains, mask > 0), 1 - EPS, 1 + EPS)
+            gain, _ = clip(Tokens(log_ratios, log_ratios, gains, mask > 0, batch["segment_ids"]), 1 - EPS, 1 + EPS)
             return (-(gain * mask / np.array(LENGTHS)[:, None]).sum(), float(GROUP)), {}
 
     check(GRPO(clip_eps=EPS, kl_coef=BETA))
@@ -155,7 +155,7 @@ def test_4_clipping_for_both_signs_of_the_advantage() -> None:
     def check(gain: Callable[[Any, Any], Any]) -> None:
         np.testing.assert_allclose(gain(np.log(ratios), advantages), [[2.4, 1.0, -3.0, -1.6]], rtol=1e-6)
 
-    check(lambda log_ratios, a: clip(Tokens(log_ratios, log_ratios, a, a != 0), 1 - EPS, 1 + EPS)[0])
+    check(lambda log_ratios, a: clip(Tokens(log_ratios, log_ratios, a, a != 0, 1 + 0 * a), 1 - EPS, 1 + EPS)[0])
     fails(check, lambda log_ratios, a: np.clip(np.exp(log_ratios), 1 - EPS, 1 + EPS) * a)
     fails(check, lambda log_ratios, a: np.minimum(np.exp(log_ratios), np.clip(np.exp(log_ratios), 0.8, 1.2)) * a)
     fails(check, lambda log_ratios, a: np.maximum(np.exp(log_ratios) * a, np.clip(np.exp(log_ratios), 0.8, 1.2) * a))
@@ -233,9 +233,9 @@ def test_8_every_rollout_has_its_own_random_numbers(sampler: Sampler, params: An
 
 @pytest.mark.usefixtures("float64")
 def test_9_dpo_is_normalized_by_length_unless_asked_otherwise() -> None:
-    mask = np.array([[1.0, 1, 1, 1], [1, 0, 0, 0]])
-    params, rows = given(np.array([[-1.0] * 4, [-2.0] * 4]), mask, ref_logprobs=np.array([[-1.5] * 4, [-1.0] * 4]))
-    batch = {f"{side}_{n}": x[i : i + 1] for i, side in enumerate(("chosen", "rejected")) for n, x in rows.items()}
+    rows = {"logprobs": [[-1.0] * 4 + [-2.0] * 4], "mask": [[1.0] * 5 + [0.0] * 3]}
+    params, batch = given(*map(np.array, rows.values()), ref_logprobs=np.array([[-1.5] * 4 + [-1.0] * 4]))
+    batch["segment_ids"] = np.array([[1] * 4 + [2] * 4])
 
     def check(algorithm: DPO, margin: float) -> None:
         loss, _, _ = mean_loss(algorithm, params, batch, GivenLogprobs())

@@ -10,7 +10,7 @@ import pytest
 
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl import trainer
-from dsmath_jax.rl.rollouts import RolloutFiles
+from dsmath_jax.rl.rollout_files import RolloutFiles
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.model_files import read_model, read_params

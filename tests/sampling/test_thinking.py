@@ -10,11 +10,11 @@ import pytest
 from dsmath_jax.data import tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.models.decoder import Decoder
-from dsmath_jax.rl.batches import batch_of
 from dsmath_jax.sampling.sampler import Completion, Sampler, SamplingParams
 from dsmath_jax.sampling.thinking import Marks, ThinkingBudget, ThoughtState, thinking_budget
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
+from tests.rl.unpacked import batch_of
 
 EOS, OPEN, CLOSE, LENGTH = 2, 3, 4, 12
 BUDGET = ThinkingBudget(5, Marks(OPEN, CLOSE), opened=False)

@@ -5,7 +5,6 @@ A score is the logit of "correct". An outcome model (paper §4.1.2) scores a com
 """
 
 import functools
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +16,14 @@ from jaxtyping import Array, Float
 
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.models.lora import combine, frozen_dtypes
-from dsmath_jax.rl.batches import padded_length, token_rows
+from dsmath_jax.rl.batches import RowShapes, Sequences
+from dsmath_jax.rl.scoring import Forward, PackedForward
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sharding import Layout, to_host
+from dsmath_jax.sharding import Layout
 from dsmath_jax.training import checkpoint, lora
 from dsmath_jax.training.model_files import abstract_params, read_base, read_model
 from dsmath_jax.training.objectives import Batch, Objective, Sums
 
-MIN_WIDTH = 32  # tokens of the shortest rows that the scorer compiles
-
-Forward = Any  # a jitted (params, batch) -> [B,T]
 # (params, prompts, completions, ends) -> the scores at the ends of each completion
 Score = Callable[[Any, Sequence[Sequence[int]], Sequence[Completion], Sequence[np.ndarray]], list[np.ndarray]]
 # The same with the parameters bound.
@@ -121,46 +118,29 @@ def jitted_scores(model: Decoder, layout: Layout) -> Forward:
     return jax.jit(functools.partial(token_scores, model), out_shardings=layout.replicated)
 
 
-def scorer(model: Decoder, layout: Layout, length: int, rows: int) -> Score:
+def scorer(model: Decoder, shapes: RowShapes) -> Score:
     """Returns `score(params, prompts, completions, ends) -> scores at the ends [float64]`, one array per completion.
 
-    Completions are scored in the order of their lengths, `rows` at a time, in rows of a few widths, each compiled once;
-    every process gets all scores. Equal completions of equal prompts are scored once, since sums round differently in
-    another batch. A completion without ends has no scores.
+    Completions are scored in packed rows; every process gets all scores. Equal completions of equal prompts are scored
+    once, since sums round differently in another batch. A completion without ends has no scores.
 
     Args:
       model: the decoder.
-      layout: of the parameters; rows are split over replica and fsdp.
-      length: maximum number of tokens of a prompt with its completion.
-      rows: completions per batch, rounded up to what divides over the mesh.
+      shapes: of the batches.
     """
-    compiled = jitted_scores(model, layout)
-    rows = -(-rows // layout.batch_shards) * layout.batch_shards
-    max_width = padded_length(length, layout)
-    doubled = [padded_length(MIN_WIDTH << i, layout) for i in range(max_width.bit_length())]
-    widths = [*(width for width in doubled if width < max_width), max_width]
+    forward = PackedForward(jitted_scores(model, shapes.layout), shapes)
 
     def score(
         params: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Completion], ends: Sequence[np.ndarray]
     ) -> list[np.ndarray]:
-        positions: dict[tuple[int, ...], dict[int, np.ndarray]] = defaultdict(
-            dict
-        )  # sequence -> completion -> its ends
-        for i, (completion, completion_ends) in enumerate(zip(completions, ends, strict=True)):
-            prompt = prompts[completion.prompt]
-            positions[*prompt, *completion.tokens][i] = len(prompt) + np.asarray(completion_ends, np.int64)
-        sequences = sorted(positions, key=len)
-        scores = [np.zeros(0)] * len(completions)
-        for start in range(0, len(sequences), rows):
-            part = sequences[start : start + rows]
-            filled = part + part[:1] * (rows - len(part))
-            width = next(width for width in widths if width >= len(part[-1]))
-            batch = layout.take_my_rows(token_rows(filled, width))
-            logits = to_host(compiled(params, layout.put_batch(batch)))
-            for row, sequence in enumerate(part):
-                for i, columns in positions[sequence].items():
-                    scores[i] = logits[row, columns].astype(np.float64)
-        return scores
+        pairs = [(tuple(prompts[c.prompt]), tuple(c.tokens)) for c in completions]
+        if not pairs:
+            return []
+        numbers = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+        packing, logits = forward.cells(params, Sequences.of(list(numbers)))
+        firsts = [packing.starts[numbers[pair]] + len(pair[0]) for pair in pairs]
+        cells = [first + np.asarray(each, np.int64) for first, each in zip(firsts, ends, strict=True)]
+        return [logits[each].astype(np.float64) for each in cells]
 
     return score
 

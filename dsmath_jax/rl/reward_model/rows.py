@@ -14,7 +14,6 @@ from typing import BinaryIO, NamedTuple, Self
 import numpy as np
 from jaxtyping import Bool, Int
 
-from dsmath_jax.rl.batches import token_rows
 from dsmath_jax.rl.reward_model.model import SIDES
 from dsmath_jax.workdir import UserError, json_object
 
@@ -169,3 +168,12 @@ def batch_of(kind: str, examples: Sequence[Sequence[dict]], width: int) -> dict[
         batch = token_rows([[*row["prompt"], *row["completion"]] for row in rows], width)
         fields |= {side + name: value for name, value in (batch | {"labels": labels, "weights": weights}).items()}
     return fields
+
+
+def token_rows(sequences: Sequence[Sequence[int]], width: int) -> dict[str, np.ndarray]:
+    """Pads token ids to rows `[B,T] int32` of T = `width`: `tokens`, `segment_ids` (1, 0 = padding), `positions`."""
+    tokens, segments = (np.zeros((len(sequences), width), np.int32) for _ in range(2))
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence)], segments[row, : len(sequence)] = sequence, 1
+    positions = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
+    return {"tokens": tokens, "segment_ids": segments, "positions": positions}

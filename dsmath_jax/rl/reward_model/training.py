@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dsmath_jax.rl.batches import padded_length
+from dsmath_jax.rl.batches import RowShapes, padded_length
 from dsmath_jax.rl.reward_model.held_out import held_out_metrics
 from dsmath_jax.rl.reward_model.model import OBJECTIVES, RewardModel, scorer
 from dsmath_jax.rl.reward_model.rows import (
@@ -106,7 +106,7 @@ def train(
                 loop.update(train_step, batch_at(step))
         checkpoint.save(folder / "params", loop.state.params)
         trained = frozen.combine(loop.state.params)
-        score = functools.partial(scorer(model, layout, longest, settings.batch_size), trained)
+        score = functools.partial(scorer(model, RowShapes(longest, settings.batch_size, 1, layout)), trained)
         summary = held_out_metrics(kind, new, held_out, score, settings.batch_size)
     if jax.process_index() == 0:
         write_json(folder / SUMMARY, summary)

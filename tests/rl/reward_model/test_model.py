@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmath_jax.models.decoder import Decoder
+from dsmath_jax.rl.batches import RowShapes
 from dsmath_jax.rl.reward_model.model import OBJECTIVES, SIDES, auc, read, scorer, token_scores, with_reward_head
 from dsmath_jax.rl.reward_model.rows import batch_of
 from dsmath_jax.sampling.completions import Completion
@@ -84,13 +85,13 @@ def test_scores_are_read_at_the_ends_whatever_the_padding(
         hidden = hidden_of(model, reward_params["model"], [*prompt, *tokens])
         expected.append(hidden[len(prompt) + places] @ reward_params["reward"]["kernel"][:, 0] + 0.3)
     for rows, length in ((2, 7), (7, 40)):  # the last batch is filled up
-        found = scorer(model, layout, length, rows)(reward_params, prompts, completions, ends)
+        found = scorer(model, RowShapes(length, rows, 1, layout))(reward_params, prompts, completions, ends)
         assert found[-1].size == 0
         for one, other in zip(found[:3], expected, strict=True):
             assert one.dtype == np.float64
             np.testing.assert_allclose(one, other, atol=1e-5)
     assert np.std(np.concatenate(expected)) > 0.1
-    assert scorer(model, layout, 8, 2)(reward_params, prompts, [], []) == []
+    assert scorer(model, RowShapes(8, 2, 1, layout))(reward_params, prompts, [], []) == []
 
 
 def test_few_programs_score_all_lengths(
@@ -99,22 +100,23 @@ def test_few_programs_score_all_lengths(
     widths = []
     scores = jax.jit(lambda params, batch: widths.append(batch["tokens"].shape) or batch["tokens"] * 0.0)
     monkeypatch.setattr("dsmath_jax.rl.reward_model.model.jitted_scores", lambda *_: scores)
-    score = scorer(model, layout, 60, 4)
-    completions = [Completion(0, i, [3] * n, [], [], "eos") for i, n in enumerate([1, 59, 30, 31, 32, 7, 58, 12, 15])]
-    score(reward_params, [[1]], completions, [np.array([len(c.tokens) - 1]) for c in completions])
-    assert sorted(widths) == [(4, 32), (4, 64)]  # traced once each
+    score = scorer(model, RowShapes(60, 4, 1, layout))
+    for lengths in ([1, 59, 30, 31, 32, 7, 58, 12, 15], [2, 59, 33, 31, 29, 6, 58, 12, 15], [3, 4, 5]):
+        completions = [Completion(0, i, [3] * n, [], [], "eos") for i, n in enumerate(lengths)]
+        score(reward_params, [[1]], completions, [np.array([len(c.tokens) - 1]) for c in completions])
+    assert widths == [(3, 64), (1, 64)]  # traced once each
 
 
 def test_equal_completions_are_scored_once(
     model: Decoder, reward_params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A score depends on the batch here, as rounding makes it; equal completions are one row of one batch."""
-    batches = []
+    """A score depends on the batch here, as rounding makes it; equal completions are one segment of one batch."""
+    batches: list[tuple[np.ndarray, np.ndarray]] = []
 
     @jax.jit
     def scores(params: Any, batch: Any) -> Any:
         del params
-        jax.debug.callback(lambda tokens: batches.append(tokens), batch["tokens"])
+        jax.debug.callback(lambda *pair: batches.append(pair), batch["tokens"], batch["segment_ids"])
         return jnp.sum(batch["tokens"]) + jnp.cumsum(batch["tokens"], axis=1) / 64.0
 
     monkeypatch.setattr("dsmath_jax.rl.reward_model.model.jitted_scores", lambda *_: scores)
@@ -122,9 +124,14 @@ def test_equal_completions_are_scored_once(
     prompts = [[1], [1], [1, 3], [1]]  # the third, which has the first token of a completion, is another
     completions = [Completion(i // 2, i % 2, tokens, [], [], "eos") for i, tokens in enumerate(texts)]
     ends = [np.array([0, len(tokens) - 1]) for tokens in texts]
-    found = scorer(model, layout, 8, 2)(reward_params, prompts, completions, ends)
+    found = scorer(model, RowShapes(8, 2, 1, layout))(reward_params, prompts, completions, ends)
     jax.effects_barrier()
-    asked = [tuple(row[row > 0].tolist()) for batch in batches for row in batch]
+    asked = [
+        tuple(row[ids == segment].tolist())
+        for tokens, segment_ids in batches
+        for row, ids in zip(np.asarray(tokens), np.asarray(segment_ids), strict=True)
+        for segment in range(1, ids.max() + 1)
+    ]
     assert sorted(set(asked)) == sorted({(*prompts[c.prompt], *c.tokens) for c in completions})
     assert len(asked) == len(set(asked)) == 6
     for i in (2, 7):
@@ -245,7 +252,9 @@ def test_a_saved_model_scores_as_before(
     jax.tree.map(np.testing.assert_array_equal, params, reward_params)
     asked = ([prompt for prompt, _ in SEQUENCES], completions, [np.array(ends) for ends in ENDS])
     for one, other in zip(
-        scorer(again, layout, 8, 6)(params, *asked), scorer(model, layout, 8, 6)(reward_params, *asked), strict=True
+        scorer(again, RowShapes(8, 6, 1, layout))(params, *asked),
+        scorer(model, RowShapes(8, 6, 1, layout))(reward_params, *asked),
+        strict=True,
     ):
         np.testing.assert_allclose(one, other, atol=1e-6)
 

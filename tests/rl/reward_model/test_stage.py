@@ -76,13 +76,14 @@ def settings_of(kind: str, steps: int, **changes: Any) -> RewardModelSettings:
 
 
 class Counter:
-    """A decoder whose hidden state is the mean of the embeddings so far: it can count tokens, and compiles at once."""
+    """A decoder whose hidden state is the mean of the segment's embeddings so far: it counts, and compiles at once."""
 
     def __init__(self, config: ModelConfig):
         self.config = config
 
     def apply(self, variables: Any, tokens: Any, positions: Any, segment_ids: Any) -> Any:
-        seen = jnp.cumsum(variables["params"]["embedding"][tokens] * segment_ids[..., None], axis=1)
+        visible = jnp.tril(segment_ids[:, :, None] == segment_ids[:, None, :])
+        seen = jnp.einsum("BTS,BSD->BTD", visible, variables["params"]["embedding"][tokens])
         return seen / (1 + positions[..., None])
 
 
