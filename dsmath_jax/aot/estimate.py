@@ -55,16 +55,11 @@ def min_bytes(target: Target, settings: StageSettings) -> int:
 
 
 def min_sampling_bytes(target: Target, settings: RLSettings) -> int:
-    """Returns bytes that a device needs at least to sample: the models, the weights to decode with, and the KV cache.
-
-    The cache doubles its length before the last chunks, while the shorter one still exists.
-    """
+    """Returns bytes that a device needs at least to sample: models, weights to decode with, and the KV cache."""
     state, others = _models(target, settings)
     shape, params = sampler_shape(settings, target), policy_params(settings, target)
-    *shorter, longest = ring_lengths(settings)
-    weights, decoding, *_ = abstract_inputs(*shape, longest, params).decode
-    growing = abstract_inputs(*shape, shorter[-1], params).decode[1].cache if shorter else ()
-    return shard_bytes(state) + others + shard_bytes((weights, decoding, growing))
+    weights, decoding, *_ = abstract_inputs(*shape, ring_lengths(settings)[-1], params).decode
+    return shard_bytes(state) + others + shard_bytes((weights, decoding))
 
 
 def _models(target: Target, settings: StageSettings) -> tuple[TrainState, int]:

@@ -9,7 +9,7 @@ The time of a phase is at least the sum of its programs' bounds, each as often a
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -40,6 +40,18 @@ Programs = dict[str, Callable[[], Any]]  # name -> function that lowers it
 NOTHING = Bound(0.0, 0.0, 0.0, 0.0)
 
 
+class SamplerMemory(NamedTuple):
+    """Bytes on a device that the sampler holds while a program runs.
+
+    Attributes:
+      weights: in the decode layout; among the arguments of "prefill" and "decode".
+      beside_grow: of the state with the largest cache without the ring that "grow" makes.
+    """
+
+    weights: int
+    beside_grow: int
+
+
 def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
     """Lowers and compiles the programs of the stage `rl` of `recipe` for the topology `name`.
 
@@ -62,7 +74,7 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
     with capture_stderr():
         target = make_target(recipe, name)
     state = policy_state(settings, target)
-    sampling, weights = sampling_programs(settings, target)
+    sampling, memory = sampling_programs(settings, target)
     lowered = sampling | scoring_programs(settings, target)
     lowered["update"] = functools.partial(_lower_update, settings, target, state)
     programs = compile_all(lowered, target)
@@ -75,7 +87,7 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
     if settings.reward_stage:
         residents["reward model"] = shard_bytes(reward_params(target))
     frozen_copies = 1 + settings.algorithm.has_values  # among the arguments of the update, in one place
-    by_phase = phases(programs, residents, weights, settings.reference_memory == "host", frozen_copies)
+    by_phase = phases(programs, residents, memory, settings.reference_memory == "host", frozen_copies)
     peak = max(sum(parts.values()) for parts in by_phase.values())
     capacity = target.topology.usable_bytes
     return target.describe() | {
@@ -125,9 +137,9 @@ def compile_sampler(recipe: Recipe, name: str) -> dict[str, Any]:
     settings: RLSettings = stage_settings(recipe, "rl")
     with capture_stderr():
         target = make_target(recipe, name)
-    lowered, weights = sampling_programs(settings, target)
+    lowered, memory = sampling_programs(settings, target)
     programs = compile_all(lowered, target)
-    parts = sampling_parts(programs, weights)
+    parts = sampling_parts(programs, memory)
     peak = sum(parts.values())
     fits = peak <= target.topology.usable_bytes and not refused(programs)
     return target.describe() | {
@@ -144,13 +156,13 @@ def compile_sampler(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def phases(
-    programs: dict[str, dict], residents: dict[str, int], weights: int, on_host: bool, frozen_copies: int = 1
+    programs: dict[str, dict], residents: dict[str, int], memory: SamplerMemory, on_host: bool, frozen_copies: int = 1
 ) -> dict[str, dict[str, int]]:
     """Returns the bytes on a device in each phase, by part.
 
     A program counts as what it needs above the residents among its arguments. A reference in host memory is on the
-    devices only while it scores. `weights` are the bytes of the sampler's weights, `frozen_copies` how often the frozen
-    model of LoRA is among the arguments of the update.
+    devices only while it scores. `frozen_copies` is how often the frozen model of LoRA is among the arguments of the
+    update.
     """
     permanent = {name: size for name, size in residents.items() if not (on_host and name == "reference")}
 
@@ -168,7 +180,7 @@ def phases(
     ]  # fmt: skip
     moved = {"reference, from host memory": residents["reference"]} if "reference" in residents and on_host else {}
     return {
-        "sample": permanent | sampling_parts(programs, weights),
+        "sample": permanent | sampling_parts(programs, memory),
         "score": permanent | moved | {"scoring, above its model": max(scoring, default=0)},
         "update": permanent | {"update, above its state": above("update", *updated, "optimizer")},
     }
@@ -230,14 +242,12 @@ def sampling_bound(programs: dict[str, dict], settings: RLSettings) -> Bound:
     return total
 
 
-def sampling_parts(programs: dict[str, dict], weights: int) -> dict[str, int]:
-    """Returns the bytes of the weights in the decode layout, and the most that a program of the sampler needs above it.
-
-    The weights are among the arguments of all programs except "grow".
-    """
-    sizes = {name: programs[name]["hbm_bytes"] for name in ("prefill", "decode", "grow") if name in programs}
-    sizes |= {name: size - weights for name, size in sizes.items() if name != "grow"}
-    return {"weights to decode with": weights, "cache, and sampling above it": max(sizes.values())}
+def sampling_parts(programs: dict[str, dict], memory: SamplerMemory) -> dict[str, int]:
+    """Returns the bytes of the weights in the decode layout, and the most that the sampler needs above them."""
+    sizes = [programs[name]["hbm_bytes"] - memory.weights for name in ("prefill", "decode")]
+    if "grow" in programs:
+        sizes.append(programs["grow"]["hbm_bytes"] + memory.beside_grow)
+    return {"weights to decode with": memory.weights, "cache, and sampling above it": max(sizes)}
 
 
 def row_shapes(settings: RLSettings, layout: Layout) -> RowShapes:
@@ -338,11 +348,11 @@ def ring_lengths(settings: RLSettings) -> list[int]:
     return cache_lengths(ring_positions(environment.limits(limit), CHUNK) if environment else limit)
 
 
-def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, int]:
-    """Returns the sampler's programs, and the bytes of the weights that they read.
+def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, SamplerMemory]:
+    """Returns the sampler's programs, and the memory that it needs besides.
 
     "prefill" computes the prompts of a rollout, "decode" a chunk of decode steps with the largest cache. "grow" doubles
-    the length of the cache before the last chunks, while the old cache still exists.
+    the length of the keys or values of one layer, before the last chunks.
     """
     *shorter, longest = ring_lengths(settings)
     shape = engine, *_ = sampler_shape(settings, target)
@@ -356,9 +366,10 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, i
     if shorter:
         small = abstract_inputs(*shape, shorter[0], params)
         programs["decode, shortest cache"] = lambda: engine.decode.lower(*small.decode, mode=mode)
-        state, position = abstract_inputs(*shape, shorter[-1], params).decode[1], widest.decode[3].position
-        programs["grow"] = lambda: engine.resize.lower(state.cache, state.token_indices, position, longest)
-    return programs, shard_bytes(widest.decode[0])
+        ring, position = abstract_inputs(*shape, shorter[-1], params).decode[1].cache[0][0], widest.decode[3].position
+        programs["grow"] = lambda: engine.resize_ring.lower(ring, position, longest)
+    weights, state = widest.decode[:2]
+    return programs, SamplerMemory(shard_bytes(weights), shard_bytes(state) - shard_bytes(state.cache[0][0]))
 
 
 def sampler_shape(settings: RLSettings, target: Target) -> tuple[Engine, int, int, int]:

@@ -251,7 +251,7 @@ def cached_attention(
     kv_heads = k.shape[1]
     q = spec.scaled(q).transpose(0, 2, 1, 3).reshape(rows, kv_heads, -1, size)
     bias = jnp.tile(jnp.where(mask, 0.0, MASK_VALUE), (1, heads // kv_heads, 1))
-    parts = [_unnormalized(q, k, v, bias, spec.softcap)]
+    parts = [_cached_part(q, k, v, bias, spec.softcap)]
     if prefix is not None:
         k, v, visible = prefix
         prompts = k.shape[0]
@@ -261,8 +261,25 @@ def cached_attention(
         bias = jnp.where(visible, 0.0, MASK_VALUE).reshape(prompts, -1, visible.shape[1])
         if bias.shape[1] > 1:
             bias = jnp.repeat(bias, q.shape[2], axis=1)  # of each row's queries
-        part = _unnormalized(queries, k, v, bias, spec.softcap)
+        part = _cached_part(queries, k, v, bias, spec.softcap)
         shape = (*batched.shape[:4], -1)
         parts.append(PartialSoftmax(*(x.reshape(shape).swapaxes(1, 2).reshape(*q.shape[:3], -1) for x in part)))
     whole = functools.reduce(_merge, parts)
     return (whole.out / whole.total).astype(v.dtype).reshape(rows, heads, length, size).transpose(0, 2, 1, 3)
+
+
+def _cached_part(q: Array, k: Array, v: Array, bias: Array, cap: float) -> PartialSoftmax:
+    """Returns `_unnormalized`; on TPUs a single query is computed twice.
+
+    XLA computes products with a single query elementwise. For TPUs it then copies the whole cache into another layout
+    before the loop over decode steps, and back after it. A product with two queries is a matrix product, which reads
+    the cache in place. CPUs and GPUs copy nothing, and two queries are slower there.
+    """
+    attend = functools.partial(_unnormalized, cap=cap)
+    if q.shape[2] > 1:
+        return attend(q, k, v, bias)
+
+    def attend_twice(q: Array, k: Array, v: Array, bias: Array) -> PartialSoftmax:
+        return jax.tree.map(lambda x: x[:, :, :1], attend(jnp.repeat(q, 2, axis=2), k, v, bias))
+
+    return jax.lax.platform_dependent(q, k, v, bias, tpu=attend_twice, default=attend)

@@ -112,7 +112,7 @@ class Engine:
         self.empty_state = jax.jit(self._empty, static_argnums=(0, 1, 2, 3))
         self.prefill = jax.jit(self._prefill, donate_argnums=1)
         self.decode = jax.jit(self._decode, static_argnames="mode", donate_argnums=1)
-        self.resize = jax.jit(self._resize, static_argnums=3)
+        self.resize_ring = jax.jit(self._resize_ring, static_argnums=2)
         self._decode_params = jax.jit(functools.partial(decode_params, config=model.config))
 
     def prepare_params(self, params: Any) -> Any:
@@ -228,19 +228,29 @@ class Engine:
         output = jax.lax.with_sharding_constraint(output, self.layout.replicated)
         return state._replace(cache=cache, token_indices=index, logits=logits), output
 
-    def _resize(
-        self, cache: tuple[LayerKV, ...], index: Int[Array, "R S"], position: Array, length: int
-    ) -> tuple[tuple[LayerKV, ...], Array]:
-        """Returns rings of `length` positions with the last written entries, in order from position 0 on."""
-        old_length = index.shape[1]
-        count = min(old_length, length)
-        entries = (position - count + jnp.arange(count)) % old_length
+    def resize(self, state: DecodeState, position: int, length: int) -> DecodeState:
+        """Returns the state with rings of `length` positions: the last written entries, in order from position 0 on.
 
-        def resize(x: Array) -> Array:
-            return self._constrain(jnp.pad(x[:, :, entries], ((0, 0), (0, 0), (0, length - count), (0, 0))), "BK..")
+        Deletes each ring of the given state before it resizes the next one, so that the devices never hold more than
+        one of them twice.
+        """
 
-        index = jnp.pad(index[:, entries], ((0, 0), (0, length - count)), constant_values=UNUSED)
-        return jax.tree.map(resize, cache), self._constrain(index, "B.")
+        def resize(ring: Array) -> Array:
+            resized = jax.block_until_ready(self.resize_ring(ring, position, length))
+            ring.delete()
+            return resized
+
+        cache, token_indices = jax.tree.map(resize, (state.cache, state.token_indices))
+        return state._replace(cache=cache, token_indices=token_indices)
+
+    def _resize_ring(self, ring: Array, position: Int[HostArray, ""], length: int) -> Array:
+        """Resizes keys or values of a layer `[R,K,S,H]`, or the indices of tokens `[R,S]`."""
+        axis, fill, axes = (2, 0, "BK..") if ring.ndim == 4 else (1, UNUSED, "B.")
+        count = min(ring.shape[axis], length)
+        entries = (position - count + jnp.arange(count)) % ring.shape[axis]
+        padding = [(0, length - count if i == axis else 0) for i in range(ring.ndim)]
+        last = jnp.take(ring, entries, axis, mode="clip")
+        return self._constrain(jnp.pad(last, padding, constant_values=fill), axes)
 
     def _embed(self, params: Any, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return self._constrain(embed(params["embedding"], tokens, self.model.config), "BTD")

@@ -189,8 +189,7 @@ class Sampler:
                 steps = min(engine.chunk, int((slots.limits - slots.num_tokens)[~slots.idle].max()))
                 needed = min(scheduler.positions + steps, lengths[-1])
                 if (new_length := next_cache_length(lengths, cache_length, needed)) != cache_length:
-                    cache, index = engine.resize(state.cache, state.token_indices, position, new_length)
-                    state = state._replace(cache=cache, token_indices=index)
+                    state = engine.resize(state, position, new_length)
                     cache_length, position = new_length, min(cache_length, new_length) % new_length
                 plan = ChunkPlan(np.int32(position), np.int32(steps), np.int32(scheduler.refill_threshold))
                 state, output = engine.decode(params, state, slots, plan, key, sampling, mode=mode)

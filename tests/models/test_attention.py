@@ -156,11 +156,23 @@ def test_saved_residuals_avoid_a_second_forward_pass() -> None:
     assert loops(policies.save_only_these_names(module.RESIDUALS)) == 2
 
 
-def test_cache_and_shared_prefix_equal_one_sequence() -> None:
-    """Three rows share each prompt's keys; prompts of unequal length are padded and the padding is not seen."""
+def compiled_for_tpus(*operands: Array, tpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+    """Replaces `jax.lax.platform_dependent`."""
+    del default
+    return tpu(*operands)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize(("kv_heads", "rows_each"), [(2, 3), (4, 3), (4, 1)])
+def test_cache_and_shared_prefix_equal_one_sequence(
+    kv_heads: int, rows_each: int, platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows share each prompt's keys; prompts of unequal length are padded and the padding is not seen."""
+    if platform == "tpu":
+        monkeypatch.setattr(jax.lax, "platform_dependent", compiled_for_tpus)
     noise = np.random.default_rng(2)
-    heads, kv_heads, size = 4, 2, 4
-    prompts, rows_each, width, slots, lengths = 2, 3, 5, 4, [5, 2]
+    heads, size = 4, 4
+    prompts, width, slots, lengths = 2, 5, 4, [5, 2]
     rows = prompts * rows_each
     prompt_k, prompt_v = noise.normal(size=(2, prompts, kv_heads, width, size))
     own_k, own_v = noise.normal(size=(2, rows, kv_heads, slots, size))
@@ -169,7 +181,8 @@ def test_cache_and_shared_prefix_equal_one_sequence() -> None:
     mask = np.broadcast_to(np.arange(slots) < filled, (rows, 1, slots))
     inside = np.arange(width) < np.array(lengths)[:, None]
     prefix = (jnp.float32(prompt_k), jnp.float32(prompt_v), jnp.array(inside))
-    found = jax.jit(cached_attention)(jnp.float32(q), jnp.float32(own_k), jnp.float32(own_v), jnp.array(mask), prefix)
+    program = jax.jit(lambda *inputs: cached_attention(*inputs))  # compiled for each platform
+    found = program(jnp.float32(q), jnp.float32(own_k), jnp.float32(own_v), jnp.array(mask), prefix)
     for row in range(rows):
         prompt = row // rows_each
         k, v = (

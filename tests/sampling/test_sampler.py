@@ -96,7 +96,7 @@ def test_rings_that_wrap_grow_and_shrink_do_not_change_tokens(
     monkeypatch.setattr(
         sampler.engine,
         "resize",
-        lambda cache, index, position, length: lengths.append(length) or resize(cache, index, position, length),
+        lambda state, position, length: lengths.append(length) or resize(state, position, length),
     )
     for group in generate(sampler, params, [[1, 7], [1, 9, 3]], samples=9, temperature=1.4, seed=3):
         for completion in group:
@@ -105,6 +105,30 @@ def test_rings_that_wrap_grow_and_shrink_do_not_change_tokens(
             expected = expected[np.arange(len(completion.tokens)), completion.tokens]
             np.testing.assert_allclose(completion.logprobs, expected, atol=2e-5)
     assert lengths[:2] == [12, 6]
+
+
+@pytest.mark.parametrize(("old", "new"), [(8, 12), (12, 8)])
+def test_resizing_holds_no_more_than_one_ring_twice(
+    old: int, new: int, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = sampler.engine
+    state = engine.empty_state(4, 3, 32, old)
+    rings = len(jax.tree.leaves(state.cache))
+    position_bytes = jax.tree.leaves(state.cache)[0].nbytes // old  # of one ring
+    peaks = []
+
+    def resize_ring(ring: jax.Array, position: int, length: int) -> jax.Array:
+        resized = resize(ring, position, length)
+        held = [x for x in jax.live_arrays() if x.shape in (ring.shape, resized.shape)]
+        peaks.append(sum(x.nbytes for x in held))
+        return resized
+
+    resize = engine.resize_ring
+    monkeypatch.setattr(engine, "resize_ring", resize_ring)
+    resized = engine.resize(state, 3, new)
+    assert jax.tree.leaves(resized.cache)[0].shape[2] == resized.token_indices.shape[1] == new
+    assert all(x.is_deleted() for x in jax.tree.leaves((state.cache, state.token_indices)))
+    assert max(peaks) == position_bytes * (rings * max(old, new) + min(old, new))
 
 
 def test_a_slot_does_not_wait_for_the_longest(model: Decoder, params: Any, layout: Layout) -> None:
