@@ -257,7 +257,7 @@ class Engine:
 
     def _logits(self, params: Any, x: Float[Array, "B 1 D"]) -> Float[Array, "B V"]:
         hidden: Any = self._norm.apply({"params": params["final_norm"]}, x)
-        # Each device computes its part of the vocabulary; the logits are gathered, which are far smaller than the matrix.
+        # Each device computes its part of the vocabulary. The logits are gathered: they are smaller than the matrix.
         logits = self._constrain(output_logits(hidden[:, 0], params["output"], self.model.config), "BV")
         return self._constrain(logits.astype(jnp.float32), "B.")
 
