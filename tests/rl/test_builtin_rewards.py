@@ -106,13 +106,18 @@ def test_each_completion_has_the_sum_of_all_built_in_functions() -> None:
     """Two groups of three; `length` compares within each."""
     texts = [CORRECT, INCORRECT, f"<think>7?</think>{CORRECT}", CORRECT, CORRECT, "7"]
     tokens, finished = [10, 20, 30, 8, 6, 10], [True, True, True, False, True, True]
-    inputs = [RewardInput(text, RECORD, *rest) for text, *rest in zip(texts, finished, tokens, strict=True)]
+    given = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    inputs = [
+        RewardInput(text, RECORD, *rest, environment_reward=reward)
+        for text, *rest, reward in zip(texts, finished, tokens, given, strict=True)
+    ]
     expected = {
         "correct": [1.0, 0.0, 1.0, 1.0, 1.0, 0.0],
         "format": [1.0, 1.0, 1.0, 0.0, 1.0, 0.0],
         "think_format": [0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
         "soft_overlong": [0.0, -0.5, -1.0, 0.0, 0.0, 0.0],
         "length": [0.5, 0.0, -0.5, 0.0, 0.5, -0.5],
+        "environment": given,
     }
     weights = {name: 2.0**i for i, name in enumerate(BUILT_IN)}
     with RewardFunctions(tuple(weights.items()), 60.0, 1, Overlong(25, 10)) as reward:
