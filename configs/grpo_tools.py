@@ -4,8 +4,8 @@ Command, with the model's Hugging Face folder and GSM8K below `data`:
 `dsmath run --config=grpo_tools --workdir=runs/tools --config.rl.init=hf:Qwen2.5-Math-1.5B-Instruct`.
 The rollouts are dialogues with the sandbox: a turn of the model ends at "```output", its last Python block is run, and
 the output follows. Tokens of outputs have no loss. `--config.rl.environment.name=package.module:NAME` is your own
-environment, `calculator` the built-in one (docs/rl.md). A model that never writes a program has none to learn from:
-begin with one that was instruction-tuned on tool-integrated solutions (`sft`).
+environment, `calculator` the built-in one (docs/rl.md). GRPO cannot teach programs to a model that never
+writes one: begin with one that was instruction-tuned on tool-integrated solutions (`sft`).
 
 Hardware: one H100 by default, for 1.5 B parameters; `grpo_tools:h100-8` is for 7 B on eight. Expected: in
 `runs/tools/rl/metrics.jsonl` the reward, `turns` of a dialogue and the share of tokens that are outputs

@@ -45,11 +45,11 @@ class SamplerMemory(NamedTuple):
 
     Attributes:
       weights: in the decode layout; among the arguments of "prefill" and "decode".
-      beside_grow: of the state with the largest cache without the ring that "grow" makes.
+      rest_of_state: bytes of the state with the largest cache, other than the ring that "grow" makes.
     """
 
     weights: int
-    beside_grow: int
+    rest_of_state: int
 
 
 def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def sampling_parts(programs: dict[str, dict], memory: SamplerMemory) -> dict[str
     """Returns the bytes of the weights in the decode layout, and the most that the sampler needs above them."""
     sizes = [programs[name]["hbm_bytes"] - memory.weights for name in ("prefill", "decode")]
     if "grow" in programs:
-        sizes.append(programs["grow"]["hbm_bytes"] + memory.beside_grow)
+        sizes.append(programs["grow"]["hbm_bytes"] + memory.rest_of_state)
     return {"weights to decode with": memory.weights, "cache, and sampling above it": max(sizes)}
 
 

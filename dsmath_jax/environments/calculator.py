@@ -7,11 +7,11 @@ from fractions import Fraction
 
 from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.questions import Mode
-from dsmath_jax.environments.protocol import Said, Step
+from dsmath_jax.environments.protocol import Step, TextTurn
 
 OPEN, CLOSE = "<<", ">>"
 ERROR = "error"
-MAX_EXPONENT, MAX_DIGITS = 1000, 100
+MAX_DIGITS, MAX_POWER_BITS = 100, 10_000
 OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: lambda x, y: Fraction(x // y), ast.Mod: operator.mod,
@@ -27,10 +27,11 @@ class Calculator:
     def reset(self, record: Record) -> str:
         return record.question
 
-    def step(self, said: Said) -> Step:
-        if said.finish_reason != "stop":
+    def step(self, turn: TextTurn) -> Step:
+        if turn.finish_reason != "stop":
             return Step()
-        return Step(value(said.text.rpartition(CLOSE)[0].rpartition(OPEN)[2]))
+        _, opened, expression = turn.text.rpartition(CLOSE)[0].rpartition(OPEN)
+        return Step(value(expression) if opened else ERROR)
 
 
 def value(expression: str) -> str:
@@ -39,13 +40,14 @@ def value(expression: str) -> str:
         found = _value(ast.parse(expression.strip().replace("^", "**"), mode="eval").body)
     except (ArithmeticError, RecursionError, SyntaxError, TypeError, ValueError):
         return ERROR
-    whole, rest = str(found.numerator), found.denominator
-    if max(len(whole), len(str(rest))) > MAX_DIGITS:
+    denominator = found.denominator
+    if max(abs(found.numerator), denominator) >= 10**MAX_DIGITS:
         return ERROR
-    if rest == 1:
-        return whole
-    places = next((n for n in range(1, 7) if 10**n % rest == 0), 0)
-    return f"{found.numerator}/{rest}" if not places else f"{float(found):.{places}f}"
+    places = next((n for n in range(7) if 10**n % denominator == 0), None)
+    if not places:
+        return str(found)
+    digits = str(abs(found.numerator) * 10**places // denominator).zfill(places + 1)
+    return f"{'-' if found < 0 else ''}{digits[:-places]}.{digits[-places:]}"
 
 
 def _value(node: ast.expr) -> Fraction:
@@ -58,7 +60,8 @@ def _value(node: ast.expr) -> Fraction:
             return _value(operand)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             base, exponent = _value(left), _value(right)
-            if exponent.denominator != 1 or abs(exponent) > MAX_EXPONENT or abs(base) > 10**MAX_DIGITS:
+            bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+            if exponent.denominator != 1 or bits * abs(exponent) > MAX_POWER_BITS:
                 raise ValueError("too large")
             return base ** int(exponent)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATIONS:

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import inspect
 import logging
 import threading
@@ -14,43 +15,49 @@ import jax
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.special_tokens import without_marks
-from dsmath_jax.data.tokenizer import CONTEXT_TOKENS, decode_after, encode_after
-from dsmath_jax.environments.protocol import Environment, Said, Step
+from dsmath_jax.data.tokenizer import decode_after, encode_after
+from dsmath_jax.environments.protocol import Environment, Step, TextTurn
 from dsmath_jax.environments.replies import ReplyLog, TurnKey
 from dsmath_jax.sampling.turns import Reply, Turn, TurnLimits
 from dsmath_jax.sharding import broadcast_json
 
+FAILED = Step()  # where an environment failed
 MAX_LOGGED = 3  # errors; the rest is only counted
 MAX_THREADS = 64  # steps of ordinary functions at the same time
-STEP_SECONDS = 60.0  # time limit of a step
 
 
-class Outcome(NamedTuple):
-    """What a dialogue came to.
+class DialogueResult(NamedTuple):
+    """The result of a dialogue.
 
     Attributes:
       turns: of the model.
       reward: of the environment; None for none.
       answer_text: the text that a final answer is extracted from; None for the whole dialogue.
+      failed: whether the environment raised or took too long, which ended it.
     """
 
-    turns: int
-    reward: float | None
-    answer_text: str | None
+    turns: int = 1
+    reward: float | None = None
+    answer_text: str | None = None
+    failed: bool = False
 
 
-class _Dialogue(NamedTuple):
+NO_DIALOGUE = DialogueResult()  # of a completion of one turn
+
+
+@dataclasses.dataclass
+class _Dialogue:
     """A dialogue on process 0.
 
     Attributes:
-      environment: its environment.
       context: the last tokens before its next turn.
+      environment: None before its first turn.
       known: turns whose steps are from the log, which the environment has yet to see.
     """
 
-    environment: Environment
-    context: list[int]
-    known: list[Said]
+    context: Sequence[int]
+    environment: Environment | None = None
+    known: list[TextTurn] = dataclasses.field(default_factory=list)
 
 
 class Dialogues:
@@ -62,7 +69,7 @@ class Dialogues:
 
     def __init__(
         self, make: Callable[[], Environment], records: Sequence[Record], prompts: Sequence[Sequence[int]], chat: Chat,
-        limits: TurnLimits, seconds: float = STEP_SECONDS, log: ReplyLog | None = None,
+        limits: TurnLimits, seconds: float | None = None, log: ReplyLog | None = None,
     ):  # fmt: skip
         """
         Args:
@@ -71,12 +78,12 @@ class Dialogues:
           prompts: their token ids.
           chat: of the model.
           limits: of every dialogue.
-          seconds: time limit of a step.
+          seconds: time limit of a step; None where the environments have limits of their own.
           log: of the replies, written before they are used; of process 0.
         """
         self.stop_strings, self.limits = make().stop_strings, limits
-        self.outcomes: dict[tuple[int, int], Outcome] = {}  # by prompt and sample
-        self.num_errors = 0
+        self.results: dict[tuple[int, int], DialogueResult] = {}  # by prompt and sample
+        self._num_errors = 0
         self._make, self._records, self._prompts, self._chat = make, records, prompts, chat
         self._seconds, self._log = seconds, log
         self._dialogues: dict[tuple[int, int], _Dialogue] = {}
@@ -94,15 +101,19 @@ class Dialogues:
 
     def replies(self) -> list[Reply | None]:
         """Returns the replies to the last turns."""
-        found: list[tuple[Step, list[int]]] = []
+        found: list[tuple[Step, list[int], bool]] = []
         if self._steps is not None:
             steps = self._steps.result()
-            found = [(step, self._tokens(step, turn)) for step, turn in zip(steps, self._asked, strict=True)]
+            found = [(s, self._tokens(s, turn), s is FAILED) for s, turn in zip(steps, self._asked, strict=True)]
         replies = list[Reply | None]()
-        for turn, (fields, tokens) in zip(self._asked, broadcast_json(found), strict=True):
-            step = Step(*fields)
-            self.outcomes[turn.prompt, turn.sample] = Outcome(turn.number + 1, step.reward, step.answer_text)
+        for turn, (fields, tokens, failed) in zip(self._asked, broadcast_json(found), strict=True):
+            step, key = Step(*fields), (turn.prompt, turn.sample)
+            self.results[key] = DialogueResult(turn.number + 1, step.reward, step.answer_text, failed)
             replies.append(Reply(tokens, step.drops_eos) if tokens else None)
+            if turn.is_last or not tokens:
+                self._dialogues.pop(key, None)
+            elif key in self._dialogues:  # on process 0
+                self._dialogues[key].context = tokens
         return replies
 
     async def _take_steps(self, turns: Sequence[Turn]) -> list[Step]:
@@ -110,62 +121,53 @@ class Dialogues:
         taken = await asyncio.gather(*map(self._take_step, turns))
         if self._log is not None:
             pairs = zip(turns, taken, strict=True)
-            self._log.write([(_key(turn), said, step) for turn, (said, step, is_new) in pairs if is_new])
+            self._log.write([(_key(turn), text_turn, step) for turn, (text_turn, step, is_new) in pairs if is_new])
         return [step for _, step, _ in taken]
 
-    async def _take_step(self, turn: Turn) -> tuple[Said, Step, bool]:
+    async def _take_step(self, turn: Turn) -> tuple[TextTurn, Step, bool]:
         """Returns a turn as text, the step that follows, and whether it is not from the log."""
-        record, key = self._records[turn.prompt], (turn.prompt, turn.sample)
-        if key not in self._dialogues:
-            self._dialogues[key] = _Dialogue(self._make(), list(self._prompts[turn.prompt][-CONTEXT_TOKENS:]), [])
-            self._dialogues[key].environment.reset(record)
-        environment, context, known = self._dialogues[key]
-        text = decode_after(self._chat.tokenizer, context, self._chat.without_eos(turn.tokens))
-        said = Said(text, turn.finish_reason, turn.is_last)
-        context[:] = turn.tokens[-CONTEXT_TOKENS:]
-        if self._log is not None and (step := self._log.find(_key(turn), said)) is not None:
-            known.append(said)
-            return said, step, False
+        dialogue = self._dialogues.setdefault((turn.prompt, turn.sample), _Dialogue(self._prompts[turn.prompt]))
+        text = decode_after(self._chat.tokenizer, dialogue.context, self._chat.without_eos(turn.tokens))
+        text_turn = TextTurn(text, turn.finish_reason, turn.is_last)
+        if self._log is not None and (step := self._log.find(_key(turn), text_turn)) is not None:
+            dialogue.known.append(text_turn)
+            return text_turn, step, False
+        record = self._records[turn.prompt]
         try:
-            async with asyncio.timeout(self._seconds):
-                for earlier in known:
-                    await self._call(environment, earlier)
-                known.clear()
-                step = await self._call(environment, said)
+            if dialogue.environment is None:
+                dialogue.environment = await self._limited(self._make)
+                await self._limited(dialogue.environment.reset, record)
+            for earlier in dialogue.known:
+                await self._limited(dialogue.environment.step, earlier)
+            dialogue.known = []
+            step = _checked(await self._limited(dialogue.environment.step, text_turn))
         except Exception as error:  # an environment may raise anything
             self._log_error(record.id, "took too long" if isinstance(error, TimeoutError) else repr(error))
-            step = Step()
-        return said, step, True
+            step = FAILED
+        return text_turn, step, True
 
-    async def _call(self, environment: Environment, said: Said) -> Step:
-        """Takes a step, in a thread if it is an ordinary function."""
-        take: Callable[[Said], Any] = environment.step
-        if inspect.iscoroutinefunction(take):
-            found = await take(said)
-        else:
-            async with self._threads:
-                found = await _in_thread(lambda: take(said))
-        if not isinstance(found, Step):
-            raise TypeError(f"`step` returned {found!r:.100}; it must return a Step")
-        return found
+    async def _limited(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function within the time limit, in a thread if it is an ordinary one."""
+        if inspect.iscoroutinefunction(call):
+            async with asyncio.timeout(self._seconds):
+                return await call(*arguments)
+        async with self._threads, asyncio.timeout(self._seconds):
+            return await _in_thread(lambda: call(*arguments))
 
     def _tokens(self, step: Step, turn: Turn) -> list[int]:
         """Returns the tokens of an observation; [] where there is none."""
         if not step.observation:
             return []
         if not step.is_message:
-            tokens = encode_after(self._chat.tokenizer, without_marks(step.observation))
-        else:
-            tokens = self._chat.encode(self._chat.next_turn(step.observation))
-            if turn.finish_reason == "eos" and not step.drops_eos:
-                tokens = tokens[1:]  # the end of the assistant's turn, which the model has written
-        self._dialogues[turn.prompt, turn.sample].context[:] = tokens[-CONTEXT_TOKENS:]
-        return tokens
+            return encode_after(self._chat.tokenizer, without_marks(step.observation))
+        tokens = self._chat.encode(self._chat.next_turn(step.observation))
+        # Its first token ends the assistant's turn, which the model may have done.
+        return tokens[1:] if turn.finish_reason == "eos" and not step.drops_eos else tokens
 
     def _log_error(self, record_id: str, message: str) -> None:
-        self.num_errors += 1
-        if self.num_errors <= MAX_LOGGED:
-            more = "; further errors are only counted" if self.num_errors == MAX_LOGGED else ""
+        self._num_errors += 1
+        if self._num_errors <= MAX_LOGGED:
+            more = "; further errors are only counted" if self._num_errors == MAX_LOGGED else ""
             logging.warning("The environment of a dialogue about %s failed: %s%s.", record_id, message, more)
 
     def __enter__(self) -> Self:
@@ -182,8 +184,15 @@ def _key(turn: Turn) -> TurnKey:
     return TurnKey(turn.prompt, turn.sample, turn.number)
 
 
+def _checked(step: Any) -> Step:
+    """Returns a step of the user's with a reward that JSON can hold; raises where it is none."""
+    if not isinstance(step, Step):
+        raise TypeError(f"`step` returned {step!r:.100}; it must return a Step")
+    return step if step.reward is None else step._replace(reward=float(step.reward))
+
+
 async def _in_thread(call: Callable[[], Any]) -> Any:
-    """Calls a function in a thread of its own, which may hang without keeping the process from its end."""
+    """Calls a function in a daemon thread: if it hangs, the process can still exit."""
     loop = asyncio.get_running_loop()
     result = loop.create_future()
 

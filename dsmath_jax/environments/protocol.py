@@ -5,9 +5,10 @@ from typing import NamedTuple, Protocol
 
 from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.questions import Mode
+from dsmath_jax.sampling.completions import FinishReason
 
 
-class Said(NamedTuple):
+class TextTurn(NamedTuple):
     """A turn of the model.
 
     Attributes:
@@ -17,7 +18,7 @@ class Said(NamedTuple):
     """
 
     text: str
-    finish_reason: str
+    finish_reason: FinishReason
     is_last: bool
 
 
@@ -55,6 +56,6 @@ class Environment(Protocol):
         """Begins the dialogue about a problem; returns the question, the same for all dialogues about it."""
         ...
 
-    def step(self, said: Said) -> Step | Awaitable[Step]:
+    def step(self, turn: TextTurn) -> Step | Awaitable[Step]:
         """Replies to a turn; may be an `async def`. Dialogues run concurrently: in threads, or in one event loop."""
         ...

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.data.questions import Mode
 from dsmath_jax.data.thoughts import after_thoughts
-from dsmath_jax.environments.protocol import Said, Step
+from dsmath_jax.environments.protocol import Step, TextTurn
 from dsmath_jax.grading.code import FENCED, LABELS, Runner, statement, succeeded
 from dsmath_jax.grading.extraction import CUE
 from dsmath_jax.grading.sandbox import Program, ProgramResult
@@ -50,8 +50,13 @@ class Programs:
         result = loop.create_future()
         self._waiting.append((program, result))
         if len(self._waiting) == 1:
-            loop.call_soon(lambda: self._batches.add(loop.create_task(self._run_waiting())))
+            loop.call_soon(self._start_batch)
         return await result
+
+    def _start_batch(self) -> None:
+        batch = asyncio.get_running_loop().create_task(self._run_waiting())
+        self._batches.add(batch)  # the loop itself keeps no reference
+        batch.add_done_callback(self._batches.discard)
 
     async def _run_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -59,7 +64,8 @@ class Programs:
             results = await asyncio.to_thread(self._runner.run, [program for program, _ in batch])
         except BaseException as error:
             for _, result in batch:
-                result.set_exception(error)
+                if not result.done():
+                    result.set_exception(error)
             return
         for (_, result), found in zip(batch, results, strict=True):
             if not result.done():  # its dialogue may have run out of time
@@ -87,20 +93,20 @@ class PythonTool:
     def reset(self, record: Record) -> str:
         return record.question
 
-    async def step(self, said: Said) -> Step:
-        ends = {index: stop for stop in self.stop_strings if (index := said.text.find(stop)) >= 0}
+    async def step(self, turn: TextTurn) -> Step:
+        ends = {index: stop for stop in self.stop_strings if (index := turn.text.find(stop)) >= 0}
         stop = ends[min(ends)] if ends else ""
-        text = said.text[: min(ends, default=len(said.text))]
+        text = turn.text[: min(ends, default=len(turn.text))]
         self._prose += FENCED.sub(lambda match: "" if match[1].lower() in LABELS else match[0], text)
         blocks = [block for label, block in FENCED.findall(text) if label.lower() in LABELS]
         ends_with_block = bool(blocks) and bool(ENDS_WITH_BLOCK.search(text))
-        calls = stop == CALL or (said.finish_reason == "eos" and not stop and ends_with_block)
-        if not calls or said.is_last:
+        calls = stop == CALL or (turn.finish_reason == "eos" and not stop and ends_with_block)
+        if not calls or turn.is_last:
             # A call without a turn after it still has something to be answered: the dialogue was cut there.
             return Step(observation=CALL if calls else "", answer_text=self._answer_text())
         output = await self._run(blocks[-1]) if blocks else MISSING
         opening = "" if stop == CALL else CALL
-        line_end = "" if (said.text if stop == CALL else text).endswith("\n") else "\n"
+        line_end = "" if (turn.text if stop == CALL else text).endswith("\n") else "\n"
         begin = f"{line_end}{opening}\n" if opening else line_end
         return Step(f"{begin}{output}\n```\n", drops_eos=True, answer_text=self._answer_text())
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
-from dsmath_jax.environments.protocol import Said, Step
+from dsmath_jax.environments.protocol import Step, TextTurn
 from dsmath_jax.workdir import UserError
 
 
@@ -21,7 +21,7 @@ class TurnKey(NamedTuple):
 class Replied(NamedTuple):
     """A turn and the step that followed."""
 
-    said: Said
+    turn: TextTurn
     step: Step
 
 
@@ -34,23 +34,24 @@ class ReplyLog:
         Raises:
           UserError: another line is damaged.
         """
-        self._path, self._file = path, None
+        self._path = path
+        self._file: IO[bytes] | None = None
         self._found: dict[TurnKey, Replied] = {}
         lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
         for number, line in enumerate(lines, start=1):
             try:
-                key, said, step = json.loads(line)
-                self._found[TurnKey(*key)] = Replied(Said(*said), Step(*step))
+                key, turn, step = json.loads(line)
+                self._found[TurnKey(*key)] = Replied(TextTurn(*turn), Step(*step))
             except (TypeError, ValueError):
                 raise UserError(f"{path}, line {number} is damaged; remove the file to ask again.") from None
         self._size = sum(len(line) + 1 for line in lines)
 
-    def find(self, key: TurnKey, said: Said) -> Step | None:
-        """Returns what followed this turn in an earlier run; None if it is not known, or another text was said."""
+    def find(self, key: TurnKey, turn: TextTurn) -> Step | None:
+        """Returns what followed this turn in an earlier run; None if it is not known, or had another text."""
         found = self._found.get(key)
-        return found.step if found and found.said == said else None
+        return found.step if found and found.turn == turn else None
 
-    def write(self, replied: Sequence[tuple[TurnKey, Said, Step]]) -> None:
+    def write(self, replied: Sequence[tuple[TurnKey, TextTurn, Step]]) -> None:
         """Appends replies; they are on disk when this returns."""
         if not replied:
             return
@@ -68,5 +69,3 @@ class ReplyLog:
     def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
-
-    _file: IO[bytes] | None

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 from dsmath_jax import user_code
 from dsmath_jax.environments.calculator import Calculator
-from dsmath_jax.environments.dialogues import STEP_SECONDS
 from dsmath_jax.environments.protocol import Environment
 from dsmath_jax.environments.python_tool import OUTPUT_CHARS, Programs, PythonTool
 from dsmath_jax.grading.sandbox import Sandbox
@@ -24,13 +23,20 @@ class EnvironmentSettings(Settings):
 
     name: str = setting(PYTHON, "python (programs in the sandbox), calculator, or your own package.module:NAME")
     max_turns: int = setting(5, "turns of the model in a dialogue", ge=1)
-    max_turn_tokens: int = setting(0, "length limit of a turn, tokens; 0 for that of the dialogue alone", ge=0)
-    output_chars: int = setting(OUTPUT_CHARS, "characters of a program's output that the model sees", ge=1)
-    step_seconds: float = setting(STEP_SECONDS, "time limit of a reply, seconds", gt=0, le=3600)
+    max_turn_tokens: int = setting(0, "tokens of a turn at most; 0: only rl.max_new_tokens limits it", ge=0)
+    output_chars: int = setting(OUTPUT_CHARS, "python: characters of a program's output that the model sees", ge=1)
+    step_seconds: float = setting(
+        60.0, "time limit of a reply, seconds; programs of python have limits of their own", gt=0, le=3600
+    )
 
     def limits(self, max_tokens: int) -> TurnLimits:
         """Returns the limits of a dialogue of at most `max_tokens` tokens, replies included."""
         return TurnLimits(self.max_turns, self.max_turn_tokens or max_tokens, max_tokens)
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds of a step; None for programs, which the sandbox limits one by one."""
+        return None if self.name == PYTHON else self.step_seconds
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[[], Environment]]:
@@ -44,3 +50,10 @@ class EnvironmentSettings(Settings):
             return
         with Sandbox() as sandbox:
             yield functools.partial(PythonTool, Programs(sandbox), self.output_chars)
+
+
+def open_environment(
+    settings: EnvironmentSettings | None,
+) -> contextlib.AbstractContextManager[Callable[[], Environment] | None]:
+    """Returns `EnvironmentSettings.open`, or a context of None without settings."""
+    return settings.open() if settings else contextlib.nullcontext()

@@ -141,7 +141,7 @@ class Policy:
                     yield [
                         (
                             TextCompletion(self._text(prompt, c.tokens), c.finish_reason),
-                            dialogues.outcomes[c.prompt, c.sample].answer_text,
+                            dialogues.results[c.prompt, c.sample].answer_text,
                         )
                         for c in next(groups)
                     ]

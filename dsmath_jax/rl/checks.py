@@ -8,9 +8,10 @@ from dsmath_jax.data import overlap
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import ReadRecords, Record, check_answers
 from dsmath_jax.data.subsample import EVALUATION_SEED, subsample
+from dsmath_jax.environments.settings import open_environment
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl import offline
-from dsmath_jax.rl.dialogues import open_environment, question_ids
+from dsmath_jax.rl.dialogues import question_ids
 from dsmath_jax.rl.reward_model import stage as reward_stage
 from dsmath_jax.rl.reward_model.stage import KINDS
 from dsmath_jax.rl.rewards import NEED_ANSWERS, RewardFunctions, user_functions
@@ -54,15 +55,15 @@ def check(
     if held_out and not settings.allow_overlap:
         overlap.check("rl.eval_data", held_out, overlap.find(held_out, trained_on), allow=False)
     with open_environment(settings.environment) as make:
-        encode = question_ids(chat, make) if chat else None
-    if initial_config and encode:
-        eval_prompts(held_out, encode, initial_config.max_position_embeddings)
-    if initial_config and any(sets) and chat and encode:
-        prompts = filter_prompts(settings, sets, encode, initial_config.max_position_embeddings)
-        sets = prompts.sets
-        if method.completions == "solutions":
-            offline.solution_rows(prompts.records, chat, settings.max_new_tokens)
-    elif initial_config:
+        if initial_config and chat:
+            encode = question_ids(chat, make)
+            eval_prompts(held_out, encode, initial_config.max_position_embeddings)
+            if any(sets):
+                prompts = filter_prompts(settings, sets, encode, initial_config.max_position_embeddings)
+                sets = prompts.sets
+                if method.completions == "solutions":
+                    offline.solution_rows(prompts.records, chat, settings.max_new_tokens)
+    if initial_config and not (chat and any(sets)):
         check_context(1 + settings.max_new_tokens, initial_config.max_position_embeddings)
     if retrain and settings.reward_stage:
         rewarded = dataclasses.replace(retrain, data=settings.retrain_data, columns=dict(settings.retrain_columns))

@@ -12,19 +12,7 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.environments.dialogues import Dialogues
 from dsmath_jax.environments.protocol import Environment
 from dsmath_jax.environments.replies import ReplyLog
-from dsmath_jax.environments.settings import EnvironmentSettings
 from dsmath_jax.rl.context import Context
-from dsmath_jax.rl.rollout_files import REPLIES
-
-
-@contextlib.contextmanager
-def open_environment(settings: EnvironmentSettings | None) -> Iterator[Callable[[], Environment] | None]:
-    """Yields a function that returns a new environment; None without one."""
-    if settings is None:
-        yield None
-        return
-    with settings.open() as make:
-        yield make
 
 
 def question_ids(chat: Chat, make: Callable[[], Environment] | None) -> Callable[[Record], list[int]]:
@@ -56,10 +44,5 @@ def open_dialogues(
     limits = settings.limits(ctx.settings.max_new_tokens)
     with contextlib.ExitStack() as stack:
         written = stack.enter_context(ReplyLog(log)) if log and jax.process_index() == 0 else None
-        arguments = ctx.make_environment, records, prompts, ctx.chat, limits, settings.step_seconds, written
+        arguments = ctx.make_environment, records, prompts, ctx.chat, limits, settings.time_limit, written
         yield stack.enter_context(Dialogues(*arguments))
-
-
-def reply_log(folder: Path, number: int) -> Path:
-    """Returns the file of the replies of a batch of prompts, which is removed once its rollout is written."""
-    return folder / "rollouts" / f"{number:08d}{REPLIES[1:]}"

@@ -10,7 +10,6 @@ import numpy as np
 
 from dsmath_jax import user_code
 from dsmath_jax.data.tokenizer import Tokenizer
-from dsmath_jax.environments.dialogues import Outcome
 from dsmath_jax.rl.advantages import PerToken, ScoredRollout, Scores, outcome_scores, zero_std_groups
 from dsmath_jax.rl.algorithms import Algorithm, gradient_coefficients
 from dsmath_jax.rl.batches import RowShapes, TokenFields, pack_batch, sequences_of, split, token_fields
@@ -25,7 +24,6 @@ from dsmath_jax.sharding import broadcast_json
 from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.workdir import UserError
 
-NO_DIALOGUE = Outcome(1, None, None)
 # (rollout, indices of the rewarded tokens of each completion) -> the rewards at these, NaN for none
 ScoreEnds = Callable[[Rollout, Sequence[np.ndarray]], list[np.ndarray]]
 
@@ -50,11 +48,10 @@ def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout, group_size: in
     """Returns the rule rewards `[PG]`. Process 0 grades, and all get its rewards."""
     graded = RuleRewards(np.empty(0), {}, {})
     if jax.process_index() == 0:
-        outcomes = rollout.outcomes_PG or [NO_DIALOGUE] * len(rollout.completions_PG)
         inputs = [
-            RewardInput(text, record, c.finished, len(c.tokens), outcome.answer_text, outcome.reward)
-            for text, record, c, outcome in zip(
-                rollout.texts_PG, rollout.records_PG, rollout.completions_PG, outcomes, strict=True
+            RewardInput(text, record, c.finished, len(c.tokens), dialogue.answer_text, dialogue.reward)
+            for text, record, c, dialogue in zip(
+                rollout.texts_PG, rollout.records_PG, rollout.completions_PG, rollout.dialogues_PG, strict=True
             )
         ]
         graded = reward_fns.score(inputs, group_size)
@@ -125,7 +122,7 @@ def concatenate(parts: Sequence[ScoredCompletions]) -> ScoredCompletions:
     rollout = Rollout(
         prompts, completions, [record for part in parts for record in part.rollout.records_PG],
         [text for part in parts for text in part.rollout.texts_PG],
-        [outcome for part in parts for outcome in part.rollout.outcomes_PG],
+        [dialogue for part in parts for dialogue in part.rollout.dialogues_PG],
     )  # fmt: skip
     rule_rewards, keep = join([p.rule_rewards_PG for p in parts]), np.concatenate([p.keep_PG for p in parts])
     ends, values = ([x for part in parts for x in part.scores_PG[i]] for i in (0, 1))
@@ -143,7 +140,7 @@ def choose_groups(scored: ScoredCompletions, num_prompts: int, group_size: int) 
         [rollout.prompts_P[i] for i in groups],
         [dataclasses.replace(c, prompt=new_index[c.prompt]) for c in (rollout.completions_PG[row] for row in rows)],
         [rollout.records_PG[row] for row in rows], [rollout.texts_PG[row] for row in rows],
-        [rollout.outcomes_PG[int(row)] for row in rows] if rollout.outcomes_PG else (),
+        [rollout.dialogues_PG[row] for row in rows],
     )  # fmt: skip
     ends, rewards = ([values[row] for row in rows] for values in scores)
     return ScoredCompletions(chosen, rule_rewards.rows(rows), Scores(ends, rewards), keep[rows])
@@ -200,7 +197,7 @@ def largest_token_share(algorithm: Algorithm, batch: HostBatch) -> float:
     return float(squares.max() / squares.sum()) if squares.any() else 0.0
 
 
-def rollout_metrics(sampled: ScoredCompletions, group_size: int) -> dict[str, float]:
+def rollout_metrics(sampled: ScoredCompletions, group_size: int, has_turns: bool = False) -> dict[str, float]:
     """Returns the metrics of all completions that were sampled for a rollout, described in docs/rl.md."""
     rollout, rule_rewards, scores, _ = sampled
     rewards = np.array([r.mean() for r in scores.rewards])
@@ -215,11 +212,11 @@ def rollout_metrics(sampled: ScoredCompletions, group_size: int) -> dict[str, fl
         "reward_errors": failed + without_score,
         "reward_abstained": len(rule_rewards.total) - len(graded) - failed,
     }
-    if rollout.outcomes_PG:
-        metrics |= {
-            "turns": np.mean([outcome.turns for outcome in rollout.outcomes_PG]),
-            "frac_inserted": sum(len(c.inserted) for c in rollout.completions_PG) / sum(rollout.lengths),
-        }
+    if inserted := sum(len(c.inserted) for c in rollout.completions_PG):
+        metrics["frac_inserted"] = inserted / sum(rollout.lengths)
+    if has_turns:
+        metrics["turns"] = np.mean([dialogue.turns for dialogue in rollout.dialogues_PG])
+        metrics["environment_errors"] = sum(dialogue.failed for dialogue in rollout.dialogues_PG)
     if rewards.size:
         metrics |= {"reward": rewards.mean(), "reward_std": rewards.std()}
     if graded.size:

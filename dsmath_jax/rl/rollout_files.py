@@ -17,7 +17,7 @@ from dsmath_jax.sharding import barrier
 from dsmath_jax.training.metrics import StepLog
 from dsmath_jax.workdir import UserError, atomic_write, remove
 
-REPLIES = "*.replies.jsonl"  # of environments, by batch of prompts, until their rollout is written
+REPLY_SUFFIX = ".replies.jsonl"  # of the files of an environment's replies, until their rollout is written
 
 
 class TrainingData(NamedTuple):
@@ -51,6 +51,16 @@ def minibatch_completions(
     return (groups[:, None] * group_size + np.arange(group_size)).ravel()
 
 
+def rollouts_folder(folder: Path) -> Path:
+    """Returns the folder of the rollouts of a stage."""
+    return folder / "rollouts"
+
+
+def reply_log(folder: Path, number: int) -> Path:
+    """Returns the file of an environment's replies to a batch of prompts, below the stage's folder."""
+    return rollouts_folder(folder) / f"{number:08d}{REPLY_SUFFIX}"
+
+
 class RolloutFiles:
     """The rollouts of a run on disk, as training data, written before they are used.
 
@@ -60,7 +70,7 @@ class RolloutFiles:
 
     def __init__(self, folder: Path, settings: RLSettings, seed: int, first_step: int):
         """`folder` is of the stage; it gets `rollouts/` and, from `first_step` on, `samples.jsonl`."""
-        self._folder, self._settings, self._seed = folder / "rollouts", settings, seed
+        self._folder, self._settings, self._seed = rollouts_folder(folder), settings, seed
         self._samples = StepLog(folder / "samples.jsonl", first_step)
         self._number = -1
         self._data: TrainingData | None = None
@@ -85,13 +95,13 @@ class RolloutFiles:
         return True
 
     def write(
-        self, step: int, data: TrainingData, metrics: Mapping[str, float], **lists: Sequence[Any]
-    ) -> None:  # fmt: skip
-        """Writes the rollout of this step; called by all processes. `lists` are its `samples` and `asked`."""
+        self, step: int, data: TrainingData, metrics: Mapping[str, float], samples: Sequence[Any], asked: Sequence[Any]
+    ) -> None:
+        """Writes the rollout of this step; called by all processes."""
         number = step // self._settings.steps_per_rollout
         if jax.process_index() == 0:
-            write_rollout(self._path(number), data, {"metrics": metrics, **lists})
-            for path in self._folder.glob(REPLIES):
+            write_rollout(self._path(number), data, {"metrics": metrics, "samples": samples, "asked": asked})
+            for path in self._folder.glob(f"*{REPLY_SUFFIX}"):
                 remove(path)
         barrier(f"rollout {number}")
 

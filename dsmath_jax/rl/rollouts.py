@@ -15,7 +15,7 @@ from jaxtyping import Int
 from dsmath_jax.data import datasets
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.datasets import Record
-from dsmath_jax.environments.dialogues import Dialogues, Outcome
+from dsmath_jax.environments.dialogues import NO_DIALOGUE, DialogueResult, Dialogues
 from dsmath_jax.models.decoder import Params
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.completions import Completion
@@ -141,14 +141,14 @@ class Rollout(NamedTuple):
     """P prompts with G completions each, prompt-major; the other fields are of the completions.
 
     Attributes:
-      outcomes_PG: of their dialogues; () where they have one turn.
+      dialogues_PG: of their dialogues; NO_DIALOGUE where there is no environment.
     """
 
     prompts_P: list[list[int]]
     completions_PG: list[Completion]
     records_PG: list[Record]
     texts_PG: list[str]
-    outcomes_PG: Sequence[Outcome] = ()
+    dialogues_PG: list[DialogueResult]
 
     @property
     def lengths(self) -> list[int]:
@@ -183,5 +183,5 @@ def generate_rollout(
     return Rollout(
         prompts_P, completions, [prompts.records[chosen[c.prompt]] for c in completions],
         [chat.completion(c.tokens) for c in completions],
-        [dialogues.outcomes[c.prompt, c.sample] for c in completions] if dialogues else (),
+        [dialogues.results[c.prompt, c.sample] if dialogues else NO_DIALOGUE for c in completions],
     )  # fmt: skip

@@ -16,6 +16,7 @@ from dsmath_jax.data import chat as chats
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.subsample import EVALUATION_SEED, load_subsample, subsample
+from dsmath_jax.environments.settings import open_environment
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, Params
 from dsmath_jax.rl import offline
@@ -25,7 +26,7 @@ from dsmath_jax.rl.checks import check_overlap
 from dsmath_jax.rl.context import Context, FrozenModel
 from dsmath_jax.rl.curriculum import Asked, Questions, by_initial_pass_rate, pass_rates
 from dsmath_jax.rl.diagnosis import other_template
-from dsmath_jax.rl.dialogues import open_dialogues, open_environment, question_ids, reply_log
+from dsmath_jax.rl.dialogues import open_dialogues, question_ids
 from dsmath_jax.rl.evaluations import Evaluations
 from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import jitted_scores
@@ -48,7 +49,7 @@ from dsmath_jax.rl.rollout_batch import (
     training_metrics,
     without_filtered,
 )
-from dsmath_jax.rl.rollout_files import RolloutFiles
+from dsmath_jax.rl.rollout_files import RolloutFiles, reply_log
 from dsmath_jax.rl.rollouts import eval_prompts, generate_rollout, load_prompts, sampling_of
 from dsmath_jax.rl.rounds import check_resumes_in_round, read_reward_model, retrain_reward_model
 from dsmath_jax.rl.sample_log import samples_to_log
@@ -241,7 +242,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     fields["loss_weights"] = mask * np.repeat(has_loss_PG, sequences.completion_lengths)
                     fields |= algorithm.batch_fields(fields)
 
-                    metrics = rollout_metrics(sampled, settings.group_size)
+                    metrics = rollout_metrics(sampled, settings.group_size, settings.environment is not None)
                     metrics |= training_metrics(algorithm, data, ctx.shapes)
                     metrics["num_gen_batches"] = float(len(batches))
                     fields.pop("teacher_logprobs", None)  # its part is in the advantages
@@ -288,8 +289,9 @@ def sample_and_score(
         records, ids = [ctx.prompts.records[i] for i in chosen], [ctx.prompts.ids[i] for i in chosen]
         with open_dialogues(ctx, records, ids, reply_log(ctx.folder, number)) as dialogues:
             sampling = sampling_of(settings, ctx.chat, ctx.seed, settings.group_size)
-            sampler = ctx.sampler, policy
-            rollout = generate_rollout(sampler, ctx.prompts, chosen, ctx.chat, sampling, number, dialogues)
+            rollout = generate_rollout(
+                (ctx.sampler, policy), ctx.prompts, chosen, ctx.chat, sampling, number, dialogues
+            )
         loop.lap("sample_seconds")
         rule_rewards_PG = grade_by_rules(reward_fns, rollout, settings.group_size)
         scores_PG = compute_rewards(rollout, rule_rewards_PG.total, score, settings, ctx.chat.tokenizer)
@@ -365,7 +367,7 @@ def greedy_accuracy(ctx: Context, records: Sequence[Record], correct: RewardFunc
             groups = ctx.sampler.generate(params, prompts, sampling, decode=ctx.chat.tokenizer.decode)
             texts = [ctx.chat.completion(group[0].tokens) for group in groups]
         inputs = [
-            RewardInput(text, record, answer_text=dialogues.outcomes[i, 0].answer_text if dialogues else None)
+            RewardInput(text, record, answer_text=dialogues.results[i, 0].answer_text if dialogues else None)
             for i, (text, record) in enumerate(zip(texts, records, strict=True))
         ]
         rewards = correct.score(inputs)

@@ -234,7 +234,7 @@ class Scheduler:
 
     @property
     def refill_threshold(self) -> int:
-        """The number of idle slots at which a chunk stops for a refill: all of them when nothing waits."""
+        """The number of idle slots at which a chunk stops: all of them when no sample waits and there is one turn."""
         slots = len(self._decoding)
         if not self._queue and not any(self._waiting) and self._turn_limits is None:
             return slots

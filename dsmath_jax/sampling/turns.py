@@ -73,7 +73,10 @@ class Partner(Protocol):
         ...
 
     def replies(self) -> list[Reply | None]:
-        """Waits for the replies to all turns of the last `ask`, in order, the same on every process; None ends it."""
+        """Waits for the replies to all turns of the last `ask`, in order; None ends the completion.
+
+        They are the same on every process.
+        """
         ...
 
 

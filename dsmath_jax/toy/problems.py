@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dsmath_jax.environments.calculator import CLOSE, OPEN
 from dsmath_jax.workdir import UserError, write_jsonl
 
 PEOPLE = (
@@ -112,7 +113,7 @@ def distinct_problems(seed: int, count: int, steps: Sequence[int], largest: int)
 
 def with_calls(solution: str) -> str:
     """Returns a solution whose equations call the calculator (`environments/calculator.py`): <<2 * 3>>6."""
-    return re.sub(r"^(.+) = (\d+)$", r"<<\1>>\2", solution, flags=re.MULTILINE)
+    return re.sub(r"^(.+) = (\d+)$", rf"{OPEN}\1{CLOSE}\2", solution, flags=re.MULTILINE)
 
 
 def write_problems(

@@ -310,7 +310,7 @@ def test_what_rl_holds_in_each_phase() -> None:
     residents = {"policy": 10, "optimizer": 20, "reference": 10, "reward model": 11}
     needed = {"prefill": 12, "decode": 30, "grow": 8, "logprobs": 14, "reward model": 19, "update": 70}
     programs = {name: {"hbm_bytes": size} for name, size in needed.items()}
-    memory = rl.SamplerMemory(weights=5, beside_grow=20)
+    memory = rl.SamplerMemory(weights=5, rest_of_state=20)
     found = rl.phases(programs, residents, memory, on_host=False)
     assert {name: sum(parts.values()) for name, parts in found.items()} == {
         "sample": 51 + 5 + 20 + 8,  # growing the last ring needs the most, and has no weights among its arguments

@@ -15,8 +15,8 @@ from dsmath_jax.data import chat_template, tokenizer
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.data.dataset_formats import Record
 from dsmath_jax.environments import dialogues as module
-from dsmath_jax.environments.dialogues import Dialogues, Outcome
-from dsmath_jax.environments.protocol import Environment, Said, Step
+from dsmath_jax.environments.dialogues import DialogueResult, Dialogues
+from dsmath_jax.environments.protocol import Environment, Step, TextTurn
 from dsmath_jax.environments.replies import ReplyLog
 from dsmath_jax.sampling.turns import Reply, Turn, TurnLimits
 from dsmath_jax.workdir import UserError
@@ -38,7 +38,7 @@ class Echo:
     def reset(self, record: Record) -> str:
         return record.question
 
-    async def step(self, said: Said) -> Step:
+    async def step(self, said: TextTurn) -> Step:
         self.seen.append(said.text)
         await asyncio.sleep(0)
         return Step(f"{said.text}!", reward=float(len(self.seen)), **self._step)
@@ -65,11 +65,11 @@ def hold(
         return dialogues.replies(), dialogues
 
 
-def test_replies_are_in_the_order_of_the_turns_and_outcomes_by_dialogue(chat: Chat) -> None:
+def test_replies_are_in_the_order_of_the_turns_and_results_by_dialogue(chat: Chat) -> None:
     replies, dialogues = hold(chat, Echo, [(1, 0, 0, "It is?"), (0, 2, 0, "three?")])
     texts = [chat.tokenizer.decode(reply.tokens) for reply in replies if reply]
     assert [text.strip() for text in texts] == ["It is?!", "three?!"]
-    assert dialogues.outcomes == {(1, 0): Outcome(1, 1.0, None), (0, 2): Outcome(1, 1.0, None)}
+    assert dialogues.results == {(1, 0): DialogueResult(1, 1.0, None), (0, 2): DialogueResult(1, 1.0, None)}
     assert dialogues.stop_strings == ("?",)
 
 
@@ -95,7 +95,7 @@ def test_a_message_ends_the_turn_and_begins_the_next(chat: Chat) -> None:
 
 def test_a_step_that_fails_ends_its_dialogue_alone(chat: Chat, caplog: pytest.LogCaptureFixture) -> None:
     class Failing(Echo):
-        async def step(self, said: Said) -> Step:
+        async def step(self, said: TextTurn) -> Step:
             if "three" in said.text:
                 raise RuntimeError("no reply")
             if "it" in said.text:
@@ -105,8 +105,8 @@ def test_a_step_that_fails_ends_its_dialogue_alone(chat: Chat, caplog: pytest.Lo
     turns = [(0, 0, 0, "three?"), (0, 1, 0, "What is it?"), (1, 0, 0, "4?")]
     replies, dialogues = hold(chat, Failing, turns, seconds=0.3)
     assert [reply is None for reply in replies] == [True, True, False]
-    assert dialogues.num_errors == 2
-    assert dialogues.outcomes[0, 0].reward is None
+    assert [dialogues.results[key].failed for key in ((0, 0), (0, 1), (1, 0))] == [True, True, False]
+    assert dialogues.results[0, 0].reward is None
     assert "x/0 failed: RuntimeError('no reply')" in caplog.text
     assert "x/0 failed: took too long" in caplog.text
 
@@ -115,7 +115,7 @@ def test_ordinary_functions_run_at_the_same_time_and_must_return_a_step(
     chat: Chat, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Slow(Echo):
-        def step(self, said: Said) -> Any:
+        def step(self, said: TextTurn) -> Any:
             time.sleep(0.2)
             return Step("4") if "4" in said.text else "4"
 
@@ -130,7 +130,7 @@ def test_an_ordinary_function_that_hangs_does_not_keep_the_process(chat: Chat, m
     monkeypatch.setattr(module, "MAX_THREADS", 1)
 
     class Hanging(Echo):
-        def step(self, said: Said) -> Any:
+        def step(self, said: TextTurn) -> Any:
             threading.Event().wait(20 if "4" in said.text else 0)
             return Step("5")
 
@@ -165,7 +165,7 @@ def test_a_resumed_run_repeats_the_replies_and_goes_on(chat: Chat, tmp_path: Pat
             for turns in ([(0, 0, 0, "What?")], [(0, 0, 1, "three?")]):
                 dialogues.ask([Turn(p, s, n, chat.tokenizer.encode(text), "stop", False) for p, s, n, text in turns])
                 dialogues.replies()
-            assert dialogues.outcomes[0, 0] == Outcome(2, 2.0, None)
+            assert dialogues.results[0, 0] == DialogueResult(2, 2.0, None)
     assert path.read_bytes().startswith(whole)
     assert path.read_bytes().count(b"\n") == 3
     assert [echo.seen for echo in made if echo.seen] == [["What?", "three?"]]
@@ -206,6 +206,6 @@ def test_the_example_of_the_docs_gives_four_guesses(chat: Chat) -> None:
     record = Record("x/0", "One?", answer="5")
     guess = names["Guess"]()
     assert guess.reset(record) == "One?"
-    (again, right) = (guess.step(Said(text, "eos", False)) for text in ("It is 4.", "It is 5."))
+    (again, right) = (guess.step(TextTurn(text, "eos", False)) for text in ("It is 4.", "It is 5."))
     assert (again.is_message, again.reward, bool(again.observation)) == (True, 0.0, True)
     assert (right.observation, right.reward) == ("", 0.5)

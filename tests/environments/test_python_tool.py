@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dsmath_jax.environments import python_tool as tools
-from dsmath_jax.environments.protocol import Said, Step
+from dsmath_jax.environments.protocol import Step, TextTurn
 from dsmath_jax.environments.python_tool import CALL, Programs, PythonTool
 from dsmath_jax.grading.code import Runner
 from dsmath_jax.grading.extraction import extract
@@ -38,7 +38,7 @@ class Dialogue:
         for self.turns, line in enumerate(lines[: rounds + 1], start=1):
             text, self.finish = line if isinstance(line, tuple) else (line, "")
             self.finish = self.finish or ("stop" if any(stop in text for stop in tool.stop_strings) else "eos")
-            step = await tool.step(Said(text, self.finish, is_last=self.turns > rounds))
+            step = await tool.step(TextTurn(text, self.finish, is_last=self.turns > rounds))
             self.steps.append(step)
             self.text += text
             assert step.answer_text is not None
@@ -235,7 +235,7 @@ def test_the_programs_of_a_turn_are_run_in_one_call() -> None:
     async def hold() -> None:
         programs = Programs(Counter())
         held = [PythonTool(programs) for _ in range(3)]
-        said = Said(PROGRAM.format("print(1)") + CALL, "stop", is_last=False)
+        said = TextTurn(PROGRAM.format("print(1)") + CALL, "stop", is_last=False)
         await asyncio.gather(*(tool.step(said) for tool in held))
         await asyncio.gather(*(tool.step(said) for tool in held[1:]))
 
@@ -250,7 +250,7 @@ def test_a_sandbox_that_fails_fails_all_that_wait_for_it() -> None:
 
     async def hold() -> list[Any]:
         programs = Programs(Broken())
-        said = Said(PROGRAM.format("print(1)"), "eos", is_last=False)
+        said = TextTurn(PROGRAM.format("print(1)"), "eos", is_last=False)
         steps = (PythonTool(programs).step(said) for _ in range(2))
         return await asyncio.gather(*steps, return_exceptions=True)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dsmath_jax.data.datasets import Record
+from dsmath_jax.environments.dialogues import NO_DIALOGUE
 from dsmath_jax.rl.advantages import Scores, group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import GRPO
 from dsmath_jax.rl.filters import ROLLOUT_FILTERS
@@ -42,7 +43,13 @@ def scored(rewards_PG: list[float], truncated: tuple[int, ...] = (), first: int 
     ]
     records = [Record(f"{first + i // G}", "q", answer="1") for i in range(len(rewards_PG))]
     prompts = [[100 + first + p] for p in range(len(rewards_PG) // G)]
-    rollout = Rollout(prompts, completions, records, [f"text {first + i}" for i in range(len(rewards_PG))])
+    rollout = Rollout(
+        prompts,
+        completions,
+        records,
+        [f"text {first + i}" for i in range(len(rewards_PG))],
+        [NO_DIALOGUE] * len(rewards_PG),
+    )
     scores = outcome_scores(rewards_PG, rollout.lengths)
     rule_rewards = RuleRewards(np.array(rewards_PG), {"correct": np.array(rewards_PG)}, {"raised": 1})
     return ScoredCompletions(rollout, rule_rewards, scores, np.ones(len(rewards_PG), bool))

@@ -11,6 +11,7 @@ import pytest
 from dsmath_jax.data import chat as chats
 from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
+from dsmath_jax.environments.dialogues import NO_DIALOGUE
 from dsmath_jax.rl.rewards import RewardFunctions
 from dsmath_jax.rl.rollouts import Rollout
 from dsmath_jax.rl.settings import RLSettings
@@ -48,7 +49,7 @@ def rollout_of(texts: list[str], chat: chats.Chat) -> tuple[Rollout, list[np.nda
     tokens = [[*chat.tokenizer.encode(text), chat.tokenizer.eos_id] for text in texts]
     completions = [Completion(0, i, ids, [0.0] * len(ids), [], "eos") for i, ids in enumerate(tokens)]
     record = Record("toy/0", "q", solution=SOLUTION, answer="14")
-    rollout = Rollout([[1, 5]], completions, [record] * len(texts), texts)
+    rollout = Rollout([[1, 5]], completions, [record] * len(texts), texts, [NO_DIALOGUE] * len(texts))
     return rollout, [step_ends(ids, chat.tokenizer) for ids in tokens]
 
 
