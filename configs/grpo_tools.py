@@ -29,6 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0
     config.data_dir = "data"
     config.tokenizer = {}  # the model's
+    config.chat = {"instruction": "paper"}  # which asks for programs
     config.rl = {
         "init": "hf:model", "data": ("gsm8k/train",), "method": "grpo_rule",
         "environment": {"name": "python", "max_turns": 5},

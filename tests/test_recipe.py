@@ -134,11 +134,9 @@ def full_recipe() -> Recipe:
     assert tiny.rl is not None
     models = ("init", "policy")  # a retrained model starts from the one before, and samples from the policy
     settings = {name: value for name, value in to_dict(tiny.reward_model).items() if name not in models}
-    lora, environment = LoraSettings(), EnvironmentSettings()
+    lora = LoraSettings()
     retrain = build(RetrainSettings, settings | {"steps": 10, "lora": to_dict(lora)})
-    rl = dataclasses.replace(
-        tiny.rl, method="grpo_iterative", rounds=2, retrain=retrain, lora=lora, environment=environment
-    )
+    rl = dataclasses.replace(tiny.rl, retrain=retrain, lora=lora, environment=EnvironmentSettings())
     reward_model = dataclasses.replace(tiny.reward_model, lora=lora)
     process_model = build(ProcessModelSettings, to_dict(reward_model) | {"kind": "process"})
     sft = dataclasses.replace(tiny.sft, lora=lora)
@@ -262,15 +260,15 @@ def number_types(hint: Any) -> set[type]:
 def tree_of(method: str) -> dict[str, Any]:
     """The nested fields of a recipe with every part, and with the method."""
     tree = to_dict(FULL)
-    if method != "grpo_iterative":
-        row = METHODS[method]
-        has_turns = row.completions == "policy" and row.reward != "process"
-        parts = ("retrain", "lora", *(["environment"] if has_turns else []))
-        tree["rl"] = {"method": method} | {name: tree["rl"][name] for name in parts}
+    if method != WHOLE:
+        parts = {name: tree["rl"][name] for name in ("retrain", "lora")}
+        rounds = 2 if METHODS[method].iterative else 1
+        tree["rl"] = {"method": method, "rounds": rounds} | parts
     return tree
 
 
-TREES = {method: tree_of(method) for method in METHODS}
+WHOLE = "grpo_rule"  # may have every part
+TREES = {method: tree_of(method) for method in sorted(METHODS, key=WHOLE.__eq__)}  # it comes last
 NUMBERS = {  # every number of every method's recipe, with a method that has it
     one.name: (method, one)
     for method, tree in TREES.items()

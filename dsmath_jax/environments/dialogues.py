@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
@@ -21,8 +22,9 @@ from dsmath_jax.environments.replies import ReplyLog, TurnKey
 from dsmath_jax.sampling.turns import Reply, Turn, TurnLimits
 from dsmath_jax.sharding import broadcast_json
 
-FAILED = Step()  # where an environment failed
+FAILED = Step(reward=math.nan)
 MAX_LOGGED = 3  # errors; the rest is only counted
+JOIN_SECONDS = 5.0
 MAX_THREADS = 64  # steps of ordinary functions at the same time
 
 
@@ -31,15 +33,18 @@ class DialogueResult(NamedTuple):
 
     Attributes:
       turns: of the model.
-      reward: of the environment; None for none.
+      reward: of the environment; None for none, NaN where it failed.
       answer_text: the text that a final answer is extracted from; None for the whole dialogue.
-      failed: whether the environment raised or took too long, which ended it.
     """
 
     turns: int = 1
     reward: float | None = None
     answer_text: str | None = None
-    failed: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the environment raised or took too long, which ended the dialogue."""
+        return self.reward is not None and math.isnan(self.reward)
 
 
 NO_DIALOGUE = DialogueResult()  # of a completion of one turn
@@ -88,7 +93,7 @@ class Dialogues:
         self._seconds, self._log = seconds, log
         self._dialogues: dict[tuple[int, int], _Dialogue] = {}
         self._asked: list[Turn] = []
-        self._steps: concurrent.futures.Future[list[Step]] | None = None
+        self._steps: concurrent.futures.Future[list[tuple[Step, list[int]]]] | None = None
         self._threads = asyncio.Semaphore(MAX_THREADS)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -101,14 +106,11 @@ class Dialogues:
 
     def replies(self) -> list[Reply | None]:
         """Returns the replies to the last turns."""
-        found: list[tuple[Step, list[int], bool]] = []
-        if self._steps is not None:
-            steps = self._steps.result()
-            found = [(s, self._tokens(s, turn), s is FAILED) for s, turn in zip(steps, self._asked, strict=True)]
+        found = [] if self._steps is None else self._steps.result()
         replies = list[Reply | None]()
-        for turn, (fields, tokens, failed) in zip(self._asked, broadcast_json(found), strict=True):
+        for turn, (fields, tokens) in zip(self._asked, broadcast_json(found), strict=True):
             step, key = Step(*fields), (turn.prompt, turn.sample)
-            self.results[key] = DialogueResult(turn.number + 1, step.reward, step.answer_text, failed)
+            self.results[key] = DialogueResult(turn.number + 1, step.reward, step.answer_text)
             replies.append(Reply(tokens, step.drops_eos) if tokens else None)
             if turn.is_last or not tokens:
                 self._dialogues.pop(key, None)
@@ -116,22 +118,21 @@ class Dialogues:
                 self._dialogues[key].context = tokens
         return replies
 
-    async def _take_steps(self, turns: Sequence[Turn]) -> list[Step]:
-        """Returns the steps after turns, all of which are in the log."""
+    async def _take_steps(self, turns: Sequence[Turn]) -> list[tuple[Step, list[int]]]:
+        """Returns the steps after turns, all of which are in the log, and the tokens of their observations."""
         taken = await asyncio.gather(*map(self._take_step, turns))
         if self._log is not None:
-            pairs = zip(turns, taken, strict=True)
-            self._log.write([(_key(turn), text_turn, step) for turn, (text_turn, step, is_new) in pairs if is_new])
-        return [step for _, step, _ in taken]
+            self._log.write([(_key(turn), text, step) for turn, text, step, _, is_new in taken if is_new])
+        return [(step, tokens) for _, _, step, tokens, _ in taken]
 
-    async def _take_step(self, turn: Turn) -> tuple[TextTurn, Step, bool]:
-        """Returns a turn as text, the step that follows, and whether it is not from the log."""
+    async def _take_step(self, turn: Turn) -> tuple[Turn, TextTurn, Step, list[int], bool]:
+        """Returns a turn, the same as text, the step that follows, its tokens, and whether it is not from the log."""
         dialogue = self._dialogues.setdefault((turn.prompt, turn.sample), _Dialogue(self._prompts[turn.prompt]))
         text = decode_after(self._chat.tokenizer, dialogue.context, self._chat.without_eos(turn.tokens))
         text_turn = TextTurn(text, turn.finish_reason, turn.is_last)
         if self._log is not None and (step := self._log.find(_key(turn), text_turn)) is not None:
             dialogue.known.append(text_turn)
-            return text_turn, step, False
+            return turn, text_turn, step, self._tokens(step, turn), False
         record = self._records[turn.prompt]
         try:
             if dialogue.environment is None:
@@ -141,10 +142,10 @@ class Dialogues:
                 await self._limited(dialogue.environment.step, earlier)
             dialogue.known = []
             step = _checked(await self._limited(dialogue.environment.step, text_turn))
-        except Exception as error:  # an environment may raise anything
+            return turn, text_turn, step, self._tokens(step, turn), True
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # an environment may raise anything
             self._log_error(record.id, "took too long" if isinstance(error, TimeoutError) else repr(error))
-            step = FAILED
-        return text_turn, step, True
+            return turn, text_turn, FAILED, [], True
 
     async def _limited(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function within the time limit, in a thread if it is an ordinary one."""
@@ -152,7 +153,8 @@ class Dialogues:
             async with asyncio.timeout(self._seconds):
                 return await call(*arguments)
         async with self._threads, asyncio.timeout(self._seconds):
-            return await _in_thread(lambda: call(*arguments))
+            found = await _in_thread(lambda: call(*arguments))
+            return await found if inspect.isawaitable(found) else found
 
     def _tokens(self, step: Step, turn: Turn) -> list[int]:
         """Returns the tokens of an observation; [] where there is none."""
@@ -176,8 +178,9 @@ class Dialogues:
 
     def __exit__(self, *error: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(JOIN_SECONDS)
+        if not self._thread.is_alive():  # a step that blocks the loop keeps it; it is a daemon
+            self._loop.close()
 
 
 def _key(turn: Turn) -> TurnKey:
@@ -186,9 +189,11 @@ def _key(turn: Turn) -> TurnKey:
 
 def _checked(step: Any) -> Step:
     """Returns a step of the user's with a reward that JSON can hold; raises where it is none."""
-    if not isinstance(step, Step):
-        raise TypeError(f"`step` returned {step!r:.100}; it must return a Step")
-    return step if step.reward is None else step._replace(reward=float(step.reward))
+    if not (isinstance(step, Step) and isinstance(step.observation, str) and isinstance(step.answer_text, str | None)):
+        raise TypeError(f"`step` returned {step!r:.100}; it must return a Step whose texts are strings")
+    reward = None if step.reward is None else float(step.reward)
+    observation = step.observation.encode("utf-8", "replace").decode()  # without lone surrogates
+    return step._replace(reward=reward, observation=observation)
 
 
 async def _in_thread(call: Callable[[], Any]) -> Any:
@@ -203,8 +208,8 @@ async def _in_thread(call: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             outcome = result.set_result, call()
-        except Exception as error:  # raised where the result is awaited
-            outcome = result.set_exception, error
+        except BaseException as error:  # raised where the result is awaited
+            outcome = result.set_exception, RuntimeError(repr(error))
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(resolve, *outcome)
 

@@ -3,16 +3,21 @@
 import contextlib
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from dsmath_jax import user_code
+from dsmath_jax.data.questions import Mode
 from dsmath_jax.environments.calculator import Calculator
 from dsmath_jax.environments.protocol import Environment
 from dsmath_jax.environments.python_tool import OUTPUT_CHARS, Programs, PythonTool
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.sampling.turns import TurnLimits
 from dsmath_jax.settings import Settings, setting
+from dsmath_jax.workdir import UserError
 
+MODES = typing.get_args(Mode)
 PYTHON, CALCULATOR = "python", "calculator"
 KNOWN: dict[str, Callable[[], Environment]] = {CALCULATOR: Calculator}
 
@@ -43,10 +48,12 @@ class EnvironmentSettings(Settings):
         """Yields a function that returns a new environment.
 
         Raises:
-          UserError: the environment cannot be imported, or no sandbox works here.
+          UserError: the environment cannot be imported or lacks a part, or no sandbox works here.
         """
         if self.name != PYTHON:
-            yield user_code.function("environment.name", self.name, KNOWN)
+            make = user_code.function("environment.name", self.name, KNOWN)
+            check_environment(self.name, make)
+            yield make
             return
         with Sandbox() as sandbox:
             yield functools.partial(PythonTool, Programs(sandbox), self.output_chars)
@@ -57,3 +64,20 @@ def open_environment(
 ) -> contextlib.AbstractContextManager[Callable[[], Environment] | None]:
     """Returns `EnvironmentSettings.open`, or a context of None without settings."""
     return settings.open() if settings else contextlib.nullcontext()
+
+
+def check_environment(name: str, make: Callable[[], Environment]) -> None:
+    """Raises a `UserError` where `make` returns no environment."""
+    try:
+        made: Any = make()
+    except Exception as error:  # user code may raise anything
+        raise UserError(f"environment.name: '{name}()' raises {error!r}; it must take no arguments.") from None
+    stops = getattr(made, "stop_strings", None)
+    problems = {
+        f"mode, one of {', '.join(MODES)}": getattr(made, "mode", None) in MODES,
+        "stop_strings, a tuple of texts": isinstance(stops, tuple | list) and all(isinstance(x, str) for x in stops),
+        "a method reset(record)": callable(getattr(made, "reset", None)),
+        "a method step(turn)": callable(getattr(made, "step", None)),
+    }
+    if missing := [wanted for wanted, is_there in problems.items() if not is_there]:
+        raise UserError(f"environment.name: '{name}' has no {missing[0]}; add it (docs/rl.md, Environments).")

@@ -133,7 +133,7 @@ def all_truncated(history: History, settings: RLSettings) -> Finding | None:
         return None
     row, limit = history.rollouts[-1], f"rl.max_new_tokens={settings.max_new_tokens}"
     if settings.environment:
-        limit += f" or rl.environment.max_turns={settings.environment.max_turns}"
+        limit += f" (replies included) or rl.environment.max_turns={settings.environment.max_turns}"
     return Finding(
         "all_truncated",
         f"{percent(row['frac_truncated'])} of the {_sampled(row, settings)} completions are cut at {limit} before they "

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,6 +14,7 @@ from dsmath_jax.environments.dialogues import Dialogues
 from dsmath_jax.environments.protocol import Environment
 from dsmath_jax.environments.replies import ReplyLog
 from dsmath_jax.rl.context import Context
+from dsmath_jax.workdir import UserError
 
 
 def question_ids(chat: Chat, make: Callable[[], Environment] | None) -> Callable[[Record], list[int]]:
@@ -20,9 +22,14 @@ def question_ids(chat: Chat, make: Callable[[], Environment] | None) -> Callable
     if make is None:
         return chat.prompt_ids
     environment = make()
-    return lambda record: chat.prompt_ids(
-        dataclasses.replace(record, question=environment.reset(record)), environment.mode
-    )
+
+    def encode(record: Record) -> list[int]:
+        question: Any = environment.reset(record)
+        if not isinstance(question, str):
+            raise UserError(f"environment: `reset` returned {question!r:.100} for {record.id}; it must return a text.")
+        return chat.prompt_ids(dataclasses.replace(record, question=question), environment.mode)
+
+    return encode
 
 
 @contextlib.contextmanager

@@ -56,7 +56,9 @@ def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout, group_size: in
         ]
         graded = reward_fns.score(inputs, group_size)
     total, by_function, errors = broadcast_json(graded.to_json())
-    return RuleRewards(np.array(total), {name: np.array(values) for name, values in by_function.items()}, errors)
+    # A dialogue that a failed environment ended has no reward, and so no loss.
+    total = np.where([dialogue.failed for dialogue in rollout.dialogues_PG], np.nan, total)
+    return RuleRewards(total, {name: np.array(values) for name, values in by_function.items()}, errors)
 
 
 def compute_rewards(

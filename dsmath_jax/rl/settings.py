@@ -186,11 +186,13 @@ class RLSettings(TrainingSettings, DataSettings):
                 f"environment.max_turn_tokens is {self.environment.max_turn_tokens}; it must be at most "
                 f"max_new_tokens={self.max_new_tokens}, the limit of a whole dialogue."
             )
-        if self.environment and (self.reward_source == "process" or self.curriculum == "init"):
-            raise UserError(
-                "environment is set, but reward=process and curriculum=init sample completions of one turn; leave one "
-                "of them out."
-            )
+        one_turn = {
+            "reward=process": self.reward_source == "process", "curriculum=init": self.curriculum == "init",
+            f"method={self.method}": self.method_row.iterative or self.algorithm.has_values,
+        }  # fmt: skip
+        if self.environment and any(one_turn.values()):
+            first = next(name for name, applies in one_turn.items() if applies)
+            raise UserError(f"environment is set, but {first} is for completions of one turn; leave one of them out.")
         names = [name for name, _ in self.reward_fns]
         if ENVIRONMENT in names and not self.environment:
             raise UserError("reward_fns has environment, but there is none; set environment.name.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import textwrap
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dsmath_jax.data import chat_template, tokenizer
@@ -106,7 +108,7 @@ def test_a_step_that_fails_ends_its_dialogue_alone(chat: Chat, caplog: pytest.Lo
     replies, dialogues = hold(chat, Failing, turns, seconds=0.3)
     assert [reply is None for reply in replies] == [True, True, False]
     assert [dialogues.results[key].failed for key in ((0, 0), (0, 1), (1, 0))] == [True, True, False]
-    assert dialogues.results[0, 0].reward is None
+    assert dialogues.results[1, 0].reward == 1.0
     assert "x/0 failed: RuntimeError('no reply')" in caplog.text
     assert "x/0 failed: took too long" in caplog.text
 
@@ -122,7 +124,7 @@ def test_ordinary_functions_run_at_the_same_time_and_must_return_a_step(
     started = time.monotonic()
     replies, _ = hold(chat, Slow, [(0, i, 0, "4?") for i in range(4)] + [(1, 0, 0, "5?")])
     assert [reply is None for reply in replies] == [False] * 4 + [True]
-    assert "must return a Step" in caplog.text
+    assert "must return a Step whose texts are strings" in caplog.text
     assert time.monotonic() - started < 5  # a hang, not a measurement
 
 
@@ -189,18 +191,18 @@ def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
 
 def test_a_log_is_on_disk_before_a_reply_is_used(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, found = tmp_path / "log.jsonl", []
-    encode = module.encode_after
+    broadcast = module.broadcast_json
     monkeypatch.setattr(
-        module, "encode_after", lambda *what: found.append(path.read_bytes().count(b"\n")) or encode(*what)
+        module, "broadcast_json", lambda value: found.append(path.read_bytes().count(b"\n")) or broadcast(value)
     )
     with ReplyLog(path) as log:
         hold(chat, Echo, [(0, 0, 0, "What?"), (1, 0, 0, "5?")], log=log)
-    assert found == [2, 2]
+    assert found == [2]
 
 
 def test_the_example_of_the_docs_gives_four_guesses(chat: Chat) -> None:
     page = (Path(__file__).parents[2] / "docs" / "rl.md").read_text()
-    code = page.partition("    # my_environments.py\n")[2].partition("\n\n`reset` returns")[0]
+    code = page.partition("environment.name=my_environments:Guess\n")[2].partition("\n\n`mode` is how")[0]
     names: dict[str, Any] = {}
     exec(textwrap.dedent(code), names)
     record = Record("x/0", "One?", answer="5")
@@ -209,3 +211,37 @@ def test_the_example_of_the_docs_gives_four_guesses(chat: Chat) -> None:
     (again, right) = (guess.step(TextTurn(text, "eos", False)) for text in ("It is 4.", "It is 5."))
     assert (again.is_message, again.reward, bool(again.observation)) == (True, 0.0, True)
     assert (right.observation, right.reward) == ("", 0.5)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [lambda: Step(5), lambda: Step("4", reward="x"), lambda: next(iter(())), sys.exit],  # type: ignore[arg-type]
+    ids=["observation", "reward", "StopIteration", "SystemExit"],
+)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_bad_reply_ends_its_dialogue_alone(
+    chat: Chat, reply: Callable[[], Any], is_async: bool, tmp_path: Path
+) -> None:
+    class Bad(Echo):
+        def step(self, turn: TextTurn) -> Any:
+            return Step("6") if "5" in turn.text else reply()
+
+    class AsyncBad(Echo):
+        async def step(self, turn: TextTurn) -> Any:
+            return Step("6") if "5" in turn.text else reply()
+
+    with ReplyLog(tmp_path / "log.jsonl") as log:
+        turns = [(0, 0, 0, "4?"), (1, 0, 0, "5?")]
+        replies, dialogues = hold(chat, AsyncBad if is_async else Bad, turns, seconds=20.0, log=log)
+    assert [reply is None for reply in replies] == [True, False]
+    assert dialogues.results[0, 0].failed
+
+
+def test_numbers_of_numpy_are_rewards(chat: Chat, tmp_path: Path) -> None:
+    class Numpy(Echo):
+        def step(self, turn: TextTurn) -> Any:
+            return Step("6\ud800", reward=np.float32(0.5))  # type: ignore[arg-type]
+
+    with ReplyLog(tmp_path / "log.jsonl") as log:
+        _, dialogues = hold(chat, Numpy, [(0, 0, 0, "4?")], log=log)
+    assert dialogues.results[0, 0] == DialogueResult(1, 0.5, None)

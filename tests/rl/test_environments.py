@@ -34,6 +34,26 @@ class Noting:
         with open(pathlib.Path(__file__).with_name("steps"), "a") as file:
             file.write(said.text + "\\n")
         return Step("0 = 0", reward=float(len(said.text)), answer_text="The answer is 12.", drops_eos=True)
+
+class NoMode:
+    stop_strings = ()
+
+class TextStops(Noting):
+    stop_strings = "3"
+
+class Takes(Noting):
+    def __init__(self, size):
+        pass
+
+class NoQuestion(Noting):
+    def reset(self, record):
+        pass
+
+class Failing(Noting):
+    def step(self, said):
+        if len(said.text) % 2:
+            raise ValueError("odd")
+        return super().step(said)
 """
 
 
@@ -117,10 +137,14 @@ def test_the_final_answer_is_that_of_the_environment(
     ("changes", "message"),
     [
         ({"environment": {"name": "nowhere:X"}}, "environment.name: 'nowhere:X' cannot be used"),
+        ({"environment": {"name": "noting_environment:NoMode"}}, "'noting_environment:NoMode' has no mode, one of cot"),
+        ({"environment": {"name": "noting_environment:TextStops"}}, "has no stop_strings, a tuple of texts"),
+        ({"environment": {"name": "noting_environment:Takes"}}, "it must take no arguments"),
+        ({"environment": {"name": "noting_environment:NoQuestion"}}, "`reset` returned None for toy/train"),
         ({"environment": {"name": "pyton"}}, "environment.name must be one of"),
         ({"environment": {"name": "calculator", "max_turn_tokens": 25}}, "max_turn_tokens is 25; it must be at most"),
         ({"environment": None}, "reward_fns has environment, but there is none"),
-        ({"curriculum": "init"}, "environment is set, but reward=process and curriculum=init"),
+        ({"curriculum": "init"}, "environment is set, but curriculum=init is for completions of one turn"),
     ],
 )
 def test_what_cannot_work_is_refused(
@@ -128,3 +152,11 @@ def test_what_cannot_work_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         recipe("grpo_rule", steps=1, **SETTINGS | changes).run(workdir("run"))
+
+
+def test_a_dialogue_whose_environment_fails_has_no_loss(recipe: Recipe, workdir: MakeWorkdir, noting: Path) -> None:
+    folder = workdir("run")
+    environment = {"environment": SETTINGS["environment"] | {"name": "noting_environment:Failing"}}
+    recipe("grpo_rule", steps=1, checkpoint_every=1, **SETTINGS | environment | {"reward_fns": ("format",)}).run(folder)
+    [row] = metrics(folder)
+    assert 0 < row["environment_errors"] == row["num_masked"] < 8
