@@ -213,8 +213,8 @@ function drawBody(body, row) {
 function facts(row) {
   const found = [];
   const add = (text, className = "") => found.push(element("span", { className }, text));
-  if (row.finish) add({ eos: "ended", length: "cut at the length limit", stop: "stop string" }[row.finish] ?? row.finish,
-    row.finish === "length" ? "cut" : "");
+  const labels = { eos: "ended", length: "cut at the length limit", rounds: "cut after its last turn", stop: "stop string" };
+  if (row.finish) add(labels[row.finish] ?? row.finish, ["length", "rounds"].includes(row.finish) ? "cut" : "");
   if (row.num_tokens !== null) add(count(row.num_tokens, "token"));
   const values = row.advantages.map(([, advantage]) => advantage).filter((advantage) => advantage !== null);
   if (values.length) {

@@ -48,6 +48,8 @@ def samples_to_log(
             "rewards": {name: _number(values[i]) for name, values in rule_rewards.by_function.items()},
             "finish": completion.finish_reason, "num_tokens": len(completion.tokens),
         }  # fmt: skip
+        if settings.environment:
+            row["turns"] = rollout.dialogues_PG[i].turns
         if settings.reward_source == "process":
             row["step_rewards"] = [_number(reward) for reward in scores.rewards[i]]
         if settings.log_samples != "extremes":

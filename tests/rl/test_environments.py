@@ -87,6 +87,7 @@ def test_replies_are_read_and_not_learned(recipe: Recipe, workdir: MakeWorkdir, 
     assert 0 < row["frac_inserted"] < 1
     assert all("0 = 0" in each["completion"] for each in rows if each["num_tokens"] > 8)
     assert not list((folder / "rl" / "rollouts").glob("*.jsonl"))
+    assert np.mean([each["turns"] for each in rows]) == pytest.approx(row["turns"])
     assert {each["finish"] for each in rows} <= {"rounds", "length"}
 
 
