@@ -152,7 +152,8 @@ def test_rl(own: Chat, data: Path, expected: list[list[int]], asked: list[list[i
     model = model_files.load_model(str(workdir / "sft"), layout)
     sampler = Sampler(model.model, layout, own.tokenizer.stop_ids, 8, 8)
     ctx: Any = types.SimpleNamespace(
-        settings=settings, chat=own, sampler=sampler, model=model.model, trainable=Trainable(dict)
+        settings=settings, chat=own, sampler=sampler, model=model.model, trainable=Trainable(dict),
+        make_environment=None,
     )  # fmt: skip
     with RewardFunctions((("correct", 1.0),), 10.0, 1) as correct:
         records = [one for name in NAMES for one in datasets.load(name, data)]

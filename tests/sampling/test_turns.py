@@ -104,13 +104,16 @@ def test_turns_are_sampled_from_all_that_came_before(
     assert {c.finish_reason for c in completions} >= {"eos", "rounds"}
 
 
+@pytest.mark.parametrize(
+    ("decode_slots", "chunk"),
+    [(5, 16), (24, 2), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 4), (7, 1)))],
+)
 def test_slots_chunks_and_rings_change_no_token(
-    model: Decoder, params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    model: Decoder, params: Any, layout: Layout, decode_slots: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [c.tokens for c in generate(model, params, layout, Scripted(), decode_slots=64)]
     monkeypatch.setattr(scheduler, "MIN_CACHE_LENGTH", 6)
-    for decode_slots, chunk in ((1, 4), (7, 1), (5, 16), (24, 2)):
-        assert [c.tokens for c in generate(model, params, layout, Scripted(), decode_slots, chunk)] == found
+    assert [c.tokens for c in generate(model, params, layout, Scripted(), decode_slots, chunk)] == found
 
 
 def test_each_prompt_is_prefilled_once(
