@@ -85,9 +85,9 @@ def num_rows(settings: StageSettings) -> int:
 def _batch_shape(target: Target, settings: StageSettings) -> tuple[int, int]:
     """Returns the rows of a step's batch, and the tokens of a row."""
     rows = num_rows(settings)
-    return rows, row_shapes(settings, target.layout).row_length if isinstance(
-        settings, RLSettings
-    ) else settings.sequence_length
+    if isinstance(settings, RLSettings):
+        return rows, row_shapes(settings, target.layout).row_length
+    return rows, settings.sequence_length
 
 
 def _saved_per_token(config: ModelConfig, tensor: int) -> float:

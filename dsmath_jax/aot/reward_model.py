@@ -4,27 +4,24 @@ Only the training on labeled completions is compiled, not the sampling and label
 depends on data: here they are as long as `rl` allows them, whose completions the reward model scores.
 """
 
-import functools
 from typing import Any
 
-import jax
-
 from dsmath_jax.aot.program import capture_stderr
-from dsmath_jax.aot.rl import frozen_params
-from dsmath_jax.aot.step import Target, make_target, stage_settings, step_result
-from dsmath_jax.models.decoder import initial_params
-from dsmath_jax.models.lora import Frozen, initial_adapters
+from dsmath_jax.aot.rl import frozen_params, initial_trained
+from dsmath_jax.aot.step import Target, make_target, num_adapters, stage_settings, step_result
+from dsmath_jax.models.decoder import Params
+from dsmath_jax.models.lora import Frozen
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.batches import padded_length
+from dsmath_jax.rl.methods import REWARD_STAGES
 from dsmath_jax.rl.reward_model.model import OBJECTIVES, SIDES, with_reward_head
 from dsmath_jax.rl.reward_model.rows import batch_of
 from dsmath_jax.rl.reward_model.settings import RewardModelSettings
 from dsmath_jax.training.flops import model_flops_per_token
-from dsmath_jax.training.model_files import abstract_params
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.step import ALL_TRAINED, TrainState, abstract_state, make_train_step
 
-STAGES = ("reward_model", "process_model")
+STAGES = tuple(REWARD_STAGES.values())
 
 
 def compile_reward_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
@@ -49,7 +46,7 @@ def compile_reward_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]
         settings.grad_accum_steps, frozen,
     )  # fmt: skip
     config = target.model.config
-    adapters = 0 if frozen.params is None else sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    adapters = num_adapters(state, frozen)
     logits = (4 if adapters else 6) * config.hidden_size * config.vocab_size  # a reward model computes none
     flops_per_token = model_flops_per_token(config, length, adapters) - logits
     tokens = sides * settings.batch_size * length
@@ -65,11 +62,10 @@ def longest_row(recipe: Recipe, settings: RewardModelSettings) -> int:
 
 def _abstract_state(settings: RewardModelSettings, target: Target) -> tuple[TrainState, Frozen]:
     """Returns the abstract train state, of all parameters or of adapters and the head, and what is frozen."""
-    config, layout, frozen = target.model.config, target.layout, ALL_TRAINED
-    read = functools.partial(initial_params, target.model, jax.random.key(0))
-    if lora := settings.lora:
-        shapes = abstract_params(config, layout)
-        read = functools.partial(initial_adapters, shapes, lora.targets, lora.rank, jax.random.key(0))
-        frozen = Frozen({"model": frozen_params(target)}, lora.scale)
-    make = lambda: with_reward_head(read(), config.hidden_size)  # noqa: E731
-    return abstract_state(make, make_optimizer(settings), layout), frozen
+    lora, read = settings.lora, initial_trained(target, settings.lora)
+    frozen = Frozen({"model": frozen_params(target)}, lora.scale) if lora else ALL_TRAINED
+
+    def make() -> Params:
+        return with_reward_head(read(), target.model.config.hidden_size)
+
+    return abstract_state(make, make_optimizer(settings), target.layout), frozen

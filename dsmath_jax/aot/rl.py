@@ -33,6 +33,7 @@ from dsmath_jax.sampling.turns import ring_positions
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.lora import abstract_adapters
 from dsmath_jax.training.optimizer import make_optimizer
+from dsmath_jax.training.settings import LoraSettings
 from dsmath_jax.training.step import ALL_TRAINED, TrainState, abstract_state, make_train_step
 from dsmath_jax.workdir import UserError
 
@@ -281,13 +282,17 @@ def reward_params(target: Target) -> Any:
     return target.layout.abstract(shapes)
 
 
+def initial_trained(target: Target, lora: LoraSettings | None) -> Callable[[], Any]:
+    """Returns a function that makes the initial parameters that are trained: the decoder's, or its adapters."""
+    if lora is None:
+        return functools.partial(initial_params, target.model, jax.random.key(0))
+    return functools.partial(initial_adapters, model_params(target), lora.targets, lora.rank, jax.random.key(0))
+
+
 def policy_state(settings: RLSettings, target: Target) -> TrainState:
     """Returns the abstract train state: the policy, with PPO's value model, and AdamW's moments."""
-    read = functools.partial(initial_params, target.model, jax.random.key(0))
-    if lora := settings.lora:
-        shapes = model_params(target)
-        read = functools.partial(initial_adapters, shapes, lora.targets, lora.rank, jax.random.key(0))
-    make = functools.partial(settings.algorithm.initial_params, read, target.model.config.hidden_size)
+    read, hidden_size = initial_trained(target, settings.lora), target.model.config.hidden_size
+    make = functools.partial(settings.algorithm.initial_params, read, hidden_size)
     return abstract_state(make, make_optimizer(settings), target.layout)
 
 

@@ -19,6 +19,7 @@ from dsmath_jax.aot.topology import Topology, topology
 from dsmath_jax.data import hub
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder
+from dsmath_jax.models.lora import Frozen
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training import pretrain
@@ -26,6 +27,7 @@ from dsmath_jax.training.flops import model_flops_per_token
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.next_token import abstract_frozen, abstract_inputs, next_token_step
 from dsmath_jax.training.settings import TrainingSettings, hugging_face_folder
+from dsmath_jax.training.step import TrainState
 from dsmath_jax.workdir import UserError
 
 SHOWN_FIELDS = ("num_hidden_layers", "hidden_size", "vocab_size", "remat", "attention")  # in the results
@@ -132,10 +134,15 @@ def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
     state, batch = abstract_inputs(settings, target.model, target.layout)
     frozen = abstract_frozen(settings, target.model, target.layout)
     step = next_token_step(settings, target.model, target.layout, state, frozen)
-    adapters = 0 if frozen.params is None else sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    adapters = num_adapters(state, frozen)
     flops_per_token = model_flops_per_token(target.model.config, settings.sequence_length, adapters)
     tokens = settings.batch_size * settings.sequence_length
     return step_result(lambda: step.lower(state, batch), target, stage, settings, tokens, flops_per_token)
+
+
+def num_adapters(state: TrainState, frozen: Frozen) -> int:
+    """Returns how many parameters are trained beside frozen ones; 0 where all are trained."""
+    return 0 if frozen.params is None else sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 def step_result(

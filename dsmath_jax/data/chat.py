@@ -29,6 +29,7 @@ SETTINGS = tuple(field.name for field in dataclasses.fields(ChatSettings))
 MARKERS = ("User:", "Assistant:")  # single tokens in a tokenizer trained here
 HIDDEN = "\ufdd1"  # a Unicode noncharacter; in messages U+FFFD replaces it
 PLAIN = MARK + MARK  # begins a text without a template
+NO_END = "chat.template must end the assistant's turn with a special token, such as EOS; correct it."
 
 
 class Message(NamedTuple):
@@ -161,9 +162,7 @@ class Chat:
         rendered = self.render([user("Question"), assistant("Solution"), user(text)], generate=True)
         _, found, after = rendered.partition("Solution")
         if not (found and after.startswith(MARK)):
-            raise UserError(
-                "chat.template must end the assistant's turn with a special token, such as EOS; correct it."
-            )
+            raise UserError(NO_END)
         return after
 
     def encode(self, rendered: str) -> list[int]:
@@ -242,9 +241,7 @@ class Chat:
         stops = [mark(name) for name, i in self.tokenizer.control_ids.items() if i in self.stop_ids]
         ends = [turn.find(stop) + len(stop) for stop in stops if stop in turn]
         if not ends:
-            raise UserError(
-                "chat.template must end the assistant's turn with a special token, such as EOS; correct it."
-            )
+            raise UserError(NO_END)
         return min(ends)
 
 

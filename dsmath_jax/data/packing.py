@@ -72,7 +72,7 @@ def pack_whole(examples: Iterable[Example], length: int) -> Iterator[PackedRow]:
 def first_fit_decreasing(sizes: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
     """Packs items into rows: the largest first, each into the first row with enough room.
 
-    It needs at most 11/9 of the fewest possible rows, and one more (Johnson 1973).
+    It needs at most 11/9 of the fewest possible rows, and one more (Yue 1991).
 
     Args:
       sizes: of the items.

@@ -38,7 +38,7 @@ def value(expression: str) -> str:
     """Returns the exact value of an arithmetic expression: an integer, a decimal number or a fraction; else "error"."""
     try:
         found = _value(ast.parse(expression.strip().replace("^", "**"), mode="eval").body)
-    except (ArithmeticError, RecursionError, SyntaxError, TypeError, ValueError):
+    except (ArithmeticError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         return ERROR
     denominator = found.denominator
     if max(abs(found.numerator), denominator) >= 10**MAX_DIGITS:

@@ -24,7 +24,7 @@ from dsmath_jax.sharding import broadcast_json
 
 FAILED = Step(reward=math.nan)
 MAX_LOGGED = 3  # errors; the rest is only counted
-JOIN_SECONDS = 5.0
+JOIN_SECONDS = 5.0  # before the event loop is left to its daemon thread
 MAX_THREADS = 64  # steps of ordinary functions at the same time
 
 
@@ -63,6 +63,15 @@ class _Dialogue:
     context: Sequence[int]
     environment: Environment | None = None
     known: list[TextTurn] = dataclasses.field(default_factory=list)
+
+
+class _Taken(NamedTuple):
+    """A turn as text, the step that follows, the tokens of its observation, and whether it is not from the log."""
+
+    turn: TextTurn
+    step: Step
+    tokens: list[int]
+    is_new: bool
 
 
 class Dialogues:
@@ -122,17 +131,17 @@ class Dialogues:
         """Returns the steps after turns, all of which are in the log, and the tokens of their observations."""
         taken = await asyncio.gather(*map(self._take_step, turns))
         if self._log is not None:
-            self._log.write([(_key(turn), text, step) for turn, text, step, _, is_new in taken if is_new])
-        return [(step, tokens) for _, _, step, tokens, _ in taken]
+            pairs = zip(turns, taken, strict=True)
+            self._log.write([(_key(turn), each.turn, each.step) for turn, each in pairs if each.is_new])
+        return [(each.step, each.tokens) for each in taken]
 
-    async def _take_step(self, turn: Turn) -> tuple[Turn, TextTurn, Step, list[int], bool]:
-        """Returns a turn, the same as text, the step that follows, its tokens, and whether it is not from the log."""
+    async def _take_step(self, turn: Turn) -> _Taken:
         dialogue = self._dialogues.setdefault((turn.prompt, turn.sample), _Dialogue(self._prompts[turn.prompt]))
         text = decode_after(self._chat.tokenizer, dialogue.context, self._chat.without_eos(turn.tokens))
         text_turn = TextTurn(text, turn.finish_reason, turn.is_last)
         if self._log is not None and (step := self._log.find(_key(turn), text_turn)) is not None:
             dialogue.known.append(text_turn)
-            return turn, text_turn, step, self._tokens(step, turn), False
+            return _Taken(text_turn, step, self._tokens(step, turn), is_new=False)
         record = self._records[turn.prompt]
         try:
             if dialogue.environment is None:
@@ -142,10 +151,10 @@ class Dialogues:
                 await self._limited(dialogue.environment.step, earlier)
             dialogue.known = []
             step = _checked(await self._limited(dialogue.environment.step, text_turn))
-            return turn, text_turn, step, self._tokens(step, turn), True
+            return _Taken(text_turn, step, self._tokens(step, turn), is_new=True)
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # an environment may raise anything
             self._log_error(record.id, "took too long" if isinstance(error, TimeoutError) else repr(error))
-            return turn, text_turn, FAILED, [], True
+            return _Taken(text_turn, FAILED, [], is_new=True)
 
     async def _limited(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function within the time limit, in a thread if it is an ordinary one."""

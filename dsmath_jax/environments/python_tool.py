@@ -102,7 +102,7 @@ class PythonTool:
         ends_with_block = bool(blocks) and bool(ENDS_WITH_BLOCK.search(text))
         calls = stop == CALL or (turn.finish_reason == "eos" and not stop and ends_with_block)
         if not calls or turn.is_last:
-            # A call without a turn after it still has something to be answered: the dialogue was cut there.
+            # An observation after the last turn is not used, but says that the model would have continued.
             return Step(observation=CALL if calls else "", answer_text=self._answer_text())
         output = await self._run(blocks[-1]) if blocks else MISSING
         opening = "" if stop == CALL else CALL

@@ -203,7 +203,7 @@ def _dialogues(
     make = functools.partial(PythonTool, Programs(runner), settings.output_chars, job.stops)
     sampling = dataclasses.replace(_sampling(policy, settings, temperature), samples=len(numbers))
     prompts, records = [job.prompts[i] for i in chosen], [job.records[i] for i in chosen]
-    groups = policy.converse(prompts, records, make, settings.rounds + 1, sampling, numbers=chosen)
+    groups = policy.converse(prompts, records, make, settings.rounds + 1, sampling, chosen)
     for problem, group in zip(chosen, groups, strict=True):
         drawn = [
             Answer(thought + _without_stop(c, job.stops), thought + (answer or c.text), c.finish) for c, answer in group

@@ -12,7 +12,7 @@ from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.data.tokenizer import decode_after
 from dsmath_jax.environments.dialogues import Dialogues
 from dsmath_jax.environments.protocol import Environment
-from dsmath_jax.sampling.completions import FinishReason
+from dsmath_jax.sampling.completions import Completion, FinishReason
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.turns import TurnLimits
 from dsmath_jax.training.model_files import LanguageModel
@@ -23,6 +23,9 @@ class TextCompletion(NamedTuple):
 
     text: str
     finish: FinishReason
+
+
+NO_ROOM = TextCompletion("", "length")  # after a prompt that fills the context
 
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -94,30 +97,19 @@ class Policy:
         """
         encoded = [self.encode(prompt) for prompt in prompts]
         numbers = range(len(prompts)) if numbers is None else numbers
-        fitting = [i for i, prompt in enumerate(encoded) if len(prompt) < self.context]
-        groups = self.sampler.generate(
-            self.params, [encoded[i] for i in fitting], sampling,
-            prompt_ids=[numbers[i] for i in fitting], decode=self.chat.tokenizer.decode,
-        )  # fmt: skip
-        for prompt in encoded:
-            if len(prompt) < self.context:
-                yield [TextCompletion(self._text(prompt, c.tokens), c.finish_reason) for c in next(groups)]
-            else:
-                yield [TextCompletion("", "length")] * sampling.samples
+        fitting = self._fitting(encoded)
+        for prompt, group in zip(encoded, self._sample(encoded, fitting, numbers, sampling), strict=True):
+            found = [TextCompletion(self._text(prompt, c.tokens), c.finish_reason) for c in group]
+            yield found or [NO_ROOM] * sampling.samples
 
     def converse(
-        self,
-        prompts: Sequence[str],
-        records: Sequence[Record],
-        make: Callable[[], Environment],
-        max_turns: int,
-        sampling: SamplingParams = GREEDY,
-        *,
-        numbers: Sequence[int] | None = None,
-    ) -> Iterator[list[tuple[TextCompletion, str | None]]]:
-        """Yields the dialogues about each prompt in order: their texts, and the texts that answers are extracted from.
+        self, prompts: Sequence[str], records: Sequence[Record], make: Callable[[], Environment], max_turns: int,
+        sampling: SamplingParams, numbers: Sequence[int],
+    ) -> Iterator[list[tuple[TextCompletion, str | None]]]:  # fmt: skip
+        """Yields the dialogues about each prompt in order, and the texts that answers are extracted from.
 
-        `max_new_tokens` limits a turn, the context a dialogue; dialogues are empty where the prompt fills it.
+        They are empty, with "length", where the prompt fills the context. `max_new_tokens` limits a turn, the context a
+        dialogue.
 
         Args:
           prompts: rendered texts.
@@ -128,25 +120,29 @@ class Policy:
           numbers: `prompt_ids` of `Sampler.generate`.
         """
         encoded = [self.encode(prompt) for prompt in prompts]
-        numbers = range(len(prompts)) if numbers is None else numbers
-        fitting = [i for i, prompt in enumerate(encoded) if len(prompt) < self.context]
-        ids, limits = [encoded[i] for i in fitting], TurnLimits(max_turns, self.max_new_tokens, self.context)
-        with Dialogues(make, [records[i] for i in fitting], ids, self.chat, limits) as dialogues:
-            groups = self.sampler.generate(
-                self.params, ids, dataclasses.replace(sampling, partner=dialogues),
-                prompt_ids=[numbers[i] for i in fitting], decode=self.chat.tokenizer.decode,
-            )  # fmt: skip
-            for prompt in encoded:
-                if len(prompt) < self.context:
-                    yield [
-                        (
-                            TextCompletion(self._text(prompt, c.tokens), c.finish_reason),
-                            dialogues.results[c.prompt, c.sample].answer_text,
-                        )
-                        for c in next(groups)
-                    ]
-                else:
-                    yield [(TextCompletion("", "length"), None)] * sampling.samples
+        fitting, limits = self._fitting(encoded), TurnLimits(max_turns, self.max_new_tokens, self.context)
+        asked = [records[i] for i in fitting], [encoded[i] for i in fitting]
+        with Dialogues(make, *asked, self.chat, limits) as dialogues:
+            sampling = dataclasses.replace(sampling, partner=dialogues)
+            for prompt, group in zip(encoded, self._sample(encoded, fitting, numbers, sampling), strict=True):
+                texts = [TextCompletion(self._text(prompt, c.tokens), c.finish_reason) for c in group]
+                answers = [dialogues.results[c.prompt, c.sample].answer_text for c in group]
+                yield list(zip(texts, answers, strict=True)) or [(NO_ROOM, None)] * sampling.samples
+
+    def _fitting(self, encoded: Sequence[Sequence[int]]) -> list[int]:
+        """Returns which prompts leave room in the context."""
+        return [i for i, prompt in enumerate(encoded) if len(prompt) < self.context]
+
+    def _sample(
+        self, encoded: Sequence[Sequence[int]], fitting: Sequence[int], numbers: Sequence[int], sampling: SamplingParams
+    ) -> Iterator[list[Completion]]:
+        """Yields the completions of each prompt in order, none of those that are not fitting."""
+        groups = self.sampler.generate(
+            self.params, [encoded[i] for i in fitting], sampling,
+            prompt_ids=[numbers[i] for i in fitting], decode=self.chat.tokenizer.decode,
+        )  # fmt: skip
+        for prompt in encoded:
+            yield next(groups) if len(prompt) < self.context else []
 
     def _text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """Decodes the tokens of a completion in their context, without EOS."""

@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
     mask: Mask
     segment_ids: SegmentIds
 
-    def completion_mean(self, x: BT) -> BT:
+    def mean_over_completion(self, x: BT) -> BT:
         """Returns at each token the mean of x over the tokens of its completion that have loss."""
         sums = segment_sums(jnp.where(self.mask, x, 0.0), self.segment_ids)
         return at_tokens(sums / jnp.maximum(lengths_of(self.mask, self.segment_ids), 1), self.segment_ids)
@@ -91,7 +91,7 @@ def sequence_clip(tokens: Tokens, low: float, high: float) -> tuple[BT, dict[str
     In its form GSPO-token: each token has the value of s and the gradient of s grad log pi(o_t), so that advantages
     may differ between the tokens of a completion.
     """
-    mean = tokens.completion_mean(tokens.log_ratios)
+    mean = tokens.mean_over_completion(tokens.log_ratios)
     log_ratios = jax.lax.stop_gradient(mean - tokens.log_ratios) + tokens.log_ratios
     return clip(tokens._replace(log_ratios=log_ratios), low, high)
 

@@ -230,8 +230,7 @@ def rollout_metrics(sampled: ScoredCompletions, group_size: int, has_turns: bool
 def training_metrics(algorithm: Algorithm, data: TrainingData, shapes: RowShapes) -> dict[str, float]:
     """Returns the metrics of a rollout's training data, described in docs/rl.md."""
     sequences, fields = data
-    weights = split(fields["loss_weights"], sequences.completion_lengths)
-    metrics = {"num_masked": float(sum(not each.any() for each in weights))}
+    metrics = {"num_masked": float(np.sum(~data.has_loss))}
     if "teacher_logprobs" in fields and (mask := fields["loss_weights"] > 0).any():
         metrics["teacher_kl"] = float(np.mean((fields["old_logprobs"] - fields["teacher_logprobs"])[mask]))
     if type(algorithm).policy_objective is not Algorithm.policy_objective:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from dsmath_jax.rl.batches import Sequences, TokenFields, split, take
 from dsmath_jax.rl.settings import RLSettings
@@ -26,6 +26,12 @@ class TrainingData(NamedTuple):
     sequences: Sequences
     fields: TokenFields
 
+    @property
+    def has_loss(self) -> Bool[np.ndarray, " C"]:
+        """Whether any token of a completion has loss."""
+        weights = split(self.fields["loss_weights"], self.sequences.completion_lengths)
+        return np.array([each.any() for each in weights], bool)
+
     def take(self, chosen: Sequence[int] | np.ndarray) -> Self:
         """Returns the chosen completions, in this order."""
         lengths = self.sequences.completion_lengths
@@ -34,8 +40,7 @@ class TrainingData(NamedTuple):
 
     def with_loss(self) -> Self:
         """Returns the completions that have loss; the others change neither the loss nor its gradient."""
-        weights = split(self.fields["loss_weights"], self.sequences.completion_lengths)
-        return self.take(np.flatnonzero([each.any() for each in weights]))
+        return self.take(np.flatnonzero(self.has_loss))
 
 
 def minibatch_completions(

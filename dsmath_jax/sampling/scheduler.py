@@ -214,7 +214,8 @@ class Scheduler:
         partials = [partial or _PartialCompletion(0, 0, False) for partial in self._decoding]
         given = np.full((chunk, len(partials)), SAMPLED, np.int32)
         for row, partial in enumerate(partials):
-            given[: len(partial.given), row] = partial.given[:chunk]
+            if partial.given:
+                given[: len(partial.given), row] = partial.given[:chunk]
         return Slots(
             num_tokens=np.array([len(partial.tokens) for partial in partials], np.int32),
             limits=np.array([self._prompts[partial.prompt].max_tokens for partial in partials], np.int32),
@@ -258,14 +259,12 @@ class Scheduler:
             partial.sampled_logprobs.extend(sampled_logprobs[:, row].tolist())
             partial.inserted.extend(inserted[:, row].tolist())
             del partial.given[: len(tokens)]
-            limit = self._prompts[partial.prompt].max_tokens - begin
+            limit = self._prompts[partial.prompt].max_tokens
             if self._turn_limits:
-                limit = min(limit, self._turn_limits.turn_tokens)
-            end = None
-            if not partial.given:
-                end = self._stopping.find_end(partial.tokens[begin:], first_sampled - begin, limit)
+                limit = min(limit, begin + self._turn_limits.turn_tokens)
+            end = None if partial.given else self._stopping.find_end(partial.tokens, first_sampled, limit, begin)
             if end is not None:
-                partial.cut(begin + end[0])
+                partial.cut(end[0])
             if self._marks is not None:
                 marks = [token for token in partial.tokens[before:] if token in self._marks]
                 partial.in_thought = marks[-1] == self._marks.open_id if marks else partial.in_thought

@@ -23,6 +23,10 @@ def test_values_are_exact(expression: str, expected: str) -> None:
     assert value(expression) == expected
 
 
+def test_an_expression_that_python_cannot_parse_is_an_error() -> None:
+    assert value("-" * 200_000 + "1") == "error"
+
+
 @given(st.integers(-999, 999), st.sampled_from("+-*"), st.integers(-999, 999))
 def test_values_are_those_of_python(x: int, operator: str, y: int) -> None:
     assert value(f"{x} {operator} {y}") == str(eval(f"{x} {operator} {y}"))

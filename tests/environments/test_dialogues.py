@@ -40,10 +40,10 @@ class Echo:
     def reset(self, record: Record) -> str:
         return record.question
 
-    async def step(self, said: TextTurn) -> Step:
-        self.seen.append(said.text)
+    async def step(self, turn: TextTurn) -> Step:
+        self.seen.append(turn.text)
         await asyncio.sleep(0)
-        return Step(f"{said.text}!", reward=float(len(self.seen)), **self._step)
+        return Step(f"{turn.text}!", reward=float(len(self.seen)), **self._step)
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +58,12 @@ def hold(
     **options: Any,
 ) -> tuple[list[Reply | None], Dialogues]:  # fmt: skip
     prompts = [chat.encode(chat.plain(record.question)) for record in RECORDS]
-    said = [
+    asked = [
         Turn(prompt, sample, number, chat.tokenizer.encode(text), finish, False)  # type: ignore[arg-type]
         for prompt, sample, number, text in turns
     ]
     with Dialogues(make, RECORDS, prompts, chat, LIMITS, **options) as dialogues:
-        dialogues.ask(said)
+        dialogues.ask(asked)
         return dialogues.replies(), dialogues
 
 
@@ -97,12 +97,12 @@ def test_a_message_ends_the_turn_and_begins_the_next(chat: Chat) -> None:
 
 def test_a_step_that_fails_ends_its_dialogue_alone(chat: Chat, caplog: pytest.LogCaptureFixture) -> None:
     class Failing(Echo):
-        async def step(self, said: TextTurn) -> Step:
-            if "three" in said.text:
+        async def step(self, turn: TextTurn) -> Step:
+            if "three" in turn.text:
                 raise RuntimeError("no reply")
-            if "it" in said.text:
+            if "it" in turn.text:
                 await asyncio.sleep(60)
-            return await super().step(said)
+            return await super().step(turn)
 
     turns = [(0, 0, 0, "three?"), (0, 1, 0, "What is it?"), (1, 0, 0, "4?")]
     replies, dialogues = hold(chat, Failing, turns, seconds=0.3)
@@ -117,9 +117,9 @@ def test_ordinary_functions_run_at_the_same_time_and_must_return_a_step(
     chat: Chat, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Slow(Echo):
-        def step(self, said: TextTurn) -> Any:
+        def step(self, turn: TextTurn) -> Any:
             time.sleep(0.2)
-            return Step("4") if "4" in said.text else "4"
+            return Step("4") if "4" in turn.text else "4"
 
     started = time.monotonic()
     replies, _ = hold(chat, Slow, [(0, i, 0, "4?") for i in range(4)] + [(1, 0, 0, "5?")])
@@ -132,8 +132,8 @@ def test_an_ordinary_function_that_hangs_does_not_keep_the_process(chat: Chat, m
     monkeypatch.setattr(module, "MAX_THREADS", 1)
 
     class Hanging(Echo):
-        def step(self, said: TextTurn) -> Any:
-            threading.Event().wait(20 if "4" in said.text else 0)
+        def step(self, turn: TextTurn) -> Any:
+            threading.Event().wait(20 if "4" in turn.text else 0)
             return Step("5")
 
     replies, _ = hold(chat, Hanging, [(0, 0, 0, "4?"), (1, 0, 0, "5?")], seconds=0.5)

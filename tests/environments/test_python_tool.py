@@ -11,19 +11,16 @@ from dsmath_jax.environments.protocol import Step, TextTurn
 from dsmath_jax.environments.python_tool import CALL, Programs, PythonTool
 from dsmath_jax.grading.code import Runner
 from dsmath_jax.grading.extraction import extract
-from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox
-from dsmath_jax.workdir import UserError
+from dsmath_jax.grading.sandbox import Program, ProgramResult, Sandbox
+from tests.sandboxes import working_sandbox
 
 PROGRAM = "```python\n{}\n```\n"
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    try:
-        with Sandbox(limits=Limits(seconds=5.0, cpu_seconds=5.0)) as made:
-            yield made
-    except UserError as why:
-        pytest.skip(f"no sandbox here: {why}")
+    with working_sandbox(5.0) as made:
+        yield made
 
 
 class Dialogue:
@@ -162,11 +159,7 @@ def test_a_model_that_never_ends_stops_at_the_limit_of_rounds(sandbox: Sandbox) 
 
 
 def test_a_program_that_hangs_costs_its_round_and_is_not_run_again() -> None:
-    try:
-        quick = Sandbox(limits=Limits(seconds=1.0, cpu_seconds=1.0))
-    except UserError as why:
-        pytest.skip(f"no sandbox here: {why}")
-    with quick:
+    with working_sandbox(1.0) as quick:
         dialogue = Dialogue(
             quick,
             PROGRAM.format("x = 1\nprint('on')\nwhile True:\n    pass") + CALL,
@@ -235,9 +228,9 @@ def test_the_programs_of_a_turn_are_run_in_one_call() -> None:
     async def hold() -> None:
         programs = Programs(Counter())
         held = [PythonTool(programs) for _ in range(3)]
-        said = TextTurn(PROGRAM.format("print(1)") + CALL, "stop", is_last=False)
-        await asyncio.gather(*(tool.step(said) for tool in held))
-        await asyncio.gather(*(tool.step(said) for tool in held[1:]))
+        turn = TextTurn(PROGRAM.format("print(1)") + CALL, "stop", is_last=False)
+        await asyncio.gather(*(tool.step(turn) for tool in held))
+        await asyncio.gather(*(tool.step(turn) for tool in held[1:]))
 
     asyncio.run(hold())
     assert calls == [3, 2]
@@ -250,8 +243,8 @@ def test_a_sandbox_that_fails_fails_all_that_wait_for_it() -> None:
 
     async def hold() -> list[Any]:
         programs = Programs(Broken())
-        said = TextTurn(PROGRAM.format("print(1)"), "eos", is_last=False)
-        steps = (PythonTool(programs).step(said) for _ in range(2))
+        turn = TextTurn(PROGRAM.format("print(1)"), "eos", is_last=False)
+        steps = (PythonTool(programs).step(turn) for _ in range(2))
         return await asyncio.gather(*steps, return_exceptions=True)
 
     assert [type(found) for found in asyncio.run(hold())] == [OSError, OSError]

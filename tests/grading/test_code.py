@@ -16,6 +16,7 @@ from dsmath_jax.grading import code, python_values
 from dsmath_jax.grading.grades import Grade
 from dsmath_jax.grading.sandbox import Limits, Program, ProgramResult, Sandbox
 from dsmath_jax.workdir import UserError
+from tests.sandboxes import working_sandbox
 
 ADD = 'def add(a, b):\n    """Sum of two numbers."""\n'
 ADD_TEST = (
@@ -25,11 +26,8 @@ ADD_TEST = (
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    try:
-        with Sandbox(limits=Limits(seconds=20.0, cpu_seconds=20.0)) as made:
-            yield made
-    except UserError as why:
-        pytest.skip(f"no sandbox here: {why}")
+    with working_sandbox(20.0) as made:
+        yield made
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ class Noting:
     def reset(self, record):
         return record.question + " Say it."
 
-    def step(self, said):
+    def step(self, turn):
         self.turns += 1
         with open(pathlib.Path(__file__).with_name("steps"), "a") as file:
-            file.write(said.text + "\\n")
-        return Step("0 = 0", reward=float(len(said.text)), answer_text="The answer is 12.", drops_eos=True)
+            file.write(turn.text + "\\n")
+        return Step("0 = 0", reward=float(len(turn.text)), answer_text="The answer is 12.", drops_eos=True)
 
 class NoMode:
     stop_strings = ()
@@ -50,10 +50,10 @@ class NoQuestion(Noting):
         pass
 
 class Failing(Noting):
-    def step(self, said):
-        if len(said.text) % 2:
+    def step(self, turn):
+        if len(turn.text) % 2:
             raise ValueError("odd")
-        return super().step(said)
+        return super().step(turn)
 """
 
 

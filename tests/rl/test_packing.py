@@ -31,8 +31,8 @@ OWN = """
 from dsmath_jax.rl.losses import clip
 
 def longest_mean(tokens, low, high):
-    gain, metrics = clip(tokens._replace(advantages=tokens.completion_mean(tokens.advantages)), low, high)
-    return gain, metrics | {"mean": tokens.completion_mean(tokens.log_ratios)}
+    gain, metrics = clip(tokens._replace(advantages=tokens.mean_over_completion(tokens.advantages)), low, high)
+    return gain, metrics | {"mean": tokens.mean_over_completion(tokens.log_ratios)}
 """
 
 
