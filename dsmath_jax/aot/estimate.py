@@ -22,7 +22,7 @@ from dsmath_jax.aot.rl import (
 from dsmath_jax.aot.step import Target, shard_bytes
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.rl.settings import RLSettings
-from dsmath_jax.sampling.abstract import abstract_inputs
+from dsmath_jax.sampling.abstract import StateLengths, abstract_inputs
 from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
 from dsmath_jax.training.next_token import abstract_frozen
 from dsmath_jax.training.next_token import abstract_inputs as abstract_inputs_of_step
@@ -57,8 +57,9 @@ def min_bytes(target: Target, settings: StageSettings) -> int:
 def min_sampling_bytes(target: Target, settings: RLSettings) -> int:
     """Returns bytes that a device needs at least to sample: models, weights to decode with, and the KV cache."""
     state, others = _models(target, settings)
-    shape, params = sampler_shape(settings, target), policy_params(settings, target)
-    weights, decoding, *_ = abstract_inputs(*shape, ring_lengths(settings)[-1], params).decode
+    (engine, shape, prompt_length), params = sampler_shape(settings, target), policy_params(settings, target)
+    lengths = StateLengths(prompt_length, ring_lengths(settings)[-1])
+    weights, decoding, *_ = abstract_inputs(engine, shape, lengths, params).decode
     return shard_bytes(state) + others + shard_bytes((weights, decoding))
 
 

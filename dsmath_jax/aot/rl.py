@@ -24,10 +24,11 @@ from dsmath_jax.rl.batches import Packing, RowShapes, Sequences
 from dsmath_jax.rl.reward_model.model import jitted_scores, with_reward_head
 from dsmath_jax.rl.scoring import INPUTS, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
-from dsmath_jax.sampling.abstract import abstract_inputs
+from dsmath_jax.sampling.abstract import EngineInputs, StateLengths, abstract_inputs
+from dsmath_jax.sampling.compaction import SlotShape
 from dsmath_jax.sampling.engine import Engine
 from dsmath_jax.sampling.sampler import CHUNK
-from dsmath_jax.sampling.scheduler import cache_lengths, prompt_bucket, slot_shape
+from dsmath_jax.sampling.scheduler import cache_lengths, prefix_length, slot_shape
 from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sampling.turns import ring_positions
 from dsmath_jax.sharding import Layout
@@ -360,27 +361,31 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, S
     the length of the keys or values of one layer, before the last chunks.
     """
     *shorter, longest = ring_lengths(settings)
-    shape = engine, *_ = sampler_shape(settings, target)
+    engine, shape, prompt_length = sampler_shape(settings, target)
     params = policy_params(settings, target)
-    widest = abstract_inputs(*shape, longest, params)
+
+    def inputs(ring: int) -> EngineInputs:
+        return abstract_inputs(engine, shape, StateLengths(prompt_length, ring), params)
+
+    widest = inputs(longest)
     mode = SamplingMode(False, settings.top_k > 0, settings.top_p < 1)
     programs: Programs = {
         "prefill": lambda: engine.prefill.lower(*widest.prefill),
         "decode": lambda: engine.decode.lower(*widest.decode, mode=mode),
     }
     if shorter:
-        small = abstract_inputs(*shape, shorter[0], params)
+        small = inputs(shorter[0])
         programs["decode, shortest cache"] = lambda: engine.decode.lower(*small.decode, mode=mode)
-        ring, position = abstract_inputs(*shape, shorter[-1], params).decode[1].cache[0][0], widest.decode[3].position
+        ring, position = inputs(shorter[-1]).decode[1].cache[0][0], widest.decode[3].position
         programs["grow"] = lambda: engine.resize_ring.lower(ring, position, longest)
     weights, state = widest.decode[:2]
     return programs, SamplerMemory(shard_bytes(weights), shard_bytes(state) - shard_bytes(state.cache[0][0]))
 
 
-def sampler_shape(settings: RLSettings, target: Target) -> tuple[Engine, int, int, int]:
-    """Returns the engine, its prompt slots, the decode slots of each, and the length of a padded prompt."""
+def sampler_shape(settings: RLSettings, target: Target) -> tuple[Engine, SlotShape, int]:
+    """Returns the engine, its slots, and the positions of a prompt slot."""
     engine = Engine(target.model, target.layout, (0,), CHUNK, settings.cache_dtype)
-    prompts, samples = slot_shape(
+    shape = slot_shape(
         settings.num_decode_slots, settings.prompts_per_step, settings.group_size, target.layout.batch_shards
     )
-    return engine, prompts, samples, prompt_bucket(settings.max_prompt_tokens)
+    return engine, shape, prefix_length(settings.max_prompt_tokens)

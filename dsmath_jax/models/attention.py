@@ -10,6 +10,7 @@ backward pass is written by hand and recomputes the probabilities of a block fro
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -239,26 +240,25 @@ def cached_attention(
     k: Float[Array, "R K S H"],
     v: Float[Array, "R K S H"],
     mask: Bool[Array, "R T S"],
-    prefix: tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"], Bool[Array, "P|R Z"]] | None,
+    prefixes: Sequence[tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"], Bool[Array, "P|R Z"]]],
     spec: AttentionSpec = PLAIN,
 ) -> Float[Array, "R T N H"]:
-    """Computes attention over each row's cache and, with a prefix, over its prompt's, stored once per prompt.
+    """Computes attention over each row's cache and over prefixes, each stored once for the rows that share it.
 
-    Row r belongs to prompt r // (R/P). The masks say what a row sees, so the window of `spec` is not used. A prefix's
-    mask is that of each prompt, or of each row. Has no backward pass.
+    Row r shares prefix r // (R/P) of each P prefixes. The masks say what a row sees, so the window of `spec` is not
+    used. The mask of prefixes is that of each prefix, or of each row. Has no backward pass.
     """
     rows, length, heads, size = q.shape
     kv_heads = k.shape[1]
     q = spec.scaled(q).transpose(0, 2, 1, 3).reshape(rows, kv_heads, -1, size)
     bias = jnp.tile(jnp.where(mask, 0.0, MASK_VALUE), (1, heads // kv_heads, 1))
     parts = [_cached_part(q, k, v, bias, spec.softcap)]
-    if prefix is not None:
-        k, v, visible = prefix
-        prompts = k.shape[0]
-        # The queries of a prompt's rows are batched against its single copy of keys and values.
-        batched = q.reshape(prompts, -1, *q.shape[1:]).swapaxes(1, 2)
-        queries = batched.reshape(prompts, kv_heads, -1, size)
-        bias = jnp.where(visible, 0.0, MASK_VALUE).reshape(prompts, -1, visible.shape[1])
+    for k, v, visible in prefixes:
+        # The queries of all rows that share a prefix are batched against its single copy of keys and values.
+        count = k.shape[0]
+        batched = q.reshape(count, -1, *q.shape[1:]).swapaxes(1, 2)
+        queries = batched.reshape(count, kv_heads, -1, size)
+        bias = jnp.where(visible, 0.0, MASK_VALUE).reshape(count, -1, visible.shape[1])
         if bias.shape[1] > 1:
             bias = jnp.repeat(bias, q.shape[2], axis=1)  # of each row's queries
         part = _cached_part(queries, k, v, bias, spec.softcap)

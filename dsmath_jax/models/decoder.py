@@ -53,11 +53,11 @@ class Attention(Protocol):
 
 
 class Prefix(NamedTuple):
-    """One layer's keys and values of P prompts, read-only, each shared by the R/P rows of its group (prompt-major)."""
+    """One layer's keys and values of P prefixes, read-only, each shared by the R/P rows of its group (prompt-major)."""
 
     k: Float[Array, "P K Z H"]
     v: Float[Array, "P K Z H"]
-    mask: Bool[Array, "P|R Z"]  # of each prompt, or of each row
+    mask: Bool[Array, "P|R Z"]  # of each prefix, or of each row
 
 
 class Cache(NamedTuple):
@@ -70,7 +70,7 @@ class Cache(NamedTuple):
     v: Float[Array, "R K S H"]
     mask: Bool[Array, "R T S"]  # the positions that the tokens of this call attend to, including their own
     position: Int[Array, ""]
-    prefix: Prefix  # tokens attend to it too
+    prefixes: Sequence[Prefix]  # tokens attend to them too
 
 
 def no_constraint(x: Array, axes: str) -> Array:
@@ -233,7 +233,7 @@ class Block(nn.Module):
         else:
             # XLA writes in place if the caller donates the cache.
             new_kv = _write(cache.k, k, cache.position), _write(cache.v, v, cache.position)
-            out = cached_attention(q, *new_kv, cache.mask, cache.prefix, spec)
+            out = cached_attention(q, *new_kv, cache.mask, cache.prefixes, spec)
         out = biased(product(out, "o", "NHD", inputs=2), "o_bias", c.attention_bias)
         x = self.constrain(x + norm_after(out, "attention"), "BTD")
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dsmath_jax.models.decoder import initial_params
+from dsmath_jax.sampling.compaction import SlotShape
 from dsmath_jax.sampling.engine import ChunkPlan, DecodeState, Engine, Slots, decode_params, decode_shardings
 from dsmath_jax.sampling.token_sampling import SamplingArrays
 from dsmath_jax.sharding import abstract
@@ -18,19 +19,36 @@ class EngineInputs(NamedTuple):
     decode: tuple[Any, ...]
 
 
-def abstract_inputs(
-    engine: Engine, prompt_slots: int, slots_per_prompt: int, prompt_length: int, cache_length: int, params: Any = None
-) -> EngineInputs:
-    """Returns the inputs for `prompt_slots` prompts prefilled together, with `slots_per_prompt` decode slots each.
+class StateLengths(NamedTuple):
+    """The positions of a prompt slot, of the ring of a decode slot, and for what all prompts begin with."""
 
-    Prompts are padded to `prompt_length` tokens; the cache of a slot has `cache_length` positions. There is no thinking
-    budget. `params` are the abstract parameters, by default those of the decoder in float32.
+    prompt: int
+    ring: int
+    shared: int = 0
+
+
+def abstract_inputs(
+    engine: Engine, shape: SlotShape, lengths: StateLengths, params: Any = None, sampling: SamplingArrays | None = None
+) -> EngineInputs:
+    """Returns the inputs for prompts that are prefilled together.
+
+    Args:
+      engine: of the programs.
+      shape: the slots.
+      lengths: of the state.
+      params: the model's parameters, of which only shapes and dtypes are read; by default those of the decoder in
+        float32.
+      sampling: of which only shapes and dtypes are read; by default that without a thinking budget.
     """
-    layout, slots = engine.layout, prompt_slots * slots_per_prompt
+    (prompt_slots, slots_per_prompt, _), layout = shape, engine.layout
+    slots = prompt_slots * slots_per_prompt
     params = jax.eval_shape(lambda: initial_params(engine.model, jax.random.key(0))) if params is None else params
     shapes = jax.eval_shape(lambda params: decode_params(params, engine.model.config), params)
     params = abstract(shapes, decode_shardings(shapes, layout))
-    empty = jax.eval_shape(lambda: engine.empty_state(prompt_slots, slots_per_prompt, prompt_length, cache_length))
+    empty = jax.eval_shape(lambda: engine.empty_state(prompt_slots, slots_per_prompt, lengths.prompt, lengths.ring))
+    if lengths.shared:
+        one = jax.eval_shape(lambda: engine.empty_state(1, 1, lengths.shared, lengths.ring))
+        empty = empty._replace(shared=one.prefix)
     axes = {4: "BK..", 2: "B."}  # keys and values; logits and indices
     state: DecodeState = abstract(empty, jax.tree.map(lambda x: layout.sharding(x.shape, axes[x.ndim]), empty))
 
@@ -40,11 +58,13 @@ def abstract_inputs(
     number, flag = array(slots), array(slots, dtype=bool)
     all_slots = Slots(
         num_tokens=number, limits=number, prompt_ids=number, samples=number, idle=flag, in_thought=flag,
-        thinking_left=number, given=array(engine.chunk, slots), prompt_lengths=array(prompt_slots),
+        thinking_left=number, given=array(engine.chunk, slots), prompt_lengths=array(prompt_slots), num_shared=array(),
     )  # fmt: skip
-    sampling = SamplingArrays(array(dtype=jnp.float32), array(), array(dtype=jnp.float32))
+    filters = SamplingArrays(array(dtype=jnp.float32), array(), array(dtype=jnp.float32))
+    if sampling is not None:
+        filters = jax.tree.map(lambda x: array(dtype=x.dtype), sampling)
     key = array(dtype=jax.eval_shape(lambda: jax.random.key(0)).dtype)
     return EngineInputs(
-        (params, state, array(prompt_slots, prompt_length), array(prompt_slots), array(prompt_slots)),
-        (params, state, all_slots, ChunkPlan(array(), array(), array()), key, sampling),
+        (params, state, array(prompt_slots, lengths.prompt), array(prompt_slots), array(prompt_slots), array()),
+        (params, state, all_slots, ChunkPlan(array(), array(), array()), key, filters),
     )

@@ -1,12 +1,14 @@
 """The compiled part of the sampler: prefill of prompts, and chunks of decode steps over slots.
 
-Axis letters: see `decoder.py`; C decode steps of a chunk, p prompts of a prefill. There are P prompt slots, each with
-the same number of decode slots, R in all, prompt-major. The KV cache of a decode slot is a ring of S positions; all
-slots write at the same position. Keys are rotated before they are stored, so their order in the ring does not matter:
-`token_indices` says which token of the slot's completion an entry is of. A slot that waits writes unused entries.
+Axis letters: see `decoder.py`; C decode steps of a chunk, p prompts of a prefill, U positions of the tokens that all
+prompts begin with. There are P prompt slots, each with the same number of decode slots, R in all, prompt-major. The KV
+cache of a decode slot is a ring of S positions; all slots write at the same position. Keys are rotated before they are
+stored, so their order in the ring does not matter: `token_indices` says which token of the slot's completion an entry
+is of. A slot that waits writes unused entries.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +17,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from dsmath_jax.models.attention import packed_attention
+from dsmath_jax.models.attention import PLAIN, AttentionSpec, packed_attention
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import (
     PREFILLED,
+    Attention,
     Block,
     Cache,
     Decoder,
@@ -28,6 +31,8 @@ from dsmath_jax.models.decoder import (
     lm_head,
     output_logits,
 )
+from dsmath_jax.sampling.compaction import Compaction
+from dsmath_jax.sampling.programs import DecodePrograms
 from dsmath_jax.sampling.token_sampling import (
     HostArray,
     SampledTokens,
@@ -48,7 +53,8 @@ class DecodeState(NamedTuple):
     """The state on the devices between chunks, which each chunk donates."""
 
     cache: tuple[LayerKV, ...]  # by layer, [R,K,S,H]: of completions
-    prefix: tuple[LayerKV, ...]  # by layer, [P,K,Z,H]: of prompts
+    prefix: tuple[LayerKV, ...]  # by layer, [P,K,Z,H]: of prompts, without what all begin with
+    shared: tuple[LayerKV, ...]  # by layer, [1,K,U,H]: of what all prompts begin with, at the end; () where it is short
     token_indices: Int[Array, "R S"]  # of each cache entry's token in the slot's completion; UNUSED for none
     prompt_logits: Float[Array, "P V"]  # after each prompt
     logits: Float[Array, "R V"]  # after each slot's last token
@@ -66,6 +72,7 @@ class Slots(NamedTuple):
     thinking_left: Int[HostArray, " R"]  # tokens of a completion before its thought is ended
     given: Int[HostArray, "C R"]  # the next tokens where they are not sampled; SAMPLED where they are
     prompt_lengths: Int[HostArray, " P"]
+    num_shared: Int[HostArray, ""]  # tokens that all prompts begin with; not counted in `prompt_lengths`
 
 
 class ChunkPlan(NamedTuple):
@@ -106,13 +113,16 @@ class Engine:
         self._stop_ids = stop_ids
         self._cache_dtype = cache_dtype or model.config.compute_dtype
         self._constrain = layout.constrain
-        self._prefill_layer = Block(model.config, model.constrain, packed_attention)
         self._decode_layer = Block(model.config, model.constrain, model.attention)
         self._norm = final_norm(model.config)
         self.empty_state = jax.jit(self._empty, static_argnums=(0, 1, 2, 3))
+        self.prefill_shared = jax.jit(self._prefill_shared)
         self.prefill = jax.jit(self._prefill, donate_argnums=1)
         self.decode = jax.jit(self._decode, static_argnames="mode", donate_argnums=1)
+        self.decode_programs = DecodePrograms(self.decode)
         self.resize_ring = jax.jit(self._resize_ring, static_argnums=2)
+        self.resize_prefix = jax.jit(self._resize_prefix, static_argnums=1)
+        self.take_rows = jax.jit(self._take_rows)
         self._decode_params = jax.jit(functools.partial(decode_params, config=model.config))
 
     def prepare_params(self, params: Any) -> Any:
@@ -134,34 +144,52 @@ class Engine:
         return DecodeState(
             zeros(slots, cache_length),
             zeros(prompt_slots, prompt_length),
+            (),
             self._constrain(jnp.full((slots, cache_length), UNUSED), "B."),
             self._constrain(logits((prompt_slots, c.vocab_size)), "B."),
             self._constrain(logits((slots, c.vocab_size)), "B."),
         )
 
+    def _prefill_shared(self, params: Any, tokens: Int[Array, "1 U"], length: Int[Array, ""]) -> tuple[LayerKV, ...]:
+        """Returns the keys and values of the last `length` tokens; those before them are padding."""
+        positions = jnp.arange(tokens.shape[1])[None] - (tokens.shape[1] - length)
+        _, layers = self._forward(params, tokens, positions, (positions >= 0).astype(jnp.int32), ())
+        return jax.tree.map(lambda x: self._constrain(x.astype(self._cache_dtype), "BK.."), layers)
+
     def _prefill(
         self, params: Any, state: DecodeState, tokens: Int[Array, "p T"], lengths: Int[Array, " p"],
-        prompt_slots: Int[Array, " p"],
+        prompt_slots: Int[Array, " p"], num_shared: Int[Array, ""],
     ) -> DecodeState:  # fmt: skip
         """Runs the model on prompts and writes them into prompt slots; T is at most Z.
 
-        Rows whose prompt slot is out of range are dropped.
+        Rows whose prompt slot is out of range are dropped. `num_shared` tokens are before those of each prompt.
         """
         index = jnp.arange(tokens.shape[1])
         segment_ids = (index < lengths[:, None]).astype(jnp.int32)
-        positions = jnp.broadcast_to(index, tokens.shape)
-        x = self._embed(params, tokens)
-        prefix = []
-        layers = zip(params["layers"], self.model.config.sliding_layers, state.prefix, strict=True)
-        for layer, sliding, (old_k, old_v) in layers:
-            (x, _), sown = self._prefill_layer.apply(
-                {"params": layer}, x, positions, segment_ids, sliding, mutable=[PREFILLED]
-            )
-            [(k, v)] = sown[PREFILLED]["kv"]
-            prefix.append((self._insert(old_k, k, prompt_slots), self._insert(old_v, v, prompt_slots)))
+        positions = jnp.broadcast_to(num_shared + index, tokens.shape)
+        x, layers = self._forward(params, tokens, positions, segment_ids, state.shared)
+        prefix = jax.tree.map(lambda old, new: self._insert(old, new, prompt_slots), state.prefix, layers)
         last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
         logits = state.prompt_logits.at[prompt_slots].set(self._logits(params, last), mode="drop")
-        return state._replace(prefix=tuple(prefix), prompt_logits=self._constrain(logits, "B."))
+        return state._replace(prefix=prefix, prompt_logits=self._constrain(logits, "B."))
+
+    def _forward(
+        self, params: Any, tokens: Int[Array, "p T"], positions: Int[Array, "p T"], segment_ids: Int[Array, "p T"],
+        shared: tuple[LayerKV, ...],
+    ) -> tuple[Float[Array, "p T D"], tuple[LayerKV, ...]]:  # fmt: skip
+        """Returns hidden states before the final norm, and keys and values `[p,K,T,H]` of each layer.
+
+        The last U positions before the tokens are those of `shared`; what is before `positions` 0 is padding.
+        """
+        c, x, kv = self.model.config, self._embed(params, tokens), []
+        for layer, sliding, before in zip(
+            params["layers"], c.sliding_layers, shared or [None] * c.num_hidden_layers, strict=True
+        ):
+            attention = packed_attention if before is None else _attention_after(before, positions[0, 0])
+            block = Block(c, self.model.constrain, attention)
+            (x, _), sown = block.apply({"params": layer}, x, positions, segment_ids, sliding, mutable=[PREFILLED])
+            kv.append(sown[PREFILLED]["kv"][0])
+        return x, tuple(kv)
 
     def _insert(self, old: Float[Array, "P K Z H"], new: Float[Array, "p K T H"], slots: Int[Array, " p"]) -> Array:
         return self._constrain(old.at[slots, :, : new.shape[2]].set(new.astype(old.dtype), mode="drop"), "BK..")
@@ -173,8 +201,10 @@ class Engine:
         """Generates up to `plan.max_steps` tokens in each slot; tokens of idle slots are undefined."""
         rows, slots_per_prompt = len(slots.num_tokens), len(slots.num_tokens) // len(slots.prompt_lengths)
         cache_length, prompt_length = state.cache[0][0].shape[2], state.prefix[0][0].shape[2]
-        prompt_lengths = jnp.repeat(slots.prompt_lengths, slots_per_prompt)
+        prompt_lengths = slots.num_shared + jnp.repeat(slots.prompt_lengths, slots_per_prompt)
         prefix_mask = jnp.arange(prompt_length) < slots.prompt_lengths[:, None]
+        shared_positions = _shared_positions(state.shared, slots.num_shared)
+        prefixes = [*zip(state.prefix, state.shared, strict=True)] if state.shared else [(kv,) for kv in state.prefix]
         keys = jax.vmap(lambda prompt, sample: jax.random.fold_in(jax.random.fold_in(key, prompt), sample))(
             slots.prompt_ids, slots.samples
         )
@@ -200,18 +230,21 @@ class Engine:
             mask = (index <= num_tokens[:, None])[:, None]
             x = self._embed(params, sampled.tokens[:, None])
             positions, segment_ids = (prompt_lengths + num_tokens)[:, None], jnp.ones((rows, 1), jnp.int32)
-            masks = {False: (mask, prefix_mask)}  # by whether the layer has the sliding window
+            # By whether the layer has the sliding window: of the ring, the prompt, and what all prompts begin with.
+            masks = {False: (mask, prefix_mask, shared_positions >= 0)}
             if window := self.model.config.sliding_window:
-                in_window = positions - jnp.arange(prompt_length) < window
+                in_window = positions - slots.num_shared - jnp.arange(prompt_length) < window
                 masks[True] = (
                     mask & (num_tokens[:, None] - index < window)[:, None],
                     jnp.repeat(prefix_mask, slots_per_prompt, axis=0) & in_window,
+                    (shared_positions >= 0) & (positions - shared_positions < window),
                 )
             new_cache = []
-            layers = zip(params["layers"], self.model.config.sliding_layers, cache, state.prefix, strict=True)
-            for layer, sliding, (k, v), prefix in layers:
-                own_mask, prompt_mask = masks[sliding]
-                layer_cache = Cache(k, v, own_mask, position, Prefix(*prefix, prompt_mask))
+            layers = zip(params["layers"], self.model.config.sliding_layers, cache, prefixes, strict=True)
+            for layer, sliding, (k, v), kv in layers:
+                own_mask, *others = masks[sliding]
+                shared_kv = [Prefix(*each, mask) for each, mask in zip(kv, others, strict=False)]
+                layer_cache = Cache(k, v, own_mask, position, shared_kv)
                 x, new_kv = self._decode_layer.apply({"params": layer}, x, positions, segment_ids, sliding, layer_cache)
                 new_cache.append(new_kv)
             is_stop = jnp.any(sampled.tokens[:, None] == jnp.array(self._stop_ids, jnp.int32), axis=1)
@@ -234,14 +267,23 @@ class Engine:
         Deletes each ring of the given state before it resizes the next one, so that the devices never hold more than
         one of them twice.
         """
+        rings = _replace_each((state.cache, state.token_indices), lambda x: self.resize_ring(x, position, length))
+        return state._replace(cache=rings[0], token_indices=rings[1])
 
-        def resize(ring: Array) -> Array:
-            resized = jax.block_until_ready(self.resize_ring(ring, position, length))
-            ring.delete()
-            return resized
+    def resize_prompts(self, state: DecodeState, length: int) -> DecodeState:
+        """Returns the state with prompt slots of `length` positions; deletes those of the given state."""
+        return state._replace(prefix=_replace_each(state.prefix, lambda x: self.resize_prefix(x, length)))
 
-        cache, token_indices = jax.tree.map(resize, (state.cache, state.token_indices))
-        return state._replace(cache=cache, token_indices=token_indices)
+    def compact(self, state: DecodeState, compaction: Compaction) -> DecodeState:
+        """Returns the state of the remaining slots; deletes what it replaces, like `resize`."""
+        rows, prompts = compaction.rows, compaction.prompt_slots
+        own = state.cache, state.token_indices, state.logits
+        cache, token_indices, logits = _replace_each(own, lambda x: self.take_rows(x, rows))
+        state = state._replace(cache=cache, token_indices=token_indices, logits=logits)
+        if prompts is None:
+            return state
+        prefix = _replace_each((state.prefix, state.prompt_logits), lambda x: self.take_rows(x, prompts))
+        return state._replace(prefix=prefix[0], prompt_logits=prefix[1])
 
     def _resize_ring(self, ring: Array, position: Int[HostArray, ""], length: int) -> Array:
         """Resizes keys or values of a layer `[R,K,S,H]`, or the indices of tokens `[R,S]`."""
@@ -252,6 +294,16 @@ class Engine:
         last = jnp.take(ring, entries, axis, mode="clip")
         return self._constrain(jnp.pad(last, padding, constant_values=fill), axes)
 
+    def _resize_prefix(self, prefix: Float[Array, "P K Z H"], length: int) -> Array:
+        padding = [(0, max(0, length - prefix.shape[2]) if i == 2 else 0) for i in range(prefix.ndim)]
+        return self._constrain(jnp.pad(prefix[:, :, :length], padding), "BK..")
+
+    def _take_rows(self, x: Array, rows: Int[HostArray, "b n"]) -> Array:
+        """Returns these rows of each of b blocks of rows; where a row is EMPTY, any."""
+        blocks = x.reshape(len(rows), -1, *x.shape[1:])
+        taken = jax.vmap(lambda block, of: block.at[of].get(mode="clip"))(blocks, jnp.asarray(rows))
+        return self._constrain(taken.reshape(-1, *x.shape[1:]), "BK.." if x.ndim == 4 else "B.")
+
     def _embed(self, params: Any, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return self._constrain(embed(params["embedding"], tokens, self.model.config), "BTD")
 
@@ -260,6 +312,40 @@ class Engine:
         # Each device computes its part of the vocabulary. The logits are gathered: they are smaller than the matrix.
         logits = self._constrain(output_logits(hidden[:, 0], params["output"], self.model.config), "BV")
         return self._constrain(logits.astype(jnp.float32), "B.")
+
+
+def _replace_each(arrays: Any, make: Callable[[Array], Array]) -> Any:
+    """Makes a tree of arrays from another one; deletes each array before it makes the next one."""
+
+    def replace(x: Array) -> Array:
+        made = jax.block_until_ready(make(x))
+        x.delete()
+        return made
+
+    return jax.tree.map(replace, arrays)
+
+
+def _shared_positions(shared: tuple[LayerKV, ...], num_shared: Array) -> Int[Array, "1 U"]:
+    """Returns the positions of what all prompts begin with, negative for padding."""
+    length = shared[0][0].shape[2] if shared else 0
+    return (jnp.arange(length) - (length - num_shared))[None]
+
+
+def _attention_after(shared: LayerKV, num_shared: Array) -> Attention:
+    """Returns attention of tokens to themselves and to the last `num_shared` of U tokens before them."""
+    shared_k, shared_v = shared
+    length = shared_k.shape[2]
+
+    def attention(q: Array, k: Array, v: Array, segment_ids: Array, *, spec: AttentionSpec = PLAIN) -> Array:
+        def after(shared: Array, own: Array) -> Array:
+            shared = shared.swapaxes(1, 2).astype(own.dtype)
+            return jnp.concatenate([jnp.broadcast_to(shared, (len(own), *shared.shape[1:])), own], axis=1)
+
+        is_token = (jnp.arange(length) >= length - num_shared).astype(segment_ids.dtype)
+        segments = jnp.concatenate([jnp.broadcast_to(is_token, (len(q), length)), segment_ids], axis=1)
+        return packed_attention(q, after(shared_k, k), after(shared_v, v), segments, length, spec)
+
+    return attention
 
 
 def decode_params(params: Any, config: ModelConfig) -> Any:

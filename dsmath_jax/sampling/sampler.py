@@ -14,9 +14,20 @@ import numpy as np
 from jaxtyping import Array
 
 from dsmath_jax.models.decoder import Decoder
+from dsmath_jax.sampling.abstract import StateLengths, abstract_inputs
+from dsmath_jax.sampling.compaction import smaller_shapes
 from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.engine import ChunkPlan, Engine
-from dsmath_jax.sampling.scheduler import Prompt, Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
+from dsmath_jax.sampling.scheduler import (
+    Prompt,
+    Scheduler,
+    cache_lengths,
+    next_cache_length,
+    num_shared_tokens,
+    prefix_length,
+    prompt_bucket,
+    slot_shape,
+)
 from dsmath_jax.sampling.stopping import StoppingCriteria
 from dsmath_jax.sampling.thinking import ThinkingBudget, ThoughtState, check_max_thinking_tokens
 from dsmath_jax.sampling.token_sampling import SamplingArrays, SamplingMode
@@ -97,6 +108,8 @@ class Sampler:
         self.engine = _engine(model, layout, tuple(stop_ids), chunk, cache_dtype)
         self._stop_ids, self._max_new, self._decode_slots = tuple(stop_ids), max_new_tokens, decode_slots
         self._context, self._shards = model.config.max_position_embeddings, layout.batch_shards
+        # A CPU compiles a program in seconds, with the cores that also decode.
+        self.compiles_ahead = layout.mesh.devices.flat[0].platform != "cpu"
 
     def generate(
         self,
@@ -144,15 +157,16 @@ class Sampler:
         mode = SamplingMode(sampling.temperature == 0, sampling.top_k > 0, sampling.top_p < 1)
         key = jax.random.fold_in(jax.random.key(sampling.seed), step)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
+        num_shared = num_shared_tokens(prompts)
         requests = [
-            Prompt(prompt, id_, min(max_tokens, self._context - len(prompt)), thought)
+            Prompt(prompt[num_shared:], id_, min(max_tokens, self._context - len(prompt)), thought, num_shared)
             for prompt, id_, thought in zip(prompts, ids, thoughts, strict=True)
         ]
         shape = slot_shape(self._decode_slots, len(prompts), sampling.samples, self._shards)
         scheduler = Scheduler(requests, sampling.samples, shape, stopping, marks, turn_limits)
         positions = max_tokens if turn_limits is None else ring_positions(turn_limits, self.engine.chunk)
-        shapes = prompt_bucket(max(map(len, prompts))), cache_lengths(positions)
-        return self._run(params, scheduler, shapes, key, arrays, mode, partner)
+        begin = prompts[0][:num_shared], cache_lengths(positions)
+        return self._run(params, scheduler, begin, key, arrays, mode, partner)
 
     def check(self, prompts: Sequence[Sequence[int]]) -> None:
         """Raises a `UserError` where a prompt is empty, fills the context, or has a token outside the vocabulary."""
@@ -172,34 +186,59 @@ class Sampler:
                 )
 
     def _run(
-        self, params: Any, scheduler: Scheduler, shapes: tuple[int, list[int]], key: Array, sampling: SamplingArrays,
-        mode: SamplingMode, partner: Partner | None,
+        self, params: Any, scheduler: Scheduler, begin: tuple[Sequence[int], list[int]], key: Array,
+        sampling: SamplingArrays, mode: SamplingMode, partner: Partner | None,
     ) -> Iterator[list[Completion]]:  # fmt: skip
-        """Runs the schedule; `shapes` are the length of the prompt slots and those that the rings may have."""
-        engine, (prompt_length, lengths) = self.engine, shapes
-        cache_length, position = lengths[0], 0
+        """Runs the schedule; `begin` has the tokens that all prompts begin with, and the lengths of rings."""
+        engine, (shared, lengths) = self.engine, begin
+        cache_length, position, prompt_length = lengths[0], 0, prefix_length(scheduler.longest_prompt)
+        num_padded = prompt_bucket(len(shared)) if shared else 0
+        state = engine.empty_state(*scheduler.shape[:2], prompt_length, cache_length)
+        ahead: list[tuple[Any, ...]] = []
+        if self.compiles_ahead:  # longer rings, then fewer slots
+            shapes = [(scheduler.shape, length) for length in lengths]
+            shapes += [(shape, lengths[-1]) for shape in smaller_shapes(scheduler.shape)]
+            ahead = [
+                abstract_inputs(engine, shape, StateLengths(prompt_length, length, num_padded), params, sampling).decode
+                for shape, length in shapes
+            ]
         params = engine.prepare_params(params)
-        state = engine.empty_state(scheduler.prompt_slots, scheduler.slots_per_prompt, prompt_length, cache_length)
-        asked = False
-        while scheduler.unfinished:
-            for batch in scheduler.admit():
-                state = engine.prefill(params, state, *batch)
-            slots = scheduler.assign(engine.chunk)
-            if not slots.idle.all():
-                steps = min(engine.chunk, int((slots.limits - slots.num_tokens)[~slots.idle].max()))
-                needed = min(scheduler.positions + steps, lengths[-1])
-                if (new_length := next_cache_length(lengths, cache_length, needed)) != cache_length:
-                    state = engine.resize(state, position, new_length)
-                    cache_length, position = new_length, min(cache_length, new_length) % new_length
-                plan = ChunkPlan(np.int32(position), np.int32(steps), np.int32(scheduler.refill_threshold))
-                state, output = engine.decode(params, state, slots, plan, key, sampling, mode=mode)
-                sampled, steps = jax.tree.map(np.asarray, output)
-                position = (position + int(steps)) % cache_length
-                scheduler.record(*(values[:steps] for values in sampled))
-            if partner is not None:
-                if asked:
-                    scheduler.reply(partner.replies())
-                turns = scheduler.ended_turns()
-                if asked := bool(turns):
-                    partner.ask(turns)
-            yield from scheduler.pop_completed()
+        if shared:
+            padded = np.zeros((1, num_padded), np.int32)
+            padded[0, -len(shared) :] = shared
+            state = state._replace(shared=engine.prefill_shared(params, padded, np.int32(len(shared))))
+        with engine.decode_programs.compile_ahead(ahead, mode):
+            asked = False
+            while scheduler.unfinished:
+                # --- refill: prompts into free prompt slots, or the completions that are left into fewer slots ---
+                batches = scheduler.admit()
+                if (compaction := scheduler.compact()) is not None:
+                    state = engine.compact(state, compaction)
+                if (new_length := prefix_length(scheduler.longest_prompt)) != prompt_length:
+                    state, prompt_length = engine.resize_prompts(state, new_length), new_length
+                for batch in batches:
+                    state = engine.prefill(params, state, *batch)
+
+                # --- decode: a chunk of steps ---
+                slots = scheduler.assign(engine.chunk)
+                if not slots.idle.all():
+                    steps = min(engine.chunk, int((slots.limits - slots.num_tokens)[~slots.idle].max()))
+                    needed = min(scheduler.positions + steps, lengths[-1])
+                    if (new_length := next_cache_length(lengths, cache_length, needed)) != cache_length:
+                        state = engine.resize(state, position, new_length)
+                        cache_length, position = new_length, min(cache_length, new_length) % new_length
+                    plan = ChunkPlan(np.int32(position), np.int32(steps), np.int32(scheduler.refill_threshold))
+                    inputs = params, state, slots, plan, key, sampling
+                    state, output = engine.decode_programs.find(inputs, mode)(*inputs)
+                    sampled, steps = jax.tree.map(np.asarray, output)
+                    position = (position + int(steps)) % cache_length
+                    scheduler.record(*(values[:steps] for values in sampled))
+
+                # --- turns: replies to those that ended a chunk ago ---
+                if partner is not None:
+                    if asked:
+                        scheduler.reply(partner.replies())
+                    turns = scheduler.ended_turns()
+                    if asked := bool(turns):
+                        partner.ask(turns)
+                yield from scheduler.pop_completed()

@@ -2,7 +2,8 @@
 
 A prompt slot holds one prompt and has a group of decode slots. A decode slot whose sample has ended takes the next
 waiting sample of its prompt slot; a prompt slot without waiting samples takes the next prompt or, when there is none,
-half of the waiting samples of another prompt slot.
+half of the waiting samples of another prompt slot. When no sample waits, the number of slots falls with that of the
+completions that are left.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dsmath_jax.sampling.compaction import EMPTY, Compaction, SlotShape, compact
 from dsmath_jax.sampling.completions import Completion, FinishReason
 from dsmath_jax.sampling.engine import SAMPLED, Slots
 from dsmath_jax.sampling.stopping import StoppingCriteria
@@ -20,16 +22,26 @@ from dsmath_jax.sampling.turns import Reply, Turn, TurnLimits
 
 MIN_SLOTS_PER_PROMPT = 4  # if a prompt has as many samples: they share the reads of its KV cache
 REFILL_DIVISOR = 8  # an eighth of the prompt slots must be free before a prefill: several prompts at once are cheaper
+SORTED_PROMPTS = 4  # times the number of prompt slots is the number of prompts that are ordered by length
+MAX_PADDING = 1.25  # times the padded tokens of several prefills: one for all prompts is preferred up to that
 MAX_PREFILL_TOKENS = 32_768  # of all prompt slots at once
 MIN_BUCKET = 32  # tokens: shorter prompts are padded to it
+PREFIX_LENGTHS = (32, 128, 512)  # of prompt slots; above, powers of two
 MIN_CACHE_LENGTH = 64  # positions
+MIN_SHARED = 64  # tokens that all prompts begin with, from which on they are prefilled once
 
 
 def prompt_bucket(length: int) -> int:
-    """Rounds a prompt's length up to 32, 48, 64, 96, 128, 192, ..., so that few shapes are compiled."""
-    power = max(MIN_BUCKET, 1 << (length - 1).bit_length())
-    middle = 3 * power // 4
-    return middle if MIN_BUCKET < length <= middle else power
+    """Rounds the length of prompts up to 32, 64, 128, ..., so that few prefills are compiled."""
+    return max(MIN_BUCKET, 1 << (length - 1).bit_length())
+
+
+def prefix_length(length: int) -> int:
+    """Rounds the length of prompt slots up to 32, 128, 512, 1024, 2048, ..., so that few decode programs are compiled.
+
+    Below 512, padding costs little: the slots of a prompt share the reads.
+    """
+    return next((n for n in PREFIX_LENGTHS if length <= n), prompt_bucket(length))
 
 
 def cache_lengths(max_new_tokens: int) -> list[int]:
@@ -46,8 +58,8 @@ def next_cache_length(lengths: Sequence[int], current: int, needed: int) -> int:
     return smallest if smallest > current or 4 * needed <= 3 * smallest else current
 
 
-def slot_shape(decode_slots: int, prompts: int, samples: int, shards: int) -> tuple[int, int]:
-    """Returns the number of prompt slots, and of decode slots for each.
+def slot_shape(decode_slots: int, prompts: int, samples: int, shards: int) -> SlotShape:
+    """Returns the slots for samples of prompts.
 
     There are as many prompt slots as prompts, rounded up to a power of two, if the decode slots suffice: few shapes are
     compiled, whatever the number of prompts. Prompt slots are rounded up to a multiple of the mesh's batch
@@ -58,7 +70,16 @@ def slot_shape(decode_slots: int, prompts: int, samples: int, shards: int) -> tu
     each = samples if prompts * samples <= decode_slots else fewer
     prompt_slots = min(wanted, max(1, decode_slots // each))
     rounded = -(-prompt_slots // shards) * shards
-    return (rounded if rounded * each <= max(decode_slots, prompt_slots * each) else prompt_slots), each
+    fits = rounded * each <= max(decode_slots, prompt_slots * each)
+    return SlotShape(rounded if fits else prompt_slots, each, shards)
+
+
+def num_shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
+    """Returns how many tokens all prompts begin with, or 0 if they are few; each prompt has at least one more."""
+    first, last = min(map(list, prompts)), max(map(list, prompts))
+    limit = min(map(len, prompts)) - 1
+    count = next((i for i in range(limit) if first[i] != last[i]), limit)
+    return count if count >= MIN_SHARED and len(prompts) > 1 else 0
 
 
 class PrefillBatch(NamedTuple):
@@ -67,9 +88,10 @@ class PrefillBatch(NamedTuple):
     tokens: np.ndarray  # [p,T] int32
     lengths: np.ndarray  # [p] int32
     prompt_slots: np.ndarray  # [p] int32; out of range where a row has no prompt
+    num_shared: np.integer  # int32: tokens before those of each prompt
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _PartialCompletion:
     """A completion that is being decoded.
 
@@ -111,16 +133,25 @@ class Prompt(NamedTuple):
     """A prompt, and what its completions have in common.
 
     Attributes:
-      tokens: ids.
+      tokens: ids, after those that all prompts begin with.
       id: stable, for the random keys.
       max_tokens: of a completion.
       thought: where completions begin; only read with a thinking budget.
+      num_shared: tokens before these, with which all prompts begin.
     """
 
     tokens: Sequence[int]
     id: int
     max_tokens: int
     thought: ThoughtState = ThoughtState()
+    num_shared: int = 0
+
+
+def _longest_first(prompts: Sequence[Prompt], count: int) -> Iterator[int]:
+    """Yields the indices of prompts: each `count` of them in descending order of their lengths."""
+    for start in range(0, len(prompts), count):
+        indices = range(start, min(start + count, len(prompts)))
+        yield from sorted(indices, key=lambda i: -len(prompts[i].tokens))
 
 
 class Scheduler:
@@ -129,26 +160,26 @@ class Scheduler:
     Args:
       prompts: the prompts.
       samples: of each prompt.
-      shape: the number of prompt slots, and of decode slots for each (`slot_shape`).
+      shape: the slots.
       stopping: where completions and their turns end.
       marks: of thoughts, with a thinking budget.
       turn_limits: for completions in turns.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], samples: int, shape: tuple[int, int], stopping: StoppingCriteria,
+        self, prompts: Sequence[Prompt], samples: int, shape: SlotShape, stopping: StoppingCriteria,
         marks: Marks | None = None, turn_limits: TurnLimits | None = None,
     ) -> None:  # fmt: skip
         self._prompts, self._samples, self._stopping = prompts, samples, stopping
         self._marks, self._turn_limits = marks, turn_limits
-        self.prompt_slots, self.slots_per_prompt = prompt_slots, slots_per_prompt = shape
-        self._queue = deque(range(len(prompts)))
+        self.shape, (prompt_slots, slots_per_prompt, _) = shape, shape
+        self._queue = deque(_longest_first(prompts, SORTED_PROMPTS * prompt_slots))
         self._prompt_in = [0] * prompt_slots
         self._waiting: list[deque[int]] = [deque() for _ in range(prompt_slots)]
         self._decoding: list[_PartialCompletion | None] = [None] * (prompt_slots * slots_per_prompt)
         self._started = False  # until the first `assign`, `_waiting` includes samples that have a free slot
-        self._ended: list[tuple[int, FinishReason]] = []  # rows whose turns have ended, and why
-        self._asked: list[tuple[int, FinishReason]] = []  # those that `ended_turns` returned
+        self._ended: list[tuple[_PartialCompletion, FinishReason]] = []  # whose turns have ended, and why
+        self._asked: list[tuple[_PartialCompletion, FinishReason]] = []  # those that `ended_turns` returned
         self._completed: dict[int, list[Completion]] = {}
         self._num_returned = 0  # prompts
 
@@ -159,8 +190,9 @@ class Scheduler:
 
     def admit(self) -> list[PrefillBatch]:
         """Assigns prompts to free prompt slots, if enough are free; returns the batches to prefill."""
-        free = [slot for slot in range(self.prompt_slots) if not self._waiting[slot] and not self._is_decoding(slot)]
-        refill_size = max(1, self.prompt_slots // REFILL_DIVISOR)
+        prompt_slots = self.shape.prompt_slots
+        free = [slot for slot in range(prompt_slots) if not self._waiting[slot] and not self._is_decoding(slot)]
+        refill_size = max(1, prompt_slots // REFILL_DIVISOR)
         if len(free) < min(refill_size, len(self._queue)):
             return []
         admitted = []
@@ -170,13 +202,20 @@ class Scheduler:
                 break
             self._prompt_in[slot], self._waiting[slot] = assigned
             admitted.append(slot)
-        length = prompt_bucket(max(len(prompt.tokens) for prompt in self._prompts))
-        all_at_once = 2 * len(admitted) > self.prompt_slots and self.prompt_slots * length <= MAX_PREFILL_TOKENS
-        size = self.prompt_slots if all_at_once else refill_size
-        return [self._prefill_batch(admitted[i : i + size], size) for i in range(0, len(admitted), size)]
+        grouped = [self._prefill_batch(admitted[i : i + refill_size]) for i in range(0, len(admitted), refill_size)]
+        if 2 * len(admitted) > prompt_slots:
+            whole = self._prefill_batch(admitted)
+            padded, grouped_size = (
+                sum(np.sum(batch.prompt_slots < prompt_slots) * batch.tokens.shape[1] for batch in batches)
+                for batches in ([whole], grouped)
+            )
+            before = whole.num_shared * len(whole.tokens)
+            if padded <= MAX_PADDING * grouped_size and whole.tokens.size + before <= MAX_PREFILL_TOKENS:
+                return [whole]
+        return grouped
 
     def _is_decoding(self, slot: int) -> bool:
-        n = self.slots_per_prompt
+        n = self.shape.slots_per_prompt
         return any(partial is not None for partial in self._decoding[slot * n : (slot + 1) * n])
 
     def _next_prompt(self) -> tuple[int, deque[int]] | None:
@@ -185,28 +224,32 @@ class Scheduler:
             return self._queue.popleft(), deque(range(self._samples))
         if not self._started:
             return None
-        fullest = max(range(self.prompt_slots), key=lambda slot: len(self._waiting[slot]))
+        fullest = max(range(self.shape.prompt_slots), key=lambda slot: len(self._waiting[slot]))
         waiting = self._waiting[fullest]
         if len(waiting) < 2:
             return None
         return self._prompt_in[fullest], deque(sorted(waiting.pop() for _ in range(len(waiting) // 2)))
 
-    def _prefill_batch(self, slots: Sequence[int], size: int) -> PrefillBatch:
-        prompts = [self._prompts[self._prompt_in[slot]].tokens for slot in slots]
+    def _prefill_batch(self, slots: Sequence[int]) -> PrefillBatch:
+        prompt_slots, prompts = self.shape.prompt_slots, [self._prompts[self._prompt_in[slot]] for slot in slots]
+        refill_size = max(1, prompt_slots // REFILL_DIVISOR)
+        size = refill_size if len(slots) <= refill_size else prompt_slots
         batch = PrefillBatch(
-            np.zeros((size, prompt_bucket(max(map(len, prompts)))), np.int32),
+            np.zeros((size, prompt_bucket(max(len(prompt.tokens) for prompt in prompts))), np.int32),
             np.ones(size, np.int32),
-            np.full(size, self.prompt_slots, np.int32),
+            np.full(size, prompt_slots, np.int32),
+            np.int32(prompts[0].num_shared),
         )
         for row, (slot, prompt) in enumerate(zip(slots, prompts, strict=True)):
-            batch.tokens[row, : len(prompt)], batch.lengths[row], batch.prompt_slots[row] = prompt, len(prompt), slot
+            batch.tokens[row, : len(prompt.tokens)] = prompt.tokens
+            batch.lengths[row], batch.prompt_slots[row] = len(prompt.tokens), slot
         return batch
 
     def assign(self, chunk: int) -> Slots:
         """Assigns waiting samples to idle decode slots; returns the state of all slots for a chunk of decode steps."""
         self._started = True
         for row in range(len(self._decoding)):
-            slot = row // self.slots_per_prompt
+            slot = row // self.shape.slots_per_prompt
             if self._decoding[row] is None and self._waiting[slot]:
                 prompt = self._prompt_in[slot]
                 begins = self._prompts[prompt].thought.is_open
@@ -226,7 +269,37 @@ class Scheduler:
             thinking_left=np.array([self._prompts[partial.prompt].thought.left for partial in partials], np.int32),
             given=given,
             prompt_lengths=np.array([len(self._prompts[prompt].tokens) for prompt in self._prompt_in], np.int32),
+            num_shared=np.int32(self._prompts[0].num_shared),
         )
+
+    def compact(self) -> Compaction | None:
+        """Moves the completions that are left to fewer slots if no sample waits; returns how, None if nothing moves."""
+        if self._queue or any(self._waiting):
+            return None
+        found = compact(self.shape, [partial is not None for partial in self._decoding])
+        if found is None:
+            return None
+        self.shape, rows, prompt_slots = found
+        size = len(self._decoding) // len(rows)
+        self._decoding = [
+            None if row == EMPTY else self._decoding[block * size + row]
+            for block, taken in enumerate(rows.tolist())
+            for row in taken
+        ]
+        if prompt_slots is not None:
+            size = len(self._prompt_in) // len(prompt_slots)
+            self._prompt_in = [self._prompt_in[i * size + s] for i, taken in enumerate(prompt_slots) for s in taken]
+            self._waiting = [deque() for _ in self._prompt_in]
+        return found
+
+    @property
+    def longest_prompt(self) -> int:
+        """The tokens of the longest prompt with a completion in a slot, or with one that waits for a slot."""
+        slots = [slot for slot in range(self.shape.prompt_slots) if self._waiting[slot] or self._is_decoding(slot)]
+        prompts = [self._prompt_in[slot] for slot in slots] or list(self._queue)[
+            :1
+        ]  # the queue begins with the longest
+        return max((len(self._prompts[prompt].tokens) for prompt in prompts), default=1)
 
     @property
     def positions(self) -> int:
@@ -272,15 +345,13 @@ class Scheduler:
                 self._complete(row, end[1])
             elif end is not None:
                 partial.waits = True
-                self._ended.append((row, end[1]))
+                self._ended.append((partial, end[1]))
 
     def ended_turns(self) -> list[Turn]:
         """Returns the turns that ended since the last call, for `Partner.ask`."""
         self._asked, self._ended = self._ended, []
         turns = []
-        for row, reason in self._asked:
-            partial = self._decoding[row]
-            assert partial is not None
+        for partial, reason in self._asked:
             is_last = self._is_last(partial) or len(partial.tokens) >= self._prompts[partial.prompt].max_tokens
             tokens = partial.tokens[partial.turn_start :]
             turns.append(Turn(partial.prompt, partial.sample, partial.turn, tokens, reason, is_last))
@@ -288,9 +359,8 @@ class Scheduler:
 
     def reply(self, replies: Sequence[Reply | None]) -> None:
         """Continues the completions whose turns `ended_turns` returned; those without a reply end."""
-        for (row, reason), reply in zip(self._asked, replies, strict=True):
-            partial = self._decoding[row]
-            assert partial is not None
+        for (partial, reason), reply in zip(self._asked, replies, strict=True):
+            row = self._decoding.index(partial)
             limit = self._prompts[partial.prompt].max_tokens
             length = len(partial.tokens) - (reply is not None and reply.drops_eos and reason == "eos")
             if reply is None:

@@ -182,7 +182,7 @@ def test_cache_and_shared_prefix_equal_one_sequence(
     inside = np.arange(width) < np.array(lengths)[:, None]
     prefix = (jnp.float32(prompt_k), jnp.float32(prompt_v), jnp.array(inside))
     program = jax.jit(lambda *inputs: cached_attention(*inputs))  # compiled for each platform
-    found = program(jnp.float32(q), jnp.float32(own_k), jnp.float32(own_v), jnp.array(mask), prefix)
+    found = program(jnp.float32(q), jnp.float32(own_k), jnp.float32(own_v), jnp.array(mask), [prefix])
     for row in range(rows):
         prompt = row // rows_each
         k, v = (

@@ -12,7 +12,8 @@ import pytest
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
-from dsmath_jax.sampling.abstract import abstract_inputs
+from dsmath_jax.sampling.abstract import StateLengths, abstract_inputs
+from dsmath_jax.sampling.compaction import SlotShape
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
@@ -60,7 +61,7 @@ def test_abstract_inputs_are_those_of_a_run(layout: Layout) -> None:
         setattr(engine, name, calls[name])
     params = jax.jit(lambda: initial_params(model, jax.random.key(1)))()
     list(sampler.generate(params, [[1, 2], [3]], SamplingParams(samples=4)))
-    inputs = abstract_inputs(engine, prompt_slots=2, slots_per_prompt=4, prompt_length=32, cache_length=9)
+    inputs = abstract_inputs(engine, SlotShape(2, 4, 1), StateLengths(32, 9))
     for name, expected in inputs._asdict().items():
         seen = jax.tree.map(lambda x: (np.shape(x), jax.dtypes.result_type(x)), calls[name].call_args.args)
         assert seen == jax.tree.map(lambda x: (x.shape, x.dtype), expected), name

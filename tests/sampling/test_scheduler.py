@@ -16,10 +16,10 @@ def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: i
     noise = np.random.default_rng(seed)
     lengths = noise.integers(1, LIMIT + 1, (prompts, samples))
     texts = [[7] * int(n) for n in noise.integers(1, 40, prompts)]
-    prompt_slots, slots_per_prompt = slot_shape(decode_slots, prompts, samples, shards)
+    prompt_slots, slots_per_prompt, _ = slot_shape(decode_slots, prompts, samples, shards)
     requests = [Prompt(text, 100 + i, LIMIT, ThoughtState(False, -i)) for i, text in enumerate(texts)]
     stopping = StoppingCriteria([EOS], (), None)
-    scheduler = Scheduler(requests, samples, (prompt_slots, slots_per_prompt), stopping)
+    scheduler = Scheduler(requests, samples, slot_shape(decode_slots, prompts, samples, shards), stopping)
     groups: list[list[Completion]] = []
     prefills, working, prefilled = [], [], {}
     while scheduler.unfinished:
@@ -99,7 +99,7 @@ def test_rings_are_the_limit_and_its_halves() -> None:
     strategies.integers(1, 300), strategies.integers(1, 50), strategies.integers(1, 70), strategies.sampled_from([1, 8])
 )
 def test_the_shape_fits_the_decode_slots(decode_slots: int, prompts: int, samples: int, shards: int) -> None:
-    prompt_slots, slots_per_prompt = slot_shape(decode_slots, prompts, samples, shards)
+    prompt_slots, slots_per_prompt, _ = slot_shape(decode_slots, prompts, samples, shards)
     assert 1 <= slots_per_prompt <= samples
     assert prompt_slots >= 1
     assert prompt_slots * slots_per_prompt <= decode_slots
@@ -118,4 +118,4 @@ def test_all_numbers_of_prompts_share_a_few_shapes(decode_slots: int, samples: i
 def test_a_call_that_fills_the_slots_has_a_prompt_slot_for_each_prompt() -> None:
     """The slots of a rollout are one for every completion: none is idle, whatever the number of prompts."""
     for prompts in range(1, 70):
-        assert slot_shape(prompts * 6, prompts, 6, 1) == (prompts, 6)
+        assert slot_shape(prompts * 6, prompts, 6, 1) == (prompts, 6, 1)
