@@ -69,11 +69,14 @@ def compact(shape: SlotShape, live: Sequence[bool]) -> Compaction | None:
       shape: the present one.
       live: whether each decode slot has a completion.
     """
+    shapes = list(smaller_shapes(shape))
+    if not shapes:
+        return None
     blocks = _num_blocks(shape)
     groups = max(1, shape.prompt_slots // blocks)
     live_by_block = np.reshape(live, (blocks, groups, -1))
     found = None
-    for smaller in smaller_shapes(shape):
+    for smaller in shapes:
         smaller_groups = max(1, smaller.prompt_slots // blocks)
         size = smaller.prompt_slots * smaller.slots_per_prompt // (blocks * smaller_groups)
         placed = [_place(block, smaller_groups, size) for block in live_by_block]

@@ -1,5 +1,6 @@
 """The sampler: completions depend on their keys alone, have their true log-probabilities, and end where they should."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -134,13 +135,13 @@ def test_resizing_holds_no_more_than_one_ring_twice(
 def test_a_slot_does_not_wait_for_the_longest(model: Decoder, params: Any, layout: Layout) -> None:
     """One prefill of the prompts, and fewer decode steps than batches of as many rows would take."""
     sampler = Sampler(model, layout, range(2, 7), 12, decode_slots=8, chunk=1)
-    calls = {name: mock.Mock(wraps=getattr(sampler.engine, name)) for name in ("prefill", "decode")}
-    for name, call in calls.items():
-        setattr(sampler.engine, name, call)
+    prefill = sampler.engine.prefill = mock.Mock(wraps=sampler.engine.prefill)
+    chunks = sampler.engine.decode_programs = mock.Mock(wraps=sampler.engine.decode_programs)
+    chunks.compile_ahead.return_value = contextlib.nullcontext()
     lengths = [len(t) for group in tokens(generate(sampler, params, PROMPTS[:2], samples=24, seed=2)) for t in group]
-    assert calls["prefill"].call_count == 1
+    assert prefill.call_count == 1
     batches = sum(max(lengths[i : i + 8]) for i in range(0, 48, 8))
-    assert sum(lengths) / 8 <= calls["decode"].call_count < 0.75 * batches
+    assert sum(lengths) / 8 <= chunks.find.call_count < 0.75 * batches
 
 
 def test_fewer_and_fewer_prompts_share_programs(model: Decoder, params: Any, layout: Layout) -> None:
@@ -217,9 +218,11 @@ def test_a_stop_string_ends_a_completion_where_it_is_complete(sampler: Sampler, 
             count = ends[0]
             assert after.finish_reason == "stop" or (count == len(before.tokens) and before.finish_reason == "eos")
             assert after.finished
-            assert (after.tokens, after.logprobs) == (before.tokens[:count], before.logprobs[:count])
+            assert after.tokens == before.tokens[:count]
+            np.testing.assert_allclose(after.logprobs, before.logprobs[:count], atol=1e-5)
         else:
-            assert after == before
+            assert (after.tokens, after.finish_reason) == (before.tokens, before.finish_reason)
+            np.testing.assert_allclose(after.logprobs, before.logprobs, atol=1e-5)  # other slots were left
     assert any(after.finish_reason == "stop" for after in stopped)
 
 

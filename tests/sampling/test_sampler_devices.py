@@ -55,16 +55,16 @@ def test_eight_devices_generate_what_one_generates(layout: Layout, tmp_path: Pat
 def test_abstract_inputs_are_those_of_a_run(layout: Layout) -> None:
     model = build_model(ModelConfig(**SIZES), layout)
     sampler = Sampler(model, layout, [2], 9, decode_slots=8)
-    engine, calls = sampler.engine, {}
-    for name in ("prefill", "decode"):
-        calls[name] = mock.Mock(wraps=getattr(engine, name))
-        setattr(engine, name, calls[name])
+    engine = sampler.engine
+    prefill = engine.prefill = mock.Mock(wraps=engine.prefill)
+    find = engine.decode_programs.find = mock.Mock(wraps=engine.decode_programs.find)
     params = jax.jit(lambda: initial_params(model, jax.random.key(1)))()
     list(sampler.generate(params, [[1, 2], [3]], SamplingParams(samples=4)))
     inputs = abstract_inputs(engine, SlotShape(2, 4, 1), StateLengths(32, 9))
+    seen: dict[str, tuple] = {"prefill": prefill.call_args.args, "decode": find.call_args.args[0]}
     for name, expected in inputs._asdict().items():
-        seen = jax.tree.map(lambda x: (np.shape(x), jax.dtypes.result_type(x)), calls[name].call_args.args)
-        assert seen == jax.tree.map(lambda x: (x.shape, x.dtype), expected), name
+        found = jax.tree.map(lambda x: (np.shape(x), jax.dtypes.result_type(x)), seen[name])
+        assert found == jax.tree.map(lambda x: (x.shape, x.dtype), expected), name
     compiled = (
         Sampler(model, layout, [2], 9)
         .engine.decode.lower(*inputs.decode, mode=SamplingMode(False, False, False))

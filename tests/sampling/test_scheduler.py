@@ -4,7 +4,15 @@ import numpy as np
 from hypothesis import given, strategies
 
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sampling.scheduler import Prompt, Scheduler, cache_lengths, next_cache_length, prompt_bucket, slot_shape
+from dsmath_jax.sampling.scheduler import (
+    Prompt,
+    Scheduler,
+    cache_lengths,
+    next_cache_length,
+    prefix_length,
+    prompt_bucket,
+    slot_shape,
+)
 from dsmath_jax.sampling.stopping import StoppingCriteria
 from dsmath_jax.sampling.thinking import ThoughtState
 
@@ -42,6 +50,9 @@ def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: i
         working += live[:steps].sum(axis=1).tolist()
         scheduler.record(*(np.asarray(x[:steps]) for x in (drawn, -positions, -2 * positions, positions % 3 == 0)))
         groups += scheduler.pop_completed()
+        if (compaction := scheduler.compact()) is not None:
+            prefilled = {}  # prompts have moved; no other prompt comes
+            slots_per_prompt = compaction.shape.slots_per_prompt
     for i, one in enumerate(groups):
         assert [(c.prompt, c.sample) for c in one] == [(i, s) for s in range(samples)]
         for c in one:
@@ -78,12 +89,13 @@ def test_a_prompt_is_prefilled_once_where_all_fit() -> None:
 
 
 @given(strategies.integers(1, 5000))
-def test_buckets_are_few_and_near(length: int) -> None:
-    found = prompt_bucket(length)
-    assert length <= found <= max(32, 2 * length)
-    assert found == 32 or found < 1.5 * length + 1
-    assert prompt_bucket(found) == found
-    assert len({prompt_bucket(n) for n in range(1, 4097)}) == 15
+def test_lengths_are_rounded_to_few(length: int) -> None:
+    for rounded in (prompt_bucket, prefix_length):
+        assert length <= rounded(length) < max(33, 2 * length if rounded is prompt_bucket else 4 * length)
+        assert rounded(rounded(length)) == rounded(length)
+    assert len({prompt_bucket(n) for n in range(1, 4097)}) == 8
+    assert len({prefix_length(n) for n in range(1, 4097)}) == 6
+    assert prefix_length(length) >= prompt_bucket(length), "a prefill fits the prompt slots"
 
 
 def test_rings_are_the_limit_and_its_halves() -> None:

@@ -119,11 +119,16 @@ def test_slots_chunks_and_rings_change_no_token(
 def test_each_prompt_is_prefilled_once(
     model: Decoder, params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prefilled = []
-    batch = scheduler.Scheduler._prefill_batch
-    monkeypatch.setattr(
-        scheduler.Scheduler, "_prefill_batch", lambda self, *what: prefilled.extend(what[0]) or batch(self, *what)
-    )
+    prefilled: list[int] = []
+    admit = scheduler.Scheduler.admit
+
+    def observed(self: scheduler.Scheduler) -> list[scheduler.PrefillBatch]:
+        batches = admit(self)
+        slots = np.concatenate([batch.prompt_slots for batch in batches] or [np.zeros(0, np.int32)])
+        prefilled.extend(slots[slots < self.shape.prompt_slots].tolist())
+        return batches
+
+    monkeypatch.setattr(scheduler.Scheduler, "admit", observed)
     partner = Scripted()
     generate(model, params, layout, partner, decode_slots=24)
     assert len(partner.turns) > 24
