@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+MIN_SLOTS_PER_PROMPT = 4  # if a prompt has as many samples: they share the reads of its KV cache
 MIN_ROWS = 8  # decode slots; with fewer, a step takes nearly the time of one
 EMPTY = -1
 
@@ -43,15 +44,18 @@ class Compaction(NamedTuple):
 def smaller_shapes(shape: SlotShape) -> Iterator[SlotShape]:
     """Yields shapes with about half of the decode slots of the one before, down to MIN_ROWS.
 
-    First each prompt slot has fewer decode slots, then there are fewer prompt slots. None if a shard of the decode
-    slots has parts of several prompts.
+    First each prompt slot has fewer decode slots, then there are fewer prompt slots. Large groups of decode slots are
+    split at once, or few completions of each of many prompts would fill all groups: there are more prompt slots, which
+    hold copies. None if a shard of the decode slots has parts of several prompts.
     """
     prompts, samples, _ = shape
     blocks = _num_blocks(shape)
     if max(prompts, blocks) % min(prompts, blocks):
         return
     while True:
-        if samples * prompts > max(prompts, blocks):
+        if prompts >= blocks and samples >= 2 * MIN_SLOTS_PER_PROMPT:
+            prompts, samples = _half(-(-prompts * samples // MIN_SLOTS_PER_PROMPT), blocks), MIN_SLOTS_PER_PROMPT
+        elif samples * prompts > max(prompts, blocks):
             samples = _half(samples, max(1, blocks // prompts))
         elif prompts > blocks:
             prompts = _half(prompts, blocks)

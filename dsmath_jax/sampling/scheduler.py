@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsmath_jax.sampling.compaction import EMPTY, Compaction, SlotShape, compact
+from dsmath_jax.sampling.compaction import EMPTY, MIN_SLOTS_PER_PROMPT, Compaction, SlotShape, compact
 from dsmath_jax.sampling.completions import Completion, FinishReason
 from dsmath_jax.sampling.engine import SAMPLED, Slots
 from dsmath_jax.sampling.stopping import StoppingCriteria
 from dsmath_jax.sampling.thinking import Marks, ThoughtState
 from dsmath_jax.sampling.turns import Reply, Turn, TurnLimits
 
-MIN_SLOTS_PER_PROMPT = 4  # if a prompt has as many samples: they share the reads of its KV cache
 REFILL_DIVISOR = 8  # an eighth of the prompt slots must be free before a prefill: several prompts at once are cheaper
 SORTED_PROMPTS = 4  # times the number of prompt slots is the number of prompts that are ordered by length
 MAX_PADDING = 1.25  # times the padded tokens of several prefills: one for all prompts is preferred up to that

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,10 +25,10 @@ SIZES = {
     "vocab_size": 24, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 8, "num_key_value_heads": 4,
     "head_dim": 4, "intermediate_size": 24, "max_position_embeddings": 64, "compute_dtype": "float32",
 }  # fmt: skip
-PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8]]
-# Trained on the first mesh, decoded on the second; all slots at once, and with refill.
+PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8], [1, 6]]
+# Trained on the first mesh, decoded on the second; all slots at once, of which ever fewer are left, and with refill.
 MESHES = (
-    ({"fsdp": 8}, {"fsdp": 2, "tensor": 4}, 16),
+    ({"fsdp": 8}, {"fsdp": 2, "tensor": 4}, 32),
     ({"replica": 2, "fsdp": 1, "context": 2, "tensor": 2}, {"replica": 2, "fsdp": 1, "context": 2, "tensor": 2}, 6),
 )
 
@@ -38,7 +39,7 @@ def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[li
     params["embedding"] *= 50
     params = jax.device_put(params, trained.param_shardings(params))
     sampler = Sampler(model, layout, [2], 9, decode_slots=decode_slots)
-    groups = sampler.generate(params, PROMPTS, SamplingParams(samples=4, seed=3, top_p=0.95))
+    groups = sampler.generate(params, PROMPTS, SamplingParams(samples=8, seed=3, top_p=0.95))
     return [[completion.tokens for completion in group] for group in groups]
 
 
@@ -48,8 +49,12 @@ def test_eight_devices_generate_what_one_generates(layout: Layout, tmp_path: Pat
     with subprocess.Popen([sys.executable, __file__, out], env=cpu_devices(8)) as process:
         one = generate(layout, layout, 12)
     assert process.returncode == 0
-    for case, eight in zip(MESHES, json.loads(out.read_text()), strict=True):
+    found = json.loads(out.read_text())
+    for case, eight in zip(MESHES, found["tokens"], strict=True):
         assert eight == one, case
+    assert "f32[2,4,9,4]" in found["take_rows"], "each device has 2 of the 16 rows"
+    for operation in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert operation not in found["take_rows"], "rows stay on their device"
 
 
 def test_abstract_inputs_are_those_of_a_run(layout: Layout) -> None:
@@ -79,4 +84,8 @@ if __name__ == "__main__":
         generate(trained, layout, decode_slots)
         for (trained, layout), (*_, decode_slots) in zip(layouts, MESHES, strict=True)
     ]
-    Path(sys.argv[1]).write_text(json.dumps(found))
+    (layout, *_), *_ = layouts
+    engine = Sampler(build_model(ModelConfig(**SIZES), layout), layout, [2], 9).engine
+    rows = layout.constrain(jnp.zeros((64, 4, 9, 4)), "BK..")
+    moved = engine.take_rows.lower(rows, np.zeros((8, 2), np.int32)).compile().as_text()
+    Path(sys.argv[1]).write_text(json.dumps({"tokens": found, "take_rows": moved}))
