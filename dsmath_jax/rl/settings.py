@@ -26,7 +26,7 @@ ROLLOUT_FIELDS = frozenset(
     (
         "reward_fns", "reward_mix", "overlong_cache_tokens", "top_p", "top_k", "num_updates", "minibatches",
         "old_logprobs", "rollout_filter", "max_gen_batches", "filtered_in_baseline", "curriculum", "log_samples",
-        "environment",
+        "environment", "rollouts_ahead",
     )
 )  # fmt: skip
 
@@ -136,6 +136,10 @@ class RLSettings(TrainingSettings, DataSettings):
     minibatches: int = setting(
         1, "optimizer steps of a pass, each on its share of the groups; `steps` counts all of them", ge=1
     )
+    rollouts_ahead: int = setting(
+        0, "1: the next rollout is sampled before the updates on this one, and graded during them; 0: after them",
+        ge=0, le=1,
+    )  # fmt: skip
     rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", ge=1)
     retrain: RetrainSettings | None = setting(None, "how the reward model is retrained between two rounds")
     old_logprobs: str = setting(
@@ -331,8 +335,14 @@ class RLSettings(TrainingSettings, DataSettings):
 
     @property
     def computes_old_logprobs(self) -> bool:
-        """Whether the trainer computes the log-probabilities of a rollout before its first update."""
-        return self.old_logprobs == "trainer" and (self.steps_per_rollout > 1 or self.algorithm.needs_old_logprobs)
+        """Whether the trainer computes the log-probabilities of a rollout by the policy that sampled it."""
+        several_policies = self.steps_per_rollout > 1 or self.rollouts_ahead > 0
+        return self.old_logprobs == "trainer" and (several_policies or self.algorithm.needs_old_logprobs)
+
+    def sampled_at(self, number: int) -> int:
+        """Returns the step before which a rollout is sampled; the first of a round is sampled by the round's start."""
+        first_of_round = number - number % (self.steps // self.rounds // self.steps_per_rollout)
+        return max(number - self.rollouts_ahead, first_of_round) * self.steps_per_rollout
 
     @property
     def samples_per_step(self) -> int:
