@@ -384,6 +384,6 @@ def sampler_shape(settings: RLSettings, target: Target) -> tuple[Engine, int, in
     """Returns the engine, its prompt slots, the decode slots of each, and the length of a padded prompt."""
     engine = Engine(target.model, target.layout, (0,), CHUNK, settings.cache_dtype)
     prompts, samples = slot_shape(
-        settings.num_decode_slots, settings.prompts_per_step, settings.group_size, target.layout.batch_shards
+        settings.num_decode_slots, settings.prompts_per_step, settings.started_per_prompt, target.layout.batch_shards
     )
     return engine, prompts, samples, prompt_bucket(settings.max_prompt_tokens)

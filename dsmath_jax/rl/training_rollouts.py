@@ -113,6 +113,7 @@ class RolloutMaker:
     def _batches(self, policy: Params, number: int, questions: Iterable[list[int]]) -> Iterator[Batch]:
         ctx, settings = self.ctx, self.ctx.settings
         sampling = sampling_of(settings, ctx.chat, ctx.seed, settings.group_size)
+        sampling = dataclasses.replace(sampling, oversample=settings.oversample)
         for batch_number, chosen in enumerate(questions, number * settings.algorithm.max_gen_batches):
             records, ids = [ctx.prompts.records[i] for i in chosen], [ctx.prompts.ids[i] for i in chosen]
             with open_dialogues(ctx, records, ids, reply_log(ctx.folder, batch_number)) as dialogues:
@@ -154,6 +155,8 @@ class RolloutMaker:
         metrics = rollout_metrics(scored, settings.group_size, settings.environment is not None)
         metrics |= training_metrics(algorithm, data, ctx.shapes)
         metrics["num_gen_batches"] = float(len(batches))
+        if settings.oversample:
+            metrics["num_dropped"] = float(settings.oversample * len(scored.rollout.prompts_P))
         if settings.rollouts_ahead and settings.computes_old_logprobs and mask.any():
             # In the place of the update's, whose policy is another one than that of the sampler.
             differences = np.abs(fields["old_logprobs"] - fields["sampler_logprobs"])
