@@ -61,8 +61,9 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
       `Target.describe`, and per device:
       `programs`: by name, see `step.compile_program`: "prefill", "decode" and "grow" (the sampler),
         "logprobs" and "reward model" (of a micro-batch) and "update".
-      `residents`: bytes of what stays on the devices: "policy", "optimizer", "reference", "reward model"; with LoRA
-        "base" and "adapters" in place of policy and reference.
+      `residents`: bytes of what stays on the devices: "policy", "optimizer", "reference", "reward model",
+        "policy of the next rollout" (`rl.rollouts_ahead`); with LoRA "base" and "adapters" in place of policy and
+        reference.
       `phases`: bytes in the phases "sample", "score" and "update", by part.
       `bounds`: the seconds that each resource is busy at least in each phase (see `phase_bounds`).
       `rollouts`: of the whole run.
@@ -86,6 +87,8 @@ def compile_rl(recipe: Recipe, name: str) -> dict[str, Any]:
         del residents["policy"]
     elif settings.algorithm.needs_reference:
         residents["reference"] = shard_bytes(model_params(target))
+    if settings.rollouts_ahead:
+        residents["policy of the next rollout"] = shard_bytes(state.params)
     if settings.reward_stage:
         residents["reward model"] = shard_bytes(reward_params(target))
     frozen_copies = 1 + settings.algorithm.has_values  # among the arguments of the update, in one place
@@ -386,6 +389,6 @@ def sampler_shape(settings: RLSettings, target: Target) -> tuple[Engine, SlotSha
     """Returns the engine, its slots, and the positions of a prompt slot."""
     engine = Engine(target.model, target.layout, (0,), CHUNK, settings.cache_dtype)
     shape = slot_shape(
-        settings.num_decode_slots, settings.prompts_per_step, settings.group_size, target.layout.batch_shards
+        settings.num_decode_slots, settings.prompts_per_step, settings.started_per_prompt, target.layout.batch_shards
     )
     return engine, shape, prefix_length(settings.max_prompt_tokens)

@@ -95,7 +95,11 @@ class Workers:
         return [outcomes.get(index, lost) for index in range(len(pickled))]
 
     def close(self) -> None:
-        """Ends the fork server and its workers."""
+        """Ends the fork server and its workers; a `map` that runs in another thread loses its remaining items."""
+        if (server := self._fork_server) is not None:
+            assert server.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                server.stdin.close()
         with self._lock:
             self._stop()
 

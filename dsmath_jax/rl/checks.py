@@ -21,6 +21,7 @@ from dsmath_jax.sampling.thinking import thinking_budget
 from dsmath_jax.settings import check_choice
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training import loop as loops
+from dsmath_jax.training.checkpoint import steps_in
 from dsmath_jax.workdir import UserError
 
 
@@ -82,6 +83,12 @@ def why_not_extendable(settings: RLSettings, folder: Path, steps: int) -> str:
     """Returns why a run of `steps` steps cannot be extended to `settings.steps`, "" if it can."""
     if settings.rounds > 1:
         return f"its rounds={settings.rounds} would end at different steps"
+    steps_done = max(steps_in(folder / "checkpoints"), default=0)
+    if settings.rollouts_ahead and steps - settings.steps_per_rollout < steps_done < steps:
+        return (
+            f"its newest checkpoint is of step {steps_done}, which is within the last rollout, and with rollouts_ahead="
+            "1 the policy that would sample the next one is gone"
+        )
     return loops.why_not_extendable(folder, settings, steps)
 
 

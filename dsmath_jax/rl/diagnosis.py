@@ -120,7 +120,8 @@ class Diagnosis:
 def diagnose(history: History, settings: RLSettings, logprob_dtype: str) -> list[Finding]:
     """Returns all findings at the newest row; the arguments are those of `Diagnosis`."""
     found = [check(history, settings) for check in CHECKS]
-    found.append(sampler_differs(history, MAX_LOGPROB_DIFF[logprob_dtype], logprob_dtype))
+    if not settings.rollouts_ahead or settings.computes_old_logprobs:  # else it is of another policy than the sampler's
+        found.append(sampler_differs(history, MAX_LOGPROB_DIFF[logprob_dtype], logprob_dtype))
     return [finding for finding in found if finding]
 
 
@@ -261,7 +262,7 @@ def sampler_differs(history: History, limit: float, dtype: str) -> Finding | Non
 def clip_shares_zero(history: History, settings: RLSettings) -> Finding | None:
     """The shares of clipped tokens are 0 because each rollout is used once; normal."""
     row = history.recent[-1] if history.recent else {}
-    once = settings.steps_per_rollout == 1 and settings.old_logprobs == "trainer"
+    once = settings.steps_per_rollout == 1 and settings.old_logprobs == "trainer" and not settings.rollouts_ahead
     if not once or row.get("clip_low") != 0 or row.get("clip_high") != 0:
         return None
     return Finding(

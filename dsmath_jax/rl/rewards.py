@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -134,6 +135,7 @@ class RewardFunctions:
         self._users = user_functions([name for name in self._weights if name not in BUILT_IN])
         self._count, self._seconds, self._overlong = workers, seconds, overlong
         self._workers: Workers | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rewards")
         self._logged: collections.Counter[str] = collections.Counter()
 
     def score(self, inputs: Sequence[RewardInput], group_size: int = 1) -> RuleRewards:
@@ -164,6 +166,10 @@ class RewardFunctions:
             self._log(record_id, error, message)
         counts = collections.Counter(error for error, _ in errors.values())
         return RuleRewards(total, by_function, {error: counts[error] for error in ERRORS})
+
+    def submit(self, inputs: Sequence[RewardInput], group_size: int) -> Future[RuleRewards]:
+        """Begins to compute the rewards of `score`, in a thread that uses no devices."""
+        return self._thread.submit(self.score, inputs, group_size)
 
     def score_steps(
         self, name: str, steps: Sequence[Sequence[str]], records: Sequence[Record]
@@ -268,7 +274,8 @@ class RewardFunctions:
 
     def __exit__(self, *error: object) -> None:
         if self._workers is not None:
-            self._workers.close()
+            self._workers.close()  # ends what the thread waits for, if the run was interrupted
+        self._thread.shutdown(cancel_futures=True)
 
 
 def user_functions(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -44,17 +45,22 @@ class ScoredCompletions(NamedTuple):
     keep_PG: np.ndarray
 
 
-def grade_by_rules(reward_fns: RewardFunctions, rollout: Rollout, group_size: int) -> RuleRewards:
-    """Returns the rule rewards `[PG]`. Process 0 grades, and all get its rewards."""
-    graded = RuleRewards(np.empty(0), {}, {})
-    if jax.process_index() == 0:
-        inputs = [
-            RewardInput(text, record, c.finished, len(c.tokens), dialogue.answer_text, dialogue.reward)
-            for text, record, c, dialogue in zip(
-                rollout.texts_PG, rollout.records_PG, rollout.completions_PG, rollout.dialogues_PG, strict=True
-            )
-        ]
-        graded = reward_fns.score(inputs, group_size)
+def start_grading(reward_fns: RewardFunctions, rollout: Rollout, group_size: int) -> Future[RuleRewards] | None:
+    """Begins to compute the rule rewards of a rollout in a thread of process 0; None on the others."""
+    if jax.process_index():
+        return None
+    inputs = [
+        RewardInput(text, record, c.finished, len(c.tokens), dialogue.answer_text, dialogue.reward)
+        for text, record, c, dialogue in zip(
+            rollout.texts_PG, rollout.records_PG, rollout.completions_PG, rollout.dialogues_PG, strict=True
+        )
+    ]
+    return reward_fns.submit(inputs, group_size)
+
+
+def graded_rewards(rollout: Rollout, grading: Future[RuleRewards] | None) -> RuleRewards:
+    """Waits for the rule rewards `[PG]` of process 0, which all processes get."""
+    graded = grading.result() if grading else RuleRewards(np.empty(0), {}, {})
     total, by_function, errors = broadcast_json(graded.to_json())
     # A dialogue that a failed environment ended has no reward, and so no loss.
     total = np.where([dialogue.failed for dialogue in rollout.dialogues_PG], np.nan, total)

@@ -81,18 +81,19 @@ class RolloutFiles:
         self._data: TrainingData | None = None
         self._log: dict[str, Any] = {}
 
-    def missing(self, step: int) -> bool:
-        """Whether the rollout of this step has yet to be generated.
+    def missing(self, number: int, step: int) -> bool:
+        """Whether the policy before this step has yet to generate a rollout of the run.
 
         All processes call it before any writes the file, since all take part in generating.
 
         Raises:
-          UserError: its file is missing, and the policy that generated it is too.
+          UserError: the file is missing, and the policy that generated it is too.
         """
-        number, update = divmod(step, self._settings.steps_per_rollout)
-        if number == self._number or self._path(number).is_file():
+        settings = self._settings
+        in_run = number * settings.steps_per_rollout < settings.steps
+        if not in_run or settings.sampled_at(number) > step or number == self._number or self._path(number).is_file():
             return False
-        if update:
+        if settings.sampled_at(number) < step:
             raise UserError(
                 f"{self._path(number)} is missing, and so is the policy that generated it; remove "
                 f"{self._folder.parent} to redo the stage."
@@ -100,10 +101,10 @@ class RolloutFiles:
         return True
 
     def write(
-        self, step: int, data: TrainingData, metrics: Mapping[str, float], samples: Sequence[Any], asked: Sequence[Any]
-    ) -> None:
-        """Writes the rollout of this step; called by all processes."""
-        number = step // self._settings.steps_per_rollout
+        self, number: int, data: TrainingData, metrics: Mapping[str, float], samples: Sequence[Any],
+        asked: Sequence[Any],
+    ) -> None:  # fmt: skip
+        """Writes a rollout; called by all processes."""
         if jax.process_index() == 0:
             write_rollout(self._path(number), data, {"metrics": metrics, "samples": samples, "asked": asked})
             for path in self._folder.glob(f"*{REPLY_SUFFIX}"):

@@ -26,7 +26,7 @@ ROLLOUT_FIELDS = frozenset(
     (
         "reward_fns", "reward_mix", "overlong_cache_tokens", "top_p", "top_k", "num_updates", "minibatches",
         "old_logprobs", "rollout_filter", "max_gen_batches", "filtered_in_baseline", "curriculum", "log_samples",
-        "environment",
+        "environment", "rollouts_ahead", "oversample",
     )
 )  # fmt: skip
 
@@ -100,6 +100,10 @@ class RLSettings(TrainingSettings, DataSettings):
     )
     prompts_per_step: int = setting(16, "prompts of a rollout, P", ge=1)
     group_size: int = setting(64, "completions of each prompt, G", ge=2)
+    oversample: int = setting(
+        0, "completions of each prompt started beyond group_size; the last to end are dropped, which favors short ones",
+        ge=0,
+    )  # fmt: skip
     max_prompt_tokens: int = setting(512, "longer prompts are dropped; their number is logged", ge=1)
     max_new_tokens: int = setting(1024, "length limit of a completion, tokens", ge=1)
     max_thinking_tokens: int = setting(0, THINKING_HELP, ge=0)
@@ -108,7 +112,7 @@ class RLSettings(TrainingSettings, DataSettings):
         1.0, "nucleus sampling: the most likely tokens with this total probability; 1 for all", gt=0, le=1
     )
     top_k: int = setting(0, "sample from the k most likely tokens; 0 for all", ge=0, le=INT32)
-    decode_slots: int = setting(0, "completions decoded at a time; 0 for all of a rollout", ge=0)
+    decode_slots: int = setting(0, "completions decoded at a time; 0 for all that a rollout starts", ge=0)
     cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype", choices=("", *DTYPES))
     environment: EnvironmentSettings | None = setting(
         None, "completions in turns: the environment that replies to each (docs/rl.md); None: one turn"
@@ -136,6 +140,10 @@ class RLSettings(TrainingSettings, DataSettings):
     minibatches: int = setting(
         1, "optimizer steps of a pass, each on its share of the groups; `steps` counts all of them", ge=1
     )
+    rollouts_ahead: int = setting(
+        0, "1: the next rollout is sampled before the updates on this one, and graded during them; 0: after them",
+        ge=0, le=1,
+    )  # fmt: skip
     rounds: int = setting(1, "rounds of iterative GRPO (Algorithm 1), over which `steps` is spread evenly", ge=1)
     retrain: RetrainSettings | None = setting(None, "how the reward model is retrained between two rounds")
     old_logprobs: str = setting(
@@ -193,6 +201,10 @@ class RLSettings(TrainingSettings, DataSettings):
         if self.environment and any(one_turn.values()):
             first = next(name for name, applies in one_turn.items() if applies)
             raise UserError(f"environment is set, but {first} is for completions of one turn; leave one of them out.")
+        if self.environment and self.oversample:
+            raise UserError(
+                f"oversample is {self.oversample}, but dialogues with an environment cannot be dropped; leave one out."
+            )
         names = [name for name, _ in self.reward_fns]
         if ENVIRONMENT in names and not self.environment:
             raise UserError("reward_fns has environment, but there is none; set environment.name.")
@@ -331,13 +343,24 @@ class RLSettings(TrainingSettings, DataSettings):
 
     @property
     def computes_old_logprobs(self) -> bool:
-        """Whether the trainer computes the log-probabilities of a rollout before its first update."""
-        return self.old_logprobs == "trainer" and (self.steps_per_rollout > 1 or self.algorithm.needs_old_logprobs)
+        """Whether the trainer computes the log-probabilities of a rollout by the policy that sampled it."""
+        several_policies = self.steps_per_rollout > 1 or self.rollouts_ahead > 0
+        return self.old_logprobs == "trainer" and (several_policies or self.algorithm.needs_old_logprobs)
+
+    def sampled_at(self, number: int) -> int:
+        """Returns the step before which a rollout is sampled; the first of a round is sampled by the round's start."""
+        first_of_round = number - number % (self.steps // self.rounds // self.steps_per_rollout)
+        return max(number - self.rollouts_ahead, first_of_round) * self.steps_per_rollout
 
     @property
     def samples_per_step(self) -> int:
         """Completions of a rollout, P x G."""
         return self.prompts_per_step * self.group_size
+
+    @property
+    def started_per_prompt(self) -> int:
+        """Completions of each prompt that are started."""
+        return self.group_size + self.oversample
 
     @property
     def rows_per_step(self) -> int:
@@ -347,4 +370,4 @@ class RLSettings(TrainingSettings, DataSettings):
     @property
     def num_decode_slots(self) -> int:
         """Completions that are decoded at a time."""
-        return self.decode_slots or self.samples_per_step
+        return self.decode_slots or self.prompts_per_step * self.started_per_prompt

@@ -7,9 +7,11 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dsmath_jax.data import chat as chats
@@ -24,7 +26,7 @@ from dsmath_jax.rl.algorithms import Likelihood
 from dsmath_jax.rl.batches import RowShapes, Sequences, TokenFields, pack_batch
 from dsmath_jax.rl.checks import check_overlap
 from dsmath_jax.rl.context import Context, FrozenModel
-from dsmath_jax.rl.curriculum import Asked, Questions, by_initial_pass_rate, pass_rates
+from dsmath_jax.rl.curriculum import Asked, Questions, by_initial_pass_rate
 from dsmath_jax.rl.diagnosis import other_template
 from dsmath_jax.rl.dialogues import open_dialogues, question_ids
 from dsmath_jax.rl.evaluations import Evaluations
@@ -32,30 +34,12 @@ from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import jitted_scores
 from dsmath_jax.rl.reward_model.settings import SamplesSettings
 from dsmath_jax.rl.rewards import RewardFunctions, RewardInput
-from dsmath_jax.rl.rollout_batch import (
-    ScoredCompletions,
-    ScoreEnds,
-    advantage_fields,
-    apply_filters,
-    choose_groups,
-    completions_with_loss,
-    compute_rewards,
-    concatenate,
-    grade_by_rules,
-    num_groups_with_loss,
-    rollout_metrics,
-    scored_rollout,
-    training_data,
-    training_metrics,
-    without_filtered,
-)
-from dsmath_jax.rl.rollout_files import RolloutFiles, reply_log
-from dsmath_jax.rl.rollouts import eval_prompts, generate_rollout, load_prompts, sampling_of
+from dsmath_jax.rl.rollout_files import RolloutFiles
+from dsmath_jax.rl.rollouts import eval_prompts, load_prompts
 from dsmath_jax.rl.rounds import check_resumes_in_round, read_reward_model, retrain_reward_model
-from dsmath_jax.rl.sample_log import samples_to_log
 from dsmath_jax.rl.scoring import PackedForward, jitted_logprobs
 from dsmath_jax.rl.settings import RLSettings
-from dsmath_jax.rl.step_rewards import step_scorer
+from dsmath_jax.rl.training_rollouts import RolloutMaker
 from dsmath_jax.rl.updates import PackedUpdate
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.thinking import thinking_budget
@@ -196,6 +180,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
             Questions(folder, settings, ctx.seed, len(ctx.prompts.ids), loop.first_step) as questions,
             ctx.findings(loop),
         ):
+            make = RolloutMaker(ctx, reward_fns, reward_model, reference, teacher, values, rollouts, loop)
             check_resumes_in_round(loop.first_step, (round_number - 1) * steps_per_round, folder)
             if evaluations:
                 evaluations.resume(loop.first_step)
@@ -205,55 +190,26 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                     if evaluations.stopped:
                         break
                 loop.wait()
-                params = frozen.combine(loop.state.params)
+                number = step // settings.steps_per_rollout
 
-                if rollouts.missing(step):
-                    # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
-                    policy, number = algorithm.policy(params), step // settings.steps_per_rollout
-                    score = reward_model or step_scorer(ctx, policy, number, reward_fns)
-                    to_ask = enumerate(questions.batches(number), number * algorithm.max_gen_batches)
-                    batches, asked = sample_and_score(ctx, policy, to_ask, reward_fns, score, loop)
-                    del score  # which may hold the reward model
-                    sampled = concatenate(batches)
-                    chosen = choose_groups(sampled, settings.prompts_per_step, settings.group_size)
-                    rollout, _, scores_PG, keep_PG = chosen
-
-                    # --- log-probabilities of old policy, reference model and teacher, values ---
-                    data = training_data(rollout)
-                    sequences, fields = data
-                    mask = fields["loss_weights"]
-                    if settings.old_logprobs == "sampler":
-                        fields["old_logprobs"] = fields["sampler_logprobs"]
-                    elif settings.computes_old_logprobs:
-                        fields["old_logprobs"] = ctx.policy_logprobs(policy, sequences) * mask
-                    if reference is not None:
-                        fields["ref_logprobs"] = reference(sequences) * mask
-                    if teacher is not None:
-                        fields["teacher_logprobs"] = teacher(sequences) * mask
-                    if algorithm.has_values:
-                        # Of inserted tokens too, which have no loss: GAE bootstraps from the value after a token.
-                        fields["old_values"] = values(params["value"], sequences)
-
-                    # --- advantages of every token ---
-                    counted = scores_PG if settings.filtered_in_baseline else without_filtered(scores_PG, keep_PG)
-                    advantages_PG = algorithm.advantages(scored_rollout(data, counted, settings.group_size))
-                    fields |= advantage_fields(advantages_PG, fields)
-                    has_loss_PG = completions_with_loss(keep_PG, advantages_PG)
-                    fields["loss_weights"] = mask * np.repeat(has_loss_PG, sequences.completion_lengths)
-                    fields |= algorithm.batch_fields(fields)
-
-                    metrics = rollout_metrics(sampled, settings.group_size, settings.environment is not None)
-                    metrics |= training_metrics(algorithm, data, ctx.shapes)
-                    metrics["num_gen_batches"] = float(len(batches))
-                    fields.pop("teacher_logprobs", None)  # its part is in the advantages
-                    samples = samples_to_log(chosen, fields, settings, ctx.chat.tokenizer)
-                    rollouts.write(step, data, metrics, samples=samples, asked=asked)
-                    loop.lap("score_seconds")
-
-                # --- update: one of mu optimizer steps on the rollout ---
+                # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
+                if rollouts.missing(number, step):
+                    make.finish(make.sample(frozen.combine(loop.state.params), number, questions.batches(number)))
                 data, metrics = rollouts.read(step)
                 questions.observe(step, [Asked(*each) for each in rollouts.asked(step)])
+
+                # --- with rollouts_ahead the next rollout too, which is graded while the devices train ---
+                ahead = None
+                if rollouts.missing(number + 1, step):
+                    copied = jax.tree.map(jnp.copy, loop.state.params)  # the update donates the state
+                    ahead = make.sample(frozen.combine(copied), number + 1, questions.batches(number + 1))
+                    del copied
+
+                # --- update: one of mu optimizer steps on the rollout ---
                 update(loop, pack_batch(*data.with_loss(), ctx.shapes), metrics, rollouts.samples(step))
+                if ahead is not None:
+                    make.finish(ahead)  # written before the next checkpoint: a resumed run lacks the policy
+                    ahead = None  # frees the parameters
 
             stopped = evaluations is not None and evaluations.stopped
             if evaluations and not stopped and round_number == settings.rounds:
@@ -261,47 +217,10 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
         state = loop.state
         if stopped:
             break
-        del loop, reference, reward_model  # they may not fit into memory with the next round's
+        del loop, make, reference, reward_model  # they may not fit into memory with the next round's
         if round_number < settings.rounds:
             checkpoint.save(end_of_round, state.params)
     checkpoint.save(folder / "params", algorithm.policy(state.params))
-
-
-def sample_and_score(
-    ctx: Context, policy: Params, to_ask: Iterable[tuple[int, list[int]]], reward_fns: RewardFunctions,
-    score: ScoreEnds | None, loop: TrainLoop,
-) -> tuple[list[ScoredCompletions], list[Asked]]:  # fmt: skip
-    """Generates a rollout with its rewards, and refills while the filters leave fewer than P groups with loss.
-
-    Args:
-      ctx: of the run.
-      policy: its parameters.
-      to_ask: the number and the questions of the rollout and of each refill, whether they are needed or not.
-      reward_fns: the rule rewards.
-      score: the rewards of outcomes or steps, None for the rule rewards.
-      loop: measures the seconds.
-
-    Returns:
-      the rollout and its refills (DAPO's dynamic sampling), and what was asked in each.
-    """
-    settings, parts, asked = ctx.settings, list[ScoredCompletions](), list[Asked]()
-    for number, chosen in to_ask:
-        records, ids = [ctx.prompts.records[i] for i in chosen], [ctx.prompts.ids[i] for i in chosen]
-        with open_dialogues(ctx, records, ids, reply_log(ctx.folder, number)) as dialogues:
-            sampling = sampling_of(settings, ctx.chat, ctx.seed, settings.group_size)
-            rollout = generate_rollout(
-                (ctx.sampler, policy), ctx.prompts, chosen, ctx.chat, sampling, number, dialogues
-            )
-        loop.lap("sample_seconds")
-        rule_rewards_PG = grade_by_rules(reward_fns, rollout, settings.group_size)
-        scores_PG = compute_rewards(rollout, rule_rewards_PG.total, score, settings, ctx.chat.tokenizer)
-        keep_PG = apply_filters(settings, rollout, scores_PG)
-        parts.append(ScoredCompletions(rollout, rule_rewards_PG, scores_PG, keep_PG))
-        asked.append(Asked(chosen, pass_rates(rule_rewards_PG, settings.group_size)))
-        if num_groups_with_loss(parts, settings.group_size) >= settings.prompts_per_step:
-            break
-        loop.lap("score_seconds")
-    return parts, asked
 
 
 def train_offline(ctx: Context, evaluations: Evaluations | None) -> None:

@@ -54,6 +54,8 @@ class SamplingParams:
       thinking: the limit of thoughts; None where only max_new_tokens limits them.
       partner: replies to the turns of completions in turns. Its limits replace max_new_tokens, and its stop strings are
         added. None for completions of one turn.
+      oversample: further samples of each prompt that are started. Those of a prompt that have not ended when `samples`
+        of them have are dropped, which favors short completions.
 
     Raises:
       UserError: a number is invalid.
@@ -67,6 +69,7 @@ class SamplingParams:
     stop_strings: Sequence[str] = ()
     thinking: ThinkingBudget | None = None
     partner: Partner | None = None
+    oversample: int = 0
 
     def __post_init__(self) -> None:
         for name, valid, wanted in (
@@ -75,6 +78,8 @@ class SamplingParams:
             ("top_k", self.top_k >= 0, "0 (no limit) or more"),
             ("top_p", 0 < self.top_p <= 1, "a number above 0, at most 1"),
             ("seed", 0 <= self.seed <= INT32, f"a number between 0 and {INT32:,}"),
+            ("oversample", self.oversample >= 0, "0 (none) or more"),
+            ("oversample", not (self.oversample and self.partner), "0 where completions have a partner"),
         ):
             if not valid:
                 raise UserError(f"Sampling with {name}={getattr(self, name)} is invalid; give {wanted}.")
@@ -162,8 +167,9 @@ class Sampler:
             Prompt(prompt[num_shared:], id_, min(max_tokens, self._context - len(prompt)), thought, num_shared)
             for prompt, id_, thought in zip(prompts, ids, thoughts, strict=True)
         ]
-        shape = slot_shape(self._decode_slots, len(prompts), sampling.samples, self._shards)
-        scheduler = Scheduler(requests, sampling.samples, shape, stopping, marks, turn_limits)
+        started = sampling.samples + sampling.oversample
+        shape = slot_shape(self._decode_slots, len(prompts), started, self._shards)
+        scheduler = Scheduler(requests, started, shape, stopping, marks, turn_limits, wanted=sampling.samples)
         positions = max_tokens if turn_limits is None else ring_positions(turn_limits, self.engine.chunk)
         begin = prompts[0][:num_shared], cache_lengths(positions)
         return self._run(params, scheduler, begin, key, arrays, mode, partner)

@@ -163,13 +163,16 @@ class Scheduler:
       stopping: where completions and their turns end.
       marks: of thoughts, with a thinking budget.
       turn_limits: for completions in turns.
+      wanted: completions of each prompt, the first to end; its other samples are dropped. 0 for all.
     """
 
     def __init__(
         self, prompts: Sequence[Prompt], samples: int, shape: SlotShape, stopping: StoppingCriteria,
         marks: Marks | None = None, turn_limits: TurnLimits | None = None,
+        wanted: int = 0,
     ) -> None:  # fmt: skip
         self._prompts, self._samples, self._stopping = prompts, samples, stopping
+        self._wanted = wanted or samples
         self._marks, self._turn_limits = marks, turn_limits
         self.shape, (prompt_slots, slots_per_prompt, _) = shape, shape
         self._queue = deque(_longest_first(prompts, SORTED_PROMPTS * prompt_slots))
@@ -381,11 +384,23 @@ class Scheduler:
     def _complete(self, row: int, reason: FinishReason) -> None:
         partial = self._decoding[row]
         assert partial is not None
-        self._completed.setdefault(partial.prompt, []).append(partial.completion(reason))
+        completed = self._completed.setdefault(partial.prompt, [])
+        completed.append(partial.completion(reason))
         self._decoding[row] = None
+        if len(completed) == self._wanted:
+            self._drop(partial.prompt)
+
+    def _drop(self, prompt: int) -> None:
+        """Drops the samples of a prompt that have not ended, which frees their slots."""
+        for slot, waiting in enumerate(self._waiting):
+            if self._prompt_in[slot] == prompt:
+                waiting.clear()
+        for row, partial in enumerate(self._decoding):
+            if partial is not None and partial.prompt == prompt:
+                self._decoding[row] = None
 
     def pop_completed(self) -> Iterator[list[Completion]]:
         """Yields the completions of prompts that have all of them, in the order of the prompts."""
-        while self.unfinished and len(self._completed.get(self._num_returned, ())) == self._samples:
+        while self.unfinished and len(self._completed.get(self._num_returned, ())) == self._wanted:
             yield sorted(self._completed.pop(self._num_returned), key=lambda completion: completion.sample)
             self._num_returned += 1

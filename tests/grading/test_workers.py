@@ -343,3 +343,18 @@ def test_a_busy_machine_loses_no_item() -> None:
     assert busy.status == "ok"
     assert busy.value > 1.0
     assert asleep == late[0] == Outcome("timed out", reason="after 1 s")
+
+
+def test_closing_ends_the_items_of_another_thread() -> None:
+    """A run that is interrupted does not wait for the grading that overlaps with an update."""
+    outcomes: list[Outcome] = []
+    pool = Workers(1, 600.0)
+    items = [(3, 0.0), (3, 500.0), (3, 500.0)]
+    thread = threading.Thread(target=lambda: outcomes.extend(pool.map(f"{GRADERS}:square_after", items)))
+    thread.start()
+    assert wait_until(lambda: pool._fork_server is not None)
+    time.sleep(SECONDS)
+    pool.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [outcome.status for outcome in outcomes[1:]] == ["died"] * 2

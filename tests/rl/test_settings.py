@@ -245,6 +245,15 @@ def test_equal_settings_have_one_algorithm_whose_loss_is_compiled_once() -> None
             "rl.max_gen_batches is 2, but without rollout_filter every group has loss; set it.",
         ),
         (
+            {"oversample": 2, "environment": {"name": "calculator"}},
+            "rl.oversample is 2, but dialogues with an environment cannot be dropped; leave one out.",
+        ),
+        (
+            {"method": "rft", "rollouts_ahead": 1},
+            "rl.rollouts_ahead is 1, but method=rft has no rollouts of the policy and ignores it; leave it out.",
+        ),
+        ({"rollouts_ahead": 2}, "rl.rollouts_ahead is 2; it must be at most 1."),
+        (
             {"kl_in": "reward"},
             "rl.kl_in is reward, but advantage=group is not made of rewards with a KL; choose another advantage, or "
             "kl_in=loss.",

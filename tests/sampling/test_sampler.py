@@ -334,3 +334,18 @@ def test_two_tokens_are_distributed_as_the_model_says(
     freedom = len(cells) - 1
     assert freedom > 50
     assert chi_square < freedom + 4 * np.sqrt(2 * freedom)
+
+
+def test_the_samples_that_are_kept_are_those_of_their_numbers(
+    sampler: Sampler, model: Decoder, params: Any, layout: Layout
+) -> None:
+    """A completion does not depend on what is dropped: with a chunk of one step the shortest are kept."""
+    whole = generate(sampler, params, PROMPTS[:3], samples=5, seed=4)
+    one_by_one = Sampler(model, layout, STOPS, MOST, decode_slots=15, chunk=1)
+    kept = generate(one_by_one, params, PROMPTS[:3], samples=2, oversample=3, seed=4)
+    for group, full in zip(kept, whole, strict=True):
+        first = sorted(sorted(full, key=lambda c: len(c.tokens))[:2], key=lambda c: c.sample)
+        assert [(c.sample, c.tokens) for c in group] == [(c.sample, c.tokens) for c in first]
+    assert [[c.sample for c in group] for group in kept] != [[0, 1]] * 3
+    with pytest.raises(UserError, match="oversample=1 is invalid; give 0 where completions have a partner"):
+        SamplingParams(oversample=1, partner=mock.Mock())

@@ -84,6 +84,49 @@ def test_slots_are_refilled() -> None:
     assert sum(prefills) <= 8 + 2  # one for each prompt, and a few more where a prompt slot took another's samples
 
 
+@given(
+    strategies.integers(1, 9), strategies.integers(1, 6), strategies.integers(1, 5), strategies.integers(1, 40),
+    strategies.integers(0, 99),
+)  # fmt: skip
+def test_the_first_samples_to_end_are_wanted(
+    prompts: int, wanted: int, more: int, decode_slots: int, seed: int
+) -> None:
+    """The others free their slots at once, whether they have started or not."""
+    lengths = np.random.default_rng(seed).integers(1, LIMIT + 1, (prompts, wanted + more))
+    shape = slot_shape(decode_slots, prompts, wanted + more, 1)
+    requests = [Prompt([7], i, LIMIT) for i in range(prompts)]
+    scheduler = Scheduler(requests, wanted + more, shape, StoppingCriteria([EOS], (), None), wanted=wanted)
+    groups: list[list[Completion]] = []
+    ended_in: dict[tuple[int, int], int] = {}
+    chunk = 0
+    while scheduler.unfinished:
+        scheduler.admit()
+        slots = scheduler.assign(CHUNK)
+        assert not slots.idle.all()
+        live = set(zip(slots.prompt_ids[~slots.idle].tolist(), slots.samples[~slots.idle].tolist(), strict=True))
+        assert not live & ended_in.keys()
+        counts = [sum(prompt == i for prompt, _ in ended_in) for i in range(prompts)]
+        assert all(counts[prompt] < wanted for prompt, _ in live)
+        planned = np.where(slots.idle, 0, lengths[slots.prompt_ids, slots.samples])
+        positions = slots.num_tokens + np.arange(CHUNK)[:, None]
+        drawn = np.where(positions == planned - 1, EOS, 1000 + positions)
+        zeros = np.zeros(drawn.shape)
+        scheduler.record(drawn, zeros, zeros, zeros > 0)
+        chunk += 1
+        ending = np.flatnonzero(~slots.idle & (planned <= slots.num_tokens + CHUNK))
+        for key in zip(slots.prompt_ids[ending].tolist(), slots.samples[ending].tolist(), strict=True):
+            ended_in.setdefault(key, chunk)
+        groups += scheduler.pop_completed()
+    for i, group in enumerate(groups):
+        order = sorted((each for each in ended_in if each[0] == i), key=lambda each: ended_in[each])
+        last = ended_in[order[wanted - 1]]
+        found = {(c.prompt, c.sample) for c in group}
+        assert len(group) == len(found) == wanted
+        assert {each for each in order if ended_in[each] < last} <= found <= {e for e in order if ended_in[e] <= last}
+        assert all(len(c.tokens) == lengths[i, c.sample] for c in group)
+    assert len(groups) == prompts
+
+
 def test_a_prompt_is_prefilled_once_where_all_fit() -> None:
     assert simulate(6, 4, 24, seed=1)[1] == [6]
 
