@@ -371,15 +371,17 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, S
     if shorter:
         small = abstract_inputs(*shape, shorter[0], params)
         programs["decode, shortest cache"] = lambda: engine.decode.lower(*small.decode, mode=mode)
-        ring, position = abstract_inputs(*shape, shorter[-1], params).decode[1].cache[0][0], widest.decode[3].position
+        state = abstract_inputs(*shape, shorter[-1], params).decode[1]
+        ring, position = jax.tree.leaves(state.cache)[0], widest.decode[3].position
         programs["grow"] = lambda: engine.resize_ring.lower(ring, position, longest)
     weights, state = widest.decode[:2]
-    return programs, SamplerMemory(shard_bytes(weights), shard_bytes(state) - shard_bytes(state.cache[0][0]))
+    one_ring, *_ = jax.tree.leaves(state.cache)
+    return programs, SamplerMemory(shard_bytes(weights), shard_bytes(state) - shard_bytes(one_ring))
 
 
 def sampler_shape(settings: RLSettings, target: Target) -> tuple[Engine, int, int, int]:
     """Returns the engine, its prompt slots, the decode slots of each, and the length of a padded prompt."""
-    engine = Engine(target.model, target.layout, (0,), CHUNK, settings.cache_dtype)
+    engine = Engine(target.model, target.layout, (0,), CHUNK, settings.decode_dtypes)
     prompts, samples = slot_shape(
         settings.num_decode_slots, settings.prompts_per_step, settings.group_size, target.layout.batch_shards
     )

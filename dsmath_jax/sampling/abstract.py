@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dsmath_jax.models.decoder import initial_params
-from dsmath_jax.sampling.engine import ChunkPlan, DecodeState, Engine, Slots, decode_params, decode_shardings
+from dsmath_jax.sampling.engine import ChunkPlan, DecodeState, Engine, Slots, decode_shardings
 from dsmath_jax.sampling.token_sampling import SamplingArrays
 from dsmath_jax.sharding import abstract
 
@@ -28,10 +28,10 @@ def abstract_inputs(
     """
     layout, slots = engine.layout, prompt_slots * slots_per_prompt
     params = jax.eval_shape(lambda: initial_params(engine.model, jax.random.key(0))) if params is None else params
-    shapes = jax.eval_shape(lambda params: decode_params(params, engine.model.config), params)
+    shapes = jax.eval_shape(engine.decode_params, params)
     params = abstract(shapes, decode_shardings(shapes, layout))
     empty = jax.eval_shape(lambda: engine.empty_state(prompt_slots, slots_per_prompt, prompt_length, cache_length))
-    axes = {4: "BK..", 2: "B."}  # keys and values; logits and indices
+    axes = {4: "BK..", 3: "BK.", 2: "B."}  # keys and values; their scales; logits and indices
     state: DecodeState = abstract(empty, jax.tree.map(lambda x: layout.sharding(x.shape, axes[x.ndim]), empty))
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:

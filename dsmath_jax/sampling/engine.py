@@ -28,6 +28,8 @@ from dsmath_jax.models.decoder import (
     lm_head,
     output_logits,
 )
+from dsmath_jax.models.quantization import INT8, Quantized, quantize, quantize_layer, stored_like, zeros
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 from dsmath_jax.sampling.token_sampling import (
     HostArray,
     SampledTokens,
@@ -39,7 +41,7 @@ from dsmath_jax.sampling.token_sampling import (
 )
 from dsmath_jax.sharding import Layout, path_name
 
-LayerKV = tuple[Array, Array]
+LayerKV = tuple[Array | Quantized, Array | Quantized]
 UNUSED = np.iinfo(np.int32).max  # the index of cache entries without a token
 SAMPLED = -1
 
@@ -91,7 +93,7 @@ class Engine:
       layout: slots are split over its replica and fsdp axes if divisible, heads over tensor.
       stop_ids: tokens that end a completion.
       chunk: C, the maximum number of decode steps of a chunk.
-      cache_dtype: of keys and values; "" for the model's compute dtype.
+      dtypes: of KV cache and weights.
     """
 
     def __init__(
@@ -100,11 +102,11 @@ class Engine:
         layout: Layout,
         stop_ids: tuple[int, ...],
         chunk: int,
-        cache_dtype: str,
+        dtypes: DecodeDtypes,
     ) -> None:
         self.model, self.layout, self.chunk = model, layout, chunk
         self._stop_ids = stop_ids
-        self._cache_dtype = cache_dtype or model.config.compute_dtype
+        self._cache_dtype = dtypes.cache_dtype or model.config.compute_dtype
         self._constrain = layout.constrain
         self._prefill_layer = Block(model.config, model.constrain, packed_attention)
         self._decode_layer = Block(model.config, model.constrain, model.attention)
@@ -113,27 +115,28 @@ class Engine:
         self.prefill = jax.jit(self._prefill, donate_argnums=1)
         self.decode = jax.jit(self._decode, static_argnames="mode", donate_argnums=1)
         self.resize_ring = jax.jit(self._resize_ring, static_argnums=2)
-        self._decode_params = jax.jit(functools.partial(decode_params, config=model.config))
+        self.decode_params = jax.jit(
+            functools.partial(decode_params, config=model.config, dtype=dtypes.decode_weight_dtype)
+        )
 
     def prepare_params(self, params: Any) -> Any:
         """Returns parameters in the decode layout, from any layout on the same devices."""
-        params = self._decode_params(params)
+        params = self.decode_params(params)
         return jax.device_put(params, decode_shardings(params, self.layout))
 
     def _empty(self, prompt_slots: int, slots_per_prompt: int, prompt_length: int, cache_length: int) -> DecodeState:
         """Returns the state without any prompts."""
         c = self.model.config
 
-        def zeros(rows: int, positions: int) -> tuple[LayerKV, ...]:
-            shape = (rows, c.num_key_value_heads, positions, c.head_dim)
-            x = self._constrain(jnp.zeros(shape, self._cache_dtype), "BK..")
+        def empty(rows: int, positions: int) -> tuple[LayerKV, ...]:
+            x = self._constrain_kv(zeros((rows, c.num_key_value_heads, positions, c.head_dim), self._cache_dtype))
             return ((x, x),) * c.num_hidden_layers
 
         slots = prompt_slots * slots_per_prompt
         logits = functools.partial(jnp.zeros, dtype=jnp.float32)
         return DecodeState(
-            zeros(slots, cache_length),
-            zeros(prompt_slots, prompt_length),
+            empty(slots, cache_length),
+            empty(prompt_slots, prompt_length),
             self._constrain(jnp.full((slots, cache_length), UNUSED), "B."),
             self._constrain(logits((prompt_slots, c.vocab_size)), "B."),
             self._constrain(logits((slots, c.vocab_size)), "B."),
@@ -163,8 +166,14 @@ class Engine:
         logits = state.prompt_logits.at[prompt_slots].set(self._logits(params, last), mode="drop")
         return state._replace(prefix=tuple(prefix), prompt_logits=self._constrain(logits, "B."))
 
-    def _insert(self, old: Float[Array, "P K Z H"], new: Float[Array, "p K T H"], slots: Int[Array, " p"]) -> Array:
-        return self._constrain(old.at[slots, :, : new.shape[2]].set(new.astype(old.dtype), mode="drop"), "BK..")
+    def _insert(
+        self, old: Float[Array, "P K Z H"] | Quantized, new: Float[Array, "p K T H"], slots: Int[Array, " p"]
+    ) -> Array | Quantized:
+        insert = lambda old, new: old.at[slots, :, : new.shape[2]].set(new, mode="drop")  # noqa: E731
+        return self._constrain_kv(jax.tree.map(insert, old, stored_like(new, old)))
+
+    def _constrain_kv(self, x: Array | Quantized) -> Array | Quantized:
+        return jax.tree.map(lambda leaf: self._constrain(leaf, "BK.."[: leaf.ndim]), x)
 
     def _decode(
         self, params: Any, state: DecodeState, slots: Slots, plan: ChunkPlan, key: Array, sampling: SamplingArrays, *,
@@ -244,8 +253,8 @@ class Engine:
         return state._replace(cache=cache, token_indices=token_indices)
 
     def _resize_ring(self, ring: Array, position: Int[HostArray, ""], length: int) -> Array:
-        """Resizes keys or values of a layer `[R,K,S,H]`, or the indices of tokens `[R,S]`."""
-        axis, fill, axes = (2, 0, "BK..") if ring.ndim == 4 else (1, UNUSED, "B.")
+        """Resizes keys or values of a layer `[R,K,S,H]`, their scales `[R,K,S]`, or the indices of tokens `[R,S]`."""
+        axis, fill, axes = (2, 0, "BK.."[: ring.ndim]) if ring.ndim > 2 else (1, UNUSED, "B.")
         count = min(ring.shape[axis], length)
         entries = (position - count + jnp.arange(count)) % ring.shape[axis]
         padding = [(0, length - count if i == axis else 0) for i in range(ring.ndim)]
@@ -262,20 +271,23 @@ class Engine:
         return self._constrain(logits.astype(jnp.float32), "B.")
 
 
-def decode_params(params: Any, config: ModelConfig) -> Any:
+def decode_params(params: Any, config: ModelConfig, dtype: str = "") -> Any:
     """Returns parameters for decoding: in the compute dtype, unstacked by layer, with the output matrix `[D,V]`.
 
-    Slices of stacked layers would be copied in every step.
+    Slices of stacked layers would be copied in every step. With "int8" as the dtype, the matrices of the layers and the
+    output matrix are quantized.
     """
-    dtype = config.compute_dtype
+    compute_dtype = config.compute_dtype
+    layers = tuple(
+        jax.tree.map(lambda x: x[i] if x.ndim == 2 else x[i].astype(compute_dtype), params["layers"])  # noqa: B023
+        for i in range(config.num_hidden_layers)
+    )
+    output = lm_head(params, config)
     return {
-        "embedding": params["embedding"].astype(dtype),
-        "layers": tuple(
-            jax.tree.map(lambda x: x[i] if x.ndim == 2 else x[i].astype(dtype), params["layers"])  # noqa: B023
-            for i in range(config.num_hidden_layers)
-        ),
+        "embedding": params["embedding"].astype(compute_dtype),
+        "layers": tuple(map(quantize_layer, layers)) if dtype == INT8 else layers,
         "final_norm": params["final_norm"],
-        "output": lm_head(params, config),
+        "output": quantize(output, axes=(0,)) if dtype == INT8 else output,
     }
 
 
@@ -283,8 +295,8 @@ def decode_shardings(params: Any, layout: Layout) -> Any:
     """Returns the shardings of `decode_params`: by the partition rules, but replicated over fsdp, which splits rows."""
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        if path_name(path) == "output":
-            return layout.sharding(leaf.shape, "DV")
+        if path_name(path[:1]) == "output":
+            return layout.sharding(leaf.shape, "DV"[-leaf.ndim :])  # of a quantized matrix also the scales [V]
         stacked = path_name(path).startswith("layers/")
         name = "/".join(part for part in path_name(path).split("/") if not part.isdigit())
         spec = layout.param_spec(name, (1,) * stacked + leaf.shape)[stacked:]
