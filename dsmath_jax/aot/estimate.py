@@ -21,6 +21,7 @@ from dsmath_jax.aot.rl import (
 )
 from dsmath_jax.aot.step import Target, shard_bytes
 from dsmath_jax.models.config import ModelConfig
+from dsmath_jax.models.quantization import INT8
 from dsmath_jax.rl.settings import RLSettings
 from dsmath_jax.sampling.abstract import StateLengths, abstract_inputs
 from dsmath_jax.training.flops import matmul_parameters, model_flops_per_token
@@ -164,15 +165,17 @@ def _sampling_bound(target: Target, settings: RLSettings) -> Bound:
     """
     config, mesh, chip = target.model.config, target.layout.mesh, target.topology.chip
     samples, new_tokens = settings.samples_per_step, settings.max_new_tokens
-    cached = 4 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers  # bytes of a token
-    read = samples / settings.num_decode_slots * new_tokens * _weight_bytes(config, mesh.shape["tensor"], chip.cache)
+    of_cache, of_weights = (1 if dtype == INT8 else 2 for dtype in (settings.cache_dtype, settings.decode_weight_dtype))
+    cached = 2 * of_cache * config.num_key_value_heads * config.head_dim * config.num_hidden_layers  # bytes of a token
+    read = samples / settings.num_decode_slots * new_tokens
+    read *= _weight_bytes(config, mesh.shape["tensor"], of_weights, chip.cache)
     read += 0 if chip.cache else samples * new_tokens**2 / 2 * cached / mesh.size
     flops = 2.0 * matmul_parameters(config) * samples * new_tokens / mesh.size
     return NOTHING._replace(compute=flops / chip.peak_flops, memory=read / chip.memory_bandwidth)
 
 
-def _weight_bytes(config: ModelConfig, tensor: int, cache: int) -> float:
-    """Returns the bytes of a device's weights in bfloat16, without matrices that fit its cache."""
+def _weight_bytes(config: ModelConfig, tensor: int, each: int, cache: int) -> float:
+    """Returns the bytes of a device's weights with `each` bytes, without matrices that fit its cache."""
     layers, hidden_size, head_dim = config.num_hidden_layers, config.hidden_size, config.head_dim
     matrices = [
         (2 * layers, hidden_size * head_dim * config.num_attention_heads),
@@ -180,7 +183,7 @@ def _weight_bytes(config: ModelConfig, tensor: int, cache: int) -> float:
         (3 * layers, hidden_size * config.intermediate_size),
         (1, hidden_size * config.vocab_size),
     ]
-    sizes = [(count, 2 * size / tensor) for count, size in matrices]
+    sizes = [(count, each * size / tensor) for count, size in matrices]
     return sum(count * size for count, size in sizes if size > cache)
 
 

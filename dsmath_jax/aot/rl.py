@@ -379,15 +379,16 @@ def sampling_programs(settings: RLSettings, target: Target) -> tuple[Programs, S
     if shorter:
         small = inputs(shorter[0])
         programs["decode, shortest cache"] = lambda: engine.decode.lower(*small.decode, mode=mode)
-        ring, position = inputs(shorter[-1]).decode[1].cache[0][0], widest.decode[3].position
+        ring, position = jax.tree.leaves(inputs(shorter[-1]).decode[1].cache)[0], widest.decode[3].position
         programs["grow"] = lambda: engine.resize_ring.lower(ring, position, longest)
     weights, state = widest.decode[:2]
-    return programs, SamplerMemory(shard_bytes(weights), shard_bytes(state) - shard_bytes(state.cache[0][0]))
+    one_ring, *_ = jax.tree.leaves(state.cache)
+    return programs, SamplerMemory(shard_bytes(weights), shard_bytes(state) - shard_bytes(one_ring))
 
 
 def sampler_shape(settings: RLSettings, target: Target) -> tuple[Engine, SlotShape, int]:
     """Returns the engine, its slots, and the positions of a prompt slot."""
-    engine = Engine(target.model, target.layout, (0,), CHUNK, settings.cache_dtype)
+    engine = Engine(target.model, target.layout, (0,), CHUNK, settings.decode_dtypes)
     shape = slot_shape(
         settings.num_decode_slots, settings.prompts_per_step, settings.started_per_prompt, target.layout.batch_shards
     )

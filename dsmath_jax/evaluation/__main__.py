@@ -28,6 +28,7 @@ from dsmath_jax.evaluation.registry import TASKS, Style, task
 from dsmath_jax.evaluation.run import Provenance, run
 from dsmath_jax.grading.sandbox import Sandbox
 from dsmath_jax.processes import join_processes
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 from dsmath_jax.sampling.thinking import check_max_thinking_tokens
 from dsmath_jax.settings import field_specs
 from dsmath_jax.sharding import AXES, Layout, MeshSettings, make_mesh
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data_dir", type=local_path, default=Path("data"), help="the folder of the data sets (default: data)")
     add("--out", type=local_path, required=True, help="the folder of the results")
     choices = {"mode": get_args(Mode), "style": get_args(Style)}
-    for spec in field_specs(Settings, {}):
+    for spec in [*field_specs(Settings, {}), *field_specs(DecodeDtypes, {})]:
         kind = type(spec.default)
         add(
             f"--{spec.name}",
@@ -135,6 +136,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
     try:
         settings = Settings(**{field.name: getattr(values, field.name) for field in dataclasses.fields(Settings)})
         check_max_thinking_tokens(settings.max_thinking_tokens, values.max_new_tokens)
+        dtypes = DecodeDtypes(**{field.name: getattr(values, field.name) for field in dataclasses.fields(DecodeDtypes)})
     except UserError as error:
         raise UserError(f"--{error}") from None
     for name in values.tasks:
@@ -149,7 +151,7 @@ def evaluate(values: argparse.Namespace, command: str) -> None:
             checkpoint = local_checkpoint(values.checkpoint, values.data_dir)
             model = load_model(checkpoint, layout, values.tokenizer, values.dtype)
             model = with_chat_settings(model, chat)
-            policy = Policy.of(model, values.max_new_tokens, values.decode_slots)
+            policy = Policy.of(model, values.max_new_tokens, values.decode_slots, dtypes)
             make_sandbox = functools.partial(Sandbox, allow_unsandboxed=values.allow_unsandboxed)
             provenance = Provenance(values.checkpoint, command)
             page = run(policy, values.tasks, settings, values.data_dir, values.out, provenance, make_sandbox)

@@ -147,7 +147,7 @@ def run(
         target = folder / folder_name(name)
         if not (target / "summary.json").exists():
             model, few_shot = read_model(name, chat_settings, workdir, data_dir, layout)
-            policy = Policy.of(model, settings.max_new_tokens, settings.decode_slots)
+            policy = Policy.of(model, settings.max_new_tokens, settings.decode_slots, settings.decode_dtypes)
             run_settings = Settings(
                 style="few_shot" if few_shot else "chat", samples=settings.samples, temperature=settings.temperature,
                 seed=seed, max_thinking_tokens=settings.max_thinking_tokens, limit=settings.problems,

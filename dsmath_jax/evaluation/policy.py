@@ -13,6 +13,7 @@ from dsmath_jax.data.tokenizer import decode_after
 from dsmath_jax.environments.dialogues import Dialogues
 from dsmath_jax.environments.protocol import Environment
 from dsmath_jax.sampling.completions import Completion, FinishReason
+from dsmath_jax.sampling.dtypes import COMPUTE_DTYPE, DecodeDtypes
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.turns import TurnLimits
 from dsmath_jax.training.model_files import LanguageModel
@@ -54,6 +55,7 @@ class Policy:
     Attributes:
       context: the maximum number of tokens of a prompt and its completion.
       max_new_tokens: the length limit of a completion.
+      dtypes: of the sampler's KV cache and weights.
       fingerprint: a hash of the parameters and the tokenizer.
     """
 
@@ -62,15 +64,19 @@ class Policy:
     sampler: Sampler
     context: int
     max_new_tokens: int
+    dtypes: DecodeDtypes = COMPUTE_DTYPE
     fingerprint: str = ""
 
     @classmethod
-    def of(cls, language_model: LanguageModel, max_new_tokens: int, decode_slots: int) -> Self:
+    def of(
+        cls, language_model: LanguageModel, max_new_tokens: int, decode_slots: int,
+        dtypes: DecodeDtypes = COMPUTE_DTYPE,
+    ) -> Self:  # fmt: skip
         """Builds a policy that draws completions of at most `max_new_tokens` tokens, `decode_slots` at a time."""
         config, stop_ids = language_model.model.config, language_model.chat.stop_ids
-        sampler = Sampler(language_model.model, language_model.layout, stop_ids, max_new_tokens, decode_slots)
+        sampler = Sampler(language_model.model, language_model.layout, stop_ids, max_new_tokens, decode_slots, dtypes)
         context, fingerprint = config.max_position_embeddings, language_model.fingerprint
-        return cls(language_model.params, language_model.chat, sampler, context, max_new_tokens, fingerprint)
+        return cls(language_model.params, language_model.chat, sampler, context, max_new_tokens, dtypes, fingerprint)
 
     @property
     def max_prompt_tokens(self) -> int:

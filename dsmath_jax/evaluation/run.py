@@ -91,6 +91,7 @@ def run(
     jobs = [make_job(policy, name, settings, data_dir) for name in distinct(names)]
     first = jax.process_index() == 0
     shared = dataclasses.asdict(settings) | {"max_new_tokens": policy.max_new_tokens}
+    shared |= dataclasses.asdict(policy.dtypes)
     del shared["mode"]  # modes may share a folder
     if settings.style == "chat":
         shared |= policy.chat.settings

@@ -7,6 +7,7 @@ from dsmath_jax.data.hub import HUGGING_FACE
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.evaluation import registry
 from dsmath_jax.evaluation.statistics import MAX_SAMPLES
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import MAX_TEMPERATURE, check_choice, find_same, setting
 from dsmath_jax.workdir import UserError, folder_name
@@ -16,7 +17,7 @@ MODELS = {"base": ("pretrain", True), "sft": ("sft", False), "rl": ("rl", False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(DataSettings):
+class EvaluateSettings(DataSettings, DecodeDtypes):
     """The stage `evaluate`: greedy accuracy, maj@k and pass@k of the models of a run (section 5.2.2)."""
 
     tasks: tuple[str, ...] = setting(

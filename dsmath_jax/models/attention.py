@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from dsmath_jax.models.quantization import Quantized, operand
+
 NO_WINDOW = 1 << 30  # tokens; more than any sequence has
 MASK_VALUE = -1e30  # added to masked scores; finite, so that a query without visible keys gives no NaN
 BLOCK_SIZE = 128  # tokens; the scores of a few heads then stay in a CPU's cache
@@ -206,16 +208,20 @@ def _einsum(axes: str, x: Array, y: Array) -> Array:
     return jnp.einsum(axes, x, y, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _scores(q: Array, k: Array, cap: float) -> Array:
-    return softcap(_einsum("BKQH,BKSH->BKQS", q, k), cap)
+def _scores(q: Array, k: Array | Quantized, cap: float) -> Array:
+    k, scale = operand(k, q.dtype)
+    scores = _einsum("BKQH,BKSH->BKQS", q, k)
+    return softcap(scores if scale is None else scores * scale[:, :, None], cap)
 
 
-def _unnormalized(q: Array, k: Array, v: Array, bias: Array, cap: float) -> PartialSoftmax:
+def _unnormalized(q: Array, k: Array | Quantized, v: Array | Quantized, bias: Array, cap: float) -> PartialSoftmax:
     scores = _scores(q, k, cap) + bias[:, None]
     largest = jnp.max(scores, axis=-1, keepdims=True)
     weights = jnp.exp(scores - largest)
-    out = _einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), v)
-    return PartialSoftmax(out, jnp.sum(weights, axis=-1, keepdims=True), largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    v, scale = operand(v, q.dtype)
+    weights = weights if scale is None else weights * scale[:, :, None]
+    return PartialSoftmax(_einsum("BKQS,BKSH->BKQH", weights.astype(v.dtype), v), total, largest)
 
 
 def softcap(x: Array, cap: float) -> Array:
@@ -237,16 +243,19 @@ def _merge(a: PartialSoftmax, b: PartialSoftmax) -> PartialSoftmax:
 
 def cached_attention(
     q: Float[Array, "R T N H"],
-    k: Float[Array, "R K S H"],
-    v: Float[Array, "R K S H"],
+    k: Float[Array, "R K S H"] | Quantized,
+    v: Float[Array, "R K S H"] | Quantized,
     mask: Bool[Array, "R T S"],
-    prefixes: Sequence[tuple[Float[Array, "P K Z H"], Float[Array, "P K Z H"], Bool[Array, "P|R Z"]]],
+    prefixes: Sequence[
+        tuple[Float[Array, "P K Z H"] | Quantized, Float[Array, "P K Z H"] | Quantized, Bool[Array, "P|R Z"]]
+    ],
     spec: AttentionSpec = PLAIN,
 ) -> Float[Array, "R T N H"]:
     """Computes attention over each row's cache and over prefixes, each stored once for the rows that share it.
 
     Row r shares prefix r // (R/P) of each P prefixes. The masks say what a row sees, so the window of `spec` is not
-    used. The mask of prefixes is that of each prefix, or of each row. Has no backward pass.
+    used. The mask of prefixes is that of each prefix, or of each row. Scores are multiplied by the scales of quantized
+    keys, probabilities by those of quantized values. Has no backward pass.
     """
     rows, length, heads, size = q.shape
     kv_heads = k.shape[1]
@@ -265,10 +274,10 @@ def cached_attention(
         shape = (*batched.shape[:4], -1)
         parts.append(PartialSoftmax(*(x.reshape(shape).swapaxes(1, 2).reshape(*q.shape[:3], -1) for x in part)))
     whole = functools.reduce(_merge, parts)
-    return (whole.out / whole.total).astype(v.dtype).reshape(rows, heads, length, size).transpose(0, 2, 1, 3)
+    return (whole.out / whole.total).astype(q.dtype).reshape(rows, heads, length, size).transpose(0, 2, 1, 3)
 
 
-def _cached_part(q: Array, k: Array, v: Array, bias: Array, cap: float) -> PartialSoftmax:
+def _cached_part(q: Array, k: Array | Quantized, v: Array | Quantized, bias: Array, cap: float) -> PartialSoftmax:
     """Returns `_unnormalized`; on TPUs a single query is computed twice.
 
     XLA computes products with a single query elementwise. For TPUs it then copies the whole cache into another layout
@@ -279,7 +288,7 @@ def _cached_part(q: Array, k: Array, v: Array, bias: Array, cap: float) -> Parti
     if q.shape[2] > 1:
         return attend(q, k, v, bias)
 
-    def attend_twice(q: Array, k: Array, v: Array, bias: Array) -> PartialSoftmax:
+    def attend_twice(q: Array, k: Array | Quantized, v: Array | Quantized, bias: Array) -> PartialSoftmax:
         return jax.tree.map(lambda x: x[:, :, :1], attend(jnp.repeat(q, 2, axis=2), k, v, bias))
 
     return jax.lax.platform_dependent(q, k, v, bias, tpu=attend_twice, default=attend)

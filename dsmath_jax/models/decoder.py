@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dsmath_jax.models.attention import RESIDUALS, AttentionSpec, cached_attention, packed_attention, softcap
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.lora import LORA_A, LORA_B
+from dsmath_jax.models.quantization import SCALE, Quantized, operand, stored_like
 from dsmath_jax.models.rope import attention_scaling, frequencies, local_frequencies
 
 Params = Any
@@ -55,19 +56,19 @@ class Attention(Protocol):
 class Prefix(NamedTuple):
     """One layer's keys and values of P prefixes, read-only, each shared by the R/P rows of its group (prompt-major)."""
 
-    k: Float[Array, "P K Z H"]
-    v: Float[Array, "P K Z H"]
+    k: Float[Array, "P K Z H"] | Quantized
+    v: Float[Array, "P K Z H"] | Quantized
     mask: Bool[Array, "P|R Z"]  # of each prefix, or of each row
 
 
 class Cache(NamedTuple):
     """One layer's KV cache of each row. New keys and values are written at `position`, the same for all rows.
 
-    Its dtype may be narrower than the compute dtype.
+    Its dtype may be narrower than the compute dtype; int8 is `Quantized`, with a scale of each token and head.
     """
 
-    k: Float[Array, "R K S H"]
-    v: Float[Array, "R K S H"]
+    k: Float[Array, "R K S H"] | Quantized
+    v: Float[Array, "R K S H"] | Quantized
     mask: Bool[Array, "R T S"]  # the positions that the tokens of this call attend to, including their own
     position: Int[Array, ""]
     prefixes: Sequence[Prefix]  # tokens attend to them too
@@ -168,7 +169,7 @@ class Block(nn.Module):
         segment_ids: Int[Array, "B T"],
         sliding: bool | Bool[Array, ""] | None = None,
         cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B T D"], tuple[Array, Array] | None]:
+    ) -> tuple[Float[Array, "B T D"], tuple[Array | Quantized, Array | Quantized] | None]:
         """Returns the layer's output and the updated keys and values of the cache.
 
         Without a cache, `attention` runs over the tokens and the second result is None; their keys and values
@@ -192,6 +193,8 @@ class Block(nn.Module):
 
         def product(x: Array, name: str, axes: str, inputs: int = 1) -> Array:
             out = project(x, weight(name, axes, inputs), inputs)
+            if self.has_variable("params", name + SCALE):
+                out = (out * self.get_variable("params", name + SCALE)).astype(dtype)
             if not self.has_variable("params", name + LORA_A):
                 return out
             a, b = (
@@ -258,8 +261,11 @@ def layer_frequencies(c: ModelConfig, sliding: bool | Bool[Array, ""]) -> Float[
     return jnp.where(sliding, local_frequencies(c), frequencies(c))
 
 
-def _write(old: Float[Array, "R K S H"], new: Float[Array, "R T K H"], position: Int[Array, ""]) -> Array:
-    return jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), (0, 0, position, 0))
+def _write(
+    old: Float[Array, "R K S H"] | Quantized, new: Float[Array, "R T K H"], position: Int[Array, ""]
+) -> Array | Quantized:
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=position, axis=2)
+    return jax.tree.map(write, old, stored_like(new.swapaxes(1, 2), old))
 
 
 class Decoder(nn.Module):
@@ -312,11 +318,13 @@ def final_norm(config: ModelConfig, name: str | None = None) -> RMSNorm:
 
 
 def output_logits(
-    hidden: Float[Array, "... D"], lm_head: Float[Array, "D V"], config: ModelConfig
+    hidden: Float[Array, "... D"], lm_head: Float[Array, "D V"] | Quantized, config: ModelConfig
 ) -> Float[Array, "... V"]:
     """Returns the logits of final hidden states, float32 (float64 where `hidden` is)."""
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
-    return softcap(jnp.dot(hidden, lm_head, preferred_element_type=dtype), config.final_logit_softcapping)
+    matrix, scale = operand(lm_head, hidden.dtype)
+    logits = jnp.dot(hidden, matrix, preferred_element_type=dtype)
+    return softcap(logits if scale is None else logits * scale, config.final_logit_softcapping)
 
 
 def lm_head(params: Params, config: ModelConfig) -> Float[Array, "D V"]:

@@ -66,7 +66,7 @@ class Context(NamedTuple):
 
     def findings(self, loop: TrainLoop) -> Findings:
         """Returns the findings of the run, which observe the loop's updates."""
-        dtype = logprob_dtype(self.model.config.compute_dtype, self.settings.cache_dtype, jax.default_backend())
+        dtype = logprob_dtype(self.model.config.compute_dtype, self.settings, jax.default_backend())
         diagnosis = Diagnosis(self.settings, dtype, self.findings_at_start)
         findings = Findings(self.folder, diagnosis, loop.first_step, self.settings.steps_per_rollout)
         loop.observe_updates(findings.observe)

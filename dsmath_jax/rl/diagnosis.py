@@ -14,7 +14,9 @@ from dsmath_jax.data import chat as chats
 from dsmath_jax.data import chat_template
 from dsmath_jax.data.chat import Chat
 from dsmath_jax.formatting import number, percent
+from dsmath_jax.models.quantization import INT8
 from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 
 Row = Mapping[str, float]  # of metrics.jsonl
 
@@ -36,7 +38,8 @@ KL_FLOOR = 0.2  # nats a token; below, a KL that grows from 0, as it always does
 KL_LIMIT = 1.0  # nats a token: the policy's own tokens are e times less likely under the reference model
 GRAD_NORM_LIMIT = 100.0  # times clip_norm; losses that are means over tokens have norms of 0.1 to 10 (0.07 to 0.95)
 # Sampler to trainer, nats a token, by the dtype that rounds most: float32 has 1e-6, bfloat16 0.02 (a 0.5 B model).
-MAX_LOGPROB_DIFF = {"float64": 1e-3, "float32": 1e-3, "bfloat16": 0.1}
+# With int8 a 0.3 M model has 0.04, and one of 1 M that is trained by RL XXX.
+MAX_LOGPROB_DIFF = {"float64": 1e-3, "float32": 1e-3, "bfloat16": 0.1, "int8": 0.2}
 
 
 class Finding(NamedTuple):
@@ -255,7 +258,7 @@ def sampler_differs(history: History, limit: float, dtype: str) -> Finding | Non
         "sampler_differs",
         f"Sampler and trainer differ by {number(row['sampler_logprob_diff'])} nats a token on the same tokens, more "
         f"than the rounding of {dtype} explains ({limit:g}): the policy is not trained on what it samples; check the "
-        "model with `dsmath doctor`, and rl.cache_dtype.",
+        "model with `dsmath doctor`, rl.cache_dtype and rl.decode_weight_dtype.",
     )
 
 
@@ -302,13 +305,15 @@ def other_template(chat: Chat, folder: Path) -> list[Finding]:
     ]
 
 
-def logprob_dtype(compute_dtype: str, cache_dtype: str, backend: str) -> str:
+def logprob_dtype(compute_dtype: str, dtypes: DecodeDtypes, backend: str) -> str:
     """Returns the dtype that log-probabilities are rounded to most, a key of `MAX_LOGPROB_DIFF`.
 
     GPUs and TPUs round the inputs of float32 products by default, TPUs to bfloat16.
     """
+    if INT8 in (dtypes.cache_dtype, dtypes.decode_weight_dtype):
+        return INT8
     rounded = backend != "cpu" and compute_dtype == "float32"
-    return "bfloat16" if rounded or "bfloat16" in (compute_dtype, cache_dtype) else compute_dtype
+    return "bfloat16" if rounded or "bfloat16" in (compute_dtype, dtypes.cache_dtype) else compute_dtype
 
 
 def _values(rows: Sequence[Row], name: str) -> list[float]:

@@ -8,11 +8,11 @@ from typing import Any
 from dsmath_jax.data.own_data import Columns
 from dsmath_jax.data.settings import DataSettings
 from dsmath_jax.environments.settings import EnvironmentSettings
-from dsmath_jax.models.config import DTYPES
 from dsmath_jax.rl.algorithms import GRPO, Algorithm
 from dsmath_jax.rl.builtin_rewards import BUILT_IN, ENVIRONMENT, OVERLONG_SHARE, Overlong
 from dsmath_jax.rl.methods import REWARD_STAGES, REWARDS, Method, method_of
 from dsmath_jax.rl.reward_model.settings import RetrainSettings
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import INT32, MAX_TEMPERATURE, check_choice, setting
 from dsmath_jax.training.settings import LORA_HELP, LoraSettings, TrainingSettings, stages_of
@@ -74,7 +74,7 @@ def with_weights(reward_fns: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RLSettings(TrainingSettings, DataSettings):
+class RLSettings(TrainingSettings, DataSettings, DecodeDtypes):
     """Settings of stage `rl`. The algorithm's own are next to these in the recipe: `rl.kl_coef`, `rl.beta`.
 
     Where both have a field (`temperature`, `max_new_tokens`), the algorithm gets the value from here.
@@ -113,7 +113,6 @@ class RLSettings(TrainingSettings, DataSettings):
     )
     top_k: int = setting(0, "sample from the k most likely tokens; 0 for all", ge=0, le=INT32)
     decode_slots: int = setting(0, "completions decoded at a time; 0 for all that a rollout starts", ge=0)
-    cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype", choices=("", *DTYPES))
     environment: EnvironmentSettings | None = setting(
         None, "completions in turns: the environment that replies to each (docs/rl.md); None: one turn"
     )

@@ -94,7 +94,7 @@ def run(
     )  # fmt: skip
     num_overlapping = check_overlap(settings, workdir, data_dir, eval_records) if eval_records else 0
     sampler = Sampler(
-        model, layout, chat.stop_ids, settings.max_new_tokens, settings.num_decode_slots, settings.cache_dtype
+        model, layout, chat.stop_ids, settings.max_new_tokens, settings.num_decode_slots, settings.decode_dtypes
     )  # fmt: skip
 
     shapes = RowShapes(prompts.max_length, settings.rows_per_step, settings.grad_accum_steps, layout)

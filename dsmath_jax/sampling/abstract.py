@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.sampling.compaction import SlotShape
-from dsmath_jax.sampling.engine import ChunkPlan, DecodeState, Engine, Slots, decode_params, decode_shardings
+from dsmath_jax.sampling.engine import ChunkPlan, DecodeState, Engine, Slots, decode_shardings
 from dsmath_jax.sampling.token_sampling import SamplingArrays
 from dsmath_jax.sharding import abstract
 
@@ -43,13 +43,13 @@ def abstract_inputs(
     (prompt_slots, slots_per_prompt, _), layout = shape, engine.layout
     slots = prompt_slots * slots_per_prompt
     params = jax.eval_shape(lambda: initial_params(engine.model, jax.random.key(0))) if params is None else params
-    shapes = jax.eval_shape(lambda params: decode_params(params, engine.model.config), params)
+    shapes = jax.eval_shape(engine.decode_params, params)
     params = abstract(shapes, decode_shardings(shapes, layout))
     empty = jax.eval_shape(lambda: engine.empty_state(prompt_slots, slots_per_prompt, lengths.prompt, lengths.ring))
     if lengths.shared:
         one = jax.eval_shape(lambda: engine.empty_state(1, 1, lengths.shared, lengths.ring))
         empty = empty._replace(shared=one.prefix)
-    axes = {4: "BK..", 2: "B."}  # keys and values; logits and indices
+    axes = {4: "BK..", 3: "BK.", 2: "B."}  # keys and values; their scales; logits and indices
     state: DecodeState = abstract(empty, jax.tree.map(lambda x: layout.sharding(x.shape, axes[x.ndim]), empty))
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:

@@ -17,11 +17,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from dsmath_jax.models.attention import PLAIN, AttentionSpec, packed_attention
+from dsmath_jax.models.attention import packed_attention
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import (
     PREFILLED,
-    Attention,
     Block,
     Cache,
     Decoder,
@@ -31,8 +30,11 @@ from dsmath_jax.models.decoder import (
     lm_head,
     output_logits,
 )
+from dsmath_jax.models.quantization import INT8, Quantized, quantize, quantize_layer, stored, stored_like, zeros
 from dsmath_jax.sampling.compaction import Compaction
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 from dsmath_jax.sampling.programs import DecodePrograms
+from dsmath_jax.sampling.shared_prefix import attention_after, shared_positions
 from dsmath_jax.sampling.token_sampling import (
     HostArray,
     SampledTokens,
@@ -44,7 +46,7 @@ from dsmath_jax.sampling.token_sampling import (
 )
 from dsmath_jax.sharding import Layout, path_name
 
-LayerKV = tuple[Array, Array]
+LayerKV = tuple[Array | Quantized, Array | Quantized]
 UNUSED = np.iinfo(np.int32).max  # the index of cache entries without a token
 SAMPLED = -1
 
@@ -98,7 +100,7 @@ class Engine:
       layout: slots are split over its replica and fsdp axes if divisible, heads over tensor.
       stop_ids: tokens that end a completion.
       chunk: C, the maximum number of decode steps of a chunk.
-      cache_dtype: of keys and values; "" for the model's compute dtype.
+      dtypes: of KV cache and weights.
     """
 
     def __init__(
@@ -107,11 +109,11 @@ class Engine:
         layout: Layout,
         stop_ids: tuple[int, ...],
         chunk: int,
-        cache_dtype: str,
+        dtypes: DecodeDtypes,
     ) -> None:
         self.model, self.layout, self.chunk = model, layout, chunk
         self._stop_ids = stop_ids
-        self._cache_dtype = cache_dtype or model.config.compute_dtype
+        self._cache_dtype = dtypes.cache_dtype or model.config.compute_dtype
         self._constrain = layout.constrain
         self._decode_layer = Block(model.config, model.constrain, model.attention)
         self._norm = final_norm(model.config)
@@ -123,27 +125,28 @@ class Engine:
         self.resize_ring = jax.jit(self._resize_ring, static_argnums=2)
         self.resize_prefix = jax.jit(self._resize_prefix, static_argnums=1)
         self.take_rows = jax.jit(self._take_rows)
-        self._decode_params = jax.jit(functools.partial(decode_params, config=model.config))
+        self.decode_params = jax.jit(
+            functools.partial(decode_params, config=model.config, dtype=dtypes.decode_weight_dtype)
+        )
 
     def prepare_params(self, params: Any) -> Any:
         """Returns parameters in the decode layout, from any layout on the same devices."""
-        params = self._decode_params(params)
+        params = self.decode_params(params)
         return jax.device_put(params, decode_shardings(params, self.layout))
 
     def _empty(self, prompt_slots: int, slots_per_prompt: int, prompt_length: int, cache_length: int) -> DecodeState:
         """Returns the state without any prompts."""
         c = self.model.config
 
-        def zeros(rows: int, positions: int) -> tuple[LayerKV, ...]:
-            shape = (rows, c.num_key_value_heads, positions, c.head_dim)
-            x = self._constrain(jnp.zeros(shape, self._cache_dtype), "BK..")
+        def empty(rows: int, positions: int) -> tuple[LayerKV, ...]:
+            x = self._constrain_kv(zeros((rows, c.num_key_value_heads, positions, c.head_dim), self._cache_dtype))
             return ((x, x),) * c.num_hidden_layers
 
         slots = prompt_slots * slots_per_prompt
         logits = functools.partial(jnp.zeros, dtype=jnp.float32)
         return DecodeState(
-            zeros(slots, cache_length),
-            zeros(prompt_slots, prompt_length),
+            empty(slots, cache_length),
+            empty(prompt_slots, prompt_length),
             (),
             self._constrain(jnp.full((slots, cache_length), UNUSED), "B."),
             self._constrain(logits((prompt_slots, c.vocab_size)), "B."),
@@ -154,7 +157,7 @@ class Engine:
         """Returns the keys and values of the last `length` tokens; those before them are padding."""
         positions = jnp.arange(tokens.shape[1])[None] - (tokens.shape[1] - length)
         _, layers = self._forward(params, tokens, positions, (positions >= 0).astype(jnp.int32), ())
-        return jax.tree.map(lambda x: self._constrain(x.astype(self._cache_dtype), "BK.."), layers)
+        return jax.tree.map(lambda x: self._constrain_kv(stored(x, self._cache_dtype)), layers)
 
     def _prefill(
         self, params: Any, state: DecodeState, tokens: Int[Array, "p T"], lengths: Int[Array, " p"],
@@ -168,7 +171,9 @@ class Engine:
         segment_ids = (index < lengths[:, None]).astype(jnp.int32)
         positions = jnp.broadcast_to(num_shared + index, tokens.shape)
         x, layers = self._forward(params, tokens, positions, segment_ids, state.shared)
-        prefix = jax.tree.map(lambda old, new: self._insert(old, new, prompt_slots), state.prefix, layers)
+        insert = functools.partial(self._insert, slots=prompt_slots)
+        pairs = zip(state.prefix, layers, strict=True)
+        prefix = tuple((insert(old_k, k), insert(old_v, v)) for (old_k, old_v), (k, v) in pairs)
         last = jnp.take_along_axis(x, (lengths - 1)[:, None, None], axis=1)
         logits = state.prompt_logits.at[prompt_slots].set(self._logits(params, last), mode="drop")
         return state._replace(prefix=prefix, prompt_logits=self._constrain(logits, "B."))
@@ -176,7 +181,7 @@ class Engine:
     def _forward(
         self, params: Any, tokens: Int[Array, "p T"], positions: Int[Array, "p T"], segment_ids: Int[Array, "p T"],
         shared: tuple[LayerKV, ...],
-    ) -> tuple[Float[Array, "p T D"], tuple[LayerKV, ...]]:  # fmt: skip
+    ) -> tuple[Float[Array, "p T D"], tuple[tuple[Array, Array], ...]]:  # fmt: skip
         """Returns hidden states before the final norm, and keys and values `[p,K,T,H]` of each layer.
 
         The last U positions before the tokens are those of `shared`; what is before `positions` 0 is padding.
@@ -185,14 +190,20 @@ class Engine:
         for layer, sliding, before in zip(
             params["layers"], c.sliding_layers, shared or [None] * c.num_hidden_layers, strict=True
         ):
-            attention = packed_attention if before is None else _attention_after(before, positions[0, 0])
+            attention = packed_attention if before is None else attention_after(*before, positions[0, 0])
             block = Block(c, self.model.constrain, attention)
             (x, _), sown = block.apply({"params": layer}, x, positions, segment_ids, sliding, mutable=[PREFILLED])
             kv.append(sown[PREFILLED]["kv"][0])
         return x, tuple(kv)
 
-    def _insert(self, old: Float[Array, "P K Z H"], new: Float[Array, "p K T H"], slots: Int[Array, " p"]) -> Array:
-        return self._constrain(old.at[slots, :, : new.shape[2]].set(new.astype(old.dtype), mode="drop"), "BK..")
+    def _insert(
+        self, old: Float[Array, "P K Z H"] | Quantized, new: Float[Array, "p K T H"], slots: Int[Array, " p"]
+    ) -> Array | Quantized:
+        insert = lambda old, new: old.at[slots, :, : new.shape[2]].set(new, mode="drop")  # noqa: E731
+        return self._constrain_kv(jax.tree.map(insert, old, stored_like(new, old)))
+
+    def _constrain_kv(self, x: Array | Quantized) -> Array | Quantized:
+        return jax.tree.map(lambda leaf: self._constrain(leaf, "BK.."[: leaf.ndim]), x)
 
     def _decode(
         self, params: Any, state: DecodeState, slots: Slots, plan: ChunkPlan, key: Array, sampling: SamplingArrays, *,
@@ -203,7 +214,8 @@ class Engine:
         cache_length, prompt_length = state.cache[0][0].shape[2], state.prefix[0][0].shape[2]
         prompt_lengths = slots.num_shared + jnp.repeat(slots.prompt_lengths, slots_per_prompt)
         prefix_mask = jnp.arange(prompt_length) < slots.prompt_lengths[:, None]
-        shared_positions = _shared_positions(state.shared, slots.num_shared)
+        num_padded = state.shared[0][0].shape[2] if state.shared else 0
+        positions_of_shared = shared_positions(num_padded, slots.num_shared)
         prefixes = [*zip(state.prefix, state.shared, strict=True)] if state.shared else [(kv,) for kv in state.prefix]
         keys = jax.vmap(lambda prompt, sample: jax.random.fold_in(jax.random.fold_in(key, prompt), sample))(
             slots.prompt_ids, slots.samples
@@ -231,13 +243,13 @@ class Engine:
             x = self._embed(params, sampled.tokens[:, None])
             positions, segment_ids = (prompt_lengths + num_tokens)[:, None], jnp.ones((rows, 1), jnp.int32)
             # By whether the layer has the sliding window: of the ring, the prompt, and what all prompts begin with.
-            masks = {False: (mask, prefix_mask, shared_positions >= 0)}
+            masks = {False: (mask, prefix_mask, positions_of_shared >= 0)}
             if window := self.model.config.sliding_window:
                 in_window = positions - slots.num_shared - jnp.arange(prompt_length) < window
                 masks[True] = (
                     mask & (num_tokens[:, None] - index < window)[:, None],
                     jnp.repeat(prefix_mask, slots_per_prompt, axis=0) & in_window,
-                    (shared_positions >= 0) & (positions - shared_positions < window),
+                    (positions_of_shared >= 0) & (positions - positions_of_shared < window),
                 )
             new_cache = []
             layers = zip(params["layers"], self.model.config.sliding_layers, cache, prefixes, strict=True)
@@ -286,23 +298,24 @@ class Engine:
         return state._replace(prefix=prefix[0], prompt_logits=prefix[1])
 
     def _resize_ring(self, ring: Array, position: Int[HostArray, ""], length: int) -> Array:
-        """Resizes keys or values of a layer `[R,K,S,H]`, or the indices of tokens `[R,S]`."""
-        axis, fill, axes = (2, 0, "BK..") if ring.ndim == 4 else (1, UNUSED, "B.")
+        """Resizes keys or values of a layer `[R,K,S,H]`, their scales `[R,K,S]`, or the indices of tokens `[R,S]`."""
+        axis, fill, axes = (2, 0, "BK.."[: ring.ndim]) if ring.ndim > 2 else (1, UNUSED, "B.")
         count = min(ring.shape[axis], length)
         entries = (position - count + jnp.arange(count)) % ring.shape[axis]
         padding = [(0, length - count if i == axis else 0) for i in range(ring.ndim)]
         last = jnp.take(ring, entries, axis, mode="clip")
         return self._constrain(jnp.pad(last, padding, constant_values=fill), axes)
 
-    def _resize_prefix(self, prefix: Float[Array, "P K Z H"], length: int) -> Array:
+    def _resize_prefix(self, prefix: Array, length: int) -> Array:
+        """Resizes keys or values `[P,K,Z,H]`, or their scales `[P,K,Z]`."""
         padding = [(0, max(0, length - prefix.shape[2]) if i == 2 else 0) for i in range(prefix.ndim)]
-        return self._constrain(jnp.pad(prefix[:, :, :length], padding), "BK..")
+        return self._constrain(jnp.pad(prefix[:, :, :length], padding), "BK.."[: prefix.ndim])
 
     def _take_rows(self, x: Array, rows: Int[HostArray, "b n"]) -> Array:
         """Returns these rows of each of b blocks of rows; where a row is EMPTY, any."""
         blocks = x.reshape(len(rows), -1, *x.shape[1:])
         taken = jax.vmap(lambda block, of: block.at[of].get(mode="clip"))(blocks, jnp.asarray(rows))
-        return self._constrain(taken.reshape(-1, *x.shape[1:]), "BK.." if x.ndim == 4 else "B.")
+        return self._constrain(taken.reshape(-1, *x.shape[1:]), "BK.."[: x.ndim] if x.ndim > 2 else "B.")
 
     def _embed(self, params: Any, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return self._constrain(embed(params["embedding"], tokens, self.model.config), "BTD")
@@ -325,43 +338,23 @@ def _replace_each(arrays: Any, make: Callable[[Array], Array]) -> Any:
     return jax.tree.map(replace, arrays)
 
 
-def _shared_positions(shared: tuple[LayerKV, ...], num_shared: Array) -> Int[Array, "1 U"]:
-    """Returns the positions of what all prompts begin with, negative for padding."""
-    length = shared[0][0].shape[2] if shared else 0
-    return (jnp.arange(length) - (length - num_shared))[None]
-
-
-def _attention_after(shared: LayerKV, num_shared: Array) -> Attention:
-    """Returns attention of tokens to themselves and to the last `num_shared` of U tokens before them."""
-    shared_k, shared_v = shared
-    length = shared_k.shape[2]
-
-    def attention(q: Array, k: Array, v: Array, segment_ids: Array, *, spec: AttentionSpec = PLAIN) -> Array:
-        def after(shared: Array, own: Array) -> Array:
-            shared = shared.swapaxes(1, 2).astype(own.dtype)
-            return jnp.concatenate([jnp.broadcast_to(shared, (len(own), *shared.shape[1:])), own], axis=1)
-
-        is_token = (jnp.arange(length) >= length - num_shared).astype(segment_ids.dtype)
-        segments = jnp.concatenate([jnp.broadcast_to(is_token, (len(q), length)), segment_ids], axis=1)
-        return packed_attention(q, after(shared_k, k), after(shared_v, v), segments, length, spec)
-
-    return attention
-
-
-def decode_params(params: Any, config: ModelConfig) -> Any:
+def decode_params(params: Any, config: ModelConfig, dtype: str = "") -> Any:
     """Returns parameters for decoding: in the compute dtype, unstacked by layer, with the output matrix `[D,V]`.
 
-    Slices of stacked layers would be copied in every step.
+    Slices of stacked layers would be copied in every step. With "int8" as the dtype, the matrices of the layers and the
+    output matrix are quantized.
     """
-    dtype = config.compute_dtype
+    compute_dtype = config.compute_dtype
+    layers = tuple(
+        jax.tree.map(lambda x: x[i] if x.ndim == 2 else x[i].astype(compute_dtype), params["layers"])  # noqa: B023
+        for i in range(config.num_hidden_layers)
+    )
+    output = lm_head(params, config)
     return {
-        "embedding": params["embedding"].astype(dtype),
-        "layers": tuple(
-            jax.tree.map(lambda x: x[i] if x.ndim == 2 else x[i].astype(dtype), params["layers"])  # noqa: B023
-            for i in range(config.num_hidden_layers)
-        ),
+        "embedding": params["embedding"].astype(compute_dtype),
+        "layers": tuple(map(quantize_layer, layers)) if dtype == INT8 else layers,
         "final_norm": params["final_norm"],
-        "output": lm_head(params, config),
+        "output": quantize(output, axes=(0,)) if dtype == INT8 else output,
     }
 
 
@@ -369,8 +362,8 @@ def decode_shardings(params: Any, layout: Layout) -> Any:
     """Returns the shardings of `decode_params`: by the partition rules, but replicated over fsdp, which splits rows."""
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        if path_name(path) == "output":
-            return layout.sharding(leaf.shape, "DV")
+        if path_name(path[:1]) == "output":
+            return layout.sharding(leaf.shape, "DV"[-leaf.ndim :])  # of a quantized matrix also the scales [V]
         stacked = path_name(path).startswith("layers/")
         name = "/".join(part for part in path_name(path).split("/") if not part.isdigit())
         spec = layout.param_spec(name, (1,) * stacked + leaf.shape)[stacked:]

@@ -17,6 +17,7 @@ from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.sampling.abstract import StateLengths, abstract_inputs
 from dsmath_jax.sampling.compaction import smaller_shapes
 from dsmath_jax.sampling.completions import Completion as Completion
+from dsmath_jax.sampling.dtypes import COMPUTE_DTYPE, DecodeDtypes
 from dsmath_jax.sampling.engine import ChunkPlan, Engine
 from dsmath_jax.sampling.scheduler import (
     Prompt,
@@ -94,7 +95,7 @@ class Sampler:
       stop_ids: a completion ends with the first of these.
       max_new_tokens: the length limit.
       decode_slots: number of completions decoded at a time.
-      cache_dtype: of the KV cache; "" for the model's compute dtype.
+      dtypes: of KV cache and weights.
       chunk: the maximum number of decode steps before control returns to the host.
     """
 
@@ -105,12 +106,12 @@ class Sampler:
         stop_ids: Sequence[int],
         max_new_tokens: int,
         decode_slots: int = 256,
-        cache_dtype: str = "",
+        dtypes: DecodeDtypes = COMPUTE_DTYPE,
         chunk: int = CHUNK,
     ) -> None:
         if max_new_tokens < 1 or decode_slots < 1:
             raise UserError(f"max_new_tokens={max_new_tokens} and decode_slots={decode_slots} must both be at least 1.")
-        self.engine = _engine(model, layout, tuple(stop_ids), chunk, cache_dtype)
+        self.engine = _engine(model, layout, tuple(stop_ids), chunk, dtypes)
         self._stop_ids, self._max_new, self._decode_slots = tuple(stop_ids), max_new_tokens, decode_slots
         self._context, self._shards = model.config.max_position_embeddings, layout.batch_shards
         # A CPU compiles a program in seconds, with the cores that also decode.

@@ -259,14 +259,15 @@ def test_sft_with_adapters_has_no_product_of_gradients_of_matrices(tmp_path: Pat
 
 @pytest.mark.slow
 @needs_libtpu
-def test_the_sampler_alone(tmp_path: Path) -> None:
-    flags = ("--stage=sample", "--config.rl.max_new_tokens=2048", "--config.rl.cache_dtype=float32")
-    run, found = aot(tmp_path, "--topology=v5e:1x1", *flags)
+@pytest.mark.parametrize(("dtype", "weights", "size"), [("float32", "", 4), ("int8", "int8", 1)])
+def test_the_sampler_alone(tmp_path: Path, dtype: str, weights: str, size: int) -> None:
+    dtypes = (f"--config.rl.cache_dtype={dtype}", f"--config.rl.decode_weight_dtype={weights}")
+    run, found = aot(tmp_path, "--topology=v5e:1x1", "--stage=sample", "--config.rl.max_new_tokens=2048", *dtypes)
     assert (run.returncode, run.stderr) == (0, ""), run.stderr
     assert list(found["programs"]) == ["prefill", "decode", "decode, shortest cache", "grow"]
-    cache, memory = 2 * 2 * 256 * 4 * (16 * 2048 + 4 * 192), found["programs"]["decode"]["memory"]
-    assert memory["arguments"] > cache
-    assert memory["temporaries"] < cache / 8  # as many heads of keys as of queries: XLA copies no ring
+    cache, memory = 2 * 2 * 256 * size * (16 * 2048 + 4 * 192), found["programs"]["decode"]["memory"]
+    assert cache < memory["arguments"] < 1.1 * cache  # which also are weights and the scales of int8
+    assert memory["temporaries"] < cache / 8  # as many heads of keys as of queries: XLA copies and converts no ring
     assert "phase sample: " in run.stdout
 
 

@@ -32,9 +32,9 @@ POLICY_OF = Policy.of
 
 
 @functools.cache
-def policy_of(arguments: tuple, max_new_tokens: int, decode_slots: int) -> Policy:
+def policy_of(arguments: tuple, *sampling: Any) -> Policy:
     *load_arguments, chat = arguments
-    return POLICY_OF(with_chat_settings(load_model(*load_arguments), dict(chat)), max_new_tokens, decode_slots)
+    return POLICY_OF(with_chat_settings(load_model(*load_arguments), dict(chat)), *sampling)
 
 
 @pytest.fixture
@@ -210,6 +210,7 @@ def test_proofs_are_exported_and_never_counted_unchecked(
         (["--tasks=sat", "--top_p=0"], r"--top_p is 0.0; it must be above 0"),
         (["--tasks=sat", "--max_thinking_tokens=1023", "--max_new_tokens=1024"],
          r"--max_thinking_tokens is 1023: with </think> it leaves none of max_new_tokens=1024"),
+        (["--tasks=sat", "--cache_dtype=int4"], r"--cache_dtype must be one of '', 'bfloat16', .*, 'int8'; got 'int4'"),
         (["--tasks=sat", "--samples=1001"], r"--samples is 1001; it must be at most 1,000"),
         (["--tasks=sat", "--checkpoint=hf:nowhere"], r"There is no folder nowhere; give that of a stage, hf:"),
         (["--tasks=sat", "--mesh={\"tensor\": 3}"], r"does not multiply to the"),
@@ -250,6 +251,15 @@ def test_only_own_results_are_reported(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "gsm8k-cot" / "problems.jsonl").write_text("")
     with pytest.raises(UserError, match=r"gsm8k-cot/summary\.json: not a JSON object; fix or remove the folder"):
         command.main(arguments(tmp_path, "--tasks=mmlu_stem"))
+
+
+def test_results_with_int8_are_not_mixed_with_others(tmp_path: Path, arguments: Arguments) -> None:
+    int8 = ("--cache_dtype=int8", "--decode_weight_dtype=int8")
+    command.main(arguments(tmp_path, "--tasks=sat", *int8))
+    run = read_json(tmp_path / "summary.json")["run"]
+    assert (run["cache_dtype"], run["decode_weight_dtype"]) == ("int8", "int8")
+    with pytest.raises(UserError, match=r"decode_weight_dtype"):
+        command.main(arguments(tmp_path, "--tasks=sat", int8[0]))
 
 
 def test_a_checkpoint_without_tokenizer_is_reported(tmp_path: Path, real_data: Path, arguments: Arguments) -> None:

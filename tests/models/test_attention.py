@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from dsmath_jax.models import attention as module
 from dsmath_jax.models.attention import AttentionSpec, cached_attention, packed_attention
+from dsmath_jax.models.quantization import Quantized
 
 from .attention_oracle import Case, attention, case, segments_of
 
@@ -162,12 +163,16 @@ def compiled_for_tpus(*operands: Array, tpu: Callable[..., Any], default: Callab
     return tpu(*operands)
 
 
+@pytest.mark.parametrize("quantized", [False, True], ids=["float", "int8"])
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize(("kv_heads", "rows_each"), [(2, 3), (4, 3), (4, 1)])
 def test_cache_and_shared_prefix_equal_one_sequence(
-    kv_heads: int, rows_each: int, platform: str, monkeypatch: pytest.MonkeyPatch
+    kv_heads: int, rows_each: int, platform: str, quantized: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows share each prompt's keys; prompts of unequal length are padded and the padding is not seen."""
+    """Rows share each prompt's keys; prompts of unequal length are padded and the padding is not seen.
+
+    Quantized keys and values have any scales, those of entries that are not written too.
+    """
     if platform == "tpu":
         monkeypatch.setattr(jax.lax, "platform_dependent", compiled_for_tpus)
     noise = np.random.default_rng(2)
@@ -180,9 +185,15 @@ def test_cache_and_shared_prefix_equal_one_sequence(
     filled = 2  # the row's own slots 0 and 1 are written, 2 and 3 are not
     mask = np.broadcast_to(np.arange(slots) < filled, (rows, 1, slots))
     inside = np.arange(width) < np.array(lengths)[:, None]
-    prefix = (jnp.float32(prompt_k), jnp.float32(prompt_v), jnp.array(inside))
-    program = jax.jit(lambda *inputs: cached_attention(*inputs))  # compiled for each platform
-    found = program(jnp.float32(q), jnp.float32(own_k), jnp.float32(own_v), jnp.array(mask), [prefix])
+    caches = [*map(jnp.float32, (own_k, own_v, prompt_k, prompt_v))]
+    if quantized:
+        scales = [noise.uniform(0.001, 0.1, x.shape[:3]) for x in caches]
+        values = [noise.integers(-127, 128, x.shape) for x in caches]
+        caches = [Quantized(jnp.int8(x), jnp.float32(scale)) for x, scale in zip(values, scales, strict=True)]
+        own_k, own_v, prompt_k, prompt_v = (x * scale[..., None] for x, scale in zip(values, scales, strict=True))
+    prefix = (*caches[2:], jnp.array(inside))
+    program = jax.jit(lambda *inputs: cached_attention(*inputs, AttentionSpec(softcap=5.0)))  # for each platform
+    found = program(jnp.float32(q), *caches[:2], jnp.array(mask), [prefix])
     for row in range(rows):
         prompt = row // rows_each
         k, v = (
@@ -192,5 +203,5 @@ def test_cache_and_shared_prefix_equal_one_sequence(
             for theirs, own in ((prompt_k, own_k), (prompt_v, own_v))
         )
         last = q[row][None]
-        expected, _ = attention(Case(last, k, v, np.ones(k.shape[:2], np.int32), last, first=k.shape[1] - 1))
-        np.testing.assert_allclose(found[row], expected[0], atol=2e-6)
+        expected, _ = attention(Case(last, k, v, np.ones(k.shape[:2], np.int32), last, k.shape[1] - 1, softcap=5.0))
+        np.testing.assert_allclose(found[row], expected[0], atol=5e-6 if quantized else 2e-6)

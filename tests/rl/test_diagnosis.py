@@ -17,6 +17,7 @@ from dsmath_jax.data.chat import Chat
 from dsmath_jax.rl.diagnosis import QUIET_UPDATES, Diagnosis, Finding, logprob_dtype, other_template
 from dsmath_jax.rl.findings import Findings, sample_of, shorten
 from dsmath_jax.rl.settings import RLSettings
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 from dsmath_jax.settings import build
 from dsmath_jax.workdir import read_jsonl, write_jsonl
 
@@ -138,10 +139,12 @@ def test_a_sampler_is_compared_before_the_updates_on_its_rollout() -> None:
 
 
 def test_the_dtype_of_log_probabilities() -> None:
-    assert logprob_dtype("float32", "", "cpu") == "float32"
-    assert logprob_dtype("float32", "bfloat16", "cpu") == "bfloat16"
-    assert logprob_dtype("bfloat16", "float32", "gpu") == "bfloat16"
-    assert logprob_dtype("float32", "", "tpu") == "bfloat16"
+    assert logprob_dtype("float32", DecodeDtypes(), "cpu") == "float32"
+    assert logprob_dtype("float32", DecodeDtypes(cache_dtype="bfloat16"), "cpu") == "bfloat16"
+    assert logprob_dtype("bfloat16", DecodeDtypes(cache_dtype="float32"), "gpu") == "bfloat16"
+    assert logprob_dtype("float32", DecodeDtypes(), "tpu") == "bfloat16"
+    for quantized in (DecodeDtypes(cache_dtype="int8"), DecodeDtypes(decode_weight_dtype="int8")):
+        assert logprob_dtype("bfloat16", quantized, "tpu") == "int8"
 
 
 def test_clip_shares_of_0_are_explained_once() -> None:

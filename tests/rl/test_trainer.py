@@ -19,6 +19,7 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.rl import rollouts, rounds, trainer
 from dsmath_jax.rl.batches import RowShapes, pack_batch, split
+from dsmath_jax.rl.diagnosis import MAX_LOGPROB_DIFF
 from dsmath_jax.rl.methods import METHODS
 from dsmath_jax.rl.reward_model.training import ROWS
 from dsmath_jax.rl.rewards import RewardFunctions, RewardInput, RuleRewards
@@ -305,6 +306,19 @@ def test_a_reward_that_fails_is_counted_and_left_out(recipe: Recipe, workdir: Ma
     for row in metrics(folder):
         assert 0 < row["reward_errors"] == row["num_masked"] < 8
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights(folder, layout)))
+
+
+def test_a_quantized_sampler_is_corrected_for(recipe: Recipe, workdir: MakeWorkdir) -> None:
+    int8 = {"cache_dtype": "int8", "decode_weight_dtype": "int8", "steps": 1}
+    plain, corrected = workdir("plain"), workdir("corrected")
+    recipe("grpo_rule", **int8).run(plain)
+    recipe("grpo_rule", **int8, sampler_correction="truncate").run(corrected)
+    [one], [other] = metrics(plain), metrics(corrected)
+    assert 2e-3 < one["sampler_logprob_diff"] == other["sampler_logprob_diff"] < MAX_LOGPROB_DIFF["int8"]
+    assert other["sampler_weight"] != 1
+    assert one["grad_norm"] != other["grad_norm"]
+    found = [row["kind"] for row in read_jsonl(plain / "rl" / "findings.jsonl")]
+    assert "sampler_differs" not in found  # although they differ by more than float32 explains
 
 
 def test_a_completion_without_a_rewarding_function_is_counted_and_left_out(

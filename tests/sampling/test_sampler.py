@@ -13,6 +13,7 @@ import pytest
 
 from dsmath_jax.models.decoder import Decoder, lm_head
 from dsmath_jax.sampling import scheduler
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 from dsmath_jax.sampling.sampler import Completion, Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import UserError
@@ -229,7 +230,7 @@ def test_a_stop_string_ends_a_completion_where_it_is_complete(sampler: Sampler, 
 def test_a_bfloat16_cache_is_close(
     model: Decoder, params: Any, layout: Layout, logits_of: Callable[..., np.ndarray]
 ) -> None:
-    narrow = Sampler(model, layout, [], MOST, decode_slots=12, cache_dtype="bfloat16")
+    narrow = Sampler(model, layout, [], MOST, decode_slots=12, dtypes=DecodeDtypes(cache_dtype="bfloat16"))
     assert {leaf.dtype for leaf in jax.tree.leaves(narrow.engine.empty_state(1, 1, 32, 8).cache)} == {
         jnp.dtype("bfloat16")
     }

@@ -15,6 +15,7 @@ from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
 from dsmath_jax.sampling.abstract import StateLengths, abstract_inputs
 from dsmath_jax.sampling.compaction import SlotShape
+from dsmath_jax.sampling.dtypes import COMPUTE_DTYPE, DecodeDtypes
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
@@ -26,6 +27,7 @@ SIZES = {
     "head_dim": 4, "intermediate_size": 24, "max_position_embeddings": 64, "compute_dtype": "float32",
 }  # fmt: skip
 PROMPTS = [[1, 7, 3], [1, 9], [1, 4, 4, 8], [1, 6]]
+INT8 = DecodeDtypes(cache_dtype="int8", decode_weight_dtype="int8")
 # Trained on the first mesh, decoded on the second; all slots at once, of which ever fewer are left, and with refill.
 MESHES = (
     ({"fsdp": 8}, {"fsdp": 2, "tensor": 4}, 32),
@@ -33,14 +35,16 @@ MESHES = (
 )
 
 
-def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[list[int]]]:
+def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[list[list[int]]]]:
+    """The tokens of the completions, without and with int8."""
     model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: initial_params(Decoder(model.config), jax.random.key(1)))()
     params["embedding"] *= 50
     params = jax.device_put(params, trained.param_shardings(params))
-    sampler = Sampler(model, layout, [2], 9, decode_slots=decode_slots)
-    groups = sampler.generate(params, PROMPTS, SamplingParams(samples=8, seed=3, top_p=0.95))
-    return [[completion.tokens for completion in group] for group in groups]
+    samplers = [Sampler(model, layout, [2], 9, decode_slots, dtypes) for dtypes in (COMPUTE_DTYPE, INT8)]
+    sampling = SamplingParams(samples=8, seed=3, top_p=0.95)
+    found = [sampler.generate(params, PROMPTS, sampling) for sampler in samplers]
+    return [[[completion.tokens for completion in group] for group in groups] for groups in found]
 
 
 @pytest.mark.slow
@@ -57,9 +61,10 @@ def test_eight_devices_generate_what_one_generates(layout: Layout, tmp_path: Pat
         assert operation not in found["take_rows"], "rows stay on their device"
 
 
-def test_abstract_inputs_are_those_of_a_run(layout: Layout) -> None:
+@pytest.mark.parametrize("dtypes", [COMPUTE_DTYPE, INT8], ids=["float", "int8"])
+def test_abstract_inputs_are_those_of_a_run(layout: Layout, dtypes: DecodeDtypes) -> None:
     model = build_model(ModelConfig(**SIZES), layout)
-    sampler = Sampler(model, layout, [2], 9, decode_slots=8)
+    sampler = Sampler(model, layout, [2], 9, decode_slots=8, dtypes=dtypes)
     engine = sampler.engine
     prefill = engine.prefill = mock.Mock(wraps=engine.prefill)
     find = engine.decode_programs.find = mock.Mock(wraps=engine.decode_programs.find)
@@ -71,7 +76,7 @@ def test_abstract_inputs_are_those_of_a_run(layout: Layout) -> None:
         found = jax.tree.map(lambda x: (np.shape(x), jax.dtypes.result_type(x)), seen[name])
         assert found == jax.tree.map(lambda x: (x.shape, x.dtype), expected), name
     compiled = (
-        Sampler(model, layout, [2], 9)
+        Sampler(model, layout, [2], 9, dtypes=dtypes)
         .engine.decode.lower(*inputs.decode, mode=SamplingMode(False, False, False))
         .compile()
     )
