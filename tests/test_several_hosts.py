@@ -103,7 +103,8 @@ def test_one_process_killed_ends_the_other_and_resumed_the_run_is_the_uninterrup
 
 def test_dialogues_of_two_processes_have_the_same_replies(tmp_path: Path) -> None:
     """Process 0 runs the environments; the other would end in an error if it sampled anything else."""
-    settings = ["--config.rl.environment.name=calculator", "--stages=corpus,tokenizer,pretrain,sft,rl"]
+    settings = ["--config.rl.environment.name=calculator", "--config.rl.rollouts_ahead=1"]
+    settings += ["--stages=corpus,tokenizer,pretrain,sft,rl"]
     run = Run(tmp_path / "run", settings)
     assert run.end() == [0, 0], "\n".join(run.output(process)[-2000:] for process in range(2))
     turns = [row["turns"] for row in read_jsonl(tmp_path / "run" / "rl" / "metrics.jsonl") if "turns" in row]

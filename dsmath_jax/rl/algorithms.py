@@ -230,7 +230,8 @@ class ClippedAlgorithm(Algorithm):
     def tokens(self, logprobs: BT, batch: Batch) -> Tokens:
         """Returns the input of a surrogate.
 
-        Without `old_logprobs` (one update per rollout) the ratio is 1 and has the gradient of the log-probability.
+        Without `old_logprobs` (the policy that is updated sampled the rollout) the ratio is 1 and has the gradient of
+        the log-probability.
         """
         mask = batch["loss_weights"] > 0
         old = batch.get("old_logprobs", jax.lax.stop_gradient(logprobs))
@@ -311,7 +312,7 @@ class GRPO(ClippedAlgorithm):
     """GRPO (Eq. 3) with the KL of Eq. 4 in the loss; outcome or process supervision (§4.1.2, §4.1.3) by the scores.
 
     Its variants are other values of the same fields (`rl.methods`). The batch has `advantages`, `ref_logprobs` unless
-    kl_coef is 0, `old_logprobs` with several updates per rollout, and `sampler_logprobs`.
+    kl_coef is 0, `old_logprobs` unless the policy that is updated sampled them, and `sampler_logprobs`.
     """
 
     loss: str = setting("clip", f"surrogate of a token: {', '.join(SURROGATES)}, or package.module:function")

@@ -77,7 +77,7 @@ class RolloutFiles:
         """`folder` is of the stage; it gets `rollouts/` and, from `first_step` on, `samples.jsonl`."""
         self._folder, self._settings, self._seed = rollouts_folder(folder), settings, seed
         self._samples = StepLog(folder / "samples.jsonl", first_step)
-        self._number = -1
+        self._number = self._written = -1  # of the rollouts that were read and written last
         self._data: TrainingData | None = None
         self._log: dict[str, Any] = {}
 
@@ -90,10 +90,10 @@ class RolloutFiles:
           UserError: the file is missing, and the policy that generated it is too.
         """
         settings = self._settings
-        in_run = number * settings.steps_per_rollout < settings.steps
-        if not in_run or settings.sampled_at(number) > step or number == self._number or self._path(number).is_file():
+        sampled_at, in_run = settings.sampled_at(number), number * settings.steps_per_rollout < settings.steps
+        if not in_run or sampled_at > step or number in (self._number, self._written) or self._path(number).is_file():
             return False
-        if settings.sampled_at(number) < step:
+        if sampled_at < step:
             raise UserError(
                 f"{self._path(number)} is missing, and so is the policy that generated it; remove "
                 f"{self._folder.parent} to redo the stage."
@@ -109,6 +109,7 @@ class RolloutFiles:
             write_rollout(self._path(number), data, {"metrics": metrics, "samples": samples, "asked": asked})
             for path in self._folder.glob(f"*{REPLY_SUFFIX}"):
                 remove(path)
+        self._written = number
         barrier(f"rollout {number}")
 
     def read(self, step: int) -> tuple[TrainingData, dict[str, float]]:

@@ -194,11 +194,13 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_libtpu
 def test_ppo_trains_a_value_model_with_the_policy(tmp_path: Path) -> None:
-    run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl", "--config.rl.method=ppo")
+    ahead = "--config.rl.rollouts_ahead=1"
+    run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl", "--config.rl.method=ppo", ahead)
     assert (run.returncode, run.stderr) == (0, ""), run.stderr
     assert list(found["programs"])[4:] == ["logprobs", "reward model", "update"]
     residents = found["residents"]
-    assert residents.keys() == {"policy", "optimizer", "reference", "reward model"}
+    assert residents.keys() == {"policy", "optimizer", "reference", "policy of the next rollout", "reward model"}
+    assert residents["policy of the next rollout"] == residents["policy"]
     head = 4 * (256 + 1)
     assert residents["reward model"] == pytest.approx(residents["reference"] + head, abs=2 * head)
     assert residents["policy"] == pytest.approx(2 * residents["reference"] + head, abs=2 * head)
