@@ -42,7 +42,7 @@ class Difference(NamedTuple):
 
 def difference(model: LanguageModel, dtypes: DecodeDtypes, prompt: str, samples: int, new_tokens: int) -> Difference:
     """Samples completions and compares the sampler's log-probabilities with the trainer's."""
-    decoder, params, layout, ids = model.model, model.params, model.layout, model.chat.encode(prompt)
+    decoder, params, layout, ids = model.model, model.params, model.layout, model.chat.encode(model.chat.plain(prompt))
     sampler = Sampler(decoder, layout, model.chat.stop_ids, new_tokens, SLOTS, dtypes)
     [group] = sampler.generate(params, [ids], SamplingParams(samples=samples, seed=0))
     sampled = np.concatenate([completion.logprobs for completion in group])
