@@ -8,7 +8,7 @@ is between prompts. A decode step computes a token in each row of the batch, whe
 
 - without refill: as many completions as there are slots are decoded together, to the longest of them
 - refill: a slot takes the next sample of its prompt, a prompt slot the next prompt
-- compaction: when no sample waits, rows are halved as often as the live ones fit; by a formula from the same schedule
+- compaction: when no sample waits, the completions that are left move to fewer slots (`Scheduler.compact`)
 - oversample: more samples of a prompt are started than are wanted, and the last to end are dropped
 
 The second table has the time of a rollout in units of its sampling: completions are graded at a constant rate, after
@@ -63,18 +63,12 @@ DEFAULT = "g64,g64_refill,g16_refill,p64_refill"
 
 
 class Chunk(NamedTuple):
-    """A chunk of decode steps: the rows of the batch, of which `live` were working at its start, and the steps.
-
-    `tokens` are those of the completions, `may_shrink` says that no sample waits, and `ended` is how many groups have
-    been returned by its end.
-    """
+    """A chunk of decode steps."""
 
     rows: int
-    live: int
     steps: int
-    tokens: int
-    may_shrink: bool
-    ended: int
+    tokens: int  # of completions
+    ended: int  # groups that have been returned by its end
 
 
 def draw_lengths(prompts: int, samples: int, seed: int) -> Int[np.ndarray, "P G"]:
@@ -85,7 +79,7 @@ def draw_lengths(prompts: int, samples: int, seed: int) -> Int[np.ndarray, "P G"
     return np.clip(np.ceil(np.exp(logs)), 1, LIMIT).astype(int)
 
 
-def schedule(case: Case, lengths: Int[np.ndarray, "P G"]) -> tuple[list[Chunk], list[list[Completion]]]:
+def schedule(case: Case, lengths: Int[np.ndarray, "P G"], compact: bool) -> tuple[list[Chunk], list[list[Completion]]]:
     """Runs the scheduler on samples of these lengths, of which `case.group` of each prompt are wanted."""
     samples = lengths.shape[1]
     shape = slot_shape(case.slots, case.prompts, samples, 1)
@@ -95,6 +89,8 @@ def schedule(case: Case, lengths: Int[np.ndarray, "P G"]) -> tuple[list[Chunk], 
     groups: list[list[Completion]] = []
     while scheduler.unfinished:
         scheduler.admit()
+        if compact:
+            scheduler.compact()
         slots = scheduler.assign(CHUNK)
         ends = np.where(slots.idle, 0, lengths[slots.prompt_ids, slots.samples])
         positions = slots.num_tokens + np.arange(CHUNK + 1)[:, None]  # of the token of each step
@@ -105,33 +101,25 @@ def schedule(case: Case, lengths: Int[np.ndarray, "P G"]) -> tuple[list[Chunk], 
         zeros = np.zeros(tokens.shape)
         scheduler.record(tokens, zeros, zeros, zeros > 0)
         groups += scheduler.pop_completed()
-        live, of_completions = int(working[0].sum()), int(working[:steps].sum())
-        chunks.append(Chunk(len(slots.idle), live, steps, of_completions, threshold == len(slots.idle), len(groups)))
+        chunks.append(Chunk(len(slots.idle), steps, int(working[:steps].sum()), len(groups)))
     return chunks, groups
-
-
-def compacted_rows(chunk: Chunk) -> int:
-    """Returns the rows of a chunk, halved as often as the live ones fit, if no sample waits."""
-    rows = chunk.rows
-    while chunk.may_shrink and rows % 2 == 0 and 2 * chunk.live <= rows:
-        rows //= 2
-    return rows
 
 
 def without_refill(case: Case, lengths: Int[np.ndarray, "P G"]) -> dict[str, float]:
     """Returns the steps of batches that are decoded to their longest completions."""
     flat = lengths.ravel()
     steps = sum(int(flat[i : i + case.slots].max()) for i in range(0, flat.size, case.slots))
-    return {"steps": steps, "row_steps": steps * min(case.slots, flat.size), "tokens": float(flat.sum())}
+    tokens = float(flat.sum())
+    return {"steps": steps, "row_steps": steps * min(case.slots, flat.size), "tokens": tokens, "kept": tokens}
 
 
-def totals(chunks: Sequence[Chunk], compact: bool) -> dict[str, float]:
-    """Returns the steps of a schedule."""
-    rows = [compacted_rows(chunk) if compact else chunk.rows for chunk in chunks]
+def totals(chunks: Sequence[Chunk], groups: Sequence[Sequence[Completion]]) -> dict[str, float]:
+    """Returns the steps of a schedule, and the tokens that are computed and kept."""
     return {
         "steps": sum(chunk.steps for chunk in chunks),
-        "row_steps": sum(n * chunk.steps for n, chunk in zip(rows, chunks, strict=True)),
+        "row_steps": sum(chunk.rows * chunk.steps for chunk in chunks),
         "tokens": sum(chunk.tokens for chunk in chunks),
+        "kept": sum(len(completion.tokens) for group in groups for completion in group),
     }
 
 
@@ -142,19 +130,15 @@ def simulate(case: Case, oversample: float, seed: int) -> tuple[dict[str, dict[s
     """
     lengths = draw_lengths(case.prompts, case.group, seed)
     more = draw_lengths(case.prompts, case.group + round(oversample * case.group), seed)
-    chunks, _ = schedule(case, lengths)
-    early, groups = schedule(case, more)
-    kept = float(sum(len(completion.tokens) for group in groups for completion in group))
+    chunks, groups = schedule(case, lengths, compact=False)
+    name = f"oversample by {oversample:.0%}"
     found = {
         "without refill": without_refill(case, lengths),
-        "refill": totals(chunks, compact=False),
-        "refill, compaction": totals(chunks, compact=True),
+        "refill": totals(chunks, groups),
+        "refill, compaction": totals(*schedule(case, lengths, compact=True)),
+        name: totals(*schedule(case, more, compact=False)),
+        f"{name}, compaction": totals(*schedule(case, more, compact=True)),
     }
-    for each in found.values():
-        each |= {"kept": each["tokens"]}
-    name = f"oversample by {oversample:.0%}"
-    found |= {name: totals(early, compact=False) | {"kept": kept}}
-    found |= {f"{name}, compaction": totals(early, compact=True) | {"kept": kept}}
     for each in found.values():
         each |= {
             "idle": 1 - each["tokens"] / each["row_steps"],
