@@ -8,9 +8,9 @@ have the same prompts and lengths: each completion has a planned length, from a 
 limit as its median, drawn by a fixed seed (`grpo_iteration_task.lengths_of`).
 
 Random weights do not end completions. A logits processor ends TRL's: it forbids EOS before the planned position and
-forces it there; TRL's own code does the rest, masking included. Ours are sampled to the limit and cut to the planned
-lengths, which is the most work for our sampler. Neither has an advantage: both decode all rows to the end of the
-longest, which is at or near the limit.
+forces it there; TRL's own code does the rest, masking included. Ours have the planned length as their limit
+(`PlannedLengths`). TRL decodes all rows to the end of the longest, which is at or near the limit; ours moves those that
+are left to fewer slots.
 
 Both compute loss and gradient norm of one rollout whose old and reference log-probabilities differ from the policy's,
 so that clipping and KL count; the results must agree. Sides take turns on the same `--threads` CPUs, in float32. TRL is
@@ -18,15 +18,18 @@ configured for speed: no gradient checkpointing, fused AdamW, no logging, one ba
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from benchmarks import comparison, turns
 from benchmarks.grpo_iteration_task import (
@@ -48,8 +51,10 @@ from dsmath_jax.rl.advantages import group_relative, outcome_scores
 from dsmath_jax.rl.algorithms import GRPO
 from dsmath_jax.rl.batches import RowShapes, Sequences, TokenFields, pack_batch, sequences_of, token_fields
 from dsmath_jax.rl.scoring import PackedForward, jitted_logprobs
+from dsmath_jax.sampling import sampler as samplers
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
+from dsmath_jax.sampling.scheduler import Scheduler
 from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.model_files import build_model
 from dsmath_jax.training.optimizer import make_optimizer
@@ -102,9 +107,10 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
 
     def sample(iteration: int) -> list[Completion]:
         sampling = SamplingParams(samples=task.group_size, temperature=task.temperature)
-        groups = sampler.generate(state.params, prompts_of(task, iteration), sampling, step=iteration)
-        completions = [completion for group in groups for completion in group]
-        return [cut(each, planned) for each, planned in zip(completions, lengths_of(task, iteration), strict=True)]
+        planned = functools.partial(PlannedLengths, np.reshape(lengths_of(task, iteration), (-1, task.group_size)))
+        with mock.patch.object(samplers, "Scheduler", planned):
+            groups = sampler.generate(state.params, prompts_of(task, iteration), sampling, step=iteration)
+        return [ended(completion) for group in groups for completion in group]
 
     def score(iteration: int, completions: list[Completion]) -> tuple[Sequences, TokenFields]:
         lengths = [len(each.tokens) for each in completions]
@@ -150,15 +156,20 @@ def prepare(folder: Path) -> tuple[dict, turns.Work]:
     return {"version": f"jax {jax.__version__}", "values": values}, lambda: run(next(iterations))
 
 
-def cut(completion: Completion, length: int) -> Completion:
-    """Returns a completion as if it had ended at its planned length."""
-    return dataclasses.replace(
-        completion,
-        tokens=[*completion.tokens[: length - 1], EOS],
-        logprobs=completion.logprobs[:length],
-        sampled_logprobs=completion.sampled_logprobs[:length],
-        finish_reason="eos",
-    )
+class PlannedLengths(Scheduler):
+    """Ends each completion at its planned length."""
+
+    def __init__(self, lengths: Int[np.ndarray, "P G"], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lengths = lengths
+
+    def limit(self, prompt: int, sample: int) -> int:
+        return int(self._lengths[prompt, sample])
+
+
+def ended(completion: Completion) -> Completion:
+    """Returns a completion with EOS as its last token."""
+    return dataclasses.replace(completion, tokens=[*completion.tokens[:-1], EOS], finish_reason="eos")
 
 
 def trl_fields(task: Task, completions: list[Completion], fields: TokenFields) -> dict[str, np.ndarray]:

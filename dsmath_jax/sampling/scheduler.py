@@ -263,7 +263,7 @@ class Scheduler:
                 given[: len(partial.given), row] = partial.given[:chunk]
         return Slots(
             num_tokens=np.array([len(partial.tokens) for partial in partials], np.int32),
-            limits=np.array([self._prompts[partial.prompt].max_tokens for partial in partials], np.int32),
+            limits=np.array([self.limit(partial.prompt, partial.sample) for partial in partials], np.int32),
             prompt_ids=np.array([self._prompts[partial.prompt].id for partial in partials], np.int32),
             samples=np.array([partial.sample for partial in partials], np.int32),
             idle=np.array([partial is None or partial.waits for partial in self._decoding]),
@@ -293,6 +293,11 @@ class Scheduler:
             self._prompt_in = [self._prompt_in[i * size + s] for i, taken in enumerate(prompt_slots) for s in taken]
             self._waiting = [deque() for _ in self._prompt_in]
         return found
+
+    def limit(self, prompt: int, sample: int) -> int:
+        """Returns how many tokens a completion has at most."""
+        del sample
+        return self._prompts[prompt].max_tokens
 
     @property
     def longest_prompt(self) -> int:
@@ -334,7 +339,7 @@ class Scheduler:
             partial.sampled_logprobs.extend(sampled_logprobs[:, row].tolist())
             partial.inserted.extend(inserted[:, row].tolist())
             del partial.given[: len(tokens)]
-            limit = self._prompts[partial.prompt].max_tokens
+            limit = self.limit(partial.prompt, partial.sample)
             if self._turn_limits:
                 limit = min(limit, begin + self._turn_limits.turn_tokens)
             end = None if partial.given else self._stopping.find_end(partial.tokens, first_sampled, limit, begin)
@@ -354,7 +359,7 @@ class Scheduler:
         self._asked, self._ended = self._ended, []
         turns = []
         for partial, reason in self._asked:
-            is_last = self._is_last(partial) or len(partial.tokens) >= self._prompts[partial.prompt].max_tokens
+            is_last = self._is_last(partial) or len(partial.tokens) >= self.limit(partial.prompt, partial.sample)
             tokens = partial.tokens[partial.turn_start :]
             turns.append(Turn(partial.prompt, partial.sample, partial.turn, tokens, reason, is_last))
         return turns
@@ -363,7 +368,7 @@ class Scheduler:
         """Continues the completions whose turns `ended_turns` returned; those without a reply end."""
         for (partial, reason), reply in zip(self._asked, replies, strict=True):
             row = self._decoding.index(partial)
-            limit = self._prompts[partial.prompt].max_tokens
+            limit = self.limit(partial.prompt, partial.sample)
             length = len(partial.tokens) - (reply is not None and reply.drops_eos and reason == "eos")
             if reply is None:
                 self._complete(row, reason)
