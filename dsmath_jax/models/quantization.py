@@ -25,6 +25,7 @@ class Quantized(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
         return self.values.shape
 
 
