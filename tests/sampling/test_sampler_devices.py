@@ -1,5 +1,6 @@
 """Eight devices on any mesh generate the tokens that one generates; abstract inputs are those of a run."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,14 +14,17 @@ import pytest
 
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
+from dsmath_jax.sampling import scheduler
 from dsmath_jax.sampling.abstract import StateLengths, abstract_inputs
 from dsmath_jax.sampling.compaction import SlotShape
 from dsmath_jax.sampling.dtypes import COMPUTE_DTYPE, DecodeDtypes
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.token_sampling import SamplingMode
+from dsmath_jax.sampling.turns import TurnLimits
 from dsmath_jax.sharding import Layout, MeshSettings, make_mesh
 from dsmath_jax.training.model_files import build_model
 from tests.devices import cpu_devices
+from tests.sampling.test_turns import Scripted
 
 SIZES = {
     "vocab_size": 24, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 8, "num_key_value_heads": 4,
@@ -36,14 +40,24 @@ MESHES = (
 
 
 def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[list[list[int]]]]:
+    """The tokens in float and int8, in turns, and of prompts that begin alike."""
     """The tokens of the completions, without and with int8."""
     model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: initial_params(Decoder(model.config), jax.random.key(1)))()
     params["embedding"] *= 50
     params = jax.device_put(params, trained.param_shardings(params))
-    samplers = [Sampler(model, layout, [2], 9, decode_slots, dtypes) for dtypes in (COMPUTE_DTYPE, INT8)]
+    floats, int8 = (Sampler(model, layout, [2], 9, decode_slots, dtypes) for dtypes in (COMPUTE_DTYPE, INT8))
     sampling = SamplingParams(samples=8, seed=3, top_p=0.95)
-    found = [sampler.generate(params, PROMPTS, sampling) for sampler in samplers]
+    in_turns = dataclasses.replace(sampling, partner=Scripted(limits=TurnLimits(turns=3, turn_tokens=6, tokens=24)))
+    with mock.patch.object(scheduler, "MIN_SHARED", 3):
+        shared = [[1, 7, 3, 9, *prompt] for prompt in PROMPTS]
+        found = [
+            list(sampler.generate(params, prompts, how))
+            for sampler, prompts, how in (
+                (floats, PROMPTS, sampling), (int8, PROMPTS, sampling), (floats, PROMPTS, in_turns),
+                (floats, shared, sampling),
+            )
+        ]  # fmt: skip
     return [[[completion.tokens for completion in group] for group in groups] for groups in found]
 
 
