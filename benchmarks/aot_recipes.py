@@ -25,7 +25,7 @@ from dsmath_jax.recipe import Recipe
 from dsmath_jax.training.flops import matmul_parameters
 from dsmath_jax.workdir import exit_code
 
-RECIPES = ("pretrain_1b3", "pretrain_7b", "sft_7b", "grpo_7b", "sft", "grpo")
+RECIPES = ("pretrain_1b3", "pretrain_7b", "sft_7b", "grpo_7b", "sft", "grpo", "grpo_tools")
 PAPERS = RECIPES[:4]
 KINDS = ("v5e", "v5p", "v6e", "h100")
 HOSTS = {1: "1", 2: "2", 4: "4", 8: "8", 16: "2x8", 32: "4x8", 64: "8x8"}  # GPUs

@@ -18,7 +18,7 @@ from dsmath_jax.models.sizes import sizes
 from dsmath_jax.variants import choose
 
 ACCELERATORS = {
-    "h100": {"model": sizes("qwen2.5-1.5b"), "rl": {"grad_accum_steps": 32, "decode_slots": 256}},
+    "h100": {"model": sizes("qwen2.5-1.5b"), "rl": {"grad_accum_steps": 64, "decode_slots": 256}},
     "h100-8": {"model": sizes("qwen2.5-7b"), "rl": {"grad_accum_steps": 16, "decode_slots": 256}},
 }
 

@@ -12,7 +12,7 @@ from dsmath_jax.aot.step import Target, make_target, num_adapters, stage_setting
 from dsmath_jax.models.decoder import Params
 from dsmath_jax.models.lora import Frozen
 from dsmath_jax.recipe import Recipe
-from dsmath_jax.rl.batches import padded_length
+from dsmath_jax.rl.batches import RowShapes
 from dsmath_jax.rl.methods import REWARD_STAGES
 from dsmath_jax.rl.reward_model.model import OBJECTIVES, SIDES, with_reward_head
 from dsmath_jax.rl.reward_model.rows import batch_of
@@ -28,7 +28,7 @@ def compile_reward_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]
     """Lowers and compiles the train step of the stage `reward_model` or `process_model` for the topology `name`.
 
     Returns:
-      The fields of `compile_step`. `tokens` are those of all rows, of which an example of `pairwise` has two.
+      The fields of `compile_step`. `tokens` are those of all rows; a pair of `pairwise` fills one.
 
     Raises:
       UserError: the topology, the mesh or the batch is invalid, or the compiler's package is missing.
@@ -37,10 +37,10 @@ def compile_reward_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]
     with capture_stderr():
         target = make_target(recipe, name)
     state, frozen = _abstract_state(settings, target)
-    length = padded_length(longest_row(recipe, settings), target.layout)
+    longest, sides = longest_row(recipe, settings), SIDES[settings.kind]
+    shapes = RowShapes(sides * longest, settings.batch_size, settings.grad_accum_steps, target.layout)
     row = {"prompt": [0], "completion": [0], "ends": [0], "labels": [1.0]}
-    sides = len(SIDES[settings.kind])
-    batch = target.layout.abstract_batch(batch_of(settings.kind, [(row,) * sides], length), settings.batch_size)
+    batch = target.layout.abstract_batch(batch_of([(row,) * sides], shapes), settings.batch_size)
     step = make_train_step(
         OBJECTIVES[settings.kind], target.model, make_optimizer(settings), target.layout, state,
         settings.grad_accum_steps, frozen,
@@ -48,8 +48,8 @@ def compile_reward_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]
     config = target.model.config
     adapters = num_adapters(state, frozen)
     logits = (4 if adapters else 6) * config.hidden_size * config.vocab_size  # a reward model computes none
-    flops_per_token = model_flops_per_token(config, length, adapters) - logits
-    tokens = sides * settings.batch_size * length
+    flops_per_token = model_flops_per_token(config, shapes.row_length, adapters) - logits
+    tokens = settings.batch_size * shapes.row_length
     return step_result(lambda: step.lower(state, batch), target, stage, settings, tokens, flops_per_token)
 
 

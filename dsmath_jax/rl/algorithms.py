@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from dsmath_jax import user_code
 from dsmath_jax.models.decoder import Decoder, Params
@@ -54,6 +53,7 @@ from dsmath_jax.rl.losses import (
     log_ratio,
     masked_sum,
     metric_sums,
+    pair_sides,
     segment_sums,
     value_loss,
 )
@@ -189,10 +189,10 @@ class DPO(Algorithm):
         lengths = lengths_of(mask, segment_ids)
         counts = jnp.maximum(lengths, 1)
         deltas = segment_sums(jnp.where(mask, logprobs - batch["ref_logprobs"], 0.0), segment_ids)
-        chosen, rejected = _sides(deltas / counts if self.length_normalized else deltas)
-        pairs = jnp.minimum(*_sides(lengths)) > 0
+        chosen, rejected = pair_sides(deltas / counts if self.length_normalized else deltas)
+        pairs = jnp.minimum(*pair_sides(lengths)) > 0
         margin = jnp.where(pairs, self.beta * (chosen - rejected), 0.0)
-        entropies = _sides(segment_sums(jnp.where(mask, entropy, 0.0), segment_ids) / counts)
+        entropies = pair_sides(segment_sums(jnp.where(mask, entropy, 0.0), segment_ids) / counts)
         metrics = {
             "margin": margin,
             "accuracy": (margin > 0).astype(margin.dtype),
@@ -202,12 +202,6 @@ class DPO(Algorithm):
         }
         sums = {name: jax.lax.stop_gradient(masked_sum(value, pairs)) for name, value in metrics.items()}
         return (-masked_sum(jax.nn.log_sigmoid(margin), pairs), jnp.sum(pairs).astype(margin.dtype)), sums
-
-
-def _sides(per_segment: Array) -> tuple[Array, Array]:
-    """Returns the values `[B,S]` of the segments 1, 3, ... and of the segments 2, 4, ..."""
-    pairs = (per_segment.shape[1] - 1) // 2
-    return per_segment[:, 1 : 2 * pairs : 2], per_segment[:, 2 : 2 * pairs + 1 : 2]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,12 @@ def lengths_of(mask: Mask, segment_ids: SegmentIds) -> Int[Array, "B S"]:
     return segment_sums(mask.astype(int), segment_ids)
 
 
+def pair_sides(per_segment: Float[Array, "B S"]) -> tuple[Array, Array]:
+    """Returns the values of the segments 1, 3, ... and of the segments 2, 4, ...: the two sides of each pair."""
+    pairs = (per_segment.shape[1] - 1) // 2
+    return per_segment[:, 1 : 2 * pairs : 2], per_segment[:, 2 : 2 * pairs + 1 : 2]
+
+
 # (tokens, lower and upper bound of the ratio) -> what is maximized at each token, and metrics of each token.
 Surrogate = Callable[[Tokens, float, float], tuple[BT, dict[str, BT]]]
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from dsmath_jax.aot import program, rl
+from dsmath_jax.aot.__main__ import main
 from dsmath_jax.aot.text import result_text
 from dsmath_jax.aot.topology import Topology
 from dsmath_jax.hardware import CHIPS
 from dsmath_jax.sampling.sampler import CHUNK
-from dsmath_jax.workdir import UserError
+from dsmath_jax.workdir import UserError, exit_code
 from tests.aot.compilers import needs_cuda, needs_cudnn, needs_libtpu
 
 ROOT = Path(__file__).parents[2]
@@ -98,10 +99,14 @@ def get_config():
 """
 
 
-def aot(tmp_path: Path, *flags: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    config, out = tmp_path / "small.py", tmp_path / "out.json"
+def options(tmp_path: Path, *flags: str) -> list[str]:
+    config = tmp_path / "small.py"
     config.write_text(CONFIG, encoding="utf-8")
-    command = [sys.executable, "-m", "dsmath_jax.aot", f"--config={config}", f"--json={out}", *flags]
+    return [f"--config={config}", f"--json={tmp_path / 'out.json'}", *flags]
+
+
+def aot(tmp_path: Path, *flags: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    command, out = [sys.executable, "-m", "dsmath_jax.aot", *options(tmp_path, *flags)], tmp_path / "out.json"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path.parent / "cache")}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     return run, json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
@@ -329,7 +334,6 @@ def test_what_rl_holds_in_each_phase() -> None:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ((), "--topology is missing"),
         (("--topology=v5e:2x2", "--stage=sft"), "The config has no section 'sft'"),
         (("--topology=v5e:2x2", "--suggest"), "--suggest prints a table; remove --json and --page"),
         (("--topology=v5e:2x2", "--suggest", "--stage=sample"), "--suggest searches for pretrain, sft or rl"),
@@ -340,9 +344,18 @@ def test_what_rl_holds_in_each_phase() -> None:
         (("--topology=v5e:2x2", "--config.pretrain.bath_size=1"), "the nearest is 'pretrain.batch_size'"),
     ],
 )  # fmt: skip
-def test_an_invalid_command_line_is_one_error_message(tmp_path: Path, flags: tuple[str, ...], sentence: str) -> None:
-    run, _ = aot(tmp_path, *flags)
+def test_an_invalid_command_line_is_one_error_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], sentence: str
+) -> None:
+    assert exit_code(lambda: main(["aot", *options(tmp_path, *flags)])) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert sentence in message
+    assert message.count("\n") == 1
+
+
+def test_the_command_exits_with_its_code(tmp_path: Path) -> None:
+    run, _ = aot(tmp_path)
     assert run.returncode == 2
-    assert run.stderr.startswith("error: ")
-    assert sentence in run.stderr
+    assert run.stderr.startswith("error: --topology is missing")
     assert run.stderr.count("\n") == 1

@@ -15,7 +15,7 @@ from dsmath_jax.aot.topology import ARCHITECTURES
 from tests.aot.compilers import needs_cuda, needs_cudnn, needs_libtpu
 
 ROOT = Path(__file__).parents[2]
-RECIPES = ("pretrain_1b3", "pretrain_7b", "sft_7b", "grpo_7b", "sft", "grpo")
+RECIPES = ("pretrain_1b3", "pretrain_7b", "sft_7b", "grpo_7b", "sft", "grpo", "grpo_tools")
 FEWER_PASSES = "JAX_DISABLE_MOST_OPTIMIZATIONS"
 MARGIN = 0.93  # of the memory that programs may use
 VARIANTS = [

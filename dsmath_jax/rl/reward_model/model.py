@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.models.lora import combine, frozen_dtypes
 from dsmath_jax.rl.batches import RowShapes, Sequences
+from dsmath_jax.rl.losses import pair_sides, segment_sums
 from dsmath_jax.rl.scoring import Forward, PackedForward
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sharding import Layout
@@ -91,25 +92,21 @@ def cross_entropy(model: Decoder, params: Any, batch: Batch) -> Sums:
 def bradley_terry(model: Decoder, params: Any, batch: Batch) -> Sums:
     """Computes the Bradley-Terry loss -log sigmoid(r+ - r-) (nats) of pairs of completions of the same problem.
 
-    The fields are those of `cross_entropy` twice, as `chosen_*` and `rejected_*`; `*_weights` is 1 at the token of each
-    row whose score counts, and a pair of zeros has no weight.
+    The segments 1 and 2 of a row, 3 and 4, and so on, are pairs: the chosen completion and the rejected one. `weights`
+    is 1 at the token of each segment whose score counts; a pair with a side of zeros has no weight.
     """
-    chosen, rejected = (_marked_score(model, params, batch, side) for side in ("chosen_", "rejected_"))
-    counts = jnp.sum(batch["chosen_weights"], axis=1)
+    weights, segment_ids = batch["weights"], batch["segment_ids"]
+    chosen, rejected = pair_sides(segment_sums(token_scores(model, params, batch) * weights, segment_ids))
+    counts = jnp.minimum(*pair_sides(segment_sums(weights, segment_ids)))
     margin = chosen - rejected
     order = (margin > 0).astype(margin.dtype) + 0.5 * (margin == 0)
     loss = jnp.sum(jnp.logaddexp(0.0, -margin) * counts)
     return (loss, jnp.sum(counts)), {"accuracy": jnp.sum(order * counts)}
 
 
-def _marked_score(model: Decoder, params: Any, batch: Batch, side: str) -> Float[Array, " B"]:
-    fields = {name.removeprefix(side): value for name, value in batch.items() if name.startswith(side)}
-    return jnp.sum(token_scores(model, params, fields) * fields["weights"], axis=1)
-
-
-# By kind of model: the objective, and the field prefixes of the rows of an example.
+# By kind of model: the objective, and the completions of an example.
 OBJECTIVES: dict[str, Objective] = {"pointwise": cross_entropy, "pairwise": bradley_terry, "process": cross_entropy}
-SIDES: dict[str, tuple[str, ...]] = {"pointwise": ("",), "pairwise": ("chosen_", "rejected_"), "process": ("",)}
+SIDES = {"pointwise": 1, "pairwise": 2, "process": 1}
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ A row is `{"problem", "prompt", "completion", "ends", "labels"}`: token ids of p
 
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import BinaryIO, NamedTuple, Self
 import numpy as np
 from jaxtyping import Bool, Int
 
-from dsmath_jax.rl.reward_model.model import SIDES
+from dsmath_jax.rl.batches import RowShapes, Sequences, pack
+from dsmath_jax.training.prefetch import HostBatch
 from dsmath_jax.workdir import UserError, json_object
 
 HELD_OUT = 5  # one in five problems is held out
@@ -156,24 +158,24 @@ def example_positions(step: int, batch_size: int, share: float) -> tuple[range, 
     return range(step * batch_size - before, (step + 1) * batch_size - after), range(before, after)
 
 
-def batch_of(kind: str, examples: Sequence[Sequence[dict]], width: int) -> dict[str, np.ndarray]:
-    """Returns the batch of the kind's objective, fields `[B,T]`, from the rows of each example's sides."""
-    fields: dict[str, np.ndarray] = {}
-    for position, side in enumerate(SIDES[kind]):
-        rows = [example[position] for example in examples]
-        labels, weights = (np.zeros((len(rows), width), np.float32) for _ in range(2))
-        for number, row in enumerate(rows):
-            ends = len(row["prompt"]) + np.asarray(row["ends"], np.int64)
-            labels[number, ends], weights[number, ends] = row["labels"], 1.0
-        batch = token_rows([[*row["prompt"], *row["completion"]] for row in rows], width)
-        fields |= {side + name: value for name, value in (batch | {"labels": labels, "weights": weights}).items()}
-    return fields
+def longest_example(index: Index, examples: Sequence[Example]) -> int:
+    """Returns the maximum number of tokens of an example: of a row, or of a pair's two together; 0 for no examples."""
+    return max((sum(int(index.tokens[list(side)].max()) for side in example) for example in examples), default=0)
 
 
-def token_rows(sequences: Sequence[Sequence[int]], width: int) -> dict[str, np.ndarray]:
-    """Pads token ids to rows `[B,T] int32` of T = `width`: `tokens`, `segment_ids` (1, 0 = padding), `positions`."""
-    tokens, segments = (np.zeros((len(sequences), width), np.int32) for _ in range(2))
-    for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence)], segments[row, : len(sequence)] = sequence, 1
-    positions = np.broadcast_to(np.arange(width, dtype=np.int32), tokens.shape)
-    return {"tokens": tokens, "segment_ids": segments, "positions": positions}
+def batch_of(examples: Sequence[Sequence[dict]], shapes: RowShapes) -> HostBatch:
+    """Returns the batch of the objective, fields `[B,T]`: the rows of each example, one or a pair, are segments.
+
+    `labels` are at the ends of each completion, where `weights` is 1.
+    """
+    rows = [row for example in examples for row in example]
+    sequences = Sequences.of([(row["prompt"], row["completion"]) for row in rows])
+    packing = pack(sequences.lengths, shapes, together=len(examples[0]))
+    batch = packing.batch(sequences, {})
+    firsts = packing.starts + sequences.lengths - sequences.completion_lengths
+    labels, weights = np.zeros((2, math.prod(packing.shape)), np.float32)
+    for row, first in zip(rows, firsts, strict=True):
+        cells = first + np.asarray(row["ends"], np.int64)
+        labels[cells], weights[cells] = row["labels"], 1.0
+    fields = {name: batch[name] for name in ("tokens", "segment_ids", "positions")}
+    return fields | {"labels": labels.reshape(packing.shape), "weights": weights.reshape(packing.shape)}

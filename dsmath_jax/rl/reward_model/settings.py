@@ -44,7 +44,7 @@ class RewardTrainingSettings(TrainingSettings, SamplesSettings):
 
     peak_lr: float = setting(2e-5, "learning rate at the schedule's peak (paper §4.2: 2e-5)", ge=0)
     replay: float = setting(0.1, "share of a batch drawn from the data of earlier rounds (paper §4.1.4)", ge=0, le=1)
-    batch_size: int = setting(256, "rows of a training step; pairs of rows for pairwise", ge=1)
+    batch_size: int = setting(256, "completions of a training step; pairs of them for pairwise", ge=1)
     lora: LoraSettings | None = setting(None, f"{LORA_HELP}, with the whole reward head")
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dsmath_jax.rl.batches import RowShapes, padded_length
+from dsmath_jax.rl.batches import RowShapes
 from dsmath_jax.rl.reward_model.held_out import held_out_metrics
 from dsmath_jax.rl.reward_model.model import OBJECTIVES, RewardModel, scorer
 from dsmath_jax.rl.reward_model.rows import (
@@ -19,9 +19,11 @@ from dsmath_jax.rl.reward_model.rows import (
     example_positions,
     examples_of,
     index_of,
+    longest_example,
     sample_examples,
 )
 from dsmath_jax.rl.reward_model.settings import RewardTrainingSettings
+from dsmath_jax.rl.updates import PackedUpdate
 from dsmath_jax.sharding import Layout, barrier
 from dsmath_jax.training import checkpoint
 from dsmath_jax.training.loop import TrainLoop
@@ -29,7 +31,7 @@ from dsmath_jax.training.lora import trainable
 from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.prefetch import Prefetch
-from dsmath_jax.training.step import make_train_step, state_from_params
+from dsmath_jax.training.step import state_from_params
 from dsmath_jax.workdir import write_json
 
 ROWS, SUMMARY = "samples.jsonl", "summary.json"
@@ -75,8 +77,8 @@ def train(
         check_labels(folder.name, kind, index, held_out, "held-out")
         replayed = examples_of(kind, old_index, ~old_index.held_out)
         share = settings.replay if replayed else 0.0
-        longest = int(np.concatenate([index.tokens, old_index.tokens]).max())
-        width = padded_length(longest, layout)
+        longest = max(longest_example(index, train_examples), longest_example(old_index, replayed))
+        shapes = RowShapes(longest, settings.batch_size, settings.grad_accum_steps, layout)
 
         def make_batch(step: int) -> dict[str, np.ndarray]:
             new_positions, old_positions = example_positions(step, settings.batch_size, share)
@@ -88,7 +90,7 @@ def train(
                 )
                 for example in sample_examples(examples, seed, stream, positions)
             ]
-            return layout.take_my_rows(batch_of(kind, batch_examples, width))
+            return batch_of(batch_examples, shapes)
 
         write_config(folder, model.config)
         optimizer = make_optimizer(settings)
@@ -97,16 +99,15 @@ def train(
         if frozen.params is not None:
             frozen = frozen._replace(params={"model": frozen.params})
         state = state_from_params({"model": decoder.read(), "reward": start.params["reward"]}, optimizer, layout)
-        train_step = make_train_step(
-            OBJECTIVES[kind], model, optimizer, layout, state, settings.grad_accum_steps, frozen
-        )
+        update = PackedUpdate(OBJECTIVES[kind], model, optimizer, frozen, shapes)
         batch_at = Prefetch(make_batch, settings.steps)
         with TrainLoop(folder, settings, layout, state) as loop:
             for step in loop.steps():
-                loop.update(train_step, batch_at(step))
+                update(loop, batch_at(step), {})
         checkpoint.save(folder / "params", loop.state.params)
         trained = frozen.combine(loop.state.params)
-        score = functools.partial(scorer(model, RowShapes(longest, settings.batch_size, 1, layout)), trained)
+        to_score = RowShapes(int(index.tokens[index.held_out].max()), settings.batch_size, 1, layout)
+        score = functools.partial(scorer(model, to_score), trained)
         summary = held_out_metrics(kind, new, held_out, score, settings.batch_size)
     if jax.process_index() == 0:
         write_json(folder / SUMMARY, summary)

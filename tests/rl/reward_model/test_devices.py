@@ -15,6 +15,7 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.special_tokens import Encoded, encode_parts
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
+from dsmath_jax.rl.batches import RowShapes
 from dsmath_jax.rl.reward_model import labels
 from dsmath_jax.rl.reward_model.labels import write_rows
 from dsmath_jax.rl.reward_model.model import RewardModel, scorer, with_reward_head
@@ -60,7 +61,7 @@ def compute(layout: Layout, folder: Path, training: bool) -> dict[str, np.ndarra
     noise = np.random.default_rng(0)
     completions = [Completion(0, i, noise.integers(2, 24, 1 + 3 * i).tolist(), [], [], "eos") for i in range(7)]
     ends = [np.unique([len(c.tokens) // 2, len(c.tokens) - 1]) for c in completions]
-    found = {"scores": np.concatenate(scorer(model, layout, 21, 3)(params, [[1, 2]], completions, ends))}
+    found = {"scores": np.concatenate(scorer(model, RowShapes(21, 3, 1, layout))(params, [[1, 2]], completions, ends))}
     if not training:
         return found
     rows = [

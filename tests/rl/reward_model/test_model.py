@@ -18,7 +18,7 @@ from dsmath_jax.rl.batches import RowShapes
 from dsmath_jax.rl.reward_model.model import OBJECTIVES, SIDES, auc, read, scorer, token_scores, with_reward_head
 from dsmath_jax.rl.reward_model.rows import batch_of
 from dsmath_jax.sampling.completions import Completion
-from dsmath_jax.sharding import Layout
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.checkpoint import save
 from dsmath_jax.training.model_files import write_config
 from dsmath_jax.training.step import TrainState, make_train_step
@@ -45,12 +45,14 @@ def rows(soft: bool = False) -> list[dict]:
     ]
 
 
-def batch(kind: str, count: int = 6, soft: bool = False) -> dict[str, np.ndarray]:
+def batch(kind: str, count: int = 6, soft: bool = False, parts: int = 1) -> dict[str, np.ndarray]:
+    """A packed batch that would have `count` rows, in `parts` micro-batches, with an example in each."""
     found = rows(soft)
     if kind != "process":
         found = [row | {"ends": row["ends"][-1:], "labels": row["labels"][-1:]} for row in found]
-    sides = len(SIDES[kind])
-    return batch_of(kind, [found[i : i + sides] for i in range(0, count * sides, sides)], 8)
+    sides = SIDES[kind]
+    shapes = RowShapes(8 * sides, count, parts, Layout(make_mesh()))
+    return batch_of([found[i : i + sides] for i in range(0, count * sides, sides)], shapes)
 
 
 @pytest.fixture
@@ -156,16 +158,16 @@ def lookup_params(scale: float = 1.0) -> Any:
     return jax.tree.map(jnp.asarray, {"model": {"embedding": noise.normal(size=(12, WIDTH))}, "reward": head})
 
 
-def logits_of(reward_params: Any, data: dict[str, np.ndarray], side: str = "") -> np.ndarray:
+def logits_of(reward_params: Any, data: dict[str, np.ndarray]) -> np.ndarray:
     embedding = np.asarray(reward_params["model"]["embedding"])
-    hidden = embedding[data[side + "tokens"]] * (1 + data[side + "positions"][..., None])
+    hidden = embedding[data["tokens"]] * (1 + data["positions"][..., None])
     return hidden @ np.asarray(reward_params["reward"]["kernel"])[:, 0] + np.asarray(reward_params["reward"]["bias"])
 
 
-def gradient_from(slopes: np.ndarray, reward_params: Any, data: dict[str, np.ndarray], side: str = "") -> Any:
+def gradient_from(slopes: np.ndarray, reward_params: Any, data: dict[str, np.ndarray]) -> Any:
     """The gradient that these derivatives by the logits `[B,T]` make."""
     kernel, table = np.asarray(reward_params["reward"]["kernel"])[:, 0], np.asarray(reward_params["model"]["embedding"])
-    tokens, factors = data[side + "tokens"], 1 + data[side + "positions"]
+    tokens, factors = data["tokens"], 1 + data["positions"]
     by_token = np.zeros(len(table))
     np.add.at(by_token, tokens, slopes * factors)
     head = {"kernel": (by_token @ table)[:, None], "bias": slopes.sum(keepdims=True)[0]}
@@ -195,21 +197,22 @@ def test_cross_entropy_and_its_gradient_in_numpy(kind: str, soft: bool) -> None:
 @pytest.mark.usefixtures("float64")
 def test_bradley_terry_and_its_gradient_in_numpy() -> None:
     reward_params, data = lookup_params(0.2), batch("pairwise", 3)
-    data["chosen_weights"][2], data["rejected_weights"][2] = 0, 0  # a pair that does not count
-    scores = [logits_of(reward_params, data, side) * data[f"{side}weights"] for side in SIDES["pairwise"]]
-    chosen, rejected = (score.sum(axis=1)[:2] for score in scores)
+    scores, cells = logits_of(reward_params, data), [np.nonzero(data["weights"])[i] for i in range(2)]
+    by_segment = {(row, data["segment_ids"][row, cell]): (row, cell) for row, cell in zip(*cells, strict=True)}
+    pairs = [(by_segment[row, n], by_segment[row, n + 1]) for row, n in sorted(by_segment) if n % 2]
+    for side in pairs.pop():  # a pair that does not count
+        data["weights"][side] = 0
+    chosen, rejected = (np.array([scores[pair[side]] for pair in pairs]) for side in range(2))
     objective = functools.partial(OBJECTIVES["pairwise"], LOOKUP, batch=data)
     (loss, weight), metrics = objective(reward_params)
     assert float(weight) == 2
     assert float(loss) == pytest.approx(-np.log(sigmoid(chosen - rejected)).sum(), rel=1e-12)
     assert float(metrics["accuracy"]) == 1.5 == (chosen > rejected).sum() + 0.5 * (chosen == rejected).sum()
-    slopes = np.append(-sigmoid(rejected - chosen), 0)[:, None]
-    parts = [
-        gradient_from(sign * slopes * data[f"{side}weights"], reward_params, data, side)
-        for sign, side in ((1, "chosen_"), (-1, "rejected_"))
-    ]
+    slopes = np.zeros_like(scores)
+    for pair, slope in zip(pairs, -sigmoid(rejected - chosen), strict=True):
+        slopes[pair[0]], slopes[pair[1]] = slope, -slope
     gradient = jax.grad(lambda params: objective(params)[0][0])(reward_params)
-    assert_close(gradient, jax.tree.map(np.add, *parts))
+    assert_close(gradient, gradient_from(slopes, reward_params, data))
     assert float(gradient["reward"]["bias"][0]) == pytest.approx(0, abs=1e-12)  # only differences of scores count
 
 
@@ -217,11 +220,14 @@ def test_bradley_terry_and_its_gradient_in_numpy() -> None:
 @pytest.mark.usefixtures("float64")
 def test_micro_batches_never_change_the_step(layout: Layout, kind: str) -> None:
     """Rows have one to three steps: a mean of means would differ."""
-    reward_params, data, found = lookup_params(0.2), batch(kind, 6 // len(SIDES[kind])), []
+    reward_params, count, found = lookup_params(0.2), 6 // SIDES[kind], []
     optimizer = optax.sgd(1.0)
-    for grad_accum_steps in (1, 3):
+    for parts in (1, 3):
+        data = batch(kind, count, parts=parts)
+        micro_batches = RowShapes(8 * SIDES[kind], count, parts, layout).num_micro_batches(len(data["tokens"]))
+        assert (micro_batches > 1) == (parts > 1)
         state = TrainState(jax.tree.map(jnp.copy, reward_params), optimizer.init(reward_params))
-        step = make_train_step(OBJECTIVES[kind], LOOKUP, optimizer, layout, state, grad_accum_steps)
+        step = make_train_step(OBJECTIVES[kind], LOOKUP, optimizer, layout, state, micro_batches)
         state, scalars = step(state, data)
         found.append((state.params, scalars["loss"], scalars["accuracy"]))
     assert_close(*found)
@@ -230,14 +236,14 @@ def test_micro_batches_never_change_the_step(layout: Layout, kind: str) -> None:
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_a_new_head_knows_nothing(kind: str) -> None:
     reward_params = with_reward_head(lookup_params()["model"], WIDTH)
-    (loss, weight), _ = OBJECTIVES[kind](LOOKUP, reward_params, batch(kind, 6 // len(SIDES[kind])))
+    (loss, weight), _ = OBJECTIVES[kind](LOOKUP, reward_params, batch(kind, 6 // SIDES[kind]))
     assert float(loss / weight) == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("scale", [-1e5, 1e5])
 def test_logits_of_any_size_leave_loss_and_gradient_finite(kind: str, scale: float) -> None:
-    reward_params, data = lookup_params(scale), batch(kind, 6 // len(SIDES[kind]))
+    reward_params, data = lookup_params(scale), batch(kind, 6 // SIDES[kind])
     found = jax.value_and_grad(lambda params: OBJECTIVES[kind](LOOKUP, params, data)[0][0])(reward_params)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(found))
 

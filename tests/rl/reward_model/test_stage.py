@@ -18,6 +18,7 @@ from dsmath_jax.data.datasets import Record
 from dsmath_jax.data.settings import ChatSettings
 from dsmath_jax.models.config import ModelConfig
 from dsmath_jax.models.decoder import Decoder, initial_params
+from dsmath_jax.rl.batches import RowShapes
 from dsmath_jax.rl.reward_model import labels, stage, training
 from dsmath_jax.rl.reward_model.held_out import held_out_metrics
 from dsmath_jax.rl.reward_model.model import RewardModel, with_reward_head
@@ -38,7 +39,7 @@ from dsmath_jax.rl.reward_model.training import train
 from dsmath_jax.sampling.completions import Completion
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.settings import build
-from dsmath_jax.sharding import Layout
+from dsmath_jax.sharding import Layout, make_mesh
 from dsmath_jax.training.checkpoint import save
 from dsmath_jax.training.model_files import write_config
 from dsmath_jax.workdir import UserError, read_json, read_jsonl, write_jsonl
@@ -203,6 +204,14 @@ def test_every_epoch_has_every_example_once(seed: int, count: int, first: int) -
     assert [i for (i,) in sample_examples(examples, seed, 0, range(first, 3 * count))] == whole[first:]
 
 
+def prompts_in(batch: dict[str, np.ndarray]) -> list[tuple[int, ...]]:
+    """The first four tokens of each segment."""
+    firsts = (batch["positions"] == 0) & (batch["segment_ids"] > 0)
+    return [
+        tuple(batch["tokens"][row, cell : cell + 4].tolist()) for row, cell in zip(*np.nonzero(firsts), strict=True)
+    ]
+
+
 def test_ten_percent_of_the_batches_are_old_rows(
     tmp_path: Path, counter: RewardModel, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,13 +231,15 @@ def test_ten_percent_of_the_batches_are_old_rows(
     monkeypatch.setattr(training, "Prefetch", capture)
     rows, old_rows = [tmp_path / "new.jsonl"], [tmp_path / "old.jsonl"]
     train(tmp_path / "out", settings_of("process", 20), counter, layout, 0, rows, old_rows)
-    marked = [int((batch["tokens"][:, 1] == 21).sum()) for batch in batches.values()]
+    prompts = [prompts_in(batch) for batch in batches.values()]
+    assert {len(found) for found in prompts} == {32}
+    marked = [sum(prompt[1] == 21 for prompt in found) for found in prompts]
     assert sum(marked) == int(20 * 32 * 0.1)
     assert set(marked) == {3, 4}
     with Rows([tmp_path / "old.jsonl"]) as rows:
         held_out = {tuple(row["prompt"]) for row, out in zip(old, index_of(rows).held_out, strict=True) if out}
     assert held_out
-    assert held_out.isdisjoint(tuple(row[:4].tolist()) for batch in batches.values() for row in batch["tokens"])
+    assert held_out.isdisjoint(prompt for found in prompts for prompt in found)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -267,7 +278,7 @@ def test_completions_without_tokens_teach_nothing(written: Callable[..., Rows]) 
     index = index_of(rows)
     for kind in ("pointwise", "process"):
         assert [0] not in [side for example in examples_of(kind, index, np.ones(13, bool)) for side in example]
-    assert not batch_of("process", [[empty]], 8)["weights"].any()
+    assert not batch_of([[empty]], RowShapes(8, 1, 1, Layout(make_mesh())))["weights"].any()
 
 
 def test_a_process_model_is_measured_by_steps_and_by_completions(written: Callable[..., Rows]) -> None:
