@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dsmath_jax.aot.bound import Bound
 from dsmath_jax.aot.program import capture_stderr, compile_program
 from dsmath_jax.aot.step import Target, make_target, shard_bytes, stage_settings
-from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.models.lora import Frozen, frozen_dtypes, initial_adapters
 from dsmath_jax.recipe import Recipe
 from dsmath_jax.rl.batches import Packing, RowShapes, Sequences
@@ -33,6 +33,7 @@ from dsmath_jax.sampling.token_sampling import SamplingMode
 from dsmath_jax.sampling.turns import ring_positions
 from dsmath_jax.sharding import Layout
 from dsmath_jax.training.lora import abstract_adapters
+from dsmath_jax.training.model_files import abstract_params
 from dsmath_jax.training.optimizer import make_optimizer
 from dsmath_jax.training.settings import LoraSettings
 from dsmath_jax.training.step import ALL_TRAINED, TrainState, abstract_state, make_train_step
@@ -263,7 +264,7 @@ def row_shapes(settings: RLSettings, layout: Layout) -> RowShapes:
 
 def model_params(target: Target) -> Any:
     """Returns the abstract parameters of the decoder with their shardings."""
-    return target.layout.abstract(jax.eval_shape(lambda: initial_params(target.model, jax.random.key(0))))
+    return abstract_params(target.model.config, target.layout)
 
 
 def frozen_params(target: Target) -> Any:
@@ -282,14 +283,14 @@ def policy_params(settings: RLSettings, target: Target) -> Any:
 def reward_params(target: Target) -> Any:
     """Returns the abstract parameters of a decoder with a reward head."""
     hidden_size = target.model.config.hidden_size
-    shapes = jax.eval_shape(lambda: with_reward_head(initial_params(target.model, jax.random.key(0)), hidden_size))
+    shapes = jax.eval_shape(lambda params: with_reward_head(params, hidden_size), model_params(target))
     return target.layout.abstract(shapes)
 
 
 def initial_trained(target: Target, lora: LoraSettings | None) -> Callable[[], Any]:
-    """Returns a function that makes the initial parameters that are trained: the decoder's, or its adapters."""
+    """Returns a function that makes parameters like those that are trained: the decoder's, or its adapters."""
     if lora is None:
-        return functools.partial(initial_params, target.model, jax.random.key(0))
+        return lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), model_params(target))
     return functools.partial(initial_adapters, model_params(target), lora.targets, lora.rank, jax.random.key(0))
 
 

@@ -51,6 +51,7 @@ def test_all_parameters_and_their_moments_are_trained() -> None:
     assert 1.1 < found["flops_ratio"] < 1.8  # the masked half of attention, and what pairs have between them
 
 
+@pytest.mark.slow
 def test_with_lora_matrices_are_frozen() -> None:
     whole = compile_reward_step(recipe("process"), "process_model", "cpu:1")
     found = compile_reward_step(recipe("process", LoraSettings(rank=2)), "process_model", "cpu:1")

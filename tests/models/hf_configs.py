@@ -1,5 +1,6 @@
 """A tiny `config.json` of every family, as transformers 4 or 5 writes it: odd sizes, and windows that texts exceed."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,14 @@ def model_config(name: str, folder: Path, **changes: Any) -> ModelConfig:
     return huggingface.read_config(folder, "float32", **changes)
 
 
+@functools.cache
+def shapes_of(config: ModelConfig) -> Any:
+    return jax.eval_shape(lambda: initial_params(Decoder(config), jax.random.key(0)))
+
+
 def random_params(config: ModelConfig) -> Any:
     """Random parameters: no scale is 1, no bias 0, and the context matters to the logits."""
-    shapes = jax.eval_shape(lambda: initial_params(Decoder(config), jax.random.key(0)))
-    noise = np.random.default_rng(0)
+    noise, shapes = np.random.default_rng(0), shapes_of(config)
 
     def values(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         name, x = path_name(path), np.float32(noise.standard_normal(leaf.shape))
