@@ -45,8 +45,9 @@ def smaller_shapes(shape: SlotShape) -> Iterator[SlotShape]:
     """Yields shapes with about half of the decode slots of the one before, down to MIN_ROWS.
 
     First each prompt slot has fewer decode slots, then there are fewer prompt slots. Large groups of decode slots are
-    split at once, or few completions of each of many prompts would fill all groups: there are more prompt slots, which
-    hold copies. None if a shard of the decode slots has parts of several prompts.
+    split at once, or few completions of each of many prompts would fill all groups: there are up to four times as many
+    prompt slots, which hold copies and take less memory than the decode slots did that are gone. None if a shard of the
+    decode slots has parts of several prompts.
     """
     prompts, samples, _ = shape
     blocks = _num_blocks(shape)
@@ -54,7 +55,8 @@ def smaller_shapes(shape: SlotShape) -> Iterator[SlotShape]:
         return
     while True:
         if prompts >= blocks and samples >= 2 * MIN_SLOTS_PER_PROMPT:
-            prompts, samples = _half(-(-prompts * samples // MIN_SLOTS_PER_PROMPT), blocks), MIN_SLOTS_PER_PROMPT
+            size = max(MIN_SLOTS_PER_PROMPT, samples // 8)
+            prompts, samples = _half(-(-prompts * samples // size), blocks), size
         elif samples * prompts > max(prompts, blocks):
             samples = _half(samples, max(1, blocks // prompts))
         elif prompts > blocks:

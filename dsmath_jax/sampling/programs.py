@@ -45,7 +45,7 @@ class DecodePrograms:
     def find(self, inputs: tuple[Any, ...], mode: SamplingMode) -> Program:
         """Returns the program for inputs like these; waits for it where a thread compiles it."""
         jitted = functools.partial(self._decode, mode=mode)
-        program = self._programs.get(_key(inputs, mode))
+        program = self._programs.get(_key(inputs, mode)) if self._programs else None
         try:
             return jitted if program is None else program.result()
         except CancelledError:  # by the end of the call that had asked for it

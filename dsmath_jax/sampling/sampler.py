@@ -114,8 +114,9 @@ class Sampler:
         self.engine = _engine(model, layout, tuple(stop_ids), chunk, dtypes)
         self._stop_ids, self._max_new, self._decode_slots = tuple(stop_ids), max_new_tokens, decode_slots
         self._context, self._shards = model.config.max_position_embeddings, layout.batch_shards
-        # A CPU compiles a program in seconds, with the cores that also decode.
-        self.compiles_ahead = layout.mesh.devices.flat[0].platform != "cpu"
+        # Not on CPUs, which also decode, nor where several processes tune the programs of their GPUs together.
+        platform = layout.mesh.devices.flat[0].platform
+        self.compiles_ahead = platform == "tpu" or (platform != "cpu" and jax.process_count() == 1)
 
     def generate(
         self,
