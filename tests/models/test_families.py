@@ -76,6 +76,7 @@ def test_packed_equals_unpacked(tmp_path: Path, name: str) -> None:
         assert_close(one, other)
 
 
+@pytest.mark.slow
 def test_rematerialization_changes_no_gradient_of_alternating_layers(tmp_path: Path) -> None:
     config = model_config("gemma2", tmp_path)
     params = random_params(config)
