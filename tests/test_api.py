@@ -166,6 +166,7 @@ def test_a_recipe_is_the_same_on_the_command_line_and_in_code(tmp_path: Path) ->
     assert [*recipe.pretrain.mixture] == [*loaded.pretrain.mixture]
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_further_with_the_prompts_of_its_training(folder: Path, tmp_path: Path) -> None:
     """Its instruction and template go from stage to stage, and with it into Hugging Face's format."""
     export = tmp_path / "start"

@@ -170,7 +170,7 @@ def test_a_config_made_too_large_does_not_fit(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_libtpu
 def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
-    run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl")
+    run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=rl", "--config.rl.max_prompt_tokens=384")
     assert (run.returncode, run.stderr) == (0, ""), run.stderr
     assert list(found["programs"]) == [
         "prefill", "decode", "decode, shortest cache", "grow", "logprobs", "update"
@@ -181,8 +181,8 @@ def test_all_programs_of_rl_compile_for_v5e(tmp_path: Path) -> None:
     assert found["residents"]["optimizer"] == pytest.approx(2 * (weights + 4 * norms), rel=1e-4)
     parts = found["phases"]["sample"]
     assert parts["weights to decode with"] == 2 * weights + 4 * norms  # bfloat16, on every device
-    # Keys and values of 16 rings of 128 places, and of 4 prompts in the bucket of 192, in bfloat16, over four devices.
-    cache = 2 * 2 * 256 * 2 * (16 * 128 + 4 * 192) / 4
+    # Keys and values of 16 rings of 128 places, and of 4 prompts in the bucket of 384, in bfloat16, over four devices.
+    cache = 2 * 2 * 256 * 2 * (16 * 128 + 4 * 384) / 4
     assert found["programs"]["decode"]["memory"]["arguments"] == pytest.approx(2 * weights + cache, rel=0.02)
     assert parts["cache, and sampling above it"] > cache
     assert found["programs"]["decode"]["memory"]["aliased"] > 0.9 * cache  # the state is donated
@@ -218,14 +218,13 @@ def test_ppo_trains_a_value_model_with_the_policy(tmp_path: Path) -> None:
 def test_reward_models_compile_for_v5e(tmp_path: Path) -> None:
     run, found = aot(tmp_path, "--topology=v5e:2x2", "--stage=reward_model")
     assert (run.returncode, run.stderr) == (0, ""), run.stderr
-    length = 264  # 129 + 128 tokens, a multiple of 8
-    assert found["tokens"] == 2 * 16 * length  # pairs
+    assert found["tokens"] == 16 * 640  # a pair in each row: 2 x (129 + 128) tokens, rounded up to a multiple of 128
     assert 1.2 < found["flops_ratio"] < 1.6
     assert found["full_rematerializations"] == 0
     assert result_text(found) == run.stdout.strip()
     run, adapted = aot(tmp_path, "--topology=v5e:2x2", "--stage=process_model")
     assert (run.returncode, run.stderr) == (0, ""), run.stderr
-    assert adapted["tokens"] == 16 * length
+    assert adapted["tokens"] == 16 * 264  # 129 + 128 tokens, a multiple of 8
     assert adapted["memory"]["arguments"] < 0.4 * found["memory"]["arguments"]
     assert adapted["flops"] < 0.45 * found["flops"]  # half of the rows, and no gradients of matrices
 

@@ -25,6 +25,7 @@ def check(result: dict, sides: list[str]) -> None:
             assert side["difference"] < 1e-5, name
 
 
+@pytest.mark.slow
 def test_ours_and_the_plain_implementation_compute_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(tmp_path / "out.json", "no/python", "--tokens=48")
     printed = capsys.readouterr()

@@ -29,7 +29,7 @@ def run(case: str, answers: int, folder: Path, capsys: pytest.CaptureFixture[str
     return sides
 
 
-@pytest.mark.parametrize("case", ["gsm8k", "math"])
+@pytest.mark.parametrize("case", [pytest.param("gsm8k", marks=pytest.mark.slow), "math"])
 def test_answers_are_graded_by_both_sides(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sides = run(case, 20, tmp_path, capsys)
     assert list(sides) == ["ours", "Math-Verify"]

@@ -62,6 +62,7 @@ def test_equal_completions_have_no_advantage() -> None:
     assert np.abs(advantages).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("recipe")
 def test_a_reward_function_that_returns_none_is_left_out_of_the_sum(start: Path) -> None:
     """huggingface/trl 3079."""
@@ -188,6 +189,7 @@ def input_files(stage: str, data_dir: Path, changes: dict[str, Any]) -> list[Pat
     return list(next(each for each in STAGES if each.name == stage).input_files(made, data_dir.parent))
 
 
+@pytest.mark.slow
 def test_a_question_that_comes_twice_in_a_rollout_has_other_samples(
     recipe: MakeRun, workdir: MakeWorkdir, start: Path, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_evaluations_without_improvement() -> None:
         assert without_improvement(values) == expected
 
 
+@pytest.mark.slow
 def test_a_run_says_that_all_completions_are_cut(
     recipe: Recipe, workdir: MakeWorkdir, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,7 +72,7 @@ METRICS = {
     "distill": {"entropy", "clip_low", "rule_reward"},
 }
 ONLY_OTHER_SETTINGS = ("dr_grpo", "dapo", "gspo", "cispo", "reinforce_pp", "reinforce_pp_baseline", "raft_pp")
-ONLY_OTHER_SETTINGS += ("reinforce_rej", "rloo")
+ONLY_OTHER_SETTINGS += ("reinforce_rej", "rloo", "online_rft")
 OF_ONE_ROUND = [
     pytest.param(name, marks=[pytest.mark.slow] if name in ONLY_OTHER_SETTINGS else [])
     for name in METHODS if name != "grpo_iterative"
@@ -348,6 +348,7 @@ def test_rewards_that_teach_nothing_move_nothing(
     assert equal(weights(folder, layout), weights(folder, layout, "sft"))
 
 
+@pytest.mark.slow
 def test_truncated_completions_and_groups_without_spread_are_masked(
     recipe: Recipe, workdir: MakeWorkdir, layout: Layout
 ) -> None:

@@ -77,7 +77,7 @@ def test_a_completion_does_not_depend_on_its_batch(
             np.testing.assert_allclose(one.logprobs, same.logprobs, atol=1e-5)
 
 
-@pytest.mark.parametrize("decode_slots", [1, 64])
+@pytest.mark.parametrize("decode_slots", [pytest.param(1, marks=pytest.mark.slow), 64])
 def test_slots_and_their_refill_do_not_change_tokens(
     sampler: Sampler, model: Decoder, params: Any, layout: Layout, decode_slots: int
 ) -> None:

@@ -138,6 +138,7 @@ def test_a_schedule_that_has_begun_to_fall_is_the_reason_not_to(
     )
 
 
+@pytest.mark.slow
 def test_a_stage_without_a_checkpoint_takes_new_settings(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,7 +180,12 @@ def write(path: Path, model: Decoder, layout: Layout, count: int = 8, step: int 
     return list(read_jsonl(path))
 
 
-@pytest.mark.parametrize("done", [[], [0], [0, 3], [0, 3, 6]])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "done", [pytest.param([], marks=SLOW), pytest.param([0], marks=SLOW), [0, 3], pytest.param([0, 3, 6], marks=SLOW)]
+)
 def test_a_killed_run_resumes_with_the_same_rows(
     tmp_path: Path, model: Decoder, layout: Layout, fake: type[Fake], done: list[int]
 ) -> None:

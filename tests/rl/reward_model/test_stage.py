@@ -119,7 +119,9 @@ def test_a_planted_feature_is_learnt(tmp_path: Path, counter: RewardModel, layou
         assert summary["mean_auc"] > 0.8
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["pairwise", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pointwise", "process"))]
+)
 def test_more_steps_leave_what_as_many_from_scratch_leave(
     tmp_path: Path, counter: RewardModel, layout: Layout, kind: str
 ) -> None:
