@@ -8,9 +8,9 @@ have the same prompts and lengths: each completion has a planned length, from a 
 limit as its median, drawn by a fixed seed (`grpo_iteration_task.lengths_of`).
 
 Random weights do not end completions. A logits processor ends TRL's: it forbids EOS before the planned position and
-forces it there; TRL's own code does the rest, masking included. Ours have the planned length as their limit
-(`PlannedLengths`). TRL decodes all rows to the end of the longest, which is at or near the limit; ours moves those that
-are left to fewer slots.
+forces it there; TRL's own code does the rest, masking included. The sampler of this package has the planned length as
+the limit of each completion (`PlannedLengths`). TRL decodes all rows to the end of the longest, which is at or near the
+limit; this sampler moves the remaining ones to fewer slots.
 
 Both compute loss and gradient norm of one rollout whose old and reference log-probabilities differ from the policy's,
 so that clipping and KL count; the results must agree. Sides take turns on the same `--threads` CPUs, in float32. TRL is
@@ -53,6 +53,7 @@ from dsmath_jax.rl.batches import RowShapes, Sequences, TokenFields, pack_batch,
 from dsmath_jax.rl.scoring import PackedForward, jitted_logprobs
 from dsmath_jax.sampling import sampler as samplers
 from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sampling.engine import Slots
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sampling.scheduler import Scheduler
 from dsmath_jax.sharding import Layout, make_mesh
@@ -163,8 +164,12 @@ class PlannedLengths(Scheduler):
         super().__init__(*args, **kwargs)
         self._lengths = lengths
 
-    def limit(self, prompt: int, sample: int) -> int:
-        return int(self._lengths[prompt, sample])
+    def assign(self, chunk: int) -> Slots:
+        slots = super().assign(chunk)
+        for row, partial in enumerate(self._decoding):
+            if partial is not None:
+                partial.limit = slots.limits[row] = int(self._lengths[partial.prompt, partial.sample])
+        return slots
 
 
 def ended(completion: Completion) -> Completion:

@@ -167,7 +167,7 @@ def _sampling_bound(target: Target, settings: RLSettings) -> Bound:
     samples, new_tokens = settings.samples_per_step, settings.max_new_tokens
     of_cache, of_weights = (1 if dtype == INT8 else 2 for dtype in (settings.cache_dtype, settings.decode_weight_dtype))
     cached = 2 * of_cache * config.num_key_value_heads * config.head_dim * config.num_hidden_layers  # bytes of a token
-    read = samples / settings.num_decode_slots * new_tokens
+    read = settings.prompts_per_step * settings.started_per_prompt / settings.num_decode_slots * new_tokens
     read *= _weight_bytes(config, mesh.shape["tensor"], of_weights, chip.cache)
     read += 0 if chip.cache else samples * new_tokens**2 / 2 * cached / mesh.size
     flops = 2.0 * matmul_parameters(config) * samples * new_tokens / mesh.size

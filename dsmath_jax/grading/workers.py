@@ -68,6 +68,7 @@ class Workers:
         count = count or len(os.sched_getaffinity(0))
         self._arguments = [str(count), str(seconds), str(memory_bytes), ",".join(preload)]
         self._lock = threading.Lock()
+        self._closed = False
         self._fork_server: subprocess.Popen[bytes] | None = None
 
     def map(self, function: str, items: Iterable[Sequence[Any]], in_flight: int = 1) -> list[Outcome]:
@@ -95,7 +96,8 @@ class Workers:
         return [outcomes.get(index, lost) for index in range(len(pickled))]
 
     def close(self) -> None:
-        """Ends the fork server and its workers; a `map` that runs in another thread loses its remaining items."""
+        """Ends the fork server and its workers, for good: a `map` in another thread loses its remaining items."""
+        self._closed = True
         if (server := self._fork_server) is not None:
             assert server.stdin is not None
             with contextlib.suppress(BrokenPipeError):
@@ -110,6 +112,8 @@ class Workers:
         self.close()
 
     def _request(self, function: str, pickled: list[bytes], in_flight: int) -> Iterator[bytes]:
+        if self._closed:
+            return
         if self._fork_server is None or self._fork_server.poll() is not None:
             self._fork_server = subprocess.Popen(
                 [sys.executable, "-c", START_FORK_SERVER, *self._arguments, *sys.path],

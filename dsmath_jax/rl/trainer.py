@@ -303,7 +303,8 @@ def initial_policy_samples(ctx: Context) -> Path:
         samples = SamplesSettings(
             data=settings.data, kind="pointwise", problems=len(records), samples=settings.group_size,
             max_new_tokens=settings.max_new_tokens, max_thinking_tokens=settings.max_thinking_tokens,
-            decode_slots=settings.num_decode_slots,
+            decode_slots=settings.num_decode_slots, cache_dtype=settings.cache_dtype,
+            decode_weight_dtype=settings.decode_weight_dtype,
         )  # fmt: skip
         write_rows(path, samples, ctx.with_params(ctx.trainable.initial_model()), records, ctx.seed)
     return path

@@ -155,8 +155,6 @@ class RolloutMaker:
         metrics = rollout_metrics(scored, settings.group_size, settings.environment is not None)
         metrics |= training_metrics(algorithm, data, ctx.shapes)
         metrics["num_gen_batches"] = float(len(batches))
-        if settings.oversample:
-            metrics["num_dropped"] = float(settings.oversample * len(scored.rollout.prompts_P))
         if settings.rollouts_ahead and settings.computes_old_logprobs and mask.any():
             # In the place of the update's, whose policy is another one than that of the sampler.
             differences = np.abs(fields["old_logprobs"] - fields["sampler_logprobs"])

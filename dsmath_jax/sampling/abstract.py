@@ -1,12 +1,13 @@
 """Abstract inputs of prefill and decode (shapes, dtypes, shardings), to compile them without allocating anything."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dsmath_jax.models.decoder import initial_params
-from dsmath_jax.sampling.compaction import SlotShape
+from dsmath_jax.sampling.compaction import SlotShape, smaller_shapes
 from dsmath_jax.sampling.engine import ChunkPlan, DecodeState, Engine, Slots, decode_shardings
 from dsmath_jax.sampling.token_sampling import SamplingArrays
 from dsmath_jax.sharding import abstract
@@ -68,3 +69,16 @@ def abstract_inputs(
         (params, state, array(prompt_slots, lengths.prompt), array(prompt_slots), array(prompt_slots), array()),
         (params, state, all_slots, ChunkPlan(array(), array(), array()), key, filters),
     )
+
+
+def inputs_ahead(
+    engine: Engine, shape: SlotShape, rings: Sequence[int], longest: StateLengths, params: Any, sampling: SamplingArrays
+) -> Iterator[tuple[Any, ...]]:
+    """Yields the inputs of the decode programs that a call will probably need.
+
+    All slots with each length of the rings, then fewer slots with the longest rings.
+    """
+    shapes = [(shape, ring) for ring in rings]
+    shapes += [(smaller, longest.ring) for smaller in smaller_shapes(shape, longest.prompt, longest.ring)]
+    for each, ring in shapes:
+        yield abstract_inputs(engine, each, longest._replace(ring=ring), params, sampling).decode

@@ -41,56 +41,65 @@ class Compaction(NamedTuple):
     prompt_slots: Int[np.ndarray, "b P/b"] | None
 
 
-def smaller_shapes(shape: SlotShape) -> Iterator[SlotShape]:
+def smaller_shapes(shape: SlotShape, prompt_length: int, ring_length: int) -> Iterator[SlotShape]:
     """Yields shapes with about half of the decode slots of the one before, down to MIN_ROWS.
 
     First each prompt slot has fewer decode slots, then there are fewer prompt slots. Large groups of decode slots are
-    split at once, or few completions of each of many prompts would fill all groups: there are up to four times as many
-    prompt slots, which hold copies and take less memory than the decode slots did that are gone. None if a shard of the
-    decode slots has parts of several prompts.
-    """
-    prompts, samples, _ = shape
-    blocks = _num_blocks(shape)
-    if max(prompts, blocks) % min(prompts, blocks):
-        return
-    while True:
-        if prompts >= blocks and samples >= 2 * MIN_SLOTS_PER_PROMPT:
-            size = max(MIN_SLOTS_PER_PROMPT, samples // 8)
-            prompts, samples = _half(-(-prompts * samples // size), blocks), size
-        elif samples * prompts > max(prompts, blocks):
-            samples = _half(samples, max(1, blocks // prompts))
-        elif prompts > blocks:
-            prompts = _half(prompts, blocks)
-        else:
-            return
-        if prompts * samples < MIN_ROWS:
-            return
-        yield SlotShape(prompts, samples, shape.shards)
-
-
-def compact(shape: SlotShape, live: Sequence[bool]) -> Compaction | None:
-    """Returns the smallest of `smaller_shapes` that holds the live decode slots; None where there is none.
+    split at once, or few completions of each of many prompts would fill all groups: there are more prompt slots, which
+    hold copies, if the state gets smaller nevertheless. Yields nothing if a shard of the decode slots has parts of
+    several prompts.
 
     Args:
       shape: the present one.
+      prompt_length, ring_length: positions of a prompt slot, and of the ring of a decode slot when it is longest.
+    """
+    blocks = _num_blocks(shape)
+    if max(shape.prompt_slots, blocks) % min(shape.prompt_slots, blocks):
+        return
+
+    def positions(shape: SlotShape) -> int:
+        return shape.prompt_slots * (prompt_length + shape.slots_per_prompt * ring_length)
+
+    while True:
+        prompts, samples, shards = shape
+        size = max(MIN_SLOTS_PER_PROMPT, samples // 8)
+        split = SlotShape(_half(-(-prompts * samples // size), blocks), size, shards)
+        if prompts >= blocks and samples >= 2 * MIN_SLOTS_PER_PROMPT and positions(split) < positions(shape):
+            shape = split
+        elif samples * prompts > max(prompts, blocks):
+            shape = SlotShape(prompts, _half(samples, max(1, blocks // prompts)), shards)
+        elif prompts > blocks:
+            shape = SlotShape(_half(prompts, blocks), samples, shards)
+        else:
+            return
+        if shape.prompt_slots * shape.slots_per_prompt < MIN_ROWS:
+            return
+        yield shape
+
+
+def plan_compaction(shape: SlotShape, smaller: Sequence[SlotShape], live: Sequence[bool]) -> Compaction | None:
+    """Returns how the live decode slots move to the smallest shape that holds them; None where there is none.
+
+    Args:
+      shape: the present one.
+      smaller: those to choose from (`smaller_shapes`), in descending order.
       live: whether each decode slot has a completion.
     """
-    shapes = list(smaller_shapes(shape))
-    if not shapes:
+    if not smaller:
         return None
     blocks = _num_blocks(shape)
     groups = max(1, shape.prompt_slots // blocks)
     live_by_block = np.reshape(live, (blocks, groups, -1))
     found = None
-    for smaller in shapes:
-        smaller_groups = max(1, smaller.prompt_slots // blocks)
-        size = smaller.prompt_slots * smaller.slots_per_prompt // (blocks * smaller_groups)
-        placed = [_place(block, smaller_groups, size) for block in live_by_block]
+    for to in smaller:
+        new_groups = max(1, to.prompt_slots // blocks)
+        size = to.prompt_slots * to.slots_per_prompt // (blocks * new_groups)
+        placed = [_place(block, new_groups, size) for block in live_by_block]
         if None in placed:
             break
         rows, sources = zip(*filter(None, placed), strict=True)
         stays = all(source == list(range(groups)) for source in sources)
-        found = Compaction(smaller, np.array(rows), None if stays else np.array(sources))
+        found = Compaction(to, np.array(rows), None if stays else np.array(sources))
     return found
 
 

@@ -2,22 +2,24 @@
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 
 from dsmath_jax.sampling.token_sampling import SamplingMode
 
-MAX_THREADS = 8  # a compiler uses several cores, and gigabytes of memory for a large model
+MAX_THREADS = 4  # a compiler uses several cores, and gigabytes of memory for a large model
 
 Program = Callable[..., Any]
 
 
 class DecodePrograms:
     """The programs of `Engine.decode`, by the shapes of their inputs.
+
+    Which of them are those that were compiled ahead depends on the calls alone, and not on when a thread ends: all
+    processes use the same programs.
 
     Args:
       decode: the jitted function.
@@ -26,31 +28,36 @@ class DecodePrograms:
     def __init__(self, decode: Any) -> None:
         self._decode = decode
         self._programs: dict[Any, Future[Program]] = {}
+        self._used: set[Any] = set()
 
     @contextlib.contextmanager
     def compile_ahead(self, inputs: Iterable[tuple[Any, ...]], mode: SamplingMode) -> Iterator[None]:
-        """Compiles the programs of these abstract inputs in threads, in order; the exit drops what has not begun."""
+        """Traces the programs of these abstract inputs, and compiles them in threads, in order.
+
+        The exit keeps those that were used. What a thread compiles by then is dropped when it ends, the rest at once.
+        """
         missing = {key: each for each in inputs if (key := _key(each, mode)) not in self._programs}
-        with contextlib.ExitStack() as stack:
-            if missing:
-                pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
-                stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(MAX_THREADS) if missing else None
+        try:
             for key, each in missing.items():
-                self._programs[key] = pool.submit(lambda each: self._decode.lower(*each, mode=mode).compile(), each)
+                assert pool is not None
+                self._programs[key] = pool.submit(self._decode.lower(*each, mode=mode).compile)
             yield
-        for key in missing:
-            if self._programs[key].cancelled():
-                del self._programs[key]
+        finally:
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+            self._programs = {key: program for key, program in self._programs.items() if key in self._used}
 
     def find(self, inputs: tuple[Any, ...], mode: SamplingMode) -> Program:
         """Returns the program for inputs like these; waits for it where a thread compiles it."""
-        jitted = functools.partial(self._decode, mode=mode)
-        program = self._programs.get(_key(inputs, mode)) if self._programs else None
-        try:
-            return jitted if program is None else program.result()
-        except CancelledError:  # by the end of the call that had asked for it
-            return jitted
+        key = _key(inputs, mode) if self._programs else None
+        if key not in self._programs:
+            return functools.partial(self._decode, mode=mode)
+        program = self._programs[key].result()
+        self._used.add(key)
+        return program
 
 
 def _key(inputs: tuple[Any, ...], mode: SamplingMode) -> Any:
-    return mode, *((x.shape, x.dtype) for x in jax.tree.leaves(inputs))
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # of this thread
+    return mode, precision, *((x.shape, x.dtype) for x in jax.tree.leaves(inputs))

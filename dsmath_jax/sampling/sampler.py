@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from dsmath_jax.models.decoder import Decoder
-from dsmath_jax.sampling.abstract import StateLengths, abstract_inputs
-from dsmath_jax.sampling.compaction import smaller_shapes
+from dsmath_jax.sampling.abstract import StateLengths, inputs_ahead
 from dsmath_jax.sampling.completions import Completion as Completion
 from dsmath_jax.sampling.dtypes import COMPUTE_DTYPE, DecodeDtypes
 from dsmath_jax.sampling.engine import ChunkPlan, Engine
@@ -201,16 +200,10 @@ class Sampler:
         engine, (shared, lengths) = self.engine, begin
         cache_length, position, prompt_length = lengths[0], 0, prefix_length(scheduler.longest_prompt)
         num_padded = prompt_bucket(len(shared)) if shared else 0
-        state = engine.empty_state(*scheduler.shape[:2], prompt_length, cache_length)
-        ahead: list[tuple[Any, ...]] = []
-        if self.compiles_ahead:  # longer rings, then fewer slots
-            shapes = [(scheduler.shape, length) for length in lengths]
-            shapes += [(shape, lengths[-1]) for shape in smaller_shapes(scheduler.shape)]
-            ahead = [
-                abstract_inputs(engine, shape, StateLengths(prompt_length, length, num_padded), params, sampling).decode
-                for shape, length in shapes
-            ]
+        longest = StateLengths(prompt_length, lengths[-1], num_padded)
+        ahead = inputs_ahead(engine, scheduler.shape, lengths, longest, params, sampling) if self.compiles_ahead else ()
         params = engine.prepare_params(params)
+        state = engine.empty_state(*scheduler.shape[:2], prompt_length, cache_length)
         if shared:
             padded = np.zeros((1, num_padded), np.int32)
             padded[0, -len(shared) :] = shared
@@ -220,9 +213,10 @@ class Sampler:
             while scheduler.unfinished:
                 # --- refill: prompts into free prompt slots, or the completions that are left into fewer slots ---
                 batches = scheduler.admit()
-                if (compaction := scheduler.compact()) is not None:
+                if (compaction := scheduler.compact(prompt_length, lengths[-1])) is not None:
                     state = engine.compact(state, compaction)
-                if (new_length := prefix_length(scheduler.longest_prompt)) != prompt_length:
+                new_length = prefix_length(scheduler.longest_prompt)
+                if new_length > prompt_length or (new_length < prompt_length and scheduler.samples_wait):
                     state, prompt_length = engine.resize_prompts(state, new_length), new_length
                 for batch in batches:
                     state = engine.prefill(params, state, *batch)

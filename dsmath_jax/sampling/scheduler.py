@@ -13,7 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsmath_jax.sampling.compaction import EMPTY, MIN_SLOTS_PER_PROMPT, Compaction, SlotShape, compact
+from dsmath_jax.sampling.compaction import (
+    EMPTY,
+    MIN_SLOTS_PER_PROMPT,
+    Compaction,
+    SlotShape,
+    plan_compaction,
+    smaller_shapes,
+)
 from dsmath_jax.sampling.completions import Completion, FinishReason
 from dsmath_jax.sampling.engine import SAMPLED, Slots
 from dsmath_jax.sampling.stopping import StoppingCriteria
@@ -21,7 +28,6 @@ from dsmath_jax.sampling.thinking import Marks, ThoughtState
 from dsmath_jax.sampling.turns import Reply, Turn, TurnLimits
 
 REFILL_DIVISOR = 8  # an eighth of the prompt slots must be free before a prefill: several prompts at once are cheaper
-SORTED_PROMPTS = 4  # times the number of prompt slots is the number of prompts that are ordered by length
 MAX_PADDING = 1.25  # times the padded tokens of several prefills: one for all prompts is preferred up to that
 MAX_PREFILL_TOKENS = 32_768  # of all prompt slots at once
 MIN_BUCKET = 32  # tokens: shorter prompts are padded to it
@@ -97,6 +103,7 @@ class _PartialCompletion:
     Attributes:
       prompt, sample, tokens, logprobs, sampled_logprobs: as in `Completion`.
       inserted: whether each token was not sampled.
+      limit: its tokens at most.
       in_thought: whether it is in a thought after its last token, with a thinking budget.
       positions: of the ring since its first token.
       turn, turn_start: number and first token of the model's current turn.
@@ -106,6 +113,7 @@ class _PartialCompletion:
 
     prompt: int
     sample: int
+    limit: int
     in_thought: bool
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
@@ -175,7 +183,7 @@ class Scheduler:
         self._wanted = wanted or samples
         self._marks, self._turn_limits = marks, turn_limits
         self.shape, (prompt_slots, slots_per_prompt, _) = shape, shape
-        self._queue = deque(_longest_first(prompts, SORTED_PROMPTS * prompt_slots))
+        self._queue = deque(_longest_first(prompts, prompt_slots))
         self._prompt_in = [0] * prompt_slots
         self._waiting: list[deque[int]] = [deque() for _ in range(prompt_slots)]
         self._decoding: list[_PartialCompletion | None] = [None] * (prompt_slots * slots_per_prompt)
@@ -253,17 +261,18 @@ class Scheduler:
         for row in range(len(self._decoding)):
             slot = row // self.shape.slots_per_prompt
             if self._decoding[row] is None and self._waiting[slot]:
-                prompt = self._prompt_in[slot]
-                begins = self._prompts[prompt].thought.is_open
-                self._decoding[row] = _PartialCompletion(prompt, self._waiting[slot].popleft(), begins)
-        partials = [partial or _PartialCompletion(0, 0, False) for partial in self._decoding]
+                prompt, sample = self._prompts[self._prompt_in[slot]], self._waiting[slot].popleft()
+                self._decoding[row] = _PartialCompletion(
+                    self._prompt_in[slot], sample, prompt.max_tokens, prompt.thought.is_open
+                )
+        partials = [partial or _PartialCompletion(0, 0, 0, False) for partial in self._decoding]
         given = np.full((chunk, len(partials)), SAMPLED, np.int32)
         for row, partial in enumerate(partials):
             if partial.given:
                 given[: len(partial.given), row] = partial.given[:chunk]
         return Slots(
             num_tokens=np.array([len(partial.tokens) for partial in partials], np.int32),
-            limits=np.array([self.limit(partial.prompt, partial.sample) for partial in partials], np.int32),
+            limits=np.array([partial.limit for partial in partials], np.int32),
             prompt_ids=np.array([self._prompts[partial.prompt].id for partial in partials], np.int32),
             samples=np.array([partial.sample for partial in partials], np.int32),
             idle=np.array([partial is None or partial.waits for partial in self._decoding]),
@@ -274,11 +283,20 @@ class Scheduler:
             num_shared=np.int32(self._prompts[0].num_shared),
         )
 
-    def compact(self) -> Compaction | None:
-        """Moves the completions that are left to fewer slots if no sample waits; returns how, None if nothing moves."""
-        if self._queue or any(self._waiting):
+    @property
+    def samples_wait(self) -> bool:
+        """Whether samples wait for a slot."""
+        return bool(self._queue) or any(self._waiting)
+
+    def compact(self, prompt_length: int, ring_length: int) -> Compaction | None:
+        """Moves the remaining completions to fewer slots if no sample waits; returns how, None if nothing moves.
+
+        The lengths are those of `smaller_shapes`.
+        """
+        if self.samples_wait:
             return None
-        found = compact(self.shape, [partial is not None for partial in self._decoding])
+        shapes = list(smaller_shapes(self.shape, prompt_length, ring_length))
+        found = plan_compaction(self.shape, shapes, [partial is not None for partial in self._decoding])
         if found is None:
             return None
         self.shape, rows, prompt_slots = found
@@ -294,18 +312,13 @@ class Scheduler:
             self._waiting = [deque() for _ in self._prompt_in]
         return found
 
-    def limit(self, prompt: int, sample: int) -> int:
-        """Returns how many tokens a completion has at most."""
-        del sample
-        return self._prompts[prompt].max_tokens
-
     @property
     def longest_prompt(self) -> int:
         """The tokens of the longest prompt with a completion in a slot, or with one that waits for a slot."""
         slots = [slot for slot in range(self.shape.prompt_slots) if self._waiting[slot] or self._is_decoding(slot)]
-        prompts = [self._prompt_in[slot] for slot in slots] or list(self._queue)[
-            :1
-        ]  # the queue begins with the longest
+        prompts = [self._prompt_in[slot] for slot in slots]
+        if not prompts and self._queue:  # which begins with the longest of the first
+            prompts = [self._queue[0]]
         return max((len(self._prompts[prompt].tokens) for prompt in prompts), default=1)
 
     @property
@@ -317,7 +330,7 @@ class Scheduler:
     def refill_threshold(self) -> int:
         """The number of idle slots at which a chunk stops: all of them when no sample waits and there is one turn."""
         slots = len(self._decoding)
-        if not self._queue and not any(self._waiting) and self._turn_limits is None:
+        if not self.samples_wait and self._turn_limits is None:
             return slots
         idle = sum(partial is None or partial.waits for partial in self._decoding)
         return min(slots, idle + max(1, slots // 16))
@@ -326,6 +339,7 @@ class Scheduler:
         self, tokens: np.ndarray, logprobs: np.ndarray, sampled_logprobs: np.ndarray, inserted: np.ndarray
     ) -> None:
         """Appends a chunk's tokens `[n,R]` to the completions; those that end free their slots."""
+        ended: list[tuple[int, int, FinishReason]] = []  # the step, the row, and why
         for row, partial in enumerate(self._decoding):
             if partial is None:
                 continue
@@ -339,7 +353,7 @@ class Scheduler:
             partial.sampled_logprobs.extend(sampled_logprobs[:, row].tolist())
             partial.inserted.extend(inserted[:, row].tolist())
             del partial.given[: len(tokens)]
-            limit = self.limit(partial.prompt, partial.sample)
+            limit = partial.limit
             if self._turn_limits:
                 limit = min(limit, begin + self._turn_limits.turn_tokens)
             end = None if partial.given else self._stopping.find_end(partial.tokens, first_sampled, limit, begin)
@@ -349,17 +363,20 @@ class Scheduler:
                 marks = [token for token in partial.tokens[before:] if token in self._marks]
                 partial.in_thought = marks[-1] == self._marks.open_id if marks else partial.in_thought
             if end is not None and self._turn_limits is None:
-                self._complete(row, end[1])
+                ended.append((end[0] - before, row, end[1]))
             elif end is not None:
                 partial.waits = True
                 self._ended.append((partial, end[1]))
+        for _, row, reason in sorted(ended):
+            if self._decoding[row] is not None:  # it is dropped where as many as are wanted have ended before it
+                self._complete(row, reason)
 
     def ended_turns(self) -> list[Turn]:
         """Returns the turns that ended since the last call, for `Partner.ask`."""
         self._asked, self._ended = self._ended, []
         turns = []
         for partial, reason in self._asked:
-            is_last = self._is_last(partial) or len(partial.tokens) >= self.limit(partial.prompt, partial.sample)
+            is_last = self._is_last(partial) or len(partial.tokens) >= partial.limit
             tokens = partial.tokens[partial.turn_start :]
             turns.append(Turn(partial.prompt, partial.sample, partial.turn, tokens, reason, is_last))
         return turns
@@ -368,13 +385,12 @@ class Scheduler:
         """Continues the completions whose turns `ended_turns` returned; those without a reply end."""
         for (partial, reason), reply in zip(self._asked, replies, strict=True):
             row = self._decoding.index(partial)
-            limit = self.limit(partial.prompt, partial.sample)
             length = len(partial.tokens) - (reply is not None and reply.drops_eos and reason == "eos")
             if reply is None:
                 self._complete(row, reason)
             elif self._is_last(partial):
                 self._complete(row, "rounds")
-            elif length + len(reply.tokens) >= limit:
+            elif length + len(reply.tokens) >= partial.limit:
                 self._complete(row, "length")
             else:
                 partial.cut(length)

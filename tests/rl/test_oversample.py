@@ -10,7 +10,7 @@ import pytest
 from dsmath_jax.rl.rollout_files import read_rollout
 from dsmath_jax.sharding import Layout
 from dsmath_jax.workdir import write_json
-from tests.rl.trainer_runs import RLRun, assert_same_results, metrics
+from tests.rl.trainer_runs import RLRun, assert_same_results
 
 
 def test_the_last_completions_to_end_are_dropped(
@@ -36,7 +36,6 @@ def test_the_last_completions_to_end_are_dropped(
         assert [row["prompt"] for row in log["samples"]] == [0] * 4 + [1] * 4
     assert max(row["sample"] for row in log["samples"]) >= 4
     assert np.mean(lengths[1]) < 0.8 * np.mean(lengths[0])
-    assert [row["num_dropped"] for row in metrics(whole)] == [8, 8]
     rl.interrupt(cut, monkeypatch, 1)
     rl.run(cut)
     assert_same_results(whole, cut, layout)

@@ -1,5 +1,6 @@
 """Fewer slots for the completions that are left: each stays once, with its prompt, on its shard."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -9,9 +10,22 @@ from hypothesis import given, strategies
 
 from dsmath_jax.models.decoder import Decoder
 from dsmath_jax.sampling import compaction
-from dsmath_jax.sampling.compaction import EMPTY, SlotShape, compact, smaller_shapes
+from dsmath_jax.sampling.compaction import EMPTY, Compaction, SlotShape, plan_compaction, smaller_shapes
 from dsmath_jax.sampling.sampler import Sampler, SamplingParams
 from dsmath_jax.sharding import Layout
+
+
+def compact(shape: SlotShape, live: np.ndarray) -> Compaction | None:
+    return plan_compaction(shape, list(smaller_shapes(shape, 512, 1024)), live.ravel().tolist())
+
+
+def fits(shape: SlotShape, smaller: SlotShape, live: np.ndarray) -> bool:
+    """Whether the live rows of each shard fit its groups of rows, each with rows of one prompt."""
+    blocks = shape.shards if len(live) % shape.shards == 0 else 1
+    rows = smaller.prompt_slots * smaller.slots_per_prompt // blocks
+    groups = max(1, smaller.prompt_slots // blocks)
+    of_blocks = live.reshape(blocks, max(1, shape.prompt_slots // blocks), -1).sum(axis=2)
+    return bool((np.ceil(of_blocks / (rows // groups)).sum(axis=1) <= groups).all())
 
 
 @given(
@@ -23,13 +37,14 @@ def test_live_rows_keep_their_prompt_and_their_shard(
 ) -> None:
     rows = prompts * samples
     live = np.random.default_rng(seed).random(rows) < share
-    found = compact(SlotShape(prompts, samples, shards), live.tolist())
+    shape = SlotShape(prompts, samples, shards)
+    fitting = list(itertools.takewhile(lambda smaller: fits(shape, smaller, live), smaller_shapes(shape, 512, 1024)))
+    found = compact(shape, live)
+    assert (found is not None) == bool(fitting)
     if found is None:
-        smallest = next(smaller_shapes(SlotShape(prompts, samples, shards)), None)
-        assert smallest is None or live.sum() > smallest.prompt_slots or smallest.slots_per_prompt == 1
         return
     shape, taken, sources = found
-    assert shape in list(smaller_shapes(SlotShape(prompts, samples, shards)))
+    assert shape == fitting[-1], "the smallest that fits"
     assert taken.size == shape.prompt_slots * shape.slots_per_prompt >= compaction.MIN_ROWS
     blocks = len(taken)
     assert blocks == (shards if rows % shards == 0 else 1)
@@ -46,13 +61,14 @@ def test_live_rows_keep_their_prompt_and_their_shard(
 
 
 def test_slots_halve_down_to_the_smallest_shape() -> None:
-    def shapes(*shape: int) -> list[tuple[int, ...]]:
-        return [smaller[:2] for smaller in smaller_shapes(SlotShape(*shape))]
+    def shapes(*shape: int, prompt_length: int = 512) -> list[tuple[int, ...]]:
+        return [smaller[:2] for smaller in smaller_shapes(SlotShape(*shape), prompt_length, 1024)]
 
     assert shapes(16, 6, 1) == [(16, 3), (16, 2), (16, 1), (8, 1)]
     assert shapes(16, 16, 1) == [(32, 4), (32, 2), (32, 1), (16, 1), (8, 1)], "prompt slots with copies"
     assert shapes(16, 64, 1)[:4] == [(64, 8), (64, 4), (64, 2), (64, 1)]
     assert shapes(16, 9, 8) == [(24, 4), (24, 2), (24, 1), (16, 1), (8, 1)]
+    assert shapes(16, 16, 1, prompt_length=8192)[:2] == [(16, 8), (16, 4)], "copies of long prompts would take more"
     assert shapes(16, 2, 8) == [(16, 1), (8, 1)]
     assert shapes(4, 64, 16) == [(4, 32), (4, 16), (4, 8), (4, 4)], "four shards hold one prompt's slots"
     assert shapes(6, 8, 4) == [], "a shard would hold parts of two prompts"
@@ -62,7 +78,7 @@ def test_slots_halve_down_to_the_smallest_shape() -> None:
 def test_a_prompt_with_many_completions_left_takes_another_slot() -> None:
     live = np.zeros((8, 4), bool)
     live[2] = live[5, 1] = True
-    found = compact(SlotShape(8, 4, 1), live.reshape(-1).tolist())
+    found = compact(SlotShape(8, 4, 1), live)
     assert found is not None
     assert found.shape == (8, 1, 1)
     assert found.rows.tolist() == [[8, 9, 10, 11, 21, EMPTY, EMPTY, EMPTY]]
@@ -105,7 +121,7 @@ def test_a_compacted_state_has_the_rows_of_the_former_one(model: Decoder, layout
     before = jax.tree.map(np.asarray, state)
     live = np.zeros((4, 4), bool)
     live[1, 2:] = live[3, 0] = True
-    found = compact(SlotShape(4, 4, 1), live.reshape(-1).tolist())
+    found = compact(SlotShape(4, 4, 1), live)
     assert found is not None
     assert found.prompt_slots is not None
     after = engine.compact(state, found)

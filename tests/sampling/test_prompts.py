@@ -88,7 +88,7 @@ def test_short_beginnings_are_not_shared() -> None:
 
 
 def test_prompt_slots_are_as_long_as_the_prompts_in_them(make_model: Callable[..., Decoder], layout: Layout) -> None:
-    """Short prompts after long ones, in windows of 8 that begin with their longest: slots shrink, and grow again."""
+    """Short prompts after long ones, in pairs that begin with the longer one: slots shrink, and grow again."""
     model = make_model(max_position_embeddings=256)
     params = jax.jit(lambda: initial_params(model, jax.random.key(1)))()
     params["embedding"] *= 50

@@ -41,12 +41,12 @@ MESHES = (
 
 def generate(trained: Layout, layout: Layout, decode_slots: int) -> list[list[list[list[int]]]]:
     """The tokens in float and int8, in turns, and of prompts that begin alike."""
-    """The tokens of the completions, without and with int8."""
     model = build_model(ModelConfig(**SIZES), layout)
     params = jax.jit(lambda: initial_params(Decoder(model.config), jax.random.key(1)))()
     params["embedding"] *= 50
     params = jax.device_put(params, trained.param_shardings(params))
     floats, int8 = (Sampler(model, layout, [2], 9, decode_slots, dtypes) for dtypes in (COMPUTE_DTYPE, INT8))
+    floats.compiles_ahead = layout.mesh.size > 1
     sampling = SamplingParams(samples=8, seed=3, top_p=0.95)
     in_turns = dataclasses.replace(sampling, partner=Scripted(limits=TurnLimits(turns=3, turn_tokens=6, tokens=24)))
     with mock.patch.object(scheduler, "MIN_SHARED", 3):

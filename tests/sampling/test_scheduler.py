@@ -50,7 +50,7 @@ def simulate(prompts: int, samples: int, decode_slots: int, seed: int, shards: i
         working += live[:steps].sum(axis=1).tolist()
         scheduler.record(*(np.asarray(x[:steps]) for x in (drawn, -positions, -2 * positions, positions % 3 == 0)))
         groups += scheduler.pop_completed()
-        if (compaction := scheduler.compact()) is not None:
+        if (compaction := scheduler.compact(32, LIMIT)) is not None:
             prefilled = {}  # prompts have moved; no other prompt comes
             slots_per_prompt = compaction.shape.slots_per_prompt
     for i, one in enumerate(groups):

@@ -88,7 +88,8 @@ def write_rows(
         thinking = thinking_budget(policy.chat, settings.max_thinking_tokens)
         sampling_seed = int(np.random.SeedSequence([seed, STREAM]).generate_state(1)[0] >> 1)
         sampler = Sampler(
-            policy.model, policy.layout, policy.chat.stop_ids, settings.max_new_tokens, settings.decode_slots
+            policy.model, policy.layout, policy.chat.stop_ids, settings.max_new_tokens, settings.decode_slots,
+            settings.decode_dtypes,
         )  # fmt: skip
 
         def generate(

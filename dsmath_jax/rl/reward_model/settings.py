@@ -3,6 +3,7 @@
 import dataclasses
 
 from dsmath_jax.data.settings import DataSettings
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 from dsmath_jax.sampling.thinking import THINKING_HELP, check_max_thinking_tokens
 from dsmath_jax.settings import setting
 from dsmath_jax.training.settings import LORA_HELP, LoraSettings, TrainingSettings, check_micro_batches
@@ -13,7 +14,7 @@ ESTIMATIONS = ("hard", "soft")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplesSettings(DataSettings):
+class SamplesSettings(DataSettings, DecodeDtypes):
     """Settings of samples of the policy and their labels (paper §4.1.2, §4.1.3)."""
 
     data: tuple[str, ...] = setting(("toy/train",), "questions that are sampled from: as rl.data", nonempty=True)
