@@ -8,7 +8,7 @@ is between prompts. A decode step computes a token in each row of the batch, whe
 
 - without refill: as many completions as there are slots are decoded together, to the longest of them
 - refill: a slot takes the next sample of its prompt, a prompt slot the next prompt
-- compaction: when no sample waits, the completions that are left move to fewer slots (`Scheduler.compact`)
+- compaction: when no sample waits, the remaining completions move to fewer slots (`Scheduler.compact`)
 - oversample: more samples of a prompt are started than are wanted, and the last to end are dropped
 
 The second table has the time of a rollout in units of its sampling: completions are graded at a constant rate, after

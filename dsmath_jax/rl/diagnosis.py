@@ -258,7 +258,7 @@ def sampler_differs(history: History, limit: float, dtype: str) -> Finding | Non
         "sampler_differs",
         f"Sampler and trainer differ by {number(row['sampler_logprob_diff'])} nats a token on the same tokens, more "
         f"than the rounding of {dtype} explains ({limit:g}): the policy is not trained on what it samples; check the "
-        "model with `dsmath doctor`, rl.cache_dtype and rl.decode_weight_dtype.",
+        "model with `dsmath doctor`, or set rl.cache_dtype='' and rl.decode_weight_dtype=''.",
     )
 
 

@@ -180,7 +180,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
             Questions(folder, settings, ctx.seed, len(ctx.prompts.ids), loop.first_step) as questions,
             ctx.findings(loop),
         ):
-            make = RolloutMaker(ctx, reward_fns, reward_model, reference, teacher, values, rollouts, loop)
+            maker = RolloutMaker(ctx, reward_fns, reward_model, reference, teacher, values, rollouts, loop)
             check_resumes_in_round(loop.first_step, (round_number - 1) * steps_per_round, folder)
             if evaluations:
                 evaluations.resume(loop.first_step)
@@ -194,7 +194,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
 
                 # --- rollout: G completions of each of P prompts from the current policy, with rewards ---
                 if rollouts.missing(number, step):
-                    make.finish(make.sample(frozen.combine(loop.state.params), number, questions.batches(number)))
+                    maker.finish(maker.sample(frozen.combine(loop.state.params), number, questions.batches(number)))
                 data, metrics = rollouts.read(step)
                 questions.observe(step, [Asked(*each) for each in rollouts.asked(step)])
 
@@ -202,13 +202,13 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                 ahead = None
                 if rollouts.missing(number + 1, step):
                     copied = jax.tree.map(jnp.copy, loop.state.params)  # the update donates the state
-                    ahead = make.sample(frozen.combine(copied), number + 1, questions.batches(number + 1))
+                    ahead = maker.sample(frozen.combine(copied), number + 1, questions.batches(number + 1))
                     del copied
 
                 # --- update: one of mu optimizer steps on the rollout ---
                 update(loop, pack_batch(*data.with_loss(), ctx.shapes), metrics, rollouts.samples(step))
                 if ahead is not None:
-                    make.finish(ahead)  # written before the next checkpoint: a resumed run lacks the policy
+                    maker.finish(ahead)  # written before the next checkpoint: a resumed run lacks the policy
                     ahead = None  # frees the parameters
 
             stopped = evaluations is not None and evaluations.stopped
@@ -217,7 +217,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
         state = loop.state
         if stopped:
             break
-        del loop, make, reference, reward_model  # they may not fit into memory with the next round's
+        del loop, maker, reference, reward_model  # they may not fit into memory with the next round's
         if round_number < settings.rounds:
             checkpoint.save(end_of_round, state.params)
     checkpoint.save(folder / "params", algorithm.policy(state.params))

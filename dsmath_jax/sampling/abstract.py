@@ -21,7 +21,7 @@ class EngineInputs(NamedTuple):
 
 
 class StateLengths(NamedTuple):
-    """The positions of a prompt slot, of the ring of a decode slot, and for what all prompts begin with."""
+    """The positions of a prompt slot, of the ring of a decode slot, and for the shared prefix."""
 
     prompt: int
     ring: int

@@ -1,4 +1,4 @@
-"""Fewer slots for the completions that are left: which rows move where, on the host.
+"""Fewer slots for the remaining completions: which rows move where, on the host.
 
 Decode slots are split over the mesh's batch shards in contiguous blocks, and a row never leaves its block, so that no
 keys and values move between devices. Where a prompt slot has more completions left than the smaller number of slots per

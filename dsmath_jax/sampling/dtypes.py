@@ -18,7 +18,7 @@ class DecodeDtypes(Settings):
 
     @property
     def decode_dtypes(self) -> "DecodeDtypes":
-        """These settings without those of a subclass."""
+        """These settings without those of a subclass, for what is compiled once for equal settings."""
         return DecodeDtypes(cache_dtype=self.cache_dtype, decode_weight_dtype=self.decode_weight_dtype)
 
 

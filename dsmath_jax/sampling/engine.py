@@ -1,10 +1,10 @@
 """The compiled part of the sampler: prefill of prompts, and chunks of decode steps over slots.
 
-Axis letters: see `decoder.py`; C decode steps of a chunk, p prompts of a prefill, U positions of the tokens that all
-prompts begin with. There are P prompt slots, each with the same number of decode slots, R in all, prompt-major. The KV
-cache of a decode slot is a ring of S positions; all slots write at the same position. Keys are rotated before they are
-stored, so their order in the ring does not matter: `token_indices` says which token of the slot's completion an entry
-is of. A slot that waits writes unused entries.
+Axis letters: see `decoder.py`; C decode steps of a chunk, p prompts of a prefill, U positions of the shared prefix, the
+tokens that all prompts of a call begin with. There are P prompt slots, each with the same number of decode slots, R in
+all, prompt-major. The KV cache of a decode slot is a ring of S positions; all slots write at the same position. Keys
+are rotated before they are stored, so their order in the ring does not matter: `token_indices` says which token of the
+slot's completion an entry is of. A slot that waits writes unused entries.
 """
 
 import functools
@@ -55,8 +55,8 @@ class DecodeState(NamedTuple):
     """The state on the devices between chunks, which each chunk donates."""
 
     cache: tuple[LayerKV, ...]  # by layer, [R,K,S,H]: of completions
-    prefix: tuple[LayerKV, ...]  # by layer, [P,K,Z,H]: of prompts, without what all begin with
-    shared: tuple[LayerKV, ...]  # by layer, [1,K,U,H]: of what all prompts begin with, at the end; () where it is short
+    prefix: tuple[LayerKV, ...]  # by layer, [P,K,Z,H]: of prompts, after the shared prefix
+    shared: tuple[LayerKV, ...]  # by layer, [1,K,U,H]: of the shared prefix, at the end; () where it is short
     token_indices: Int[Array, "R S"]  # of each cache entry's token in the slot's completion; UNUSED for none
     prompt_logits: Float[Array, "P V"]  # after each prompt
     logits: Float[Array, "R V"]  # after each slot's last token
@@ -74,7 +74,7 @@ class Slots(NamedTuple):
     thinking_left: Int[HostArray, " R"]  # tokens of a completion before its thought is ended
     given: Int[HostArray, "C R"]  # the next tokens where they are not sampled; SAMPLED where they are
     prompt_lengths: Int[HostArray, " P"]
-    num_shared: Int[HostArray, ""]  # tokens that all prompts begin with; not counted in `prompt_lengths`
+    num_shared: Int[HostArray, ""]  # tokens of the shared prefix; not counted in `prompt_lengths`
 
 
 class ChunkPlan(NamedTuple):
@@ -242,7 +242,7 @@ class Engine:
             mask = (index <= num_tokens[:, None])[:, None]
             x = self._embed(params, sampled.tokens[:, None])
             positions, segment_ids = (prompt_lengths + num_tokens)[:, None], jnp.ones((rows, 1), jnp.int32)
-            # By whether the layer has the sliding window: of the ring, the prompt, and what all prompts begin with.
+            # By whether the layer has the sliding window: of the ring, the prompt, and the shared prefix.
             masks = {False: (mask, prefix_mask, positions_of_shared >= 0)}
             if window := self.model.config.sliding_window:
                 in_window = positions - slots.num_shared - jnp.arange(prompt_length) < window

@@ -196,7 +196,7 @@ class Sampler:
         self, params: Any, scheduler: Scheduler, begin: tuple[Sequence[int], list[int]], key: Array,
         sampling: SamplingArrays, mode: SamplingMode, partner: Partner | None,
     ) -> Iterator[list[Completion]]:  # fmt: skip
-        """Runs the schedule; `begin` has the tokens that all prompts begin with, and the lengths of rings."""
+        """Runs the schedule; `begin` has the tokens of the shared prefix, and the lengths of rings."""
         engine, (shared, lengths) = self.engine, begin
         cache_length, position, prompt_length = lengths[0], 0, prefix_length(scheduler.longest_prompt)
         num_padded = prompt_bucket(len(shared)) if shared else 0
@@ -211,7 +211,7 @@ class Sampler:
         with engine.decode_programs.compile_ahead(ahead, mode):
             asked = False
             while scheduler.unfinished:
-                # --- refill: prompts into free prompt slots, or the completions that are left into fewer slots ---
+                # --- refill: prompts into free prompt slots, or the remaining completions into fewer slots ---
                 batches = scheduler.admit()
                 if (compaction := scheduler.compact(prompt_length, lengths[-1])) is not None:
                     state = engine.compact(state, compaction)

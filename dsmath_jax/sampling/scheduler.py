@@ -3,7 +3,7 @@
 A prompt slot holds one prompt and has a group of decode slots. A decode slot whose sample has ended takes the next
 waiting sample of its prompt slot; a prompt slot without waiting samples takes the next prompt or, when there is none,
 half of the waiting samples of another prompt slot. When no sample waits, the number of slots falls with that of the
-completions that are left.
+remaining completions.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ MAX_PREFILL_TOKENS = 32_768  # of all prompt slots at once
 MIN_BUCKET = 32  # tokens: shorter prompts are padded to it
 PREFIX_LENGTHS = (32, 128, 512)  # of prompt slots; above, powers of two
 MIN_CACHE_LENGTH = 64  # positions
-MIN_SHARED = 64  # tokens that all prompts begin with, from which on they are prefilled once
+MIN_SHARED = 64  # tokens; a shorter shared prefix is prefilled with each prompt
 
 
 def prompt_bucket(length: int) -> int:
@@ -80,7 +80,7 @@ def slot_shape(decode_slots: int, prompts: int, samples: int, shards: int) -> Sl
 
 
 def num_shared_tokens(prompts: Sequence[Sequence[int]]) -> int:
-    """Returns how many tokens all prompts begin with, or 0 if they are few; each prompt has at least one more."""
+    """Returns the length of the shared prefix, or 0 if it is short; each prompt has at least one more token."""
     first, last = min(map(list, prompts)), max(map(list, prompts))
     limit = min(map(len, prompts)) - 1
     count = next((i for i in range(limit) if first[i] != last[i]), limit)
@@ -93,7 +93,7 @@ class PrefillBatch(NamedTuple):
     tokens: np.ndarray  # [p,T] int32
     lengths: np.ndarray  # [p] int32
     prompt_slots: np.ndarray  # [p] int32; out of range where a row has no prompt
-    num_shared: np.integer  # int32: tokens before those of each prompt
+    num_shared: np.integer  # int32: tokens of the shared prefix
 
 
 @dataclasses.dataclass(eq=False)
@@ -140,11 +140,11 @@ class Prompt(NamedTuple):
     """A prompt, and what its completions have in common.
 
     Attributes:
-      tokens: ids, after those that all prompts begin with.
+      tokens: ids, after the shared prefix.
       id: stable, for the random keys.
       max_tokens: of a completion.
       thought: where completions begin; only read with a thinking budget.
-      num_shared: tokens before these, with which all prompts begin.
+      num_shared: tokens of the shared prefix.
     """
 
     tokens: Sequence[int]

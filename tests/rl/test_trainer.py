@@ -379,7 +379,7 @@ def test_a_rollout_is_refilled_until_it_is_full_and_learned_in_minibatches(
     advantages = split(fields["advantages"], sequences.completion_lengths)
     assert np.array([each.any() for each in advantages]).reshape(2, 4).any(axis=1).all()
     assert rows[0]["num_masked"] == 0
-    rl.interrupt(cut, monkeypatch, 1)
+    rl.interrupt(cut, monkeypatch, 2)
     rl.run(cut)
     assert_same_results(whole, cut, layout)
 

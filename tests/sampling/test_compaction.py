@@ -1,4 +1,4 @@
-"""Fewer slots for the completions that are left: each stays once, with its prompt, on its shard."""
+"""Fewer slots for the remaining completions: each stays once, with its prompt, on its shard."""
 
 import itertools
 from typing import Any
