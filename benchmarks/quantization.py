@@ -1,6 +1,6 @@
 """How far a quantized sampler's log-probabilities are from the trainer's, on completions that it samples.
 
-    python -m benchmarks.quantization --checkpoint=hf:stories260k_hf --prompt="Once upon a time"
+    python -m benchmarks.quantization --checkpoint=hf:data/checkpoints/stories260k_hf --prompt="Once upon a time"
     python -m benchmarks.quantization --checkpoint=runs/tiny/sft --dtypes=float32
 
 A row for each compute dtype, KV cache and weights of the sampler: the mean, the 99th percentile and the largest

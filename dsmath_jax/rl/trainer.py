@@ -208,6 +208,7 @@ def train_online(ctx: Context, reward_fns: RewardFunctions, evaluations: Evaluat
                 # --- update: one of mu optimizer steps on the rollout ---
                 update(loop, pack_batch(*data.with_loss(), ctx.shapes), metrics, rollouts.samples(step))
                 if ahead is not None:
+                    loop.wait()  # measures the update; what `finish` computes on devices comes after it anyway
                     maker.finish(ahead)  # written before the next checkpoint: a resumed run lacks the policy
                     ahead = None  # frees the parameters
 

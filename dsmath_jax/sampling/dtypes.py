@@ -11,9 +11,11 @@ from dsmath_jax.settings import Settings, setting
 class DecodeDtypes(Settings):
     """The dtypes of KV cache and weights. Adapters of LoRA are not quantized, nor is the embedding table."""
 
-    cache_dtype: str = setting("", "dtype of the KV cache, '' for the compute dtype", choices=("", *DTYPES, INT8))
+    cache_dtype: str = setting(
+        "", "of the KV cache: int8, bfloat16, float32, float64; '' for the compute dtype", choices=("", *DTYPES, INT8)
+    )
     decode_weight_dtype: str = setting(
-        "", "dtype of the matrices while sampling, '' for the compute dtype", choices=("", INT8)
+        "", "of the matrices while sampling: int8; '' for the compute dtype", choices=("", INT8)
     )
 
     @property

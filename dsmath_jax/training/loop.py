@@ -202,6 +202,7 @@ class TrainLoop:
         if self._updated_at is not None:
             jax.block_until_ready(self.state.params)
             self._seconds["update_seconds"] = time.monotonic() - self._updated_at
+            self._updated_at = None
         self._lap = time.monotonic()
 
     def update(
