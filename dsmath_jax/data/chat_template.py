@@ -30,7 +30,7 @@ DEEPSEEK_MATH = (
 )
 MISSING = (
     "The model's files have no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); set "
-    f"chat.template to a Jinja template, or to '{PAPER}' for DeepSeekMath's; `generate(..., chat=False)` continues text."
+    f"chat.template to a Jinja template, or to '{PAPER}' for DeepSeekMath's; generate(..., chat=False) continues text."
 )
 
 
