@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from jax.sharding import AbstractMesh
@@ -44,6 +44,7 @@ def dequantized(x: Any, axes: Sequence[int]) -> np.ndarray:
     return np.round(x / step) * step
 
 
+@settings(max_examples=30)  # most shapes are compiled
 @given(
     arrays.arrays(
         np.float32, arrays.array_shapes(min_dims=2, max_dims=3, max_side=3),
@@ -137,7 +138,13 @@ DECODERS = {"lora": llama, "gemma2": family("gemma2"), "qwen3": family("qwen3, b
 
 
 @pytest.mark.parametrize("name", DECODERS)
-@pytest.mark.parametrize("dtypes", [INT8, DecodeDtypes(decode_weight_dtype="int8")], ids=["both", "weights"])
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        pytest.param(INT8, id="both"),
+        pytest.param(DecodeDtypes(decode_weight_dtype="int8"), id="weights", marks=pytest.mark.slow),
+    ],
+)
 def test_a_quantized_sampler_has_the_policy_of_dequantized_numbers(
     make_model: Callable[..., Decoder], params: Any, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     name: str, dtypes: DecodeDtypes,

@@ -86,7 +86,7 @@ def test_a_prompt_with_many_completions_left_takes_another_slot() -> None:
     assert found.prompt_slots[0, :5].tolist() == [2, 2, 2, 2, 5]
 
 
-@pytest.mark.parametrize("samples", [1, 12])
+@pytest.mark.parametrize("samples", [pytest.param(1, marks=pytest.mark.slow), 12])
 def test_compaction_changes_no_token(
     model: Decoder, params: Any, layout: Layout, monkeypatch: pytest.MonkeyPatch, samples: int
 ) -> None:

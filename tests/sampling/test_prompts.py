@@ -44,7 +44,9 @@ def assert_equal(completions: list[Completion], expected: list[Completion]) -> N
         np.testing.assert_allclose(completion.logprobs, other.logprobs, atol=2e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow) if name == "window" else name for name in VARIANTS]
+)
 def test_what_all_prompts_begin_with_is_prefilled_once(
     make_model: Callable[..., Decoder], layout: Layout, variant: str
 ) -> None:
@@ -93,7 +95,7 @@ def test_prompt_slots_are_as_long_as_the_prompts_in_them(make_model: Callable[..
     params = jax.jit(lambda: initial_params(model, jax.random.key(1)))()
     params["embedding"] *= 50
     sampler = Sampler(model, layout, (2, 5), 6, decode_slots=6, chunk=2)
-    prompts = random_prompts((5, 150, 20, 9, 30, 60, 8, 11, 7, 140, 3, 10, 4, 6, 9, 2))
+    prompts = random_prompts((5, 150, 20, 9, 30, 8, 7, 140))
     expected = alone(sampler, params, prompts)
     resize = mock.Mock(wraps=sampler.engine.resize_prompts)
     sampler.engine.resize_prompts = resize  # type: ignore[method-assign]

@@ -37,6 +37,7 @@ from dsmath_jax.rl.reward_model.settings import RewardModelSettings
 from dsmath_jax.rl.reward_model.stage import run
 from dsmath_jax.rl.reward_model.training import train
 from dsmath_jax.sampling.completions import Completion
+from dsmath_jax.sampling.dtypes import DecodeDtypes
 from dsmath_jax.sampling.sampler import SamplingParams
 from dsmath_jax.settings import build
 from dsmath_jax.sharding import Layout, make_mesh
@@ -336,8 +337,10 @@ def test_pairs_are_measured_within_their_problem(written: Callable[..., Rows]) -
 class Policy:
     """Stands in for the sampler: its answers are correct by chance, and their first step tells which are."""
 
-    def __init__(self, model: Any, layout: Layout, stop_ids: Sequence[int], max_new_tokens: int, rows: int):
-        del model, layout, max_new_tokens, rows
+    def __init__(
+        self, model: Any, layout: Layout, stop_ids: Sequence[int], max_new_tokens: int, rows: int, dtypes: DecodeDtypes
+    ) -> None:
+        del model, layout, max_new_tokens, rows, dtypes
         self._stop = stop_ids[0]
 
     def generate(
