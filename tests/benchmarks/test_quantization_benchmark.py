@@ -7,6 +7,7 @@ import pytest
 from benchmarks import quantization
 
 
+@pytest.mark.slow
 def test_differences_of_a_real_checkpoint(real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = f"hf:{real_data}/checkpoints/stories260k_hf"
     quantization.main([f"--checkpoint={checkpoint}", "--dtypes=float32", "--samples=4", "--new_tokens=16"])

@@ -253,6 +253,7 @@ def test_only_own_results_are_reported(tmp_path: Path, monkeypatch: pytest.Monke
         command.main(arguments(tmp_path, "--tasks=mmlu_stem"))
 
 
+@pytest.mark.slow
 def test_results_with_int8_are_not_mixed_with_others(tmp_path: Path, arguments: Arguments) -> None:
     int8 = ("--cache_dtype=int8", "--decode_weight_dtype=int8")
     command.main(arguments(tmp_path, "--tasks=sat", *int8))
