@@ -62,8 +62,7 @@ def smaller_shapes(shape: SlotShape, prompt_length: int, ring_length: int) -> It
 
     while True:
         prompts, samples, shards = shape
-        size = max(MIN_SLOTS_PER_PROMPT, samples // 8)
-        split = SlotShape(_half(-(-prompts * samples // size), blocks), size, shards)
+        split = SlotShape(_half(-(-prompts * samples // MIN_SLOTS_PER_PROMPT), blocks), MIN_SLOTS_PER_PROMPT, shards)
         if prompts >= blocks and samples >= 2 * MIN_SLOTS_PER_PROMPT and positions(split) < positions(shape):
             shape = split
         elif samples * prompts > max(prompts, blocks):

@@ -66,7 +66,7 @@ def test_slots_halve_down_to_the_smallest_shape() -> None:
 
     assert shapes(16, 6, 1) == [(16, 3), (16, 2), (16, 1), (8, 1)]
     assert shapes(16, 16, 1) == [(32, 4), (32, 2), (32, 1), (16, 1), (8, 1)], "prompt slots with copies"
-    assert shapes(16, 64, 1)[:4] == [(64, 8), (64, 4), (64, 2), (64, 1)]
+    assert shapes(16, 64, 1)[:4] == [(128, 4), (128, 2), (128, 1), (64, 1)]
     assert shapes(16, 9, 8) == [(24, 4), (24, 2), (24, 1), (16, 1), (8, 1)]
     assert shapes(16, 16, 1, prompt_length=8192)[:2] == [(16, 8), (16, 4)], "copies of long prompts would take more"
     assert shapes(16, 2, 8) == [(16, 1), (8, 1)]
