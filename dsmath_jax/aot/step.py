@@ -141,7 +141,7 @@ def compile_step(recipe: Recipe, stage: str, name: str) -> dict[str, Any]:
 
 
 def num_adapters(state: TrainState, frozen: Frozen) -> int:
-    """Returns how many parameters are trained beside frozen ones; 0 where all are trained."""
+    """Returns the number of trained parameters where others are frozen; 0 where all are trained."""
     return 0 if frozen.params is None else sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dsmath_jax.models.decoder import initial_params
 from dsmath_jax.sampling.compaction import SlotShape, smaller_shapes
-from dsmath_jax.sampling.engine import ChunkPlan, DecodeState, Engine, Slots, decode_shardings
+from dsmath_jax.sampling.engine import ChunkPlan, DecodeState, Engine, Slots, decode_shardings, state_axes
 from dsmath_jax.sampling.token_sampling import SamplingArrays
 from dsmath_jax.sharding import abstract
 
@@ -50,8 +50,7 @@ def abstract_inputs(
     if lengths.shared:
         one = jax.eval_shape(lambda: engine.empty_state(1, 1, lengths.shared, lengths.ring))
         empty = empty._replace(shared=one.prefix)
-    axes = {4: "BK..", 3: "BK.", 2: "B."}  # keys and values; their scales; logits and indices
-    state: DecodeState = abstract(empty, jax.tree.map(lambda x: layout.sharding(x.shape, axes[x.ndim]), empty))
+    state: DecodeState = abstract(empty, jax.tree.map(lambda x: layout.sharding(x.shape, state_axes(x.ndim)), empty))
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.replicated)

@@ -203,7 +203,10 @@ class Engine:
         return self._constrain_kv(jax.tree.map(insert, old, stored_like(new, old)))
 
     def _constrain_kv(self, x: Array | Quantized) -> Array | Quantized:
-        return jax.tree.map(lambda leaf: self._constrain(leaf, "BK.."[: leaf.ndim]), x)
+        return jax.tree.map(self._constrain_rows, x)
+
+    def _constrain_rows(self, x: Array) -> Array:
+        return self._constrain(x, state_axes(x.ndim))
 
     def _decode(
         self, params: Any, state: DecodeState, slots: Slots, plan: ChunkPlan, key: Array, sampling: SamplingArrays, *,
@@ -255,8 +258,8 @@ class Engine:
             layers = zip(params["layers"], self.model.config.sliding_layers, cache, prefixes, strict=True)
             for layer, sliding, (k, v), kv in layers:
                 own_mask, *others = masks[sliding]
-                shared_kv = [Prefix(*each, mask) for each, mask in zip(kv, others, strict=False)]
-                layer_cache = Cache(k, v, own_mask, position, shared_kv)
+                layer_prefixes = [Prefix(*each, mask) for each, mask in zip(kv, others, strict=False)]
+                layer_cache = Cache(k, v, own_mask, position, layer_prefixes)
                 x, new_kv = self._decode_layer.apply({"params": layer}, x, positions, segment_ids, sliding, layer_cache)
                 new_cache.append(new_kv)
             is_stop = jnp.any(sampled.tokens[:, None] == jnp.array(self._stop_ids, jnp.int32), axis=1)
@@ -299,23 +302,23 @@ class Engine:
 
     def _resize_ring(self, ring: Array, position: Int[HostArray, ""], length: int) -> Array:
         """Resizes keys or values of a layer `[R,K,S,H]`, their scales `[R,K,S]`, or the indices of tokens `[R,S]`."""
-        axis, fill, axes = (2, 0, "BK.."[: ring.ndim]) if ring.ndim > 2 else (1, UNUSED, "B.")
+        axis, fill = (2, 0) if ring.ndim > 2 else (1, UNUSED)
         count = min(ring.shape[axis], length)
         entries = (position - count + jnp.arange(count)) % ring.shape[axis]
         padding = [(0, length - count if i == axis else 0) for i in range(ring.ndim)]
         last = jnp.take(ring, entries, axis, mode="clip")
-        return self._constrain(jnp.pad(last, padding, constant_values=fill), axes)
+        return self._constrain_rows(jnp.pad(last, padding, constant_values=fill))
 
     def _resize_prefix(self, prefix: Array, length: int) -> Array:
         """Resizes keys or values `[P,K,Z,H]`, or their scales `[P,K,Z]`."""
         padding = [(0, max(0, length - prefix.shape[2]) if i == 2 else 0) for i in range(prefix.ndim)]
-        return self._constrain(jnp.pad(prefix[:, :, :length], padding), "BK.."[: prefix.ndim])
+        return self._constrain_rows(jnp.pad(prefix[:, :, :length], padding))
 
     def _take_rows(self, x: Array, rows: Int[HostArray, "b n"]) -> Array:
         """Returns these rows of each of b blocks of rows; where a row is EMPTY, any."""
         blocks = x.reshape(len(rows), -1, *x.shape[1:])
         taken = jax.vmap(lambda block, of: block.at[of].get(mode="clip"))(blocks, jnp.asarray(rows))
-        return self._constrain(taken.reshape(-1, *x.shape[1:]), "BK.."[: x.ndim] if x.ndim > 2 else "B.")
+        return self._constrain_rows(taken.reshape(-1, *x.shape[1:]))
 
     def _embed(self, params: Any, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return self._constrain(embed(params["embedding"], tokens, self.model.config), "BTD")
@@ -325,6 +328,11 @@ class Engine:
         # Each device computes its part of the vocabulary. The logits are gathered: they are smaller than the matrix.
         logits = self._constrain(output_logits(hidden[:, 0], params["output"], self.model.config), "BV")
         return self._constrain(logits.astype(jnp.float32), "B.")
+
+
+def state_axes(ndim: int) -> str:
+    """Returns the axis letters of an array of the state: keys and values, their scales, or logits and indices."""
+    return {4: "BK..", 3: "BK.", 2: "B."}[ndim]
 
 
 def _replace_each(arrays: Any, make: Callable[[Array], Array]) -> Any:

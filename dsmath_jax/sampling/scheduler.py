@@ -176,8 +176,7 @@ class Scheduler:
 
     def __init__(
         self, prompts: Sequence[Prompt], samples: int, shape: SlotShape, stopping: StoppingCriteria,
-        marks: Marks | None = None, turn_limits: TurnLimits | None = None,
-        wanted: int = 0,
+        marks: Marks | None = None, turn_limits: TurnLimits | None = None, wanted: int = 0,
     ) -> None:  # fmt: skip
         self._prompts, self._samples, self._stopping = prompts, samples, stopping
         self._wanted = wanted or samples

@@ -113,6 +113,14 @@ def test_outcomes_are_in_order_and_do_not_depend_on_the_workers(kinds: list[str]
     assert found == [(how, value and [place, value]) for place, (how, value) in enumerate(expected)]
 
 
+def test_nothing_starts_again_after_the_end() -> None:
+    """The grading thread of an interrupted run makes its next call when the workers have been closed."""
+    with Workers(1) as one:
+        assert one.map("math:sqrt", [(9,)])[0].value == 3
+    assert [outcome.status for outcome in one.map("math:sqrt", [(9,), (4,)])] == ["died"] * 2
+    assert one._fork_server is None
+
+
 def test_many_items_among_which_some_hang() -> None:
     sleepers = {3, 70, 150}
     items = [(place, 1000 if place in sleepers else 0) for place in range(200)]

@@ -107,10 +107,7 @@ def test_a_kill_among_the_replies_repeats_none(
             raise KeyboardInterrupt
         return calls[-1]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Dialogues, "replies", killed)
-        with pytest.raises(KeyboardInterrupt):
-            rl.run(cut)
+    rl.run_interrupted(cut, monkeypatch, Dialogues, "replies", killed)
     assert list((cut / "rl" / "rollouts").glob("*.replies.jsonl"))
     (noting / "steps").unlink()
     known = sum(map(len, calls)) - sum(1 for reply in calls[-1] if reply)

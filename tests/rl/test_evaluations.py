@@ -50,10 +50,7 @@ def interrupt_before_params(rl: RLRun, workdir: Path, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
         save(folder, tree)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            rl.run(workdir)
+    rl.run_interrupted(workdir, monkeypatch, checkpoint, "save", interrupted)
     assert not (workdir / "rl" / "params").exists()
 
 

@@ -25,10 +25,7 @@ def cut(rl: RLRun, workdir: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> N
             raise KeyboardInterrupt
         update(self, *arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainLoop, "update", stop)
-        with pytest.raises(KeyboardInterrupt):
-            rl.run(workdir)
+    rl.run_interrupted(workdir, monkeypatch, TrainLoop, "update", stop)
 
 
 @pytest.mark.slow

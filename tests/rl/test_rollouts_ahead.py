@@ -106,10 +106,7 @@ def kill_before_writing(rl: RLRun, folder: Path, monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt
         finish(self, sampled)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(RolloutMaker, "finish", stop)
-        with pytest.raises(KeyboardInterrupt):
-            rl.run(folder)
+    rl.run_interrupted(folder, monkeypatch, RolloutMaker, "finish", stop)
 
 
 OTHER_RUNS: list[tuple[str, dict[str, Any]]] = [

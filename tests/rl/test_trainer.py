@@ -257,11 +257,8 @@ def test_a_kill_between_two_rounds_changes_nothing(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        used_in = {"retrain_reward_model": trainer, "write_rows": rounds, "train": rounds.reward_training}
-        patch.setattr(used_in[function], function, stop)
-        with pytest.raises(KeyboardInterrupt):
-            rl.run(cut)
+    used_in = {"retrain_reward_model": trainer, "write_rows": rounds, "train": rounds.reward_training}
+    rl.run_interrupted(cut, monkeypatch, used_in[function], function, stop)
     first = cut / "rl" / "rounds" / "1"
     assert (first / "params").is_dir()
     assert not (first / "reward_model" / "params").exists()

@@ -1,6 +1,7 @@
 """Runs of `rl.trainer` at a tiny size, and what tests compare of them. The fixtures of conftest.py make them."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,14 @@ class RLRun:
                 raise KeyboardInterrupt
             return found
 
+        self.run_interrupted(workdir, monkeypatch, RolloutFiles, "read", stop_at_step)
+
+    def run_interrupted(
+        self, workdir: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, replacement: Callable[..., Any]
+    ) -> None:
+        """Runs with the function `name` of `owner` replaced by one that raises `KeyboardInterrupt` at some call."""
         with monkeypatch.context() as patch:
-            patch.setattr(RolloutFiles, "read", stop_at_step)
+            patch.setattr(owner, name, replacement)
             with pytest.raises(KeyboardInterrupt):
                 self.run(workdir)
 
